@@ -1,0 +1,9 @@
+"""What goes wrong with stores and feature files, as a person reads it."""
+
+
+class CacheError(ValueError):
+    """A store or feature file that cannot be used: one sentence that says what, which file, and what to do."""
+
+
+class DamagedFile(CacheError):
+    """A feature file that is cut off, altered or was never one: its values must not be used."""

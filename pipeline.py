@@ -1,0 +1,142 @@
+"""Twofold's command line: parse, call one function, print what it made."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True,
+                  help="Compound facial expressions from cached features: extract once, fuse in seconds.")
+manifest_app = typer.Typer(no_args_is_help=True, help="Index a dataset into a table of faces; merge, split, check it.")
+cache_app = typer.Typer(no_args_is_help=True, help="Look at, check, combine and move stores of features.")
+weights_app = typer.Typer(no_args_is_help=True, help="Which weights each backbone needs, and where they are.")
+bench_app = typer.Typer(no_args_is_help=True, help="How near this machine is to its limit, and what is in the way.")
+app.add_typer(manifest_app, name="manifest")
+app.add_typer(cache_app, name="cache")
+app.add_typer(weights_app, name="weights")
+app.add_typer(bench_app, name="bench")
+
+Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of text.")]
+StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store: a folder of feature files.")]
+Backbones = Annotated[str, typer.Option(help="Comma-separated: presets, timm:NAME, torchvision:NAME, onnx:PATH.")]
+Views = Annotated[str, typer.Option(help="Comma-separated: original, flip.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+
+PRESETS = "vit_mae,posterv2,resnet18,resnet50"
+
+
+# ---------------------------------------------------------------------------------------------------- stage one
+@app.command()
+def extract(
+    faces: Annotated[Path, typer.Argument(metavar="FACES.csv", help="The manifest of faces.")],
+    root: Annotated[list[str], typer.Option(help="Folder that keys are relative to (or NAME=DIR, repeatable).")],
+    store: Annotated[Path, typer.Option(help="Folder for the features; made if missing.")],
+    backbones: Backbones = PRESETS,
+    views: Views = "original",
+    weights: Annotated[list[str] | None, typer.Option(help="NAME=PATH, NAME=random:SEED or NAME=hub.")] = None,
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Stored values: float16 or float32.")] = "float16",
+    batch_size: Annotated[int, typer.Option(min=0, help="Faces per forward pass; 0 finds it.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Decoding threads; 0 takes one a core.")] = 0,
+    shard: Annotated[str, typer.Option(help="i/n: only the i-th of n slices, counted from 0.")] = "",
+    max_failures: Annotated[int, typer.Option(min=-1, help="Stop once more faces than this fail; -1 never.")] = -1,
+    part_rows: Annotated[int, typer.Option(min=1, help="Faces in a part: what a crash repeats at most.")] = 2048,
+    retry_failures: Annotated[bool, typer.Option("--retry-failures", help="Try failed faces again.")] = False,
+    recheck: Annotated[bool, typer.Option("--recheck", help="Hash every image; recompute changed ones.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be computed, and stop.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Run each backbone once over all faces and write the embeddings."""
+    from extract.engine import Settings
+    from extract.run import extract as run_extract
+
+    report = run_extract(
+        faces, roots=root, store=store, backbones=split(backbones), views=split(views), weights=weights or [],
+        device=device, precision=precision, compute=not dry_run,
+        settings=Settings(dtype=dtype, batch_size=batch_size, workers=workers, shard=shard, max_failures=max_failures,
+                          part_rows=part_rows, retry_failures=retry_failures, recheck=recheck),
+    )
+    show(report, as_json)
+    return report.exit_code
+
+
+# -------------------------------------------------------------------------------------------------------- cache
+@cache_app.command("ls")
+def cache_ls(store: StorePath, as_json: Json = False) -> None:
+    """List the feature files of a store."""
+    from cache.report import listing
+
+    show(listing(store), as_json)
+
+
+@cache_app.command("show")
+def cache_show(
+    file: Annotated[Path, typer.Argument(metavar="FILE.h5", help="A feature file, or a store for all of them.")],
+    as_json: Json = False,
+) -> None:
+    """Print how a feature file was made, so that a stranger could repeat it."""
+    from cache.report import description
+
+    show(description(file), as_json)
+
+
+@cache_app.command("verify")
+def cache_verify(store: StorePath, as_json: Json = False) -> int:
+    """Read everything back and check it; one verdict a file."""
+    from cache.verify import verify
+
+    report = verify(store)
+    show(report, as_json)
+    return report.exit_code
+
+
+# ------------------------------------------------------------------------------------------------------ helpers
+def split(text: str) -> list[str]:
+    """Names between commas, in order, without blanks."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def show(report, as_json: bool) -> None:
+    """Print a report for a person (`text()`) or for a program (`record()`)."""
+    print(json.dumps(report.record(), indent=2) if as_json else report.text())
+
+
+def explain(error: Exception) -> tuple[str, int] | None:
+    """One sentence and the exit code for an error that a person can mend; None for a defect of ours."""
+    from cache.errors import CacheError
+    from data.errors import InputError
+
+    if isinstance(error, InputError | CacheError):
+        return str(error), 2
+    if hasattr(error, "format_message"):  # Typer's own: a wrong option, a missing argument
+        return error.format_message(), 2
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"the disk is full ({error.strerror}): make space and run the same command again; nothing is lost", 1
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror}", 2
+    return None
+
+
+def main() -> int:
+    try:
+        return app(standalone_mode=False) or 0
+    except BrokenPipeError:  # the reader of our output (head, less) has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        explained = explain(error)
+        if explained is None:
+            raise
+        print(explained[0], file=sys.stderr)
+        return explained[1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
