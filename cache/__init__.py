@@ -1,0 +1,1 @@
+"""What the two stages share: recipes, feature files and stores of them."""

@@ -1,0 +1,140 @@
+"""What may stand in a feature file: checked before anything is read, since the file may come from a stranger.
+
+Every check looks at HDF5 metadata only, so a header that claims terabytes costs nothing.
+"""
+
+import os
+
+import h5py
+
+from cache.errors import CacheError, DamagedFile
+
+FORMAT = "twofold-features"
+FORMAT_VERSION = 1
+ATTRIBUTES = ("format", "format_version", "backbone", "view", "dim", "rows", "recipe", "fingerprint", "created",
+              "software", "index_sha256")
+DATASETS = ("features", "keys", "sha256", "failures/keys", "failures/reasons")
+CHUNK_ROWS = 256
+MAX_ATTRIBUTE_BYTES = 1 << 16
+MAX_TEXT_BYTES = 4096  #: longest key or reason, in UTF-8
+FEATURE_TYPES = {"float16": h5py.h5t.IEEE_F16LE, "float32": h5py.h5t.IEEE_F32LE}
+
+
+def check_layout(file: h5py.File, *, allow: frozenset[str] = frozenset()) -> None:
+    """Raise DamagedFile or CacheError unless `file` holds just what the format lists, stored in plain chunks.
+
+    `allow` names optional datasets with one row a key (`logits`).
+    """
+    _check_attributes(file)
+    _check_members(file, {"features", "keys", "sha256", "failures"}, allow)
+    _check_members(_group(file, "failures"), {"keys", "reasons"}, frozenset())
+    rows = _shape(file, "features")[0]
+    for name in DATASETS:
+        dataset = _dataset(file, name)
+        _check_storage(file, name, dataset)
+        if name in ("keys", "sha256") and dataset.shape != (rows,):
+            raise DamagedFile(f"/{name} has shape {dataset.shape}, not ({rows},) as /features has rows")
+        if name not in ("features",):
+            _check_text(name, dataset)
+    for name in allow & set(file):
+        _check_storage(file, name, _dataset(file, name))
+        if _shape(file, name)[0] != rows:
+            raise DamagedFile(f"/{name} has {_shape(file, name)[0]} rows, not {rows} as /features")
+    if _dataset(file, "failures/keys").shape != _dataset(file, "failures/reasons").shape:
+        raise DamagedFile("/failures/keys and /failures/reasons differ in length")
+
+
+def _check_attributes(file: h5py.File) -> None:
+    if h5py.h5a.get_num_attrs(file.id) > len(ATTRIBUTES) + 8:
+        raise CacheError("more attributes than the format has")
+    for name in ATTRIBUTES:
+        if not h5py.h5a.exists(file.id, name.encode()):
+            raise CacheError(f"not a {FORMAT} file: the attribute {name!r} is missing")
+        attribute = h5py.h5a.open(file.id, name.encode())
+        kind = attribute.get_type().get_class()
+        if kind not in (h5py.h5t.STRING, h5py.h5t.INTEGER) or attribute.shape != ():
+            raise CacheError(f"the attribute {name!r} is neither one text nor one whole number")
+        if attribute.get_storage_size() > MAX_ATTRIBUTE_BYTES:
+            raise CacheError(f"the attribute {name!r} is absurdly long")
+
+
+def _check_members(group: h5py.Group, names: set[str], allow: frozenset[str]) -> None:
+    if group.id.get_num_objs() > len(names | allow):
+        raise CacheError(f"{group.name} holds more than the format lists")
+    members = set(group.keys())
+    if missing := names - members:
+        raise DamagedFile(f"{group.name} lacks {sorted(missing)}")
+    if surplus := members - names - allow:
+        raise CacheError(f"{group.name} holds {sorted(surplus)}, which the format does not list")
+    for name in members:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise CacheError(f"{group.name.rstrip('/')}/{name} is a link to elsewhere: refused")
+
+
+def _group(file: h5py.File, name: str) -> h5py.Group:
+    found = file[name]
+    if not isinstance(found, h5py.Group):
+        raise CacheError(f"/{name} is not a group")
+    return found
+
+
+def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    found = file[name]
+    if not isinstance(found, h5py.Dataset):
+        raise CacheError(f"/{name} is not a dataset")
+    return found
+
+
+def _shape(file: h5py.File, name: str) -> tuple[int, int]:
+    dataset = _dataset(file, name)
+    kind = dataset.id.get_type()
+    if not any(kind.equal(known) for known in FEATURE_TYPES.values()):
+        raise DamagedFile(f"/{name} holds neither float16 nor float32 (little-endian)")
+    if len(dataset.shape) != 2 or dataset.shape[1] == 0:
+        raise DamagedFile(f"/{name} is not a matrix: shape {dataset.shape}")
+    return dataset.shape
+
+
+def _check_text(name: str, dataset: h5py.Dataset) -> None:
+    kind = dataset.id.get_type()
+    plain = kind.get_class() == h5py.h5t.STRING and not kind.is_variable_str()
+    if not plain or len(dataset.shape) != 1:
+        raise CacheError(f"/{name} is not a list of fixed-length texts")
+    if kind.get_size() > MAX_TEXT_BYTES:
+        raise CacheError(f"/{name} holds texts of {kind.get_size()} bytes; {MAX_TEXT_BYTES} is the most")
+
+
+def _check_storage(file: h5py.File, name: str, dataset: h5py.Dataset) -> None:
+    """Plain chunks, each with its checksum, all inside this file, none missing, doubled or out of order."""
+    plist = dataset.id.get_create_plist()
+    if plist.get_layout() != h5py.h5d.CHUNKED or dataset.is_virtual or plist.get_external_count():
+        raise CacheError(f"/{name} is not stored in chunks inside the file: refused")
+    filters = [plist.get_filter(index)[0] for index in range(plist.get_nfilters())]
+    if filters != [h5py.h5z.FILTER_FLETCHER32]:
+        raise CacheError(f"/{name} is not stored with just the fletcher32 checksum: refused")
+    size = os.fstat(file.id.get_vfd_handle()).st_size if file.driver == "sec2" else file.id.get_filesize()
+    chunk_bytes = dataset.id.get_type().get_size()
+    for extent in dataset.chunks:
+        chunk_bytes *= extent
+    per_row = dataset.chunks[0]
+    if tuple(dataset.chunks[1:]) != tuple(dataset.shape[1:]):
+        raise CacheError(f"/{name} is cut into chunks across its rows: refused")
+    expected = -(-dataset.shape[0] // per_row)
+    if expected * chunk_bytes > size:
+        raise DamagedFile(f"/{name} claims {dataset.shape} values, more than the file of {size} bytes can hold")
+    _check_chunks(name, dataset, expected=expected, stored_bytes=chunk_bytes + 4, file_size=size)
+
+
+def _check_chunks(name: str, dataset: h5py.Dataset, *, expected: int, stored_bytes: int, file_size: int) -> None:
+    chunks: list[tuple[tuple[int, ...], int, int, int]] = []
+    dataset.id.chunk_iter(lambda info: chunks.append(tuple(info)))
+    if len(chunks) != expected:
+        raise DamagedFile(f"/{name} has {len(chunks)} of its {expected} chunks")
+    chunks.sort()
+    end = 0
+    for index, (offset, mask, address, stored) in enumerate(chunks):
+        if offset[0] != index * dataset.chunks[0] or any(offset[1:]) or mask or stored != stored_bytes:
+            raise DamagedFile(f"/{name}: chunk {index} is not what the format stores")
+        if address < end or address + stored > file_size:
+            raise DamagedFile(f"/{name}: chunk {index} lies outside the file or over another chunk")
+        end = address + stored

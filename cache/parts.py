@@ -1,0 +1,173 @@
+"""Parts: small whole feature files that a run leaves behind as it goes, and their assembly into the finished one.
+
+What is done is what reads back whole: a part or file that does not is set aside with its reason and computed again.
+"""
+
+import contextlib
+import logging
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cache.errors import CacheError
+from cache.featurefile import BLOCK_ROWS, FeatureFile, write_featurefile
+from cache.files import remove_leftovers
+from cache.recipe import Recipe
+from cache.store import Store
+
+log = logging.getLogger(__name__)
+RETIRED = "retired-"  #: starts the name of a part with rows of faces that are no longer in the manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Rows of one recipe on their way into a file: keys, image hashes and features (N, D), and what failed."""
+
+    keys: Sequence[str]
+    sha256: Sequence[str | bytes]
+    features: np.ndarray
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """What is cached of one recipe: for each key its source and row there; failures; newer sources come later."""
+
+    sources: list[FeatureFile]
+    where: dict[str, tuple[int, int]]
+    failures: dict[str, str]
+
+    def sha256(self, key: str) -> str:
+        source, row = self.where[key]
+        return self.sources[source].sha256[row].decode()
+
+    def covers(self, keys: Sequence[str]) -> bool:
+        """True if every key is cached or known to fail."""
+        return all(key in self.where or key in self.failures for key in keys)
+
+
+def publish_part(store: Store, recipe: Recipe, dim: int, rows: Rows, *, prefix: str = "") -> Path:
+    """Write rows as one part of the store; once this returns they survive a crash."""
+    folder = store.parts_of(recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{prefix}{uuid.uuid4().hex}.h5"
+    write_featurefile(path, recipe=recipe, dim=dim, keys=rows.keys, sha256=rows.sha256, features=rows.features,
+                      failures=rows.failures)
+    return path
+
+
+def holdings(store: Store, recipe: Recipe) -> Holdings:
+    """Everything cached of a recipe: the finished file, overridden by parts, the newest last.
+
+    Parts are read back whole; of the finished file the index and the place of every chunk are checked.
+    """
+    sources, where, failures = [], {}, {}
+    finished = store.path_of(recipe)
+    for path in [finished, *_by_age(store.parts_of(recipe))]:
+        if (file := _whole(path, recipe, deep=path != finished)) is None:
+            continue
+        where |= {key: (len(sources), row) for row, key in enumerate(file.keys)}
+        failures |= file.failures
+        sources.append(file)
+    return Holdings(sources, where, {key: reason for key, reason in failures.items() if key not in where})
+
+
+def is_finished(store: Store, recipe: Recipe, keys: Sequence[str]) -> bool:
+    """True if the finished file holds exactly these keys, in this order but for failures, and no parts are left."""
+    if any(not path.name.startswith(RETIRED) for path in store.parts_of(recipe).glob("*.h5")):
+        return False
+    file = _whole(store.path_of(recipe), recipe, deep=False)
+    if file is None or len(file.keys) + len(file.failures) != len(keys):
+        return False
+    return [key for key in keys if key not in file.failures] == file.keys.tolist()
+
+
+def assemble(store: Store, recipe: Recipe, dim: int, keys: Sequence[str]) -> FeatureFile:
+    """Make the finished file, rows in the order of `keys`, from all that is cached; then remove the parts.
+
+    Cached rows of other keys stay in one part, so that a face taken out of the manifest costs nothing to put back.
+    Raises CacheError if a key is neither cached nor known to fail. Several processes may do this at once: each
+    makes the same file.
+    """
+    held = holdings(store, recipe)
+    if not held.covers(keys):
+        missing = next(key for key in keys if key not in held.where and key not in held.failures)
+        raise CacheError(f"{store.path}: {missing!r} is not extracted yet: run `extract` again")
+    wanted = set(keys)
+    spent = [source.path for source in held.sources if source.path != store.path_of(recipe)]
+    _retire(store, recipe, dim, held, [key for key in held.where if key not in wanted])
+    present = [key for key in keys if key in held.where]
+    write_featurefile(
+        store.path_of(recipe), recipe=recipe, dim=dim, keys=present, sha256=[held.sha256(key) for key in present],
+        features=_gathered(held, present), failures={key: held.failures[key] for key in keys if key in held.failures},
+    )
+    for path in spent:
+        path.unlink(missing_ok=True)
+    _tidy(store, recipe)
+    return FeatureFile(store.path_of(recipe))
+
+
+def retired(store: Store, recipe: Recipe) -> int:
+    """How many rows are kept of faces that are no longer in the manifest."""
+    return sum(FeatureFile(path).rows for path in store.parts_of(recipe).glob(f"{RETIRED}*.h5"))
+
+
+def _by_age(folder: Path) -> list[Path]:
+    aged = []
+    for path in folder.glob("*.h5"):
+        with contextlib.suppress(FileNotFoundError):  # another process has assembled and removed it
+            aged.append((path.stat().st_mtime_ns, path))
+    return [path for _, path in sorted(aged)]
+
+
+def _whole(path: Path, recipe: Recipe, *, deep: bool) -> FeatureFile | None:
+    """The file if it is there and reads back whole and belongs to the recipe; else it is set aside."""
+    if not path.exists():
+        return None
+    file = FeatureFile(path)
+    try:
+        if file.recipe != recipe:
+            raise CacheError(f"{path}: belongs to another recipe")
+        if deep:
+            file.check()
+        _ = file.keys
+        return file
+    except CacheError as error:
+        if path.exists():
+            aside = path.with_name(f"{path.name}.damaged")
+            path.rename(aside)
+            log.warning("set aside as %s, its rows are computed again: %s", aside, error)
+        return None
+
+
+def _gathered(held: Holdings, keys: Sequence[str]) -> Iterator[np.ndarray]:
+    """Blocks of rows in the order of `keys`, each source read at most once a block."""
+    for start in range(0, len(keys), BLOCK_ROWS):
+        places = np.array([held.where[key] for key in keys[start:start + BLOCK_ROWS]])
+        block = None
+        for source in np.unique(places[:, 0]):
+            here = np.flatnonzero(places[:, 0] == source)
+            values = held.sources[source].read_rows(places[here, 1], dtype=held.sources[source].recipe.dtype)
+            if block is None:
+                block = np.empty((len(places), values.shape[1]), values.dtype)
+            block[here] = values
+        yield block
+
+
+def _retire(store: Store, recipe: Recipe, dim: int, held: Holdings, keys: list[str]) -> None:
+    for start in range(0, len(keys), BLOCK_ROWS):
+        some = keys[start:start + BLOCK_ROWS]
+        publish_part(store, recipe, dim, Rows(keys=some, sha256=[held.sha256(key) for key in some],
+                                              features=next(_gathered(held, some))), prefix=RETIRED)
+
+
+def _tidy(store: Store, recipe: Recipe) -> None:
+    remove_leftovers(store.path)
+    for folder in (store.parts_of(recipe), store.parts_of(recipe).parent):
+        if folder.is_dir():
+            remove_leftovers(folder)
+            with contextlib.suppress(OSError):  # not empty: retired rows, or files set aside
+                folder.rmdir()

@@ -1,0 +1,93 @@
+"""What a store and a feature file hold, for a person (`text`) or a program (`record`)."""
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cache.featurefile import FeatureFile
+from cache.store import PARTS, Store
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One line a feature file; files that cannot be read, and unfinished parts, below."""
+
+    store: Path
+    files: list[FeatureFile]
+    unreadable: dict[Path, str]
+    parts: dict[str, int]
+
+    def record(self) -> dict:
+        return {
+            "store": str(self.store),
+            "files": [{"file": file.path.name, "backbone": file.backbone, "view": file.view, "rows": file.rows,
+                       "failed": file.failed, "dim": file.dim, "dtype": file.recipe.dtype,
+                       "precision": file.recipe.precision, "weights": file.recipe.weights,
+                       "fingerprint": file.fingerprint, "bytes": file.path.stat().st_size} for file in self.files],
+            "unreadable": {path.name: reason for path, reason in self.unreadable.items()},
+            "unfinished_parts": self.parts,
+        }
+
+    def text(self) -> str:
+        header = ("backbone", "view", "faces", "failed", "dim", "stored", "computed", "weights", "recipe", "MB")
+        rows = [(entry["backbone"], entry["view"], str(entry["rows"]), str(entry["failed"]), str(entry["dim"]),
+                 entry["dtype"], entry["precision"], _weights(entry["weights"]), entry["fingerprint"][:8],
+                 f"{entry['bytes'] / 1e6:.1f}") for entry in self.record()["files"]]
+        lines = table([header, *rows]) if rows else [f"{self.store}: no feature files"]
+        lines += [f"unreadable: {reason}" for reason in self.unreadable.values()]
+        lines += [f"unfinished: {count} parts of recipe {name[:8]} (the same `extract` command goes on with them)"
+                  for name, count in self.parts.items()]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Description:
+    """How each file was made."""
+
+    files: list[FeatureFile]
+
+    def record(self) -> list[dict]:
+        return [{"file": file.path.name, "created": file.header["created"], "fingerprint": file.fingerprint,
+                 "rows": file.rows, "dim": file.dim, "failed": file.failed, "recipe": asdict(file.recipe),
+                 "software": json.loads(file.header["software"]),
+                 "failures": dict(Counter(file.failures.values()))} for file in self.files]
+
+    def text(self) -> str:
+        return "\n\n".join(_described(record) for record in self.record())
+
+
+def listing(path: Path) -> Listing:
+    """What a store holds. Raises CacheError if `path` is not a store."""
+    store = Store(path)
+    good, bad = store.readable()
+    parts = Counter(part.parent.name for part in store.path.glob(f"{PARTS}/*/*.h5"))
+    return Listing(store.path, good, bad, dict(parts))
+
+
+def description(path: Path) -> Description:
+    """How a feature file, or every file of a store, was made. Raises CacheError if it cannot be read."""
+    files = [FeatureFile(path)] if path.is_file() else Store(path).files()
+    for file in files:
+        _ = file.header
+    return Description(files)
+
+
+def table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Lines of left-aligned columns."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _weights(text: str) -> str:
+    return f"UNTRAINED {text}" if text.startswith("random:") else text.removeprefix("sha256:")[:8]
+
+
+def _described(record: dict) -> str:
+    pairs = {name: value for name, value in record.items() if name not in ("recipe", "software", "failures")}
+    lines = [f"{name:12} {value}" for name, value in pairs.items()]
+    lines += ["recipe"] + [f"  {name:14} {json.dumps(value)}" for name, value in record["recipe"].items()]
+    lines += ["made with      " + ", ".join(f"{name} {version}" for name, version in record["software"].items())]
+    if record["failures"]:
+        lines += ["failures"] + [f"  {count:6} {reason}" for reason, count in record["failures"].items()]
+    return "\n".join(lines)

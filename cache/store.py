@@ -1,0 +1,73 @@
+"""A store: a folder of feature files of one dataset, with its manifest. Copied elsewhere it works there."""
+
+import re
+from pathlib import Path
+
+from cache.errors import CacheError
+from cache.featurefile import FeatureFile
+from cache.recipe import Recipe
+
+MANIFEST = "manifest.csv"
+PARTS = ".parts"
+
+
+class Store:
+    """The folder at `path`. Raises CacheError if it is not there (unless `create`) or is a file."""
+
+    def __init__(self, path: Path | str, *, create: bool = False):
+        self.path = Path(path)
+        if create:
+            self.path.mkdir(parents=True, exist_ok=True)
+        elif not self.path.is_dir():
+            raise CacheError(f"{self.path}: no such store (a folder that `extract --store` has written)")
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.path / MANIFEST
+
+    def files(self) -> list[FeatureFile]:
+        """All feature files in it, by name; nothing is opened yet."""
+        return [FeatureFile(path) for path in sorted(self.path.glob("*.h5")) if not path.name.startswith(".")]
+
+    def readable(self) -> tuple[list[FeatureFile], dict[Path, str]]:
+        """The files whose header holds, and the reason for each that does not."""
+        good, bad = [], {}
+        for file in self.files():
+            try:
+                _ = file.header
+                good.append(file)
+            except CacheError as error:
+                bad[file.path] = str(error)
+        return good, bad
+
+    def backbones(self, view: str = "original") -> list[str]:
+        """Names of the backbones that have a file of this view, in file order, each once."""
+        return list(dict.fromkeys(file.backbone for file in self.readable()[0] if file.view == view))
+
+    def find(self, backbone: str, view: str = "original") -> FeatureFile:
+        """The one file of this backbone (`NAME`, or `NAME@FINGERPRINT` with any number of its digits) and view.
+
+        Raises CacheError if there is none, or more than one and no fingerprint says which.
+        """
+        name, _, digits = backbone.partition("@")
+        good, bad = self.readable()
+        found = [file for file in good
+                 if (file.backbone, file.view) == (name, view) and file.fingerprint.startswith(digits)]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            have = ", ".join(sorted({f"{file.backbone} ({file.view})" for file in good})) or "nothing"
+            damaged = f"; unreadable: {', '.join(path.name for path in bad)}" if bad else ""
+            raise CacheError(f"{self.path} has no features of {backbone!r} (view {view!r}); it has {have}{damaged}")
+        choices = " or ".join(f"{name}@{file.fingerprint[:8]}" for file in found)
+        raise CacheError(f"{self.path} has {len(found)} files of {name!r} (view {view!r}) with different recipes: "
+                         f"say which, as {choices} (`cache diff` shows what differs)")
+
+    def path_of(self, recipe: Recipe) -> Path:
+        """Where the finished file of a recipe stands: `<backbone>.<view>.<fp8>.h5`."""
+        backbone = re.sub(r"[^A-Za-z0-9._@+=-]", "-", recipe.backbone)
+        return self.path / f"{backbone}.{recipe.view['name']}.{recipe.fingerprint[:8]}.h5"
+
+    def parts_of(self, recipe: Recipe) -> Path:
+        """The folder of the unfinished parts of a recipe."""
+        return self.path / PARTS / recipe.fingerprint
