@@ -85,7 +85,7 @@ class FeatureFile:
             header = _read_header(file)
             keys, hashes, failed, reasons = (_texts(file[name]) for name in _INDEX)
         if _digest(header, (keys, hashes, failed, reasons)) != header["index_sha256"]:
-            raise DamagedFile(f"{self.path}: keys, hashes or attributes were altered; delete the file and extract again")
+            raise DamagedFile(f"{self.path}: keys, hashes or attributes were altered: delete it and extract again")
         _check_keys(keys, failed, self.path)
         failures = dict(zip(_decoded(failed), _decoded(reasons), strict=True))
         return _decoded(keys), hashes, failures
@@ -137,7 +137,9 @@ class FeatureFile:
                 raise DamagedFile(f"{self.path}: the features do not read back ({_brief(error)})") from None
         return out
 
-    def blocks(self, rows: int = BLOCK_ROWS, *, dtype: np.dtype | type = np.float32) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def blocks(
+        self, rows: int = BLOCK_ROWS, *, dtype: np.dtype | type = np.float32,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(keys, features) of `rows` rows at a time, in order: for what exceeds memory."""
         for start in range(0, self.rows, rows):
             stop = min(start + rows, self.rows)
@@ -242,7 +244,9 @@ def _write_texts(file: h5py.File, name: str, values: np.ndarray) -> None:
                         fletcher32=True)
 
 
-def _write_rows(file: h5py.File, name: str, blocks: Iterable[np.ndarray], *, shape: tuple[int, int], dtype: str) -> None:
+def _write_rows(
+    file: h5py.File, name: str, blocks: Iterable[np.ndarray], *, shape: tuple[int, int], dtype: str,
+) -> None:
     dataset = file.create_dataset(name, shape, dtype=np.dtype(dtype).newbyteorder("<"), chunks=(CHUNK_ROWS, shape[1]),
                                   maxshape=(None, shape[1]), fletcher32=True)
     row = 0

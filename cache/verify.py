@@ -1,6 +1,6 @@
 """Read a store back and say of each file whether its values can be trusted."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cache.errors import CacheError
@@ -34,7 +34,8 @@ class Verification:
         return 0 if all(verdict.sound for verdict in self.verdicts) else 1
 
     def record(self) -> dict:
-        return {"store": str(self.store), "files": [vars(verdict) | {"sound": verdict.sound} for verdict in self.verdicts]}
+        files = [asdict(verdict) | {"sound": verdict.sound} for verdict in self.verdicts]
+        return {"store": str(self.store), "files": files}
 
     def text(self) -> str:
         if not self.verdicts:

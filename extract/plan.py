@@ -1,0 +1,105 @@
+"""What a run has to compute: for each backbone and view, the faces that the store does not hold yet."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cache.parts import Holdings, holdings, is_finished
+from cache.recipe import DTYPES, Recipe
+from cache.store import Store
+from data.errors import InputError
+from data.images import DECODER
+from extract.backbones import Encoder
+from extract.views import View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to compute; only `dtype` has an influence on what is stored.
+
+    batch_size and workers: 0 lets the machine decide; shard: `i/n`, counted from 0, or empty for all;
+    max_failures: stop once more faces than this have failed, -1 for never; part_rows: faces in a part.
+    """
+
+    dtype: str = "float16"
+    batch_size: int = 0
+    workers: int = 0
+    shard: str = ""
+    max_failures: int = -1
+    part_rows: int = 2048
+    retry_failures: bool = False
+    recheck: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise InputError(f"unknown dtype {self.dtype!r}: choose from {', '.join(DTYPES)}")
+        parse_shard(self.shard)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One feature file to be: an encoder, a view, their recipe, and which rows of the manifest it lacks."""
+
+    encoder: Encoder
+    view: View
+    recipe: Recipe
+    missing: np.ndarray  #: (faces,) bool: to be computed by this process
+    complete: bool  #: the finished file is in place and nothing is left to do or to assemble
+    known_failures: int  #: faces that failed before and are not tried again
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """`i/n` as (i, n), counted from 0; empty text is all of it. Raises InputError."""
+    if not text:
+        return 0, 1
+    index, slash, count = text.partition("/")
+    if slash and index.isdecimal() and count.isdecimal() and int(index) < int(count):
+        return int(index), int(count)
+    raise InputError(f"shard {text!r} is not i/n with i from 0 to n-1, as 0/4")
+
+
+def plan(store: Store, keys: Sequence[str], encoders: Sequence[Encoder], views: Sequence[View], *,
+         settings: Settings, changed: frozenset[str] = frozenset()) -> list[Job]:
+    """One job for each encoder and view. `changed`: keys whose image is no longer the one that is cached."""
+    index, count = parse_shard(settings.shard)
+    mine = np.arange(len(keys)) % count == index
+    return [_job(store, keys, mine, encoder, view, settings, changed) for encoder in encoders for view in views]
+
+
+def _job(store: Store, keys: Sequence[str], mine: np.ndarray, encoder: Encoder, view: View, settings: Settings,
+         changed: frozenset[str]) -> Job:
+    recipe = recipe_of(encoder, view, dtype=settings.dtype)
+    nothing = np.zeros(len(keys), bool)
+    if not settings.retry_failures and not changed and is_finished(store, recipe, keys):
+        return Job(encoder, view, recipe, nothing, True, _finished_failures(store, recipe))
+    held = holdings(store, recipe)
+    missing = np.fromiter((_is_missing(key, held, settings, changed) for key in keys), bool, len(keys))
+    known = sum(key in held.failures for key, gone in zip(keys, missing, strict=True) if not gone)
+    return Job(encoder, view, recipe, missing & mine, False, known)
+
+
+def _is_missing(key: str, held: Holdings, settings: Settings, changed: frozenset[str]) -> bool:
+    if key in changed:
+        return True
+    return key not in held.where and (settings.retry_failures or key not in held.failures)
+
+
+def _finished_failures(store: Store, recipe: Recipe) -> int:
+    from cache.featurefile import FeatureFile
+
+    return FeatureFile(store.path_of(recipe)).failed
+
+
+def recipe_of(encoder: Encoder, view: View, *, dtype: str) -> Recipe:
+    """Everything that a value of this encoder and view depends on."""
+    return Recipe(
+        backbone=encoder.name, architecture=encoder.architecture, weights=encoder.weights, tap=encoder.tap,
+        preprocessing=encoder.preprocessing.record(), view=view.record(), decoder=DECODER,
+        precision=encoder.precision, dtype=dtype,
+    )
+
+
+def without(job: Job, rows: np.ndarray) -> Job:
+    """The job without these rows of the manifest."""
+    return replace(job, missing=job.missing & ~rows)
