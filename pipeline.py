@@ -25,7 +25,7 @@ app.add_typer(bench_app, name="bench")
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of text.")]
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store: a folder of feature files.")]
 Backbones = Annotated[str, typer.Option(help="Comma-separated: presets, timm:NAME, torchvision:NAME, onnx:PATH.")]
-Views = Annotated[str, typer.Option(help="Comma-separated: original, flip.")]
+Views = Annotated[str, typer.Option(help="Comma-separated: original, flip, enhanced1, enhanced2.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 
 PRESETS = "vit_mae,posterv2,resnet18,resnet50"
@@ -54,12 +54,12 @@ def extract(
     as_json: Json = False,
 ) -> int:
     """Run each backbone once over all faces and write the embeddings."""
-    from extract.engine import Settings
+    from extract.plan import Settings
     from extract.run import extract as run_extract
 
     report = run_extract(
         faces, roots=root, store=store, backbones=split(backbones), views=split(views), weights=weights or [],
-        device=device, precision=precision, compute=not dry_run,
+        device=device, precision=precision, dry=dry_run,
         settings=Settings(dtype=dtype, batch_size=batch_size, workers=workers, shard=shard, max_failures=max_failures,
                           part_rows=part_rows, retry_failures=retry_failures, recheck=recheck),
     )

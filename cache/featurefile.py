@@ -273,6 +273,8 @@ def _read_all(dataset: h5py.Dataset, out: np.ndarray) -> None:
 
 
 def _gather(dataset: h5py.Dataset, rows: np.ndarray, out: np.ndarray) -> None:
+    if not len(rows):
+        return
     order = np.argsort(rows, kind="stable")
     chunk_of = rows[order] // CHUNK_ROWS
     starts = np.flatnonzero(np.diff(chunk_of, prepend=-1))

@@ -12,13 +12,11 @@ PARTS = ".parts"
 
 
 class Store:
-    """The folder at `path`. Raises CacheError if it is not there (unless `create`) or is a file."""
+    """The folder at `path`. Raises CacheError if there is none, unless it may be `new`."""
 
-    def __init__(self, path: Path | str, *, create: bool = False):
+    def __init__(self, path: Path | str, *, new: bool = False):
         self.path = Path(path)
-        if create:
-            self.path.mkdir(parents=True, exist_ok=True)
-        elif not self.path.is_dir():
+        if not new and not self.path.is_dir():
             raise CacheError(f"{self.path}: no such store (a folder that `extract --store` has written)")
 
     @property

@@ -1,7 +1,7 @@
 """What a run has to compute: for each backbone and view, the faces that the store does not hold yet."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -45,8 +45,7 @@ class Job:
     view: View
     recipe: Recipe
     missing: np.ndarray  #: (faces,) bool: to be computed by this process
-    complete: bool  #: the finished file is in place and nothing is left to do or to assemble
-    known_failures: int  #: faces that failed before and are not tried again
+    cached: np.ndarray  #: (faces,) bool: cached before, or known to fail
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -60,35 +59,27 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def plan(store: Store, keys: Sequence[str], encoders: Sequence[Encoder], views: Sequence[View], *,
-         settings: Settings, changed: frozenset[str] = frozenset()) -> list[Job]:
-    """One job for each encoder and view. `changed`: keys whose image is no longer the one that is cached."""
+         settings: Settings, hashes: dict[str, str] | None = None) -> list[Job]:
+    """One job for each encoder and view. `hashes`: what the images are now, to find those that have changed."""
     index, count = parse_shard(settings.shard)
     mine = np.arange(len(keys)) % count == index
-    return [_job(store, keys, mine, encoder, view, settings, changed) for encoder in encoders for view in views]
+    return [_job(store, keys, mine, recipe_of(encoder, view, dtype=settings.dtype), encoder, view, settings, hashes)
+            for encoder in encoders for view in views]
 
 
-def _job(store: Store, keys: Sequence[str], mine: np.ndarray, encoder: Encoder, view: View, settings: Settings,
-         changed: frozenset[str]) -> Job:
-    recipe = recipe_of(encoder, view, dtype=settings.dtype)
-    nothing = np.zeros(len(keys), bool)
-    if not settings.retry_failures and not changed and is_finished(store, recipe, keys):
-        return Job(encoder, view, recipe, nothing, True, _finished_failures(store, recipe))
+def _job(store: Store, keys: Sequence[str], mine: np.ndarray, recipe: Recipe, encoder: Encoder, view: View,
+         settings: Settings, hashes: dict[str, str] | None) -> Job:
+    if not settings.retry_failures and hashes is None and is_finished(store, recipe, keys):
+        return Job(encoder, view, recipe, np.zeros(len(keys), bool), np.ones(len(keys), bool))
     held = holdings(store, recipe)
-    missing = np.fromiter((_is_missing(key, held, settings, changed) for key in keys), bool, len(keys))
-    known = sum(key in held.failures for key, gone in zip(keys, missing, strict=True) if not gone)
-    return Job(encoder, view, recipe, missing & mine, False, known)
+    missing = np.fromiter((_is_missing(key, held, settings, hashes or {}) for key in keys), bool, len(keys))
+    return Job(encoder, view, recipe, missing & mine, ~missing)
 
 
-def _is_missing(key: str, held: Holdings, settings: Settings, changed: frozenset[str]) -> bool:
-    if key in changed:
-        return True
-    return key not in held.where and (settings.retry_failures or key not in held.failures)
-
-
-def _finished_failures(store: Store, recipe: Recipe) -> int:
-    from cache.featurefile import FeatureFile
-
-    return FeatureFile(store.path_of(recipe)).failed
+def _is_missing(key: str, held: Holdings, settings: Settings, hashes: dict[str, str]) -> bool:
+    if key in held.where:
+        return key in hashes and hashes[key] != held.sha256(key)
+    return settings.retry_failures or key not in held.failures
 
 
 def recipe_of(encoder: Encoder, view: View, *, dtype: str) -> Recipe:
@@ -98,8 +89,3 @@ def recipe_of(encoder: Encoder, view: View, *, dtype: str) -> Recipe:
         preprocessing=encoder.preprocessing.record(), view=view.record(), decoder=DECODER,
         precision=encoder.precision, dtype=dtype,
     )
-
-
-def without(job: Job, rows: np.ndarray) -> Job:
-    """The job without these rows of the manifest."""
-    return replace(job, missing=job.missing & ~rows)

@@ -4,6 +4,7 @@ What is random is drawn from the image's own hash, so that a view of a face is t
 """
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -11,6 +12,8 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from data.errors import InputError
+
+VIEWS = ("original", "flip", "enhanced1", "enhanced2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +49,15 @@ class View:
 
 def view(name: str) -> View:
     """The view of that name. Raises InputError listing the names there are."""
-    enhancement = Enhancement()
-    parameters = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(enhancement).items()}
-    known = {
-        "original": View("original", {}, lambda image, sha256: image),
-        "flip": View("flip", {}, lambda image, sha256: ImageOps.mirror(image)),
-        "enhanced1": View("enhanced1", parameters, lambda image, sha256: enhance(image, "enhanced1", sha256, enhancement)),
-        "enhanced2": View("enhanced2", parameters, lambda image, sha256: enhance(image, "enhanced2", sha256, enhancement)),
-    }
-    if name not in known:
-        raise InputError(f"unknown view {name!r}: choose from {', '.join(known)}")
-    return known[name]
+    if name == "original":
+        return View(name, {}, lambda image, sha256: image)
+    if name == "flip":
+        return View(name, {}, lambda image, sha256: ImageOps.mirror(image))
+    if name in ("enhanced1", "enhanced2"):
+        how = Enhancement()
+        parameters = json.loads(json.dumps(asdict(how)))  # tuples as the lists that a recipe read back has
+        return View(name, parameters, lambda image, sha256: enhance(image, name, sha256, how))
+    raise InputError(f"unknown view {name!r}: choose from {', '.join(VIEWS)}")
 
 
 def enhance(image: Image.Image, name: str, sha256: str, how: Enhancement) -> Image.Image:

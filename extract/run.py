@@ -1,0 +1,109 @@
+"""Stage one as one function: a manifest of faces and some backbones become feature files in a store."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from cache.featurefile import FeatureFile
+from cache.parts import assemble, holdings, is_finished, retired
+from cache.store import Store
+from data.errors import InputError
+from data.faces import Faces, open_faces
+from data.images import ImageError
+from data.manifest import read_manifest, write_manifest
+from extract.backbones import Encoder, load_encoder
+from extract.engine import compute
+from extract.plan import Job, Settings, plan
+from extract.report import FileLine, Report
+from extract.views import view
+
+
+def extract(
+    manifest: Path, *, roots: Sequence[str], store: Path, backbones: Sequence[str], views: Sequence[str],
+    weights: Sequence[str], device: str, precision: str, settings: Settings, dry: bool = False,
+) -> Report:
+    """Extract every face of a manifest with every backbone and view that the store lacks.
+
+    roots: one folder, or NAME=DIR for each dataset of a merged manifest; weights: NAME=PATH, NAME=random:SEED or
+    NAME=hub. Raises InputError or CacheError, before anything is written, if the request makes no sense.
+    """
+    table = read_manifest(manifest)
+    faces = open_faces(parse_roots(roots))
+    chosen = [view(name) for name in dict.fromkeys(views)]
+    encoders = load_encoders(backbones, parse_weights(weights, backbones), device=device, precision=precision)
+    target = Store(store, new=True)
+    keys = list(table.keys)
+    hashes = image_hashes(keys, faces, settings.workers) if settings.recheck else None
+    jobs = plan(target, keys, encoders, chosen, settings=settings, hashes=hashes)
+    if dry:
+        return Report(store, len(keys), [_line(target, job, keys) for job in jobs], None)
+    target.path.mkdir(parents=True, exist_ok=True)
+    write_manifest(table, target.manifest_path)
+    work = compute(jobs, keys, faces, target, settings=settings)
+    if not work.stopped_by:
+        finish(target, jobs, keys)
+    return Report(store, len(keys), [_line(target, job, keys) for job in jobs], work)
+
+
+def parse_roots(roots: Sequence[str]) -> Path | dict[str, Path]:
+    """One folder, or several as NAME=DIR. Raises InputError for a mixture."""
+    if len(roots) == 1 and ("=" not in roots[0] or Path(roots[0]).exists()):
+        return Path(roots[0])
+    pairs = [root.partition("=") for root in roots]
+    if not all(name and mark and folder for name, mark, folder in pairs):
+        raise InputError("several roots are given as NAME=DIR each, NAME being the first part of the keys below it")
+    return {name: Path(folder) for name, _, folder in pairs}
+
+
+def parse_weights(texts: Sequence[str], backbones: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE texts as a mapping. Raises InputError for a name that is not among the backbones."""
+    chosen: dict[str, str] = {}
+    for text in texts:
+        name, mark, value = text.partition("=")
+        if not mark or not value:
+            raise InputError(f"weights {text!r} is not NAME=PATH, NAME=random:SEED or NAME=hub")
+        if name not in backbones:
+            raise InputError(f"weights are given for {name!r}, which is not among the backbones {', '.join(backbones)}")
+        chosen[name] = value
+    return chosen
+
+
+def load_encoders(backbones: Sequence[str], weights: dict[str, str], *, device: str, precision: str) -> list[Encoder]:
+    """Each backbone once, in order. Raises InputError if there is none, or for a name, device or weights unknown."""
+    if not backbones:
+        raise InputError("no backbone is named: give --backbones NAME[,NAME...]")
+    folder = Path(os.environ.get("TWOFOLD_WEIGHTS", "weights"))
+    return [load_encoder(name, weights=weights.get(name), device=device, precision=precision, folder=folder)
+            for name in dict.fromkeys(backbones)]
+
+
+def image_hashes(keys: Sequence[str], faces: Faces, workers: int) -> dict[str, str]:
+    """SHA-256 of each image file; files that cannot be read are left out."""
+    def digest(key: str) -> str:
+        try:
+            return hashlib.sha256(faces.read(key)).hexdigest()
+        except ImageError:
+            return ""
+
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        return {key: text for key, text in zip(keys, pool.map(digest, keys), strict=True) if text}
+
+
+def finish(store: Store, jobs: Sequence[Job], keys: Sequence[str]) -> None:
+    """Assemble each file that has all its rows by now, whoever computed them."""
+    for job in jobs:
+        if not is_finished(store, job.recipe, keys) and holdings(store, job.recipe).covers(keys):
+            assemble(store, job.recipe, job.encoder.dim, keys)
+
+
+def _line(store: Store, job: Job, keys: Sequence[str]) -> FileLine:
+    finished = is_finished(store, job.recipe, keys)
+    return FileLine(
+        backbone=job.encoder.name, view=job.view.name, fingerprint=job.recipe.fingerprint, dim=job.encoder.dim,
+        precision=job.encoder.precision, untrained=job.recipe.untrained, cached=int(job.cached.sum()),
+        to_compute=int(job.missing.sum()), left=0 if finished else int((~job.cached & ~job.missing).sum()),
+        failed=FeatureFile(store.path_of(job.recipe)).failed if finished else 0,
+        retired=retired(store, job.recipe), file=store.path_of(job.recipe).name if finished else "",
+    )

@@ -1,0 +1,40 @@
+"""Small real feature files to look at and to damage."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache.featurefile import write_featurefile
+from cache.recipe import Recipe
+
+
+def make_recipe(**changes) -> Recipe:
+    base = {
+        "backbone": "timm:tiny", "architecture": "timm.tiny", "weights": "random:0", "tap": "pool",
+        "preprocessing": {"size": 32, "mean": [0.5, 0.5, 0.5]}, "view": {"name": "original"}, "decoder": "pillow-rgb-1",
+        "precision": "fp32", "dtype": "float16",
+    }
+    return Recipe(**(base | changes))
+
+
+@pytest.fixture
+def recipe():
+    """Make a recipe; keyword arguments replace fields."""
+    return make_recipe
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a feature file of random features; returns its path and the features."""
+
+    def make(path: Path | None = None, *, rows: int = 700, dim: int = 6, seed: int = 0, failures=None, **changes):
+        how = make_recipe(**changes)
+        features = np.random.default_rng(seed).standard_normal((rows, dim)).astype(how.dtype)
+        keys = [f"train/é {row:04d}.jpg" for row in range(rows)]
+        path = path or tmp_path / "features.h5"
+        write_featurefile(path, recipe=how, dim=dim, keys=keys, sha256=[f"{row:064x}" for row in range(rows)],
+                          features=features, failures={"train/bad.jpg": "not an image"} if failures is None else failures)
+        return path, features
+
+    return make

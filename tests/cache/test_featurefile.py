@@ -1,0 +1,143 @@
+import pickle
+import random
+
+import h5py
+import numpy as np
+import pytest
+
+from cache.errors import CacheError, DamagedFile
+from cache.featurefile import FeatureFile, write_featurefile
+
+
+def test_what_was_written_is_read(write):
+    path, features = write()
+    file = FeatureFile(path)
+    assert (file.rows, file.dim, file.failed, file.backbone, file.view) == (700, 6, 1, "timm:tiny", "original")
+    assert file.keys[3] == "train/é 0003.jpg"
+    assert file.sha256[3] == b"%064x" % 3
+    assert file.failures == {"train/bad.jpg": "not an image"}
+    np.testing.assert_array_equal(file.read(dtype=np.float16), features)
+    assert file.read().dtype == np.float32
+    np.testing.assert_array_equal(file.read(), features.astype(np.float32))
+
+
+def test_rows_come_in_the_order_of_the_keys_asked_for(write):
+    path, features = write()
+    rows = np.random.default_rng(1).integers(0, 700, 300)  # repeats included
+    file = FeatureFile(path)
+    np.testing.assert_array_equal(file.read([file.keys[row] for row in rows]), features[rows].astype(np.float32))
+    assert file.read([]).shape == (0, 6)
+    with pytest.raises(KeyError):
+        file.read(["nobody.jpg"])
+
+
+def test_blocks_add_up_to_the_whole(write):
+    path, features = write()
+    blocks = list(FeatureFile(path).blocks(300, dtype=np.float16))
+    assert [len(keys) for keys, _ in blocks] == [300, 300, 100]
+    np.testing.assert_array_equal(np.concatenate([values for _, values in blocks]), features)
+
+
+def test_it_pickles_before_and_after_use(write):
+    path, features = write()
+    file = FeatureFile(path)
+    file.read()
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(file)).read(dtype=np.float16), features)
+
+
+def test_any_hdf5_reader_finds_the_contract(write):
+    path, features = write()
+    with h5py.File(path) as file:
+        assert file["features"].chunks == (256, 6) and file["features"].fletcher32 and not file["features"].compression
+        assert file["features"].dtype == np.float16
+        assert file["keys"].asstr()[0] == "train/é 0000.jpg"
+        assert file["sha256"].asstr()[1] == f"{1:064x}"
+        assert list(file["failures/keys"].asstr()) == ["train/bad.jpg"]
+        assert list(file["failures/reasons"].asstr()) == ["not an image"]
+        assert file.attrs["format"] == "twofold-features" and file.attrs["format_version"] == 1
+        assert {"backbone", "view", "dim", "recipe", "fingerprint", "created", "software"} <= set(file.attrs)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 256, 257])
+def test_sizes_at_the_edges(write, rows):
+    path, features = write(rows=rows, failures={})
+    file = FeatureFile(path)
+    np.testing.assert_array_equal(file.read(dtype=np.float16), features)
+    file.check()
+
+
+@pytest.mark.parametrize("key", ["/etc/passwd", "../a.jpg", "a/../b.jpg", "a/..", "./a.jpg", "a//b.jpg", "", "a\\b.jpg"])
+def test_keys_that_could_leave_their_root_are_neither_written_nor_read(tmp_path, recipe, key):
+    with pytest.raises(CacheError, match="relative path"):
+        write_featurefile(tmp_path / "x.h5", recipe=recipe(), dim=2, keys=["a.jpg", key], sha256=["0" * 64] * 2,
+                          features=np.zeros((2, 2)), failures={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_harmless_dots_in_keys_are_fine(tmp_path, recipe):
+    keys = ["..a/b..c.jpg", "a/...jpg", ".hidden/x.jpg", "a./b.jpg"]
+    write_featurefile(tmp_path / "x.h5", recipe=recipe(), dim=1, keys=keys, sha256=["0" * 64] * 4,
+                      features=np.zeros((4, 1)), failures={})
+    assert FeatureFile(tmp_path / "x.h5").keys.tolist() == keys
+
+
+def test_duplicate_keys_are_refused(tmp_path, recipe):
+    with pytest.raises(CacheError, match="twice"):
+        write_featurefile(tmp_path / "x.h5", recipe=recipe(), dim=1, keys=["a", "a"], sha256=["0" * 64] * 2,
+                          features=np.zeros((2, 1)), failures={})
+
+
+@pytest.mark.parametrize("blocks", [[np.zeros((1, 2))], [np.zeros((2, 2)), np.zeros((2, 2))]])
+def test_rows_that_do_not_add_up_leave_no_file(tmp_path, recipe, blocks):
+    with pytest.raises(CacheError):
+        write_featurefile(tmp_path / "x.h5", recipe=recipe(), dim=2, keys=["a", "b", "c"], sha256=["0" * 64] * 3,
+                          features=blocks, failures={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_not_a_number_is_found(tmp_path, recipe):
+    write_featurefile(tmp_path / "x.h5", recipe=recipe(), dim=1, keys=["a", "b"], sha256=["0" * 64] * 2,
+                      features=np.array([[1.0], [np.nan]]), failures={})
+    with pytest.raises(CacheError, match="'b' are not finite"):
+        FeatureFile(tmp_path / "x.h5").check()
+
+
+def read_everything(path):
+    file = FeatureFile(path)
+    return file.read(dtype=np.float16), file.keys.tolist(), file.sha256.tolist(), file.failures, file.recipe
+
+
+def assert_unharmed_or_refused(path, intact):
+    try:
+        seen = read_everything(path)
+    except CacheError:
+        return False
+    np.testing.assert_array_equal(seen[0], intact[0])
+    assert seen[1:] == intact[1:]
+    return True
+
+
+@pytest.mark.slow
+def test_no_flipped_byte_passes_as_a_value(write, tmp_path):
+    path, _ = write(rows=520, dim=3)
+    intact, content = read_everything(path), path.read_bytes()
+    copy = tmp_path / "copy.h5"
+    draw = random.Random(0)
+    unharmed = 0
+    for _ in range(2000):
+        place = draw.randrange(len(content))
+        flipped = bytes([content[place] ^ draw.randrange(1, 256)])
+        copy.write_bytes(content[:place] + flipped + content[place + 1:])
+        unharmed += assert_unharmed_or_refused(copy, intact)
+    assert unharmed < 1800  # most of the file matters; the rest is padding
+
+
+@pytest.mark.slow
+def test_no_truncated_file_passes(write, tmp_path):
+    path, _ = write(rows=520, dim=3)
+    content = path.read_bytes()
+    copy = tmp_path / "copy.h5"
+    for length in np.linspace(0, len(content) - 1, 200).astype(int):
+        copy.write_bytes(content[:length])
+        with pytest.raises(DamagedFile):
+            read_everything(copy)

@@ -1,0 +1,131 @@
+import os
+
+import numpy as np
+import pytest
+
+from cache.errors import CacheError
+from cache.featurefile import FeatureFile
+from cache.parts import Rows, assemble, holdings, is_finished, publish_part, retired
+from cache.store import Store
+
+KEYS = [f"{number:03d}.jpg" for number in range(600)]
+VALUES = np.arange(1200, dtype=np.float16).reshape(600, 2)
+
+
+def publish(store, how, rows, *, failures=None, values=VALUES, sha="0"):
+    return publish_part(store, how, 2, Rows(keys=[KEYS[row] for row in rows], sha256=[sha * 64] * len(rows),
+                                            features=values[rows], failures=failures or {}))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path, new=True)
+
+
+def test_parts_in_any_order_become_one_file_in_manifest_order(store, recipe):
+    how = recipe()
+    for rows in np.array_split(np.random.default_rng(0).permutation(599), 7):
+        publish(store, how, rows)
+    assert not is_finished(store, how, KEYS)
+    with pytest.raises(CacheError, match="599"):
+        assemble(store, how, 2, KEYS)
+    publish(store, how, [], failures={"599.jpg": "not an image"})
+    file = assemble(store, how, 2, KEYS)
+    assert file.keys.tolist() == KEYS[:599] and file.failures == {"599.jpg": "not an image"}
+    np.testing.assert_array_equal(file.read(dtype=np.float16), VALUES[:599])
+    assert is_finished(store, how, KEYS)
+    assert not (store.path / ".parts").exists()
+    assert file.path.name == f"timm-tiny.original.{how.fingerprint[:8]}.h5"
+
+
+def test_a_face_taken_out_comes_back_for_nothing(store, recipe):
+    how = recipe()
+    publish(store, how, np.arange(600))
+    assemble(store, how, 2, KEYS)
+    fewer = assemble(store, how, 2, KEYS[100:])
+    assert fewer.keys.tolist() == KEYS[100:] and retired(store, how) == 100
+    assert is_finished(store, how, KEYS[100:])
+    assert holdings(store, how).covers(KEYS)
+    whole = assemble(store, how, 2, KEYS)
+    np.testing.assert_array_equal(whole.read(dtype=np.float16), VALUES)
+    assert retired(store, how) == 0
+
+
+def test_the_newest_row_of_a_key_counts(store, recipe):
+    how = recipe()
+    publish(store, how, np.arange(600))
+    assemble(store, how, 2, KEYS)
+    publish(store, how, [5], values=VALUES * 0 - 1, sha="f")
+    file = assemble(store, how, 2, KEYS)
+    assert file.read([KEYS[5]]).tolist() == [[-1, -1]] and file.sha256[5] == b"f" * 64
+    assert file.read([KEYS[6]]).tolist() == [[12, 13]]
+
+
+def test_a_failure_that_was_mended_is_no_failure(store, recipe):
+    how = recipe()
+    publish(store, how, np.arange(599), failures={"599.jpg": "missing file"})
+    assemble(store, how, 2, KEYS)
+    publish(store, how, [599])
+    assert assemble(store, how, 2, KEYS).failures == {}
+
+
+@pytest.mark.parametrize("damage", [b"", b"<html>", None])
+def test_a_damaged_part_is_set_aside_and_its_rows_are_missing(store, recipe, caplog, damage):
+    how = recipe()
+    publish(store, how, np.arange(300))
+    part = publish(store, how, np.arange(300, 600))
+    content = part.read_bytes()
+    values = VALUES[300:].tobytes()
+    place = content.index(values[:64])
+    part.write_bytes(damage if damage is not None else content[:place] + b"\1" + content[place + 1:])
+    held = holdings(store, how)
+    assert list(held.where) == KEYS[:300]
+    assert "set aside" in caplog.text and part.with_name(part.name + ".damaged").exists()
+
+
+def test_a_part_of_another_recipe_is_set_aside(store, recipe):
+    part = publish(store, recipe(precision="bf16"), np.arange(600))
+    store.parts_of(recipe()).mkdir()
+    part.rename(store.parts_of(recipe()) / part.name)
+    assert holdings(store, recipe()).where == {}
+
+
+def test_a_damaged_finished_file_is_set_aside_and_computed_again(store, recipe):
+    how = recipe()
+    publish(store, how, np.arange(600))
+    path = assemble(store, how, 2, KEYS).path
+    os.truncate(path, 3000)
+    assert holdings(store, how).where == {}
+    assert not path.exists()
+
+
+def test_leftovers_of_dead_processes_go_and_of_living_ones_stay(store, recipe):
+    import socket
+
+    how = recipe()
+    publish(store, how, np.arange(600))
+    host = socket.gethostname()
+    dead = store.path / f".tmp-{host}-999999999-abc"
+    alive = store.path / f".tmp-{host}-{os.getpid()}-abc"
+    foreign = store.path / ".tmp-some-other-host-1-abc"
+    for path in (dead, alive, foreign):
+        path.write_text("half")
+    assemble(store, how, 2, KEYS)
+    assert not dead.exists() and alive.exists() and foreign.exists()
+
+
+def test_a_store_finds_by_name_view_and_fingerprint(store, recipe):
+    for how in (recipe(), recipe(view={"name": "flip"}), recipe(precision="bf16")):
+        publish(store, how, np.arange(600))
+        assemble(store, how, 2, KEYS)
+    assert store.find("timm:tiny", "flip").view == "flip"
+    with pytest.raises(CacheError, match="2 files of 'timm:tiny'"):
+        store.find("timm:tiny")
+    digits = recipe().fingerprint[:6]
+    assert store.find(f"timm:tiny@{digits}").recipe == recipe()
+    with pytest.raises(CacheError, match="has no features of 'resnet18'"):
+        store.find("resnet18")
+    assert store.backbones() == ["timm:tiny"]
+    with pytest.raises(CacheError, match="no such store"):
+        Store(store.path / "nowhere")
+    assert isinstance(store.files()[0], FeatureFile)
