@@ -1,0 +1,165 @@
+"""From the name of a backbone to a network without its classifier, and the preprocessing it expects."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from data.errors import InputError
+from extract.preprocessing import Preprocessing
+from extract.presets import Preset, preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A network that turns (B, 3, S, S) into (B, D), not yet loaded.
+
+    heads: prefixes of entries that a weights file may hold besides, the classifier that was taken off;
+    trim: after loading, turns `network` into what the forward pass needs and lets the rest go.
+    """
+
+    name: str  #: as the recipe records it, `torchvision.mobilenet_v2`
+    network: nn.Module
+    tap: str
+    preprocessing: Preprocessing
+    heads: tuple[str, ...]
+    trim: Callable[[nn.Module], nn.Module] = lambda network: network
+
+
+def build(name: str, *, file: Path | None) -> Architecture:
+    """Build the network of a backbone's name; `file` (its weights) tells torchvision's variants apart.
+
+    Parameters are whatever the constructors draw: load or draw them afterwards. Raises InputError on unknown names.
+    """
+    kind, colon, rest = name.partition(":")
+    if colon and kind == "timm":
+        return _timm(rest)
+    if colon and kind == "torchvision":
+        return _torchvision(rest, file)
+    return _preset(preset(name))
+
+
+def _preset(known: Preset) -> Architecture:
+    def declared(network: nn.Module, **rest: Callable) -> Architecture:
+        return Architecture(name=known.architecture, network=network, tap=known.tap,
+                            preprocessing=known.preprocessing, heads=known.heads, **rest)
+
+    match known.name:
+        case "vit_mae":
+            return declared(_vit_mae())
+        case "posterv2":
+            from extract.posterv2 import PosterV2
+
+            return declared(PosterV2(classes=7), trim=PosterV2.trimmed)
+        case "resnet50_conv5":
+            return declared(_torchvision_trunk("resnet50")[0], trim=Conv5)
+        case _:
+            return declared(_torchvision_trunk(known.name)[0])
+
+
+def _vit_mae() -> nn.Module:
+    """ViT-B/16 whose output is the mean of the normed patch tokens, the class token left out."""
+    import timm
+
+    network = timm.create_model("vit_base_patch16_224", num_classes=0)
+    network.global_pool = "avg"  # set after construction: given to it, timm would drop `norm` for another layer
+    return network
+
+
+class Conv5(nn.Module):
+    """A ResNet-50 up to its last 3x3 convolution (normed, rectified), averaged over the map: (B, 512)."""
+
+    def __init__(self, resnet: nn.Module) -> None:
+        super().__init__()
+        last = resnet.layer4[2]
+        self.body = nn.Sequential(
+            resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool, resnet.layer1, resnet.layer2, resnet.layer3,
+            *resnet.layer4[:2], last.conv1, last.bn1, last.relu, last.conv2, last.bn2, last.relu,
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x).mean((2, 3))
+
+
+# -------------------------------------------------------------------------------------------------- torchvision
+def _torchvision(name: str, file: Path | None) -> Architecture:
+    network, heads = _torchvision_trunk(name)
+    return Architecture(name=f"torchvision.{name}", network=network, tap="pooled features, classifier removed",
+                        preprocessing=_torchvision_preprocessing(name, file), heads=heads)
+
+
+def _torchvision_trunk(name: str) -> tuple[nn.Module, tuple[str, ...]]:
+    """A torchvision classifier with everything from its first trained head layer on taken off."""
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        raise InputError(f"torchvision has no classification model {name!r}: see torchvision.models.list_models()")
+    # what the two Inceptions do to their input when weights are asked for, which is how they were trained
+    options = {"transform_input": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    network = models.get_model(name, weights=None, **options)
+    head = next(part for part in ("fc", "classifier", "heads", "head") if hasattr(network, part))
+    setattr(network, head, _without_classifier(getattr(network, head)))
+    return network, (f"{head}.",)
+
+
+def _without_classifier(head: nn.Module) -> nn.Module:
+    """What stands before the first linear or convolution of a head (norms, flattening), and any pooling after it."""
+    layers = list(head) if isinstance(head, nn.Sequential) else [head]
+    first = next(i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear | nn.Conv2d))
+    kept = layers[:first] + [layer for layer in layers[first:] if isinstance(layer, nn.AdaptiveAvgPool2d)]
+    return nn.Sequential(*kept)
+
+
+def _torchvision_preprocessing(name: str, file: Path | None) -> Preprocessing:
+    """The transform of the published weights that `file` is, else of the model's first ones.
+
+    torchvision names its files after the start of their SHA-256, so that a renamed file is still known.
+    """
+    from torchvision import models
+
+    published = list(models.get_model_weights(name))
+    digest = _sha256(file)[:8] if file else ""
+    chosen = next((w for w in published if file and (f"-{digest}." in w.url or Path(w.url).stem in file.name)), None)
+    transform = (chosen or published[0]).transforms()
+    return Preprocessing(
+        size=transform.crop_size[0], resize=transform.resize_size[0], interpolation=transform.interpolation.value,
+        mean=tuple(transform.mean), std=tuple(transform.std),
+    )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+# --------------------------------------------------------------------------------------------------------- timm
+def _timm(name: str) -> Architecture:
+    import timm
+
+    if not timm.is_model(name) and not timm.is_model(name.split(".")[0]):
+        raise InputError(f"timm has no model {name!r}: see timm.list_models()")
+    try:
+        network = timm.create_model(name, num_classes=0)
+    except RuntimeError as error:  # an unknown tag of a known model
+        raise InputError(f"timm cannot build {name!r}: {error}") from None
+    heads = network.pretrained_cfg.get("classifier") or ()
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    return Architecture(name=f"timm.{name}", network=network, tap="pooled features, classifier removed",
+                        preprocessing=_timm_preprocessing(name, network), heads=tuple(f"{head}." for head in heads))
+
+
+def _timm_preprocessing(name: str, network: nn.Module) -> Preprocessing:
+    from timm.data import resolve_model_data_config
+
+    config = resolve_model_data_config(network)
+    channels, height, width = config["input_size"]
+    if channels != 3 or height != width:
+        raise InputError(f"timm:{name} wants {channels} x {height} x {width}: only square colour inputs are supported")
+    rules = {"center": "shorter", "squash": "both", "border": "longer"}
+    return Preprocessing(
+        size=height, resize=int(height / config["crop_pct"]), rule=rules[config["crop_mode"]],
+        interpolation=config["interpolation"], mean=tuple(config["mean"]), std=tuple(config["std"]),
+    )
