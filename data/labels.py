@@ -1,0 +1,75 @@
+"""Basic emotions, compound expressions, and the taxonomies that datasets number them by."""
+
+from dataclasses import dataclass
+
+from data.errors import InputError
+
+BASIC = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
+
+ADVERBS = {"happily": "happiness", "sadly": "sadness", "fearfully": "fear", "angrily": "anger",
+           "disgustedly": "disgust", "surprisedly": "surprise", "contemptuously": "contempt"}
+NOUNS = {"happy": "happiness", "sad": "sadness", "surprised": "surprise", "fearful": "fear", "disgusted": "disgust",
+         "angry": "anger", "contemptuous": "contempt"}
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """The classes of a task, in their official order, with the numbers that the dataset gives them."""
+
+    name: str
+    target: str  #: the manifest's column: `basic` or `compound`
+    classes: tuple[str, ...]
+    numbers: tuple[int, ...]
+
+    def index(self, label: str) -> int:
+        """Position of a label. Raises InputError if the taxonomy has no such class."""
+        if label not in self.classes:
+            raise InputError(f"{label!r} is not one of the classes of {self.name}: {', '.join(self.classes)}")
+        return self.classes.index(label)
+
+    def label(self, number: int) -> str:
+        """The class of an official number. Raises InputError if no class has it."""
+        if number not in self.numbers:
+            raise InputError(f"{number} is not a class number of {self.name} "
+                             f"({min(self.numbers)} to {max(self.numbers)})")
+        return self.classes[self.numbers.index(number)]
+
+
+_CEXPR7 = ("fearfully_surprised", "happily_surprised", "sadly_surprised", "disgustedly_surprised",
+           "angrily_surprised", "sadly_fearful", "sadly_angry")
+_RAFDB11 = ("happily_surprised", "happily_disgusted", "sadly_fearful", "sadly_angry", "sadly_surprised",
+            "sadly_disgusted", "fearfully_angry", "fearfully_surprised", "angrily_surprised", "angrily_disgusted",
+            "disgustedly_surprised")
+_RAFCE14 = ("happily_surprised", "happily_disgusted", "sadly_fearful", "sadly_angry", "sadly_surprised",
+            "sadly_disgusted", "fearfully_angry", "fearfully_surprised", "fearfully_disgusted", "angrily_surprised",
+            "angrily_disgusted", "disgustedly_surprised", "happily_fearful", "happily_sad")
+_BASIC7 = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
+_BASIC8 = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
+
+TAXONOMIES = (
+    Taxonomy("cexpr7", "compound", _CEXPR7, tuple(range(7))),  # C-EXPR-DB, the ABAW challenge's header
+    Taxonomy("rafdb11", "compound", _RAFDB11, tuple(range(1, 12))),  # RAF-DB compound
+    Taxonomy("rafce14", "compound", _RAFCE14, tuple(range(14))),  # RAF-CE
+    Taxonomy("basic7", "basic", _BASIC7, tuple(range(1, 8))),  # RAF-DB basic
+    Taxonomy("basic8", "basic", _BASIC8, tuple(range(8))),  # AffectNet
+)
+
+
+def taxonomy(name: str) -> Taxonomy:
+    """The taxonomy of that name. Raises InputError listing those there are."""
+    for known in TAXONOMIES:
+        if known.name == name:
+            return known
+    raise InputError(f"unknown classes {name!r}: choose from {', '.join(known.name for known in TAXONOMIES)}")
+
+
+def pair(compound: str) -> tuple[str, str]:
+    """The two basics of a compound: `happily_surprised` is (`happiness`, `surprise`).
+
+    Raises InputError unless it is an adverb and an adjective of two different basic emotions.
+    """
+    adverb, _, noun = compound.partition("_")
+    if adverb not in ADVERBS or noun not in NOUNS or ADVERBS[adverb] == NOUNS[noun]:
+        raise InputError(f"{compound!r} is not a compound expression: an adverb ({', '.join(ADVERBS)}) and an "
+                         f"adjective ({', '.join(NOUNS)}) of two different emotions, as happily_surprised")
+    return ADVERBS[adverb], NOUNS[noun]
