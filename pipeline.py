@@ -26,9 +26,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON 
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store: a folder of feature files.")]
 Backbones = Annotated[str, typer.Option(help="Comma-separated: presets, timm:NAME, torchvision:NAME, onnx:PATH.")]
 Views = Annotated[str, typer.Option(help="Comma-separated: original, flip, enhanced1, enhanced2.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; `extract` takes several: cuda:0,cuda:1.")]
 
 PRESETS = "vit_mae,posterv2,resnet18,resnet50"
+DEMO_FACES_PER_CLASS = 20
 
 
 # ---------------------------------------------------------------------------------------------------- stage one
@@ -45,9 +46,9 @@ def extract(
     dtype: Annotated[str, typer.Option(help="Stored values: float16 or float32.")] = "float16",
     batch_size: Annotated[int, typer.Option(min=0, help="Faces per forward pass; 0 finds it.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Decoding threads; 0 takes one a core.")] = 0,
-    shard: Annotated[str, typer.Option(help="i/n: only the i-th of n slices, counted from 0.")] = "",
+    shard: Annotated[str, typer.Option(help="i/n: the i-th of n slices, from 0; or auto, from RANK or SLURM.")] = "",
     max_failures: Annotated[int, typer.Option(min=-1, help="Stop once more faces than this fail; -1 never.")] = -1,
-    part_rows: Annotated[int, typer.Option(min=1, help="Faces in a part: what a crash repeats at most.")] = 2048,
+    part_rows: Annotated[int, typer.Option(min=1, help="Faces that a crash repeats at most.")] = 2048,
     retry_failures: Annotated[bool, typer.Option("--retry-failures", help="Try failed faces again.")] = False,
     recheck: Annotated[bool, typer.Option("--recheck", help="Hash every image; recompute changed ones.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be computed, and stop.")] = False,
@@ -55,16 +56,43 @@ def extract(
 ) -> int:
     """Run each backbone once over all faces and write the embeddings."""
     from extract.plan import Settings
+    from extract.run import Request
     from extract.run import extract as run_extract
 
-    report = run_extract(
-        faces, roots=root, store=store, backbones=split(backbones), views=split(views), weights=weights or [],
-        device=device, precision=precision, dry=dry_run,
-        settings=Settings(dtype=dtype, batch_size=batch_size, workers=workers, shard=shard, max_failures=max_failures,
-                          part_rows=part_rows, retry_failures=retry_failures, recheck=recheck),
-    )
+    settings = Settings(dtype=dtype, batch_size=batch_size, workers=workers, shard=shard, max_failures=max_failures,
+                        part_rows=part_rows, retry_failures=retry_failures, recheck=recheck)
+    report = run_extract(dry=dry_run, request=Request(
+        manifest=faces, roots=root, store=store, backbones=split(backbones), views=split(views),
+        weights=weights or [], device=device, precision=precision, settings=settings))
     show(report, as_json)
     return report.exit_code
+
+
+# --------------------------------------------------------------------------------------------------------- demo
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
+    device: Device = "auto",
+) -> int:
+    """The whole pipeline on drawn faces, with every preset's real architecture, untrained: no data, no network."""
+    from data.labels import taxonomy
+    from data.manifest import write_manifest
+    from data.synthetic import draw_dataset
+    from extract.plan import Settings
+    from extract.run import Request
+    from extract.run import extract as run_extract
+
+    classes = taxonomy("cexpr7")
+    manifest = draw_dataset(out / "faces", taxonomy=classes, per_class=DEMO_FACES_PER_CLASS, size=112, seed=0)
+    write_manifest(manifest, out / "faces.csv")
+    print(f"{len(manifest)} drawn faces of {len(classes.classes)} compound expressions in {out / 'faces'}")
+    names = split(PRESETS)
+    extracted = run_extract(Request(
+        manifest=out / "faces.csv", roots=[str(out / "faces")], store=out / "store", backbones=names,
+        views=["original"], weights=[f"{name}=random:0" for name in names], device=device, precision="auto",
+        settings=Settings()))
+    show(extracted, as_json=False)
+    return extracted.exit_code
 
 
 # -------------------------------------------------------------------------------------------------------- cache

@@ -2,4 +2,4 @@
 
 
 class InputError(ValueError):
-    """Bad input: one sentence that says what is wrong, with which item, and what to do. The command line exits with 2."""
+    """Bad input: one sentence that says what is wrong, with which item, and what to do; exit code 2."""

@@ -7,6 +7,7 @@ of its own. Batches are padded to full size, so that a value does not depend on 
 import hashlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -25,6 +26,7 @@ from data.faces import Faces
 from data.images import ImageError, decode
 from extract.plan import Job, Settings
 
+LOG_SECONDS = 30  #: between progress lines where stderr is not a terminal
 PART_SECONDS = 120  #: a part is published at the latest after this long, however slow the encoder
 
 
@@ -79,8 +81,8 @@ class Lane:
             self.waiting.append((pixels.key, pixels.sha256, pixels.arrays[pixels_needed(self.job)]))
             if len(self.waiting) == self.batch_size:
                 self.forward()
-        if len(self.keys) + len(self.failures) >= self.settings.part_rows or time.monotonic() > self.due:
-            self.publish()
+        if 2 * (len(self.keys) + len(self.failures)) >= self.settings.part_rows or time.monotonic() > self.due:
+            self.publish()  # at half of what may be lost: the part before may still be on its way to the disk
 
     def forward(self) -> None:
         """Encode what is waiting."""
@@ -144,7 +146,7 @@ def compute(jobs: Sequence[Job], keys: Sequence[str], faces: Faces, store: Store
     work = Work()
     began = time.perf_counter()
     rows = np.flatnonzero(np.any([job.missing for job in jobs], axis=0)) if jobs else []
-    with ThreadPoolExecutor(1, "write") as writer, _Stop() as stop:
+    with ThreadPoolExecutor(1, "write") as writer, Stop() as stop:
         lanes = [Lane(job, store, settings, writer, work) for job in jobs if job.missing.any()]
         try:
             for row, pixels in _decoded(rows, lanes, keys, faces, settings.workers):
@@ -201,7 +203,8 @@ def _decoded(rows: Sequence[int], lanes: Sequence[Lane], keys: Sequence[str], fa
     """(row, pixels) in order, decoded in threads at most a few batches ahead."""
     workers = workers or os.cpu_count() or 1
     ahead = 2 * max((lane.batch_size for lane in lanes), default=1) + workers
-    bar = tqdm(total=len(rows), unit="face", desc="extract", dynamic_ncols=True, mininterval=0.5, disable=None)
+    pace = 0.5 if sys.stderr.isatty() else LOG_SECONDS  # a log of a night's run should stay readable
+    bar = tqdm(total=len(rows), unit="face", desc="extract", dynamic_ncols=True, mininterval=pace, maxinterval=2 * pace)
     futures: deque[tuple[int, Future]] = deque()
     with bar, ThreadPoolExecutor(workers, "decode") as pool:
         try:
@@ -243,14 +246,14 @@ def _pixels(key: str, faces: Faces, jobs: tuple[Job, ...]) -> Pixels:
     return Pixels(key, sha256, arrays, failure, time.thread_time() - began)
 
 
-class _Stop:
+class Stop:
     """While it is entered, Ctrl-C and SIGTERM set `signal` instead of ending the process; a second Ctrl-C does."""
 
     def __init__(self) -> None:
         self.signal = 0
         self._before: dict[int, object] = {}
 
-    def __enter__(self) -> "_Stop":
+    def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._take) for number in (signal.SIGINT, signal.SIGTERM)}
         return self

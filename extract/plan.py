@@ -1,5 +1,6 @@
 """What a run has to compute: for each backbone and view, the faces that the store does not hold yet."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ class Settings:
     """How to compute; only `dtype` has an influence on what is stored.
 
     batch_size and workers: 0 lets the machine decide; shard: `i/n`, counted from 0, or empty for all;
-    max_failures: stop once more faces than this have failed, -1 for never; part_rows: faces in a part.
+    max_failures: stop once more faces than this have failed, -1 for never; part_rows: what a crash repeats at most.
     """
 
     dtype: str = "float16"
@@ -49,13 +50,25 @@ class Job:
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """`i/n` as (i, n), counted from 0; empty text is all of it. Raises InputError."""
+    """`i/n` as (i, n), counted from 0; empty text is all of it; `auto` asks the launcher. Raises InputError."""
     if not text:
         return 0, 1
+    if text == "auto":
+        return _launched_as()
     index, slash, count = text.partition("/")
     if slash and index.isdecimal() and count.isdecimal() and int(index) < int(count):
         return int(index), int(count)
     raise InputError(f"shard {text!r} is not i/n with i from 0 to n-1, as 0/4")
+
+
+def _launched_as() -> tuple[int, int]:
+    """Which of how many processes this is, as torchrun or SLURM says in the environment."""
+    for index, count in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"),
+                         ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT")):
+        if index in os.environ and count in os.environ:
+            first = int(os.environ.get("SLURM_ARRAY_TASK_MIN", "0")) if "ARRAY" in index else 0
+            return parse_shard(f"{int(os.environ[index]) - first}/{os.environ[count]}")
+    raise InputError("--shard auto finds neither RANK and WORLD_SIZE nor SLURM_* in the environment: give it as i/n")
 
 
 def plan(store: Store, keys: Sequence[str], encoders: Sequence[Encoder], views: Sequence[View], *,

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cache.featurefile import FeatureFile
@@ -14,37 +15,69 @@ from data.faces import Faces, open_faces
 from data.images import ImageError
 from data.manifest import read_manifest, write_manifest
 from extract.backbones import Encoder, load_encoder
-from extract.engine import compute
-from extract.plan import Job, Settings, plan
+from extract.engine import Work, compute
+from extract.plan import Job, Settings, parse_shard, plan
+from extract.processes import compute_in_processes
 from extract.report import FileLine, Report
 from extract.views import view
 
 
-def extract(
-    manifest: Path, *, roots: Sequence[str], store: Path, backbones: Sequence[str], views: Sequence[str],
-    weights: Sequence[str], device: str, precision: str, settings: Settings, dry: bool = False,
-) -> Report:
-    """Extract every face of a manifest with every backbone and view that the store lacks.
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to extract: faces below roots, with backbones and views, into a store.
 
     roots: one folder, or NAME=DIR for each dataset of a merged manifest; weights: NAME=PATH, NAME=random:SEED or
-    NAME=hub. Raises InputError or CacheError, before anything is written, if the request makes no sense.
+    NAME=hub; device: one, or several with commas between, each of which gets a process and a slice of the faces.
     """
-    table = read_manifest(manifest)
-    faces = open_faces(parse_roots(roots))
-    chosen = [view(name) for name in dict.fromkeys(views)]
-    encoders = load_encoders(backbones, parse_weights(weights, backbones), device=device, precision=precision)
-    target = Store(store, new=True)
-    keys = list(table.keys)
+
+    manifest: Path
+    roots: Sequence[str]
+    store: Path
+    backbones: Sequence[str]
+    views: Sequence[str]
+    weights: Sequence[str]
+    device: str
+    precision: str
+    settings: Settings
+
+
+def extract(request: Request, *, dry: bool = False) -> Report:
+    """Extract every face of the manifest with every backbone and view that the store lacks; `dry` only says what.
+
+    Raises InputError or CacheError, before anything is written, if the request makes no sense.
+    """
+    table = read_manifest(request.manifest)
+    faces = open_faces(parse_roots(request.roots))
+    views = [view(name) for name in dict.fromkeys(request.views)]
+    devices = request.device.split(",")
+    encoders = load_encoders(request, device=devices[0])
+    store, keys, settings = Store(request.store, new=True), list(table.keys), request.settings
     hashes = image_hashes(keys, faces, settings.workers) if settings.recheck else None
-    jobs = plan(target, keys, encoders, chosen, settings=settings, hashes=hashes)
+    jobs = plan(store, keys, encoders, views, settings=settings, hashes=hashes)
     if dry:
-        return Report(store, len(keys), [_line(target, job, keys) for job in jobs], None)
-    target.path.mkdir(parents=True, exist_ok=True)
-    write_manifest(table, target.manifest_path)
-    work = compute(jobs, keys, faces, target, settings=settings)
+        return Report(request.store, len(keys), [_line(store, job, keys) for job in jobs], None)
+    store.path.mkdir(parents=True, exist_ok=True)
+    write_manifest(table, store.manifest_path)
+    if len(devices) > 1 and any(job.missing.any() for job in jobs):
+        work = compute_in_processes(_work, _slices(request, devices))
+    else:
+        work = compute(jobs, keys, faces, store, settings=settings)
     if not work.stopped_by:
-        finish(target, jobs, keys)
-    return Report(store, len(keys), [_line(target, job, keys) for job in jobs], work)
+        finish(store, jobs, keys)
+    return Report(request.store, len(keys), [_line(store, job, keys) for job in jobs], work)
+
+
+def _work(request: Request) -> Work:
+    return extract(request).work
+
+
+def _slices(request: Request, devices: Sequence[str]) -> list[Request]:
+    """The request once for each device, its shard cut into as many slices."""
+    index, count = parse_shard(request.settings.shard)
+    threads = request.settings.workers or max(1, (os.cpu_count() or 1) // len(devices))
+    return [replace(request, device=device, settings=replace(
+        request.settings, shard=f"{index + count * place}/{count * len(devices)}", workers=threads))
+        for place, device in enumerate(devices)]
 
 
 def parse_roots(roots: Sequence[str]) -> Path | dict[str, Path]:
@@ -70,13 +103,13 @@ def parse_weights(texts: Sequence[str], backbones: Sequence[str]) -> dict[str, s
     return chosen
 
 
-def load_encoders(backbones: Sequence[str], weights: dict[str, str], *, device: str, precision: str) -> list[Encoder]:
+def load_encoders(request: Request, *, device: str) -> list[Encoder]:
     """Each backbone once, in order. Raises InputError if there is none, or for a name, device or weights unknown."""
-    if not backbones:
+    if not request.backbones:
         raise InputError("no backbone is named: give --backbones NAME[,NAME...]")
-    folder = Path(os.environ.get("TWOFOLD_WEIGHTS", "weights"))
-    return [load_encoder(name, weights=weights.get(name), device=device, precision=precision, folder=folder)
-            for name in dict.fromkeys(backbones)]
+    weights = parse_weights(request.weights, request.backbones)
+    return [load_encoder(name, weights=weights.get(name), device=device, precision=request.precision)
+            for name in dict.fromkeys(request.backbones)]
 
 
 def image_hashes(keys: Sequence[str], faces: Faces, workers: int) -> dict[str, str]:

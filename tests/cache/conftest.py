@@ -30,11 +30,12 @@ def write(tmp_path):
 
     def make(path: Path | None = None, *, rows: int = 700, dim: int = 6, seed: int = 0, failures=None, **changes):
         how = make_recipe(**changes)
+        failures = {"train/bad.jpg": "not an image"} if failures is None else failures
         features = np.random.default_rng(seed).standard_normal((rows, dim)).astype(how.dtype)
         keys = [f"train/é {row:04d}.jpg" for row in range(rows)]
         path = path or tmp_path / "features.h5"
         write_featurefile(path, recipe=how, dim=dim, keys=keys, sha256=[f"{row:064x}" for row in range(rows)],
-                          features=features, failures={"train/bad.jpg": "not an image"} if failures is None else failures)
+                          features=features, failures=failures)
         return path, features
 
     return make

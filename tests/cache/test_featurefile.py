@@ -46,7 +46,7 @@ def test_it_pickles_before_and_after_use(write):
 
 
 def test_any_hdf5_reader_finds_the_contract(write):
-    path, features = write()
+    path, _ = write()
     with h5py.File(path) as file:
         assert file["features"].chunks == (256, 6) and file["features"].fletcher32 and not file["features"].compression
         assert file["features"].dtype == np.float16
@@ -66,7 +66,7 @@ def test_sizes_at_the_edges(write, rows):
     file.check()
 
 
-@pytest.mark.parametrize("key", ["/etc/passwd", "../a.jpg", "a/../b.jpg", "a/..", "./a.jpg", "a//b.jpg", "", "a\\b.jpg"])
+@pytest.mark.parametrize("key", ["/etc/x", "../a.jpg", "a/../b.jpg", "a/..", "./a.jpg", "a//b.jpg", "", "a\\b.jpg"])
 def test_keys_that_could_leave_their_root_are_neither_written_nor_read(tmp_path, recipe, key):
     with pytest.raises(CacheError, match="relative path"):
         write_featurefile(tmp_path / "x.h5", recipe=recipe(), dim=2, keys=["a.jpg", key], sha256=["0" * 64] * 2,

@@ -1,6 +1,5 @@
 import json
 
-
 import pytest
 
 from cache.errors import CacheError

@@ -1,0 +1,40 @@
+"""A small drawn dataset and the command that extracts it with two small real networks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from data.labels import taxonomy
+from data.manifest import Manifest, write_manifest
+from data.synthetic import draw_dataset
+
+NETWORKS = ("timm:test_vit", "timm:test_resnet")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    root: Path
+    manifest: Path
+    table: Manifest
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> Dataset:
+    """70 drawn faces of the seven compound classes, 64 x 64, with their manifest. Read only."""
+    root = tmp_path_factory.mktemp("drawn")
+    table = draw_dataset(root / "faces", taxonomy=taxonomy("cexpr7"), per_class=10, size=64, seed=0)
+    write_manifest(table, root / "faces.csv")
+    return Dataset(root / "faces", root / "faces.csv", table)
+
+
+@pytest.fixture(scope="session")
+def extract_args():
+    """The arguments of `extract` for a manifest, root and store, with untrained networks in fp32."""
+
+    def make(manifest: Path, root: Path, store: Path, *more: object, networks: tuple[str, ...] = NETWORKS) -> list[str]:
+        weights = [word for name in networks for word in ("--weights", f"{name}=random:0")]
+        return ["extract", str(manifest), "--root", str(root), "--store", str(store), "--backbones", ",".join(networks),
+                *weights, "--device", "cpu", "--precision", "fp32", "--batch-size", "8", *map(str, more)]
+
+    return make

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+
+from data.errors import InputError
+from extract.engine import value_faults
+from extract.plan import parse_shard
+from extract.run import parse_roots, parse_weights
+
+
+def test_values_that_cannot_be_stored_fail_their_face():
+    features = np.array([[1.0, 2.0], [np.nan, 0.0], [1e6, 0.0], [-np.inf, 0.0]], np.float32)
+    assert value_faults(features, "float16") == [
+        "", "embedding not finite", "embedding out of the range of float16", "embedding not finite"]
+    assert value_faults(features, "float32")[2] == ""
+
+
+def test_shards_partition_the_rows():
+    assert parse_shard("") == (0, 1) and parse_shard("2/5") == (2, 5)
+    for text in ("5/5", "a/2", "1", "-1/2", "1/0"):
+        with pytest.raises(InputError, match="i/n"):
+            parse_shard(text)
+
+
+def test_roots_are_one_folder_or_all_named(tmp_path):
+    odd = tmp_path / "a=b"
+    odd.mkdir()
+    assert parse_roots([str(odd)]) == odd
+    assert list(parse_roots(["rafdb=/x", "affectnet=/y"])) == ["rafdb", "affectnet"]
+    with pytest.raises(InputError, match="NAME=DIR"):
+        parse_roots(["/x", "rafdb=/y"])
+
+
+def test_weights_belong_to_a_backbone():
+    assert parse_weights(["a=x=y", "b=hub"], ["a", "b"]) == {"a": "x=y", "b": "hub"}
+    for text in ("a", "a=", "c=x"):
+        with pytest.raises(InputError):
+            parse_weights([text], ["a", "b"])

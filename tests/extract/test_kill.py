@@ -1,0 +1,110 @@
+"""`kill -9` at random moments: nothing published is lost, at most the open part is computed again.
+
+The killed processes are forked from one that has loaded the networks already, so that a kill costs a fraction of a
+second. `TWOFOLD_KILLS=200 pytest tests/extract/test_kill.py` gives the README's figure.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache.store import Store
+from data.manifest import Manifest, write_manifest
+
+ROOT = Path(__file__).resolve().parents[2]
+PART_ROWS = 6
+BATCH = 3
+
+DRIVER = """
+import json, os, random, signal, sys, time
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, {root!r})
+import torch
+torch.set_num_threads(1)
+
+from cache.store import Store
+from data.faces import open_faces
+from data.manifest import read_manifest, write_manifest
+from extract.backbones import load_encoder
+from extract.engine import compute
+from extract.plan import Settings, plan
+from extract.run import finish
+from extract.views import view
+
+manifest, root, store, log, kills, part_rows, batch = sys.argv[1:]
+kills, settings = int(kills), Settings(part_rows=int(part_rows), batch_size=int(batch), workers=1)
+table, store, faces = read_manifest(Path(manifest)), Store(store, new=True), open_faces(Path(root))
+keys = list(table.keys)
+encoder = load_encoder("timm:test_vit", weights="random:0", device="cpu", precision="fp32")
+encode = encoder.network
+
+def counted(pixels):
+    with open(log, "a") as file:
+        file.write("x")
+    time.sleep(0.004)
+    return encode(pixels)
+
+encoder = replace(encoder, network=counted)
+
+def extract():
+    jobs = plan(store, keys, [encoder], [view("original")], settings=settings)
+    store.path.mkdir(parents=True, exist_ok=True)
+    compute(jobs, keys, faces, store, settings=settings)
+    finish(store, jobs, keys)
+
+draw, killed, finished = random.Random(0), 0, 0
+while killed < kills:
+    child = os.fork()
+    if not child:
+        try:
+            extract()
+        finally:
+            os._exit(0)
+    time.sleep(draw.uniform(0, {longest}))
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        killed += 1
+    else:
+        finished += 1
+        for path in store.path.glob("*.h5"):  # done before the kill came: begin again
+            path.unlink()
+extract()
+print(json.dumps({{"killed": killed, "finished": finished}}))
+"""
+
+
+@pytest.mark.slow
+def test_kills_lose_nothing(drawn, tmp_path):
+    kills = int(os.environ.get("TWOFOLD_KILLS", "25"))
+    table, keys = tmp_path / "faces.csv", list(drawn.table.keys)
+    write_manifest(Manifest(drawn.table.table), table)
+    driver = tmp_path / "driver.py"
+    driver.write_text(DRIVER.format(root=str(ROOT), longest=0.25))
+    log = tmp_path / "batches"
+
+    def run(store: Path, times: int) -> dict:
+        log.write_text("")
+        words = map(str, (driver, table, drawn.root, store, log, times, PART_ROWS, BATCH))
+        done = subprocess.run([sys.executable, *words], text=True, capture_output=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    run(tmp_path / "undisturbed", 0)
+    batches_needed = len(log.read_text())
+    counts = run(tmp_path / "killed", kills)
+    batches = len(log.read_text())
+    calm, rough = (Store(tmp_path / name).find("timm:test_vit") for name in ("undisturbed", "killed"))
+    assert rough.keys.tolist() == calm.keys.tolist() == keys
+    np.testing.assert_array_equal(rough.read(), calm.read())
+    assert not (tmp_path / "killed" / ".parts").exists() and not list((tmp_path / "killed").glob(".tmp-*"))
+    allowed = kills * (PART_ROWS // BATCH + 1) + (counts["finished"] + 1) * batches_needed
+    print(f"{counts}: {batches} batches of {BATCH} faces, {batches_needed} needed undisturbed, {allowed} allowed")
+    assert batches <= allowed

@@ -1,0 +1,225 @@
+"""Stage one through the command line, on drawn faces and small real networks."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache.store import Store
+from data.manifest import Manifest, write_manifest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def values(store: Path) -> dict[tuple[str, str], tuple[list[str], np.ndarray, dict[str, str]]]:
+    return {(file.backbone, file.view): (file.keys.tolist(), file.read(dtype=np.float16), file.failures)
+            for file in Store(store).files()}
+
+
+def assert_equal_stores(a: Path, b: Path) -> None:
+    left, right = values(a), values(b)
+    assert left.keys() == right.keys()
+    for name in left:
+        assert left[name][0] == right[name][0] and left[name][2] == right[name][2]
+        np.testing.assert_array_equal(left[name][1], right[name][1])
+
+
+@pytest.fixture(scope="session")
+def whole(pipeline, drawn, extract_args, tmp_path_factory) -> Path:
+    """A store extracted in one go, both networks, views original and flip. Read only."""
+    store = tmp_path_factory.mktemp("whole") / "store"
+    done = pipeline(*extract_args(drawn.manifest, drawn.root, store, "--views", "original,flip"))
+    assert done.returncode == 0, done.stderr
+    return store
+
+
+def test_a_run_makes_one_file_for_each_backbone_and_view(whole, drawn):
+    found = values(whole)
+    assert set(found) == set(itertools.product(("timm:test_vit", "timm:test_resnet"), ("original", "flip")))
+    for keys, features, failures in found.values():
+        assert keys == list(drawn.table.keys) and not failures
+        assert np.isfinite(features).all() and features.std(axis=0).max() > 0
+    assert not (whole / ".parts").exists()
+    assert (whole / "manifest.csv").read_bytes() == drawn.manifest.read_bytes()
+
+
+def test_the_flip_of_a_face_is_another_face(whole):
+    original, flip = (Store(whole).find("timm:test_vit", view).read() for view in ("original", "flip"))
+    assert (np.abs(original - flip).max(axis=1) > 0).mean() > 0.9
+
+
+def test_running_it_again_computes_nothing(pipeline, drawn, extract_args, whole):
+    before = {path: path.stat().st_mtime_ns for path in whole.glob("*.h5")}
+    done = pipeline(*extract_args(drawn.manifest, drawn.root, whole, "--views", "original,flip"))
+    assert done.returncode == 0 and "nothing to compute" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in whole.glob("*.h5")} == before
+
+
+def test_only_what_is_missing_is_computed(pipeline, drawn, extract_args, whole, tmp_path):
+    """New faces, a new backbone and a new view come one after the other; the end equals the run in one go."""
+    store, few = tmp_path / "store", tmp_path / "few.csv"
+    write_manifest(Manifest(drawn.table.table.iloc[:40]), few)
+
+    def computed(*arguments, **options):
+        done = pipeline(*extract_args(*arguments, "--json", **options))
+        assert done.returncode == 0, done.stderr
+        record = json.loads(done.stdout)
+        return record["computed_faces"], record["computed_rows"]
+
+    one = ("timm:test_vit",)
+    assert computed(few, drawn.root, store, networks=one) == (40, 40)
+    assert computed(drawn.manifest, drawn.root, store, networks=one) == (30, 30)
+    assert computed(drawn.manifest, drawn.root, store) == (70, 70)
+    assert computed(drawn.manifest, drawn.root, store, "--views", "original,flip") == (70, 140)
+    assert_equal_stores(store, whole)
+
+
+@pytest.mark.parametrize("batch_size", ["3", "64"])
+def test_other_batches_give_the_same_values(pipeline, drawn, extract_args, whole, tmp_path, batch_size):
+    done = pipeline(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--batch-size", batch_size,
+                                  "--workers", "1", "--part-rows", "7"))
+    assert done.returncode == 0, done.stderr
+    for name in ("timm:test_vit", "timm:test_resnet"):
+        np.testing.assert_allclose(Store(tmp_path / "s").find(name).read(), Store(whole).find(name).read(), atol=2e-3)
+
+
+def test_shards_add_up_to_the_same_files(pipeline, drawn, extract_args, whole, tmp_path):
+    args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--views", "original,flip", "--part-rows", "4")
+    for shard in ("2/3", "0/3"):
+        done = pipeline(*args, "--shard", shard)
+        assert done.returncode == 0 and "left for other shards" in done.stdout
+        assert list((tmp_path / "s").glob("*.h5")) == []
+    assert pipeline(*args, "--shard", "1/3").returncode == 0
+    assert_equal_stores(tmp_path / "s", whole)
+
+
+def spoil(root: Path, copy: Path) -> tuple[list[str], Path]:
+    """A copy of the faces in which three are unreadable; returns their keys."""
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    for name in names:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        os.link(root / name, copy / name)
+    bad = names[3], names[30], names[65]
+    for name, content in zip(bad, (b"", b"<html>not here</html>", None), strict=True):
+        (copy / name).unlink()
+        if content is not None:
+            (copy / name).write_bytes(content)
+    return list(bad), copy
+
+
+def test_bad_faces_are_recorded_and_retried_when_asked(pipeline, drawn, extract_args, whole, tmp_path):
+    bad, root = spoil(drawn.root, tmp_path / "faces")
+    args = extract_args(drawn.manifest, root, tmp_path / "s", "--views", "original,flip")
+    done = pipeline(*args)
+    assert done.returncode == 1 and "3 failures" in done.stdout
+    for keys, features, failures in values(tmp_path / "s").values():
+        assert set(failures) == set(bad) and len(features) == len(keys) == 67
+    again = pipeline(*args)
+    assert again.returncode == 1 and "nothing to compute" in again.stdout
+    for name in bad:
+        (root / name).unlink(missing_ok=True)
+        os.link(drawn.root / name, root / name)
+    mended = pipeline(*args, "--retry-failures")
+    assert mended.returncode == 0 and "3 computed" in mended.stdout
+    assert_equal_stores(tmp_path / "s", whole)
+
+
+def test_too_many_failures_stop_the_run(pipeline, drawn, extract_args, tmp_path):
+    _, root = spoil(drawn.root, tmp_path / "faces")
+    done = pipeline(*extract_args(drawn.manifest, root, tmp_path / "s", "--max-failures", "1"))
+    assert done.returncode == 2 and "stopped after 2 failed faces" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_changed_image_is_found_when_asked(pipeline, drawn, extract_args, tmp_path):
+    _, root = spoil(drawn.root, tmp_path / "faces")
+    one, table = ("timm:test_vit",), tmp_path / "some.csv"
+    write_manifest(Manifest(drawn.table.table.iloc[5:25]), table)
+    args = extract_args(table, root, tmp_path / "s", networks=one)
+    assert pipeline(*args).returncode == 0
+    before = Store(tmp_path / "s").find("timm:test_vit").read()
+    keys = list(drawn.table.keys)
+    (root / keys[7]).unlink()
+    (root / keys[7]).write_bytes((root / keys[40]).read_bytes())
+    assert "nothing to compute" in pipeline(*args).stdout
+    assert "1 computed" in pipeline(*args, "--recheck").stdout
+    after = Store(tmp_path / "s").find("timm:test_vit").read()
+    assert (np.abs(before - after).max(axis=1) > 0).nonzero()[0].tolist() == [2]
+
+
+def test_a_dry_run_writes_nothing(pipeline, drawn, extract_args, tmp_path):
+    done = pipeline(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--dry-run"))
+    assert done.returncode == 0 and "140 rows to compute" in done.stdout
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_keeps_its_batches_and_goes_on(drawn, pipeline, extract_args, whole, tmp_path, number):
+    args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--views", "original,flip", "--part-rows", "8",
+                        "--batch-size", "8")
+    process = subprocess.Popen([sys.executable, str(ROOT / "pipeline.py"), *args], stdout=subprocess.PIPE, text=True,
+                               stderr=subprocess.PIPE, cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "s").glob(".parts/*/*.h5")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.skip("the run was over before the signal came")
+    assert process.returncode == 128 + number, err
+    assert "the same command goes on" in out and "Traceback" not in err
+    done = pipeline(*args, "--json")
+    assert done.returncode == 0 and 0 < json.loads(done.stdout)["computed_rows"] < 280
+    assert_equal_stores(tmp_path / "s", whole)
+
+
+BAD_REQUESTS = {
+    "no such manifest": (["extract", "nowhere.csv", "--root", ".", "--store", "s"], "nowhere.csv"),
+    "missing root": (["--root", "no/such/folder"], "no/such/folder"),
+    "unknown view": (["--views", "sideways"], "unknown view 'sideways'"),
+    "unknown backbone": (["--backbones", "resnet19"], "resnet19"),
+    "unknown timm name": (["--backbones", "timm:nonsense"], "nonsense"),
+    "no backbone": (["--backbones", ","], "no backbone"),
+    "unknown device": (["--device", "abacus"], "abacus"),
+    "unknown precision": (["--precision", "fp7"], "fp7"),
+    "unknown dtype": (["--dtype", "int8"], "int8"),
+    "bad shard": (["--shard", "3/3"], "shard '3/3'"),
+    "weights for another": (["--weights", "resnet18=random:0"], "'resnet18', which is not among"),
+    "weights without a name": (["--weights", "random:0"], "NAME=PATH"),
+    "missing weights": (["--weights", "timm:test_vit=no/such.pth"], "no/such.pth"),
+    "store is a file": (["--store", "{file}"], "{file}"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_REQUESTS)
+def test_a_request_that_makes_no_sense_is_one_sentence(pipeline, drawn, extract_args, tmp_path, name):
+    more, sentence = BAD_REQUESTS[name]
+    file = tmp_path / "file"
+    file.write_text("")
+    more = [word.format(file=file) for word in more]
+    base = extract_args(drawn.manifest, drawn.root, tmp_path / "s", networks=("timm:test_vit",))
+    args = more if more[0] == "extract" else _overridden(base, more)
+    done = pipeline(*args, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert sentence.format(file=file) in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "s").exists()
+
+
+def _overridden(base: list[str], more: list[str]) -> list[str]:
+    option, value = more
+    kept = list(base)
+    if option in kept:
+        kept[kept.index(option) + 1] = value
+        if option == "--backbones":
+            place = kept.index("--weights")
+            del kept[place:place + 2]
+        return kept
+    return [*kept, *more]
