@@ -125,6 +125,20 @@ def cache_verify(store: StorePath, as_json: Json = False) -> int:
     return report.exit_code
 
 
+# -------------------------------------------------------------------------------------------------------- bench
+@bench_app.command("cache")
+def bench_cache(
+    rows: Annotated[int, typer.Option(min=1, help="Faces.")] = 200_000,
+    dim: Annotated[int, typer.Option(min=1, help="Numbers a face.")] = 768,
+    folder: Annotated[Path | None, typer.Option(help="Where to write; by default the temporary folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Feature files against plain files and other HDF5 layouts."""
+    from cache.bench import bench_cache as run_bench
+
+    show(run_bench(rows=rows, dim=dim, folder=folder), as_json)
+
+
 # ------------------------------------------------------------------------------------------------------ helpers
 def split(text: str) -> list[str]:
     """Names between commas, in order, without blanks."""
