@@ -32,6 +32,33 @@ PRESETS = "vit_mae,posterv2,resnet18,resnet50"
 DEMO_FACES_PER_CLASS = 20
 
 
+# ----------------------------------------------------------------------------------------------------- manifest
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="FACES.csv", help="The manifest to write.")]
+
+
+@manifest_app.command("csv")
+def manifest_csv(
+    table: Annotated[Path, typer.Argument(metavar="TABLE.csv", help="One row a face, with a header line.")],
+    output: Output,
+    key: Annotated[str, typer.Option(help="Column of image paths.")] = "key",
+    split: Annotated[str, typer.Option(help="Column of train, val, test.")] = "",
+    basic: Annotated[str, typer.Option(help="Column of basic emotions.")] = "",
+    compound: Annotated[str, typer.Option(help="Column of compound expressions.")] = "",
+    group: Annotated[str, typer.Option(help="Column of what must stay on one side: subject, duplicates.")] = "",
+    classes: Annotated[str, typer.Option(help="Taxonomy whose official numbers the labels are.")] = "",
+) -> None:
+    """Any CSV table; say which column is what."""
+    from data.labels import taxonomy
+    from data.manifest import write_manifest
+    from data.readers.csv import read_csv
+    from data.report import counts
+
+    faces = read_csv(table, key=key, split=split, basic=basic, compound=compound, group=group,
+                     classes=taxonomy(classes) if classes else None)
+    write_manifest(faces, output)
+    print(counts(faces, output))
+
+
 # ---------------------------------------------------------------------------------------------------- stage one
 @app.command()
 def extract(
@@ -137,6 +164,42 @@ def bench_cache(
     from cache.bench import bench_cache as run_bench
 
     show(run_bench(rows=rows, dim=dim, folder=folder), as_json)
+
+
+# ------------------------------------------------------------------------------------------------------ weights
+@weights_app.command("ls")
+def weights_ls(as_json: Json = False) -> None:
+    """List what each backbone needs, whether it is here, and where to get it."""
+    from extract.weights import weights_folder
+    from extract.weights_report import listing
+
+    show(listing(weights_folder()), as_json)
+
+
+@weights_app.command("show")
+def weights_show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A preset, as `weights ls` lists them.")],
+    weights: Annotated[Path | None, typer.Option(help="Describe this file instead of the one in the folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print all that is known of a backbone, and check its weights file if it is here."""
+    from extract.weights import weights_folder
+    from extract.weights_report import description
+
+    show(description(name, folder=weights_folder(), weights=weights), as_json)
+
+
+@weights_app.command("convert")
+def weights_convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A weights file of any kind.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where to write it, as .safetensors.")],
+    classes: Annotated[str, typer.Option(help="POSTER++: rafdb, caers, affectnet7 or affectnet8.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Turn a published file into plain data, and say what was in it; nothing in it is run."""
+    from extract.conversion import convert
+
+    show(convert(source, out, classes=classes), as_json)
 
 
 # ------------------------------------------------------------------------------------------------------ helpers

@@ -1,16 +1,18 @@
 """From the name of a backbone to a network without its classifier, and the preprocessing it expects."""
 
-import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from data.errors import InputError
+from extract.checkpoints import Checkpoint, file_sha256
 from extract.preprocessing import Preprocessing
 from extract.presets import Preset, preset
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,20 +31,42 @@ class Architecture:
     trim: Callable[[nn.Module], nn.Module] = lambda network: network
 
 
-def build(name: str, *, file: Path | None) -> Architecture:
-    """Build the network of a backbone's name; `file` (its weights) tells torchvision's variants apart.
+def check_name(name: str) -> None:
+    """Raises InputError, saying what there is, unless `name` names a preset or a model of timm or torchvision."""
+    kind, colon, rest = name.partition(":")
+    if colon and kind == "timm":
+        import timm
 
-    Parameters are whatever the constructors draw: load or draw them afterwards. Raises InputError on unknown names.
+        try:
+            known = timm.get_pretrained_cfg(rest) is not None or timm.is_model(rest)
+        except RuntimeError as error:  # a tag that the model does not have
+            raise InputError(f"timm has no model {rest!r}: {error}") from None
+        if not known:
+            raise InputError(f"timm has no model {rest!r}: see timm.list_models()")
+    elif colon and kind == "torchvision":
+        from torchvision import models
+
+        if rest not in models.list_models(module=models):
+            raise InputError(f"torchvision has no classification model {rest!r}: see torchvision.models.list_models()")
+    else:
+        preset(name)
+
+
+def build(name: str, *, checkpoint: Checkpoint | None) -> Architecture:
+    """Build the network of a backbone's name, not yet loaded. Raises InputError if it cannot be an encoder here.
+
+    name: one that `check_name` accepts; checkpoint: what will be loaded, which tells variants apart (the number of
+    classes, the preprocessing that published weights were trained with); None for untrained weights.
     """
     kind, colon, rest = name.partition(":")
     if colon and kind == "timm":
         return _timm(rest)
     if colon and kind == "torchvision":
-        return _torchvision(rest, file)
-    return _preset(preset(name))
+        return _torchvision(rest, checkpoint)
+    return _preset(preset(name), checkpoint)
 
 
-def _preset(known: Preset) -> Architecture:
+def _preset(known: Preset, checkpoint: Checkpoint | None) -> Architecture:
     def declared(network: nn.Module, **rest: Callable) -> Architecture:
         return Architecture(name=known.architecture, network=network, tap=known.tap,
                             preprocessing=known.preprocessing, heads=known.heads, **rest)
@@ -53,7 +77,9 @@ def _preset(known: Preset) -> Architecture:
         case "posterv2":
             from extract.posterv2 import PosterV2
 
-            return declared(PosterV2(classes=7), trim=PosterV2.trimmed)
+            head = checkpoint.tensors.get("VIT.head.linear.weight") if checkpoint else None
+            classes = 8 if head is not None and len(head) == 8 else 7  # any other number does not load strictly
+            return declared(PosterV2(classes), trim=PosterV2.trimmed)
         case "resnet50_conv5":
             return declared(_torchvision_trunk("resnet50")[0], trim=Conv5)
         case _:
@@ -85,18 +111,16 @@ class Conv5(nn.Module):
 
 
 # -------------------------------------------------------------------------------------------------- torchvision
-def _torchvision(name: str, file: Path | None) -> Architecture:
+def _torchvision(name: str, checkpoint: Checkpoint | None) -> Architecture:
     network, heads = _torchvision_trunk(name)
     return Architecture(name=f"torchvision.{name}", network=network, tap="pooled features, classifier removed",
-                        preprocessing=_torchvision_preprocessing(name, file), heads=heads)
+                        preprocessing=_torchvision_preprocessing(name, checkpoint), heads=heads)
 
 
 def _torchvision_trunk(name: str) -> tuple[nn.Module, tuple[str, ...]]:
     """A torchvision classifier with everything from its first trained head layer on taken off."""
     from torchvision import models
 
-    if name not in models.list_models(module=models):
-        raise InputError(f"torchvision has no classification model {name!r}: see torchvision.models.list_models()")
     # what the two Inceptions do to their input when weights are asked for, which is how they were trained
     options = {"transform_input": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
     network = models.get_model(name, weights=None, **options)
@@ -113,38 +137,35 @@ def _without_classifier(head: nn.Module) -> nn.Module:
     return nn.Sequential(*kept)
 
 
-def _torchvision_preprocessing(name: str, file: Path | None) -> Preprocessing:
-    """The transform of the published weights that `file` is, else of the model's first ones.
+def _torchvision_preprocessing(name: str, checkpoint: Checkpoint | None) -> Preprocessing:
+    """The transform of the published weights that the checkpoint is, else of the model's first ones.
 
-    torchvision names its files after the start of their SHA-256, so that a renamed file is still known.
+    torchvision names its files after the start of their SHA-256, so that a renamed file is still known; a converted
+    one remembers its source.
     """
     from torchvision import models
 
     published = list(models.get_model_weights(name))
-    digest = _sha256(file)[:8] if file else ""
-    chosen = next((w for w in published if file and (f"-{digest}." in w.url or Path(w.url).stem in file.name)), None)
-    transform = (chosen or published[0]).transforms()
+    chosen = published[0]
+    if checkpoint:
+        digest = checkpoint.metadata.get("source_sha256") or file_sha256(checkpoint.path)
+        known = [weights for weights in published if f"-{digest[:8]}." in weights.url]
+        chosen = known[0] if known else chosen
+        if not known and len({repr(weights.transforms()) for weights in published}) > 1:
+            log.warning("%s is not a file that torchvision publishes for %s: preprocessing is that of %s",
+                        checkpoint.path, name, chosen.name)
+    transform = chosen.transforms()
     return Preprocessing(
         size=transform.crop_size[0], resize=transform.resize_size[0], interpolation=transform.interpolation.value,
         mean=tuple(transform.mean), std=tuple(transform.std),
     )
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 # --------------------------------------------------------------------------------------------------------- timm
 def _timm(name: str) -> Architecture:
     import timm
 
-    if not timm.is_model(name) and not timm.is_model(name.split(".")[0]):
-        raise InputError(f"timm has no model {name!r}: see timm.list_models()")
-    try:
-        network = timm.create_model(name, num_classes=0)
-    except RuntimeError as error:  # an unknown tag of a known model
-        raise InputError(f"timm cannot build {name!r}: {error}") from None
+    network = timm.create_model(name, num_classes=0)
     heads = network.pretrained_cfg.get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
     return Architecture(name=f"timm.{name}", network=network, tap="pooled features, classifier removed",

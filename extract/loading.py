@@ -1,6 +1,7 @@
 """Giving a network exactly its weights, and naming them by their content."""
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,32 +9,36 @@ import torch
 from torch import nn
 
 from data.errors import InputError
+from extract.checkpoints import Checkpoint
+from extract.guess import guess
+
+log = logging.getLogger(__name__)
 
 UNUSED = ".num_batches_tracked"  # counted while training; old files lack it
 
 
-def load_strictly(network: nn.Module, tensors: Mapping[str, torch.Tensor], *, heads: tuple[str, ...],
-                  source: Path) -> list[str]:
-    """Load every weight of `network` from `tensors`; returns the names of classifier entries that were left over.
+def load_strictly(network: nn.Module, checkpoint: Checkpoint, *, heads: tuple[str, ...]) -> list[str]:
+    """Load every weight of `network`; returns the names of classifier entries that were left over, and logs them.
 
     Raises InputError, and loads nothing, if one is missing, one is too many (unless it starts with a prefix of
     `heads`), or one has another shape, is not a number, or is of another kind.
     """
     expected = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(UNUSED)}
-    given = {name: tensor for name, tensor in tensors.items() if not name.endswith(UNUSED)}
+    given = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.endswith(UNUSED)}
     left_over = [name for name in given if name not in expected and name.startswith(heads or ("\0",))]
     missing = [name for name in expected if name not in given]
     surplus = [name for name in given if name not in expected and name not in left_over]
     shapes = [f"{name} {tuple(given[name].shape)} instead of {tuple(tensor.shape)}"
               for name, tensor in expected.items() if name in given and given[name].shape != tensor.shape]
     if missing or surplus or shapes:
-        from extract.guess import guess
-
         parts = [_listed("missing", missing), _listed("unexpected", surplus), _listed("mis-shaped", shapes)]
-        raise InputError(f"{source}: these are not the weights of this network: {'; '.join(filter(None, parts))}; "
-                         f"the file {guess(given)}")
-    _check_values(expected, given, source)
+        raise InputError(f"{checkpoint.path}: these are not the weights of this network: "
+                         f"{'; '.join(filter(None, parts))}; the file {guess(given)}")
+    _check_values(expected, given, checkpoint.path)
     network.load_state_dict({name: given[name].to(tensor.dtype) for name, tensor in expected.items()}, strict=False)
+    for note, names in (("classifier left aside", left_over), ("left out, not run", list(checkpoint.dropped))):
+        if names:
+            log.info("%s: %s: %s", checkpoint.path.name, note, ", ".join(names[:5]))
     return left_over
 
 

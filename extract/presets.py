@@ -11,7 +11,8 @@ class Preset:
     """One encoder of the paper (arXiv 2407.12257, section 3) as declared facts; tests hold them against reality.
 
     dim: length of the embedding; heads: prefixes of classifier entries that a weights file may hold besides;
-    file: the name that the weights folder is searched for; hub: published where the hub can be asked for it.
+    file: the name that the weights folder is searched for (or the same with .safetensors), or one of `also`;
+    hub: the repository on the Hugging Face hub, where it is published there.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Preset:
     page: str
     licence: str
     heads: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
     hub: str = ""
 
 
@@ -40,7 +42,8 @@ PRESETS: tuple[Preset, ...] = (
     Preset(
         name="posterv2", architecture="twofold.posterv2", tap="VIT.se_block", dim=768,
         preprocessing=Preprocessing(size=224, resize=224, rule="both"),
-        trained_on="expressions, RAF-DB or AffectNet", file="posterv2.pth",
+        trained_on="expressions, RAF-DB or AffectNet", file="posterv2_rafdb.pth",
+        also=("posterv2_affectnet7.pth", "posterv2_affectnet8.pth", "posterv2_caers.pth"),
         page="https://github.com/Talented-Q/POSTER_V2", licence="MIT",
     ),
     Preset(

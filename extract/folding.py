@@ -1,0 +1,94 @@
+"""Folding batch norms into the convolutions in front of them: fewer passes over memory for the same values."""
+
+import logging
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+TOLERANCE = 1e-3  # of the largest value; folding in float64 stays near 1e-6, a wrong pairing is far off
+
+log = logging.getLogger(__name__)
+
+
+def fold_norms(network: nn.Module, pictures: torch.Tensor) -> int:
+    """Fold, in place, every batch norm that directly follows a convolution; returns how many.
+
+    network: in evaluation mode on the CPU in float32; pictures: (B, 3, S, S) normalised, run through it to see which
+    norm reads which convolution's output, and to check the result. A network that comes out different is put back
+    as it was, with a warning.
+    """
+    pairs = _pairs(network, pictures)
+    if not pairs:
+        return 0
+    with torch.no_grad():
+        before = network(pictures)
+        undo = [_fold(network, convolution, norm) for convolution, norm in pairs]
+        after = network(pictures)
+    if (after - before).abs().max() <= TOLERANCE * before.abs().max():
+        return len(pairs)
+    log.warning("batch norms of %s are left as they are: folded, the network gave other values", type(network).__name__)
+    for parent, name, norm, convolution, weight, bias in reversed(undo):
+        setattr(parent, name, norm)
+        convolution.weight, convolution.bias = weight, bias
+    return 0
+
+
+def _pairs(network: nn.Module, pictures: torch.Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Convolutions and the batch norms that read exactly their output, each used once, found by running."""
+    made: dict[int, tuple[nn.Conv2d, torch.Tensor, int]] = {}  # by identity of the output, which is kept alive
+    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+    calls: dict[nn.Module, int] = {}
+
+    def convolved(module: nn.Conv2d, _: tuple, output: torch.Tensor) -> None:
+        calls[module] = calls.get(module, 0) + 1
+        made[id(output)] = module, output, output._version
+
+    def normed(module: nn.BatchNorm2d, inputs: tuple) -> None:
+        calls[module] = calls.get(module, 0) + 1
+        convolution, output, version = made.get(id(inputs[0]), (None, None, None))
+        if convolution is not None and output._version == version:  # nothing changed it in place on the way
+            pairs.append((convolution, module))
+
+    hooks = [module.register_forward_hook(convolved) for module in network.modules() if _is_plain(module)]
+    hooks += [module.register_forward_pre_hook(normed) for module in network.modules()
+              if isinstance(module, nn.BatchNorm2d) and module.track_running_stats]
+    try:
+        with torch.no_grad():
+            network(pictures)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [pair for pair in pairs if all(calls[module] == 1 for module in pair)]
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """True for convolutions whose weight is what they multiply with (a weight-standardised one is not)."""
+    return type(module) is nn.Conv2d or type(module).__name__ == "Conv2dSame"
+
+
+def _fold(network: nn.Module, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple:
+    """Fold one pair; returns what undoes it."""
+    parent, name = next(_places(network, norm))
+    weight, bias = convolution.weight, convolution.bias
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    shift = -norm.running_mean.double() * scale
+    if norm.affine:
+        scale, shift = scale * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
+    folded_bias = shift if bias is None else shift + bias.double() * scale
+    convolution.weight = nn.Parameter((weight.double() * scale[:, None, None, None]).float(), requires_grad=False)
+    convolution.bias = nn.Parameter(folded_bias.float(), requires_grad=False)
+    setattr(parent, name, _what_is_left(norm))
+    return parent, name, norm, convolution, weight, bias
+
+
+def _places(network: nn.Module, wanted: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    for parent in network.modules():
+        for name, child in parent.named_children():
+            if child is wanted:
+                yield parent, name
+
+
+def _what_is_left(norm: nn.BatchNorm2d) -> nn.Module:
+    """Nothing of a plain norm; the activation of timm's norms, which carry one."""
+    return norm.act if hasattr(norm, "act") else nn.Identity()

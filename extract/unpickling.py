@@ -1,0 +1,205 @@
+"""Reading pickles as data: tensors, containers and plain arrays come back, every other thing stays a placeholder.
+
+Nothing that a pickle names is imported or called. What it may make us build is bounded by the size of the file.
+"""
+
+import pickle
+import pickletools
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+STORAGES = {
+    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
+    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+}
+PLAIN = {"collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"}
+PLAIN |= {f"torch.{name}" for name in STORAGES}
+
+
+class Placeholder:
+    """Stands for an object of a class that is not ours to run; holds nothing of it."""
+
+    def __new__(cls, *_: object, **__: object) -> "Placeholder":
+        return super().__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
+
+    def __setitem__(self, *_: object) -> None: ...
+
+    def append(self, _: object) -> None: ...
+
+    def extend(self, _: object) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A run of numbers somewhere in the file."""
+
+    dtype: torch.dtype
+    key: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class LazyTensor:
+    """A tensor whose numbers have not been read yet."""
+
+    storage: Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def read(self, content: Callable[[Storage], bytearray]) -> torch.Tensor:
+        """Build it from the bytes of its storage. Raises ValueError if it does not lie within them."""
+        shape = (*self.size, *self.stride, self.offset)
+        if len(self.size) != len(self.stride) or not all(type(n) is int and 0 <= n < 2**62 for n in shape):
+            raise ValueError("a tensor has no proper shape")
+        count = int(np.prod([int(n) for n in self.size], dtype=object)) if self.size else 1
+        last = self.offset + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
+        if not count:
+            return torch.empty(self.size, dtype=self.storage.dtype)
+        if count > self.storage.count or last >= self.storage.count:
+            raise ValueError(f"a tensor of {count} numbers is declared over {self.storage.count}")
+        flat = torch.frombuffer(content(self.storage), dtype=self.storage.dtype, count=self.storage.count)
+        return flat.as_strided(self.size, self.stride, self.offset)
+
+
+class Array:
+    """A plain numpy array on its way through a pickle."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, *_: object) -> None:
+        self.value: np.ndarray | None = None
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, fortran, raw = state
+        raw = raw.encode("latin1") if isinstance(raw, str) else raw  # written by Python 2
+        plain = isinstance(dtype, DType) and dtype.value is not None
+        if plain and isinstance(raw, bytes | bytearray):
+            self.value = np.frombuffer(raw, dtype.value).reshape(shape, order="F" if fortran else "C")
+
+
+class DType:
+    """A plain numpy type (booleans, integers, floats); any other has no value."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, name: object = "", *_: object) -> None:
+        plain = isinstance(name, str) and name.lstrip("<>|=") in (
+            "b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
+        self.value = np.dtype(name) if plain else None
+
+    def __setstate__(self, state: tuple) -> None:
+        if self.value is not None and state[1] in ("<", ">"):
+            self.value = self.value.newbyteorder(state[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One of the few functions that a pickle may call; slots, so that a pickle cannot alter it."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, *arguments: object) -> Any:
+        return self.function(*arguments)
+
+
+def _tensor(storage: Storage, offset: int, size: tuple, stride: tuple, *_: object) -> LazyTensor:
+    if not isinstance(storage, Storage):
+        return Placeholder()
+    return LazyTensor(storage, offset, tuple(size), tuple(stride))
+
+
+def _scalar(dtype: DType, raw: bytes | str) -> object:
+    raw = raw.encode("latin1") if isinstance(raw, str) else raw
+    plain = isinstance(dtype, DType) and dtype.value is not None
+    return np.frombuffer(raw, dtype.value)[0].item() if plain else Placeholder()
+
+
+def _framed(raw: bytes | bytearray, dtype: DType, shape: tuple, order: str) -> Array:
+    array = Array()
+    array.__setstate__((1, shape, dtype, order == "F", raw))
+    return array
+
+
+def _encoded(text: str, codec: str = "latin1") -> object:
+    return text.encode("latin1") if codec == "latin1" else Placeholder()
+
+
+_CALLS: dict[str, Any] = {
+    "collections.OrderedDict": OrderedDict,
+    "torch._utils._rebuild_tensor_v2": Call(_tensor),
+    "torch._utils._rebuild_tensor": Call(_tensor),
+    "torch._utils._rebuild_parameter": Call(lambda tensor, *_: tensor),
+    "torch.Size": Call(tuple),
+    "_codecs.encode": Call(_encoded),
+    "numpy.dtype": DType,
+    **{f"numpy.{core}.multiarray._reconstruct": Array for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.scalar": Call(_scalar) for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric._frombuffer": Call(_framed) for core in ("core", "_core")},
+    **{f"torch.{name}": dtype for name, dtype in STORAGES.items()},
+    "torch.storage.UntypedStorage": torch.uint8,
+}
+
+
+class DataUnpickler(pickle.Unpickler):
+    """Builds `_CALLS` and containers; `dropped` counts the names of everything else, which stays a placeholder."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        super().__init__(stream, encoding="latin1")
+        self.dropped: dict[str, int] = {}
+        self.storages: dict[str, Storage] = {}  # all that the pickle names, also those of placeholders
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if full in _CALLS:
+            return _CALLS[full]
+        if full != "numpy.ndarray":  # only ever named as the kind of an Array
+            self.dropped[full] = self.dropped.get(full, 0) + 1
+        return type("Placeholder", (Placeholder,), {})  # a class of its own: a pickle may write into a class
+
+    def persistent_load(self, identity: Any) -> Any:
+        kind, dtype, key, _, count = identity[:5]
+        if kind != "storage" or not isinstance(dtype, torch.dtype) or type(count) is not int or count < 0:
+            return Placeholder()
+        return self.storages.setdefault(str(key), Storage(dtype, str(key), count))
+
+
+class Bounded:
+    """A stream that answers a request for more bytes than there are with EOFError, before making room for them."""
+
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        self.stream, self.size = stream, size
+
+    def read(self, count: int = -1) -> bytes:
+        if count > self.size - self.stream.tell():
+            raise EOFError("it asks for more bytes than the file has")
+        return self.stream.read(count)
+
+    def readline(self) -> bytes:
+        return self.stream.readline()
+
+
+def names_in(stream: Bounded) -> set[str] | None:
+    """What the pickle at the stream's position names, or None if that takes running it; moves to its end.
+
+    Raises ValueError if it is no pickle, or one made to fill the memory.
+    """
+    names: set[str] | None = set()
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        if opcode.name == "GLOBAL" and names is not None:
+            names.add(argument.replace(" ", "."))
+        elif opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
+            names = None
+        elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > number + 256:
+            raise ValueError(f"it asks for a table of {argument} objects")  # Python would make it at once
+    return names
