@@ -55,13 +55,17 @@ def manifest(table: pd.DataFrame, *, source: str) -> Manifest:
 
 def read_manifest(path: Path) -> Manifest:
     """Read and check a manifest. Raises InputError naming file, row and column."""
+    return manifest(read_table(path), source=str(path))
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV file in UTF-8, with or without a byte order mark, as text columns. Raises InputError."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such manifest (make one with `manifest READER ROOT -o {path}`)") from None
+        raise InputError(f"{path}: no such file (make a manifest with `manifest READER ROOT -o FACES.csv`)") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, IsADirectoryError) as error:
         raise InputError(f"{path}: not a CSV table in UTF-8 ({str(error).strip().splitlines()[0]})") from None
-    return manifest(table, source=str(path))
 
 
 def write_manifest(faces: Manifest, path: Path) -> None:

@@ -1,0 +1,51 @@
+"""Any table of faces in CSV: which column is what is said by name."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from data.errors import InputError
+from data.labels import Taxonomy
+from data.manifest import Manifest, manifest, read_table
+
+
+def read_csv(
+    path: Path, *, key: str = "key", split: str = "", basic: str = "", compound: str = "", group: str = "",
+    classes: Taxonomy | None = None,
+) -> Manifest:
+    """The manifest of a CSV file; key, split, basic, compound and group name its columns, empty for none.
+
+    Labels are canonical names, or the official numbers of `classes`, which then says what the column of its target
+    means; a number below 0 is no label. All other columns are carried along.
+    Raises InputError naming file, row and column.
+    """
+    table = read_table(path)
+    names = {"key": key, "split": split, "basic": basic, "compound": compound, "group": group}
+    for ours, theirs in names.items():
+        if theirs and theirs not in table.columns:
+            raise InputError(f"{path}: no column {theirs!r} (for {ours}); it has {', '.join(table.columns)}")
+    columns = {ours: table[theirs] for ours, theirs in names.items() if theirs}
+    others = [name for name in table.columns if name not in names and name not in names.values()]
+    made = pd.DataFrame(columns).join(table[others])
+    if classes is not None:
+        if classes.target not in columns:
+            raise InputError(f"--classes {classes.name} numbers {classes.target} labels: name their column with "
+                             f"--{classes.target}")
+        made[classes.target] = _named(made[classes.target], classes, f"{path}")
+    return manifest(made, source=str(path))
+
+
+def _named(column: pd.Series, classes: Taxonomy, source: str) -> pd.Series:
+    """Official numbers as names; what is no number stays as it is."""
+    names = {}
+    for value in column.unique():
+        try:
+            number = int(value)
+        except ValueError:
+            continue
+        try:
+            names[value] = "" if number < 0 else classes.label(number)
+        except InputError as error:
+            row = int((column == value).to_numpy().argmax())
+            raise InputError(f"{source}: row {row + 2}, column {column.name!r}: {error}") from None
+    return column.replace(names)
