@@ -14,6 +14,7 @@ from extract.encoder import FIRST_TRY, BatchLimit, Encoder
 from extract.folding import fold_norms
 from extract.loading import digest, load_strictly
 from extract.logits import Head
+from extract.onnx_models import load_onnx
 from extract.preprocessing import Preprocessing
 from extract.presets import PRESETS
 from extract.untrained import draw_weights, noise_pictures, seeded
@@ -31,8 +32,12 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
     compiled: let torch.compile at it. Raises InputError for an unknown name, device or precision, weights that are
     not to be found, and weights that are not exactly this network's.
     """
-    check_name(name)
     target = parse_device(device)
+    if name.startswith("onnx:"):
+        if weights is not None:
+            raise InputError(f"{name} brings its own weights: leave out --weights for it")
+        return load_onnx(name, device=target, precision=precision, batch_size=batch_size)
+    check_name(name)
     arithmetic = resolve_precision(precision, target)
     if weights is not None and weights.startswith("random:"):
         built, network, identity, head = _untrained(name, weights)

@@ -51,17 +51,20 @@ def read_checkpoint(path: Path) -> Checkpoint:
     size = path.stat().st_size
     with path.open("rb") as stream:
         start = stream.read(512)
-    _refuse_other_files(path, start, size)
+    refuse_other_files(path, start, size)
     if start[4:9] == b"\0\0\0\0{":  # the length of a header as 64 bits, and its first character
         return _read_safetensors(path)
     if start[:4] == b"PK\x03\x04":
         return _read_zip(path, size)
     if start[:1] == b"\x80":
         return _read_pickle(path, size)
+    if path.suffix == ".onnx":
+        raise InputError(f"{path} is an ONNX model: name it as a backbone, onnx:{path}")
     raise InputError(f"{path} is not a weights file: it starts with {start[:8]!r}")
 
 
-def _refuse_other_files(path: Path, start: bytes, size: int) -> None:
+def refuse_other_files(path: Path, start: bytes, size: int) -> None:
+    """Raises InputError if the first bytes of a file are those of what people get instead of weights."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not size:
         raise InputError(f"{path} is empty: {AGAIN}")
@@ -75,8 +78,6 @@ def _refuse_other_files(path: Path, start: bytes, size: int) -> None:
         raise InputError(f"{path} is a JSON text, not weights: {AGAIN}")
     if start.startswith(b"\x89HDF\r\n"):
         raise InputError(f"{path} is an HDF5 file, as Keras writes: PyTorch weights are needed")
-    if path.suffix == ".onnx":
-        raise InputError(f"{path} is an ONNX model: name it as a backbone, onnx:{path}")
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
