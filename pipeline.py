@@ -229,9 +229,10 @@ def explain(error: Exception) -> tuple[str, int] | None:
     return None
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line (of this process, unless `arguments` are given); returns the exit code."""
     try:
-        return app(standalone_mode=False) or 0
+        return app(arguments, standalone_mode=False) or 0
     except BrokenPipeError:  # the reader of our output (head, less) has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

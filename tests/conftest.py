@@ -1,5 +1,7 @@
 """Fixtures that several test modules share."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -17,6 +19,20 @@ def real() -> Path:
     if not folder.is_dir():
         pytest.skip("no real faces beside this checkout (../shared/real)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cli():
+    """Run `python pipeline.py ARGS` within this process, which has torch loaded already; returns as `pipeline` does."""
+    import pipeline
+
+    def run(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+        words, out, err = [str(word) for word in arguments], io.StringIO(), io.StringIO()
+        with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = pipeline.main(words)
+        return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+    return run
 
 
 @pytest.fixture(scope="session")

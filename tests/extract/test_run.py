@@ -32,10 +32,10 @@ def assert_equal_stores(a: Path, b: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def whole(pipeline, drawn, extract_args, tmp_path_factory) -> Path:
+def whole(cli, drawn, extract_args, tmp_path_factory) -> Path:
     """A store extracted in one go, both networks, views original and flip. Read only."""
     store = tmp_path_factory.mktemp("whole") / "store"
-    done = pipeline(*extract_args(drawn.manifest, drawn.root, store, "--views", "original,flip"))
+    done = cli(*extract_args(drawn.manifest, drawn.root, store, "--views", "original,flip"))
     assert done.returncode == 0, done.stderr
     return store
 
@@ -55,20 +55,20 @@ def test_the_flip_of_a_face_is_another_face(whole):
     assert (np.abs(original - flip).max(axis=1) > 0).mean() > 0.9
 
 
-def test_running_it_again_computes_nothing(pipeline, drawn, extract_args, whole):
+def test_running_it_again_computes_nothing(cli, drawn, extract_args, whole):
     before = {path: path.stat().st_mtime_ns for path in whole.glob("*.h5")}
-    done = pipeline(*extract_args(drawn.manifest, drawn.root, whole, "--views", "original,flip"))
+    done = cli(*extract_args(drawn.manifest, drawn.root, whole, "--views", "original,flip"))
     assert done.returncode == 0 and "nothing to compute" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in whole.glob("*.h5")} == before
 
 
-def test_only_what_is_missing_is_computed(pipeline, drawn, extract_args, whole, tmp_path):
+def test_only_what_is_missing_is_computed(cli, drawn, extract_args, whole, tmp_path):
     """New faces, a new backbone and a new view come one after the other; the end equals the run in one go."""
     store, few = tmp_path / "store", tmp_path / "few.csv"
     write_manifest(Manifest(drawn.table.table.iloc[:40]), few)
 
     def computed(*arguments, **options):
-        done = pipeline(*extract_args(*arguments, "--json", **options))
+        done = cli(*extract_args(*arguments, "--json", **options))
         assert done.returncode == 0, done.stderr
         record = json.loads(done.stdout)
         return record["computed_faces"], record["computed_rows"]
@@ -82,30 +82,36 @@ def test_only_what_is_missing_is_computed(pipeline, drawn, extract_args, whole, 
 
 
 @pytest.mark.parametrize("batch_size", ["3", "64"])
-def test_other_batches_give_the_same_values(pipeline, drawn, extract_args, whole, tmp_path, batch_size):
-    done = pipeline(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--batch-size", batch_size,
+def test_other_batches_give_the_same_values(cli, drawn, extract_args, whole, tmp_path, batch_size):
+    done = cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--batch-size", batch_size,
                                   "--workers", "1", "--part-rows", "7"))
     assert done.returncode == 0, done.stderr
     for name in ("timm:test_vit", "timm:test_resnet"):
         np.testing.assert_allclose(Store(tmp_path / "s").find(name).read(), Store(whole).find(name).read(), atol=2e-3)
 
 
-def test_shards_add_up_to_the_same_files(pipeline, drawn, extract_args, whole, tmp_path):
+def test_shards_add_up_to_the_same_files(cli, drawn, extract_args, whole, tmp_path):
     args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--views", "original,flip", "--part-rows", "4")
     for shard in ("2/3", "0/3"):
-        done = pipeline(*args, "--shard", shard)
+        done = cli(*args, "--shard", shard)
         assert done.returncode == 0 and "left for other shards" in done.stdout
         assert list((tmp_path / "s").glob("*.h5")) == []
-    assert pipeline(*args, "--shard", "1/3").returncode == 0
+    assert cli(*args, "--shard", "1/3").returncode == 0
     assert_equal_stores(tmp_path / "s", whole)
 
 
-def spoil(root: Path, copy: Path) -> tuple[list[str], Path]:
-    """A copy of the faces in which three are unreadable; returns their keys."""
+def copied(root: Path, copy: Path) -> list[str]:
+    """A copy of the faces; returns their keys."""
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
     for name in names:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         os.link(root / name, copy / name)
+    return names
+
+
+def spoil(root: Path, copy: Path) -> tuple[list[str], Path]:
+    """A copy of the faces in which three are unreadable; returns their keys."""
+    names = copied(root, copy)
     bad = names[3], names[30], names[65]
     for name, content in zip(bad, (b"", b"<html>not here</html>", None), strict=True):
         (copy / name).unlink()
@@ -114,48 +120,49 @@ def spoil(root: Path, copy: Path) -> tuple[list[str], Path]:
     return list(bad), copy
 
 
-def test_bad_faces_are_recorded_and_retried_when_asked(pipeline, drawn, extract_args, whole, tmp_path):
+def test_bad_faces_are_recorded_and_retried_when_asked(cli, drawn, extract_args, whole, tmp_path):
     bad, root = spoil(drawn.root, tmp_path / "faces")
     args = extract_args(drawn.manifest, root, tmp_path / "s", "--views", "original,flip")
-    done = pipeline(*args)
+    done = cli(*args)
     assert done.returncode == 1 and "3 failures" in done.stdout
     for keys, features, failures in values(tmp_path / "s").values():
         assert set(failures) == set(bad) and len(features) == len(keys) == 67
-    again = pipeline(*args)
+    again = cli(*args)
     assert again.returncode == 1 and "nothing to compute" in again.stdout
     for name in bad:
         (root / name).unlink(missing_ok=True)
         os.link(drawn.root / name, root / name)
-    mended = pipeline(*args, "--retry-failures")
+    mended = cli(*args, "--retry-failures")
     assert mended.returncode == 0 and "3 computed" in mended.stdout
     assert_equal_stores(tmp_path / "s", whole)
 
 
-def test_too_many_failures_stop_the_run(pipeline, drawn, extract_args, tmp_path):
+def test_too_many_failures_stop_the_run(cli, drawn, extract_args, tmp_path):
     _, root = spoil(drawn.root, tmp_path / "faces")
-    done = pipeline(*extract_args(drawn.manifest, root, tmp_path / "s", "--max-failures", "1"))
+    done = cli(*extract_args(drawn.manifest, root, tmp_path / "s", "--max-failures", "1"))
     assert done.returncode == 2 and "stopped after 2 failed faces" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_changed_image_is_found_when_asked(pipeline, drawn, extract_args, tmp_path):
-    _, root = spoil(drawn.root, tmp_path / "faces")
+def test_a_changed_image_is_found_when_asked(cli, drawn, extract_args, tmp_path):
+    root = tmp_path / "faces"
+    copied(drawn.root, root)
     one, table = ("timm:test_vit",), tmp_path / "some.csv"
     write_manifest(Manifest(drawn.table.table.iloc[5:25]), table)
     args = extract_args(table, root, tmp_path / "s", networks=one)
-    assert pipeline(*args).returncode == 0
+    assert cli(*args).returncode == 0
     before = Store(tmp_path / "s").find("timm:test_vit").read()
     keys = list(drawn.table.keys)
     (root / keys[7]).unlink()
     (root / keys[7]).write_bytes((root / keys[40]).read_bytes())
-    assert "nothing to compute" in pipeline(*args).stdout
-    assert "1 computed" in pipeline(*args, "--recheck").stdout
+    assert "nothing to compute" in cli(*args).stdout
+    assert "1 computed" in cli(*args, "--recheck").stdout
     after = Store(tmp_path / "s").find("timm:test_vit").read()
     assert (np.abs(before - after).max(axis=1) > 0).nonzero()[0].tolist() == [2]
 
 
-def test_a_dry_run_writes_nothing(pipeline, drawn, extract_args, tmp_path):
-    done = pipeline(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--dry-run"))
+def test_a_dry_run_writes_nothing(cli, drawn, extract_args, tmp_path):
+    done = cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--dry-run"))
     assert done.returncode == 0 and "140 rows to compute" in done.stdout
     assert not (tmp_path / "s").exists()
 
@@ -199,14 +206,14 @@ BAD_REQUESTS = {
 
 
 @pytest.mark.parametrize("name", BAD_REQUESTS)
-def test_a_request_that_makes_no_sense_is_one_sentence(pipeline, drawn, extract_args, tmp_path, name):
+def test_a_request_that_makes_no_sense_is_one_sentence(cli, drawn, extract_args, tmp_path, name):
     more, sentence = BAD_REQUESTS[name]
     file = tmp_path / "file"
     file.write_text("")
     more = [word.format(file=file) for word in more]
     base = extract_args(drawn.manifest, drawn.root, tmp_path / "s", networks=("timm:test_vit",))
     args = more if more[0] == "extract" else _overridden(base, more)
-    done = pipeline(*args, cwd=tmp_path)
+    done = cli(*args, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert sentence.format(file=file) in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,239 @@
+"""Encoders against reality: the presets' declared facts, and the libraries' own pipelines on real faces and weights."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.errors import InputError
+from extract.backbones import load_encoder
+from extract.devices import parse_device, resolve_precision
+from extract.encoder import BatchLimit, Encoder
+from extract.presets import PRESETS, preset
+from extract.untrained import noise_pictures
+
+MOBILENET = "weights/imagenet/mobilenet_v2-b0353104.pth"
+LITE0 = "weights/imagenet/tf_efficientnet_lite0.imagenet.fp16.safetensors"
+
+
+def load(name: str, weights: object, **more) -> Encoder:
+    return load_encoder(name, weights=str(weights), device="cpu", precision=more.pop("precision", "fp32"), **more)
+
+
+@pytest.fixture(scope="session")
+def faces(real) -> list[Image.Image]:
+    """Ten real faces of different sizes, gray ones as RGB."""
+    files = sorted((real / "faces_ferplus/images").glob("*.png"))[:400:50]
+    files += sorted((real / "faces_lfw_expr").rglob("*.jpg"))[:1] + sorted((real / "photos").glob("*.png"))[:1]
+    return [Image.open(file).convert("RGB") for file in files]
+
+
+def prepared(encoder: Encoder, images: list[Image.Image]) -> torch.Tensor:
+    return torch.from_numpy(np.stack([encoder.preprocessing.prepare(image) for image in images]))
+
+
+# ------------------------------------------------------------------------------------- agreement with the libraries
+def test_torchvision_pipeline_on_real_faces(real, faces):
+    """The twenty plain lines that a user would write; the head is cut off by hand."""
+    from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
+
+    transform = MobileNet_V2_Weights.IMAGENET1K_V1.transforms()
+    model = mobilenet_v2()
+    model.load_state_dict(torch.load(real / MOBILENET, weights_only=True))
+    model.eval()
+    with torch.inference_mode():
+        maps = model.features(torch.stack([transform(face) for face in faces]))
+        theirs = maps.mean((2, 3)).numpy()
+    encoder = load("torchvision:mobilenet_v2", real / MOBILENET)
+    ours = encoder.encode(prepared(encoder, faces))
+    assert ours.shape == (10, 1280) and np.abs(ours - theirs).max() < 1e-4
+    assert np.abs(ours.astype(np.float16).astype(np.float32) - theirs).max() < 4e-3  # half's spacing at the largest, 4.9
+
+
+def test_timm_pipeline_on_real_faces(real, faces):
+    import timm
+    from safetensors.torch import load_file
+    from timm.data import create_transform, resolve_model_data_config
+
+    model = timm.create_model("tf_efficientnet_lite0")
+    model.load_state_dict(load_file(real / LITE0))
+    model.reset_classifier(0)
+    model.eval()
+    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    with torch.inference_mode():
+        theirs = model(torch.stack([transform(face) for face in faces])).numpy()
+    encoder = load("timm:tf_efficientnet_lite0", real / LITE0)
+    ours = encoder.encode(prepared(encoder, faces))
+    assert ours.shape == (10, 1280) and np.abs(ours - theirs).max() < 1e-4
+
+
+def test_bf16_points_the_same_way(real, faces):
+    exact, fast = (load("torchvision:mobilenet_v2", real / MOBILENET, precision=p) for p in ("fp32", "bf16"))
+    a, b = (encoder.encode(prepared(encoder, faces)) for encoder in (exact, fast))
+    cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    assert cosine.min() > 0.995 and np.abs(a - b).max() > 0  # really another arithmetic
+    assert (exact.precision, fast.precision) == ("fp32", "bf16") and exact.weights == fast.weights
+
+
+def test_the_same_faces_in_other_batches(real, faces):
+    encoder = load("torchvision:mobilenet_v2", real / MOBILENET)
+    pictures = prepared(encoder, faces)
+    together = encoder.encode(pictures)
+    alone = np.concatenate([encoder.encode(pictures[i:i + 1]) for i in range(len(pictures))])
+    np.testing.assert_allclose(alone, together, atol=2e-5)
+    assert encoder.encode(pictures[:0]).shape == (0, 1280)
+
+
+# --------------------------------------------------------------------------------------- presets against reality
+@pytest.mark.parametrize("name", [known.name for known in PRESETS])
+def test_declared_facts_of_a_preset(name):
+    """Dimension, input size and preprocessing as declared; untrained, but telling pictures apart."""
+    known, encoder = preset(name), load(name, "random:3")
+    how = encoder.preprocessing
+    assert (encoder.dim, encoder.architecture, encoder.tap) == (known.dim, known.architecture, known.tap)
+    assert how == known.preprocessing and how.size == 224
+    pixels = torch.randint(0, 256, (3, 224, 224, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels[1] //= 4
+    pixels[2, 60:160] = 255
+    embeddings = encoder.encode(pixels)
+    assert embeddings.shape == (3, known.dim) and embeddings.dtype == np.float32 and np.isfinite(embeddings).all()
+    assert np.abs(embeddings).max() < 1000 and encoder.untrained and encoder.weights == "random:3"
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert np.abs(embeddings[a] - embeddings[b]).mean() > 0.01 * np.abs(embeddings).mean()
+
+
+def test_vit_mae_is_the_mean_of_the_patch_tokens_of_timms_model():
+    """Against timm's own tokens; its preprocessing is that of MAE's evaluation (256 / 224, bicubic), not timm's 0.9."""
+    import timm
+
+    from extract.architectures import build
+    from extract.untrained import draw_weights
+
+    built = build("vit_mae", checkpoint=None)
+    draw_weights(built.network, built.preprocessing, seed=1)
+    theirs = timm.create_model("vit_base_patch16_224", num_classes=0).eval()
+    theirs.load_state_dict(built.network.state_dict())
+    pictures = noise_pictures(built.preprocessing, torch.Generator().manual_seed(0))[:2]
+    with torch.inference_mode():
+        tokens = theirs.forward_features(pictures)
+        assert tokens.shape == (2, 197, 768)
+        torch.testing.assert_close(built.network(pictures), tokens[:, 1:].mean(1), rtol=1e-4, atol=1e-5)
+    config = timm.get_pretrained_cfg("vit_base_patch16_224.mae")
+    assert (config.mean, config.std) == (preset("vit_mae").preprocessing.mean, preset("vit_mae").preprocessing.std)
+    assert config.license.lower() == preset("vit_mae").licence.lower() and config.hf_hub_id == preset("vit_mae").hub
+    assert config.url.endswith(preset("vit_mae").file)
+
+
+def test_resnet50_conv5_is_the_last_3x3_of_torchvisions_model():
+    from extract.architectures import build
+    from extract.untrained import draw_weights
+
+    built = build("resnet50_conv5", checkpoint=None)
+    draw_weights(built.network, built.preprocessing, seed=1)
+    pictures = noise_pictures(built.preprocessing, torch.Generator().manual_seed(0))[:2]
+    caught = []
+    built.network.layer4[2].bn2.register_forward_hook(lambda _module, _inputs, output: caught.append(output.clone()))
+    with torch.inference_mode():
+        built.network(pictures)
+        expected = caught[0].relu().mean((2, 3))
+        torch.testing.assert_close(built.trim(built.network)(pictures), expected)
+    assert expected.shape == (2, 512) and caught[0].shape[2:] == (7, 7)
+
+
+# -------------------------------------------------------------------------------------------------- random weights
+def test_random_weights_depend_on_their_seed_alone():
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    first = load("resnet18", "random:5")
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(12)
+    again, other = load("resnet18", "random:5"), load("resnet18", "random:6")
+    pictures = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
+    np.testing.assert_array_equal(first.encode(pictures), again.encode(pictures))
+    assert np.abs(first.encode(pictures) - other.encode(pictures)).max() > 0.1
+
+
+@pytest.mark.parametrize("text", ["random:", "random:-1", "random:x", "random:99999999999999999999"])
+def test_a_seed_that_is_none(text):
+    with pytest.raises(InputError, match="whole number"):
+        load("resnet18", text)
+
+
+@pytest.mark.parametrize("name", ["torchvision:squeezenet1_1", "torchvision:vit_b_16", "torchvision:convnext_tiny",
+                                  "torchvision:mobilenet_v3_small", "timm:resnet18d", "timm:mobilenetv3_small_050"])
+def test_any_model_by_name_loses_its_classifier(name):
+    dims = {"torchvision:squeezenet1_1": 512, "torchvision:vit_b_16": 768, "torchvision:convnext_tiny": 768,
+            "torchvision:mobilenet_v3_small": 576, "timm:resnet18d": 512, "timm:mobilenetv3_small_050": 1024}
+    encoder = load(name, "random:0")
+    assert encoder.dim == dims[name] and encoder.classes == ()
+    size = encoder.preprocessing.size
+    pictures = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
+    embeddings = encoder.encode(pictures)
+    assert np.isfinite(embeddings).all() and np.abs(embeddings[0] - embeddings[1]).max() > 1e-3
+
+
+# -------------------------------------------------------------------------------------------------------- refusals
+@pytest.mark.parametrize("name, message", [
+    ("resnet19", "choose from vit_mae, posterv2, resnet18, resnet50, resnet50_conv5, timm:NAME"),
+    ("timm:resnet18_of_mars", "timm has no model 'resnet18_of_mars'"),
+    ("timm:resnet18.of_mars", "timm has no model 'resnet18.of_mars'"),
+    ("torchvision:resnet19", "torchvision has no classification model 'resnet19'"),
+    ("torchvision:fasterrcnn_resnet50_fpn", "torchvision has no classification model"),
+    ("", "unknown backbone ''"), ("timm:", "timm has no model ''"),
+])
+def test_unknown_names_are_refused_before_weights_are_looked_for(name, message):
+    with pytest.raises(InputError, match=message):
+        load(name, "/nowhere/at/all.pth")
+
+
+@pytest.mark.parametrize("text", ["gpu", "cpu:1", "cuda:99", "", "cuda:x", "meta"])
+def test_unknown_devices(text):
+    with pytest.raises(InputError, match="device"):
+        parse_device(text)
+
+
+def test_precision():
+    cpu = parse_device("cpu")
+    assert resolve_precision("auto", cpu) in ("fp32", "bf16")
+    assert [resolve_precision(text, cpu) for text in ("fp32", "bf16", "fp16")] == ["fp32", "bf16", "fp16"]
+    with pytest.raises(InputError, match="unknown precision 'half'"):
+        resolve_precision("half", cpu)
+
+
+# ------------------------------------------------------------------------------------------------------ batch size
+def limited(most: int) -> tuple[Encoder, list[int]]:
+    """An encoder whose device has room for `most` pictures, and the sizes that it was tried with."""
+    tried: list[int] = []
+
+    def network(pictures: torch.Tensor) -> torch.Tensor:
+        tried.append(len(pictures))
+        if len(pictures) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return pictures.float().mean((2, 3))
+
+    encoder = Encoder(name="toy", architecture="toy", weights="random:0", tap="mean", dim=3, precision="fp32",
+                      preprocessing=preset("resnet18").preprocessing, device=torch.device("cpu"), network=network,
+                      limit=BatchLimit(32))
+    return encoder, tried
+
+
+def test_the_batch_is_halved_when_memory_runs_out_and_that_is_remembered():
+    encoder, tried = limited(10)
+    pictures = torch.randint(0, 256, (40, 8, 8, 3), dtype=torch.uint8)
+    roomy, _ = limited(1000)
+    np.testing.assert_allclose(encoder.encode(pictures), roomy.encode(pictures), rtol=1e-5)
+    assert tried == [32, 16, 8, 8, 8, 8, 8] and encoder.batch_size == 8
+    encoder.encode(pictures[:16])
+    assert tried[7:] == [8, 8]
+
+
+def test_a_device_without_room_for_one_face_is_said():
+    encoder, _ = limited(0)
+    with pytest.raises(InputError, match="does not fit into the memory of cpu with even one face"):
+        encoder.encode(torch.zeros((5, 8, 8, 3), dtype=torch.uint8))
+
+
+def test_other_errors_of_a_network_are_not_taken_for_lack_of_memory():
+    encoder, _ = limited(10)
+    with pytest.raises(RuntimeError, match="size"):
+        encoder.encode(torch.zeros((5, 8, 8, 4), dtype=torch.uint8))
