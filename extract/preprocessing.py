@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data.images import ImageError
+
 INTERPOLATIONS = {mode.name.lower(): mode for mode in Image.Resampling}
+LARGEST = 64 * 2**20  #: pixels in a resized picture
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -35,8 +38,13 @@ class Preprocessing:
             raise ValueError(f"no such interpolation or rule: {self.interpolation!r}, {self.rule!r}")
 
     def prepare(self, image: Image.Image) -> np.ndarray:
-        """Turn an RGB picture of any size into (size, size, 3) uint8."""
+        """Turn an RGB picture of any size into (size, size, 3) uint8.
+
+        Raises ImageError for a picture so long and thin that resizing its short side would fill the memory.
+        """
         target = self._resized(*image.size) if self.resize else image.size
+        if target[0] * target[1] > LARGEST:
+            raise ImageError(f"too long and thin: {image.size[0]} x {image.size[1]}")
         if target != image.size:
             image = image.resize(target, INTERPOLATIONS[self.interpolation])
         return np.array(self._cropped(image))
