@@ -95,6 +95,45 @@ def extract(
     return report.exit_code
 
 
+# ---------------------------------------------------------------------------------------------------- stage two
+@app.command()
+def fuse(
+    store: StorePath,
+    out: Annotated[Path, typer.Option(help="Folder of the Run.")],
+    backbones: Annotated[str, typer.Option(help="Which to fuse, NAME or NAME@FINGERPRINT; all of the store.")] = "",
+    views: Views = "original",
+    target: Annotated[str, typer.Option(help="compound or basic.")] = "compound",
+    classes: Annotated[str, typer.Option(help="cexpr7, rafdb11, rafce14, basic7 or basic8.")] = "cexpr7",
+    epochs: Annotated[int, typer.Option(min=1)] = 100,
+    lr: Annotated[float, typer.Option(min=0)] = 5e-5,
+    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    seeds: Annotated[int, typer.Option(min=1, help="Heads trained side by side, each with its own seed.")] = 1,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train a fusion head on cached features: each backbone alone, then all together."""
+    from fuse.run import Request
+    from fuse.run import fuse as run_fuse
+    from fuse.train import Training
+
+    show(run_fuse(Request(
+        store=store, out=out, backbones=split(backbones), views=split(views), target=target, classes=classes,
+        seeds=seeds, device=device, training=Training(epochs=epochs, lr=lr, batch_size=batch_size))), as_json)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fuse --out` has written.")],
+    store: StorePath,
+    split: Annotated[str, typer.Option(help="Which faces: train, val, test, or '' for all.")] = "test",
+    as_json: Json = False,
+) -> None:
+    """Score a trained head on another cache."""
+    from fuse.evaluate import evaluate as run_evaluate
+
+    show(run_evaluate(run, store, split=split), as_json)
+
+
 # --------------------------------------------------------------------------------------------------------- demo
 @app.command()
 def demo(
@@ -108,6 +147,8 @@ def demo(
     from extract.plan import Settings
     from extract.run import Request
     from extract.run import extract as run_extract
+    from fuse.run import Request as FuseRequest
+    from fuse.run import fuse as run_fuse
 
     classes = taxonomy("cexpr7")
     manifest = draw_dataset(out / "faces", taxonomy=classes, per_class=DEMO_FACES_PER_CLASS, size=112, seed=0)
@@ -119,6 +160,7 @@ def demo(
         views=["original"], weights=[f"{name}=random:0" for name in names], device=device, precision="auto",
         settings=Settings()))
     show(extracted, as_json=False)
+    show(run_fuse(FuseRequest(store=out / "store", out=out / "run", seeds=2, device=device)), as_json=False)
     return extracted.exit_code
 
 
