@@ -52,12 +52,23 @@ def read_checkpoint(path: Path) -> Checkpoint:
     with path.open("rb") as stream:
         start = stream.read(512)
     refuse_other_files(path, start, size)
+    try:
+        return _reader(path, start)(path, size)
+    except InputError:
+        raise
+    except Exception as error:  # whatever reading trips over is the file's fault: it is data that we were given
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise InputError(f"{path} is cut off or damaged, at {size} bytes ({reason}): {AGAIN}") from None
+
+
+def _reader(path: Path, start: bytes) -> Callable[[Path, int], Checkpoint]:
+    """Which kind of file it is, by its first bytes."""
     if start[4:9] == b"\0\0\0\0{":  # the length of a header as 64 bits, and its first character
-        return _read_safetensors(path)
+        return _read_safetensors
     if start[:4] == b"PK\x03\x04":
-        return _read_zip(path, size)
+        return _read_zip
     if start[:1] == b"\x80":
-        return _read_pickle(path, size)
+        return _read_pickle
     if path.suffix == ".onnx":
         raise InputError(f"{path} is an ONNX model: name it as a backbone, onnx:{path}")
     raise InputError(f"{path} is not a weights file: it starts with {start[:8]!r}")
@@ -80,55 +91,55 @@ def refuse_other_files(path: Path, start: bytes, size: int) -> None:
         raise InputError(f"{path} is an HDF5 file, as Keras writes: PyTorch weights are needed")
 
 
-def _read_safetensors(path: Path) -> Checkpoint:
-    from safetensors import SafetensorError, safe_open
+def _read_safetensors(path: Path, _size: int) -> Checkpoint:
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is cut off or damaged ({error}): {AGAIN}") from None
-    return Checkpoint(path=path, format="safetensors", tensors=without_prefixes(tensors), metadata=metadata,
-                      entries={"": f"{len(tensors)} tensors"})
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        return Checkpoint(path=path, format="safetensors", tensors=without_prefixes(tensors),
+                          metadata=file.metadata() or {}, entries={"": f"{len(tensors)} tensors"})
 
 
-# ------------------------------------------------------------------------------------------------- torch.save
+# -------------------------------------------------------------------------------------------------- torch.save
 def _read_zip(path: Path, size: int) -> Checkpoint:
     """What torch has written since 1.6: a zip of a pickle and raw storages, uncompressed."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            infos = archive.infolist()
-            names = [info.filename for info in infos]
-            pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
-            if len(pickles) != 1 or len({name.lower() for name in names}) != len(names):
-                raise InputError(f"{path} is a zip archive, but not one that torch.save wrote")
-            folder = pickles[0].removesuffix("data.pkl")
-            if f"{folder}constants.pkl" in names:
-                raise InputError(f"{path} is a TorchScript program, which would have to be run: "
-                                 "save the model's state_dict() instead")
-            if sum(info.file_size for info in infos) > 2 * size + 2**20:
-                raise InputError(f"{path} unpacks to far more than its size: it was refused unread")
-            with archive.open(pickles[0]) as stream:
-                length = archive.getinfo(pickles[0]).file_size
-                names_used = _guarded(path, lambda: names_in(Bounded(stream, length)))
-            if names_used is not None and names_used <= PLAIN:
-                return _read_plain(path)
-            big_endian = f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") == b"big"
-            if big_endian:
-                raise InputError(f"{path} was written on a big-endian machine: convert it there")
-            with archive.open(pickles[0]) as stream:
-                unpickler = DataUnpickler(Bounded(stream, length))
-                tree = _guarded(path, unpickler.load)
-            return _checkpoint(path, "torch", tree, unpickler.dropped,
-                               lambda storage: bytearray(archive.read(f"{folder}data/{storage.key}")))
-    except (zipfile.BadZipFile, RuntimeError) as error:  # the latter: encrypted, or compressed in an unknown way
-        raise InputError(f"{path} is cut off or damaged after {size} bytes ({error}): {AGAIN}") from None
+    with zipfile.ZipFile(path) as archive:
+        folder = _folder(path, archive, size)
+        length = archive.getinfo(f"{folder}data.pkl").file_size
+        with archive.open(f"{folder}data.pkl") as stream:
+            names = names_in(Bounded(stream, length))
+        with archive.open(f"{folder}data.pkl") as stream:
+            unpickler = DataUnpickler(Bounded(stream, length))
+            tree = unpickler.load()
+        for storage in unpickler.storages.values():  # torch, mapping the file, would read on into what follows
+            if archive.getinfo(f"{folder}data/{storage.key}").file_size != storage.count * storage.dtype.itemsize:
+                raise ValueError(f"storage {storage.key} is declared with {storage.count} numbers")
+        if names is not None and names <= PLAIN:
+            return _read_plain(path)
+        return _checkpoint(path, "torch", tree, unpickler.dropped,
+                           lambda storage: bytearray(archive.read(f"{folder}data/{storage.key}")))
+
+
+def _folder(path: Path, archive: zipfile.ZipFile, size: int) -> str:
+    """The folder inside of the zip that holds `data.pkl`. Raises InputError if this is another kind of zip."""
+    names = archive.namelist()
+    pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(pickles) != 1 or len({name.lower() for name in names}) != len(names):
+        raise InputError(f"{path} is a zip archive, but not one that torch.save wrote")
+    folder = pickles[0].removesuffix("data.pkl")
+    if f"{folder}constants.pkl" in names:
+        raise InputError(f"{path} is a TorchScript program, which would have to be run: "
+                         "save the model's state_dict() instead")
+    if sum(info.file_size for info in archive.infolist()) > 2 * size + 2**20:
+        raise InputError(f"{path} unpacks to far more than its size: it was refused unread")
+    if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") == b"big":
+        raise InputError(f"{path} was written on a big-endian machine: convert it there")
+    return folder
 
 
 def _read_plain(path: Path) -> Checkpoint:
     """A file whose pickle names nothing but tensors and containers: torch's own reader, mapped, not copied."""
-    tree = _guarded(path, lambda: torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return _checkpoint(path, "torch", tree, {}, None)
 
 
@@ -144,11 +155,11 @@ def _read_pickle(path: Path, size: int) -> Checkpoint:
             unpickler = DataUnpickler(stream)
             return unpickler.load(), unpickler
 
-        tree, unpickler = _guarded(path, load)
+        tree, unpickler = load()
         if tree != LEGACY_MAGIC:
             return _checkpoint(path, "pickle", tree, unpickler.dropped, None)
-        _protocol, _system, (tree, unpickler), (keys, _) = (_guarded(path, load) for _ in range(4))
-        where = _guarded(path, lambda: _legacy_storages(file, unpickler.storages, keys, size))
+        _protocol, _system, (tree, unpickler), (keys, _) = (load() for _ in range(4))
+        where = _legacy_storages(file, unpickler.storages, keys, size)
 
         def content(storage: Storage) -> bytearray:
             file.seek(where[storage.key])
@@ -179,7 +190,7 @@ def _checkpoint(path: Path, form: str, tree: Any, dropped: dict[str, int],
     def read(tensor: LazyTensor) -> torch.Tensor:
         return tensor.read(once)
 
-    found = _guarded(path, lambda: weights_in(tree, read))
+    found = weights_in(tree, read)
     if found is None:
         named = f" (it also names {', '.join(list(dropped)[:3])}; none of that was run)" if dropped else ""
         raise InputError(f"{path} {why_none(tree)}{named}")
@@ -187,19 +198,7 @@ def _checkpoint(path: Path, form: str, tree: Any, dropped: dict[str, int],
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > 4 * path.stat().st_size + 2**20:
         raise InputError(f"{path} declares far more numbers than it holds: it was refused")
     return Checkpoint(path=path, format=form, tensors=tensors, container=container, entries=entries_in(tree),
-                      dropped=dropped, best_acc=_guarded(path, lambda: best_accuracy(tree, read)))
-
-
-def _guarded(path: Path, step: Callable[[], Any]) -> Any:
-    """Run a step of reading; whatever it trips over is the file's fault."""
-    try:
-        return step()
-    except InputError:
-        raise
-    except zipfile.BadZipFile:
-        raise
-    except Exception as error:
-        raise InputError(f"{path} is cut off or damaged ({type(error).__name__}: {error}): {AGAIN}") from None
+                      dropped=dropped, best_acc=best_accuracy(tree, read))
 
 
 def file_sha256(path: Path) -> str:

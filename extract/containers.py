@@ -24,10 +24,9 @@ def weights_in(tree: Any, read: Callable[[LazyTensor], torch.Tensor]) -> tuple[s
 
 
 def without_prefixes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Names as the network has them."""
-    for prefix in PREFIXES:
-        while tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    """Names as the network has them, whatever wrapped it, in whatever order."""
+    while tensors and (prefix := next((one for one in PREFIXES if all(name.startswith(one) for name in tensors)), "")):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
 
 

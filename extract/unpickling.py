@@ -39,6 +39,11 @@ class Placeholder:
     def extend(self, _: object) -> None: ...
 
 
+def sealed(_self: object, _state: object) -> None:
+    """As `__setstate__`: without it, a pickle could write into our own objects, for the files read after it too."""
+    raise pickle.UnpicklingError("it writes into an object of the reader")
+
+
 @dataclass(frozen=True, slots=True)
 class Storage:
     """A run of numbers somewhere in the file."""
@@ -46,6 +51,8 @@ class Storage:
     dtype: torch.dtype
     key: str
     count: int
+
+    __setstate__ = sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,8 @@ class LazyTensor:
     offset: int
     size: tuple[int, ...]
     stride: tuple[int, ...]
+
+    __setstate__ = sealed
 
     def read(self, content: Callable[[Storage], bytearray]) -> torch.Tensor:
         """Build it from the bytes of its storage. Raises ValueError if it does not lie within them."""
@@ -103,14 +112,18 @@ class DType:
             self.value = self.value.newbyteorder(state[1])
 
 
-@dataclass(frozen=True, slots=True)
 class Call:
-    """One of the few functions that a pickle may call; slots, so that a pickle cannot alter it."""
+    """One of the few functions that a pickle may call."""
 
-    function: Callable[..., Any]
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
 
     def __call__(self, *arguments: object) -> Any:
-        return self.function(*arguments)
+        return self._function(*arguments)
+
+    __setstate__ = sealed
 
 
 def _tensor(storage: Storage, offset: int, size: tuple, stride: tuple, *_: object) -> LazyTensor:

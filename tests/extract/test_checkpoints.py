@@ -1,0 +1,336 @@
+"""Weights files as people have them, good and bad; live payloads that would leave a file behind if anything ran."""
+
+import io
+import os
+import pickle
+import struct
+import sys
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from data.errors import InputError
+from extract.checkpoints import read_checkpoint
+
+WEIGHTS = {"conv.weight": torch.arange(24.0).reshape(2, 3, 2, 2), "bn.running_mean": torch.tensor([1.0, -2.0]),
+           "bn.num_batches_tracked": torch.tensor(7), "half.weight": torch.ones(3, dtype=torch.float16)}
+
+
+class RecorderMeter:
+    """As in the training script of POSTER++: pickled by name, with numpy arrays inside."""
+
+    def __init__(self) -> None:
+        self.epoch_losses = np.zeros((200, 2), np.float32)
+        self.current_epoch = 12
+        self.best = torch.tensor([92.2])
+
+
+RecorderMeter.__module__ = "__main__"
+
+
+@pytest.fixture
+def recorder(monkeypatch) -> RecorderMeter:
+    monkeypatch.setattr(sys.modules["__main__"], "RecorderMeter", RecorderMeter, raising=False)
+    return RecorderMeter()
+
+
+def poster_like(recorder: object) -> dict:
+    """The entries of a published POSTER++ checkpoint."""
+    return {"epoch": 150, "state_dict": OrderedDict((f"module.{name}", value) for name, value in WEIGHTS.items()),
+            "best_acc": torch.tensor([92.21]), "optimizer": {"state": {0: {"m": torch.ones(9)}}, "param_groups": []},
+            "recorder": recorder, "recorder1": recorder}
+
+
+def assert_whole(tensors: dict[str, torch.Tensor]) -> None:
+    assert list(tensors) == list(WEIGHTS)
+    for name, tensor in tensors.items():
+        assert torch.equal(tensor, WEIGHTS[name]) and tensor.dtype == WEIGHTS[name].dtype
+
+
+# --------------------------------------------------------------------------------------------------- good files
+@pytest.mark.parametrize("wrap", [
+    lambda w: w, lambda w: {"state_dict": w}, lambda w: {"model": w, "epoch": 3}, lambda w: OrderedDict(w),
+    lambda w: {"state_dict": {f"module.{k}": v for k, v in w.items()}}, lambda w: {"model_state_dict": w, "loss": 0.5},
+    lambda w: {f"_orig_mod.module.{k}": v for k, v in w.items()},
+    lambda w: {"model": {k: torch.nn.Parameter(v, requires_grad=False) for k, v in w.items()}},
+])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_every_container_gives_the_same_weights(tmp_path, wrap, legacy):
+    torch.save(wrap(WEIGHTS), tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
+    checkpoint = read_checkpoint(tmp_path / "w.pth")
+    assert_whole(checkpoint.tensors)
+    assert checkpoint.format == ("torch before 1.6" if legacy else "torch") and not checkpoint.dropped
+    assert checkpoint.parameters == 29
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_file_with_pickled_recorders_of_numpy_arrays(tmp_path, recorder, legacy):
+    torch.save(poster_like(recorder), tmp_path / "poster.pth", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "poster.pth", weights_only=True)
+    checkpoint = read_checkpoint(tmp_path / "poster.pth")
+    assert_whole(checkpoint.tensors)
+    assert checkpoint.dropped == {"__main__.RecorderMeter": 1} and checkpoint.container == "state_dict"
+    assert checkpoint.best_acc == pytest.approx(92.21)
+    assert list(checkpoint.entries) == ["epoch", "state_dict", "best_acc", "optimizer", "recorder", "recorder1"]
+
+
+def test_safetensors(tmp_path):
+    wrapped = {f"module.{name}": value for name, value in WEIGHTS.items()}
+    save_file(wrapped, tmp_path / "w.safetensors", {"classes": "a"})
+    os.rename(tmp_path / "w.safetensors", tmp_path / "w.pth")  # known by its content, not its name
+    checkpoint = read_checkpoint(tmp_path / "w.pth")
+    assert sorted(checkpoint.tensors) == sorted(WEIGHTS) and checkpoint.metadata == {"classes": "a"}
+    assert torch.equal(checkpoint.tensors["conv.weight"], WEIGHTS["conv.weight"])
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_plain_pickles_of_numpy_arrays(tmp_path, protocol):
+    arrays = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b.bias": np.array([1.5, 2.5], ">f8"),
+              "c.weight": np.asfortranarray(np.arange(4, dtype=np.int64).reshape(2, 2))}
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(arrays, protocol=protocol))
+    tensors = read_checkpoint(tmp_path / "w.pkl").tensors
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(tensors[name].numpy(), array)
+
+
+def test_views_and_shared_storages_come_back_as_they_were(tmp_path, recorder):
+    base = torch.arange(20.0)
+    given = {"a.w": base[4:10].reshape(2, 3).T, "b.w": base, "empty.w": torch.empty(0, 3)}
+    torch.save({"state_dict": given, "recorder": recorder}, tmp_path / "w.pth")
+    tensors = read_checkpoint(tmp_path / "w.pth").tensors
+    assert all(torch.equal(tensors[name], given[name]) for name in given)
+
+
+# ---------------------------------------------------------------------------------------------------- bad files
+HTML = b"\n<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head></html>"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 351234567\n"
+
+
+@pytest.mark.parametrize("content, message", [
+    (b"", "is empty: download it again"), (HTML, "is a web page, not weights"),
+    (b"\xef\xbb\xbf<html>Sign in</html>", "is a web page, not weights"), (POINTER, "is a Git LFS pointer"),
+    (b'{"error": "Not Found"}', "is a JSON text"), (b"\x89HDF\r\n\x1a\n" + bytes(99), "HDF5 file, as Keras"),
+    (b"\xff\xd8\xff\xe0 a photograph", "is not a weights file: it starts with"),
+])
+def test_what_people_get_instead_of_weights(tmp_path, content, message):
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_checkpoint(tmp_path / "w.pth")
+
+
+def whole_files(folder: Path, recorder: object) -> list[Path]:
+    torch.save(poster_like(recorder), folder / "zip.pth")
+    torch.save({"state_dict": WEIGHTS}, folder / "plain.pth")
+    torch.save(poster_like(recorder), folder / "legacy.pth", _use_new_zipfile_serialization=False)
+    save_file(WEIGHTS, folder / "st.safetensors")
+    (folder / "np.pkl").write_bytes(pickle.dumps({"a": np.zeros((40, 40), np.float32)}))
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("share", [0.2, 0.6, 0.97])
+def test_a_truncated_download_of_any_kind(tmp_path, recorder, share):
+    for path in whole_files(tmp_path, recorder):
+        content = path.read_bytes()
+        path.write_bytes(content[:max(12, int(share * len(content)))])
+        with pytest.raises(InputError, match=r"cut off or damaged.*download it again"):
+            read_checkpoint(path)
+
+
+def test_bits_that_flipped_never_end_in_a_traceback(tmp_path, recorder):
+    draw = np.random.default_rng(0)
+    for path in whole_files(tmp_path, recorder):
+        content = path.read_bytes()
+        for _ in range(60):
+            damaged = bytearray(content)
+            for place in draw.integers(0, len(damaged), 4):
+                damaged[place] ^= int(draw.integers(1, 256))
+            path.write_bytes(damaged)
+            try:
+                read_checkpoint(path)
+            except InputError as error:
+                assert str(path) in str(error) and "\n" not in str(error)[:80]
+
+
+@pytest.mark.parametrize("tree, message", [
+    ({"epoch": 3, "best_acc": torch.tensor([61.0]), "optimizer": {"state": {0: torch.ones(3)}, "param_groups": [{}]}},
+     "holds the state of an optimizer and no weights"),
+    ({"state": {0: {"m": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]}, "state of an optimizer and no weights"),
+    ({"state_dict": {"state": {}, "param_groups": []}, "epoch": 1}, "state of an optimizer and no weights"),
+    ({"epoch": 3, "loss": 0.5}, "holds no weights, only 'epoch', 'loss'"), ({}, "holds no weights, only nothing"),
+    ([1, 2], "holds no weights but list"), (torch.ones(3), "holds no weights but a tensor"),
+])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_files_without_weights(tmp_path, tree, message, legacy):
+    torch.save(tree, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(InputError, match=message):
+        read_checkpoint(tmp_path / "w.pth")
+
+
+def test_a_whole_pickled_model(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"is a whole model, pickled.*names torch.nn.modules.linear.Linear"):
+        read_checkpoint(tmp_path / "w.pth")
+    torch.save({"model": torch.nn.Linear(2, 2), "epoch": 1}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="whole pickled model under 'model'"):
+        read_checkpoint(tmp_path / "w.pth")
+
+
+def test_zips_that_are_no_checkpoint(tmp_path):
+    path = tmp_path / "w.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(InputError, match=r"not one that torch.save wrote"):
+        read_checkpoint(path)
+    torch.jit.script(torch.nn.Linear(2, 2)).save(path)
+    with pytest.raises(InputError, match="is a TorchScript program"):
+        read_checkpoint(path)
+    with pytest.raises(InputError, match="there is no such weights file"):
+        read_checkpoint(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------ live payloads
+class Payload:
+    """Pickles as a call of `function` with `arguments`, made when the pickle is loaded freely."""
+
+    def __init__(self, function, *arguments) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def payloads(trap: Path) -> dict[str, Payload]:
+    (trap.parent / "evil_module.py").write_text(f"open({str(trap)!r}, 'w')")
+    return {
+        "posix.system": Payload(os.system, f"touch {trap}"),
+        "builtins.exec": Payload(exec, f"open({str(trap)!r}, 'w')"),
+        "builtins.open": Payload(open, str(trap), "w"),
+        "builtins.eval": Payload(eval, f"__import__('evil_module') or open({str(trap)!r}, 'w')"),
+        "importlib.import_module": Payload(__import__("importlib").import_module, "evil_module"),
+        "builtins.bytearray": Payload(bytearray, 10**13),
+        "numpy.zeros": Payload(np.zeros, (10**7, 10**6)),
+        "_operator.mul": Payload(__import__("operator").mul, [0], 10**12),
+    }
+
+
+def containers(tree: object, folder: Path) -> list[Path]:
+    torch.save(tree, folder / "zip.pth")
+    torch.save(tree, folder / "legacy.pth", _use_new_zipfile_serialization=False)
+    (folder / "plain.pkl").write_bytes(pickle.dumps({**tree, "state_dict": {"a.w": np.ones(2, np.float32)}}))
+    return [folder / "zip.pth", folder / "legacy.pth", folder / "plain.pkl"]
+
+
+@pytest.mark.parametrize("name", ["posix.system", "builtins.exec", "builtins.open", "builtins.eval",
+                                  "importlib.import_module", "builtins.bytearray", "numpy.zeros", "_operator.mul"])
+def test_payloads_beside_weights_stay_data(tmp_path, monkeypatch, name):
+    """The weights are read, the payload is named and never run, whatever the container."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    trap = tmp_path / "trap"
+    for path in containers({"state_dict": WEIGHTS, "extra": payloads(trap)[name]}, tmp_path):
+        checkpoint = read_checkpoint(path)
+        assert len(checkpoint.tensors) in (1, 4) and name.split(".")[-1] in " ".join(checkpoint.dropped)
+        assert not trap.exists() and "evil_module" not in sys.modules
+
+
+def test_payloads_without_weights_are_named_in_the_refusal(tmp_path):
+    trap = tmp_path / "trap"
+    torch.save(payloads(trap)["posix.system"], tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"names posix.system; none of that was run"):
+        read_checkpoint(tmp_path / "w.pth")
+    assert not trap.exists()
+
+
+def test_the_payloads_are_live(tmp_path):
+    """Loaded freely, in a process of its own, the first would have left its file: the tests above can fail."""
+    import subprocess
+
+    trap = tmp_path / "trap"
+    torch.save({"extra": payloads(trap)["posix.system"]}, tmp_path / "w.pth")
+    free = "import sys, zipfile, pickle as p; z = zipfile.ZipFile(sys.argv[1]); p.loads(z.read(z.namelist()[0]))"
+    assert zipfile.ZipFile(tmp_path / "w.pth").namelist()[0].endswith("data.pkl")
+    subprocess.run([sys.executable, "-c", free, tmp_path / "w.pth"], check=True)
+    assert trap.exists()
+
+
+def crafted(pickled: bytes, folder: Path, storages: dict[str, bytes] | None = None, **options) -> Path:
+    """A torch zip with a pickle written by hand."""
+    with zipfile.ZipFile(folder / "w.pth", "w", **options) as archive:
+        archive.writestr("w/version", "3\n")
+        archive.writestr("w/data.pkl", pickled)
+        for key, content in (storages or {}).items():
+            archive.writestr(f"w/data/{key}", content)
+    return folder / "w.pth"
+
+
+def tensor_pickle(count: int, size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0,
+                  extra: object = None) -> bytes:
+    """A checkpoint of one tensor over a storage that is said to hold `count` floats.
+
+    With an `extra` object of some class it goes through our own reader, without through torch's.
+    """
+    stream = io.BytesIO()
+
+    class Writer(pickle._Pickler):
+        def persistent_id(self, value):
+            return ("storage", torch.FloatStorage, "0", "cpu", count) if value == "the storage" else None
+
+    tensor = Payload(torch._utils._rebuild_tensor_v2, "the storage", offset, size, stride, False, OrderedDict())
+    Writer(stream, 2).dump({"state_dict": {"a.weight": tensor}, "extra": extra})
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("count, size, stride, offset", [
+    (10**12, (10**12,), (1,), 0), (4, (10**6, 10**6), (0, 0), 0), (4, (2, 4), (4, 1), 0), (4, (4,), (1,), 1),
+    (4, (-4,), (1,), 0), (4, (4,), (-1,), 3), (4, (4,), (1, 1), 0), (10**6, (4,), (1,), 0), (6, (6,), (1,), 0),
+])
+@pytest.mark.parametrize("extra", [None, Payload(os.getcwd)])
+def test_tensors_that_claim_more_than_the_file_holds(tmp_path, count, size, stride, offset, extra):
+    path = crafted(tensor_pickle(count, size, stride, offset, extra), tmp_path, {"0": struct.pack("4f", 1, 2, 3, 4)})
+    with pytest.raises(InputError, match="cut off or damaged"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("extra", [None, Payload(os.getcwd)])
+def test_the_crafted_tensor_is_fine_when_it_is_honest(tmp_path, extra):
+    path = crafted(tensor_pickle(4, (2, 2), (1, 2), extra=extra), tmp_path, {"0": struct.pack("4f", 1, 2, 3, 4)})
+    assert read_checkpoint(path).tensors["a.weight"].tolist() == [[1, 3], [2, 4]]
+
+
+def test_a_zip_bomb_is_refused_unread(tmp_path):
+    path = crafted(tensor_pickle(4, (4,), (1,)), tmp_path, {"0": bytes(64 * 2**20)}, compression=zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 2**20
+    with pytest.raises(InputError, match="unpacks to far more than its size"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("pickled", [
+    b"\x80\x02]r\xff\xff\xff\x7f.",  # LONG_BINPUT: a memo of two billion entries
+    b"\x80\x04\x8e" + (2**50).to_bytes(8, "little") + b"abc.",  # BINBYTES8: a petabyte follows
+    b"\x80\x02\x8b\xff\xff\xff\x7f" + b"1.",  # LONG4: a number of two gigabytes
+    b"\x80\x02" + b"(" * 100 + b".", b"\x80\x02.", b"\x80\x02R.", b"\x80\x02cos\nsystem\n.junk",
+    b"\x80\x02cposix\nsystem\n}(X\x01\x00\x00\x00aK\x01ub.", b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R.",
+    b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}X\x08\x00\x00\x00functionK\x01s\x86b.",  # writes into our own call
+])
+def test_pickles_written_to_hurt(tmp_path, pickled):
+    (tmp_path / "plain.pkl").write_bytes(pickled)
+    for path in (crafted(pickled, tmp_path), tmp_path / "plain.pkl"):
+        with pytest.raises(InputError):
+            read_checkpoint(path)
+
+
+def test_a_pickle_cannot_alter_the_reader_for_the_next_file(tmp_path):
+    """BUILD on what find_class gave: placeholders are made anew, our own calls and classes cannot be written to."""
+    for target in (b"cnumpy.core.multiarray\n_reconstruct\n", b"cnumpy\ndtype\n", b"ccollections\nOrderedDict\n",
+                   b"cposix\nsystem\n", b"ctorch\nFloatStorage\n", b"c_codecs\nencode\n"):
+        for state in (b"}X\x08\x00\x00\x00__init__Ns", b"N}X\x08\x00\x00\x00__init__Ns\x86"):
+            (tmp_path / "w.pkl").write_bytes(b"\x80\x02" + target + state + b"b.")
+            with pytest.raises(InputError):
+                read_checkpoint(tmp_path / "w.pkl")
+    torch.save({"state_dict": WEIGHTS, "o": OrderedDict(a=np.float32(1))}, tmp_path / "w.pth")
+    assert_whole(read_checkpoint(tmp_path / "w.pth").tensors)
