@@ -111,7 +111,7 @@ def _read_zip(path: Path, size: int) -> Checkpoint:
         with archive.open(f"{folder}data.pkl") as stream:
             unpickler = DataUnpickler(Bounded(stream, length))
             tree = unpickler.load()
-        for storage in unpickler.storages.values():  # torch, mapping the file, would read on into what follows
+        for storage in unpickler.storages:  # torch, mapping the file, would read on into what follows
             if archive.getinfo(f"{folder}data/{storage.key}").file_size != storage.count * storage.dtype.itemsize:
                 raise ValueError(f"storage {storage.key} is declared with {storage.count} numbers")
         if names is not None and names <= PLAIN:
@@ -168,13 +168,14 @@ def _read_pickle(path: Path, size: int) -> Checkpoint:
         return _checkpoint(path, "torch before 1.6", tree, unpickler.dropped, content)
 
 
-def _legacy_storages(file: BinaryIO, storages: dict[str, Storage], keys: list[str], size: int) -> dict[str, int]:
+def _legacy_storages(file: BinaryIO, storages: list[Storage], keys: list[str], size: int) -> dict[str, int]:
     """Where in the file each storage starts: each is a 64-bit count and that many numbers, in order of `keys`."""
+    declared = {storage.key: storage for storage in storages}
     where: dict[str, int] = {}
     for key in map(str, keys):
         count = int.from_bytes(file.read(8), "little")
         where[key] = file.tell()
-        if count != storages[key].count or file.seek(count * storages[key].dtype.itemsize, 1) > size:
+        if count != declared[key].count or file.seek(count * declared[key].dtype.itemsize, 1) > size:
             raise EOFError("it ends within a tensor")
     return where
 

@@ -170,7 +170,7 @@ class DataUnpickler(pickle.Unpickler):
     def __init__(self, stream: BinaryIO) -> None:
         super().__init__(stream, encoding="latin1")
         self.dropped: dict[str, int] = {}
-        self.storages: dict[str, Storage] = {}  # all that the pickle names, also those of placeholders
+        self.storages: list[Storage] = []  # all that the pickle names, also those of placeholders
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
@@ -184,7 +184,8 @@ class DataUnpickler(pickle.Unpickler):
         kind, dtype, key, _, count = identity[:5]
         if kind != "storage" or not isinstance(dtype, torch.dtype) or type(count) is not int or count < 0:
             return Placeholder()
-        return self.storages.setdefault(str(key), Storage(dtype, str(key), count))
+        self.storages.append(Storage(dtype, str(key), count))
+        return self.storages[-1]
 
 
 class Bounded:

@@ -1,0 +1,149 @@
+"""Encoders exported to ONNX: a real one fixed at batch 1, and small ones made here."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.errors import InputError
+from extract.backbones import load_encoder
+from extract.onnx_models import parse
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+MOBILEFACENET = "weights/face_recognition/mobilefacenet_foamliu_msceleb_128d.onnx"
+
+
+def model(path: Path, *, shape: list, outputs: tuple[str, ...] = ("mean",), kind: int = onnx.TensorProto.FLOAT,
+          axes: tuple[int, ...] = (2, 3), metadata: dict[str, str] | None = None, keepdims: int = 0) -> Path:
+    """A model that averages the pixels of each channel (and again, for each further output)."""
+    helper = onnx.helper
+    nodes = [helper.make_node("Cast", ["pixels"], ["cast"], to=onnx.TensorProto.FLOAT),
+             helper.make_node("ReduceSum", ["zeros"], ["nothing"], keepdims=0),
+             helper.make_node("Add", ["cast", "nothing"], ["real"])]
+    nodes += [helper.make_node("ReduceMean", ["real", "axes"], [name], keepdims=keepdims) for name in outputs]
+    graph = helper.make_graph(
+        nodes, "tiny", [helper.make_tensor_value_info("pixels", kind, shape)],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs],
+        [onnx.numpy_helper.from_array(np.array(axes, np.int64), "axes"),
+         onnx.numpy_helper.from_array(np.zeros(300, np.float32), "zeros")])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    for key, value in (metadata or {}).items():
+        made.metadata_props.add(key=key, value=value)
+    onnx.save(made, path)
+    return path
+
+
+def load(name: str, **more):
+    return load_encoder(name, device="cpu", **more)
+
+
+PIXELS = torch.randint(0, 256, (7, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+MEANS = PIXELS.float().mean((1, 2)).numpy()
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+
+@pytest.mark.parametrize("batch", [1, 3, "n"])
+@pytest.mark.parametrize("layout, axes", [([3, 16, 16], (2, 3)), ([16, 16, 3], (1, 2))])
+def test_any_batch_and_layout(tmp_path, batch, layout, axes):
+    encoder = load(f"onnx:{model(tmp_path / 'tiny.onnx', shape=[batch, *layout], axes=axes)}")
+    assert (encoder.name, encoder.dim, encoder.tap) == ("onnx:tiny", 3, "mean") and encoder.preprocessing.size == 16
+    np.testing.assert_allclose(encoder.encode(PIXELS), (MEANS / 255 - MEAN) / STD, rtol=1e-4)
+
+
+def test_what_options_and_metadata_say_about_the_input(tmp_path):
+    path = model(tmp_path / "m.onnx", shape=["n", 3, "h", "w"], metadata={"mean": "0.5,0.5,0.5", "std": "[0.25]"})
+    with pytest.raises(InputError, match=r"pictures of any size: say which .* \?size=112"):
+        load(f"onnx:{path}")
+    encoder = load(f"onnx:{path}?size=16&resize=20")
+    assert (encoder.preprocessing.mean, encoder.preprocessing.std) == ((0.5,) * 3, (0.25,) * 3)
+    assert (encoder.preprocessing.size, encoder.preprocessing.resize) == (16, 20)
+    np.testing.assert_allclose(encoder.encode(PIXELS), (MEANS / 255 - 0.5) / 0.25, rtol=1e-4, atol=1e-5)
+    other = load(f"onnx:{path}?size=16&mean=127.5&std=128/128/128&scale=1")
+    np.testing.assert_allclose(other.encode(PIXELS), (MEANS - 127.5) / 128, rtol=1e-4, atol=1e-5)
+    assert other.weights == encoder.weights and other.preprocessing.record() != encoder.preprocessing.record()
+
+
+def test_a_model_that_takes_bytes_normalises_by_itself(tmp_path):
+    encoder = load(f"onnx:{model(tmp_path / 'b.onnx', shape=['n', 3, 16, 16], kind=onnx.TensorProto.UINT8)}")
+    np.testing.assert_allclose(encoder.encode(PIXELS), MEANS, rtol=1e-5)
+
+
+def test_the_embedding_among_several_outputs(tmp_path):
+    path = model(tmp_path / "two.onnx", shape=["n", 3, 16, 16], outputs=("logits", "embedding"), keepdims=1)
+    with pytest.raises(InputError, match=r"several outputs.*as \?output=logits"):
+        load(f"onnx:{path}")
+    encoder = load(f"onnx:{path}?output=embedding")
+    assert encoder.tap == "embedding" and encoder.encode(PIXELS).shape == (7, 3)
+    with pytest.raises(InputError, match="has no output 'pool'"):
+        load(f"onnx:{path}?output=pool")
+
+
+@pytest.mark.parametrize("query, message", [
+    ("?sise=3", "unknown option 'sise'"), ("?size=", "unknown option 'size'"), ("?size=big", "size=big"),
+    ("?mean=1,2", "mean=1,2 of"), ("?std=0", "std=0"), ("?interpolation=cubic", "unknown interpolation"),
+    ("?size=17", "does not run on pictures of side 17"),
+])
+def test_options_that_make_no_sense(tmp_path, query, message):
+    with pytest.raises(InputError, match=message):
+        load(f"onnx:{model(tmp_path / 't.onnx', shape=[1, 3, 16, 16])}{query}")
+
+
+def test_files_that_are_no_encoder(tmp_path):
+    (tmp_path / "page.onnx").write_bytes(b"<!DOCTYPE html><html></html>")
+    (tmp_path / "junk.onnx").write_bytes(b"\x08\x07 nothing to run")
+    flat = model(tmp_path / "map.onnx", shape=["n", 3, 16, 16], axes=(3,))
+    for name, message in (("page.onnx", "is a web page"), ("junk.onnx", "is not an ONNX model"),
+                          ("none.onnx", "there is no such file"), (flat.name, "not one vector a face")):
+        with pytest.raises(InputError, match=message):
+            load(f"onnx:{tmp_path / name}")
+    with pytest.raises(InputError, match="brings its own weights"):
+        load(f"onnx:{flat}", weights="random:0")
+    with pytest.raises(InputError, match="precision it was exported with"):
+        load(f"onnx:{flat}", precision="bf16")
+
+
+def test_the_weights_are_named_by_content_data_files_included(tmp_path):
+    path = model(tmp_path / "a.onnx", shape=["n", 3, 16, 16])
+    loaded = onnx.load(path)
+    onnx.save(loaded, tmp_path / "big.onnx", save_as_external_data=True, location="big.bin", size_threshold=1000)
+    first = load(f"onnx:{tmp_path / 'big.onnx'}").weights
+    (tmp_path / "copy").mkdir()
+    for file in ("big.onnx", "big.bin"):
+        (tmp_path / "copy" / file).write_bytes((tmp_path / file).read_bytes())
+    assert load(f"onnx:{tmp_path / 'copy' / 'big.onnx'}").weights == first
+    with (tmp_path / "big.bin").open("ab") as data:
+        data.write(b"\0")
+    assert load(f"onnx:{tmp_path / 'big.onnx'}").weights != first
+
+
+def test_names_as_they_are_written():
+    assert parse("onnx:a/b.onnx") == (Path("a/b.onnx"), {})
+    assert parse("onnx:b.onnx?size=8&mean=1,2,3") == (Path("b.onnx"), {"size": "8", "mean": "1,2,3"})
+
+
+def test_a_real_model_fixed_at_one_face_a_time(real):
+    """Against onnxruntime fed by hand, face by face."""
+    files = sorted((real / "faces_ferplus/images").glob("*.png"))[:5]
+    images = [Image.open(file).convert("RGB") for file in files]
+    encoder = load(f"onnx:{real / MOBILEFACENET}")
+    pictures = np.stack([encoder.preprocessing.prepare(image) for image in images])
+    session = onnxruntime.InferenceSession(real / MOBILEFACENET)
+    expected = []
+    for image in images:
+        pixels = np.asarray(image.resize((112, 112), Image.Resampling.BILINEAR), np.float32) / 255
+        fed = ((pixels - MEAN) / STD).transpose(2, 0, 1)[None].astype(np.float32)
+        expected.append(session.run(None, {session.get_inputs()[0].name: fed})[0][0])
+    assert encoder.dim == 128 and encoder.precision == "fp32" and not encoder.untrained
+    np.testing.assert_allclose(encoder.encode(pictures), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_without_onnxruntime_the_install_line_is_given(real, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match="pip install onnxruntime"):
+        load(f"onnx:{real / MOBILEFACENET}")
