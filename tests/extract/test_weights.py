@@ -1,0 +1,305 @@
+"""Strict loading, identity by content, where weights are looked for, and the `weights` verbs."""
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torchvision import models
+
+from data.errors import InputError
+from extract.backbones import load_encoder
+from extract.class_orders import ORDERS
+from extract.conversion import convert
+from extract.posterv2 import PosterV2
+from extract.presets import PRESETS
+from extract.weights import find_weights, in_folder, weights_folder
+from extract.weights_report import listing
+
+
+def load(name: str, weights: object, **more):
+    return load_encoder(name, weights=str(weights), device="cpu", precision="fp32", **more)
+
+
+@pytest.fixture(scope="module")
+def resnet18(tmp_path_factory) -> Path:
+    """A classifier's checkpoint, as published: names of torchvision, `fc` of 1000 classes, under `state_dict`."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "resnet18_msceleb.pth"
+    torch.save({"state_dict": models.resnet18(num_classes=1000).state_dict(), "epoch": 10}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def poster(tmp_path_factory) -> Path:
+    """A POSTER++ state dict with 7 classes, `module.` before every name, as released."""
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("weights") / "raf-db-model_best.pth"
+    state = OrderedDict((f"module.{name}", value) for name, value in PosterV2(7).state_dict().items())
+    torch.save({"epoch": 1, "state_dict": state, "best_acc": torch.tensor(92.21)}, path)
+    return path
+
+
+def state_of(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+# --------------------------------------------------------------------------------------------------------- strict
+def spoilt(state: dict, how: str) -> dict:
+    names = list(state)
+    match how:
+        case "missing":
+            return {name: value for name, value in state.items() if not name.startswith("layer4")}
+        case "unexpected":
+            return state | {f"extra{i}.weight": torch.ones(2) for i in range(7)}
+        case "mis-shaped":
+            return state | {"conv1.weight": torch.ones(64, 1, 7, 7)}
+        case "not finite":
+            return state | {names[6]: torch.full_like(state[names[6]], torch.nan)}
+        case "another type":
+            return state | {"conv1.weight": state["conv1.weight"].to(torch.int64)}
+    raise AssertionError(how)
+
+
+@pytest.mark.parametrize("how, message", [
+    ("missing", r"25 missing \(layer4.0.conv1.weight, layer4.0.bn1.weight, layer4.0.bn1.bias, "
+                r"layer4.0.bn1.running_mean, layer4.0.bn1.running_var, ...\)"),
+    ("unexpected", r"7 unexpected \(extra0.weight, extra1.weight, extra2.weight, extra3.weight, extra4.weight, ...\); "
+                   "the file looks like a ResNet-18 with 1000 classes"),
+    ("mis-shaped", r"1 mis-shaped \(conv1.weight \(64, 1, 7, 7\) instead of \(64, 3, 7, 7\)\)"),
+    ("not finite", "layer1.0.conv1.weight holds numbers that are not finite"),
+    ("another type", "conv1.weight is torch.int64 instead of torch.float32"),
+])
+def test_weights_that_are_not_exactly_the_networks_are_refused(resnet18, tmp_path, how, message):
+    torch.save(spoilt(state_of(resnet18), how), tmp_path / "w.pth")
+    with pytest.raises(InputError, match=message):
+        load("resnet18", tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("make, guess", [
+    (lambda: models.resnet50(num_classes=7), "looks like a ResNet-50 with 7 classes"),
+    (lambda: models.resnet34(), "looks like a ResNet-34 with 1000 classes"),
+    (lambda: models.mobilenet_v2(num_classes=8), "looks like a torchvision MobileNetV2 with 8 classes"),
+    (lambda: models.vgg11(num_classes=7), "looks like a VGG or AlexNet with 7 classes"),
+    (lambda: __import__("timm").create_model("test_vit", num_classes=3),
+     "looks like a vision transformer, 6 blocks of width 64 with 3 classes"),
+    (lambda: torch.nn.Sequential(torch.nn.Linear(2, 2)), r"holds 2 tensors \(0.weight, 0.bias, ...\)"),
+])
+def test_the_refusal_guesses_what_the_file_is(tmp_path, make, guess):
+    torch.save(make().state_dict(), tmp_path / "w.pth")
+    with pytest.raises(InputError, match=f"not the weights of this network.*the file {guess}"):
+        load("resnet18", tmp_path / "w.pth")
+
+
+def test_the_classifier_may_be_there_or_not_and_does_not_count(resnet18, tmp_path, caplog):
+    bare = {name: value for name, value in state_of(resnet18).items() if not name.startswith("fc.")}
+    old = {name: value for name, value in bare.items() if not name.endswith("num_batches_tracked")}
+    other = bare | {"fc.0.weight": torch.ones(7, 512), "fc.0.bias": torch.ones(7)}
+    caplog.set_level("INFO")
+    encoders = [load("resnet18", resnet18)]
+    assert "classifier left aside: fc.weight, fc.bias" in caplog.text
+    for number, state in enumerate((bare, old, other)):
+        torch.save(state, tmp_path / f"{number}.pth")
+        encoders.append(load("resnet18", tmp_path / f"{number}.pth"))
+    assert len({encoder.weights for encoder in encoders}) == 1
+
+
+# ------------------------------------------------------------------------------------------------ identity by content
+def test_one_set_of_weights_has_one_name_in_any_container(resnet18, tmp_path):
+    state = state_of(resnet18)
+    torch.save({f"module.{name}": value for name, value in state.items()}, tmp_path / "parallel.pth")
+    torch.save({"model": dict(reversed(state.items()))}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    save_file(state, tmp_path / "plain.safetensors")
+    names = {load("resnet18", path).weights for path in (resnet18, *tmp_path.iterdir())}
+    assert len(names) == 1 and next(iter(names)).startswith("sha256:") and len(next(iter(names))) == 71
+    changed = {name: value.clone() for name, value in state.items()}
+    changed["layer4.1.bn2.running_mean"][-1] += 1e-6
+    save_file(changed, tmp_path / "changed.safetensors")
+    assert load("resnet18", tmp_path / "changed.safetensors").weights not in names
+
+
+class RecorderMeter:
+    """Pickled by name, with numpy arrays, as in POSTER++'s training script."""
+
+    def __init__(self) -> None:
+        self.epoch_losses = np.zeros((200, 2), np.float32)
+
+
+RecorderMeter.__module__ = "__main__"
+
+
+@pytest.mark.slow
+def test_poster_from_any_container_gives_one_fingerprint_and_equal_features(
+        poster, pipeline, drawn, tmp_path, monkeypatch):
+    """Through the command line: the released form with recorders, a DataParallel dict, the converted file."""
+    import sys
+
+    from cache.store import Store
+
+    monkeypatch.setattr(sys.modules["__main__"], "RecorderMeter", RecorderMeter, raising=False)
+    state = state_of(poster)
+    whole = {"epoch": 1, "state_dict": state, "best_acc": torch.tensor(92.21), "recorder": RecorderMeter()}
+    torch.save(whole, tmp_path / "raf-db.pth")
+    torch.save(state, tmp_path / "parallel.pth")
+    done = pipeline("weights", "convert", tmp_path / "raf-db.pth", "-o", tmp_path / "c.safetensors", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["dropped"] == {"__main__.RecorderMeter": 1} and said["best_acc"] == pytest.approx(92.21)
+    assert said["tensors"] == 747 and said["looks_like"] == "looks like POSTER++ with 7 classes"
+    few = tmp_path / "few.csv"
+    few.write_text("".join(drawn.manifest.open().readlines()[:7]))
+    stores = []
+    for name in ("raf-db.pth", "parallel.pth", "c.safetensors"):
+        done = pipeline("extract", few, "--root", drawn.root, "--store", tmp_path / f"{name}.store", "--precision",
+                        "fp32", "--backbones", "posterv2", "--weights", f"posterv2={tmp_path / name}",
+                        "--device", "cpu", "--batch-size", "6")
+        assert done.returncode == 0, done.stderr
+        stores.append(Store(tmp_path / f"{name}.store").find("posterv2"))
+    assert len({file.fingerprint for file in stores}) == 1 and stores[0].rows == 6
+    for file in stores[1:]:
+        np.testing.assert_array_equal(file.read(), stores[0].read())
+
+
+# --------------------------------------------------------------------------------------------------------- logits
+def test_the_logits_of_poster_come_from_its_embedding(poster, tmp_path):
+    state = {name.removeprefix("module."): value for name, value in state_of(poster).items()}
+    encoder = load("posterv2", poster)
+    pictures = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
+    features = encoder.encode(pictures)
+    expected = features @ state["VIT.head.linear.weight"].numpy().T + state["VIT.head.linear.bias"].numpy()
+    np.testing.assert_allclose(encoder.logits(features), expected, rtol=1e-5)
+    assert encoder.classes == ORDERS["rafdb"]  # the file's name says raf-db
+    with pytest.raises(InputError, match="resnet18 has no basic classifier"):
+        load("resnet18", "random:0").logits(features)
+
+
+@pytest.mark.parametrize("name, options, classes", [
+    ("best.pth", "", ()), ("affectnet-7-model_best.pth", "", ORDERS["affectnet7"]),
+    ("caer-s_best.pth", "", ORDERS["caers"]), ("raf_and_affectnet.pth", "", ()),
+    ("best.pth", "affectnet7", ORDERS["affectnet7"]), ("rafdb.pth", "affectnet7", ORDERS["affectnet7"]),
+])
+def test_the_order_of_the_classes_is_known_or_refused(poster, tmp_path, name, options, classes):
+    path = tmp_path / name
+    path.hardlink_to(poster)
+    if options:
+        convert(path, tmp_path / "c.safetensors", classes=options)
+        path = tmp_path / "c.safetensors"
+    encoder = load("posterv2", path)
+    assert encoder.classes == classes
+    if not classes:
+        with pytest.raises(InputError, match="7 classes in an unknown order: convert the checkpoint with"):
+            encoder.logits(np.zeros((1, 768), np.float32))
+
+
+def test_eight_classes_are_affectnets(tmp_path):
+    torch.save(PosterV2(8).state_dict(), tmp_path / "best.pth")
+    encoder = load("posterv2", tmp_path / "best.pth")
+    assert encoder.classes == ORDERS["affectnet8"] and encoder.classes[-1] == "contempt"
+
+
+# ---------------------------------------------------------------------------------------------------- where they are
+def test_a_path_then_the_folder_then_an_error_that_says_it_all(resnet18, tmp_path, monkeypatch):
+    monkeypatch.setenv("TWOFOLD_WEIGHTS", str(tmp_path / "mine"))
+    assert weights_folder() == tmp_path / "mine"
+    with pytest.raises(InputError) as refused:
+        load_encoder("resnet18", device="cpu")
+    for part in ("no weights for resnet18", "Self-Cure-Network", "licence", str(tmp_path / "mine/resnet18_msceleb.pth"),
+                 "--weights resnet18=PATH", "resnet18=random:0"):
+        assert part in str(refused.value)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/resnet18_msceleb.pth").hardlink_to(resnet18)
+    assert load_encoder("resnet18", device="cpu", precision="fp32").weights == load("resnet18", resnet18).weights
+    with pytest.raises(InputError, match="is not a file"):
+        load("resnet18", tmp_path / "gone.pth")
+
+
+def test_the_folder_may_hold_the_converted_file_but_not_two_different_ones(tmp_path):
+    (tmp_path / "posterv2_rafdb.pth").touch()
+    (tmp_path / "posterv2_rafdb.safetensors").touch()
+    assert in_folder("posterv2", tmp_path) == tmp_path / "posterv2_rafdb.safetensors"
+    (tmp_path / "posterv2_affectnet8.pth").touch()
+    with pytest.raises(InputError, match=r"both there: choose with --weights posterv2=PATH"):
+        in_folder("posterv2", tmp_path)
+    (tmp_path / "timm-resnet18.a1_in1k.pth").touch()
+    assert in_folder("timm:resnet18.a1_in1k", tmp_path) == tmp_path / "timm-resnet18.a1_in1k.pth"
+
+
+@pytest.mark.parametrize("name", ["vit_mae", "timm:resnet18", "torchvision:resnet18"])
+def test_offline_the_hub_is_not_asked(name, pipeline, tmp_path, drawn):
+    done = pipeline("extract", drawn.manifest, "--root", drawn.root, "--store", tmp_path / "s", "--backbones", name,
+                    HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path), TORCH_HOME=str(tmp_path), TWOFOLD_WEIGHTS=str(tmp_path))
+    assert done.returncode == 2 and f"no weights for {name}: the hub could not give them" in done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert str(tmp_path / {"vit_mae": "mae_pretrain_vit_base.pth"}.get(name, name.replace(":", "-"))) in done.stderr
+    assert not (tmp_path / "s").exists()
+
+
+def test_what_the_hub_has_cached_is_used_offline(tmp_path, monkeypatch, resnet18):
+    """torchvision's cache, as its own download leaves it."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/resnet18-f37072fd.pth").hardlink_to(resnet18)
+    assert find_weights("torchvision:resnet18", weights="hub", folder=tmp_path).name == "resnet18-f37072fd.pth"
+
+
+# ------------------------------------------------------------------------------------------------------------- verbs
+def test_a_newcomer_is_told_exactly_what_to_fetch(pipeline, tmp_path):
+    done = pipeline("weights", "ls", cwd=tmp_path, HF_HOME=str(tmp_path), TWOFOLD_WEIGHTS="")
+    assert done.returncode == 0 and not done.stderr
+    for known in PRESETS:
+        assert f"{known.name}: get it from {known.page} and save it as weights/{known.file}" in done.stdout
+        assert known.licence in done.stdout and str(known.dim) in done.stdout
+    assert "CC-BY-NC" in done.stdout and "downloads timm/vit_base_patch16_224.mae" in done.stdout
+    assert max(map(len, done.stdout.splitlines()[:6])) <= 160
+
+
+def test_the_listing_finds_what_is_there(resnet18, tmp_path):
+    (tmp_path / "resnet18_msceleb.pth").hardlink_to(resnet18)
+    found = {row["backbone"]: row["found"] for row in listing(tmp_path).record()}
+    assert found["resnet18"] == str(tmp_path / "resnet18_msceleb.pth") and not found["posterv2"]
+    assert "resnet18: get it" not in listing(tmp_path).text() and "resnet50: get it" in listing(tmp_path).text()
+
+
+def test_show_describes_a_preset_and_checks_its_file(pipeline, resnet18, tmp_path):
+    done = pipeline("weights", "show", "resnet18", TWOFOLD_WEIGHTS=str(tmp_path))
+    assert done.returncode == 0 and "file: none found" in done.stdout and "dim: 512" in done.stdout
+    done = pipeline("weights", "show", "resnet18", "--weights", resnet18, "--json")
+    described = json.loads(done.stdout)["file"]
+    assert described["weights"] == load("resnet18", resnet18).weights and described["container"] == "state_dict"
+    done = pipeline("weights", "show", "resnet50", "--weights", resnet18)
+    assert done.returncode == 2 and "looks like a ResNet-18 with 1000 classes" in done.stderr
+    assert pipeline("weights", "show", "resnet19").returncode == 2
+
+
+def test_convert_keeps_the_weights_and_says_what_was_there(resnet18, tmp_path):
+    done = convert(resnet18, tmp_path / "out.safetensors")
+    before, after = state_of(resnet18), load_file(tmp_path / "out.safetensors")
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    text = done.text()
+    assert "122 tensors, 11,699,112 parameters, looks like a ResNet-18 with 1000 classes" in text
+    assert "entry state_dict: 122 tensors" in text and "entry epoch: 10" in text and str(tmp_path) in text
+
+
+@pytest.mark.parametrize("out, classes, message", [
+    ("out.pth", "", "give it that suffix"), ("no/where.safetensors", "", "its folder does not exist"),
+    ("out.safetensors", "fer2013", "unknown class order 'fer2013'"),
+])
+def test_convert_refuses_and_leaves_nothing(resnet18, tmp_path, out, classes, message):
+    with pytest.raises(InputError, match=message):
+        convert(resnet18, tmp_path / out, classes=classes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_converted_torchvision_file_keeps_its_preprocessing(real, tmp_path):
+    """V1 and V2 of MobileNetV2 were trained with other transforms; the file's hash tells which it is, then metadata."""
+    published = real / "weights/imagenet/mobilenet_v2-b0353104.pth"
+    renamed = tmp_path / "weights.pth"
+    renamed.write_bytes(published.read_bytes())
+    convert(renamed, tmp_path / "c.safetensors")
+    encoders = [load("torchvision:mobilenet_v2", path) for path in (published, renamed, tmp_path / "c.safetensors")]
+    assert len({(encoder.weights, encoder.preprocessing) for encoder in encoders}) == 1
+    assert encoders[0].preprocessing.resize == 256
