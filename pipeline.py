@@ -78,6 +78,8 @@ def extract(
     part_rows: Annotated[int, typer.Option(min=1, help="Faces that a crash repeats at most.")] = 2048,
     retry_failures: Annotated[bool, typer.Option("--retry-failures", help="Try failed faces again.")] = False,
     recheck: Annotated[bool, typer.Option("--recheck", help="Hash every image; recompute changed ones.")] = False,
+    with_logits: Annotated[bool, typer.Option("--with-logits", help="Write posterv2's own basic logits, too.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile at the networks.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be computed, and stop.")] = False,
     as_json: Json = False,
 ) -> int:
@@ -87,10 +89,12 @@ def extract(
     from extract.run import extract as run_extract
 
     settings = Settings(dtype=dtype, batch_size=batch_size, workers=workers, shard=shard, max_failures=max_failures,
-                        part_rows=part_rows, retry_failures=retry_failures, recheck=recheck)
+                        part_rows=part_rows, retry_failures=retry_failures, recheck=recheck,
+                        with_logits=with_logits)
     report = run_extract(dry=dry_run, request=Request(
         manifest=faces, roots=root, store=store, backbones=split(backbones), views=split(views),
-        weights=weights or [], device=device, precision=precision, settings=settings))
+        weights=weights or [], device=device, precision=precision, settings=settings,
+        compiled=compiled))
     show(report, as_json)
     return report.exit_code
 

@@ -4,11 +4,15 @@ The features are guarded by HDF5's fletcher32 (and by checks that every chunk st
 keys, image hashes, failures and attributes, by a SHA-256 of its own. What is read is what was written, or an error.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
+import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -137,6 +141,17 @@ class FeatureFile:
                 raise DamagedFile(f"{self.path}: the features do not read back ({_brief(error)})") from None
         return out
 
+    def logits(self) -> tuple[tuple[str, ...], np.ndarray] | None:
+        """The backbone's own classes and logits (N, C) float32, in the order of the keys; None if it has none here."""
+        with self._open() as file:
+            _read_header(file)
+            if "logits" not in file:
+                return None
+            try:
+                return _read_classes(file["logits"]), file["logits"][...].astype(np.float32, copy=False)
+            except OSError as error:
+                raise DamagedFile(f"{self.path}: the logits do not read back ({_brief(error)})") from None
+
     def blocks(
         self, rows: int = BLOCK_ROWS, *, dtype: np.dtype | type = np.float32,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -162,14 +177,23 @@ class FeatureFile:
             raise DamagedFile(f"{self.path}: not a whole HDF5 file ({_brief(error)})") from None
 
 
+@dataclass(frozen=True)
+class Classifier:
+    """The backbone's own classes, in order, and what makes logits (B, C) of its embeddings (B, D)."""
+
+    classes: tuple[str, ...]
+    logits: Callable[[np.ndarray], np.ndarray]
+
+
 def write_featurefile(
     path: Path, *, recipe: Recipe, dim: int, keys: Sequence[str], sha256: Sequence[str | bytes],
-    features: np.ndarray | Iterable[np.ndarray], failures: dict[str, str],
+    features: np.ndarray | Iterable[np.ndarray], failures: dict[str, str], classifier: Classifier | None = None,
 ) -> None:
     """Write a whole feature file and publish it under `path` in one step.
 
     keys: N unique keys in order; sha256: N hex texts; features: (N, dim) or blocks of rows that add up to it;
-    failures: key to reason. Raises CacheError for keys that no feature file may hold or rows that do not add up.
+    failures: key to reason; classifier: adds `/logits`, made of the features as they are stored.
+    Raises CacheError for keys that no feature file may hold or rows that do not add up, OSError if the disk is full.
     """
     tables = (_encoded(keys), np.asarray(sha256, "S64"), _encoded(list(failures)), _encoded(list(failures.values())))
     _check_keys(tables[0], tables[2], path)
@@ -180,12 +204,14 @@ def write_featurefile(
     }
     header["index_sha256"] = _digest(header, tables)
     blocks = [features] if isinstance(features, np.ndarray) else features
-    with published(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
+    with published(path) as temporary, _disk_errors(path), h5py.File(temporary, "w", locking=False) as file:
         for name, value in header.items():
             file.attrs[name] = value
         for name, values in zip(_INDEX, tables, strict=True):
             _write_texts(file, name, values)
         _write_rows(file, "features", blocks, shape=(len(keys), dim), dtype=recipe.dtype)
+        if classifier is not None:
+            _write_logits(file, classifier)
 
 
 _INDEX = ("keys", "sha256", "failures/keys", "failures/reasons")
@@ -229,6 +255,16 @@ def _check_keys(keys: np.ndarray, failed: np.ndarray, path: Path) -> None:
         raise CacheError(f"{path}: the key {bad.decode(errors='replace')!r} is not a plain relative path")
 
 
+def _read_classes(logits: h5py.Dataset) -> tuple[str, ...]:
+    try:
+        classes = tuple(json.loads(logits.attrs["classes"]))
+    except (KeyError, TypeError, ValueError):
+        classes = ()
+    if len(classes) != logits.shape[1] or not all(isinstance(name, str) for name in classes):
+        raise DamagedFile(f"{logits.file.filename}: /logits does not say what its classes are")
+    return classes
+
+
 def _digest(header: dict[str, str | int], tables: tuple[np.ndarray, ...]) -> str:
     """SHA-256 over all that fletcher32 does not guard well: attributes, keys, hashes, failures."""
     digest = hashlib.sha256(json.dumps([header[name] for name in ATTRIBUTES[:-1]]).encode())
@@ -257,6 +293,27 @@ def _write_rows(
         row += len(block)
     if row != shape[0]:
         raise CacheError(f"{file.filename}: {row} rows of {name} for {shape[0]} keys")
+
+
+def _write_logits(file: h5py.File, classifier: Classifier) -> None:
+    features = file["features"]
+    starts = range(0, len(features), BLOCK_ROWS)
+    blocks = (classifier.logits(features[start:start + BLOCK_ROWS].astype(np.float32)) for start in starts)
+    _write_rows(file, "logits", blocks, shape=(len(features), len(classifier.classes)), dtype="float32")
+    file["logits"].attrs["classes"] = json.dumps(classifier.classes)
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """What HDF5 says of a full disk, as the OSError that it was: HDF5 buries the number in its text."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        number = next((number for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+                       if f"errno = {number}," in str(error)), None)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from None
 
 
 def _read_all(dataset: h5py.Dataset, out: np.ndarray) -> None:

@@ -14,19 +14,17 @@ FORMAT_VERSION = 1
 ATTRIBUTES = ("format", "format_version", "backbone", "view", "dim", "rows", "recipe", "fingerprint", "created",
               "software", "index_sha256")
 DATASETS = ("features", "keys", "sha256", "failures/keys", "failures/reasons")
+OPTIONAL = frozenset({"logits"})  #: one row a key, as /features
 CHUNK_ROWS = 256
 MAX_ATTRIBUTE_BYTES = 1 << 16
 MAX_TEXT_BYTES = 4096  #: longest key or reason, in UTF-8
 FEATURE_TYPES = {"float16": h5py.h5t.IEEE_F16LE, "float32": h5py.h5t.IEEE_F32LE}
 
 
-def check_layout(file: h5py.File, *, allow: frozenset[str] = frozenset()) -> None:
-    """Raise DamagedFile or CacheError unless `file` holds just what the format lists, stored in plain chunks.
-
-    `allow` names optional datasets with one row a key (`logits`).
-    """
+def check_layout(file: h5py.File) -> None:
+    """Raise DamagedFile or CacheError unless `file` holds just what the format lists, stored in plain chunks."""
     _check_attributes(file)
-    _check_members(file, {"features", "keys", "sha256", "failures"}, allow)
+    _check_members(file, {"features", "keys", "sha256", "failures"}, OPTIONAL)
     _check_members(_group(file, "failures"), {"keys", "reasons"}, frozenset())
     rows = _shape(file, "features")[0]
     for name in DATASETS:
@@ -36,7 +34,7 @@ def check_layout(file: h5py.File, *, allow: frozenset[str] = frozenset()) -> Non
             raise DamagedFile(f"/{name} has shape {dataset.shape}, not ({rows},) as /features has rows")
         if name not in ("features",):
             _check_text(name, dataset)
-    for name in allow & set(file):
+    for name in OPTIONAL & set(file):
         _check_storage(file, name, _dataset(file, name))
         if _shape(file, name)[0] != rows:
             raise DamagedFile(f"/{name} has {_shape(file, name)[0]} rows, not {rows} as /features")
@@ -58,13 +56,13 @@ def _check_attributes(file: h5py.File) -> None:
             raise CacheError(f"the attribute {name!r} is absurdly long")
 
 
-def _check_members(group: h5py.Group, names: set[str], allow: frozenset[str]) -> None:
-    if group.id.get_num_objs() > len(names | allow):
+def _check_members(group: h5py.Group, names: set[str], optional: frozenset[str]) -> None:
+    if group.id.get_num_objs() > len(names | optional):
         raise CacheError(f"{group.name} holds more than the format lists")
     members = set(group.keys())
     if missing := names - members:
         raise DamagedFile(f"{group.name} lacks {sorted(missing)}")
-    if surplus := members - names - allow:
+    if surplus := members - names - optional:
         raise CacheError(f"{group.name} holds {sorted(surplus)}, which the format does not list")
     for name in members:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):

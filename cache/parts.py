@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cache.errors import CacheError
-from cache.featurefile import BLOCK_ROWS, FeatureFile, write_featurefile
+from cache.featurefile import BLOCK_ROWS, Classifier, FeatureFile, write_featurefile
 from cache.files import remove_leftovers
 from cache.recipe import Recipe
 from cache.store import Store
@@ -75,17 +75,24 @@ def holdings(store: Store, recipe: Recipe) -> Holdings:
     return Holdings(sources, where, {key: reason for key, reason in failures.items() if key not in where})
 
 
-def is_finished(store: Store, recipe: Recipe, keys: Sequence[str]) -> bool:
-    """True if the finished file holds exactly these keys, in this order but for failures, and no parts are left."""
+def is_finished(store: Store, recipe: Recipe, keys: Sequence[str], *, with_logits: bool = False) -> bool:
+    """True if the finished file holds exactly these keys, in this order but for failures, and no parts are left.
+
+    with_logits: and if it has logits, too.
+    """
     if any(not path.name.startswith(RETIRED) for path in store.parts_of(recipe).glob("*.h5")):
         return False
     file = _whole(store.path_of(recipe), recipe, deep=False)
     if file is None or len(file.keys) + len(file.failures) != len(keys):
         return False
+    if with_logits and file.logits() is None:
+        return False
     return [key for key in keys if key not in file.failures] == file.keys.tolist()
 
 
-def assemble(store: Store, recipe: Recipe, dim: int, keys: Sequence[str]) -> FeatureFile:
+def assemble(
+    store: Store, recipe: Recipe, dim: int, keys: Sequence[str], *, classifier: Classifier | None = None,
+) -> FeatureFile:
     """Make the finished file, rows in the order of `keys`, from all that is cached; then remove the parts.
 
     Cached rows of other keys stay in one part, so that a face taken out of the manifest costs nothing to put back.
@@ -103,6 +110,7 @@ def assemble(store: Store, recipe: Recipe, dim: int, keys: Sequence[str]) -> Fea
     write_featurefile(
         store.path_of(recipe), recipe=recipe, dim=dim, keys=present, sha256=[held.sha256(key) for key in present],
         features=_gathered(held, present), failures={key: held.failures[key] for key in keys if key in held.failures},
+        classifier=classifier,
     )
     for path in spent:
         path.unlink(missing_ok=True)

@@ -68,7 +68,7 @@ class Lane:
 
     def __init__(self, job: Job, store: Store, settings: Settings, writer: ThreadPoolExecutor, work: Work):
         self.job, self.store, self.settings, self.writer, self.work = job, store, settings, writer, work
-        self.batch_size = settings.batch_size or job.encoder.batch_size
+        self.batch_size = job.encoder.batch_size
         self.waiting: list[tuple[str, str, np.ndarray]] = []
         self.pending: Future | None = None
         self._open_part()

@@ -20,7 +20,8 @@ class Settings:
     """How to compute; only `dtype` has an influence on what is stored.
 
     batch_size and workers: 0 lets the machine decide; shard: `i/n`, counted from 0, or empty for all;
-    max_failures: stop once more faces than this have failed, -1 for never; part_rows: what a crash repeats at most.
+    max_failures: stop once more faces than this have failed, -1 for never; part_rows: what a crash repeats at most;
+    with_logits: write a backbone's own basic logits beside its features, where its weights brought a classifier.
     """
 
     dtype: str = "float16"
@@ -31,6 +32,7 @@ class Settings:
     part_rows: int = 2048
     retry_failures: bool = False
     recheck: bool = False
+    with_logits: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -82,7 +84,8 @@ def plan(store: Store, keys: Sequence[str], encoders: Sequence[Encoder], views: 
 
 def _job(store: Store, keys: Sequence[str], mine: np.ndarray, recipe: Recipe, encoder: Encoder, view: View,
          settings: Settings, hashes: dict[str, str] | None) -> Job:
-    if not settings.retry_failures and hashes is None and is_finished(store, recipe, keys):
+    if not settings.retry_failures and hashes is None and is_finished(
+            store, recipe, keys, with_logits=settings.with_logits and encoder.head is not None):
         return Job(encoder, view, recipe, np.zeros(len(keys), bool), np.ones(len(keys), bool))
     held = holdings(store, recipe)
     missing = np.fromiter((_is_missing(key, held, settings, hashes or {}) for key in keys), bool, len(keys))

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cache.featurefile import FeatureFile
+from cache.featurefile import Classifier, FeatureFile
 from cache.parts import assemble, holdings, is_finished, retired
 from cache.store import Store
 from data.errors import InputError
@@ -39,6 +39,7 @@ class Request:
     device: str
     precision: str
     settings: Settings
+    compiled: bool = False
 
 
 def extract(request: Request, *, dry: bool = False) -> Report:
@@ -63,7 +64,7 @@ def extract(request: Request, *, dry: bool = False) -> Report:
     else:
         work = compute(jobs, keys, faces, store, settings=settings)
     if not work.stopped_by:
-        finish(store, jobs, keys)
+        finish(store, jobs, keys, with_logits=settings.with_logits)
     return Report(request.store, len(keys), [_line(store, job, keys) for job in jobs], work)
 
 
@@ -108,8 +109,12 @@ def load_encoders(request: Request, *, device: str) -> list[Encoder]:
     if not request.backbones:
         raise InputError("no backbone is named: give --backbones NAME[,NAME...]")
     weights = parse_weights(request.weights, request.backbones)
-    return [load_encoder(name, weights=weights.get(name), device=device, precision=request.precision)
-            for name in dict.fromkeys(request.backbones)]
+    encoders = [load_encoder(name, weights=weights.get(name), device=device, precision=request.precision,
+                             batch_size=request.settings.batch_size, compiled=request.compiled)
+                for name in dict.fromkeys(request.backbones)]
+    if request.settings.with_logits and not any(encoder.head for encoder in encoders):
+        raise InputError("--with-logits: none of the backbones brings a basic classifier; posterv2 does")
+    return encoders
 
 
 def image_hashes(keys: Sequence[str], faces: Faces, workers: int) -> dict[str, str]:
@@ -124,11 +129,13 @@ def image_hashes(keys: Sequence[str], faces: Faces, workers: int) -> dict[str, s
         return {key: text for key, text in zip(keys, pool.map(digest, keys), strict=True) if text}
 
 
-def finish(store: Store, jobs: Sequence[Job], keys: Sequence[str]) -> None:
+def finish(store: Store, jobs: Sequence[Job], keys: Sequence[str], *, with_logits: bool = False) -> None:
     """Assemble each file that has all its rows by now, whoever computed them."""
     for job in jobs:
-        if not is_finished(store, job.recipe, keys) and holdings(store, job.recipe).covers(keys):
-            assemble(store, job.recipe, job.encoder.dim, keys)
+        classifier = Classifier(job.encoder.classes, job.encoder.logits) if with_logits and job.encoder.head else None
+        done = is_finished(store, job.recipe, keys, with_logits=classifier is not None)
+        if not done and holdings(store, job.recipe).covers(keys):
+            assemble(store, job.recipe, job.encoder.dim, keys, classifier=classifier)
 
 
 def _line(store: Store, job: Job, keys: Sequence[str]) -> FileLine:
