@@ -13,10 +13,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from cache.featurefile import FeatureFile, write_featurefile
+from cache.featurefile import FeatureFile
 from cache.layout import CHUNK_ROWS
 from cache.recipe import Recipe
 from cache.report import table
+from cache.writing import write_featurefile
 
 SCATTERED = 20_000  #: rows of the scattered read
 GROUPED = 5_000  #: rows of the group-an-image layout: more would take minutes

@@ -5,5 +5,9 @@ class CacheError(ValueError):
     """A store or feature file that cannot be used: one sentence that says what, which file, and what to do."""
 
 
+class FileGone(CacheError):
+    """A feature file that another process has removed or replaced since it was first looked at: look again."""
+
+
 class DamagedFile(CacheError):
     """A feature file that is cut off, altered or was never one: its values must not be used."""

@@ -4,30 +4,20 @@ The features are guarded by HDF5's fletcher32 (and by checks that every chunk st
 keys, image hashes, failures and attributes, by a SHA-256 of its own. What is read is what was written, or an error.
 """
 
-import contextlib
-import errno
-import hashlib
 import json
-import os
-import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from cache.errors import CacheError, DamagedFile
-from cache.files import published
-from cache.layout import ATTRIBUTES, CHUNK_ROWS, FEATURE_TYPES, FORMAT, FORMAT_VERSION, MAX_TEXT_BYTES, check_layout
+from cache.errors import CacheError, DamagedFile, FileGone
+from cache.index import TABLES, brief, check_keys, decoded, digest_of, read_texts
+from cache.layout import ATTRIBUTES, CHUNK_ROWS, FEATURE_TYPES, FORMAT, FORMAT_VERSION, check_layout
 from cache.recipe import Recipe
 
-TEXT_CHUNK_ROWS = 4096
 BLOCK_ROWS = 8192
-_BAD_KEYS = re.compile(rb"(?:^|\0)(?:/|\0|$)|(?:^|[\0/])\.\.?(?=[/\0]|$)|//|\\")
 
 
 class FeatureFile:
@@ -87,12 +77,12 @@ class FeatureFile:
     def _index(self) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
         with self._open() as file:
             header = _read_header(file)
-            keys, hashes, failed, reasons = (_texts(file[name]) for name in _INDEX)
-        if _digest(header, (keys, hashes, failed, reasons)) != header["index_sha256"]:
+            keys, hashes, failed, reasons = (read_texts(file[name]) for name in TABLES)
+        if digest_of(header, (keys, hashes, failed, reasons)) != header["index_sha256"]:
             raise DamagedFile(f"{self.path}: keys, hashes or attributes were altered: delete it and extract again")
-        _check_keys(keys, failed, self.path)
-        failures = dict(zip(_decoded(failed), _decoded(reasons), strict=True))
-        return _decoded(keys), hashes, failures
+        check_keys(keys, failed, self.path)
+        failures = dict(zip(decoded(failed), decoded(reasons), strict=True))
+        return decoded(keys), hashes, failures
 
     @property
     def keys(self) -> np.ndarray:
@@ -128,7 +118,8 @@ class FeatureFile:
     def read_rows(self, rows: np.ndarray | None, *, dtype: np.dtype | type = np.float32) -> np.ndarray:
         """(M, D) array of `dtype`: the rows at these positions, in the order given; all of them if None."""
         with self._open() as file:
-            _read_header(file)
+            if _read_header(file) != self.header:  # rows would be looked up in another file's order
+                raise FileGone(f"{self.path}: replaced by another process while it was read: try again")
             dataset = file["features"]
             wanted = dataset.shape[0] if rows is None else len(rows)
             out = np.empty((wanted, dataset.shape[1]), dtype)
@@ -138,7 +129,7 @@ class FeatureFile:
                 else:
                     _gather(dataset, rows, out)
             except OSError as error:
-                raise DamagedFile(f"{self.path}: the features do not read back ({_brief(error)})") from None
+                raise DamagedFile(f"{self.path}: the features do not read back ({brief(error)})") from None
         return out
 
     def logits(self) -> tuple[tuple[str, ...], np.ndarray] | None:
@@ -150,7 +141,7 @@ class FeatureFile:
             try:
                 return _read_classes(file["logits"]), file["logits"][...].astype(np.float32, copy=False)
             except OSError as error:
-                raise DamagedFile(f"{self.path}: the logits do not read back ({_brief(error)})") from None
+                raise DamagedFile(f"{self.path}: the logits do not read back ({brief(error)})") from None
 
     def blocks(
         self, rows: int = BLOCK_ROWS, *, dtype: np.dtype | type = np.float32,
@@ -172,49 +163,9 @@ class FeatureFile:
         try:
             return h5py.File(self.path, "r", locking=False)
         except FileNotFoundError:
-            raise CacheError(f"{self.path}: no such feature file") from None
+            raise FileGone(f"{self.path}: no such feature file") from None
         except (OSError, RuntimeError) as error:
-            raise DamagedFile(f"{self.path}: not a whole HDF5 file ({_brief(error)})") from None
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """The backbone's own classes, in order, and what makes logits (B, C) of its embeddings (B, D)."""
-
-    classes: tuple[str, ...]
-    logits: Callable[[np.ndarray], np.ndarray]
-
-
-def write_featurefile(
-    path: Path, *, recipe: Recipe, dim: int, keys: Sequence[str], sha256: Sequence[str | bytes],
-    features: np.ndarray | Iterable[np.ndarray], failures: dict[str, str], classifier: Classifier | None = None,
-) -> None:
-    """Write a whole feature file and publish it under `path` in one step.
-
-    keys: N unique keys in order; sha256: N hex texts; features: (N, dim) or blocks of rows that add up to it;
-    failures: key to reason; classifier: adds `/logits`, made of the features as they are stored.
-    Raises CacheError for keys that no feature file may hold or rows that do not add up, OSError if the disk is full.
-    """
-    tables = (_encoded(keys), np.asarray(sha256, "S64"), _encoded(list(failures)), _encoded(list(failures.values())))
-    _check_keys(tables[0], tables[2], path)
-    header = {
-        "format": FORMAT, "format_version": FORMAT_VERSION, "backbone": recipe.backbone, "view": recipe.view["name"],
-        "dim": dim, "rows": len(keys), "recipe": recipe.canonical(), "fingerprint": recipe.fingerprint,
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "software": _software(),
-    }
-    header["index_sha256"] = _digest(header, tables)
-    blocks = [features] if isinstance(features, np.ndarray) else features
-    with published(path) as temporary, _disk_errors(path), h5py.File(temporary, "w", locking=False) as file:
-        for name, value in header.items():
-            file.attrs[name] = value
-        for name, values in zip(_INDEX, tables, strict=True):
-            _write_texts(file, name, values)
-        _write_rows(file, "features", blocks, shape=(len(keys), dim), dtype=recipe.dtype)
-        if classifier is not None:
-            _write_logits(file, classifier)
-
-
-_INDEX = ("keys", "sha256", "failures/keys", "failures/reasons")
+            raise DamagedFile(f"{self.path}: not a whole HDF5 file ({brief(error)})") from None
 
 
 def _read_header(file: h5py.File) -> dict[str, str | int]:
@@ -227,7 +178,7 @@ def _read_header(file: h5py.File) -> dict[str, str | int]:
     except CacheError as error:
         raise type(error)(f"{file.filename}: {error}") from None
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise DamagedFile(f"{file.filename}: the header does not read back ({_brief(error)})") from None
+        raise DamagedFile(f"{file.filename}: the header does not read back ({brief(error)})") from None
     return header
 
 
@@ -246,15 +197,6 @@ def _check_header(header: dict[str, str | int], features: h5py.Dataset) -> None:
         raise DamagedFile(f"/features is not stored as {recipe.dtype}, as the recipe says")
 
 
-def _check_keys(keys: np.ndarray, failed: np.ndarray, path: Path) -> None:
-    everything = np.concatenate([keys.astype(object), failed.astype(object)])
-    if len(set(everything.tolist())) != len(everything):
-        raise CacheError(f"{path}: a key stands in it twice")
-    if len(everything) and _BAD_KEYS.search(b"\0".join(everything.tolist())):
-        bad = next(key for key in everything if not key or _BAD_KEYS.search(key))
-        raise CacheError(f"{path}: the key {bad.decode(errors='replace')!r} is not a plain relative path")
-
-
 def _read_classes(logits: h5py.Dataset) -> tuple[str, ...]:
     try:
         classes = tuple(json.loads(logits.attrs["classes"]))
@@ -263,57 +205,6 @@ def _read_classes(logits: h5py.Dataset) -> tuple[str, ...]:
     if len(classes) != logits.shape[1] or not all(isinstance(name, str) for name in classes):
         raise DamagedFile(f"{logits.file.filename}: /logits does not say what its classes are")
     return classes
-
-
-def _digest(header: dict[str, str | int], tables: tuple[np.ndarray, ...]) -> str:
-    """SHA-256 over all that fletcher32 does not guard well: attributes, keys, hashes, failures."""
-    digest = hashlib.sha256(json.dumps([header[name] for name in ATTRIBUTES[:-1]]).encode())
-    for table in tables:
-        digest.update(f"{len(table)},{table.itemsize};".encode())
-        digest.update(np.ascontiguousarray(table).data.cast("B") if table.size else b"")
-    return digest.hexdigest()
-
-
-def _write_texts(file: h5py.File, name: str, values: np.ndarray) -> None:
-    kind = h5py.string_dtype("utf-8", values.itemsize)
-    file.create_dataset(name, data=values.astype(kind), dtype=kind, chunks=(TEXT_CHUNK_ROWS,), maxshape=(None,),
-                        fletcher32=True)
-
-
-def _write_rows(
-    file: h5py.File, name: str, blocks: Iterable[np.ndarray], *, shape: tuple[int, int], dtype: str,
-) -> None:
-    dataset = file.create_dataset(name, shape, dtype=np.dtype(dtype).newbyteorder("<"), chunks=(CHUNK_ROWS, shape[1]),
-                                  maxshape=(None, shape[1]), fletcher32=True)
-    row = 0
-    for block in blocks:
-        if row + len(block) > shape[0]:
-            raise CacheError(f"{file.filename}: more rows of {name} than keys")
-        dataset[row:row + len(block)] = block
-        row += len(block)
-    if row != shape[0]:
-        raise CacheError(f"{file.filename}: {row} rows of {name} for {shape[0]} keys")
-
-
-def _write_logits(file: h5py.File, classifier: Classifier) -> None:
-    features = file["features"]
-    starts = range(0, len(features), BLOCK_ROWS)
-    blocks = (classifier.logits(features[start:start + BLOCK_ROWS].astype(np.float32)) for start in starts)
-    _write_rows(file, "logits", blocks, shape=(len(features), len(classifier.classes)), dtype="float32")
-    file["logits"].attrs["classes"] = json.dumps(classifier.classes)
-
-
-@contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """What HDF5 says of a full disk, as the OSError that it was: HDF5 buries the number in its text."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        number = next((number for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-                       if f"errno = {number}," in str(error)), None)
-        if number is None:
-            raise
-        raise OSError(number, os.strerror(number), str(path)) from None
 
 
 def _read_all(dataset: h5py.Dataset, out: np.ndarray) -> None:
@@ -342,34 +233,3 @@ def _gather(dataset: h5py.Dataset, rows: np.ndarray, out: np.ndarray) -> None:
         dataset.read_direct(buffer, np.s_[first:first + count], np.s_[:count])
         here = order[start:stop]
         out[here] = buffer[rows[here] - first]
-
-
-def _texts(dataset: h5py.Dataset) -> np.ndarray:
-    try:
-        return dataset[...].astype(f"S{dataset.dtype.itemsize}")
-    except OSError as error:
-        raise DamagedFile(f"{dataset.file.filename}: {dataset.name} does not read back ({_brief(error)})") from None
-
-
-def _encoded(texts: Sequence[str]) -> np.ndarray:
-    values = [text.encode("utf-8")[:MAX_TEXT_BYTES] for text in texts]
-    return np.array(values, f"S{max((len(value) for value in values), default=1) or 1}")
-
-
-def _decoded(values: np.ndarray) -> np.ndarray:
-    try:
-        out = np.empty(len(values), object)
-        out[:] = [value.decode("utf-8") for value in values.tolist()]
-        return out
-    except UnicodeDecodeError:
-        raise DamagedFile("a key or reason is not UTF-8") from None
-
-
-def _software() -> str:
-    versions = {name: sys.modules[name].__version__ for name in ("torch", "timm", "torchvision", "PIL", "onnxruntime")
-                if name in sys.modules}
-    return json.dumps({"python": sys.version.split()[0], "h5py": h5py.__version__, "numpy": np.__version__} | versions)
-
-
-def _brief(error: Exception) -> str:
-    return str(error).split("\n")[0][:200]

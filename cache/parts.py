@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.errors import CacheError
-from cache.featurefile import BLOCK_ROWS, Classifier, FeatureFile, write_featurefile
+from cache.errors import CacheError, FileGone
+from cache.featurefile import BLOCK_ROWS, FeatureFile
 from cache.files import remove_leftovers
 from cache.recipe import Recipe
 from cache.store import Store
+from cache.writing import Classifier, write_featurefile
 
 log = logging.getLogger(__name__)
+ATTEMPTS = 10  #: at assembling, when other processes do the same
 RETIRED = "retired-"  #: starts the name of a part with rows of faces that are no longer in the manifest
 
 
@@ -92,17 +94,27 @@ def is_finished(store: Store, recipe: Recipe, keys: Sequence[str], *, with_logit
 
 def assemble(
     store: Store, recipe: Recipe, dim: int, keys: Sequence[str], *, classifier: Classifier | None = None,
-) -> FeatureFile:
+) -> FeatureFile | None:
     """Make the finished file, rows in the order of `keys`, from all that is cached; then remove the parts.
 
-    Cached rows of other keys stay in one part, so that a face taken out of the manifest costs nothing to put back.
-    Raises CacheError if a key is neither cached nor known to fail. Several processes may do this at once: each
-    makes the same file.
+    Cached rows of other keys stay in a part, so that a face taken out of the manifest costs nothing to put back.
+    Returns None if a key is neither cached nor known to fail. Several processes may do this at once: each makes the
+    same file, and looks again where another was quicker.
     """
-    held = holdings(store, recipe)
-    if not held.covers(keys):
-        missing = next(key for key in keys if key not in held.where and key not in held.failures)
-        raise CacheError(f"{store.path}: {missing!r} is not extracted yet: run `extract` again")
+    for _ in range(ATTEMPTS):
+        held = holdings(store, recipe)
+        if is_finished(store, recipe, keys, with_logits=classifier is not None):
+            return FeatureFile(store.path_of(recipe))
+        if not held.covers(keys):
+            return None
+        with contextlib.suppress(FileGone):
+            return _assemble(store, recipe, dim, keys, held, classifier)
+    raise CacheError(f"{store.path}: other processes keep changing it: run the same command again once they are done")
+
+
+def _assemble(
+    store: Store, recipe: Recipe, dim: int, keys: Sequence[str], held: Holdings, classifier: Classifier | None,
+) -> FeatureFile:
     wanted = set(keys)
     spent = [source.path for source in held.sources if source.path != store.path_of(recipe)]
     _retire(store, recipe, dim, held, [key for key in held.where if key not in wanted])
@@ -143,6 +155,8 @@ def _whole(path: Path, recipe: Recipe, *, deep: bool) -> FeatureFile | None:
             file.check()
         _ = file.keys
         return file
+    except FileGone:
+        return None
     except CacheError as error:
         if path.exists():
             aside = path.with_name(f"{path.name}.damaged")

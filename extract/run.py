@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cache.featurefile import Classifier, FeatureFile
-from cache.parts import assemble, holdings, is_finished, retired
+from cache.featurefile import FeatureFile
+from cache.parts import assemble, is_finished, retired
 from cache.store import Store
+from cache.writing import Classifier
 from data.errors import InputError
 from data.faces import Faces, open_faces
 from data.images import ImageError
@@ -133,8 +134,7 @@ def finish(store: Store, jobs: Sequence[Job], keys: Sequence[str], *, with_logit
     """Assemble each file that has all its rows by now, whoever computed them."""
     for job in jobs:
         classifier = Classifier(job.encoder.classes, job.encoder.logits) if with_logits and job.encoder.head else None
-        done = is_finished(store, job.recipe, keys, with_logits=classifier is not None)
-        if not done and holdings(store, job.recipe).covers(keys):
+        if not is_finished(store, job.recipe, keys, with_logits=classifier is not None):
             assemble(store, job.recipe, job.encoder.dim, keys, classifier=classifier)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.featurefile import write_featurefile
 from cache.recipe import Recipe
+from cache.writing import write_featurefile
 
 
 def make_recipe(**changes) -> Recipe:

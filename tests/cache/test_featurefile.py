@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cache.errors import CacheError, DamagedFile
-from cache.featurefile import FeatureFile, write_featurefile
+from cache.featurefile import FeatureFile
+from cache.writing import write_featurefile
 
 
 def test_what_was_written_is_read(write):

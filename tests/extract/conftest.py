@@ -38,3 +38,12 @@ def extract_args():
                 *weights, "--device", "cpu", "--precision", "fp32", "--batch-size", "8", *map(str, more)]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def whole(cli, drawn, extract_args, tmp_path_factory) -> Path:
+    """A store extracted in one go, both networks, views original and flip. Read only."""
+    store = tmp_path_factory.mktemp("whole") / "store"
+    done = cli(*extract_args(drawn.manifest, drawn.root, store, "--views", "original,flip"))
+    assert done.returncode == 0, done.stderr
+    return store

@@ -14,30 +14,9 @@ import pytest
 
 from cache.store import Store
 from data.manifest import Manifest, write_manifest
+from tests.extract.stores import assert_equal_stores, values
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def values(store: Path) -> dict[tuple[str, str], tuple[list[str], np.ndarray, dict[str, str]]]:
-    return {(file.backbone, file.view): (file.keys.tolist(), file.read(dtype=np.float16), file.failures)
-            for file in Store(store).files()}
-
-
-def assert_equal_stores(a: Path, b: Path) -> None:
-    left, right = values(a), values(b)
-    assert left.keys() == right.keys()
-    for name in left:
-        assert left[name][0] == right[name][0] and left[name][2] == right[name][2]
-        np.testing.assert_array_equal(left[name][1], right[name][1])
-
-
-@pytest.fixture(scope="session")
-def whole(cli, drawn, extract_args, tmp_path_factory) -> Path:
-    """A store extracted in one go, both networks, views original and flip. Read only."""
-    store = tmp_path_factory.mktemp("whole") / "store"
-    done = cli(*extract_args(drawn.manifest, drawn.root, store, "--views", "original,flip"))
-    assert done.returncode == 0, done.stderr
-    return store
 
 
 def test_a_run_makes_one_file_for_each_backbone_and_view(whole, drawn):

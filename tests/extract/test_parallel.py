@@ -1,0 +1,106 @@
+"""Several processes on one store, and a disk that fills up: real processes, as a cluster or a crash would have them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache.store import Store
+from tests.extract.stores import assert_equal_stores
+
+ROOT = Path(__file__).resolve().parents[2]
+ONE = ("timm:test_vit",)
+
+
+def start(*words: object, code: str = "") -> subprocess.Popen:
+    """`python pipeline.py WORDS`, or with `code` run before it, in the background."""
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}import pipeline; sys.exit(pipeline.main())"
+    return subprocess.Popen([sys.executable, "-c", program, *map(str, words)], cwd=ROOT, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def finish(processes: list[subprocess.Popen]) -> list[str]:
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), outputs
+    return [out for out, _ in outputs]
+
+
+@pytest.fixture(scope="module")
+def alone(cli, drawn, extract_args, tmp_path_factory) -> Path:
+    store = tmp_path_factory.mktemp("alone") / "store"
+    assert cli(*extract_args(drawn.manifest, drawn.root, store, networks=ONE)).returncode == 0
+    return store
+
+
+@pytest.mark.slow
+def test_shards_at_the_same_time_make_the_same_file(drawn, extract_args, alone, tmp_path):
+    args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--part-rows", "4", networks=ONE)
+    finish([start(*args, "--shard", f"{index}/5") for index in range(5)])
+    assert_equal_stores(tmp_path / "s", alone)
+
+
+@pytest.mark.slow
+def test_two_processes_on_the_same_work_do_no_harm(drawn, extract_args, alone, tmp_path):
+    args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--part-rows", "4", networks=ONE)
+    finish([start(*args), start(*args)])
+    assert_equal_stores(tmp_path / "s", alone)
+
+
+@pytest.mark.slow
+def test_one_process_a_device(drawn, extract_args, alone, tmp_path):
+    args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--device", "cpu,cpu", "--json", networks=ONE)
+    record = json.loads(finish([start(*args)])[0])
+    assert record["computed_faces"] == 70
+    assert_equal_stores(tmp_path / "s", alone)
+
+
+@pytest.mark.slow
+def test_a_full_disk_loses_nothing(cli, drawn, extract_args, tmp_path):
+    """No file may grow over 100 kB: parts of the narrow network (64-d) fit, those of the wide one (512-d) do not."""
+    narrow, wide = networks = ("timm:test_vit", "torchvision:resnet18")
+    args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--part-rows", "32", networks=networks)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+    _, err = (process := start(*args, code=limit)).communicate(timeout=300)
+    assert process.returncode == 1, err
+    assert "the disk is full" in err and "Traceback" not in err
+    assert not list((tmp_path / "s").glob("**/.tmp-*"))
+    done = cli(*args, "--json")
+    assert done.returncode == 0
+    cached = {line["backbone"]: line["cached"] for line in json.loads(done.stdout)["files"]}
+    assert cached[narrow] >= 16 and cached[wide] == 0
+    assert [Store(tmp_path / "s").find(name).rows for name in networks] == [70, 70]
+
+
+def test_the_launcher_says_which_shard_this_is(cli, drawn, extract_args, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--json", networks=ONE)
+    assert json.loads(cli(*args, "--shard", "auto").stdout)["computed_faces"] == 35
+    monkeypatch.delenv("SLURM_PROCID")
+    done = cli(*args, "--shard", "auto")
+    assert done.returncode == 2 and "neither RANK" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_store_works_read_only_and_from_several_processes(alone):
+    code = ("import numpy as np; from multiprocessing import get_context; from cache.store import Store\n"
+            "def total(file): return float(np.abs(file.read()).sum())\n"
+            "if __name__ == '__main__':\n"
+            f"    file = Store({str(alone)!r}).find('timm:test_vit'); file.read()\n"
+            "    with get_context('spawn').Pool(2) as pool: sums = pool.map(total, [file, file])\n"
+            "    assert sums[0] == sums[1] == total(file); print(sums[0])")
+    script = alone.parent / "read.py"
+    script.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}")
+    modes = {path: path.stat().st_mode for path in [alone, *alone.iterdir()]}
+    for path in modes:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        done = subprocess.run([sys.executable, str(script)], text=True, capture_output=True, timeout=120)
+    finally:
+        for path, mode in modes.items():
+            path.chmod(mode)
+    assert done.returncode == 0, done.stderr
+    assert np.isclose(float(done.stdout), float(np.abs(Store(alone).find("timm:test_vit").read()).sum()))
