@@ -34,6 +34,8 @@ DEMO_FACES_PER_CLASS = 20
 
 # ----------------------------------------------------------------------------------------------------- manifest
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="FACES.csv", help="The manifest to write.")]
+Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The dataset's folder; keys are relative to it.")]
+Table = Annotated[Path, typer.Argument(metavar="FACES.csv", help="A manifest.")]
 
 
 @manifest_app.command("csv")
@@ -46,17 +48,160 @@ def manifest_csv(
     compound: Annotated[str, typer.Option(help="Column of compound expressions.")] = "",
     group: Annotated[str, typer.Option(help="Column of what must stay on one side: subject, duplicates.")] = "",
     classes: Annotated[str, typer.Option(help="Taxonomy whose official numbers the labels are.")] = "",
+    as_json: Json = False,
 ) -> None:
     """Any CSV table; say which column is what."""
     from data.labels import taxonomy
-    from data.manifest import write_manifest
     from data.readers.csv import read_csv
-    from data.report import counts
 
-    faces = read_csv(table, key=key, split=split, basic=basic, compound=compound, group=group,
-                     classes=taxonomy(classes) if classes else None)
-    write_manifest(faces, output)
-    print(counts(faces, output))
+    write_faces(read_csv(table, key=key, split=split, basic=basic, compound=compound, group=group,
+                         classes=taxonomy(classes) if classes else None), output, as_json)
+
+
+@manifest_app.command("folder")
+def manifest_folder(
+    root: Root, output: Output,
+    classes: Annotated[str, typer.Option(help="Taxonomy whose official numbers name the class folders.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Class folders: split/class/*.jpg or class/*.jpg."""
+    from data.labels import taxonomy
+    from data.readers.folder import read_folder
+
+    write_faces(read_folder(root, classes=taxonomy(classes) if classes else None), output, as_json)
+
+
+@manifest_app.command("rafdb")
+def manifest_rafdb(
+    root: Root, output: Output,
+    part: Annotated[str, typer.Option(help="basic, compound or both.")] = "compound",
+    images: Annotated[str, typer.Option(help="aligned or original.")] = "aligned",
+    as_json: Json = False,
+) -> None:
+    """RAF-DB: the folder that holds basic/ and compound/, as published or repackaged into class folders."""
+    from data.readers.rafdb import read_rafdb
+
+    write_faces(read_rafdb(root, part=part, images=images), output, as_json)
+
+
+@manifest_app.command("rafce")
+def manifest_rafce(root: Root, output: Output, as_json: Json = False) -> None:
+    """RAF-CE: the folder that holds RAFCE_emolabel.txt and aligned/."""
+    from data.readers.rafce import read_rafce
+
+    write_faces(read_rafce(root), output, as_json)
+
+
+@manifest_app.command("affectnet")
+def manifest_affectnet(
+    root: Root, output: Output,
+    classes: Annotated[str, typer.Option(help="basic8, or basic7 without contempt.")] = "basic8",
+    crop: Annotated[Path | None, typer.Option(help="Older release: write the faces, cut out, to this folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """AffectNet: train_set/ and val_set/ of 2021, or the older training.csv and validation.csv."""
+    from data.readers.affectnet import read_affectnet
+
+    faces = read_affectnet(root, classes=classes)
+    if crop is not None:
+        from data.crops import crop_faces
+
+        faces = crop_faces(faces, root, crop)
+    write_faces(faces, output, as_json)
+
+
+@manifest_app.command("fer2013")
+def manifest_fer2013(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="fer2013.csv, or the folder that holds it.")],
+    output: Output,
+    ferplus: Annotated[Path | None, typer.Option(help="fer2013new.csv: votes for basic and compound labels.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Only the clearer compound labels.")] = False,
+    unpack: Annotated[Path | None, typer.Option(help="Write the faces as PNG files to this folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """FER2013, with the votes of FER+: faces are read from inside the csv."""
+    from data.readers.fer2013 import read_fer2013
+    from data.readers.fer2013 import unpack as run_unpack
+
+    faces = read_fer2013(root, ferplus=ferplus, strict=strict)
+    write_faces(run_unpack(faces, root, unpack) if unpack is not None else faces, output, as_json)
+
+
+@manifest_app.command("cexpr")
+def manifest_cexpr(
+    root: Root, output: Output,
+    template: Annotated[Path | None, typer.Option(help="The submission template: the rows to answer.")] = None,
+    annotation: Annotated[Path | None, typer.Option(help="True classes: a table as the template, or a folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """C-EXPR-DB (ABAW): a folder of cropped frames for each video."""
+    from data.readers.cexpr import read_cexpr
+
+    write_faces(read_cexpr(root, template=template, annotation=annotation), output, as_json)
+
+
+@manifest_app.command("merge")
+def manifest_merge(
+    parts: Annotated[list[str], typer.Argument(metavar="NAME=FACES.csv...", help="Manifests; NAME goes before keys.")],
+    output: Output, as_json: Json = False,
+) -> None:
+    """Several manifests into one; extract it with --root NAME=DIR for each."""
+    from data.combine import merge
+    from data.errors import InputError
+    from data.manifest import read_manifest
+
+    named = [part.partition("=") for part in parts]
+    if not all(name and path for name, _, path in named) or len({name for name, _, _ in named}) < len(named):
+        raise InputError("manifests to merge are given as NAME=FACES.csv, each name once")
+    write_faces(merge({name: read_manifest(Path(path)) for name, _, path in named}), output, as_json)
+
+
+@manifest_app.command("split")
+def manifest_split(
+    faces: Table, output: Output,
+    val: Annotated[float, typer.Option(min=0, max=1, help="Share of faces for val.")] = 0.1,
+    test: Annotated[float, typer.Option(min=0, max=1, help="Share of faces for test.")] = 0.2,
+    folds: Annotated[int, typer.Option(min=0, help="Write a column `fold` of this many folds instead.")] = 0,
+    only: Annotated[str | None, typer.Option(help="Divide the faces of this split; others stay as they are.")] = None,
+    target: Annotated[str, typer.Option(help="Keep proportions of compound or basic classes; auto.")] = "auto",
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """Split anew: classes in proportion, no group (subject, video, duplicates) on two sides."""
+    from data.combine import fold, resplit
+    from data.manifest import read_manifest
+
+    table = read_manifest(faces)
+    made = (fold(table, folds=folds, target=target, seed=seed, only=only) if folds
+            else resplit(table, val=val, test=test, target=target, seed=seed, only=only))
+    write_faces(made, output, as_json)
+
+
+@manifest_app.command("check")
+def manifest_check(
+    faces: Table,
+    root: Annotated[list[str], typer.Option(help="Folder that keys are relative to (or NAME=DIR, repeatable).")],
+    group_duplicates: Annotated[bool, typer.Option("--group-duplicates", help="Write sets into `group`.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to; or FACES.csv itself.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 takes one a core.")] = 0,
+    as_json: Json = False,
+) -> int:
+    """Missing and damaged files, duplicates, and what leaks across splits."""
+    from tqdm import tqdm
+
+    from data.check import check
+    from data.check import group_duplicates as grouped
+    from data.faces import open_faces, parse_roots
+    from data.manifest import read_manifest, write_manifest
+
+    table = read_manifest(faces)
+    with tqdm(total=len(table), unit="face", disable=None) as bar:
+        found = check(table, open_faces(parse_roots(root)), workers=workers, progress=bar.update)
+    show(found, as_json)
+    if group_duplicates:
+        write_manifest(grouped(found), output or faces)
+        print(f"sets of (near-)identical faces are groups now -> {output or faces}", file=sys.stderr)
+    return found.exit_code
 
 
 # ---------------------------------------------------------------------------------------------------- stage one
@@ -292,3 +437,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+def write_faces(faces, output: Path, as_json: bool) -> None:
+    """Write a manifest, print what it holds, and say on stderr what its reader noticed."""
+    from data.manifest import write_manifest
+    from data.report import Indexed
+
+    write_manifest(faces, output)
+    for note in faces.notes:
+        print(f"warning: {note}", file=sys.stderr)
+    show(Indexed(faces, output), as_json)
+
+

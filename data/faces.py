@@ -1,10 +1,15 @@
-"""Where the bytes of a face come from: a key below a root folder, or below one of several named roots."""
+"""Where the bytes of a face come from: a key below a root folder, or below one of several named roots.
 
-from dataclasses import dataclass
+A key such as `fer2013.csv/0000006.png` names row 6 of the CSV file `fer2013.csv` in the root, read as an image file.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.errors import InputError
 from data.images import ImageError
+from data.pixels import PixelTable, open_pixels, row_of
 
 
 @dataclass(frozen=True)
@@ -12,18 +17,19 @@ class Faces:
     """Roots by name; the root of keys without a dataset's name in front stands under the empty name."""
 
     roots: dict[str, Path]
+    tables: dict[Path, PixelTable] = field(default_factory=dict)  #: CSV files of pixels, as they are met
 
     def read(self, key: str) -> bytes:
         """The bytes of the image file of `key`. Raises ImageError if there is none, or it lies outside its root."""
         root, below = self._place(key)
+        place = row_of(below)
         try:
-            path = (root / below).resolve(strict=True)
-            if not path.is_relative_to(root):
-                raise ImageError("outside its root")
-            return path.read_bytes()
+            if place and (root / place[0]).is_file():
+                return self._table(_inside(root, place[0])).read(place[1])
+            return _inside(root, below).read_bytes()
         except FileNotFoundError:
             raise ImageError("missing file") from None
-        except (OSError, ValueError) as error:
+        except (OSError, InputError, ValueError) as error:
             raise ImageError(f"unreadable file ({getattr(error, 'strerror', None) or 'bad name'})") from None
 
     def _place(self, key: str) -> tuple[Path, str]:
@@ -34,11 +40,40 @@ class Faces:
             raise ImageError(f"no root for {name!r}")
         return self.roots[name], below
 
+    def _table(self, path: Path) -> PixelTable:
+        if path not in self.tables:
+            self.tables[path] = open_pixels(path)
+        return self.tables[path]
+
+
+def _inside(root: Path, below: str) -> Path:
+    path = (root / below).resolve(strict=True)
+    if not path.is_relative_to(root):
+        raise ImageError("outside its root")
+    return path
+
 
 def open_faces(root: Path | dict[str, Path]) -> Faces:
-    """Faces below one folder, or below several named ones. Raises InputError for a folder that is not there."""
+    """Faces below one folder, or below several named ones; a CSV file of pixels stands for its folder.
+
+    Raises InputError for a folder that is not there.
+    """
     roots = root if isinstance(root, dict) else {"": root}
-    for folder in roots.values():
-        if not Path(folder).is_dir():
+    folders = {name: Path(folder) for name, folder in roots.items()}
+    folders = {name: folder.parent if folder.suffix == ".csv" and folder.is_file() else folder
+               for name, folder in folders.items()}
+    for folder in folders.values():
+        if not folder.is_dir():
             raise InputError(f"{folder}: no such folder of faces (--root)")
-    return Faces({name: Path(folder).resolve() for name, folder in roots.items()})
+    return Faces({name: folder.resolve() for name, folder in folders.items()})
+
+
+def parse_roots(roots: Sequence[str]) -> Path | dict[str, Path]:
+    """One folder, or several as NAME=DIR, as the command line gives them. Raises InputError for a mixture."""
+    if len(roots) == 1 and ("=" not in roots[0] or Path(roots[0]).exists()):
+        return Path(roots[0])
+    pairs = [root.partition("=") for root in roots]
+    named = {name: Path(folder) for name, mark, folder in pairs if name and mark and folder}
+    if len(named) < len(roots):
+        raise InputError("several roots are given as NAME=DIR each, NAME being the first part of the keys below it")
+    return named

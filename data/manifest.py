@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -20,6 +21,7 @@ class Manifest:
     """Faces in order. `table` has the text columns of `COLUMNS` (empty where unknown) and any others, as text."""
 
     table: pd.DataFrame
+    notes: tuple[str, ...] = ()  #: what a reader left out or found otherwise than published, a sentence each
 
     def __len__(self) -> int:
         return len(self.table)
@@ -34,7 +36,7 @@ class Manifest:
         return Manifest(self.table[np.asarray(mask, bool)].reset_index(drop=True))
 
 
-def manifest(table: pd.DataFrame, *, source: str) -> Manifest:
+def manifest(table: pd.DataFrame, *, source: str, notes: Sequence[str] = ()) -> Manifest:
     """A checked manifest from a table that has at least the column `key`.
 
     Raises InputError naming the first row (as counted in a file with a header line) and column at fault.
@@ -50,7 +52,7 @@ def manifest(table: pd.DataFrame, *, source: str) -> Manifest:
                         ("compound", _compound_fault)):
         _check(table[name], fault, source)
     _check_unique(table["key"], source)
-    return Manifest(table)
+    return Manifest(table, tuple(notes))
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -69,7 +71,9 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def write_manifest(faces: Manifest, path: Path) -> None:
-    """Write a manifest as UTF-8 CSV, whole or not at all."""
+    """Write a manifest as UTF-8 CSV, whole or not at all. Raises InputError if it cannot be written there."""
+    if not path.parent.is_dir() or path.is_dir():
+        raise InputError(f"{path}: cannot be written: {'it is a folder' if path.is_dir() else 'its folder is missing'}")
     temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
     try:
         with temporary.open("w", encoding="utf-8", newline="") as file:
@@ -82,7 +86,7 @@ def write_manifest(faces: Manifest, path: Path) -> None:
         raise
 
 
-def _check(column: pd.Series, fault, source: str) -> None:
+def _check(column: pd.Series, fault: Callable[[str], str], source: str) -> None:
     """Judge each distinct value once: a million rows have few labels."""
     faults = {value: reason for value in column.unique() if (reason := fault(value))}
     if faults:

@@ -1,23 +1,49 @@
-"""What a manifest holds, in a few lines."""
+"""What a manifest holds, for a person and for a program."""
 
+from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from data.manifest import Manifest
 
 
-def counts(faces: Manifest, path: Path) -> str:
-    """Faces by split and by class, as lines to print."""
+@dataclass(frozen=True)
+class Indexed:
+    """A manifest as written to `path`."""
+
+    faces: Manifest
+    path: Path
+
+    def text(self) -> str:
+        """Faces by split and by class, a few lines."""
+        return "\n".join([f"{len(self.faces):,} faces -> {self.path}", *lines(self.faces)])
+
+    def record(self) -> dict:
+        """The same numbers by name."""
+        table = self.faces.table
+        return {"manifest": str(self.path), "faces": len(table), "notes": list(self.faces.notes),
+                **{name: _counts(table[name]) for name in ("split", "basic", "compound")},
+                "groups": int(table.loc[table["group"] != "", "group"].nunique())}
+
+
+def lines(faces: Manifest, labels: tuple[str, ...] = ("basic", "compound")) -> list[str]:
+    """Counts by split, class and group; a line each."""
     table = faces.table
-    groups = table["group"]
-    lines = [f"{len(faces)} faces -> {path}", "split     " + _tally(table["split"].replace("", "(none)"))]
-    for name in ("basic", "compound"):
+    made = ["split     " + _tally(table["split"])]
+    for name in labels:
         labelled = table.loc[table[name] != "", name]
         if len(labelled):
-            lines.append(f"{name:9} {len(labelled)} labelled: {_tally(labelled)}")
-    if (groups != "").any():
-        lines.append(f"group     {groups[groups != ''].nunique()} groups of {int((groups != '').sum())} faces")
-    return "\n".join(lines)
+            made.append(f"{name:9} {len(labelled):,} labelled: {_tally(labelled)}")
+    grouped = table.loc[table["group"] != "", "group"]
+    if len(grouped):
+        made.append(f"group     {grouped.nunique():,} groups of {len(grouped):,} faces")
+    return made
 
 
-def _tally(column) -> str:
-    return ", ".join(f"{name} {count}" for name, count in column.value_counts().items())
+def _counts(column: pd.Series) -> dict[str, int]:
+    return {str(name): int(count) for name, count in column.value_counts().items()}
+
+
+def _tally(column: pd.Series) -> str:
+    return ", ".join(f"{name or '(none)'} {count:,}" for name, count in _counts(column).items())

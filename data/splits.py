@@ -12,7 +12,8 @@ def stratified_group_folds(
 ) -> np.ndarray:
     """(N,) fold of each face, from 0 to folds - 1; a face without a group (empty) is a group of its own.
 
-    Groups are dealt out greedily, those with the rarest classes first, each to the fold that most lacks its classes.
+    Groups are dealt out greedily, those with the rarest classes first, each to the fold that most lacks its classes;
+    faces alone fill up what each fold then lacks.
     Raises InputError for fewer than two folds or fewer groups than folds.
     """
     if folds < 2:
@@ -37,20 +38,46 @@ def _deal(labels: Sequence[str], groups: Sequence[str], shares: np.ndarray, seed
     _, label_of = np.unique(np.asarray(labels, object).astype(str), return_inverse=True)
     names = [group or f"\0{row}" for row, group in enumerate(groups)]
     _, group_of = np.unique(names, return_inverse=True)
-    counts = np.zeros((group_of.max(initial=-1) + 1, label_of.max(initial=-1) + 1))
-    np.add.at(counts, (group_of, label_of), 1)
-    if len(counts) < len(shares):
-        raise InputError(f"{len(counts)} groups of faces cannot be split into {len(shares)} sides")
-    totals = counts.sum(axis=0)
-    order = np.random.default_rng(seed).permutation(len(counts))
-    rarity = (counts / totals).max(axis=1)
-    order = order[np.argsort(-rarity[order], kind="stable")]
-    lack = shares[:, None] * totals
+    sizes = np.bincount(group_of)
+    if len(sizes) < len(shares):
+        raise InputError(f"{len(sizes)} groups of faces cannot be split into {len(shares)} sides")
+    draw = np.random.default_rng(seed)
+    lack = shares[:, None] * np.bincount(label_of)
+    side = np.empty(len(sizes), int)
+    several = np.flatnonzero(sizes > 1)
+    place = np.searchsorted(several, group_of)
+    inside = np.flatnonzero(sizes[group_of] > 1)
+    counts = np.zeros((len(several), lack.shape[1]))
+    np.add.at(counts, (place[inside], label_of[inside]), 1)
+    side[several] = _deal_groups(counts, lack, shares, draw)
+    alone = np.flatnonzero(sizes[group_of] == 1)
+    for label in np.argsort(np.bincount(label_of[alone], minlength=lack.shape[1]), kind="stable"):
+        rows = draw.permutation(alone[label_of[alone] == label])
+        side[group_of[rows]] = np.repeat(np.arange(len(shares)), _seats(lack, label, len(rows), shares))
+    return side[group_of]
+
+
+def _deal_groups(counts: np.ndarray, lack: np.ndarray, shares: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """(G,) the side of each group of several faces, each to the side that most lacks its classes; updates `lack`."""
+    totals = np.maximum(lack.sum(axis=0), 1)
+    order = draw.permutation(len(counts))
+    rarity = (counts / totals).max(axis=1, initial=0)
     side = np.empty(len(counts), int)
-    for group in order:
+    for group in order[np.argsort(-rarity[order], kind="stable")]:
         present = counts[group] > 0
         want = (lack[:, present] / totals[present] / shares[:, None]).mean(axis=1)
         best = np.flatnonzero(want == want.max())
         side[group] = best[np.argmax(lack[best].sum(axis=1) / shares[best])]
         lack[side[group]] -= counts[group]
-    return side[group_of]
+    return side
+
+
+def _seats(lack: np.ndarray, label: int, count: int, shares: np.ndarray) -> np.ndarray:
+    """(sides,) how many of `count` single faces of a class go to each side; updates `lack`."""
+    want = np.clip(lack[:, label], 0, None)
+    want = (want if want.sum() else shares) * count / (want.sum() or shares.sum())
+    seats = np.floor(want).astype(int)
+    left = np.lexsort((-lack.sum(axis=1) / shares, -(want - seats).round(9)))[:count - seats.sum()]
+    seats[left] += 1
+    lack[:, label] -= seats
+    return seats

@@ -2,6 +2,7 @@
 
 `basic/EmoLabel/list_patition_label.txt` (spelled so) has lines `train_00001.jpg 5`; the pictures stand in
 `basic/Image/aligned/train_00001_aligned.jpg` or `basic/Image/original/train_00001.jpg`; `compound/` is alike.
+Repackaged copies have `train/5/*.jpg` and `test/5/*.jpg` instead.
 """
 
 from pathlib import Path
@@ -9,41 +10,67 @@ from pathlib import Path
 import pandas as pd
 
 from data.errors import InputError
-from data.labels import taxonomy
+from data.labels import Taxonomy, taxonomy
 from data.manifest import Manifest, manifest
+from data.published import differences
+from data.readers.folder import read_folder
+from data.readers.lists import missing_note, read_numbered
 
 LIST = "EmoLabel/list_patition_label.txt"
 PARTS = {"basic": "basic7", "compound": "rafdb11"}
 
 
 def read_rafdb(root: Path, *, part: str, images: str = "aligned") -> Manifest:
-    """The manifest of one part, `basic` or `compound`, in the order of its list; `images` are `aligned` or `original`.
+    """The manifest of one part, `basic` or `compound`, or of `both`; `images` are `aligned` or `original`.
 
     Raises InputError naming the file that is not there or the line that is not as published.
     """
-    if part not in PARTS or images not in ("aligned", "original"):
-        raise InputError(f"RAF-DB has {', '.join(PARTS)} (aligned or original), not {part}, {images}")
+    if part not in (*PARTS, "both"):
+        raise InputError(f"RAF-DB has no part {part!r}: choose from basic, compound, both")
+    if images not in ("aligned", "original"):
+        raise InputError(f"RAF-DB has no {images!r} images: choose from aligned, original")
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder")
+    read = [_read_part(root, name, images) for name in (PARTS if part == "both" else (part,))]
+    table = pd.concat([faces.table for faces in read], ignore_index=True)
+    return manifest(table, source=str(root), notes=[note for faces in read for note in faces.notes])
+
+
+def _read_part(root: Path, part: str, images: str) -> Manifest:
     base = root / part if (root / part).is_dir() else root
-    labels = base / LIST
-    if not labels.is_file():
-        raise InputError(f"{root}: no {part}/{LIST} below it (spelled so): give the folder that holds {part}/")
-    folder = (base / "Image" / images).relative_to(root).as_posix()
-    if not (root / folder).is_dir():
-        raise InputError(f"{root / folder}: no such folder: unpack {images}.zip there")
     classes = taxonomy(PARTS[part])
-    rows = [_row(line, number, labels, folder, images, part, classes)
-            for number, line in enumerate(labels.read_text(encoding="utf-8-sig").splitlines(), 1) if line.strip()]
-    return manifest(pd.DataFrame(rows, columns=["key", "split", part]), source=str(labels))
+    listed = base / LIST
+    if listed.is_file():
+        faces = _read_list(root, base, classes, images)
+    elif (base / "train").is_dir() and (base / "test").is_dir():
+        faces = read_folder(base, classes=classes)
+        table = faces.table.assign(key=(base / "x").relative_to(root).as_posix()[:-1] + faces.table["key"])
+        faces = manifest(table, source=str(base))
+    else:
+        raise InputError(f"{root}: no {part}/{LIST} below it (spelled so), nor {part}/train/1 and {part}/test/1: give "
+                         f"the folder that holds {part}/")
+    return manifest(faces.table, source=str(base), notes=[*faces.notes, *differences(f"RAF-DB {part}", faces)])
 
 
-def _row(line, number, labels, folder, images, part, classes) -> dict[str, str]:
-    name, _, label = line.strip().partition(" ")
-    split = name.partition("_")[0]
-    if split not in ("train", "test") or not label.strip().isdecimal():
-        raise InputError(f"{labels}: line {number}: {line.strip()!r} is not like 'train_00001.jpg 5'")
-    stem, dot, suffix = name.rpartition(".")
-    file = f"{stem}_aligned{dot}{suffix}" if images == "aligned" else name
-    try:
-        return {"key": f"{folder}/{file}", "split": split, part: classes.label(int(label))}
-    except InputError as error:
-        raise InputError(f"{labels}: line {number}: {error}") from None
+def _read_list(root: Path, base: Path, classes: Taxonomy, images: str) -> Manifest:
+    listed, folder = base / LIST, base / "Image" / images
+    if not folder.is_dir():
+        other = "original" if images == "aligned" else "aligned"
+        hint = f", or say --images {other}" if (folder.parent / other).is_dir() else ""
+        raise InputError(f"{folder}: no such folder: unpack {images}.zip there{hint}")
+    below = folder.relative_to(root).as_posix()
+    rows = []
+    for name, (number, line) in read_numbered(listed, like="train_00001.jpg 5").items():
+        split, stem = name.partition("_")[0], name.rpartition(".")[0]
+        if split not in ("train", "test"):
+            raise InputError(f"{listed}: line {line}: {name!r} does not start with train_ or test_")
+        if number not in classes.numbers:
+            raise InputError(f"{listed}: line {line}: {number} is not a class of RAF-DB {classes.target} "
+                             f"(1 to {len(classes.numbers)})")
+        file = f"{stem}_aligned{name[len(stem):]}" if images == "aligned" else name
+        rows.append({"key": f"{below}/{file}", "split": split, classes.target: classes.label(number)})
+    remedy = f"unpack {images}.zip into it"
+    if images == "aligned" and (folder / rows[0]["key"].rpartition("/")[2].replace("_aligned", "")).exists():
+        remedy = "it holds the original pictures, whose names lack _aligned; the aligned ones belong there"
+    notes = missing_note(root, [row["key"] for row in rows], remedy=remedy)
+    return manifest(pd.DataFrame(rows), source=str(listed), notes=notes)

@@ -1,0 +1,122 @@
+"""AffectNet (http://mohammadmahoor.com/affectnet/): the 2021 release of cropped faces, and the older lists in CSV.
+
+2021: `train_set/images/<id>.jpg` with `train_set/annotations/<id>_exp.npy`, `val_set/` alike. Older: `training.csv` and
+`validation.csv` with pictures under `Manually_Annotated_Images/`, uncropped, the face's box in the table.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data.errors import InputError
+from data.labels import Taxonomy, taxonomy
+from data.manifest import Manifest, manifest, read_table
+from data.published import differences
+from data.readers.lists import missing_note
+
+SETS = {"train_set": "train", "val_set": "val"}
+LISTS = {"training.csv": "train", "validation.csv": "val"}
+PICTURES = "Manually_Annotated_Images"
+COLUMNS = ("subDirectory_filePath", "face_x", "face_y", "face_width", "face_height", "expression")
+UNUSABLE = {8: "none", 9: "uncertain", 10: "no face"}
+
+
+def read_affectnet(root: Path, *, classes: str = "basic8") -> Manifest:
+    """The manifest of either release, whichever `root` holds; `classes` is basic8, or basic7 without contempt.
+
+    Faces labelled 8 to 10 (none, uncertain, no face) are left out and counted.
+    Raises InputError naming what is not there or not as published.
+    """
+    if classes not in ("basic7", "basic8"):
+        raise InputError(f"AffectNet's classes are basic7 or basic8, not {classes!r}")
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder")
+    lists = [(folder / name, split) for folder in (root, root / "Manually_Annotated_file_lists")
+             for name, split in LISTS.items() if (folder / name).is_file()]
+    if (root / "train_set").is_dir() or (root / "val_set").is_dir():
+        table, notes = _read_sets(root)
+    elif lists:
+        table, notes = _read_lists(root, lists)
+    else:
+        raise InputError(f"{root}: neither train_set/ and val_set/ (the 2021 release) nor training.csv and "
+                         f"validation.csv (the older one) in it")
+    return _labelled(table, notes, root, wanted=8 if classes == "basic8" else 7)
+
+
+def _read_sets(root: Path) -> tuple[pd.DataFrame, list[str]]:
+    rows, notes = [], []
+    for name, split in SETS.items():
+        images, annotations = root / name / "images", root / name / "annotations"
+        if not (root / name).is_dir():
+            notes.append(f"{root / name}: no such folder: its faces are left out")
+            continue
+        for folder in (images, annotations):
+            if not folder.is_dir():
+                raise InputError(f"{folder}: no such folder: unpack {name} whole, images and annotations")
+        files = {file.rpartition(".")[0]: file for file in os.listdir(images) if not file.startswith(".")}
+        labels = sorted(file for file in os.listdir(annotations) if file.endswith("_exp.npy"))
+        if not files or not labels:
+            raise InputError(f"{images if labels else annotations}: no {'images' if labels else '<id>_exp.npy files'} "
+                             f"in it: unpack {name} whole")
+        stems = [file.removesuffix("_exp.npy") for file in labels]
+        rows += [{"key": f"{name}/images/{files[stem]}", "split": split, "expression": _number(annotations / file)}
+                 for stem, file in sorted(zip(stems, labels, strict=True), key=_in_order) if stem in files]
+        for count, what in ((len(set(stems) - set(files)), "annotations without an image"),
+                            (len(set(files) - set(stems)), "images without an annotation")):
+            if count:
+                notes.append(f"{name}: {count:,} {what} are left out")
+    return pd.DataFrame(rows), notes
+
+
+def _in_order(pair: tuple[str, str]) -> tuple[int, str]:
+    return (int(pair[0]) if pair[0].isdecimal() else -1, pair[0])
+
+
+def _number(path: Path) -> int:
+    """The release stores each number as text in an array without dimensions."""
+    try:
+        return int(np.load(path, allow_pickle=False).item())
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"{path}: not one expression number ({error})") from None
+
+
+def _read_lists(root: Path, lists: list[tuple[Path, str]]) -> tuple[pd.DataFrame, list[str]]:
+    tables = []
+    for path, split in lists:
+        table = read_table(path)
+        lacking = [name for name in COLUMNS if name not in table.columns]
+        if lacking:
+            raise InputError(f"{path}: no column {', '.join(lacking)}; it has {', '.join(table.columns)}")
+        wrong = ~table["expression"].str.strip().str.fullmatch(r"\d+")
+        if wrong.any():
+            row = int(wrong.to_numpy().argmax())
+            raise InputError(f"{path}: row {row + 2}, column 'expression': {table['expression'][row]!r} is no number")
+        table = table.drop(columns=["facial_landmarks"], errors="ignore")
+        tables.append(table.assign(key=f"{PICTURES}/" + table["subDirectory_filePath"].str.strip(), split=split,
+                                   expression=table["expression"].astype(int)))
+    if not (root / PICTURES).is_dir():
+        raise InputError(f"{root / PICTURES}: no such folder: unpack the pictures there")
+    table = pd.concat(tables, ignore_index=True).drop(columns="subDirectory_filePath")
+    notes = missing_note(root, table["key"].tolist(), remedy=f"unpack the pictures into {PICTURES}/")
+    return table, [*notes, "the older release's pictures are not cropped to the face: --crop DIR writes the faces"]
+
+
+def _labelled(table: pd.DataFrame, notes: list[str], root: Path, *, wanted: int) -> Manifest:
+    classes: Taxonomy = taxonomy("basic8")
+    numbers = table["expression"]
+    unknown = sorted(set(numbers) - set(classes.numbers) - set(UNUSABLE))
+    if unknown:
+        raise InputError(f"{root}: expression {unknown[0]} of {table['key'][int((numbers == unknown[0]).argmax())]} "
+                         f"is not one of AffectNet's (0 to 7; 8 to 10 unusable)")
+    for number, meaning in UNUSABLE.items():
+        if (numbers == number).any():
+            notes = [*notes, f"{int((numbers == number).sum()):,} faces labelled {number} ({meaning}) are left out"]
+    if wanted == 7 and (numbers == 7).any():
+        notes = [*notes, f"{int((numbers == 7).sum()):,} faces of contempt are left out (basic7)"]
+    kept = table[numbers < wanted].reset_index(drop=True)
+    kept["basic"] = kept["expression"].map(classes.label)
+    faces = manifest(kept.drop(columns="expression"), source=str(root))
+    return manifest(faces.table, source=str(root),
+                    notes=[*notes, *differences(f"AffectNet, {wanted} classes", faces)])

@@ -1,0 +1,130 @@
+"""C-EXPR-DB, the ABAW challenge's compound expressions: one folder of cropped frames a video, `01/00001.jpg` on.
+
+The submission template has the header `image_location,Fearfully_Surprised,...` and a line `01/00001.jpg,<class>` for
+each frame to answer; decoded frames may be one more or fewer. See D. Kollias, CVPR 2023, and the challenge's pages.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from data.errors import InputError
+from data.labels import taxonomy
+from data.manifest import Manifest, manifest
+from data.published import differences
+from data.readers.folder import IMAGE_SUFFIXES
+from data.readers.lists import absent, read_lines
+
+HEADER = ("image_location", "Fearfully_Surprised", "Happily_Surprised", "Sadly_Surprised", "Disgustedly_Surprised",
+          "Angrily_Surprised", "Sadly_Fearful", "Sadly_Angry")
+OTHER = (-1, 7)  #: frames of no or another expression
+
+
+@dataclass(frozen=True)
+class Template:
+    """A submission template: its header line and the frames to answer, in order."""
+
+    header: str
+    keys: tuple[str, ...]
+
+
+def read_template(path: Path) -> Template:
+    """The challenge's submission template. Raises InputError naming the line that is not as published."""
+    rows = _rows(path)
+    return Template(read_lines(path)[0][1], tuple(key for key, _ in rows))
+
+
+def read_cexpr(root: Path, *, template: Path | None = None, annotation: Path | None = None) -> Manifest:
+    """The manifest of a folder of frame folders, `group` being the video.
+
+    Rows are those of the template where given, whether or not their frame is there (a frame without a face has no
+    picture, and must be answered all the same); otherwise every frame found. `annotation` is a table like the
+    template with the true class, or a folder of `<video>.txt` with one class number a line below a header; -1 and 7
+    (other) mean no label. Raises InputError naming what is not as published.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder")
+    found = sorted(f"{video.name}/{frame.name}" for video in root.iterdir() if video.is_dir()
+                   for frame in video.iterdir() if frame.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise InputError(f"{root}: no frames like 01/00001.jpg in it: cut the videos into cropped faces first")
+    keys = list(read_template(template).keys) if template else found
+    labels = _annotated(annotation, keys) if annotation else {}
+    table = pd.DataFrame({"key": keys, "compound": [labels.get(key, "") for key in keys],
+                          "group": [key.partition("/")[0] for key in keys]})
+    faces = manifest(table, source=str(template or root))
+    notes = [*differences("C-EXPR-DB submission template", faces), *_gaps(root, keys, found)] if template else []
+    if annotation and len(labels) < len(keys):
+        notes.append(f"{annotation}: {len(keys) - len(labels):,} of {len(keys):,} frames have no label")
+    return manifest(faces.table, source=str(template or root), notes=notes)
+
+
+def _gaps(root: Path, keys: list[str], found: list[str]) -> list[str]:
+    """What the template asks for and is not there, and what is there and not asked for."""
+    gone, extra = absent(root, keys), sorted(set(found) - set(keys))
+    here = {key.partition("/")[0] for key in found}
+    videos = sorted({key.partition("/")[0] for key in keys} - here)
+    notes = [f"{len(gone):,} of the template's {len(keys):,} frames are not there (the first is {gone[0]}): "
+             f"they stay in the manifest, for they must be answered"] if gone else []
+    notes += [f"{len(videos)} whole videos are not there: {', '.join(videos)}"] if videos else []
+    notes += [f"{len(extra):,} frames are not in the template and left out (the first is {extra[0]})"] if extra else []
+    return notes
+
+
+def _rows(path: Path) -> list[tuple[str, str]]:
+    """Frame and the rest of its line, from a table with the template's header."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    lines = read_lines(path)
+    names = tuple(name.strip() for name in lines[0][1].split(",")) if lines else ()
+    if names != HEADER:
+        raise InputError(f"{path}: line 1 is not the challenge's header {','.join(HEADER)}")
+    rows, seen = [], set()
+    for number, text in lines[1:]:
+        key, _, rest = text.partition(",")
+        if key.count("/") != 1 or not all(key.split("/")):
+            raise InputError(f"{path}: line {number}: {key!r} is not like 01/00001.jpg")
+        if key in seen:
+            raise InputError(f"{path}: line {number}: {key} stands there twice")
+        seen.add(key)
+        rows.append((key, rest.strip()))
+    if not rows:
+        raise InputError(f"{path}: no frames below the header")
+    return rows
+
+
+def _annotated(path: Path, keys: list[str]) -> dict[str, str]:
+    """The label of each annotated frame; frames of another expression have none."""
+    numbers = _from_folder(path, keys) if path.is_dir() else dict(_rows(path))
+    classes = taxonomy("cexpr7")
+    labels = {}
+    for key, text in numbers.items():
+        cells = [cell.strip() for cell in text.split(",")]
+        if len(cells) == len(classes.classes) and sorted(cells) == ["0"] * 6 + ["1"]:
+            number = cells.index("1")
+        elif len(cells) == 1 and cells[0].lstrip("-").isdecimal():
+            number = int(cells[0])
+        else:
+            raise InputError(f"{path}: {key}: {text!r} is not one class number")
+        if number in OTHER:
+            continue
+        try:
+            labels[key] = classes.label(number)
+        except InputError as error:
+            raise InputError(f"{path}: {key}: {error}") from None
+    return {key: labels[key] for key in keys if key in labels}
+
+
+def _from_folder(folder: Path, keys: list[str]) -> dict[str, str]:
+    """ABAW's way: line k below the header of `<video>.txt` is frame k."""
+    videos = {key.partition("/")[0] for key in keys}
+    numbers = {}
+    for video in sorted(videos):
+        path = folder / f"{video}.txt"
+        if path.is_file():
+            lines = [text for _, text in read_lines(path)]
+            numbers.update({f"{video}/{frame:05d}.jpg": text for frame, text in enumerate(lines[1:], 1)})
+    if not numbers:
+        raise InputError(f"{folder}: no <video>.txt for any of the videos (such as {min(videos)}.txt)")
+    return numbers

@@ -1,0 +1,125 @@
+"""FER2013 (Goodfellow et al. 2013, the ICML challenge's `fer2013.csv`), with the votes of FER+ where given.
+
+`fer2013.csv` has `emotion,pixels,Usage`, 48 x 48 values a row; FER+ (https://github.com/microsoft/FERPlus) has
+`fer2013new.csv` with ten votes for each row in the same order, and no image name where the row shows no face.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data.errors import InputError
+from data.images import ImageError
+from data.manifest import Manifest, manifest, read_table
+from data.pixels import open_pixels, row_key, write_png
+from data.published import differences
+from data.votes import VOTED, compounds, majority
+
+EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
+NUMBERS = {str(number): name for number, name in enumerate(EMOTIONS)}
+USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
+
+
+def read_fer2013(path: Path, *, ferplus: Path | None = None, strict: bool = False) -> Manifest:
+    """The manifest of `fer2013.csv` (or of the folder that holds it); faces stay inside the file, keyed by row.
+
+    Without FER+ the basic labels are FER2013's own. With it they are the majority of its votes, the compound labels
+    are derived from them (`data.votes`; only the strict ones if `strict`), rows without a face are left out, and
+    the columns `image`, `compound_strict`, `fer2013` and `votes_*` are carried along.
+    Raises InputError naming file, row and column.
+    """
+    path = path / "fer2013.csv" if path.is_dir() else path
+    table = _columns(path)
+    made = pd.DataFrame({
+        "key": [row_key(path.name, row) for row in range(len(table))],
+        "split": _mapped(table["Usage"], USAGES, path), "basic": _mapped(table["emotion"], NUMBERS, path)})
+    notes = differences("FER2013", Manifest(made))
+    if ferplus is None and strict:
+        raise InputError("strict compound labels come from the votes of FER+: give its file with --ferplus")
+    if ferplus is not None:
+        made, left_out = _voted(made, table["Usage"], path, ferplus, strict)
+        notes += [f"{left_out:,} rows without a face (no image name in FER+) are left out"] if left_out else []
+    return manifest(made, source=str(path), notes=notes)
+
+
+def unpack(faces: Manifest, source: Path, folder: Path) -> Manifest:
+    """Write each face as a PNG file into `folder`, named as in FER+ (`fer0000006.png`); returns the manifest of those.
+
+    Files already there are kept as they are. Raises InputError for a row whose pixels are not as published.
+    """
+    source = source / "fer2013.csv" if source.is_dir() else source
+    pixels = open_pixels(source)
+    rows = [int(key[-11:-4]) for key in faces.keys]
+    names = faces.table["image"].tolist() if "image" in faces.table else [f"fer{row:07d}.png" for row in rows]
+    if len(set(names)) < len(names) or any("/" in name or name.startswith(".") for name in names):
+        raise InputError(f"{source}: the image names of FER+ are not as published (fer0000006.png, each once)")
+    folder.mkdir(parents=True, exist_ok=True)
+    for row, name in zip(rows, names, strict=True):
+        try:
+            if not (folder / name).exists():
+                write_png(folder, name, pixels.read(row))
+        except ImageError as error:
+            raise InputError(f"{source}: row {row + 2}, column 'pixels': {error}") from None
+    return manifest(faces.table.assign(key=names), source=str(folder), notes=faces.notes)
+
+
+def _columns(path: Path) -> pd.DataFrame:
+    """Emotion and Usage, whatever the order of the columns; pixels are left where they are."""
+    wanted = ("emotion", "pixels", "Usage")
+    try:
+        names = [str(name) for name in pd.read_csv(path, nrows=0, encoding="utf-8-sig").columns]
+        lacking = [name for name in wanted if name not in [name.strip() for name in names]]
+        if lacking:
+            raise InputError(f"{path}: no column {', '.join(lacking)}; it has {', '.join(names)[:200]}")
+        kept = [name for name in names if name.strip() in ("emotion", "Usage")]
+        table = pd.read_csv(path, usecols=kept, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file: give fer2013.csv or the folder that holds it") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a CSV table in UTF-8 ({str(error).strip().splitlines()[0]})") from None
+    return table.rename(columns=str.strip)
+
+
+def _mapped(column: pd.Series, names: dict[str, str], path: Path) -> pd.Series:
+    made = column.str.strip().map(names)
+    if made.isna().any():
+        row = int(made.isna().to_numpy().argmax())
+        raise InputError(f"{path}: row {row + 2}, column {column.name!r}: {column[row]!r} is not one of "
+                         f"{', '.join(names)}")
+    return made
+
+
+def _voted(
+    made: pd.DataFrame, usage: pd.Series, path: Path, ferplus: Path, strict: bool,
+) -> tuple[pd.DataFrame, int]:
+    table = read_table(ferplus).rename(columns=str.strip)
+    lacking = [name for name in ("Usage", "Image name", *VOTED) if name not in table.columns]
+    if lacking:
+        raise InputError(f"{ferplus}: no column {', '.join(lacking)}; it has {', '.join(table.columns)[:200]}")
+    if len(table) != len(made):
+        raise InputError(f"{ferplus}: {len(table):,} rows, but {path} has {len(made):,}: they must be the same faces")
+    other = (table["Usage"].str.strip() != usage.str.strip()).to_numpy()
+    if other.any():
+        row = int(other.argmax())
+        raise InputError(f"{ferplus}: row {row + 2}, column 'Usage': {table['Usage'][row]!r}, but {path} has "
+                         f"{usage[row]!r} there: the rows are not in the same order")
+    votes = _votes(table, ferplus)
+    labels, clear = compounds(votes)
+    named = table["Image name"].str.strip()
+    full = made.assign(
+        basic=majority(votes), compound=np.where(clear, labels, "") if strict else labels,
+        image=named, compound_strict=np.where(clear, "1", "0"), fer2013=made["basic"],
+        **{f"votes_{name}": votes[:, place] for place, name in enumerate(VOTED)})
+    kept = (named != "").to_numpy()
+    return full[kept].reset_index(drop=True), int((~kept).sum())
+
+
+def _votes(table: pd.DataFrame, path: Path) -> np.ndarray:
+    """(N, 10) votes in the order of `VOTED`."""
+    for name in VOTED:
+        wrong = ~table[name].str.strip().str.fullmatch(r"\d+").to_numpy(bool)
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise InputError(f"{path}: row {row + 2}, column {name!r}: {table[name][row]!r} is not a number of votes")
+    return table[list(VOTED)].astype(int).to_numpy()

@@ -1,0 +1,55 @@
+"""RAF-CE as its authors publish it (http://www.whdeld.cn/RAF/model4.html): fourteen compound expressions.
+
+`RAFCE_emolabel.txt` has lines `0001.jpg 5` (from 0), `RAFCE_partition.txt` lines `0001.jpg 0` (0 train, 1 test,
+2 validation), `RAFCE_AUlabel.txt` the action units of each picture; pictures stand in `aligned/0001_aligned.jpg`.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from data.errors import InputError
+from data.labels import taxonomy
+from data.manifest import Manifest, manifest
+from data.published import differences
+from data.readers.lists import missing_note, read_lines, read_numbered
+
+LABELS, PARTITION, UNITS = "RAFCE_emolabel.txt", "RAFCE_partition.txt", "RAFCE_AUlabel.txt"
+SPLITS = ("train", "test", "val")
+
+
+def read_rafce(root: Path) -> Manifest:
+    """The manifest of RAF-CE in the order of its label list; the column `au` carries the action units, if listed.
+
+    Raises InputError naming the file that is not there or the line that is not as published.
+    """
+    for name in (LABELS, PARTITION):
+        if not (root / name).is_file():
+            raise InputError(f"{root}: no {name} in it: give the folder that holds it and aligned/")
+    if not (root / "aligned").is_dir():
+        raise InputError(f"{root / 'aligned'}: no such folder: unpack the aligned pictures there")
+    classes = taxonomy("rafce14")
+    labels = read_numbered(root / LABELS, like="0001.jpg 5")
+    sides = read_numbered(root / PARTITION, like="0001.jpg 0")
+    units = _units(root / UNITS)
+    rows = []
+    for name, (number, line) in labels.items():
+        if number not in classes.numbers:
+            raise InputError(f"{root / LABELS}: line {line}: {number} is not a class of RAF-CE (0 to 13)")
+        side, where = sides.get(name, (None, 0))
+        if side is None:
+            raise InputError(f"{root / PARTITION}: no line for {name}, which {LABELS} has")
+        if side >= len(SPLITS):
+            raise InputError(f"{root / PARTITION}: line {where}: {side} is not 0 (train), 1 (test) or 2 (validation)")
+        stem, dot, suffix = name.rpartition(".")
+        rows.append({"key": f"aligned/{stem}_aligned{dot}{suffix}", "split": SPLITS[side],
+                     "compound": classes.label(number), **({"au": units.get(name, "")} if units else {})})
+    notes = missing_note(root, [row["key"] for row in rows], remedy="unpack the aligned pictures into aligned/")
+    faces = manifest(pd.DataFrame(rows), source=str(root / LABELS))
+    return manifest(faces.table, source=str(root), notes=[*notes, *differences("RAF-CE", faces)])
+
+
+def _units(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    return {name: units.strip() for name, _, units in (text.partition(" ") for _, text in read_lines(path))}

@@ -1,0 +1,36 @@
+"""Labels from the ten votes that FER+ has for each face (Barsoum et al. 2016, arXiv 1608.01041).
+
+The basic label is the authors' majority rule. FER+ has no compound labels; the compound rule is this project's.
+"""
+
+import numpy as np
+
+VOTED = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
+#: what a compound can be made of; as in every taxonomy of the field, the earlier one gives the adverb
+PAIRED = ("happiness", "sadness", "fear", "anger", "disgust", "surprise")
+ADVERBS = ("happily", "sadly", "fearfully", "angrily", "disgustedly", "")
+ADJECTIVES = ("", "sad", "fearful", "angry", "disgusted", "surprised")
+
+
+def majority(votes: np.ndarray) -> np.ndarray:
+    """(N,) the emotion with more than half of all votes (N, 10), else empty; `unknown` and `NF` are no emotions."""
+    best = votes.argmax(axis=1)
+    clear = (votes.max(axis=1) * 2 > votes.sum(axis=1)) & (best < VOTED.index("unknown"))
+    return np.where(clear, np.array(VOTED, dtype=object)[best], "")
+
+
+def compounds(votes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) compound labels, empty where there is none, and (N,) bool, true where they are strict, from votes (N, 10).
+
+    The two emotions of `PAIRED` with most votes make the compound if the second has at least 2 votes and more than
+    the third, both together at least 5, and neutral no more than the second. Strict: at least 3 and 6, neutral fewer.
+    """
+    paired = votes[:, [VOTED.index(name) for name in PAIRED]]
+    order = np.argsort(-paired, axis=1, kind="stable")
+    first, second, third = (np.take_along_axis(paired, order[:, place:place + 1], axis=1)[:, 0] for place in range(3))
+    neutral = votes[:, VOTED.index("neutral")]
+    loose = (second >= 2) & (first + second >= 5) & (second > third) & (neutral <= second)
+    strict = loose & (second >= 3) & (first + second >= 6) & (neutral < second)
+    labels = [f"{ADVERBS[min(a, b)]}_{ADJECTIVES[max(a, b)]}" if found else ""
+              for a, b, found in zip(order[:, 0], order[:, 1], loose, strict=True)]
+    return np.array(labels, dtype=object), strict
