@@ -2,15 +2,16 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from data.errors import InputError
+from extract.caffe_resnet import is_caffe, torchvision_name, with_caffe_strides
 from extract.checkpoints import Checkpoint, file_sha256
 from extract.preprocessing import Preprocessing
-from extract.presets import Preset, preset
+from extract.presets import CAFFE_PIXELS, Preset, preset
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,8 @@ class Architecture:
     """A network that turns (B, 3, S, S) into (B, D), not yet loaded.
 
     heads: prefixes of entries that a weights file may hold besides, the classifier that was taken off;
-    trim: after loading, turns `network` into what the forward pass needs and lets the rest go.
+    trim: after loading, turns `network` into what the forward pass needs and lets the rest go; rename: from the
+    weights file's names to the network's.
     """
 
     name: str  #: as the recipe records it, `torchvision.mobilenet_v2`
@@ -29,6 +31,7 @@ class Architecture:
     preprocessing: Preprocessing
     heads: tuple[str, ...]
     trim: Callable[[nn.Module], nn.Module] = lambda network: network
+    rename: Callable[[str], str] = lambda name: name
 
 
 def check_name(name: str) -> None:
@@ -80,10 +83,13 @@ def _preset(known: Preset, checkpoint: Checkpoint | None) -> Architecture:
             head = checkpoint.tensors.get("VIT.head.linear.weight") if checkpoint else None
             classes = 8 if head is not None and len(head) == 8 else 7  # any other number does not load strictly
             return declared(PosterV2(classes), trim=PosterV2.trimmed)
-        case "resnet50_conv5":
-            return declared(_torchvision_trunk("resnet50")[0], trim=Conv5)
-        case _:
-            return declared(_torchvision_trunk(known.name)[0])
+        case "resnet18":
+            return declared(_torchvision_trunk("resnet18")[0])
+    built = declared(_torchvision_trunk("resnet50")[0], **({"trim": Conv5} if known.name == "resnet50_conv5" else {}))
+    if checkpoint and is_caffe(checkpoint.tensors):
+        return replace(built, name=f"{built.name}, strides of Caffe", network=with_caffe_strides(built.network),
+                       preprocessing=CAFFE_PIXELS, rename=torchvision_name)
+    return built
 
 
 def _vit_mae() -> nn.Module:

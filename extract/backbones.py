@@ -1,5 +1,6 @@
 """From the name of a backbone to an encoder: build, load or draw weights, make it fast."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -68,7 +69,8 @@ def _trained(name: str, weights: str | None, folder: Path) -> tuple[Architecture
     checkpoint = read_checkpoint(find_weights(name, weights=weights, folder=folder))
     with seeded(0):  # what the constructors draw is thrown away
         built = build(name, checkpoint=checkpoint)
-    load_strictly(built.network, checkpoint, heads=built.heads)
+    renamed = {built.rename(entry): tensor for entry, tensor in checkpoint.tensors.items()}
+    load_strictly(built.network, replace(checkpoint, tensors=renamed), heads=built.heads)
     network = _ready(built)
     return built, network, digest(network), _head(network, checkpoint)
 

@@ -29,6 +29,10 @@ class Preset:
     hub: str = ""
 
 
+#: RGB bytes minus the mean of VGGFace2, as the ResNet-50 of FER+ was trained
+CAFFE_PIXELS = Preprocessing(size=224, resize=256, mean=(131.0912, 103.8827, 91.4953), std=(1.0, 1.0, 1.0), scale=1.0)
+
+_FERPLUS = "https://www.robots.ox.ac.uk/~albanie/pytorch-models.html"
 _IMAGENET_224 = Preprocessing(size=224, resize=256)
 
 PRESETS: tuple[Preset, ...] = (
@@ -49,22 +53,20 @@ PRESETS: tuple[Preset, ...] = (
     Preset(
         name="resnet18", architecture="torchvision.resnet18", tap="global average pool", dim=512,
         preprocessing=_IMAGENET_224, trained_on="identities, MS-Celeb-1M", file="resnet18_msceleb.pth",
-        page="https://github.com/kaiwang960112/Self-Cure-Network", licence="not stated (research use)",
+        page="https://github.com/zyh-uaiaaaa/Relative-Uncertainty-Learning", licence="not stated (research use)",
         heads=("fc.", "classifier.", "head."),
     ),
     Preset(
         name="resnet50", architecture="torchvision.resnet50", tap="global average pool", dim=2048,
         preprocessing=_IMAGENET_224, trained_on="expressions, FER2013 / FER+", file="resnet50_fer2013.pth",
-        page="any torchvision or timm ResNet-50 trained on FER2013 or FER+", licence="that of the file you take",
+        also=("resnet50_ferplus_dag.pth",), page=_FERPLUS, licence="not stated (research use)",
         heads=("fc.", "classifier.", "head."),
     ),
     Preset(
         name="resnet50_conv5", architecture="torchvision.resnet50", tap="mean of layer4.2.conv2 after norm and ReLU",
         dim=512,
-        preprocessing=Preprocessing(size=224, resize=256, mean=(131.0912, 103.8827, 91.4953), std=(1.0, 1.0, 1.0),
-                                    scale=1.0),
-        trained_on="expressions, FER2013 / FER+", file="resnet50_ferplus.pth",
-        page="any torchvision or timm ResNet-50 trained on FER2013 or FER+", licence="that of the file you take",
+        preprocessing=CAFFE_PIXELS, trained_on="expressions, FER2013 / FER+", file="resnet50_ferplus_dag.pth",
+        also=("resnet50_fer2013.pth",), page=_FERPLUS, licence="not stated (research use)",
         heads=("fc.", "classifier.", "head."),
     ),
 )

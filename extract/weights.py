@@ -2,6 +2,9 @@
 
 import logging
 import os
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -90,9 +93,18 @@ def _hub_file(name: str) -> tuple[str, str]:
 
 
 def _hub_download(repository: str, file: str) -> Path:
-    from huggingface_hub import hf_hub_download
+    """Download from the Hugging Face hub, or find in its cache. Honours HF_HUB_OFFLINE and HF_ENDPOINT."""
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
-    return Path(hf_hub_download(repository, file))  # honours HF_HUB_OFFLINE and the cache
+    cached = try_to_load_from_cache(repository, file)
+    if isinstance(cached, str):
+        return Path(cached)
+    hub = urllib.parse.urlsplit(constants.ENDPOINT)
+    if not constants.HF_HUB_OFFLINE and not urllib.request.getproxies():
+        port = hub.port or (80 if hub.scheme == "http" else 443)
+        with socket.create_connection((hub.hostname, port), timeout=10):  # its client would try for half a minute
+            log.info("downloading %s of %s", file, repository)
+    return Path(hf_hub_download(repository, file))
 
 
 def _torchvision_file(name: str) -> Path:

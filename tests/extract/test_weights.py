@@ -1,6 +1,7 @@
 """Strict loading, identity by content, where weights are looked for, and the `weights` verbs."""
 
 import json
+import re
 from collections import OrderedDict
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 from torchvision import models
 
 from data.errors import InputError
@@ -17,7 +19,7 @@ from extract.conversion import convert
 from extract.posterv2 import PosterV2
 from extract.presets import PRESETS
 from extract.weights import find_weights, in_folder, weights_folder
-from extract.weights_report import listing
+from extract.weights_report import description, listing
 
 
 def load(name: str, weights: object, **more):
@@ -105,6 +107,44 @@ def test_the_classifier_may_be_there_or_not_and_does_not_count(resnet18, tmp_pat
         torch.save(state, tmp_path / f"{number}.pth")
         encoders.append(load("resnet18", tmp_path / f"{number}.pth"))
     assert len({encoder.weights for encoder in encoders}) == 1
+
+
+def caffe_name(name: str) -> str:
+    """What the lineage's file calls an entry of torchvision's ResNet-50."""
+    parts = {"conv1": "1x1_reduce", "bn1": "1x1_reduce_bn", "conv2": "3x3", "bn2": "3x3_bn", "conv3": "1x1_increase",
+             "bn3": "1x1_increase_bn", "downsample.0": "1x1_proj", "downsample.1": "1x1_proj_bn"}
+    if not name.startswith("layer"):
+        return name.replace("conv1.", "conv1_7x7_s2.").replace("bn1.", "conv1_7x7_s2_bn.").replace("fc.", "classifier.")
+    stage, block, part, rest = re.fullmatch(r"layer(\d)\.(\d)\.(downsample\.\d|\w+)\.(\w+)", name).groups()
+    return f"conv{int(stage) + 1}_{int(block) + 1}_{parts[part]}.{rest}"
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet50_conv5"])
+def test_the_lineages_own_file_runs_with_its_names_strides_and_pixels(tmp_path, name):
+    """Against a plain forward pass in its own terms: stride in the first 1x1, pooling that rounds up, no padding."""
+    torch.manual_seed(2)
+    state = {caffe_name(entry): value for entry, value in models.resnet50(num_classes=8).state_dict().items()}
+    assert "conv3_1_1x1_proj_bn.running_var" in state and "conv1_7x7_s2_bn.bias" in state
+    torch.save(state, tmp_path / "resnet50_ferplus_dag.pth")
+    pixels = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
+
+    def block(x, entry, **options):
+        x = F.conv2d(x, state[f"{entry}.weight"], **options)
+        norm = (state[f"{entry}_bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        return F.batch_norm(x, *norm)
+
+    x = pixels.permute(0, 3, 1, 2).float() - torch.tensor([131.0912, 103.8827, 91.4953])[:, None, None]
+    x = F.max_pool2d(block(x, "conv1_7x7_s2", stride=2, padding=3).relu(), 3, 2, ceil_mode=True)
+    for stage, blocks in ((2, 3), (3, 4), (4, 6), (5, 3)):
+        for number in range(1, blocks + 1):
+            entry, stride = f"conv{stage}_{number}", 2 if number == 1 and stage > 2 else 1
+            inner = block(block(x, f"{entry}_1x1_reduce", stride=stride).relu(), f"{entry}_3x3", padding=1).relu()
+            short = block(x, f"{entry}_1x1_proj", stride=stride) if number == 1 else x
+            x = (block(inner, f"{entry}_1x1_increase") + short).relu()
+    expected = (inner if name == "resnet50_conv5" else x).mean((2, 3)).numpy()
+    encoder = load(name, tmp_path / "resnet50_ferplus_dag.pth")
+    assert encoder.architecture == "torchvision.resnet50, strides of Caffe" and inner.shape[2:] == (7, 7)
+    np.testing.assert_allclose(encoder.encode(pixels), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
 # ------------------------------------------------------------------------------------------------ identity by content
@@ -206,7 +246,8 @@ def test_a_path_then_the_folder_then_an_error_that_says_it_all(resnet18, tmp_pat
     assert weights_folder() == tmp_path / "mine"
     with pytest.raises(InputError) as refused:
         load_encoder("resnet18", device="cpu")
-    for part in ("no weights for resnet18", "Self-Cure-Network", "licence", str(tmp_path / "mine/resnet18_msceleb.pth"),
+    wanted = str(tmp_path / "mine/resnet18_msceleb.pth")
+    for part in ("no weights for resnet18", "Relative-Uncertainty-Learning", "licence", wanted,
                  "--weights resnet18=PATH", "resnet18=random:0"):
         assert part in str(refused.value)
     (tmp_path / "mine").mkdir()
@@ -227,14 +268,24 @@ def test_the_folder_may_hold_the_converted_file_but_not_two_different_ones(tmp_p
     assert in_folder("timm:resnet18.a1_in1k", tmp_path) == tmp_path / "timm-resnet18.a1_in1k.pth"
 
 
-@pytest.mark.parametrize("name", ["vit_mae", "timm:resnet18", "torchvision:resnet18"])
-def test_offline_the_hub_is_not_asked(name, pipeline, tmp_path, drawn):
-    done = pipeline("extract", drawn.manifest, "--root", drawn.root, "--store", tmp_path / "s", "--backbones", name,
-                    HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path), TORCH_HOME=str(tmp_path), TWOFOLD_WEIGHTS=str(tmp_path))
-    assert done.returncode == 2 and f"no weights for {name}: the hub could not give them" in done.stderr
-    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
-    assert str(tmp_path / {"vit_mae": "mae_pretrain_vit_base.pth"}.get(name, name.replace(":", "-"))) in done.stderr
+def test_offline_the_hub_is_not_asked(pipeline, tmp_path, drawn):
+    done = pipeline("extract", drawn.manifest, "--root", drawn.root, "--store", tmp_path / "s", "--backbones", "vit_mae",
+                    HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path), TWOFOLD_WEIGHTS=str(tmp_path))
+    assert done.returncode == 2 and "no weights for vit_mae: the hub could not give them" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and str(tmp_path / "mae_pretrain_vit_base.pth") in done.stderr
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18"])
+def test_other_names_say_where_their_file_may_be_put(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(InputError) as refused:
+        find_weights(name, weights=None, folder=tmp_path)
+    assert f"no weights for {name}: the hub could not give them" in str(refused.value)
+    assert str(tmp_path / f"{name.replace(':', '-')}.pth") in str(refused.value)
 
 
 def test_what_the_hub_has_cached_is_used_offline(tmp_path, monkeypatch, resnet18):
@@ -265,14 +316,15 @@ def test_the_listing_finds_what_is_there(resnet18, tmp_path):
 
 
 def test_show_describes_a_preset_and_checks_its_file(pipeline, resnet18, tmp_path):
-    done = pipeline("weights", "show", "resnet18", TWOFOLD_WEIGHTS=str(tmp_path))
-    assert done.returncode == 0 and "file: none found" in done.stdout and "dim: 512" in done.stdout
+    assert "file: none found" in description("resnet18", folder=tmp_path).text()
+    assert "dim: 512" in description("resnet18", folder=tmp_path).text()
     done = pipeline("weights", "show", "resnet18", "--weights", resnet18, "--json")
     described = json.loads(done.stdout)["file"]
     assert described["weights"] == load("resnet18", resnet18).weights and described["container"] == "state_dict"
-    done = pipeline("weights", "show", "resnet50", "--weights", resnet18)
-    assert done.returncode == 2 and "looks like a ResNet-18 with 1000 classes" in done.stderr
-    assert pipeline("weights", "show", "resnet19").returncode == 2
+    with pytest.raises(InputError, match="looks like a ResNet-18 with 1000 classes"):
+        description("resnet50", folder=tmp_path, weights=resnet18)
+    with pytest.raises(InputError, match="unknown backbone 'resnet19'"):
+        description("resnet19", folder=tmp_path)
 
 
 def test_convert_keeps_the_weights_and_says_what_was_there(resnet18, tmp_path):

@@ -1,0 +1,36 @@
+"""The ResNet-50 of FER+ as the lineage published it: Caffe's names and Caffe's strides on torchvision's network.
+
+Source: `resnet50_ferplus_dag`, https://www.robots.ox.ac.uk/~albanie/pytorch-models.html
+"""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+_LAYER = re.compile(r"conv([2-5])_(\d)_(1x1_reduce|3x3|1x1_increase|1x1_proj)(_bn)?\.(.+)")
+_PLACES = {"1x1_reduce": ("conv1", "bn1"), "3x3": ("conv2", "bn2"), "1x1_increase": ("conv3", "bn3"),
+           "1x1_proj": ("downsample.0", "downsample.1")}
+
+
+def is_caffe(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """True for weights with these names."""
+    return "conv2_1_1x1_reduce.weight" in tensors
+
+
+def torchvision_name(name: str) -> str:
+    """The name that torchvision's ResNet has for an entry: `conv3_1_1x1_reduce_bn.bias` is `layer2.0.bn1.bias`."""
+    found = _LAYER.fullmatch(name)
+    if found:
+        stage, block, part, norm, rest = found.groups()
+        return f"layer{int(stage) - 1}.{int(block) - 1}.{_PLACES[part][bool(norm)]}.{rest}"
+    return re.sub(r"^conv1_7x7_s2(_bn)?\.", lambda stem: "bn1." if stem[1] else "conv1.", name)
+
+
+def with_caffe_strides(resnet: nn.Module) -> nn.Module:
+    """Change torchvision's ResNet-50, in place: blocks halve the map in their first 1x1, and pooling rounds up."""
+    resnet.maxpool = nn.MaxPool2d(3, 2, padding=0, ceil_mode=True)
+    for stage in (resnet.layer2, resnet.layer3, resnet.layer4):
+        stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+    return resnet
