@@ -269,7 +269,8 @@ def test_the_folder_may_hold_the_converted_file_but_not_two_different_ones(tmp_p
 
 
 def test_offline_the_hub_is_not_asked(pipeline, tmp_path, drawn):
-    done = pipeline("extract", drawn.manifest, "--root", drawn.root, "--store", tmp_path / "s", "--backbones", "vit_mae",
+    done = pipeline("extract", drawn.manifest, "--root", drawn.root, "--store", tmp_path / "s",
+                    "--backbones", "vit_mae",
                     HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path), TWOFOLD_WEIGHTS=str(tmp_path))
     assert done.returncode == 2 and "no weights for vit_mae: the hub could not give them" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and str(tmp_path / "mae_pretrain_vit_base.pth") in done.stderr
