@@ -245,42 +245,75 @@ def extract(
 
 
 # ---------------------------------------------------------------------------------------------------- stage two
+Stores = Annotated[list[Path], typer.Argument(metavar="STORE...", help="Stores; the first one's faces are scored.")]
+
+
 @app.command()
 def fuse(
-    store: StorePath,
-    out: Annotated[Path, typer.Option(help="Folder of the Run.")],
-    backbones: Annotated[str, typer.Option(help="Which to fuse, NAME or NAME@FINGERPRINT; all of the store.")] = "",
-    views: Views = "original",
-    target: Annotated[str, typer.Option(help="compound or basic.")] = "compound",
-    classes: Annotated[str, typer.Option(help="cexpr7, rafdb11, rafce14, basic7 or basic8.")] = "cexpr7",
-    epochs: Annotated[int, typer.Option(min=1)] = 100,
-    lr: Annotated[float, typer.Option(min=0)] = 5e-5,
-    batch_size: Annotated[int, typer.Option(min=1)] = 128,
-    seeds: Annotated[int, typer.Option(min=1, help="Heads trained side by side, each with its own seed.")] = 1,
-    device: Device = "auto",
+    stores: Stores,
+    out: Annotated[Path | None, typer.Option(help="Folder for the run; none: only the table.")] = None,
+    preset: Annotated[str, typer.Option(help="default, or paper: the paper's training settings.")] = "default",
+    config: Annotated[Path | None, typer.Option(help="Settings from a TOML, or from a run's run.json.")] = None,
+    backbones: Annotated[str | None, typer.Option(help="Comma-separated, NAME or NAME@FINGERPRINT; else all.")] = None,
+    views: Annotated[str | None, typer.Option(help="Comma-separated: original, flip, enhanced1, enhanced2.")] = None,
+    target: Annotated[str | None, typer.Option(help="compound or basic.")] = None,
+    classes: Annotated[str | None, typer.Option(help="cexpr7, rafdb11, rafce14, basic7 or basic8.")] = None,
+    head: Annotated[str | None, typer.Option(help="paper, linear, mlp, gated, late, logreg or zeroshot.")] = None,
+    subsets: Annotated[str | None, typer.Option(help="Beside the fusion: singles, or all subsets.")] = None,
+    table: Annotated[str | None, typer.Option(help="plain, or paper: its Tables 1 and 2.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many; trained together.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The first seed.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Cross-validation by group instead of the splits.")] = None,
+    val_fraction: Annotated[float | None, typer.Option(help="Of train, where there is no validation.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training faces.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Faces a step.")] = None,
+    hidden: Annotated[int | None, typer.Option(help="Width of the hidden layer.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Of hidden units.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Decoupled, as AdamW.")] = None,
+    warmup: Annotated[int | None, typer.Option(help="Epochs of linear warm-up.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="constant or cosine, after warm-up.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Epochs without progress on validation; 0 never ends.")] = None,
+    class_weights: Annotated[float | None, typer.Option(help="Power of inverse frequency in the loss, 0-1.")] = None,
+    balanced_sampling: Annotated[float | None, typer.Option(help="The same for drawing faces, 0-1.")] = None,
+    logit_adjustment: Annotated[float | None, typer.Option(help="Tau; 0 is off.")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="Share spread over all classes.")] = None,
+    mixup: Annotated[float | None, typer.Option(help="Alpha of feature mixup; 0 is off.")] = None,
+    compound_mixup: Annotated[float | None, typer.Option(help="Share of a batch made from two basics.")] = None,
+    stream_dropout: Annotated[float | None, typer.Option(help="Probability to drop a backbone of a face.")] = None,
+    ema: Annotated[float | None, typer.Option(help="Decay of the average of weights; 0 is off.")] = None,
+    basic_weight: Annotated[float | None, typer.Option(help="Head paper: a of L_ce + a L_basic + b L_CL.")] = None,
+    contrastive_weight: Annotated[float | None, typer.Option(help="Head paper: b.")] = None,
+    late: Annotated[str | None, typer.Option(help="Head late: mean, weighted or per-class.")] = None,
+    rule: Annotated[str | None, typer.Option(
+        help="Head zeroshot: threshold, weighted, mean, geometric or harmonic.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
+    memory_gb: Annotated[float | None, typer.Option(help="Stream features beyond it; 0: half of the free.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a fusion head on cached features: each backbone alone, then all together."""
-    from fuse.run import Request
-    from fuse.run import fuse as run_fuse
-    from fuse.train import Training
+    """Train a head on cached features: each backbone alone, then their fusion, in one table."""
+    given = {name: value for name, value in locals().items()
+             if name not in ("stores", "out", "preset", "config", "as_json", "backbones", "views")}
+    given |= {"backbones": split(backbones) if backbones else None, "views": split(views) if views else None}
+    from fuse.fuse import fuse as run_fuse
+    from fuse.settings import resolve
 
-    show(run_fuse(Request(
-        store=store, out=out, backbones=split(backbones), views=split(views), target=target, classes=classes,
-        seeds=seeds, device=device, training=Training(epochs=epochs, lr=lr, batch_size=batch_size))), as_json)
+    settings = resolve(preset=preset, config=config, given=given)
+    show(run_fuse(stores, settings, out=out, say=lambda text: print(text, file=sys.stderr)), as_json)
 
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fuse --out` has written.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fuse` made.")],
     store: StorePath,
-    split: Annotated[str, typer.Option(help="Which faces: train, val, test, or '' for all.")] = "test",
+    split: Annotated[str, typer.Option(help="train, val, test or all; by default test if there is any.")] = "",
     as_json: Json = False,
 ) -> None:
     """Score a trained head on another cache."""
     from fuse.evaluate import evaluate as run_evaluate
 
-    show(run_evaluate(run, store, split=split), as_json)
+    show(run_evaluate(run, store, split=split, say=lambda text: print(text, file=sys.stderr)), as_json)
 
 
 # --------------------------------------------------------------------------------------------------------- demo
@@ -296,8 +329,8 @@ def demo(
     from extract.plan import Settings
     from extract.run import Request
     from extract.run import extract as run_extract
-    from fuse.run import Request as FuseRequest
-    from fuse.run import fuse as run_fuse
+    from fuse.fuse import fuse as run_fuse
+    from fuse.settings import resolve
 
     classes = taxonomy("cexpr7")
     manifest = draw_dataset(out / "faces", taxonomy=classes, per_class=DEMO_FACES_PER_CLASS, size=112, seed=0)
@@ -309,7 +342,8 @@ def demo(
         views=["original"], weights=[f"{name}=random:0" for name in names], device=device, precision="auto",
         settings=Settings()))
     show(extracted, as_json=False)
-    show(run_fuse(FuseRequest(store=out / "store", out=out / "run", seeds=2, device=device)), as_json=False)
+    settings = resolve(given={"seeds": 2, "device": device})
+    show(run_fuse([out / "store"], settings, out=out / "run"), as_json=False)
     return extracted.exit_code
 
 
@@ -404,6 +438,17 @@ def show(report, as_json: bool) -> None:
     print(json.dumps(report.record(), indent=2) if as_json else report.text())
 
 
+def write_faces(faces, output: Path, as_json: bool) -> None:
+    """Write a manifest, print what it holds, and say on stderr what its reader noticed."""
+    from data.manifest import write_manifest
+    from data.report import Indexed
+
+    write_manifest(faces, output)
+    for note in faces.notes:
+        print(f"warning: {note}", file=sys.stderr)
+    show(Indexed(faces, output), as_json)
+
+
 def explain(error: Exception) -> tuple[str, int] | None:
     """One sentence and the exit code for an error that a person can mend; None for a defect of ours."""
     from cache.errors import CacheError
@@ -437,14 +482,3 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-def write_faces(faces, output: Path, as_json: bool) -> None:
-    """Write a manifest, print what it holds, and say on stderr what its reader noticed."""
-    from data.manifest import write_manifest
-    from data.report import Indexed
-
-    write_manifest(faces, output)
-    for note in faces.notes:
-        print(f"warning: {note}", file=sys.stderr)
-    show(Indexed(faces, output), as_json)
-
-

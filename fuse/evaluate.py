@@ -1,59 +1,123 @@
-"""A trained head on another cache."""
+"""The verb `evaluate`: a trained run on the features of another store."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 
-from cache.recipe import differences
+from cache.featurefile import FeatureFile
+from cache.recipe import Recipe, differences
 from cache.store import Store
 from data.errors import InputError
-from fuse.features import FusedFeatures, join
-from fuse.report import Table
-from fuse.runfile import Run, read_run
-from fuse.score import score
-from fuse.train import probabilities
+from fuse import metrics
+from fuse.features import FusedFeatures, join, spelled
+from fuse.fit import contributions, probabilities
+from fuse.report import UNTRAINED, columns, percent, span
+from fuse.run import Run, read_run
+from fuse.system import Figures, System, figures
 
 
-def evaluate(run_path: Path, store: Path, *, split: str = "test") -> Table:
-    """Score a Run on the labelled faces of a store: those of `split`, or all where `split` is empty.
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of a run on the labelled faces of a store."""
 
-    Raises InputError if the store's features were not made as those the Run was trained on; another precision alone
-    is a note in the table.
+    run: Path
+    split: str
+    figures: Figures
+    classes: tuple[str, ...]
+    notes: list[str]
+
+    def record(self) -> dict:
+        return {"run": str(self.run), "split": self.split, "notes": self.notes, **self.figures.record(self.classes)}
+
+    def text(self) -> str:
+        found = self.figures.scores
+        rows = [("class", "n", "precision", "recall", "F1"),
+                *((name, str(found.n[c]), *(percent(getattr(found, kind)[c]) for kind in ("precision", "recall", "f1")))
+                  for c, name in enumerate(self.classes))]
+        lines = [f"{self.run} on {found.n.sum()} {self.split} faces: accuracy {percent(found.accuracy)} "
+                 f"{span(self.figures.accuracy_interval)}, macro-F1 {percent(found.macro_f1)} "
+                 f"{span(self.figures.macro_f1_interval)} (95 %), UAR {percent(found.uar)}, calibration error "
+                 f"{self.figures.ece_calibrated:.3f}", "", *columns(rows, left=1)]
+        if self.figures.system.untrained:
+            lines += ["", f"* {UNTRAINED}"]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def evaluate(run: Path, store: Path, *, split: str = "", say: Callable[[str], None] = lambda text: None) -> Evaluation:
+    """Score the run in `run` on a store. split: train, val, test or all; empty = test if there is any, else all.
+
+    Raises InputError if the store's features are of another recipe, with the difference spelled out (another
+    precision is only a note), or if no face has a label; CacheError if a backbone is missing.
     """
-    run = read_run(run_path)
-    views = list(dict.fromkeys(recipe.view["name"] for recipe in run.recipes.values()))
-    backbones = list(dict.fromkeys(_named(Store(store), recipe) for recipe in run.recipes.values()))
-    features = join(Store(store), backbones=backbones, views=views, taxonomy=run.classes)
-    remarks = check_recipes(run, features)
-    rows = (features.split == split) if split else features.split == features.split
-    if not rows.any():
-        raise InputError(f"{store}: no labelled face has the split {split!r}: choose another --split, or '' for all")
-    x = torch.from_numpy(run.standard.apply(features.blocks, rows.nonzero()[0]))
-    chances = probabilities(run.parameters, x).numpy()
-    names = list(run.recipes)
-    one = score(" + ".join(names), features.labels[rows], chances, features.group[rows], dim=x.shape[1],
-                untrained=bool(features.untrained), best_epochs=[])
-    return Table(title=f"{run_path.name} on {store}, {split or 'all'} faces", classes=run.classes.classes, scores=[one],
-                 seeds=len(run.seeds), notes=remarks, left_out=features.left_out, out=None)
+    made = read_run(run)
+    features, notes = matching_features(made, Store(store))
+    for note in notes:
+        say(f"warning: {note}")
+    rows, chosen = _rows(features, split)
+    streams = range(len(features.streams))
+    members = probabilities(made.head, features, rows, streams)
+    gates = contributions(made.head, features, rows, streams)
+    system = System(
+        name=str(run), backbones=tuple(stream.name for stream in features.streams), head=made.head.spec.kind,
+        dim=features.dim, untrained=any(recipe.untrained for _, _, recipe in made.streams), rows=rows,
+        truth=features.label[rows], groups=features.group[rows], members=members,
+        calibrated=metrics.tempered(members.mean(axis=0), made.temperature), temperature=made.temperature,
+        val_macro_f1=float("nan"), seconds=0.0,
+        gates=dict(zip((stream.name for stream in features.streams), gates, strict=True)) if gates else None)
+    classes = made.taxonomy.classes
+    return Evaluation(run, chosen, figures(system, classes=len(classes), seed=made.settings.seed), classes,
+                      [*features.notes, *notes])
 
 
-def check_recipes(run: Run, features: FusedFeatures) -> list[str]:
-    """Remarks on harmless differences between the features and those of the Run; raises InputError on others."""
-    remarks = []
-    for name, recipe in run.recipes.items():
-        found = features.recipes.get(name)
-        if found is None:
-            raise InputError(f"the Run needs features of {name}, and the store has none")
-        changed = differences(recipe, found)
-        said = ", ".join(f"{field} {ours!r} there, {theirs!r} here" for field, (ours, theirs) in changed.items())
-        if set(changed) - {"precision", "dtype"}:
-            raise InputError(f"the features of {name} were made another way than those the Run was trained on: {said}")
-        if changed:
-            remarks.append(f"note: {name}: {said}")
-    return remarks
+def matching_features(run: Run, store: Store) -> tuple[FusedFeatures, list[str]]:
+    """The store's features in the order of the run's columns, and what is to be said about their recipes."""
+    chosen = [matching_file(run, store, backbone, view, recipe) for backbone, view, recipe in run.streams]
+    pairs = list(zip(chosen, (recipe for _, _, recipe in run.streams), strict=True))
+    notes = [f"{file.backbone}: computed in {file.recipe.precision}, stored as {file.recipe.dtype}; the run was "
+             f"trained on {recipe.precision}, {recipe.dtype}"
+             for file, recipe in pairs if file.fingerprint != recipe.fingerprint]
+    parts = [join([store], backbones=[f"{file.backbone}@{file.fingerprint}"], views=[file.view],
+                  taxonomy=run.taxonomy) for file in chosen]
+    return _side_by_side(parts), notes
 
 
-def _named(store: Store, recipe) -> str:
-    """The backbone with the Run's own fingerprint where the store has it, else by name alone."""
-    own = [file for file in store.readable()[0] if file.recipe == recipe]
-    return f"{recipe.backbone}@{recipe.fingerprint}" if own else recipe.backbone
+def matching_file(run: Run, store: Store, backbone: str, view: str, recipe: Recipe) -> FeatureFile:
+    """The store's file of that recipe, or one that differs in precision alone. Raises InputError, CacheError."""
+    files = [file for file in store.readable()[0] if (file.backbone, file.view) == (backbone, view)]
+    if not files:
+        store.find(backbone, view)  # raises, naming what the store has
+    apart = [(differences(recipe, file.recipe), file) for file in files]
+    apart.sort(key=lambda one: (bool(set(one[0]) - {"precision", "dtype"}), len(one[0])))
+    found, file = apart[0]
+    if set(found) - {"precision", "dtype"}:
+        raise InputError(f"{file.path}: {backbone} was extracted otherwise than what {run.path} was trained on (there, "
+                         f"here): {spelled(found)}; extract it as the run wants it")
+    return file
+
+
+def _side_by_side(parts: list[FusedFeatures]) -> FusedFeatures:
+    """Joined features of one stream each as one, on the keys that all have."""
+    keys = set(parts[0].keys).intersection(*(part.keys for part in parts[1:]))
+    if not keys:
+        raise InputError("no face of the store has features of all backbones of the run")
+    kept = [np.flatnonzero([key in keys for key in part.keys]) for part in parts]
+    first, where = parts[0], kept[0]
+    notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
+    arrays = {name: getattr(first, name)[where] for name in
+              ("keys", "store", "split", "group", "label", "basic", "basic_label", "sha256")}
+    return FusedFeatures(taxonomy=first.taxonomy, streams=tuple(part.streams[0] for part in parts), notes=notes,
+                         row=np.column_stack([part.row[rows] for part, rows in zip(parts, kept, strict=True)])
+                         .reshape(len(where), -1), **arrays)
+
+
+def _rows(features: FusedFeatures, split: str) -> tuple[np.ndarray, str]:
+    if split not in ("", "train", "val", "test", "all"):
+        raise InputError(f"unknown split {split!r}: choose train, val, test or all")
+    labelled = features.label >= 0
+    chosen = split or ("test" if (labelled & (features.split == "test")).any() else "all")
+    rows = np.flatnonzero(labelled & ((features.split == chosen) | (chosen == "all")))
+    if not len(rows):
+        raise InputError(f"no labelled faces of {features.taxonomy.name} in the split {chosen!r} of the store")
+    return rows, chosen

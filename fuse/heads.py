@@ -1,46 +1,175 @@
-"""Heads on fused features, for all seeds at once: every parameter has the seed as its first axis."""
+"""The heads: from standardised features (M, B, D), or (B, D) for all members alike, to logits (M, B, C)."""
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import nn
 
-Parameters = dict[str, Tensor]
+from data.labels import BASIC
+from fuse.layers import StackedLinear, StackedMLP
+from fuse.noise import Noise
+from fuse.zeroshot import membership, pair_scores
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
-    """A head's architecture. hidden 0 is a linear head, else a perceptron with one hidden layer of that width."""
+class Spec:
+    """What a head is, besides its weights. dims: of the streams, in the order of the columns."""
 
-    inputs: int
-    classes: int
+    kind: str
+    dims: tuple[int, ...]
+    classes: tuple[str, ...]
+    members: int
     hidden: int = 512
     dropout: float = 0.0
+    projection: int = 128
+    rule: str = "geometric"
 
 
-def initial(shape: Shape, seeds: list[int]) -> Parameters:
-    """Parameters (S, in, out) and biases (S, 1, out), drawn for each seed as torch's Linear draws them."""
-    layers = [("hidden", shape.inputs, shape.hidden), ("out", shape.hidden, shape.classes)]
-    if not shape.hidden:
-        layers = [("out", shape.inputs, shape.classes)]
-    drawn = [_drawn(layers, seed) for seed in seeds]
-    return {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
+@dataclass(frozen=True)
+class Output:
+    """logits (M, B, C). Of some heads: basic (M, B, 8) logits; gates (M, B, K), shares of the streams."""
+
+    logits: torch.Tensor
+    basic: torch.Tensor | None = None
+    gates: torch.Tensor | None = None
 
 
-def logits(parameters: Parameters, x: Tensor, *, dropout: float = 0.0) -> Tensor:
-    """(S, B, C) logits from (S, B, D) features."""
-    if "hidden.weight" in parameters:
-        x = torch.baddbmm(parameters["hidden.bias"], x, parameters["hidden.weight"]).relu()
-        x = torch.nn.functional.dropout(x, dropout, training=dropout > 0)
-    return torch.baddbmm(parameters["out.bias"], x, parameters["out.weight"])
+class Linear(nn.Module):
+    """One affine map of all streams: multinomial logistic regression."""
+
+    def __init__(self, spec: Spec):
+        super().__init__()
+        self.only = StackedLinear(spec.members, sum(spec.dims), len(spec.classes))
+
+    def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
+        return Output(self.only(x))
 
 
-def _drawn(layers: list[tuple[str, int, int]], seed: int) -> Parameters:
-    generator = torch.Generator().manual_seed(seed)
-    drawn: Parameters = {}
-    for name, inputs, outputs in layers:
-        bound = 1 / math.sqrt(inputs)
-        for part, size in (("weight", (inputs, outputs)), ("bias", (1, outputs))):
-            drawn[f"{name}.{part}"] = (torch.rand(size, generator=generator) * 2 - 1) * bound
-    return drawn
+class Concat(nn.Module):
+    """An MLP on the concatenation of all streams (arXiv 2407.12257, equations 2 to 4, without its stray softmax)."""
+
+    def __init__(self, spec: Spec):
+        super().__init__()
+        self.mlp = StackedMLP(spec.members, sum(spec.dims), spec.hidden, len(spec.classes), spec.dropout)
+
+    def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
+        return Output(self.mlp(x, noise))
+
+
+class Gated(nn.Module):
+    """Each stream through its own layer; their sum, weighted by a gate that sees all streams, to the classes.
+
+    The gate is a softmax over the streams, one for each face (Arevalo et al., arXiv 1702.01992, for K streams).
+    """
+
+    def __init__(self, spec: Spec):
+        super().__init__()
+        self.dims, self.dropout = list(spec.dims), spec.dropout
+        self.streams = nn.ModuleList(StackedLinear(spec.members, dim, spec.hidden) for dim in spec.dims)
+        self.gate = StackedLinear(spec.members, sum(spec.dims), len(spec.dims))
+        self.last = StackedLinear(spec.members, spec.hidden, len(spec.classes))
+
+    def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
+        gates = self.gate(x).softmax(dim=-1)
+        parts = [layer(part).relu() for layer, part in zip(self.streams, x.split(self.dims, dim=-1), strict=True)]
+        h = sum(gates[..., k, None] * part for k, part in enumerate(parts)) * len(parts)
+        if noise and self.dropout:
+            h = h * noise.keep(self.dropout, *h.shape[1:])
+        return Output(self.last(h), gates=gates)
+
+
+class Paper(nn.Module):
+    """The paper's Fig. 1: two MLPs on the original face; the basic prediction joins the compound logits.
+
+    The softmax of the basic logits goes through a learned map (8, C) that starts at the taxonomy's pair membership.
+    `x` may carry the columns of enhanced versions after those of the original; only the contrastive loss sees them.
+    """
+
+    def __init__(self, spec: Spec):
+        super().__init__()
+        self.width = sum(spec.dims)
+        self.compound = StackedMLP(spec.members, self.width, spec.hidden, len(spec.classes), spec.dropout)
+        self.basic = StackedMLP(spec.members, self.width, spec.hidden, len(BASIC), spec.dropout)
+        self.project = StackedLinear(spec.members, spec.hidden, spec.projection)
+        start = torch.from_numpy(membership(spec.classes))
+        self.pairs = nn.Parameter(start.expand(spec.members, -1, -1).clone())
+
+    def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
+        original = x[..., :self.width]
+        basic = self.basic(original, noise)
+        joined = torch.bmm(basic.softmax(dim=-1), self.pairs)
+        return Output(self.compound(original, noise) + joined, basic=basic)
+
+    def projections(self, x: torch.Tensor) -> torch.Tensor:
+        """(M, V B, P) unit vectors of the V versions whose columns stand side by side in x (M, B, V D)."""
+        versions = torch.cat(x.split(self.width, dim=-1), dim=1)
+        return nn.functional.normalize(self.project(self.compound.hidden(versions)).float(), dim=-1)
+
+
+class ZeroShot(nn.Module):
+    """A basic classifier whose probabilities make compounds by a pair rule; learns from basic labels alone."""
+
+    def __init__(self, spec: Spec):
+        super().__init__()
+        self.compounds, self.rule = spec.classes, spec.rule
+        self.mlp = StackedMLP(spec.members, sum(spec.dims), spec.hidden, len(BASIC), spec.dropout)
+        self.register_buffer("absent", torch.zeros(spec.members, 1, len(BASIC)))  #: -inf for untaught basics
+
+    def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
+        basic = self.mlp(x, noise) + self.absent
+        found = pair_scores(basic.float().softmax(dim=-1), self.compounds, rule=self.rule)
+        return Output(found.clamp_min(1e-12).log(), basic=basic)
+
+
+class Late(nn.Module):
+    """The probabilities of one head a stream, averaged with weights (M, K, C) that sum to one over the streams."""
+
+    def __init__(self, spec: Spec):
+        super().__init__()
+        self.dims = list(spec.dims)
+        self.single = nn.ModuleList(Concat(_only(spec, dim)) for dim in spec.dims)
+        self.register_buffer("weights", torch.full((spec.members, len(spec.dims), len(spec.classes)),
+                                                   1 / len(spec.dims)))
+
+    def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
+        parts = [head(part).logits.float().softmax(dim=-1)
+                 for head, part in zip(self.single, x.split(self.dims, dim=-1), strict=True)]
+        mixed = sum(self.weights[:, None, k] * part for k, part in enumerate(parts))
+        shares = self.weights.mean(dim=-1)[:, None].expand(-1, x.shape[-2], -1)
+        return Output(mixed.clamp_min(1e-12).log(), gates=shares)
+
+
+def build(spec: Spec) -> nn.Module:
+    """The head of a spec, its weights zero. kind `logreg` is a Linear that scikit-learn fills."""
+    kinds = {"linear": Linear, "logreg": Linear, "mlp": Concat, "gated": Gated, "paper": Paper, "zeroshot": ZeroShot,
+             "late": Late}
+    return kinds[spec.kind](spec)
+
+
+class Classifier(nn.Module):
+    """A head with the standardisation of its features: raw (B, D) to probabilities (M, B, C)."""
+
+    def __init__(self, spec: Spec):
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("mean", torch.zeros(spec.members, 1, sum(spec.dims)))
+        self.register_buffer("std", torch.ones(spec.members, 1, sum(spec.dims)))
+        self.body = build(spec)
+
+    def forward(self, x: torch.Tensor) -> Output:
+        return self.body((x - self.mean) / self.std)
+
+
+def side_by_side(heads: Sequence[Classifier]) -> Classifier:
+    """One classifier with the members of all; they must have the same spec but for their number."""
+    spec = heads[0].spec
+    members = sum(head.spec.members for head in heads)
+    joined = Classifier(Spec(**{**vars(spec), "members": members}))
+    states = [head.state_dict() for head in heads]
+    joined.load_state_dict({name: torch.cat([state[name] for state in states]) for name in states[0]})
+    return joined
+
+
+def _only(spec: Spec, dim: int) -> Spec:
+    return Spec(**{**vars(spec), "kind": "mlp", "dims": (dim,)})

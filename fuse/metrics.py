@@ -1,76 +1,100 @@
-"""How good predictions are, and how sure one can be of it."""
+"""How good predictions are: accuracy, macro-F1, recalls, calibration. Plain numpy, checked against scikit-learn."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-BOOTSTRAPS = 2000
-_CHUNK = 100  #: resamples drawn at a time, so that memory stays small for large test sets
+BINS = 15  #: of the expected calibration error, as Guo et al., arXiv 1706.04599
 
 
-def confusion(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
-    """(C, C) counts, truth down, prediction across; truth and prediction are (N,) class positions."""
+@dataclass(frozen=True)
+class Scores:
+    """Figures of one set of predictions. Per-class arrays are (C,) in class order, nan where a class has no faces."""
+
+    confusion: np.ndarray  #: (C, C) counts, rows = truth
+    accuracy: float
+    macro_f1: float
+    uar: float  #: unweighted average recall
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
+    n: np.ndarray
+
+
+def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
+    """(C, C) counts, rows = truth, columns = prediction; both (N,) of 0 to C - 1."""
     return np.bincount(truth * classes + prediction, minlength=classes * classes).reshape(classes, classes)
 
 
-def accuracy(matrix: np.ndarray) -> np.ndarray:
-    """(...) share of right answers from (..., C, C) counts."""
-    return np.trace(matrix, axis1=-2, axis2=-1) / np.maximum(matrix.sum(axis=(-2, -1)), 1)
+def scores(truth: np.ndarray, prediction: np.ndarray, classes: int) -> Scores:
+    """All figures of (N,) predictions. Averages are over the classes that `truth` has."""
+    matrix = confusion_matrix(truth, prediction, classes)
+    precision, recall, f1 = per_class(matrix)
+    return Scores(matrix, float(accuracy(matrix)), float(macro_f1(matrix)), float(uar(matrix)), precision, recall, f1,
+                  matrix.sum(axis=1))
 
 
-def recall(matrix: np.ndarray) -> np.ndarray:
-    """(..., C) share of each class that was found; 0 for a class without faces."""
-    return _ratio(np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(axis=-1))
+def per_class(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision, recall and F1 (..., C) of confusions (..., C, C): nan for a class without faces, 0 where 0/0."""
+    hit = np.diagonal(confusion, axis1=-2, axis2=-1).astype(float)
+    true, called = confusion.sum(axis=-1), confusion.sum(axis=-2)
+    recall = np.where(true > 0, hit / np.maximum(true, 1), np.nan)
+    precision = np.where(true > 0, hit / np.maximum(called, 1), np.nan)
+    return precision, recall, np.where(true > 0, 2 * hit / np.maximum(true + called, 1), np.nan)
 
 
-def precision(matrix: np.ndarray) -> np.ndarray:
-    """(..., C) share of each class's predictions that are right; 0 where there are none."""
-    return _ratio(np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(axis=-2))
+def accuracy(confusion: np.ndarray) -> np.ndarray:
+    """Share of faces called right, of confusions (..., C, C)."""
+    hit = np.diagonal(confusion, axis1=-2, axis2=-1).sum(axis=-1)
+    return hit / np.maximum(confusion.sum(axis=(-2, -1)), 1)
 
 
-def f1(matrix: np.ndarray) -> np.ndarray:
-    """(..., C) F1 of each class: 2 TP / (2 TP + FP + FN); 0 where there is neither truth nor prediction."""
-    right = np.diagonal(matrix, axis1=-2, axis2=-1)
-    return _ratio(2 * right, matrix.sum(axis=-1) + matrix.sum(axis=-2))
+def macro_f1(confusion: np.ndarray) -> np.ndarray:
+    """Unweighted mean F1 over the classes that have faces, of confusions (..., C, C); the paper's metric."""
+    f1 = per_class(confusion)[2]
+    present = ~np.isnan(f1)
+    return np.where(present, f1, 0).sum(axis=-1) / np.maximum(present.sum(axis=-1), 1)
 
 
-def macro_f1(matrix: np.ndarray) -> np.ndarray:
-    """(...) unweighted mean of the classes' F1: the challenge's metric (paper, Eq. 5)."""
-    return f1(matrix).mean(axis=-1)
+def uar(confusion: np.ndarray) -> np.ndarray:
+    """Unweighted average recall over the classes that have faces, of confusions (..., C, C)."""
+    recall = per_class(confusion)[1]
+    present = ~np.isnan(recall)
+    return np.where(present, recall, 0).sum(axis=-1) / np.maximum(present.sum(axis=-1), 1)
 
 
-def bootstrap(truth: np.ndarray, predictions: np.ndarray, groups: np.ndarray, *, classes: int, metric: Callable,
-              seed: int = 0, resamples: int = BOOTSTRAPS) -> np.ndarray:
-    """(resamples,) values of `metric` on test sets drawn with replacement, whole groups at a time.
+def calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    """Expected calibration error of (N, C): mean |accuracy - confidence| of 15 equal bins, weighted by their faces."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == truth
+    place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    count = np.bincount(place, minlength=BINS)
+    gap = np.bincount(place, right, BINS) - np.bincount(place, confidence, BINS)
+    return float(np.abs(gap).sum() / max(count.sum(), 1))
 
-    truth: (N,); predictions: (S, N), one row a seed, whose metrics are averaged in each resample; groups: (N,) texts,
-    empty for a group of its own; metric: (..., C, C) counts to (...).
+
+def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities (..., C) with their logarithms divided by a temperature."""
+    logits = np.log(np.maximum(probabilities, 1e-12)) / temperature
+    logits -= logits.max(axis=-1, keepdims=True)
+    raised = np.exp(logits)
+    return raised / raised.sum(axis=-1, keepdims=True)
+
+
+def fit_temperature(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    """The temperature in [0.05, 20] under which (N, C) give (N,) the greatest likelihood (Guo et al., 2017).
+
+    The likelihood is concave in 1 / temperature, so a golden-section search finds it.
     """
-    names = [group or f"\0{row}" for row, group in enumerate(groups)]
-    _, group_of = np.unique(names, return_inverse=True)
-    count = group_of.max(initial=-1) + 1
-    cells = np.stack([_cells(truth, prediction, group_of, count, classes) for prediction in predictions])
-    draw, values = np.random.default_rng(seed), []
-    for start in range(0, resamples, _CHUNK):
-        some = min(_CHUNK, resamples - start)
-        weights = draw.multinomial(count, np.full(count, 1 / count), size=some).astype(np.float64)
-        matrices = (weights @ cells).reshape(len(predictions), some, classes, classes)
-        values.append(metric(matrices).mean(axis=0))
-    return np.concatenate(values)
+    logits = np.log(np.maximum(probabilities, 1e-12))
 
+    def loss(inverse: float) -> float:
+        scaled = logits * inverse
+        scaled -= scaled.max(axis=1, keepdims=True)
+        return float((np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(len(truth)), truth]).mean())
 
-def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of bootstrap values."""
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def _cells(truth: np.ndarray, prediction: np.ndarray, group_of: np.ndarray, groups: int, classes: int) -> np.ndarray:
-    """(G, C * C): what each group adds to the confusion matrix."""
-    cells = np.zeros((groups, classes * classes))
-    np.add.at(cells, (group_of, truth * classes + prediction), 1)
-    return cells
-
-
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.divide(above, below, out=np.zeros(np.shape(above), float), where=below > 0)
+    low, high, ratio = 0.05, 20.0, (np.sqrt(5) - 1) / 2
+    for _ in range(60):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        low, high = (low, right) if loss(left) < loss(right) else (left, high)
+    return float(2 / (low + high))

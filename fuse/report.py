@@ -1,53 +1,90 @@
-"""The table of a run: each backbone alone, then the fusion."""
+"""The figures of a fusion as a person reads them in a terminal."""
 
-from collections import Counter
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from fuse.score import Score
+import numpy as np
 
+from fuse.paper_tables import paper_table
+from fuse.statistics import Comparison
 
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Scores on the test faces, with all that a reader needs to know how far to trust them."""
+if TYPE_CHECKING:
+    from fuse.fuse import Fusion
+    from fuse.system import Figures
 
-    title: str
-    classes: tuple[str, ...]
-    scores: list[Score]
-    seeds: int
-    notes: list[str]
-    left_out: Counter
-    out: Path | None
-
-    def record(self) -> dict:
-        return {"title": self.title, "classes": list(self.classes), "seeds": self.seeds,
-                "scores": [asdict(score) for score in self.scores], "notes": self.notes,
-                "left_out": dict(self.left_out), "out": str(self.out) if self.out else None}
-
-    def text(self) -> str:
-        numbers = [f"[{n}]" for n in range(len(self.classes))]
-        header = ["", "dim", "accuracy", "macro-F1", "95 % interval", *numbers, "n"]
-        rows = [header, *([_name(score), str(score.dim), _percent(score.accuracy), _with_std(score, self.seeds),
-                           "{:.1f} to {:.1f}".format(*(100 * end for end in score.macro_f1_interval)),
-                           *(_percent(value) for value in score.recall), str(score.n)] for score in self.scores)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-        lines = [self.title] + ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(
-            row[1:], widths[1:], strict=True))]).rstrip() for row in rows]
-        named = ", ".join(f"[{n}] {name} ({count})" for n, (name, count) in enumerate(
-            zip(self.classes, self.scores[0].support, strict=True)))
-        lines.append(f"recall of {named}; all in %, means of {self.seeds} seed{'s' if self.seeds > 1 else ''}")
-        lines += self.notes
-        lines += [f"left out: {count} faces, {reason}" for reason, count in self.left_out.items()]
-        return "\n".join(lines + ([f"run: {self.out}"] if self.out else []))
+UNTRAINED = "UNTRAINED weights: random features, the figures say nothing about the backbones"
 
 
-def _name(score: Score) -> str:
-    return score.name + (" UNTRAINED" if score.untrained else "")
+def figures_table(made: "Fusion") -> str:
+    """The whole report: figures, recalls, the comparison, what was left out."""
+    classes = made.classes.classes
+    lines = [_headline(made), ""]
+    lines += paper_table(made.systems, classes) if made.settings.table == "paper" else [
+        *columns(_rows(made.systems)), "", *columns(_recalls(made.systems, classes), left=1)]
+    if any(one.system.untrained for one in made.systems):
+        lines += ["", f"* {UNTRAINED}"]
+    if made.comparison:
+        lines += ["", _compared(made.comparison, made.best_single)]
+    fused = made.systems[-1].system
+    if fused.gates:
+        lines += ["mean contribution: " + ", ".join(f"{name} {share:.2f}" for name, share in fused.gates.items())]
+    lines += [f"calibration error of the fusion: {made.systems[-1].ece:.3f}, with temperature {fused.temperature:.2f} "
+              f"(fitted on validation) {made.systems[-1].ece_calibrated:.3f}"]
+    lines += ["", *(f"note: {note}" for note in made.notes)]
+    where = f"; run in {made.out}" if made.out else ""
+    return "\n".join([*lines, f"{made.seconds:.1f} s{where}"])
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+def columns(rows: list[tuple[str, ...]], *, left: int = 2) -> list[str]:
+    """Lines of aligned columns: the first `left` to the left, numbers to the right."""
+    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) if c < left else cell.rjust(width)
+                      for c, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
 
 
-def _with_std(score: Score, seeds: int) -> str:
-    return _percent(score.macro_f1) + (f" ±{100 * score.macro_f1_std:.1f}" if seeds > 1 else "")
+def comparison_record(found: Comparison | None, best: str) -> dict | None:
+    """As metrics.json holds it."""
+    return asdict(found) | {"best_single": best} if found else None
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage with two decimals, `-` if there is none."""
+    return "-" if value is None or np.isnan(value) else f"{100 * value:.2f}"
+
+
+def span(interval: tuple[float, float]) -> str:
+    """An interval as percentages."""
+    return f"[{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def _headline(made: "Fusion") -> str:
+    fused, settings = made.systems[-1], made.settings
+    scored = f"{settings.folds} folds by group" if settings.folds else "the test split"
+    seeds = fused.system.members.shape[0]
+    return (f"{made.classes.name} ({settings.target}), head {settings.head}, {seeds} seed{'s' * (seeds > 1)}, "
+            f"{len(fused.system.truth)} faces of {scored}; 95 % intervals by bootstrap of groups")
+
+
+def _rows(systems: "list[Figures]") -> list[tuple[str, ...]]:
+    out = [("#", "features", "dim", "accuracy", "95 %", "macro-F1", "95 %", "one seed", "UAR", "ECE", "val F1")]
+    for number, one in enumerate(systems, 1):
+        star = " * UNTRAINED" if one.system.untrained else ""
+        each = one.seeds_macro_f1
+        spread = f" ± {100 * np.std(each, ddof=1):.1f}" if len(each) > 1 else ""
+        out.append((str(number), one.system.name + star, str(one.system.dim), percent(one.scores.accuracy),
+                    span(one.accuracy_interval), percent(one.scores.macro_f1), span(one.macro_f1_interval),
+                    f"{100 * np.mean(each):.1f}{spread}", percent(one.scores.uar), f"{one.ece:.3f}",
+                    percent(one.system.val_macro_f1)))
+    return out
+
+
+def _recalls(systems: "list[Figures]", classes: tuple[str, ...]) -> list[tuple[str, ...]]:
+    header = ("recall of", "n", *(f"#{number}" for number in range(1, len(systems) + 1)))
+    return [header, *((name, str(systems[0].scores.n[c]), *(percent(one.scores.recall[c]) for one in systems))
+                      for c, name in enumerate(classes))]
+
+
+def _compared(found: Comparison, best: str) -> str:
+    return (f"fusion against the best single ({best}): macro-F1 {100 * found.difference:+.2f} "
+            f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}] by paired bootstrap; right where the other is wrong "
+            f"{found.only_a} : {found.only_b}, McNemar p = {found.p_mcnemar:.2g}")

@@ -1,113 +1,176 @@
-"""Stage two as one function: the features of a store become a trained head and its table, kept as a Run."""
+"""A run: the folder that a fusion leaves behind, and reading it back. Text and safetensors only."""
 
-import time
+import csv
+import io
+import json
+import shutil
+import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-from cache.store import Store
+from cache.recipe import Recipe
 from data.errors import InputError
-from data.labels import taxonomy
-from fuse.features import FusedFeatures, join
-from fuse.report import Table
-from fuse.runfile import Run, write_run
-from fuse.score import Score, score
-from fuse.sides import Sides, sides
-from fuse.standard import Standard, fit_standard
-from fuse.train import Trained, Training, probabilities, train
+from data.labels import Taxonomy, taxonomy
+from fuse.features import FusedFeatures
+from fuse.fit import Fitted
+from fuse.heads import Classifier, Spec, side_by_side
+from fuse.partition import Partition
+from fuse.settings import Settings, settings_from
+from fuse.system import System
+from fuse.train import Epoch
 
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What to train on and how; the fields are the options of `fuse`."""
-
-    store: Path
-    out: Path
-    backbones: Sequence[str] = ()
-    views: Sequence[str] = ("original",)
-    target: str = "compound"
-    classes: str = "cexpr7"
-    seeds: int = 1
-    device: str = "auto"
-    training: Training = field(default_factory=Training)
+VERSION = 1
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A trained head with all that it takes to use it."""
+class Run:
+    """A trained run. streams: (backbone, view, recipe) in the order of the head's columns."""
 
-    standard: Standard
-    trained: Trained
-    probabilities: np.ndarray  #: (S, N, C) of every face
+    path: Path
+    settings: Settings
+    taxonomy: Taxonomy
+    streams: tuple[tuple[str, str, Recipe], ...]
+    head: Classifier
+    temperature: float
+    record: dict
 
+    @torch.inference_mode()
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """(N, C) calibrated probabilities of raw features (N, D) float32, streams side by side in `streams`' order."""
+        from fuse.metrics import tempered
 
-def fuse(request: Request) -> Table:
-    """Train a head on each backbone alone and on all together; the last is written as the Run `request.out`.
-
-    Raises InputError or CacheError, before anything is written, if the request or the data make no sense.
-    """
-    began = time.perf_counter()
-    classes = taxonomy(request.classes)
-    if classes.target != request.target:
-        raise InputError(f"{classes.name} is a taxonomy of {classes.target} expressions: say --target {classes.target}")
-    device = pick_device(request.device)
-    features = join(Store(request.store), backbones=request.backbones, views=request.views, taxonomy=classes)
-    parts = sides(features)
-    names, seeds = list(features.blocks), list(range(request.seeds))
-    subsets = [[name] for name in names] + ([names] if len(names) > 1 else [])
-    fitted = [fit(features, parts, subset, seeds=seeds, training=request.training, device=device) for subset in subsets]
-    scores = [test_score(features, parts, subset, one) for subset, one in zip(subsets, fitted, strict=True)]
-    table = Table(title=f"{classes.name}, {len(parts.test)} test faces", classes=classes.classes, scores=scores,
-                  seeds=request.seeds, notes=notes(features, parts), left_out=features.left_out, out=request.out)
-    best = fitted[-1]
-    write_run(request.out, Run(
-        standard=best.standard, parameters=best.trained.parameters, classes=classes, recipes=features.recipes,
-        settings=request, seeds=seeds), features=features, probabilities=best.probabilities,
-        history=best.trained.history, table=table, seconds=time.perf_counter() - began)
-    return table
+        found = self.head(torch.from_numpy(np.ascontiguousarray(features, np.float32))).logits.float().softmax(dim=-1)
+        return tempered(found.mean(dim=0).numpy(), self.temperature)
 
 
-def fit(features: FusedFeatures, parts: Sides, streams: list[str], *, seeds: list[int], training: Training,
-        device: torch.device) -> Fitted:
-    """Train a head on these streams; the test rows have no part in it."""
-    standard = fit_standard(features.blocks, streams, parts.train)
-    x, y = (torch.from_numpy(array).to(device) for array in (standard.apply(features.blocks), features.labels))
-    trained = train(x[parts.train], y[parts.train], x[parts.val], y[parts.val], classes=len(features.taxonomy.classes),
-                    seeds=seeds, training=training)
-    return Fitted(standard, trained, probabilities(trained.parameters, x).cpu().numpy())
-
-
-def test_score(features: FusedFeatures, parts: Sides, streams: list[str], fitted: Fitted) -> Score:
-    """The score of a head on the test rows."""
-    rows = parts.test
-    name = streams[0] if len(streams) == 1 else "fusion of " + " + ".join(streams)
-    return score(name, features.labels[rows], fitted.probabilities[:, rows], features.group[rows],
-                 dim=sum(len(mean) for mean in fitted.standard.mean.values()),
-                 untrained=any(name in features.untrained for name in streams),
-                 best_epochs=fitted.trained.best_epoch.tolist())
-
-
-def notes(features: FusedFeatures, parts: Sides) -> list[str]:
-    """What a reader of the table should know of the data."""
-    said = [f"{len(parts.train)} faces train, {len(parts.val)} choose the epoch"
-            + (" (carved out of train by group)" if parts.carved else "") + f", {len(parts.test)} only score"]
-    if parts.dropped:
-        said.append(f"{parts.dropped} faces of train or val are not used: their group also stands in a later split")
-    if features.untrained:
-        said.append(f"UNTRAINED weights: {', '.join(features.untrained)}; such figures say nothing about the networks")
-    return said
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` takes a GPU if there is one. Raises InputError."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def check_out(out: Path) -> None:
+    """Raises InputError now rather than after training if a run cannot be written to `out`."""
+    if out.exists() and not (out / "run.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists and is not a run: choose another --out")
     try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise InputError(f"the device {name!r} is not to be had here: choose auto or cpu") from None
-    return device
+        out.parent.mkdir(parents=True, exist_ok=True)
+        probe = out.parent / f".tmp-{uuid.uuid4().hex}"
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise InputError(f"{out}: cannot write there ({error.strerror}): choose another --out") from None
+
+
+def write_run(out: Path, *, record: dict, metrics: dict, fitted: Sequence[Fitted], predictions: str) -> None:
+    """Write a whole run under another name, then put it in place of what `out` was.
+
+    fitted: the fusion's heads, one a fold; head.safetensors holds them side by side, folds x seeds members.
+    """
+    temporary = out.parent / f".tmp-{uuid.uuid4().hex}"
+    temporary.mkdir(parents=True)
+    try:
+        head = side_by_side([one.head for one in fitted])
+        save_file({name: values.contiguous() for name, values in head.state_dict().items()},
+                  temporary / "head.safetensors", metadata={"format": "twofold-head", "version": str(VERSION)})
+        texts = {"run.json": json.dumps(record, indent=2) + "\n", "metrics.json": json.dumps(metrics, indent=2) + "\n",
+                 "predictions.csv": predictions, "history.csv": _history(fitted)}
+        for name, text in texts.items():
+            (temporary / name).write_text(text, encoding="utf-8", newline="")
+        _sync(temporary)
+        _replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_run(path: Path) -> Run:
+    """Read a run back. Raises InputError if it is not one, or not whole."""
+    try:
+        record = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        if record["version"] != VERSION:
+            raise InputError(f"{path}: a run of version {record['version']}, not {VERSION}: train it again")
+        spec = record["head"]
+        spec = Spec(**{**spec, "dims": tuple(spec["dims"]), "classes": tuple(spec["classes"])})
+        head = Classifier(spec)
+        head.load_state_dict(load_file(path / "head.safetensors"))
+        streams = tuple((one["backbone"], one["view"], Recipe.from_json(json.dumps(one["recipe"])))
+                        for one in record["streams"])
+        return Run(path, settings_from(record["settings"]), taxonomy(record["classes_name"]), streams, head.eval(),
+                   float(record["temperature"]), record)
+    except FileNotFoundError as error:
+        missing = Path(error.filename or "head.safetensors").name
+        raise InputError(f"{path}: not a run (no {missing}): give a folder that `fuse` made") from None
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, OSError) as error:
+        raise InputError(f"{path}: the run does not read back ({str(error).splitlines()[0]}): train it again") from None
+
+
+def run_record(
+    settings: dict, features: FusedFeatures, fitted: Sequence[Fitted], parts: Sequence[Partition], *, seconds: float,
+    notes: Sequence[str],
+) -> dict:
+    """run.json: enough to repeat the run, and to know what it was made from. No path, no host."""
+    import platform
+    from datetime import UTC, datetime
+    from importlib.metadata import version
+
+    head = side_by_side([one.head for one in fitted]).spec
+    return {
+        "version": VERSION, "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "settings": settings,
+        "classes_name": features.taxonomy.name, "classes": list(features.taxonomy.classes), "head": asdict(head),
+        "temperature": float(np.mean([one.temperature for one in fitted])),
+        "streams": [{"backbone": stream.backbone, "view": stream.view, "dim": stream.dim,
+                     "fingerprint": stream.recipe.fingerprint, "recipe": asdict(stream.recipe),
+                     "inputs": [{"fingerprint": file.fingerprint, "rows": file.rows,
+                                 "index_sha256": file.header["index_sha256"]} for file in stream.files]}
+                    for stream in (features.streams[k] for k in fitted[0].streams)],
+        "faces": [{name: len(getattr(part, name)) for name in ("train", "val", "test", "extra")} for part in parts],
+        "notes": list(notes), "seconds": round(seconds, 3),
+        "software": {"python": platform.python_version()} | {name: version(name) for name in
+                                                            ("torch", "numpy", "scikit-learn", "h5py", "safetensors")},
+    }
+
+
+def predictions_csv(features: FusedFeatures, fused: System, val: tuple[np.ndarray, np.ndarray] | None) -> str:
+    """The fusion's calls as CSV: of test, and with fixed splits of validation, given as (rows, probabilities)."""
+    classes = features.taxonomy.classes
+    blocks = [("test", fused.rows, fused.calibrated)] + ([("val", *val)] if val else [])
+    lines = [("key", "split", "truth", "prediction", *classes)]
+    for split, rows, found in blocks:
+        for row, shares in zip(rows, found, strict=True):
+            lines.append((features.keys[row], split, classes[features.label[row]], classes[int(shares.argmax())],
+                          *(f"{share:.6f}" for share in shares)))
+    return _csv(lines)
+
+
+def _history(fitted: Sequence[Fitted]) -> str:
+    names = list(Epoch.__dataclass_fields__)
+    return _csv([("fold", *names), *((fold, *(f"{value:.6g}" if isinstance(value, float) else value
+                                              for value in asdict(line).values()))
+                                     for fold, one in enumerate(fitted) for line in one.history)])
+
+
+def _csv(lines: Sequence[tuple]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(lines)
+    return buffer.getvalue()
+
+
+def _sync(folder: Path) -> None:
+    import os
+
+    for path in (*folder.iterdir(), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _replace(temporary: Path, out: Path) -> None:
+    old = out.with_name(f".tmp-old-{uuid.uuid4().hex}")
+    if out.exists():
+        out.rename(old)
+    temporary.rename(out)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,81 +1,231 @@
-"""Training a head: one plain loop over data that lives on the device, all seeds side by side."""
+"""The one training loop: all members (seeds) of a head at once, data on the device, nothing done sample by sample."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
-from fuse.heads import Parameters, Shape, initial, logits
-from fuse.metrics import confusion, macro_f1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """How a head is trained; the defaults are the paper's (section 5.2): Adam, 5e-5, batch 128, 100 epochs, warm-up."""
-
-    epochs: int = 100
-    lr: float = 5e-5
-    batch_size: int = 128
-    warmup: int = 5  #: epochs over which the learning rate rises from zero
-    weight_decay: float = 0.0
-    hidden: int = 512
-    dropout: float = 0.0
+from fuse import metrics
+from fuse.augment import Batch, Pools, drop_streams, make_compounds, mixup, pools
+from fuse.examples import Examples
+from fuse.heads import Paper, Spec
+from fuse.losses import adjusted, contrastive, smoothed, soft_cross_entropy
+from fuse.noise import Noise
+from fuse.settings import Settings
 
 
 @dataclass(frozen=True)
-class Trained:
-    """Parameters of each seed's best epoch (by validation macro-F1), those epochs, and the course of it all."""
+class Epoch:
+    """One line of history.csv."""
 
-    parameters: Parameters
-    best_epoch: np.ndarray  #: (S,), counted from 1
-    history: list[dict]  #: a row for each epoch and seed: epoch, seed, loss, val_macro_f1
+    member: int
+    epoch: int
+    loss: float
+    val_macro_f1: float
+    val_accuracy: float
+    lr: float
 
 
-def train(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, *, classes: int, seeds: list[int],
-          training: Training) -> Trained:
-    """Train one head for each seed on (N, D) features and (N,) class positions; test data has no part in it."""
-    torch.set_flush_denormal(True)  # Adam's second moments go denormal, several times slower on CPUs
-    shape = Shape(inputs=x.shape[1], classes=classes, hidden=training.hidden, dropout=training.dropout)
-    parameters = {name: value.to(x.device).requires_grad_() for name, value in initial(shape, seeds).items()}
-    optimiser = torch.optim.Adam(parameters.values(), lr=training.lr, weight_decay=training.weight_decay, fused=True)
-    steps = -(-len(x) // training.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min(1.0, (step + 1) / max(1, training.warmup * steps)))
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    best = {name: value.detach().clone() for name, value in parameters.items()}
-    best_score, best_epoch, history = np.full(len(seeds), -1.0), np.zeros(len(seeds), int), []
-    for epoch in range(1, training.epochs + 1):
-        order = torch.stack([torch.randperm(len(x), generator=generator) for generator in generators]).to(x.device)
-        losses = torch.zeros(len(seeds), device=x.device)
-        for batch in order.split(training.batch_size, dim=1):
-            out = logits(parameters, x[batch], dropout=training.dropout)
-            loss = torch.nn.functional.cross_entropy(out.flatten(0, 1), y[batch].flatten(), reduction="none")
-            loss = loss.view(len(seeds), -1).mean(dim=1)
-            optimiser.zero_grad(set_to_none=True)
-            loss.sum().backward()  # the seeds share nothing, so the sum's gradient is each one's own
-            optimiser.step()
-            schedule.step()
-            losses += loss.detach() * batch.shape[1] / len(x)
-        scores = _scores(parameters, x_val, y_val, classes)
-        better = scores > best_score
-        best_score, best_epoch = np.where(better, scores, best_score), np.where(better, epoch, best_epoch)
-        for place in np.flatnonzero(better):
-            for name, value in parameters.items():
-                best[name][place] = value.detach()[place]
-        history += [{"epoch": epoch, "seed": seed, "loss": loss, "val_macro_f1": float(score)}
-                    for seed, loss, score in zip(seeds, losses.tolist(), scores, strict=True)]
-    return Trained(best, best_epoch, history)
+@dataclass(frozen=True)
+class Targets:
+    """Labels of all examples on the device, in the form the loss takes; see `Batch`. prior: (C,) class shares."""
+
+    target: torch.Tensor
+    weight: torch.Tensor
+    basic: torch.Tensor
+    label: torch.Tensor
+    class_weight: torch.Tensor
+    prior: torch.Tensor
+
+
+def train(
+    head: nn.Module, data: Examples, val: Examples, *, spec: Spec, settings: Settings, seeds: Sequence[int],
+    precision: str = "fp32",
+) -> list[Epoch]:
+    """Train the members of `head` in place, each from its seed; leave each at its best epoch by validation macro-F1.
+
+    Returns the history, members within epochs. A member's numbers do not depend on which others train with it, up to
+    the rounding of the batched product.
+    """
+    torch.set_flush_denormal(True)  # Adam's decaying moments reach denormals, which cost some hundred cycles each
+    noise = Noise.of(seeds, data.device)
+    shuffle = np.random.default_rng((seeds[0], 2))
+    targets = _targets(data, settings, len(spec.classes))
+    parameters = list(head.parameters())
+    optimiser = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    average = [p.detach().clone() for p in parameters] if settings.ema else None
+    best = Best.of(parameters, len(seeds))
+    history: list[Epoch] = []
+    step = 0
+    for epoch in range(settings.epochs):
+        losses, total = torch.zeros(len(seeds), device=data.device), 0
+        for positions, x in data.blocks(shuffle):
+            order = _order(data, positions, settings, noise, with_basic=isinstance(head, Paper))
+            made_of = pools(data.basic_label[positions], spec.classes, data.device) if settings.compound_mixup else None
+            place = torch.from_numpy(positions).to(data.device)
+            for start in range(0, order.shape[1], settings.batch_size):
+                here = order[:, start:start + settings.batch_size]
+                rate = settings.lr * factor(epoch + min(total / len(data), 1), settings)
+                optimiser.param_groups[0]["lr"] = rate
+                batch = _augmented(_gather(x, here, place, targets), x, made_of, targets, spec, settings, noise)
+                with torch.autocast(data.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                    loss = losses_of(head, batch, targets.prior, settings, noise)
+                optimiser.zero_grad(set_to_none=True)
+                loss.sum().backward()
+                optimiser.step()
+                step, total = step + 1, total + here.shape[1]
+                losses += loss.detach() * here.shape[1]
+                if average:
+                    torch._foreach_lerp_(average, [p.detach() for p in parameters],
+                                         1 - min(settings.ema, (1 + step) / (10 + step)))
+        with _using(parameters, average):
+            found = _validate(head, val, len(spec.classes), precision)
+            best.update(parameters, found, settings.patience)
+        history += [Epoch(member, epoch, float(loss), *values, rate) for member, (loss, values)
+                    in enumerate(zip((losses / total).tolist(), found, strict=True))]
+        if best.all_done:
+            break
+    best.restore(parameters)
+    return history
+
+
+def factor(progress: float, settings: Settings) -> float:
+    """Share of the learning rate after `progress` epochs: linear warm-up, then constant or half a cosine to zero."""
+    if progress < settings.warmup:
+        return max(progress / settings.warmup, 1e-3)
+    if settings.schedule == "constant":
+        return 1.0
+    done = (progress - settings.warmup) / max(settings.epochs - settings.warmup, 1e-9)
+    return 0.5 * (1 + math.cos(math.pi * min(done, 1)))
+
+
+def losses_of(
+    head: nn.Module, batch: Batch, prior: torch.Tensor, settings: Settings, noise: Noise | None,
+) -> torch.Tensor:
+    """(M,) the loss of each member: L_ce, for the paper's head L_ce + a L_basic + b L_CL."""
+    output = head(batch.x, noise)
+    loss = soft_cross_entropy(adjusted(output.logits.float(), prior, settings.logit_adjustment),
+                              smoothed(batch.target, settings.label_smoothing), batch.weight)
+    if not isinstance(head, Paper):
+        return loss
+    loss = loss + settings.basic_weight * soft_cross_entropy(output.basic, batch.basic, batch.basic.sum(-1))
+    if settings.contrastive_weight:
+        z = head.projections(batch.x)
+        loss = loss + settings.contrastive_weight * contrastive(z, same(batch.label, z.shape[1]),
+                                                                settings.contrastive_temperature)
+    return loss
+
+
+def same(label: torch.Tensor, views: int) -> torch.Tensor:
+    """(M, V B, V B) True where two of V versions of B faces, version after version, show one class or one face."""
+    times = views // label.shape[1]
+    label = label.repeat(1, times)
+    face = torch.arange(views // times, device=label.device).repeat(times)
+    return ((label[:, :, None] == label[:, None]) & (label[:, :, None] >= 0)) | (face[:, None] == face)
+
+
+class Best:
+    """The best weights so far of each member; a member whose patience is over takes no new ones."""
+
+    def __init__(self, weights: list[torch.Tensor], score: np.ndarray):
+        self.weights, self.score, self.since = weights, score, np.zeros(len(score), int)
+        self.done = np.zeros(len(score), bool)
+
+    @classmethod
+    def of(cls, parameters: list[torch.Tensor], members: int) -> "Best":
+        return cls([p.detach().clone() for p in parameters], np.full(members, -1.0))
+
+    @property
+    def all_done(self) -> bool:
+        return bool(self.done.all())
+
+    def update(self, parameters: list[torch.Tensor], found: list[tuple[float, float]], patience: int) -> None:
+        for member, (score, _) in enumerate(found):
+            if score > self.score[member] and not self.done[member]:
+                self.score[member], self.since[member] = score, 0
+                for kept, p in zip(self.weights, parameters, strict=True):
+                    kept[member].copy_(p.detach()[member])
+            else:
+                self.since[member] += 1
+        self.done |= (self.since >= patience) & (patience > 0)
+
+    def restore(self, parameters: list[torch.Tensor]) -> None:
+        with torch.no_grad():
+            for kept, p in zip(self.weights, parameters, strict=True):
+                p.copy_(kept)
+
+
+class _using:
+    """Within it, parameters hold the values of `average`, if there is one."""
+
+    def __init__(self, parameters: list[torch.Tensor], average: list[torch.Tensor] | None):
+        self.pairs = list(zip(parameters, average, strict=True)) if average else []
+
+    def __enter__(self) -> None:
+        self._swap()
+
+    def __exit__(self, *_: object) -> None:
+        self._swap()
+
+    def _swap(self) -> None:
+        for p, other in self.pairs:
+            p.data, other.data = other.data, p.data
+
+
+def _targets(data: Examples, settings: Settings, classes: int) -> Targets:
+    known = data.label >= 0
+    count = np.maximum(np.bincount(data.label[known], minlength=classes), 1)
+    weight = (count.sum() / classes / count) ** settings.class_weights
+    target = np.eye(classes, dtype=np.float32)[np.maximum(data.label, 0)] * known[:, None]
+    arrays = (target, np.where(known, weight[np.maximum(data.label, 0)], 0).astype(np.float32), data.basic, data.label,
+              weight.astype(np.float32), (count / count.sum()).astype(np.float32))
+    return Targets(*(torch.from_numpy(values).to(data.device) for values in arrays))
+
+
+def _order(
+    data: Examples, positions: np.ndarray, settings: Settings, noise: Noise, *, with_basic: bool,
+) -> torch.Tensor:
+    """(M, n) places in the block, shuffled; with balanced sampling drawn anew. Faces without a class only where they
+    teach."""
+    label = data.label[positions]
+    drawn = np.arange(len(label)) if with_basic else np.flatnonzero(label >= 0)
+    if settings.balanced_sampling:
+        count = np.maximum(np.bincount(label[label >= 0], minlength=1), 1)
+        weight = np.where(label >= 0, (1 / count[np.maximum(label, 0)]) ** settings.balanced_sampling, 0)
+        weight[label < 0] = weight[label >= 0].mean()
+        picked = noise.sample(weight[drawn], len(drawn))
+    else:
+        picked = noise.order(len(drawn))
+    return torch.from_numpy(drawn).to(picked.device)[picked]
+
+
+def _gather(x: torch.Tensor, here: torch.Tensor, place: torch.Tensor, targets: Targets) -> Batch:
+    rows = place[here]
+    return Batch(x.index_select(0, here.reshape(-1)).view(*here.shape, -1), targets.target[rows], targets.weight[rows],
+                 targets.basic[rows], targets.label[rows])
+
+
+def _augmented(batch: Batch, x: torch.Tensor, made_of: Pools | None, targets: Targets, spec: Spec, settings: Settings,
+               noise: Noise) -> Batch:
+    if made_of:
+        batch = make_compounds(batch, x, made_of, settings.compound_mixup, targets.class_weight, noise)
+    if settings.mixup:
+        batch = mixup(batch, settings.mixup, noise)
+    if settings.stream_dropout and len(spec.dims) > 1:
+        versions = batch.x.shape[-1] // sum(spec.dims)
+        batch = drop_streams(batch, spec.dims * versions, settings.stream_dropout, noise)
+    return batch
 
 
 @torch.inference_mode()
-def probabilities(parameters: Parameters, x: Tensor) -> Tensor:
-    """(S, N, C) class probabilities of each seed for (N, D) features."""
-    seeds = next(iter(parameters.values())).shape[0]
-    return logits(parameters, x.expand(seeds, *x.shape)).softmax(dim=-1)
-
-
-def _scores(parameters: Parameters, x: Tensor, y: Tensor, classes: int) -> np.ndarray:
-    predictions = probabilities(parameters, x).argmax(dim=-1).cpu().numpy()
-    truth = y.cpu().numpy()
-    return np.array([macro_f1(confusion(truth, prediction, classes)) for prediction in predictions])
+def _validate(head: nn.Module, val: Examples, classes: int, precision: str) -> list[tuple[float, float]]:
+    """Macro-F1 and accuracy of each member."""
+    tables = 0
+    for positions, x in val.blocks():
+        with torch.autocast(val.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            called = head(x).logits.argmax(dim=-1).cpu().numpy()
+        tables = tables + np.stack([metrics.confusion_matrix(val.label[positions], row, classes) for row in called])
+    return list(zip(metrics.macro_f1(tables).tolist(), metrics.accuracy(tables).tolist(), strict=True))
