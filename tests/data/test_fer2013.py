@@ -1,0 +1,167 @@
+"""FER2013 and FER+: faces inside the csv, labels from votes."""
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from data.errors import InputError
+from data.faces import open_faces
+from data.images import ImageError, decode
+from data.readers.fer2013 import read_fer2013, unpack
+from data.votes import VOTED, compounds, majority
+
+
+def pixels_of(fer2013) -> np.ndarray:
+    text = pd.read_csv(fer2013 / "fer2013.csv")["pixels"]
+    return np.stack([np.array(row.split(), np.uint8).reshape(48, 48) for row in text])
+
+
+def test_fer2013_alone(fer2013):
+    faces = read_fer2013(fer2013)
+    assert faces.keys[6] == "fer2013.csv/0000006.png" and len(faces) == 12
+    assert list(faces.table["basic"][:7]) == ["anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"]
+    assert list(faces.table["split"][7:]) == ["train", "val", "val", "test", "test"]
+    assert "FER2013 train: 8 faces here, 28,709 as published" in faces.notes
+
+
+def test_faces_are_read_from_inside_the_csv(fer2013):
+    wanted = pixels_of(fer2013)
+    for root in (fer2013, fer2013 / "fer2013.csv"):
+        source = open_faces(root)
+        for key, grey in zip(read_fer2013(root).keys, wanted, strict=True):
+            assert (np.asarray(decode(source.read(key)))[..., 0] == grey).all()
+
+
+def test_votes_make_the_labels(fer2013):
+    faces = read_fer2013(fer2013, ferplus=fer2013 / "fer2013new.csv")
+    table = faces.table.set_index("image")
+    assert len(faces) == 11 and "fer0000003.png" not in table.index
+    assert "1 rows without a face (no image name in FER+) are left out" in faces.notes
+    assert table.loc["fer0000004.png", "key"] == "fer2013.csv/0000004.png"
+    assert list(table.loc["fer0000000.png", ["basic", "compound", "compound_strict"]]) == [
+        "happiness", "happily_surprised", "1"]
+    assert list(table.loc["fer0000001.png", ["basic", "compound", "compound_strict"]]) == ["", "", "0"]
+    assert list(table.loc["fer0000002.png", ["basic", "compound", "compound_strict"]]) == ["", "sadly_surprised", "0"]
+    assert list(table.loc["fer0000007.png", ["basic", "compound", "fer2013"]]) == ["neutral", "", "anger"]
+    assert table.loc["fer0000002.png", "votes_unknown"] == "3"
+
+
+def test_strict_compounds(fer2013):
+    table = read_fer2013(fer2013, ferplus=fer2013 / "fer2013new.csv", strict=True).table
+    assert set(table["compound"]) == {"", "happily_surprised"}
+    with pytest.raises(InputError, match="--ferplus"):
+        read_fer2013(fer2013, strict=True)
+
+
+def test_unpacked_files_are_the_same_bytes(fer2013, tmp_path):
+    faces = read_fer2013(fer2013, ferplus=fer2013 / "fer2013new.csv")
+    files = unpack(faces, fer2013, tmp_path / "png")
+    assert files.keys[3] == "fer0000004.png"
+    inside, outside = open_faces(fer2013), open_faces(tmp_path / "png")
+    assert [inside.read(key) for key in faces.keys] == [outside.read(key) for key in files.keys]
+    with Image.open(tmp_path / "png/fer0000004.png") as image:
+        image.verify()
+    assert not list((tmp_path / "png").glob(".tmp*"))
+
+
+def test_the_bytes_of_a_face_are_fixed(fer2013):
+    """The hash of a face is what resuming and joining go by: it may not change with versions."""
+    (fer2013 / "fer2013.csv").write_text("emotion,pixels,Usage\n0,0 1 2 3,Training\n")
+    content = open_faces(fer2013).read("fer2013.csv/0000000.png")
+    assert hashlib.sha256(content).hexdigest() == GOLDEN
+
+
+GOLDEN = "3b2cf1e1ec922e11c97862f4a58b28cc3b57d9feae48d9b83654990ef73ace9f"
+
+
+@pytest.mark.parametrize(("row", "reason"), [
+    ("0,1 2 3,Training", "not a square"), ("0,1 2 3 256,Training", "not 0 to 255"),
+    ("0,1 2 x 4,Training", "not 0 to 255"), ("0,,Training", "not a square"), ("0,1 2 3 4", "other columns")])
+def test_damaged_rows_are_bad_faces(fer2013, row, reason):
+    (fer2013 / "fer2013.csv").write_text(f"emotion,pixels,Usage\n{row}\n")
+    with pytest.raises(ImageError, match=reason):
+        open_faces(fer2013).read("fer2013.csv/0000000.png")
+
+
+@pytest.mark.parametrize("key", ["fer2013.csv/0000012.png", "fer2013.csv/x.png", "other.csv/0000000.png"])
+def test_rows_that_are_not_there(fer2013, key):
+    with pytest.raises(ImageError):
+        open_faces(fer2013).read(key)
+
+
+def test_windows_line_ends_byte_order_mark_quotes_and_other_order(fer2013):
+    table = pd.read_csv(fer2013 / "fer2013.csv", dtype=str)
+    before, wanted = read_fer2013(fer2013).table, pixels_of(fer2013)
+    text = "emotion, Usage, pixels\r\n" + "".join(
+        f'{row.emotion},{row.Usage},"{row.pixels}"\r\n' for row in table.itertuples())
+    (fer2013 / "fer2013.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    faces, source = read_fer2013(fer2013), open_faces(fer2013)
+    assert faces.table.equals(before)
+    assert (np.asarray(decode(source.read(faces.keys[11])))[..., 0] == wanted[11]).all()
+
+
+def broken(path, **arguments) -> str:
+    with pytest.raises(InputError) as caught:
+        read_fer2013(path, **arguments)
+    return str(caught.value)
+
+
+def test_not_there_or_with_other_columns(fer2013, tmp_path):
+    assert "no such file" in broken(tmp_path / "none.csv")
+    (fer2013 / "fer2013.csv").write_text("label,pixels\n0,1\n")
+    assert "no column emotion, Usage; it has label, pixels" in broken(fer2013)
+
+
+def test_labels_outside(fer2013):
+    path = fer2013 / "fer2013.csv"
+    path.write_text("emotion,pixels,Usage\n0,1,Training\n7,1,Training\n")
+    assert "row 3, column 'emotion': '7' is not one of 0, 1" in broken(fer2013)
+    path.write_text("emotion,pixels,Usage\n0,1,train\n")
+    assert "row 2, column 'Usage': 'train'" in broken(fer2013)
+
+
+def test_votes_for_other_rows(fer2013):
+    path = fer2013 / "fer2013new.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))
+    assert "11 rows, but" in broken(fer2013, ferplus=path)
+    path.write_text("".join([lines[0], lines[-1], *lines[1:-1]]))
+    assert "row 2, column 'Usage'" in broken(fer2013, ferplus=path)
+    path.write_text("".join(lines).replace(",9,", ",nine,").replace("9,0,0,0,0,0", "nine,0,0,0,0,0"))
+    assert "column 'neutral': 'nine' is not a number of votes" in broken(fer2013, ferplus=path)
+    path.write_text("".join(lines).replace("Image name", "image"))
+    assert "no column Image name" in broken(fer2013, ferplus=path)
+
+
+def test_the_rules_give_the_labels_of_the_real_faces(real):
+    table = pd.read_csv(real / "faces_ferplus/labels.csv", keep_default_na=False)
+    votes = table[[f"votes_{name}" for name in VOTED]].to_numpy()
+    labels, strict = compounds(votes)
+    assert (majority(votes) == table["basic"]).all()
+    assert (labels == table["compound"]).all()
+    assert (strict == (table["compound_strict"] == 1)).all()
+
+
+def test_the_real_faces_rewritten_as_the_official_files(real, tmp_path):
+    """Labels and pixels of every row come back, whatever the rows' numbers are."""
+    table = pd.read_csv(real / "faces_ferplus/labels.csv", dtype=str, keep_default_na=False)
+    usage = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
+    with (tmp_path / "fer2013.csv").open("w") as fer, (tmp_path / "fer2013new.csv").open("w") as plus:
+        fer.write("emotion,pixels,Usage\n")
+        plus.write(f"Usage,Image name,{','.join(VOTED)}\n")
+        for row in table.to_dict("records"):
+            grey = np.asarray(Image.open(real / "faces_ferplus" / row["image"]).convert("L"))
+            fer.write(f"0,{' '.join(map(str, grey.ravel()))},{usage[row['split']]}\n")
+            plus.write(",".join([usage[row["split"]], row["image"].removeprefix("images/"),
+                                 *(row[f"votes_{name}"] for name in VOTED)]) + "\n")
+    faces = read_fer2013(tmp_path, ferplus=tmp_path / "fer2013new.csv").table
+    for name in ("basic", "compound", "compound_strict", "split"):
+        assert (faces[name] == table[name]).all(), name
+    assert ("images/" + faces["image"] == table["image"]).all()
+    source = open_faces(tmp_path)
+    for row in range(0, len(faces), 61):
+        grey = np.asarray(Image.open(real / "faces_ferplus" / table["image"][row]).convert("RGB"))
+        assert (np.asarray(decode(source.read(faces["key"][row]))) == grey).all()
