@@ -48,6 +48,7 @@ def manifest_csv(
     compound: Annotated[str, typer.Option(help="Column of compound expressions.")] = "",
     group: Annotated[str, typer.Option(help="Column of what must stay on one side: subject, duplicates.")] = "",
     classes: Annotated[str, typer.Option(help="Taxonomy whose official numbers the labels are.")] = "",
+    from_zero: Annotated[bool, typer.Option("--from-zero", help="Numbers are places in its order, from 0.")] = False,
     as_json: Json = False,
 ) -> None:
     """Any CSV table; say which column is what."""
@@ -55,7 +56,7 @@ def manifest_csv(
     from data.readers.csv import read_csv
 
     write_faces(read_csv(table, key=key, split=split, basic=basic, compound=compound, group=group,
-                         classes=taxonomy(classes) if classes else None), output, as_json)
+                         classes=taxonomy(classes) if classes else None, from_zero=from_zero), output, as_json)
 
 
 @manifest_app.command("folder")
@@ -316,6 +317,22 @@ def evaluate(
     show(run_evaluate(run, store, split=split, say=lambda text: print(text, file=sys.stderr)), as_json)
 
 
+@app.command()
+def sweep(
+    stores: Stores,
+    config: Annotated[Path, typer.Option(help="TOML: backbones, heads, seeds, [settings], [grid].")],
+    out: Annotated[Path, typer.Option(help="Folder of the sweep; the same one continues it.")] = Path("runs/sweep"),
+    jobs: Annotated[int, typer.Option(min=0, help="Processes at once; 0: one a core.")] = 0,
+    as_json: Json = False,
+) -> int:
+    """Many heads: subsets of backbones x heads x settings, one leaderboard by validation."""
+    from fuse.sweep import sweep as run_sweep
+
+    report = run_sweep(stores, config, out=out, jobs=jobs, say=lambda text: print(text, file=sys.stderr))
+    show(report, as_json)
+    return report.exit_code
+
+
 # --------------------------------------------------------------------------------------------------------- demo
 @app.command()
 def demo(
@@ -389,6 +406,18 @@ def bench_cache(
     from cache.bench import bench_cache as run_bench
 
     show(run_bench(rows=rows, dim=dim, folder=folder), as_json)
+
+
+@bench_app.command("fuse")
+def bench_fuse(
+    sizes: Annotated[str, typer.Option(help="Comma-separated: rafce (3,162 x 2,816), large (100,000 x 4,096).")]
+    = "rafce",
+    as_json: Json = False,
+) -> None:
+    """Training from the cache against its bare matrix products, a DataLoader loop and scikit-learn."""
+    from fuse.bench import bench_fuse as run_bench
+
+    show(run_bench(sizes=tuple(split(sizes)), say=lambda text: print(text, file=sys.stderr)), as_json)
 
 
 # ------------------------------------------------------------------------------------------------------ weights

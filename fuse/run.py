@@ -71,8 +71,9 @@ def write_run(out: Path, *, record: dict, metrics: dict, fitted: Sequence[Fitted
     temporary.mkdir(parents=True)
     try:
         head = side_by_side([one.head for one in fitted])
+        # one entry of metadata: several have no fixed order, and the same run would give other bytes
         save_file({name: values.contiguous() for name, values in head.state_dict().items()},
-                  temporary / "head.safetensors", metadata={"format": "twofold-head", "version": str(VERSION)})
+                  temporary / "head.safetensors", metadata={"format": f"twofold-head {VERSION}"})
         texts = {"run.json": json.dumps(record, indent=2) + "\n", "metrics.json": json.dumps(metrics, indent=2) + "\n",
                  "predictions.csv": predictions, "history.csv": _history(fitted)}
         for name, text in texts.items():

@@ -1,0 +1,207 @@
+"""The verb `sweep`: many heads on many subsets, ordered by validation; test is shown once, for the chosen one."""
+
+import csv
+import hashlib
+import io
+import itertools
+import json
+import os
+import time
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cache.errors import CacheError
+from cache.files import write_text
+from cache.store import Store
+from data.errors import InputError
+from fuse.fuse import Fusion, fuse, prepare, subsets, train_subset
+from fuse.report import columns, percent
+from fuse.run import check_out
+from fuse.settings import Settings, settings_from
+
+WORDS = ("backbones", "heads", "seeds", "settings", "grid")
+ADVICE = 'keys are backbones = "all" or lists of names, heads, seeds, and the tables [settings] and [grid]'
+SHOWN = 20  #: lines of the leaderboard in the terminal
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting and what came of it. error: why it failed, else empty; score: validation macro-F1.
+
+    settings: as the TOML has them, so that one that makes no sense is a row as well.
+    """
+
+    name: str
+    settings: dict
+    score: float
+    seconds: float
+    error: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The leaderboard, best validation first, failed ones last, and the run of the best."""
+
+    out: Path
+    trials: list[Trial]
+    reused: int
+    best: Fusion | None
+    varied: tuple[str, ...]
+    seconds: float
+
+    @property
+    def exit_code(self) -> int:
+        return 1 if any(trial.error for trial in self.trials) else 0
+
+    def record(self) -> dict:
+        return {"leaderboard": [{"trial": trial.name, "settings": trial.settings, "seconds": trial.seconds,
+                                 "val_macro_f1": None if trial.error else trial.score, "error": trial.error}
+                                for trial in self.trials],
+                "reused": self.reused, "seconds": self.seconds, "best": self.best.record() if self.best else None}
+
+    def text(self) -> str:
+        rows = [("rank", "trial", *self.varied, "val macro-F1", "seconds")]
+        rows += [(str(rank), trial.name, *(_cell(trial, name) for name in self.varied), percent(trial.score),
+                  f"{trial.seconds:.1f}") for rank, trial in enumerate(self._good[:SHOWN], 1)]
+        failed = [trial for trial in self.trials if trial.error]
+        lines = [*columns(rows, left=len(rows[0]) - 2)]
+        lines += [f"... {len(self._good) - SHOWN} more"] * (len(self._good) > SHOWN)
+        lines += [f"failed: {trial.name} ({', '.join(_cell(trial, name) for name in self.varied)}): {trial.error}"
+                  for trial in failed]
+        lines += ["", f"{len(self.trials)} trials ({self.reused} done before), {len(failed)} failed, "
+                      f"{self.seconds:.1f} s; all in {self.out / 'leaderboard.csv'}"]
+        return "\n".join([*lines, *(["", "the best by validation, scored once on test:", self.best.text()]
+                                    if self.best else [])])
+
+    @property
+    def _good(self) -> list[Trial]:
+        return [trial for trial in self.trials if not trial.error]
+
+
+def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, say: Callable[[str], None]) -> Sweep:
+    """Run all trials of a TOML, continue where an earlier sweep into `out` was stopped, train the best as a run.
+
+    jobs: processes at once, 0 = one a core. Each finished trial is a small file in out/trials, so a kill loses only
+    what was under way; a failed trial is a row with its reason, and is tried again by the next sweep.
+    Raises InputError for a configuration that makes no sense.
+    """
+    from joblib import Parallel, delayed
+
+    started = time.perf_counter()
+    wanted, varied = plan(config, stores)
+    check_out(out / "best")
+    (out / "trials").mkdir(parents=True, exist_ok=True)
+    inputs = _inputs(stores)
+    names = [_name(settings, inputs) for settings in wanted]
+    known = {name: trial for name, settings in zip(names, wanted, strict=True)
+             if (trial := _read(out, name, settings)) and not trial.error}
+    todo = [(name, settings) for name, settings in zip(names, wanted, strict=True) if name not in known]
+    jobs = min(jobs or os.cpu_count() or 1, max(len(todo), 1))
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    run = Parallel(n_jobs=jobs, return_as="generator_unordered")
+    for number, trial in enumerate(run(delayed(_try)(list(stores), out, *one, threads) for one in todo), 1):
+        known[trial.name] = trial
+        say(f"{number}/{len(todo)} {trial.name} {trial.error or percent(trial.score)} ({trial.seconds:.1f} s)")
+    trials = sorted(known.values(), key=lambda trial: (bool(trial.error), -trial.score, trial.name))
+    write_text(out / "leaderboard.csv", _leaderboard(trials, varied))
+    good = [trial for trial in trials if not trial.error]
+    best = fuse(stores, settings_from(good[0].settings), out=out / "best", say=say) if good else None
+    return Sweep(out, trials, len(wanted) - len(todo), best, varied, time.perf_counter() - started)
+
+
+def plan(config: Path, stores: Sequence[Path]) -> tuple[list[dict], tuple[str, ...]]:
+    """The settings of all trials, each once, and the names of what varies between them."""
+    try:
+        table = tomllib.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{config}: not a TOML of a sweep: {error}") from None
+    unknown = [name for name in table if name not in WORDS]
+    if unknown:
+        raise InputError(f"{config}: unknown {', '.join(unknown)}: {ADVICE}")
+    common = dict(table.get("settings", {}))
+    if "seeds" in table:
+        common["seeds"] = table["seeds"]
+    grid = table.get("grid", {})
+    if not all(isinstance(values, list) and values for values in grid.values()):
+        raise InputError(f"{config}: [grid] needs a list of values for each setting")
+    axes = {"backbones": _chosen(table.get("backbones", "all"), stores, common, config),
+            "head": table.get("heads", ["mlp"]), **grid}
+    if not isinstance(axes["head"], list) or not axes["head"]:
+        raise InputError(f"{config}: heads must be a list of names")
+    misnamed = [name for name in (*common, *grid) if name not in Settings.__dataclass_fields__]
+    if misnamed:
+        raise InputError(f"{config}: there is no setting {', '.join(misnamed)}: {ADVICE}")
+    found = [common | dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    return [one for number, one in enumerate(found) if one not in found[:number]], tuple(axes)
+
+
+def _chosen(word: object, stores: Sequence[Path], common: dict, config: Path) -> list[list[str]]:
+    """The subsets of backbones: all 2^k - 1 by the word `all`, or as listed."""
+    if word == "all":
+        names = Store(stores[0]).backbones(next(iter(common.get("views", ["original"]))))
+        return [list(some) for size in range(1, len(names) + 1) for some in itertools.combinations(names, size)]
+    if isinstance(word, list) and word and all(isinstance(some, list) and some for some in word):
+        return word
+    raise InputError(f"{config}: backbones is {word!r}: {ADVICE}")
+
+
+def _try(stores: list[Path], out: Path, name: str, record: dict, threads: int) -> Trial:
+    """Train one setting and keep its validation score; test faces are not looked at."""
+    import torch
+
+    torch.set_num_threads(threads)
+    started = time.perf_counter()
+    try:
+        settings = settings_from(record)
+        work = prepare(stores, settings)
+        fitted = train_subset(work, settings, subsets(work.features, settings)[-1])
+        score, error = float(np.mean([one.val_macro_f1 for one in fitted])), ""
+    except (InputError, CacheError) as failure:
+        score, error = float("nan"), str(failure)
+    except Exception as failure:  # one bad setting must not end the night's sweep: it is a row with its reason
+        score, error = float("nan"), f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}"
+    trial = Trial(name, record, score, time.perf_counter() - started, error)
+    write_text(out / "trials" / f"{name}.json", json.dumps({
+        "settings": record, "val_macro_f1": None if error else score, "error": error,
+        "seconds": trial.seconds}, indent=2) + "\n")
+    return trial
+
+
+def _read(out: Path, name: str, settings: dict) -> Trial | None:
+    """A trial that an earlier sweep has finished; None if there is none that reads back."""
+    try:
+        record = json.loads((out / "trials" / f"{name}.json").read_text(encoding="utf-8"))
+        if record["settings"] != settings:
+            return None
+        return Trial(name, settings, float(record["val_macro_f1"] or "nan"), record["seconds"], record["error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _inputs(stores: Sequence[Path]) -> list:
+    """What identifies the features and labels: a trial on others is another trial."""
+    return [[sorted(file.header["index_sha256"] for file in Store(path).readable()[0]),
+             hashlib.sha256(Store(path).manifest_path.read_bytes()).hexdigest()] for path in stores]
+
+
+def _name(settings: dict, inputs: list) -> str:
+    return hashlib.sha256(json.dumps([settings, inputs], sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _cell(trial: Trial, name: str) -> str:
+    value = trial.settings[name]
+    return " + ".join(value) if isinstance(value, list) else str(value)
+
+
+def _leaderboard(trials: Sequence[Trial], varied: tuple[str, ...]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("rank", "trial", *varied, "val_macro_f1", "seconds", "error"))
+    for rank, trial in enumerate(trials, 1):
+        writer.writerow((rank, trial.name, *(_cell(trial, name) for name in varied),
+                         "" if trial.error else f"{trial.score:.6f}", f"{trial.seconds:.2f}", trial.error))
+    return buffer.getvalue()
