@@ -63,9 +63,7 @@ def _first_alike(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
 def _pairs(coarse: np.ndarray, fine: np.ndarray, band: np.ndarray):
     """Pairs of alike rows among those with equal `band`, as two arrays of places, block by block."""
     order = np.argsort(band, kind="stable")
-    edges = np.flatnonzero(np.diff(band[order], prepend=band[order][:1] + np.uint64(1))) if len(order) else []
-    for start, stop in zip(edges, [*edges[1:], len(order)], strict=True):
-        rows = order[start:stop]
+    for rows in np.split(order, np.flatnonzero(np.diff(band[order])) + 1):
         step = max(1, PAIRS // max(1, len(rows)))
         for place in range(0, len(rows) - 1, step):
             left, right = rows[place:place + step], rows[place:]

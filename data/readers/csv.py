@@ -11,12 +11,13 @@ from data.manifest import Manifest, manifest, read_table
 
 def read_csv(
     path: Path, *, key: str = "key", split: str = "", basic: str = "", compound: str = "", group: str = "",
-    classes: Taxonomy | None = None,
+    classes: Taxonomy | None = None, from_zero: bool = False,
 ) -> Manifest:
     """The manifest of a CSV file; key, split, basic, compound and group name its columns, empty for none.
 
     Labels are canonical names, or the official numbers of `classes`, which then says what the column of its target
-    means; a number below 0 is no label. All other columns are carried along.
+    means; with `from_zero` they are places in its order instead, counted from 0, whatever its official numbers. A
+    number below 0 is no label. All other columns are carried along.
     Raises InputError naming file, row and column.
     """
     table = read_table(path)
@@ -31,11 +32,11 @@ def read_csv(
         if classes.target not in columns:
             raise InputError(f"--classes {classes.name} numbers {classes.target} labels: name their column with "
                              f"--{classes.target}")
-        made[classes.target] = _named(made[classes.target], classes, f"{path}")
+        made[classes.target] = _named(made[classes.target], classes, f"{path}", from_zero)
     return manifest(made, source=str(path))
 
 
-def _named(column: pd.Series, classes: Taxonomy, source: str) -> pd.Series:
+def _named(column: pd.Series, classes: Taxonomy, source: str, from_zero: bool) -> pd.Series:
     """Official numbers as names; what is no number stays as it is."""
     names = {}
     for value in column.unique():
@@ -44,8 +45,9 @@ def _named(column: pd.Series, classes: Taxonomy, source: str) -> pd.Series:
         except ValueError:
             continue
         try:
-            names[value] = "" if number < 0 else classes.label(number)
+            names[value] = "" if number < 0 else classes.label(number + from_zero * classes.numbers[0])
         except InputError as error:
             row = int((column == value).to_numpy().argmax())
-            raise InputError(f"{source}: row {row + 2}, column {column.name!r}: {error}") from None
+            hint = "; if labels count from 0, say --from-zero" if number == 0 else ""
+            raise InputError(f"{source}: row {row + 2}, column {column.name!r}: {error}{hint}") from None
     return column.replace(names)

@@ -1,0 +1,84 @@
+"""Bytes of a key, and no others."""
+
+import os
+
+import pytest
+
+from data.errors import InputError
+from data.faces import open_faces, parse_roots
+from data.images import ImageError
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "faces/a").mkdir(parents=True)
+    (tmp_path / "faces/a/1.png").write_bytes(b"one")
+    (tmp_path / "secret").write_bytes(b"secret")
+    return tmp_path / "faces"
+
+
+def test_one_root(root):
+    assert open_faces(root).read("a/1.png") == b"one"
+
+
+def test_roots_by_name(root, tmp_path):
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/2.png").write_bytes(b"two")
+    faces = open_faces({"x": root, "y": tmp_path / "more"})
+    assert faces.read("x/a/1.png") == b"one" and faces.read("y/2.png") == b"two"
+    with pytest.raises(ImageError, match="no root for 'z'"):
+        faces.read("z/2.png")
+
+
+@pytest.mark.parametrize("key", ["../secret", "a/../../secret", "link", "linked/secret"])
+def test_a_key_cannot_leave_its_root(root, key):
+    (root / "link").symlink_to(root.parent / "secret")
+    (root / "linked").symlink_to(root.parent)
+    with pytest.raises(ImageError, match="outside its root"):
+        open_faces(root).read(key)
+
+
+def test_an_absolute_key_is_not_followed(root):
+    with pytest.raises(ImageError, match="outside its root"):
+        open_faces(root).read(str(root.parent / "secret"))
+
+
+def test_links_within_the_root_are_fine(root):
+    (root / "b.png").symlink_to(root / "a/1.png")
+    assert open_faces(root).read("b.png") == b"one"
+
+
+def test_a_csv_of_pixels_outside_the_root_is_not_read(root):
+    (root.parent / "fer2013.csv").write_text("emotion,pixels,Usage\n0,1,Training\n")
+    (root / "in.csv").symlink_to(root.parent / "fer2013.csv")
+    with pytest.raises(ImageError, match="outside its root"):
+        open_faces(root).read("in.csv/0000000.png")
+
+
+@pytest.mark.parametrize(("key", "reason"), [("a/2.png", "missing file"), ("a", "unreadable file"),
+                                             ("a/1.png/x", "unreadable file"), ("a\0b", "unreadable file")])
+def test_reasons(root, key, reason):
+    with pytest.raises(ImageError, match=reason):
+        open_faces(root).read(key)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_no_permission(root):
+    (root / "a/1.png").chmod(0)
+    with pytest.raises(ImageError, match="Permission denied"):
+        open_faces(root).read("a/1.png")
+
+
+def test_a_missing_root(tmp_path):
+    with pytest.raises(InputError, match="no such folder of faces"):
+        open_faces(tmp_path / "none")
+    with pytest.raises(InputError, match="no such folder of faces"):
+        open_faces({"x": tmp_path, "y": tmp_path / "none"})
+
+
+def test_roots_from_the_command_line(root):
+    assert parse_roots([str(root)]) == root
+    assert list(parse_roots(["x=/a", "y=/b=c"]).values())[1].as_posix() == "/b=c"
+    for wrong in (["/a", "/b"], ["x=/a", "x=/b"], ["x=", "y=/b"]):
+        with pytest.raises(InputError, match="NAME=DIR"):
+            parse_roots(wrong)

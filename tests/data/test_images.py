@@ -1,0 +1,99 @@
+"""Any image file to the same RGB pixels, or a reason."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from data.images import DECODER, ImageError, decode
+from data.pixels import png
+
+RAMP = np.linspace(0, 255, 40 * 30).reshape(30, 40).astype(np.uint8)
+
+
+def saved(image: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def grey_of(content: bytes) -> np.ndarray:
+    pixels = np.asarray(decode(content), int)
+    assert pixels.shape[2] == 3 and (pixels.max(axis=2) - pixels.min(axis=2)).max() <= 3
+    return pixels[..., 0]
+
+
+@pytest.mark.parametrize("content", [
+    saved(Image.fromarray(RAMP), "PNG"), saved(Image.fromarray(RAMP).convert("RGB"), "PNG"),
+    saved(Image.fromarray(RAMP).convert("RGBA"), "PNG"), saved(Image.fromarray(RAMP).convert("LA"), "PNG"),
+    saved(Image.fromarray(RAMP).quantize(256), "PNG"), saved(Image.fromarray(RAMP).convert("CMYK"), "TIFF"),
+    saved(Image.fromarray(RAMP.astype(np.uint16) * 257), "PNG"), saved(Image.fromarray(RAMP), "JPEG", quality=100),
+    saved(Image.fromarray(RAMP.astype(np.float32) / 255), "TIFF"), saved(Image.fromarray(RAMP), "BMP"),
+    saved(Image.fromarray(RAMP.astype(np.int32) * 257), "TIFF"), saved(Image.fromarray(RAMP), "WEBP", lossless=True),
+], ids=["grey", "rgb", "alpha", "grey-alpha", "palette", "cmyk", "16-bit", "jpeg", "float", "bmp", "int32", "webp"])
+def test_every_mode_gives_the_same_grey(content):
+    assert np.abs(grey_of(content) - RAMP).max() <= 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_honoured(orientation):
+    upright = Image.fromarray(RAMP).convert("RGB")
+    back = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = upright if back is None else upright.transpose(Image.Transpose(back))
+    assert (np.asarray(decode(saved(stored, "PNG", exif=exif.tobytes()))) == np.asarray(upright)).all()
+
+
+def test_what_is_transparent_is_white():
+    image = Image.new("RGBA", (2, 1), (10, 20, 30, 0))
+    image.putpixel((1, 0), (10, 20, 30, 255))
+    assert np.asarray(decode(saved(image, "PNG"))).tolist() == [[[255, 255, 255], [10, 20, 30]]]
+    keyed = saved(Image.fromarray(np.array([[7, 200]], np.uint8)), "PNG", transparency=7)
+    assert np.asarray(decode(keyed))[0, :, 0].tolist() == [255, 200]
+
+
+def test_bombs_are_refused_before_they_are_opened():
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    for side in (9_000, 60_000):
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+        with pytest.raises(ImageError, match="more than 64000000 pixels"):
+            decode(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize(("content", "reason"), [
+    (b"", "empty file"), (b"<html>", "not an image"), (saved(Image.fromarray(RAMP), "JPEG")[:300], "truncated image"),
+    (b"\x89PNG\r\n\x1a\n", "not an image")])
+def test_reasons_are_short_and_the_same(content, reason):
+    with pytest.raises(ImageError) as caught:
+        decode(content)
+    assert str(caught.value) in (reason, "damaged image") and "\n" not in str(caught.value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_damage_never_escapes(data):
+    content = bytearray(saved(Image.fromarray(RAMP), data.draw(st.sampled_from(["PNG", "JPEG", "BMP", "GIF", "TIFF"]))))
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        assert decode(bytes(content)).mode == "RGB"
+    except ImageError as error:
+        assert 0 < len(str(error)) < 60
+
+
+@given(st.integers(1, 300), st.integers(0, 9))
+@settings(max_examples=25, deadline=None)
+def test_our_own_png_is_one(side, seed):
+    grey = np.random.default_rng(seed).integers(0, 256, (side, side)).astype(np.uint8)
+    assert (np.asarray(decode(png(grey.tobytes(), side)))[..., 0] == grey).all()
+
+
+def test_the_decoder_has_a_name():
+    assert DECODER == "pillow-rgb-1"

@@ -1,0 +1,105 @@
+"""Tables and folders of anyone's making."""
+
+import pytest
+
+from data.errors import InputError
+from data.labels import taxonomy
+from data.readers.csv import read_csv
+from data.readers.folder import read_folder
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("image,side,what,id,person,age\na.png,train,happiness,3,p1,30\nb/c.png,test,,-1,p1,\n")
+    return path
+
+
+def test_columns_are_named_by_options_and_the_others_carried_along(table):
+    faces = read_csv(table, key="image", split="side", basic="what", group="person")
+    assert faces.keys == ["a.png", "b/c.png"]
+    assert list(faces.table["split"]) == ["train", "test"] and list(faces.table["basic"]) == ["happiness", ""]
+    assert list(faces.table["group"]) == ["p1", "p1"] and list(faces.table["age"]) == ["30", ""]
+
+
+def test_integer_labels_are_official_numbers(table):
+    faces = read_csv(table, key="image", compound="id", classes=taxonomy("rafdb11"))
+    assert list(faces.table["compound"]) == ["sadly_fearful", ""]
+    assert list(read_csv(table, key="image", compound="id", classes=taxonomy("cexpr7")).table["compound"]) == [
+        "disgustedly_surprised", ""]
+
+
+def test_a_carried_column_may_not_pose_as_one_of_ours(tmp_path):
+    """A column called `basic` is not taken for labels unless it is named."""
+    (tmp_path / "x.csv").write_text("key,basic\na.png,4\n")
+    faces = read_csv(tmp_path / "x.csv")
+    assert list(faces.table["basic"]) == [""]
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    ({"key": "file"}, "no column 'file' .for key.; it has image, side, what, id, person, age"),
+    ({"key": "image", "split": "id"}, "row 2, column 'split': '3' is not train"),
+    ({"key": "image", "basic": "id"}, "row 2, column 'basic': '3' is not a basic emotion"),
+    ({"key": "image", "classes": taxonomy("rafdb11")}, "name their column with --compound"),
+    ({"key": "image", "basic": "what", "classes": taxonomy("rafdb11")}, "name their column with --compound")])
+def test_errors(table, options, says):
+    with pytest.raises(InputError, match=says):
+        read_csv(table, **options)
+
+
+def test_a_number_outside_the_taxonomy(table):
+    table.write_text(table.read_text().replace(",3,", ",12,"))
+    with pytest.raises(InputError, match=r"row 2, column 'compound': 12 is not a class number of rafdb11 \(1 to 11\)"):
+        read_csv(table, key="image", compound="id", classes=taxonomy("rafdb11"))
+
+
+def test_the_real_table(real):
+    path = real / "faces_ferplus/labels.csv"
+    named = read_csv(path, key="image", split="split", basic="basic", compound="compound", group="dup_group")
+    assert len(named) == 5564 and (named.table["compound"] == "happily_surprised").sum() == 687
+    with pytest.raises(InputError, match=r"0 is not a class number of rafdb11 \(1 to 11\); .* say --from-zero"):
+        read_csv(path, key="image", compound="rafdb_compound_id", classes=taxonomy("rafdb11"))
+    for name, column in (("cexpr7", "cexpr_id"), ("rafdb11", "rafdb_compound_id"), ("rafce14", "rafce_id")):
+        faces = read_csv(path, key="image", compound=column, classes=taxonomy(name), from_zero=True)
+        numbered = faces.table["compound"]
+        inside = named.table["compound"].isin(taxonomy(name).classes)
+        assert (numbered[inside] == named.table["compound"][inside]).all() and (numbered[~inside] == "").all()
+
+
+def test_class_folders_within_splits(tmp_path, put):
+    places = ("train/Happily Surprised", "train/sadly-angry", "validation/sadly_angry", "test/neutral")
+    for number, place in enumerate(places):
+        put(tmp_path / place / "1.JPG", number)
+    (tmp_path / "train/sadly-angry/notes.txt").write_text("not a face")
+    table = read_folder(tmp_path).table
+    assert table[["key", "split", "basic", "compound"]].to_numpy().tolist() == [
+        ["test/neutral/1.JPG", "test", "neutral", ""],
+        ["train/Happily Surprised/1.JPG", "train", "", "happily_surprised"],
+        ["train/sadly-angry/1.JPG", "train", "", "sadly_angry"],
+        ["validation/sadly_angry/1.JPG", "val", "", "sadly_angry"]]
+
+
+def test_class_folders_alone_and_numbered(tmp_path, put):
+    put(tmp_path / "anger/b.png")
+    put(tmp_path / "anger/a.png")
+    assert read_folder(tmp_path).keys == ["anger/a.png", "anger/b.png"]
+    assert set(read_folder(tmp_path).table["split"]) == {""}
+    put(tmp_path / "n/3/a.png")
+    assert read_folder(tmp_path / "n", classes=taxonomy("rafdb11")).table["compound"][0] == "sadly_fearful"
+
+
+@pytest.mark.parametrize(("place", "says"), [
+    ("joy/1.png", "'joy' is neither a basic nor a compound expression; for numbered folders say --classes"),
+    ("1.png", "not split/class or class"), ("a/b/anger/1.png", "a/b/anger is not split/class or class"),
+    ("fold1/anger/1.png", "fold1/anger is not split/class"), ("notes.txt", "no images in split/class")])
+def test_other_folders(tmp_path, put, place, says):
+    put(tmp_path / place)
+    with pytest.raises(InputError, match=says):
+        read_folder(tmp_path)
+
+
+def test_missing_roots(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        read_folder(tmp_path / "none")
+    with pytest.raises(InputError, match="no such file"):
+        read_csv(tmp_path / "none.csv")
