@@ -130,6 +130,8 @@ class FeatureFile:
                     _gather(dataset, rows, out)
             except OSError as error:
                 raise DamagedFile(f"{self.path}: the features do not read back ({brief(error)})") from None
+        if rows is None:
+            self._check_filled(out)
         return out
 
     def logits(self) -> tuple[tuple[str, ...], np.ndarray] | None:
@@ -139,9 +141,16 @@ class FeatureFile:
             if "logits" not in file:
                 return None
             try:
-                return _read_classes(file["logits"]), file["logits"][...].astype(np.float32, copy=False)
+                classes, values = _read_classes(file["logits"]), file["logits"][...].astype(np.float32, copy=False)
             except OSError as error:
                 raise DamagedFile(f"{self.path}: the logits do not read back ({brief(error)})") from None
+        self._check_filled(values)
+        return classes, values
+
+    def _check_filled(self, values: np.ndarray) -> None:
+        """A chunk that HDF5's index has lost reads as fill values: looking at one number of each chunk shows it."""
+        if np.isnan(values[::CHUNK_ROWS, 0]).any():
+            raise DamagedFile(f"{self.path}: some rows are lost: delete it and extract again")
 
     def blocks(
         self, rows: int = BLOCK_ROWS, *, dtype: np.dtype | type = np.float32,
@@ -231,5 +240,7 @@ def _gather(dataset: h5py.Dataset, rows: np.ndarray, out: np.ndarray) -> None:
         first = int(chunk_of[start]) * CHUNK_ROWS
         count = min(CHUNK_ROWS, dataset.shape[0] - first)
         dataset.read_direct(buffer, np.s_[first:first + count], np.s_[:count])
+        if np.isnan(buffer[0, 0]):
+            raise OSError(f"chunk {first // CHUNK_ROWS} is lost")  # as HDF5 should have said
         here = order[start:stop]
         out[here] = buffer[rows[here] - first]

@@ -6,6 +6,7 @@ Every check looks at HDF5 metadata only, so a header that claims terabytes costs
 import os
 
 import h5py
+import numpy as np
 
 from cache.errors import CacheError, DamagedFile
 
@@ -16,6 +17,7 @@ ATTRIBUTES = ("format", "format_version", "backbone", "view", "dim", "rows", "re
 DATASETS = ("features", "keys", "sha256", "failures/keys", "failures/reasons")
 OPTIONAL = frozenset({"logits"})  #: one row a key, as /features
 CHUNK_ROWS = 256
+FILL = float("nan")  #: what HDF5 gives, without a word, for a chunk that its index has lost; no feature is ever NaN
 MAX_ATTRIBUTE_BYTES = 1 << 16
 MAX_TEXT_BYTES = 4096  #: longest key or reason, in UTF-8
 FEATURE_TYPES = {"float16": h5py.h5t.IEEE_F16LE, "float32": h5py.h5t.IEEE_F32LE}
@@ -90,6 +92,8 @@ def _shape(file: h5py.File, name: str) -> tuple[int, int]:
         raise DamagedFile(f"/{name} holds neither float16 nor float32 (little-endian)")
     if len(dataset.shape) != 2 or dataset.shape[1] == 0:
         raise DamagedFile(f"/{name} is not a matrix: shape {dataset.shape}")
+    if not np.isnan(dataset.fillvalue):
+        raise DamagedFile(f"/{name} does not mark lost chunks as not a number")
     return dataset.shape
 
 
@@ -124,15 +128,14 @@ def _check_storage(file: h5py.File, name: str, dataset: h5py.Dataset) -> None:
 
 
 def _check_chunks(name: str, dataset: h5py.Dataset, *, expected: int, stored_bytes: int, file_size: int) -> None:
-    chunks: list[tuple[tuple[int, ...], int, int, int]] = []
-    dataset.id.chunk_iter(lambda info: chunks.append(tuple(info)))
-    if len(chunks) != expected:
-        raise DamagedFile(f"/{name} has {len(chunks)} of its {expected} chunks")
-    chunks.sort()
+    """Each chunk is looked up as reading does: one that is listed but not found would read as zeros, silently."""
+    if dataset.id.get_num_chunks() != expected:
+        raise DamagedFile(f"/{name} has {dataset.id.get_num_chunks()} of its {expected} chunks")
     end = 0
-    for index, (offset, mask, address, stored) in enumerate(chunks):
-        if offset[0] != index * dataset.chunks[0] or any(offset[1:]) or mask or stored != stored_bytes:
+    for index in range(expected):
+        chunk = dataset.id.get_chunk_info_by_coord((index * dataset.chunks[0], *(0 for _ in dataset.shape[1:])))
+        if chunk.byte_offset is None or chunk.filter_mask or chunk.size != stored_bytes:
             raise DamagedFile(f"/{name}: chunk {index} is not what the format stores")
-        if address < end or address + stored > file_size:
+        if chunk.byte_offset < end or chunk.byte_offset + chunk.size > file_size:
             raise DamagedFile(f"/{name}: chunk {index} lies outside the file or over another chunk")
-        end = address + stored
+        end = chunk.byte_offset + chunk.size

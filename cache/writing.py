@@ -14,7 +14,7 @@ import numpy as np
 from cache.errors import CacheError
 from cache.files import published
 from cache.index import TABLES, check_keys, digest_of, encoded
-from cache.layout import CHUNK_ROWS, FORMAT, FORMAT_VERSION
+from cache.layout import CHUNK_ROWS, FILL, FORMAT, FORMAT_VERSION
 from cache.recipe import Recipe
 
 BLOCK_ROWS = 8192
@@ -71,7 +71,7 @@ def _write_rows(
     file: h5py.File, name: str, blocks: Iterable[np.ndarray], *, shape: tuple[int, int], dtype: str,
 ) -> None:
     dataset = file.create_dataset(name, shape, dtype=np.dtype(dtype).newbyteorder("<"), chunks=(CHUNK_ROWS, shape[1]),
-                                  maxshape=(None, shape[1]), fletcher32=True)
+                                  maxshape=(None, shape[1]), fletcher32=True, fillvalue=FILL)
     row = 0
     for block in blocks:
         if row + len(block) > shape[0]:
