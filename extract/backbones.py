@@ -1,5 +1,7 @@
 """From the name of a backbone to an encoder: build, load or draw weights, make it fast."""
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,10 +32,12 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
 
     weights: a file, `random:SEED`, `hub`, or None for the weights folder and then the hub; folder: the weights
     folder, by default that of TWOFOLD_WEIGHTS or `weights/`; batch_size: the largest to try, 0 for the usual;
-    compiled: let torch.compile at it. Raises InputError for an unknown name, device or precision, weights that are
+    compiled: let torch.compile at it (ONNX models are as they are). Raises InputError for an unknown name, device or precision, weights that are
     not to be found, and weights that are not exactly this network's.
     """
     target = parse_device(device)
+    if compiled and not (os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++")))):
+        raise InputError("--compile needs a C++ compiler (g++ or clang++), which is not on this machine: leave it out")
     if name.startswith("onnx:"):
         if weights is not None:
             raise InputError(f"{name} brings its own weights: leave out --weights for it")

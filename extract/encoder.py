@@ -11,7 +11,7 @@ from extract.devices import PRECISIONS
 from extract.logits import Head
 from extract.preprocessing import Preprocessing
 
-FIRST_TRY = {"cpu": 32, "cuda": 256, "mps": 64}  # more gains nothing: the device is busy by then
+FIRST_TRY = {"cpu": 16, "cuda": 256, "mps": 64}  # more gains nothing, on a CPU even loses (caches)
 
 
 @dataclass

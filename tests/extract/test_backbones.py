@@ -200,6 +200,13 @@ def test_precision():
         resolve_precision("half", cpu)
 
 
+def test_compiling_without_a_compiler_is_said_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(InputError, match=r"--compile needs a C\+\+ compiler"):
+        load("resnet18", "/nowhere/at/all.pth", compiled=True)
+
+
 # ------------------------------------------------------------------------------------------------------ batch size
 def limited(most: int) -> tuple[Encoder, list[int]]:
     """An encoder whose device has room for `most` pictures, and the sizes that it was tried with."""
