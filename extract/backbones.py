@@ -32,8 +32,8 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
 
     weights: a file, `random:SEED`, `hub`, or None for the weights folder and then the hub; folder: the weights
     folder, by default that of TWOFOLD_WEIGHTS or `weights/`; batch_size: the largest to try, 0 for the usual;
-    compiled: let torch.compile at it (ONNX models are as they are). Raises InputError for an unknown name, device or precision, weights that are
-    not to be found, and weights that are not exactly this network's.
+    compiled: let torch.compile at it (ONNX models stay as they are). Raises InputError for an unknown name, device
+    or precision, weights that are not to be found, and weights that are not exactly this network's.
     """
     target = parse_device(device)
     if compiled and not (os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++")))):
