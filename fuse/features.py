@@ -96,8 +96,9 @@ def join(
     """
     names = list(backbones) or stores[0].backbones(views[0])
     if not names:
-        raise InputError(f"{stores[0].path}: no feature files of the view {views[0]!r} to fuse (`cache ls` shows what "
-                         "there is)")
+        bad = "".join(f"; {reason}" for reason in list(stores[0].readable()[1].values())[:1])
+        raise InputError(f"{stores[0].path}: no feature files of the view {views[0]!r} to fuse{bad} (`cache ls` shows "
+                         "what there is)")
     streams = tuple(_stream(stores, backbone, view) for view in views for backbone in names)
     _check_different(streams)
     parts = [_join_one(number, store, streams, taxonomy) for number, store in enumerate(stores)]
