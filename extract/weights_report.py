@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.errors import InputError
 from extract.presets import PRESETS, Preset, preset
 from extract.weights import file_names, in_folder
 
@@ -96,6 +97,8 @@ def description(name: str, *, folder: Path, weights: Path | None = None) -> Desc
 
     Raises InputError for an unknown preset, and for a file that is not its weights.
     """
+    if ":" in name:
+        raise InputError(f"weights show describes presets ({', '.join(known.name for known in PRESETS)}), not {name}")
     known = preset(name)
     file = weights or in_folder(name, folder) or _cached(known)
     return Description(_facts(known), None if file is None else _described(name, file))

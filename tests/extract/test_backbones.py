@@ -85,6 +85,27 @@ def test_the_same_faces_in_other_batches(real, faces):
 
 
 # --------------------------------------------------------------------------------------- presets against reality
+#: of the picture below: two prepared pixels, and the start and the length of the embedding with random:3. Whoever has
+#: to change one of these has changed what a recipe means: change the recipe with it.
+GOLDEN = {
+    "vit_mae": ([31, 25, 224], [127, 81, 128], [0.9595, -0.3364, -0.2436, -0.5695], 24.349),
+    "posterv2": ([0, 0, 255], [116, 70, 139], [-0.0681, 0.1454, -0.045, 0.5049], 14.667),
+    "resnet18": ([31, 25, 224], [127, 81, 128], [0.3731, 0.547, 0.4434, 0.7711], 19.218),
+    "resnet50": ([31, 25, 224], [127, 81, 128], [0.6516, 1.6022, 1.4292, 2.2112], 96.483),
+    "resnet50_conv5": ([31, 25, 224], [127, 81, 128], [0.8935, 0.4792, 0.1497, 1.3239], 20.173),
+}
+
+
+def assert_golden(encoder: Encoder) -> None:
+    ramp = np.add.outer(np.arange(90) * 2, np.arange(120)).astype(np.uint8)
+    image = Image.fromarray(np.stack([ramp, ramp.T[:90, :90].repeat(2, 1)[:, :120], 255 - ramp], axis=2))
+    pixels = encoder.preprocessing.prepare(image)
+    corner, middle, start, length = GOLDEN[encoder.name]
+    assert np.abs(pixels[0, 0] - np.array(corner)).max() <= 1 and np.abs(pixels[111, 50] - np.array(middle)).max() <= 1
+    values = encoder.encode(pixels[None])[0]
+    np.testing.assert_allclose([*values[:4], np.linalg.norm(values)], [*start, length], rtol=0.01, atol=0.02)
+
+
 @pytest.mark.parametrize("name", [known.name for known in PRESETS])
 def test_declared_facts_of_a_preset(name):
     """Dimension, input size and preprocessing as declared; untrained, but telling pictures apart."""
@@ -100,6 +121,7 @@ def test_declared_facts_of_a_preset(name):
     assert np.abs(embeddings).max() < 1000 and encoder.untrained and encoder.weights == "random:3"
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert np.abs(embeddings[a] - embeddings[b]).mean() > 0.01 * np.abs(embeddings).mean()
+    assert_golden(encoder)
 
 
 def test_vit_mae_is_the_mean_of_the_patch_tokens_of_timms_model():

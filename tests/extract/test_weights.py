@@ -326,6 +326,8 @@ def test_show_describes_a_preset_and_checks_its_file(pipeline, resnet18, tmp_pat
         description("resnet50", folder=tmp_path, weights=resnet18)
     with pytest.raises(InputError, match="unknown backbone 'resnet19'"):
         description("resnet19", folder=tmp_path)
+    with pytest.raises(InputError, match="describes presets"):
+        description("timm:resnet18", folder=tmp_path)
 
 
 def test_convert_keeps_the_weights_and_says_what_was_there(resnet18, tmp_path):
