@@ -133,9 +133,7 @@ def _rows(settings: Settings, features: FusedFeatures, partition: Partition) -> 
     if settings.head == "zeroshot":
         every = np.union1d(partition.train, partition.extra)
         return tuple(rows[features.basic_label[rows] >= 0] for rows in (every, partition.val))
-    if settings.compound_mixup and features.taxonomy.target != "compound":
-        raise InputError("compound-mixup makes compounds: it needs --target compound")
-    if settings.head == "paper" or settings.compound_mixup:
+    if settings.head == "paper" or (settings.compound_mixup and features.taxonomy.target == "compound"):
         return np.union1d(partition.train, partition.extra), partition.val
     return partition.train, partition.val
 

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from fuse.run import check_out, predictions_csv, run_record, write_run
 from fuse.settings import Settings, record_of
 from fuse.statistics import Comparison
 from fuse.system import Figures, System, against, figures, system
+from fuse.zeroshot import membership
 
 Say = Callable[[str], None]
 
@@ -55,6 +56,7 @@ class Work:
     features: FusedFeatures
     partitions: list[Partition]
     notes: list[str]
+    settings: Settings  #: as asked for, less what these faces do not allow (said in `notes`)
 
 
 def prepare(stores: Sequence[Path], settings: Settings) -> Work:
@@ -66,9 +68,12 @@ def prepare(stores: Sequence[Path], settings: Settings) -> Work:
                     taxonomy=classes)
     parts = partitions(features, folds=settings.folds, val_fraction=settings.val_fraction, seed=settings.seed)
     notes = [*features.notes, *dict.fromkeys(note for part in parts[:1] for note in part.notes)]
+    if settings.compound_mixup and settings.target == "compound" and not can_make_compounds(features, parts):
+        notes.append("compound-mixup left out: no training faces with basic labels of both emotions of a class")
+        settings = replace(settings, compound_mixup=0.0)
     if fits(features, settings.memory_gb):
-        return Work(features.loaded(), parts, notes)
-    return Work(features, parts, [*notes, "features streamed from disk: they exceed the memory allowed"])
+        return Work(features.loaded(), parts, notes, settings)
+    return Work(features, parts, [*notes, "features streamed from disk: they exceed the memory allowed"], settings)
 
 
 def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, say: Say = lambda text: None) -> Fusion:
@@ -80,6 +85,7 @@ def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, say: S
     if out:
         check_out(out)
     work = prepare(stores, settings)
+    settings = work.settings
     done: dict[tuple[int, ...], tuple[list[Fitted], System]] = {}
     for chosen in subsets(work.features, settings):
         name = label(work.features, chosen, settings)
@@ -98,6 +104,13 @@ def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, say: S
         write_run(out, record=record, metrics=result.record(), fitted=fitted,
                   predictions=predictions_csv(work.features, fused, _val(work, fitted)))
     return result
+
+
+def can_make_compounds(features: FusedFeatures, parts: Sequence[Partition]) -> bool:
+    """True if in every partition the training faces have basic labels for both emotions of some class."""
+    pairs = membership(features.taxonomy.classes).astype(bool)
+    have = [np.isin(np.arange(len(pairs)), features.basic_label[np.union1d(part.train, part.extra)]) for part in parts]
+    return all((pairs <= some[:, None]).all(axis=0).any() for some in have)
 
 
 def train_subset(work: Work, settings: Settings, chosen: Sequence[int]) -> list[Fitted]:

@@ -158,7 +158,7 @@ def _try(stores: list[Path], out: Path, name: str, record: dict, threads: int) -
     try:
         settings = settings_from(record)
         work = prepare(stores, settings)
-        fitted = train_subset(work, settings, subsets(work.features, settings)[-1])
+        fitted = train_subset(work, work.settings, subsets(work.features, settings)[-1])
         score, error = float(np.mean([one.val_macro_f1 for one in fitted])), ""
     except (InputError, CacheError) as failure:
         score, error = float("nan"), str(failure)

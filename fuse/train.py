@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from data.labels import BASIC
 from fuse import metrics
 from fuse.augment import Batch, Pools, drop_streams, make_compounds, mixup, pools
 from fuse.examples import Examples
 from fuse.heads import Paper, Spec
 from fuse.losses import adjusted, contrastive, smoothed, soft_cross_entropy
 from fuse.noise import Noise
+from fuse.optimiser import Adam
 from fuse.settings import Settings
 
 
@@ -55,7 +57,7 @@ def train(
     shuffle = np.random.default_rng((seeds[0], 2))
     targets = _targets(data, settings, len(spec.classes))
     parameters = list(head.parameters())
-    optimiser = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    optimiser = Adam(parameters, weight_decay=settings.weight_decay)
     average = [p.detach().clone() for p in parameters] if settings.ema else None
     best = Best.of(parameters, len(seeds))
     history: list[Epoch] = []
@@ -64,18 +66,16 @@ def train(
         losses, total = torch.zeros(len(seeds), device=data.device), 0
         for positions, x in data.blocks(shuffle):
             order = _order(data, positions, settings, noise, with_basic=isinstance(head, Paper))
-            made_of = pools(data.basic_label[positions], spec.classes, data.device) if settings.compound_mixup else None
+            made_of = _pools(data, positions, spec, settings)
             place = torch.from_numpy(positions).to(data.device)
             for start in range(0, order.shape[1], settings.batch_size):
                 here = order[:, start:start + settings.batch_size]
                 rate = settings.lr * factor(epoch + min(total / len(data), 1), settings)
-                optimiser.param_groups[0]["lr"] = rate
                 batch = _augmented(_gather(x, here, place, targets), x, made_of, targets, spec, settings, noise)
                 with torch.autocast(data.device.type, torch.bfloat16, enabled=precision == "bf16"):
                     loss = losses_of(head, batch, targets.prior, settings, noise)
-                optimiser.zero_grad(set_to_none=True)
                 loss.sum().backward()
-                optimiser.step()
+                optimiser.step(rate)
                 step, total = step + 1, total + here.shape[1]
                 losses += loss.detach() * here.shape[1]
                 if average:
@@ -183,6 +183,13 @@ def _targets(data: Examples, settings: Settings, classes: int) -> Targets:
     arrays = (target, np.where(known, weight[np.maximum(data.label, 0)], 0).astype(np.float32), data.basic, data.label,
               weight.astype(np.float32), (count / count.sum()).astype(np.float32))
     return Targets(*(torch.from_numpy(values).to(data.device) for values in arrays))
+
+
+def _pools(data: Examples, positions: np.ndarray, spec: Spec, settings: Settings) -> Pools | None:
+    """What compounds are made of in this block; basics are not made."""
+    if not settings.compound_mixup or set(spec.classes) <= set(BASIC):
+        return None
+    return pools(data.basic_label[positions], spec.classes, data.device)
 
 
 def _order(

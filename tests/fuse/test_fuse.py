@@ -1,0 +1,206 @@
+"""The whole of stage two on small real stores: planted signal, leaks, bad input, runs that repeat."""
+
+import csv
+import json
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from data.errors import InputError
+from fuse.evaluate import evaluate
+from fuse.fuse import fuse, prepare
+from fuse.run import read_run
+from fuse.settings import resolve
+
+QUICK = {"epochs": 12, "lr": 3e-3, "warmup": 1, "hidden": 32, "seeds": 2, "batch_size": 64}
+
+
+def quick(**given):
+    return resolve(given=QUICK | given)
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp", "gated", "late", "logreg", "paper"])
+def test_where_each_stream_holds_half_of_the_label_only_fusing_wins(make_store, head):
+    slower = {"linear": {"lr": 0.05, "epochs": 30}, "gated": {"epochs": 30}}.get(head, {})
+    made = fuse([make_store()], quick(head=head, **slower), out=None)
+    *singles, fused = (one.scores.macro_f1 for one in made.systems)
+    assert max(singles) < 0.65
+    assert fused > (0.8 if head == "late" else 0.95)  # averaged probabilities cannot say more than "a and b"
+    assert made.comparison.low > 0 and made.comparison.p_mcnemar < 0.01
+
+
+def test_zero_shot_learns_from_basics_and_sees_no_compound_label(make_store, tmp_path):
+    store = make_store({"a": ("ab", 16)}, basic_only=3)
+    settings = quick(head="zeroshot", seeds=1)
+    first = fuse([store], settings, out=None).systems[-1]
+    assert first.scores.accuracy > 0.45 and first.system.temperature == 1  # chance is 0.14
+    _shuffle(store, "compound", only=("train", "val"))
+    assert np.allclose(fuse([store], settings, out=None).systems[-1].system.mean, first.system.mean, atol=1e-6)
+
+
+def _shuffle(store, column, *, only):
+    path = store / "manifest.csv"
+    rows = list(csv.DictReader(path.open(encoding="utf-8")))
+    chosen = [row for row in rows if row["split"] in only and row[column]]
+    moved = np.random.default_rng(0).permutation([row[column] for row in chosen])
+    for row, value in zip(chosen, moved, strict=True):
+        row[column] = value
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.mark.parametrize("head", ["mlp", "late", "logreg", "paper"])
+def test_test_labels_have_no_say_in_what_is_learned(make_store, tmp_path, head):
+    store = make_store()
+    fuse([store], quick(head=head), out=tmp_path / "honest")
+    _shuffle(store, "compound", only=("test",))
+    fuse([store], quick(head=head), out=tmp_path / "shuffled")
+    assert ((tmp_path / "honest/head.safetensors").read_bytes()
+            == (tmp_path / "shuffled/head.safetensors").read_bytes())
+    scored = [json.loads((tmp_path / name / "metrics.json").read_text())["systems"][-1]["macro_f1"]
+              for name in ("honest", "shuffled")]
+    assert scored[1] < 0.4 < scored[0]
+
+
+def test_on_noise_no_system_is_better_than_chance(make_store):
+    made = fuse([make_store({"a": ("", 30), "b": ("", 30)}, noise=1.0, rows=700)], quick(folds=3, epochs=6), out=None)
+    low, high = made.systems[-1].accuracy_interval
+    assert low < 1 / 7 < high + 0.02 and high < 0.22
+
+
+def test_near_duplicates_across_splits_are_kept_on_one_side(make_store):
+    groups = [f"twin{row // 2}" for row in range(420)]  # neighbours in different splits
+    work = prepare([make_store(groups=groups)], quick())
+    part, features = work.partitions[0], work.features
+    sides = [set(features.group[rows]) for rows in (part.train, part.val, part.test)]
+    assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+    assert len(part.test) == 84 and any("share a group" in note for note in work.notes)
+
+
+def test_validation_is_carved_from_train_by_group_and_folds_cover_every_face_once(make_store):
+    groups = [f"{row % 4} {row // 16}" for row in range(420)]
+    store = make_store(splits=("train", "train", "train", "test"), groups=groups)
+    part = prepare([store], quick()).partitions[0]
+    assert 0.08 < len(part.val) / (len(part.train) + len(part.val)) < 0.25
+    work = prepare([store], quick(folds=4))
+    tested = np.concatenate([part.test for part in work.partitions])
+    assert np.array_equal(np.sort(tested), np.arange(420))
+    for part in work.partitions:
+        assert not set(work.features.group[part.test]) & set(work.features.group[np.r_[part.train, part.val]])
+
+
+def test_a_run_repeats_from_its_record_and_scores_the_same_elsewhere(make_store, tmp_path):
+    store = make_store()
+    first = fuse([store], quick(), out=tmp_path / "first")
+    fuse([store], resolve(config=tmp_path / "first/run.json"), out=tmp_path / "again")
+    for name in ("head.safetensors", "predictions.csv", "metrics.json", "history.csv"):
+        a, b = ((tmp_path / run / name).read_bytes() for run in ("first", "again"))
+        assert name == "metrics.json" or a == b
+    found = evaluate(tmp_path / "first", store)
+    assert found.figures.scores.macro_f1 == pytest.approx(first.systems[-1].scores.macro_f1)
+    run = read_run(tmp_path / "first")
+    rows = list(csv.DictReader((tmp_path / "first/predictions.csv").open(encoding="utf-8")))
+    assert {row["split"] for row in rows} == {"val", "test"}
+    work = prepare([store], quick())
+    place = {key: row for row, key in enumerate(work.features.keys)}
+    again = run.probabilities(work.features.matrix[[place[row["key"]] for row in rows]])
+    assert np.allclose(again, [[float(row[name]) for name in run.taxonomy.classes] for row in rows], atol=1e-5)
+    text = (tmp_path / "first/run.json").read_text()
+    assert str(tmp_path) not in text
+
+
+def test_evaluate_refuses_another_recipe_and_warns_of_another_precision(make_store, tmp_path):
+    fuse([make_store()], quick(), out=tmp_path / "run")
+    other = make_store(name="other", changes={"preprocessing": {"size": 48}})
+    with pytest.raises(InputError, match=r"preprocessing.size 32 there, 48 here"):
+        evaluate(tmp_path / "run", other)
+    close = evaluate(tmp_path / "run", make_store(name="close", changes={"precision": "bf16"}))
+    assert any("bf16" in note for note in close.notes) and close.figures.scores.macro_f1 > 0.9
+
+
+def test_a_second_store_teaches_and_is_not_scored(make_store):
+    own, more = make_store(rows=70), make_store(name="more", rows=700, seed=3)
+    work = prepare([own, more], quick())
+    assert (work.features.store[work.partitions[0].test] == 0).all()
+    assert (work.features.store[work.partitions[0].train] == 1).sum() == 420
+    twin = make_store(name="twin", rows=70)  # the same image bytes as the first store
+    work = prepare([own, twin], quick())
+    assert (work.features.store[work.partitions[0].train] == 1).sum() == 42  # of 70: without val's and test's
+
+
+def test_missing_faces_are_counted_not_shifted(make_store):
+    work = prepare([make_store(drop={("b", row) for row in range(0, 30)})], quick())
+    assert len(work.features) == 390
+    assert any(note.startswith("30 faces left out: not in store's timm:b") for note in work.notes)
+    made = fuse([make_store(name="other", drop={("b", row) for row in range(0, 30)})], quick(), out=None)
+    assert made.systems[-1].scores.macro_f1 > 0.95
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"backbones": ["timm:c"]}, "has no features of 'timm:c'"),
+    ({"classes": "basic7"}, "use --target basic"),
+    ({"classes": "rafdb12"}, "unknown classes"),
+    ({"classes": "rafce14"}, "no training faces of happily_disgusted"),
+    ({"device": "tpu"}, "unknown device"),
+    ({"views": ["flip"]}, "no feature files of the view 'flip'"),
+    ({"table": "paper", "target": "basic"}, "no training faces|seven classes"),
+])
+def test_bad_input_is_one_sentence_and_leaves_nothing(make_store, tmp_path, given, message):
+    with pytest.raises(ValueError, match=message):
+        fuse([make_store()], quick(**given), out=tmp_path / "run").text()
+    assert not (tmp_path / "run").exists() and not list(tmp_path.glob(".tmp*"))
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"head": "tree"}, "head 'tree': choose from"), ({"seeds": 0}, "seeds 0"), ({"folds": 1}, "folds 1"),
+    ({"dropout": 1.0}, "dropout"), ({"colour": 1}, "unknown setting 'colour'"), ({"epochs": "many"}, "int is needed"),
+])
+def test_settings_that_make_no_sense_are_named(given, message):
+    with pytest.raises(InputError, match=message):
+        resolve(given=given)
+
+
+def test_no_test_faces_or_an_occupied_folder_are_said_before_training(make_store, tmp_path):
+    with pytest.raises(InputError, match="no test faces"):
+        fuse([make_store(splits=("train", "val"))], quick(), out=None)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="not a run"):
+        fuse([make_store(name="other")], quick(), out=tmp_path / "full")
+    assert (tmp_path / "full/thesis.txt").read_text() == "years of work"
+
+
+def test_untrained_weights_are_said_in_the_table(make_store):
+    assert "UNTRAINED" in fuse([make_store(changes={"weights": "random:0"})], quick(epochs=1), out=None).text()
+
+
+def test_the_papers_own_columns_stand_beside_ours_on_its_split_only(make_store):
+    from fuse.paper_tables import FACES, PUBLISHED
+
+    assert sum(FACES) == 397
+    assert [round(100 * one.accuracy, 2) for one in PUBLISHED] == [78.09, 74.06, 75.06, 76.07]
+    text = fuse([make_store()], quick(table="paper", epochs=1), out=None).text()
+    assert "Angrily Surprised" in text and "paper: ViT" not in text
+
+
+def test_it_trains_where_timm_and_torchvision_are_not_installed(make_store, tmp_path, pipeline):
+    import subprocess
+
+    store = make_store()
+    program = textwrap.dedent(f"""
+        import sys
+        for name in ("timm", "torchvision", "PIL", "onnxruntime"):
+            sys.modules[name] = None
+        import pipeline
+        words = ["fuse", {str(store)!r}, "--epochs", "2", "--seeds", "1", "--out", {str(tmp_path / "run")!r}]
+        code = pipeline.main(words)
+        assert "sklearn" not in sys.modules and "sympy" not in sys.modules, "slow to import, and not needed"
+        sys.exit(code)
+    """)
+    done = subprocess.run([sys.executable, "-c", program], text=True, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "fusion of all 2" in done.stdout and (tmp_path / "run/run.json").is_file()

@@ -1,0 +1,66 @@
+"""Sweeps: every combination once, failures as rows, continued after a stop, the winner a normal run."""
+
+import csv
+
+import pytest
+
+from data.errors import InputError
+from fuse.fuse import fuse
+from fuse.settings import resolve
+from fuse.sweep import plan, sweep
+
+TOML = """
+heads = ["linear", "mlp", "zeroshot"]
+seeds = 2
+[settings]
+epochs = 6
+lr = 0.003
+warmup = 1
+[grid]
+hidden = [8, 24]
+"""
+
+
+def _quiet(text):
+    pass
+
+
+@pytest.mark.slow
+def test_a_sweep_continues_and_its_winner_reproduces(make_store, tmp_path):
+    store, out = make_store(), tmp_path / "sweep"
+    config = tmp_path / "sweep.toml"
+    config.write_text(TOML)
+    first = sweep([store], config, out=out, jobs=2, say=_quiet)
+    assert len(first.trials) == 3 * 3 * 2 and first.exit_code == 0 and first.trials[0].settings["backbones"] == [
+        "timm:a", "timm:b"]
+    rows = list(csv.DictReader((out / "leaderboard.csv").open(encoding="utf-8")))
+    order = [float(row["val_macro_f1"]) for row in rows]
+    assert order == sorted(order, reverse=True) and "test" not in " ".join(rows[0])
+    for trial in list((out / "trials").glob("*.json"))[:5]:
+        trial.write_text(trial.read_text()[:20])  # as a full disk would leave it
+    second = sweep([store], config, out=out, jobs=2, say=_quiet)
+    assert second.reused == 13
+    again = list(csv.DictReader((out / "leaderboard.csv").open(encoding="utf-8")))
+    assert [row["trial"] for row in again] == [row["trial"] for row in rows]
+    again = fuse([store], resolve(config=out / "best/run.json"), out=tmp_path / "again")
+    assert (tmp_path / "again/predictions.csv").read_bytes() == (out / "best/predictions.csv").read_bytes()
+    assert again.systems[-1].system.val_macro_f1 == pytest.approx(first.trials[0].score)
+
+
+def test_what_fails_is_a_row_with_its_reason(make_store, tmp_path):
+    config = tmp_path / "sweep.toml"
+    config.write_text('backbones = [["timm:a"], ["timm:lost"]]\nheads = ["linear", "tree"]\n[settings]\nepochs = 2\n')
+    made = sweep([make_store()], config, out=tmp_path / "out", jobs=1, say=_quiet)
+    assert made.exit_code == 1 and [bool(trial.error) for trial in made.trials] == [False, True, True, True]
+    assert "tree" in made.text() and "timm:lost" in (tmp_path / "out/leaderboard.csv").read_text()
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("heads = [", "not a TOML"), ("head = 'mlp'", "unknown head"), ("backbones = 'some'", "backbones is 'some'"),
+    ("heads = []", "heads must be"), ("[grid]\nlr = 0.1", "list of values"), ("[grid]\nlearning = [1]", "no setting"),
+])
+def test_a_configuration_that_makes_no_sense_is_named(make_store, tmp_path, text, message):
+    config = tmp_path / "sweep.toml"
+    config.write_text(text)
+    with pytest.raises(InputError, match=message):
+        plan(config, [make_store()])
