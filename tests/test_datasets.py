@@ -1,0 +1,77 @@
+"""From a dataset as it lies on a disk to features, as a person types it."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cache.store import Store
+from data.labels import pair, taxonomy
+from data.manifest import read_manifest
+from data.pixels import row_key
+from data.readers.cexpr import HEADER
+from data.synthetic import draw_face
+
+BACKBONE = ("--backbones", "torchvision:mobilenet_v2", "--weights", "torchvision:mobilenet_v2=random:0",
+            "--precision", "fp32", "--device", "cpu")
+
+
+@pytest.fixture
+def features(cli):
+    """Extract a manifest and return the feature file."""
+
+    def extract(manifest, store, *roots):
+        named = [word for root in roots for word in ("--root", root)]
+        done = cli("extract", manifest, *named, "--store", store, *BACKBONE)
+        assert done.returncode == 0, done.stderr
+        return Store(store).find("torchvision:mobilenet_v2")
+
+    return extract
+
+
+def drawn(number: int) -> np.ndarray:
+    emotions = pair(taxonomy("cexpr7").classes[number % 7])
+    return np.asarray(draw_face(identity=number, emotions=emotions, size=48, seed=number).convert("L"))
+
+
+def test_faces_inside_fer2013_give_the_features_of_the_unpacked_files(tmp_path, cli, features):
+    with (tmp_path / "fer2013.csv").open("w") as file:
+        file.write("emotion,pixels,Usage\n")
+        for number in range(6):
+            file.write(f"{number},{' '.join(map(str, drawn(number).ravel()))},Training\n")
+    for name, options in (("inside", []), ("outside", ["--unpack", tmp_path / "png"])):
+        done = cli("manifest", "fer2013", tmp_path, *options, "-o", tmp_path / f"{name}.csv")
+        assert done.returncode == 0, done.stderr
+    inside = features(tmp_path / "inside.csv", tmp_path / "a", tmp_path / "fer2013.csv")
+    outside = features(tmp_path / "outside.csv", tmp_path / "b", tmp_path / "png")
+    assert list(inside.keys) == [row_key("fer2013.csv", row) for row in range(6)]
+    assert list(outside.keys) == [f"fer{row:07d}.png" for row in range(6)]
+    assert list(inside.sha256) == list(outside.sha256) and (inside.read() == outside.read()).all()
+
+
+def test_a_merged_manifest_is_extracted_from_its_roots(tmp_path, cli, features):
+    for name in ("one", "two"):
+        (tmp_path / name / "fear").mkdir(parents=True)
+        for number in range(3):
+            Image.fromarray(drawn(number + 3 * (name == "two"))).save(tmp_path / name / f"fear/{number}.png")
+        assert cli("manifest", "folder", tmp_path / name, "-o", tmp_path / f"{name}.csv").returncode == 0
+    named = f"a={tmp_path / 'one.csv'}", f"b={tmp_path / 'two.csv'}"
+    done = cli("manifest", "merge", *named, "-o", tmp_path / "both.csv")
+    assert done.returncode == 0, done.stderr
+    made = features(tmp_path / "both.csv", tmp_path / "both", f"a={tmp_path / 'one'}", f"b={tmp_path / 'two'}")
+    assert list(made.keys) == read_manifest(tmp_path / "both.csv").keys == [
+        f"{name}/fear/{number}.png" for name in "ab" for number in range(3)]
+    assert not made.failures
+    alone = features(tmp_path / "two.csv", tmp_path / "alone", tmp_path / "two")
+    assert (alone.sha256 == made.sha256[3:]).all()
+    assert np.abs(made.read()[3:] - alone.read()).max() < 0.01
+
+
+def test_a_missing_frame_is_a_recorded_fact(tmp_path, cli):
+    """C-EXPR-DB: a frame without a face has no picture, and keeps its row."""
+    (tmp_path / "frames/01").mkdir(parents=True)
+    Image.fromarray(drawn(0)).save(tmp_path / "frames/01/00001.jpg")
+    (tmp_path / "template.csv").write_text(f"{','.join(HEADER)}\n01/00001.jpg,0\n01/00002.jpg,0\n")
+    cli("manifest", "cexpr", tmp_path / "frames", "--template", tmp_path / "template.csv", "-o", tmp_path / "c.csv")
+    done = cli("extract", tmp_path / "c.csv", "--root", tmp_path / "frames", "--store", tmp_path / "s", *BACKBONE)
+    file = Store(tmp_path / "s").find("torchvision:mobilenet_v2")
+    assert list(file.keys) == ["01/00001.jpg"] and file.failures == {"01/00002.jpg": "missing file"}, done.stderr
