@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -509,5 +510,13 @@ def main(arguments: list[str] | None = None) -> int:
         return explained[1]
 
 
+def log_to_stderr() -> None:
+    """What our packages note on the way (weights left aside, a download) goes to stderr; libraries only warn."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    for package in ("data", "cache", "extract", "fuse"):
+        logging.getLogger(package).setLevel(logging.INFO)
+
+
 if __name__ == "__main__":
+    log_to_stderr()
     sys.exit(main())

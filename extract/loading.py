@@ -36,9 +36,11 @@ def load_strictly(network: nn.Module, checkpoint: Checkpoint, *, heads: tuple[st
                          f"{'; '.join(filter(None, parts))}; the file {guess(given)}")
     _check_values(expected, given, checkpoint.path)
     network.load_state_dict({name: given[name].to(tensor.dtype) for name, tensor in expected.items()}, strict=False)
-    for note, names in (("classifier left aside", left_over), ("left out, not run", list(checkpoint.dropped))):
-        if names:
-            log.info("%s: %s: %s", checkpoint.path.name, note, ", ".join(names[:5]))
+    if left_over:
+        log.info("%s: classifier left aside: %s", checkpoint.path.name, ", ".join(left_over[:5]))
+    if checkpoint.dropped:
+        log.info("%s: objects left out, nothing of them was run: %s", checkpoint.path.name,
+                 ", ".join(list(checkpoint.dropped)[:5]))
     return left_over
 
 
