@@ -1,4 +1,7 @@
-"""What may be done to a batch of features before the loss sees it. Each function returns a new batch."""
+"""What may be done to a batch of features before the loss sees it.
+
+Each function returns the batch to go on with; it may write into the `x` it was given, which belongs to this step.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -84,18 +87,18 @@ def make_compounds(batch: Batch, x: torch.Tensor, made_of: Pools, share: float, 
         faces.append(x[made_of.rows[basic, place]])
     ratio = (0.3 + 0.4 * draws[:, 3])[..., None]
     made = made_of.classes[which]
-    new = Batch(
-        x=(ratio * faces[0] + (1 - ratio) * faces[1]).to(batch.x.dtype),
-        target=torch.nn.functional.one_hot(made, batch.target.shape[-1]).float(), weight=class_weight[made],
-        basic=made_of.basic[which], label=torch.full_like(batch.label[:, -count:], -1))
-    kept = {name: values[:, :-count] for name, values in vars(batch).items()}
-    return Batch(**{name: torch.cat([values, getattr(new, name)], dim=1) for name, values in kept.items()})
+    batch.x[:, -count:] = torch.lerp(faces[1], faces[0], ratio.to(x.dtype))
+    new = {"target": torch.nn.functional.one_hot(made, batch.target.shape[-1]).float(), "weight": class_weight[made],
+           "basic": made_of.basic[which], "label": torch.full_like(batch.label[:, -count:], -1)}
+    kept = {name: getattr(batch, name)[:, :-count] for name in new}
+    return replace(batch, **{name: torch.cat([kept[name], values], dim=1) for name, values in new.items()})
 
 
 def drop_streams(batch: Batch, dims: Sequence[int], drop: float, noise: Noise) -> Batch:
     """Whole streams zeroed (set to the training mean) for single faces, each with probability `drop`, never all."""
     draws = noise.uniform(batch.x.shape[1], len(dims))
     luckiest = torch.nn.functional.one_hot(draws.argmax(dim=-1), len(dims)).bool()
-    keep = (draws >= drop) | luckiest
-    stream = torch.arange(len(dims)).repeat_interleave(torch.tensor(dims)).to(keep.device)
-    return replace(batch, x=batch.x * keep[..., stream].to(batch.x.dtype))
+    keep = ((draws >= drop) | luckiest).to(batch.x.dtype)
+    for k, part in enumerate(batch.x.split(list(dims), dim=-1)):
+        part *= keep[..., k, None]
+    return batch

@@ -35,13 +35,13 @@ class Settings:
     seed: int = 0  #: the first of the seeds; also splits and bootstraps
     folds: int = 0  #: 0 = the manifest's splits
     val_fraction: float = 0.15  #: of train, carved out where the manifest has no validation faces
-    epochs: int = 60
-    lr: float = 3e-4
+    epochs: int = 20
+    lr: float = 1e-3
     batch_size: int = 128
-    hidden: int = 512
+    hidden: int = 128
     dropout: float = 0.0
     weight_decay: float = 0.0
-    warmup: int = 5  #: epochs of linear warm-up
+    warmup: int = 2  #: epochs of linear warm-up
     schedule: str = "cosine"
     patience: int = 0  #: epochs without a better validation macro-F1 before training ends; 0 = never
     class_weights: float = 0.0  #: power of the inverse class frequency in the loss; 0 = none, 1 = balanced
@@ -49,8 +49,8 @@ class Settings:
     logit_adjustment: float = 0.0  #: tau of Menon et al., arXiv 2007.07314
     label_smoothing: float = 0.0
     mixup: float = 0.0  #: alpha of the Beta distribution, arXiv 1710.09412, on features
-    compound_mixup: float = 0.0  #: share of each batch made by mixing two basics into their compound
-    stream_dropout: float = 0.0  #: probability that a backbone's features are zeroed for a face
+    compound_mixup: float = 0.25  #: share of each batch made by mixing two basics into their compound
+    stream_dropout: float = 0.3  #: probability that a backbone's features are zeroed for a face
     ema: float = 0.0  #: decay of the average of the weights, per step
     basic_weight: float = 0.5  #: a of the paper's loss
     contrastive_weight: float = 0.1  #: b of the paper's loss
