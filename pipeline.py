@@ -165,15 +165,20 @@ def manifest_split(
     test: Annotated[float, typer.Option(min=0, max=1, help="Share of faces for test.")] = 0.2,
     folds: Annotated[int, typer.Option(min=0, help="Write a column `fold` of this many folds instead.")] = 0,
     only: Annotated[str | None, typer.Option(help="Divide the faces of this split; others stay as they are.")] = None,
+    drop_leaks: Annotated[bool, typer.Option("--drop-leaks", help="Leave out its faces of groups elsewhere.")] = False,
     target: Annotated[str, typer.Option(help="Keep proportions of compound or basic classes; auto.")] = "auto",
     seed: int = 0,
     as_json: Json = False,
 ) -> None:
     """Split anew: classes in proportion, no group (subject, video, duplicates) on two sides."""
-    from data.combine import fold, resplit
+    from data.combine import fold, resplit, without_leaks
+    from data.errors import InputError
     from data.manifest import read_manifest
 
     table = read_manifest(faces)
+    if drop_leaks and only is None:
+        raise InputError("--drop-leaks leaves faces out of one split: name it with --only (such as --only train)")
+    table = without_leaks(table, only) if drop_leaks else table
     made = (fold(table, folds=folds, target=target, seed=seed, only=only) if folds
             else resplit(table, val=val, test=test, target=target, seed=seed, only=only))
     write_faces(made, output, as_json)

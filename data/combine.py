@@ -50,7 +50,17 @@ def resplit(
     made = faces.table["split"].to_numpy(object).copy()
     made[rows] = split
     table = faces.table.assign(split=made)
-    return Manifest(table, _notes(table))
+    return Manifest(table, (*faces.notes, *_notes(table)))
+
+
+def without_leaks(faces: Manifest, only: str) -> Manifest:
+    """The manifest without the faces of the split `only` whose group stands in another split too, counted in a note."""
+    table = faces.table
+    elsewhere = table.loc[(table["split"] != only) & (table["group"] != ""), "group"]
+    leaks = ((table["split"] == only) & table["group"].isin(elsewhere)).to_numpy()
+    kept = faces.select(~leaks)
+    said = f"{leaks.sum():,} faces of {only} are left out: their groups stand in other splits too"
+    return Manifest(kept.table, (*faces.notes, said) if leaks.any() else faces.notes)
 
 
 def fold(faces: Manifest, *, folds: int, target: str, seed: int, only: str | None = None) -> Manifest:
@@ -59,7 +69,7 @@ def fold(faces: Manifest, *, folds: int, target: str, seed: int, only: str | Non
     labels, groups = _columns(faces, rows, target)
     made = np.full(len(faces), "", object)
     made[rows] = stratified_group_folds(labels, groups, folds=folds, seed=seed).astype(str)
-    return Manifest(faces.table.assign(fold=made), _notes(faces.table) if only else ())
+    return Manifest(faces.table.assign(fold=made), (*faces.notes, *(_notes(faces.table) if only else ())))
 
 
 def _rows(faces: Manifest, only: str | None) -> np.ndarray:

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from data.combine import fold, merge, resplit
+from data.combine import fold, merge, resplit, without_leaks
 from data.errors import InputError
 from data.manifest import manifest, read_manifest
 
@@ -44,6 +44,15 @@ def test_a_group_left_on_two_sides_is_said():
     before = made(split=["test"] * 30 + ["train"] * 60, group=["x"] + [""] * 58 + ["x"] + [""] * 30)
     assert "1 groups stand in several splits (the first is x)" in resplit(
         before, val=0.25, test=0, target="basic", seed=0, only="train").notes
+
+
+def test_leaks_can_be_left_out():
+    before = made(split=["test"] * 30 + ["train"] * 60, group=["x"] + [""] * 58 + ["x"] + [""] * 30)
+    clean = without_leaks(before, "train")
+    assert len(clean) == 89 and "59.png" not in clean.keys and "0.png" in clean.keys
+    after = resplit(clean, val=0.25, test=0, target="basic", seed=0, only="train")
+    assert after.notes == ("1 faces of train are left out: their groups stand in other splits too",)
+    assert without_leaks(clean, "train").table.equals(clean.table)
 
 
 def test_folds():
