@@ -198,12 +198,13 @@ def manifest_check(
 
     from data.check import check
     from data.check import group_duplicates as grouped
-    from data.faces import open_faces, parse_roots
+    from data.faces import open_faces, parse_roots, require_roots
     from data.manifest import read_manifest, write_manifest
 
-    table = read_manifest(faces)
+    table, source = read_manifest(faces), open_faces(parse_roots(root))
+    require_roots(source, table.keys)
     with tqdm(total=len(table), unit="face", disable=None) as bar:
-        found = check(table, open_faces(parse_roots(root)), workers=workers, progress=bar.update)
+        found = check(table, source, workers=workers, progress=bar.update)
     show(found, as_json)
     if group_duplicates:
         write_manifest(grouped(found), output or faces)

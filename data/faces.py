@@ -68,6 +68,30 @@ def open_faces(root: Path | dict[str, Path]) -> Faces:
     return Faces({name: folder.resolve() for name, folder in folders.items()})
 
 
+def require_roots(faces: Faces, keys: Sequence[str]) -> None:
+    """Refuse roots that cannot be meant: a dataset of the keys without one, or none of the faces tried below them.
+
+    Tries up to 100 keys, spread over all, until one is there. Raises InputError.
+    """
+    if "" not in faces.roots:
+        lacking = sorted({key.partition("/")[0] for key in keys} - set(faces.roots))
+        if lacking:
+            raise InputError(f"no root for the faces of {', '.join(lacking[:5])}: give --root {lacking[0]}=DIR too")
+    tried = keys[::max(1, len(keys) // 100)][:100]
+    if tried and not any(_is_there(faces, key) for key in tried):
+        where = ", ".join(str(root) for root in faces.roots.values())
+        raise InputError(f"none of {len(tried)} faces tried is below {where} (the first is {tried[0]}): --root is the "
+                         f"folder that keys are relative to, or NAME=DIR for each dataset of a merged manifest")
+
+
+def _is_there(faces: Faces, key: str) -> bool:
+    try:
+        faces.read(key)
+    except ImageError as error:
+        return str(error) != "missing file"
+    return True
+
+
 def parse_roots(roots: Sequence[str]) -> Path | dict[str, Path]:
     """One folder, or several as NAME=DIR, as the command line gives them. Raises InputError for a mixture."""
     if len(roots) == 1 and ("=" not in roots[0] or Path(roots[0]).exists()):

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from data.errors import InputError
-from data.faces import open_faces, parse_roots
+from data.faces import open_faces, parse_roots, require_roots
 from data.images import ImageError
 
 
@@ -74,6 +74,18 @@ def test_a_missing_root(tmp_path):
         open_faces(tmp_path / "none")
     with pytest.raises(InputError, match="no such folder of faces"):
         open_faces({"x": tmp_path, "y": tmp_path / "none"})
+
+
+def test_roots_that_cannot_be_meant_are_refused(root):
+    require_roots(open_faces(root), ["a/2.png", "a/1.png"])
+    require_roots(open_faces(root), [])
+    with pytest.raises(InputError, match=r"none of 2 faces tried is below .*the first is x/a/1.png"):
+        require_roots(open_faces(root), ["x/a/1.png", "x/a/2.png"])
+    with pytest.raises(InputError, match="no root for the faces of y: give --root y=DIR too"):
+        require_roots(open_faces({"x": root}), ["x/a/1.png", "y/1.png"])
+    many = [f"a/{row + 2}.png" for row in range(5000)]
+    with pytest.raises(InputError, match="none of 100 faces tried"):
+        require_roots(open_faces(root), many)
 
 
 def test_roots_from_the_command_line(root):
