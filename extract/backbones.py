@@ -48,7 +48,7 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
         built, network, identity, head = _untrained(name, weights)
     else:
         built, network, identity, head = _trained(name, weights, folder or weights_folder())
-    pictures = noise_pictures(built.preprocessing, torch.Generator().manual_seed(0))[:2]
+    pictures = noise_pictures(built.preprocessing, torch.Generator().manual_seed(0))[:1]
     dim = _measure(network, name, pictures)
     fold_norms(network, pictures)
     network.to(device=target, dtype=PRECISIONS[arithmetic], memory_format=torch.channels_last)

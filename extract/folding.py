@@ -18,11 +18,10 @@ def fold_norms(network: nn.Module, pictures: torch.Tensor) -> int:
     norm reads which convolution's output, and to check the result. A network that comes out different is put back
     as it was, with a warning.
     """
-    pairs = _pairs(network, pictures)
+    pairs, before = _pairs(network, pictures)
     if not pairs:
         return 0
     with torch.no_grad():
-        before = network(pictures)
         undo = [_fold(network, convolution, norm) for convolution, norm in pairs]
         after = network(pictures)
     if (after - before).abs().max() <= TOLERANCE * before.abs().max():
@@ -34,8 +33,8 @@ def fold_norms(network: nn.Module, pictures: torch.Tensor) -> int:
     return 0
 
 
-def _pairs(network: nn.Module, pictures: torch.Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Convolutions and the batch norms that read exactly their output, each used once, found by running."""
+def _pairs(network: nn.Module, pictures: torch.Tensor) -> tuple[list[tuple[nn.Conv2d, nn.BatchNorm2d]], torch.Tensor]:
+    """Convolutions and the batch norms that read exactly their output, each used once; and what the network gives."""
     made: dict[int, tuple[nn.Conv2d, torch.Tensor, int]] = {}  # by identity of the output, which is kept alive
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
     calls: dict[nn.Module, int] = {}
@@ -55,11 +54,11 @@ def _pairs(network: nn.Module, pictures: torch.Tensor) -> list[tuple[nn.Conv2d, 
               if isinstance(module, nn.BatchNorm2d) and module.track_running_stats]
     try:
         with torch.no_grad():
-            network(pictures)
+            output = network(pictures)
     finally:
         for hook in hooks:
             hook.remove()
-    return [pair for pair in pairs if all(calls[module] == 1 for module in pair)]
+    return [pair for pair in pairs if all(calls[module] == 1 for module in pair)], output
 
 
 def _is_plain(module: nn.Module) -> bool:

@@ -85,7 +85,7 @@ def test_weights_that_are_not_exactly_the_networks_are_refused(resnet18, tmp_pat
     (lambda: models.resnet50(num_classes=7), "looks like a ResNet-50 with 7 classes"),
     (lambda: models.resnet34(), "looks like a ResNet-34 with 1000 classes"),
     (lambda: models.mobilenet_v2(num_classes=8), "looks like a torchvision MobileNetV2 with 8 classes"),
-    (lambda: models.vgg11(num_classes=7), "looks like a VGG or AlexNet with 7 classes"),
+    (lambda: models.alexnet(num_classes=7), "looks like a VGG or AlexNet with 7 classes"),
     (lambda: __import__("timm").create_model("test_vit", num_classes=3),
      "looks like a vision transformer, 6 blocks of width 64 with 3 classes"),
     (lambda: torch.nn.Sequential(torch.nn.Linear(2, 2)), r"holds 2 tensors \(0.weight, 0.bias, ...\)"),
@@ -173,7 +173,7 @@ RecorderMeter.__module__ = "__main__"
 
 @pytest.mark.slow
 def test_poster_from_any_container_gives_one_fingerprint_and_equal_features(
-        poster, pipeline, drawn, tmp_path, monkeypatch):
+        poster, cli, drawn, tmp_path, monkeypatch):
     """Through the command line: the released form with recorders, a DataParallel dict, the converted file."""
     import sys
 
@@ -184,7 +184,7 @@ def test_poster_from_any_container_gives_one_fingerprint_and_equal_features(
     whole = {"epoch": 1, "state_dict": state, "best_acc": torch.tensor(92.21), "recorder": RecorderMeter()}
     torch.save(whole, tmp_path / "raf-db.pth")
     torch.save(state, tmp_path / "parallel.pth")
-    done = pipeline("weights", "convert", tmp_path / "raf-db.pth", "-o", tmp_path / "c.safetensors", "--json")
+    done = cli("weights", "convert", tmp_path / "raf-db.pth", "-o", tmp_path / "c.safetensors", "--json")
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["dropped"] == {"__main__.RecorderMeter": 1} and said["best_acc"] == pytest.approx(92.21)
@@ -193,7 +193,7 @@ def test_poster_from_any_container_gives_one_fingerprint_and_equal_features(
     few.write_text("".join(drawn.manifest.open().readlines()[:7]))
     stores = []
     for name in ("raf-db.pth", "parallel.pth", "c.safetensors"):
-        done = pipeline("extract", few, "--root", drawn.root, "--store", tmp_path / f"{name}.store", "--precision",
+        done = cli("extract", few, "--root", drawn.root, "--store", tmp_path / f"{name}.store", "--precision",
                         "fp32", "--backbones", "posterv2", "--weights", f"posterv2={tmp_path / name}",
                         "--device", "cpu", "--batch-size", "6")
         assert done.returncode == 0, done.stderr
@@ -316,10 +316,10 @@ def test_the_listing_finds_what_is_there(resnet18, tmp_path):
     assert "resnet18: get it" not in listing(tmp_path).text() and "resnet50: get it" in listing(tmp_path).text()
 
 
-def test_show_describes_a_preset_and_checks_its_file(pipeline, resnet18, tmp_path):
+def test_show_describes_a_preset_and_checks_its_file(cli, resnet18, tmp_path):
     assert "file: none found" in description("resnet18", folder=tmp_path).text()
     assert "dim: 512" in description("resnet18", folder=tmp_path).text()
-    done = pipeline("weights", "show", "resnet18", "--weights", resnet18, "--json")
+    done = cli("weights", "show", "resnet18", "--weights", resnet18, "--json")
     described = json.loads(done.stdout)["file"]
     assert described["weights"] == load("resnet18", resnet18).weights and described["container"] == "state_dict"
     with pytest.raises(InputError, match="looks like a ResNet-18 with 1000 classes"):
