@@ -198,9 +198,12 @@ def manifest_check(
 
     from data.check import check
     from data.check import group_duplicates as grouped
+    from data.errors import InputError
     from data.faces import open_faces, parse_roots, require_roots
     from data.manifest import read_manifest, write_manifest
 
+    if output is not None and not group_duplicates:
+        raise InputError("-o is where --group-duplicates writes the grouped manifest: give both or neither")
     table, source = read_manifest(faces), open_faces(parse_roots(root))
     require_roots(source, table.keys)
     with tqdm(total=len(table), unit="face", disable=None) as bar:
@@ -476,12 +479,15 @@ def show(report, as_json: bool) -> None:
 
 def write_faces(faces, output: Path, as_json: bool) -> None:
     """Write a manifest, print what it holds, and say on stderr what its reader noticed."""
+    from data.errors import InputError
     from data.manifest import write_manifest
     from data.report import Indexed
 
-    write_manifest(faces, output)
     for note in faces.notes:
         print(f"warning: {note}", file=sys.stderr)
+    if not len(faces):
+        raise InputError(f"no faces: {output} is not written")
+    write_manifest(faces, output)
     show(Indexed(faces, output), as_json)
 
 

@@ -63,11 +63,15 @@ def read_manifest(path: Path) -> Manifest:
 def read_table(path: Path) -> pd.DataFrame:
     """A CSV file in UTF-8, with or without a byte order mark, as text columns. Raises InputError."""
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file (make a manifest with `manifest READER ROOT -o FACES.csv`)") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, IsADirectoryError) as error:
         raise InputError(f"{path}: not a CSV table in UTF-8 ({str(error).strip().splitlines()[0]})") from None
+    if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first column for names of rows
+        raise InputError(f"{path}: row 2 has more cells than the header line: name each column, or take out the comma "
+                         f"at the end of the rows")
+    return table
 
 
 def write_manifest(faces: Manifest, path: Path) -> None:

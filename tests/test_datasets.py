@@ -1,6 +1,7 @@
 """From a dataset as it lies on a disk to features, as a person types it."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -46,6 +47,21 @@ def test_faces_inside_fer2013_give_the_features_of_the_unpacked_files(tmp_path, 
     assert list(inside.keys) == [row_key("fer2013.csv", row) for row in range(6)]
     assert list(outside.keys) == [f"fer{row:07d}.png" for row in range(6)]
     assert list(inside.sha256) == list(outside.sha256) and (inside.read() == outside.read()).all()
+
+
+def test_real_faces_inside_fer2013_give_the_features_of_the_png_files(real, tmp_path, cli, features):
+    """Other bytes (the PNG files are compressed), the same pixels: the same features to the bit."""
+    table = pd.read_csv(real / "faces_ferplus/labels.csv", dtype=str)[:12]
+    with (tmp_path / "fer2013.csv").open("w") as file:
+        file.write("emotion,pixels,Usage\n")
+        for name in table["image"]:
+            grey = np.asarray(Image.open(real / "faces_ferplus" / name).convert("L"))
+            file.write(f"0,{' '.join(map(str, grey.ravel()))},Training\n")
+    table.rename(columns={"image": "key"})[["key"]].to_csv(tmp_path / "outside.csv", index=False)
+    assert cli("manifest", "fer2013", tmp_path, "-o", tmp_path / "inside.csv").returncode == 0
+    inside = features(tmp_path / "inside.csv", tmp_path / "a", tmp_path)
+    outside = features(tmp_path / "outside.csv", tmp_path / "b", real / "faces_ferplus")
+    assert inside.rows == outside.rows == 12 and (inside.read() == outside.read()).all()
 
 
 def test_a_merged_manifest_is_extracted_from_its_roots(tmp_path, cli, features):

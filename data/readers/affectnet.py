@@ -67,6 +67,8 @@ def _read_sets(root: Path) -> tuple[pd.DataFrame, list[str]]:
                             (len(set(files) - set(stems)), "images without an annotation")):
             if count:
                 notes.append(f"{name}: {count:,} {what} are left out")
+    if not rows:
+        raise InputError(f"{root}: no image has an annotation of its name: {'; '.join(notes)}")
     return pd.DataFrame(rows), notes
 
 

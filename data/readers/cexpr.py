@@ -5,7 +5,7 @@ each frame to answer; decoded frames may be one more or fewer. See D. Kollias, C
 """
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pandas as pd
 
@@ -13,7 +13,7 @@ from data.errors import InputError
 from data.labels import taxonomy
 from data.manifest import Manifest, manifest
 from data.published import differences
-from data.readers.folder import IMAGE_SUFFIXES
+from data.readers.folder import is_image
 from data.readers.lists import absent, read_lines
 
 HEADER = ("image_location", "Fearfully_Surprised", "Happily_Surprised", "Sadly_Surprised", "Disgustedly_Surprised",
@@ -46,7 +46,7 @@ def read_cexpr(root: Path, *, template: Path | None = None, annotation: Path | N
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
     found = sorted(f"{video.name}/{frame.name}" for video in root.iterdir() if video.is_dir()
-                   for frame in video.iterdir() if frame.suffix.lower() in IMAGE_SUFFIXES)
+                   for frame in video.iterdir() if is_image(PurePath(video.name, frame.name)))
     if not found:
         raise InputError(f"{root}: no frames like 01/00001.jpg in it: cut the videos into cropped faces first")
     keys = list(read_template(template).keys) if template else found

@@ -1,6 +1,6 @@
 """Class folders: `split/class/*.jpg` or `class/*.jpg`, classes by name or by official number."""
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pandas as pd
 
@@ -21,12 +21,18 @@ def read_folder(root: Path, *, classes: Taxonomy | None = None) -> Manifest:
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
     rows = []
-    for path in sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES):
-        key = path.relative_to(root)
-        rows.append({"key": key.as_posix(), **_labels(key.parts[:-1], classes, root)})
+    for key in sorted(path.relative_to(root) for path in root.rglob("*")):
+        if is_image(key):
+            rows.append({"key": key.as_posix(), **_labels(key.parts[:-1], classes, root)})
     if not rows:
         raise InputError(f"{root}: no images in split/class/*.jpg or class/*.jpg below it")
     return manifest(pd.DataFrame(rows), source=str(root))
+
+
+def is_image(key: PurePath) -> bool:
+    """An image file by its name, and not one that macOS left beside it (`._1.jpg`, `__MACOSX/`)."""
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in key.parts)
+    return key.suffix.lower() in IMAGE_SUFFIXES and not hidden
 
 
 def _labels(folders: tuple[str, ...], classes: Taxonomy | None, root: Path) -> dict[str, str]:

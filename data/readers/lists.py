@@ -23,12 +23,12 @@ def read_numbered(path: Path, *, like: str) -> dict[str, tuple[int, int]]:
     """
     rows: dict[str, tuple[int, int]] = {}
     for line, text in read_lines(path):
-        name, _, number = text.partition(" ")
-        if not number.strip().isdecimal():
+        name, *numbers = text.split()
+        if len(numbers) != 1 or not numbers[0].isdecimal():
             raise InputError(f"{path}: line {line}: {text!r} is not like {like!r}")
         if name in rows:
             raise InputError(f"{path}: line {line}: {name} stands in line {rows[name][1]} already")
-        rows[name] = (int(number), line)
+        rows[name] = (int(numbers[0]), line)
     if not rows:
         raise InputError(f"{path}: no lines like {like!r}")
     return rows

@@ -31,6 +31,8 @@ def read_rafdb(root: Path, *, part: str, images: str = "aligned") -> Manifest:
         raise InputError(f"RAF-DB has no {images!r} images: choose from aligned, original")
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
+    if part == "both" and not all((root / name).is_dir() for name in PARTS):
+        raise InputError(f"{root}: not both parts, basic/ and compound/, are in it: say --part basic or compound")
     read = [_read_part(root, name, images) for name in (PARTS if part == "both" else (part,))]
     table = pd.concat([faces.table for faces in read], ignore_index=True)
     return manifest(table, source=str(root), notes=[note for faces in read for note in faces.notes])
@@ -39,6 +41,8 @@ def read_rafdb(root: Path, *, part: str, images: str = "aligned") -> Manifest:
 def _read_part(root: Path, part: str, images: str) -> Manifest:
     base = root / part if (root / part).is_dir() else root
     classes = taxonomy(PARTS[part])
+    if base == root and root.resolve().name in set(PARTS) - {part}:
+        raise InputError(f"{root} is the other part: say --part {root.resolve().name}")
     listed = base / LIST
     if listed.is_file():
         faces = _read_list(root, base, classes, images)
@@ -47,8 +51,11 @@ def _read_part(root: Path, part: str, images: str) -> Manifest:
         table = faces.table.assign(key=(base / "x").relative_to(root).as_posix()[:-1] + faces.table["key"])
         faces = manifest(table, source=str(base))
     else:
-        raise InputError(f"{root}: no {part}/{LIST} below it (spelled so), nor {part}/train/1 and {part}/test/1: give "
-                         f"the folder that holds {part}/")
+        raise InputError(f"{root}: no {part}/{LIST} below it (spelled so), nor class folders {part}/train/1 and "
+                         f"{part}/test/1: give the folder that holds {part}/, or that holds train/ and test/")
+    if base == root and part == "compound" and set(faces.table["compound"]) == set(classes.classes[:7]):
+        raise InputError(f"{root}: these are classes 1 to 7, as of RAF-DB basic: say --part basic, or put them into a "
+                         f"folder named compound")
     return manifest(faces.table, source=str(base), notes=[*faces.notes, *differences(f"RAF-DB {part}", faces)])
 
 

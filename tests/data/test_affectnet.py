@@ -125,3 +125,10 @@ def test_older_lists_from_windows(older_affectnet):
         path = older_affectnet / name
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
     assert read_affectnet(older_affectnet).table.equals(before)
+
+
+def test_images_and_annotations_of_other_names(affectnet):
+    for name in ("train_set", "val_set"):
+        for path in (affectnet / name / "images").iterdir():
+            path.rename(path.with_name(f"x{path.name}"))
+    assert "no image has an annotation of its name: train_set: 11 annotations without an image" in broken(affectnet)

@@ -86,3 +86,10 @@ def test_another_annotation(cexpr, text, says):
     (cexpr / "empty").mkdir()
     assert "no <video>.txt" in broken(cexpr / "frames", annotation=cexpr / "empty")
     assert "no such file" in broken(cexpr / "frames", template=cexpr / "none.txt")
+
+
+def test_what_macos_leaves_beside_frames_is_no_frame(cexpr):
+    (cexpr / "frames/01/._00001.jpg").write_bytes(b"x")
+    (cexpr / "frames/__MACOSX").mkdir()
+    (cexpr / "frames/__MACOSX/00001.jpg").write_bytes(b"x")
+    assert len(read_cexpr(cexpr / "frames")) == 5

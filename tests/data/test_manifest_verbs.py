@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from data.manifest import read_manifest
@@ -71,3 +72,17 @@ def test_what_a_person_gets_wrong_is_one_sentence(words, says, cli, tmp_path):
 def test_an_output_that_cannot_be_written(rafce, cli, tmp_path):
     done = cli("manifest", "rafce", rafce, "-o", tmp_path / "none/out.csv")
     assert done.returncode == 2 and "out.csv: cannot be written: its folder is missing" in done.stderr
+
+
+def test_no_faces_is_an_error_that_says_why(affectnet, cli, tmp_path):
+    for path in [*affectnet.glob("*/annotations/*_exp.npy")]:
+        np.save(path, np.array("9"))
+    done = cli("manifest", "affectnet", affectnet, "-o", tmp_path / "out.csv")
+    assert done.returncode == 2 and "19 faces labelled 9 (uncertain) are left out" in done.stderr
+    assert "no faces" in done.stderr.splitlines()[-1] and not (tmp_path / "out.csv").exists()
+
+
+def test_an_output_of_check_needs_something_to_write(rafce, cli, tmp_path):
+    cli("manifest", "rafce", rafce, "-o", tmp_path / "out.csv")
+    done = cli("manifest", "check", tmp_path / "out.csv", "--root", rafce, "-o", tmp_path / "grouped.csv")
+    assert done.returncode == 2 and "--group-duplicates" in done.stderr

@@ -111,3 +111,22 @@ def test_wrong_options(rafdb):
     assert "choose from basic, compound, both" in broken(rafdb, part="other")
     assert "choose from aligned, original" in broken(rafdb, images="cropped")
     assert "no such folder" in broken(rafdb / "none")
+
+
+def test_the_other_part_is_not_read_in_its_place(rafdb, put):
+    """Numbers 1 to 7 mean something in both parts: read as the wrong one, every label would be wrong."""
+    assert "is the other part: say --part basic" in broken(rafdb / "basic")
+    assert "is the other part: say --part compound" in broken(rafdb / "compound", part="basic")
+    for split in ("train", "test"):
+        for number in range(1, 8):
+            put(rafdb / f"DATASET/{split}/{number}/{split}_{number:05d}_aligned.jpg", number)
+    assert "say --part basic" in broken(rafdb / "DATASET")
+    assert "not both parts" in broken(rafdb / "DATASET", part="both")
+    assert len(read_rafdb(rafdb / "DATASET", part="basic")) == 14
+
+
+def test_a_list_with_tabs(rafdb):
+    before = read_rafdb(rafdb, part="compound").table
+    path = rafdb / "compound" / LIST
+    path.write_text(path.read_text().replace(" ", "\t"))
+    assert read_rafdb(rafdb, part="compound").table.equals(before)

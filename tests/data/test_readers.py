@@ -103,3 +103,17 @@ def test_missing_roots(tmp_path):
         read_folder(tmp_path / "none")
     with pytest.raises(InputError, match="no such file"):
         read_csv(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize("text", ["key,basic\na.png,anger,\nb.png,fear,\n", "key,basic\na.png,anger,x,y\n"])
+def test_rows_longer_than_the_header_do_not_shift_columns(tmp_path, text):
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(InputError, match=r"x\.csv: row 2 has more cells than the header line"):
+        read_csv(tmp_path / "x.csv", basic="basic")
+
+
+def test_what_macos_leaves_beside_images_is_no_face(tmp_path, put):
+    put(tmp_path / "train/anger/1.jpg")
+    for name in ("train/anger/._1.jpg", "__MACOSX/train/anger/1.jpg", ".cache/1.jpg"):
+        put(tmp_path / name)
+    assert read_folder(tmp_path).keys == ["train/anger/1.jpg"]
