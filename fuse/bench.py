@@ -5,7 +5,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +133,7 @@ def _ours(size: Size, seeds: int, precision: str) -> tuple[float, float]:
     before = _peak()
     spec = Spec(kind="mlp", dims=(size.dim,), classes=tuple(map(str, range(CLASSES))), members=seeds,
                 hidden=size.hidden)
-    settings = Settings(epochs=size.epochs, batch_size=size.batch, seeds=seeds)
+    settings = Settings(epochs=size.epochs, batch_size=size.batch, seeds=seeds, compound_mixup=0.0, stream_dropout=0.0)
     scale = Scale(mean=np.zeros(size.dim, np.float32), std=np.ones(size.dim, np.float32))
 
     def examples(rows: int) -> Examples:
@@ -142,7 +142,7 @@ def _ours(size: Size, seeds: int, precision: str) -> tuple[float, float]:
                         device=torch.device("cpu"), x=torch.from_numpy(x[:rows]))
 
     data, val = examples(size.rows), examples(100)
-    warm = Settings(epochs=1, batch_size=size.batch, seeds=seeds)
+    warm = replace(settings, epochs=1)
 
     def run(how: Settings, some: Examples) -> None:
         head = build(spec)

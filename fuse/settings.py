@@ -36,8 +36,8 @@ class Settings:
     folds: int = 0  #: 0 = the manifest's splits
     val_fraction: float = 0.15  #: of train, carved out where the manifest has no validation faces
     epochs: int = 20
-    lr: float = 1e-3
-    batch_size: int = 128
+    lr: float = 2e-3
+    batch_size: int = 256
     hidden: int = 128
     dropout: float = 0.0
     weight_decay: float = 0.0
