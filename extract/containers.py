@@ -73,7 +73,7 @@ def entries_in(tree: Any) -> dict[str, str]:
 
 
 def _kind(value: object) -> str:
-    if isinstance(value, Placeholder):
+    if isinstance(value, Placeholder | type):
         return "an object of a class that was not loaded"
     if isinstance(value, Mapping):
         tensors = sum(map(_is_tensor, value.values()))

@@ -154,6 +154,7 @@ _CALLS: dict[str, Any] = {
     "torch._utils._rebuild_tensor": Call(_tensor),
     "torch._utils._rebuild_parameter": Call(lambda tensor, *_: tensor),
     "torch.Size": Call(tuple),
+    **{f"{module}.set": Call(set) for module in ("builtins", "__builtin__")},  # the latter: written by protocol 2
     "_codecs.encode": Call(_encoded),
     "numpy.dtype": DType,
     **{f"numpy.{core}.multiarray._reconstruct": Array for core in ("core", "_core")},

@@ -99,6 +99,18 @@ def test_plain_pickles_of_numpy_arrays(tmp_path, protocol):
         np.testing.assert_array_equal(tensors[name].numpy(), array)
 
 
+def test_whatever_else_training_scripts_put_beside_the_weights(tmp_path):
+    import argparse
+
+    beside = {"best_acc": np.float64(91.5), "args": argparse.Namespace(lr=1), "path": tmp_path, "seen": {1, 2},
+              "objects": np.array(["a", None], object), "type": torch.float16, "size": torch.Size([1])}
+    torch.save({"state_dict": WEIGHTS, **beside}, tmp_path / "w.pth")
+    checkpoint = read_checkpoint(tmp_path / "w.pth")
+    assert_whole(checkpoint.tensors)
+    assert checkpoint.best_acc == 91.5 and list(checkpoint.entries) == ["state_dict", *beside]
+    assert [name.split(".")[-1] for name in checkpoint.dropped] == ["Namespace", type(tmp_path).__name__, "float16"]
+
+
 def test_views_and_shared_storages_come_back_as_they_were(tmp_path, recorder):
     base = torch.arange(20.0)
     given = {"a.w": base[4:10].reshape(2, 3).T, "b.w": base, "empty.w": torch.empty(0, 3)}
@@ -187,7 +199,10 @@ def test_zips_that_are_no_checkpoint(tmp_path):
         archive.writestr("readme.txt", "hello")
     with pytest.raises(InputError, match=r"not one that torch.save wrote"):
         read_checkpoint(path)
-    torch.jit.script(torch.nn.Linear(2, 2)).save(path)
+    with zipfile.ZipFile(path, "w") as archive:  # the entries by which a saved program differs
+        archive.writestr("net/data.pkl", b"\x80\x02}.")
+        archive.writestr("net/constants.pkl", b"\x80\x02).")
+        archive.writestr("net/code/__torch__.py", "")
     with pytest.raises(InputError, match="is a TorchScript program"):
         read_checkpoint(path)
     with pytest.raises(InputError, match="there is no such weights file"):
