@@ -117,3 +117,9 @@ def test_what_macos_leaves_beside_images_is_no_face(tmp_path, put):
     for name in ("train/anger/._1.jpg", "__MACOSX/train/anger/1.jpg", ".cache/1.jpg"):
         put(tmp_path / name)
     assert read_folder(tmp_path).keys == ["train/anger/1.jpg"]
+
+
+def test_file_names_that_are_no_text(tmp_path, put):
+    put(tmp_path / "anger" / b"\xff.png".decode(errors="surrogateescape"))
+    with pytest.raises(InputError, match=r"row 2, column 'key': .* is not text in UTF-8: rename the file"):
+        read_folder(tmp_path)
