@@ -113,7 +113,7 @@ def _key_fault(key: str) -> str:
         return f"{key!r} is not a path relative to the root, with forward slashes"
     if ".." in key.split("/"):
         return f"{key!r} leaves the root"
-    if any("\ud800" <= letter <= "\udfff" for letter in key):
+    if not key.isascii() and any("\ud800" <= letter <= "\udfff" for letter in key):
         return f"{key!r} is not text in UTF-8: rename the file"
     if "\0" in key or str(PurePosixPath(key)) != key:
         return f"{key!r} is not a plain path (write it as {str(PurePosixPath(key))!r})"
