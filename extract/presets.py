@@ -26,6 +26,7 @@ class Preset:
     licence: str
     heads: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
+    note: str = ""  #: what a newcomer has to know about the files
     hub: str = ""
 
 
@@ -33,6 +34,7 @@ class Preset:
 CAFFE_PIXELS = Preprocessing(size=224, resize=256, mean=(131.0912, 103.8827, 91.4953), std=(1.0, 1.0, 1.0), scale=1.0)
 
 _FERPLUS = "https://www.robots.ox.ac.uk/~albanie/pytorch-models.html"
+_ANY_RESNET50 = "the second is for any torchvision or timm ResNet-50 trained on FER2013"
 _IMAGENET_224 = Preprocessing(size=224, resize=256)
 
 PRESETS: tuple[Preset, ...] = (
@@ -48,6 +50,7 @@ PRESETS: tuple[Preset, ...] = (
         preprocessing=Preprocessing(size=224, resize=224, rule="both"),
         trained_on="expressions, RAF-DB or AffectNet", file="posterv2_rafdb.pth",
         also=("posterv2_affectnet7.pth", "posterv2_affectnet8.pth", "posterv2_caers.pth"),
+        note="name it after its data set, which says the order of the classes",
         page="https://github.com/Talented-Q/POSTER_V2", licence="MIT",
     ),
     Preset(
@@ -58,15 +61,15 @@ PRESETS: tuple[Preset, ...] = (
     ),
     Preset(
         name="resnet50", architecture="torchvision.resnet50", tap="global average pool", dim=2048,
-        preprocessing=_IMAGENET_224, trained_on="expressions, FER2013 / FER+", file="resnet50_fer2013.pth",
-        also=("resnet50_ferplus_dag.pth",), page=_FERPLUS, licence="not stated (research use)",
+        preprocessing=_IMAGENET_224, trained_on="expressions, FER2013 / FER+", file="resnet50_ferplus_dag.pth",
+        also=("resnet50_fer2013.pth",), page=_FERPLUS, licence="not stated (research use)", note=_ANY_RESNET50,
         heads=("fc.", "classifier.", "head."),
     ),
     Preset(
         name="resnet50_conv5", architecture="torchvision.resnet50", tap="mean of layer4.2.conv2 after norm and ReLU",
         dim=512,
         preprocessing=CAFFE_PIXELS, trained_on="expressions, FER2013 / FER+", file="resnet50_ferplus_dag.pth",
-        also=("resnet50_fer2013.pth",), page=_FERPLUS, licence="not stated (research use)",
+        also=("resnet50_fer2013.pth",), page=_FERPLUS, licence="not stated (research use)", note=_ANY_RESNET50,
         heads=("fc.", "classifier.", "head."),
     ),
 )

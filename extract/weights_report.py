@@ -37,7 +37,7 @@ class Listing:
                 continue
             fetch = f"{known.name}: get it from {known.page} and save it as {self.folder / known.file}"
             if known.also:
-                fetch += f" (or {', '.join(known.also)}: the name says the order of the classes)"
+                fetch += f" (or {', '.join(known.also)}: {known.note})"
             if known.hub:
                 fetch += f"; without it, extract downloads {known.hub} from the Hugging Face hub"
             lines.append(fetch)
@@ -66,6 +66,7 @@ def _facts(known: Preset) -> dict[str, Any]:
         "backbone": known.name, "architecture": known.architecture, "dim": known.dim, "tap": known.tap,
         "preprocessing": known.preprocessing.record(), "trained_on": known.trained_on,
         "files": list(file_names(known.name)), "page": known.page, "licence": known.licence, "hub": known.hub,
+        "note": known.note,
     }
 
 
