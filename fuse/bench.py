@@ -126,14 +126,14 @@ def _ours(size: Size, seeds: int, precision: str) -> tuple[float, float]:
     from fuse.examples import Examples, Scale
     from fuse.heads import Spec, build
     from fuse.layers import initialise
-    from fuse.settings import Settings
+    from fuse.settings import PRESETS, Settings, settings_from
     from fuse.train import train
 
     x, y = _data(size.rows, size.dim)
     before = _peak()
     spec = Spec(kind="mlp", dims=(size.dim,), classes=tuple(map(str, range(CLASSES))), members=seeds,
                 hidden=size.hidden)
-    settings = Settings(epochs=size.epochs, batch_size=size.batch, seeds=seeds, compound_mixup=0.0, stream_dropout=0.0)
+    settings = settings_from(PRESETS["paper"] | {"epochs": size.epochs, "batch_size": size.batch, "seeds": seeds})
     scale = Scale(mean=np.zeros(size.dim, np.float32), std=np.ones(size.dim, np.float32))
 
     def examples(rows: int) -> Examples:

@@ -45,9 +45,9 @@ class Settings:
     schedule: str = "cosine"
     patience: int = 0  #: epochs without a better validation macro-F1 before training ends; 0 = never
     class_weights: float = 0.0  #: power of the inverse class frequency in the loss; 0 = none, 1 = balanced
-    balanced_sampling: float = 0.0  #: the same for how often a face is drawn
+    balanced_sampling: float = 0.5  #: the same for how often a face is drawn
     logit_adjustment: float = 0.0  #: tau of Menon et al., arXiv 2007.07314
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.1
     mixup: float = 0.0  #: alpha of the Beta distribution, arXiv 1710.09412, on features
     compound_mixup: float = 0.25  #: share of each batch made by mixing two basics into their compound
     stream_dropout: float = 0.3  #: probability that a backbone's features are zeroed for a face

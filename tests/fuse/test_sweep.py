@@ -13,8 +13,9 @@ TOML = """
 heads = ["linear", "mlp", "zeroshot"]
 seeds = 2
 [settings]
-epochs = 6
-lr = 0.003
+epochs = 15
+batch_size = 64
+lr = 0.01
 warmup = 1
 [grid]
 hidden = [8, 24]

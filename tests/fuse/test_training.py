@@ -39,7 +39,8 @@ def _train(settings, data, val, seeds=(0,), dims=(10,), kind="mlp"):
     return head, train(head, data, val, spec=spec, settings=settings, seeds=seeds)
 
 
-QUICK = Settings(epochs=6, lr=1e-2, warmup=1, hidden=16, compound_mixup=0.0, stream_dropout=0.0)
+QUICK = Settings(epochs=6, lr=1e-2, warmup=1, hidden=16, compound_mixup=0.0, stream_dropout=0.0,
+                 balanced_sampling=0.0, label_smoothing=0.0, batch_size=128)
 
 
 def test_a_member_learns_the_same_alone_and_in_company():
