@@ -468,8 +468,14 @@ def weights_convert(
 
 # ------------------------------------------------------------------------------------------------------ helpers
 def split(text: str) -> list[str]:
-    """Names between commas, in order, without blanks."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+    """Names between commas, in order, without blanks; the commas of `onnx:PATH?mean=0.5,0.5,0.5` part no names."""
+    names: list[str] = []
+    for piece in filter(None, map(str.strip, text.split(","))):
+        if names and "?" in names[-1] and piece[0] in "-.0123456789":
+            names[-1] += f",{piece}"
+        else:
+            names.append(piece)
+    return names
 
 
 def show(report, as_json: bool) -> None:

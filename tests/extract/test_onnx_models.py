@@ -125,6 +125,19 @@ def test_names_as_they_are_written():
     assert parse("onnx:b.onnx?size=8&mean=1,2,3") == (Path("b.onnx"), {"size": "8", "mean": "1,2,3"})
 
 
+def test_the_command_line_takes_their_options_with_commas(cli, drawn, tmp_path):
+    from cache.store import Store
+
+    path = model(tmp_path / "tiny.onnx", shape=["n", 3, 16, 16])
+    done = cli("extract", drawn.manifest, "--root", drawn.root, "--store", tmp_path / "s", "--device", "cpu",
+               "--backbones", f"timm:test_vit,onnx:{path}?mean=0.5,0.5,0.5&std=1,1,1",
+               "--weights", "timm:test_vit=random:0")
+    assert done.returncode == 0, done.stderr
+    file = Store(tmp_path / "s").find("onnx:tiny")
+    assert file.dim == 3 and file.recipe.preprocessing["mean"] == [0.5, 0.5, 0.5] and file.recipe.tap == "mean"
+    assert str(tmp_path) not in file.recipe.canonical() and Store(tmp_path / "s").find("timm:test_vit").rows == 70
+
+
 def test_a_real_model_fixed_at_one_face_a_time(real):
     """Against onnxruntime fed by hand, face by face."""
     files = sorted((real / "faces_ferplus/images").glob("*.png"))[:5]
