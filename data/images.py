@@ -8,6 +8,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 DECODER = "pillow-rgb-1"  #: of the recipe: what follows may only change together with this name
 MAX_PIXELS = 64_000_000  #: a face needs less; more is a bomb or a mistake
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")  #: EPS, for one, would run Ghostscript
 
 
 class ImageError(Exception):
@@ -25,7 +26,7 @@ def decode(content: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content))
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"more than {MAX_PIXELS} pixels")
             image.load()

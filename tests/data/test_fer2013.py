@@ -136,6 +136,22 @@ def test_votes_for_other_rows(fer2013):
     assert "no column Image name" in broken(fer2013, ferplus=path)
 
 
+@pytest.mark.parametrize(("votes", "label", "strict"), [
+    ({"happiness": 4, "surprise": 3}, "happily_surprised", True),
+    ({"happiness": 3, "surprise": 2}, "happily_surprised", False),
+    ({"happiness": 4, "surprise": 2}, "happily_surprised", False),  # the second has fewer than 3
+    ({"happiness": 4, "surprise": 1}, "", False),
+    ({"happiness": 2, "surprise": 2}, "", False),  # fewer than 5 together
+    ({"happiness": 4, "surprise": 2, "fear": 2}, "", False),  # no clear second
+    ({"happiness": 4, "surprise": 3, "neutral": 3}, "happily_surprised", False),
+    ({"happiness": 4, "surprise": 2, "neutral": 3}, "", False),
+    ({"surprise": 4, "anger": 3}, "angrily_surprised", True),
+    ({"surprise": 3, "disgust": 3, "contempt": 4}, "disgustedly_surprised", True)])
+def test_the_compound_rule_at_its_edges(votes, label, strict):
+    labels, clear = compounds(np.array([[votes.get(name, 0) for name in VOTED]]))
+    assert (labels[0], clear[0]) == (label, strict)
+
+
 def test_the_rules_give_the_labels_of_the_real_faces(real):
     table = pd.read_csv(real / "faces_ferplus/labels.csv", keep_default_na=False)
     votes = table[[f"votes_{name}" for name in VOTED]].to_numpy()

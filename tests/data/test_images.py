@@ -97,3 +97,12 @@ def test_our_own_png_is_one(side, seed):
 
 def test_the_decoder_has_a_name():
     assert DECODER == "pillow-rgb-1"
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PCX"])
+def test_formats_that_are_no_photographs_are_not_opened(kind):
+    """Pillow hands an EPS file to Ghostscript, whatever the file is called: a dataset must not run programs."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, kind)
+    with pytest.raises(ImageError, match="not an image"):
+        decode(file.getvalue())
