@@ -12,7 +12,7 @@ from cache.parts import assemble, is_finished, retired
 from cache.store import Store
 from cache.writing import Classifier
 from data.errors import InputError
-from data.faces import Faces, open_faces
+from data.faces import Faces, open_faces, parse_roots, require_roots
 from data.images import ImageError
 from data.manifest import read_manifest, write_manifest
 from extract.backbones import Encoder, load_encoder
@@ -58,6 +58,8 @@ def extract(request: Request, *, dry: bool = False) -> Report:
     jobs = plan(store, keys, encoders, views, settings=settings, hashes=hashes)
     if dry:
         return Report(request.store, len(keys), [_line(store, job, keys) for job in jobs], None)
+    if any(job.missing.any() for job in jobs):
+        require_roots(faces, keys)
     store.path.mkdir(parents=True, exist_ok=True)
     write_manifest(table, store.manifest_path)
     if len(devices) > 1 and any(job.missing.any() for job in jobs):
@@ -80,16 +82,6 @@ def _slices(request: Request, devices: Sequence[str]) -> list[Request]:
     return [replace(request, device=device, settings=replace(
         request.settings, shard=f"{index + count * place}/{count * len(devices)}", workers=threads))
         for place, device in enumerate(devices)]
-
-
-def parse_roots(roots: Sequence[str]) -> Path | dict[str, Path]:
-    """One folder, or several as NAME=DIR. Raises InputError for a mixture."""
-    if len(roots) == 1 and ("=" not in roots[0] or Path(roots[0]).exists()):
-        return Path(roots[0])
-    pairs = [root.partition("=") for root in roots]
-    if not all(name and mark and folder for name, mark, folder in pairs):
-        raise InputError("several roots are given as NAME=DIR each, NAME being the first part of the keys below it")
-    return {name: Path(folder) for name, _, folder in pairs}
 
 
 def parse_weights(texts: Sequence[str], backbones: Sequence[str]) -> dict[str, str]:

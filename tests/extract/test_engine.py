@@ -4,7 +4,7 @@ import pytest
 from data.errors import InputError
 from extract.engine import value_faults
 from extract.plan import parse_shard
-from extract.run import parse_roots, parse_weights
+from extract.run import parse_weights
 
 
 def test_values_that_cannot_be_stored_fail_their_face():
@@ -19,15 +19,6 @@ def test_shards_partition_the_rows():
     for text in ("5/5", "a/2", "1", "-1/2", "1/0"):
         with pytest.raises(InputError, match="i/n"):
             parse_shard(text)
-
-
-def test_roots_are_one_folder_or_all_named(tmp_path):
-    odd = tmp_path / "a=b"
-    odd.mkdir()
-    assert parse_roots([str(odd)]) == odd
-    assert list(parse_roots(["rafdb=/x", "affectnet=/y"])) == ["rafdb", "affectnet"]
-    with pytest.raises(InputError, match="NAME=DIR"):
-        parse_roots(["/x", "rafdb=/y"])
 
 
 def test_weights_belong_to_a_backbone():

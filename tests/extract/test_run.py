@@ -169,6 +169,7 @@ def test_a_stopped_run_keeps_its_batches_and_goes_on(drawn, pipeline, extract_ar
 BAD_REQUESTS = {
     "no such manifest": (["extract", "nowhere.csv", "--root", ".", "--store", "s"], "nowhere.csv"),
     "missing root": (["--root", "no/such/folder"], "no/such/folder"),
+    "another root": (["--root", "."], "none of 70 faces tried"),
     "unknown view": (["--views", "sideways"], "unknown view 'sideways'"),
     "unknown backbone": (["--backbones", "resnet19"], "resnet19"),
     "unknown timm name": (["--backbones", "timm:nonsense"], "nonsense"),
