@@ -14,7 +14,7 @@ from fuse.device import parse_device, resolve_precision
 from fuse.ensemble import fill_late
 from fuse.examples import BLOCK, Examples, Scale, measure
 from fuse.features import FusedFeatures
-from fuse.heads import Classifier, Spec
+from fuse.heads import Classifier, Concat, Spec
 from fuse.layers import initialise
 from fuse.logreg import fill_logreg
 from fuse.partition import Partition
@@ -157,8 +157,6 @@ def _check_basics(data: Examples, classes: Sequence[str]) -> None:
 
 def _basic_classifier(head: Classifier, data: Examples, device: torch.device):
     """The inner MLP of a ZeroShot head as a head of its own, and -inf for basics that no face teaches."""
-    from fuse.heads import Concat
-
     untaught = np.bincount(data.label, minlength=len(BASIC)) == 0
     head.body.absent[:, :, torch.from_numpy(untaught).to(device)] = float("-inf")
     spec = Spec(**{**vars(head.spec), "kind": "mlp", "classes": BASIC})

@@ -37,15 +37,19 @@ PUBLISHED = (
 )
 
 
+def check_classes(classes: tuple[str, ...]) -> None:
+    """Raises InputError if these are not the classes of the paper's tables."""
+    if set(classes) != set(ROWS):
+        raise InputError("--table paper shows the paper's seven classes: use --classes cexpr7")
+
+
 def paper_table(systems: "list[Figures]", classes: tuple[str, ...]) -> list[str]:
     """The paper's rows (accuracy of each class, then acc and F1), a column a system; percent.
 
-    On RAF-DB's 397-image split the paper's columns stand beside ours. Raises InputError for other classes.
+    On RAF-DB's 397-image split the paper's columns stand beside ours.
     """
     from fuse.report import columns, percent
 
-    if set(classes) != set(ROWS):
-        raise InputError("--table paper shows the paper's seven classes: use --classes cexpr7")
     place = [classes.index(name) for name in ROWS]
     same = tuple(int(n) for n in systems[0].scores.n[place]) == FACES
     beside = PUBLISHED if same else ()

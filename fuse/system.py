@@ -72,7 +72,7 @@ class Figures:
             "accuracy_interval": self.accuracy_interval, "macro_f1": found.macro_f1,
             "macro_f1_interval": self.macro_f1_interval, "uar": found.uar, "per_class": per_class,
             "confusion": found.confusion.tolist(), "seeds_macro_f1": self.seeds_macro_f1,
-            "seeds_accuracy": self.seeds_accuracy, "val_macro_f1": made.val_macro_f1, "ece": self.ece,
+            "seeds_accuracy": self.seeds_accuracy, "val_macro_f1": _plain(made.val_macro_f1), "ece": self.ece,
             "ece_calibrated": self.ece_calibrated, "temperature": made.temperature, "contributions": made.gates,
             "seconds": made.seconds,
         }

@@ -1,6 +1,10 @@
 """Sweeps: every combination once, failures as rows, continued after a stop, the winner a normal run."""
 
 import csv
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +13,7 @@ from fuse.fuse import fuse
 from fuse.settings import resolve
 from fuse.sweep import plan, sweep
 
+ROOT = Path(__file__).resolve().parents[2]
 TOML = """
 heads = ["linear", "mlp", "zeroshot"]
 seeds = 2
@@ -46,6 +51,24 @@ def test_a_sweep_continues_and_its_winner_reproduces(make_store, tmp_path):
     again = fuse([store], resolve(config=out / "best/run.json"), out=tmp_path / "again")
     assert (tmp_path / "again/predictions.csv").read_bytes() == (out / "best/predictions.csv").read_bytes()
     assert again.systems[-1].system.val_macro_f1 == pytest.approx(first.trials[0].score)
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_keeps_what_was_finished(make_store, tmp_path):
+    store, out, config = make_store(), tmp_path / "sweep", tmp_path / "sweep.toml"
+    config.write_text(TOML)
+    process = subprocess.Popen([sys.executable, ROOT / "pipeline.py", "sweep", store, "--config", config, "--out", out,
+                                "--jobs", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 60
+        while len(list(out.glob("trials/*.json"))) < 3 and time.monotonic() < until:
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+    kept = len(list(out.glob("trials/*.json")))
+    assert 3 <= kept < 18 and not (out / "best").exists()
+    assert sweep([store], config, out=out, jobs=1, say=_quiet).reused == kept
 
 
 def test_what_fails_is_a_row_with_its_reason(make_store, tmp_path):
