@@ -60,7 +60,7 @@ def open_faces(root: Path | dict[str, Path]) -> Faces:
     """
     roots = root if isinstance(root, dict) else {"": root}
     folders = {name: Path(folder) for name, folder in roots.items()}
-    folders = {name: folder.parent if folder.suffix == ".csv" and folder.is_file() else folder
+    folders = {name: folder.parent if folder.suffix.lower() == ".csv" and folder.is_file() else folder
                for name, folder in folders.items()}
     for folder in folders.values():
         if not folder.is_dir():

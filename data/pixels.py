@@ -85,7 +85,8 @@ def row_of(key: str) -> tuple[str, int] | None:
     """File and row that a key names, or None if it names a file of its own."""
     folder, _, name = key.rpartition("/")
     stem, dot, suffix = name.rpartition(".")
-    return (folder, int(stem)) if folder.endswith(".csv") and dot and suffix == "png" and stem.isdecimal() else None
+    inside = folder.lower().endswith(".csv") and dot and suffix == "png" and stem.isdecimal()
+    return (folder, int(stem)) if inside else None
 
 
 def write_png(folder: Path, name: str, content: bytes) -> None:

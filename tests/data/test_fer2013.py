@@ -14,8 +14,8 @@ from data.readers.fer2013 import read_fer2013, unpack
 from data.votes import VOTED, compounds, majority
 
 
-def pixels_of(fer2013) -> np.ndarray:
-    text = pd.read_csv(fer2013 / "fer2013.csv")["pixels"]
+def pixels_of(path) -> np.ndarray:
+    text = pd.read_csv(path / "fer2013.csv" if path.is_dir() else path)["pixels"]
     return np.stack([np.array(row.split(), np.uint8).reshape(48, 48) for row in text])
 
 
@@ -33,6 +33,12 @@ def test_faces_are_read_from_inside_the_csv(fer2013):
         source = open_faces(root)
         for key, grey in zip(read_fer2013(root).keys, wanted, strict=True):
             assert (np.asarray(decode(source.read(key)))[..., 0] == grey).all()
+
+
+def test_the_file_may_have_another_name(fer2013):
+    path = (fer2013 / "fer2013.csv").rename(fer2013 / "ICML.CSV")
+    faces = read_fer2013(path)
+    assert (np.asarray(decode(open_faces(path).read(faces.keys[5])))[..., 0] == pixels_of(path)[5]).all()
 
 
 def test_votes_make_the_labels(fer2013):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import InputError
-from data.manifest import COLUMNS, manifest, read_manifest, write_manifest
+from data.manifest import COLUMNS, Manifest, manifest, read_manifest, write_manifest
 
 
 def made(**columns) -> pd.DataFrame:
@@ -86,3 +86,11 @@ def test_an_output_that_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(InputError, match="it is a folder"):
         write_manifest(faces, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "faces.csv"
+    path.write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_manifest(Manifest(pd.DataFrame({"key": ["a.png", "\udcff.png"]})), path)
+    assert [file.name for file in tmp_path.iterdir()] == ["faces.csv"] and path.read_text() == "old"
