@@ -328,6 +328,68 @@ def evaluate(
 
 
 @app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fuse` made.")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images, folders, a manifest or a store.")],
+    out: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.csv", help="The table to write.")],
+    root: Annotated[list[str] | None, typer.Option(help="Of a manifest: as `extract` wants it.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Keep the features here, and use those that are here.")] = None,
+    weights: Annotated[list[str] | None, typer.Option(help="NAME=PATH, where not in the weights folder.")] = None,
+    top: Annotated[int, typer.Option(help="Name that many classes, the likeliest first.")] = 0,
+    threshold: Annotated[float, typer.Option(help="Less likely calls are 'uncertain'.")] = 0.0,
+    smooth: Annotated[str, typer.Option(help="Videos: box:N, gauss:S or none (fills gaps only).")] = "",
+    basic: Annotated[bool, typer.Option("--basic", help="The basic expression too (heads paper, zeroshot).")] = False,
+    submission: Annotated[Path | None, typer.Option(help="Write the ABAW submission of this template.")] = None,
+    fill_videos: Annotated[bool, typer.Option("--fill-videos", help="Answer videos without any face, too.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> int:
+    """Classify faces with a trained head: a row a face, or the file that a challenge wants."""
+    import tempfile
+
+    from data.errors import InputError
+    from data.inputs import in_store, read_inputs
+    from data.manifest import read_manifest, write_manifest
+    from fuse.predict import Wish
+    from fuse.predict import predict as run_predict
+    from fuse.run import read_run
+
+    made = read_run(run)
+    wish = Wish(top=top, threshold=threshold, smooth=smooth, basic=basic, template=submission, fill=fill_videos)
+    wish.check(made, out)
+    whisper = lambda text: print(text, file=sys.stderr)  # noqa: E731
+    if len(inputs) == 1 and inputs[0].is_dir() and any(inputs[0].glob("*.h5")):
+        if root or store or weights:
+            raise InputError(f"{inputs[0]} is a store already: leave out --root, --store and --weights")
+        done = run_predict(made, inputs[0], wish, out=out, say=whisper)
+        show(done, as_json)
+        return done.exit_code
+    if len(inputs) == 1 and inputs[0].suffix.lower() == ".csv":
+        if not root:
+            raise InputError(f"{inputs[0]} is a manifest: say with --root which folder its keys are relative to")
+        faces, roots = read_manifest(inputs[0]), root
+    else:
+        if root:
+            raise InputError("--root goes with a manifest; images and folders are where they are")
+        faces, common = read_inputs(inputs)
+        roots = [str(common)]
+    from extract.again import extract_again
+
+    with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
+        place, listed = store or Path(folder, "store"), Path(folder, "faces.csv")
+        write_manifest(in_store(faces, place / "manifest.csv"), listed)
+        reports = extract_again([recipe for _, _, recipe in made.streams], manifest=listed, roots=roots, store=place,
+                                weights=weights or [], device=device, reused=store is not None)
+        for report in reports:
+            print(report.text(), file=sys.stderr)
+        if reports[-1].work.stopped_by:
+            return reports[-1].exit_code
+        done = run_predict(made, place, wish, out=out, say=whisper)
+        show(done, as_json)
+    return done.exit_code
+
+
+@app.command()
 def sweep(
     stores: Stores,
     config: Annotated[Path, typer.Option(help="TOML: backbones, heads, seeds, [settings], [grid].")],
