@@ -142,10 +142,10 @@ def predict(run: Run, store: Path, wish: Wish, *, out: Path, say: Callable[[str]
 
 # ------------------------------------------------------------------------------------------------------- scores
 def _places(files: Sequence[FeatureFile], keys: np.ndarray) -> np.ndarray:
-    """(N, K) int32 place of each key in each file, -1 where it is not."""
+    """(N, K) int32 place of each key in each file, -1 where it is not; holds the keys of one file at a time."""
     import pandas as pd
 
-    return np.column_stack([pd.Index(file.keys).get_indexer(keys).astype(np.int32) for file in files])
+    return np.column_stack([pd.Index(FeatureFile(file.path).keys).get_indexer(keys).astype(np.int32) for file in files])
 
 
 def _blocks(run: Run, files: Sequence[FeatureFile], keys: np.ndarray, groups: np.ndarray, places: np.ndarray
