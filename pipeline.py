@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -457,13 +458,56 @@ def cache_show(
 
 
 @cache_app.command("verify")
-def cache_verify(store: StorePath, as_json: Json = False) -> int:
+def cache_verify(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="A store, or one feature file.")],
+    deep: Annotated[bool, typer.Option("--deep", help="Look for values that no sound backbone gives, too.")] = False,
+    root: Annotated[list[str] | None, typer.Option(help="Hash each image below it (or NAME=DIR, repeatable).")] = None,
+    as_json: Json = False,
+) -> int:
     """Read everything back and check it; one verdict a file."""
     from cache.verify import verify
 
-    report = verify(store)
+    images = None
+    if root:
+        from data.faces import image_hashes, open_faces, parse_roots
+
+        images = partial(image_hashes, open_faces(parse_roots(root)))
+    report = verify(store, deep=deep, images=images)
     show(report, as_json)
     return report.exit_code
+
+
+@cache_app.command("merge")
+def cache_merge(
+    stores: Annotated[list[Path], typer.Argument(metavar="STORE STORE...", help="Stores of faces of one root.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The store to make; one that is there takes part.")],
+    as_json: Json = False,
+) -> None:
+    """Several stores into one: other backbones and views side by side, other faces of one recipe in one file."""
+    from cache.merge import merge
+    from cache.store import Store
+    from data.combine import unite
+    from data.manifest import read_manifest, write_manifest
+
+    parts = [Store(path) for path in stores]
+    into = Store(out, new=True)
+    listed = [store for store in (into, *parts) if store in parts or store.manifest_path.exists()]
+    faces = unite({str(store.manifest_path): read_manifest(store.manifest_path) for store in listed})
+    merged = merge(parts, into, faces.keys)
+    write_manifest(faces, into.manifest_path)
+    show(merged, as_json)
+
+
+@cache_app.command("diff")
+def cache_diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A store or a feature file.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    as_json: Json = False,
+) -> None:
+    """What differs between two stores or files: recipes side by side, faces, images, values."""
+    from cache.diff import diff
+
+    show(diff(a, b), as_json)
 
 
 # -------------------------------------------------------------------------------------------------------- bench

@@ -50,6 +50,19 @@ class Holdings:
         """True if every key is cached or known to fail."""
         return all(key in self.where or key in self.failures for key in keys)
 
+    def blocks(self, keys: Sequence[str]) -> Iterator[np.ndarray]:
+        """Blocks of rows (<= BLOCK_ROWS, D), as stored, in the order of `keys`; each source is read once a block."""
+        for start in range(0, len(keys), BLOCK_ROWS):
+            places = np.array([self.where[key] for key in keys[start:start + BLOCK_ROWS]])
+            block = None
+            for source in np.unique(places[:, 0]):
+                here = np.flatnonzero(places[:, 0] == source)
+                values = self.sources[source].read_rows(places[here, 1], dtype=self.sources[source].recipe.dtype)
+                if block is None:
+                    block = np.empty((len(places), values.shape[1]), values.dtype)
+                block[here] = values
+            yield block
+
 
 def publish_part(store: Store, recipe: Recipe, dim: int, rows: Rows, *, prefix: str = "") -> Path:
     """Write rows as one part of the store; once this returns they survive a crash."""
@@ -61,20 +74,35 @@ def publish_part(store: Store, recipe: Recipe, dim: int, rows: Rows, *, prefix: 
     return path
 
 
+def parts_by_age(store: Store, recipe: Recipe) -> list[Path]:
+    """The parts of a recipe, the newest last."""
+    aged = []
+    for path in store.parts_of(recipe).glob("*.h5"):
+        with contextlib.suppress(FileNotFoundError):  # another process has assembled and removed it
+            aged.append((path.stat().st_mtime_ns, path))
+    return [path for _, path in sorted(aged)]
+
+
 def holdings(store: Store, recipe: Recipe) -> Holdings:
     """Everything cached of a recipe: the finished file, overridden by parts, the newest last.
 
-    Parts are read back whole; of the finished file the index and the place of every chunk are checked.
+    Parts are read back whole; of the finished file the index and the place of every chunk are checked. What does not
+    hold is set aside.
     """
-    sources, where, failures = [], {}, {}
     finished = store.path_of(recipe)
-    for path in [finished, *_by_age(store.parts_of(recipe))]:
-        if (file := _whole(path, recipe, deep=path != finished)) is None:
-            continue
-        where |= {key: (len(sources), row) for row, key in enumerate(file.keys)}
+    found = [_whole(path, recipe, deep=path != finished) for path in [finished, *parts_by_age(store, recipe)]]
+    return stock_of([file for file in found if file is not None])
+
+
+def stock_of(files: Sequence[FeatureFile]) -> Holdings:
+    """What these files of one recipe hold together; what a later one says of a key counts."""
+    where, failures = {}, {}
+    for source, file in enumerate(files):
+        where |= {key: (source, row) for row, key in enumerate(file.keys)}
         failures |= file.failures
-        sources.append(file)
-    return Holdings(sources, where, {key: reason for key, reason in failures.items() if key not in where})
+        for key in file.failures:  # an image that was changed, and cannot be encoded any more
+            where.pop(key, None)
+    return Holdings(list(files), where, {key: reason for key, reason in failures.items() if key not in where})
 
 
 def is_finished(store: Store, recipe: Recipe, keys: Sequence[str], *, with_logits: bool = False) -> bool:
@@ -108,20 +136,22 @@ def assemble(
         if not held.covers(keys):
             return None
         with contextlib.suppress(FileGone):
-            return _assemble(store, recipe, dim, keys, held, classifier)
+            return assemble_from(held, store, recipe, dim, keys, classifier=classifier)
     raise CacheError(f"{store.path}: other processes keep changing it: run the same command again once they are done")
 
 
-def _assemble(
-    store: Store, recipe: Recipe, dim: int, keys: Sequence[str], held: Holdings, classifier: Classifier | None,
+def assemble_from(
+    held: Holdings, store: Store, recipe: Recipe, dim: int, keys: Sequence[str], *,
+    classifier: Classifier | None = None,
 ) -> FeatureFile:
+    """Make the finished file of what is held, in the order of `keys` (those not held are left out), as `assemble`."""
     wanted = set(keys)
-    spent = [source.path for source in held.sources if source.path != store.path_of(recipe)]
+    spent = [source.path for source in held.sources if source.path.parent == store.parts_of(recipe)]
     _retire(store, recipe, dim, held, [key for key in held.where if key not in wanted])
     present = [key for key in keys if key in held.where]
     write_featurefile(
         store.path_of(recipe), recipe=recipe, dim=dim, keys=present, sha256=[held.sha256(key) for key in present],
-        features=_gathered(held, present), failures={key: held.failures[key] for key in keys if key in held.failures},
+        features=held.blocks(present), failures={key: held.failures[key] for key in keys if key in held.failures},
         classifier=classifier,
     )
     for path in spent:
@@ -133,14 +163,6 @@ def _assemble(
 def retired(store: Store, recipe: Recipe) -> int:
     """How many rows are kept of faces that are no longer in the manifest."""
     return sum(FeatureFile(path).rows for path in store.parts_of(recipe).glob(f"{RETIRED}*.h5"))
-
-
-def _by_age(folder: Path) -> list[Path]:
-    aged = []
-    for path in folder.glob("*.h5"):
-        with contextlib.suppress(FileNotFoundError):  # another process has assembled and removed it
-            aged.append((path.stat().st_mtime_ns, path))
-    return [path for _, path in sorted(aged)]
 
 
 def _whole(path: Path, recipe: Recipe, *, deep: bool) -> FeatureFile | None:
@@ -165,25 +187,11 @@ def _whole(path: Path, recipe: Recipe, *, deep: bool) -> FeatureFile | None:
         return None
 
 
-def _gathered(held: Holdings, keys: Sequence[str]) -> Iterator[np.ndarray]:
-    """Blocks of rows in the order of `keys`, each source read at most once a block."""
-    for start in range(0, len(keys), BLOCK_ROWS):
-        places = np.array([held.where[key] for key in keys[start:start + BLOCK_ROWS]])
-        block = None
-        for source in np.unique(places[:, 0]):
-            here = np.flatnonzero(places[:, 0] == source)
-            values = held.sources[source].read_rows(places[here, 1], dtype=held.sources[source].recipe.dtype)
-            if block is None:
-                block = np.empty((len(places), values.shape[1]), values.dtype)
-            block[here] = values
-        yield block
-
-
 def _retire(store: Store, recipe: Recipe, dim: int, held: Holdings, keys: list[str]) -> None:
     for start in range(0, len(keys), BLOCK_ROWS):
         some = keys[start:start + BLOCK_ROWS]
         publish_part(store, recipe, dim, Rows(keys=some, sha256=[held.sha256(key) for key in some],
-                                              features=next(_gathered(held, some))), prefix=RETIRED)
+                                              features=next(held.blocks(some))), prefix=RETIRED)
 
 
 def _tidy(store: Store, recipe: Recipe) -> None:

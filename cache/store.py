@@ -27,6 +27,10 @@ class Store:
         """All feature files in it, by name; nothing is opened yet."""
         return [FeatureFile(path) for path in sorted(self.path.glob("*.h5")) if not path.name.startswith(".")]
 
+    def parts(self) -> list[FeatureFile]:
+        """All parts of unfinished work, by name; nothing is opened yet."""
+        return [FeatureFile(path) for path in sorted(self.path.glob(f"{PARTS}/*/*.h5"))]
+
     def readable(self) -> tuple[list[FeatureFile], dict[Path, str]]:
         """The files whose header holds, and the reason for each that does not."""
         good, bad = [], {}

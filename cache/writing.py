@@ -23,7 +23,10 @@ SMALL_FILE = 1 << 16  #: bytes of a file's header and the trees of its chunks
 
 @dataclass(frozen=True)
 class Classifier:
-    """The backbone's own classes, in order, and what makes logits (B, C) of its embeddings (B, D)."""
+    """The backbone's own classes, in order, and what makes logits (B, C) of its embeddings (B, D).
+
+    `logits` is called for one block of rows after the other, from the first.
+    """
 
     classes: tuple[str, ...]
     logits: Callable[[np.ndarray], np.ndarray]

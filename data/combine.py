@@ -27,6 +27,28 @@ def merge(parts: Mapping[str, Manifest]) -> Manifest:
     return manifest(pd.concat(tables, ignore_index=True), source="merged manifest")
 
 
+def unite(parts: Mapping[str, Manifest]) -> Manifest:
+    """One manifest of several of the same root, by key: rows of the first, then what each later one adds.
+
+    Where two tell of one face, an empty cell takes the other's value. Raises InputError naming the face and the column
+    where they contradict each other.
+    """
+    table = pd.concat([faces.table.assign(source=name) for name, faces in parts.items()], ignore_index=True).fillna("")
+    keys = table["key"].drop_duplicates()
+    columns = {}
+    for name in table.columns.drop(["key", "source"]):
+        said = table.loc[table[name] != "", ["key", name, "source"]].drop_duplicates(["key", name])
+        unsure = said[said["key"].duplicated(keep=False)]
+        if len(unsure):
+            (_, first), (_, second) = list(unsure[unsure["key"] == unsure["key"].iloc[0]].iterrows())[:2]
+            more = unsure["key"].nunique() - 1
+            raise InputError(f"{first['source']} and {second['source']} contradict each other: {name!r} of "
+                             f"{first['key']!r} is {first[name]!r} in one and {second[name]!r} in the other"
+                             + (f" (and so of {more:,} more faces)" if more else ""))
+        columns[name] = said.set_index("key")[name].reindex(keys).fillna("").to_numpy(object)
+    return manifest(pd.DataFrame({"key": keys.to_numpy(object)} | columns), source="united manifest")
+
+
 def resplit(
     faces: Manifest, *, val: float, test: float, target: str, seed: int, only: str | None = None,
 ) -> Manifest:

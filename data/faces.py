@@ -3,7 +3,10 @@
 A key such as `fer2013.csv/0000006.png` names row 6 of the CSV file `fer2013.csv` in the root, read as an image file.
 """
 
+import hashlib
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,6 +85,22 @@ def require_roots(faces: Faces, keys: Sequence[str]) -> None:
         where = ", ".join(str(root) for root in faces.roots.values())
         raise InputError(f"none of {len(tried)} faces tried is below {where} (the first is {tried[0]}): --root is the "
                          f"folder that keys are relative to, or NAME=DIR for each dataset of a merged manifest")
+
+
+def image_hashes(faces: Faces, keys: Sequence[str], *, workers: int = 0) -> dict[str, str]:
+    """SHA-256 (hex) of the image file of each key, with that many threads (0: one a core); unreadable ones left out."""
+    def digest(key: str) -> str:
+        try:
+            return hashlib.sha256(faces.read(key)).hexdigest()
+        except ImageError:
+            return ""
+
+    hashes = {}
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        for start in range(0, len(keys), 8192):  # a million waiting tasks would fill the memory
+            some = keys[start:start + 8192]
+            hashes |= {key: text for key, text in zip(some, pool.map(digest, some), strict=True) if text}
+    return hashes
 
 
 def _is_there(faces: Faces, key: str) -> bool:

@@ -1,9 +1,7 @@
 """Stage one as one function: a manifest of faces and some backbones become feature files in a store."""
 
-import hashlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,8 +10,7 @@ from cache.parts import assemble, is_finished, retired
 from cache.store import Store
 from cache.writing import Classifier
 from data.errors import InputError
-from data.faces import Faces, open_faces, parse_roots, require_roots
-from data.images import ImageError
+from data.faces import image_hashes, open_faces, parse_roots, require_roots
 from data.manifest import read_manifest, write_manifest
 from extract.backbones import Encoder, load_encoder
 from extract.engine import Work, compute
@@ -54,7 +51,7 @@ def extract(request: Request, *, dry: bool = False) -> Report:
     devices = request.device.split(",")
     encoders = load_encoders(request, device=devices[0])
     store, keys, settings = Store(request.store, new=True), list(table.keys), request.settings
-    hashes = image_hashes(keys, faces, settings.workers) if settings.recheck else None
+    hashes = image_hashes(faces, keys, workers=settings.workers) if settings.recheck else None
     jobs = plan(store, keys, encoders, views, settings=settings, hashes=hashes)
     if dry:
         return Report(request.store, len(keys), [_line(store, job, keys) for job in jobs], None)
@@ -108,18 +105,6 @@ def load_encoders(request: Request, *, device: str) -> list[Encoder]:
     if request.settings.with_logits and not any(encoder.head for encoder in encoders):
         raise InputError("--with-logits: none of the backbones brings a basic classifier; posterv2 does")
     return encoders
-
-
-def image_hashes(keys: Sequence[str], faces: Faces, workers: int) -> dict[str, str]:
-    """SHA-256 of each image file; files that cannot be read are left out."""
-    def digest(key: str) -> str:
-        try:
-            return hashlib.sha256(faces.read(key)).hexdigest()
-        except ImageError:
-            return ""
-
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        return {key: text for key, text in zip(keys, pool.map(digest, keys), strict=True) if text}
 
 
 def finish(store: Store, jobs: Sequence[Job], keys: Sequence[str], *, with_logits: bool = False) -> None:

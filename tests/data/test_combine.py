@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from data.combine import fold, merge, resplit, without_leaks
+from data.combine import fold, merge, resplit, unite, without_leaks
 from data.errors import InputError
 from data.manifest import manifest, read_manifest
 
@@ -93,3 +93,18 @@ def test_the_unified_set_from_the_command_line(cli, affectnet, tmp_path, put):
     assert "every face can be read" in checked.stdout
     wrong = cli("manifest", "merge", tmp_path / "a.csv", "-o", tmp_path / "x.csv")
     assert wrong.returncode == 2 and "NAME=FACES.csv" in wrong.stderr
+
+
+def test_manifests_of_one_root_are_united_by_key():
+    a = manifest(pd.DataFrame({"key": ["1", "2"], "split": ["train", ""], "age": ["3", ""]}), source="a")
+    b = manifest(pd.DataFrame({"key": ["3", "2"], "split": ["", "test"], "basic": ["fear", ""]}), source="b")
+    both = unite({"a": a, "b": b}).table
+    assert both["key"].tolist() == ["1", "2", "3"] and both["split"].tolist() == ["train", "test", ""]
+    assert both["basic"].tolist() == ["", "", "fear"] and both["age"].tolist() == ["3", "", ""]
+
+
+def test_manifests_that_contradict_each_other():
+    a, b = made(5, split="train"), made(5, split=["train", "test", "test", "", "train"])
+    with pytest.raises(InputError, match="A and B contradict each other: 'split' of '1.png' is 'train' in one and 'test'"
+                                         r" in the other \(and so of 1 more faces\)"):
+        unite({"A": a, "B": b})

@@ -1,0 +1,67 @@
+"""Two files or stores compared."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from cache.diff import diff
+from cache.errors import CacheError
+from cache.store import Store
+from cache.writing import write_featurefile
+
+
+def test_equal_files(write, tmp_path):
+    path, _ = write()
+    shutil.copy(path, tmp_path / "copy.h5")
+    found = diff(path, tmp_path / "copy.h5")
+    (file,) = found.files
+    assert (file.recipe, file.only_a, file.only_b, file.common) == ({}, [], [], 700)
+    assert file.values.equal == 700 and file.values.largest == 0 and file.values.least_cosine == 1
+    assert "all values are equal" in found.text() and "the same recipe" in found.text()
+
+
+def test_what_differs_is_said_face_by_face(tmp_path, recipe):
+    values = np.eye(4, dtype=np.float32)
+    turned = values.copy()
+    turned[2] = [0, 0, 0.6, 0.8]
+    for name, keys, sha, features, failures, how in (
+            ("a.h5", "abcd", "0000", values, {"y": "missing file"}, recipe(dtype="float32")),
+            ("b.h5", "bcdz", "0100", turned[[1, 2, 3, 0]], {"y": "not an image", "w": "empty"},
+             recipe(dtype="float32", preprocessing={"size": 64, "mean": [0.5, 0.5, 0.5]}))):
+        write_featurefile(tmp_path / name, recipe=how, dim=4, keys=list(keys), sha256=[one * 64 for one in sha],
+                          features=features, failures=failures)
+    (file,) = diff(tmp_path / "a.h5", tmp_path / "b.h5").files
+    assert file.recipe == {"preprocessing.size": (32, 64)}
+    assert (file.only_a, file.only_b, file.changed_images, file.common) == (["a"], ["z"], ["c"], 3)
+    assert file.failures == {"y": ("missing file", "not an image"), "w": ("", "empty")}
+    assert file.values.equal == 2 and file.values.largest == pytest.approx(0.8)
+    assert file.values.least_cosine == pytest.approx(0.6) and file.values.least_key == "c"
+    assert file.values.mean_cosine == pytest.approx(2.6 / 3)
+
+
+def test_lengths_that_cannot_be_compared(write, tmp_path):
+    a, _ = write(tmp_path / "a.h5", dim=3)
+    b, _ = write(tmp_path / "b.h5", dim=4)
+    found = diff(a, b)
+    assert found.files[0].values is None and "different lengths" in found.text()
+
+
+def test_stores_pair_by_recipe_then_by_backbone(cli, recipe, write, tmp_path):
+    stores = [Store(tmp_path / name, new=True) for name in "ab"]
+    for store, changes in zip(stores, ([{}, {"precision": "bf16"}, {"backbone": "timm:only-a"}],
+                                       [{"precision": "bf16"}, {"precision": "fp16"}]), strict=True):
+        store.path.mkdir()
+        for change in changes:
+            write(store.path_of(recipe(**change)), **change)
+    done = cli("cache", "diff", str(stores[0].path), str(stores[1].path), "--json")
+    found = json.loads(done.stdout)
+    assert [file["recipe"] for file in found["files"]] == [{}, {"precision": ["fp32", "fp16"]}]
+    assert [name.split(".")[0] for name in found["only_a"]] == ["timm-only-a"] and found["only_b"] == []
+
+
+def test_a_store_against_a_file(write, tmp_path):
+    path, _ = write()
+    with pytest.raises(CacheError, match="two stores, or two feature files"):
+        diff(path, tmp_path)
