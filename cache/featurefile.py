@@ -130,8 +130,9 @@ class FeatureFile:
                     _gather(dataset, rows, out)
             except OSError as error:
                 raise DamagedFile(f"{self.path}: the features do not read back ({brief(error)})") from None
-        if rows is None:
-            self._check_filled(out)
+            except NotFinite as error:
+                raise DamagedFile(f"{self.path}: the features of {self.keys[error.row]!r} are not finite numbers, as "
+                                  f"they were when they were written: delete it and extract again") from None
         return out
 
     def logits(self) -> tuple[tuple[str, ...], np.ndarray] | None:
@@ -142,15 +143,10 @@ class FeatureFile:
                 return None
             try:
                 classes, values = _read_classes(file["logits"]), file["logits"][...].astype(np.float32, copy=False)
-            except OSError as error:
+                _require_finite(values, 0)
+            except (OSError, NotFinite) as error:
                 raise DamagedFile(f"{self.path}: the logits do not read back ({brief(error)})") from None
-        self._check_filled(values)
         return classes, values
-
-    def _check_filled(self, values: np.ndarray) -> None:
-        """A chunk that HDF5's index has lost reads as fill values: looking at one number of each chunk shows it."""
-        if np.isnan(values[::CHUNK_ROWS, 0]).any():
-            raise DamagedFile(f"{self.path}: some rows are lost: delete it and extract again")
 
     def blocks(
         self, rows: int = BLOCK_ROWS, *, dtype: np.dtype | type = np.float32,
@@ -162,13 +158,13 @@ class FeatureFile:
 
     def check(self) -> None:
         """Read everything back; raises DamagedFile or CacheError at the first thing that is wrong."""
-        _ = self._index, self.recipe
-        for keys, values in self.blocks():
-            bad = ~np.isfinite(values).all(axis=1)
-            if bad.any():
-                raise CacheError(f"{self.path}: the features of {keys[bad][0]!r} are not finite numbers")
+        _ = self._index, self.recipe, self.logits()
+        for _ in self.blocks(dtype=self.recipe.dtype):
+            pass
 
     def _open(self) -> h5py.File:
+        if self.path.exists() and not self.path.is_file():  # opening a pipe would wait for ever
+            raise DamagedFile(f"{self.path}: not a file")
         try:
             return h5py.File(self.path, "r", locking=False)
         except FileNotFoundError:
@@ -216,17 +212,33 @@ def _read_classes(logits: h5py.Dataset) -> tuple[str, ...]:
     return classes
 
 
+class NotFinite(ValueError):
+    """A number that no backbone gives; or a chunk that HDF5's index has lost, which reads as `FILL`, without a word."""
+
+    def __init__(self, row: int):
+        super().__init__(f"row {row} is not finite")
+        self.row = row
+
+
+def _require_finite(values: np.ndarray, first: int) -> None:
+    """Raises NotFinite with the row, counted from `first`, of a value that is none."""
+    half = values.dtype == np.float16  # looked at as bits, since the processor has no arithmetic for it
+    bad = (values.view(np.uint16) & 0x7C00) == 0x7C00 if half else ~np.isfinite(values)
+    if bad.any():
+        raise NotFinite(first + int(bad.any(axis=1).argmax()))
+
+
 def _read_all(dataset: h5py.Dataset, out: np.ndarray) -> None:
-    if out.dtype == dataset.dtype:
-        if len(out):
-            dataset.read_direct(out)
-        return
-    step = CHUNK_ROWS * 4  # small enough to stay in the processor's cache between HDF5 and the conversion
-    buffer = np.empty((min(step, len(out)), out.shape[1]), dataset.dtype)
+    step = CHUNK_ROWS * 4  # small enough to stay in the processor's cache between HDF5, the check and the conversion
+    same = out.dtype == dataset.dtype
+    buffer = np.empty((0 if same else min(step, len(out)), out.shape[1]), dataset.dtype)
     for start in range(0, len(out), step):
         stop = min(start + step, len(out))
-        dataset.read_direct(buffer, np.s_[start:stop], np.s_[:stop - start])
-        out[start:stop] = buffer[:stop - start]
+        values = out[start:stop] if same else buffer[:stop - start]
+        dataset.read_direct(values, np.s_[start:stop])
+        _require_finite(values, start)
+        if not same:
+            out[start:stop] = values
 
 
 def _gather(dataset: h5py.Dataset, rows: np.ndarray, out: np.ndarray) -> None:
@@ -240,7 +252,6 @@ def _gather(dataset: h5py.Dataset, rows: np.ndarray, out: np.ndarray) -> None:
         first = int(chunk_of[start]) * CHUNK_ROWS
         count = min(CHUNK_ROWS, dataset.shape[0] - first)
         dataset.read_direct(buffer, np.s_[first:first + count], np.s_[:count])
-        if np.isnan(buffer[0, 0]):
-            raise OSError(f"chunk {first // CHUNK_ROWS} is lost")  # as HDF5 should have said
+        _require_finite(buffer[:count], first)
         here = order[start:stop]
         out[here] = buffer[rows[here] - first]

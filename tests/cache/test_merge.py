@@ -77,7 +77,7 @@ def test_unfinished_parts_are_taken_in(store, recipe, tmp_path):
 def test_another_image_under_one_key_is_named(store, tmp_path):
     a, b = store("a", range(0, 6)), store("b", (5,), sha="f" * 64)
     out = Store(tmp_path / "c", new=True)
-    with pytest.raises(CacheError, match=r"a/.* and .*b/.* different images of '5.jpg'"):
+    with pytest.raises(CacheError, match=r"a/.* and .*b/.* different images of '5\.jpg'"):
         merge([a, b], out, KEYS)
     assert not out.path.exists()
 
@@ -86,7 +86,7 @@ def test_another_value_under_one_key_is_named_and_rounding_is_not(store, tmp_pat
     a = store("a", range(0, 6))
     wrong = VALUES.copy()
     wrong[4, 2] += 0.1
-    with pytest.raises(CacheError, match="different values for '4.jpg'"):
+    with pytest.raises(CacheError, match=r"different values for '4\.jpg'"):
         merge([a, store("b", range(3, 8), values=wrong)], Store(tmp_path / "c", new=True), KEYS)
     out = Store(tmp_path / "c", new=True)
     merge([a, store("b", range(3, 8), values=VALUES * 1.0001)], out, KEYS)

@@ -105,6 +105,6 @@ def test_manifests_of_one_root_are_united_by_key():
 
 def test_manifests_that_contradict_each_other():
     a, b = made(5, split="train"), made(5, split=["train", "test", "test", "", "train"])
-    with pytest.raises(InputError, match="A and B contradict each other: 'split' of '1.png' is 'train' in one and 'test'"
-                                         r" in the other \(and so of 1 more faces\)"):
+    with pytest.raises(InputError, match=r"A and B contradict each other: 'split' of '1\.png' is 'train' in one and "
+                                         r"'test' in the other \(and so of 1 more faces\)"):
         unite({"A": a, "B": b})
