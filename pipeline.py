@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
 import os
 import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -438,12 +440,24 @@ def demo(
 
 
 # -------------------------------------------------------------------------------------------------------- cache
-@cache_app.command("ls")
-def cache_ls(store: StorePath, as_json: Json = False) -> None:
-    """List the feature files of a store."""
-    from cache.report import listing
+Url = Annotated[str, typer.Argument(metavar="URL", help="A folder, ssh://, sftp://, s3://, ...; http(s):// to read.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Replace files of the same name and other contents.")]
 
-    show(listing(store), as_json)
+
+@cache_app.command("ls")
+def cache_ls(
+    store: Annotated[str, typer.Argument(metavar="STORE|URL", help="A store, or where one was pushed to.")],
+    as_json: Json = False,
+) -> None:
+    """List the feature files of a store, here or shared elsewhere."""
+    if "://" in store:
+        from cache.remote import shared_listing
+
+        show(shared_listing(store), as_json)
+    else:
+        from cache.report import listing
+
+        show(listing(Path(store)), as_json)
 
 
 @cache_app.command("show")
@@ -508,6 +522,33 @@ def cache_diff(
     from cache.diff import diff
 
     show(diff(a, b), as_json)
+
+
+@cache_app.command("push")
+def cache_push(store: StorePath, url: Url, replace: Replace = False, as_json: Json = False) -> None:
+    """Share a store: send what the other place lacks, verified there, and a catalogue of it."""
+    from cache.push import push
+    from cache.store import Store
+
+    with transferring() as progress:
+        report = push(Store(store), url, replace=replace, progress=progress)
+    show(report, as_json)
+
+
+@cache_app.command("pull")
+def cache_pull(
+    url: Url, store: StorePath,
+    backbones: Annotated[str | None, typer.Option(help="Comma-separated, NAME or NAME@FINGERPRINT; else all.")] = None,
+    replace: Replace = False, as_json: Json = False,
+) -> None:
+    """Fetch a shared store: what is lacking here, verified; the same command goes on after an interruption."""
+    from cache.pull import pull
+    from cache.store import Store
+
+    with transferring() as progress:
+        report = pull(url, Store(store, new=True), backbones=None if backbones is None else split(backbones),
+                      replace=replace, progress=progress)
+    show(report, as_json)
 
 
 # -------------------------------------------------------------------------------------------------------- bench
@@ -589,6 +630,19 @@ def show(report, as_json: bool) -> None:
     print(json.dumps(report.record(), indent=2) if as_json else report.text())
 
 
+@contextlib.contextmanager
+def transferring() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar of bytes; gives what is to be told of each piece and of how many there will be."""
+    from tqdm import tqdm
+
+    with tqdm(unit="B", unit_scale=True, disable=None) as bar:
+        def moved(count: int, total: int) -> None:
+            bar.total = total
+            bar.update(count)
+
+        yield moved
+
+
 def write_faces(faces, output: Path, as_json: bool) -> None:
     """Write a manifest, print what it holds, and say on stderr what its reader noticed."""
     from data.errors import InputError
@@ -605,9 +659,11 @@ def write_faces(faces, output: Path, as_json: bool) -> None:
 
 def explain(error: Exception) -> tuple[str, int] | None:
     """One sentence and the exit code for an error that a person can mend; None for a defect of ours."""
-    from cache.errors import CacheError
+    from cache.errors import CacheError, TransferError
     from data.errors import InputError
 
+    if isinstance(error, TransferError):
+        return str(error), 1
     if isinstance(error, InputError | CacheError):
         return str(error), 2
     if hasattr(error, "format_message"):  # Typer's own: a wrong option, a missing argument

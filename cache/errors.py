@@ -11,3 +11,7 @@ class FileGone(CacheError):
 
 class DamagedFile(CacheError):
     """A feature file that is cut off, altered or was never one: its values must not be used."""
+
+
+class TransferError(CacheError):
+    """Another place that did not answer, or a transfer that broke off: the same command may succeed later (exit 1)."""

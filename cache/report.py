@@ -30,11 +30,7 @@ class Listing:
         }
 
     def text(self) -> str:
-        header = ("backbone", "view", "faces", "failed", "dim", "stored", "computed", "weights", "recipe", "MB")
-        rows = [(entry["backbone"], entry["view"], str(entry["rows"]), str(entry["failed"]), str(entry["dim"]),
-                 entry["dtype"], entry["precision"], _weights(entry["weights"]), entry["fingerprint"][:8],
-                 f"{entry['bytes'] / 1e6:.1f}") for entry in self.record()["files"]]
-        lines = table([header, *rows]) if rows else [f"{self.store}: no feature files"]
+        lines = feature_table(self.record()["files"]) or [f"{self.store}: no feature files"]
         lines += [f"unreadable: {reason}" for reason in self.unreadable.values()]
         lines += [f"unfinished: {count} parts of recipe {name[:8]} (the same `extract` command goes on with them)"
                   for name, count in self.parts.items()]
@@ -71,6 +67,15 @@ def description(path: Path) -> Description:
     for file in files:
         _ = file.header
     return Description(files)
+
+
+def feature_table(files: list[dict]) -> list[str]:
+    """One line a feature file, given as `Listing.record` has them, below a header; nothing for no files."""
+    header = ("backbone", "view", "faces", "failed", "dim", "stored", "computed", "weights", "recipe", "MB")
+    rows = [(file["backbone"], file["view"], str(file["rows"]), str(file["failed"]), str(file["dim"]), file["dtype"],
+             file["precision"], _weights(file["weights"]), file["fingerprint"][:8], f"{file['bytes'] / 1e6:.1f}")
+            for file in files]
+    return table([header, *rows]) if rows else []
 
 
 def table(rows: list[tuple[str, ...]]) -> list[str]:

@@ -1,0 +1,224 @@
+"""Sharing through a real OpenSSH server on this machine."""
+
+import contextlib
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cache.catalogue import CATALOGUE, entry_of
+from cache.errors import CacheError, TransferError
+from cache.featurefile import FeatureFile
+from cache.pull import pull
+from cache.push import push
+from cache.remote import shared_listing
+from cache.store import Store
+
+SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+
+
+@dataclass(frozen=True)
+class Host:
+    """A running server. home: the HOME of whoever connects to it."""
+
+    port: int
+    home: Path
+
+    def url(self, folder: Path, port: int | None = None) -> str:
+        return f"ssh://{getpass.getuser()}@127.0.0.1:{port or self.port}{folder}"
+
+    def introduce(self, port: int) -> None:
+        """Write its key into known_hosts."""
+        key = (self.home / "host_key.pub").read_text().split()
+        with (self.home / ".ssh" / "known_hosts").open("a") as file:
+            file.write(f"[127.0.0.1]:{port} {key[0]} {key[1]}\n")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """An OpenSSH server with keys, configuration and a user's HOME of its own."""
+    pytest.importorskip("paramiko", reason="no paramiko: pip install paramiko")
+    if SSHD is None or shutil.which("ssh-keygen") is None:
+        pytest.skip("no OpenSSH server on this machine (apt-get install openssh-server)")
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # where it locks itself in before a login
+    home = tmp_path_factory.mktemp("home")
+    (home / ".ssh").mkdir(mode=0o700)
+    for path in (home / "host_key", home / ".ssh" / "id_ed25519"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+    shutil.copy(home / ".ssh" / "id_ed25519.pub", home / "authorized_keys")
+    host = Host(free_port(), home)
+    (home / "sshd_config").write_text(
+        f"Port {host.port}\nListenAddress 127.0.0.1\nHostKey {home}/host_key\nPidFile {home}/sshd.pid\n"
+        f"AuthorizedKeysFile {home}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
+        "PermitRootLogin yes\nSubsystem sftp internal-sftp\n")
+    running = subprocess.Popen([SSHD, "-D", "-e", "-f", home / "sshd_config"], stderr=(home / "log").open("w"))
+    try:
+        for _ in range(100):
+            with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", host.port)):
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail(f"sshd does not start: {(home / 'log').read_text()}")
+        host.introduce(host.port)
+        yield host
+    finally:
+        running.terminate()
+        running.wait(10)
+
+
+@pytest.fixture
+def host(server, monkeypatch):
+    monkeypatch.setenv("HOME", str(server.home))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    return server
+
+
+@pytest.fixture
+def store(tmp_path, write):
+    (tmp_path / "store").mkdir()
+    write(tmp_path / "store" / "a.h5", rows=3000, dim=512)
+    write(tmp_path / "store" / "b.h5", rows=100, backbone="timm:other")
+    (tmp_path / "store" / "manifest.csv").write_text("key\ntrain/é 0000.jpg\n", encoding="utf-8")
+    return Store(tmp_path / "store")
+
+
+@contextlib.contextmanager
+def cut_off_after(port: int, *, up: int = 1 << 60, down: int = 1 << 60):
+    """A way to `port` that breaks off once so many bytes have gone up or down; gives the port of its beginning."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    ends: list[socket.socket] = [listener]
+
+    def carry(source: socket.socket, to: socket.socket, most: int) -> None:
+        with contextlib.suppress(OSError):
+            while most > 0 and (data := source.recv(min(65536, most))):
+                to.sendall(data)
+                most -= len(data)
+        for end, how in ((source, socket.SHUT_RDWR), (to, socket.SHUT_WR)):  # what has gone through is delivered
+            with contextlib.suppress(OSError):
+                end.shutdown(how)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection(("127.0.0.1", port))
+                ends.extend((near, far))
+                threading.Thread(target=carry, args=(near, far, up), daemon=True).start()
+                threading.Thread(target=carry, args=(far, near, down), daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        for end in ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: entry_of(path).sha256 for path in folder.iterdir() if path.name != CATALOGUE}
+
+
+def test_a_store_goes_there_and_back(host, store, tmp_path, cli):
+    url = host.url(tmp_path / "there" / "deep")
+    sent = cli("cache", "push", store.path, url)
+    assert sent.returncode == 0, sent.stderr
+    assert contents(tmp_path / "there" / "deep") == contents(store.path)
+    assert [file["file"] for file in shared_listing(url).record()["files"]] == ["a.h5", "b.h5"]
+    back = cli("cache", "pull", url, tmp_path / "back")
+    assert back.returncode == 0, back.stderr
+    assert contents(tmp_path / "back") == contents(store.path)
+    assert pull(url, Store(tmp_path / "back")).moved == push(store, url).moved == ()
+    FeatureFile(tmp_path / "back" / "a.h5").check()
+
+
+def test_a_pull_that_breaks_off_goes_on_where_it_was(host, store, tmp_path):
+    push(store, host.url(tmp_path / "there"))
+    with cut_off_after(host.port, down=1_500_000) as port:
+        host.introduce(port)
+        with pytest.raises(TransferError, match=r"again, it goes on from .* MB of a\.h5"):
+            pull(host.url(tmp_path / "there", port), Store(tmp_path / "back", new=True))
+    assert not (tmp_path / "back" / "a.h5").exists()
+    had = sum(path.stat().st_size for path in (tmp_path / "back").glob(".pull-*"))
+    assert 500_000 < had < 1_500_000
+    moved = []
+    again = pull(host.url(tmp_path / "there"), Store(tmp_path / "back"), progress=lambda count, _: moved.append(count))
+    assert again.resumed == had == moved[0]
+    assert contents(tmp_path / "back") == contents(store.path)
+
+
+def test_a_push_that_breaks_off_goes_on_where_it_was(host, store, tmp_path):
+    with cut_off_after(host.port, up=2_500_000) as port:
+        host.introduce(port)
+        with pytest.raises(TransferError, match="run the same command again, what has arrived is kept"):
+            push(store, host.url(tmp_path / "there", port))
+    assert not (tmp_path / "there" / "a.h5").exists() and not (tmp_path / "there" / CATALOGUE).exists()
+    time.sleep(0.3)  # the server writes on what has reached it
+    had = sum(path.stat().st_size for path in (tmp_path / "there").glob(".push-*"))
+    again = push(store, host.url(tmp_path / "there"))
+    assert again.resumed == had >= 32768 and had < entry_of(store.path / "a.h5").bytes
+    assert contents(tmp_path / "there") == contents(store.path)
+
+
+def test_a_host_whose_key_is_not_known_is_refused(host, tmp_path, monkeypatch):
+    stranger = tmp_path / "stranger"
+    shutil.copytree(host.home / ".ssh", stranger / ".ssh")
+    (stranger / ".ssh" / "known_hosts").unlink()
+    monkeypatch.setenv("HOME", str(stranger))
+    with pytest.raises(CacheError, match=r"127.0.0.1.* is not in ~/.ssh/known_hosts \(its key is ssh-ed25519 SHA256:"):
+        shared_listing(host.url(tmp_path))
+
+
+def test_a_host_whose_key_has_changed_is_refused(host, tmp_path, monkeypatch):
+    changed = tmp_path / "changed"
+    shutil.copytree(host.home / ".ssh", changed / ".ssh")
+    key = (host.home / ".ssh" / "id_ed25519.pub").read_text().split()
+    (changed / ".ssh" / "known_hosts").write_text(f"[127.0.0.1]:{host.port} {key[0]} {key[1]}\n")
+    monkeypatch.setenv("HOME", str(changed))
+    with pytest.raises(CacheError, match="is not the one in known_hosts"):
+        shared_listing(host.url(tmp_path))
+
+
+def test_a_login_that_is_refused_is_said_without_the_password(host, tmp_path, monkeypatch, cli):
+    nobody = tmp_path / "nobody"
+    (nobody / ".ssh").mkdir(parents=True)
+    shutil.copy(host.home / ".ssh" / "known_hosts", nobody / ".ssh")
+    monkeypatch.setenv("HOME", str(nobody))
+    done = cli("cache", "ls", host.url(tmp_path).replace("@", ":hunter2@", 1))
+    assert done.returncode == 2 and "the login is refused" in done.stderr
+    assert "hunter2" not in done.stderr and done.stderr.count("\n") == 1
+    done = cli("cache", "ls", host.url(tmp_path))
+    assert done.returncode == 2 and "no key to log in with" in done.stderr
+
+
+def test_names_of_the_ssh_config_are_known(host, store, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    shutil.copytree(host.home / ".ssh", home / ".ssh")
+    (home / ".ssh" / "id_ed25519").rename(home / "elsewhere")
+    (home / ".ssh" / "config").write_text(
+        f"Host box\n HostName 127.0.0.1\n Port {host.port}\n User {getpass.getuser()}\n"
+        f" IdentityFile {home}/elsewhere\n")
+    monkeypatch.setenv("HOME", str(home))
+    assert len(push(store, f"ssh://box{tmp_path}/there").moved) == 3
+
+
+def test_what_is_not_there_and_who_does_not_answer(host, tmp_path):
+    with pytest.raises(CacheError, match=r"has no store\.json"):
+        shared_listing(host.url(tmp_path / "nothing"))
+    with pytest.raises(TransferError, match="connection refused"):
+        shared_listing(host.url(tmp_path, free_port()))
