@@ -171,11 +171,13 @@ def _cold(path: Path) -> float:
 
 def _read_peak(path: Path, size: int) -> float:
     """Growth of a fresh process's peak memory through a full read, over the bytes it returns."""
-    code = ("import resource; from cache.featurefile import FeatureFile; import numpy as np\n"
-            f"file = FeatureFile({str(path)!r}); file.read_rows(np.array([0])); peak = lambda: "
-            "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+    code = ("from cache.featurefile import FeatureFile; import numpy as np, re, resource, pathlib, sys\n"
+            f"file = FeatureFile({str(path)!r}); file.read_rows(np.arange(1))\n"
+            "def peak():\n"  # Linux: of this program alone; getrusage would tell the larger parent's
+            "    status = pathlib.Path('/proc/self/status')\n"
+            "    if status.exists(): return int(re.search(r'VmHWM:\\s+(\\d+)', status.read_text())[1]) * 1024\n"
+            "    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
             "before = peak(); values = file.read(dtype=np.float16); print(peak() - before)")
     done = subprocess.run([sys.executable, "-c", code], check=True, text=True, capture_output=True,
                           cwd=Path(__file__).parent.parent)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return int(done.stdout) * unit / size
+    return int(done.stdout) / size

@@ -5,13 +5,16 @@ keys, image hashes, failures and attributes, by a SHA-256 of its own. What is re
 """
 
 import json
+import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from cache.chunks import Chunks, NotFinite
 from cache.errors import CacheError, DamagedFile, FileGone
 from cache.index import TABLES, brief, check_keys, decoded, digest_of, read_texts
 from cache.layout import ATTRIBUTES, CHUNK_ROWS, FEATURE_TYPES, FORMAT, FORMAT_VERSION, check_layout
@@ -38,10 +41,14 @@ class FeatureFile:
 
     # ------------------------------------------------------------------------------------------------ header
     @cached_property
+    def _checked(self) -> "Checked":
+        with self._open() as file:
+            return _check(file)
+
+    @property
     def header(self) -> dict[str, str | int]:
         """The root attributes, checked against each other and against the recipe."""
-        with self._open() as file:
-            return _read_header(file)
+        return self._checked.header
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -75,10 +82,9 @@ class FeatureFile:
     # ------------------------------------------------------------------------------------------------- index
     @cached_property
     def _index(self) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-        with self._open() as file:
-            header = _read_header(file)
+        with self._open_again() as file:
             keys, hashes, failed, reasons = (read_texts(file[name]) for name in TABLES)
-        if digest_of(header, (keys, hashes, failed, reasons)) != header["index_sha256"]:
+        if digest_of(self.header, (keys, hashes, failed, reasons)) != self.header["index_sha256"]:
             raise DamagedFile(f"{self.path}: keys, hashes or attributes were altered: delete it and extract again")
         check_keys(keys, failed, self.path)
         failures = dict(zip(decoded(failed), decoded(reasons), strict=True))
@@ -117,17 +123,16 @@ class FeatureFile:
 
     def read_rows(self, rows: np.ndarray | None, *, dtype: np.dtype | type = np.float32) -> np.ndarray:
         """(M, D) array of `dtype`: the rows at these positions, in the order given; all of them if None."""
-        with self._open() as file:
-            if _read_header(file) != self.header:  # rows would be looked up in another file's order
-                raise FileGone(f"{self.path}: replaced by another process while it was read: try again")
-            dataset = file["features"]
-            wanted = dataset.shape[0] if rows is None else len(rows)
-            out = np.empty((wanted, dataset.shape[1]), dtype)
+        wanted = self.rows if rows is None else len(rows)
+        out = np.empty((wanted, self.dim), dtype)
+        with self._open_again() as file:
+            chunks = Chunks(file.id.get_vfd_handle(), self._checked.offsets, self.rows, self.dim,
+                            np.dtype(self.recipe.dtype))
             try:
                 if rows is None:
-                    _read_all(dataset, out)
+                    _read_all(chunks, out)
                 else:
-                    _gather(dataset, rows, out)
+                    _gather(chunks, np.asarray(rows), out)
             except OSError as error:
                 raise DamagedFile(f"{self.path}: the features do not read back ({brief(error)})") from None
             except NotFinite as error:
@@ -137,15 +142,15 @@ class FeatureFile:
 
     def logits(self) -> tuple[tuple[str, ...], np.ndarray] | None:
         """The backbone's own classes and logits (N, C) float32, in the order of the keys; None if it has none here."""
-        with self._open() as file:
-            _read_header(file)
+        with self._open_again() as file:
             if "logits" not in file:
                 return None
             try:
                 classes, values = _read_classes(file["logits"]), file["logits"][...].astype(np.float32, copy=False)
-                _require_finite(values, 0)
-            except (OSError, NotFinite) as error:
+            except OSError as error:
                 raise DamagedFile(f"{self.path}: the logits do not read back ({brief(error)})") from None
+        if not np.isfinite(values).all():
+            raise DamagedFile(f"{self.path}: some logits are not finite numbers: delete it and extract again")
         return classes, values
 
     def blocks(
@@ -162,6 +167,15 @@ class FeatureFile:
         for _ in self.blocks(dtype=self.recipe.dtype):
             pass
 
+    def _open_again(self) -> h5py.File:
+        """The file that was checked: rows would be looked up in another one's order. Raises FileGone if it is not."""
+        known = self._checked.identity
+        file = self._open()
+        if _identity(file) != known:
+            file.close()
+            raise FileGone(f"{self.path}: replaced by another process while it was read: try again")
+        return file
+
     def _open(self) -> h5py.File:
         if self.path.exists() and not self.path.is_file():  # opening a pipe would wait for ever
             raise DamagedFile(f"{self.path}: not a file")
@@ -173,9 +187,19 @@ class FeatureFile:
             raise DamagedFile(f"{self.path}: not a whole HDF5 file ({brief(error)})") from None
 
 
-def _read_header(file: h5py.File) -> dict[str, str | int]:
+@dataclass(frozen=True)
+class Checked:
+    """What was found when a file was first opened. offsets: the byte at which each chunk of the features begins;
+    identity: of the file itself, whatever its name."""
+
+    header: dict[str, str | int]
+    offsets: list[int]
+    identity: tuple[int, ...]
+
+
+def _check(file: h5py.File) -> Checked:
     try:
-        check_layout(file)
+        offsets = check_layout(file)
         header = {name: file.attrs[name] for name in ATTRIBUTES}
         header = {name: value if isinstance(value, str) else int(value) for name, value in header.items()}
         _check_header(header, file["features"])
@@ -184,7 +208,12 @@ def _read_header(file: h5py.File) -> dict[str, str | int]:
         raise type(error)(f"{file.filename}: {error}") from None
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise DamagedFile(f"{file.filename}: the header does not read back ({brief(error)})") from None
-    return header
+    return Checked(header, offsets, _identity(file))
+
+
+def _identity(file: h5py.File) -> tuple[int, ...]:
+    status = os.fstat(file.id.get_vfd_handle())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _check_header(header: dict[str, str | int], features: h5py.Dataset) -> None:
@@ -212,46 +241,27 @@ def _read_classes(logits: h5py.Dataset) -> tuple[str, ...]:
     return classes
 
 
-class NotFinite(ValueError):
-    """A number that no backbone gives; or a chunk that HDF5's index has lost, which reads as `FILL`, without a word."""
+def _read_all(chunks: Chunks, out: np.ndarray) -> None:
+    same = out.dtype == chunks.dtype
 
-    def __init__(self, row: int):
-        super().__init__(f"row {row} is not finite")
-        self.row = row
+    def place(number: int) -> np.ndarray | None:
+        here = out[number * CHUNK_ROWS:(number + 1) * CHUNK_ROWS]
+        return here if same and len(here) == CHUNK_ROWS else None
 
+    def use(number: int, values: np.ndarray) -> None:
+        if place(number) is None:
+            out[number * CHUNK_ROWS:(number + 1) * CHUNK_ROWS] = values
 
-def _require_finite(values: np.ndarray, first: int) -> None:
-    """Raises NotFinite with the row, counted from `first`, of a value that is none."""
-    half = values.dtype == np.float16  # looked at as bits, since the processor has no arithmetic for it
-    bad = (values.view(np.uint16) & 0x7C00) == 0x7C00 if half else ~np.isfinite(values)
-    if bad.any():
-        raise NotFinite(first + int(bad.any(axis=1).argmax()))
+    chunks.each(range(len(chunks.offsets)), use, place)
 
 
-def _read_all(dataset: h5py.Dataset, out: np.ndarray) -> None:
-    step = CHUNK_ROWS * 4  # small enough to stay in the processor's cache between HDF5, the check and the conversion
-    same = out.dtype == dataset.dtype
-    buffer = np.empty((0 if same else min(step, len(out)), out.shape[1]), dataset.dtype)
-    for start in range(0, len(out), step):
-        stop = min(start + step, len(out))
-        values = out[start:stop] if same else buffer[:stop - start]
-        dataset.read_direct(values, np.s_[start:stop])
-        _require_finite(values, start)
-        if not same:
-            out[start:stop] = values
-
-
-def _gather(dataset: h5py.Dataset, rows: np.ndarray, out: np.ndarray) -> None:
-    if not len(rows):
-        return
+def _gather(chunks: Chunks, rows: np.ndarray, out: np.ndarray) -> None:
     order = np.argsort(rows, kind="stable")
-    chunk_of = rows[order] // CHUNK_ROWS
-    starts = np.flatnonzero(np.diff(chunk_of, prepend=-1))
-    buffer = np.empty((CHUNK_ROWS, out.shape[1]), dataset.dtype)
-    for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
-        first = int(chunk_of[start]) * CHUNK_ROWS
-        count = min(CHUNK_ROWS, dataset.shape[0] - first)
-        dataset.read_direct(buffer, np.s_[first:first + count], np.s_[:count])
-        _require_finite(buffer[:count], first)
-        here = order[start:stop]
-        out[here] = buffer[rows[here] - first]
+    numbers, starts = np.unique(rows[order] // CHUNK_ROWS, return_index=True)
+    wanted = dict(zip(numbers.tolist(), np.split(order, starts[1:]), strict=True)) if len(rows) else {}
+
+    def use(number: int, values: np.ndarray) -> None:
+        here = wanted[number]
+        out[here] = values[rows[here] - number * CHUNK_ROWS]
+
+    chunks.each(list(wanted), use)

@@ -20,18 +20,23 @@ CHUNK_ROWS = 256
 FILL = float("nan")  #: what HDF5 gives, without a word, for a chunk that its index has lost; no feature is ever NaN
 MAX_ATTRIBUTE_BYTES = 1 << 16
 MAX_TEXT_BYTES = 4096  #: longest key or reason, in UTF-8
+MAX_DIM = 1 << 15  #: the largest embedding in use has 4096 numbers; more than this would overflow a checksum's sums
 FEATURE_TYPES = {"float16": h5py.h5t.IEEE_F16LE, "float32": h5py.h5t.IEEE_F32LE}
 
 
-def check_layout(file: h5py.File) -> None:
-    """Raise DamagedFile or CacheError unless `file` holds just what the format lists, stored in plain chunks."""
+def check_layout(file: h5py.File) -> list[int]:
+    """Raise DamagedFile or CacheError unless `file` holds just what the format lists, stored in plain chunks.
+
+    Returns the byte at which each chunk of the features begins.
+    """
     _check_attributes(file)
     _check_members(file, {"features", "keys", "sha256", "failures"}, OPTIONAL)
     _check_members(_group(file, "failures"), {"keys", "reasons"}, frozenset())
     rows = _shape(file, "features")[0]
+    offsets = {}
     for name in DATASETS:
         dataset = _dataset(file, name)
-        _check_storage(file, name, dataset)
+        offsets[name] = _check_storage(file, name, dataset)
         if name in ("keys", "sha256") and dataset.shape != (rows,):
             raise DamagedFile(f"/{name} has shape {dataset.shape}, not ({rows},) as /features has rows")
         if name not in ("features",):
@@ -42,6 +47,7 @@ def check_layout(file: h5py.File) -> None:
             raise DamagedFile(f"/{name} has {_shape(file, name)[0]} rows, not {rows} as /features")
     if _dataset(file, "failures/keys").shape != _dataset(file, "failures/reasons").shape:
         raise DamagedFile("/failures/keys and /failures/reasons differ in length")
+    return offsets["features"]
 
 
 def _check_attributes(file: h5py.File) -> None:
@@ -90,8 +96,8 @@ def _shape(file: h5py.File, name: str) -> tuple[int, int]:
     kind = dataset.id.get_type()
     if not any(kind.equal(known) for known in FEATURE_TYPES.values()):
         raise DamagedFile(f"/{name} holds neither float16 nor float32 (little-endian)")
-    if len(dataset.shape) != 2 or dataset.shape[1] == 0:
-        raise DamagedFile(f"/{name} is not a matrix: shape {dataset.shape}")
+    if len(dataset.shape) != 2 or not 0 < dataset.shape[1] <= MAX_DIM:
+        raise DamagedFile(f"/{name} has shape {dataset.shape}, not rows of 1 to {MAX_DIM} numbers")
     if not np.isnan(dataset.fillvalue):
         raise DamagedFile(f"/{name} does not mark lost chunks as not a number")
     return dataset.shape
@@ -106,8 +112,11 @@ def _check_text(name: str, dataset: h5py.Dataset) -> None:
         raise CacheError(f"/{name} holds texts of {kind.get_size()} bytes; {MAX_TEXT_BYTES} is the most")
 
 
-def _check_storage(file: h5py.File, name: str, dataset: h5py.Dataset) -> None:
-    """Plain chunks, each with its checksum, all inside this file, none missing, doubled or out of order."""
+def _check_storage(file: h5py.File, name: str, dataset: h5py.Dataset) -> list[int]:
+    """Plain chunks, each with its checksum, all in this file, none missing, doubled or out of order.
+
+    Returns where each begins.
+    """
     plist = dataset.id.get_create_plist()
     if plist.get_layout() != h5py.h5d.CHUNKED or dataset.is_virtual or plist.get_external_count():
         raise CacheError(f"/{name} is not stored in chunks inside the file: refused")
@@ -118,24 +127,25 @@ def _check_storage(file: h5py.File, name: str, dataset: h5py.Dataset) -> None:
     chunk_bytes = dataset.id.get_type().get_size()
     for extent in dataset.chunks:
         chunk_bytes *= extent
-    per_row = dataset.chunks[0]
-    if tuple(dataset.chunks[1:]) != tuple(dataset.shape[1:]):
-        raise CacheError(f"/{name} is cut into chunks across its rows: refused")
-    expected = -(-dataset.shape[0] // per_row)
+    if dataset.chunks != (CHUNK_ROWS, *dataset.shape[1:]):
+        raise CacheError(f"/{name} is not cut into chunks of {CHUNK_ROWS} whole rows: refused")
+    expected = -(-dataset.shape[0] // CHUNK_ROWS)
     if expected * chunk_bytes > size:
         raise DamagedFile(f"/{name} claims {dataset.shape} values, more than the file of {size} bytes can hold")
-    _check_chunks(name, dataset, expected=expected, stored_bytes=chunk_bytes + 4, file_size=size)
+    return _check_chunks(name, dataset, expected=expected, stored_bytes=chunk_bytes + 4, file_size=size)
 
 
-def _check_chunks(name: str, dataset: h5py.Dataset, *, expected: int, stored_bytes: int, file_size: int) -> None:
+def _check_chunks(name: str, dataset: h5py.Dataset, *, expected: int, stored_bytes: int, file_size: int) -> list[int]:
     """Each chunk is looked up as reading does: one that is listed but not found would read as zeros, silently."""
     if dataset.id.get_num_chunks() != expected:
         raise DamagedFile(f"/{name} has {dataset.id.get_num_chunks()} of its {expected} chunks")
-    end = 0
+    end, offsets = 0, []
     for index in range(expected):
         chunk = dataset.id.get_chunk_info_by_coord((index * dataset.chunks[0], *(0 for _ in dataset.shape[1:])))
         if chunk.byte_offset is None or chunk.filter_mask or chunk.size != stored_bytes:
             raise DamagedFile(f"/{name}: chunk {index} is not what the format stores")
         if chunk.byte_offset < end or chunk.byte_offset + chunk.size > file_size:
             raise DamagedFile(f"/{name}: chunk {index} lies outside the file or over another chunk")
+        offsets.append(chunk.byte_offset)
         end = chunk.byte_offset + chunk.size
+    return offsets
