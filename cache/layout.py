@@ -136,13 +136,15 @@ def _check_storage(file: h5py.File, name: str, dataset: h5py.Dataset) -> list[in
 
 
 def _check_chunks(name: str, dataset: h5py.Dataset, *, expected: int, stored_bytes: int, file_size: int) -> list[int]:
-    """Each chunk is looked up as reading does: one that is listed but not found would read as zeros, silently."""
     if dataset.id.get_num_chunks() != expected:
         raise DamagedFile(f"/{name} has {dataset.id.get_num_chunks()} of its {expected} chunks")
+    found: list[h5py.h5d.StoreInfo] = []
+    dataset.id.chunk_iter(found.append)
+    found.sort(key=lambda chunk: chunk.chunk_offset)
     end, offsets = 0, []
-    for index in range(expected):
-        chunk = dataset.id.get_chunk_info_by_coord((index * dataset.chunks[0], *(0 for _ in dataset.shape[1:])))
-        if chunk.byte_offset is None or chunk.filter_mask or chunk.size != stored_bytes:
+    for index, chunk in enumerate(found):
+        place = (index * CHUNK_ROWS, *(0 for _ in dataset.shape[1:]))
+        if chunk.chunk_offset != place or chunk.filter_mask or chunk.size != stored_bytes:
             raise DamagedFile(f"/{name}: chunk {index} is not what the format stores")
         if chunk.byte_offset < end or chunk.byte_offset + chunk.size > file_size:
             raise DamagedFile(f"/{name}: chunk {index} lies outside the file or over another chunk")
