@@ -1,0 +1,267 @@
+"""Fetching shared stores from a real web server: interrupted, damaged, killed, refused."""
+
+import http.server
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cache.catalogue import CATALOGUE, entry_of
+from cache.errors import CacheError, TransferError
+from cache.pull import pull
+from cache.push import push
+from cache.remote import shared_listing
+from cache.store import Store
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Site:
+    """A web server of one folder, and how it misbehaves with feature files."""
+
+    folder: Path
+    url: str = ""
+    ranges: bool = True
+    break_after: int | None = None  #: bytes of a feature file
+    damage: int | None = None  #: position of a byte that arrives changed
+    pause: float = 0.0  #: seconds after each 64 KB
+    status: int = 0  #: answered to everything
+    login: str = ""  #: Authorization that is asked for
+    move_to: str = ""  #: where everything is redirected
+    sent: dict[str, int] = field(default_factory=dict)
+    headers: list[dict[str, str]] = field(default_factory=list)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    site: Site
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        site, name = self.site, self.path.partition("?")[0].rpartition("/")[2]
+        site.headers.append(dict(self.headers))
+        path = site.folder / name
+        if site.move_to:
+            self.send_response(302)
+            self.send_header("Location", f"{site.move_to}/{name}")
+            self.end_headers()
+        elif site.login and self.headers.get("Authorization") != site.login:
+            self.send_error(401)
+        elif site.status or not path.is_file():
+            self.send_error(site.status or 404)
+        else:
+            self.send_file(name, path.read_bytes())
+
+    def send_file(self, name: str, data: bytes) -> None:
+        site, start = self.site, 0
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if asked and site.ranges:
+            start = int(asked[1])
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        stop = len(data)
+        if name.endswith(".h5"):
+            if site.damage is not None:
+                data = data[:site.damage] + bytes([data[site.damage] ^ 1]) + data[site.damage + 1:]
+            stop = min(stop, start + site.break_after) if site.break_after is not None else stop
+        for place in range(start, stop, 65536):
+            piece = data[place:min(place + 65536, stop)]
+            try:
+                self.wfile.write(piece)
+            except OSError:  # the other side was killed
+                return
+            site.sent[name] = site.sent.get(name, 0) + len(piece)
+            time.sleep(site.pause if name.endswith(".h5") else 0)
+
+
+def serve(folder: Path) -> Iterator[Site]:
+    site = Site(folder)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Here", (Handler,), {"site": site}))
+    site.url = f"http://127.0.0.1:{server.server_port}/stores/fer"
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield site
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def store(tmp_path, write):
+    (tmp_path / "store").mkdir()
+    write(tmp_path / "store" / "a.h5", rows=3000, dim=512)
+    write(tmp_path / "store" / "b.h5", rows=100, backbone="timm:other")
+    (tmp_path / "store" / "manifest.csv").write_text("key\ntrain/é 0000.jpg\n", encoding="utf-8")
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def site(tmp_path, store):
+    push(store, str(tmp_path / "www"))
+    yield from serve(tmp_path / "www")
+
+
+@pytest.fixture
+def back(tmp_path):
+    return Store(tmp_path / "back", new=True)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: entry_of(path).sha256 for path in folder.iterdir() if path.name != CATALOGUE}
+
+
+def size_of(store: Store, name: str) -> int:
+    return (store.path / name).stat().st_size
+
+
+def test_a_store_is_listed_and_fetched(site, store, back, cli):
+    listed = cli("cache", "ls", site.url)
+    here = cli("cache", "ls", store.path)
+    assert listed.returncode == 0 and listed.stdout == here.stdout
+    assert set(site.sent) == {CATALOGUE}, "the catalogue is all that a listing needs"
+    assert cli("cache", "ls", f"{site.url}/{CATALOGUE}").stdout == here.stdout
+    done = cli("cache", "pull", site.url, back.path)
+    assert done.returncode == 0 and done.stderr == ""
+    assert contents(back.path) == contents(store.path)
+    assert "3 files" in done.stdout and "SHA-256 verified" in done.stdout
+    site.sent.clear()
+    assert len(pull(site.url, back).present) == 3 and set(site.sent) == {CATALOGUE}
+
+
+def test_what_breaks_off_goes_on_by_range(site, store, back):
+    site.break_after = 1_000_000
+    with pytest.raises(TransferError, match=r"the connection broke off: .* goes on from 1\.0 MB of the .* of a\.h5"):
+        pull(site.url, back)
+    assert not (back.path / "a.h5").exists() and (back.path / "manifest.csv").exists()
+    site.break_after = None
+    site.sent.clear()
+    done = pull(site.url, back)
+    assert done.resumed == 1_000_000
+    assert site.sent["a.h5"] == size_of(store, "a.h5") - 1_000_000, "only the rest comes over the wire"
+    assert contents(back.path) == contents(store.path)
+
+
+def test_a_server_without_ranges_starts_a_file_again(site, store, back):
+    site.break_after, site.ranges = 1_000_000, False
+    with pytest.raises(TransferError):
+        pull(site.url, back)
+    site.break_after = None
+    assert pull(site.url, back).resumed == 0
+    assert contents(back.path) == contents(store.path)
+
+
+def test_a_pull_that_is_killed_goes_on(site, store, back):
+    """kill -9 of the real command, halfway; what it left is invisible, and kept."""
+    site.pause = 0.05
+    process = subprocess.Popen([sys.executable, str(ROOT / "pipeline.py"), "cache", "pull", site.url, str(back.path)],
+                               cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while site.sent.get("a.h5", 0) < 800_000:
+        assert time.monotonic() < deadline and process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert [file.path.name for file in back.files()] == []
+    had = sum(path.stat().st_size for path in back.path.glob(".pull-*"))
+    assert 300_000 < had < size_of(store, "a.h5")
+    time.sleep(0.2)  # the server notices that nobody listens
+    site.pause = 0
+    site.sent.clear()
+    assert pull(site.url, back).resumed == had
+    assert site.sent["a.h5"] == size_of(store, "a.h5") - had
+    assert contents(back.path) == contents(store.path)
+
+
+def test_damage_on_the_way_is_caught(site, store, back, cli):
+    (back.path).mkdir()
+    (back.path / "b.h5").write_bytes((store.path / "b.h5").read_bytes())
+    site.damage = 500_000
+    done = cli("cache", "pull", site.url, back.path)
+    assert done.returncode == 1 and "a.h5 does not have the SHA-256 of its catalogue" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sorted(path.name for path in back.path.iterdir()) == ["b.h5", "manifest.csv"]
+    back.files()[0].check()
+    site.damage = None
+    assert len(pull(site.url, back).moved) == 1
+    assert contents(back.path) == contents(store.path)
+
+
+def test_a_damaged_beginning_of_an_earlier_attempt_is_caught(site, store, back):
+    site.break_after = 1_000_000
+    with pytest.raises(TransferError):
+        pull(site.url, back)
+    site.break_after = None
+    partial = next(back.path.glob(".pull-*"))
+    with partial.open("r+b") as file:
+        file.write(b"\0\0\0\0")
+    with pytest.raises(TransferError, match="SHA-256"):
+        pull(site.url, back)
+    assert not list(back.path.glob(".pull-*")) and not (back.path / "a.h5").exists()
+    pull(site.url, back)
+    assert contents(back.path) == contents(store.path)
+
+
+@pytest.mark.parametrize("change", [lambda data: data + b"more", lambda data: data[:-1000]])
+def test_a_file_of_another_length_is_refused_at_once(site, back, change):
+    path = site.folder / "a.h5"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(CacheError, match=r"a\.h5 is not what its catalogue says"):
+        pull(site.url, back)
+    assert site.sent.get("a.h5", 0) <= 3 << 16, "it is not fetched"
+    assert sorted(path.name for path in back.path.iterdir()) == ["manifest.csv"]
+
+
+def test_it_cannot_be_pushed_to(site, store, cli):
+    done = cli("cache", "push", store.path, site.url)
+    assert done.returncode == 2 and "a web server can only be read" in done.stderr and not site.headers
+
+
+@pytest.mark.parametrize(("status", "code", "said"), [
+    (404, 2, "has no store.json: it is not a store that `cache push` has written"),
+    (403, 2, "no permission (the server answers 403)"), (400, 2, "answers 400"),
+    (503, 1, "answers 503"), (500, 1, "answers 500")])
+def test_what_the_server_says_is_one_sentence(site, back, cli, status, code, said):
+    site.status = status
+    done = cli("cache", "pull", site.url, back.path)
+    assert done.returncode == code and said in done.stderr and done.stderr.count("\n") == 1
+    assert not back.path.exists()
+
+
+def test_a_password_is_sent_but_never_shown_nor_passed_on(site, tmp_path, cli):
+    site.login = "Basic bWU6aHVudGVyIDI="  # me:hunter 2
+    url = site.url.replace("://", "://me:hunter%202@")
+    assert len(shared_listing(url).catalogue.files) == 2 and "hunter" not in shared_listing(url).url
+    wrong = cli("cache", "ls", site.url.replace("://", "://me:sesame@") + "?token=abcdef")
+    assert wrong.returncode == 2 and "401" in wrong.stderr
+    assert "sesame" not in wrong.stderr and "abcdef" not in wrong.stderr
+    for other in serve(site.folder):
+        other.move_to, site.login = site.url, ""
+        site.headers.clear()
+        assert len(shared_listing(other.url.replace("://", "://me:sesame@")).catalogue.files) == 2
+        assert "Authorization" not in site.headers[-1]
+
+
+def test_a_page_instead_of_a_catalogue_is_refused(site, cli):
+    (site.folder / CATALOGUE).write_text("<html>Welcome</html>")
+    done = cli("cache", "ls", site.url)
+    assert done.returncode == 2 and "is not a catalogue that `cache push` has written" in done.stderr
+
+
+def test_nobody_there(cli, back):
+    done = cli("cache", "pull", "http://127.0.0.1:9/x", back.path)
+    assert done.returncode == 1 and "nothing answers there (connection refused)" in done.stderr
+    assert os.listdir(back.path.parent) == []
