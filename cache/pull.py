@@ -1,9 +1,12 @@
 """Fetch a shared store: only what is lacking, going on where an earlier attempt broke off, nothing seen unverified."""
 
+import contextlib
+import errno
+import fcntl
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 
 from cache.catalogue import Catalogue, Entry, Features, entry_of
@@ -29,7 +32,7 @@ def pull(
     name with other contents is refused before anything is fetched, unless it may be replaced.
     Raises CacheError, and TransferError where the same command may succeed later: it goes on with what has arrived.
     """
-    with closing(open_source(url)) as source:
+    with contextlib.closing(open_source(url)) as source:
         shown = source.address.shown
         wanted = fetch_catalogue(source).chosen(backbones, shown)
         lacking, present = _compare(wanted, store, shown, replace)
@@ -70,27 +73,44 @@ def _partial(folder: Path):
 def _fetch(source: Source, entry: Entry, folder: Path, whole: int, progress: Progress) -> int:
     """Fetch one file; returns how many of its bytes an earlier attempt had left."""
     partial = _partial(folder)(entry)
-    partial.touch()
-    have = partial.stat().st_size
-    if have > entry.bytes:
-        partial.unlink()
-        partial.touch()
-        have = 0
-    resumed = _receive(source, entry, partial, have, whole, progress)
-    try:
-        _require_expected(source, entry, partial)
-    except CacheError:
-        partial.unlink(missing_ok=True)
-        raise
-    put_in_place(partial, folder / entry.name)
+    with _alone(partial):
+        resumed = _receive(source, entry, partial, whole, progress)
+        try:
+            _require_expected(source, entry, partial)
+        except CacheError:
+            partial.unlink(missing_ok=True)
+            raise
+        put_in_place(partial, folder / entry.name)
     return resumed
 
 
-def _receive(source: Source, entry: Entry, partial: Path, have: int, whole: int, progress: Progress) -> int:
-    """Write what is missing of the file; two processes at the same file would write the same bytes to the same places.
+@contextlib.contextmanager
+def _alone(partial: Path) -> Iterator[None]:
+    """Make the file if it is not there and keep others from writing to it; the system forgets that with the process.
 
-    Returns where the other side began to send.
+    Raises TransferError if another process is fetching it, or has just done so.
     """
+    with partial.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TransferError(f"{partial.parent}: another process is fetching the same file into it: run the same "
+                                "command again when that is done") from None
+        except OSError as error:  # some network file systems: two processes would write the same bytes
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
+                raise
+        if not partial.exists() or not os.path.samestat(os.fstat(file.fileno()), partial.stat()):
+            raise TransferError(f"{partial.parent}: another process has just fetched the same file into it: run the "
+                                "same command again")
+        yield
+
+
+def _receive(source: Source, entry: Entry, partial: Path, whole: int, progress: Progress) -> int:
+    """Write what is missing of the file; returns where the other side began to send."""
+    have = partial.stat().st_size
+    if have > entry.bytes:
+        os.truncate(partial, 0)
+        have = 0
     if have == entry.bytes:
         progress(have, whole)
         return have

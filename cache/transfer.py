@@ -34,8 +34,9 @@ class Transfer:
                  for entry in self.moved]
         lines += [f"already there  {entry.name}  {mega(entry.bytes)}" for entry in self.present]
         resumed = f", {mega(self.resumed)} of them in an earlier attempt" if self.resumed else ""
-        lines.append(f"{ends[0]} -> {ends[1]}: {len(self.moved)} files, {mega(total(self.moved))}{resumed}, "
-                     "SHA-256 verified")
+        lines.append(f"{ends[0]} -> {ends[1]}: " + (
+            f"{len(self.moved)} files, {mega(total(self.moved))}{resumed}, SHA-256 verified" if self.moved
+            else f"nothing to do, all {len(self.present)} files are there"))
         if self.unfinished:
             lines.append(f"not shared: {self.unfinished} parts of unfinished work (the same `extract` command "
                          "finishes them)")

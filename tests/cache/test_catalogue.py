@@ -1,0 +1,183 @@
+"""A catalogue comes from a stranger: what it may say, and what is refused in one sentence."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cache.catalogue import CATALOGUE, MAX_CATALOGUE_BYTES, Catalogue, Entry, catalogue_of, entry_of, parse_catalogue
+from cache.errors import CacheError
+from cache.pull import pull
+from cache.push import push
+from cache.recipe import Recipe
+from cache.remote import shared_listing
+from cache.store import Store
+
+RECIPE = Recipe(backbone="timm:tiny", architecture="timm.tiny", weights="random:0", tap="pool", preprocessing={},
+                view={"name": "original"}, decoder="pillow", precision="fp32", dtype="float16")
+
+
+def features(**changes) -> dict:
+    return {"name": "a.h5", "bytes": 10_000, "sha256": "0" * 64, "rows": 10, "failed": 0, "dim": 6,
+            "fingerprint": RECIPE.fingerprint, "recipe": json.loads(RECIPE.canonical())} | changes
+
+
+def whole(*files: dict, **changes) -> bytes:
+    record = {"format": "twofold-store", "version": 1, "files": list(files), "manifest": None}
+    return json.dumps(record | changes).encode()
+
+
+def recipe_with(**changes) -> dict:
+    """A recipe of strange contents, whose fingerprint is nevertheless its own."""
+    made = Recipe(**(json.loads(RECIPE.canonical()) | changes))
+    return {"recipe": json.loads(made.canonical()), "fingerprint": made.fingerprint}
+
+
+def test_a_catalogue_survives_writing_and_reading(tmp_path, write):
+    write(tmp_path / "a.h5")
+    write(tmp_path / "b.h5", view={"name": "flip"})
+    (tmp_path / "manifest.csv").write_text("key\n")
+    made = catalogue_of(Store(tmp_path))
+    assert parse_catalogue(made.json().encode(), "here") == made
+    assert [(file.rows, file.failed, file.dim, file.view) for file in made.files] == [
+        (700, 1, 6, "original"), (700, 1, 6, "flip")]
+    assert made.manifest == entry_of(tmp_path / "manifest.csv") and next(iter(made.entries)) == "manifest.csv"
+
+
+@pytest.mark.parametrize("name", [
+    "../a.h5", "/etc/a.h5", "a/b.h5", "a\\b.h5", "..h5", ".a.h5", ".pull-0.h5", "a.csv", "manifest.csv", "store.json",
+    "a.h5\n", "a\0.h5", "a.h5/", "", ".h5", "C:a.h5", "é.h5", "a" * 300 + ".h5", "\x1b[2Ja.h5", None, 5, ["a.h5"]])
+def test_a_name_that_is_not_plain_is_refused(name):
+    with pytest.raises(CacheError, match="is not a plain name of a feature file"):
+        parse_catalogue(whole(features(name=name)), "there")
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"bytes": 1 << 60}, "bytes is not a sane whole number"), ({"bytes": -1}, "bytes is not"),
+    ({"bytes": 1e4}, "bytes is not"), ({"bytes": True}, "bytes is not"), ({"bytes": "10000"}, "bytes is not"),
+    ({"rows": 1 << 40}, "rows is not"), ({"dim": None}, "dim is not"), ({"failed": -3}, "failed is not"),
+    ({"rows": 5000}, "do not fit into 10000 bytes"),
+    ({"sha256": "0" * 63}, "sha256 is not"), ({"sha256": "Z" * 64}, "sha256 is not"), ({"sha256": 0}, "sha256 is not"),
+    ({"sha256": "../" + "0" * 61}, "sha256 is not"),
+    ({"fingerprint": "0" * 16}, "does not match its fingerprint"), ({"fingerprint": None}, "does not match"),
+    ({"recipe": {}}, "recipe version None"), ({"recipe": "text"}, "not a recipe"), ({"recipe": None}, "not a recipe"),
+    (recipe_with(view={}), "not plain text"), (recipe_with(view={"name": ["x"]}), "not plain text"),
+    (recipe_with(backbone="\x1b]0;owned\x07"), "not plain text"), (recipe_with(weights="x" * 5000), "not plain text"),
+    ({"more": 1}, "does not have just the fields"),
+])
+def test_a_feature_file_that_is_not_sane_is_refused(change, said):
+    with pytest.raises(CacheError, match="there: its catalogue") as caught:
+        parse_catalogue(whole(features(**change)), "there")
+    assert said in str(caught.value) and str(caught.value).isprintable() and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(("data", "said"), [
+    (b"", "is not a catalogue"), (b"\xff\xfe", "is not a catalogue"), (b"[]", "is not a catalogue"),
+    (b"{}", "is not a catalogue"), (b"[" * 200_000, "is not a catalogue"), (b"9" * 5000, "is not a catalogue"),
+    (whole().replace(b"null", b"NaN"), "is not a catalogue"), (whole(version=2), "update Twofold"),
+    (whole(version=True), "update Twofold"), (whole(files={}), "does not list"), (whole(extra=1), "does not list"),
+    (whole(5), "does not have just the fields"), (whole(features(), features()), "lists a.h5 twice"),
+    (whole(features(), features(name="A.h5")), "lists a.h5 twice"),
+    (whole(manifest={"name": "../manifest.csv", "bytes": 1, "sha256": "0" * 64}), "manifest is not named"),
+    (whole(manifest={"name": "manifest.csv", "bytes": 1 << 50, "sha256": "0" * 64}), "bytes is not"),
+    (b" " * (MAX_CATALOGUE_BYTES + 1), "larger than 16 MB"),
+])
+def test_what_is_no_catalogue_is_refused(data, said):
+    with pytest.raises(CacheError) as caught:
+        parse_catalogue(data, "there")
+    assert said in str(caught.value) and str(caught.value).startswith("there: ")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3))
+
+
+@settings(max_examples=200, deadline=None)
+@given(field=st.sampled_from(sorted(features())), value=VALUES)
+def test_any_value_of_any_field_is_taken_as_it_is_or_refused(field, value):
+    data = whole(features(**{field: value}))
+    try:
+        made = parse_catalogue(data, "there")
+    except CacheError:
+        return
+    assert json.loads(made.json())["files"][0] == json.loads(data)["files"][0]
+
+
+def test_backbones_are_chosen_by_name_and_fingerprint(tmp_path, write):
+    for name, changes in {"a": {}, "b": {"view": {"name": "flip"}}, "c": {"precision": "bf16"},
+                          "d": {"backbone": "timm:other"}}.items():
+        write(tmp_path / f"{name}.h5", rows=3, **changes)
+    made = catalogue_of(Store(tmp_path))
+    of_c = made.entries["c.h5"].fingerprint
+
+    def names(*asked):
+        return [file.name for file in made.chosen(asked, "there").files]
+
+    assert names("timm:tiny") == ["a.h5", "b.h5", "c.h5"]
+    assert names(f"timm:tiny@{of_c[:8]}", "timm:other") == ["c.h5", "d.h5"]
+    assert made.chosen(None, "there") == made
+    for asked in ("resnet18", "timm:tiny@ffffffffffff"):
+        with pytest.raises(CacheError, match=r"there has no features of .*; it has timm:tiny@.*timm:other@"):
+            made.chosen([asked], "there")
+
+
+def test_catalogues_add_up():
+    one, two = (parse_catalogue(whole(*files), "x") for files in (
+        [features(), features(name="b.h5")], [features(rows=9), features(name="c.h5")]))
+    both = one.with_those_of(two)
+    assert [(file.name, file.rows) for file in both.files] == [("a.h5", 9), ("b.h5", 10), ("c.h5", 10)]
+    assert Catalogue(manifest=Entry("manifest.csv", 1, "0" * 64)).with_those_of(one).manifest
+
+
+# ---------------------------------------------------------------------------------------- what a pull does with it
+@pytest.fixture
+def shared(tmp_path, write):
+    """A shared store of one file, and a way to tell lies in its catalogue."""
+    (tmp_path / "store").mkdir()
+    write(tmp_path / "store" / "a.h5")
+    push(Store(tmp_path / "store"), str(tmp_path / "there"))
+    path = tmp_path / "there" / CATALOGUE
+
+    def lie(**changes) -> str:
+        record = json.loads(path.read_text())
+        record["files"][0] |= changes
+        path.write_text(json.dumps(record))
+        return str(tmp_path / "there")
+
+    return lie
+
+
+@pytest.mark.parametrize("name", ["../escaped.h5", "/tmp/escaped.h5", "sub/escaped.h5", ".hidden.h5"])
+def test_nothing_is_written_outside_the_store(shared, tmp_path, name):
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(CacheError, match="plain name"):
+        pull(shared(name=name), Store(tmp_path / "back", new=True))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"rows": 699}, "another recipe or size"), ({"failed": 0}, "another recipe or size"),
+    ({"dim": 5}, "another recipe or size"), (recipe_with(decoder="other"), "another recipe or size"),
+    ({"sha256": "0" * 64}, "does not have the SHA-256"), ({"bytes": 1 << 43}, "its disk has"),
+    ({"bytes": 500_000}, "is not what its catalogue says")])
+def test_a_file_that_is_not_what_the_catalogue_says_is_refused(shared, tmp_path, change, said):
+    with pytest.raises(CacheError, match=said):
+        pull(shared(**change), Store(tmp_path / "back", new=True))
+    assert list((tmp_path / "back").iterdir()) == []
+
+
+def test_a_foreign_file_with_the_right_hash_is_refused(shared, tmp_path):
+    (tmp_path / "there" / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + b"x" * 20_000)
+    entry = entry_of(tmp_path / "there" / "a.h5")
+    with pytest.raises(CacheError, match=r"there/a\.h5 is refused: not a whole HDF5 file"):
+        pull(shared(bytes=entry.bytes, sha256=entry.sha256), Store(tmp_path / "back", new=True))
+    assert list((tmp_path / "back").iterdir()) == []
+
+
+def test_an_endless_catalogue_is_not_read_to_its_end(tmp_path):
+    with (tmp_path / CATALOGUE).open("wb") as file:
+        file.truncate(1 << 40)  # a hole: a terabyte of zeros
+    with pytest.raises(CacheError, match="larger than 16 MB"):
+        shared_listing(f"file://{tmp_path}")

@@ -1,0 +1,263 @@
+"""Sharing through folders and memory: what is sent, what is refused, what is said."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from cache.catalogue import CATALOGUE, entry_of
+from cache.errors import CacheError, TransferError
+from cache.pull import FORGOTTEN_SECONDS, pull
+from cache.push import push
+from cache.remote import Folder, open_target, shared_listing
+from cache.store import Store
+from cache.wire import Address
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def store(tmp_path, write):
+    (tmp_path / "store").mkdir()
+    write(tmp_path / "store" / "a.h5")
+    write(tmp_path / "store" / "b.h5", backbone="timm:other")
+    (tmp_path / "store" / "manifest.csv").write_text("key\ntrain/é 0000.jpg\n", encoding="utf-8")
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def back(tmp_path):
+    return Store(tmp_path / "back", new=True)
+
+
+@pytest.fixture(params=["folder", "file", "memory"])
+def url(request, tmp_path):
+    yield {"folder": str(tmp_path / "there" / "deep"), "file": f"file://{tmp_path}/there/deep",
+           "memory": f"memory://{uuid.uuid4().hex}/deep"}[request.param]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: entry_of(path).sha256 for path in folder.iterdir() if path.name != CATALOGUE}
+
+
+def names(entries) -> list[str]:
+    return [entry.name for entry in entries]
+
+
+def test_only_what_is_lacking_is_moved(url, store, back, write):
+    assert names(push(store, url).moved) == ["manifest.csv", "a.h5", "b.h5"]
+    assert names(pull(url, back, backbones=["timm:other"]).moved) == ["manifest.csv", "b.h5"]
+    write(store.path / "c.h5", backbone="timm:third")
+    sent = push(store, url)
+    assert names(sent.moved) == ["c.h5"] and names(sent.present) == ["manifest.csv", "a.h5", "b.h5"]
+    assert names(pull(url, back).moved) == ["a.h5", "c.h5"]
+    assert contents(back.path) == contents(store.path)
+    assert pull(url, back).moved == push(back, url).moved == ()
+
+
+def test_a_store_that_holds_less_takes_nothing_away(url, store, back, tmp_path, write):
+    push(store, url)
+    (tmp_path / "more").mkdir()
+    write(tmp_path / "more" / "z.h5", backbone="timm:third")
+    push(Store(tmp_path / "more"), url)
+    assert [file.name for file in shared_listing(url).catalogue.files] == ["a.h5", "b.h5", "z.h5"]
+    assert len(pull(url, back).moved) == 4
+
+
+@pytest.mark.parametrize("name", ["a.h5", "manifest.csv"])
+def test_other_contents_are_refused_before_anything_moves(url, store, back, write, name):
+    push(store, url)
+    pull(url, back)
+    there = shared_listing(url).catalogue
+    if name == "a.h5":
+        write(store.path / "a.h5", seed=1)
+    else:
+        (store.path / name).write_text("key\nother.jpg\n")
+    write(store.path / "c.h5", backbone="timm:third")
+    with pytest.raises(CacheError, match=rf"{name} is not the same in .*--replace.*cache merge.*nothing was transf"):
+        push(store, url)
+    assert shared_listing(url).catalogue == there
+    assert names(push(store, url, replace=True).moved) == [name, "c.h5"]
+    (back.path / "b.h5").unlink()
+    before = contents(back.path)
+    with pytest.raises(CacheError, match=rf"{name} is not the same in .*--replace"):
+        pull(url, back)
+    assert contents(back.path) == before
+    assert sorted(names(pull(url, back, replace=True).moved)) == sorted([name, "b.h5", "c.h5"])
+    assert contents(back.path) == contents(store.path)
+
+
+def test_a_file_that_no_catalogue_lists_is_never_overwritten_unasked(store, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "a.h5").write_bytes(b"somebody's")
+    with pytest.raises(CacheError, match=r"a\.h5 is not the same"):
+        push(store, str(tmp_path / "there"))
+    assert (tmp_path / "there" / "a.h5").read_bytes() == b"somebody's"
+    assert os.listdir(tmp_path / "there") == ["a.h5"]
+
+
+def test_a_push_without_its_end_is_not_sent_twice(store, tmp_path):
+    """All files are there, the catalogue is not: what is read back equal is not sent."""
+    push(store, str(tmp_path / "there"))
+    (tmp_path / "there" / CATALOGUE).unlink()
+    assert push(store, str(tmp_path / "there")).moved == ()
+    assert len(shared_listing(f"file://{tmp_path}/there").catalogue.files) == 2
+
+
+def test_a_file_that_was_cut_off_there_is_sent_again(store, tmp_path):
+    push(store, str(tmp_path / "there"))
+    os.truncate(tmp_path / "there" / "a.h5", 1000)
+    assert names(push(store, str(tmp_path / "there")).moved) == ["a.h5"]
+    assert contents(tmp_path / "there") == contents(store.path)
+
+
+class Leaky:
+    """A folder whose disk changes a byte of what is written, or that is lost after so many bytes."""
+
+    def __init__(self, folder: Folder, *, damage: bool = False, lost_after: int | None = None):
+        self.__dict__ |= {"folder": folder, "damage": damage, "lost_after": lost_after}
+
+    def __getattr__(self, name):
+        return getattr(self.folder, name)
+
+    def write(self, name, chunks, start=0):
+        def passed():
+            for chunk in chunks:
+                if self.lost_after is not None:
+                    yield chunk[:self.lost_after]
+                    raise TransferError(f"{name}: the connection broke off")
+                yield bytes([chunk[0] ^ 1]) + chunk[1:] if self.damage else chunk
+
+        self.folder.write(name, passed(), start)
+
+
+def test_damage_of_what_was_sent_is_caught(url, store, monkeypatch):
+    monkeypatch.setattr("cache.push.open_target", lambda where: Leaky(open_target(where), damage=True))
+    with pytest.raises(TransferError, match=r"manifest\.csv arrived with another SHA-256"):
+        push(store, url)
+    monkeypatch.undo()
+    target = open_target(url)
+    assert target.files.find(target.root) == [], "neither the file nor its temporary is left"
+    assert len(push(store, url).moved) == 3
+
+
+def test_a_push_that_broke_off_goes_on(url, store, monkeypatch):
+    (store.path / "manifest.csv").unlink()
+    monkeypatch.setattr("cache.push.open_target", lambda where: Leaky(open_target(where), lost_after=5000))
+    with pytest.raises(TransferError, match="run the same command again, what has arrived is kept"):
+        push(store, url)
+    monkeypatch.undo()
+    assert open_target(url).size("a.h5") is open_target(url).size(CATALOGUE) is None
+    done = push(store, url)
+    assert done.resumed == 5000 and len(done.moved) == 2
+
+
+def test_what_is_left_there_longer_than_the_file_is_started_again(url, store):
+    target = open_target(url)
+    target.make()
+    target.write(f".push-{entry_of(store.path / 'a.h5').sha256}", [b"x" * 1_000_000])
+    assert push(store, url).resumed == 0
+    assert contents(store.path).items() >= {(file.name, file.sha256) for file in shared_listing(url).catalogue.files}
+
+
+def test_parts_of_unfinished_work_are_not_shared_and_said(store, tmp_path, write, cli):
+    parts = store.path / ".parts" / "0123456789abcdef"
+    parts.mkdir(parents=True)
+    write(parts / "p1.h5", rows=5)
+    done = cli("cache", "push", store.path, tmp_path / "there")
+    assert done.returncode == 0 and "not shared: 1 parts of unfinished work" in done.stdout
+    assert sorted(os.listdir(tmp_path / "there")) == ["a.h5", "b.h5", "manifest.csv", CATALOGUE]
+
+
+def test_the_reports_of_a_program(store, back, tmp_path, cli):
+    sent = json.loads(cli("cache", "push", store.path, tmp_path / "there", "--json").stdout)
+    assert [entry["file"] for entry in sent["moved"]] == ["manifest.csv", "a.h5", "b.h5"]
+    got = json.loads(cli("cache", "pull", tmp_path / "there", back.path, "--backbones", "timm:tiny", "--json").stdout)
+    assert got["bytes"] == sum(path.stat().st_size for path in back.path.iterdir()) and got["pushed"] is False
+    listed = json.loads(cli("cache", "ls", f"file://{tmp_path}/there", "--json").stdout)
+    here = json.loads(cli("cache", "ls", store.path, "--json").stdout)
+    assert [{name: file[name] for name in file if name != "sha256"} for file in listed["files"]] == here["files"]
+
+
+@pytest.mark.parametrize(("where", "code", "said"), [
+    ("nosuch://host/x", 2, "nosuch:// is no kind of place that fsspec knows"),
+    ("http://127.0.0.1:9/x", 2, "a web server can only be read"), ("ssh://127.0.0.1:x/y", 2, "is not a URL"),
+    ("/dev/null/x", 2, "")])
+def test_places_that_cannot_be_used(store, cli, where, code, said):
+    done = cli("cache", "push", store.path, where)
+    assert done.returncode == code and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(("absent", "where", "line"), [
+    ("paramiko", "ssh://127.0.0.1/x", 'pip install "fsspec[ssh]"'),
+    ("fsspec", "sftp://127.0.0.1/x", 'pip install "fsspec[sftp]"'), ("fsspec", "there", 'pip install "fsspec"'),
+    ("s3fs", "s3://bucket/x", 'pip install "s3fs"'), ("huggingface_hub", "hf://a/b", 'pip install "huggingface-hub"')])
+def test_a_missing_driver_is_named_with_the_line_that_installs_it(store, absent, where, line):
+    code = (f"import sys\nsys.modules[{absent!r}] = None\nimport pipeline\n"
+            f"sys.exit(pipeline.main(['cache', 'push', {str(store.path)!r}, {where!r}]))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 2 and line in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_folder_without_permission(store, tmp_path):
+    if os.getuid() == 0:
+        pytest.skip("root may write everywhere")
+    (tmp_path / "there").mkdir(mode=0o500)
+    with pytest.raises(CacheError, match="no permission"):
+        push(store, str(tmp_path / "there"))
+
+
+def test_a_damaged_or_empty_store_is_not_shared(store, tmp_path, cli):
+    os.truncate(store.path / "b.h5", 3000)
+    done = cli("cache", "push", store.path, tmp_path / "there")
+    assert done.returncode == 2 and "b.h5" in done.stderr and not (tmp_path / "there").exists()
+    (tmp_path / "empty").mkdir()
+    assert "no feature files to share" in cli("cache", "push", tmp_path / "empty", tmp_path / "there").stderr
+    assert "no such store" in cli("cache", "push", tmp_path / "nothing", tmp_path / "there").stderr
+
+
+def test_two_pulls_at_once_do_no_harm(store, back, tmp_path, write):
+    write(store.path / "large.h5", rows=8000, dim=512, backbone="timm:large")
+    push(store, str(tmp_path / "there"))
+    command = [sys.executable, "pipeline.py", "cache", "pull", str(tmp_path / "there"), str(back.path)]
+    running = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    for process in running:
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode == 0 or (process.returncode == 1 and "another process" in said), said
+    assert 0 in [process.returncode for process in running]
+    assert contents(back.path) == contents(store.path)
+
+
+def test_a_file_that_another_process_is_fetching_is_left_to_it(store, back, tmp_path):
+    push(store, str(tmp_path / "there"))
+    back.path.mkdir()
+    partial = back.path / f".pull-{entry_of(store.path / 'b.h5').sha256}"
+    with partial.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(TransferError, match="another process is fetching the same file"):
+            pull(str(tmp_path / "there"), back)
+    assert names(pull(str(tmp_path / "there"), back).moved) == ["b.h5"]
+
+
+def test_attempts_that_nobody_goes_on_with_are_removed_in_time(store, back, tmp_path):
+    push(store, str(tmp_path / "there"))
+    pull(str(tmp_path / "there"), back)
+    old, new = (back.path / f".pull-{digit * 64}" for digit in "01")
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, os.stat(new).st_mtime - FORGOTTEN_SECONDS - 1))
+    pull(str(tmp_path / "there"), back)
+    assert not old.exists() and new.exists()
+
+
+@pytest.mark.parametrize(("url", "shown"), [
+    ("ssh://me:pass@host:2222/x", "ssh://me@host:2222/x"), ("https://h/x/?token=abc", "https://h/x"),
+    ("/a/folder", "/a/folder"), ("s3://bucket/x", "s3://bucket/x"), ("sftp://host/x/", "sftp://host/x")])
+def test_an_address_is_shown_without_its_secrets(url, shown):
+    assert Address(url).shown == shown
+    assert "abc" not in Address("https://h/x?token=abc").without_secrets("GET /x?token=abc failed")
