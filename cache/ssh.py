@@ -1,6 +1,7 @@
 """Files over SSH: fsspec's SFTP, but strangers are refused, `~/.ssh/config` counts, and reading does not wait."""
 
 import logging
+import socket
 from pathlib import Path
 from typing import IO
 
@@ -27,6 +28,7 @@ class Sftp(SFTPFileSystem):
             self.client.load_system_host_keys(str(SYSTEM_HOSTS))
         self.client.set_missing_host_key_policy(_RefuseStrangers())
         self.client.connect(self.host, timeout=TIMEOUT, **self.ssh_kwargs)
+        self.client.get_transport().sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # many small requests
         self.ftp = self.client.open_sftp()
         self.ftp.get_channel().settimeout(TIMEOUT)
 
