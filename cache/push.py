@@ -34,6 +34,7 @@ def push(
         target.make()
         whole = 2 * total(lacking)
         resumed = sum([_send(target, entry, store.path / entry.name, whole, progress) for entry in lacking])
+        there = _catalogue_there(target)  # anew: somebody else may have pushed other files meanwhile
         if (both := there.with_those_of(here)) != there:
             _write_catalogue(target, both)
     return Transfer(store.path, shown, True, tuple(lacking), tuple(present), resumed, len(store.parts()))

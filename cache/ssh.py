@@ -70,13 +70,14 @@ class _Ahead:
 
 def connect(address: Address) -> Sftp:
     """Log in, by a password in the URL, an agent or a key file. Raises CacheError or TransferError."""
-    given = {"host": address.parts.hostname or "", "username": address.user, "password": address.password,
-             "port": address.parts.port}
-    options = _from_config(given["host"]) | {name: value for name, value in given.items()
-                                             if value is not None and name != "host"}
+    host = address.parts.hostname
+    if not host or not address.parts.path.strip("/"):
+        raise CacheError(f"{address.shown}: say which folder of which host, as ssh://user@host/path/of/the/folder")
+    given = {"username": address.user, "password": address.password, "port": address.parts.port}
+    options = {"host": host, **_from_config(host), **{name: value for name, value in given.items() if value}}
     with asking(address):
         try:
-            return Sftp(**{"host": given["host"], **options}, skip_instance_cache=True)
+            return Sftp(**options, skip_instance_cache=True)
         except paramiko.BadHostKeyException as error:
             raise CacheError(f"{address.shown}: the key of {error.hostname} is not the one in known_hosts: it was set "
                              "up anew, or somebody is in between (`ssh-keygen -R` forgets the old key)") from None
@@ -92,7 +93,7 @@ def connect(address: Address) -> Sftp:
             if "No authentication methods" in str(error):
                 raise CacheError(f"{address.shown}: no key to log in with: make one with `ssh-keygen`, or start "
                                  "ssh-agent") from None
-            raise
+            raise TransferError(f"{address.shown}: it does not answer as an SSH server does ({error})") from None
 
 
 def _from_config(host: str) -> dict[str, object]:

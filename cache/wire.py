@@ -59,7 +59,7 @@ class Address:
             return self.url
         parts = self.parts
         user = f"{parts.username}@" if parts.username else ""
-        return f"{self.scheme}://{user}{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+        return f"{self.scheme}://{user}{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
 
     def without_secrets(self, text: str) -> str:
         for secret in filter(None, (self.password, self.parts.password, self.parts.query)):
@@ -70,7 +70,7 @@ class Address:
 @contextmanager
 def asking(address: Address, name: str = "") -> Iterator[None]:
     """Turn whatever a driver raises into CacheError (mend something) or TransferError (the same may work later)."""
-    where = f"{address.shown}/{name}" if name else address.shown
+    where = f"{address.shown}/{name}" if name and not name.startswith(".") else address.shown  # no temporary names
     try:
         yield
     except CacheError:
@@ -101,6 +101,7 @@ def _told(error: object, where: str, address: Address) -> Exception:
     if isinstance(error, ConnectionError | EOFError | http.client.HTTPException):
         return TransferError(f"{where}: the connection broke off")
     said = address.without_secrets(" ".join(str(error).split()))[:200]
+    said = "the server says no more than 'Failure' (its disk may be full)" if said == "Failure" else said  # OpenSSH's
     return TransferError(f"{where}: {said or type(error).__name__}")
 
 

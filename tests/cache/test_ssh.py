@@ -220,5 +220,26 @@ def test_names_of_the_ssh_config_are_known(host, store, tmp_path, monkeypatch):
 def test_what_is_not_there_and_who_does_not_answer(host, tmp_path):
     with pytest.raises(CacheError, match=r"has no store\.json"):
         shared_listing(host.url(tmp_path / "nothing"))
+    for url in ("ssh://127.0.0.1", "sftp://127.0.0.1/", "ssh:///folder"):
+        with pytest.raises(CacheError, match="say which folder of which host"):
+            shared_listing(url)
     with pytest.raises(TransferError, match="connection refused"):
         shared_listing(host.url(tmp_path, free_port()))
+
+
+def test_who_is_no_ssh_server_is_said_to_be_none(host, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        def greet() -> None:
+            near, _ = listener.accept()
+            near.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            near.close()
+
+        threading.Thread(target=greet, daemon=True).start()
+        with pytest.raises(TransferError, match="does not answer as an SSH server does"):
+            shared_listing(host.url(tmp_path, listener.getsockname()[1]))
+
+
+def test_a_folder_that_cannot_be_made_is_said(host, store, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CacheError, match=r"^ssh://.*/file/store: there is no such file or folder$"):
+        push(store, host.url(tmp_path / "file" / "store"))
