@@ -1,6 +1,7 @@
 """The manifest: the table of faces, one row a face."""
 
 import os
+import re
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from data.errors import InputError
 from data.labels import BASIC, pair
 
 COLUMNS = ("key", "split", "basic", "compound", "group")
+PLAIN_KEY = re.compile(r"(?:[\w-][\w.,;=+ -]*/)*[\w-][\w.,;=+ -]*", re.ASCII)  #: what nearly every key looks like
 SPLITS = ("train", "val", "test", "")
 
 
@@ -107,6 +109,8 @@ def _check_unique(column: pd.Series, source: str) -> None:
 
 
 def _key_fault(key: str) -> str:
+    if PLAIN_KEY.fullmatch(key):
+        return ""
     if not key:
         return "the key is empty"
     if key.startswith("/") or "\\" in key or (len(key) > 1 and key[1] == ":"):

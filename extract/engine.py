@@ -81,8 +81,8 @@ class Lane:
             self.waiting.append((pixels.key, pixels.sha256, pixels.arrays[pixels_needed(self.job)]))
             if len(self.waiting) == self.batch_size:
                 self.forward()
-        if 2 * (len(self.keys) + len(self.failures)) >= self.settings.part_rows or time.monotonic() > self.due:
-            self.publish()  # at half of what may be lost: the part before may still be on its way to the disk
+        if len(self.keys) + len(self.failures) >= self.settings.rows_a_part or time.monotonic() > self.due:
+            self.publish()
 
     def forward(self) -> None:
         """Encode what is waiting."""
@@ -136,7 +136,8 @@ class Lane:
         self.due = time.monotonic() + PART_SECONDS
 
 
-def compute(jobs: Sequence[Job], keys: Sequence[str], faces: Faces, store: Store, *, settings: Settings) -> Work:
+def compute(jobs: Sequence[Job], keys: Sequence[str], faces: Faces, store: Store, *, settings: Settings,
+            progress: bool = True) -> Work:
     """Compute every missing row of `jobs` and leave it in parts of `store`.
 
     A face that cannot be read, decoded or encoded is recorded with its reason and the run goes on; after more than
@@ -149,7 +150,7 @@ def compute(jobs: Sequence[Job], keys: Sequence[str], faces: Faces, store: Store
     with ThreadPoolExecutor(1, "write") as writer, Stop() as stop:
         lanes = [Lane(job, store, settings, writer, work) for job in jobs if job.missing.any()]
         try:
-            for row, pixels in _decoded(rows, lanes, keys, faces, settings.workers):
+            for row, pixels in _decoded(rows, lanes, keys, faces, settings.workers, progress):
                 _count(pixels, work, settings)
                 for lane in lanes:
                     if lane.job.missing[row]:
@@ -199,12 +200,13 @@ def _count(pixels: Pixels, work: Work, settings: Settings) -> None:
 
 
 def _decoded(rows: Sequence[int], lanes: Sequence[Lane], keys: Sequence[str], faces: Faces,
-             workers: int) -> Iterator[tuple[int, Pixels]]:
+             workers: int, progress: bool) -> Iterator[tuple[int, Pixels]]:
     """(row, pixels) in order, decoded in threads at most a few batches ahead."""
     workers = workers or os.cpu_count() or 1
     ahead = 2 * max((lane.batch_size for lane in lanes), default=1) + workers
     pace = 0.5 if sys.stderr.isatty() else LOG_SECONDS  # a log of a night's run should stay readable
-    bar = tqdm(total=len(rows), unit="face", desc="extract", dynamic_ncols=True, mininterval=pace, maxinterval=2 * pace)
+    bar = tqdm(total=len(rows), unit="face", desc="extract", dynamic_ncols=True, mininterval=pace, maxinterval=2 * pace,
+               disable=not progress)
     futures: deque[tuple[int, Future]] = deque()
     with bar, ThreadPoolExecutor(workers, "decode") as pool:
         try:

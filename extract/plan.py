@@ -39,6 +39,11 @@ class Settings:
             raise InputError(f"unknown dtype {self.dtype!r}: choose from {', '.join(DTYPES)}")
         parse_shard(self.shard)
 
+    @property
+    def rows_a_part(self) -> int:
+        """Half of what may be lost: while a part is open, the one before may still be on its way to the disk."""
+        return max(1, self.part_rows // 2)
+
 
 @dataclass(frozen=True)
 class Job:
@@ -49,6 +54,7 @@ class Job:
     recipe: Recipe
     missing: np.ndarray  #: (faces,) bool: to be computed by this process
     cached: np.ndarray  #: (faces,) bool: cached before, or known to fail
+    finished: bool = False  #: the file was whole before this run
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -86,7 +92,8 @@ def _job(store: Store, keys: Sequence[str], mine: np.ndarray, recipe: Recipe, en
          settings: Settings, hashes: dict[str, str] | None) -> Job:
     if not settings.retry_failures and hashes is None and is_finished(
             store, recipe, keys, with_logits=settings.with_logits and encoder.head is not None):
-        return Job(encoder, view, recipe, np.zeros(len(keys), bool), np.ones(len(keys), bool))
+        return Job(encoder, view, recipe, np.zeros(len(keys), bool), np.ones(len(keys), bool),
+                   finished=True)
     held = holdings(store, recipe)
     missing = np.fromiter((_is_missing(key, held, settings, hashes or {}) for key in keys), bool, len(keys))
     return Job(encoder, view, recipe, missing & mine, ~missing)

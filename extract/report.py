@@ -2,6 +2,7 @@
 
 import signal
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from extract.engine import Work
@@ -9,7 +10,8 @@ from extract.engine import Work
 
 @dataclass(frozen=True)
 class FileLine:
-    """One (backbone, view) of the run. computed and cached count faces; left: faces nobody has computed yet."""
+    """One (backbone, view) of the run. computed and cached count faces; left: faces nobody has computed yet;
+    parts and bytes: what the rows to compute are written as."""
 
     backbone: str
     view: str
@@ -19,6 +21,8 @@ class FileLine:
     untrained: bool
     cached: int
     to_compute: int
+    parts: int
+    bytes: int
     left: int
     failed: int
     retired: int
@@ -33,6 +37,7 @@ class Report:
     faces: int
     lines: list[FileLine]
     work: Work | None  #: None for a dry run
+    expected_seconds: float = 0.0  #: of a dry run
 
     @property
     def exit_code(self) -> int:
@@ -48,7 +53,7 @@ class Report:
             "store": str(self.store), "faces": self.faces, "files": [asdict(line) for line in self.lines],
             "computed_faces": work.faces if work else 0, "computed_rows": work.rows if work else 0,
             "failures": dict(work.failures) if work else {}, "seconds": asdict(work.seconds) if work else {},
-            "stopped_by": work.stopped_by if work else 0,
+            "expected_seconds": self.expected_seconds, "stopped_by": work.stopped_by if work else 0,
         }
 
     def text(self) -> str:
@@ -56,9 +61,12 @@ class Report:
         return "\n".join([*lines, *(self._done() if self.work else self._planned())])
 
     def _planned(self) -> list[str]:
-        rows = sum(line.to_compute for line in self.lines)
-        size = sum(line.to_compute * line.dim * 2 for line in self.lines)
-        return [f"dry run: {rows} rows to compute ({size / 1e6:.1f} MB), nothing was written"]
+        rows, parts, size = (sum(getattr(line, name) for line in self.lines)
+                             for name in ("to_compute", "parts", "bytes"))
+        told = f"dry run: {rows} rows to compute, {size / 1e6:.1f} MB in {parts} parts"
+        if self.expected_seconds:
+            told += f", about {timedelta(seconds=round(self.expected_seconds))} on this machine"
+        return [f"{told}; nothing was written"]
 
     def _done(self) -> list[str]:
         work, seconds = self.work, self.work.seconds

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from cache.featurefile import FeatureFile
 from cache.parts import assemble, is_finished, retired
 from cache.store import Store
@@ -14,6 +16,7 @@ from data.faces import image_hashes, open_faces, parse_roots, require_roots
 from data.manifest import read_manifest, write_manifest
 from extract.backbones import Encoder, load_encoder
 from extract.engine import Work, compute
+from extract.estimate import estimate
 from extract.plan import Job, Settings, parse_shard, plan
 from extract.processes import compute_in_processes
 from extract.report import FileLine, Report
@@ -53,10 +56,11 @@ def extract(request: Request, *, dry: bool = False) -> Report:
     store, keys, settings = Store(request.store, new=True), list(table.keys), request.settings
     hashes = image_hashes(faces, keys, workers=settings.workers) if settings.recheck else None
     jobs = plan(store, keys, encoders, views, settings=settings, hashes=hashes)
-    if dry:
-        return Report(request.store, len(keys), [_line(store, job, keys) for job in jobs], None)
     if any(job.missing.any() for job in jobs):
         require_roots(faces, keys)
+    if dry:
+        seconds = estimate(jobs, keys, faces, settings) / len(devices)
+        return Report(request.store, len(keys), [_line(store, job, keys, settings) for job in jobs], None, seconds)
     store.path.mkdir(parents=True, exist_ok=True)
     write_manifest(table, store.manifest_path)
     if len(devices) > 1 and any(job.missing.any() for job in jobs):
@@ -65,7 +69,7 @@ def extract(request: Request, *, dry: bool = False) -> Report:
         work = compute(jobs, keys, faces, store, settings=settings)
     if not work.stopped_by:
         finish(store, jobs, keys, with_logits=settings.with_logits)
-    return Report(request.store, len(keys), [_line(store, job, keys) for job in jobs], work)
+    return Report(request.store, len(keys), [_line(store, job, keys, settings) for job in jobs], work)
 
 
 def _work(request: Request) -> Work:
@@ -109,18 +113,21 @@ def load_encoders(request: Request, *, device: str) -> list[Encoder]:
 
 def finish(store: Store, jobs: Sequence[Job], keys: Sequence[str], *, with_logits: bool = False) -> None:
     """Assemble each file that has all its rows by now, whoever computed them."""
-    for job in jobs:
+    for job in (job for job in jobs if not job.finished):
         classifier = Classifier(job.encoder.classes, job.encoder.logits) if with_logits and job.encoder.head else None
         if not is_finished(store, job.recipe, keys, with_logits=classifier is not None):
             assemble(store, job.recipe, job.encoder.dim, keys, classifier=classifier)
 
 
-def _line(store: Store, job: Job, keys: Sequence[str]) -> FileLine:
-    finished = is_finished(store, job.recipe, keys)
+def _line(store: Store, job: Job, keys: Sequence[str], settings: Settings) -> FileLine:
+    to_compute = int(job.missing.sum())
+    finished = job.finished or is_finished(store, job.recipe, keys)
     return FileLine(
         backbone=job.encoder.name, view=job.view.name, fingerprint=job.recipe.fingerprint, dim=job.encoder.dim,
         precision=job.encoder.precision, untrained=job.recipe.untrained, cached=int(job.cached.sum()),
-        to_compute=int(job.missing.sum()), left=0 if finished else int((~job.cached & ~job.missing).sum()),
+        to_compute=to_compute, parts=-(-to_compute // settings.rows_a_part),
+        bytes=to_compute * job.encoder.dim * np.dtype(settings.dtype).itemsize,
+        left=0 if finished else int((~job.cached & ~job.missing).sum()),
         failed=FeatureFile(store.path_of(job.recipe)).failed if finished else 0,
         retired=retired(store, job.recipe), file=store.path_of(job.recipe).name if finished else "",
     )

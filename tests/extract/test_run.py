@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -142,8 +143,21 @@ def test_a_changed_image_is_found_when_asked(cli, drawn, extract_args, tmp_path)
 
 def test_a_dry_run_writes_nothing(cli, drawn, extract_args, tmp_path):
     done = cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--dry-run"))
-    assert done.returncode == 0 and "140 rows to compute" in done.stdout
+    assert done.returncode == 0
+    assert re.search(r"140 rows to compute, 0\.0 MB in 2 parts, about 0:00:\d\d on this machine", done.stdout)
     assert not (tmp_path / "s").exists()
+    record = json.loads(cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--dry-run", "--part-rows", 20,
+                                          "--dtype", "float32", "--json")).stdout)
+    assert [line["parts"] for line in record["files"]] == [7, 7] and 0 < record["expected_seconds"] < 60
+    assert [line["bytes"] for line in record["files"]] == [70 * 4 * line["dim"] for line in record["files"]]
+
+
+def test_a_dry_run_without_a_readable_face_estimates_nothing(cli, extract_args, tmp_path):
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "faces" / "a.jpg").write_bytes(b"not an image")
+    (tmp_path / "faces.csv").write_text("key\na.jpg\n")
+    done = cli(*extract_args(tmp_path / "faces.csv", tmp_path / "faces", tmp_path / "s", "--dry-run"))
+    assert done.returncode == 0 and "2 rows to compute" in done.stdout and "about" not in done.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
