@@ -35,11 +35,11 @@ class Transfer:
         lines += [f"already there  {entry.name}  {mega(entry.bytes)}" for entry in self.present]
         resumed = f", {mega(self.resumed)} of them in an earlier attempt" if self.resumed else ""
         lines.append(f"{ends[0]} -> {ends[1]}: " + (
-            f"{len(self.moved)} files, {mega(total(self.moved))}{resumed}, SHA-256 verified" if self.moved
-            else f"nothing to do, all {len(self.present)} files are there"))
+            f"{len(self.moved)} {'files' if len(self.moved) > 1 else 'file'}, {mega(total(self.moved))}{resumed}, "
+            "SHA-256 verified" if self.moved else "nothing to do, everything is there"))
         if self.unfinished:
-            lines.append(f"not shared: {self.unfinished} parts of unfinished work (the same `extract` command "
-                         "finishes them)")
+            lines.append(f"not shared: unfinished work (parts: {self.unfinished}; the same `extract` command finishes "
+                         "it)")
         return "\n".join(lines)
 
 

@@ -170,7 +170,7 @@ def test_parts_of_unfinished_work_are_not_shared_and_said(store, tmp_path, write
     parts.mkdir(parents=True)
     write(parts / "p1.h5", rows=5)
     done = cli("cache", "push", store.path, tmp_path / "there")
-    assert done.returncode == 0 and "not shared: 1 parts of unfinished work" in done.stdout
+    assert done.returncode == 0 and "not shared: unfinished work (parts: 1;" in done.stdout
     assert sorted(os.listdir(tmp_path / "there")) == ["a.h5", "b.h5", "manifest.csv", CATALOGUE]
 
 

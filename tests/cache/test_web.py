@@ -34,6 +34,7 @@ class Site:
     break_after: int | None = None  #: bytes of a feature file
     damage: int | None = None  #: position of a byte that arrives changed
     pause: float = 0.0  #: seconds after each 64 KB
+    endless: bool = False  #: sends a feature file again and again, and does not say how long it is
     status: int = 0  #: answered to everything
     login: str = ""  #: Authorization that is asked for
     move_to: str = ""  #: where everything is redirected
@@ -71,7 +72,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         else:
             self.send_response(200)
-        self.send_header("Content-Length", str(len(data) - start))
+        if site.endless and name.endswith(".h5"):
+            data *= 1000
+        else:
+            self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
         stop = len(data)
         if name.endswith(".h5"):
@@ -222,6 +226,14 @@ def test_a_file_of_another_length_is_refused_at_once(site, back, change):
     with pytest.raises(CacheError, match=r"a\.h5 is not what its catalogue says"):
         pull(site.url, back)
     assert site.sent.get("a.h5", 0) <= 3 << 16, "it is not fetched"
+    assert sorted(path.name for path in back.path.iterdir()) == ["manifest.csv"]
+
+
+def test_a_file_without_an_end_is_cut_off(site, store, back):
+    site.endless = True
+    with pytest.raises(CacheError, match=r"a\.h5 is not what its catalogue says \(more than \d+ bytes\)"):
+        pull(site.url, back)
+    assert site.sent["a.h5"] < 20 * size_of(store, "a.h5")
     assert sorted(path.name for path in back.path.iterdir()) == ["manifest.csv"]
 
 
