@@ -6,6 +6,7 @@ keys, image hashes, failures and attributes, by a SHA-256 of its own. What is re
 
 import json
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -177,9 +178,9 @@ class FeatureFile:
         return file
 
     def _open(self) -> h5py.File:
-        if self.path.exists() and not self.path.is_file():  # opening a pipe would wait for ever
-            raise DamagedFile(f"{self.path}: not a file")
         try:
+            if not stat.S_ISREG(self.path.stat().st_mode):  # opening a pipe would wait for ever
+                raise DamagedFile(f"{self.path}: not a file")
             return h5py.File(self.path, "r", locking=False)
         except FileNotFoundError:
             raise FileGone(f"{self.path}: no such feature file") from None

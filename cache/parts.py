@@ -167,24 +167,22 @@ def retired(store: Store, recipe: Recipe) -> int:
 
 def _whole(path: Path, recipe: Recipe, *, deep: bool) -> FeatureFile | None:
     """The file if it is there and reads back whole and belongs to the recipe; else it is set aside."""
-    if not path.exists():
-        return None
-    file = FeatureFile(path)
-    try:
-        if file.recipe != recipe:
-            raise CacheError(f"{path}: belongs to another recipe")
-        if deep:
-            file.check()
-        _ = file.keys
-        return file
-    except FileGone:
-        return None
-    except CacheError as error:
-        if path.exists():
-            aside = path.with_name(f"{path.name}.damaged")
-            path.rename(aside)
-            log.warning("set aside as %s, its rows are computed again: %s", aside, error)
-        return None
+    while path.exists():
+        file = FeatureFile(path)
+        try:
+            if file.recipe != recipe:
+                raise CacheError(f"{path}: belongs to another recipe")
+            if deep:
+                file.check()
+            _ = file.keys
+            return file
+        except FileGone:
+            continue  # removed by another process, or replaced: look again
+        except CacheError as error:
+            with contextlib.suppress(FileNotFoundError):
+                aside = path.rename(path.with_name(f"{path.name}.damaged"))
+                log.warning("set aside as %s, its rows are computed again: %s", aside, error)
+    return None
 
 
 def _retire(store: Store, recipe: Recipe, dim: int, held: Holdings, keys: list[str]) -> None:
