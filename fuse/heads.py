@@ -1,7 +1,7 @@
 """The heads: from standardised features (M, B, D), or (B, D) for all members alike, to logits (M, B, C)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -145,6 +145,17 @@ def build(spec: Spec) -> nn.Module:
     kinds = {"linear": Linear, "logreg": Linear, "mlp": Concat, "gated": Gated, "paper": Paper, "zeroshot": ZeroShot,
              "late": Late}
     return kinds[spec.kind](spec)
+
+
+def members_of(head: nn.Module, spec: Spec, first: int, count: int) -> nn.Module:
+    """A head of `count` members from number `first` on that shares their weights: training it trains `head`.
+
+    spec: what `build` made `head` of; its parameters must be all that it learns and knows.
+    """
+    part = build(replace(spec, members=count)).to(next(head.parameters()).device)
+    for shared, p in zip(part.parameters(), head.parameters(), strict=True):
+        shared.data = p.data[first:first + count]
+    return part
 
 
 class Classifier(nn.Module):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,12 +11,17 @@ from torch import nn
 from data.labels import BASIC
 from fuse import metrics
 from fuse.augment import Batch, Pools, drop_streams, make_compounds, mixup, pools
+from fuse.best import Best, using
 from fuse.examples import Examples
-from fuse.heads import Paper, Spec
+from fuse.heads import Paper, Spec, members_of
 from fuse.losses import adjusted, contrastive, smoothed, soft_cross_entropy
 from fuse.noise import Noise
 from fuse.optimiser import Adam
 from fuse.settings import Settings
+
+#: Largest tensor on a CPU. glibc maps what is larger than 32 MiB afresh each time: with eight members of 2816 x 512,
+#: the page faults of each step's gradient took a fifth of the time. Below it, more members at once are no faster.
+TENSOR = 28 << 20
 
 
 @dataclass(frozen=True)
@@ -45,17 +50,42 @@ class Targets:
 
 def train(
     head: nn.Module, data: Examples, val: Examples, *, spec: Spec, settings: Settings, seeds: Sequence[int],
-    precision: str = "fp32",
+    precision: str = "fp32", together: int = 0,
 ) -> list[Epoch]:
     """Train the members of `head` in place, each from its seed; leave each at its best epoch by validation macro-F1.
 
-    Returns the history, members within epochs. A member's numbers do not depend on which others train with it, up to
-    the rounding of the batched product.
+    together: how many members share a batched product at most; 0 = what is fastest here. Returns the history, members
+    within epochs. A member's numbers do not depend on which others train with it, up to the rounding of the product.
     """
     torch.set_flush_denormal(True)  # Adam's decaying moments reach denormals, which cost some hundred cycles each
+    targets = _targets(data, settings, len(spec.classes))
+    size = together or _together(head, data, settings)
+    history: list[Epoch] = []
+    for some in np.array_split(np.arange(len(seeds)), -(-len(seeds) // size)):
+        part = members_of(head, spec, some[0], len(some))
+        lines = _train(part, data, val, targets, spec, settings, seeds[some[0]:some[-1] + 1], precision)
+        history += [replace(line, member=line.member + int(some[0])) for line in lines]
+    return sorted(history, key=lambda line: (line.epoch, line.member))
+
+
+def _together(head: nn.Module, data: Examples, settings: Settings) -> int:
+    """How many members to train at once: all on an accelerator, or where features are read from disk for all.
+
+    On a CPU as many as keep every tensor of a step below TENSOR bytes: `bench fuse` has the reason.
+    """
+    if data.device.type != "cpu" or data.x is None:
+        return len(next(head.parameters()))
+    widest = max(p[0].numel() for p in head.parameters())
+    return max(1, TENSOR // (4 * max(widest, settings.batch_size * data.x.shape[1])))
+
+
+def _train(
+    head: nn.Module, data: Examples, val: Examples, targets: Targets, spec: Spec, settings: Settings,
+    seeds: Sequence[int], precision: str,
+) -> list[Epoch]:
+    """The loop: all members of `head` at once."""
     noise = Noise.of(seeds, data.device)
     shuffle = np.random.default_rng((seeds[0], 2))
-    targets = _targets(data, settings, len(spec.classes))
     parameters = list(head.parameters())
     optimiser = Adam(parameters, weight_decay=settings.weight_decay)
     average = [p.detach().clone() for p in parameters] if settings.ema else None
@@ -81,7 +111,7 @@ def train(
                 if average:
                     torch._foreach_lerp_(average, [p.detach() for p in parameters],
                                          1 - min(settings.ema, (1 + step) / (10 + step)))
-        with _using(parameters, average):
+        with using(parameters, average):
             found = _validate(head, val, len(spec.classes), precision)
             best.update(parameters, found, settings.patience)
         history += [Epoch(member, epoch, float(loss), *values, rate) for member, (loss, values)
@@ -125,54 +155,6 @@ def same(label: torch.Tensor, views: int) -> torch.Tensor:
     label = label.repeat(1, times)
     face = torch.arange(views // times, device=label.device).repeat(times)
     return ((label[:, :, None] == label[:, None]) & (label[:, :, None] >= 0)) | (face[:, None] == face)
-
-
-class Best:
-    """The best weights so far of each member; a member whose patience is over takes no new ones."""
-
-    def __init__(self, weights: list[torch.Tensor], score: np.ndarray):
-        self.weights, self.score, self.since = weights, score, np.zeros(len(score), int)
-        self.done = np.zeros(len(score), bool)
-
-    @classmethod
-    def of(cls, parameters: list[torch.Tensor], members: int) -> "Best":
-        return cls([p.detach().clone() for p in parameters], np.full(members, -1.0))
-
-    @property
-    def all_done(self) -> bool:
-        return bool(self.done.all())
-
-    def update(self, parameters: list[torch.Tensor], found: list[tuple[float, float]], patience: int) -> None:
-        for member, (score, _) in enumerate(found):
-            if score > self.score[member] and not self.done[member]:
-                self.score[member], self.since[member] = score, 0
-                for kept, p in zip(self.weights, parameters, strict=True):
-                    kept[member].copy_(p.detach()[member])
-            else:
-                self.since[member] += 1
-        self.done |= (self.since >= patience) & (patience > 0)
-
-    def restore(self, parameters: list[torch.Tensor]) -> None:
-        with torch.no_grad():
-            for kept, p in zip(self.weights, parameters, strict=True):
-                p.copy_(kept)
-
-
-class _using:
-    """Within it, parameters hold the values of `average`, if there is one."""
-
-    def __init__(self, parameters: list[torch.Tensor], average: list[torch.Tensor] | None):
-        self.pairs = list(zip(parameters, average, strict=True)) if average else []
-
-    def __enter__(self) -> None:
-        self._swap()
-
-    def __exit__(self, *_: object) -> None:
-        self._swap()
-
-    def _swap(self) -> None:
-        for p, other in self.pairs:
-            p.data, other.data = other.data, p.data
 
 
 def _targets(data: Examples, settings: Settings, classes: int) -> Targets:

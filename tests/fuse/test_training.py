@@ -10,13 +10,14 @@ from torch import nn
 from data.errors import InputError
 from data.labels import BASIC, pair, taxonomy
 from fuse.augment import Batch, drop_streams, make_compounds, mixup, pools
+from fuse.best import Best
 from fuse.ensemble import find_weights
 from fuse.examples import Examples, Scale, measure
 from fuse.heads import Spec, build
 from fuse.layers import StackedMLP, initialise
 from fuse.noise import Noise
 from fuse.settings import Settings
-from fuse.train import Best, factor, same, train
+from fuse.train import _together, factor, same, train
 
 CLASSES = taxonomy("cexpr7").classes
 CPU = torch.device("cpu")
@@ -32,11 +33,11 @@ def _examples(rows=300, dim=10, seed=0, shares=None, noise=1.0, resident=True):
     return made.resident() if resident else made
 
 
-def _train(settings, data, val, seeds=(0,), dims=(10,), kind="mlp"):
+def _train(settings, data, val, seeds=(0,), dims=(10,), kind="mlp", together=0):
     spec = Spec(kind=kind, dims=dims, classes=CLASSES, members=len(seeds), hidden=16, dropout=settings.dropout)
     head = build(spec)
     initialise(head, seeds)
-    return head, train(head, data, val, spec=spec, settings=settings, seeds=seeds)
+    return head, train(head, data, val, spec=spec, settings=settings, seeds=seeds, together=together)
 
 
 QUICK = Settings(epochs=6, lr=1e-2, warmup=1, hidden=16, compound_mixup=0.0, stream_dropout=0.0,
@@ -51,6 +52,28 @@ def test_a_member_learns_the_same_alone_and_in_company():
     for a, b in zip(together.parameters(), alone.parameters(), strict=True):
         assert torch.allclose(a[1], b[0], atol=1e-4)
     assert [line.val_macro_f1 for line in history if line.member == 1] == [line.val_macro_f1 for line in own]
+
+
+@pytest.mark.parametrize("kind", ["mlp", "gated", "paper", "linear"])
+def test_members_learn_the_same_in_groups_of_any_size(kind):
+    data, val = _examples(noise=3.0), _examples(noise=3.0, seed=1)
+    settings = replace(QUICK, epochs=12, patience=2)  # members end at different epochs
+    made = [_train(settings, data, val, seeds=(3, 4, 5), kind=kind, together=size) for size in (3, 2, 1)]
+    for head, history in made[1:]:
+        for a, b in zip(made[0][0].parameters(), head.parameters(), strict=True):
+            assert torch.allclose(a, b, atol=1e-4)
+        assert history == sorted(history, key=lambda line: (line.epoch, line.member))
+        for member in range(3):
+            own = [line.val_macro_f1 for line in history if line.member == member]
+            assert own == [line.val_macro_f1 for line in made[0][1] if line.member == member][:len(own)]
+
+
+def test_wide_heads_train_in_groups_on_a_cpu_and_all_at_once_where_features_are_streamed():
+    spec = Spec(kind="mlp", dims=(2816,), classes=CLASSES, members=8, hidden=512)
+    resident, streamed = (_examples(rows=20, dim=2816, resident=resident) for resident in (True, False))
+    wide, narrow = (build(replace(spec, hidden=hidden)) for hidden in (512, 8))
+    assert [_together(wide, resident, QUICK), _together(wide, streamed, QUICK)] == [5, 8]
+    assert _together(narrow, resident, QUICK) > 8
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
