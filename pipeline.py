@@ -319,15 +319,21 @@ def fuse(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fuse` made.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `fuse` made.")],
     store: StorePath,
     split: Annotated[str, typer.Option(help="train, val, test or all; by default test if there is any.")] = "",
+    table: Annotated[str, typer.Option(help="Runs side by side: plain, or paper, as its Tables 1 and 2.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Score a trained head on another cache."""
+    """Score trained heads on another cache, each alone or side by side."""
     from fuse.evaluate import evaluate as run_evaluate
+    from fuse.evaluate import evaluate_all
 
-    show(run_evaluate(run, store, split=split, say=lambda text: print(text, file=sys.stderr)), as_json)
+    whisper = partial(print, file=sys.stderr)
+    if table or len(runs) > 1:
+        show(evaluate_all(runs, store, split=split, table=table or "plain", say=whisper), as_json)
+    else:
+        show(run_evaluate(runs[0], store, split=split, say=whisper), as_json)
 
 
 @app.command()

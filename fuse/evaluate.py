@@ -1,6 +1,6 @@
 """The verb `evaluate`: a trained run on the features of another store."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,17 +13,21 @@ from data.errors import InputError
 from fuse import metrics
 from fuse.features import FusedFeatures, join, spelled
 from fuse.fit import contributions, probabilities
-from fuse.report import UNTRAINED, columns, percent, span
+from fuse.paper_tables import paper_table
+from fuse.report import UNTRAINED, columns, compared, comparison_record, figures_rows, percent, recall_rows, span
 from fuse.run import Run, read_run
-from fuse.system import Figures, System, figures
+from fuse.settings import CHOICES
+from fuse.statistics import Comparison
+from fuse.system import Figures, System, against, figures
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of a run on the labelled faces of a store."""
+    """Figures of a run on the labelled faces of a store, whose keys (n,) are `keys`."""
 
     run: Path
     split: str
+    keys: np.ndarray
     figures: Figures
     classes: tuple[str, ...]
     notes: list[str]
@@ -43,6 +47,58 @@ class Evaluation:
         if self.figures.system.untrained:
             lines += ["", f"* {UNTRAINED}"]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """Several runs on the same faces, side by side. table: plain or paper."""
+
+    each: list[Evaluation]
+    table: str
+    comparison: Comparison | None
+    best_other: str
+
+    def record(self) -> dict:
+        return {"runs": [one.record() for one in self.each],
+                "comparison": comparison_record(self.comparison, self.best_other)}
+
+    def text(self) -> str:
+        systems, classes = [one.figures for one in self.each], self.each[0].classes
+        lines = paper_table(systems, classes) if self.table == "paper" else [
+            *columns(figures_rows(systems)), "", *columns(recall_rows(systems, classes), left=1)]
+        lines = [f"{systems[0].scores.n.sum()} {self.each[0].split} faces", "", *lines]
+        if self.comparison:
+            lines += ["", f"{self.each[-1].run} against {self.best_other}: {compared(self.comparison)}"]
+        if any(one.system.untrained for one in systems):
+            lines += ["", f"* {UNTRAINED}"]
+        notes = dict.fromkeys(note for one in self.each for note in one.notes)
+        return "\n".join([*lines, *(f"note: {note}" for note in notes)])
+
+
+def evaluate_all(
+    runs: Sequence[Path], store: Path, *, split: str = "", table: str = "plain",
+    say: Callable[[str], None] = lambda text: None,
+) -> Evaluations:
+    """Score runs on the same faces, as `evaluate` does each; the last one is held against the best of the others.
+
+    Raises InputError if their classes or, for lack of features, their faces are not the same.
+    """
+    if table not in CHOICES["table"]:
+        raise InputError(f"unknown table {table!r}: choose from {', '.join(CHOICES['table'])}")
+    each = [evaluate(run, store, split=split, say=say) for run in runs]
+    keys, classes = each[0].keys, each[0].classes
+    for one in each[1:]:
+        if one.classes != classes:
+            raise InputError(f"{each[0].run} and {one.run} know different classes: evaluate them one by one")
+        if not np.array_equal(one.keys, keys):
+            raise InputError(f"{store} has features of {len(keys)} faces for {each[0].run} and of "
+                             f"{len(one.keys)} for {one.run}: extract what is missing, or evaluate them "
+                             f"one by one")
+    if len(each) == 1:
+        return Evaluations(each, table, None, "")
+    best = max(each[:-1], key=lambda one: one.figures.scores.macro_f1)
+    found = against(each[-1].figures.system, best.figures.system, classes=len(classes), seed=0)
+    return Evaluations(each, table, found, str(best.run))
 
 
 def evaluate(run: Path, store: Path, *, split: str = "", say: Callable[[str], None] = lambda text: None) -> Evaluation:
@@ -67,8 +123,8 @@ def evaluate(run: Path, store: Path, *, split: str = "", say: Callable[[str], No
         val_macro_f1=float("nan"), seconds=0.0,
         gates=dict(zip((stream.name for stream in features.streams), gates, strict=True)) if gates else None)
     classes = made.taxonomy.classes
-    return Evaluation(run, chosen, figures(system, classes=len(classes), seed=made.settings.seed), classes,
-                      [*features.notes, *notes])
+    found = figures(system, classes=len(classes), seed=made.settings.seed)
+    return Evaluation(run, chosen, features.keys[rows], found, classes, [*features.notes, *notes])
 
 
 def matching_features(run: Run, store: Store) -> tuple[FusedFeatures, list[str]]:

@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.errors import InputError
-
 if TYPE_CHECKING:
     from fuse.system import Figures
 
@@ -37,25 +35,20 @@ PUBLISHED = (
 )
 
 
-def check_classes(classes: tuple[str, ...]) -> None:
-    """Raises InputError if these are not the classes of the paper's tables."""
-    if set(classes) != set(ROWS):
-        raise InputError("--table paper shows the paper's seven classes: use --classes cexpr7")
-
-
 def paper_table(systems: "list[Figures]", classes: tuple[str, ...]) -> list[str]:
     """The paper's rows (accuracy of each class, then acc and F1), a column a system; percent.
 
-    On RAF-DB's 397-image split the paper's columns stand beside ours.
+    Its classes stand in its order, others in their own. On RAF-DB's 397-image split its columns stand beside ours.
     """
     from fuse.report import columns, percent
 
-    place = [classes.index(name) for name in ROWS]
-    same = tuple(int(n) for n in systems[0].scores.n[place]) == FACES
+    names = ROWS if set(classes) == set(ROWS) else classes
+    place = [classes.index(name) for name in names]
+    same = names == ROWS and tuple(int(n) for n in systems[0].scores.n[place]) == FACES
     beside = PUBLISHED if same else ()
     rows = [("Compound Expression", *(f"#{number}" for number in range(1, len(systems) + 1)),
              *(f"paper: {one.name}" for one in beside))]
-    for row, (name, c) in enumerate(zip(ROWS, place, strict=True)):
+    for row, (name, c) in enumerate(zip(names, place, strict=True)):
         rows.append((name.replace("_", " ").title(), *(percent(one.scores.recall[c]) for one in systems),
                      *(percent(one.right[row] / FACES[row]) for one in beside)))
     rows.append(("acc", *(percent(one.scores.accuracy) for one in systems), *(percent(one.accuracy) for one in beside)))

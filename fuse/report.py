@@ -20,11 +20,11 @@ def figures_table(made: "Fusion") -> str:
     classes = made.classes.classes
     lines = [_headline(made), ""]
     lines += paper_table(made.systems, classes) if made.settings.table == "paper" else [
-        *columns(_rows(made.systems)), "", *columns(_recalls(made.systems, classes), left=1)]
+        *columns(figures_rows(made.systems)), "", *columns(recall_rows(made.systems, classes), left=1)]
     if any(one.system.untrained for one in made.systems):
         lines += ["", f"* {UNTRAINED}"]
     if made.comparison:
-        lines += ["", _compared(made.comparison, made.best_single)]
+        lines += ["", f"fusion against the best single ({made.best_single}): {compared(made.comparison)}"]
     fused = made.systems[-1].system
     if fused.gates:
         lines += ["mean contribution: " + ", ".join(f"{name} {share:.2f}" for name, share in fused.gates.items())]
@@ -65,7 +65,8 @@ def _headline(made: "Fusion") -> str:
             f"{len(fused.system.truth)} faces of {scored}; 95 % intervals by bootstrap of groups")
 
 
-def _rows(systems: "list[Figures]") -> list[tuple[str, ...]]:
+def figures_rows(systems: "list[Figures]") -> list[tuple[str, ...]]:
+    """A line a system: its figures and their intervals."""
     out = [("#", "features", "dim", "accuracy", "95 %", "macro-F1", "95 %", "one seed", "UAR", "ECE", "val F1")]
     for number, one in enumerate(systems, 1):
         star = " * UNTRAINED" if one.system.untrained else ""
@@ -78,13 +79,15 @@ def _rows(systems: "list[Figures]") -> list[tuple[str, ...]]:
     return out
 
 
-def _recalls(systems: "list[Figures]", classes: tuple[str, ...]) -> list[tuple[str, ...]]:
+def recall_rows(systems: "list[Figures]", classes: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """A line a class: how many faces of it each system finds."""
     header = ("recall of", "n", *(f"#{number}" for number in range(1, len(systems) + 1)))
     return [header, *((name, str(systems[0].scores.n[c]), *(percent(one.scores.recall[c]) for one in systems))
                       for c, name in enumerate(classes))]
 
 
-def _compared(found: Comparison, best: str) -> str:
-    return (f"fusion against the best single ({best}): macro-F1 {100 * found.difference:+.2f} "
+def compared(found: Comparison) -> str:
+    """One system against another, in a sentence."""
+    return (f"macro-F1 {100 * found.difference:+.2f} "
             f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}] by paired bootstrap; right where the other is wrong "
             f"{found.only_a} : {found.only_b}, McNemar p = {found.p_mcnemar:.2g}")

@@ -147,7 +147,6 @@ def test_missing_faces_are_counted_not_shifted(make_store):
     ({"classes": "rafce14"}, "no training faces of happily_disgusted"),
     ({"device": "tpu"}, "unknown device"),
     ({"views": ["flip"]}, "no feature files of the view 'flip'"),
-    ({"table": "paper", "target": "basic"}, "seven classes"),
 ])
 def test_bad_input_is_one_sentence_and_leaves_nothing(make_store, tmp_path, given, message):
     with pytest.raises(ValueError, match=message):
