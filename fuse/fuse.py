@@ -15,7 +15,6 @@ from fuse import metrics
 from fuse.features import FusedFeatures, join
 from fuse.fit import Fitted, fit, probabilities
 from fuse.memory import fits
-from fuse.paper_tables import check_classes
 from fuse.partition import Partition, partitions
 from fuse.report import comparison_record, figures_table
 from fuse.run import check_out, predictions_csv, run_record, write_run
@@ -65,8 +64,6 @@ def prepare(stores: Sequence[Path], settings: Settings) -> Work:
     classes = taxonomy(settings.taxonomy_name)
     if classes.target != settings.target:
         raise InputError(f"--classes {classes.name} are {classes.target} expressions: use --target {classes.target}")
-    if settings.table == "paper":
-        check_classes(classes.classes)
     features = join([Store(path) for path in stores], backbones=settings.backbones, views=settings.views,
                     taxonomy=classes)
     parts = partitions(features, folds=settings.folds, val_fraction=settings.val_fraction, seed=settings.seed)
