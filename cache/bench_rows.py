@@ -1,7 +1,7 @@
-"""The layout that tutorials read from, one row at a time: what `bench fuse` compares with."""
+"""What tutorials read row by row with plain h5py: what `bench fuse` compares with."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import h5py
@@ -9,9 +9,16 @@ import numpy as np
 
 
 @contextmanager
+def rows_of_featurefiles(paths: Sequence[Path]) -> Iterator[list[h5py.Dataset]]:
+    """`/features` of each feature file, open for reading by row number."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(h5py.File(path, "r"))["features"] for path in paths]
+
+
+@contextmanager
 def rows_of_hdf5(path: Path, values: np.ndarray) -> Iterator[h5py.Dataset]:
-    """Write (N, D) as float16 with plain h5py to `path` and give the dataset, open for reading by row number."""
+    """Write (N, D) as contiguous float32 without checksums to `path` and give the dataset, open for reading."""
     with h5py.File(path, "w") as file:
-        file.create_dataset("features", data=values.astype(np.float16), chunks=(min(256, len(values)), values.shape[1]))
+        file.create_dataset("features", data=values)
     with h5py.File(path, "r") as file:
         yield file["features"]
