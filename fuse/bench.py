@@ -11,8 +11,8 @@ from fuse.report import columns
 
 #: RAF-CE with vit_mae and resnet50; a large set with all four presets
 SIZES = (Size("rafce", 3_162, (768, 2048)), Size("large", 100_000, (768, 768, 512, 2048), epochs=1, repeats=1))
-FLOOR, OURS = "bare matrix products", "ours, fp32"
-WITH_SEEDS = {FLOOR: contenders.floor, OURS: contenders.ours, "ours, bf16": contenders.ours_bf16}
+FLOOR, OURS, BF16 = "bare matrix products", "ours, fp32", "ours, bf16"
+WITH_SEEDS = {FLOOR: contenders.floor, OURS: contenders.ours, BF16: contenders.ours_bf16}
 ALONE = {"ours, before it: reading, once": contenders.reading, "DataLoader over feature files": contenders.dataloader,
          "DataLoader over plain HDF5": contenders.dataloader_plain,
          "scikit-learn MLPClassifier": contenders.sklearn_mlp}
@@ -45,10 +45,12 @@ class FuseBench:
         return {"threads": self.threads, "timings": [asdict(one) for one in self.timings]}
 
     def text(self) -> str:
-        rows = [("size", "what", "seeds", "s an epoch", "x floor", "ours is faster by", "peak MB")]
-        ours = {(one.size, one.seeds): one.seconds for one in self.timings if one.what == OURS}
+        rows = [("size", "what", "seeds", "s an epoch", "x floor", "x ours fp32", "x ours bf16", "peak MB")]
+        ours, bf16 = ({(one.size, one.seeds): one.seconds for one in self.timings if one.what == what}
+                      for what in (OURS, BF16))
         rows += [(one.size, one.what, str(one.seeds), f"{one.seconds:.3f}", f"{one.floors:.2f}",
-                  f"{one.seconds / ours[one.size, one.seeds]:.2f}", f"{one.megabytes:.0f}") for one in self.timings]
+                  *(f"{one.seconds / of[one.size, one.seeds]:.2f}" for of in (ours, bf16)), f"{one.megabytes:.0f}")
+                 for one in self.timings]
         lines = [f"{size.name}: {size.rows} x {size.dim}, hidden {size.hidden}, batch {size.batch}"
                  + (f"; DataLoader, scikit-learn and reading from {size.sampled} rows, scaled up"
                     if size.sampled < size.rows else "") for size in self.sizes]

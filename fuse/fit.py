@@ -17,6 +17,7 @@ from fuse.features import FusedFeatures
 from fuse.heads import Classifier, Concat, Spec
 from fuse.layers import initialise
 from fuse.logreg import fill_logreg
+from fuse.own_logits import OwnClassifier, own_classifiers
 from fuse.partition import Partition
 from fuse.settings import Settings
 from fuse.train import Epoch, train
@@ -47,14 +48,17 @@ def fit(
     started = time.perf_counter()
     device = parse_device(settings.device)
     shown = _shown(settings, features, streams)
-    members = 1 if settings.head == "logreg" else settings.seeds
+    own = own_classifiers(features)[0] if settings.head == "zeroshot" else []
+    members = 1 if settings.head == "logreg" or own else settings.seeds
     spec = Spec(kind=settings.head, dims=tuple(features.streams[k].dim for k in shown),
                 classes=features.taxonomy.classes, members=members, hidden=settings.hidden, dropout=settings.dropout,
-                projection=settings.projection, rule=settings.rule)
+                projection=settings.projection, rule=settings.rule, own=bool(own))
     head = Classifier(spec)
     if settings.head == "late":
         singles = singles or fit_singles(settings, features, partition, shown)
         history = fill_late(head, settings, features, partition, singles)
+    elif own:
+        history = _fill_own(head, [own[k] for k in shown])
     else:
         history = _fill(head, settings, features, partition, streams, device)
     head = head.cpu().eval()
@@ -123,6 +127,14 @@ def _fill(head: Classifier, settings: Settings, features: FusedFeatures, partiti
         spec, body = _basic_classifier(head, data, device)
     initialise(body, seeds)
     return train(body, data, val, spec=spec, settings=settings, seeds=seeds, precision=precision)
+
+
+def _fill_own(head: Classifier, own: Sequence[OwnClassifier]) -> list[Epoch]:
+    with torch.no_grad():
+        for layer, one in zip(head.body.own, own, strict=True):
+            layer.weight.copy_(torch.from_numpy(one.weight))
+            layer.bias.copy_(torch.from_numpy(one.bias))
+    return []
 
 
 def _rows(settings: Settings, features: FusedFeatures, partition: Partition) -> tuple[np.ndarray, np.ndarray]:

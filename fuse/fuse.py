@@ -15,6 +15,7 @@ from fuse import metrics
 from fuse.features import FusedFeatures, join
 from fuse.fit import Fitted, fit, probabilities
 from fuse.memory import fits
+from fuse.own_logits import own_classifiers
 from fuse.partition import Partition, partitions
 from fuse.report import comparison_record, figures_table
 from fuse.run import check_out, predictions_csv, run_record, write_run
@@ -71,6 +72,8 @@ def prepare(stores: Sequence[Path], settings: Settings) -> Work:
     if settings.compound_mixup and settings.target == "compound" and not can_make_compounds(features, parts):
         notes.append("compound-mixup left out: no training faces with basic labels of both emotions of a class")
         settings = replace(settings, compound_mixup=0.0)
+    if settings.head == "zeroshot":
+        notes.append(own_classifiers(features)[1])
     if fits(features, settings.memory_gb):
         return Work(features.loaded(), parts, notes, settings)
     return Work(features, parts, [*notes, "features streamed from disk: they exceed the memory allowed"], settings)

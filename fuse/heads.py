@@ -14,7 +14,8 @@ from fuse.zeroshot import membership, pair_scores
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What a head is, besides its weights. dims: of the streams, in the order of the columns."""
+    """What a head is, besides its weights. dims: of the streams, in the order of the columns; own: for zero-shot, the
+    basic classifiers that the backbones brought along, instead of a trained one."""
 
     kind: str
     dims: tuple[int, ...]
@@ -24,6 +25,7 @@ class Spec:
     dropout: float = 0.0
     projection: int = 128
     rule: str = "geometric"
+    own: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,23 @@ class ZeroShot(nn.Module):
         return Output(found.clamp_min(1e-12).log(), basic=basic)
 
 
+class OwnLogits(nn.Module):
+    """The basic classifiers that the backbones brought along, their probabilities averaged, and a pair rule: nothing
+    is learned. The bias of a basic emotion that a backbone does not know is far below all others."""
+
+    def __init__(self, spec: Spec):
+        super().__init__()
+        self.dims, self.compounds, self.rule = list(spec.dims), spec.classes, spec.rule
+        self.own = nn.ModuleList(StackedLinear(spec.members, dim, len(BASIC)) for dim in spec.dims)
+
+    def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
+        parts = [layer(part).float().softmax(dim=-1)
+                 for layer, part in zip(self.own, x.split(self.dims, dim=-1), strict=True)]
+        basic = sum(parts) / len(parts)
+        found = pair_scores(basic, self.compounds, rule=self.rule)
+        return Output(found.clamp_min(1e-12).log(), basic=basic.clamp_min(1e-12).log())
+
+
 class Late(nn.Module):
     """The probabilities of one head a stream, averaged with weights (M, K, C) that sum to one over the streams."""
 
@@ -142,8 +161,8 @@ class Late(nn.Module):
 
 def build(spec: Spec) -> nn.Module:
     """The head of a spec, its weights zero. kind `logreg` is a Linear that scikit-learn fills."""
-    kinds = {"linear": Linear, "logreg": Linear, "mlp": Concat, "gated": Gated, "paper": Paper, "zeroshot": ZeroShot,
-             "late": Late}
+    kinds = {"linear": Linear, "logreg": Linear, "mlp": Concat, "gated": Gated, "paper": Paper,
+             "zeroshot": OwnLogits if spec.own else ZeroShot, "late": Late}
     return kinds[spec.kind](spec)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from data.errors import InputError
-from fuse.bench import ALONE, FLOOR, OURS, WITH_SEEDS, FuseBench, Timing, _apart, bench_fuse
+from fuse.bench import ALONE, BF16, FLOOR, OURS, WITH_SEEDS, FuseBench, Timing, _apart, bench_fuse
 from fuse.contenders import SAMPLE, Size, floor
 
 TINY = Size("tiny", 300, (16, 24), hidden=8, batch=32, epochs=1, repeats=1)
@@ -30,7 +30,7 @@ def test_slow_contenders_take_a_sample_of_large_sizes_only():
 
 def test_the_table_says_what_eight_seeds_cost():
     timings = [Timing("tiny", what, seeds, seconds, 1.0, seconds / seeds) for what, seeds, seconds in
-               [(FLOOR, 1, 1.0), (OURS, 1, 1.25), (FLOOR, 8, 8.0), (OURS, 8, 9.0)]]
+               [(FLOOR, 1, 1.0), (OURS, 1, 1.25), (BF16, 1, 1.0), (FLOOR, 8, 8.0), (OURS, 8, 9.0), (BF16, 8, 8.0)]]
     assert "eight seeds take 7.20 times one" in FuseBench(timings, [TINY], 2).text()
 
 

@@ -1,11 +1,27 @@
 """Pair rules against examples worked by hand."""
 
+import csv
+
 import numpy as np
 import pytest
 import torch
 
-from data.labels import BASIC, taxonomy
+from cache.featurefile import FeatureFile
+from cache.recipe import Recipe
+from cache.store import Store
+from cache.writing import Classifier, write_featurefile
+from data.errors import InputError
+from data.labels import BASIC, pair, taxonomy
+from fuse.evaluate import evaluate
+from fuse.features import join
+from fuse.fuse import fuse
+from fuse.heads import Spec, build
+from fuse.own_logits import NEVER, own_classifiers
+from fuse.settings import resolve
 from fuse.zeroshot import membership, pair_scores
+
+CLASSES = taxonomy("cexpr7").classes
+RAFDB = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")  # POSTER++'s own order
 
 FACE = {"surprise": 0.5, "happiness": 0.3, "fear": 0.1, "anger": 0.1}
 NAMES = ("happily_surprised", "fearfully_surprised", "sadly_angry")
@@ -33,3 +49,85 @@ def test_every_taxonomy_has_two_members_a_compound_and_one_a_basic():
         assert (membership(classes.classes).sum(axis=0) == (2 if classes.target == "compound" else 1)).all()
     table = membership(("sadly_angry",))
     assert [BASIC[row] for row in np.flatnonzero(table[:, 0])] == ["sadness", "anger"]
+
+
+def _store(folder, *, rows=300, dim=6, classes=RAFDB, bend=0.0, logits=True):
+    """A store whose backbone knows the basic emotions by itself: its features show a face's pair, in no clear order.
+
+    Its classifier is x @ weight.T + bias with weights of its own, plus `bend` times a map that is not affine.
+    """
+    folder.mkdir()
+    generator = np.random.default_rng(7)
+    label = np.arange(rows) % len(CLASSES)
+    shown = np.array([[name in pair(CLASSES[c]) for name in RAFDB] for c in label], float)
+    mixing = np.linalg.qr(generator.standard_normal((max(dim, 7), 7)))[0][:dim]
+    features = (4 * shown + 0.5 * generator.standard_normal(shown.shape)) @ mixing.T
+    weight, bias = mixing.T.astype(np.float32), np.linspace(-0.5, 0.5, 7, dtype=np.float32)
+
+    def by_itself(x):
+        return x @ weight.T + bias + bend * np.abs(x).sum(axis=1, keepdims=True) * weight[:, 0]
+
+    how = Recipe(backbone="posterv2", architecture="posterv2", weights="sha256:" + "1" * 64, tap="head",
+                 preprocessing={"size": 224}, view={"name": "original"}, decoder="pillow-rgb-1", precision="fp32",
+                 dtype="float16")
+    keys = [f"{row:04d}.png" for row in range(rows)]
+    write_featurefile(folder / "posterv2.h5", recipe=how, dim=dim, keys=keys, failures={},
+                      sha256=[f"{row:064x}" for row in range(rows)], features=features.astype(np.float16),
+                      classifier=Classifier(classes, by_itself) if logits else None)
+    with (folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("key", "split", "basic", "compound", "group"), *(
+            (key, ("train", "val", "test", "test")[row // 7 % 4], "", CLASSES[label[row]], "")
+            for row, key in enumerate(keys))])
+    return folder, weight, bias
+
+
+def _joined(store):
+    return join([Store(store)], backbones=(), views=("original",), taxonomy=taxonomy("cexpr7"))
+
+
+def test_own_logits_give_the_basic_probabilities_that_the_backbone_gave(tmp_path):
+    store, weight, bias = _store(tmp_path / "s", dim=12)
+    (found,), note = own_classifiers(_joined(store))
+    assert "nothing is trained" in note
+    columns = [BASIC.index(name) for name in RAFDB]
+    assert np.allclose(found.weight[:, columns], weight.T, atol=1e-3)
+    assert np.allclose(found.bias[columns], bias, atol=1e-3)
+    assert found.bias[BASIC.index("contempt")] == NEVER  # seven classes: never called
+    _, logits = FeatureFile(store / "posterv2.h5").logits()
+    made = fuse([store], resolve(given={"head": "zeroshot", "rule": "mean"}), out=None).systems[-1].system
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    by_hand = np.stack([sum(shares[:, RAFDB.index(name)] for name in pair(one)) / 2 for one in CLASSES], axis=1)
+    by_hand /= by_hand.sum(axis=1, keepdims=True)
+    assert np.allclose(made.mean, by_hand[made.rows], atol=1e-3)
+
+
+def test_with_own_logits_no_label_is_needed_to_learn_from_and_the_run_predicts_from_features_alone(tmp_path):
+    store, _, _ = _store(tmp_path / "s", dim=12)
+    made = fuse([store], resolve(given={"head": "zeroshot"}), out=tmp_path / "run")  # no basic label in the manifest
+    assert made.systems[-1].scores.accuracy > 0.9 and len(made.systems[-1].system.members) == 1
+    assert any("own logits" in note for note in made.notes)
+    without, _, _ = _store(tmp_path / "t", dim=12, logits=False)
+    assert evaluate(tmp_path / "run", without).figures.scores.accuracy == made.systems[-1].scores.accuracy
+
+
+def test_probabilities_of_several_backbones_are_averaged_before_the_rule():
+    head = build(Spec(kind="zeroshot", dims=(2, 1), classes=NAMES, members=1, rule="mean", own=True))
+    a, b = ({"surprise": 0.8, "happiness": 0.2}, {"fear": 0.6, "happiness": 0.4})
+    with torch.no_grad():
+        for layer, face in zip(head.own, (a, b), strict=True):
+            layer.bias.copy_(torch.tensor([face.get(name, 1e-20) for name in BASIC]).log())
+    assert head(torch.zeros(1, 3)).logits.exp()[0, 0].tolist() == pytest.approx([0.35, 0.35, 0.0], abs=1e-6)
+
+
+@pytest.mark.parametrize(("changes", "reason"), [
+    ({"logits": False}, "no stream has logits"), ({"rows": 28, "dim": 40}, "28 faces, too few for its 40 features"),
+    ({"bend": 1.0}, "no affine map"),
+])
+def test_without_usable_logits_the_note_says_why_a_classifier_is_trained(tmp_path, changes, reason):
+    found, note = own_classifiers(_joined(_store(tmp_path / "s", **changes)[0]))
+    assert not found and reason in note and "trained on basic labels" in note
+
+
+def test_logits_of_other_classes_are_refused(tmp_path):
+    with pytest.raises(InputError, match="'smirk', which is no basic emotion"):
+        own_classifiers(_joined(_store(tmp_path / "s", classes=("smirk", *RAFDB[1:]))[0]))
