@@ -36,9 +36,10 @@ def alone(cli, drawn, extract_args, tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_shards_at_the_same_time_make_the_same_file(drawn, extract_args, alone, tmp_path):
+@pytest.mark.parametrize("count", [2, 5])
+def test_shards_at_the_same_time_make_the_same_file(drawn, extract_args, alone, tmp_path, count):
     args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--part-rows", "4", networks=ONE)
-    finish([start(*args, "--shard", f"{index}/5") for index in range(5)])
+    finish([start(*args, "--shard", f"{index}/{count}") for index in range(count)])
     assert_equal_stores(tmp_path / "s", alone)
 
 
