@@ -5,10 +5,8 @@ keys, image hashes, failures and attributes, by a SHA-256 of its own. What is re
 """
 
 import json
-import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -16,9 +14,10 @@ import h5py
 import numpy as np
 
 from cache.chunks import Chunks, NotFinite
-from cache.errors import CacheError, DamagedFile, FileGone
+from cache.errors import DamagedFile, FileGone
+from cache.header import Checked, check_header, identity
 from cache.index import TABLES, brief, check_keys, decoded, digest_of, read_texts
-from cache.layout import ATTRIBUTES, CHUNK_ROWS, FEATURE_TYPES, FORMAT, FORMAT_VERSION, check_layout
+from cache.layout import CHUNK_ROWS
 from cache.recipe import Recipe
 
 BLOCK_ROWS = 8192
@@ -42,9 +41,9 @@ class FeatureFile:
 
     # ------------------------------------------------------------------------------------------------ header
     @cached_property
-    def _checked(self) -> "Checked":
+    def _checked(self) -> Checked:
         with self._open() as file:
-            return _check(file)
+            return check_header(file)
 
     @property
     def header(self) -> dict[str, str | int]:
@@ -172,7 +171,7 @@ class FeatureFile:
         """The file that was checked: rows would be looked up in another one's order. Raises FileGone if it is not."""
         known = self._checked.identity
         file = self._open()
-        if _identity(file) != known:
+        if identity(file) != known:
             file.close()
             raise FileGone(f"{self.path}: replaced by another process while it was read: try again")
         return file
@@ -186,50 +185,6 @@ class FeatureFile:
             raise FileGone(f"{self.path}: no such feature file") from None
         except (OSError, RuntimeError) as error:
             raise DamagedFile(f"{self.path}: not a whole HDF5 file ({brief(error)})") from None
-
-
-@dataclass(frozen=True)
-class Checked:
-    """What was found when a file was first opened. offsets: the byte at which each chunk of the features begins;
-    identity: of the file itself, whatever its name."""
-
-    header: dict[str, str | int]
-    offsets: list[int]
-    identity: tuple[int, ...]
-
-
-def _check(file: h5py.File) -> Checked:
-    try:
-        offsets = check_layout(file)
-        header = {name: file.attrs[name] for name in ATTRIBUTES}
-        header = {name: value if isinstance(value, str) else int(value) for name, value in header.items()}
-        _check_header(header, file["features"])
-        header["failed"] = file["failures/keys"].shape[0]
-    except CacheError as error:
-        raise type(error)(f"{file.filename}: {error}") from None
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise DamagedFile(f"{file.filename}: the header does not read back ({brief(error)})") from None
-    return Checked(header, offsets, _identity(file))
-
-
-def _identity(file: h5py.File) -> tuple[int, ...]:
-    status = os.fstat(file.id.get_vfd_handle())
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _check_header(header: dict[str, str | int], features: h5py.Dataset) -> None:
-    if header["format"] != FORMAT or header["format_version"] != FORMAT_VERSION:
-        raise CacheError(f"format {header['format']!r} version {header['format_version']} is not "
-                         f"{FORMAT!r} version {FORMAT_VERSION}: update Twofold, or extract again")
-    recipe = Recipe.from_json(header["recipe"])
-    if recipe.canonical() != header["recipe"] or recipe.fingerprint != header["fingerprint"]:
-        raise CacheError("the recipe does not match its fingerprint: do not trust this file")
-    if (recipe.backbone, recipe.view.get("name")) != (header["backbone"], header["view"]):
-        raise CacheError("backbone or view is not the recipe's: do not trust this file")
-    if features.shape != (header["rows"], header["dim"]):
-        raise DamagedFile(f"/features is {features.shape}, not ({header['rows']}, {header['dim']})")
-    if not features.id.get_type().equal(FEATURE_TYPES[recipe.dtype]):
-        raise DamagedFile(f"/features is not stored as {recipe.dtype}, as the recipe says")
 
 
 def _read_classes(logits: h5py.Dataset) -> tuple[str, ...]:
