@@ -18,13 +18,15 @@ from cache.errors import CacheError
 from cache.files import write_text
 from cache.store import Store
 from data.errors import InputError
+from fuse import ablation
 from fuse.fuse import Fusion, fuse, prepare, subsets, train_subset
 from fuse.report import columns, percent
 from fuse.run import check_out
 from fuse.settings import Settings, settings_from
 
-WORDS = ("backbones", "heads", "seeds", "settings", "grid")
-ADVICE = 'keys are backbones = "all" or lists of names, heads, seeds, and the tables [settings] and [grid]'
+WORDS = ("backbones", "heads", "seeds", "settings", "grid", "ablation")
+ADVICE = ('keys are backbones = "all" or lists of names, heads, seeds, and the tables [settings] and [grid] or '
+          "[ablation]")
 SHOWN = 20  #: lines of the leaderboard in the terminal
 
 
@@ -32,7 +34,8 @@ SHOWN = 20  #: lines of the leaderboard in the terminal
 class Trial:
     """One setting and what came of it. error: why it failed, else empty; score: validation macro-F1.
 
-    settings: as the TOML has them, so that one that makes no sense is a row as well.
+    settings: as the TOML has them, so that one that makes no sense is a row as well. scored: in an ablation, figures
+    over all folds; see `ablation.scored`.
     """
 
     name: str
@@ -40,11 +43,21 @@ class Trial:
     score: float
     seconds: float
     error: str
+    scored: dict | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings of all trials, each once; what varies between them; whether it is an ablation of the first."""
+
+    trials: list[dict]
+    varied: tuple[str, ...]
+    ablation: bool
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The leaderboard, best validation first, failed ones last, and the run of the best."""
+    """The leaderboard, best validation first, failed ones last, and the run of the best; or the rows of an ablation."""
 
     out: Path
     trials: list[Trial]
@@ -52,6 +65,7 @@ class Sweep:
     best: Fusion | None
     varied: tuple[str, ...]
     seconds: float
+    ablated: tuple[ablation.Row, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -61,7 +75,8 @@ class Sweep:
         return {"leaderboard": [{"trial": trial.name, "settings": trial.settings, "seconds": trial.seconds,
                                  "val_macro_f1": None if trial.error else trial.score, "error": trial.error}
                                 for trial in self.trials],
-                "reused": self.reused, "seconds": self.seconds, "best": self.best.record() if self.best else None}
+                "reused": self.reused, "seconds": self.seconds, "best": self.best.record() if self.best else None,
+                "ablation": [row.record() for row in self.ablated]}
 
     def text(self) -> str:
         rows = [("rank", "trial", *self.varied, "val macro-F1", "seconds")]
@@ -70,6 +85,7 @@ class Sweep:
         failed = [trial for trial in self.trials if trial.error]
         lines = [*columns(rows, left=len(rows[0]) - 2)]
         lines += [f"... {len(self._good) - SHOWN} more"] * (len(self._good) > SHOWN)
+        lines = ablation.table(self.ablated) if self.ablated else lines
         lines += [f"failed: {trial.name} ({', '.join(_cell(trial, name) for name in self.varied)}): {trial.error}"
                   for trial in failed]
         lines += ["", f"{len(self.trials)} trials ({self.reused} done before), {len(failed)} failed, "
@@ -92,29 +108,37 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, say
     from joblib import Parallel, delayed
 
     started = time.perf_counter()
-    wanted, varied = plan(config, stores)
+    planned = plan(config, stores)
+    wanted, varied = planned.trials, planned.varied
     check_out(out / "best")
     (out / "trials").mkdir(parents=True, exist_ok=True)
     inputs = _inputs(stores)
     names = [_name(settings, inputs) for settings in wanted]
     known = {name: trial for name, settings in zip(names, wanted, strict=True)
-             if (trial := _read(out, name, settings)) and not trial.error}
+             if (trial := _read(out, name, settings)) and not trial.error
+             and (trial.scored or not planned.ablation)}
     todo = [(name, settings) for name, settings in zip(names, wanted, strict=True) if name not in known]
     jobs = min(jobs or os.cpu_count() or 1, max(len(todo), 1))
     threads = max(1, (os.cpu_count() or 1) // jobs)
     run = Parallel(n_jobs=jobs, return_as="generator_unordered")
-    for number, trial in enumerate(run(delayed(_try)(list(stores), out, *one, threads) for one in todo), 1):
+    calls = (delayed(_try)(list(stores), out, *one, threads, planned.ablation) for one in todo)
+    for number, trial in enumerate(run(calls), 1):
         known[trial.name] = trial
         say(f"{number}/{len(todo)} {trial.name} {trial.error or percent(trial.score)} ({trial.seconds:.1f} s)")
     trials = sorted(known.values(), key=lambda trial: (bool(trial.error), -trial.score, trial.name))
     write_text(out / "leaderboard.csv", _leaderboard(trials, varied))
     good = [trial for trial in trials if not trial.error]
-    best = fuse(stores, settings_from(good[0].settings), out=out / "best", say=say) if good else None
-    return Sweep(out, trials, len(wanted) - len(todo), best, varied, time.perf_counter() - started)
+    rows, best = [], None
+    if planned.ablation:
+        done = [known[name] for name in names if not known[name].error]
+        rows = ablation.rows(wanted[0], [(trial.settings, trial.scored, trial.score) for trial in done])
+    elif good:
+        best = fuse(stores, settings_from(good[0].settings), out=out / "best", say=say)
+    return Sweep(out, trials, len(wanted) - len(todo), best, varied, time.perf_counter() - started, tuple(rows))
 
 
-def plan(config: Path, stores: Sequence[Path]) -> tuple[list[dict], tuple[str, ...]]:
-    """The settings of all trials, each once, and the names of what varies between them."""
+def plan(config: Path, stores: Sequence[Path]) -> Plan:
+    """What a TOML asks for. Raises InputError for what makes no sense."""
     try:
         table = tomllib.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -128,15 +152,21 @@ def plan(config: Path, stores: Sequence[Path]) -> tuple[list[dict], tuple[str, .
     grid = table.get("grid", {})
     if not all(isinstance(values, list) and values for values in grid.values()):
         raise InputError(f"{config}: [grid] needs a list of values for each setting")
-    axes = {"backbones": _chosen(table.get("backbones", "all"), stores, common, config),
-            "head": table.get("heads", ["mlp"]), **grid}
+    changes = table.get("ablation", {})
+    everything = [Store(stores[0]).backbones(next(iter(common.get("views", ["original"]))))]
+    axes = {"backbones": everything if changes and "backbones" not in table else
+            _chosen(table.get("backbones", "all"), stores, common, config), "head": table.get("heads", ["mlp"]), **grid}
     if not isinstance(axes["head"], list) or not axes["head"]:
         raise InputError(f"{config}: heads must be a list of names")
-    misnamed = [name for name in (*common, *grid) if name not in Settings.__dataclass_fields__]
+    misnamed = [name for name in (*common, *grid, *changes) if name not in Settings.__dataclass_fields__]
     if misnamed:
         raise InputError(f"{config}: there is no setting {', '.join(misnamed)}: {ADVICE}")
     found = [common | dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-    return [one for number, one in enumerate(found) if one not in found[:number]], tuple(axes)
+    if changes and len(found) > 1:
+        raise InputError(f"{config}: an ablation changes one base: give one subset of backbones, one head, no [grid]")
+    if changes:
+        return Plan(ablation.variations(found[0], changes, config), tuple(changes), True)
+    return Plan([one for number, one in enumerate(found) if one not in found[:number]], tuple(axes), False)
 
 
 def _chosen(word: object, stores: Sequence[Path], common: dict, config: Path) -> list[list[str]]:
@@ -149,25 +179,26 @@ def _chosen(word: object, stores: Sequence[Path], common: dict, config: Path) ->
     raise InputError(f"{config}: backbones is {word!r}: {ADVICE}")
 
 
-def _try(stores: list[Path], out: Path, name: str, record: dict, threads: int) -> Trial:
-    """Train one setting and keep its validation score; test faces are not looked at."""
+def _try(stores: list[Path], out: Path, name: str, record: dict, threads: int, ablated: bool) -> Trial:
+    """Train one setting and keep its validation score; test faces are looked at in an ablation only."""
     import torch
 
     torch.set_num_threads(threads)
-    started = time.perf_counter()
+    started, scored = time.perf_counter(), None
     try:
         settings = settings_from(record)
         work = prepare(stores, settings)
         fitted = train_subset(work, work.settings, subsets(work.features, settings)[-1])
         score, error = float(np.mean([one.val_macro_f1 for one in fitted])), ""
+        scored = ablation.scored(work, fitted) if ablated else None
     except (InputError, CacheError) as failure:
         score, error = float("nan"), str(failure)
     except Exception as failure:  # one bad setting must not end the night's sweep: it is a row with its reason
         score, error = float("nan"), f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}"
-    trial = Trial(name, record, score, time.perf_counter() - started, error)
+    trial = Trial(name, record, score, time.perf_counter() - started, error, scored)
     write_text(out / "trials" / f"{name}.json", json.dumps({
         "settings": record, "val_macro_f1": None if error else score, "error": error,
-        "seconds": trial.seconds}, indent=2) + "\n")
+        "seconds": trial.seconds, "scored": scored}) + "\n")
     return trial
 
 
@@ -177,7 +208,8 @@ def _read(out: Path, name: str, settings: dict) -> Trial | None:
         record = json.loads((out / "trials" / f"{name}.json").read_text(encoding="utf-8"))
         if record["settings"] != settings:
             return None
-        return Trial(name, settings, float(record["val_macro_f1"] or "nan"), record["seconds"], record["error"])
+        return Trial(name, settings, float(record["val_macro_f1"] or "nan"), record["seconds"], record["error"],
+                     record.get("scored"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -193,7 +225,7 @@ def _name(settings: dict, inputs: list) -> str:
 
 
 def _cell(trial: Trial, name: str) -> str:
-    value = trial.settings[name]
+    value = trial.settings.get(name, "")
     return " + ".join(value) if isinstance(value, list) else str(value)
 
 

@@ -81,6 +81,9 @@ def test_what_fails_is_a_row_with_its_reason(make_store, tmp_path):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("heads = [", "not a TOML"), ("head = 'mlp'", "unknown head"), ("backbones = 'some'", "backbones is 'some'"),
+    ("[ablation]\nlr = [0.1]", "scored on folds"), ("[ablation]\nfolds = [3]", "same faces"),
+    ("[ablation]\nlr = 0.1\n[settings]\nfolds = 3", "list of values for lr"),
+    ("heads = ['mlp', 'linear']\n[ablation]\nlr = [0.1]\n[settings]\nfolds = 3", "changes one base"),
     ("heads = []", "heads must be"), ("[grid]\nlr = 0.1", "list of values"), ("[grid]\nlearning = [1]", "no setting"),
 ])
 def test_a_configuration_that_makes_no_sense_is_named(make_store, tmp_path, text, message):
@@ -88,3 +91,39 @@ def test_a_configuration_that_makes_no_sense_is_named(make_store, tmp_path, text
     config.write_text(text)
     with pytest.raises(InputError, match=message):
         plan(config, [make_store()])
+
+
+ABLATION = """
+seeds = 2
+[settings]
+folds = 3
+epochs = 10
+batch_size = 64
+lr = 0.01
+warmup = 1
+hidden = 16
+[ablation]
+lr = [0.01, 1e-7]
+head = ["linear", "tree"]
+"""
+
+
+@pytest.mark.slow
+def test_an_ablation_changes_one_setting_at_a_time_and_compares_on_the_same_faces(make_store, tmp_path):
+    store, config = make_store(), tmp_path / "a.toml"
+    config.write_text(ABLATION)
+    made = sweep([store], config, out=tmp_path / "out", jobs=2, say=_quiet)
+    base, slow = made.ablated[:2]  # lr = 0.01 is no change, and a tree is no head
+    assert [row.change for row in made.ablated] == ["no change", "lr = 1e-07", "head = linear"]
+    assert made.exit_code == 1 and made.best is None and not (tmp_path / "out/best").exists()
+    assert len(base.scored["truth"]) == 420 and base.comparison is None
+    assert base.scored["macro_f1"] > 0.95 > 0.5 > slow.scored["macro_f1"]
+    assert slow.comparison.high < 0 and slow.comparison.difference == pytest.approx(
+        slow.scored["macro_f1"] - base.scored["macro_f1"])
+    plain = fuse([store], resolve(given=made.trials[0].settings | {"head": "mlp", "lr": 0.01}), out=None)
+    assert plain.systems[-1].scores.macro_f1 == pytest.approx(base.scored["macro_f1"])
+    again = sweep([store], config, out=tmp_path / "out", jobs=1, say=_quiet)
+    assert again.reused == 3 and again.ablated == made.ablated
+    text = made.text()
+    assert "420 faces of all folds" in text and "lr = 1e-07" in text and "tree" in text
+    assert made.record()["ablation"][1]["against_no_change"]["high"] < 0
