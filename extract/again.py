@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cache.recipe import Recipe, differences
 from data.errors import InputError
+from extract.encoder import Encoder
 from extract.plan import Settings, recipe_of
 from extract.report import Report
 from extract.run import Request, extract, load_encoders, parse_weights
@@ -20,11 +21,10 @@ def extract_again(recipes: Sequence[Recipe], *, manifest: Path, roots: Sequence[
     """
     parse_weights(weights, [recipe.backbone for recipe in recipes])
     requests = [_request(group, manifest, roots, store, weights, device, reused) for group in _groups(recipes)]
-    for request, group in zip(requests, _groups(recipes), strict=True):
-        _check(request, group)
+    loaded = [_load(request, group) for request, group in zip(requests, _groups(recipes), strict=True)]
     reports = []
-    for request in requests:
-        reports.append(extract(request))
+    for request, encoders in zip(requests, loaded, strict=True):
+        reports.append(extract(request, encoders=encoders))
         if reports[-1].work.stopped_by:
             break
     return reports
@@ -49,7 +49,8 @@ def _request(group: list[Recipe], manifest: Path, roots: Sequence[str], store: P
                    settings=Settings(dtype=group[0].dtype, recheck=reused, retry_failures=reused))
 
 
-def _check(request: Request, group: list[Recipe]) -> None:
+def _load(request: Request, group: list[Recipe]) -> list[Encoder]:
+    """The encoders of a request, each of which makes what its recipe says."""
     encoders = {encoder.name: encoder for encoder in load_encoders(request, device=request.device.split(",")[0])}
     for wanted in group:
         name = wanted.backbone
@@ -60,3 +61,4 @@ def _check(request: Request, group: list[Recipe]) -> None:
         if apart:
             what = "; ".join(f"{field} {there} there, {here} here" for field, (there, here) in apart.items())
             raise InputError(f"{name} is computed otherwise here than what the run was trained on: {what}")
+    return list(encoders.values())

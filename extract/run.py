@@ -43,8 +43,10 @@ class Request:
     compiled: bool = False
 
 
-def extract(request: Request, *, dry: bool = False) -> Report:
+def extract(request: Request, *, dry: bool = False, encoders: Sequence[Encoder] | None = None) -> Report:
     """Extract every face of the manifest with every backbone and view that the store lacks; `dry` only says what.
+
+    encoders: those of the request, where they are loaded already.
 
     Raises InputError or CacheError, before anything is written, if the request makes no sense.
     """
@@ -52,7 +54,7 @@ def extract(request: Request, *, dry: bool = False) -> Report:
     faces = open_faces(parse_roots(request.roots))
     views = [view(name) for name in dict.fromkeys(request.views)]
     devices = request.device.split(",")
-    encoders = load_encoders(request, device=devices[0])
+    encoders = encoders or load_encoders(request, device=devices[0])
     store, keys, settings = Store(request.store, new=True), list(table.keys), request.settings
     hashes = image_hashes(faces, keys, workers=settings.workers) if settings.recheck else None
     jobs = plan(store, keys, encoders, views, settings=settings, hashes=hashes)
