@@ -1,0 +1,104 @@
+"""The same recipes again, from weights that are known by their content."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cache.store import Store
+from data.errors import InputError
+from extract.again import extract_again
+from extract.architectures import build
+from tests.extract.stores import assert_equal_stores
+
+NAME = "timm:test_resnet"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A weights folder."""
+    (tmp_path / "weights").mkdir()
+    monkeypatch.setenv("TWOFOLD_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path / "weights"
+
+
+def save(path, seed: int):
+    torch.manual_seed(seed)
+    torch.save(build(NAME, checkpoint=None).network.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def before(cli, drawn, folder, tmp_path):
+    """Weights from outside the folder, and a store made with them."""
+    path = save(tmp_path / "mine.pth", 1)
+    done = cli("extract", drawn.manifest, "--root", drawn.root, "--store", tmp_path / "before", "--backbones", NAME,
+               "--weights", f"{NAME}={path}", "--device", "cpu", "--precision", "fp32")
+    assert done.returncode == 0, done.stderr
+    return path, Store(tmp_path / "before")
+
+
+def again(recipes, drawn, store, *weights):
+    return extract_again(recipes, manifest=drawn.manifest, roots=[str(drawn.root)], store=store,
+                         weights=[f"{NAME}={path}" for path in weights], device="cpu", reused=False)
+
+
+def test_weights_are_found_by_content_whatever_their_name(before, drawn, folder, tmp_path):
+    path, store = before
+    (file,) = store.files()
+    save(folder / "timm-test_resnet.pth", 2)  # the usual name, and other weights
+    (folder / "a-note.pth").write_text("not weights at all")
+    path.rename(folder / "zz.pt")
+    again([file.recipe], drawn, tmp_path / "after")
+    assert_equal_stores(tmp_path / "after", store.path)
+
+
+def test_weights_that_are_not_there_are_named(before, drawn, folder, tmp_path):
+    path, store = before
+    (file,) = store.files()
+    other = save(folder / "timm-test_resnet.pth", 2)
+    with pytest.raises(InputError, match=rf"{file.recipe.weights}\) are not here \(1 others are\): give their file"):
+        again([file.recipe], drawn, tmp_path / "after")
+    with pytest.raises(InputError, match="are not here"):
+        again([file.recipe], drawn, tmp_path / "after", other)
+    other.unlink()
+    with pytest.raises(InputError, match=r"no weights for timm:test_resnet.*--weights timm:test_resnet=PATH"):
+        again([file.recipe], drawn, tmp_path / "after")
+    assert not (tmp_path / "after").exists()
+    again([file.recipe], drawn, tmp_path / "after", path)
+    assert_equal_stores(tmp_path / "after", store.path)
+
+
+def test_another_preprocessing_is_spelled_out(before, drawn, tmp_path):
+    path, store = before
+    (file,) = store.files()
+    changed = replace(file.recipe, preprocessing=file.recipe.preprocessing | {"size": [96, 96]})
+    with pytest.raises(InputError, match=r"computed otherwise here .* preprocessing\.size"):
+        again([changed], drawn, tmp_path / "after", path)
+
+
+def test_onnx_models_come_with_the_options_of_the_recipe(cli, drawn, folder, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper = onnx.helper
+    graph = helper.make_graph(
+        [helper.make_node("ReduceMean", ["pixels", "axes"], ["low"], keepdims=0),
+         helper.make_node("Mul", ["low", "two"], ["high"])], "tiny",
+        [helper.make_tensor_value_info("pixels", onnx.TensorProto.FLOAT, ["n", 3, "h", "w"])],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("low", "high")],
+        [onnx.numpy_helper.from_array(np.array((2, 3), np.int64), "axes"),
+         onnx.numpy_helper.from_array(np.array(2, np.float32), "two")])
+    path = tmp_path / "tiny.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    name = f"onnx:{path}?size=24&resize=30&interpolation=bicubic&mean=0.1,0.2,0.3&std=0.4&scale=0.01&output=high"
+    done = cli("extract", drawn.manifest, "--root", drawn.root, "--store", tmp_path / "before", "--backbones", name)
+    assert done.returncode == 0, done.stderr
+    (file,) = Store(tmp_path / "before").files()
+    path.rename(folder / "renamed.onnx")
+    with pytest.raises(InputError, match="computed otherwise"):  # its name is in the recipe
+        again([file.recipe], drawn, tmp_path / "after")
+    (folder / "renamed.onnx").rename(folder / "tiny.onnx")
+    again([file.recipe], drawn, tmp_path / "after")
+    assert_equal_stores(tmp_path / "after", tmp_path / "before")
