@@ -7,7 +7,7 @@ import resource
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,7 +180,7 @@ def _data(size: Size, rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @contextmanager
-def _written(size: Size):
+def _written(size: Size) -> Iterator[list[Path]]:
     """Feature files as `extract` writes them, one a stream, of the sampled rows."""
     from cache.recipe import Recipe
     from cache.writing import write_featurefile
