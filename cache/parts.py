@@ -89,9 +89,9 @@ def holdings(store: Store, recipe: Recipe) -> Holdings:
     Parts are read back whole; of the finished file the index and the place of every chunk are checked. What does not
     hold is set aside.
     """
-    finished = store.path_of(recipe)
-    found = [_whole(path, recipe, deep=path != finished) for path in [finished, *parts_by_age(store, recipe)]]
-    return stock_of([file for file in found if file is not None])
+    parts = [_whole(path, recipe, deep=True) for path in parts_by_age(store, recipe)]
+    finished = _whole(store.path_of(recipe), recipe, deep=False)  # last: by now it has what parts were removed for
+    return stock_of([file for file in [finished, *parts] if file is not None])
 
 
 def stock_of(files: Sequence[FeatureFile]) -> Holdings:

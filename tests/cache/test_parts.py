@@ -3,6 +3,7 @@ import os
 import numpy as np
 import pytest
 
+from cache import parts
 from cache.errors import CacheError
 from cache.featurefile import FeatureFile
 from cache.parts import Rows, assemble, holdings, is_finished, publish_part, retired
@@ -128,3 +129,20 @@ def test_a_store_finds_by_name_view_and_fingerprint(store, recipe):
     with pytest.raises(CacheError, match="no such store"):
         Store(store.path / "nowhere")
     assert isinstance(store.files()[0], FeatureFile)
+
+
+def test_parts_that_another_process_assembles_meanwhile_are_not_missed(store, recipe, monkeypatch):
+    how, listed, others = recipe(), parts.parts_by_age, []
+    for rows in np.array_split(np.arange(600), 3):
+        publish(store, how, rows)
+
+    def listed_then_assembled_elsewhere(*where):
+        found = listed(*where)
+        if not others:
+            others.append("busy")
+            others.append(assemble(store, how, 2, KEYS))
+        return found
+
+    monkeypatch.setattr(parts, "parts_by_age", listed_then_assembled_elsewhere)
+    assert holdings(store, how).covers(KEYS)
+    assert others[1].rows == 600 and not store.parts()
