@@ -171,7 +171,11 @@ class FeatureFile:
         """The file that was checked: rows would be looked up in another one's order. Raises FileGone if it is not."""
         known = self._checked.identity
         file = self._open()
-        if identity(file) != known:
+        try:
+            same = identity(file) == known
+        except (OSError, RuntimeError):
+            same = False
+        if not same:
             file.close()
             raise FileGone(f"{self.path}: replaced by another process while it was read: try again")
         return file

@@ -18,7 +18,7 @@ class Checked:
 
     header: dict[str, str | int]
     offsets: list[int]
-    identity: tuple[int, ...]
+    identity: tuple[int, str]
 
 
 def check_header(file: h5py.File) -> Checked:
@@ -36,10 +36,12 @@ def check_header(file: h5py.File) -> Checked:
     return Checked(header, offsets, identity(file))
 
 
-def identity(file: h5py.File) -> tuple[int, ...]:
-    """What tells an open file from another one of the same name."""
-    status = os.fstat(file.id.get_vfd_handle())
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+def identity(file: h5py.File) -> tuple[int, str]:
+    """What tells an open file from another one of the same name: its size, and the hash of keys and attributes.
+
+    Not its inode or time, which some network file systems make up anew.
+    """
+    return os.fstat(file.id.get_vfd_handle()).st_size, file.attrs.get("index_sha256", "")
 
 
 def _require_agreement(header: dict[str, str | int], features: h5py.Dataset) -> None:

@@ -1,11 +1,12 @@
 import pickle
 import random
+import shutil
 
 import h5py
 import numpy as np
 import pytest
 
-from cache.errors import CacheError, DamagedFile
+from cache.errors import CacheError, DamagedFile, FileGone
 from cache.featurefile import FeatureFile
 from cache.writing import write_featurefile
 
@@ -44,6 +45,20 @@ def test_it_pickles_before_and_after_use(write):
     file = FeatureFile(path)
     file.read()
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(file)).read(dtype=np.float16), features)
+
+
+def test_a_file_that_is_replaced_is_not_read_in_the_old_ones_order(write, tmp_path):
+    path, features = write()
+    file, copy = FeatureFile(path), tmp_path / "copy.h5"
+    np.testing.assert_array_equal(file.read([file.keys[9]], dtype=np.float16), features[[9]])
+    shutil.copy(path, copy)
+    copy.replace(path)  # the same content in a new file: what a network file system may also seem to give
+    np.testing.assert_array_equal(file.read(dtype=np.float16), features)
+    write(copy, rows=699)
+    copy.replace(path)
+    with pytest.raises(FileGone, match="replaced by another process"):
+        file.read([file.keys[9]])
+    assert FeatureFile(path).rows == 699
 
 
 def test_any_hdf5_reader_finds_the_contract(write):
