@@ -13,11 +13,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from cache.featurefile import FeatureFile
-from cache.layout import CHUNK_ROWS
-from cache.recipe import Recipe
-from cache.report import table
-from cache.writing import write_featurefile
+from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.format.layout import CHUNK_ROWS
+from twofold.cache.format.write import write_featurefile
+from twofold.cache.recipe import Recipe
+from twofold.cache.report import table
 
 SCATTERED = 20_000  #: rows of the scattered read
 GROUPED = 5_000  #: rows of the group-an-image layout: more would take minutes
@@ -162,7 +162,7 @@ def _timing(what: str, seconds: float, against: str, other: float) -> Timing:
 def _cold(path: Path) -> float:
     """Seconds to open and read one row, imports included, in a process of its own."""
     code = ("import numpy as np; np.load({0!r}, mmap_mode='r')[0]" if path.suffix == ".npy" else
-            "from cache.featurefile import FeatureFile; import numpy as np; "
+            "from twofold.cache.format.featurefile import FeatureFile; import numpy as np; "
             "FeatureFile({0!r}).read_rows(np.array([0]))").format(str(path))
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
@@ -171,7 +171,7 @@ def _cold(path: Path) -> float:
 
 def _read_peak(path: Path, size: int) -> float:
     """Growth of a fresh process's peak memory through a full read, over the bytes it returns."""
-    code = ("from cache.featurefile import FeatureFile; import numpy as np, re, resource, pathlib, sys\n"
+    code = ("from twofold.cache.format.featurefile import FeatureFile; import numpy as np, re, resource, pathlib, sys\n"
             f"file = FeatureFile({str(path)!r}); file.read_rows(np.arange(1))\n"
             "def peak():\n"  # Linux: of this program alone; getrusage would tell the larger parent's
             "    status = pathlib.Path('/proc/self/status')\n"

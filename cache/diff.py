@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.errors import CacheError
-from cache.featurefile import BLOCK_ROWS, FeatureFile
-from cache.recipe import differences
-from cache.report import table
-from cache.store import Store
+from twofold.cache.errors import CacheError
+from twofold.cache.format.featurefile import BLOCK_ROWS, FeatureFile
+from twofold.cache.recipe import differences
+from twofold.cache.report import table
+from twofold.cache.store import Store
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.errors import CacheError
-from cache.featurefile import BLOCK_ROWS, FeatureFile
-from cache.parts import RETIRED, Holdings, assemble_from, parts_by_age, stock_of
-from cache.recipe import Recipe
-from cache.store import Store
-from cache.writing import Classifier
+from twofold.cache.errors import CacheError
+from twofold.cache.format.featurefile import BLOCK_ROWS, FeatureFile
+from twofold.cache.format.write import Classifier
+from twofold.cache.parts import RETIRED, Holdings, assemble_from, parts_by_age, stock_of
+from twofold.cache.recipe import Recipe
+from twofold.cache.store import Store
 
 TOLERANCE = {"fp32": 0.002, "fp16": 0.02, "bf16": 0.05}  #: of a row's length: two machines round differently
 

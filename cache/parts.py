@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.errors import CacheError, FileGone
-from cache.featurefile import BLOCK_ROWS, FeatureFile
-from cache.files import remove_leftovers
-from cache.recipe import Recipe
-from cache.store import Store
-from cache.writing import Classifier, write_featurefile
+from twofold.cache.atomic import remove_leftovers
+from twofold.cache.errors import CacheError, FileGone
+from twofold.cache.format.featurefile import BLOCK_ROWS, FeatureFile
+from twofold.cache.format.write import Classifier, write_featurefile
+from twofold.cache.recipe import Recipe
+from twofold.cache.store import Store
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 10  #: at assembling, when other processes do the same

@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 
-from cache.errors import CacheError
+from twofold.cache.errors import CacheError
 
 RECIPE_VERSION = 1
 PRECISIONS = ("fp32", "bf16", "fp16")

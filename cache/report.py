@@ -5,8 +5,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cache.featurefile import FeatureFile
-from cache.store import PARTS, Store
+from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.store import PARTS, Store
 
 
 @dataclass(frozen=True)

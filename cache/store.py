@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from cache.errors import CacheError
-from cache.featurefile import FeatureFile
-from cache.recipe import Recipe
+from twofold.cache.errors import CacheError
+from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.recipe import Recipe
 
 MANIFEST = "manifest.csv"
 PARTS = ".parts"

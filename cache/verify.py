@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.errors import CacheError
-from cache.featurefile import FeatureFile
-from cache.store import Store
+from twofold.cache.errors import CacheError
+from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.store import Store
 
 Images = Callable[[Sequence[str]], dict[str, str]]  #: keys to the SHA-256 of their images; those not there left out
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from data.errors import InputError
+from twofold.data.errors import InputError
 
 BASIC = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
 

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from data.errors import InputError
-from data.labels import BASIC, pair
+from twofold.data.errors import InputError
+from twofold.data.labels import BASIC, pair
 
 COLUMNS = ("key", "split", "basic", "compound", "group")
 PLAIN_KEY = re.compile(r"(?:[\w-][\w.,;=+ -]*/)*[\w-][\w.,;=+ -]*", re.ASCII)  #: what nearly every key looks like

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data.errors import InputError
+from twofold.data.errors import InputError
 
 
 def stratified_group_folds(

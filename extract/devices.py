@@ -2,7 +2,7 @@
 
 import torch
 
-from data.errors import InputError
+from twofold.data.errors import InputError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

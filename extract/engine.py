@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cache.parts import Rows, publish_part
-from cache.store import Store
-from data.errors import InputError
-from data.faces import Faces
-from data.images import ImageError, decode
-from extract.plan import Job, Settings
+from twofold.cache.parts import Rows, publish_part
+from twofold.cache.store import Store
+from twofold.data.errors import InputError
+from twofold.data.images.decode import ImageError, decode
+from twofold.data.images.sources import Faces
+from twofold.extract.plan import Job, Settings
 
 LOG_SECONDS = 30  #: between progress lines where stderr is not a terminal
 PART_SECONDS = 120  #: a part is published at the latest after this long, however slow the encoder

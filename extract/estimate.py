@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.store import Store
-from data.faces import Faces
-from extract.engine import compute
-from extract.plan import Job, Settings
+from twofold.cache.store import Store
+from twofold.data.images.sources import Faces
+from twofold.extract.engine import compute
+from twofold.extract.plan import Job, Settings
 
 TRIES = 2  #: the first one also pays for what a process does only once
 

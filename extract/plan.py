@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cache.parts import Holdings, holdings, is_finished
-from cache.recipe import DTYPES, Recipe
-from cache.store import Store
-from data.errors import InputError
-from data.images import DECODER
-from extract.backbones import Encoder
-from extract.views import View
+from twofold.cache.parts import Holdings, holdings, is_finished
+from twofold.cache.recipe import DTYPES, Recipe
+from twofold.cache.store import Store
+from twofold.data.errors import InputError
+from twofold.data.images.decode import DECODER
+from twofold.extract.networks.registry import Encoder
+from twofold.extract.views import View
 
 
 @dataclass(frozen=True, kw_only=True)

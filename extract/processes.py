@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 
-from data.errors import InputError
-from extract.engine import Seconds, Stop, Work
+from twofold.data.errors import InputError
+from twofold.extract.engine import Seconds, Stop, Work
 
 DIED = "a process ended with code {}: run the same command again to go on"
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from extract.engine import Work
+from twofold.extract.engine import Work
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.featurefile import FeatureFile
-from cache.parts import assemble, is_finished, retired
-from cache.store import Store
-from cache.writing import Classifier
-from data.errors import InputError
-from data.faces import image_hashes, open_faces, parse_roots, require_roots
-from data.manifest import read_manifest, write_manifest
-from extract.backbones import Encoder, load_encoder
-from extract.engine import Work, compute
-from extract.estimate import estimate
-from extract.plan import Job, Settings, parse_shard, plan
-from extract.processes import compute_in_processes
-from extract.report import FileLine, Report
-from extract.views import view
+from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.format.write import Classifier
+from twofold.cache.parts import assemble, is_finished, retired
+from twofold.cache.store import Store
+from twofold.data.errors import InputError
+from twofold.data.images.sources import image_hashes, open_faces, parse_roots, require_roots
+from twofold.data.manifest import read_manifest, write_manifest
+from twofold.extract.engine import Work, compute
+from twofold.extract.estimate import estimate
+from twofold.extract.networks.registry import Encoder, load_encoder
+from twofold.extract.plan import Job, Settings, parse_shard, plan
+from twofold.extract.processes import compute_in_processes
+from twofold.extract.report import FileLine, Report
+from twofold.extract.views import view
 
 
 @dataclass(frozen=True, kw_only=True)

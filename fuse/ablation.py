@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data.errors import InputError
-from fuse import metrics
-from fuse.fit import Fitted
-from fuse.fuse import Work
-from fuse.report import columns, percent, span
-from fuse.settings import settings_from
-from fuse.statistics import Comparison, compare
-from fuse.system import figures, system
+from twofold.data.errors import InputError
+from twofold.fuse.fuse import Work
+from twofold.fuse.scores import metrics
+from twofold.fuse.scores.scored_head import figures, system
+from twofold.fuse.scores.statistics import Comparison, compare
+from twofold.fuse.settings import settings_from
+from twofold.fuse.tables.figures import columns, percent, span
+from twofold.fuse.training.fit import Fitted
 
 #: what decides which faces are scored: paired comparisons need the same ones
 FACES = ("backbones", "views", "target", "classes", "folds", "seed", "val_fraction")

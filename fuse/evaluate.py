@@ -6,19 +6,28 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.featurefile import FeatureFile
-from cache.recipe import Recipe, differences
-from cache.store import Store
-from data.errors import InputError
-from fuse import metrics
-from fuse.features import FusedFeatures, join, spelled
-from fuse.fit import contributions, probabilities
-from fuse.paper_tables import paper_table
-from fuse.report import UNTRAINED, columns, compared, comparison_record, figures_rows, percent, recall_rows, span
-from fuse.run import Run, read_run
-from fuse.settings import CHOICES
-from fuse.statistics import Comparison
-from fuse.system import Figures, System, against, figures
+from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.recipe import Recipe, differences
+from twofold.cache.store import Store
+from twofold.data.errors import InputError
+from twofold.fuse.features import FusedFeatures, join, spelled
+from twofold.fuse.run import Run, read_run
+from twofold.fuse.scores import metrics
+from twofold.fuse.scores.scored_head import Figures, System, against, figures
+from twofold.fuse.scores.statistics import Comparison
+from twofold.fuse.settings import CHOICES
+from twofold.fuse.tables.figures import (
+    UNTRAINED,
+    columns,
+    compared,
+    comparison_record,
+    figures_rows,
+    percent,
+    recall_rows,
+    span,
+)
+from twofold.fuse.tables.paper_tables import paper_table
+from twofold.fuse.training.fit import contributions, probabilities
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from cache.featurefile import FeatureFile
-from cache.recipe import Recipe, differences
-from cache.store import Store
-from data.errors import InputError
-from data.labels import BASIC, Taxonomy, pair
-from data.manifest import Manifest, read_manifest
+from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.recipe import Recipe, differences
+from twofold.cache.store import Store
+from twofold.data.errors import InputError
+from twofold.data.labels import BASIC, Taxonomy, pair
+from twofold.data.manifest import Manifest, read_manifest
+
+COPIES = 2.5  #: the joined matrix, the standardised training rows of the widest head, and what is passing through
 
 
 @dataclass(frozen=True)
@@ -196,3 +198,18 @@ def _shares(basic: str, compound: str) -> np.ndarray:
     for name in pair(compound) if compound else [basic] * bool(basic):
         out[BASIC.index(name)] = 0.5 if compound else 1.0
     return out
+
+
+def fits(features: FusedFeatures, limit_gb: float) -> bool:
+    """True if all features may be held as float32 in `limit_gb` gigabytes; 0 means half of the memory that is free."""
+    limit = limit_gb * 1e9 if limit_gb else 0.5 * available()
+    return COPIES * 4 * len(features) * features.dim <= limit
+
+
+def available() -> float:
+    """Bytes of memory that are free or can be freed; on systems that do not say, 4 GB."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 4e9

@@ -8,21 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.store import Store
-from data.errors import InputError
-from data.labels import Taxonomy, taxonomy
-from fuse import metrics
-from fuse.features import FusedFeatures, join
-from fuse.fit import Fitted, fit, probabilities
-from fuse.memory import fits
-from fuse.own_logits import own_classifiers
-from fuse.partition import Partition, partitions
-from fuse.report import comparison_record, figures_table
-from fuse.run import check_out, predictions_csv, run_record, write_run
-from fuse.settings import Settings, record_of
-from fuse.statistics import Comparison
-from fuse.system import Figures, System, against, figures, system
-from fuse.zeroshot import membership
+from twofold.cache.store import Store
+from twofold.data.errors import InputError
+from twofold.data.labels import Taxonomy, taxonomy
+from twofold.fuse.features import FusedFeatures, fits, join
+from twofold.fuse.heads.own_classifier import own_classifiers
+from twofold.fuse.heads.pair_rules import membership
+from twofold.fuse.partition import Partition, partitions
+from twofold.fuse.run import check_out, predictions_csv, run_record, write_run
+from twofold.fuse.scores import metrics
+from twofold.fuse.scores.scored_head import Figures, System, against, figures, system
+from twofold.fuse.scores.statistics import Comparison
+from twofold.fuse.settings import Settings, record_of
+from twofold.fuse.tables.figures import comparison_record, figures_table
+from twofold.fuse.training.fit import Fitted, fit, probabilities
 
 Say = Callable[[str], None]
 

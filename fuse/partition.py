@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.errors import InputError
-from data.splits import stratified_group_folds, stratified_group_split
-from fuse.features import FusedFeatures
+from twofold.data.errors import InputError
+from twofold.data.splits import stratified_group_folds, stratified_group_split
+from twofold.fuse.features import FusedFeatures
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cache.featurefile import BLOCK_ROWS, FeatureFile
-from cache.files import published
-from cache.recipe import differences
-from cache.store import Store
-from data.errors import InputError
-from data.labels import BASIC
-from data.manifest import read_manifest
-from fuse import metrics
-from fuse.evaluate import matching_file
-from fuse.features import spelled
-from fuse.report import UNTRAINED
-from fuse.run import Run
-from fuse.sequences import smoothed, window
-from fuse.submission import answered, template_keys, write_submission
+from twofold.cache.atomic import published
+from twofold.cache.format.featurefile import BLOCK_ROWS, FeatureFile
+from twofold.cache.recipe import differences
+from twofold.cache.store import Store
+from twofold.data.errors import InputError
+from twofold.data.labels import BASIC
+from twofold.data.manifest import read_manifest
+from twofold.fuse.evaluate import matching_file
+from twofold.fuse.features import spelled
+from twofold.fuse.run import Run
+from twofold.fuse.scores import metrics
+from twofold.fuse.tables.figures import UNTRAINED
+from twofold.fuse.video.smoothing import smoothed, window
+from twofold.fuse.video.submission import answered, template_keys, write_submission
 
 UNCERTAIN = "uncertain"
 WEIGHING = ("gated", "late")  #: heads that say how much each stream had to do with a decision

@@ -14,16 +14,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from cache.recipe import Recipe
-from data.errors import InputError
-from data.labels import Taxonomy, taxonomy
-from fuse.features import FusedFeatures
-from fuse.fit import Fitted
-from fuse.heads import Classifier, Spec, side_by_side
-from fuse.partition import Partition
-from fuse.settings import Settings, settings_from
-from fuse.system import System
-from fuse.train import Epoch
+from twofold.cache.recipe import Recipe
+from twofold.data.errors import InputError
+from twofold.data.labels import Taxonomy, taxonomy
+from twofold.fuse.features import FusedFeatures
+from twofold.fuse.heads.registry import Classifier, side_by_side
+from twofold.fuse.heads.spec import Spec
+from twofold.fuse.partition import Partition
+from twofold.fuse.scores.scored_head import System
+from twofold.fuse.settings import Settings, settings_from
+from twofold.fuse.training.fit import Fitted
+from twofold.fuse.training.loop import Epoch
 
 VERSION = 1
 
@@ -43,7 +44,7 @@ class Run:
     @torch.inference_mode()
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """(N, C) calibrated probabilities of raw features (N, D) float32, streams side by side in `streams`' order."""
-        from fuse.metrics import tempered
+        from twofold.fuse.scores.metrics import tempered
 
         found = self.head(torch.from_numpy(np.ascontiguousarray(features, np.float32))).logits.float().softmax(dim=-1)
         return tempered(found.mean(dim=0).numpy(), self.temperature)

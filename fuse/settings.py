@@ -5,7 +5,7 @@ import tomllib
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from data.errors import InputError
+from twofold.data.errors import InputError
 
 HEADS = ("paper", "linear", "mlp", "gated", "late", "logreg", "zeroshot")
 CHOICES = {

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.errors import CacheError
-from cache.files import write_text
-from cache.store import Store
-from data.errors import InputError
-from fuse import ablation
-from fuse.fuse import Fusion, fuse, prepare, subsets, train_subset
-from fuse.report import columns, percent
-from fuse.run import check_out
-from fuse.settings import Settings, settings_from
+from twofold.cache.atomic import write_text
+from twofold.cache.errors import CacheError
+from twofold.cache.store import Store
+from twofold.data.errors import InputError
+from twofold.fuse import ablation
+from twofold.fuse.fuse import Fusion, fuse, prepare, subsets, train_subset
+from twofold.fuse.run import check_out
+from twofold.fuse.settings import Settings, settings_from
+from twofold.fuse.tables.figures import columns, percent
 
 WORDS = ("backbones", "heads", "seeds", "settings", "grid", "ablation")
 ADVICE = ('keys are backbones = "all" or lists of names, heads, seeds, and the tables [settings] and [grid] or '

@@ -28,7 +28,7 @@ def real() -> Path:
 @pytest.fixture(scope="session")
 def cli():
     """Run `python pipeline.py ARGS` within this process, which has torch loaded already; returns as `pipeline` does."""
-    import pipeline
+    from twofold import pipeline
 
     def run(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
         words, out, err = [str(word) for word in arguments], io.StringIO(), io.StringIO()

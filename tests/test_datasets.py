@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cache.store import Store
-from data.labels import pair, taxonomy
-from data.manifest import read_manifest
-from data.pixels import row_key
-from data.readers.cexpr import HEADER
-from data.synthetic import draw_face
+from twofold.cache.store import Store
+from twofold.data.drawn.dataset import draw_face
+from twofold.data.images.csv_pixels import row_key
+from twofold.data.labels import pair, taxonomy
+from twofold.data.manifest import read_manifest
+from twofold.data.readers.cexpr import HEADER
 
 BACKBONE = ("--backbones", "torchvision:mobilenet_v2", "--weights", "torchvision:mobilenet_v2=random:0",
             "--precision", "fp32", "--device", "cpu")

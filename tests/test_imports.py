@@ -2,6 +2,7 @@
 
 import ast
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -9,35 +10,79 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
     "data": {"data", "numpy", "pandas", "PIL"},
-    "cache": {"cache", "numpy", "h5py", "fsspec"},
+    "data/footage": {"data", "numpy", "pandas", "PIL", "cv2", "av", "tqdm"},
+    "cache": {"cache", "numpy", "h5py", "filelock", "fsspec"},
     "extract": {"extract", "data", "cache", "numpy", "torch", "timm", "torchvision", "safetensors", "tqdm", "PIL",
-                "onnxruntime", "huggingface_hub"},
+                "onnxruntime", "huggingface_hub", "ray", "submitit"},
     "fuse": {"fuse", "data", "cache", "numpy", "pandas", "torch", "sklearn", "joblib", "safetensors", "tqdm", "scipy"},
 }
+ANY_CLI = {"typer", "tqdm", "data", "twofold"}  #: verbs may take the nouns of `data`, and `Report` from the root
 
 
 def imported(path: Path) -> set[str]:
+    """Top names of what a file imports; of twofold's own modules the package below the root."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {own_name(alias.name) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports hide where a name comes from"
-            names.add((node.module or "").split(".")[0])
+            names.add(own_name(node.module or ""))
     return names - set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize("package", ALLOWED)
+def own_name(module: str) -> str:
+    first, _, rest = module.partition(".")
+    return rest.split(".")[0] if first == "twofold" and rest else first
+
+
+@pytest.mark.parametrize("package", ["data", "cache", "extract", "fuse"])
 def test_a_package_imports_only_what_the_design_allows(package):
     files = sorted((ROOT / package).rglob("*.py"))
     assert files, f"{package}/ is empty"
     for path in files:
-        surplus = imported(path) - ALLOWED[package]
-        assert not surplus, f"{path.relative_to(ROOT)} imports {sorted(surplus)}"
+        place = path.relative_to(ROOT)
+        allowed = ALLOWED.get(place.parent.as_posix(), ALLOWED[package])
+        allowed = allowed | ANY_CLI if place.name == "cli.py" else allowed
+        surplus = imported(path) - allowed
+        assert not surplus, f"{place} imports {sorted(surplus)}"
 
 
-def test_the_command_line_imports_heavy_things_inside_its_verbs():
-    tree = ast.parse((ROOT / "pipeline.py").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("path", ["pipeline.py", *(f"{name}/cli.py" for name in ("data", "cache", "extract", "fuse"))])
+def test_the_command_line_imports_heavy_things_inside_its_verbs(path):
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     top = {node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)}
     top |= {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
-    assert {name.split(".")[0] for name in top} <= set(sys.stdlib_module_names) | {"typer"}
+    top = {name for name in top if not name.endswith(".cli")}
+    assert {name.split(".")[0] for name in top} <= set(sys.stdlib_module_names) | {"typer", "twofold"}
+    assert not {name for name in top if name.startswith("twofold.")}
+
+
+@pytest.mark.xfail(strict=True, reason="fuse/ is being untangled")
+def test_no_imports_go_in_a_circle():
+    files = [path for package in ("data", "cache", "extract", "fuse") for path in (ROOT / package).rglob("*.py")]
+    module = {"twofold." + ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in files}
+    arrows = {name: {target for target in targets(path) if target in module} for name, path in module.items()}
+    while leaves := {name for name, to in arrows.items() if not to & arrows.keys()}:
+        for name in leaves:
+            del arrows[name]
+    assert not arrows, f"imports go in a circle among {sorted(arrows)}"
+
+
+def targets(path: Path) -> set[str]:
+    """Every module that a file imports, whether at its top or late."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def test_the_wheel_lists_every_package():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        listed = set(tomllib.load(file)["tool"]["setuptools"]["packages"])
+    folders = {path.parent.relative_to(ROOT) for package in ("data", "cache", "extract", "fuse")
+               for path in (ROOT / package).rglob("__init__.py")}
+    assert listed == {"twofold"} | {"twofold." + ".".join(folder.parts) for folder in folders}

@@ -10,8 +10,8 @@ import pytest
 import torch
 import torchvision
 
-from data.labels import pair, taxonomy
-from data.synthetic import draw_face
+from twofold.data.drawn.dataset import draw_face
+from twofold.data.labels import pair, taxonomy
 
 ROOT = Path(__file__).resolve().parents[1]
 FACES = {"train": 5, "test": 2}  #: of each of the eleven classes

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.errors import InputError
-from data.labels import Taxonomy, taxonomy
-from data.manifest import Manifest, manifest, read_table
-from data.published import differences
-from data.readers.lists import missing_note
+from twofold.data.errors import InputError
+from twofold.data.labels import Taxonomy, taxonomy
+from twofold.data.manifest import Manifest, manifest, read_table
+from twofold.data.readers.published_counts import differences
+from twofold.data.readers.text_lists import missing_note
 
 SETS = {"train_set": "train", "val_set": "val"}
 LISTS = {"training.csv": "train", "validation.csv": "val"}

@@ -9,12 +9,12 @@ from pathlib import Path, PurePath
 
 import pandas as pd
 
-from data.errors import InputError
-from data.labels import taxonomy
-from data.manifest import Manifest, manifest
-from data.published import differences
-from data.readers.folder import is_image
-from data.readers.lists import absent, read_lines
+from twofold.data.errors import InputError
+from twofold.data.labels import taxonomy
+from twofold.data.manifest import Manifest, manifest
+from twofold.data.readers.folder import is_image
+from twofold.data.readers.published_counts import differences
+from twofold.data.readers.text_lists import absent, read_lines
 
 HEADER = ("image_location", "Fearfully_Surprised", "Happily_Surprised", "Sadly_Surprised", "Disgustedly_Surprised",
           "Angrily_Surprised", "Sadly_Fearful", "Sadly_Angry")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.errors import InputError
-from data.labels import Taxonomy
-from data.manifest import Manifest, manifest, read_table
+from twofold.data.errors import InputError
+from twofold.data.labels import Taxonomy
+from twofold.data.manifest import Manifest, manifest, read_table
 
 
 def read_csv(

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.errors import InputError
-from data.images import ImageError
-from data.manifest import Manifest, manifest, read_table
-from data.pixels import open_pixels, row_key, write_png
-from data.published import differences
-from data.votes import VOTED, compounds, majority
+from twofold.data.errors import InputError
+from twofold.data.images.csv_pixels import open_pixels, row_key, write_png
+from twofold.data.images.decode import ImageError
+from twofold.data.manifest import Manifest, manifest, read_table
+from twofold.data.readers.ferplus_votes import VOTED, compounds, majority
+from twofold.data.readers.published_counts import differences
 
 EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 NUMBERS = {str(number): name for number, name in enumerate(EMOTIONS)}

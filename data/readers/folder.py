@@ -4,9 +4,9 @@ from pathlib import Path, PurePath
 
 import pandas as pd
 
-from data.errors import InputError
-from data.labels import BASIC, Taxonomy, pair
-from data.manifest import Manifest, manifest
+from twofold.data.errors import InputError
+from twofold.data.labels import BASIC, Taxonomy, pair
+from twofold.data.manifest import Manifest, manifest
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}

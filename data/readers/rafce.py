@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.errors import InputError
-from data.labels import taxonomy
-from data.manifest import Manifest, manifest
-from data.published import differences
-from data.readers.lists import missing_note, read_lines, read_numbered
+from twofold.data.errors import InputError
+from twofold.data.labels import taxonomy
+from twofold.data.manifest import Manifest, manifest
+from twofold.data.readers.published_counts import differences
+from twofold.data.readers.text_lists import missing_note, read_lines, read_numbered
 
 LABELS, PARTITION, UNITS = "RAFCE_emolabel.txt", "RAFCE_partition.txt", "RAFCE_AUlabel.txt"
 SPLITS = ("train", "test", "val")

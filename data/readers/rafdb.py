@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.errors import InputError
-from data.labels import Taxonomy, taxonomy
-from data.manifest import Manifest, manifest
-from data.published import differences
-from data.readers.folder import read_folder
-from data.readers.lists import missing_note, read_numbered
+from twofold.data.errors import InputError
+from twofold.data.labels import Taxonomy, taxonomy
+from twofold.data.manifest import Manifest, manifest
+from twofold.data.readers.folder import read_folder
+from twofold.data.readers.published_counts import differences
+from twofold.data.readers.text_lists import missing_note, read_numbered
 
 LIST = "EmoLabel/list_patition_label.txt"
 PARTS = {"basic": "basic7", "compound": "rafdb11"}

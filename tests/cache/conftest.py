@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.recipe import Recipe
-from cache.writing import write_featurefile
+from twofold.cache.format.write import write_featurefile
+from twofold.cache.recipe import Recipe
 
 
 def make_recipe(**changes) -> Recipe:

@@ -6,13 +6,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache.catalogue import CATALOGUE, MAX_CATALOGUE_BYTES, Catalogue, Entry, catalogue_of, entry_of, parse_catalogue
-from cache.errors import CacheError
-from cache.pull import pull
-from cache.push import push
-from cache.recipe import Recipe
-from cache.remote import shared_listing
-from cache.store import Store
+from twofold.cache.errors import CacheError
+from twofold.cache.recipe import Recipe
+from twofold.cache.share.catalogue import (
+    CATALOGUE,
+    MAX_CATALOGUE_BYTES,
+    Catalogue,
+    Entry,
+    catalogue_of,
+    entry_of,
+    parse_catalogue,
+)
+from twofold.cache.share.folder import shared_listing
+from twofold.cache.share.pull import pull
+from twofold.cache.share.push import push
+from twofold.cache.store import Store
 
 RECIPE = Recipe(backbone="timm:tiny", architecture="timm.tiny", weights="random:0", tap="pool", preprocessing={},
                 view={"name": "original"}, decoder="pillow", precision="fp32", dtype="float16")

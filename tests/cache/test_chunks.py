@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.chunks import Chunks, NotFinite, _Reader
-from cache.layout import CHUNK_ROWS
+from twofold.cache.format.checked_chunks import Chunks, NotFinite, _Reader
+from twofold.cache.format.layout import CHUNK_ROWS
 
 
 def stored(path, values):

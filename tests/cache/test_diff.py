@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from cache.diff import diff
-from cache.errors import CacheError
-from cache.store import Store
-from cache.writing import write_featurefile
+from twofold.cache.diff import diff
+from twofold.cache.errors import CacheError
+from twofold.cache.format.write import write_featurefile
+from twofold.cache.store import Store
 
 
 def test_equal_files(write, tmp_path):

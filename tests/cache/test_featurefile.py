@@ -6,9 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
-from cache.errors import CacheError, DamagedFile, FileGone
-from cache.featurefile import FeatureFile
-from cache.writing import write_featurefile
+from twofold.cache.errors import CacheError, DamagedFile, FileGone
+from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.format.write import write_featurefile
 
 
 def test_what_was_written_is_read(write):

@@ -13,9 +13,9 @@ import h5py
 import numpy as np
 import pytest
 
-from cache.featurefile import FeatureFile
-from cache.index import TABLES, digest_of, read_texts
-from cache.layout import ATTRIBUTES
+from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.format.index import TABLES, digest_of, read_texts
+from twofold.cache.format.layout import ATTRIBUTES
 
 ROOT = Path(__file__).resolve().parents[2]
 MEGABYTES = 1_000  #: of address space for the whole process; Python with h5py and numpy takes about half of it
@@ -23,9 +23,9 @@ SECONDS = 20  #: generous; each takes well under one
 
 READ = """
 import sys
-from cache.errors import CacheError
-from cache.featurefile import FeatureFile
-from cache.verify import verify
+from twofold.cache.errors import CacheError
+from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.verify import verify
 from pathlib import Path
 for path in map(Path, sys.argv[1:]):
     try:

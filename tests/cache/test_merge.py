@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from cache.errors import CacheError, DamagedFile
-from cache.featurefile import FeatureFile
-from cache.merge import merge
-from cache.parts import Rows, publish_part
-from cache.store import Store
-from cache.writing import Classifier, write_featurefile
+from twofold.cache.errors import CacheError, DamagedFile
+from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.format.write import Classifier, write_featurefile
+from twofold.cache.merge import merge
+from twofold.cache.parts import Rows, publish_part
+from twofold.cache.store import Store
 
 VALUES = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
 KEYS = [f"{row}.jpg" for row in range(10)]

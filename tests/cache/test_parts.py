@@ -3,11 +3,11 @@ import os
 import numpy as np
 import pytest
 
-from cache import parts
-from cache.errors import CacheError
-from cache.featurefile import FeatureFile
-from cache.parts import Rows, assemble, holdings, is_finished, publish_part, retired
-from cache.store import Store
+from twofold.cache import parts
+from twofold.cache.errors import CacheError
+from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.parts import Rows, assemble, holdings, is_finished, publish_part, retired
+from twofold.cache.store import Store
 
 KEYS = [f"{number:03d}.jpg" for number in range(600)]
 VALUES = np.arange(1200, dtype=np.float16).reshape(600, 2)

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from cache.errors import CacheError
-from cache.recipe import Recipe, differences
+from twofold.cache.errors import CacheError
+from twofold.cache.recipe import Recipe, differences
 
 GOLDEN = "351882886007dcdd"
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from cache.catalogue import CATALOGUE, entry_of
-from cache.errors import CacheError, TransferError
-from cache.pull import FORGOTTEN_SECONDS, pull
-from cache.push import push
-from cache.remote import Folder, open_target, shared_listing
-from cache.store import Store
-from cache.wire import Address
+from twofold.cache.errors import CacheError, TransferError
+from twofold.cache.share.catalogue import CATALOGUE, entry_of
+from twofold.cache.share.failures import Address
+from twofold.cache.share.folder import Folder, open_target, shared_listing
+from twofold.cache.share.pull import FORGOTTEN_SECONDS, pull
+from twofold.cache.share.push import push
+from twofold.cache.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -137,7 +137,7 @@ class Leaky:
 
 
 def test_damage_of_what_was_sent_is_caught(url, store, monkeypatch):
-    monkeypatch.setattr("cache.push.open_target", lambda where: Leaky(open_target(where), damage=True))
+    monkeypatch.setattr("twofold.cache.share.push.open_target", lambda where: Leaky(open_target(where), damage=True))
     with pytest.raises(TransferError, match=r"manifest\.csv arrived with another SHA-256"):
         push(store, url)
     monkeypatch.undo()
@@ -148,7 +148,8 @@ def test_damage_of_what_was_sent_is_caught(url, store, monkeypatch):
 
 def test_a_push_that_broke_off_goes_on(url, store, monkeypatch):
     (store.path / "manifest.csv").unlink()
-    monkeypatch.setattr("cache.push.open_target", lambda where: Leaky(open_target(where), lost_after=5000))
+    monkeypatch.setattr("twofold.cache.share.push.open_target",
+                        lambda where: Leaky(open_target(where), lost_after=5000))
     with pytest.raises(TransferError, match="run the same command again, what has arrived is kept"):
         push(store, url)
     monkeypatch.undo()
@@ -198,7 +199,7 @@ def test_places_that_cannot_be_used(store, cli, where, code, said):
     ("fsspec", "sftp://127.0.0.1/x", 'pip install "fsspec[sftp]"'), ("fsspec", "there", 'pip install "fsspec"'),
     ("s3fs", "s3://bucket/x", 'pip install "s3fs"'), ("huggingface_hub", "hf://a/b", 'pip install "huggingface-hub"')])
 def test_a_missing_driver_is_named_with_the_line_that_installs_it(store, absent, where, line):
-    code = (f"import sys\nsys.modules[{absent!r}] = None\nimport pipeline\n"
+    code = (f"import sys\nsys.modules[{absent!r}] = None\nfrom twofold import pipeline\n"
             f"sys.exit(pipeline.main(['cache', 'push', {str(store.path)!r}, {where!r}]))")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 2 and line in done.stderr and done.stderr.count("\n") == 1, done.stderr

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from cache.catalogue import CATALOGUE, entry_of
-from cache.errors import CacheError, TransferError
-from cache.featurefile import FeatureFile
-from cache.pull import pull
-from cache.push import push
-from cache.remote import shared_listing
-from cache.store import Store
+from twofold.cache.errors import CacheError, TransferError
+from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.share.catalogue import CATALOGUE, entry_of
+from twofold.cache.share.folder import shared_listing
+from twofold.cache.share.pull import pull
+from twofold.cache.share.push import push
+from twofold.cache.store import Store
 
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from cache.parts import Rows, publish_part
-from cache.store import Store
-from cache.verify import verify
-from cache.writing import write_featurefile
+from twofold.cache.format.write import write_featurefile
+from twofold.cache.parts import Rows, publish_part
+from twofold.cache.store import Store
+from twofold.cache.verify import verify
 
 
 @pytest.fixture

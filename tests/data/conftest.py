@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.labels import pair, taxonomy
-from data.synthetic import draw_face
+from twofold.data.drawn.dataset import draw_face
+from twofold.data.labels import pair, taxonomy
 
 
 @pytest.fixture(scope="session")

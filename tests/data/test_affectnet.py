@@ -5,12 +5,12 @@ import shutil
 import numpy as np
 import pytest
 
-from data.crops import crop_faces
-from data.errors import InputError
-from data.faces import open_faces
-from data.images import decode
-from data.labels import BASIC
-from data.readers.affectnet import read_affectnet
+from twofold.data.errors import InputError
+from twofold.data.images.crops import crop_faces
+from twofold.data.images.decode import decode
+from twofold.data.images.sources import open_faces
+from twofold.data.labels import BASIC
+from twofold.data.readers.affectnet import read_affectnet
 
 
 def test_the_release_of_2021(affectnet):

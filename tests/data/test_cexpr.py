@@ -2,8 +2,8 @@
 
 import pytest
 
-from data.errors import InputError
-from data.readers.cexpr import HEADER, read_cexpr, read_template
+from twofold.data.errors import InputError
+from twofold.data.readers.cexpr import HEADER, read_cexpr, read_template
 
 
 def test_frames_alone(cexpr):

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from data import duplicates
-from data.check import check, group_duplicates
-from data.duplicates import components, exact, near
-from data.faces import open_faces
-from data.fingerprints import Fingerprints, fingerprints
-from data.manifest import manifest, read_manifest, write_manifest
-from data.readers.csv import read_csv
+from twofold.data.audit import duplicates
+from twofold.data.audit.check import check, group_duplicates
+from twofold.data.audit.duplicates import components, exact, near
+from twofold.data.audit.fingerprints import Fingerprints, fingerprints
+from twofold.data.images.sources import open_faces
+from twofold.data.manifest import manifest, read_manifest, write_manifest
+from twofold.data.readers.csv import read_csv
 
 
 def pair_count(sets: np.ndarray) -> int:
@@ -96,7 +96,7 @@ def test_a_csv_of_pixels_is_checked_too(fer2013, cli, tmp_path):
 def test_processes_find_the_same(faces, tmp_path, monkeypatch):
     keys = faces.keys * 20
     here = fingerprints(keys, open_faces(tmp_path), workers=1)
-    monkeypatch.setattr("data.fingerprints.FEW", 10)
+    monkeypatch.setattr("twofold.data.audit.fingerprints.FEW", 10)
     seen = []
     there = fingerprints(keys, open_faces(tmp_path), workers=2, progress=seen.append)
     assert sum(seen) == len(keys)

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from data.combine import fold, merge, resplit, unite, without_leaks
-from data.errors import InputError
-from data.manifest import manifest, read_manifest
+from twofold.data.errors import InputError
+from twofold.data.manifest import manifest, read_manifest
+from twofold.data.merge import fold, merge, resplit, unite, without_leaks
 
 
 def made(count: int = 90, **columns):

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from data.errors import InputError
-from data.faces import open_faces, parse_roots, require_roots
-from data.images import ImageError
+from twofold.data.errors import InputError
+from twofold.data.images.decode import ImageError
+from twofold.data.images.sources import open_faces, parse_roots, require_roots
 
 
 @pytest.fixture

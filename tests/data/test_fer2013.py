@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from data.errors import InputError
-from data.faces import open_faces
-from data.images import ImageError, decode
-from data.readers.fer2013 import read_fer2013, unpack
-from data.votes import VOTED, compounds, majority
+from twofold.data.errors import InputError
+from twofold.data.images.decode import ImageError, decode
+from twofold.data.images.sources import open_faces
+from twofold.data.readers.fer2013 import read_fer2013, unpack
+from twofold.data.readers.ferplus_votes import VOTED, compounds, majority
 
 
 def pixels_of(path) -> np.ndarray:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.images import DECODER, ImageError, decode
-from data.pixels import png
+from twofold.data.images.csv_pixels import png
+from twofold.data.images.decode import DECODER, ImageError, decode
 
 RAMP = np.linspace(0, 255, 40 * 30).reshape(30, 40).astype(np.uint8)
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.errors import InputError
-from data.labels import ADVERBS, BASIC, NOUNS, TAXONOMIES, pair, taxonomy
+from twofold.data.errors import InputError
+from twofold.data.labels import ADVERBS, BASIC, NOUNS, TAXONOMIES, pair, taxonomy
 
 
 @pytest.mark.parametrize(("name", "number", "label"), [

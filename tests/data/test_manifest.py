@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.errors import InputError
-from data.manifest import COLUMNS, Manifest, manifest, read_manifest, write_manifest
+from twofold.data.errors import InputError
+from twofold.data.manifest import COLUMNS, Manifest, manifest, read_manifest, write_manifest
 
 
 def made(**columns) -> pd.DataFrame:

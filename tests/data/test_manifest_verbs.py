@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from data.manifest import read_manifest
+from twofold.data.manifest import read_manifest
 
 
 @pytest.mark.parametrize(("reader", "options"), [

@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 
-from data.errors import InputError
-from data.faces import open_faces
-from data.labels import taxonomy
-from data.readers.rafce import read_rafce
+from twofold.data.errors import InputError
+from twofold.data.images.sources import open_faces
+from twofold.data.labels import taxonomy
+from twofold.data.readers.rafce import read_rafce
 
 
 def test_it_reads_as_published(rafce):

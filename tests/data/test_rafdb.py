@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 
-from data.errors import InputError
-from data.faces import open_faces
-from data.images import decode
-from data.readers.rafdb import LIST, read_rafdb
+from twofold.data.errors import InputError
+from twofold.data.images.decode import decode
+from twofold.data.images.sources import open_faces
+from twofold.data.readers.rafdb import LIST, read_rafdb
 
 
 def test_the_compound_part_reads_as_published(rafdb):

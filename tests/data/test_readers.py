@@ -4,10 +4,10 @@ import sys
 
 import pytest
 
-from data.errors import InputError
-from data.labels import taxonomy
-from data.readers.csv import read_csv
-from data.readers.folder import read_folder
+from twofold.data.errors import InputError
+from twofold.data.labels import taxonomy
+from twofold.data.readers.csv import read_csv
+from twofold.data.readers.folder import read_folder
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from data.labels import taxonomy
-from data.manifest import Manifest, write_manifest
-from data.synthetic import draw_dataset
+from twofold.data.drawn.dataset import draw_dataset
+from twofold.data.labels import taxonomy
+from twofold.data.manifest import Manifest, write_manifest
 
 NETWORKS = ("timm:test_vit", "timm:test_resnet")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.store import Store
+from twofold.cache.store import Store
 
 
 def values(store: Path) -> dict[tuple[str, str], tuple[list[str], np.ndarray, dict[str, str]]]:

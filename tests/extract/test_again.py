@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from cache.store import Store
-from data.errors import InputError
-from extract.again import extract_again
-from extract.architectures import build
 from tests.extract.stores import assert_equal_stores
+from twofold.cache.store import Store
+from twofold.data.errors import InputError
+from twofold.extract.networks.libraries import build
+from twofold.extract.reproduce import extract_again
 
 NAME = "timm:test_resnet"
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from data.errors import InputError
-from extract.backbones import load_encoder
-from extract.devices import parse_device, resolve_precision
-from extract.encoder import BatchLimit, Encoder
-from extract.presets import PRESETS, preset
-from extract.untrained import noise_pictures
+from twofold.data.errors import InputError
+from twofold.extract.devices import parse_device, resolve_precision
+from twofold.extract.networks.encoder import BatchLimit, Encoder
+from twofold.extract.networks.presets import PRESETS, preset
+from twofold.extract.networks.random_weights import noise_pictures
+from twofold.extract.networks.registry import load_encoder
 
 MOBILENET = "weights/imagenet/mobilenet_v2-b0353104.pth"
 LITE0 = "weights/imagenet/tf_efficientnet_lite0.imagenet.fp16.safetensors"
@@ -128,8 +128,8 @@ def test_vit_mae_is_the_mean_of_the_patch_tokens_of_timms_model():
     """Against timm's own tokens; its preprocessing is that of MAE's evaluation (256 / 224, bicubic), not timm's 0.9."""
     import timm
 
-    from extract.architectures import build
-    from extract.untrained import draw_weights
+    from twofold.extract.networks.libraries import build
+    from twofold.extract.networks.random_weights import draw_weights
 
     built = build("vit_mae", checkpoint=None)
     draw_weights(built.network, built.preprocessing, seed=1)
@@ -147,8 +147,8 @@ def test_vit_mae_is_the_mean_of_the_patch_tokens_of_timms_model():
 
 
 def test_resnet50_conv5_is_the_last_3x3_of_torchvisions_model():
-    from extract.architectures import build
-    from extract.untrained import draw_weights
+    from twofold.extract.networks.libraries import build
+    from twofold.extract.networks.random_weights import draw_weights
 
     built = build("resnet50_conv5", checkpoint=None)
     draw_weights(built.network, built.preprocessing, seed=1)

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from data.errors import InputError
-from extract.engine import value_faults
-from extract.plan import parse_shard
-from extract.run import parse_weights
+from twofold.data.errors import InputError
+from twofold.extract.engine import value_faults
+from twofold.extract.plan import parse_shard
+from twofold.extract.run import parse_weights
 
 
 def test_values_that_cannot_be_stored_fail_their_face():

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.store import Store
-from data.manifest import Manifest, write_manifest
+from twofold.cache.store import Store
+from twofold.data.manifest import Manifest, write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 PART_ROWS = 6
@@ -29,14 +29,14 @@ sys.path.insert(0, {root!r})
 import torch
 torch.set_num_threads(1)
 
-from cache.store import Store
-from data.faces import open_faces
-from data.manifest import read_manifest, write_manifest
-from extract.backbones import load_encoder
-from extract.engine import compute
-from extract.plan import Settings, plan
-from extract.run import finish
-from extract.views import view
+from twofold.cache.store import Store
+from twofold.data.images.sources import open_faces
+from twofold.data.manifest import read_manifest, write_manifest
+from twofold.extract.networks.registry import load_encoder
+from twofold.extract.engine import compute
+from twofold.extract.plan import Settings, plan
+from twofold.extract.run import finish
+from twofold.extract.views import view
 
 manifest, root, store, log, kills, part_rows, batch = sys.argv[1:]
 kills, settings = int(kills), Settings(part_rows=int(part_rows), workers=1)

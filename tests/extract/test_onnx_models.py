@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from data.errors import InputError
-from extract.backbones import load_encoder
-from extract.onnx_models import parse
+from twofold.data.errors import InputError
+from twofold.extract.networks.onnx_models import parse
+from twofold.extract.networks.registry import load_encoder
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -126,7 +126,7 @@ def test_names_as_they_are_written():
 
 
 def test_the_command_line_takes_their_options_with_commas(cli, drawn, tmp_path):
-    from cache.store import Store
+    from twofold.cache.store import Store
 
     path = model(tmp_path / "tiny.onnx", shape=["n", 3, 16, 16])
     done = cli("extract", drawn.manifest, "--root", drawn.root, "--store", tmp_path / "s", "--device", "cpu",

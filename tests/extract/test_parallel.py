@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.store import Store
 from tests.extract.stores import assert_equal_stores
+from twofold.cache.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE = ("timm:test_vit",)
@@ -17,7 +17,8 @@ ONE = ("timm:test_vit",)
 
 def start(*words: object, code: str = "") -> subprocess.Popen:
     """`python pipeline.py WORDS`, or with `code` run before it, in the background."""
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}import pipeline; sys.exit(pipeline.main())"
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}"
+    program += "from twofold import pipeline; sys.exit(pipeline.main())"
     return subprocess.Popen([sys.executable, "-c", program, *map(str, words)], cwd=ROOT, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -87,7 +88,7 @@ def test_the_launcher_says_which_shard_this_is(cli, drawn, extract_args, tmp_pat
 
 @pytest.mark.slow
 def test_the_store_works_read_only_and_from_several_processes(alone):
-    code = ("import numpy as np; from multiprocessing import get_context; from cache.store import Store\n"
+    code = ("import numpy as np; from multiprocessing import get_context; from twofold.cache.store import Store\n"
             "def total(file): return float(np.abs(file.read()).sum())\n"
             "if __name__ == '__main__':\n"
             f"    file = Store({str(alone)!r}).find('timm:test_vit'); file.read()\n"

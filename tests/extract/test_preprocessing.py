@@ -13,7 +13,7 @@ from timm.data import create_transform
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
-from extract.preprocessing import Preprocessing
+from twofold.extract.networks.preprocessing import Preprocessing
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.5)
 
@@ -68,7 +68,7 @@ def test_it_travels_to_workers_and_into_recipes():
 
 
 def test_a_picture_far_too_long_is_refused_before_it_fills_the_memory():
-    from data.images import ImageError
+    from twofold.data.images.decode import ImageError
 
     with pytest.raises(ImageError, match="1 x 20000"):
         Preprocessing(size=224, resize=256).prepare(Image.new("RGB", (1, 20000)))

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.store import Store
-from data.manifest import Manifest, write_manifest
 from tests.extract.stores import assert_equal_stores, values
+from twofold.cache.store import Store
+from twofold.data.manifest import Manifest, write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 

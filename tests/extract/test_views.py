@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.errors import InputError
-from extract.views import VIEWS, view
+from twofold.data.errors import InputError
+from twofold.extract.views import VIEWS, view
 
 SHA = "ab" * 32
 

@@ -12,14 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from torchvision import models
 
-from data.errors import InputError
-from extract.backbones import load_encoder
-from extract.class_orders import ORDERS
-from extract.conversion import convert
-from extract.posterv2 import PosterV2
-from extract.presets import PRESETS
-from extract.weights import find_weights, in_folder, weights_folder
-from extract.weights_report import description, listing
+from twofold.data.errors import InputError
+from twofold.extract.networks.posterv2 import PosterV2
+from twofold.extract.networks.presets import PRESETS
+from twofold.extract.networks.registry import load_encoder
+from twofold.extract.weights.class_orders import ORDERS
+from twofold.extract.weights.convert import convert
+from twofold.extract.weights.find import find_weights, in_folder, weights_folder
+from twofold.extract.weights.report import description, listing
 
 
 def load(name: str, weights: object, **more):
@@ -177,7 +177,7 @@ def test_poster_from_any_container_gives_one_fingerprint_and_equal_features(
     """Through the command line: the released form with recorders, a DataParallel dict, the converted file."""
     import sys
 
-    from cache.store import Store
+    from twofold.cache.store import Store
 
     monkeypatch.setattr(sys.modules["__main__"], "RecorderMeter", RecorderMeter, raising=False)
     state = state_of(poster)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.recipe import Recipe
-from cache.writing import write_featurefile
-from data.labels import pair, taxonomy
+from twofold.cache.format.write import write_featurefile
+from twofold.cache.recipe import Recipe
+from twofold.data.labels import pair, taxonomy
 
 CLASSES = taxonomy("cexpr7").classes
 SPLITS = ("train", "train", "train", "val", "test")

@@ -2,9 +2,9 @@
 
 import pytest
 
-from data.errors import InputError
-from fuse.bench import ALONE, BF16, FLOOR, OURS, WITH_SEEDS, FuseBench, Timing, _apart, bench_fuse
-from fuse.contenders import SAMPLE, Size, floor
+from twofold.data.errors import InputError
+from twofold.fuse.bench.bench import ALONE, BF16, FLOOR, OURS, WITH_SEEDS, FuseBench, Timing, _apart, bench_fuse
+from twofold.fuse.bench.contenders import SAMPLE, Size, floor
 
 TINY = Size("tiny", 300, (16, 24), hidden=8, batch=32, epochs=1, repeats=1)
 

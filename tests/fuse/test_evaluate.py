@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from data.errors import InputError
-from data.labels import taxonomy
-from fuse.evaluate import evaluate, evaluate_all
-from fuse.fuse import fuse
-from fuse.settings import resolve
+from twofold.data.errors import InputError
+from twofold.data.labels import taxonomy
+from twofold.fuse.evaluate import evaluate, evaluate_all
+from twofold.fuse.fuse import fuse
+from twofold.fuse.settings import resolve
 
 QUICK = {"epochs": 6, "lr": 3e-3, "warmup": 1, "hidden": 16, "seeds": 1, "batch_size": 64}
 

@@ -8,11 +8,11 @@ import textwrap
 import numpy as np
 import pytest
 
-from data.errors import InputError
-from fuse.evaluate import evaluate
-from fuse.fuse import fuse, prepare
-from fuse.run import read_run
-from fuse.settings import resolve
+from twofold.data.errors import InputError
+from twofold.fuse.evaluate import evaluate
+from twofold.fuse.fuse import fuse, prepare
+from twofold.fuse.run import read_run
+from twofold.fuse.settings import resolve
 
 QUICK = {"epochs": 12, "lr": 3e-3, "warmup": 1, "hidden": 32, "seeds": 2, "batch_size": 64}
 
@@ -178,7 +178,7 @@ def test_untrained_weights_are_said_in_the_table(make_store):
 
 
 def test_the_papers_own_columns_stand_beside_ours_on_its_split_only(make_store):
-    from fuse.paper_tables import FACES, PUBLISHED
+    from twofold.fuse.tables.paper_tables import FACES, PUBLISHED
 
     assert sum(FACES) == 397
     assert [round(100 * one.accuracy, 2) for one in PUBLISHED] == [78.09, 74.06, 75.06, 76.07]
@@ -194,7 +194,7 @@ def test_it_trains_where_timm_and_torchvision_are_not_installed(make_store, tmp_
         import sys
         for name in ("timm", "torchvision", "PIL", "onnxruntime"):
             sys.modules[name] = None
-        import pipeline
+        from twofold import pipeline
         words = ["fuse", {str(store)!r}, "--epochs", "2", "--seeds", "1", "--out", {str(tmp_path / "run")!r}]
         code = pipeline.main(words)
         assert "sklearn" not in sys.modules and "sympy" not in sys.modules, "slow to import, and not needed"

@@ -6,7 +6,7 @@ import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuse import metrics
+from twofold.fuse.scores import metrics
 
 
 @settings(max_examples=60, deadline=None)

@@ -6,14 +6,14 @@ import json
 import numpy as np
 import pytest
 
-from cache.store import Store
-from data.errors import InputError
-from fuse import predict as module
-from fuse.evaluate import evaluate
-from fuse.fuse import fuse
-from fuse.predict import Wish, predict
-from fuse.run import read_run
-from fuse.settings import resolve
+from twofold.cache.store import Store
+from twofold.data.errors import InputError
+from twofold.fuse import predict as module
+from twofold.fuse.evaluate import evaluate
+from twofold.fuse.fuse import fuse
+from twofold.fuse.predict import Wish, predict
+from twofold.fuse.run import read_run
+from twofold.fuse.settings import resolve
 
 QUICK = {"epochs": 6, "lr": 3e-3, "warmup": 1, "hidden": 16, "seeds": 2, "batch_size": 64}
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter1d
 
-from data.errors import InputError
-from fuse.sequences import along, frame_numbers, smoothed, videos, window
+from twofold.data.errors import InputError
+from twofold.fuse.video.smoothing import along, frame_numbers, smoothed, videos, window
 
 NAN = float("nan")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from fuse import metrics
-from fuse.statistics import bootstrap, compare, interval, mcnemar
+from twofold.fuse.scores import metrics
+from twofold.fuse.scores.statistics import bootstrap, compare, interval, mcnemar
 
 
 def test_mcnemar_is_the_exact_binomial_test():

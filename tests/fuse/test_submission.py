@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from cache.writing import write_featurefile
-from data.errors import InputError
-from data.labels import taxonomy
-from data.readers.cexpr import HEADER
-from fuse.fuse import fuse
-from fuse.predict import Wish, predict
-from fuse.run import read_run
-from fuse.sequences import window
-from fuse.settings import resolve
-from fuse.submission import answered, template_keys, write_submission
+from twofold.cache.format.write import write_featurefile
+from twofold.data.errors import InputError
+from twofold.data.labels import taxonomy
+from twofold.data.readers.cexpr import HEADER
+from twofold.fuse.fuse import fuse
+from twofold.fuse.predict import Wish, predict
+from twofold.fuse.run import read_run
+from twofold.fuse.settings import resolve
+from twofold.fuse.video.smoothing import window
+from twofold.fuse.video.submission import answered, template_keys, write_submission
 
 VIDEOS = {"01": 6, "02": 3, "03": 5}  #: frames of the template; 03 asks for one more than was decoded
 FACES = {"01": (2, 5), "02": (), "03": (1, 2, 4)}  #: frames with a face

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import InputError
-from fuse.fuse import fuse
-from fuse.settings import resolve
-from fuse.sweep import plan, sweep
+from twofold.data.errors import InputError
+from twofold.fuse.fuse import fuse
+from twofold.fuse.settings import resolve
+from twofold.fuse.sweep import plan, sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 TOML = """

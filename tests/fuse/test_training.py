@@ -7,17 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from data.errors import InputError
-from data.labels import BASIC, pair, taxonomy
-from fuse.augment import Batch, drop_streams, make_compounds, mixup, pools
-from fuse.best import Best
-from fuse.ensemble import find_weights
-from fuse.examples import Examples, Scale, measure
-from fuse.heads import Spec, build
-from fuse.layers import StackedMLP, initialise
-from fuse.noise import Noise
-from fuse.settings import Settings
-from fuse.train import _together, factor, same, train
+from twofold.data.errors import InputError
+from twofold.data.labels import BASIC, pair, taxonomy
+from twofold.fuse.heads.member_rng import Noise
+from twofold.fuse.heads.registry import build
+from twofold.fuse.heads.spec import Spec
+from twofold.fuse.heads.stacked_layers import StackedMLP, initialise
+from twofold.fuse.settings import Settings
+from twofold.fuse.training.augment import Batch, drop_streams, make_compounds, mixup, pools
+from twofold.fuse.training.best_epoch import Best
+from twofold.fuse.training.late_weights import find_weights
+from twofold.fuse.training.loop import _together, factor, same, train
+from twofold.fuse.training.standardised import Examples, Scale, measure
 
 CLASSES = taxonomy("cexpr7").classes
 CPU = torch.device("cpu")

@@ -6,19 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from cache.featurefile import FeatureFile
-from cache.recipe import Recipe
-from cache.store import Store
-from cache.writing import Classifier, write_featurefile
-from data.errors import InputError
-from data.labels import BASIC, pair, taxonomy
-from fuse.evaluate import evaluate
-from fuse.features import join
-from fuse.fuse import fuse
-from fuse.heads import Spec, build
-from fuse.own_logits import NEVER, own_classifiers
-from fuse.settings import resolve
-from fuse.zeroshot import membership, pair_scores
+from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.format.write import Classifier, write_featurefile
+from twofold.cache.recipe import Recipe
+from twofold.cache.store import Store
+from twofold.data.errors import InputError
+from twofold.data.labels import BASIC, pair, taxonomy
+from twofold.fuse.evaluate import evaluate
+from twofold.fuse.features import join
+from twofold.fuse.fuse import fuse
+from twofold.fuse.heads.own_classifier import NEVER, own_classifiers
+from twofold.fuse.heads.pair_rules import membership, pair_scores
+from twofold.fuse.heads.registry import build
+from twofold.fuse.heads.spec import Spec
+from twofold.fuse.settings import resolve
 
 CLASSES = taxonomy("cexpr7").classes
 RAFDB = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")  # POSTER++'s own order

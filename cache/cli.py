@@ -1,0 +1,150 @@
+"""The verbs of `cache`: parse, call one function, return its report."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from twofold import Report
+
+app = typer.Typer(no_args_is_help=True, help="Look at, check, combine and move stores of features.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of text.")]
+StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store: a folder of feature files.")]
+Url = Annotated[str, typer.Argument(metavar="URL", help="A folder, ssh://, sftp://, s3://, ...; http(s):// to read.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Replace files of the same name and other contents.")]
+
+
+@app.command("ls")
+def cache_ls(
+    store: Annotated[str, typer.Argument(metavar="STORE|URL", help="A store, or where one was pushed to.")],
+    as_json: Json = False,
+) -> Report:
+    """List the feature files of a store, here or shared elsewhere."""
+    if "://" in store:
+        from twofold.cache.share.folder import shared_listing
+
+        return shared_listing(store)
+    from twofold.cache.report import listing
+
+    return listing(Path(store))
+
+
+@app.command("show")
+def cache_show(
+    file: Annotated[Path, typer.Argument(metavar="FILE.h5", help="A feature file, or a store for all of them.")],
+    as_json: Json = False,
+) -> Report:
+    """Print how a feature file was made, so that a stranger could repeat it."""
+    from twofold.cache.report import description
+
+    return description(file)
+
+
+@app.command("verify")
+def cache_verify(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="A store, or one feature file.")],
+    deep: Annotated[bool, typer.Option("--deep", help="Look for values that no sound backbone gives, too.")] = False,
+    root: Annotated[list[str] | None, typer.Option(help="Hash each image below it (or NAME=DIR, repeatable).")] = None,
+    as_json: Json = False,
+) -> Report:
+    """Read everything back and check it; one verdict a file."""
+    from twofold.cache.verify import verify
+
+    images = None
+    if root:
+        from twofold.data.images.sources import image_hashes, open_faces, parse_roots
+
+        images = partial(image_hashes, open_faces(parse_roots(root)))
+    return verify(store, deep=deep, images=images)
+
+
+@app.command("merge")
+def cache_merge(
+    stores: Annotated[list[Path], typer.Argument(metavar="STORE STORE...", help="Stores of faces of one root.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The store to make; one that is there takes part.")],
+    as_json: Json = False,
+) -> Report:
+    """Several stores into one: other backbones and views side by side, other faces of one recipe in one file."""
+    from twofold.cache.merge import merge
+    from twofold.cache.store import Store
+    from twofold.data.manifest import read_manifest, write_manifest
+    from twofold.data.merge import unite
+
+    parts = [Store(path) for path in stores]
+    into = Store(out, new=True)
+    listed = [store for store in (into, *parts) if store in parts or store.manifest_path.exists()]
+    faces = unite({str(store.manifest_path): read_manifest(store.manifest_path) for store in listed})
+    merged = merge(parts, into, faces.keys)
+    write_manifest(faces, into.manifest_path)
+    return merged
+
+
+@app.command("diff")
+def cache_diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A store or a feature file.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    as_json: Json = False,
+) -> Report:
+    """What differs between two stores or files: recipes side by side, faces, images, values."""
+    from twofold.cache.diff import diff
+
+    return diff(a, b)
+
+
+@app.command("push")
+def cache_push(store: StorePath, url: Url, replace: Replace = False, as_json: Json = False) -> Report:
+    """Share a store: send what the other place lacks, verified there, and a catalogue of it."""
+    from twofold.cache.share.push import push
+    from twofold.cache.store import Store
+
+    with transferring() as progress:
+        return push(Store(store), url, replace=replace, progress=progress)
+
+
+@app.command("pull")
+def cache_pull(
+    url: Url, store: StorePath,
+    backbones: Annotated[str | None, typer.Option(help="Comma-separated, NAME or NAME@FINGERPRINT; else all.")] = None,
+    replace: Replace = False, as_json: Json = False,
+) -> Report:
+    """Fetch a shared store: what is lacking here, verified; the same command goes on after an interruption."""
+    from twofold.cache.names import names_in
+    from twofold.cache.share.pull import pull
+    from twofold.cache.store import Store
+
+    with transferring() as progress:
+        return pull(url, Store(store, new=True), backbones=None if backbones is None else names_in(backbones),
+                    replace=replace, progress=progress)
+
+
+def bench_cache(
+    rows: Annotated[int, typer.Option(min=1, help="Faces.")] = 200_000,
+    dim: Annotated[int, typer.Option(min=1, help="Numbers a face.")] = 768,
+    folder: Annotated[Path | None, typer.Option(help="Where to write; by default the temporary folder.")] = None,
+    as_json: Json = False,
+) -> Report:
+    """Feature files against plain files and other HDF5 layouts."""
+    from twofold.cache.bench import bench_cache as run_bench
+
+    return run_bench(rows=rows, dim=dim, folder=folder)
+
+
+@contextlib.contextmanager
+def transferring() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar of bytes; gives what is to be told of each piece and of how many there will be."""
+    from tqdm import tqdm
+
+    with tqdm(unit="B", unit_scale=True, disable=None) as bar:
+        def moved(count: int, total: int) -> None:
+            bar.total = total
+            bar.update(count)
+
+        yield moved
+
+

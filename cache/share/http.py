@@ -1,0 +1,67 @@
+"""A folder on a web server, read with the standard library: whoever publishes a store, its readers install nothing."""
+
+import base64
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPResponse
+
+from twofold.cache.share.failures import CHUNK_BYTES, TIMEOUT, Address, Stream, asking
+
+CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+
+
+class Web:
+    """The folder at an http(s) address; it can only be read."""
+
+    def __init__(self, address: Address):
+        self.address = address
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def read(self, name: str, start: int = 0) -> Stream:
+        """The file from `start` on, or from its beginning if the server cannot do ranges."""
+        with asking(self.address, name):
+            try:
+                response = self._request(name, start)
+            except urllib.error.HTTPError as error:
+                if error.code != 416:
+                    raise
+                response, start = self._request(name, 0), 0  # what we have is longer than what is there
+            start, total = _extent(response, start)
+        return Stream(start, total, self._chunks(name, response))
+
+    def _request(self, name: str, start: int) -> HTTPResponse:
+        parts = self.address.parts
+        path = f"{parts.path.rstrip('/')}/{urllib.parse.quote(name)}"
+        host = parts.netloc.rpartition("@")[2]
+        request = urllib.request.Request(urllib.parse.urlunsplit((parts.scheme, host, path, parts.query, "")))
+        request.add_header("User-Agent", "twofold")
+        if start:
+            request.add_header("Range", f"bytes={start}-")
+        if self.address.user:  # not for whoever it is that we may be sent on to
+            login = base64.b64encode(f"{self.address.user}:{self.address.password or ''}".encode()).decode()
+            request.add_unredirected_header("Authorization", f"Basic {login}")
+        return urllib.request.urlopen(request, timeout=TIMEOUT)
+
+    def _chunks(self, name: str, response: HTTPResponse) -> Iterator[bytes]:
+        with response:
+            while True:
+                with asking(self.address, name):
+                    chunk = response.read1(CHUNK_BYTES)  # what is there, so that little is lost if the rest is not
+                if not chunk:
+                    return
+                yield chunk
+
+
+def _extent(response: HTTPResponse, start: int) -> tuple[int, int | None]:
+    """Where the body really begins, and how long the whole file is."""
+    if response.status == 206 and (said := CONTENT_RANGE.match(response.headers.get("Content-Range", ""))):
+        if int(said[1]) != start:
+            raise ConnectionError("another range than was asked for")
+        return start, None if said[2] == "*" else int(said[2])
+    length = response.headers.get("Content-Length", "")
+    return 0, int(length) if length.isdecimal() else None

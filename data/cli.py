@@ -1,0 +1,213 @@
+"""The verbs of `manifest`: parse, call one function, return its report."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from twofold import Report
+
+if TYPE_CHECKING:
+    from twofold.data.manifest import Manifest
+    from twofold.data.summary import Indexed
+
+manifest_app = typer.Typer(no_args_is_help=True, help="Index a dataset into a table of faces; merge, split, check it.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of text.")]
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="FACES.csv", help="The manifest to write.")]
+Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The dataset's folder; keys are relative to it.")]
+Table = Annotated[Path, typer.Argument(metavar="FACES.csv", help="A manifest.")]
+
+
+@manifest_app.command("csv")
+def manifest_csv(
+    table: Annotated[Path, typer.Argument(metavar="TABLE.csv", help="One row a face, with a header line.")],
+    output: Output,
+    key: Annotated[str, typer.Option(help="Column of image paths.")] = "key",
+    split: Annotated[str, typer.Option(help="Column of train, val, test.")] = "",
+    basic: Annotated[str, typer.Option(help="Column of basic emotions.")] = "",
+    compound: Annotated[str, typer.Option(help="Column of compound expressions.")] = "",
+    group: Annotated[str, typer.Option(help="Column of what must stay on one side: subject, duplicates.")] = "",
+    classes: Annotated[str, typer.Option(help="Taxonomy whose official numbers the labels are.")] = "",
+    from_zero: Annotated[bool, typer.Option("--from-zero", help="Numbers are places in its order, from 0.")] = False,
+    as_json: Json = False,
+) -> Report:
+    """Any CSV table; say which column is what."""
+    from twofold.data.labels import taxonomy
+    from twofold.data.readers.csv import read_csv
+
+    return write_faces(read_csv(table, key=key, split=split, basic=basic, compound=compound, group=group,
+                         classes=taxonomy(classes) if classes else None, from_zero=from_zero), output)
+
+
+@manifest_app.command("folder")
+def manifest_folder(
+    root: Root, output: Output,
+    classes: Annotated[str, typer.Option(help="Taxonomy whose official numbers name the class folders.")] = "",
+    as_json: Json = False,
+) -> Report:
+    """Class folders: split/class/*.jpg or class/*.jpg."""
+    from twofold.data.labels import taxonomy
+    from twofold.data.readers.folder import read_folder
+
+    return write_faces(read_folder(root, classes=taxonomy(classes) if classes else None), output)
+
+
+@manifest_app.command("rafdb")
+def manifest_rafdb(
+    root: Root, output: Output,
+    part: Annotated[str, typer.Option(help="basic, compound or both.")] = "compound",
+    images: Annotated[str, typer.Option(help="aligned or original.")] = "aligned",
+    as_json: Json = False,
+) -> Report:
+    """RAF-DB: the folder that holds basic/ and compound/, as published or repackaged into class folders."""
+    from twofold.data.readers.rafdb import read_rafdb
+
+    return write_faces(read_rafdb(root, part=part, images=images), output)
+
+
+@manifest_app.command("rafce")
+def manifest_rafce(root: Root, output: Output, as_json: Json = False) -> Report:
+    """RAF-CE: the folder that holds RAFCE_emolabel.txt and aligned/."""
+    from twofold.data.readers.rafce import read_rafce
+
+    return write_faces(read_rafce(root), output)
+
+
+@manifest_app.command("affectnet")
+def manifest_affectnet(
+    root: Root, output: Output,
+    classes: Annotated[str, typer.Option(help="basic8, or basic7 without contempt.")] = "basic8",
+    crop: Annotated[Path | None, typer.Option(help="Older release: write the faces, cut out, to this folder.")] = None,
+    as_json: Json = False,
+) -> Report:
+    """AffectNet: train_set/ and val_set/ of 2021, or the older training.csv and validation.csv."""
+    from twofold.data.readers.affectnet import read_affectnet
+
+    faces = read_affectnet(root, classes=classes)
+    if crop is not None:
+        from twofold.data.images.crops import crop_faces
+
+        faces = crop_faces(faces, root, crop)
+    return write_faces(faces, output)
+
+
+@manifest_app.command("fer2013")
+def manifest_fer2013(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="fer2013.csv, or the folder that holds it.")],
+    output: Output,
+    ferplus: Annotated[Path | None, typer.Option(help="fer2013new.csv: votes for basic and compound labels.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Only the clearer compound labels.")] = False,
+    unpack: Annotated[Path | None, typer.Option(help="Write the faces as PNG files to this folder.")] = None,
+    as_json: Json = False,
+) -> Report:
+    """FER2013, with the votes of FER+: faces are read from inside the csv."""
+    from twofold.data.readers.fer2013 import read_fer2013
+    from twofold.data.readers.fer2013 import unpack as run_unpack
+
+    faces = read_fer2013(root, ferplus=ferplus, strict=strict)
+    return write_faces(run_unpack(faces, root, unpack) if unpack is not None else faces, output)
+
+
+@manifest_app.command("cexpr")
+def manifest_cexpr(
+    root: Root, output: Output,
+    template: Annotated[Path | None, typer.Option(help="The submission template: the rows to answer.")] = None,
+    annotation: Annotated[Path | None, typer.Option(help="True classes: a table as the template, or a folder.")] = None,
+    as_json: Json = False,
+) -> Report:
+    """C-EXPR-DB (ABAW): a folder of cropped frames for each video."""
+    from twofold.data.readers.cexpr import read_cexpr
+
+    return write_faces(read_cexpr(root, template=template, annotation=annotation), output)
+
+
+@manifest_app.command("merge")
+def manifest_merge(
+    parts: Annotated[list[str], typer.Argument(metavar="NAME=FACES.csv...", help="Manifests; NAME goes before keys.")],
+    output: Output, as_json: Json = False,
+) -> Report:
+    """Several manifests into one; extract it with --root NAME=DIR for each."""
+    from twofold.data.errors import InputError
+    from twofold.data.manifest import read_manifest
+    from twofold.data.merge import merge
+
+    named = [part.partition("=") for part in parts]
+    if not all(name and path for name, _, path in named) or len({name for name, _, _ in named}) < len(named):
+        raise InputError("manifests to merge are given as NAME=FACES.csv, each name once")
+    return write_faces(merge({name: read_manifest(Path(path)) for name, _, path in named}), output)
+
+
+@manifest_app.command("split")
+def manifest_split(
+    faces: Table, output: Output,
+    val: Annotated[float, typer.Option(min=0, max=1, help="Share of faces for val.")] = 0.1,
+    test: Annotated[float, typer.Option(min=0, max=1, help="Share of faces for test.")] = 0.2,
+    folds: Annotated[int, typer.Option(min=0, help="Write a column `fold` of this many folds instead.")] = 0,
+    only: Annotated[str | None, typer.Option(help="Divide the faces of this split; others stay as they are.")] = None,
+    drop_leaks: Annotated[bool, typer.Option("--drop-leaks", help="Leave out its faces of groups elsewhere.")] = False,
+    target: Annotated[str, typer.Option(help="Keep proportions of compound or basic classes; auto.")] = "auto",
+    seed: int = 0,
+    as_json: Json = False,
+) -> Report:
+    """Split anew: classes in proportion, no group (subject, video, duplicates) on two sides."""
+    from twofold.data.errors import InputError
+    from twofold.data.manifest import read_manifest
+    from twofold.data.merge import fold, resplit, without_leaks
+
+    table = read_manifest(faces)
+    if drop_leaks and only is None:
+        raise InputError("--drop-leaks leaves faces out of one split: name it with --only (such as --only train)")
+    table = without_leaks(table, only) if drop_leaks else table
+    made = (fold(table, folds=folds, target=target, seed=seed, only=only) if folds
+            else resplit(table, val=val, test=test, target=target, seed=seed, only=only))
+    return write_faces(made, output)
+
+
+@manifest_app.command("check")
+def manifest_check(
+    faces: Table,
+    root: Annotated[list[str], typer.Option(help="Folder that keys are relative to (or NAME=DIR, repeatable).")],
+    group_duplicates: Annotated[bool, typer.Option("--group-duplicates", help="Write sets into `group`.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to; or FACES.csv itself.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 takes one a core.")] = 0,
+    as_json: Json = False,
+) -> Report:
+    """Missing and damaged files, duplicates, and what leaks across splits."""
+    from tqdm import tqdm
+
+    from twofold.data.audit.check import check
+    from twofold.data.audit.check import group_duplicates as grouped
+    from twofold.data.errors import InputError
+    from twofold.data.images.sources import open_faces, parse_roots, require_roots
+    from twofold.data.manifest import read_manifest, write_manifest
+
+    if output is not None and not group_duplicates:
+        raise InputError("-o is where --group-duplicates writes the grouped manifest: give both or neither")
+    table, source = read_manifest(faces), open_faces(parse_roots(root))
+    require_roots(source, table.keys)
+    with tqdm(total=len(table), unit="face", disable=None) as bar:
+        found = check(table, source, workers=workers, progress=bar.update)
+    if group_duplicates:
+        write_manifest(grouped(found), output or faces)
+        print(f"sets of (near-)identical faces are groups now -> {output or faces}", file=sys.stderr)
+    return found
+
+
+def write_faces(faces: Manifest, output: Path) -> Indexed:
+    """Write a manifest, print what it holds, and say on stderr what its reader noticed."""
+    from twofold.data.errors import InputError
+    from twofold.data.manifest import write_manifest
+    from twofold.data.summary import Indexed
+
+    for note in faces.notes:
+        print(f"warning: {note}", file=sys.stderr)
+    if not len(faces):
+        raise InputError(f"no faces: {output} is not written")
+    write_manifest(faces, output)
+    return Indexed(faces, output)
+
+

@@ -1,0 +1,122 @@
+"""Where the bytes of a face come from: a key below a root folder, or below one of several named roots.
+
+A key such as `fer2013.csv/0000006.png` names row 6 of the CSV file `fer2013.csv` in the root, read as an image file.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from twofold.data.errors import InputError
+from twofold.data.images.csv_pixels import PixelTable, open_pixels, row_of
+from twofold.data.images.decode import ImageError
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Roots by name; the root of keys without a dataset's name in front stands under the empty name."""
+
+    roots: dict[str, Path]
+    tables: dict[Path, PixelTable] = field(default_factory=dict)  #: CSV files of pixels, as they are met
+
+    def read(self, key: str) -> bytes:
+        """The bytes of the image file of `key`. Raises ImageError if there is none, or it lies outside its root."""
+        root, below = self._place(key)
+        place = row_of(below)
+        try:
+            if place and (root / place[0]).is_file():
+                return self._table(_inside(root, place[0])).read(place[1])
+            return _inside(root, below).read_bytes()
+        except FileNotFoundError:
+            raise ImageError("missing file") from None
+        except (OSError, InputError, ValueError) as error:
+            raise ImageError(f"unreadable file ({getattr(error, 'strerror', None) or 'bad name'})") from None
+
+    def _place(self, key: str) -> tuple[Path, str]:
+        if "" in self.roots:
+            return self.roots[""], key
+        name, _, below = key.partition("/")
+        if name not in self.roots:
+            raise ImageError(f"no root for {name!r}")
+        return self.roots[name], below
+
+    def _table(self, path: Path) -> PixelTable:
+        if path not in self.tables:
+            self.tables[path] = open_pixels(path)
+        return self.tables[path]
+
+
+def _inside(root: Path, below: str) -> Path:
+    path = (root / below).resolve(strict=True)
+    if not path.is_relative_to(root):
+        raise ImageError("outside its root")
+    return path
+
+
+def open_faces(root: Path | dict[str, Path]) -> Faces:
+    """Faces below one folder, or below several named ones; a CSV file of pixels stands for its folder.
+
+    Raises InputError for a folder that is not there.
+    """
+    roots = root if isinstance(root, dict) else {"": root}
+    folders = {name: Path(folder) for name, folder in roots.items()}
+    folders = {name: folder.parent if folder.suffix.lower() == ".csv" and folder.is_file() else folder
+               for name, folder in folders.items()}
+    for folder in folders.values():
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder of faces (--root)")
+    return Faces({name: folder.resolve() for name, folder in folders.items()})
+
+
+def require_roots(faces: Faces, keys: Sequence[str]) -> None:
+    """Refuse roots that cannot be meant: a dataset of the keys without one, or none of the faces tried below them.
+
+    Tries up to 100 keys, spread over all, until one is there. Raises InputError.
+    """
+    if "" not in faces.roots:
+        lacking = sorted({key.partition("/")[0] for key in keys} - set(faces.roots))
+        if lacking:
+            raise InputError(f"no root for the faces of {', '.join(lacking[:5])}: give --root {lacking[0]}=DIR too")
+    tried = keys[::max(1, len(keys) // 100)][:100]
+    if tried and not any(_is_there(faces, key) for key in tried):
+        where = ", ".join(str(root) for root in faces.roots.values())
+        raise InputError(f"none of {len(tried)} faces tried is below {where} (the first is {tried[0]}): --root is the "
+                         f"folder that keys are relative to, or NAME=DIR for each dataset of a merged manifest")
+
+
+def image_hashes(faces: Faces, keys: Sequence[str], *, workers: int = 0) -> dict[str, str]:
+    """SHA-256 (hex) of the image file of each key, with that many threads (0: one a core); unreadable ones left out."""
+    def digest(key: str) -> str:
+        try:
+            return hashlib.sha256(faces.read(key)).hexdigest()
+        except ImageError:
+            return ""
+
+    hashes = {}
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        for start in range(0, len(keys), 8192):  # a million waiting tasks would fill the memory
+            some = keys[start:start + 8192]
+            hashes |= {key: text for key, text in zip(some, pool.map(digest, some), strict=True) if text}
+    return hashes
+
+
+def _is_there(faces: Faces, key: str) -> bool:
+    try:
+        faces.read(key)
+    except ImageError as error:
+        return str(error) != "missing file"
+    return True
+
+
+def parse_roots(roots: Sequence[str]) -> Path | dict[str, Path]:
+    """One folder, or several as NAME=DIR, as the command line gives them. Raises InputError for a mixture."""
+    if len(roots) == 1 and ("=" not in roots[0] or Path(roots[0]).exists()):
+        return Path(roots[0])
+    pairs = [root.partition("=") for root in roots]
+    named = {name: Path(folder) for name, mark, folder in pairs if name and mark and folder}
+    if len(named) < len(roots):
+        raise InputError("several roots are given as NAME=DIR each, NAME being the first part of the keys below it")
+    return named

@@ -1,0 +1,49 @@
+"""What a manifest holds, for a person and for a program."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from twofold.data.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """A manifest as written to `path`."""
+
+    faces: Manifest
+    path: Path
+
+    def text(self) -> str:
+        """Faces by split and by class, a few lines."""
+        return "\n".join([f"{len(self.faces):,} faces -> {self.path}", *lines(self.faces)])
+
+    def record(self) -> dict:
+        """The same numbers by name."""
+        table = self.faces.table
+        return {"manifest": str(self.path), "faces": len(table), "notes": list(self.faces.notes),
+                **{name: _counts(table[name]) for name in ("split", "basic", "compound")},
+                "groups": int(table.loc[table["group"] != "", "group"].nunique())}
+
+
+def lines(faces: Manifest, labels: tuple[str, ...] = ("basic", "compound")) -> list[str]:
+    """Counts by split, class and group; a line each."""
+    table = faces.table
+    made = ["split     " + _tally(table["split"])]
+    for name in labels:
+        labelled = table.loc[table[name] != "", name]
+        if len(labelled):
+            made.append(f"{name:9} {len(labelled):,} labelled: {_tally(labelled)}")
+    grouped = table.loc[table["group"] != "", "group"]
+    if len(grouped):
+        made.append(f"group     {grouped.nunique():,} groups of {len(grouped):,} faces")
+    return made
+
+
+def _counts(column: pd.Series) -> dict[str, int]:
+    return {str(name): int(count) for name, count in column.value_counts().items()}
+
+
+def _tally(column: pd.Series) -> str:
+    return ", ".join(f"{name or '(none)'} {count:,}" for name, count in _counts(column).items())

@@ -1,0 +1,94 @@
+"""The verbs of stage one: parse, call one function, return its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from twofold import Report
+
+app = typer.Typer()
+weights_app = typer.Typer(no_args_is_help=True, help="Which weights each backbone needs, and where they are.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of text.")]
+Backbones = Annotated[str, typer.Option(help="Comma-separated: presets, timm:NAME, torchvision:NAME, onnx:PATH.")]
+Views = Annotated[str, typer.Option(help="Comma-separated: original, flip, enhanced1, enhanced2.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; `extract` takes several: cuda:0,cuda:1.")]
+PRESETS = "vit_mae,posterv2,resnet18,resnet50"
+
+
+@app.command()
+def extract(
+    faces: Annotated[Path, typer.Argument(metavar="FACES.csv", help="The manifest of faces.")],
+    root: Annotated[list[str], typer.Option(help="Folder that keys are relative to (or NAME=DIR, repeatable).")],
+    store: Annotated[Path, typer.Option(help="Folder for the features; made if missing.")],
+    backbones: Backbones = PRESETS,
+    views: Views = "original",
+    weights: Annotated[list[str] | None, typer.Option(help="NAME=PATH, NAME=random:SEED or NAME=hub.")] = None,
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Stored values: float16 or float32.")] = "float16",
+    batch_size: Annotated[int, typer.Option(min=0, help="Faces per forward pass; 0 finds it.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Decoding threads; 0 takes one a core.")] = 0,
+    shard: Annotated[str, typer.Option(help="i/n: the i-th of n slices, from 0; or auto, from RANK or SLURM.")] = "",
+    max_failures: Annotated[int, typer.Option(min=-1, help="Stop once more faces than this fail; -1 never.")] = -1,
+    part_rows: Annotated[int, typer.Option(min=1, help="Faces that a crash repeats at most.")] = 2048,
+    retry_failures: Annotated[bool, typer.Option("--retry-failures", help="Try failed faces again.")] = False,
+    recheck: Annotated[bool, typer.Option("--recheck", help="Hash every image; recompute changed ones.")] = False,
+    with_logits: Annotated[bool, typer.Option("--with-logits", help="Write posterv2's own basic logits, too.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile at the networks.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be computed, and stop.")] = False,
+    as_json: Json = False,
+) -> Report:
+    """Run each backbone once over all faces and write the embeddings."""
+    from twofold.cache.names import names_in
+    from twofold.extract.plan import Settings
+    from twofold.extract.run import Request
+    from twofold.extract.run import extract as run_extract
+
+    settings = Settings(dtype=dtype, batch_size=batch_size, workers=workers, shard=shard, max_failures=max_failures,
+                        part_rows=part_rows, retry_failures=retry_failures, recheck=recheck,
+                        with_logits=with_logits)
+    return run_extract(dry=dry_run, request=Request(
+        manifest=faces, roots=root, store=store, backbones=names_in(backbones), views=names_in(views),
+        weights=weights or [], device=device, precision=precision, settings=settings,
+        compiled=compiled))
+
+
+@weights_app.command("ls")
+def weights_ls(as_json: Json = False) -> Report:
+    """List what each backbone needs, whether it is here, and where to get it."""
+    from twofold.extract.weights.find import weights_folder
+    from twofold.extract.weights.report import listing
+
+    return listing(weights_folder())
+
+
+@weights_app.command("show")
+def weights_show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A preset, as `weights ls` lists them.")],
+    weights: Annotated[Path | None, typer.Option(help="Describe this file instead of the one in the folder.")] = None,
+    as_json: Json = False,
+) -> Report:
+    """Print all that is known of a backbone, and check its weights file if it is here."""
+    from twofold.extract.weights.find import weights_folder
+    from twofold.extract.weights.report import description
+
+    return description(name, folder=weights_folder(), weights=weights)
+
+
+@weights_app.command("convert")
+def weights_convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A weights file of any kind.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where to write it, as .safetensors.")],
+    classes: Annotated[str, typer.Option(help="POSTER++: rafdb, caers, affectnet7 or affectnet8.")] = "",
+    as_json: Json = False,
+) -> Report:
+    """Turn a published file into plain data, and say what was in it; nothing in it is run."""
+    from twofold.extract.weights.convert import convert
+
+    return convert(source, out, classes=classes)
+
+

@@ -1,0 +1,105 @@
+"""The noun that extraction runs on: a network with its weights, ready to embed prepared pictures."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from twofold.data.errors import InputError
+from twofold.extract.devices import PRECISIONS
+from twofold.extract.networks.own_classifier import Head
+from twofold.extract.networks.preprocessing import Preprocessing
+
+FIRST_TRY = {"cpu": 16, "cuda": 256, "mps": 64}  # more gains nothing, on a CPU even loses (caches)
+
+
+@dataclass
+class BatchLimit:
+    """The largest batch that is tried: halved when the device runs out of memory, and remembered."""
+
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Encoder:
+    """One backbone, loaded: (B, S, S, 3) uint8 pictures made by `preprocessing.prepare` to (B, dim) float32."""
+
+    name: str
+    architecture: str
+    weights: str  #: `sha256:<hex>` over the tensors that are used, or `random:<seed>`
+    tap: str
+    dim: int
+    preprocessing: Preprocessing
+    precision: str
+    device: torch.device
+    network: Callable[[torch.Tensor], torch.Tensor] = field(repr=False)
+    limit: BatchLimit
+    head: Head | None = field(default=None, repr=False)  #: classifier that the checkpoint brought, where it is of use
+
+    @property
+    def untrained(self) -> bool:
+        return self.weights.startswith("random:")
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures in one forward pass, as far as is known; smaller once memory has run out."""
+        return self.limit.size
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Canonical names of the classes of `logits`, in order; empty where there are none or it is not known."""
+        return self.head.classes if self.head else ()
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """The checkpoint's own basic logits (B, C) from its embeddings (B, dim). Raises InputError if it has none."""
+        if self.head is None:
+            raise InputError(f"backbone {self.name} has no basic classifier of its own: only posterv2 has")
+        return self.head.logits(features)
+
+    def encode(self, pictures: torch.Tensor | np.ndarray) -> np.ndarray:
+        """Embed any number of pictures, in order, in batches that fit the device.
+
+        Raises InputError if not even one fits.
+        """
+        pictures = torch.as_tensor(pictures)
+        blocks, start = [], 0
+        while start < len(pictures):
+            count = self.limit.size
+            try:
+                blocks.append(self._forward(pictures[start:start + count]))
+                start += count
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                self._halve(min(count, len(pictures) - start))
+        return np.concatenate(blocks) if blocks else np.empty((0, self.dim), np.float32)
+
+    def _forward(self, pictures: torch.Tensor) -> np.ndarray:
+        with torch.inference_mode(), exact_fp32():
+            return self.network(self._normalised(pictures)).float().cpu().numpy()
+
+    def _normalised(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(B, S, S, 3) uint8 to (B, 3, S, S), laid out channels-last, which it already is in memory."""
+        how = self.preprocessing
+        std = torch.tensor(how.std, device=self.device)
+        shift = torch.tensor(how.mean, device=self.device) / std
+        pixels = pictures.to(self.device, non_blocking=True).float()
+        return pixels.mul_(how.scale / std).sub_(shift).to(PRECISIONS[self.precision]).permute(0, 3, 1, 2)
+
+    def _halve(self, failed: int) -> None:
+        if failed <= 1:
+            raise InputError(f"backbone {self.name} does not fit into the memory of {self.device} with even one face: "
+                             "use another device, or a lower precision")
+        self.limit.size = max(1, failed // 2)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)  # the latter: the CPU's
+
+
+def exact_fp32():
+    """fp32 means fp32: without this, cuDNN computes convolutions in TF32, with ten bits of mantissa."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False)

@@ -1,0 +1,192 @@
+"""From the name of a backbone to a network without its classifier, and the preprocessing it expects."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from twofold.data.errors import InputError
+from twofold.extract.networks.ferplus_resnet import is_caffe, torchvision_name, with_caffe_strides
+from twofold.extract.networks.preprocessing import Preprocessing
+from twofold.extract.networks.presets import CAFFE_PIXELS, Preset, preset
+from twofold.extract.weights.read import Checkpoint, file_sha256
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A network that turns (B, 3, S, S) into (B, D), not yet loaded.
+
+    heads: prefixes of entries that a weights file may hold besides, the classifier that was taken off;
+    trim: after loading, turns `network` into what the forward pass needs and lets the rest go; rename: from the
+    weights file's names to the network's.
+    """
+
+    name: str  #: as the recipe records it, `torchvision.mobilenet_v2`
+    network: nn.Module
+    tap: str
+    preprocessing: Preprocessing
+    heads: tuple[str, ...]
+    trim: Callable[[nn.Module], nn.Module] = lambda network: network
+    rename: Callable[[str], str] = lambda name: name
+
+
+def check_name(name: str) -> None:
+    """Raises InputError, saying what there is, unless `name` names a preset or a model of timm or torchvision."""
+    kind, colon, rest = name.partition(":")
+    if colon and kind == "timm":
+        import timm
+
+        try:
+            known = timm.get_pretrained_cfg(rest) is not None or timm.is_model(rest)
+        except RuntimeError as error:  # a tag that the model does not have
+            raise InputError(f"timm has no model {rest!r}: {error}") from None
+        if not known:
+            raise InputError(f"timm has no model {rest!r}: see timm.list_models()")
+    elif colon and kind == "torchvision":
+        from torchvision import models
+
+        if rest not in models.list_models(module=models):
+            raise InputError(f"torchvision has no classification model {rest!r}: see torchvision.models.list_models()")
+    else:
+        preset(name)
+
+
+def build(name: str, *, checkpoint: Checkpoint | None) -> Architecture:
+    """Build the network of a backbone's name, not yet loaded. Raises InputError if it cannot be an encoder here.
+
+    name: one that `check_name` accepts; checkpoint: what will be loaded, which tells variants apart (the number of
+    classes, the preprocessing that published weights were trained with); None for untrained weights.
+    """
+    kind, colon, rest = name.partition(":")
+    if colon and kind == "timm":
+        return _timm(rest)
+    if colon and kind == "torchvision":
+        return _torchvision(rest, checkpoint)
+    return _preset(preset(name), checkpoint)
+
+
+def _preset(known: Preset, checkpoint: Checkpoint | None) -> Architecture:
+    def declared(network: nn.Module, **rest: Callable) -> Architecture:
+        return Architecture(name=known.architecture, network=network, tap=known.tap,
+                            preprocessing=known.preprocessing, heads=known.heads, **rest)
+
+    match known.name:
+        case "vit_mae":
+            return declared(_vit_mae())
+        case "posterv2":
+            from twofold.extract.networks.posterv2 import PosterV2
+
+            head = checkpoint.tensors.get("VIT.head.linear.weight") if checkpoint else None
+            classes = 8 if head is not None and len(head) == 8 else 7  # any other number does not load strictly
+            return declared(PosterV2(classes), trim=PosterV2.trimmed)
+        case "resnet18":
+            return declared(_torchvision_trunk("resnet18")[0])
+    built = declared(_torchvision_trunk("resnet50")[0], **({"trim": Conv5} if known.name == "resnet50_conv5" else {}))
+    if checkpoint and is_caffe(checkpoint.tensors):
+        return replace(built, name=f"{built.name}, strides of Caffe", network=with_caffe_strides(built.network),
+                       preprocessing=CAFFE_PIXELS, rename=torchvision_name)
+    return built
+
+
+def _vit_mae() -> nn.Module:
+    """ViT-B/16 whose output is the mean of the normed patch tokens, the class token left out."""
+    import timm
+
+    network = timm.create_model("vit_base_patch16_224", num_classes=0)
+    network.global_pool = "avg"  # set after construction: given to it, timm would drop `norm` for another layer
+    return network
+
+
+class Conv5(nn.Module):
+    """A ResNet-50 up to its last 3x3 convolution (normed, rectified), averaged over the map: (B, 512)."""
+
+    def __init__(self, resnet: nn.Module) -> None:
+        super().__init__()
+        last = resnet.layer4[2]
+        self.body = nn.Sequential(
+            resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool, resnet.layer1, resnet.layer2, resnet.layer3,
+            *resnet.layer4[:2], last.conv1, last.bn1, last.relu, last.conv2, last.bn2, last.relu,
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x).mean((2, 3))
+
+
+# -------------------------------------------------------------------------------------------------- torchvision
+def _torchvision(name: str, checkpoint: Checkpoint | None) -> Architecture:
+    network, heads = _torchvision_trunk(name)
+    return Architecture(name=f"torchvision.{name}", network=network, tap="pooled features, classifier removed",
+                        preprocessing=_torchvision_preprocessing(name, checkpoint), heads=heads)
+
+
+def _torchvision_trunk(name: str) -> tuple[nn.Module, tuple[str, ...]]:
+    """A torchvision classifier with everything from its first trained head layer on taken off."""
+    from torchvision import models
+
+    # what the two Inceptions do to their input when weights are asked for, which is how they were trained
+    options = {"transform_input": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    network = models.get_model(name, weights=None, **options)
+    head = next(part for part in ("fc", "classifier", "heads", "head") if hasattr(network, part))
+    setattr(network, head, _without_classifier(getattr(network, head)))
+    return network, (f"{head}.",)
+
+
+def _without_classifier(head: nn.Module) -> nn.Module:
+    """What stands before the first linear or convolution of a head (norms, flattening), and any pooling after it."""
+    layers = list(head) if isinstance(head, nn.Sequential) else [head]
+    first = next(i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear | nn.Conv2d))
+    kept = layers[:first] + [layer for layer in layers[first:] if isinstance(layer, nn.AdaptiveAvgPool2d)]
+    return nn.Sequential(*kept)
+
+
+def _torchvision_preprocessing(name: str, checkpoint: Checkpoint | None) -> Preprocessing:
+    """The transform of the published weights that the checkpoint is, else of the model's first ones.
+
+    torchvision names its files after the start of their SHA-256, so that a renamed file is still known; a converted
+    one remembers its source.
+    """
+    from torchvision import models
+
+    published = list(models.get_model_weights(name))
+    chosen = published[0]
+    if checkpoint:
+        digest = checkpoint.metadata.get("source_sha256") or file_sha256(checkpoint.path)
+        known = [weights for weights in published if f"-{digest[:8]}." in weights.url]
+        chosen = known[0] if known else chosen
+        if not known and len({repr(weights.transforms()) for weights in published}) > 1:
+            log.warning("%s is not a file that torchvision publishes for %s: preprocessing is that of %s",
+                        checkpoint.path, name, chosen.name)
+    transform = chosen.transforms()
+    return Preprocessing(
+        size=transform.crop_size[0], resize=transform.resize_size[0], interpolation=transform.interpolation.value,
+        mean=tuple(transform.mean), std=tuple(transform.std),
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- timm
+def _timm(name: str) -> Architecture:
+    import timm
+
+    network = timm.create_model(name, num_classes=0)
+    heads = network.pretrained_cfg.get("classifier") or ()
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    return Architecture(name=f"timm.{name}", network=network, tap="pooled features, classifier removed",
+                        preprocessing=_timm_preprocessing(name, network), heads=tuple(f"{head}." for head in heads))
+
+
+def _timm_preprocessing(name: str, network: nn.Module) -> Preprocessing:
+    from timm.data import resolve_model_data_config
+
+    config = resolve_model_data_config(network)
+    channels, height, width = config["input_size"]
+    if channels != 3 or height != width:
+        raise InputError(f"timm:{name} wants {channels} x {height} x {width}: only square colour inputs are supported")
+    rules = {"center": "shorter", "squash": "both", "border": "longer"}
+    return Preprocessing(
+        size=height, resize=int(height / config["crop_pct"]), rule=rules[config["crop_mode"]],
+        interpolation=config["interpolation"], mean=tuple(config["mean"]), std=tuple(config["std"]),
+    )

@@ -1,0 +1,101 @@
+"""From the name of a backbone to an encoder: build, load or draw weights, make it fast."""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from twofold.data.errors import InputError
+from twofold.extract.devices import PRECISIONS, parse_device, resolve_precision
+from twofold.extract.networks.encoder import FIRST_TRY, BatchLimit, Encoder
+from twofold.extract.networks.folding import fold_norms
+from twofold.extract.networks.libraries import Architecture, build, check_name
+from twofold.extract.networks.onnx_models import load_onnx
+from twofold.extract.networks.own_classifier import Head
+from twofold.extract.networks.preprocessing import Preprocessing
+from twofold.extract.networks.presets import PRESETS
+from twofold.extract.networks.random_weights import draw_weights, noise_pictures, seeded
+from twofold.extract.weights.class_orders import ORDERS, order_of
+from twofold.extract.weights.find import find_weights, weights_folder
+from twofold.extract.weights.load import digest, load_strictly
+from twofold.extract.weights.read import Checkpoint, read_checkpoint
+
+__all__ = ["PRESETS", "Encoder", "Preprocessing", "load_encoder", "parse_device", "resolve_precision"]
+
+
+def load_encoder(name: str, *, weights: str | None = None, device: str = "auto", precision: str = "auto",
+                 folder: Path | None = None, batch_size: int = 0, compiled: bool = False) -> Encoder:
+    """Build a backbone, give it its weights and make it fast.
+
+    weights: a file, `random:SEED`, `hub`, or None for the weights folder and then the hub; folder: the weights
+    folder, by default that of TWOFOLD_WEIGHTS or `weights/`; batch_size: the largest to try, 0 for the usual;
+    compiled: let torch.compile at it (ONNX models stay as they are). Raises InputError for an unknown name, device
+    or precision, weights that are not to be found, and weights that are not exactly this network's.
+    """
+    target = parse_device(device)
+    if compiled and not (os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++")))):
+        raise InputError("--compile needs a C++ compiler (g++ or clang++), which is not on this machine: leave it out")
+    if name.startswith("onnx:"):
+        if weights is not None:
+            raise InputError(f"{name} brings its own weights: leave out --weights for it")
+        return load_onnx(name, device=target, precision=precision, batch_size=batch_size)
+    check_name(name)
+    arithmetic = resolve_precision(precision, target)
+    if weights is not None and weights.startswith("random:"):
+        built, network, identity, head = _untrained(name, weights)
+    else:
+        built, network, identity, head = _trained(name, weights, folder or weights_folder())
+    pictures = noise_pictures(built.preprocessing, torch.Generator().manual_seed(0))[:1]
+    dim = _measure(network, name, pictures)
+    fold_norms(network, pictures)
+    network.to(device=target, dtype=PRECISIONS[arithmetic], memory_format=torch.channels_last)
+    return Encoder(name=name, architecture=built.name, weights=identity, tap=built.tap, dim=dim, head=head,
+                   preprocessing=built.preprocessing, precision=arithmetic, device=target,
+                   network=torch.compile(network) if compiled else network,
+                   limit=BatchLimit(batch_size or FIRST_TRY[target.type]))
+
+
+def _untrained(name: str, weights: str) -> tuple[Architecture, nn.Module, str, Head | None]:
+    seed = weights.removeprefix("random:")
+    if not seed.isdecimal() or int(seed) >= 2**63:
+        raise InputError(f"weights {weights!r} of {name}: random:SEED wants a whole number, as random:0")
+    with seeded(int(seed)):
+        built = build(name, checkpoint=None)
+    draw_weights(built.network, built.preprocessing, seed=int(seed))
+    network = _ready(built)
+    return built, network, f"random:{int(seed)}", _head(network, None)
+
+
+def _trained(name: str, weights: str | None, folder: Path) -> tuple[Architecture, nn.Module, str, Head | None]:
+    checkpoint = read_checkpoint(find_weights(name, weights=weights, folder=folder))
+    with seeded(0):  # what the constructors draw is thrown away
+        built = build(name, checkpoint=checkpoint)
+    renamed = {built.rename(entry): tensor for entry, tensor in checkpoint.tensors.items()}
+    load_strictly(built.network, replace(checkpoint, tensors=renamed), heads=built.heads)
+    network = _ready(built)
+    return built, network, digest(network), _head(network, checkpoint)
+
+
+def _ready(built: Architecture) -> nn.Module:
+    return built.trim(built.network).eval().requires_grad_(False)
+
+
+def _head(network: nn.Module, checkpoint: Checkpoint | None) -> Head | None:
+    """The basic classifier of POSTER++, in float32 whatever the rest runs in. Other encoders lost theirs."""
+    if not hasattr(network, "VIT"):
+        return None
+    linear = network.VIT.head["linear"]
+    classes = ORDERS["rafdb"] if checkpoint is None else order_of(checkpoint, len(linear.bias))
+    return Head(linear.weight.numpy().copy(), linear.bias.numpy().copy(), classes)
+
+
+def _measure(network: nn.Module, name: str, pictures: torch.Tensor) -> int:
+    """Length of an embedding, found by making some. Raises InputError if the network gives anything but (B, D)."""
+    with torch.inference_mode():
+        embedding = network(pictures)
+    if not isinstance(embedding, torch.Tensor) or embedding.ndim != 2:
+        raise InputError(f"backbone {name} does not give one vector a face, so it cannot be used here")
+    return embedding.shape[1]

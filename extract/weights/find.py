@@ -1,0 +1,123 @@
+"""Where the weights of a backbone are: named by the user, in the weights folder, or on the hub."""
+
+import logging
+import os
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+from twofold.data.errors import InputError
+from twofold.extract.networks.presets import PRESETS, Preset
+
+log = logging.getLogger(__name__)
+
+
+def weights_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """The folder that weights are looked for in: TWOFOLD_WEIGHTS, else `weights/` where the command runs."""
+    return Path(environment.get("TWOFOLD_WEIGHTS") or "weights")
+
+
+def find_weights(name: str, *, weights: str | None, folder: Path) -> Path:
+    """The weights file of a backbone.
+
+    weights: a path, `hub`, or None for the folder, then the hub. Raises InputError that says which file is wanted,
+    where it comes from, under which licence, and where to put it.
+    """
+    if weights == "hub":
+        return _from_hub(name, folder)
+    if weights is not None:
+        if not Path(weights).is_file():
+            raise InputError(f"weights of {name}: {weights} is not a file (random:SEED and hub are the other choices)")
+        return Path(weights)
+    return in_folder(name, folder) or _from_hub(name, folder)
+
+
+def in_folder(name: str, folder: Path) -> Path | None:
+    """The weights file of a backbone in the weights folder, if there is one. Raises InputError if there are two."""
+    found = [path for file in file_names(name) for path in (folder / file, (folder / file).with_suffix(".safetensors"))
+             if path.is_file()]
+    if len({path.stem for path in found}) > 1:
+        raise InputError(f"weights of {name}: {' and '.join(map(str, found))} are both there: "
+                         f"choose with --weights {name}=PATH")
+    return found[-1] if found else None  # the converted file, where both are there: it loads faster
+
+
+def file_names(name: str) -> tuple[str, ...]:
+    """The names that a backbone's weights may have in the folder."""
+    known = _preset(name)
+    return (known.file, *known.also) if known else (f"{name.replace(':', '-').replace('/', '-')}.pth",)
+
+
+def _preset(name: str) -> Preset | None:
+    return next((known for known in PRESETS if known.name == name), None)
+
+
+def _from_hub(name: str, folder: Path) -> Path:
+    """Download, or find in the cache, what is published. Raises InputError if it is not, or cannot be reached."""
+    try:
+        if name.startswith("torchvision:"):
+            return _torchvision_file(name.removeprefix("torchvision:"))
+        repository, file = _hub_file(name)
+        if repository:
+            return _hub_download(repository, file)
+        reason = "they are not published on a hub"
+    except InputError:
+        raise
+    except Exception as error:  # the network's, the hub's and the proxy's own kinds, none of them ours to tell apart
+        log.debug("hub", exc_info=error)
+        reason = f"the hub could not give them ({type(error).__name__}: {str(error).strip().splitlines()[0][:160]})"
+    raise InputError(f"no weights for {name}: {reason}. {how_to_get(name, folder)}")
+
+
+def how_to_get(name: str, folder: Path) -> str:
+    """What to fetch, from where, under which licence, and where to put it; or how to do without."""
+    known = _preset(name)
+    wanted = folder / file_names(name)[0]
+    without = f"or name another file with --weights {name}=PATH, or ask for --weights {name}=random:0 (untrained)"
+    if known:
+        return f"Get them from {known.page} (licence: {known.licence}), save them as {wanted}, {without}"
+    return f"Save them as {wanted}, {without}"
+
+
+def _hub_file(name: str) -> tuple[str, str]:
+    """(repository, file) on the Hugging Face hub, or empty where it is not published there."""
+    known = _preset(name)
+    if known or not name.startswith("timm:"):
+        return (known.hub if known else ""), "model.safetensors"
+    import timm
+
+    config = timm.get_pretrained_cfg(name.removeprefix("timm:"))
+    return (config and config.hf_hub_id) or "", (config and config.hf_hub_filename) or "model.safetensors"
+
+
+def _hub_download(repository: str, file: str) -> Path:
+    """Download from the Hugging Face hub, or find in its cache. Honours HF_HUB_OFFLINE and HF_ENDPOINT."""
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(repository, file)
+    if isinstance(cached, str):
+        return Path(cached)
+    hub = urllib.parse.urlsplit(constants.ENDPOINT)
+    if not constants.HF_HUB_OFFLINE and not urllib.request.getproxies():
+        port = hub.port or (80 if hub.scheme == "http" else 443)
+        with socket.create_connection((hub.hostname, port), timeout=10):  # its client would try for half a minute
+            log.info("downloading %s of %s", file, repository)
+    return Path(hf_hub_download(repository, file))
+
+
+def _torchvision_file(name: str) -> Path:
+    """torchvision's first published weights of a model, from its cache or its site, checked by their hash."""
+    import torch
+    from torchvision import models
+
+    url = next(iter(models.get_model_weights(name))).url
+    target = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    if target.is_file():
+        return target
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise ConnectionError(f"HF_HUB_OFFLINE is set and {target} is not there")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    torch.hub.download_url_to_file(url, str(target), hash_prefix=target.stem.rpartition("-")[2])
+    return target

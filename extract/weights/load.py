@@ -1,0 +1,74 @@
+"""Giving a network exactly its weights, and naming them by their content."""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from twofold.data.errors import InputError
+from twofold.extract.weights.read import Checkpoint
+from twofold.extract.weights.recognise import guess
+
+log = logging.getLogger(__name__)
+
+UNUSED = ".num_batches_tracked"  # counted while training; old files lack it
+
+
+def load_strictly(network: nn.Module, checkpoint: Checkpoint, *, heads: tuple[str, ...]) -> list[str]:
+    """Load every weight of `network`; returns the names of classifier entries that were left over, and logs them.
+
+    Raises InputError, and loads nothing, if one is missing, one is too many (unless it starts with a prefix of
+    `heads`), or one has another shape, is not a number, or is of another kind.
+    """
+    expected = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(UNUSED)}
+    given = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.endswith(UNUSED)}
+    left_over = [name for name in given if name not in expected and name.startswith(heads or ("\0",))]
+    missing = [name for name in expected if name not in given]
+    surplus = [name for name in given if name not in expected and name not in left_over]
+    shapes = [f"{name} {tuple(given[name].shape)} instead of {tuple(tensor.shape)}"
+              for name, tensor in expected.items() if name in given and given[name].shape != tensor.shape]
+    if missing or surplus or shapes:
+        parts = [_listed("missing", missing), _listed("unexpected", surplus), _listed("mis-shaped", shapes)]
+        raise InputError(f"{checkpoint.path}: these are not the weights of this network: "
+                         f"{'; '.join(filter(None, parts))}; the file {guess(given)}")
+    _check_values(expected, given, checkpoint.path)
+    network.load_state_dict({name: given[name].to(tensor.dtype) for name, tensor in expected.items()}, strict=False)
+    if left_over:
+        log.info("%s: classifier left aside: %s", checkpoint.path.name, ", ".join(left_over[:5]))
+    if checkpoint.dropped:
+        log.info("%s: objects left out, nothing of them was run: %s", checkpoint.path.name,
+                 ", ".join(list(checkpoint.dropped)[:5]))
+    return left_over
+
+
+def _listed(what: str, names: list[str]) -> str:
+    """`3 missing (a, b, c)`: the count and the first five."""
+    if not names:
+        return ""
+    return f"{len(names)} {what} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+
+
+def _check_values(expected: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], source: Path) -> None:
+    for name, tensor in expected.items():
+        value = given[name]
+        if value.is_floating_point() != tensor.is_floating_point() or value.is_complex():
+            raise InputError(f"{source}: {name} is {value.dtype} instead of {tensor.dtype}")
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise InputError(f"{source}: {name} holds numbers that are not finite, so the file is damaged")
+
+
+def digest(network: nn.Module) -> str:
+    """`sha256:<hex>` over name, type, shape and bytes of each weight that `network` uses, in order of name.
+
+    The same weights have the same digest in whatever container they came.
+    """
+    state = network.state_dict()
+    total = hashlib.sha256()
+    for name in sorted(name for name in state if not name.endswith(UNUSED)):
+        tensor = state[name].contiguous().cpu()
+        total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return f"sha256:{total.hexdigest()}"

@@ -1,0 +1,119 @@
+"""`weights ls` and `weights show`: what each preset needs, whether it is there, and what it is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twofold.data.errors import InputError
+from twofold.extract.networks.presets import PRESETS, Preset, preset
+from twofold.extract.weights.find import file_names, in_folder
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All presets and where their weights are."""
+
+    folder: Path
+    found: dict[str, Path | None]  #: preset to its file in the folder or in the hub's cache
+
+    def record(self) -> list[dict[str, Any]]:
+        return [_facts(known) | {"found": str(self.found[known.name] or "")} for known in PRESETS]
+
+    def text(self) -> str:
+        rows = [("BACKBONE", "DIM", "TRAINED ON", "FILE", "LICENCE", "HERE")]
+        for known in PRESETS:
+            here = self.found[known.name]
+            rows.append((known.name, str(known.dim), known.trained_on, here.name if here else known.file,
+                         known.licence, "yes" if here else "hub" if known.hub else "no"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        folder = f"weights folder: {self.folder} (TWOFOLD_WEIGHTS names another)"
+        return "\n".join([*table, "", folder, *self._advice()])
+
+    def _advice(self) -> list[str]:
+        lines = []
+        for known in PRESETS:
+            if self.found[known.name]:
+                continue
+            fetch = f"{known.name}: get it from {known.page} and save it as {self.folder / known.file}"
+            if known.also:
+                fetch += f" (or {', '.join(known.also)}: {known.note})"
+            if known.hub:
+                fetch += f"; without it, extract downloads {known.hub} from the Hugging Face hub"
+            lines.append(fetch)
+        if lines:
+            lines.append("a pickled file is read safely as it is; `weights convert IN -o OUT.safetensors` makes it "
+                         "plain data")
+        return lines
+
+
+def listing(folder: Path) -> Listing:
+    """Look for the weights of every preset in `folder` and in the cache of the hub. Downloads nothing."""
+    return Listing(folder, {known.name: in_folder(known.name, folder) or _cached(known) for known in PRESETS})
+
+
+def _cached(known: Preset) -> Path | None:
+    if not known.hub:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(known.hub, "model.safetensors")
+    return Path(path) if isinstance(path, str) else None
+
+
+def _facts(known: Preset) -> dict[str, Any]:
+    return {
+        "backbone": known.name, "architecture": known.architecture, "dim": known.dim, "tap": known.tap,
+        "preprocessing": known.preprocessing.record(), "trained_on": known.trained_on,
+        "files": list(file_names(known.name)), "page": known.page, "licence": known.licence, "hub": known.hub,
+        "note": known.note,
+    }
+
+
+@dataclass(frozen=True)
+class Description:
+    """Everything about one preset, and about its weights file where there is one."""
+
+    facts: dict[str, Any]
+    file: dict[str, Any] | None
+
+    def record(self) -> dict[str, Any]:
+        return self.facts | {"file": self.file}
+
+    def text(self) -> str:
+        lines = [f"{name}: {_told(value)}" for name, value in self.facts.items() if value]
+        lines += ["file: none found"] if self.file is None else \
+            [f"file {name}: {_told(value)}" for name, value in self.file.items() if value not in ("", {}, None)]
+        return "\n".join(lines)
+
+
+def _told(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_told(item)}" for name, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def description(name: str, *, folder: Path, weights: Path | None = None) -> Description:
+    """Describe a preset; load its weights strictly where they are there, to say exactly what they are.
+
+    Raises InputError for an unknown preset, and for a file that is not its weights.
+    """
+    if ":" in name:
+        raise InputError(f"weights show describes presets ({', '.join(known.name for known in PRESETS)}), not {name}")
+    known = preset(name)
+    file = weights or in_folder(name, folder) or _cached(known)
+    return Description(_facts(known), None if file is None else _described(name, file))
+
+
+def _described(name: str, file: Path) -> dict[str, Any]:
+    from twofold.extract.networks.registry import load_encoder
+    from twofold.extract.weights.read import read_checkpoint
+
+    checkpoint = read_checkpoint(file)
+    encoder = load_encoder(name, weights=str(file), device="cpu", precision="fp32")
+    return {
+        "path": str(file), "format": checkpoint.format, "container": checkpoint.container,
+        "tensors": len(checkpoint.tensors), "parameters": checkpoint.parameters, "entries": checkpoint.entries,
+        "dropped": checkpoint.dropped, "best_acc": checkpoint.best_acc, "metadata": checkpoint.metadata,
+        "weights": encoder.weights, "dim": encoder.dim, "classes": list(encoder.classes),
+    }

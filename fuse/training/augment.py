@@ -1,0 +1,104 @@
+"""What may be done to a batch of features before the loss sees it.
+
+Each function returns the batch to go on with; it may write into the `x` it was given, which belongs to this step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from twofold.data.errors import InputError
+from twofold.data.labels import BASIC
+from twofold.fuse.heads.member_rng import Noise
+from twofold.fuse.heads.pair_rules import membership
+
+
+@dataclass(frozen=True)
+class Batch:
+    """x (M, B, D); target (M, B, C) shares of the classes; weight (M, B), 0 for a face without a class;
+    basic (M, B, 8) shares, zeros if unknown; label (M, B), -1 where there is no single class."""
+
+    x: torch.Tensor
+    target: torch.Tensor
+    weight: torch.Tensor
+    basic: torch.Tensor
+    label: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Where to find faces of each basic emotion among the rows of x, to make compounds of. rows: (8, longest)."""
+
+    rows: torch.Tensor
+    count: torch.Tensor  #: (8,)
+    pairs: torch.Tensor  #: (A, 2) numbers of the two basics of each class that can be made
+    classes: torch.Tensor  #: (A,)
+    basic: torch.Tensor  #: (A, 8) half for each of the pair
+
+
+def pools(basic_label: np.ndarray, classes: Sequence[str], device: torch.device) -> Pools:
+    """Pools from (N,) basic labels, -1 for none. Raises InputError if no class can be made from them."""
+    rows = [np.flatnonzero(basic_label == number) for number in range(len(BASIC))]
+    part = membership(classes)
+    able = [c for c in range(len(classes))
+            if part[:, c].sum() == 2 and all(len(rows[basic]) for basic in np.flatnonzero(part[:, c]))]
+    if not able:
+        raise InputError("compound-mixup needs training faces with basic labels of both emotions of a class")
+    padded = np.zeros((len(BASIC), max(map(len, rows))), np.int64)
+    for number, some in enumerate(rows):
+        padded[number, :len(some)] = some
+    pairs = np.stack([np.flatnonzero(part[:, c]) for c in able])
+    tensors = padded, np.array([len(some) for some in rows]), pairs, np.array(able), part.T[able] / 2
+    return Pools(*(torch.from_numpy(values).to(device) for values in tensors))
+
+
+def mixup(batch: Batch, alpha: float, noise: Noise) -> Batch:
+    """Each row mixed with its neighbour (batches are shuffled), shares from Beta(alpha, alpha); arXiv 1710.09412."""
+    share = noise.beta(alpha, batch.x.shape[1])[..., None]
+    other = 1 - share
+
+    def mixed(values: torch.Tensor) -> torch.Tensor:
+        return share * values + other * values.roll(1, dims=1)
+
+    mass = mixed(batch.weight[..., None] * batch.target)
+    weight = mixed(batch.weight[..., None])
+    return replace(batch, x=mixed(batch.x).to(batch.x.dtype), target=mass / weight.clamp_min(1e-12),
+                   weight=weight[..., 0], basic=mixed(batch.basic))
+
+
+def make_compounds(batch: Batch, x: torch.Tensor, made_of: Pools, share: float, class_weight: torch.Tensor,
+                   noise: Noise) -> Batch:
+    """The last `share` of the batch replaced by mixtures of two basic faces, labelled as their compound.
+
+    Classes are drawn evenly, so rare ones gain most; shares of the two lie between 0.3 and 0.7, so that both show.
+    After the feature-space mixup of arXiv 2503.07969. x: (N, D), the rows that `made_of` counts.
+    """
+    count = round(share * batch.x.shape[1])
+    if not count:
+        return batch
+    draws = noise.uniform(4, count)
+    which = (draws[:, 0] * len(made_of.classes)).long().clamp_max(len(made_of.classes) - 1)
+    faces = []
+    for side in (0, 1):
+        basic = made_of.pairs[which, side]
+        place = (draws[:, 1 + side] * made_of.count[basic]).long().clamp_max(made_of.count[basic] - 1)
+        faces.append(x[made_of.rows[basic, place]])
+    ratio = (0.3 + 0.4 * draws[:, 3])[..., None]
+    made = made_of.classes[which]
+    batch.x[:, -count:] = torch.lerp(faces[1], faces[0], ratio.to(x.dtype))
+    new = {"target": torch.nn.functional.one_hot(made, batch.target.shape[-1]).float(), "weight": class_weight[made],
+           "basic": made_of.basic[which], "label": torch.full_like(batch.label[:, -count:], -1)}
+    kept = {name: getattr(batch, name)[:, :-count] for name in new}
+    return replace(batch, **{name: torch.cat([kept[name], values], dim=1) for name, values in new.items()})
+
+
+def drop_streams(batch: Batch, dims: Sequence[int], drop: float, noise: Noise) -> Batch:
+    """Whole streams zeroed (set to the training mean) for single faces, each with probability `drop`, never all."""
+    draws = noise.uniform(batch.x.shape[1], len(dims))
+    luckiest = torch.nn.functional.one_hot(draws.argmax(dim=-1), len(dims)).bool()
+    keep = ((draws >= drop) | luckiest).to(batch.x.dtype)
+    for k, part in enumerate(batch.x.split(list(dims), dim=-1)):
+        part *= keep[..., k, None]
+    return batch

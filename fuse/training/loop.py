@@ -1,0 +1,222 @@
+"""The one training loop: all members (seeds) of a head at once, data on the device, nothing done sample by sample."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from twofold.data.labels import BASIC
+from twofold.fuse.heads.member_rng import Noise
+from twofold.fuse.heads.paper import Paper
+from twofold.fuse.heads.registry import members_of
+from twofold.fuse.heads.spec import Spec
+from twofold.fuse.scores import metrics
+from twofold.fuse.settings import Settings
+from twofold.fuse.training.adamw import Adam
+from twofold.fuse.training.augment import Batch, Pools, drop_streams, make_compounds, mixup, pools
+from twofold.fuse.training.best_epoch import Best, using
+from twofold.fuse.training.losses import adjusted, contrastive, smoothed, soft_cross_entropy
+from twofold.fuse.training.standardised import Examples
+
+#: Largest tensor on a CPU. glibc maps what is larger than 32 MiB afresh each time: with eight members of 2816 x 512,
+#: the page faults of each step's gradient took a fifth of the time. Below it, more members at once are no faster.
+TENSOR = 28 << 20
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of history.csv."""
+
+    member: int
+    epoch: int
+    loss: float
+    val_macro_f1: float
+    val_accuracy: float
+    lr: float
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Labels of all examples on the device, in the form the loss takes; see `Batch`. prior: (C,) class shares."""
+
+    target: torch.Tensor
+    weight: torch.Tensor
+    basic: torch.Tensor
+    label: torch.Tensor
+    class_weight: torch.Tensor
+    prior: torch.Tensor
+
+
+def train(
+    head: nn.Module, data: Examples, val: Examples, *, spec: Spec, settings: Settings, seeds: Sequence[int],
+    precision: str = "fp32", together: int = 0,
+) -> list[Epoch]:
+    """Train the members of `head` in place, each from its seed; leave each at its best epoch by validation macro-F1.
+
+    together: how many members share a batched product at most; 0 = what is fastest here. Returns the history, members
+    within epochs. A member's numbers do not depend on which others train with it, up to the rounding of the product.
+    """
+    torch.set_flush_denormal(True)  # Adam's decaying moments reach denormals, which cost some hundred cycles each
+    targets = _targets(data, settings, len(spec.classes))
+    size = together or _together(head, data, settings)
+    history: list[Epoch] = []
+    for some in np.array_split(np.arange(len(seeds)), -(-len(seeds) // size)):
+        part = members_of(head, spec, some[0], len(some))
+        lines = _train(part, data, val, targets, spec, settings, seeds[some[0]:some[-1] + 1], precision)
+        history += [replace(line, member=line.member + int(some[0])) for line in lines]
+    return sorted(history, key=lambda line: (line.epoch, line.member))
+
+
+def _together(head: nn.Module, data: Examples, settings: Settings) -> int:
+    """How many members to train at once: all on an accelerator, or where features are read from disk for all.
+
+    On a CPU as many as keep every tensor of a step below TENSOR bytes: `bench fuse` has the reason.
+    """
+    if data.device.type != "cpu" or data.x is None:
+        return len(next(head.parameters()))
+    widest = max(p[0].numel() for p in head.parameters())
+    return max(1, TENSOR // (4 * max(widest, settings.batch_size * data.x.shape[1])))
+
+
+def _train(
+    head: nn.Module, data: Examples, val: Examples, targets: Targets, spec: Spec, settings: Settings,
+    seeds: Sequence[int], precision: str,
+) -> list[Epoch]:
+    """The loop: all members of `head` at once."""
+    noise = Noise.of(seeds, data.device)
+    shuffle = np.random.default_rng((seeds[0], 2))
+    parameters = list(head.parameters())
+    optimiser = Adam(parameters, weight_decay=settings.weight_decay)
+    average = [p.detach().clone() for p in parameters] if settings.ema else None
+    best = Best.of(parameters, len(seeds))
+    history: list[Epoch] = []
+    step = 0
+    for epoch in range(settings.epochs):
+        losses, total = torch.zeros(len(seeds), device=data.device), 0
+        for positions, x in data.blocks(shuffle):
+            order = _order(data, positions, settings, noise, with_basic=isinstance(head, Paper))
+            made_of = _pools(data, positions, spec, settings)
+            place = torch.from_numpy(positions).to(data.device)
+            for start in range(0, order.shape[1], settings.batch_size):
+                here = order[:, start:start + settings.batch_size]
+                rate = settings.lr * factor(epoch + min(total / len(data), 1), settings)
+                batch = _augmented(_gather(x, here, place, targets), x, made_of, targets, spec, settings, noise)
+                with torch.autocast(data.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                    loss = losses_of(head, batch, targets.prior, settings, noise)
+                loss.sum().backward()
+                optimiser.step(rate)
+                step, total = step + 1, total + here.shape[1]
+                losses += loss.detach() * here.shape[1]
+                if average:
+                    torch._foreach_lerp_(average, [p.detach() for p in parameters],
+                                         1 - min(settings.ema, (1 + step) / (10 + step)))
+        with using(parameters, average):
+            found = _validate(head, val, len(spec.classes), precision)
+            best.update(parameters, found, settings.patience)
+        history += [Epoch(member, epoch, float(loss), *values, rate) for member, (loss, values)
+                    in enumerate(zip((losses / total).tolist(), found, strict=True))]
+        if best.all_done:
+            break
+    best.restore(parameters)
+    return history
+
+
+def factor(progress: float, settings: Settings) -> float:
+    """Share of the learning rate after `progress` epochs: linear warm-up, then constant or half a cosine to zero."""
+    if progress < settings.warmup:
+        return max(progress / settings.warmup, 1e-3)
+    if settings.schedule == "constant":
+        return 1.0
+    done = (progress - settings.warmup) / max(settings.epochs - settings.warmup, 1e-9)
+    return 0.5 * (1 + math.cos(math.pi * min(done, 1)))
+
+
+def losses_of(
+    head: nn.Module, batch: Batch, prior: torch.Tensor, settings: Settings, noise: Noise | None,
+) -> torch.Tensor:
+    """(M,) the loss of each member: L_ce, for the paper's head L_ce + a L_basic + b L_CL."""
+    output = head(batch.x, noise)
+    loss = soft_cross_entropy(adjusted(output.logits.float(), prior, settings.logit_adjustment),
+                              smoothed(batch.target, settings.label_smoothing), batch.weight)
+    if not isinstance(head, Paper):
+        return loss
+    loss = loss + settings.basic_weight * soft_cross_entropy(output.basic, batch.basic, batch.basic.sum(-1))
+    if settings.contrastive_weight:
+        z = head.projections(batch.x)
+        loss = loss + settings.contrastive_weight * contrastive(z, same(batch.label, z.shape[1]),
+                                                                settings.contrastive_temperature)
+    return loss
+
+
+def same(label: torch.Tensor, views: int) -> torch.Tensor:
+    """(M, V B, V B) True where two of V versions of B faces, version after version, show one class or one face."""
+    times = views // label.shape[1]
+    label = label.repeat(1, times)
+    face = torch.arange(views // times, device=label.device).repeat(times)
+    return ((label[:, :, None] == label[:, None]) & (label[:, :, None] >= 0)) | (face[:, None] == face)
+
+
+def _targets(data: Examples, settings: Settings, classes: int) -> Targets:
+    known = data.label >= 0
+    count = np.maximum(np.bincount(data.label[known], minlength=classes), 1)
+    weight = (count.sum() / classes / count) ** settings.class_weights
+    target = np.eye(classes, dtype=np.float32)[np.maximum(data.label, 0)] * known[:, None]
+    arrays = (target, np.where(known, weight[np.maximum(data.label, 0)], 0).astype(np.float32), data.basic, data.label,
+              weight.astype(np.float32), (count / count.sum()).astype(np.float32))
+    return Targets(*(torch.from_numpy(values).to(data.device) for values in arrays))
+
+
+def _pools(data: Examples, positions: np.ndarray, spec: Spec, settings: Settings) -> Pools | None:
+    """What compounds are made of in this block; basics are not made."""
+    if not settings.compound_mixup or set(spec.classes) <= set(BASIC):
+        return None
+    return pools(data.basic_label[positions], spec.classes, data.device)
+
+
+def _order(
+    data: Examples, positions: np.ndarray, settings: Settings, noise: Noise, *, with_basic: bool,
+) -> torch.Tensor:
+    """(M, n) places in the block, shuffled; with balanced sampling drawn anew. Faces without a class only where they
+    teach."""
+    label = data.label[positions]
+    drawn = np.arange(len(label)) if with_basic else np.flatnonzero(label >= 0)
+    if settings.balanced_sampling:
+        count = np.maximum(np.bincount(label[label >= 0], minlength=1), 1)
+        weight = np.where(label >= 0, (1 / count[np.maximum(label, 0)]) ** settings.balanced_sampling, 0)
+        weight[label < 0] = weight[label >= 0].mean()
+        picked = noise.sample(weight[drawn], len(drawn))
+    else:
+        picked = noise.order(len(drawn))
+    return torch.from_numpy(drawn).to(picked.device)[picked]
+
+
+def _gather(x: torch.Tensor, here: torch.Tensor, place: torch.Tensor, targets: Targets) -> Batch:
+    rows = place[here]
+    return Batch(x.index_select(0, here.reshape(-1)).view(*here.shape, -1), targets.target[rows], targets.weight[rows],
+                 targets.basic[rows], targets.label[rows])
+
+
+def _augmented(batch: Batch, x: torch.Tensor, made_of: Pools | None, targets: Targets, spec: Spec, settings: Settings,
+               noise: Noise) -> Batch:
+    if made_of:
+        batch = make_compounds(batch, x, made_of, settings.compound_mixup, targets.class_weight, noise)
+    if settings.mixup:
+        batch = mixup(batch, settings.mixup, noise)
+    if settings.stream_dropout and len(spec.dims) > 1:
+        versions = batch.x.shape[-1] // sum(spec.dims)
+        batch = drop_streams(batch, spec.dims * versions, settings.stream_dropout, noise)
+    return batch
+
+
+@torch.inference_mode()
+def _validate(head: nn.Module, val: Examples, classes: int, precision: str) -> list[tuple[float, float]]:
+    """Macro-F1 and accuracy of each member."""
+    tables = 0
+    for positions, x in val.blocks():
+        with torch.autocast(val.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            called = head(x).logits.argmax(dim=-1).cpu().numpy()
+        tables = tables + np.stack([metrics.confusion_matrix(val.label[positions], row, classes) for row in called])
+    return list(zip(metrics.macro_f1(tables).tolist(), metrics.accuracy(tables).tolist(), strict=True))

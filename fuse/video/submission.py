@@ -1,0 +1,57 @@
+"""The file that the ABAW compound-expression challenge wants: its own template with one class number a row."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from twofold.cache.atomic import published
+from twofold.data.errors import InputError
+from twofold.data.labels import Taxonomy
+from twofold.data.readers.cexpr import read_template
+from twofold.fuse.video.smoothing import smoothed
+
+CLASSES = "cexpr7"
+
+
+def template_keys(path: Path, classes: Taxonomy) -> tuple[str, ...]:
+    """The frames to answer. Raises InputError for another taxonomy, or a template that is not as published."""
+    if classes.name != CLASSES:
+        raise InputError(f"a submission needs a run on the classes {CLASSES}, not {classes.name}: "
+                         f"train it with `fuse --classes {CLASSES}`")
+    keys = read_template(path).keys
+    if [key for _, key, _ in _answers(path.read_bytes())] != list(keys):
+        raise InputError(f"{path}: its lines end in other characters than line ends: get the template anew")
+    return keys
+
+
+def answered(scores: np.ndarray, keys: Sequence[str], weights: np.ndarray, *, fill: bool) -> np.ndarray:
+    """(N, C) scores of every frame of the template; a video is a folder.
+
+    scores: (N, C), nan where there is no face. fill: give videos without any face the mean scores of all other faces;
+    else raises InputError listing them, since as a rule their frames were forgotten.
+    """
+    found, faceless = smoothed(scores, keys, [""] * len(keys), weights)
+    if faceless and (not fill or np.isnan(found).all()):
+        raise InputError(f"{len(faceless)} whole videos of the template have no face: {', '.join(sorted(faceless))}; "
+                         "add their frames, or say --fill-videos if they have none (they get the mean of all others)")
+    lacking = np.isnan(found[:, 0])
+    found[lacking] = np.nanmean(scores, axis=0)
+    return found
+
+
+def write_submission(template: Path, out: Path, numbers: Sequence[int]) -> None:
+    """Write the template to `out` with these class numbers, one a frame: all other bytes stay as they are."""
+    content = template.read_bytes()
+    lines = content.splitlines(keepends=True)
+    for (line, key, ending), number in zip(_answers(content), numbers, strict=True):
+        lines[line] = b"%s,%d%s" % (key.encode(), number, ending)
+    with published(out) as temporary:
+        temporary.write_bytes(b"".join(lines))
+
+
+def _answers(content: bytes) -> list[tuple[int, str, bytes]]:
+    """(line, frame, line end) of each line below the header that is not blank."""
+    filled = [(number, line) for number, line in enumerate(content.splitlines(keepends=True)) if line.strip()][1:]
+    return [(number, line.partition(b",")[0].strip().decode("utf-8", "replace"), line[len(line.rstrip(b"\r\n")):])
+            for number, line in filled]
