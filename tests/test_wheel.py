@@ -1,0 +1,76 @@
+"""What `pip install twofold` gives, away from the clone: the wheel is built and installed into an environment of its own."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*words: object, cwd: Path, **env: str) -> str:
+    """What a command prints; it must end with code 0."""
+    done = subprocess.run([str(word) for word in words], cwd=cwd, text=True, capture_output=True, timeout=240,
+                          env={**os.environ, **env})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory) -> Path:
+    """The folder of an environment into which the wheel was installed; its other packages are this environment's."""
+    pytest.importorskip("setuptools", "77", reason="building a wheel without network takes setuptools 77 or newer")
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        packages = tomllib.load(file)["tool"]["setuptools"]["packages"]
+    for place in [Path(*package.split(".")[1:]) for package in packages]:
+        (source / place).mkdir(parents=True, exist_ok=True)
+        for path in (ROOT / place).glob("*.py"):
+            shutil.copy(path, source / place)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "requirements.txt"):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    run(*pip, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", folder, source, cwd=folder)
+    run(sys.executable, "-m", "venv", "--without-pip", folder / "env", cwd=folder)
+    wheel, = folder.glob("twofold-*.whl")
+    run(*pip, "--python", folder / "env", "install", "--no-deps", "--no-index", wheel, cwd=folder)
+    return folder / "env"
+
+
+@pytest.fixture
+def away(installation, tmp_path):
+    """Run a program of that environment in an empty folder."""
+    libraries = sysconfig.get_path("purelib")
+
+    def run_away(program: str, *words: object) -> str:
+        return run(installation / "bin" / program, *words, cwd=tmp_path, PYTHONPATH=libraries)
+
+    return run_away
+
+
+def test_the_command_answers(away):
+    assert "manifest" in away("twofold", "--help")
+    assert away("twofold", "cache", "ls", "--help")
+
+
+def test_a_store_is_listed(away, tmp_path):
+    (tmp_path / "store").mkdir()
+    assert "no feature files" in away("twofold", "cache", "ls", "store")
+
+
+def test_every_module_is_in_the_wheel(away, installation):
+    code = ("import importlib, pkgutil, twofold; print(twofold.__file__); "
+            "[importlib.import_module(module.name) for module in "
+            "pkgutil.walk_packages(twofold.__path__, 'twofold.') if 'contenders' not in module.name]")
+    assert away("python", "-c", code).startswith(str(installation))
+
+
+def test_importing_it_loads_nothing_heavy(away):
+    code = "import twofold, sys; print(*{'torch', 'pandas', 'h5py', 'numpy', 'typer'} & sys.modules.keys())"
+    assert away("python", "-c", code).split() == []
