@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -38,6 +39,9 @@ bench_app.command("cache")(cache_cli.bench_cache)
 bench_app.command("fuse")(fuse_cli.bench_fuse)
 
 DEMO_FACES_PER_CLASS = 20
+MOST_LETTERS = 2_000  #: of a line that is printed
+#: control characters (C0 but tab and line end, DEL, C1), marks that change the direction of writing, lone surrogates
+UNPRINTABLE = re.compile("[\0-\b\v-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @app.command()
@@ -128,6 +132,21 @@ def demo(
     return extracted.exit_code
 
 
+def printable(text: str) -> str:
+    """Text that may come from a stranger's file, as a terminal can bear it: no control or direction-changing
+    characters but tabs and line ends, and no endless lines."""
+    text = UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+    return "\n".join(line if len(line) <= MOST_LETTERS else f"{line[:MOST_LETTERS]}... ({len(line):,} letters)"
+                     for line in text.split("\n"))
+
+
+class PrintableFormatter(logging.Formatter):
+    """What is logged on the way (weights left aside, a download), as a terminal can bear it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def explain(error: Exception) -> tuple[str, int] | None:
     """One sentence and the exit code for an error that a person can mend; None for a defect of ours."""
     from twofold.cache.errors import CacheError, TransferError
@@ -156,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
         report = app(words, standalone_mode=False)
         if report is None or isinstance(report, int):  # --help
             return report or 0
-        print(json.dumps(report.record(), indent=2) if "--json" in words else report.text(), flush=True)
+        print(json.dumps(report.record(), indent=2) if "--json" in words else printable(report.text()), flush=True)
         return getattr(report, "exit_code", 0)
     except BrokenPipeError:  # the reader of our output (head, less) has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -165,13 +184,15 @@ def main(arguments: list[str] | None = None) -> int:
         explanation = explain(error)
         if explanation is None:
             raise
-        print(explanation[0], file=sys.stderr)
+        print(printable(explanation[0]), file=sys.stderr)
         return explanation[1]
 
 
 def command() -> None:
     """The console command `twofold`: what our packages note on the way goes to stderr; libraries only warn."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter())
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("twofold").setLevel(logging.INFO)
     sys.exit(main())
 
