@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Annotated
 
 if "twofold" not in sys.modules:  # `python pipeline.py` in a plain clone: this folder is the package
-    _here = Path(__file__).resolve().parent
-    _spec = importlib.util.spec_from_file_location("twofold", _here / "__init__.py",
-                                                   submodule_search_locations=[str(_here)])
-    sys.modules["twofold"] = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sys.modules["twofold"])
+    root = Path(__file__).resolve().with_name("__init__.py")
+    spec = importlib.util.spec_from_file_location("twofold", root, submodule_search_locations=[str(root.parent)])
+    assert spec and spec.loader
+    sys.modules["twofold"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["twofold"])
 
 import typer
 

@@ -1,4 +1,4 @@
-"""What `pip install twofold` gives, away from the clone: the wheel is built and installed into an environment of its own."""
+"""What `pip install .` gives, away from the clone: the wheel is built and installed into an environment of its own."""
 
 import os
 import shutil
