@@ -2,6 +2,10 @@
 
 from typing import Any, Protocol
 
+from twofold.data.machine import spin_briefly
+
+spin_briefly()  # before anything imports torch, in every entry and every worker process
+
 
 class Report(Protocol):
     """What a verb returns and the command line prints: for a person, for a program, and how it went.

@@ -107,7 +107,8 @@ def _session(path: Path, device: torch.device) -> Any:
         refuse_other_files(path, stream.read(512), path.stat().st_size)
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores alone
+    for pool in ("intra_op", "inter_op"):  # idle threads leave the cores alone
+        settings.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
     settings.intra_op_num_threads = torch.get_num_threads()
     cuda = device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     chosen = [("CUDAExecutionProvider", {"device_id": device.index or 0})] if cuda else []

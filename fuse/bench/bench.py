@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from twofold.data.errors import InputError
+from twofold.data.machine import waiting_policy
 from twofold.fuse.bench import contenders
 from twofold.fuse.bench.contenders import Size
 from twofold.fuse.tables.figures import columns
@@ -42,7 +43,7 @@ class FuseBench:
     threads: int
 
     def record(self) -> dict:
-        return {"threads": self.threads, "timings": [asdict(one) for one in self.timings]}
+        return {"threads": self.threads, "waiting": waiting_policy(), "timings": [asdict(one) for one in self.timings]}
 
     def text(self) -> str:
         rows = [("size", "what", "seeds", "s an epoch", "x floor", "x ours fp32", "x ours bf16", "peak MB")]
@@ -56,8 +57,8 @@ class FuseBench:
                     if size.sampled < size.rows else "") for size in self.sizes]
         eight = [f"{size.name}: eight seeds take {ours[size.name, 8] / ours[size.name, 1]:.2f} times one"
                  for size in self.sizes]
-        return "\n".join([*lines, f"{self.threads} threads, each contender in a process of its own", "",
-                          *columns(rows), "", *eight])
+        how = f"{self.threads} threads ({waiting_policy()}), each contender in a process of its own"
+        return "\n".join([*lines, how, "", *columns(rows), "", *eight])
 
 
 def bench_fuse(
