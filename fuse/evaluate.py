@@ -18,6 +18,7 @@ from twofold.fuse.scores.statistics import Comparison
 from twofold.fuse.settings import CHOICES
 from twofold.fuse.tables.figures import (
     UNTRAINED,
+    absent_lines,
     columns,
     compared,
     comparison_record,
@@ -52,7 +53,8 @@ class Evaluation:
         lines = [f"{self.run} on {found.n.sum()} {self.split} faces: accuracy {percent(found.accuracy)} "
                  f"{span(self.figures.accuracy_interval)}, macro-F1 {percent(found.macro_f1)} "
                  f"{span(self.figures.macro_f1_interval)} (95 %), UAR {percent(found.uar)}, calibration error "
-                 f"{self.figures.ece_calibrated:.3f}", "", *columns(rows, left=1)]
+                 f"{self.figures.ece_calibrated:.3f}", "", *columns(rows, left=1),
+                 *absent_lines([self.figures], self.classes)]
         if self.figures.system.untrained:
             lines += ["", f"* {UNTRAINED}"]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
@@ -75,7 +77,7 @@ class Evaluations:
         systems, classes = [one.figures for one in self.each], self.each[0].classes
         lines = paper_table(systems, classes) if self.table == "paper" else [
             *columns(figures_rows(systems)), "", *columns(recall_rows(systems, classes), left=1)]
-        lines = [f"{systems[0].scores.n.sum()} {self.each[0].split} faces", "", *lines]
+        lines = [f"{systems[0].scores.n.sum()} {self.each[0].split} faces", "", *lines, *absent_lines(systems, classes)]
         if self.comparison:
             lines += ["", f"{self.each[-1].run} against {self.best_other}: {compared(self.comparison)}"]
         if any(one.system.untrained for one in systems):

@@ -9,14 +9,15 @@ BINS = 15  #: of the expected calibration error, as Guo et al., arXiv 1706.04599
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures of one set of predictions. Per-class arrays are (C,) in class order, nan where a class has no faces."""
+    """Figures of one set of predictions. Per-class arrays are (C,) in class order."""
 
     confusion: np.ndarray  #: (C, C) counts, rows = truth
     accuracy: float
-    macro_f1: float
-    uar: float  #: unweighted average recall
+    macro_f1: float  #: mean over all classes; one that has no faces counts 0 (arXiv 2407.12257, equation 5)
+    macro_f1_present: float  #: the other convention: mean over the classes that have faces
+    uar: float  #: unweighted average recall of the classes that have faces
     precision: np.ndarray
-    recall: np.ndarray
+    recall: np.ndarray  #: nan for a class without faces
     f1: np.ndarray
     n: np.ndarray
 
@@ -27,37 +28,51 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, classes: int) ->
 
 
 def scores(truth: np.ndarray, prediction: np.ndarray, classes: int) -> Scores:
-    """All figures of (N,) predictions. Averages are over the classes that `truth` has."""
+    """All figures of (N,) predictions."""
     matrix = confusion_matrix(truth, prediction, classes)
     precision, recall, f1 = per_class(matrix)
-    return Scores(matrix, float(accuracy(matrix)), float(macro_f1(matrix)), float(uar(matrix)), precision, recall, f1,
-                  matrix.sum(axis=1))
+    return Scores(
+        confusion=matrix, accuracy=float(accuracy(matrix)), macro_f1=float(macro_f1(matrix)),
+        macro_f1_present=float(macro_f1_present(matrix)), uar=float(uar(matrix)),
+        precision=precision, recall=recall, f1=f1, n=matrix.sum(axis=1))
 
 
 def per_class(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Precision, recall and F1 (..., C) of confusions (..., C, C): nan for a class without faces, 0 where 0/0."""
-    hit = np.diagonal(confusion, axis1=-2, axis2=-1).astype(float)
-    true, called = confusion.sum(axis=-1), confusion.sum(axis=-2)
-    recall = np.where(true > 0, hit / np.maximum(true, 1), np.nan)
-    precision = np.where(true > 0, hit / np.maximum(called, 1), np.nan)
-    return precision, recall, np.where(true > 0, 2 * hit / np.maximum(true + called, 1), np.nan)
+    """Precision, recall and F1 (..., C) of confusions (..., C, C).
+
+    0/0 is 0, scikit-learn's default, but for the recall of a class without faces, which is nan: there is nothing to
+    find. Its F1 is 0 all the same: it is called where it is not, or it is never seen to work.
+    """
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(float)
+    faces, calls = confusion.sum(axis=-1), confusion.sum(axis=-2)
+    recall = np.where(faces > 0, hits / np.maximum(faces, 1), np.nan)
+    return hits / np.maximum(calls, 1), recall, 2 * hits / np.maximum(faces + calls, 1)
 
 
 def accuracy(confusion: np.ndarray) -> np.ndarray:
     """Share of faces called right, of confusions (..., C, C)."""
-    hit = np.diagonal(confusion, axis1=-2, axis2=-1).sum(axis=-1)
-    return hit / np.maximum(confusion.sum(axis=(-2, -1)), 1)
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1).sum(axis=-1)
+    return hits / np.maximum(confusion.sum(axis=(-2, -1)), 1)
 
 
 def macro_f1(confusion: np.ndarray) -> np.ndarray:
-    """Unweighted mean F1 over the classes that have faces, of confusions (..., C, C); the paper's metric."""
-    f1 = per_class(confusion)[2]
-    present = ~np.isnan(f1)
-    return np.where(present, f1, 0).sum(axis=-1) / np.maximum(present.sum(axis=-1), 1)
+    """Unweighted mean F1 over all classes, of confusions (..., C, C): the paper's metric (arXiv 2407.12257, Eq. 5).
+
+    A class without faces counts 0, as scikit-learn's `f1_score(labels=all classes, average="macro")` has it.
+    """
+    return per_class(confusion)[2].mean(axis=-1)
+
+
+def macro_f1_present(confusion: np.ndarray) -> np.ndarray:
+    """Unweighted mean F1 over the classes that have faces, of confusions (..., C, C): not what others publish."""
+    return per_class(confusion)[2].sum(axis=-1) / np.maximum((confusion.sum(axis=-1) > 0).sum(axis=-1), 1)
 
 
 def uar(confusion: np.ndarray) -> np.ndarray:
-    """Unweighted average recall over the classes that have faces, of confusions (..., C, C)."""
+    """Unweighted average recall over the classes that have faces, of confusions (..., C, C).
+
+    A recall needs faces, so classes without any are left out, as in scikit-learn's `balanced_accuracy_score`.
+    """
     recall = per_class(confusion)[1]
     present = ~np.isnan(recall)
     return np.where(present, recall, 0).sum(axis=-1) / np.maximum(present.sum(axis=-1), 1)
@@ -68,23 +83,22 @@ def calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == truth
     place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    count = np.bincount(place, minlength=BINS)
     gap = np.bincount(place, right, BINS) - np.bincount(place, confidence, BINS)
-    return float(np.abs(gap).sum() / max(count.sum(), 1))
+    return float(np.abs(gap).sum() / max(len(truth), 1))
 
 
 def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Probabilities (..., C) with their logarithms divided by a temperature."""
     logits = np.log(np.maximum(probabilities, 1e-12)) / temperature
     logits -= logits.max(axis=-1, keepdims=True)
-    raised = np.exp(logits)
-    return raised / raised.sum(axis=-1, keepdims=True)
+    powers = np.exp(logits)
+    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def fit_temperature(probabilities: np.ndarray, truth: np.ndarray) -> float:
     """The temperature in [0.05, 20] under which (N, C) give (N,) the greatest likelihood (Guo et al., 2017).
 
-    The likelihood is concave in 1 / temperature, so a golden-section search finds it.
+    The likelihood is concave in 1 / temperature, so a golden-section search reaches it.
     """
     logits = np.log(np.maximum(probabilities, 1e-12))
 

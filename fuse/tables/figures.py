@@ -21,6 +21,7 @@ def figures_table(made: "Fusion") -> str:
     lines = [_headline(made), ""]
     lines += paper_table(made.systems, classes) if made.settings.table == "paper" else [
         *columns(figures_rows(made.systems)), "", *columns(recall_rows(made.systems, classes), left=1)]
+    lines += absent_lines(made.systems, classes)
     if any(one.system.untrained for one in made.systems):
         lines += ["", f"* {UNTRAINED}"]
     if made.comparison:
@@ -84,6 +85,16 @@ def recall_rows(systems: "list[Figures]", classes: tuple[str, ...]) -> list[tupl
     header = ("recall of", "n", *(f"#{number}" for number in range(1, len(systems) + 1)))
     return [header, *((name, str(systems[0].scores.n[c]), *(percent(one.scores.recall[c]) for one in systems))
                       for c, name in enumerate(classes))]
+
+
+def absent_lines(systems: "list[Figures]", classes: tuple[str, ...]) -> list[str]:
+    """What classes without faces do to macro-F1; no lines if every class has faces."""
+    absent = [name for c, name in enumerate(classes) if not systems[0].scores.n[c]]
+    if not absent:
+        return []
+    other = ", ".join(f"#{number} {percent(one.scores.macro_f1_present)}" for number, one in enumerate(systems, 1))
+    return ["", f"no faces of {', '.join(absent)}: such a class counts 0 in macro-F1, the mean over all "
+                f"{len(classes)} classes; over the {len(classes) - len(absent)} that have faces it is {other}"]
 
 
 def compared(found: Comparison) -> str:
