@@ -92,3 +92,17 @@ def weights_convert(
     return convert(source, out, classes=classes)
 
 
+
+
+@app.command()
+def doctor(
+    store: Annotated[Path, typer.Option(help="Where stores are or will be: is the file system fit?")] = Path("."),
+    manifest: Annotated[Path | None, typer.Option(help="Bytes and hours to expect for these faces.")] = None,
+    backbones: Backbones = PRESETS,
+    as_json: Json = False,
+) -> Report:
+    """What works on this machine, what is missing, what to do."""
+    from twofold.cache.names import names_in
+    from twofold.extract.doctor.doctor import diagnose
+
+    return diagnose(store=store, manifest=manifest, backbones=names_in(backbones))

@@ -14,6 +14,7 @@ ALLOWED = {
     "cache": {"cache", "numpy", "h5py", "filelock", "fsspec"},
     "extract": {"extract", "data", "cache", "numpy", "torch", "timm", "torchvision", "safetensors", "tqdm", "PIL",
                 "onnxruntime", "huggingface_hub", "ray", "submitit"},
+    "extract/doctor": {"twofold", "extract", "data", "torch", "PIL", "huggingface_hub", "filelock", "packaging"},
     "fuse": {"fuse", "data", "cache", "numpy", "pandas", "torch", "sklearn", "joblib", "safetensors", "tqdm", "scipy"},
 }
 ANY_CLI = {"typer", "tqdm", "data", "twofold"}  #: verbs may take the nouns of `data`, and `Report` from the root

@@ -1,0 +1,69 @@
+"""`doctor` on a good machine and on bad ones."""
+
+import json
+import os
+
+import pytest
+
+from twofold.extract.doctor.files import file_system
+
+
+@pytest.fixture
+def doctor(cli, monkeypatch, tmp_path):
+    """Run `doctor --json` with an empty weights folder and no network; returns the exit code and the checks by name."""
+    monkeypatch.setenv("TWOFOLD_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "weights").mkdir()
+
+    def run(*words: object) -> tuple[int, dict[str, dict]]:
+        done = cli("doctor", "--json", *words, cwd=tmp_path)
+        assert done.stdout, done.stderr
+        return done.returncode, {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+
+    return run
+
+
+def test_a_machine_without_weights_is_in_order_and_hears_where_to_get_them(doctor):
+    code, checks = doctor()
+    assert code == 0
+    assert checks["torch"]["state"] == "ok" and checks["locks"]["state"] == "ok" and checks["rename"]["state"] == "ok"
+    assert checks["posterv2"]["state"] == "absent" and "github.com" in checks["posterv2"]["remedy"]
+    assert checks["huggingface.co"]["text"].startswith("HF_HUB_OFFLINE")
+
+
+def test_a_broken_weights_file_is_a_fault(doctor, tmp_path):
+    (tmp_path / "weights" / "resnet18_msceleb.pth").write_bytes(b"not weights at all")
+    code, checks = doctor()
+    assert code == 1 and checks["resnet18"]["state"] == "broken"
+    assert "resnet18_msceleb.pth" in checks["resnet18"]["text"]
+
+
+def test_a_package_that_is_too_old_is_a_fault_with_its_install_line(doctor, tmp_path, monkeypatch):
+    old = tmp_path / "site" / "timm-0.1.dist-info"
+    old.mkdir(parents=True)
+    (old / "METADATA").write_text("Metadata-Version: 2.1\nName: timm\nVersion: 0.1\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    code, checks = doctor()
+    assert code == 1 and checks["timm"]["state"] == "broken"
+    assert "0.1 is older" in checks["timm"]["text"] and "pip install 'timm>=" in checks["timm"]["remedy"]
+
+
+def test_an_unreachable_hub_is_said_to_be_so(doctor, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    code, checks = doctor()
+    assert code == 0 and checks["127.0.0.1"]["text"].startswith("offline")
+
+
+def test_bytes_and_hours_of_a_manifest(doctor, tmp_path):
+    (tmp_path / "faces.csv").write_text("key\n" + "".join(f"{number}.jpg\n" for number in range(1000)))
+    code, checks = doctor("--manifest", "faces.csv", "--backbones", "resnet18")
+    assert code == 0
+    work = checks["resnet18"] if checks["resnet18"]["topic"] == "Work" else None
+    assert work and work["text"].startswith("1,000 faces") and "faces/s" in work["text"]
+    assert checks["disk"]["state"] == "ok"
+
+
+@pytest.mark.skipif(os.name != "posix" or not os.path.exists("/proc/mounts"), reason="no /proc/mounts on this system")
+def test_the_file_system_is_that_of_the_longest_mount(tmp_path):
+    assert file_system(tmp_path)
