@@ -159,12 +159,13 @@ def manifest_split(
     from twofold.data.merge import fold, resplit, without_leaks
 
     table = read_manifest(faces)
-    if drop_leaks and only is None:
+    if drop_leaks and not only:
         raise InputError("--drop-leaks leaves faces out of one split: name it with --only (such as --only train)")
-    table = without_leaks(table, only) if drop_leaks else table
-    made = (fold(table, folds=folds, target=target, seed=seed, only=only) if folds
-            else resplit(table, val=val, test=test, target=target, seed=seed, only=only))
-    return write_faces(made, output)
+    if drop_leaks and only:
+        table = without_leaks(table, only)
+    divided = (fold(table, folds=folds, target=target, seed=seed, only=only) if folds
+               else resplit(table, val=val, test=test, target=target, seed=seed, only=only))
+    return write_faces(divided, output)
 
 
 @manifest_app.command("check")
@@ -190,11 +191,11 @@ def manifest_check(
     table, source = read_manifest(faces), open_faces(parse_roots(root))
     require_roots(source, table.keys)
     with tqdm(total=len(table), unit="face", disable=None) as bar:
-        found = check(table, source, workers=workers, progress=bar.update)
+        findings = check(table, source, workers=workers, progress=bar.update)
     if group_duplicates:
-        write_manifest(grouped(found), output or faces)
+        write_manifest(grouped(findings), output or faces)
         print(f"sets of (near-)identical faces are groups now -> {output or faces}", file=sys.stderr)
-    return found
+    return findings
 
 
 def write_faces(faces: Manifest, output: Path) -> Indexed:

@@ -37,15 +37,15 @@ def unite(parts: Mapping[str, Manifest]) -> Manifest:
     keys = table["key"].drop_duplicates()
     columns = {}
     for name in table.columns.drop(["key", "source"]):
-        said = table.loc[table[name] != "", ["key", name, "source"]].drop_duplicates(["key", name])
-        unsure = said[said["key"].duplicated(keep=False)]
-        if len(unsure):
-            (_, first), (_, second) = list(unsure[unsure["key"] == unsure["key"].iloc[0]].iterrows())[:2]
-            more = unsure["key"].nunique() - 1
+        values = table.loc[table[name] != "", ["key", name, "source"]].drop_duplicates(["key", name])
+        disputed = values[values["key"].duplicated(keep=False)]
+        if len(disputed):
+            (_, first), (_, second) = list(disputed[disputed["key"] == disputed["key"].iloc[0]].iterrows())[:2]
+            more = disputed["key"].nunique() - 1
             raise InputError(f"{first['source']} and {second['source']} contradict each other: {name!r} of "
                              f"{first['key']!r} is {first[name]!r} in one and {second[name]!r} in the other"
                              + (f" (and so of {more:,} more faces)" if more else ""))
-        columns[name] = said.set_index("key")[name].reindex(keys).fillna("").to_numpy(object)
+        columns[name] = values.set_index("key")[name].reindex(keys).fillna("").to_numpy(object)
     return manifest(pd.DataFrame({"key": keys.to_numpy(object)} | columns), source="united manifest")
 
 
@@ -64,14 +64,14 @@ def resplit(
     rows = _rows(faces, only)
     labels, groups = _columns(faces, rows, target)
     split = np.full(len(rows), "train", object)
-    held = stratified_group_split(labels, groups, fraction=val + test, seed=seed)
-    split[held] = "val" if val else "test"
+    outside = stratified_group_split(labels, groups, fraction=val + test, seed=seed)
+    split[outside] = "val" if val else "test"
     if val and test:
-        inner = stratified_group_split(labels[held], groups[held], fraction=test / (val + test), seed=seed + 1)
-        split[np.flatnonzero(held)[inner]] = "test"
-    made = faces.table["split"].to_numpy(object).copy()
-    made[rows] = split
-    table = faces.table.assign(split=made)
+        inner = stratified_group_split(labels[outside], groups[outside], fraction=test / (val + test), seed=seed + 1)
+        split[np.flatnonzero(outside)[inner]] = "test"
+    sides = faces.table["split"].to_numpy(object).copy()
+    sides[rows] = split
+    table = faces.table.assign(split=sides)
     return Manifest(table, (*faces.notes, *_notes(table)))
 
 
@@ -81,17 +81,17 @@ def without_leaks(faces: Manifest, only: str) -> Manifest:
     elsewhere = table.loc[(table["split"] != only) & (table["group"] != ""), "group"]
     leaks = ((table["split"] == only) & table["group"].isin(elsewhere)).to_numpy()
     kept = faces.select(~leaks)
-    said = f"{leaks.sum():,} faces of {only} are left out: their groups stand in other splits too"
-    return Manifest(kept.table, (*faces.notes, said) if leaks.any() else faces.notes)
+    note = f"{leaks.sum():,} faces of {only} are left out: their groups stand in other splits too"
+    return Manifest(kept.table, (*faces.notes, note) if leaks.any() else faces.notes)
 
 
 def fold(faces: Manifest, *, folds: int, target: str, seed: int, only: str | None = None) -> Manifest:
     """The manifest with a column `fold`, 0 to folds - 1 (empty outside `only`), made as `resplit` does."""
     rows = _rows(faces, only)
     labels, groups = _columns(faces, rows, target)
-    made = np.full(len(faces), "", object)
-    made[rows] = stratified_group_folds(labels, groups, folds=folds, seed=seed).astype(str)
-    return Manifest(faces.table.assign(fold=made), (*faces.notes, *(_notes(faces.table) if only else ())))
+    fold_of = np.full(len(faces), "", object)
+    fold_of[rows] = stratified_group_folds(labels, groups, folds=folds, seed=seed).astype(str)
+    return Manifest(faces.table.assign(fold=fold_of), (*faces.notes, *(_notes(faces.table) if only else ())))
 
 
 def _rows(faces: Manifest, only: str | None) -> np.ndarray:

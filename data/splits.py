@@ -6,9 +6,11 @@ import numpy as np
 
 from twofold.data.errors import InputError
 
+Texts = Sequence[str] | np.ndarray  #: one a face
+
 
 def stratified_group_folds(
-    labels: Sequence[str], groups: Sequence[str], *, folds: int, seed: int,
+    labels: Texts, groups: Texts, *, folds: int, seed: int,
 ) -> np.ndarray:
     """(N,) fold of each face, from 0 to folds - 1; a face without a group (empty) is a group of its own.
 
@@ -22,7 +24,7 @@ def stratified_group_folds(
 
 
 def stratified_group_split(
-    labels: Sequence[str], groups: Sequence[str], *, fraction: float, seed: int,
+    labels: Texts, groups: Texts, *, fraction: float, seed: int,
 ) -> np.ndarray:
     """(N,) bool: True for the faces held out, about `fraction` of each class, whole groups only.
 
@@ -33,7 +35,7 @@ def stratified_group_split(
     return _deal(labels, groups, np.array([1 - fraction, fraction]), seed) == 1
 
 
-def _deal(labels: Sequence[str], groups: Sequence[str], shares: np.ndarray, seed: int) -> np.ndarray:
+def _deal(labels: Texts, groups: Texts, shares: np.ndarray, seed: int) -> np.ndarray:
     """The side of each face, for sides that are to hold these shares of every class."""
     _, label_of = np.unique(np.asarray(labels, object).astype(str), return_inverse=True)
     names = [group or f"\0{row}" for row, group in enumerate(groups)]

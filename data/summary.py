@@ -30,15 +30,15 @@ class Indexed:
 def lines(faces: Manifest, labels: tuple[str, ...] = ("basic", "compound")) -> list[str]:
     """Counts by split, class and group; a line each."""
     table = faces.table
-    made = ["split     " + _tally(table["split"])]
+    rows = ["split     " + _tally(table["split"])]
     for name in labels:
         labelled = table.loc[table[name] != "", name]
         if len(labelled):
-            made.append(f"{name:9} {len(labelled):,} labelled: {_tally(labelled)}")
+            rows.append(f"{name:9} {len(labelled):,} labelled: {_tally(labelled)}")
     grouped = table.loc[table["group"] != "", "group"]
     if len(grouped):
-        made.append(f"group     {grouped.nunique():,} groups of {len(grouped):,} faces")
-    return made
+        rows.append(f"group     {grouped.nunique():,} groups of {len(grouped):,} faces")
+    return rows
 
 
 def _counts(column: pd.Series) -> dict[str, int]:

@@ -52,25 +52,26 @@ class Findings:
         return int(bool(self.unreadable) or self._leaks())
 
     def _leaks(self) -> bool:
-        return any(found.crossing.count for found in (self.exact, self.near, self.groups))
+        return any(sets.crossing.count for sets in (self.exact, self.near, self.groups))
 
     def text(self) -> str:
         """All findings, a line or a few each."""
-        gone = [f"{len(keys):,} faces: {reason} ({_some(keys)})" for reason, keys in self.unreadable.items()]
+        unreadable = [f"{len(keys):,} faces: {reason} ({_examples(keys)})" for reason, keys in self.unreadable.items()]
         return "\n".join([
-            f"{len(self.faces):,} faces", *lines(self.faces, labels=()), *_table(self.faces), "",
-            *(gone or ["every face can be read"]),
-            *_found("exact duplicates", "the same bytes", self.exact),
-            *_found("near-duplicates", f"hashes within {COARSE} of 64 and {FINE} of 256 bits", self.near),
-            *_found("groups", "column group", self.groups), *self._advice()])
+            f"{len(self.faces):,} faces", *lines(self.faces, labels=()), *_class_lines(self.faces), "",
+            *(unreadable or ["every face can be read"]),
+            *_set_lines("exact duplicates", "the same bytes", self.exact),
+            *_set_lines("near-duplicates", f"hashes within {COARSE} of 64 and {FINE} of 256 bits", self.near),
+            *_set_lines("groups", "column group", self.groups), *self._advice()])
 
     def record(self) -> dict:
         """The findings by name, for a program."""
-        def of(found: Sets) -> dict:
-            return {"sets": found.sets, "faces": found.faces, "crossing_splits": found.crossing.count,
-                    "different_labels": found.disagreeing.count}
+        def numbers(of: Sets) -> dict[str, int]:
+            return {"sets": of.sets, "faces": of.faces, "crossing_splits": of.crossing.count,
+                    "different_labels": of.disagreeing.count}
         return {"faces": len(self.faces), "unreadable": {name: list(keys) for name, keys in self.unreadable.items()},
-                "exact_duplicates": of(self.exact), "near_duplicates": of(self.near), "groups": of(self.groups),
+                "exact_duplicates": numbers(self.exact), "near_duplicates": numbers(self.near),
+                "groups": numbers(self.groups),
                 "threshold": {"coarse": [COARSE, 64], "fine": [FINE, 256]}}
 
     def _advice(self) -> list[str]:
@@ -81,7 +82,7 @@ class Findings:
 
 
 def check(
-    faces: Manifest, source: Faces, *, workers: int = 0, progress: Callable[[int], None] = lambda count: None,
+    faces: Manifest, source: Faces, *, workers: int = 0, progress: Callable[[int], object] = lambda count: None,
 ) -> Findings:
     """Read every face and compare it with all others; see `fingerprints` for workers and progress."""
     prints = fingerprints(faces.keys, source, workers=workers, progress=progress)
@@ -107,8 +108,8 @@ def group_duplicates(findings: Findings) -> Manifest:
     for row, name in enumerate(names):
         if name:
             named.setdefault(joined[row], name)
-    made = [named.get(head, f"same{head:07d}") if size[head] > 1 else names[row] for row, head in enumerate(joined)]
-    return Manifest(table.assign(group=made))
+    groups = [named.get(head, f"same{head:07d}") if size[head] > 1 else names[row] for row, head in enumerate(joined)]
+    return Manifest(table.assign(group=groups))
 
 
 def _sets(
@@ -137,26 +138,26 @@ def _example(rows: pd.DataFrame, column: str) -> str:
     return " = ".join(f"{key} ({value})" for key, value in zip(first["key"], first[column], strict=True))
 
 
-def _found(name: str, meaning: str, found: Sets) -> list[str]:
-    if not found.sets:
+def _set_lines(name: str, meaning: str, sets: Sets) -> list[str]:
+    if not sets.sets:
         return [f"{name}: none ({meaning})"]
-    made = [f"{name}: {found.sets:,} sets of {found.faces:,} faces ({meaning})"]
-    for what, fault in (("stand in several splits", found.crossing), ("carry different labels", found.disagreeing)):
+    rows = [f"{name}: {sets.sets:,} sets of {sets.faces:,} faces ({meaning})"]
+    for what, fault in (("stand in several splits", sets.crossing), ("carry different labels", sets.disagreeing)):
         if fault.count:
-            made += [f"  {fault.count:,} sets {what}", *(f"    {example}" for example in fault.examples)]
-    return made
+            rows += [f"  {fault.count:,} sets {what}", *(f"    {example}" for example in fault.examples)]
+    return rows
 
 
-def _some(keys: tuple[str, ...]) -> str:
+def _examples(keys: tuple[str, ...]) -> str:
     return ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
 
 
-def _table(faces: Manifest) -> list[str]:
+def _class_lines(faces: Manifest) -> list[str]:
     """Faces by class and split, a line a class."""
-    made = []
+    rows = []
     for name in ("basic", "compound"):
         table = faces.table[faces.table[name] != ""]
         if len(table):
             cross = pd.crosstab(table[name], table["split"].replace("", "(none)"))
-            made += ["", *cross.rename_axis(index=None, columns=name).to_string().splitlines()]
-    return made
+            rows += ["", *cross.rename_axis(index=None, columns=name).to_string().splitlines()]
+    return rows

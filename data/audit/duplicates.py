@@ -1,5 +1,7 @@
 """Faces that are the same picture: to the byte, or to the eye."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from twofold.data.audit.fingerprints import Fingerprints
@@ -26,12 +28,12 @@ def near(prints: Fingerprints) -> np.ndarray:
     rows = np.arange(len(prints))
     alike = _first_alike(np.column_stack([prints.coarse, prints.fine]), prints.shows & (prints.reasons == ""))
     parents = np.minimum(exact(prints), alike)
-    some = np.flatnonzero((alike == rows) & prints.shows)
-    coarse, fine = prints.coarse[some], prints.fine[some]
+    kept = np.flatnonzero((alike == rows) & prints.shows)
+    coarse, fine = prints.coarse[kept], prints.fine[kept]
     edges = [(rows, parents), (rows, alike)]
     for band in range(BANDS):
         mask = np.uint64(sum(1 << bit for bit in range(band, 64, BANDS)))
-        edges += [(some[a], some[b]) for a, b in _pairs(coarse, fine, coarse & mask)]
+        edges += [(kept[a], kept[b]) for a, b in _pairs(coarse, fine, coarse & mask)]
         parents = components(len(rows), np.concatenate([a for a, _ in edges]), np.concatenate([b for _, b in edges]))
         edges = [(rows, parents)]
     return parents
@@ -60,7 +62,7 @@ def _first_alike(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return first
 
 
-def _pairs(coarse: np.ndarray, fine: np.ndarray, band: np.ndarray):
+def _pairs(coarse: np.ndarray, fine: np.ndarray, band: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs of alike rows among those with equal `band`, as two arrays of places, block by block."""
     order = np.argsort(band, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(band[order])) + 1):
@@ -69,6 +71,6 @@ def _pairs(coarse: np.ndarray, fine: np.ndarray, band: np.ndarray):
             left, right = rows[place:place + step], rows[place:]
             a, b = np.nonzero(np.bitwise_count(coarse[left][:, None] ^ coarse[right][None]) <= COARSE)
             a, b = left[a], right[b]
-            kept = (a != b) & (np.bitwise_count(fine[a] ^ fine[b]).sum(axis=1) <= FINE)
-            if kept.any():
-                yield a[kept], b[kept]
+            close = (a != b) & (np.bitwise_count(fine[a] ^ fine[b]).sum(axis=1) <= FINE)
+            if close.any():
+                yield a[close], b[close]

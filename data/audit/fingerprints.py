@@ -33,7 +33,7 @@ class Fingerprints:
 
 
 def fingerprints(
-    keys: Sequence[str], faces: Faces, *, workers: int = 0, progress: Callable[[int], None] = lambda count: None,
+    keys: Sequence[str], faces: Faces, *, workers: int = 0, progress: Callable[[int], object] = lambda count: None,
 ) -> Fingerprints:
     """Read and hash every face, on `workers` processes (0: one a core); `progress` gets the faces done since the last.
 
@@ -43,17 +43,17 @@ def fingerprints(
     workers = workers or os.cpu_count() or 1
     size = min(2048, max(64, len(keys) // (workers * 8))) if len(keys) > FEW else 256
     chunks = [keys[place:place + size] for place in range(0, len(keys), size)]
-    made = []
+    parts = []
     if workers == 1 or len(keys) <= FEW:
         for chunk in chunks:
-            made.append(_chunk(chunk, faces))
+            parts.append(_chunk(chunk, faces))
             progress(len(chunk))
     else:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            for done in pool.map(partial(_chunk, faces=faces), chunks):
-                made.append(done)
-                progress(len(done))
-    return Fingerprints(*(np.concatenate([getattr(part, name) for part in made]) if made else empty
+            for part in pool.map(partial(_chunk, faces=faces), chunks):
+                parts.append(part)
+                progress(len(part))
+    return Fingerprints(*(np.concatenate([getattr(part, name) for part in parts]) if parts else empty
                           for name, empty in vars(_empty(0)).items()))
 
 
@@ -69,16 +69,16 @@ def _empty(count: int) -> Fingerprints:
 
 
 def _chunk(keys: Sequence[str], faces: Faces) -> Fingerprints:
-    made = _empty(len(keys))
+    prints = _empty(len(keys))
     for row, key in enumerate(keys):
         try:
             content = faces.read(key)
             grey = decode(content).convert("L")
         except ImageError as error:
-            made.reasons[row] = str(error)
+            prints.reasons[row] = str(error)
             continue
-        made.sha256[row] = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
-        made.coarse[row] = np.packbits(difference_hash(grey, 8)).view(np.uint64)[0]
-        made.fine[row] = np.packbits(difference_hash(grey, 16)).view(np.uint64)
-        made.shows[row] = np.asarray(grey.resize((16, 16), Image.Resampling.BOX)).std() >= FLAT
-    return made
+        prints.sha256[row] = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
+        prints.coarse[row] = np.packbits(difference_hash(grey, 8)).view(np.uint64)[0]
+        prints.fine[row] = np.packbits(difference_hash(grey, 16)).view(np.uint64)
+        prints.shows[row] = np.asarray(grey.resize((16, 16), Image.Resampling.BOX)).std() >= FLAT
+    return prints

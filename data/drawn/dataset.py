@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from twofold.data.drawn.action_units import action_units
-from twofold.data.drawn.painter import Identity, Painter, Pose
+from twofold.data.drawn.painter import Colour, Identity, Painter, Pose
 from twofold.data.labels import Taxonomy, pair
 from twofold.data.manifest import Manifest, manifest
 
@@ -53,7 +53,7 @@ def draw_dataset(out: Path, *, taxonomy: Taxonomy, per_class: int, size: int, se
 
 def _identity(draw: np.random.Generator) -> Identity:
     depth = draw.uniform(0, 1)
-    skin = tuple(int(value) for value in (1 - depth) * np.array([244, 208, 184]) + depth * np.array([112, 72, 50]))
+    skin = _colour((1 - depth) * np.array([244, 208, 184]) + depth * np.array([112, 72, 50]))
     hairs = [(38, 28, 24), (84, 56, 36), (150, 104, 60), (196, 164, 108), (120, 60, 40), (130, 128, 126)]
     irises = [(84, 58, 38), (70, 104, 130), (86, 112, 74), (52, 40, 34)]
     return Identity(
@@ -64,14 +64,19 @@ def _identity(draw: np.random.Generator) -> Identity:
     )
 
 
+def _colour(values: np.ndarray) -> Colour:
+    red, green, blue = (int(value) for value in values)
+    return red, green, blue
+
+
 def _pose(draw: np.random.Generator, units: dict[int, float]) -> Pose:
     strength = draw.uniform(0.65, 1.0)
-    moved = {unit: float(np.clip(value * strength * draw.uniform(0.8, 1.2), 0, 1.1)) for unit, value in units.items()}
+    active = {unit: float(np.clip(value * strength * draw.uniform(0.8, 1.2), 0, 1.1)) for unit, value in units.items()}
     base = draw.integers(90, 220)
     return Pose(
-        units=moved, shift=tuple(draw.uniform(-0.02, 0.02, 2)), tilt=float(draw.uniform(-7, 7)),
+        units=active, shift=(draw.uniform(-0.02, 0.02), draw.uniform(-0.02, 0.02)), tilt=float(draw.uniform(-7, 7)),
         light=float(draw.uniform(-0.22, 0.22)),
-        background=tuple(int(value) for value in base + draw.integers(-25, 25, 3)),
+        background=_colour(base + draw.integers(-25, 25, 3)),
     )
 
 

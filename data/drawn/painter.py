@@ -6,15 +6,16 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 Point = tuple[float, float]
+Colour = tuple[int, int, int]  #: red, green, blue
 
 
 @dataclass(frozen=True)
 class Identity:
     """What stays the same between two pictures of one person; lengths are shares of the picture's side."""
 
-    skin: tuple[int, int, int]
-    hair: tuple[int, int, int]
-    iris: tuple[int, int, int]
+    skin: Colour
+    hair: Colour
+    iris: Colour
     width: float
     height: float
     eye_gap: float
@@ -34,14 +35,20 @@ class Pose:
     shift: Point
     tilt: float
     light: float
-    background: tuple[int, int, int]
+    background: Colour
 
     def __getitem__(self, unit: int) -> float:
         return self.units.get(unit, 0.0)
 
 
-def _shade(colour: tuple[int, int, int], factor: float) -> tuple[int, int, int]:
-    return tuple(int(np.clip(value * factor, 0, 255)) for value in colour)
+def _shade(colour: Colour, factor: float) -> Colour:
+    red, green, blue = (int(np.clip(value * factor, 0, 255)) for value in colour)
+    return red, green, blue
+
+
+def _blend(a: Colour, b: Colour, share: float) -> Colour:
+    red, green, blue = (int((1 - share) * x + share * y) for x, y in zip(a, b, strict=True))
+    return red, green, blue
 
 
 class Painter:
@@ -160,7 +167,7 @@ class Painter:
         raised = 0.028 * pose[10] + 0.016 * pose[9]
         top = _bezier(left, (0, y - gap * 0.45 - raised - corner * 0.35 + sag * 0.5), right)
         bottom = _bezier(left, (0, y + gap * 1.25 + 0.008 - corner * (0.2 if gap > 0.02 else 0.9) + sag), right)
-        red = tuple(int(0.55 * a + 0.45 * b) for a, b in zip(_shade(self.person.skin, 0.8), (170, 50, 60), strict=True))
+        red = _blend(_shade(self.person.skin, 0.8), (170, 50, 60), 0.45)
         upper = _bezier(left, (0, top[len(top) // 2][1] * 2 - y - corner * 0.2 - 2.0 * lip), right)
         lower = _bezier(left, (0, bottom[len(bottom) // 2][1] * 2 - y + 2.4 * lip), right)
         self._polygon([*upper, *reversed(lower)], red)
@@ -192,13 +199,13 @@ class Painter:
     def _at(self, x: float, y: float) -> Point:
         return (self.centre[0] + x) * self.side, (self.centre[1] + y) * self.side
 
-    def _ellipse(self, x: float, y: float, rx: float, ry: float, colour: tuple[int, int, int]) -> None:
+    def _ellipse(self, x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
         self.pen.ellipse([*self._at(x - rx, y - ry), *self._at(x + rx, y + ry)], fill=colour)
 
-    def _polygon(self, points: list[Point], colour: tuple[int, int, int]) -> None:
+    def _polygon(self, points: list[Point], colour: Colour) -> None:
         self.pen.polygon([self._at(*point) for point in points], fill=colour)
 
-    def _line(self, points: list[Point], width: float, colour: tuple[int, int, int]) -> None:
+    def _line(self, points: list[Point], width: float, colour: Colour) -> None:
         self.pen.line([self._at(*point) for point in points], fill=colour, width=max(1, round(width * self.side)),
                       joint="curve")
 
@@ -206,4 +213,4 @@ class Painter:
 def _bezier(start: Point, middle: Point, end: Point, steps: int = 14) -> list[Point]:
     t = np.linspace(0, 1, steps)[:, None]
     curve = (1 - t) ** 2 * np.array(start) + 2 * t * (1 - t) * np.array(middle) + t**2 * np.array(end)
-    return [tuple(point) for point in curve]
+    return [(float(x), float(y)) for x, y in curve]

@@ -17,20 +17,20 @@ def read_inputs(inputs: Sequence[Path]) -> tuple[Manifest, Path]:
     Raises InputError for a path that is not there, a file that is no image, a folder without images.
     """
     paths: set[str] = set()
-    for given in inputs:
-        if given.is_dir():
-            found = [os.path.abspath(path) for path in given.rglob("*")
-                     if is_image(path.relative_to(given)) and path.is_file()]
-            if not found:
-                raise InputError(f"{given}: no images in it (and no feature files)")
-            paths.update(found)
-        elif not given.exists():
-            raise InputError(f"{given}: no such file or folder")
-        elif not is_image(PurePath(given.name)):
-            raise InputError(f"{given}: not an image by its name; INPUT is images, folders, one manifest or one store")
+    for source in inputs:
+        if source.is_dir():
+            images = [os.path.abspath(path) for path in source.rglob("*")
+                     if is_image(path.relative_to(source)) and path.is_file()]
+            if not images:
+                raise InputError(f"{source}: no images in it (and no feature files)")
+            paths.update(images)
+        elif not source.exists():
+            raise InputError(f"{source}: no such file or folder")
+        elif not is_image(PurePath(source.name)):
+            raise InputError(f"{source}: not an image by its name; INPUT is images, folders, one manifest or one store")
         else:
-            paths.add(os.path.abspath(given))
-    common = os.path.commonpath([os.path.abspath(given if given.is_dir() else given.parent) for given in inputs])
+            paths.add(os.path.abspath(source))
+    common = os.path.commonpath([os.path.abspath(source if source.is_dir() else source.parent) for source in inputs])
     keys = sorted(PurePath(os.path.relpath(path, common)).as_posix() for path in paths)
     return manifest(pd.DataFrame({"key": keys}), source=str(common)), Path(common)
 
@@ -45,7 +45,7 @@ def in_store(faces: Manifest, path: Path) -> Manifest:
     old = read_manifest(path)
     if set(old.keys) == set(faces.keys):
         return old
-    bare = (old.table[["split", "basic", "compound", "group"]] == "").all(axis=None)
+    bare = bool((old.table[["split", "basic", "compound", "group"]] == "").to_numpy().all())
     if bare and set(old.keys) <= set(faces.keys):
         return faces
     raise InputError(f"{path.parent}: a store of other faces, which would be lost: choose another --store")

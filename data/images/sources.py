@@ -98,8 +98,8 @@ def image_hashes(faces: Faces, keys: Sequence[str], *, workers: int = 0) -> dict
     hashes = {}
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         for start in range(0, len(keys), 8192):  # a million waiting tasks would fill the memory
-            some = keys[start:start + 8192]
-            hashes |= {key: text for key, text in zip(some, pool.map(digest, some), strict=True) if text}
+            block = keys[start:start + 8192]
+            hashes |= {key: text for key, text in zip(block, pool.map(digest, block), strict=True) if text}
     return hashes
 
 

@@ -39,34 +39,34 @@ def read_cexpr(root: Path, *, template: Path | None = None, annotation: Path | N
     """The manifest of a folder of frame folders, `group` being the video.
 
     Rows are those of the template where given, whether or not their frame is there (a frame without a face has no
-    picture, and must be answered all the same); otherwise every frame found. `annotation` is a table like the
+    picture, and must be answered all the same); otherwise every frame there is. `annotation` is a table like the
     template with the true class, or a folder of `<video>.txt` with one class number a line below a header; -1 and 7
     (other) mean no label. Raises InputError naming what is not as published.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    found = sorted(f"{video.name}/{frame.name}" for video in root.iterdir() if video.is_dir()
-                   for frame in video.iterdir() if is_image(PurePath(video.name, frame.name)))
-    if not found:
+    frames = sorted(f"{video.name}/{frame.name}" for video in root.iterdir() if video.is_dir()
+                    for frame in video.iterdir() if is_image(PurePath(video.name, frame.name)))
+    if not frames:
         raise InputError(f"{root}: no frames like 01/00001.jpg in it: cut the videos into cropped faces first")
-    keys = list(read_template(template).keys) if template else found
+    keys = list(read_template(template).keys) if template else frames
     labels = _annotated(annotation, keys) if annotation else {}
     table = pd.DataFrame({"key": keys, "compound": [labels.get(key, "") for key in keys],
                           "group": [key.partition("/")[0] for key in keys]})
     faces = manifest(table, source=str(template or root))
-    notes = [*differences("C-EXPR-DB submission template", faces), *_gaps(root, keys, found)] if template else []
+    notes = [*differences("C-EXPR-DB submission template", faces), *_gaps(root, keys, frames)] if template else []
     if annotation and len(labels) < len(keys):
         notes.append(f"{annotation}: {len(keys) - len(labels):,} of {len(keys):,} frames have no label")
     return manifest(faces.table, source=str(template or root), notes=notes)
 
 
-def _gaps(root: Path, keys: list[str], found: list[str]) -> list[str]:
+def _gaps(root: Path, keys: list[str], frames: list[str]) -> list[str]:
     """What the template asks for and is not there, and what is there and not asked for."""
-    gone, extra = absent(root, keys), sorted(set(found) - set(keys))
-    here = {key.partition("/")[0] for key in found}
+    missing, extra = absent(root, keys), sorted(set(frames) - set(keys))
+    here = {key.partition("/")[0] for key in frames}
     videos = sorted({key.partition("/")[0] for key in keys} - here)
-    notes = [f"{len(gone):,} of the template's {len(keys):,} frames are not there (the first is {gone[0]}): "
-             f"they stay in the manifest, for they must be answered"] if gone else []
+    notes = [f"{len(missing):,} of the template's {len(keys):,} frames are not there (the first is {missing[0]}): "
+             f"they stay in the manifest, for they must be answered"] if missing else []
     notes += [f"{len(videos)} whole videos are not there: {', '.join(videos)}"] if videos else []
     notes += [f"{len(extra):,} frames are not in the template and left out (the first is {extra[0]})"] if extra else []
     return notes

@@ -27,13 +27,13 @@ def read_csv(
             raise InputError(f"{path}: no column {theirs!r} (for {ours}); it has {', '.join(table.columns)}")
     columns = {ours: table[theirs] for ours, theirs in names.items() if theirs}
     others = [name for name in table.columns if name not in names and name not in names.values()]
-    made = pd.DataFrame(columns).join(table[others])
+    faces = pd.DataFrame(columns).join(table[others])
     if classes is not None:
         if classes.target not in columns:
             raise InputError(f"--classes {classes.name} numbers {classes.target} labels: name their column with "
                              f"--{classes.target}")
-        made[classes.target] = _named(made[classes.target], classes, f"{path}", from_zero)
-    return manifest(made, source=str(path))
+        faces[classes.target] = _named(faces[classes.target], classes, f"{path}", from_zero)
+    return manifest(faces, source=str(path))
 
 
 def _named(column: pd.Series, classes: Taxonomy, source: str, from_zero: bool) -> pd.Series:

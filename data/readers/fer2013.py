@@ -31,16 +31,16 @@ def read_fer2013(path: Path, *, ferplus: Path | None = None, strict: bool = Fals
     """
     path = path / "fer2013.csv" if path.is_dir() else path
     table = _columns(path)
-    made = pd.DataFrame({
+    faces = pd.DataFrame({
         "key": [row_key(path.name, row) for row in range(len(table))],
         "split": _mapped(table["Usage"], USAGES, path), "basic": _mapped(table["emotion"], NUMBERS, path)})
-    notes = differences("FER2013", Manifest(made))
+    notes = differences("FER2013", Manifest(faces))
     if ferplus is None and strict:
         raise InputError("strict compound labels come from the votes of FER+: give its file with --ferplus")
     if ferplus is not None:
-        made, left_out = _voted(made, table["Usage"], path, ferplus, strict)
+        faces, left_out = _voted(faces, table["Usage"], path, ferplus, strict)
         notes += [f"{left_out:,} rows without a face (no image name in FER+) are left out"] if left_out else []
-    return manifest(made, source=str(path), notes=notes)
+    return manifest(faces, source=str(path), notes=notes)
 
 
 def unpack(faces: Manifest, source: Path, folder: Path) -> Manifest:
@@ -82,23 +82,23 @@ def _columns(path: Path) -> pd.DataFrame:
 
 
 def _mapped(column: pd.Series, names: dict[str, str], path: Path) -> pd.Series:
-    made = column.str.strip().map(names)
-    if made.isna().any():
-        row = int(made.isna().to_numpy().argmax())
+    labels = column.str.strip().map(names)
+    if labels.isna().any():
+        row = int(labels.isna().to_numpy().argmax())
         raise InputError(f"{path}: row {row + 2}, column {column.name!r}: {column[row]!r} is not one of "
                          f"{', '.join(names)}")
-    return made
+    return labels
 
 
 def _voted(
-    made: pd.DataFrame, usage: pd.Series, path: Path, ferplus: Path, strict: bool,
+    faces: pd.DataFrame, usage: pd.Series, path: Path, ferplus: Path, strict: bool,
 ) -> tuple[pd.DataFrame, int]:
     table = read_table(ferplus).rename(columns=str.strip)
     lacking = [name for name in ("Usage", "Image name", *VOTED) if name not in table.columns]
     if lacking:
         raise InputError(f"{ferplus}: no column {', '.join(lacking)}; it has {', '.join(table.columns)[:200]}")
-    if len(table) != len(made):
-        raise InputError(f"{ferplus}: {len(table):,} rows, but {path} has {len(made):,}: they must be the same faces")
+    if len(table) != len(faces):
+        raise InputError(f"{ferplus}: {len(table):,} rows, but {path} has {len(faces):,}: they must be the same faces")
     other = (table["Usage"].str.strip() != usage.str.strip()).to_numpy()
     if other.any():
         row = int(other.argmax())
@@ -107,9 +107,9 @@ def _voted(
     votes = _votes(table, ferplus)
     labels, clear = compounds(votes)
     named = table["Image name"].str.strip()
-    full = made.assign(
+    full = faces.assign(
         basic=majority(votes), compound=np.where(clear, labels, "") if strict else labels,
-        image=named, compound_strict=np.where(clear, "1", "0"), fer2013=made["basic"],
+        image=named, compound_strict=np.where(clear, "1", "0"), fer2013=faces["basic"],
         **{f"votes_{name}": votes[:, place] for place, name in enumerate(VOTED)})
     kept = (named != "").to_numpy()
     return full[kept].reset_index(drop=True), int((~kept).sum())

@@ -31,6 +31,6 @@ def compounds(votes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     neutral = votes[:, VOTED.index("neutral")]
     loose = (second >= 2) & (first + second >= 5) & (second > third) & (neutral <= second)
     strict = loose & (second >= 3) & (first + second >= 6) & (neutral < second)
-    labels = [f"{ADVERBS[min(a, b)]}_{ADJECTIVES[max(a, b)]}" if found else ""
-              for a, b, found in zip(order[:, 0], order[:, 1], loose, strict=True)]
+    labels = [f"{ADVERBS[min(a, b)]}_{ADJECTIVES[max(a, b)]}" if clear else ""
+              for a, b, clear in zip(order[:, 0], order[:, 1], loose, strict=True)]
     return np.array(labels, dtype=object), strict

@@ -37,7 +37,7 @@ def is_image(key: PurePath) -> bool:
 
 def _labels(folders: tuple[str, ...], classes: Taxonomy | None, root: Path) -> dict[str, str]:
     split = SPLIT_NAMES.get(folders[0].lower(), "") if len(folders) == 2 else ""
-    if not folders or len(folders) > 2 or (len(folders) == 2 and not split):
+    if len(folders) not in (1, 2) or (len(folders) == 2 and not split):
         raise InputError(f"{root}: {'/'.join(folders) or '.'} is not split/class or class (splits: train, val, test)")
     target, label = _class(folders[-1], classes, root)
     return {"split": split, target: label}

@@ -21,6 +21,6 @@ PUBLISHED: dict[str, dict[str, int]] = {
 def differences(dataset: str, faces: Manifest) -> list[str]:
     """A sentence with both numbers for each split that has not as many faces as published."""
     here = faces.table["split"].value_counts()
-    found = {split: len(faces) if not split else int(here.get(split, 0)) for split in PUBLISHED[dataset]}
-    return [f"{dataset}{f' {split}' if split else ''}: {found[split]:,} faces here, {count:,} as published"
-            for split, count in PUBLISHED[dataset].items() if found[split] != count]
+    counts = {split: len(faces) if not split else int(here.get(split, 0)) for split in PUBLISHED[dataset]}
+    return [f"{dataset}{f' {split}' if split else ''}: {counts[split]:,} faces here, {count:,} as published"
+            for split, count in PUBLISHED[dataset].items() if counts[split] != count]
