@@ -168,6 +168,17 @@ def manifest_split(
     return write_faces(divided, output)
 
 
+@manifest_app.command("classes")
+def manifest_classes(
+    classes: Annotated[str, typer.Argument(metavar="[NAME|FILE.toml]", help="One taxonomy; else all.")] = "",
+    as_json: Json = False,
+) -> Report:
+    """The classes of each taxonomy in order, with their official numbers."""
+    from twofold.data.taxonomies import listing
+
+    return listing(classes)
+
+
 @manifest_app.command("check")
 def manifest_check(
     faces: Table,

@@ -17,9 +17,16 @@ class Taxonomy:
     """The classes of a task, in their official order, with the numbers that the dataset gives them."""
 
     name: str
-    target: str  #: the manifest's column: `basic` or `compound`
+    target: str  #: the manifest's column that holds the labels: `basic`, `compound` or one of the user's own
     classes: tuple[str, ...]
     numbers: tuple[int, ...]
+    source: str = ""  #: whose classes these are; empty for the user's own
+    pairs: tuple[tuple[str, ...], ...] = ()  #: of own classes, the two basics of each, () where it has none
+
+    @property
+    def parts(self) -> tuple[tuple[str, ...], ...]:
+        """The basic emotions that each class is made of: two of a compound, one of a basic, () if nobody said."""
+        return self.pairs or tuple(parts(name) for name in self.classes)
 
     def index(self, label: str) -> int:
         """Position of a label. Raises InputError if the taxonomy has no such class."""
@@ -47,20 +54,31 @@ _BASIC7 = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neut
 _BASIC8 = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
 
 TAXONOMIES = (
-    Taxonomy("cexpr7", "compound", _CEXPR7, tuple(range(7))),  # C-EXPR-DB, the ABAW challenge's header
-    Taxonomy("rafdb11", "compound", _RAFDB11, tuple(range(1, 12))),  # RAF-DB compound
-    Taxonomy("rafce14", "compound", _RAFCE14, tuple(range(14))),  # RAF-CE
-    Taxonomy("basic7", "basic", _BASIC7, tuple(range(1, 8))),  # RAF-DB basic
-    Taxonomy("basic8", "basic", _BASIC8, tuple(range(8))),  # AffectNet
+    Taxonomy("cexpr7", "compound", _CEXPR7, tuple(range(7)), "C-EXPR-DB, the ABAW challenge"),
+    Taxonomy("rafdb11", "compound", _RAFDB11, tuple(range(1, 12)), "RAF-DB, compound part"),
+    Taxonomy("rafce14", "compound", _RAFCE14, tuple(range(14)), "RAF-CE"),
+    Taxonomy("basic7", "basic", _BASIC7, tuple(range(1, 8)), "RAF-DB, basic part"),
+    Taxonomy("basic8", "basic", _BASIC8, tuple(range(8)), "AffectNet"),
 )
 
 
 def taxonomy(name: str) -> Taxonomy:
-    """The taxonomy of that name. Raises InputError listing those there are."""
-    for known in TAXONOMIES:
-        if known.name == name:
-            return known
-    raise InputError(f"unknown classes {name!r}: choose from {', '.join(known.name for known in TAXONOMIES)}")
+    """The built-in taxonomy of that name. Raises InputError listing those there are."""
+    for builtin in TAXONOMIES:
+        if builtin.name == name:
+            return builtin
+    raise InputError(f"unknown classes {name!r}: choose from {', '.join(builtin.name for builtin in TAXONOMIES)}, or "
+                     "give a FILE.toml of your own")
+
+
+def parts(label: str) -> tuple[str, ...]:
+    """The basic emotions in a canonical label: one of a basic, two of a compound, () of any other text."""
+    if label in BASIC:
+        return (label,)
+    adverb, _, adjective = label.partition("_")
+    if adverb not in ADVERBS or adjective not in NOUNS or ADVERBS[adverb] == NOUNS[adjective]:
+        return ()
+    return ADVERBS[adverb], NOUNS[adjective]
 
 
 def pair(compound: str) -> tuple[str, str]:
@@ -68,8 +86,8 @@ def pair(compound: str) -> tuple[str, str]:
 
     Raises InputError unless it is an adverb and an adjective of two different basic emotions.
     """
-    adverb, _, noun = compound.partition("_")
-    if adverb not in ADVERBS or noun not in NOUNS or ADVERBS[adverb] == NOUNS[noun]:
+    basics = parts(compound)
+    if len(basics) != 2:
         raise InputError(f"{compound!r} is not a compound expression: an adverb ({', '.join(ADVERBS)}) and an "
                          f"adjective ({', '.join(NOUNS)}) of two different emotions, as happily_surprised")
-    return ADVERBS[adverb], NOUNS[noun]
+    return basics[0], basics[1]

@@ -1,0 +1,144 @@
+"""Classes of the user's own: read, refused, listed, written down and read back."""
+
+import json
+
+import pytest
+
+from twofold.data.errors import InputError
+from twofold.data.labels import BASIC, TAXONOMIES, pair, parts
+from twofold.data.taxonomies import find_taxonomy, from_record, listing, read_taxonomy, record_of, taxonomy_of_labels
+from twofold.pipeline import main
+
+
+@pytest.fixture
+def toml(tmp_path):
+    def write(text: str):
+        path = tmp_path / "own.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_emotions_in_another_language(toml):
+    classes = read_taxonomy(toml('classes = ["joie", "colère", "می\u200cخندد"]'))
+    assert (classes.name, classes.target) == ("own", "label")
+    assert classes.classes == ("joie", "colère", "می\u200cخندد") and classes.numbers == (0, 1, 2)
+    assert classes.parts == ((), (), ())
+
+
+def test_blends_with_pairs_and_numbers(toml):
+    classes = read_taxonomy(toml('name = "blends"\ntarget = "blend"\nnumbers = [3, 1]\n'
+                                 'classes = ["bittersweet", "angrily_surprised"]\n'
+                                 '[pairs]\nbittersweet = ["happiness", "sadness"]'))
+    assert (classes.name, classes.target, classes.numbers) == ("blends", "blend", (3, 1))
+    assert classes.parts == (("happiness", "sadness"), ("anger", "surprise"))
+    assert classes.label(1) == "angrily_surprised"
+
+
+@pytest.mark.parametrize(("names", "target"), [
+    ('["happily_surprised", "sadly_angry"]', "compound"), ('["fear", "neutral"]', "basic"),
+    ('["neutral", "sadly_angry"]', "label"), ('["AU1+2", "AU4"]', "label")])
+def test_the_column_follows_from_the_names(toml, names, target):
+    assert read_taxonomy(toml(f"classes = {names}")).target == target
+
+
+def test_one_name_in_both_of_unicodes_forms_is_one_class(toml):
+    with pytest.raises(InputError, match=r"own\.toml: the class 'colère' stands there twice"):
+        read_taxonomy(toml('classes = ["col\u00e8re", "cole\u0300re"]'))
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ('classes = ["joy", "joy"]', "'joy' stands there twice"),
+    ('classes = ["joy"]', "1 class: 2 to 500 are needed"),
+    ("classes = []", "0 classes: 2 to 500 are needed"),
+    ('name = "x"', "classes must be a list of names"),
+    ("classes = [1, 2]", "classes must be a list of names"),
+    ('classes = ["joy", ""]', "'' is not 1 to 100 characters long"),
+    ('classes = ["joy", "a\\u0007b"]', "has control characters"),
+    ('classes = ["joy", "a\\nb"]', "has control characters"),
+    ('classes = ["joy", "\\u202eyoj"]', "has control characters"),
+    ('classes = ["joy", "=1+1"]', "begins with '=': spreadsheets take that for a formula"),
+    ('classes = ["joy", "+joy"]', r"begins with '\+'"),
+    ('classes = ["joy", "-joy"]', "begins with '-'"),
+    ('classes = ["joy", "@joy"]', "begins with '@'"),
+    ('classes = ["joy", "prediction"]', "called as a column of our tables is"),
+    ('classes = ["joy", "top3"]', "called as a column of our tables is"),
+    ('classes = ["joy", "fun"]\ncolour = "red"', "unknown colour: keys are name, target, classes, numbers, pairs"),
+    ('classes = ["joy", "fun"]\ntarget = "key"', "the target 'key' is no column of labels"),
+    ('classes = ["joy", "fun"]\ntarget = 3', "the target 3 is no column of labels"),
+    ('classes = ["joy", "fear"]\ntarget = "basic"', "'joy' is none: put labels of your own in a column of their own"),
+    ('classes = ["fear", "sadly_angry"]\ntarget = "compound"', "'fear' is none"),
+    ('classes = ["joy", "fun"]\nname = "cexpr7"', "is taken by a built-in taxonomy"),
+    ('classes = ["joy", "fun"]\nname = "=x"', "cannot stand in a table"),
+    ('classes = ["joy", "fun"]\nname = 7', "cannot stand in a table"),
+    ('classes = ["joy", "fun"]\nnumbers = [1]', "a list of 2 different whole numbers"),
+    ('classes = ["joy", "fun"]\nnumbers = [1, 1]', "a list of 2 different whole numbers"),
+    ('classes = ["joy", "fun"]\nnumbers = [true, 2]', "a list of 2 different whole numbers"),
+    ('classes = ["joy", "fun"]\nnumbers = [-1, 2]', "a list of 2 different whole numbers"),
+    ('classes = ["joy", "fun"]\npairs = 3', "pairs must be a table"),
+    ('classes = ["joy", "fun"]\n[pairs]\njo = ["fear", "anger"]', "pairs has 'jo', which is not one of the classes"),
+    ('classes = ["joy", "fun"]\n[pairs]\njoy = ["joy", "anger"]', "two different basic emotions are needed"),
+    ('classes = ["joy", "fun"]\n[pairs]\njoy = ["anger", "anger"]', "two different basic emotions are needed"),
+    ('classes = ["joy", "fun"]\n[pairs]\njoy = ["anger"]', "two different basic emotions are needed"),
+    ('classes = ["joy", "fun"]\n[pairs]\njoy = [["anger"], 2]', "two different basic emotions are needed"),
+    ('classes = ["sadly_angry", "fun"]\n[pairs]\nsadly_angry = ["fear", "anger"]', "is sadness and anger, as its name"),
+    ("classes = [", "not a TOML of classes")])
+def test_what_is_refused_says_which_file_and_what(toml, text, message):
+    with pytest.raises(InputError, match=r"own\.toml: .*" + message):
+        read_taxonomy(toml(text))
+
+
+def test_a_missing_file_a_folder_and_an_unknown_name(tmp_path):
+    with pytest.raises(InputError, match=r"no\.toml: no such file"):
+        find_taxonomy(str(tmp_path / "no.toml"))
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(InputError, match="not a TOML of classes"):
+        find_taxonomy(str(tmp_path / "folder.toml"))
+    with pytest.raises(InputError, match=r"unknown classes 'cexpr'.*or give a FILE\.toml"):
+        find_taxonomy("cexpr")
+    with pytest.raises(InputError, match="only `fuse` and `sweep`"):
+        find_taxonomy("from-data")
+
+
+def test_classes_from_the_labels_as_they_stand():
+    assert taxonomy_of_labels(["b", "", "a", "b"], target="mood").classes == ("a", "b")
+    assert taxonomy_of_labels(["10", "2", "1"], target="mood").classes == ("1", "2", "10")
+    own = taxonomy_of_labels(["sadly_angry", "happily_surprised"], target="compound")
+    assert (own.name, own.target, own.parts[0]) == ("from-data", "compound", ("happiness", "surprise"))
+    for labels, message in ((["a", ""], "1 class"), ([], "0 classes"), (["=a", "b"], "formula"),
+                            ([f"{k}.png" for k in range(501)], "501 classes: 2 to 500")):
+        with pytest.raises(InputError, match=f"the labels in the column 'mood': .*{message}"):
+            taxonomy_of_labels(labels, target="mood")
+
+
+def test_a_record_reads_back(toml):
+    own = read_taxonomy(toml('classes = ["bittersweet", "calm"]\n[pairs]\nbittersweet = ["happiness", "sadness"]'))
+    for classes in (*TAXONOMIES, own):
+        again = from_record(json.loads(json.dumps(record_of(classes))))
+        assert (again.classes, again.numbers, again.parts) == (classes.classes, classes.numbers, classes.parts)
+
+
+def test_parts_of_any_text():
+    assert parts("happily_surprised") == pair("happily_surprised") == ("happiness", "surprise")
+    assert parts("fear") == ("fear",)
+    assert [parts(text) for text in ("happily_happy", "a_b", "happily", "_", "", "joie")] == [()] * 6
+
+
+def test_the_verb_lists_every_class_with_its_number(toml, capsys):
+    assert main(["manifest", "classes"]) == 0
+    out = capsys.readouterr().out
+    for classes in TAXONOMIES:
+        assert f"{classes.name} ({classes.target})" in out
+    assert "   9  angrily_surprised      anger + surprise" in out
+    assert main(["manifest", "classes", "rafdb11", "--json"]) == 0
+    record, = json.loads(capsys.readouterr().out)["taxonomies"]
+    assert record["numbers"] == list(range(1, 12))
+    assert {basic for names in record["parts"] for basic in names} <= set(BASIC)
+    assert main(["manifest", "classes", str(toml('classes = ["a", "b"]'))]) == 0
+    assert "own (label, the manifest's column of that name), 2 classes" in capsys.readouterr().out
+    assert main(["manifest", "classes", "nonsense"]) == 2
+
+
+def test_listing_is_of_all_or_of_one():
+    assert listing().each == TAXONOMIES and [one.name for one in listing("basic8").each] == ["basic8"]
