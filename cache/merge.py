@@ -8,8 +8,7 @@ import numpy as np
 
 from twofold.cache.errors import CacheError
 from twofold.cache.format.featurefile import BLOCK_ROWS, FeatureFile
-from twofold.cache.format.write import Classifier
-from twofold.cache.parts import RETIRED, Holdings, assemble_from, parts_by_age, stock_of
+from twofold.cache.parts import RETIRED, Holdings, assemble_from, classifier_of, parts_by_age, stock_of
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
 
@@ -26,7 +25,6 @@ class MergedFile:
     rows: int
     failed: int
     sources: int
-    logits_lost: bool
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,6 @@ class Merged:
     def text(self) -> str:
         lines = [f"{file.backbone} ({file.view}): {file.rows} faces, {file.failed} failed, sources: {file.sources}"
                  f"{self._missing(file)} -> {file.file}" for file in self.files]
-        lines += [f"{file.file}: not all of its sources have logits, it has none (`extract --with-logits` adds them)"
-                  for file in self.files if file.logits_lost]
         return "\n".join([*lines, f"{self.faces} faces in {self.store}"])
 
     def _missing(self, file: MergedFile) -> str:
@@ -91,6 +87,7 @@ def _agreed(holdings: Sequence[Holdings]) -> Holdings:
         where = {key: (source + offset, row) for key, (source, row) in other.where.items()} | whole.where
         failures = {key: reason for key, reason in (other.failures | whole.failures).items() if key not in where}
         whole = Holdings([*whole.sources, *other.sources], where, failures)
+    classifier_of(whole.sources)
     return whole
 
 
@@ -119,26 +116,14 @@ def _both(a: Holdings, b: Holdings, key: str) -> str:
 
 def _write(out: Store, recipe: Recipe, held: Holdings, keys: Sequence[str]) -> MergedFile:
     present = [key for key in keys if key in held.where]
-    file, lost = held.sources[0], False
+    file = held.sources[0]
     if not _is_current(file, out.path_of(recipe), held, present):
-        logits = [source.logits() for source in held.sources]
-        classifier = _copied(held, present, logits)
-        lost = classifier is None and any(logits)
-        file = assemble_from(held, out, recipe, file.dim, keys, classifier=classifier)
-    return MergedFile(file.path.name, file.backbone, file.view, file.rows, file.failed, len(held.sources), lost)
+        file = assemble_from(held, out, recipe, file.dim, keys)
+    return MergedFile(file.path.name, file.backbone, file.view, file.rows, file.failed, len(held.sources))
 
 
 def _is_current(file: FeatureFile, path: Path, held: Holdings, keys: Sequence[str]) -> bool:
     """True if the first source is the finished file itself, and nothing would change in it."""
     return (file.path == path and file.keys.tolist() == keys and file.failures == held.failures
-            and all(held.where[key][0] == 0 for key in keys))
-
-
-def _copied(held: Holdings, keys: Sequence[str], logits: list[tuple[tuple[str, ...], np.ndarray] | None],
-            ) -> Classifier | None:
-    """Gives out the logits (N, C) of each source for `keys`, if they all have them, and of the same classes."""
-    if not all(logits) or len({classes for classes, _ in logits}) != 1:
-        return None
-    blocks = (np.stack([logits[source][1][row] for source, row in map(held.where.get, keys[start:start + BLOCK_ROWS])])
-              for start in range(0, len(keys), BLOCK_ROWS))
-    return Classifier(logits[0][0], lambda features: next(blocks))
+            and all(held.where[key][0] == 0 for key in keys)
+            and (file.classifier is not None or classifier_of(held.sources) is None))

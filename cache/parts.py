@@ -14,8 +14,9 @@ import numpy as np
 
 from twofold.cache.atomic import remove_leftovers
 from twofold.cache.errors import CacheError, FileGone
+from twofold.cache.format.classifier import OwnClassifier
 from twofold.cache.format.featurefile import BLOCK_ROWS, FeatureFile
-from twofold.cache.format.write import Classifier, write_featurefile
+from twofold.cache.format.write import write_featurefile
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
 
@@ -105,23 +106,23 @@ def stock_of(files: Sequence[FeatureFile]) -> Holdings:
     return Holdings(list(files), where, {key: reason for key, reason in failures.items() if key not in where})
 
 
-def is_finished(store: Store, recipe: Recipe, keys: Sequence[str], *, with_logits: bool = False) -> bool:
+def is_finished(store: Store, recipe: Recipe, keys: Sequence[str], *, classifier: OwnClassifier | None = None) -> bool:
     """True if the finished file holds exactly these keys, in this order but for failures, and no parts are left.
 
-    with_logits: and if it has logits, too.
+    classifier: and if it carries this one, too.
     """
     if any(not path.name.startswith(RETIRED) for path in store.parts_of(recipe).glob("*.h5")):
         return False
     file = _whole(store.path_of(recipe), recipe, deep=False)
     if file is None or len(file.keys) + len(file.failures) != len(keys):
         return False
-    if with_logits and file.logits() is None:
+    if classifier is not None and not classifier.equals(file.classifier):
         return False
     return [key for key in keys if key not in file.failures] == file.keys.tolist()
 
 
 def assemble(
-    store: Store, recipe: Recipe, dim: int, keys: Sequence[str], *, classifier: Classifier | None = None,
+    store: Store, recipe: Recipe, dim: int, keys: Sequence[str], *, classifier: OwnClassifier | None = None,
 ) -> FeatureFile | None:
     """Make the finished file, rows in the order of `keys`, from all that is cached; then remove the parts.
 
@@ -131,7 +132,7 @@ def assemble(
     """
     for _ in range(ATTEMPTS):
         held = holdings(store, recipe)
-        if is_finished(store, recipe, keys, with_logits=classifier is not None):
+        if is_finished(store, recipe, keys, classifier=classifier):
             return FeatureFile(store.path_of(recipe))
         if not held.covers(keys):
             return None
@@ -142,13 +143,20 @@ def assemble(
 
 def assemble_from(
     held: Holdings, store: Store, recipe: Recipe, dim: int, keys: Sequence[str], *,
-    classifier: Classifier | None = None,
+    classifier: OwnClassifier | None = None,
 ) -> FeatureFile:
-    """Make the finished file of what is held, in the order of `keys` (those not held are left out), as `assemble`."""
+    """Make the finished file of what is held, in the order of `keys` (those not held are left out), as `assemble`.
+
+    classifier: the backbone's own; by default that of the files it is made of.
+    """
     wanted = set(keys)
     spent = [source.path for source in held.sources if source.path.parent == store.parts_of(recipe)]
     _retire(store, recipe, dim, held, [key for key in held.where if key not in wanted])
     present = [key for key in keys if key in held.where]
+    classifier = classifier or classifier_of(held.sources)
+    if classifier is None and any(source.logits() for source in held.sources):
+        log.warning("%s: logits are not stored any more: extract with the weights to add the classifier they came from",
+                    store.path_of(recipe))
     write_featurefile(
         store.path_of(recipe), recipe=recipe, dim=dim, keys=present, sha256=[held.sha256(key) for key in present],
         features=held.blocks(present), failures={key: held.failures[key] for key in keys if key in held.failures},
@@ -158,6 +166,17 @@ def assemble_from(
         path.unlink(missing_ok=True)
     _tidy(store, recipe)
     return FeatureFile(store.path_of(recipe))
+
+
+def classifier_of(sources: Sequence[FeatureFile]) -> OwnClassifier | None:
+    """The classifier that files of one recipe carry. Raises CacheError if they carry different ones."""
+    carried = {file.path: file.classifier for file in sources if file.classifier is not None}
+    for path, classifier in list(carried.items())[1:]:
+        first = next(iter(carried))
+        if not classifier.equals(carried[first]):
+            raise CacheError(f"{first} and {path} carry different classifiers, or name its classes differently: "
+                             "extract one of them again with the other's weights and class order")
+    return next(iter(carried.values()), None)
 
 
 def retired(store: Store, recipe: Recipe) -> int:

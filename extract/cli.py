@@ -37,7 +37,7 @@ def extract(
     part_rows: Annotated[int, typer.Option(min=1, help="Faces that a crash repeats at most.")] = 2048,
     retry_failures: Annotated[bool, typer.Option("--retry-failures", help="Try failed faces again.")] = False,
     recheck: Annotated[bool, typer.Option("--recheck", help="Hash every image; recompute changed ones.")] = False,
-    with_logits: Annotated[bool, typer.Option("--with-logits", help="Write posterv2's own basic logits, too.")] = False,
+    with_logits: Annotated[bool, typer.Option("--with-logits", help="Insist on backbones' own classifiers.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile at the networks.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be computed, and stop.")] = False,
     as_json: Json = False,

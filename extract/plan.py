@@ -21,7 +21,7 @@ class Settings:
 
     batch_size and workers: 0 lets the machine decide; shard: `i/n`, counted from 0, or empty for all;
     max_failures: stop once more faces than this have failed, -1 for never; part_rows: what a crash repeats at most;
-    with_logits: write a backbone's own basic logits beside its features, where its weights brought a classifier.
+    with_logits: refuse to begin unless the classifiers that weights bring along can be kept.
     """
 
     dtype: str = "float16"
@@ -91,7 +91,7 @@ def plan(store: Store, keys: Sequence[str], encoders: Sequence[Encoder], views: 
 def _job(store: Store, keys: Sequence[str], mine: np.ndarray, recipe: Recipe, encoder: Encoder, view: View,
          settings: Settings, hashes: dict[str, str] | None) -> Job:
     if not settings.retry_failures and hashes is None and is_finished(
-            store, recipe, keys, with_logits=settings.with_logits and encoder.head is not None):
+            store, recipe, keys, classifier=encoder.classifier):
         return Job(encoder, view, recipe, np.zeros(len(keys), bool), np.ones(len(keys), bool),
                    finished=True)
     held = holdings(store, recipe)

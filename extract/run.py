@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.format.write import Classifier
 from twofold.cache.parts import assemble, is_finished, retired
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
@@ -21,6 +20,7 @@ from twofold.extract.plan import Job, Settings, parse_shard, plan
 from twofold.extract.processes import compute_in_processes
 from twofold.extract.report import FileLine, Report
 from twofold.extract.views import view
+from twofold.extract.weights.class_orders import HOW_TO_NAME_CLASSES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def extract(request: Request, *, dry: bool = False, encoders: Sequence[Encoder] 
     else:
         work = compute(jobs, keys, faces, store, settings=settings)
     if not work.stopped_by:
-        finish(store, jobs, keys, with_logits=settings.with_logits)
+        finish(store, jobs, keys)
     return Report(request.store, len(keys), [_line(store, job, keys, settings) for job in jobs], work)
 
 
@@ -108,17 +108,26 @@ def load_encoders(request: Request, *, device: str) -> list[Encoder]:
     encoders = [load_encoder(name, weights=weights.get(name), device=device, precision=request.precision,
                              batch_size=request.settings.batch_size, compiled=request.compiled)
                 for name in dict.fromkeys(request.backbones)]
-    if request.settings.with_logits and not any(encoder.head for encoder in encoders):
-        raise InputError("--with-logits: none of the backbones brings a basic classifier; posterv2 does")
+    if request.settings.with_logits:
+        _require_classifiers(encoders)
     return encoders
 
 
-def finish(store: Store, jobs: Sequence[Job], keys: Sequence[str], *, with_logits: bool = False) -> None:
+def _require_classifiers(encoders: Sequence[Encoder]) -> None:
+    for encoder in encoders:
+        if encoder.unnamed_classes:
+            raise InputError(f"--with-logits: the weights of {encoder.name} do not say in which order their "
+                             f"{encoder.unnamed_classes} classes are: {HOW_TO_NAME_CLASSES}")
+    if not any(encoder.classifier for encoder in encoders):
+        raise InputError("--with-logits: the weights of "
+                         f"{', '.join(encoder.name for encoder in encoders)} bring no classifier of expressions")
+
+
+def finish(store: Store, jobs: Sequence[Job], keys: Sequence[str]) -> None:
     """Assemble each file that has all its rows by now, whoever computed them."""
     for job in (job for job in jobs if not job.finished):
-        classifier = Classifier(job.encoder.classes, job.encoder.logits) if with_logits and job.encoder.head else None
-        if not is_finished(store, job.recipe, keys, with_logits=classifier is not None):
-            assemble(store, job.recipe, job.encoder.dim, keys, classifier=classifier)
+        if not is_finished(store, job.recipe, keys, classifier=job.encoder.classifier):
+            assemble(store, job.recipe, job.encoder.dim, keys, classifier=job.encoder.classifier)
 
 
 def _line(store: Store, job: Job, keys: Sequence[str], settings: Settings) -> FileLine:

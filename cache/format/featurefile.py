@@ -15,6 +15,7 @@ import numpy as np
 
 from twofold.cache.errors import DamagedFile, FileGone
 from twofold.cache.format.checked_chunks import Chunks, NotFinite
+from twofold.cache.format.classifier import OwnClassifier, read_classifier
 from twofold.cache.format.header import Checked, check_header, identity
 from twofold.cache.format.index import TABLES, brief, check_keys, decoded, digest_of, read_texts
 from twofold.cache.format.layout import CHUNK_ROWS
@@ -140,8 +141,15 @@ class FeatureFile:
                                   f"they were when they were written: delete it and extract again") from None
         return out
 
+    @cached_property
+    def classifier(self) -> OwnClassifier | None:
+        """The classifier that the backbone brought along; None if it has none here."""
+        with self._open_again() as file:
+            return read_classifier(file)
+
     def logits(self) -> tuple[tuple[str, ...], np.ndarray] | None:
-        """The backbone's own classes and logits (N, C) float32, in the order of the keys; None if it has none here."""
+        """The backbone's own classes and logits (N, C) float32, in the order of the keys, as files had them before
+        they carried the classifier itself; None if it has none."""
         with self._open_again() as file:
             if "logits" not in file:
                 return None
@@ -163,7 +171,7 @@ class FeatureFile:
 
     def check(self) -> None:
         """Read everything back; raises DamagedFile or CacheError at the first thing that is wrong."""
-        _ = self._index, self.recipe, self.logits()
+        _ = self._index, self.recipe, self.logits(), self.classifier
         for _ in self.blocks(dtype=self.recipe.dtype):
             pass
 

@@ -15,7 +15,7 @@ FORMAT_VERSION = 1
 ATTRIBUTES = ("format", "format_version", "backbone", "view", "dim", "rows", "recipe", "fingerprint", "created",
               "software", "index_sha256")
 DATASETS = ("features", "keys", "sha256", "failures/keys", "failures/reasons")
-OPTIONAL = frozenset({"logits"})  #: one row a key, as /features
+OPTIONAL = frozenset({"logits", "classifier"})  #: logits: one row a key, as files had them once
 CHUNK_ROWS = 256
 FILL = float("nan")  #: what HDF5 gives, without a word, for a chunk that its index has lost; no feature is ever NaN
 MAX_ATTRIBUTE_BYTES = 1 << 16
@@ -41,10 +41,12 @@ def check_layout(file: h5py.File) -> list[int]:
             raise DamagedFile(f"/{name} has shape {dataset.shape}, not ({rows},) as /features has rows")
         if name not in ("features",):
             _check_text(name, dataset)
-    for name in OPTIONAL & set(file):
-        _check_storage(file, name, _dataset(file, name))
-        if _shape(file, name)[0] != rows:
-            raise DamagedFile(f"/{name} has {_shape(file, name)[0]} rows, not {rows} as /features")
+    if "logits" in file:
+        _check_storage(file, "logits", _dataset(file, "logits"))
+        if _shape(file, "logits")[0] != rows:
+            raise DamagedFile(f"/logits has {_shape(file, 'logits')[0]} rows, not {rows} as /features")
+    if "classifier" in file:
+        _check_classifier(file)
     if _dataset(file, "failures/keys").shape != _dataset(file, "failures/reasons").shape:
         raise DamagedFile("/failures/keys and /failures/reasons differ in length")
     return offsets["features"]
@@ -75,6 +77,20 @@ def _check_members(group: h5py.Group, names: set[str], optional: frozenset[str])
     for name in members:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
             raise CacheError(f"{group.name.rstrip('/')}/{name} is a link to elsewhere: refused")
+
+
+def _check_classifier(file: h5py.File) -> None:
+    _check_members(_group(file, "classifier"), {"weight", "bias"}, frozenset())
+    datasets = {name: _dataset(file, name) for name in ("classifier/weight", "classifier/bias")}
+    for name, dataset in datasets.items():
+        if not dataset.id.get_type().equal(FEATURE_TYPES["float32"]) or not np.isnan(dataset.fillvalue):
+            raise DamagedFile(f"/{name} is not float32 (little-endian), lost chunks marked as not a number")
+    dim = _dataset(file, "features").shape[1]
+    weight, bias = (dataset.shape for dataset in datasets.values())
+    if len(bias) != 1 or weight != (dim, *bias) or not 0 < bias[0] <= MAX_DIM:
+        raise DamagedFile(f"/classifier is {weight} and {bias} for {dim} features")
+    for name, dataset in datasets.items():
+        _check_storage(file, name, dataset)
 
 
 def _group(file: h5py.File, name: str) -> h5py.Group:

@@ -3,8 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,33 +12,22 @@ import numpy as np
 
 from twofold.cache.atomic import published
 from twofold.cache.errors import CacheError
+from twofold.cache.format.classifier import OwnClassifier, write_classifier
 from twofold.cache.format.index import TABLES, check_keys, digest_of, encoded
 from twofold.cache.format.layout import CHUNK_ROWS, FILL, FORMAT, FORMAT_VERSION
 from twofold.cache.recipe import Recipe
 
-BLOCK_ROWS = 8192
 SMALL_FILE = 1 << 16  #: bytes of a file's header and the trees of its chunks
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """The backbone's own classes, in order, and what makes logits (B, C) of its embeddings (B, D).
-
-    `logits` is called for one block of rows after the other, from the first.
-    """
-
-    classes: tuple[str, ...]
-    logits: Callable[[np.ndarray], np.ndarray]
 
 
 def write_featurefile(
     path: Path, *, recipe: Recipe, dim: int, keys: Sequence[str], sha256: Sequence[str | bytes],
-    features: np.ndarray | Iterable[np.ndarray], failures: dict[str, str], classifier: Classifier | None = None,
+    features: np.ndarray | Iterable[np.ndarray], failures: dict[str, str], classifier: OwnClassifier | None = None,
 ) -> None:
     """Write a whole feature file and publish it under `path` in one step.
 
     keys: N unique keys in order; sha256: N hex texts; features: (N, dim) or blocks of rows that add up to it;
-    failures: key to reason; classifier: adds `/logits`, made of the features as they are stored.
+    failures: key to reason; classifier: the one that the backbone brought along.
     Raises CacheError for keys that no feature file may hold or rows that do not add up, OSError if the disk is full.
     """
     tables = (encoded(keys), np.asarray(sha256, "S64"), encoded(list(failures)), encoded(list(failures.values())))
@@ -51,9 +39,9 @@ def write_featurefile(
     }
     header["index_sha256"] = digest_of(header, tables)
     blocks = [features] if isinstance(features, np.ndarray) else features
-    row_bytes = dim * np.dtype(recipe.dtype).itemsize + 4 * len(classifier.classes if classifier else ())
-    size = SMALL_FILE + _in_chunks(len(keys)) * row_bytes + sum(
+    size = SMALL_FILE + _in_chunks(len(keys)) * dim * np.dtype(recipe.dtype).itemsize + sum(
         _in_chunks(len(table)) * table.itemsize for table in tables)
+    size += 4 * _in_chunks(dim + 1) * len(classifier.classes) if classifier else 0
     with published(path) as temporary, _new_file(temporary, size) as file:
         for name, value in header.items():
             file.attrs[name] = value
@@ -61,7 +49,7 @@ def write_featurefile(
             _write_texts(file, name, values)
         _write_rows(file, "features", blocks, shape=(len(keys), dim), dtype=recipe.dtype)
         if classifier is not None:
-            _write_logits(file, classifier)
+            write_classifier(file, classifier)
 
 
 def _write_texts(file: h5py.File, name: str, values: np.ndarray) -> None:
@@ -83,14 +71,6 @@ def _write_rows(
         row += len(block)
     if row != shape[0]:
         raise CacheError(f"{file.filename}: {row} rows of {name} for {shape[0]} keys")
-
-
-def _write_logits(file: h5py.File, classifier: Classifier) -> None:
-    features = file["features"]
-    starts = range(0, len(features), BLOCK_ROWS)
-    blocks = (classifier.logits(features[start:start + BLOCK_ROWS].astype(np.float32)) for start in starts)
-    _write_rows(file, "logits", blocks, shape=(len(features), len(classifier.classes)), dtype="float32")
-    file["logits"].attrs["classes"] = json.dumps(classifier.classes)
 
 
 def _in_chunks(rows: int) -> int:

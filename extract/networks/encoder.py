@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from twofold.cache.format.classifier import OwnClassifier
 from twofold.data.errors import InputError
 from twofold.extract.devices import PRECISIONS
-from twofold.extract.networks.own_classifier import Head
 from twofold.extract.networks.preprocessing import Preprocessing
 
 FIRST_TRY = {"cpu": 16, "cuda": 256, "mps": 64}  # more gains nothing, on a CPU even loses (caches)
@@ -35,7 +35,8 @@ class Encoder:
     device: torch.device
     network: Callable[[torch.Tensor], torch.Tensor] = field(repr=False)
     limit: BatchLimit
-    head: Head | None = field(default=None, repr=False)  #: classifier that the checkpoint brought, where it is of use
+    classifier: OwnClassifier | None = field(default=None, repr=False)  #: what the checkpoint brought along
+    unnamed_classes: int = 0  #: of a classifier left aside, since nobody says in which order its classes are
 
     @property
     def untrained(self) -> bool:
@@ -45,17 +46,6 @@ class Encoder:
     def batch_size(self) -> int:
         """Pictures in one forward pass, as far as is known; smaller once memory has run out."""
         return self.limit.size
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Canonical names of the classes of `logits`, in order; empty where there are none or it is not known."""
-        return self.head.classes if self.head else ()
-
-    def logits(self, features: np.ndarray) -> np.ndarray:
-        """The checkpoint's own basic logits (B, C) from its embeddings (B, dim). Raises InputError if it has none."""
-        if self.head is None:
-            raise InputError(f"backbone {self.name} has no basic classifier of its own: only posterv2 has")
-        return self.head.logits(features)
 
     def encode(self, pictures: torch.Tensor | np.ndarray) -> np.ndarray:
         """Embed any number of pictures, in order, in batches that fit the device.

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,8 @@ log = logging.getLogger(__name__)
 class Architecture:
     """A network that turns (B, 3, S, S) into (B, D), not yet loaded.
 
-    heads: prefixes of entries that a weights file may hold besides, the classifier that was taken off;
+    heads: prefixes of entries that a weights file may hold besides, the classifier that was taken off; own_head: of
+    those that `network` itself has but the embedding does not need;
     trim: after loading, turns `network` into what the forward pass needs and lets the rest go; rename: from the
     weights file's names to the network's.
     """
@@ -32,6 +34,7 @@ class Architecture:
     heads: tuple[str, ...]
     trim: Callable[[nn.Module], nn.Module] = lambda network: network
     rename: Callable[[str], str] = lambda name: name
+    own_head: str = "\0"
 
 
 def check_name(name: str) -> None:
@@ -70,7 +73,7 @@ def build(name: str, *, checkpoint: Checkpoint | None) -> Architecture:
 
 
 def _preset(known: Preset, checkpoint: Checkpoint | None) -> Architecture:
-    def declared(network: nn.Module, **rest: Callable) -> Architecture:
+    def declared(network: nn.Module, **rest: Any) -> Architecture:
         return Architecture(name=known.architecture, network=network, tap=known.tap,
                             preprocessing=known.preprocessing, heads=known.heads, **rest)
 
@@ -82,7 +85,7 @@ def _preset(known: Preset, checkpoint: Checkpoint | None) -> Architecture:
 
             head = checkpoint.tensors.get("VIT.head.linear.weight") if checkpoint else None
             classes = 8 if head is not None and len(head) == 8 else 7  # any other number does not load strictly
-            return declared(PosterV2(classes), trim=PosterV2.trimmed)
+            return declared(PosterV2(classes), trim=PosterV2.trimmed, own_head="VIT.head.")
         case "resnet18":
             return declared(_torchvision_trunk("resnet18")[0])
     built = declared(_torchvision_trunk("resnet50")[0], **({"trim": Conv5} if known.name == "resnet50_conv5" else {}))

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -14,11 +14,10 @@ from twofold.extract.networks.encoder import FIRST_TRY, BatchLimit, Encoder
 from twofold.extract.networks.folding import fold_norms
 from twofold.extract.networks.libraries import Architecture, build, check_name
 from twofold.extract.networks.onnx_models import load_onnx
-from twofold.extract.networks.own_classifier import Head
+from twofold.extract.networks.own_classifier import last_layer, own_classifier
 from twofold.extract.networks.preprocessing import Preprocessing
 from twofold.extract.networks.presets import PRESETS
 from twofold.extract.networks.random_weights import draw_weights, noise_pictures, seeded
-from twofold.extract.weights.class_orders import ORDERS, order_of
 from twofold.extract.weights.find import find_weights, weights_folder
 from twofold.extract.weights.load import digest, load_strictly
 from twofold.extract.weights.read import Checkpoint, read_checkpoint
@@ -45,51 +44,58 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
     check_name(name)
     arithmetic = resolve_precision(precision, target)
     if weights is not None and weights.startswith("random:"):
-        built, network, identity, head = _untrained(name, weights)
+        loaded = _untrained(name, weights)
     else:
-        built, network, identity, head = _trained(name, weights, folder or weights_folder())
+        loaded = _trained(name, weights, folder or weights_folder())
+    built, network = loaded.architecture, loaded.network
     pictures = noise_pictures(built.preprocessing, torch.Generator().manual_seed(0))[:1]
     dim = _measure(network, name, pictures)
+    classifier, unnamed = (None, 0) if loaded.checkpoint is None else \
+        own_classifier(name, last_layer(loaded.head, dim=dim), loaded.checkpoint)
     fold_norms(network, pictures)
     network.to(device=target, dtype=PRECISIONS[arithmetic], memory_format=torch.channels_last)
-    return Encoder(name=name, architecture=built.name, weights=identity, tap=built.tap, dim=dim, head=head,
+    return Encoder(name=name, architecture=built.name, weights=loaded.identity, tap=built.tap, dim=dim,
                    preprocessing=built.preprocessing, precision=arithmetic, device=target,
                    network=torch.compile(network) if compiled else network,
-                   limit=BatchLimit(batch_size or FIRST_TRY[target.type]))
+                   limit=BatchLimit(batch_size or FIRST_TRY[target.type]), classifier=classifier,
+                   unnamed_classes=unnamed)
 
 
-def _untrained(name: str, weights: str) -> tuple[Architecture, nn.Module, str, Head | None]:
+@dataclass(frozen=True)
+class Loaded:
+    """A network with its weights; identity: of these; head: entries of the classifier, by name, that came with them."""
+
+    architecture: Architecture
+    network: nn.Module
+    identity: str
+    head: dict[str, torch.Tensor] = field(default_factory=dict)
+    checkpoint: Checkpoint | None = None
+
+
+def _untrained(name: str, weights: str) -> Loaded:
     seed = weights.removeprefix("random:")
     if not seed.isdecimal() or int(seed) >= 2**63:
         raise InputError(f"weights {weights!r} of {name}: random:SEED wants a whole number, as random:0")
     with seeded(int(seed)):
         built = build(name, checkpoint=None)
     draw_weights(built.network, built.preprocessing, seed=int(seed))
-    network = _ready(built)
-    return built, network, f"random:{int(seed)}", _head(network, None)
+    return Loaded(built, _ready(built), f"random:{int(seed)}")
 
 
-def _trained(name: str, weights: str | None, folder: Path) -> tuple[Architecture, nn.Module, str, Head | None]:
+def _trained(name: str, weights: str | None, folder: Path) -> Loaded:
     checkpoint = read_checkpoint(find_weights(name, weights=weights, folder=folder))
     with seeded(0):  # what the constructors draw is thrown away
         built = build(name, checkpoint=checkpoint)
     renamed = {built.rename(entry): tensor for entry, tensor in checkpoint.tensors.items()}
-    load_strictly(built.network, replace(checkpoint, tensors=renamed), heads=built.heads)
+    left_over = load_strictly(built.network, replace(checkpoint, tensors=renamed), heads=built.heads)
     network = _ready(built)
-    return built, network, digest(network), _head(network, checkpoint)
+    head = {entry: tensor for entry, tensor in renamed.items()
+            if entry in left_over or entry.startswith(built.own_head)}
+    return Loaded(built, network, digest(network), head, checkpoint)
 
 
 def _ready(built: Architecture) -> nn.Module:
     return built.trim(built.network).eval().requires_grad_(False)
-
-
-def _head(network: nn.Module, checkpoint: Checkpoint | None) -> Head | None:
-    """The basic classifier of POSTER++, in float32 whatever the rest runs in. Other encoders lost theirs."""
-    if not hasattr(network, "VIT"):
-        return None
-    linear = network.VIT.head["linear"]
-    classes = ORDERS["rafdb"] if checkpoint is None else order_of(checkpoint, len(linear.bias))
-    return Head(linear.weight.numpy().copy(), linear.bias.numpy().copy(), classes)
 
 
 def _measure(network: nn.Module, name: str, pictures: torch.Tensor) -> int:

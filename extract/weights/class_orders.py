@@ -6,6 +6,10 @@ from twofold.extract.weights.read import Checkpoint
 _RAFDB = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
 _AFFECTNET = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger")
 
+HOW_TO_NAME_CLASSES = (
+    "convert them with `weights convert IN -o OUT.safetensors --classes rafdb` (or caers, affectnet7, affectnet8), or "
+    "give the file of POSTER++ a name with its data set in it, as posterv2_rafdb.pth")
+
 ORDERS = {"rafdb": _RAFDB, "caers": _RAFDB, "affectnet7": _AFFECTNET, "affectnet8": (*_AFFECTNET, "contempt")}
 
 
@@ -16,16 +20,18 @@ def order(name: str) -> tuple[str, ...]:
     return ORDERS[name]
 
 
-def order_of(checkpoint: Checkpoint, count: int) -> tuple[str, ...]:
+def order_of(checkpoint: Checkpoint, count: int, *, backbone: str) -> tuple[str, ...]:
     """The order of a checkpoint with `count` classes, or () where it cannot be known.
 
-    What `weights convert --classes` wrote into the file counts first, then the number of classes, then the data
-    set in the file's name.
+    What `weights convert --classes` wrote into the file counts first; of POSTER++, then the number of classes, then
+    the data set in the file's name.
     """
     written = checkpoint.metadata.get("classes", "")
     if written:
         named = tuple(written.split(","))
         return named if len(named) == count else ()
+    if backbone != "posterv2":
+        return ()
     if count == 8:
         return ORDERS["affectnet8"]
     name = checkpoint.path.name.lower().replace("-", "").replace("_", "")

@@ -115,5 +115,6 @@ def _described(name: str, file: Path) -> dict[str, Any]:
         "path": str(file), "format": checkpoint.format, "container": checkpoint.container,
         "tensors": len(checkpoint.tensors), "parameters": checkpoint.parameters, "entries": checkpoint.entries,
         "dropped": checkpoint.dropped, "best_acc": checkpoint.best_acc, "metadata": checkpoint.metadata,
-        "weights": encoder.weights, "dim": encoder.dim, "classes": list(encoder.classes),
+        "weights": encoder.weights, "dim": encoder.dim,
+        "classes": list(encoder.classifier.classes) if encoder.classifier else [],
     }

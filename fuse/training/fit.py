@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from twofold.cache.format.classifier import OwnClassifier
 from twofold.data.errors import InputError
 from twofold.data.labels import BASIC
 from twofold.fuse.features import FusedFeatures
 from twofold.fuse.heads.concat import Concat
 from twofold.fuse.heads.logreg import fill_logreg
-from twofold.fuse.heads.own_classifier import OwnClassifier, own_classifiers
+from twofold.fuse.heads.own_classifier import own_classifiers
 from twofold.fuse.heads.pair_rules import membership
 from twofold.fuse.heads.registry import Classifier
 from twofold.fuse.heads.spec import Spec

@@ -256,6 +256,50 @@ def logits_without_classes(file, pipe):
     file.create_dataset("logits", data=np.zeros((700, 3), "<f4"), chunks=(256, 3), fletcher32=True, fillvalue=np.nan)
 
 
+def classifier_of(file, pipe, *, classes='["x", "y"]', weight=None, bias=None):
+    group = file.create_group("classifier")
+    group.attrs["classes"], group.attrs["sha256"] = np.bytes_(classes), np.bytes_("0" * 64)
+    for name, values in (("weight", weight), ("bias", bias)):
+        values = np.zeros((6, 2)[:2 - (name == "bias")], "<f4") if values is None else values
+        values = np.zeros(2, "<f4") if name == "bias" and values.shape == (6,) else values
+        group.create_dataset(name, data=values, chunks=(256, *values.shape[1:]), maxshape=(None, *values.shape[1:]),
+                             fletcher32=True, fillvalue=np.nan)
+
+
+def classifier_not_sealed(file, pipe):
+    classifier_of(file, pipe)
+
+
+def classifier_of_another_width(file, pipe):
+    classifier_of(file, pipe, weight=np.zeros((5, 2), "<f4"))
+
+
+def classifier_with_classes_of_any_length(file, pipe):
+    classifier_of(file, pipe)
+    del file["classifier"].attrs["classes"]
+    file["classifier"].attrs["classes"] = '["x", "y"]'
+
+
+def classifier_with_classes_too_deep(file, pipe):
+    classifier_of(file, pipe, classes="[" * 30_000)
+
+
+def classifier_elsewhere(file, pipe):
+    classifier_of(file, pipe)
+    del file["classifier/weight"]
+    file["classifier/weight"] = h5py.ExternalLink(str(pipe), "/weight")
+
+
+def classifier_of_terabytes(file, pipe):
+    classifier_of(file, pipe)
+    del file["classifier/weight"]
+    file["classifier"].create_dataset("weight", (6, 2 ** 14), "<f4", chunks=(256, 2 ** 14), maxshape=(None, 2 ** 14),
+                                      fletcher32=True, fillvalue=np.nan)
+    del file["classifier/bias"]
+    file["classifier"].create_dataset("bias", (2 ** 14,), "<f4", chunks=(256,), maxshape=(None,), fletcher32=True,
+                                      fillvalue=np.nan)
+
+
 HOSTILE = {
     external_link: "link to elsewhere", external_link_of_a_group: "link to elsewhere",
     soft_link: "link to elsewhere|list",
@@ -278,6 +322,10 @@ HOSTILE = {
     a_group_that_holds_itself: "more than the format lists|does not list", features_missing: "lacks",
     rows_that_do_not_agree: "has shape", logits_to_elsewhere: "link to elsewhere",
     logits_without_classes: "does not say what its classes are",
+    classifier_not_sealed: "classifier was altered", classifier_of_another_width: "for 6 features",
+    classifier_with_classes_of_any_length: "is not one short text",
+    classifier_with_classes_too_deep: "classifier does not read back", classifier_elsewhere: "link to elsewhere",
+    classifier_of_terabytes: "more than the file of",
 }
 
 

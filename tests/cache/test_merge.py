@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from twofold.cache.errors import CacheError, DamagedFile
+from twofold.cache.format.classifier import OwnClassifier
 from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.format.write import Classifier, write_featurefile
+from twofold.cache.format.write import write_featurefile
 from twofold.cache.merge import merge
 from twofold.cache.parts import Rows, publish_part
 from twofold.cache.store import Store
@@ -111,16 +112,27 @@ def test_merging_again_and_into_one_of_them(store, tmp_path):
     np.testing.assert_array_equal(only(a).read(), VALUES)
 
 
-def test_logits_come_along_if_all_have_them(store, tmp_path):
-    scores = Classifier(("x", "y"), lambda features: features[:, :2])
-    a, b = store("a", range(0, 6), classifier=scores), store("b", range(6, 10), classifier=scores)
-    out = Store(tmp_path / "c", new=True)
-    merge([a, b], out, KEYS)
-    classes, logits = only(out).logits()
-    assert classes == ("x", "y")
-    np.testing.assert_array_equal(logits, VALUES[:, :2])
-    made = merge([a, store("d", range(6, 10))], Store(tmp_path / "e", new=True), KEYS)
-    assert made.files[0].logits_lost and "has none" in made.text()
+def test_the_classifier_comes_along_from_whichever_file_has_it(store, tmp_path):
+    classifier = OwnClassifier(("x", "y"), np.eye(4, 2, dtype=np.float32), np.array([1, 2], np.float32))
+    a, b = store("a", range(0, 6)), store("b", range(6, 10), classifier=classifier)
+    for name, stores in (("c", [a, b]), ("d", [b, a])):
+        out = Store(tmp_path / name, new=True)
+        merge(stores, out, KEYS)
+        assert only(out).classifier.equals(classifier)
+        np.testing.assert_array_equal(only(out).classifier.logits(VALUES), VALUES[:, :2] + np.float32([1, 2]))
+    merge([b], a, KEYS[:6])  # it has all rows already, and gets the classifier
+    assert only(a).classifier.equals(classifier) and only(a).rows == 6
+
+
+@pytest.mark.parametrize("other", [
+    OwnClassifier(("y", "x"), np.ones((4, 2), np.float32), np.zeros(2, np.float32)),
+    OwnClassifier(("x", "y"), np.zeros((4, 2), np.float32), np.zeros(2, np.float32))])
+def test_different_classifiers_stop_it_before_anything_is_written(store, tmp_path, other):
+    a = store("a", range(0, 6), classifier=OwnClassifier(("x", "y"), np.ones((4, 2), np.float32),
+                                                         np.zeros(2, np.float32)))
+    with pytest.raises(CacheError, match="carry different classifiers"):
+        merge([a, store("b", range(6, 10), classifier=other)], Store(tmp_path / "c", new=True), KEYS)
+    assert not (tmp_path / "c").exists()
 
 
 def test_a_damaged_file_stops_it_before_anything_is_written(store, tmp_path):

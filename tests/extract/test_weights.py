@@ -12,10 +12,13 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from torchvision import models
 
+from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.extract.networks.posterv2 import PosterV2
 from twofold.extract.networks.presets import PRESETS
 from twofold.extract.networks.registry import load_encoder
+from twofold.extract.plan import Settings
+from twofold.extract.run import Request, extract
 from twofold.extract.weights.class_orders import ORDERS
 from twofold.extract.weights.convert import convert
 from twofold.extract.weights.find import find_weights, in_folder, weights_folder
@@ -203,17 +206,16 @@ def test_poster_from_any_container_gives_one_fingerprint_and_equal_features(
         np.testing.assert_array_equal(file.read(), stores[0].read())
 
 
-# --------------------------------------------------------------------------------------------------------- logits
-def test_the_logits_of_poster_come_from_its_embedding(poster, tmp_path):
+# ------------------------------------------------------------------------------------------------- own classifier
+def test_the_classifier_of_poster_gives_logits_from_its_embedding(poster, tmp_path):
     state = {name.removeprefix("module."): value for name, value in state_of(poster).items()}
     encoder = load("posterv2", poster)
     pictures = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
     features = encoder.encode(pictures)
     expected = features @ state["VIT.head.linear.weight"].numpy().T + state["VIT.head.linear.bias"].numpy()
-    np.testing.assert_allclose(encoder.logits(features), expected, rtol=1e-5)
-    assert encoder.classes == ORDERS["rafdb"]  # the file's name says raf-db
-    with pytest.raises(InputError, match="resnet18 has no basic classifier"):
-        load("resnet18", "random:0").logits(features)
+    np.testing.assert_allclose(encoder.classifier.logits(features), expected, rtol=1e-5, atol=1e-6)
+    assert encoder.classifier.classes == ORDERS["rafdb"]  # the file's name says raf-db
+    assert load("posterv2", "random:0").classifier is None  # an untrained one says nothing
 
 
 @pytest.mark.parametrize("name, options, classes", [
@@ -228,16 +230,55 @@ def test_the_order_of_the_classes_is_known_or_refused(poster, tmp_path, name, op
         convert(path, tmp_path / "c.safetensors", classes=options)
         path = tmp_path / "c.safetensors"
     encoder = load("posterv2", path)
-    assert encoder.classes == classes
-    if not classes:
-        with pytest.raises(InputError, match="7 classes in an unknown order: convert the checkpoint with"):
-            encoder.logits(np.zeros((1, 768), np.float32))
+    assert (encoder.classifier.classes if encoder.classifier else ()) == classes
+    assert encoder.unnamed_classes == (0 if classes else 7)
+
+
+def test_any_network_keeps_a_classifier_whose_classes_its_file_names(resnet18, tmp_path):
+    state = state_of(resnet18) | {"fc.weight": torch.randn(3, 512), "fc.bias": torch.randn(3)}
+    save_file(state, tmp_path / "r.safetensors", metadata={"classes": "anger,fear,surprise"})
+    encoder = load("resnet18", tmp_path / "r.safetensors")
+    assert encoder.classifier.classes == ("anger", "fear", "surprise")
+    np.testing.assert_array_equal(encoder.classifier.weight, state["fc.weight"].T)
+    assert load("resnet18", resnet18).classifier is None  # a thousand identities: nobody names them
+    state["fc.extra.weight"] = torch.randn(3, 3)  # more than one layer: its logits are no affine map
+    save_file(state, tmp_path / "m.safetensors", metadata={"classes": "anger,fear,surprise"})
+    assert load("resnet18", tmp_path / "m.safetensors").classifier is None
+
+
+def test_extract_keeps_the_classifier_and_insists_before_it_computes(resnet18, drawn, tmp_path):
+    state = state_of(resnet18) | {"fc.weight": torch.randn(3, 512), "fc.bias": torch.randn(3)}
+    named, unnamed = tmp_path / "named.safetensors", tmp_path / "unnamed.safetensors"
+    save_file(state, named, metadata={"classes": "anger,fear,surprise"})
+    save_file(state, unnamed)
+    few = tmp_path / "few.csv"
+    few.write_text("".join(drawn.manifest.open().readlines()[:4]))
+
+    def run(weights, folder, **settings):
+        report = extract(Request(
+            manifest=few, roots=[str(drawn.root)], store=tmp_path / folder, backbones=["resnet18"], views=["original"],
+            weights=[f"resnet18={weights}"], device="cpu", precision="fp32", settings=Settings(**settings)))
+        return report.lines[0].to_compute, Store(tmp_path / folder).find("resnet18")
+
+    with pytest.raises(InputError, match="resnet18 do not say in which order their 3 classes are"):
+        run(unnamed, "s", with_logits=True)
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(InputError, match="resnet18 bring no classifier of expressions"):
+        run(resnet18, "s", with_logits=True)
+    computed, file = run(unnamed, "s")
+    assert computed == 3 and file.classifier is None
+    before = file.read()
+    computed, file = run(named, "s", with_logits=True)
+    assert computed == 0 and file.classifier.classes == ("anger", "fear", "surprise")  # added, nothing computed
+    np.testing.assert_array_equal(file.read(), before)
+    np.testing.assert_array_equal(file.classifier.weight, state["fc.weight"].T)
+    assert run(unnamed, "s")[1].classifier is not None  # and not lost again
 
 
 def test_eight_classes_are_affectnets(tmp_path):
     torch.save(PosterV2(8).state_dict(), tmp_path / "best.pth")
     encoder = load("posterv2", tmp_path / "best.pth")
-    assert encoder.classes == ORDERS["affectnet8"] and encoder.classes[-1] == "contempt"
+    assert encoder.classifier.classes == ORDERS["affectnet8"]
 
 
 # ---------------------------------------------------------------------------------------------------- where they are
