@@ -67,18 +67,20 @@ def predict(
     from twofold.data.errors import InputError
     from twofold.data.images.named_inputs import in_store, read_inputs
     from twofold.data.manifest import read_manifest, write_manifest
-    from twofold.fuse.predict import Wish
+    from twofold.fuse.predict import check_options
     from twofold.fuse.predict import predict as run_predict
     from twofold.fuse.run import read_run
+    from twofold.fuse.tables.predictions import PredictOptions
 
     made = read_run(run)
-    wish = Wish(top=top, threshold=threshold, smooth=smooth, basic=basic, template=submission, fill=fill_videos)
-    wish.check(made, out)
+    options = PredictOptions(top=top, threshold=threshold, smooth=smooth, basic=basic, template=submission,
+                             fill=fill_videos)
+    check_options(options, made, out)
     whisper = lambda text: print(text, file=sys.stderr)  # noqa: E731
     if len(inputs) == 1 and inputs[0].is_dir() and any(inputs[0].glob("*.h5")):
         if root or store or weights:
             raise InputError(f"{inputs[0]} is a store already: leave out --root, --store and --weights")
-        return run_predict(made, inputs[0], wish, out=out, say=whisper)
+        return run_predict(made, inputs[0], options, out=out, say=whisper)
     if len(inputs) == 1 and inputs[0].suffix.lower() == ".csv":
         if not root:
             raise InputError(f"{inputs[0]} is a manifest: say with --root which folder its keys are relative to")
@@ -99,7 +101,7 @@ def predict(
             print(report.text(), file=sys.stderr)
         if reports[-1].work.stopped_by:
             return reports[-1].exit_code
-        return run_predict(made, place, wish, out=out, say=whisper)
+        return run_predict(made, place, options, out=out, say=whisper)
 
 
 @app.command()
@@ -127,7 +129,7 @@ def demo(
         views=["original"], weights=[f"{name}=random:0" for name in names], device=device, precision="auto",
         settings=Settings()))
     print(extracted.text())
-    settings = resolve(given={"seeds": 2, "device": device})
+    settings = resolve(changes={"seeds": 2, "device": device})
     print(run_fuse([out / "store"], settings, out=out / "run").text())
     return extracted.exit_code
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from twofold.data.errors import InputError
-from twofold.fuse.fuse import Work
+from twofold.fuse.experiment import Experiment, score
 from twofold.fuse.scores import metrics
-from twofold.fuse.scores.scored_head import figures, system
+from twofold.fuse.scores.scored_head import figures
 from twofold.fuse.scores.statistics import Comparison, compare
 from twofold.fuse.settings import settings_from
-from twofold.fuse.tables.figures import columns, percent, span
-from twofold.fuse.training.fit import Fitted
+from twofold.fuse.tables.columns import columns, percent, span, spread
+from twofold.fuse.training.fit import TrainedHead
 
 #: what decides which faces are scored: paired comparisons need the same ones
 FACES = ("backbones", "views", "target", "classes", "folds", "seed", "val_fraction")
@@ -51,39 +51,40 @@ def variations(base: dict, changes: dict, config: Path) -> list[dict]:
                     if getattr(usual, name) != value)]
 
 
-def scored(work: Work, fitted: Sequence[Fitted]) -> dict:
+def scored(experiment: Experiment, trained: Sequence[TrainedHead]) -> dict:
     """Figures over the faces of all folds, and the call for each, as JSON holds them."""
-    made = system(work.features, work.partitions, fitted, name="")
-    found = figures(made, classes=len(work.features.taxonomy.classes), seed=work.settings.seed)
-    return {"accuracy": found.scores.accuracy, "macro_f1": found.scores.macro_f1, "uar": found.scores.uar,
-            "macro_f1_interval": list(found.macro_f1_interval), "seeds_macro_f1": list(found.seeds_macro_f1),
-            "ece": found.ece, "classes": len(work.features.taxonomy.classes), "truth": made.truth.tolist(),
-            "group": np.unique(made.groups.astype(str), return_inverse=True)[1].tolist(),
-            "prediction": made.prediction.tolist()}
+    head, classes = score(experiment, trained, name=""), len(experiment.features.taxonomy.classes)
+    each = figures(head, classes=classes, seed=experiment.settings.seed)
+    return {"accuracy": each.scores.accuracy, "macro_f1": each.scores.macro_f1, "uar": each.scores.uar,
+            "macro_f1_interval": list(each.macro_f1_interval), "seeds_macro_f1": list(each.seeds_macro_f1),
+            "ece": each.ece, "classes": classes, "truth": head.truth.tolist(),
+            "group": np.unique(head.groups.astype(str), return_inverse=True)[1].tolist(),
+            "prediction": head.prediction.tolist()}
 
 
 def rows(base: dict, done: Sequence[tuple[dict, dict, float]]) -> list[Row]:
     """Rows from (settings, scored, validation macro-F1) of the trials that worked, the base first."""
-    unchanged = next((found for settings, found, _ in done if settings == base), None)
-    out = []
-    for settings, found, val in done:
+    unchanged = next((record for settings, record, _ in done if settings == base), None)
+    lines = []
+    for settings, record, val in done:
         change = ", ".join(f"{name} = {value}" for name, value in settings.items() if base.get(name) != value)
-        out.append(Row(change or "no change", found, val, _against(found, unchanged) if change and unchanged else None))
-    return out
+        comparison = _against(record, unchanged) if change and unchanged else None
+        lines.append(Row(change or "no change", record, val, comparison))
+    return lines
 
 
-def table(made: Sequence[Row]) -> list[str]:
+def table(ablated: Sequence[Row]) -> list[str]:
     """A line a change, in points of a hundred."""
-    lines = [("change", "accuracy", "macro-F1", "95 %", "one seed", "ECE", "val F1", "difference", "95 %")]
-    for row in made:
-        each, found = row.scored["seeds_macro_f1"], row.comparison
-        spread = f" ± {100 * np.std(each, ddof=1):.1f}" if len(each) > 1 else ""
-        lines.append((row.change, percent(row.scored["accuracy"]), percent(row.scored["macro_f1"]),
-                      span(row.scored["macro_f1_interval"]), f"{100 * np.mean(each):.1f}{spread}",
-                      f"{row.scored['ece']:.3f}", percent(row.val_macro_f1),
-                      *((f"{100 * found.difference:+.2f}", f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}]")
-                        if found else ("", ""))))
-    faces = len(made[0].scored["truth"]) if made else 0
+    lines: list[tuple[str, ...]] = [
+        ("change", "accuracy", "macro-F1", "95 %", "one seed", "ECE", "val F1", "difference", "95 %")]
+    for row in ablated:
+        record, comparison = row.scored, row.comparison
+        lines.append((row.change, percent(record["accuracy"]), percent(record["macro_f1"]),
+                      span(record["macro_f1_interval"]), spread(record["seeds_macro_f1"]),
+                      f"{record['ece']:.3f}", percent(row.val_macro_f1),
+                      *((f"{100 * comparison.difference:+.2f}",
+                         f"[{100 * comparison.low:+.2f}, {100 * comparison.high:+.2f}]") if comparison else ("", ""))))
+    faces = len(ablated[0].scored["truth"]) if ablated else 0
     return [f"{faces} faces of all folds; macro-F1's intervals and paired differences by bootstrap of groups", "",
             *columns(lines, left=1)]
 

@@ -47,7 +47,7 @@ def _folded(features: FusedFeatures, folds: int, seed: int) -> list[np.ndarray]:
     if not len(own):
         raise _nothing(features)
     fold = np.full(len(features), -1)
-    fold[own] = stratified_group_folds(features.label[own].astype(str), features.group[own], folds=folds, seed=seed)
+    fold[own] = stratified_group_folds(_names(features.label[own]), _names(features.group[own]), folds=folds, seed=seed)
     usable = (features.store == 0) | np.isin(features.split, ("train", ""))
     return [np.where(fold == number, "test", np.where(usable, "train", "")).astype(object) for number in range(folds)]
 
@@ -57,17 +57,17 @@ def _partition(features: FusedFeatures, side: np.ndarray, *, val_fraction: float
     if not labelled.any():
         raise _nothing(features)
     unsplit = int((labelled & (side == "")).sum())
-    side, notes = _apart(features, side, "test")
+    side, notes = _separated(features, side, "test")
     if not (labelled & (side == "train")).any():
         raise InputError("the manifest has no labelled train faces: split it (`manifest split`), or use --folds 5")
     if not (labelled & (side == "val")).any():
         side = side.copy()
         own = np.flatnonzero(labelled & (side == "train") & (features.store == 0))
-        held = stratified_group_split(features.label[own].astype(str), features.group[own], fraction=val_fraction,
-                                      seed=seed)
-        side[own[held]] = "val"
-        notes = [*notes, f"validation: {held.sum()} faces carved from train by group"]
-    side, more = _apart(features, side, "val")
+        carved = stratified_group_split(_names(features.label[own]), _names(features.group[own]),
+                                        fraction=val_fraction, seed=seed)
+        side[own[carved]] = "val"
+        notes = [*notes, f"validation: {carved.sum()} faces carved from train by group"]
+    side, more = _separated(features, side, "val")
     chosen = {name: np.flatnonzero(labelled & (side == name)) for name in ("train", "val", "test")}
     extra = np.flatnonzero(~labelled & (side == "train") & (features.basic.sum(axis=1) > 0))
     _check(features, chosen)
@@ -75,17 +75,22 @@ def _partition(features: FusedFeatures, side: np.ndarray, *, val_fraction: float
     return Partition(**chosen, extra=extra, notes=(*notes, *more))
 
 
-def _apart(features: FusedFeatures, side: np.ndarray, held: str) -> tuple[np.ndarray, list[str]]:
+def _separated(features: FusedFeatures, side: np.ndarray, held_out: str) -> tuple[np.ndarray, list[str]]:
     """Take from the sides that learn what shares a group or an image file with the side held out."""
-    earlier = {"test": ("train", "val"), "val": ("train",)}[held]
-    keep = side == held
+    earlier = {"test": ("train", "val"), "val": ("train",)}[held_out]
+    keep = side == held_out
     same = np.isin(features.group, features.group[keep]) | np.isin(features.sha256, features.sha256[keep])
     leaked = same & np.isin(side, earlier)
     counted = int((leaked & (features.label >= 0)).sum())
     side = side.copy()
     side[leaked] = ""
-    return side, [f"{counted} labelled faces left out of {' and '.join(earlier)}: they share a group or their bytes "
-                  f"with {held}"] * bool(counted)
+    note = (f"{counted} labelled faces left out of {' and '.join(earlier)}: they share a group or their bytes with "
+            f"{held_out}")
+    return side, [note] if counted else []
+
+
+def _names(values: np.ndarray) -> list[str]:
+    return values.astype(str).tolist()
 
 
 def _check(features: FusedFeatures, chosen: dict[str, np.ndarray]) -> None:

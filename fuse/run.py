@@ -1,30 +1,25 @@
-"""A run: the folder that a fusion leaves behind, and reading it back. Text and safetensors only."""
+"""A run: the folder that a fusion leaves behind, read back. Text and safetensors only."""
 
-import csv
-import io
 import json
-import shutil
-import uuid
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from twofold.cache.recipe import Recipe
+from twofold.cache.recipe import Recipe, differences
+from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.data.labels import Taxonomy, taxonomy
-from twofold.fuse.features import FusedFeatures
-from twofold.fuse.heads.registry import Classifier, side_by_side
+from twofold.fuse.features import FusedFeatures, stream_name
+from twofold.fuse.forward import MemberScores, member_scores
+from twofold.fuse.heads.registry import StandardisedHead
 from twofold.fuse.heads.spec import Spec
-from twofold.fuse.partition import Partition
-from twofold.fuse.scores.scored_head import System
+from twofold.fuse.join import join_streams, spelled, stream_of_recipe
+from twofold.fuse.scores import metrics
 from twofold.fuse.settings import Settings, settings_from
-from twofold.fuse.training.fit import Fitted
-from twofold.fuse.training.loop import Epoch
 
 VERSION = 1
 
@@ -37,52 +32,49 @@ class Run:
     settings: Settings
     taxonomy: Taxonomy
     streams: tuple[tuple[str, str, Recipe], ...]
-    head: Classifier
+    head: StandardisedHead
     temperature: float
     record: dict
+
+    @property
+    def kind(self) -> str:
+        """The head's name."""
+        return self.head.spec.kind
+
+    @property
+    def stream_names(self) -> tuple[str, ...]:
+        return tuple(stream_name(backbone, view) for backbone, view, _ in self.streams)
+
+    @property
+    def untrained(self) -> bool:
+        """True if a backbone has random weights."""
+        return any(recipe.untrained for _, _, recipe in self.streams)
+
+    def features(self, store: Store) -> tuple[FusedFeatures, list[str]]:
+        """The store's features in the order of the head's columns, and what is to be said about their recipes.
+
+        Raises InputError if they are of another recipe (another precision is only a note), CacheError if a backbone is
+        missing.
+        """
+        streams = [stream_of_recipe(store, *stream, source=str(self.path)) for stream in self.streams]
+        notes = [f"{stream.backbone}: other than what the run was trained on (there, here): "
+                 + spelled(differences(recipe, stream.recipe)) for stream, (_, _, recipe)
+                 in zip(streams, self.streams, strict=True) if stream.recipe.fingerprint != recipe.fingerprint]
+        return join_streams([store], streams, taxonomy=self.taxonomy), notes
+
+    def scores(self, features: FusedFeatures, rows: np.ndarray) -> MemberScores:
+        """What each member says of these rows of `features`."""
+        return member_scores(self.head, features, rows, range(len(self.streams)))
+
+    def calibrated(self, scores: MemberScores) -> np.ndarray:
+        """(n, C) the mean probabilities of the members under the run's temperature."""
+        return metrics.tempered(scores.probabilities.mean(axis=0), self.temperature)
 
     @torch.inference_mode()
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """(N, C) calibrated probabilities of raw features (N, D) float32, streams side by side in `streams`' order."""
-        from twofold.fuse.scores.metrics import tempered
-
-        found = self.head(torch.from_numpy(np.ascontiguousarray(features, np.float32))).logits.float().softmax(dim=-1)
-        return tempered(found.mean(dim=0).numpy(), self.temperature)
-
-
-def check_out(out: Path) -> None:
-    """Raises InputError now rather than after training if a run cannot be written to `out`."""
-    if out.exists() and not (out / "run.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is not a run: choose another --out")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        probe = out.parent / f".tmp-{uuid.uuid4().hex}"
-        probe.mkdir()
-        probe.rmdir()
-    except OSError as error:
-        raise InputError(f"{out}: cannot write there ({error.strerror}): choose another --out") from None
-
-
-def write_run(out: Path, *, record: dict, metrics: dict, fitted: Sequence[Fitted], predictions: str) -> None:
-    """Write a whole run under another name, then put it in place of what `out` was.
-
-    fitted: the fusion's heads, one a fold; head.safetensors holds them side by side, folds x seeds members.
-    """
-    temporary = out.parent / f".tmp-{uuid.uuid4().hex}"
-    temporary.mkdir(parents=True)
-    try:
-        head = side_by_side([one.head for one in fitted])
-        # one entry of metadata: several have no fixed order, and the same run would give other bytes
-        save_file({name: values.contiguous() for name, values in head.state_dict().items()},
-                  temporary / "head.safetensors", metadata={"format": f"twofold-head {VERSION}"})
-        texts = {"run.json": json.dumps(record, indent=2) + "\n", "metrics.json": json.dumps(metrics, indent=2) + "\n",
-                 "predictions.csv": predictions, "history.csv": _history(fitted)}
-        for name, text in texts.items():
-            (temporary / name).write_text(text, encoding="utf-8", newline="")
-        _sync(temporary)
-        _replace(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        logits = self.head(torch.from_numpy(np.ascontiguousarray(features, np.float32))).logits.float()
+        return metrics.tempered(logits.softmax(dim=-1).mean(dim=0).numpy(), self.temperature)
 
 
 def read_run(path: Path) -> Run:
@@ -91,12 +83,12 @@ def read_run(path: Path) -> Run:
         record = json.loads((path / "run.json").read_text(encoding="utf-8"))
         if record["version"] != VERSION:
             raise InputError(f"{path}: a run of version {record['version']}, not {VERSION}: train it again")
-        spec = record["head"]
-        spec = Spec(**{**spec, "dims": tuple(spec["dims"]), "classes": tuple(spec["classes"])})
-        head = Classifier(spec)
+        values = record["head"]
+        spec = Spec(**values | {"dims": tuple(values["dims"]), "classes": tuple(values["classes"])})
+        head = StandardisedHead(spec)
         head.load_state_dict(load_file(path / "head.safetensors"))
-        streams = tuple((one["backbone"], one["view"], Recipe.from_json(json.dumps(one["recipe"])))
-                        for one in record["streams"])
+        streams = tuple((stream["backbone"], stream["view"], Recipe.from_json(json.dumps(stream["recipe"])))
+                        for stream in record["streams"])
         return Run(path, settings_from(record["settings"]), taxonomy(record["classes_name"]), streams, head.eval(),
                    float(record["temperature"]), record)
     except FileNotFoundError as error:
@@ -106,73 +98,3 @@ def read_run(path: Path) -> Run:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, OSError) as error:
         raise InputError(f"{path}: the run does not read back ({str(error).splitlines()[0]}): train it again") from None
-
-
-def run_record(
-    settings: dict, features: FusedFeatures, fitted: Sequence[Fitted], parts: Sequence[Partition], *, seconds: float,
-    notes: Sequence[str],
-) -> dict:
-    """run.json: enough to repeat the run, and to know what it was made from. No path, no host."""
-    import platform
-    from datetime import UTC, datetime
-    from importlib.metadata import version
-
-    head = side_by_side([one.head for one in fitted]).spec
-    return {
-        "version": VERSION, "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "settings": settings,
-        "classes_name": features.taxonomy.name, "classes": list(features.taxonomy.classes), "head": asdict(head),
-        "temperature": float(np.mean([one.temperature for one in fitted])),
-        "streams": [{"backbone": stream.backbone, "view": stream.view, "dim": stream.dim,
-                     "fingerprint": stream.recipe.fingerprint, "recipe": asdict(stream.recipe),
-                     "inputs": [{"fingerprint": file.fingerprint, "rows": file.rows,
-                                 "index_sha256": file.header["index_sha256"]} for file in stream.files]}
-                    for stream in (features.streams[k] for k in fitted[0].streams)],
-        "faces": [{name: len(getattr(part, name)) for name in ("train", "val", "test", "extra")} for part in parts],
-        "notes": list(notes), "seconds": round(seconds, 3),
-        "software": {"python": platform.python_version()} | {name: version(name) for name in
-                                                            ("torch", "numpy", "scikit-learn", "h5py", "safetensors")},
-    }
-
-
-def predictions_csv(features: FusedFeatures, fused: System, val: tuple[np.ndarray, np.ndarray] | None) -> str:
-    """The fusion's calls as CSV: of test, and with fixed splits of validation, given as (rows, probabilities)."""
-    classes = features.taxonomy.classes
-    blocks = [("test", fused.rows, fused.calibrated)] + ([("val", *val)] if val else [])
-    lines = [("key", "split", "truth", "prediction", *classes)]
-    for split, rows, found in blocks:
-        for row, shares in zip(rows, found, strict=True):
-            lines.append((features.keys[row], split, classes[features.label[row]], classes[int(shares.argmax())],
-                          *(f"{share:.6f}" for share in shares)))
-    return _csv(lines)
-
-
-def _history(fitted: Sequence[Fitted]) -> str:
-    names = list(Epoch.__dataclass_fields__)
-    return _csv([("fold", *names), *((fold, *(f"{value:.6g}" if isinstance(value, float) else value
-                                              for value in asdict(line).values()))
-                                     for fold, one in enumerate(fitted) for line in one.history)])
-
-
-def _csv(lines: Sequence[tuple]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(lines)
-    return buffer.getvalue()
-
-
-def _sync(folder: Path) -> None:
-    import os
-
-    for path in (*folder.iterdir(), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _replace(temporary: Path, out: Path) -> None:
-    old = out.with_name(f".tmp-old-{uuid.uuid4().hex}")
-    if out.exists():
-        out.rename(old)
-    temporary.rename(out)
-    shutil.rmtree(old, ignore_errors=True)

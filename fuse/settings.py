@@ -1,80 +1,146 @@
-"""What a person can set about a fusion, with defaults chosen by measurement, the paper's own beside them."""
+"""What a person can set about a fusion, each declared once: options, TOML keys, checks and help follow from it."""
 
 import json
+import math
 import tomllib
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from twofold.data.errors import InputError
 
 HEADS = ("paper", "linear", "mlp", "gated", "late", "logreg", "zeroshot")
-CHOICES = {
-    "head": HEADS, "target": ("compound", "basic"), "schedule": ("constant", "cosine"),
-    "late": ("mean", "weighted", "per-class"), "rule": ("threshold", "weighted", "mean", "geometric", "harmonic"),
-    "precision": ("auto", "fp32", "bf16"), "subsets": ("singles", "all"), "table": ("plain", "paper"),
-}
-AT_LEAST = {"seeds": 1, "epochs": 1, "batch_size": 2, "hidden": 1, "projection": 1, "lr": 0.0, "weight_decay": 0.0,
-            "class_weights": 0.0, "balanced_sampling": 0.0, "mixup": 0.0, "warmup": 0, "patience": 0,
-            "basic_weight": 0.0, "contrastive_weight": 0.0, "contrastive_temperature": 1e-3, "memory_gb": 0.0,
-            "seed": 0, "folds": 0, "logit_adjustment": 0.0}
-SHARES = ("dropout", "label_smoothing", "compound_mixup", "stream_dropout", "ema", "val_fraction")  #: within [0, 1)
+RULES = ("threshold", "weighted", "mean", "geometric", "harmonic")
+VERY_MANY = 1_000_000  #: of what is counted: more is a slip of the finger, or a hostile file
+
+# the panels of `fuse --help`
+FACES = "Faces and classes"
+HEAD = "Head"
+TRAINING = "Training"
+IMBALANCE = "Rare classes"
+REGULARISATION = "Regularisation"
+PAPER = "The paper's head and zero-shot"
+MACHINE = "Machine"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """What there is to say about a setting besides its name, type and default."""
+
+    panel: str
+    help: str
+    choices: tuple[str, ...] = ()
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def advice(self, value: object) -> str:
+        """What to do about a value that is not allowed; empty if it is."""
+        if self.choices:
+            return "" if value in self.choices else f"choose from {', '.join(self.choices)}"
+        if not isinstance(value, int | float) or (self.least <= value <= self.most and self.above < value < self.below):
+            return ""
+        return f"it must be {self.bounds or 'a finite number'}"
+
+    @property
+    def bounds(self) -> str:
+        """The allowed range in words."""
+        words = [("at least", self.least), ("above", self.above), ("at most", self.most), ("below", self.below)]
+        return " and ".join(f"{word} {value:g}" for word, value in words if math.isfinite(value))
+
+
+def setting(
+    default: Any, panel: str, help: str, *, choices: tuple[str, ...] = (), least: float = -math.inf,
+    most: float = math.inf, above: float = -math.inf, below: float = math.inf,
+) -> Any:
+    """A field of `Settings` with all that is said about it."""
+    return field(default=default, metadata={"declaration": Declaration(
+        panel=panel, help=help, choices=choices, least=least, most=most, above=above, below=below)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """All that decides the outcome of a fusion besides the features; every field is an option of `fuse`."""
 
-    backbones: tuple[str, ...] = ()  #: names, or NAME@FINGERPRINT; none = all that the store has
-    views: tuple[str, ...] = ("original",)
-    target: str = "compound"
-    classes: str = ""  #: a taxonomy; empty = cexpr7 or basic7, after the target
-    head: str = "mlp"
-    subsets: str = "singles"  #: what stands in the table beside the fusion: each backbone alone, or all subsets
-    table: str = "plain"
-    seeds: int = 3
-    seed: int = 0  #: the first of the seeds; also splits and bootstraps
-    folds: int = 0  #: 0 = the manifest's splits
-    val_fraction: float = 0.15  #: of train, carved out where the manifest has no validation faces
-    epochs: int = 20
-    lr: float = 2e-3
-    batch_size: int = 256
-    hidden: int = 128
-    dropout: float = 0.0
-    weight_decay: float = 0.0
-    warmup: int = 2  #: epochs of linear warm-up
-    schedule: str = "cosine"
-    patience: int = 0  #: epochs without a better validation macro-F1 before training ends; 0 = never
-    class_weights: float = 0.0  #: power of the inverse class frequency in the loss; 0 = none, 1 = balanced
-    balanced_sampling: float = 0.5  #: the same for how often a face is drawn
-    logit_adjustment: float = 0.0  #: tau of Menon et al., arXiv 2007.07314
-    label_smoothing: float = 0.1
-    mixup: float = 0.0  #: alpha of the Beta distribution, arXiv 1710.09412, on features
-    compound_mixup: float = 0.25  #: share of each batch made by mixing two basics into their compound
-    stream_dropout: float = 0.3  #: probability that a backbone's features are zeroed for a face
-    ema: float = 0.0  #: decay of the average of the weights, per step
-    basic_weight: float = 0.5  #: a of the paper's loss
-    contrastive_weight: float = 0.1  #: b of the paper's loss
-    contrastive_temperature: float = 0.1
-    projection: int = 128
-    late: str = "weighted"
-    rule: str = "geometric"
-    device: str = "auto"
-    precision: str = "fp32"
-    memory_gb: float = 0.0  #: features beyond this are streamed from disk; 0 = half of what is free
+    backbones: tuple[str, ...] = setting((), FACES, "NAME or NAME@FINGERPRINT; none: all that the store has.")
+    views: tuple[str, ...] = setting(("original",), FACES, "Of original, flip, enhanced1, enhanced2.")
+    target: str = setting("compound", FACES, "The labels to learn.", choices=("compound", "basic"))
+    classes: str = setting("", FACES, "cexpr7, rafdb11, rafce14, basic7 or basic8; empty: cexpr7 or basic7.")
+    folds: int = setting(0, FACES, "Cross-validation by group instead of the manifest's splits; 0: these.",
+                         least=0, most=1000)
+    val_fraction: float = setting(0.15, FACES, "Of train, carved out where there is no validation.", above=0, below=1)
+    subsets: str = setting("singles", FACES, "What stands beside the fusion: each backbone alone, or all subsets.",
+                           choices=("singles", "all"))
+    table: str = setting("plain", FACES, "The table: plain, or as the paper's Tables 1 and 2.",
+                         choices=("plain", "paper"))
+
+    head: str = setting("mlp", HEAD, "The model on the features.", choices=HEADS)
+    hidden: int = setting(128, HEAD, "Width of the hidden layer.", least=1, most=VERY_MANY)
+    late: str = setting("weighted", HEAD, "Head late: how the singles are averaged.",
+                        choices=("mean", "weighted", "per-class"))
+
+    seeds: int = setting(3, TRAINING, "How many; trained together, averaged in the answer.", least=1, most=1000)
+    seed: int = setting(0, TRAINING, "The first of the seeds; also splits and bootstraps.", least=0, most=2**32 - 1)
+    epochs: int = setting(20, TRAINING, "Passes over the training faces.", least=1, most=VERY_MANY)
+    lr: float = setting(2e-3, TRAINING, "Adam's learning rate.", above=0)
+    batch_size: int = setting(256, TRAINING, "Faces a step.", least=2, most=VERY_MANY)
+    warmup: int = setting(2, TRAINING, "Epochs of linear warm-up.", least=0)
+    schedule: str = setting("cosine", TRAINING, "The learning rate after warm-up.", choices=("constant", "cosine"))
+    patience: int = setting(0, TRAINING, "Epochs without a better validation macro-F1 before the end; 0: never.",
+                            least=0)
+    ema: float = setting(0.0, TRAINING, "Decay of the average of the weights, a step; 0: off.", least=0, below=1)
+
+    class_weights: float = setting(0.0, IMBALANCE, "Power of the inverse class frequency in the loss; 1: balanced.",
+                                   least=0)
+    balanced_sampling: float = setting(0.5, IMBALANCE, "The same for how often a face is drawn.", least=0)
+    logit_adjustment: float = setting(0.0, IMBALANCE, "Tau of Menon et al., arXiv 2007.07314; 0: off.", least=0)
+    compound_mixup: float = setting(0.25, IMBALANCE, "Share of a batch made by mixing two basics into a compound.",
+                                    least=0, below=1)
+
+    dropout: float = setting(0.0, REGULARISATION, "Of hidden units.", least=0, below=1)
+    weight_decay: float = setting(0.0, REGULARISATION, "Decoupled, as AdamW.", least=0)
+    label_smoothing: float = setting(0.1, REGULARISATION, "Share of a label spread over all classes.", least=0, below=1)
+    mixup: float = setting(0.0, REGULARISATION, "Alpha of feature mixup, arXiv 1710.09412; 0: off.", least=0)
+    stream_dropout: float = setting(0.3, REGULARISATION, "Probability that a backbone is zeroed for a face.",
+                                    least=0, below=1)
+
+    basic_weight: float = setting(0.5, PAPER, "a of its loss L_ce + a L_basic + b L_CL.", least=0)
+    contrastive_weight: float = setting(0.1, PAPER, "b of its loss.", least=0)
+    contrastive_temperature: float = setting(0.1, PAPER, "Of L_CL.", least=1e-3)
+    projection: int = setting(128, PAPER, "Width of the vectors that L_CL compares.", least=1, most=VERY_MANY)
+    rule: str = setting("geometric", PAPER, "Head zeroshot: from the pair's probabilities to a compound's.",
+                        choices=RULES)
+
+    device: str = setting("auto", MACHINE, "auto, cpu, cuda, cuda:N or mps.")
+    precision: str = setting("fp32", MACHINE, "Of the products.", choices=("auto", "fp32", "bf16"))
+    memory_gb: float = setting(0.0, MACHINE, "Features beyond it are streamed from disk; 0: half of what is free.",
+                               least=0)
 
     def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            _require(getattr(self, name) in choices, name, getattr(self, name), f"choose from {', '.join(choices)}")
-        for name, least in AT_LEAST.items():
-            _require(getattr(self, name) >= least, name, getattr(self, name), f"it must be at least {least}")
-        for name in SHARES:
-            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "it must be in [0, 1)")
-        _require(self.folds != 1, "folds", 1, "take 2 or more, or 0 for the manifest's splits")
-        _require(self.lr > 0 and self.val_fraction > 0, "lr or val_fraction", 0, "it must be above 0")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"{spelled(each.name)} {value!r}: it must be a finite number")
+            advice = declaration(each).advice(value)
+            if advice:
+                raise InputError(f"{spelled(each.name)} {value!r}: {advice}")
+        if self.folds == 1:
+            raise InputError("folds 1: take 2 or more, or 0 for the manifest's splits")
 
     @property
     def taxonomy_name(self) -> str:
         return self.classes or {"compound": "cexpr7", "basic": "basic7"}[self.target]
+
+
+def declaration(setting: Field) -> Declaration:
+    """What was said about a field of `Settings`."""
+    return setting.metadata["declaration"]
+
+
+def choices_of(name: str) -> tuple[str, ...]:
+    """The values that a setting may have."""
+    return declaration(Settings.__dataclass_fields__[name]).choices
 
 
 PRESETS: dict[str, dict] = {
@@ -87,26 +153,27 @@ PRESETS: dict[str, dict] = {
 }
 
 
-def resolve(*, preset: str = "default", config: Path | None = None, given: dict | None = None) -> Settings:
-    """Settings from a preset, over it those of a file (TOML, or a run's run.json), over both those `given`.
+def resolve(*, preset: str = "default", config: Path | None = None, changes: dict | None = None) -> Settings:
+    """Settings from a preset, over it those of a file (TOML, or a run's run.json), over both the `changes` that are
+    not None.
 
     Raises InputError for an unknown preset, an unreadable file, or a setting that does not exist or does not hold.
     """
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
-    stated = {name: value for name, value in (given or {}).items() if value is not None}
+    stated = {name: value for name, value in (changes or {}).items() if value is not None}
     return settings_from(PRESETS[preset] | (read_config(config) if config else {}) | stated)
 
 
 def settings_from(record: dict) -> Settings:
     """Settings from a plain record. Raises InputError naming what is unknown or of the wrong kind."""
-    kinds = {field.name: type(getattr(_DEFAULT, field.name)) for field in fields(Settings)}
+    kinds = {each.name: type(each.default) for each in fields(Settings)}
     checked = {}
     for name, value in record.items():
         if name not in kinds:
             raise InputError(f"unknown setting {name!r}: choose from {', '.join(kinds)}")
         checked[name] = _converted(name, value, kinds[name])
-    return replace(_DEFAULT, **checked)
+    return replace(Settings(), **checked)
 
 
 def read_config(path: Path) -> dict:
@@ -116,7 +183,7 @@ def read_config(path: Path) -> dict:
         record = json.loads(text)["settings"] if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file (a TOML of settings, or the run.json of a run)") from None
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (KeyError, TypeError, ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path}: not settings: {error}") from None
     if not isinstance(record, dict):
         raise InputError(f"{path}: not settings: a table of names and values is needed")
@@ -128,20 +195,19 @@ def record_of(settings: Settings) -> dict:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
 
 
+def spelled(name: str) -> str:
+    """A setting as the command line spells it."""
+    return name.replace("_", "-")
+
+
 def _converted(name: str, value: object, kind: type) -> object:
     if kind is tuple and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return tuple(value)
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if abs(value) > 1e300:
+            raise InputError(f"setting {name!r}: the number is too large")
         return float(value)
     if type(value) is kind:
         return value
     needed = "a list of names" if kind is tuple else kind.__name__
     raise InputError(f"setting {name!r} is {value!r}: {needed} is needed")
-
-
-def _require(holds: bool, name: str, value: object, advice: str) -> None:
-    if not holds:
-        raise InputError(f"{name.replace('_', '-')} {value!r}: {advice}")
-
-
-_DEFAULT = Settings()

@@ -8,9 +8,10 @@ import json
 import os
 import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -19,10 +20,11 @@ from twofold.cache.errors import CacheError
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.fuse import ablation
-from twofold.fuse.fuse import Fusion, fuse, prepare, subsets, train_subset
-from twofold.fuse.run import check_out
+from twofold.fuse.experiment import prepare, subsets, train_singles, train_subset
+from twofold.fuse.fuse import Fusion, fuse
 from twofold.fuse.settings import Settings, settings_from
-from twofold.fuse.tables.figures import columns, percent
+from twofold.fuse.tables.columns import columns, percent
+from twofold.fuse.write_run import check_out
 
 WORDS = ("backbones", "heads", "seeds", "settings", "grid", "ablation")
 ADVICE = ('keys are backbones = "all" or lists of names, heads, seeds, and the tables [settings] and [grid] or '
@@ -83,9 +85,8 @@ class Sweep:
         rows += [(str(rank), trial.name, *(_cell(trial, name) for name in self.varied), percent(trial.score),
                   f"{trial.seconds:.1f}") for rank, trial in enumerate(self._good[:SHOWN], 1)]
         failed = [trial for trial in self.trials if trial.error]
-        lines = [*columns(rows, left=len(rows[0]) - 2)]
-        lines += [f"... {len(self._good) - SHOWN} more"] * (len(self._good) > SHOWN)
-        lines = ablation.table(self.ablated) if self.ablated else lines
+        more = [f"... {len(self._good) - SHOWN} more"] if len(self._good) > SHOWN else []
+        lines = ablation.table(self.ablated) if self.ablated else [*columns(rows, left=len(rows[0]) - 2), *more]
         lines += [f"failed: {trial.name} ({', '.join(_cell(trial, name) for name in self.varied)}): {trial.error}"
                   for trial in failed]
         lines += ["", f"{len(self.trials)} trials ({self.reused} done before), {len(failed)} failed, "
@@ -114,24 +115,24 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, say
     (out / "trials").mkdir(parents=True, exist_ok=True)
     inputs = _inputs(stores)
     names = [_name(settings, inputs) for settings in wanted]
-    known = {name: trial for name, settings in zip(names, wanted, strict=True)
-             if (trial := _read(out, name, settings)) and not trial.error
-             and (trial.scored or not planned.ablation)}
-    todo = [(name, settings) for name, settings in zip(names, wanted, strict=True) if name not in known]
+    finished = {name: trial for name, settings in zip(names, wanted, strict=True)
+                if (trial := _read(out, name, settings)) and not trial.error
+                and (trial.scored or not planned.ablation)}
+    todo = [(name, settings) for name, settings in zip(names, wanted, strict=True) if name not in finished]
     jobs = min(jobs or os.cpu_count() or 1, max(len(todo), 1))
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    run = Parallel(n_jobs=jobs, return_as="generator_unordered")
-    calls = (delayed(_try)(list(stores), out, *one, threads, planned.ablation) for one in todo)
-    for number, trial in enumerate(run(calls), 1):
-        known[trial.name] = trial
+    calls = (delayed(_try)(list(stores), out, name, settings, threads, planned.ablation) for name, settings in todo)
+    results = cast(Iterable[Trial], Parallel(n_jobs=jobs, return_as="generator_unordered")(calls))
+    for number, trial in enumerate(results, 1):
+        finished[trial.name] = trial
         say(f"{number}/{len(todo)} {trial.name} {trial.error or percent(trial.score)} ({trial.seconds:.1f} s)")
-    trials = sorted(known.values(), key=lambda trial: (bool(trial.error), -trial.score, trial.name))
+    trials = sorted(finished.values(), key=lambda trial: (bool(trial.error), -trial.score, trial.name))
     write_text(out / "leaderboard.csv", _leaderboard(trials, varied))
     good = [trial for trial in trials if not trial.error]
     rows, best = [], None
     if planned.ablation:
-        done = [known[name] for name in names if not known[name].error]
-        rows = ablation.rows(wanted[0], [(trial.settings, trial.scored, trial.score) for trial in done])
+        done = [finished[name] for name in names if not finished[name].error]
+        rows = ablation.rows(wanted[0], [(trial.settings, trial.scored or {}, trial.score) for trial in done])
     elif good:
         best = fuse(stores, settings_from(good[0].settings), out=out / "best", say=say)
     return Sweep(out, trials, len(wanted) - len(todo), best, varied, time.perf_counter() - started, tuple(rows))
@@ -161,20 +162,21 @@ def plan(config: Path, stores: Sequence[Path]) -> Plan:
     misnamed = [name for name in (*common, *grid, *changes) if name not in Settings.__dataclass_fields__]
     if misnamed:
         raise InputError(f"{config}: there is no setting {', '.join(misnamed)}: {ADVICE}")
-    found = [common | dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-    if changes and len(found) > 1:
+    trials = [common | dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    if changes and len(trials) > 1:
         raise InputError(f"{config}: an ablation changes one base: give one subset of backbones, one head, no [grid]")
     if changes:
-        return Plan(ablation.variations(found[0], changes, config), tuple(changes), True)
-    return Plan([one for number, one in enumerate(found) if one not in found[:number]], tuple(axes), False)
+        return Plan(ablation.variations(trials[0], changes, config), tuple(changes), True)
+    once = [trial for number, trial in enumerate(trials) if trial not in trials[:number]]
+    return Plan(once, tuple(axes), False)
 
 
 def _chosen(word: object, stores: Sequence[Path], common: dict, config: Path) -> list[list[str]]:
     """The subsets of backbones: all 2^k - 1 by the word `all`, or as listed."""
     if word == "all":
         names = Store(stores[0]).backbones(next(iter(common.get("views", ["original"]))))
-        return [list(some) for size in range(1, len(names) + 1) for some in itertools.combinations(names, size)]
-    if isinstance(word, list) and word and all(isinstance(some, list) and some for some in word):
+        return [list(subset) for size in range(1, len(names) + 1) for subset in itertools.combinations(names, size)]
+    if isinstance(word, list) and word and all(isinstance(subset, list) and subset for subset in word):
         return word
     raise InputError(f"{config}: backbones is {word!r}: {ADVICE}")
 
@@ -187,10 +189,11 @@ def _try(stores: list[Path], out: Path, name: str, record: dict, threads: int, a
     started, scored = time.perf_counter(), None
     try:
         settings = settings_from(record)
-        work = prepare(stores, settings)
-        fitted = train_subset(work, work.settings, subsets(work.features, settings)[-1])
-        score, error = float(np.mean([one.val_macro_f1 for one in fitted])), ""
-        scored = ablation.scored(work, fitted) if ablated else None
+        experiment = prepare(stores, settings)
+        everything = subsets(experiment.features, experiment.settings)[-1]
+        trained = train_subset(experiment, everything, train_singles(experiment))
+        score, error = float(np.mean([each.val_macro_f1 for each in trained])), ""
+        scored = ablation.scored(experiment, trained) if ablated else None
     except (InputError, CacheError) as failure:
         score, error = float("nan"), str(failure)
     except Exception as failure:  # one bad setting must not end the night's sweep: it is a row with its reason

@@ -59,7 +59,6 @@ def test_the_command_line_imports_heavy_things_inside_its_verbs(path):
     assert not {name for name in top if name.startswith("twofold.")}
 
 
-@pytest.mark.xfail(strict=True, reason="fuse/ is being untangled")
 def test_no_imports_go_in_a_circle():
     files = [path for package in ("data", "cache", "extract", "fuse") for path in (ROOT / package).rglob("*.py")]
     module = {"twofold." + ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in files}

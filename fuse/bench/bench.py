@@ -8,7 +8,7 @@ from twofold.data.errors import InputError
 from twofold.data.machine import waiting_policy
 from twofold.fuse.bench import contenders
 from twofold.fuse.bench.contenders import Size
-from twofold.fuse.tables.figures import columns
+from twofold.fuse.tables.columns import columns
 
 #: RAF-CE with vit_mae and resnet50; a large set with all four presets
 SIZES = (Size("rafce", 3_162, (768, 2048)), Size("large", 100_000, (768, 768, 512, 2048), epochs=1, repeats=1))
@@ -43,15 +43,16 @@ class FuseBench:
     threads: int
 
     def record(self) -> dict:
-        return {"threads": self.threads, "waiting": waiting_policy(), "timings": [asdict(one) for one in self.timings]}
+        return {"threads": self.threads, "waiting": waiting_policy(),
+                "timings": [asdict(timing) for timing in self.timings]}
 
     def text(self) -> str:
         rows = [("size", "what", "seeds", "s an epoch", "x floor", "x ours fp32", "x ours bf16", "peak MB")]
-        ours, bf16 = ({(one.size, one.seeds): one.seconds for one in self.timings if one.what == what}
+        ours, bf16 = ({(timing.size, timing.seeds): timing.seconds for timing in self.timings if timing.what == what}
                       for what in (OURS, BF16))
-        rows += [(one.size, one.what, str(one.seeds), f"{one.seconds:.3f}", f"{one.floors:.2f}",
-                  *(f"{one.seconds / of[one.size, one.seeds]:.2f}" for of in (ours, bf16)), f"{one.megabytes:.0f}")
-                 for one in self.timings]
+        rows += [(timing.size, timing.what, str(timing.seeds), f"{timing.seconds:.3f}", f"{timing.floors:.2f}",
+                  *(f"{timing.seconds / of[timing.size, timing.seeds]:.2f}" for of in (ours, bf16)),
+                  f"{timing.megabytes:.0f}") for timing in self.timings]
         lines = [f"{size.name}: {size.rows} x {size.dim}, hidden {size.hidden}, batch {size.batch}"
                  + (f"; DataLoader, scikit-learn and reading from {size.sampled} rows, scaled up"
                     if size.sampled < size.rows else "") for size in self.sizes]
@@ -65,11 +66,11 @@ def bench_fuse(
     *, sizes: tuple[str, ...] = ("rafce",), say: Callable[[str], None] = lambda text: None,
 ) -> FuseBench:
     """Time an epoch of an MLP head for each named size, one seed and eight. Raises InputError for an unknown size."""
-    known = {size.name: size for size in SIZES}
+    by_name = {size.name: size for size in SIZES}
     for name in sizes:
-        if name not in known:
-            raise InputError(f"unknown size {name!r}: choose from {', '.join(known)}")
-    return bench_sizes([known[name] for name in sizes], say=say)
+        if name not in by_name:
+            raise InputError(f"unknown size {name!r}: choose from {', '.join(by_name)}")
+    return bench_sizes([by_name[name] for name in sizes], say=say)
 
 
 def bench_sizes(sizes: list[Size], *, say: Callable[[str], None]) -> FuseBench:
@@ -79,16 +80,16 @@ def bench_sizes(sizes: list[Size], *, say: Callable[[str], None]) -> FuseBench:
     timings: list[Timing] = []
     for size in sizes:
         for seeds in (1, 8):
-            found = {}
+            results = {}
             for what, contender in (WITH_SEEDS | (ALONE if seeds == 1 else {})).items():
                 say(f"{size.name}: {what}, {seeds} seeds")
-                found[what] = _apart(contender, size, seeds)
-            timings += [Timing(size.name, what, seeds, seconds, megabytes, seconds / found[FLOOR][0])
-                        for what, (seconds, megabytes) in found.items()]
+                results[what] = _isolated(contender, size, seeds)
+            timings += [Timing(size.name, what, seeds, seconds, megabytes, seconds / results[FLOOR][0])
+                        for what, (seconds, megabytes) in results.items()]
     return FuseBench(timings, sizes, torch.get_num_threads())
 
 
-def _apart(contender: Callable[[Size, int], tuple[float, float]], size: Size, seeds: int) -> tuple[float, float]:
+def _isolated(contender: Callable[[Size, int], tuple[float, float]], size: Size, seeds: int) -> tuple[float, float]:
     """Run a contender in a fresh process: its peak of memory is its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(contender, (size, seeds))

@@ -65,7 +65,7 @@ def floor(size: Size, seeds: int) -> tuple[float, float]:
 
 
 def ours(size: Size, seeds: int) -> tuple[float, float]:
-    """`fuse.train.train`, as `fuse` calls it, on resident features; validation on a hundred faces."""
+    """`fuse.training.loop.train`, as `fuse` calls it, on resident features; validation on a hundred faces."""
     return _ours(size, seeds, "fp32")
 
 
@@ -92,7 +92,7 @@ def _ours(size: Size, seeds: int, precision: str) -> tuple[float, float]:
 
     def examples(rows: int) -> Examples:
         return Examples(rows=np.arange(rows), label=y[:rows], basic=np.zeros((rows, 8), np.float32),
-                        basic_label=np.full(rows, -1), read=lambda some: x[some], scale=scale,
+                        basic_label=np.full(rows, -1), read=lambda faces: x[faces], scale=scale,
                         device=torch.device("cpu"), x=torch.from_numpy(x[:rows]))
 
     data, val = examples(size.rows), examples(100)
@@ -169,7 +169,8 @@ def sklearn_mlp(size: Size, seeds: int) -> tuple[float, float]:
 
     before = _resident()
     x, y = _data(size, size.sampled)
-    model = MLPClassifier((size.hidden,), batch_size=size.batch, max_iter=size.epochs, n_iter_no_change=10_000)
+    model = MLPClassifier((size.hidden,), batch_size=size.batch, max_iter=size.epochs,  # type: ignore[arg-type]
+                          n_iter_no_change=10_000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it has not converged: only its time is asked for
         seconds = _fastest(lambda: model.fit(x, y), size)
@@ -193,8 +194,8 @@ def _written(size: Size) -> Iterator[list[Path]]:
             recipe = Recipe(backbone=f"bench:{number}", architecture="bench", weights="random:0", tap="none",
                             preprocessing={}, view={"name": "original"}, decoder="none", precision="fp32",
                             dtype="float16")
-            blocks = (generator.standard_normal((len(some), dim), np.float32).astype(np.float16)
-                      for some in _blocks(keys))
+            blocks = (generator.standard_normal((len(block), dim), np.float32).astype(np.float16)
+                      for block in _blocks(keys))
             write_featurefile(path, recipe=recipe, dim=dim, keys=keys, sha256=["0" * 64] * len(keys), features=blocks,
                               failures={})
         yield paths

@@ -1,12 +1,20 @@
 """Heads on the concatenation of all streams: from standardised features (M, B, D), or (B, D) for all members alike,
 to logits (M, B, C)."""
 
+import functools
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from twofold.fuse.heads.member_rng import Noise
 from twofold.fuse.heads.spec import Output, Spec
 from twofold.fuse.heads.stacked_layers import StackedLinear, StackedMLP
+
+
+def weighted_sum(parts: Sequence[torch.Tensor], weights: torch.Tensor) -> torch.Tensor:
+    """(M, B, W) sum of K parts (M, B, W), each times its column of the weights (..., K)."""
+    return functools.reduce(torch.add, (weights[..., k, None] * part for k, part in enumerate(parts)))
 
 
 class Linear(nn.Module):
@@ -46,8 +54,9 @@ class Gated(nn.Module):
 
     def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
         gates = self.gate(x).softmax(dim=-1)
-        parts = [layer(part).relu() for layer, part in zip(self.streams, x.split(self.dims, dim=-1), strict=True)]
-        h = sum(gates[..., k, None] * part for k, part in enumerate(parts)) * len(parts)
+        hidden = [layer(columns).relu()
+                  for layer, columns in zip(self.streams, x.split(self.dims, dim=-1), strict=True)]
+        h = weighted_sum(hidden, gates) * len(hidden)
         if noise and self.dropout:
             h = h * noise.keep(self.dropout, *h.shape[1:])
         return Output(self.last(h), gates=gates)

@@ -1,5 +1,6 @@
 """Late fusion: probabilities of one head a stream, averaged."""
 
+import functools
 from dataclasses import replace
 
 import torch
@@ -13,6 +14,8 @@ from twofold.fuse.heads.spec import Output, Spec
 class Late(nn.Module):
     """The probabilities of one head a stream, averaged with weights (M, K, C) that sum to one over the streams."""
 
+    weights: torch.Tensor
+
     def __init__(self, spec: Spec):
         super().__init__()
         self.dims = list(spec.dims)
@@ -23,6 +26,6 @@ class Late(nn.Module):
     def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
         parts = [head(part).logits.float().softmax(dim=-1)
                  for head, part in zip(self.single, x.split(self.dims, dim=-1), strict=True)]
-        mixed = sum(self.weights[:, None, k] * part for k, part in enumerate(parts))
+        mixed = functools.reduce(torch.add, (self.weights[:, None, k] * part for k, part in enumerate(parts)))
         shares = self.weights.mean(dim=-1)[:, None].expand(-1, x.shape[-2], -1)
         return Output(mixed.clamp_min(1e-12).log(), gates=shares)

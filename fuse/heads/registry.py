@@ -31,8 +31,11 @@ def members_of(head: nn.Module, spec: Spec, first: int, count: int) -> nn.Module
     return part
 
 
-class Classifier(nn.Module):
-    """A head with the standardisation of its features: raw (B, D) to probabilities (M, B, C)."""
+class StandardisedHead(nn.Module):
+    """A head with the standardisation of its features: raw (B, D) to the head's output, members first."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, spec: Spec):
         super().__init__()
@@ -45,11 +48,11 @@ class Classifier(nn.Module):
         return self.body((x - self.mean) / self.std)
 
 
-def side_by_side(heads: Sequence[Classifier]) -> Classifier:
-    """One classifier with the members of all; they must have the same spec but for their number."""
+def side_by_side(heads: Sequence[StandardisedHead]) -> StandardisedHead:
+    """One head with the members of all; they must have the same spec but for their number."""
     spec = heads[0].spec
     members = sum(head.spec.members for head in heads)
-    joined = Classifier(replace(spec, members=members))
+    joined = StandardisedHead(replace(spec, members=members))
     states = [head.state_dict() for head in heads]
     joined.load_state_dict({name: torch.cat([state[name] for state in states]) for name in states[0]})
     return joined

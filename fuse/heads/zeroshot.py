@@ -1,5 +1,7 @@
 """Compounds from basic expressions alone."""
 
+import functools
+
 import torch
 from torch import nn
 
@@ -13,6 +15,8 @@ from twofold.fuse.heads.stacked_layers import StackedLinear, StackedMLP
 class ZeroShot(nn.Module):
     """A basic classifier whose probabilities make compounds by a pair rule; learns from basic labels alone."""
 
+    absent: torch.Tensor
+
     def __init__(self, spec: Spec):
         super().__init__()
         self.compounds, self.rule = spec.classes, spec.rule
@@ -21,8 +25,8 @@ class ZeroShot(nn.Module):
 
     def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
         basic = self.mlp(x, noise) + self.absent
-        found = pair_scores(basic.float().softmax(dim=-1), self.compounds, rule=self.rule)
-        return Output(found.clamp_min(1e-12).log(), basic=basic)
+        scores = pair_scores(basic.float().softmax(dim=-1), self.compounds, rule=self.rule)
+        return Output(scores.clamp_min(1e-12).log(), basic=basic)
 
 
 class OwnLogits(nn.Module):
@@ -37,6 +41,6 @@ class OwnLogits(nn.Module):
     def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
         parts = [layer(part).float().softmax(dim=-1)
                  for layer, part in zip(self.own, x.split(self.dims, dim=-1), strict=True)]
-        basic = sum(parts) / len(parts)
-        found = pair_scores(basic, self.compounds, rule=self.rule)
-        return Output(found.clamp_min(1e-12).log(), basic=basic.clamp_min(1e-12).log())
+        basic = functools.reduce(torch.add, parts) / len(parts)
+        scores = pair_scores(basic, self.compounds, rule=self.rule)
+        return Output(scores.clamp_min(1e-12).log(), basic=basic.clamp_min(1e-12).log())

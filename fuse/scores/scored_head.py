@@ -1,24 +1,21 @@
-"""A system is a head on a subset of the streams; here its predictions become figures with their uncertainty."""
+"""A head with what it says of the test faces, and its figures with their uncertainty."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from twofold.fuse.features import FusedFeatures
-from twofold.fuse.partition import Partition
 from twofold.fuse.scores import metrics
 from twofold.fuse.scores.metrics import Scores, scores
 from twofold.fuse.scores.statistics import Comparison, bootstrap, compare, interval
-from twofold.fuse.training.fit import Fitted, contributions, probabilities
 
 
-@dataclass(frozen=True)
-class System:
-    """Predictions for n test faces, all folds together. members: (M, n, C) probabilities of each seed.
+@dataclass(frozen=True, kw_only=True)
+class ScoredHead:
+    """A head's predictions for n test faces, all folds together. members: (M, n, C) probabilities of each seed.
 
-    Each seed is a member; the system's own call is their mean, as `predict` makes it. calibrated: (n, C), that mean
-    under the temperature fitted on validation.
+    Each seed is a member; the head's own call is their mean, as `predict` makes it. calibrated: (n, C), that mean
+    under the temperature fitted on validation. shares: of each stream in the decision, of heads that weigh them.
     """
 
     name: str
@@ -33,7 +30,7 @@ class System:
     calibrated: np.ndarray
     temperature: float
     val_macro_f1: float
-    gates: dict[str, float] | None
+    shares: dict[str, float] | None
     seconds: float
 
     @property
@@ -47,11 +44,11 @@ class System:
         return self.mean.argmax(axis=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What there is to say about a system. Intervals are 95 %, by bootstrap of groups."""
+    """What there is to say about a head. Intervals are 95 %, by bootstrap of groups."""
 
-    system: System
+    head: ScoredHead
     scores: Scores
     accuracy_interval: tuple[float, float]
     macro_f1_interval: tuple[float, float]
@@ -62,59 +59,38 @@ class Figures:
 
     def record(self, classes: Sequence[str]) -> dict:
         """As metrics.json holds it; nan (a class without faces) becomes None."""
-        made, found = self.system, self.scores
-        per_class = {name: {"n": int(found.n[c])} | {kind: _plain(getattr(found, kind)[c])
+        head, table = self.head, self.scores
+        per_class = {name: {"n": int(table.n[c])} | {kind: _plain(getattr(table, kind)[c])
                                                      for kind in ("precision", "recall", "f1")}
                      for c, name in enumerate(classes)}
         return {
-            "name": made.name, "backbones": list(made.backbones), "head": made.head, "dim": made.dim,
-            "untrained": made.untrained, "n": len(made.truth), "accuracy": found.accuracy,
-            "accuracy_interval": self.accuracy_interval, "macro_f1": found.macro_f1,
-            "macro_f1_interval": self.macro_f1_interval, "macro_f1_of_classes_with_faces": found.macro_f1_present,
-            "uar": found.uar, "per_class": per_class,
-            "confusion": found.confusion.tolist(), "seeds_macro_f1": self.seeds_macro_f1,
-            "seeds_accuracy": self.seeds_accuracy, "val_macro_f1": _plain(made.val_macro_f1), "ece": self.ece,
-            "ece_calibrated": self.ece_calibrated, "temperature": made.temperature, "contributions": made.gates,
-            "seconds": made.seconds,
+            "name": head.name, "backbones": list(head.backbones), "head": head.head, "dim": head.dim,
+            "untrained": head.untrained, "n": len(head.truth), "accuracy": table.accuracy,
+            "accuracy_interval": self.accuracy_interval, "macro_f1": table.macro_f1,
+            "macro_f1_interval": self.macro_f1_interval, "macro_f1_of_classes_with_faces": table.macro_f1_present,
+            "uar": table.uar, "per_class": per_class,
+            "confusion": table.confusion.tolist(), "seeds_macro_f1": self.seeds_macro_f1,
+            "seeds_accuracy": self.seeds_accuracy, "val_macro_f1": _plain(head.val_macro_f1), "ece": self.ece,
+            "ece_calibrated": self.ece_calibrated, "temperature": head.temperature, "contributions": head.shares,
+            "seconds": head.seconds,
         }
 
 
-def system(
-    features: FusedFeatures, partitions: Sequence[Partition], fitted: Sequence[Fitted], *, name: str,
-) -> System:
-    """Score the heads of one system, one a partition, each on its own test faces."""
-    rows = np.concatenate([part.test for part in partitions])
-    streams = [features.streams[k] for k in fitted[0].streams]
-    found = [probabilities(one.head, features, part.test, one.streams)
-             for part, one in zip(partitions, fitted, strict=True)]
-    shares = [contributions(one.head, features, part.test, one.streams)
-              for part, one in zip(partitions, fitted, strict=True)]
-    gates = np.mean(shares, axis=0).tolist() if shares[0] else None
-    return System(
-        name=name, backbones=tuple(stream.name for stream in streams), head=fitted[0].head.spec.kind,
-        dim=sum(stream.dim for stream in streams), untrained=any(stream.recipe.untrained for stream in streams),
-        rows=rows, truth=features.label[rows], groups=features.group[rows], members=np.concatenate(found, axis=1),
-        calibrated=np.concatenate([metrics.tempered(some.mean(axis=0), one.temperature)
-                                   for some, one in zip(found, fitted, strict=True)]),
-        temperature=float(np.mean([one.temperature for one in fitted])),
-        val_macro_f1=float(np.mean([one.val_macro_f1 for one in fitted])),
-        gates=dict(zip((stream.name for stream in streams), gates, strict=True)) if gates else None,
-        seconds=sum(one.seconds for one in fitted))
+def figures(head: ScoredHead, *, classes: int, seed: int) -> Figures:
+    """All figures of a scored head."""
+    accuracy, macro_f1 = (
+        interval(bootstrap(metric, head.truth, [head.prediction], head.groups, classes=classes, seed=seed)[0])
+        for metric in (metrics.accuracy, metrics.macro_f1))
+    seeds = [scores(head.truth, member.argmax(axis=1), classes) for member in head.members]
+    return Figures(
+        head=head, scores=scores(head.truth, head.prediction, classes), accuracy_interval=accuracy,
+        macro_f1_interval=macro_f1, seeds_macro_f1=tuple(seed.macro_f1 for seed in seeds),
+        seeds_accuracy=tuple(seed.accuracy for seed in seeds), ece=metrics.calibration_error(head.mean, head.truth),
+        ece_calibrated=metrics.calibration_error(head.calibrated, head.truth))
 
 
-def figures(made: System, *, classes: int, seed: int) -> Figures:
-    """All figures of a system."""
-    samples = [interval(bootstrap(metric, made.truth, [made.prediction], made.groups, classes=classes, seed=seed)[0])
-               for metric in (metrics.accuracy, metrics.macro_f1)]
-    each = [scores(made.truth, member.argmax(axis=1), classes) for member in made.members]
-    return Figures(made, scores(made.truth, made.prediction, classes), *samples,
-                   tuple(one.macro_f1 for one in each), tuple(one.accuracy for one in each),
-                   metrics.calibration_error(made.mean, made.truth),
-                   metrics.calibration_error(made.calibrated, made.truth))
-
-
-def against(a: System, b: System, *, classes: int, seed: int) -> Comparison:
-    """System a against b in macro-F1, on the same test faces in the same order."""
+def against(a: ScoredHead, b: ScoredHead, *, classes: int, seed: int) -> Comparison:
+    """Head a against b in macro-F1, on the same test faces in the same order."""
     return compare(a.truth, a.prediction, b.prediction, a.groups, metric=metrics.macro_f1, classes=classes, seed=seed)
 
 

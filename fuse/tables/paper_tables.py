@@ -1,12 +1,12 @@
 """Tables 1 and 2 of the paper (arXiv 2407.12257) as a view of our figures, its own recounted beside them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from twofold.fuse.scores.scored_head import Figures
+from twofold.fuse.scores.scored_head import Figures
+from twofold.fuse.tables.columns import columns, percent
 
 ROWS = ("angrily_surprised", "disgustedly_surprised", "fearfully_surprised", "happily_surprised", "sadly_angry",
         "sadly_fearful", "sadly_surprised")
@@ -35,26 +35,25 @@ PUBLISHED = (
 )
 
 
-def paper_table(systems: "list[Figures]", classes: tuple[str, ...]) -> list[str]:
-    """The paper's rows (accuracy of each class, then acc and F1), a column a system; percent.
+def paper_table(heads: Sequence[Figures], classes: tuple[str, ...]) -> list[str]:
+    """The paper's rows (accuracy of each class, then acc and F1), a column a head; percent.
 
     Its classes stand in its order, others in their own. On RAF-DB's 397-image split its columns stand beside ours.
     """
-    from twofold.fuse.tables.figures import columns, percent
-
     names = ROWS if set(classes) == set(ROWS) else classes
     place = [classes.index(name) for name in names]
-    same = names == ROWS and tuple(int(n) for n in systems[0].scores.n[place]) == FACES
+    same = names == ROWS and tuple(int(n) for n in heads[0].scores.n[place]) == FACES
     beside = PUBLISHED if same else ()
-    rows = [("Compound Expression", *(f"#{number}" for number in range(1, len(systems) + 1)),
-             *(f"paper: {one.name}" for one in beside))]
+    rows = [("Compound Expression", *(f"#{number}" for number in range(1, len(heads) + 1)),
+             *(f"paper: {column.name}" for column in beside))]
     for row, (name, c) in enumerate(zip(names, place, strict=True)):
-        rows.append((name.replace("_", " ").title(), *(percent(one.scores.recall[c]) for one in systems),
-                     *(percent(one.right[row] / FACES[row]) for one in beside)))
-    rows.append(("acc", *(percent(one.scores.accuracy) for one in systems), *(percent(one.accuracy) for one in beside)))
-    rows.append(("F1", *(percent(one.scores.macro_f1) for one in systems),
-                 *(percent(np.nan if one.f1 is None else one.f1) for one in beside)))
-    legend = [f"#{number}  {one.system.name}" for number, one in enumerate(systems, 1)]
+        rows.append((name.replace("_", " ").title(), *(percent(each.scores.recall[c]) for each in heads),
+                     *(percent(column.right[row] / FACES[row]) for column in beside)))
+    rows.append(("acc", *(percent(each.scores.accuracy) for each in heads),
+                 *(percent(column.accuracy) for column in beside)))
+    rows.append(("F1", *(percent(each.scores.macro_f1) for each in heads),
+                 *(percent(np.nan if column.f1 is None else column.f1) for column in beside)))
+    legend = [f"#{number}  {each.head.name}" for number, each in enumerate(heads, 1)]
     why = ("paper: acc recounted from its cells (its printed acc row contradicts them), F1 from its prose; the "
            "ensemble's printed acc 73.80 and F1 63.79 are not what its cells give") if same else (
            "the paper's own columns are shown on RAF-DB's 397-image split only")

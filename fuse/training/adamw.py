@@ -27,7 +27,8 @@ class Adam:
         def of(values: list[torch.Tensor]) -> list[torch.Tensor]:
             return [values[k] for k in taught]
 
-        adamw(of(self.parameters), [self.parameters[k].grad for k in taught], of(self.first), of(self.second), [],
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        adamw(of(self.parameters), gradients, of(self.first), of(self.second), [],
               of(self.steps), fused=True, amsgrad=False, beta1=0.9, beta2=0.999, lr=rate,
               weight_decay=self.weight_decay, eps=1e-8, maximize=False)
         for p in self.parameters:

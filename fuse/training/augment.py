@@ -47,10 +47,10 @@ def pools(basic_label: np.ndarray, classes: Sequence[str], device: torch.device)
     if not able:
         raise InputError("compound-mixup needs training faces with basic labels of both emotions of a class")
     padded = np.zeros((len(BASIC), max(map(len, rows))), np.int64)
-    for number, some in enumerate(rows):
-        padded[number, :len(some)] = some
+    for number, places in enumerate(rows):
+        padded[number, :len(places)] = places
     pairs = np.stack([np.flatnonzero(part[:, c]) for c in able])
-    tensors = padded, np.array([len(some) for some in rows]), pairs, np.array(able), part.T[able] / 2
+    tensors = padded, np.array([len(places) for places in rows]), pairs, np.array(able), part.T[able] / 2
     return Pools(*(torch.from_numpy(values).to(device) for values in tensors))
 
 
@@ -68,28 +68,28 @@ def mixup(batch: Batch, alpha: float, noise: Noise) -> Batch:
                    weight=weight[..., 0], basic=mixed(batch.basic))
 
 
-def make_compounds(batch: Batch, x: torch.Tensor, made_of: Pools, share: float, class_weight: torch.Tensor,
+def make_compounds(batch: Batch, x: torch.Tensor, basics: Pools, share: float, class_weight: torch.Tensor,
                    noise: Noise) -> Batch:
     """The last `share` of the batch replaced by mixtures of two basic faces, labelled as their compound.
 
     Classes are drawn evenly, so rare ones gain most; shares of the two lie between 0.3 and 0.7, so that both show.
-    After the feature-space mixup of arXiv 2503.07969. x: (N, D), the rows that `made_of` counts.
+    After the feature-space mixup of arXiv 2503.07969. x: (N, D), the rows that `basics` counts.
     """
     count = round(share * batch.x.shape[1])
     if not count:
         return batch
     draws = noise.uniform(4, count)
-    which = (draws[:, 0] * len(made_of.classes)).long().clamp_max(len(made_of.classes) - 1)
+    which = (draws[:, 0] * len(basics.classes)).long().clamp_max(len(basics.classes) - 1)
     faces = []
     for side in (0, 1):
-        basic = made_of.pairs[which, side]
-        place = (draws[:, 1 + side] * made_of.count[basic]).long().clamp_max(made_of.count[basic] - 1)
-        faces.append(x[made_of.rows[basic, place]])
+        basic = basics.pairs[which, side]
+        place = (draws[:, 1 + side] * basics.count[basic]).long().clamp_max(basics.count[basic] - 1)
+        faces.append(x[basics.rows[basic, place]])
     ratio = (0.3 + 0.4 * draws[:, 3])[..., None]
-    made = made_of.classes[which]
+    label = basics.classes[which]
     batch.x[:, -count:] = torch.lerp(faces[1], faces[0], ratio.to(x.dtype))
-    new = {"target": torch.nn.functional.one_hot(made, batch.target.shape[-1]).float(), "weight": class_weight[made],
-           "basic": made_of.basic[which], "label": torch.full_like(batch.label[:, -count:], -1)}
+    new = {"target": torch.nn.functional.one_hot(label, batch.target.shape[-1]).float(), "weight": class_weight[label],
+           "basic": basics.basic[which], "label": torch.full_like(batch.label[:, -count:], -1)}
     kept = {name: getattr(batch, name)[:, :-count] for name in new}
     return replace(batch, **{name: torch.cat([kept[name], values], dim=1) for name, values in new.items()})
 

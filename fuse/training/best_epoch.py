@@ -19,8 +19,9 @@ class Best:
     def all_done(self) -> bool:
         return bool(self.done.all())
 
-    def update(self, parameters: list[torch.Tensor], found: list[tuple[float, float]], patience: int) -> None:
-        for member, (score, _) in enumerate(found):
+    def update(self, parameters: list[torch.Tensor], figures: list[tuple[float, float]], patience: int) -> None:
+        """Keep the weights of members whose macro-F1, the first of their figures, is their best so far."""
+        for member, (score, _) in enumerate(figures):
             if score > self.score[member] and not self.done[member]:
                 self.score[member], self.since[member] = score, 0
                 for kept, p in zip(self.weights, parameters, strict=True):

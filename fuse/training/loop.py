@@ -63,10 +63,11 @@ def train(
     targets = _targets(data, settings, len(spec.classes))
     size = together or _together(head, data, settings)
     history: list[Epoch] = []
-    for some in np.array_split(np.arange(len(seeds)), -(-len(seeds) // size)):
-        part = members_of(head, spec, some[0], len(some))
-        lines = _train(part, data, val, targets, spec, settings, seeds[some[0]:some[-1] + 1], precision)
-        history += [replace(line, member=line.member + int(some[0])) for line in lines]
+    for members in np.array_split(np.arange(len(seeds)), -(-len(seeds) // size)):
+        first, last = int(members[0]), int(members[-1])
+        part = members_of(head, spec, first, len(members))
+        lines = _train(part, data, val, targets, spec, settings, seeds[first:last + 1], precision)
+        history += [replace(line, member=line.member + first) for line in lines]
     return sorted(history, key=lambda line: (line.epoch, line.member))
 
 
@@ -88,22 +89,22 @@ def _train(
     """The loop: all members of `head` at once."""
     noise = Noise.of(seeds, data.device)
     shuffle = np.random.default_rng((seeds[0], 2))
-    parameters = list(head.parameters())
+    parameters: list[torch.Tensor] = list(head.parameters())
     optimiser = Adam(parameters, weight_decay=settings.weight_decay)
     average = [p.detach().clone() for p in parameters] if settings.ema else None
     best = Best.of(parameters, len(seeds))
     history: list[Epoch] = []
-    step = 0
+    step, rate = 0, 0.0
     for epoch in range(settings.epochs):
         losses, total = torch.zeros(len(seeds), device=data.device), 0
         for positions, x in data.blocks(shuffle):
             order = _order(data, positions, settings, noise, with_basic=isinstance(head, Paper))
-            made_of = _pools(data, positions, spec, settings)
+            basics = _pools(data, positions, spec, settings)
             place = torch.from_numpy(positions).to(data.device)
             for start in range(0, order.shape[1], settings.batch_size):
                 here = order[:, start:start + settings.batch_size]
                 rate = settings.lr * factor(epoch + min(total / len(data), 1), settings)
-                batch = _augmented(_gather(x, here, place, targets), x, made_of, targets, spec, settings, noise)
+                batch = _augmented(_gather(x, here, place, targets), x, basics, targets, spec, settings, noise)
                 with torch.autocast(data.device.type, torch.bfloat16, enabled=precision == "bf16"):
                     loss = losses_of(head, batch, targets.prior, settings, noise)
                 loss.sum().backward()
@@ -111,13 +112,13 @@ def _train(
                 step, total = step + 1, total + here.shape[1]
                 losses += loss.detach() * here.shape[1]
                 if average:
-                    torch._foreach_lerp_(average, [p.detach() for p in parameters],
-                                         1 - min(settings.ema, (1 + step) / (10 + step)))
+                    for mean, p in zip(average, parameters, strict=True):
+                        mean.lerp_(p.detach(), 1 - min(settings.ema, (1 + step) / (10 + step)))
         with using(parameters, average):
-            found = _validate(head, val, len(spec.classes), precision)
-            best.update(parameters, found, settings.patience)
+            figures = _validate(head, val, len(spec.classes), precision)
+            best.update(parameters, figures, settings.patience)
         history += [Epoch(member, epoch, float(loss), *values, rate) for member, (loss, values)
-                    in enumerate(zip((losses / total).tolist(), found, strict=True))]
+                    in enumerate(zip((losses / total).tolist(), figures, strict=True))]
         if best.all_done:
             break
     best.restore(parameters)
@@ -130,8 +131,8 @@ def factor(progress: float, settings: Settings) -> float:
         return max(progress / settings.warmup, 1e-3)
     if settings.schedule == "constant":
         return 1.0
-    done = (progress - settings.warmup) / max(settings.epochs - settings.warmup, 1e-9)
-    return 0.5 * (1 + math.cos(math.pi * min(done, 1)))
+    share = (progress - settings.warmup) / max(settings.epochs - settings.warmup, 1e-9)
+    return 0.5 * (1 + math.cos(math.pi * min(share, 1)))
 
 
 def losses_of(
@@ -160,12 +161,13 @@ def same(label: torch.Tensor, views: int) -> torch.Tensor:
 
 
 def _targets(data: Examples, settings: Settings, classes: int) -> Targets:
-    known = data.label >= 0
-    count = np.maximum(np.bincount(data.label[known], minlength=classes), 1)
+    labelled = data.label >= 0
+    count = np.maximum(np.bincount(data.label[labelled], minlength=classes), 1)
     weight = (count.sum() / classes / count) ** settings.class_weights
-    target = np.eye(classes, dtype=np.float32)[np.maximum(data.label, 0)] * known[:, None]
-    arrays = (target, np.where(known, weight[np.maximum(data.label, 0)], 0).astype(np.float32), data.basic, data.label,
-              weight.astype(np.float32), (count / count.sum()).astype(np.float32))
+    target = np.eye(classes, dtype=np.float32)[np.maximum(data.label, 0)] * labelled[:, None]
+    weights = np.where(labelled, weight[np.maximum(data.label, 0)], 0).astype(np.float32)
+    arrays = (target, weights, data.basic, data.label, weight.astype(np.float32),
+              (count / count.sum()).astype(np.float32))
     return Targets(*(torch.from_numpy(values).to(data.device) for values in arrays))
 
 
@@ -199,10 +201,10 @@ def _gather(x: torch.Tensor, here: torch.Tensor, place: torch.Tensor, targets: T
                  targets.basic[rows], targets.label[rows])
 
 
-def _augmented(batch: Batch, x: torch.Tensor, made_of: Pools | None, targets: Targets, spec: Spec, settings: Settings,
+def _augmented(batch: Batch, x: torch.Tensor, basics: Pools | None, targets: Targets, spec: Spec, settings: Settings,
                noise: Noise) -> Batch:
-    if made_of:
-        batch = make_compounds(batch, x, made_of, settings.compound_mixup, targets.class_weight, noise)
+    if basics:
+        batch = make_compounds(batch, x, basics, settings.compound_mixup, targets.class_weight, noise)
     if settings.mixup:
         batch = mixup(batch, settings.mixup, noise)
     if settings.stream_dropout and len(spec.dims) > 1:
@@ -214,9 +216,10 @@ def _augmented(batch: Batch, x: torch.Tensor, made_of: Pools | None, targets: Ta
 @torch.inference_mode()
 def _validate(head: nn.Module, val: Examples, classes: int, precision: str) -> list[tuple[float, float]]:
     """Macro-F1 and accuracy of each member."""
-    tables = 0
+    tables: np.ndarray | int = 0
     for positions, x in val.blocks():
         with torch.autocast(val.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            called = head(x).logits.argmax(dim=-1).cpu().numpy()
-        tables = tables + np.stack([metrics.confusion_matrix(val.label[positions], row, classes) for row in called])
+            calls = head(x).logits.argmax(dim=-1).cpu().numpy()
+        tables = tables + np.stack([metrics.confusion_matrix(val.label[positions], row, classes) for row in calls])
+    tables = np.asarray(tables)
     return list(zip(metrics.macro_f1(tables).tolist(), metrics.accuracy(tables).tolist(), strict=True))

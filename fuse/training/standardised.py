@@ -1,7 +1,7 @@
 """Standardised features as training wants them: resident on the device, or read in shuffled blocks."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ class Scale:
 
 def measure(read: Read, rows: np.ndarray) -> Scale:
     """The scale of these rows, in one pass (Chan et al., 1983: sums of squares of blocks about their own means)."""
-    count, mean, squares = 0, 0.0, 0.0
+    count, mean, squares = 0, np.zeros(1), np.zeros(1)
     for start in range(0, len(rows), BLOCK):
         block = read(rows[start:start + BLOCK])
         middle = block.mean(axis=0, dtype=np.float64)
@@ -85,4 +85,4 @@ class Examples:
     def resident(self) -> "Examples":
         """The same with all features on the device, standardised once."""
         x = self.scale.apply(self.read(self.rows))
-        return Examples(**{**vars(self), "x": torch.from_numpy(x).to(self.device)})
+        return replace(self, x=torch.from_numpy(x).to(self.device))

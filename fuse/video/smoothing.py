@@ -40,16 +40,16 @@ def videos(keys: Sequence[str], groups: Sequence[str]) -> dict[str, np.ndarray]:
     rows: dict[str, list[int]] = {}
     for row, (key, group) in enumerate(zip(keys, groups, strict=True)):
         rows.setdefault(group or key.rpartition("/")[0], []).append(row)
-    return {name: np.array(some) for name, some in rows.items()}
+    return {name: np.array(places) for name, places in rows.items()}
 
 
 def frame_numbers(keys: Sequence[str], video: str) -> np.ndarray:
     """(n,) the number at the end of each frame's name. Raises InputError if they do not count frames."""
-    found = [re.search(r"(\d{1,18})$", PurePosixPath(key).stem, re.ASCII) for key in keys]
-    if not all(found):
-        lacking = next(key for key, one in zip(keys, found, strict=True) if not one)
+    matches = [re.search(r"(\d{1,18})$", PurePosixPath(key).stem, re.ASCII) for key in keys]
+    if not all(matches):
+        lacking = next(key for key, match in zip(keys, matches, strict=True) if not match)
         raise InputError(f"video {video!r}: {lacking} has no frame number at the end of its name, as 00001.jpg has")
-    numbers = np.array([int(one[1]) for one in found], np.int64)
+    numbers = np.array([int(match[1]) for match in matches if match], np.int64)
     if len(set(numbers.tolist())) < len(numbers):
         raise InputError(f"video {video!r}: two of its frames have the same number: give each video a folder of its "
                          "own, or its name in the manifest's column 'group'")
@@ -59,17 +59,17 @@ def frame_numbers(keys: Sequence[str], video: str) -> np.ndarray:
 
 
 def along(scores: np.ndarray, seen: np.ndarray, at: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(n, C) scores of all frames of one video, given those (n, C) of the frames with a face.
+    """(n, C) scores of all frames of one video, from those (n, C) of the frames with a face.
 
     seen: (n,) bool, at least one true; at: (n,) distinct frame numbers, in any order. Frames that are not among the
     rows count as frames without a face. Linear between the nearest frames with a face, beyond them repeated.
     """
-    have = np.flatnonzero(seen)[np.argsort(at[seen])]
+    with_face = np.flatnonzero(seen)[np.argsort(at[seen])]
     times = np.arange(at.min(), at.max() + 1)
     radius = len(weights) // 2
     out = np.empty((len(at), scores.shape[1]), np.float32)
     for c in range(scores.shape[1]):
-        line = np.pad(np.interp(times, at[have], scores[have, c]), radius, mode="edge")
+        line = np.pad(np.interp(times, at[with_face], scores[with_face, c]), radius, mode="edge")
         out[:, c] = np.convolve(line, weights, mode="valid")[at - times[0]]
     return out
 
@@ -87,5 +87,5 @@ def smoothed(
         if not seen.any():
             faceless.append(name)
             continue
-        out[rows] = along(scores[rows], seen, frame_numbers([keys[row] for row in rows], name), weights)
+        out[rows] = along(scores[rows], seen, frame_numbers([keys[int(row)] for row in rows], name), weights)
     return out, faceless

@@ -31,13 +31,13 @@ def answered(scores: np.ndarray, keys: Sequence[str], weights: np.ndarray, *, fi
     scores: (N, C), nan where there is no face. fill: give videos without any face the mean scores of all other faces;
     else raises InputError listing them, since as a rule their frames were forgotten.
     """
-    found, faceless = smoothed(scores, keys, [""] * len(keys), weights)
-    if faceless and (not fill or np.isnan(found).all()):
+    answers, faceless = smoothed(scores, keys, [""] * len(keys), weights)
+    if faceless and (not fill or np.isnan(answers).all()):
         raise InputError(f"{len(faceless)} whole videos of the template have no face: {', '.join(sorted(faceless))}; "
                          "add their frames, or say --fill-videos if they have none (they get the mean of all others)")
-    lacking = np.isnan(found[:, 0])
-    found[lacking] = np.nanmean(scores, axis=0)
-    return found
+    lacking = np.isnan(answers[:, 0])
+    answers[lacking] = np.nanmean(scores, axis=0)
+    return answers
 
 
 def write_submission(template: Path, out: Path, numbers: Sequence[int]) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from twofold.data.errors import InputError
-from twofold.fuse.bench.bench import ALONE, BF16, FLOOR, OURS, WITH_SEEDS, FuseBench, Timing, _apart, bench_fuse
+from twofold.fuse.bench.bench import ALONE, BF16, FLOOR, OURS, WITH_SEEDS, FuseBench, Timing, _isolated, bench_fuse
 from twofold.fuse.bench.contenders import SAMPLE, Size, floor
 
 TINY = Size("tiny", 300, (16, 24), hidden=8, batch=32, epochs=1, repeats=1)
@@ -20,7 +20,7 @@ def test_every_contender_works(what):
 def test_a_contender_runs_in_a_process_of_its_own_and_its_memory_is_its_own():
     wide = Size("wide", 64, (4096,), hidden=2048, batch=64, epochs=1, repeats=1)  # two weights of 32 MB
     kept = bytearray(300_000_000)
-    seconds, megabytes = _apart(floor, wide, 1)
+    seconds, megabytes = _isolated(floor, wide, 1)
     assert seconds > 0 and 60 < megabytes < 200 < len(kept) / 1e6
 
 

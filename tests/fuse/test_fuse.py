@@ -10,7 +10,8 @@ import pytest
 
 from twofold.data.errors import InputError
 from twofold.fuse.evaluate import evaluate
-from twofold.fuse.fuse import fuse, prepare
+from twofold.fuse.experiment import prepare
+from twofold.fuse.fuse import fuse
 from twofold.fuse.run import read_run
 from twofold.fuse.settings import resolve
 
@@ -18,14 +19,14 @@ QUICK = {"epochs": 12, "lr": 3e-3, "warmup": 1, "hidden": 32, "seeds": 2, "batch
 
 
 def quick(**given):
-    return resolve(given=QUICK | given)
+    return resolve(changes=QUICK | given)
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp", "gated", "late", "logreg", "paper"])
 def test_where_each_stream_holds_half_of_the_label_only_fusing_wins(make_store, head):
     slower = {"linear": {"lr": 0.05, "epochs": 30}, "gated": {"epochs": 30}}.get(head, {})
     made = fuse([make_store()], quick(head=head, **slower), out=None)
-    *singles, fused = (one.scores.macro_f1 for one in made.systems)
+    *singles, fused = (one.scores.macro_f1 for one in made.heads)
     assert max(singles) < 0.65
     assert fused > (0.8 if head == "late" else 0.95)  # averaged probabilities cannot say more than "a and b"
     assert made.comparison.low > 0 and made.comparison.p_mcnemar < 0.01
@@ -34,10 +35,10 @@ def test_where_each_stream_holds_half_of_the_label_only_fusing_wins(make_store, 
 def test_zero_shot_learns_from_basics_and_sees_no_compound_label(make_store, tmp_path):
     store = make_store({"a": ("ab", 16)}, basic_only=3)
     settings = quick(head="zeroshot", seeds=1)
-    first = fuse([store], settings, out=None).systems[-1]
-    assert first.scores.accuracy > 0.45 and first.system.temperature == 1  # chance is 0.14
+    first = fuse([store], settings, out=None).heads[-1]
+    assert first.scores.accuracy > 0.45 and first.head.temperature == 1  # chance is 0.14
     _shuffle(store, "compound", only=("train", "val"))
-    assert np.allclose(fuse([store], settings, out=None).systems[-1].system.mean, first.system.mean, atol=1e-6)
+    assert np.allclose(fuse([store], settings, out=None).heads[-1].head.mean, first.head.mean, atol=1e-6)
 
 
 def _shuffle(store, column, *, only):
@@ -68,7 +69,7 @@ def test_test_labels_have_no_say_in_what_is_learned(make_store, tmp_path, head):
 
 def test_on_noise_no_system_is_better_than_chance(make_store):
     made = fuse([make_store({"a": ("", 30), "b": ("", 30)}, noise=1.0, rows=700)], quick(folds=3, epochs=6), out=None)
-    low, high = made.systems[-1].accuracy_interval
+    low, high = made.heads[-1].accuracy_interval
     assert low < 1 / 7 < high + 0.02 and high < 0.22
 
 
@@ -101,7 +102,7 @@ def test_a_run_repeats_from_its_record_and_scores_the_same_elsewhere(make_store,
         a, b = ((tmp_path / run / name).read_bytes() for run in ("first", "again"))
         assert name == "metrics.json" or a == b
     found = evaluate(tmp_path / "first", store)
-    assert found.figures.scores.macro_f1 == pytest.approx(first.systems[-1].scores.macro_f1)
+    assert found.figures.scores.macro_f1 == pytest.approx(first.heads[-1].scores.macro_f1)
     run = read_run(tmp_path / "first")
     rows = list(csv.DictReader((tmp_path / "first/predictions.csv").open(encoding="utf-8")))
     assert {row["split"] for row in rows} == {"val", "test"}
@@ -137,7 +138,7 @@ def test_missing_faces_are_counted_not_shifted(make_store):
     assert len(work.features) == 390
     assert any(note.startswith("30 faces left out: not in store's timm:b") for note in work.notes)
     made = fuse([make_store(name="other", drop={("b", row) for row in range(0, 30)})], quick(), out=None)
-    assert made.systems[-1].scores.macro_f1 > 0.95
+    assert made.heads[-1].scores.macro_f1 > 0.95
 
 
 @pytest.mark.parametrize(("given", "message"), [
@@ -160,7 +161,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(make_store, tmp_path, give
 ])
 def test_settings_that_make_no_sense_are_named(given, message):
     with pytest.raises(InputError, match=message):
-        resolve(given=given)
+        resolve(changes=given)
 
 
 def test_no_test_faces_or_an_occupied_folder_are_said_before_training(make_store, tmp_path):

@@ -8,18 +8,21 @@ import pytest
 
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
+from twofold.data.labels import BASIC
 from twofold.fuse import predict as module
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.fuse import fuse
-from twofold.fuse.predict import Wish, predict
+from twofold.fuse.predict import predict
 from twofold.fuse.run import read_run
 from twofold.fuse.settings import resolve
+from twofold.fuse.tables import predictions
+from twofold.fuse.tables.predictions import PredictOptions
 
 QUICK = {"epochs": 6, "lr": 3e-3, "warmup": 1, "hidden": 16, "seeds": 2, "batch_size": 64}
 
 
 def trained(store, out, **given):
-    fuse([store], resolve(given=QUICK | given), out=out)
+    fuse([store], resolve(changes=QUICK | given), out=out)
     return read_run(out)
 
 
@@ -32,10 +35,10 @@ def table(path):
 def test_predict_gives_what_evaluate_and_the_run_itself_say(make_store, tmp_path, head, monkeypatch):
     monkeypatch.setattr(module, "BLOCK_ROWS", 64)  # 420 faces are seven blocks
     run = trained(make_store(), tmp_path / "run", head=head)
-    done = predict(run, tmp_path / "store", Wish(), out=tmp_path / "out.csv")
+    done = predict(run, tmp_path / "store", PredictOptions(), out=tmp_path / "out.csv")
     rows = {row["key"]: row for row in table(tmp_path / "out.csv")}
     assert done.rows == 420 and done.exit_code == 0 and sum(done.calls.values()) == 420
-    said = evaluate(tmp_path / "run", tmp_path / "store", split="all").figures.system
+    said = evaluate(tmp_path / "run", tmp_path / "store", split="all").figures.head
     keys = Store(tmp_path / "store").files()[0].keys
     for place, expected in zip(said.rows, said.calibrated, strict=True):
         row = rows[keys[place]]
@@ -47,16 +50,16 @@ def test_predict_gives_what_evaluate_and_the_run_itself_say(make_store, tmp_path
     assert len(shares) == (2 if head in ("gated", "late") else 0)
     if shares:
         mean = [np.mean([float(row[name]) for row in rows.values()]) for name in shares]
-        assert mean == pytest.approx(list(said.gates.values()), abs=1e-4) and sum(mean) == pytest.approx(1, abs=1e-4)
+        assert mean == pytest.approx(list(said.shares.values()), abs=1e-4) and sum(mean) == pytest.approx(1, abs=1e-4)
 
 
 def test_rows_keep_the_order_of_the_manifest_whatever_that_of_the_files(make_store, tmp_path):
     run = trained(make_store(), tmp_path / "run")
-    predict(run, tmp_path / "store", Wish(), out=tmp_path / "a.csv")
+    predict(run, tmp_path / "store", PredictOptions(), out=tmp_path / "a.csv")
     path = tmp_path / "store/manifest.csv"
     header, *lines = path.read_text().splitlines()
     path.write_text("\n".join([header, *lines[::-1]]) + "\n")
-    predict(run, tmp_path / "store", Wish(), out=tmp_path / "b.csv")
+    predict(run, tmp_path / "store", PredictOptions(), out=tmp_path / "b.csv")
     second = (tmp_path / "b.csv").read_text().splitlines()[1:]
     assert [line.partition(",")[0] for line in second] == [line.partition(",")[0] for line in lines[::-1]]
     turned = table(tmp_path / "b.csv")[::-1]
@@ -66,24 +69,24 @@ def test_rows_keep_the_order_of_the_manifest_whatever_that_of_the_files(make_sto
 
 def test_top_threshold_and_basic(make_store, tmp_path):
     run = trained(make_store(), tmp_path / "run", head="paper")
-    done = predict(run, tmp_path / "store", Wish(top=3, threshold=0.9, basic=True), out=tmp_path / "out.csv")
+    done = predict(run, tmp_path / "store", PredictOptions(top=3, threshold=0.9, basic=True), out=tmp_path / "out.csv")
     rows, classes = table(tmp_path / "out.csv"), run.taxonomy.classes
     assert 0 < done.calls["uncertain"] < 420
     for row in rows:
         best = sorted(classes, key=lambda name: -float(row[name]))
         assert {row["top1"], row["top2"], row["top3"]} == set(best[:3]) and row["top1"] == best[0]
         assert row["prediction"] == (best[0] if float(row[best[0]]) >= 0.9 else "uncertain")
-    assert {row["basic"] for row in rows} <= set(module.BASIC) and len({row["basic"] for row in rows}) > 1
+    assert {row["basic"] for row in rows} <= set(BASIC) and len({row["basic"] for row in rows}) > 1
 
 
 def test_faces_without_features_are_counted_and_left_out_or_interpolated(make_store, tmp_path):
     make_store(name="train")
     run = trained(tmp_path / "train", tmp_path / "run")
     store = make_store(rows=20, seed=1, drop=[("a", 4), ("b", 5)])
-    done = predict(run, store, Wish(), out=tmp_path / "out.csv")
+    done = predict(run, store, PredictOptions(), out=tmp_path / "out.csv")
     assert (done.rows, done.left_out, done.exit_code) == (18, 2, 1) and "2 x not in the store" in done.notes
     plain = {row["key"]: row for row in table(tmp_path / "out.csv")}
-    done = predict(run, store, Wish(smooth="none"), out=tmp_path / "out.csv")
+    done = predict(run, store, PredictOptions(smooth="none"), out=tmp_path / "out.csv")
     assert (done.rows, done.interpolated, done.exit_code) == (20, 2, 0)
     rows = table(tmp_path / "out.csv")
     assert [row["face"] for row in rows].count("no") == 2
@@ -97,31 +100,31 @@ def test_another_recipe_is_refused_and_another_precision_said(make_store, tmp_pa
     run = trained(make_store(), tmp_path / "run")
     make_store(name="other", changes={"weights": "sha256:" + "1" * 64})
     with pytest.raises(InputError, match="weights"):
-        predict(run, tmp_path / "other", Wish(), out=tmp_path / "out.csv")
+        predict(run, tmp_path / "other", PredictOptions(), out=tmp_path / "out.csv")
     make_store(name="half", changes={"precision": "bf16"})
     said = []
-    predict(run, tmp_path / "half", Wish(), out=tmp_path / "half.csv", say=said.append)
+    predict(run, tmp_path / "half", PredictOptions(), out=tmp_path / "half.csv", say=said.append)
     assert "bf16" in said[0] and not (tmp_path / "out.csv").exists()
 
 
-@pytest.mark.parametrize("wish, reason", [
-    (Wish(threshold=1.5), "probability"), (Wish(top=8), "7 classes"), (Wish(smooth="box:2"), "box:N"),
-    (Wish(basic=True), "no basic"), (Wish(fill=True), "--submission"),
+@pytest.mark.parametrize("options, reason", [
+    ({"threshold": 1.5}, "probability"), ({"top": 8}, "7 classes"), ({"smooth": "box:2"}, "box:N"),
+    ({"basic": True}, "no basic"), ({"fill": True}, "--submission"),
 ])
-def test_wishes_that_make_no_sense_are_refused(make_store, tmp_path, wish, reason):
+def test_options_that_make_no_sense_are_refused(make_store, tmp_path, options, reason):
     run = trained(make_store(rows=140), tmp_path / "run", head="mlp")
     with pytest.raises(InputError, match=reason):
-        predict(run, tmp_path / "store", wish, out=tmp_path / "out.csv")
+        predict(run, tmp_path / "store", PredictOptions(**options), out=tmp_path / "out.csv")
     with pytest.raises(InputError, match="no such folder"):
-        predict(run, tmp_path / "store", Wish(), out=tmp_path / "nowhere/out.csv")
+        predict(run, tmp_path / "store", PredictOptions(), out=tmp_path / "nowhere/out.csv")
 
 
 def test_a_failed_write_leaves_the_old_file(make_store, tmp_path, monkeypatch):
     run = trained(make_store(rows=140), tmp_path / "run")
     (tmp_path / "out.csv").write_text("old")
-    monkeypatch.setattr(module, "_line", lambda *_: 1 / 0)
+    monkeypatch.setattr(predictions, "_line", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        predict(run, tmp_path / "store", Wish(), out=tmp_path / "out.csv")
+        predict(run, tmp_path / "store", PredictOptions(), out=tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text() == "old" and not list(tmp_path.glob(".tmp-*"))
 
 

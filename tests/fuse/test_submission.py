@@ -8,9 +8,10 @@ from twofold.data.errors import InputError
 from twofold.data.labels import taxonomy
 from twofold.data.readers.cexpr import HEADER
 from twofold.fuse.fuse import fuse
-from twofold.fuse.predict import Wish, predict
+from twofold.fuse.predict import predict
 from twofold.fuse.run import read_run
 from twofold.fuse.settings import resolve
+from twofold.fuse.tables.predictions import PredictOptions
 from twofold.fuse.video.smoothing import window
 from twofold.fuse.video.submission import answered, template_keys, write_submission
 
@@ -32,7 +33,8 @@ def template(tmp_path):
 def challenge(make_store, tmp_path):
     """A trained run, and a store with the faces of the challenge, cut from the run's own kind of features."""
     store = make_store()
-    fuse([store], resolve(given={"epochs": 8, "lr": 3e-3, "warmup": 1, "hidden": 16, "seeds": 1}), out=tmp_path / "run")
+    settings = resolve(changes={"epochs": 8, "lr": 3e-3, "warmup": 1, "hidden": 16, "seeds": 1})
+    fuse([store], settings, out=tmp_path / "run")
     run = read_run(tmp_path / "run")
     keys = [f"{video}/{frame:05d}.jpg" for video, frames in FACES.items() for frame in frames]
     place = tmp_path / "challenge"
@@ -67,7 +69,7 @@ def test_a_mock_challenge(challenge, template, tmp_path, smooth):
     run, place, keys, scores = challenge
     expected = by_hand(dict(zip(keys, scores, strict=True)), box=bool(smooth))
     assert len(set(expected)) > 1  # else the rows would prove nothing
-    wish = Wish(template=template, fill=True, smooth=smooth)
+    wish = PredictOptions(template=template, fill=True, smooth=smooth)
     done = predict(run, place, wish, out=tmp_path / "out.csv")
     assert (done.rows, done.interpolated, done.exit_code) == (14, 9, 0)
     lines = template.read_bytes().split(b"\r\n")

@@ -15,12 +15,12 @@ from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
 from twofold.data.labels import BASIC, pair, taxonomy
 from twofold.fuse.evaluate import evaluate
-from twofold.fuse.features import join
 from twofold.fuse.fuse import fuse
 from twofold.fuse.heads.own_classifier import NEVER, own_classifiers
 from twofold.fuse.heads.pair_rules import membership, pair_scores
 from twofold.fuse.heads.registry import build
 from twofold.fuse.heads.spec import Spec
+from twofold.fuse.join import join
 from twofold.fuse.settings import resolve
 
 CLASSES = taxonomy("cexpr7").classes
@@ -102,7 +102,7 @@ def test_the_own_classifier_gives_the_basic_probabilities_that_the_backbone_gave
     assert np.allclose(found.bias[columns], bias, atol=1e-3)
     assert found.bias[BASIC.index("contempt")] == NEVER  # seven classes: never called
     logits = FeatureFile(store / "posterv2.h5").read() @ weight.T + bias
-    made = fuse([store], resolve(given={"head": "zeroshot", "rule": "mean"}), out=None).systems[-1].system
+    made = fuse([store], resolve(changes={"head": "zeroshot", "rule": "mean"}), out=None).heads[-1].head
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     by_hand = np.stack([sum(shares[:, RAFDB.index(name)] for name in pair(one)) / 2 for one in CLASSES], axis=1)
     by_hand /= by_hand.sum(axis=1, keepdims=True)
@@ -111,11 +111,11 @@ def test_the_own_classifier_gives_the_basic_probabilities_that_the_backbone_gave
 
 def test_with_an_own_classifier_no_label_is_needed_to_learn_from_and_the_run_predicts_from_features_alone(tmp_path):
     store, _, _ = _store(tmp_path / "s", dim=12)
-    made = fuse([store], resolve(given={"head": "zeroshot"}), out=tmp_path / "run")  # no basic label in the manifest
-    assert made.systems[-1].scores.accuracy > 0.9 and len(made.systems[-1].system.members) == 1
+    made = fuse([store], resolve(changes={"head": "zeroshot"}), out=tmp_path / "run")  # no basic label in the manifest
+    assert made.heads[-1].scores.accuracy > 0.9 and len(made.heads[-1].head.members) == 1
     assert any("own classifiers" in note for note in made.notes)
     without, _, _ = _store(tmp_path / "t", dim=12, carries="")
-    assert evaluate(tmp_path / "run", without).figures.scores.accuracy == made.systems[-1].scores.accuracy
+    assert evaluate(tmp_path / "run", without).figures.scores.accuracy == made.heads[-1].scores.accuracy
 
 
 def test_probabilities_of_several_backbones_are_averaged_before_the_rule():

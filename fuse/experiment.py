@@ -1,0 +1,125 @@
+"""An experiment: joined features, who trains, chooses and scores, and the heads that are trained and scored on them."""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from twofold.cache.store import Store
+from twofold.data.errors import InputError
+from twofold.data.labels import taxonomy
+from twofold.fuse.features import FusedFeatures, fits
+from twofold.fuse.forward import member_scores
+from twofold.fuse.heads.own_classifier import own_classifiers
+from twofold.fuse.heads.pair_rules import membership
+from twofold.fuse.join import join
+from twofold.fuse.partition import Partition, partitions
+from twofold.fuse.scores import metrics
+from twofold.fuse.scores.scored_head import ScoredHead
+from twofold.fuse.settings import Settings
+from twofold.fuse.training.fit import TrainedHead, fit, fit_single
+
+Say = Callable[[str], None]
+Singles = Mapping[int, Sequence[TrainedHead]]  #: stream to what `late` averages of it, a head a partition
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Joined features and who trains, chooses and scores; the same for every head that is tried on them."""
+
+    features: FusedFeatures
+    partitions: list[Partition]
+    notes: list[str]
+    settings: Settings  #: as asked for, less what these faces do not allow (said in `notes`)
+
+
+def prepare(stores: Sequence[Path], settings: Settings) -> Experiment:
+    """Join the stores' features, in memory if they fit, and part the faces. Raises InputError, CacheError."""
+    classes = taxonomy(settings.taxonomy_name)
+    if classes.target != settings.target:
+        raise InputError(f"--classes {classes.name} are {classes.target} expressions: use --target {classes.target}")
+    features = join([Store(path) for path in stores], backbones=settings.backbones, views=settings.views,
+                    taxonomy=classes)
+    parts = partitions(features, folds=settings.folds, val_fraction=settings.val_fraction, seed=settings.seed)
+    notes = [*features.notes, *dict.fromkeys(parts[0].notes)]
+    if settings.compound_mixup and settings.target == "compound" and not can_make_compounds(features, parts):
+        notes.append("compound-mixup left out: no training faces with basic labels of both emotions of a class")
+        settings = replace(settings, compound_mixup=0.0)
+    if settings.head == "zeroshot":
+        notes.append(own_classifiers(features)[1])
+    if fits(features, settings.memory_gb):
+        return Experiment(features.loaded(), parts, notes, settings)
+    notes.append("features streamed from disk: they exceed the memory allowed")
+    return Experiment(features, parts, notes, settings)
+
+
+def can_make_compounds(features: FusedFeatures, parts: Sequence[Partition]) -> bool:
+    """True if in every partition the training faces have basic labels for both emotions of some class."""
+    pairs = membership(features.taxonomy.classes).astype(bool)
+    present = [np.isin(np.arange(len(pairs)), features.basic_label[np.union1d(part.train, part.extra)])
+               for part in parts]
+    return all((pairs <= basics[:, None]).all(axis=0).any() for basics in present)
+
+
+def subsets(features: FusedFeatures, settings: Settings) -> list[tuple[int, ...]]:
+    """The subsets of streams in the table, small ones first, all streams last.
+
+    With the paper's head the views of a backbone stay together: they are versions of one stream.
+    """
+    count = len(features.streams)
+    units = [(k,) for k in range(count)]
+    if settings.head == "paper":
+        backbones = count // len(settings.views)
+        units = [tuple(range(k, count, backbones)) for k in range(backbones)]
+    sizes = range(1, len(units)) if settings.subsets == "all" else [1] if len(units) > 1 else []
+    chosen = [combination for size in sizes for combination in itertools.combinations(units, size)]
+    return [tuple(sorted(itertools.chain(*combination))) for combination in [*chosen, tuple(units)]]
+
+
+def subset_name(features: FusedFeatures, streams: Sequence[int], settings: Settings) -> str:
+    """What the table calls a subset."""
+    first = [k for k in streams if settings.head != "paper" or features.streams[k].view == settings.views[0]]
+    if len(first) == 1:
+        return features.streams[first[0]].name
+    if len(streams) == len(features.streams):
+        return f"fusion of all {len(first)}"
+    return " + ".join(features.streams[k].name for k in first)
+
+
+def train_singles(experiment: Experiment) -> Singles:
+    """For the head `late`, each stream's head, trained once for all subsets; for others none."""
+    if experiment.settings.head != "late":
+        return {}
+    return {k: [fit_single(experiment.settings, experiment.features, part, k) for part in experiment.partitions]
+            for k in range(len(experiment.features.streams))}
+
+
+def train_subset(experiment: Experiment, streams: Sequence[int], singles: Singles) -> list[TrainedHead]:
+    """The heads of one subset of the streams, one a partition. singles: as `train_singles` gives them."""
+    return [fit(experiment.settings, experiment.features, part, streams,
+                singles=[singles[k][number] for k in streams] if singles else ())
+            for number, part in enumerate(experiment.partitions)]
+
+
+def score(experiment: Experiment, trained: Sequence[TrainedHead], *, name: str) -> ScoredHead:
+    """The trained heads of one subset, one a partition, each scored on its own test faces."""
+    features, first = experiment.features, trained[0]
+    rows = np.concatenate([part.test for part in experiment.partitions])
+    streams = [features.streams[k] for k in first.streams]
+    scores = [member_scores(each.head, features, part.test, each.streams)
+              for part, each in zip(experiment.partitions, trained, strict=True)]
+    shares = [each.shares.mean(axis=(0, 1)).tolist() for each in scores if each.shares is not None]
+    return ScoredHead(
+        name=name, backbones=tuple(stream.name for stream in streams), head=first.head.spec.kind,
+        dim=sum(stream.dim for stream in streams), untrained=any(stream.recipe.untrained for stream in streams),
+        rows=rows, truth=features.label[rows], groups=features.group[rows],
+        members=np.concatenate([each.probabilities for each in scores], axis=1),
+        calibrated=np.concatenate([metrics.tempered(each.probabilities.mean(axis=0), head.temperature)
+                                   for each, head in zip(scores, trained, strict=True)]),
+        temperature=float(np.mean([each.temperature for each in trained])),
+        val_macro_f1=float(np.mean([each.val_macro_f1 for each in trained])),
+        shares=dict(zip((stream.name for stream in streams), np.mean(shares, axis=0).tolist(), strict=True))
+        if shares else None,
+        seconds=sum(each.seconds for each in trained))

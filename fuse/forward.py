@@ -1,0 +1,41 @@
+"""The one way from a head and features to scores: training's validation apart, all probabilities come from here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from twofold.fuse.features import FusedFeatures
+from twofold.fuse.heads.registry import StandardisedHead
+
+STEP = 2048  #: members x faces of one pass, at most
+
+
+@dataclass(frozen=True)
+class MemberScores:
+    """What the M members of a head say of n faces, as float32.
+
+    probabilities: (M, n, C). shares: (M, n, K) of the streams in the decision, of heads that weigh them; basic:
+    (M, n, 8) probabilities of the basic emotions, of heads that predict them on the way; else None.
+    """
+
+    probabilities: np.ndarray
+    shares: np.ndarray | None
+    basic: np.ndarray | None
+
+
+@torch.inference_mode()
+def member_scores(
+    head: StandardisedHead, features: FusedFeatures, rows: np.ndarray, streams: Sequence[int],
+) -> MemberScores:
+    """Run a head on these rows of the features, of which it takes the streams with these numbers, in order."""
+    step = max(64, STEP // head.spec.members)
+    probabilities, shares, basic = [], [], []
+    for start in range(0, max(len(rows), 1), step):
+        output = head(torch.from_numpy(features.read(rows[start:start + step], streams)))
+        probabilities.append(output.logits.float().softmax(dim=-1).numpy())
+        shares += [] if output.gates is None else [output.gates.float().numpy()]
+        basic += [] if output.basic is None else [output.basic.float().softmax(dim=-1).numpy()]
+    return MemberScores(np.concatenate(probabilities, axis=1), np.concatenate(shares, axis=1) if shares else None,
+                        np.concatenate(basic, axis=1) if basic else None)

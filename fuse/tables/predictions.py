@@ -1,0 +1,94 @@
+"""The table that `predict` writes: a row a face."""
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from twofold.cache.atomic import published
+from twofold.data.labels import BASIC
+
+UNCERTAIN = "uncertain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """What is asked of `predict`.
+
+    top: name that many classes, the likeliest first; threshold: a face whose likeliest class has less is 'uncertain';
+    smooth: box:N, gauss:S or none (interpolation alone), empty for single images; basic: the basic expression too;
+    template: write the challenge's submission instead; fill: answer its videos that have no face at all.
+    """
+
+    top: int = 0
+    threshold: float = 0.0
+    smooth: str = ""
+    basic: bool = False
+    template: Path | None = None
+    fill: bool = False
+
+
+@dataclass(frozen=True)
+class ScoredFaces:
+    """Faces in order. scores (n, C), shares (n, K) of the streams, basic (n, 8): nan for faces without features.
+
+    shares and basic have no columns for heads that know none.
+    """
+
+    keys: np.ndarray
+    groups: np.ndarray
+    scores: np.ndarray
+    shares: np.ndarray
+    basic: np.ndarray
+    present: np.ndarray  #: (n,) bool: the face has features
+
+
+@dataclass
+class Written:
+    """What a table holds so far. calls: how often each class was called; interpolated: rows without a face."""
+
+    rows: int = 0
+    interpolated: int = 0
+    left_out: int = 0
+    calls: Counter[str] = field(default_factory=Counter)
+
+
+def write_predictions(out: Path, blocks: Iterable[ScoredFaces], options: PredictOptions, *,
+                      classes: tuple[str, ...], streams: Sequence[str]) -> Written:
+    """Write key, prediction, what else is asked for, a probability a class, and a share a stream where heads have it.
+
+    The file is there as a whole or not at all.
+    """
+    written, headed = Written(), False
+    with published(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        for faces in blocks:
+            if not headed:
+                writer.writerow(_header(options, classes, streams[:faces.shares.shape[1]]))
+                headed = True
+            kept = ~np.isnan(faces.scores[:, 0])
+            lines = [_line(faces, int(row), options, classes) for row in np.flatnonzero(kept)]
+            writer.writerows(lines)
+            written.calls.update(line[1] for line in lines)
+            written.rows += len(lines)
+            written.left_out += int((~kept).sum())
+            written.interpolated += int((kept & ~faces.present).sum())
+    return written
+
+
+def _header(options: PredictOptions, classes: Sequence[str], streams: Sequence[str]) -> list[str]:
+    return ["key", "prediction", *(["face"] if options.smooth else []), *(f"top{k + 1}" for k in range(options.top)),
+            *(["basic"] if options.basic else []), *classes, *(f"share {name}" for name in streams)]
+
+
+def _line(faces: ScoredFaces, row: int, options: PredictOptions, classes: tuple[str, ...]) -> list[str]:
+    scores = faces.scores[row]
+    order = np.argsort(-scores, kind="stable")
+    call = classes[int(order[0])] if scores[order[0]] >= options.threshold else UNCERTAIN
+    return [str(faces.keys[row]), call, *(["yes" if faces.present[row] else "no"] if options.smooth else []),
+            *(classes[int(k)] for k in order[:options.top]),
+            *([BASIC[faces.basic[row].argmax()]] if options.basic else []), *(f"{score:.6f}" for score in scores),
+            *("" if np.isnan(share) else f"{share:.6f}" for share in faces.shares[row])]
