@@ -38,6 +38,7 @@ def extract(
     retry_failures: Annotated[bool, typer.Option("--retry-failures", help="Try failed faces again.")] = False,
     recheck: Annotated[bool, typer.Option("--recheck", help="Hash every image; recompute changed ones.")] = False,
     with_logits: Annotated[bool, typer.Option("--with-logits", help="Insist on backbones' own classifiers.")] = False,
+    max_pixels: Annotated[int, typer.Option(min=1, max=178_000_000, help="A larger picture fails.")] = 25_000_000,
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile at the networks.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be computed, and stop.")] = False,
     as_json: Json = False,
@@ -54,7 +55,7 @@ def extract(
     return run_extract(dry=dry_run, request=Request(
         manifest=faces, roots=root, store=store, backbones=names_in(backbones), views=names_in(views),
         weights=weights or [], device=device, precision=precision, settings=settings,
-        compiled=compiled))
+        compiled=compiled, max_pixels=max_pixels))
 
 
 @weights_app.command("ls")

@@ -236,7 +236,7 @@ def _pixels(key: str, faces: Faces, jobs: tuple[Job, ...]) -> Pixels:
     try:
         content = faces.read(key)
         sha256 = hashlib.sha256(content).hexdigest()
-        image = decode(content)
+        image = decode(content, faces.limits)
         viewed = {}
         for job in jobs:
             if job.view.name not in viewed:

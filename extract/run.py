@@ -11,6 +11,7 @@ from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.parts import assemble, is_finished, retired
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
+from twofold.data.images.decode import FACE
 from twofold.data.images.sources import image_hashes, open_faces, parse_roots, require_roots
 from twofold.data.manifest import read_manifest, write_manifest
 from twofold.extract.engine import Work, compute
@@ -41,6 +42,7 @@ class Request:
     precision: str
     settings: Settings
     compiled: bool = False
+    max_pixels: int = FACE.pixels  #: a larger picture fails; not of the recipe, for no value depends on it
 
 
 def extract(request: Request, *, dry: bool = False, encoders: Sequence[Encoder] | None = None) -> Report:
@@ -51,7 +53,7 @@ def extract(request: Request, *, dry: bool = False, encoders: Sequence[Encoder] 
     Raises InputError or CacheError, before anything is written, if the request makes no sense.
     """
     table = read_manifest(request.manifest)
-    faces = open_faces(parse_roots(request.roots))
+    faces = open_faces(parse_roots(request.roots), limits=FACE.scaled_to(request.max_pixels))
     views = [view(name) for name in dict.fromkeys(request.views)]
     devices = request.device.split(",")
     encoders = encoders or load_encoders(request, device=devices[0])

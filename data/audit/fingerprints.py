@@ -73,7 +73,7 @@ def _chunk(keys: Sequence[str], faces: Faces) -> Fingerprints:
     for row, key in enumerate(keys):
         try:
             content = faces.read(key)
-            grey = decode(content).convert("L")
+            grey = decode(content, faces.limits).convert("L")
         except ImageError as error:
             prints.reasons[row] = str(error)
             continue

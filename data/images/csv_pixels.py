@@ -11,6 +11,7 @@ import numpy as np
 
 from twofold.data.errors import InputError
 from twofold.data.images.decode import ImageError
+from twofold.data.images.folders import MAX_FILE_BYTES
 
 BLOCK = 1 << 24
 
@@ -31,9 +32,12 @@ class PixelTable:
         """The face in a row (from 0, below the header) as a PNG file, the same bytes everywhere. Raises ImageError."""
         if not 0 <= row < len(self):
             raise ImageError("no such row")
+        size = self.starts[row + 1] - self.starts[row]
+        if size > MAX_FILE_BYTES:
+            raise ImageError(f"row larger than {MAX_FILE_BYTES >> 20} MB")
         with self.path.open("rb") as file:
             file.seek(self.starts[row])
-            cells = file.read(self.starts[row + 1] - self.starts[row]).split(b",")
+            cells = file.read(size).split(b",")
         if len(cells) != self.columns:
             raise ImageError("row with other columns")
         try:

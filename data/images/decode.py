@@ -2,24 +2,46 @@
 
 import io
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 DECODER = "pillow-rgb-1"  #: of the recipe: what follows may only change together with this name
-MAX_PIXELS = 64_000_000  #: a face needs less; more is a bomb or a mistake
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")  #: EPS, for one, would run Ghostscript
+STRIP_PIXELS = 1 << 20  #: converted at once where a conversion takes many bytes a pixel
+#: bytes a pixel at the peak, measured with Pillow 12 (libwebp keeps two canvases, OpenJPEG 32-bit planes)
+PEAK_BYTES = {"WEBP": 24, "JPEG2000": 24}
+OTHER_PEAK_BYTES = 12
 
 
 class ImageError(Exception):
     """A face that cannot be read; the message is the reason, short and the same for the same fault."""
 
 
-def decode(content: bytes) -> Image.Image:
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a picture may ask for; one that asks for more is refused by its header, before it is decoded."""
+
+    pixels: int
+    memory: int  #: bytes that decoding may take at its peak
+
+    def scaled_to(self, pixels: int) -> "Limits":
+        """As many pixels, and memory in proportion."""
+        return Limits(pixels=pixels, memory=self.memory * pixels // self.pixels)
+
+
+FACE = Limits(pixels=25_000_000, memory=512 << 20)  #: a face needs far less; a camera's whole picture is within it
+PHOTOGRAPH = Limits(pixels=64_000_000, memory=800 << 20)  #: faces are looked for in it
+
+
+def decode(content: bytes, limits: Limits = PHOTOGRAPH) -> Image.Image:
     """The RGB image in `content`, upright as its EXIF orientation says.
 
     Grey becomes three equal channels, 16-bit grey is scaled to 8, palettes are looked up, CMYK is converted, and
-    what is transparent is shown on white. Of an animation it is the first frame. Raises ImageError.
+    what is transparent is shown on white. Of an animation it is the first frame. Raises ImageError, whatever
+    a decoder stumbles over: one file never ends a run.
     """
     if not content:
         raise ImageError("empty file")
@@ -27,31 +49,66 @@ def decode(content: bytes) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(content), formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(f"more than {MAX_PIXELS} pixels")
+            _require(image, limits)
             image.load()
-            return _rgb(ImageOps.exif_transpose(image))
+            return _rgb(_upright(image))
     except ImageError:
         raise
     except UnidentifiedImageError:
         raise ImageError("not an image") from None
     except Image.DecompressionBombError:
-        raise ImageError(f"more than {MAX_PIXELS} pixels") from None
-    except (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError) as error:
+        raise ImageError(f"more than {limits.pixels} pixels") from None
+    except MemoryError:
+        raise ImageError("not enough memory to decode it") from None
+    except Exception as error:  # decoders raise anything: struct.error, AttributeError, ZeroDivisionError, ...
         raise ImageError("truncated image" if "truncated" in str(error) else "damaged image") from None
+
+
+def _require(image: Image.Image, limits: Limits) -> None:
+    pixels = image.width * image.height
+    if pixels > limits.pixels:
+        raise ImageError(f"more than {limits.pixels} pixels")
+    if pixels * PEAK_BYTES.get(image.format or "", OTHER_PEAK_BYTES) > limits.memory:
+        raise ImageError(f"decoding takes more than {limits.memory >> 20} MB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        ImageOps.exif_transpose(image, in_place=True)  # in place: no copy where nothing is turned
+    except Exception:
+        raise ImageError("damaged EXIF data") from None
+    return image
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _scaled_to_8_bit(image).convert("RGB")
+        return _by_strips(image, _scaled_to_8_bit(image))
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
+        return _by_strips(image, _on_white)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _scaled_to_8_bit(image: Image.Image) -> Image.Image:
+def _by_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """`convert` pixel by pixel to RGB, some rows at a time: its temporary copies stay small."""
+    rows = max(1, STRIP_PIXELS // image.width)
+    rgb = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        rgb.paste(convert(image.crop((0, top, image.width, bottom))), (0, top))
+    return rgb
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def _scaled_to_8_bit(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
     """16-bit grey by its high byte; `I` and `F` files hold 16-bit values too, or values from 0 to 1."""
-    values = np.asarray(image).astype(np.float64)
-    top = 1.0 if image.mode == "F" and values.max(initial=0) <= 1 else 65535.0
-    return Image.fromarray(np.clip(values * (255.0 / top) + 0.5, 0, 255).astype(np.uint8))
+    top = 1.0 if image.mode == "F" and np.asarray(image).max(initial=0) <= 1 else 65535.0
+
+    def scaled(strip: Image.Image) -> Image.Image:
+        values = np.asarray(strip).astype(np.float64)
+        return Image.fromarray(np.clip(values * (255.0 / top) + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
+
+    return scaled

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from twofold.data.errors import InputError
 from twofold.data.images.csv_pixels import PixelTable, open_pixels, row_of
-from twofold.data.images.decode import ImageError
+from twofold.data.images.decode import FACE, ImageError, Limits
+from twofold.data.images.folders import inside, read_below
 
 
 @dataclass(frozen=True)
@@ -20,20 +21,19 @@ class Faces:
     """Roots by name; the root of keys without a dataset's name in front stands under the empty name."""
 
     roots: dict[str, Path]
+    limits: Limits = FACE  #: of each picture, where it is decoded
     tables: dict[Path, PixelTable] = field(default_factory=dict)  #: CSV files of pixels, as they are met
 
     def read(self, key: str) -> bytes:
         """The bytes of the image file of `key`. Raises ImageError if there is none, or it lies outside its root."""
         root, below = self._place(key)
         place = row_of(below)
+        if place is None or not _is_file(root / place[0]):
+            return read_below(root, below)
         try:
-            if place and (root / place[0]).is_file():
-                return self._table(_inside(root, place[0])).read(place[1])
-            return _inside(root, below).read_bytes()
-        except FileNotFoundError:
-            raise ImageError("missing file") from None
-        except (OSError, InputError, ValueError) as error:
-            raise ImageError(f"unreadable file ({getattr(error, 'strerror', None) or 'bad name'})") from None
+            return self._table(inside(root, place[0])).read(place[1])
+        except (OSError, InputError) as error:
+            raise ImageError(f"unreadable file ({getattr(error, 'strerror', None) or error})") from None
 
     def _place(self, key: str) -> tuple[Path, str]:
         if "" in self.roots:
@@ -49,14 +49,14 @@ class Faces:
         return self.tables[path]
 
 
-def _inside(root: Path, below: str) -> Path:
-    path = (root / below).resolve(strict=True)
-    if not path.is_relative_to(root):
-        raise ImageError("outside its root")
-    return path
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
-def open_faces(root: Path | dict[str, Path]) -> Faces:
+def open_faces(root: Path | dict[str, Path], *, limits: Limits = FACE) -> Faces:
     """Faces below one folder, or below several named ones; a CSV file of pixels stands for its folder.
 
     Raises InputError for a folder that is not there.
@@ -68,7 +68,7 @@ def open_faces(root: Path | dict[str, Path]) -> Faces:
     for folder in folders.values():
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder of faces (--root)")
-    return Faces({name: folder.resolve() for name, folder in folders.items()})
+    return Faces({name: folder.resolve() for name, folder in folders.items()}, limits)
 
 
 def require_roots(faces: Faces, keys: Sequence[str]) -> None:
