@@ -1,0 +1,90 @@
+"""The pixels of the faces that teach and choose: decoded once, kept as bytes in memory where they fit."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from twofold.data.images.decode import ImageError, decode
+from twofold.data.images.sources import Faces
+from twofold.extract.networks.preprocessing import Preprocessing
+
+LOG_SECONDS = 30.0  #: between progress lines where stderr is not a terminal
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Prepared pictures by row of the manifest. kept: (n, S, S, 3) uint8, or None: decoded each time they are asked for.
+
+    place: (N,) where each row's picture is in `kept`, -1 for rows without one; sha256: of the image files, by row.
+    """
+
+    keys: Sequence[str]
+    faces: Faces
+    preprocessing: Preprocessing
+    place: np.ndarray
+    kept: torch.Tensor | None
+    sha256: dict[int, str]
+    failures: dict[int, str]
+
+    def read(self, rows: np.ndarray) -> torch.Tensor:
+        """(n, S, S, 3) uint8 of these rows."""
+        if self.kept is not None:
+            return self.kept[torch.from_numpy(self.place[rows])]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            pictures = list(pool.map(lambda row: _prepared(self.keys[row], self.faces, self.preprocessing)[1], rows))
+        return torch.from_numpy(np.stack(pictures))
+
+
+def read_pictures(keys: Sequence[str], rows: np.ndarray, faces: Faces, how: Preprocessing, *, memory: float,
+                  progress: bool = True) -> Pictures:
+    """Decode these rows once, to keep them in at most `memory` bytes or, if they are more, to know which can be read.
+
+    A face that cannot be read is in `failures` with its reason.
+    """
+    fits = len(rows) * how.size**2 * 3 <= memory
+    kept = torch.empty((len(rows) if fits else 0, how.size, how.size, 3), dtype=torch.uint8)
+    place, sha256, failures = np.full(len(keys), -1, np.int64), {}, {}
+
+    def prepare(row: int) -> tuple[int, str, np.ndarray | None, str]:
+        try:
+            digest, picture = _prepared(keys[row], faces, how)
+            return row, digest, picture if fits else None, ""
+        except ImageError as error:
+            return row, "", None, str(error)
+
+    pace = 0.5 if sys.stderr.isatty() else LOG_SECONDS
+    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(
+            total=len(rows), unit="face", desc="decode", mininterval=pace, disable=not progress) as bar:
+        count = 0
+        for start in range(0, len(rows), 4096):  # a million waiting tasks would fill the memory
+            for row, digest, picture, failure in pool.map(prepare, rows[start:start + 4096].tolist()):
+                bar.update()
+                if failure:
+                    failures[row] = failure
+                    continue
+                sha256[row], place[row] = digest, count
+                if picture is not None:
+                    kept[count] = torch.from_numpy(picture)
+                count += 1
+    return Pictures(keys, faces, how, place, kept[:count] if fits else None, sha256, failures)
+
+
+def _prepared(key: str, faces: Faces, how: Preprocessing) -> tuple[str, np.ndarray]:
+    content = faces.read(key)
+    return hashlib.sha256(content).hexdigest(), how.prepare(decode(content))
+
+
+def free_memory() -> float:
+    """Bytes of memory that are free or can be freed; on systems that do not say, 4 GB."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 4e9

@@ -1,0 +1,111 @@
+"""What a person can set about a fine-tuning; the authors' own settings stand as presets beside ours."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from twofold.data.errors import InputError
+from twofold.data.labels import Taxonomy, taxonomy
+from twofold.data.options import check_bounds, option, settings_from
+
+DEFAULT_CLASSES = {"basic": "basic7", "compound": "cexpr7"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that decides which weights come out, besides the faces and the weights to start from."""
+
+    target: str = option("basic", help="The labels it learns.", choices=("basic", "compound", "both"))
+    classes: str = option("", help="A taxonomy, or two with a comma between for both; empty: basic7, cexpr7.")
+    size: int = option(0, help="Side of the input in pixels, the whole face in it; 0: the network's own.", least=0)
+    train: str = option("all", help="What learns: all, last:N (its last N layers) or head.")
+    frozen_norms: bool = option(False, help="Batch norms keep the statistics they came with.")
+    epochs: int = option(12, help="Passes over the training faces.", least=1)
+    batch_size: int = option(64, help="Faces a step, of all processes together.", least=2)
+    accumulate: int = option(1, help="Parts that a step is computed in, for memory.", least=1)
+    optimizer: str = option("adamw", help="How steps are taken.", choices=("adamw", "adam"))
+    lr: float = option(5e-4, help="Learning rate.", above=0)
+    lr_batch: int = option(0, help="Faces a step that the rate is meant for, and scaled to; 0: for any.", least=0)
+    min_lr: float = option(0.0, help="Where cosine and plateau end.", least=0)
+    schedule: str = option("cosine", help="After warm-up.", choices=("constant", "cosine", "step", "plateau"))
+    warmup: float = option(1.0, help="Epochs of linear warm-up.", least=0)
+    lr_factor: float = option(0.1, help="Of step and plateau.", above=0, below=1)
+    step_epochs: int = option(15, help="Epochs between the steps of the rate.", least=1)
+    patience: int = option(5, help="Epochs without a better validation score that plateau waits for.", least=1)
+    layer_decay: float = option(1.0, help="Rate of a layer over that of the layer after it.", above=0)
+    weight_decay: float = option(0.05, help="Decoupled with adamw; none for biases and norms.", least=0)
+    clip: float = option(0.0, help="Largest norm of the gradient; 0: any.", least=0)
+    drop_path: float = option(0.0, help="Stochastic depth, for networks that have it.", least=0, below=1)
+    dropout: float = option(0.0, help="Before the classifiers.", least=0, below=1)
+    label_smoothing: float = option(0.1, help="Share spread over all classes.", least=0, below=1)
+    class_weights: float = option(0.0, help="Power of inverse frequency in the loss.", least=0)
+    balanced_sampling: float = option(0.0, help="The same for drawing faces.", least=0)
+    basic_weight: float = option(1.0, help="Weight of the basic loss where both are learned.", least=0)
+    flip: float = option(0.5, help="Probability of the mirror image.", least=0)
+    shift: float = option(0.1, help="Largest shift, of the side.", least=0)
+    rotate: float = option(10.0, help="Largest rotation, in degrees.", least=0)
+    crop: float = option(0.8, help="Least share of the area that a random crop keeps; 1: no crop.", above=0)
+    jitter: float = option(0.2, help="Largest relative change of brightness and contrast.", least=0, below=1)
+    rand_augment: str = option("", help="timm's RandAugment, as rand-m9-mstd0.5-inc1; empty: none.")
+    erasing: float = option(0.0, help="Probability of random erasing.", least=0)
+    mixup: float = option(0.0, help="Alpha of mixup; 0: none.", least=0)
+    cutmix: float = option(0.0, help="Alpha of CutMix; 0: none.", least=0)
+    ema: float = option(0.0, help="Decay a step of the average of the weights; 0: none.", least=0, below=1)
+    seed: int = option(0, help="Of everything drawn.", least=0)
+    folds: int = option(0, help="One encoder a fold, the folds being those of `fuse --folds`; 0: by the splits.",
+                        least=0)
+    val_fraction: float = option(0.15, help="Of train, where there is no validation.", above=0, below=1)
+    precision: str = option("auto", help="Arithmetic of the forward pass.", choices=("auto", "fp32", "bf16", "fp16"))
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.folds == 1:
+            raise InputError("folds 1: take 2 or more, or 0 for the manifest's splits")
+        last = self.train.removeprefix("last:")
+        if self.train not in ("all", "head") and not (self.train.startswith("last:") and last.isdecimal() and int(last)):
+            raise InputError(f"train {self.train!r}: choose all, head, or last:N with N from 1")
+        self.taxonomies  # noqa: B018 (raises for names that do not fit)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return ("basic", "compound") if self.target == "both" else (self.target,)
+
+    @property
+    def taxonomies(self) -> dict[str, Taxonomy]:
+        """The classes of each target. Raises InputError for names that are unknown or of another target."""
+        chosen = {target: taxonomy(DEFAULT_CLASSES[target]) for target in self.targets}
+        for name in filter(None, self.classes.split(",")):
+            named = taxonomy(name)
+            if named.target not in chosen:
+                raise InputError(f"classes {name!r} are {named.target} expressions: use --target {named.target} or both")
+            chosen[named.target] = named
+        return chosen
+
+
+_MAE = {  # the authors' logs: fine-tuning of the masked autoencoder, both stages
+    "optimizer": "adamw", "lr_batch": 256, "weight_decay": 0.05, "erasing": 0.25, "mixup": 0.8, "cutmix": 1.0,
+    "rand_augment": "rand-m9-mstd0.5-inc1", "label_smoothing": 0.1, "warmup": 5.0, "schedule": "cosine", "min_lr": 1e-6,
+    "epochs": 100, "shift": 0.0, "rotate": 0.0, "crop": 1.0, "jitter": 0.0,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {},
+    "unified": _MAE | {"target": "basic", "classes": "basic8", "lr": 5e-4, "layer_decay": 0.65, "drop_path": 0.1},
+    "compound": _MAE | {"target": "compound", "classes": "cexpr7", "lr": 1e-3, "layer_decay": 0.75, "drop_path": 0.2,
+                        "batch_size": 64},
+    # arXiv 2407.12257, section 4: Adam, learning rate 5e-5, batch 128, 100 epochs, warm-up, cross-entropy
+    "paper": {"target": "compound", "optimizer": "adam", "lr": 5e-5, "batch_size": 128, "epochs": 100, "warmup": 5.0,
+              "schedule": "constant", "weight_decay": 0.0, "label_smoothing": 0.0, "shift": 0.0, "rotate": 0.0,
+              "crop": 1.0, "jitter": 0.0},
+}
+
+
+def resolve(*, preset: str, chosen: Mapping[str, Any]) -> Settings:
+    """Settings of a preset, over it those chosen (None: not chosen). Raises InputError."""
+    if preset not in PRESETS:
+        raise InputError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
+    return settings_from(Settings, PRESETS[preset] | {name: value for name, value in chosen.items() if value is not None})
+
+
+def record_of(settings: Settings) -> dict[str, Any]:
+    """Settings as JSON holds them."""
+    return asdict(settings)

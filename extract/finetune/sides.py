@@ -1,0 +1,118 @@
+"""Which faces teach, which choose the best epoch, and which are kept away from: nobody looks at test."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from twofold.data.errors import InputError
+from twofold.data.folds import folds_of
+from twofold.data.manifest import Manifest
+from twofold.data.splits import stratified_group_split
+from twofold.extract.finetune.settings import Settings
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Row numbers of a manifest. labels: of each target, (N,) class of each face, -1 for none."""
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    labels: dict[str, np.ndarray]
+    notes: tuple[str, ...] = ()
+
+    def without(self, rows: np.ndarray, why: str) -> "Sides":
+        """The same less some rows of train and val; `why` finishes the sentence "N faces left out: ..."."""
+        kept = {name: np.setdiff1d(getattr(self, name), rows) for name in ("train", "val")}
+        lost = len(self.train) + len(self.val) - sum(map(len, kept.values()))
+        notes = (*self.notes, f"{lost} faces left out: {why}") if lost else self.notes
+        return replace(self, **kept, notes=notes)
+
+
+def sides_of(faces: Manifest, settings: Settings, *, fold: int = -1) -> Sides:
+    """Train, validation and test by the manifest's splits, or with `fold` as test where `settings.folds` says so.
+
+    Groups of test leave train and validation; validation is carved from train by group where there is none, and its
+    groups leave train. A face without any label of the targets has no side but test. Raises InputError.
+    """
+    labels = labels_of(faces, settings)
+    labelled = np.any([label >= 0 for label in labels.values()], axis=0)
+    if not labelled.any():
+        names = " or ".join(f"{names.target} label of {names.name}" for names in settings.taxonomies.values())
+        raise InputError(f"no face has a {names}: choose other --target or --classes")
+    split = faces.table["split"].to_numpy(object)
+    groups = np.array([group or f"\0{key}" for group, key in
+                       zip(faces.table["group"], faces.table["key"], strict=True)], object)
+    notes = []
+    if fold >= 0:
+        classes = settings.taxonomies["compound" if "compound" in settings.taxonomies else "basic"]
+        classes = fold_classes(settings)
+        test = folds_of(faces, classes, folds=settings.folds, seed=settings.seed) == fold
+        side = np.where(test, "test", "train").astype(object)
+    elif (split == "").all():
+        side = np.full(len(split), "train", object)
+        notes.append("the manifest has no splits: every face may teach, none is kept for a test")
+    else:
+        side = split
+        unsplit = int((labelled & (side == "")).sum())
+        notes += [f"{unsplit} labelled faces without a split: left out"] if unsplit else []
+    test = side == "test"
+    shared = np.isin(groups, groups[test]) & ~test & (side != "") & labelled
+    notes += [f"{int(shared.sum())} faces left out: they share a group with test"] if shared.any() else []
+    usable = labelled & ~shared
+    train, val = (np.flatnonzero(usable & (side == name)) for name in ("train", "val"))
+    if not len(train):
+        raise InputError("the manifest has no labelled train faces: split it (`manifest split`)")
+    if not len(val):
+        carved = stratified_group_split(_strata(faces)[train], groups[train], fraction=settings.val_fraction,
+                                        seed=settings.seed)
+        train, val = train[~carved], train[carved]
+        notes.append(f"validation: {len(val)} faces carved from train by group")
+    else:
+        both = np.isin(groups[train], groups[val])
+        notes += [f"{int(both.sum())} faces left out of train: they share a group with validation"] if both.any() else []
+        train = train[~both]
+    return Sides(train, val, np.flatnonzero(test), labels, tuple(notes))
+
+
+def fold_classes(settings: Settings):
+    """The classes that folds are dealt by: compounds where they are learned, else what `fuse` tests by default."""
+    from twofold.data.labels import taxonomy
+
+    return settings.taxonomies.get("compound") or taxonomy("cexpr7")
+
+
+def labels_of(faces: Manifest, settings: Settings) -> dict[str, np.ndarray]:
+    """Of each target, (N,) the class of each face in its taxonomy, -1 for none."""
+    labels = {}
+    for target, names in settings.taxonomies.items():
+        number = {name: index for index, name in enumerate(names.classes)}
+        labels[target] = np.array([number.get(name, -1) for name in faces.table[target]], np.int64)
+    return labels
+
+
+def check_classes(sides: Sides, settings: Settings) -> Sides:
+    """Raises InputError for a class that cannot be learned or a target that cannot be chosen by; may add notes."""
+    notes = []
+    for target, names in settings.taxonomies.items():
+        counts = {side: np.bincount(labels[labels >= 0], minlength=len(names.classes)) for side, labels in
+                  ((side, sides.labels[target][getattr(sides, side)]) for side in ("train", "val"))}
+        if not counts["val"].sum():
+            raise InputError(f"no {target} validation faces are left: add labelled faces of further groups, or a val "
+                             "split")
+        rare = [f"{name} ({count})" for name, count in zip(names.classes, counts["train"], strict=True) if count < 2]
+        if (counts["train"] > 0).sum() < 2:
+            raise InputError(f"training faces of {(counts['train'] > 0).sum()} {target} class: two are needed at least")
+        if any(name.endswith("(1)") for name in rare):
+            raise InputError(f"too few training faces of {', '.join(rare)}: add faces, or choose --classes without it")
+        if rare:
+            notes.append(f"no training faces of {', '.join(name.split(' ')[0] for name in rare)}: "
+                         f"the {target} classifier never says so")
+    return replace(sides, notes=(*sides.notes, *notes))
+
+
+def _strata(faces: Manifest) -> np.ndarray:
+    """What is to be in proportion on both sides: the compound label, else the basic one."""
+    table = faces.table
+    return np.array([compound or basic for basic, compound in zip(table["basic"], table["compound"], strict=True)],
+                    object)
