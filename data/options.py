@@ -73,7 +73,8 @@ def _converted(name: str, value: Any, kind: type) -> Any:
         return float(value)
     if type(value) is kind:
         return value
-    raise InputError(f"setting {name!r} is {value!r}: {'a list of names' if kind is tuple else kind.__name__} is needed")
+    needed = "a list of names" if kind is tuple else kind.__name__
+    raise InputError(f"setting {name!r} is {value!r}: {needed} is needed")
 
 
 def parameters(kind: type, declare: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -82,18 +83,19 @@ def parameters(kind: type, declare: Callable[..., Any]) -> list[inspect.Paramete
     declare: makes an option of its help (and of names, for flags): `typer.Option`.
     """
     types = get_type_hints(kind)
-    return [inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None,
-        annotation=Annotated[types[name] | None, _declared(name, declared, declare)]) for name, declared in _options(kind)]
+    annotations = {name: Annotated[types[name] | None, _declared(name, declared, declare)]
+                   for name, declared in _options(kind)}
+    return [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            for name, annotation in annotations.items()]
 
 
 def _declared(name: str, declared: Field, declare: Callable[..., Any]) -> Any:
     rule: Option = declared.metadata["option"]
     choices = f" ({', '.join(rule.choices)})" if rule.choices else ""
-    flags = [f"--{name.replace('_', '-')}/--no-{name.replace('_', '-')}"] if declared.default in (True, False) and type(
-        declared.default) is bool else []
-    return declare(*flags, help=f"{rule.help}{choices} [{declared.default}]" if declared.default != "" else
-                   f"{rule.help}{choices}")
+    default = f" [{declared.default}]" if declared.default not in ("", ()) else ""
+    flag = name.replace("_", "-")
+    flags = [f"--{flag}/--no-{flag}"] if isinstance(declared.default, bool) else []
+    return declare(*flags, help=f"{rule.help}{choices}{default}")
 
 
 def _options(kind: type) -> Iterator[tuple[str, Field]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -56,6 +58,47 @@ def extract(
         manifest=faces, roots=root, store=store, backbones=names_in(backbones), views=names_in(views),
         weights=weights or [], device=device, precision=precision, settings=settings,
         compiled=compiled, max_pixels=max_pixels))
+
+
+def finetune(
+    faces: Annotated[Path, typer.Argument(metavar="FACES.csv", help="The manifest of faces.")],
+    root: Annotated[list[str], typer.Option(help="Folder that keys are relative to (or NAME=DIR, repeatable).")],
+    backbone: Annotated[str, typer.Option(help="A preset, timm:NAME or torchvision:NAME.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="The weights file to write.")],
+    weights: Annotated[str | None, typer.Option(help="To start from: PATH, random:SEED or hub.")] = None,
+    preset: Annotated[str, typer.Option(help="quick, unified, compound or paper.")] = "quick",
+    device: Device = "auto",
+    memory_gb: Annotated[float, typer.Option(min=0, help="For decoded faces; 0: half of what is free.")] = 0.0,
+    minutes: Annotated[float, typer.Option(min=0, help="Between states on disk, from which a stopped one goes on.")]
+    = 5.0,
+    tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard, too.")] = None,
+    as_json: Json = False,
+    **settings: Any,
+) -> Report:
+    """Train a backbone on labelled faces; `extract --weights NAME=FILE` takes what it writes."""
+    from twofold.extract.finetune.finetune import Request
+    from twofold.extract.finetune.finetune import finetune as run_finetune
+    from twofold.extract.finetune.settings import resolve
+
+    origin = weights.removeprefix(f"{backbone}=") if weights else None
+    return run_finetune(Request(
+        manifest=faces, roots=root, backbone=backbone, weights=origin, out=out, device=device, memory_gb=memory_gb,
+        settings=resolve(preset=preset, chosen=settings), minutes=minutes, tensorboard=tensorboard))
+
+
+def _with_settings(verb: Callable[..., Report]) -> Callable[..., Report]:
+    """The verb with an option for each field of its settings, which are declared once, in their dataclass."""
+    from twofold.data.options import parameters
+    from twofold.extract.finetune.settings import Settings
+
+    signature = inspect.signature(verb, eval_str=True)
+    own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+    keywords = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in own]
+    verb.__signature__ = signature.replace(parameters=[*keywords, *parameters(Settings, typer.Option)])
+    return verb
+
+
+app.command()(_with_settings(finetune))
 
 
 @weights_app.command("ls")

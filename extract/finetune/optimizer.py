@@ -1,7 +1,6 @@
 """The optimiser, its groups by layer and weight decay: timm's own."""
 
-from timm.optim import create_optimizer_v2
-from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 from torch import nn, optim
 
 from twofold.extract.finetune.learner import Learner

@@ -20,7 +20,7 @@ LOG_SECONDS = 30.0  #: between progress lines where stderr is not a terminal
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """Prepared pictures by row of the manifest. kept: (n, S, S, 3) uint8, or None: decoded each time they are asked for.
+    """Prepared pictures by row of the manifest. kept: (n, S, S, 3) uint8, or None: decoded whenever asked for.
 
     place: (N,) where each row's picture is in `kept`, -1 for rows without one; sha256: of the image files, by row.
     """

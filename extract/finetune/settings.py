@@ -1,5 +1,6 @@
 """What a person can set about a fine-tuning; the authors' own settings stand as presets beside ours."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -61,8 +62,7 @@ class Settings:
         check_bounds(self)
         if self.folds == 1:
             raise InputError("folds 1: take 2 or more, or 0 for the manifest's splits")
-        last = self.train.removeprefix("last:")
-        if self.train not in ("all", "head") and not (self.train.startswith("last:") and last.isdecimal() and int(last)):
+        if not re.fullmatch(r"all|head|last:0*[1-9][0-9]{0,5}", self.train):
             raise InputError(f"train {self.train!r}: choose all, head, or last:N with N from 1")
         self.taxonomies  # noqa: B018 (raises for names that do not fit)
 
@@ -77,7 +77,7 @@ class Settings:
         for name in filter(None, self.classes.split(",")):
             named = taxonomy(name)
             if named.target not in chosen:
-                raise InputError(f"classes {name!r} are {named.target} expressions: use --target {named.target} or both")
+                raise InputError(f"classes {name!r} are {named.target} expressions: use --target {named.target}")
             chosen[named.target] = named
         return chosen
 
@@ -103,7 +103,8 @@ def resolve(*, preset: str, chosen: Mapping[str, Any]) -> Settings:
     """Settings of a preset, over it those chosen (None: not chosen). Raises InputError."""
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
-    return settings_from(Settings, PRESETS[preset] | {name: value for name, value in chosen.items() if value is not None})
+    stated = {name: value for name, value in chosen.items() if value is not None}
+    return settings_from(Settings, PRESETS[preset] | stated)
 
 
 def record_of(settings: Settings) -> dict[str, Any]:

@@ -45,7 +45,6 @@ def sides_of(faces: Manifest, settings: Settings, *, fold: int = -1) -> Sides:
                        zip(faces.table["group"], faces.table["key"], strict=True)], object)
     notes = []
     if fold >= 0:
-        classes = settings.taxonomies["compound" if "compound" in settings.taxonomies else "basic"]
         classes = fold_classes(settings)
         test = folds_of(faces, classes, folds=settings.folds, seed=settings.seed) == fold
         side = np.where(test, "test", "train").astype(object)
@@ -70,7 +69,8 @@ def sides_of(faces: Manifest, settings: Settings, *, fold: int = -1) -> Sides:
         notes.append(f"validation: {len(val)} faces carved from train by group")
     else:
         both = np.isin(groups[train], groups[val])
-        notes += [f"{int(both.sum())} faces left out of train: they share a group with validation"] if both.any() else []
+        if both.any():
+            notes.append(f"{int(both.sum())} faces left out of train: they share a group with validation")
         train = train[~both]
     return Sides(train, val, np.flatnonzero(test), labels, tuple(notes))
 

@@ -12,6 +12,7 @@ from twofold.data.errors import InputError
 from twofold.extract.networks.ferplus_resnet import is_caffe, torchvision_name, with_caffe_strides
 from twofold.extract.networks.preprocessing import Preprocessing
 from twofold.extract.networks.presets import CAFFE_PIXELS, Preset, preset
+from twofold.extract.weights.finetuned import preprocessing_of
 from twofold.extract.weights.read import Checkpoint, file_sha256
 
 log = logging.getLogger(__name__)
@@ -58,18 +59,23 @@ def check_name(name: str) -> None:
         preset(name)
 
 
-def build(name: str, *, checkpoint: Checkpoint | None) -> Architecture:
+def build(name: str, *, checkpoint: Checkpoint | None, size: int = 0, drop_path: float = 0.0) -> Architecture:
     """Build the network of a backbone's name, not yet loaded. Raises InputError if it cannot be an encoder here.
 
     name: one that `check_name` accepts; checkpoint: what will be loaded, which tells variants apart (the number of
-    classes, the preprocessing that published weights were trained with); None for untrained weights.
+    classes, the preprocessing that published or fine-tuned weights were trained with); None for untrained weights;
+    size: another side of the input, the whole face in it, where the network allows it; drop_path: of training.
     """
+    learned = preprocessing_of(checkpoint)
     kind, colon, rest = name.partition(":")
     if colon and kind == "timm":
-        return _timm(rest)
-    if colon and kind == "torchvision":
-        return _torchvision(rest, checkpoint)
-    return _preset(preset(name), checkpoint)
+        built = _timm(rest, size=size or (learned.size if learned else 0), drop_path=drop_path)
+    elif colon and kind == "torchvision":
+        built = _torchvision(rest, None if learned else checkpoint)
+    else:
+        built = _preset(preset(name), checkpoint)
+    how = learned or built.preprocessing
+    return replace(built, preprocessing=replace(how, size=size, resize=size) if size else how)
 
 
 def _preset(known: Preset, checkpoint: Checkpoint | None) -> Architecture:
@@ -171,14 +177,28 @@ def _torchvision_preprocessing(name: str, checkpoint: Checkpoint | None) -> Prep
 
 
 # --------------------------------------------------------------------------------------------------------- timm
-def _timm(name: str) -> Architecture:
+def _timm(name: str, *, size: int = 0, drop_path: float = 0.0) -> Architecture:
     import timm
 
-    network = timm.create_model(name, num_classes=0)
+    network = timm.create_model(name, num_classes=0, **_timm_options(name, size, drop_path))
     heads = network.pretrained_cfg.get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
     return Architecture(name=f"timm.{name}", network=network, tap="pooled features, classifier removed",
                         preprocessing=_timm_preprocessing(name, network), heads=tuple(f"{head}." for head in heads))
+
+
+def _timm_options(name: str, size: int, drop_path: float) -> dict[str, Any]:
+    """What a model of timm is built with: those that have position embeddings have to know the size of their input."""
+    import timm
+
+    options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
+    if size and timm.is_model(name.partition(".")[0]):
+        try:
+            timm.create_model(name, num_classes=0, img_size=size)
+            options["img_size"] = size
+        except TypeError:  # a network of convolutions takes any size
+            pass
+    return options
 
 
 def _timm_preprocessing(name: str, network: nn.Module) -> Preprocessing:

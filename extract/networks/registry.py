@@ -19,6 +19,7 @@ from twofold.extract.networks.preprocessing import Preprocessing
 from twofold.extract.networks.presets import PRESETS
 from twofold.extract.networks.random_weights import draw_weights, noise_pictures, seeded
 from twofold.extract.weights.find import find_weights, weights_folder
+from twofold.extract.weights.finetuned import without_ours
 from twofold.extract.weights.load import digest, load_strictly
 from twofold.extract.weights.read import Checkpoint, read_checkpoint
 
@@ -83,7 +84,7 @@ def _untrained(name: str, weights: str) -> Loaded:
 
 
 def _trained(name: str, weights: str | None, folder: Path) -> Loaded:
-    checkpoint = read_checkpoint(find_weights(name, weights=weights, folder=folder))
+    checkpoint, _ = without_ours(read_checkpoint(find_weights(name, weights=weights, folder=folder)))
     with seeded(0):  # what the constructors draw is thrown away
         built = build(name, checkpoint=checkpoint)
     renamed = {built.rename(entry): tensor for entry, tensor in checkpoint.tensors.items()}

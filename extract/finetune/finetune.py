@@ -1,0 +1,160 @@
+"""The verb `finetune`: a backbone learns from labelled faces and becomes a weights file."""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from twofold.data.errors import InputError
+from twofold.data.images.sources import Faces, image_hashes, open_faces, parse_roots, require_roots
+from twofold.data.manifest import Manifest, read_manifest
+from twofold.extract.devices import parse_device, resolve_precision
+from twofold.extract.finetune.history import to_tensorboard, write_history
+from twofold.extract.finetune.loop import Outcome, Training, run
+from twofold.extract.finetune.output import seen_faces, write_weights
+from twofold.extract.finetune.pixels import Pictures, free_memory, read_pictures
+from twofold.extract.finetune.processes import Processes, launched
+from twofold.extract.finetune.report import FinetuneReport
+from twofold.extract.finetune.settings import Settings, record_of
+from twofold.extract.finetune.sides import Sides, check_classes, sides_of
+from twofold.extract.finetune.start import Start, start
+from twofold.extract.finetune.step import Targets, class_weights
+from twofold.extract.weights.find import weights_folder
+
+SHARE_OF_MEMORY = 0.5  #: of what is free, for decoded faces
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is trained on what. weights: as `extract` takes them; out: the weights file; minutes: between states."""
+
+    manifest: Path
+    roots: Sequence[str]
+    backbone: str
+    weights: str | None
+    out: Path
+    settings: Settings
+    device: str = "auto"
+    memory_gb: float = 0.0
+    minutes: float = 5.0
+    tensorboard: Path | None = None
+    progress: bool = True
+
+
+def finetune(request: Request) -> FinetuneReport:
+    """Train as `request` says and write the weights of the best epoch; the same command goes on after a stop.
+
+    Raises InputError for what a person must mend, before anything is written.
+    """
+    check_out(request.out)
+    faces = read_manifest(request.manifest)
+    with launched(parse_device(request.device)) as (processes, device):
+        return _finetuned(request, faces, open_faces(parse_roots(request.roots)), request.out, -1, processes, device)
+
+
+def check_out(out: Path) -> None:
+    """Raises InputError now rather than after training if the weights cannot be written to `out`."""
+    if out.suffix != ".safetensors":
+        raise InputError(f"{out}: weights are written as safetensors, so give --out that suffix")
+    if not out.parent.is_dir():
+        raise InputError(f"{out}: its folder does not exist")
+    if out.exists():
+        raise InputError(f"{out} exists: choose another --out")
+
+
+def _finetuned(request: Request, manifest: Manifest, faces: Faces, out: Path, fold: int, processes: Processes,
+               device: torch.device) -> FinetuneReport:
+    began, settings = time.perf_counter(), request.settings
+    sides = check_classes(sides_of(manifest, settings, fold=fold), settings)
+    require_roots(faces, [manifest.keys[row] for row in sides.train])
+    origin = start(request.backbone, weights=request.weights, folder=weights_folder(), settings=settings)
+    pictures, sides = _read(request, manifest, faces, origin, sides)
+    training = _training(request, origin, pictures, sides, out, fold, processes, device)
+    outcome = run(training, progress_bar=request.progress)
+    if processes.first:
+        _write(request, manifest, origin, training, outcome, out, fold)
+    return FinetuneReport(out=out, start=origin.weights, name=origin.name, settings=settings, sides=sides,
+                          outcome=outcome, precision=training.precision, seconds=time.perf_counter() - began,
+                          failures=pictures.failures)
+
+
+def _read(request: Request, manifest: Manifest, faces: Faces, origin: Start, sides: Sides) -> tuple[Pictures, Sides]:
+    """The pictures of train and validation, and the sides less what cannot be read or is a picture of test."""
+    rows = np.union1d(sides.train, sides.val)
+    memory = request.memory_gb * 1e9 or SHARE_OF_MEMORY * free_memory()
+    pictures = read_pictures(manifest.keys, rows, faces, origin.architecture.preprocessing, memory=memory,
+                             progress=request.progress)
+    sides = sides.without(np.array(list(pictures.failures), int), "their image files cannot be read")
+    test = image_hashes(faces, [manifest.keys[row] for row in sides.test])
+    digests = set(test.values())
+    same = np.array([row for row, digest in pictures.sha256.items() if digest in digests], int)
+    sides = sides.without(same, "their image files are those of test faces")
+    chosen = {pictures.sha256[row] for row in sides.val}
+    twins = np.array([row for row in sides.train if pictures.sha256[row] in chosen], int)
+    train = np.setdiff1d(sides.train, twins)
+    notes = (*sides.notes, f"{len(twins)} faces left out of train: their image files are those of validation faces")
+    return pictures, check_classes(replace(sides, train=train, notes=notes if len(twins) else sides.notes),
+                                   request.settings)
+
+
+def _training(request: Request, origin: Start, pictures: Pictures, sides: Sides, out: Path, fold: int,
+              processes: Processes, device: torch.device) -> Training:
+    settings = request.settings
+    widths = tuple(len(names.classes) for names in settings.taxonomies.values())
+    weights = [class_weights(labels[sides.train], width, settings.class_weights)
+               for labels, width in zip(sides.labels.values(), widths, strict=True)]
+    scale = tuple(settings.basic_weight if settings.target == "both" and target == "basic" else 1.0
+                  for target in settings.targets)
+    targets = Targets(widths, torch.from_numpy(np.concatenate(weights)).float(), scale, settings.label_smoothing)
+    precision = resolve_precision(settings.precision, device)
+    content = json.dumps({"settings": record_of(settings), "start": origin.weights, "fold": fold,
+                          "precision": precision, "faces": _digest_of(pictures, sides)}, sort_keys=True)
+    return Training(
+        name=hashlib.sha256(content.encode()).hexdigest(), learner=origin.learner, pictures=pictures, sides=sides,
+        odds=_odds(sides, settings), targets=targets, settings=settings, precision=precision, device=device,
+        processes=processes, state=out.with_suffix(".state"), minutes=request.minutes)
+
+
+def _odds(sides: Sides, settings: Settings) -> np.ndarray | None:
+    """(train,) how often each face is drawn: the inverse frequency of its class to a power; the compound's first."""
+    if not settings.balanced_sampling:
+        return None
+    odds = np.ones(len(sides.train))
+    for labels in sides.labels.values():
+        own = labels[sides.train]
+        weights = class_weights(own, own.max() + 1, settings.balanced_sampling)
+        odds = np.where(own >= 0, weights[own], odds)
+    return odds / odds.sum()
+
+
+def _digest_of(pictures: Pictures, sides: Sides) -> str:
+    """Of the faces that teach and choose, and what they teach."""
+    total = hashlib.sha256()
+    for rows in (sides.train, sides.val):
+        for row in rows:
+            labels = [int(label[row]) for label in sides.labels.values()]
+            total.update(f"{pictures.keys[row]}\0{pictures.sha256[row]}\0{labels}\n".encode())
+    return total.hexdigest()
+
+
+def _write(request: Request, manifest: Manifest, origin: Start, training: Training, outcome: Outcome, out: Path,
+           fold: int) -> None:
+    progress = outcome.progress
+    if progress.history:
+        write_history(out.with_suffix(".history.csv"), progress.history)
+        if request.tensorboard:
+            to_tensorboard(request.tensorboard, progress.history)
+    if outcome.stopped_by or not progress.best:
+        return
+    rows = np.union1d(training.sides.train, training.sides.val)
+    seen = seen_faces([training.pictures.sha256[row] for row in rows], manifest.table["group"].to_numpy(object)[rows])
+    extra = {"training": training.name, "diverged": str(outcome.diverged)}
+    if fold >= 0:
+        extra |= {"fold": str(fold), "folds": str(request.settings.folds)}
+    write_weights(out, origin, progress, request.settings, seen, extra)
+    training.state.unlink(missing_ok=True)
