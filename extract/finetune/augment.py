@@ -40,7 +40,7 @@ def rand_augmented(pictures: torch.Tensor, settings: Settings, mean: tuple[float
     """timm's RandAugment of (B, S, S, 3) uint8 pictures, on the CPU; as they are where the settings name none."""
     if not settings.rand_augment:
         return pictures
-    from timm.data import rand_augment_transform
+    from timm.data.auto_augment import rand_augment_transform
 
     fill = tuple(min(255, round(255 * value)) for value in mean)
     change = rand_augment_transform(settings.rand_augment, {"img_mean": fill})
@@ -81,7 +81,7 @@ def erased(pictures: torch.Tensor, settings: Settings) -> torch.Tensor:
     if settings.erasing:
         from timm.data.random_erasing import RandomErasing
 
-        RandomErasing(settings.erasing, mode="pixel", device=pictures.device)(pictures)
+        RandomErasing(settings.erasing, mode="pixel", device=str(pictures.device))(pictures)
     return pictures
 
 

@@ -1,6 +1,7 @@
 """The network that learns: an encoder and a linear classifier for each target."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,10 +17,7 @@ class Learner(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
-        self.heads = nn.ModuleDict({target: nn.Linear(dim, width) for target, width in widths.items()})
-        for head in self.heads.values():
-            nn.init.trunc_normal_(head.weight, std=0.02)
-            nn.init.zeros_(head.bias)
+        self.heads = nn.ModuleDict({target: _classifier(dim, width) for target, width in widths.items()})
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         embedding = self.dropout(self.encoder(pictures))
@@ -27,12 +25,20 @@ class Learner(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names that timm keeps weight decay away from."""
-        names = self.encoder.no_weight_decay() if hasattr(self.encoder, "no_weight_decay") else ()
+        own: Callable[[], Collection[str]] | None = getattr(self.encoder, "no_weight_decay", None)
+        names = own() if own else ()
         return {f"encoder.{name}" for name in names}
 
     def group_matcher(self, coarse: bool = False) -> "_Places":
         """Which layer a parameter belongs to, as timm's layer-wise decay asks for it."""
         return _Places(layers_of(self))
+
+
+def _classifier(dim: int, width: int) -> nn.Linear:
+    layer = nn.Linear(dim, width)
+    nn.init.trunc_normal_(layer.weight, std=0.02)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 class _Places:
@@ -65,10 +71,11 @@ def layers_of(learner: Learner) -> dict[str, int]:
 def _timm_layers(encoder: nn.Module, names: Sequence[str]) -> dict[str, int]:
     from timm.models._manipulate import group_with_matcher
 
-    head = getattr(encoder, "pretrained_cfg", {}).get("classifier") or "head"
-    head = f"{head if isinstance(head, str) else head[0]}.weight"
-    matcher = encoder.group_matcher(coarse=False)
-    places = group_with_matcher(((name, None) for name in [*names, head]), matcher, reverse=True)
+    classifier = getattr(encoder, "pretrained_cfg", {}).get("classifier") or "head"
+    head = f"{classifier if isinstance(classifier, str) else classifier[0]}.weight"
+    describe: Callable[..., Any] = getattr(encoder, "group_matcher")  # noqa: B009 (what timm's networks bring)
+    matcher = describe(coarse=False)
+    places: Any = group_with_matcher(((name, None) for name in [*names, head]), matcher, reverse=True)
     return {name: places[name] for name in names} | {"\0head": places[head]}
 
 

@@ -73,7 +73,8 @@ def run(training: Training, *, progress_bar: bool = True) -> Outcome:
 class _Loop:
     def __init__(self, training: Training) -> None:
         self.training, self.settings = training, training.settings
-        self.learner = training.learner.to(training.device, memory_format=torch.channels_last)
+        self.learner = training.learner.to(training.device)
+        self.learner.to(memory_format=torch.channels_last)  # pyright: ignore (torch's stubs lack it)
         self.optimizer = build_optimizer(self.learner, self.settings)
         self.ema = _average(self.learner, self.settings)
         self.scaler = torch.amp.GradScaler(training.device.type, enabled=training.precision == "fp16")
@@ -193,7 +194,7 @@ def _average(learner: Learner, settings: Settings) -> Any:
     """The moving average of the weights, if asked for: timm's."""
     if not settings.ema:
         return None
-    from timm.utils import ModelEmaV3
+    from timm.utils.model_ema import ModelEmaV3
 
     return ModelEmaV3(learner, decay=settings.ema, use_warmup=True)
 

@@ -1,6 +1,6 @@
 """The optimiser, its groups by layer and weight decay: timm's own."""
 
-from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
+from timm import optim as timm_optim
 from torch import nn, optim
 
 from twofold.extract.finetune.learner import Learner
@@ -11,11 +11,13 @@ def build_optimizer(learner: Learner, settings: Settings) -> optim.Optimizer:
     """Adam or AdamW over what learns; each group has `lr_scale`, its share of the rate."""
     skipped = learner.no_weight_decay()
     if settings.layer_decay == 1.0:
-        groups = param_groups_weight_decay(learner, settings.weight_decay, no_weight_decay_list=skipped)
+        groups = timm_optim.param_groups_weight_decay(  # pyright: ignore[reportPrivateImportUsage]
+            learner, settings.weight_decay, no_weight_decay_list=skipped)
     else:
-        groups = param_groups_layer_decay(learner, settings.weight_decay, no_weight_decay_list=skipped,
-                                          layer_decay=settings.layer_decay)
-    return create_optimizer_v2(groups, opt=settings.optimizer, lr=settings.lr, weight_decay=0.0)
+        groups = timm_optim.param_groups_layer_decay(  # pyright: ignore[reportPrivateImportUsage]
+            learner, settings.weight_decay, no_weight_decay_list=skipped, layer_decay=settings.layer_decay)
+    return timm_optim.create_optimizer_v2(  # pyright: ignore[reportPrivateImportUsage]
+        groups, opt=settings.optimizer, lr=settings.lr, weight_decay=0.0)
 
 
 def set_rate(optimizer: optim.Optimizer, rate: float) -> None:

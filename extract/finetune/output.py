@@ -37,9 +37,9 @@ def write_weights(path: Path, start: Start, progress: Progress, settings: Settin
     place = own_head_of(start)
     for target in settings.targets:
         prefix = place if target == own and place else f"{PREFIX}{target}."
-        head = start.learner.heads[target]
-        tensors |= {f"{prefix}weight": head.weight.detach(), f"{prefix}bias": head.bias.detach()}
-    tensors |= seen.tensors()
+        head = start.learner.heads[target].state_dict()
+        tensors |= {f"{prefix}weight": head["weight"], f"{prefix}bias": head["bias"]}
+    tensors |= dict(seen.tensors())
     best = progress.history[progress.best_epoch]
     metadata = {
         "made_by": "twofold finetune", "backbone": start.name, "architecture": start.architecture.name,

@@ -38,8 +38,11 @@ class Pictures:
         if self.kept is not None:
             return self.kept[torch.from_numpy(self.place[rows])]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            pictures = list(pool.map(lambda row: _prepared(self.keys[row], self.faces, self.preprocessing)[1], rows))
+            pictures = list(pool.map(self._decoded, rows.tolist()))
         return torch.from_numpy(np.stack(pictures))
+
+    def _decoded(self, row: int) -> np.ndarray:
+        return _prepared(self.keys[row], self.faces, self.preprocessing)[1]
 
 
 def read_pictures(keys: Sequence[str], rows: np.ndarray, faces: Faces, how: Preprocessing, *, memory: float,

@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import distributed, nn
@@ -34,7 +35,7 @@ class Processes:
         if self.count == 1 or last:
             yield
         else:
-            with network.no_sync():
+            with cast(nn.parallel.DistributedDataParallel, network).no_sync():
                 yield
 
     def summed(self, value: torch.Tensor) -> torch.Tensor:

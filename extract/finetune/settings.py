@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from twofold.data.errors import InputError
-from twofold.data.labels import Taxonomy, taxonomy
+from twofold.data.labels import Taxonomy
 from twofold.data.options import check_bounds, option, settings_from
+from twofold.data.taxonomies import find_taxonomy
 
 DEFAULT_CLASSES = {"basic": "basic7", "compound": "cexpr7"}
 
@@ -55,6 +56,7 @@ class Settings:
     seed: int = option(0, help="Of everything drawn.", least=0)
     folds: int = option(0, help="One encoder a fold, the folds being those of `fuse --folds`; 0: by the splits.",
                         least=0)
+    fold_classes: str = option("cexpr7", help="The taxonomy whose faces are dealt into folds: that of `fuse`.")
     val_fraction: float = option(0.15, help="Of train, where there is no validation.", above=0, below=1)
     precision: str = option("auto", help="Arithmetic of the forward pass.", choices=("auto", "fp32", "bf16", "fp16"))
 
@@ -73,9 +75,9 @@ class Settings:
     @property
     def taxonomies(self) -> dict[str, Taxonomy]:
         """The classes of each target. Raises InputError for names that are unknown or of another target."""
-        chosen = {target: taxonomy(DEFAULT_CLASSES[target]) for target in self.targets}
+        chosen = {target: find_taxonomy(DEFAULT_CLASSES[target]) for target in self.targets}
         for name in filter(None, self.classes.split(",")):
-            named = taxonomy(name)
+            named = find_taxonomy(name)
             if named.target not in chosen:
                 raise InputError(f"classes {name!r} are {named.target} expressions: use --target {named.target}")
             chosen[named.target] = named

@@ -8,6 +8,7 @@ from twofold.data.errors import InputError
 from twofold.data.folds import folds_of
 from twofold.data.manifest import Manifest
 from twofold.data.splits import stratified_group_split
+from twofold.data.taxonomies import find_taxonomy
 from twofold.extract.finetune.settings import Settings
 
 
@@ -45,7 +46,7 @@ def sides_of(faces: Manifest, settings: Settings, *, fold: int = -1) -> Sides:
                        zip(faces.table["group"], faces.table["key"], strict=True)], object)
     notes = []
     if fold >= 0:
-        classes = fold_classes(settings)
+        classes = find_taxonomy(settings.fold_classes)
         test = folds_of(faces, classes, folds=settings.folds, seed=settings.seed) == fold
         side = np.where(test, "test", "train").astype(object)
     elif (split == "").all():
@@ -73,13 +74,6 @@ def sides_of(faces: Manifest, settings: Settings, *, fold: int = -1) -> Sides:
             notes.append(f"{int(both.sum())} faces left out of train: they share a group with validation")
         train = train[~both]
     return Sides(train, val, np.flatnonzero(test), labels, tuple(notes))
-
-
-def fold_classes(settings: Settings):
-    """The classes that folds are dealt by: compounds where they are learned, else what `fuse` tests by default."""
-    from twofold.data.labels import taxonomy
-
-    return settings.taxonomies.get("compound") or taxonomy("cexpr7")
 
 
 def labels_of(faces: Manifest, settings: Settings) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ Everything of ours in such a file has names that start with `twofold.`; the rest
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,10 +32,10 @@ def preprocessing_of(checkpoint: Checkpoint | None) -> Preprocessing | None:
     if checkpoint is None or PREPROCESSING not in checkpoint.metadata:
         return None
     try:
-        record = json.loads(checkpoint.metadata[PREPROCESSING])
-        return Preprocessing(**{name: tuple(value) if isinstance(value, list) else value
-                                for name, value in record.items()})
-    except (TypeError, ValueError) as error:
+        record: dict[str, Any] = json.loads(checkpoint.metadata[PREPROCESSING])
+        record |= {name: tuple(record[name]) for name in ("mean", "std")}
+        return Preprocessing(**record)
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{checkpoint.path}: its preprocessing does not read back ({error})") from None
 
 

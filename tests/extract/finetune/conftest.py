@@ -1,0 +1,50 @@
+"""Drawn faces of basics and compounds, and a small network that learns from them in seconds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from twofold.data.drawn.dataset import draw_dataset
+from twofold.data.labels import taxonomy
+from twofold.data.manifest import Manifest, manifest, write_manifest
+from twofold.extract.finetune.finetune import Request
+from twofold.extract.finetune.settings import resolve
+
+
+@dataclass(frozen=True)
+class Dataset:
+    root: Path
+    path: Path
+    table: Manifest
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory) -> Dataset:
+    """140 drawn faces, 48 x 48, of the seven basics and the seven compounds, each person in one split. Read only."""
+    root = tmp_path_factory.mktemp("faces")
+    tables = [draw_dataset(root / "faces", taxonomy=taxonomy(name), per_class=10, size=48, seed=0).table
+              for name in ("basic7", "cexpr7")]
+    table = manifest(pd.concat(tables, ignore_index=True), source="drawn")
+    write_manifest(table, root / "faces.csv")
+    return Dataset(root / "faces", root / "faces.csv", table)
+
+
+@pytest.fixture
+def request_for(faces, tmp_path):
+    """A request for a tiny timm network on the drawn faces, two epochs in fp32 on the CPU."""
+    def make(out: str = "weights.safetensors", *, backbone: str = "timm:test_resnet", weights: str = "random:0",
+             manifest: Path = faces.path, minutes: float = 5.0, **chosen) -> Request:
+        settings = {"size": 48, "epochs": 2, "batch_size": 16, "precision": "fp32"} | chosen
+        return Request(manifest=manifest, roots=[str(faces.root)], backbone=backbone, weights=weights,
+                       out=tmp_path / out, settings=resolve(preset="quick", chosen=settings), device="cpu",
+                       progress=False, minutes=minutes)
+
+    return make
+
+
+@pytest.fixture
+def draw() -> np.random.Generator:
+    return np.random.default_rng(0)
