@@ -1,6 +1,11 @@
-"""Publishing a file so that a crash, a kill or a power cut never leaves half of one under its final name."""
+"""Publishing a file so that a crash, a kill or a power cut never leaves half of one under its final name.
+
+Every change that the cache makes to a folder goes through here: the tests stop it before and after each of them.
+"""
 
 import contextlib
+import errno
+import fcntl
 import os
 import socket
 import time
@@ -8,7 +13,11 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-FOREIGN_LEFTOVER_SECONDS = 24 * 3600  # another host's process id tells us nothing: wait a day
+OTHER_HOST_SECONDS = 24 * 3600  #: some network file systems lock within one host only: another host's file waits a day
+LOCK_SECONDS = 600  #: a lock is held for a few renames; who waits longer waits for a process that has been stopped
+POLL_SECONDS = 0.01
+PREFIX = ".tmp-"
+NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
 @contextlib.contextmanager
@@ -17,20 +26,75 @@ def published(path: Path) -> Iterator[Path]:
 
     On any error the temporary file is removed and `path` is untouched.
     """
-    temporary = path.parent / f".tmp-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
-    try:
+    with temporary_in(path.parent) as temporary:
         yield temporary
         put_in_place(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+
+
+@contextlib.contextmanager
+def temporary_in(folder: Path) -> Iterator[Path]:
+    """An empty file in `folder`, locked as long as this process lives; removed at the end unless it was renamed."""
+    path, descriptor = _create(folder)
+    try:
+        yield path
+    finally:
+        os.close(descriptor)
+        remove(path)
+
+
+def _create(folder: Path) -> tuple[Path, int]:
+    while True:
+        path = folder / f"{PREFIX}{socket.gethostname()}-{uuid.uuid4().hex}"
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        if _try_lock(descriptor, unknown=True) and path.exists():  # else taken for a dead one's before it was locked
+            return path, descriptor
+        os.close(descriptor)
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Rename `temporary` to `path`, of one folder, so that a power cut leaves the old file or the whole new one."""
-    _sync(temporary)
+    """Rename `temporary` to `path`, in one file system: a power cut leaves the old file or the whole new one."""
+    sync(temporary)
     os.replace(temporary, path)
-    _sync(path.parent)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_there(path: Path) -> bool:
+    """True if there is a file; unlike `Path.exists` it takes no other trouble for an answer. Raises OSError."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, so that they survive a power cut."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path)
+        sync(path.parent)
+
+
+def remove_empty_folder(path: Path) -> None:
+    """Remove a folder if it is there and empty."""
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -39,33 +103,60 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, on which all who change its folder's files in several steps wait for each other.
+
+    The system releases it with the process, however that ends; the empty file stays. Raises TimeoutError.
+    """
+    from filelock import FileLock, Timeout  # late: readers, who never lock, need not wait for its import
+
+    lock, began = FileLock(path), time.monotonic()
+    while True:
+        try:
+            lock.acquire(blocking=False)
+            break
+        except Timeout:
+            if time.monotonic() - began > LOCK_SECONDS:
+                raise TimeoutError(errno.ETIMEDOUT, "another process holds this lock and does not go on",
+                                   str(path)) from None
+            time.sleep(POLL_SECONDS)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def remove_leftovers(folder: Path) -> int:
     """Remove temporary files that processes no longer alive have left in `folder`; returns how many."""
-    dead = [path for path in folder.glob(".tmp-*") if not _alive(path)]
+    dead = [path for path in folder.glob(f"{PREFIX}*") if _is_dead(path)]
     for path in dead:
-        path.unlink(missing_ok=True)
+        remove(path)
     return len(dead)
 
 
-def _alive(path: Path) -> bool:
-    host, _, rest = path.name.removeprefix(".tmp-").rpartition("-")[0].rpartition("-")
-    if host != socket.gethostname():
-        try:
-            return time.time() - path.stat().st_mtime < FOREIGN_LEFTOVER_SECONDS
-        except FileNotFoundError:
-            return False
+def _is_dead(path: Path) -> bool:
+    """True if nobody holds the lock of a temporary file: its writer would, in whatever container it runs."""
     try:
-        os.kill(int(rest), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+        old = time.time() - path.stat().st_mtime > OTHER_HOST_SECONDS
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:
+        return False  # gone, or not ours
     try:
-        os.fsync(descriptor)
+        here = path.name.rpartition("-")[0] == f"{PREFIX}{socket.gethostname()}"
+        return (old or here) and _try_lock(descriptor, unknown=old)
     finally:
         os.close(descriptor)
+
+
+def _try_lock(descriptor: int, *, unknown: bool) -> bool:
+    """True if the file is now locked by this descriptor; `unknown` where the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS_HERE:
+            raise
+        return unknown
+    return True

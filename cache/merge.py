@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from twofold.cache.assemble import change, classifier_of, replace_finished
+from twofold.cache.atomic import make_folder
 from twofold.cache.errors import CacheError
 from twofold.cache.format.featurefile import BLOCK_ROWS, FeatureFile
-from twofold.cache.parts import RETIRED, Holdings, assemble_from, classifier_of, parts_by_age, stock_of
+from twofold.cache.parts import FileState, is_retired, part_paths
 from twofold.cache.recipe import Recipe
+from twofold.cache.rows import CachedRows, rows_in
 from twofold.cache.store import Store
 
 TOLERANCE = {"fp32": 0.002, "fp16": 0.02, "bf16": 0.05}  #: of a row's length: two machines round differently
@@ -51,79 +54,88 @@ class Merged:
 def merge(stores: Sequence[Store], out: Store, keys: Sequence[str]) -> Merged:
     """Write each recipe of the stores to `out`, rows in the order of `keys`; unfinished parts are taken in, too.
 
-    What `out` holds already takes part, so that a merge that was cut off goes on. Nothing is written before all is
-    compared. Raises CacheError naming the key for which two stores hold another image or another value, and for a
-    file that cannot be read.
+    What `out` holds already takes part, so that a merge that was cut off goes on, and what another process adds to it
+    meanwhile stays. Nothing is written before all is compared. Raises CacheError naming the key for which two stores
+    hold another image or another value, and for a file that cannot be read.
     """
-    stores = list({store.path.resolve(): store for store in [out, *stores]}.values())
-    recipes = {recipe.fingerprint: recipe for store in stores for recipe in _recipes(store)}
-    agreed = [_agreed([_held(store, recipe, kept=store is out) for store in stores]) for recipe in recipes.values()]
-    out.path.mkdir(parents=True, exist_ok=True)
-    return Merged(out.path, len(keys), [_write(out, recipe, held, keys)
-                                        for recipe, held in zip(recipes.values(), agreed, strict=True)])
+    others = [store for path, store in {store.path.resolve(): store for store in stores}.items()
+              if path != out.path.resolve()]
+    recipes = {recipe.fingerprint: recipe for store in (out, *others) for recipe in _recipes(store)}.values()
+    sources = [[_cached(store, recipe) for store in others] for recipe in recipes]
+    for recipe, cached in zip(recipes, sources, strict=True):
+        _agreed([_cached(out, recipe, with_retired=True), *cached])
+    make_folder(out.path)
+    return Merged(out.path, len(keys), [_merge_recipe(out, recipe, cached, keys)
+                                        for recipe, cached in zip(recipes, sources, strict=True)])
 
 
 def _recipes(store: Store) -> list[Recipe]:
     return [file.recipe for file in [*store.files(), *store.parts()]]
 
 
-def _held(store: Store, recipe: Recipe, *, kept: bool) -> Holdings:
-    """What a store holds of a recipe; `kept`: with the rows of faces that have left its manifest."""
+def _cached(store: Store, recipe: Recipe, *, with_retired: bool = False) -> CachedRows:
+    """What a store holds of a recipe; `with_retired`: with the rows of faces that have left its manifest."""
     files = [file for file in store.files() if file.fingerprint == recipe.fingerprint]
-    parts = [FeatureFile(path) for path in parts_by_age(store, recipe) if kept or not path.name.startswith(RETIRED)]
+    parts = [FeatureFile(path) for path in part_paths(store, recipe) if with_retired or not is_retired(path)]
     for part in parts:
         part.check()
-    return stock_of(files + parts)
+    return rows_in(files + parts)
 
 
-def _agreed(holdings: Sequence[Holdings]) -> Holdings:
-    """One of several: each key from the first that has it, if the others have the same of it."""
-    whole = holdings[0]
-    for other in holdings[1:]:
-        shared = [key for key in other.where if key in whole.where]
-        _require_same_images(whole, other, shared)
-        _require_same_values(whole, other, shared)
-        offset = len(whole.sources)
-        where = {key: (source + offset, row) for key, (source, row) in other.where.items()} | whole.where
-        failures = {key: reason for key, reason in (other.failures | whole.failures).items() if key not in where}
-        whole = Holdings([*whole.sources, *other.sources], where, failures)
-    classifier_of(whole.sources)
-    return whole
+def _agreed(stores: Sequence[CachedRows]) -> CachedRows:
+    """The rows of several stores: each key from the first that has it, if the others have the same of it."""
+    rows = stores[0]
+    for other in stores[1:]:
+        shared = [key for key in other.place if key in rows.place]
+        _require_same_images(rows, other, shared)
+        _require_same_values(rows, other, shared)
+        offset = len(rows.files)
+        place = {key: (file + offset, row) for key, (file, row) in other.place.items()} | rows.place
+        failures = {key: reason for key, reason in (other.failures | rows.failures).items() if key not in place}
+        rows = CachedRows([*rows.files, *other.files], place, failures)
+    classifier_of(rows.files)
+    return rows
 
 
-def _require_same_images(a: Holdings, b: Holdings, keys: Sequence[str]) -> None:
+def _require_same_images(a: CachedRows, b: CachedRows, keys: Sequence[str]) -> None:
     for key in keys:
         if a.sha256(key) != b.sha256(key):
             raise CacheError(f"{_both(a, b, key)} were made from different images of {key!r}: extract one of them "
                              f"again with --recheck, or merge under different keys")
 
 
-def _require_same_values(a: Holdings, b: Holdings, keys: Sequence[str]) -> None:
+def _require_same_values(a: CachedRows, b: CachedRows, keys: Sequence[str]) -> None:
     for start, left, right in zip(range(0, len(keys), BLOCK_ROWS), a.blocks(keys), b.blocks(keys), strict=True):
         left, right = left.astype(np.float32), right.astype(np.float32)
-        apart = np.linalg.norm(left - right, axis=1)
-        bound = TOLERANCE[a.sources[0].recipe.precision] * np.linalg.norm(left, axis=1)
-        if not (apart <= bound).all():  # written so that it holds for what is not a number, too
-            row = int(np.argmax(apart - bound))
+        distance = np.linalg.norm(left - right, axis=1)
+        bound = TOLERANCE[a.files[0].recipe.precision] * np.linalg.norm(left, axis=1)
+        if not (distance <= bound).all():  # written so that it holds for what is not a number, too
+            row = int(np.argmax(distance - bound))
             key = keys[start + row]
             raise CacheError(f"{_both(a, b, key)} have different values for {key!r} under one recipe (they are "
-                             f"{apart[row]:.3g} apart): one of them is wrong; compare them with `cache diff`")
+                             f"{distance[row]:.3g} apart): one of them is wrong; compare them with `cache diff`")
 
 
-def _both(a: Holdings, b: Holdings, key: str) -> str:
-    return " and ".join(str(held.sources[held.where[key][0]].path) for held in (a, b))
+def _both(a: CachedRows, b: CachedRows, key: str) -> str:
+    return " and ".join(str(rows.files[rows.place[key][0]].path) for rows in (a, b))
 
 
-def _write(out: Store, recipe: Recipe, held: Holdings, keys: Sequence[str]) -> MergedFile:
-    present = [key for key in keys if key in held.where]
-    file = held.sources[0]
-    if not _is_current(file, out.path_of(recipe), held, present):
-        file = assemble_from(held, out, recipe, file.dim, keys)
-    return MergedFile(file.path.name, file.backbone, file.view, file.rows, file.failed, len(held.sources))
+def _merge_recipe(out: Store, recipe: Recipe, sources: Sequence[CachedRows], keys: Sequence[str]) -> MergedFile:
+    def make(state: FileState) -> tuple[FeatureFile, int] | None:
+        rows = _agreed([state.rows, *sources])
+        if _is_unchanged(state, rows, keys):
+            file = state.finished
+        else:
+            file = replace_finished(out, recipe, rows.files[0].dim, keys, state, rows)
+        return (file, len(rows.files)) if file else None
+
+    file, count = change(out, recipe, make)
+    return MergedFile(file.path.name, file.backbone, file.view, file.rows, file.failed, count)
 
 
-def _is_current(file: FeatureFile, path: Path, held: Holdings, keys: Sequence[str]) -> bool:
-    """True if the first source is the finished file itself, and nothing would change in it."""
-    return (file.path == path and file.keys.tolist() == keys and file.failures == held.failures
-            and all(held.where[key][0] == 0 for key in keys)
-            and (file.classifier is not None or classifier_of(held.sources) is None))
+def _is_unchanged(state: FileState, rows: CachedRows, keys: Sequence[str]) -> bool:
+    """True if the finished file holds just these rows already."""
+    file, present = state.finished, [key for key in keys if key in rows.place]
+    return (file is not None and not state.parts and file.keys.tolist() == present and file.failures == rows.failures
+            and all(rows.place[key][0] == 0 for key in present)
+            and (file.classifier is not None or classifier_of(rows.files) is None))

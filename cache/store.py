@@ -23,6 +23,11 @@ class Store:
     def manifest_path(self) -> Path:
         return self.path / MANIFEST
 
+    @property
+    def lock_path(self) -> Path:
+        """Held by who changes its files in several steps; readers never look at it."""
+        return self.path / ".lock"
+
     def files(self) -> list[FeatureFile]:
         """All feature files in it, by name; nothing is opened yet."""
         return [FeatureFile(path) for path in sorted(self.path.glob("*.h5")) if not path.name.startswith(".")]

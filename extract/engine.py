@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from twofold.cache.parts import Rows, publish_part
+from twofold.cache.parts import publish_part
+from twofold.cache.rows import Rows
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.data.images.decode import ImageError, decode

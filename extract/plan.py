@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twofold.cache.parts import Holdings, holdings, is_finished
+from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.parts import FileState, file_state
 from twofold.cache.recipe import DTYPES, Recipe
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
@@ -54,7 +55,7 @@ class Job:
     recipe: Recipe
     missing: np.ndarray  #: (faces,) bool: to be computed by this process
     cached: np.ndarray  #: (faces,) bool: cached before, or known to fail
-    finished: bool = False  #: the file was whole before this run
+    finished: FeatureFile | None = None  #: the file, if it was whole before this run
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -90,19 +91,17 @@ def plan(store: Store, keys: Sequence[str], encoders: Sequence[Encoder], views: 
 
 def _job(store: Store, keys: Sequence[str], mine: np.ndarray, recipe: Recipe, encoder: Encoder, view: View,
          settings: Settings, hashes: dict[str, str] | None) -> Job:
-    if not settings.retry_failures and hashes is None and is_finished(
-            store, recipe, keys, classifier=encoder.classifier):
-        return Job(encoder, view, recipe, np.zeros(len(keys), bool), np.ones(len(keys), bool),
-                   finished=True)
-    held = holdings(store, recipe)
-    missing = np.fromiter((_is_missing(key, held, settings, hashes or {}) for key in keys), bool, len(keys))
+    state = file_state(store, recipe)
+    if not settings.retry_failures and hashes is None and state.is_complete(keys, classifier=encoder.classifier):
+        return Job(encoder, view, recipe, np.zeros(len(keys), bool), np.ones(len(keys), bool), state.finished)
+    missing = np.fromiter((_is_missing(key, state, settings, hashes or {}) for key in keys), bool, len(keys))
     return Job(encoder, view, recipe, missing & mine, ~missing)
 
 
-def _is_missing(key: str, held: Holdings, settings: Settings, hashes: dict[str, str]) -> bool:
-    if key in held.where:
-        return key in hashes and hashes[key] != held.sha256(key)
-    return settings.retry_failures or key not in held.failures
+def _is_missing(key: str, state: FileState, settings: Settings, hashes: dict[str, str]) -> bool:
+    if key in state.rows.place:
+        return key in hashes and hashes[key] != state.rows.sha256(key)
+    return settings.retry_failures or key not in state.rows.failures
 
 
 def recipe_of(encoder: Encoder, view: View, *, dtype: str) -> Recipe:

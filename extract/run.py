@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from twofold.cache.assemble import assemble
 from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.parts import assemble, is_finished, retired
+from twofold.cache.parts import retired_rows
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.data.images.decode import FACE
@@ -64,16 +65,17 @@ def extract(request: Request, *, dry: bool = False, encoders: Sequence[Encoder] 
         require_roots(faces, keys)
     if dry:
         seconds = estimate(jobs, keys, faces, settings) / len(devices)
-        return Report(request.store, len(keys), [_line(store, job, keys, settings) for job in jobs], None, seconds)
+        return Report(request.store, len(keys), [_line(store, job, job.finished, settings) for job in jobs], None,
+                      seconds)
     store.path.mkdir(parents=True, exist_ok=True)
     write_manifest(table, store.manifest_path)
     if len(devices) > 1 and any(job.missing.any() for job in jobs):
         work = compute_in_processes(_work, _slices(request, devices))
     else:
         work = compute(jobs, keys, faces, store, settings=settings)
-    if not work.stopped_by:
-        finish(store, jobs, keys)
-    return Report(request.store, len(keys), [_line(store, job, keys, settings) for job in jobs], work)
+    files = [job.finished for job in jobs] if work.stopped_by else finish(store, jobs, keys)
+    lines = [_line(store, job, file, settings) for job, file in zip(jobs, files, strict=True)]
+    return Report(request.store, len(keys), lines, work)
 
 
 def _work(request: Request) -> Work:
@@ -125,22 +127,20 @@ def _require_classifiers(encoders: Sequence[Encoder]) -> None:
                          f"{', '.join(encoder.name for encoder in encoders)} bring no classifier of expressions")
 
 
-def finish(store: Store, jobs: Sequence[Job], keys: Sequence[str]) -> None:
-    """Assemble each file that has all its rows by now, whoever computed them."""
-    for job in (job for job in jobs if not job.finished):
-        if not is_finished(store, job.recipe, keys, classifier=job.encoder.classifier):
-            assemble(store, job.recipe, job.encoder.dim, keys, classifier=job.encoder.classifier)
+def finish(store: Store, jobs: Sequence[Job], keys: Sequence[str]) -> list[FeatureFile | None]:
+    """Assemble the file of each job that has all its rows by now, whoever computed them; None for the others."""
+    return [job.finished or assemble(store, job.recipe, job.encoder.dim, keys, classifier=job.encoder.classifier)
+            for job in jobs]
 
 
-def _line(store: Store, job: Job, keys: Sequence[str], settings: Settings) -> FileLine:
+def _line(store: Store, job: Job, file: FeatureFile | None, settings: Settings) -> FileLine:
+    """file: the finished one, if the job is done."""
     to_compute = int(job.missing.sum())
-    finished = job.finished or is_finished(store, job.recipe, keys)
     return FileLine(
         backbone=job.encoder.name, view=job.view.name, fingerprint=job.recipe.fingerprint, dim=job.encoder.dim,
         precision=job.encoder.precision, untrained=job.recipe.untrained, cached=int(job.cached.sum()),
         to_compute=to_compute, parts=-(-to_compute // settings.rows_a_part),
         bytes=to_compute * job.encoder.dim * np.dtype(settings.dtype).itemsize,
-        left=0 if finished else int((~job.cached & ~job.missing).sum()),
-        failed=FeatureFile(store.path_of(job.recipe)).failed if finished else 0,
-        retired=retired(store, job.recipe), file=store.path_of(job.recipe).name if finished else "",
+        left=0 if file else int((~job.cached & ~job.missing).sum()), failed=file.failed if file else 0,
+        retired=retired_rows(store, job.recipe), file=file.path.name if file else "",
     )

@@ -17,7 +17,7 @@ from twofold.cache.errors import DamagedFile, FileGone
 from twofold.cache.format.checked_chunks import Chunks, NotFinite
 from twofold.cache.format.classifier import OwnClassifier, read_classifier
 from twofold.cache.format.header import Checked, check_header, identity
-from twofold.cache.format.index import TABLES, brief, check_keys, decoded, digest_of, read_texts
+from twofold.cache.format.index import TABLES, brief, check_keys, decoded, digest_of, passing, read_texts
 from twofold.cache.format.layout import CHUNK_ROWS
 from twofold.cache.recipe import Recipe
 
@@ -135,7 +135,8 @@ class FeatureFile:
                 else:
                     _gather(chunks, np.asarray(rows), out)
             except OSError as error:
-                raise DamagedFile(f"{self.path}: the features do not read back ({brief(error)})") from None
+                raise passing(error, self.path) or DamagedFile(
+                    f"{self.path}: the features do not read back ({brief(error)})") from None
             except NotFinite as error:
                 raise DamagedFile(f"{self.path}: the features of {self.keys[error.row]!r} are not finite numbers, as "
                                   f"they were when they were written: delete it and extract again") from None
@@ -156,7 +157,8 @@ class FeatureFile:
             try:
                 classes, values = _read_classes(file["logits"]), file["logits"][...].astype(np.float32, copy=False)
             except OSError as error:
-                raise DamagedFile(f"{self.path}: the logits do not read back ({brief(error)})") from None
+                raise passing(error, self.path) or DamagedFile(
+                    f"{self.path}: the logits do not read back ({brief(error)})") from None
         if not np.isfinite(values).all():
             raise DamagedFile(f"{self.path}: some logits are not finite numbers: delete it and extract again")
         return classes, values
@@ -169,6 +171,14 @@ class FeatureFile:
             stop = min(start + rows, self.rows)
             yield self.keys[start:stop], self.read_rows(np.arange(start, stop), dtype=dtype)
 
+    def is_current(self) -> bool:
+        """True if the file that was read stands there still. Raises OSError if that cannot be told."""
+        try:
+            self._open_again().close()
+        except (FileGone, DamagedFile):
+            return False
+        return True
+
     def check(self) -> None:
         """Read everything back; raises DamagedFile or CacheError at the first thing that is wrong."""
         _ = self._index, self.recipe, self.logits(), self.classifier
@@ -177,11 +187,14 @@ class FeatureFile:
 
     def _open_again(self) -> h5py.File:
         """The file that was checked: rows would be looked up in another one's order. Raises FileGone if it is not."""
-        known = self._checked.identity
+        expected = self._checked.identity
         file = self._open()
         try:
-            same = identity(file) == known
-        except (OSError, RuntimeError):
+            same = identity(file) == expected
+        except (OSError, RuntimeError) as error:
+            file.close()
+            if broken := passing(error, self.path):
+                raise broken from None
             same = False
         if not same:
             file.close()
@@ -196,7 +209,8 @@ class FeatureFile:
         except FileNotFoundError:
             raise FileGone(f"{self.path}: no such feature file") from None
         except (OSError, RuntimeError) as error:
-            raise DamagedFile(f"{self.path}: not a whole HDF5 file ({brief(error)})") from None
+            raise passing(error, self.path) or DamagedFile(
+                f"{self.path}: not a whole HDF5 file ({brief(error)})") from None
 
 
 def _read_classes(logits: h5py.Dataset) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import h5py
 
 from twofold.cache.errors import CacheError, DamagedFile
-from twofold.cache.format.index import brief
+from twofold.cache.format.index import brief, passing
 from twofold.cache.format.layout import ATTRIBUTES, FEATURE_TYPES, FORMAT, FORMAT_VERSION, check_layout
 from twofold.cache.recipe import Recipe
 
@@ -32,7 +32,8 @@ def check_header(file: h5py.File) -> Checked:
     except CacheError as error:
         raise type(error)(f"{file.filename}: {error}") from None
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise DamagedFile(f"{file.filename}: the header does not read back ({brief(error)})") from None
+        raise passing(error, file.filename) or DamagedFile(
+            f"{file.filename}: the header does not read back ({brief(error)})") from None
     return Checked(header, offsets, identity(file))
 
 

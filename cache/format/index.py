@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +41,8 @@ def read_texts(dataset: h5py.Dataset) -> np.ndarray:
     try:
         return dataset[...].astype(f"S{dataset.dtype.itemsize}")
     except OSError as error:
-        raise DamagedFile(f"{dataset.file.filename}: {dataset.name} does not read back ({brief(error)})") from None
+        raise passing(error, dataset.file.filename) or DamagedFile(
+            f"{dataset.file.filename}: {dataset.name} does not read back ({brief(error)})") from None
 
 
 def encoded(texts: Sequence[str]) -> np.ndarray:
@@ -57,6 +59,12 @@ def decoded(values: np.ndarray) -> np.ndarray:
         return out
     except UnicodeDecodeError:
         raise DamagedFile("a key or reason is not UTF-8") from None
+
+
+def passing(error: Exception, path: Path | str) -> OSError | None:
+    """What the system said of a file that may well be sound (too many open files, a stale handle), if it said so."""
+    number = error.errno if isinstance(error, OSError) else None
+    return OSError(number, os.strerror(number), str(path)) if number else None
 
 
 def brief(error: Exception) -> str:

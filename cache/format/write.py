@@ -24,7 +24,17 @@ def write_featurefile(
     path: Path, *, recipe: Recipe, dim: int, keys: Sequence[str], sha256: Sequence[str | bytes],
     features: np.ndarray | Iterable[np.ndarray], failures: dict[str, str], classifier: OwnClassifier | None = None,
 ) -> None:
-    """Write a whole feature file and publish it under `path` in one step.
+    """Write a whole feature file and publish it under `path` in one step; as `fill_featurefile`."""
+    with published(path) as temporary:
+        fill_featurefile(temporary, recipe=recipe, dim=dim, keys=keys, sha256=sha256, features=features,
+                         failures=failures, classifier=classifier)
+
+
+def fill_featurefile(
+    path: Path, *, recipe: Recipe, dim: int, keys: Sequence[str], sha256: Sequence[str | bytes],
+    features: np.ndarray | Iterable[np.ndarray], failures: dict[str, str], classifier: OwnClassifier | None = None,
+) -> None:
+    """Write a whole feature file to `path`, a temporary name that nobody reads yet.
 
     keys: N unique keys in order; sha256: N hex texts; features: (N, dim) or blocks of rows that add up to it;
     failures: key to reason; classifier: the one that the backbone brought along.
@@ -42,7 +52,7 @@ def write_featurefile(
     size = SMALL_FILE + _in_chunks(len(keys)) * dim * np.dtype(recipe.dtype).itemsize + sum(
         _in_chunks(len(table)) * table.itemsize for table in tables)
     size += 4 * _in_chunks(dim + 1) * len(classifier.classes) if classifier else 0
-    with published(path) as temporary, _new_file(temporary, size) as file:
+    with _new_file(path, size) as file:
         for name, value in header.items():
             file.attrs[name] = value
         for name, values in zip(TABLES, tables, strict=True):

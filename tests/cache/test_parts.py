@@ -1,12 +1,16 @@
 import os
+import socket
 
 import numpy as np
 import pytest
 
 from twofold.cache import parts
+from twofold.cache.assemble import assemble
+from twofold.cache.atomic import temporary_in
 from twofold.cache.errors import CacheError
 from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.parts import Rows, assemble, holdings, is_finished, publish_part, retired
+from twofold.cache.parts import file_state, publish_part, retired_rows
+from twofold.cache.rows import Rows
 from twofold.cache.store import Store
 
 KEYS = [f"{number:03d}.jpg" for number in range(600)]
@@ -27,13 +31,13 @@ def test_parts_in_any_order_become_one_file_in_manifest_order(store, recipe):
     how = recipe()
     for rows in np.array_split(np.random.default_rng(0).permutation(599), 7):
         publish(store, how, rows)
-    assert not is_finished(store, how, KEYS)
+    assert not file_state(store, how).is_complete(KEYS)
     assert assemble(store, how, 2, KEYS) is None
     publish(store, how, [], failures={"599.jpg": "not an image"})
     file = assemble(store, how, 2, KEYS)
     assert file.keys.tolist() == KEYS[:599] and file.failures == {"599.jpg": "not an image"}
     np.testing.assert_array_equal(file.read(dtype=np.float16), VALUES[:599])
-    assert is_finished(store, how, KEYS)
+    assert file_state(store, how).is_complete(KEYS)
     assert not (store.path / ".parts").exists()
     assert file.path.name == f"timm-tiny.original.{how.fingerprint[:8]}.h5"
 
@@ -43,12 +47,12 @@ def test_a_face_taken_out_comes_back_for_nothing(store, recipe):
     publish(store, how, np.arange(600))
     assemble(store, how, 2, KEYS)
     fewer = assemble(store, how, 2, KEYS[100:])
-    assert fewer.keys.tolist() == KEYS[100:] and retired(store, how) == 100
-    assert is_finished(store, how, KEYS[100:])
-    assert holdings(store, how).covers(KEYS)
+    assert fewer.keys.tolist() == KEYS[100:] and retired_rows(store, how) == 100
+    assert file_state(store, how).is_complete(KEYS[100:])
+    assert file_state(store, how).rows.covers(KEYS)
     whole = assemble(store, how, 2, KEYS)
     np.testing.assert_array_equal(whole.read(dtype=np.float16), VALUES)
-    assert retired(store, how) == 0
+    assert retired_rows(store, how) == 0
 
 
 def test_the_newest_row_of_a_key_counts(store, recipe):
@@ -78,8 +82,7 @@ def test_a_damaged_part_is_set_aside_and_its_rows_are_missing(store, recipe, cap
     values = VALUES[300:].tobytes()
     place = content.index(values[:64])
     part.write_bytes(damage if damage is not None else content[:place] + b"\1" + content[place + 1:])
-    held = holdings(store, how)
-    assert list(held.where) == KEYS[:300]
+    assert list(file_state(store, how).rows.place) == KEYS[:300]
     assert "set aside" in caplog.text and part.with_name(part.name + ".damaged").exists()
 
 
@@ -87,7 +90,7 @@ def test_a_part_of_another_recipe_is_set_aside(store, recipe):
     part = publish(store, recipe(precision="bf16"), np.arange(600))
     store.parts_of(recipe()).mkdir()
     part.rename(store.parts_of(recipe()) / part.name)
-    assert holdings(store, recipe()).where == {}
+    assert file_state(store, recipe()).rows.place == {}
 
 
 def test_a_damaged_finished_file_is_set_aside_and_computed_again(store, recipe):
@@ -95,23 +98,22 @@ def test_a_damaged_finished_file_is_set_aside_and_computed_again(store, recipe):
     publish(store, how, np.arange(600))
     path = assemble(store, how, 2, KEYS).path
     os.truncate(path, 3000)
-    assert holdings(store, how).where == {}
+    assert file_state(store, how).rows.place == {}
     assert not path.exists()
 
 
 def test_leftovers_of_dead_processes_go_and_of_living_ones_stay(store, recipe):
-    import socket
-
     how = recipe()
     publish(store, how, np.arange(600))
-    host = socket.gethostname()
-    dead = store.path / f".tmp-{host}-999999999-abc"
-    alive = store.path / f".tmp-{host}-{os.getpid()}-abc"
-    foreign = store.path / ".tmp-some-other-host-1-abc"
-    for path in (dead, alive, foreign):
+    dead = store.path / f".tmp-{socket.gethostname()}-{'0' * 32}"
+    foreign = store.path / f".tmp-some-other-host-{'0' * 32}"
+    forgotten = store.path / f".tmp-some-other-host-{'1' * 32}"
+    for path in (dead, foreign, forgotten):
         path.write_text("half")
-    assemble(store, how, 2, KEYS)
-    assert not dead.exists() and alive.exists() and foreign.exists()
+    os.utime(forgotten, (0, 0))
+    with temporary_in(store.path) as alive:  # whatever the process ids: a container has others than its neighbour
+        assemble(store, how, 2, KEYS)
+        assert alive.exists() and not dead.exists() and not forgotten.exists() and foreign.exists()
 
 
 def test_a_store_finds_by_name_view_and_fingerprint(store, recipe):
@@ -132,7 +134,7 @@ def test_a_store_finds_by_name_view_and_fingerprint(store, recipe):
 
 
 def test_parts_that_another_process_assembles_meanwhile_are_not_missed(store, recipe, monkeypatch):
-    how, listed, others = recipe(), parts.parts_by_age, []
+    how, listed, others = recipe(), parts.part_paths, []
     for rows in np.array_split(np.arange(600), 3):
         publish(store, how, rows)
 
@@ -143,6 +145,6 @@ def test_parts_that_another_process_assembles_meanwhile_are_not_missed(store, re
             others.append(assemble(store, how, 2, KEYS))
         return found
 
-    monkeypatch.setattr(parts, "parts_by_age", listed_then_assembled_elsewhere)
-    assert holdings(store, how).covers(KEYS)
+    monkeypatch.setattr(parts, "part_paths", listed_then_assembled_elsewhere)
+    assert file_state(store, how).rows.covers(KEYS)
     assert others[1].rows == 600 and not store.parts()
