@@ -11,6 +11,7 @@ import typer
 from twofold import Report
 
 if TYPE_CHECKING:
+    from twofold.data.labels import Taxonomy
     from twofold.data.manifest import Manifest
     from twofold.data.summary import Indexed
 
@@ -31,29 +32,31 @@ def manifest_csv(
     basic: Annotated[str, typer.Option(help="Column of basic emotions.")] = "",
     compound: Annotated[str, typer.Option(help="Column of compound expressions.")] = "",
     group: Annotated[str, typer.Option(help="Column of what must stay on one side: subject, duplicates.")] = "",
-    classes: Annotated[str, typer.Option(help="Taxonomy whose official numbers the labels are.")] = "",
+    classes: Annotated[str, typer.Option(help="Taxonomy, or FILE.toml, whose names or numbers the labels are.")] = "",
     from_zero: Annotated[bool, typer.Option("--from-zero", help="Numbers are places in its order, from 0.")] = False,
     as_json: Json = False,
 ) -> Report:
     """Any CSV table; say which column is what."""
-    from twofold.data.labels import taxonomy
     from twofold.data.readers.csv import read_csv
+    from twofold.data.taxonomies import find_taxonomy
 
-    return write_faces(read_csv(table, key=key, split=split, basic=basic, compound=compound, group=group,
-                         classes=taxonomy(classes) if classes else None, from_zero=from_zero), output)
+    own = find_taxonomy(classes) if classes else None
+    return write_faces(read_csv(table, key=key, split=split, basic=basic, compound=compound, group=group, classes=own,
+                                from_zero=from_zero), output, classes=own)
 
 
 @manifest_app.command("folder")
 def manifest_folder(
     root: Root, output: Output,
-    classes: Annotated[str, typer.Option(help="Taxonomy whose official numbers name the class folders.")] = "",
+    classes: Annotated[str, typer.Option(help="Taxonomy, or FILE.toml, whose names or numbers the folders have.")] = "",
     as_json: Json = False,
 ) -> Report:
     """Class folders: split/class/*.jpg or class/*.jpg."""
-    from twofold.data.labels import taxonomy
     from twofold.data.readers.folder import read_folder
+    from twofold.data.taxonomies import find_taxonomy
 
-    return write_faces(read_folder(root, classes=taxonomy(classes) if classes else None), output)
+    own = find_taxonomy(classes) if classes else None
+    return write_faces(read_folder(root, classes=own), output, classes=own)
 
 
 @manifest_app.command("rafdb")
@@ -149,7 +152,7 @@ def manifest_split(
     folds: Annotated[int, typer.Option(min=0, help="Write a column `fold` of this many folds instead.")] = 0,
     only: Annotated[str | None, typer.Option(help="Divide the faces of this split; others stay as they are.")] = None,
     drop_leaks: Annotated[bool, typer.Option("--drop-leaks", help="Leave out its faces of groups elsewhere.")] = False,
-    target: Annotated[str, typer.Option(help="Keep proportions of compound or basic classes; auto.")] = "auto",
+    target: Annotated[str, typer.Option(help="Labels in proportion: compound, basic, your column; auto.")] = "auto",
     seed: int = 0,
     as_json: Json = False,
 ) -> Report:
@@ -209,7 +212,7 @@ def manifest_check(
     return findings
 
 
-def write_faces(faces: Manifest, output: Path) -> Indexed:
+def write_faces(faces: Manifest, output: Path, *, classes: Taxonomy | None = None) -> Indexed:
     """Write a manifest, print what it holds, and say on stderr what its reader noticed."""
     from twofold.data.errors import InputError
     from twofold.data.manifest import write_manifest
@@ -220,6 +223,6 @@ def write_faces(faces: Manifest, output: Path) -> Indexed:
     if not len(faces):
         raise InputError(f"no faces: {output} is not written")
     write_manifest(faces, output)
-    return Indexed(faces, output)
+    return Indexed(faces, output, tuple(dict.fromkeys(("basic", "compound", *([classes.target] if classes else [])))))
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 from twofold.data.errors import InputError
 from twofold.data.manifest import Manifest, manifest
 from twofold.data.splits import stratified_group_folds, stratified_group_split
+from twofold.data.taxonomies import NOT_LABELS
 
 
 def merge(parts: Mapping[str, Manifest]) -> Manifest:
@@ -54,7 +55,7 @@ def resplit(
 ) -> Manifest:
     """The manifest split anew, each class of `target` in proportion and whole groups only.
 
-    `target` is compound or basic, or auto: compound where there are such labels.
+    `target` is a column of labels (compound, basic or one of the user's own), or auto: compound where there are any.
     val and test are shares of the faces split; with `only`, those of that split are divided and the others stay.
     A group that then stands on both sides of `only` is noted. Raises InputError for shares that leave nothing.
     """
@@ -105,8 +106,9 @@ def _columns(faces: Manifest, rows: np.ndarray, target: str) -> tuple[np.ndarray
     table = faces.table.iloc[rows]
     if target == "auto":
         target = "compound" if (table["compound"] != "").any() else "basic"
-    if target not in ("basic", "compound"):
-        raise InputError(f"unknown target {target!r}: choose from auto, compound, basic")
+    if target not in table.columns or target in NOT_LABELS:
+        own = [name for name in table.columns if name not in (*NOT_LABELS, "basic", "compound")]
+        raise InputError(f"unknown target {target!r}: choose from {', '.join(('auto', 'compound', 'basic', *own))}")
     return table[target].to_numpy(object), table["group"].to_numpy(object)
 
 

@@ -10,20 +10,21 @@ from twofold.data.manifest import Manifest
 
 @dataclass(frozen=True)
 class Indexed:
-    """A manifest as written to `path`."""
+    """A manifest as written to `path`. labels: the columns of labels that are counted."""
 
     faces: Manifest
     path: Path
+    labels: tuple[str, ...] = ("basic", "compound")
 
     def text(self) -> str:
         """Faces by split and by class, a few lines."""
-        return "\n".join([f"{len(self.faces):,} faces -> {self.path}", *lines(self.faces)])
+        return "\n".join([f"{len(self.faces):,} faces -> {self.path}", *lines(self.faces, self.labels)])
 
     def record(self) -> dict:
         """The same numbers by name."""
         table = self.faces.table
         return {"manifest": str(self.path), "faces": len(table), "notes": list(self.faces.notes),
-                **{name: _counts(table[name]) for name in ("split", "basic", "compound")},
+                **{name: _counts(table[name]) for name in ("split", *self.labels)},
                 "groups": int(table.loc[table["group"] != "", "group"].nunique())}
 
 

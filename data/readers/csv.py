@@ -7,6 +7,7 @@ import pandas as pd
 from twofold.data.errors import InputError
 from twofold.data.labels import Taxonomy
 from twofold.data.manifest import Manifest, manifest, read_table
+from twofold.data.taxonomies import plain
 
 
 def read_csv(
@@ -17,7 +18,8 @@ def read_csv(
 
     Labels are canonical names, or the official numbers of `classes`, which then says what the column of its target
     means; with `from_zero` they are places in its order instead, counted from 0, whatever its official numbers. A
-    number below 0 is no label. All other columns are carried along.
+    number below 0 is no label. All other columns are carried along; where the target of `classes` is one of them, it
+    must hold these classes.
     Raises InputError naming file, row and column.
     """
     table = read_table(path)
@@ -29,17 +31,25 @@ def read_csv(
     others = [name for name in table.columns if name not in names and name not in names.values()]
     faces = pd.DataFrame(columns).join(table[others])
     if classes is not None:
-        if classes.target not in columns:
-            raise InputError(f"--classes {classes.name} numbers {classes.target} labels: name their column with "
+        own = classes.target not in names
+        if classes.target not in (others if own else columns):
+            raise InputError(f"{path}: no column {classes.target!r}, the target of --classes {classes.name}; it has "
+                             f"{', '.join(table.columns)}" if own else
+                             f"--classes {classes.name} numbers {classes.target} labels: name their column with "
                              f"--{classes.target}")
         faces[classes.target] = _named(faces[classes.target], classes, f"{path}", from_zero)
+        if own:
+            _check_own(faces[classes.target], classes, f"{path}")
     return manifest(faces, source=str(path))
 
 
 def _named(column: pd.Series, classes: Taxonomy, source: str, from_zero: bool) -> pd.Series:
-    """Official numbers as names; what is no number stays as it is."""
+    """Official numbers as names, names in the spelling of `classes`; anything else stays as it is."""
     names = {}
     for value in column.unique():
+        if plain(value) in classes.classes:
+            names[value] = plain(value)
+            continue
         try:
             number = int(value)
         except ValueError:
@@ -51,3 +61,11 @@ def _named(column: pd.Series, classes: Taxonomy, source: str, from_zero: bool) -
             hint = "; if labels count from 0, say --from-zero" if number == 0 else ""
             raise InputError(f"{source}: row {row + 2}, column {column.name!r}: {error}{hint}") from None
     return column.replace(names)
+
+
+def _check_own(column: pd.Series, classes: Taxonomy, source: str) -> None:
+    strange = ~column.isin(["", *classes.classes]).to_numpy()
+    if strange.any():
+        row = int(strange.argmax())
+        raise InputError(f"{source}: row {row + 2}, column {column.name!r}: {column[row]!r} is not one of the classes "
+                         f"of {classes.name}: {', '.join(classes.classes)}")

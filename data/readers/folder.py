@@ -7,6 +7,7 @@ import pandas as pd
 from twofold.data.errors import InputError
 from twofold.data.labels import BASIC, Taxonomy, pair
 from twofold.data.manifest import Manifest, manifest
+from twofold.data.taxonomies import plain
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -16,7 +17,7 @@ def read_folder(root: Path, *, classes: Taxonomy | None = None) -> Manifest:
     """The manifest of a tree of class folders, keys sorted.
 
     A class folder is named as an emotion (`happiness`, `happily_surprised`; case, blanks and dashes do not matter),
-    or with an official number of `classes`. Raises InputError for a folder that is neither.
+    or as one of `classes`, or with an official number of theirs. Raises InputError for a folder that is neither.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
@@ -44,6 +45,8 @@ def _labels(folders: tuple[str, ...], classes: Taxonomy | None, root: Path) -> d
 
 
 def _class(name: str, classes: Taxonomy | None, root: Path) -> tuple[str, str]:
+    if classes is not None and plain(name) in classes.classes:
+        return classes.target, plain(name)
     if classes is not None and name.isdecimal():
         return classes.target, classes.label(int(name))
     label = name.strip().lower().replace(" ", "_").replace("-", "_")
@@ -52,6 +55,7 @@ def _class(name: str, classes: Taxonomy | None, root: Path) -> tuple[str, str]:
     try:
         pair(label)
     except InputError:
-        hint = "" if classes else "; for numbered folders say --classes"
+        hint = f" nor one of {', '.join(classes.classes)}" if classes else (
+            "; for numbered folders say --classes NAME, for classes of your own --classes FILE.toml")
         raise InputError(f"{root}: the folder {name!r} is neither a basic nor a compound expression{hint}") from None
     return "compound", label

@@ -6,6 +6,8 @@ import pytest
 
 from twofold.data.errors import InputError
 from twofold.data.labels import BASIC, TAXONOMIES, pair, parts
+from twofold.data.manifest import read_manifest
+from twofold.data.readers.csv import read_csv
 from twofold.data.taxonomies import find_taxonomy, from_record, listing, read_taxonomy, record_of, taxonomy_of_labels
 from twofold.pipeline import main
 
@@ -142,3 +144,48 @@ def test_the_verb_lists_every_class_with_its_number(toml, capsys):
 
 def test_listing_is_of_all_or_of_one():
     assert listing().each == TAXONOMIES and [one.name for one in listing("basic8").each] == ["basic8"]
+
+
+# ---------------------------------------------------------------------------------------- readers with own classes
+
+
+def test_class_folders_in_another_language_also_as_macos_spells_them(toml, tmp_path, capsys):
+    for number, name in enumerate(["joie", "cole\u0300re", "joie"]):  # the second one in decomposed form
+        place = tmp_path / "faces" / ("train", "test")[number % 2] / name
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number}.png").write_bytes(b"x")
+    out, own = tmp_path / "faces.csv", toml('classes = ["joie", "col\u00e8re"]')
+    assert main(["manifest", "folder", str(tmp_path / "faces"), "-o", str(out), "--classes", str(own)]) == 0
+    assert "label     3 labelled: joie 2, col\u00e8re 1" in capsys.readouterr().out
+    table = read_manifest(out).table
+    assert sorted(table["label"]) == ["col\u00e8re", "joie", "joie"] and set(table["basic"]) == {""}
+    assert main(["manifest", "folder", str(tmp_path / "faces"), "-o", str(out)]) == 2
+    assert "for classes of your own --classes FILE.toml" in capsys.readouterr().err
+    (tmp_path / "faces" / "train" / "ennui").mkdir()
+    (tmp_path / "faces" / "train" / "ennui" / "4.png").write_bytes(b"x")
+    assert main(["manifest", "folder", str(tmp_path / "faces"), "-o", str(out), "--classes", str(own)]) == 2
+    assert "'ennui' is neither a basic nor a compound expression nor one of joie" in capsys.readouterr().err
+
+
+def test_a_table_with_a_column_of_own_labels(toml, tmp_path):
+    own = read_taxonomy(toml('target = "au"\nclasses = ["AU1+2", "AU4"]\nnumbers = [12, 4]'))
+    table = tmp_path / "t.csv"
+    table.write_text("image,au,basic\na.png,AU4,\nb.png,12,\nc.png,,\nd.png,-1,\n", encoding="utf-8")
+    assert read_csv(table, key="image", classes=own).table["au"].tolist() == ["AU4", "AU1+2", "", ""]
+    table.write_text("image,au\na.png,AU4\nb.png,AU9\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"row 3, column 'au': 'AU9' is not one of the classes of own: AU1\+2, AU4"):
+        read_csv(table, key="image", classes=own)
+    table.write_text("image,label\na.png,AU4\n", encoding="utf-8")
+    with pytest.raises(InputError, match="no column 'au', the target of --classes own; it has image, label"):
+        read_csv(table, key="image", classes=own)
+
+
+def test_splits_keep_the_proportions_of_an_own_column(tmp_path, capsys):
+    faces = tmp_path / "faces.csv"
+    faces.write_text("key,mood\n" + "".join(f"{k}.png,{'ab'[k % 4 == 0]}\n" for k in range(200)), encoding="utf-8")
+    out = tmp_path / "split.csv"
+    assert main(["manifest", "split", str(faces), "-o", str(out), "--target", "mood"]) == 0
+    table = read_manifest(out).table
+    assert (table.loc[table["split"] == "test", "mood"] == "b").mean() == pytest.approx(0.25, abs=0.03)
+    assert main(["manifest", "split", str(faces), "-o", str(out), "--target", "key"]) == 2
+    assert "choose from auto, compound, basic, mood" in capsys.readouterr().err
