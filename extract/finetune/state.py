@@ -43,8 +43,8 @@ def save_state(path: Path, progress: Progress, training: str, parts: Mapping[str
     """Write the state whole or not at all. training: names the training; parts: what has a `state_dict()`."""
     record = vars(progress) | {"history": [epoch.record() for epoch in progress.history]}
     states = {name: part.state_dict() for name, part in parts.items()}
-    with published(path) as temporary:
-        torch.save({"format": FORMAT, "training": training, "progress": record, "states": states}, temporary)
+    with published(path) as temporary, temporary.open("wb") as file:  # torch would take a name with a dot in front ill
+        torch.save({"format": FORMAT, "training": training, "progress": record, "states": states}, file)
 
 
 def load_state(path: Path, training: str, parts: Mapping[str, Any], *, device: torch.device) -> Progress | None:
