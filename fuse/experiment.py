@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from twofold.cache.format.classifier import OwnClassifier
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.data.labels import taxonomy
@@ -15,7 +16,7 @@ from twofold.fuse.forward import member_scores
 from twofold.fuse.heads.own_classifier import own_classifiers
 from twofold.fuse.heads.pair_rules import membership
 from twofold.fuse.join import join
-from twofold.fuse.partition import Partition, partitions
+from twofold.fuse.partition import Partition, Task, partitions
 from twofold.fuse.scores import metrics
 from twofold.fuse.scores.scored_head import ScoredHead
 from twofold.fuse.settings import Settings
@@ -31,6 +32,7 @@ class Experiment:
 
     features: FusedFeatures
     partitions: list[Partition]
+    own: list[OwnClassifier]  #: for zero-shot, what each backbone brought along; none: a classifier is trained
     notes: list[str]
     settings: Settings  #: as asked for, less what these faces do not allow (said in `notes`)
 
@@ -42,17 +44,19 @@ def prepare(stores: Sequence[Path], settings: Settings) -> Experiment:
         raise InputError(f"--classes {classes.name} are {classes.target} expressions: use --target {classes.target}")
     features = join([Store(path) for path in stores], backbones=settings.backbones, views=settings.views,
                     taxonomy=classes)
-    parts = partitions(features, folds=settings.folds, val_fraction=settings.val_fraction, seed=settings.seed)
-    notes = [*features.notes, *dict.fromkeys(parts[0].notes)]
-    if settings.compound_mixup and settings.target == "compound" and not can_make_compounds(features, parts):
+    zero_shot = settings.head == "zeroshot"
+    own, said = own_classifiers(features) if zero_shot else ([], "")
+    task = Task.of(features, zero_shot=zero_shot, learns=not own)
+    parts = partitions(features, task, folds=settings.folds, val_fraction=settings.val_fraction, seed=settings.seed)
+    notes = [*features.notes, *dict.fromkeys(parts[0].notes), *([said] if said else [])]
+    mixes = settings.compound_mixup and settings.target == "compound" and not zero_shot
+    if mixes and not can_make_compounds(features, parts):
         notes.append("compound-mixup left out: no training faces with basic labels of both emotions of a class")
         settings = replace(settings, compound_mixup=0.0)
-    if settings.head == "zeroshot":
-        notes.append(own_classifiers(features)[1])
     if fits(features, settings.memory_gb):
-        return Experiment(features.loaded(), parts, notes, settings)
+        return Experiment(features.loaded(), parts, own, notes, settings)
     notes.append("features streamed from disk: they exceed the memory allowed")
-    return Experiment(features, parts, notes, settings)
+    return Experiment(features, parts, own, notes, settings)
 
 
 def can_make_compounds(features: FusedFeatures, parts: Sequence[Partition]) -> bool:
@@ -99,7 +103,8 @@ def train_singles(experiment: Experiment) -> Singles:
 def train_subset(experiment: Experiment, streams: Sequence[int], singles: Singles) -> list[TrainedHead]:
     """The heads of one subset of the streams, one a partition. singles: as `train_singles` gives them."""
     return [fit(experiment.settings, experiment.features, part, streams,
-                singles=[singles[k][number] for k in streams] if singles else ())
+                singles=[singles[k][number] for k in streams] if singles else (),
+                own=[experiment.own[k] for k in streams] if experiment.own else ())
             for number, part in enumerate(experiment.partitions)]
 
 

@@ -15,6 +15,7 @@ from twofold.fuse.scores import metrics
 from twofold.fuse.scores.scored_head import Figures, ScoredHead, against, figures
 from twofold.fuse.scores.statistics import Comparison
 from twofold.fuse.settings import Settings, record_of
+from twofold.fuse.tables.columns import columns, percent
 from twofold.fuse.tables.figures import comparison_record, figures_table, fusion_lines
 from twofold.fuse.training.fit import TrainedHead
 from twofold.fuse.write_run import check_out, predictions_csv, run_record, write_run
@@ -27,7 +28,8 @@ class Fusion:
     out: Path | None
     settings: Settings
     classes: Taxonomy
-    heads: list[Figures]
+    heads: list[Figures]  #: none where no face can be scored
+    val: list[tuple[str, float]]  #: name and validation macro-F1 of each
     comparison: Comparison | None  #: of the fusion with the best single
     best_single: str
     notes: list[str]
@@ -41,10 +43,15 @@ class Fusion:
 
     def text(self) -> str:
         where = f"; run in {self.out}" if self.out else ""
+        notes = [*(f"note: {note}" for note in self.notes), f"{self.seconds:.1f} s{where}"]
+        if not self.heads:
+            basics = "macro-F1 of the basic emotions on validation"
+            table = columns([("features", basics), *((name, percent(value)) for name, value in self.val)], left=1)
+            return "\n".join([f"{self.classes.name}, head {self.settings.head}: no test face has a label to score by",
+                              "", *table, "", *notes])
         table = figures_table(self.heads, self.classes.classes, style=self.settings.table)
         below = fusion_lines(self.heads[-1], self.comparison, self.best_single)
-        return "\n".join([self._headline, "", *table, "", *below, "", *(f"note: {note}" for note in self.notes),
-                          f"{self.seconds:.1f} s{where}"])
+        return "\n".join([self._headline, "", *table, "", *below, "", *notes])
 
     @property
     def _headline(self) -> str:
@@ -72,10 +79,12 @@ def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, say: S
         say(f"{settings.head} on {name}")
         trained = train_subset(experiment, streams, singles)
         heads.append(score(experiment, trained, name=name))
-    scored = [figures(head, classes=len(features.taxonomy.classes), seed=settings.seed) for head in heads]
+    scored = [figures(head, classes=len(features.taxonomy.classes), seed=settings.seed) for head in heads
+              if len(head.truth)]
     best, comparison = _compared(heads, scored, settings)
-    fusion = Fusion(out=out, settings=settings, classes=features.taxonomy, heads=scored, comparison=comparison,
-                    best_single=best, notes=experiment.notes, seconds=time.perf_counter() - started)
+    fusion = Fusion(out=out, settings=settings, classes=features.taxonomy, heads=scored,
+                    val=[(head.name, head.val_macro_f1) for head in heads], comparison=comparison, best_single=best,
+                    notes=experiment.notes, seconds=time.perf_counter() - started)
     if out:
         record = run_record(_repeatable(settings, features), features, trained, experiment.partitions,
                             seconds=fusion.seconds, notes=experiment.notes)
@@ -104,9 +113,10 @@ def _repeatable(settings: Settings, features: FusedFeatures) -> dict:
 
 
 def _validation(experiment: Experiment, trained: Sequence[TrainedHead]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Rows and calibrated probabilities of the validation faces, where there is one partition."""
+    """Rows and calibrated probabilities of the validation faces that have a class, where there is one partition."""
     if len(experiment.partitions) > 1:
         return None
     rows = experiment.partitions[0].val
+    rows = rows[experiment.features.label[rows] >= 0]
     mean = member_scores(trained[0].head, experiment.features, rows, trained[0].streams).probabilities.mean(axis=0)
     return rows, metrics.tempered(mean, trained[0].temperature)

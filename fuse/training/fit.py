@@ -13,7 +13,6 @@ from twofold.data.labels import BASIC
 from twofold.fuse.features import FusedFeatures
 from twofold.fuse.forward import member_scores
 from twofold.fuse.heads.concat import Concat, Linear
-from twofold.fuse.heads.own_classifier import own_classifiers
 from twofold.fuse.heads.pair_rules import membership
 from twofold.fuse.heads.registry import StandardisedHead
 from twofold.fuse.heads.spec import Spec
@@ -43,17 +42,17 @@ class TrainedHead:
 
 def fit(
     settings: Settings, features: FusedFeatures, partition: Partition, streams: Sequence[int], *,
-    singles: Sequence[TrainedHead] = (),
+    singles: Sequence[TrainedHead] = (), own: Sequence[OwnClassifier] = (),
 ) -> TrainedHead:
     """Train settings.head on the streams with these numbers.
 
     For the paper's head with several views the streams of the first view predict and those of the others only take
-    part in the contrastive loss. singles: what `late` averages, an mlp trained on each of the streams alone.
+    part in the contrastive loss. singles: what `late` averages, an mlp trained on each of the streams alone; own: for
+    zero-shot, the classifiers of the streams, where nothing is to be trained.
     """
     started = time.perf_counter()
     device = parse_device(settings.device)
     read = _read_streams(settings, features, streams)
-    own = own_classifiers(features)[0] if settings.head == "zeroshot" else []
     head = StandardisedHead(_spec(settings, features, read, own=bool(own)))
     if settings.head == "late":
         val = np.stack([member_scores(single.head, features, partition.val, single.streams).probabilities
@@ -62,7 +61,7 @@ def fit(
                   seed=settings.seed)
         history = [line for single in singles for line in single.history]
     elif own:
-        _fill_own(head.body, [own[k] for k in read])
+        _fill_own(head.body, own)
         history = []
     else:
         history = _learn(head, settings, features, partition, streams, device)
@@ -93,11 +92,17 @@ def _read_streams(settings: Settings, features: FusedFeatures, streams: Sequence
 
 def _validated(settings: Settings, head: StandardisedHead, features: FusedFeatures, partition: Partition,
                streams: Sequence[int]) -> tuple[float, float]:
-    """Temperature and macro-F1 of the members' mean on validation."""
-    mean = member_scores(head, features, partition.val, streams).probabilities.mean(axis=0)
-    truth = features.label[partition.val]
-    temperature = 1.0 if settings.head == "zeroshot" else metrics.fit_temperature(mean, truth)
-    return temperature, metrics.scores(truth, mean.argmax(axis=1), len(head.spec.classes)).macro_f1
+    """Temperature and macro-F1 of the members' mean on validation; for zero-shot 1, and macro-F1 of the basics."""
+    if not len(partition.val):
+        return 1.0, float("nan")
+    scores = member_scores(head, features, partition.val, streams)
+    if settings.head == "zeroshot":
+        assert scores.basic is not None
+        calls, truth = scores.basic.mean(axis=0).argmax(axis=1), features.basic_label[partition.val]
+        return 1.0, metrics.scores(truth, calls, len(BASIC)).macro_f1_present
+    mean, truth = scores.probabilities.mean(axis=0), features.label[partition.val]
+    macro_f1 = metrics.scores(truth, mean.argmax(axis=1), len(head.spec.classes)).macro_f1
+    return metrics.fit_temperature(mean, truth), macro_f1
 
 
 def _learn(head: StandardisedHead, settings: Settings, features: FusedFeatures, partition: Partition,
@@ -132,15 +137,10 @@ def _fill_own(body: torch.nn.Module, own: Sequence[OwnClassifier]) -> None:
 
 
 def _rows(settings: Settings, features: FusedFeatures, partition: Partition) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to learn from and to choose by: for zero-shot, all with a basic label, else those with a class.
-
-    With the paper's head, and to mix basics into compounds, faces without a class learn too.
-    """
-    every = np.union1d(partition.train, partition.extra)
-    if settings.head == "zeroshot":
-        return every[features.basic_label[every] >= 0], partition.val[features.basic_label[partition.val] >= 0]
+    """Rows to learn from and to choose by. With the paper's head, and to mix basics into compounds, faces without a
+    class learn too."""
     if settings.head == "paper" or (settings.compound_mixup and features.taxonomy.target == "compound"):
-        return every, partition.val
+        return np.union1d(partition.train, partition.extra), partition.val
     return partition.train, partition.val
 
 

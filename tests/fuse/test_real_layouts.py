@@ -1,0 +1,100 @@
+"""Layouts as datasets have them: a face has a basic or a compound label, splits are the publishers'."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from tests.fuse.conftest import CLASSES, recipe, write_manifest
+from twofold.cache.format.write import write_featurefile
+from twofold.data.errors import InputError
+from twofold.data.labels import BASIC, pair
+from twofold.fuse.evaluate import evaluate
+from twofold.fuse.experiment import prepare
+from twofold.fuse.fuse import fuse
+from twofold.fuse.predict import predict
+from twofold.fuse.run import read_run
+from twofold.fuse.settings import resolve
+from twofold.fuse.tables.predictions import PredictOptions
+
+QUICK = {"epochs": 12, "lr": 1e-2, "warmup": 1, "hidden": 32, "seeds": 2, "batch_size": 64}
+SEVEN = [name for name in BASIC if name != "contempt"]
+
+
+@pytest.fixture
+def rafdb(tmp_path):
+    """A store as `manifest rafdb --part both` gives it: basic rows and compound rows, each in train and test.
+
+    Features show the basic emotions of a face, so that basics alone can teach the compounds.
+    """
+
+    def write(*, basic_splits=("train", "train", "test"), compound_splits=("train", "train", "test"), name="rafdb"):
+        folder = tmp_path / name
+        folder.mkdir()
+        generator, rows, shown = np.random.default_rng(3), [], []
+        for kind, labels, splits in (("basic", SEVEN, basic_splits), ("compound", CLASSES, compound_splits)):
+            for number in range(len(splits) * 12 * len(labels)) if splits else ():
+                label = labels[number % len(labels)]
+                split = splits[number // len(labels) % len(splits)]
+                columns = (label, "") if kind == "basic" else ("", label)
+                rows.append((f"{kind}/{split}_{number:05d}.jpg", split, *columns, ""))
+                shown.append([emotion in ((label,) if kind == "basic" else pair(label)) for emotion in BASIC])
+        write_manifest(folder, rows)
+        features = np.array(shown, float) / np.sum(shown, axis=1, keepdims=True)
+        features = features @ generator.standard_normal((8, 16)) * 3 + 0.3 * generator.standard_normal((len(rows), 16))
+        write_featurefile(folder / "a.h5", recipe=recipe("a"), dim=16, keys=[row[0] for row in rows],
+                          sha256=[f"{number:064x}" for number in range(len(rows))], failures={},
+                          features=features.astype(np.float16))
+        return folder
+
+    return write
+
+
+def test_zero_shot_on_rafdbs_own_layout_chooses_its_epoch_by_basic_labels(rafdb):
+    """Chance is 0.14, and that is what was reached while validation was empty: every epoch scored 0, the first won."""
+    store, settings = rafdb(), resolve(changes=QUICK | {"head": "zeroshot"})
+    experiment = prepare([store], settings)
+    part, basic = experiment.partitions[0], experiment.features.basic_label
+    assert len(part.val) and (basic[part.val] >= 0).all() and (basic[part.train] >= 0).all()
+    assert (experiment.features.label[part.test] >= 0).all() and len(part.test) == 12 * len(CLASSES)
+    fusion = fuse([store], settings, out=None)
+    assert fusion.heads[-1].scores.accuracy > 0.8
+    assert fusion.heads[-1].head.val_macro_f1 > 0.9  # of the basics
+
+
+def test_basics_in_train_and_compounds_in_test_only_score(rafdb, tmp_path):
+    store = rafdb(basic_splits=("train",), compound_splits=("test",))
+    fusion = fuse([store], resolve(changes=QUICK | {"head": "zeroshot"}), out=tmp_path / "run")
+    assert fusion.heads[-1].scores.accuracy > 0.8 and len(fusion.heads[-1].head.truth) == 12 * len(CLASSES)
+    assert evaluate(tmp_path / "run", store).figures.scores.accuracy == fusion.heads[-1].scores.accuracy
+
+
+def test_without_any_compound_label_a_run_has_nothing_to_score_and_predicts(rafdb, tmp_path):
+    store = rafdb(compound_splits=())
+    fusion = fuse([store], resolve(changes=QUICK | {"head": "zeroshot"}), out=tmp_path / "run")
+    assert fusion.heads == [] and "no test face has a label to score by" in fusion.text()
+    assert fusion.record()["systems"] == []
+    done = predict(read_run(tmp_path / "run"), store, PredictOptions(), out=tmp_path / "out.csv")
+    assert done.rows == 36 * len(SEVEN) and set(done.calls) <= set(CLASSES)
+    with pytest.raises(InputError, match="to score by: leave out --folds"):
+        fuse([store], resolve(changes=QUICK | {"head": "zeroshot", "folds": 3}), out=None)
+
+
+@pytest.mark.parametrize("head", ["mlp", "paper", "late", "logreg"])
+def test_compound_heads_on_rafdbs_own_layout_choose_by_compounds(rafdb, head):
+    experiment = prepare([rafdb()], resolve(changes=QUICK | {"head": head}))
+    part, label = experiment.partitions[0], experiment.features.label
+    assert all((label[rows] >= 0).all() and len(rows) for rows in (part.train, part.val, part.test))
+    assert (label[part.extra] < 0).all() and len(part.extra) == 24 * len(SEVEN)
+
+
+@pytest.mark.parametrize("head", ["mlp", "zeroshot"])
+def test_validation_of_one_class_is_refused(rafdb, head):
+    store = rafdb()
+    column, label = (2, "happiness") if head == "zeroshot" else (3, "happily_surprised")
+    rows = list(csv.reader((store / "manifest.csv").open(encoding="utf-8")))[1:]
+    for row in rows:
+        row[1] = "val" if row[column] == label and row[1] == "train" else row[1]
+    write_manifest(store, rows)
+    with pytest.raises(InputError, match=f"validation faces are {label}"):
+        fuse([store], resolve(changes=QUICK | {"head": head}), out=None)
