@@ -24,7 +24,7 @@ from twofold.cache.rows import Rows
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.data.images.decode import ImageError, decode
-from twofold.data.images.sources import Faces
+from twofold.data.images.sources import NO_FACE, Faces
 from twofold.extract.plan import Job, Settings
 
 LOG_SECONDS = 30  #: between progress lines where stderr is not a terminal
@@ -193,6 +193,7 @@ def _count(pixels: Pixels, work: Work, settings: Settings) -> None:
     work.seconds.decode += pixels.seconds
     if pixels.failure:
         work.failures[pixels.failure] += 1
+    if pixels.failure and pixels.failure != NO_FACE:  # a frame without a face is no fault
         work.failed.add(pixels.key)
     if 0 <= settings.max_failures < len(work.failed):
         reasons = ", ".join(f"{count} x {reason}" for reason, count in work.failures.most_common(3))

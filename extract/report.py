@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from twofold.data.images.sources import NO_FACE
 from twofold.extract.engine import Work
 
 
@@ -75,7 +76,8 @@ class Report:
             return [f"stopped by {name} after {work.faces} faces; all of them are safe, the same command goes on"]
         if not work.faces:
             return [f"{self.faces} faces, nothing to compute: all of it is cached in {self.store}"]
-        reasons = [f"  {count:6} failed: {reason}" for reason, count in work.failures.most_common()]
+        reasons = [f"  {count:6} {'with' if reason == NO_FACE else 'failed:'} {reason}"
+                   for reason, count in work.failures.most_common()]
         return [
             f"{self.faces} faces, {work.faces} computed, {len(work.failed)} failures, "
             f"{work.faces / max(seconds.wall, 1e-9):.1f} faces/s over {seconds.wall:.1f} s",

@@ -13,7 +13,7 @@ from twofold.cache.parts import retired_rows
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.data.images.decode import FACE
-from twofold.data.images.sources import image_hashes, open_faces, parse_roots, require_roots
+from twofold.data.images.sources import NO_FACE, image_hashes, open_faces, parse_roots, require_roots
 from twofold.data.manifest import read_manifest, write_manifest
 from twofold.extract.engine import Work, compute
 from twofold.extract.estimate import estimate
@@ -141,6 +141,11 @@ def _line(store: Store, job: Job, file: FeatureFile | None, settings: Settings) 
         precision=job.encoder.precision, untrained=job.recipe.untrained, cached=int(job.cached.sum()),
         to_compute=to_compute, parts=-(-to_compute // settings.rows_a_part),
         bytes=to_compute * job.encoder.dim * np.dtype(settings.dtype).itemsize,
-        left=0 if file else int((~job.cached & ~job.missing).sum()), failed=file.failed if file else 0,
+        left=0 if file else int((~job.cached & ~job.missing).sum()), failed=_faults(file) if file else 0,
         retired=retired_rows(store, job.recipe), file=file.path.name if file else "",
     )
+
+
+def _faults(file: FeatureFile) -> int:
+    """Faces that could not be encoded; a frame in which there is none is not at fault."""
+    return sum(reason != NO_FACE for reason in file.failures.values())

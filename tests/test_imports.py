@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
     "data": {"data", "numpy", "pandas", "PIL"},
-    "data/footage": {"data", "numpy", "pandas", "PIL", "cv2", "av", "tqdm"},
+    "data/footage": {"data", "numpy", "pandas", "PIL", "cv2", "av", "tqdm", "huggingface_hub"},
     "cache": {"cache", "numpy", "h5py", "filelock", "fsspec"},
     "extract": {"extract", "data", "cache", "numpy", "torch", "timm", "torchvision", "safetensors", "tqdm", "PIL",
                 "onnxruntime", "huggingface_hub", "ray", "submitit"},

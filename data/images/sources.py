@@ -15,6 +15,9 @@ from twofold.data.images.csv_pixels import PixelTable, open_pixels, row_of
 from twofold.data.images.decode import FACE, ImageError, Limits
 from twofold.data.images.folders import inside, read_below
 
+NO_FACE_SUFFIX = ".noface"  #: of keys that stand for a picture or a frame without a face: there is no image to read
+NO_FACE = "no face"  #: why they have no features
+
 
 @dataclass(frozen=True)
 class Faces:
@@ -26,6 +29,8 @@ class Faces:
 
     def read(self, key: str) -> bytes:
         """The bytes of the image file of `key`. Raises ImageError if there is none, or it lies outside its root."""
+        if key.endswith(NO_FACE_SUFFIX):
+            raise ImageError(NO_FACE)
         root, below = self._place(key)
         place = row_of(below)
         if place is None or not _is_file(root / place[0]):
@@ -80,7 +85,8 @@ def require_roots(faces: Faces, keys: Sequence[str]) -> None:
         lacking = sorted({key.partition("/")[0] for key in keys} - set(faces.roots))
         if lacking:
             raise InputError(f"no root for the faces of {', '.join(lacking[:5])}: give --root {lacking[0]}=DIR too")
-    tried = keys[::max(1, len(keys) // 100)][:100]
+    images = [key for key in keys if not key.endswith(NO_FACE_SUFFIX)]
+    tried = images[::max(1, len(images) // 100)][:100]
     if tried and not any(_is_there(faces, key) for key in tried):
         where = ", ".join(str(root) for root in faces.roots.values())
         raise InputError(f"none of {len(tried)} faces tried is below {where} (the first is {tried[0]}): --root is the "

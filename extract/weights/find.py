@@ -5,18 +5,14 @@ import os
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
 from pathlib import Path
 
 from twofold.data.errors import InputError
+from twofold.data.weights_folder import weights_folder
 from twofold.extract.networks.presets import PRESETS, Preset
 
 log = logging.getLogger(__name__)
-
-
-def weights_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """The folder that weights are looked for in: TWOFOLD_WEIGHTS, else `weights/` where the command runs."""
-    return Path(environment.get("TWOFOLD_WEIGHTS") or "weights")
+__all__ = ["find_weights", "weights_folder"]
 
 
 def find_weights(name: str, *, weights: str | None, folder: Path) -> Path:
