@@ -86,6 +86,9 @@ def evaluate(
     store: StorePath,
     split: Annotated[str, typer.Option(help="train, val, test or all; by default test if there is any.")] = "",
     table: Annotated[str, typer.Option(help="Runs side by side: plain, or paper, as its Tables 1 and 2.")] = "",
+    allow_seen: Annotated[bool, typer.Option(
+        "--allow-seen", help="Score faces, too, that a run has learned from or was chosen by; the figures say so.")]
+    = False,
     as_json: Json = False,
 ) -> Report:
     """Score trained heads on another cache, each alone or side by side."""
@@ -93,8 +96,8 @@ def evaluate(
     from twofold.fuse.evaluate import evaluate_all
 
     if table or len(runs) > 1:
-        return evaluate_all(runs, store, split=split, table=table or "plain", say=say)
-    return run_evaluate(runs[0], store, split=split, say=say)
+        return evaluate_all(runs, store, split=split, table=table or "plain", allow_seen=allow_seen, say=say)
+    return run_evaluate(runs[0], store, split=split, allow_seen=allow_seen, say=say)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from twofold.data.errors import InputError
 from twofold.fuse.experiment import Say
 from twofold.fuse.features import FusedFeatures
 from twofold.fuse.run import Run, read_run
+from twofold.fuse.scores import metrics
 from twofold.fuse.scores.scored_head import Figures, ScoredHead, against, figures
 from twofold.fuse.scores.statistics import Comparison
 from twofold.fuse.settings import choices_of
@@ -27,17 +28,20 @@ class Evaluation:
     keys: np.ndarray
     figures: Figures
     classes: tuple[str, ...]
+    seen: int  #: of the scored faces, those that the run has learned from or was chosen by
     notes: list[str]
 
     def record(self) -> dict:
-        return {"run": str(self.run), "split": self.split, "notes": self.notes, **self.figures.record(self.classes)}
+        return {"run": str(self.run), "split": self.split, "seen": self.seen, "notes": self.notes,
+                **self.figures.record(self.classes)}
 
     def text(self) -> str:
         scores = self.figures.scores
         rows = [("class", "n", "precision", "recall", "F1"), *(
             (name, str(scores.n[c]), *(percent(each[c]) for each in (scores.precision, scores.recall, scores.f1)))
             for c, name in enumerate(self.classes))]
-        lines = [f"{self.run} on {scores.n.sum()} {self.split} faces: accuracy {percent(scores.accuracy)} "
+        lines = [f"{self.run} on {scores.n.sum()} {self.split} faces{seen_words(self)}: "
+                 f"accuracy {percent(scores.accuracy)} "
                  f"{span(self.figures.accuracy_interval)}, macro-F1 {percent(scores.macro_f1)} "
                  f"{span(self.figures.macro_f1_interval)} (95 %), UAR {percent(scores.uar)}, calibration error "
                  f"{self.figures.ece_calibrated:.3f}", "", *columns(rows, left=1),
@@ -45,6 +49,11 @@ class Evaluation:
         if self.figures.head.untrained:
             lines += ["", f"* {UNTRAINED}"]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def seen_words(evaluation: Evaluation) -> str:
+    """What a figure must say of itself where seen faces were scored."""
+    return (f" ({evaluation.seen} SEEN in training or validation: no figure of new faces)" if evaluation.seen else "")
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,8 @@ class Evaluations:
 
     def text(self) -> str:
         heads, classes = [evaluation.figures for evaluation in self.each], self.each[0].classes
-        lines = [f"{heads[0].scores.n.sum()} {self.each[0].split} faces", "",
+        seen = "".join(f"; {evaluation.run}{seen_words(evaluation)}" for evaluation in self.each if evaluation.seen)
+        lines = [f"{heads[0].scores.n.sum()} {self.each[0].split} faces{seen}", "",
                  *figures_table(heads, classes, style=self.table)]
         if self.comparison:
             lines += ["", f"{self.each[-1].run} against {self.best_other}: {compared(self.comparison)}"]
@@ -71,54 +81,124 @@ class Evaluations:
 
 
 def evaluate_all(
-    runs: Sequence[Path], store: Path, *, split: str = "", table: str = "plain", say: Say = lambda text: None,
+    runs: Sequence[Path], store: Path, *, split: str = "", table: str = "plain", allow_seen: bool = False,
+    say: Say = lambda text: None,
 ) -> Evaluations:
-    """Score runs on the same faces, as `evaluate` does each; the last one is held against the best of the others.
+    """Score runs on the same faces, those that none of them has seen; the last is held against the best of the others.
 
-    Raises InputError if their classes or, for lack of features, their faces are not the same.
+    Raises InputError if their classes or, for lack of features, their faces are not the same, or nothing is left.
     """
     if table not in choices_of("table"):
         raise InputError(f"unknown table {table!r}: choose from {', '.join(choices_of('table'))}")
-    evaluations = [evaluate(run, store, split=split, say=say) for run in runs]
-    first = evaluations[0]
-    for other in evaluations[1:]:
-        if other.classes != first.classes:
-            raise InputError(f"{first.run} and {other.run} know different classes: evaluate them one by one")
+    questions = [ask(run, store, split=split, allow_seen=allow_seen, say=say) for run in runs]
+    first = questions[0]
+    for other in questions[1:]:
+        if other.run.taxonomy.classes != first.run.taxonomy.classes:
+            raise InputError(f"{first.run.path} and {other.run.path} know different classes: evaluate them one by one")
         if not np.array_equal(other.keys, first.keys):
-            raise InputError(f"{store} has features of {len(first.keys)} faces for {first.run} and of "
-                             f"{len(other.keys)} for {other.run}: extract what is missing, or evaluate them one by one")
+            raise InputError(f"{store} has features of {len(first.keys)} faces for {first.run.path} and of "
+                             f"{len(other.keys)} for {other.run.path}: extract what is missing, or evaluate them one "
+                             "by one")
+    scorable = np.all([question.use.any(axis=1) for question in questions], axis=0)
+    evaluations = [answer(question, scorable) for question in questions]
     if len(evaluations) == 1:
         return Evaluations(evaluations, table, None, "")
     best = max(evaluations[:-1], key=lambda evaluation: evaluation.figures.scores.macro_f1)
-    comparison = against(evaluations[-1].figures.head, best.figures.head, classes=len(first.classes), seed=0)
+    comparison = against(evaluations[-1].figures.head, best.figures.head, classes=len(first.run.taxonomy.classes),
+                         seed=0)
     return Evaluations(evaluations, table, comparison, str(best.run))
 
 
-def evaluate(path: Path, store: Path, *, split: str = "", say: Say = lambda text: None) -> Evaluation:
+def evaluate(
+    path: Path, store: Path, *, split: str = "", allow_seen: bool = False, say: Say = lambda text: None,
+) -> Evaluation:
     """Score the run in `path` on a store. split: train, val, test or all; empty = test if there is any, else all.
 
-    Raises InputError if the store's features are of another recipe, with the difference spelled out (another
-    precision is only a note), or if no face has a label; CacheError if a backbone is missing.
+    Faces that the run has seen (learned from or chosen by: the same bytes or group) are left out, and a
+    cross-validated run answers for a face by the members that have not seen it; allow_seen: they are scored like all
+    others, and the figures say so. Raises InputError if the store's features are of another recipe, with the
+    difference spelled out (another precision is only a note), if no face has a label or none is left; CacheError if a
+    backbone is missing.
     """
+    question = ask(path, store, split=split, allow_seen=allow_seen, say=say)
+    return answer(question, question.use.any(axis=1))
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A run and the labelled faces of a store. use: (n, F) bool, the folds whose members may answer for a face."""
+
+    run: Run
+    features: FusedFeatures
+    rows: np.ndarray
+    split: str
+    use: np.ndarray
+    seen: int  #: faces that every fold has seen
+    allow_seen: bool
+    notes: list[str]
+
+    @property
+    def keys(self) -> np.ndarray:
+        return self.features.keys[self.rows]
+
+
+def ask(path: Path, store: Path, *, split: str, allow_seen: bool, say: Say) -> Question:
+    """Read a run, join the store's features for it, and find out who may answer for which face."""
     run = read_run(path)
     features, notes = run.features(Store(store))
     for note in notes:
         say(f"warning: {note}")
     rows, split = _rows(features, split)
-    head = _scored(run, features, rows)
-    return Evaluation(path, split, features.keys[rows],
-                      figures(head, classes=len(run.taxonomy.classes), seed=run.settings.seed), run.taxonomy.classes,
-                      [*features.notes, *notes])
+    use = np.ones((len(rows), run.folds), bool)
+    if run.seen is None:
+        notes.append(f"{path} is of a version that did not record which faces it learned from: some may be among these")
+    else:
+        use = run.seen.unseen(features, rows)
+    seen = int((~use.any(axis=1)).sum())
+    if allow_seen:
+        use[:] = True
+    elif seen:
+        notes.append(f"{seen} of {len(rows)} faces left out: {path} has learned from them or was chosen by them (the "
+                     "same bytes or group)")
+    return Question(run, features, rows, split, use, seen, allow_seen, [*features.notes, *notes])
 
 
-def _scored(run: Run, features: FusedFeatures, rows: np.ndarray) -> ScoredHead:
+def answer(question: Question, scorable: np.ndarray) -> Evaluation:
+    """Score the run on the faces (n,) bool that may be scored."""
+    run, features, rows = question.run, question.features, question.rows[scorable]
+    if not len(rows):
+        raise InputError(f"nothing is left to score: {run.path} has learned from all {len(question.rows)} labelled "
+                         "faces, or was chosen by them; --allow-seen scores them all the same, and says so")
+    head = _scored(run, features, rows, question.use[scorable])
+    return Evaluation(
+        run=run.path, split=question.split, keys=features.keys[rows],
+        figures=figures(head, classes=len(run.taxonomy.classes), seed=run.settings.seed), classes=run.taxonomy.classes,
+        seen=question.seen if question.allow_seen else 0, notes=question.notes)
+
+
+def _scored(run: Run, features: FusedFeatures, rows: np.ndarray, use: np.ndarray) -> ScoredHead:
     scores = run.scores(features, rows)
-    shares = None if scores.shares is None else scores.shares.mean(axis=(0, 1)).tolist()
+    members, shares, calibrated = scores.probabilities, scores.shares, run.calibrated(scores)
+    if run.folds > 1 and not use.all():
+        weight = use / use.sum(axis=1, keepdims=True)
+        members = _of_folds(members, weight)
+        shares = None if shares is None else _of_folds(shares, weight)
+        each = np.stack([metrics.tempered(fold.mean(axis=0), temperature) for fold, temperature in
+                         zip(np.split(scores.probabilities, run.folds), run.temperatures, strict=True)])
+        calibrated = np.where(use.all(axis=1)[:, None], calibrated, np.einsum("nf,fnc->nc", weight, each))
+    mean_shares = None if shares is None else shares.mean(axis=(0, 1)).tolist()
     return ScoredHead(
         name=str(run.path), backbones=run.stream_names, head=run.kind, dim=features.dim, untrained=run.untrained,
-        rows=rows, truth=features.label[rows], groups=features.group[rows], members=scores.probabilities,
-        calibrated=run.calibrated(scores), temperature=run.temperature, val_macro_f1=float("nan"), seconds=0.0,
-        shares=dict(zip(run.stream_names, shares, strict=True)) if shares else None)
+        rows=rows, truth=features.label[rows], groups=features.group[rows], members=members, calibrated=calibrated,
+        temperature=run.temperature, val_macro_f1=float("nan"), seconds=0.0,
+        shares=dict(zip(run.stream_names, mean_shares, strict=True)) if mean_shares else None)
+
+
+def _of_folds(members: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(S, n, C) of members that stand fold by fold, (F S, n, C): a seed's mean over folds, weighted (n, F) by face."""
+    folds = weight.shape[1]
+    apart = members.reshape(folds, len(members) // folds, *members.shape[1:])
+    return np.einsum("nf,fsnc->snc", weight, apart).astype(np.float32)
 
 
 def _rows(features: FusedFeatures, split: str) -> tuple[np.ndarray, str]:

@@ -19,8 +19,9 @@ from twofold.fuse.join import join
 from twofold.fuse.partition import Partition, Task, partitions
 from twofold.fuse.scores import metrics
 from twofold.fuse.scores.scored_head import ScoredHead
+from twofold.fuse.seen import Roles, SeenFaces, seen_faces
 from twofold.fuse.settings import Settings
-from twofold.fuse.training.fit import TrainedHead, fit, fit_single
+from twofold.fuse.training.fit import TrainedHead, fit, fit_single, learning_rows
 
 Say = Callable[[str], None]
 Singles = Mapping[int, Sequence[TrainedHead]]  #: stream to what `late` averages of it, a head a partition
@@ -90,6 +91,15 @@ def subset_name(features: FusedFeatures, streams: Sequence[int], settings: Setti
     if len(streams) == len(features.streams):
         return f"fusion of all {len(first)}"
     return " + ".join(features.streams[k].name for k in first)
+
+
+def seen_by(experiment: Experiment) -> SeenFaces:
+    """Which faces the members of each fold learn from, are chosen by and are scored by."""
+    folds = []
+    for part in experiment.partitions:
+        learned, chosen_by = learning_rows(experiment.settings, experiment.features, part)
+        folds.append(Roles(learned=learned, chosen_by=chosen_by, scored=part.test))
+    return seen_faces(experiment.features, folds)
 
 
 def train_singles(experiment: Experiment) -> Singles:

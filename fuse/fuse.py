@@ -8,7 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from twofold.data.labels import Taxonomy
-from twofold.fuse.experiment import Experiment, Say, prepare, score, subset_name, subsets, train_singles, train_subset
+from twofold.fuse.experiment import (
+    Experiment,
+    Say,
+    prepare,
+    score,
+    seen_by,
+    subset_name,
+    subsets,
+    train_singles,
+    train_subset,
+)
 from twofold.fuse.features import FusedFeatures
 from twofold.fuse.forward import member_scores
 from twofold.fuse.scores import metrics
@@ -88,7 +98,7 @@ def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, say: S
     if out:
         record = run_record(_repeatable(settings, features), features, trained, experiment.partitions,
                             seconds=fusion.seconds, notes=experiment.notes)
-        write_run(out, record=record, metrics=fusion.record(), trained=trained,
+        write_run(out, record=record, metrics=fusion.record(), trained=trained, seen=seen_by(experiment),
                   predictions=predictions_csv(features, heads[-1], _validation(experiment, trained)))
     return fusion
 

@@ -59,6 +59,7 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, say: S
     place = Store(store)
     features, notes = run.features(place)
     notes += [UNTRAINED] if run.untrained else []
+    notes += _seen(run, features)
     if options.template:
         keys = np.array(template_keys(options.template, run.taxonomy), object)
         groups = np.full(len(keys), "", object)
@@ -149,6 +150,15 @@ def _submit(run: Run, options: PredictOptions, template: Path, out: Path, blocks
     write_submission(template, out, [run.taxonomy.numbers[call] for call in calls])
     counts = Counter(run.taxonomy.classes[call] for call in calls)
     return Predictions(out, len(calls), int((~faces.present).sum()), 0, dict(counts), notes)
+
+
+def _seen(run: Run, features: FusedFeatures) -> list[str]:
+    """A note where the run is to predict what it was taught."""
+    if run.seen is None:
+        return []
+    count = int((~run.seen.unseen(features, np.arange(len(features))).all(axis=1)).sum())
+    return [f"{count} of {len(features)} faces are known to {run.path}: it learned from them or was chosen by them, so "
+            "these answers say nothing about new faces"] if count else []
 
 
 def _reasons(features: FusedFeatures, lacking: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ from twofold.fuse.heads.registry import StandardisedHead
 from twofold.fuse.heads.spec import Spec
 from twofold.fuse.join import join_streams, spelled, stream_of_recipe
 from twofold.fuse.scores import metrics
+from twofold.fuse.seen import NAME, SeenFaces, read_seen
 from twofold.fuse.settings import Settings, settings_from
 
 VERSION = 1
@@ -26,7 +27,10 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Run:
-    """A trained run. streams: (backbone, view, recipe) in the order of the head's columns."""
+    """A trained run. streams: (backbone, view, recipe) in the order of the head's columns.
+
+    The head's members stand fold by fold: members of a fold x folds. temperatures: one a fold.
+    """
 
     path: Path
     settings: Settings
@@ -34,6 +38,8 @@ class Run:
     streams: tuple[tuple[str, str, Recipe], ...]
     head: StandardisedHead
     temperature: float
+    temperatures: tuple[float, ...]
+    seen: SeenFaces | None  #: None for runs of versions that did not record it
     record: dict
 
     @property
@@ -44,6 +50,10 @@ class Run:
     @property
     def stream_names(self) -> tuple[str, ...]:
         return tuple(stream_name(backbone, view) for backbone, view, _ in self.streams)
+
+    @property
+    def folds(self) -> int:
+        return len(self.temperatures)
 
     @property
     def untrained(self) -> bool:
@@ -89,8 +99,10 @@ def read_run(path: Path) -> Run:
         head.load_state_dict(load_file(path / "head.safetensors"))
         streams = tuple((stream["backbone"], stream["view"], Recipe.from_json(json.dumps(stream["recipe"])))
                         for stream in record["streams"])
+        temperature, folds = float(record["temperature"]), len(record["faces"])
+        temperatures = tuple(map(float, record.get("temperatures", [temperature] * folds)))
         return Run(path, settings_from(record["settings"]), taxonomy(record["classes_name"]), streams, head.eval(),
-                   float(record["temperature"]), record)
+                   temperature, temperatures, read_seen(path / NAME, folds=folds), record)
     except FileNotFoundError as error:
         missing = Path(error.filename or "head.safetensors").name
         raise InputError(f"{path}: not a run (no {missing}): give a folder that `fuse` made") from None

@@ -22,6 +22,7 @@ from twofold.fuse.heads.registry import side_by_side
 from twofold.fuse.partition import Partition
 from twofold.fuse.run import VERSION
 from twofold.fuse.scores.scored_head import ScoredHead
+from twofold.fuse.seen import NAME, SeenFaces, seen_text
 from twofold.fuse.training.fit import TrainedHead
 from twofold.fuse.training.loop import Epoch
 
@@ -41,7 +42,8 @@ def check_out(out: Path) -> None:
         raise InputError(f"{out}: cannot write there ({error.strerror}): choose another --out") from None
 
 
-def write_run(out: Path, *, record: dict, metrics: dict, trained: Sequence[TrainedHead], predictions: str) -> None:
+def write_run(out: Path, *, record: dict, metrics: dict, trained: Sequence[TrainedHead], seen: SeenFaces,
+              predictions: str) -> None:
     """Write a whole run under another name, then put it in place of what `out` was.
 
     trained: the fusion's heads, one a fold; head.safetensors holds them side by side, folds x seeds members.
@@ -54,7 +56,7 @@ def write_run(out: Path, *, record: dict, metrics: dict, trained: Sequence[Train
         save_file({name: values.contiguous() for name, values in head.state_dict().items()},
                   temporary / "head.safetensors", metadata={"format": f"twofold-head {VERSION}"})
         texts = {"run.json": json.dumps(record, indent=2) + "\n", "metrics.json": json.dumps(metrics, indent=2) + "\n",
-                 "predictions.csv": predictions, "history.csv": _history(trained)}
+                 "predictions.csv": predictions, "history.csv": _history(trained), NAME: seen_text(seen)}
         for name, text in texts.items():
             (temporary / name).write_text(text, encoding="utf-8", newline="")
         _sync(temporary)
@@ -73,6 +75,7 @@ def run_record(
         "classes_name": features.taxonomy.name, "classes": list(features.taxonomy.classes),
         "head": asdict(side_by_side([each.head for each in trained]).spec),
         "temperature": float(np.mean([each.temperature for each in trained])),
+        "temperatures": [each.temperature for each in trained],
         "streams": [{"backbone": stream.backbone, "view": stream.view, "dim": stream.dim,
                      "fingerprint": stream.recipe.fingerprint, "recipe": asdict(stream.recipe),
                      "inputs": [{"fingerprint": file.fingerprint, "rows": file.rows,

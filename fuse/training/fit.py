@@ -109,7 +109,7 @@ def _learn(head: StandardisedHead, settings: Settings, features: FusedFeatures, 
            streams: Sequence[int], device: torch.device) -> list[Epoch]:
     """Standardise, and train the body of the head in place."""
     read = _read_streams(settings, features, streams)
-    rows, val_rows = _rows(settings, features, partition)
+    rows, val_rows = learning_rows(settings, features, partition)
     scale = measure(lambda faces: features.read(faces, read), rows)
     with torch.no_grad():
         head.mean.copy_(torch.from_numpy(scale.mean))
@@ -136,7 +136,7 @@ def _fill_own(body: torch.nn.Module, own: Sequence[OwnClassifier]) -> None:
             layer.get_parameter("bias").copy_(torch.from_numpy(classifier.bias))
 
 
-def _rows(settings: Settings, features: FusedFeatures, partition: Partition) -> tuple[np.ndarray, np.ndarray]:
+def learning_rows(settings: Settings, features: FusedFeatures, partition: Partition) -> tuple[np.ndarray, np.ndarray]:
     """Rows to learn from and to choose by. With the paper's head, and to mix basics into compounds, faces without a
     class learn too."""
     if settings.head == "paper" or (settings.compound_mixup and features.taxonomy.target == "compound"):

@@ -1,0 +1,129 @@
+"""A run knows whom it has seen, and is not scored on them."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from tests.fuse.conftest import write_manifest
+from twofold.data.errors import InputError
+from twofold.fuse.evaluate import evaluate, evaluate_all
+from twofold.fuse.experiment import prepare, seen_by
+from twofold.fuse.fuse import fuse
+from twofold.fuse.predict import predict
+from twofold.fuse.run import read_run
+from twofold.fuse.seen import read_seen, seen_text
+from twofold.fuse.settings import resolve
+from twofold.fuse.tables.predictions import PredictOptions
+
+QUICK = {"epochs": 6, "lr": 3e-3, "warmup": 1, "hidden": 16, "seeds": 2, "batch_size": 64}
+FIGURES = ("accuracy", "macro_f1", "uar", "ece", "ece_calibrated", "n")
+
+
+def _split(store, split):
+    """Write another split into the manifest: a function of the row number."""
+    rows = list(csv.reader((store / "manifest.csv").open(encoding="utf-8")))[1:]
+    write_manifest(store, [(key, split(number), *rest) for number, (key, _, *rest) in enumerate(rows)])
+
+
+@pytest.mark.parametrize("head", ["mlp", "late", "logreg"])
+def test_a_cross_validated_run_has_the_same_figures_from_evaluate(make_store, tmp_path, head):
+    groups = [f"{row % 4} {row // 12}" for row in range(420)]
+    store = make_store(noise=1.5, groups=groups)
+    fused = fuse([store], resolve(changes=QUICK | {"folds": 3, "head": head}), out=tmp_path / "run").heads[-1]
+    again = evaluate(tmp_path / "run", store, split="all")
+    ours, theirs = (figures.record(again.classes) for figures in (fused, again.figures))
+    assert [theirs[name] for name in FIGURES] == pytest.approx([ours[name] for name in FIGURES], abs=1e-6)
+    assert theirs["seeds_macro_f1"] == pytest.approx(ours["seeds_macro_f1"])
+    seen = evaluate(tmp_path / "run", store, split="all", allow_seen=True)
+    assert seen.figures.scores.macro_f1 > again.figures.scores.macro_f1 + 0.02  # what was published until issue 11
+    assert seen.seen == 0  # each face has members that have not seen it
+
+
+def test_a_manifest_that_is_split_anew_does_not_make_learned_faces_new(make_store, tmp_path, cli):
+    store = make_store(noise=1.5)
+    fused = fuse([store], resolve(changes=QUICK), out=tmp_path / "run").heads[-1]
+    _split(store, lambda row: "test")
+    again = evaluate(tmp_path / "run", store)
+    assert again.figures.scores.n.sum() == 84 and "336 of 420 faces left out" in " ".join(again.notes)
+    assert again.figures.scores.macro_f1 == pytest.approx(fused.scores.macro_f1)
+    _split(store, lambda row: ("test", "", "", "", "")[row % 5])  # what taught it, and nothing else
+    done = cli("evaluate", tmp_path / "run", store)
+    assert done.returncode == 2 and "nothing is left to score" in done.stderr
+    done = cli("evaluate", tmp_path / "run", store, "--allow-seen")
+    assert done.returncode == 0 and "84 SEEN in training" in done.stdout
+    done = cli("evaluate", tmp_path / "run", store, "--allow-seen", "--json")
+    assert json.loads(done.stdout)["seen"] == 84
+
+
+def test_a_face_of_a_known_group_is_seen_and_an_unnamed_one_is_known_by_its_bytes_alone(make_store, tmp_path):
+    groups = [f"person {row % 5 + row // 25 * 5}" if row < 300 else "" for row in range(420)]  # each of one split
+    fuse([make_store(groups=groups)], resolve(changes=QUICK), out=tmp_path / "run")
+    other = make_store(name="other", seed=9, rows=70, groups=[f"person {row}" for row in range(70)])
+    again = evaluate(tmp_path / "run", other, split="all")
+    assert again.figures.scores.n.sum() == 10 + 12  # 60 people are known, 12 of them from the test split
+    unnamed = make_store(name="unnamed", seed=9, rows=70)
+    assert evaluate(tmp_path / "run", unnamed, split="all").figures.scores.n.sum() == 70
+
+
+def test_several_runs_are_compared_on_what_none_has_seen(make_store, tmp_path):
+    store = make_store()
+    fuse([store], resolve(changes=QUICK), out=tmp_path / "a")
+    _split(store, lambda row: ("train", "train", "val", "test", "train")[row % 5])
+    fuse([store], resolve(changes=QUICK | {"backbones": ["timm:a"]}), out=tmp_path / "b")
+    with pytest.raises(InputError, match="nothing is left"):  # a has seen all but row 4 of 5, b all but row 3
+        evaluate_all([tmp_path / "a", tmp_path / "b"], store, split="all")
+    more = make_store(name="more", rows=490, seed=0)  # the same bytes, and seventy new faces
+    both = evaluate_all([tmp_path / "a", tmp_path / "b"], more, split="all")
+    assert [evaluation.figures.scores.n.sum() for evaluation in both.each] == [70, 70]
+    assert evaluate(tmp_path / "a", more, split="all").figures.scores.n.sum() == 70 + 84
+
+
+def test_the_record_is_what_was_learned_chosen_by_and_scored(make_store, tmp_path):
+    groups = [f"{row % 4} {row // 12}" for row in range(420)]
+    store, settings = make_store(groups=groups, basic_only=5), resolve(changes=QUICK | {"folds": 3})
+    experiment = prepare([store], settings)
+    fuse([store], settings, out=tmp_path / "run")
+    seen, features = read_run(tmp_path / "run").seen, experiment.features
+    roles = {digest: row.tobytes() for digest, row in zip(seen.sha256, seen.roles, strict=True)}
+    for row, digest in enumerate(features.sha256):
+        for fold, part in enumerate(experiment.partitions):
+            expected = ("l" if row in part.train or row in part.extra else "c" if row in part.val else
+                        "s" if row in part.test else "-")
+            assert roles.get(digest, b"---")[fold:fold + 1].decode() == expected
+    assert not any(name in (tmp_path / "run/seen.csv").read_text() for name in groups)
+
+
+def test_runs_of_earlier_versions_are_scored_and_said_to_be_unknown(make_store, tmp_path):
+    store = make_store()
+    fuse([store], resolve(changes=QUICK), out=tmp_path / "run")
+    (tmp_path / "run/seen.csv").unlink()
+    again = evaluate(tmp_path / "run", store, split="all")
+    assert again.figures.scores.n.sum() == 420 and "did not record which faces" in " ".join(again.notes)
+
+
+def test_predict_says_how_many_faces_taught_the_run(make_store, tmp_path):
+    store = make_store()
+    fuse([store], resolve(changes=QUICK), out=tmp_path / "run")
+    done = predict(read_run(tmp_path / "run"), store, PredictOptions(), out=tmp_path / "out.csv")
+    assert any(note.startswith("336 of 420 faces are known") for note in done.notes)
+    other = make_store(name="other", seed=4, rows=35)
+    done = predict(read_run(tmp_path / "run"), other, PredictOptions(), out=tmp_path / "out.csv")
+    assert not any("are known" in note for note in done.notes)
+
+
+@pytest.mark.parametrize("text", ["", "sha256,group,folds", "sha256,group,folds\n" + "0" * 64 + ",,ll\n",
+                                  "sha256,group,folds\n" + "0" * 63 + ",,l\n", "sha256,group,folds\n" + "z" * 10**6])
+def test_a_list_of_seen_faces_that_was_tampered_with_is_refused(tmp_path, text):
+    (tmp_path / "seen.csv").write_text(text)
+    with pytest.raises(InputError, match=r"seen\.csv"):
+        read_seen(tmp_path / "seen.csv", folds=1)
+
+
+def test_a_list_reads_back_as_it_was_written(make_store, tmp_path):
+    seen = seen_by(prepare([make_store()], resolve(changes=QUICK)))
+    (tmp_path / "seen.csv").write_text(seen_text(seen))
+    again = read_seen(tmp_path / "seen.csv", folds=1)
+    order = np.argsort(seen.sha256)
+    assert (again.sha256 == seen.sha256[order]).all() and (again.roles == seen.roles[order]).all()
