@@ -1,0 +1,63 @@
+"""A run's head as an ONNX model: for programs that have neither Python nor torch."""
+
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from twofold.data.errors import InputError
+from twofold.fuse.run import Run
+
+CLOSE = 1e-5  #: how far the written model's probabilities may be from the run's own
+FACES = 64  #: that they are compared on
+
+
+class CalibratedHead(nn.Module):
+    """Raw features (N, D) to the run's calibrated probabilities (N, C): standardisation, all members, temperature."""
+
+    def __init__(self, run: Run):
+        super().__init__()
+        self.head, self.temperature = run.head, run.temperature
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        mean = self.head(features).logits.softmax(dim=-1).mean(dim=0)
+        return (mean.clamp_min(1e-12).log() / self.temperature).softmax(dim=-1)
+
+
+def write_onnx_head(run: Run, path: Path) -> float:
+    """Write the head, then run it beside the run on drawn features; returns the largest difference.
+
+    The model's input is `features` (N, D) float32, streams side by side in the run's order, its output
+    `probabilities` (N, C); the names of both stand in its metadata. Raises InputError if the packages for it are
+    absent, or if the written model does not say what the run says.
+    """
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401 (the exporter wants it)
+    except ImportError as error:
+        raise InputError(f"writing ONNX needs {error.name}: pip install onnx onnxscript onnxruntime") from None
+    dim = sum(run.head.spec.dims)
+    features = torch.randn(FACES, dim, generator=torch.Generator().manual_seed(0))
+    features = features * run.head.std.mean(dim=0) + run.head.mean.mean(dim=0)
+    logging.getLogger("onnxscript").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(CalibratedHead(run).eval(), (features,), dynamo=True, verbose=False,
+                                    input_names=["features"], output_names=["probabilities"],
+                                    dynamic_shapes={"features": {0: torch.export.Dim("faces")}})
+    assert program is not None
+    model = program.model_proto
+    onnx.helper.set_model_props(model, {
+        "classes": json.dumps(run.taxonomy.classes),
+        "streams": json.dumps([[backbone, view, recipe.fingerprint] for backbone, view, recipe in run.streams])})
+    onnx.save(model, path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    difference = np.abs(session.run(None, {"features": features.numpy()})[0] - run.probabilities(features.numpy()))
+    if not difference.max() < CLOSE:
+        raise InputError(f"{path}: the written model differs from the run by {difference.max():.2g}: do not use it")
+    return float(difference.max())
