@@ -1,8 +1,32 @@
-"""Compound facial expressions from cached features."""
+"""Compound facial expressions from cached features: the Python API, for notebooks and scripts.
 
-from typing import Any, Protocol
+    store = twofold.Faces("faces.csv", root="photos").extract("store", backbones=["resnet18"])
+    features = store.features(classes="cexpr7")                   # X, y, groups, keys, split
+    result = features.train("mlp", folds=5, seeds=3)              # or features.train(SVC(), folds=5)
+    result.figures, result.confusion, result.against(other)
+
+Nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twofold.data.machine import spin_briefly
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from PIL.Image import Image
+    from sklearn.base import BaseEstimator
+
+    from twofold.extract.networks.encoder import Encoder as Network
+    from twofold.fuse.features import FusedFeatures
+    from twofold.fuse.scores.scored_head import ScoredHead
+
+__all__ = ["Encoder", "Faces", "Features", "Report", "Result", "Run", "Store"]
 
 spin_briefly()  # before anything imports torch, in every entry and every worker process
 
@@ -15,4 +39,264 @@ class Report(Protocol):
 
     def text(self) -> str: ...
 
-    def record(self) -> dict[str, Any]: ...
+    def record(self) -> Any: ...
+
+
+class Faces:
+    """Faces with their labels: the manifest in a CSV file, and the folder (or archive) that its keys are relative to.
+
+    Raises twofold.data.errors.InputError for a manifest that cannot be read.
+    """
+
+    def __init__(self, manifest: Path | str, *, root: Path | str):
+        from twofold.data.manifest import read_manifest
+
+        self.manifest, self.root = Path(manifest), root
+        self._faces = read_manifest(self.manifest)
+
+    def __len__(self) -> int:
+        return len(self._faces)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a face: key, split, basic, compound, group, and whatever else the manifest carries."""
+        return self._faces.table.copy()
+
+    def extract(
+        self, store: Path | str, *, backbones: Sequence[str], views: Sequence[str] = ("original",),
+        weights: dict[str, str] | None = None, device: str = "auto", precision: str = "auto",
+    ) -> Store:
+        """Embed every face with every backbone that the store lacks; the store. As the verb `extract`.
+
+        weights: backbone to a file, `random:SEED` or `hub`. Raises InputError or CacheError before anything is written
+        if that makes no sense, RuntimeError if it was interrupted.
+        """
+        from twofold.extract.plan import Settings
+        from twofold.extract.run import Request, extract
+
+        report = extract(Request(
+            manifest=self.manifest, roots=[str(self.root)], store=Path(store), backbones=list(backbones),
+            views=list(views), weights=[f"{name}={place}" for name, place in (weights or {}).items()], device=device,
+            precision=precision, settings=Settings()))
+        if report.exit_code > 1:
+            raise RuntimeError(f"interrupted: {report.text()}")
+        return Store(store)
+
+
+class Encoder:
+    """A backbone with its weights, by name: a preset, timm:NAME, torchvision:NAME or onnx:PATH. dim: of an embedding.
+
+    weights: a file, `random:SEED`, `hub`, or None for the weights folder and then the hub. Raises InputError for a name
+    or weights that are not to be had.
+    """
+
+    def __init__(self, name: str, *, weights: str | None = None, device: str = "auto", precision: str = "auto"):
+        from twofold.extract.networks.registry import load_encoder
+
+        self._network: Network = load_encoder(name, weights=weights, device=device, precision=precision)
+        self.dim = self._network.dim
+
+    def embed(self, images: Sequence[Image | Path | str]) -> np.ndarray:
+        """(N, D) float32 embeddings of N pictures of faces, in order: PIL images, or paths of image files.
+
+        Raises ImageError for a picture that cannot be read, InputError if none fits the device.
+        """
+        import numpy as np
+
+        from twofold.data.images.decode import decode, upright_rgb
+
+        prepare, size = self._network.preprocessing.prepare, self._network.batch_size
+        blocks = []
+        for start in range(0, len(images), size):
+            pictures = [decode(Path(image).read_bytes()) if isinstance(image, str | Path) else upright_rgb(image)
+                        for image in images[start:start + size]]
+            blocks.append(self._network.encode(np.stack([prepare(picture) for picture in pictures])))
+        return np.concatenate(blocks) if blocks else np.empty((0, self.dim), np.float32)
+
+
+class Store:
+    """A folder of cached features. Raises twofold.cache.errors.CacheError if there is none."""
+
+    def __init__(self, path: Path | str):
+        from twofold.cache.store import Store as Folder
+
+        self.path = Folder(path).path
+
+    def files(self) -> pd.DataFrame:
+        """One row a feature file: backbone, view, rows, failed, dim, weights, fingerprint, bytes, ..."""
+        import pandas as pd
+
+        from twofold.cache.report import listing
+
+        return pd.DataFrame(listing(self.path).record()["files"])
+
+    def features(
+        self, *, classes: str = "cexpr7", backbones: Sequence[str] = (), views: Sequence[str] = ("original",),
+    ) -> Features:
+        """The embeddings of these backbones (none: all) side by side, joined by key with the manifest's labels."""
+        from twofold.cache.store import Store as Folder
+        from twofold.data.labels import taxonomy
+        from twofold.fuse.join import join
+
+        return Features(join([Folder(self.path)], backbones=list(backbones), views=list(views),
+                             taxonomy=taxonomy(classes)).loaded())
+
+    def fuse(self, *, out: Path | str | None = None, preset: str = "default", **settings: Any) -> pd.DataFrame:
+        """Train a head on each backbone and on all; their figures, a row a system, the fusion last. As the verb `fuse`.
+
+        settings: as the options of the verb, such as head="gated", folds=5, seeds=10. out: the folder of the run.
+        Raises InputError or CacheError for what cannot be.
+        """
+        import pandas as pd
+
+        from twofold.fuse.fuse import fuse
+        from twofold.fuse.settings import resolve
+
+        fusion = fuse([self.path], resolve(preset=preset, changes=settings), out=Path(out) if out else None)
+        return pd.DataFrame([_row(figures.record(fusion.classes.classes)) for figures in fusion.heads])
+
+
+class Features:
+    """Embeddings and labels of N faces as arrays, in the manifest's order.
+
+    X (N, D) float32: the streams side by side; y (N,): places in `classes`, -1 for a face without a label of the
+    taxonomy; groups, keys, split (N,): text, faces of one group must stay on one side of a split;
+    classes: the taxonomy's, in order; streams: the backbones (and views) whose columns X has, in order.
+    """
+
+    def __init__(self, joined: FusedFeatures):
+        import numpy as np
+
+        self._joined = joined
+        self.X: np.ndarray = joined.read(np.arange(len(joined)), range(len(joined.streams)))
+        self.y, self.groups, self.keys, self.split = joined.label, joined.group, joined.keys, joined.split
+        self.classes = tuple(joined.taxonomy.classes)
+        self.streams = [stream.name for stream in joined.streams]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a face: key, split, group, label."""
+        import pandas as pd
+
+        names = [*self.classes, ""]  # -1 takes the last
+        return pd.DataFrame({"key": self.keys, "split": self.split, "group": self.groups,
+                             "label": [names[label] for label in self.y]})
+
+    def train(self, head: str | BaseEstimator = "mlp", *, name: str = "", **settings: Any) -> Result:
+        """Train a head, by name, or any scikit-learn classifier; score it on the test faces, or by `folds=K`.
+
+        settings: as the options of the verb `fuse` (folds, seeds, seed, epochs, lr, ...); of an estimator folds, seed
+        and val_fraction count. Both have the same faces, groups and folds. Raises InputError for what cannot be.
+        """
+        from twofold.fuse.estimator import score_estimator
+        from twofold.fuse.experiment import experiment_on, score, train_singles, train_subset
+        from twofold.fuse.settings import resolve
+
+        classes = {"target": self._joined.taxonomy.target, "classes": self._joined.taxonomy.name}
+        kind = {"head": head} if isinstance(head, str) else {}
+        experiment = experiment_on(self._joined, resolve(changes={**classes, **kind, **settings}))
+        if not isinstance(head, str):
+            return Result(self, score_estimator(experiment, head, name=name), experiment.settings.seed)
+        trained = train_subset(experiment, range(len(self.streams)), train_singles(experiment))
+        return Result(self, score(experiment, trained, name=name or head), experiment.settings.seed)
+
+
+class Result:
+    """What a trained head says of the test faces, and its figures."""
+
+    def __init__(self, features: Features, head: ScoredHead, seed: int):
+        self._features, self._head, self._seed = features, head, seed
+
+    @property
+    def figures(self) -> pd.DataFrame:
+        """One row: accuracy and macro-F1 with their 95 % intervals, groups, seeds, calibration, as metrics.json."""
+        import pandas as pd
+
+        from twofold.fuse.scores.scored_head import figures
+
+        classes = self._features.classes
+        return pd.DataFrame([_row(figures(self._head, classes=len(classes), seed=self._seed).record(classes))])
+
+    @property
+    def confusion(self) -> pd.DataFrame:
+        """(C, C) counts: rows truth, columns prediction."""
+        import pandas as pd
+
+        from twofold.fuse.scores.metrics import confusion_matrix
+
+        classes = list(self._features.classes)
+        counts = confusion_matrix(self._head.truth, self._head.prediction, len(classes))
+        return pd.DataFrame(counts, index=pd.Index(classes, name="truth"), columns=classes)
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """One row a test face: key, truth, prediction, and the calibrated probability of each class."""
+        import pandas as pd
+
+        classes = list(self._features.classes)
+        calls = pd.DataFrame({"key": self._features.keys[self._head.rows],
+                              "truth": [classes[label] for label in self._head.truth],
+                              "prediction": [classes[label] for label in self._head.calibrated.argmax(axis=1)]})
+        return pd.concat([calls, pd.DataFrame(self._head.calibrated, columns=classes)], axis=1)
+
+    def against(self, other: Result) -> str:
+        """The difference in macro-F1 on the same faces, paired, with its interval, and what it means.
+
+        Raises InputError if the two were scored on different faces.
+        """
+        import numpy as np
+
+        from twofold.data.errors import InputError
+        from twofold.fuse.scores.scored_head import against
+        from twofold.fuse.tables.figures import compared
+
+        if not np.array_equal(self._head.rows, other._head.rows):
+            raise InputError("these two were scored on different faces: train both with the same folds and seed")
+        comparison = against(self._head, other._head, classes=len(self._features.classes), seed=self._seed)
+        return f"{self._head.name} against {other._head.name}: {compared(comparison)}"
+
+
+class Run:
+    """A run that `fuse --out` has written, read back. Raises InputError if it is not one.
+
+    classes: in the order of `predict_proba`'s columns; streams: the backbones (and views) of the columns that it wants.
+    """
+
+    def __init__(self, path: Path | str):
+        from twofold.fuse.run import read_run
+
+        self._run = read_run(Path(path))
+        self.classes, self.streams = tuple(self._run.taxonomy.classes), list(self._run.stream_names)
+
+    @property
+    def figures(self) -> pd.DataFrame:
+        """One row a system, the fusion last, as metrics.json holds them."""
+        import json
+
+        import pandas as pd
+
+        metrics = json.loads((self._run.path / "metrics.json").read_text(encoding="utf-8"))
+        return pd.DataFrame([_row(system) for system in metrics["systems"]])
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """(N, C) calibrated probabilities of raw features (N, D), side by side in the order of `streams`."""
+        return self._run.probabilities(X)
+
+    def predict(self, store: Store | Path | str) -> pd.DataFrame:
+        """One row a face of a store: key, prediction, a probability a class. For footage: the verb `predict`."""
+        import numpy as np
+        import pandas as pd
+
+        from twofold.cache.store import Store as Folder
+
+        features, _ = self._run.features(Folder(store.path if isinstance(store, Store) else store))
+        shares = self._run.calibrated(self._run.scores(features, np.arange(len(features))))
+        calls = [self.classes[label] for label in shares.argmax(axis=1)]
+        return pd.concat([pd.DataFrame({"key": features.keys, "prediction": calls}),
+                          pd.DataFrame(shares, columns=list(self.classes))], axis=1)
+
+
+def _row(record: dict[str, Any]) -> dict[str, Any]:
+    """What of a system's record fits into a row."""
+    return {name: value for name, value in record.items() if name not in ("per_class", "confusion", "contributions")}

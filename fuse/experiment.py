@@ -43,8 +43,12 @@ def prepare(stores: Sequence[Path], settings: Settings) -> Experiment:
     classes = taxonomy(settings.taxonomy_name)
     if classes.target != settings.target:
         raise InputError(f"--classes {classes.name} are {classes.target} expressions: use --target {classes.target}")
-    features = join([Store(path) for path in stores], backbones=settings.backbones, views=settings.views,
-                    taxonomy=classes)
+    return experiment_on(join([Store(path) for path in stores], backbones=settings.backbones, views=settings.views,
+                              taxonomy=classes), settings)
+
+
+def experiment_on(features: FusedFeatures, settings: Settings) -> Experiment:
+    """The features, in memory if they fit, their faces parted. Raises InputError."""
     zero_shot = settings.head == "zeroshot"
     own, said = own_classifiers(features) if zero_shot else ([], "")
     task = Task.of(features, zero_shot=zero_shot, learns=not own)

@@ -15,6 +15,7 @@ ALLOWED = {
     "extract": {"extract", "data", "cache", "numpy", "torch", "timm", "torchvision", "safetensors", "tqdm", "PIL",
                 "onnxruntime", "huggingface_hub", "ray", "submitit"},
     "extract/doctor": {"twofold", "extract", "data", "torch", "PIL", "huggingface_hub", "filelock", "packaging"},
+    "fuse/export": {"fuse", "data", "cache", "numpy", "torch", "onnx", "onnxruntime", "onnxscript"},
     "fuse": {"fuse", "data", "cache", "numpy", "pandas", "torch", "sklearn", "joblib", "safetensors", "tqdm", "scipy"},
 }
 ANY_CLI = {"typer", "tqdm", "data", "twofold"}  #: verbs may take the nouns of `data`, and `Report` from the root

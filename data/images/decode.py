@@ -80,6 +80,11 @@ def _upright(image: Image.Image) -> Image.Image:
     return image
 
 
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A copy of an opened image as `decode` gives it: upright as its EXIF orientation says, in RGB."""
+    return _rgb(_upright(image.copy()))
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _by_strips(image, _scaled_to_8_bit(image))
