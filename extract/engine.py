@@ -1,253 +1,181 @@
 """The one extraction loop: each face is decoded once for all encoders and views that lack it.
 
-Decoding runs in threads a bounded way ahead, the forward passes in the calling thread, publishing parts in a thread
-of its own. Batches are padded to full size, so that a value does not depend on how a run was cut up.
+Threads decode a few faces a task straight into batches; the calling thread starts forward passes as batches become
+full and takes their results as they come; parts are published in a thread of its own. Nothing waits but for room:
+a bounded number of batches goes round. Batches are padded to full size, so that a value does not depend on how a run
+was cut up.
 """
 
-import hashlib
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from twofold.cache.parts import publish_part
-from twofold.cache.rows import Rows
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
-from twofold.data.images.decode import ImageError, decode
-from twofold.data.images.sources import NO_FACE, Faces
+from twofold.data.images.sources import Faces
+from twofold.extract.batches import Batch, Face, Feed, fill
+from twofold.extract.lanes import Lane, Work
+from twofold.extract.passes import Passes, passes_on
 from twofold.extract.plan import Job, Settings
 
 LOG_SECONDS = 30  #: between progress lines where stderr is not a terminal
-PART_SECONDS = 120  #: a part is published at the latest after this long, however slow the encoder
-
-
-@dataclass
-class Seconds:
-    """Where the time went: decode is summed over the decoding threads, the others passed in their own."""
-
-    decode: float = 0.0
-    forward: float = 0.0
-    write: float = 0.0
-    wall: float = 0.0
-
-
-@dataclass
-class Work:
-    """What one run did."""
-
-    faces: int = 0
-    rows: int = 0
-    failures: Counter = field(default_factory=Counter)  #: reason to number of faces
-    failed: set[str] = field(default_factory=set)
-    seconds: Seconds = field(default_factory=Seconds)
-    stopped_by: int = 0  #: the signal that ended the run early, or 0
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """One decoded face: what each job needs of it, or why there is nothing."""
-
-    key: str
-    sha256: str
-    arrays: dict[tuple, np.ndarray]
-    failure: str
-    seconds: float
-
-
-class Lane:
-    """The rows of one job on their way: pixels waiting for a batch, embeddings waiting for a part."""
-
-    def __init__(self, job: Job, store: Store, settings: Settings, writer: ThreadPoolExecutor, work: Work):
-        self.job, self.store, self.settings, self.writer, self.work = job, store, settings, writer, work
-        self.batch_size = job.encoder.batch_size
-        self.waiting: list[tuple[str, str, np.ndarray]] = []
-        self.pending: Future | None = None
-        self._open_part()
-
-    def add(self, pixels: Pixels) -> None:
-        """Take one face; runs the encoder once a batch is full and publishes once a part is."""
-        if pixels.failure:
-            self.failures[pixels.key] = pixels.failure
-        else:
-            self.waiting.append((pixels.key, pixels.sha256, pixels.arrays[pixels_needed(self.job)]))
-            if len(self.waiting) == self.batch_size:
-                self.forward()
-        if len(self.keys) + len(self.failures) >= self.settings.rows_a_part or time.monotonic() > self.due:
-            self.publish()
-
-    def forward(self) -> None:
-        """Encode what is waiting."""
-        if not self.waiting:
-            return
-        began = time.perf_counter()
-        batch = np.zeros((self.batch_size, *self.waiting[0][2].shape), np.uint8)
-        for row, (_, _, array) in enumerate(self.waiting):
-            batch[row] = array
-        features = self.job.encoder.encode(torch.from_numpy(batch))[:len(self.waiting)]
-        faults = value_faults(features, self.settings.dtype)
-        stored = features.astype(self.settings.dtype)
-        for (key, sha256, _), row, fault in zip(self.waiting, stored, faults, strict=True):
-            if fault:
-                self.failures[key] = fault
-                self.work.failures[fault] += 1
-                self.work.failed.add(key)
-            else:
-                self.keys.append(key)
-                self.hashes.append(sha256)
-                self.features.append(row)
-        self.work.rows += len(self.waiting)
-        self.waiting = []
-        self.work.seconds.forward += time.perf_counter() - began
-
-    def publish(self) -> None:
-        """Hand the open part to the writer, once the one before is safe; raises what went wrong with that."""
-        self.settle()
-        if self.keys or self.failures:
-            features = np.stack(self.features) if self.features else np.empty((0, self.job.encoder.dim))
-            rows = Rows(keys=self.keys, sha256=self.hashes, features=features, failures=self.failures)
-            self.pending = self.writer.submit(self._write, rows)
-        self._open_part()
-
-    def settle(self) -> None:
-        """Wait until the last part is safely on disk."""
-        if self.pending is not None:
-            pending, self.pending = self.pending, None
-            pending.result()
-
-    def _write(self, rows: Rows) -> None:
-        began = time.perf_counter()
-        publish_part(self.store, self.job.recipe, self.job.encoder.dim, rows)
-        self.work.seconds.write += time.perf_counter() - began
-
-    def _open_part(self) -> None:
-        self.keys: list[str] = []
-        self.hashes: list[str] = []
-        self.features: list[np.ndarray] = []
-        self.failures: dict[str, str] = {}
-        self.due = time.monotonic() + PART_SECONDS
+TASK_FACES = 8  #: that one decoding task takes: few enough to be soon done, enough to make its overhead small
+FILLING = 2  #: batches of a feed that decoding may be ahead, besides those of which forward passes are under way
 
 
 def compute(jobs: Sequence[Job], keys: Sequence[str], faces: Faces, store: Store, *, settings: Settings,
-            progress: bool = True) -> Work:
+            progress: bool = True, passes: Passes | None = None) -> Work:
     """Compute every missing row of `jobs` and leave it in parts of `store`.
 
-    A face that cannot be read, decoded or encoded is recorded with its reason and the run goes on; after more than
-    `settings.max_failures` of them it raises InputError. On Ctrl-C or SIGTERM the batch in hand is finished and
-    published, and `Work.stopped_by` says so. Whatever is raised, published parts stay.
+    passes: what runs the forward passes, if not what belongs to the encoders' devices. A face that cannot be read,
+    decoded or encoded is recorded with its reason and the run goes on; after more than `settings.max_failures` of them
+    it raises InputError. On Ctrl-C or SIGTERM the batches in hand are finished and published, and `Work.stopped_by`
+    says so. Whatever is raised, published parts stay.
     """
     work = Work()
     began = time.perf_counter()
-    rows = np.flatnonzero(np.any([job.missing for job in jobs], axis=0)) if jobs else []
-    with ThreadPoolExecutor(1, "write") as writer, Stop() as stop:
-        lanes = [Lane(job, store, settings, writer, work) for job in jobs if job.missing.any()]
+    jobs = [job for job in jobs if job.missing.any()]
+    rows = np.flatnonzero(np.any([job.missing for job in jobs], axis=0)).tolist() if jobs else []
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(Stop())
+        writer = stack.enter_context(ThreadPoolExecutor(1, "write"))
+        lanes = _lanes(jobs, store, settings, writer, work, stack, passes)
+        bar = stack.enter_context(_progress_bar(len(rows), shown=progress))
         try:
-            for row, pixels in _decoded(rows, lanes, keys, faces, settings.workers, progress):
-                _count(pixels, work, settings)
-                for lane in lanes:
-                    if lane.job.missing[row]:
-                        lane.add(pixels)
-                if stop.signal:
-                    work.stopped_by = stop.signal
-                    break
-            for lane in lanes:
-                lane.forward()
+            with ThreadPoolExecutor(settings.workers or os.cpu_count() or 1, "decode") as decoders:
+                loop = Loop(lanes, faces, decoders, work, settings, bar)
+                try:
+                    loop.run(rows, keys, stop)
+                finally:
+                    decoders.shutdown(cancel_futures=True)
+            loop.finish()
         finally:
-            _publish_all(lanes)
+            for lane in lanes:
+                lane.publish()
+            for lane in lanes:
+                lane.settle()
+    work.stopped_by = stop.signal
     work.seconds.wall = time.perf_counter() - began
     return work
 
 
-def _publish_all(lanes: Sequence[Lane]) -> None:
-    for lane in lanes:
-        lane.publish()
-    for lane in lanes:
-        lane.settle()
+def _lanes(jobs: Sequence[Job], store: Store, settings: Settings, writer: ThreadPoolExecutor, work: Work,
+           stack: contextlib.ExitStack, passes: Passes | None) -> list[Lane]:
+    """A lane for each job; those that need the same pixels of the same faces share their batches."""
+    feeds: dict[tuple, Feed] = {}
+    runners: dict[torch.device, Passes] = {}
+    lanes = []
+    for job in jobs:
+        encoder, device = job.encoder, job.encoder.device
+        if device not in runners:
+            runners[device] = passes or passes_on(device)
+            stack.callback(runners[device].close)
+        pinned = device.type == "cuda"
+        pixels = (job.view.name, encoder.preprocessing, encoder.batch_size, pinned, job.missing.tobytes())
+        if pixels not in feeds:
+            feeds[pixels] = Feed(job.view, encoder.preprocessing, job.missing, batch_size=encoder.batch_size,
+                                 count=FILLING + runners[device].at_once, pinned=pinned)
+        lanes.append(Lane(job, feeds[pixels], runners[device], store, settings, writer, work))
+    return lanes
 
 
-def pixels_needed(job: Job) -> tuple:
-    """Jobs with equal preprocessing and view share their pixels."""
-    return job.view.name, job.encoder.preprocessing
+class Loop:
+    """Decoding tasks and forward passes under way, and the order in which they are waited for."""
+
+    def __init__(self, lanes: Sequence[Lane], faces: Faces, decoders: ThreadPoolExecutor, work: Work,
+                 settings: Settings, bar: tqdm):
+        self.lanes, self.faces, self.decoders = lanes, faces, decoders
+        self.work, self.settings, self.bar = work, settings, bar
+        self.users = {feed: [lane for lane in lanes if lane.feed is feed] for feed in {lane.feed for lane in lanes}}
+        self.tasks: deque[tuple[list[Face], Future[float]]] = deque()
+
+    def run(self, rows: Sequence[int], keys: Sequence[str], stop: "Stop") -> None:
+        """Decode these rows of the manifest and start the forward passes, until all are decoded or one says stop."""
+        size = min([TASK_FACES, *(feed.batch_size for feed in self.users)])
+        for start in range(0, len(rows), size):
+            faces = [Face(row, keys[row]) for row in rows[start:start + size]]
+            self._make_room(faces)
+            self._submit(faces)
+            self._advance()
+            if stop.signal:
+                return
+        while self.tasks and not stop.signal:
+            self._take_task()
+
+    def finish(self) -> None:
+        """Encode what is decoded and wait for all results."""
+        for feed, lanes in self.users.items():
+            batch = feed.last()
+            if batch:
+                self._start(batch, lanes)
+        for lane in self.lanes:
+            while lane.under_way:
+                lane.collect()
+
+    def _submit(self, faces: Sequence[Face]) -> None:
+        wanted = [(face, [feed.place(face) for feed in self.users if feed.missing[face.row]]) for face in faces]
+        self.tasks.append((list(faces), self.decoders.submit(fill, self.faces, wanted)))
+
+    def _make_room(self, faces: Sequence[Face]) -> None:
+        """Wait until every feed has places for these faces."""
+        for feed, lanes in self.users.items():
+            needed = sum(bool(feed.missing[face.row]) for face in faces)
+            while feed.room < needed:
+                lane = max(lanes, key=lambda lane: len(lane.under_way))
+                if self.tasks and len(lane.under_way) < lane.passes.at_once:
+                    self._take_task()  # what is decoded next can start at once
+                else:
+                    lane.collect()
+
+    def _advance(self) -> None:
+        """Take what is done, without waiting."""
+        while self.tasks and self.tasks[0][1].done():
+            self._take_task()
+        for lane in self.lanes:
+            lane.collect_done()
+
+    def _take_task(self) -> None:
+        """Wait for the oldest decoding task; start the forward passes of the batches that are full by it."""
+        faces, task = self.tasks.popleft()
+        self.work.seconds.decode += task.result()
+        self.work.faces += len(faces)
+        self.bar.update(len(faces))
+        failures = {face.key: face.failure for face in faces if face.failure}
+        if failures:
+            self.work.failures |= failures
+            self._refuse_too_many_failures()
+        for feed, lanes in self.users.items():
+            for batch in feed.take(sum(bool(feed.missing[face.row]) for face in faces)):
+                self._start(batch, lanes)
+
+    def _start(self, batch: Batch, lanes: Sequence[Lane]) -> None:
+        batch.passes = len(lanes)
+        for lane in lanes:
+            lane.start(batch)
+
+    def _refuse_too_many_failures(self) -> None:
+        failures, limit = self.work.faults, self.settings.max_failures
+        if 0 <= limit < len(failures):
+            reasons = ", ".join(f"{count} x {reason}" for reason, count in Counter(failures.values()).most_common(3))
+            raise InputError(f"stopped after {len(failures)} failed faces (--max-failures {limit}): {reasons}, "
+                             f"last {list(failures)[-1]!r}; what was computed is kept")
 
 
-def value_faults(features: np.ndarray, dtype: str) -> list[str]:
-    """For each row of (B, D): why it cannot be stored, or an empty text."""
-    finite = np.isfinite(features).all(axis=1)
-    with np.errstate(over="ignore"):
-        fits = np.isfinite(features.astype(dtype)).all(axis=1)
-    return ["" if ok and fit else "embedding out of the range of " + dtype if ok else "embedding not finite"
-            for ok, fit in zip(finite, fits, strict=True)]
-
-
-def _count(pixels: Pixels, work: Work, settings: Settings) -> None:
-    work.faces += 1
-    work.seconds.decode += pixels.seconds
-    if pixels.failure:
-        work.failures[pixels.failure] += 1
-    if pixels.failure and pixels.failure != NO_FACE:  # a frame without a face is no fault
-        work.failed.add(pixels.key)
-    if 0 <= settings.max_failures < len(work.failed):
-        reasons = ", ".join(f"{count} x {reason}" for reason, count in work.failures.most_common(3))
-        raise InputError(f"stopped after {len(work.failed)} failed faces (--max-failures {settings.max_failures}): "
-                         f"{reasons}, last {pixels.key!r}; what was computed is kept")
-
-
-def _decoded(rows: Sequence[int], lanes: Sequence[Lane], keys: Sequence[str], faces: Faces,
-             workers: int, progress: bool) -> Iterator[tuple[int, Pixels]]:
-    """(row, pixels) in order, decoded in threads at most a few batches ahead."""
-    workers = workers or os.cpu_count() or 1
-    ahead = 2 * max((lane.batch_size for lane in lanes), default=1) + workers
+def _progress_bar(total: int, *, shown: bool) -> tqdm:
     pace = 0.5 if sys.stderr.isatty() else LOG_SECONDS  # a log of a night's run should stay readable
-    bar = tqdm(total=len(rows), unit="face", desc="extract", dynamic_ncols=True, mininterval=pace, maxinterval=2 * pace,
-               disable=not progress)
-    futures: deque[tuple[int, Future]] = deque()
-    with bar, ThreadPoolExecutor(workers, "decode") as pool:
-        try:
-            for row in rows:
-                needs = tuple(lane.job for lane in lanes if lane.job.missing[row])
-                futures.append((row, pool.submit(_pixels, keys[row], faces, needs)))
-                if len(futures) > ahead:
-                    yield _next(futures, bar)
-            while futures:
-                yield _next(futures, bar)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _next(futures: deque[tuple[int, Future]], bar: tqdm) -> tuple[int, Pixels]:
-    row, future = futures.popleft()
-    pixels = future.result()
-    bar.update()
-    return row, pixels
-
-
-def _pixels(key: str, faces: Faces, jobs: tuple[Job, ...]) -> Pixels:
-    """Read and decode one face, and prepare it for each job."""
-    began = time.thread_time()
-    arrays: dict[tuple, np.ndarray] = {}
-    sha256, failure = "", ""
-    try:
-        content = faces.read(key)
-        sha256 = hashlib.sha256(content).hexdigest()
-        image = decode(content, faces.limits)
-        viewed = {}
-        for job in jobs:
-            if job.view.name not in viewed:
-                viewed[job.view.name] = job.view.apply(image, sha256)
-            if pixels_needed(job) not in arrays:
-                arrays[pixels_needed(job)] = job.encoder.preprocessing.prepare(viewed[job.view.name])
-    except ImageError as error:
-        failure = str(error)
-    return Pixels(key, sha256, arrays, failure, time.thread_time() - began)
+    return tqdm(total=total, unit="face", desc="extract", dynamic_ncols=True, mininterval=pace, maxinterval=2 * pace,
+                disable=not shown)
 
 
 class Stop:
@@ -255,7 +183,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal = 0
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():

@@ -3,12 +3,12 @@
 import multiprocessing
 import os
 import signal
-from collections import Counter
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 
 from twofold.data.errors import InputError
-from twofold.extract.engine import Seconds, Stop, Work
+from twofold.extract.engine import Stop
+from twofold.extract.lanes import Seconds, Work
 
 DIED = "a process ended with code {}: run the same command again to go on"
 
@@ -68,8 +68,7 @@ def _sum(works: Sequence[Work]) -> Work:
     for work in works:
         total.faces += work.faces
         total.rows += work.rows
-        total.failures += Counter(work.failures)
-        total.failed |= work.failed
+        total.failures |= work.failures
         total.seconds.decode += work.seconds.decode
         total.seconds.forward += work.seconds.forward
         total.seconds.write += work.seconds.write

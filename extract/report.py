@@ -1,12 +1,13 @@
 """What an extraction did, or would do, as a person and as a program read it."""
 
 import signal
+from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 
 from twofold.data.images.sources import NO_FACE
-from twofold.extract.engine import Work
+from twofold.extract.lanes import Work
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Report:
         return {
             "store": str(self.store), "faces": self.faces, "files": [asdict(line) for line in self.lines],
             "computed_faces": work.faces if work else 0, "computed_rows": work.rows if work else 0,
-            "failures": dict(work.failures) if work else {}, "seconds": asdict(work.seconds) if work else {},
+            "failures": dict(Counter(work.failures.values())) if work else {},
+            "seconds": asdict(work.seconds) if work else {},
             "expected_seconds": self.expected_seconds, "stopped_by": work.stopped_by if work else 0,
         }
 
@@ -77,9 +79,9 @@ class Report:
         if not work.faces:
             return [f"{self.faces} faces, nothing to compute: all of it is cached in {self.store}"]
         reasons = [f"  {count:6} {'with' if reason == NO_FACE else 'failed:'} {reason}"
-                   for reason, count in work.failures.most_common()]
+                   for reason, count in Counter(work.failures.values()).most_common()]
         return [
-            f"{self.faces} faces, {work.faces} computed, {len(work.failed)} failures, "
+            f"{self.faces} faces, {work.faces} computed, {len(work.faults)} failures, "
             f"{work.faces / max(seconds.wall, 1e-9):.1f} faces/s over {seconds.wall:.1f} s",
             *reasons,
             f"seconds: decode {seconds.decode:.1f} (in threads), forward {seconds.forward:.1f}, "

@@ -15,8 +15,9 @@ from twofold.data.errors import InputError
 from twofold.data.images.decode import FACE
 from twofold.data.images.sources import NO_FACE, image_hashes, open_faces, parse_roots, require_roots
 from twofold.data.manifest import read_manifest, write_manifest
-from twofold.extract.engine import Work, compute
+from twofold.extract.engine import compute
 from twofold.extract.estimate import estimate
+from twofold.extract.lanes import Work
 from twofold.extract.networks.registry import Encoder, load_encoder
 from twofold.extract.plan import Job, Settings, parse_shard, plan
 from twofold.extract.processes import compute_in_processes

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -48,11 +49,14 @@ class Encoder:
         return self.limit.size
 
     def encode(self, pictures: torch.Tensor | np.ndarray) -> np.ndarray:
-        """Embed any number of pictures, in order, in batches that fit the device.
+        """Embed any number of pictures, in order: (B, S, S, 3) uint8 to (B, dim) float32.
 
-        Raises InputError if not even one fits.
+        Raises InputError if not even one fits the device.
         """
-        pictures = torch.as_tensor(pictures)
+        return self.embed(torch.as_tensor(pictures)).cpu().numpy()
+
+    def embed(self, pictures: torch.Tensor) -> torch.Tensor:
+        """The same, in batches that fit, left on the device; on a card it is under way when this returns."""
         blocks, start = [], 0
         while start < len(pictures):
             count = self.limit.size
@@ -63,19 +67,25 @@ class Encoder:
                 if not _is_out_of_memory(error):
                     raise
                 self._halve(min(count, len(pictures) - start))
-        return np.concatenate(blocks) if blocks else np.empty((0, self.dim), np.float32)
+        if len(blocks) == 1:
+            return blocks[0]
+        return torch.cat(blocks) if blocks else torch.empty((0, self.dim))
 
-    def _forward(self, pictures: torch.Tensor) -> np.ndarray:
+    def _forward(self, pictures: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(), exact_fp32():
-            return self.network(self._normalised(pictures)).float().cpu().numpy()
+            return self.network(self._normalised(pictures)).float()
 
     def _normalised(self, pictures: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 3) uint8 to (B, 3, S, S), laid out channels-last, which it already is in memory."""
-        how = self.preprocessing
-        std = torch.tensor(how.std, device=self.device)
-        shift = torch.tensor(how.mean, device=self.device) / std
+        scale, shift = self._normalisation
         pixels = pictures.to(self.device, non_blocking=True).float()
-        return pixels.mul_(how.scale / std).sub_(shift).to(PRECISIONS[self.precision]).permute(0, 3, 1, 2)
+        return pixels.mul_(scale).sub_(shift).to(PRECISIONS[self.precision]).permute(0, 3, 1, 2)
+
+    @cached_property
+    def _normalisation(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """On the device, once: to send numbers there with each batch would make the host wait for the one before."""
+        std = torch.tensor(self.preprocessing.std, device=self.device)
+        return self.preprocessing.scale / std, torch.tensor(self.preprocessing.mean, device=self.device) / std
 
     def _halve(self, failed: int) -> None:
         if failed <= 1:

@@ -1,17 +1,32 @@
+"""The loop of extraction and its parts, without the command line."""
+
+import hashlib
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from twofold.cache.parts import file_state
+from twofold.cache.store import Store
 from twofold.data.errors import InputError
-from twofold.extract.engine import value_faults
-from twofold.extract.plan import parse_shard
+from twofold.data.images.decode import decode
+from twofold.data.images.sources import open_faces
+from twofold.extract.batches import Face, Feed
+from twofold.extract.bench.simulated import SimulatedCard
+from twofold.extract.engine import compute
+from twofold.extract.lanes import storable
+from twofold.extract.networks.registry import Encoder, Preprocessing, load_encoder
+from twofold.extract.plan import Job, Settings, parse_shard, recipe_of
 from twofold.extract.run import parse_weights
+from twofold.extract.views import view
 
 
 def test_values_that_cannot_be_stored_fail_their_face():
     features = np.array([[1.0, 2.0], [np.nan, 0.0], [1e6, 0.0], [-np.inf, 0.0]], np.float32)
-    assert value_faults(features, "float16") == [
-        "", "embedding not finite", "embedding out of the range of float16", "embedding not finite"]
-    assert value_faults(features, "float32")[2] == ""
+    stored, faults = storable(features, "float16")
+    assert stored.dtype == np.float16 and stored[0].tolist() == [1, 2]
+    assert faults == ["", "embedding not finite", "embedding out of the range of float16", "embedding not finite"]
+    assert storable(features, "float32")[1][2] == ""
 
 
 def test_shards_partition_the_rows():
@@ -26,3 +41,125 @@ def test_weights_belong_to_a_backbone():
     for text in ("a", "a=", "c=x"):
         with pytest.raises(InputError):
             parse_weights([text], ["a", "b"])
+
+
+# ------------------------------------------------------------------------------------------------------------ the loop
+def encoder_of(name: str, batch_size: int) -> Encoder:
+    return load_encoder(name, weights="random:0", device="cpu", precision="fp32", batch_size=batch_size)
+
+
+def job_of(encoder: Encoder, view_name: str, missing: np.ndarray) -> Job:
+    seen = view(view_name)
+    return Job(encoder, seen, recipe_of(encoder, seen, dtype="float32"), missing, ~missing)
+
+
+def expected(encoder: Encoder, view_name: str, root, key: str) -> np.ndarray:
+    """One face on its own, by the straight way."""
+    content = (root / key).read_bytes()
+    picture = view(view_name).apply(decode(content), hashlib.sha256(content).hexdigest())
+    return encoder.encode(encoder.preprocessing.prepare(picture)[None])[0]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_every_row_is_that_of_its_face_whatever_each_file_lacks(drawn, tmp_path, workers):
+    """Files that lack different faces, views, batches of different sizes, and faces that cannot be read."""
+    keys, store = [*drawn.table.keys, "nowhere.png"], Store(tmp_path / "s", new=True)
+    few = np.arange(len(keys)) % 3 == 1
+    few[-1] = True
+    everything = np.ones(len(keys), bool)
+    vit, resnet = encoder_of("timm:test_vit", 5), encoder_of("timm:test_resnet", 16)
+    jobs = [job_of(vit, "original", everything), job_of(vit, "flip", few), job_of(resnet, "original", everything),
+            job_of(resnet, "enhanced1", everything), job_of(resnet, "enhanced1", ~everything)]
+    done = compute(jobs, keys, open_faces(drawn.root), store,
+                   settings=Settings(dtype="float32", workers=workers, part_rows=20), progress=False)
+    assert done.faces == 71 and done.failures == {"nowhere.png": "missing file"}
+    assert done.rows == 70 + int(few[:-1].sum()) + 2 * 70
+    for job in jobs[:4]:
+        cached = file_state(store, job.recipe).rows
+        wanted = [key for key, lacking in zip(keys, job.missing, strict=True) if lacking][:-1]
+        assert sorted(cached.place) == sorted(wanted) and cached.failures == {"nowhere.png": "missing file"}
+        for key, row in zip(wanted, np.concatenate(list(cached.blocks(wanted))), strict=True):
+            if wanted.index(key) % 10 == 0:
+                np.testing.assert_allclose(row, expected(job.encoder, job.view.name, drawn.root, key), atol=2e-4)
+
+
+class CountedPasses(SimulatedCard):
+    """Claims never to be done, and checks at each result how many passes were started meanwhile."""
+
+    def __init__(self, total: int):
+        super().__init__(rate=1e9)
+        self.total, self.started = total, 0
+
+    def start(self, encoder, pixels):
+        self.started += 1
+        card, number, inner = self, self.started, super().start(encoder, pixels)
+
+        class Counted:
+            def done(self):
+                return False
+
+            def result(self):
+                assert card.started >= min(number + card.at_once - 1, card.total)
+                return inner.result()
+
+        return Counted()
+
+
+def test_the_next_passes_are_started_before_one_is_waited_for(drawn, tmp_path):
+    encoder, keys = encoder_of("timm:test_vit", 4), list(drawn.table.keys)
+    job, store = job_of(encoder, "original", np.ones(len(keys), bool)), Store(tmp_path / "s", new=True)
+    card = CountedPasses(total=18)
+    done = compute([job], keys, open_faces(drawn.root), store, settings=Settings(dtype="float32"), progress=False,
+                   passes=card)
+    assert (card.started, done.rows) == (18, 70)
+    assert len(file_state(store, job.recipe).rows.place) == 70
+
+
+def test_encoders_that_need_the_same_pixels_share_their_batches(drawn, tmp_path, monkeypatch):
+    prepared = []
+    prepare = Preprocessing.prepare
+    monkeypatch.setattr(Preprocessing, "prepare", lambda how, image: prepared.append(how) or prepare(how, image))
+    encoder, keys = encoder_of("timm:test_vit", 8), list(drawn.table.keys)[:20]
+    jobs = [job_of(encoder, "original", np.ones(20, bool)),
+            job_of(replace(encoder, name="timm:another"), "original", np.ones(20, bool))]
+    done = compute(jobs, keys, open_faces(drawn.root), Store(tmp_path / "s", new=True),
+                   settings=Settings(dtype="float32"), progress=False)
+    assert done.rows == 40 and len(prepared) == 20
+
+
+def test_a_network_that_breaks_ends_the_run_and_keeps_what_is_published(drawn, tmp_path):
+    encoder, keys, calls = encoder_of("timm:test_vit", 4), list(drawn.table.keys), []
+
+    def breaking(pictures):
+        calls.append(len(pictures))
+        if len(calls) == 9:
+            raise RuntimeError("the card is gone")
+        return encoder.network(pictures)
+
+    job = job_of(replace(encoder, network=breaking), "original", np.ones(len(keys), bool))
+    store = Store(tmp_path / "s", new=True)
+    with pytest.raises(RuntimeError, match="the card is gone"):
+        compute([job], keys, open_faces(drawn.root), store, settings=Settings(dtype="float32", part_rows=8),
+                progress=False)
+    assert 24 <= len(file_state(store, job.recipe).rows.place) <= 32
+
+
+def test_a_feed_gives_out_a_bounded_number_of_places():
+    feed = Feed(view("original"), Preprocessing(size=2, resize=2), np.ones(9, bool), batch_size=4, count=2,
+                pinned=False)
+    faces = [Face(row, str(row), sha256="x") for row in range(9)]
+    assert feed.room == 8
+    places = [feed.place(face) for face in faces[:6]]
+    assert [place.slot for place in places] == [0, 1, 2, 3, 0, 1] and feed.room == 2
+    assert feed.take(3) == []
+    (first,) = feed.take(2)
+    assert [face.row for face in first.faces] == [0, 1, 2, 3] and feed.room == 2
+    first.passes = 2
+    feed.give_back(first)
+    assert feed.room == 2
+    feed.give_back(first)
+    assert feed.room == 6
+    places[4].batch.array[:] = 7
+    last = feed.last()
+    assert [face.row for face in last.faces] == [4] and last.array[1:].max() == 0 and last.array[0].min() == 7
+    assert feed.last() is None
