@@ -16,10 +16,10 @@ from twofold.data.manifest import Manifest, read_manifest
 from twofold.extract.devices import parse_device, resolve_precision
 from twofold.extract.finetune.history import to_tensorboard, write_history
 from twofold.extract.finetune.loop import Outcome, Training, run
-from twofold.extract.finetune.output import seen_faces, write_weights
+from twofold.extract.finetune.output import finished, seen_faces, write_weights
 from twofold.extract.finetune.pixels import Pictures, free_memory, read_pictures
 from twofold.extract.finetune.processes import Processes, launched
-from twofold.extract.finetune.report import FinetuneReport
+from twofold.extract.finetune.report import FinetuneReport, FoldsReport
 from twofold.extract.finetune.settings import Settings, record_of
 from twofold.extract.finetune.sides import Sides, check_classes, sides_of
 from twofold.extract.finetune.start import Start, start
@@ -46,25 +46,40 @@ class Request:
     progress: bool = True
 
 
-def finetune(request: Request) -> FinetuneReport:
+def finetune(request: Request) -> FinetuneReport | FoldsReport:
     """Train as `request` says and write the weights of the best epoch; the same command goes on after a stop.
 
-    Raises InputError for what a person must mend, before anything is written.
+    With `settings.folds` it is one encoder a fold, each in a file of its own. Raises InputError for what a person must
+    mend, before anything is written.
     """
-    check_out(request.out)
-    faces = read_manifest(request.manifest)
+    folds = request.settings.folds
+    outs = [fold_path(request.out, fold, folds) for fold in range(folds)] if folds else [request.out]
+    check_out(request.out, exists_too=not folds)
+    manifest, faces = read_manifest(request.manifest), open_faces(parse_roots(request.roots))
     with launched(parse_device(request.device)) as (processes, device):
-        return _finetuned(request, faces, open_faces(parse_roots(request.roots)), request.out, -1, processes, device)
+        if not folds:
+            return _finetuned(request, manifest, faces, request.out, -1, processes, device)
+        reports = []
+        for fold, out in enumerate(outs):
+            reports.append(_finetuned(request, manifest, faces, out, fold, processes, device))
+            if reports[-1].outcome.stopped_by:
+                break
+        return FoldsReport(tuple(reports))
 
 
-def check_out(out: Path) -> None:
+def check_out(out: Path, *, exists_too: bool) -> None:
     """Raises InputError now rather than after training if the weights cannot be written to `out`."""
     if out.suffix != ".safetensors":
         raise InputError(f"{out}: weights are written as safetensors, so give --out that suffix")
     if not out.parent.is_dir():
         raise InputError(f"{out}: its folder does not exist")
-    if out.exists():
+    if exists_too and out.exists():
         raise InputError(f"{out} exists: choose another --out")
+
+
+def fold_path(out: Path, fold: int, folds: int) -> Path:
+    """Where the encoder of a fold is written, counted from 1 in the name."""
+    return out.with_name(f"{out.stem}.fold{fold + 1}of{folds}.safetensors")
 
 
 def _finetuned(request: Request, manifest: Manifest, faces: Faces, out: Path, fold: int, processes: Processes,
@@ -75,8 +90,9 @@ def _finetuned(request: Request, manifest: Manifest, faces: Faces, out: Path, fo
     origin = start(request.backbone, weights=request.weights, folder=weights_folder(), settings=settings)
     pictures, sides = _read(request, manifest, faces, origin, sides)
     training = _training(request, origin, pictures, sides, out, fold, processes, device)
-    outcome = run(training, progress_bar=request.progress)
-    if processes.first:
+    done = finished(out, training.name) if out.exists() else None
+    outcome = done or run(training, progress_bar=request.progress)
+    if processes.first and not done:
         _write(request, manifest, origin, training, outcome, out, fold)
     return FinetuneReport(out=out, start=origin.weights, name=origin.name, settings=settings, sides=sides,
                           outcome=outcome, precision=training.precision, seconds=time.perf_counter() - began,

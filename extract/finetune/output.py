@@ -11,10 +11,14 @@ import numpy as np
 from safetensors.torch import save_file
 
 from twofold.cache.atomic import published
+from twofold.data.errors import InputError
+from twofold.extract.finetune.history import Epoch
+from twofold.extract.finetune.loop import Outcome
 from twofold.extract.finetune.settings import Settings, record_of
 from twofold.extract.finetune.start import Start
 from twofold.extract.finetune.state import Progress
 from twofold.extract.weights.finetuned import PREFIX, PREPROCESSING, SeenFaces, preprocessing_text
+from twofold.extract.weights.read import read_checkpoint
 
 
 def seen_faces(sha256: Sequence[str], groups: Sequence[str]) -> SeenFaces:
@@ -47,11 +51,23 @@ def write_weights(path: Path, start: Start, progress: Progress, settings: Settin
         "classes": ",".join(settings.taxonomies[own].classes), "started_from": start.weights,
         **{f"{target}_classes": ",".join(settings.taxonomies[target].classes) for target in settings.targets},
         "settings": json.dumps(record_of(settings), sort_keys=True),
-        "validation": json.dumps(best.row(), sort_keys=True), "software": _software(), **extra,
+        "validation": json.dumps(best.row(), sort_keys=True),
+        "history": json.dumps([epoch.record() for epoch in progress.history]), "software": _software(), **extra,
     }
     with published(path) as temporary:
         save_file({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary,
                   metadata=metadata)
+
+
+def finished(path: Path, training: str) -> Outcome:
+    """What the training of a weights file came to. Raises InputError if the file is not of this training."""
+    checkpoint = read_checkpoint(path)
+    if checkpoint.metadata.get("training") != training:
+        raise InputError(f"{path} exists and is not of this training: choose another --out")
+    history = [Epoch.from_record(record) for record in json.loads(checkpoint.metadata["history"])]
+    best = max(range(len(history)), key=lambda place: (history[place].score, -place))
+    progress = Progress(epoch=len(history), history=history, best_epoch=best, best=checkpoint.tensors)
+    return Outcome(progress, diverged=int(checkpoint.metadata["diverged"]))
 
 
 def own_head_of(start: Start) -> str:

@@ -66,3 +66,21 @@ class FinetuneReport:
     def _notes(self) -> list[str]:
         untrained = ["it started from random weights"] if self.start.startswith("random:") else []
         return [*untrained, *self.sides.notes]
+
+
+@dataclass(frozen=True)
+class FoldsReport:
+    """One encoder a fold, up to the one that was stopped."""
+
+    folds: tuple[FinetuneReport, ...]
+
+    @property
+    def exit_code(self) -> int:
+        return max(report.exit_code for report in self.folds)
+
+    def record(self) -> dict:
+        return {"folds": [report.record() for report in self.folds]}
+
+    def text(self) -> str:
+        return "\n\n".join(f"fold {number} of {report.settings.folds}: {report.text()}"
+                           for number, report in enumerate(self.folds, 1))
