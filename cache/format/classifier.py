@@ -11,6 +11,7 @@ import numpy as np
 from twofold.cache.errors import CacheError, DamagedFile
 from twofold.cache.format.index import brief
 from twofold.cache.format.layout import CHUNK_ROWS, FILL, MAX_ATTRIBUTE_BYTES
+from twofold.cache.format.taught import TaughtFaces, read_taught, write_taught
 
 GROUP = "classifier"
 FLOAT = np.dtype("<f4")
@@ -20,17 +21,21 @@ FLOAT = np.dtype("<f4")
 class OwnClassifier:
     """A backbone's own last layer: features (B, D) @ weight (D, C) + bias (C,) are its logits, float32.
 
-    classes: C canonical names, in the order of the columns.
+    classes: C canonical names, in the order of the columns; taught: with which faces it and the backbone were taught,
+    where the weights say so.
     """
 
     classes: tuple[str, ...]
     weight: np.ndarray
     bias: np.ndarray
+    taught: TaughtFaces | None = None
 
     def equals(self, other: "OwnClassifier | None") -> bool:
-        """True if the other has the same classes in the same order, and the same numbers."""
-        return other is not None and self.classes == other.classes and bool(
-            np.array_equal(self.weight, other.weight) and np.array_equal(self.bias, other.bias))
+        """True if the other has the same classes in the same order, the same numbers, and was taught alike."""
+        if other is None or self.classes != other.classes:
+            return False
+        taught = self.taught.equals(other.taught) if self.taught else other.taught is None
+        return taught and bool(np.array_equal(self.weight, other.weight) and np.array_equal(self.bias, other.bias))
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """(B, D) features to (B, C) float32 logits."""
@@ -51,6 +56,8 @@ def write_classifier(file: h5py.File, classifier: OwnClassifier) -> None:
     for name, values in (("weight", classifier.weight), ("bias", classifier.bias)):
         group.create_dataset(name, data=values.astype(FLOAT), chunks=(CHUNK_ROWS, *values.shape[1:]),
                              maxshape=(None, *values.shape[1:]), fletcher32=True, fillvalue=FILL)
+    if classifier.taught is not None:
+        write_taught(group, classifier.taught)
     group.attrs["classes"] = np.bytes_(json.dumps(classifier.classes).encode("ascii"))
     group.attrs["sha256"] = np.bytes_(_digest(file, classifier).encode("ascii"))
 
@@ -62,7 +69,8 @@ def read_classifier(file: h5py.File) -> OwnClassifier | None:
     group: Any = file[GROUP]
     try:
         classes = tuple(json.loads(_text(group, "classes")))
-        classifier = OwnClassifier(classes, group["weight"][...], group["bias"][...])
+        training = _text(group, "training") if "training" in group.attrs else ""
+        classifier = OwnClassifier(classes, group["weight"][...], group["bias"][...], read_taught(group, training))
         whole = _text(group, "sha256") == _digest(file, classifier)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise DamagedFile(f"{file.filename}: the classifier does not read back ({brief(error)})") from None
@@ -91,4 +99,7 @@ def _digest(file: h5py.File, classifier: OwnClassifier) -> str:
     digest = hashlib.sha256(json.dumps([str(file.attrs["fingerprint"]), *classifier.classes]).encode("ascii"))
     for values in (classifier.weight, classifier.bias):
         digest.update(np.ascontiguousarray(values, FLOAT).data.cast("B"))
+    if taught := classifier.taught:
+        digest.update(json.dumps([taught.fold, taught.folds, taught.training]).encode("ascii"))
+        digest.update(taught.sha256.tobytes() + b"\0" + taught.groups.tobytes())
     return digest.hexdigest()

@@ -16,6 +16,7 @@ ATTRIBUTES = ("format", "format_version", "backbone", "view", "dim", "rows", "re
               "software", "index_sha256")
 DATASETS = ("features", "keys", "sha256", "failures/keys", "failures/reasons")
 OPTIONAL = frozenset({"logits", "classifier"})  #: logits: one row a key, as files had them once
+TAUGHT = {"taught_sha256": 32, "taught_groups": 16}  #: of /classifier, optional: bytes of a row
 CHUNK_ROWS = 256
 FILL = float("nan")  #: what HDF5 gives, without a word, for a chunk that its index has lost; no feature is ever NaN
 MAX_ATTRIBUTE_BYTES = 1 << 16
@@ -80,7 +81,10 @@ def _check_members(group: h5py.Group, names: set[str], optional: frozenset[str])
 
 
 def _check_classifier(file: h5py.File) -> None:
-    _check_members(_group(file, "classifier"), {"weight", "bias"}, frozenset())
+    _check_members(_group(file, "classifier"), {"weight", "bias"}, frozenset(TAUGHT))
+    for name, width in TAUGHT.items():
+        if name in _group(file, "classifier"):
+            _check_digests(file, f"classifier/{name}", width)
     datasets = {name: _dataset(file, name) for name in ("classifier/weight", "classifier/bias")}
     for name, dataset in datasets.items():
         if not dataset.id.get_type().equal(FEATURE_TYPES["float32"]) or not np.isnan(dataset.fillvalue):
@@ -91,6 +95,13 @@ def _check_classifier(file: h5py.File) -> None:
         raise DamagedFile(f"/classifier is {weight} and {bias} for {dim} features")
     for name, dataset in datasets.items():
         _check_storage(file, name, dataset)
+
+
+def _check_digests(file: h5py.File, name: str, width: int) -> None:
+    dataset = _dataset(file, name)
+    if not dataset.id.get_type().equal(h5py.h5t.STD_U8LE) or len(dataset.shape) != 2 or dataset.shape[1] != width:
+        raise DamagedFile(f"/{name} is not rows of {width} bytes")
+    _check_storage(file, name, dataset)
 
 
 def _group(file: h5py.File, name: str) -> h5py.Group:

@@ -52,6 +52,9 @@ def fill_featurefile(
     size = SMALL_FILE + _in_chunks(len(keys)) * dim * np.dtype(recipe.dtype).itemsize + sum(
         _in_chunks(len(table)) * table.itemsize for table in tables)
     size += 4 * _in_chunks(dim + 1) * len(classifier.classes) if classifier else 0
+    if classifier and classifier.taught:
+        size += sum(_in_chunks(len(rows)) * rows.shape[1] for rows in (classifier.taught.sha256,
+                                                                      classifier.taught.groups))
     with _new_file(path, size) as file:
         for name, value in header.items():
             file.attrs[name] = value

@@ -16,7 +16,7 @@ from twofold.data.manifest import Manifest, read_manifest
 from twofold.extract.devices import parse_device, resolve_precision
 from twofold.extract.finetune.history import to_tensorboard, write_history
 from twofold.extract.finetune.loop import Outcome, Training, run
-from twofold.extract.finetune.output import finished, seen_faces, write_weights
+from twofold.extract.finetune.output import finished, taught_faces, write_weights
 from twofold.extract.finetune.pixels import Pictures, free_memory, read_pictures
 from twofold.extract.finetune.processes import Processes, launched
 from twofold.extract.finetune.report import FinetuneReport, FoldsReport
@@ -168,9 +168,18 @@ def _write(request: Request, manifest: Manifest, origin: Start, training: Traini
     if outcome.stopped_by or not progress.best:
         return
     rows = np.union1d(training.sides.train, training.sides.val)
-    seen = seen_faces([training.pictures.sha256[row] for row in rows], manifest.table["group"].to_numpy(object)[rows])
-    extra = {"training": training.name, "diverged": str(outcome.diverged)}
-    if fold >= 0:
-        extra |= {"fold": str(fold), "folds": str(request.settings.folds)}
-    write_weights(out, origin, progress, request.settings, seen, extra)
+    taught = taught_faces([training.pictures.sha256[row] for row in rows],
+                          manifest.table["group"].to_numpy(object)[rows], fold=fold, folds=request.settings.folds,
+                          training=_fold_set(manifest, origin, request.settings))
+    write_weights(out, origin, progress, request.settings, taught,
+                  {"training": training.name, "diverged": str(outcome.diverged)})
     training.state.unlink(missing_ok=True)
+
+
+def _fold_set(manifest: Manifest, origin: Start, settings: Settings) -> str:
+    """The same for all encoders of one set of folds, and for no other; empty where there are none."""
+    if not settings.folds:
+        return ""
+    faces = manifest.table[["key", "split", "basic", "compound", "group"]].to_csv(index=False)
+    content = json.dumps([record_of(settings), origin.name, origin.weights, faces], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()

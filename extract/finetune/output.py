@@ -5,55 +5,49 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 from safetensors.torch import save_file
+from torch import nn
 
 from twofold.cache.atomic import published
+from twofold.cache.format.taught import TaughtFaces
 from twofold.data.errors import InputError
 from twofold.extract.finetune.history import Epoch
 from twofold.extract.finetune.loop import Outcome
 from twofold.extract.finetune.settings import Settings, record_of
 from twofold.extract.finetune.start import Start
 from twofold.extract.finetune.state import Progress
-from twofold.extract.weights.finetuned import PREFIX, PREPROCESSING, SeenFaces, preprocessing_text
+from twofold.extract.weights.finetuned import PREPROCESSING, preprocessing_text, tensors_of
 from twofold.extract.weights.read import read_checkpoint
 
 
-def seen_faces(sha256: Sequence[str], groups: Sequence[str]) -> SeenFaces:
-    """The faces that taught or chose, as their image files' SHA-256 and the names of their groups, each once."""
+def taught_faces(sha256: Sequence[str], groups: Sequence[str], *, fold: int, folds: int, training: str) -> TaughtFaces:
+    """The faces that taught or chose, as their image files' SHA-256 and the digests of their groups, each once."""
     images = sorted({bytes.fromhex(text) for text in sha256})
-    names = sorted({hashlib.sha256(name.encode()).digest() for name in groups if name})
-    return SeenFaces(_rows(images), _rows(names))
+    names = sorted({hashlib.sha256(name.encode()).digest()[:16] for name in groups if name})
+    return TaughtFaces(_rows(images, 32), _rows(names, 16), fold=fold, folds=folds, training=training)
 
 
-def write_weights(path: Path, start: Start, progress: Progress, settings: Settings, seen: SeenFaces,
-                  extra: dict[str, Any]) -> None:
-    """Write the best epoch's weights whole or not at all: the encoder's entries under its architecture's own names.
-
-    The basic classifier (the compound one where no basics are learned) stands where the architecture has its own, the
-    other under a name of ours; metadata: DESIGN.md, section 3.
-    """
+def write_weights(path: Path, start: Start, progress: Progress, settings: Settings, taught: TaughtFaces,
+                  extra: dict[str, str]) -> None:
+    """Write the best epoch's weights whole or not at all: the encoder's entries under its architecture's own names, the
+    classifiers and whom they were taught with under names of ours; metadata: DESIGN.md, section 3."""
     start.learner.load_state_dict(progress.best)
-    tensors = {name: value() for name, value in start.entries.items()}
-    own = settings.targets[0]
-    place = own_head_of(start)
-    for target in settings.targets:
-        prefix = place if target == own and place else f"{PREFIX}{target}."
-        head = start.learner.heads[target].state_dict()
-        tensors |= {f"{prefix}weight": head["weight"], f"{prefix}bias": head["bias"]}
-    tensors |= dict(seen.tensors())
+    heads = {target: cast(nn.Linear, head) for target, head in start.learner.heads.items()}
+    tensors = {name: value() for name, value in start.entries.items()} | tensors_of(heads, taught)
     best = progress.history[progress.best_epoch]
     metadata = {
         "made_by": "twofold finetune", "backbone": start.name, "architecture": start.architecture.name,
-        PREPROCESSING: preprocessing_text(start.architecture.preprocessing),
-        "classes": ",".join(settings.taxonomies[own].classes), "started_from": start.weights,
-        **{f"{target}_classes": ",".join(settings.taxonomies[target].classes) for target in settings.targets},
+        PREPROCESSING: preprocessing_text(start.architecture.preprocessing), "started_from": start.weights,
+        **{f"{target}_classes": ",".join(names.classes) for target, names in settings.taxonomies.items()},
         "settings": json.dumps(record_of(settings), sort_keys=True),
         "validation": json.dumps(best.row(), sort_keys=True),
         "history": json.dumps([epoch.record() for epoch in progress.history]), "software": _software(), **extra,
     }
+    if taught.folds:
+        metadata |= {"fold": str(taught.fold), "folds": str(taught.folds), "fold_set": taught.training}
     with published(path) as temporary:
         save_file({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary,
                   metadata=metadata)
@@ -70,13 +64,8 @@ def finished(path: Path, training: str) -> Outcome:
     return Outcome(progress, diverged=int(checkpoint.metadata["diverged"]))
 
 
-def own_head_of(start: Start) -> str:
-    """Prefix of the architecture's own classifier in a weights file, or empty where it has none."""
-    return start.architecture.heads[0] if start.architecture.heads else ""
-
-
-def _rows(digests: Sequence[bytes]) -> np.ndarray:
-    return np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), 32).copy()
+def _rows(digests: Sequence[bytes], width: int) -> np.ndarray:
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), width).copy()
 
 
 def _software() -> str:

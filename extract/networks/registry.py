@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from twofold.cache.format.classifier import OwnClassifier
 from twofold.data.errors import InputError
 from twofold.extract.devices import PRECISIONS, parse_device, resolve_precision
 from twofold.extract.networks.encoder import FIRST_TRY, BatchLimit, Encoder
@@ -19,7 +20,7 @@ from twofold.extract.networks.preprocessing import Preprocessing
 from twofold.extract.networks.presets import PRESETS
 from twofold.extract.networks.random_weights import draw_weights, noise_pictures, seeded
 from twofold.extract.weights.find import find_weights, weights_folder
-from twofold.extract.weights.finetuned import without_ours
+from twofold.extract.weights.finetuned import classifier_of, without_ours
 from twofold.extract.weights.load import digest, load_strictly
 from twofold.extract.weights.read import Checkpoint, read_checkpoint
 
@@ -51,8 +52,7 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
     built, network = loaded.architecture, loaded.network
     pictures = noise_pictures(built.preprocessing, torch.Generator().manual_seed(0))[:1]
     dim = _measure(network, name, pictures)
-    classifier, unnamed = (None, 0) if loaded.checkpoint is None else \
-        own_classifier(name, last_layer(loaded.head, dim=dim), loaded.checkpoint)
+    classifier, unnamed = _classifier(loaded, name, dim)
     fold_norms(network, pictures)
     network.to(device=target, dtype=PRECISIONS[arithmetic], memory_format=torch.channels_last)
     return Encoder(name=name, architecture=built.name, weights=loaded.identity, tap=built.tap, dim=dim,
@@ -71,6 +71,15 @@ class Loaded:
     identity: str
     head: dict[str, torch.Tensor] = field(default_factory=dict)
     checkpoint: Checkpoint | None = None
+    ours: dict[str, torch.Tensor] = field(default_factory=dict)  #: what `finetune` wrote besides
+
+
+def _classifier(loaded: Loaded, name: str, dim: int) -> tuple[OwnClassifier | None, int]:
+    """What the weights bring along, or None and of how many classes it is where nobody says their order."""
+    if loaded.checkpoint is None:
+        return None, 0
+    learned = classifier_of(loaded.checkpoint, loaded.ours)
+    return (learned, 0) if learned else own_classifier(name, last_layer(loaded.head, dim=dim), loaded.checkpoint)
 
 
 def _untrained(name: str, weights: str) -> Loaded:
@@ -84,7 +93,7 @@ def _untrained(name: str, weights: str) -> Loaded:
 
 
 def _trained(name: str, weights: str | None, folder: Path) -> Loaded:
-    checkpoint, _ = without_ours(read_checkpoint(find_weights(name, weights=weights, folder=folder)))
+    checkpoint, ours = without_ours(read_checkpoint(find_weights(name, weights=weights, folder=folder)))
     with seeded(0):  # what the constructors draw is thrown away
         built = build(name, checkpoint=checkpoint)
     renamed = {built.rename(entry): tensor for entry, tensor in checkpoint.tensors.items()}
@@ -92,7 +101,7 @@ def _trained(name: str, weights: str | None, folder: Path) -> Loaded:
     network = _ready(built)
     head = {entry: tensor for entry, tensor in renamed.items()
             if entry in left_over or entry.startswith(built.own_head)}
-    return Loaded(built, network, digest(network), head, checkpoint)
+    return Loaded(built, network, digest(network), head, checkpoint, ours)
 
 
 def _ready(built: Architecture) -> nn.Module:

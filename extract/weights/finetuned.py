@@ -1,22 +1,25 @@
-"""What `finetune` writes besides an encoder's own entries: how faces were prepared, and whom the encoder has seen.
+"""What `finetune` writes besides an encoder's own entries: how faces were prepared, the classifiers, and whom they were
+taught with.
 
 Everything of ours in such a file has names that start with `twofold.`; the rest loads into the architecture as it is.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
 import torch
+from torch import nn
 
+from twofold.cache.format.classifier import OwnClassifier
+from twofold.cache.format.taught import TaughtFaces
 from twofold.data.errors import InputError
 from twofold.extract.networks.preprocessing import Preprocessing
 from twofold.extract.weights.read import Checkpoint
 
 PREFIX = "twofold."
-SHA256, GROUPS = f"{PREFIX}seen.sha256", f"{PREFIX}seen.groups"
+SHA256, GROUPS = f"{PREFIX}taught.sha256", f"{PREFIX}taught.groups"
 PREPROCESSING = "preprocessing"
 
 
@@ -44,24 +47,36 @@ def preprocessing_text(how: Preprocessing) -> str:
     return json.dumps(asdict(how), sort_keys=True)
 
 
-@dataclass(frozen=True, eq=False)
-class SeenFaces:
-    """Faces that an encoder learned from or was chosen by. sha256: (n, 32) uint8 of the image files; groups: (m, 32)
-    uint8, SHA-256 of the names of their groups."""
-
-    sha256: np.ndarray
-    groups: np.ndarray
-
-    def tensors(self) -> Mapping[str, torch.Tensor]:
-        return {SHA256: torch.from_numpy(self.sha256), GROUPS: torch.from_numpy(self.groups)}
+def tensors_of(classifiers: Mapping[str, nn.Linear], taught: TaughtFaces) -> dict[str, torch.Tensor]:
+    """The entries of ours: the classifier of each target, and whom they and the encoder were taught with."""
+    entries = {f"{PREFIX}{target}.{name}": tensor for target, layer in classifiers.items()
+               for name, tensor in layer.state_dict().items()}
+    return entries | {SHA256: torch.from_numpy(taught.sha256), GROUPS: torch.from_numpy(taught.groups)}
 
 
-def seen_in(ours: Mapping[str, torch.Tensor]) -> SeenFaces | None:
-    """Whom the encoder of a file has seen, where the file says so. Raises InputError for entries of another shape."""
-    if SHA256 not in ours:
+def classifier_of(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> OwnClassifier | None:
+    """The classifier that became the encoder's own: of basics where it learned them, else of compounds; None for files
+    of others. Raises InputError where its entries do not fit together."""
+    target = next((name for name in ("basic", "compound") if f"{PREFIX}{name}.weight" in ours), None)
+    if target is None:
         return None
-    sha256, groups = ours[SHA256], ours.get(GROUPS, torch.empty((0, 32), dtype=torch.uint8))
-    for values in (sha256, groups):
-        if values.dtype != torch.uint8 or values.ndim != 2 or values.shape[1] != 32:
-            raise InputError(f"seen faces of the weights are {tuple(values.shape)} {values.dtype}, not (n, 32) uint8")
-    return SeenFaces(sha256.numpy(), groups.numpy())
+    metadata, path = checkpoint.metadata, checkpoint.path
+    classes = tuple(filter(None, metadata.get(f"{target}_classes", "").split(",")))
+    weight, bias = (ours.get(f"{PREFIX}{target}.{name}", torch.empty(0)) for name in ("weight", "bias"))
+    if weight.ndim != 2 or weight.shape[0] != len(classes) or bias.shape != (len(classes),):
+        raise InputError(f"{path}: its {target} classifier is {tuple(weight.shape)} and {tuple(bias.shape)} for "
+                         f"{len(classes)} classes: fine-tune again")
+    if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
+        raise InputError(f"{path}: its classifier holds numbers that are not finite, so the file is damaged")
+    return OwnClassifier(classes, weight.float().T.numpy().copy(), bias.float().numpy().copy(),
+                         _taught(checkpoint, ours))
+
+
+def _taught(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> TaughtFaces:
+    rows = [ours.get(name, torch.empty(0)) for name in (SHA256, GROUPS)]
+    for values, width in zip(rows, (32, 16), strict=True):
+        if values.dtype != torch.uint8 or values.ndim != 2 or values.shape[1] != width:
+            raise InputError(f"{checkpoint.path}: whom it was taught with does not read back: fine-tune again")
+    fold, folds = (checkpoint.metadata.get(name, "") for name in ("fold", "folds"))
+    return TaughtFaces(rows[0].numpy(), rows[1].numpy(), fold=int(fold) if fold.isdecimal() else -1,
+                       folds=int(folds) if folds.isdecimal() else 0, training=checkpoint.metadata.get("fold_set", ""))

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
+from twofold.data.labels import taxonomy
 from twofold.extract.finetune.finetune import finetune
 
 
@@ -25,7 +26,11 @@ def test_what_it_writes_extracts(cli, faces, request_for, tmp_path, backbone):
     done = cli("extract", faces.path, "--root", faces.root, "--store", tmp_path / "store", "--backbones", backbone,
                "--weights", f"{backbone}={request.out}", "--device", "cpu")
     assert done.returncode == 0, done.stderr
-    recipe = Store(tmp_path / "store").find(backbone, "original").recipe
+    file = Store(tmp_path / "store").find(backbone, "original")
+    recipe, classifier = file.recipe, file.classifier
+    assert classifier is not None and classifier.classes == taxonomy("basic7").classes
+    assert classifier.taught is not None and len(classifier.taught.sha256) == len(load_file(
+        request.out)["twofold.taught.sha256"]) > 0
     assert recipe.preprocessing["size"] == [48, 48] and recipe.weights.startswith("sha256:")
 
 
@@ -34,13 +39,13 @@ def test_the_file_says_how_it_came_about(request_for, faces):
     report = finetune(request)
     metadata, tensors = metadata_of(request.out), load_file(request.out)
     assert metadata["backbone"] == "timm:test_resnet" and metadata["started_from"] == "random:0"
-    assert metadata["classes"].split(",")[0] == "surprise"
+    assert metadata["basic_classes"].split(",")[0] == "surprise"
     assert json.loads(metadata["settings"])["epochs"] == 2
     assert json.loads(metadata["preprocessing"])["size"] == 48
     best = report.outcome.progress.history[report.outcome.progress.best_epoch]
     assert json.loads(metadata["validation"])["val_basic_macro_f1"] == pytest.approx(best.score, abs=1e-6)
     test = faces.table.table["split"] == "test"
-    assert len(tensors["twofold.seen.sha256"]) == int((~test & (faces.table.table["basic"] != "")).sum())
+    assert len(tensors["twofold.taught.sha256"]) == int((~test & (faces.table.table["basic"] != "")).sum())
     assert not list(request.out.parent.glob("*.state"))
     history = request.out.with_suffix(".history.csv").read_text().splitlines()
     assert len(history) == 3 and history[0].startswith("epoch,loss,rate,val_loss,val_basic_accuracy")
