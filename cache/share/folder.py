@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from twofold.cache.errors import CacheError
 from twofold.cache.share.catalogue import CATALOGUE, MAX_CATALOGUE_BYTES, Catalogue, SharedListing, parse_catalogue
+from twofold.cache.share.deadline import brisk
 from twofold.cache.share.failures import CHUNK_BYTES, Address, NothingThere, Stream, asking
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Folder:
         total = self.size(name)
         if total is None:
             raise NothingThere(f"{self.address.shown}/{name}: there is no such file")
-        return Stream(start, total, self._chunks(name, start))
+        return Stream(start, total, brisk(self._chunks(name, start), self.address.shown))
 
     def _chunks(self, name: str, start: int) -> Iterator[bytes]:
         with asking(self.address, name):
@@ -137,6 +138,8 @@ def shared_listing(url: str) -> SharedListing:
 
 def _address(url: str) -> Address:
     address = Address(url.removesuffix(f"/{CATALOGUE}"))
+    if address.scheme and "::" in url:  # fsspec would chain places, and write elsewhere than is said
+        raise CacheError(f"{address.shown}: '::' is not taken: give one place")
     try:
         _ = address.parts.port
     except ValueError:
@@ -154,6 +157,8 @@ def _folder(address: Address) -> Folder:
 
         with asking(address):
             try:
+                if not address.scheme:  # a path, whatever it is called
+                    return Folder(address, fsspec.filesystem("file"), os.path.abspath(address.url))
                 files, root = fsspec.core.url_to_fs(address.url, skip_instance_cache=True)
             except ValueError as error:
                 if "rotocol" not in str(error):

@@ -8,9 +8,22 @@ import urllib.request
 from collections.abc import Iterator
 from http.client import HTTPResponse
 
+from twofold.cache.errors import CacheError
+from twofold.cache.share.deadline import brisk, within
 from twofold.cache.share.failures import CHUNK_BYTES, TIMEOUT, Address, Stream, asking
 
 CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+
+
+class SameHost(urllib.request.HTTPRedirectHandler):
+    """Follows a server to another of its own pages, never to another host, nor to anything but http(s)."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
+        there, here = urllib.parse.urlsplit(newurl), urllib.parse.urlsplit(req.full_url)
+        if there.scheme not in ("http", "https") or there.hostname != here.hostname:
+            raise CacheError(f"{here.scheme}://{here.netloc}: it sends on to {there.scheme}://{there.netloc}, which is "
+                             "not followed: if you trust that place, give its own URL")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 class Web:
@@ -26,13 +39,14 @@ class Web:
         """The file from `start` on, or from its beginning if the server cannot do ranges."""
         with asking(self.address, name):
             try:
-                response = self._request(name, start)
+                response = within(lambda: self._request(name, start), self.address.shown)
             except urllib.error.HTTPError as error:
                 if error.code != 416:
                     raise
-                response, start = self._request(name, 0), 0  # what we have is longer than what is there
+                start = 0  # what we have is longer than what is there
+                response = within(lambda: self._request(name, 0), self.address.shown)
             start, total = _extent(response, start)
-        return Stream(start, total, self._chunks(name, response))
+        return Stream(start, total, brisk(self._chunks(name, response), self.address.shown))
 
     def _request(self, name: str, start: int) -> HTTPResponse:
         parts = self.address.parts
@@ -45,7 +59,7 @@ class Web:
         if self.address.user:  # not for whoever it is that we may be sent on to
             login = base64.b64encode(f"{self.address.user}:{self.address.password or ''}".encode()).decode()
             request.add_unredirected_header("Authorization", f"Basic {login}")
-        return urllib.request.urlopen(request, timeout=TIMEOUT)
+        return urllib.request.build_opener(SameHost).open(request, timeout=TIMEOUT)
 
     def _chunks(self, name: str, response: HTTPResponse) -> Iterator[bytes]:
         with response:

@@ -146,6 +146,13 @@ def test_damage_of_what_was_sent_is_caught(url, store, monkeypatch):
     assert len(push(store, url).moved) == 3
 
 
+def test_a_folder_may_have_any_name_and_places_are_not_chained(store, tmp_path, cli):
+    push(store, str(tmp_path / "a::b"))
+    assert (tmp_path / "a::b" / "store.json").is_file() and not (tmp_path / "a").exists()
+    done = cli("cache", "push", store.path, f"simplecache::file://{tmp_path}/c")
+    assert done.returncode == 2 and "give one place" in done.stderr and not (tmp_path / "c").exists()
+
+
 def test_a_push_that_broke_off_goes_on(url, store, monkeypatch):
     (store.path / "manifest.csv").unlink()
     monkeypatch.setattr("twofold.cache.share.push.open_target",
