@@ -25,6 +25,7 @@ import twofold.cache.cli as cache_cli
 import twofold.data.cli as data_cli
 import twofold.extract.cli as extract_cli
 import twofold.fuse.cli as fuse_cli
+from twofold import Report
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True,
                   help="Compound facial expressions from cached features: extract once, fuse in seconds.")
@@ -103,6 +104,19 @@ def predict(
         if reports[-1].work.stopped_by:
             return reports[-1].exit_code
         return run_predict(made, place, options, out=out, say=whisper)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fuse` made.")],
+    out: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="A new folder.")],
+    as_json: data_cli.Json = False,
+) -> Report:
+    """A run for others: its head as ONNX, and a model card with figures, encoders, licences and limits."""
+    from twofold.extract.networks.presets import PRESETS
+    from twofold.fuse.export.export import export as run_export
+
+    return run_export(run, out, licences={preset.name: preset.licence for preset in PRESETS})
 
 
 @app.command()

@@ -1,0 +1,82 @@
+"""A run as a page that the Hugging Face hub shows: what it is, its figures with their uncertainty, its limits."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from twofold.data.errors import InputError
+from twofold.fuse.run import Run
+
+LIMITS = """\
+* The answers are what annotators would call a face, not what a person feels; do not decide about people with them.
+* Faces must be cropped and aligned as those it was trained on; of other people it may be less sure.
+* Compound classes are rare and their labels uncertain: read the intervals, and the per-class figures below."""
+
+
+def model_card(run: Run, *, licences: Mapping[str, str]) -> str:
+    """The text of a README.md with the hub's metadata in front. licences: of the encoders whose licence is certain.
+
+    Raises InputError for a run whose metrics.json does not read back.
+    """
+    try:
+        system = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))["systems"][-1]
+        return "\n".join([*_metadata(run, system), "", *_page(run, system, licences), ""])
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise InputError(f"{run.path}: metrics.json does not read back ({error}): train it again") from None
+
+
+def _metadata(run: Run, system: dict[str, Any]) -> list[str]:
+    """YAML whose values are JSON, which is YAML too: nothing in a name can break out of it."""
+    metrics = [{"type": "accuracy", "value": system["accuracy"]}, {"type": "f1", "name": "macro-F1",
+                                                                  "value": system["macro_f1"]}]
+    values = {
+        "license": "other", "library_name": "twofold", "pipeline_tag": "image-classification",
+        "tags": ["facial-expression-recognition", "compound-expressions", "twofold"],
+        "model-index": [{"name": run.path.resolve().name, "results": [{
+            "task": {"type": "image-classification"}, "metrics": metrics,
+            "dataset": {"name": f"{system['n']} faces of {run.taxonomy.name}", "type": run.taxonomy.name}}]}],
+    }
+    return ["---", *(f"{name}: {json.dumps(value)}" for name, value in values.items()), "---"]
+
+
+def _page(run: Run, system: dict[str, Any], licences: Mapping[str, str]) -> list[str]:
+    faces = run.record["faces"]
+    scored = f"{len(faces)} folds by group" if len(faces) > 1 else "the test split"
+    untrained = ["", "**Some of its encoders have random weights: its figures mean nothing.**"] if run.untrained else []
+    return [
+        f"# {run.taxonomy.name}: {run.kind} on {len(run.streams)} encoder{'s' if len(run.streams) > 1 else ''}", "",
+        "Compound facial expressions from cached features, trained with Twofold.", *untrained, "",
+        "## Figures", "",
+        f"Of {system['n']} faces of {scored}, none of which it learned from or was chosen by; "
+        f"the ensemble of {len(system['seeds_macro_f1'])} seeds; 95 % intervals by bootstrap of groups.", "",
+        *_table(("", "value", "95 %"), [("accuracy", _percent(system["accuracy"]), _span(system["accuracy_interval"])),
+                                        ("macro-F1", _percent(system["macro_f1"]), _span(system["macro_f1_interval"])),
+                                        ("calibration error", f"{system['ece_calibrated']:.3f}", "")]), "",
+        *_table(("class", "faces", "precision", "recall", "F1"),
+                [(name, str(row["n"]), *(_percent(row[kind]) for kind in ("precision", "recall", "f1")))
+                 for name, row in system["per_class"].items()]), "",
+        "## Encoders", "",
+        *_table(("backbone", "view", "embedding", "weights", "licence"),
+                [(backbone, view, f"{dim}-d", recipe.weights[:23], licences.get(backbone, "as its publisher says"))
+                 for (backbone, view, recipe), dim in zip(run.streams, run.head.spec.dims, strict=True)]), "",
+        "What is made with an encoder is under its licence too.", "",
+        "## Data", "",
+        f"{sum(fold['train'] for fold in faces) // len(faces)} faces to learn from"
+        f"{' a fold' if len(faces) > 1 else ''}; faces of one group stood on one side.",
+        *(f"* {note}" for note in run.record["notes"]), "", "## Limits", "", LIMITS]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, *rows)]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return [lines[0], "|" + "---|" * len(header), *lines[1:]]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def _span(interval: Sequence[float | None] | None) -> str:
+    if not interval or None in interval:
+        return "none: too few groups"
+    return f"{_percent(interval[0])} to {_percent(interval[1])}"
