@@ -24,7 +24,7 @@ class Export:
         return {"folder": str(self.folder), "files": [HEAD, CARD], "largest_difference": self.difference}
 
     def text(self) -> str:
-        return (f"{self.folder / HEAD}: raw features to probabilities, at most {self.difference:.1g} from the run's own\n"
+        return (f"{self.folder / HEAD}: raw features to probabilities, {self.difference:.1g} from the run's at most\n"
                 f"{self.folder / CARD}: a model card with figures, encoders, data and limits")
 
 
