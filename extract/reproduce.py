@@ -34,7 +34,7 @@ def extract_again(recipes: Sequence[Recipe], *, manifest: Path, roots: Sequence[
     Raises InputError, before any face is read, where what is here would make another recipe.
     """
     given = parse_weights(weights, [recipe.backbone for recipe in recipes])
-    found = [_find(recipe, given.get(recipe.backbone), device.split(",")[0]) for recipe in recipes]
+    found = [_find(recipe, given.get(recipe.backbone, []), device.split(",")[0]) for recipe in recipes]
     reports = []
     for group in _groups(recipes):
         some = [found[recipes.index(recipe)] for recipe in group]
@@ -62,7 +62,7 @@ def _request(recipe: Recipe, sources: Sequence[Source], manifest: Path, roots: S
                    settings=Settings(dtype=recipe.dtype, recheck=reused, retry_failures=reused))
 
 
-def _find(recipe: Recipe, given: str | None, device: str) -> tuple[Encoder, Source]:
+def _find(recipe: Recipe, given: Sequence[str], device: str) -> tuple[Encoder, Source]:
     """The first source that makes the recipe. Raises InputError that says what those tried would make instead."""
     apart: dict[str, tuple[object, object]] = {}
     tried, failure = 0, None
@@ -86,14 +86,14 @@ def _find(recipe: Recipe, given: str | None, device: str) -> tuple[Encoder, Sour
     raise InputError(f"{recipe.backbone} is computed otherwise here than what the run was trained on: {what}")
 
 
-def _sources(recipe: Recipe, given: str | None) -> Iterator[Source]:
+def _sources(recipe: Recipe, given: Sequence[str]) -> Iterator[Source]:
     """Where the encoder of a recipe may come from, the likeliest first."""
     name, folder = recipe.backbone, weights_folder()
     if name.startswith("onnx:"):
-        for path in [Path(given)] if given else sorted(folder.glob("*.onnx")):
+        for path in map(Path, given) if given else sorted(folder.glob("*.onnx")):
             yield Source(f"onnx:{path}?{_onnx_options(recipe)}", None)
     elif given or recipe.untrained:
-        yield Source(name, given or recipe.weights)
+        yield from (Source(name, weights) for weights in given or [recipe.weights])
     else:
         usual = {Path(file).stem for file in file_names(name)}
         files = [path for path in folder.glob("*") if path.suffix in WEIGHTS_FILES]

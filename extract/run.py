@@ -92,16 +92,19 @@ def _slices(request: Request, devices: Sequence[str]) -> list[Request]:
         for place, device in enumerate(devices)]
 
 
-def parse_weights(texts: Sequence[str], backbones: Sequence[str]) -> dict[str, str]:
-    """NAME=VALUE texts as a mapping. Raises InputError for a name that is not among the backbones."""
-    chosen: dict[str, str] = {}
+def parse_weights(texts: Sequence[str], backbones: Sequence[str]) -> dict[str, list[str]]:
+    """NAME=VALUE texts as a mapping; a name may have several, as of encoders that were fine-tuned one a fold.
+
+    Raises InputError for a name that is not among the backbones.
+    """
+    chosen: dict[str, list[str]] = {}
     for text in texts:
         name, mark, value = text.partition("=")
         if not mark or not value:
             raise InputError(f"weights {text!r} is not NAME=PATH, NAME=random:SEED or NAME=hub")
         if name not in backbones:
             raise InputError(f"weights are given for {name!r}, which is not among the backbones {', '.join(backbones)}")
-        chosen[name] = value
+        chosen.setdefault(name, []).append(value)
     return chosen
 
 
@@ -110,9 +113,12 @@ def load_encoders(request: Request, *, device: str) -> list[Encoder]:
     if not request.backbones:
         raise InputError("no backbone is named: give --backbones NAME[,NAME...]")
     weights = parse_weights(request.weights, request.backbones)
-    encoders = [load_encoder(name, weights=weights.get(name), device=device, precision=request.precision,
+    chosen: list[tuple[str, str | None]] = [
+        (name, value) for name in dict.fromkeys(request.backbones)
+        for value in (dict.fromkeys(weights[name]) if name in weights else [None])]
+    encoders = [load_encoder(name, weights=value, device=device, precision=request.precision,
                              batch_size=request.settings.batch_size, compiled=request.compiled)
-                for name in dict.fromkeys(request.backbones)]
+                for name, value in chosen]
     if request.settings.with_logits:
         _require_classifiers(encoders)
     return encoders

@@ -17,6 +17,7 @@ from twofold.fuse.scores.statistics import Comparison
 from twofold.fuse.settings import choices_of
 from twofold.fuse.tables.columns import columns, percent, span
 from twofold.fuse.tables.figures import UNTRAINED, absent_lines, compared, comparison_record, figures_table
+from twofold.fuse.taught import taught_rows, teachers
 
 
 @dataclass(frozen=True)
@@ -154,12 +155,17 @@ def ask(path: Path, store: Path, *, split: str, allow_seen: bool, say: Say) -> Q
         notes.append(f"{path} is of a version that did not record which faces it learned from: some may be among these")
     else:
         use = run.seen.unseen(features, rows)
+    taught = taught_rows(features)[rows]
+    use[taught] = False
+    if taught.any():
+        notes.append(f"the encoder of {teachers(features, rows)} was fine-tuned with {int(taught.sum())} of the "
+                     f"{len(rows)} faces (the same bytes or group)")
     seen = int((~use.any(axis=1)).sum())
     if allow_seen:
         use[:] = True
     elif seen:
-        notes.append(f"{seen} of {len(rows)} faces left out: {path} has learned from them or was chosen by them (the "
-                     "same bytes or group)")
+        notes.append(f"{seen} of {len(rows)} faces left out: {path} or an encoder has learned from them or was chosen "
+                     "by them (the same bytes or group)")
     return Question(run, features, rows, split, use, seen, allow_seen, [*features.notes, *notes])
 
 
@@ -167,8 +173,9 @@ def answer(question: Question, scorable: np.ndarray) -> Evaluation:
     """Score the run on the faces (n,) bool that may be scored."""
     run, features, rows = question.run, question.features, question.rows[scorable]
     if not len(rows):
-        raise InputError(f"nothing is left to score: {run.path} has learned from all {len(question.rows)} labelled "
-                         "faces, or was chosen by them; --allow-seen scores them all the same, and says so")
+        raise InputError(f"nothing is left to score: {run.path} or an encoder has learned from all "
+                         f"{len(question.rows)} labelled faces, or was chosen by them; --allow-seen scores them all "
+                         "the same, and says so")
     head = _scored(run, features, rows, question.use[scorable])
     return Evaluation(
         run=run.path, split=question.split, keys=features.keys[rows],

@@ -15,12 +15,13 @@ from twofold.fuse.features import FusedFeatures, fits
 from twofold.fuse.forward import member_scores
 from twofold.fuse.heads.own_classifier import own_classifiers
 from twofold.fuse.heads.pair_rules import membership
-from twofold.fuse.join import join
+from twofold.fuse.join import join, join_folds
 from twofold.fuse.partition import Partition, Task, partitions
 from twofold.fuse.scores import metrics
 from twofold.fuse.scores.scored_head import ScoredHead
 from twofold.fuse.seen import Roles, SeenFaces, seen_faces
 from twofold.fuse.settings import Settings
+from twofold.fuse.taught import without_taught
 from twofold.fuse.training.fit import TrainedHead, fit, fit_single, learning_rows
 
 Say = Callable[[str], None]
@@ -36,6 +37,15 @@ class Experiment:
     own: list[OwnClassifier]  #: for zero-shot, what each backbone brought along; none: a classifier is trained
     notes: list[str]
     settings: Settings  #: as asked for, less what these faces do not allow (said in `notes`)
+    by_fold: tuple[FusedFeatures, ...] = ()  #: the same faces by each fold's own encoders, where there are such
+    own_by_fold: tuple[list[OwnClassifier], ...] = ()
+
+    def of(self, partition: int) -> FusedFeatures:
+        """The features that a partition's heads see."""
+        return self.by_fold[partition] if self.by_fold else self.features
+
+    def own_of(self, partition: int) -> list[OwnClassifier]:
+        return self.own_by_fold[partition] if self.own_by_fold else self.own
 
 
 def prepare(stores: Sequence[Path], settings: Settings) -> Experiment:
@@ -43,25 +53,35 @@ def prepare(stores: Sequence[Path], settings: Settings) -> Experiment:
     classes = taxonomy(settings.taxonomy_name)
     if classes.target != settings.target:
         raise InputError(f"--classes {classes.name} are {classes.target} expressions: use --target {classes.target}")
-    return experiment_on(join([Store(path) for path in stores], backbones=settings.backbones, views=settings.views,
-                              taxonomy=classes), settings)
+    opened = [Store(path) for path in stores]
+    features = join(opened, backbones=settings.backbones, views=settings.views, taxonomy=classes, folds=settings.folds)
+    return experiment_on(features, settings, by_fold=join_folds(opened, features, folds=settings.folds))
 
 
-def experiment_on(features: FusedFeatures, settings: Settings) -> Experiment:
-    """The features, in memory if they fit, their faces parted. Raises InputError."""
+def experiment_on(features: FusedFeatures, settings: Settings, *, by_fold: tuple[FusedFeatures, ...] = ()
+                  ) -> Experiment:
+    """The features, in memory if they fit, their faces parted; test faces that an encoder was taught with leave test.
+
+    by_fold: the same faces as the encoders of each fold give them. Raises InputError.
+    """
     zero_shot = settings.head == "zeroshot"
     own, said = own_classifiers(features) if zero_shot else ([], "")
     task = Task.of(features, zero_shot=zero_shot, learns=not own)
     parts = partitions(features, task, folds=settings.folds, val_fraction=settings.val_fraction, seed=settings.seed)
+    parts = [without_taught(by_fold[number] if by_fold else features, part) for number, part in enumerate(parts)]
     notes = [*features.notes, *dict.fromkeys(parts[0].notes), *([said] if said else [])]
+    if by_fold:
+        notes.append(f"each of the {len(by_fold)} folds has its own fine-tuned encoder, taught without its test faces")
     mixes = settings.compound_mixup and settings.target == "compound" and not zero_shot
     if mixes and not can_make_compounds(features, parts):
         notes.append("compound-mixup left out: no training faces with basic labels of both emotions of a class")
         settings = replace(settings, compound_mixup=0.0)
-    if fits(features, settings.memory_gb):
-        return Experiment(features.loaded(), parts, own, notes, settings)
+    own_by_fold = tuple(own_classifiers(each)[0] for each in by_fold) if own else ()
+    if fits(features, settings.memory_gb / max(len(by_fold), 1)):
+        return Experiment(features.loaded(), parts, own, notes, settings, tuple(each.loaded() for each in by_fold),
+                          own_by_fold)
     notes.append("features streamed from disk: they exceed the memory allowed")
-    return Experiment(features, parts, own, notes, settings)
+    return Experiment(features, parts, own, notes, settings, by_fold, own_by_fold)
 
 
 def can_make_compounds(features: FusedFeatures, parts: Sequence[Partition]) -> bool:
@@ -110,15 +130,16 @@ def train_singles(experiment: Experiment) -> Singles:
     """For the head `late`, each stream's head, trained once for all subsets; for others none."""
     if experiment.settings.head != "late":
         return {}
-    return {k: [fit_single(experiment.settings, experiment.features, part, k) for part in experiment.partitions]
+    return {k: [fit_single(experiment.settings, experiment.of(number), part, k)
+                for number, part in enumerate(experiment.partitions)]
             for k in range(len(experiment.features.streams))}
 
 
 def train_subset(experiment: Experiment, streams: Sequence[int], singles: Singles) -> list[TrainedHead]:
     """The heads of one subset of the streams, one a partition. singles: as `train_singles` gives them."""
-    return [fit(experiment.settings, experiment.features, part, streams,
+    return [fit(experiment.settings, experiment.of(number), part, streams,
                 singles=[singles[k][number] for k in streams] if singles else (),
-                own=[experiment.own[k] for k in streams] if experiment.own else ())
+                own=[experiment.own_of(number)[k] for k in streams] if experiment.own else ())
             for number, part in enumerate(experiment.partitions)]
 
 
@@ -127,8 +148,8 @@ def score(experiment: Experiment, trained: Sequence[TrainedHead], *, name: str) 
     features, first = experiment.features, trained[0]
     rows = np.concatenate([part.test for part in experiment.partitions])
     streams = [features.streams[k] for k in first.streams]
-    scores = [member_scores(each.head, features, part.test, each.streams)
-              for part, each in zip(experiment.partitions, trained, strict=True)]
+    scores = [member_scores(each.head, experiment.of(number), part.test, each.streams)
+              for number, (part, each) in enumerate(zip(experiment.partitions, trained, strict=True))]
     shares = [each.shares.mean(axis=(0, 1)).tolist() for each in scores if each.shares is not None]
     return ScoredHead(
         name=name, backbones=tuple(stream.name for stream in streams), head=first.head.spec.kind,

@@ -14,13 +14,25 @@ COPIES = 2.5  #: the joined matrix, the standardised training rows of the widest
 
 @dataclass(frozen=True)
 class Stream:
-    """One backbone and view: its columns of the joined features. files: one for each store, in order."""
+    """One backbone and view: its columns of the joined features. files: one for each store, in order.
+
+    fold_files: where the encoder was fine-tuned one a fold, the file of each fold (of the one store); then `files` is
+    that of the first.
+    """
 
     backbone: str
     view: str
     recipe: Recipe
     dim: int
     files: tuple[FeatureFile, ...]
+    fold_files: tuple[FeatureFile, ...] = ()
+
+    def of_fold(self, fold: int) -> "Stream":
+        """The stream as the encoder of that fold gives it; itself where there is one encoder for all."""
+        if not self.fold_files:
+            return self
+        file = self.fold_files[fold]
+        return replace(self, recipe=file.recipe, dim=file.dim, files=(file,))
 
     @property
     def name(self) -> str:

@@ -12,16 +12,18 @@ from twofold.data.errors import InputError
 from twofold.data.labels import BASIC, Taxonomy, pair
 from twofold.data.manifest import Manifest, read_manifest
 from twofold.fuse.features import FusedFeatures, Stream
+from twofold.fuse.taught import fold_encoders
 
 PRECISION = {"precision", "dtype"}  #: of a recipe: what may differ between files whose features are the same
 
 
 def join(
-    stores: Sequence[Store], *, backbones: Sequence[str], views: Sequence[str], taxonomy: Taxonomy,
+    stores: Sequence[Store], *, backbones: Sequence[str], views: Sequence[str], taxonomy: Taxonomy, folds: int = 0,
 ) -> FusedFeatures:
     """The features of these backbones and views of all stores, joined as `join_streams` does.
 
     backbones: names or NAME@FINGERPRINT; none = all of the first store. The stores must agree on each recipe.
+    folds: of the cross-validation that they are for, whose fold-wise encoders are wanted then.
     Raises CacheError for a backbone that a store lacks or has twice, InputError if nothing is left or recipes differ.
     """
     names = list(backbones) or stores[0].backbones(views[0])
@@ -29,7 +31,7 @@ def join(
         damaged = "".join(f"; {reason}" for reason in list(stores[0].readable()[1].values())[:1])
         raise InputError(f"{stores[0].path}: no feature files of the view {views[0]!r} to fuse{damaged} (`cache ls` "
                          "shows what there is)")
-    streams = tuple(_stream_of_name(stores, backbone, view) for view in views for backbone in names)
+    streams = tuple(_stream_of_name(stores, backbone, view, folds) for view in views for backbone in names)
     _check_different(streams)
     return join_streams(stores, streams, taxonomy=taxonomy)
 
@@ -73,7 +75,27 @@ def _distance(recipe: Recipe, file: FeatureFile) -> tuple[bool, int]:
     return bool(set(difference) - PRECISION), len(difference)
 
 
-def _stream_of_name(stores: Sequence[Store], backbone: str, view: str) -> Stream:
+def join_folds(stores: Sequence[Store], features: FusedFeatures, *, folds: int) -> tuple[FusedFeatures, ...]:
+    """The same faces as the encoders of each fold give them; nothing where no encoder is fine-tuned one a fold.
+
+    Raises InputError if the files of the folds hold different faces.
+    """
+    if not any(stream.fold_files for stream in features.streams):
+        return ()
+    joined = tuple(join_streams(stores, [stream.of_fold(fold) for stream in features.streams],
+                                taxonomy=features.taxonomy) for fold in range(folds))
+    for other in joined:
+        if not (np.array_equal(other.keys, features.keys) and np.array_equal(other.sha256, features.sha256)):
+            raise InputError(f"{stores[0].path}: the encoders of the folds have features of different faces: extract "
+                             "what is missing")
+    return joined
+
+
+def _stream_of_name(stores: Sequence[Store], backbone: str, view: str, folds: int) -> Stream:
+    encoders = fold_encoders(stores[0], backbone, view, folds=folds) if len(stores) == 1 else None
+    if encoders:
+        first = encoders.files[0]
+        return Stream(first.backbone, view, first.recipe, first.dim, (first,), encoders.files)
     files = tuple(store.find(backbone, view) for store in stores)
     for store, file in zip(stores[1:], files[1:], strict=True):
         difference = differences(files[0].recipe, file.recipe)

@@ -66,6 +66,11 @@ class Run:
         Raises InputError if they are of another recipe (another precision is only a note), CacheError if a backbone is
         missing.
         """
+        own = [stream["backbone"] for stream in self.record["streams"] if stream.get("folds")]
+        if own:
+            raise InputError(f"{self.path} was cross-validated with one encoder a fold ({', '.join(own)}), for its "
+                             "figures alone: to predict, fine-tune one encoder (`finetune` without --folds) and train "
+                             "a run on its features")
         streams = [stream_of_recipe(store, *stream, source=str(self.path)) for stream in self.streams]
         notes = [f"{stream.backbone}: other than what the run was trained on (there, here): "
                  + spelled(differences(recipe, stream.recipe)) for stream, (_, _, recipe)

@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.torch import save_file
 
 from twofold.data.errors import InputError
-from twofold.fuse.features import FusedFeatures
+from twofold.fuse.features import FusedFeatures, Stream
 from twofold.fuse.heads.registry import side_by_side
 from twofold.fuse.partition import Partition
 from twofold.fuse.run import VERSION
@@ -79,12 +79,18 @@ def run_record(
         "streams": [{"backbone": stream.backbone, "view": stream.view, "dim": stream.dim,
                      "fingerprint": stream.recipe.fingerprint, "recipe": asdict(stream.recipe),
                      "inputs": [{"fingerprint": file.fingerprint, "rows": file.rows,
-                                 "index_sha256": file.header["index_sha256"]} for file in stream.files]}
+                                 "index_sha256": file.header["index_sha256"]} for file in stream.files],
+                     **_fold_recipes(stream)}
                     for stream in (features.streams[k] for k in trained[0].streams)],
         "faces": [{name: len(getattr(part, name)) for name in ("train", "val", "test", "extra")} for part in parts],
         "notes": list(notes), "seconds": round(seconds, 3),
         "software": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
     }
+
+
+def _fold_recipes(stream: Stream) -> dict:
+    """The recipe of each fold's own encoder, where there are such."""
+    return {"folds": [asdict(file.recipe) for file in stream.fold_files]} if stream.fold_files else {}
 
 
 def predictions_csv(features: FusedFeatures, fused: ScoredHead, val: tuple[np.ndarray, np.ndarray] | None) -> str:

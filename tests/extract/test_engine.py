@@ -37,7 +37,7 @@ def test_shards_partition_the_rows():
 
 
 def test_weights_belong_to_a_backbone():
-    assert parse_weights(["a=x=y", "b=hub"], ["a", "b"]) == {"a": "x=y", "b": "hub"}
+    assert parse_weights(["a=x=y", "b=hub"], ["a", "b"]) == {"a": ["x=y"], "b": ["hub"]}
     for text in ("a", "a=", "c=x"):
         with pytest.raises(InputError):
             parse_weights([text], ["a", "b"])
