@@ -74,13 +74,13 @@ def _whole(base: Path, features: np.ndarray) -> list[Timing]:
         "ours": lambda: _write(ours, features), "npy": lambda: _synced(plain, lambda file: np.save(file, features)),
         "raw": lambda: _synced(raw, lambda file: file.write(features.data)),
     })
-    some = np.random.default_rng(1).choice(len(features), min(SCATTERED, len(features)), replace=False)
+    scattered = np.random.default_rng(1).choice(len(features), min(SCATTERED, len(features)), replace=False)
     read, read32, load, load32, slurp, gather, everything, pick, opened, opened_npy = _best({
         "read": lambda: FeatureFile(ours).read(dtype=np.float16), "read32": lambda: FeatureFile(ours).read(),
         "load": lambda: np.load(plain), "load32": lambda: np.load(plain).astype(np.float32),
-        "slurp": raw.read_bytes, "gather": lambda: FeatureFile(ours).read_rows(some, dtype=np.float16),
+        "slurp": raw.read_bytes, "gather": lambda: FeatureFile(ours).read_rows(scattered, dtype=np.float16),
         "everything": lambda: FeatureFile(ours).read(dtype=np.float16),
-        "pick": lambda: np.load(plain, mmap_mode="r")[np.sort(some)],
+        "pick": lambda: np.load(plain, mmap_mode="r")[np.sort(scattered)],
         "open": lambda: FeatureFile(ours).header, "open npy": lambda: np.load(plain, mmap_mode="r"),
     })
     return [
@@ -89,8 +89,8 @@ def _whole(base: Path, features: np.ndarray) -> list[Timing]:
         _timing("full read as float16, checksums verified", read, "np.load", load),
         _timing("full read as float16, checksums verified", read, "raw read", slurp),
         _timing("full read as float32", read32, "np.load and astype", load32),
-        _timing(f"{len(some)} scattered rows", gather, "a full read", everything),
-        _timing(f"{len(some)} scattered rows", gather, "np.load mapped", pick),
+        _timing(f"{len(scattered)} scattered rows", gather, "a full read", everything),
+        _timing(f"{len(scattered)} scattered rows", gather, "np.load mapped", pick),
         _timing("open and check the header", opened, "np.load mapped", opened_npy),
         _timing("first open in a new process", _cold(ours), "the same of np.load", _cold(plain)),
     ]
@@ -134,12 +134,12 @@ def _synced(path: Path, write: Callable) -> None:
 
 def _read_groups(path: Path) -> np.ndarray:
     with h5py.File(path) as file:
-        return np.stack([file[name]["feature"][...] for name in file])
+        return np.stack([np.asarray(file[f"{name}/feature"]) for name in file])
 
 
 def _read_plain(path: Path) -> np.ndarray:
     with h5py.File(path) as file:
-        return file["features"][...]
+        return np.asarray(file["features"])
 
 
 def _best(works: dict[str, Callable]) -> list[float]:

@@ -86,11 +86,11 @@ def diff(a: Path, b: Path) -> Difference:
         raise CacheError(f"{a} and {b}: compare two stores, or two feature files")
     pairs: list[tuple[FeatureFile, FeatureFile]] = [(left.pop(), right.pop())] if a.is_file() else []
     for same in (lambda file: file.fingerprint, lambda file: (file.backbone, file.view)):
-        for one in list(left):
-            if other := next((other for other in right if same(other) == same(one)), None):
-                pairs.append((one, other))
-                left.remove(one)
-                right.remove(other)
+        for file in list(left):
+            if partner := next((other for other in right if same(other) == same(file)), None):
+                pairs.append((file, partner))
+                left.remove(file)
+                right.remove(partner)
     return Difference([_compare(*pair) for pair in pairs], [file.path.name for file in left],
                       [file.path.name for file in right])
 
@@ -116,14 +116,14 @@ def _values(a: FeatureFile, b: FeatureFile, keys: list[str]) -> Values:
     """Block by block: two files may be larger than memory."""
     equal, largest, cosines = 0, 0.0, []
     for start in range(0, len(keys), BLOCK_ROWS):
-        some = keys[start:start + BLOCK_ROWS]
-        left, right = a.read(some), b.read(some)
-        apart = np.abs(left - right).max(axis=1)
-        equal += int((apart == 0).sum())
-        largest = max(largest, float(apart.max()))
+        block = keys[start:start + BLOCK_ROWS]
+        left, right = a.read(block), b.read(block)
+        distances = np.abs(left - right).max(axis=1)
+        equal += int((distances == 0).sum())
+        largest = max(largest, float(distances.max()))
         lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
         products = np.einsum("nd,nd->n", left, right, dtype=np.float64)
-        cosines.append(np.where(apart == 0, 1.0, products / np.maximum(lengths, np.finfo(np.float32).tiny)))
+        cosines.append(np.where(distances == 0, 1.0, products / np.maximum(lengths, np.finfo(np.float32).tiny)))
     cosine = np.concatenate(cosines)
     least = int(cosine.argmin())
     return Values(equal, largest, float(cosine.mean()), float(cosine[least]), keys[least])

@@ -9,6 +9,7 @@ from twofold.cache.errors import CacheError
 RECIPE_VERSION = 1
 PRECISIONS = ("fp32", "bf16", "fp16")
 DTYPES = ("float16", "float32")
+RECORDS = ("preprocessing", "view")  #: the fields that are records of their own; all others but `version` are texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +60,9 @@ class Recipe:
 
     def _check_types(self) -> None:
         for field in fields(self):
-            if not isinstance(getattr(self, field.name), field.type):
-                raise CacheError(f"not a recipe: {field.name} is not {field.type.__name__}")
+            expected = type(field.default) if field.name == "version" else dict if field.name in RECORDS else str
+            if type(getattr(self, field.name)) is not expected:
+                raise CacheError(f"not a recipe: {field.name} is not {expected.__name__}")
         if self.precision not in PRECISIONS or self.dtype not in DTYPES:
             raise CacheError(f"not a recipe: precision {self.precision!r} or dtype {self.dtype!r} is unknown")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from twofold.cache.errors import CacheError
 from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.names import backbone_name
 from twofold.cache.recipe import Recipe
 
 MANIFEST = "manifest.csv"
@@ -56,18 +57,17 @@ class Store:
 
         Raises CacheError if there is none, or more than one and no fingerprint says which.
         """
-        name, _, digits = backbone.partition("@")
+        name = backbone_name(backbone)
         good, bad = self.readable()
-        found = [file for file in good
-                 if (file.backbone, file.view) == (name, view) and file.fingerprint.startswith(digits)]
-        if len(found) == 1:
-            return found[0]
-        if not found:
+        files = [file for file in good if file.view == view and name.matches(file.backbone, file.fingerprint)]
+        if len(files) == 1:
+            return files[0]
+        if not files:
             have = ", ".join(sorted({f"{file.backbone} ({file.view})" for file in good})) or "nothing"
             damaged = f"; unreadable: {', '.join(path.name for path in bad)}" if bad else ""
             raise CacheError(f"{self.path} has no features of {backbone!r} (view {view!r}); it has {have}{damaged}")
-        choices = " or ".join(f"{name}@{file.fingerprint[:8]}" for file in found)
-        raise CacheError(f"{self.path} has {len(found)} files of {name!r} (view {view!r}) with different recipes: "
+        choices = " or ".join(f"{name.name}@{file.fingerprint[:8]}" for file in files)
+        raise CacheError(f"{self.path} has {len(files)} files of {name.name!r} (view {view!r}) with different recipes: "
                          f"say which, as {choices} (`cache diff` shows what differs)")
 
     def path_of(self, recipe: Recipe) -> Path:

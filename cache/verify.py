@@ -104,12 +104,13 @@ def _against(file: FeatureFile, listed: set[str]) -> list[str]:
 def _require_images(file: FeatureFile, hashes: dict[str, str]) -> None:
     """Raises CacheError unless each image is there and is the one that was encoded."""
     pairs = [(key, sha256.decode(), hashes.get(key)) for key, sha256 in zip(file.keys, file.sha256, strict=True)]
-    missing = [key for key, _, found in pairs if found is None]
-    changed = [key for key, then, found in pairs if found not in (None, then)]
-    told = [f"{len(keys)} images {what} (the first is {keys[0]})"
-            for what, keys in (("have changed since", changed), ("are not below --root", missing)) if keys]
-    if told:
-        raise CacheError(" and ".join(told) + ("; `extract --recheck` computes changed ones again" if changed else ""))
+    missing = [key for key, _, now in pairs if now is None]
+    changed = [key for key, then, now in pairs if now not in (None, then)]
+    faults = [f"{len(keys)} images {what} (the first is {keys[0]})"
+              for what, keys in (("have changed since", changed), ("are not below --root", missing)) if keys]
+    if faults:
+        remedy = "; `extract --recheck` computes changed ones again" if changed else ""
+        raise CacheError(" and ".join(faults) + remedy)
 
 
 def _doubts(file: FeatureFile) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from twofold.cache.errors import CacheError
 from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.names import backbone_name
 from twofold.cache.recipe import Recipe
 from twofold.cache.report import feature_table
 from twofold.cache.store import MANIFEST, Store
@@ -93,14 +94,13 @@ class Catalogue:
         """
         if backbones is None:
             return self
-        wanted = [name.partition("@") for name in backbones]
-        for name, _, digits in wanted:
-            if not any(file.backbone == name and file.fingerprint.startswith(digits) for file in self.files):
+        names = [backbone_name(text) for text in backbones]
+        for name in names:
+            if not any(name.matches(file.backbone, file.fingerprint) for file in self.files):
                 have = ", ".join(dict.fromkeys(f"{file.backbone}@{file.fingerprint[:8]}" for file in self.files))
-                asked = f"{name}@{digits}" if digits else name
-                raise CacheError(f"{source} has no features of {asked!r}; it has {have or 'none at all'}")
-        files = tuple(file for file in self.files if any(
-            file.backbone == name and file.fingerprint.startswith(digits) for name, _, digits in wanted))
+                raise CacheError(f"{source} has no features of {str(name)!r}; it has {have or 'none at all'}")
+        files = tuple(file for file in self.files
+                      if any(name.matches(file.backbone, file.fingerprint) for name in names))
         return Catalogue(files, self.manifest)
 
     def with_those_of(self, other: "Catalogue") -> "Catalogue":
@@ -133,8 +133,8 @@ def catalogue_of(store: Store) -> Catalogue:
     Raises CacheError for a file that cannot be read, or whose name would not do elsewhere.
     """
     manifest = entry_of(store.manifest_path) if store.manifest_path.exists() else None
-    made = Catalogue(tuple(_features_of(file) for file in store.files()), manifest)
-    return parse_catalogue(made.json().encode(), str(store.path))  # what we would refuse is not sent out, either
+    catalogue = Catalogue(tuple(_features_of(file) for file in store.files()), manifest)
+    return parse_catalogue(catalogue.json().encode(), str(store.path))  # what we would refuse is not sent out, either
 
 
 def entry_of(path: Path) -> Entry:
@@ -179,15 +179,15 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _parse_manifest(record: object) -> Entry:
-    _require_fields(record, ENTRY)
+def _parse_manifest(entry: object) -> Entry:
+    record = _with_fields(entry, ENTRY)
     if record["name"] != MANIFEST:
         raise CacheError(f"the manifest is not named {MANIFEST}")
     return Entry(MANIFEST, _whole(record, "bytes", MAX_MANIFEST_BYTES), _hex(record))
 
 
-def _parse_features(record: object) -> Features:
-    _require_fields(record, FEATURES)
+def _parse_features(entry: object) -> Features:
+    record = _with_fields(entry, FEATURES)
     name = record["name"]
     if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
         raise CacheError(f"{str(name)[:60]!r} is not a plain name of a feature file")
@@ -198,18 +198,20 @@ def _parse_features(record: object) -> Features:
         texts = (recipe.backbone, recipe.view.get("name"), recipe.weights)
         if not all(isinstance(text, str) and text.isprintable() and len(text) < 1000 for text in texts):
             raise CacheError("backbone, view or weights are not plain text")
-        made = Features(name, _whole(record, "bytes", MAX_FILE_BYTES), _hex(record), _whole(record, "rows", MAX_ROWS),
-                        _whole(record, "failed", MAX_ROWS), _whole(record, "dim", MAX_DIM), recipe)
+        features = Features(name, _whole(record, "bytes", MAX_FILE_BYTES), _hex(record),
+                            _whole(record, "rows", MAX_ROWS),
+                            _whole(record, "failed", MAX_ROWS), _whole(record, "dim", MAX_DIM), recipe)
     except CacheError as error:
         raise CacheError(f"{name}: {error}") from None
-    if made.rows * made.dim * np.dtype(recipe.dtype).itemsize > made.bytes:
-        raise CacheError(f"{name}: {made.rows} x {made.dim} values do not fit into {made.bytes} bytes")
-    return made
+    if features.rows * features.dim * np.dtype(recipe.dtype).itemsize > features.bytes:
+        raise CacheError(f"{name}: {features.rows} x {features.dim} values do not fit into {features.bytes} bytes")
+    return features
 
 
-def _require_fields(record: object, names: set[str]) -> None:
-    if not isinstance(record, dict) or set(record) != names:
+def _with_fields(entry: object, names: set[str]) -> dict:
+    if not isinstance(entry, dict) or set(entry) != names:
         raise CacheError(f"an entry does not have just the fields {', '.join(sorted(names))}")
+    return entry
 
 
 def _whole(record: dict, name: str, most: int) -> int:

@@ -157,12 +157,12 @@ def _require_expected(source: Source, entry: Entry, partial: Path) -> None:
         return
     file = FeatureFile(partial)
     try:
-        found = (file.recipe, file.rows, file.failed, file.dim)
+        received = (file.recipe, file.rows, file.failed, file.dim)
         _ = file.keys
     except CacheError as error:
         reason = str(error).removeprefix(f"{partial}: ")
         raise CacheError(f"{source.address.shown}/{entry.name} is refused: {reason}") from None
-    if found != (entry.recipe, entry.rows, entry.failed, entry.dim):
+    if received != (entry.recipe, entry.rows, entry.failed, entry.dim):
         raise CacheError(f"{source.address.shown}/{entry.name} is refused: it is of another recipe or size than the "
                          "catalogue says")
 

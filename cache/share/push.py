@@ -53,23 +53,23 @@ def _compare(
     """What is lacking there, and what is there already."""
     lacking, present, other = [], [], []
     for name, entry in here.entries.items():
-        known, size = there.entries.get(name), target.size(name)
+        listed, size = there.entries.get(name), target.size(name)
         if size is None:
             lacking.append(entry)
-        elif size == entry.bytes and _sha256_there(target, name, known) == entry.sha256:
+        elif size == entry.bytes and _sha256_there(target, name, listed) == entry.sha256:
             present.append(entry)
         else:
             lacking.append(entry)
-            other += [] if known and known.sha256 == entry.sha256 else [name]  # else it was cut off: sent again
+            other += [] if listed and listed.sha256 == entry.sha256 else [name]  # else it was cut off: sent again
     if not replace:
         refuse_conflicts(other, store=store, url=target.address.shown, remedy=(
             "push with --replace what is here, or pull that into another folder and `cache merge` the two"))
     return lacking, present
 
 
-def _sha256_there(target: Folder, name: str, known: Entry | None) -> str:
+def _sha256_there(target: Folder, name: str, listed: Entry | None) -> str:
     """As catalogued; a file that no catalogue lists (the push that sent it did not come to its end) is read."""
-    return known.sha256 if known else digest(target.read(name).chunks)
+    return listed.sha256 if listed else digest(target.read(name).chunks)
 
 
 def _send(target: Folder, entry: Entry, path: Path, whole: int, progress: Progress) -> int:

@@ -73,8 +73,8 @@ def connect(address: Address) -> Sftp:
     host = address.parts.hostname
     if not host or not address.parts.path.strip("/"):
         raise CacheError(f"{address.shown}: say which folder of which host, as ssh://user@host/path/of/the/folder")
-    given = {"username": address.user, "password": address.password, "port": address.parts.port}
-    options = {"host": host, **_from_config(host), **{name: value for name, value in given.items() if value}}
+    from_url = {"username": address.user, "password": address.password, "port": address.parts.port}
+    options = {"host": host, **_from_config(host), **{name: value for name, value in from_url.items() if value}}
     with asking(address):
         try:
             return Sftp(**options, skip_instance_cache=True)
@@ -100,6 +100,6 @@ def _from_config(host: str) -> dict[str, object]:
     path = Path.home() / ".ssh" / "config"
     if not path.exists():
         return {}
-    found = paramiko.SSHConfig.from_path(str(path)).lookup(host)
-    named = {ours: found[theirs] for theirs, ours in CONFIG_VERBS.items() if theirs in found}
-    return named | ({"port": int(named["port"])} if "port" in named else {})
+    config = paramiko.SSHConfig.from_path(str(path)).lookup(host)
+    options: dict[str, object] = {ours: config[theirs] for theirs, ours in CONFIG_VERBS.items() if theirs in config}
+    return options | ({"port": int(config["port"])} if "port" in config else {})

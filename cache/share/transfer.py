@@ -51,10 +51,10 @@ def refuse_conflicts(names: Sequence[str], *, store: Path, url: str, remedy: str
 
 
 def digest(chunks: Iterable[bytes]) -> str:
-    made = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for chunk in chunks:
-        made.update(chunk)
-    return made.hexdigest()
+        sha256.update(chunk)
+    return sha256.hexdigest()
 
 
 def total(entries: Iterable[Entry]) -> int:
