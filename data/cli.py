@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,8 +18,18 @@ if TYPE_CHECKING:
 
 manifest_app = typer.Typer(no_args_is_help=True, help="Index a dataset into a table of faces; merge, split, check it.")
 
+def writable(output: Path | None) -> Path | None:
+    """Refuse an output that is something else than a manifest before anything is read."""
+    from twofold.data.manifest import require_output
+
+    if output is not None:
+        require_output(output)
+    return output
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of text.")]
-Output = Annotated[Path, typer.Option("-o", "--output", metavar="FACES.csv", help="The manifest to write.")]
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="FACES.csv", callback=writable,
+                                       help="The manifest to write.")]
 Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The dataset's folder; keys are relative to it.")]
 Table = Annotated[Path, typer.Argument(metavar="FACES.csv", help="A manifest.")]
 
@@ -42,7 +53,7 @@ def manifest_csv(
 
     own = find_taxonomy(classes) if classes else None
     return write_faces(read_csv(table, key=key, split=split, basic=basic, compound=compound, group=group, classes=own,
-                                from_zero=from_zero), output, classes=own)
+                                from_zero=from_zero), output, [table], classes=own)
 
 
 @manifest_app.command("folder")
@@ -112,7 +123,8 @@ def manifest_fer2013(
     from twofold.data.readers.fer2013 import unpack as run_unpack
 
     faces = read_fer2013(root, ferplus=ferplus, strict=strict)
-    return write_faces(run_unpack(faces, root, unpack) if unpack is not None else faces, output)
+    return write_faces(run_unpack(faces, root, unpack) if unpack is not None else faces, output,
+                       [path for path in (root, ferplus) if path])
 
 
 @manifest_app.command("cexpr")
@@ -125,7 +137,8 @@ def manifest_cexpr(
     """C-EXPR-DB (ABAW): a folder of cropped frames for each video."""
     from twofold.data.readers.cexpr import read_cexpr
 
-    return write_faces(read_cexpr(root, template=template, annotation=annotation), output)
+    return write_faces(read_cexpr(root, template=template, annotation=annotation), output,
+                       [path for path in (template, annotation) if path])
 
 
 @manifest_app.command("merge")
@@ -141,7 +154,8 @@ def manifest_merge(
     named = [part.partition("=") for part in parts]
     if not all(name and path for name, _, path in named) or len({name for name, _, _ in named}) < len(named):
         raise InputError("manifests to merge are given as NAME=FACES.csv, each name once")
-    return write_faces(merge({name: read_manifest(Path(path)) for name, _, path in named}), output)
+    return write_faces(merge({name: read_manifest(Path(path)) for name, _, path in named}), output,
+                       [Path(path) for _, _, path in named])
 
 
 @manifest_app.command("split")
@@ -168,7 +182,7 @@ def manifest_split(
         table = without_leaks(table, only)
     divided = (fold(table, folds=folds, target=target, seed=seed, only=only) if folds
                else resplit(table, val=val, test=test, target=target, seed=seed, only=only))
-    return write_faces(divided, output)
+    return write_faces(divided, output, [faces])
 
 
 @manifest_app.command("classes")
@@ -187,7 +201,8 @@ def manifest_check(
     faces: Table,
     root: Annotated[list[str], typer.Option(help="Folder that keys are relative to (or NAME=DIR, repeatable).")],
     group_duplicates: Annotated[bool, typer.Option("--group-duplicates", help="Write sets into `group`.")] = False,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to; or FACES.csv itself.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="GROUPED.csv", callback=writable,
+                                                    help="Where --group-duplicates writes to.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 takes one a core.")] = 0,
     as_json: Json = False,
 ) -> Report:
@@ -198,27 +213,33 @@ def manifest_check(
     from twofold.data.audit.check import group_duplicates as grouped
     from twofold.data.errors import InputError
     from twofold.data.images.sources import open_faces, parse_roots, require_roots
-    from twofold.data.manifest import read_manifest, write_manifest
+    from twofold.data.manifest import read_manifest, require_output, write_manifest
 
-    if output is not None and not group_duplicates:
+    if (output is not None) != group_duplicates:
         raise InputError("-o is where --group-duplicates writes the grouped manifest: give both or neither")
+    if output is not None:
+        require_output(output, inputs=[faces])
     table, source = read_manifest(faces), open_faces(parse_roots(root))
     require_roots(source, table.keys)
     with tqdm(total=len(table), unit="face", disable=None) as bar:
         findings = check(table, source, workers=workers, progress=bar.update)
-    if group_duplicates:
-        write_manifest(grouped(findings), output or faces)
-        print(f"sets of (near-)identical faces are groups now -> {output or faces}", file=sys.stderr)
+    if output is not None:
+        write_manifest(grouped(findings), output)
+        print(f"sets of (near-)identical faces are groups now -> {output}", file=sys.stderr)
     return findings
 
 
-def write_faces(faces: Manifest, output: Path, *, classes: Taxonomy | None = None) -> Indexed:
+def write_faces(
+    faces: Manifest, output: Path, inputs: Sequence[Path] = (), *, classes: Taxonomy | None = None,
+) -> Indexed:
     """Write a manifest, print what it holds, and say on stderr what its reader noticed."""
     from twofold.data.errors import InputError
-    from twofold.data.manifest import write_manifest
+    from twofold.data.keys import look_alikes
+    from twofold.data.manifest import require_output, write_manifest
     from twofold.data.summary import Indexed
 
-    for note in faces.notes:
+    require_output(output, inputs=inputs)
+    for note in (*faces.notes, *look_alikes(faces.keys)):
         print(f"warning: {note}", file=sys.stderr)
     if not len(faces):
         raise InputError(f"no faces: {output} is not written")

@@ -1,20 +1,18 @@
 """The manifest: the table of faces, one row a face."""
 
-import os
-import re
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from twofold.data.csv_files import read_table, write_table
 from twofold.data.errors import InputError
+from twofold.data.keys import key_fault
 from twofold.data.labels import BASIC, pair
 
 COLUMNS = ("key", "split", "basic", "compound", "group")
-PLAIN_KEY = re.compile(r"(?:[\w-][\w.,;=+ -]*/)*[\w-][\w.,;=+ -]*", re.ASCII)  #: what nearly every key looks like
 SPLITS = ("train", "val", "test", "")
 
 
@@ -50,7 +48,7 @@ def manifest(table: pd.DataFrame, *, source: str, notes: Sequence[str] = ()) -> 
         if name not in table.columns:
             table[name] = ""
     table = table[[*COLUMNS, *(name for name in table.columns if name not in COLUMNS)]].reset_index(drop=True)
-    for name, fault in (("key", _key_fault), ("split", _split_fault), ("basic", _basic_fault),
+    for name, fault in (("key", key_fault), ("split", _split_fault), ("basic", _basic_fault),
                         ("compound", _compound_fault)):
         _check(table[name], fault, source)
     _check_unique(table["key"], source)
@@ -62,34 +60,26 @@ def read_manifest(path: Path) -> Manifest:
     return manifest(read_table(path), source=str(path))
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """A CSV file in UTF-8, with or without a byte order mark, as text columns. Raises InputError."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file (make a manifest with `manifest READER ROOT -o FACES.csv`)") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise InputError(f"{path}: not a CSV table in UTF-8 ({str(error).strip().splitlines()[0]})") from None
-    if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first column for names of rows
-        raise InputError(f"{path}: row 2 has more cells than the header line: name each column, or take out the comma "
-                         f"at the end of the rows")
-    return table
-
-
 def write_manifest(faces: Manifest, path: Path) -> None:
     """Write a manifest as UTF-8 CSV, whole or not at all. Raises InputError if it cannot be written there."""
-    if not path.parent.is_dir() or path.is_dir():
-        raise InputError(f"{path}: cannot be written: {'it is a folder' if path.is_dir() else 'its folder is missing'}")
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            faces.table.to_csv(file, index=False, lineterminator="\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_table(faces.table, path)
+
+
+def require_output(path: Path, *, inputs: Sequence[Path] = ()) -> None:
+    """Refuse to write a manifest over what is no manifest, or over one of the inputs. Raises InputError."""
+    if not path.exists():
+        return
+    for source in inputs:
+        if source.exists() and path.samefile(source):
+            raise InputError(f"{path} is the input: name another output, so that nothing of it is lost")
+    if path.is_dir():
+        raise InputError(f"{path}: cannot be written: it is a folder")
+    if not path.is_file():
+        raise InputError(f"{path}: cannot be written: it is not a regular file")
+    with path.open("rb") as file:
+        header = file.readline(1 << 16).decode("utf-8-sig", "replace").strip()
+    if header and tuple(header.replace('"', "").split(",")[:len(COLUMNS)]) != COLUMNS:
+        raise InputError(f"{path} is there already and is no manifest: name another output, or take it away")
 
 
 def _check(column: pd.Series, fault: Callable[[str], str], source: str) -> None:
@@ -108,22 +98,6 @@ def _check_unique(column: pd.Series, source: str) -> None:
         raise InputError(f"{source}: row {row + 2}, column 'key': {column[row]!r} stands in row {first + 2} already")
 
 
-def _key_fault(key: str) -> str:
-    if PLAIN_KEY.fullmatch(key):
-        return ""
-    if not key:
-        return "the key is empty"
-    if key.startswith("/") or "\\" in key or (len(key) > 1 and key[1] == ":"):
-        return f"{key!r} is not a path relative to the root, with forward slashes"
-    if ".." in key.split("/"):
-        return f"{key!r} leaves the root"
-    if not key.isascii() and any("\ud800" <= letter <= "\udfff" for letter in key):
-        return f"{key!r} is not text in UTF-8: rename the file"
-    if "\0" in key or str(PurePosixPath(key)) != key:
-        return f"{key!r} is not a plain path (write it as {str(PurePosixPath(key))!r})"
-    return ""
-
-
 def _split_fault(split: str) -> str:
     return "" if split in SPLITS else f"{split!r} is not train, val, test or empty"
 
@@ -134,6 +108,8 @@ def _basic_fault(label: str) -> str:
 
 def _compound_fault(label: str) -> str:
     try:
-        return "" if not label else pair(label) and ""
+        if label:
+            pair(label)
     except InputError as error:
         return str(error)
+    return ""

@@ -10,6 +10,7 @@ import pandas as pd
 from twofold.data.audit.duplicates import COARSE, FINE, components, exact, near
 from twofold.data.audit.fingerprints import fingerprints
 from twofold.data.images.sources import Faces
+from twofold.data.keys import look_alikes
 from twofold.data.manifest import Manifest
 from twofold.data.summary import lines
 
@@ -40,6 +41,7 @@ class Findings:
     """The outcome of a check. `same` (N,) is the first row of each face's set of (near-)identical pictures."""
 
     faces: Manifest
+    look_alikes: tuple[str, ...]  #: keys that some systems take for one file
     unreadable: dict[str, tuple[str, ...]]  #: reason to keys
     exact: Sets
     near: Sets
@@ -59,7 +61,7 @@ class Findings:
         unreadable = [f"{len(keys):,} faces: {reason} ({_examples(keys)})" for reason, keys in self.unreadable.items()]
         return "\n".join([
             f"{len(self.faces):,} faces", *lines(self.faces, labels=()), *_class_lines(self.faces), "",
-            *(unreadable or ["every face can be read"]),
+            *(unreadable or ["every face can be read"]), *self.look_alikes,
             *_set_lines("exact duplicates", "the same bytes", self.exact),
             *_set_lines("near-duplicates", f"hashes within {COARSE} of 64 and {FINE} of 256 bits", self.near),
             *_set_lines("groups", "column group", self.groups), *self._advice()])
@@ -70,6 +72,7 @@ class Findings:
             return {"sets": of.sets, "faces": of.faces, "crossing_splits": of.crossing.count,
                     "different_labels": of.disagreeing.count}
         return {"faces": len(self.faces), "unreadable": {name: list(keys) for name, keys in self.unreadable.items()},
+                "look_alikes": list(self.look_alikes),
                 "exact_duplicates": numbers(self.exact), "near_duplicates": numbers(self.near),
                 "groups": numbers(self.groups),
                 "threshold": {"coarse": [COARSE, 64], "fine": [FINE, 256]}}
@@ -92,8 +95,8 @@ def check(
     groups = faces.table["group"]
     first = groups.drop_duplicates().reset_index().set_index("group")["index"]
     grouped = np.where(groups == "", np.arange(len(faces)), groups.map(first).to_numpy())
-    return Findings(faces, unreadable, exact=_sets(faces, bytes_), near=_sets(faces, same, beyond=bytes_),
-                    groups=_sets(faces, grouped, labels=()), same=same)
+    return Findings(faces, look_alikes(faces.keys), unreadable, exact=_sets(faces, bytes_),
+                    near=_sets(faces, same, beyond=bytes_), groups=_sets(faces, grouped, labels=()), same=same)
 
 
 def group_duplicates(findings: Findings) -> Manifest:

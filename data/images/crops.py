@@ -5,6 +5,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
+from twofold.data.csv_files import replacing
 from twofold.data.errors import InputError
 from twofold.data.images.decode import ImageError, decode
 from twofold.data.images.sources import open_faces
@@ -57,7 +58,6 @@ def _cut(content: bytes, box: list[str], path: Path) -> str:
         raise ImageError("box outside the picture")
     file = io.BytesIO()
     image.crop((left, top, right, bottom)).save(file, "JPEG", quality=95)
-    temporary = path.with_name(f".tmp-{path.name}")
-    temporary.write_bytes(file.getvalue())
-    os.replace(temporary, path)
+    with replacing(path, synced=False) as temporary:
+        temporary.write_bytes(file.getvalue())
     return ""

@@ -1,7 +1,6 @@
 """Faces kept as numbers in a CSV file (FER2013's `fer2013.csv`), each readable as an image file by its row."""
 
 import math
-import os
 import struct
 import zlib
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from twofold.data.csv_files import replacing
 from twofold.data.errors import InputError
 from twofold.data.images.decode import ImageError
 from twofold.data.images.folders import MAX_FILE_BYTES
@@ -95,6 +95,5 @@ def row_of(key: str) -> tuple[str, int] | None:
 
 def write_png(folder: Path, name: str, content: bytes) -> None:
     """Put one image file into a folder, whole or not at all."""
-    temporary = folder / f".tmp-{name}"
-    temporary.write_bytes(content)
-    os.replace(temporary, folder / name)
+    with replacing(folder / name, synced=False) as temporary:
+        temporary.write_bytes(content)

@@ -5,6 +5,7 @@ A key such as `fer2013.csv/0000006.png` names row 6 of the CSV file `fer2013.csv
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -89,6 +90,10 @@ def require_roots(faces: Faces, keys: Sequence[str]) -> None:
     tried = images[::max(1, len(images) // 100)][:100]
     if tried and not any(_is_there(faces, key) for key in tried):
         where = ", ".join(str(root) for root in faces.roots.values())
+        for form in ("NFC", "NFD"):
+            if any(_is_there(faces, unicodedata.normalize(form, key)) for key in tried if not key.isascii()):
+                raise InputError(f"the faces below {where} are named in another Unicode form ({form}) than the keys of "
+                                 f"the manifest: make the manifest anew from that folder")
         raise InputError(f"none of {len(tried)} faces tried is below {where} (the first is {tried[0]}): --root is the "
                          f"folder that keys are relative to, or NAME=DIR for each dataset of a merged manifest")
 

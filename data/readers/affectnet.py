@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from twofold.data.csv_files import read_table
 from twofold.data.errors import InputError
 from twofold.data.labels import Taxonomy, taxonomy
-from twofold.data.manifest import Manifest, manifest, read_table
+from twofold.data.manifest import Manifest, manifest
 from twofold.data.readers.published_counts import differences
 from twofold.data.readers.text_lists import missing_note
 

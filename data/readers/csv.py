@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from twofold.data.csv_files import read_table
 from twofold.data.errors import InputError
 from twofold.data.labels import Taxonomy
-from twofold.data.manifest import Manifest, manifest, read_table
+from twofold.data.manifest import Manifest, manifest
 from twofold.data.taxonomies import plain
 
 

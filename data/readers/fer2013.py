@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from twofold.data.csv_files import read_table
 from twofold.data.errors import InputError
 from twofold.data.images.csv_pixels import open_pixels, row_key, write_png
 from twofold.data.images.decode import ImageError
-from twofold.data.manifest import Manifest, manifest, read_table
+from twofold.data.manifest import Manifest, manifest
 from twofold.data.readers.ferplus_votes import VOTED, compounds, majority
 from twofold.data.readers.published_counts import differences
 

@@ -1,0 +1,61 @@
+"""What a key may be: a POSIX path below the root that every file of ours can carry."""
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import PurePosixPath
+
+LONGEST = 4096  #: bytes in UTF-8: the longest path of most systems, and the longest text in a feature file
+PLAIN = re.compile(r"(?:[\w-][\w.,;=+ -]*/)*[\w-][\w.,;=+ -]*", re.ASCII)  #: what nearly every key looks like
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  #: a line end in a key has moved a label to another face
+
+
+def key_fault(key: str) -> str:
+    """Why a text cannot be a key, with what to do; empty if it can."""
+    if PLAIN.fullmatch(key) and len(key) <= LONGEST:
+        return ""
+    if not key:
+        return "the key is empty"
+    if CONTROL.search(key):
+        return f"{key[:200]!r} has a line end or another control character in it: rename the file"
+    if key.startswith("/") or "\\" in key or (len(key) > 1 and key[1] == ":"):
+        return f"{key[:200]!r} is not a path relative to the root, with forward slashes"
+    if ".." in key.split("/"):
+        return f"{key[:200]!r} leaves the root"
+    if any("\ud800" <= letter <= "\udfff" for letter in key):
+        return f"{key[:200]!r} is not text in UTF-8: rename the file"
+    if len(key.encode()) > LONGEST:
+        return f"{key[:100]!r}... is longer than {LONGEST:,} bytes"
+    if str(PurePosixPath(key)) != key:
+        return f"{key!r} is not a plain path (write it as {str(PurePosixPath(key))!r})"
+    return ""
+
+
+def look_alikes(keys: Sequence[str]) -> tuple[str, ...]:
+    """A sentence each on keys that some file systems (macOS, Windows) take for the same file."""
+    foreign = [key for key in keys if not key.isascii()]
+    return tuple(
+        f"{len(pairs):,} pairs of keys differ only by {what} (the first: {pairs[0][0]!r} and {pairs[0][1]!r}): on "
+        f"{where} they are one file"
+        for what, where, pairs in (
+            ("the Unicode form of their letters", "macOS", _alike(foreign, composed)),
+            ("upper and lower case", "Windows and macOS", _alike(keys, lambda key: composed(key).casefold(), composed)))
+        if pairs)
+
+
+def composed(key: str) -> str:
+    """In Unicode's composed form (NFC), as most systems write letters with accents; macOS decomposes some names."""
+    return key if key.isascii() else unicodedata.normalize("NFC", key)
+
+
+def _alike(
+    keys: Iterable[str], form: Callable[[str], str], same: Callable[[str], str] = str,
+) -> list[tuple[str, str]]:
+    """Pairs of keys of one form that are not the `same` all the same."""
+    first: dict[str, str] = {}
+    pairs = []
+    for key in keys:
+        other = first.setdefault(form(key), key)
+        if same(other) != same(key):
+            pairs.append((other, key))
+    return pairs
