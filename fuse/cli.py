@@ -69,7 +69,7 @@ def fuse(
     stores: Stores,
     changes: dict[str, Any],
     out: Annotated[Path | None, typer.Option(help="Folder for the run; none: only the table.")] = None,
-    preset: Annotated[str, typer.Option(help="default, or paper: the paper's training settings.")] = "default",
+    preset: Annotated[str, typer.Option(help="default; paper: its Fig. 1; authors: what they ran.")] = "default",
     config: Annotated[Path | None, typer.Option(help="Settings from a TOML, or from a run's run.json.")] = None,
     as_json: Json = False,
 ) -> Report:

@@ -100,7 +100,7 @@ def evaluate_all(
             raise InputError(f"{store} has features of {len(first.keys)} faces for {first.run.path} and of "
                              f"{len(other.keys)} for {other.run.path}: extract what is missing, or evaluate them one "
                              "by one")
-    scorable = np.all([question.use.any(axis=1) for question in questions], axis=0)
+    scorable = np.logical_and.reduce([question.use.any(axis=1) for question in questions])
     evaluations = [answer(question, scorable) for question in questions]
     if len(evaluations) == 1:
         return Evaluations(evaluations, table, None, "")
@@ -187,12 +187,12 @@ def _scored(run: Run, features: FusedFeatures, rows: np.ndarray, use: np.ndarray
     scores = run.scores(features, rows)
     members, shares, calibrated = scores.probabilities, scores.shares, run.calibrated(scores)
     if run.folds > 1 and not use.all():
-        weight = use / use.sum(axis=1, keepdims=True)
+        weight = use / np.sum(use, axis=1, keepdims=True)
         members = _of_folds(members, weight)
         shares = None if shares is None else _of_folds(shares, weight)
         each = np.stack([metrics.tempered(fold.mean(axis=0), temperature) for fold, temperature in
                          zip(np.split(scores.probabilities, run.folds), run.temperatures, strict=True)])
-        calibrated = np.where(use.all(axis=1)[:, None], calibrated, np.einsum("nf,fnc->nc", weight, each))
+        calibrated = np.where(np.all(use, axis=1, keepdims=True), calibrated, np.einsum("nf,fnc->nc", weight, each))
     mean_shares = None if shares is None else shares.mean(axis=(0, 1)).tolist()
     return ScoredHead(
         name=str(run.path), backbones=run.stream_names, head=run.kind, dim=features.dim, untrained=run.untrained,

@@ -53,9 +53,11 @@ def prepare(stores: Sequence[Path], settings: Settings) -> Experiment:
     classes = taxonomy(settings.taxonomy_name)
     if classes.target != settings.target:
         raise InputError(f"--classes {classes.name} are {classes.target} expressions: use --target {classes.target}")
-    opened = [Store(path) for path in stores]
-    features = join(opened, backbones=settings.backbones, views=settings.views, taxonomy=classes, folds=settings.folds)
-    return experiment_on(features, settings, by_fold=join_folds(opened, features, folds=settings.folds))
+    places = [Store(path) for path in stores]
+    settings, lacking = with_extra_views(places, settings)
+    features = join(places, backbones=settings.backbones, views=settings.views, taxonomy=classes, folds=settings.folds)
+    features = replace(features, notes=(*features.notes, *lacking))
+    return experiment_on(features, settings, by_fold=join_folds(places, features, folds=settings.folds))
 
 
 def experiment_on(features: FusedFeatures, settings: Settings, *, by_fold: tuple[FusedFeatures, ...] = ()
@@ -84,6 +86,21 @@ def experiment_on(features: FusedFeatures, settings: Settings, *, by_fold: tuple
     return Experiment(features, parts, own, notes, settings, by_fold, own_by_fold)
 
 
+def with_extra_views(stores: Sequence[Store], settings: Settings) -> tuple[Settings, list[str]]:
+    """Settings whose views are those asked for and, of the extra ones, those that every store has of each backbone;
+    and a note for each that is left out."""
+    views, notes = list(settings.views), []
+    names = {name.partition("@")[0] for name in settings.backbones or stores[0].backbones(views[0])}
+    for view in (view for view in settings.extra_views if view not in views):
+        lacking = [name for name in names if any(name not in store.backbones(view) for store in stores)]
+        if lacking:
+            notes.append(f"without the view {view}: there is none of {', '.join(sorted(lacking))} (`extract --views "
+                         f"{view}` makes it)")
+        else:
+            views.append(view)
+    return replace(settings, views=tuple(views), extra_views=()), notes
+
+
 def can_make_compounds(features: FusedFeatures, parts: Sequence[Partition]) -> bool:
     """True if in every partition the training faces have basic labels for both emotions of some class."""
     pairs = membership(features.taxonomy.classes).astype(bool)
@@ -109,7 +126,8 @@ def subsets(features: FusedFeatures, settings: Settings) -> list[tuple[int, ...]
 
 def subset_name(features: FusedFeatures, streams: Sequence[int], settings: Settings) -> str:
     """What the table calls a subset."""
-    first = [k for k in streams if settings.head != "paper" or features.streams[k].view == settings.views[0]]
+    view = features.streams[0].view
+    first = [k for k in streams if settings.head != "paper" or features.streams[k].view == view]
     if len(first) == 1:
         return features.streams[first[0]].name
     if len(streams) == len(features.streams):

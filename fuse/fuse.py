@@ -115,7 +115,7 @@ def _compared(heads: Sequence[ScoredHead], scored: Sequence[Figures], settings: 
 
 def _repeatable(settings: Settings, features: FusedFeatures) -> dict:
     """Settings as resolved: the backbones by name and fingerprint, so that a repeat takes the same files."""
-    first = [stream for stream in features.streams if stream.view == settings.views[0]]
+    first = [stream for stream in features.streams if stream.view == features.streams[0].view]
     names = [f"{stream.backbone}@{stream.recipe.fingerprint[:8]}" for stream in first]
     return record_of(settings) | {
         "classes": features.taxonomy.name,

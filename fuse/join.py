@@ -14,6 +14,7 @@ from twofold.data.manifest import Manifest, read_manifest
 from twofold.fuse.features import FusedFeatures, Stream
 from twofold.fuse.taught import fold_encoders
 
+VIEWS = ("original", "flip", "enhanced1", "enhanced2")
 PRECISION = {"precision", "dtype"}  #: of a recipe: what may differ between files whose features are the same
 
 
@@ -22,7 +23,8 @@ def join(
 ) -> FusedFeatures:
     """The features of these backbones and views of all stores, joined as `join_streams` does.
 
-    backbones: names or NAME@FINGERPRINT; none = all of the first store. The stores must agree on each recipe.
+    backbones: names or NAME@FINGERPRINT; none = all of the first store. The stores must agree on each recipe. The
+    order in which they are named means nothing: streams stand by view, then by name, so that seeds draw the same.
     folds: of the cross-validation that they are for, whose fold-wise encoders are wanted then.
     Raises CacheError for a backbone that a store lacks or has twice, InputError if nothing is left or recipes differ.
     """
@@ -31,8 +33,9 @@ def join(
         damaged = "".join(f"; {reason}" for reason in list(stores[0].readable()[1].values())[:1])
         raise InputError(f"{stores[0].path}: no feature files of the view {views[0]!r} to fuse{damaged} (`cache ls` "
                          "shows what there is)")
-    streams = tuple(_stream_of_name(stores, backbone, view, folds) for view in views for backbone in names)
+    streams = [_stream_of_name(stores, backbone, view, folds) for view in views for backbone in names]
     _check_different(streams)
+    streams.sort(key=lambda stream: (_rank(stream.view), stream.backbone, stream.recipe.fingerprint))
     return join_streams(stores, streams, taxonomy=taxonomy)
 
 
@@ -103,6 +106,11 @@ def _stream_of_name(stores: Sequence[Store], backbone: str, view: str, folds: in
             raise InputError(f"{store.path}: {backbone} ({view}) was made otherwise than in {stores[0].path}: "
                              + spelled(difference))
     return Stream(files[0].backbone, view, files[0].recipe, files[0].dim, files)
+
+
+def _rank(view: str) -> tuple[int, str]:
+    """The original first: the paper's head predicts from the first view."""
+    return VIEWS.index(view) if view in VIEWS else len(VIEWS), view
 
 
 def _short(value: object) -> str:

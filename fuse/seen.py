@@ -60,7 +60,7 @@ class SeenFaces:
             unseen[:, fold] &= ~(named & np.isin(group, self.group[taught]))
             scored[:, fold] = np.isin(pairs, own_pairs[self.roles[:, fold] == b"s"])
         scored &= unseen
-        return np.where(scored.any(axis=1)[:, None], scored, unseen)
+        return np.where(np.any(scored, axis=1, keepdims=True), scored, unseen)
 
 
 def seen_faces(features: FusedFeatures, folds: Sequence[Roles]) -> SeenFaces:

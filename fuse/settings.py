@@ -65,6 +65,7 @@ class Settings:
 
     backbones: tuple[str, ...] = setting((), FACES, "NAME or NAME@FINGERPRINT; none: all that the store has.")
     views: tuple[str, ...] = setting(("original",), FACES, "Of original, flip, enhanced1, enhanced2.")
+    extra_views: tuple[str, ...] = setting((), FACES, "Views that are taken where the store has them.")
     target: str = setting("compound", FACES, "The labels to learn.", choices=("compound", "basic"))
     classes: str = setting("", FACES, "cexpr7, rafdb11, rafce14, basic7 or basic8; empty: cexpr7 or basic7.")
     folds: int = setting(0, FACES, "Cross-validation by group instead of the manifest's splits; 0: these.",
@@ -86,7 +87,8 @@ class Settings:
     lr: float = setting(2e-3, TRAINING, "Adam's learning rate.", above=0)
     batch_size: int = setting(256, TRAINING, "Faces a step.", least=2, most=VERY_MANY)
     warmup: int = setting(2, TRAINING, "Epochs of linear warm-up.", least=0)
-    schedule: str = setting("cosine", TRAINING, "The learning rate after warm-up.", choices=("constant", "cosine"))
+    schedule: str = setting("cosine", TRAINING, "The rate after warm-up; plateau: halved after 5 epochs without "
+                            "a better validation macro-F1.", choices=("constant", "cosine", "plateau"))
     patience: int = setting(0, TRAINING, "Epochs without a better validation macro-F1 before the end; 0: never.",
                             least=0)
     ema: float = setting(0.0, TRAINING, "Decay of the average of the weights, a step; 0: off.", least=0, below=1)
@@ -143,13 +145,20 @@ def choices_of(name: str) -> tuple[str, ...]:
     return declaration(Settings.__dataclass_fields__[name]).choices
 
 
+#: without what we found to help
+PLAIN = {"patience": 0, "dropout": 0.0, "weight_decay": 0.0, "class_weights": 0.0, "balanced_sampling": 0.0,
+         "logit_adjustment": 0.0, "label_smoothing": 0.0, "mixup": 0.0, "compound_mixup": 0.0, "stream_dropout": 0.0,
+         "ema": 0.0}
 PRESETS: dict[str, dict] = {
     "default": {},
-    # arXiv 2407.12257, section 4: Adam, learning rate 5e-5, batch 128, 100 epochs, warm-up, cross-entropy
-    "paper": {"epochs": 100, "lr": 5e-5, "batch_size": 128, "warmup": 5, "schedule": "constant", "patience": 0,
-              "hidden": 512, "dropout": 0.0, "weight_decay": 0.0, "class_weights": 0.0, "balanced_sampling": 0.0,
-              "logit_adjustment": 0.0, "label_smoothing": 0.0, "mixup": 0.0, "compound_mixup": 0.0,
-              "stream_dropout": 0.0, "ema": 0.0},
+    # arXiv 2407.12257, Fig. 1: two heads on the original, two enhanced versions for the contrastive loss; section 4:
+    # Adam, learning rate 5e-5, batch 128, 100 epochs, warm-up, cross-entropy
+    "paper": PLAIN | {"head": "paper", "views": ("original",), "extra_views": ("enhanced1", "enhanced2"), "epochs": 100,
+                      "lr": 5e-5, "batch_size": 128, "warmup": 5, "schedule": "constant", "hidden": 512},
+    # what its authors' public code and logs show: 1024 + 768 + 512 = 2304 -> 1152 -> 7 on frozen encoders
+    "authors": PLAIN | {"head": "mlp", "backbones": ("manet", "vit_mae", "resnet50_conv5"), "views": ("original",),
+                        "epochs": 100, "lr": 5e-5, "batch_size": 128, "warmup": 0, "schedule": "plateau",
+                        "hidden": 1152, "dropout": 0.1},
 }
 
 

@@ -24,15 +24,17 @@ def membership(classes: Sequence[str]) -> np.ndarray:
 def pair_scores(basic: torch.Tensor, compounds: Sequence[str], *, rule: str) -> torch.Tensor:
     """(..., C) scores, not normalised, of basic probabilities (..., 8) in BASIC's order.
 
-    threshold: zero what is <= 1/7, then sum the pair; weighted: sum weighted by d_i / (d_i + d_j) (both AVCER, arXiv
-    2403.12687; where d is not published, neutral and contempt, the mean d of 4.67 stands in).
+    threshold: zero what is <= 1/7, then sum the pair, and where nothing is left of any pair, take the plain sums;
+    weighted: sum weighted by d_i / (d_i + d_j) (both AVCER, arXiv 2403.12687; where d is not published, neutral and
+    contempt, the mean d of 4.67 stands in).
     mean, geometric, harmonic: that mean of the pair (arXiv 2407.13184).
     """
     first, second = (torch.tensor([BASIC.index(pair(name)[side]) for name in compounds], device=basic.device)
                      for side in (0, 1))
     a, b = basic[..., first], basic[..., second]
     if rule == "threshold":
-        return a * (a > THRESHOLD) + b * (b > THRESHOLD)
+        scores = a * (a > THRESHOLD) + b * (b > THRESHOLD)
+        return torch.where(scores.sum(dim=-1, keepdim=True) > 0, scores, a + b)
     if rule == "weighted":
         mean = sum(REGIONS.values()) / len(REGIONS)
         d = torch.tensor([REGIONS.get(name, mean) for name in BASIC], device=basic.device)

@@ -98,14 +98,18 @@ def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
 def fit_temperature(probabilities: np.ndarray, truth: np.ndarray) -> float:
     """The temperature in [0.05, 20] under which (N, C) give (N,) the greatest likelihood (Guo et al., 2017).
 
+    One face in N + 1 is taken to be of any class alike (Laplace's rule of succession): else a head that calls all N
+    right would be given the least temperature there is, and certainty.
     The likelihood is concave in 1 / temperature, so a golden-section search reaches it.
     """
     logits = np.log(np.maximum(probabilities, 1e-12))
+    doubt = 1 / (len(truth) + 1)
 
     def loss(inverse: float) -> float:
         scaled = logits * inverse
         scaled -= scaled.max(axis=1, keepdims=True)
-        return float((np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(len(truth)), truth]).mean())
+        told = (1 - doubt) * scaled[np.arange(len(truth)), truth] + doubt * scaled.mean(axis=1)
+        return float((np.log(np.exp(scaled).sum(axis=1)) - told).mean())
 
     low, high, ratio = 0.05, 20.0, (np.sqrt(5) - 1) / 2
     for _ in range(60):

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from twofold.data.errors import InputError
 from twofold.data.labels import BASIC
 from twofold.fuse.heads.member_rng import Noise
 from twofold.fuse.heads.pair_rules import membership
@@ -38,14 +37,14 @@ class Pools:
     basic: torch.Tensor  #: (A, 8) half for each of the pair
 
 
-def pools(basic_label: np.ndarray, classes: Sequence[str], device: torch.device) -> Pools:
-    """Pools from (N,) basic labels, -1 for none. Raises InputError if no class can be made from them."""
+def pools(basic_label: np.ndarray, classes: Sequence[str], device: torch.device) -> Pools | None:
+    """Pools from (N,) basic labels, -1 for none; None if no class can be made from them, as in a block of few faces."""
     rows = [np.flatnonzero(basic_label == number) for number in range(len(BASIC))]
     part = membership(classes)
     able = [c for c in range(len(classes))
             if part[:, c].sum() == 2 and all(len(rows[basic]) for basic in np.flatnonzero(part[:, c]))]
     if not able:
-        raise InputError("compound-mixup needs training faces with basic labels of both emotions of a class")
+        return None
     padded = np.zeros((len(BASIC), max(map(len, rows))), np.int64)
     for number, places in enumerate(rows):
         padded[number, :len(places)] = places
@@ -55,7 +54,10 @@ def pools(basic_label: np.ndarray, classes: Sequence[str], device: torch.device)
 
 
 def mixup(batch: Batch, alpha: float, noise: Noise) -> Batch:
-    """Each row mixed with its neighbour (batches are shuffled), shares from Beta(alpha, alpha); arXiv 1710.09412."""
+    """Each row mixed with its neighbour (batches are shuffled), shares from Beta(alpha, alpha); arXiv 1710.09412.
+
+    A mixture of two classes has no single one: for the contrastive loss it belongs with its own versions only.
+    """
     share = noise.beta(alpha, batch.x.shape[1])[..., None]
     other = 1 - share
 
@@ -64,8 +66,9 @@ def mixup(batch: Batch, alpha: float, noise: Noise) -> Batch:
 
     mass = mixed(batch.weight[..., None] * batch.target)
     weight = mixed(batch.weight[..., None])
+    label = torch.where(batch.label == batch.label.roll(1, dims=1), batch.label, -1)
     return replace(batch, x=mixed(batch.x).to(batch.x.dtype), target=mass / weight.clamp_min(1e-12),
-                   weight=weight[..., 0], basic=mixed(batch.basic))
+                   weight=weight[..., 0], basic=mixed(batch.basic), label=label)
 
 
 def make_compounds(batch: Batch, x: torch.Tensor, basics: Pools, share: float, class_weight: torch.Tensor,
@@ -95,10 +98,14 @@ def make_compounds(batch: Batch, x: torch.Tensor, basics: Pools, share: float, c
 
 
 def drop_streams(batch: Batch, dims: Sequence[int], drop: float, noise: Noise) -> Batch:
-    """Whole streams zeroed (set to the training mean) for single faces, each with probability `drop`, never all."""
-    draws = noise.uniform(batch.x.shape[1], len(dims))
+    """Whole streams zeroed (set to the training mean) for single faces, each with probability `drop`, never all.
+
+    x may hold several versions of a face side by side, each of all streams: none of them is ever empty.
+    """
+    versions = batch.x.shape[-1] // sum(dims)
+    draws = noise.uniform(batch.x.shape[1], versions, len(dims))
     luckiest = torch.nn.functional.one_hot(draws.argmax(dim=-1), len(dims)).bool()
-    keep = ((draws >= drop) | luckiest).to(batch.x.dtype)
-    for k, part in enumerate(batch.x.split(list(dims), dim=-1)):
+    keep = ((draws >= drop) | luckiest).to(batch.x.dtype).flatten(start_dim=-2)
+    for k, part in enumerate(batch.x.split(list(dims) * versions, dim=-1)):
         part *= keep[..., k, None]
     return batch

@@ -19,6 +19,7 @@ from twofold.fuse.training.adamw import Adam
 from twofold.fuse.training.augment import Batch, Pools, drop_streams, make_compounds, mixup, pools
 from twofold.fuse.training.best_epoch import Best, using
 from twofold.fuse.training.losses import adjusted, contrastive, smoothed, soft_cross_entropy
+from twofold.fuse.training.plateau import Plateau
 from twofold.fuse.training.standardised import Examples
 
 #: Largest tensor on a CPU. glibc maps what is larger than 32 MiB afresh each time: with eight members of 2816 x 512,
@@ -74,8 +75,11 @@ def train(
 def _together(head: nn.Module, data: Examples, settings: Settings) -> int:
     """How many members to train at once: all on an accelerator, or where features are read from disk for all.
 
-    On a CPU as many as keep every tensor of a step below TENSOR bytes: `bench fuse` has the reason.
+    On a CPU as many as keep every tensor of a step below TENSOR bytes: `bench fuse` has the reason. One where the rate
+    follows its own validation.
     """
+    if settings.schedule == "plateau":
+        return 1
     if data.device.type != "cpu" or data.x is None:
         return len(next(head.parameters()))
     widest = max(p[0].numel() for p in head.parameters())
@@ -94,16 +98,19 @@ def _train(
     average = [p.detach().clone() for p in parameters] if settings.ema else None
     best = Best.of(parameters, len(seeds))
     history: list[Epoch] = []
+    plateau = Plateau()
+    with_basic = isinstance(head, Paper)
+    faces = len(data) if with_basic else int((data.label >= 0).sum())  # that an epoch draws
     step, rate = 0, 0.0
     for epoch in range(settings.epochs):
         losses, total = torch.zeros(len(seeds), device=data.device), 0
         for positions, x in data.blocks(shuffle):
-            order = _order(data, positions, settings, noise, with_basic=isinstance(head, Paper))
+            order = _order(data, positions, settings, noise, with_basic=with_basic)
             basics = _pools(data, positions, spec, settings)
             place = torch.from_numpy(positions).to(data.device)
             for start in range(0, order.shape[1], settings.batch_size):
                 here = order[:, start:start + settings.batch_size]
-                rate = settings.lr * factor(epoch + min(total / len(data), 1), settings)
+                rate = settings.lr * plateau.factor * factor(epoch + min(total / faces, 1), settings)
                 batch = _augmented(_gather(x, here, place, targets), x, basics, targets, spec, settings, noise)
                 with torch.autocast(data.device.type, torch.bfloat16, enabled=precision == "bf16"):
                     loss = losses_of(head, batch, targets.prior, settings, noise)
@@ -117,6 +124,8 @@ def _train(
         with using(parameters, average):
             figures = _validate(head, val, len(spec.classes), precision)
             best.update(parameters, figures, settings.patience)
+        if settings.schedule == "plateau":
+            plateau = plateau.after(figures[0][0])
         history += [Epoch(member, epoch, float(loss), *values, rate) for member, (loss, values)
                     in enumerate(zip((losses / total).tolist(), figures, strict=True))]
         if best.all_done:
@@ -129,7 +138,7 @@ def factor(progress: float, settings: Settings) -> float:
     """Share of the learning rate after `progress` epochs: linear warm-up, then constant or half a cosine to zero."""
     if progress < settings.warmup:
         return max(progress / settings.warmup, 1e-3)
-    if settings.schedule == "constant":
+    if settings.schedule != "cosine":
         return 1.0
     share = (progress - settings.warmup) / max(settings.epochs - settings.warmup, 1e-9)
     return 0.5 * (1 + math.cos(math.pi * min(share, 1)))
@@ -185,7 +194,7 @@ def _order(
     teach."""
     label = data.label[positions]
     drawn = np.arange(len(label)) if with_basic else np.flatnonzero(label >= 0)
-    if settings.balanced_sampling:
+    if settings.balanced_sampling and (label >= 0).any():
         count = np.maximum(np.bincount(label[label >= 0], minlength=1), 1)
         weight = np.where(label >= 0, (1 / count[np.maximum(label, 0)]) ** settings.balanced_sampling, 0)
         weight[label < 0] = weight[label >= 0].mean()
@@ -208,8 +217,7 @@ def _augmented(batch: Batch, x: torch.Tensor, basics: Pools | None, targets: Tar
     if settings.mixup:
         batch = mixup(batch, settings.mixup, noise)
     if settings.stream_dropout and len(spec.dims) > 1:
-        versions = batch.x.shape[-1] // sum(spec.dims)
-        batch = drop_streams(batch, spec.dims * versions, settings.stream_dropout, noise)
+        batch = drop_streams(batch, spec.dims, settings.stream_dropout, noise)
     return batch
 
 

@@ -204,3 +204,29 @@ def test_it_trains_where_timm_and_torchvision_are_not_installed(make_store, tmp_
     done = subprocess.run([sys.executable, "-c", program], text=True, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "fusion of all 2" in done.stdout and (tmp_path / "run/run.json").is_file()
+
+
+@pytest.mark.parametrize("head", ["mlp", "gated", "late", "logreg", "paper"])
+def test_the_order_in_which_streams_are_named_means_nothing(make_store, tmp_path, head):
+    store, backbones, views = make_store(views=("original", "flip")), ["timm:a", "timm:b"], ["original", "flip"]
+    fuse([store], quick(head=head, epochs=3, backbones=backbones, views=views), out=tmp_path / "a")
+    fuse([store], quick(head=head, epochs=3, backbones=backbones[::-1], views=views[::-1]), out=tmp_path / "b")
+    for name in ("head.safetensors", "predictions.csv", "history.csv"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_logreg_gives_the_same_answers_whatever_the_number_of_threads(make_store, tmp_path, pipeline):
+    store = make_store({"a": ("a", 300), "b": ("b", 400)}, noise=3.0)
+    for threads in ("1", "2"):
+        done = pipeline("fuse", store, "--head", "logreg", "--out", tmp_path / threads, OMP_NUM_THREADS=threads,
+                        OPENBLAS_NUM_THREADS=threads)
+        assert done.returncode == 0 and "converged" not in done.stderr, done.stderr
+    assert (tmp_path / "1/predictions.csv").read_bytes() == (tmp_path / "2/predictions.csv").read_bytes()
+
+
+def test_a_logreg_that_does_not_converge_says_so(make_store, monkeypatch, caplog):
+    from twofold.fuse.training import logreg
+
+    monkeypatch.setattr(logreg, "MOST_ITERATIONS", 2)
+    fuse([make_store()], quick(head="logreg"), out=None)
+    assert "has not converged after 2 iterations" in caplog.text
