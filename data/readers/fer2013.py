@@ -14,7 +14,7 @@ from twofold.data.errors import InputError
 from twofold.data.images.csv_pixels import open_pixels, row_key, write_png
 from twofold.data.images.decode import ImageError
 from twofold.data.manifest import Manifest, manifest
-from twofold.data.readers.ferplus_votes import VOTED, compounds, majority
+from twofold.data.readers.ferplus_votes import LOOSE, MAJORITY, STRICT, VOTED, compounds, majority
 from twofold.data.readers.published_counts import differences
 
 EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
@@ -26,8 +26,9 @@ def read_fer2013(path: Path, *, ferplus: Path | None = None, strict: bool = Fals
     """The manifest of `fer2013.csv` (or of the folder that holds it); faces stay inside the file, keyed by row.
 
     Without FER+ the basic labels are FER2013's own. With it they are the majority of its votes, the compound labels
-    are derived from them (`data.votes`; only the strict ones if `strict`), rows without a face are left out, and
-    the columns `image`, `compound_strict`, `fer2013` and `votes_*` are carried along.
+    are derived from them (only the strict ones if `strict`), rows without a face are left out, and
+    the columns `image`, `compound_strict`, `fer2013` and `votes_*` are carried along. `basic_rule` and `compound_rule`
+    say which rule made the label of a row.
     Raises InputError naming file, row and column.
     """
     path = path / "fer2013.csv" if path.is_dir() else path
@@ -107,9 +108,11 @@ def _voted(
                          f"{usage[row]!r} there: the rows are not in the same order")
     votes = _votes(table, ferplus)
     labels, clear = compounds(votes)
-    named = table["Image name"].str.strip()
+    labels = np.where(clear, labels, "") if strict else labels
+    basic, named = majority(votes), table["Image name"].str.strip()
     full = faces.assign(
-        basic=majority(votes), compound=np.where(clear, labels, "") if strict else labels,
+        basic=basic, compound=labels, basic_rule=np.where(basic != "", MAJORITY, ""),
+        compound_rule=np.where(labels != "", np.where(clear, STRICT, LOOSE), ""),
         image=named, compound_strict=np.where(clear, "1", "0"), fer2013=faces["basic"],
         **{f"votes_{name}": votes[:, place] for place, name in enumerate(VOTED)})
     kept = (named != "").to_numpy()

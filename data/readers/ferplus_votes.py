@@ -1,6 +1,7 @@
 """Labels from the ten votes that FER+ has for each face (Barsoum et al. 2016, arXiv 1608.01041).
 
-The basic label is the authors' majority rule. FER+ has no compound labels; the compound rule is this project's.
+The basic label is the authors' majority rule, single votes dropped first. FER+ has no compound labels; the compound
+rule is this project's.
 """
 
 import numpy as np
@@ -10,12 +11,19 @@ VOTED = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fea
 PAIRED = ("happiness", "sadness", "fear", "anger", "disgust", "surprise")
 ADVERBS = ("happily", "sadly", "fearfully", "angrily", "disgustedly", "")
 ADJECTIVES = ("", "sad", "fearful", "angry", "disgusted", "surprised")
+#: the rules' names, as the manifest's columns `basic_rule` and `compound_rule` give them
+MAJORITY, LOOSE, STRICT = "ferplus majority without single votes", "derived from ferplus votes", "derived, strict"
 
 
 def majority(votes: np.ndarray) -> np.ndarray:
-    """(N,) the emotion with more than half of all votes (N, 10), else empty; `unknown` and `NF` are no emotions."""
-    best = votes.argmax(axis=1)
-    clear = (votes.max(axis=1) * 2 > votes.sum(axis=1)) & (best < VOTED.index("unknown"))
+    """(N,) the emotion with more than half of the votes (N, 10) that count, else empty; `unknown` and `NF` are none.
+
+    As the authors' `ferplus.py` has it: an emotion that only one person saw is an outlier, and its vote counts for
+    nothing. The plain majority of all ten loses 4,010 of the full file's labels (train 21,811 instead of 25,060).
+    """
+    counted = np.where(votes > 1, votes, 0)
+    best = counted.argmax(axis=1)
+    clear = (counted.max(axis=1) * 2 > counted.sum(axis=1)) & (best < VOTED.index("unknown"))
     return np.where(clear, np.array(VOTED, dtype=object)[best], "")
 
 

@@ -5,13 +5,15 @@ import hashlib
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from twofold.data.errors import InputError
 from twofold.data.images.decode import ImageError, decode
 from twofold.data.images.sources import open_faces
 from twofold.data.readers.fer2013 import read_fer2013, unpack
-from twofold.data.readers.ferplus_votes import VOTED, compounds, majority
+from twofold.data.readers.ferplus_votes import LOOSE, MAJORITY, STRICT, VOTED, compounds, majority
 
 
 def pixels_of(path) -> np.ndarray:
@@ -53,6 +55,8 @@ def test_votes_make_the_labels(fer2013):
     assert list(table.loc["fer0000002.png", ["basic", "compound", "compound_strict"]]) == ["", "sadly_surprised", "0"]
     assert list(table.loc["fer0000007.png", ["basic", "compound", "fer2013"]]) == ["neutral", "", "anger"]
     assert table.loc["fer0000002.png", "votes_unknown"] == "3"
+    assert list(table.loc["fer0000000.png", ["basic_rule", "compound_rule"]]) == [MAJORITY, STRICT]
+    assert list(table.loc["fer0000002.png", ["basic_rule", "compound_rule"]]) == ["", LOOSE]
 
 
 def test_strict_compounds(fer2013):
@@ -158,11 +162,34 @@ def test_the_compound_rule_at_its_edges(votes, label, strict):
     assert (labels[0], clear[0]) == (label, strict)
 
 
+@pytest.mark.parametrize(("votes", "label"), [
+    ({"happiness": 5, "surprise": 5}, ""), ({"happiness": 6, "surprise": 4}, "happiness"),
+    ({"happiness": 5, "surprise": 4, "fear": 1}, "happiness"),  # 5 of 9 that count, 5 of 10 in all
+    ({"happiness": 4, "surprise": 2, "fear": 1, "anger": 1, "sadness": 1, "NF": 1}, "happiness"),
+    ({"happiness": 4, "surprise": 2, "fear": 2, "anger": 2}, ""), ({"unknown": 6, "fear": 4}, ""),
+    ({"NF": 9, "fear": 1}, ""), ({"neutral": 1, "fear": 1}, ""), ({"contempt": 2, "fear": 1, "anger": 1}, "contempt")])
+def test_single_votes_are_dropped_before_the_majority(votes, label):
+    assert majority(np.array([[votes.get(name, 0) for name in VOTED]]))[0] == label
+
+
+@given(st.lists(st.sampled_from(VOTED), min_size=10, max_size=10))
+def test_no_label_of_the_plain_majority_changes(ten):
+    first, most = max(((name, ten.count(name)) for name in VOTED), key=lambda pair: pair[1])
+    kept = [name for name in ten if ten.count(name) > 1]
+    winner = next((name for name in set(kept) if 2 * kept.count(name) > len(kept)), "")
+    label = majority(np.array([[ten.count(name) for name in VOTED]]))[0]
+    assert label == ("" if winner in ("unknown", "NF") else winner)
+    assert most <= 5 or first in ("unknown", "NF") or label == first
+
+
 def test_the_rules_give_the_labels_of_the_real_faces(real):
     table = pd.read_csv(real / "faces_ferplus/labels.csv", keep_default_na=False)
     votes = table[[f"votes_{name}" for name in VOTED]].to_numpy()
     labels, strict = compounds(votes)
-    assert (majority(votes) == table["basic"]).all()
+    basic, plain = majority(votes), table["basic"]  # `plain`: more than half of all ten votes
+    assert (basic == plain)[plain != ""].all() and (basic != "").sum() == 4617 and (plain != "").sum() == 3729
+    assert {side: int((basic != "")[table["split"] == side].sum()) for side in ("train", "val", "test")} == {
+        "train": 3547, "val": 540, "test": 530}
     assert (labels == table["compound"]).all()
     assert (strict == (table["compound_strict"] == 1)).all()
 
@@ -180,8 +207,9 @@ def test_the_real_faces_rewritten_as_the_official_files(real, tmp_path):
             plus.write(",".join([usage[row["split"]], row["image"].removeprefix("images/"),
                                  *(row[f"votes_{name}"] for name in VOTED)]) + "\n")
     faces = read_fer2013(tmp_path, ferplus=tmp_path / "fer2013new.csv").table
-    for name in ("basic", "compound", "compound_strict", "split"):
+    for name in ("compound", "compound_strict", "split"):
         assert (faces[name] == table[name]).all(), name
+    assert (faces["basic"] == table["basic"])[table["basic"] != ""].all()
     assert ("images/" + faces["image"] == table["image"]).all()
     source = open_faces(tmp_path)
     for row in range(0, len(faces), 61):
