@@ -1,7 +1,6 @@
 """Taxonomies of the user's own: from a TOML file, from the labels of a manifest, from a run's record."""
 
 import re
-import tomllib
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from twofold.data.errors import InputError
 from twofold.data.labels import BASIC, TAXONOMIES, Taxonomy, pair, parts, taxonomy
+from twofold.data.toml_file import read_toml
 
 FROM_DATA = "from-data"
 OWN_COLUMN = "label"  #: where own labels stand in a manifest unless the file says otherwise
@@ -53,12 +53,7 @@ def read_taxonomy(path: Path) -> Taxonomy:
     compound where all names are canonical, else `label`), numbers (official numbers, else 0, 1, ...), and a table
     pairs, `NAME = ["happiness", "surprise"]`, of the two basic emotions that a class is made of.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise InputError(f'{path}: no such file (a TOML with classes = ["...", "..."])') from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a TOML of classes: {error}") from None
+    table = read_toml(path, "classes")
     try:
         return _from_table({"name": path.stem} | table)
     except InputError as error:

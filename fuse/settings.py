@@ -2,12 +2,12 @@
 
 import json
 import math
-import tomllib
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from twofold.data.errors import InputError
+from twofold.data.toml_file import read_toml
 
 HEADS = ("paper", "linear", "mlp", "gated", "late", "logreg", "zeroshot")
 RULES = ("threshold", "weighted", "mean", "geometric", "harmonic")
@@ -187,9 +187,10 @@ def settings_from(record: dict) -> Settings:
 
 def read_config(path: Path) -> dict:
     """The settings in a TOML file or in a run.json. Raises InputError if it is neither."""
+    if path.suffix != ".json":
+        return read_toml(path, "settings")
     try:
-        text = path.read_text(encoding="utf-8")
-        record = json.loads(text)["settings"] if path.suffix == ".json" else tomllib.loads(text)
+        record = json.loads(path.read_text(encoding="utf-8"))["settings"]
     except FileNotFoundError:
         raise InputError(f"{path}: no such file (a TOML of settings, or the run.json of a run)") from None
     except (KeyError, TypeError, ValueError, OSError, RecursionError) as error:

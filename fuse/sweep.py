@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import time
-import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from twofold.cache.atomic import write_text
 from twofold.cache.errors import CacheError
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
+from twofold.data.toml_file import read_toml
 from twofold.fuse import ablation
 from twofold.fuse.experiment import prepare, subsets, train_singles, train_subset
 from twofold.fuse.fuse import Fusion, fuse
@@ -140,10 +140,7 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, say
 
 def plan(config: Path, stores: Sequence[Path]) -> Plan:
     """What a TOML asks for. Raises InputError for what makes no sense."""
-    try:
-        table = tomllib.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{config}: not a TOML of a sweep: {error}") from None
+    table = read_toml(config, "settings of a sweep")
     unknown = [name for name in table if name not in WORDS]
     if unknown:
         raise InputError(f"{config}: unknown {', '.join(unknown)}: {ADVICE}")
