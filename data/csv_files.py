@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from twofold.data.errors import InputError
+from twofold.data.errors import InputError, first_line
 
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -40,7 +40,7 @@ def read_table(path: Path) -> pd.DataFrame:
         separator = separator_of(content[:1 << 16].decode(encoding, "replace").partition("\n")[0])
         table = pd.read_csv(io.BytesIO(content), sep=separator, dtype=str, keep_default_na=False, encoding=encoding)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError) as error:
-        raise InputError(f"{path}: not a CSV table in UTF-8 ({str(error).strip().splitlines()[0]})") from None
+        raise InputError(f"{path}: not a CSV table in UTF-8 ({first_line(error)})") from None
     if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first column for names of rows
         raise InputError(f"{path}: row 2 has more cells than the header line: name each column, or take out the "
                          f"{'comma' if separator == ',' else 'separator'} at the end of the rows")

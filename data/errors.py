@@ -1,5 +1,10 @@
-"""What a person must mend."""
+"""What a person must mend, and errors as a person reads them."""
 
 
 class InputError(ValueError):
     """Bad input: one sentence that says what is wrong, with which item, and what to do; exit code 2."""
+
+
+def first_line(error: BaseException, *, most: int = 200) -> str:
+    """The first line of what an error says, or its kind where it says nothing (as `TimeoutError()` does)."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]

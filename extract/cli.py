@@ -29,6 +29,8 @@ def extract(
     backbones: Backbones = PRESETS,
     views: Views = "original",
     weights: Annotated[list[str] | None, typer.Option(help="NAME=PATH, NAME=random:SEED or NAME=hub.")] = None,
+    classes_of: Annotated[list[str] | None, typer.Option(
+        help="NAME=ORDER: class order of a classifier (a taxonomy, alphabetical:TAXONOMY, names).")] = None,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     dtype: Annotated[str, typer.Option(help="Stored values: float16 or float32.")] = "float16",
@@ -57,7 +59,7 @@ def extract(
     return run_extract(dry=dry_run, request=Request(
         manifest=faces, roots=root, store=store, backbones=names_in(backbones), views=names_in(views),
         weights=weights or [], device=device, precision=precision, settings=settings,
-        compiled=compiled, max_pixels=max_pixels))
+        compiled=compiled, max_pixels=max_pixels, classes_of=classes_of or []))
 
 
 def finetune(
@@ -127,7 +129,7 @@ def weights_show(
 def weights_convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A weights file of any kind.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where to write it, as .safetensors.")],
-    classes: Annotated[str, typer.Option(help="POSTER++: rafdb, caers, affectnet7 or affectnet8.")] = "",
+    classes: Annotated[str, typer.Option(help="Order of its classes: a data set, taxonomy or names.")] = "",
     as_json: Json = False,
 ) -> Report:
     """Turn a published file into plain data, and say what was in it; nothing in it is run."""

@@ -23,7 +23,7 @@ from twofold.extract.plan import Job, Settings, parse_shard, plan
 from twofold.extract.processes import compute_in_processes
 from twofold.extract.report import FileLine, Report
 from twofold.extract.views import view
-from twofold.extract.weights.class_orders import HOW_TO_NAME_CLASSES
+from twofold.extract.weights.class_orders import HOW_TO_NAME_CLASSES, class_order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,7 @@ class Request:
     settings: Settings
     compiled: bool = False
     max_pixels: int = FACE.pixels  #: a larger picture fails; not of the recipe, for no value depends on it
+    classes_of: Sequence[str] = ()  #: NAME=ORDER of the classifier that its weights bring, as `class_order` takes it
 
 
 def extract(request: Request, *, dry: bool = False, encoders: Sequence[Encoder] | None = None) -> Report:
@@ -97,15 +98,22 @@ def parse_weights(texts: Sequence[str], backbones: Sequence[str]) -> dict[str, l
 
     Raises InputError for a name that is not among the backbones.
     """
-    chosen: dict[str, list[str]] = {}
+    return _by_backbone(texts, backbones, what="weights", form="NAME=PATH, NAME=random:SEED or NAME=hub")
+
+
+def _by_backbone(texts: Sequence[str], backbones: Sequence[str], *, what: str, form: str) -> dict[str, list[str]]:
+    """NAME=VALUE texts as a mapping, where a name may have options, and equals signs, behind it."""
+    values: dict[str, list[str]] = {}
     for text in texts:
-        name, mark, value = text.partition("=")
-        if not mark or not value:
-            raise InputError(f"weights {text!r} is not NAME=PATH, NAME=random:SEED or NAME=hub")
-        if name not in backbones:
-            raise InputError(f"weights are given for {name!r}, which is not among the backbones {', '.join(backbones)}")
-        chosen.setdefault(name, []).append(value)
-    return chosen
+        name = max((name for name in backbones if text.startswith(f"{name}=")), key=len, default="")
+        value = text[len(name) + 1:]
+        if not name and all(text.partition("=")):
+            raise InputError(f"{what} are given for {text.partition('=')[0]!r}, which is not among the backbones "
+                             f"{', '.join(backbones)}")
+        if not name or not value:
+            raise InputError(f"{what} {text!r} is not {form}")
+        values.setdefault(name, []).append(value)
+    return values
 
 
 def load_encoders(request: Request, *, device: str) -> list[Encoder]:
@@ -113,11 +121,14 @@ def load_encoders(request: Request, *, device: str) -> list[Encoder]:
     if not request.backbones:
         raise InputError("no backbone is named: give --backbones NAME[,NAME...]")
     weights = parse_weights(request.weights, request.backbones)
+    classes = {name: class_order(texts[-1]) for name, texts in _by_backbone(
+        request.classes_of, request.backbones, what="classes", form="NAME=ORDER, as posterv2=rafdb").items()}
     chosen: list[tuple[str, str | None]] = [
         (name, value) for name in dict.fromkeys(request.backbones)
         for value in (dict.fromkeys(weights[name]) if name in weights else [None])]
     encoders = [load_encoder(name, weights=value, device=device, precision=request.precision,
-                             batch_size=request.settings.batch_size, compiled=request.compiled)
+                             batch_size=request.settings.batch_size, compiled=request.compiled,
+                             classes=classes.get(name, ()))
                 for name, value in chosen]
     if request.settings.with_logits:
         _require_classifiers(encoders)

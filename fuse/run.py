@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from twofold.cache.recipe import Recipe, differences
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
+from twofold.data.errors import InputError, first_line
 from twofold.data.labels import Taxonomy, taxonomy
 from twofold.fuse.features import FusedFeatures, stream_name
 from twofold.fuse.forward import MemberScores, member_scores
@@ -114,4 +114,4 @@ def read_run(path: Path) -> Run:
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, OSError) as error:
-        raise InputError(f"{path}: the run does not read back ({str(error).splitlines()[0]}): train it again") from None
+        raise InputError(f"{path}: the run does not read back ({first_line(error)}): train it again") from None

@@ -17,7 +17,7 @@ import numpy as np
 from twofold.cache.atomic import write_text
 from twofold.cache.errors import CacheError
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
+from twofold.data.errors import InputError, first_line
 from twofold.data.toml_file import read_toml
 from twofold.fuse import ablation
 from twofold.fuse.experiment import prepare, subsets, train_singles, train_subset
@@ -194,7 +194,7 @@ def _try(stores: list[Path], out: Path, name: str, record: dict, threads: int, a
     except (InputError, CacheError) as failure:
         score, error = float("nan"), str(failure)
     except Exception as failure:  # one bad setting must not end the night's sweep: it is a row with its reason
-        score, error = float("nan"), f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}"
+        score, error = float("nan"), f"{type(failure).__name__}: {first_line(failure)}"
     trial = Trial(name, record, score, time.perf_counter() - started, error, scored)
     write_text(out / "trials" / f"{name}.json", json.dumps({
         "settings": record, "val_macro_f1": None if error else score, "error": error,

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from twofold.data.csv_files import read_table
-from twofold.data.errors import InputError
+from twofold.data.errors import InputError, first_line
 from twofold.data.images.csv_pixels import open_pixels, row_key, write_png
 from twofold.data.images.decode import ImageError
 from twofold.data.manifest import Manifest, manifest
@@ -79,7 +79,7 @@ def _columns(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file: give fer2013.csv or the folder that holds it") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a CSV table in UTF-8 ({str(error).strip().splitlines()[0]})") from None
+        raise InputError(f"{path}: not a CSV table in UTF-8 ({first_line(error)})") from None
     return table.rename(columns=str.strip)
 
 

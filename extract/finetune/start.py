@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from twofold.data.errors import InputError
+from twofold.data.errors import InputError, first_line
 from twofold.extract.finetune.learner import Learner, freeze
 from twofold.extract.finetune.settings import Settings
 from twofold.extract.networks.libraries import Architecture, build, check_name
@@ -100,7 +100,7 @@ def _measured(encoder: nn.Module, name: str, pictures: torch.Tensor) -> int:
         with torch.inference_mode():
             embedding = encoder(pictures)
     except (RuntimeError, ValueError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:160]
+        reason = first_line(error, most=160)
         raise InputError(f"{name} does not take faces of {pictures.shape[-1]} pixels ({reason}): choose another "
                          "--size") from None
     if not isinstance(embedding, torch.Tensor) or embedding.ndim != 2:

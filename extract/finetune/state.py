@@ -10,7 +10,7 @@ import torch
 from torch import nn, optim
 
 from twofold.cache.atomic import published
-from twofold.data.errors import InputError
+from twofold.data.errors import InputError, first_line
 from twofold.extract.finetune.history import Epoch
 
 FORMAT = "twofold-finetune-state-1"
@@ -56,7 +56,7 @@ def load_state(path: Path, training: str, parts: Mapping[str, Any], *, device: t
         if state["format"] != FORMAT:
             raise ValueError(f"format {state['format']}")
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
-        reason = str(error).splitlines()[0][:120]
+        reason = first_line(error, most=120)
         raise InputError(f"{path}: the state of an earlier training does not read back ({reason}): remove it") from None
     if state["training"] != training:
         raise InputError(f"{path} is the state of a training with other settings, faces or weights: go on with those, "

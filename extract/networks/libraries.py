@@ -85,6 +85,8 @@ def _preset(known: Preset, checkpoint: Checkpoint | None) -> Architecture:
 
     match known.name:
         case "vit_mae":
+            if checkpoint and "fc_norm.weight" in checkpoint.tensors and "norm.weight" not in checkpoint.tensors:
+                return replace(declared(_vit_fine_tuned()), tap="norm of the mean of patch tokens (fc_norm)")
             return declared(_vit_mae())
         case "posterv2":
             from twofold.extract.networks.posterv2 import PosterV2
@@ -98,7 +100,7 @@ def _preset(known: Preset, checkpoint: Checkpoint | None) -> Architecture:
     if checkpoint and is_caffe(checkpoint.tensors):
         return replace(built, name=f"{built.name}, strides of Caffe", network=with_caffe_strides(built.network),
                        preprocessing=CAFFE_PIXELS, rename=torchvision_name)
-    return built
+    return replace(built, preprocessing=preset("resnet50").preprocessing) if checkpoint else built
 
 
 def _vit_mae() -> nn.Module:
@@ -108,6 +110,13 @@ def _vit_mae() -> nn.Module:
     network = timm.create_model("vit_base_patch16_224", num_classes=0)
     network.global_pool = "avg"  # set after construction: given to it, timm would drop `norm` for another layer
     return network
+
+
+def _vit_fine_tuned() -> nn.Module:
+    """The same as MAE's own fine-tuning leaves it: the mean of the patch tokens is taken first, and normed after."""
+    import timm
+
+    return timm.create_model("vit_base_patch16_224", num_classes=0, global_pool="avg", fc_norm=True)
 
 
 class Conv5(nn.Module):

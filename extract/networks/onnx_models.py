@@ -1,21 +1,24 @@
 """Any encoder that was exported to ONNX, through onnxruntime (optional)."""
 
-import hashlib
-import re
+import importlib.util
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
 import torch
 
-from twofold.data.errors import InputError
+from twofold.cache.format.layout import MAX_DIM
+from twofold.data.errors import InputError, first_line
 from twofold.extract.networks.encoder import FIRST_TRY, BatchLimit, Encoder
-from twofold.extract.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, Preprocessing
+from twofold.extract.networks.onnx_files import digest_of
+from twofold.extract.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from twofold.extract.networks.preprocessing_options import colour, split_name, with_options
 from twofold.extract.weights.read import refuse_other_files
 
-OPTIONS = ("size", "resize", "interpolation", "mean", "std", "scale", "output")
+FIRST_SECONDS = 9  #: for the first face
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
@@ -35,16 +38,36 @@ class OnnxNetwork:
     pool: ThreadPoolExecutor
 
     def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
-        array = (pictures.permute(0, 2, 3, 1) if self.channels_last else pictures).contiguous().numpy()
+        array = self._arranged(pictures)
         step = self.batch or len(array)
         pieces = self.pool.map(self._run, (array[start:start + step] for start in range(0, len(array), step)))
         return torch.from_numpy(np.concatenate(list(pieces)))
 
-    def _run(self, piece: np.ndarray) -> np.ndarray:
+    def first(self, pictures: torch.Tensor, *, seconds: float) -> np.ndarray:
+        """The same for no more pictures than the model takes at once. Raises InputError if that takes longer."""
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = 4  # what is wrong with it is said here
+        timer = Timer(seconds, lambda: setattr(options, "terminate", True))  # it stops before its next node
+        timer.start()
+        try:
+            return self._run(self._arranged(pictures), options)
+        except Exception as error:  # onnxruntime's own kinds
+            if options.terminate:
+                raise InputError(f"it takes more than {seconds} seconds for one face, too long to be used") from error
+            raise
+        finally:
+            timer.cancel()
+
+    def _arranged(self, pictures: torch.Tensor) -> np.ndarray:
+        return (pictures.permute(0, 2, 3, 1) if self.channels_last else pictures).contiguous().numpy()
+
+    def _run(self, piece: np.ndarray, options: Any = None) -> np.ndarray:
         fed = piece.astype(self.type)
         if len(piece) < self.batch:
             fed = np.concatenate([fed, np.zeros((self.batch - len(piece), *fed.shape[1:]), fed.dtype)])
-        (values,) = self.session.run([self.output], {self.session.get_inputs()[0].name: fed})
+        (values,) = self.session.run([self.output], {self.session.get_inputs()[0].name: fed}, options)
         rows, *rest = values.shape if values.ndim > 1 else (1, *values.shape)
         if rows != len(fed) or any(side > 1 for side in rest[1:]):
             raise InputError(f"output {self.output} of the ONNX model has shape {values.shape}, not one vector a face")
@@ -61,26 +84,29 @@ def load_onnx(name: str, *, device: torch.device, precision: str, batch_size: in
     path, options = parse(name)
     if precision not in ("auto", "fp32"):
         raise InputError(f"onnx:{path.name} runs in the precision it was exported with: use --precision auto or fp32")
+    _require_model(path)
+    digest = digest_of(path)
     session = _session(path, device)
-    given = session.get_inputs()
-    if len(given) != 1 or len(given[0].shape) != 4 or given[0].type not in TYPES:
-        raise InputError(f"{path} wants {[(part.name, part.type, part.shape) for part in given]}: one batch of "
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in TYPES:
+        raise InputError(f"{path} wants {[(part.name, part.type, part.shape) for part in inputs]}: one batch of "
                          "pictures is supported")
-    batch, *shape = given[0].shape
+    batch, *shape = inputs[0].shape
     network = OnnxNetwork(
         session=session, output=_output(path, session, options.get("output")),
         batch=batch if isinstance(batch, int) else 0, channels_last=shape[2] == 3 and shape[0] != 3,
-        type=TYPES[given[0].type], pool=ThreadPoolExecutor(torch.get_num_threads(), "onnx"),
+        type=TYPES[inputs[0].type], pool=ThreadPoolExecutor(torch.get_num_threads(), "onnx"),
     )
     how = _preprocessing(path, session, shape[1] if network.channels_last else shape[2], options)
     try:
-        dim = network(torch.zeros((1, 3, how.size, how.size))).shape[1]
-    except InputError:
-        raise
+        dim = network.first(torch.zeros((1, 3, how.size, how.size)), seconds=FIRST_SECONDS).shape[1]
     except Exception as error:  # onnxruntime's own kinds
-        raise InputError(f"{path} does not run on pictures of side {how.size}: {_first_line(error)}") from None
+        raise InputError(f"{path} does not run on pictures of side {how.size}: {first_line(error)}") from None
+    if dim > MAX_DIM:
+        raise InputError(f"{path} gives {dim} numbers a face; {MAX_DIM} is the most that can be stored: take another "
+                         "output with ?output=NAME")
     return Encoder(
-        name=f"onnx:{path.stem}", architecture="onnx", weights=_digest(path), tap=network.output, dim=dim,
+        name=f"onnx:{path.stem}", architecture="onnx", weights=digest, tap=network.output, dim=dim,
         preprocessing=how, precision="fp16" if network.type is np.float16 else "fp32", device=torch.device("cpu"),
         network=network, limit=BatchLimit(batch_size or FIRST_TRY["cpu"]),
     )
@@ -88,23 +114,22 @@ def load_onnx(name: str, *, device: torch.device, precision: str, batch_size: in
 
 def parse(name: str) -> tuple[Path, dict[str, str]]:
     """`onnx:PATH?key=value&...` as path and options. Raises InputError for an option that is not known."""
-    text, _, query = name.removeprefix("onnx:").partition("?")
-    options = dict(pair.partition("=")[::2] for pair in query.split("&") if pair)
-    for key, value in options.items():
-        if key not in OPTIONS or not value:
-            raise InputError(f"unknown option {key!r} of onnx:{text}: choose from {', '.join(OPTIONS)}, as ?size=112")
-    return Path(text), options
+    plain, options = split_name(name, further=("output",))
+    return Path(plain.removeprefix("onnx:")), options
 
 
-def _session(path: Path, device: torch.device) -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise InputError(f"onnx:{path} needs onnxruntime: install it with `pip install onnxruntime`") from None
+def _require_model(path: Path) -> None:
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise InputError(f"onnx:{path} needs onnxruntime: install it with `pip install onnxruntime`")
     if not path.is_file():
         raise InputError(f"onnx:{path}: there is no such file")
     with path.open("rb") as stream:
         refuse_other_files(path, stream.read(512), path.stat().st_size)
+
+
+def _session(path: Path, device: torch.device) -> Any:
+    import onnxruntime
+
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
     for pool in ("intra_op", "inter_op"):  # idle threads leave the cores alone
@@ -118,12 +143,8 @@ def _session(path: Path, device: torch.device) -> Any:
             settings.intra_op_num_threads = 1
             session = onnxruntime.InferenceSession(path, settings, providers=[*chosen, "CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own kinds
-        raise InputError(f"{path} is not an ONNX model that onnxruntime can load: {_first_line(error)}") from None
+        raise InputError(f"{path} is not an ONNX model that onnxruntime can load: {first_line(error)}") from None
     return session
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _output(path: Path, session: Any, asked: str | None) -> str:
@@ -137,51 +158,15 @@ def _output(path: Path, session: Any, asked: str | None) -> str:
 
 
 def _preprocessing(path: Path, session: Any, side: int | str | None, options: dict[str, str]) -> Preprocessing:
-    known = session.get_modelmeta().custom_metadata_map
+    written = session.get_modelmeta().custom_metadata_map
     raw = session.get_inputs()[0].type == "tensor(uint8)"  # it normalises by itself
     if "size" not in options and not isinstance(side, int):
         raise InputError(f"{path} takes pictures of any size: say which it was trained with, as ?size=112")
-    size = _whole(path, "size", options["size"]) if "size" in options else side
-    mean, std = options.get("mean") or known.get("mean"), options.get("std") or known.get("std")
-    interpolation = options.get("interpolation", "bilinear")
-    if interpolation not in INTERPOLATIONS:
-        raise InputError(f"unknown interpolation {interpolation!r} of onnx:{path}: choose {', '.join(INTERPOLATIONS)}")
-    return Preprocessing(
-        size=size, resize=_whole(path, "resize", options["resize"]) if "resize" in options else size,
-        interpolation=interpolation, scale=_numbers(path, "scale", options.get("scale"), (1.0 if raw else 1 / 255,))[0],
-        mean=_numbers(path, "mean", mean, (0.0,) * 3 if raw else IMAGENET_MEAN),
-        std=_numbers(path, "std", std, (1.0,) * 3 if raw else IMAGENET_STD),
+    name, size = f"onnx:{path}", side if isinstance(side, int) else 1
+    mean, std = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)) if raw else (IMAGENET_MEAN, IMAGENET_STD)
+    how = Preprocessing(
+        size=size, resize=size, scale=1.0 if raw else 1 / 255,
+        mean=colour(name, "mean", written["mean"]) if written.get("mean") else mean,
+        std=colour(name, "std", written["std"]) if written.get("std") else std,
     )
-
-
-def _whole(path: Path, key: str, text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) <= 4096:
-        raise InputError(f"option {key}={text} of onnx:{path} is not a side in pixels")
-    return int(text)
-
-
-def _numbers(path: Path, key: str, text: str | None, default: tuple[float, ...]) -> tuple[float, ...]:
-    """Numbers with commas, slashes or blanks between; one stands for all."""
-    if not text:
-        return default
-    try:
-        values = tuple(float(part) for part in re.split(r"[,/;\s]+", text.strip(" []()")))
-    except ValueError:
-        values = ()
-    if len(values) not in (1, len(default)) or (key != "mean" and not all(value > 0 for value in values)):
-        raise InputError(f"option {key}={text} of onnx:{path} is not {len(default)} numbers")
-    return values if len(values) == len(default) else values * len(default)
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of the model and of the data files that it names beside it."""
-    content = path.read_bytes()
-    total = hashlib.sha256(content)
-    named = {content[found.end():found.end() + found[1][0]] for found in
-             re.finditer(rb"\x0a\x08location\x12(.)", content, re.DOTALL)}  # as protobuf writes {"location": file}
-    for file in sorted(named):
-        beside = path.parent / file.decode("utf-8", "replace")
-        if beside.is_file():
-            with beside.open("rb") as stream:
-                total.update(hashlib.file_digest(stream, "sha256").digest())
-    return f"sha256:{total.hexdigest()}"
+    return with_options(how, options, name=name)

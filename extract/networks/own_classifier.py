@@ -8,7 +8,7 @@ import torch
 
 from twofold.cache.format.classifier import OwnClassifier
 from twofold.data.errors import InputError
-from twofold.extract.weights.class_orders import order_of
+from twofold.extract.weights.class_orders import HOW_TO_NAME_CLASSES, order_of
 from twofold.extract.weights.read import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -31,20 +31,28 @@ def last_layer(entries: Mapping[str, torch.Tensor], *, dim: int) -> Layer | None
     return weight.reshape(len(weight), dim).T.numpy().copy(), bias.numpy().copy()
 
 
-def own_classifier(name: str, layer: Layer | None, checkpoint: Checkpoint) -> tuple[OwnClassifier | None, int]:
+def own_classifier(name: str, layer: Layer | None, checkpoint: Checkpoint, *,
+                   classes: tuple[str, ...] = ()) -> tuple[OwnClassifier | None, int]:
     """The layer with its classes; or None, and of how many classes it is where nobody says their order.
 
-    name: the backbone's. Raises InputError for a layer that is not made of finite numbers.
+    name: the backbone's; classes: the order that a person gave. Raises InputError for an order of another number of
+    classes, or for numbers that are not finite.
     """
     if layer is None:
+        if classes:
+            raise InputError(f"--classes-of {name}: {checkpoint.path} brings no classifier of one linear layer")
         return None, 0
-    classes = order_of(checkpoint, len(layer[1]), backbone=name)
-    if not classes and len(layer[1]) > MOST_CLASSES:
-        return None, 0
+    count = len(layer[1])
+    if classes and len(classes) != count:
+        raise InputError(f"--classes-of {name}: {len(classes)} classes are named, the classifier of {checkpoint.path} "
+                         f"has {count}")
+    classes = classes or order_of(checkpoint, count, backbone=name)
     if not classes:
-        log.info("%s: the order of the %d classes of %s is not known: its classifier is left aside", name,
-                 len(layer[1]), checkpoint.path.name)
-        return None, len(layer[1])
+        if count > MOST_CLASSES:
+            return None, 0
+        log.info("%s: the order of the %d classes of %s is not known, its classifier is left aside: %s", name, count,
+                 checkpoint.path.name, HOW_TO_NAME_CLASSES)
+        return None, count
     if not (np.isfinite(layer[0]).all() and np.isfinite(layer[1]).all()):
         raise InputError(f"{checkpoint.path}: its classifier holds numbers that are not finite, so the file is damaged")
     return OwnClassifier(classes, *layer), 0

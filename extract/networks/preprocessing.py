@@ -9,6 +9,7 @@ from PIL import Image
 from twofold.data.images.decode import ImageError
 
 INTERPOLATIONS = {mode.name.lower(): mode for mode in Image.Resampling}
+RULES = ("shorter", "both", "longer")
 LARGEST = 64 * 2**20  #: pixels in a resized picture
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -34,7 +35,7 @@ class Preprocessing:
     scale: float = 1 / 255
 
     def __post_init__(self) -> None:
-        if self.interpolation not in INTERPOLATIONS or self.rule not in ("shorter", "both", "longer"):
+        if self.interpolation not in INTERPOLATIONS or self.rule not in RULES:
             raise ValueError(f"no such interpolation or rule: {self.interpolation!r}, {self.rule!r}")
 
     def prepare(self, image: Image.Image) -> np.ndarray:

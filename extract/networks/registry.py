@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import torch
 from torch import nn
 
 from twofold.cache.format.classifier import OwnClassifier
-from twofold.data.errors import InputError
+from twofold.cache.format.layout import MAX_DIM
+from twofold.data.errors import InputError, first_line
 from twofold.extract.devices import PRECISIONS, parse_device, resolve_precision
 from twofold.extract.networks.encoder import FIRST_TRY, BatchLimit, Encoder
 from twofold.extract.networks.folding import fold_norms
@@ -17,6 +19,7 @@ from twofold.extract.networks.libraries import Architecture, build, check_name
 from twofold.extract.networks.onnx_models import load_onnx
 from twofold.extract.networks.own_classifier import last_layer, own_classifier
 from twofold.extract.networks.preprocessing import Preprocessing
+from twofold.extract.networks.preprocessing_options import joined, split_name, with_options
 from twofold.extract.networks.presets import PRESETS
 from twofold.extract.networks.random_weights import draw_weights, noise_pictures, seeded
 from twofold.extract.weights.find import find_weights, weights_folder
@@ -28,13 +31,16 @@ __all__ = ["PRESETS", "Encoder", "Preprocessing", "load_encoder", "parse_device"
 
 
 def load_encoder(name: str, *, weights: str | None = None, device: str = "auto", precision: str = "auto",
-                 folder: Path | None = None, batch_size: int = 0, compiled: bool = False) -> Encoder:
+                 folder: Path | None = None, batch_size: int = 0, compiled: bool = False,
+                 classes: tuple[str, ...] = ()) -> Encoder:
     """Build a backbone, give it its weights and make it fast.
 
-    weights: a file, `random:SEED`, `hub`, or None for the weights folder and then the hub; folder: the weights
-    folder, by default that of TWOFOLD_WEIGHTS or `weights/`; batch_size: the largest to try, 0 for the usual;
-    compiled: let torch.compile at it (ONNX models stay as they are). Raises InputError for an unknown name, device
-    or precision, weights that are not to be found, and weights that are not exactly this network's.
+    name: a preset, timm:NAME, torchvision:NAME or onnx:PATH, with its preprocessing behind it where that is to be
+    another one (`resnet50?size=112&mean=0.5`); weights: a file, `random:SEED`, `hub`, or None for the weights folder
+    and then the hub; folder: the weights folder, by default that of TWOFOLD_WEIGHTS or `weights/`; batch_size: the
+    largest to try, 0 for the usual; compiled: let torch.compile at it (ONNX models stay as they are); classes: of the
+    classifier that the weights bring, in their order, where the file does not say. Raises InputError for an unknown
+    name, device or precision, weights that are not to be found, and weights that are not exactly this network's.
     """
     target = parse_device(device)
     if compiled and not (os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++")))):
@@ -43,20 +49,21 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
         if weights is not None:
             raise InputError(f"{name} brings its own weights: leave out --weights for it")
         return load_onnx(name, device=target, precision=precision, batch_size=batch_size)
-    check_name(name)
+    plain, options = split_name(name)
+    check_name(plain)
     arithmetic = resolve_precision(precision, target)
     if weights is not None and weights.startswith("random:"):
-        loaded = _untrained(name, weights)
+        loaded = _untrained(plain, weights, options)
     else:
-        loaded = _trained(name, weights, folder or weights_folder())
+        loaded = _trained(plain, weights, folder or weights_folder(), options)
     built, network = loaded.architecture, loaded.network
     pictures = noise_pictures(built.preprocessing, torch.Generator().manual_seed(0))[:1]
     dim = _measure(network, name, pictures)
-    classifier, unnamed = _classifier(loaded, name, dim)
+    classifier, unnamed = _classifier(loaded, plain, dim, classes)
     fold_norms(network, pictures)
     network.to(device=target, dtype=PRECISIONS[arithmetic], memory_format=torch.channels_last)
-    return Encoder(name=name, architecture=built.name, weights=loaded.identity, tap=built.tap, dim=dim,
-                   preprocessing=built.preprocessing, precision=arithmetic, device=target,
+    return Encoder(name=joined(plain, options), architecture=built.name, weights=loaded.identity, tap=built.tap,
+                   dim=dim, preprocessing=built.preprocessing, precision=arithmetic, device=target,
                    network=torch.compile(network) if compiled else network,
                    limit=BatchLimit(batch_size or FIRST_TRY[target.type]), classifier=classifier,
                    unnamed_classes=unnamed)
@@ -74,28 +81,31 @@ class Loaded:
     ours: dict[str, torch.Tensor] = field(default_factory=dict)  #: what `finetune` wrote besides
 
 
-def _classifier(loaded: Loaded, name: str, dim: int) -> tuple[OwnClassifier | None, int]:
+def _classifier(loaded: Loaded, name: str, dim: int,
+                classes: tuple[str, ...]) -> tuple[OwnClassifier | None, int]:
     """What the weights bring along, or None and of how many classes it is where nobody says their order."""
     if loaded.checkpoint is None:
         return None, 0
     learned = classifier_of(loaded.checkpoint, loaded.ours)
-    return (learned, 0) if learned else own_classifier(name, last_layer(loaded.head, dim=dim), loaded.checkpoint)
+    if learned and not classes:
+        return learned, 0
+    return own_classifier(name, last_layer(loaded.head, dim=dim), loaded.checkpoint, classes=classes)
 
 
-def _untrained(name: str, weights: str) -> Loaded:
+def _untrained(name: str, weights: str, options: Mapping[str, str]) -> Loaded:
     seed = weights.removeprefix("random:")
     if not seed.isdecimal() or int(seed) >= 2**63:
         raise InputError(f"weights {weights!r} of {name}: random:SEED wants a whole number, as random:0")
     with seeded(int(seed)):
-        built = build(name, checkpoint=None)
+        built = _built(name, None, options)
     draw_weights(built.network, built.preprocessing, seed=int(seed))
     return Loaded(built, _ready(built), f"random:{int(seed)}")
 
 
-def _trained(name: str, weights: str | None, folder: Path) -> Loaded:
+def _trained(name: str, weights: str | None, folder: Path, options: Mapping[str, str]) -> Loaded:
     checkpoint, ours = without_ours(read_checkpoint(find_weights(name, weights=weights, folder=folder)))
     with seeded(0):  # what the constructors draw is thrown away
-        built = build(name, checkpoint=checkpoint)
+        built = _built(name, checkpoint, options)
     renamed = {built.rename(entry): tensor for entry, tensor in checkpoint.tensors.items()}
     left_over = load_strictly(built.network, replace(checkpoint, tensors=renamed), heads=built.heads)
     network = _ready(built)
@@ -104,14 +114,27 @@ def _trained(name: str, weights: str | None, folder: Path) -> Loaded:
     return Loaded(built, network, digest(network), head, checkpoint, ours)
 
 
+def _built(name: str, checkpoint: Checkpoint | None, options: Mapping[str, str]) -> Architecture:
+    side = with_options(Preprocessing(size=1, resize=1), options, name=name).size if "size" in options else 0
+    built = build(name, checkpoint=checkpoint, size=side)
+    return replace(built, preprocessing=with_options(built.preprocessing, options, name=name))
+
+
 def _ready(built: Architecture) -> nn.Module:
     return built.trim(built.network).eval().requires_grad_(False)
 
 
 def _measure(network: nn.Module, name: str, pictures: torch.Tensor) -> int:
     """Length of an embedding, found by making some. Raises InputError if the network gives anything but (B, D)."""
-    with torch.inference_mode():
-        embedding = network(pictures)
+    try:
+        with torch.inference_mode():
+            embedding = network(pictures)
+    except (RuntimeError, AssertionError) as error:  # a network of fixed input size, and another in its options
+        raise InputError(f"backbone {name} does not run on pictures of side {pictures.shape[-1]}: "
+                         f"{first_line(error)}") from None
     if not isinstance(embedding, torch.Tensor) or embedding.ndim != 2:
         raise InputError(f"backbone {name} does not give one vector a face, so it cannot be used here")
+    if embedding.shape[1] > MAX_DIM:
+        raise InputError(f"backbone {name} gives {embedding.shape[1]} numbers a face: {MAX_DIM} is the most that a "
+                         "feature file may have")
     return embedding.shape[1]

@@ -1,40 +1,61 @@
-"""In which order a POSTER++ checkpoint gives the basic emotions: the wrong order scores about 11 %."""
+"""In which order a checkpoint gives its classes: the wrong order scores about 11 %."""
+
+from pathlib import Path
 
 from twofold.data.errors import InputError
+from twofold.data.taxonomies import find_taxonomy
 from twofold.extract.weights.read import Checkpoint
 
-_RAFDB = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
 _AFFECTNET = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger")
 
+#: of the checkpoints of POSTER++, by the data set that they were trained on
+ORDERS = {"rafdb": ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"),
+          "affectnet7": _AFFECTNET, "affectnet8": (*_AFFECTNET, "contempt")}
+ALPHABETICAL = "alphabetical:"
 HOW_TO_NAME_CLASSES = (
-    "convert them with `weights convert IN -o OUT.safetensors --classes rafdb` (or caers, affectnet7, affectnet8), or "
-    "give the file of POSTER++ a name with its data set in it, as posterv2_rafdb.pth")
-
-ORDERS = {"rafdb": _RAFDB, "caers": _RAFDB, "affectnet7": _AFFECTNET, "affectnet8": (*_AFFECTNET, "contempt")}
+    "say it with --classes-of NAME=ORDER, where ORDER is rafdb, affectnet7, affectnet8, a taxonomy (basic7), "
+    "alphabetical:basic7 for folders that were read in the order of their names, or the classes between commas")
 
 
-def order(name: str) -> tuple[str, ...]:
-    """The order of a data set's checkpoints. Raises InputError for one that is not known."""
-    if name not in ORDERS:
-        raise InputError(f"unknown class order {name!r}: choose from {', '.join(ORDERS)}")
-    return ORDERS[name]
+def class_order(text: str) -> tuple[str, ...]:
+    """The classes that a person means by `text`: a data set of ORDERS, a taxonomy or its file, `alphabetical:` before
+    one of these, or names between commas. Raises InputError for anything else."""
+    if text.startswith(ALPHABETICAL):
+        return tuple(sorted(class_order(text.removeprefix(ALPHABETICAL))))
+    if text in ORDERS:
+        return ORDERS[text]
+    if text in ("caers", "caer-s"):
+        raise InputError("the class order of CAER-S checkpoints is not certain: it is alphabetical:basic7 if they were "
+                         "trained on its folders as they are, rafdb if somebody put them into RAF-DB's order; try both "
+                         "on faces with labels")
+    if "," not in text:
+        return find_taxonomy(text).classes
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names) or len(set(names)) != len(names):
+        raise InputError(f"class order {text!r}: a class has no name, or two have the same")
+    return names
 
 
 def order_of(checkpoint: Checkpoint, count: int, *, backbone: str) -> tuple[str, ...]:
     """The order of a checkpoint with `count` classes, or () where it cannot be known.
 
-    What `weights convert --classes` wrote into the file counts first; of POSTER++, then the number of classes, then
-    the data set in the file's name.
+    What `finetune` or `weights convert --classes` wrote into the file counts first; of POSTER++, then the number of
+    classes, then the data set in the file's name.
     """
     written = checkpoint.metadata.get("classes", "")
     if written:
-        named = tuple(written.split(","))
-        return named if len(named) == count else ()
+        names = tuple(written.split(","))
+        return names if len(names) == count else ()
     if backbone != "posterv2":
         return ()
     if count == 8:
         return ORDERS["affectnet8"]
-    name = checkpoint.path.name.lower().replace("-", "").replace("_", "")
-    known = {ORDERS[data] for data, cue in (("rafdb", "raf"), ("caers", "caer"), ("affectnet7", "affectnet"))
-             if cue in name}
-    return known.pop() if len(known) == 1 and count == 7 else ()
+    return _order_by_name(checkpoint.path) if count == 7 else ()
+
+
+def _order_by_name(path: Path) -> tuple[str, ...]:
+    """By the one data set that a file's name tells of. CAER-S is none of them: its order is not certain."""
+    name = path.name.lower().replace("-", "").replace("_", "")
+    cues = {"raf": ORDERS["rafdb"], "affectnet": ORDERS["affectnet7"], "caer": ()}
+    orders = [order for cue, order in cues.items() if cue in name]
+    return orders[0] if len(orders) == 1 else ()

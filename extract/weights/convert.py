@@ -5,7 +5,7 @@ from pathlib import Path
 
 from twofold.cache.atomic import published
 from twofold.data.errors import InputError
-from twofold.extract.weights.class_orders import order
+from twofold.extract.weights.class_orders import class_order
 from twofold.extract.weights.read import Checkpoint, file_sha256, read_checkpoint
 from twofold.extract.weights.recognise import guess
 
@@ -44,7 +44,7 @@ class Conversion:
 def convert(source: Path, target: Path, *, classes: str = "") -> Conversion:
     """Write the weights of `source` as safetensors, whole or not at all.
 
-    classes: the data set whose class order the checkpoint has (`class_orders.ORDERS`), kept in the file. Raises
+    classes: the order of the checkpoint's classes as `class_order` takes it, kept in the file. Raises
     InputError for a source without weights, an unknown order, or a target with another suffix.
     """
     from safetensors.torch import save_file
@@ -56,7 +56,7 @@ def convert(source: Path, target: Path, *, classes: str = "") -> Conversion:
     checkpoint = read_checkpoint(source)
     metadata = checkpoint.metadata | {"source_sha256": checkpoint.metadata.get("source_sha256") or file_sha256(source)}
     if classes:
-        metadata["classes"] = ",".join(order(classes))
+        metadata["classes"] = ",".join(class_order(classes))
     tensors = {name: tensor.contiguous().clone() for name, tensor in checkpoint.tensors.items()}  # none may share
     with published(target) as temporary:
         save_file(tensors, temporary, metadata=metadata)

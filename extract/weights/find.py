@@ -7,7 +7,7 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from twofold.data.errors import InputError
+from twofold.data.errors import InputError, first_line
 from twofold.data.weights_folder import weights_folder
 from twofold.extract.networks.presets import PRESETS, Preset
 
@@ -43,18 +43,23 @@ def in_folder(name: str, folder: Path) -> Path | None:
 def file_names(name: str) -> tuple[str, ...]:
     """The names that a backbone's weights may have in the folder."""
     known = _preset(name)
-    return (known.file, *known.also) if known else (f"{name.replace(':', '-').replace('/', '-')}.pth",)
+    return (known.file, *known.also) if known else (f"{_plain(name).replace(':', '-').replace('/', '-')}.pth",)
+
+
+def _plain(name: str) -> str:
+    """The name of a backbone without the options behind it."""
+    return name.partition("?")[0]
 
 
 def _preset(name: str) -> Preset | None:
-    return next((known for known in PRESETS if known.name == name), None)
+    return next((known for known in PRESETS if known.name == _plain(name)), None)
 
 
 def _from_hub(name: str, folder: Path) -> Path:
     """Download, or find in the cache, what is published. Raises InputError if it is not, or cannot be reached."""
     try:
         if name.startswith("torchvision:"):
-            return _torchvision_file(name.removeprefix("torchvision:"))
+            return _torchvision_file(_plain(name).removeprefix("torchvision:"))
         repository, file = _hub_file(name)
         if repository:
             return _hub_download(repository, file)
@@ -63,7 +68,7 @@ def _from_hub(name: str, folder: Path) -> Path:
         raise
     except Exception as error:  # the network's, the hub's and the proxy's own kinds, none of them ours to tell apart
         log.debug("hub", exc_info=error)
-        reason = f"the hub could not give them ({type(error).__name__}: {str(error).strip().splitlines()[0][:160]})"
+        reason = f"the hub could not give them ({type(error).__name__}: {first_line(error, most=160)})"
     raise InputError(f"no weights for {name}: {reason}. {how_to_get(name, folder)}")
 
 
@@ -84,7 +89,7 @@ def _hub_file(name: str) -> tuple[str, str]:
         return (known.hub if known else ""), "model.safetensors"
     import timm
 
-    config = timm.get_pretrained_cfg(name.removeprefix("timm:"))
+    config = timm.get_pretrained_cfg(_plain(name).removeprefix("timm:"))
     return (config and config.hf_hub_id) or "", (config and config.hf_hub_filename) or "model.safetensors"
 
 

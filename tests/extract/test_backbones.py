@@ -5,12 +5,17 @@ import pytest
 import torch
 from PIL import Image
 
+from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.extract.devices import parse_device, resolve_precision
 from twofold.extract.networks.encoder import BatchLimit, Encoder
+from twofold.extract.networks.preprocessing import Preprocessing
 from twofold.extract.networks.presets import PRESETS, preset
 from twofold.extract.networks.random_weights import noise_pictures
 from twofold.extract.networks.registry import load_encoder
+from twofold.extract.plan import recipe_of
+from twofold.extract.views import view
+from twofold.extract.weights.class_orders import class_order
 
 MOBILENET = "weights/imagenet/mobilenet_v2-b0353104.pth"
 LITE0 = "weights/imagenet/tf_efficientnet_lite0.imagenet.fp16.safetensors"
@@ -90,7 +95,7 @@ def test_the_same_faces_in_other_batches(real, faces):
 GOLDEN = {
     "vit_mae": ([31, 25, 224], [127, 81, 128], [0.9595, -0.3364, -0.2436, -0.5695], 24.349),
     "posterv2": ([0, 0, 255], [116, 70, 139], [-0.0681, 0.1454, -0.045, 0.5049], 14.667),
-    "resnet18": ([31, 25, 224], [127, 81, 128], [0.3731, 0.547, 0.4434, 0.7711], 19.218),
+    "resnet18": ([0, 0, 255], [116, 70, 139], [0.6245, 0.6043, 0.6694, 0.8929], 22.167),
     "resnet50": ([31, 25, 224], [127, 81, 128], [0.6516, 1.6022, 1.4292, 2.2112], 96.483),
     "resnet50_conv5": ([31, 25, 224], [127, 81, 128], [0.8935, 0.4792, 0.1497, 1.3239], 20.173),
 }
@@ -144,6 +149,135 @@ def test_vit_mae_is_the_mean_of_the_patch_tokens_of_timms_model():
     assert (config.mean, config.std) == (preset("vit_mae").preprocessing.mean, preset("vit_mae").preprocessing.std)
     assert config.license.lower() == preset("vit_mae").licence.lower() and config.hf_hub_id == preset("vit_mae").hub
     assert config.url.endswith(preset("vit_mae").file)
+
+
+@pytest.fixture(scope="module")
+def fine_tuned(tmp_path_factory):
+    """What MAE's own fine-tuning writes, its container with a pickled Namespace and all; and the model it is of."""
+    import argparse
+
+    import timm
+
+    torch.manual_seed(3)
+    model = timm.create_model("vit_base_patch16_224", num_classes=7, global_pool="avg", fc_norm=True, depth=12).eval()
+    with torch.no_grad():
+        for name in ("fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"):
+            model.get_parameter(name).normal_(0.5, 0.5)
+    state = model.state_dict()
+    assert len(state) == 152 and "norm.weight" not in state and state["pos_embed"].shape == (1, 197, 768)
+    path = tmp_path_factory.mktemp("mae") / "checkpoint-best.pth"
+    torch.save({"model": state, "optimizer": {"state": {0: {"step": 1}}, "param_groups": [{"lr": 1e-3}]}, "epoch": 46,
+                "scaler": {"scale": 65536.0}, "args": argparse.Namespace(batch_size=64, nb_classes=7)}, path)
+    return path, model
+
+
+def test_a_fine_tuned_mae_gives_timms_own_features_and_its_classifier(fine_tuned):
+    path, model = fine_tuned
+    encoder = load("vit_mae", path, classes=class_order("alphabetical:cexpr7"))
+    pixels = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    mean, std = (torch.tensor(values) for values in (encoder.preprocessing.mean, encoder.preprocessing.std))
+    with torch.inference_mode():
+        normalised = ((pixels / 255 - mean) / std).permute(0, 3, 1, 2)
+        features = model.forward_head(model.forward_features(normalised), pre_logits=True).numpy()
+        logits = model(normalised).numpy()
+    ours = encoder.encode(pixels)
+    assert np.abs(ours - features).max() < 1e-5 * max(1, np.abs(features).max())
+    np.testing.assert_allclose(encoder.classifier.logits(ours), logits, rtol=1e-3, atol=1e-4)
+    assert encoder.classifier.classes == (
+        "angrily_surprised", "disgustedly_surprised", "fearfully_surprised", "happily_surprised", "sadly_angry",
+        "sadly_fearful", "sadly_surprised")
+    assert "fc_norm" in encoder.tap and encoder.tap != preset("vit_mae").tap
+    assert load("vit_mae", path).unnamed_classes == 7
+
+
+@pytest.mark.parametrize("order, message", [
+    (class_order("basic8"), "8 classes are named, the classifier of .* has 7"), (("a",), "1 classes are named")])
+def test_an_order_of_another_number_of_classes_is_refused(fine_tuned, order, message):
+    with pytest.raises(InputError, match=message):
+        load("vit_mae", fine_tuned[0], classes=order)
+
+
+def test_a_file_with_both_norms_is_neither(fine_tuned, tmp_path):
+    state = fine_tuned[1].state_dict() | {"norm.weight": torch.ones(768), "norm.bias": torch.zeros(768)}
+    torch.save(state, tmp_path / "both.pth")
+    with pytest.raises(InputError, match="fc_norm"):
+        load("vit_mae", tmp_path / "both.pth")
+
+
+@pytest.mark.parametrize("text, order", [
+    ("rafdb", ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")),
+    ("alphabetical:basic7", ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")),
+    ("anger, fear", ("anger", "fear")),
+])
+def test_class_orders_as_a_person_writes_them(text, order):
+    assert class_order(text) == order
+
+
+@pytest.mark.parametrize("text, message", [
+    ("caers", "CAER-S checkpoints is not certain"), ("anger,,fear", "no name"), ("anger,anger", "the same"),
+    ("ekman", "unknown classes 'ekman'"), ("alphabetical:", "unknown classes ''")])
+def test_class_orders_that_are_none(text, message):
+    with pytest.raises(InputError, match=message):
+        class_order(text)
+
+
+# ------------------------------------------------------------------------------------- preprocessing behind the name
+def test_a_name_may_say_its_preprocessing():
+    plain, other = load("resnet18", "random:3"), load("resnet18?mean=0.5&size=96&std=0.25,0.5,0.5", "random:3")
+    assert other.name == "resnet18?size=96&mean=0.5&std=0.25,0.5,0.5"  # always in the same order
+    assert other.preprocessing == Preprocessing(size=96, resize=96, rule="both", mean=(0.5,) * 3, std=(0.25, 0.5, 0.5))
+    assert other.encode(np.zeros((2, 96, 96, 3), np.uint8)).shape == (2, 512)
+    fingerprints = {recipe_of(encoder, view("original"), dtype="float16").fingerprint for encoder in (plain, other)}
+    assert len(fingerprints) == 2
+    again = load("resnet18?rule=shorter&resize=256&size=224&interpolation=bicubic", "random:3").preprocessing
+    assert (again.size, again.resize, again.rule, again.interpolation) == (224, 256, "shorter", "bicubic")
+
+
+@pytest.mark.parametrize("query, message", [
+    ("?sise=3", "unknown option 'sise' of resnet18"), ("?size=0", "side of 1 to 4096"), ("?size=99999", "side of 1 to"),
+    ("?size=\u0664", "side of 1"), ("?mean=1,2", "not 3 numbers"), ("?std=0,1,1", "not 3 numbers above 0"),
+    ("?scale=-1", "not 1 number above 0"), ("?mean=nan", "not 3 numbers"), ("?rule=long", "choose from shorter"),
+    ("?interpolation=cubic", "choose from nearest"), ("?size=96&size=64", "given twice"),
+])
+def test_preprocessing_that_makes_no_sense(query, message):
+    with pytest.raises(InputError, match=message):
+        load(f"resnet18{query}", "random:3")
+
+
+def test_a_size_that_a_network_does_not_take_is_said():
+    with pytest.raises(InputError, match=r"vit_mae.* does not run on pictures of side 96"):
+        load("vit_mae?size=96", "random:3")
+
+
+def test_a_transformer_of_timm_is_built_for_the_size_in_its_name():
+    encoder = load("timm:test_vit?size=96", "random:3")
+    assert encoder.encode(np.zeros((1, 96, 96, 3), np.uint8)).shape == (1, encoder.dim)
+    assert (encoder.preprocessing.size, encoder.preprocessing.resize) == (96, 96)
+
+
+def test_options_work_on_the_command_line_and_in_fuse(cli, drawn, tmp_path):
+    name = "timm:test_resnet?size=64&mean=0.5,0.5,0.5&std=0.25"
+    done = cli("extract", drawn.manifest, "--root", drawn.root, "--store", tmp_path / "s", "--device", "cpu",
+               "--backbones", f"timm:test_vit,{name}", "--weights", f"{name}=random:1", "--weights",
+               "timm:test_vit=random:1")
+    assert done.returncode == 0, done.stderr
+    file = Store(tmp_path / "s").find(name)
+    assert file.recipe.preprocessing["size"] == [64, 64] and file.recipe.preprocessing["std"] == [0.25] * 3
+    done = cli("fuse", tmp_path / "s", "--out", tmp_path / "run", "--backbones", f"{name},timm:test_vit", "--head",
+               "linear", "--epochs", "1", "--seeds", "1", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert name in done.stdout
+
+
+def test_a_plain_resnet50_gets_the_same_pixels_whichever_way_it_is_tapped(tmp_path):
+    """The files of FER2013 are torchvision's; only the lineage's with Caffe's names wants Caffe's pixels."""
+    from torchvision import models
+
+    torch.save(models.resnet50(num_classes=7).state_dict(), tmp_path / "resnet50_fer2013.pth")
+    whole, conv5 = (load(name, tmp_path / "resnet50_fer2013.pth") for name in ("resnet50", "resnet50_conv5"))
+    assert conv5.preprocessing == whole.preprocessing == preset("resnet50").preprocessing
+    assert conv5.preprocessing.scale == pytest.approx(1 / 255) and (whole.dim, conv5.dim) == (2048, 512)
+    assert whole.unnamed_classes == 7 and conv5.unnamed_classes == 0  # its head reads another tap
 
 
 def test_resnet50_conv5_is_the_last_3x3_of_torchvisions_model():

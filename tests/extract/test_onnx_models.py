@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from twofold.data.errors import InputError
+from twofold.extract.networks.onnx_files import data_files
 from twofold.extract.networks.onnx_models import parse
 from twofold.extract.networks.registry import load_encoder
 
@@ -84,7 +85,7 @@ def test_the_embedding_among_several_outputs(tmp_path):
 
 @pytest.mark.parametrize("query, message", [
     ("?sise=3", "unknown option 'sise'"), ("?size=", "unknown option 'size'"), ("?size=big", "size=big"),
-    ("?mean=1,2", "mean=1,2 of"), ("?std=0", "std=0"), ("?interpolation=cubic", "unknown interpolation"),
+    ("?mean=1,2", "mean=1,2 of"), ("?std=0", "std=0"), ("?interpolation=cubic", "interpolation=cubic of"),
     ("?size=17", "does not run on pictures of side 17"),
 ])
 def test_options_that_make_no_sense(tmp_path, query, message):
@@ -118,6 +119,90 @@ def test_the_weights_are_named_by_content_data_files_included(tmp_path):
     with (tmp_path / "big.bin").open("ab") as data:
         data.write(b"\0")
     assert load(f"onnx:{tmp_path / 'big.onnx'}").weights != first
+
+
+def test_data_files_are_found_at_any_depth_and_length_of_name(tmp_path):
+    """As `onnx` writes them: a name of over 127 bytes, a tensor inside of a node of a subgraph, several files."""
+    names = ["x" * 140 + ".bin", "b.bin", "deep.bin"]
+    path = model(tmp_path / "a.onnx", shape=["n", 3, 16, 16])
+    loaded = onnx.load(path)
+    inner = onnx.numpy_helper.from_array(np.ones(400, np.float32), "inner")
+    branch = onnx.helper.make_graph([onnx.helper.make_node("Constant", [], ["c"], value=inner)], "branch", [],
+                                    [onnx.helper.make_tensor_value_info("c", onnx.TensorProto.FLOAT, [400])])
+    condition = onnx.numpy_helper.from_array(np.array(True), "condition")
+    loaded.graph.initializer.append(condition)
+    loaded.graph.node.append(onnx.helper.make_node("If", ["condition"], ["unused"], then_branch=branch,
+                                                   else_branch=branch))
+    tensors = [loaded.graph.initializer[1], loaded.graph.node[-1].attribute[0].g.node[0].attribute[0].t,
+               loaded.graph.node[-1].attribute[1].g.node[0].attribute[0].t]
+    for tensor, name in zip(tensors, names, strict=True):
+        (tmp_path / name).write_bytes(tensor.raw_data)
+        onnx.external_data_helper.set_external_data(tensor, location=name)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+    loaded.doc_string = "\x0a\x08location\x12\x0b/etc/passwd"
+    (tmp_path / "e.onnx").write_bytes(loaded.SerializeToString())
+    assert [file.name for file in data_files(tmp_path / "e.onnx")] == sorted(names)
+    weights = load(f"onnx:{tmp_path / 'e.onnx'}").weights
+    (tmp_path / names[0]).write_bytes(np.full(300, 1e-6, np.float32).tobytes())
+    assert load(f"onnx:{tmp_path / 'e.onnx'}").weights != weights
+    (tmp_path / names[0]).unlink()
+    with pytest.raises(InputError, match="which is not there: put that file beside it"):
+        load(f"onnx:{tmp_path / 'e.onnx'}")
+
+
+@pytest.mark.parametrize("name", ["../secret.bin", "/etc/passwd", "a/../../secret.bin", "c:\\x", ".", "link.bin"])
+def test_data_outside_of_the_models_folder_is_refused_unopened(tmp_path, name):
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "secret.bin").write_bytes(bytes(1200))
+    (tmp_path / "inside" / "link.bin").symlink_to(tmp_path / "secret.bin")
+    loaded = onnx.load(model(tmp_path / "a.onnx", shape=["n", 3, 16, 16]))
+    onnx.external_data_helper.set_external_data(loaded.graph.initializer[1], location=name)
+    loaded.graph.initializer[1].data_location = onnx.TensorProto.EXTERNAL
+    (tmp_path / "inside" / "e.onnx").write_bytes(loaded.SerializeToString())
+    with pytest.raises(InputError, match=r"refused|not there"):
+        load(f"onnx:{tmp_path / 'inside' / 'e.onnx'}")
+
+
+def test_an_embedding_too_long_for_a_feature_file_is_refused_before_anything_is_computed(tmp_path):
+    helper = onnx.helper
+    graph = helper.make_graph(
+        [helper.make_node("Flatten", ["pixels"], ["flat"])], "wide",
+        [helper.make_tensor_value_info("pixels", onnx.TensorProto.FLOAT, ["n", 3, 112, 112])],
+        [helper.make_tensor_value_info("flat", onnx.TensorProto.FLOAT, None)])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "w.onnx")
+    with pytest.raises(InputError, match="gives 37632 numbers a face; 32768 is the most"):
+        load(f"onnx:{tmp_path / 'w.onnx'}")
+
+
+def endless(path: Path, *, from_pixels: bool) -> Path:
+    """A model whose Loop goes round 2^62 times, over a constant (so that loading computes it) or over the pixels."""
+    helper, kind, value = onnx.helper, onnx.TensorProto.FLOAT, onnx.helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Sin", ["x"], ["y"])], "body",
+        [value("turn", onnx.TensorProto.INT64, []), value("go", onnx.TensorProto.BOOL, []), value("x", kind, [3])],
+        [value("on", onnx.TensorProto.BOOL, []), value("y", kind, [3])])
+    nodes = [helper.make_node("ReduceMean", ["pixels", "axes"], ["mean"], keepdims=0),
+             helper.make_node("ReduceMean", ["mean", "first"], ["row"], keepdims=0),
+             helper.make_node("Loop", ["turns", "true", "row" if from_pixels else "one"], ["looped"], body=body),
+             helper.make_node("Add", ["mean", "looped"], ["sum"])]
+    graph = helper.make_graph(
+        nodes, "endless", [helper.make_tensor_value_info("pixels", kind, ["n", 3, 16, 16])],
+        [helper.make_tensor_value_info("sum", kind, None)],
+        [onnx.numpy_helper.from_array(np.array([2, 3], np.int64), "axes"),
+         onnx.numpy_helper.from_array(np.array([0], np.int64), "first"),
+         onnx.numpy_helper.from_array(np.array(2 ** 62, np.int64), "turns"),
+         onnx.numpy_helper.from_array(np.array(True), "true"),
+         onnx.numpy_helper.from_array(np.ones(3, np.float32), "one")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+@pytest.mark.parametrize("from_pixels", [True, False])
+def test_a_model_that_never_ends_is_left_with_a_sentence(tmp_path, monkeypatch, from_pixels):
+    monkeypatch.setattr("twofold.extract.networks.onnx_models.FIRST_SECONDS", 0.5)
+    with pytest.raises(InputError, match=r"endless\.onnx .* more than 0\.5 seconds for one face, too long to be used"):
+        load(f"onnx:{endless(tmp_path / 'endless.onnx', from_pixels=from_pixels)}")
 
 
 def test_names_as_they_are_written():

@@ -220,7 +220,7 @@ def test_the_classifier_of_poster_gives_logits_from_its_embedding(poster, tmp_pa
 
 @pytest.mark.parametrize("name, options, classes", [
     ("best.pth", "", ()), ("affectnet-7-model_best.pth", "", ORDERS["affectnet7"]),
-    ("caer-s_best.pth", "", ORDERS["caers"]), ("raf_and_affectnet.pth", "", ()),
+    ("caer-s_best.pth", "", ()), ("caer-s_raf.pth", "", ()), ("raf_and_affectnet.pth", "", ()),
     ("best.pth", "affectnet7", ORDERS["affectnet7"]), ("rafdb.pth", "affectnet7", ORDERS["affectnet7"]),
 ])
 def test_the_order_of_the_classes_is_known_or_refused(poster, tmp_path, name, options, classes):
