@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from twofold.data.errors import InputError
+from twofold.data.labels import TAXONOMIES
 from twofold.data.taxonomies import find_taxonomy
 from twofold.extract.weights.read import Checkpoint
 
@@ -28,8 +29,10 @@ def class_order(text: str) -> tuple[str, ...]:
         raise InputError("the class order of CAER-S checkpoints is not certain: it is alphabetical:basic7 if they were "
                          "trained on its folders as they are, rafdb if somebody put them into RAF-DB's order; try both "
                          "on faces with labels")
-    if "," not in text:
+    if text.endswith(".toml") or text in (builtin.name for builtin in TAXONOMIES):
         return find_taxonomy(text).classes
+    if "," not in text:
+        raise InputError(f"unknown class order {text!r}: {HOW_TO_NAME_CLASSES}")
     names = tuple(name.strip() for name in text.split(","))
     if not all(names) or len(set(names)) != len(names):
         raise InputError(f"class order {text!r}: a class has no name, or two have the same")

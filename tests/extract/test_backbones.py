@@ -215,7 +215,7 @@ def test_class_orders_as_a_person_writes_them(text, order):
 
 @pytest.mark.parametrize("text, message", [
     ("caers", "CAER-S checkpoints is not certain"), ("anger,,fear", "no name"), ("anger,anger", "the same"),
-    ("ekman", "unknown classes 'ekman'"), ("alphabetical:", "unknown classes ''")])
+    ("ekman", "unknown class order 'ekman'"), ("alphabetical:", "unknown class order ''")])
 def test_class_orders_that_are_none(text, message):
     with pytest.raises(InputError, match=message):
         class_order(text)
