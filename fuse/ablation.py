@@ -8,11 +8,10 @@ import numpy as np
 
 from twofold.data.errors import InputError
 from twofold.fuse.experiment import Experiment, score
-from twofold.fuse.scores import metrics
 from twofold.fuse.scores.scored_head import figures
 from twofold.fuse.scores.statistics import Comparison, compare
 from twofold.fuse.settings import settings_from
-from twofold.fuse.tables.columns import columns, percent, span, spread
+from twofold.fuse.tables.columns import grouped_columns, percent, span, spread
 from twofold.fuse.training.fit import TrainedHead
 
 #: what decides which faces are scored: paired comparisons need the same ones
@@ -56,8 +55,9 @@ def scored(experiment: Experiment, trained: Sequence[TrainedHead]) -> dict:
     head, classes = score(experiment, trained, name=""), len(experiment.features.taxonomy.classes)
     each = figures(head, classes=classes, seed=experiment.settings.seed)
     return {"accuracy": each.scores.accuracy, "macro_f1": each.scores.macro_f1, "uar": each.scores.uar,
-            "macro_f1_interval": list(each.macro_f1_interval), "seeds_macro_f1": list(each.seeds_macro_f1),
-            "ece": each.ece, "classes": classes, "truth": head.truth.tolist(),
+            "macro_f1_interval": list(each.macro_f1_interval) if each.macro_f1_interval else None,
+            "seeds_macro_f1": list(each.seeds_macro_f1), "figures_of": head.ensemble,
+            "calibration_error": each.calibration_error, "classes": classes, "truth": head.truth.tolist(),
             "group": np.unique(head.groups.astype(str), return_inverse=True)[1].tolist(),
             "prediction": head.prediction.tolist()}
 
@@ -75,21 +75,24 @@ def rows(base: dict, done: Sequence[tuple[dict, dict, float]]) -> list[Row]:
 
 def table(ablated: Sequence[Row]) -> list[str]:
     """A line a change, in points of a hundred."""
-    lines: list[tuple[str, ...]] = [
-        ("change", "accuracy", "macro-F1", "95 %", "one seed", "ECE", "val F1", "difference", "95 %")]
+    if not ablated:
+        return []
+    lines: list[tuple[str, ...]] = [("change", "accuracy", "macro-F1", "95 %", "calibration error", "macro-F1",
+                                     "macro-F1", "macro-F1", "95 %", "")]
     for row in ablated:
         record, comparison = row.scored, row.comparison
+        difference = ("", "", "") if comparison is None else (
+            f"{100 * comparison.difference:+.2f}", span(comparison.interval, sign="+"),
+            "within noise" if comparison.within_noise else "beyond noise")
         lines.append((row.change, percent(record["accuracy"]), percent(record["macro_f1"]),
-                      span(record["macro_f1_interval"]), spread(record["seeds_macro_f1"]),
-                      f"{record['ece']:.3f}", percent(row.val_macro_f1),
-                      *((f"{100 * comparison.difference:+.2f}",
-                         f"[{100 * comparison.low:+.2f}, {100 * comparison.high:+.2f}]") if comparison else ("", ""))))
-    faces = len(ablated[0].scored["truth"]) if ablated else 0
-    return [f"{faces} faces of all folds; macro-F1's intervals and paired differences by bootstrap of groups", "",
-            *columns(lines, left=1)]
+                      span(record["macro_f1_interval"]), f"{record['calibration_error']:.3f}",
+                      spread(record["seeds_macro_f1"]), percent(row.val_macro_f1), *difference))
+    base = ablated[0].scored
+    groups = [("", 1), (base["figures_of"], 4), ("one seed, mean ± sd", 1), ("validation", 1), ("difference", 3)]
+    return [f"{len(base['truth'])} faces of all folds, {len(set(base['group']))} groups; intervals and paired "
+            "differences by bootstrap of groups", "", *grouped_columns(lines, groups, left=1)]
 
 
 def _against(a: dict, b: dict) -> Comparison:
     truth, group = np.array(a["truth"]), np.array(a["group"])
-    return compare(truth, np.array(a["prediction"]), np.array(b["prediction"]), group, metric=metrics.macro_f1,
-                   classes=a["classes"], seed=0)
+    return compare(truth, np.array(a["prediction"]), np.array(b["prediction"]), group, classes=a["classes"], seed=0)

@@ -15,8 +15,15 @@ from twofold.fuse.scores import metrics
 from twofold.fuse.scores.scored_head import Figures, ScoredHead, against, figures
 from twofold.fuse.scores.statistics import Comparison
 from twofold.fuse.settings import choices_of
-from twofold.fuse.tables.columns import columns, percent, span
-from twofold.fuse.tables.figures import UNTRAINED, absent_lines, compared, comparison_record, figures_table
+from twofold.fuse.tables.columns import columns, percent
+from twofold.fuse.tables.figures import (
+    UNTRAINED,
+    compared,
+    comparison_record,
+    figures_lines,
+    figures_table,
+    sureness_lines,
+)
 from twofold.fuse.taught import taught_rows, teachers
 
 
@@ -41,14 +48,11 @@ class Evaluation:
         rows = [("class", "n", "precision", "recall", "F1"), *(
             (name, str(scores.n[c]), *(percent(each[c]) for each in (scores.precision, scores.recall, scores.f1)))
             for c, name in enumerate(self.classes))]
-        lines = [f"{self.run} on {scores.n.sum()} {self.split} faces{seen_words(self)}: "
-                 f"accuracy {percent(scores.accuracy)} "
-                 f"{span(self.figures.accuracy_interval)}, macro-F1 {percent(scores.macro_f1)} "
-                 f"{span(self.figures.macro_f1_interval)} (95 %), UAR {percent(scores.uar)}, calibration error "
-                 f"{self.figures.ece_calibrated:.3f}", "", *columns(rows, left=1),
-                 *absent_lines([self.figures], self.classes)]
+        faces = f"{scores.n.sum()} {self.split} faces, {self.figures.groups} groups{seen_words(self)}"
+        lines = [f"{self.run} on {faces}", "", *figures_lines([self.figures]), "", *columns(rows, left=1), "",
+                 *sureness_lines([self.figures], self.classes)]
         if self.figures.head.untrained:
-            lines += ["", f"* {UNTRAINED}"]
+            lines += [f"* {UNTRAINED}"]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
@@ -68,15 +72,17 @@ class Evaluations:
 
     def record(self) -> dict:
         return {"runs": [evaluation.record() for evaluation in self.each],
-                "comparison": comparison_record(self.comparison, self.best_other)}
+                "comparison": comparison_record(self.comparison, self.best_other,
+                                                chosen_on="the faces scored")}
 
     def text(self) -> str:
         heads, classes = [evaluation.figures for evaluation in self.each], self.each[0].classes
         seen = "".join(f"; {evaluation.run}{seen_words(evaluation)}" for evaluation in self.each if evaluation.seen)
-        lines = [f"{heads[0].scores.n.sum()} {self.each[0].split} faces{seen}", "",
+        lines = [f"{heads[0].scores.n.sum()} {self.each[0].split} faces, {heads[0].groups} groups{seen}", "",
                  *figures_table(heads, classes, style=self.table)]
         if self.comparison:
-            lines += ["", f"{self.each[-1].run} against {self.best_other}: {compared(self.comparison)}"]
+            best = "" if len(self.each) == 2 else ", the best of the others on these very faces"
+            lines += ["", f"{self.each[-1].run} against {self.best_other}{best}: {compared(self.comparison)}"]
         notes = dict.fromkeys(note for evaluation in self.each for note in evaluation.notes)
         return "\n".join([*lines, *(f"note: {note}" for note in notes)])
 
@@ -198,6 +204,7 @@ def _scored(run: Run, features: FusedFeatures, rows: np.ndarray, use: np.ndarray
         name=str(run.path), backbones=run.stream_names, head=run.kind, dim=features.dim, untrained=run.untrained,
         rows=rows, truth=features.label[rows], groups=features.group[rows], members=members, calibrated=calibrated,
         temperature=run.temperature, val_macro_f1=float("nan"), seconds=0.0,
+        folds=run.folds if use.all() else 1,
         shares=dict(zip(run.stream_names, mean_shares, strict=True)) if mean_shares else None)
 
 

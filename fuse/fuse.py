@@ -49,7 +49,8 @@ class Fusion:
         return {"split": f"{self.settings.folds} folds" if self.settings.folds else "test",
                 "classes": list(self.classes.classes),
                 "systems": [head.record(self.classes.classes) for head in self.heads],
-                "fusion_against_best_single": comparison_record(self.comparison, self.best_single)}
+                "fusion_against_best_single": comparison_record(self.comparison, self.best_single,
+                                                                chosen_on="validation")}
 
     def text(self) -> str:
         where = f"; run in {self.out}" if self.out else ""
@@ -67,9 +68,8 @@ class Fusion:
     def _headline(self) -> str:
         fused, settings = self.heads[-1].head, self.settings
         scored = f"{settings.folds} folds by group" if settings.folds else "the test split"
-        seeds = fused.members.shape[0]
-        return (f"{self.classes.name} ({settings.target}), head {settings.head}, {seeds} seed{'s' if seeds > 1 else ''}"
-                f", {len(fused.truth)} faces of {scored}; 95 % intervals by bootstrap of groups")
+        return (f"{self.classes.name} ({self.classes.target}), head {settings.head}, {fused.ensemble}, "
+                f"{len(fused.truth)} faces of {scored}, {self.heads[-1].groups} groups")
 
 
 def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, say: Say = lambda text: None) -> Fusion:
@@ -105,11 +105,11 @@ def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, say: S
 
 def _compared(heads: Sequence[ScoredHead], scored: Sequence[Figures], settings: Settings
               ) -> tuple[str, Comparison | None]:
-    """The fusion with the single that is best on test: to choose it there favours it, so a win is a win."""
-    singles = [each for each in scored[:-1] if len(each.head.backbones) == 1]
+    """The fusion with the single that is best on validation: test only scores."""
+    singles = [each.head for each in scored[:-1] if len(each.head.backbones) == 1]
     if not singles:
         return "", None
-    best = max(singles, key=lambda each: each.scores.macro_f1).head
+    best = max(singles, key=lambda head: head.val_macro_f1)
     return best.name, against(heads[-1], best, classes=best.members.shape[2], seed=settings.seed)
 
 

@@ -198,7 +198,7 @@ def _try(stores: list[Path], out: Path, name: str, record: dict, threads: int, a
     trial = Trial(name, record, score, time.perf_counter() - started, error, scored)
     write_text(out / "trials" / f"{name}.json", json.dumps({
         "settings": record, "val_macro_f1": None if error else score, "error": error,
-        "seconds": trial.seconds, "scored": scored}) + "\n")
+        "seconds": trial.seconds, "figures": scored}) + "\n")
     return trial
 
 
@@ -209,7 +209,7 @@ def _read(out: Path, name: str, settings: dict) -> Trial | None:
         if record["settings"] != settings:
             return None
         return Trial(name, settings, float(record["val_macro_f1"] or "nan"), record["seconds"], record["error"],
-                     record.get("scored"))
+                     record.get("figures"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -68,6 +68,23 @@ def macro_f1_present(confusion: np.ndarray) -> np.ndarray:
     return per_class(confusion)[2].sum(axis=-1) / np.maximum((confusion.sum(axis=-1) > 0).sum(axis=-1), 1)
 
 
+def accuracy_gradient(confusion: np.ndarray) -> np.ndarray:
+    """(..., C, C) derivative of accuracy by each count of confusions (..., C, C)."""
+    faces = np.maximum(confusion.sum(axis=(-2, -1)), 1)[..., None, None]
+    return (np.eye(confusion.shape[-1]) - accuracy(confusion)[..., None, None]) / faces
+
+
+def macro_f1_gradient(confusion: np.ndarray) -> np.ndarray:
+    """(..., C, C) derivative of macro-F1 by each count of confusions (..., C, C).
+
+    With F1 of a class = 2 hits / (faces + calls), a count off the diagonal lowers that of its row and of its column.
+    """
+    classes = confusion.shape[-1]
+    total = np.maximum(confusion.sum(axis=-1) + confusion.sum(axis=-2), 1)
+    slope = per_class(confusion)[2] / total / classes
+    return 2 / classes * np.eye(classes) / total[..., None] - slope[..., :, None] - slope[..., None, :]
+
+
 def uar(confusion: np.ndarray) -> np.ndarray:
     """Unweighted average recall over the classes that have faces, of confusions (..., C, C).
 

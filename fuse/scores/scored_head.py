@@ -7,7 +7,7 @@ import numpy as np
 
 from twofold.fuse.scores import metrics
 from twofold.fuse.scores.metrics import Scores, scores
-from twofold.fuse.scores.statistics import Comparison, bootstrap, compare, interval
+from twofold.fuse.scores.statistics import ACCURACY, MACRO_F1, Comparison, Interval, compare, interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,16 @@ class ScoredHead:
     val_macro_f1: float
     shares: dict[str, float] | None
     seconds: float
+    folds: int = 1  #: whose heads all score each face; 1 where a face is scored by its own fold's alone
+
+    @property
+    def ensemble(self) -> str:
+        """Of what the head's own call is the mean, in words."""
+        seeds = self.members.shape[0] // self.folds
+        each = "1 seed" if seeds == 1 else f"{seeds} seeds"
+        if self.folds > 1:
+            return f"ensemble of {self.folds} folds x {each}"
+        return "one seed" if seeds == 1 else f"ensemble of {each}"
 
     @property
     def mean(self) -> np.ndarray:
@@ -46,16 +56,20 @@ class ScoredHead:
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What there is to say about a head. Intervals are 95 %, by bootstrap of groups."""
+    """What there is to say about a head: of the mean of its members, unless the name says `seeds`.
+
+    Intervals are 95 %, by bootstrap of groups; None where they cannot be had (see `statistics.interval`).
+    """
 
     head: ScoredHead
     scores: Scores
-    accuracy_interval: tuple[float, float]
-    macro_f1_interval: tuple[float, float]
+    groups: int  #: of the faces scored
+    accuracy_interval: Interval | None
+    macro_f1_interval: Interval | None
     seeds_macro_f1: tuple[float, ...]  #: of each seed by itself
     seeds_accuracy: tuple[float, ...]
-    ece: float
-    ece_calibrated: float
+    calibration_error: float  #: of the probabilities that `predict` gives, under the temperature
+    raw_calibration_error: float  #: before the temperature
 
     def record(self, classes: Sequence[str]) -> dict:
         """As metrics.json holds it; nan (a class without faces) becomes None."""
@@ -65,33 +79,33 @@ class Figures:
                      for c, name in enumerate(classes)}
         return {
             "name": head.name, "backbones": list(head.backbones), "head": head.head, "dim": head.dim,
-            "untrained": head.untrained, "n": len(head.truth), "accuracy": table.accuracy,
-            "accuracy_interval": self.accuracy_interval, "macro_f1": table.macro_f1,
+            "untrained": head.untrained, "n": len(head.truth), "groups": self.groups, "figures_of": head.ensemble,
+            "accuracy": table.accuracy, "accuracy_interval": self.accuracy_interval, "macro_f1": table.macro_f1,
             "macro_f1_interval": self.macro_f1_interval, "macro_f1_of_classes_with_faces": table.macro_f1_present,
-            "uar": table.uar, "per_class": per_class,
-            "confusion": table.confusion.tolist(), "seeds_macro_f1": self.seeds_macro_f1,
-            "seeds_accuracy": self.seeds_accuracy, "val_macro_f1": _plain(head.val_macro_f1), "ece": self.ece,
-            "ece_calibrated": self.ece_calibrated, "temperature": head.temperature, "contributions": head.shares,
-            "seconds": head.seconds,
+            "uar": table.uar, "per_class": per_class, "confusion": table.confusion.tolist(),
+            "seeds_macro_f1": self.seeds_macro_f1, "seeds_accuracy": self.seeds_accuracy,
+            "val_macro_f1": _plain(head.val_macro_f1), "calibration_error": self.calibration_error,
+            "calibration_error_before_temperature": self.raw_calibration_error, "temperature": head.temperature,
+            "contributions": head.shares, "seconds": head.seconds,
         }
 
 
 def figures(head: ScoredHead, *, classes: int, seed: int) -> Figures:
     """All figures of a scored head."""
-    accuracy, macro_f1 = (
-        interval(bootstrap(metric, head.truth, [head.prediction], head.groups, classes=classes, seed=seed)[0])
-        for metric in (metrics.accuracy, metrics.macro_f1))
+    accuracy, macro_f1 = (interval(metric, head.truth, head.prediction, head.groups, classes=classes, seed=seed)
+                          for metric in (ACCURACY, MACRO_F1))
     seeds = [scores(head.truth, member.argmax(axis=1), classes) for member in head.members]
     return Figures(
-        head=head, scores=scores(head.truth, head.prediction, classes), accuracy_interval=accuracy,
-        macro_f1_interval=macro_f1, seeds_macro_f1=tuple(seed.macro_f1 for seed in seeds),
-        seeds_accuracy=tuple(seed.accuracy for seed in seeds), ece=metrics.calibration_error(head.mean, head.truth),
-        ece_calibrated=metrics.calibration_error(head.calibrated, head.truth))
+        head=head, scores=scores(head.truth, head.prediction, classes), groups=len(np.unique(head.groups.astype(str))),
+        accuracy_interval=accuracy, macro_f1_interval=macro_f1,
+        seeds_macro_f1=tuple(seed.macro_f1 for seed in seeds), seeds_accuracy=tuple(seed.accuracy for seed in seeds),
+        calibration_error=metrics.calibration_error(head.calibrated, head.truth),
+        raw_calibration_error=metrics.calibration_error(head.mean, head.truth))
 
 
 def against(a: ScoredHead, b: ScoredHead, *, classes: int, seed: int) -> Comparison:
     """Head a against b in macro-F1, on the same test faces in the same order."""
-    return compare(a.truth, a.prediction, b.prediction, a.groups, metric=metrics.macro_f1, classes=classes, seed=seed)
+    return compare(a.truth, a.prediction, b.prediction, a.groups, classes=classes, seed=seed)
 
 
 def _plain(value: float) -> float | None:

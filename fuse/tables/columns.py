@@ -5,6 +5,24 @@ from collections.abc import Sequence
 import numpy as np
 
 
+def grouped_columns(rows: Sequence[tuple[str, ...]], groups: Sequence[tuple[str, int]], *, left: int = 2) -> list[str]:
+    """Lines as of `columns`, a title over each group of columns. groups: (title, number of columns), all in order."""
+    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
+    titles, start, ends = [], 0, set()
+    for title, count in groups:
+        width = sum(widths[start:start + count]) + 2 * (count - 1)
+        widths[start] += max(0, len(title) - width)
+        titles.append(f"{title:-^{max(width, len(title))}}" if title else " " * width)
+        start += count
+        ends.add(start)
+    lines = [" | ".join(titles)]
+    for row in rows:
+        cells = [cell.ljust(width) if c < left else cell.rjust(width)
+                 for c, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        lines.append("".join(cell + (" | " if c + 1 in ends else "  ") for c, cell in enumerate(cells)).rstrip(" |"))
+    return lines
+
+
 def columns(rows: Sequence[tuple[str, ...]], *, left: int = 2) -> list[str]:
     """Lines of aligned columns: the first `left` to the left, numbers to the right."""
     widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
@@ -17,9 +35,9 @@ def percent(value: float | None) -> str:
     return "-" if value is None or np.isnan(value) else f"{100 * value:.2f}"
 
 
-def span(interval: tuple[float, float]) -> str:
-    """An interval as percentages."""
-    return f"[{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+def span(interval: Sequence[float] | None, *, sign: str = "") -> str:
+    """An interval as percentages, `-` if there is none."""
+    return f"[{100 * interval[0]:{sign}.1f}, {100 * interval[1]:{sign}.1f}]" if interval else "-"
 
 
 def spread(shares: Sequence[float]) -> str:

@@ -1,70 +1,119 @@
-"""The figures of scored heads as a person reads them in a terminal."""
+"""The figures of scored heads as a person reads them in a terminal: what each is of, and how sure it is."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from twofold.fuse.scores.scored_head import Figures
-from twofold.fuse.scores.statistics import Comparison
-from twofold.fuse.tables.columns import columns, percent, span, spread
+from twofold.fuse.scores.statistics import FEWEST_GROUPS, Comparison
+from twofold.fuse.tables.columns import columns, grouped_columns, percent, span, spread
 from twofold.fuse.tables.paper_tables import paper_table
 
 UNTRAINED = "UNTRAINED weights: random features, the figures say nothing about the backbones"
+WORTH = 0.01  #: of macro-F1: one face that moves it by more is said
 
 
 def figures_table(heads: Sequence[Figures], classes: tuple[str, ...], *, style: str = "plain") -> list[str]:
     """Figures and recalls of heads scored on the same faces, `plain` or as the `paper` has them."""
     lines = paper_table(heads, classes) if style == "paper" else [
-        *columns(figures_rows(heads)), "", *columns(recall_rows(heads, classes), left=1)]
-    lines += absent_lines(heads, classes)
-    return [*lines, "", f"* {UNTRAINED}"] if any(each.head.untrained for each in heads) else lines
+        *figures_lines(heads), "", *columns(recall_rows(heads, classes), left=1)]
+    lines += ["", *sureness_lines(heads, classes)]
+    return [*lines, f"* {UNTRAINED}"] if any(each.head.untrained for each in heads) else lines
+
+
+def figures_lines(heads: Sequence[Figures]) -> list[str]:
+    """A line a head: its figures and their intervals, under titles that say what they are of."""
+    ensembles = list(dict.fromkeys(each.head.ensemble for each in heads))
+    seeds = max(len(each.seeds_macro_f1) for each in heads)
+    validated = any(each.head.val_macro_f1 == each.head.val_macro_f1 for each in heads)  # nan: the run doesn't say
+    groups = [("", 3), (ensembles[0] if len(ensembles) == 1 else "mean of a head's members", 6)]
+    groups += [("one seed, mean ± sd", 2)] * (seeds > 1) + [("validation", 1)] * validated
+    rows = [("#", "features", "dim", "accuracy", "95 %", "macro-F1", "95 %", "UAR", "calibration error",
+             *(("accuracy", "macro-F1") if seeds > 1 else ()), *(("macro-F1",) if validated else ()))]
+    for number, each in enumerate(heads, 1):
+        said = f" ({each.head.ensemble})" if len(ensembles) > 1 else ""
+        star = " * UNTRAINED" if each.head.untrained else ""
+        rows.append((
+            str(number), each.head.name + said + star, str(each.head.dim),
+            percent(each.scores.accuracy), span(each.accuracy_interval), percent(each.scores.macro_f1),
+            span(each.macro_f1_interval), percent(each.scores.uar), f"{each.calibration_error:.3f}",
+            *((spread(each.seeds_accuracy), spread(each.seeds_macro_f1)) if seeds > 1 else ()),
+            *((percent(each.head.val_macro_f1),) if validated else ())))
+    return grouped_columns(rows, groups)
+
+
+def recall_rows(heads: Sequence[Figures], classes: Sequence[str]) -> list[tuple[str, ...]]:
+    """A line a class: which share of its faces each head calls right."""
+    header = ("recall of", "faces", *(f"#{number}" for number in range(1, len(heads) + 1)))
+    return [header, *((name, str(heads[0].scores.n[c]), *(percent(each.scores.recall[c]) for each in heads))
+                      for c, name in enumerate(classes))]
+
+
+def sureness_lines(heads: Sequence[Figures], classes: Sequence[str]) -> list[str]:
+    """How far the figures of these heads can be trusted: intervals, absent classes, rare classes."""
+    return [interval_line(heads), *absent_lines(heads, classes), *rare_lines(heads[-1], classes)]
+
+
+def interval_line(heads: Sequence[Figures]) -> str:
+    """What the intervals are, or why there are none."""
+    faces, groups = len(heads[0].head.truth), heads[0].groups
+    if groups < FEWEST_GROUPS:
+        each = "1 group" if groups == 1 else f"{groups} groups"
+        return (f"no intervals: the {faces} faces are of {each} (subjects, videos, duplicates), and from fewer than "
+                f"{FEWEST_GROUPS} nobody can tell how sure a figure is")
+    alike = any(not each.accuracy_interval or not each.macro_f1_interval for each in heads)
+    return (f"95 %: how figures vary with the faces, by bootstrap of their {groups} groups"
+            + ("; ± how they vary with the seed" if len(heads[-1].seeds_macro_f1) > 1 else "")
+            + ("; - where all groups score alike" if alike else ""))
+
+
+def absent_lines(heads: Sequence[Figures], classes: Sequence[str]) -> list[str]:
+    """What classes without faces do to macro-F1; no line if every class has faces."""
+    absent = [name for c, name in enumerate(classes) if not heads[0].scores.n[c]]
+    if not absent:
+        return []
+    other = ", ".join(f"#{number} {percent(each.scores.macro_f1_present)}" for number, each in enumerate(heads, 1))
+    return [f"no faces of {', '.join(absent)}: such a class counts 0 in macro-F1, the mean over all {len(classes)} "
+            f"classes; over the {len(classes) - len(absent)} that have faces it is {other}"]
+
+
+def rare_lines(figures: Figures, classes: Sequence[str]) -> list[str]:
+    """What one face of the rarest class is worth; no line where it is little."""
+    scores = figures.scores
+    rare = min((c for c in range(len(classes)) if scores.n[c]), key=lambda c: scores.n[c])
+    hits, called = scores.confusion[rare, rare], scores.n[rare] + scores.confusion[:, rare].sum()
+    worth = float(2 * (hits + 1) / (called + 1) - 2 * hits / called) / len(classes)
+    if worth < WORTH or hits == scores.n[rare]:
+        return []
+    faces = f"{scores.n[rare]} faces" if scores.n[rare] > 1 else "1 face"
+    return [f"few faces: one more hit among the {faces} of {classes[rare]} is worth {100 * worth:.1f} points of "
+            "macro-F1"]
 
 
 def fusion_lines(fused: Figures, comparison: Comparison | None, best_single: str) -> list[str]:
     """What is said about a fusion below its table: its gain, what each stream contributes, calibration."""
     head = fused.head
-    lines = [f"fusion against the best single ({best_single}): {compared(comparison)}"] if comparison else []
+    lines = [f"fusion against the single that is best on validation ({best_single}): {compared(comparison)}"
+             ] if comparison else []
     if head.shares:
         lines += ["mean contribution: " + ", ".join(f"{name} {share:.2f}" for name, share in head.shares.items())]
-    return [*lines, f"calibration error of the fusion: {fused.ece:.3f}, with temperature {head.temperature:.2f} "
-                    f"(fitted on validation) {fused.ece_calibrated:.3f}"]
-
-
-def figures_rows(heads: Sequence[Figures]) -> list[tuple[str, ...]]:
-    """A line a head: its figures and their intervals."""
-    rows = [("#", "features", "dim", "accuracy", "95 %", "macro-F1", "95 %", "one seed", "UAR", "ECE", "val F1")]
-    for number, each in enumerate(heads, 1):
-        star = " * UNTRAINED" if each.head.untrained else ""
-        rows.append((str(number), each.head.name + star, str(each.head.dim), percent(each.scores.accuracy),
-                     span(each.accuracy_interval), percent(each.scores.macro_f1), span(each.macro_f1_interval),
-                     spread(each.seeds_macro_f1), percent(each.scores.uar), f"{each.ece:.3f}",
-                     percent(each.head.val_macro_f1)))
-    return rows
-
-
-def recall_rows(heads: Sequence[Figures], classes: Sequence[str]) -> list[tuple[str, ...]]:
-    """A line a class: how many faces of it each head finds."""
-    header = ("recall of", "n", *(f"#{number}" for number in range(1, len(heads) + 1)))
-    return [header, *((name, str(heads[0].scores.n[c]), *(percent(each.scores.recall[c]) for each in heads))
-                      for c, name in enumerate(classes))]
-
-
-def absent_lines(heads: Sequence[Figures], classes: Sequence[str]) -> list[str]:
-    """What classes without faces do to macro-F1; no lines if every class has faces."""
-    absent = [name for c, name in enumerate(classes) if not heads[0].scores.n[c]]
-    if not absent:
-        return []
-    other = ", ".join(f"#{number} {percent(each.scores.macro_f1_present)}" for number, each in enumerate(heads, 1))
-    return ["", f"no faces of {', '.join(absent)}: such a class counts 0 in macro-F1, the mean over all "
-                f"{len(classes)} classes; over the {len(classes) - len(absent)} that have faces it is {other}"]
+    return [*lines, f"calibration error of the fusion without its temperature of {head.temperature:.2f} (fitted on "
+                    f"validation): {fused.raw_calibration_error:.3f}"]
 
 
 def compared(comparison: Comparison) -> str:
     """One head against another, in a sentence."""
-    return (f"macro-F1 {100 * comparison.difference:+.2f} "
-            f"[{100 * comparison.low:+.2f}, {100 * comparison.high:+.2f}] by paired bootstrap; right where the other "
-            f"is wrong {comparison.only_a} : {comparison.only_b}, McNemar p = {comparison.p_mcnemar:.2g}")
+    if comparison.interval is None:
+        verdict = "" if comparison.groups >= FEWEST_GROUPS else f" (no interval from {comparison.groups} groups)"
+    else:
+        verdict = f" {span(comparison.interval, sign='+')} (95 %), " + (
+            "within noise" if comparison.within_noise else "beyond noise")
+    return (f"macro-F1 {100 * comparison.difference:+.2f}{verdict}; faces that only one of them calls right "
+            f"{comparison.only_a} : {comparison.only_b}, p = {comparison.p_value:.2g} by sign flips of groups")
 
 
-def comparison_record(comparison: Comparison | None, best: str) -> dict | None:
-    """As metrics.json holds it."""
-    return asdict(comparison) | {"best_single": best} if comparison else None
+def comparison_record(comparison: Comparison | None, best: str, *, chosen_on: str) -> dict | None:
+    """As metrics.json holds it. chosen_on: the faces by which the other head was found to be the best."""
+    if comparison is None:
+        return None
+    return asdict(comparison) | {"within_noise": comparison.within_noise, "best_single": best,
+                                 "best_single_chosen_on": chosen_on}

@@ -18,7 +18,7 @@ from twofold.fuse.settings import resolve
 from twofold.fuse.tables.predictions import PredictOptions
 
 QUICK = {"epochs": 6, "lr": 3e-3, "warmup": 1, "hidden": 16, "seeds": 2, "batch_size": 64}
-FIGURES = ("accuracy", "macro_f1", "uar", "ece", "ece_calibrated", "n")
+FIGURES = ("accuracy", "macro_f1", "uar", "calibration_error", "calibration_error_before_temperature", "n")
 
 
 def _split(store, split):

@@ -118,7 +118,7 @@ def test_an_ablation_changes_one_setting_at_a_time_and_compares_on_the_same_face
     assert made.exit_code == 1 and made.best is None and not (tmp_path / "out/best").exists()
     assert len(base.scored["truth"]) == 420 and base.comparison is None
     assert base.scored["macro_f1"] > 0.95 > 0.5 > slow.scored["macro_f1"]
-    assert slow.comparison.high < 0 and slow.comparison.difference == pytest.approx(
+    assert slow.comparison.interval[1] < 0 and slow.comparison.difference == pytest.approx(
         slow.scored["macro_f1"] - base.scored["macro_f1"])
     plain = fuse([store], resolve(changes=made.trials[0].settings | {"head": "mlp", "lr": 0.01}), out=None)
     assert plain.heads[-1].scores.macro_f1 == pytest.approx(base.scored["macro_f1"])
@@ -126,4 +126,4 @@ def test_an_ablation_changes_one_setting_at_a_time_and_compares_on_the_same_face
     assert again.reused == 3 and again.ablated == made.ablated
     text = made.text()
     assert "420 faces of all folds" in text and "lr = 1e-07" in text and "tree" in text
-    assert made.record()["ablation"][1]["against_no_change"]["high"] < 0
+    assert made.record()["ablation"][1]["against_no_change"]["interval"][1] < 0

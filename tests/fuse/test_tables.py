@@ -1,0 +1,106 @@
+"""What the tables say their figures are of, and how sure they are."""
+
+import json
+
+import numpy as np
+import pytest
+
+from twofold.fuse.evaluate import evaluate
+from twofold.fuse.fuse import fuse
+from twofold.fuse.scores.scored_head import ScoredHead, against, figures
+from twofold.fuse.settings import resolve
+from twofold.fuse.tables.columns import grouped_columns
+from twofold.fuse.tables.figures import compared, figures_table
+
+CLASSES = ("joie", "AU1+2", "happily_surprised")
+
+
+def scored(truth, calls, *, groups=None, name="a", val=0.5, members=2, folds=1) -> ScoredHead:
+    """A head of which every member is quite sure of its calls; calls: (n,) of all, or (M, n) of each member."""
+    calls = np.broadcast_to(calls, (members, len(truth)))
+    probabilities = np.full((*calls.shape, len(CLASSES)), 0.05)
+    np.put_along_axis(probabilities, calls[..., None], 0.9, axis=2)
+    return ScoredHead(
+        name=name, backbones=(name,), head="mlp", dim=8, untrained=False, rows=np.arange(len(truth)), truth=truth,
+        groups=np.arange(len(truth)) if groups is None else groups, members=probabilities,
+        calibrated=probabilities.mean(axis=0), temperature=1.0, val_macro_f1=val, shares=None, seconds=0.0,
+        folds=folds)
+
+
+def text(*heads: ScoredHead) -> str:
+    return "\n".join(figures_table([figures(head, classes=3, seed=0) for head in heads], CLASSES))
+
+
+TRUTH = np.arange(60) % 3
+CALLS = np.where(np.arange(60) % 4, TRUTH, (TRUTH + 1) % 3)
+
+
+def test_columns_say_whether_they_are_of_the_ensemble_or_of_one_seed():
+    said = text(scored(TRUTH, CALLS, members=3))
+    title = said.splitlines()[0]
+    assert "ensemble of 3 seeds" in title and "one seed, mean ± sd" in title and "validation" in title
+    alone = text(scored(TRUTH, CALLS, members=1))
+    assert "one seed" in alone.splitlines()[0] and "ensemble" not in alone and "±" not in alone
+    assert "ensemble of 2 folds x 3 seeds" in text(scored(TRUTH, CALLS, members=6, folds=2))
+    mixed = text(scored(TRUTH, CALLS, members=3), scored(TRUTH, CALLS, members=1, name="b"))
+    assert "a (ensemble of 3 seeds)" in mixed and "b (one seed)" in mixed
+
+
+def test_seeds_by_themselves_are_not_the_ensemble():
+    """Three members that err on different faces: together they are always right, each alone is not."""
+    calls = np.stack([np.where(np.arange(60) % 3 == member, (TRUTH + 1) % 3, TRUTH) for member in range(3)])
+    each = figures(scored(TRUTH, calls, members=3), classes=3, seed=0)
+    assert each.scores.accuracy == 1 and each.seeds_accuracy == pytest.approx((2 / 3,) * 3)
+    record = each.record(CLASSES)
+    assert record["figures_of"] == "ensemble of 3 seeds" and record["accuracy"] == 1
+    assert record["seeds_accuracy"] == pytest.approx((2 / 3,) * 3) and record["accuracy_interval"] is None
+    assert "- where all groups score alike" in text(scored(TRUTH, calls, members=3))
+
+
+def test_few_groups_are_told_and_have_no_interval():
+    said = text(scored(TRUTH, CALLS, groups=np.arange(60) % 5))
+    assert "no intervals: the 60 faces are of 5 groups" in said and "[" not in said
+    record = figures(scored(TRUTH, CALLS, groups=np.arange(60) % 5), classes=3, seed=0).record(CLASSES)
+    assert record["groups"] == 5 and record["macro_f1_interval"] is None
+    assert json.loads(json.dumps(record))["accuracy"] == pytest.approx(0.75)
+    assert "bootstrap of their 60 groups" in text(scored(TRUTH, CALLS))
+
+
+def test_absent_and_rare_classes_are_told():
+    truth = np.where(np.arange(60) == 7, 2, np.arange(60) % 2)
+    said = text(scored(truth, np.where(np.arange(60) % 4, truth % 2, 1)))
+    assert "one more hit among the 1 face of happily_surprised is worth 33.3 points of macro-F1" in said
+    said = text(scored(np.arange(60) % 2, (np.arange(60) // 3) % 3))
+    assert "no faces of happily_surprised: such a class counts 0 in macro-F1, the mean over all 3 classes" in said
+    assert "no faces" not in text(scored(TRUTH, CALLS)) and "few faces" not in text(scored(TRUTH, TRUTH))
+
+
+def test_a_difference_within_noise_is_called_that():
+    other = CALLS.copy()
+    other[:2] = TRUTH[:2]
+    comparison = against(scored(TRUTH, other), scored(TRUTH, CALLS), classes=3, seed=0)
+    assert "within noise" in compared(comparison) and "beyond" not in compared(comparison)
+    better = against(scored(TRUTH, TRUTH), scored(TRUTH, CALLS), classes=3, seed=0)
+    assert "beyond noise" in compared(better) and "15 : 0, p = 6.1e-05 by sign flips" in compared(better)
+    few = against(scored(TRUTH, TRUTH, groups=TRUTH), scored(TRUTH, CALLS, groups=TRUTH), classes=3, seed=0)
+    assert "(no interval from 3 groups)" in compared(few) and "noise" not in compared(few)
+
+
+def test_titles_stand_over_their_columns():
+    lines = grouped_columns([("name", "x", "y"), ("a", "1", "22")], [("", 1), ("a long title", 2)], left=1)
+    assert lines == ["     | a long title", "name |        x   y", "a    |        1  22"]
+
+
+def test_fuse_and_evaluate_call_one_thing_by_one_name(make_store, tmp_path):
+    store = make_store()
+    settings = resolve(changes={"epochs": 4, "seeds": 2, "hidden": 16, "batch_size": 64})
+    fusion = fuse([store], settings, out=tmp_path / "run")
+    evaluation = evaluate(tmp_path / "run", store)
+    ours, theirs = fusion.record()["systems"][-1], evaluation.record()
+    for name in ("calibration_error", "calibration_error_before_temperature", "accuracy", "macro_f1", "figures_of"):
+        assert ours[name] == pytest.approx(theirs[name]) if name != "figures_of" else ours[name] == theirs[name]
+    assert all(f"{ours['calibration_error']:.3f}" in report.text() for report in (fusion, evaluation))
+    singles = fusion.record()["systems"][:-1]
+    best = max(singles, key=lambda single: single["val_macro_f1"])
+    against_best = fusion.record()["fusion_against_best_single"]
+    assert (against_best["best_single"], against_best["best_single_chosen_on"]) == (best["name"], "validation")
