@@ -106,7 +106,7 @@ def evaluate_all(
             raise InputError(f"{store} has features of {len(first.keys)} faces for {first.run.path} and of "
                              f"{len(other.keys)} for {other.run.path}: extract what is missing, or evaluate them one "
                              "by one")
-    scorable = np.logical_and.reduce([question.use.any(axis=1) for question in questions])
+    scorable = np.asarray(np.logical_and.reduce([question.use.any(axis=1) for question in questions]))
     evaluations = [answer(question, scorable) for question in questions]
     if len(evaluations) == 1:
         return Evaluations(evaluations, table, None, "")

@@ -1,13 +1,10 @@
 """A run: the folder that a fusion leaves behind, read back. Text and safetensors only."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from twofold.cache.recipe import Recipe, differences
 from twofold.cache.store import Store
@@ -18,6 +15,7 @@ from twofold.fuse.forward import MemberScores, member_scores
 from twofold.fuse.heads.registry import StandardisedHead
 from twofold.fuse.heads.spec import Spec
 from twofold.fuse.join import join_streams, spelled, stream_of_recipe
+from twofold.fuse.received import read_head, read_record, spec_of, streams_of, temperatures_of
 from twofold.fuse.scores import metrics
 from twofold.fuse.seen import NAME, SeenFaces, read_seen
 from twofold.fuse.settings import Settings, settings_from
@@ -93,25 +91,31 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """Read a run back. Raises InputError if it is not one, or not whole."""
+    """Read a run back, which may come from a stranger. Raises InputError if it is not one, or not whole."""
     try:
-        record = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        if record["version"] != VERSION:
-            raise InputError(f"{path}: a run of version {record['version']}, not {VERSION}: train it again")
-        values = record["head"]
-        spec = Spec(**values | {"dims": tuple(values["dims"]), "classes": tuple(values["classes"])})
-        head = StandardisedHead(spec)
-        head.load_state_dict(load_file(path / "head.safetensors"))
-        streams = tuple((stream["backbone"], stream["view"], Recipe.from_json(json.dumps(stream["recipe"])))
-                        for stream in record["streams"])
-        temperature, folds = float(record["temperature"]), len(record["faces"])
-        temperatures = tuple(map(float, record.get("temperatures", [temperature] * folds)))
-        return Run(path, settings_from(record["settings"]), taxonomy(record["classes_name"]), streams, head.eval(),
-                   temperature, temperatures, read_seen(path / NAME, folds=folds), record)
+        source = path / "run.json"
+        record = read_record(source)
+        if type(record.get("version")) is not int or record["version"] != VERSION:
+            raise InputError(f"{path}: not a run of version {VERSION}, which is what this code reads: train it again")
+        spec = spec_of(record, source)
+        streams = streams_of(record, spec, source)
+        temperature, temperatures = temperatures_of(record, spec, source)
+        classes = _taxonomy(record, spec, source)
+        settings = settings_from(record.get("settings"))
+        seen = read_seen(path / NAME, folds=len(temperatures))
+        head = read_head(path / "head.safetensors", spec)
     except FileNotFoundError as error:
         missing = Path(error.filename or "head.safetensors").name
         raise InputError(f"{path}: not a run (no {missing}): give a folder that `fuse` made") from None
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, OSError) as error:
-        raise InputError(f"{path}: the run does not read back ({first_line(error)}): train it again") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: the run does not read back ({first_line(error)})") from None
+    return Run(path, settings, classes, streams, head, temperature, temperatures, seen, record)
+
+
+def _taxonomy(record: dict, spec: Spec, path: Path) -> Taxonomy:
+    """The taxonomy that a record names, which must have the head's classes."""
+    name = record.get("classes_name")
+    classes = taxonomy(name[:80] if isinstance(name, str) else "")
+    if classes.classes != spec.classes:
+        raise InputError(f"{path}: the head's classes are not those of {classes.name}: train the run again")
+    return classes

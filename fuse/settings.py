@@ -174,13 +174,15 @@ def resolve(*, preset: str = "default", config: Path | None = None, changes: dic
     return settings_from(PRESETS[preset] | (read_config(config) if config else {}) | stated)
 
 
-def settings_from(record: dict) -> Settings:
+def settings_from(record: object) -> Settings:
     """Settings from a plain record. Raises InputError naming what is unknown or of the wrong kind."""
+    if not isinstance(record, dict):
+        raise InputError("the settings are no table of names and values")
     kinds = {each.name: type(each.default) for each in fields(Settings)}
     checked = {}
     for name, value in record.items():
         if name not in kinds:
-            raise InputError(f"unknown setting {name!r}: choose from {', '.join(kinds)}")
+            raise InputError(f"unknown setting {str(name)[:80]!r}: choose from {', '.join(kinds)}")
         checked[name] = _converted(name, value, kinds[name])
     return replace(Settings(), **checked)
 
@@ -220,4 +222,4 @@ def _converted(name: str, value: object, kind: type) -> object:
     if type(value) is kind:
         return value
     needed = "a list of names" if kind is tuple else kind.__name__
-    raise InputError(f"setting {name!r} is {value!r}: {needed} is needed")
+    raise InputError(f"setting {name!r} is {str(value)[:80]!r}: {needed} is needed")

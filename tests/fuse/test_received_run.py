@@ -1,0 +1,187 @@
+"""Runs from strangers: whatever a folder says of itself, one sentence, little time and little memory."""
+
+import json
+import math
+import shutil
+import struct
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from twofold.data.errors import InputError
+from twofold.fuse.fuse import fuse
+from twofold.fuse.run import read_run
+from twofold.fuse.settings import resolve
+
+QUICK = {"epochs": 1, "hidden": 8, "seeds": 2, "batch_size": 64}
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    """A trained run, for each test to copy."""
+    from tests.fuse.conftest import make_store
+
+    folder = tmp_path_factory.mktemp("honest")
+    store = make_store.__wrapped__(folder)(rows=210)
+    fuse([store], resolve(changes=QUICK), out=folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def run(honest, tmp_path):
+    return shutil.copytree(honest, tmp_path / "run")
+
+
+def _set(record, place, value):
+    *path, last = place
+    for name in path:
+        record = record[name]
+    record[last] = value
+
+
+ATTACKS = {
+    "a hidden layer of 8 GB": (("head", "hidden"), 1_000_000),
+    "a number of members of 7.7 GB": (("head", "members"), 99_998),
+    "an integer too large": (("head", "hidden"), 10**30),
+    "a float too large": (("head", "dropout"), 10**400),
+    "a negative width": (("head", "dims"), [-12, 8]),
+    "a width that is a truth value": (("head", "dims"), [True, 8]),
+    "no streams": (("streams",), []),
+    "no streams at all": (("streams",), None),
+    "more streams than widths": (("head", "dims"), [12]),
+    "a list where a text is expected": (("streams", 0, "backbone"), ["timm:a"]),
+    "a view without a name": (("streams", 0, "recipe", "view"), {}),
+    "a view that is a list": (("streams", 0, "view"), ["original"]),
+    "a recipe that is a number": (("streams", 0, "recipe"), 7),
+    "a recipe of another backbone": (("streams", 0, "recipe", "backbone"), "timm:vit_giant_patch14_224"),
+    "a recipe with a value that is none": (("streams", 0, "recipe", "preprocessing"), {"size": math.nan}),
+    "another dimension": (("streams", 0, "dim"), 13),
+    "another fingerprint": (("streams", 0, "fingerprint"), "0" * 16),
+    "settings as a list": (("settings",), ["head", "mlp"]),
+    "an unknown setting": (("settings", "x" * 10**6), 1),
+    "a setting out of bounds": (("settings", "seeds"), 10**9),
+    "a temperature that is no number": (("temperature",), math.nan),
+    "a temperature of zero": (("temperature",), 0),
+    "an endless temperature": (("temperatures",), [math.inf]),
+    "temperatures of other folds": (("temperatures",), [1.0, 1.0]),
+    "as many folds as one likes": (("faces",), [{}] * 3),
+    "another taxonomy": (("classes_name",), "rafdb11"),
+    "an unknown taxonomy": (("classes_name",), "\x1b[31m" + "x" * 10**6),
+    "a taxonomy that is a list": (("classes_name",), ["cexpr7"]),
+    "classes twice": (("head", "classes"), ["happily_surprised"] * 7),
+    "classes that are numbers": (("head", "classes"), list(range(7))),
+    "an unknown head": (("head", "kind"), "tree"),
+    "a head that is a list": (("head", "kind"), ["mlp"]),
+    "a field of a head that we do not know": (("head", "evil"), 1),
+    "another version": (("version",), [1] * 10**6),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_record_that_makes_no_sense_is_one_sentence_before_anything_is_allocated(run, cli, attack):
+    record = json.loads((run / "run.json").read_text())
+    _set(record, *ATTACKS[attack])
+    (run / "run.json").write_text(json.dumps(record))
+    tracemalloc.start()
+    with pytest.raises(InputError) as refusal:
+        read_run(run)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6 and len(str(refusal.value)) < 1500 and "\n" not in str(refusal.value)
+    done = cli("predict", run, run, "-o", run / "out.csv")
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", '{"version": 1}', "[" * 10**5, '"' + "x" * 10**6 + '"',
+                                  '{"version": 1' + "0" * 9999 + "}", "\udcff"])
+def test_a_record_that_is_no_record_is_one_sentence(run, text):
+    (run / "run.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError) as refusal:
+        read_run(run)
+    assert len(str(refusal.value)) < 500
+
+
+def _weights(run, change):
+    state = load_file(run / "head.safetensors")
+    change(state)
+    save_file(state, run / "head.safetensors")
+
+
+@pytest.mark.parametrize("change", [
+    lambda state: state["mean"].fill_(math.nan), lambda state: state["body.mlp.last.bias"].fill_(math.inf),
+    lambda state: state["std"].zero_(), lambda state: state["std"].neg_(), lambda state: state.pop("mean"),
+    lambda state: state.update(more=torch.zeros(1)), lambda state: state.update(mean=state["mean"][..., :-1].clone()),
+    lambda state: state.update(mean=state["mean"].double()),
+])
+def test_weights_that_do_not_fit_or_are_no_numbers_are_refused(run, change):
+    _weights(run, change)
+    with pytest.raises(InputError, match="head"):
+        read_run(run)
+
+
+def _header(run, change):
+    path = run / "head.safetensors"
+    content = path.read_bytes()
+    length = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8:8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length:])
+
+
+@pytest.mark.parametrize("change", [
+    lambda header: header["mean"].update(data_offsets=[0, 10**15]), lambda header: header["mean"].update(shape="x"),
+    lambda header: header["mean"].update(data_offsets=[10**12, 10**12 + 160]), lambda header: header.update(mean=[1]),
+    lambda header: header["mean"].update(data_offsets=[-160, 0]), lambda header: header["mean"].pop("data_offsets"),
+    lambda header: header.update({f"t{k}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+                                  for k in range(50_000)}),
+])
+def test_a_header_that_lies_is_refused(run, change):
+    _header(run, change)
+    with pytest.raises(InputError, match=r"head\.safetensors"):
+        read_run(run)
+
+
+def test_a_file_cut_anywhere_or_with_any_byte_after_it_is_refused(run):
+    content = (run / "head.safetensors").read_bytes()
+    for cut in [0, 1, 7, 8, 9, 100, 700, len(content) // 2, len(content) - 1]:
+        (run / "head.safetensors").write_bytes(content[:cut])
+        with pytest.raises(InputError, match=r"head\.safetensors"):
+            read_run(run)
+    (run / "head.safetensors").write_bytes(content + b"\0")
+    with pytest.raises(InputError, match=r"head\.safetensors"):
+        read_run(run)
+
+
+def test_random_changes_of_the_record_never_end_in_another_error(run):
+    text = (run / "run.json").read_text()
+    generator = np.random.default_rng(0)
+    junk = [None, -1, 0, 1e308, "", "x", [], {}, [[]], True, 2**70]
+
+    def places(value, path=()):
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for name, inner in items:
+            yield (*path, name)
+            yield from places(inner, (*path, name))
+
+    every = list(places(json.loads(text)))
+    for place in every:
+        record = json.loads(text)
+        _set(record, place, junk[generator.integers(len(junk))])
+        (run / "run.json").write_text(json.dumps(record))
+        try:
+            read_run(run)
+        except InputError as refusal:
+            assert len(str(refusal)) < 1500
+
+
+def test_an_honest_run_of_each_head_reads_back(make_store, tmp_path):
+    store = make_store(rows=210)
+    for head in ("linear", "mlp", "gated", "late", "logreg", "paper", "zeroshot"):
+        fuse([store], resolve(changes=QUICK | {"head": head}), out=tmp_path / head)
+        state = load_file(tmp_path / head / "head.safetensors")
+        again = read_run(tmp_path / head).head.state_dict()
+        assert state.keys() == again.keys() and all(torch.equal(state[name], again[name]) for name in state)
