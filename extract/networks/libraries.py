@@ -10,6 +10,7 @@ from torch import nn
 
 from twofold.data.errors import InputError
 from twofold.extract.networks.ferplus_resnet import is_caffe, torchvision_name, with_caffe_strides
+from twofold.extract.networks.own_classifier import Layer, last_layer
 from twofold.extract.networks.preprocessing import Preprocessing
 from twofold.extract.networks.presets import CAFFE_PIXELS, Preset, preset
 from twofold.extract.weights.finetuned import preprocessing_of
@@ -23,7 +24,7 @@ class Architecture:
     """A network that turns (B, 3, S, S) into (B, D), not yet loaded.
 
     heads: prefixes of entries that a weights file may hold besides, the classifier that was taken off; own_head: of
-    those that `network` itself has but the embedding does not need;
+    those that `network` itself has but the embedding does not need; classifier: makes one layer of these entries;
     trim: after loading, turns `network` into what the forward pass needs and lets the rest go; rename: from the
     weights file's names to the network's.
     """
@@ -36,6 +37,7 @@ class Architecture:
     trim: Callable[[nn.Module], nn.Module] = lambda network: network
     rename: Callable[[str], str] = lambda name: name
     own_head: str = "\0"
+    classifier: Callable[..., Layer | None] = last_layer
 
 
 def check_name(name: str) -> None:
@@ -94,6 +96,10 @@ def _preset(known: Preset, checkpoint: Checkpoint | None) -> Architecture:
             head = checkpoint.tensors.get("VIT.head.linear.weight") if checkpoint else None
             classes = 8 if head is not None and len(head) == 8 else 7  # any other number does not load strictly
             return declared(PosterV2(classes), trim=PosterV2.trimmed, own_head="VIT.head.")
+        case "manet":
+            from twofold.extract.networks.manet import MANet, folded_heads
+
+            return declared(MANet(), classifier=folded_heads)
         case "resnet18":
             return declared(_torchvision_trunk("resnet18")[0])
     built = declared(_torchvision_trunk("resnet50")[0], **({"trim": Conv5} if known.name == "resnet50_conv5" else {}))

@@ -73,6 +73,15 @@ PRESETS: tuple[Preset, ...] = (
         also=("resnet50_fer2013.pth",), page=_FERPLUS, licence="not stated (research use)", note=_ANY_RESNET50,
         heads=("fc.", "classifier.", "head."),
     ),
+    Preset(
+        name="manet", architecture="twofold.manet", tap="means of the local and of the global branch", dim=1024,
+        preprocessing=Preprocessing(size=224, resize=224, rule="both", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+        trained_on="expressions, RAF-DB or AffectNet", file="manet_rafdb.pth",
+        also=("manet_affectnet7.pth", "manet_affectnet8.pth", "manet_caers.pth"),
+        note="the file does not say the order of its classes: --classes-of manet=ORDER, affectnet7 where its authors' "
+             "instructions were followed",
+        page="https://github.com/zengqunzhao/MA-Net", licence="not stated (research use)", heads=("fc_1.", "fc_2."),
+    ),
 )
 
 

@@ -17,7 +17,7 @@ from twofold.extract.networks.encoder import FIRST_TRY, BatchLimit, Encoder
 from twofold.extract.networks.folding import fold_norms
 from twofold.extract.networks.libraries import Architecture, build, check_name
 from twofold.extract.networks.onnx_models import load_onnx
-from twofold.extract.networks.own_classifier import last_layer, own_classifier
+from twofold.extract.networks.own_classifier import own_classifier
 from twofold.extract.networks.preprocessing import Preprocessing
 from twofold.extract.networks.preprocessing_options import joined, split_name, with_options
 from twofold.extract.networks.presets import PRESETS
@@ -89,7 +89,8 @@ def _classifier(loaded: Loaded, name: str, dim: int,
     learned = classifier_of(loaded.checkpoint, loaded.ours)
     if learned and not classes:
         return learned, 0
-    return own_classifier(name, last_layer(loaded.head, dim=dim), loaded.checkpoint, classes=classes)
+    layer = loaded.architecture.classifier(loaded.head, dim=dim)
+    return own_classifier(name, layer, loaded.checkpoint, classes=classes)
 
 
 def _untrained(name: str, weights: str, options: Mapping[str, str]) -> Loaded:

@@ -11,6 +11,7 @@ RESNETS = {
 MARKS = (  # an entry that only this network has, and the entry of its classifier
     ("VIT.se_block.linear1.weight", "POSTER++", "VIT.head.linear.weight"),
     ("ir_back.input_layer.0.weight", "a POSTER network of another version", "VIT.head.linear.weight"),
+    ("layer3_1_p1.0.conv1.weight", "MA-Net", "fc_1.weight"),
     ("decoder_embed.weight", "a masked autoencoder with its decoder (the file without `_full` is needed)", ""),
     ("conv2_1_1x1_reduce.weight", "a ResNet-50 with the names of Caffe", "classifier.weight"),
     ("conv_6_sep.conv.weight", "a MobileFaceNet", ""),

@@ -97,6 +97,7 @@ GOLDEN = {
     "posterv2": ([0, 0, 255], [116, 70, 139], [-0.0681, 0.1454, -0.045, 0.5049], 14.667),
     "resnet18": ([0, 0, 255], [116, 70, 139], [0.6245, 0.6043, 0.6694, 0.8929], 22.167),
     "resnet50": ([31, 25, 224], [127, 81, 128], [0.6516, 1.6022, 1.4292, 2.2112], 96.483),
+    "manet": ([0, 0, 255], [116, 70, 139], [0.4027, 0.3642, 0.2766, 0.7126], 36.601),
     "resnet50_conv5": ([31, 25, 224], [127, 81, 128], [0.8935, 0.4792, 0.1497, 1.3239], 20.173),
 }
 
@@ -329,7 +330,7 @@ def test_any_model_by_name_loses_its_classifier(name):
 
 # -------------------------------------------------------------------------------------------------------- refusals
 @pytest.mark.parametrize("name, message", [
-    ("resnet19", "choose from vit_mae, posterv2, resnet18, resnet50, resnet50_conv5, timm:NAME"),
+    ("resnet19", "choose from vit_mae, posterv2, resnet18, resnet50, resnet50_conv5, manet, timm:NAME"),
     ("timm:resnet18_of_mars", "timm has no model 'resnet18_of_mars'"),
     ("timm:resnet18.of_mars", "timm has no model 'resnet18.of_mars'"),
     ("torchvision:resnet19", "torchvision has no classification model 'resnet19'"),
