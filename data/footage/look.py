@@ -48,6 +48,7 @@ class Look:
     faces: tuple[Face, ...]
     note: str = ""
     last: bool = False
+    size: tuple[int, int] | None = None  #: of a photograph: width and height, upright
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _photograph(source: Source, search: Search, own: local) -> Look:
         reason = str(error) if isinstance(error, ImageError) else f"unreadable file ({error.strerror})"
         return Look(source, None, None, (), reason, last=True)
     faces = _faces(np.ascontiguousarray(image), search, own)
-    return Look(source, None, None, faces, "" if faces else NO_FACE, last=True)
+    return Look(source, None, None, faces, "" if faces else NO_FACE, True, (image.shape[1], image.shape[0]))
 
 
 def _frame(source: Source, frame: Frame, search: Search, own: local) -> Look:

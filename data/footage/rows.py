@@ -1,6 +1,6 @@
 """What was seen as rows of a manifest: one a face, and one for each photograph or frame without a face."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import replace
 
 import pandas as pd
@@ -41,13 +41,18 @@ def rows(look: Look, settings: CropSettings, line: str) -> Iterator[dict[str, st
             "sharpness": f"{face.sharpness:g}", "scale": f"{face.scale:g}", "padded": f"{face.padded:g}"}
 
 
-def table(looks: Iterable[Look], settings: CropSettings, line: str) -> Manifest:
-    """The manifest of looks, sources sorted by name. What ended a video before its time is the note of its last row."""
+def table(looks: Iterable[Look], settings: CropSettings, line: str, as_they_are: Set[str] = frozenset()) -> Manifest:
+    """The manifest of looks, sources sorted by name. What ended a video before its time is the note of its last row.
+
+    as_they_are: names of pictures that are faces already: a row each, whose key is the name.
+    """
     lines: list[dict[str, str]] = []
     for look in looks:
         if look.last and look.frame is None and lines and lines[-1]["source"] == look.source.name:
             if look.note:
                 lines[-1]["note"] = "; ".join(filter(None, (lines[-1]["note"], f"the video {look.note}")))
+        elif look.source.name in as_they_are:
+            lines.append(dict.fromkeys(COLUMNS, "") | dict.fromkeys(("key", "group", "source"), look.source.name))
         elif look.last and look.source.video and not look.note:
             lines.extend(rows(replace(look, note="no frame"), settings, line))
         else:

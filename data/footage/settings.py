@@ -1,6 +1,9 @@
 """How faces are cut out of pictures: the settings, and the one line of text in which a manifest carries them."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
 
 from twofold.data.errors import InputError
 
@@ -55,6 +58,13 @@ def read_line(line: str) -> tuple[CropSettings, str]:
         return settings, words["detector"]
     except (KeyError, ValueError):
         raise InputError(f"{line!r} are no crop settings (see the column `crop` of what `crop` writes)") from None
+
+
+def crop_lines(manifest: Path) -> list[str]:
+    """The different crop settings in a manifest's column `crop`, those of most faces first; none without the column."""
+    table = pd.read_csv(manifest, usecols=lambda name: name == "crop", dtype=str, keep_default_na=False,
+                        encoding="utf-8-sig")
+    return [line for line in table["crop"].value_counts(sort=True).index if line] if len(table.columns) else []
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from twofold.data.errors import InputError
 from twofold.data.images.csv_pixels import PixelTable, open_pixels, row_of
@@ -18,6 +19,15 @@ from twofold.data.images.folders import inside, read_below
 
 NO_FACE_SUFFIX = ".noface"  #: of keys that stand for a picture or a frame without a face: there is no image to read
 NO_FACE = "no face"  #: why they have no features
+
+
+class ImageSource(Protocol):
+    """What images are read from: `read` gives the bytes of the image file of a key, or raises ImageError."""
+
+    @property
+    def limits(self) -> Limits: ...
+
+    def read(self, key: str) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,7 @@ def require_roots(faces: Faces, keys: Sequence[str]) -> None:
                          f"folder that keys are relative to, or NAME=DIR for each dataset of a merged manifest")
 
 
-def image_hashes(faces: Faces, keys: Sequence[str], *, workers: int = 0) -> dict[str, str]:
+def image_hashes(faces: ImageSource, keys: Sequence[str], *, workers: int = 0) -> dict[str, str]:
     """SHA-256 (hex) of the image file of each key, with that many threads (0: one a core); unreadable ones left out."""
     def digest(key: str) -> str:
         try:
