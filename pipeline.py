@@ -9,8 +9,9 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 if "twofold" not in sys.modules:  # `python pipeline.py` in a plain clone: this folder is the package
     root = Path(__file__).resolve().with_name("__init__.py")
@@ -26,6 +27,13 @@ import twofold.data.cli as data_cli
 import twofold.extract.cli as extract_cli
 import twofold.fuse.cli as fuse_cli
 from twofold import Report
+
+if TYPE_CHECKING:
+    from twofold.data.footage.in_memory import Footage, Treatment
+    from twofold.data.footage.settings import Sampling
+    from twofold.data.footage.sources import Source
+    from twofold.fuse.run import Run
+    from twofold.fuse.tables.predictions import PredictOptions
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True,
                   help="Compound facial expressions from cached features: extract once, fuse in seconds.")
@@ -49,7 +57,8 @@ UNPRINTABLE = re.compile("[\0-\b\v-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fuse` made.")],
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images, folders, a manifest or a store.")],
+    inputs: Annotated[list[Path], typer.Argument(
+        metavar="INPUT...", help="Photographs, faces, videos, folders of them; or one manifest, or one store.")],
     out: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.csv", help="The table to write.")],
     root: Annotated[list[str] | None, typer.Option(help="Of a manifest: as `extract` wants it.")] = None,
     store: Annotated[Path | None, typer.Option(help="Keep the features here, and use those that are here.")] = None,
@@ -60,50 +69,116 @@ def predict(
     basic: Annotated[bool, typer.Option("--basic", help="The basic expression too (heads paper, zeroshot).")] = False,
     submission: Annotated[Path | None, typer.Option(help="Write the ABAW submission of this template.")] = None,
     fill_videos: Annotated[bool, typer.Option("--fill-videos", help="Answer videos without any face, too.")] = False,
+    cropped: Annotated[bool, typer.Option("--cropped", help="All pictures are faces: take them as they are.")] = False,
+    detect: Annotated[bool, typer.Option("--detect", help="No picture is a face yet: find and crop them.")] = False,
+    detector: Annotated[Path | None, typer.Option(help="YuNet's ONNX file, where not in the weights folder.")] = None,
+    fps: Annotated[float, typer.Option(help="Videos: look at that many frames a second; 0 is all.")] = 0.0,
+    every: Annotated[int, typer.Option(help="Videos: look at each N-th frame.")] = 1,
+    timeline: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Videos: draw the scores over time.")] = None,
+    annotate: Annotated[Path | None, typer.Option(metavar="OUT.mp4", help="One video: draw the answers into it.")]
+    = None,
     device: extract_cli.Device = "auto",
     as_json: data_cli.Json = False,
-) -> int:
+) -> Report | int:
     """Classify faces with a trained head: a row a face, or the file that a challenge wants."""
     import tempfile
 
     from twofold.data.errors import InputError
-    from twofold.data.images.named_inputs import in_store, read_inputs
-    from twofold.data.manifest import read_manifest, write_manifest
     from twofold.fuse.predict import check_options
     from twofold.fuse.predict import predict as run_predict
     from twofold.fuse.run import read_run
     from twofold.fuse.tables.predictions import PredictOptions
 
-    made = read_run(run)
+    trained = read_run(run)
     options = PredictOptions(top=top, threshold=threshold, smooth=smooth, basic=basic, template=submission,
                              fill=fill_videos)
-    check_options(options, made, out)
-    whisper = lambda text: print(text, file=sys.stderr)  # noqa: E731
-    if len(inputs) == 1 and inputs[0].is_dir() and any(inputs[0].glob("*.h5")):
-        if root or store or weights:
-            raise InputError(f"{inputs[0]} is a store already: leave out --root, --store and --weights")
-        return run_predict(made, inputs[0], options, out=out, say=whisper)
-    if len(inputs) == 1 and inputs[0].suffix.lower() == ".csv":
-        if not root:
-            raise InputError(f"{inputs[0]} is a manifest: say with --root which folder its keys are relative to")
-        faces, roots = read_manifest(inputs[0]), root
-    else:
-        if root:
-            raise InputError("--root goes with a manifest; images and folders are where they are")
-        faces, common = read_inputs(inputs)
-        roots = [str(common)]
-    from twofold.extract.reproduce import extract_again
+    check_options(options, trained, out)
+    if len(inputs) == 1 and (inputs[0].suffix.lower() == ".csv" or any(inputs[0].glob("*.h5"))):
+        if cropped or detect or detector or fps or every > 1 or timeline or annotate:
+            raise InputError(f"{inputs[0]} holds faces: --cropped, --detect, --detector, --fps, --every, --timeline "
+                             "and --annotate go with photographs and videos")
+        return predict_faces(trained, inputs[0], options, out, root=root, store=store, weights=weights, device=device)
+    if root:
+        raise InputError("--root goes with a manifest; images and folders are where they are")
+    if cropped and detect:
+        raise InputError("--cropped and --detect contradict each other: give one of them, or leave it to the pictures")
+    from twofold.data.footage.drawing import Drawing
+    from twofold.data.footage.settings import Sampling
+    from twofold.data.footage.sources import find_sources
+    from twofold.extract.in_memory import extract_in_memory
 
+    sources, drawing = find_sources(inputs), Drawing(timeline=timeline, annotate=annotate)
+    drawing.check(sources, out, submission=submission is not None)
+    footage = open_footage(sources, trained.record.get("crops", []), detector=detector,
+                           sampling=Sampling(fps=fps, every=every),
+                           treatment="cropped" if cropped else "detect" if detect else "auto")
+    with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
+        place = store or Path(folder, "store")
+        stopped_by = extract_in_memory(
+            [recipe for _, _, recipe in trained.streams], footage.chunks(), footage.table, store=place,
+            weights=weights or [], device=device)
+        if stopped_by:
+            return 128 + stopped_by
+        say(footage.account())
+        predictions = run_predict(trained, place, options, out=out, faults=footage.faults, say=say)
+    drawing.draw(sources, out, trained.taxonomy.classes)
+    return predictions
+
+
+def predict_faces(trained: Run, faces: Path, options: PredictOptions, out: Path, *, root: list[str] | None,
+                  store: Path | None, weights: list[str] | None, device: str) -> Report | int:
+    """Predict the faces of a store, or those of a manifest, extracted first with the recipes of the run."""
+    import tempfile
+
+    from twofold.data.errors import InputError
+    from twofold.data.images.named_inputs import in_store
+    from twofold.data.manifest import read_manifest, write_manifest
+    from twofold.extract.reproduce import extract_again
+    from twofold.fuse.predict import predict as run_predict
+
+    if faces.is_dir():
+        if root or store or weights:
+            raise InputError(f"{faces} is a store already: leave out --root, --store and --weights")
+        return run_predict(trained, faces, options, out=out, say=say)
+    if not root:
+        raise InputError(f"{faces} is a manifest: say with --root which folder its keys are relative to")
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
         place, listed = store or Path(folder, "store"), Path(folder, "faces.csv")
-        write_manifest(in_store(faces, place / "manifest.csv"), listed)
-        reports = extract_again([recipe for _, _, recipe in made.streams], manifest=listed, roots=roots, store=place,
+        write_manifest(in_store(read_manifest(faces), place / "manifest.csv"), listed)
+        reports = extract_again([recipe for _, _, recipe in trained.streams], manifest=listed, roots=root, store=place,
                                 weights=weights or [], device=device, reused=store is not None)
         for report in reports:
-            print(report.text(), file=sys.stderr)
+            say(report.text())
         if reports[-1].work.stopped_by:
             return reports[-1].exit_code
-        return run_predict(made, place, options, out=out, say=whisper)
+        return run_predict(trained, place, options, out=out, say=say)
+
+
+def open_footage(sources: Sequence[Source], lines: Sequence[str], *, detector: Path | None, sampling: Sampling,
+                 treatment: Treatment) -> Footage:
+    """Photographs and videos to be cropped as a run's faces were, with the detector that is to be had."""
+    from twofold.data.errors import InputError
+    from twofold.data.footage.detector_file import find_detector
+    from twofold.data.footage.in_memory import footage_of
+
+    path = None
+    if treatment != "cropped" or any(source.video for source in sources):
+        try:
+            path = find_detector(detector)
+        except InputError as error:
+            if detector or treatment == "detect" or any(source.video for source in sources):
+                raise
+            say(f"warning: all pictures are taken for faces as they are; the answer for an uncropped one is worth "
+                f"nothing ({error})")
+    footage, notes = footage_of(sources, lines, detector=path, sampling=sampling, treatment=treatment)
+    for note in notes:
+        say(f"warning: {note}")
+    return footage
+
+
+def say(text: str) -> None:
+    """What a verb notes on its way."""
+    print(text, file=sys.stderr)
 
 
 @app.command()

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
-from twofold.data.images.sources import Faces
+from twofold.data.images.sources import ImageSource
 from twofold.extract.batches import Batch, Face, Feed, fill
 from twofold.extract.lanes import Lane, Work
 from twofold.extract.passes import Passes, passes_on
@@ -34,7 +34,7 @@ TASK_FACES = 8  #: that one decoding task takes: few enough to be soon done, eno
 FILLING = 2  #: batches of a feed that decoding may be ahead, besides those of which forward passes are under way
 
 
-def compute(jobs: Sequence[Job], keys: Sequence[str], faces: Faces, store: Store, *, settings: Settings,
+def compute(jobs: Sequence[Job], keys: Sequence[str], faces: ImageSource, store: Store, *, settings: Settings,
             progress: bool = True, passes: Passes | None = None) -> Work:
     """Compute every missing row of `jobs` and leave it in parts of `store`.
 
@@ -93,7 +93,7 @@ def _lanes(jobs: Sequence[Job], store: Store, settings: Settings, writer: Thread
 class Loop:
     """Decoding tasks and forward passes under way, and the order in which they are waited for."""
 
-    def __init__(self, lanes: Sequence[Lane], faces: Faces, decoders: ThreadPoolExecutor, work: Work,
+    def __init__(self, lanes: Sequence[Lane], faces: ImageSource, decoders: ThreadPoolExecutor, work: Work,
                  settings: Settings, bar: tqdm):
         self.lanes, self.faces, self.decoders = lanes, faces, decoders
         self.work, self.settings, self.bar = work, settings, bar

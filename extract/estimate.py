@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from twofold.cache.store import Store
-from twofold.data.images.sources import Faces
+from twofold.data.images.sources import ImageSource
 from twofold.extract.engine import compute
 from twofold.extract.plan import Job, Settings
 
 TRIES = 2  #: the first one also pays for what a process does only once
 
 
-def estimate(jobs: Sequence[Job], keys: Sequence[str], faces: Faces, settings: Settings) -> float:
+def estimate(jobs: Sequence[Job], keys: Sequence[str], faces: ImageSource, settings: Settings) -> float:
     """Seconds on this machine for all missing rows of `jobs`; 0 if there are none, or no face tried can be encoded."""
     rows = sum(int(job.missing.sum()) for job in jobs)
     count = max((job.encoder.batch_size for job in jobs), default=0)

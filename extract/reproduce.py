@@ -33,10 +33,9 @@ def extract_again(recipes: Sequence[Recipe], *, manifest: Path, roots: Sequence[
     is called (but for ONNX models, whose name is in the recipe). reused: the store may hold what images no longer are.
     Raises InputError, before any face is read, where what is here would make another recipe.
     """
-    given = parse_weights(weights, [recipe.backbone for recipe in recipes])
-    found = [_find(recipe, given.get(recipe.backbone, []), device.split(",")[0]) for recipe in recipes]
+    found = _find_all(recipes, weights, device)
     reports = []
-    for group in _groups(recipes):
+    for group in groups(recipes):
         some = [found[recipes.index(recipe)] for recipe in group]
         request = _request(group[0], [source for _, source in some], manifest, roots, store, device, reused)
         reports.append(extract(request, encoders=[encoder for encoder, _ in some]))
@@ -45,12 +44,22 @@ def extract_again(recipes: Sequence[Recipe], *, manifest: Path, roots: Sequence[
     return reports
 
 
-def _groups(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
+def find_encoders(recipes: Sequence[Recipe], *, weights: Sequence[str], device: str) -> list[Encoder]:
+    """The encoder of each recipe, found as `extract_again` finds it. Raises InputError where one cannot be made."""
+    return [encoder for encoder, _ in _find_all(recipes, weights, device)]
+
+
+def _find_all(recipes: Sequence[Recipe], weights: Sequence[str], device: str) -> list[tuple[Encoder, Source]]:
+    files = parse_weights(weights, [recipe.backbone for recipe in recipes])
+    return [_find(recipe, files.get(recipe.backbone, []), device.split(",")[0]) for recipe in recipes]
+
+
+def groups(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
     """Recipes that one request can make: the same view, precision and dtype."""
-    groups: dict[tuple[str, str, str], list[Recipe]] = {}
+    alike: dict[tuple[str, str, str], list[Recipe]] = {}
     for recipe in recipes:
-        groups.setdefault((recipe.view["name"], recipe.precision, recipe.dtype), []).append(recipe)
-    return list(groups.values())
+        alike.setdefault((recipe.view["name"], recipe.precision, recipe.dtype), []).append(recipe)
+    return list(alike.values())
 
 
 def _request(recipe: Recipe, sources: Sequence[Source], manifest: Path, roots: Sequence[str], store: Path,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from twofold.cache.store import Store
+from twofold.data.footage.settings import crop_lines
 from twofold.data.labels import Taxonomy
 from twofold.fuse.experiment import (
     Experiment,
@@ -97,7 +99,8 @@ def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, say: S
                     notes=experiment.notes, seconds=time.perf_counter() - started)
     if out:
         record = run_record(_repeatable(settings, features), features, trained, experiment.partitions,
-                            seconds=fusion.seconds, notes=experiment.notes)
+                            seconds=fusion.seconds, notes=experiment.notes,
+                            crops=[line for store in stores for line in crop_lines(Store(store).manifest_path)])
         write_run(out, record=record, metrics=fusion.record(), trained=trained, seen=seen_by(experiment),
                   predictions=predictions_csv(features, heads[-1], _validation(experiment, trained)))
     return fusion

@@ -11,15 +11,17 @@ import pandas as pd
 from twofold.cache.format.featurefile import BLOCK_ROWS
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
+from twofold.data.images.sources import NO_FACE_SUFFIX
 from twofold.data.manifest import read_manifest
 from twofold.fuse.experiment import Say
 from twofold.fuse.features import FusedFeatures
 from twofold.fuse.run import Run
 from twofold.fuse.tables.figures import UNTRAINED
-from twofold.fuse.tables.predictions import PredictOptions, ScoredFaces, write_predictions
+from twofold.fuse.tables.predictions import PLACES, PredictOptions, ScoredFaces, write_predictions
 from twofold.fuse.video.smoothing import smoothed, window
 from twofold.fuse.video.submission import answered, template_keys, write_submission
 
+ALONE = "::alone"  #: the series of rows that nothing comes before or after; no source's name has a colon
 TEACHING_BASICS = ("paper", "zeroshot")  #: heads that predict the basic expression on the way
 
 
@@ -33,10 +35,11 @@ class Predictions:
     left_out: int
     calls: dict[str, int]
     notes: list[str]
+    faults: int = 0  #: inputs that could not be read, or not to their end
 
     @property
     def exit_code(self) -> int:
-        return 1 if self.left_out else 0
+        return 1 if self.left_out or self.faults else 0
 
     def record(self) -> dict:
         return {"out": str(self.out), "rows": self.rows, "interpolated": self.interpolated, "left_out": self.left_out,
@@ -49,41 +52,66 @@ class Predictions:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
-def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, say: Say = lambda text: None) -> Predictions:
+def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, faults: Sequence[str] = (),
+            say: Say = lambda text: None) -> Predictions:
     """Predict every face of the store's manifest (of the template, if any) and write `out`, whole or not at all.
+
+    faults: what is known already to be wrong with the inputs, a sentence each.
 
     Raises InputError if the store's features are of another recipe than the run's (another precision is only a note),
     or no face has features; CacheError if a backbone is missing.
     """
     check_options(options, run, out)
     place = Store(store)
-    features, notes = run.features(place)
-    notes += [UNTRAINED] if run.untrained else []
-    notes += _seen(run, features)
     if options.template:
-        keys = np.array(template_keys(options.template, run.taxonomy), object)
-        groups = np.full(len(keys), "", object)
+        table = pd.DataFrame({"key": template_keys(options.template, run.taxonomy), "group": ""})
     else:
         table = read_manifest(place.manifest_path).table
-        keys, groups = table["key"].to_numpy(object), table["group"].to_numpy(object)
+    keys, groups = table["key"].to_numpy(object), series(table)
+    places = table[list(PLACES)].to_numpy(object) if set(PLACES) <= set(table) else np.empty((len(keys), 0), object)
+    if all(key.endswith(NO_FACE_SUFFIX) for key in keys):
+        nobody = _nobody(run, keys, groups, places)
+        written = write_predictions(out, [nobody], options, classes=run.taxonomy.classes, streams=())
+        return Predictions(out, written.rows, 0, 0, dict(written.calls), list(faults), len(faults))
+    features, notes = run.features(place)
+    notes += [*([UNTRAINED] if run.untrained else []), *faults]
+    notes += _seen(run, features)
     rows = pd.Index(features.keys).get_indexer(pd.Index(keys))
     if (rows < 0).all():
         raise InputError(f"{store}: none of the {len(keys)} faces has features of all backbones of {run.path}")
     for note in notes:
         say(f"warning: {note}")
-    blocks = _blocks(run, features, keys, groups, rows)
+    blocks = _blocks(run, features, keys, groups, places, rows)
     if options.template:
-        return _submit(run, options, options.template, out, blocks, notes)
+        return _submit(run, options, options.template, out, blocks, notes, len(faults))
     if options.smooth:
         faces, faceless = _smooth(_whole(blocks), window(options.smooth))
-        notes += [f"no face in {len(faceless)} videos, left out: {', '.join(faceless[:10])}"] if faceless else []
+        notes += [f"no face in {len(faceless)} videos: {', '.join(faceless[:10])}"] if faceless else []
         blocks = iter([faces])
     written = write_predictions(out, blocks, options, classes=run.taxonomy.classes,
                                 streams=run.stream_names)
     if written.left_out:
         notes += [f"{written.left_out} faces have no features and are left out",
-                  *_reasons(features, keys[rows < 0].tolist())]
-    return Predictions(out, written.rows, written.interpolated, written.left_out, dict(written.calls), notes)
+                  *_reasons(features, [key for key in keys[rows < 0] if not key.endswith(NO_FACE_SUFFIX)])]
+    return Predictions(out, written.rows, written.interpolated, written.left_out, dict(written.calls), notes,
+                       len(faults))
+
+
+def series(table: pd.DataFrame) -> np.ndarray:
+    """(N,) which rows follow each other in time, by name: those of a `group`; in footage those of a person.
+
+    Frames without a face belong to the person of their video where there is but one, and to nobody where there are
+    several; photographs, and those frames, stand alone.
+    """
+    if not {"source", "frame", "track"} <= set(table):
+        return table["group"].to_numpy(object)
+    people = table[table["track"] != ""].groupby("source")["track"].nunique().to_dict()
+    names = []
+    for source, frame, track in zip(table["source"], table["frame"], table["track"], strict=True):
+        several = people.get(source, 0) > 1
+        names.append(ALONE if not frame or (several and not track) else f"{source}, person {track}" if several
+                     else source)
+    return np.array(names, object)
 
 
 def check_options(options: PredictOptions, run: Run, out: Path) -> None:
@@ -107,8 +135,8 @@ def check_options(options: PredictOptions, run: Run, out: Path) -> None:
         raise InputError(f"{out}: cannot be written: {'it is a folder' if out.is_dir() else 'no such folder'}")
 
 
-def _blocks(run: Run, features: FusedFeatures, keys: np.ndarray, groups: np.ndarray, rows: np.ndarray,
-            ) -> Iterator[ScoredFaces]:
+def _blocks(run: Run, features: FusedFeatures, keys: np.ndarray, groups: np.ndarray, places: np.ndarray,
+            rows: np.ndarray) -> Iterator[ScoredFaces]:
     """The faces in order, `BLOCK_ROWS` at a time: of the features no more than one block is ever in memory."""
     for start in range(0, len(keys), BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
@@ -117,8 +145,16 @@ def _blocks(run: Run, features: FusedFeatures, keys: np.ndarray, groups: np.ndar
         shares, basic = (np.zeros((1, present.sum(), 0), np.float32) if each is None else each
                          for each in (scores.shares, scores.basic))
         yield ScoredFaces(
-            keys=keys[block], groups=groups[block], scores=_spaced(run.calibrated(scores), present),
-            shares=_spaced(shares.mean(axis=0), present), basic=_spaced(basic.mean(axis=0), present), present=present)
+            keys=keys[block], groups=groups[block], places=places[block], present=present,
+            scores=_spaced(run.calibrated(scores), present), shares=_spaced(shares.mean(axis=0), present),
+            basic=_spaced(basic.mean(axis=0), present))
+
+
+def _nobody(run: Run, keys: np.ndarray, groups: np.ndarray, places: np.ndarray) -> ScoredFaces:
+    """Rows for pictures without a face, where there is no other."""
+    rows, none = len(keys), np.empty((len(keys), 0), np.float32)
+    return ScoredFaces(keys=keys, groups=groups, places=places, shares=none, basic=none, present=np.zeros(rows, bool),
+                       scores=np.full((rows, len(run.taxonomy.classes)), np.nan, np.float32))
 
 
 def _spaced(values: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -136,20 +172,23 @@ def _whole(blocks: Iterable[ScoredFaces]) -> ScoredFaces:
 
 def _smooth(faces: ScoredFaces, weights: np.ndarray) -> tuple[ScoredFaces, list[str]]:
     """All rows with interpolated and smoothed scores (the basic ones, too), and the videos without any face."""
-    keys, groups = faces.keys.tolist(), faces.groups.tolist()
-    scores, faceless = smoothed(faces.scores, keys, groups, weights)
-    basic = smoothed(faces.basic, keys, groups, weights)[0] if faces.basic.size else faces.basic
+    timed = np.flatnonzero(faces.groups != ALONE)
+    keys, groups = faces.keys[timed].tolist(), faces.groups[timed].tolist()
+    scores, basic = faces.scores.copy(), faces.basic.copy()
+    scores[timed], faceless = smoothed(faces.scores[timed], keys, groups, weights)
+    if basic.size:
+        basic[timed] = smoothed(faces.basic[timed], keys, groups, weights)[0]
     return replace(faces, scores=scores, basic=basic), faceless
 
 
 def _submit(run: Run, options: PredictOptions, template: Path, out: Path, blocks: Iterator[ScoredFaces],
-            notes: list[str]) -> Predictions:
+            notes: list[str], faults: int) -> Predictions:
     faces = _whole(blocks)
     scores = answered(faces.scores, faces.keys.tolist(), window(options.smooth or "none"), fill=options.fill)
     calls = scores.argmax(axis=1)
     write_submission(template, out, [run.taxonomy.numbers[call] for call in calls])
     counts = Counter(run.taxonomy.classes[call] for call in calls)
-    return Predictions(out, len(calls), int((~faces.present).sum()), 0, dict(counts), notes)
+    return Predictions(out, len(calls), int((~faces.present).sum()), 0, dict(counts), notes, faults)
 
 
 def _seen(run: Run, features: FusedFeatures) -> list[str]:

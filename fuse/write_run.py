@@ -67,9 +67,12 @@ def write_run(out: Path, *, record: dict, metrics: dict, trained: Sequence[Train
 
 def run_record(
     settings: dict, features: FusedFeatures, trained: Sequence[TrainedHead], parts: Sequence[Partition], *,
-    seconds: float, notes: Sequence[str],
+    seconds: float, notes: Sequence[str], crops: Sequence[str],
 ) -> dict:
-    """run.json: enough to repeat the run, and to know what it was made from. No path, no host."""
+    """run.json: enough to repeat the run, and to know what it was made from. No path, no host.
+
+    crops: how its faces were cut out of pictures, as the column `crop` of their manifests says.
+    """
     return {
         "version": VERSION, "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "settings": settings,
         "classes_name": features.taxonomy.name, "classes": list(features.taxonomy.classes),
@@ -83,7 +86,7 @@ def run_record(
                      **_fold_recipes(stream)}
                     for stream in (features.streams[k] for k in trained[0].streams)],
         "faces": [{name: len(getattr(part, name)) for name in ("train", "val", "test", "extra")} for part in parts],
-        "notes": list(notes), "seconds": round(seconds, 3),
+        "crops": list(crops), "notes": list(notes), "seconds": round(seconds, 3),
         "software": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
     }
 

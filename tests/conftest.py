@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The tests' small networks gain nothing from a second thread, and lose much where threads wait for a busy core.
 # Set before torch is imported, and handed on to the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test looks for weights on the network
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as twofold sets it, whichever of the two is imported first
 
 

@@ -52,7 +52,8 @@ def table(looks: Iterable[Look], settings: CropSettings, line: str, as_they_are:
             if look.note:
                 lines[-1]["note"] = "; ".join(filter(None, (lines[-1]["note"], f"the video {look.note}")))
         elif look.source.name in as_they_are:
-            lines.append(dict.fromkeys(COLUMNS, "") | dict.fromkeys(("key", "group", "source"), look.source.name))
+            blank: dict[str, str] = dict.fromkeys(COLUMNS, "")
+            lines.append(blank | dict.fromkeys(("key", "group", "source"), look.source.name))
         elif look.last and look.source.video and not look.note:
             lines.extend(rows(replace(look, note="no frame"), settings, line))
         else:

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from twofold.cache.atomic import published
+from twofold.data.images.sources import NO_FACE, NO_FACE_SUFFIX
 from twofold.data.labels import BASIC
 
 UNCERTAIN = "uncertain"
+PLACES = ("source", "frame", "time", "track", "box", "note")  #: of a manifest that `crop` wrote, carried along
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,7 @@ class ScoredFaces:
     shares: np.ndarray
     basic: np.ndarray
     present: np.ndarray  #: (n,) bool: the face has features
+    places: np.ndarray  #: (n, P) text: where the face was seen, the columns `PLACES` of footage; P is 0 elsewhere
 
 
 @dataclass
@@ -67,28 +70,37 @@ def write_predictions(out: Path, blocks: Iterable[ScoredFaces], options: Predict
         writer = csv.writer(file, lineterminator="\n")
         for faces in blocks:
             if not headed:
-                writer.writerow(_header(options, classes, streams[:faces.shares.shape[1]]))
+                writer.writerow(_header(options, classes, streams[:faces.shares.shape[1]],
+                                        PLACES[:faces.places.shape[1]]))
                 headed = True
-            kept = ~np.isnan(faces.scores[:, 0])
-            lines = [_line(faces, int(row), options, classes) for row in np.flatnonzero(kept)]
+            scored = ~np.isnan(faces.scores[:, 0])
+            faceless = np.array([str(key).endswith(NO_FACE_SUFFIX) for key in faces.keys], bool) & ~scored
+            lines = [_line(faces, int(row), options, classes) for row in np.flatnonzero(scored | faceless)]
             writer.writerows(lines)
-            written.calls.update(line[1] for line in lines)
+            written.calls.update(line[1 + faces.places.shape[1]] for line in lines)
             written.rows += len(lines)
-            written.left_out += int((~kept).sum())
-            written.interpolated += int((kept & ~faces.present).sum())
+            written.left_out += int((~scored & ~faceless).sum())
+            written.interpolated += int((scored & ~faces.present).sum())
     return written
 
 
-def _header(options: PredictOptions, classes: Sequence[str], streams: Sequence[str]) -> list[str]:
-    return ["key", "prediction", *(["face"] if options.smooth else []), *(f"top{k + 1}" for k in range(options.top)),
-            *(["basic"] if options.basic else []), *classes, *(f"share {name}" for name in streams)]
+def _header(options: PredictOptions, classes: Sequence[str], streams: Sequence[str], places: Sequence[str]
+            ) -> list[str]:
+    return ["key", *places, "prediction", *(["face"] if options.smooth else []),
+            *(f"top{k + 1}" for k in range(options.top)), *(["basic"] if options.basic else []), *classes,
+            *(f"share {name}" for name in streams)]
 
 
 def _line(faces: ScoredFaces, row: int, options: PredictOptions, classes: tuple[str, ...]) -> list[str]:
+    """A row of the table; one without scores is a picture without a face, and says so."""
     scores = faces.scores[row]
     order = np.argsort(-scores, kind="stable")
+    if np.isnan(scores[0]):
+        empty = bool(options.smooth) + options.top + bool(options.basic) + len(classes) + faces.shares.shape[1]
+        return [str(faces.keys[row]), *faces.places[row], NO_FACE, *[""] * empty]
     call = classes[int(order[0])] if scores[order[0]] >= options.threshold else UNCERTAIN
-    return [str(faces.keys[row]), call, *(["yes" if faces.present[row] else "no"] if options.smooth else []),
+    return [str(faces.keys[row]), *faces.places[row], call,
+            *(["yes" if faces.present[row] else "no"] if options.smooth else []),
             *(classes[int(k)] for k in order[:options.top]),
             *([BASIC[faces.basic[row].argmax()]] if options.basic else []), *(f"{score:.6f}" for score in scores),
             *("" if np.isnan(share) else f"{share:.6f}" for share in faces.shares[row])]

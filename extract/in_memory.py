@@ -1,0 +1,78 @@
+"""Extraction of faces that are in memory, some at a time, with exactly the recipes of an earlier run."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from twofold.cache.recipe import Recipe
+from twofold.cache.store import Store
+from twofold.data.images.decode import FACE, ImageError, Limits
+from twofold.data.images.sources import NO_FACE, ImageSource, image_hashes
+from twofold.data.manifest import Manifest, write_manifest
+from twofold.extract.engine import Stop, compute
+from twofold.extract.networks.encoder import Encoder
+from twofold.extract.plan import Job, Settings, plan
+from twofold.extract.reproduce import find_encoders, groups
+from twofold.extract.run import finish
+from twofold.extract.views import view
+
+
+class Chunk(ImageSource, Protocol):
+    """Some faces: `keys` in order, and a source that reads them."""
+
+    @property
+    def keys(self) -> list[str]: ...
+
+
+class Nothing:
+    """The source of keys that stand for pictures without a face."""
+
+    limits: Limits = FACE
+
+    def read(self, key: str) -> bytes:
+        raise ImageError(NO_FACE)
+
+
+def extract_in_memory(recipes: Sequence[Recipe], chunks: Iterable[Chunk], manifest: Callable[[], Manifest], *,
+                      store: Path, weights: Sequence[str], device: str) -> int:
+    """Extract faces as they come, and nothing else, into the store; returns the signal that stopped it, or 0.
+
+    The values are those that `extract` gives for the same bytes in files. manifest: called once the chunks have come,
+    for all their keys and those without a face. Raises InputError, before a face is read, where what is here would
+    make another recipe than those of the run.
+    """
+    encoders = find_encoders(recipes, weights=weights, device=device)
+    place, seen = Store(store, new=True), set()
+    place.path.mkdir(parents=True, exist_ok=True)
+    with Stop() as stop:
+        for chunk in chunks:
+            stopped_by = _compute(recipes, encoders, place, chunk.keys, chunk)
+            seen.update(chunk.keys)
+            if stopped_by or stop.signal:
+                return stopped_by or stop.signal
+        table = manifest()
+        _compute(recipes, encoders, place, [key for key in table.keys if key not in seen], Nothing())
+    write_manifest(table, place.manifest_path)
+    for jobs in _jobs(recipes, encoders, place, table.keys, Settings()):
+        finish(place, jobs, table.keys)
+    return 0
+
+
+def _compute(recipes: Sequence[Recipe], encoders: Sequence[Encoder], store: Store, keys: list[str],
+             source: ImageSource) -> int:
+    """What the store has of the same bytes is not computed again; returns the signal that stopped it, or 0."""
+    settings, hashes = Settings(retry_failures=True), image_hashes(source, keys)
+    for jobs in _jobs(recipes, encoders, store, keys, settings, hashes):
+        settings = replace(settings, dtype=jobs[0].recipe.dtype)
+        stopped_by = compute(jobs, keys, source, store, settings=settings, progress=False).stopped_by
+        if stopped_by:
+            return stopped_by
+    return 0
+
+
+def _jobs(recipes: Sequence[Recipe], encoders: Sequence[Encoder], store: Store, keys: list[str], settings: Settings,
+          hashes: dict[str, str] | None = None) -> list[list[Job]]:
+    """Jobs for each group of recipes that have view, precision and dtype in common."""
+    return [plan(store, keys, [encoders[recipes.index(recipe)] for recipe in group], [view(group[0].view["name"])],
+                 settings=replace(settings, dtype=group[0].dtype), hashes=hashes) for group in groups(recipes)]
