@@ -30,6 +30,8 @@ def writable(output: Path | None) -> Path | None:
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of text.")]
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="FACES.csv", callback=writable,
                                        help="The manifest to write.")]
+Map = Annotated[list[str] | None, typer.Option("--map", metavar="OLD=NEW",
+                                               help="A label or folder by another name (repeatable).")]
 Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The dataset's folder; keys are relative to it.")]
 Table = Annotated[Path, typer.Argument(metavar="FACES.csv", help="A manifest.")]
 
@@ -39,35 +41,41 @@ def manifest_csv(
     table: Annotated[Path, typer.Argument(metavar="TABLE.csv", help="One row a face, with a header line.")],
     output: Output,
     key: Annotated[str, typer.Option(help="Column of image paths.")] = "key",
-    split: Annotated[str, typer.Option(help="Column of train, val, test.")] = "",
+    split: Annotated[str, typer.Option(help="Column of train, val, test; here and below: none leaves it out.")] = "",
     basic: Annotated[str, typer.Option(help="Column of basic emotions.")] = "",
     compound: Annotated[str, typer.Option(help="Column of compound expressions.")] = "",
     group: Annotated[str, typer.Option(help="Column of what must stay on one side: subject, duplicates.")] = "",
     classes: Annotated[str, typer.Option(help="Taxonomy, or FILE.toml, whose names or numbers the labels are.")] = "",
     from_zero: Annotated[bool, typer.Option("--from-zero", help="Numbers are places in its order, from 0.")] = False,
+    rename: Map = None,
     as_json: Json = False,
 ) -> Report:
-    """Any CSV table; say which column is what."""
+    """Any CSV table; say which column is what. Columns called split, basic, compound, group are taken as they are."""
+    from twofold.data.aliases import parse_map
     from twofold.data.readers.csv import read_csv
     from twofold.data.taxonomies import find_taxonomy
 
     own = find_taxonomy(classes) if classes else None
     return write_faces(read_csv(table, key=key, split=split, basic=basic, compound=compound, group=group, classes=own,
-                                from_zero=from_zero), output, [table], classes=own)
+                                from_zero=from_zero, names=parse_map(rename or [], known=own.classes if own else ())),
+                       output, [table], classes=own)
 
 
 @manifest_app.command("folder")
 def manifest_folder(
     root: Root, output: Output,
     classes: Annotated[str, typer.Option(help="Taxonomy, or FILE.toml, whose names or numbers the folders have.")] = "",
+    rename: Map = None,
     as_json: Json = False,
 ) -> Report:
     """Class folders: split/class/*.jpg or class/*.jpg."""
+    from twofold.data.aliases import parse_map
     from twofold.data.readers.folder import read_folder
     from twofold.data.taxonomies import find_taxonomy
 
     own = find_taxonomy(classes) if classes else None
-    return write_faces(read_folder(root, classes=own), output, classes=own)
+    return write_faces(read_folder(root, classes=own, names=parse_map(
+        rename or [], known=own.classes if own else ())), output, classes=own)
 
 
 @manifest_app.command("rafdb")
@@ -95,13 +103,14 @@ def manifest_rafce(root: Root, output: Output, as_json: Json = False) -> Report:
 def manifest_affectnet(
     root: Root, output: Output,
     classes: Annotated[str, typer.Option(help="basic8, or basic7 without contempt.")] = "basic8",
+    val_as: Annotated[str, typer.Option(help="test makes its official validation set the test split.")] = "val",
     crop: Annotated[Path | None, typer.Option(help="Older release: write the faces, cut out, to this folder.")] = None,
     as_json: Json = False,
 ) -> Report:
     """AffectNet: train_set/ and val_set/ of 2021, or the older training.csv and validation.csv."""
     from twofold.data.readers.affectnet import read_affectnet
 
-    faces = read_affectnet(root, classes=classes)
+    faces = read_affectnet(root, classes=classes, val_as=val_as)
     if crop is not None:
         from twofold.data.images.crops import crop_faces
 
@@ -167,17 +176,22 @@ def manifest_split(
     only: Annotated[str | None, typer.Option(help="Divide the faces of this split; others stay as they are.")] = None,
     drop_leaks: Annotated[bool, typer.Option("--drop-leaks", help="Leave out its faces of groups elsewhere.")] = False,
     target: Annotated[str, typer.Option(help="Labels in proportion: compound, basic, your column; auto.")] = "auto",
+    rename: Annotated[list[str] | None, typer.Option(metavar="OLD=NEW", help="Only rename splits: val=test.")] = None,
     seed: int = 0,
     as_json: Json = False,
 ) -> Report:
     """Split anew: classes in proportion, no group (subject, video, duplicates) on two sides."""
     from twofold.data.errors import InputError
     from twofold.data.manifest import read_manifest
-    from twofold.data.merge import fold, resplit, without_leaks
+    from twofold.data.merge import fold, rename_splits, resplit, without_leaks
 
     table = read_manifest(faces)
     if drop_leaks and not only:
         raise InputError("--drop-leaks leaves faces out of one split: name it with --only (such as --only train)")
+    if rename:
+        if folds or only or drop_leaks:
+            raise InputError("--rename only gives splits other names: leave out --folds, --only and --drop-leaks")
+        return write_faces(rename_splits(table, rename), output, [faces])
     if drop_leaks and only:
         table = without_leaks(table, only)
     divided = (fold(table, folds=folds, target=target, seed=seed, only=only) if folds

@@ -1,12 +1,12 @@
 """Manifests into one, and one manifest into splits or folds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from twofold.data.errors import InputError
-from twofold.data.manifest import Manifest, manifest
+from twofold.data.manifest import SPLITS, Manifest, manifest
 from twofold.data.splits import stratified_group_folds, stratified_group_split
 from twofold.data.taxonomies import NOT_LABELS
 
@@ -74,6 +74,27 @@ def resplit(
     sides[rows] = split
     table = faces.table.assign(split=sides)
     return Manifest(table, (*faces.notes, *_notes(table)))
+
+
+def rename_splits(faces: Manifest, renames: Sequence[str]) -> Manifest:
+    """The manifest with its splits renamed by OLD=NEW texts, such as val=test; empty stands for no split.
+
+    Raises InputError for a text that is otherwise, a split without faces, or two splits that would become one.
+    """
+    splits, present = {}, set(faces.table["split"])
+    for text in renames:
+        old, mark, new = text.partition("=")
+        if not mark or old not in SPLITS or new not in SPLITS or old in splits:
+            raise InputError(f"--rename {text!r} is not OLD=NEW of {', '.join(filter(None, SPLITS))} or empty, each "
+                             "OLD once")
+        if old not in present:
+            raise InputError(f"--rename {text!r}: no face stands in {old or 'no split'}")
+        splits[old] = new
+    after = [splits.get(split, split) for split in sorted(present)]
+    if len(set(after)) < len(after):
+        raise InputError(f"--rename {' '.join(renames)} would make two splits one: rename the other one too")
+    return manifest(faces.table.assign(split=faces.table["split"].replace(splits)), source="manifest",
+                    notes=faces.notes)
 
 
 def without_leaks(faces: Manifest, only: str) -> Manifest:

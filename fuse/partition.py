@@ -80,7 +80,7 @@ def _partition(features: FusedFeatures, task: Task, side: np.ndarray, *, val_fra
     learnable, scorable = task.learned >= 0, task.scored >= 0
     if not (learnable | scorable).any():
         raise _nothing(features, task)
-    unsplit = int((learnable & (side == "")).sum())
+    unsplit = int((learnable & (side == "") & (features.store == 0)).sum())  # further stores only train: no fault
     side, notes = _separated(features, task, side, "test")
     if not task.learns:
         test = np.flatnonzero(scorable & (side == "test"))

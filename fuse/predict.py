@@ -13,6 +13,7 @@ from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.data.images.sources import NO_FACE_SUFFIX
 from twofold.data.manifest import read_manifest
+from twofold.data.readers.cexpr import frames_of
 from twofold.fuse.experiment import Say
 from twofold.fuse.features import FusedFeatures
 from twofold.fuse.run import Run
@@ -76,7 +77,8 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, faults
     features, notes = run.features(place)
     notes += [*([UNTRAINED] if run.untrained else []), *faults]
     notes += _seen(run, features)
-    rows = pd.Index(features.keys).get_indexer(pd.Index(keys))
+    frames = frames_of(keys.tolist(), features.keys) if options.template else keys  # a frame may be kept as .png
+    rows = pd.Index(features.keys).get_indexer(pd.Index(frames))
     if (rows < 0).all():
         raise InputError(f"{store}: none of the {len(keys)} faces has features of all backbones of {run.path}")
     for note in notes:

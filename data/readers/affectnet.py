@@ -21,17 +21,22 @@ SETS = {"train_set": "train", "val_set": "val"}
 LISTS = {"training.csv": "train", "validation.csv": "val"}
 PICTURES = "Manually_Annotated_Images"
 COLUMNS = ("subDirectory_filePath", "face_x", "face_y", "face_width", "face_height", "expression")
+NO_TEST = ("AffectNet has no test faces: `fuse` scores its official validation set if you say --val-as test here, or "
+           "its folds with `fuse --folds 5`")
 UNUSABLE = {8: "none", 9: "uncertain", 10: "no face"}
 
 
-def read_affectnet(root: Path, *, classes: str = "basic8") -> Manifest:
+def read_affectnet(root: Path, *, classes: str = "basic8", val_as: str = "val") -> Manifest:
     """The manifest of either release, whichever `root` holds; `classes` is basic8, or basic7 without contempt.
 
-    Faces labelled 8 to 10 (none, uncertain, no face) are left out and counted.
+    The official validation set has no test set beside it, and is what others report on; `val_as` test makes it the
+    test split. Faces labelled 8 to 10 (none, uncertain, no face) are left out and counted.
     Raises InputError naming what is not there or not as published.
     """
     if classes not in ("basic7", "basic8"):
         raise InputError(f"AffectNet's classes are basic7 or basic8, not {classes!r}")
+    if val_as not in ("val", "test"):
+        raise InputError(f"AffectNet's validation set can be val or test, not {val_as!r}")
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
     lists = [(folder / name, split) for folder in (root, root / "Manually_Annotated_file_lists")
@@ -43,7 +48,10 @@ def read_affectnet(root: Path, *, classes: str = "basic8") -> Manifest:
     else:
         raise InputError(f"{root}: neither train_set/ and val_set/ (the 2021 release) nor training.csv and "
                          f"validation.csv (the older one) in it")
-    return _labelled(table, notes, root, wanted=8 if classes == "basic8" else 7)
+    faces = _labelled(table, notes, root, wanted=8 if classes == "basic8" else 7)
+    if val_as == "val":
+        return Manifest(faces.table, (*faces.notes, NO_TEST))
+    return Manifest(faces.table.assign(split=faces.table["split"].replace("val", val_as)), faces.notes)
 
 
 def _read_sets(root: Path) -> tuple[pd.DataFrame, list[str]]:

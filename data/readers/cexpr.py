@@ -4,6 +4,7 @@ The submission template has the header `image_location,Fearfully_Surprised,...` 
 each frame to answer; decoded frames may be one more or fewer. See D. Kollias, CVPR 2023, and the challenge's pages.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -39,9 +40,10 @@ def read_cexpr(root: Path, *, template: Path | None = None, annotation: Path | N
     """The manifest of a folder of frame folders, `group` being the video.
 
     Rows are those of the template where given, whether or not their frame is there (a frame without a face has no
-    picture, and must be answered all the same); otherwise every frame there is. `annotation` is a table like the
-    template with the true class, or a folder of `<video>.txt` with one class number a line below a header; -1 and 7
-    (other) mean no label. Raises InputError naming what is not as published.
+    picture, and must be answered all the same); otherwise every frame there is. Frames may be .bmp, .png, ... where
+    the template says .jpg: their own names are the keys. `annotation` is a table like the template with the true
+    class, or a folder of `<video>.txt` with one class number a line below a header; -1 and 7 (other) mean no label.
+    Raises InputError naming what is not as published.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
@@ -49,7 +51,7 @@ def read_cexpr(root: Path, *, template: Path | None = None, annotation: Path | N
                     for frame in video.iterdir() if is_image(PurePath(video.name, frame.name)))
     if not frames:
         raise InputError(f"{root}: no frames like 01/00001.jpg in it: cut the videos into cropped faces first")
-    keys = list(read_template(template).keys) if template else frames
+    keys = frames_of(read_template(template).keys, frames) if template else frames
     labels = _annotated(annotation, keys) if annotation else {}
     table = pd.DataFrame({"key": keys, "compound": [labels.get(key, "") for key in keys],
                           "group": [key.partition("/")[0] for key in keys]})
@@ -58,6 +60,14 @@ def read_cexpr(root: Path, *, template: Path | None = None, annotation: Path | N
     if annotation and len(labels) < len(keys):
         notes.append(f"{annotation}: {len(keys) - len(labels):,} of {len(keys):,} frames have no label")
     return manifest(faces.table, source=str(template or root), notes=notes)
+
+
+def frames_of(asked: Sequence[str], frames: Iterable[str]) -> list[str]:
+    """For each frame that a template asks for, the one that is there: of that name, else of that name in another
+    image format; else the name as asked for."""
+    names = set(frames)
+    other = {key.rpartition(".")[0]: key for key in sorted(names, reverse=True)}
+    return [key if key in names else other.get(key.rpartition(".")[0], key) for key in asked]
 
 
 def _gaps(root: Path, keys: list[str], frames: list[str]) -> list[str]:
@@ -113,7 +123,7 @@ def _annotated(path: Path, keys: list[str]) -> dict[str, str]:
             labels[key] = classes.label(number)
         except InputError as error:
             raise InputError(f"{path}: {key}: {error}") from None
-    return {key: labels[key] for key in keys if key in labels}
+    return {key: labels[name] for key, name in zip(keys, frames_of(keys, labels), strict=True) if name in labels}
 
 
 def _from_folder(folder: Path, keys: list[str]) -> dict[str, str]:

@@ -1,38 +1,49 @@
 """Any table of faces in CSV: which column is what is said by name."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
 
+from twofold.data.aliases import canonical_split, renamed, target_of
 from twofold.data.csv_files import read_table
 from twofold.data.errors import InputError
 from twofold.data.labels import Taxonomy
-from twofold.data.manifest import Manifest, manifest
+from twofold.data.manifest import COLUMNS, Manifest, manifest
 from twofold.data.taxonomies import plain
+
+NONE = "none"  #: instead of a column's name: leave it out
 
 
 def read_csv(
     path: Path, *, key: str = "key", split: str = "", basic: str = "", compound: str = "", group: str = "",
-    classes: Taxonomy | None = None, from_zero: bool = False,
+    classes: Taxonomy | None = None, from_zero: bool = False, names: Mapping[str, str] | None = None,
 ) -> Manifest:
-    """The manifest of a CSV file; key, split, basic, compound and group name its columns, empty for none.
+    """The manifest of a CSV file; key, split, basic, compound and group name its columns.
 
-    Labels are canonical names, or the official numbers of `classes`, which then says what the column of its target
-    means; with `from_zero` they are places in its order instead, counted from 0, whatever its official numbers. A
-    number below 0 is no label. All other columns are carried along; where the target of `classes` is one of them, it
-    must hold these classes.
+    An empty name takes the column that is called so already, if there is one; `none` leaves it out. Labels are
+    emotions in any spelling that `aliases` has, what `names` (label to canonical label) says, or the official numbers
+    of `classes`, which then says what the column of its target means; with `from_zero` they are places in its order
+    instead, counted from 0, whatever its official numbers. A number below 0 is no label. All other columns are carried
+    along; where the target of `classes` is one of them, it must hold these classes.
     Raises InputError naming file, row and column.
     """
     table = read_table(path)
-    names = {"key": key, "split": split, "basic": basic, "compound": compound, "group": group}
-    for ours, theirs in names.items():
-        if theirs and theirs not in table.columns:
+    columns = {"key": key, "split": split, "basic": basic, "compound": compound, "group": group}
+    columns = {ours: theirs or (ours if ours in table.columns else NONE) for ours, theirs in columns.items()}
+    columns = {ours: theirs for ours, theirs in columns.items() if theirs != NONE}
+    for ours, theirs in columns.items():
+        if theirs not in table.columns:
             raise InputError(f"{path}: no column {theirs!r} (for {ours}); it has {', '.join(table.columns)}")
-    columns = {ours: table[theirs] for ours, theirs in names.items() if theirs}
-    others = [name for name in table.columns if name not in names and name not in names.values()]
-    faces = pd.DataFrame(columns).join(table[others])
+    others = [name for name in table.columns if name not in COLUMNS and name not in columns.values()]
+    faces = pd.DataFrame({ours: table[theirs] for ours, theirs in columns.items()}).join(table[others])
+    for name in ("basic", "compound"):
+        if name in columns:
+            faces[name] = _by_value(faces[name], lambda label: renamed(label, names or {}))
+    if "split" in columns:
+        faces["split"] = _by_value(faces["split"], canonical_split)
     if classes is not None:
-        own = classes.target not in names
+        own = classes.target not in COLUMNS
         if classes.target not in (others if own else columns):
             raise InputError(f"{path}: no column {classes.target!r}, the target of --classes {classes.name}; it has "
                              f"{', '.join(table.columns)}" if own else
@@ -41,7 +52,15 @@ def read_csv(
         faces[classes.target] = _named(faces[classes.target], classes, f"{path}", from_zero)
         if own:
             _check_own(faces[classes.target], classes, f"{path}")
+    for name in ("basic", "compound"):
+        if name in columns:
+            _check_labels(faces[name], path)
     return manifest(faces, source=str(path))
+
+
+def _by_value(column: pd.Series, name: Callable[[str], str]) -> pd.Series:
+    """The column with each distinct value renamed."""
+    return column.map({value: name(value) for value in column.unique()})
 
 
 def _named(column: pd.Series, classes: Taxonomy, source: str, from_zero: bool) -> pd.Series:
@@ -62,6 +81,15 @@ def _named(column: pd.Series, classes: Taxonomy, source: str, from_zero: bool) -
             hint = "; if labels count from 0, say --from-zero" if number == 0 else ""
             raise InputError(f"{source}: row {row + 2}, column {column.name!r}: {error}{hint}") from None
     return column.replace(names)
+
+
+def _check_labels(column: pd.Series, path: Path) -> None:
+    strange = column[column.map({label: bool(label) and target_of(label) != column.name for label in column.unique()})]
+    if len(strange):
+        label = strange.iloc[0]
+        raise InputError(f"{path}: row {strange.index[0] + 2}, column {column.name!r}: {label!r} is not a "
+                         f"{column.name} emotion; for another word: --map {label}=..., for numbers: --classes, for no "
+                         f"labels: --{column.name} {NONE}")
 
 
 def _check_own(column: pd.Series, classes: Taxonomy, source: str) -> None:

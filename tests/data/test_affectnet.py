@@ -15,16 +15,25 @@ from twofold.data.readers.affectnet import read_affectnet
 
 def test_the_release_of_2021(affectnet):
     faces = read_affectnet(affectnet)
-    table = faces.table
+    table, (*notes, last) = faces.table, faces.notes
     assert tuple(table.loc[table["split"] == "train", "basic"]) == BASIC
     assert tuple(table.loc[table["split"] == "val", "basic"]) == BASIC
     assert faces.keys[:3] == ["train_set/images/0.jpg", "train_set/images/7.jpg", "train_set/images/14.jpg"]
-    assert faces.notes == (
+    assert "--val-as test" in last and notes == [
         "1 faces labelled 8 (none) are left out", "1 faces labelled 9 (uncertain) are left out",
         "1 faces labelled 10 (no face) are left out",
         "AffectNet, 8 classes train: 8 faces here, 287,651 as published",
-        "AffectNet, 8 classes val: 8 faces here, 3,999 as published")
+        "AffectNet, 8 classes val: 8 faces here, 3,999 as published"]
     assert all(open_faces(affectnet).read(key) for key in faces.keys)
+
+
+def test_the_official_validation_set_can_be_the_test_split(affectnet, older_affectnet):
+    for root in (affectnet, older_affectnet):
+        as_val, as_test = read_affectnet(root), read_affectnet(root, val_as="test")
+        assert as_test.keys == as_val.keys and not any("--val-as" in note for note in as_test.notes)
+        assert list(as_test.table["split"]) == list(as_val.table["split"].replace("val", "test"))
+    with pytest.raises(InputError, match="can be val or test, not 'train'"):
+        read_affectnet(affectnet, val_as="train")
 
 
 def test_seven_classes_leave_contempt_out(affectnet):

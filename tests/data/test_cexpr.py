@@ -3,7 +3,7 @@
 import pytest
 
 from twofold.data.errors import InputError
-from twofold.data.readers.cexpr import HEADER, read_cexpr, read_template
+from twofold.data.readers.cexpr import HEADER, frames_of, read_cexpr, read_template
 
 
 def test_frames_alone(cexpr):
@@ -23,6 +23,23 @@ def test_the_template_is_the_list_of_rows(cexpr):
         "must be answered",
         "1 whole videos are not there: 03",
         "1 frames are not in the template and left out (the first is 02/00003.jpg)")
+
+
+def test_frames_of_other_formats_answer_to_the_template(cexpr):
+    """Frames are often cut out as .bmp or .png; labels of the template's names are theirs, too."""
+    frames = cexpr / "frames"
+    for video, suffix in (("01", ".png"), ("02", ".bmp")):
+        for frame in sorted((frames / video).iterdir()):
+            frame.rename(frame.with_suffix(suffix))
+    truth = cexpr / "truth.csv"
+    truth.write_text(f"{','.join(HEADER)}\n01/00003.jpg,6\n")
+    faces = read_cexpr(frames, template=cexpr / "template.txt", annotation=truth)
+    assert faces.keys == ["01/00001.png", "01/00002.jpg", "01/00003.png", "02/00001.bmp", "02/00002.bmp",
+                          "03/00001.jpg", "03/00002.jpg"]
+    assert list(faces.table["compound"]) == ["", "", "sadly_angry", "", "", "", ""]
+    assert "3 of the template's 7 frames are not there (the first is 01/00002.jpg)" in faces.notes[1]
+    both = frames_of(["1/a.jpg", "1/b.jpg"], ["1/a.jpg", "1/a.png", "1/b.bmp"])
+    assert both == ["1/a.jpg", "1/b.bmp"]
 
 
 def test_the_template_itself(cexpr):

@@ -5,7 +5,7 @@ import pytest
 
 from twofold.data.errors import InputError
 from twofold.data.manifest import manifest, read_manifest
-from twofold.data.merge import fold, merge, resplit, unite, without_leaks
+from twofold.data.merge import fold, merge, rename_splits, resplit, unite, without_leaks
 
 
 def made(count: int = 90, **columns):
@@ -108,3 +108,14 @@ def test_manifests_that_contradict_each_other():
     with pytest.raises(InputError, match=r"A and B contradict each other: 'split' of '1\.png' is 'train' in one and "
                                          r"'test' in the other \(and so of 1 more faces\)"):
         unite({"A": a, "B": b})
+
+
+def test_splits_are_renamed():
+    faces = manifest(pd.DataFrame({"key": list("abc"), "split": ["train", "val", ""]}), source="x")
+    assert list(rename_splits(faces, ["val=test"]).table["split"]) == ["train", "test", ""]
+    assert list(rename_splits(faces, ["val=train", "train=val", "=test"]).table["split"]) == ["val", "train", "test"]
+    for wrong, says in ((["val"], "is not OLD=NEW"), (["val=dev"], "is not OLD=NEW"),
+                        (["test=val"], "no face stands in"),
+                        (["val=train"], "would make two splits one"), (["val=test", "val=train"], "each OLD once")):
+        with pytest.raises(InputError, match=says):
+            rename_splits(faces, wrong)

@@ -4,8 +4,10 @@ import sys
 
 import pytest
 
+from twofold.data.aliases import canonical, target_of
 from twofold.data.errors import InputError
-from twofold.data.labels import taxonomy
+from twofold.data.labels import TAXONOMIES, taxonomy
+from twofold.data.manifest import read_manifest
 from twofold.data.readers.csv import read_csv
 from twofold.data.readers.folder import read_folder
 
@@ -31,11 +33,47 @@ def test_integer_labels_are_official_numbers(table):
         "disgustedly_surprised", ""]
 
 
-def test_a_carried_column_may_not_pose_as_one_of_ours(tmp_path):
-    """A column called `basic` is not taken for labels unless it is named."""
-    (tmp_path / "x.csv").write_text("key,basic\na.png,4\n")
-    faces = read_csv(tmp_path / "x.csv")
-    assert list(faces.table["basic"]) == [""]
+def test_columns_called_as_ours_are_taken_unless_told_otherwise(tmp_path):
+    (tmp_path / "x.csv").write_text("key;split;basic;compound;group;emotion\na.png;Training;happy;;p1;fear\n")
+    assert read_csv(tmp_path / "x.csv").table.iloc[0].tolist() == ["a.png", "train", "happiness", "", "p1", "fear"]
+    named = read_csv(tmp_path / "x.csv", basic="emotion", group="none", split="none").table
+    assert named.iloc[0].tolist() == ["a.png", "", "fear", "", ""]
+    (tmp_path / "x.csv").write_text("key,basic\na.png,\nb.png,4\n")
+    with pytest.raises(InputError, match=r"row 3, column 'basic': '4' is not a basic emotion; .*: --basic none"):
+        read_csv(tmp_path / "x.csv")
+    assert list(read_csv(tmp_path / "x.csv", basic="none").table["basic"]) == ["", ""]
+
+
+@pytest.mark.parametrize(("label", "name"), [
+    ("happy", "happiness"), ("Sad", "sadness"), ("JOY", "happiness"), ("angry", "anger"), ("Suprise", "surprise"),
+    ("Happily Surprised", "happily_surprised"), ("happily-surprised", "happily_surprised"),
+    ("HappilySurprised", "happily_surprised"), ("sad angry", "sadly_angry"), ("fear+surprise", "fearfully_surprised"),
+    ("surprise_happy", "surprisedly_happy"), ("happy_happy", "happy_happy"), ("neutral_happy", "neutral_happy"),
+    ("4", "4"), ("", ""), (" contempt ", "contempt"), ("appalled", "appalled"), ("afraid", "fear")])
+def test_labels_as_people_write_them(label, name):
+    assert canonical(label) == name
+
+
+@pytest.mark.parametrize("classes", TAXONOMIES)
+def test_every_canonical_name_stays_what_it_is(classes):
+    assert [canonical(label) for label in classes.classes] == list(classes.classes)
+    assert {target_of(label) for label in classes.classes} == {classes.target}
+
+
+def test_other_words_are_mapped(tmp_path, put, cli):
+    (tmp_path / "x.csv").write_text("key\tbasic\na.png\tglücklich\nb.png\tunklar\nc.png\tsad\n", encoding="utf-8-sig")
+    words = ["manifest", "csv", tmp_path / "x.csv", "-o", tmp_path / "out.csv", "--map"]
+    done = cli(*words, "glücklich=joy", "--map", "unklar=")
+    assert done.returncode == 0 and "happiness 1, sadness 1" in done.stdout, done.stderr
+    for wrong in ("glücklich", "=fear", "a=glad"):
+        done = cli(*words, wrong)
+        assert done.returncode == 2 and "is not OLD=NEW" in done.stderr
+    put(tmp_path / "faces/train/glad/1.jpg")
+    put(tmp_path / "faces/dev/odd/1.jpg")
+    done = cli("manifest", "folder", tmp_path / "faces", "-o", tmp_path / "out.csv", "--map", "glad=happy",
+               "--map", "odd=")
+    assert done.returncode == 0 and read_manifest(tmp_path / "out.csv").table[["key", "split", "basic"]].to_numpy(
+        ).tolist() == [["dev/odd/1.jpg", "val", ""], ["train/glad/1.jpg", "train", "happiness"]]
 
 
 @pytest.mark.parametrize(("options", "says"), [
@@ -91,7 +129,7 @@ def test_class_folders_alone_and_numbered(tmp_path, put):
 
 
 @pytest.mark.parametrize(("place", "says"), [
-    ("joy/1.png", "'joy' is neither a basic nor a compound expression; for numbered folders say --classes"),
+    ("glad/1.png", "'glad' is neither a basic nor a compound expression; for numbered folders say --classes"),
     ("1.png", "not split/class or class"), ("a/b/anger/1.png", "a/b/anger is not split/class or class"),
     ("fold1/anger/1.png", "fold1/anger is not split/class"), ("notes.txt", "no images in split/class")])
 def test_other_folders(tmp_path, put, place, says):
