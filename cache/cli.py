@@ -97,6 +97,14 @@ def cache_diff(
     return diff(a, b)
 
 
+@app.command("card")
+def cache_card(store: StorePath, as_json: Json = False) -> Report:
+    """Write STORE/README.md, the page that the Hugging Face hub shows of a pushed store."""
+    from twofold.cache.card import write_card
+
+    return write_card(store)
+
+
 @app.command("push")
 def cache_push(store: StorePath, url: Url, replace: Replace = False, as_json: Json = False) -> Report:
     """Share a store: send what the other place lacks, verified there, and a catalogue of it."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from twofold.cache.card import CARD, is_card
 from twofold.cache.errors import CacheError, TransferError
 from twofold.cache.share.catalogue import CATALOGUE, Catalogue, Entry, catalogue_of
 from twofold.cache.share.failures import CHUNK_BYTES, NothingThere, Progress
@@ -11,6 +12,7 @@ from twofold.cache.share.folder import Folder, fetch_catalogue, open_target
 from twofold.cache.share.transfer import Transfer, digest, refuse_conflicts, total
 from twofold.cache.store import Store
 
+MOST_CARD_BYTES = 1 << 20
 PARTIAL = ".push-"  #: and the SHA-256 of what it is to become
 
 
@@ -35,6 +37,7 @@ def push(
         whole = 2 * total(lacking)
         resumed = sum([_send(target, entry, store.path / entry.name, whole, progress) for entry in lacking])
         there = _catalogue_there(target)  # anew: somebody else may have pushed other files meanwhile
+        _send_card(target, store.path / CARD)
         if (both := there.with_those_of(here)) != there:
             _write_catalogue(target, both)
     return Transfer(store.path, shown, True, tuple(lacking), tuple(present), resumed, len(store.parts()))
@@ -91,6 +94,21 @@ def _send(target: Folder, entry: Entry, path: Path, whole: int, progress: Progre
                             "or changed here meanwhile); it is removed there, run the same command again")
     target.rename(partial, entry.name)
     return have
+
+
+def _send_card(target: Folder, card: Path) -> None:
+    """The store's page, in place of an older one of ours; a page of somebody's own stays."""
+    if not card.is_file():
+        return
+    size = target.size(CARD)
+    if size is not None and (size > MOST_CARD_BYTES or not is_card(_text(target, CARD))):
+        return
+    target.write(f"{PARTIAL}{CARD}", [card.read_bytes()])
+    target.rename(f"{PARTIAL}{CARD}", CARD)
+
+
+def _text(target: Folder, name: str) -> str:
+    return b"".join(target.read(name).chunks).decode("utf-8", errors="replace")
 
 
 def _write_catalogue(target: Folder, catalogue: Catalogue) -> None:

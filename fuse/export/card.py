@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from twofold.cache.card import markdown_table
 from twofold.data.errors import InputError
 from twofold.fuse.run import Run
 
@@ -48,15 +49,13 @@ def _page(run: Run, system: dict[str, Any], licences: Mapping[str, str]) -> list
         "Compound facial expressions from cached features, trained with Twofold.", *untrained, "",
         "## Figures", "",
         f"Of {system['n']} faces of {scored}, none of which it learned from or was chosen by; "
-        f"the ensemble of {len(system['seeds_macro_f1'])} seeds; 95 % intervals by bootstrap of groups.", "",
-        *_table(("", "value", "95 %"), [("accuracy", _percent(system["accuracy"]), _span(system["accuracy_interval"])),
-                                        ("macro-F1", _percent(system["macro_f1"]), _span(system["macro_f1_interval"])),
-                                        ("calibration error", f"{system['ece_calibrated']:.3f}", "")]), "",
-        *_table(("class", "faces", "precision", "recall", "F1"),
+        f"{system.get('figures_of', 'the ensemble of its seeds')}; 95 % intervals by bootstrap of groups.", "",
+        *markdown_table(("", "value", "95 %"), _figures(system)), "",
+        *markdown_table(("class", "faces", "precision", "recall", "F1"),
                 [(name, str(row["n"]), *(_percent(row[kind]) for kind in ("precision", "recall", "f1")))
                  for name, row in system["per_class"].items()]), "",
         "## Encoders", "",
-        *_table(("backbone", "view", "embedding", "weights", "licence"),
+        *markdown_table(("backbone", "view", "embedding", "weights", "licence"),
                 [(backbone, view, f"{dim}-d", recipe.weights[:23], licences.get(backbone, "as its publisher says"))
                  for (backbone, view, recipe), dim in zip(run.streams, run.head.spec.dims, strict=True)]), "",
         "What is made with an encoder is under its licence too.", "",
@@ -66,10 +65,12 @@ def _page(run: Run, system: dict[str, Any], licences: Mapping[str, str]) -> list
         *(f"* {note}" for note in run.record["notes"]), "", "## Limits", "", LIMITS]
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, *rows)]
-    lines = [f"| {' | '.join(row)} |" for row in cells]
-    return [lines[0], "|" + "---|" * len(header), *lines[1:]]
+def _figures(system: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Rows of a table; `ece_calibrated` is what older runs call the calibration error."""
+    error = system.get("calibration_error", system.get("ece_calibrated"))
+    return [("accuracy", _percent(system["accuracy"]), _span(system["accuracy_interval"])),
+            ("macro-F1", _percent(system["macro_f1"]), _span(system["macro_f1_interval"])),
+            ("calibration error", "-" if error is None else f"{error:.3f}", "")]
 
 
 def _percent(share: float | None) -> str:

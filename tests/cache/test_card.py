@@ -1,0 +1,49 @@
+"""The card of a store: read by the hub's own library, sent along, and never over somebody's page."""
+
+import pytest
+
+from twofold.cache.card import write_card
+from twofold.cache.errors import CacheError
+from twofold.cache.share.pull import pull
+from twofold.cache.share.push import push
+from twofold.cache.store import Store
+
+
+@pytest.fixture
+def store(tmp_path, write) -> Store:
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    write(folder / "a.h5", rows=3, backbone="timm:a|b")
+    (folder / "manifest.csv").write_text("key,split,compound\na,train,sadly_angry\nb,test,sadly_angry\nc,test,\n")
+    return Store(folder)
+
+
+def test_the_hubs_library_reads_it(store, cli):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    done = cli("cache", "card", store.path)
+    assert done.returncode == 0 and "1 feature files of 3 faces" in done.stdout
+    card = huggingface_hub.DatasetCard.load(store.path / "README.md")
+    assert card.data.pretty_name == "faces" and card.data.size_categories == ["n<1K"]
+    assert "| timm:a\\|b | original | 3 |" in card.text
+    assert "* compound: sadly_angry 2, (none) 1" in card.text and "* split: test 2, train 1" in card.text
+    assert "basic:" not in card.text
+
+
+def test_it_is_renewed_but_no_other_page_is(store):
+    write_card(store.path)
+    write_card(store.path)
+    (store.path / "README.md").write_text("# My own page\n")
+    with pytest.raises(CacheError, match="is not a card that Twofold wrote"):
+        write_card(store.path)
+    assert (store.path / "README.md").read_text() == "# My own page\n"
+
+
+def test_a_push_sends_it_and_leaves_a_page_of_somebody_else(store, tmp_path):
+    write_card(store.path)
+    push(store, str(tmp_path / "there"))
+    assert (tmp_path / "there/README.md").read_text() == (store.path / "README.md").read_text()
+    (tmp_path / "there/README.md").write_text("# Mine\n")
+    push(store, str(tmp_path / "there"))
+    assert (tmp_path / "there/README.md").read_text() == "# Mine\n"
+    pull(str(tmp_path / "there"), Store(tmp_path / "back", new=True))
+    assert (tmp_path / "back/a.h5").exists()
