@@ -1,6 +1,5 @@
 """Reading any published weights file as data: nothing in it is run, and what is wrong with it is said."""
 
-import functools
 import hashlib
 import zipfile
 from collections.abc import Callable
@@ -11,10 +10,11 @@ from typing import Any, BinaryIO
 import torch
 
 from twofold.data.errors import InputError
-from twofold.extract.weights.safe_pickle import PLAIN, Bounded, DataUnpickler, LazyTensor, Storage, names_in
+from twofold.extract.weights.safe_pickle import PLAIN, Bounded, DataUnpickler, LazyTensor, Storage, TooMuch, names_in
 from twofold.extract.weights.tensors_in import best_accuracy, entries_in, weights_in, why_none, without_prefixes
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # what torch wrote before 1.6 starts with this number, pickled
+MOST_HEADER = 8 << 20  #: bytes of the list of tensors in a safetensors file, or of the files in a zip archive
 AGAIN = "download it again"
 
 
@@ -56,6 +56,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return _reader(path, start)(path, size)
     except InputError:
         raise
+    except TooMuch as error:
+        raise InputError(f"{path} was made to overwhelm its reader ({error}): it was refused") from None
     except Exception as error:  # whatever reading trips over is the file's fault: it is data that we were given
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise InputError(f"{path} is cut off or damaged, at {size} bytes ({reason}): {AGAIN}") from None
@@ -94,6 +96,10 @@ def refuse_other_files(path: Path, start: bytes, size: int) -> None:
 def _read_safetensors(path: Path, _size: int) -> Checkpoint:
     from safetensors import safe_open
 
+    with path.open("rb") as stream:
+        header = int.from_bytes(stream.read(8), "little")
+    if header > MOST_HEADER:
+        raise InputError(f"{path} lists its tensors in {header} bytes, more than any network needs: it was refused")
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         return Checkpoint(path=path, format="safetensors", tensors=without_prefixes(tensors),
@@ -103,6 +109,7 @@ def _read_safetensors(path: Path, _size: int) -> Checkpoint:
 # -------------------------------------------------------------------------------------------------- torch.save
 def _read_zip(path: Path, size: int) -> Checkpoint:
     """What torch has written since 1.6: a zip of a pickle and raw storages, uncompressed."""
+    _require_short_listing(path)
     with zipfile.ZipFile(path) as archive:
         folder = _folder(path, archive, size)
         length = archive.getinfo(f"{folder}data.pkl").file_size
@@ -118,6 +125,24 @@ def _read_zip(path: Path, size: int) -> Checkpoint:
             return _read_plain(path)
         return _checkpoint(path, "torch", tree, unpickler.dropped,
                            lambda storage: bytearray(archive.read(f"{folder}data/{storage.key}")))
+
+
+def _require_short_listing(path: Path) -> None:
+    """Raises InputError for a zip archive of more files than a network has tensors: Python lists them all at once.
+
+    Its last record (PK 5 6) says how long the list is; where that does not fit, another before it (PK 6 6) does.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        stream.seek(max(0, size - (1 << 16) - 256))
+        tail = stream.read()
+    last = tail.rfind(b"PK\x05\x06")
+    length = int.from_bytes(tail[last + 12:last + 16], "little") if last >= 0 else 0
+    if length == 0xFFFFFFFF:
+        large = tail.rfind(b"PK\x06\x06", 0, last)
+        length = int.from_bytes(tail[large + 40:large + 48], "little") if large >= 0 else length
+    if length > MOST_HEADER:
+        raise InputError(f"{path} lists its files in {length} bytes, more than any network needs: it was refused")
 
 
 def _folder(path: Path, archive: zipfile.ZipFile, size: int) -> str:
@@ -182,11 +207,14 @@ def _legacy_storages(file: BinaryIO, storages: list[Storage], keys: list[str], s
 
 def _checkpoint(path: Path, form: str, tree: Any, dropped: dict[str, int],
                 content: Callable[[Storage], bytearray] | None) -> Checkpoint:
-    @functools.cache  # tensors may share a storage
+    contents: dict[str, bytearray] = {}  # tensors may share a storage
+
     def once(storage: Storage) -> bytearray:
         if content is None:
             raise ValueError("it names tensors that it does not hold")
-        return content(storage)
+        if storage.key not in contents:
+            contents[storage.key] = content(storage)
+        return contents[storage.key]
 
     def read(tensor: LazyTensor) -> torch.Tensor:
         return tensor.read(once)

@@ -5,6 +5,7 @@ Nothing that a pickle names is imported or called. What it may make us build is 
 
 import pickle
 import pickletools
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +19,15 @@ STORAGES = {
     "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
     "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
 }
+MOST_STEPS = 500_000  #: of one pickle; the state of a network and its optimizer takes some ten thousand
+MOST_NAMES = 1_000  #: of classes and functions that one pickle may name
+MOST_LARGE = 1_000  #: numbers of 2^61 - 1 and more in one pickle: Python's hash of them can be chosen to collide
 PLAIN = {"collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"}
 PLAIN |= {f"torch.{name}" for name in STORAGES}
+
+
+class TooMuch(pickle.UnpicklingError):
+    """A pickle that was made to fill the memory or to keep the reader busy."""
 
 
 class Placeholder:
@@ -126,10 +134,10 @@ class Call:
     __setstate__ = sealed
 
 
-def _tensor(storage: Storage, offset: int, size: tuple, stride: tuple, *_: object) -> LazyTensor:
-    if not isinstance(storage, Storage):
+def _tensor(storage: Storage, offset: int, size: tuple, stride: tuple, *_: object) -> LazyTensor | Placeholder:
+    if not isinstance(storage, Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
         return Placeholder()
-    return LazyTensor(storage, offset, tuple(size), tuple(stride))
+    return LazyTensor(storage, offset, size, stride)
 
 
 def _scalar(dtype: DType, raw: bytes | str) -> object:
@@ -148,14 +156,15 @@ def _encoded(text: str, codec: str = "latin1") -> object:
     return text.encode("latin1") if codec == "latin1" else Placeholder()
 
 
+#: what makes a copy of its argument; a pickle may hand in the same one again and again
+_COPIES: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": OrderedDict, "torch.Size": tuple, "_codecs.encode": _encoded,
+    **{f"{module}.set": set for module in ("builtins", "__builtin__")},  # the latter: written by protocol 2
+}
 _CALLS: dict[str, Any] = {
-    "collections.OrderedDict": OrderedDict,
     "torch._utils._rebuild_tensor_v2": Call(_tensor),
     "torch._utils._rebuild_tensor": Call(_tensor),
     "torch._utils._rebuild_parameter": Call(lambda tensor, *_: tensor),
-    "torch.Size": Call(tuple),
-    **{f"{module}.set": Call(set) for module in ("builtins", "__builtin__")},  # the latter: written by protocol 2
-    "_codecs.encode": Call(_encoded),
     "numpy.dtype": DType,
     **{f"numpy.{core}.multiarray._reconstruct": Array for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray.scalar": Call(_scalar) for core in ("core", "_core")},
@@ -168,18 +177,33 @@ _CALLS: dict[str, Any] = {
 class DataUnpickler(pickle.Unpickler):
     """Builds `_CALLS` and containers; `dropped` counts the names of everything else, which stays a placeholder."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: "Bounded") -> None:
         super().__init__(stream, encoding="latin1")
+        self.room = 8 * stream.size + (1 << 20)  #: bytes that copies may still take
         self.dropped: dict[str, int] = {}
+        self.placeholders: dict[str, type[Placeholder]] = {}
         self.storages: list[Storage] = []  # all that the pickle names, also those of placeholders
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
         if full in _CALLS:
             return _CALLS[full]
+        if full in _COPIES:
+            return Call(lambda *arguments: self._copied(_COPIES[full], arguments))
         if full != "numpy.ndarray":  # only ever named as the kind of an Array
             self.dropped[full] = self.dropped.get(full, 0) + 1
-        return type("Placeholder", (Placeholder,), {})  # a class of its own: a pickle may write into a class
+        if full not in self.placeholders:  # a class of its own: a pickle may write into a class
+            self.placeholders[full] = type("Placeholder", (Placeholder,), {})
+        if len(self.placeholders) > MOST_NAMES:
+            raise TooMuch(f"it names more than {MOST_NAMES} classes")
+        return self.placeholders[full]
+
+    def _copied(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        if any(hasattr(argument, "__len__") and len(argument) > self.room for argument in arguments):
+            raise TooMuch("it makes copies of copies")
+        copy = function(*arguments)
+        self.room -= sys.getsizeof(copy)
+        return copy
 
     def persistent_load(self, identity: Any) -> Any:
         kind, dtype, key, _, count = identity[:5]
@@ -210,11 +234,18 @@ def names_in(stream: Bounded) -> set[str] | None:
     Raises ValueError if it is no pickle, or one made to fill the memory.
     """
     names: set[str] | None = set()
+    large = 0
     for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        if number == MOST_STEPS:
+            raise TooMuch(f"it is made of more than {MOST_STEPS} steps")
         if opcode.name == "GLOBAL" and names is not None:
-            names.add(argument.replace(" ", "."))
+            names.add(str(argument).replace(" ", "."))
         elif opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
             names = None
-        elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > number + 256:
-            raise ValueError(f"it asks for a table of {argument} objects")  # Python would make it at once
+        elif isinstance(argument, int):
+            large += abs(argument) >= sys.hash_info.modulus
+            if large > MOST_LARGE:
+                raise TooMuch(f"it holds more than {MOST_LARGE} numbers of 2^61 and more")
+            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > number + 256:
+                raise TooMuch(f"it asks for a table of {argument} objects")  # Python would make it at once
     return names

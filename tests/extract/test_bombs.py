@@ -1,0 +1,133 @@
+"""Weights files that a stranger made to fill the memory or keep the machine busy: one sentence each, soon, in little
+memory. All are read in one process of their own, whose largest memory is looked at."""
+
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from twofold.data.errors import InputError
+from twofold.extract.weights.read import read_checkpoint
+
+SECONDS = 90  #: for all of them together on a busy machine; quiet it takes ten, importing torch among it
+MEGABYTES = 1_000
+READ = """
+import sys
+from pathlib import Path
+from twofold.data.errors import InputError
+from twofold.extract.weights.read import read_checkpoint
+for path in map(Path, sys.argv[1:]):
+    try:
+        print("ACCEPTED", len(read_checkpoint(path).tensors), flush=True)
+    except InputError as error:
+        print(str(error).replace(chr(10), "|"), flush=True)
+print(*(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+PROTOCOL = b"\x80\x02"
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def encoded_again_and_again() -> bytes:
+    """A long text, kept, and encoded ten thousand times: a hundred thousand times the file."""
+    return (PROTOCOL + b"c_codecs\nencode\nq\x01" + text("x" * 250_000) + text("latin1") + b"\x86q\x020"
+            + b"](" + (b"h\x01h\x02R" * 10_000) + b"e.")
+
+
+def copied_sizes() -> bytes:
+    """A list of thirty thousand numbers, kept, and copied into tuples."""
+    return (PROTOCOL + b"ctorch\nSize\nq\x01](" + b"K\x07" * 30_000 + b"e\x85q\x020]("
+            + b"h\x01h\x02R" * 60_000 + b"e.")
+
+
+def copied_sets() -> bytes:
+    return (PROTOCOL + b"cbuiltins\nset\nq\x01](" + b"".join(b"J" + struct.pack("<i", n) for n in range(20_000))
+            + b"e\x85q\x020](" + b"h\x01h\x02R" * 30_000 + b"e.")
+
+
+def colliding_keys() -> bytes:
+    """Numbers that all have the hash 0, as keys of one dictionary."""
+    numbers = (k * (2 ** 61 - 1) for k in range(1, 120_000))
+    return PROTOCOL + b"}(" + b"".join(
+        b"\x8a\x0a" + number.to_bytes(10, "little", signed=True) + b"N" for number in numbers) + b"u."
+
+
+def many_names() -> bytes:
+    return PROTOCOL + b"](" + b"".join(b"cm%d\nn\n" % number for number in range(100_000)) + b"e."
+
+
+def many_empty_sets() -> bytes:
+    return b"\x80\x04](" + b"\x8f" * 2_000_000 + b"e."
+
+
+BOMBS = {  # pickled, and what is said
+    encoded_again_and_again: "copies of copies", copied_sizes: "copies of copies", copied_sets: "copies of copies",
+    colliding_keys: "numbers of 2\\^61", many_names: "than 1000 classes", many_empty_sets: "more than 500000 steps",
+}
+
+
+def safetensors_of_many(path: Path, count: int) -> Path:
+    """Each tensor empty, so that the header is the file."""
+    header = b"{%s}" % b",".join(b'"t%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % number
+                                 for number in range(count))
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    return path
+
+
+def zip_of_many(path: Path, count: int) -> Path:
+    """A listing of that many empty files, written by hand: zipfile would take a minute."""
+    names = [b"w/%d" % number for number in range(count)]
+    locals_ = b"PK\x03\x04" + bytes(22) + struct.pack("<HH", 4, 0) + b"w/xx"
+    entries = b"".join(b"PK\x01\x02" + bytes(24) + struct.pack("<HHHHHII", len(name), 0, 0, 0, 0, 0, 0) + name
+                       for name in names)
+    path.write_bytes(locals_ + entries + b"PK\x05\x06" + struct.pack(
+        "<HHHHIIH", 0, 0, count & 0xFFFF, count & 0xFFFF, len(entries), len(locals_), 0))
+    return path
+
+
+def test_each_bomb_gets_a_sentence_in_little_memory(tmp_path):
+    files = {}
+    for bomb, message in BOMBS.items():
+        pickled = bomb()
+        plain, zipped = tmp_path / f"{bomb.__name__}.pkl", tmp_path / f"{bomb.__name__}.pth"
+        plain.write_bytes(pickled)
+        with zipfile.ZipFile(zipped, "w") as archive:
+            archive.writestr("w/data.pkl", pickled)
+        files |= {plain: message, zipped: message}
+    files[safetensors_of_many(tmp_path / "many.safetensors", 900_000)] = "lists its tensors in .* more than any network"
+    files[zip_of_many(tmp_path / "many.pth", 300_000)] = "lists its files in .* more than any network"
+    done = subprocess.run([sys.executable, "-c", READ, *files], text=True, capture_output=True, timeout=SECONDS,
+                          env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])})
+    assert done.returncode == 0, done.stderr
+    *lines, kilobytes = done.stdout.splitlines()
+    for (path, message), line in zip(files.items(), lines, strict=True):
+        with pytest.raises(InputError, match=message):
+            raise InputError(line)
+        assert line.startswith(str(path)) and len(line) < 400, line
+    assert int(kilobytes) < MEGABYTES << 10
+
+
+@pytest.mark.parametrize("count", [1, 5_000])
+def test_long_listings_that_are_honest_are_read(tmp_path, count):
+    assert len(read_checkpoint(safetensors_of_many(tmp_path / "w.safetensors", count)).tensors) == count
+
+
+def test_a_history_of_large_seeds_and_copies_is_no_bomb(tmp_path):
+    """Seeds of 64 bits, old numpy arrays as encoded text, sets and ordered dictionaries: as training scripts leave."""
+    import collections
+
+    import numpy as np
+
+    tree = {"state_dict": {f"layer{n}.weight": np.full(1000, n, np.float32) for n in range(50)},
+            "seeds": [2 ** 64 - 1 - n for n in range(500)], "names": set(map(str, range(3000))),
+            "order": collections.OrderedDict((f"k{n}", n) for n in range(3000)), "losses": [0.5] * 100_000}
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(tree, protocol=2))
+    checkpoint = read_checkpoint(tmp_path / "w.pkl")
+    assert len(checkpoint.tensors) == 50 and checkpoint.tensors["layer7.weight"][0] == 7
