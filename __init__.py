@@ -70,13 +70,13 @@ class Faces:
         weights: backbone to a file, `random:SEED` or `hub`. Raises InputError or CacheError before anything is written
         if that makes no sense, RuntimeError if it was interrupted.
         """
-        from twofold.extract.plan import Settings
         from twofold.extract.run import Request, extract
+        from twofold.extract.streams import parse_streams
 
+        chosen = [f"{name}={place}" for name, place in (weights or {}).items()]
         report = extract(Request(
-            manifest=self.manifest, roots=[str(self.root)], store=Path(store), backbones=list(backbones),
-            views=list(views), weights=[f"{name}={place}" for name, place in (weights or {}).items()], device=device,
-            precision=precision, settings=Settings()))
+            manifest=self.manifest, roots=[str(self.root)], store=Path(store), device=device,
+            streams=parse_streams(backbones, views, weights=chosen, precision=precision)))
         if report.exit_code > 1:
             raise RuntimeError(f"interrupted: {report.text()}")
         return Store(store)

@@ -133,7 +133,7 @@ def predict_faces(trained: Run, faces: Path, options: PredictOptions, out: Path,
     from twofold.data.errors import InputError
     from twofold.data.images.named_inputs import in_store
     from twofold.data.manifest import read_manifest, write_manifest
-    from twofold.extract.reproduce import extract_again
+    from twofold.extract.reproduce import reproduce
     from twofold.fuse.predict import predict as run_predict
 
     if faces.is_dir():
@@ -145,12 +145,11 @@ def predict_faces(trained: Run, faces: Path, options: PredictOptions, out: Path,
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
         place, listed = store or Path(folder, "store"), Path(folder, "faces.csv")
         write_manifest(in_store(read_manifest(faces), place / "manifest.csv"), listed)
-        reports = extract_again([recipe for _, _, recipe in trained.streams], manifest=listed, roots=root, store=place,
-                                weights=weights or [], device=device, reused=store is not None)
-        for report in reports:
-            say(report.text())
-        if reports[-1].work.stopped_by:
-            return reports[-1].exit_code
+        extraction = reproduce([recipe for _, _, recipe in trained.streams], manifest=listed, roots=root, store=place,
+                               weights=weights or [], device=device, reused=store is not None)
+        print(extraction.text(), file=sys.stderr)
+        if extraction.exit_code > 1:  # it was stopped
+            return extraction.exit_code
         return run_predict(trained, place, options, out=out, say=say)
 
 
@@ -203,9 +202,9 @@ def demo(
     from twofold.data.drawn.dataset import draw_dataset
     from twofold.data.labels import taxonomy
     from twofold.data.manifest import write_manifest
-    from twofold.extract.plan import Settings
     from twofold.extract.run import Request
     from twofold.extract.run import extract as run_extract
+    from twofold.extract.streams import parse_streams
     from twofold.fuse.fuse import fuse as run_fuse
     from twofold.fuse.settings import resolve
 
@@ -215,9 +214,8 @@ def demo(
     print(f"{len(manifest)} drawn faces of {len(classes.classes)} compound expressions in {out / 'faces'}")
     names = extract_cli.PRESETS.split(",")
     extracted = run_extract(Request(
-        manifest=out / "faces.csv", roots=[str(out / "faces")], store=out / "store", backbones=names,
-        views=["original"], weights=[f"{name}=random:0" for name in names], device=device, precision="auto",
-        settings=Settings()))
+        manifest=out / "faces.csv", roots=[str(out / "faces")], store=out / "store", device=device,
+        streams=parse_streams(names, weights=[f"{name}=random:0" for name in names])))
     print(extracted.text())
     settings = resolve(changes={"seeds": 2, "device": device})
     print(run_fuse([out / "store"], settings, out=out / "run").text())

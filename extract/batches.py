@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from twofold.data.images.decode import ImageError, decode
-from twofold.data.images.sources import Faces
+from twofold.data.images.sources import ImageSource
 from twofold.extract.networks.preprocessing import Preprocessing
 from twofold.extract.views import View
 
@@ -115,7 +115,7 @@ class Place:
     slot: int
 
 
-def fill(faces: Faces, wanted: Sequence[tuple[Face, Sequence[Place]]]) -> float:
+def fill(faces: ImageSource, wanted: Sequence[tuple[Face, Sequence[Place]]]) -> float:
     """Read and decode each face once and write its pixels to each place; returns the seconds of this thread's work.
 
     A face that cannot be read or decoded keeps the reason, and its places are black.

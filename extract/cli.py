@@ -49,17 +49,17 @@ def extract(
 ) -> Report:
     """Run each backbone once over all faces and write the embeddings."""
     from twofold.cache.names import names_in
-    from twofold.extract.plan import Settings
+    from twofold.extract.plan import ExtractOptions
     from twofold.extract.run import Request
     from twofold.extract.run import extract as run_extract
+    from twofold.extract.streams import parse_streams
 
-    settings = Settings(dtype=dtype, batch_size=batch_size, workers=workers, shard=shard, max_failures=max_failures,
-                        part_rows=part_rows, retry_failures=retry_failures, recheck=recheck,
-                        with_logits=with_logits)
-    return run_extract(dry=dry_run, request=Request(
-        manifest=faces, roots=root, store=store, backbones=names_in(backbones), views=names_in(views),
-        weights=weights or [], device=device, precision=precision, settings=settings,
-        compiled=compiled, max_pixels=max_pixels, classes_of=classes_of or []))
+    streams = parse_streams(names_in(backbones), names_in(views), weights=weights or [], classes_of=classes_of or [],
+                            precision=precision, dtype=dtype, batch_size=batch_size, compiled=compiled)
+    options = ExtractOptions(workers=workers, shard=shard, max_failures=max_failures, part_rows=part_rows,
+                             retry_failures=retry_failures, recheck=recheck, with_logits=with_logits)
+    return run_extract(Request(manifest=faces, roots=root, store=store, streams=streams, device=device,
+                               options=options, max_pixels=max_pixels), dry=dry_run)
 
 
 def finetune(

@@ -23,38 +23,38 @@ from tqdm import tqdm
 
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
-from twofold.data.images.sources import ImageSource
+from twofold.data.images.sources import NO_FACE, ImageSource
 from twofold.extract.batches import Batch, Face, Feed, fill
-from twofold.extract.lanes import Lane, Work
+from twofold.extract.lanes import Lane, Tally
 from twofold.extract.passes import Passes, passes_on
-from twofold.extract.plan import Job, Settings
+from twofold.extract.plan import ExtractOptions, Job
 
 LOG_SECONDS = 30  #: between progress lines where stderr is not a terminal
 TASK_FACES = 8  #: that one decoding task takes: few enough to be soon done, enough to make its overhead small
 FILLING = 2  #: batches of a feed that decoding may be ahead, besides those of which forward passes are under way
 
 
-def compute(jobs: Sequence[Job], keys: Sequence[str], faces: ImageSource, store: Store, *, settings: Settings,
-            progress: bool = True, passes: Passes | None = None) -> Work:
+def compute(jobs: Sequence[Job], keys: Sequence[str], faces: ImageSource, store: Store, *, options: ExtractOptions,
+            progress: bool = True, passes: Passes | None = None) -> Tally:
     """Compute every missing row of `jobs` and leave it in parts of `store`.
 
     passes: what runs the forward passes, if not what belongs to the encoders' devices. A face that cannot be read,
-    decoded or encoded is recorded with its reason and the run goes on; after more than `settings.max_failures` of them
-    it raises InputError. On Ctrl-C or SIGTERM the batches in hand are finished and published, and `Work.stopped_by`
+    decoded or encoded is recorded with its reason and the run goes on; after more than `options.max_failures` of them
+    it raises InputError. On Ctrl-C or SIGTERM the batches in hand are finished and published, and `Tally.stopped_by`
     says so. Whatever is raised, published parts stay.
     """
-    work = Work()
+    tally = Tally()
     began = time.perf_counter()
     jobs = [job for job in jobs if job.missing.any()]
     rows = np.flatnonzero(np.any([job.missing for job in jobs], axis=0)).tolist() if jobs else []
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(Stop())
         writer = stack.enter_context(ThreadPoolExecutor(1, "write"))
-        lanes = _lanes(jobs, store, settings, writer, work, stack, passes)
+        lanes = _lanes(jobs, store, options, writer, tally, stack, passes)
         bar = stack.enter_context(_progress_bar(len(rows), shown=progress))
         try:
-            with ThreadPoolExecutor(settings.workers or os.cpu_count() or 1, "decode") as decoders:
-                loop = Loop(lanes, faces, decoders, work, settings, bar)
+            with ThreadPoolExecutor(options.workers or os.cpu_count() or 1, "decode") as decoders:
+                loop = Loop(lanes, faces, decoders, tally, options, bar)
                 try:
                     loop.run(rows, keys, stop)
                 finally:
@@ -65,12 +65,12 @@ def compute(jobs: Sequence[Job], keys: Sequence[str], faces: ImageSource, store:
                 lane.publish()
             for lane in lanes:
                 lane.settle()
-    work.stopped_by = stop.signal
-    work.seconds.wall = time.perf_counter() - began
-    return work
+    tally.stopped_by = stop.signal
+    tally.seconds.wall = time.perf_counter() - began
+    return tally
 
 
-def _lanes(jobs: Sequence[Job], store: Store, settings: Settings, writer: ThreadPoolExecutor, work: Work,
+def _lanes(jobs: Sequence[Job], store: Store, options: ExtractOptions, writer: ThreadPoolExecutor, tally: Tally,
            stack: contextlib.ExitStack, passes: Passes | None) -> list[Lane]:
     """A lane for each job; those that need the same pixels of the same faces share their batches."""
     feeds: dict[tuple, Feed] = {}
@@ -86,19 +86,20 @@ def _lanes(jobs: Sequence[Job], store: Store, settings: Settings, writer: Thread
         if pixels not in feeds:
             feeds[pixels] = Feed(job.view, encoder.preprocessing, job.missing, batch_size=encoder.batch_size,
                                  count=FILLING + runners[device].at_once, pinned=pinned)
-        lanes.append(Lane(job, feeds[pixels], runners[device], store, settings, writer, work))
+        lanes.append(Lane(job, feeds[pixels], runners[device], store, options, writer, tally))
     return lanes
 
 
 class Loop:
     """Decoding tasks and forward passes under way, and the order in which they are waited for."""
 
-    def __init__(self, lanes: Sequence[Lane], faces: ImageSource, decoders: ThreadPoolExecutor, work: Work,
-                 settings: Settings, bar: tqdm):
+    def __init__(self, lanes: Sequence[Lane], faces: ImageSource, decoders: ThreadPoolExecutor, tally: Tally,
+                 options: ExtractOptions, bar: tqdm):
         self.lanes, self.faces, self.decoders = lanes, faces, decoders
-        self.work, self.settings, self.bar = work, settings, bar
+        self.tally, self.options, self.bar = tally, options, bar
         self.users = {feed: [lane for lane in lanes if lane.feed is feed] for feed in {lane.feed for lane in lanes}}
         self.tasks: deque[tuple[list[Face], Future[float]]] = deque()
+        self.unreadable: dict[str, str] = {}  #: key to reason
 
     def run(self, rows: Sequence[int], keys: Sequence[str], stop: "Stop") -> None:
         """Decode these rows of the manifest and start the forward passes, until all are decoded or one says stop."""
@@ -148,12 +149,11 @@ class Loop:
     def _take_task(self) -> None:
         """Wait for the oldest decoding task; start the forward passes of the batches that are full by it."""
         faces, task = self.tasks.popleft()
-        self.work.seconds.decode += task.result()
-        self.work.faces += len(faces)
+        self.tally.seconds.decode += task.result()
+        self.tally.faces += len(faces)
         self.bar.update(len(faces))
-        failures = {face.key: face.failure for face in faces if face.failure}
-        if failures:
-            self.work.failures |= failures
+        self.unreadable |= {face.key: face.failure for face in faces if face.failure not in ("", NO_FACE)}
+        if self.options.max_failures >= 0:
             self._refuse_too_many_failures()
         for feed, lanes in self.users.items():
             for batch in feed.take(sum(bool(feed.missing[face.row]) for face in faces)):
@@ -165,8 +165,8 @@ class Loop:
             lane.start(batch)
 
     def _refuse_too_many_failures(self) -> None:
-        failures, limit = self.work.faults, self.settings.max_failures
-        if 0 <= limit < len(failures):
+        failures, limit = self.unreadable | self.tally.failed_faces, self.options.max_failures
+        if len(failures) > limit:
             reasons = ", ".join(f"{count} x {reason}" for reason, count in Counter(failures.values()).most_common(3))
             raise InputError(f"stopped after {len(failures)} failed faces (--max-failures {limit}): {reasons}, "
                              f"last {list(failures)[-1]!r}; what was computed is kept")

@@ -1,7 +1,6 @@
 """Extraction of faces that are in memory, some at a time, with exactly the recipes of an earlier run."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -12,8 +11,8 @@ from twofold.data.images.sources import NO_FACE, ImageSource, image_hashes
 from twofold.data.manifest import Manifest, write_manifest
 from twofold.extract.engine import Stop, compute
 from twofold.extract.networks.encoder import Encoder
-from twofold.extract.plan import Job, Settings, plan
-from twofold.extract.reproduce import find_encoders, groups
+from twofold.extract.plan import ExtractOptions, Job, WantedFile, plan
+from twofold.extract.reproduce import find_encoders
 from twofold.extract.run import finish
 from twofold.extract.views import view
 
@@ -42,37 +41,29 @@ def extract_in_memory(recipes: Sequence[Recipe], chunks: Iterable[Chunk], manife
     for all their keys and those without a face. Raises InputError, before a face is read, where what is here would
     make another recipe than those of the run.
     """
-    encoders = find_encoders(recipes, weights=weights, device=device)
+    encoders = find_encoders(recipes, weights=weights, device=device.split(",")[0])
+    files = [WantedFile(recipe, encoder.dim, encoder.classifier)
+             for recipe, encoder in zip(recipes, encoders, strict=True)]
     place, seen = Store(store, new=True), set()
     place.path.mkdir(parents=True, exist_ok=True)
     with Stop() as stop:
         for chunk in chunks:
-            stopped_by = _compute(recipes, encoders, place, chunk.keys, chunk)
+            stopped_by = _compute(files, encoders, place, chunk.keys, chunk)
             seen.update(chunk.keys)
             if stopped_by or stop.signal:
                 return stopped_by or stop.signal
         table = manifest()
-        _compute(recipes, encoders, place, [key for key in table.keys if key not in seen], Nothing())
+        _compute(files, encoders, place, [key for key in table.keys if key not in seen], Nothing())
     write_manifest(table, place.manifest_path)
-    for jobs in _jobs(recipes, encoders, place, table.keys, Settings()):
-        finish(place, jobs, table.keys)
+    finish(place, plan(place, table.keys, files, options=ExtractOptions()), table.keys)
     return 0
 
 
-def _compute(recipes: Sequence[Recipe], encoders: Sequence[Encoder], store: Store, keys: list[str],
+def _compute(files: Sequence[WantedFile], encoders: Sequence[Encoder], store: Store, keys: list[str],
              source: ImageSource) -> int:
     """What the store has of the same bytes is not computed again; returns the signal that stopped it, or 0."""
-    settings, hashes = Settings(retry_failures=True), image_hashes(source, keys)
-    for jobs in _jobs(recipes, encoders, store, keys, settings, hashes):
-        settings = replace(settings, dtype=jobs[0].recipe.dtype)
-        stopped_by = compute(jobs, keys, source, store, settings=settings, progress=False).stopped_by
-        if stopped_by:
-            return stopped_by
-    return 0
-
-
-def _jobs(recipes: Sequence[Recipe], encoders: Sequence[Encoder], store: Store, keys: list[str], settings: Settings,
-          hashes: dict[str, str] | None = None) -> list[list[Job]]:
-    """Jobs for each group of recipes that have view, precision and dtype in common."""
-    return [plan(store, keys, [encoders[recipes.index(recipe)] for recipe in group], [view(group[0].view["name"])],
-                 settings=replace(settings, dtype=group[0].dtype), hashes=hashes) for group in groups(recipes)]
+    options = ExtractOptions(retry_failures=True)
+    plans = plan(store, keys, files, options=options, hashes=image_hashes(source, keys))
+    jobs = [Job(encoder, view(file.recipe.view["name"]), file.recipe, file.missing)
+            for file, encoder in zip(plans, encoders, strict=True)]
+    return compute(jobs, keys, source, store, options=options, progress=False).stopped_by

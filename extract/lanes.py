@@ -1,7 +1,7 @@
 """The rows of one feature file on their way: batches on their device, embeddings waiting for a part."""
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from twofold.cache.store import Store
 from twofold.data.images.sources import NO_FACE
 from twofold.extract.batches import Batch, Feed
 from twofold.extract.passes import Pass, Passes
-from twofold.extract.plan import Job, Settings
+from twofold.extract.plan import ExtractOptions, Job
 
 PART_SECONDS = 120  #: a part is published at the latest after this long, however slow the encoder
 
@@ -30,28 +30,43 @@ class Seconds:
 
 
 @dataclass
-class Work:
-    """What one run did."""
+class Tally:
+    """What one run did. faces: decoded; rows: computed of each file, by fingerprint; failures: key to reason."""
 
     faces: int = 0
-    rows: int = 0
-    failures: dict[str, str] = field(default_factory=dict)  #: key to reason
+    rows: Counter[str] = field(default_factory=Counter)
+    failures: dict[str, dict[str, str]] = field(default_factory=dict)  #: of each file, by fingerprint
     seconds: Seconds = field(default_factory=Seconds)
     stopped_by: int = 0  #: the signal that ended the run early, or 0
 
+    def fail(self, fingerprint: str, key: str, reason: str) -> None:
+        self.failures.setdefault(fingerprint, {})[key] = reason
+
     @property
-    def faults(self) -> dict[str, str]:
-        """The failures but for pictures and frames in which there is no face."""
-        return {key: reason for key, reason in self.failures.items() if reason != NO_FACE}
+    def failed_faces(self) -> dict[str, str]:
+        """Key to reason, of faces that failed for any file, but for pictures and frames in which there is no face."""
+        return {key: reason for failures in self.failures.values() for key, reason in failures.items()
+                if reason != NO_FACE}
+
+    def add(self, other: "Tally") -> None:
+        """Count the work of another process, too; the wall time is that of the slower."""
+        self.faces += other.faces
+        self.rows += other.rows
+        for fingerprint, failures in other.failures.items():
+            self.failures.setdefault(fingerprint, {}).update(failures)
+        self.seconds = Seconds(*(getattr(self.seconds, name) + getattr(other.seconds, name)
+                                 for name in ("decode", "forward", "write")),
+                               wall=max(self.seconds.wall, other.seconds.wall))
+        self.stopped_by = self.stopped_by or other.stopped_by
 
 
 class Lane:
     """Starts the forward passes of one job, a few at once, and publishes what they give in parts."""
 
-    def __init__(self, job: Job, feed: Feed, passes: Passes, store: Store, settings: Settings,
-                 writer: ThreadPoolExecutor, work: Work):
-        self.job, self.feed, self.passes, self.store, self.settings = job, feed, passes, store, settings
-        self.writer, self.work = writer, work
+    def __init__(self, job: Job, feed: Feed, passes: Passes, store: Store, options: ExtractOptions,
+                 writer: ThreadPoolExecutor, tally: Tally):
+        self.job, self.feed, self.passes, self.store, self.options = job, feed, passes, store, options
+        self.writer, self.tally = writer, tally
         self.under_way: deque[tuple[Batch, Pass]] = deque()
         self.part = OpenPart()
         self.publishing: Future | None = None
@@ -71,24 +86,24 @@ class Lane:
         """Wait for the oldest pass and take its results."""
         batch, under_way = self.under_way.popleft()
         features, seconds = under_way.result()
-        self.work.seconds.forward += seconds
+        self.tally.seconds.forward += seconds
         self._take(batch, features[:len(batch.faces)])
         self.feed.give_back(batch)
-        if self.part.faces >= self.settings.rows_a_part or time.monotonic() > self.part.due:
+        if self.part.faces >= self.options.rows_a_part or time.monotonic() > self.part.due:
             self.publish()
 
     def _take(self, batch: Batch, features: np.ndarray) -> None:
-        stored, faults = storable(features, self.settings.dtype)
+        stored, faults = storable(features, self.job.recipe.dtype)
         sound = [place for place, face in enumerate(batch.faces) if not (face.failure or faults[place])]
         self.part.keys += [batch.faces[place].key for place in sound]
         self.part.hashes += [batch.faces[place].sha256 for place in sound]
         self.part.features.append(stored if len(sound) == len(stored) else stored[sound])
-        self.work.rows += sum(not face.failure for face in batch.faces)
+        self.tally.rows[self.job.recipe.fingerprint] += len(sound)
         if len(sound) < len(stored):
             for face, fault in zip(batch.faces, faults, strict=True):
                 if face.failure or fault:
                     self.part.failures[face.key] = face.failure or fault
-                    self.work.failures.setdefault(face.key, face.failure or fault)
+                    self.tally.fail(self.job.recipe.fingerprint, face.key, face.failure or fault)
 
     def publish(self) -> None:
         """Hand the open part to the writer, once the one before is safe; raises what went wrong with that."""
@@ -106,10 +121,10 @@ class Lane:
     def _write(self, part: "OpenPart") -> None:
         began = time.perf_counter()
         dim = self.job.encoder.dim
-        features = np.concatenate([np.empty((0, dim), self.settings.dtype), *part.features])
+        features = np.concatenate([np.empty((0, dim), self.job.recipe.dtype), *part.features])
         publish_part(self.store, self.job.recipe, dim, Rows(
             keys=part.keys, sha256=part.hashes, features=features, failures=part.failures))
-        self.work.seconds.write += time.perf_counter() - began
+        self.tally.seconds.write += time.perf_counter() - began
 
 
 @dataclass

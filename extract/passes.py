@@ -84,7 +84,9 @@ class CardPasses:
         with torch.cuda.stream(self._download):
             here = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
             here.copy_(features, non_blocking=True)
-            return CardPass(here, began, ended, self._download.record_event())
+            arrived = torch.cuda.Event()
+            arrived.record()
+        return CardPass(here, began, ended, arrived)
 
     def _stream_of(self, encoder: Encoder) -> torch.cuda.Stream:
         if encoder not in self._compute:

@@ -1,32 +1,32 @@
-"""What a run has to compute: for each backbone and view, the faces that the store does not hold yet."""
+"""What a run has to compute: for each feature file, the faces that the store does not hold yet."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from twofold.cache.format.classifier import OwnClassifier
 from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.parts import FileState, file_state
-from twofold.cache.recipe import DTYPES, Recipe
+from twofold.cache.parts import file_state
+from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.data.images.decode import DECODER
-from twofold.extract.networks.registry import Encoder
+from twofold.extract.networks.encoder import Encoder
+from twofold.extract.networks.facts import EncoderFacts
 from twofold.extract.views import View
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How to compute; only `dtype` has an influence on what is stored.
+class ExtractOptions:
+    """How to compute; none has an influence on what is stored.
 
-    batch_size and workers: 0 lets the machine decide; shard: `i/n`, counted from 0, or empty for all;
-    max_failures: stop once more faces than this have failed, -1 for never; part_rows: what a crash repeats at most;
-    with_logits: refuse to begin unless the classifiers that weights bring along can be kept.
+    workers: decoding threads, 0 for one a core; shard: `i/n`, counted from 0, or empty for all; max_failures: stop
+    once more faces than this have failed, -1 for never; part_rows: what a crash repeats at most; with_logits: refuse
+    to begin unless the classifiers that weights bring along can be kept.
     """
 
-    dtype: str = "float16"
-    batch_size: int = 0
     workers: int = 0
     shard: str = ""
     max_failures: int = -1
@@ -36,8 +36,6 @@ class Settings:
     with_logits: bool = False
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise InputError(f"unknown dtype {self.dtype!r}: choose from {', '.join(DTYPES)}")
         parse_shard(self.shard)
 
     @property
@@ -47,15 +45,41 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class WantedFile:
+    """A feature file that is to be: its recipe and, where they are known already, dimension and classifier."""
+
+    recipe: Recipe
+    dim: int = 0
+    classifier: OwnClassifier | None = None
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """A wanted file, what the store holds of it, and what is to be added.
+
+    missing: (faces,) bool, the rows to be computed by this run; cached: (faces,) bool, those that are there and stay;
+    failures: key to reason, of faces known to fail that are not tried again; finished: the file, if it is whole.
+    """
+
+    wanted: WantedFile
+    missing: np.ndarray
+    cached: np.ndarray
+    failures: dict[str, str]
+    finished: FeatureFile | None
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.wanted.recipe
+
+
+@dataclass(frozen=True)
 class Job:
-    """One feature file to be: an encoder, a view, their recipe, and which rows of the manifest it lacks."""
+    """One feature file to compute rows of: an encoder, a view, their recipe, and which rows of the manifest."""
 
     encoder: Encoder
     view: View
     recipe: Recipe
-    missing: np.ndarray  #: (faces,) bool: to be computed by this process
-    cached: np.ndarray  #: (faces,) bool: cached before, or known to fail
-    finished: FeatureFile | None = None  #: the file, if it was whole before this run
+    missing: np.ndarray  #: (faces,) bool
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -80,31 +104,28 @@ def _launched_as() -> tuple[int, int]:
     raise InputError("--shard auto finds neither RANK and WORLD_SIZE nor SLURM_* in the environment: give it as i/n")
 
 
-def plan(store: Store, keys: Sequence[str], encoders: Sequence[Encoder], views: Sequence[View], *,
-         settings: Settings, hashes: dict[str, str] | None = None) -> list[Job]:
-    """One job for each encoder and view. `hashes`: what the images are now, to find those that have changed."""
-    index, count = parse_shard(settings.shard)
+def plan(store: Store, keys: Sequence[str], wanted: Sequence[WantedFile], *, options: ExtractOptions,
+         hashes: Mapping[str, str] | None = None) -> list[FilePlan]:
+    """A plan for each wanted file. `hashes`: what the images are now, by key, to find those that have changed."""
+    index, count = parse_shard(options.shard)
     mine = np.arange(len(keys)) % count == index
-    return [_job(store, keys, mine, recipe_of(encoder, view, dtype=settings.dtype), encoder, view, settings, hashes)
-            for encoder in encoders for view in views]
+    return [_plan(store, keys, mine, file, options, hashes) for file in wanted]
 
 
-def _job(store: Store, keys: Sequence[str], mine: np.ndarray, recipe: Recipe, encoder: Encoder, view: View,
-         settings: Settings, hashes: dict[str, str] | None) -> Job:
-    state = file_state(store, recipe)
-    if not settings.retry_failures and hashes is None and state.is_complete(keys, classifier=encoder.classifier):
-        return Job(encoder, view, recipe, np.zeros(len(keys), bool), np.ones(len(keys), bool), state.finished)
-    missing = np.fromiter((_is_missing(key, state, settings, hashes or {}) for key in keys), bool, len(keys))
-    return Job(encoder, view, recipe, missing & mine, ~missing)
+def _plan(store: Store, keys: Sequence[str], mine: np.ndarray, wanted: WantedFile, options: ExtractOptions,
+          hashes: Mapping[str, str] | None) -> FilePlan:
+    state = file_state(store, wanted.recipe)
+    rows, now = state.rows, hashes or {}
+    stays = np.fromiter((key in rows.place and (key not in now or now[key] == rows.sha256(key)) for key in keys),
+                        bool, len(keys))
+    failures = {} if options.retry_failures else {key: rows.failures[key] for key in keys if key in rows.failures}
+    fails = np.fromiter((key in failures for key in keys), bool, len(keys))
+    wanted = replace(wanted, dim=wanted.dim or next((file.dim for file in rows.files), 0))
+    complete = (stays | fails).all() and state.is_complete(keys, classifier=wanted.classifier)
+    return FilePlan(wanted, ~(stays | fails) & mine, stays, failures, state.finished if complete else None)
 
 
-def _is_missing(key: str, state: FileState, settings: Settings, hashes: dict[str, str]) -> bool:
-    if key in state.rows.place:
-        return key in hashes and hashes[key] != state.rows.sha256(key)
-    return settings.retry_failures or key not in state.rows.failures
-
-
-def recipe_of(encoder: Encoder, view: View, *, dtype: str) -> Recipe:
+def recipe_of(encoder: Encoder | EncoderFacts, view: View, *, dtype: str) -> Recipe:
     """Everything that a value of this encoder and view depends on."""
     return Recipe(
         backbone=encoder.name, architecture=encoder.architecture, weights=encoder.weights, tap=encoder.tap,

@@ -5,15 +5,27 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.parts import retired_rows
+from twofold.cache.store import Store
 from twofold.data.images.sources import NO_FACE
-from twofold.extract.lanes import Work
+from twofold.extract.lanes import Tally
+from twofold.extract.plan import ExtractOptions, FilePlan
+
+LISTED = 20  #: failed faces that are named in the text; all are in the record
 
 
-@dataclass(frozen=True)
-class FileLine:
-    """One (backbone, view) of the run. computed and cached count faces; left: faces nobody has computed yet;
-    parts and bytes: what the rows to compute are written as."""
+@dataclass(frozen=True, kw_only=True)
+class FileReport:
+    """One feature file of the run: cached + computed + failed + no_face + left are all faces.
+
+    left: faces that nobody has computed yet; to_compute, parts and bytes: what this run has set out to add; retired:
+    rows that are kept of faces no longer in the manifest; failures: key to reason.
+    """
 
     backbone: str
     view: str
@@ -22,78 +34,114 @@ class FileLine:
     precision: str
     untrained: bool
     cached: int
+    computed: int
+    failed: int
+    no_face: int
+    left: int
     to_compute: int
     parts: int
     bytes: int
-    left: int
-    failed: int
     retired: int
     file: str
+    failures: dict[str, str]
+
+
+def file_report(store: Store, plan: FilePlan, file: FeatureFile | None, tally: Tally,
+                options: ExtractOptions) -> FileReport:
+    """file: the finished one, if there is one by now."""
+    recipe, faces, to_compute = plan.recipe, len(plan.missing), int(plan.missing.sum())
+    dim = plan.wanted.dim or (file.dim if file else 0)
+    computed = tally.rows[recipe.fingerprint]
+    failures = file.failures if file else plan.failures | tally.failures.get(recipe.fingerprint, {})
+    cached = file.rows - computed if file else int(plan.cached.sum())
+    return FileReport(
+        backbone=recipe.backbone, view=recipe.view["name"], fingerprint=recipe.fingerprint, dim=dim,
+        precision=recipe.precision, untrained=recipe.untrained, cached=cached, computed=computed,
+        failed=sum(reason != NO_FACE for reason in failures.values()),
+        no_face=sum(reason == NO_FACE for reason in failures.values()),
+        left=faces - cached - computed - len(failures), to_compute=to_compute,
+        parts=-(-to_compute // options.rows_a_part), bytes=to_compute * dim * np.dtype(recipe.dtype).itemsize,
+        retired=retired_rows(store, recipe), file=file.path.name if file else "", failures=failures)
 
 
 @dataclass(frozen=True)
-class Report:
-    """The end of `extract`: a line for each file, then faces, failures by reason, speed and where the time went."""
+class Extraction:
+    """The end of `extract`: a line for each file, then faces, failures, speed and where the time went."""
 
     store: Path
     faces: int
-    lines: list[FileLine]
-    work: Work | None  #: None for a dry run
+    files: list[FileReport]
+    tally: Tally | None  #: None for a dry run
     expected_seconds: float = 0.0  #: of a dry run
 
     @property
     def exit_code(self) -> int:
-        if self.work is None:
+        """0, 1 where faces failed, or 128 and the number of the signal that ended it early."""
+        if self.tally is None:
             return 0
-        if self.work.stopped_by:
-            return 128 + self.work.stopped_by
-        return 1 if any(line.failed for line in self.lines) else 0
+        if self.tally.stopped_by:
+            return 128 + self.tally.stopped_by
+        return 1 if any(file.failed for file in self.files) else 0
 
-    def record(self) -> dict:
-        work = self.work
+    @property
+    def failed_faces(self) -> dict[str, str]:
+        """Key to reason, of all faces that failed for any file, whenever that was."""
+        return {key: reason for file in self.files for key, reason in file.failures.items() if reason != NO_FACE}
+
+    def record(self) -> dict[str, Any]:
+        tally = self.tally or Tally()
         return {
-            "store": str(self.store), "faces": self.faces, "files": [asdict(line) for line in self.lines],
-            "computed_faces": work.faces if work else 0, "computed_rows": work.rows if work else 0,
-            "failures": dict(Counter(work.failures.values())) if work else {},
-            "seconds": asdict(work.seconds) if work else {},
-            "expected_seconds": self.expected_seconds, "stopped_by": work.stopped_by if work else 0,
+            "store": str(self.store), "faces": self.faces, "files": [asdict(file) for file in self.files],
+            "computed_faces": tally.faces, "computed_rows": sum(tally.rows.values()),
+            "failures": dict(Counter(self.failed_faces.values())), "failed_faces": self.failed_faces,
+            "seconds": asdict(tally.seconds) if self.tally else {},
+            "expected_seconds": self.expected_seconds, "stopped_by": tally.stopped_by,
         }
 
     def text(self) -> str:
-        lines = [_line(line, self.work is None) for line in self.lines]
-        return "\n".join([*lines, *(self._done() if self.work else self._planned())])
+        lines = [_line(file, dry=self.tally is None) for file in self.files]
+        return "\n".join([*lines, *(self._done(self.tally) if self.tally else self._planned())])
 
     def _planned(self) -> list[str]:
-        rows, parts, size = (sum(getattr(line, name) for line in self.lines)
+        rows, parts, size = (sum(getattr(file, name) for file in self.files)
                              for name in ("to_compute", "parts", "bytes"))
-        told = f"dry run: {rows} rows to compute, {size / 1e6:.1f} MB in {parts} parts"
+        text = f"dry run: {rows} rows to compute, {size / 1e6:.1f} MB in {parts} parts"
         if self.expected_seconds:
-            told += f", about {timedelta(seconds=round(self.expected_seconds))} on this machine"
-        return [f"{told}; nothing was written"]
+            text += f", about {timedelta(seconds=round(self.expected_seconds))} on this machine"
+        return [f"{text}; nothing was written"]
 
-    def _done(self) -> list[str]:
-        work, seconds = self.work, self.work.seconds
-        if work.stopped_by:
-            name = signal.Signals(work.stopped_by).name
-            return [f"stopped by {name} after {work.faces} faces; all of them are safe, the same command goes on"]
-        if not work.faces:
-            return [f"{self.faces} faces, nothing to compute: all of it is cached in {self.store}"]
-        reasons = [f"  {count:6} {'with' if reason == NO_FACE else 'failed:'} {reason}"
-                   for reason, count in Counter(work.failures.values()).most_common()]
+    def _done(self, tally: Tally) -> list[str]:
+        failures, seconds = self._failure_lines(), tally.seconds
+        if tally.stopped_by:
+            name = signal.Signals(tally.stopped_by).name
+            return [*failures, f"stopped by {name}: what is computed is safe, the same command goes on"]
+        if not tally.faces:
+            return [*failures, f"{self.faces} faces, nothing to compute: all of it is cached in {self.store}"]
         return [
-            f"{self.faces} faces, {work.faces} computed, {len(work.faults)} failures, "
-            f"{work.faces / max(seconds.wall, 1e-9):.1f} faces/s over {seconds.wall:.1f} s",
-            *reasons,
+            f"{self.faces} faces, {tally.faces} computed, {len(tally.failed_faces)} failures, "
+            f"{tally.faces / max(seconds.wall, 1e-9):.1f} faces/s over {seconds.wall:.1f} s",
+            *failures,
             f"seconds: decode {seconds.decode:.1f} (in threads), forward {seconds.forward:.1f}, "
             f"write {seconds.write:.1f}",
         ]
 
+    def _failure_lines(self) -> list[str]:
+        """How many faces failed for which reason, and which they are."""
+        failed = self.failed_faces
+        if not failed:
+            return []
+        reasons = [f"  {count:6} failed: {reason}" for reason, count in Counter(failed.values()).most_common()]
+        names = [f"  {key}: {reason}" for key, reason in list(failed.items())[:LISTED]]
+        more = [f"  and {len(failed) - LISTED} more: `cache show {self.store} --failures`"]
+        return [*reasons, *names, *(more if len(failed) > LISTED else [])]
 
-def _line(line: FileLine, dry: bool) -> str:
-    name = f"{line.backbone} ({line.view}, {line.dim}-d, {line.precision}{', UNTRAINED' if line.untrained else ''})"
-    verb = "to compute" if dry else "computed"
-    text = f"{name}: {line.cached} cached, {line.to_compute} {verb}"
-    text += f", {line.failed} failed" if line.failed else ""
-    text += f", {line.left} left for other shards or a later run" if line.left and not dry else ""
-    text += f", {line.retired} kept of faces no longer in the manifest" if line.retired else ""
-    return text + (f" -> {line.file}" if line.file else "")
+
+def _line(file: FileReport, *, dry: bool) -> str:
+    name = f"{file.backbone} ({file.view}, {file.dim}-d, {file.precision}{', UNTRAINED' if file.untrained else ''})"
+    text = f"{name}: {file.cached} cached, "
+    text += f"{file.to_compute} to compute" if dry else f"{file.computed} computed"
+    text += f", {file.failed} failed" if file.failed else ""
+    text += f", {file.no_face} without a face" if file.no_face else ""
+    text += f", {file.left} left for other shards or a later run" if file.left and not dry else ""
+    text += f", {file.retired} kept of faces no longer in the manifest" if file.retired else ""
+    return text + (f" -> {file.file}" if file.file else "")

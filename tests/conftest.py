@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test looks for weights on the network
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as twofold sets it, whichever of the two is imported first
+
+# Facts about encoders are remembered between runs; tests begin without any.
+os.environ.setdefault("TWOFOLD_CACHE", tempfile.mkdtemp(prefix="twofold-tests-"))
 
 
 @pytest.fixture(scope="session")

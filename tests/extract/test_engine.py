@@ -16,8 +16,8 @@ from twofold.extract.bench.simulated import SimulatedCard
 from twofold.extract.engine import compute
 from twofold.extract.lanes import storable
 from twofold.extract.networks.registry import Encoder, Preprocessing, load_encoder
-from twofold.extract.plan import Job, Settings, parse_shard, recipe_of
-from twofold.extract.run import parse_weights
+from twofold.extract.plan import ExtractOptions, Job, parse_shard, recipe_of
+from twofold.extract.streams import parse_weights
 from twofold.extract.views import view
 
 
@@ -50,7 +50,7 @@ def encoder_of(name: str, batch_size: int) -> Encoder:
 
 def job_of(encoder: Encoder, view_name: str, missing: np.ndarray) -> Job:
     seen = view(view_name)
-    return Job(encoder, seen, recipe_of(encoder, seen, dtype="float32"), missing, ~missing)
+    return Job(encoder, seen, recipe_of(encoder, seen, dtype="float32"), missing)
 
 
 def expected(encoder: Encoder, view_name: str, root, key: str) -> np.ndarray:
@@ -71,9 +71,9 @@ def test_every_row_is_that_of_its_face_whatever_each_file_lacks(drawn, tmp_path,
     jobs = [job_of(vit, "original", everything), job_of(vit, "flip", few), job_of(resnet, "original", everything),
             job_of(resnet, "enhanced1", everything), job_of(resnet, "enhanced1", ~everything)]
     done = compute(jobs, keys, open_faces(drawn.root), store,
-                   settings=Settings(dtype="float32", workers=workers, part_rows=20), progress=False)
-    assert done.faces == 71 and done.failures == {"nowhere.png": "missing file"}
-    assert done.rows == 70 + int(few[:-1].sum()) + 2 * 70
+                   options=ExtractOptions(workers=workers, part_rows=20), progress=False)
+    assert done.faces == 71 and done.failed_faces == {"nowhere.png": "missing file"}
+    assert [done.rows[job.recipe.fingerprint] for job in jobs[:4]] == [70, int(few[:-1].sum()), 70, 70]
     for job in jobs[:4]:
         cached = file_state(store, job.recipe).rows
         wanted = [key for key, lacking in zip(keys, job.missing, strict=True) if lacking][:-1]
@@ -109,9 +109,9 @@ def test_the_next_passes_are_started_before_one_is_waited_for(drawn, tmp_path):
     encoder, keys = encoder_of("timm:test_vit", 4), list(drawn.table.keys)
     job, store = job_of(encoder, "original", np.ones(len(keys), bool)), Store(tmp_path / "s", new=True)
     card = CountedPasses(total=18)
-    done = compute([job], keys, open_faces(drawn.root), store, settings=Settings(dtype="float32"), progress=False,
+    done = compute([job], keys, open_faces(drawn.root), store, options=ExtractOptions(), progress=False,
                    passes=card)
-    assert (card.started, done.rows) == (18, 70)
+    assert (card.started, done.rows.total()) == (18, 70)
     assert len(file_state(store, job.recipe).rows.place) == 70
 
 
@@ -123,8 +123,8 @@ def test_encoders_that_need_the_same_pixels_share_their_batches(drawn, tmp_path,
     jobs = [job_of(encoder, "original", np.ones(20, bool)),
             job_of(replace(encoder, name="timm:another"), "original", np.ones(20, bool))]
     done = compute(jobs, keys, open_faces(drawn.root), Store(tmp_path / "s", new=True),
-                   settings=Settings(dtype="float32"), progress=False)
-    assert done.rows == 40 and len(prepared) == 20
+                   options=ExtractOptions(), progress=False)
+    assert done.rows.total() == 40 and len(prepared) == 20
 
 
 def test_a_network_that_breaks_ends_the_run_and_keeps_what_is_published(drawn, tmp_path):
@@ -139,7 +139,7 @@ def test_a_network_that_breaks_ends_the_run_and_keeps_what_is_published(drawn, t
     job = job_of(replace(encoder, network=breaking), "original", np.ones(len(keys), bool))
     store = Store(tmp_path / "s", new=True)
     with pytest.raises(RuntimeError, match="the card is gone"):
-        compute([job], keys, open_faces(drawn.root), store, settings=Settings(dtype="float32", part_rows=8),
+        compute([job], keys, open_faces(drawn.root), store, options=ExtractOptions(part_rows=8),
                 progress=False)
     assert 24 <= len(file_state(store, job.recipe).rows.place) <= 32
 

@@ -34,12 +34,12 @@ from twofold.data.images.sources import open_faces
 from twofold.data.manifest import read_manifest, write_manifest
 from twofold.extract.networks.registry import load_encoder
 from twofold.extract.engine import compute
-from twofold.extract.plan import Settings, plan
+from twofold.extract.plan import ExtractOptions, Job, WantedFile, plan, recipe_of
 from twofold.extract.run import finish
 from twofold.extract.views import view
 
 manifest, root, store, log, kills, part_rows, batch = sys.argv[1:]
-kills, settings = int(kills), Settings(part_rows=int(part_rows), workers=1)
+kills, options = int(kills), ExtractOptions(part_rows=int(part_rows), workers=1)
 table, store, faces = read_manifest(Path(manifest)), Store(store, new=True), open_faces(Path(root))
 keys = list(table.keys)
 encoder = load_encoder("timm:test_vit", weights="random:0", device="cpu", precision="fp32", batch_size=int(batch))
@@ -54,10 +54,12 @@ def counted(pixels):
 encoder = replace(encoder, network=counted)
 
 def extract(store):
-    jobs = plan(store, keys, [encoder], [view("original")], settings=settings)
+    wanted = WantedFile(recipe_of(encoder, view("original"), dtype="float16"), encoder.dim)
+    plans = plan(store, keys, [wanted], options=options)
     store.path.mkdir(parents=True, exist_ok=True)
-    compute(jobs, keys, faces, store, settings=settings)
-    finish(store, jobs, keys)
+    jobs = [Job(encoder, view("original"), wanted.recipe, plans[0].missing)]
+    compute(jobs, keys, faces, store, options=options)
+    finish(store, plans, keys)
 
 def start(store):
     child = os.fork()

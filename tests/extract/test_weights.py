@@ -17,8 +17,9 @@ from twofold.data.errors import InputError
 from twofold.extract.networks.posterv2 import PosterV2
 from twofold.extract.networks.presets import PRESETS
 from twofold.extract.networks.registry import load_encoder
-from twofold.extract.plan import Settings
+from twofold.extract.plan import ExtractOptions
 from twofold.extract.run import Request, extract
+from twofold.extract.streams import parse_streams
 from twofold.extract.weights.class_orders import ORDERS
 from twofold.extract.weights.convert import convert
 from twofold.extract.weights.find import find_weights, in_folder, weights_folder
@@ -254,11 +255,12 @@ def test_extract_keeps_the_classifier_and_insists_before_it_computes(resnet18, d
     few = tmp_path / "few.csv"
     few.write_text("".join(drawn.manifest.open().readlines()[:4]))
 
-    def run(weights, folder, **settings):
+    def run(weights, folder, **options):
         report = extract(Request(
-            manifest=few, roots=[str(drawn.root)], store=tmp_path / folder, backbones=["resnet18"], views=["original"],
-            weights=[f"resnet18={weights}"], device="cpu", precision="fp32", settings=Settings(**settings)))
-        return report.lines[0].to_compute, Store(tmp_path / folder).find("resnet18")
+            manifest=few, roots=[str(drawn.root)], store=tmp_path / folder, device="cpu",
+            streams=parse_streams(["resnet18"], weights=[f"resnet18={weights}"], precision="fp32"),
+            options=ExtractOptions(**options)))
+        return report.files[0].to_compute, Store(tmp_path / folder).find("resnet18")
 
     with pytest.raises(InputError, match="resnet18 do not say in which order their 3 classes are"):
         run(unnamed, "s", with_logits=True)

@@ -10,7 +10,7 @@ from tests.extract.stores import assert_equal_stores
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.extract.networks.libraries import build
-from twofold.extract.reproduce import extract_again
+from twofold.extract.reproduce import reproduce
 
 NAME = "timm:test_resnet"
 
@@ -41,7 +41,7 @@ def before(cli, drawn, folder, tmp_path):
 
 
 def again(recipes, drawn, store, *weights):
-    return extract_again(recipes, manifest=drawn.manifest, roots=[str(drawn.root)], store=store,
+    return reproduce(recipes, manifest=drawn.manifest, roots=[str(drawn.root)], store=store,
                          weights=[f"{NAME}={path}" for path in weights], device="cpu", reused=False)
 
 

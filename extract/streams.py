@@ -1,0 +1,123 @@
+"""What to extract: streams, each of one encoder and one view, and the encoders, loaded only when they are needed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from twofold.cache.recipe import DTYPES
+from twofold.data.errors import InputError
+from twofold.extract.devices import parse_device, resolve_precision
+from twofold.extract.networks.encoder import Encoder
+from twofold.extract.networks.facts import EncoderFacts, Origin, RememberedFacts, facts_of
+from twofold.extract.networks.registry import load_encoder
+from twofold.extract.views import view
+from twofold.extract.weights.class_orders import class_order
+from twofold.extract.weights.find import weights_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSource:
+    """Where an encoder comes from: what `load_encoder` wants to know, but for the device.
+
+    weights: a file, `random:SEED`, `hub`, or None for the weights folder and then the hub; batch_size: the largest to
+    try, 0 for the usual; classes: of the classifier that the weights bring, in their order, where the file is silent.
+    """
+
+    backbone: str
+    weights: str | None = None
+    precision: str = "auto"
+    batch_size: int = 0
+    compiled: bool = False
+    classes: tuple[str, ...] = ()
+
+    def exactly(self, precision: str) -> "EncoderSource":
+        """The same in this precision on any device; ONNX models have their own."""
+        return self if self.backbone.startswith("onnx:") else replace(self, precision=precision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """The features of one encoder and one view, and the type that they are stored as."""
+
+    source: EncoderSource
+    view: str = "original"
+    dtype: str = "float16"
+
+    def __post_init__(self) -> None:
+        view(self.view)  # raises InputError for a name that is none
+        if self.dtype not in DTYPES:
+            raise InputError(f"unknown dtype {self.dtype!r}: choose from {', '.join(DTYPES)}")
+
+
+def parse_streams(backbones: Sequence[str], views: Sequence[str] = ("original",), *, weights: Sequence[str] = (),
+                  classes_of: Sequence[str] = (), precision: str = "auto", dtype: str = "float16", batch_size: int = 0,
+                  compiled: bool = False) -> list[Stream]:
+    """Every backbone with all its weights and every view, each once, in order.
+
+    weights: NAME=PATH, NAME=random:SEED or NAME=hub, of one name perhaps several, as of encoders that were fine-tuned
+    one a fold; classes_of: NAME=ORDER, as `class_order` takes it. Raises InputError for what cannot be.
+    """
+    if not backbones or not views:
+        raise InputError("no backbone is named: give --backbones NAME[,NAME...]" if not backbones else
+                         "no view is named: give --views NAME[,NAME...]")
+    files = parse_weights(weights, backbones)
+    orders = by_backbone(classes_of, backbones, what="classes", form="NAME=ORDER, as posterv2=rafdb")
+    classes = {name: class_order(texts[-1]) for name, texts in orders.items()}
+    sources = [EncoderSource(backbone=name, weights=file, precision=precision, batch_size=batch_size,
+                             compiled=compiled, classes=classes.get(name, ()))
+               for name in dict.fromkeys(backbones)
+               for file in (dict.fromkeys(files[name]) if name in files else [None])]
+    return [Stream(source=source, view=name, dtype=dtype) for source in sources for name in dict.fromkeys(views)]
+
+
+def parse_weights(texts: Sequence[str], backbones: Sequence[str]) -> dict[str, list[str]]:
+    """NAME=VALUE texts as a mapping to the values of each name.
+
+    Raises InputError for a name that is not among the backbones.
+    """
+    return by_backbone(texts, backbones, what="weights", form="NAME=PATH, NAME=random:SEED or NAME=hub")
+
+
+def by_backbone(texts: Sequence[str], backbones: Sequence[str], *, what: str, form: str) -> dict[str, list[str]]:
+    """NAME=VALUE texts as a mapping, where a name may have options, and equals signs, behind it."""
+    values: dict[str, list[str]] = {}
+    for text in texts:
+        name = max((name for name in backbones if text.startswith(f"{name}=")), key=len, default="")
+        value = text[len(name) + 1:]
+        if not name and all(text.partition("=")):
+            raise InputError(f"{what} are given for {text.partition('=')[0]!r}, which is not among the backbones "
+                             f"{', '.join(backbones)}")
+        if not name or not value:
+            raise InputError(f"{what} {text!r} is not {form}")
+        values.setdefault(name, []).append(value)
+    return values
+
+
+class Encoders:
+    """The encoders of one device, each loaded once, and only if more than the facts about it is needed."""
+
+    def __init__(self, device: str, loaded: Mapping[EncoderSource, Encoder] | None = None):
+        self.device = device
+        self._loaded = dict(loaded or {})
+        self._memory = RememberedFacts()
+
+    def load(self, source: EncoderSource) -> Encoder:
+        """Raises InputError for a name, device, precision or weights that are not to be had."""
+        if source not in self._loaded:
+            self._loaded[source] = load_encoder(
+                source.backbone, weights=source.weights, device=self.device, precision=source.precision,
+                batch_size=source.batch_size, compiled=source.compiled, classes=source.classes)
+            self._memory.remember(facts_of(self._loaded[source]), self._origin(source))
+        return self._loaded[source]
+
+    def forget(self, source: EncoderSource) -> None:
+        """Let go of an encoder that is not the one looked for."""
+        self._loaded.pop(source, None)
+
+    def facts(self, source: EncoderSource) -> EncoderFacts:
+        """As `load`, but from memory where the encoder was loaded before by this run or another."""
+        precision = resolve_precision(source.precision, parse_device(self.device))
+        remembered = None if source in self._loaded else self._memory.recall(self._origin(source), precision=precision)
+        return remembered or facts_of(self.load(source))
+
+    def _origin(self, source: EncoderSource) -> Origin:
+        return Origin(source.backbone, source.weights, source.classes, weights_folder())
