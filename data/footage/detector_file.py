@@ -36,7 +36,7 @@ def find_detector(path: Path | None, *, folder: Path | None = None) -> Path:
             raise InputError(f"--detector {path} is not a file")
         return path
     folder = folder or weights_folder()
-    here = detector_in_folder(folder) or _cached()
+    here = detector_here(folder)
     if here:
         return here
     try:
@@ -49,9 +49,10 @@ def find_detector(path: Path | None, *, folder: Path | None = None) -> Path:
                      "file with --detector PATH")
 
 
-def detector_in_folder(folder: Path) -> Path | None:
-    """The detector in a folder, if it is there."""
-    return next((path for name in (YUNET.file, *YUNET.hub_files) if (path := folder / name).is_file()), None)
+def detector_here(folder: Path) -> Path | None:
+    """The detector in a folder, or else in the hub's cache, if it is there."""
+    files = (folder / name for name in (YUNET.file, *YUNET.hub_files))
+    return next((path for path in files if path.is_file()), None) or _cached()
 
 
 def _cached() -> Path | None:

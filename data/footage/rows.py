@@ -59,4 +59,5 @@ def table(looks: Iterable[Look], settings: CropSettings, line: str, as_they_are:
         else:
             lines.extend(rows(look, settings, line))
     lines.sort(key=lambda row: row["source"])  # stable: frames stay in order
-    return manifest(pd.DataFrame(lines, columns=list(COLUMNS)), source="faces.csv")
+    cells = [[line.get(name, "") for name in COLUMNS] for line in lines]
+    return manifest(pd.DataFrame(cells, columns=list(COLUMNS)), source="faces.csv")

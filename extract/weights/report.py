@@ -5,19 +5,25 @@ from pathlib import Path
 from typing import Any
 
 from twofold.data.errors import InputError
+from twofold.data.footage.detector_file import YUNET, detector_here
 from twofold.extract.networks.presets import PRESETS, Preset, preset
 from twofold.extract.weights.find import file_names, in_folder
 
 
 @dataclass(frozen=True)
 class Listing:
-    """All presets and where their weights are."""
+    """All presets and the face detector, and where their weights are."""
 
     folder: Path
     found: dict[str, Path | None]  #: preset to its file in the folder or in the hub's cache
+    detector: Path | None  #: the same of the face detector
 
     def record(self) -> list[dict[str, Any]]:
-        return [_facts(known) | {"found": str(self.found[known.name] or "")} for known in PRESETS]
+        rows = [_facts(known) | {"found": str(self.found[known.name] or "")} for known in PRESETS]
+        facts = {"backbone": YUNET.name, "architecture": "face detector, of `crop` and `predict`",
+                 "trained_on": YUNET.trained_on, "files": [YUNET.file, *YUNET.hub_files], "page": YUNET.page,
+                 "licence": YUNET.licence, "hub": YUNET.hub}
+        return [*rows, facts | {"found": str(self.detector or "")}]
 
     def text(self) -> str:
         rows = [("BACKBONE", "DIM", "TRAINED ON", "FILE", "LICENCE", "HERE")]
@@ -25,6 +31,8 @@ class Listing:
             here = self.found[known.name]
             rows.append((known.name, str(known.dim), known.trained_on, here.name if here else known.file,
                          known.licence, "yes" if here else "hub" if known.hub else "no"))
+        rows.append((f"{YUNET.name} (detector)", "-", YUNET.trained_on, (self.detector or Path(YUNET.file)).name,
+                     YUNET.licence, "yes" if self.detector else "hub"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         folder = f"weights folder: {self.folder} (TWOFOLD_WEIGHTS names another)"
@@ -41,6 +49,9 @@ class Listing:
             if known.hub:
                 fetch += f"; without it, extract downloads {known.hub} from the Hugging Face hub"
             lines.append(fetch)
+        if not self.detector:
+            lines.append(f"{YUNET.name}: get it from {YUNET.page} and save it as {self.folder / YUNET.file}; without "
+                         f"it, crop and predict download {YUNET.hub} from the Hugging Face hub")
         if lines:
             lines.append("a pickled file is read safely as it is; `weights convert IN -o OUT.safetensors` makes it "
                          "plain data")
@@ -49,7 +60,8 @@ class Listing:
 
 def listing(folder: Path) -> Listing:
     """Look for the weights of every preset in `folder` and in the cache of the hub. Downloads nothing."""
-    return Listing(folder, {known.name: in_folder(known.name, folder) or _cached(known) for known in PRESETS})
+    return Listing(folder, {known.name: in_folder(known.name, folder) or _cached(known) for known in PRESETS},
+                   detector_here(folder))
 
 
 def _cached(known: Preset) -> Path | None:

@@ -11,6 +11,7 @@ from twofold.data.footage.detect import Detection, open_yunet, overlap, same_fac
 from twofold.data.footage.detector_file import YUNET, find_detector
 from twofold.data.footage.settings import CropSettings
 from twofold.data.labels import taxonomy
+from twofold.extract.weights.report import listing
 
 
 @pytest.fixture(scope="session")
@@ -85,14 +86,17 @@ def test_other_files_are_no_detector(tmp_path, real):
 
 def test_the_detector_is_looked_for_like_all_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("TWOFOLD_WEIGHTS", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError) as error:
         find_detector(None)
+    assert f"yunet: get it from {YUNET.page}" in listing(tmp_path).text() and YUNET.licence in listing(tmp_path).text()
     for part in ("no face detector", YUNET.file, YUNET.page, YUNET.licence, str(tmp_path), "--detector"):
         assert part in str(error.value)
     (tmp_path / YUNET.file).write_bytes(b"x")
     assert find_detector(None) == tmp_path / YUNET.file
+    assert listing(tmp_path).record()[-1]["found"] == str(tmp_path / YUNET.file)
+    assert "yunet (detector)" in listing(tmp_path).text() and "yunet: get it" not in listing(tmp_path).text()
     with pytest.raises(InputError, match="is not a file"):
         find_detector(tmp_path / "gone.onnx")
 

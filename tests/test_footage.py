@@ -1,0 +1,183 @@
+"""From footage to expressions in one command, beside the three commands that write every step to disk."""
+
+import json
+
+import av
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from tests.data.footage.films import film
+from twofold.data.drawn.dataset import draw_face
+from twofold.data.footage.timeline import lines_of
+from twofold.data.labels import pair, taxonomy
+from twofold.data.manifest import read_table
+
+
+@pytest.fixture(scope="module")
+def place(cli, real, tmp_path_factory):
+    """A folder with a detector, a run trained on faces that `crop` cut out of photographs, and a film of two people."""
+    place = tmp_path_factory.mktemp("footage")
+    (place / "weights").mkdir()
+    (place / "weights/face_detection_yunet.onnx").symlink_to(real / "weights/detectors/yunet_n_dynamic.onnx")
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18().state_dict(), place / "weights/resnet18_msceleb.pth")
+    (place / "photos").mkdir()
+    for number in range(49):
+        portrait(number).save(place / f"photos/{number:02d}.png")
+    return place
+
+
+@pytest.fixture
+def ready(place, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("TWOFOLD_WEIGHTS", str(place / "weights"))
+    return place
+
+
+CROP = ("--size", "96", "--margin", "0.1", "--min-score", "0.3")
+LABELS = taxonomy("cexpr7").classes
+
+
+def portrait(number, size=(300, 220), at=(90, 50)):
+    """A drawn face of 120 pixels somewhere in a picture."""
+    image = Image.new("RGB", size, (90, 110, 130))
+    image.paste(draw_face(identity=number, emotions=pair(LABELS[number % 7]), size=120, seed=number), at)
+    return image
+
+
+def run_of(cli, place):
+    """Cropped, labelled, extracted, trained: once for all tests."""
+    if (place / "run").exists():
+        return place / "run"
+    assert cli("crop", place / "photos", "-o", place / "cropped", *CROP).returncode == 0
+    table = read_table(place / "cropped/faces.csv")
+    assert len(table) == 49 and (table["score"] != "").sum() > 40  # it is drawn faces that YuNet is asked for
+    table["compound"] = [LABELS[int(name[:2]) % 7] for name in table["source"]]
+    table["split"] = ["train"] * 35 + ["val"] * 7 + ["test"] * 7
+    table.to_csv(place / "cropped/labelled.csv", index=False)
+    assert cli("extract", place / "cropped/labelled.csv", "--root", place / "cropped", "--store", place / "store",
+               "--backbones", "resnet18", "--precision", "fp32").returncode == 0
+    done = cli("fuse", place / "store", "--out", place / "run", "--epochs", "3", "--hidden", "8", "--seeds", "1")
+    assert done.returncode == 0, done.stderr
+    return place / "run"
+
+
+def two_people(path):
+    """12 frames; the second person is away in frames 5 to 7."""
+    frames = []
+    for number in range(12):
+        frame = portrait(1, size=(480, 240), at=(30 + 2 * number, 50))
+        if not 5 <= number <= 7:
+            frame.paste(portrait(2).crop((90, 50, 210, 170)), (300, 60))
+        frames.append(np.asarray(frame))
+    return film(path, frames)
+
+
+def test_one_command_says_what_three_say(cli, ready, tmp_path):
+    run = run_of(cli, ready)
+    lines = json.loads((run / "run.json").read_text())["crops"]
+    assert len(lines) == 1 and lines[0].startswith("align=similarity size=96 margin=0.1 ")
+    inputs = [two_people(tmp_path / "a film.mp4"), ready / "photos/03.png"]
+    done = cli("predict", run, *inputs, "-o", tmp_path / "one.csv", "--timeline", tmp_path / "t.png", "--annotate",
+               tmp_path / "a.mp4")
+    assert done.returncode == 0, done.stderr
+    assert "1 pictures: 0 taken as they are, 1 cropped to 1 faces" in done.stderr
+    assert "12 frames of 1 videos: 21 faces, 0 frames without one" in done.stderr
+    assert cli("crop", *inputs, "-o", tmp_path / "faces", *CROP).returncode == 0
+    three = cli("predict", run, tmp_path / "faces/faces.csv", "--root", tmp_path / "faces", "-o", tmp_path / "two.csv")
+    assert three.returncode == 0, three.stderr
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+    table = read_table(tmp_path / "one.csv")
+    assert list(table["track"].value_counts()) == [12, 9, 1]  # one was away for a while, and is the same again
+    first, second = lines_of(table, LABELS)
+    assert [len(stretch.times[part]) for stretch in (first, second) for part in stretch.stretches()] == [12, 5, 4]
+    assert Image.open(tmp_path / "t.png").height > 2 * 200
+    drawn(tmp_path / "a.mp4", tmp_path / "a film.mp4", table)
+
+
+def drawn(annotated, original, table):
+    """Every frame is there at its time; boxes are drawn where the table has them."""
+    with av.open(str(annotated)) as one, av.open(str(original)) as other:
+        pairs = list(zip(one.decode(video=0), other.decode(video=0), strict=True))
+    assert len(pairs) == 12
+    for number, (frame, before) in enumerate(pairs):
+        assert frame.time == pytest.approx(number / 25, abs=1e-3)
+        away = np.abs(frame.to_ndarray(format="rgb24").astype(int) - before.to_ndarray(format="rgb24")).max(axis=2)
+        for box in table["box"][table["frame"] == str(number)]:
+            x, y, _, height = (round(float(value)) for value in box.split())
+            assert away[y:y + height, x - 1:x + 2].max(axis=1).mean() > 25  # the left edge of the box
+        assert np.median(away) < 4
+
+
+def test_a_picture_that_its_face_fills_is_taken_as_it_is_and_the_answer_is_that_of_the_whole(cli, ready, tmp_path):
+    run = run_of(cli, ready)
+    crop = ready / "cropped/images/03.png.0.png"
+    for options, said in (([], "1 taken as they are"), (["--cropped"], "1 taken as they are"),
+                          (["--detect"], "1 cropped to 1 faces")):
+        done = cli("predict", run, crop, "-o", tmp_path / "out.csv", *options)
+        assert done.returncode == 0 and said in done.stderr
+    cli("predict", run, crop, "-o", tmp_path / "crop.csv")
+    cli("predict", run, ready / "photos/03.png", "-o", tmp_path / "whole.csv")
+    cli("predict", run, ready / "photos/03.png", "-o", tmp_path / "raw.csv", "--cropped")
+    crop, whole, raw = (read_table(tmp_path / name).iloc[0] for name in ("crop.csv", "whole.csv", "raw.csv"))
+    scores = list(crop.index[crop.index.get_loc("prediction"):])
+    assert list(crop[scores]) == list(whole[scores]) != list(raw[scores])
+    assert "contradict" in cli("predict", run, ready / "photos", "-o", tmp_path / "x.csv", "--cropped",
+                               "--detect").stderr
+
+
+def test_pictures_without_a_face_say_so_and_damaged_ones_are_counted(cli, ready, tmp_path):
+    run = run_of(cli, ready)
+    Image.new("RGB", (400, 300), "grey").save(tmp_path / "nobody.png")
+    done = cli("predict", run, tmp_path / "nobody.png", "-o", tmp_path / "none.csv")
+    assert done.returncode == 0 and "1 without a face" in done.stderr
+    assert read_table(tmp_path / "none.csv")["prediction"].tolist() == ["no face"]
+    (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff")
+    film(tmp_path / "still.mp4", [np.full((96, 160, 3), 90, np.uint8)] * 3)
+    done = cli("predict", run, tmp_path / "nobody.png", tmp_path / "cut.jpg", tmp_path / "still.mp4",
+               ready / "photos/00.png", "-o", tmp_path / "some.csv", "--smooth", "box:3")
+    table = read_table(tmp_path / "some.csv").set_index("source")
+    assert done.returncode == 1 and "cut.jpg: " in done.stdout
+    assert list(table.index) == ["00.png", "cut.jpg", "nobody.png", *["still.mp4"] * 3]
+    assert list(table["prediction"] == "no face") == [False, *[True] * 5] and table["note"]["cut.jpg"] != "no face"
+
+
+def test_gaps_of_the_only_person_are_filled_by_smoothing(cli, ready, tmp_path):
+    run = run_of(cli, ready)
+    frames = [np.asarray(portrait(1) if number not in (3, 4) else Image.new("RGB", (300, 220))) for number in range(8)]
+    done = cli("predict", run, film(tmp_path / "a.mp4", frames), "-o", tmp_path / "out.csv", "--smooth", "none")
+    assert done.returncode == 0, done.stderr
+    table = read_table(tmp_path / "out.csv")
+    assert list(table["face"]) == ["yes"] * 3 + ["no"] * 2 + ["yes"] * 3
+    name = table["prediction"][0]
+    scores = table[name].astype(float)
+    assert scores[3] == pytest.approx(scores[2] + (scores[5] - scores[2]) / 3, abs=2e-6)
+
+
+def test_without_a_detector_pictures_are_answered_with_a_warning_and_videos_are_not(cli, ready, tmp_path, monkeypatch):
+    run = run_of(cli, ready)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/resnet18_msceleb.pth").symlink_to(ready / "weights/resnet18_msceleb.pth")
+    monkeypatch.setenv("TWOFOLD_WEIGHTS", str(tmp_path / "empty"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    done = cli("predict", run, ready / "photos/03.png", "-o", tmp_path / "out.csv")
+    assert done.returncode == 0 and "worth nothing" in done.stderr and "face_detection_yunet.onnx" in done.stderr
+    for arguments in ([two_people(tmp_path / "a.mp4")], [ready / "photos", "--detect"]):
+        done = cli("predict", run, *arguments, "-o", tmp_path / "no.csv")
+        assert done.returncode == 2 and "no face detector" in done.stderr and not (tmp_path / "no.csv").exists()
+
+
+def test_drawings_that_cannot_be_are_refused_before_the_work(cli, ready, tmp_path):
+    run, video = run_of(cli, ready), two_people(tmp_path / "a.mp4")
+    for arguments, reason in (([ready / "photos", "--timeline", tmp_path / "t.png"], "no video"),
+                              ([video, "--annotate", video], "is an input"),
+                              ([video, "--timeline", tmp_path / "t.jpg"], ".png"),
+                              ([video, two_people(tmp_path / "b.mp4"), "--annotate", tmp_path / "c.mp4"], "one video"),
+                              ([video, "--annotate", tmp_path / "gone/c.mp4"], "no such folder")):
+        done = cli("predict", run, *arguments, "-o", tmp_path / "out.csv")
+        assert done.returncode == 2 and reason in done.stderr and not (tmp_path / "out.csv").exists()
+    assert video.stat().st_size > 1000
