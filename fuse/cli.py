@@ -17,6 +17,8 @@ app = typer.Typer()
 
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of text.")]
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store: a folder of feature files.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the same verb wrote there with other "
+                                                             "settings; other files stay.")]
 Stores = Annotated[list[Path], typer.Argument(metavar="STORE...", help="Stores; the first one's faces are scored.")]
 
 
@@ -71,13 +73,15 @@ def fuse(
     out: Annotated[Path | None, typer.Option(help="Folder for the run; none: only the table.")] = None,
     preset: Annotated[str, typer.Option(help="default; paper: its Fig. 1; authors: what they ran.")] = "default",
     config: Annotated[Path | None, typer.Option(help="Settings from a TOML, or from a run's run.json.")] = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> Report:
     """Train a head on cached features: each backbone alone, then their fusion, in one table."""
     from twofold.fuse.fuse import fuse as run_fuse
     from twofold.fuse.settings import resolve
 
-    return run_fuse(stores, resolve(preset=preset, config=config, changes=changes), out=out, say=say)
+    settings = resolve(preset=preset, config=config, changes=changes)
+    return run_fuse(stores, settings, out=out, overwrite=overwrite, say=say)
 
 
 @app.command()
@@ -106,12 +110,13 @@ def sweep(
     config: Annotated[Path, typer.Option(help="TOML: backbones, heads, seeds, [settings], [grid].")],
     out: Annotated[Path, typer.Option(help="Folder of the sweep; the same one continues it.")] = Path("runs/sweep"),
     jobs: Annotated[int, typer.Option(min=0, help="Processes at once; 0: one a core.")] = 0,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> Report:
     """Many heads: subsets of backbones x heads x settings, one leaderboard by validation."""
     from twofold.fuse.sweep import sweep as run_sweep
 
-    return run_sweep(stores, config, out=out, jobs=jobs, say=say)
+    return run_sweep(stores, config, out=out, jobs=jobs, overwrite=overwrite, say=say)
 
 
 def bench_fuse(

@@ -128,7 +128,7 @@ def evaluate(
     backbone is missing.
     """
     question = ask(path, store, split=split, allow_seen=allow_seen, say=say)
-    return answer(question, question.use.any(axis=1))
+    return answer(question, np.asarray(question.use.any(axis=1)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,14 +23,15 @@ from twofold.fuse.experiment import (
 )
 from twofold.fuse.features import FusedFeatures
 from twofold.fuse.forward import member_scores
+from twofold.fuse.run_folder import check_out, check_replaceable
 from twofold.fuse.scores import metrics
 from twofold.fuse.scores.scored_head import Figures, ScoredHead, against, figures
 from twofold.fuse.scores.statistics import Comparison
 from twofold.fuse.settings import Settings, record_of
 from twofold.fuse.tables.columns import columns, percent
 from twofold.fuse.tables.figures import comparison_record, figures_table, fusion_lines
-from twofold.fuse.training.fit import TrainedHead
-from twofold.fuse.write_run import check_out, predictions_csv, run_record, write_run
+from twofold.fuse.training.fit import TrainedHead, read_streams
+from twofold.fuse.write_run import inputs_record, predictions_csv, run_record, write_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +75,11 @@ class Fusion:
                 f"{len(fused.truth)} faces of {scored}, {self.heads[-1].groups} groups")
 
 
-def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, say: Say = lambda text: None) -> Fusion:
+def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, overwrite: bool = False,
+         say: Say = lambda text: None) -> Fusion:
     """Train settings.head on each subset and on all streams, score once on test, and write the run to `out`.
 
+    overwrite: replace a run of other settings, features or labels; one of the same is replaced by its like anyway.
     Raises InputError or CacheError for what a person must mend, before anything is written.
     """
     started = time.perf_counter()
@@ -84,6 +87,9 @@ def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, say: S
         check_out(out)
     experiment = prepare(stores, settings)
     settings, features = experiment.settings, experiment.features
+    if out and not overwrite:
+        streams = [features.streams[k] for k in read_streams(settings, features, range(len(features.streams)))]
+        check_replaceable(out, inputs_record(_repeatable(settings, features), features, streams))
     singles = train_singles(experiment)
     heads, trained = [], []
     for streams in subsets(features, settings):

@@ -16,8 +16,9 @@ from twofold.fuse.heads.registry import StandardisedHead
 from twofold.fuse.heads.spec import Spec
 from twofold.fuse.join import join_streams, spelled, stream_of_recipe
 from twofold.fuse.received import read_head, read_record, spec_of, streams_of, temperatures_of
+from twofold.fuse.run_folder import HEAD, RECORD, SEEN, run_file
 from twofold.fuse.scores import metrics
-from twofold.fuse.seen import NAME, SeenFaces, read_seen
+from twofold.fuse.seen import SeenFaces, read_seen
 from twofold.fuse.settings import Settings, settings_from
 
 VERSION = 1
@@ -93,7 +94,7 @@ class Run:
 def read_run(path: Path) -> Run:
     """Read a run back, which may come from a stranger. Raises InputError if it is not one, or not whole."""
     try:
-        source = path / "run.json"
+        source = run_file(path, RECORD)
         record = read_record(source)
         if type(record.get("version")) is not int or record["version"] != VERSION:
             raise InputError(f"{path}: not a run of version {VERSION}, which is what this code reads: train it again")
@@ -102,8 +103,8 @@ def read_run(path: Path) -> Run:
         temperature, temperatures = temperatures_of(record, spec, source)
         classes = _taxonomy(record, spec, source)
         settings = settings_from(record.get("settings"))
-        seen = read_seen(path / NAME, folds=len(temperatures))
-        head = read_head(path / "head.safetensors", spec)
+        seen = read_seen(run_file(path, SEEN), folds=len(temperatures))
+        head = read_head(run_file(path, HEAD), spec)
     except FileNotFoundError as error:
         missing = Path(error.filename or "head.safetensors").name
         raise InputError(f"{path}: not a run (no {missing}): give a folder that `fuse` made") from None

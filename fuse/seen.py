@@ -16,7 +16,6 @@ import numpy as np
 from twofold.data.errors import InputError
 from twofold.fuse.features import FusedFeatures
 
-NAME = "seen.csv"
 HEADER = "sha256,group,folds"
 LINE = re.compile(rb"[0-9a-f]{64},(?:[0-9a-f]{32})?,[-lcs]+")
 MOST_BYTES = 1 << 31  #: of a file that is read back: some ten million faces

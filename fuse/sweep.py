@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,13 +23,14 @@ from twofold.data.toml_file import read_toml
 from twofold.fuse import ablation
 from twofold.fuse.experiment import prepare, subsets, train_singles, train_subset
 from twofold.fuse.fuse import Fusion, fuse
+from twofold.fuse.run_folder import check_out
 from twofold.fuse.settings import Settings, settings_from
 from twofold.fuse.tables.columns import columns, percent
-from twofold.fuse.write_run import check_out
 
 WORDS = ("backbones", "heads", "seeds", "settings", "grid", "ablation")
 ADVICE = ('keys are backbones = "all" or lists of names, heads, seeds, and the tables [settings] and [grid] or '
           "[ablation]")
+TRIAL = re.compile(r"[0-9a-f]{10}\.json")
 SHOWN = 20  #: lines of the leaderboard in the terminal
 
 
@@ -99,22 +101,23 @@ class Sweep:
         return [trial for trial in self.trials if not trial.error]
 
 
-def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, say: Callable[[str], None]) -> Sweep:
+def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, overwrite: bool = False,
+          say: Callable[[str], None]) -> Sweep:
     """Run all trials of a TOML, continue where an earlier sweep into `out` was stopped, train the best as a run.
 
     jobs: processes at once, 0 = one a core. Each finished trial is a small file in out/trials, so a kill loses only
     what was under way; a failed trial is a row with its reason, and is tried again by the next sweep.
-    Raises InputError for a configuration that makes no sense.
+    overwrite: put this sweep in place of another, whose trials are removed; one that has more trials continues it.
+    Raises InputError for a configuration that makes no sense, and for a folder that holds something else.
     """
     from joblib import Parallel, delayed
 
     started = time.perf_counter()
     planned = plan(config, stores)
     wanted, varied = planned.trials, planned.varied
-    check_out(out / "best")
-    (out / "trials").mkdir(parents=True, exist_ok=True)
     inputs = _inputs(stores)
     names = [_name(settings, inputs) for settings in wanted]
+    _claim(out, names, overwrite)
     finished = {name: trial for name, settings in zip(names, wanted, strict=True)
                 if (trial := _read(out, name, settings)) and not trial.error
                 and (trial.scored or not planned.ablation)}
@@ -134,8 +137,23 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, say
         done = [finished[name] for name in names if not finished[name].error]
         rows = ablation.rows(wanted[0], [(trial.settings, trial.scored or {}, trial.score) for trial in done])
     elif good:
-        best = fuse(stores, settings_from(good[0].settings), out=out / "best", say=say)
+        best = fuse(stores, settings_from(good[0].settings), out=out / "best", overwrite=True, say=say)
     return Sweep(out, trials, len(wanted) - len(todo), best, varied, time.perf_counter() - started, tuple(rows))
+
+
+def _claim(out: Path, names: Sequence[str], overwrite: bool) -> None:
+    """Make the folder of a sweep. Raises InputError if it is another sweep's, or something else."""
+    trials = out / "trials"
+    if out.exists() and not trials.is_dir() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists and is not a sweep: choose another --out")
+    others = [path for path in trials.glob("*.json") if TRIAL.fullmatch(path.name) and path.stem not in names]
+    if others and not overwrite:
+        raise InputError(f"{out} holds {len(others)} trials of another sweep (other settings, features or labels): "
+                         "--overwrite replaces it, or choose another --out")
+    check_out(out / "best")
+    trials.mkdir(parents=True, exist_ok=True)
+    for path in others:
+        path.unlink()
 
 
 def plan(config: Path, stores: Sequence[Path]) -> Plan:

@@ -1,6 +1,7 @@
 """Writing a run: whole under another name first, then put in place."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -16,79 +17,87 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import save_file
 
-from twofold.data.errors import InputError
 from twofold.fuse.features import FusedFeatures, Stream
 from twofold.fuse.heads.registry import side_by_side
 from twofold.fuse.partition import Partition
 from twofold.fuse.run import VERSION
+from twofold.fuse.run_folder import HEAD, RECORD, SEEN, place
 from twofold.fuse.scores.scored_head import ScoredHead
-from twofold.fuse.seen import NAME, SeenFaces, seen_text
+from twofold.fuse.seen import SeenFaces, seen_text
 from twofold.fuse.training.fit import TrainedHead
 from twofold.fuse.training.loop import Epoch
 
 LIBRARIES = ("torch", "numpy", "scikit-learn", "h5py", "safetensors")
 
 
-def check_out(out: Path) -> None:
-    """Raises InputError now rather than after training if a run cannot be written to `out`."""
-    if out.exists() and not (out / "run.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is not a run: choose another --out")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        probe = out.parent / f".tmp-{uuid.uuid4().hex}"
-        probe.mkdir()
-        probe.rmdir()
-    except OSError as error:
-        raise InputError(f"{out}: cannot write there ({error.strerror}): choose another --out") from None
-
-
 def write_run(out: Path, *, record: dict, metrics: dict, trained: Sequence[TrainedHead], seen: SeenFaces,
               predictions: str) -> None:
-    """Write a whole run under another name, then put it in place of what `out` was.
+    """Write a whole run under another name, then put it in place of the run that `out` was.
 
     trained: the fusion's heads, one a fold; head.safetensors holds them side by side, folds x seeds members.
     """
-    temporary = out.parent / f".tmp-{uuid.uuid4().hex}"
+    temporary = (out if out.is_dir() else out.parent) / f".tmp-{uuid.uuid4().hex}"
     temporary.mkdir(parents=True)
     try:
         head = side_by_side([each.head for each in trained])
         # one entry of metadata: several have no fixed order, and the same run would give other bytes
         save_file({name: values.contiguous() for name, values in head.state_dict().items()},
-                  temporary / "head.safetensors", metadata={"format": f"twofold-head {VERSION}"})
-        texts = {"run.json": json.dumps(record, indent=2) + "\n", "metrics.json": json.dumps(metrics, indent=2) + "\n",
-                 "predictions.csv": predictions, "history.csv": _history(trained), NAME: seen_text(seen)}
+                  temporary / HEAD, metadata={"format": f"twofold-head {VERSION}"})
+        (temporary / HEAD).chmod(0o666 & ~_umask())  # safetensors writes files that no one else may read
+        texts = {RECORD: json.dumps(record, indent=2) + "\n", "metrics.json": json.dumps(metrics, indent=2) + "\n",
+                 "predictions.csv": predictions, "history.csv": _history(trained), SEEN: seen_text(seen)}
         for name, text in texts.items():
             (temporary / name).write_text(text, encoding="utf-8", newline="")
-        _sync(temporary)
-        _replace(temporary, out)
+        place(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def inputs_record(settings: dict, features: FusedFeatures, streams: Sequence[Stream]) -> dict:
+    """What a run is made of: settings, streams with the fingerprints of their files, labels. No path, no host."""
+    return {
+        "settings": settings, "classes_name": features.taxonomy.name, "classes": list(features.taxonomy.classes),
+        "streams": [{"backbone": stream.backbone, "view": stream.view, "dim": stream.dim,
+                     "fingerprint": stream.recipe.fingerprint, "recipe": asdict(stream.recipe),
+                     "inputs": [{"fingerprint": file.fingerprint, "rows": file.rows,
+                                 "index_sha256": file.header["index_sha256"]} for file in stream.files],
+                     **_fold_recipes(stream)} for stream in streams],
+        "labels_sha256": labels_digest(features),
+    }
 
 
 def run_record(
     settings: dict, features: FusedFeatures, trained: Sequence[TrainedHead], parts: Sequence[Partition], *,
     seconds: float, notes: Sequence[str], crops: Sequence[str],
 ) -> dict:
-    """run.json: enough to repeat the run, and to know what it was made from. No path, no host.
+    """run.json: enough to repeat the run, and to know what it was made from.
 
     crops: how its faces were cut out of pictures, as the column `crop` of their manifests says.
     """
     return {
-        "version": VERSION, "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "settings": settings,
-        "classes_name": features.taxonomy.name, "classes": list(features.taxonomy.classes),
+        "version": VERSION, "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        **inputs_record(settings, features, [features.streams[k] for k in trained[0].streams]),
         "head": asdict(side_by_side([each.head for each in trained]).spec),
         "temperature": float(np.mean([each.temperature for each in trained])),
         "temperatures": [each.temperature for each in trained],
-        "streams": [{"backbone": stream.backbone, "view": stream.view, "dim": stream.dim,
-                     "fingerprint": stream.recipe.fingerprint, "recipe": asdict(stream.recipe),
-                     "inputs": [{"fingerprint": file.fingerprint, "rows": file.rows,
-                                 "index_sha256": file.header["index_sha256"]} for file in stream.files],
-                     **_fold_recipes(stream)}
-                    for stream in (features.streams[k] for k in trained[0].streams)],
         "faces": [{name: len(getattr(part, name)) for name in ("train", "val", "test", "extra")} for part in parts],
         "crops": list(crops), "notes": list(notes), "seconds": round(seconds, 3),
         "software": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
     }
+
+
+def labels_digest(features: FusedFeatures) -> str:
+    """Of what the manifests say of the faces: beside the features' fingerprints, what a run is made of."""
+    digest = hashlib.sha256()
+    for column in (features.keys, features.split, features.group, features.label, features.basic_label):
+        digest.update("\0".join(map(str, column.tolist())).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _fold_recipes(stream: Stream) -> dict:
@@ -120,19 +129,3 @@ def _csv(lines: Sequence[tuple[str, ...]]) -> str:
     csv.writer(buffer, lineterminator="\n").writerows(lines)
     return buffer.getvalue()
 
-
-def _sync(folder: Path) -> None:
-    for path in (*folder.iterdir(), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _replace(temporary: Path, out: Path) -> None:
-    old = out.with_name(f".tmp-old-{uuid.uuid4().hex}")
-    if out.exists():
-        out.rename(old)
-    temporary.rename(out)
-    shutil.rmtree(old, ignore_errors=True)

@@ -52,7 +52,7 @@ def fit(
     """
     started = time.perf_counter()
     device = parse_device(settings.device)
-    read = _read_streams(settings, features, streams)
+    read = read_streams(settings, features, streams)
     head = StandardisedHead(_spec(settings, features, read, own=bool(own)))
     if settings.head == "late":
         val = np.stack([member_scores(single.head, features, partition.val, single.streams).probabilities
@@ -82,7 +82,7 @@ def _spec(settings: Settings, features: FusedFeatures, streams: Sequence[int], *
                 own=own)
 
 
-def _read_streams(settings: Settings, features: FusedFeatures, streams: Sequence[int]) -> list[int]:
+def read_streams(settings: Settings, features: FusedFeatures, streams: Sequence[int]) -> list[int]:
     """The streams that prediction needs."""
     if settings.head != "paper":
         return list(streams)
@@ -108,7 +108,7 @@ def _validated(settings: Settings, head: StandardisedHead, features: FusedFeatur
 def _learn(head: StandardisedHead, settings: Settings, features: FusedFeatures, partition: Partition,
            streams: Sequence[int], device: torch.device) -> list[Epoch]:
     """Standardise, and train the body of the head in place."""
-    read = _read_streams(settings, features, streams)
+    read = read_streams(settings, features, streams)
     rows, val_rows = learning_rows(settings, features, partition)
     scale = measure(lambda faces: features.read(faces, read), rows)
     with torch.no_grad():
