@@ -45,6 +45,7 @@ app.add_typer(fuse_cli.app)
 app.add_typer(cache_cli.app, name="cache")
 app.add_typer(extract_cli.weights_app, name="weights")
 app.add_typer(bench_app, name="bench")
+bench_app.command("extract")(extract_cli.bench_extract)
 bench_app.command("cache")(cache_cli.bench_cache)
 bench_app.command("fuse")(fuse_cli.bench_fuse)
 
@@ -147,7 +148,7 @@ def predict_faces(trained: Run, faces: Path, options: PredictOptions, out: Path,
         write_manifest(in_store(read_manifest(faces), place / "manifest.csv"), listed)
         extraction = reproduce([recipe for _, _, recipe in trained.streams], manifest=listed, roots=root, store=place,
                                weights=weights or [], device=device, reused=store is not None)
-        print(extraction.text(), file=sys.stderr)
+        say(extraction.text())
         if extraction.exit_code > 1:  # it was stopped
             return extraction.exit_code
         return run_predict(trained, place, options, out=out, say=say)

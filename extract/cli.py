@@ -152,3 +152,49 @@ def doctor(
     from twofold.extract.doctor.doctor import diagnose
 
     return diagnose(store=store, manifest=manifest, backbones=names_in(backbones))
+
+
+def bench_extract(
+    faces: Annotated[Path | None, typer.Argument(metavar="FACES.csv", help="A manifest; drawn faces if none.")] = None,
+    root: Annotated[list[str] | None, typer.Option(help="Folder that its keys are relative to.")] = None,
+    backbones: Backbones = PRESETS,
+    weights: Annotated[list[str] | None, typer.Option(help="NAME=PATH, NAME=random:SEED or NAME=hub.")] = None,
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Decoding threads; 0 takes one a core.")] = 0,
+    count: Annotated[int, typer.Option("--faces", min=1, help="Faces to try it with.")] = 512,
+    cards: Annotated[str, typer.Option(help="Simulated cards, faces a second for all backbones together.")]
+    = "500,1000,2000,5000,10000",
+    plain: Annotated[bool, typer.Option("--plain/--no-plain", help="Beside a loop over a DataLoader.")] = True,
+    as_json: Json = False,
+) -> Report:
+    """Extraction against its slowest leg, a plain loop, and how fast a card this host can feed."""
+    import tempfile
+
+    from twofold.cache.names import names_in
+    from twofold.data.drawn.dataset import draw_dataset
+    from twofold.data.errors import InputError
+    from twofold.data.labels import taxonomy
+    from twofold.data.manifest import write_manifest
+    from twofold.extract.bench.bench import bench_extract as run_bench
+    from twofold.extract.streams import parse_streams
+
+    names = names_in(backbones)
+    texts = weights if weights or faces else [f"{name}=random:0" for name in names]
+    streams = parse_streams(names, weights=texts or [], precision=precision)
+    try:
+        rates = [float(rate) for rate in cards.split(",") if rate]
+    except ValueError:
+        raise InputError(f"--cards {cards} is not numbers with commas between, as 500,1000") from None
+    if not all(rate > 0 for rate in rates):
+        raise InputError(f"--cards {cards}: a card takes more than 0 faces a second")
+    with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
+        if faces is None:
+            drawn, classes = Path(folder, "faces"), taxonomy("cexpr7")
+            table = draw_dataset(drawn, taxonomy=classes, per_class=-(-count // len(classes.classes)), size=112, seed=0)
+            faces, root = Path(folder, "faces.csv"), [str(drawn)]
+            write_manifest(table, faces)
+        if not root:
+            raise InputError(f"{faces} is a manifest: say with --root which folder its keys are relative to")
+        return run_bench(streams, manifest=faces, roots=root, device=device, workers=workers, faces=count,
+                         cards=rates, plain=plain)

@@ -69,6 +69,14 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
                    unnamed_classes=unnamed)
 
 
+def load_network(name: str, *, weights: str | None = None, folder: Path | None = None) -> nn.Module:
+    """The network as its library builds it, with its weights: what `load_encoder` makes fast. For comparisons."""
+    plain, options = split_name(name)
+    if weights is not None and weights.startswith("random:"):
+        return _untrained(plain, weights, options).network
+    return _trained(plain, weights, folder or weights_folder(), options).network
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A network with its weights; identity: of these; head: entries of the classifier, by name, that came with them."""

@@ -16,6 +16,10 @@ import pytest
 from tests.extract.stores import assert_equal_stores, values
 from twofold.cache.store import Store
 from twofold.data.manifest import Manifest, write_manifest
+from twofold.extract import engine
+from twofold.extract.bench.simulated import SimulatedCard
+from twofold.extract.run import Request, extract
+from twofold.extract.streams import parse_streams
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -224,3 +228,50 @@ def _overridden(base: list[str], more: list[str]) -> list[str]:
             del kept[place:place + 2]
         return kept
     return [*kept, *more]
+
+
+def test_the_report_adds_up_and_names_failed_faces(cli, drawn, extract_args, tmp_path):
+    bad, root = spoil(drawn.root, tmp_path / "faces")
+    args = extract_args(drawn.manifest, root, tmp_path / "s", "--json", networks=("timm:test_vit",))
+
+    def parts(*more):
+        done = cli(*args, *more)
+        record = json.loads(done.stdout)
+        (file,) = record["files"]
+        assert file["cached"] + file["computed"] + file["failed"] + file["no_face"] + file["left"] == 70
+        return [file[name] for name in ("cached", "computed", "failed", "left")], record["failed_faces"]
+
+    first, failed = parts("--shard", "0/2")
+    assert first[0] == 0 and first[1] + first[2] == 35 and first[3] == 35
+    second, failed = parts()
+    assert second == [first[1], 67 - first[1], 3, 0] and set(failed) == set(bad)
+    assert parts()[0] == [67, 0, 3, 0]
+    text = cli(*[word for word in args if word != "--json"])
+    assert text.returncode == 1
+    for key in bad:
+        assert re.search(rf"^  {re.escape(key)}: \w+", text.stdout, re.MULTILINE)
+
+
+class StoppedCard(SimulatedCard):
+    """At its third forward pass somebody wants the process to end."""
+
+    def __init__(self):
+        super().__init__(rate=1e9)
+        self.started = 0
+
+    def start(self, encoder, pixels):
+        self.started += 1
+        if self.started == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().start(encoder, pixels)
+
+
+def test_a_stopped_run_reports_what_the_store_then_has(drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "passes_on", lambda device: StoppedCard())
+    streams = parse_streams(["timm:test_vit"], weights=["timm:test_vit=random:0"], precision="fp32", batch_size=4)
+    report = extract(Request(manifest=drawn.manifest, roots=[str(drawn.root)], store=tmp_path / "s", device="cpu",
+                             streams=streams))
+    (file,) = report.files
+    assert report.exit_code == 128 + signal.SIGTERM and "the same command goes on" in report.text()
+    assert 12 <= file.computed == sum(part.rows for part in Store(tmp_path / "s").parts()) < 70
+    assert (file.cached, file.failed, file.left) == (0, 0, 70 - file.computed)
