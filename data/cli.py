@@ -141,11 +141,15 @@ def manifest_cexpr(
     root: Root, output: Output,
     template: Annotated[Path | None, typer.Option(help="The submission template: the rows to answer.")] = None,
     annotation: Annotated[Path | None, typer.Option(help="True classes: a table as the template, or a folder.")] = None,
+    crop: Annotated[Path | None, typer.Option(help="ROOT holds videos: crop them to this folder.")] = None,
+    detector: Annotated[Path | None, typer.Option(help="Of --crop: YuNet's ONNX file.")] = None,
     as_json: Json = False,
 ) -> Report:
-    """C-EXPR-DB (ABAW): a folder of cropped frames for each video."""
+    """C-EXPR-DB (ABAW): a folder of cropped frames for each video, or the videos themselves."""
     from twofold.data.readers.cexpr import read_cexpr
 
+    if crop is not None:
+        root = crop_challenge(root, template, crop, detector)
     return write_faces(read_cexpr(root, template=template, annotation=annotation), output,
                        [path for path in (template, annotation) if path])
 
@@ -241,6 +245,31 @@ def manifest_check(
         write_manifest(grouped(findings), output)
         print(f"sets of (near-)identical faces are groups now -> {output}", file=sys.stderr)
     return findings
+
+
+def crop_challenge(videos: Path, template: Path | None, out: Path, detector: Path | None) -> Path:
+    """Crop the challenge's videos and put the faces of their main persons where the template wants them."""
+    from twofold.data.errors import InputError
+    from twofold.data.footage.challenge import link_frames
+    from twofold.data.footage.crop import CropRequest
+    from twofold.data.footage.crop import crop as run_crop
+    from twofold.data.footage.detect import open_yunet
+    from twofold.data.footage.detector_file import find_detector
+    from twofold.data.footage.settings import CropSettings, Sampling
+    from twofold.data.manifest import read_manifest
+    from twofold.data.readers.cexpr import read_template
+
+    if template is None:
+        raise InputError("--crop goes with --template, which says what frames are called and which ones to answer")
+    asked = read_template(template).keys
+    request = CropRequest(inputs=[videos], out=out, settings=CropSettings(), sampling=Sampling())
+    cropped = run_crop(request, open_yunet(find_detector(detector)))
+    print(cropped.text(), file=sys.stderr)
+    if cropped.stopped:
+        raise InputError("stopped before the videos were cropped: the same command goes on")
+    count = link_frames(read_manifest(out / "faces.csv").table, asked, out, out / "frames")
+    print(f"{count:,} of {len(asked):,} frames of the template have a face in {out / 'frames'}", file=sys.stderr)
+    return out / "frames"
 
 
 def write_faces(

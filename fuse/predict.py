@@ -11,6 +11,7 @@ import pandas as pd
 from twofold.cache.format.featurefile import BLOCK_ROWS
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
+from twofold.data.footage.challenge import challenge_frames
 from twofold.data.images.sources import NO_FACE_SUFFIX
 from twofold.data.manifest import read_manifest
 from twofold.data.readers.cexpr import frames_of
@@ -77,7 +78,7 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, faults
     features, notes = run.features(place)
     notes += [*([UNTRAINED] if run.untrained else []), *faults]
     notes += _seen(run, features)
-    frames = frames_of(keys.tolist(), features.keys) if options.template else keys  # a frame may be kept as .png
+    frames = _answering(place, keys.tolist(), features.keys) if options.template else keys
     rows = pd.Index(features.keys).get_indexer(pd.Index(frames))
     if (rows < 0).all():
         raise InputError(f"{store}: none of the {len(keys)} faces has features of all backbones of {run.path}")
@@ -114,6 +115,14 @@ def series(table: pd.DataFrame) -> np.ndarray:
         names.append(ALONE if not frame or (several and not track) else f"{source}, person {track}" if several
                      else source)
     return np.array(names, object)
+
+
+def _answering(store: Store, asked: list[str], keys: np.ndarray) -> list[str]:
+    """The faces that answer the frames of a template: cropped from its videos, or kept in its folders, maybe as PNG."""
+    table = read_manifest(store.manifest_path).table
+    if {"source", "track", "box", "picture"} <= set(table):
+        return challenge_frames(table, asked)
+    return frames_of(asked, keys)
 
 
 def check_options(options: PredictOptions, run: Run, out: Path) -> None:

@@ -14,6 +14,7 @@ from twofold.data.drawn.dataset import draw_face
 from twofold.data.footage.timeline import lines_of
 from twofold.data.labels import pair, taxonomy
 from twofold.data.manifest import read_table
+from twofold.data.readers.cexpr import HEADER
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +156,28 @@ def test_gaps_of_the_only_person_are_filled_by_smoothing(cli, ready, tmp_path):
     name = table["prediction"][0]
     scores = table[name].astype(float)
     assert scores[3] == pytest.approx(scores[2] + (scores[5] - scores[2]) / 3, abs=2e-6)
+
+
+def test_the_challenge_is_answered_from_its_videos_by_one_command_or_by_three(cli, ready, tmp_path):
+    run = run_of(cli, ready)
+    (tmp_path / "videos").mkdir()
+    two_people(tmp_path / "videos/01.mp4")  # 12 frames, and the template asks for one more
+    template = tmp_path / "template.txt"
+    template.write_text("\n".join([",".join(HEADER), *(f"01/{frame:05d}.jpg," for frame in range(1, 14))]) + "\n")
+    done = cli("predict", run, tmp_path / "videos", "--submission", template, "-o", tmp_path / "one.txt")
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "one.txt").read_text().splitlines()
+    assert lines[0] == ",".join(HEADER) and len(lines) == 14 and all(line[-1] in "0123456" for line in lines[1:])
+    done = cli("manifest", "cexpr", tmp_path / "videos", "--template", template, "--crop", tmp_path / "crops",
+               "-o", tmp_path / "cexpr.csv")
+    assert done.returncode == 0 and "12 of 13 frames of the template have a face" in done.stderr
+    assert read_table(tmp_path / "cexpr.csv")["key"].tolist() == [
+        *(f"01/{frame:05d}.png" for frame in range(1, 13)), "01/00013.jpg"]
+    done = cli("predict", run, tmp_path / "cexpr.csv", "--root", tmp_path / "crops/frames", "--submission", template,
+               "-o", tmp_path / "three.txt")
+    assert done.returncode == 0 and len((tmp_path / "three.txt").read_text().splitlines()) == 14
+    done = cli("manifest", "cexpr", tmp_path / "videos", "--crop", tmp_path / "crops", "-o", tmp_path / "x.csv")
+    assert done.returncode == 2 and "--template" in done.stderr
 
 
 def test_without_a_detector_pictures_are_answered_with_a_warning_and_videos_are_not(cli, ready, tmp_path, monkeypatch):

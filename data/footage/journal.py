@@ -57,7 +57,7 @@ class Journal:
                   "scale": face.scale, "padded": face.padded, "sharpness": face.sharpness, "track": face.track,
                   "bytes": len(face.content)} for face in look.faces]
         record = {"source": look.source.name, "video": look.source.video, "sha256": sha256, "frame": look.frame,
-                  "time": look.time, "note": look.note, "last": look.last, "faces": faces}
+                  "time": look.time, "note": look.note, "last": look.last, "size": look.size, "faces": faces}
         self.file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8") + b"\n")
         self.file.flush()
 
@@ -83,7 +83,8 @@ class Journal:
         for record in self._lines():
             faces = tuple(_face(face) for face in record["faces"])
             source = Source(record["source"], Path(), record["video"])
-            yield (Look(source, record["frame"], record["time"], faces, record["note"], record["last"]),
+            size = record["size"] and (record["size"][0], record["size"][1])
+            yield (Look(source, record["frame"], record["time"], faces, record["note"], record["last"], size),
                    [face["bytes"] for face in record["faces"]])
 
     def looks(self) -> Iterator[Look]:

@@ -48,7 +48,7 @@ class Look:
     faces: tuple[Face, ...]
     note: str = ""
     last: bool = False
-    size: tuple[int, int] | None = None  #: of a photograph: width and height, upright
+    size: tuple[int, int] | None = None  #: width and height of the picture, upright
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,10 @@ def _photograph(source: Source, search: Search, own: local) -> Look:
 
 
 def _frame(source: Source, frame: Frame, search: Search, own: local) -> Look:
-    faces = _faces(frame.pixels(), search, own)
-    return Look(source, frame.index, round(frame.time, 6), faces, "" if faces else NO_FACE)
+    image = frame.pixels()
+    faces = _faces(image, search, own)
+    return Look(source, frame.index, round(frame.time, 6), faces, "" if faces else NO_FACE,
+                size=(image.shape[1], image.shape[0]))
 
 
 def _faces(image: np.ndarray, search: Search, own: local) -> tuple[Face, ...]:

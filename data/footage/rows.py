@@ -11,8 +11,8 @@ from twofold.data.images.sources import NO_FACE_SUFFIX
 from twofold.data.manifest import Manifest, manifest
 
 IMAGES = "images"
-COLUMNS = ("key", "group", "source", "frame", "time", "box", "landmarks", "score", "track", "sharpness", "scale",
-           "padded", "crop", "note")
+COLUMNS = ("key", "group", "source", "frame", "time", "picture", "box", "landmarks", "score", "track",
+           "sharpness", "scale", "padded", "crop", "note")
 
 
 def face_key(look: Look, place: int, settings: CropSettings) -> str:
@@ -28,6 +28,7 @@ def rows(look: Look, settings: CropSettings, line: str) -> Iterator[dict[str, st
     The look that ends a video is a row only where the video gave no frame at all: see `table`.
     """
     shared = {"group": look.source.name, "source": look.source.name, "crop": line, "note": look.note,
+              "picture": " ".join(map(str, look.size or ())),
               "frame": "" if look.frame is None else str(look.frame),
               "time": "" if look.time is None else f"{look.time:.6f}".rstrip("0").rstrip(".")}
     if not look.faces:
