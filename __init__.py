@@ -134,11 +134,11 @@ class Store:
     ) -> Features:
         """The embeddings of these backbones (none: all) side by side, joined by key with the manifest's labels."""
         from twofold.cache.store import Store as Folder
-        from twofold.data.labels import taxonomy
+        from twofold.data.taxonomies import find_taxonomy
         from twofold.fuse.join import join
 
         return Features(join([Folder(self.path)], backbones=list(backbones), views=list(views),
-                             taxonomy=taxonomy(classes)).loaded())
+                             taxonomy=find_taxonomy(classes)).loaded())
 
     def fuse(self, *, out: Path | str | None = None, preset: str = "default", **settings: Any) -> pd.DataFrame:
         """Train a head on each backbone and on all; their figures, a row a system, the fusion last. As the verb `fuse`.

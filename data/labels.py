@@ -28,6 +28,18 @@ class Taxonomy:
         """The basic emotions that each class is made of: two of a compound, one of a basic, () if nobody said."""
         return self.pairs or tuple(parts(name) for name in self.classes)
 
+    @property
+    def has_pairs(self) -> bool:
+        """True if some class is made of two basic emotions."""
+        return any(len(basics) == 2 for basics in self.parts)
+
+    @property
+    def label_words(self) -> str:
+        """What a label of the target is called in a sentence."""
+        if self.target in ("basic", "compound"):
+            return f"{self.target} label"
+        return f"label in the column {self.target!r}"
+
     def index(self, label: str) -> int:
         """Position of a label. Raises InputError if the taxonomy has no such class."""
         if label not in self.classes:

@@ -74,15 +74,28 @@ def taxonomy_of_labels(labels: Iterable[str], *, target: str) -> Taxonomy:
 
 
 def record_of(classes: Taxonomy) -> dict:
-    """A taxonomy as JSON holds it; `from_record` reads it back."""
+    """A taxonomy as JSON holds it; `taxonomy_in` reads it back."""
     return {"name": classes.name, "target": classes.target, "source": classes.source, "classes": list(classes.classes),
             "numbers": list(classes.numbers), "parts": [list(names) for names in classes.parts]}
 
 
-def from_record(record: dict) -> Taxonomy:
-    """A taxonomy as `record_of` wrote it. Raises KeyError or TypeError for any other record."""
-    return Taxonomy(record["name"], record["target"], tuple(record["classes"]), tuple(record["numbers"]),
-                    record["source"], tuple(tuple(names) for names in record["parts"]))
+def taxonomy_in(run: object) -> Taxonomy:
+    """The taxonomy in a run's record, which may come from a stranger: own ones are checked like a file.
+
+    Runs of before own taxonomies have a name only. Raises InputError for what is no taxonomy.
+    """
+    record = run.get("taxonomy") if isinstance(run, dict) else None
+    if isinstance(run, dict) and record is None:
+        return taxonomy(str(run.get("classes_name"))[:LONGEST])
+    if not isinstance(record, dict):
+        raise InputError("no classes are recorded there")
+    if record.get("source"):
+        return taxonomy(str(record.get("name"))[:LONGEST])
+    names, basics = record.get("classes"), record.get("parts")
+    if not isinstance(names, list) or not isinstance(basics, list) or len(names) != len(basics):
+        raise InputError("the classes recorded there are damaged")
+    pairs = {str(name): two for name, two in zip(names, basics, strict=True) if isinstance(two, list) and len(two) == 2}
+    return _from_table({key: record.get(key) for key in ("name", "target", "classes", "numbers")} | {"pairs": pairs})
 
 
 def plain(label: str) -> str:

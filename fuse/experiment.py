@@ -9,8 +9,7 @@ import numpy as np
 
 from twofold.cache.format.classifier import OwnClassifier
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
-from twofold.data.labels import taxonomy
+from twofold.fuse.classes import check_pairs, chosen_classes
 from twofold.fuse.features import FusedFeatures, fits
 from twofold.fuse.forward import member_scores
 from twofold.fuse.heads.own_classifier import own_classifiers
@@ -50,10 +49,8 @@ class Experiment:
 
 def prepare(stores: Sequence[Path], settings: Settings) -> Experiment:
     """Join the stores' features, in memory if they fit, and part the faces. Raises InputError, CacheError."""
-    classes = taxonomy(settings.taxonomy_name)
-    if classes.target != settings.target:
-        raise InputError(f"--classes {classes.name} are {classes.target} expressions: use --target {classes.target}")
     places = [Store(path) for path in stores]
+    classes = chosen_classes(settings, places)
     settings, lacking = with_extra_views(places, settings)
     features = join(places, backbones=settings.backbones, views=settings.views, taxonomy=classes, folds=settings.folds)
     features = replace(features, notes=(*features.notes, *lacking))
@@ -67,6 +64,8 @@ def experiment_on(features: FusedFeatures, settings: Settings, *, by_fold: tuple
     by_fold: the same faces as the encoders of each fold give them. Raises InputError.
     """
     zero_shot = settings.head == "zeroshot"
+    if zero_shot:
+        check_pairs(features.taxonomy)
     own, said = own_classifiers(features) if zero_shot else ([], "")
     task = Task.of(features, zero_shot=zero_shot, learns=not own)
     parts = partitions(features, task, folds=settings.folds, val_fraction=settings.val_fraction, seed=settings.seed)
@@ -74,7 +73,7 @@ def experiment_on(features: FusedFeatures, settings: Settings, *, by_fold: tuple
     notes = [*features.notes, *dict.fromkeys(parts[0].notes), *([said] if said else [])]
     if by_fold:
         notes.append(f"each of the {len(by_fold)} folds has its own fine-tuned encoder, taught without its test faces")
-    mixes = settings.compound_mixup and settings.target == "compound" and not zero_shot
+    mixes = settings.compound_mixup and features.taxonomy.has_pairs and not zero_shot
     if mixes and not can_make_compounds(features, parts):
         notes.append("compound-mixup left out: no training faces with basic labels of both emotions of a class")
         settings = replace(settings, compound_mixup=0.0)
@@ -103,10 +102,10 @@ def with_extra_views(stores: Sequence[Store], settings: Settings) -> tuple[Setti
 
 def can_make_compounds(features: FusedFeatures, parts: Sequence[Partition]) -> bool:
     """True if in every partition the training faces have basic labels for both emotions of some class."""
-    pairs = membership(features.taxonomy.classes).astype(bool)
+    pairs = membership(features.taxonomy.parts).astype(bool)
     present = [np.isin(np.arange(len(pairs)), features.basic_label[np.union1d(part.train, part.extra)])
                for part in parts]
-    return all((pairs <= basics[:, None]).all(axis=0).any() for basics in present)
+    return all(((pairs <= basics[:, None]).all(axis=0) & (pairs.sum(axis=0) == 2)).any() for basics in present)
 
 
 def subsets(features: FusedFeatures, settings: Settings) -> list[tuple[int, ...]]:

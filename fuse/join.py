@@ -9,8 +9,10 @@ from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.recipe import Recipe, differences
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
-from twofold.data.labels import BASIC, Taxonomy, pair
+from twofold.data.labels import BASIC, Taxonomy
+from twofold.data.labels import parts as parts_of
 from twofold.data.manifest import Manifest, read_manifest
+from twofold.data.taxonomies import plain
 from twofold.fuse.features import FusedFeatures, Stream
 from twofold.fuse.taught import fold_encoders
 
@@ -167,25 +169,28 @@ def _missing(store: Store, streams: Sequence[Stream], places: np.ndarray, files:
 
 def _labels(manifest: Manifest, taxonomy: Taxonomy) -> tuple[dict[str, np.ndarray], list[str]]:
     basic, compound = (manifest.table[name].to_numpy(object) for name in ("basic", "compound"))
-    column = basic if taxonomy.target == "basic" else compound
+    own = taxonomy.target in manifest.table.columns  # a store to predict on need not have a column of one's own
+    column = manifest.table[taxonomy.target].to_numpy(object) if own else np.full(len(basic), "", object)
     number = {name: index for index, name in enumerate(taxonomy.classes)}
-    label = np.array([number.get(name, -1) for name in column], np.int64)
+    places = {name: number.get(plain(name), -1) for name in set(column)}
+    label = np.array([places[name] for name in column], np.int64)
     outside = sum(bool(name) for name in column[label < 0])
-    notes = [f"{outside} faces with a {taxonomy.target} label outside {taxonomy.name}"] if outside else []
+    notes = [f"{outside} faces with a {taxonomy.label_words} outside {taxonomy.name}"] if outside else []
     unlabelled = int((column == "").sum())
     if unlabelled:
-        notes.append(f"{unlabelled} faces without a {taxonomy.target} label")
+        notes.append(f"{unlabelled} faces without a {taxonomy.label_words}")
     basic_label = np.array([BASIC.index(name) if name else -1 for name in basic], np.int64)
-    shares = {names: _shares(*names) for names in set(zip(basic, compound, strict=True))}
-    return {"label": label, "basic_label": basic_label,
-            "basic": np.stack([shares[names] for names in zip(basic, compound, strict=True)])}, notes
+    rows = list(zip(basic, compound, label.tolist(), strict=True))
+    shares = {row: _shares(*row[:2], taxonomy.parts[row[2]] if row[2] >= 0 else ()) for row in set(rows)}
+    return {"label": label, "basic_label": basic_label, "basic": np.stack([shares[row] for row in rows])}, notes
 
 
-def _shares(basic: str, compound: str) -> np.ndarray:
-    """(8,) the compound's pair, half each, before the basic label: it says more."""
+def _shares(basic: str, compound: str, parts: tuple[str, ...]) -> np.ndarray:
+    """(8,) the compound's pair, or that of the face's class, half each, before the basic label: it says more."""
     shares = np.zeros(len(BASIC), np.float32)
-    if compound:
-        shares[[BASIC.index(name) for name in pair(compound)]] = 0.5
+    pair = parts_of(compound) or (parts if len(parts) == 2 else ())
+    if pair:
+        shares[[BASIC.index(name) for name in pair]] = 0.5
     elif basic:
         shares[BASIC.index(basic)] = 1.0
     return shares

@@ -148,8 +148,8 @@ def _check(task: Task, part: Partition) -> None:
 def _nothing(features: FusedFeatures, task: Task) -> InputError:
     taxonomy = features.taxonomy
     if task.zero_shot:
-        return InputError(f"no face has a {taxonomy.target} label of {taxonomy.name} to score by: leave out --folds")
-    return InputError(f"no face has a {taxonomy.target} label of {taxonomy.name}: choose other --target or --classes")
+        return InputError(f"no face has a {taxonomy.label_words} of {taxonomy.name} to score by: leave out --folds")
+    return InputError(f"no face has a {taxonomy.label_words} of {taxonomy.name}: choose other --target or --classes")
 
 
 def _adjective(task: Task) -> str:

@@ -1,6 +1,6 @@
 """A run: the folder that a fusion leaves behind, read back. Text and safetensors only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,9 @@ import torch
 from twofold.cache.recipe import Recipe, differences
 from twofold.cache.store import Store
 from twofold.data.errors import InputError, first_line
-from twofold.data.labels import Taxonomy, taxonomy
+from twofold.data.labels import Taxonomy
+from twofold.data.taxonomies import taxonomy_in
+from twofold.fuse.classes import check_pairs
 from twofold.fuse.features import FusedFeatures, stream_name
 from twofold.fuse.forward import MemberScores, member_scores
 from twofold.fuse.heads.registry import StandardisedHead
@@ -102,6 +104,7 @@ def read_run(path: Path) -> Run:
         streams = streams_of(record, spec, source)
         temperature, temperatures = temperatures_of(record, spec, source)
         classes = _taxonomy(record, spec, source)
+        spec = replace(spec, pairs=classes.pairs)
         settings = settings_from(record.get("settings"))
         seen = read_seen(run_file(path, SEEN), folds=len(temperatures))
         head = read_head(run_file(path, HEAD), spec)
@@ -114,9 +117,13 @@ def read_run(path: Path) -> Run:
 
 
 def _taxonomy(record: dict, spec: Spec, path: Path) -> Taxonomy:
-    """The taxonomy that a record names, which must have the head's classes."""
-    name = record.get("classes_name")
-    classes = taxonomy(name[:80] if isinstance(name, str) else "")
-    if classes.classes != spec.classes:
+    """The taxonomy that a record names or holds, which must have the head's classes."""
+    try:
+        classes = taxonomy_in(record)
+        if spec.kind == "zeroshot":
+            check_pairs(classes)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    if classes.classes != spec.classes or classes.name != record.get("classes_name"):
         raise InputError(f"{path}: the head's classes are not those of {classes.name}: train the run again")
     return classes

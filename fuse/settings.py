@@ -66,8 +66,9 @@ class Settings:
     backbones: tuple[str, ...] = setting((), FACES, "NAME or NAME@FINGERPRINT; none: all that the store has.")
     views: tuple[str, ...] = setting(("original",), FACES, "Of original, flip, enhanced1, enhanced2.")
     extra_views: tuple[str, ...] = setting((), FACES, "Views that are taken where the store has them.")
-    target: str = setting("compound", FACES, "The labels to learn.", choices=("compound", "basic"))
-    classes: str = setting("", FACES, "cexpr7, rafdb11, rafce14, basic7 or basic8; empty: cexpr7 or basic7.")
+    target: str = setting("", FACES, "Column of labels: compound, basic or your own; empty: that of the classes.")
+    classes: str = setting("", FACES, "cexpr7, rafdb11, rafce14, basic7, basic8, FILE.toml of your own, or from-data: "
+                                      "the labels as they stand; empty: cexpr7 or basic7.")
     folds: int = setting(0, FACES, "Cross-validation by group instead of the manifest's splits; 0: these.",
                          least=0, most=1000)
     val_fraction: float = setting(0.15, FACES, "Of train, carved out where there is no validation.", above=0, below=1)
@@ -130,10 +131,6 @@ class Settings:
         if self.folds == 1:
             raise InputError("folds 1: take 2 or more, or 0 for the manifest's splits")
 
-    @property
-    def taxonomy_name(self) -> str:
-        return self.classes or {"compound": "cexpr7", "basic": "basic7"}[self.target]
-
 
 def declaration(setting: Field) -> Declaration:
     """What was said about a field of `Settings`."""
@@ -192,14 +189,20 @@ def read_config(path: Path) -> dict:
     if path.suffix != ".json":
         return read_toml(path, "settings")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        record = settings_of_run(json.loads(path.read_text(encoding="utf-8")), path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file (a TOML of settings, or the run.json of a run)") from None
-    except (KeyError, TypeError, ValueError, OSError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError, RecursionError) as error:
         raise InputError(f"{path}: not settings: {error}") from None
     if not isinstance(record, dict):
         raise InputError(f"{path}: not settings: a table of names and values is needed")
     return record
+
+
+def settings_of_run(record: dict, path: Path) -> dict:
+    """The settings in a run's record; classes of the user's own are those of the record."""
+    own = record.get("taxonomy", {}).get("source") == ""
+    return record["settings"] | {"classes": str(path)} if own else record["settings"]
 
 
 def record_of(settings: Settings) -> dict:

@@ -31,6 +31,7 @@ WORDS = ("backbones", "heads", "seeds", "settings", "grid", "ablation")
 ADVICE = ('keys are backbones = "all" or lists of names, heads, seeds, and the tables [settings] and [grid] or '
           "[ablation]")
 TRIAL = re.compile(r"[0-9a-f]{10}\.json")
+FIGURES = 2  #: version of what a trial is scored by: macro-F1 is the mean over all classes since 2
 SHOWN = 20  #: lines of the leaderboard in the terminal
 
 
@@ -116,7 +117,7 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, ove
     planned = plan(config, stores)
     wanted, varied = planned.trials, planned.varied
     inputs = _inputs(stores)
-    names = [_name(settings, inputs) for settings in wanted]
+    names = [_name(settings, [FIGURES, _classes(settings), *inputs]) for settings in wanted]
     _claim(out, names, overwrite)
     finished = {name: trial for name, settings in zip(names, wanted, strict=True)
                 if (trial := _read(out, name, settings)) and not trial.error
@@ -230,6 +231,12 @@ def _read(out: Path, name: str, settings: dict) -> Trial | None:
                      record.get("figures"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _classes(settings: dict) -> str:
+    """The digest of a file of classes: a trial on other classes is another trial."""
+    path = Path(settings.get("classes", ""))
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def _inputs(stores: Sequence[Path]) -> list:

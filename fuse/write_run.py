@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import save_file
 
+from twofold.data.taxonomies import record_of
 from twofold.fuse.features import FusedFeatures, Stream
 from twofold.fuse.heads.registry import side_by_side
 from twofold.fuse.partition import Partition
@@ -57,6 +58,7 @@ def inputs_record(settings: dict, features: FusedFeatures, streams: Sequence[Str
     """What a run is made of: settings, streams with the fingerprints of their files, labels. No path, no host."""
     return {
         "settings": settings, "classes_name": features.taxonomy.name, "classes": list(features.taxonomy.classes),
+        "taxonomy": record_of(features.taxonomy),
         "streams": [{"backbone": stream.backbone, "view": stream.view, "dim": stream.dim,
                      "fingerprint": stream.recipe.fingerprint, "recipe": asdict(stream.recipe),
                      "inputs": [{"fingerprint": file.fingerprint, "rows": file.rows,

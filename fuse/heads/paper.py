@@ -23,7 +23,7 @@ class Paper(nn.Module):
         self.compound = StackedMLP(spec.members, self.width, spec.hidden, len(spec.classes), spec.dropout)
         self.basic = StackedMLP(spec.members, self.width, spec.hidden, len(BASIC), spec.dropout)
         self.project = StackedLinear(spec.members, spec.hidden, spec.projection)
-        start = torch.from_numpy(membership(spec.classes))
+        start = torch.from_numpy(membership(spec.parts))
         self.pairs = nn.Parameter(start.expand(spec.members, -1, -1).clone())
 
     def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
+from twofold.data.labels import parts
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """What a head is, besides its weights. dims: of the streams, in the order of the columns; own: for zero-shot, the
-    basic classifiers that the backbones brought along, instead of a trained one."""
+    basic classifiers that the backbones brought along, instead of a trained one; pairs: as in `Taxonomy`."""
 
     kind: str
     dims: tuple[int, ...]
@@ -19,6 +21,12 @@ class Spec:
     projection: int = 128
     rule: str = "geometric"
     own: bool = False
+    pairs: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def parts(self) -> tuple[tuple[str, ...], ...]:
+        """The basic emotions that each class is made of, as in `Taxonomy`."""
+        return self.pairs or tuple(parts(name) for name in self.classes)
 
 
 @dataclass(frozen=True)

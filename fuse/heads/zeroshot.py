@@ -19,13 +19,13 @@ class ZeroShot(nn.Module):
 
     def __init__(self, spec: Spec):
         super().__init__()
-        self.compounds, self.rule = spec.classes, spec.rule
+        self.pairs, self.rule = spec.parts, spec.rule
         self.mlp = StackedMLP(spec.members, sum(spec.dims), spec.hidden, len(BASIC), spec.dropout)
         self.register_buffer("absent", torch.zeros(spec.members, 1, len(BASIC)))  #: -inf for untaught basics
 
     def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
         basic = self.mlp(x, noise) + self.absent
-        scores = pair_scores(basic.float().softmax(dim=-1), self.compounds, rule=self.rule)
+        scores = pair_scores(basic.float().softmax(dim=-1), self.pairs, rule=self.rule)
         return Output(scores.clamp_min(1e-12).log(), basic=basic)
 
 
@@ -35,12 +35,12 @@ class OwnLogits(nn.Module):
 
     def __init__(self, spec: Spec):
         super().__init__()
-        self.dims, self.compounds, self.rule = list(spec.dims), spec.classes, spec.rule
+        self.dims, self.pairs, self.rule = list(spec.dims), spec.parts, spec.rule
         self.own = nn.ModuleList(StackedLinear(spec.members, dim, len(BASIC)) for dim in spec.dims)
 
     def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
         parts = [layer(part).float().softmax(dim=-1)
                  for layer, part in zip(self.own, x.split(self.dims, dim=-1), strict=True)]
         basic = functools.reduce(torch.add, parts) / len(parts)
-        scores = pair_scores(basic, self.compounds, rule=self.rule)
+        scores = pair_scores(basic, self.pairs, rule=self.rule)
         return Output(scores.clamp_min(1e-12).log(), basic=basic.clamp_min(1e-12).log())

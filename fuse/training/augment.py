@@ -37,11 +37,14 @@ class Pools:
     basic: torch.Tensor  #: (A, 8) half for each of the pair
 
 
-def pools(basic_label: np.ndarray, classes: Sequence[str], device: torch.device) -> Pools | None:
-    """Pools from (N,) basic labels, -1 for none; None if no class can be made from them, as in a block of few faces."""
+def pools(basic_label: np.ndarray, parts: Sequence[Sequence[str]], device: torch.device) -> Pools | None:
+    """Pools from (N,) basic labels, -1 for none; None if no class can be made from them, as in a block of few faces.
+
+    parts: the basic emotions that each class is made of.
+    """
     rows = [np.flatnonzero(basic_label == number) for number in range(len(BASIC))]
-    part = membership(classes)
-    able = [c for c in range(len(classes))
+    part = membership(parts)
+    able = [c for c in range(len(parts))
             if part[:, c].sum() == 2 and all(len(rows[basic]) for basic in np.flatnonzero(part[:, c]))]
     if not able:
         return None

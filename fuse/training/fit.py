@@ -79,7 +79,7 @@ def _spec(settings: Settings, features: FusedFeatures, streams: Sequence[int], *
     return Spec(kind=settings.head, dims=tuple(features.streams[k].dim for k in streams),
                 classes=features.taxonomy.classes, members=1 if settings.head == "logreg" or own else settings.seeds,
                 hidden=settings.hidden, dropout=settings.dropout, projection=settings.projection, rule=settings.rule,
-                own=own)
+                own=own, pairs=features.taxonomy.pairs)
 
 
 def read_streams(settings: Settings, features: FusedFeatures, streams: Sequence[int]) -> list[int]:
@@ -122,7 +122,7 @@ def _learn(head: StandardisedHead, settings: Settings, features: FusedFeatures, 
     precision = resolve_precision(settings.precision, device)
     spec, body = head.spec, head.body.to(device)
     if isinstance(body, ZeroShot):
-        _check_basics(data, spec.classes)
+        _check_basics(data, spec.parts)
         spec, body = _basic_classifier(spec, body, data, device)
     initialise(body, seeds)
     return train(body, data, val, spec=spec, settings=settings, seeds=seeds, precision=precision)
@@ -139,7 +139,7 @@ def _fill_own(body: torch.nn.Module, own: Sequence[OwnClassifier]) -> None:
 def learning_rows(settings: Settings, features: FusedFeatures, partition: Partition) -> tuple[np.ndarray, np.ndarray]:
     """Rows to learn from and to choose by. With the paper's head, and to mix basics into compounds, faces without a
     class learn too."""
-    if settings.head == "paper" or (settings.compound_mixup and features.taxonomy.target == "compound"):
+    if settings.head == "paper" or (settings.compound_mixup and features.taxonomy.has_pairs):
         return np.union1d(partition.train, partition.extra), partition.val
     return partition.train, partition.val
 
@@ -153,8 +153,8 @@ def _examples(settings: Settings, features: FusedFeatures, rows: np.ndarray, str
     return examples.resident() if features.matrix is not None else examples
 
 
-def _check_basics(data: Examples, classes: Sequence[str]) -> None:
-    needed = np.flatnonzero(membership(classes).any(axis=1))
+def _check_basics(data: Examples, parts: Sequence[Sequence[str]]) -> None:
+    needed = np.flatnonzero(membership(parts).any(axis=1))
     absent = [BASIC[number] for number in needed if not (data.label == number).any()]
     if absent:
         raise InputError(f"zero-shot needs training faces with the basic labels {', '.join(absent)}: "
@@ -165,7 +165,7 @@ def _basic_classifier(spec: Spec, body: ZeroShot, data: Examples, device: torch.
     """The inner MLP of a ZeroShot head as a head of its own, and -inf for basics that no face teaches."""
     untaught = np.bincount(data.label, minlength=len(BASIC)) == 0
     body.absent[:, :, torch.from_numpy(untaught).to(device)] = float("-inf")
-    inner_spec = replace(spec, kind="mlp", classes=BASIC)
+    inner_spec = replace(spec, kind="mlp", classes=BASIC, pairs=())
     inner = Concat(inner_spec).to(device)
     inner.mlp = body.mlp
     return inner_spec, inner

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from twofold.data.labels import BASIC
 from twofold.fuse.heads.member_rng import Noise
 from twofold.fuse.heads.paper import Paper
 from twofold.fuse.heads.registry import members_of
@@ -181,10 +180,10 @@ def _targets(data: Examples, settings: Settings, classes: int) -> Targets:
 
 
 def _pools(data: Examples, positions: np.ndarray, spec: Spec, settings: Settings) -> Pools | None:
-    """What compounds are made of in this block; basics are not made."""
-    if not settings.compound_mixup or set(spec.classes) <= set(BASIC):
+    """What compounds are made of in this block; only classes of two basics can be made."""
+    if not settings.compound_mixup or not any(len(basics) == 2 for basics in spec.parts):
         return None
-    return pools(data.basic_label[positions], spec.classes, data.device)
+    return pools(data.basic_label[positions], spec.parts, data.device)
 
 
 def _order(

@@ -8,7 +8,7 @@ from twofold.data.errors import InputError
 from twofold.data.labels import BASIC, TAXONOMIES, pair, parts
 from twofold.data.manifest import read_manifest
 from twofold.data.readers.csv import read_csv
-from twofold.data.taxonomies import find_taxonomy, from_record, listing, read_taxonomy, record_of, taxonomy_of_labels
+from twofold.data.taxonomies import find_taxonomy, listing, read_taxonomy, record_of, taxonomy_in, taxonomy_of_labels
 from twofold.pipeline import main
 
 
@@ -117,8 +117,20 @@ def test_classes_from_the_labels_as_they_stand():
 def test_a_record_reads_back(toml):
     own = read_taxonomy(toml('classes = ["bittersweet", "calm"]\n[pairs]\nbittersweet = ["happiness", "sadness"]'))
     for classes in (*TAXONOMIES, own):
-        again = from_record(json.loads(json.dumps(record_of(classes))))
-        assert (again.classes, again.numbers, again.parts) == (classes.classes, classes.numbers, classes.parts)
+        assert taxonomy_in(json.loads(json.dumps({"taxonomy": record_of(classes)}))) == classes
+    assert taxonomy_in({"classes_name": "basic7"}).name == "basic7"  # as runs of before said it
+
+
+@pytest.mark.parametrize(("record", "message"), [
+    ([], "no classes"), ({}, "unknown classes"), ({"taxonomy": 3}, "no classes"), ({"taxonomy": {}}, "damaged"),
+    ({"taxonomy": {"source": "x", "name": "own"}}, "unknown classes"),
+    ({"taxonomy": {"name": "x", "classes": ["a", "b"], "parts": [[]]}}, "damaged"),
+    ({"taxonomy": {"name": "x", "classes": ["a", "=b"], "parts": [[], []]}}, "formula"),
+    ({"taxonomy": {"name": "x", "classes": ["a", ["b"]], "parts": [[], []]}}, "list of names"),
+    ({"taxonomy": {"name": "x", "classes": ["a", "b"], "parts": [["joy", 3], []]}}, "two different basic")])
+def test_what_a_stranger_wrote_is_checked(record, message):
+    with pytest.raises(InputError, match=message):
+        taxonomy_in(record)
 
 
 def test_parts_of_any_text():

@@ -143,7 +143,7 @@ def test_missing_faces_are_counted_not_shifted(make_store):
 
 @pytest.mark.parametrize(("given", "message"), [
     ({"backbones": ["timm:c"]}, "has no features of 'timm:c'"),
-    ({"classes": "basic7"}, "use --target basic"),
+    ({"classes": "basic7", "target": "compound"}, "use --target basic"),
     ({"classes": "rafdb12"}, "unknown classes"),
     ({"classes": "rafce14"}, "no training faces of happily_disgusted"),
     ({"device": "tpu"}, "unknown device"),

@@ -20,6 +20,7 @@ from twofold.fuse.training.loop import _together, factor, same, train
 from twofold.fuse.training.standardised import Examples, Scale, measure
 
 CLASSES = taxonomy("cexpr7").classes
+PARTS = taxonomy("cexpr7").parts
 CPU = torch.device("cpu")
 
 
@@ -196,7 +197,7 @@ def test_made_compounds_lie_between_faces_of_their_two_basics():
     basic_label = np.repeat(np.arange(8), 5)
     x = nn.functional.one_hot(torch.from_numpy(basic_label), 8).float()
     batch = replace(_batch(dim=8), x=torch.zeros(2, 64, 8))
-    made = make_compounds(batch, x, pools(basic_label, CLASSES, CPU), 0.25, torch.ones(7), Noise.of((0, 1), CPU))
+    made = make_compounds(batch, x, pools(basic_label, PARTS, CPU), 0.25, torch.ones(7), Noise.of((0, 1), CPU))
     assert (made.x[:, :48] == 0).all() and (made.label[:, 48:] == -1).all()
     for member, row in [(0, 48), (0, 63), (1, 50)]:
         present = {BASIC[e] for e in np.flatnonzero(made.x[member, row].numpy())}
@@ -205,7 +206,7 @@ def test_made_compounds_lie_between_faces_of_their_two_basics():
 
 
 def test_compounds_cannot_be_made_without_basics():
-    assert pools(np.full(10, -1), CLASSES, CPU) is None
+    assert pools(np.full(10, -1), PARTS, CPU) is None
 
 
 def test_dropped_streams_go_as_a_whole_and_never_all():

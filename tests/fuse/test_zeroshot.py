@@ -32,7 +32,7 @@ NAMES = ("happily_surprised", "fearfully_surprised", "sadly_angry")
 
 def _scores(rule):
     basic = torch.tensor([[FACE.get(name, 0.0) for name in BASIC]])
-    return pair_scores(basic, NAMES, rule=rule)[0].tolist()
+    return pair_scores(basic, [pair(name) for name in NAMES], rule=rule)[0].tolist()
 
 
 @pytest.mark.parametrize(("rule", "expected"), [
@@ -49,8 +49,8 @@ def test_a_rule_on_a_worked_example(rule, expected):
 def test_every_taxonomy_has_two_members_a_compound_and_one_a_basic():
     for name in ("cexpr7", "rafdb11", "rafce14", "basic7", "basic8"):
         classes = taxonomy(name)
-        assert (membership(classes.classes).sum(axis=0) == (2 if classes.target == "compound" else 1)).all()
-    table = membership(("sadly_angry",))
+        assert (membership(classes.parts).sum(axis=0) == (2 if classes.target == "compound" else 1)).all()
+    table = membership([pair("sadly_angry")])
     assert [BASIC[row] for row in np.flatnonzero(table[:, 0])] == ["sadness", "anger"]
 
 
