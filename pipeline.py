@@ -117,7 +117,7 @@ def predict(
         place = store or Path(folder, "store")
         stopped_by = extract_in_memory(
             [recipe for _, _, recipe in trained.streams], footage.chunks(), footage.table, store=place,
-            weights=weights or [], device=device)
+            weights=weights or [], device=device, dims=trained.head.spec.dims)
         if stopped_by:
             return 128 + stopped_by
         say(footage.account())
@@ -147,7 +147,8 @@ def predict_faces(trained: Run, faces: Path, options: PredictOptions, out: Path,
         place, listed = store or Path(folder, "store"), Path(folder, "faces.csv")
         write_manifest(in_store(read_manifest(faces), place / "manifest.csv"), listed)
         extraction = reproduce([recipe for _, _, recipe in trained.streams], manifest=listed, roots=root, store=place,
-                               weights=weights or [], device=device, reused=store is not None)
+                               weights=weights or [], device=device, reused=store is not None,
+                               dims=trained.head.spec.dims)
         say(extraction.text())
         if extraction.exit_code > 1:  # it was stopped
             return extraction.exit_code

@@ -34,14 +34,14 @@ class Nothing:
 
 
 def extract_in_memory(recipes: Sequence[Recipe], chunks: Iterable[Chunk], manifest: Callable[[], Manifest], *,
-                      store: Path, weights: Sequence[str], device: str) -> int:
+                      store: Path, weights: Sequence[str], device: str, dims: Sequence[int] = ()) -> int:
     """Extract faces as they come, and nothing else, into the store; returns the signal that stopped it, or 0.
 
     The values are those that `extract` gives for the same bytes in files. manifest: called once the chunks have come,
-    for all their keys and those without a face. Raises InputError, before a face is read, where what is here would
-    make another recipe than those of the run.
+    for all their keys and those without a face; dims: as `reproduce` takes them. Raises InputError, before a face is
+    read, where what is here would make another recipe than those of the run.
     """
-    encoders = find_encoders(recipes, weights=weights, device=device.split(",")[0])
+    encoders = find_encoders(recipes, weights=weights, device=device.split(",")[0], dims=dims)
     files = [WantedFile(recipe, encoder.dim, encoder.classifier)
              for recipe, encoder in zip(recipes, encoders, strict=True)]
     place, seen = Store(store, new=True), set()

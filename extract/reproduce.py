@@ -7,6 +7,7 @@ from pathlib import Path
 from twofold.cache.recipe import Recipe, differences
 from twofold.data.errors import InputError
 from twofold.extract.networks.encoder import Encoder
+from twofold.extract.networks.widths import check_width
 from twofold.extract.plan import ExtractOptions, WantedFile, recipe_of
 from twofold.extract.report import Extraction
 from twofold.extract.run import Request, add_missing, open_place, plan_all
@@ -18,12 +19,14 @@ WEIGHTS_FILES = (".pth", ".pt", ".safetensors", ".bin", ".tar", ".ckpt")
 
 
 def reproduce(recipes: Sequence[Recipe], *, manifest: Path, roots: Sequence[str], store: Path,
-              weights: Sequence[str] = (), device: str = "auto", reused: bool = False) -> Extraction:
+              weights: Sequence[str] = (), device: str = "auto", reused: bool = False, dims: Sequence[int] = ()
+              ) -> Extraction:
     """Extract the faces with these recipes, and nothing else, into the store.
 
     weights: NAME=PATH for what is not in the weights folder, where they are known by their content, whatever the file
     is called (but for ONNX models, whose name is in the recipe). reused: the store may hold what images no longer are.
-    An encoder is looked for only if the store lacks rows of it. Raises InputError, before any face is computed, where
+    dims: how many features each recipe is to give, where that is known. An encoder is looked for only if the store
+    lacks rows of it. Raises InputError, before any face is computed, where
     what is here would make another recipe.
     """
     chosen = parse_weights(weights, [recipe.backbone for recipe in recipes])
@@ -35,6 +38,7 @@ def reproduce(recipes: Sequence[Recipe], *, manifest: Path, roots: Sequence[str]
     for file in plan_all(place, [WantedFile(recipe) for recipe in recipes], options):
         source = EncoderSource(backbone=file.recipe.backbone)
         if file.missing.any():
+            _check_width(file.recipe, recipes, dims)
             source, encoder = find_encoder(file.recipe, chosen.get(file.recipe.backbone, []), encoders)
             file = replace(file, wanted=WantedFile(file.recipe, encoder.dim, encoder.classifier))
         plans.append(file)
@@ -42,10 +46,18 @@ def reproduce(recipes: Sequence[Recipe], *, manifest: Path, roots: Sequence[str]
     return add_missing(place, plans, sources, encoders, devices, options)
 
 
-def find_encoders(recipes: Sequence[Recipe], *, weights: Sequence[str], device: str) -> list[Encoder]:
+def find_encoders(recipes: Sequence[Recipe], *, weights: Sequence[str], device: str, dims: Sequence[int] = ()
+                  ) -> list[Encoder]:
     """The encoder of each recipe, found as `reproduce` finds it. Raises InputError where one cannot be made."""
+    for recipe in recipes:
+        _check_width(recipe, recipes, dims)
     chosen, encoders = parse_weights(weights, [recipe.backbone for recipe in recipes]), Encoders(device)
     return [find_encoder(recipe, chosen.get(recipe.backbone, []), encoders)[1] for recipe in recipes]
+
+
+def _check_width(recipe: Recipe, recipes: Sequence[Recipe], dims: Sequence[int]) -> None:
+    if dims:
+        check_width(recipe.backbone, dims[list(recipes).index(recipe)])
 
 
 def find_encoder(recipe: Recipe, weights: Sequence[str], encoders: Encoders) -> tuple[EncoderSource, Encoder]:

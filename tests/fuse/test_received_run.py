@@ -185,3 +185,20 @@ def test_an_honest_run_of_each_head_reads_back(make_store, tmp_path):
         state = load_file(tmp_path / head / "head.safetensors")
         again = read_run(tmp_path / head).head.state_dict()
         assert state.keys() == again.keys() and all(torch.equal(state[name], again[name]) for name in state)
+
+
+def test_a_recipe_of_a_giant_is_refused_before_it_is_built(run, cli, tmp_path):
+    """It took 4.7 GB and 28 s: now the network's width is looked up where tensors have no memory."""
+    from PIL import Image
+
+    record = json.loads((run / "run.json").read_text())
+    recipe = record["streams"][0]["recipe"]
+    record["streams"][0] |= {"backbone": "timm:vit_giant_patch14_224"}
+    recipe |= {"backbone": "timm:vit_giant_patch14_224", "weights": "random:0"}
+    del record["streams"][0]["fingerprint"]
+    (run / "run.json").write_text(json.dumps(record))
+    (tmp_path / "faces").mkdir()
+    Image.new("RGB", (64, 64), "grey").save(tmp_path / "faces" / "a.png")
+    (tmp_path / "faces.csv").write_text("key\na.png\n")
+    done = cli("predict", run, tmp_path / "faces.csv", "--root", tmp_path / "faces", "-o", tmp_path / "out.csv")
+    assert done.returncode == 2 and "gives 1408 features, not the 12" in done.stderr, done.stderr
