@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.format.layout import CHUNK_ROWS
+from twofold.cache.format.header import BLOCK_OF_CHECKSUM as CHUNK_ROWS
 from twofold.cache.format.write import write_featurefile
 from twofold.cache.recipe import Recipe
 from twofold.cache.report import table

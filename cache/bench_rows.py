@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import cast
 
 import h5py
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 def rows_of_featurefiles(paths: Sequence[Path]) -> Iterator[list[h5py.Dataset]]:
     """`/features` of each feature file, open for reading by row number."""
     with ExitStack() as stack:
-        yield [stack.enter_context(h5py.File(path, "r"))["features"] for path in paths]
+        yield [cast(h5py.Dataset, stack.enter_context(h5py.File(path, "r"))["features"]) for path in paths]
 
 
 @contextmanager
@@ -21,4 +22,4 @@ def rows_of_hdf5(path: Path, values: np.ndarray) -> Iterator[h5py.Dataset]:
     with h5py.File(path, "w") as file:
         file.create_dataset("features", data=values)
     with h5py.File(path, "r") as file:
-        yield file["features"]
+        yield cast(h5py.Dataset, file["features"])

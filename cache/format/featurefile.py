@@ -1,24 +1,21 @@
-"""FeatureFile v1: the embeddings of one backbone and one view, with the recipe that made them.
+"""A feature file: the embeddings of one backbone and one view, with the recipe that made them, of any version.
 
-The features are guarded by HDF5's fletcher32 (and by checks that every chunk stands where it should); all else, the
-keys, image hashes, failures and attributes, by a SHA-256 of its own. What is read is what was written, or an error.
+What is read is what was written, or an error.
 """
 
-import json
-import stat
+import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from twofold.cache.errors import DamagedFile, FileGone
-from twofold.cache.format.checked_chunks import Chunks, NotFinite
-from twofold.cache.format.classifier import OwnClassifier, read_classifier
-from twofold.cache.format.header import Checked, check_header, identity
-from twofold.cache.format.index import TABLES, brief, check_keys, decoded, digest_of, passing, read_texts
-from twofold.cache.format.layout import CHUNK_ROWS
+from twofold.cache.errors import DamagedFile
+from twofold.cache.format.classifier import OwnClassifier
+from twofold.cache.format.header import BLOCK_OF_CHECKSUM, FORMAT, Header, refuse_version
+from twofold.cache.format.index import check_keys, decoded
+from twofold.cache.format.version1 import SIGNATURE, Version1
+from twofold.cache.format.version2 import MAGIC, Version2, open_plain
 from twofold.cache.recipe import Recipe
 
 BLOCK_ROWS = 8192
@@ -28,7 +25,7 @@ class FeatureFile:
     """A feature file, opened anew for each read, so that it pickles and works in any process and on read-only mounts.
 
     The header is read and checked on first use; `CacheError` says why a file is refused, `DamagedFile` (a kind of
-    it) that its bytes are not those that were written.
+    it) that its bytes are not those that were written, `OSError` that it cannot be read just now.
     """
 
     def __init__(self, path: Path | str):
@@ -42,14 +39,13 @@ class FeatureFile:
 
     # ------------------------------------------------------------------------------------------------ header
     @cached_property
-    def _checked(self) -> Checked:
-        with self._open() as file:
-            return check_header(file)
+    def _content(self) -> Version1 | Version2:
+        return _open(self.path)
 
     @property
-    def header(self) -> dict[str, str | int]:
-        """The root attributes, checked against each other and against the recipe."""
-        return self._checked.header
+    def header(self) -> Header:
+        """What it says of itself, checked against the recipe."""
+        return self._content.header
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -83,13 +79,10 @@ class FeatureFile:
     # ------------------------------------------------------------------------------------------------- index
     @cached_property
     def _index(self) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-        with self._open_again() as file:
-            keys, hashes, failed, reasons = (read_texts(file[name]) for name in TABLES)
-        if digest_of(self.header, (keys, hashes, failed, reasons)) != self.header["index_sha256"]:
-            raise DamagedFile(f"{self.path}: keys, hashes or attributes were altered: delete it and extract again")
+        keys, hashes, failed, reasons = self._content.tables()
         check_keys(keys, failed, self.path)
-        failures = dict(zip(decoded(failed), decoded(reasons), strict=True))
-        return decoded(keys), hashes, failures
+        failures = dict(zip(decoded(failed, self.path), decoded(reasons, self.path), strict=True))
+        return decoded(keys, self.path), hashes, failures
 
     @property
     def keys(self) -> np.ndarray:
@@ -112,59 +105,58 @@ class FeatureFile:
         return {key: row for row, key in enumerate(self.keys)}
 
     # ---------------------------------------------------------------------------------------------- features
-    def read(self, keys: Sequence[str] | None = None, *, dtype: np.dtype | type = np.float32) -> np.ndarray:
+    def read(self, keys: Sequence[str] | None = None, *, dtype: np.dtype | type | str = np.float32) -> np.ndarray:
         """(N, D) array of `dtype`: all rows, or those of `keys` in their order.
 
-        Reads each chunk at most once however scattered the keys are, and holds no second copy.
+        Reads each block at most once however scattered the keys are, and holds no second copy.
         Raises KeyError for a key that is not in the file, DamagedFile where a checksum does not hold.
         """
         if keys is None:
             return self.read_rows(None, dtype=dtype)
         return self.read_rows(np.fromiter((self.position[key] for key in keys), np.int64, len(keys)), dtype=dtype)
 
-    def read_rows(self, rows: np.ndarray | None, *, dtype: np.dtype | type = np.float32) -> np.ndarray:
+    def read_rows(self, rows: np.ndarray | None, *, dtype: np.dtype | type | str = np.float32) -> np.ndarray:
         """(M, D) array of `dtype`: the rows at these positions, in the order given; all of them if None."""
-        wanted = self.rows if rows is None else len(rows)
-        out = np.empty((wanted, self.dim), dtype)
-        with self._open_again() as file:
-            chunks = Chunks(file.id.get_vfd_handle(), self._checked.offsets, self.rows, self.dim,
-                            np.dtype(self.recipe.dtype))
-            try:
-                if rows is None:
-                    _read_all(chunks, out)
-                else:
-                    _gather(chunks, np.asarray(rows), out)
-            except OSError as error:
-                raise passing(error, self.path) or DamagedFile(
-                    f"{self.path}: the features do not read back ({brief(error)})") from None
-            except NotFinite as error:
-                raise DamagedFile(f"{self.path}: the features of {self.keys[error.row]!r} are not finite numbers, as "
-                                  f"they were when they were written: delete it and extract again") from None
-        return out
+        values = np.empty((self.rows if rows is None else len(rows), self.dim), dtype)
+        if rows is None and values.dtype == np.dtype(self.recipe.dtype):
+            self._content.read_all(values)
+        elif rows is None:
+            for number, block in self._content.blocks(range(-(-self.rows // BLOCK_OF_CHECKSUM))):
+                values[number * BLOCK_OF_CHECKSUM:][:len(block)] = block
+        else:
+            self._gather(np.asarray(rows), values)
+        return values
+
+    def _gather(self, rows: np.ndarray, values: np.ndarray) -> None:
+        order = np.argsort(rows, kind="stable")
+        numbers, starts = np.unique(rows[order] // BLOCK_OF_CHECKSUM, return_index=True)
+        places = np.split(order, starts[1:])
+        for (number, block), place in zip(self._content.blocks(numbers.tolist()), places, strict=False):
+            values[place] = block[rows[place] - number * BLOCK_OF_CHECKSUM]
+
+    def mapped(self) -> np.ndarray:
+        """(N, D) as stored, read-only: a row is read from the disk when it is touched, and costs no more.
+
+        All of it is verified now, once. A file of version 1 is read into memory instead.
+        """
+        if isinstance(self._content, Version1):
+            return self.read(dtype=self.recipe.dtype)
+        for _ in self._content.blocks(range(-(-self.rows // BLOCK_OF_CHECKSUM))):
+            pass
+        return self._content.mapped()
 
     @cached_property
     def classifier(self) -> OwnClassifier | None:
         """The classifier that the backbone brought along; None if it has none here."""
-        with self._open_again() as file:
-            return read_classifier(file)
+        return self._content.classifier()
 
     def logits(self) -> tuple[tuple[str, ...], np.ndarray] | None:
         """The backbone's own classes and logits (N, C) float32, in the order of the keys, as files had them before
         they carried the classifier itself; None if it has none."""
-        with self._open_again() as file:
-            if "logits" not in file:
-                return None
-            try:
-                classes, values = _read_classes(file["logits"]), file["logits"][...].astype(np.float32, copy=False)
-            except OSError as error:
-                raise passing(error, self.path) or DamagedFile(
-                    f"{self.path}: the logits do not read back ({brief(error)})") from None
-        if not np.isfinite(values).all():
-            raise DamagedFile(f"{self.path}: some logits are not finite numbers: delete it and extract again")
-        return classes, values
+        return self._content.logits()
 
     def blocks(
-        self, rows: int = BLOCK_ROWS, *, dtype: np.dtype | type = np.float32,
+        self, rows: int = BLOCK_ROWS, *, dtype: np.dtype | type | str = np.float32,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(keys, features) of `rows` rows at a time, in order: for what exceeds memory."""
         for start in range(0, self.rows, rows):
@@ -173,77 +165,33 @@ class FeatureFile:
 
     def is_current(self) -> bool:
         """True if the file that was read stands there still. Raises OSError if that cannot be told."""
-        try:
-            self._open_again().close()
-        except (FileGone, DamagedFile):
-            return False
-        return True
+        return self._content.is_current()
 
     def check(self) -> None:
         """Read everything back; raises DamagedFile or CacheError at the first thing that is wrong."""
         _ = self._index, self.recipe, self.logits(), self.classifier
-        for _ in self.blocks(dtype=self.recipe.dtype):
-            pass
-
-    def _open_again(self) -> h5py.File:
-        """The file that was checked: rows would be looked up in another one's order. Raises FileGone if it is not."""
-        expected = self._checked.identity
-        file = self._open()
-        try:
-            same = identity(file) == expected
-        except (OSError, RuntimeError) as error:
-            file.close()
-            if broken := passing(error, self.path):
-                raise broken from None
-            same = False
-        if not same:
-            file.close()
-            raise FileGone(f"{self.path}: replaced by another process while it was read: try again")
-        return file
-
-    def _open(self) -> h5py.File:
-        try:
-            if not stat.S_ISREG(self.path.stat().st_mode):  # opening a pipe would wait for ever
-                raise DamagedFile(f"{self.path}: not a file")
-            return h5py.File(self.path, "r", locking=False)
-        except FileNotFoundError:
-            raise FileGone(f"{self.path}: no such feature file") from None
-        except (OSError, RuntimeError) as error:
-            raise passing(error, self.path) or DamagedFile(
-                f"{self.path}: not a whole HDF5 file ({brief(error)})") from None
+        for number, block in self._content.blocks(range(-(-self.rows // BLOCK_OF_CHECKSUM))):
+            finite = np.isfinite(block).all(axis=1)
+            if not finite.all():
+                row = number * BLOCK_OF_CHECKSUM + int(finite.argmin())
+                raise DamagedFile(f"{self.path}: the features of {self.keys[row]!r} are not finite numbers: delete it "
+                                  "and extract again")
+        if isinstance(self._content, Version2):
+            self._content.check_rest()
 
 
-def _read_classes(logits: h5py.Dataset) -> tuple[str, ...]:
+def _open(path: Path) -> Version1 | Version2:
+    """By its first bytes. Raises DamagedFile for what is no feature file."""
+    descriptor = open_plain(path)
     try:
-        classes = tuple(json.loads(logits.attrs["classes"]))
-    except (KeyError, TypeError, ValueError):
-        classes = ()
-    if len(classes) != logits.shape[1] or not all(isinstance(name, str) for name in classes):
-        raise DamagedFile(f"{logits.file.filename}: /logits does not say what its classes are")
-    return classes
-
-
-def _read_all(chunks: Chunks, out: np.ndarray) -> None:
-    same = out.dtype == chunks.dtype
-
-    def place(number: int) -> np.ndarray | None:
-        here = out[number * CHUNK_ROWS:(number + 1) * CHUNK_ROWS]
-        return here if same and len(here) == CHUNK_ROWS else None
-
-    def use(number: int, values: np.ndarray) -> None:
-        if place(number) is None:
-            out[number * CHUNK_ROWS:(number + 1) * CHUNK_ROWS] = values
-
-    chunks.each(range(len(chunks.offsets)), use, place)
-
-
-def _gather(chunks: Chunks, rows: np.ndarray, out: np.ndarray) -> None:
-    order = np.argsort(rows, kind="stable")
-    numbers, starts = np.unique(rows[order] // CHUNK_ROWS, return_index=True)
-    wanted = dict(zip(numbers.tolist(), np.split(order, starts[1:]), strict=True)) if len(rows) else {}
-
-    def use(number: int, values: np.ndarray) -> None:
-        here = wanted[number]
-        out[here] = values[rows[here] - number * CHUNK_ROWS]
-
-    chunks.each(list(wanted), use)
+        start = os.pread(descriptor, len(MAGIC) + 8, 0)
+    finally:
+        os.close(descriptor)
+    if start.startswith(MAGIC):
+        return Version2(path)
+    if start.startswith(SIGNATURE):
+        return Version1(path)
+    name, _, number = start.decode("ascii", "replace").partition(" ")
+    if name == FORMAT:
+        refuse_version(path, name, number.split(" ")[0])
+    raise DamagedFile(f"{path}: not a whole HDF5 file that Twofold has written")

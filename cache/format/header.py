@@ -1,60 +1,53 @@
-"""The header of a feature file: its root attributes, checked against each other, the recipe and the layout."""
+"""The header of a feature file, whatever its version: what it says of itself, checked against the recipe."""
 
-import os
-from dataclasses import dataclass
-
-import h5py
+from pathlib import Path
+from typing import NoReturn, TypedDict
 
 from twofold.cache.errors import CacheError, DamagedFile
-from twofold.cache.format.index import brief, passing
-from twofold.cache.format.layout import ATTRIBUTES, FEATURE_TYPES, FORMAT, FORMAT_VERSION, check_layout
 from twofold.cache.recipe import Recipe
 
-
-@dataclass(frozen=True)
-class Checked:
-    """What was found when a file was first opened. offsets: the byte at which each chunk of the features begins;
-    identity: of the file itself, whatever its name."""
-
-    header: dict[str, str | int]
-    offsets: list[int]
-    identity: tuple[int, str]
-
-
-def check_header(file: h5py.File) -> Checked:
-    """Look at all that can be looked at without reading values. Raises CacheError or DamagedFile, naming the file."""
-    try:
-        offsets = check_layout(file)
-        header = {name: file.attrs[name] for name in ATTRIBUTES}
-        header = {name: value if isinstance(value, str) else int(value) for name, value in header.items()}
-        _require_agreement(header, file["features"])
-        header["failed"] = file["failures/keys"].shape[0]
-    except CacheError as error:
-        raise type(error)(f"{file.filename}: {error}") from None
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise passing(error, file.filename) or DamagedFile(
-            f"{file.filename}: the header does not read back ({brief(error)})") from None
-    return Checked(header, offsets, identity(file))
+FORMAT = "twofold-features"
+FORMAT_VERSION = 2
+BLOCK_OF_CHECKSUM = 256  #: rows that share a checksum
+MAX_TEXT_BYTES = 4096  #: longest key or reason, in UTF-8
+MAX_DIM = 1 << 15  #: the largest embedding in use has 4096 numbers
+MAX_ROWS = 1 << 36
+VERSION1_ATTRIBUTES = ("format", "format_version", "backbone", "view", "dim", "rows", "recipe", "fingerprint",
+                       "created", "software", "index_sha256")
 
 
-def identity(file: h5py.File) -> tuple[int, str]:
-    """What tells an open file from another one of the same name: its size, and the hash of keys and attributes.
+class Header(TypedDict):
+    """What stands in front of the arrays. software: JSON; index_sha256: over header, keys, hashes and failures."""
 
-    Not its inode or time, which some network file systems make up anew.
-    """
-    return os.fstat(file.id.get_vfd_handle()).st_size, file.attrs.get("index_sha256", "")
+    format: str
+    format_version: int
+    backbone: str
+    view: str
+    dim: int
+    rows: int
+    failed: int
+    recipe: str
+    fingerprint: str
+    created: str
+    software: str
+    index_sha256: str
 
 
-def _require_agreement(header: dict[str, str | int], features: h5py.Dataset) -> None:
-    if header["format"] != FORMAT or header["format_version"] != FORMAT_VERSION:
-        raise CacheError(f"format {header['format']!r} version {header['format_version']} is not "
-                         f"{FORMAT!r} version {FORMAT_VERSION}: update Twofold, or extract again")
+def require_agreement(header: Header) -> None:
+    """Raise CacheError for another version, DamagedFile unless the types are right and all of it is the recipe's."""
+    for name, kind in Header.__annotations__.items():
+        if type(header.get(name)) is not kind:
+            raise DamagedFile(f"{name} is neither one text nor one whole number, as it has to be")
     recipe = Recipe.from_json(header["recipe"])
     if recipe.canonical() != header["recipe"] or recipe.fingerprint != header["fingerprint"]:
-        raise CacheError("the recipe does not match its fingerprint: do not trust this file")
+        raise DamagedFile("the recipe does not match its fingerprint: do not trust this file")
     if (recipe.backbone, recipe.view.get("name")) != (header["backbone"], header["view"]):
-        raise CacheError("backbone or view is not the recipe's: do not trust this file")
-    if features.shape != (header["rows"], header["dim"]):
-        raise DamagedFile(f"/features is {features.shape}, not ({header['rows']}, {header['dim']})")
-    if not features.id.get_type().equal(FEATURE_TYPES[recipe.dtype]):
-        raise DamagedFile(f"/features is not stored as {recipe.dtype}, as the recipe says")
+        raise DamagedFile("backbone or view is not the recipe's: do not trust this file")
+    if not 0 < header["dim"] <= MAX_DIM or not 0 <= header["rows"] <= MAX_ROWS or not 0 <= header["failed"] <= MAX_ROWS:
+        raise DamagedFile(f"it claims {header['rows']} rows of {header['dim']} numbers; 1 to {MAX_DIM} are possible")
+
+
+def refuse_version(path: Path, name: object, number: object) -> NoReturn:
+    """Raise CacheError for what this code cannot read: it may be sound."""
+    raise CacheError(f"{path}: format {str(name)[:40]!r} version {str(number)[:40]} is not {FORMAT!r} version 1 to "
+                     f"{FORMAT_VERSION}: update Twofold, or extract again")

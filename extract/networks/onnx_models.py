@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from twofold.cache.format.layout import MAX_DIM
+from twofold.cache.format.header import MAX_DIM
 from twofold.data.errors import InputError, first_line
 from twofold.extract.networks.encoder import FIRST_TRY, BatchLimit, Encoder
 from twofold.extract.networks.onnx_files import digest_of

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from twofold.cache.format.classifier import OwnClassifier
-from twofold.cache.format.layout import MAX_DIM
+from twofold.cache.format.header import MAX_DIM
 from twofold.data.errors import InputError, first_line
 from twofold.extract.devices import PRECISIONS, parse_device, resolve_precision
 from twofold.extract.networks.encoder import FIRST_TRY, BatchLimit, Encoder

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.cache.version1 import write_version1
 from twofold.cache.format.write import write_featurefile
 from twofold.cache.recipe import Recipe
 
@@ -28,14 +29,16 @@ def recipe():
 def write(tmp_path):
     """Write a feature file of random features; returns its path and the features."""
 
-    def make(path: Path | None = None, *, rows: int = 700, dim: int = 6, seed: int = 0, failures=None, **changes):
+    def make(path: Path | None = None, *, rows: int = 700, dim: int = 6, seed: int = 0, failures=None, version: int = 2,
+             **changes):
         how = make_recipe(**changes)
         failures = {"train/bad.jpg": "not an image"} if failures is None else failures
         features = np.random.default_rng(seed).standard_normal((rows, dim)).astype(how.dtype)
         keys = [f"train/é {row:04d}.jpg" for row in range(rows)]
         path = path or tmp_path / "features.h5"
-        write_featurefile(path, recipe=how, dim=dim, keys=keys, sha256=[f"{row:064x}" for row in range(rows)],
-                          features=features, failures=failures)
+        writer = write_version1 if version == 1 else write_featurefile
+        writer(path, recipe=how, dim=dim, keys=keys, sha256=[f"{row:064x}" for row in range(rows)],
+               features=features, failures=failures)
         return path, features
 
     return make

@@ -1,5 +1,6 @@
 import pickle
 import random
+import resource
 import shutil
 
 import h5py
@@ -62,16 +63,49 @@ def test_a_file_that_is_replaced_is_not_read_in_the_old_ones_order(write, tmp_pa
 
 
 def test_any_hdf5_reader_finds_the_contract(write):
-    path, _ = write()
+    path, features = write()
     with h5py.File(path) as file:
-        assert file["features"].chunks == (256, 6) and file["features"].fletcher32 and not file["features"].compression
-        assert file["features"].dtype == np.float16
+        assert file["features"].chunks is None and not file["features"].fletcher32  # one piece, as it stands in memory
+        assert file["features"].dtype == np.float16 and file["features"].id.get_offset() % 64 == 0
+        np.testing.assert_array_equal(file["features"][...], features)
         assert file["keys"].asstr()[0] == "train/é 0000.jpg"
         assert file["sha256"].asstr()[1] == f"{1:064x}"
         assert list(file["failures/keys"].asstr()) == ["train/bad.jpg"]
         assert list(file["failures/reasons"].asstr()) == ["not an image"]
-        assert file.attrs["format"] == "twofold-features" and file.attrs["format_version"] == 1
+        assert file.attrs["format"] == b"twofold-features" and file.attrs["format_version"] == 2
         assert {"backbone", "view", "dim", "recipe", "fingerprint", "created", "software"} <= set(file.attrs)
+
+
+def test_nothing_in_it_is_of_variable_length(write):
+    path, _ = write()
+    assert b"GCOL" not in path.read_bytes()  # HDF5's global heap, where one wrong bit makes its readers hang
+
+
+def test_a_mapped_file_costs_what_is_touched(write):
+    path, features = write(rows=3000)
+    values = FeatureFile(path).mapped()
+    assert isinstance(values, np.memmap) and not values.flags.writeable
+    np.testing.assert_array_equal(values[[2999, 5]], features[[2999, 5]])
+    with path.open("r+b") as file:
+        file.seek(values.offset + 17)
+        file.write(b"\xa5")
+    with pytest.raises(DamagedFile, match="rows 0 to 255"):
+        FeatureFile(path).mapped()
+
+
+def test_a_block_in_another_place_or_of_another_file_is_no_block(write, tmp_path):
+    path, features = write()
+    other, _ = write(tmp_path / "other.h5", backbone="timm:other")
+    content, place = path.read_bytes(), FeatureFile(path).mapped().offset
+    size = 256 * features.strides[0]
+    first, second = content[place:place + size], content[place + size:place + 2 * size]
+    start = FeatureFile(other).mapped().offset
+    stranger = other.read_bytes()[start:start + size]
+    for damage in (content[:place] + second + first + content[place + 2 * size:],
+                   content[:place + size] + stranger + content[place + 2 * size:]):
+        path.write_bytes(damage)
+        with pytest.raises(DamagedFile, match="do not read back"):
+            FeatureFile(path).check()
 
 
 @pytest.mark.parametrize("rows", [0, 1, 256, 257])
@@ -111,11 +145,35 @@ def test_rows_that_do_not_add_up_leave_no_file(tmp_path, recipe, blocks):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_not_a_number_is_found(tmp_path, recipe):
-    write_featurefile(tmp_path / "x.h5", recipe=recipe(), dim=1, keys=["a", "b"], sha256=["0" * 64] * 2,
-                      features=np.array([[1.0], [np.nan]]), failures={})
-    with pytest.raises(CacheError, match="'b' are not finite"):
-        FeatureFile(tmp_path / "x.h5").check()
+def test_what_is_no_number_is_not_written(tmp_path, recipe):
+    for wrong in (np.nan, np.inf, 1e6):  # the last does not fit into float16
+        with pytest.raises(CacheError, match="'b' are not finite"):
+            write_featurefile(tmp_path / "x.h5", recipe=recipe(), dim=1, keys=["a", "b"], sha256=["0" * 64] * 2,
+                              features=np.array([[1.0], [wrong]]), failures={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_that_is_too_long_is_refused_with_a_sentence(tmp_path, recipe):
+    with pytest.raises(CacheError, match="has 4100 bytes; 4096 is the most"):
+        write_featurefile(tmp_path / "x.h5", recipe=recipe(), dim=1, keys=["é" * 2050], sha256=["0" * 64],
+                          features=np.zeros((1, 1)), failures={})
+    write_featurefile(tmp_path / "x.h5", recipe=recipe(), dim=1, keys=["é" * 2048], sha256=["0" * 64],
+                      features=np.zeros((1, 1)), failures={"b": "é" * 3000})
+    assert FeatureFile(tmp_path / "x.h5").failures == {"b": "é" * 2048}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_trouble_of_the_machine_is_no_damage(write, version):
+    path, _ = write(version=version)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert FeatureFile(path).rows == 700
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            FeatureFile(path).check()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    FeatureFile(path).check()
 
 
 def read_everything(path):

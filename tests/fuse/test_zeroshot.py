@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.cache.version1 import write_version1
 from twofold.cache.format.classifier import OwnClassifier
 from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.format.write import write_featurefile
@@ -71,10 +72,13 @@ def _store(folder, *, rows=300, dim=6, classes=RAFDB, bend=0.0, carries="classif
                  preprocessing={"size": 224}, view={"name": "original"}, decoder="pillow-rgb-1", precision="fp32",
                  dtype="float16")
     keys = [f"{row:04d}.png" for row in range(rows)]
-    write_featurefile(folder / "posterv2.h5", recipe=how, dim=dim, keys=keys, failures={},
-                      sha256=[f"{row:064x}" for row in range(rows)], features=features.astype(np.float16),
-                      classifier=OwnClassifier(classes, weight.T, bias) if carries == "classifier" else None)
-    if carries == "logits":
+    content = {"recipe": how, "dim": dim, "keys": keys, "sha256": [f"{row:064x}" for row in range(rows)],
+               "features": features.astype(np.float16), "failures": {}}
+    if carries != "logits":
+        write_featurefile(folder / "posterv2.h5", **content,
+                          classifier=OwnClassifier(classes, weight.T, bias) if carries == "classifier" else None)
+    else:
+        write_version1(folder / "posterv2.h5", **content)
         x = features.astype(np.float16).astype(np.float32)
         logits = x @ weight.T + bias + bend * np.abs(x).sum(axis=1, keepdims=True) * weight[:, 0]
         with h5py.File(folder / "posterv2.h5", "r+") as file:

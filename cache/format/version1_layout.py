@@ -1,4 +1,4 @@
-"""What may stand in a feature file: checked before anything is read, since the file may come from a stranger.
+"""What may stand in a feature file of version 1: checked before anything is read, since it may be a stranger's.
 
 Every check looks at HDF5 metadata only, so a header that claims terabytes costs nothing.
 """
@@ -8,36 +8,28 @@ import os
 import h5py
 import numpy as np
 
-from twofold.cache.errors import CacheError, DamagedFile
+from twofold.cache.errors import DamagedFile
+from twofold.cache.format.header import FORMAT, MAX_DIM, MAX_TEXT_BYTES
+from twofold.cache.format.header import VERSION1_ATTRIBUTES as ATTRIBUTES
 
-FORMAT = "twofold-features"
-FORMAT_VERSION = 1
-ATTRIBUTES = ("format", "format_version", "backbone", "view", "dim", "rows", "recipe", "fingerprint", "created",
-              "software", "index_sha256")
 DATASETS = ("features", "keys", "sha256", "failures/keys", "failures/reasons")
 OPTIONAL = frozenset({"logits", "classifier"})  #: logits: one row a key, as files had them once
 TAUGHT = {"taught_sha256": 32, "taught_groups": 16}  #: of /classifier, optional: bytes of a row
 CHUNK_ROWS = 256
 FILL = float("nan")  #: what HDF5 gives, without a word, for a chunk that its index has lost; no feature is ever NaN
 MAX_ATTRIBUTE_BYTES = 1 << 16
-MAX_TEXT_BYTES = 4096  #: longest key or reason, in UTF-8
-MAX_DIM = 1 << 15  #: the largest embedding in use has 4096 numbers; more than this would overflow a checksum's sums
 FEATURE_TYPES = {"float16": h5py.h5t.IEEE_F16LE, "float32": h5py.h5t.IEEE_F32LE}
 
 
-def check_layout(file: h5py.File) -> list[int]:
-    """Raise DamagedFile or CacheError unless `file` holds just what the format lists, stored in plain chunks.
-
-    Returns the byte at which each chunk of the features begins.
-    """
+def check_layout(file: h5py.File) -> None:
+    """Raise DamagedFile unless `file` holds just what the format lists, stored in plain chunks."""
     _check_attributes(file)
     _check_members(file, {"features", "keys", "sha256", "failures"}, OPTIONAL)
     _check_members(_group(file, "failures"), {"keys", "reasons"}, frozenset())
     rows = _shape(file, "features")[0]
-    offsets = {}
     for name in DATASETS:
         dataset = _dataset(file, name)
-        offsets[name] = _check_storage(file, name, dataset)
+        _check_storage(file, name, dataset)
         if name in ("keys", "sha256") and dataset.shape != (rows,):
             raise DamagedFile(f"/{name} has shape {dataset.shape}, not ({rows},) as /features has rows")
         if name not in ("features",):
@@ -50,34 +42,34 @@ def check_layout(file: h5py.File) -> list[int]:
         _check_classifier(file)
     if _dataset(file, "failures/keys").shape != _dataset(file, "failures/reasons").shape:
         raise DamagedFile("/failures/keys and /failures/reasons differ in length")
-    return offsets["features"]
 
 
 def _check_attributes(file: h5py.File) -> None:
     if h5py.h5a.get_num_attrs(file.id) > len(ATTRIBUTES) + 8:
-        raise CacheError("more attributes than the format has")
+        raise DamagedFile("more attributes than the format has")
     for name in ATTRIBUTES:
         if not h5py.h5a.exists(file.id, name.encode()):
-            raise CacheError(f"not a {FORMAT} file: the attribute {name!r} is missing")
+            raise DamagedFile(f"not a {FORMAT} file, or one that another program has rewritten and left out its user "
+                              f"block: the attribute {name!r} is missing")
         attribute = h5py.h5a.open(file.id, name.encode())
         kind = attribute.get_type().get_class()
         if kind not in (h5py.h5t.STRING, h5py.h5t.INTEGER) or attribute.shape != ():
-            raise CacheError(f"the attribute {name!r} is neither one text nor one whole number")
+            raise DamagedFile(f"the attribute {name!r} is neither one text nor one whole number")
         if attribute.get_storage_size() > MAX_ATTRIBUTE_BYTES:
-            raise CacheError(f"the attribute {name!r} is absurdly long")
+            raise DamagedFile(f"the attribute {name!r} is absurdly long")
 
 
 def _check_members(group: h5py.Group, names: set[str], optional: frozenset[str]) -> None:
     if group.id.get_num_objs() > len(names | optional):
-        raise CacheError(f"{group.name} holds more than the format lists")
+        raise DamagedFile(f"{group.name} holds more than the format lists")
     members = set(group.keys())
     if missing := names - members:
         raise DamagedFile(f"{group.name} lacks {sorted(missing)}")
     if surplus := members - names - optional:
-        raise CacheError(f"{group.name} holds {sorted(surplus)}, which the format does not list")
+        raise DamagedFile(f"{group.name} holds {sorted(surplus)}, which the format does not list")
     for name in members:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise CacheError(f"{group.name.rstrip('/')}/{name} is a link to elsewhere: refused")
+            raise DamagedFile(f"{str(group.name).rstrip('/')}/{name} is a link to elsewhere: refused")
 
 
 def _check_classifier(file: h5py.File) -> None:
@@ -105,23 +97,23 @@ def _check_digests(file: h5py.File, name: str, width: int) -> None:
 
 
 def _group(file: h5py.File, name: str) -> h5py.Group:
-    found = file[name]
-    if not isinstance(found, h5py.Group):
-        raise CacheError(f"/{name} is not a group")
-    return found
+    group = file[name]
+    if not isinstance(group, h5py.Group):
+        raise DamagedFile(f"/{name} is not a group")
+    return group
 
 
 def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    found = file[name]
-    if not isinstance(found, h5py.Dataset):
-        raise CacheError(f"/{name} is not a dataset")
-    return found
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset):
+        raise DamagedFile(f"/{name} is not a dataset")
+    return dataset
 
 
 def _shape(file: h5py.File, name: str) -> tuple[int, int]:
     dataset = _dataset(file, name)
     kind = dataset.id.get_type()
-    if not any(kind.equal(known) for known in FEATURE_TYPES.values()):
+    if not any(kind.equal(other) for other in FEATURE_TYPES.values()):
         raise DamagedFile(f"/{name} holds neither float16 nor float32 (little-endian)")
     if len(dataset.shape) != 2 or not 0 < dataset.shape[1] <= MAX_DIM:
         raise DamagedFile(f"/{name} has shape {dataset.shape}, not rows of 1 to {MAX_DIM} numbers")
@@ -134,47 +126,42 @@ def _check_text(name: str, dataset: h5py.Dataset) -> None:
     kind = dataset.id.get_type()
     plain = kind.get_class() == h5py.h5t.STRING and not kind.is_variable_str()
     if not plain or len(dataset.shape) != 1:
-        raise CacheError(f"/{name} is not a list of fixed-length texts")
+        raise DamagedFile(f"/{name} is not a list of fixed-length texts")
     if kind.get_size() > MAX_TEXT_BYTES:
-        raise CacheError(f"/{name} holds texts of {kind.get_size()} bytes; {MAX_TEXT_BYTES} is the most")
+        raise DamagedFile(f"/{name} holds texts of {kind.get_size()} bytes; {MAX_TEXT_BYTES} is the most")
 
 
-def _check_storage(file: h5py.File, name: str, dataset: h5py.Dataset) -> list[int]:
-    """Plain chunks, each with its checksum, all in this file, none missing, doubled or out of order.
-
-    Returns where each begins.
-    """
+def _check_storage(file: h5py.File, name: str, dataset: h5py.Dataset) -> None:
+    """Plain chunks, each with its checksum, all in this file, none missing, doubled or out of order."""
     plist = dataset.id.get_create_plist()
     if plist.get_layout() != h5py.h5d.CHUNKED or dataset.is_virtual or plist.get_external_count():
-        raise CacheError(f"/{name} is not stored in chunks inside the file: refused")
+        raise DamagedFile(f"/{name} is not stored in chunks inside the file: refused")
     filters = [plist.get_filter(index)[0] for index in range(plist.get_nfilters())]
     if filters != [h5py.h5z.FILTER_FLETCHER32]:
-        raise CacheError(f"/{name} is not stored with just the fletcher32 checksum: refused")
+        raise DamagedFile(f"/{name} is not stored with just the fletcher32 checksum: refused")
     size = os.fstat(file.id.get_vfd_handle()).st_size if file.driver == "sec2" else file.id.get_filesize()
     chunk_bytes = dataset.id.get_type().get_size()
-    for extent in dataset.chunks:
+    for extent in dataset.chunks or ():
         chunk_bytes *= extent
     if dataset.chunks != (CHUNK_ROWS, *dataset.shape[1:]):
-        raise CacheError(f"/{name} is not cut into chunks of {CHUNK_ROWS} whole rows: refused")
+        raise DamagedFile(f"/{name} is not cut into chunks of {CHUNK_ROWS} whole rows: refused")
     expected = -(-dataset.shape[0] // CHUNK_ROWS)
     if expected * chunk_bytes > size:
         raise DamagedFile(f"/{name} claims {dataset.shape} values, more than the file of {size} bytes can hold")
-    return _check_chunks(name, dataset, expected=expected, stored_bytes=chunk_bytes + 4, file_size=size)
+    _check_chunks(name, dataset, expected=expected, stored_bytes=chunk_bytes + 4, file_size=size)
 
 
-def _check_chunks(name: str, dataset: h5py.Dataset, *, expected: int, stored_bytes: int, file_size: int) -> list[int]:
+def _check_chunks(name: str, dataset: h5py.Dataset, *, expected: int, stored_bytes: int, file_size: int) -> None:
     if dataset.id.get_num_chunks() != expected:
         raise DamagedFile(f"/{name} has {dataset.id.get_num_chunks()} of its {expected} chunks")
-    found: list[h5py.h5d.StoreInfo] = []
-    dataset.id.chunk_iter(found.append)
-    found.sort(key=lambda chunk: chunk.chunk_offset)
-    end, offsets = 0, []
-    for index, chunk in enumerate(found):
+    chunks: list[h5py.h5d.StoreInfo] = []
+    dataset.id.chunk_iter(chunks.append)
+    chunks.sort(key=lambda chunk: chunk.chunk_offset)
+    end = 0
+    for index, chunk in enumerate(chunks):
         place = (index * CHUNK_ROWS, *(0 for _ in dataset.shape[1:]))
         if chunk.chunk_offset != place or chunk.filter_mask or chunk.size != stored_bytes:
             raise DamagedFile(f"/{name}: chunk {index} is not what the format stores")
         if chunk.byte_offset < end or chunk.byte_offset + chunk.size > file_size:
             raise DamagedFile(f"/{name}: chunk {index} lies outside the file or over another chunk")
-        offsets.append(chunk.byte_offset)
         end = chunk.byte_offset + chunk.size
-    return offsets
