@@ -127,7 +127,7 @@ def _repeatable(settings: Settings, features: FusedFeatures) -> dict:
     first = [stream for stream in features.streams if stream.view == features.streams[0].view]
     names = [f"{stream.backbone}@{stream.recipe.fingerprint[:8]}" for stream in first]
     return record_of(settings) | {
-        "classes": features.taxonomy.name,
+        "classes": features.taxonomy.name, "target": features.taxonomy.target,
         "backbones": names if len(settings.views) == 1 else [stream.backbone for stream in first]}
 
 

@@ -118,7 +118,8 @@ def test_a_sweep_over_other_classes_is_another_sweep(french, tmp_path):
     assert not any(trial.error for trial in first.trials) and first.best.classes.name == "fr"
     assert sweep([store], config, out=tmp_path / "out", jobs=1, say=lambda text: None).reused == 1
     (tmp_path / "fr.toml").write_text(f"classes = {json.dumps(list(FRENCH.values())[::-1])}", encoding="utf-8")
-    assert sweep([store], config, out=tmp_path / "out", jobs=1, say=lambda text: None).reused == 0
+    with pytest.raises(InputError, match="1 trials of another sweep"):
+        sweep([store], config, out=tmp_path / "out", jobs=1, say=lambda text: None)
 
 
 @pytest.mark.parametrize(("changes", "message"), [
