@@ -108,9 +108,10 @@ def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def _file_identity(path: Path) -> list[str | int]:
-    """A file with other bytes has another identity: its change time cannot be set back."""
+    """A file with other bytes has another identity: its change time cannot be set back. So has one of another name,
+    a link to the same bytes: its name may say in which order its classes are."""
     status = path.stat()
-    return [str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    return [str(path.absolute()), str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _code() -> str:

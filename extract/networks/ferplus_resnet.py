@@ -5,6 +5,7 @@ Source: `resnet50_ferplus_dag`, https://www.robots.ox.ac.uk/~albanie/pytorch-mod
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,16 +22,17 @@ def is_caffe(tensors: Mapping[str, torch.Tensor]) -> bool:
 
 def torchvision_name(name: str) -> str:
     """The name that torchvision's ResNet has for an entry: `conv3_1_1x1_reduce_bn.bias` is `layer2.0.bn1.bias`."""
-    found = _LAYER.fullmatch(name)
-    if found:
-        stage, block, part, norm, rest = found.groups()
+    layer = _LAYER.fullmatch(name)
+    if layer:
+        stage, block, part, norm, rest = layer.groups()
         return f"layer{int(stage) - 1}.{int(block) - 1}.{_PLACES[part][bool(norm)]}.{rest}"
     return re.sub(r"^conv1_7x7_s2(_bn)?\.", lambda stem: "bn1." if stem[1] else "conv1.", name)
 
 
 def with_caffe_strides(resnet: nn.Module) -> nn.Module:
     """Change torchvision's ResNet-50, in place: blocks halve the map in their first 1x1, and pooling rounds up."""
+    stages: list[Any] = [resnet.layer2, resnet.layer3, resnet.layer4]
     resnet.maxpool = nn.MaxPool2d(3, 2, padding=0, ceil_mode=True)
-    for stage in (resnet.layer2, resnet.layer3, resnet.layer4):
+    for stage in stages:
         stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
     return resnet

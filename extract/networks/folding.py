@@ -35,19 +35,20 @@ def fold_norms(network: nn.Module, pictures: torch.Tensor) -> int:
 
 def _pairs(network: nn.Module, pictures: torch.Tensor) -> tuple[list[tuple[nn.Conv2d, nn.BatchNorm2d]], torch.Tensor]:
     """Convolutions and the batch norms that read exactly their output, each used once; and what the network gives."""
-    made: dict[int, tuple[nn.Conv2d, torch.Tensor, int]] = {}  # by identity of the output, which is kept alive
+    outputs: dict[int, tuple[nn.Conv2d, torch.Tensor, int]] = {}  # by identity of the output, which is kept alive
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
     calls: dict[nn.Module, int] = {}
 
     def convolved(module: nn.Conv2d, _: tuple, output: torch.Tensor) -> None:
         calls[module] = calls.get(module, 0) + 1
-        made[id(output)] = module, output, output._version
+        outputs[id(output)] = module, output, output._version
 
     def normed(module: nn.BatchNorm2d, inputs: tuple) -> None:
         calls[module] = calls.get(module, 0) + 1
-        convolution, output, version = made.get(id(inputs[0]), (None, None, None))
-        if convolution is not None and output._version == version:  # nothing changed it in place on the way
-            pairs.append((convolution, module))
+        if id(inputs[0]) in outputs:
+            convolution, output, version = outputs[id(inputs[0])]
+            if output._version == version:  # nothing changed it in place on the way
+                pairs.append((convolution, module))
 
     hooks = [module.register_forward_hook(convolved) for module in network.modules() if _is_plain(module)]
     hooks += [module.register_forward_pre_hook(normed) for module in network.modules()
@@ -70,8 +71,8 @@ def _fold(network: nn.Module, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> t
     """Fold one pair; returns what undoes it."""
     parent, name = next(_places(network, norm))
     weight, bias = convolution.weight, convolution.bias
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    shift = -norm.running_mean.double() * scale
+    scale = (norm.get_buffer("running_var").double() + norm.eps).rsqrt()
+    shift = -norm.get_buffer("running_mean").double() * scale
     if norm.affine:
         scale, shift = scale * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
     folded_bias = shift if bias is None else shift + bias.double() * scale
@@ -90,4 +91,4 @@ def _places(network: nn.Module, wanted: nn.Module) -> Iterator[tuple[nn.Module, 
 
 def _what_is_left(norm: nn.BatchNorm2d) -> nn.Module:
     """Nothing of a plain norm; the activation of timm's norms, which carry one."""
-    return norm.act if hasattr(norm, "act") else nn.Identity()
+    return norm.get_submodule("act") if hasattr(norm, "act") else nn.Identity()

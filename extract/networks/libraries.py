@@ -47,10 +47,10 @@ def check_name(name: str) -> None:
         import timm
 
         try:
-            known = timm.get_pretrained_cfg(rest) is not None or timm.is_model(rest)
+            exists = timm.get_pretrained_cfg(rest) is not None or timm.is_model(rest)
         except RuntimeError as error:  # a tag that the model does not have
             raise InputError(f"timm has no model {rest!r}: {error}") from None
-        if not known:
+        if not exists:
             raise InputError(f"timm has no model {rest!r}: see timm.list_models()")
     elif colon and kind == "torchvision":
         from torchvision import models
@@ -80,12 +80,12 @@ def build(name: str, *, checkpoint: Checkpoint | None, size: int = 0, drop_path:
     return replace(built, preprocessing=replace(how, size=size, resize=size) if size else how)
 
 
-def _preset(known: Preset, checkpoint: Checkpoint | None) -> Architecture:
+def _preset(backbone: Preset, checkpoint: Checkpoint | None) -> Architecture:
     def declared(network: nn.Module, **rest: Any) -> Architecture:
-        return Architecture(name=known.architecture, network=network, tap=known.tap,
-                            preprocessing=known.preprocessing, heads=known.heads, **rest)
+        return Architecture(name=backbone.architecture, network=network, tap=backbone.tap,
+                            preprocessing=backbone.preprocessing, heads=backbone.heads, **rest)
 
-    match known.name:
+    match backbone.name:
         case "vit_mae":
             if checkpoint and "fc_norm.weight" in checkpoint.tensors and "norm.weight" not in checkpoint.tensors:
                 return replace(declared(_vit_fine_tuned()), tap="norm of the mean of patch tokens (fc_norm)")
@@ -102,7 +102,9 @@ def _preset(known: Preset, checkpoint: Checkpoint | None) -> Architecture:
             return declared(MANet(), classifier=folded_heads)
         case "resnet18":
             return declared(_torchvision_trunk("resnet18")[0])
-    built = declared(_torchvision_trunk("resnet50")[0], **({"trim": Conv5} if known.name == "resnet50_conv5" else {}))
+    built = declared(_torchvision_trunk("resnet50")[0])
+    if backbone.name == "resnet50_conv5":
+        built = replace(built, trim=Conv5)
     if checkpoint and is_caffe(checkpoint.tensors):
         return replace(built, name=f"{built.name}, strides of Caffe", network=with_caffe_strides(built.network),
                        preprocessing=CAFFE_PIXELS, rename=torchvision_name)
@@ -113,7 +115,7 @@ def _vit_mae() -> nn.Module:
     """ViT-B/16 whose output is the mean of the normed patch tokens, the class token left out."""
     import timm
 
-    network = timm.create_model("vit_base_patch16_224", num_classes=0)
+    network: Any = timm.create_model("vit_base_patch16_224", num_classes=0)
     network.global_pool = "avg"  # set after construction: given to it, timm would drop `norm` for another layer
     return network
 
@@ -128,7 +130,7 @@ def _vit_fine_tuned() -> nn.Module:
 class Conv5(nn.Module):
     """A ResNet-50 up to its last 3x3 convolution (normed, rectified), averaged over the map: (B, 512)."""
 
-    def __init__(self, resnet: nn.Module) -> None:
+    def __init__(self, resnet: Any) -> None:
         super().__init__()
         last = resnet.layer4[2]
         self.body = nn.Sequential(
@@ -179,9 +181,9 @@ def _torchvision_preprocessing(name: str, checkpoint: Checkpoint | None) -> Prep
     chosen = published[0]
     if checkpoint:
         digest = checkpoint.metadata.get("source_sha256") or file_sha256(checkpoint.path)
-        known = [weights for weights in published if f"-{digest[:8]}." in weights.url]
-        chosen = known[0] if known else chosen
-        if not known and len({repr(weights.transforms()) for weights in published}) > 1:
+        matches = [weights for weights in published if f"-{digest[:8]}." in weights.url]
+        chosen = matches[0] if matches else chosen
+        if not matches and len({repr(weights.transforms()) for weights in published}) > 1:
             log.warning("%s is not a file that torchvision publishes for %s: preprocessing is that of %s",
                         checkpoint.path, name, chosen.name)
     transform = chosen.transforms()
@@ -195,7 +197,7 @@ def _torchvision_preprocessing(name: str, checkpoint: Checkpoint | None) -> Prep
 def _timm(name: str, *, size: int = 0, drop_path: float = 0.0) -> Architecture:
     import timm
 
-    network = timm.create_model(name, num_classes=0, **_timm_options(name, size, drop_path))
+    network: Any = timm.create_model(name, num_classes=0, **_timm_options(name, size, drop_path))
     heads = network.pretrained_cfg.get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
     return Architecture(name=f"timm.{name}", network=network, tap="pooled features, classifier removed",
@@ -217,7 +219,7 @@ def _timm_options(name: str, size: int, drop_path: float) -> dict[str, Any]:
 
 
 def _timm_preprocessing(name: str, network: nn.Module) -> Preprocessing:
-    from timm.data import resolve_model_data_config
+    from timm.data.config import resolve_model_data_config
 
     config = resolve_model_data_config(network)
     channels, height, width = config["input_size"]

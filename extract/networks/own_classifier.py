@@ -49,6 +49,8 @@ def own_classifier(name: str, layer: Layer | None, checkpoint: Checkpoint, *,
     classes = classes or order_of(checkpoint, count, backbone=name)
     if not classes:
         if count > MOST_CLASSES:
+            log.info("%s: the %d classes of %s are no expressions, its classifier is left aside", name, count,
+                     checkpoint.path.name)
             return None, 0
         log.info("%s: the order of the %d classes of %s is not known, its classifier is left aside: %s", name, count,
                  checkpoint.path.name, HOW_TO_NAME_CLASSES)

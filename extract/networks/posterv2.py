@@ -41,6 +41,8 @@ class Mlp(nn.Module):
 class CrossAttention(nn.Module):
     """Landmark queries (B, N, C) look at the picture's tokens (B, N, C), with a bias for each relative position."""
 
+    relative_position_index: torch.Tensor  #: a buffer
+
     def __init__(self, channels: int, side: int) -> None:
         super().__init__()
         self.heads = channels // HEAD_DIM

@@ -87,8 +87,8 @@ PRESETS: tuple[Preset, ...] = (
 
 def preset(name: str) -> Preset:
     """The preset of that name. Raises InputError listing what a backbone may be called."""
-    for known in PRESETS:
-        if known.name == name:
-            return known
-    names = ", ".join(known.name for known in PRESETS)
+    for backbone in PRESETS:
+        if backbone.name == name:
+            return backbone
+    names = ", ".join(backbone.name for backbone in PRESETS)
     raise InputError(f"unknown backbone {name!r}: choose from {names}, timm:NAME, torchvision:NAME, onnx:PATH")

@@ -61,7 +61,7 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
     dim = _measure(network, name, pictures)
     classifier, unnamed = _classifier(loaded, plain, dim, classes)
     fold_norms(network, pictures)
-    network.to(device=target, dtype=PRECISIONS[arithmetic], memory_format=torch.channels_last)
+    network.to(target, PRECISIONS[arithmetic]).to(memory_format=torch.channels_last)
     return Encoder(name=joined(plain, options), architecture=built.name, weights=loaded.identity, tap=built.tap,
                    dim=dim, preprocessing=built.preprocessing, precision=arithmetic, device=target,
                    network=torch.compile(network) if compiled else network,

@@ -32,18 +32,18 @@ def find_weights(name: str, *, weights: str | None, folder: Path) -> Path:
 
 def in_folder(name: str, folder: Path) -> Path | None:
     """The weights file of a backbone in the weights folder, if there is one. Raises InputError if there are two."""
-    found = [path for file in file_names(name) for path in (folder / file, (folder / file).with_suffix(".safetensors"))
+    files = [path for file in file_names(name) for path in (folder / file, (folder / file).with_suffix(".safetensors"))
              if path.is_file()]
-    if len({path.stem for path in found}) > 1:
-        raise InputError(f"weights of {name}: {' and '.join(map(str, found))} are both there: "
+    if len({path.stem for path in files}) > 1:
+        raise InputError(f"weights of {name}: {' and '.join(map(str, files))} are both there: "
                          f"choose with --weights {name}=PATH")
-    return found[-1] if found else None  # the converted file, where both are there: it loads faster
+    return files[-1] if files else None  # the converted file, where both are there: it loads faster
 
 
 def file_names(name: str) -> tuple[str, ...]:
     """The names that a backbone's weights may have in the folder."""
-    known = _preset(name)
-    return (known.file, *known.also) if known else (f"{_plain(name).replace(':', '-').replace('/', '-')}.pth",)
+    backbone = _preset(name)
+    return (backbone.file, *backbone.also) if backbone else (f"{_plain(name).replace(':', '-').replace('/', '-')}.pth",)
 
 
 def _plain(name: str) -> str:
@@ -52,7 +52,7 @@ def _plain(name: str) -> str:
 
 
 def _preset(name: str) -> Preset | None:
-    return next((known for known in PRESETS if known.name == _plain(name)), None)
+    return next((backbone for backbone in PRESETS if backbone.name == _plain(name)), None)
 
 
 def _from_hub(name: str, folder: Path) -> Path:
@@ -74,19 +74,19 @@ def _from_hub(name: str, folder: Path) -> Path:
 
 def how_to_get(name: str, folder: Path) -> str:
     """What to fetch, from where, under which licence, and where to put it; or how to do without."""
-    known = _preset(name)
+    backbone = _preset(name)
     wanted = folder / file_names(name)[0]
     without = f"or name another file with --weights {name}=PATH, or ask for --weights {name}=random:0 (untrained)"
-    if known:
-        return f"Get them from {known.page} (licence: {known.licence}), save them as {wanted}, {without}"
+    if backbone:
+        return f"Get them from {backbone.page} (licence: {backbone.licence}), save them as {wanted}, {without}"
     return f"Save them as {wanted}, {without}"
 
 
 def _hub_file(name: str) -> tuple[str, str]:
     """(repository, file) on the Hugging Face hub, or empty where it is not published there."""
-    known = _preset(name)
-    if known or not name.startswith("timm:"):
-        return (known.hub if known else ""), "model.safetensors"
+    backbone = _preset(name)
+    if backbone or not name.startswith("timm:"):
+        return (backbone.hub if backbone else ""), "model.safetensors"
     import timm
 
     config = timm.get_pretrained_cfg(_plain(name).removeprefix("timm:"))

@@ -18,26 +18,24 @@ UNUSED = ".num_batches_tracked"  # counted while training; old files lack it
 
 
 def load_strictly(network: nn.Module, checkpoint: Checkpoint, *, heads: tuple[str, ...]) -> list[str]:
-    """Load every weight of `network`; returns the names of classifier entries that were left over, and logs them.
+    """Load every weight of `network`; returns the names of classifier entries that were left over.
 
     Raises InputError, and loads nothing, if one is missing, one is too many (unless it starts with a prefix of
     `heads`), or one has another shape, is not a number, or is of another kind.
     """
     expected = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(UNUSED)}
-    given = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.endswith(UNUSED)}
-    left_over = [name for name in given if name not in expected and name.startswith(heads or ("\0",))]
-    missing = [name for name in expected if name not in given]
-    surplus = [name for name in given if name not in expected and name not in left_over]
-    shapes = [f"{name} {tuple(given[name].shape)} instead of {tuple(tensor.shape)}"
-              for name, tensor in expected.items() if name in given and given[name].shape != tensor.shape]
+    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.endswith(UNUSED)}
+    left_over = [name for name in tensors if name not in expected and name.startswith(heads or ("\0",))]
+    missing = [name for name in expected if name not in tensors]
+    surplus = [name for name in tensors if name not in expected and name not in left_over]
+    shapes = [f"{name} {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}"
+              for name, tensor in expected.items() if name in tensors and tensors[name].shape != tensor.shape]
     if missing or surplus or shapes:
         parts = [_listed("missing", missing), _listed("unexpected", surplus), _listed("mis-shaped", shapes)]
         raise InputError(f"{checkpoint.path}: these are not the weights of this network: "
-                         f"{'; '.join(filter(None, parts))}; the file {guess(given)}")
-    _check_values(expected, given, checkpoint.path)
-    network.load_state_dict({name: given[name].to(tensor.dtype) for name, tensor in expected.items()}, strict=False)
-    if left_over:
-        log.info("%s: classifier left aside: %s", checkpoint.path.name, ", ".join(left_over[:5]))
+                         f"{'; '.join(filter(None, parts))}; the file {guess(tensors)}")
+    _check_values(expected, tensors, checkpoint.path)
+    network.load_state_dict({name: tensors[name].to(tensor.dtype) for name, tensor in expected.items()}, strict=False)
     if checkpoint.dropped:
         log.info("%s: objects left out, nothing of them was run: %s", checkpoint.path.name,
                  ", ".join(list(checkpoint.dropped)[:5]))
@@ -51,9 +49,9 @@ def _listed(what: str, names: list[str]) -> str:
     return f"{len(names)} {what} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
 
 
-def _check_values(expected: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], source: Path) -> None:
+def _check_values(expected: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], source: Path) -> None:
     for name, tensor in expected.items():
-        value = given[name]
+        value = tensors[name]
         if value.is_floating_point() != tensor.is_floating_point() or value.is_complex():
             raise InputError(f"{source}: {name} is {value.dtype} instead of {tensor.dtype}")
         if value.is_floating_point() and not torch.isfinite(value).all():

@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import torch
 
@@ -193,7 +193,7 @@ def _read_pickle(path: Path, size: int) -> Checkpoint:
         return _checkpoint(path, "torch before 1.6", tree, unpickler.dropped, content)
 
 
-def _legacy_storages(file: BinaryIO, storages: list[Storage], keys: list[str], size: int) -> dict[str, int]:
+def _legacy_storages(file: IO[bytes], storages: list[Storage], keys: list[str], size: int) -> dict[str, int]:
     """Where in the file each storage starts: each is a 64-bit count and that many numbers, in order of `keys`."""
     declared = {storage.key: storage for storage in storages}
     where: dict[str, int] = {}
@@ -219,11 +219,11 @@ def _checkpoint(path: Path, form: str, tree: Any, dropped: dict[str, int],
     def read(tensor: LazyTensor) -> torch.Tensor:
         return tensor.read(once)
 
-    found = weights_in(tree, read)
-    if found is None:
+    weights = weights_in(tree, read)
+    if weights is None:
         named = f" (it also names {', '.join(list(dropped)[:3])}; none of that was run)" if dropped else ""
         raise InputError(f"{path} {why_none(tree)}{named}")
-    container, tensors = found
+    container, tensors = weights
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > 4 * path.stat().st_size + 2**20:
         raise InputError(f"{path} declares far more numbers than it holds: it was refused")
     return Checkpoint(path=path, format=form, tensors=tensors, container=container, entries=entries_in(tree),

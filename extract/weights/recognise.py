@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-RESNETS = {
+RESNETS: dict[tuple[bool, tuple[int, ...]], str] = {
     (False, (2, 2, 2, 2)): "ResNet-18", (False, (3, 4, 6, 3)): "ResNet-34", (True, (3, 4, 6, 3)): "ResNet-50",
     (True, (3, 4, 23, 3)): "ResNet-101", (True, (3, 8, 36, 3)): "ResNet-152",
 }
@@ -42,8 +42,8 @@ def _resnet(tensors: Mapping[str, torch.Tensor]) -> str:
                    for stage in range(1, 5))
     if "conv1.weight" not in tensors or not all(depths):
         return ""
-    known = RESNETS.get(("layer1.0.conv3.weight" in tensors, depths))
-    return f"a {known}" if known else f"a network like ResNet with {sum(depths)} blocks"
+    model = RESNETS.get(("layer1.0.conv3.weight" in tensors, depths))
+    return f"a {model}" if model else f"a network like ResNet with {sum(depths)} blocks"
 
 
 def _sized(name: str, tensors: Mapping[str, torch.Tensor]) -> str:

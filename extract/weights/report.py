@@ -15,11 +15,11 @@ class Listing:
     """All presets and the face detector, and where their weights are."""
 
     folder: Path
-    found: dict[str, Path | None]  #: preset to its file in the folder or in the hub's cache
+    files: dict[str, Path | None]  #: preset to its file in the folder or in the hub's cache
     detector: Path | None  #: the same of the face detector
 
     def record(self) -> list[dict[str, Any]]:
-        rows = [_facts(known) | {"found": str(self.found[known.name] or "")} for known in PRESETS]
+        rows = [_facts(backbone) | {"found": str(self.files[backbone.name] or "")} for backbone in PRESETS]
         facts = {"backbone": YUNET.name, "architecture": "face detector, of `crop` and `predict`",
                  "trained_on": YUNET.trained_on, "files": [YUNET.file, *YUNET.hub_files], "page": YUNET.page,
                  "licence": YUNET.licence, "hub": YUNET.hub}
@@ -27,10 +27,10 @@ class Listing:
 
     def text(self) -> str:
         rows = [("BACKBONE", "DIM", "TRAINED ON", "FILE", "LICENCE", "HERE")]
-        for known in PRESETS:
-            here = self.found[known.name]
-            rows.append((known.name, str(known.dim), known.trained_on, here.name if here else known.file,
-                         known.licence, "yes" if here else "hub" if known.hub else "no"))
+        for backbone in PRESETS:
+            here = self.files[backbone.name]
+            rows.append((backbone.name, str(backbone.dim), backbone.trained_on, here.name if here else backbone.file,
+                         backbone.licence, "yes" if here else "hub" if backbone.hub else "no"))
         rows.append((f"{YUNET.name} (detector)", "-", YUNET.trained_on, (self.detector or Path(YUNET.file)).name,
                      YUNET.licence, "yes" if self.detector else "hub"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -40,14 +40,14 @@ class Listing:
 
     def _advice(self) -> list[str]:
         lines = []
-        for known in PRESETS:
-            if self.found[known.name]:
+        for backbone in PRESETS:
+            if self.files[backbone.name]:
                 continue
-            fetch = f"{known.name}: get it from {known.page} and save it as {self.folder / known.file}"
-            if known.also:
-                fetch += f" (or {', '.join(known.also)}: {known.note})"
-            if known.hub:
-                fetch += f"; without it, extract downloads {known.hub} from the Hugging Face hub"
+            fetch = f"{backbone.name}: get it from {backbone.page} and save it as {self.folder / backbone.file}"
+            if backbone.also:
+                fetch += f" (or {', '.join(backbone.also)}: {backbone.note})"
+            if backbone.hub:
+                fetch += f"; without it, extract downloads {backbone.hub} from the Hugging Face hub"
             lines.append(fetch)
         if not self.detector:
             lines.append(f"{YUNET.name}: get it from {YUNET.page} and save it as {self.folder / YUNET.file}; without "
@@ -60,25 +60,26 @@ class Listing:
 
 def listing(folder: Path) -> Listing:
     """Look for the weights of every preset in `folder` and in the cache of the hub. Downloads nothing."""
-    return Listing(folder, {known.name: in_folder(known.name, folder) or _cached(known) for known in PRESETS},
+    return Listing(folder, {backbone.name: in_folder(backbone.name, folder) or _cached(backbone)
+                            for backbone in PRESETS},
                    detector_here(folder))
 
 
-def _cached(known: Preset) -> Path | None:
-    if not known.hub:
+def _cached(backbone: Preset) -> Path | None:
+    if not backbone.hub:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    path = try_to_load_from_cache(known.hub, "model.safetensors")
+    path = try_to_load_from_cache(backbone.hub, "model.safetensors")
     return Path(path) if isinstance(path, str) else None
 
 
-def _facts(known: Preset) -> dict[str, Any]:
+def _facts(backbone: Preset) -> dict[str, Any]:
     return {
-        "backbone": known.name, "architecture": known.architecture, "dim": known.dim, "tap": known.tap,
-        "preprocessing": known.preprocessing.record(), "trained_on": known.trained_on,
-        "files": list(file_names(known.name)), "page": known.page, "licence": known.licence, "hub": known.hub,
-        "note": known.note,
+        "backbone": backbone.name, "architecture": backbone.architecture, "dim": backbone.dim, "tap": backbone.tap,
+        "preprocessing": backbone.preprocessing.record(), "trained_on": backbone.trained_on,
+        "files": list(file_names(backbone.name)), "page": backbone.page, "licence": backbone.licence,
+        "hub": backbone.hub, "note": backbone.note,
     }
 
 
@@ -111,10 +112,11 @@ def description(name: str, *, folder: Path, weights: Path | None = None) -> Desc
     Raises InputError for an unknown preset, and for a file that is not its weights.
     """
     if ":" in name:
-        raise InputError(f"weights show describes presets ({', '.join(known.name for known in PRESETS)}), not {name}")
-    known = preset(name)
-    file = weights or in_folder(name, folder) or _cached(known)
-    return Description(_facts(known), None if file is None else _described(name, file))
+        names = ", ".join(backbone.name for backbone in PRESETS)
+        raise InputError(f"weights show describes presets ({names}), not {name}")
+    backbone = preset(name)
+    file = weights or in_folder(name, folder) or _cached(backbone)
+    return Description(_facts(backbone), None if file is None else _described(name, file))
 
 
 def _described(name: str, file: Path) -> dict[str, Any]:
@@ -128,5 +130,6 @@ def _described(name: str, file: Path) -> dict[str, Any]:
         "tensors": len(checkpoint.tensors), "parameters": checkpoint.parameters, "entries": checkpoint.entries,
         "dropped": checkpoint.dropped, "best_acc": checkpoint.best_acc, "metadata": checkpoint.metadata,
         "weights": encoder.weights, "dim": encoder.dim,
-        "classes": list(encoder.classifier.classes) if encoder.classifier else [],
+        "classes": list(encoder.classifier.classes) if encoder.classifier else
+        [f"{encoder.unnamed_classes} in an order that the file does not say"] if encoder.unnamed_classes else [],
     }

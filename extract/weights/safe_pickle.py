@@ -9,7 +9,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ STORAGES = {
 MOST_STEPS = 500_000  #: of one pickle; the state of a network and its optimizer takes some ten thousand
 MOST_NAMES = 1_000  #: of classes and functions that one pickle may name
 MOST_LARGE = 1_000  #: numbers of 2^61 - 1 and more in one pickle: Python's hash of them can be chosen to collide
+PLAIN_TYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")  #: of numpy arrays
 PLAIN = {"collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"}
 PLAIN |= {f"torch.{name}" for name in STORAGES}
 
@@ -111,9 +112,9 @@ class DType:
     __slots__ = ("value",)
 
     def __init__(self, name: object = "", *_: object) -> None:
-        plain = isinstance(name, str) and name.lstrip("<>|=") in (
-            "b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
-        self.value = np.dtype(name) if plain else None
+        self.value: np.dtype | None = None
+        if isinstance(name, str) and name.lstrip("<>|=") in PLAIN_TYPES:
+            self.value = np.dtype(name)
 
     def __setstate__(self, state: tuple) -> None:
         if self.value is not None and state[1] in ("<", ">"):
@@ -216,7 +217,7 @@ class DataUnpickler(pickle.Unpickler):
 class Bounded:
     """A stream that answers a request for more bytes than there are with EOFError, before making room for them."""
 
-    def __init__(self, stream: BinaryIO, size: int) -> None:
+    def __init__(self, stream: IO[bytes], size: int) -> None:
         self.stream, self.size = stream, size
 
     def read(self, count: int = -1) -> bytes:
@@ -235,7 +236,8 @@ def names_in(stream: Bounded) -> set[str] | None:
     """
     names: set[str] | None = set()
     large = 0
-    for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+    file: Any = stream  # it reads with the two methods that Bounded has
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if number == MOST_STEPS:
             raise TooMuch(f"it is made of more than {MOST_STEPS} steps")
         if opcode.name == "GLOBAL" and names is not None:

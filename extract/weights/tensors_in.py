@@ -1,6 +1,6 @@
 """From the objects that were in a weights file to its tensors, or to a sentence on why there are none."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,14 @@ def weights_in(tree: Any, read: Callable[[LazyTensor], torch.Tensor]) -> tuple[s
 
 def without_prefixes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Names as the network has them, whatever wrapped it, in whatever order."""
-    while tensors and (prefix := next((one for one in PREFIXES if all(name.startswith(one) for name in tensors)), "")):
+    while prefix := _shared_prefix(tensors):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def _shared_prefix(names: Collection[str]) -> str:
+    """The one of PREFIXES that all names start with, or nothing."""
+    return next((prefix for prefix in PREFIXES if names and all(name.startswith(prefix) for name in names)), "")
 
 
 def _share_of_tensors(entries: Mapping) -> float:
@@ -48,7 +53,10 @@ def _tensor(value: Any, read: Callable[[LazyTensor], torch.Tensor]) -> torch.Ten
     if isinstance(value, LazyTensor):
         return read(value)
     if isinstance(value, Array):
-        return torch.from_numpy(np.array(value.value, dtype=value.value.dtype.newbyteorder("=")))
+        array = value.value
+        if array is None:
+            raise ValueError("an array holds nothing that is a plain number")
+        return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise ValueError(f"a tensor of {value.numel()} numbers is declared over fewer")
     return value.detach()
