@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +23,7 @@ PRESETS = "vit_mae,posterv2,resnet18,resnet50"
 
 @app.command()
 def extract(
+    context: typer.Context,
     faces: Annotated[Path, typer.Argument(metavar="FACES.csv", help="The manifest of faces.")],
     root: Annotated[list[str], typer.Option(help="Folder that keys are relative to (or NAME=DIR, repeatable).")],
     store: Annotated[Path, typer.Option(help="Folder for the features; made if missing.")],
@@ -45,6 +46,11 @@ def extract(
     max_pixels: Annotated[int, typer.Option(min=1, max=178_000_000, help="A larger picture fails.")] = 25_000_000,
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile at the networks.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be computed, and stop.")] = False,
+    slurm: Annotated[str | None, typer.Option(
+        metavar="OPTIONS", help="Submit it as an array job with these options of sbatch.")] = None,
+    slurm_script: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the job script, submit nothing.")]
+    = None,
+    slurm_tasks: Annotated[int, typer.Option(help="Tasks of the array job, a shard each.")] = 4,
     as_json: Json = False,
 ) -> Report:
     """Run each backbone once over all faces and write the embeddings."""
@@ -58,8 +64,37 @@ def extract(
                             precision=precision, dtype=dtype, batch_size=batch_size, compiled=compiled)
     options = ExtractOptions(workers=workers, shard=shard, max_failures=max_failures, part_rows=part_rows,
                              retry_failures=retry_failures, recheck=recheck, with_logits=with_logits)
-    return run_extract(Request(manifest=faces, roots=root, store=store, streams=streams, device=device,
-                               options=options, max_pixels=max_pixels), dry=dry_run)
+    request = Request(manifest=faces, roots=root, store=store, streams=streams, device=device, options=options,
+                      max_pixels=max_pixels)
+    if (slurm is None and slurm_script is None) or dry_run:
+        return run_extract(request, dry=dry_run)
+    from twofold.data.errors import InputError
+    from twofold.extract.cluster.slurm import script_of, submit, write_script
+    from twofold.extract.run import open_place
+
+    if shard:
+        raise InputError("--slurm gives each task its shard: leave out --shard")
+    open_place(request)  # a wrong manifest or root is said here and not by every task
+    words = spelled(context, without=("slurm", "slurm_script", "slurm_tasks", "shard", "as_json"))
+    script = script_of(words, options=slurm or "", tasks=slurm_tasks, file=str(slurm_script or "FILE"))
+    return write_script(slurm_script, script, tasks=slurm_tasks) if slurm_script else submit(script, tasks=slurm_tasks)
+
+
+def spelled(context: typer.Context, *, without: Collection[str]) -> list[str]:
+    """The words of the verb that runs, its arguments and the options that are not at their default."""
+    words: list[str] = []
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if parameter.name in without or value is None or value == parameter.default:
+            continue
+        values = list(value) if isinstance(value, list | tuple) else [value]
+        if isinstance(value, bool):
+            words += [(parameter.opts if value else parameter.secondary_opts)[0]]
+        elif parameter.param_type_name == "argument":
+            words += map(str, values)
+        else:
+            words += [word for item in values for word in (parameter.opts[0], str(item))]
+    return words
 
 
 def finetune(

@@ -1,0 +1,115 @@
+"""Extraction as an array job of SLURM: a shard a task, and one more task that assembles once all others have ended.
+
+One script is both: the array's tasks take a shard each, the task after the last one takes what is left. Plain `sbatch`
+suffices for that; what is submitted is what `--slurm-script` writes.
+"""
+
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from twofold.data.errors import InputError
+
+WARNING_SECONDS = 60  #: before the time limit, at which a task finishes its batches and asks for another turn
+OURS = ("--array", "-a", "--dependency", "-d", "--requeue", "--no-requeue", "--signal", "--wrap")
+
+SCRIPT = """\
+#!/bin/bash
+# Twofold: submit this file, and then once more for what is left and for assembling:
+#   job=$(sbatch --parsable {file}) && sbatch --dependency=afterany:$job --array={tasks} {file}
+#SBATCH --job-name=twofold-extract
+#SBATCH {options}
+#SBATCH --array=0-{last}
+#SBATCH --requeue --open-mode=append
+#SBATCH --signal=B:USR1@{warning}
+
+shard="--shard $SLURM_ARRAY_TASK_ID/{tasks}"
+[ "$SLURM_ARRAY_TASK_ID" -eq {tasks} ] && shard=""
+again=""
+trap 'again=yes; kill -TERM "$child"' USR1  # the time is nearly over: whatever is computed stays, the rest goes on
+trap 'kill -TERM "$child"' TERM
+{command} $shard &
+child=$!
+while kill -0 "$child" 2>/dev/null; do wait "$child"; code=$?; done
+if [ -n "$again" ] && [ "$code" -eq 143 ]; then
+    exec scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
+fi
+exit "$code"
+"""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What was handed to SLURM: the array job and the one that depends on it, or only the file that was written."""
+
+    tasks: int
+    script: str
+    job: str = ""
+    last: str = ""
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def text(self) -> str:
+        if not self.job:
+            return (f"{self.tasks} tasks -> {self.script}: submit it with\n  job=$(sbatch --parsable {self.script}) && "
+                    f"sbatch --dependency=afterany:$job --array={self.tasks} {self.script}")
+        return (f"job {self.job}: {self.tasks} tasks; then job {self.last} computes what is left and assembles\n"
+                f"`squeue --job {self.job},{self.last}` shows how far they are, `cache ls` what is there")
+
+
+def script_of(words: Sequence[str], *, options: str, tasks: int, file: str) -> str:
+    """The text of the job script. words: the arguments of `extract`; options: as `sbatch` takes them.
+
+    Raises InputError for options that are ours to give, and what is no number of tasks.
+    """
+    if tasks < 1:
+        raise InputError(f"--slurm-tasks {tasks}: there is at least one task")
+    try:
+        chosen = shlex.split(options)
+    except ValueError as error:
+        raise InputError(f"--slurm {options!r}: {error}") from None
+    taken = [word for word in chosen if word.split("=")[0] in OURS]
+    if taken or "\n" in options:
+        what = taken[0] if taken else "a line end"
+        raise InputError(f"--slurm: {what} cannot be among the options: {', '.join(OURS)} are given by Twofold "
+                         "(--slurm-tasks says how many tasks)")
+    pipeline = str(Path(__file__).parents[2] / "pipeline.py")  # the command line, installed or in a plain clone
+    command = shlex.join([sys.executable, pipeline, "extract", *words])
+    return SCRIPT.format(options=options or "--ntasks=1", tasks=tasks, last=tasks - 1, warning=WARNING_SECONDS,
+                         command=command, file=shlex.quote(file))
+
+
+def write_script(path: Path, text: str, *, tasks: int) -> Submission:
+    """Raises InputError if there is another file already."""
+    if path.exists() and "# Twofold: submit this file" not in path.read_text(encoding="utf-8", errors="replace"):
+        raise InputError(f"{path} is there and not a script that Twofold wrote: choose another --slurm-script")
+    path.write_text(text, encoding="utf-8")
+    return Submission(tasks, str(path))
+
+
+def submit(text: str, *, tasks: int) -> Submission:
+    """Submit the array and the job that depends on it. Raises InputError with what SLURM says if it refuses."""
+    job = _sbatch(text)
+    try:
+        last = _sbatch(text, f"--dependency=afterany:{job}", f"--array={tasks}")
+    except InputError:
+        subprocess.run(["scancel", job], check=False)
+        raise
+    return Submission(tasks, text, job, last)
+
+
+def _sbatch(text: str, *options: str) -> str:
+    """Submits a script from its standard input; the number of the job."""
+    if shutil.which("sbatch") is None:
+        raise InputError("--slurm: there is no sbatch on this machine: submit where there is, or write the script with "
+                         "--slurm-script FILE and take it there")
+    done = subprocess.run(["sbatch", "--parsable", *options], input=text, text=True, capture_output=True)
+    if done.returncode:
+        raise InputError(f"--slurm: SLURM refuses the job: {' '.join(done.stderr.split())}")
+    return done.stdout.strip().split(";")[0]
