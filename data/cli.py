@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,7 +33,7 @@ Output = Annotated[Path, typer.Option("-o", "--output", metavar="FACES.csv", cal
                                        help="The manifest to write.")]
 Map = Annotated[list[str] | None, typer.Option("--map", metavar="OLD=NEW",
                                                help="A label or folder by another name (repeatable).")]
-Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The dataset's folder; keys are relative to it.")]
+Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The dataset's folder or archive; keys are relative to it.")]
 Table = Annotated[Path, typer.Argument(metavar="FACES.csv", help="A manifest.")]
 
 
@@ -70,12 +71,13 @@ def manifest_folder(
 ) -> Report:
     """Class folders: split/class/*.jpg or class/*.jpg."""
     from twofold.data.aliases import parse_map
+    from twofold.data.images.archive_paths import read_dataset
     from twofold.data.readers.folder import read_folder
     from twofold.data.taxonomies import find_taxonomy
 
     own = find_taxonomy(classes) if classes else None
-    return write_faces(read_folder(root, classes=own, names=parse_map(
-        rename or [], known=own.classes if own else ())), output, classes=own)
+    return write_faces(read_dataset(root, partial(read_folder, classes=own, names=parse_map(
+        rename or [], known=own.classes if own else ()))), output, classes=own)
 
 
 @manifest_app.command("rafdb")
@@ -86,17 +88,19 @@ def manifest_rafdb(
     as_json: Json = False,
 ) -> Report:
     """RAF-DB: the folder that holds basic/ and compound/, as published or repackaged into class folders."""
+    from twofold.data.images.archive_paths import read_dataset
     from twofold.data.readers.rafdb import read_rafdb
 
-    return write_faces(read_rafdb(root, part=part, images=images), output)
+    return write_faces(read_dataset(root, partial(read_rafdb, part=part, images=images)), output)
 
 
 @manifest_app.command("rafce")
 def manifest_rafce(root: Root, output: Output, as_json: Json = False) -> Report:
     """RAF-CE: the folder that holds RAFCE_emolabel.txt and aligned/."""
+    from twofold.data.images.archive_paths import read_dataset
     from twofold.data.readers.rafce import read_rafce
 
-    return write_faces(read_rafce(root), output)
+    return write_faces(read_dataset(root, read_rafce), output)
 
 
 @manifest_app.command("affectnet")
@@ -108,9 +112,10 @@ def manifest_affectnet(
     as_json: Json = False,
 ) -> Report:
     """AffectNet: train_set/ and val_set/ of 2021, or the older training.csv and validation.csv."""
+    from twofold.data.images.archive_paths import read_dataset
     from twofold.data.readers.affectnet import read_affectnet
 
-    faces = read_affectnet(root, classes=classes, val_as=val_as)
+    faces = read_dataset(root, partial(read_affectnet, classes=classes, val_as=val_as))
     if crop is not None:
         from twofold.data.images.crops import crop_faces
 
@@ -146,11 +151,12 @@ def manifest_cexpr(
     as_json: Json = False,
 ) -> Report:
     """C-EXPR-DB (ABAW): a folder of cropped frames for each video, or the videos themselves."""
+    from twofold.data.images.archive_paths import read_dataset
     from twofold.data.readers.cexpr import read_cexpr
 
     if crop is not None:
         root = crop_challenge(root, template, crop, detector)
-    return write_faces(read_cexpr(root, template=template, annotation=annotation), output,
+    return write_faces(read_dataset(root, partial(read_cexpr, template=template, annotation=annotation)), output,
                        [path for path in (template, annotation) if path])
 
 

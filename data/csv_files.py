@@ -13,6 +13,7 @@ import re
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import pandas as pd
 
@@ -24,7 +25,13 @@ SEPARATORS = ",;\t"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")  #: byte order marks of what spreadsheets call "Unicode text"
 
 
-def read_table(path: Path) -> pd.DataFrame:
+class Readable(Protocol):
+    """A file, wherever it lies."""
+
+    def read_bytes(self) -> bytes: ...
+
+
+def read_table(path: Readable) -> pd.DataFrame:
     """A CSV file in UTF-8 (or UTF-16 with a byte order mark) as text columns, in any line ends.
 
     Cells may be separated by commas, semicolons or tabs, whichever the header line has most of. Raises InputError.

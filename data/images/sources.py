@@ -1,6 +1,7 @@
 """Where the bytes of a face come from: a key below a root folder, or below one of several named roots.
 
-A key such as `fer2013.csv/0000006.png` names row 6 of the CSV file `fer2013.csv` in the root, read as an image file.
+A key such as `fer2013.csv/0000006.png` names row 6 of the CSV file `fer2013.csv` in the root, read as an image file;
+`Image/aligned.zip/aligned/1.jpg` a file in an archive that lies in the root. A root may be an archive itself.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from twofold.data.errors import InputError
+from twofold.data.images.archives import PACKED, Archive, is_archive
 from twofold.data.images.csv_pixels import PixelTable, open_pixels, row_of
 from twofold.data.images.decode import FACE, ImageError, Limits
 from twofold.data.images.folders import inside, read_below
@@ -34,24 +36,29 @@ class ImageSource(Protocol):
 class Faces:
     """Roots by name; the root of keys without a dataset's name in front stands under the empty name."""
 
-    roots: dict[str, Path]
+    roots: dict[str, Path | Archive]
     limits: Limits = FACE  #: of each picture, where it is decoded
     tables: dict[Path, PixelTable] = field(default_factory=dict)  #: CSV files of pixels, as they are met
+    archives: dict[Path, Archive] = field(default_factory=dict)  #: within the roots, as they are met
 
     def read(self, key: str) -> bytes:
         """The bytes of the image file of `key`. Raises ImageError if there is none, or it lies outside its root."""
         if key.endswith(NO_FACE_SUFFIX):
             raise ImageError(NO_FACE)
         root, below = self._place(key)
-        place = row_of(below)
-        if place is None or not _is_file(root / place[0]):
-            return read_below(root, below)
+        if isinstance(root, Archive):
+            return root.read(below)
+        row, packed = row_of(below), PACKED.fullmatch(below)
         try:
-            return self._table(inside(root, place[0])).read(place[1])
+            if row is not None and _is_file(root / row[0]):
+                return self._table(inside(root, row[0])).read(row[1])
+            if packed and _is_file(root / packed[1]):
+                return self._archive(inside(root, packed[1])).read(packed[2])
         except (OSError, InputError) as error:
             raise ImageError(f"unreadable file ({getattr(error, 'strerror', None) or error})") from None
+        return read_below(root, below)
 
-    def _place(self, key: str) -> tuple[Path, str]:
+    def _place(self, key: str) -> tuple[Path | Archive, str]:
         if "" in self.roots:
             return self.roots[""], key
         name, _, below = key.partition("/")
@@ -64,6 +71,9 @@ class Faces:
             self.tables[path] = open_pixels(path)
         return self.tables[path]
 
+    def _archive(self, path: Path) -> Archive:
+        return self.archives.setdefault(path, Archive(path))
+
 
 def _is_file(path: Path) -> bool:
     try:
@@ -73,18 +83,23 @@ def _is_file(path: Path) -> bool:
 
 
 def open_faces(root: Path | dict[str, Path], *, limits: Limits = FACE) -> Faces:
-    """Faces below one folder, or below several named ones; a CSV file of pixels stands for its folder.
+    """Faces below one folder or in one archive, or several by name; a CSV file of pixels stands for its folder.
 
-    Raises InputError for a folder that is not there.
+    Raises InputError for a folder that is not there, and for an archive that cannot be read.
     """
     roots = root if isinstance(root, dict) else {"": root}
-    folders = {name: Path(folder) for name, folder in roots.items()}
-    folders = {name: folder.parent if folder.suffix.lower() == ".csv" and folder.is_file() else folder
-               for name, folder in folders.items()}
-    for folder in folders.values():
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder of faces (--root)")
-    return Faces({name: folder.resolve() for name, folder in folders.items()}, limits)
+    return Faces({name: _root(Path(path)) for name, path in roots.items()}, limits)
+
+
+def _root(path: Path) -> Path | Archive:
+    if is_archive(path):
+        archive = Archive(path.resolve())
+        _ = archive.members  # read now: what is wrong with it is said before anything is done
+        return archive
+    folder = path.parent if path.suffix.lower() == ".csv" and path.is_file() else path
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of faces (--root)")
+    return folder.resolve()
 
 
 def require_roots(faces: Faces, keys: Sequence[str]) -> None:
@@ -99,7 +114,7 @@ def require_roots(faces: Faces, keys: Sequence[str]) -> None:
     images = [key for key in keys if not key.endswith(NO_FACE_SUFFIX)]
     tried = images[::max(1, len(images) // 100)][:100]
     if tried and not any(_is_there(faces, key) for key in tried):
-        where = ", ".join(str(root) for root in faces.roots.values())
+        where = ", ".join(_named(root) for root in faces.roots.values())
         for form in ("NFC", "NFD"):
             if any(_is_there(faces, unicodedata.normalize(form, key)) for key in tried if not key.isascii()):
                 raise InputError(f"the faces below {where} are named in another Unicode form ({form}) than the keys of "
@@ -122,6 +137,10 @@ def image_hashes(faces: ImageSource, keys: Sequence[str], *, workers: int = 0) -
             block = keys[start:start + 8192]
             hashes |= {key: text for key, text in zip(block, pool.map(digest, block), strict=True) if text}
     return hashes
+
+
+def _named(root: Path | Archive) -> str:
+    return f"{root.path} (which begins with {next(iter(root.members))})" if isinstance(root, Archive) else str(root)
 
 
 def _is_there(faces: Faces, key: str) -> bool:

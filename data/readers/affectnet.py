@@ -4,14 +4,14 @@
 `validation.csv` with pictures under `Manually_Annotated_Images/`, uncropped, the face's box in the table.
 """
 
-import os
-from pathlib import Path
+import io
 
 import numpy as np
 import pandas as pd
 
 from twofold.data.csv_files import read_table
 from twofold.data.errors import InputError
+from twofold.data.images.archive_paths import Place
 from twofold.data.labels import Taxonomy, taxonomy
 from twofold.data.manifest import Manifest, manifest
 from twofold.data.readers.published_counts import differences
@@ -26,7 +26,7 @@ NO_TEST = ("AffectNet has no test faces: `fuse` scores its official validation s
 UNUSABLE = {8: "none", 9: "uncertain", 10: "no face"}
 
 
-def read_affectnet(root: Path, *, classes: str = "basic8", val_as: str = "val") -> Manifest:
+def read_affectnet(root: Place, *, classes: str = "basic8", val_as: str = "val") -> Manifest:
     """The manifest of either release, whichever `root` holds; `classes` is basic8, or basic7 without contempt.
 
     The official validation set has no test set beside it, and is what others report on; `val_as` test makes it the
@@ -54,7 +54,7 @@ def read_affectnet(root: Path, *, classes: str = "basic8", val_as: str = "val") 
     return Manifest(faces.table.assign(split=faces.table["split"].replace("val", val_as)), faces.notes)
 
 
-def _read_sets(root: Path) -> tuple[pd.DataFrame, list[str]]:
+def _read_sets(root: Place) -> tuple[pd.DataFrame, list[str]]:
     rows, notes = [], []
     for name, split in SETS.items():
         images, annotations = root / name / "images", root / name / "annotations"
@@ -64,8 +64,8 @@ def _read_sets(root: Path) -> tuple[pd.DataFrame, list[str]]:
         for folder in (images, annotations):
             if not folder.is_dir():
                 raise InputError(f"{folder}: no such folder: unpack {name} whole, images and annotations")
-        files = {file.rpartition(".")[0]: file for file in os.listdir(images) if not file.startswith(".")}
-        labels = sorted(file for file in os.listdir(annotations) if file.endswith("_exp.npy"))
+        files = {file.rpartition(".")[0]: file for file in names_in(images) if not file.startswith(".")}
+        labels = sorted(file for file in names_in(annotations) if file.endswith("_exp.npy"))
         if not files or not labels:
             raise InputError(f"{images if labels else annotations}: no {'images' if labels else '<id>_exp.npy files'} "
                              f"in it: unpack {name} whole")
@@ -81,19 +81,23 @@ def _read_sets(root: Path) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(rows), notes
 
 
+def names_in(folder: Place) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
 def _in_order(pair: tuple[str, str]) -> tuple[int, str]:
     return (int(pair[0]) if pair[0].isdecimal() else -1, pair[0])
 
 
-def _number(path: Path) -> int:
+def _number(path: Place) -> int:
     """The release stores each number as text in an array without dimensions."""
     try:
-        return int(np.load(path, allow_pickle=False).item())
+        return int(np.load(io.BytesIO(path.read_bytes()), allow_pickle=False).item())
     except (ValueError, EOFError, OSError) as error:
         raise InputError(f"{path}: not one expression number ({error})") from None
 
 
-def _read_lists(root: Path, lists: list[tuple[Path, str]]) -> tuple[pd.DataFrame, list[str]]:
+def _read_lists(root: Place, lists: list[tuple[Place, str]]) -> tuple[pd.DataFrame, list[str]]:
     tables = []
     for path, split in lists:
         table = read_table(path)
@@ -114,7 +118,7 @@ def _read_lists(root: Path, lists: list[tuple[Path, str]]) -> tuple[pd.DataFrame
     return table, [*notes, "the older release's pictures are not cropped to the face: --crop DIR writes the faces"]
 
 
-def _labelled(table: pd.DataFrame, notes: list[str], root: Path, *, wanted: int) -> Manifest:
+def _labelled(table: pd.DataFrame, notes: list[str], root: Place, *, wanted: int) -> Manifest:
     classes: Taxonomy = taxonomy("basic8")
     numbers = table["expression"]
     unknown = sorted(set(numbers) - set(classes.numbers) - set(UNUSABLE))

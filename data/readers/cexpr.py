@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 import pandas as pd
 
 from twofold.data.errors import InputError
+from twofold.data.images.archive_paths import Place
 from twofold.data.labels import taxonomy
 from twofold.data.manifest import Manifest, manifest
 from twofold.data.readers.folder import is_image
@@ -36,7 +37,7 @@ def read_template(path: Path) -> Template:
     return Template(read_lines(path)[0][1], tuple(key for key, _ in rows))
 
 
-def read_cexpr(root: Path, *, template: Path | None = None, annotation: Path | None = None) -> Manifest:
+def read_cexpr(root: Place, *, template: Path | None = None, annotation: Path | None = None) -> Manifest:
     """The manifest of a folder of frame folders, `group` being the video.
 
     Rows are those of the template where given, whether or not their frame is there (a frame without a face has no
@@ -70,7 +71,7 @@ def frames_of(asked: Sequence[str], frames: Iterable[str]) -> list[str]:
     return [key if key in names else other.get(key.rpartition(".")[0], key) for key in asked]
 
 
-def _gaps(root: Path, keys: list[str], frames: list[str]) -> list[str]:
+def _gaps(root: Place, keys: list[str], frames: list[str]) -> list[str]:
     """What the template asks for and is not there, and what is there and not asked for."""
     missing, extra = absent(root, keys), sorted(set(frames) - set(keys))
     here = {key.partition("/")[0] for key in frames}

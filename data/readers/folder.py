@@ -1,12 +1,13 @@
 """Class folders: `split/class/*.jpg` or `class/*.jpg`, classes by name or by official number."""
 
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 import pandas as pd
 
 from twofold.data.aliases import SPLIT_OF, canonical, target_of
 from twofold.data.errors import InputError
+from twofold.data.images.archive_paths import Place, below
 from twofold.data.labels import Taxonomy
 from twofold.data.manifest import Manifest, manifest
 from twofold.data.taxonomies import plain
@@ -14,7 +15,7 @@ from twofold.data.taxonomies import plain
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
-def read_folder(root: Path, *, classes: Taxonomy | None = None, names: Mapping[str, str] | None = None) -> Manifest:
+def read_folder(root: Place, *, classes: Taxonomy | None = None, names: Mapping[str, str] | None = None) -> Manifest:
     """The manifest of a tree of class folders, keys sorted.
 
     A class folder is named as an emotion in any spelling that `aliases` has (`happiness`, `Happily Surprised`), as one
@@ -24,7 +25,7 @@ def read_folder(root: Path, *, classes: Taxonomy | None = None, names: Mapping[s
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
     rows = []
-    for key in sorted(path.relative_to(root) for path in root.rglob("*")):
+    for key in sorted(below(path, root) for path in root.rglob("*")):
         if is_image(key):
             rows.append({"key": key.as_posix(), **_labels(key.parts[:-1], classes, names or {}, root)})
     if not rows:
@@ -39,7 +40,7 @@ def is_image(key: PurePath) -> bool:
 
 
 def _labels(
-    folders: tuple[str, ...], classes: Taxonomy | None, names: Mapping[str, str], root: Path,
+    folders: tuple[str, ...], classes: Taxonomy | None, names: Mapping[str, str], root: Place,
 ) -> dict[str, str]:
     split = SPLIT_OF.get(folders[0].lower(), "") if len(folders) == 2 else ""
     if len(folders) not in (1, 2) or (len(folders) == 2 and not split):
@@ -50,7 +51,7 @@ def _labels(
     return {"split": split, target: label}
 
 
-def _class(name: str, classes: Taxonomy | None, root: Path) -> tuple[str, str]:
+def _class(name: str, classes: Taxonomy | None, root: Place) -> tuple[str, str]:
     if classes is not None and plain(name) in classes.classes:
         return classes.target, plain(name)
     if classes is not None and name.isdecimal():

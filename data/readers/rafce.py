@@ -4,11 +4,10 @@
 2 validation), `RAFCE_AUlabel.txt` the action units of each picture; pictures stand in `aligned/0001_aligned.jpg`.
 """
 
-from pathlib import Path
-
 import pandas as pd
 
 from twofold.data.errors import InputError
+from twofold.data.images.archive_paths import Place
 from twofold.data.labels import taxonomy
 from twofold.data.manifest import Manifest, manifest
 from twofold.data.readers.published_counts import differences
@@ -18,7 +17,7 @@ LABELS, PARTITION, UNITS = "RAFCE_emolabel.txt", "RAFCE_partition.txt", "RAFCE_A
 SPLITS = ("train", "test", "val")
 
 
-def read_rafce(root: Path) -> Manifest:
+def read_rafce(root: Place) -> Manifest:
     """The manifest of RAF-CE in the order of its label list; the column `au` carries the action units, if listed.
 
     Raises InputError naming the file that is not there or the line that is not as published.
@@ -49,7 +48,7 @@ def read_rafce(root: Path) -> Manifest:
     return manifest(faces.table, source=str(root), notes=[*notes, *differences("RAF-CE", faces)])
 
 
-def _units(path: Path) -> dict[str, str]:
+def _units(path: Place) -> dict[str, str]:
     if not path.is_file():
         return {}
     return {name: units.strip() for name, _, units in (text.partition(" ") for _, text in read_lines(path))}

@@ -5,11 +5,10 @@
 Repackaged copies have `train/5/*.jpg` and `test/5/*.jpg` instead.
 """
 
-from pathlib import Path
-
 import pandas as pd
 
 from twofold.data.errors import InputError
+from twofold.data.images.archive_paths import Place, below
 from twofold.data.labels import Taxonomy, taxonomy
 from twofold.data.manifest import Manifest, manifest
 from twofold.data.readers.folder import read_folder
@@ -20,7 +19,7 @@ LIST = "EmoLabel/list_patition_label.txt"
 PARTS = {"basic": "basic7", "compound": "rafdb11"}
 
 
-def read_rafdb(root: Path, *, part: str, images: str = "aligned") -> Manifest:
+def read_rafdb(root: Place, *, part: str, images: str = "aligned") -> Manifest:
     """The manifest of one part, `basic` or `compound`, or of `both`; `images` are `aligned` or `original`.
 
     Raises InputError naming the file that is not there or the line that is not as published.
@@ -38,7 +37,7 @@ def read_rafdb(root: Path, *, part: str, images: str = "aligned") -> Manifest:
     return manifest(table, source=str(root), notes=[note for faces in read for note in faces.notes])
 
 
-def _read_part(root: Path, part: str, images: str) -> Manifest:
+def _read_part(root: Place, part: str, images: str) -> Manifest:
     base = root / part if (root / part).is_dir() else root
     classes = taxonomy(PARTS[part])
     if base == root and root.resolve().name in set(PARTS) - {part}:
@@ -48,7 +47,7 @@ def _read_part(root: Path, part: str, images: str) -> Manifest:
         faces = _read_list(root, base, classes, images)
     elif (base / "train").is_dir() and (base / "test").is_dir():
         faces = read_folder(base, classes=classes)
-        table = faces.table.assign(key=(base / "x").relative_to(root).as_posix()[:-1] + faces.table["key"])
+        table = faces.table.assign(key=below(base / "x", root).as_posix()[:-1] + faces.table["key"])
         faces = manifest(table, source=str(base))
     else:
         raise InputError(f"{root}: no {part}/{LIST} below it (spelled so), nor class folders {part}/train/1 and "
@@ -59,13 +58,13 @@ def _read_part(root: Path, part: str, images: str) -> Manifest:
     return manifest(faces.table, source=str(base), notes=[*faces.notes, *differences(f"RAF-DB {part}", faces)])
 
 
-def _read_list(root: Path, base: Path, classes: Taxonomy, images: str) -> Manifest:
+def _read_list(root: Place, base: Place, classes: Taxonomy, images: str) -> Manifest:
     listed, folder = base / LIST, base / "Image" / images
     if not folder.is_dir():
         other = "original" if images == "aligned" else "aligned"
         hint = f", or say --images {other}" if (folder.parent / other).is_dir() else ""
         raise InputError(f"{folder}: no such folder: unpack {images}.zip there{hint}")
-    below = folder.relative_to(root).as_posix()
+    start = below(folder, root).as_posix()
     rows = []
     for name, (number, line) in read_numbered(listed, like="train_00001.jpg 5").items():
         split, stem = name.partition("_")[0], name.rpartition(".")[0]
@@ -75,7 +74,7 @@ def _read_list(root: Path, base: Path, classes: Taxonomy, images: str) -> Manife
             raise InputError(f"{listed}: line {line}: {number} is not a class of RAF-DB {classes.target} "
                              f"(1 to {len(classes.numbers)})")
         file = f"{stem}_aligned{name[len(stem):]}" if images == "aligned" else name
-        rows.append({"key": f"{below}/{file}", "split": split, classes.target: classes.label(number)})
+        rows.append({"key": f"{start}/{file}", "split": split, classes.target: classes.label(number)})
     remedy = f"unpack {images}.zip into it"
     if images == "aligned" and (folder / rows[0]["key"].rpartition("/")[2].replace("_aligned", "")).exists():
         remedy = "it holds the original pictures, whose names lack _aligned; the aligned ones belong there"

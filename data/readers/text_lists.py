@@ -1,13 +1,12 @@
 """Lists of file names with a number, and whether the files they name are there."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from twofold.data.errors import InputError
+from twofold.data.images.archive_paths import Place
 
 
-def read_lines(path: Path) -> list[tuple[int, str]]:
+def read_lines(path: Place) -> list[tuple[int, str]]:
     """The lines that are not blank, with their numbers from 1; any line ends, with or without a byte order mark."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -16,7 +15,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
-def read_numbered(path: Path, *, like: str) -> dict[str, tuple[int, int]]:
+def read_numbered(path: Place, *, like: str) -> dict[str, tuple[int, int]]:
     """Lines such as `0001.jpg 5` as name to (number, line number), in order.
 
     Raises InputError naming the line that is otherwise, or that names a file again.
@@ -34,18 +33,18 @@ def read_numbered(path: Path, *, like: str) -> dict[str, tuple[int, int]]:
     return rows
 
 
-def absent(root: Path, keys: Sequence[str]) -> list[str]:
+def absent(root: Place, keys: Sequence[str]) -> list[str]:
     """The keys that are no files below root; folders are listed once, so that this is quick for a million."""
     names: dict[str, set[str]] = {}
     for folder in {key.rpartition("/")[0] for key in keys}:
         try:
-            names[folder] = set(os.listdir(root / folder))
+            names[folder] = {path.name for path in (root / folder).iterdir()}
         except OSError:
             names[folder] = set()
     return [key for key in keys if key.rpartition("/")[2] not in names[key.rpartition("/")[0]]]
 
 
-def missing_note(root: Path, keys: Sequence[str], *, remedy: str) -> list[str]:
+def missing_note(root: Place, keys: Sequence[str], *, remedy: str) -> list[str]:
     """A sentence on the listed images that are not there. Raises InputError with `remedy` if none of them is."""
     gone = absent(root, keys)
     if keys and len(gone) == len(keys):

@@ -1,0 +1,248 @@
+"""Faces in archives: the same bytes, hashes and features as unpacked, and no harm from a hostile one."""
+
+import gzip
+import io
+import itertools
+import multiprocessing
+import pickle
+import random
+import struct
+import tarfile
+import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from twofold.cache.store import Store
+from twofold.data.errors import InputError
+from twofold.data.images import gzip_stream
+from twofold.data.images.archives import Archive
+from twofold.data.images.decode import ImageError
+from twofold.data.images.gzip_stream import GzipStream
+from twofold.data.images.sources import image_hashes, open_faces
+from twofold.data.manifest import read_manifest
+
+BACKBONE = "torchvision:mobilenet_v2"
+KINDS = (".zip", ".tar", ".tar.gz")
+
+
+def packed(folder: Path, archive: Path, *, top: str = "") -> Path:
+    """Everything in a folder as an archive of the kind that its name says, in no order."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    random.Random(0).shuffle(files)
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+            for number, path in enumerate(files):
+                kind = zipfile.ZIP_STORED if number % 3 == 0 else zipfile.ZIP_DEFLATED
+                file.write(path, f"{top}{path.relative_to(folder).as_posix()}", kind)
+    else:
+        with tarfile.open(archive, "w:gz" if archive.suffix == ".gz" else "w") as file:
+            for path in files:
+                file.add(path, f"{top or './'}{path.relative_to(folder).as_posix()}")
+    return archive
+
+
+@pytest.fixture
+def faces(tmp_path, put) -> Path:
+    for number in range(12):
+        put(tmp_path / "faces" / ("anger", "fear")[number % 2] / f"{number}.jpg", number)
+    return tmp_path / "faces"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_archive_gives_the_bytes_hashes_and_features_of_its_files(kind, faces, tmp_path, cli):
+    archive = packed(faces, tmp_path / f"faces{kind}")
+    for name, root in (("a", faces), ("b", archive)):
+        done = cli("manifest", "folder", root, "-o", tmp_path / f"{name}.csv")
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    keys = read_manifest(tmp_path / "a.csv").keys
+    assert image_hashes(open_faces(archive), keys) == image_hashes(open_faces(faces), keys)
+    checked = cli("manifest", "check", tmp_path / "a.csv", "--root", archive)
+    assert checked.returncode == 0 and "every face can be read" in checked.stdout
+    if kind == ".zip":
+        stores = []
+        for name, root in (("a", faces), ("b", archive)):
+            cli("extract", tmp_path / "a.csv", "--root", root, "--store", tmp_path / name, "--backbones", BACKBONE,
+                "--weights", f"{BACKBONE}=random:0", "--device", "cpu", "--precision", "fp32", "--batch-size", "4")
+            stores.append(Store(tmp_path / name).find(BACKBONE))
+        assert (stores[0].read() == stores[1].read()).all() and (stores[0].sha256 == stores[1].sha256).all()
+        verified = cli("cache", "verify", tmp_path / "b", "--root", archive)
+        assert verified.returncode == 0, verified.stdout
+
+
+@pytest.mark.parametrize("kind", [".zip", ".tar.gz"])
+def test_datasets_are_read_from_their_archives(kind, rafdb, rafce, affectnet, tmp_path_factory, cli):
+    """All three lie in one folder here; in the archive below one more, as archives mostly are."""
+    out = tmp_path_factory.mktemp("out")
+    archive = packed(rafdb, out / f"all{kind}", top="all/")
+    for words in (["rafdb", "--part", "both"], ["rafce"], ["affectnet"]):
+        reader, *options = words
+        for name, root in (("a", rafdb), ("b", archive)):
+            done = cli("manifest", reader, root, *options, "-o", out / f"{name}.csv")
+            assert done.returncode == 0, done.stderr
+        a, b = read_manifest(out / "a.csv"), read_manifest(out / "b.csv")
+        assert [f"all/{key}" for key in a.keys] == b.keys
+        assert a.table.drop(columns="key").equals(b.table.drop(columns="key"))
+        assert all(open_faces(archive).read(key) == open_faces(rafdb).read(key.removeprefix("all/")) for key in b.keys)
+
+
+def test_archives_within_a_folder_are_read_too(faces, tmp_path):
+    """As RAF-DB comes: a folder with basic/Image/aligned.zip in it."""
+    (tmp_path / "RAF/Image").mkdir(parents=True)
+    packed(faces, tmp_path / "RAF/Image/aligned.zip", top="aligned/")
+    root = open_faces(tmp_path / "RAF")
+    assert root.read("Image/aligned.zip/aligned/fear/1.jpg") == (faces / "fear/1.jpg").read_bytes()
+    for key in ("Image/aligned.zip/aligned/none.jpg", "Image/none.zip/a.jpg"):
+        with pytest.raises(ImageError, match="missing file"):
+            root.read(key)
+    (tmp_path / "RAF/bad.zip").write_bytes(b"nothing")
+    with pytest.raises(ImageError, match="not an archive that can be read"):
+        root.read("bad.zip/a.jpg")
+
+
+def read_in_process(root, key: str, results) -> None:
+    results.put(root.read(key))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_threads_and_processes_read_one_archive(kind, method, faces, tmp_path):
+    if method not in multiprocessing.get_all_start_methods() or (method == "spawn" and kind != ".zip"):
+        pytest.skip("not here, or tried with another kind")
+    root = open_faces(packed(faces, tmp_path / f"faces{kind}"))
+    keys = sorted(path.relative_to(faces).as_posix() for path in faces.rglob("*.jpg")) * 20
+    expected = [(faces / key).read_bytes() for key in keys]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(root.read, keys)) == expected
+    assert pickle.loads(pickle.dumps(root)).read(keys[0]) == expected[0]
+    context = multiprocessing.get_context(method)
+    results = context.Queue()
+    process = context.Process(target=read_in_process, args=(root, keys[3], results))
+    process.start()
+    assert results.get(timeout=60) == expected[3]
+    process.join()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 60_000), st.integers(0, 9_000)), min_size=1, max_size=20),
+       st.integers(1, 4), st.booleans())
+def test_a_gzip_file_is_read_at_any_place(places, members, random_bytes):
+    """Small spans and few states, so that every seam is met."""
+    content = np.random.default_rng(members).integers(0, 256 if random_bytes else 2, 60_000).astype(np.uint8).tobytes()
+    cuts = np.linspace(0, len(content), members + 1).astype(int)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gzip_stream, "SPAN_BYTES", 1000)
+        patch.setattr(gzip_stream, "MOST_STATES", 16)
+        patch.setattr(gzip_stream, "INPUT_BYTES", 700)
+        patch.setattr(gzip_stream, "SPANS_KEPT", 2)
+        path = Path(multiprocessing.util.get_temp_dir()) / "x.gz"
+        path.write_bytes(b"".join(gzip.compress(content[a:b]) for a, b in itertools.pairwise(cuts)) + b"\0" * 99)
+        stream = GzipStream(path)
+        file = stream.open()
+        assert b"".join(iter(lambda: file.read(777), b"")) == content
+        assert stream.size == len(content) and len(stream.states) <= 17
+        for offset, size in places:
+            assert stream.read_at(offset, size) == content[offset:offset + size]
+
+
+def test_unsafe_names_are_not_in_an_archive(tmp_path, jpeg):
+    names = ["../out.jpg", "/etc/out.jpg", "a/../../out.jpg", "C:/out.jpg", "a\rb.jpg", "good/1.jpg", "win\\2.jpg"]
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
+        for name in names:
+            file.writestr(name, jpeg())
+    with tarfile.open(tmp_path / "x.tar", "w") as file:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = len(jpeg())
+            file.addfile(info, io.BytesIO(jpeg()))
+        for name, kind, target in (("link.jpg", tarfile.SYMTYPE, "/etc/passwd"), ("dev.jpg", tarfile.CHRTYPE, ""),
+                                   ("pipe.jpg", tarfile.FIFOTYPE, ""), ("hard.jpg", tarfile.LNKTYPE, "good/1.jpg"),
+                                   ("hard2.jpg", tarfile.LNKTYPE, "/etc/passwd")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            file.addfile(info)
+    assert list(Archive(tmp_path / "x.zip").members) == ["good/1.jpg", "win/2.jpg"]
+    assert list(Archive(tmp_path / "x.tar").members) == ["good/1.jpg", "win/2.jpg", "hard.jpg"]
+    assert Archive(tmp_path / "x.tar").read("hard.jpg") == jpeg()
+    for key in ("../out.jpg", "/etc/out.jpg", "link.jpg"):
+        with pytest.raises(ImageError, match="missing file"):
+            open_faces(tmp_path / "x.tar").read(key)
+
+
+def test_members_that_cannot_be_trusted_are_failures(tmp_path, jpeg):
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("good.jpg", jpeg())
+        file.writestr("bomb.jpg", b"\0" * (300 << 20))
+        file.writestr("liar.jpg", b"\0" * (1 << 20))
+        file.writestr("bz.jpg", jpeg(), zipfile.ZIP_BZIP2)
+        file.writestr("locked.jpg", jpeg())
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            file.writestr("twice.jpg", jpeg(1))
+            file.writestr("twice.jpg", jpeg(2))
+    content = bytearray(path.read_bytes())
+    directory = content.rfind(b"PK\1\2", 0, content.rfind(b"liar.jpg"))
+    struct.pack_into("<I", content, directory + 24, 1000)  # a megabyte that says it is 1,000 bytes
+    directory = content.rfind(b"PK\1\2", 0, content.rfind(b"locked.jpg"))
+    struct.pack_into("<H", content, directory + 8, 1)
+    path.write_bytes(content)
+    source = open_faces(path)
+    assert source.read("good.jpg") == jpeg()
+    for key, reason in (("bomb.jpg", "file larger than 256 MB"), ("liar.jpg", "not what its index says"),
+                        ("bz.jpg", "compressed in another way"), ("locked.jpg", "encrypted in its archive"),
+                        ("twice.jpg", "there twice in its archive"), ("none.jpg", "missing file")):
+        with pytest.raises(ImageError, match=reason):
+            source.read(key)
+
+
+def test_a_changed_member_is_found_out(tmp_path, faces):
+    path = packed(faces, tmp_path / "x.zip")
+    member = Archive(path).members["anger/0.jpg"]
+    content = bytearray(path.read_bytes())
+    content[member.offset + 30 + len("anger/0.jpg") + member.packed // 2] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match="damaged in its archive"):
+        open_faces(path).read("anger/0.jpg")
+
+
+def bomb(path: Path) -> None:
+    """128 MB of zeros in 128 kB."""
+    with path.open("wb") as file:
+        info = tarfile.TarInfo("a.jpg")
+        info.size = 128 << 20
+        packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+        file.write(packer.compress(info.tobuf()))
+        for _ in range(2):
+            file.write(packer.compress(b"\0" * (64 << 20)))
+        file.write(packer.flush())
+
+
+@pytest.mark.parametrize(("name", "write", "says"), [
+    ("x.zip", lambda path: path.write_bytes(b"PK nothing"), "not an archive that can be read"),
+    ("x.zip", lambda path: zipfile.ZipFile(path, "w").close(), "no files in it"),
+    ("x.tar", lambda path: path.write_bytes(b"a" * 2000), "not an archive that can be read"),
+    ("x.tar.gz", lambda path: path.write_bytes(b"a" * 2000), "not an archive that can be read"),
+    ("x.tgz", lambda path: path.write_bytes(gzip.compress(bytes(range(256)) * 99)[:-3000]), "not an archive"),
+    ("x.tar.gz", bomb, "expands more than 100 times"),
+    ("x.rar", lambda path: path.write_bytes(b"Rar!"), "unpack it, or pack it as one of these"),
+    ("x.tar.xz", lambda path: path.write_bytes(b"x"), "archives are read as .zip, .tar, .tar.gz, .tgz")])
+def test_what_is_no_archive_is_one_sentence(name, write, says, tmp_path, cli, monkeypatch):
+    monkeypatch.setattr(gzip_stream, "FREE_BYTES", 16 << 20)
+    write(tmp_path / name)
+    with pytest.raises(InputError, match=says):
+        open_faces(tmp_path / name)
+    done = cli("manifest", "folder", tmp_path / name, "-o", tmp_path / "faces.csv")
+    assert done.returncode == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_keys_of_another_folder_level_are_explained(faces, tmp_path, cli):
+    archive = packed(faces, tmp_path / "x.zip", top="deep/")
+    (tmp_path / "faces.csv").write_text("key\nanger/0.jpg\n")
+    done = cli("manifest", "check", tmp_path / "faces.csv", "--root", archive)
+    assert done.returncode == 2 and "which begins with deep/" in done.stderr
