@@ -26,7 +26,9 @@ def figures_lines(heads: Sequence[Figures]) -> list[str]:
     seeds = max(len(each.seeds_macro_f1) for each in heads)
     validated = any(each.head.val_macro_f1 == each.head.val_macro_f1 for each in heads)  # nan: the run doesn't say
     groups = [("", 3), (ensembles[0] if len(ensembles) == 1 else "mean of a head's members", 6)]
-    groups += [("one seed, mean ± sd", 2)] * (seeds > 1) + [("validation", 1)] * validated
+    basics = all(each.head.head == "zeroshot" for each in heads)  # chosen by these alone: compounds only score
+    groups += [("one seed, mean ± sd", 2)] if seeds > 1 else []
+    groups += [("validation, basics" if basics else "validation", 1)] if validated else []
     rows = [("#", "features", "dim", "accuracy", "95 %", "macro-F1", "95 %", "UAR", "calibration error",
              *(("accuracy", "macro-F1") if seeds > 1 else ()), *(("macro-F1",) if validated else ()))]
     for number, each in enumerate(heads, 1):
@@ -96,6 +98,8 @@ def fusion_lines(fused: Figures, comparison: Comparison | None, best_single: str
              ] if comparison else []
     if head.shares:
         lines += ["mean contribution: " + ", ".join(f"{name} {share:.2f}" for name, share in head.shares.items())]
+    if head.temperature == 1:  # zero-shot may not look at compound labels to fit one
+        return lines
     return [*lines, f"calibration error of the fusion without its temperature of {head.temperature:.2f} (fitted on "
                     f"validation): {fused.raw_calibration_error:.3f}"]
 
