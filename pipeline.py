@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import json
 import logging
 import os
-import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 if "twofold" not in sys.modules:  # `python pipeline.py` in a plain clone: this folder is the package
     root = Path(__file__).resolve().with_name("__init__.py")
@@ -27,14 +24,9 @@ import twofold.data.cli as data_cli
 import twofold.extract.cli as extract_cli
 import twofold.fuse.cli as fuse_cli
 from twofold import Report
+from twofold.data.terminal import explain, notes_on_stderr, printable
 
-if TYPE_CHECKING:
-    from twofold.data.footage.in_memory import Footage, Treatment
-    from twofold.data.footage.settings import Sampling
-    from twofold.data.footage.sources import Source
-    from twofold.fuse.run import Run
-    from twofold.fuse.tables.predictions import PredictOptions
-
+log = logging.getLogger("twofold")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True,
                   help="Compound facial expressions from cached features: extract once, fuse in seconds.")
 bench_app = typer.Typer(no_args_is_help=True, help="How near this machine is to its limit, and what is in the way.")
@@ -50,9 +42,6 @@ bench_app.command("cache")(cache_cli.bench_cache)
 bench_app.command("fuse")(fuse_cli.bench_fuse)
 
 DEMO_FACES_PER_CLASS = 20
-MOST_LETTERS = 2_000  #: of a line that is printed
-#: control characters (C0 but tab and line end, DEL, C1), marks that change the direction of writing, lone surrogates
-UNPRINTABLE = re.compile("[\0-\b\v-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @app.command()
@@ -84,7 +73,8 @@ def predict(
     """Classify faces with a trained head: a row a face, or the file that a challenge wants."""
     import tempfile
 
-    from twofold.data.errors import InputError
+    from twofold.data.footage.drawing import Drawing
+    from twofold.extract.inputs import Watch, extract_inputs
     from twofold.fuse.predict import check_options
     from twofold.fuse.predict import predict as run_predict
     from twofold.fuse.run import read_run
@@ -94,92 +84,18 @@ def predict(
     options = PredictOptions(top=top, threshold=threshold, smooth=smooth, basic=basic, template=submission,
                              fill=fill_videos)
     check_options(options, trained, out)
-    if len(inputs) == 1 and (inputs[0].suffix.lower() == ".csv" or any(inputs[0].glob("*.h5"))):
-        if cropped or detect or detector or fps or every > 1 or timeline or annotate:
-            raise InputError(f"{inputs[0]} holds faces: --cropped, --detect, --detector, --fps, --every, --timeline "
-                             "and --annotate go with photographs and videos")
-        return predict_faces(trained, inputs[0], options, out, root=root, store=store, weights=weights, device=device)
-    if root:
-        raise InputError("--root goes with a manifest; images and folders are where they are")
-    if cropped and detect:
-        raise InputError("--cropped and --detect contradict each other: give one of them, or leave it to the pictures")
-    from twofold.data.footage.drawing import Drawing
-    from twofold.data.footage.settings import Sampling
-    from twofold.data.footage.sources import find_sources
-    from twofold.extract.in_memory import extract_in_memory
-
-    sources, drawing = find_sources(inputs), Drawing(timeline=timeline, annotate=annotate)
-    drawing.check(sources, out, submission=submission is not None)
-    footage = open_footage(sources, trained.record.get("crops", []), detector=detector,
-                           sampling=Sampling(fps=fps, every=every),
-                           treatment="cropped" if cropped else "detect" if detect else "auto")
+    watch = Watch(cropped=cropped, detect=detect, detector=detector, fps=fps, every=every)
+    drawing = Drawing(timeline=timeline, annotate=annotate)
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
-        place = store or Path(folder, "store")
-        stopped_by = extract_in_memory(
-            [recipe for _, _, recipe in trained.streams], footage.chunks(), footage.table, store=place,
-            weights=weights or [], device=device, dims=trained.head.spec.dims)
-        if stopped_by:
-            return 128 + stopped_by
-        say(footage.account())
-        predictions = run_predict(trained, place, options, out=out, faults=footage.faults, say=say)
-    drawing.draw(sources, out, trained.taxonomy.classes)
+        faces = extract_inputs(
+            inputs, [recipe for _, _, recipe in trained.streams], crops=trained.record.get("crops", []), watch=watch,
+            drawing=drawing, out=out, root=root or [], store=store, place=Path(folder, "store"), weights=weights or [],
+            device=device, dims=trained.head.spec.dims, submission=submission is not None)
+        if faces.stopped_by:
+            return 128 + faces.stopped_by
+        predictions = run_predict(trained, faces.store, options, out=out, faults=faces.faults, say=log.info)
+    drawing.draw(faces.sources, out, trained.taxonomy.classes)
     return predictions
-
-
-def predict_faces(trained: Run, faces: Path, options: PredictOptions, out: Path, *, root: list[str] | None,
-                  store: Path | None, weights: list[str] | None, device: str) -> Report | int:
-    """Predict the faces of a store, or those of a manifest, extracted first with the recipes of the run."""
-    import tempfile
-
-    from twofold.data.errors import InputError
-    from twofold.data.images.named_inputs import in_store
-    from twofold.data.manifest import read_manifest, write_manifest
-    from twofold.extract.reproduce import reproduce
-    from twofold.fuse.predict import predict as run_predict
-
-    if faces.is_dir():
-        if root or store or weights:
-            raise InputError(f"{faces} is a store already: leave out --root, --store and --weights")
-        return run_predict(trained, faces, options, out=out, say=say)
-    if not root:
-        raise InputError(f"{faces} is a manifest: say with --root which folder its keys are relative to")
-    with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
-        place, listed = store or Path(folder, "store"), Path(folder, "faces.csv")
-        write_manifest(in_store(read_manifest(faces), place / "manifest.csv"), listed)
-        extraction = reproduce([recipe for _, _, recipe in trained.streams], manifest=listed, roots=root, store=place,
-                               weights=weights or [], device=device, reused=store is not None,
-                               dims=trained.head.spec.dims)
-        say(extraction.text())
-        if extraction.exit_code > 1:  # it was stopped
-            return extraction.exit_code
-        return run_predict(trained, place, options, out=out, say=say)
-
-
-def open_footage(sources: Sequence[Source], lines: Sequence[str], *, detector: Path | None, sampling: Sampling,
-                 treatment: Treatment) -> Footage:
-    """Photographs and videos to be cropped as a run's faces were, with the detector that is to be had."""
-    from twofold.data.errors import InputError
-    from twofold.data.footage.detector_file import find_detector
-    from twofold.data.footage.in_memory import footage_of
-
-    path = None
-    if treatment != "cropped" or any(source.video for source in sources):
-        try:
-            path = find_detector(detector)
-        except InputError as error:
-            if detector or treatment == "detect" or any(source.video for source in sources):
-                raise
-            say(f"warning: all pictures are taken for faces as they are; the answer for an uncropped one is worth "
-                f"nothing ({error})")
-    footage, notes = footage_of(sources, lines, detector=path, sampling=sampling, treatment=treatment)
-    for note in notes:
-        say(f"warning: {note}")
-    return footage
-
-
-def say(text: str) -> None:
-    """What a verb notes on its way."""
-    print(text, file=sys.stderr)
 
 
 @app.command()
@@ -224,39 +140,6 @@ def demo(
     return extracted.exit_code
 
 
-def printable(text: str) -> str:
-    """Text that may come from a stranger's file, as a terminal can bear it: no control or direction-changing
-    characters but tabs and line ends, and no endless lines."""
-    text = UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
-    return "\n".join(line if len(line) <= MOST_LETTERS else f"{line[:MOST_LETTERS]}... ({len(line):,} letters)"
-                     for line in text.split("\n"))
-
-
-class PrintableFormatter(logging.Formatter):
-    """What is logged on the way (weights left aside, a download), as a terminal can bear it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
-
-
-def explain(error: Exception) -> tuple[str, int] | None:
-    """One sentence and the exit code for an error that a person can mend; None for a defect of ours."""
-    from twofold.cache.errors import CacheError, TransferError
-    from twofold.data.errors import InputError
-
-    if isinstance(error, TransferError):
-        return str(error), 1
-    if isinstance(error, InputError | CacheError):
-        return str(error), 2
-    if hasattr(error, "format_message"):  # Typer's own: a wrong option, a missing argument
-        return error.format_message(), 2
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"the disk is full ({error.strerror}): make space and run the same command again; nothing is lost", 1
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'a file'}: {error.strerror}", 2
-    return None
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line (of this process, unless `arguments` are given); returns the exit code.
 
@@ -264,7 +147,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        report = app(words, standalone_mode=False)
+        with notes_on_stderr():
+            report = app(words, standalone_mode=False)
         if report is None or isinstance(report, int):  # --help
             return report or 0
         print(json.dumps(report.record(), indent=2) if "--json" in words else printable(report.text()), flush=True)
@@ -281,11 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def command() -> None:
-    """The console command `twofold`: what our packages note on the way goes to stderr; libraries only warn."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(PrintableFormatter())
-    logging.basicConfig(handlers=[handler])
-    logging.getLogger("twofold").setLevel(logging.INFO)
+    """The console command `twofold`."""
     sys.exit(main())
 
 

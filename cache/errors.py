@@ -4,6 +4,8 @@
 class CacheError(ValueError):
     """A store or feature file that cannot be used: one sentence that says what, which file, and what to do."""
 
+    exit_code = 2
+
 
 class FileGone(CacheError):
     """A feature file that another process has removed or replaced since it was first looked at: look again."""
@@ -14,4 +16,6 @@ class DamagedFile(CacheError):
 
 
 class TransferError(CacheError):
-    """Another place that did not answer, or a transfer that broke off: the same command may succeed later (exit 1)."""
+    """Another place that did not answer, or a transfer that broke off: the same command may succeed later."""
+
+    exit_code = 1

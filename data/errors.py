@@ -2,7 +2,9 @@
 
 
 class InputError(ValueError):
-    """Bad input: one sentence that says what is wrong, with which item, and what to do; exit code 2."""
+    """Bad input: one sentence that says what is wrong, with which item, and what to do."""
+
+    exit_code = 2
 
 
 def first_line(error: BaseException, *, most: int = 200) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import sys
+import logging
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -23,9 +23,7 @@ Stores = Annotated[list[Path], typer.Argument(metavar="STORE...", help="Stores; 
 
 
 
-def say(text: str) -> None:
-    """What a verb notes on its way, beside its report."""
-    print(text, file=sys.stderr)
+say = logging.getLogger("twofold").info  #: what a verb notes on its way, beside its report
 
 
 def with_settings(verb: Callable[..., Report]) -> Callable[..., Report]:

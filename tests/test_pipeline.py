@@ -6,6 +6,7 @@ import pytest
 
 from twofold import pipeline
 from twofold.cache.errors import CacheError
+from twofold.data.terminal import PrintableFormatter
 
 
 class Spoken:
@@ -51,7 +52,7 @@ def test_what_is_logged_is_printable():
     import logging
 
     record = logging.LogRecord("twofold", logging.INFO, "", 0, "left aside: %s", ("\x1b[31m\x9b2J",), None)
-    assert pipeline.PrintableFormatter().format(record) == "left aside: \\x1b[31m\\x9b2J"
+    assert PrintableFormatter().format(record) == "left aside: \\x1b[31m\\x9b2J"
 
 
 def test_a_verb_that_partly_failed_ends_with_its_code(app, capsys):

@@ -1,5 +1,6 @@
 """From photographs and videos to faces without a file on the way: what `predict` and `serve` hand to the networks."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from twofold.data.errors import InputError
 from twofold.data.footage.ahead import ahead
+from twofold.data.footage.detector_file import find_detector
 from twofold.data.footage.look import Look, Search, look
 from twofold.data.footage.rows import face_key, table
 from twofold.data.footage.settings import CropSettings, Sampling
@@ -17,6 +19,8 @@ from twofold.data.footage.sources import Source
 from twofold.data.images.decode import FACE, ImageError, Limits
 from twofold.data.images.sources import NO_FACE, NO_FACE_SUFFIX
 from twofold.data.manifest import Manifest
+
+log = logging.getLogger(__name__)
 
 Treatment = Literal["auto", "detect", "cropped"]
 
@@ -149,23 +153,34 @@ def is_face(seen: Look) -> bool:
     return box[2] >= FILLED[0] * width and box[3] >= FILLED[1] * height
 
 
-def footage_of(sources: Sequence[Source], lines: Sequence[str], *, detector: Path | None, sampling: Sampling,
-               treatment: Treatment) -> tuple[Footage, list[str]]:
-    """Sources to be cropped as the faces were that have these lines of crop settings, and notes about that.
+def open_footage(sources: Sequence[Source], lines: Sequence[str], *, detector: Path | None, sampling: Sampling,
+                 treatment: Treatment) -> Footage:
+    """Sources to be cropped as the faces were that have these lines of crop settings.
 
-    detector: its weights file, None where there is none.
+    detector: its weights file, None to look for it. Raises InputError where one is needed and not to be had; where it
+    would only help, a warning says what the answers are worth without it.
     """
+    videos = any(source.video for source in sources)
+    if treatment == "cropped" and not videos:
+        return Footage(sources, None, treatment)
     from twofold.data.footage.detect import open_yunet
     from twofold.data.footage.settings import read_line
 
-    if detector is None:
-        return Footage(sources, None, treatment), []
-    model, notes = open_yunet(detector), []
+    try:
+        model = open_yunet(find_detector(detector))
+    except InputError as error:
+        if detector or treatment == "detect" or videos:
+            raise
+        log.warning("warning: all pictures are taken for faces as they are; the answer for an uncropped one is worth "
+                    "nothing (%s)", error)
+        return Footage(sources, None, treatment)
     settings = CropSettings()
     if lines:
         settings, digest = read_line(lines[0])
         if len(lines) > 1:
-            notes.append(f"the run's faces were cropped in {len(lines)} ways; these as the most of them: {lines[0]}")
+            log.warning("warning: the run's faces were cropped in %d ways; these as the most of them: %s", len(lines),
+                        lines[0])
         if digest != model.sha256[:16]:
-            notes.append(f"the run's faces were found by another detector ({digest}, here {model.sha256[:16]})")
-    return Footage(sources, Search(model, settings, sampling), treatment), notes
+            log.warning("warning: the run's faces were found by another detector (%s, here %s)", digest,
+                        model.sha256[:16])
+    return Footage(sources, Search(model, settings, sampling), treatment)
