@@ -65,8 +65,9 @@ def extract_inputs(
 ) -> ExtractedInputs:
     """Extract all inputs with these recipes, into `store` where one is named, else into `place`.
 
-    crops: lines of settings that the run's faces were cropped with; dims: the widths that the recipes must have; drawing, out, submission: what will be written,
-    checked before anything is computed. Raises InputError for inputs and options that do not go together.
+    crops: lines of settings that the run's faces were cropped with; dims: the widths that the recipes must have;
+    drawing, out, submission: what will be written, checked before anything is computed. Raises InputError for inputs
+    and options that do not go together.
     """
     faces = inputs[0] if len(inputs) == 1 else None
     if faces and (faces.suffix.lower() == ".csv" or any(faces.glob("*.h5"))):
