@@ -16,6 +16,7 @@ from twofold.cache.format.classifier import OwnClassifier
 from twofold.cache.format.taught import TaughtFaces
 from twofold.data.errors import InputError
 from twofold.extract.networks.preprocessing import Preprocessing
+from twofold.extract.weights.class_orders import require_names
 from twofold.extract.weights.read import Checkpoint
 
 PREFIX = "twofold."
@@ -62,6 +63,7 @@ def classifier_of(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> O
         return None
     metadata, path = checkpoint.metadata, checkpoint.path
     classes = tuple(filter(None, metadata.get(f"{target}_classes", "").split(",")))
+    require_names(classes, path)
     weight, bias = (ours.get(f"{PREFIX}{target}.{name}", torch.empty(0)) for name in ("weight", "bias"))
     if weight.ndim != 2 or weight.shape[0] != len(classes) or bias.shape != (len(classes),):
         raise InputError(f"{path}: its {target} classifier is {tuple(weight.shape)} and {tuple(bias.shape)} for "

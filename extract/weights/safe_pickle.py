@@ -20,6 +20,7 @@ STORAGES = {
     "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
 }
 MOST_STEPS = 500_000  #: of one pickle; the state of a network and its optimizer takes some ten thousand
+MOST_TUPLES = 50_000  #: in one pickle: Python ends where one lies twice as many deep in others
 MOST_NAMES = 1_000  #: of classes and functions that one pickle may name
 MOST_LARGE = 1_000  #: numbers of 2^61 - 1 and more in one pickle: Python's hash of them can be chosen to collide
 PLAIN_TYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")  #: of numpy arrays
@@ -235,7 +236,7 @@ def names_in(stream: Bounded) -> set[str] | None:
     Raises ValueError if it is no pickle, or one made to fill the memory.
     """
     names: set[str] | None = set()
-    large = 0
+    large = tuples = 0
     file: Any = stream  # it reads with the two methods that Bounded has
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if number == MOST_STEPS:
@@ -244,6 +245,10 @@ def names_in(stream: Bounded) -> set[str] | None:
             names.add(str(argument).replace(" ", "."))
         elif opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
             names = None
+        elif opcode.name.startswith("TUPLE"):
+            tuples += 1
+            if tuples > MOST_TUPLES:
+                raise TooMuch(f"it holds more than {MOST_TUPLES} tuples")
         elif isinstance(argument, int):
             large += abs(argument) >= sys.hash_info.modulus
             if large > MOST_LARGE:

@@ -63,6 +63,11 @@ def many_names() -> bytes:
     return PROTOCOL + b"](" + b"".join(b"cm%d\nn\n" % number for number in range(100_000)) + b"e."
 
 
+def tuples_in_tuples() -> bytes:
+    """As a key, so that its hash has to be taken, which ended the process."""
+    return PROTOCOL + b"})" + b"\x85" * 200_000 + b"Ns."
+
+
 def many_empty_sets() -> bytes:
     return b"\x80\x04](" + b"\x8f" * 2_000_000 + b"e."
 
@@ -70,6 +75,7 @@ def many_empty_sets() -> bytes:
 BOMBS = {  # pickled, and what is said
     encoded_again_and_again: "copies of copies", copied_sizes: "copies of copies", copied_sets: "copies of copies",
     colliding_keys: "numbers of 2\\^61", many_names: "than 1000 classes", many_empty_sets: "more than 500000 steps",
+    tuples_in_tuples: "more than 50000 tuples",
 }
 
 

@@ -247,6 +247,14 @@ def test_any_network_keeps_a_classifier_whose_classes_its_file_names(resnet18, t
     assert load("resnet18", tmp_path / "m.safetensors").classifier is None
 
 
+@pytest.mark.parametrize("classes", ["anger,anger,fear", "anger,,fear", "anger,\x1b[2J,fear", "a" * 5000 + ",b,c"])
+def test_classes_that_a_feature_file_could_not_have_are_refused_at_once(resnet18, tmp_path, classes):
+    state = state_of(resnet18) | {"fc.weight": torch.randn(3, 512), "fc.bias": torch.randn(3)}
+    save_file(state, tmp_path / "r.safetensors", metadata={"classes": classes})
+    with pytest.raises(InputError, match="no different short names"):
+        load("resnet18", tmp_path / "r.safetensors")
+
+
 def test_extract_keeps_the_classifier_and_insists_before_it_computes(resnet18, drawn, tmp_path):
     state = state_of(resnet18) | {"fc.weight": torch.randn(3, 512), "fc.bias": torch.randn(3)}
     named, unnamed = tmp_path / "named.safetensors", tmp_path / "unnamed.safetensors"
