@@ -25,7 +25,7 @@ from twofold.extract.plan import ExtractOptions, Job, recipe_of
 from twofold.extract.streams import Encoders, Stream
 from twofold.extract.views import view
 
-CARD_BATCH = 256
+LARGEST_BATCH, PASS_SECONDS = 256, 0.05  #: of a simulated card: many passes, so that the first and last weigh little
 CARD_SECONDS = 4.0  #: of faces that a simulated card is fed
 SAMPLED = 20  #: rounds of the same faces at most
 
@@ -135,8 +135,8 @@ def _card(rate: float, jobs: Sequence[Job], keys: Sequence[str], faces: Faces, w
     root = next(iter(faces.roots.values()))
     repeated = Faces({str(number): root for number in range(rounds)}, faces.limits)
     names = [f"{number}/{key}" for number in range(rounds) for key in keys]
-    everything = np.ones(len(names), bool)
-    fed = [replace(job, encoder=replace(job.encoder, limit=BatchLimit(CARD_BATCH)), missing=everything) for job in jobs]
+    everything, size = np.ones(len(names), bool), max(1, min(LARGEST_BATCH, int(rate * PASS_SECONDS)))
+    fed = [replace(job, encoder=replace(job.encoder, limit=BatchLimit(size)), missing=everything) for job in jobs]
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
         before = time.process_time()
         done = compute(fed, names, repeated, Store(Path(folder), new=True), options=ExtractOptions(workers=workers),
