@@ -211,8 +211,8 @@ def _scored(run: Run, features: FusedFeatures, rows: np.ndarray, use: np.ndarray
 def _of_folds(members: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """(S, n, C) of members that stand fold by fold, (F S, n, C): a seed's mean over folds, weighted (n, F) by face."""
     folds = weight.shape[1]
-    apart = members.reshape(folds, len(members) // folds, *members.shape[1:])
-    return np.einsum("nf,fsnc->snc", weight, apart).astype(np.float32)
+    by_fold = members.reshape(folds, len(members) // folds, *members.shape[1:])
+    return np.einsum("nf,fsnc->snc", weight, by_fold).astype(np.float32)
 
 
 def _rows(features: FusedFeatures, split: str) -> tuple[np.ndarray, str]:
