@@ -31,8 +31,10 @@ def draw_face(*, identity: int, emotions: tuple[str, ...], size: int, seed: int)
     return _lit(small, pose.light, draw)
 
 
-def draw_dataset(out: Path, *, taxonomy: Taxonomy, per_class: int, size: int, seed: int) -> Manifest:
-    """Draw `per_class` faces of each class as PNG files below `out`; returns their manifest.
+def draw_dataset(out: Path, *, taxonomy: Taxonomy, per_class: int, size: int, seed: int,
+                 per_identity: int = PER_IDENTITY) -> Manifest:
+    """Draw `per_class` faces of each class as PNG files below `out`, `per_identity` of each person; returns their
+    manifest.
 
     Each person shows every class and stands in one split only (`group`); a compound row carries no basic label.
     """
@@ -41,7 +43,7 @@ def draw_dataset(out: Path, *, taxonomy: Taxonomy, per_class: int, size: int, se
     for label in taxonomy.classes:
         emotions = pair(label) if taxonomy.target == "compound" else (label,)
         for number in range(per_class):
-            person = number // PER_IDENTITY
+            person = number // per_identity
             key = f"{label}/{number:04d}.png"
             (out / label).mkdir(exist_ok=True)
             face = draw_face(identity=seed * 100_003 + person, emotions=emotions, size=size, seed=number)

@@ -96,7 +96,7 @@ def _finetuned(request: Request, manifest: Manifest, faces: Faces, out: Path, fo
         _write(request, manifest, origin, training, outcome, out, fold)
     return FinetuneReport(out=out, start=origin.weights, name=origin.name, settings=settings, sides=sides,
                           outcome=outcome, precision=training.precision, seconds=time.perf_counter() - began,
-                          failures=pictures.failures)
+                          failures=pictures.failures, first=processes.first)
 
 
 def _read(request: Request, manifest: Manifest, faces: Faces, origin: Start, sides: Sides) -> tuple[Pictures, Sides]:
@@ -127,7 +127,8 @@ def _training(request: Request, origin: Start, pictures: Pictures, sides: Sides,
     scale = tuple(settings.basic_weight if settings.target == "both" and target == "basic" else 1.0
                   for target in settings.targets)
     targets = Targets(widths, torch.from_numpy(np.concatenate(weights)).float(), scale, settings.label_smoothing)
-    precision = resolve_precision(settings.precision, device)
+    slow = settings.precision == "auto" and device.type == "cpu"  # bf16's depth-wise convolutions take twice the time
+    precision = "fp32" if slow else resolve_precision(settings.precision, device)
     content = json.dumps({"settings": record_of(settings), "start": origin.weights, "fold": fold,
                           "precision": precision, "faces": _digest_of(pictures, sides)}, sort_keys=True)
     return Training(

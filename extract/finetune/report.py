@@ -23,6 +23,7 @@ class FinetuneReport:
     precision: str
     seconds: float
     failures: dict[int, str]
+    first: bool = True  #: of several processes: the others have nothing to add
 
     @property
     def exit_code(self) -> int:
@@ -40,6 +41,8 @@ class FinetuneReport:
                 "failures": len(self.failures), "notes": list(self.sides.notes), "seconds": self.seconds}
 
     def text(self) -> str:
+        if not self.first:
+            return ""
         return "\n".join([self._end(), *(f"note: {note}" for note in self._notes())])
 
     def _end(self) -> str:

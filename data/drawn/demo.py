@@ -1,0 +1,58 @@
+"""The demonstration: drawn people, and the commands that teach an encoder their basic expressions and find compounds.
+
+The commands are those that anybody types; they are shown as they run, so that they can be taken for one's own faces.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from twofold.data.drawn.dataset import draw_dataset
+from twofold.data.labels import taxonomy
+from twofold.data.manifest import Manifest, manifest, write_manifest
+
+BASICS_PER_CLASS = 80  #: a face of each of 80 people, of whom 48 teach
+COMPOUNDS_PER_CLASS = 50  #: of the first 50 of them, of whom 10 are kept for the test: fewer allow no interval
+SIZE = 112
+LEARNER = "timm:test_resnet"  #: small enough to learn to see from nothing within a minute
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command and what it is for. makes: a file that it need not be run again for."""
+
+    about: str
+    words: tuple[str, ...]
+    makes: Path | None = None
+
+
+def draw_people(out: Path) -> Manifest:
+    """Draw the faces below `out / "faces"` and list them: all in faces.csv, the compounds alone in compounds.csv."""
+    basics, compounds = (
+        draw_dataset(out / "faces", taxonomy=taxonomy(name), per_class=count, size=SIZE, seed=0, per_identity=1)
+        for name, count in (("basic7", BASICS_PER_CLASS), ("cexpr7", COMPOUNDS_PER_CLASS)))
+    both = manifest(pd.concat([basics.table, compounds.table], ignore_index=True), source=str(out))
+    write_manifest(both, out / "faces.csv")
+    write_manifest(compounds, out / "compounds.csv")
+    return both
+
+
+def steps(out: Path, *, untrained: Sequence[str], device: str) -> list[Step]:
+    """The commands of the demonstration. untrained: the backbones that are shown with random weights."""
+    faces, weights, store = str(out / "faces"), out / "encoder.safetensors", str(out / "store")
+    known = [word for name in untrained for word in ("--weights", f"{name}=random:0")]
+    return [
+        Step("a small encoder learns the basic expressions, from nothing", (
+            "finetune", str(out / "faces.csv"), "--root", faces, "--backbone", LEARNER, "--weights", "random:0",
+            "--target", "basic", "--size", "64", "--epochs", "30", "--batch-size", "32", "--lr", "0.003", "--shift",
+            "0.05", "--crop", "0.9", "--device", device, "--out", str(weights)), makes=weights),
+        Step("it and the paper's architectures, which nobody has taught anything here, embed the compound faces", (
+            "extract", str(out / "compounds.csv"), "--root", faces, "--store", store, "--backbones",
+            ",".join([LEARNER, *untrained]), "--weights", f"{LEARNER}={weights}", *known, "--device", device)),
+        Step("compound expressions from basic ones alone: no compound face has taught anything", (
+            "fuse", store, "--backbones", LEARNER, "--head", "zeroshot", "--device", device)),
+        Step("a head learns compounds from all backbones together; it is scored on people whom nothing has seen", (
+            "fuse", store, "--head", "logreg", "--device", device, "--out", str(out / "run"))),
+    ]

@@ -1,0 +1,159 @@
+"""One step, the rates and the groups against plain formulas."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from twofold.data.errors import InputError
+from twofold.extract.finetune import finetune as verb
+from twofold.extract.finetune.finetune import finetune
+from twofold.extract.finetune.learner import Learner, freeze, layers_of
+from twofold.extract.finetune.loop import _Loop
+from twofold.extract.finetune.optimizer import build_optimizer
+from twofold.extract.finetune.schedule import rate
+from twofold.extract.finetune.scores import score
+from twofold.extract.finetune.settings import PRESETS, resolve
+from twofold.extract.finetune.step import normalised
+
+PLAIN = {"flip": 0.0, "shift": 0.0, "rotate": 0.0, "crop": 1.0, "jitter": 0.0}
+
+
+@pytest.fixture
+def loop_of(request_for, monkeypatch):
+    """The loop of a request, as it stands before its first step."""
+    def make(**chosen) -> _Loop:
+        loops = []
+        monkeypatch.setattr(verb, "run", lambda training, **_: loops.append(_Loop(training)) or (_ for _ in ()).throw(
+            InputError("enough")))
+        with pytest.raises(InputError, match="enough"):
+            finetune(request_for(**chosen))
+        return loops[0]
+
+    return make
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_loss_and_gradients_of_a_step_equal_a_plain_loop(loop_of, accumulate):
+    loop = loop_of(target="both", label_smoothing=0.1, class_weights=0.5, accumulate=accumulate,
+                   backbone="timm:test_vit", **PLAIN)
+    training, learner = loop.training, loop.learner
+    plain = copy.deepcopy(learner).train()
+    batch = loop._order(0)[:16]
+    loss = loop._gradients(batch)
+    pictures = training.pictures.read(batch).permute(0, 3, 1, 2).float()
+    logits = plain(normalised(pictures, training.pictures.preprocessing)).split(training.targets.widths, 1)
+    weights = training.targets.weights.split(training.targets.widths)
+    expected = torch.zeros(())
+    for block, weight, labels in zip(logits, weights, training.sides.labels.values(), strict=True):
+        truth = torch.from_numpy(labels[batch])
+        block, truth = block[truth >= 0], truth[truth >= 0]
+        each = nn.functional.cross_entropy(block, truth, label_smoothing=0.1, reduction="none")
+        expected = expected + (each * weight[truth]).sum() / weight[truth].sum()
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    for (name, ours), theirs in zip(learner.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_class_weights_equal_torchs_weighted_cross_entropy(loop_of):
+    loop = loop_of(target="compound", label_smoothing=0.0, class_weights=1.0, backbone="timm:test_vit", **PLAIN)
+    training, batch = loop.training, loop._order(0)[:16]
+    loss = loop._gradients(batch)
+    pictures = training.pictures.read(batch).permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        logits = loop.learner(normalised(pictures, training.pictures.preprocessing))
+    truth = torch.from_numpy(training.sides.labels["compound"][batch])
+    assert loss == pytest.approx(float(nn.functional.cross_entropy(logits, truth, training.targets.weights)), rel=1e-5)
+
+
+def test_warm_up_and_cosine_equal_the_formulas():
+    settings = resolve(preset="unified", chosen={"batch_size": 512})
+    full, least = 5e-4 * 512 / 256, 1e-6
+    for epoch in np.linspace(0, 100, 41):
+        expected = full * epoch / 5 if epoch < 5 else least + (full - least) * 0.5 * (
+            1 + math.cos(math.pi * (epoch - 5) / 95))
+        assert rate(settings, float(epoch), []) == pytest.approx(expected)
+
+
+def test_steps_and_plateaus():
+    steps = resolve(preset="quick", chosen={"schedule": "step", "warmup": 0.0, "lr": 0.01})
+    assert [rate(steps, epoch, []) for epoch in (0, 14.9, 15, 30)] == pytest.approx([0.01, 0.01, 0.001, 0.0001])
+    plateau = resolve(preset="quick", chosen={"schedule": "plateau", "warmup": 0.0, "lr": 0.01, "lr_factor": 0.5,
+                                              "patience": 2, "min_lr": 0.004})
+    rates = [rate(plateau, len(scores), scores) for scores in
+             ([0.5], [0.5, 0.4, 0.5], [0.5, 0.4, 0.5, 0.3], [0.5] * 7, [0.5, 0.6, 0.6, 0.6])]
+    assert rates == pytest.approx([0.01, 0.01, 0.005, 0.004, 0.01])
+
+
+def test_layer_decay_gives_each_block_its_rate():
+    import timm
+
+    learner = Learner(timm.create_model("test_vit", num_classes=0), 64, {"basic": 7})
+    settings = resolve(preset="quick", chosen={"layer_decay": 0.65, "weight_decay": 0.05})
+    groups = build_optimizer(learner, settings).param_groups
+    scale = {id(parameter): (group["lr_scale"], group["weight_decay"]) for group in groups
+             for parameter in group["params"]}
+    depth = len(learner.encoder.blocks)
+    for name, parameter in learner.named_parameters():
+        place = name.removeprefix("encoder.")
+        whole = {"heads": depth + 1, "norm": depth}  # timm counts the last norm to the last block
+        part, number = place.split(".")[0], place.split(".")[1:2]
+        layer = int(number[0]) + 1 if part == "blocks" else whole.get(part, 0)
+        lr, decay = scale[id(parameter)]
+        assert lr == pytest.approx(0.65 ** (depth + 1 - layer)), name
+        none = parameter.ndim <= 1 or "pos_embed" in name or "cls_token" in name
+        assert decay == (0.0 if none else 0.05), name
+
+
+def test_last_layers_and_head_alone_learn():
+    from torchvision.models import mobilenet_v3_small
+
+    network = mobilenet_v3_small(weights=None)
+    network.classifier = nn.Sequential()
+    learner = Learner(network, 576, {"basic": 7})
+    count = 1 + max(place for name, place in layers_of(learner).items() if name.startswith("encoder."))
+    freeze(learner, resolve(preset="quick", chosen={"train": "last:2"}))
+    learning = {name.split(".")[2] for name, each in learner.named_parameters()
+                if each.requires_grad and name.startswith("encoder.")}
+    assert learning == {"11", "12"} and count == 13
+    freeze(learner, resolve(preset="quick", chosen={"train": "head"}))
+    assert {name.split(".")[0] for name, each in learner.named_parameters() if each.requires_grad} == {"heads"}
+    with pytest.raises(InputError, match="has 13 layers"):
+        freeze(learner, resolve(preset="quick", chosen={"train": "last:14"}))
+
+
+def test_a_frozen_encoder_stays_as_it_was(request_for):
+    from safetensors.numpy import load_file
+
+    first = load_file(finetune(request_for("a.safetensors", train="head", epochs=1)).out)
+    second = load_file(finetune(request_for("b.safetensors", train="head", epochs=2)).out)
+    encoder = [name for name in first if not name.startswith("twofold.")]
+    assert all(np.array_equal(first[name], second[name]) for name in encoder)
+
+
+def test_scores_equal_scikit_learn(draw):
+    from sklearn.metrics import accuracy_score, f1_score
+
+    truth, prediction = draw.integers(0, 5, 200), draw.integers(0, 5, 200)
+    ours = score(truth, prediction, 5)
+    assert ours.macro_f1 == pytest.approx(f1_score(truth, prediction, average="macro"))
+    assert ours.accuracy == pytest.approx(accuracy_score(truth, prediction))
+
+
+def test_presets_are_the_authors_settings():
+    common = {"optimizer": "adamw", "lr_batch": 256, "weight_decay": 0.05, "erasing": 0.25, "mixup": 0.8, "cutmix": 1.0,
+              "rand_augment": "rand-m9-mstd0.5-inc1", "label_smoothing": 0.1, "warmup": 5.0, "schedule": "cosine",
+              "min_lr": 1e-6, "epochs": 100}
+    own = {"unified": {"lr": 5e-4, "layer_decay": 0.65, "drop_path": 0.1, "target": "basic", "classes": "basic8"},
+           "compound": {"lr": 1e-3, "layer_decay": 0.75, "drop_path": 0.2, "batch_size": 64, "target": "compound",
+                        "classes": "cexpr7"}}
+    for name, facts in own.items():
+        settings = resolve(preset=name, chosen={})
+        assert {key: getattr(settings, key) for key in common | facts} == common | facts
+    paper = resolve(preset="paper", chosen={})
+    assert (paper.optimizer, paper.lr, paper.batch_size, paper.epochs) == ("adam", 5e-5, 128, 100)
+    assert set(PRESETS) == {"quick", "unified", "compound", "paper"}

@@ -1,0 +1,32 @@
+"""Two processes under torchrun come to what one comes to with the same batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from twofold.extract.finetune.finetune import finetune
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(faces, request_for, tmp_path):
+    chosen = {"backbone": "timm:test_vit", "target": "both", "mixup": 0.2, "epochs": 1}
+    alone = load_file(finetune(request_for("alone.safetensors", accumulate=2, **chosen)).out)
+    words = ["finetune", faces.path, "--root", faces.root, "--backbone", "timm:test_vit", "--weights", "random:0",
+             "--size", "48", "--epochs", "1", "--batch-size", "16", "--precision", "fp32", "--target", "both",
+             "--mixup", "0.2", "--device", "cpu", "--out", tmp_path / "two.safetensors"]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", ROOT / "pipeline.py",
+         *map(str, words)], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("wrote ") == 1
+    together = load_file(tmp_path / "two.safetensors")
+    assert together.keys() == alone.keys()
+    for name, values in alone.items():
+        np.testing.assert_allclose(together[name], values, rtol=1e-3, atol=2e-5, err_msg=name)
