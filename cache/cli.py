@@ -38,12 +38,13 @@ def cache_ls(
 @app.command("show")
 def cache_show(
     file: Annotated[Path, typer.Argument(metavar="FILE.h5", help="A feature file, or a store for all of them.")],
+    failures: Annotated[bool, typer.Option("--failures", help="List the faces without features, and why.")] = False,
     as_json: Json = False,
 ) -> Report:
-    """Print how a feature file was made, so that a stranger could repeat it."""
-    from twofold.cache.report import description
+    """Print how a feature file was made, so that a stranger could repeat it; or which faces are not in it."""
+    from twofold.cache.report import description, failed_faces
 
-    return description(file)
+    return failed_faces(file) if failures else description(file)
 
 
 @app.command("verify")

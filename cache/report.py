@@ -53,6 +53,20 @@ class Description:
         return "\n\n".join(_described(record) for record in self.record())
 
 
+@dataclass(frozen=True)
+class FailedFaces:
+    """The faces without features in each file, and why."""
+
+    files: list[FeatureFile]
+
+    def record(self) -> dict[str, dict[str, str]]:
+        return {file.path.name: file.failures for file in self.files}
+
+    def text(self) -> str:
+        return "\n".join(f"{name}: {len(failures)} of its faces have no features" + "".join(
+            f"\n  {key}: {reason}" for key, reason in failures.items()) for name, failures in self.record().items())
+
+
 def listing(path: Path) -> Listing:
     """What a store holds. Raises CacheError if `path` is not a store."""
     store = Store(path)
@@ -63,10 +77,19 @@ def listing(path: Path) -> Listing:
 
 def description(path: Path) -> Description:
     """How a feature file, or every file of a store, was made. Raises CacheError if it cannot be read."""
+    return Description(_files_at(path))
+
+
+def failed_faces(path: Path) -> FailedFaces:
+    """Which faces a feature file, or every file of a store, lacks. Raises CacheError if it cannot be read."""
+    return FailedFaces(_files_at(path))
+
+
+def _files_at(path: Path) -> list[FeatureFile]:
     files = [FeatureFile(path)] if path.is_file() else Store(path).files()
     for file in files:
         _ = file.header
-    return Description(files)
+    return files
 
 
 def feature_table(files: list[dict]) -> list[str]:

@@ -248,8 +248,11 @@ def test_the_report_adds_up_and_names_failed_faces(cli, drawn, extract_args, tmp
     assert parts()[0] == [67, 0, 3, 0]
     text = cli(*[word for word in args if word != "--json"])
     assert text.returncode == 1
+    shown = cli("cache", "show", tmp_path / "s", "--failures")
+    assert shown.returncode == 0 and "3 of its faces have no features" in shown.stdout
     for key in bad:
-        assert re.search(rf"^  {re.escape(key)}: \w+", text.stdout, re.MULTILINE)
+        for out in (text.stdout, shown.stdout):
+            assert re.search(rf"^  {re.escape(key)}: \w+", out, re.MULTILINE)
 
 
 class StoppedCard(SimulatedCard):
