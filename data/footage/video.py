@@ -52,9 +52,9 @@ def video_facts(path: Path) -> VideoFacts:
 def read_frames(path: Path, sampling: Sampling) -> Iterator[Frame]:
     """The frames that `sampling` wants, in order of time. Holds one at a time.
 
-    Raises VideoError, after the last frame that could be read, where a file is damaged or ends before it should.
+    What is damaged in between is passed over. Raises VideoError, after the last frame that could be read, where parts
+    were damaged or the file ends before it should.
     """
-    av = require_av()
     index, due = -1, 0
     first: Fraction | None = None
     last: Fraction | None = None
@@ -63,30 +63,48 @@ def read_frames(path: Path, sampling: Sampling) -> Iterator[Frame]:
         stream.thread_type = "AUTO"
         step = 1 / Fraction(stream.average_rate or stream.guessed_rate or 25)
         length = _length(container, stream)
-        try:
-            for index, picture in enumerate(container.decode(stream)):
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise VideoError(f"frames of more than {MAX_PIXELS} pixels")
-                stamp = _stamp(picture)
-                time = last + step if stamp is None and last is not None else stamp or Fraction(0)
-                time = time if last is None or time > last else last  # a clock set back: time stands, frames go on
-                first, last = (time if first is None else first), time
-                elapsed = time - first
-                if sampling.fps:
-                    if elapsed * Fraction(sampling.fps) < due:
-                        continue
-                    due = math.floor(elapsed * Fraction(sampling.fps)) + 1
-                elif index % sampling.every:
+        damage: list[str] = []
+        for index, picture in enumerate(_decoded(container, stream, damage)):
+            if picture.width * picture.height > MAX_PIXELS:
+                raise VideoError(f"has frames of more than {MAX_PIXELS} pixels")
+            stamp = _stamp(picture)
+            time = last + step if stamp is None and last is not None else stamp or Fraction(0)
+            time = time if last is None or time > last else last  # a clock set back: time stands, frames go on
+            first, last = (time if first is None else first), time
+            elapsed = time - first
+            if sampling.fps:
+                if elapsed * Fraction(sampling.fps) < due:
                     continue
-                yield Frame(index, float(elapsed), _upright(picture), picture.width * picture.height)
-        except av.error.FFmpegError as error:
-            raise VideoError(f"ends after {index + 1} frames: {error.strerror or 'damaged'}") from None
+                due = math.floor(elapsed * Fraction(sampling.fps)) + 1
+            elif index % sampling.every:
+                continue
+            yield Frame(index, float(elapsed), _upright(picture), picture.width * picture.height)
     if first is None or last is None:
-        raise VideoError("no frame in it can be decoded")
+        raise VideoError(f"no frame in it can be decoded{f' ({damage[0]})' if damage else ''}")
     end = last + step - min(first, 0)  # some clocks begin late and count from 0 all the same
     if end < length - max(Fraction(1, 2), 5 * step, length / 50):  # edit lists cut a few frames off
         shown = f"{float(end):.1f} of {float(length):.1f} s"
         raise VideoError(f"ends after {shown}: the rest is missing or damaged")
+    if damage:
+        raise VideoError(f"is damaged in {len(damage)} places, where frames are missing ({damage[0]})")
+
+
+def _decoded(container, stream, damage: list[str]) -> Iterator:
+    """Every picture that can be decoded; why others cannot is noted in `damage`."""
+    av = require_av()
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except av.error.FFmpegError as error:  # the file itself cannot be read on
+            damage.append(error.strerror or "damaged")
+            return
+        try:
+            yield from packet.decode()
+        except av.error.FFmpegError as error:
+            damage.append(error.strerror or "damaged")
 
 
 def _length(container, stream) -> Fraction:

@@ -44,16 +44,16 @@ def still(*heads: tuple[tuple[int, int, int], int, int], width: int = 160, heigh
 
 
 def film(path: Path, frames: list[np.ndarray], *, rate: int = 25, stamps: list[int] | None = None,
-         time_base: Fraction | None = None, codec: str = "mpeg4") -> Path:
+         time_base: Fraction | None = None, codec: str = "mpeg4", pixels: str = "yuv420p") -> Path:
     """Write a video; stamps: each frame's time in units of `time_base`, by default one a frame."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt, stream.bit_rate = "yuv420p", 4_000_000
+        stream.pix_fmt, stream.bit_rate = pixels, 4_000_000
         if time_base:
             stream.codec_context.time_base = time_base
-        for number, pixels in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        for number, image in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts = stamps[number] if stamps else number
             frame.time_base = time_base or Fraction(1, rate)
             container.mux(stream.encode(frame))

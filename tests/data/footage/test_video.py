@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 
@@ -86,6 +87,22 @@ def test_a_film_cut_off_ends_where_it_ends_and_says_so(tmp_path):
         for frame in read_frames(path, Sampling()):
             indices.append(frame.index)
     assert 15 < len(indices) < 35 and indices == list(range(len(indices)))
+
+
+def test_a_damaged_place_costs_its_frames_and_no_more(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (50, 96, 160, 3), np.uint8)
+    path = film(tmp_path / "a.mp4", list(noise), codec="mjpeg", pixels="yuvj420p")
+    with av.open(str(path)) as container:
+        place, size = next((packet.pos, packet.size) for packet in container.demux() if packet.pts and
+                           packet.pts * packet.time_base == 1)
+    content = bytearray(path.read_bytes())
+    content[place:place + size] = bytes(size)
+    path.write_bytes(content)
+    times = []
+    with pytest.raises(VideoError, match="is damaged in 1 places, where frames are missing"):
+        for frame in read_frames(path, Sampling()):
+            times.append(round(frame.time * 25))
+    assert times == [*range(25), *range(26, 50)]
 
 
 def test_what_is_no_film_says_what_it_is(tmp_path):
