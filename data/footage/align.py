@@ -98,5 +98,5 @@ def _outside(inverse: np.ndarray, size: int, width: int, height: int) -> float:
 def encoded(crop: Crop, settings: CropSettings) -> bytes:
     """The crop as the bytes of a PNG or JPEG file."""
     cv2 = require_opencv()
-    options = [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg] if settings.jpeg else [cv2.IMWRITE_PNG_COMPRESSION, 3]
+    options = [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg] if settings.jpeg else [cv2.IMWRITE_PNG_COMPRESSION, 1]
     return cv2.imencode(settings.suffix, crop.image, options)[1].tobytes()
