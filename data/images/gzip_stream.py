@@ -57,14 +57,14 @@ class GzipStream:
     def _span(self, number: int) -> bytes:
         if number not in self.spans:
             state = self.states[number]
-            self.spans[number] = b"".join(self._from(State(
+            self.spans[number] = b"".join(self.contents_from(State(
                 state.place, state.file_place, state.decompressor.copy(), state.waiting), self.span))
             if len(self.spans) > SPANS_KEPT:
                 self.spans.popitem(last=False)
         self.spans.move_to_end(number)
         return self.spans[number]
 
-    def _from(self, state: State, size: int) -> Iterator[bytes]:
+    def contents_from(self, state: State, size: int) -> Iterator[bytes]:
         """The next `size` bytes of contents in pieces, moving the state on."""
         with self.path.open("rb") as file:
             file.seek(state.file_place)
@@ -93,7 +93,8 @@ class Contents(io.RawIOBase):
     def __init__(self, stream: GzipStream):
         self.stream = stream
         self.state = State(0, 0, zlib.decompressobj(GZIP), b"")
-        self.pieces = b""
+        self.block = b""
+        self.taken = 0  #: of the block
         self.place = 0
 
     def readable(self) -> bool:
@@ -117,17 +118,18 @@ class Contents(io.RawIOBase):
         """The next `size` bytes, fewer at the end."""
         pieces = []
         while size > 0:
-            if not self.pieces:
-                self._next_span()
-            if not self.pieces:
+            if self.taken == len(self.block):
+                self._next_block()
+            if not self.block:
                 break
-            piece, self.pieces = self.pieces[:size], self.pieces[size:]
+            piece = self.block[self.taken:self.taken + size]
             pieces.append(piece)
+            self.taken += len(piece)
             size -= len(piece)
             self.place += len(piece)
         return b"".join(pieces)
 
-    def _next_span(self) -> None:
+    def _next_block(self) -> None:
         stream, state = self.stream, self.state
         if state.place > FREE_BYTES and state.place > MOST_RATIO * max(1, state.file_place - len(state.waiting)):
             raise ValueError(f"it expands more than {MOST_RATIO} times: these are no images")
@@ -137,7 +139,7 @@ class Contents(io.RawIOBase):
                 stream.span *= 2
                 del stream.states[1::2]
         step = SPAN_BYTES - state.place % SPAN_BYTES
-        self.pieces = b"".join(stream._from(state, step))
+        self.block, self.taken = b"".join(stream.contents_from(state, step)), 0
         stream.size = state.place
-        if not self.pieces and not state.decompressor.eof:
+        if not self.block and not state.decompressor.eof:
             raise EOFError("it ends in the middle")
