@@ -10,7 +10,8 @@ from twofold.data.splits import stratified_group_folds
 def folds_of(faces: Manifest, classes: Taxonomy, *, folds: int, seed: int) -> np.ndarray:
     """(N,) the fold, from 0, that tests each face with a label in `classes`; -1 for the others.
 
-    Depends on keys, labels and groups alone, never on which faces have features. Raises InputError for fewer than
+    Those of the manifest's column `fold` where it has as many, else the faces are divided. Depends on keys, labels,
+    groups and that column alone, never on which faces have features. Raises InputError for fewer than
     two folds or fewer groups than folds.
     """
     number = {name: str(index) for index, name in enumerate(classes.classes)}
@@ -18,6 +19,20 @@ def folds_of(faces: Manifest, classes: Taxonomy, *, folds: int, seed: int) -> np
     groups = [group or key for group, key in zip(faces.table["group"], faces.table["key"], strict=True)]
     labelled = np.flatnonzero([bool(label) for label in labels])
     fold = np.full(len(faces), -1)
-    fold[labelled] = stratified_group_folds(
+    column = faces.table["fold"].to_numpy(object)[labelled] if "fold" in faces.table.columns else None
+    named = None if column is None else named_folds(column, folds=folds)
+    fold[labelled] = named if named is not None else stratified_group_folds(
         [labels[row] for row in labelled], [groups[row] for row in labelled], folds=folds, seed=seed)
     return fold
+
+
+def named_folds(column: np.ndarray, *, folds: int) -> np.ndarray | None:
+    """(N,) folds from 0 by the names in a manifest's column `fold`, as `manifest split --folds` writes it; -1: none.
+
+    None if the column does not name that many.
+    """
+    names = sorted(set(column.tolist()) - {""}, key=lambda name: (not name.isdecimal(), len(name), name))
+    if len(names) != folds:
+        return None
+    number = {name: place for place, name in enumerate(names)}
+    return np.array([number.get(name, -1) for name in column], np.int64)

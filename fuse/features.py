@@ -50,6 +50,7 @@ class FusedFeatures:
 
     label: class in the taxonomy, -1 if none. basic: (N, 8) shares of the basic emotions in BASIC's order, for a
     compound its pair, half each, else the basic label, else zeros. basic_label: the basic label alone, -1 if none.
+    fold: the manifest's column of that name, empty where it has none.
     row: (N, K) place of the face in each stream's file. matrix: (N, D) float32 once loaded, else None.
     """
 
@@ -59,6 +60,7 @@ class FusedFeatures:
     store: np.ndarray
     split: np.ndarray
     group: np.ndarray
+    fold: np.ndarray
     label: np.ndarray
     basic: np.ndarray
     basic_label: np.ndarray

@@ -142,8 +142,10 @@ def _join_store(
                          f"{', '.join(stream.name for stream in streams)}: extract them for the same faces")
     labels, faults = _labels(manifest, taxonomy)
     group = manifest.table["group"].to_numpy(object)
+    fold = manifest.table["fold"].to_numpy(object) if "fold" in manifest.table else np.full(len(keys), "", object)
     columns = {
-        "keys": keys, "store": np.full(len(keys), number), "split": manifest.table["split"].to_numpy(object),
+        "keys": keys, "fold": fold, "store": np.full(len(keys), number),
+        "split": manifest.table["split"].to_numpy(object),
         "group": np.array([f"{number}\0{name or key}" for name, key in zip(group, keys, strict=True)], object),
         **labels, "row": places,
     }

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from twofold.data.errors import InputError
+from twofold.data.folds import named_folds
 from twofold.data.labels import BASIC
 from twofold.data.splits import stratified_group_folds, stratified_group_split
 from twofold.fuse.features import FusedFeatures
@@ -47,6 +48,8 @@ def partitions(
 ) -> list[Partition]:
     """One partition by the manifest's splits, or `folds` of them whose test sides together are all labelled faces.
 
+    The folds are those of the manifest's column `fold` where it names as many, else the faces are divided.
+
     Groups of test leave train and validation, groups of validation leave train; validation is carved from train by
     group where the manifest has none. Stores after the first only train. Raises InputError for an empty side, for a
     class without training faces and for validation faces of fewer than two classes; a zero-shot head may have no test.
@@ -71,8 +74,12 @@ def _folded(features: FusedFeatures, task: Task, folds: int, seed: int) -> list[
     if not len(own):
         raise _nothing(features, task)
     fold = np.full(len(features), -1)
-    fold[own] = stratified_group_folds(_names(task.scored[own]), _names(features.group[own]), folds=folds, seed=seed)
+    named = named_folds(features.fold[own], folds=folds)
+    fold[own] = named if named is not None else stratified_group_folds(
+        _names(task.scored[own]), _names(features.group[own]), folds=folds, seed=seed)
     usable = (features.store == 0) | np.isin(features.split, ("train", ""))
+    if named is not None:  # of folds within train alone: the official test faces stay out of it
+        usable &= (fold >= 0) | (features.split != "test")
     return [np.where(fold == number, "test", np.where(usable, "train", "")).astype(object) for number in range(folds)]
 
 

@@ -1,0 +1,46 @@
+"""Folds that a manifest names are the folds that fuse scores."""
+
+import numpy as np
+import pandas as pd
+
+from twofold.data.folds import folds_of, named_folds
+from twofold.data.labels import taxonomy
+from twofold.data.manifest import manifest
+from twofold.data.merge import fold
+from twofold.fuse.features import FusedFeatures
+from twofold.fuse.partition import Task, partitions
+
+CLASSES = taxonomy("basic7")
+
+
+def faces_of(table: pd.DataFrame) -> FusedFeatures:
+    count = len(table)
+    label = table["basic"].map(CLASSES.classes.index).to_numpy()
+    return FusedFeatures(
+        taxonomy=CLASSES, streams=(), keys=table["key"].to_numpy(object), store=np.zeros(count, int),
+        split=table["split"].to_numpy(object), group=table["group"].to_numpy(object),
+        fold=table["fold"].to_numpy(object), label=label, basic=np.eye(8)[label % 8], basic_label=label,
+        sha256=table["key"].to_numpy(object), row=np.zeros((count, 1), int), notes=())
+
+
+def test_fuse_and_finetune_take_the_folds_of_the_manifest():
+    faces = manifest(pd.DataFrame({
+        "key": [f"{row}.png" for row in range(140)], "basic": [CLASSES.classes[row % 7] for row in range(140)],
+        "split": ["train"] * 105 + ["test"] * 35, "group": [f"p{row // 2}" for row in range(140)]}), source="x")
+    table = fold(faces, folds=3, target="basic", seed=5, only="train").table  # another seed than that of fuse
+    features = faces_of(table)
+    parts = partitions(features, Task.of(features), folds=3, val_fraction=0.2, seed=0)
+    for number, part in enumerate(parts):
+        assert set(part.test) == set(np.flatnonzero(table["fold"] == str(number)))
+        assert (table["split"][np.concatenate([part.train, part.val])] == "train").all()  # official test stays out
+    taught = folds_of(manifest(table, source="x"), CLASSES, folds=3, seed=0)
+    assert taught[:105].astype(str).tolist() == table["fold"][:105].tolist()
+    other = partitions(features, Task.of(features), folds=4, val_fraction=0.2, seed=0)
+    assert sorted(np.concatenate([part.test for part in other])) == list(range(140))  # divided anew
+
+
+def test_named_folds():
+    assert named_folds(np.array(["b", "", "a", "b"], object), folds=2).tolist() == [1, -1, 0, 1]
+    assert named_folds(np.array([str(n) for n in (10, 2, 1)], object), folds=3).tolist() == [2, 1, 0]
+    assert named_folds(np.array(["", ""], object), folds=2) is None
+    assert named_folds(np.array(["1"], object), folds=2) is None
