@@ -1,0 +1,72 @@
+"""What a report shows of a run: read from its folder, numbers only."""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from twofold.data.errors import InputError
+from twofold.fuse.received import read_record
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The fusion's answers for n test faces. probabilities: (n, C), under the temperature."""
+
+    keys: tuple[str, ...]
+    truth: np.ndarray
+    calls: np.ndarray
+    probabilities: np.ndarray
+
+
+@dataclass(frozen=True)
+class RunContent:
+    """One run. systems: as metrics.json has them, the fusion last; curves: (epochs, loss, validation macro-F1) of each
+    fold and seed."""
+
+    path: Path
+    record: dict[str, Any]
+    classes: tuple[str, ...]
+    systems: list[dict[str, Any]]
+    comparison: dict[str, Any] | None
+    answers: Answers
+    curves: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def read_content(path: Path) -> RunContent:
+    """Read what a report needs. Raises InputError for a folder that is no run, or whose tables do not read back."""
+    try:
+        record = read_record(path / "run.json")
+        metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
+        classes = tuple(metrics["classes"])
+        return RunContent(path, record, classes, metrics["systems"], metrics.get("fusion_against_best_single"),
+                          _answers(path / "predictions.csv", classes), list(_curves(path / "history.csv")))
+    except FileNotFoundError as error:
+        missing = Path(error.filename).name
+        raise InputError(f"{path}: not a run (no {missing}): give a folder that `fuse` made") from None
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise InputError(f"{path}: the run's figures do not read back ({error}): train it again") from None
+
+
+def _answers(path: Path, classes: tuple[str, ...]) -> Answers:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    return Answers(tuple(row["key"] for row in rows),
+                   np.array([classes.index(row["truth"]) for row in rows], int),
+                   np.array([classes.index(row["prediction"]) for row in rows], int),
+                   np.array([[float(row[name]) for name in classes] for row in rows]).reshape(-1, len(classes)))
+
+
+def _curves(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for part in dict.fromkeys((row["fold"], row["member"]) for row in rows):
+        lines = [row for row in rows if (row["fold"], row["member"]) == part]
+        yield (np.array([int(row["epoch"]) for row in lines]), np.array([float(row["loss"]) for row in lines]),
+               np.array([float(row["val_macro_f1"]) for row in lines]))

@@ -1,0 +1,47 @@
+"""The verb `report`: runs as a page that a person would rather look at."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from twofold.cache.atomic import write_text
+from twofold.data.errors import InputError
+from twofold.fuse.report.content import RunContent, read_content
+from twofold.fuse.report.page import drawings, page
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What `report` wrote. figures: the files of the drawings."""
+
+    out: Path
+    runs: list[RunContent]
+    figures: list[Path]
+
+    def text(self) -> str:
+        drawn = f"; {len(self.figures)} drawings in {self.figures[0].parent}" if self.figures else ""
+        return f"{len(self.runs)} run{'s' if len(self.runs) > 1 else ''} -> {self.out}{drawn}"
+
+    def record(self) -> dict:
+        return {"out": str(self.out), "figures": [str(path) for path in self.figures],
+                "runs": [{"run": str(run.path), "classes": list(run.classes), "systems": run.systems,
+                          "fusion_against_best_single": run.comparison} for run in self.runs]}
+
+
+def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None) -> Reported:
+    """Write the page of these runs to `out`, and their drawings as SVG files into `figures`.
+
+    Raises InputError for a folder that is no run, or a place that cannot be written.
+    """
+    runs = [read_content(path) for path in paths]
+    if out.is_dir() or not out.parent.is_dir():
+        raise InputError(f"{out}: cannot be written: {'it is a folder' if out.is_dir() else 'no such folder'}")
+    files = []
+    if figures:
+        figures.mkdir(parents=True, exist_ok=True)
+        for number, run in enumerate(runs, 1):
+            for name, drawing in drawings(run).items():
+                files.append(figures / (f"{name}.svg" if len(runs) == 1 else f"{number}-{name}.svg"))
+                write_text(files[-1], drawing)
+    write_text(out, page(runs))
+    return Reported(out, runs, files)

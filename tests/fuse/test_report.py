@@ -1,0 +1,100 @@
+"""The page of a run: its numbers are those of metrics.json, nothing in it loads or runs, names are escaped."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from twofold.data.errors import InputError
+from twofold.fuse.fuse import fuse
+from twofold.fuse.report.report import report
+from twofold.fuse.settings import resolve
+
+
+@pytest.fixture
+def run(make_store, tmp_path):
+    settings = resolve(changes={"epochs": 4, "lr": 3e-3, "hidden": 16, "seeds": 2, "batch_size": 64, "head": "gated"})
+    fuse([make_store(noise=1.0)], settings, out=tmp_path / "run")
+    return tmp_path / "run"
+
+
+class Page(HTMLParser):
+    """The texts of a page, its tags with their attributes, and whether every tag is closed."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.texts, self.tags, self.open = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "br", "line", "circle", "polyline"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_the_numbers_are_those_of_the_run(run, tmp_path, cli):
+    done = cli("report", run, "-o", tmp_path / "r.html", "--figures", tmp_path / "figures", "--json")
+    assert done.returncode == 0, done.stderr
+    systems = json.loads((run / "metrics.json").read_text())["systems"]
+    assert json.loads(done.stdout)["runs"][0]["systems"] == systems
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert not page.open
+    for system in systems:
+        assert f"{100 * system['macro_f1']:.2f}" in page.texts and system["name"] in page.texts
+    counts = [count for row in systems[-1]["confusion"] for count in row]
+    cells = [text for text in page.texts if re.fullmatch(r"\d+", text)]
+    assert all(str(count) in cells for count in counts)
+    labels = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
+    assert len(labels) == 5 and all(labels)  # two forests, reliability, two learning curves
+    for path in (tmp_path / "figures").iterdir():
+        assert ElementTree.parse(path).getroot().tag.endswith("svg")
+
+
+def test_nothing_leaves_the_page(run, tmp_path):
+    report([run], out=tmp_path / "r.html")
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert not {"script", "img", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert all(value.startswith("#") for _, attributes in page.tags
+               for name, value in attributes.items() if name in ("href", "src"))
+    assert (tmp_path / "r.html").stat().st_size < 200_000
+
+
+def test_names_from_a_stranger_are_text(run, tmp_path):
+    for name in ("run.json", "metrics.json", "predictions.csv"):
+        text = (run / name).read_text(encoding="utf-8").replace("timm:a", "<script>alert(1)</script>")
+        (run / name).write_text(text.replace("store/00", "<b onload=x>/00"), encoding="utf-8")
+    report([run], out=tmp_path / "r.html")
+    tags = {tag for tag, _ in Page((tmp_path / "r.html").read_text(encoding="utf-8")).tags}
+    assert "script" not in tags and "b" not in tags
+
+
+def test_several_runs_stand_side_by_side(run, tmp_path):
+    shutil.copytree(run, tmp_path / "other")
+    report([run, tmp_path / "other"], out=tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Side by side" in text and 'id="run1"' in text and "other (cexpr7, 84 faces)" in text
+
+
+def test_what_is_no_run_and_what_cannot_be_written(run, tmp_path):
+    with pytest.raises(InputError, match=r"not a run \(no run\.json\)"):
+        report([tmp_path], out=tmp_path / "r.html")
+    with pytest.raises(InputError, match="it is a folder"):
+        report([run], out=tmp_path)
+    with pytest.raises(InputError, match="no such folder"):
+        report([run], out=tmp_path / "none" / "r.html")
+    (run / "metrics.json").write_text('{"classes": 3}')
+    with pytest.raises(InputError, match="figures do not read back"):
+        report([run], out=tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
