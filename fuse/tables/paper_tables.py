@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from twofold.data.labels import parts
 from twofold.fuse.scores.scored_head import Figures
 from twofold.fuse.tables.columns import columns, percent
 
@@ -44,16 +45,18 @@ def paper_table(heads: Sequence[Figures], classes: tuple[str, ...]) -> list[str]
     place = [classes.index(name) for name in names]
     same = names == ROWS and tuple(int(n) for n in heads[0].scores.n[place]) == FACES
     beside = PUBLISHED if same else ()
-    rows = [("Compound Expression", *(f"#{number}" for number in range(1, len(heads) + 1)),
+    kind = "Compound Expression" if all(len(parts(name)) == 2 for name in names) else "class"
+    rows = [(kind, *(f"#{number}" for number in range(1, len(heads) + 1)),
              *(f"paper: {column.name}" for column in beside))]
     for row, (name, c) in enumerate(zip(names, place, strict=True)):
-        rows.append((name.replace("_", " ").title(), *(percent(each.scores.recall[c]) for each in heads),
+        said = name.replace("_", " ").title() if parts(name) else name  # own names stay as they are
+        rows.append((said, *(percent(each.scores.recall[c]) for each in heads),
                      *(percent(column.right[row] / FACES[row]) for column in beside)))
     rows.append(("acc", *(percent(each.scores.accuracy) for each in heads),
                  *(percent(column.accuracy) for column in beside)))
     rows.append(("F1", *(percent(each.scores.macro_f1) for each in heads),
                  *(percent(np.nan if column.f1 is None else column.f1) for column in beside)))
-    legend = [f"#{number}  {each.head.name}" for number, each in enumerate(heads, 1)]
+    legend = [f"#{number}  {each.head.name} ({each.head.ensemble})" for number, each in enumerate(heads, 1)]
     why = ("paper: acc recounted from its cells (its printed acc row contradicts them), F1 from its prose; the "
            "ensemble's printed acc 73.80 and F1 63.79 are not what its cells give") if same else (
            "the paper's own columns are shown on RAF-DB's 397-image split only")

@@ -86,6 +86,15 @@ def test_a_difference_within_noise_is_called_that():
     assert "(no interval from 3 groups)" in compared(few) and "noise" not in compared(few)
 
 
+def test_the_papers_table_of_any_classes():
+    heads = [figures(scored(TRUTH, CALLS, members=3), classes=3, seed=0)]
+    lines = figures_table(heads, CLASSES, style="paper")
+    assert lines[0].split() == ["class", "#1"]
+    names = [line[:17].strip() for line in lines[1:6]]
+    assert names == ["joie", "AU1+2", "Happily Surprised", "acc", "F1"]
+    assert "#1  a (ensemble of 3 seeds)" in lines
+
+
 def test_titles_stand_over_their_columns():
     lines = grouped_columns([("name", "x", "y"), ("a", "1", "22")], [("", 1), ("a long title", 2)], left=1)
     assert lines == ["     | a long title", "name |        x   y", "a    |        1  22"]
