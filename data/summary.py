@@ -36,6 +36,8 @@ def lines(faces: Manifest, labels: tuple[str, ...] = ("basic", "compound")) -> l
         labelled = table.loc[table[name] != "", name]
         if len(labelled):
             rows.append(f"{name:9} {len(labelled):,} labelled: {_tally(labelled)}")
+    if "fold" in table.columns:
+        rows.append("fold      " + _tally(table["fold"].sort_values()))
     grouped = table.loc[table["group"] != "", "group"]
     if len(grouped):
         rows.append(f"group     {grouped.nunique():,} groups of {len(grouped):,} faces")
