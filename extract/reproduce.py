@@ -107,7 +107,8 @@ def _sources(recipe: Recipe, weights: Sequence[str]) -> Iterator[EncoderSource]:
 def _onnx_options(recipe: Recipe) -> str:
     """What the recipe says of the input and output, in the words of `onnx:PATH?...`."""
     how = recipe.preprocessing
-    options = {"size": how["size"][0], "resize": how["resize"], "interpolation": how["interpolation"],
+    options = {"size": how["size"][0], "resize": how["resize"], "rule": how["resize_rule"],
+               "interpolation": how["interpolation"],
                "mean": "/".join(map(repr, how["mean"])), "std": "/".join(map(repr, how["std"])),
                "scale": repr(how["scale"]), "output": recipe.tap}
     return "&".join(f"{key}={value}" for key, value in options.items())

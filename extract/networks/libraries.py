@@ -1,7 +1,7 @@
 """From the name of a backbone to a network without its classifier, and the preprocessing it expects."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from twofold.data.errors import InputError
 from twofold.extract.networks.ferplus_resnet import is_caffe, torchvision_name, with_caffe_strides
 from twofold.extract.networks.own_classifier import Layer, last_layer
 from twofold.extract.networks.preprocessing import Preprocessing
+from twofold.extract.networks.preprocessing_options import with_options
 from twofold.extract.networks.presets import CAFFE_PIXELS, Preset, preset
 from twofold.extract.weights.finetuned import preprocessing_of
 from twofold.extract.weights.read import Checkpoint, file_sha256
@@ -78,6 +79,13 @@ def build(name: str, *, checkpoint: Checkpoint | None, size: int = 0, drop_path:
         built = _preset(preset(name), checkpoint)
     how = learned or built.preprocessing
     return replace(built, preprocessing=replace(how, size=size, resize=size) if size else how)
+
+
+def build_with(name: str, options: Mapping[str, str], *, checkpoint: Checkpoint | None) -> Architecture:
+    """The same, its preprocessing as the options behind the name say (see `preprocessing_options`)."""
+    side = with_options(Preprocessing(size=1, resize=1), options, name=name).size if "size" in options else 0
+    built = build(name, checkpoint=checkpoint, size=side)
+    return replace(built, preprocessing=with_options(built.preprocessing, options, name=name))
 
 
 def _preset(backbone: Preset, checkpoint: Checkpoint | None) -> Architecture:

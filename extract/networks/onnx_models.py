@@ -18,7 +18,7 @@ from twofold.extract.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD, 
 from twofold.extract.networks.preprocessing_options import colour, split_name, with_options
 from twofold.extract.weights.read import refuse_other_files
 
-FIRST_SECONDS = 9  #: for the first face
+FIRST_SECONDS = 6  #: for the first face
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 

@@ -15,11 +15,11 @@ from twofold.data.errors import InputError, first_line
 from twofold.extract.devices import PRECISIONS, parse_device, resolve_precision
 from twofold.extract.networks.encoder import FIRST_TRY, BatchLimit, Encoder
 from twofold.extract.networks.folding import fold_norms
-from twofold.extract.networks.libraries import Architecture, build, check_name
+from twofold.extract.networks.libraries import Architecture, build_with, check_name
 from twofold.extract.networks.onnx_models import load_onnx
 from twofold.extract.networks.own_classifier import own_classifier
 from twofold.extract.networks.preprocessing import Preprocessing
-from twofold.extract.networks.preprocessing_options import joined, split_name, with_options
+from twofold.extract.networks.preprocessing_options import joined, split_name
 from twofold.extract.networks.presets import PRESETS
 from twofold.extract.networks.random_weights import draw_weights, noise_pictures, seeded
 from twofold.extract.weights.find import find_weights, weights_folder
@@ -106,7 +106,7 @@ def _untrained(name: str, weights: str, options: Mapping[str, str]) -> Loaded:
     if not seed.isdecimal() or int(seed) >= 2**63:
         raise InputError(f"weights {weights!r} of {name}: random:SEED wants a whole number, as random:0")
     with seeded(int(seed)):
-        built = _built(name, None, options)
+        built = build_with(name, options, checkpoint=None)
     draw_weights(built.network, built.preprocessing, seed=int(seed))
     return Loaded(built, _ready(built), f"random:{int(seed)}")
 
@@ -114,19 +114,13 @@ def _untrained(name: str, weights: str, options: Mapping[str, str]) -> Loaded:
 def _trained(name: str, weights: str | None, folder: Path, options: Mapping[str, str]) -> Loaded:
     checkpoint, ours = without_ours(read_checkpoint(find_weights(name, weights=weights, folder=folder)))
     with seeded(0):  # what the constructors draw is thrown away
-        built = _built(name, checkpoint, options)
+        built = build_with(name, options, checkpoint=checkpoint)
     renamed = {built.rename(entry): tensor for entry, tensor in checkpoint.tensors.items()}
     left_over = load_strictly(built.network, replace(checkpoint, tensors=renamed), heads=built.heads)
     network = _ready(built)
     head = {entry: tensor for entry, tensor in renamed.items()
             if entry in left_over or entry.startswith(built.own_head)}
     return Loaded(built, network, digest(network), head, checkpoint, ours)
-
-
-def _built(name: str, checkpoint: Checkpoint | None, options: Mapping[str, str]) -> Architecture:
-    side = with_options(Preprocessing(size=1, resize=1), options, name=name).size if "size" in options else 0
-    built = build(name, checkpoint=checkpoint, size=side)
-    return replace(built, preprocessing=with_options(built.preprocessing, options, name=name))
 
 
 def _ready(built: Architecture) -> nn.Module:

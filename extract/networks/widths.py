@@ -3,7 +3,8 @@
 import torch
 
 from twofold.data.errors import InputError
-from twofold.extract.networks.libraries import build
+from twofold.extract.networks.libraries import build_with
+from twofold.extract.networks.preprocessing_options import split_name
 
 LIBRARIES = ("timm:", "torchvision:")
 
@@ -16,8 +17,9 @@ def check_width(backbone: str, dim: int) -> None:
     """
     if not backbone.startswith(LIBRARIES):
         return
+    name, options = split_name(backbone)
     with torch.device("meta"), torch.inference_mode():
-        architecture = build(backbone, checkpoint=None)
+        architecture = build_with(name, options, checkpoint=None)
         size = architecture.preprocessing.size
         try:
             features = architecture.network.eval()(torch.empty(1, 3, size, size)).shape[-1]

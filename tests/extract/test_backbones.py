@@ -13,6 +13,7 @@ from twofold.extract.networks.preprocessing import Preprocessing
 from twofold.extract.networks.presets import PRESETS, preset
 from twofold.extract.networks.random_weights import noise_pictures
 from twofold.extract.networks.registry import load_encoder
+from twofold.extract.networks.widths import check_width
 from twofold.extract.plan import recipe_of
 from twofold.extract.views import view
 from twofold.extract.weights.class_orders import class_order
@@ -249,6 +250,12 @@ def test_a_size_that_a_network_does_not_take_is_said():
         load("vit_mae?size=96", "random:3")
 
 
+def test_the_width_of_a_name_with_options_is_found_without_building_it():
+    check_width("timm:test_resnet?size=64&mean=0.5", 96)
+    with pytest.raises(InputError, match="gives 96 features, not the 95"):
+        check_width("timm:test_resnet?size=64&mean=0.5", 95)
+
+
 def test_a_transformer_of_timm_is_built_for_the_size_in_its_name():
     encoder = load("timm:test_vit?size=96", "random:3")
     assert encoder.encode(np.zeros((1, 96, 96, 3), np.uint8)).shape == (1, encoder.dim)
@@ -267,6 +274,9 @@ def test_options_work_on_the_command_line_and_in_fuse(cli, drawn, tmp_path):
                "linear", "--epochs", "1", "--seeds", "1", "--device", "cpu")
     assert done.returncode == 0, done.stderr
     assert name in done.stdout
+    face = next(drawn.root.glob("**/*.png"))
+    done = cli("predict", tmp_path / "run", face, "--cropped", "-o", tmp_path / "out.csv", "--device", "cpu")
+    assert done.returncode == 0 and len((tmp_path / "out.csv").read_text().splitlines()) == 2, done.stderr
 
 
 def test_a_plain_resnet50_gets_the_same_pixels_whichever_way_it_is_tapped(tmp_path):
