@@ -86,6 +86,14 @@ def cache_merge(
     return merged
 
 
+@app.command("drop")
+def cache_drop(store: StorePath, as_json: Json = False) -> Report:
+    """Remove the rows that are kept aside of faces that have left the manifest."""
+    from twofold.cache.drop import drop_retired
+
+    return drop_retired(store)
+
+
 @app.command("diff")
 def cache_diff(
     a: Annotated[Path, typer.Argument(metavar="A", help="A store or a feature file.")],

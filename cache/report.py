@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.store import PARTS, Store
+from twofold.cache.parts import is_retired
+from twofold.cache.store import Store
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Listing:
     files: list[FeatureFile]
     unreadable: dict[Path, str]
     parts: dict[str, int]
+    retired: dict[str, int]  #: rows of faces that have left the manifest
 
     def record(self) -> dict:
         return {
@@ -26,7 +28,7 @@ class Listing:
                        "precision": file.recipe.precision, "weights": file.recipe.weights,
                        "fingerprint": file.fingerprint, "bytes": file.path.stat().st_size} for file in self.files],
             "unreadable": {path.name: reason for path, reason in self.unreadable.items()},
-            "unfinished_parts": self.parts,
+            "unfinished_parts": self.parts, "retired_rows": self.retired,
         }
 
     def text(self) -> str:
@@ -34,6 +36,8 @@ class Listing:
         lines += [f"unreadable: {reason}" for reason in self.unreadable.values()]
         lines += [f"unfinished: {count} parts of recipe {name[:8]} (the same `extract` command goes on with them)"
                   for name, count in self.parts.items()]
+        lines += [f"kept aside: {count} rows of recipe {name[:8]} of faces that have left the manifest (they come back "
+                  f"with them; `cache drop` removes them)" for name, count in self.retired.items()]
         return "\n".join(lines)
 
 
@@ -71,8 +75,10 @@ def listing(path: Path) -> Listing:
     """What a store holds. Raises CacheError if `path` is not a store."""
     store = Store(path)
     good, bad = store.readable()
-    parts = Counter(part.parent.name for part in store.path.glob(f"{PARTS}/*/*.h5"))
-    return Listing(store.path, good, bad, dict(parts))
+    parts = [part.path for part in store.parts()]
+    retired = Counter(path.parent.name for path in parts if is_retired(path) for _ in range(FeatureFile(path).rows))
+    return Listing(store.path, good, bad, dict(Counter(path.parent.name for path in parts if not is_retired(path))),
+                   dict(retired))
 
 
 def description(path: Path) -> Description:

@@ -1,6 +1,8 @@
 """A store: a folder of feature files of one dataset, with its manifest. Copied elsewhere it works there."""
 
+import csv
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from twofold.cache.errors import CacheError
@@ -28,6 +30,22 @@ class Store:
     def lock_path(self) -> Path:
         """Held by who changes its files in several steps; readers never look at it."""
         return self.path / ".lock"
+
+    def listed_keys(self) -> set[str] | None:
+        """The keys of its manifest; None if it has none that can be read."""
+        try:
+            with self.manifest_path.open(encoding="utf-8-sig", newline="") as file:
+                return {row["key"] for row in csv.DictReader(file)}
+        except (FileNotFoundError, KeyError, UnicodeDecodeError, csv.Error):
+            return None
+
+    def require_same_dataset(self, keys: Collection[str]) -> None:
+        """Raises CacheError if it has a manifest and files, and none of these keys is in it: another dataset's."""
+        listed = self.listed_keys()
+        if listed and keys and self.files() and listed.isdisjoint(keys):
+            raise CacheError(f"{self.path} is the store of another dataset: none of its {len(listed)} faces is in this "
+                             "manifest; give another --store, put both into one manifest with `manifest merge`, or "
+                             "say --replace-manifest")
 
     def files(self) -> list[FeatureFile]:
         """All feature files in it, by name; nothing is opened yet."""

@@ -1,6 +1,5 @@
 """Read a store back and say of each file whether its values can be trusted."""
 
-import csv
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -8,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from twofold.cache.errors import CacheError
+from twofold.cache.atomic import is_there
+from twofold.cache.errors import CacheError, FileGone
 from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.store import Store
 
@@ -65,14 +65,16 @@ def verify(path: Path, *, deep: bool = False, images: Images | None = None) -> V
         files, base, listed = [FeatureFile(path)], path.parent, None
     else:
         store = Store(path)
-        files, base, listed = [*store.files(), *store.parts()], store.path, _listed(store.manifest_path)
+        files, base, listed = [*store.files(), *store.parts()], store.path, store.listed_keys()
     finished = {file.path for file in files if file.path.parent == base}
     hashes: dict[str, str] = {}
     verdicts = []
     for file in files:
         name = str(file.path.relative_to(base))
         try:
-            file.check()
+            file = _checked(file)
+            if file is None:
+                continue
             if images:
                 hashes |= images([key for key in file.keys if key not in hashes])
                 _require_images(file, hashes)
@@ -84,13 +86,16 @@ def verify(path: Path, *, deep: bool = False, images: Images | None = None) -> V
     return Verification(path, verdicts)
 
 
-def _listed(manifest: Path) -> set[str] | None:
-    """The keys of the store's manifest; None if it has none that can be read."""
-    try:
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
-            return {row["key"] for row in csv.DictReader(file)}
-    except (FileNotFoundError, KeyError, UnicodeDecodeError, csv.Error):
-        return None
+def _checked(file: FeatureFile) -> FeatureFile | None:
+    """The file, read back whole; None if another process has removed it (a part that went into a finished file)."""
+    while True:
+        try:
+            file.check()
+            return file
+        except FileGone:
+            if not is_there(file.path):
+                return None
+            file = FeatureFile(file.path)  # replaced meanwhile: look at the new one
 
 
 def _against(file: FeatureFile, listed: set[str]) -> list[str]:

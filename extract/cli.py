@@ -40,6 +40,8 @@ def extract(
     shard: Annotated[str, typer.Option(help="i/n: the i-th of n slices, from 0; or auto, from RANK or SLURM.")] = "",
     max_failures: Annotated[int, typer.Option(min=-1, help="Stop once more faces than this fail; -1 never.")] = -1,
     part_rows: Annotated[int, typer.Option(min=1, help="Faces that a crash repeats at most.")] = 2048,
+    replace_manifest: Annotated[bool, typer.Option(
+        "--replace-manifest", help="Take a manifest that shares no face with the store's.")] = False,
     retry_failures: Annotated[bool, typer.Option("--retry-failures", help="Try failed faces again.")] = False,
     recheck: Annotated[bool, typer.Option("--recheck", help="Hash every image; recompute changed ones.")] = False,
     with_logits: Annotated[bool, typer.Option("--with-logits", help="Insist on backbones' own classifiers.")] = False,
@@ -63,7 +65,8 @@ def extract(
     streams = parse_streams(names_in(backbones), names_in(views), weights=weights or [], classes_of=classes_of or [],
                             precision=precision, dtype=dtype, batch_size=batch_size, compiled=compiled)
     options = ExtractOptions(workers=workers, shard=shard, max_failures=max_failures, part_rows=part_rows,
-                             retry_failures=retry_failures, recheck=recheck, with_logits=with_logits)
+                             retry_failures=retry_failures, recheck=recheck, with_logits=with_logits,
+                             replace_manifest=replace_manifest)
     request = Request(manifest=faces, roots=root, store=store, streams=streams, device=device, options=options,
                       max_pixels=max_pixels)
     if (slurm is None and slurm_script is None) or dry_run:

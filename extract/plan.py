@@ -24,7 +24,7 @@ class ExtractOptions:
 
     workers: decoding threads, 0 for one a core; shard: `i/n`, counted from 0, or empty for all; max_failures: stop
     once more faces than this have failed, -1 for never; part_rows: what a crash repeats at most; with_logits: refuse
-    to begin unless the classifiers that weights bring along can be kept.
+    to begin unless the classifiers that weights bring along can be kept; replace_manifest: also of another dataset.
     """
 
     workers: int = 0
@@ -34,6 +34,7 @@ class ExtractOptions:
     retry_failures: bool = False
     recheck: bool = False
     with_logits: bool = False
+    replace_manifest: bool = False
 
     def __post_init__(self) -> None:
         parse_shard(self.shard)

@@ -89,11 +89,20 @@ def plan_all(place: Place, wanted: Sequence[WantedFile], options: ExtractOptions
     return plans
 
 
+def _keep_manifest(place: Place, *, replaced: bool) -> None:
+    """Put the manifest into the store, unless it is there: a store that is complete may well be read-only."""
+    if not replaced:
+        place.store.require_same_dataset(place.keys)
+    path, text = place.store.manifest_path, place.manifest.table.to_csv(index=False, lineterminator="\n")
+    if not path.is_file() or path.read_bytes() != text.encode():
+        place.store.path.mkdir(parents=True, exist_ok=True)
+        write_manifest(place.manifest, path)
+
+
 def add_missing(place: Place, plans: Sequence[FilePlan], sources: Sequence[EncoderSource], encoders: Encoders,
                 devices: Sequence[str], options: ExtractOptions) -> Extraction:
     """Compute what the plans miss and finish the files that are whole by then. sources: of each plan's encoder."""
-    place.store.path.mkdir(parents=True, exist_ok=True)
-    write_manifest(place.manifest, place.store.manifest_path)
+    _keep_manifest(place, replaced=options.replace_manifest)
     assignment = assignment_of(place, plans, sources, options)
     tally = Tally()
     if assignment.files:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from twofold.cache.atomic import put_in_place
+from twofold.cache.atomic import alone, is_there, put_in_place
 from twofold.cache.errors import CacheError, TransferError
 from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.share.catalogue import Catalogue, Entry, Features, entry_of
@@ -38,7 +38,8 @@ def pull(
         lacking, present = _compare(wanted, store, shown, replace)
         store.path.mkdir(parents=True, exist_ok=True)
         _require_room(lacking, store.path)
-        resumed = sum([_fetch(source, entry, store.path, total(lacking), progress) for entry in lacking])
+        resumed = sum([_fetch(source, entry, store.path, total(lacking), progress, replace=replace)
+                       for entry in lacking])
     _remove_forgotten(store.path)
     return Transfer(store.path, shown, False, tuple(lacking), tuple(present), resumed)
 
@@ -70,7 +71,9 @@ def _partial(folder: Path):
     return lambda entry: folder / f"{PARTIAL}{entry.sha256}"
 
 
-def _fetch(source: Source, entry: Entry, folder: Path, whole: int, progress: Progress) -> int:
+def _fetch(
+    source: Source, entry: Entry, folder: Path, whole: int, progress: Progress, *, replace: bool,
+) -> int:
     """Fetch one file; returns how many of its bytes an earlier attempt had left."""
     partial = _partial(folder)(entry)
     with _alone(partial):
@@ -80,7 +83,11 @@ def _fetch(source: Source, entry: Entry, folder: Path, whole: int, progress: Pro
         except CacheError:
             partial.unlink(missing_ok=True)
             raise
-        put_in_place(partial, folder / entry.name)
+        with alone(Store(folder).lock_path):  # `extract` may write to the store meanwhile
+            if not replace and is_there(folder / entry.name):
+                raise TransferError(f"{folder / entry.name} has just been written by another process: run the same "
+                                    "command again")
+            put_in_place(partial, folder / entry.name)
     return resumed
 
 

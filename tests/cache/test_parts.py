@@ -1,3 +1,4 @@
+import errno
 import os
 import socket
 
@@ -12,6 +13,7 @@ from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.parts import file_state, publish_part, retired_rows
 from twofold.cache.rows import Rows
 from twofold.cache.store import Store
+from twofold.cache.verify import verify
 
 KEYS = [f"{number:03d}.jpg" for number in range(600)]
 VALUES = np.arange(1200, dtype=np.float16).reshape(600, 2)
@@ -148,3 +150,73 @@ def test_parts_that_another_process_assembles_meanwhile_are_not_missed(store, re
     monkeypatch.setattr(parts, "part_paths", listed_then_assembled_elsewhere)
     assert file_state(store, how).rows.covers(KEYS)
     assert others[1].rows == 600 and not store.parts()
+
+
+def test_rows_kept_aside_have_a_name_and_a_verb_removes_them(cli, store, recipe):
+    how = recipe()
+    publish(store, how, np.arange(600))
+    assemble(store, how, 2, KEYS)
+    assemble(store, how, 2, KEYS[100:])
+    listed = cli("cache", "ls", store.path).stdout
+    assert "kept aside: 100 rows" in listed and "unfinished" not in listed
+    done = cli("cache", "drop", store.path)
+    assert done.returncode == 0 and done.stdout.startswith("100 rows that were kept aside are removed")
+    assert not (store.path / ".parts").exists() and "kept aside" not in cli("cache", "ls", store.path).stdout
+    assert cli("cache", "drop", store.path).stdout.startswith("0 rows") and store.files()[0].rows == 500
+
+
+def test_parts_count_by_their_number_whatever_the_clock_says(store, recipe):
+    how = recipe()
+    first, second = publish(store, how, [5]), publish(store, how, [5], values=VALUES * 0 - 1, sha="f")
+    os.utime(second, (0, 0))
+    os.utime(first, (2e9, 2e9))
+    assert file_state(store, how).rows.sha256(KEYS[5]) == "f" * 64
+
+
+def test_a_part_that_goes_while_a_store_is_verified_is_not_at_fault(store, recipe, monkeypatch):
+    how = recipe()
+    publish(store, how, np.arange(600))
+    listed = Store.parts
+
+    def listed_then_assembled(self):
+        files = listed(self)
+        assemble(store, how, 2, KEYS)
+        return files
+
+    monkeypatch.setattr(Store, "parts", listed_then_assembled)
+    assert verify(store.path).exit_code == 0
+
+
+def test_a_rotten_block_of_a_finished_file_is_computed_again(store, recipe, caplog):
+    how = recipe()
+    publish(store, how, np.arange(600))
+    file = assemble(store, how, 2, KEYS)
+    with file.path.open("r+b") as content:
+        content.seek(file.mapped().offset + 7)
+        content.write(b"\xff")
+    assert not file_state(store, how).is_complete(KEYS) and "set aside" in caplog.text
+
+
+def test_trouble_of_the_machine_sets_nothing_aside(store, recipe, monkeypatch):
+    how = recipe()
+    publish(store, how, np.arange(600))
+    path = assemble(store, how, 2, KEYS).path
+
+    def stale(*arguments):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    for name in ("preadv", "pread"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, stale)
+            with pytest.raises(OSError, match="Stale file handle"):
+                file_state(store, how)
+    assert file_state(store, how).is_complete(KEYS) and [p.name for p in store.path.glob("*.damaged")] == []
+
+
+def test_a_store_refuses_another_datasets_manifest(store, recipe):
+    publish(store, recipe(), np.arange(600))
+    assemble(store, recipe(), 2, KEYS)
+    store.manifest_path.write_text("key\n" + "\n".join(KEYS) + "\n")
+    store.require_same_dataset(["new.jpg", KEYS[3]])
+    with pytest.raises(CacheError, match=r"another dataset.*--replace-manifest"):
+        store.require_same_dataset(["other/1.jpg", "other/2.jpg"])
