@@ -79,7 +79,7 @@ def replace_finished(
         if retired:
             _write(retired, recipe, dim, rows, *retiring)
         stack.enter_context(alone(store.lock_path))
-        if not state.is_current(path):
+        if not state.is_current(store, recipe):
             return None
         if retired:
             add_part(store, recipe, retired, prefix=RETIRED)

@@ -55,10 +55,14 @@ class FileState:
             return False
         return [key for key in keys if key not in file.failures] == file.keys.tolist()
 
-    def is_current(self, path: Path) -> bool:
-        """True if all these files still stand there, and none at `path` that is newer than the finished one."""
-        same = self.finished.is_current() if self.finished else not is_there(path)
-        return same and all(is_there(part.path) for part in (*self.retired, *self.parts))
+    def is_current(self, store: Store, recipe: Recipe) -> bool:
+        """True if all these files still stand there, the finished one is the same, and no other rows have retired.
+
+        Parts that came since are newer than all of it, and stay.
+        """
+        same = self.finished.is_current() if self.finished else not is_there(store.path_of(recipe))
+        return (same and all(is_there(part.path) for part in self.parts)
+                and [part.path for part in self.retired] == list(filter(is_retired, part_paths(store, recipe))))
 
 
 def file_state(store: Store, recipe: Recipe, *, deep: bool = True) -> FileState:
@@ -66,8 +70,12 @@ def file_state(store: Store, recipe: Recipe, *, deep: bool = True) -> FileState:
 
     Raises CacheError or OSError for a file that cannot be read though nothing shows that it is damaged.
     """
-    parts = [_whole(store, path, recipe, deep=True) for path in part_paths(store, recipe)]
-    finished = _whole(store, store.path_of(recipe), recipe, deep=deep)  # last: it has what parts were removed for
+    while True:
+        paths = part_paths(store, recipe)
+        parts = [_whole(store, path, recipe, deep=True) for path in paths]
+        finished = _whole(store, store.path_of(recipe), recipe, deep=deep)  # last: it has what parts were removed for
+        if {*filter(is_retired, part_paths(store, recipe))} <= {*paths}:  # else it lacks what has retired meanwhile
+            break
     sound = [part for part in parts if part is not None]
     return FileState(finished, tuple(part for part in sound if is_retired(part.path)),
                      tuple(part for part in sound if not is_retired(part.path)))
