@@ -6,9 +6,10 @@ from typing import Protocol
 
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
+from twofold.data.errors import InputError
 from twofold.data.images.decode import FACE, ImageError, Limits
 from twofold.data.images.sources import NO_FACE, ImageSource, image_hashes
-from twofold.data.manifest import Manifest, write_manifest
+from twofold.data.manifest import Manifest, read_manifest, write_manifest
 from twofold.extract.engine import Stop, compute
 from twofold.extract.networks.encoder import Encoder
 from twofold.extract.plan import ExtractOptions, Job, WantedFile, plan
@@ -39,12 +40,13 @@ def extract_in_memory(recipes: Sequence[Recipe], chunks: Iterable[Chunk], manife
 
     The values are those that `extract` gives for the same bytes in files. manifest: called once the chunks have come,
     for all their keys and those without a face; dims: as `reproduce` takes them. Raises InputError, before a face is
-    read, where what is here would make another recipe than those of the run.
+    read, where what is here would make another recipe than those of the run, or the store is of other faces.
     """
+    place, seen = Store(store, new=True), set()
+    before = _keys_before(place)
     encoders = find_encoders(recipes, weights=weights, device=device.split(",")[0], dims=dims)
     files = [WantedFile(recipe, encoder.dim, encoder.classifier)
              for recipe, encoder in zip(recipes, encoders, strict=True)]
-    place, seen = Store(store, new=True), set()
     place.path.mkdir(parents=True, exist_ok=True)
     with Stop() as stop:
         for chunk in chunks:
@@ -53,10 +55,29 @@ def extract_in_memory(recipes: Sequence[Recipe], chunks: Iterable[Chunk], manife
             if stopped_by or stop.signal:
                 return stopped_by or stop.signal
         table = manifest()
+        _require_all(place, before, table)
         _compute(files, encoders, place, [key for key in table.keys if key not in seen], Nothing())
     write_manifest(table, place.manifest_path)
     finish(place, plan(place, table.keys, files, options=ExtractOptions()), table.keys)
     return 0
+
+
+def _keys_before(store: Store) -> list[str]:
+    """The keys of a store that is there already. Raises InputError for one whose faces did not come from footage."""
+    if not store.manifest_path.is_file():
+        return []
+    table = read_manifest(store.manifest_path).table
+    labelled = (table[["split", "basic", "compound"]] != "").any(axis=None)
+    if labelled or not {"source", "frame", "track"} <= set(table):
+        raise InputError(f"{store.path}: a store of other faces, which would be lost: choose another --store")
+    return table["key"].tolist()
+
+
+def _require_all(store: Store, before: Sequence[str], table: Manifest) -> None:
+    lost = sorted(set(before) - set(table.keys))
+    if lost:
+        raise InputError(f"{store.path} holds {len(lost)} faces of other footage, which would be lost (the first is "
+                         f"{lost[0]}): name those inputs too, or choose another --store")
 
 
 def _compute(files: Sequence[WantedFile], encoders: Sequence[Encoder], store: Store, keys: list[str],

@@ -146,6 +146,19 @@ def test_pictures_without_a_face_say_so_and_damaged_ones_are_counted(cli, ready,
     assert list(table["prediction"] == "no face") == [False, *[True] * 5] and table["note"]["cut.jpg"] != "no face"
 
 
+def test_a_store_keeps_features_for_the_next_time_and_other_faces_are_not_lost(cli, ready, tmp_path):
+    run, video = run_of(cli, ready), two_people(tmp_path / "a.mp4")
+    for name in ("one.csv", "two.csv"):
+        assert cli("predict", run, video, "-o", tmp_path / name, "--store", tmp_path / "s").returncode == 0
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+    before = (ready / "store/manifest.csv").read_bytes()
+    done = cli("predict", run, video, "-o", tmp_path / "x.csv", "--store", ready / "store")
+    assert done.returncode == 2 and "a store of other faces" in done.stderr
+    assert (ready / "store/manifest.csv").read_bytes() == before
+    done = cli("predict", run, ready / "photos/03.png", "-o", tmp_path / "x.csv", "--store", tmp_path / "s")
+    assert done.returncode == 2 and "21 faces of other footage" in done.stderr
+
+
 def test_gaps_of_the_only_person_are_filled_by_smoothing(cli, ready, tmp_path):
     run = run_of(cli, ready)
     frames = [np.asarray(portrait(1) if number not in (3, 4) else Image.new("RGB", (300, 220))) for number in range(8)]
