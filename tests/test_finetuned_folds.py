@@ -1,0 +1,33 @@
+"""From faces to honest folds: one encoder a fold, its features, and a fusion that reads the right one for each."""
+
+from twofold.cache.store import Store
+from twofold.data.drawn.dataset import draw_dataset
+from twofold.data.labels import taxonomy
+from twofold.data.manifest import write_manifest
+
+NETWORK = "timm:test_vit"
+
+
+def test_one_encoder_a_fold(cli, tmp_path):
+    faces = draw_dataset(tmp_path / "faces", taxonomy=taxonomy("cexpr7"), per_class=18, size=48, seed=0, per_identity=1)
+    write_manifest(faces, tmp_path / "faces.csv")
+    words = ("finetune", tmp_path / "faces.csv", "--root", tmp_path / "faces", "--backbone", NETWORK, "--weights",
+             "random:0", "--size", "48", "--epochs", "1", "--batch-size", "16", "--target", "compound", "--device",
+             "cpu", "--folds", "2", "--out", tmp_path / "weights.safetensors")
+    done = cli(*words)
+    assert done.returncode == 0, done.stderr
+    files = [tmp_path / f"weights.fold{number}of2.safetensors" for number in (1, 2)]
+    assert all(file.exists() for file in files)
+    stamps = [file.stat().st_mtime_ns for file in files]
+    assert cli(*words).returncode == 0 and stamps == [file.stat().st_mtime_ns for file in files]  # nothing twice
+    weights = [word for file in files for word in ("--weights", f"{NETWORK}={file}")]
+    done = cli("extract", tmp_path / "faces.csv", "--root", tmp_path / "faces", "--store", tmp_path / "store",
+               "--backbones", NETWORK, *weights, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert len(Store(tmp_path / "store").files()) == 2
+    done = cli("fuse", tmp_path / "store", "--folds", "2", "--head", "logreg")
+    assert done.returncode == 0, done.stderr
+    assert "126 faces" in done.stdout and "each of the 2 folds has its own fine-tuned encoder" in done.stdout
+    assert "test faces left out" not in done.stdout
+    leak = cli("fuse", tmp_path / "store", "--folds", "2", "--head", "logreg", "--seed", "1")  # dealt otherwise
+    assert leak.returncode == 2 or "test faces left out" in leak.stdout
