@@ -12,6 +12,7 @@ from twofold.cache.recipe import Recipe
 
 MANIFEST = "manifest.csv"
 PARTS = ".parts"
+TEXT_MARK = re.compile(r"'+[=+\-@]")  #: a manifest marks a key as text that a spreadsheet would take for a formula
 
 
 class Store:
@@ -35,7 +36,8 @@ class Store:
         """The keys of its manifest; None if it has none that can be read."""
         try:
             with self.manifest_path.open(encoding="utf-8-sig", newline="") as file:
-                return {row["key"] for row in csv.DictReader(file)}
+                keys = [row["key"] for row in csv.DictReader(file)]
+            return {key[1:] if TEXT_MARK.match(key) else key for key in keys}
         except (FileNotFoundError, KeyError, UnicodeDecodeError, csv.Error):
             return None
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import save_file
 
+from twofold.data.csv_files import to_cells
 from twofold.data.taxonomies import record_of
 from twofold.fuse.features import FusedFeatures, Stream
 from twofold.fuse.heads.registry import side_by_side
@@ -114,8 +115,8 @@ def predictions_csv(features: FusedFeatures, fused: ScoredHead, val: tuple[np.nd
     lines: list[tuple[str, ...]] = [("key", "split", "truth", "prediction", *classes)]
     for split, rows, probabilities in sides:
         for row, shares in zip(rows, probabilities, strict=True):
-            lines.append((str(features.keys[row]), split, classes[features.label[row]], classes[int(shares.argmax())],
-                          *(f"{share:.6f}" for share in shares)))
+            lines.append((*to_cells([str(features.keys[row])]), split, classes[features.label[row]],
+                          classes[int(shares.argmax())], *(f"{share:.6f}" for share in shares)))
     return _csv(lines)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from twofold.data.csv_files import from_cells
 from twofold.data.errors import InputError
 from twofold.fuse.received import read_record
 
@@ -57,7 +58,7 @@ def read_content(path: Path) -> RunContent:
 def _answers(path: Path, classes: tuple[str, ...]) -> Answers:
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
-    return Answers(tuple(row["key"] for row in rows),
+    return Answers(tuple(from_cells([row["key"] for row in rows])),
                    np.array([classes.index(row["truth"]) for row in rows], int),
                    np.array([classes.index(row["prediction"]) for row in rows], int),
                    np.array([[float(row[name]) for name in classes] for row in rows]).reshape(-1, len(classes)))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from twofold.cache.atomic import published
+from twofold.data.csv_files import to_cells
 from twofold.data.images.sources import NO_FACE, NO_FACE_SUFFIX
 from twofold.data.labels import BASIC
 
@@ -76,7 +77,7 @@ def write_predictions(out: Path, blocks: Iterable[ScoredFaces], options: Predict
             scored = ~np.isnan(faces.scores[:, 0])
             faceless = np.array([str(key).endswith(NO_FACE_SUFFIX) for key in faces.keys], bool) & ~scored
             lines = [_line(faces, int(row), options, classes) for row in np.flatnonzero(scored | faceless)]
-            writer.writerows(lines)
+            writer.writerows([*to_cells([str(line[0])]), *line[1:]] for line in lines)
             written.calls.update(line[1 + faces.places.shape[1]] for line in lines)
             written.rows += len(lines)
             written.left_out += int((~scored & ~faceless).sum())
