@@ -1,0 +1,25 @@
+"""The demonstration with far fewer people, too few to learn much from: every step runs, and not twice."""
+
+import json
+import re
+
+import pytest
+
+from twofold.data.drawn import demo
+from twofold.extract import cli as extract_cli
+
+
+@pytest.mark.slow
+def test_every_step_of_the_demonstration_runs(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "BASICS_PER_CLASS", 10)
+    monkeypatch.setattr(demo, "COMPOUNDS_PER_CLASS", 10)
+    monkeypatch.setattr(extract_cli, "PRESETS", "timm:test_vit")
+    done = cli("demo", "--out", tmp_path / "demo", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"^\$ twofold (?:finetune|extract|fuse) ", done.stdout, re.MULTILINE)) == 4
+    assert "zero-shot from the backbones' own classifiers: nothing is trained" in done.stdout
+    assert "timm:test_vit * UNTRAINED" in done.stdout
+    systems = json.loads((tmp_path / "demo" / "run" / "metrics.json").read_text())["systems"]
+    assert [system["backbones"] for system in systems][-1] == [demo.LEARNER, "timm:test_vit"]
+    again = cli("demo", "--out", tmp_path / "demo", "--device", "cpu")
+    assert again.returncode == 0 and "(done before)" in again.stdout
