@@ -21,6 +21,7 @@ import typer
 
 import twofold.cache.cli as cache_cli
 import twofold.data.cli as data_cli
+import twofold.data.footage.cli as footage_cli
 import twofold.extract.cli as extract_cli
 import twofold.fuse.cli as fuse_cli
 from twofold import Report
@@ -31,7 +32,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_
                   help="Compound facial expressions from cached features: extract once, fuse in seconds.")
 bench_app = typer.Typer(no_args_is_help=True, help="How near this machine is to its limit, and what is in the way.")
 app.add_typer(data_cli.manifest_app, name="manifest")
-app.command()(data_cli.crop)
+app.command()(footage_cli.crop)
 app.add_typer(extract_cli.app)
 app.add_typer(fuse_cli.app)
 app.add_typer(cache_cli.app, name="cache")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from twofold.data.manifest import Manifest
     from twofold.data.summary import Indexed
 
+log = logging.getLogger(__name__)
 manifest_app = typer.Typer(no_args_is_help=True, help="Index a dataset into a table of faces; merge, split, check it.")
 
 def writable(output: Path | None) -> Path | None:
@@ -155,6 +156,8 @@ def manifest_cexpr(
     from twofold.data.readers.cexpr import read_cexpr
 
     if crop is not None:
+        from twofold.data.footage.challenge import crop_challenge
+
         root = crop_challenge(root, template, crop, detector)
     return write_faces(read_dataset(root, partial(read_cexpr, template=template, annotation=annotation)), output,
                        [path for path in (template, annotation) if path])
@@ -249,39 +252,14 @@ def manifest_check(
         findings = check(table, source, workers=workers, progress=bar.update)
     if output is not None:
         write_manifest(grouped(findings), output)
-        print(f"sets of (near-)identical faces are groups now -> {output}", file=sys.stderr)
+        log.info("sets of (near-)identical faces are groups now -> %s", output)
     return findings
-
-
-def crop_challenge(videos: Path, template: Path | None, out: Path, detector: Path | None) -> Path:
-    """Crop the challenge's videos and put the faces of their main persons where the template wants them."""
-    from twofold.data.errors import InputError
-    from twofold.data.footage.challenge import link_frames
-    from twofold.data.footage.crop import CropRequest
-    from twofold.data.footage.crop import crop as run_crop
-    from twofold.data.footage.detect import open_yunet
-    from twofold.data.footage.detector_file import find_detector
-    from twofold.data.footage.settings import CropSettings, Sampling
-    from twofold.data.manifest import read_manifest
-    from twofold.data.readers.cexpr import read_template
-
-    if template is None:
-        raise InputError("--crop goes with --template, which says what frames are called and which ones to answer")
-    asked = read_template(template).keys
-    request = CropRequest(inputs=[videos], out=out, settings=CropSettings(), sampling=Sampling())
-    cropped = run_crop(request, open_yunet(find_detector(detector)))
-    print(cropped.text(), file=sys.stderr)
-    if cropped.stopped:
-        raise InputError("stopped before the videos were cropped: the same command goes on")
-    count = link_frames(read_manifest(out / "faces.csv").table, asked, out, out / "frames")
-    print(f"{count:,} of {len(asked):,} frames of the template have a face in {out / 'frames'}", file=sys.stderr)
-    return out / "frames"
 
 
 def write_faces(
     faces: Manifest, output: Path, inputs: Sequence[Path] = (), *, classes: Taxonomy | None = None,
 ) -> Indexed:
-    """Write a manifest, print what it holds, and say on stderr what its reader noticed."""
+    """Write a manifest; what its reader noticed is logged."""
     from twofold.data.errors import InputError
     from twofold.data.keys import look_alikes
     from twofold.data.manifest import require_output, write_manifest
@@ -289,37 +267,8 @@ def write_faces(
 
     require_output(output, inputs=inputs)
     for note in (*faces.notes, *look_alikes(faces.keys)):
-        print(f"warning: {note}", file=sys.stderr)
+        log.warning("warning: %s", note)
     if not len(faces):
         raise InputError(f"no faces: {output} is not written")
     write_manifest(faces, output)
     return Indexed(faces, output, tuple(dict.fromkeys(("basic", "compound", *([classes.target] if classes else [])))))
-
-
-def crop(
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Photographs, videos, folders of them.")],
-    out: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for faces.csv and images/.")],
-    fps: Annotated[float, typer.Option(help="Videos: look at that many frames a second; 0 is all.")] = 0.0,
-    every: Annotated[int, typer.Option(help="Videos: look at each N-th frame.")] = 1,
-    align: Annotated[str, typer.Option(help="similarity (landmarks to a template) or square (the box).")]
-    = "similarity",
-    size: Annotated[int, typer.Option(help="Side of a face's image in pixels.")] = 224,
-    margin: Annotated[float, typer.Option(help="More around the face: a share of the side, on every side.")] = 0.0,
-    min_score: Annotated[float, typer.Option(help="Less sure detections are no faces.")] = 0.6,
-    min_size: Annotated[int, typer.Option(help="Smaller faces are left out; small values take more time.")] = 40,
-    jpeg: Annotated[int, typer.Option(help="Write JPEG of this quality; 0 writes PNG.")] = 0,
-    detector: Annotated[Path | None, typer.Option(help="YuNet's ONNX file, where not in the weights folder.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Threads; 0 takes one a core.")] = 0,
-    as_json: Json = False,
-) -> Report:
-    """Photographs and videos to aligned faces: DIR/faces.csv, a manifest, and DIR/images/."""
-    from twofold.data.footage.crop import CropRequest
-    from twofold.data.footage.crop import crop as run_crop
-    from twofold.data.footage.detect import open_yunet
-    from twofold.data.footage.detector_file import find_detector
-    from twofold.data.footage.settings import CropSettings, Sampling
-
-    settings = CropSettings(align=align, size=size, margin=margin, min_score=min_score, min_size=min_size, jpeg=jpeg)
-    request = CropRequest(inputs=inputs, out=out, settings=settings, sampling=Sampling(fps=fps, every=every),
-                          workers=workers)
-    return run_crop(request, open_yunet(find_detector(detector)))

@@ -1,5 +1,6 @@
 """The ABAW challenge's frames (`01/00001.jpg`) among the faces that were cropped from its videos (`01.mp4`)."""
 
+import logging
 import math
 import os
 import shutil
@@ -8,9 +9,18 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from twofold.data.errors import InputError
+from twofold.data.footage.crop import CropRequest, crop
+from twofold.data.footage.detect import open_yunet
+from twofold.data.footage.detector_file import find_detector
+from twofold.data.footage.settings import CropSettings, Sampling
 from twofold.data.images.sources import NO_FACE_SUFFIX
+from twofold.data.manifest import read_manifest
+from twofold.data.readers.cexpr import read_template
 
 OFF_CENTRE = 0.5  #: of its weight, what a face loses in a corner of the picture
+
+log = logging.getLogger(__name__)
 
 
 def challenge_frames(table: pd.DataFrame, asked: Sequence[str]) -> list[str]:
@@ -74,3 +84,18 @@ def _place(name: str) -> tuple[str, int]:
     video, _, frame = name.partition("/")
     number = PurePosixPath(frame).stem
     return _video(video + ".x"), int(number) - 1 if number.isdecimal() else -1
+
+
+def crop_challenge(videos: Path, template: Path | None, out: Path, detector: Path | None) -> Path:
+    """Crop the challenge's videos and put the faces of their main persons where the template wants them."""
+    if template is None:
+        raise InputError("--crop goes with --template, which says what frames are called and which ones to answer")
+    asked = read_template(template).keys
+    request = CropRequest(inputs=[videos], out=out, settings=CropSettings(), sampling=Sampling())
+    cropped = crop(request, open_yunet(find_detector(detector)))
+    log.info("%s", cropped.text())
+    if cropped.stopped:
+        raise InputError("stopped before the videos were cropped: the same command goes on")
+    count = link_frames(read_manifest(out / "faces.csv").table, asked, out, out / "frames")
+    log.info("%s of %s frames of the template have a face in %s", f"{count:,}", f"{len(asked):,}", out / "frames")
+    return out / "frames"
