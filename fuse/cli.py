@@ -123,12 +123,15 @@ def report(
     out: Annotated[Path, typer.Option("-o", "--output", metavar="REPORT.html", help="The page to write.")]
     = Path("report.html"),
     figures: Annotated[Path | None, typer.Option(metavar="DIR", help="The drawings as SVG files, too.")] = None,
+    root: Annotated[list[str] | None, typer.Option(metavar="DIR", help="Show the faces listed: where they lie, or "
+                                                                       "NAME=DIR for each data set.")] = None,
     as_json: Json = False,
 ) -> Report:
     """Tables and pictures of runs on one page: figures with intervals, confusions, calibration, learning, errors."""
+    from twofold.data.images.sources import parse_roots
     from twofold.fuse.report.report import report as run_report
 
-    return run_report(runs, out=out, figures=figures)
+    return run_report(runs, out=out, figures=figures, root=parse_roots(root) if root else None)
 
 
 def bench_fuse(

@@ -23,6 +23,16 @@ class Answers:
     calls: np.ndarray
     probabilities: np.ndarray
 
+    @property
+    def confidence(self) -> np.ndarray:
+        """(n,) probability of the class called."""
+        return self.probabilities.max(axis=1, initial=0)
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """(n,) bool."""
+        return self.calls != self.truth
+
 
 @dataclass(frozen=True)
 class RunContent:

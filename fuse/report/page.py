@@ -8,41 +8,27 @@ import numpy as np
 
 from twofold.fuse.report import svg
 from twofold.fuse.report.content import RunContent
+from twofold.fuse.report.faces import PERSONAL, Pictures, faces_section
+from twofold.fuse.report.markup import STYLE, scrolled, table
 from twofold.fuse.tables.columns import percent, span
 from twofold.fuse.tables.figures import UNTRAINED
 
-SHOWN = 15  #: faces in each list
-STYLE = """
-:root { --ink: #1c2430; --paper: #fff; --faint: #c9d0d9; --soft: #f3f5f8; --accent: #2563a8; --warn: #a33; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e5e9ef; --paper: #14181e; --faint: #3a434f; --soft: #1d232b; --accent: #6aa9ec; --warn: #f2857d; } }
-@media print { :root { --ink: #000; --paper: #fff; --faint: #bbb; --soft: #fff; --accent: #2563a8; } }
-body { margin: 0 auto; max-width: 62rem; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--faint); } h3 { margin-bottom: .3rem; }
-.wide { overflow-x: auto; } .side { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; }
-table { border-collapse: collapse; font-size: .9rem; } caption { text-align: left; padding: .3rem 0; font-weight: 600; }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--faint); }
-td { white-space: nowrap; } th:first-child { text-align: left; font-weight: 500; } thead th { background: var(--soft); }
-.cell { background: color-mix(in srgb, var(--accent) calc(var(--share) * 70%), transparent); text-align: center; }
-.warn { color: var(--warn); font-weight: 600; } nav a { margin-right: 1rem; } a { color: var(--accent); }
-@media print { h2 { break-after: avoid; } table, svg { break-inside: avoid; } }
-"""
 
-
-def page(runs: Sequence[RunContent]) -> str:
-    """The whole page."""
+def page(runs: Sequence[RunContent], *, pictures: Pictures | None = None) -> str:
+    """The whole page; with pictures of the faces that it lists."""
     title = "Twofold report: " + ", ".join(run.path.name for run in runs)
     links = " ".join(f'<a href="#run{number}">{escape(run.path.name)}</a>' for number, run in enumerate(runs))
     body = [f"<h1>{escape(title)}</h1>", f"<nav aria-label=\"runs\">{links}</nav>"]
+    body += [f'<p class="warn" role="note">{escape(PERSONAL)}</p>'] if pictures else []
     if len(runs) > 1:
         body += side_by_side(runs)
     for number, run in enumerate(runs):
-        body += [f'<section id="run{number}"><h2>{escape(run.path.name)}</h2>', *_sections(run), "</section>"]
+        body += [f'<section id="run{number}"><h2>{escape(run.path.name)}</h2>', *_sections(run, pictures), "</section>"]
+    images = "; img-src data:" if pictures else ""
     return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
             'content="width=device-width, initial-scale=1"><meta http-equiv="Content-Security-Policy" '
-            f"content=\"default-src 'none'; style-src 'unsafe-inline'\"><title>{escape(title)}</title>"
-            f"<style>{STYLE}</style></head><body><main>{''.join(body)}</main></body></html>\n")
+            f"content=\"default-src 'none'; style-src 'unsafe-inline'{images}\">"
+            f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>{''.join(body)}</main></body></html>\n")
 
 
 def drawings(run: RunContent) -> dict[str, str]:
@@ -51,8 +37,7 @@ def drawings(run: RunContent) -> dict[str, str]:
                                                   for system in run.systems])
              for kind, words in (("macro_f1", "macro-F1, %"), ("accuracy", "accuracy, %"))} if run.systems else {}
     if len(run.answers.keys):
-        confidence = run.answers.probabilities.max(axis=1)
-        named["reliability"] = svg.reliability(confidence, run.answers.calls == run.answers.truth)
+        named["reliability"] = svg.reliability(run.answers.confidence, ~run.answers.wrong)
     if run.curves:
         named["learning-macro_f1"] = svg.curves("validation macro-F1, %", [(e, f1) for e, _, f1 in run.curves],
                                                 percent=True)
@@ -64,12 +49,12 @@ def side_by_side(runs: Sequence[RunContent]) -> list[str]:
     """The fusions of several runs in one forest plot."""
     rows = [(f"{run.path.name} ({run.record['classes_name']}, {run.systems[-1]['n']} faces)",
              run.systems[-1]["macro_f1"], run.systems[-1]["macro_f1_interval"]) for run in runs if run.systems]
-    return ["<h2>Side by side: macro-F1, %</h2>", _scrolled(svg.forest("macro-F1, %", rows)) if rows else "",
+    return ["<h2>Side by side: macro-F1, %</h2>", scrolled(svg.forest("macro-F1, %", rows)) if rows else "",
             "<p>Overlapping intervals do not say that two runs are alike: <code>evaluate RUN RUN STORE</code> compares "
             "them in pairs on the same faces.</p>"]
 
 
-def _sections(run: RunContent) -> list[str]:
+def _sections(run: RunContent, pictures: Pictures | None) -> list[str]:
     drawn = drawings(run)
     done = [*_done(run)]
     if not run.systems:
@@ -78,19 +63,20 @@ def _sections(run: RunContent) -> list[str]:
     figures = ["<h3>Figures, with their 95 % intervals</h3>",
                f"<p>Of the {escape(fused.get('figures_of', 'ensemble of all seeds'))}, on {fused['n']} faces"
                + (f" of {fused['groups']} groups" if "groups" in fused else "") + ".</p>",
-               *(f"<h4>{words}</h4>{_scrolled(drawn[name])}" for name, words in (("forest-macro_f1", "macro-F1, %"),
+               *(f"<h4>{words}</h4>{scrolled(drawn[name])}" for name, words in (("forest-macro_f1", "macro-F1, %"),
                                                                      ("forest-accuracy", "accuracy, %"))),
-               _table("All systems", ("system", "accuracy", "95 %", "macro-F1", "95 %", "UAR"),
+               table("All systems", ("system", "accuracy", "95 %", "macro-F1", "95 %", "UAR"),
                       [(system["name"], percent(system["accuracy"]), span(system["accuracy_interval"]),
                         percent(system["macro_f1"]), span(system["macro_f1_interval"]), percent(system["uar"]))
                        for system in run.systems])]
-    classes = _table("Each class, by the fusion", ("class", "faces", "precision", "recall", "F1"), [
+    classes = table("Each class, by the fusion", ("class", "faces", "precision", "recall", "F1"), [
         (name, str(row["n"]), *(percent(row[kind]) for kind in ("precision", "recall", "f1")))
         for name, row in fused["per_class"].items()])
     confusions = [_confusion(system, run.classes) for system in reversed(run.systems)]
     folded = f"<details><summary>Of the other systems</summary>{''.join(confusions[1:])}</details>"
     return [*done, *figures, f"<h3>Classes</h3>{classes}", "<h3>Which classes are confused</h3>", confusions[0],
-            folded if confusions[1:] else "", *_confidence(run, drawn), *_training(run, drawn), *_faces(run)]
+            folded if confusions[1:] else "", *_confidence(run, drawn), *_training(run, drawn),
+            *faces_section(run, pictures)]
 
 
 def _done(run: RunContent) -> list[str]:
@@ -102,8 +88,8 @@ def _done(run: RunContent) -> list[str]:
                *(str(side[name]) for name in ("train", "val", "test"))) for number, side in enumerate(record["faces"])]
     return [*warn, f"<p>Classes {escape(str(record['classes_name']))}, head {escape(str(record['head']['kind']))}, "
                    f"trained {escape(str(record['created']))} in {record['seconds']:.1f} s.</p>",
-            _table("Encoders", ("backbone", "view", "dim", "weights"), streams),
-            _table("Faces", ("", "train", "validation", "test"), counts),
+            table("Encoders", ("backbone", "view", "dim", "weights"), streams),
+            table("Faces", ("", "train", "validation", "test"), counts),
             "<ul>" + "".join(f"<li>{escape(str(note))}</li>" for note in record["notes"]) + "</ul>"]
 
 
@@ -125,42 +111,16 @@ def _confidence(run: RunContent, drawn: dict[str, str]) -> list[str]:
     fused = run.systems[-1]
     after = fused.get("calibration_error", fused.get("ece_calibrated"))
     before = fused.get("calibration_error_before_temperature", fused.get("ece"))
-    return ["<h3>How sure it is, and how often rightly</h3>", _scrolled(drawn.get("reliability", "")),
+    return ["<h3>How sure it is, and how often rightly</h3>", scrolled(drawn.get("reliability", "")),
             f"<p>Calibration error {after:.3f}; before the temperature of {fused['temperature']:.2f}, fitted on "
             f"validation, {before:.3f}. Pale bars are of few faces.</p>"]
 
 
 def _training(run: RunContent, drawn: dict[str, str]) -> list[str]:
     lines = ["<h3>Learning, a line a fold and seed</h3>", '<div class="side">',
-             *(f"<figure><figcaption>{words}</figcaption>{_scrolled(drawn[name])}</figure>" for name, words in
+             *(f"<figure><figcaption>{words}</figcaption>{scrolled(drawn[name])}</figure>" for name, words in
                (("learning-macro_f1", "validation macro-F1, %"), ("learning-loss", "training loss"))), "</div>"
              ] if run.curves else []
     shares = run.systems[-1]["contributions"]
-    return [*lines, _table("Mean contribution of each stream", ("stream", "share"),
+    return [*lines, table("Mean contribution of each stream", ("stream", "share"),
                            [(name, f"{share:.2f}") for name, share in shares.items()])] if shares else lines
-
-
-def _faces(run: RunContent) -> list[str]:
-    answers, order = run.answers, np.argsort(-run.answers.probabilities.max(axis=1), kind="stable")
-    wrong = [int(row) for row in order if answers.calls[row] != answers.truth[row]][:SHOWN]
-    unsure = [int(row) for row in order[::-1]][:SHOWN]
-
-    def table(caption: str, rows: Sequence[int]) -> str:
-        return _table(caption, ("face", "truth", "called", "probability"), [
-            (answers.keys[row], run.classes[answers.truth[row]], run.classes[answers.calls[row]],
-             f"{answers.probabilities[row].max():.2f}") for row in rows])
-
-    return ["<h3>Faces to look at</h3>", table("The surest errors", wrong), table("The least sure", unsure)]
-
-
-def _scrolled(drawing: str) -> str:
-    """On a narrow screen a drawing scrolls rather than shrinks."""
-    return f'<div class="wide" tabindex="0">{drawing}</div>'
-
-
-def _table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
-    lines = "".join(f'<tr><th scope="row">{escape(row[0])}</th>'
-                    + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>" for row in rows)
-    return (f'<div class="wide" tabindex="0"><table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>'
-            f"<tbody>{lines}</tbody></table></div>")

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from twofold.cache.atomic import write_text
 from twofold.data.errors import InputError
+from twofold.data.images.sources import open_faces, require_roots
 from twofold.fuse.report.content import RunContent, read_content
+from twofold.fuse.report.faces import Pictures, shown_keys
 from twofold.fuse.report.page import drawings, page
 
 
@@ -28,14 +30,18 @@ class Reported:
                           "fusion_against_best_single": run.comparison} for run in self.runs]}
 
 
-def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None) -> Reported:
+def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
+           root: Path | dict[str, Path] | None = None) -> Reported:
     """Write the page of these runs to `out`, and their drawings as SVG files into `figures`.
 
-    Raises InputError for a folder that is no run, or a place that cannot be written.
+    root: where the faces lie; with it, and only then, the page shows the faces that it lists.
+    Raises InputError for a folder that is no run, for faces that are not below `root`, or a place that cannot be
+    written.
     """
     runs = [read_content(path) for path in paths]
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"{out}: cannot be written: {'it is a folder' if out.is_dir() else 'no such folder'}")
+    pictures = _pictures(root, runs) if root else None
     files = []
     if figures:
         figures.mkdir(parents=True, exist_ok=True)
@@ -43,5 +49,11 @@ def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None) -> 
             for name, drawing in drawings(run).items():
                 files.append(figures / (f"{name}.svg" if len(runs) == 1 else f"{number}-{name}.svg"))
                 write_text(files[-1], drawing)
-    write_text(out, page(runs))
+    write_text(out, page(runs, pictures=pictures))
     return Reported(out, runs, files)
+
+
+def _pictures(root: Path | dict[str, Path], runs: Sequence[RunContent]) -> Pictures:
+    source = open_faces(root)
+    require_roots(source, shown_keys(runs))
+    return Pictures(source)

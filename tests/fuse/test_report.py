@@ -1,5 +1,7 @@
 """The page of a run: its numbers are those of metrics.json, nothing in it loads or runs, names are escaped."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -7,6 +9,7 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
 from twofold.data.errors import InputError
 from twofold.fuse.fuse import fuse
@@ -31,7 +34,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "br", "line", "circle", "polyline"):
+        if tag not in ("meta", "br", "img", "line", "circle", "polyline"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -98,3 +101,46 @@ def test_what_is_no_run_and_what_cannot_be_written(run, tmp_path):
     with pytest.raises(InputError, match="figures do not read back"):
         report([run], out=tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
+
+
+def test_faces_are_shown_only_with_a_root(run, tmp_path, cli):
+    keys = [line.split(",")[0] for line in (run / "predictions.csv").read_text(encoding="utf-8").splitlines()[1:]]
+    for number, key in enumerate(keys):
+        path = tmp_path / "root" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (300, 200), (number % 256, 80, 120)).save(path, exif=_with_a_place())
+    report([run], out=tmp_path / "keys.html")
+    assert "personal data" not in (tmp_path / "keys.html").read_text(encoding="utf-8")
+    done = cli("report", run, "-o", tmp_path / "r.html", "--root", tmp_path / "root")
+    assert done.returncode == 0, done.stderr
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert any("personal data" in text for text in page.texts)
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert images and {image["alt"] for image in images} <= set(keys)
+    for image in images:
+        head, _, content = image["src"].partition(",")
+        assert head == "data:image/jpeg;base64"
+        picture = Image.open(io.BytesIO(base64.b64decode(content)))
+        assert picture.size == (96, 64) and not picture.getexif()
+    assert (tmp_path / "r.html").stat().st_size < 300_000
+
+
+def test_a_picture_that_does_not_read_is_said_and_a_wrong_root_refused(run, tmp_path):
+    rows = [line.split(",")[0] for line in (run / "predictions.csv").read_text(encoding="utf-8").splitlines()[1:]]
+    for key in rows:
+        path = tmp_path / "root" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"no picture")
+    report([run], out=tmp_path / "r.html", root=tmp_path / "root")
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "no picture" in page.texts and not any(tag == "img" for tag, _ in page.tags)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"none of .* faces tried is below"):
+        report([run], out=tmp_path / "other.html", root=tmp_path / "empty")
+    assert not (tmp_path / "other.html").exists()
+
+
+def _with_a_place() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x010E] = "at home"  # ImageDescription
+    return exif
