@@ -1,16 +1,15 @@
 """The faces to look at: the surest errors and the least sure, by key, and with a root as small pictures."""
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 
 import numpy as np
-from PIL import Image
 
-from twofold.data.images.decode import ImageError, decode
+from twofold.data.images.decode import ImageError
 from twofold.data.images.sources import ImageSource
+from twofold.data.images.thumbnail import thumbnail
 from twofold.fuse.report.content import Answers, RunContent
 from twofold.fuse.report.markup import table
 
@@ -31,18 +30,11 @@ class Pictures:
         """The face as a JPEG data URI within `SIDE` x `SIDE` pixels, without metadata; empty if it cannot be read."""
         if key not in self.uris:
             try:
-                self.uris[key] = _jpeg(decode(self.source.read(key), self.source.limits))
+                content = thumbnail(self.source.read(key), side=SIDE, limits=self.source.limits)
+                self.uris[key] = "data:image/jpeg;base64," + base64.b64encode(content).decode("ascii")
             except ImageError:
                 self.uris[key] = ""
         return self.uris[key]
-
-
-def _jpeg(image: Image.Image) -> str:
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    pixels = Image.fromarray(np.asarray(image))  # nothing of the file but its pixels: no place, no time, no owner
-    content = io.BytesIO()
-    pixels.save(content, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode("ascii")
 
 
 def surest_errors(answers: Answers) -> list[int]:

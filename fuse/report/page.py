@@ -95,7 +95,7 @@ def _done(run: RunContent) -> list[str]:
 
 def _confusion(system: dict[str, Any], classes: Sequence[str]) -> str:
     counts = np.array(system["confusion"])
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in classes)
+    head = "".join(f'<th scope="col">{escape(name).replace("_", "_<wbr>")}</th>' for name in classes)
     rows = ""
     for name, row in zip(classes, counts, strict=True):
         shares = row / max(row.sum(), 1)

@@ -34,7 +34,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "br", "img", "line", "circle", "polyline"):
+        if tag not in ("meta", "br", "wbr", "img", "line", "circle", "polyline"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
