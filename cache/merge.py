@@ -1,14 +1,16 @@
 """Stores into one: different backbones and views side by side, different faces of one recipe in one file."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from twofold.cache.assemble import change, classifier_of, replace_finished
 from twofold.cache.atomic import make_folder
-from twofold.cache.errors import CacheError
+from twofold.cache.errors import CacheError, FileGone
 from twofold.cache.format.featurefile import BLOCK_ROWS, FeatureFile
 from twofold.cache.parts import FileState, is_retired, part_paths
 from twofold.cache.recipe import Recipe
@@ -63,20 +65,26 @@ def merge(stores: Sequence[Store], out: Store, keys: Sequence[str]) -> Merged:
     recipes = {recipe.fingerprint: recipe for store in (out, *others) for recipe in _recipes(store)}.values()
     sources = [[_cached(store, recipe) for store in others] for recipe in recipes]
     for recipe, cached in zip(recipes, sources, strict=True):
-        _agreed([_cached(out, recipe, with_retired=True), *cached])
+        change(out, recipe, partial(_agreed_with, cached))
     make_folder(out.path)
     return Merged(out.path, len(keys), [_merge_recipe(out, recipe, cached, keys)
                                         for recipe, cached in zip(recipes, sources, strict=True)])
 
 
 def _recipes(store: Store) -> list[Recipe]:
-    return [file.recipe for file in [*store.files(), *store.parts()]]
+    while True:
+        with suppress(FileGone):  # another process is at work in the store: look again
+            return [file.recipe for file in [*store.files(), *store.parts()]]
 
 
-def _cached(store: Store, recipe: Recipe, *, with_retired: bool = False) -> CachedRows:
-    """What a store holds of a recipe; `with_retired`: with the rows of faces that have left its manifest."""
+def _agreed_with(others: Sequence[CachedRows], state: FileState) -> CachedRows:
+    return _agreed([state.rows, *others])
+
+
+def _cached(store: Store, recipe: Recipe) -> CachedRows:
+    """What a store holds of a recipe, but for the rows of faces that have left its manifest."""
     files = [file for file in store.files() if file.fingerprint == recipe.fingerprint]
-    parts = [FeatureFile(path) for path in part_paths(store, recipe) if with_retired or not is_retired(path)]
+    parts = [FeatureFile(path) for path in part_paths(store, recipe) if not is_retired(path)]
     for part in parts:
         part.check()
     return rows_in(files + parts)
