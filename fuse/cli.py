@@ -125,13 +125,14 @@ def report(
     figures: Annotated[Path | None, typer.Option(metavar="DIR", help="The drawings as SVG files, too.")] = None,
     root: Annotated[list[str] | None, typer.Option(metavar="DIR", help="Show the faces listed: where they lie, or "
                                                                        "NAME=DIR for each data set.")] = None,
+    store: Annotated[Path | None, typer.Option(metavar="STORE", help="The store that the runs were scored on.")] = None,
     as_json: Json = False,
 ) -> Report:
     """Tables and pictures of runs on one page: figures with intervals, confusions, calibration, learning, errors."""
     from twofold.data.images.sources import parse_roots
     from twofold.fuse.report.report import report as run_report
 
-    return run_report(runs, out=out, figures=figures, root=parse_roots(root) if root else None)
+    return run_report(runs, out=out, figures=figures, root=parse_roots(root) if root else None, store=store)
 
 
 def bench_fuse(

@@ -14,14 +14,13 @@ from twofold.fuse.tables.columns import percent, span
 from twofold.fuse.tables.figures import UNTRAINED
 
 
-def page(runs: Sequence[RunContent], *, pictures: Pictures | None = None) -> str:
-    """The whole page; with pictures of the faces that it lists."""
+def page(runs: Sequence[RunContent], *, pictures: Pictures | None = None, side: Sequence[str] = ()) -> str:
+    """The whole page. pictures: of the faces that it lists; side: what is said of all runs together."""
     title = "Twofold report: " + ", ".join(run.path.name for run in runs)
     links = " ".join(f'<a href="#run{number}">{escape(run.path.name)}</a>' for number, run in enumerate(runs))
     body = [f"<h1>{escape(title)}</h1>", f"<nav aria-label=\"runs\">{links}</nav>"]
     body += [f'<p class="warn" role="note">{escape(PERSONAL)}</p>'] if pictures else []
-    if len(runs) > 1:
-        body += side_by_side(runs)
+    body += side
     for number, run in enumerate(runs):
         body += [f'<section id="run{number}"><h2>{escape(run.path.name)}</h2>', *_sections(run, pictures), "</section>"]
     images = "; img-src data:" if pictures else ""
@@ -43,15 +42,6 @@ def drawings(run: RunContent) -> dict[str, str]:
                                                 percent=True)
         named["learning-loss"] = svg.curves("training loss", [(e, loss) for e, loss, _ in run.curves], percent=False)
     return named
-
-
-def side_by_side(runs: Sequence[RunContent]) -> list[str]:
-    """The fusions of several runs in one forest plot."""
-    rows = [(f"{run.path.name} ({run.record['classes_name']}, {run.systems[-1]['n']} faces)",
-             run.systems[-1]["macro_f1"], run.systems[-1]["macro_f1_interval"]) for run in runs if run.systems]
-    return ["<h2>Side by side: macro-F1, %</h2>", scrolled(svg.forest("macro-F1, %", rows)) if rows else "",
-            "<p>Overlapping intervals do not say that two runs are alike: <code>evaluate RUN RUN STORE</code> compares "
-            "them in pairs on the same faces.</p>"]
 
 
 def _sections(run: RunContent, pictures: Pictures | None) -> list[str]:

@@ -7,9 +7,11 @@ from pathlib import Path
 from twofold.cache.atomic import write_text
 from twofold.data.errors import InputError
 from twofold.data.images.sources import open_faces, require_roots
+from twofold.data.manifest import read_manifest
 from twofold.fuse.report.content import RunContent, read_content
 from twofold.fuse.report.faces import Pictures, shown_keys
 from twofold.fuse.report.page import drawings, page
+from twofold.fuse.report.pairs import Pair, pairs, side_by_side
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Reported:
     out: Path
     runs: list[RunContent]
     figures: list[Path]
+    compared: list[Pair]
 
     def text(self) -> str:
         drawn = f"; {len(self.figures)} drawings in {self.figures[0].parent}" if self.figures else ""
@@ -27,14 +30,16 @@ class Reported:
     def record(self) -> dict:
         return {"out": str(self.out), "figures": [str(path) for path in self.figures],
                 "runs": [{"run": str(run.path), "classes": list(run.classes), "systems": run.systems,
-                          "fusion_against_best_single": run.comparison} for run in self.runs]}
+                          "fusion_against_best_single": run.comparison} for run in self.runs],
+                "against_the_first": [pair.record() for pair in self.compared]}
 
 
 def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
-           root: Path | dict[str, Path] | None = None) -> Reported:
+           root: Path | dict[str, Path] | None = None, store: Path | None = None) -> Reported:
     """Write the page of these runs to `out`, and their drawings as SVG files into `figures`.
 
-    root: where the faces lie; with it, and only then, the page shows the faces that it lists.
+    root: where the faces lie; with it, and only then, the page shows the faces that it lists. store: whose manifest
+    tells which faces belong together, so that runs are compared by group.
     Raises InputError for a folder that is no run, for faces that are not below `root`, or a place that cannot be
     written.
     """
@@ -42,6 +47,8 @@ def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"{out}: cannot be written: {'it is a folder' if out.is_dir() else 'no such folder'}")
     pictures = _pictures(root, runs) if root else None
+    compared = pairs(runs, groups=_groups(store) if store else {})
+    side = side_by_side(runs, compared, grouped=store is not None) if len(runs) > 1 else []
     files = []
     if figures:
         figures.mkdir(parents=True, exist_ok=True)
@@ -49,11 +56,16 @@ def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
             for name, drawing in drawings(run).items():
                 files.append(figures / (f"{name}.svg" if len(runs) == 1 else f"{number}-{name}.svg"))
                 write_text(files[-1], drawing)
-    write_text(out, page(runs, pictures=pictures))
-    return Reported(out, runs, files)
+    write_text(out, page(runs, pictures=pictures, side=side))
+    return Reported(out, runs, files, compared)
 
 
 def _pictures(root: Path | dict[str, Path], runs: Sequence[RunContent]) -> Pictures:
     source = open_faces(root)
     require_roots(source, shown_keys(runs))
     return Pictures(source)
+
+
+def _groups(store: Path) -> dict[str, str]:
+    table = read_manifest(store / "manifest.csv").table
+    return dict(zip(table["key"], table["group"], strict=True))

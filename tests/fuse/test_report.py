@@ -8,8 +8,10 @@ import shutil
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.metrics import cohen_kappa_score
 
 from twofold.data.errors import InputError
 from twofold.fuse.fuse import fuse
@@ -83,11 +85,55 @@ def test_names_from_a_stranger_are_text(run, tmp_path):
     assert "script" not in tags and "b" not in tags
 
 
-def test_several_runs_stand_side_by_side(run, tmp_path):
+def test_several_runs_stand_side_by_side(run, tmp_path, cli):
+    other = _trained_again(run, tmp_path / "other")
+    done = cli("report", run, other, "-o", tmp_path / "r.html", "--store", tmp_path / "store", "--json")
+    assert done.returncode == 0, done.stderr
+    (pair,) = json.loads(done.stdout)["against_the_first"]
+    macro_f1 = [json.loads((path / "metrics.json").read_text())["systems"][-1]["macro_f1"] for path in (other, run)]
+    calls = [pd.read_csv(path / "predictions.csv").query("split == 'test'").set_index("key") for path in (other, run)]
+    right = [each["prediction"] == each["truth"] for each in calls]
+    assert pair["difference"] == pytest.approx(macro_f1[0] - macro_f1[1]) and pair["difference"] != 0
+    assert pair["interval"][0] < pair["difference"] < pair["interval"][1]
+    assert pair["only_this"] == (right[0] & ~right[1]).sum() and pair["only_first"] == (right[1] & ~right[0]).sum()
+    assert pair["kappa"] == pytest.approx(cohen_kappa_score(*(each["prediction"] for each in calls)))
+    assert pair["faces"] == pair["groups"] == 84
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "Side by side" in page.texts and "other (cexpr7, 84 faces)" in page.texts and not page.open
+    assert f"{100 * pair['difference']:+.2f}" in page.texts
+
+
+def test_groups_are_those_of_the_store(run, tmp_path):
+    other = _trained_again(run, tmp_path / "other")
+    manifest = tmp_path / "store" / "manifest.csv"
+    table = pd.read_csv(manifest, keep_default_na=False)
+    table["group"] = [f"g{number % 20}" for number in range(len(table))]
+    table.to_csv(manifest, index=False)
+    alone = report([run, other], out=tmp_path / "r.html").compared[0]
+    grouped = report([run, other], out=tmp_path / "r.html", store=tmp_path / "store").compared[0]
+    assert alone.comparison.groups == 84 and grouped.comparison.groups < 20
+    assert alone.comparison.difference == grouped.comparison.difference
+
+
+@pytest.mark.parametrize(("file", "old", "new", "why"), [
+    ("predictions.csv", "store/", "elsewhere/", "no face that both scored"),
+    ("metrics.json", '"sadly_angry"', '"angrily_disgusted"', "other classes"),
+])
+def test_runs_that_cannot_be_compared_say_why(run, tmp_path, file, old, new, why):
     shutil.copytree(run, tmp_path / "other")
-    report([run, tmp_path / "other"], out=tmp_path / "r.html")
-    text = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "Side by side" in text and 'id="run1"' in text and "other (cexpr7, 84 faces)" in text
+    for name in {file, "predictions.csv"}:
+        path = tmp_path / "other" / name
+        path.write_text(path.read_text().replace(old, new).replace(old.strip('"'), new.strip('"')))
+    reported = report([run, tmp_path / "other"], out=tmp_path / "r.html")
+    assert reported.compared[0].obstacle == why
+    assert why in Page((tmp_path / "r.html").read_text(encoding="utf-8")).texts
+
+
+def _trained_again(run, out):
+    """A run of another head on the same store."""
+    settings = resolve(changes={"epochs": 2, "lr": 1e-3, "hidden": 16, "batch_size": 64, "seeds": 1, "head": "mlp"})
+    fuse([run.parent / "store"], settings, out=out)
+    return out
 
 
 def test_what_is_no_run_and_what_cannot_be_written(run, tmp_path):
