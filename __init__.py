@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from twofold.data.machine import spin_briefly
+from twofold.data.host.machine import spin_briefly
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
     from twofold.extract.networks.encoder import Encoder as Network
-    from twofold.fuse.features import FusedFeatures
+    from twofold.fuse.features.features import FusedFeatures
     from twofold.fuse.scores.scored_head import ScoredHead
 
 __all__ = ["Encoder", "Faces", "Features", "Report", "Result", "Run", "Store"]
@@ -135,7 +135,7 @@ class Store:
         """The embeddings of these backbones (none: all) side by side, joined by key with the manifest's labels."""
         from twofold.cache.store import Store as Folder
         from twofold.data.taxonomies import find_taxonomy
-        from twofold.fuse.join import join
+        from twofold.fuse.features.join import join
 
         return Features(join([Folder(self.path)], backbones=list(backbones), views=list(views),
                              taxonomy=find_taxonomy(classes)).loaded())
@@ -264,7 +264,7 @@ class Run:
     """
 
     def __init__(self, path: Path | str):
-        from twofold.fuse.run import read_run
+        from twofold.fuse.runs.run import read_run
 
         self._run = read_run(Path(path))
         self.classes, self.streams = tuple(self._run.taxonomy.classes), list(self._run.stream_names)

@@ -25,7 +25,7 @@ import twofold.data.footage.cli as footage_cli
 import twofold.extract.cli as extract_cli
 import twofold.fuse.cli as fuse_cli
 from twofold import Report
-from twofold.data.terminal import explain, notes_on_stderr, printable
+from twofold.data.host.terminal import explain, notes_on_stderr, printable
 
 log = logging.getLogger("twofold")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True,
@@ -73,11 +73,11 @@ def predict(
     """Classify faces with a trained head: a row a face, or the file that a challenge wants."""
     import tempfile
 
-    from twofold.data.footage.drawing import Drawing
-    from twofold.extract.inputs import Watch, extract_inputs
+    from twofold.data.footage.drawing.drawing import Drawing
+    from twofold.extract.again.inputs import Watch, extract_inputs
     from twofold.fuse.predict import check_options
     from twofold.fuse.predict import predict as run_predict
-    from twofold.fuse.run import read_run
+    from twofold.fuse.runs.run import read_run
     from twofold.fuse.tables.predictions import PredictOptions
 
     trained = read_run(run)

@@ -89,7 +89,7 @@ def cache_merge(
 @app.command("drop")
 def cache_drop(store: StorePath, as_json: Json = False) -> Report:
     """Remove the rows that are kept aside of faces that have left the manifest."""
-    from twofold.cache.drop import drop_retired
+    from twofold.cache.parts.drop import drop_retired
 
     return drop_retired(store)
 
@@ -147,7 +147,7 @@ def bench_cache(
     as_json: Json = False,
 ) -> Report:
     """Feature files against plain files and other HDF5 layouts."""
-    from twofold.cache.bench import bench_cache as run_bench
+    from twofold.cache.bench.bench import bench_cache as run_bench
 
     return run_bench(rows=rows, dim=dim, folder=folder)
 

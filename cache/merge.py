@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from twofold.cache.assemble import change, classifier_of, replace_finished
 from twofold.cache.atomic import make_folder
 from twofold.cache.errors import CacheError, FileGone
 from twofold.cache.format.featurefile import BLOCK_ROWS, FeatureFile
-from twofold.cache.parts import FileState, is_retired, part_paths
+from twofold.cache.parts.assemble import change, classifier_of, replace_finished
+from twofold.cache.parts.parts import FileState, is_retired, part_paths
+from twofold.cache.parts.rows import CachedRows, rows_in
 from twofold.cache.recipe import Recipe
-from twofold.cache.rows import CachedRows, rows_in
 from twofold.cache.store import Store
 
 TOLERANCE = {"fp32": 0.002, "fp16": 0.02, "bf16": 0.05}  #: of a row's length: two machines round differently

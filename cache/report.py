@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.parts import is_retired
+from twofold.cache.parts.parts import is_retired
 from twofold.cache.store import Store
 
 

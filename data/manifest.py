@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from twofold.data.csv_files import read_table, write_table
 from twofold.data.errors import InputError
+from twofold.data.host.csv_files import read_table, write_table
 from twofold.data.keys import key_fault
 from twofold.data.labels import BASIC, pair
 

@@ -128,7 +128,7 @@ def finetune(
 
 def _with_settings(verb: Callable[..., Report]) -> Callable[..., Report]:
     """The verb with an option for each field of its settings, which are declared once, in their dataclass."""
-    from twofold.data.options import parameters
+    from twofold.data.host.options import parameters
     from twofold.extract.finetune.settings import Settings
 
     signature = inspect.signature(verb, eval_str=True)

@@ -3,7 +3,7 @@
 import torch
 
 from twofold.data.errors import InputError
-from twofold.data.machine import cpu_has_bf16, device_name
+from twofold.data.host.machine import cpu_has_bf16, device_name
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

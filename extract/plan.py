@@ -8,7 +8,7 @@ import numpy as np
 
 from twofold.cache.format.classifier import OwnClassifier
 from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.parts import file_state
+from twofold.cache.parts.parts import file_state
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
 from twofold.data.errors import InputError

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from twofold.cache.assemble import assemble
 from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.parts.assemble import assemble
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.data.images.decode import FACE
 from twofold.data.images.sources import Faces, image_hashes, open_faces, parse_roots, require_roots
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
+from twofold.extract.engine.lanes import Tally
+from twofold.extract.engine.processes import Assignment, MissingRows, compute_on_devices, shared_out
 from twofold.extract.estimate import estimate
-from twofold.extract.lanes import Tally
 from twofold.extract.networks.facts import EncoderFacts
 from twofold.extract.plan import ExtractOptions, FilePlan, WantedFile, plan, recipe_of
-from twofold.extract.processes import Assignment, MissingRows, compute_on_devices, shared_out
 from twofold.extract.report import Extraction, file_report
 from twofold.extract.streams import Encoders, EncoderSource, Stream
 from twofold.extract.views import view

@@ -112,7 +112,7 @@ def sweep(
     as_json: Json = False,
 ) -> Report:
     """Many heads: subsets of backbones x heads x settings, one leaderboard by validation."""
-    from twofold.fuse.sweep import sweep as run_sweep
+    from twofold.fuse.sweep.sweep import sweep as run_sweep
 
     return run_sweep(stores, config, out=out, jobs=jobs, overwrite=overwrite, say=say)
 

@@ -10,8 +10,8 @@ from sklearn.preprocessing import StandardScaler
 
 from twofold.data.errors import InputError
 from twofold.fuse.experiment import Experiment
-from twofold.fuse.features import FusedFeatures
-from twofold.fuse.partition import Partition
+from twofold.fuse.features.features import FusedFeatures
+from twofold.fuse.features.partition import Partition
 from twofold.fuse.scores import metrics
 from twofold.fuse.scores.scored_head import ScoredHead
 

@@ -9,8 +9,9 @@ import numpy as np
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.fuse.experiment import Say
-from twofold.fuse.features import FusedFeatures
-from twofold.fuse.run import Run, read_run
+from twofold.fuse.features.features import FusedFeatures
+from twofold.fuse.runs.run import Run, read_run
+from twofold.fuse.runs.taught import taught_rows, teachers
 from twofold.fuse.scores import metrics
 from twofold.fuse.scores.scored_head import Figures, ScoredHead, against, figures
 from twofold.fuse.scores.statistics import Comparison
@@ -24,7 +25,6 @@ from twofold.fuse.tables.figures import (
     figures_table,
     sureness_lines,
 )
-from twofold.fuse.taught import taught_rows, teachers
 
 
 @dataclass(frozen=True)

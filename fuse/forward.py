@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from twofold.fuse.features import FusedFeatures
+from twofold.fuse.features.features import FusedFeatures
 from twofold.fuse.heads.registry import StandardisedHead
 
 STEP = 2048  #: members x faces of one pass, at most

@@ -21,9 +21,10 @@ from twofold.fuse.experiment import (
     train_singles,
     train_subset,
 )
-from twofold.fuse.features import FusedFeatures
+from twofold.fuse.features.features import FusedFeatures
 from twofold.fuse.forward import member_scores
-from twofold.fuse.run_folder import check_out, check_replaceable
+from twofold.fuse.runs.run_folder import check_out, check_replaceable
+from twofold.fuse.runs.write_run import inputs_record, predictions_csv, run_record, write_run
 from twofold.fuse.scores import metrics
 from twofold.fuse.scores.scored_head import Figures, ScoredHead, against, figures
 from twofold.fuse.scores.statistics import Comparison
@@ -31,7 +32,6 @@ from twofold.fuse.settings import Settings, record_of
 from twofold.fuse.tables.columns import columns, percent
 from twofold.fuse.tables.figures import comparison_record, figures_table, fusion_lines
 from twofold.fuse.training.fit import TrainedHead, read_streams
-from twofold.fuse.write_run import inputs_record, predictions_csv, run_record, write_run
 
 
 @dataclass(frozen=True, kw_only=True)

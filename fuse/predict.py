@@ -16,8 +16,8 @@ from twofold.data.images.sources import NO_FACE_SUFFIX
 from twofold.data.manifest import read_manifest
 from twofold.data.readers.cexpr import frames_of
 from twofold.fuse.experiment import Say
-from twofold.fuse.features import FusedFeatures
-from twofold.fuse.run import Run
+from twofold.fuse.features.features import FusedFeatures
+from twofold.fuse.runs.run import Run
 from twofold.fuse.tables.figures import UNTRAINED
 from twofold.fuse.tables.predictions import PLACES, PredictOptions, ScoredFaces, write_predictions
 from twofold.fuse.video.smoothing import smoothed, window

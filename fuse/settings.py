@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from twofold.data.errors import InputError
-from twofold.data.toml_file import read_toml
+from twofold.data.host.toml_file import read_toml
 
 HEADS = ("paper", "linear", "mlp", "gated", "late", "logreg", "zeroshot")
 RULES = ("threshold", "weighted", "mean", "geometric", "harmonic")

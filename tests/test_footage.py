@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.data.footage.films import film
 from twofold.data.drawn.dataset import draw_face
-from twofold.data.footage.timeline import lines_of
+from twofold.data.footage.drawing.timeline import lines_of
 from twofold.data.labels import pair, taxonomy
 from twofold.data.manifest import read_table
 from twofold.data.readers.cexpr import HEADER

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from functools import cache, cached_property
@@ -17,6 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from twofold.cache.child import child
 from twofold.cache.errors import CacheError, DamagedFile, FileGone
 from twofold.cache.format.classifier import BIAS, FLOAT, GROUPS, SHA256, WEIGHT, OwnClassifier, classifier_from
 from twofold.cache.format.header import (
@@ -31,15 +31,7 @@ from twofold.cache.format.index import TABLES
 from twofold.cache.format.version2 import open_plain
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-PACKAGE = Path(__file__).resolve().parents[2]
-START = """
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("twofold", sys.argv[1] + "/__init__.py",
-                                              submodule_search_locations=[sys.argv[1]])
-sys.modules["twofold"] = importlib.util.module_from_spec(spec)
-from twofold.cache.format.version1_child import serve
-serve(int(sys.argv[2]))
-"""
+SERVE = "from twofold.cache.format.version1_child import serve; serve(int(sys.argv[1]))"
 OF_THE_FILE = (signal.SIGXCPU, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 
 
@@ -49,9 +41,8 @@ class Reader:
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            self.process = subprocess.Popen([sys.executable, "-c", START, str(PACKAGE), str(theirs.fileno())],
-                                            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
-                                            stderr=subprocess.DEVNULL)
+            self.process = subprocess.Popen(child(SERVE, theirs.fileno()), pass_fds=[theirs.fileno()],
+                                            stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.connection, self.lock = Connection(ours.detach()), threading.Lock()
 
     def died_of(self) -> int:

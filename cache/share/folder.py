@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twofold.cache.errors import CacheError
 from twofold.cache.share.catalogue import CATALOGUE, MAX_CATALOGUE_BYTES, Catalogue, SharedListing, parse_catalogue
@@ -54,7 +54,7 @@ class Folder:
 
     def _chunks(self, name: str, start: int) -> Iterator[bytes]:
         with asking(self.address, name):
-            file = self.files.open(self._path(name), "rb")
+            file: Any = self.files.open(self._path(name), "rb")
         with file:
             with asking(self.address, name):
                 file.seek(start)
@@ -72,7 +72,7 @@ class Folder:
     def write(self, name: str, chunks: Iterable[bytes], start: int = 0) -> None:
         """Write a file anew, or one that has `start` bytes on from there (only where `grows`)."""
         with asking(self.address, name):
-            file = self.files.open(self._path(name), "r+b" if start else "wb")
+            file: Any = self.files.open(self._path(name), "r+b" if start else "wb")
             file.seek(start) if start else None
         try:
             for chunk in chunks:

@@ -3,7 +3,7 @@
 import logging
 import socket
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from fsspec.implementations.sftp import SFTPFileSystem, paramiko
 
@@ -28,11 +28,14 @@ class Sftp(SFTPFileSystem):
             self.client.load_system_host_keys(str(SYSTEM_HOSTS))
         self.client.set_missing_host_key_policy(_RefuseStrangers())
         self.client.connect(self.host, timeout=TIMEOUT, **self.ssh_kwargs)
-        self.client.get_transport().sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # many small requests
+        transport = self.client.get_transport()
+        assert transport and isinstance(transport.sock, socket.socket)
+        transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # many small requests
         self.ftp = self.client.open_sftp()
-        self.ftp.get_channel().settimeout(TIMEOUT)
+        if channel := self.ftp.get_channel():
+            channel.settimeout(TIMEOUT)
 
-    def _open(self, path: str, mode: str = "rb", **kwargs) -> "IO[bytes] | _Ahead":
+    def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> Any:  # type: ignore[override]
         file = super()._open(path, mode, **kwargs)
         if mode == "rb":
             return _Ahead(file)
@@ -50,7 +53,7 @@ class _Ahead:
     """A remote file whose reads are asked for in many small requests at once, rather than one after the other."""
 
     def __init__(self, file: paramiko.SFTPFile):
-        self.file, self.place, self.size = file, 0, file.stat().st_size
+        self.file, self.place, self.size = file, 0, file.stat().st_size or 0
 
     def __enter__(self) -> "_Ahead":
         return self
@@ -81,7 +84,7 @@ def connect(address: Address) -> Sftp:
         except paramiko.BadHostKeyException as error:
             raise CacheError(f"{address.shown}: the key of {error.hostname} is not the one in known_hosts: it was set "
                              "up anew, or somebody is in between (`ssh-keygen -R` forgets the old key)") from None
-        except paramiko.ssh_exception.NoValidConnectionsError:
+        except paramiko.ssh_exception.NoValidConnectionsError:  # type: ignore[attr-defined]
             raise TransferError(f"{address.shown}: nothing answers there (connection refused)") from None
         except paramiko.PasswordRequiredException:
             raise CacheError(f"{address.shown}: the key file has a passphrase: give it to ssh-agent first "

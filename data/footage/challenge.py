@@ -11,8 +11,8 @@ import pandas as pd
 
 from twofold.data.errors import InputError
 from twofold.data.footage.crop import CropRequest, crop
-from twofold.data.footage.detect import open_yunet
-from twofold.data.footage.detector_file import find_detector
+from twofold.data.footage.detection.detect import open_yunet
+from twofold.data.footage.detection.detector_file import find_detector
 from twofold.data.footage.settings import CropSettings, Sampling
 from twofold.data.images.sources import NO_FACE_SUFFIX
 from twofold.data.manifest import read_manifest

@@ -30,8 +30,8 @@ def crop(
     """Photographs and videos to aligned faces: DIR/faces.csv, a manifest, and DIR/images/."""
     from twofold.data.footage.crop import CropRequest
     from twofold.data.footage.crop import crop as run_crop
-    from twofold.data.footage.detect import open_yunet
-    from twofold.data.footage.detector_file import find_detector
+    from twofold.data.footage.detection.detect import open_yunet
+    from twofold.data.footage.detection.detector_file import find_detector
     from twofold.data.footage.settings import CropSettings, Sampling
 
     settings = CropSettings(align=align, size=size, margin=margin, min_score=min_score, min_size=min_size, jpeg=jpeg)

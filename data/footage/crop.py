@@ -12,8 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 from twofold.data.errors import InputError
-from twofold.data.footage.align import TEMPLATE
-from twofold.data.footage.detect import DetectorModel
+from twofold.data.footage.detection.align import TEMPLATE
+from twofold.data.footage.detection.detect import DetectorModel
 from twofold.data.footage.journal import Journal
 from twofold.data.footage.look import Look, Search, look
 from twofold.data.footage.report import Cropped, summary

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from twofold.data.errors import InputError
 from twofold.data.footage.ahead import ahead
-from twofold.data.footage.detector_file import find_detector
+from twofold.data.footage.detection.detector_file import find_detector
 from twofold.data.footage.look import Look, Search, look
 from twofold.data.footage.rows import face_key, table
 from twofold.data.footage.settings import CropSettings, Sampling
@@ -163,7 +163,7 @@ def open_footage(sources: Sequence[Source], lines: Sequence[str], *, detector: P
     videos = any(source.video for source in sources)
     if treatment == "cropped" and not videos:
         return Footage(sources, None, treatment)
-    from twofold.data.footage.detect import open_yunet
+    from twofold.data.footage.detection.detect import open_yunet
     from twofold.data.footage.settings import read_line
 
     try:

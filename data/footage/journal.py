@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from twofold.data.errors import InputError
-from twofold.data.footage.detect import Detection
+from twofold.data.footage.detection.detect import Detection
 from twofold.data.footage.look import Face, Look
 from twofold.data.footage.sources import Source
 

@@ -10,8 +10,8 @@ from threading import local
 
 import numpy as np
 
-from twofold.data.footage.align import cut, encoded
-from twofold.data.footage.detect import Detection, Detector, DetectorModel
+from twofold.data.footage.detection.align import cut, encoded
+from twofold.data.footage.detection.detect import Detection, Detector, DetectorModel
 from twofold.data.footage.settings import CropSettings, Sampling
 from twofold.data.footage.sources import Source
 from twofold.data.footage.track import Tracker

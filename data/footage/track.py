@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from twofold.data.footage.detect import Detection, overlap
+from twofold.data.footage.detection.detect import Detection, overlap
 
 LEAST_OVERLAP = 0.3  #: intersection over union of a face's boxes in frames that follow each other
 GAP_SECONDS = 1.0  #: a face lost for no longer is the same when it comes back near where it was

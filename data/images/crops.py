@@ -5,8 +5,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from twofold.data.csv_files import replacing
 from twofold.data.errors import InputError
+from twofold.data.host.csv_files import replacing
 from twofold.data.images.decode import ImageError, decode
 from twofold.data.images.sources import open_faces
 from twofold.data.manifest import Manifest, manifest

@@ -9,8 +9,8 @@ import io
 import numpy as np
 import pandas as pd
 
-from twofold.data.csv_files import read_table
 from twofold.data.errors import InputError
+from twofold.data.host.csv_files import read_table
 from twofold.data.images.archive_paths import Place
 from twofold.data.labels import Taxonomy, taxonomy
 from twofold.data.manifest import Manifest, manifest

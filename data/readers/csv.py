@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from twofold.data.aliases import canonical_split, renamed, target_of
-from twofold.data.csv_files import read_table
 from twofold.data.errors import InputError
+from twofold.data.host.csv_files import read_table
 from twofold.data.labels import Taxonomy
 from twofold.data.manifest import COLUMNS, Manifest, manifest
 from twofold.data.taxonomies import plain

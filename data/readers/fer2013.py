@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from twofold.data.csv_files import read_table
 from twofold.data.errors import InputError, first_line
+from twofold.data.host.csv_files import read_table
 from twofold.data.images.csv_pixels import open_pixels, row_key, write_png
 from twofold.data.images.decode import ImageError
 from twofold.data.manifest import Manifest, manifest

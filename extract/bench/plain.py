@@ -29,7 +29,7 @@ class Pictures(Dataset):
         return len(self.keys)
 
     def __getitem__(self, row: int) -> torch.Tensor:
-        return self.transform(Image.open(io.BytesIO(self.faces.read(self.keys[row]))).convert("RGB"))
+        return torch.as_tensor(self.transform(Image.open(io.BytesIO(self.faces.read(self.keys[row]))).convert("RGB")))
 
 
 def plain_seconds(network: torch.nn.Module, encoder: Encoder, keys: Sequence[str], faces: ImageSource, *,

@@ -15,7 +15,6 @@ from twofold.data.images.sources import Faces, image_hashes, open_faces, parse_r
 from twofold.data.manifest import Manifest, read_manifest
 from twofold.extract.devices import parse_device, resolve_precision
 from twofold.extract.finetune.history import to_tensorboard, write_history
-from twofold.extract.finetune.loop import Outcome, Training, run
 from twofold.extract.finetune.output import finished, taught_faces, write_weights
 from twofold.extract.finetune.pixels import Pictures, free_memory, read_pictures
 from twofold.extract.finetune.processes import Processes, launched
@@ -23,7 +22,8 @@ from twofold.extract.finetune.report import FinetuneReport, FoldsReport
 from twofold.extract.finetune.settings import Settings, record_of
 from twofold.extract.finetune.sides import Sides, check_classes, sides_of
 from twofold.extract.finetune.start import Start, start
-from twofold.extract.finetune.step import Targets, class_weights
+from twofold.extract.finetune.training.loop import Outcome, Training, run
+from twofold.extract.finetune.training.step import Targets, class_weights
 from twofold.extract.weights.find import weights_folder
 
 SHARE_OF_MEMORY = 0.5  #: of what is free, for decoded faces

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twofold.cache.atomic import write_text
-from twofold.extract.finetune.scores import Score
+from twofold.extract.finetune.training.scores import Score
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from twofold.cache.atomic import published
 from twofold.cache.format.taught import TaughtFaces
 from twofold.data.errors import InputError
 from twofold.extract.finetune.history import Epoch
-from twofold.extract.finetune.loop import Outcome
 from twofold.extract.finetune.settings import Settings, record_of
 from twofold.extract.finetune.start import Start
 from twofold.extract.finetune.state import Progress
+from twofold.extract.finetune.training.loop import Outcome
 from twofold.extract.weights.finetuned import PREPROCESSING, preprocessing_text, tensors_of
 from twofold.extract.weights.read import read_checkpoint
 

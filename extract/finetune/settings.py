@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from twofold.data.errors import InputError
+from twofold.data.host.options import check_bounds, option, settings_from
 from twofold.data.labels import Taxonomy
-from twofold.data.options import check_bounds, option, settings_from
 from twofold.data.taxonomies import find_taxonomy
 
 DEFAULT_CLASSES = {"basic": "basic7", "compound": "cexpr7"}

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from twofold.data.errors import InputError, first_line
-from twofold.extract.finetune.learner import Learner, freeze
 from twofold.extract.finetune.settings import Settings
+from twofold.extract.finetune.training.learner import Learner, freeze
 from twofold.extract.networks.libraries import Architecture, build, check_name
 from twofold.extract.networks.random_weights import draw_weights, noise_pictures, seeded
 from twofold.extract.weights.find import find_weights

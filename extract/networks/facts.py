@@ -118,7 +118,7 @@ def _code() -> str:
     """The digest of the source code that decides what an encoder is."""
     here = Path(__file__).parent
     total = hashlib.sha256()
-    for path in sorted([*here.glob("*.py"), *(here.parent / "weights").glob("*.py")]):
+    for path in sorted([*here.rglob("*.py"), *(here.parent / "weights").rglob("*.py")]):
         total.update(path.read_bytes())
     return total.hexdigest()
 

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from twofold.data.errors import InputError
-from twofold.extract.networks.ferplus_resnet import is_caffe, torchvision_name, with_caffe_strides
 from twofold.extract.networks.own_classifier import Layer, last_layer
 from twofold.extract.networks.preprocessing import Preprocessing
 from twofold.extract.networks.preprocessing_options import with_options
 from twofold.extract.networks.presets import CAFFE_PIXELS, Preset, preset
+from twofold.extract.networks.published.ferplus_resnet import is_caffe, torchvision_name, with_caffe_strides
 from twofold.extract.weights.finetuned import preprocessing_of
 from twofold.extract.weights.read import Checkpoint, file_sha256
 
@@ -99,13 +99,13 @@ def _preset(backbone: Preset, checkpoint: Checkpoint | None) -> Architecture:
                 return replace(declared(_vit_fine_tuned()), tap="norm of the mean of patch tokens (fc_norm)")
             return declared(_vit_mae())
         case "posterv2":
-            from twofold.extract.networks.posterv2 import PosterV2
+            from twofold.extract.networks.published.posterv2 import PosterV2
 
             head = checkpoint.tensors.get("VIT.head.linear.weight") if checkpoint else None
             classes = 8 if head is not None and len(head) == 8 else 7  # any other number does not load strictly
             return declared(PosterV2(classes), trim=PosterV2.trimmed, own_head="VIT.head.")
         case "manet":
-            from twofold.extract.networks.manet import MANet, folded_heads
+            from twofold.extract.networks.published.manet import MANet, folded_heads
 
             return declared(MANet(), classifier=folded_heads)
         case "resnet18":

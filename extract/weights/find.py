@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 
 from twofold.data.errors import InputError, first_line
-from twofold.data.weights_folder import weights_folder
+from twofold.data.host.weights_folder import weights_folder
 from twofold.extract.networks.presets import PRESETS, Preset
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from twofold.data.errors import InputError
-from twofold.data.footage.detector_file import YUNET, detector_here
+from twofold.data.footage.detection.detector_file import YUNET, detector_here
 from twofold.extract.networks.presets import PRESETS, Preset, preset
 from twofold.extract.weights.find import file_names, in_folder
 

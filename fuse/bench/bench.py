@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from twofold.data.errors import InputError
-from twofold.data.machine import waiting_policy
+from twofold.data.host.machine import waiting_policy
 from twofold.fuse.bench import contenders
 from twofold.fuse.bench.contenders import Size
 from twofold.fuse.tables.columns import columns

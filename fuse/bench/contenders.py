@@ -122,7 +122,7 @@ def reading(size: Size, seeds: int) -> tuple[float, float]:
 
 def dataloader(size: Size, seeds: int) -> tuple[float, float]:
     """What one would write over this cache: a Dataset that takes a row of each feature file, and a DataLoader."""
-    from twofold.cache.bench_rows import rows_of_featurefiles
+    from twofold.cache.bench.bench_rows import rows_of_featurefiles
 
     with _written(size) as paths, rows_of_featurefiles(paths) as streams:
         return _loop(size, lambda row: np.concatenate([stream[row] for stream in streams]).astype(np.float32))
@@ -130,7 +130,7 @@ def dataloader(size: Size, seeds: int) -> tuple[float, float]:
 
 def dataloader_plain(size: Size, seeds: int) -> tuple[float, float]:
     """The same loop at its best: the streams in one contiguous float32 dataset without checksums."""
-    from twofold.cache.bench_rows import rows_of_hdf5
+    from twofold.cache.bench.bench_rows import rows_of_hdf5
 
     with tempfile.TemporaryDirectory() as folder, rows_of_hdf5(
             Path(folder) / "x.h5", _data(size, size.sampled)[0]) as stored:

@@ -6,7 +6,7 @@ from typing import Any
 
 from twofold.cache.card import markdown_table
 from twofold.data.errors import InputError
-from twofold.fuse.run import Run
+from twofold.fuse.runs.run import Run
 
 LIMITS = """\
 * The answers are what annotators would call a face, not what a person feels; do not decide about people with them.

@@ -8,7 +8,7 @@ from typing import Any
 from twofold.data.errors import InputError
 from twofold.fuse.export.card import model_card
 from twofold.fuse.export.onnx_head import write_onnx_head
-from twofold.fuse.run import read_run
+from twofold.fuse.runs.run import read_run
 
 HEAD, CARD = "head.onnx", "README.md"
 

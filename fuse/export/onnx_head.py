@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from twofold.data.errors import InputError
-from twofold.fuse.run import Run
+from twofold.fuse.runs.run import Run
 
 CLOSE = 1e-5  #: how far the written model's probabilities may be from the run's own
 FACES = 64  #: that they are compared on

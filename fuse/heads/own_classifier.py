@@ -5,7 +5,7 @@ import numpy as np
 from twofold.cache.format.classifier import OwnClassifier
 from twofold.cache.format.featurefile import FeatureFile
 from twofold.data.labels import BASIC
-from twofold.fuse.features import FusedFeatures, Stream
+from twofold.fuse.features.features import FusedFeatures, Stream
 
 NONE = "has no classifier"
 NEVER = -1e4  #: the logit of a basic emotion that the backbone does not know

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from twofold.data.csv_files import from_cells
 from twofold.data.errors import InputError
-from twofold.fuse.received import read_record
+from twofold.data.host.csv_files import from_cells
+from twofold.fuse.runs.received import read_record
 
 
 @dataclass(frozen=True)

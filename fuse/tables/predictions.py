@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from twofold.cache.atomic import published
-from twofold.data.csv_files import to_cells
+from twofold.data.host.csv_files import to_cells
 from twofold.data.images.sources import NO_FACE, NO_FACE_SUFFIX
 from twofold.data.labels import BASIC
 

@@ -10,7 +10,8 @@ import torch
 from twofold.cache.format.classifier import OwnClassifier
 from twofold.data.errors import InputError
 from twofold.data.labels import BASIC
-from twofold.fuse.features import FusedFeatures
+from twofold.fuse.features.features import FusedFeatures
+from twofold.fuse.features.partition import Partition
 from twofold.fuse.forward import member_scores
 from twofold.fuse.heads.concat import Concat, Linear
 from twofold.fuse.heads.pair_rules import membership
@@ -18,7 +19,6 @@ from twofold.fuse.heads.registry import StandardisedHead
 from twofold.fuse.heads.spec import Spec
 from twofold.fuse.heads.stacked_layers import initialise
 from twofold.fuse.heads.zeroshot import OwnLogits, ZeroShot
-from twofold.fuse.partition import Partition
 from twofold.fuse.scores import metrics
 from twofold.fuse.settings import Settings
 from twofold.fuse.training.device import parse_device, resolve_precision

@@ -18,11 +18,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.cache.conftest import make_recipe
 from tests.cache.machine import dying_at, interleaved
-from twofold.cache import assemble as assembling
-from twofold.cache.assemble import assemble
 from twofold.cache.merge import merge
-from twofold.cache.parts import FileState, file_state, publish_part
-from twofold.cache.rows import Rows
+from twofold.cache.parts import assemble as assembling
+from twofold.cache.parts.assemble import assemble
+from twofold.cache.parts.parts import FileState, file_state, publish_part
+from twofold.cache.parts.rows import Rows
 from twofold.cache.store import Store
 from twofold.cache.verify import verify
 

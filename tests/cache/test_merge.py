@@ -8,8 +8,8 @@ from twofold.cache.format.classifier import OwnClassifier
 from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.format.write import write_featurefile
 from twofold.cache.merge import merge
-from twofold.cache.parts import publish_part
-from twofold.cache.rows import Rows
+from twofold.cache.parts.parts import publish_part
+from twofold.cache.parts.rows import Rows
 from twofold.cache.store import Store
 
 VALUES = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)

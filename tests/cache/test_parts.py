@@ -5,13 +5,13 @@ import socket
 import numpy as np
 import pytest
 
-from twofold.cache import parts
-from twofold.cache.assemble import assemble
 from twofold.cache.atomic import temporary_in
 from twofold.cache.errors import CacheError
 from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.parts import file_state, publish_part, retired_rows
-from twofold.cache.rows import Rows
+from twofold.cache.parts import parts
+from twofold.cache.parts.assemble import assemble
+from twofold.cache.parts.parts import file_state, publish_part, retired_rows
+from twofold.cache.parts.rows import Rows
 from twofold.cache.store import Store
 from twofold.cache.verify import verify
 

@@ -42,7 +42,8 @@ def url(request, tmp_path):
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {path.name: entry_of(path).sha256 for path in folder.iterdir() if path.name != CATALOGUE}
+    return {path.name: entry_of(path).sha256 for path in folder.iterdir()
+            if path.name not in (CATALOGUE, ".lock")}
 
 
 def names(entries) -> list[str]:

@@ -131,7 +131,8 @@ def cut_off_after(port: int, *, up: int = 1 << 60, down: int = 1 << 60):
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {path.name: entry_of(path).sha256 for path in folder.iterdir() if path.name != CATALOGUE}
+    return {path.name: entry_of(path).sha256 for path in folder.iterdir()
+            if path.name not in (CATALOGUE, ".lock")}
 
 
 def test_a_store_goes_there_and_back(host, store, tmp_path, cli):

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twofold.cache.assemble import assemble
-from twofold.cache.parts import file_state
+from twofold.cache.parts.assemble import assemble
+from twofold.cache.parts.parts import file_state
 from twofold.cache.store import Store
 from twofold.cache.verify import verify
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from twofold.cache.format.write import write_featurefile
-from twofold.cache.parts import publish_part
-from twofold.cache.rows import Rows
+from twofold.cache.parts.parts import publish_part
+from twofold.cache.parts.rows import Rows
 from twofold.cache.store import Store
 from twofold.cache.verify import verify
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from twofold.data.csv_files import from_cells, read_table, replacing, separator_of, to_cells, write_table
 from twofold.data.errors import InputError
+from twofold.data.host.csv_files import from_cells, read_table, replacing, separator_of, to_cells, write_table
 from twofold.data.keys import LONGEST, key_fault, look_alikes
 from twofold.data.manifest import manifest, read_manifest, require_output, write_manifest
 

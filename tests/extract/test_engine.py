@@ -6,15 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from twofold.cache.parts import file_state
+from twofold.cache.parts.parts import file_state
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.data.images.decode import decode
 from twofold.data.images.sources import open_faces
-from twofold.extract.batches import Face, Feed
 from twofold.extract.bench.simulated import SimulatedCard
-from twofold.extract.engine import compute
-from twofold.extract.lanes import storable
+from twofold.extract.engine.batches import Face, Feed
+from twofold.extract.engine.engine import compute
+from twofold.extract.engine.lanes import storable
 from twofold.extract.networks.registry import Encoder, Preprocessing, load_encoder
 from twofold.extract.plan import ExtractOptions, Job, parse_shard, recipe_of
 from twofold.extract.streams import parse_weights

@@ -10,12 +10,12 @@ from twofold.cache.format.classifier import OwnClassifier
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.extract import streams
+from twofold.extract.again.reproduce import reproduce
+from twofold.extract.engine.processes import Assignment, MissingRows, shared_out
 from twofold.extract.networks.facts import Origin, RememberedFacts, _from_record, _record, facts_of
 from twofold.extract.networks.libraries import build
 from twofold.extract.networks.registry import load_encoder
 from twofold.extract.plan import ExtractOptions
-from twofold.extract.processes import Assignment, MissingRows, shared_out
-from twofold.extract.reproduce import reproduce
 
 NAME = "timm:test_resnet"
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from twofold.extract.networks.manet import MANet
 from twofold.extract.networks.presets import preset
+from twofold.extract.networks.published.manet import MANet
 from twofold.extract.networks.registry import load_encoder
 from twofold.extract.weights.class_orders import class_order
 

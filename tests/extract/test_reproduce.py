@@ -9,8 +9,8 @@ import torch
 from tests.extract.stores import assert_equal_stores
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
+from twofold.extract.again.reproduce import reproduce
 from twofold.extract.networks.libraries import build
-from twofold.extract.reproduce import reproduce
 
 NAME = "timm:test_resnet"
 

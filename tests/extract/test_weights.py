@@ -14,8 +14,8 @@ from torchvision import models
 
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
-from twofold.extract.networks.posterv2 import PosterV2
 from twofold.extract.networks.presets import PRESETS
+from twofold.extract.networks.published.posterv2 import PosterV2
 from twofold.extract.networks.registry import load_encoder
 from twofold.extract.plan import ExtractOptions
 from twofold.extract.run import Request, extract

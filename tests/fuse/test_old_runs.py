@@ -12,7 +12,7 @@ import pytest
 
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.predict import predict
-from twofold.fuse.run import read_run
+from twofold.fuse.runs.run import read_run
 from twofold.fuse.tables.predictions import PredictOptions
 
 PLACE = Path(__file__).with_name("runs") / "version1"

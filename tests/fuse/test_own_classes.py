@@ -11,9 +11,9 @@ from twofold.data.labels import BASIC, taxonomy
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.fuse import fuse
 from twofold.fuse.predict import predict
-from twofold.fuse.run import read_run
+from twofold.fuse.runs.run import read_run
 from twofold.fuse.settings import resolve
-from twofold.fuse.sweep import sweep
+from twofold.fuse.sweep.sweep import sweep
 from twofold.fuse.tables.predictions import PredictOptions
 
 QUICK = {"epochs": 12, "lr": 3e-3, "warmup": 1, "hidden": 32, "seeds": 1, "batch_size": 64}

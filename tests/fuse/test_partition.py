@@ -7,8 +7,8 @@ from twofold.data.folds import folds_of, named_folds
 from twofold.data.labels import taxonomy
 from twofold.data.manifest import manifest
 from twofold.data.merge import fold
-from twofold.fuse.features import FusedFeatures
-from twofold.fuse.partition import Task, partitions
+from twofold.fuse.features.features import FusedFeatures
+from twofold.fuse.features.partition import Task, partitions
 
 CLASSES = taxonomy("basic7")
 

@@ -13,7 +13,7 @@ from twofold.fuse.evaluate import evaluate
 from twofold.fuse.experiment import prepare
 from twofold.fuse.fuse import fuse
 from twofold.fuse.predict import predict
-from twofold.fuse.run import read_run
+from twofold.fuse.runs.run import read_run
 from twofold.fuse.settings import resolve
 from twofold.fuse.tables.predictions import PredictOptions
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from twofold.data.errors import InputError
 from twofold.fuse.fuse import fuse
-from twofold.fuse.run import read_run
+from twofold.fuse.runs.run import read_run
 from twofold.fuse.settings import resolve
 
 QUICK = {"epochs": 1, "hidden": 8, "seeds": 2, "batch_size": 64}

@@ -8,11 +8,11 @@ import pytest
 
 from tests.fuse.conftest import write_manifest
 from twofold.data.errors import InputError
-from twofold.fuse import run_folder
 from twofold.fuse.fuse import fuse
-from twofold.fuse.run import read_run
+from twofold.fuse.runs import run_folder
+from twofold.fuse.runs.run import read_run
 from twofold.fuse.settings import resolve
-from twofold.fuse.sweep import sweep
+from twofold.fuse.sweep.sweep import sweep
 
 QUICK = {"epochs": 1, "hidden": 8, "seeds": 1, "batch_size": 64}
 

@@ -12,8 +12,8 @@ from twofold.fuse.evaluate import evaluate, evaluate_all
 from twofold.fuse.experiment import prepare, seen_by
 from twofold.fuse.fuse import fuse
 from twofold.fuse.predict import predict
-from twofold.fuse.run import read_run
-from twofold.fuse.seen import read_seen, seen_text
+from twofold.fuse.runs.run import read_run
+from twofold.fuse.runs.seen import read_seen, seen_text
 from twofold.fuse.settings import resolve
 from twofold.fuse.tables.predictions import PredictOptions
 

@@ -9,7 +9,7 @@ from twofold.data.labels import taxonomy
 from twofold.data.readers.cexpr import HEADER
 from twofold.fuse.fuse import fuse
 from twofold.fuse.predict import predict
-from twofold.fuse.run import read_run
+from twofold.fuse.runs.run import read_run
 from twofold.fuse.settings import resolve
 from twofold.fuse.tables.predictions import PredictOptions
 from twofold.fuse.video.smoothing import window

@@ -11,7 +11,7 @@ import pytest
 from twofold.data.errors import InputError
 from twofold.fuse.fuse import fuse
 from twofold.fuse.settings import resolve
-from twofold.fuse.sweep import plan, sweep
+from twofold.fuse.sweep.sweep import plan, sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 TOML = """

@@ -14,7 +14,7 @@ from twofold.cache.store import Store
 from twofold.data.folds import folds_of
 from twofold.data.labels import taxonomy
 from twofold.data.manifest import manifest, write_manifest
-from twofold.fuse.join import join, join_folds
+from twofold.fuse.features.join import join, join_folds
 
 CLASSES = taxonomy("cexpr7").classes
 FACES, DIM, FOLDS = 210, 6, 3

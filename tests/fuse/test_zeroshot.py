@@ -16,12 +16,12 @@ from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
 from twofold.data.labels import BASIC, pair, taxonomy
 from twofold.fuse.evaluate import evaluate
+from twofold.fuse.features.join import join
 from twofold.fuse.fuse import fuse
 from twofold.fuse.heads.own_classifier import NEVER, own_classifiers
 from twofold.fuse.heads.pair_rules import membership, pair_scores
 from twofold.fuse.heads.registry import build
 from twofold.fuse.heads.spec import Spec
-from twofold.fuse.join import join
 from twofold.fuse.settings import resolve
 
 CLASSES = taxonomy("cexpr7").classes

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from twofold.data.footage.align import TEMPLATE, cut, encoded, similarity, square, template, warped
-from twofold.data.footage.detect import Detection
+from twofold.data.footage.detection.align import TEMPLATE, cut, encoded, similarity, square, template, warped
+from twofold.data.footage.detection.detect import Detection
 from twofold.data.footage.settings import CropSettings
 
 

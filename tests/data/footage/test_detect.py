@@ -6,9 +6,9 @@ from PIL import Image
 
 from twofold.data.drawn.dataset import draw_dataset
 from twofold.data.errors import InputError
-from twofold.data.footage.align import TEMPLATE, cut
-from twofold.data.footage.detect import Detection, open_yunet, overlap, same_face
-from twofold.data.footage.detector_file import YUNET, find_detector
+from twofold.data.footage.detection.align import TEMPLATE, cut
+from twofold.data.footage.detection.detect import Detection, open_yunet, overlap, same_face
+from twofold.data.footage.detection.detector_file import YUNET, find_detector
 from twofold.data.footage.settings import CropSettings
 from twofold.data.labels import taxonomy
 from twofold.extract.weights.report import listing

@@ -1,6 +1,6 @@
 """Who is who from frame to frame."""
 
-from twofold.data.footage.detect import Detection
+from twofold.data.footage.detection.detect import Detection
 from twofold.data.footage.track import Tracker
 
 NOWHERE = ((0.0, 0.0),) * 5
