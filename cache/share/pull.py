@@ -165,7 +165,7 @@ def _require_expected(source: Source, entry: Entry, partial: Path) -> None:
     file = FeatureFile(partial)
     try:
         received = (file.recipe, file.rows, file.failed, file.dim)
-        _ = file.keys
+        file.check()
     except CacheError as error:
         reason = str(error).removeprefix(f"{partial}: ")
         raise CacheError(f"{source.address.shown}/{entry.name} is refused: {reason}") from None

@@ -7,6 +7,7 @@ import numpy as np
 
 from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.recipe import Recipe
+from twofold.data.errors import InputError
 from twofold.data.labels import Taxonomy
 
 COPIES = 2.5  #: the joined matrix, the standardised training rows of the widest head, and what is passing through
@@ -102,7 +103,13 @@ class FusedFeatures:
         for number, file in enumerate(self.streams[k].files):
             here = np.flatnonzero(self.store[rows] == number)
             if len(here):
-                block[here] = file.read_rows(self.row[rows[here], k])
+                places = self.row[rows[here], k]
+                values = file.read_rows(places)
+                finite = np.isfinite(values).all(axis=1)
+                if not finite.all():
+                    key = file.keys[places[finite.argmin()]]
+                    raise InputError(f"{file.path}: the features of {key!r} are not finite numbers: see `cache verify`")
+                block[here] = values
 
 
 def fits(features: FusedFeatures, limit_gb: float) -> bool:

@@ -8,9 +8,12 @@ import sys
 import uuid
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests.cache.conftest import make_recipe
 from twofold.cache.errors import CacheError, TransferError
+from twofold.cache.format.write import write_featurefile
 from twofold.cache.share.catalogue import CATALOGUE, entry_of
 from twofold.cache.share.failures import Address
 from twofold.cache.share.folder import Folder, open_target, shared_listing
@@ -145,6 +148,20 @@ def test_damage_of_what_was_sent_is_caught(url, store, monkeypatch):
     target = open_target(url)
     assert target.files.find(target.root) == [], "neither the file nor its temporary is left"
     assert len(push(store, url).moved) == 3
+
+
+def test_values_that_are_no_numbers_are_not_taken_in(store, tmp_path, monkeypatch):
+    url = str(tmp_path / "there")
+    features = np.zeros((3, 4), np.float16)
+    features[1, 2] = np.nan
+    with monkeypatch.context() as other_writer:
+        other_writer.setattr(np, "isfinite", lambda values: np.ones(np.shape(values), bool))
+        write_featurefile(store.path / "nan.h5", recipe=make_recipe(backbone="timm:nan"), dim=4, keys=["a", "b", "c"],
+                          sha256=["0" * 64] * 3, features=features, failures={})
+    push(store, url)
+    with pytest.raises(CacheError, match=r"nan\.h5 is refused: the features of 'b' are not finite numbers"):
+        pull(url, Store(tmp_path / "back", new=True))
+    assert not (tmp_path / "back" / "nan.h5").exists()
 
 
 def test_a_folder_may_have_any_name_and_places_are_not_chained(store, tmp_path, cli):

@@ -8,6 +8,8 @@ import textwrap
 import numpy as np
 import pytest
 
+from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.format.write import write_featurefile
 from twofold.data.errors import InputError
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.experiment import prepare
@@ -230,3 +232,16 @@ def test_a_logreg_that_does_not_converge_says_so(make_store, monkeypatch, caplog
     monkeypatch.setattr(logreg, "MOST_ITERATIONS", 2)
     fuse([make_store()], quick(head="logreg"), out=None)
     assert "has not converged after 2 iterations" in caplog.text
+
+
+def test_features_that_are_no_numbers_are_refused(make_store, cli, monkeypatch):
+    store = make_store(rows=210)
+    file = FeatureFile(store / "a.original.h5")
+    features = file.read(dtype=np.float16)
+    features[17, 0] = np.nan
+    with monkeypatch.context() as other_writer:
+        other_writer.setattr(np, "isfinite", lambda values: np.ones(np.shape(values), bool))
+        write_featurefile(file.path, recipe=file.recipe, dim=file.dim, keys=file.keys.tolist(),
+                          sha256=[digest.decode() for digest in file.sha256], features=features, failures={})
+    done = cli("fuse", store, "--epochs", 1)
+    assert done.returncode == 2 and f"the features of {file.keys[17]!r} are not finite numbers" in done.stderr
