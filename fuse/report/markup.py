@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from html import escape
 
+from twofold.fuse.report.scatter import PALETTE
+
 STYLE = """
 :root { --ink: #1c2430; --paper: #fff; --faint: #c9d0d9; --soft: #f3f5f8; --accent: #2563a8; --warn: #a33; }
 @media (prefers-color-scheme: dark) {
@@ -14,16 +16,20 @@ h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(
 .wide { overflow-x: auto; } .side { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; }
 table { border-collapse: collapse; font-size: .9rem; } caption { text-align: left; padding: .3rem 0; font-weight: 600; }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--faint); }
-td { white-space: nowrap; } th:first-child { text-align: left; font-weight: 500; } thead th { background: var(--soft); }
+td { white-space: nowrap; } th:first-child { text-align: left; font-weight: 500;
+  min-width: 8rem; overflow-wrap: anywhere; } thead th { background: var(--soft); }
 .cell { background: color-mix(in srgb, var(--accent) calc(var(--share) * 70%), transparent); text-align: center; }
 .faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr));
   gap: 1rem .8rem; padding: 0; list-style: none; }
 .faces li { font-size: .8rem; line-height: 1.3; overflow-wrap: anywhere; } .faces small { opacity: .75; }
 .faces img { display: block; width: 6rem; height: 6rem; object-fit: contain; background: var(--soft);
   border-radius: .3rem; }
+.map label { margin: 0 1rem 0 .3rem; white-space: nowrap; } .map svg { max-width: 100%; height: auto; }
+ .errors:checked ~ .wide .right[transform] { display: none; }
 .warn { color: var(--warn); font-weight: 600; } nav a { margin-right: 1rem; } a { color: var(--accent); }
 @media print { .faces li { break-inside: avoid; } h2 { break-after: avoid; } table, svg { break-inside: avoid; } }
-"""
+""" + "".join(f".by-call:checked ~ .wide .c{number} {{ color: {PALETTE[number]}; }}\n"
+               for number in range(len(PALETTE)))
 
 
 def scrolled(drawing: str) -> str:

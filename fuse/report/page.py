@@ -8,21 +8,28 @@ import numpy as np
 
 from twofold.fuse.report import svg
 from twofold.fuse.report.content import RunContent
+from twofold.fuse.report.embedding import embedding_drawing, embedding_section
 from twofold.fuse.report.faces import PERSONAL, Pictures, faces_section
 from twofold.fuse.report.markup import STYLE, scrolled, table
+from twofold.fuse.report.stored import StoredContent
+from twofold.fuse.report.streams import streams_section
 from twofold.fuse.tables.columns import percent, span
 from twofold.fuse.tables.figures import UNTRAINED
 
 
-def page(runs: Sequence[RunContent], *, pictures: Pictures | None = None, side: Sequence[str] = ()) -> str:
-    """The whole page. pictures: of the faces that it lists; side: what is said of all runs together."""
+def page(runs: Sequence[RunContent], *, pictures: Pictures | None = None, side: Sequence[str] = (),
+         stored: Sequence[StoredContent | None] = ()) -> str:
+    """The whole page. pictures: of the faces that it lists; side: what is said of all runs together; stored: what each
+    run says of the store, if one is given."""
     title = "Twofold report: " + ", ".join(run.path.name for run in runs)
     links = " ".join(f'<a href="#run{number}">{escape(run.path.name)}</a>' for number, run in enumerate(runs))
     body = [f"<h1>{escape(title)}</h1>", f"<nav aria-label=\"runs\">{links}</nav>"]
     body += [f'<p class="warn" role="note">{escape(PERSONAL)}</p>'] if pictures else []
     body += side
-    for number, run in enumerate(runs):
-        body += [f'<section id="run{number}"><h2>{escape(run.path.name)}</h2>', *_sections(run, pictures), "</section>"]
+    for number, (run, more) in enumerate(zip(runs, stored or [None] * len(runs), strict=True)):
+        body += [f'<section id="run{number}"><h2>{escape(run.path.name)}</h2>', *_sections(run)]
+        body += _stored(run, more, number=number) if more else []
+        body += [*faces_section(run, pictures), "</section>"] if run.systems else ["</section>"]
     images = "; img-src data:" if pictures else ""
     return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
             'content="width=device-width, initial-scale=1"><meta http-equiv="Content-Security-Policy" '
@@ -30,7 +37,7 @@ def page(runs: Sequence[RunContent], *, pictures: Pictures | None = None, side: 
             f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>{''.join(body)}</main></body></html>\n")
 
 
-def drawings(run: RunContent) -> dict[str, str]:
+def drawings(run: RunContent, stored: StoredContent | None = None) -> dict[str, str]:
     """The drawings of a run by name, each an SVG that stands alone."""
     named = {f"forest-{kind}": svg.forest(words, [(system["name"], system[kind], system[f"{kind}_interval"])
                                                   for system in run.systems])
@@ -41,10 +48,12 @@ def drawings(run: RunContent) -> dict[str, str]:
         named["learning-macro_f1"] = svg.curves("validation macro-F1, %", [(e, f1) for e, _, f1 in run.curves],
                                                 percent=True)
         named["learning-loss"] = svg.curves("training loss", [(e, loss) for e, loss, _ in run.curves], percent=False)
+    if stored and stored.embedding:
+        named["map"] = embedding_drawing(run, stored.embedding)
     return named
 
 
-def _sections(run: RunContent, pictures: Pictures | None) -> list[str]:
+def _sections(run: RunContent) -> list[str]:
     drawn = drawings(run)
     done = [*_done(run)]
     if not run.systems:
@@ -65,8 +74,12 @@ def _sections(run: RunContent, pictures: Pictures | None) -> list[str]:
     confusions = [_confusion(system, run.classes) for system in reversed(run.systems)]
     folded = f"<details><summary>Of the other systems</summary>{''.join(confusions[1:])}</details>"
     return [*done, *figures, f"<h3>Classes</h3>{classes}", "<h3>Which classes are confused</h3>", confusions[0],
-            folded if confusions[1:] else "", *_confidence(run, drawn), *_training(run, drawn),
-            *faces_section(run, pictures)]
+            folded if confusions[1:] else "", *_confidence(run, drawn), *_training(run, drawn)]
+
+
+def _stored(run: RunContent, stored: StoredContent, *, number: int) -> list[str]:
+    drawn = embedding_section(run, stored.embedding, number=number) if stored.embedding else []
+    return [*streams_section(stored.streams), *drawn]
 
 
 def _done(run: RunContent) -> list[str]:

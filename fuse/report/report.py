@@ -12,6 +12,7 @@ from twofold.fuse.report.content import RunContent, read_content
 from twofold.fuse.report.faces import Pictures, shown_keys
 from twofold.fuse.report.page import drawings, page
 from twofold.fuse.report.pairs import Pair, pairs, side_by_side
+from twofold.fuse.report.stored import StoredContent, read_stored
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Reported:
     runs: list[RunContent]
     figures: list[Path]
     compared: list[Pair]
+    stored: list[StoredContent | None]
 
     def text(self) -> str:
         drawn = f"; {len(self.figures)} drawings in {self.figures[0].parent}" if self.figures else ""
@@ -30,7 +32,9 @@ class Reported:
     def record(self) -> dict:
         return {"out": str(self.out), "figures": [str(path) for path in self.figures],
                 "runs": [{"run": str(run.path), "classes": list(run.classes), "systems": run.systems,
-                          "fusion_against_best_single": run.comparison} for run in self.runs],
+                          "fusion_against_best_single": run.comparison,
+                          "streams": more.streams.record() if more else None}
+                         for run, more in zip(self.runs, self.stored, strict=True)],
                 "against_the_first": [pair.record() for pair in self.compared]}
 
 
@@ -39,7 +43,8 @@ def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
     """Write the page of these runs to `out`, and their drawings as SVG files into `figures`.
 
     root: where the faces lie; with it, and only then, the page shows the faces that it lists. store: whose manifest
-    tells which faces belong together, so that runs are compared by group.
+    tells which faces belong together, so that runs are compared by group, and whose features show what each stream
+    does and how the faces lie.
     Raises InputError for a folder that is no run, for faces that are not below `root`, or a place that cannot be
     written.
     """
@@ -49,15 +54,16 @@ def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
     pictures = _pictures(root, runs) if root else None
     compared = pairs(runs, groups=_groups(store) if store else {})
     side = side_by_side(runs, compared, grouped=store is not None) if len(runs) > 1 else []
+    stored = [read_stored(run, store) if store else None for run in runs]
     files = []
     if figures:
         figures.mkdir(parents=True, exist_ok=True)
-        for number, run in enumerate(runs, 1):
-            for name, drawing in drawings(run).items():
+        for number, (run, more) in enumerate(zip(runs, stored, strict=True), 1):
+            for name, drawing in drawings(run, more).items():
                 files.append(figures / (f"{name}.svg" if len(runs) == 1 else f"{number}-{name}.svg"))
                 write_text(files[-1], drawing)
-    write_text(out, page(runs, pictures=pictures, side=side))
-    return Reported(out, runs, files, compared)
+    write_text(out, page(runs, pictures=pictures, side=side, stored=stored))
+    return Reported(out, runs, files, compared, stored)
 
 
 def _pictures(root: Path | dict[str, Path], runs: Sequence[RunContent]) -> Pictures:

@@ -18,23 +18,23 @@ def forest(title: str, rows: Sequence[tuple[str, float, Interval]]) -> str:
     bottom = 14 + height * len(rows)
     parts = []
     for tick in _ticks(low, high):
-        parts += [_line(place(tick), 10, place(tick), bottom, FAINT),
-                  _text(place(tick), bottom + 16, f"{100 * tick:.0f}", anchor="middle")]
+        parts += [line(place(tick), 10, place(tick), bottom, FAINT),
+                  text(place(tick), bottom + 16, f"{100 * tick:.0f}", anchor="middle")]
     for number, (name, value, interval) in enumerate(rows):
         y = 24 + height * number
-        parts += [_text(left - 12, y + 4, _cut(name, 42), anchor="end")]
-        parts += [_line(place(interval[0]), y, place(interval[1]), y, ACCENT, 3)] if interval else []
+        parts += [text(left - 12, y + 4, _cut(name, 42), anchor="end")]
+        parts += [line(place(interval[0]), y, place(interval[1]), y, ACCENT, 3)] if interval else []
         parts += [f'<circle cx="{place(value):.1f}" cy="{y}" r="5" fill="{ACCENT}"/>',
-                  _text(left + width + 12, y + 4, f"{100 * value:.1f}")]
+                  text(left + width + 12, y + 4, f"{100 * value:.1f}")]
     said = "; ".join(f"{name} {100 * value:.1f}" for name, value, _ in rows)
-    return _drawing(left + width + 70, bottom + 26, f"{title}: {said}", parts)
+    return drawing(left + width + 70, bottom + 26, f"{title}: {said}", parts)
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, *, bins: int = 15) -> str:
     """How often calls of each confidence are right (bars) against the confidence itself (diagonal)."""
     size, pad = 300, 40
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    parts = [_line(pad, size + 10, pad + size, 10, FAINT, 2)]
+    parts = [line(pad, size + 10, pad + size, 10, FAINT, 2)]
     said = []
     for b in np.unique(place):
         share, count = float(right[place == b].mean()), int((place == b).sum())
@@ -44,10 +44,10 @@ def reliability(confidence: np.ndarray, right: np.ndarray, *, bins: int = 15) ->
                      f"<title>{count} faces, {100 * share:.0f} % right</title></rect>")
         said.append(f"{(b + 0.5) / bins:.2f} {100 * share:.0f} %")
     for tick in (0, 0.5, 1):
-        parts += [_text(pad + size * tick, size + 28, f"{100 * tick:.0f}", anchor="middle"),
-                  _text(pad - 8, 14 + size * (1 - tick), f"{100 * tick:.0f}", anchor="end")]
-    parts.append(_text(pad + size / 2, size + 46, "confidence, %", anchor="middle"))
-    return _drawing(size + pad + 20, size + 54, "right, %, by confidence: " + ", ".join(said), parts)
+        parts += [text(pad + size * tick, size + 28, f"{100 * tick:.0f}", anchor="middle"),
+                  text(pad - 8, 14 + size * (1 - tick), f"{100 * tick:.0f}", anchor="end")]
+    parts.append(text(pad + size / 2, size + 46, "confidence, %", anchor="middle"))
+    return drawing(size + pad + 20, size + 54, "right, %, by confidence: " + ", ".join(said), parts)
 
 
 def curves(title: str, lines: Sequence[tuple[np.ndarray, np.ndarray]], *, percent: bool) -> str:
@@ -56,33 +56,36 @@ def curves(title: str, lines: Sequence[tuple[np.ndarray, np.ndarray]], *, percen
     every = np.concatenate([values for _, values in lines])
     low, high = float(np.nanmin(every)), float(np.nanmax(every))
     last = max(int(epochs[-1]) for epochs, _ in lines)
-    parts = [_line(pad, 10, pad, 10 + height, FAINT), _line(pad, 10 + height, pad + width, 10 + height, FAINT)]
+    parts = [line(pad, 10, pad, 10 + height, FAINT), line(pad, 10 + height, pad + width, 10 + height, FAINT)]
     for epochs, values in lines:
         points = " ".join(f"{pad + width * epoch / max(last, 1):.1f},"
                           f"{10 + height * (1 - (value - low) / max(high - low, 1e-9)):.1f}"
                           for epoch, value in zip(epochs, values, strict=True) if np.isfinite(value))
         parts.append(f'<polyline points="{points}" fill="none" stroke="{ACCENT}" stroke-width="1.5" opacity="0.7"/>')
     spell = (lambda value: f"{100 * value:.0f}") if percent else (lambda value: f"{value:.2f}")
-    parts += [_text(pad - 6, 18, spell(high), anchor="end"), _text(pad - 6, 10 + height, spell(low), anchor="end"),
-              *(_text(pad + width * share, height + 28, word, anchor="middle")
+    parts += [text(pad - 6, 18, spell(high), anchor="end"), text(pad - 6, 10 + height, spell(low), anchor="end"),
+              *(text(pad + width * share, height + 28, word, anchor="middle")
                 for share, word in ((0, "0"), (0.5, "epoch"), (1, str(last))))]
     label = f"{title} over {last + 1} epochs, {spell(low)} to {spell(high)}"
-    return _drawing(width + pad + 20, height + 36, label, parts)
+    return drawing(width + pad + 20, height + 36, label, parts)
 
 
-def _drawing(width: float, height: float, label: str, parts: Sequence[str]) -> str:
+def drawing(width: float, height: float, label: str, parts: Sequence[str]) -> str:
+    """An SVG of these parts; label: what it shows, for who cannot see it."""
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
             f'role="img" aria-label="{escape(label)}" font-family="system-ui, sans-serif" font-size="13">'
             f"{''.join(parts)}</svg>")
 
 
-def _line(x: float, y: float, to_x: float, to_y: float, colour: str, width: float = 1) -> str:
+def line(x: float, y: float, to_x: float, to_y: float, colour: str, width: float = 1) -> str:
+    """A straight stroke."""
     return (f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{to_x:.1f}" y2="{to_y:.1f}" stroke="{colour}" '
             f'stroke-width="{width}"/>')
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{INK}">{escape(text)}</text>'
+def text(x: float, y: float, words: str, *, anchor: str = "start") -> str:
+    """Words at a place, in the colour of the page's text."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{INK}">{escape(words)}</text>'
 
 
 def _cut(text: str, letters: int) -> str:

@@ -8,15 +8,22 @@ import shutil
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
-from sklearn.metrics import cohen_kappa_score
+from sklearn.metrics import cohen_kappa_score, f1_score
+from sklearn.neighbors import NearestNeighbors
 
+from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.fuse.fuse import fuse
 from twofold.fuse.report.report import report
+from twofold.fuse.run import read_run
 from twofold.fuse.settings import resolve
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture
@@ -36,7 +43,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "br", "wbr", "img", "line", "circle", "polyline"):
+        if tag not in ("meta", "br", "wbr", "img", "input"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -134,6 +141,57 @@ def _trained_again(run, out):
     settings = resolve(changes={"epochs": 2, "lr": 1e-3, "hidden": 16, "batch_size": 64, "seeds": 1, "head": "mlp"})
     fuse([run.parent / "store"], settings, out=out)
     return out
+
+
+def test_streams_are_left_out_of_the_trained_head(run, tmp_path, cli):
+    done = cli("report", run, "-o", tmp_path / "r.html", "--store", tmp_path / "store", "--json")
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads(done.stdout)["runs"]
+    streams = record["streams"]
+    assert streams["macro_f1"] == record["systems"][-1]["macro_f1"] and streams["differing_calls"] == 0
+    trained, store = read_run(run), Store(tmp_path / "store")
+    features, _ = trained.features(store)
+    rows = np.flatnonzero(features.split == "test")
+    raw, calls = features.read(rows, [0, 1]), {}
+    for name, columns in (("a", slice(12, 20)), ("b", slice(0, 12))):  # at the mean: the other's
+        members = []
+        for member in range(trained.head.spec.members):
+            matrix = raw.copy()
+            matrix[:, columns] = trained.head.mean[member, 0, columns].numpy()
+            logits = trained.head(torch.from_numpy(matrix)).logits[member]
+            members.append(logits.softmax(dim=-1).detach().numpy())
+        calls[name] = np.mean(members, axis=0).argmax(axis=1)
+    truth = features.label[rows]
+    for part, alone, other in zip(streams["streams"], "ab", "ba", strict=True):
+        assert part["alone"] == pytest.approx(f1_score(truth, calls[alone], average="macro"))
+        without = f1_score(truth, calls[other], average="macro") - streams["macro_f1"]
+        assert part["without"] == pytest.approx(without)
+    assert streams["agreement"][0][1] == pytest.approx(cohen_kappa_score(calls["a"], calls["b"]))
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert not page.open and f"{100 * streams['streams'][0]['alone']:.2f}" in page.texts
+
+
+def test_the_map_has_each_scored_face_and_tells_errors_by_shape(run, tmp_path):
+    reported = report([run], out=tmp_path / "r.html", store=tmp_path / "store", figures=tmp_path / "figures")
+    answers, embedding = reported.runs[0].answers, reported.stored[0].embedding
+    assert sorted(embedding.rows) == list(range(84)) and embedding.places.min() == 0 and embedding.places.max() == 1
+    nearest = NearestNeighbors(n_neighbors=2).fit(embedding.places).kneighbors(return_distance=False)[:, 0]
+    label = answers.truth[embedding.rows]
+    assert (label[nearest] == label).mean() > 0.6  # by chance 0.14
+    faces = [group for group in ElementTree.parse(tmp_path / "figures" / "map.svg").getroot().iter(f"{SVG}g")
+             if group.find(f"{SVG}title") is not None]
+    assert {face.find(f"{SVG}title").text.partition(":")[0] for face in faces} == set(answers.keys)
+    crosses = [face for face in faces if face.find(f"{SVG}path") is not None]
+    assert len(crosses) == answers.wrong.sum() > 0
+    assert all("wrong" in face.get("class").split() for face in crosses)
+
+
+def test_a_store_of_other_faces_is_refused(run, tmp_path, make_store):
+    with pytest.raises(InputError, match="none of the faces that it was scored on is in the store"):
+        report([run], out=tmp_path / "r.html", store=make_store(name="other", seed=3))
+    with pytest.raises(InputError, match=r"manifest\.csv"):
+        report([run], out=tmp_path / "r.html", store=tmp_path)
+    assert not (tmp_path / "r.html").exists()
 
 
 def test_what_is_no_run_and_what_cannot_be_written(run, tmp_path):
