@@ -17,14 +17,14 @@ h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(
 table { border-collapse: collapse; font-size: .9rem; } caption { text-align: left; padding: .3rem 0; font-weight: 600; }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--faint); }
 td { white-space: nowrap; } th:first-child { text-align: left; font-weight: 500;
-  min-width: 8rem; overflow-wrap: anywhere; } thead th { background: var(--soft); }
+  min-width: 10rem; overflow-wrap: anywhere; } thead th { background: var(--soft); }
 .cell { background: color-mix(in srgb, var(--accent) calc(var(--share) * 70%), transparent); text-align: center; }
 .faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr));
   gap: 1rem .8rem; padding: 0; list-style: none; }
 .faces li { font-size: .8rem; line-height: 1.3; overflow-wrap: anywhere; } .faces small { opacity: .75; }
 .faces img { display: block; width: 6rem; height: 6rem; object-fit: contain; background: var(--soft);
   border-radius: .3rem; }
-.map label { margin: 0 1rem 0 .3rem; white-space: nowrap; } .map svg { max-width: 100%; height: auto; }
+.map label { margin: 0 1rem 0 .3rem; white-space: nowrap; } svg { max-width: 100%; height: auto; }
  .errors:checked ~ .wide .right[transform] { display: none; }
 .warn { color: var(--warn); font-weight: 600; } nav a { margin-right: 1rem; } a { color: var(--accent); }
 @media print { .faces li { break-inside: avoid; } h2 { break-after: avoid; } table, svg { break-inside: avoid; } }
@@ -33,7 +33,7 @@ td { white-space: nowrap; } th:first-child { text-align: left; font-weight: 500;
 
 
 def scrolled(drawing: str) -> str:
-    """On a narrow screen a drawing scrolls rather than shrinks."""
+    """A drawing within the width of the page."""
     return f'<div class="wide" tabindex="0">{drawing}</div>'
 
 

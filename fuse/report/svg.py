@@ -13,21 +13,21 @@ def forest(title: str, rows: Sequence[tuple[str, float, Interval]]) -> str:
     """A figure a row as a dot, its 95 % interval as a bar; shares, shown as percentages."""
     ends = [end for _, value, interval in rows for end in (value, *(interval or ()))]
     low, high = max(0.0, min(ends) - 0.03), min(1.0, max(ends) + 0.03)
-    left, width, height = 300, 420, 26
+    left, width, height = 10, 400, 40
     place = lambda share: left + width * (share - low) / max(high - low, 1e-9)  # noqa: E731
-    bottom = 14 + height * len(rows)
+    bottom = 6 + height * len(rows)
     parts = []
     for tick in _ticks(low, high):
-        parts += [line(place(tick), 10, place(tick), bottom, FAINT),
+        parts += [line(place(tick), 4, place(tick), bottom, FAINT),
                   text(place(tick), bottom + 16, f"{100 * tick:.0f}", anchor="middle")]
     for number, (name, value, interval) in enumerate(rows):
-        y = 24 + height * number
-        parts += [text(left - 12, y + 4, _cut(name, 42), anchor="end")]
+        y = 30 + height * number  # names stand above the bars, so that a narrow screen shows both
+        parts += [text(left, y - 12, _cut(name, 60))]
         parts += [line(place(interval[0]), y, place(interval[1]), y, ACCENT, 3)] if interval else []
         parts += [f'<circle cx="{place(value):.1f}" cy="{y}" r="5" fill="{ACCENT}"/>',
                   text(left + width + 12, y + 4, f"{100 * value:.1f}")]
     said = "; ".join(f"{name} {100 * value:.1f}" for name, value, _ in rows)
-    return drawing(left + width + 70, bottom + 26, f"{title}: {said}", parts)
+    return drawing(left + width + 50, bottom + 26, f"{title}: {said}", parts)
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, *, bins: int = 15) -> str:

@@ -20,7 +20,7 @@ from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.fuse.fuse import fuse
 from twofold.fuse.report.report import report
-from twofold.fuse.run import read_run
+from twofold.fuse.runs.run import read_run
 from twofold.fuse.settings import resolve
 
 SVG = "{http://www.w3.org/2000/svg}"
