@@ -54,6 +54,8 @@ def read_content(path: Path) -> RunContent:
         record = read_record(path / "run.json")
         metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
         classes = tuple(metrics["classes"])
+        for system in metrics["systems"]:
+            _check(system, classes)
         return RunContent(path, record, classes, metrics["systems"], metrics.get("fusion_against_best_single"),
                           _answers(path / "predictions.csv", classes), list(_curves(path / "history.csv")))
     except FileNotFoundError as error:
@@ -63,6 +65,19 @@ def read_content(path: Path) -> RunContent:
         raise
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(f"{path}: the run's figures do not read back ({error}): train it again") from None
+
+
+def _check(system: dict[str, Any], classes: tuple[str, ...]) -> None:
+    """Refuse figures that are none: a run may come from a stranger. Raises ValueError or KeyError."""
+    numbers = [system["n"], system["accuracy"], system["macro_f1"], system["uar"], system["temperature"],
+               *(system["accuracy_interval"] or (0, 0)), *(system["macro_f1_interval"] or (0, 0)),
+               *(system["contributions"] or {}).values(), *(row["n"] for row in system["per_class"].values())]
+    shares = [row[kind] for row in system["per_class"].values() for kind in ("precision", "recall", "f1")]
+    if not isinstance(system["name"], str) or not all(isinstance(number, int | float) for number in numbers) or not all(
+            share is None or isinstance(share, int | float) for share in shares):
+        raise ValueError("a figure is no number")
+    if tuple(system["per_class"]) != classes or np.array(system["confusion"], int).shape != (len(classes),) * 2:
+        raise ValueError("the figures are of other classes")
 
 
 def _answers(path: Path, classes: tuple[str, ...]) -> Answers:

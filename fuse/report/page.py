@@ -60,8 +60,8 @@ def _sections(run: RunContent) -> list[str]:
         return [*done, "<p>No test face has a label to score by.</p>"]
     fused = run.systems[-1]
     figures = ["<h3>Figures, with their 95 % intervals</h3>",
-               f"<p>Of the {escape(fused.get('figures_of', 'ensemble of all seeds'))}, on {fused['n']} faces"
-               + (f" of {fused['groups']} groups" if "groups" in fused else "") + ".</p>",
+               f"<p>Of the {escape(str(fused.get('figures_of', 'ensemble of all seeds')))}, on {fused['n']} faces"
+               + (f" of {escape(str(fused['groups']))} groups" if "groups" in fused else "") + ".</p>",
                *(f"<h4>{words}</h4>{scrolled(drawn[name])}" for name, words in (("forest-macro_f1", "macro-F1, %"),
                                                                      ("forest-accuracy", "accuracy, %"))),
                table("All systems", ("system", "accuracy", "95 %", "macro-F1", "95 %", "UAR"),
@@ -97,7 +97,7 @@ def _done(run: RunContent) -> list[str]:
 
 
 def _confusion(system: dict[str, Any], classes: Sequence[str]) -> str:
-    counts = np.array(system["confusion"])
+    counts = np.array(system["confusion"], int)
     head = "".join(f'<th scope="col">{escape(name).replace("_", "_<wbr>")}</th>' for name in classes)
     rows = ""
     for name, row in zip(classes, counts, strict=True):

@@ -194,6 +194,19 @@ def test_a_store_of_other_faces_is_refused(run, tmp_path, make_store):
     assert not (tmp_path / "r.html").exists()
 
 
+@pytest.mark.parametrize("change", [
+    {"n": "<b>84</b>"}, {"macro_f1": None}, {"name": 3}, {"confusion": [[1, 2], [3, 4]]}, {"per_class": {}},
+    {"accuracy_interval": ["<b>", 1]}, {"contributions": {"a": "<b>"}}, {"uar": [1]},
+])
+def test_figures_that_are_none_are_refused(run, tmp_path, change):
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["systems"][-1] |= change
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(InputError, match="figures do not read back"):
+        report([run], out=tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
 def test_what_is_no_run_and_what_cannot_be_written(run, tmp_path):
     with pytest.raises(InputError, match=r"not a run \(no run\.json\)"):
         report([tmp_path], out=tmp_path / "r.html")
