@@ -19,7 +19,7 @@ th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(
 td { white-space: nowrap; } th:first-child { text-align: left; font-weight: 500;
   min-width: 10rem; overflow-wrap: anywhere; } thead th { background: var(--soft); }
 .cell { background: color-mix(in srgb, var(--accent) calc(var(--share) * 70%), transparent); text-align: center; }
-.faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr));
+.faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr));
   gap: 1rem .8rem; padding: 0; list-style: none; }
 .faces li { font-size: .8rem; line-height: 1.3; overflow-wrap: anywhere; } .faces small { opacity: .75; }
 .faces img { display: block; width: 6rem; height: 6rem; object-fit: contain; background: var(--soft);
