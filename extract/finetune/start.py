@@ -48,6 +48,8 @@ def start(name: str, *, weights: str | None, folder: Path, settings: Settings) -
     else:
         built, names = _trained(name, weights, folder, settings)
         identity = ""
+    if settings.drop_path and not any(hasattr(module, "drop_prob") for module in built.network.modules()):
+        raise InputError(f"{name} has no paths to drop: leave out --drop-path (presets unified and compound set it)")
     entries = {names.get(entry, entry): value for entry, value in _entries(built.network).items()}
     encoder = built.trim(built.network)
     pictures = noise_pictures(built.preprocessing, torch.Generator().manual_seed(0))[:2]

@@ -76,7 +76,7 @@ def build(name: str, *, checkpoint: Checkpoint | None, size: int = 0, drop_path:
     elif colon and kind == "torchvision":
         built = _torchvision(rest, None if learned else checkpoint)
     else:
-        built = _preset(preset(name), checkpoint)
+        built = _preset(preset(name), checkpoint, drop_path)
     how = learned or built.preprocessing
     return replace(built, preprocessing=replace(how, size=size, resize=size) if size else how)
 
@@ -88,7 +88,7 @@ def build_with(name: str, options: Mapping[str, str], *, checkpoint: Checkpoint 
     return replace(built, preprocessing=with_options(built.preprocessing, options, name=name))
 
 
-def _preset(backbone: Preset, checkpoint: Checkpoint | None) -> Architecture:
+def _preset(backbone: Preset, checkpoint: Checkpoint | None, drop_path: float = 0.0) -> Architecture:
     def declared(network: nn.Module, **rest: Any) -> Architecture:
         return Architecture(name=backbone.architecture, network=network, tap=backbone.tap,
                             preprocessing=backbone.preprocessing, heads=backbone.heads, **rest)
@@ -96,8 +96,8 @@ def _preset(backbone: Preset, checkpoint: Checkpoint | None) -> Architecture:
     match backbone.name:
         case "vit_mae":
             if checkpoint and "fc_norm.weight" in checkpoint.tensors and "norm.weight" not in checkpoint.tensors:
-                return replace(declared(_vit_fine_tuned()), tap="norm of the mean of patch tokens (fc_norm)")
-            return declared(_vit_mae())
+                return replace(declared(_vit_fine_tuned(drop_path)), tap="norm of the mean of patch tokens (fc_norm)")
+            return declared(_vit_mae(drop_path))
         case "posterv2":
             from twofold.extract.networks.published.posterv2 import PosterV2
 
@@ -119,20 +119,21 @@ def _preset(backbone: Preset, checkpoint: Checkpoint | None) -> Architecture:
     return replace(built, preprocessing=preset("resnet50").preprocessing) if checkpoint else built
 
 
-def _vit_mae() -> nn.Module:
+def _vit_mae(drop_path: float = 0.0) -> nn.Module:
     """ViT-B/16 whose output is the mean of the normed patch tokens, the class token left out."""
     import timm
 
-    network: Any = timm.create_model("vit_base_patch16_224", num_classes=0)
+    network: Any = timm.create_model("vit_base_patch16_224", num_classes=0, drop_path_rate=drop_path)
     network.global_pool = "avg"  # set after construction: given to it, timm would drop `norm` for another layer
     return network
 
 
-def _vit_fine_tuned() -> nn.Module:
+def _vit_fine_tuned(drop_path: float = 0.0) -> nn.Module:
     """The same as MAE's own fine-tuning leaves it: the mean of the patch tokens is taken first, and normed after."""
     import timm
 
-    return timm.create_model("vit_base_patch16_224", num_classes=0, global_pool="avg", fc_norm=True)
+    return timm.create_model("vit_base_patch16_224", num_classes=0, global_pool="avg", fc_norm=True,
+                             drop_path_rate=drop_path)
 
 
 class Conv5(nn.Module):
