@@ -42,7 +42,7 @@ def draw_people(out: Path) -> Manifest:
 def steps(out: Path, *, untrained: Sequence[str], device: str) -> list[Step]:
     """The commands of the demonstration. untrained: the backbones that are shown with random weights."""
     faces, weights, store = str(out / "faces"), out / "encoder.safetensors", str(out / "store")
-    known = [word for name in untrained for word in ("--weights", f"{name}=random:0")]
+    drawn = [word for name in untrained for word in ("--weights", f"{name}=random:0")]
     return [
         Step("a small encoder learns the basic expressions, from nothing", (
             "finetune", str(out / "faces.csv"), "--root", faces, "--backbone", LEARNER, "--weights", "random:0",
@@ -50,9 +50,9 @@ def steps(out: Path, *, untrained: Sequence[str], device: str) -> list[Step]:
             "0.05", "--crop", "0.9", "--device", device, "--out", str(weights)), makes=weights),
         Step("it and the paper's architectures, which nobody has taught anything here, embed the compound faces", (
             "extract", str(out / "compounds.csv"), "--root", faces, "--store", store, "--backbones",
-            ",".join([LEARNER, *untrained]), "--weights", f"{LEARNER}={weights}", *known, "--device", device)),
+            ",".join([LEARNER, *untrained]), "--weights", f"{LEARNER}={weights}", *drawn, "--device", device)),
         Step("compound expressions from basic ones alone: no compound face has taught anything", (
             "fuse", store, "--backbones", LEARNER, "--head", "zeroshot", "--device", device)),
         Step("a head learns compounds from all backbones together; it is scored on people whom nothing has seen", (
-            "fuse", store, "--head", "logreg", "--device", device, "--out", str(out / "run"))),
+            "fuse", store, "--device", device, "--out", str(out / "run"))),
     ]

@@ -24,6 +24,9 @@ def printable(text: str) -> str:
 def notes_on_stderr() -> Iterator[None]:
     """What our packages note on the way (weights left aside, a download) goes to stderr; libraries only warn."""
     handler, logger = logging.StreamHandler(sys.stderr), logging.getLogger("twofold")
+    if any(isinstance(other.formatter, PrintableFormatter) for other in logger.handlers):
+        yield  # one verb calls another, as `demo` does
+        return
     handler.setFormatter(PrintableFormatter())
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
