@@ -38,7 +38,6 @@ class Report(Protocol):
     """
 
     def text(self) -> str: ...
-
     def record(self) -> Any: ...
 
 
@@ -250,7 +249,6 @@ class Result:
         from twofold.data.errors import InputError
         from twofold.fuse.scores.scored_head import against
         from twofold.fuse.tables.figures import compared
-
         if not np.array_equal(self._head.rows, other._head.rows):
             raise InputError("these two were scored on different faces: train both with the same folds and seed")
         comparison = against(self._head, other._head, classes=len(self._features.classes), seed=self._seed)
