@@ -13,7 +13,7 @@ ALLOWED = {
     "data/footage": {"data", "numpy", "pandas", "PIL", "cv2", "av", "tqdm", "huggingface_hub"},
     "cache": {"cache", "numpy", "h5py", "filelock", "xxhash", "fsspec"},
     "extract": {"extract", "data", "cache", "numpy", "torch", "timm", "torchvision", "safetensors", "tqdm", "PIL",
-                "onnxruntime", "huggingface_hub", "ray", "submitit"},
+                "onnxruntime", "huggingface_hub"},
     "extract/doctor": {"twofold", "extract", "data", "torch", "PIL", "huggingface_hub", "filelock", "packaging"},
     "fuse/export": {"fuse", "data", "cache", "numpy", "torch", "onnx", "onnxruntime", "onnxscript"},
     "fuse": {"fuse", "data", "cache", "numpy", "pandas", "torch", "sklearn", "joblib", "safetensors", "tqdm", "scipy"},

@@ -82,15 +82,15 @@ def look(sources: Sequence[Source], search: Search, begun: Mapping[tuple[str, in
 def _in_order(tasks: Iterator[tuple[Callable[[], Look], int]], workers: int) -> Iterator[Look]:
     """What tasks return, in their order; run in threads, a bounded way ahead. Each comes with the bytes it holds."""
     waiting: deque[tuple[Future[Look], int]] = deque()
-    held = 0
+    bytes_ahead = 0
     with ThreadPoolExecutor(workers, "look") as pool:
         try:
             for task, size in tasks:
                 waiting.append((pool.submit(task), size))
-                held += size
-                while len(waiting) > 16 * workers or (len(waiting) > workers and held > AHEAD_BYTES):
+                bytes_ahead += size
+                while len(waiting) > 16 * workers or (len(waiting) > workers and bytes_ahead > AHEAD_BYTES):
                     future, size = waiting.popleft()
-                    held -= size
+                    bytes_ahead -= size
                     yield future.result()
             while waiting:
                 yield waiting.popleft()[0].result()

@@ -78,10 +78,10 @@ class _Loop:
         self.optimizer = build_optimizer(self.learner, self.settings)
         self.ema = _average(self.learner, self.settings)
         self.scaler = torch.amp.GradScaler(training.device.type, enabled=training.precision == "fp16")
-        found = load_state(training.state, training.name, self._parts(), device=training.device)
-        self.progress = found or Progress(parts=self.settings.accumulate * training.processes.count)
-        if found:
-            log.info("going on after %d epochs and %d steps", found.epoch, found.step)
+        earlier = load_state(training.state, training.name, self._parts(), device=training.device)
+        self.progress = earlier or Progress(parts=self.settings.accumulate * training.processes.count)
+        if earlier:
+            log.info("going on after %d epochs and %d steps", earlier.epoch, earlier.step)
         self.network = training.processes.wrapped(self.learner)
 
     def _parts(self) -> dict[str, Any]:
