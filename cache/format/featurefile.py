@@ -12,6 +12,7 @@ import numpy as np
 
 from twofold.cache.errors import DamagedFile
 from twofold.cache.format.classifier import OwnClassifier
+from twofold.cache.format.finite import first_not_finite
 from twofold.cache.format.header import BLOCK_OF_CHECKSUM, FORMAT, Header, refuse_version
 from twofold.cache.format.index import check_keys, decoded
 from twofold.cache.format.version1 import SIGNATURE, Version1
@@ -171,10 +172,9 @@ class FeatureFile:
         """Read everything back; raises DamagedFile or CacheError at the first thing that is wrong."""
         _ = self._index, self.recipe, self.logits(), self.classifier
         for number, block in self._content.blocks(range(-(-self.rows // BLOCK_OF_CHECKSUM))):
-            finite = np.isfinite(block).all(axis=1)
-            if not finite.all():
-                row = number * BLOCK_OF_CHECKSUM + int(finite.argmin())
-                raise DamagedFile(f"{self.path}: the features of {self.keys[row]!r} are not finite numbers: delete it "
+            if (row := first_not_finite(block)) is not None:
+                key = self.keys[number * BLOCK_OF_CHECKSUM + row]
+                raise DamagedFile(f"{self.path}: the features of {key!r} are not finite numbers: delete it "
                                   "and extract again")
         if isinstance(self._content, Version2):
             self._content.check_rest()

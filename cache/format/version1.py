@@ -19,6 +19,7 @@ import numpy as np
 from twofold.cache.child import child
 from twofold.cache.errors import CacheError, DamagedFile, FileGone
 from twofold.cache.format.classifier import BIAS, FLOAT, GROUPS, SHA256, WEIGHT, OwnClassifier, classifier_from
+from twofold.cache.format.finite import first_not_finite
 from twofold.cache.format.header import (
     BLOCK_OF_CHECKSUM,
     FORMAT,
@@ -177,7 +178,7 @@ class Version1:
                 count = min(BLOCK_OF_CHECKSUM, self.header["rows"] - number * BLOCK_OF_CHECKSUM)
                 content = _content(connection, count * columns * kind.itemsize, self.path)
                 rows = np.frombuffer(content, kind).reshape(count, columns)
-                if not np.isfinite(rows).all():
+                if first_not_finite(rows) is not None:
                     raise DamagedFile(f"{self.path}: the {dataset} of {count} faces from row "
                                       f"{number * BLOCK_OF_CHECKSUM} on are not finite numbers, as they were when they "
                                       "were written: delete it and extract again")

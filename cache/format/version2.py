@@ -26,6 +26,7 @@ from twofold.cache.format.index import TABLES
 MAGIC = f"{FORMAT} 2 ".encode()
 SEAL = len(MAGIC) + 8 + 1 + 64 + 1  #: bytes of the first line: magic, length of the JSON, its SHA-256
 MAX_HEADER = 1 << 20
+SPAN = 4  #: blocks of one read: with fewer the calls cost, with more the bytes leave the processor's cache unchecked
 CHECKSUMS = "checksums"
 REQUIRED = {"features", CHECKSUMS, *TABLES}
 OPTIONAL = {WEIGHT, BIAS, SHA256, GROUPS}
@@ -73,9 +74,9 @@ def checksum_of_rest(descriptor: int, arrays: Iterable[Array], *, start: int, si
     return digest.hexdigest()
 
 
-def block_seed(fingerprint: str, block: int) -> int:
+def block_seed(fingerprint: int, block: int) -> int:
     """Binds a block's checksum to its place and to the recipe: elsewhere the same bytes have another."""
-    return (int(fingerprint, 16) + block * 0x9E3779B97F4A7C15) % (1 << 64)
+    return (fingerprint + block * 0x9E3779B97F4A7C15) % (1 << 64)
 
 
 class Version2:
@@ -145,16 +146,16 @@ class Version2:
         with self._same_file() as descriptor:
             for number in numbers:
                 rows = spare[:min(BLOCK_OF_CHECKSUM, array.shape[0] - number * BLOCK_OF_CHECKSUM)]
-                self._read_block(descriptor, number, rows, checksums)
+                self._read_span(descriptor, number, rows, checksums)
                 yield number, rows
 
     def read_all(self, out: np.ndarray) -> None:
         """Fill `out` (N, D), of the stored type, with all rows: no byte is copied twice."""
         checksums = self._checksums
         with self._same_file() as descriptor:
-            for number in range(len(checksums)):
-                rows = out[number * BLOCK_OF_CHECKSUM:(number + 1) * BLOCK_OF_CHECKSUM]
-                self._read_block(descriptor, number, rows, checksums)
+            for first in range(0, len(checksums), SPAN):
+                rows = out[first * BLOCK_OF_CHECKSUM:(first + SPAN) * BLOCK_OF_CHECKSUM]
+                self._read_span(descriptor, first, rows, checksums)
 
     def mapped(self) -> np.ndarray:
         """(N, D) as stored, read-only, each row read from the disk when it is touched; nothing is verified."""
@@ -169,14 +170,18 @@ class Version2:
         except FileGone:
             return False
 
-    def _read_block(self, descriptor: int, number: int, rows: np.ndarray, checksums: np.ndarray) -> None:
-        offset = self.arrays["features"].offset + number * BLOCK_OF_CHECKSUM * rows.strides[0]
-        self._read_into(descriptor, rows, offset, "features")
-        digest = xxhash.xxh3_64_intdigest(bytes_of(rows), seed=block_seed(self.header["fingerprint"], number))
-        if digest != checksums[number]:
-            first = number * BLOCK_OF_CHECKSUM
-            raise DamagedFile(f"{self.path}: the features do not read back (the checksum of rows {first} to "
-                              f"{first + len(rows) - 1} does not hold): delete it and extract again")
+    def _read_span(self, descriptor: int, first: int, rows: np.ndarray, checksums: np.ndarray) -> None:
+        """Fill `rows` from the start of block `first` on, and check each block of them."""
+        seed, length = int(self.header["fingerprint"], 16), BLOCK_OF_CHECKSUM * rows.strides[0]
+        self._read_into(descriptor, rows, self.arrays["features"].offset + first * length, "features")
+        content = bytes_of(rows)
+        for number, start in enumerate(range(0, len(content), length), first):
+            digest = xxhash.xxh3_64_intdigest(content[start:start + length], seed=block_seed(seed, number))
+            if digest != checksums[number]:
+                row = number * BLOCK_OF_CHECKSUM
+                raise DamagedFile(f"{self.path}: the features do not read back (the checksum of rows {row} to "
+                                  f"{min(row + BLOCK_OF_CHECKSUM, self.header['rows']) - 1} does not hold): delete it "
+                                  "and extract again")
 
     def _read_into(self, descriptor: int, values: np.ndarray, offset: int, name: str) -> None:
         buffer = bytes_of(values)

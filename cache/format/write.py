@@ -18,6 +18,7 @@ import xxhash
 from twofold.cache.atomic import published
 from twofold.cache.errors import CacheError
 from twofold.cache.format.classifier import OwnClassifier, classifier_arrays, classifier_record
+from twofold.cache.format.finite import first_not_finite
 from twofold.cache.format.header import BLOCK_OF_CHECKSUM, FORMAT, FORMAT_VERSION
 from twofold.cache.format.index import check_keys, encoded_keys, encoded_reasons
 from twofold.cache.format.version2 import CHECKSUMS, Array, block_seed, bytes_of, checksum_of_rest, sealed
@@ -123,15 +124,14 @@ def _write_features(
     fingerprint: str,
 ) -> None:
     """Write the blocks one behind the other and fill in their checksums."""
-    row = 0
+    row, seed = 0, int(fingerprint, 16)
     for number, rows in enumerate(blocks):
         if row + len(rows) > len(keys):
             raise CacheError(f"more rows of features than {len(keys)} keys")
-        if not np.isfinite(rows).all():
-            wrong = int((~np.isfinite(rows)).any(axis=1).argmax())
+        if (wrong := first_not_finite(rows)) is not None:
             raise CacheError(f"the features of {keys[row + wrong]!r} are not finite numbers")
         content = bytes_of(rows)
-        checksums[number] = xxhash.xxh3_64_intdigest(content, seed=block_seed(fingerprint, number))
+        checksums[number] = xxhash.xxh3_64_intdigest(content, seed=block_seed(seed, number))
         _write_at(descriptor, content, array.offset + row * rows.strides[0])
         row += len(rows)
     if row != len(keys):

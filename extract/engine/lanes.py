@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from twofold.cache.format.finite import first_not_finite
 from twofold.cache.parts.parts import publish_part
 from twofold.cache.parts.rows import Rows
 from twofold.cache.store import Store
@@ -146,7 +147,7 @@ def storable(features: np.ndarray, dtype: str) -> tuple[np.ndarray, Sequence[str
     """(B, D) float32 as it is stored, and for each row why it cannot be, or an empty text."""
     with np.errstate(over="ignore"):
         stored = features.astype(dtype)
-    if np.isfinite(stored).all():
+    if first_not_finite(stored) is None:
         return stored, [""] * len(stored)
     return stored, [_fault(row, stored_row) for row, stored_row in zip(features, stored, strict=True)]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.format.finite import first_not_finite
 from twofold.cache.recipe import Recipe
 from twofold.data.errors import InputError
 from twofold.data.labels import Taxonomy
@@ -105,9 +106,8 @@ class FusedFeatures:
             if len(here):
                 places = self.row[rows[here], k]
                 values = file.read_rows(places)
-                finite = np.isfinite(values).all(axis=1)
-                if not finite.all():
-                    key = file.keys[places[finite.argmin()]]
+                if (wrong := first_not_finite(values)) is not None:
+                    key = file.keys[places[wrong]]
                     raise InputError(f"{file.path}: the features of {key!r} are not finite numbers: see `cache verify`")
                 block[here] = values
 
