@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any
@@ -100,11 +99,23 @@ def spelled(context: typer.Context, *, without: Collection[str]) -> list[str]:
     return words
 
 
+def with_settings(verb: Callable[..., Report]) -> Callable[..., Report]:
+    """The verb with an option for each field of finetune's `Settings`; they reach it as the dict `changes`."""
+    from twofold.cache.names import names_in
+    from twofold.data.host.options import with_options
+    from twofold.extract.finetune.settings import Settings
+
+    return with_options(Settings, declare=typer.Option, names_in=names_in)(verb)
+
+
+@app.command()
+@with_settings
 def finetune(
     faces: Annotated[Path, typer.Argument(metavar="FACES.csv", help="The manifest of faces.")],
     root: Annotated[list[str], typer.Option(help="Folder that keys are relative to (or NAME=DIR, repeatable).")],
     backbone: Annotated[str, typer.Option(help="A preset, timm:NAME or torchvision:NAME.")],
     out: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="The weights file to write.")],
+    changes: dict[str, Any],
     weights: Annotated[str | None, typer.Option(help="To start from: PATH, random:SEED or hub.")] = None,
     preset: Annotated[str, typer.Option(help="quick, unified, compound or paper.")] = "quick",
     device: Device = "auto",
@@ -113,7 +124,6 @@ def finetune(
     = 5.0,
     tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard, too.")] = None,
     as_json: Json = False,
-    **settings: Any,
 ) -> Report:
     """Train a backbone on labelled faces; `extract --weights NAME=FILE` takes what it writes."""
     from twofold.extract.finetune.finetune import Request
@@ -123,22 +133,7 @@ def finetune(
     origin = weights.removeprefix(f"{backbone}=") if weights else None
     return run_finetune(Request(
         manifest=faces, roots=root, backbone=backbone, weights=origin, out=out, device=device, memory_gb=memory_gb,
-        settings=resolve(preset=preset, chosen=settings), minutes=minutes, tensorboard=tensorboard))
-
-
-def _with_settings(verb: Callable[..., Report]) -> Callable[..., Report]:
-    """The verb with an option for each field of its settings, which are declared once, in their dataclass."""
-    from twofold.data.host.options import parameters
-    from twofold.extract.finetune.settings import Settings
-
-    signature = inspect.signature(verb, eval_str=True)
-    own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
-    keywords = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in own]
-    verb.__signature__ = signature.replace(parameters=[*keywords, *parameters(Settings, typer.Option)])
-    return verb
-
-
-app.command()(_with_settings(finetune))
+        settings=resolve(preset=preset, chosen=changes), minutes=minutes, tensorboard=tensorboard))
 
 
 @weights_app.command("ls")

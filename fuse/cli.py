@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,40 +25,12 @@ say = logging.getLogger("twofold").info  #: what a verb notes on its way, beside
 
 
 def with_settings(verb: Callable[..., Report]) -> Callable[..., Report]:
-    """The verb with an option for each of `Settings`' fields; those that were used reach it as the dict `changes`."""
-    from dataclasses import fields
-
+    """The verb with an option for each of `Settings`' fields; they reach it as the dict `changes`."""
+    from twofold.cache.names import names_in
+    from twofold.data.host.options import with_options
     from twofold.fuse.settings import Settings
 
-    options = {each.name: _option(each) for each in fields(Settings)}
-
-    @wraps(verb)
-    def run(**values: Any) -> Report:
-        changes = {name: values.pop(name) for name in options}
-        return verb(**values, changes=changes)
-
-    own = inspect.signature(verb, eval_str=True).parameters.values()
-    parameters = [*(each for each in own if each.name != "changes"), *options.values()]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {each.name: each.annotation for each in parameters}
-    return run
-
-
-def _option(field: Any) -> inspect.Parameter:
-    """A field of `Settings` as an option that is None unless used."""
-    from twofold.cache.names import names_in
-    from twofold.fuse.settings import declaration
-
-    about, kind = declaration(field), type(field.default)
-    usual = ",".join(field.default) if kind is tuple else field.default
-    facts = [", ".join(about.choices), "comma-separated" if kind is tuple else about.bounds,
-             f"default {usual}" if usual != "" else ""]
-    facts = f" ({'; '.join(filter(None, facts))})" if any(facts) else ""
-    option = typer.Option(help=about.help.removesuffix(".") + facts + ".", rich_help_panel=about.panel,
-                          show_default=False, parser=names_in if kind is tuple else None,
-                          metavar="NAMES" if kind is tuple else None)
-    annotation = Annotated[(tuple if kind is tuple else kind) | None, option]
-    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    return with_options(Settings, declare=typer.Option, names_in=names_in)(verb)
 
 
 @app.command()

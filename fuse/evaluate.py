@@ -8,6 +8,7 @@ import numpy as np
 
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
+from twofold.data.host.options import choices_of
 from twofold.fuse.experiment import Say
 from twofold.fuse.features.features import FusedFeatures
 from twofold.fuse.runs.run import Run, read_run
@@ -15,7 +16,7 @@ from twofold.fuse.runs.taught import taught_rows, teachers
 from twofold.fuse.scores import metrics
 from twofold.fuse.scores.scored_head import Figures, ScoredHead, against, figures
 from twofold.fuse.scores.statistics import Comparison
-from twofold.fuse.settings import choices_of
+from twofold.fuse.settings import Settings
 from twofold.fuse.tables.columns import columns, percent
 from twofold.fuse.tables.figures import (
     UNTRAINED,
@@ -95,8 +96,9 @@ def evaluate_all(
 
     Raises InputError if their classes or, for lack of features, their faces are not the same, or nothing is left.
     """
-    if table not in choices_of("table"):
-        raise InputError(f"unknown table {table!r}: choose from {', '.join(choices_of('table'))}")
+    tables = choices_of(Settings, "table")
+    if table not in tables:
+        raise InputError(f"unknown table {table!r}: choose from {', '.join(tables)}")
     questions = [ask(run, store, split=split, allow_seen=allow_seen, say=say) for run in runs]
     first = questions[0]
     for other in questions[1:]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from twofold.cache.store import Store
 from twofold.data.footage.settings import crop_lines
+from twofold.data.host.options import record_of
 from twofold.data.labels import Taxonomy
 from twofold.fuse.experiment import (
     Experiment,
@@ -28,7 +29,7 @@ from twofold.fuse.runs.write_run import inputs_record, predictions_csv, run_reco
 from twofold.fuse.scores import metrics
 from twofold.fuse.scores.scored_head import Figures, ScoredHead, against, figures
 from twofold.fuse.scores.statistics import Comparison
-from twofold.fuse.settings import Settings, record_of
+from twofold.fuse.settings import Settings
 from twofold.fuse.tables.columns import columns, percent
 from twofold.fuse.tables.figures import comparison_record, figures_table, fusion_lines
 from twofold.fuse.training.fit import TrainedHead, read_streams

@@ -1,12 +1,12 @@
 """What a person can set about a fusion, each declared once: options, TOML keys, checks and help follow from it."""
 
 import json
-import math
-from dataclasses import Field, asdict, dataclass, field, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from twofold.data.errors import InputError
+from twofold.data.host import options
+from twofold.data.host.options import check, option
 from twofold.data.host.toml_file import read_toml
 
 HEADS = ("paper", "linear", "mlp", "gated", "late", "logreg", "zeroshot")
@@ -24,122 +24,70 @@ MACHINE = "Machine"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Declaration:
-    """What there is to say about a setting besides its name, type and default."""
-
-    panel: str
-    help: str
-    choices: tuple[str, ...] = ()
-    least: float = -math.inf
-    most: float = math.inf
-    above: float = -math.inf
-    below: float = math.inf
-
-    def advice(self, value: object) -> str:
-        """What to do about a value that is not allowed; empty if it is."""
-        if self.choices:
-            return "" if value in self.choices else f"choose from {', '.join(self.choices)}"
-        if not isinstance(value, int | float) or (self.least <= value <= self.most and self.above < value < self.below):
-            return ""
-        return f"it must be {self.bounds or 'a finite number'}"
-
-    @property
-    def bounds(self) -> str:
-        """The allowed range in words."""
-        words = [("at least", self.least), ("above", self.above), ("at most", self.most), ("below", self.below)]
-        return " and ".join(f"{word} {value:g}" for word, value in words if math.isfinite(value))
-
-
-def setting(
-    default: Any, panel: str, help: str, *, choices: tuple[str, ...] = (), least: float = -math.inf,
-    most: float = math.inf, above: float = -math.inf, below: float = math.inf,
-) -> Any:
-    """A field of `Settings` with all that is said about it."""
-    return field(default=default, metadata={"declaration": Declaration(
-        panel=panel, help=help, choices=choices, least=least, most=most, above=above, below=below)})
-
-
-@dataclass(frozen=True, kw_only=True)
 class Settings:
     """All that decides the outcome of a fusion besides the features; every field is an option of `fuse`."""
 
-    backbones: tuple[str, ...] = setting((), FACES, "NAME or NAME@FINGERPRINT; none: all that the store has.")
-    views: tuple[str, ...] = setting(("original",), FACES, "Of original, flip, enhanced1, enhanced2.")
-    extra_views: tuple[str, ...] = setting((), FACES, "Views that are taken where the store has them.")
-    target: str = setting("", FACES, "Column of labels: compound, basic or your own; empty: that of the classes.")
-    classes: str = setting("", FACES, "cexpr7, rafdb11, rafce14, basic7, basic8, FILE.toml of your own, or from-data: "
-                                      "the labels as they stand; empty: cexpr7 or basic7.")
-    folds: int = setting(0, FACES, "Cross-validation by group instead of the manifest's splits; 0: these.",
-                         least=0, most=1000)
-    val_fraction: float = setting(0.15, FACES, "Of train, carved out where there is no validation.", above=0, below=1)
-    subsets: str = setting("singles", FACES, "What stands beside the fusion: each backbone alone, or all subsets.",
-                           choices=("singles", "all"))
-    table: str = setting("plain", FACES, "The table: plain, or as the paper's Tables 1 and 2.",
-                         choices=("plain", "paper"))
+    backbones: tuple[str, ...] = option((), FACES, "NAME or NAME@FINGERPRINT; none: all that the store has.")
+    views: tuple[str, ...] = option(("original",), FACES, "Of original, flip, enhanced1, enhanced2.")
+    extra_views: tuple[str, ...] = option((), FACES, "Views that are taken where the store has them.")
+    target: str = option("", FACES, "Column of labels: compound, basic or your own; empty: that of the classes.")
+    classes: str = option("", FACES, "cexpr7, rafdb11, rafce14, basic7, basic8, FILE.toml of your own, or from-data: "
+                                     "the labels as they stand; empty: cexpr7 or basic7.")
+    folds: int = option(0, FACES, "Cross-validation by group instead of the manifest's splits; 0: these.",
+                        least=0, most=1000)
+    val_fraction: float = option(0.15, FACES, "Of train, carved out where there is no validation.", above=0, below=1)
+    subsets: str = option("singles", FACES, "What stands beside the fusion: each backbone alone, or all subsets.",
+                          choices=("singles", "all"))
+    table: str = option("plain", FACES, "The table: plain, or as the paper's Tables 1 and 2.",
+                        choices=("plain", "paper"))
 
-    head: str = setting("mlp", HEAD, "The model on the features.", choices=HEADS)
-    hidden: int = setting(128, HEAD, "Width of the hidden layer.", least=1, most=VERY_MANY)
-    late: str = setting("weighted", HEAD, "Head late: how the singles are averaged.",
-                        choices=("mean", "weighted", "per-class"))
+    head: str = option("mlp", HEAD, "The model on the features.", choices=HEADS)
+    hidden: int = option(128, HEAD, "Width of the hidden layer.", least=1, most=VERY_MANY)
+    late: str = option("weighted", HEAD, "Head late: how the singles are averaged.",
+                       choices=("mean", "weighted", "per-class"))
 
-    seeds: int = setting(3, TRAINING, "How many; trained together, averaged in the answer.", least=1, most=1000)
-    seed: int = setting(0, TRAINING, "The first of the seeds; also splits and bootstraps.", least=0, most=2**32 - 1)
-    epochs: int = setting(20, TRAINING, "Passes over the training faces.", least=1, most=VERY_MANY)
-    lr: float = setting(2e-3, TRAINING, "Adam's learning rate.", above=0)
-    batch_size: int = setting(256, TRAINING, "Faces a step.", least=2, most=VERY_MANY)
-    warmup: int = setting(2, TRAINING, "Epochs of linear warm-up.", least=0)
-    schedule: str = setting("cosine", TRAINING, "The rate after warm-up; plateau: halved after 5 epochs without "
-                            "a better validation macro-F1.", choices=("constant", "cosine", "plateau"))
-    patience: int = setting(0, TRAINING, "Epochs without a better validation macro-F1 before the end; 0: never.",
-                            least=0)
-    ema: float = setting(0.0, TRAINING, "Decay of the average of the weights, a step; 0: off.", least=0, below=1)
+    seeds: int = option(3, TRAINING, "How many; trained together, averaged in the answer.", least=1, most=1000)
+    seed: int = option(0, TRAINING, "The first of the seeds; also splits and bootstraps.", least=0, most=2**32 - 1)
+    epochs: int = option(20, TRAINING, "Passes over the training faces.", least=1, most=VERY_MANY)
+    lr: float = option(2e-3, TRAINING, "Adam's learning rate.", above=0)
+    batch_size: int = option(256, TRAINING, "Faces a step.", least=2, most=VERY_MANY)
+    warmup: int = option(2, TRAINING, "Epochs of linear warm-up.", least=0)
+    schedule: str = option("cosine", TRAINING, "The rate after warm-up; plateau: halved after 5 epochs without "
+                           "a better validation macro-F1.", choices=("constant", "cosine", "plateau"))
+    patience: int = option(0, TRAINING, "Epochs without a better validation macro-F1 before the end; 0: never.",
+                           least=0)
+    ema: float = option(0.0, TRAINING, "Decay of the average of the weights, a step; 0: off.", least=0, below=1)
 
-    class_weights: float = setting(0.0, IMBALANCE, "Power of the inverse class frequency in the loss; 1: balanced.",
-                                   least=0)
-    balanced_sampling: float = setting(0.5, IMBALANCE, "The same for how often a face is drawn.", least=0)
-    logit_adjustment: float = setting(0.0, IMBALANCE, "Tau of Menon et al., arXiv 2007.07314; 0: off.", least=0)
-    compound_mixup: float = setting(0.25, IMBALANCE, "Share of a batch made by mixing two basics into a compound.",
-                                    least=0, below=1)
+    class_weights: float = option(0.0, IMBALANCE, "Power of the inverse class frequency in the loss; 1: balanced.",
+                                  least=0)
+    balanced_sampling: float = option(0.5, IMBALANCE, "The same for how often a face is drawn.", least=0)
+    logit_adjustment: float = option(0.0, IMBALANCE, "Tau of Menon et al., arXiv 2007.07314; 0: off.", least=0)
+    compound_mixup: float = option(0.25, IMBALANCE, "Share of a batch made by mixing two basics into a compound.",
+                                   least=0, below=1)
 
-    dropout: float = setting(0.0, REGULARISATION, "Of hidden units.", least=0, below=1)
-    weight_decay: float = setting(0.0, REGULARISATION, "Decoupled, as AdamW.", least=0)
-    label_smoothing: float = setting(0.1, REGULARISATION, "Share of a label spread over all classes.", least=0, below=1)
-    mixup: float = setting(0.0, REGULARISATION, "Alpha of feature mixup, arXiv 1710.09412; 0: off.", least=0)
-    stream_dropout: float = setting(0.3, REGULARISATION, "Probability that a backbone is zeroed for a face.",
-                                    least=0, below=1)
+    dropout: float = option(0.0, REGULARISATION, "Of hidden units.", least=0, below=1)
+    weight_decay: float = option(0.0, REGULARISATION, "Decoupled, as AdamW.", least=0)
+    label_smoothing: float = option(0.1, REGULARISATION, "Share of a label spread over all classes.", least=0, below=1)
+    mixup: float = option(0.0, REGULARISATION, "Alpha of feature mixup, arXiv 1710.09412; 0: off.", least=0)
+    stream_dropout: float = option(0.3, REGULARISATION, "Probability that a backbone is zeroed for a face.",
+                                   least=0, below=1)
 
-    basic_weight: float = setting(0.5, PAPER, "a of its loss L_ce + a L_basic + b L_CL.", least=0)
-    contrastive_weight: float = setting(0.1, PAPER, "b of its loss.", least=0)
-    contrastive_temperature: float = setting(0.1, PAPER, "Of L_CL.", least=1e-3)
-    projection: int = setting(128, PAPER, "Width of the vectors that L_CL compares.", least=1, most=VERY_MANY)
-    rule: str = setting("geometric", PAPER, "Head zeroshot: from the pair's probabilities to a compound's.",
-                        choices=RULES)
+    basic_weight: float = option(0.5, PAPER, "a of its loss L_ce + a L_basic + b L_CL.", least=0)
+    contrastive_weight: float = option(0.1, PAPER, "b of its loss.", least=0)
+    contrastive_temperature: float = option(0.1, PAPER, "Of L_CL.", least=1e-3)
+    projection: int = option(128, PAPER, "Width of the vectors that L_CL compares.", least=1, most=VERY_MANY)
+    rule: str = option("geometric", PAPER, "Head zeroshot: from the pair's probabilities to a compound's.",
+                       choices=RULES)
 
-    device: str = setting("auto", MACHINE, "auto, cpu, cuda, cuda:N or mps.")
-    precision: str = setting("fp32", MACHINE, "Of the products.", choices=("auto", "fp32", "bf16"))
-    memory_gb: float = setting(0.0, MACHINE, "Features beyond it are streamed from disk; 0: half of what is free.",
-                               least=0)
+    device: str = option("auto", MACHINE, "auto, cpu, cuda, cuda:N or mps.")
+    precision: str = option("fp32", MACHINE, "Of the products.", choices=("auto", "fp32", "bf16"))
+    memory_gb: float = option(0.0, MACHINE, "Features beyond it are streamed from disk; 0: half of what is free.",
+                              least=0)
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise InputError(f"{spelled(each.name)} {value!r}: it must be a finite number")
-            advice = declaration(each).advice(value)
-            if advice:
-                raise InputError(f"{spelled(each.name)} {value!r}: {advice}")
+        check(self)
         if self.folds == 1:
             raise InputError("folds 1: take 2 or more, or 0 for the manifest's splits")
-
-
-def declaration(setting: Field) -> Declaration:
-    """What was said about a field of `Settings`."""
-    return setting.metadata["declaration"]
-
-
-def choices_of(name: str) -> tuple[str, ...]:
-    """The values that a setting may have."""
-    return declaration(Settings.__dataclass_fields__[name]).choices
 
 
 #: without what we found to help
@@ -165,23 +113,13 @@ def resolve(*, preset: str = "default", config: Path | None = None, changes: dic
 
     Raises InputError for an unknown preset, an unreadable file, or a setting that does not exist or does not hold.
     """
-    if preset not in PRESETS:
-        raise InputError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
-    stated = {name: value for name, value in (changes or {}).items() if value is not None}
-    return settings_from(PRESETS[preset] | (read_config(config) if config else {}) | stated)
+    return options.resolve(Settings, PRESETS, preset=preset, config=read_config(config) if config else None,
+                           changes=changes)
 
 
 def settings_from(record: object) -> Settings:
     """Settings from a plain record. Raises InputError naming what is unknown or of the wrong kind."""
-    if not isinstance(record, dict):
-        raise InputError("the settings are no table of names and values")
-    kinds = {each.name: type(each.default) for each in fields(Settings)}
-    checked = {}
-    for name, value in record.items():
-        if name not in kinds:
-            raise InputError(f"unknown setting {str(name)[:80]!r}: choose from {', '.join(kinds)}")
-        checked[name] = _converted(name, value, kinds[name])
-    return replace(Settings(), **checked)
+    return options.settings_from(Settings, record)
 
 
 def read_config(path: Path) -> dict:
@@ -203,26 +141,3 @@ def settings_of_run(record: dict, path: Path) -> dict:
     """The settings in a run's record; classes of the user's own are those of the record."""
     own = record.get("taxonomy", {}).get("source") == ""
     return record["settings"] | {"classes": str(path)} if own else record["settings"]
-
-
-def record_of(settings: Settings) -> dict:
-    """Settings as JSON holds them; `settings_from` reads them back."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
-
-
-def spelled(name: str) -> str:
-    """A setting as the command line spells it."""
-    return name.replace("_", "-")
-
-
-def _converted(name: str, value: object, kind: type) -> object:
-    if kind is tuple and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if abs(value) > 1e300:
-            raise InputError(f"setting {name!r}: the number is too large")
-        return float(value)
-    if type(value) is kind:
-        return value
-    needed = "a list of names" if kind is tuple else kind.__name__
-    raise InputError(f"setting {name!r} is {str(value)[:80]!r}: {needed} is needed")

@@ -1,104 +1,160 @@
-"""Settings declared once: a frozen dataclass whose fields carry default, help and bounds; all else follows from them.
+"""Settings declared once: a frozen dataclass whose fields carry help and bounds; options, TOML keys, checks follow.
 
     class Settings:
-        epochs: int = option(12, help="Passes over the training faces.", least=1)
+        epochs: int = option(12, "Training", "Passes over the training faces.", least=1)
+
+        def __post_init__(self) -> None:
+            check(self)
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Annotated, Any, TypeVar, get_type_hints
+import math
+from collections.abc import Callable
+from dataclasses import Field, asdict, dataclass, field, fields
+from functools import wraps
+from typing import Annotated, Any, TypeVar
 
 from twofold.data.errors import InputError
 
 T = TypeVar("T")
+HUGE = 1e300  #: of floats: more is a slip of the finger, or a hostile file
 
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What one setting may be. least: smallest value allowed; above, below: bounds that are not reached."""
+    """What there is to say about a setting besides its name, type and default. above, below: not reached."""
 
+    panel: str | None
     help: str
-    least: float | None = None
-    above: float | None = None
-    below: float | None = None
     choices: tuple[str, ...] = ()
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
 
-    def fault(self, value: Any) -> str:
-        """Why `value` is not allowed, or an empty text."""
-        if self.choices and value not in self.choices:
-            return f"choose from {', '.join(self.choices)}"
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if self.least is not None and not value >= self.least:
-                return f"it must be at least {self.least:g}"
-            if self.above is not None and not value > self.above:
-                return f"it must be above {self.above:g}"
-            if self.below is not None and not value < self.below:
-                return f"it must be below {self.below:g}"
-        return ""
+    def advice(self, value: object) -> str:
+        """What to do about a value that is not allowed; empty if it is."""
+        if self.choices:
+            return "" if value in self.choices else f"choose from {', '.join(self.choices)}"
+        if not isinstance(value, int | float) or (self.least <= value <= self.most and self.above < value < self.below):
+            return ""
+        return f"it must be {self.bounds or 'a finite number'}"
 
-
-def option(default: Any, *, help: str, least: float | None = None, above: float | None = None,
-           below: float | None = None, choices: tuple[str, ...] = ()) -> Any:
-    """A dataclass field that is also an option of the command line."""
-    metadata = {"option": Option(help=help, least=least, above=above, below=below, choices=choices)}
-    return field(default=default, metadata=metadata)
+    @property
+    def bounds(self) -> str:
+        """The allowed range in words."""
+        words = [("at least", self.least), ("above", self.above), ("at most", self.most), ("below", self.below)]
+        return " and ".join(f"{word} {value:g}" for word, value in words if math.isfinite(value))
 
 
-def check_bounds(settings: Any) -> None:
-    """Raises InputError for the first setting that is not allowed; for a dataclass's `__post_init__`."""
-    for name, declared in _options(type(settings)):
-        value = getattr(settings, name)
-        fault = declared.metadata["option"].fault(value)
-        if fault:
-            raise InputError(f"{name.replace('_', '-')} {value!r}: {fault}")
+def option(
+    default: Any, panel: str | None = None, help: str = "", *, choices: tuple[str, ...] = (), least: float = -math.inf,
+    most: float = math.inf, above: float = -math.inf, below: float = math.inf,
+) -> Any:
+    """A field of settings. panel: of `--help`."""
+    return field(default=default, metadata={"option": Option(
+        panel=panel, help=help, choices=choices, least=least, most=most, above=above, below=below)})
 
 
-def settings_from(kind: type[T], record: Mapping[str, Any]) -> T:
-    """Settings of a plain record; what it does not name has its default.
+def declared(setting: Field) -> Option:
+    """What was said about a field of settings."""
+    return setting.metadata["option"]
 
-    Raises InputError naming what is unknown, of the wrong type or not allowed.
-    """
-    declared = dict(_options(kind))
-    unknown = [name for name in record if name not in declared]
+
+def spelled(name: str) -> str:
+    """A setting as the command line spells it."""
+    return name.replace("_", "-")
+
+
+def choices_of(kind: type, name: str) -> tuple[str, ...]:
+    """The values that a setting may have."""
+    return next(declared(each).choices for each in fields(kind) if each.name == name)
+
+
+def check(settings: Any) -> None:
+    """Raises InputError for the first setting that is not allowed."""
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{spelled(each.name)} {value!r}: it must be a finite number")
+        advice = declared(each).advice(value)
+        if advice:
+            raise InputError(f"{spelled(each.name)} {value!r}: {advice}")
+
+
+def settings_from(kind: type[T], record: object) -> T:
+    """Settings of a plain record; what it does not name has its default. Raises InputError naming what is unknown,
+    of the wrong type or not allowed."""
+    if not isinstance(record, dict):
+        raise InputError("the settings are no table of names and values")
+    types = {each.name: type(each.default) for each in fields(kind)}  # type: ignore[arg-type]
+    unknown = [str(name)[:80] for name in record if name not in types]
     if unknown:
-        raise InputError(f"unknown setting {unknown[0]!r}: choose from {', '.join(declared)}")
-    return kind(**{name: _converted(name, value, type(declared[name].default)) for name, value in record.items()})
+        raise InputError(f"unknown setting {unknown[0]!r}: choose from {', '.join(types)}")
+    return kind(**{name: _converted(name, value, types[name]) for name, value in record.items()})
 
 
-def _converted(name: str, value: Any, kind: type) -> Any:
+def _converted(name: str, value: object, kind: type) -> object:
     if kind is tuple and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return tuple(value)
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if abs(value) > HUGE:
+            raise InputError(f"setting {name!r}: the number is too large")
         return float(value)
     if type(value) is kind:
         return value
     needed = "a list of names" if kind is tuple else kind.__name__
-    raise InputError(f"setting {name!r} is {value!r}: {needed} is needed")
+    raise InputError(f"setting {name!r} is {str(value)[:80]!r}: {needed} is needed")
 
 
-def parameters(kind: type, declare: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Each setting as a parameter of a command-line verb, None where it is not given.
-
-    declare: makes an option of its help (and of names, for flags): `typer.Option`.
-    """
-    types = get_type_hints(kind)
-    annotations = {name: Annotated[types[name] | None, _declared(name, declared, declare)]
-                   for name, declared in _options(kind)}
-    return [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-            for name, annotation in annotations.items()]
-
-
-def _declared(name: str, declared: Field, declare: Callable[..., Any]) -> Any:
-    rule: Option = declared.metadata["option"]
-    choices = f" ({', '.join(rule.choices)})" if rule.choices else ""
-    default = f" [{declared.default}]" if declared.default not in ("", ()) else ""
-    flag = name.replace("_", "-")
-    flags = [f"--{flag}/--no-{flag}"] if isinstance(declared.default, bool) else []
-    return declare(*flags, help=f"{rule.help}{choices}{default}")
+def resolve(
+    kind: type[T], presets: dict[str, dict[str, Any]], *, preset: str, config: dict | None = None,
+    changes: dict | None = None,
+) -> T:
+    """Settings of a preset, over it those of `config`, over both the `changes` that are not None. Raises InputError."""
+    if preset not in presets:
+        raise InputError(f"unknown preset {preset!r}: choose from {', '.join(presets)}")
+    stated = {name: value for name, value in (changes or {}).items() if value is not None}
+    return settings_from(kind, presets[preset] | (config or {}) | stated)
 
 
-def _options(kind: type) -> Iterator[tuple[str, Field]]:
-    for declared in fields(kind):
-        if "option" in declared.metadata and declared.default is not MISSING:
-            yield declared.name, declared
+def record_of(settings: Any) -> dict[str, Any]:
+    """Settings as JSON holds them; `settings_from` reads them back."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
+
+
+def with_options(
+    kind: type, *, declare: Callable[..., Any], names_in: Callable[[str], list[str]],
+) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """A decorator of a verb: an option for each setting of a kind; all reach the verb as the dict `changes`, None where
+    an option was not used. declare: typer.Option; names_in: the names in an option's text."""
+    options = [_parameter(each, declare, names_in) for each in fields(kind)]
+
+    def decorate(verb: Callable[..., T]) -> Callable[..., T]:
+        @wraps(verb)
+        def run(**values: Any) -> T:
+            changes = {each.name: values.pop(each.name) for each in options}
+            return verb(**values, changes=changes)
+
+        own = inspect.signature(verb, eval_str=True).parameters.values()
+        parameters = [*(each for each in own if each.name != "changes"), *options]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        return run
+
+    return decorate
+
+
+def _parameter(setting: Field, declare: Callable[..., Any], names_in: Callable[[str], list[str]]) -> inspect.Parameter:
+    about, default, kind = declared(setting), setting.default, type(setting.default)
+    usual = ",".join(default) if isinstance(default, tuple) else default
+    facts = "; ".join(filter(None, [
+        ", ".join(about.choices), "comma-separated" if kind is tuple else about.bounds,
+        f"default {usual}" if usual != "" else ""]))
+    flag = spelled(setting.name)
+    option = declare(*([f"--{flag}/--no-{flag}"] if kind is bool else []),
+                     help=about.help.removesuffix(".") + (f" ({facts})" if facts else "") + ".",
+                     rich_help_panel=about.panel, show_default=False, parser=names_in if kind is tuple else None,
+                     metavar="NAMES" if kind is tuple else None)
+    return inspect.Parameter(setting.name, inspect.Parameter.KEYWORD_ONLY, default=None,
+                             annotation=Annotated[kind | None, option])

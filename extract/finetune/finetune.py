@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from twofold.data.errors import InputError
+from twofold.data.host.options import record_of
 from twofold.data.images.sources import Faces, image_hashes, open_faces, parse_roots, require_roots
 from twofold.data.manifest import Manifest, read_manifest
 from twofold.extract.devices import parse_device, resolve_precision
@@ -19,7 +20,7 @@ from twofold.extract.finetune.output import finished, taught_faces, write_weight
 from twofold.extract.finetune.pixels import Pictures, free_memory, read_pictures
 from twofold.extract.finetune.processes import Processes, launched
 from twofold.extract.finetune.report import FinetuneReport, FoldsReport
-from twofold.extract.finetune.settings import Settings, record_of
+from twofold.extract.finetune.settings import Settings
 from twofold.extract.finetune.sides import Sides, check_classes, sides_of
 from twofold.extract.finetune.start import Start, start
 from twofold.extract.finetune.training.loop import Outcome, Training, run

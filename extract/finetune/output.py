@@ -14,8 +14,9 @@ from torch import nn
 from twofold.cache.atomic import published
 from twofold.cache.format.taught import TaughtFaces
 from twofold.data.errors import InputError
+from twofold.data.host.options import record_of
 from twofold.extract.finetune.history import Epoch
-from twofold.extract.finetune.settings import Settings, record_of
+from twofold.extract.finetune.settings import Settings
 from twofold.extract.finetune.start import Start
 from twofold.extract.finetune.state import Progress
 from twofold.extract.finetune.training.loop import Outcome

@@ -1,12 +1,12 @@
 """What a person can set about a fine-tuning; the authors' own settings stand as presets beside ours."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from twofold.data.errors import InputError
-from twofold.data.host.options import check_bounds, option, settings_from
+from twofold.data.host import options
+from twofold.data.host.options import check, option
 from twofold.data.labels import Taxonomy
 from twofold.data.taxonomies import find_taxonomy
 
@@ -61,7 +61,7 @@ class Settings:
     precision: str = option("auto", help="Arithmetic of the forward pass.", choices=("auto", "fp32", "bf16", "fp16"))
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check(self)
         if self.folds == 1:
             raise InputError("folds 1: take 2 or more, or 0 for the manifest's splits")
         if not re.fullmatch(r"all|head|last:0*[1-9][0-9]{0,5}", self.train):
@@ -101,14 +101,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def resolve(*, preset: str, chosen: Mapping[str, Any]) -> Settings:
+def resolve(*, preset: str, chosen: dict[str, Any]) -> Settings:
     """Settings of a preset, over it those chosen (None: not chosen). Raises InputError."""
-    if preset not in PRESETS:
-        raise InputError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
-    stated = {name: value for name, value in chosen.items() if value is not None}
-    return settings_from(Settings, PRESETS[preset] | stated)
-
-
-def record_of(settings: Settings) -> dict[str, Any]:
-    """Settings as JSON holds them."""
-    return asdict(settings)
+    return options.resolve(Settings, PRESETS, preset=preset, changes=chosen)

@@ -6,7 +6,8 @@ from dataclasses import fields
 import pytest
 
 from twofold.data.errors import InputError
-from twofold.fuse.settings import Settings, declaration, read_config, record_of, resolve, settings_from, spelled
+from twofold.data.host.options import declared, record_of, spelled
+from twofold.fuse.settings import Settings, read_config, resolve, settings_from
 
 
 def test_every_setting_is_an_option_with_a_help_that_is_not_clipped(cli, monkeypatch):
@@ -15,7 +16,7 @@ def test_every_setting_is_an_option_with_a_help_that_is_not_clipped(cli, monkeyp
     assert "…" not in text
     flat = " ".join(text.replace("│", " ").split())
     for field in fields(Settings):
-        about = declaration(field)
+        about = declared(field)
         assert f"--{spelled(field.name)}" in text and about.panel in text
         assert " ".join(about.help.removesuffix(".").split()) in flat, field.name
         assert all(choice in flat for choice in about.choices)
@@ -34,7 +35,7 @@ def test_a_toml_key_and_an_option_set_the_same(make_store, tmp_path, cli):
 
 @pytest.mark.parametrize("field", fields(Settings), ids=lambda field: field.name)
 def test_what_is_out_of_bounds_or_of_another_kind_is_refused_by_name(field):
-    about, bad = declaration(field), [None, [1], {}]
+    about, bad = declared(field), [None, [1], {}]
     if isinstance(field.default, float):
         bad += ["x", math.nan, math.inf, 10**400, True, about.below, max(about.least, 0.0) - 1]
     if isinstance(field.default, int):

@@ -61,7 +61,7 @@ def test_no_label_of_the_taxonomy(request_for, changed):
     ({"train": "last:0"}, "choose all, head, or last:N"),
     ({"train": "none"}, "choose all, head, or last:N"),
     ({"lr": 0.0}, "it must be above 0"),
-    ({"label_smoothing": 1.0}, "it must be below 1"),
+    ({"label_smoothing": 1.0}, "it must be at least 0 and below 1"),
     ({"epochs": 0}, "it must be at least 1"),
     ({"optimizer": "lion"}, "choose from adamw, adam"),
     ({"folds": 1}, "take 2 or more"),
