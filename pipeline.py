@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +23,7 @@ import twofold.data.footage.cli as footage_cli
 import twofold.extract.cli as extract_cli
 import twofold.fuse.cli as fuse_cli
 from twofold import Report
-from twofold.data.host.terminal import explain, notes_on_stderr, printable
+from twofold.data.host.terminal import run_verb
 
 log = logging.getLogger("twofold")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True,
@@ -41,7 +39,6 @@ app.add_typer(bench_app, name="bench")
 bench_app.command("extract")(extract_cli.bench_extract)
 bench_app.command("cache")(cache_cli.bench_cache)
 bench_app.command("fuse")(fuse_cli.bench_fuse)
-
 
 
 @app.command()
@@ -117,43 +114,14 @@ def demo(
     device: extract_cli.Device = "auto",
 ) -> int:
     """The whole pipeline on drawn faces, an encoder's training included: no data, no network, two or three minutes."""
-    import shlex
+    from twofold.data.drawn.demo import run_demo
 
-    from twofold.data.drawn.demo import draw_people, steps
-
-    print(f"{len(draw_people(out))} faces drawn in {out / 'faces'}: basic and compound expressions, each person in one "
-          "split only; chance is 14 % for seven classes", flush=True)
-    for step in steps(out, untrained=extract_cli.PRESETS.split(","), device=device):
-        there = step.makes is not None and step.makes.exists()
-        print(f"\n# {step.about}{' (done before)' if there else ''}\n$ twofold {shlex.join(step.words)}", flush=True)
-        code = 0 if there else main(list(step.words))
-        if code:
-            return code
-    return 0
+    return run_demo(out, untrained=extract_cli.PRESETS.split(","), device=device, verb=main)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line (of this process, unless `arguments` are given); returns the exit code.
-
-    A verb returns its report, which is printed here: as text, or as JSON where `--json` stands among the words.
-    """
-    words = sys.argv[1:] if arguments is None else arguments
-    try:
-        with notes_on_stderr():
-            report = app(words, standalone_mode=False)
-        if report is None or isinstance(report, int):  # --help
-            return report or 0
-        print(json.dumps(report.record(), indent=2) if "--json" in words else printable(report.text()), flush=True)
-        return getattr(report, "exit_code", 0)
-    except BrokenPipeError:  # the reader of our output (head, less) has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        explanation = explain(error)
-        if explanation is None:
-            raise
-        print(printable(explanation[0]), file=sys.stderr)
-        return explanation[1]
+    """Run the command line (of this process, unless `arguments` are given); returns the exit code."""
+    return run_verb(app, sys.argv[1:] if arguments is None else arguments)
 
 
 def command() -> None:

@@ -3,7 +3,8 @@
 The commands are those that anybody types; they are shown as they run, so that they can be taken for one's own faces.
 """
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,19 @@ class Step:
     about: str
     words: tuple[str, ...]
     makes: Path | None = None
+
+
+def run_demo(out: Path, *, untrained: Sequence[str], device: str, verb: Callable[[list[str]], int]) -> int:
+    """Draw the faces and run each command with `verb`, until one fails; returns the exit code."""
+    print(f"{len(draw_people(out))} faces drawn in {out / 'faces'}: basic and compound expressions, each person in one "
+          "split only; chance is 14 % for seven classes", flush=True)
+    for step in steps(out, untrained=untrained, device=device):
+        there = step.makes is not None and step.makes.exists()
+        print(f"\n# {step.about}{' (done before)' if there else ''}\n$ twofold {shlex.join(step.words)}", flush=True)
+        code = 0 if there else verb(list(step.words))
+        if code:
+            return code
+    return 0
 
 
 def draw_people(out: Path) -> Manifest:

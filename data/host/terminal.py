@@ -2,14 +2,40 @@
 
 import contextlib
 import errno
+import json
 import logging
+import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 MOST_LETTERS = 2_000  #: of a line
 #: control characters (C0 but tab and line end, DEL, C1), marks that change the direction of writing, lone surrogates
 UNPRINTABLE = re.compile("[\0-\b\v-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def run_verb(app: Callable[..., Any], words: list[str]) -> int:
+    """Run a command line; returns the exit code.
+
+    A verb returns its report, which is printed here: as text, or as JSON where `--json` stands among the words.
+    """
+    try:
+        with notes_on_stderr():
+            report = app(words, standalone_mode=False)
+        if report is None or isinstance(report, int):  # --help
+            return report or 0
+        print(json.dumps(report.record(), indent=2) if "--json" in words else printable(report.text()), flush=True)
+        return getattr(report, "exit_code", 0)
+    except BrokenPipeError:  # the reader of our output (head, less) has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        explanation = explain(error)
+        if explanation is None:
+            raise
+        print(printable(explanation[0]), file=sys.stderr)
+        return explanation[1]
 
 
 def printable(text: str) -> str:
