@@ -1,17 +1,19 @@
 """Writers of one store, stopped or killed at any moment at which they touch the disk, and interleaved there.
 
-The disk is the real one; `cache.atomic` gets an `os` of ours, which asks before and after each rename, sync, removal
-and new folder what is to happen: go on, let another writer go first, or die.
+The disk is the real one; the modules that write get an `os` of ours, which asks before and after each new file, write,
+rename, sync, removal and new folder what is to happen: go on, let another writer go first, or die.
 """
 
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from twofold.cache import atomic
+from twofold.cache.format import write as writing
 
-MOMENTS = ("replace", "fsync", "unlink", "mkdir", "rmdir")
+MOMENTS = ("open", "posix_fallocate", "pwrite", "replace", "fsync", "unlink", "mkdir", "rmdir")
+WRITERS = (atomic, writing)
 
 
 class Killed(BaseException):
@@ -19,7 +21,7 @@ class Killed(BaseException):
 
 
 class Stops:
-    """An `os` that calls `moment` before and after each thing that changes a folder or makes it last."""
+    """An `os` that calls `moment` before and after each thing that changes a file or folder or makes it last."""
 
     def __init__(self, moment: Callable[[str], None]):
         self.moment = moment
@@ -30,11 +32,25 @@ class Stops:
             return real
 
         def stopped(*arguments):
+            if name == "open" and not arguments[1] & os.O_CREAT:
+                return real(*arguments)
             self.moment(name)
             result = real(*arguments)
             self.moment(name)
             return result
         return stopped
+
+
+@contextmanager
+def stopped_by(moment: Callable[[str], None]) -> Iterator[None]:
+    """Within it the modules that write ask `moment`."""
+    for module in WRITERS:
+        module.os = Stops(moment)
+    try:
+        yield
+    finally:
+        for module in WRITERS:
+            module.os = os
 
 
 @contextmanager
@@ -50,13 +66,8 @@ def dying_at(number: int) -> Iterator[list[int]]:
             raise Killed
 
     dead: list[bool] = []
-    kept, atomic.os = atomic.os, Stops(moment)
-    try:
+    with suppress(Killed), stopped_by(moment):
         yield count
-    except Killed:
-        pass
-    finally:
-        atomic.os = kept
 
 
 def interleaved(writers: list[Callable[[], None]], order: Callable[[int], int], *, deaths: dict[int, int] | None = None,
@@ -104,17 +115,17 @@ def interleaved(writers: list[Callable[[], None]], order: Callable[[int], int], 
             alive.remove(number)
             next_turn()
 
-    kept_os, os_time = atomic.os, atomic.time
-    atomic.os, atomic.time = Stops(moment), Clock()
+    os_time, atomic.time = atomic.time, Clock()
     try:
-        threads = [threading.Thread(target=run, args=(number,)) for number in range(len(writers))]
-        for thread in threads:
-            thread.start()
-        next_turn()
-        finished.acquire()
-        for thread in threads:
-            thread.join()
+        with stopped_by(moment):
+            threads = [threading.Thread(target=run, args=(number,)) for number in range(len(writers))]
+            for thread in threads:
+                thread.start()
+            next_turn()
+            finished.acquire()
+            for thread in threads:
+                thread.join()
     finally:
-        atomic.os, atomic.time = kept_os, os_time
+        atomic.time = os_time
     if errors:
         raise errors[0]

@@ -21,6 +21,7 @@ from tests.cache.machine import dying_at, interleaved
 from twofold.cache.merge import merge
 from twofold.cache.parts import assemble as assembling
 from twofold.cache.parts.assemble import assemble
+from twofold.cache.parts.drop import drop_retired
 from twofold.cache.parts.parts import FileState, file_state, publish_part
 from twofold.cache.parts.rows import Rows
 from twofold.cache.store import Store
@@ -117,19 +118,33 @@ class StoreMachine(RuleBasedStateMachine):
     def alone(self, job):
         self.jobs()[job]()
 
-    @rule(job=st.sampled_from(JOBS), number=st.integers(1, 60))
+    @rule(job=st.sampled_from(JOBS), number=st.integers(1, 90))
     def killed(self, job, number):
         with dying_at(number):
             self.jobs()[job]()
 
     @rule(names=st.lists(st.sampled_from(JOBS), min_size=2, max_size=3) | st.sampled_from(
         [["even", "odd"], ["even", "odd", "merge"], ["even", "fewer", "odd"]]), changed=st.booleans(),
-        seed=st.integers(0, 2 ** 32), death=st.none() | st.integers(1, 60))
+        seed=st.integers(0, 2 ** 32), death=st.none() | st.integers(1, 90))
     def together(self, names, changed, seed, death):
         if changed:
             self.images = {key: version + 1 for key, version in self.images.items()}
         order = random.Random(seed)
         interleaved([self.jobs()[name] for name in names], order.randrange, deaths={0: death} if death else None)
+
+    @rule(number=st.none() | st.integers(1, 8))
+    def drop(self, number):
+        """Rows that are kept aside go, and no others; perhaps the one who removes them dies meanwhile."""
+        state = file_state(self.store, RECIPE)
+        only_aside = {key for part in state.retired for key in (*part.keys, *part.failures)}
+        for file in (state.finished, *state.parts):
+            only_aside -= {*file.keys, *file.failures} if file else set()
+        with dying_at(number or 0):
+            drop_retired(self.store.path)
+        if number is None:
+            assert not file_state(self.store, RECIPE).retired
+        for key in only_aside - {*versions(file_state(self.store, RECIPE))}:
+            self.published.pop(key, None)
 
     @precondition(lambda self: self.manifest)
     @rule()
@@ -150,7 +165,7 @@ class StoreMachine(RuleBasedStateMachine):
         for key, version in self.published.items():
             assert key in cached, f"the row of {key} is lost"
             assert cached[key] >= version, f"{key} is believed to be of version {cached[key]}, not {version}"
-            self.published[key] = cached[key]  # what a killed writer had published before it could tell
+        self.published = cached  # with what a killed writer had published before it could tell
 
     @invariant()
     def everything_is_sound(self):
