@@ -56,7 +56,8 @@ def fuse(
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `fuse` made.")],
     store: StorePath,
-    split: Annotated[str, typer.Option(help="train, val, test or all; by default test if there is any.")] = "",
+    split: Annotated[str, typer.Option(help="train, val, test or all; by default test if there is any, and all for "
+                                            "cross-validated runs.")] = "",
     table: Annotated[str, typer.Option(help="Runs side by side: plain, or paper, as its Tables 1 and 2.")] = "",
     allow_seen: Annotated[bool, typer.Option(
         "--allow-seen", help="Score faces, too, that a run has learned from or was chosen by; the figures say so.")]

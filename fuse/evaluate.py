@@ -99,7 +99,7 @@ def evaluate_all(
     tables = choices_of(Settings, "table")
     if table not in tables:
         raise InputError(f"unknown table {table!r}: choose from {', '.join(tables)}")
-    questions = [ask(run, store, split=split, allow_seen=allow_seen, say=say) for run in runs]
+    questions = _questions(runs, store, split=split, allow_seen=allow_seen, say=say)
     first = questions[0]
     for other in questions[1:]:
         if other.run.taxonomy.classes != first.run.taxonomy.classes:
@@ -121,7 +121,8 @@ def evaluate_all(
 def evaluate(
     path: Path, store: Path, *, split: str = "", allow_seen: bool = False, say: Say = lambda text: None,
 ) -> Evaluation:
-    """Score the run in `path` on a store. split: train, val, test or all; empty = test if there is any, else all.
+    """Score the run in `path` on a store. split: train, val, test or all; empty = test if there is any, else all, and
+    all for a cross-validated run.
 
     Faces that the run has seen (learned from or chosen by: the same bytes or group) are left out, and a
     cross-validated run answers for a face by the members that have not seen it; allow_seen: they are scored like all
@@ -129,7 +130,7 @@ def evaluate(
     difference spelled out (another precision is only a note), if no face has a label or none is left; CacheError if a
     backbone is missing.
     """
-    question = ask(path, store, split=split, allow_seen=allow_seen, say=say)
+    question, = _questions([path], store, split=split, allow_seen=allow_seen, say=say)
     return answer(question, np.asarray(question.use.any(axis=1)))
 
 
@@ -151,9 +152,18 @@ class Question:
         return self.features.keys[self.rows]
 
 
-def ask(path: Path, store: Path, *, split: str, allow_seen: bool, say: Say) -> Question:
-    """Read a run, join the store's features for it, and find out who may answer for which face."""
-    run = read_run(path)
+def _questions(
+    paths: Sequence[Path], store: Path, *, split: str, allow_seen: bool, say: Say,
+) -> list[Question]:
+    """One of each run; without a `split`, cross-validated runs answer for all faces, as when they were trained."""
+    runs = [read_run(path) for path in paths]
+    split = split or ("all" if all(run.folds > 1 for run in runs) else "")
+    return [ask(run, store, split=split, allow_seen=allow_seen, say=say) for run in runs]
+
+
+def ask(run: Run, store: Path, *, split: str, allow_seen: bool, say: Say) -> Question:
+    """Join the store's features for a run, and find out who may answer for which face."""
+    path = run.path
     features, notes = run.features(Store(store))
     for note in notes:
         say(f"warning: {note}")

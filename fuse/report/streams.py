@@ -15,6 +15,7 @@ from twofold.fuse.heads.registry import StandardisedHead
 from twofold.fuse.report.content import RunContent
 from twofold.fuse.report.markup import table
 from twofold.fuse.report.pairs import kappa
+from twofold.fuse.runs.run import read_run
 from twofold.fuse.scores.scored_head import ScoredHead, against
 from twofold.fuse.scores.statistics import Comparison
 from twofold.fuse.tables.columns import percent, span
@@ -48,7 +49,7 @@ class StreamParts:
 
 def question_of(run: RunContent, store: Path) -> Question:
     """The run, and the store's labelled faces with who may answer for each."""
-    return ask(run.path, store, split="all", allow_seen=False, say=lambda text: None)
+    return ask(read_run(run.path), store, split="all", allow_seen=False, say=lambda text: None)
 
 
 def scored_rows(run: RunContent, question: Question) -> np.ndarray:

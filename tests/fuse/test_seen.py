@@ -32,7 +32,8 @@ def test_a_cross_validated_run_has_the_same_figures_from_evaluate(make_store, tm
     groups = [f"{row % 4} {row // 12}" for row in range(420)]
     store = make_store(noise=1.5, groups=groups)
     fused = fuse([store], resolve(changes=QUICK | {"folds": 3, "head": head}), out=tmp_path / "run").heads[-1]
-    again = evaluate(tmp_path / "run", store, split="all")
+    again = evaluate(tmp_path / "run", store)
+    assert again.split == "all"
     ours, theirs = (figures.record(again.classes) for figures in (fused, again.figures))
     assert [theirs[name] for name in FIGURES] == pytest.approx([ours[name] for name in FIGURES], abs=1e-6)
     assert theirs["seeds_macro_f1"] == pytest.approx(ours["seeds_macro_f1"])
