@@ -11,16 +11,16 @@ import numpy as np
 import torch
 
 from twofold.data.errors import InputError
-from twofold.data.host.options import record_of
 from twofold.data.images.sources import Faces, image_hashes, open_faces, parse_roots, require_roots
 from twofold.data.manifest import Manifest, read_manifest
 from twofold.extract.devices import parse_device, resolve_precision
 from twofold.extract.finetune.history import to_tensorboard, write_history
+from twofold.extract.finetune.memory import keep_freed_memory
 from twofold.extract.finetune.output import finished, taught_faces, write_weights
 from twofold.extract.finetune.pixels import Pictures, free_memory, read_pictures
 from twofold.extract.finetune.processes import Processes, launched
 from twofold.extract.finetune.report import FinetuneReport, FoldsReport
-from twofold.extract.finetune.settings import Settings
+from twofold.extract.finetune.settings import DEFAULT_CLASSES, Settings, record_of
 from twofold.extract.finetune.sides import Sides, check_classes, sides_of
 from twofold.extract.finetune.start import Start, start
 from twofold.extract.finetune.training.loop import Outcome, Training, run
@@ -58,6 +58,8 @@ def finetune(request: Request) -> FinetuneReport | FoldsReport:
     check_out(request.out, exists_too=not folds)
     manifest, faces = read_manifest(request.manifest), open_faces(parse_roots(request.roots))
     with launched(parse_device(request.device)) as (processes, device):
+        if device.type == "cpu":
+            keep_freed_memory()
         if not folds:
             return _finetuned(request, manifest, faces, request.out, -1, processes, device)
         reports = []
@@ -130,8 +132,10 @@ def _training(request: Request, origin: Start, pictures: Pictures, sides: Sides,
     targets = Targets(widths, torch.from_numpy(np.concatenate(weights)).float(), scale, settings.label_smoothing)
     slow = settings.precision == "auto" and device.type == "cpu"  # bf16's depth-wise convolutions take twice the time
     precision = "fp32" if slow else resolve_precision(settings.precision, device)
+    own = {target: names.classes for target, names in settings.taxonomies.items() if target not in DEFAULT_CLASSES}
     content = json.dumps({"settings": record_of(settings), "start": origin.weights, "fold": fold,
-                          "precision": precision, "faces": _digest_of(pictures, sides)}, sort_keys=True)
+                          "precision": precision, "faces": _digest_of(pictures, sides)} | ({"own": own} if own else {}),
+                         sort_keys=True)
     return Training(
         name=hashlib.sha256(content.encode()).hexdigest(), learner=origin.learner, pictures=pictures, sides=sides,
         odds=_odds(sides, settings), targets=targets, settings=settings, precision=precision, device=device,

@@ -14,13 +14,12 @@ from torch import nn
 from twofold.cache.atomic import published
 from twofold.cache.format.taught import TaughtFaces
 from twofold.data.errors import InputError
-from twofold.data.host.options import record_of
 from twofold.extract.finetune.history import Epoch
-from twofold.extract.finetune.settings import Settings
+from twofold.extract.finetune.settings import Settings, record_of
 from twofold.extract.finetune.start import Start
 from twofold.extract.finetune.state import Progress
 from twofold.extract.finetune.training.loop import Outcome
-from twofold.extract.weights.finetuned import PREPROCESSING, preprocessing_text, tensors_of
+from twofold.extract.weights.finetuned import PREPROCESSING, classes_record, preprocessing_text, tensors_of
 from twofold.extract.weights.read import read_checkpoint
 
 
@@ -42,7 +41,7 @@ def write_weights(path: Path, start: Start, progress: Progress, settings: Settin
     metadata = {
         "made_by": "twofold finetune", "backbone": start.name, "architecture": start.architecture.name,
         PREPROCESSING: preprocessing_text(start.architecture.preprocessing), "started_from": start.weights,
-        **{f"{target}_classes": ",".join(names.classes) for target, names in settings.taxonomies.items()},
+        **classes_record(settings.taxonomies),
         "settings": json.dumps(record_of(settings), sort_keys=True),
         "validation": json.dumps(best.row(), sort_keys=True),
         "history": json.dumps([epoch.record() for epoch in progress.history]), "software": _software(), **extra,

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from twofold.data.host.options import record_of
-from twofold.extract.finetune.settings import Settings
+from twofold.extract.finetune.settings import Settings, record_of
 from twofold.extract.finetune.sides import Sides
 from twofold.extract.finetune.training.loop import Outcome
 

@@ -17,8 +17,10 @@ DEFAULT_CLASSES = {"basic": "basic7", "compound": "cexpr7"}
 class Settings:
     """All that decides which weights come out, besides the faces and the weights to start from."""
 
-    target: str = option("basic", help="The labels it learns.", choices=("basic", "compound", "both"))
-    classes: str = option("", help="A taxonomy, or two with a comma between for both; empty: basic7, cexpr7.")
+    target: str = option("basic", help="The labels it learns: basic, compound, both, or a column of your own; where "
+                                       "--classes stands alone, those that it is of.")
+    classes: str = option("", help="A taxonomy or FILE.toml, or two with a comma between for both; empty: basic7, "
+                                   "cexpr7.")
     size: int = option(0, help="Side of the input in pixels, the whole face in it; 0: the network's own.", least=0)
     train: str = option("all", help="What learns: all, last:N (its last N layers) or head.")
     frozen_norms: bool = option(False, help="Batch norms keep the statistics they came with.")
@@ -75,12 +77,15 @@ class Settings:
     @property
     def taxonomies(self) -> dict[str, Taxonomy]:
         """The classes of each target. Raises InputError for names that are unknown or of another target."""
-        chosen = {target: find_taxonomy(DEFAULT_CLASSES[target]) for target in self.targets}
-        for name in filter(None, self.classes.split(",")):
-            named = find_taxonomy(name)
-            if named.target not in chosen:
-                raise InputError(f"classes {name!r} are {named.target} expressions: use --target {named.target}")
+        chosen = {target: find_taxonomy(DEFAULT_CLASSES[target]) for target in self.targets if target in DEFAULT_CLASSES}
+        for named in _taxonomies(self.classes):
+            if named.target not in self.targets:
+                what = f"are {named.target} expressions" if named.target in DEFAULT_CLASSES else "stand in a column"
+                raise InputError(f"classes {named.name!r} {what}: use --target {named.target}")
             chosen[named.target] = named
+        if not chosen:
+            raise InputError(f"target {self.target!r}: choose from basic, compound, both, or a column of your own with "
+                             "the --classes FILE.toml that stand in it")
         return chosen
 
 
@@ -103,4 +108,19 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def resolve(*, preset: str, chosen: dict[str, Any]) -> Settings:
     """Settings of a preset, over it those chosen (None: not chosen). Raises InputError."""
-    return options.resolve(Settings, PRESETS, preset=preset, changes=chosen)
+    stated = {name: value for name, value in chosen.items() if value is not None}
+    if isinstance(classes := stated.get("classes"), str) and "target" not in PRESETS.get(preset, {}) | stated:
+        targets = sorted({named.target for named in _taxonomies(classes)})
+        stated["target"] = "both" if targets == ["basic", "compound"] else "".join(targets[:1]) or "basic"
+    return options.resolve(Settings, PRESETS, preset=preset, changes=stated)
+
+
+def record_of(settings: Settings) -> dict[str, Any]:
+    """Settings as JSON holds them; classes of one's own by their name rather than the path of their file."""
+    classes, folds = (",".join(each.name for each in _taxonomies(text))
+                      for text in (settings.classes, settings.fold_classes))
+    return options.record_of(settings) | {"classes": classes, "fold_classes": folds}
+
+
+def _taxonomies(names: str) -> list[Taxonomy]:
+    return [find_taxonomy(name) for name in filter(None, names.split(","))]

@@ -8,7 +8,7 @@ from twofold.data.errors import InputError
 from twofold.data.folds import folds_of
 from twofold.data.manifest import Manifest
 from twofold.data.splits import stratified_group_split
-from twofold.data.taxonomies import find_taxonomy
+from twofold.data.taxonomies import find_taxonomy, plain
 from twofold.extract.finetune.settings import Settings
 
 
@@ -39,7 +39,7 @@ def sides_of(faces: Manifest, settings: Settings, *, fold: int = -1) -> Sides:
     labels = labels_of(faces, settings)
     labelled = np.any([label >= 0 for label in labels.values()], axis=0)
     if not labelled.any():
-        names = " or ".join(f"{names.target} label of {names.name}" for names in settings.taxonomies.values())
+        names = " or ".join(f"{names.label_words} of {names.name}" for names in settings.taxonomies.values())
         raise InputError(f"no face has a {names}: choose other --target or --classes")
     split = faces.table["split"].to_numpy(object)
     groups = np.array([group or f"\0{key}" for group, key in
@@ -64,7 +64,7 @@ def sides_of(faces: Manifest, settings: Settings, *, fold: int = -1) -> Sides:
     if not len(train):
         raise InputError("the manifest has no labelled train faces: split it (`manifest split`)")
     if not len(val):
-        carved = stratified_group_split(_strata(faces)[train], groups[train], fraction=settings.val_fraction,
+        carved = stratified_group_split(_strata(faces, settings)[train], groups[train], fraction=settings.val_fraction,
                                         seed=settings.seed)
         train, val = train[~carved], train[carved]
         notes.append(f"validation: {len(val)} faces carved from train by group")
@@ -77,11 +77,13 @@ def sides_of(faces: Manifest, settings: Settings, *, fold: int = -1) -> Sides:
 
 
 def labels_of(faces: Manifest, settings: Settings) -> dict[str, np.ndarray]:
-    """Of each target, (N,) the class of each face in its taxonomy, -1 for none."""
+    """Of each target, (N,) the class of each face in its taxonomy, -1 for none. Raises InputError without the column."""
     labels = {}
     for target, names in settings.taxonomies.items():
+        if target not in faces.table:
+            raise InputError(f"the manifest has no column {target!r} of labels: it has {', '.join(faces.table.columns)}")
         number = {name: index for index, name in enumerate(names.classes)}
-        labels[target] = np.array([number.get(name, -1) for name in faces.table[target]], np.int64)
+        labels[target] = np.array([number.get(plain(name), -1) for name in faces.table[target]], np.int64)
     return labels
 
 
@@ -105,8 +107,8 @@ def check_classes(sides: Sides, settings: Settings) -> Sides:
     return replace(sides, notes=(*sides.notes, *notes))
 
 
-def _strata(faces: Manifest) -> np.ndarray:
-    """What is to be in proportion on both sides: the compound label, else the basic one."""
-    table = faces.table
-    return np.array([compound or basic for basic, compound in zip(table["basic"], table["compound"], strict=True)],
-                    object)
+def _strata(faces: Manifest, settings: Settings) -> np.ndarray:
+    """What is to be in proportion on both sides: a label of one's own, the compound label, else the basic one."""
+    columns = dict.fromkeys([*(target for target in settings.targets if target != "basic"), "compound", "basic"])
+    return np.array([next(filter(None, labels), "") for labels in
+                     zip(*(faces.table[name] for name in columns), strict=True)], object)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from twofold.data.errors import InputError
 from twofold.data.labels import TAXONOMIES
-from twofold.data.taxonomies import find_taxonomy
+from twofold.data.taxonomies import JOINERS, find_taxonomy
 from twofold.extract.weights.read import Checkpoint
 
 _AFFECTNET = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger")
@@ -61,7 +61,8 @@ def order_of(checkpoint: Checkpoint, count: int, *, backbone: str) -> tuple[str,
 
 def require_names(names: Sequence[str], path: Path) -> None:
     """Raises InputError for classes that no feature file may have: without a name, twice the same, endless ones."""
-    usable = all(name.isprintable() and name.strip() for name in names) and len(set(names)) == len(names)
+    bare = [name.translate(dict.fromkeys(map(ord, JOINERS))) for name in names]
+    usable = all(name.isprintable() and name.strip() for name in bare) and len(set(names)) == len(names)
     if not usable or sum(map(len, names)) > LONGEST:
         raise InputError(f"{path}: the classes that it names are no different short names: say their order with "
                          "--classes-of")

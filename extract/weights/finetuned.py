@@ -7,6 +7,7 @@ Everything of ours in such a file has names that start with `twofold.`; the rest
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from twofold.cache.format.classifier import OwnClassifier
 from twofold.cache.format.taught import TaughtFaces
 from twofold.data.errors import InputError
+from twofold.data.labels import Taxonomy
 from twofold.extract.networks.preprocessing import Preprocessing
 from twofold.extract.weights.class_orders import require_names
 from twofold.extract.weights.read import Checkpoint
@@ -22,6 +24,8 @@ from twofold.extract.weights.read import Checkpoint
 PREFIX = "twofold."
 SHA256, GROUPS = f"{PREFIX}taught.sha256", f"{PREFIX}taught.groups"
 PREPROCESSING = "preprocessing"
+OWN = "own"
+TARGETS = ("basic", "compound", OWN)  #: whose classifier becomes the encoder's, the first that it has
 
 
 def without_ours(checkpoint: Checkpoint) -> tuple[Checkpoint, dict[str, torch.Tensor]]:
@@ -50,19 +54,28 @@ def preprocessing_text(how: Preprocessing) -> str:
 
 def tensors_of(classifiers: Mapping[str, nn.Linear], taught: TaughtFaces) -> dict[str, torch.Tensor]:
     """The entries of ours: the classifier of each target, and whom they and the encoder were taught with."""
-    entries = {f"{PREFIX}{target}.{name}": tensor for target, layer in classifiers.items()
+    entries = {f"{PREFIX}{_place(target)}.{name}": tensor for target, layer in classifiers.items()
                for name, tensor in layer.state_dict().items()}
     return entries | {SHA256: torch.from_numpy(taught.sha256), GROUPS: torch.from_numpy(taught.groups)}
 
 
+def classes_record(taxonomies: Mapping[str, Taxonomy]) -> dict[str, str]:
+    """The classes of each target as metadata: canonical names with commas between, one's own as JSON."""
+    canonical = {f"{target}_classes": ",".join(names.classes) for target, names in taxonomies.items()
+                 if target in TARGETS[:2]}
+    own = {f"{OWN}_classes": json.dumps(names.classes, ensure_ascii=False) for target, names in taxonomies.items()
+           if target not in TARGETS[:2]}
+    return canonical | own
+
+
 def classifier_of(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> OwnClassifier | None:
-    """The classifier that became the encoder's own: of basics where it learned them, else of compounds; None for files
-    of others. Raises InputError where its entries do not fit together."""
-    target = next((name for name in ("basic", "compound") if f"{PREFIX}{name}.weight" in ours), None)
+    """The classifier that became the encoder's own: of basics where it learned them, else of compounds or of classes of one's
+    own; None for files of others. Raises InputError where its entries do not fit together."""
+    target = next((name for name in TARGETS if f"{PREFIX}{name}.weight" in ours), None)
     if target is None:
         return None
     metadata, path = checkpoint.metadata, checkpoint.path
-    classes = tuple(filter(None, metadata.get(f"{target}_classes", "").split(",")))
+    classes = _classes_in(metadata.get(f"{target}_classes", ""), path)
     require_names(classes, path)
     weight, bias = (ours.get(f"{PREFIX}{target}.{name}", torch.empty(0)) for name in ("weight", "bias"))
     if weight.ndim != 2 or weight.shape[0] != len(classes) or bias.shape != (len(classes),):
@@ -72,6 +85,19 @@ def classifier_of(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> O
         raise InputError(f"{path}: its classifier holds numbers that are not finite, so the file is damaged")
     return OwnClassifier(classes, weight.float().T.numpy().copy(), bias.float().numpy().copy(),
                          _taught(checkpoint, ours))
+
+
+def _place(target: str) -> str:
+    return target if target in TARGETS else OWN
+
+
+def _classes_in(text: str, path: Path) -> tuple[str, ...]:
+    if not text.startswith("["):
+        return tuple(filter(None, text.split(",")))
+    try:
+        return tuple(str(name) for name in json.loads(text))
+    except ValueError:
+        raise InputError(f"{path}: the classes that it names do not read back: fine-tune again") from None
 
 
 def _taught(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> TaughtFaces:

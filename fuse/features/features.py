@@ -1,5 +1,6 @@
 """The features of several backbones side by side, and what is known of each face; `join` makes them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,7 +20,7 @@ class Stream:
     """One backbone and view: its columns of the joined features. files: one for each store, in order.
 
     fold_files: where the encoder was fine-tuned one a fold, the file of each fold (of the one store); then `files` is
-    that of the first.
+    that of the first. mark: what tells it apart from streams of the same backbone and view, as `marks` gives it.
     """
 
     backbone: str
@@ -28,6 +29,7 @@ class Stream:
     dim: int
     files: tuple[FeatureFile, ...]
     fold_files: tuple[FeatureFile, ...] = ()
+    mark: str = ""
 
     def of_fold(self, fold: int) -> "Stream":
         """The stream as the encoder of that fold gives it; itself where there is one encoder for all."""
@@ -38,7 +40,14 @@ class Stream:
 
     @property
     def name(self) -> str:
-        return stream_name(self.backbone, self.view)
+        return stream_name(self.backbone + self.mark, self.view)
+
+
+def marks(streams: Sequence[tuple[str, str, Recipe]]) -> list[str]:
+    """Of each (backbone, view, recipe): `@` and the digits that its file is named by, where another has the same
+    backbone and view; else nothing."""
+    count = Counter((backbone, view) for backbone, view, _ in streams)
+    return [f"@{recipe.fingerprint[:8]}" if count[backbone, view] > 1 else "" for backbone, view, recipe in streams]
 
 
 def stream_name(backbone: str, view: str) -> str:

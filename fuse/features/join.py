@@ -1,6 +1,7 @@
 """Joining feature files by key with the manifest: the one way from stores to `FusedFeatures`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from twofold.data.labels import BASIC, Taxonomy
 from twofold.data.labels import parts as parts_of
 from twofold.data.manifest import Manifest, read_manifest
 from twofold.data.taxonomies import plain
-from twofold.fuse.features.features import FusedFeatures, Stream
+from twofold.fuse.features.features import FusedFeatures, Stream, marks
 from twofold.fuse.runs.taught import fold_encoders
 
 VIEWS = ("original", "flip", "enhanced1", "enhanced2")
@@ -38,6 +39,8 @@ def join(
     streams = [_stream_of_name(stores, backbone, view, folds) for view in views for backbone in names]
     _check_different(streams)
     streams.sort(key=lambda stream: (_rank(stream.view), stream.backbone, stream.recipe.fingerprint))
+    told_apart = marks([(stream.backbone, stream.view, stream.recipe) for stream in streams])
+    streams = [replace(stream, mark=mark) for stream, mark in zip(streams, told_apart, strict=True)]
     return join_streams(stores, streams, taxonomy=taxonomy)
 
 

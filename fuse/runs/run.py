@@ -12,7 +12,7 @@ from twofold.data.errors import InputError, first_line
 from twofold.data.labels import Taxonomy
 from twofold.data.taxonomies import taxonomy_in
 from twofold.fuse.classes import check_pairs
-from twofold.fuse.features.features import FusedFeatures, stream_name
+from twofold.fuse.features.features import FusedFeatures, marks, stream_name
 from twofold.fuse.features.join import join_streams, spelled, stream_of_recipe
 from twofold.fuse.forward import MemberScores, member_scores
 from twofold.fuse.heads.registry import StandardisedHead
@@ -50,7 +50,9 @@ class Run:
 
     @property
     def stream_names(self) -> tuple[str, ...]:
-        return tuple(stream_name(backbone, view) for backbone, view, _ in self.streams)
+        """As tables call them."""
+        return tuple(stream_name(backbone + mark, view)
+                     for (backbone, view, _), mark in zip(self.streams, marks(self.streams), strict=True))
 
     @property
     def folds(self) -> int:

@@ -56,7 +56,7 @@ def test_no_label_of_the_taxonomy(request_for, changed):
 
 
 @pytest.mark.parametrize(("chosen", "message"), [
-    ({"classes": "cexpr7"}, "are compound expressions: use --target compound"),
+    ({"classes": "cexpr7", "target": "basic"}, "are compound expressions: use --target compound"),
     ({"classes": "nothing"}, "unknown classes"),
     ({"train": "last:0"}, "choose all, head, or last:N"),
     ({"train": "none"}, "choose all, head, or last:N"),
