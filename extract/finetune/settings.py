@@ -77,7 +77,7 @@ class Settings:
     @property
     def taxonomies(self) -> dict[str, Taxonomy]:
         """The classes of each target. Raises InputError for names that are unknown or of another target."""
-        chosen = {target: find_taxonomy(DEFAULT_CLASSES[target]) for target in self.targets if target in DEFAULT_CLASSES}
+        chosen = {target: find_taxonomy(name) for target, name in DEFAULT_CLASSES.items() if target in self.targets}
         for named in _taxonomies(self.classes):
             if named.target not in self.targets:
                 what = f"are {named.target} expressions" if named.target in DEFAULT_CLASSES else "stand in a column"

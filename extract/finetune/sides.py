@@ -77,11 +77,12 @@ def sides_of(faces: Manifest, settings: Settings, *, fold: int = -1) -> Sides:
 
 
 def labels_of(faces: Manifest, settings: Settings) -> dict[str, np.ndarray]:
-    """Of each target, (N,) the class of each face in its taxonomy, -1 for none. Raises InputError without the column."""
+    """Of each target, (N,) the class of each face, -1 for none. Raises InputError without a column of the target."""
     labels = {}
     for target, names in settings.taxonomies.items():
         if target not in faces.table:
-            raise InputError(f"the manifest has no column {target!r} of labels: it has {', '.join(faces.table.columns)}")
+            raise InputError(f"the manifest has no column {target!r} of labels: it has "
+                             f"{', '.join(faces.table.columns)}")
         number = {name: index for index, name in enumerate(names.classes)}
         labels[target] = np.array([number.get(plain(name), -1) for name in faces.table[target]], np.int64)
     return labels

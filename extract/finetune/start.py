@@ -15,6 +15,7 @@ from twofold.extract.networks.random_weights import draw_weights, noise_pictures
 from twofold.extract.weights.find import find_weights
 from twofold.extract.weights.finetuned import without_ours
 from twofold.extract.weights.load import digest, load_strictly
+from twofold.extract.weights.positions import fitting_positions
 from twofold.extract.weights.read import read_checkpoint
 
 Entries = dict[str, Callable[[], torch.Tensor]]
@@ -78,6 +79,8 @@ def _trained(name: str, weights: str | None, folder: Path, settings: Settings) -
         built = build(name, checkpoint=checkpoint, size=settings.size, drop_path=settings.drop_path)
     names = {built.rename(entry): entry for entry in checkpoint.tensors}
     renamed = {name: checkpoint.tensors[entry] for name, entry in names.items()}
+    if settings.size:
+        renamed, _ = fitting_positions(built.network, renamed)
     load_strictly(built.network, replace(checkpoint, tensors=renamed), heads=built.heads)
     return built, names
 

@@ -19,6 +19,8 @@ from twofold.extract.weights.read import Checkpoint, file_sha256
 
 log = logging.getLogger(__name__)
 
+VIT_SIZE, VIT_PATCH = 224, 16  #: pixels
+
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
@@ -27,7 +29,7 @@ class Architecture:
     heads: prefixes of entries that a weights file may hold besides, the classifier that was taken off; own_head: of
     those that `network` itself has but the embedding does not need; classifier: makes one layer of these entries;
     trim: after loading, turns `network` into what the forward pass needs and lets the rest go; rename: from the
-    weights file's names to the network's.
+    weights file's names to the network's; resized: for a size that was asked for, so that weights may have to be fitted.
     """
 
     name: str  #: as the recipe records it, `torchvision.mobilenet_v2`
@@ -39,6 +41,7 @@ class Architecture:
     rename: Callable[[str], str] = lambda name: name
     own_head: str = "\0"
     classifier: Callable[..., Layer | None] = last_layer
+    resized: bool = False
 
 
 def check_name(name: str) -> None:
@@ -70,15 +73,16 @@ def build(name: str, *, checkpoint: Checkpoint | None, size: int = 0, drop_path:
     size: another side of the input, the whole face in it, where the network allows it; drop_path: of training.
     """
     learned = preprocessing_of(checkpoint)
+    side = size or (learned.size if learned else 0)
     kind, colon, rest = name.partition(":")
     if colon and kind == "timm":
-        built = _timm(rest, size=size or (learned.size if learned else 0), drop_path=drop_path)
+        built = _timm(rest, size=side, drop_path=drop_path)
     elif colon and kind == "torchvision":
         built = _torchvision(rest, None if learned else checkpoint)
     else:
-        built = _preset(preset(name), checkpoint, drop_path)
+        built = _preset(preset(name), checkpoint, side, drop_path)
     how = learned or built.preprocessing
-    return replace(built, preprocessing=replace(how, size=size, resize=size) if size else how)
+    return replace(built, preprocessing=replace(how, size=size, resize=size) if size else how, resized=size > 0)
 
 
 def build_with(name: str, options: Mapping[str, str], *, checkpoint: Checkpoint | None) -> Architecture:
@@ -88,7 +92,7 @@ def build_with(name: str, options: Mapping[str, str], *, checkpoint: Checkpoint 
     return replace(built, preprocessing=with_options(built.preprocessing, options, name=name))
 
 
-def _preset(backbone: Preset, checkpoint: Checkpoint | None, drop_path: float = 0.0) -> Architecture:
+def _preset(backbone: Preset, checkpoint: Checkpoint | None, size: int, drop_path: float) -> Architecture:
     def declared(network: nn.Module, **rest: Any) -> Architecture:
         return Architecture(name=backbone.architecture, network=network, tap=backbone.tap,
                             preprocessing=backbone.preprocessing, heads=backbone.heads, **rest)
@@ -96,8 +100,9 @@ def _preset(backbone: Preset, checkpoint: Checkpoint | None, drop_path: float = 
     match backbone.name:
         case "vit_mae":
             if checkpoint and "fc_norm.weight" in checkpoint.tensors and "norm.weight" not in checkpoint.tensors:
-                return replace(declared(_vit_fine_tuned(drop_path)), tap="norm of the mean of patch tokens (fc_norm)")
-            return declared(_vit_mae(drop_path))
+                network = _vit_fine_tuned(size, drop_path)
+                return replace(declared(network), tap="norm of the mean of patch tokens (fc_norm)")
+            return declared(_vit_mae(size, drop_path))
         case "posterv2":
             from twofold.extract.networks.published.posterv2 import PosterV2
 
@@ -119,21 +124,29 @@ def _preset(backbone: Preset, checkpoint: Checkpoint | None, drop_path: float = 
     return replace(built, preprocessing=preset("resnet50").preprocessing) if checkpoint else built
 
 
-def _vit_mae(drop_path: float = 0.0) -> nn.Module:
+def _vit_mae(size: int, drop_path: float) -> nn.Module:
     """ViT-B/16 whose output is the mean of the normed patch tokens, the class token left out."""
     import timm
 
-    network: Any = timm.create_model("vit_base_patch16_224", num_classes=0, drop_path_rate=drop_path)
+    network: Any = timm.create_model("vit_base_patch16_224", num_classes=0, drop_path_rate=drop_path,
+                                     img_size=_vit_size(size))
     network.global_pool = "avg"  # set after construction: given to it, timm would drop `norm` for another layer
     return network
 
 
-def _vit_fine_tuned(drop_path: float = 0.0) -> nn.Module:
+def _vit_fine_tuned(size: int, drop_path: float) -> nn.Module:
     """The same as MAE's own fine-tuning leaves it: the mean of the patch tokens is taken first, and normed after."""
     import timm
 
     return timm.create_model("vit_base_patch16_224", num_classes=0, global_pool="avg", fc_norm=True,
-                             drop_path_rate=drop_path)
+                             drop_path_rate=drop_path, img_size=_vit_size(size))
+
+
+def _vit_size(size: int) -> int:
+    if size % VIT_PATCH:
+        raise InputError(f"vit_mae does not take faces of {size} pixels: its patches have {VIT_PATCH}, so choose a "
+                         "multiple of that")
+    return size or VIT_SIZE
 
 
 class Conv5(nn.Module):

@@ -25,6 +25,7 @@ from twofold.extract.networks.random_weights import draw_weights, noise_pictures
 from twofold.extract.weights.find import find_weights, weights_folder
 from twofold.extract.weights.finetuned import classifier_of, without_ours
 from twofold.extract.weights.load import digest, load_strictly
+from twofold.extract.weights.positions import fitting_positions
 from twofold.extract.weights.read import Checkpoint, read_checkpoint
 
 __all__ = ["PRESETS", "Encoder", "Preprocessing", "load_encoder", "parse_device", "resolve_precision"]
@@ -116,6 +117,9 @@ def _trained(name: str, weights: str | None, folder: Path, options: Mapping[str,
     with seeded(0):  # what the constructors draw is thrown away
         built = build_with(name, options, checkpoint=checkpoint)
     renamed = {built.rename(entry): tensor for entry, tensor in checkpoint.tensors.items()}
+    if built.resized:
+        renamed, resampled = fitting_positions(built.network, renamed)
+        built = replace(built, name=", ".join(filter(None, (built.name, resampled))))
     left_over = load_strictly(built.network, replace(checkpoint, tensors=renamed), heads=built.heads)
     network = _ready(built)
     head = {entry: tensor for entry, tensor in renamed.items()

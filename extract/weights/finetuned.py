@@ -69,8 +69,8 @@ def classes_record(taxonomies: Mapping[str, Taxonomy]) -> dict[str, str]:
 
 
 def classifier_of(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> OwnClassifier | None:
-    """The classifier that became the encoder's own: of basics where it learned them, else of compounds or of classes of one's
-    own; None for files of others. Raises InputError where its entries do not fit together."""
+    """The classifier that became the encoder's own: of basics where it learned them, else of compounds or of classes of
+    one's own; None for files of others. Raises InputError where its entries do not fit together."""
     target = next((name for name in TARGETS if f"{PREFIX}{name}.weight" in ours), None)
     if target is None:
         return None

@@ -4,8 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import timm
+import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from safetensors.torch import save_file
 
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
@@ -64,3 +67,15 @@ def test_an_output_that_exists_is_refused(request_for):
     with pytest.raises(InputError, match="exists"):
         finetune(request)
     assert request.out.read_text() == "mine"
+
+
+def test_a_vision_transformer_learns_and_extracts_at_another_size(cli, faces, request_for, tmp_path):
+    torch.manual_seed(0)
+    state = timm.create_model("test_vit").state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "start.safetensors")
+    finetune(request_for(backbone="timm:test_vit", weights=str(tmp_path / "start.safetensors"), epochs=1))
+    done = cli("extract", faces.path, "--root", faces.root, "--store", tmp_path / "store", "--backbones",
+               "timm:test_vit", "--weights", f"timm:test_vit={tmp_path / 'weights.safetensors'}", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    recipe = Store(tmp_path / "store").files()[0].recipe
+    assert recipe.preprocessing["size"] == [48, 48] and recipe.architecture == "timm.test_vit"
