@@ -29,7 +29,7 @@ class Architecture:
     heads: prefixes of entries that a weights file may hold besides, the classifier that was taken off; own_head: of
     those that `network` itself has but the embedding does not need; classifier: makes one layer of these entries;
     trim: after loading, turns `network` into what the forward pass needs and lets the rest go; rename: from the
-    weights file's names to the network's; resized: for a size that was asked for, so that weights may have to be fitted.
+    weights file's names to the network's; resized: for a size that was asked for: weights may have to be fitted.
     """
 
     name: str  #: as the recipe records it, `torchvision.mobilenet_v2`
