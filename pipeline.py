@@ -96,6 +96,26 @@ def predict(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `fuse` made.")],
+    out: Annotated[Path, typer.Option("-o", "--output", metavar="REPORT.html", help="The page to write.")]
+    = Path("report.html"),
+    figures: Annotated[Path | None, typer.Option(metavar="DIR", help="The drawings as SVG and PNG files, too.")] = None,
+    root: Annotated[list[str] | None, typer.Option(metavar="DIR", help="Show the faces listed: where they lie, or "
+                                                                       "NAME=DIR for each data set.")] = None,
+    store: Annotated[Path | None, typer.Option(metavar="STORE", help="The store that the runs were scored on.")] = None,
+    as_json: data_cli.Json = False,
+) -> Report:
+    """Tables and pictures of runs on one page: figures with intervals, confusions, calibration, learning, errors."""
+    from twofold.data.images.sources import parse_roots
+    from twofold.extract.networks.licences import licences
+    from twofold.fuse.report.report import report as run_report
+
+    return run_report(runs, out=out, figures=figures, root=parse_roots(root) if root else None, store=store,
+                      licences_of=licences)
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fuse` made.")],
     out: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="A new folder.")],

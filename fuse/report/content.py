@@ -11,7 +11,10 @@ import numpy as np
 
 from twofold.data.errors import InputError
 from twofold.data.host.csv_files import from_cells
+from twofold.fuse.report.calibration import Calibration, calibration_of
 from twofold.fuse.runs.received import read_record
+
+MARK = " * UNTRAINED"  #: as in the tables of `fuse`
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Answers:
 @dataclass(frozen=True)
 class RunContent:
     """One run. systems: as metrics.json has them, the fusion last; curves: (epochs, loss, validation macro-F1) of each
-    fold and seed."""
+    fold and seed; calibration: None where nothing was scored."""
 
     path: Path
     record: dict[str, Any]
@@ -45,7 +48,23 @@ class RunContent:
     systems: list[dict[str, Any]]
     comparison: dict[str, Any] | None
     answers: Answers
+    calibration: Calibration | None
     curves: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+    @property
+    def mark(self) -> str:
+        """What stands beside all that its head says, if an encoder of it has random weights."""
+        return MARK if any(stream_mark(stream) for stream in self.record["streams"]) else ""
+
+
+def stream_mark(stream: dict[str, Any]) -> str:
+    """What stands beside a stream of a run's record that has random weights."""
+    return MARK if str(stream["recipe"]["weights"]).startswith("random:") else ""
+
+
+def marked(system: dict[str, Any]) -> str:
+    """The name of a system, with the mark if an encoder of it has random weights."""
+    return system["name"] + (MARK if system["untrained"] else "")
 
 
 def read_content(path: Path) -> RunContent:
@@ -54,10 +73,15 @@ def read_content(path: Path) -> RunContent:
         record = read_record(path / "run.json")
         metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
         classes = tuple(metrics["classes"])
+        for stream in record["streams"]:
+            stream_mark(stream)
         for system in metrics["systems"]:
             _check(system, classes)
+        answers = _answers(path / "predictions.csv", classes)
+        calibration = calibration_of(metrics["systems"][-1], answers.probabilities, answers.truth,
+                                     folds=len(record["faces"])) if metrics["systems"] else None
         return RunContent(path, record, classes, metrics["systems"], metrics.get("fusion_against_best_single"),
-                          _answers(path / "predictions.csv", classes), list(_curves(path / "history.csv")))
+                          answers, calibration, list(_curves(path / "history.csv")))
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise InputError(f"{path}: not a run (no {missing}): give a folder that `fuse` made") from None

@@ -56,7 +56,7 @@ def embedding_drawing(run: RunContent, embedding: Embedding) -> str:
                         f"{answers.keys[row]}: {run.classes[answers.truth[row]]}, called "
                         f"{run.classes[answers.calls[row]]} ({answers.confidence[row]:.2f})")
               for (x, y), row in zip(embedding.places.tolist(), embedding.rows, strict=True)]
-    return scatter(f"Map of {len(points)} faces by their fused features", points, run.classes)
+    return scatter(f"Map of {len(points)} faces by their fused features{run.mark}", points, run.classes)
 
 
 def embedding_section(run: RunContent, embedding: Embedding, *, number: int) -> list[str]:
@@ -70,7 +70,7 @@ def embedding_section(run: RunContent, embedding: Embedding, *, number: int) -> 
                       f'<label for="{place}{name}">{words}</label> '
                       for kind, group, name, words, checked in switches)
     sample = f" (a sample of {embedding.scored})" if embedding.scored > len(embedding.rows) else ""
-    return ["<h3>Map of the faces</h3>",
+    return [f"<h3>Map of the faces{run.mark}</h3>",
             f'<div class="map">{choices}{scrolled(embedding_drawing(run, embedding))}</div>',
             f"<p>{len(embedding.rows)} scored faces{escape(sample)} by t-SNE of their fused features: near means "
             "alike, distances between clusters and their sizes mean nothing. A dot is called rightly, a cross wrongly; "

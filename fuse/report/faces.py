@@ -56,7 +56,7 @@ def shown_keys(runs: Sequence[RunContent]) -> list[str]:
 def faces_section(run: RunContent, pictures: Pictures | None) -> list[str]:
     """Both lists."""
     lists = (("The surest errors", surest_errors(run.answers)), ("The least sure", least_sure(run.answers)))
-    return ["<h3>Faces to look at</h3>",
+    return [f"<h3>Faces to look at{run.mark}</h3>",
             *(_gallery(caption, run, rows, pictures) if pictures else _listed(caption, run, rows)
               for caption, rows in lists if rows)]
 

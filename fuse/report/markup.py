@@ -14,7 +14,8 @@ body { margin: 0 auto; max-width: 62rem; padding: 1.5rem 1rem 4rem; background: 
   font: 16px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--faint); } h3 { margin-bottom: .3rem; }
 .wide { overflow-x: auto; } .side { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; }
-table { border-collapse: collapse; font-size: .9rem; } caption { text-align: left; padding: .3rem 0; font-weight: 600; }
+table { border-collapse: collapse; font-size: .9rem; } caption { text-align: left; padding: .3rem 0; font-weight: 600;
+  max-width: calc(100vw - 2rem); }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--faint); }
 td { white-space: nowrap; } th:first-child { text-align: left; font-weight: 500;
   min-width: 10rem; overflow-wrap: anywhere; } thead th { background: var(--soft); }
@@ -27,7 +28,14 @@ td { white-space: nowrap; } th:first-child { text-align: left; font-weight: 500;
 .map label { margin: 0 1rem 0 .3rem; white-space: nowrap; } svg { max-width: 100%; height: auto; }
  .errors:checked ~ .wide .right[transform] { display: none; }
 .warn { color: var(--warn); font-weight: 600; } nav a { margin-right: 1rem; } a { color: var(--accent); }
-@media print { .faces li { break-inside: avoid; } h2 { break-after: avoid; } table, svg { break-inside: avoid; } }
+@media print {
+  body { max-width: none; padding: 0; font-size: 13px; } nav, .map input, .map label { display: none; }
+  h1, h2, h3, h4, figcaption, caption { break-after: avoid; } .wide { overflow: visible; }
+  .faces li, tr, figure, svg, .wide { break-inside: avoid; } .side figure { width: 47%; }
+  .faces { grid-template-columns: repeat(5, 1fr); } .faces li { font-size: .7rem; }
+  .faces img { width: 4.5rem; height: 4.5rem; }
+  table { font-size: .75rem; } th, td { padding: .15rem .35rem; } td { white-space: normal; }
+  th:first-child { min-width: 9rem; } details::details-content { content-visibility: visible; display: block; } }
 """ + "".join(f".by-call:checked ~ .wide .c{number} {{ color: {PALETTE[number]}; }}\n"
                for number in range(len(PALETTE)))
 

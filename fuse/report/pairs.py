@@ -70,23 +70,28 @@ def _pair(run: RunContent, first: RunContent, groups: Groups) -> Pair:
 
 def side_by_side(runs: Sequence[RunContent], compared: Sequence[Pair], *, grouped: bool) -> list[str]:
     """The fusions of several runs: a forest plot, and paired differences from the first."""
-    rows = [(f"{run.path.name} ({run.record['classes_name']}, {run.systems[-1]['n']} faces)",
-             run.systems[-1]["macro_f1"], run.systems[-1]["macro_f1_interval"]) for run in runs if run.systems]
     said = ("Faces of a group count as one piece of evidence." if grouped else
             "Each face counts as its own piece of evidence: with --store its groups would be known.")
     return ['<section id="side"><h2>Side by side</h2>', "<h3>macro-F1, %</h3>",
-            scrolled(svg.forest("macro-F1, %", rows)) if rows else "",
+            scrolled(forest_of(runs)),
             table(f"Differences in macro-F1 from {runs[0].path.name}, in points, on the same faces",
                   ("run", "faces", "difference", "95 %", "only this right", "only the first right", "p", "kappa"),
-                  [_row(pair) for pair in compared]),
+                  [_row(pair, run.mark or runs[0].mark) for pair, run in zip(compared, runs[1:], strict=True)]),
             f"<p>An interval on both sides of nought is noise. p: exact, of which is right more often. kappa: how far "
             f"they agree beyond chance. {escape(said)}</p></section>"]
 
 
-def _row(pair: Pair) -> tuple[str, ...]:
+def forest_of(runs: Sequence[RunContent]) -> str:
+    """The fusions of all runs that scored faces as an SVG; empty if none did."""
+    rows = [(f"{run.path.name} ({run.record['classes_name']}, {run.systems[-1]['n']} faces){run.mark}",
+             run.systems[-1]["macro_f1"], run.systems[-1]["macro_f1_interval"]) for run in runs if run.systems]
+    return svg.forest("macro-F1, %", rows) if rows else ""
+
+
+def _row(pair: Pair, mark: str) -> tuple[str, ...]:
     if pair.comparison is None:
-        return pair.run, "", pair.obstacle, *("",) * 5
+        return pair.run + mark, "", pair.obstacle, *("",) * 5
     figures = pair.comparison
-    return (pair.run, str(pair.faces), f"{100 * figures.difference:+.2f}",
+    return (pair.run + mark, str(pair.faces), f"{100 * figures.difference:+.2f}",
             span(figures.interval, sign="+") if figures.interval else "", str(figures.only_a), str(figures.only_b),
             f"{figures.p_value:.3f}", f"{pair.agreement:.2f}")

@@ -1,6 +1,6 @@
 """The verb `report`: runs as a page that a person would rather look at."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +9,13 @@ from twofold.data.errors import InputError
 from twofold.data.images.sources import open_faces, require_roots
 from twofold.data.manifest import read_manifest
 from twofold.fuse.report.content import RunContent, read_content
+from twofold.fuse.report.drawings import NO_PNG, can_write_png, paper_drawings, write_drawings
 from twofold.fuse.report.faces import Pictures, shown_keys
-from twofold.fuse.report.page import drawings, page
-from twofold.fuse.report.pairs import Pair, pairs, side_by_side
+from twofold.fuse.report.page import page
+from twofold.fuse.report.pairs import Pair, forest_of, pairs, side_by_side
 from twofold.fuse.report.stored import StoredContent, read_stored
+
+Licences = Callable[[Iterable[str]], dict[str, str]]  #: of encoders, by backbone: of those of which one is stated
 
 
 @dataclass(frozen=True)
@@ -24,10 +27,12 @@ class Reported:
     figures: list[Path]
     compared: list[Pair]
     stored: list[StoredContent | None]
+    licences: dict[str, str]  #: of the encoders of which one is stated
 
     def text(self) -> str:
-        drawn = f"; {len(self.figures)} drawings in {self.figures[0].parent}" if self.figures else ""
-        return f"{len(self.runs)} run{'s' if len(self.runs) > 1 else ''} -> {self.out}{drawn}"
+        drawn = f"; {len(self.figures)} files of drawings in {self.figures[0].parent}" if self.figures else ""
+        note = f"\nnote: {NO_PNG}" if self.figures and not can_write_png() else ""
+        return f"{len(self.runs)} run{'s' if len(self.runs) > 1 else ''} -> {self.out}{drawn}{note}"
 
     def record(self) -> dict:
         return {"out": str(self.out), "figures": [str(path) for path in self.figures],
@@ -35,16 +40,17 @@ class Reported:
                           "fusion_against_best_single": run.comparison,
                           "streams": more.streams.record() if more else None}
                          for run, more in zip(self.runs, self.stored, strict=True)],
-                "against_the_first": [pair.record() for pair in self.compared]}
+                "licences": self.licences, "against_the_first": [pair.record() for pair in self.compared]}
 
 
 def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
-           root: Path | dict[str, Path] | None = None, store: Path | None = None) -> Reported:
-    """Write the page of these runs to `out`, and their drawings as SVG files into `figures`.
+           root: Path | dict[str, Path] | None = None, store: Path | None = None,
+           licences_of: Licences = lambda backbones: {}) -> Reported:
+    """Write the page of these runs to `out`, and their drawings as SVG and PNG files into `figures`.
 
-    root: where the faces lie; with it, and only then, the page shows the faces that it lists. store: whose manifest
-    tells which faces belong together, so that runs are compared by group, and whose features show what each stream
-    does and how the faces lie.
+    licences_of: gives the licences of encoders, where they are known. root: where the faces lie; with it, and only
+    then, the page shows the faces that it lists. store: whose manifest tells which faces belong together, so that runs
+    are compared by group, and whose features show what each stream does and how the faces lie.
     Raises InputError for a folder that is no run, for faces that are not below `root`, or a place that cannot be
     written.
     """
@@ -57,13 +63,14 @@ def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
     stored = [read_stored(run, store) if store else None for run in runs]
     files = []
     if figures:
-        figures.mkdir(parents=True, exist_ok=True)
-        for number, (run, more) in enumerate(zip(runs, stored, strict=True), 1):
-            for name, drawing in drawings(run, more).items():
-                files.append(figures / (f"{name}.svg" if len(runs) == 1 else f"{number}-{name}.svg"))
-                write_text(files[-1], drawing)
-    write_text(out, page(runs, pictures=pictures, side=side, stored=stored))
-    return Reported(out, runs, files, compared, stored)
+        named = {name if len(runs) == 1 else f"{number}-{name}": drawing
+                 for number, (run, more) in enumerate(zip(runs, stored, strict=True), 1)
+                 for name, drawing in paper_drawings(run, more).items()}
+        together = {"side-by-side": forest_of(runs)} if len(runs) > 1 else {}
+        files = write_drawings(figures, {name: drawing for name, drawing in (named | together).items() if drawing})
+    licences = licences_of(dict.fromkeys(str(stream["backbone"]) for run in runs for stream in run.record["streams"]))
+    write_text(out, page(runs, licences=licences, pictures=pictures, side=side, stored=stored))
+    return Reported(out, runs, files, compared, stored, licences)
 
 
 def _pictures(root: Path | dict[str, Path], runs: Sequence[RunContent]) -> Pictures:

@@ -12,7 +12,7 @@ import torch
 from twofold.data.errors import InputError
 from twofold.fuse.evaluate import Question, answer, ask
 from twofold.fuse.heads.registry import StandardisedHead
-from twofold.fuse.report.content import RunContent
+from twofold.fuse.report.content import RunContent, stream_mark
 from twofold.fuse.report.markup import table
 from twofold.fuse.report.pairs import kappa
 from twofold.fuse.runs.run import read_run
@@ -92,15 +92,17 @@ def _only(head: StandardisedHead, streams: Sequence[int]) -> StandardisedHead:
     return part
 
 
-def streams_section(streams: StreamParts) -> list[str]:
+def streams_section(run: RunContent, streams: StreamParts) -> list[str]:
     """Tables of leave-one-out and of agreement."""
     if len(streams.parts) < 2:
         return []
-    names = [part.name for part in streams.parts]
-    lines = table("Without a stream, and with it alone: macro-F1", ("stream", "without it", "95 %", "alone"), [
-        (part.name, f"{100 * part.without.difference:+.2f}",
+    names = [part.name + stream_mark(stream)
+                 for part, stream in zip(streams.parts, run.record["streams"], strict=True)]
+    caption = f"Without a stream, and with it alone: macro-F1{run.mark}"
+    lines = table(caption, ("stream", "without it", "95 %", "alone"), [
+        (name, f"{100 * part.without.difference:+.2f}",
          span(part.without.interval, sign="+") if part.without.interval else "", percent(part.alone))
-        for part in streams.parts])
+        for name, part in zip(names, streams.parts, strict=True)])
     numbers = [str(number) for number in range(1, len(names) + 1)]
     agreement = table("Agreement of the streams, each alone: Cohen's kappa", ("", *numbers), [
         (f"{number} {name}", *(f"{value:.2f}" for value in row))

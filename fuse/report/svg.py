@@ -5,7 +5,10 @@ from html import escape
 
 import numpy as np
 
+from twofold.fuse.scores.metrics import Reliability
+
 INK, FAINT, ACCENT = "var(--ink, #1c2430)", "var(--faint, #c9d0d9)", "var(--accent, #2563a8)"
+PAPER = "var(--paper, #ffffff)"
 Interval = Sequence[float] | None
 
 
@@ -22,7 +25,7 @@ def forest(title: str, rows: Sequence[tuple[str, float, Interval]]) -> str:
                   text(place(tick), bottom + 16, f"{100 * tick:.0f}", anchor="middle")]
     for number, (name, value, interval) in enumerate(rows):
         y = 30 + height * number  # names stand above the bars, so that a narrow screen shows both
-        parts += [text(left, y - 12, _cut(name, 60))]
+        parts += [text(left, y - 12, _cut(name, 60), halo=True)]
         parts += [line(place(interval[0]), y, place(interval[1]), y, ACCENT, 3)] if interval else []
         parts += [f'<circle cx="{place(value):.1f}" cy="{y}" r="5" fill="{ACCENT}"/>',
                   text(left + width + 12, y + 4, f"{100 * value:.1f}")]
@@ -30,24 +33,24 @@ def forest(title: str, rows: Sequence[tuple[str, float, Interval]]) -> str:
     return drawing(left + width + 50, bottom + 26, f"{title}: {said}", parts)
 
 
-def reliability(confidence: np.ndarray, right: np.ndarray, *, bins: int = 15) -> str:
+def reliability(title: str, bins: Reliability) -> str:
     """How often calls of each confidence are right (bars) against the confidence itself (diagonal)."""
-    size, pad = 300, 40
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    parts = [line(pad, size + 10, pad + size, 10, FAINT, 2)]
-    said = []
-    for b in np.unique(place):
-        share, count = float(right[place == b].mean()), int((place == b).sum())
-        x, tall = pad + size * b / bins, size * share
-        parts.append(f'<rect x="{x + 1:.1f}" y="{10 + size - tall:.1f}" width="{size / bins - 2:.1f}" '
-                     f'height="{tall:.1f}" fill="{ACCENT}" opacity="{0.35 + 0.65 * min(1, count / 20):.2f}">'
-                     f"<title>{count} faces, {100 * share:.0f} % right</title></rect>")
-        said.append(f"{(b + 0.5) / bins:.2f} {100 * share:.0f} %")
+    size, pad, count = 300, 46, len(bins.faces)
+    parts, said = [line(pad, 10, pad, 10 + size, FAINT), line(pad, 10 + size, pad + size, 10 + size, FAINT)], []
+    for b in np.flatnonzero(bins.faces):
+        share, faces = float(bins.right[b] / bins.faces[b]), int(bins.faces[b])
+        x, tall = pad + size * b / count, size * share
+        parts.append(f'<rect x="{x + 1:.1f}" y="{10 + size - tall:.1f}" width="{size / count - 2:.1f}" '
+                     f'height="{tall:.1f}" fill="{ACCENT}" opacity="{0.35 + 0.65 * min(1, faces / 20):.2f}">'
+                     f"<title>{faces} faces, {100 * share:.0f} % right</title></rect>")
+        said.append(f"{(b + 0.5) / count:.2f} {100 * share:.0f} %")
+    parts.append(line(pad, size + 10, pad + size, 10, INK, 1.5))
     for tick in (0, 0.5, 1):
         parts += [text(pad + size * tick, size + 28, f"{100 * tick:.0f}", anchor="middle"),
                   text(pad - 8, 14 + size * (1 - tick), f"{100 * tick:.0f}", anchor="end")]
-    parts.append(text(pad + size / 2, size + 46, "confidence, %", anchor="middle"))
-    return drawing(size + pad + 20, size + 54, "right, %, by confidence: " + ", ".join(said), parts)
+    parts += [text(pad + size / 2, size + 46, "confidence, %", anchor="middle"),
+              f'<g transform="translate(12 {10 + size / 2}) rotate(-90)">{text(0, 0, "right, %", anchor="middle")}</g>']
+    return drawing(size + pad + 20, size + 54, f"right, %, by confidence, {title}: " + ", ".join(said), parts)
 
 
 def curves(title: str, lines: Sequence[tuple[np.ndarray, np.ndarray]], *, percent: bool) -> str:
@@ -83,9 +86,10 @@ def line(x: float, y: float, to_x: float, to_y: float, colour: str, width: float
             f'stroke-width="{width}"/>')
 
 
-def text(x: float, y: float, words: str, *, anchor: str = "start") -> str:
-    """Words at a place, in the colour of the page's text."""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{INK}">{escape(words)}</text>'
+def text(x: float, y: float, words: str, *, anchor: str = "start", halo: bool = False) -> str:
+    """Words at a place, in the colour of the page's text. halo: with the page's colour around them, over lines."""
+    around = f' stroke="{PAPER}" stroke-width="4" paint-order="stroke"' if halo else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{INK}"{around}>{escape(words)}</text>'
 
 
 def _cut(text: str, letters: int) -> str:

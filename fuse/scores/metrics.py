@@ -95,13 +95,38 @@ def uar(confusion: np.ndarray) -> np.ndarray:
     return np.where(present, recall, 0).sum(axis=-1) / np.maximum(present.sum(axis=-1), 1)
 
 
-def calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """Expected calibration error of (N, C): mean |accuracy - confidence| of 15 equal bins, weighted by their faces."""
-    confidence = probabilities.max(axis=1)
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """How often calls of each confidence are right, in `BINS` equal bins of confidence, each (15,).
+
+    faces: called with so much; right: of these; confidence: the sum of theirs.
+    """
+
+    faces: np.ndarray
+    right: np.ndarray
+    confidence: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: mean |accuracy - confidence| of the bins, weighted by their faces."""
+        return float(np.abs(self.right - self.confidence).sum() / max(self.faces.sum(), 1))
+
+    def record(self) -> dict[str, list]:
+        return {"faces": self.faces.tolist(), "right": self.right.tolist(), "confidence": self.confidence.tolist()}
+
+
+def reliability(probabilities: np.ndarray, truth: np.ndarray) -> Reliability:
+    """The bins of (N, C) probabilities of faces of these (N,) classes."""
+    confidence = probabilities.max(axis=1, initial=0)
     right = probabilities.argmax(axis=1) == truth
     place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    gap = np.bincount(place, right, BINS) - np.bincount(place, confidence, BINS)
-    return float(np.abs(gap).sum() / max(len(truth), 1))
+    return Reliability(np.bincount(place, minlength=BINS), np.bincount(place[right], minlength=BINS),
+                       np.bincount(place, confidence, BINS))
+
+
+def calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    """Expected calibration error of (N, C), as `Reliability.error`."""
+    return reliability(probabilities, truth).error
 
 
 def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from twofold.fuse.scores import metrics
-from twofold.fuse.scores.metrics import Scores, scores
+from twofold.fuse.scores.metrics import Reliability, Scores, scores
 from twofold.fuse.scores.statistics import ACCURACY, MACRO_F1, Comparison, Interval, compare, interval
 
 
@@ -68,8 +68,17 @@ class Figures:
     macro_f1_interval: Interval | None
     seeds_macro_f1: tuple[float, ...]  #: of each seed by itself
     seeds_accuracy: tuple[float, ...]
-    calibration_error: float  #: of the probabilities that `predict` gives, under the temperature
-    raw_calibration_error: float  #: before the temperature
+    reliability: Reliability  #: of the probabilities that `predict` gives, under the temperature
+    raw_reliability: Reliability  #: before the temperature
+
+    @property
+    def calibration_error(self) -> float:
+        return self.reliability.error
+
+    @property
+    def raw_calibration_error(self) -> float:
+        """Before the temperature."""
+        return self.raw_reliability.error
 
     def record(self, classes: Sequence[str]) -> dict:
         """As metrics.json holds it; nan (a class without faces) becomes None."""
@@ -86,6 +95,8 @@ class Figures:
             "seeds_macro_f1": self.seeds_macro_f1, "seeds_accuracy": self.seeds_accuracy,
             "val_macro_f1": _plain(head.val_macro_f1), "calibration_error": self.calibration_error,
             "calibration_error_before_temperature": self.raw_calibration_error, "temperature": head.temperature,
+            "reliability": self.reliability.record(),
+            "reliability_before_temperature": self.raw_reliability.record(),
             "contributions": head.shares, "seconds": head.seconds,
         }
 
@@ -99,8 +110,8 @@ def figures(head: ScoredHead, *, classes: int, seed: int) -> Figures:
         head=head, scores=scores(head.truth, head.prediction, classes), groups=len(np.unique(head.groups.astype(str))),
         accuracy_interval=accuracy, macro_f1_interval=macro_f1,
         seeds_macro_f1=tuple(seed.macro_f1 for seed in seeds), seeds_accuracy=tuple(seed.accuracy for seed in seeds),
-        calibration_error=metrics.calibration_error(head.calibrated, head.truth),
-        raw_calibration_error=metrics.calibration_error(head.mean, head.truth))
+        reliability=metrics.reliability(head.calibrated, head.truth),
+        raw_reliability=metrics.reliability(head.mean, head.truth))
 
 
 def against(a: ScoredHead, b: ScoredHead, *, classes: int, seed: int) -> Comparison:

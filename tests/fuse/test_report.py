@@ -69,8 +69,8 @@ def test_the_numbers_are_those_of_the_run(run, tmp_path, cli):
     cells = [text for text in page.texts if re.fullmatch(r"\d+", text)]
     assert all(str(count) in cells for count in counts)
     labels = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
-    assert len(labels) == 5 and all(labels)  # two forests, reliability, two learning curves
-    for path in (tmp_path / "figures").iterdir():
+    assert len(labels) == 6 and all(labels)  # two forests, two of reliability, two learning curves
+    for path in (tmp_path / "figures").glob("*.svg"):
         assert ElementTree.parse(path).getroot().tag.endswith("svg")
 
 

@@ -1,0 +1,103 @@
+"""The drawings of a run, and writing them as files fit for a paper."""
+
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from PIL import Image
+
+from twofold.cache.atomic import published, write_text
+from twofold.data.errors import InputError
+from twofold.fuse.report import svg
+from twofold.fuse.report.calibration import calibration_drawings
+from twofold.fuse.report.content import RunContent, marked
+from twofold.fuse.report.embedding import embedding_drawing
+from twofold.fuse.report.matrix import confusion_drawing
+from twofold.fuse.report.stored import StoredContent
+
+ZOOM, DPI = 4, 300  #: a drawing of 460 units becomes 1,840 pixels, 6 inches wide in print
+FONTS = "DejaVu Sans, Liberation Sans, Noto Sans, Helvetica, Arial, sans-serif"
+LETTER = (f'<svg xmlns="http://www.w3.org/2000/svg" width="40" height="40"><text x="5" y="30" font-family="{FONTS}" '
+          'font-size="30">M</text></svg>')
+NO_PNG = "PNG files want the package resvg-py: pip install resvg-py"
+
+
+def drawings(run: RunContent, stored: StoredContent | None = None) -> dict[str, str]:
+    """The drawings that the page shows of a run, by name, each an SVG."""
+    named = {f"forest-{kind}": svg.forest(words, [(marked(system), system[kind], system[f"{kind}_interval"])
+                                                  for system in run.systems])
+             for kind, words in (("macro_f1", "macro-F1, %"), ("accuracy", "accuracy, %"))} if run.systems else {}
+    if run.calibration and len(run.answers.keys):
+        named |= calibration_drawings(run.calibration, run.mark)
+    if run.curves:
+        named["learning-macro_f1"] = svg.curves("validation macro-F1, %" + run.mark,
+                                                [(e, f1) for e, _, f1 in run.curves], percent=True)
+        named["learning-loss"] = svg.curves("training loss" + run.mark, [(e, loss) for e, loss, _ in run.curves],
+                                            percent=False)
+    if stored and stored.embedding:
+        named["map"] = embedding_drawing(run, stored.embedding)
+    return named
+
+
+def paper_drawings(run: RunContent, stored: StoredContent | None) -> dict[str, str]:
+    """The drawings that are written as files: also the confusion matrices, numbered as the table of all systems has
+    them, which are tables on the page."""
+    confusions = {f"confusion-{number}": confusion_drawing(system, run.classes)
+                  for number, system in enumerate(run.systems, 1)}
+    return drawings(run, stored) | confusions
+
+
+def write_drawings(folder: Path, named: Mapping[str, str]) -> list[Path]:
+    """Write each as NAME.svg, and as NAME.png where resvg-py is installed.
+
+    resvg draws the very SVG, in a wheel of 1.4 MB without dependencies; matplotlib (40 MB) would want all drawn twice.
+    Raises InputError if there is no font to write with.
+    """
+    png = can_write_png()
+    if png:
+        _require_a_font()
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, drawing in named.items():
+        files.append(folder / f"{name}.svg")
+        alone = _standing_alone(drawing)
+        write_text(files[-1], alone)
+        if png:
+            files.append(folder / f"{name}.png")
+            with published(files[-1]) as temporary:
+                temporary.write_bytes(_png(alone))
+    return files
+
+
+def can_write_png() -> bool:
+    """True if resvg-py is installed."""
+    try:
+        import resvg_py  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _standing_alone(drawing: str) -> str:
+    """With colours in place of the page's variables, which other programs than browsers do not know."""
+    literal = re.sub(r"var\(--\w+, (#[0-9a-f]+)\)", r"\1", drawing)
+    return literal.replace('font-family="system-ui, sans-serif"', f'font-family="{FONTS}"')
+
+
+def _require_a_font() -> None:
+    from resvg_py import svg_to_bytes
+
+    letter = Image.open(io.BytesIO(svg_to_bytes(LETTER, background="#ffffff"))).convert("L")
+    if min(letter.tobytes()) > 128:  # where no font fits, resvg leaves words out without a word
+        raise InputError("--figures: this machine has no font to write PNG files with: install one "
+                         "(Debian: apt install fonts-dejavu-core)")
+
+
+def _png(drawing: str) -> bytes:
+    from resvg_py import svg_to_bytes
+
+    content = io.BytesIO()
+    picture = Image.open(io.BytesIO(svg_to_bytes(drawing, zoom=ZOOM, background="#ffffff")))
+    picture.convert("RGB").save(content, "PNG", dpi=(DPI, DPI))
+    return content.getvalue()
