@@ -17,6 +17,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON 
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store: a folder of feature files.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the same verb wrote there with other "
                                                              "settings; other files stay.")]
+Tensorboard = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for TensorBoard, too.")]
 Stores = Annotated[list[Path], typer.Argument(metavar="STORE...", help="Stores; the first one's faces are scored.")]
 
 
@@ -42,6 +43,7 @@ def fuse(
     preset: Annotated[str, typer.Option(help="default; paper: its Fig. 1; authors: what they ran.")] = "default",
     config: Annotated[Path | None, typer.Option(help="Settings from a TOML, or from a run's run.json.")] = None,
     overwrite: Overwrite = False,
+    tensorboard: Tensorboard = None,
     as_json: Json = False,
 ) -> Report:
     """Train a head on cached features: each backbone alone, then their fusion, in one table."""
@@ -49,7 +51,7 @@ def fuse(
     from twofold.fuse.settings import resolve
 
     settings = resolve(preset=preset, config=config, changes=changes)
-    return run_fuse(stores, settings, out=out, overwrite=overwrite, say=say)
+    return run_fuse(stores, settings, out=out, overwrite=overwrite, tensorboard=tensorboard, say=say)
 
 
 @app.command()
@@ -80,12 +82,13 @@ def sweep(
     out: Annotated[Path, typer.Option(help="Folder of the sweep; the same one continues it.")] = Path("runs/sweep"),
     jobs: Annotated[int, typer.Option(min=0, help="Processes at once; 0: one a core.")] = 0,
     overwrite: Overwrite = False,
+    tensorboard: Tensorboard = None,
     as_json: Json = False,
 ) -> Report:
     """Many heads: subsets of backbones x heads x settings, one leaderboard by validation."""
     from twofold.fuse.sweep.sweep import sweep as run_sweep
 
-    return run_sweep(stores, config, out=out, jobs=jobs, overwrite=overwrite, say=say)
+    return run_sweep(stores, config, out=out, jobs=jobs, overwrite=overwrite, tensorboard=tensorboard, say=say)
 
 
 def bench_fuse(

@@ -25,6 +25,7 @@ from twofold.fuse.experiment import (
 from twofold.fuse.features.features import FusedFeatures
 from twofold.fuse.forward import member_scores
 from twofold.fuse.runs.run_folder import check_out, check_replaceable
+from twofold.fuse.runs.tensorboard import check_tensorboard, write_curves, write_figures
 from twofold.fuse.runs.write_run import inputs_record, predictions_csv, run_record, write_run
 from twofold.fuse.scores import metrics
 from twofold.fuse.scores.scored_head import Figures, ScoredHead, against, figures
@@ -77,15 +78,18 @@ class Fusion:
 
 
 def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, overwrite: bool = False,
-         say: Say = lambda text: None) -> Fusion:
+         tensorboard: Path | None = None, say: Say = lambda text: None) -> Fusion:
     """Train settings.head on each subset and on all streams, score once on test, and write the run to `out`.
 
     overwrite: replace a run of other settings, features or labels; one of the same is replaced by its like anyway.
+    tensorboard: a folder for the learning curves of the fusion and the figures of all systems.
     Raises InputError or CacheError for what a person must mend, before anything is written.
     """
     started = time.perf_counter()
     if out:
         check_out(out)
+    if tensorboard:
+        check_tensorboard()
     experiment = prepare(stores, settings)
     settings, features = experiment.settings, experiment.features
     if out and not overwrite:
@@ -110,6 +114,9 @@ def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, overwr
                             crops=[line for store in stores for line in crop_lines(Store(store).manifest_path)])
         write_run(out, record=record, metrics=fusion.record(), trained=trained, seen=seen_by(experiment),
                   predictions=predictions_csv(features, heads[-1], _validation(experiment, trained)))
+    if tensorboard:
+        write_curves(tensorboard, [each.history for each in trained])
+        write_figures(tensorboard, fusion.record()["systems"])
     return fusion
 
 

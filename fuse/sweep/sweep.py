@@ -23,6 +23,7 @@ from twofold.data.host.toml_file import read_toml
 from twofold.fuse.experiment import prepare, subsets, train_singles, train_subset
 from twofold.fuse.fuse import Fusion, fuse
 from twofold.fuse.runs.run_folder import check_out
+from twofold.fuse.runs.tensorboard import check_tensorboard, write_curves, write_trial
 from twofold.fuse.settings import Settings, settings_from
 from twofold.fuse.sweep import ablation
 from twofold.fuse.tables.columns import columns, percent
@@ -103,17 +104,20 @@ class Sweep:
 
 
 def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, overwrite: bool = False,
-          say: Callable[[str], None]) -> Sweep:
+          tensorboard: Path | None = None, say: Callable[[str], None]) -> Sweep:
     """Run all trials of a TOML, continue where an earlier sweep into `out` was stopped, train the best as a run.
 
     jobs: processes at once, 0 = one a core. Each finished trial is a small file in out/trials, so a kill loses only
     what was under way; a failed trial is a row with its reason, and is tried again by the next sweep.
+    tensorboard: a folder for settings and score of each trial, the learning curves of those trained now, and the best.
     overwrite: put this sweep in place of another, whose trials are removed; one that has more trials continues it.
     Raises InputError for a configuration that makes no sense, and for a folder that holds something else.
     """
     from joblib import Parallel, delayed
 
     started = time.perf_counter()
+    if tensorboard:
+        check_tensorboard()
     planned = plan(config, stores)
     wanted, varied = planned.trials, planned.varied
     inputs = _inputs(stores)
@@ -125,7 +129,8 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, ove
     todo = [(name, settings) for name, settings in zip(names, wanted, strict=True) if name not in finished]
     jobs = min(jobs or os.cpu_count() or 1, max(len(todo), 1))
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    calls = (delayed(_try)(list(stores), out, name, settings, threads, planned.ablation) for name, settings in todo)
+    calls = (delayed(_try)(list(stores), out, name, settings, threads, planned.ablation, tensorboard)
+             for name, settings in todo)
     results = cast(Iterable[Trial], Parallel(n_jobs=jobs, return_as="generator_unordered")(calls))
     for number, trial in enumerate(results, 1):
         finished[trial.name] = trial
@@ -133,12 +138,16 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, ove
     trials = sorted(finished.values(), key=lambda trial: (bool(trial.error), -trial.score, trial.name))
     write_text(out / "leaderboard.csv", _leaderboard(trials, varied))
     good = [trial for trial in trials if not trial.error]
+    if tensorboard:
+        for trial in good:
+            write_trial(tensorboard / trial.name, trial.settings, trial.score)
     rows, best = [], None
     if planned.ablation:
         done = [finished[name] for name in names if not finished[name].error]
         rows = ablation.rows(wanted[0], [(trial.settings, trial.scored or {}, trial.score) for trial in done])
     elif good:
-        best = fuse(stores, settings_from(good[0].settings), out=out / "best", overwrite=True, say=say)
+        best = fuse(stores, settings_from(good[0].settings), out=out / "best", overwrite=True,
+                    tensorboard=tensorboard / "best" if tensorboard else None, say=say)
     return Sweep(out, trials, len(wanted) - len(todo), best, varied, time.perf_counter() - started, tuple(rows))
 
 
@@ -197,7 +206,8 @@ def _chosen(word: object, stores: Sequence[Path], common: dict, config: Path) ->
     raise InputError(f"{config}: backbones is {word!r}: {ADVICE}")
 
 
-def _try(stores: list[Path], out: Path, name: str, record: dict, threads: int, ablated: bool) -> Trial:
+def _try(stores: list[Path], out: Path, name: str, record: dict, threads: int, ablated: bool,
+         tensorboard: Path | None) -> Trial:
     """Train one setting and keep its validation score; test faces are looked at in an ablation only."""
     import torch
 
@@ -210,6 +220,8 @@ def _try(stores: list[Path], out: Path, name: str, record: dict, threads: int, a
         trained = train_subset(experiment, everything, train_singles(experiment))
         score, error = float(np.mean([each.val_macro_f1 for each in trained])), ""
         scored = ablation.scored(experiment, trained) if ablated else None
+        if tensorboard:
+            write_curves(tensorboard / name, [each.history for each in trained])
     except (InputError, CacheError) as failure:
         score, error = float("nan"), str(failure)
     except Exception as failure:  # one bad setting must not end the night's sweep: it is a row with its reason
