@@ -40,7 +40,7 @@ def extract(
     max_failures: Annotated[int, typer.Option(min=-1, help="Stop once more faces than this fail; -1 never.")] = -1,
     part_rows: Annotated[int, typer.Option(min=1, help="Faces that a crash repeats at most.")] = 2048,
     replace_manifest: Annotated[bool, typer.Option(
-        "--replace-manifest", help="Take a manifest that shares no face with the store's.")] = False,
+        "--replace-manifest", help="Take another dataset's manifest; compares every image.")] = False,
     retry_failures: Annotated[bool, typer.Option("--retry-failures", help="Try failed faces again.")] = False,
     recheck: Annotated[bool, typer.Option("--recheck", help="Hash every image; recompute changed ones.")] = False,
     with_logits: Annotated[bool, typer.Option("--with-logits", help="Insist on backbones' own classifiers.")] = False,

@@ -24,7 +24,8 @@ class ExtractOptions:
 
     workers: decoding threads, 0 for one a core; shard: `i/n`, counted from 0, or empty for all; max_failures: stop
     once more faces than this have failed, -1 for never; part_rows: what a crash repeats at most; with_logits: refuse
-    to begin unless the classifiers that weights bring along can be kept; replace_manifest: also of another dataset.
+    to begin unless the classifiers that weights bring along can be kept; replace_manifest: also by another dataset's,
+    in which case every image is compared as by recheck.
     """
 
     workers: int = 0

@@ -11,8 +11,9 @@ from twofold.cache.parts.assemble import assemble
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.data.images.decode import FACE
-from twofold.data.images.sources import Faces, image_hashes, open_faces, parse_roots, require_roots
+from twofold.data.images.sources import Faces, open_faces, parse_roots, require_roots
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
+from twofold.extract.dataset import compared_with_store
 from twofold.extract.engine.lanes import Tally
 from twofold.extract.engine.processes import Assignment, MissingRows, compute_on_devices, shared_out
 from twofold.extract.estimate import estimate
@@ -81,18 +82,20 @@ def open_place(request: Request) -> Place:
 
 
 def plan_all(place: Place, wanted: Sequence[WantedFile], options: ExtractOptions) -> list[FilePlan]:
-    """What each wanted file lacks. Raises InputError if there is something to compute, and roots cannot be meant."""
-    hashes = image_hashes(place.faces, place.keys, workers=options.workers) if options.recheck else None
+    """What each wanted file lacks.
+
+    Raises InputError if there is something to compute, and roots cannot be meant; CacheError if the store is another
+    dataset's.
+    """
+    hashes = compared_with_store(place.store, place.keys, place.faces, wanted, options)
     plans = plan(place.store, place.keys, wanted, options=options, hashes=hashes)
     if any(file.missing.any() for file in plans):
         require_roots(place.faces, place.keys)
     return plans
 
 
-def _keep_manifest(place: Place, *, replaced: bool) -> None:
+def _keep_manifest(place: Place) -> None:
     """Put the manifest into the store, unless it is there: a store that is complete may well be read-only."""
-    if not replaced:
-        place.store.require_same_dataset(place.keys)
     path, text = place.store.manifest_path, place.manifest.table.to_csv(index=False, lineterminator="\n")
     if not path.is_file() or path.read_bytes() != text.encode():
         place.store.path.mkdir(parents=True, exist_ok=True)
@@ -102,7 +105,7 @@ def _keep_manifest(place: Place, *, replaced: bool) -> None:
 def add_missing(place: Place, plans: Sequence[FilePlan], sources: Sequence[EncoderSource], encoders: Encoders,
                 devices: Sequence[str], options: ExtractOptions) -> Extraction:
     """Compute what the plans miss and finish the files that are whole by then. sources: of each plan's encoder."""
-    _keep_manifest(place, replaced=options.replace_manifest)
+    _keep_manifest(place)
     assignment = assignment_of(place, plans, sources, options)
     tally = Tally()
     if assignment.files:

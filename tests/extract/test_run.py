@@ -139,7 +139,9 @@ def test_a_changed_image_is_found_when_asked(cli, drawn, extract_args, tmp_path)
     keys = list(drawn.table.keys)
     (root / keys[7]).unlink()
     (root / keys[7]).write_bytes((root / keys[40]).read_bytes())
-    assert "nothing to compute" in cli(*args).stdout
+    refused = cli(*args)
+    assert refused.returncode == 2 and f"1 of the 20 keys that were compared (the first is '{keys[7]}')" in \
+        refused.stderr and "--recheck" in refused.stderr
     assert "1 computed" in cli(*args, "--recheck").stdout
     after = Store(tmp_path / "s").find("timm:test_vit").read()
     assert (np.abs(before - after).max(axis=1) > 0).nonzero()[0].tolist() == [2]
