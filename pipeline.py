@@ -116,6 +116,34 @@ def report(
 
 
 @app.command()
+def serve(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fuse` made.")],
+    host: Annotated[str, typer.Option(help="Listen there; not on this machine alone, and a token is asked for.")]
+    = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 7860,
+    examples: Annotated[Path | None, typer.Option(metavar="DIR", help="Offer these pictures for a click.")] = None,
+    threshold: Annotated[float, typer.Option(help="Less likely calls are 'uncertain'; the page can change it.")] = 0.5,
+    cropped: Annotated[bool, typer.Option("--cropped", help="All pictures are faces: take them as they are.")] = False,
+    detector: Annotated[Path | None, typer.Option(help="YuNet's ONNX file, where not in the weights folder.")] = None,
+    weights: Annotated[list[str] | None, typer.Option(help="NAME=PATH, where not in the weights folder.")] = None,
+    device: extract_cli.Device = "auto",
+    as_json: data_cli.Json = False,
+) -> Report:
+    """A live page for one run: drop a picture, use the camera or a video, see what each face shows."""
+    from twofold.extract.again.loaded import load_encoders
+    from twofold.fuse.runs.run import read_run
+    from twofold.fuse.serve.serve import ServeOptions
+    from twofold.fuse.serve.serve import serve as run_serve
+
+    options = ServeOptions(host=host, port=port, examples=examples, threshold=threshold, cropped=cropped,
+                           detector=detector)
+    trained = read_run(run)
+    return run_serve(trained, options, say=log.info, load=lambda: load_encoders(
+        [recipe for _, _, recipe in trained.streams], weights=weights or [], device=device.split(",")[0],
+        dims=trained.head.spec.dims).embed)
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fuse` made.")],
     out: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="A new folder.")],

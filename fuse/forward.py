@@ -31,11 +31,19 @@ def member_scores(
 ) -> MemberScores:
     """Run a head on these rows of the features, of which it takes the streams with these numbers, in order."""
     step = max(64, STEP // head.spec.members)
-    probabilities, shares, basic = [], [], []
-    for start in range(0, max(len(rows), 1), step):
-        output = head(torch.from_numpy(features.read(rows[start:start + step], streams)))
-        probabilities.append(output.logits.float().softmax(dim=-1).numpy())
-        shares += [] if output.gates is None else [output.gates.float().numpy()]
-        basic += [] if output.basic is None else [output.basic.float().softmax(dim=-1).numpy()]
-    return MemberScores(np.concatenate(probabilities, axis=1), np.concatenate(shares, axis=1) if shares else None,
+    blocks = [scores_of(head, features.read(rows[start:start + step], streams))
+              for start in range(0, max(len(rows), 1), step)]
+    shares = [block.shares for block in blocks if block.shares is not None]
+    basic = [block.basic for block in blocks if block.basic is not None]
+    return MemberScores(np.concatenate([block.probabilities for block in blocks], axis=1),
+                        np.concatenate(shares, axis=1) if shares else None,
                         np.concatenate(basic, axis=1) if basic else None)
+
+
+@torch.inference_mode()
+def scores_of(head: StandardisedHead, features: np.ndarray) -> MemberScores:
+    """The same of raw features (n, D) float32, or (M, n, D), other ones for each member."""
+    output = head(torch.from_numpy(features))
+    return MemberScores(output.logits.float().softmax(dim=-1).numpy(),
+                        None if output.gates is None else output.gates.float().numpy(),
+                        None if output.basic is None else output.basic.float().softmax(dim=-1).numpy())

@@ -17,6 +17,7 @@ ALLOWED = {
     "extract/doctor": {"twofold", "extract", "data", "torch", "PIL", "huggingface_hub", "filelock", "packaging"},
     "fuse/export": {"fuse", "data", "cache", "numpy", "torch", "onnx", "onnxruntime", "onnxscript"},
     "fuse/report": {"fuse", "data", "cache", "numpy", "torch", "sklearn", "PIL", "resvg_py"},
+    "fuse/serve": {"fuse", "data", "numpy", "PIL", "starlette", "uvicorn"},
     "fuse": {"fuse", "data", "cache", "numpy", "pandas", "torch", "sklearn", "joblib", "safetensors", "tqdm", "scipy"},
 }
 ANY_CLI = {"typer", "tqdm", "data", "twofold"}  #: verbs may take the nouns of `data`, and `Report` from the root

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGE = Path("fuse/serve/page")  #: what `serve` shows: files that are no modules
 
 
 def run(*words: object, cwd: Path, **env: str) -> str:
@@ -29,6 +30,7 @@ def installation(tmp_path_factory) -> Path:
     source = folder / "source"
     with (ROOT / "pyproject.toml").open("rb") as file:
         packages = tomllib.load(file)["tool"]["setuptools"]["packages"]
+    shutil.copytree(ROOT / PAGE, source / PAGE)
     for place in [Path(*package.split(".")[1:]) for package in packages]:
         (source / place).mkdir(parents=True, exist_ok=True)
         for path in (ROOT / place).glob("*.py"):
@@ -70,6 +72,12 @@ def test_every_module_is_in_the_wheel(installation):
                for path in (ROOT / folder).rglob("*.py")}
     assert {path.relative_to(library) for path in library.rglob("*.py")} == tracked | {Path("__init__.py"),
                                                                                      Path("pipeline.py")}
+
+
+def test_the_page_of_serve_is_in_the_wheel(installation):
+    library, = installation.glob("lib/python*/site-packages/twofold")
+    assert {path.name: path.read_bytes() for path in (library / PAGE).iterdir()} == {
+        path.name: path.read_bytes() for path in (ROOT / PAGE).iterdir()}
 
 
 def test_importing_it_loads_nothing_heavy(away):

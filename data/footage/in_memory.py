@@ -12,7 +12,7 @@ from tqdm import tqdm
 from twofold.data.errors import InputError
 from twofold.data.footage.ahead import ahead
 from twofold.data.footage.detection.detector_file import find_detector
-from twofold.data.footage.look import Look, Search, look
+from twofold.data.footage.look import Face, Look, Search, look
 from twofold.data.footage.rows import face_key, table
 from twofold.data.footage.settings import CropSettings, Sampling
 from twofold.data.footage.sources import Source
@@ -144,12 +144,17 @@ class Footage:
 
 def is_face(seen: Look) -> bool:
     """Whether a picture is a face already: one that fills it, or none that could be found in a very small one."""
-    if seen.source.video or not seen.size or seen.size[0] * seen.size[1] > FACE.pixels:
+    return not seen.source.video and bool(seen.size) and is_face_already(seen.size or (0, 0), seen.faces)
+
+
+def is_face_already(size: tuple[int, int], faces: Sequence[Face]) -> bool:
+    """The same of a picture of this width and height, by the faces in it, the largest first."""
+    width, height = size
+    if width * height > FACE.pixels:
         return False
-    width, height = seen.size
-    if not seen.faces:
+    if not faces:
         return max(width, height) <= SMALL
-    box = seen.faces[0].detection.box
+    box = faces[0].detection.box
     return box[2] >= FILLED[0] * width and box[3] >= FILLED[1] * height
 
 
@@ -163,18 +168,26 @@ def open_footage(sources: Sequence[Source], lines: Sequence[str], *, detector: P
     videos = any(source.video for source in sources)
     if treatment == "cropped" and not videos:
         return Footage(sources, None, treatment)
-    from twofold.data.footage.detection.detect import open_yunet
-    from twofold.data.footage.settings import read_line
-
     try:
-        model = open_yunet(find_detector(detector))
+        search = open_search(lines, detector=detector, sampling=sampling)
     except InputError as error:
         if detector or treatment == "detect" or videos:
             raise
         log.warning("warning: all pictures are taken for faces as they are; the answer for an uncropped one is worth "
                     "nothing (%s)", error)
         return Footage(sources, None, treatment)
-    settings = CropSettings()
+    return Footage(sources, search, treatment)
+
+
+def open_search(lines: Sequence[str], *, detector: Path | None, sampling: Sampling) -> Search:
+    """The detector, and settings that cut faces as those were that have these lines of crop settings.
+
+    A warning says where that is not quite so. Raises InputError where no detector is to be had.
+    """
+    from twofold.data.footage.detection.detect import open_yunet
+    from twofold.data.footage.settings import read_line
+
+    model, settings = open_yunet(find_detector(detector)), CropSettings()
     if lines:
         settings, digest = read_line(lines[0])
         if len(lines) > 1:
@@ -183,4 +196,4 @@ def open_footage(sources: Sequence[Source], lines: Sequence[str], *, detector: P
         if digest != model.sha256[:16]:
             log.warning("warning: the run's faces were found by another detector (%s, here %s)", digest,
                         model.sha256[:16])
-    return Footage(sources, Search(model, settings, sampling), treatment)
+    return Search(model, settings, sampling)

@@ -141,13 +141,20 @@ def _frame(source: Source, frame: Frame, search: Search, own: local) -> Look:
                 size=(image.shape[1], image.shape[0]))
 
 
-def _faces(image: np.ndarray, search: Search, own: local) -> tuple[Face, ...]:
+def faces_in(image: np.ndarray, detector: Detector, settings: CropSettings, *, most: int | None = None
+             ) -> tuple[tuple[Face, ...], int]:
+    """The faces of an (H, W, 3) BGR picture, the largest first, and how many smaller ones than `most` were left."""
+    detections = detector.detect(image)
     faces = []
-    for detection in _detector(search, own).detect(image):
-        crop = cut(image, detection, search.settings)
-        faces.append(Face(detection, encoded(crop, search.settings), round(crop.scale, 3), round(crop.padded, 3),
+    for detection in detections[:most]:
+        crop = cut(image, detection, settings)
+        faces.append(Face(detection, encoded(crop, settings), round(crop.scale, 3), round(crop.padded, 3),
                           round(crop.sharpness, 1)))
-    return tuple(faces)
+    return tuple(faces), len(detections) - len(faces)
+
+
+def _faces(image: np.ndarray, search: Search, own: local) -> tuple[Face, ...]:
+    return faces_in(image, _detector(search, own), search.settings)[0]
 
 
 def _detector(search: Search, own: local) -> Detector:

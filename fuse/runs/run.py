@@ -69,16 +69,20 @@ class Run:
         Raises InputError if they are of another recipe (another precision is only a note), CacheError if a backbone is
         missing.
         """
-        own = [stream["backbone"] for stream in self.record["streams"] if stream.get("folds")]
-        if own:
-            raise InputError(f"{self.path} was cross-validated with one encoder a fold ({', '.join(own)}), for its "
-                             "figures alone: to predict, fine-tune one encoder (`finetune` without --folds) and train "
-                             "a run on its features")
+        self.require_one_encoder_a_stream()
         streams = [stream_of_recipe(store, *stream, source=str(self.path)) for stream in self.streams]
         notes = [f"{stream.backbone}: other than what the run was trained on (there, here): "
                  + spelled(differences(recipe, stream.recipe)) for stream, (_, _, recipe)
                  in zip(streams, self.streams, strict=True) if stream.recipe.fingerprint != recipe.fingerprint]
         return join_streams([store], streams, taxonomy=self.taxonomy), notes
+
+    def require_one_encoder_a_stream(self) -> None:
+        """Raises InputError for a run whose folds had encoders of their own: none of them answers for a new face."""
+        own = [stream["backbone"] for stream in self.record["streams"] if stream.get("folds")]
+        if own:
+            raise InputError(f"{self.path} was cross-validated with one encoder a fold ({', '.join(own)}), for its "
+                             "figures alone: to predict, fine-tune one encoder (`finetune` without --folds) and train "
+                             "a run on its features")
 
     def scores(self, features: FusedFeatures, rows: np.ndarray) -> MemberScores:
         """What each member says of these rows of `features`."""

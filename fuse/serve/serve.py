@@ -1,0 +1,155 @@
+"""The verb `serve`: a run as a page on this machine, until Ctrl-C."""
+
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from twofold.data.errors import InputError
+from twofold.data.footage.in_memory import open_search
+from twofold.data.footage.picture import FaceFinder
+from twofold.data.footage.settings import Sampling
+from twofold.data.images.decode import PHOTOGRAPH
+from twofold.data.labels import BASIC
+from twofold.fuse.predict import TEACHING_BASICS
+from twofold.fuse.runs.run import Run
+from twofold.fuse.serve.access import Access, access_for
+from twofold.fuse.serve.desk import Bounds, Desk, Tally
+from twofold.fuse.serve.examples import find_examples
+from twofold.fuse.serve.recogniser import Embed, Recogniser
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """Where to listen and what to offer. port: 0 takes a free one; threshold: calls with less are 'uncertain' until
+    the page's slider says otherwise; cropped: every picture is one face; detector: its weights file, None to look."""
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+    examples: Path | None = None
+    threshold: float = 0.5
+    cropped: bool = False
+    detector: Path | None = None
+    bounds: Bounds = field(default_factory=Bounds)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise InputError(f"--threshold {self.threshold:g} is not a probability (0 to 1)")
+        if not 0 <= self.port <= 65_535:
+            raise InputError(f"--port {self.port} is not between 0 (a free one) and 65535")
+        if self.cropped and self.detector:
+            raise InputError("--cropped takes pictures for faces as they are: leave out --detector")
+
+
+@dataclass(frozen=True)
+class Served:
+    """What was served, once it is over."""
+
+    url: str
+    tally: Tally
+
+    def record(self) -> dict[str, Any]:
+        return {"url": self.url} | asdict(self.tally)
+
+    def text(self) -> str:
+        refused = f", {self.tally.refused} refused" if self.tally.refused else ""
+        return f"served {self.tally.pictures} pictures with {self.tally.faces} faces{refused}"
+
+
+def serve(run: Run, options: ServeOptions, *, load: Callable[[], Embed], say: Callable[[str], None]) -> Served:
+    """Serve the run until Ctrl-C or SIGTERM. load: the encoders of its streams, called once.
+
+    Raises InputError, before anything is served, where a library, weights, the detector, examples or the port are not
+    to be had.
+    """
+    uvicorn = _require_uvicorn()
+    from twofold.fuse.serve.app import Site, application
+
+    run.require_one_encoder_a_stream()
+    examples = find_examples(options.examples, most_bytes=options.bounds.bytes)
+    access = access_for(options.host)
+    with _listen(options.host, options.port) as listener, _ended_by_signals():
+        url, tally = _url(listener, options.host, access), Tally()
+        recogniser = Recogniser(run, open_finder(run, options), load(), options.bounds.faces)
+        recogniser.warm_up()
+        desk = Desk(recogniser.recognise, options.bounds, tally)
+        site = Site(access, desk, examples, facts(run, options, looks=recogniser.finder.looks))
+        listener.listen()  # before the address is said: whoever is quick waits, and is not refused
+        say(f"open {url} (Ctrl-C ends it)" if access.token is None else
+            f"open {url} (Ctrl-C ends it). Whoever has this address may send pictures, over a line that is not "
+            "encrypted; browsers give their camera to localhost only")
+        uvicorn.Server(uvicorn.Config(
+            application(site), log_level="warning", access_log=False, lifespan="off", http="h11", ws="none",
+            server_header=False, proxy_headers=False, timeout_keep_alive=10, timeout_graceful_shutdown=3,
+            limit_concurrency=200)).run(sockets=[listener])
+    return Served(url.partition("?")[0], tally)
+
+
+def facts(run: Run, options: ServeOptions, *, looks: bool) -> dict[str, Any]:
+    """What the page says of the run."""
+    return {
+        "name": run.path.resolve().name, "classes": run.taxonomy.classes, "taxonomy": run.taxonomy.name,
+        "head": run.kind, "members": run.head.spec.members, "streams": run.stream_names,
+        "untrained": [name for name, (_, _, recipe) in zip(run.stream_names, run.streams, strict=True)
+                      if recipe.untrained],
+        "basic": BASIC if run.kind in TEACHING_BASICS else [], "threshold": options.threshold, "looks": looks,
+        "bounds": {"bytes": options.bounds.bytes, "faces": options.bounds.faces, "pixels": PHOTOGRAPH.pixels},
+    }
+
+
+def open_finder(run: Run, options: ServeOptions) -> FaceFinder:
+    """As the run's faces were cropped. Raises InputError where no detector is to be had."""
+    if options.cropped:
+        return FaceFinder(None)
+    try:
+        return FaceFinder(open_search(run.record.get("crops", []), detector=options.detector, sampling=Sampling()))
+    except InputError as error:
+        raise InputError(f"{error}; or --cropped takes every picture for one face as it is") from None
+
+
+def _require_uvicorn() -> Any:
+    try:
+        import starlette  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        import uvicorn
+    except ImportError:
+        raise InputError("serving a page needs starlette and uvicorn: pip install 'twofold[serve]'") from None
+    return uvicorn
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket bound to the address. Raises InputError where that cannot be."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise InputError(f"--host {host}: {error.strerror or error}") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise InputError(f"cannot listen on {host} port {port} ({error.strerror}): choose another --port, or 0 for a "
+                         "free one") from None
+    return listener
+
+
+def _url(listener: socket.socket, host: str, access: Access) -> str:
+    """What to open: the name of this machine where it listens on all interfaces."""
+    port = listener.getsockname()[1]
+    name = host if host not in ("0.0.0.0", "::") else socket.gethostname()
+    name = f"[{name}]" if ":" in name else name
+    return f"http://{name}:{port}/" + (f"?token={access.token}" if access.token else "")
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end what is within, as it is meant to end. uvicorn raises them again once it is done."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,130 @@
+"""A run on drawn faces, and servers of it that are real but for the terminal: a socket, uvicorn, a thread."""
+
+import http.client
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from PIL import Image
+
+import twofold
+from tests.data.footage.films import BLOBS, still
+from twofold.data.drawn.dataset import draw_dataset
+from twofold.data.footage.look import Search
+from twofold.data.footage.picture import FaceFinder
+from twofold.data.footage.settings import CropSettings, Sampling
+from twofold.data.labels import taxonomy
+from twofold.data.manifest import write_manifest
+from twofold.extract.again.loaded import load_encoders
+from twofold.fuse.runs.run import Run, read_run
+from twofold.fuse.serve.access import Access
+from twofold.fuse.serve.app import Site, application
+from twofold.fuse.serve.desk import Bounds, Desk, Tally
+from twofold.fuse.serve.examples import Examples
+from twofold.fuse.serve.recogniser import Recogniser
+from twofold.fuse.serve.serve import ServeOptions, facts
+
+NETWORKS = {"timm:test_resnet": "random:0", "timm:test_vit": "random:0"}
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> Path:
+    """A folder with `faces/`, their manifest, `store/` and runs of two untrained encoders: `gated/` and `paper/`."""
+    folder = tmp_path_factory.mktemp("drawn")
+    table = draw_dataset(folder / "faces", taxonomy=taxonomy("cexpr7"), per_class=10, size=48, seed=3)
+    write_manifest(table, folder / "faces.csv")
+    store = twofold.Faces(folder / "faces.csv", root=folder / "faces").extract(
+        folder / "store", backbones=list(NETWORKS), weights=NETWORKS, device="cpu", precision="fp32")
+    for head in ("gated", "paper"):
+        store.fuse(out=folder / head, head=head, epochs=2, hidden=16, projection=8, seeds=2, batch_size=64, lr=3e-3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recogniser(drawn) -> Recogniser:
+    """Takes every picture for one face."""
+    return Recogniser(read_run(drawn / "gated"), FaceFinder(None), embed_of(read_run(drawn / "gated")), 8)
+
+
+@pytest.fixture(scope="session")
+def finding(recogniser) -> Recogniser:
+    """Finds red and green heads."""
+    search = Search(BLOBS, CropSettings(size=48), Sampling())
+    return replace(recogniser, finder=FaceFinder(search))
+
+
+def embed_of(run: Run) -> Callable:
+    return load_encoders([recipe for _, _, recipe in run.streams], weights=[], device="cpu",
+                         dims=run.head.spec.dims).embed
+
+
+def picture(*heads: tuple, width: int = 160, height: int = 96, kind: str = "PNG") -> bytes:
+    """An image file with heads as `still` draws them."""
+    return encoded(Image.fromarray(still(*heads, width=width, height=height)), kind)
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that runs. tally: what it did so far."""
+
+    port: int
+    tally: Tally
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict, bytes]:
+        """Status, headers and body of the answer; `_` in a header's name stands for a hyphen."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body, named, encode_chunked=not isinstance(body, bytes | None))
+            answer = connection.getresponse()
+            return answer.status, dict(answer.getheaders()), answer.read()
+        finally:
+            connection.close()
+
+    def recognise(self, content: Any, **headers: str) -> tuple[int, dict]:
+        status, _, body = self.ask("POST", "/recognise", content, **headers)
+        return status, json.loads(body)
+
+
+@pytest.fixture
+def served() -> Iterator[Callable[..., Served]]:
+    """Start a server of a recogniser, which ends with the test."""
+    servers = []
+
+    def start(recogniser: Recogniser, *, bounds: Bounds | None = None, token: str | None = None,
+              examples: Examples | None = None, threshold: float = 0.5) -> Served:
+        desk = Desk(recogniser.recognise, bounds or Bounds())
+        options = ServeOptions(bounds=desk.bounds, threshold=threshold)
+        site = Site(Access(token), desk, examples or Examples(), facts(recogniser.run, options, looks=True))
+        server = uvicorn.Server(uvicorn.Config(application(site), port=0, log_level="warning", access_log=False,
+                                               lifespan="off", http="h11", ws="none"))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        servers.append((server, thread, desk))
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        return Served(server.servers[0].sockets[0].getsockname()[1], desk.tally)
+
+    yield start
+    for server, thread, desk in servers:
+        server.should_exit = True
+        thread.join()
+        desk.close()
