@@ -139,18 +139,20 @@ class Store:
         return Features(join([Folder(self.path)], backbones=list(backbones), views=list(views),
                              taxonomy=find_taxonomy(classes)).loaded())
 
-    def fuse(self, *, out: Path | str | None = None, preset: str = "default", **settings: Any) -> pd.DataFrame:
+    def fuse(self, *, out: Path | str | None = None, overwrite: bool = False, preset: str = "default", **settings: Any
+             ) -> pd.DataFrame:
         """Train a head on each backbone and on all; their figures, a row a system, the fusion last. As the verb `fuse`.
 
-        settings: as the options of the verb, such as head="gated", folds=5, seeds=10. out: the folder of the run.
-        Raises InputError or CacheError for what cannot be.
+        settings: as the options of the verb, such as head="gated", folds=5, seeds=10. out: the folder of the run;
+        overwrite: a run of other settings there. Raises InputError or CacheError for what cannot be.
         """
         import pandas as pd
 
         from twofold.fuse.fuse import fuse
         from twofold.fuse.settings import resolve
 
-        fusion = fuse([self.path], resolve(preset=preset, changes=settings), out=Path(out) if out else None)
+        fusion = fuse([self.path], resolve(preset=preset, changes=settings), out=Path(out) if out else None,
+                      overwrite=overwrite)
         return pd.DataFrame([_row(figures.record(fusion.classes.classes)) for figures in fusion.heads])
 
 

@@ -64,6 +64,7 @@ def predict(
     timeline: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Videos: draw the scores over time.")] = None,
     annotate: Annotated[Path | None, typer.Option(metavar="OUT.mp4", help="One video: draw the answers into it.")]
     = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older table and drawings.")] = False,
     device: extract_cli.Device = "auto",
     as_json: data_cli.Json = False,
 ) -> Report | int:
@@ -79,10 +80,10 @@ def predict(
 
     trained = read_run(run)
     options = PredictOptions(top=top, threshold=threshold, smooth=smooth, basic=basic, template=submission,
-                             fill=fill_videos)
-    check_options(options, trained, out)
+                             fill=fill_videos, overwrite=overwrite)
+    check_options(options, trained, out, inputs=inputs)
     watch = Watch(cropped=cropped, detect=detect, detector=detector, fps=fps, every=every)
-    drawing = Drawing(timeline=timeline, annotate=annotate)
+    drawing = Drawing(timeline=timeline, annotate=annotate, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
         faces = extract_inputs(
             inputs, [recipe for _, _, recipe in trained.streams], crops=trained.record.get("crops", []), watch=watch,
@@ -90,7 +91,8 @@ def predict(
             device=device, dims=trained.head.spec.dims, submission=submission is not None)
         if faces.stopped_by:
             return 128 + faces.stopped_by
-        predictions = run_predict(trained, faces.store, options, out=out, faults=faces.faults, say=log.info)
+        predictions = run_predict(trained, faces.store, options, out=out, inputs=inputs, faults=faces.faults,
+                                  say=log.info)
     drawing.draw(faces.sources, out, trained.taxonomy.classes)
     return predictions
 
@@ -104,6 +106,7 @@ def report(
     root: Annotated[list[str] | None, typer.Option(metavar="DIR", help="Show the faces listed: where they lie, or "
                                                                        "NAME=DIR for each data set.")] = None,
     store: Annotated[Path | None, typer.Option(metavar="STORE", help="The store that the runs were scored on.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older page, and drawings.")] = False,
     as_json: data_cli.Json = False,
 ) -> Report:
     """Tables and pictures of runs on one page: figures with intervals, confusions, calibration, learning, errors."""
@@ -112,7 +115,7 @@ def report(
     from twofold.fuse.report.report import report as run_report
 
     return run_report(runs, out=out, figures=figures, root=parse_roots(root) if root else None, store=store,
-                      licences_of=licences)
+                      licences_of=licences, overwrite=overwrite)
 
 
 @app.command()
@@ -147,13 +150,15 @@ def serve(
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fuse` made.")],
     out: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="A new folder.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older export.")] = False,
     as_json: data_cli.Json = False,
 ) -> Report:
     """A run for others: its head as ONNX, and a model card with figures, encoders, licences and limits."""
     from twofold.extract.networks.presets import PRESETS
     from twofold.fuse.export.export import export as run_export
 
-    return run_export(run, out, licences={preset.name: preset.licence for preset in PRESETS})
+    return run_export(run, out, licences={preset.name: preset.licence for preset in PRESETS},
+                      overwrite=overwrite)
 
 
 @app.command()

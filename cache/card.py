@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twofold.cache.atomic import write_text
 from twofold.cache.errors import CacheError
 from twofold.cache.report import listing
 from twofold.cache.store import Store
@@ -20,11 +19,12 @@ COUNTED = ("split", "basic", "compound")
 
 @dataclass(frozen=True)
 class Card:
-    """The page that was written."""
+    """The page of a store, and where it belongs."""
 
     path: Path
     files: int
     faces: int
+    page: str
 
     def record(self) -> dict[str, Any]:
         return {"card": str(self.path), "files": self.files, "faces": self.faces}
@@ -33,21 +33,15 @@ class Card:
         return f"{self.path}: {self.files} feature files of {self.faces:,} faces; `cache push` sends it along"
 
 
-def write_card(path: Path) -> Card:
-    """Write or renew the card of a store.
-
-    Raises CacheError for a store without readable feature files, and where a README.md stands that is not ours.
-    """
+def card_of(path: Path) -> Card:
+    """The card of a store. Raises CacheError for one without readable feature files."""
     store = Store(path)
     files = listing(path).record()["files"]
     if not files:
         raise CacheError(f"{path}: no feature files to describe")
-    place = store.path / CARD
-    if place.exists() and not is_card(place.read_text(encoding="utf-8", errors="replace")):
-        raise CacheError(f"{place} is not a card that Twofold wrote: move it away first")
     rows = _rows(store)
-    write_text(place, "\n".join([*_metadata(store, len(rows)), "", *_page(store, files, rows), ""]))
-    return Card(place, len(files), len(rows))
+    page = "\n".join([*_metadata(store, len(rows)), "", *_page(store, files, rows), ""])
+    return Card(store.path / CARD, len(files), len(rows), page)
 
 
 def is_card(text: str) -> bool:

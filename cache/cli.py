@@ -17,7 +17,8 @@ app = typer.Typer(no_args_is_help=True, help="Look at, check, combine and move s
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of text.")]
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store: a folder of feature files.")]
 Url = Annotated[str, typer.Argument(metavar="URL", help="A folder, ssh://, sftp://, s3://, ...; http(s):// to read.")]
-Replace = Annotated[bool, typer.Option("--replace", help="Replace files of the same name and other contents.")]
+Replace = Annotated[bool, typer.Option("--overwrite", "--replace", help="Replace files of the same name and other "
+                                                                        "contents.")]
 
 
 @app.command("ls")
@@ -107,11 +108,19 @@ def cache_diff(
 
 
 @app.command("card")
-def cache_card(store: StorePath, as_json: Json = False) -> Report:
+def cache_card(
+    store: StorePath,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older card of ours.")] = False,
+    as_json: Json = False,
+) -> Report:
     """Write STORE/README.md, the page that the Hugging Face hub shows of a pushed store."""
-    from twofold.cache.card import write_card
+    from twofold.cache.card import card_of, is_card
+    from twofold.data.host.outputs import Kind, Output, head_of
 
-    return write_card(store)
+    card = card_of(store)
+    kind = Kind("a card that Twofold wrote", lambda path: is_card(head_of(path)), repeatable=True)
+    Output(card.path, kind, overwrite).write_text(card.page)
+    return card
 
 
 @app.command("push")

@@ -22,16 +22,17 @@ manifest_app = typer.Typer(no_args_is_help=True, help="Index a dataset into a ta
 
 def writable(output: Path | None) -> Path | None:
     """Refuse an output that is something else than a manifest before anything is read."""
-    from twofold.data.manifest import require_output
+    from twofold.data.manifest import manifest_output
 
     if output is not None:
-        require_output(output)
+        manifest_output(output).check()
     return output
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of text.")]
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="FACES.csv", callback=writable,
                                        help="The manifest to write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another manifest that is there.")]
 Map = Annotated[list[str] | None, typer.Option("--map", metavar="OLD=NEW",
                                                help="A label or folder by another name (repeatable).")]
 Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The dataset's folder or archive; keys are relative to it.")]
@@ -50,6 +51,7 @@ def manifest_csv(
     classes: Annotated[str, typer.Option(help="Taxonomy, or FILE.toml, whose names or numbers the labels are.")] = "",
     from_zero: Annotated[bool, typer.Option("--from-zero", help="Numbers are places in its order, from 0.")] = False,
     rename: Map = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> Report:
     """Any CSV table; say which column is what. Columns called split, basic, compound, group are taken as they are."""
@@ -60,7 +62,7 @@ def manifest_csv(
     own = find_taxonomy(classes) if classes else None
     return write_faces(read_csv(table, key=key, split=split, basic=basic, compound=compound, group=group, classes=own,
                                 from_zero=from_zero, names=parse_map(rename or [], known=own.classes if own else ())),
-                       output, [table], classes=own)
+                       output, [table], overwrite=overwrite, classes=own)
 
 
 @manifest_app.command("folder")
@@ -68,6 +70,7 @@ def manifest_folder(
     root: Root, output: Output,
     classes: Annotated[str, typer.Option(help="Taxonomy, or FILE.toml, whose names or numbers the folders have.")] = "",
     rename: Map = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> Report:
     """Class folders: split/class/*.jpg or class/*.jpg."""
@@ -78,7 +81,7 @@ def manifest_folder(
 
     own = find_taxonomy(classes) if classes else None
     return write_faces(read_dataset(root, partial(read_folder, classes=own, names=parse_map(
-        rename or [], known=own.classes if own else ()))), output, classes=own)
+        rename or [], known=own.classes if own else ()))), output, overwrite=overwrite, classes=own)
 
 
 @manifest_app.command("rafdb")
@@ -86,22 +89,23 @@ def manifest_rafdb(
     root: Root, output: Output,
     part: Annotated[str, typer.Option(help="basic, compound or both.")] = "compound",
     images: Annotated[str, typer.Option(help="aligned or original.")] = "aligned",
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> Report:
     """RAF-DB: the folder that holds basic/ and compound/, as published or repackaged into class folders."""
     from twofold.data.images.archive_paths import read_dataset
     from twofold.data.readers.rafdb import read_rafdb
 
-    return write_faces(read_dataset(root, partial(read_rafdb, part=part, images=images)), output)
+    return write_faces(read_dataset(root, partial(read_rafdb, part=part, images=images)), output, overwrite=overwrite)
 
 
 @manifest_app.command("rafce")
-def manifest_rafce(root: Root, output: Output, as_json: Json = False) -> Report:
+def manifest_rafce(root: Root, output: Output, overwrite: Overwrite = False, as_json: Json = False) -> Report:
     """RAF-CE: the folder that holds RAFCE_emolabel.txt and aligned/."""
     from twofold.data.images.archive_paths import read_dataset
     from twofold.data.readers.rafce import read_rafce
 
-    return write_faces(read_dataset(root, read_rafce), output)
+    return write_faces(read_dataset(root, read_rafce), output, overwrite=overwrite)
 
 
 @manifest_app.command("affectnet")
@@ -110,6 +114,7 @@ def manifest_affectnet(
     classes: Annotated[str, typer.Option(help="basic8, or basic7 without contempt.")] = "basic8",
     val_as: Annotated[str, typer.Option(help="test makes its official validation set the test split.")] = "val",
     crop: Annotated[Path | None, typer.Option(help="Older release: write the faces, cut out, to this folder.")] = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> Report:
     """AffectNet: train_set/ and val_set/ of 2021, or the older training.csv and validation.csv."""
@@ -121,7 +126,7 @@ def manifest_affectnet(
         from twofold.data.images.crops import crop_faces
 
         faces = crop_faces(faces, root, crop)
-    return write_faces(faces, output)
+    return write_faces(faces, output, overwrite=overwrite)
 
 
 @manifest_app.command("fer2013")
@@ -131,6 +136,7 @@ def manifest_fer2013(
     ferplus: Annotated[Path | None, typer.Option(help="fer2013new.csv: votes for basic and compound labels.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Only the clearer compound labels.")] = False,
     unpack: Annotated[Path | None, typer.Option(help="Write the faces as PNG files to this folder.")] = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> Report:
     """FER2013, with the votes of FER+: faces are read from inside the csv."""
@@ -139,7 +145,7 @@ def manifest_fer2013(
 
     faces = read_fer2013(root, ferplus=ferplus, strict=strict)
     return write_faces(run_unpack(faces, root, unpack) if unpack is not None else faces, output,
-                       [path for path in (root, ferplus) if path])
+                       [path for path in (root, ferplus) if path], overwrite=overwrite)
 
 
 @manifest_app.command("cexpr")
@@ -149,6 +155,7 @@ def manifest_cexpr(
     annotation: Annotated[Path | None, typer.Option(help="True classes: a table as the template, or a folder.")] = None,
     crop: Annotated[Path | None, typer.Option(help="ROOT holds videos: crop them to this folder.")] = None,
     detector: Annotated[Path | None, typer.Option(help="Of --crop: YuNet's ONNX file.")] = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> Report:
     """C-EXPR-DB (ABAW): a folder of cropped frames for each video, or the videos themselves."""
@@ -160,13 +167,13 @@ def manifest_cexpr(
 
         root = crop_challenge(root, template, crop, detector)
     return write_faces(read_dataset(root, partial(read_cexpr, template=template, annotation=annotation)), output,
-                       [path for path in (template, annotation) if path])
+                       [path for path in (template, annotation) if path], overwrite=overwrite)
 
 
 @manifest_app.command("merge")
 def manifest_merge(
     parts: Annotated[list[str], typer.Argument(metavar="NAME=FACES.csv...", help="Manifests; NAME goes before keys.")],
-    output: Output, as_json: Json = False,
+    output: Output, overwrite: Overwrite = False, as_json: Json = False,
 ) -> Report:
     """Several manifests into one; extract it with --root NAME=DIR for each."""
     from twofold.data.errors import InputError
@@ -177,7 +184,7 @@ def manifest_merge(
     if not all(name and path for name, _, path in named) or len({name for name, _, _ in named}) < len(named):
         raise InputError("manifests to merge are given as NAME=FACES.csv, each name once")
     return write_faces(merge({name: read_manifest(Path(path)) for name, _, path in named}), output,
-                       [Path(path) for _, _, path in named])
+                       [Path(path) for _, _, path in named], overwrite=overwrite)
 
 
 @manifest_app.command("split")
@@ -191,6 +198,7 @@ def manifest_split(
     target: Annotated[str, typer.Option(help="Labels in proportion: compound, basic, your column; auto.")] = "auto",
     rename: Annotated[list[str] | None, typer.Option(metavar="OLD=NEW", help="Only rename splits: val=test.")] = None,
     seed: int = 0,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> Report:
     """Split anew: classes in proportion, no group (subject, video, duplicates) on two sides."""
@@ -204,12 +212,12 @@ def manifest_split(
     if rename:
         if folds or only or drop_leaks:
             raise InputError("--rename only gives splits other names: leave out --folds, --only and --drop-leaks")
-        return write_faces(rename_splits(table, rename), output, [faces])
+        return write_faces(rename_splits(table, rename), output, [faces], overwrite=overwrite)
     if drop_leaks and only:
         table = without_leaks(table, only)
     divided = (fold(table, folds=folds, target=target, seed=seed, only=only) if folds
                else resplit(table, val=val, test=test, target=target, seed=seed, only=only))
-    return write_faces(divided, output, [faces])
+    return write_faces(divided, output, [faces], overwrite=overwrite)
 
 
 @manifest_app.command("classes")
@@ -231,6 +239,7 @@ def manifest_check(
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="GROUPED.csv", callback=writable,
                                                     help="Where --group-duplicates writes to.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 takes one a core.")] = 0,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> Report:
     """Missing and damaged files, duplicates, and what leaks across splits."""
@@ -240,35 +249,37 @@ def manifest_check(
     from twofold.data.audit.check import group_duplicates as grouped
     from twofold.data.errors import InputError
     from twofold.data.images.sources import open_faces, parse_roots, require_roots
-    from twofold.data.manifest import read_manifest, require_output, write_manifest
+    from twofold.data.manifest import manifest_output, read_manifest, save_manifest
 
     if (output is not None) != group_duplicates:
         raise InputError("-o is where --group-duplicates writes the grouped manifest: give both or neither")
-    if output is not None:
-        require_output(output, inputs=[faces])
+    place = manifest_output(output, overwrite=overwrite, inputs=[faces]) if output else None
+    if place:
+        place.check()
     table, source = read_manifest(faces), open_faces(parse_roots(root))
     require_roots(source, table.keys)
     with tqdm(total=len(table), unit="face", disable=None) as bar:
         findings = check(table, source, workers=workers, progress=bar.update)
-    if output is not None:
-        write_manifest(grouped(findings), output)
+    if place:
+        save_manifest(grouped(findings), place)
         log.info("sets of (near-)identical faces are groups now -> %s", output)
     return findings
 
 
 def write_faces(
-    faces: Manifest, output: Path, inputs: Sequence[Path] = (), *, classes: Taxonomy | None = None,
+    faces: Manifest, output: Path, inputs: Sequence[Path] = (), *, overwrite: bool, classes: Taxonomy | None = None,
 ) -> Indexed:
     """Write a manifest; what its reader noticed is logged."""
     from twofold.data.errors import InputError
     from twofold.data.keys import look_alikes
-    from twofold.data.manifest import require_output, write_manifest
+    from twofold.data.manifest import manifest_output, save_manifest
     from twofold.data.summary import Indexed
 
-    require_output(output, inputs=inputs)
+    place = manifest_output(output, overwrite=overwrite, inputs=inputs)
+    place.check()
     for note in (*faces.notes, *look_alikes(faces.keys)):
         log.warning("warning: %s", note)
     if not len(faces):
         raise InputError(f"no faces: {output} is not written")
-    write_manifest(faces, output)
+    save_manifest(faces, place)
     return Indexed(faces, output, tuple(dict.fromkeys(("basic", "compound", *([classes.target] if classes else [])))))

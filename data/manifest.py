@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from twofold.data.errors import InputError
-from twofold.data.host.csv_files import read_table, write_table
+from twofold.data.host.csv_files import read_table, save_table, write_table
+from twofold.data.host.outputs import Kind, Output, columns_of
 from twofold.data.keys import key_fault
 from twofold.data.labels import BASIC, pair
 
@@ -65,21 +66,19 @@ def write_manifest(faces: Manifest, path: Path) -> None:
     write_table(faces.table, path)
 
 
-def require_output(path: Path, *, inputs: Sequence[Path] = ()) -> None:
-    """Refuse to write a manifest over what is no manifest, or over one of the inputs. Raises InputError."""
-    if not path.exists():
-        return
-    for source in inputs:
-        if source.exists() and path.samefile(source):
-            raise InputError(f"{path} is the input: name another output, so that nothing of it is lost")
-    if path.is_dir():
-        raise InputError(f"{path}: cannot be written: it is a folder")
-    if not path.is_file():
-        raise InputError(f"{path}: cannot be written: it is not a regular file")
-    with path.open("rb") as file:
-        header = file.readline(1 << 16).decode("utf-8-sig", "replace").strip()
-    if header and tuple(header.replace('"', "").split(",")[:len(COLUMNS)]) != COLUMNS:
-        raise InputError(f"{path} is there already and is no manifest: name another output, or take it away")
+def manifest_output(path: Path, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> Output:
+    """A manifest to be written, by the rule of data/host/outputs.py."""
+    return Output(path, Kind("a manifest", _is_manifest, repeatable=True), overwrite, inputs)
+
+
+def save_manifest(faces: Manifest, output: Output) -> None:
+    """Write a manifest as UTF-8 CSV, whole or not at all. Raises InputError if it cannot be written there."""
+    with output.writing() as temporary:
+        save_table(faces.table, temporary)
+
+
+def _is_manifest(path: Path) -> bool:
+    return tuple(columns_of(path)[:len(COLUMNS)]) == COLUMNS
 
 
 def _check(column: pd.Series, fault: Callable[[str], str], source: str) -> None:

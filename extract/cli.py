@@ -16,6 +16,7 @@ weights_app = typer.Typer(no_args_is_help=True, help="Which weights each backbon
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of text.")]
 Backbones = Annotated[str, typer.Option(help="Comma-separated: presets, timm:NAME, torchvision:NAME, onnx:PATH.")]
 Views = Annotated[str, typer.Option(help="Comma-separated: original, flip, enhanced1, enhanced2.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an older file of the same verb.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; `extract` takes several: cuda:0,cuda:1.")]
 PRESETS = "vit_mae,posterv2,resnet18,resnet50"
 
@@ -52,6 +53,7 @@ def extract(
     slurm_script: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the job script, submit nothing.")]
     = None,
     slurm_tasks: Annotated[int, typer.Option(help="Tasks of the array job, a shard each.")] = 4,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older job script.")] = False,
     as_json: Json = False,
 ) -> Report:
     """Run each backbone once over all faces and write the embeddings."""
@@ -77,9 +79,11 @@ def extract(
     if shard:
         raise InputError("--slurm gives each task its shard: leave out --shard")
     open_place(request)  # a wrong manifest or root is said here and not by every task
-    words = spelled(context, without=("slurm", "slurm_script", "slurm_tasks", "shard", "as_json"))
+    words = spelled(context, without=("slurm", "slurm_script", "slurm_tasks", "shard", "overwrite", "as_json"))
     script = script_of(words, options=slurm or "", tasks=slurm_tasks, file=str(slurm_script or "FILE"))
-    return write_script(slurm_script, script, tasks=slurm_tasks) if slurm_script else submit(script, tasks=slurm_tasks)
+    if slurm_script is None:
+        return submit(script, tasks=slurm_tasks)
+    return write_script(slurm_script, script, tasks=slurm_tasks, overwrite=overwrite)
 
 
 def spelled(context: typer.Context, *, without: Collection[str]) -> list[str]:
@@ -123,6 +127,7 @@ def finetune(
     minutes: Annotated[float, typer.Option(min=0, help="Between states on disk, from which a stopped one goes on.")]
     = 5.0,
     tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard, too.")] = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> Report:
     """Train a backbone on labelled faces; `extract --weights NAME=FILE` takes what it writes."""
@@ -133,7 +138,8 @@ def finetune(
     origin = weights.removeprefix(f"{backbone}=") if weights else None
     return run_finetune(Request(
         manifest=faces, roots=root, backbone=backbone, weights=origin, out=out, device=device, memory_gb=memory_gb,
-        settings=resolve(preset=preset, chosen=changes), minutes=minutes, tensorboard=tensorboard))
+        settings=resolve(preset=preset, chosen=changes), minutes=minutes, tensorboard=tensorboard,
+        overwrite=overwrite))
 
 
 @weights_app.command("ls")
@@ -163,12 +169,13 @@ def weights_convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A weights file of any kind.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where to write it, as .safetensors.")],
     classes: Annotated[str, typer.Option(help="Order of its classes: a data set, taxonomy or names.")] = "",
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> Report:
     """Turn a published file into plain data, and say what was in it; nothing in it is run."""
     from twofold.extract.weights.convert import convert
 
-    return convert(source, out, classes=classes)
+    return convert(source, out, classes=classes, overwrite=overwrite)
 
 
 

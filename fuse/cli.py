@@ -15,8 +15,8 @@ app = typer.Typer()
 
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of text.")]
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store: a folder of feature files.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the same verb wrote there with other "
-                                                             "settings; other files stay.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the same verb wrote there before; "
+                                                             "other files stay.")]
 Tensorboard = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for TensorBoard, too.")]
 Stores = Annotated[list[Path], typer.Argument(metavar="STORE...", help="Stores; the first one's faces are scored.")]
 

@@ -12,6 +12,7 @@ from twofold.cache.format.featurefile import BLOCK_ROWS
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.data.footage.challenge import challenge_frames
+from twofold.data.host.outputs import Output
 from twofold.data.images.sources import NO_FACE_SUFFIX
 from twofold.data.manifest import read_manifest
 from twofold.data.readers.cexpr import frames_of
@@ -19,9 +20,9 @@ from twofold.fuse.experiment import Say
 from twofold.fuse.features.features import FusedFeatures
 from twofold.fuse.runs.run import Run
 from twofold.fuse.tables.figures import UNTRAINED
-from twofold.fuse.tables.predictions import PLACES, PredictOptions, ScoredFaces, write_predictions
+from twofold.fuse.tables.predictions import PLACES, PredictOptions, ScoredFaces, table_output, write_predictions
 from twofold.fuse.video.smoothing import smoothed, window
-from twofold.fuse.video.submission import answered, template_keys, write_submission
+from twofold.fuse.video.submission import answered, submission_output, template_keys, write_submission
 
 ALONE = "::alone"  #: the series of rows that nothing comes before or after; no source's name has a colon
 TEACHING_BASICS = ("paper", "zeroshot")  #: heads that predict the basic expression on the way
@@ -54,16 +55,17 @@ class Predictions:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
-def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, faults: Sequence[str] = (),
-            say: Say = lambda text: None) -> Predictions:
+def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, inputs: Sequence[Path] = (),
+            faults: Sequence[str] = (), say: Say = lambda text: None) -> Predictions:
     """Predict every face of the store's manifest (of the template, if any) and write `out`, whole or not at all.
 
-    faults: what is known already to be wrong with the inputs, a sentence each.
+    inputs: what the faces come from, which `out` must not be; faults: what is known already to be wrong with them, a
+    sentence each.
 
     Raises InputError if the store's features are of another recipe than the run's (another precision is only a note),
     or no face has features; CacheError if a backbone is missing.
     """
-    check_options(options, run, out)
+    output = check_options(options, run, out, inputs=inputs)
     place = Store(store)
     if options.template:
         table = pd.DataFrame({"key": template_keys(options.template, run.taxonomy), "group": ""})
@@ -73,7 +75,7 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, faults
     places = table[list(PLACES)].to_numpy(object) if set(PLACES) <= set(table) else np.empty((len(keys), 0), object)
     if all(key.endswith(NO_FACE_SUFFIX) for key in keys):
         nobody = _nobody(run, keys, groups, places)
-        written = write_predictions(out, [nobody], options, classes=run.taxonomy.classes, streams=())
+        written = write_predictions(output, [nobody], options, classes=run.taxonomy.classes, streams=())
         return Predictions(out, written.rows, 0, 0, dict(written.calls), list(faults), len(faults))
     features, notes = run.features(place)
     notes += [*([UNTRAINED] if run.untrained else []), *faults]
@@ -86,12 +88,12 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, faults
         say(f"warning: {note}")
     blocks = _blocks(run, features, keys, groups, places, rows)
     if options.template:
-        return _submit(run, options, options.template, out, blocks, notes, len(faults))
+        return _submit(run, options, options.template, output, blocks, notes, len(faults))
     if options.smooth:
         faces, faceless = _smooth(_whole(blocks), window(options.smooth))
         notes += [f"no face in {len(faceless)} videos: {', '.join(faceless[:10])}"] if faceless else []
         blocks = iter([faces])
-    written = write_predictions(out, blocks, options, classes=run.taxonomy.classes,
+    written = write_predictions(output, blocks, options, classes=run.taxonomy.classes,
                                 streams=run.stream_names)
     if written.left_out:
         notes += [f"{written.left_out} faces have no features and are left out",
@@ -125,8 +127,8 @@ def _answering(store: Store, asked: list[str], keys: np.ndarray) -> list[str]:
     return frames_of(asked, keys)
 
 
-def check_options(options: PredictOptions, run: Run, out: Path) -> None:
-    """Raises InputError now, rather than after an extraction, for what cannot be done with this run."""
+def check_options(options: PredictOptions, run: Run, out: Path, *, inputs: Sequence[Path]) -> Output:
+    """The file to be written. Raises InputError now, rather than after an extraction, for what cannot be done."""
     classes = run.taxonomy.classes
     window(options.smooth or "none")
     if not 0 <= options.threshold <= 1:
@@ -142,8 +144,10 @@ def check_options(options: PredictOptions, run: Run, out: Path) -> None:
             raise InputError("a submission has one class a row: leave out --top, --threshold and --basic")
     elif options.fill:
         raise InputError("--fill-videos goes with --submission TEMPLATE")
-    if out.is_dir() or not out.parent.is_dir():
-        raise InputError(f"{out}: cannot be written: {'it is a folder' if out.is_dir() else 'no such folder'}")
+    output = (submission_output(out, options.template, overwrite=options.overwrite, inputs=inputs) if options.template
+              else table_output(out, overwrite=options.overwrite, inputs=inputs))
+    output.check()
+    return output
 
 
 def _blocks(run: Run, features: FusedFeatures, keys: np.ndarray, groups: np.ndarray, places: np.ndarray,
@@ -192,14 +196,14 @@ def _smooth(faces: ScoredFaces, weights: np.ndarray) -> tuple[ScoredFaces, list[
     return replace(faces, scores=scores, basic=basic), faceless
 
 
-def _submit(run: Run, options: PredictOptions, template: Path, out: Path, blocks: Iterator[ScoredFaces],
+def _submit(run: Run, options: PredictOptions, template: Path, out: Output, blocks: Iterator[ScoredFaces],
             notes: list[str], faults: int) -> Predictions:
     faces = _whole(blocks)
     scores = answered(faces.scores, faces.keys.tolist(), window(options.smooth or "none"), fill=options.fill)
     calls = scores.argmax(axis=1)
     write_submission(template, out, [run.taxonomy.numbers[call] for call in calls])
     counts = Counter(run.taxonomy.classes[call] for call in calls)
-    return Predictions(out, len(calls), int((~faces.present).sum()), 0, dict(counts), notes, faults)
+    return Predictions(out.path, len(calls), int((~faces.present).sum()), 0, dict(counts), notes, faults)
 
 
 def _seen(run: Run, features: FusedFeatures) -> list[str]:

@@ -118,7 +118,7 @@ def test_a_picture_that_its_face_fills_is_taken_as_it_is_and_the_answer_is_that_
     crop = ready / "cropped/images/03.png.0.png"
     for options, said in (([], "1 taken as they are"), (["--cropped"], "1 taken as they are"),
                           (["--detect"], "1 cropped to 1 faces")):
-        done = cli("predict", run, crop, "-o", tmp_path / "out.csv", *options)
+        done = cli("predict", run, crop, "-o", tmp_path / "out.csv", "--overwrite", *options)
         assert done.returncode == 0 and said in done.stderr
     cli("predict", run, crop, "-o", tmp_path / "crop.csv")
     cli("predict", run, ready / "photos/03.png", "-o", tmp_path / "whole.csv")
@@ -210,10 +210,10 @@ def test_without_a_detector_pictures_are_answered_with_a_warning_and_videos_are_
 def test_drawings_that_cannot_be_are_refused_before_the_work(cli, ready, tmp_path):
     run, video = run_of(cli, ready), two_people(tmp_path / "a.mp4")
     for arguments, reason in (([ready / "photos", "--timeline", tmp_path / "t.png"], "no video"),
-                              ([video, "--annotate", video], "is an input"),
+                              ([video, "--annotate", video], "is the input"),
                               ([video, "--timeline", tmp_path / "t.jpg"], ".png"),
                               ([video, two_people(tmp_path / "b.mp4"), "--annotate", tmp_path / "c.mp4"], "one video"),
-                              ([video, "--annotate", tmp_path / "gone/c.mp4"], "no such folder")):
+                              ([video, "--annotate", tmp_path / "gone/c.mp4"], "its folder is missing")):
         done = cli("predict", run, *arguments, "-o", tmp_path / "out.csv")
         assert done.returncode == 2 and reason in done.stderr and not (tmp_path / "out.csv").exists()
     assert video.stat().st_size > 1000

@@ -8,7 +8,6 @@ again. So a key such as `-a.jpg` stays what it is for us, and is text for everyb
 import contextlib
 import csv
 import io
-import os
 import re
 import uuid
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import Protocol
 import pandas as pd
 
 from twofold.data.errors import InputError, first_line
+from twofold.data.host.outputs import sync
 
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -61,9 +61,15 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write text columns as UTF-8 CSV, whole or not at all. Raises InputError if there can be no such file."""
     if not path.parent.is_dir() or path.is_dir():
         raise InputError(f"{path}: cannot be written: {'it is a folder' if path.is_dir() else 'its folder is missing'}")
+    with replacing(path) as temporary:
+        save_table(table, temporary)
+
+
+def save_table(table: pd.DataFrame, path: Path) -> None:
+    """Write text columns as UTF-8 CSV to a name that nobody else looks at."""
     cells = table.apply(lambda column: to_cells(column.tolist()))
     returns = any("\r" in cell for name in cells.columns for cell in cells[name])  # pandas leaves those unquoted
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         cells.to_csv(file, index=False, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
 
 
@@ -94,18 +100,10 @@ def replacing(path: Path, *, synced: bool = True) -> Iterator[Path]:
     try:
         yield temporary
         if synced:
-            _sync(temporary)
+            sync(temporary)
         temporary.replace(path)
         if synced:
-            _sync(path.parent)
+            sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

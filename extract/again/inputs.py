@@ -71,7 +71,7 @@ def extract_inputs(
     """
     faces = inputs[0] if len(inputs) == 1 else None
     if faces and (faces.suffix.lower() == ".csv" or any(faces.glob("*.h5"))):
-        if watch != Watch() or drawing != Drawing(None, None):
+        if watch != Watch() or drawing.wanted:
             raise InputError(f"{faces} holds faces: --cropped, --detect, --detector, --fps, --every, --timeline and "
                              "--annotate go with photographs and videos")
         if not faces.is_dir():

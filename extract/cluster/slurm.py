@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from twofold.data.errors import InputError
+from twofold.data.host.outputs import Kind, Output, head_of
 
 WARNING_SECONDS = 60  #: before the time limit, at which a task finishes its batches and asks for another turn
 OURS = ("--array", "-a", "--dependency", "-d", "--requeue", "--no-requeue", "--signal", "--wrap")
@@ -41,6 +42,10 @@ if [ -n "$again" ] && [ "$code" -eq 143 ]; then
 fi
 exit "$code"
 """
+
+
+JOB_SCRIPT = Kind("a job script of `extract`", lambda path: "# Twofold: submit this file" in head_of(path),
+                  repeatable=True)
 
 
 @dataclass(frozen=True)
@@ -85,11 +90,9 @@ def script_of(words: Sequence[str], *, options: str, tasks: int, file: str) -> s
                          command=command, file=shlex.quote(file))
 
 
-def write_script(path: Path, text: str, *, tasks: int) -> Submission:
+def write_script(path: Path, text: str, *, tasks: int, overwrite: bool = False) -> Submission:
     """Raises InputError if there is another file already."""
-    if path.exists() and "# Twofold: submit this file" not in path.read_text(encoding="utf-8", errors="replace"):
-        raise InputError(f"{path} is there and not a script that Twofold wrote: choose another --slurm-script")
-    path.write_text(text, encoding="utf-8")
+    Output(path, JOB_SCRIPT, overwrite).write_text(text)
     return Submission(tasks, str(path))
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from twofold.data.errors import InputError
+from twofold.data.host.outputs import Output
 from twofold.data.images.sources import Faces, image_hashes, open_faces, parse_roots, require_roots
 from twofold.data.manifest import Manifest, read_manifest
 from twofold.extract.devices import parse_device, resolve_precision
-from twofold.extract.finetune.history import to_tensorboard, write_history
+from twofold.extract.finetune.history import history_output, history_path, to_tensorboard, write_history
 from twofold.extract.finetune.memory import keep_freed_memory
-from twofold.extract.finetune.output import finished, taught_faces, write_weights
+from twofold.extract.finetune.output import finished, taught_faces, weights_output, write_weights
 from twofold.extract.finetune.pixels import Pictures, free_memory, read_pictures
 from twofold.extract.finetune.processes import Processes, launched
 from twofold.extract.finetune.report import FinetuneReport, FoldsReport
@@ -45,6 +46,7 @@ class Request:
     minutes: float = 5.0
     tensorboard: Path | None = None
     progress: bool = True
+    overwrite: bool = False  #: weights of another fine-tuning at the same place
 
 
 def finetune(request: Request) -> FinetuneReport | FoldsReport:
@@ -55,7 +57,8 @@ def finetune(request: Request) -> FinetuneReport | FoldsReport:
     """
     folds = request.settings.folds
     outs = [fold_path(request.out, fold, folds) for fold in range(folds)] if folds else [request.out]
-    check_out(request.out, exists_too=not folds)
+    for out in outs:
+        check_out(out, overwrite=request.overwrite, inputs=_inputs(request))
     manifest, faces = read_manifest(request.manifest), open_faces(parse_roots(request.roots))
     with launched(parse_device(request.device)) as (processes, device):
         if device.type == "cpu":
@@ -70,14 +73,17 @@ def finetune(request: Request) -> FinetuneReport | FoldsReport:
         return FoldsReport(tuple(reports))
 
 
-def check_out(out: Path, *, exists_too: bool) -> None:
+def check_out(out: Path, *, overwrite: bool, inputs: Sequence[Path]) -> None:
     """Raises InputError now rather than after training if the weights cannot be written to `out`."""
     if out.suffix != ".safetensors":
         raise InputError(f"{out}: weights are written as safetensors, so give --out that suffix")
-    if not out.parent.is_dir():
-        raise InputError(f"{out}: its folder does not exist")
-    if exists_too and out.exists():
-        raise InputError(f"{out} exists: choose another --out")
+    weights_output(out, overwrite=overwrite, inputs=inputs).check()
+    history_output(history_path(out)).check()
+
+
+def _inputs(request: Request) -> list[Path]:
+    """The files that are read: the manifest, and the weights to start from where they are a file."""
+    return [request.manifest, *([Path(request.weights)] if request.weights else [])]
 
 
 def fold_path(out: Path, fold: int, folds: int) -> Path:
@@ -93,10 +99,11 @@ def _finetuned(request: Request, manifest: Manifest, faces: Faces, out: Path, fo
     origin = start(request.backbone, weights=request.weights, folder=weights_folder(), settings=settings)
     pictures, sides = _read(request, manifest, faces, origin, sides)
     training = _training(request, origin, pictures, sides, out, fold, processes, device)
-    done = finished(out, training.name) if out.exists() else None
+    output = weights_output(out, overwrite=request.overwrite, inputs=_inputs(request))
+    done = finished(output, training.name)
     outcome = done or run(training, progress_bar=request.progress)
     if processes.first and not done:
-        _write(request, manifest, origin, training, outcome, out, fold)
+        _write(request, manifest, origin, training, outcome, output, fold)
     return FinetuneReport(out=out, start=origin.weights, name=origin.name, settings=settings, sides=sides,
                           outcome=outcome, precision=training.precision, seconds=time.perf_counter() - began,
                           failures=pictures.failures, first=processes.first)
@@ -139,7 +146,8 @@ def _training(request: Request, origin: Start, pictures: Pictures, sides: Sides,
     return Training(
         name=hashlib.sha256(content.encode()).hexdigest(), learner=origin.learner, pictures=pictures, sides=sides,
         odds=_odds(sides, settings), targets=targets, settings=settings, precision=precision, device=device,
-        processes=processes, state=out.with_suffix(".state"), minutes=request.minutes)
+        processes=processes, state=out.with_suffix(".state"), minutes=request.minutes,
+        overwrite=request.overwrite)
 
 
 def _odds(sides: Sides, settings: Settings) -> np.ndarray | None:
@@ -164,11 +172,11 @@ def _digest_of(pictures: Pictures, sides: Sides) -> str:
     return total.hexdigest()
 
 
-def _write(request: Request, manifest: Manifest, origin: Start, training: Training, outcome: Outcome, out: Path,
+def _write(request: Request, manifest: Manifest, origin: Start, training: Training, outcome: Outcome, output: Output,
            fold: int) -> None:
     progress = outcome.progress
     if progress.history:
-        write_history(out.with_suffix(".history.csv"), progress.history)
+        write_history(history_output(history_path(output.path)), progress.history)
         if request.tensorboard:
             to_tensorboard(request.tensorboard, progress.history)
     if outcome.stopped_by or not progress.best:
@@ -177,7 +185,7 @@ def _write(request: Request, manifest: Manifest, origin: Start, training: Traini
     taught = taught_faces([training.pictures.sha256[row] for row in rows],
                           manifest.table["group"].to_numpy(object)[rows], fold=fold, folds=request.settings.folds,
                           training=_fold_set(manifest, origin, request.settings))
-    write_weights(out, origin, progress, request.settings, taught,
+    write_weights(output, origin, progress, request.settings, taught,
                   {"training": training.name, "diverged": str(outcome.diverged)})
     training.state.unlink(missing_ok=True)
 

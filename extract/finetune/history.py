@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from twofold.cache.atomic import write_text
+from twofold.data.host.outputs import Kind, Output, columns_of
 from twofold.extract.finetune.training.scores import Score
+
+BOARD = ".twofold-finetune"  #: ends the names of TensorBoard's files of ours
+HISTORY = Kind("a history of `finetune`", lambda path: columns_of(path)[:4] == ["epoch", "loss", "rate", "val_loss"])
 
 
 @dataclass(frozen=True)
@@ -43,26 +46,39 @@ class Epoch:
         return cls(**{**record, "scores": scores})
 
 
-def write_history(path: Path, epochs: Sequence[Epoch]) -> None:
+def history_path(weights: Path) -> Path:
+    """Where the history of a file of weights stands: beside it, and replaced with it."""
+    return weights.with_suffix(".history.csv")
+
+
+def history_output(path: Path) -> Output:
+    """The table of epochs, by the rule of data/host/outputs.py."""
+    return Output(path, HISTORY, overwrite=True)
+
+
+def write_history(output: Output, epochs: Sequence[Epoch]) -> None:
     """A row an epoch."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(epochs[0].row()), lineterminator="\n")
     writer.writeheader()
     writer.writerows(epoch.row() for epoch in epochs)
-    write_text(path, text.getvalue())
+    output.write_text(text.getvalue())
 
 
 def to_tensorboard(folder: Path, epochs: Sequence[Epoch]) -> None:
-    """The same for TensorBoard, from the first epoch on. Raises InputError with the line that installs it."""
+    """The same for TensorBoard, from the first epoch on, in place of an earlier one of ours.
+
+    Raises InputError with the line that installs it.
+    """
     from twofold.data.errors import InputError
 
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard") from None
-    for old in folder.glob("events.out.tfevents.*"):
+    for old in folder.glob(f"events.out.tfevents.*{BOARD}"):
         old.unlink()
-    with SummaryWriter(str(folder)) as board:
+    with SummaryWriter(str(folder), filename_suffix=BOARD) as board:
         for epoch in epochs:
             for name, value in epoch.row().items():
                 if name != "epoch":

@@ -11,16 +11,24 @@ import numpy as np
 from safetensors.torch import save_file
 from torch import nn
 
-from twofold.cache.atomic import published
 from twofold.cache.format.taught import TaughtFaces
 from twofold.data.errors import InputError
+from twofold.data.host.outputs import Kind, Output
 from twofold.extract.finetune.history import Epoch
 from twofold.extract.finetune.settings import Settings, record_of
 from twofold.extract.finetune.start import Start
 from twofold.extract.finetune.state import Progress
 from twofold.extract.finetune.training.loop import Outcome
 from twofold.extract.weights.finetuned import PREPROCESSING, classes_record, preprocessing_text, tensors_of
-from twofold.extract.weights.read import read_checkpoint
+from twofold.extract.weights.read import read_checkpoint, safetensors_metadata
+
+MARK = "twofold finetune"
+WEIGHTS = Kind("a file of `finetune`", lambda path: safetensors_metadata(path).get("made_by") == MARK, repeatable=True)
+
+
+def weights_output(path: Path, *, overwrite: bool, inputs: Sequence[Path]) -> Output:
+    """The file of weights, by the rule of data/host/outputs.py: one of the same training stays."""
+    return Output(path, WEIGHTS, overwrite, inputs)
 
 
 def taught_faces(sha256: Sequence[str], groups: Sequence[str], *, fold: int, folds: int, training: str) -> TaughtFaces:
@@ -30,7 +38,7 @@ def taught_faces(sha256: Sequence[str], groups: Sequence[str], *, fold: int, fol
     return TaughtFaces(_rows(images, 32), _rows(names, 16), fold=fold, folds=folds, training=training)
 
 
-def write_weights(path: Path, start: Start, progress: Progress, settings: Settings, taught: TaughtFaces,
+def write_weights(output: Output, start: Start, progress: Progress, settings: Settings, taught: TaughtFaces,
                   extra: dict[str, str]) -> None:
     """Write the best epoch's weights whole or not at all: the encoder's entries under its architecture's own names, the
     classifiers and whom they were taught with under names of ours; metadata: DESIGN.md, section 3."""
@@ -39,7 +47,7 @@ def write_weights(path: Path, start: Start, progress: Progress, settings: Settin
     tensors = {name: value() for name, value in start.entries.items()} | tensors_of(heads, taught)
     best = progress.history[progress.best_epoch]
     metadata = {
-        "made_by": "twofold finetune", "backbone": start.name, "architecture": start.architecture.name,
+        "made_by": MARK, "backbone": start.name, "architecture": start.architecture.name,
         PREPROCESSING: preprocessing_text(start.architecture.preprocessing), "started_from": start.weights,
         **classes_record(settings.taxonomies),
         "settings": json.dumps(record_of(settings), sort_keys=True),
@@ -48,16 +56,24 @@ def write_weights(path: Path, start: Start, progress: Progress, settings: Settin
     }
     if taught.folds:
         metadata |= {"fold": str(taught.fold), "folds": str(taught.folds), "fold_set": taught.training}
-    with published(path) as temporary:
+    with output.writing() as temporary:
         save_file({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary,
                   metadata=metadata)
 
 
-def finished(path: Path, training: str) -> Outcome:
-    """What the training of a weights file came to. Raises InputError if the file is not of this training."""
+def finished(output: Output, training: str) -> Outcome | None:
+    """What the training of a weights file that is there came to; None if there is none, or one to be replaced.
+
+    Raises InputError if the file is not of this training and may not be replaced.
+    """
+    path = output.path
+    if not path.exists():
+        return None
     checkpoint = read_checkpoint(path)
     if checkpoint.metadata.get("training") != training:
-        raise InputError(f"{path} exists and is not of this training: choose another --out")
+        if output.overwrite:
+            return None
+        raise InputError(f"{path} exists and is of another training: --overwrite replaces it, or choose another --out")
     history = [Epoch.from_record(record) for record in json.loads(checkpoint.metadata["history"])]
     best = max(range(len(history)), key=lambda place: (history[place].score, -place))
     progress = Progress(epoch=len(history), history=history, best_epoch=best, best=checkpoint.tensors)

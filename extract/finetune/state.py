@@ -47,8 +47,12 @@ def save_state(path: Path, progress: Progress, training: str, parts: Mapping[str
         torch.save({"format": FORMAT, "training": training, "progress": record, "states": states}, file)
 
 
-def load_state(path: Path, training: str, parts: Mapping[str, Any], *, device: torch.device) -> Progress | None:
-    """Go on from `path`, where there is such a file. Raises InputError if it is of another training or damaged."""
+def load_state(path: Path, training: str, parts: Mapping[str, Any], *, device: torch.device,
+               overwrite: bool = False) -> Progress | None:
+    """Go on from `path`, where there is such a file; overwrite: not from one of another training, which is replaced.
+
+    Raises InputError if it is of another training or damaged.
+    """
     if not path.exists():
         return None
     try:
@@ -58,6 +62,8 @@ def load_state(path: Path, training: str, parts: Mapping[str, Any], *, device: t
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
         reason = first_line(error, most=120)
         raise InputError(f"{path}: the state of an earlier training does not read back ({reason}): remove it") from None
+    if state["training"] != training and overwrite:
+        return None
     if state["training"] != training:
         raise InputError(f"{path} is the state of a training with other settings, faces or weights: go on with those, "
                          "remove it, or choose another --out")

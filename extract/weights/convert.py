@@ -3,10 +3,10 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from twofold.cache.atomic import published
 from twofold.data.errors import InputError
+from twofold.data.host.outputs import Kind, Output
 from twofold.extract.weights.class_orders import class_order
-from twofold.extract.weights.read import Checkpoint, file_sha256, read_checkpoint
+from twofold.extract.weights.read import Checkpoint, file_sha256, read_checkpoint, safetensors_metadata
 from twofold.extract.weights.recognise import guess
 
 
@@ -41,24 +41,28 @@ class Conversion:
         return "\n".join(lines)
 
 
-def convert(source: Path, target: Path, *, classes: str = "") -> Conversion:
+CONVERTED = Kind("a file of `weights convert`", lambda path: "source_sha256" in safetensors_metadata(path),
+                 repeatable=True)
+
+
+def convert(source: Path, target: Path, *, classes: str = "", overwrite: bool = False) -> Conversion:
     """Write the weights of `source` as safetensors, whole or not at all.
 
-    classes: the order of the checkpoint's classes as `class_order` takes it, kept in the file. Raises
-    InputError for a source without weights, an unknown order, or a target with another suffix.
+    classes: the order of the checkpoint's classes as `class_order` takes it, kept in the file; overwrite: an
+    older conversion. Raises InputError for a source without weights, an unknown order, or a target with another suffix.
     """
     from safetensors.torch import save_file
 
     if target.suffix != ".safetensors":
         raise InputError(f"{target}: the converted file is safetensors, so give it that suffix")
-    if not target.parent.is_dir():
-        raise InputError(f"{target}: its folder does not exist")
+    output = Output(target, CONVERTED, overwrite, [source])
+    output.check()
     checkpoint = read_checkpoint(source)
     metadata = checkpoint.metadata | {"source_sha256": checkpoint.metadata.get("source_sha256") or file_sha256(source)}
     if classes:
         metadata["classes"] = ",".join(class_order(classes))
     tensors = {name: tensor.contiguous().clone() for name, tensor in checkpoint.tensors.items()}  # none may share
-    with published(target) as temporary:
+    with output.writing() as temporary:
         save_file(tensors, temporary, metadata=metadata)
     return _conversion(checkpoint, target, metadata.get("classes", ""))
 

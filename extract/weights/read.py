@@ -1,6 +1,7 @@
 """Reading any published weights file as data: nothing in it is run, and what is wrong with it is said."""
 
 import hashlib
+import json
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -91,6 +92,20 @@ def refuse_other_files(path: Path, start: bytes, size: int) -> None:
         raise InputError(f"{path} is a JSON text, not weights: {AGAIN}")
     if start.startswith(b"\x89HDF\r\n"):
         raise InputError(f"{path} is an HDF5 file, as Keras writes: PyTorch weights are needed")
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself, its tensors unread; empty for every other file. Raises OSError."""
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 2 <= length <= MOST_HEADER:
+            return {}
+        try:
+            header = json.loads(stream.read(length))
+        except (ValueError, RecursionError):
+            return {}
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _read_safetensors(path: Path, _size: int) -> Checkpoint:

@@ -8,6 +8,7 @@ from twofold.cache.card import markdown_table
 from twofold.data.errors import InputError
 from twofold.fuse.runs.run import Run
 
+MARK = "trained with Twofold."  #: stands in every card, so that a later export knows it
 LIMITS = """\
 * The answers are what annotators would call a face, not what a person feels; do not decide about people with them.
 * Faces must be cropped and aligned as those it was trained on; of other people it may be less sure.
@@ -46,7 +47,7 @@ def _page(run: Run, system: dict[str, Any], licences: Mapping[str, str]) -> list
     untrained = ["", "**Some of its encoders have random weights: its figures mean nothing.**"] if run.untrained else []
     return [
         f"# {run.taxonomy.name}: {run.kind} on {len(run.streams)} encoder{'s' if len(run.streams) > 1 else ''}", "",
-        "Compound facial expressions from cached features, trained with Twofold.", *untrained, "",
+        f"Compound facial expressions from cached features, {MARK}", *untrained, "",
         "## Figures", "",
         f"Of {system['n']} faces of {scored}, none of which it learned from or was chosen by; "
         f"{system.get('figures_of', 'the ensemble of its seeds')}; 95 % intervals by bootstrap of groups.", "",

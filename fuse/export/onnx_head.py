@@ -13,6 +13,7 @@ from twofold.data.errors import InputError
 from twofold.fuse.runs.run import Run
 
 CLOSE = 1e-5  #: how far the written model's probabilities may be from the run's own
+TAIL_BYTES = 1 << 20
 FACES = 64  #: that they are compared on
 
 
@@ -26,6 +27,14 @@ class CalibratedHead(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         mean = self.head(features).logits.softmax(dim=-1).mean(dim=0)
         return (mean.clamp_min(1e-12).log() / self.temperature).softmax(dim=-1)
+
+
+def is_onnx_head(path: Path) -> bool:
+    """True for a file that `write_onnx_head` wrote: its properties, which stand last, tell."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        tail = file.read()
+    return b"classes" in tail and b"streams" in tail
 
 
 def write_onnx_head(run: Run, path: Path) -> float:

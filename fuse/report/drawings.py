@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from twofold.cache.atomic import published, write_text
 from twofold.data.errors import InputError
+from twofold.data.host.outputs import Kind, Output, head_of
 from twofold.fuse.report import svg
 from twofold.fuse.report.calibration import calibration_drawings
 from twofold.fuse.report.content import RunContent, marked
@@ -48,26 +49,29 @@ def paper_drawings(run: RunContent, stored: StoredContent | None) -> dict[str, s
     return drawings(run, stored) | confusions
 
 
-def write_drawings(folder: Path, named: Mapping[str, str]) -> list[Path]:
+def write_drawings(folder: Path, named: Mapping[str, str], *, overwrite: bool = False) -> list[Path]:
     """Write each as NAME.svg, and as NAME.png where resvg-py is installed.
 
     resvg draws the very SVG, in a wheel of 1.4 MB without dependencies; matplotlib (40 MB) would want all drawn twice.
-    Raises InputError if there is no font to write with.
+    Raises InputError if there is no font to write with, or a file is there that may not be replaced.
     """
     png = can_write_png()
     if png:
         _require_a_font()
     folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for name, drawing in named.items():
-        files.append(folder / f"{name}.svg")
-        alone = _standing_alone(drawing)
-        write_text(files[-1], alone)
-        if png:
-            files.append(folder / f"{name}.png")
-            with published(files[-1]) as temporary:
-                temporary.write_bytes(_png(alone))
-    return files
+    files = {folder / f"{name}{suffix}": _standing_alone(drawing) for name, drawing in named.items()
+             for suffix in ((".svg", ".png") if png else (".svg",))}
+    outputs = [Output(path, DRAWING, overwrite) for path in files]
+    for output in outputs:
+        output.check()
+    for output in outputs:
+        drawing = files[output.path]
+        with output.writing() as temporary:
+            temporary.write_bytes(_png(drawing) if output.path.suffix == ".png" else drawing.encode())
+    return list(files)
+
+
+DRAWING = Kind("a drawing of `report`", lambda path: svg.MARK in head_of(path), repeatable=True)
 
 
 def can_write_png() -> bool:
@@ -99,5 +103,7 @@ def _png(drawing: str) -> bytes:
 
     content = io.BytesIO()
     picture = Image.open(io.BytesIO(svg_to_bytes(drawing, zoom=ZOOM, background="#ffffff")))
-    picture.convert("RGB").save(content, "PNG", dpi=(DPI, DPI))
+    facts = PngInfo()
+    facts.add_text("Software", svg.MARK)
+    picture.convert("RGB").save(content, "PNG", dpi=(DPI, DPI), pnginfo=facts)
     return content.getvalue()

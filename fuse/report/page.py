@@ -18,6 +18,8 @@ from twofold.fuse.report.stored import StoredContent
 from twofold.fuse.report.streams import streams_section
 from twofold.fuse.tables.columns import percent, span
 
+MARK = "twofold report"  #: stands in the head of the page, so that a later run knows it
+
 
 def page(runs: Sequence[RunContent], *, licences: Mapping[str, str], pictures: Pictures | None = None,
          side: Sequence[str] = (), stored: Sequence[StoredContent | None] = ()) -> str:
@@ -33,8 +35,9 @@ def page(runs: Sequence[RunContent], *, licences: Mapping[str, str], pictures: P
         body += _stored(run, more, number=number) if more else []
         body += [*faces_section(run, pictures), "</section>"] if run.systems else ["</section>"]
     images = "; img-src data:" if pictures else ""
-    return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-            'content="width=device-width, initial-scale=1"><meta http-equiv="Content-Security-Policy" '
+    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="{MARK}">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            '<meta http-equiv="Content-Security-Policy" '
             f"content=\"default-src 'none'; style-src 'unsafe-inline'{images}\">"
             f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>{''.join(body)}</main></body></html>\n")
 

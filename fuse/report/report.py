@@ -4,16 +4,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from twofold.cache.atomic import write_text
 from twofold.data.errors import InputError
+from twofold.data.host.outputs import Kind, Output, head_of
 from twofold.data.images.sources import open_faces, require_roots
 from twofold.data.manifest import read_manifest
 from twofold.fuse.report.content import RunContent, read_content
 from twofold.fuse.report.drawings import NO_PNG, can_write_png, paper_drawings, write_drawings
 from twofold.fuse.report.faces import Pictures, shown_keys
-from twofold.fuse.report.page import page
+from twofold.fuse.report.page import MARK, page
 from twofold.fuse.report.pairs import Pair, forest_of, pairs, side_by_side
 from twofold.fuse.report.stored import StoredContent, read_stored
+
+PAGE = Kind("a page of `report`", lambda path: MARK in head_of(path), repeatable=True)
 
 Licences = Callable[[Iterable[str]], dict[str, str]]  #: of encoders, by backbone: of those of which one is stated
 
@@ -45,18 +47,21 @@ class Reported:
 
 def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
            root: Path | dict[str, Path] | None = None, store: Path | None = None,
-           licences_of: Licences = lambda backbones: {}) -> Reported:
+           licences_of: Licences = lambda backbones: {}, overwrite: bool = False) -> Reported:
     """Write the page of these runs to `out`, and their drawings as SVG and PNG files into `figures`.
 
     licences_of: gives the licences of encoders, where they are known. root: where the faces lie; with it, and only
     then, the page shows the faces that it lists. store: whose manifest tells which faces belong together, so that runs
     are compared by group, and whose features show what each stream does and how the faces lie.
+    overwrite: a page, and drawings, of earlier reports.
     Raises InputError for a folder that is no run, for faces that are not below `root`, or a place that cannot be
     written.
     """
     runs = [read_content(path) for path in paths]
-    if out.is_dir() or not out.parent.is_dir():
-        raise InputError(f"{out}: cannot be written: {'it is a folder' if out.is_dir() else 'no such folder'}")
+    place = Output(out, PAGE, overwrite)
+    place.check()
+    if figures and figures.exists() and not figures.is_dir():
+        raise InputError(f"{figures}: cannot be written: it is no folder")
     pictures = _pictures(root, runs) if root else None
     compared = pairs(runs, groups=_groups(store) if store else {})
     side = side_by_side(runs, compared, grouped=store is not None) if len(runs) > 1 else []
@@ -67,9 +72,10 @@ def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
                  for number, (run, more) in enumerate(zip(runs, stored, strict=True), 1)
                  for name, drawing in paper_drawings(run, more).items()}
         together = {"side-by-side": forest_of(runs)} if len(runs) > 1 else {}
-        files = write_drawings(figures, {name: drawing for name, drawing in (named | together).items() if drawing})
+        files = write_drawings(figures, {name: drawing for name, drawing in (named | together).items() if drawing},
+                               overwrite=overwrite)
     licences = licences_of(dict.fromkeys(str(stream["backbone"]) for run in runs for stream in run.record["streams"]))
-    write_text(out, page(runs, licences=licences, pictures=pictures, side=side, stored=stored))
+    place.write_text(page(runs, licences=licences, pictures=pictures, side=side, stored=stored))
     return Reported(out, runs, files, compared, stored, licences)
 
 

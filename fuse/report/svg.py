@@ -9,6 +9,7 @@ from twofold.fuse.scores.metrics import Reliability
 
 INK, FAINT, ACCENT = "var(--ink, #1c2430)", "var(--faint, #c9d0d9)", "var(--accent, #2563a8)"
 PAPER = "var(--paper, #ffffff)"
+MARK = "drawn by twofold report"  #: stands in every drawing, so that a later run knows it
 Interval = Sequence[float] | None
 
 
@@ -77,7 +78,7 @@ def drawing(width: float, height: float, label: str, parts: Sequence[str]) -> st
     """An SVG of these parts; label: what it shows, for who cannot see it."""
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
             f'role="img" aria-label="{escape(label)}" font-family="system-ui, sans-serif" font-size="13">'
-            f"{''.join(parts)}</svg>")
+            f"<!-- {MARK} -->{''.join(parts)}</svg>")
 
 
 def line(x: float, y: float, to_x: float, to_y: float, colour: str, width: float = 1) -> str:

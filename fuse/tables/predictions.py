@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from twofold.cache.atomic import published
 from twofold.data.host.csv_files import to_cells
+from twofold.data.host.outputs import Kind, Output, columns_of
 from twofold.data.images.sources import NO_FACE, NO_FACE_SUFFIX
 from twofold.data.labels import BASIC
 
@@ -23,7 +23,8 @@ class PredictOptions:
 
     top: name that many classes, the likeliest first; threshold: a face whose likeliest class has less is 'uncertain';
     smooth: box:N, gauss:S or none (interpolation alone), empty for single images; basic: the basic expression too;
-    template: write the challenge's submission instead; fill: answer its videos that have no face at all.
+    template: write the challenge's submission instead; fill: answer its videos that have no face at all; overwrite:
+    an older table, or submission, at the same place.
     """
 
     top: int = 0
@@ -32,6 +33,7 @@ class PredictOptions:
     basic: bool = False
     template: Path | None = None
     fill: bool = False
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,24 @@ class Written:
     calls: Counter[str] = field(default_factory=Counter)
 
 
-def write_predictions(out: Path, blocks: Iterable[ScoredFaces], options: PredictOptions, *,
+def table_output(path: Path, *, overwrite: bool, inputs: Sequence[Path]) -> Output:
+    """The table to be written, by the rule of data/host/outputs.py."""
+    return Output(path, Kind("a table of `predict`", _is_table), overwrite, inputs)
+
+
+def _is_table(path: Path) -> bool:
+    names = columns_of(path)
+    return names[:2] == ["key", "prediction"] or names[:2 + len(PLACES)] == ["key", *PLACES, "prediction"]
+
+
+def write_predictions(out: Output, blocks: Iterable[ScoredFaces], options: PredictOptions, *,
                       classes: tuple[str, ...], streams: Sequence[str]) -> Written:
     """Write key, prediction, what else is asked for, a probability a class, and a share a stream where heads have it.
 
     The file is there as a whole or not at all.
     """
     written, headed = Written(), False
-    with published(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with out.writing() as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         for faces in blocks:
             if not headed:

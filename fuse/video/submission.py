@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from twofold.cache.atomic import published
 from twofold.data.errors import InputError
+from twofold.data.host.outputs import Kind, Output
 from twofold.data.labels import Taxonomy
 from twofold.data.readers.cexpr import read_template
 from twofold.fuse.video.smoothing import smoothed
@@ -20,9 +20,22 @@ def template_keys(path: Path, classes: Taxonomy) -> tuple[str, ...]:
         raise InputError(f"a submission needs a run on the classes {CLASSES}, not {classes.name}: "
                          f"train it with `fuse --classes {CLASSES}`")
     keys = read_template(path).keys
-    if [key for _, key, _ in _answers(path.read_bytes())] != list(keys):
+    if _frames(path) != list(keys):
         raise InputError(f"{path}: its lines end in other characters than line ends: get the template anew")
     return keys
+
+
+def submission_output(path: Path, template: Path, *, overwrite: bool, inputs: Sequence[Path]) -> Output:
+    """The submission to be written, by the rule of data/host/outputs.py: the verb's own has the template's frames."""
+
+    def own(there: Path) -> bool:
+        return _frames(there) == _frames(template)
+
+    return Output(path, Kind("a submission for this template", own), overwrite, [*inputs, template])
+
+
+def _frames(path: Path) -> list[str]:
+    return [key for _, key, _ in _answers(path.read_bytes())]
 
 
 def answered(scores: np.ndarray, keys: Sequence[str], weights: np.ndarray, *, fill: bool) -> np.ndarray:
@@ -40,13 +53,13 @@ def answered(scores: np.ndarray, keys: Sequence[str], weights: np.ndarray, *, fi
     return answers
 
 
-def write_submission(template: Path, out: Path, numbers: Sequence[int]) -> None:
+def write_submission(template: Path, out: Output, numbers: Sequence[int]) -> None:
     """Write the template to `out` with these class numbers, one a frame: all other bytes stay as they are."""
     content = template.read_bytes()
     lines = content.splitlines(keepends=True)
     for (line, key, ending), number in zip(_answers(content), numbers, strict=True):
         lines[line] = b"%s,%d%s" % (key.encode(), number, ending)
-    with published(out) as temporary:
+    with out.writing() as temporary:
         temporary.write_bytes(b"".join(lines))
 
 

@@ -2,8 +2,6 @@
 
 import pytest
 
-from twofold.cache.card import write_card
-from twofold.cache.errors import CacheError
 from twofold.cache.share.pull import pull
 from twofold.cache.share.push import push
 from twofold.cache.store import Store
@@ -29,17 +27,17 @@ def test_the_hubs_library_reads_it(store, cli):
     assert "basic:" not in card.text
 
 
-def test_it_is_renewed_but_no_other_page_is(store):
-    write_card(store.path)
-    write_card(store.path)
+def test_it_is_renewed_but_no_other_page_is(store, cli):
+    for _ in range(2):
+        assert cli("cache", "card", store.path).returncode == 0
     (store.path / "README.md").write_text("# My own page\n")
-    with pytest.raises(CacheError, match="is not a card that Twofold wrote"):
-        write_card(store.path)
+    done = cli("cache", "card", store.path, "--overwrite")
+    assert done.returncode == 2 and "is not a card that Twofold wrote" in done.stderr
     assert (store.path / "README.md").read_text() == "# My own page\n"
 
 
-def test_a_push_sends_it_and_leaves_a_page_of_somebody_else(store, tmp_path):
-    write_card(store.path)
+def test_a_push_sends_it_and_leaves_a_page_of_somebody_else(store, tmp_path, cli):
+    assert cli("cache", "card", store.path).returncode == 0
     push(store, str(tmp_path / "there"))
     assert (tmp_path / "there/README.md").read_text() == (store.path / "README.md").read_text()
     (tmp_path / "there/README.md").write_text("# Mine\n")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twofold.data.errors import InputError
 from twofold.data.host.csv_files import from_cells, read_table, replacing, separator_of, to_cells, write_table
 from twofold.data.keys import LONGEST, key_fault, look_alikes
-from twofold.data.manifest import manifest, read_manifest, require_output, write_manifest
+from twofold.data.manifest import manifest, manifest_output, read_manifest, write_manifest
 
 TEXTS = st.text(st.sampled_from("abé =+-@'\"\t\r\n,;1.e_/"), max_size=8)
 
@@ -129,14 +129,14 @@ def test_what_is_no_manifest_is_not_written_over(tmp_path, cli, put):
     for name, content in (("notes.csv", b"date,weight\n"), ("photo.jpg", b"\xff\xd8\xff\xe0")):
         (tmp_path / name).write_bytes(content)
         done = cli("manifest", "folder", tmp_path / "faces", "-o", tmp_path / name)
-        assert done.returncode == 2 and "is there already and is no manifest" in done.stderr
+        assert done.returncode == 2 and "is there already and is not a manifest" in done.stderr
         assert (tmp_path / name).read_bytes() == content
     for again in range(2):  # a manifest is replaced; so is a file with nothing in it
         assert cli("manifest", "folder", tmp_path / "faces", "-o", tmp_path / "faces.csv").returncode == 0, again
     (tmp_path / "empty").touch()
     assert cli("manifest", "folder", tmp_path / "faces", "-o", tmp_path / "empty").returncode == 0
     with pytest.raises(InputError, match="not a regular file"):
-        require_output(Path("/dev/null"))
+        manifest_output(Path("/dev/null")).check()
 
 
 def test_a_failure_while_writing_leaves_the_old_file(tmp_path):

@@ -141,7 +141,7 @@ def test_another_file_is_not_overwritten_and_no_slurm_is_said(cli, drawn, extrac
     path = tmp_path / "notes.txt"
     path.write_text("mine")
     done = script(cli, drawn, extract_args, path)
-    assert done.returncode == 2 and "not a script that Twofold wrote" in done.stderr and path.read_text() == "mine"
+    assert done.returncode == 2 and "not a job script of `extract`" in done.stderr and path.read_text() == "mine"
     monkeypatch.setenv("PATH", str(tmp_path))
     done = cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--slurm", ""))
     assert done.returncode == 2 and "no sbatch on this machine" in done.stderr

@@ -391,7 +391,7 @@ def test_convert_keeps_the_weights_and_says_what_was_there(resnet18, tmp_path):
 
 
 @pytest.mark.parametrize("out, classes, message", [
-    ("out.pth", "", "give it that suffix"), ("no/where.safetensors", "", "its folder does not exist"),
+    ("out.pth", "", "give it that suffix"), ("no/where.safetensors", "", "its folder is missing"),
     ("out.safetensors", "fer2013", "unknown class order 'fer2013'"),
 ])
 def test_convert_refuses_and_leaves_nothing(resnet18, tmp_path, out, classes, message):

@@ -86,7 +86,7 @@ def test_faces_without_features_are_counted_and_left_out_or_interpolated(make_st
     done = predict(run, store, PredictOptions(), out=tmp_path / "out.csv")
     assert (done.rows, done.left_out, done.exit_code) == (18, 2, 1) and "2 x not in the store" in done.notes
     plain = {row["key"]: row for row in table(tmp_path / "out.csv")}
-    done = predict(run, store, PredictOptions(smooth="none"), out=tmp_path / "out.csv")
+    done = predict(run, store, PredictOptions(smooth="none", overwrite=True), out=tmp_path / "out.csv")
     assert (done.rows, done.interpolated, done.exit_code) == (20, 2, 0)
     rows = table(tmp_path / "out.csv")
     assert [row["face"] for row in rows].count("no") == 2
@@ -115,17 +115,17 @@ def test_options_that_make_no_sense_are_refused(make_store, tmp_path, options, r
     run = trained(make_store(rows=140), tmp_path / "run", head="mlp")
     with pytest.raises(InputError, match=reason):
         predict(run, tmp_path / "store", PredictOptions(**options), out=tmp_path / "out.csv")
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="its folder is missing"):
         predict(run, tmp_path / "store", PredictOptions(), out=tmp_path / "nowhere/out.csv")
 
 
 def test_a_failed_write_leaves_the_old_file(make_store, tmp_path, monkeypatch):
     run = trained(make_store(rows=140), tmp_path / "run")
-    (tmp_path / "out.csv").write_text("old")
+    (tmp_path / "out.csv").write_text("key,prediction\nold")
     monkeypatch.setattr(predictions, "_line", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        predict(run, tmp_path / "store", PredictOptions(), out=tmp_path / "out.csv")
-    assert (tmp_path / "out.csv").read_text() == "old" and not list(tmp_path.glob(".tmp-*"))
+        predict(run, tmp_path / "store", PredictOptions(overwrite=True), out=tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text().endswith("old") and not list(tmp_path.glob(".tmp-*"))
 
 
 def test_the_summary_is_json(make_store, tmp_path, cli):

@@ -117,7 +117,7 @@ def test_groups_are_those_of_the_store(run, tmp_path):
     table["group"] = [f"g{number % 20}" for number in range(len(table))]
     table.to_csv(manifest, index=False)
     alone = report([run, other], out=tmp_path / "r.html").compared[0]
-    grouped = report([run, other], out=tmp_path / "r.html", store=tmp_path / "store").compared[0]
+    grouped = report([run, other], out=tmp_path / "g.html", store=tmp_path / "store").compared[0]
     assert alone.comparison.groups == 84 and grouped.comparison.groups < 20
     assert alone.comparison.difference == grouped.comparison.difference
 
@@ -212,7 +212,7 @@ def test_what_is_no_run_and_what_cannot_be_written(run, tmp_path):
         report([tmp_path], out=tmp_path / "r.html")
     with pytest.raises(InputError, match="it is a folder"):
         report([run], out=tmp_path)
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="its folder is missing"):
         report([run], out=tmp_path / "none" / "r.html")
     (run / "metrics.json").write_text('{"classes": 3}')
     with pytest.raises(InputError, match="figures do not read back"):

@@ -13,7 +13,7 @@ from twofold.fuse.runs.run import read_run
 from twofold.fuse.settings import resolve
 from twofold.fuse.tables.predictions import PredictOptions
 from twofold.fuse.video.smoothing import window
-from twofold.fuse.video.submission import answered, template_keys, write_submission
+from twofold.fuse.video.submission import answered, submission_output, template_keys, write_submission
 
 VIDEOS = {"01": 6, "02": 3, "03": 5}  #: frames of the template; 03 asks for one more than was decoded
 FACES = {"01": (2, 5), "02": (), "03": (1, 2, 4)}  #: frames with a face
@@ -89,7 +89,7 @@ def test_all_other_bytes_stay(tmp_path, start, ends):
     path, out = tmp_path / "t.csv", tmp_path / "out.csv"
     path.write_bytes(text.encode())
     assert template_keys(path, taxonomy("cexpr7")) == ("01/00001.jpg", "01/00002.jpg", "02/00001.jpg")
-    write_submission(path, out, [6, 3, 1])
+    write_submission(path, submission_output(out, path, overwrite=False, inputs=()), [6, 3, 1])
     expected = start + ends.join([",".join(HEADER), "01/00001.jpg,6", "01/00002.jpg,3", "02/00001.jpg,1", ""])
     assert out.read_bytes() == expected.encode()
 

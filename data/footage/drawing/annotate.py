@@ -1,6 +1,5 @@
 """The answers drawn into a video: a box around every face, and its leading classes beside it."""
 
-import uuid
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -10,27 +9,36 @@ import numpy as np
 import pandas as pd
 
 from twofold.data.footage.detection.detect import require_opencv
-from twofold.data.footage.drawing.timeline import COLOURS
+from twofold.data.footage.drawing.timeline import COLOURS, MARK
 from twofold.data.footage.settings import Sampling
 from twofold.data.footage.video import VideoError, read_frames, require_av, video_facts
+from twofold.data.host.outputs import Kind, Output
 
 LEADING = 3  #: classes named at a face
 CLOCK = Fraction(1, 90_000)  #: of the written times: every usual frame rate fits
 CODECS = ("libx264", "mpeg4")
 
 
-def annotate(video: Path, rows: pd.DataFrame, classes: Sequence[str], out: Path) -> None:
+def annotate(video: Path, rows: pd.DataFrame, classes: Sequence[str], out: Output) -> None:
     """Write the video with the rows of `predict` drawn into it, without its sound, whole or not at all.
 
     Every frame is written, at its own time; between frames that were looked at, the last answer stays.
     """
     answers = {int(str(frame)): group for frame, group in rows[rows["frame"] != ""].groupby("frame")}
-    temporary = out.with_name(f".tmp-{uuid.uuid4().hex}{out.suffix}")
-    try:
+    with out.writing() as temporary:
         _write(video, answers, classes, temporary)
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def _is_annotated(path: Path) -> bool:
+    av = require_av()
+    try:
+        with av.open(str(path)) as container:
+            return MARK in map(str, container.metadata.values())
+    except av.error.FFmpegError:
+        return False
+
+
+ANNOTATED = Kind("a video that `predict` drew into", _is_annotated)
 
 
 def _write(video: Path, answers: dict[int, pd.DataFrame], classes: Sequence[str], out: Path) -> None:
@@ -38,6 +46,7 @@ def _write(video: Path, answers: dict[int, pd.DataFrame], classes: Sequence[str]
     current, stamp = None, -1
     stream: Any = None
     with av.open(str(out), "w") as container:
+        container.metadata["comment"] = MARK
         try:
             for frame in read_frames(video, Sampling()):
                 pixels = frame.pixels()

@@ -5,18 +5,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twofold.data.errors import InputError
-from twofold.data.footage.drawing.annotate import annotate
-from twofold.data.footage.drawing.timeline import draw_timeline
+from twofold.data.footage.drawing.annotate import ANNOTATED, annotate
+from twofold.data.footage.drawing.timeline import TIMELINE, draw_timeline
 from twofold.data.footage.sources import Source
-from twofold.data.manifest import read_table
+from twofold.data.host.csv_files import read_table
+from twofold.data.host.outputs import Output
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """timeline: a PNG file; annotate: a video. None is not drawn."""
+    """timeline: a PNG file; annotate: a video. None is not drawn. overwrite: older ones of ours."""
 
-    timeline: Path | None
-    annotate: Path | None
+    timeline: Path | None = None
+    annotate: Path | None = None
+    overwrite: bool = False
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.timeline or self.annotate)
 
     def check(self, sources: Sequence[Source], out: Path, *, submission: bool) -> None:
         """Raises InputError, before anything is computed, for what could not be drawn or would overwrite an input."""
@@ -25,11 +31,8 @@ class Drawing:
         for option, path in files.items():
             if path is None:
                 continue
-            if not path.parent.is_dir() or path.is_dir():
-                raise InputError(f"{option} {path}: cannot be written: "
-                                 f"{'it is a folder' if path.is_dir() else 'no such folder'}")
-            if path.resolve() in {out.resolve(), *(source.path for source in sources)}:
-                raise InputError(f"{option} {path} is an input, or the table: choose another name")
+            if path.resolve() == out.resolve():
+                raise InputError(f"{option} {path} is the table, too: choose another name")
             if not videos:
                 raise InputError(f"{option}: there is no video among the inputs")
             if submission:
@@ -40,14 +43,23 @@ class Drawing:
             raise InputError(f"--annotate {self.annotate}: a .mp4, .mkv or .mov file can be written")
         if self.annotate and len(videos) > 1:
             raise InputError(f"--annotate writes one video, and there are {len(videos)} among the inputs")
+        for output in (self._timeline(sources), self._annotated(sources)):
+            if output:
+                output.check()
 
     def draw(self, sources: Sequence[Source], out: Path, classes: Sequence[str]) -> None:
         """Draw from the table that `predict` wrote to `out`."""
-        if not (self.timeline or self.annotate):
+        if not self.wanted:
             return
         table = read_table(out)
-        if self.timeline:
-            draw_timeline(table, classes, self.timeline)
-        if self.annotate:
+        if timeline := self._timeline(sources):
+            draw_timeline(table, classes, timeline)
+        if annotated := self._annotated(sources):
             source = next(source for source in sources if source.video)
-            annotate(source.path, table[table["source"] == source.name], classes, self.annotate)
+            annotate(source.path, table[table["source"] == source.name], classes, annotated)
+
+    def _timeline(self, sources: Sequence[Source]) -> Output | None:
+        return self.timeline and Output(self.timeline, TIMELINE, self.overwrite, [source.path for source in sources])
+
+    def _annotated(self, sources: Sequence[Source]) -> Output | None:
+        return self.annotate and Output(self.annotate, ANNOTATED, self.overwrite, [source.path for source in sources])

@@ -1,6 +1,5 @@
 """Class scores over time as a picture: a panel a person, a line a class, gaps where the face was not seen."""
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from twofold.data.host.outputs import Kind, Output, head_of
+
+MARK = "drawn by twofold predict"  #: stands in the files, so that a later run knows them
 
 WIDTH, PANEL, LEFT, RIGHT, TOP = 1400, 220, 60, 20, 34  #: pixels
 MOST_PANELS = 30
@@ -45,7 +49,7 @@ def lines_of(table: pd.DataFrame, classes: Sequence[str]) -> list[Line]:
     return lines
 
 
-def draw_timeline(table: pd.DataFrame, classes: Sequence[str], path: Path) -> None:
+def draw_timeline(table: pd.DataFrame, classes: Sequence[str], out: Output) -> None:
     """Write the picture as PNG, whole or not at all. People seen only for a moment are left out, and counted."""
     lines = lines_of(table, classes)
     shown = [line for line in lines if len(line.times) >= SHORTEST][:MOST_PANELS]
@@ -58,12 +62,17 @@ def draw_timeline(table: pd.DataFrame, classes: Sequence[str], path: Path) -> No
     left_out = len(lines) - len(shown)
     note = f"{left_out} more, seen only for a moment or beyond {MOST_PANELS}" if left_out else ""
     draw.text((LEFT, image.height - 22), note if shown else "nobody was seen for more than a moment", "black", font)
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}.png")
-    try:
-        image.save(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    facts = PngInfo()
+    facts.add_text("Software", MARK)
+    with out.writing() as temporary:
+        image.save(temporary, pnginfo=facts)
+
+
+def _is_timeline(path: Path) -> bool:
+    return MARK in head_of(path)  # texts stand before the pixels
+
+
+TIMELINE = Kind("a timeline of `predict`", _is_timeline)
 
 
 def _legend_rows(classes: Sequence[str]) -> int:

@@ -47,6 +47,7 @@ class Training:
     processes: Processes
     state: Path
     minutes: float  #: between states on disk
+    overwrite: bool = False  #: a state of another training at the same place
 
     @property
     def steps(self) -> int:
@@ -78,7 +79,8 @@ class _Loop:
         self.optimizer = build_optimizer(self.learner, self.settings)
         self.ema = _average(self.learner, self.settings)
         self.scaler = torch.amp.GradScaler(training.device.type, enabled=training.precision == "fp16")
-        earlier = load_state(training.state, training.name, self._parts(), device=training.device)
+        earlier = load_state(training.state, training.name, self._parts(), device=training.device,
+                             overwrite=training.overwrite)
         self.progress = earlier or Progress(parts=self.settings.accumulate * training.processes.count)
         if earlier:
             log.info("going on after %d epochs and %d steps", earlier.epoch, earlier.step)

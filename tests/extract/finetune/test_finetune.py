@@ -64,7 +64,7 @@ def test_the_same_command_gives_the_same_weights(request_for):
 def test_an_output_that_exists_is_refused(request_for):
     request = request_for()
     request.out.write_text("mine")
-    with pytest.raises(InputError, match="exists"):
+    with pytest.raises(InputError, match="is there already and is not a file of `finetune`"):
         finetune(request)
     assert request.out.read_text() == "mine"
 
