@@ -128,6 +128,7 @@ def finetune(
     = 5.0,
     tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard, too.")] = None,
     overwrite: Overwrite = False,
+    fold: Annotated[int, typer.Option(help="Of --folds the only one to train now, from 1 on; 0: all in turn.")] = 0,
     as_json: Json = False,
 ) -> Report:
     """Train a backbone on labelled faces; `extract --weights NAME=FILE` takes what it writes."""
@@ -139,7 +140,7 @@ def finetune(
     return run_finetune(Request(
         manifest=faces, roots=root, backbone=backbone, weights=origin, out=out, device=device, memory_gb=memory_gb,
         settings=resolve(preset=preset, chosen=changes), minutes=minutes, tensorboard=tensorboard,
-        overwrite=overwrite))
+        overwrite=overwrite, fold=fold))
 
 
 @weights_app.command("ls")

@@ -14,6 +14,9 @@ def test_one_encoder_a_fold(cli, tmp_path):
     words = ("finetune", tmp_path / "faces.csv", "--root", tmp_path / "faces", "--backbone", NETWORK, "--weights",
              "random:0", "--size", "48", "--epochs", "1", "--batch-size", "16", "--target", "compound", "--device",
              "cpu", "--folds", "2", "--out", tmp_path / "weights.safetensors")
+    alone = cli(*words, "--fold", "2")  # as another machine would
+    assert alone.returncode == 0 and not (tmp_path / "weights.fold1of2.safetensors").exists(), alone.stderr
+    assert cli(*words, "--fold", "3").returncode == 2
     done = cli(*words)
     assert done.returncode == 0, done.stderr
     files = [tmp_path / f"weights.fold{number}of2.safetensors" for number in (1, 2)]

@@ -33,7 +33,8 @@ SHARE_OF_MEMORY = 0.5  #: of what is free, for decoded faces
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is trained on what. weights: as `extract` takes them; out: the weights file; minutes: between states."""
+    """What is trained on what. weights: as `extract` takes them; out: the weights file; minutes: between states; fold:
+    of `settings.folds` the only one to train now, counted from 1, or 0 for all of them in turn."""
 
     manifest: Path
     roots: Sequence[str]
@@ -47,6 +48,7 @@ class Request:
     tensorboard: Path | None = None
     progress: bool = True
     overwrite: bool = False  #: weights of another fine-tuning at the same place
+    fold: int = 0
 
 
 def finetune(request: Request) -> FinetuneReport | FoldsReport:
@@ -56,8 +58,11 @@ def finetune(request: Request) -> FinetuneReport | FoldsReport:
     mend, before anything is written.
     """
     folds = request.settings.folds
-    outs = [fold_path(request.out, fold, folds) for fold in range(folds)] if folds else [request.out]
-    for out in outs:
+    if not 0 <= request.fold <= folds:
+        raise InputError(f"fold {request.fold} of {folds}: --fold counts from 1 to --folds")
+    numbers = [request.fold - 1] if request.fold else range(folds)
+    outs = {fold: fold_path(request.out, fold, folds) for fold in numbers} if folds else {-1: request.out}
+    for out in outs.values():
         check_out(out, overwrite=request.overwrite, inputs=_inputs(request))
     manifest, faces = read_manifest(request.manifest), open_faces(parse_roots(request.roots))
     with launched(parse_device(request.device)) as (processes, device):
@@ -66,9 +71,9 @@ def finetune(request: Request) -> FinetuneReport | FoldsReport:
         if not folds:
             return _finetuned(request, manifest, faces, request.out, -1, processes, device)
         reports = []
-        for fold, out in enumerate(outs):
-            reports.append(_finetuned(request, manifest, faces, out, fold, processes, device))
-            if reports[-1].outcome.stopped_by:
+        for fold, out in outs.items():
+            reports.append((fold + 1, _finetuned(request, manifest, faces, out, fold, processes, device)))
+            if reports[-1][1].outcome.stopped_by:
                 break
         return FoldsReport(tuple(reports))
 

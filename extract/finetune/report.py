@@ -73,17 +73,17 @@ class FinetuneReport:
 
 @dataclass(frozen=True)
 class FoldsReport:
-    """One encoder a fold, up to the one that was stopped."""
+    """One encoder a fold, with its number from 1 on, up to the one that was stopped."""
 
-    folds: tuple[FinetuneReport, ...]
+    folds: tuple[tuple[int, FinetuneReport], ...]
 
     @property
     def exit_code(self) -> int:
-        return max(report.exit_code for report in self.folds)
+        return max(report.exit_code for _, report in self.folds)
 
     def record(self) -> dict:
-        return {"folds": [report.record() for report in self.folds]}
+        return {"folds": [report.record() for _, report in self.folds]}
 
     def text(self) -> str:
         return "\n\n".join(f"fold {number} of {report.settings.folds}: {report.text()}"
-                           for number, report in enumerate(self.folds, 1))
+                           for number, report in self.folds)

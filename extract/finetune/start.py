@@ -106,8 +106,8 @@ def _measured(encoder: nn.Module, name: str, pictures: torch.Tensor) -> int:
             embedding = encoder(pictures)
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = first_line(error, most=160)
-        raise InputError(f"{name} does not take faces of {pictures.shape[-1]} pixels ({reason}): choose another --size; "
-                         "0 is the network's own") from None
+        raise InputError(f"{name} does not take faces of {pictures.shape[-1]} pixels ({reason}): choose another "
+                         "--size; 0 is the network's own") from None
     if not isinstance(embedding, torch.Tensor) or embedding.ndim != 2:
         raise InputError(f"backbone {name} does not give one vector a face, so it cannot be used here")
     return embedding.shape[1]
