@@ -200,8 +200,11 @@ def _content(connection: Connection, size: int | None, path: Path) -> bytes:
     """The next array's bytes; or, in their place, what went wrong."""
     data = connection.recv_bytes()
     if data.startswith(b'{"') and (size is None or len(data) != size):
-        with contextlib.suppress(ValueError):
-            _received(json.loads(data), path)
+        try:
+            answer = json.loads(data)
+        except ValueError:
+            return data  # an array that begins like an answer
+        _received(answer, path)
     return data
 
 

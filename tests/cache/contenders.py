@@ -3,6 +3,7 @@
 Faces are real files of 8 x 8 pixels, the encoder is real but tiny: what a trial costs is what the store costs.
 """
 
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -76,7 +77,7 @@ class Scene:
 
     def extract(self, keys: Sequence[str], *, store: str = "store", **options: bool | int | str) -> Tally | None:
         """As the verb, with the encoder at hand; returns what was computed."""
-        manifest = self.folder / f"{store}-{keys[0]}-{len(keys)}.csv"
+        manifest = self.folder / f"{os.getpid()}.csv"  # of this contender only
         manifest.write_text("key,split,basic,compound,group\n" + "".join(f"{key},,,,\n" for key in keys))
         chosen = ExtractOptions(**{"workers": 1, "part_rows": 6, **options})
         place = open_place(Request(manifest=manifest, roots=[str(self.folder / "faces")], options=chosen,
