@@ -123,6 +123,39 @@ def cache_card(
     return card
 
 
+@app.command("export")
+def cache_export(
+    store: StorePath,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="NAME.npz, NAME.parquet, or a folder for "
+                                                                         "FiftyOne.")],
+    backbones: Annotated[str | None, typer.Option(help="Comma-separated, NAME or NAME@FINGERPRINT; else all.")] = None,
+    view: Annotated[str, typer.Option(help="Which view of the faces.")] = "original",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older export.")] = False,
+    as_json: Json = False,
+) -> Report:
+    """Features with labels, splits and groups as files for programs that know nothing of Twofold."""
+    from twofold.cache.export.export import Exported, export_files
+    from twofold.cache.export.faces import exported_faces
+    from twofold.cache.names import names_in
+    from twofold.cache.store import Store
+    from twofold.data.host.outputs import Kind, Output
+    from twofold.data.manifest import read_manifest
+
+    source = Store(store)
+    manifest = read_manifest(source.manifest_path).table if source.manifest_path.exists() else None
+    faces = exported_faces(source, backbones=names_in(backbones or ""), view=view,
+                           manifest=None if manifest is None else {name: manifest[name].tolist() for name in manifest})
+    files = export_files(out, faces)
+    if not out.suffix:
+        out.mkdir(parents=True, exist_ok=True)
+    inputs = [source.manifest_path, *(file.path for file in faces.files)]
+    with contextlib.ExitStack() as published:  # closes in reverse: the first file is put in place last
+        for file in files:
+            output = Output(file.path, Kind(file.kind, file.own), overwrite, inputs)
+            file.write(published.enter_context(output.writing()))
+    return Exported(out, faces)
+
+
 @app.command("push")
 def cache_push(store: StorePath, url: Url, replace: Replace = False, as_json: Json = False) -> Report:
     """Share a store: send what the other place lacks, verified there, and a catalogue of it."""

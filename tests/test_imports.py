@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
     "data": {"data", "numpy", "pandas", "PIL"},
     "data/footage": {"data", "numpy", "pandas", "PIL", "cv2", "av", "tqdm", "huggingface_hub"},
+    "cache/export": {"cache", "numpy", "pyarrow"},
     "cache": {"cache", "numpy", "h5py", "filelock", "xxhash", "fsspec"},
     "extract": {"extract", "data", "cache", "numpy", "torch", "timm", "torchvision", "safetensors", "tqdm", "PIL",
                 "onnxruntime", "huggingface_hub"},

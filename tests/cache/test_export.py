@@ -1,0 +1,171 @@
+"""What other programs read of an exported store: NumPy, pyarrow and pandas are asked, not our own reader."""
+
+import csv
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from tests.cache.conftest import make_recipe
+from twofold.cache.export import faces as faces_module
+from twofold.cache.export.faces import exported_faces
+from twofold.cache.export.numpy_files import write_npz
+from twofold.cache.format.write import write_featurefile
+from twofold.cache.store import Store
+from twofold.data.labels import taxonomy
+
+ROWS = 30
+KEYS = [f"faces/{number:02d}é.jpg" for number in range(ROWS)]
+
+
+def put(path, *, keys, dim=4, weights="sha256:" + "0" * 64, backbone="timm:a"):
+    """A feature file of these faces."""
+    how = make_recipe(backbone=backbone, weights=weights)
+    features = np.random.default_rng(dim).standard_normal((len(keys), dim)).astype(np.float16)
+    write_featurefile(path, recipe=how, dim=dim, keys=keys, sha256=[f"{row:064x}" for row in range(len(keys))],
+                      features=features, failures={})
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Two files of 30 faces, of which one file lacks the first two; manifest order is not that of the files."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    put(folder / "a.original.h5", keys=KEYS, backbone="timm:a", dim=5)
+    put(folder / "b.original.h5", keys=KEYS[2:], backbone="timm:b", dim=3, weights="random:0")
+    with (folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("key", "split", "basic", "compound", "group"))
+        for number, key in reversed(list(enumerate(KEYS))):
+            label = taxonomy("cexpr7").classes[number % 7] if number % 3 else ""
+            writer.writerow((key, ("train", "test", "")[number % 3], "", label, f"s{number // 4}"))
+    return Store(folder)
+
+
+@pytest.fixture
+def expected(store):
+    """Keys and labels in manifest order without what one file lacks, and the features of both files."""
+    with store.manifest_path.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["key"] in KEYS[2:]]
+    keys = [row["key"] for row in rows]
+    return rows, {file.path.stem: file.read(keys, dtype="float16") for file in store.files()}
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(faces_module, "BLOCK", 7)
+
+
+def test_numpy_reads_the_archive_without_pickles(store, expected, cli, tmp_path):
+    done = cli("cache", "export", store.path, "-o", tmp_path / "out.npz", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["left_out"] == 2 and json.loads(done.stdout)["untrained"] == ["b.original"]
+    rows, features = expected
+    with np.load(tmp_path / "out.npz", allow_pickle=False) as archive:
+        assert archive["keys"].tolist() == [row["key"] for row in rows]
+        for name in ("split", "basic", "compound", "group"):
+            assert archive[name].tolist() == [row[name] for row in rows]
+        assert archive["streams"].tolist() == list(features)
+        for name, values in features.items():
+            assert archive[name].dtype == np.float16
+            np.testing.assert_array_equal(archive[name], values)
+        recipes = [json.loads(text)["backbone"] for text in archive["recipes"]]
+    assert recipes == ["timm:a", "timm:b"]
+
+
+def test_pyarrow_and_pandas_read_the_table(store, expected, cli, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet is optional")
+    pandas = pytest.importorskip("pandas")
+    done = cli("cache", "export", store.path, "-o", tmp_path / "out.parquet")
+    assert done.returncode == 0 and "28 faces; 2 faces left out" in done.stdout, done.stderr
+    assert "b.original  3-d * UNTRAINED" in done.stdout
+    rows, features = expected
+    table = parquet.read_table(tmp_path / "out.parquet")
+    assert table.schema.names == ["key", "split", "basic", "compound", "group", *features]
+    for name in ("key", "split", "basic", "compound", "group"):
+        assert table[name].to_pylist() == [row[name] or None for row in rows]
+    frame = pandas.read_parquet(tmp_path / "out.parquet")
+    for name, values in features.items():
+        assert table.schema.field(name).type.list_size == values.shape[1]
+        np.testing.assert_array_equal(np.stack(frame[name]), values.astype(np.float32))
+    assert parquet.ParquetFile(tmp_path / "out.parquet").num_row_groups == 4
+    assert json.loads(table.schema.metadata[b"twofold-recipes"])["b.original"]["weights"] == "random:0"
+
+
+def test_a_folder_is_what_fiftyone_documents_as_a_csv_dataset(store, expected, cli, tmp_path):
+    done = cli("cache", "export", store.path, "-o", tmp_path / "folder")
+    assert done.returncode == 0, done.stderr
+    rows, features = expected
+    with (tmp_path / "folder/labels.csv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["filepath"] for row in table] == [row["key"] for row in rows]
+    assert [row["group"] for row in table] == [row["group"] for row in rows]
+    for name, values in features.items():
+        array = np.load(tmp_path / "folder" / f"{name}.npy", mmap_mode="r")
+        np.testing.assert_array_equal(array[[int(row["row"]) for row in table]], values)
+    names = {path.name for path in (tmp_path / "folder").iterdir()}
+    assert names == {"labels.csv", "recipes.json", "a.original.npy", "b.original.npy"}
+
+
+@pytest.mark.parametrize("name", ["out.npz", "out.parquet", "folder"])
+def test_nothing_is_replaced_unawares(store, cli, tmp_path, name):
+    pytest.importorskip("pyarrow", reason="Parquet is optional")
+    out = tmp_path / name
+    export = ("cache", "export", store.path, "-o", out)
+    assert cli(*export).returncode == 0
+    again = cli(*export, "--backbones", "timm:a")
+    assert again.returncode == 2 and "--overwrite" in again.stderr
+    over = cli(*export, "--backbones", "timm:a", "--overwrite")
+    assert over.returncode == 0 and "30 faces" in over.stdout, over.stderr
+    foreign = tmp_path / "mine" / name
+    foreign.parent.mkdir()
+    (foreign / "x.txt" if not foreign.suffix else foreign).parent.mkdir(exist_ok=True)
+    (foreign / "x.txt" if not foreign.suffix else foreign).write_text("mine")
+    refused = cli("cache", "export", store.path, "-o", foreign, "--overwrite")
+    assert refused.returncode == 2 and ("is not a" in refused.stderr)
+    assert (foreign / "x.txt" if not foreign.suffix else foreign).read_text() == "mine"
+    assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def test_what_cannot_be_exported_is_a_sentence(store, cli, tmp_path):
+    for words, sentence in ((("-o", tmp_path / "x.csv"), "an export is NAME.npz"),
+                            (("-o", tmp_path / "x.npz", "--view", "grey"), "no feature files of view 'grey'"),
+                            (("-o", tmp_path / "x.npz", "--backbones", "timm:z"), "no features of 'timm:z'")):
+        done = cli("cache", "export", store.path, *words)
+        assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
+    put(store.path / "c.original.h5", keys=["elsewhere.jpg"], backbone="timm:c")
+    done = cli("cache", "export", store.path, "-o", tmp_path / "x.npz")
+    assert done.returncode == 2 and "no face that all 3 files have" in done.stderr
+    assert not (tmp_path / "x.npz").exists()
+
+
+def test_a_damaged_file_leaves_no_export(store, cli, tmp_path):
+    path = store.path / "b.original.h5"
+    content = bytearray(path.read_bytes())
+    place = content.find(store.files()[1].read(KEYS[10:11], dtype="float16").tobytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    done = cli("cache", "export", store.path, "-o", tmp_path / "out.npz")
+    assert done.returncode == 2 and "b.original.h5" in done.stderr
+    assert [each.name for each in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_store_without_a_manifest_is_exported_without_labels(store, cli, tmp_path):
+    store.manifest_path.unlink()
+    assert cli("cache", "export", store.path, "-o", tmp_path / "out.npz").returncode == 0
+    with np.load(tmp_path / "out.npz") as archive:
+        assert archive["keys"].tolist() == KEYS[2:] and "split" not in archive.files
+
+
+def test_memory_is_that_of_a_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(faces_module, "BLOCK", 512)
+    (tmp_path / "large").mkdir()
+    put(tmp_path / "large" / "a.original.h5", keys=[f"{number}.jpg" for number in range(20_000)], dim=256)
+    faces = exported_faces(Store(tmp_path / "large"), backbones=(), view="original", manifest=None)
+    _ = faces.files[0].position
+    tracemalloc.start()
+    write_npz(tmp_path / "out.npz", faces)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (tmp_path / "out.npz").stat().st_size > 10_000_000 and peak < 4_000_000
