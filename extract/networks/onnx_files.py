@@ -26,11 +26,11 @@ def data_files(path: Path) -> list[Path]:
 
     Raises InputError for a model that is cut off, or that names a file which is not there or not in its folder.
     """
-    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        try:
+    try:  # an empty file cannot be mapped
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             names = sorted(set(_locations(content)))
-        except (IndexError, ValueError):
-            raise InputError(f"{path} is not an ONNX model that can be read: it is cut off, or no model") from None
+    except (IndexError, ValueError):
+        raise InputError(f"{path} is not an ONNX model that can be read: it is cut off, or no model") from None
     return [_beside(path, name) for name in names]
 
 

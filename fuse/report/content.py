@@ -1,7 +1,6 @@
 """What a report shows of a run: read from its folder, numbers only."""
 
 import csv
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from twofold.data.errors import InputError
+from twofold.data.errors import InputError, first_line
 from twofold.data.host.csv_files import from_cells
 from twofold.fuse.report.calibration import Calibration, calibration_of
 from twofold.fuse.runs.received import read_record
+from twofold.fuse.runs.shown import check_shown, read_metrics
 
 MARK = " * UNTRAINED"  #: as in the tables of `fuse`
 
@@ -71,12 +71,9 @@ def read_content(path: Path) -> RunContent:
     """Read what a report needs. Raises InputError for a folder that is no run, or whose tables do not read back."""
     try:
         record = read_record(path / "run.json")
-        metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
+        check_shown(record, path / "run.json")
+        metrics = read_metrics(path / "metrics.json")
         classes = tuple(metrics["classes"])
-        for stream in record["streams"]:
-            stream_mark(stream)
-        for system in metrics["systems"]:
-            _check(system, classes)
         answers = _answers(path / "predictions.csv", classes)
         calibration = calibration_of(metrics["systems"][-1], answers.probabilities, answers.truth,
                                      folds=len(record["faces"])) if metrics["systems"] else None
@@ -87,21 +84,9 @@ def read_content(path: Path) -> RunContent:
         raise InputError(f"{path}: not a run (no {missing}): give a folder that `fuse` made") from None
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise InputError(f"{path}: the run's figures do not read back ({error}): train it again") from None
-
-
-def _check(system: dict[str, Any], classes: tuple[str, ...]) -> None:
-    """Refuse figures that are none: a run may come from a stranger. Raises ValueError or KeyError."""
-    numbers = [system["n"], system["accuracy"], system["macro_f1"], system["uar"], system["temperature"],
-               *(system["accuracy_interval"] or (0, 0)), *(system["macro_f1_interval"] or (0, 0)),
-               *(system["contributions"] or {}).values(), *(row["n"] for row in system["per_class"].values())]
-    shares = [row[kind] for row in system["per_class"].values() for kind in ("precision", "recall", "f1")]
-    if not isinstance(system["name"], str) or not all(isinstance(number, int | float) for number in numbers) or not all(
-            share is None or isinstance(share, int | float) for share in shares):
-        raise ValueError("a figure is no number")
-    if tuple(system["per_class"]) != classes or np.array(system["confusion"], int).shape != (len(classes),) * 2:
-        raise ValueError("the figures are of other classes")
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError,
+            csv.Error) as error:
+        raise InputError(f"{path}: the run's figures do not read back ({first_line(error)}): train it again") from None
 
 
 def _answers(path: Path, classes: tuple[str, ...]) -> Answers:

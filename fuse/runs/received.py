@@ -3,7 +3,6 @@
 import json
 import math
 import struct
-from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,12 +14,13 @@ from twofold.cache.recipe import Recipe
 from twofold.data.errors import InputError
 from twofold.fuse.heads.registry import StandardisedHead
 from twofold.fuse.heads.spec import Spec
+from twofold.fuse.runs.values import choice, counter, items, number, refused, short, table, text
 from twofold.fuse.settings import HEADS, RULES
 
 MOST_JSON = 32 << 20  #: bytes of run.json
 MOST_HEADER = 1 << 20  #: bytes of the header of head.safetensors
 MOST_STREAMS, MOST_FOLDS, MOST_MEMBERS, MOST_CLASSES = 256, 1_000, 100_000, 500
-MOST_DIM, MOST_HIDDEN, MOST_LETTERS = 65_536, 1_000_000, 1_000
+MOST_DIM, MOST_HIDDEN = 65_536, 1_000_000
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({_short(error)}): the run does not read back") from None
+        raise InputError(f"{path}: not JSON ({short(error)}): the run does not read back") from None
     if not isinstance(record, dict):
         raise InputError(f"{path}: not the record of a run")
     return record
@@ -38,75 +38,75 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def spec_of(record: dict[str, Any], path: Path) -> Spec:
     """The head that a record describes. Raises InputError for any value that a head of ours cannot have."""
-    head = _dict(record.get("head"), path, "head")
+    head = table(record.get("head"), path, "head")
     names = {field.name for field in fields(Spec)}
     strange = [name for name in head if name not in names]
     if strange:
-        raise _refused(path, "head", f"{strange[0]!r} is unknown")
-    count = _counter(path)
+        raise refused(path, "head", f"{strange[0]!r} is unknown")
+    count = counter(path)
     spec = Spec(
-        kind=_choice(head.get("kind"), HEADS, path, "head.kind"),
+        kind=choice(head.get("kind"), HEADS, path, "head.kind"),
         dims=tuple(count(dim, f"head.dims[{k}]", MOST_DIM)
-                   for k, dim in enumerate(_list(head.get("dims"), path, "head.dims", MOST_STREAMS))),
+                   for k, dim in enumerate(items(head.get("dims"), path, "head.dims", MOST_STREAMS))),
         classes=classes_of(head.get("classes"), path),
         members=count(head.get("members"), "head.members", MOST_MEMBERS),
         hidden=count(head.get("hidden", Spec.hidden), "head.hidden", MOST_HIDDEN),
-        dropout=_number(head.get("dropout", Spec.dropout), path, "head.dropout", lambda value: 0 <= value < 1),
+        dropout=number(head.get("dropout", Spec.dropout), path, "head.dropout", lambda value: 0 <= value < 1),
         projection=count(head.get("projection", Spec.projection), "head.projection", MOST_HIDDEN),
-        rule=_choice(head.get("rule", Spec.rule), RULES, path, "head.rule"),
-        own=_choice(head.get("own", Spec.own), (False, True), path, "head.own"))
+        rule=choice(head.get("rule", Spec.rule), RULES, path, "head.rule"),
+        own=choice(head.get("own", Spec.own), (False, True), path, "head.own"))
     if spec.members * len(spec.classes) > 10 * MOST_MEMBERS:
-        raise _refused(path, "head", f"{spec.members} members of {len(spec.classes)} classes are too many")
+        raise refused(path, "head", f"{spec.members} members of {len(spec.classes)} classes are too many")
     return spec
 
 
 def classes_of(value: object, path: Path) -> tuple[str, ...]:
     """The names of the classes: texts, each once."""
-    classes = tuple(_text(name, path, f"classes[{k}]")
-                    for k, name in enumerate(_list(value, path, "classes", MOST_CLASSES)))
+    classes = tuple(text(name, path, f"classes[{k}]")
+                    for k, name in enumerate(items(value, path, "classes", MOST_CLASSES)))
     if len(classes) < 2 or len(set(classes)) < len(classes):
-        raise _refused(path, "classes", "two different ones are needed, each once")
+        raise refused(path, "classes", "two different ones are needed, each once")
     return classes
 
 
 def streams_of(record: dict[str, Any], spec: Spec, path: Path) -> tuple[tuple[str, str, Recipe], ...]:
     """(backbone, view, recipe) of each stream, in the order of the head's columns."""
-    listed = _list(record.get("streams"), path, "streams", MOST_STREAMS)
+    listed = items(record.get("streams"), path, "streams", MOST_STREAMS)
     if len(listed) != len(spec.dims):
-        raise _refused(path, "streams", f"there are {len(listed)} for a head on {len(spec.dims)}")
+        raise refused(path, "streams", f"there are {len(listed)} for a head on {len(spec.dims)}")
     streams = []
     for k, value in enumerate(listed):
-        where, stream = f"streams[{k}]", _dict(value, path, f"streams[{k}]")
-        backbone = _text(stream.get("backbone"), path, f"{where}.backbone")
-        view = _text(stream.get("view"), path, f"{where}.view")
+        where, stream = f"streams[{k}]", table(value, path, f"streams[{k}]")
+        backbone = text(stream.get("backbone"), path, f"{where}.backbone")
+        view = text(stream.get("view"), path, f"{where}.view")
         try:
             recipe = Recipe.from_json(json.dumps(stream.get("recipe")))
             fingerprint = recipe.fingerprint
         except (CacheError, RecursionError, ValueError) as error:
-            raise _refused(path, f"{where}.recipe", _short(error)) from None
+            raise refused(path, f"{where}.recipe", short(error)) from None
         if (recipe.backbone, recipe.view.get("name")) != (backbone, view):
-            raise _refused(path, f"{where}.recipe", f"it is not that of {_short(backbone)} ({_short(view)})")
+            raise refused(path, f"{where}.recipe", f"it is not that of {short(backbone)} ({short(view)})")
         if stream.get("dim", spec.dims[k]) != spec.dims[k]:
-            raise _refused(path, f"{where}.dim", f"it is {_short(stream['dim'])}, the head takes {spec.dims[k]}")
+            raise refused(path, f"{where}.dim", f"it is {short(stream['dim'])}, the head takes {spec.dims[k]}")
         if stream.get("fingerprint", fingerprint) != fingerprint:
-            raise _refused(path, f"{where}.fingerprint", f"its recipe's is {fingerprint}")
+            raise refused(path, f"{where}.fingerprint", f"its recipe's is {fingerprint}")
         streams.append((backbone, view, recipe))
     return tuple(streams)
 
 
 def temperatures_of(record: dict[str, Any], spec: Spec, path: Path) -> tuple[float, tuple[float, ...]]:
     """The temperature of the whole, and that of each fold."""
-    folds = len(_list(record.get("faces"), path, "faces", MOST_FOLDS))
+    folds = len(items(record.get("faces"), path, "faces", MOST_FOLDS))
     if spec.members % folds:
-        raise _refused(path, "faces", f"{spec.members} members cannot stem from {folds} folds")
+        raise refused(path, "faces", f"{spec.members} members cannot stem from {folds} folds")
 
     def temperature(value: object, where: str) -> float:
-        return _number(value, path, where, lambda number: 1e-3 <= number <= 1e3)
+        return number(value, path, where, lambda number: 1e-3 <= number <= 1e3)
 
     whole = temperature(record.get("temperature"), "temperature")
-    each = _list(record.get("temperatures", [whole] * folds), path, "temperatures", MOST_FOLDS)
+    each = items(record.get("temperatures", [whole] * folds), path, "temperatures", MOST_FOLDS)
     if len(each) != folds:
-        raise _refused(path, "temperatures", f"there are {len(each)} for {folds} folds")
+        raise refused(path, "temperatures", f"there are {len(each)} for {folds} folds")
     return whole, tuple(temperature(value, f"temperatures[{k}]") for k, value in enumerate(each))
 
 
@@ -145,17 +145,17 @@ def _entries(file: BinaryIO, path: Path, expected: dict[str, tuple[int, ...]]) -
         header = json.loads(file.read(length))
     except (ValueError, RecursionError):
         raise InputError(f"{path}: not the weights of a head: train the run again") from None
-    header = _dict(header, path, "the header")
-    entries = {name: _dict(entry, path, name) for name, entry in header.items() if name != "__metadata__"}
+    header = table(header, path, "the header")
+    entries = {name: table(entry, path, name) for name, entry in header.items() if name != "__metadata__"}
     if set(entries) != set(expected):
         odd = sorted(set(entries) ^ set(expected))[0]
-        raise InputError(f"{path}: {_short(odd)} is {'not in' if odd in expected else 'no part of'} the head that "
+        raise InputError(f"{path}: {short(odd)} is {'not in' if odd in expected else 'no part of'} the head that "
                          "run.json describes")
     starts, start = {}, 8 + length
     for name, entry in entries.items():
         offsets, shape = entry.get("data_offsets"), expected[name]
         if entry.get("dtype") != "F32" or entry.get("shape") != list(shape):
-            raise InputError(f"{path}: {name} is {_short(entry.get('dtype'))} {_short(entry.get('shape'))}, not F32 "
+            raise InputError(f"{path}: {name} is {short(entry.get('dtype'))} {short(entry.get('shape'))}, not F32 "
                              f"{list(shape)} as run.json describes the head")
         if not (isinstance(offsets, list) and len(offsets) == 2 and all(type(value) is int for value in offsets)
                 and offsets[0] >= 0 and offsets[1] - offsets[0] == 4 * math.prod(shape)):
@@ -166,52 +166,3 @@ def _entries(file: BinaryIO, path: Path, expected: dict[str, tuple[int, ...]]) -
         raise InputError(f"{path}: {size:,} bytes, where the head that run.json describes takes {start + whole:,}: "
                          "it was cut short or altered, train the run again")
     return starts, start
-
-
-def _counter(path: Path) -> Callable[[object, str, int], int]:
-    def count(value: object, where: str, most: int) -> int:
-        if type(value) is not int or not 1 <= value <= most:
-            raise _refused(path, where, f"{_short(value)} is no number from 1 to {most}")
-        return value
-
-    return count
-
-
-def _number(value: object, path: Path, where: str, holds: Callable[[float], bool]) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300 or not holds(float(value)):
-        raise _refused(path, where, f"{_short(value)} makes no sense")
-    return float(value)
-
-
-def _text(value: object, path: Path, where: str) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= MOST_LETTERS:
-        raise _refused(path, where, f"{_short(value)} is no name")
-    return value
-
-
-def _choice(value: Any, choices: Sequence[Any], path: Path, where: str) -> Any:
-    if not any(type(value) is type(choice) and value == choice for choice in choices):
-        raise _refused(path, where, f"{_short(value)} is none of {', '.join(map(str, choices))}")
-    return value
-
-
-def _list(value: object, path: Path, where: str, most: int) -> list[Any]:
-    if not isinstance(value, list) or not 1 <= len(value) <= most:
-        raise _refused(path, where, f"a list of 1 to {most} is needed")
-    return value
-
-
-def _dict(value: object, path: Path, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _refused(path, where, "a table of names and values is needed")
-    return value
-
-
-def _refused(path: Path, where: str, why: str) -> InputError:
-    return InputError(f"{path}: {where}: {why}; the run does not read back, train it again")
-
-
-def _short(value: object) -> str:
-    text = str(value) if isinstance(value, Exception) else repr(value)
-    line = text.splitlines()[0] if text else type(value).__name__
-    return line if len(line) <= 80 else f"{line[:77]}..."

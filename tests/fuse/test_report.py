@@ -202,7 +202,7 @@ def test_figures_that_are_none_are_refused(run, tmp_path, change):
     metrics = json.loads((run / "metrics.json").read_text())
     metrics["systems"][-1] |= change
     (run / "metrics.json").write_text(json.dumps(metrics))
-    with pytest.raises(InputError, match="figures do not read back"):
+    with pytest.raises(InputError, match="run does not read back"):
         report([run], out=tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
 
@@ -215,7 +215,7 @@ def test_what_is_no_run_and_what_cannot_be_written(run, tmp_path):
     with pytest.raises(InputError, match="its folder is missing"):
         report([run], out=tmp_path / "none" / "r.html")
     (run / "metrics.json").write_text('{"classes": 3}')
-    with pytest.raises(InputError, match="figures do not read back"):
+    with pytest.raises(InputError, match="run does not read back"):
         report([run], out=tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
 
