@@ -150,14 +150,24 @@ def serve(
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fuse` made.")],
     out: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="A new folder.")],
+    face: Annotated[int, typer.Option(min=0, max=1024, metavar="SIDE", help="Encoders and head as one ONNX, too, for "
+                                      "faces of SIDE x SIDE pixels.")] = 0,
+    weights: Annotated[list[str] | None, typer.Option(help="NAME=PATH, where not in the weights folder.")] = None,
+    licence: Annotated[list[str] | None, typer.Option(
+        metavar="NAME=LICENCE", help="Of an encoder's weights, where nobody states it.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older export.")] = False,
     as_json: data_cli.Json = False,
 ) -> Report:
     """A run for others: its head as ONNX, and a model card with figures, encoders, licences and limits."""
-    from twofold.extract.networks.presets import PRESETS
+    from twofold.extract.again.carried import carried_encoders
+    from twofold.extract.networks.licences import licences
     from twofold.fuse.export.export import export as run_export
+    from twofold.fuse.runs.run import read_run
 
-    return run_export(run, out, licences={preset.name: preset.licence for preset in PRESETS},
+    trained = read_run(run)
+    recipes = [recipe for _, _, recipe in trained.streams]
+    encoders = carried_encoders(recipes, side=face, weights=weights or [], stated=licence or []) if face else None
+    return run_export(trained, out, licences=licences(recipe.backbone for recipe in recipes), encoders=encoders,
                       overwrite=overwrite)
 
 

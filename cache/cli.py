@@ -144,7 +144,8 @@ def cache_export(
     source = Store(store)
     manifest = read_manifest(source.manifest_path).table if source.manifest_path.exists() else None
     faces = exported_faces(source, backbones=names_in(backbones or ""), view=view,
-                           manifest=None if manifest is None else {name: manifest[name].tolist() for name in manifest})
+                           manifest=None if manifest is None else {
+                               str(name): manifest[name].tolist() for name in manifest})
     files = export_files(out, faces)
     if not out.suffix:
         out.mkdir(parents=True, exist_ok=True)

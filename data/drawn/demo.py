@@ -69,4 +69,7 @@ def steps(out: Path, *, untrained: Sequence[str], device: str) -> list[Step]:
             "fuse", store, "--backbones", LEARNER, "--head", "zeroshot", "--device", device)),
         Step("a head learns compounds from all backbones together; it is scored on people whom nothing has seen", (
             "fuse", store, "--device", device, "--out", str(out / "run"))),
+        Step(f"what there is to see of it, on a page for any browser: {out / 'report.html'}", (
+            "report", str(out / "run"), "--store", store, "--root", faces, "-o", str(out / "report.html"),
+            "--overwrite")),
     ]

@@ -15,14 +15,16 @@ LIMITS = """\
 * Compound classes are rare and their labels uncertain: read the intervals, and the per-class figures below."""
 
 
-def model_card(run: Run, *, licences: Mapping[str, str]) -> str:
-    """The text of a README.md with the hub's metadata in front. licences: of the encoders whose licence is certain.
+def model_card(run: Run, *, licences: Mapping[str, str], side: int = 0) -> str:
+    """The text of a README.md with the hub's metadata in front.
+
+    licences: of the encoders, where one is stated; side: of the faces that the model with encoders takes, 0 for none.
 
     Raises InputError for a run whose metrics.json does not read back.
     """
     try:
         system = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))["systems"][-1]
-        return "\n".join([*_metadata(run, system), "", *_page(run, system, licences), ""])
+        return "\n".join([*_metadata(run, system), "", *_page(run, system, licences, side), ""])
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(f"{run.path}: metrics.json does not read back ({error}): train it again") from None
 
@@ -41,9 +43,10 @@ def _metadata(run: Run, system: dict[str, Any]) -> list[str]:
     return ["---", *(f"{name}: {json.dumps(value)}" for name, value in values.items()), "---"]
 
 
-def _page(run: Run, system: dict[str, Any], licences: Mapping[str, str]) -> list[str]:
+def _page(run: Run, system: dict[str, Any], licences: Mapping[str, str], side: int) -> list[str]:
     faces = run.record["faces"]
     scored = f"{len(faces)} folds by group" if len(faces) > 1 else "the test split"
+    mark = " * UNTRAINED" if run.untrained else ""
     untrained = ["", "**Some of its encoders have random weights: its figures mean nothing.**"] if run.untrained else []
     return [
         f"# {run.taxonomy.name}: {run.kind} on {len(run.streams)} encoder{'s' if len(run.streams) > 1 else ''}", "",
@@ -51,19 +54,30 @@ def _page(run: Run, system: dict[str, Any], licences: Mapping[str, str]) -> list
         "## Figures", "",
         f"Of {system['n']} faces of {scored}, none of which it learned from or was chosen by; "
         f"{system.get('figures_of', 'the ensemble of its seeds')}; 95 % intervals by bootstrap of groups.", "",
-        *markdown_table(("", "value", "95 %"), _figures(system)), "",
-        *markdown_table(("class", "faces", "precision", "recall", "F1"),
+        *markdown_table((mark, "value", "95 %"), _figures(system)), "",
+        *markdown_table(("class" + mark, "faces", "precision", "recall", "F1"),
                 [(name, str(row["n"]), *(_percent(row[kind]) for kind in ("precision", "recall", "f1")))
                  for name, row in system["per_class"].items()]), "",
         "## Encoders", "",
         *markdown_table(("backbone", "view", "embedding", "weights", "licence"),
-                [(backbone, view, f"{dim}-d", recipe.weights[:23], licences.get(backbone, "as its publisher says"))
+                [(backbone + (" * UNTRAINED" if recipe.untrained else ""), view, f"{dim}-d", recipe.weights[:23],
+                  "random numbers: none" if recipe.untrained else licences.get(backbone, "not stated"))
                  for (backbone, view, recipe), dim in zip(run.streams, run.head.spec.dims, strict=True)]), "",
         "What is made with an encoder is under its licence too.", "",
+        "## Use", "", *_use(run, side), "",
         "## Data", "",
         f"{sum(fold['train'] for fold in faces) // len(faces)} faces to learn from"
         f"{' a fold' if len(faces) > 1 else ''}; faces of one group stood on one side.",
         *(f"* {note}" for note in run.record["notes"]), "", "## Limits", "", LIMITS]
+
+
+def _use(run: Run, side: int) -> list[str]:
+    inputs = [f"* `head.onnx`: `features` (N, {sum(run.head.spec.dims)}) float32, the encoders' embeddings side by "
+              f"side in the order above, to `probabilities` (N, {len(run.taxonomy.classes)})."]
+    if side:
+        inputs.append(f"* `face.onnx`: `faces` (N, {side}, {side}, 3) uint8 RGB, cropped and aligned as the faces it "
+                      "was trained on, to the same; it holds the encoders' weights, under their licences.")
+    return [*inputs, f"* Classes, in order: {', '.join(run.taxonomy.classes)}."]
 
 
 def _figures(system: dict[str, Any]) -> list[tuple[str, str, str]]:

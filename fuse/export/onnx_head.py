@@ -1,15 +1,11 @@
 """A run's head as an ONNX model: for programs that have neither Python nor torch."""
 
-import json
-import logging
-import warnings
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
-from twofold.data.errors import InputError
+from twofold.fuse.export.onnx_model import require_close, write_onnx
 from twofold.fuse.runs.run import Run
 
 CLOSE = 1e-5  #: how far the written model's probabilities may be from the run's own
@@ -44,29 +40,8 @@ def write_onnx_head(run: Run, path: Path) -> float:
     `probabilities` (N, C); the names of both stand in its metadata. Raises InputError if the packages for it are
     absent, or if the written model does not say what the run says.
     """
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401 (the exporter wants it)
-    except ImportError as error:
-        raise InputError(f"writing ONNX needs {error.name}: pip install onnx onnxscript onnxruntime") from None
     dim = sum(run.head.spec.dims)
     features = torch.randn(FACES, dim, generator=torch.Generator().manual_seed(0))
     features = features * run.head.std.mean(dim=0) + run.head.mean.mean(dim=0)
-    logging.getLogger("onnxscript").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(CalibratedHead(run).eval(), (features,), dynamo=True, verbose=False,
-                                    input_names=["features"], output_names=["probabilities"],
-                                    dynamic_shapes={"features": {0: torch.export.Dim("faces")}})
-    assert program is not None
-    model = program.model_proto
-    onnx.helper.set_model_props(model, {
-        "classes": json.dumps(run.taxonomy.classes),
-        "streams": json.dumps([[backbone, view, recipe.fingerprint] for backbone, view, recipe in run.streams])})
-    onnx.save(model, path)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    difference = np.abs(session.run(None, {"features": features.numpy()})[0] - run.probabilities(features.numpy()))
-    if not difference.max() < CLOSE:
-        raise InputError(f"{path}: the written model differs from the run by {difference.max():.2g}: do not use it")
-    return float(difference.max())
+    probabilities = write_onnx(CalibratedHead(run), features, path, run=run, name="features", facts={})
+    return require_close(path, probabilities - run.probabilities(features.numpy()), CLOSE)
