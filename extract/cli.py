@@ -48,6 +48,9 @@ def extract(
     max_pixels: Annotated[int, typer.Option(min=1, max=178_000_000, help="A larger picture fails.")] = 25_000_000,
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile at the networks.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be computed, and stop.")] = False,
+    ray: Annotated[str | None, typer.Option(
+        metavar="ADDRESS", help="Compute on a Ray cluster: local, auto or HOST:PORT.")] = None,
+    ray_workers: Annotated[int, typer.Option(min=0, help="Workers on it at most; 0: as there is room now.")] = 0,
     slurm: Annotated[str | None, typer.Option(
         metavar="OPTIONS", help="Submit it as an array job with these options of sbatch.")] = None,
     slurm_script: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the job script, submit nothing.")]
@@ -70,9 +73,17 @@ def extract(
                              replace_manifest=replace_manifest)
     request = Request(manifest=faces, roots=root, store=store, streams=streams, device=device, options=options,
                       max_pixels=max_pixels)
-    if (slurm is None and slurm_script is None) or dry_run:
+    on_slurm = slurm is not None or slurm_script is not None
+    if dry_run or (ray is None and not on_slurm):
         return run_extract(request, dry=dry_run)
     from twofold.data.errors import InputError
+
+    if ray is not None:
+        from twofold.extract.cluster.on_ray import RayOptions, extract_on_ray
+
+        if on_slurm:
+            raise InputError("--ray and --slurm are two ways to do the same: choose one")
+        return extract_on_ray(request, RayOptions(address=ray, workers=ray_workers))
     from twofold.extract.cluster.slurm import script_of, submit, write_script
     from twofold.extract.run import open_place
 

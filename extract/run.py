@@ -1,6 +1,6 @@
 """Stage one as one function: a manifest of faces and some streams become feature files in a store."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from twofold.extract.report import Extraction, file_report
 from twofold.extract.streams import Encoders, EncoderSource, Stream
 from twofold.extract.views import view
 from twofold.extract.weights.class_orders import HOW_TO_NAME_CLASSES
+
+Engine = Callable[[Assignment], Tally]  #: who computes rows and leaves them in parts of the store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +54,11 @@ class Place:
     store: Store
 
 
-def extract(request: Request, *, dry: bool = False) -> Extraction:
+def extract(request: Request, *, dry: bool = False, engine: Engine | None = None) -> Extraction:
     """Extract every face of the manifest for every stream that the store lacks; `dry` only says what.
 
-    Raises InputError or CacheError, before anything is written, if the request makes no sense.
+    engine: what computes, if not the devices of this machine that the request names. Raises InputError or CacheError,
+    before anything is written, if the request makes no sense.
     """
     place, devices, options = open_place(request), request.device.split(","), request.options
     encoders = Encoders(devices[0])
@@ -71,7 +74,7 @@ def extract(request: Request, *, dry: bool = False) -> Extraction:
         seconds = estimate(assignment, encoders) / len(devices)
         return Extraction(place.store.path, len(place.keys), [
             file_report(place.store, file, file.finished, Tally(), options) for file in plans], None, seconds)
-    return add_missing(place, plans, sources, encoders, devices, options)
+    return add_missing(place, plans, sources, engine or devices_engine(devices, encoders), options)
 
 
 def open_place(request: Request) -> Place:
@@ -102,15 +105,21 @@ def _keep_manifest(place: Place) -> None:
         write_manifest(place.manifest, path)
 
 
-def add_missing(place: Place, plans: Sequence[FilePlan], sources: Sequence[EncoderSource], encoders: Encoders,
-                devices: Sequence[str], options: ExtractOptions) -> Extraction:
+def devices_engine(devices: Sequence[str], encoders: Encoders) -> Engine:
+    """This process, and one more for each device but the first, whose encoders these are."""
+    def compute(assignment: Assignment) -> Tally:
+        shares = shared_out(assignment, devices) if len(devices) > 1 else [replace(assignment, device=devices[0])]
+        return compute_on_devices(shares, encoders)
+
+    return compute
+
+
+def add_missing(place: Place, plans: Sequence[FilePlan], sources: Sequence[EncoderSource], engine: Engine,
+                options: ExtractOptions) -> Extraction:
     """Compute what the plans miss and finish the files that are whole by then. sources: of each plan's encoder."""
     _keep_manifest(place)
     assignment = assignment_of(place, plans, sources, options)
-    tally = Tally()
-    if assignment.files:
-        shares = shared_out(assignment, devices) if len(devices) > 1 else [replace(assignment, device=devices[0])]
-        tally = compute_on_devices(shares, encoders)
+    tally = engine(assignment) if assignment.files else Tally()
     files = [file.finished for file in plans] if tally.stopped_by else finish(place.store, plans, place.keys)
     reports = [file_report(place.store, wanted, file, tally, options)
                for wanted, file in zip(plans, files, strict=True)]

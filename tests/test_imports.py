@@ -15,6 +15,7 @@ ALLOWED = {
     "cache": {"cache", "numpy", "h5py", "filelock", "xxhash", "fsspec"},
     "extract": {"extract", "data", "cache", "numpy", "torch", "timm", "torchvision", "safetensors", "tqdm", "PIL",
                 "onnxruntime", "huggingface_hub"},
+    "extract/cluster": {"extract", "data", "cache", "numpy", "tqdm", "ray"},
     "extract/doctor": {"twofold", "extract", "data", "torch", "PIL", "huggingface_hub", "filelock", "packaging"},
     "fuse/export": {"fuse", "data", "cache", "numpy", "torch", "onnx", "onnxruntime", "onnxscript"},
     "fuse/report": {"fuse", "data", "cache", "numpy", "torch", "sklearn", "PIL", "resvg_py"},

@@ -10,7 +10,7 @@ from twofold.extract.networks.encoder import Encoder
 from twofold.extract.networks.widths import check_width
 from twofold.extract.plan import ExtractOptions, WantedFile, recipe_of
 from twofold.extract.report import Extraction
-from twofold.extract.run import Request, add_missing, open_place, plan_all
+from twofold.extract.run import Request, add_missing, devices_engine, open_place, plan_all
 from twofold.extract.streams import Encoders, EncoderSource, parse_weights
 from twofold.extract.views import view
 from twofold.extract.weights.find import file_names, weights_folder
@@ -43,7 +43,7 @@ def reproduce(recipes: Sequence[Recipe], *, manifest: Path, roots: Sequence[str]
             file = replace(file, wanted=WantedFile(file.recipe, encoder.dim, encoder.classifier))
         plans.append(file)
         sources.append(source)
-    return add_missing(place, plans, sources, encoders, devices, options)
+    return add_missing(place, plans, sources, devices_engine(devices, encoders), options)
 
 
 def find_encoders(recipes: Sequence[Recipe], *, weights: Sequence[str], device: str, dims: Sequence[int] = ()

@@ -12,8 +12,8 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -22,10 +22,9 @@ import torch
 from tqdm import tqdm
 
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
 from twofold.data.images.sources import NO_FACE, ImageSource
 from twofold.extract.engine.batches import Batch, Face, Feed, fill
-from twofold.extract.engine.lanes import Lane, Tally
+from twofold.extract.engine.lanes import Lane, Tally, refuse_too_many
 from twofold.extract.engine.passes import Passes, passes_on
 from twofold.extract.plan import ExtractOptions, Job
 
@@ -35,26 +34,28 @@ FILLING = 2  #: batches of a feed that decoding may be ahead, besides those of w
 
 
 def compute(jobs: Sequence[Job], keys: Sequence[str], faces: ImageSource, store: Store, *, options: ExtractOptions,
-            progress: bool = True, passes: Passes | None = None) -> Tally:
+            progress: bool = True, passes: Passes | None = None, stop: "Stop | None" = None,
+            decoded: Callable[[int], object] | None = None) -> Tally:
     """Compute every missing row of `jobs` and leave it in parts of `store`.
 
-    passes: what runs the forward passes, if not what belongs to the encoders' devices. A face that cannot be read,
-    decoded or encoded is recorded with its reason and the run goes on; after more than `options.max_failures` of them
-    it raises InputError. On Ctrl-C or SIGTERM the batches in hand are finished and published, and `Tally.stopped_by`
-    says so. Whatever is raised, published parts stay.
+    passes: what runs the forward passes, if not what belongs to the encoders' devices; stop: asked instead of the
+    signals of this process; decoded: told how many faces were, each time, instead of a progress bar. A face that cannot
+    be read, decoded or encoded is recorded with its reason and the run goes on; after more than `options.max_failures`
+    of them it raises InputError. On Ctrl-C or SIGTERM the batches in hand are finished and published, and
+    `Tally.stopped_by` says so. Whatever is raised, published parts stay.
     """
     tally = Tally()
     began = time.perf_counter()
     jobs = [job for job in jobs if job.missing.any()]
     rows = np.flatnonzero(np.any([job.missing for job in jobs], axis=0)).tolist() if jobs else []
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(Stop())
+        stop = stack.enter_context(stop or Stop())
         writer = stack.enter_context(ThreadPoolExecutor(1, "write"))
         lanes = _lanes(jobs, store, options, writer, tally, stack, passes)
-        bar = stack.enter_context(_progress_bar(len(rows), shown=progress))
+        bar = stack.enter_context(progress_bar(len(rows), shown=progress and decoded is None))
         try:
             with ThreadPoolExecutor(options.workers or os.cpu_count() or 1, "decode") as decoders:
-                loop = Loop(lanes, faces, decoders, tally, options, bar)
+                loop = Loop(lanes, faces, decoders, tally, options, decoded or bar.update)
                 try:
                     loop.run(rows, keys, stop)
                 finally:
@@ -94,9 +95,9 @@ class Loop:
     """Decoding tasks and forward passes under way, and the order in which they are waited for."""
 
     def __init__(self, lanes: Sequence[Lane], faces: ImageSource, decoders: ThreadPoolExecutor, tally: Tally,
-                 options: ExtractOptions, bar: tqdm):
+                 options: ExtractOptions, decoded: Callable[[int], object]):
         self.lanes, self.faces, self.decoders = lanes, faces, decoders
-        self.tally, self.options, self.bar = tally, options, bar
+        self.tally, self.options, self.decoded = tally, options, decoded
         self.users = {feed: [lane for lane in lanes if lane.feed is feed] for feed in {lane.feed for lane in lanes}}
         self.tasks: deque[tuple[list[Face], Future[float]]] = deque()
         self.unreadable: dict[str, str] = {}  #: key to reason
@@ -151,10 +152,10 @@ class Loop:
         faces, task = self.tasks.popleft()
         self.tally.seconds.decode += task.result()
         self.tally.faces += len(faces)
-        self.bar.update(len(faces))
+        self.decoded(len(faces))
         self.unreadable |= {face.key: face.failure for face in faces if face.failure not in ("", NO_FACE)}
         if self.options.max_failures >= 0:
-            self._refuse_too_many_failures()
+            refuse_too_many(self.unreadable | self.tally.failed_faces, self.options.max_failures)
         for feed, lanes in self.users.items():
             for batch in feed.take(sum(bool(feed.missing[face.row]) for face in faces)):
                 self._start(batch, lanes)
@@ -164,15 +165,8 @@ class Loop:
         for lane in lanes:
             lane.start(batch)
 
-    def _refuse_too_many_failures(self) -> None:
-        failures, limit = self.unreadable | self.tally.failed_faces, self.options.max_failures
-        if len(failures) > limit:
-            reasons = ", ".join(f"{count} x {reason}" for reason, count in Counter(failures.values()).most_common(3))
-            raise InputError(f"stopped after {len(failures)} failed faces (--max-failures {limit}): {reasons}, "
-                             f"last {list(failures)[-1]!r}; what was computed is kept")
 
-
-def _progress_bar(total: int, *, shown: bool) -> tqdm:
+def progress_bar(total: int, *, shown: bool) -> tqdm:
     pace = 0.5 if sys.stderr.isatty() else LOG_SECONDS  # a log of a night's run should stay readable
     return tqdm(total=total, unit="face", desc="extract", dynamic_ncols=True, mininterval=pace, maxinterval=2 * pace,
                 disable=not shown)

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -12,6 +12,7 @@ from twofold.cache.format.finite import first_not_finite
 from twofold.cache.parts.parts import publish_part
 from twofold.cache.parts.rows import Rows
 from twofold.cache.store import Store
+from twofold.data.errors import InputError
 from twofold.data.images.sources import NO_FACE
 from twofold.extract.engine.batches import Batch, Feed
 from twofold.extract.engine.passes import Pass, Passes
@@ -59,6 +60,14 @@ class Tally:
                                  for name in ("decode", "forward", "write")),
                                wall=max(self.seconds.wall, other.seconds.wall))
         self.stopped_by = self.stopped_by or other.stopped_by
+
+
+def refuse_too_many(failures: Mapping[str, str], limit: int) -> None:
+    """Raises InputError if more faces than `limit` have failed; failures: key to reason."""
+    if len(failures) > limit:
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in Counter(failures.values()).most_common(3))
+        raise InputError(f"stopped after {len(failures)} failed faces (--max-failures {limit}): {reasons}, "
+                         f"last {list(failures)[-1]!r}; what was computed is kept")
 
 
 class Lane:

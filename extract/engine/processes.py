@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -47,15 +47,19 @@ class Assignment:
     options: ExtractOptions
 
 
-def carry_out(assignment: Assignment, encoders: Encoders, *, progress: bool = True) -> Tally:
-    """Compute the rows and leave them in parts of the store. Raises InputError as loading an encoder and `compute`."""
+def carry_out(assignment: Assignment, encoders: Encoders, *, progress: bool = True, stop: Stop | None = None,
+              decoded: Callable[[int], object] | None = None) -> Tally:
+    """Compute the rows and leave them in parts of the store; stop, decoded: as of `compute`.
+
+    Raises InputError as loading an encoder and `compute`.
+    """
     jobs = []
     for file in assignment.files:
         missing = np.zeros(len(assignment.keys), bool)
         missing[file.rows] = True
         jobs.append(Job(encoders.load(file.source), view(file.recipe.view["name"]), file.recipe, missing))
     return compute(jobs, assignment.keys, assignment.faces, Store(assignment.store, new=True),
-                   options=assignment.options, progress=progress)
+                   options=assignment.options, progress=progress, stop=stop, decoded=decoded)
 
 
 def shared_out(assignment: Assignment, devices: Sequence[str]) -> list[Assignment]:

@@ -1,0 +1,59 @@
+"""The actors of a run on a Ray cluster: started, and let go again."""
+
+from collections.abc import Callable
+from typing import Any
+
+from twofold.data.errors import InputError
+from twofold.extract.cluster.ray_size import WorkerSize
+
+
+class Pool:
+    """Up to `size.count` actors, which `start` makes. A context: at its end all are let go."""
+
+    def __init__(self, ray: Any, start: Callable[[], Any], size: WorkerSize):
+        self.ray, self.size = ray, size
+        self._start = start
+        self._actors: list[Any] = []
+        self._idle: list[Any] = []  #: that were needed before there was work
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for actor in [*self._actors]:
+            self.drop(actor)
+
+    def actor(self) -> Any:
+        """A new one; it waits for room, and so makes an autoscaler bring a node where there is none."""
+        if self._idle:
+            return self._idle.pop()
+        self._actors.append(self._start())
+        return self._actors[-1]
+
+    def drop(self, actor: Any) -> None:
+        """Let go of an actor, whatever it does, so that its room is free for others."""
+        self._actors.remove(actor)
+        self.ray.kill(actor)
+
+    def precision(self, text: str) -> str:
+        """`auto` as it is for an actor of the cluster, which is started for that and kept."""
+        actor = self.actor()
+        try:
+            precision = self.ray.get(actor.precision.remote(text))
+        except self.ray.exceptions.RayTaskError as error:
+            raise as_ours(error) from None
+        except self.ray.exceptions.RayError as error:
+            raise InputError(f"--ray: no worker starts ({reason_of(error)})") from None
+        self._idle.append(actor)
+        return precision
+
+
+def as_ours(error: Any) -> Exception:
+    """What an actor raised, if it is bad input or the file system; else Ray's error, with the actor's traceback."""
+    return error.cause if isinstance(error.cause, ValueError | OSError) else error
+
+
+def reason_of(error: Exception) -> str:
+    """Why Ray lost an actor, in one line: its last lines say it, behind the actor's particulars."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
+    return (lines[-1] if lines else type(error).__name__)[:300]

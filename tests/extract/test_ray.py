@@ -1,0 +1,213 @@
+"""Extraction on a real Ray cluster of this machine: several nodes, some of which are killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.extract.stores import assert_equal_stores
+from tests.extract.test_run import spoil
+from twofold.data.manifest import Manifest, write_manifest
+
+ray = pytest.importorskip("ray", reason="Ray is not installed (pip install ray)")
+ROOT = Path(__file__).resolve().parents[2]
+ONE = ("timm:test_vit",)
+PART_ROWS, BATCH, ROUNDS, NODES = 32, 8, 12, 4
+OPEN_ROWS = PART_ROWS + BATCH  #: computed and not published: a part on its way to the disk, one that is filled
+
+WATCHED = """
+import os, runpy, signal, sys, time
+from pathlib import Path
+runpy.run_path({pipeline!r})
+from twofold.extract.engine.lanes import Lane
+take = Lane._take
+
+def watched(self, batch, features):
+    with open({log!r}, "a") as file:
+        file.write("".join(face.key + "\\n" for face in batch.faces))
+    for flag in Path({folder!r}).glob("die*"):
+        if self.tally.rows[self.job.recipe.fingerprint] >= 40:
+            flag.name == "die" and flag.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.02)
+    take(self, batch, features)
+
+Lane._take = watched
+"""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A command line for workers that write down which faces they compute, and die where a file `die` says so."""
+
+    folder: Path
+    script: Path
+
+    def repeated(self) -> int:
+        """Rows that were computed again."""
+        counts = Counter((self.folder / "log").read_text().split())
+        return sum(counts.values()) - len(counts)
+
+
+@pytest.fixture
+def watched(tmp_path, monkeypatch) -> Watched:
+    script = tmp_path / "watched.py"
+    script.write_text(WATCHED.format(pipeline=str(ROOT / "pipeline.py"), log=str(tmp_path / "log"),
+                                     folder=str(tmp_path)))
+    monkeypatch.setattr("twofold.extract.cluster.on_ray.PIPELINE", script)
+    return Watched(tmp_path, script)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Four nodes of one core, and a head without any."""
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    small = {"object_store_memory": 80_000_000, "include_dashboard": False}
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    for _ in range(NODES):
+        nodes.add_node(num_cpus=1, wait=False, **small)
+    nodes.wait_for_nodes()
+    yield nodes
+    nodes.shutdown()
+
+
+@pytest.fixture(scope="module")
+def many(drawn, tmp_path_factory) -> tuple[Path, list[str]]:
+    """The drawn faces again and again, by other keys, and the roots of these."""
+    rounds = [drawn.table.table.assign(key=f"r{number}/" + drawn.table.table["key"]) for number in range(ROUNDS)]
+    manifest = tmp_path_factory.mktemp("many") / "faces.csv"
+    write_manifest(Manifest(pd.concat(rounds, ignore_index=True)), manifest)
+    return manifest, [word for number in range(ROUNDS) for word in ("--root", f"r{number}={drawn.root}")]
+
+
+@pytest.fixture(scope="module")
+def words(many, extract_args):
+    """The arguments of `extract` for all of them."""
+    def make(store: Path, *more: object) -> list[str]:
+        args = extract_args(many[0], "ROOT", store, "--part-rows", PART_ROWS, *more, networks=ONE)
+        place = args.index("--root")
+        return [*args[:place], *many[1], *args[place + 2:]]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def alone(cli, words, tmp_path_factory) -> Path:
+    store = tmp_path_factory.mktemp("alone") / "store"
+    assert cli(*words(store)).returncode == 0
+    return store
+
+
+def when_parts(store: Path, count: int, act) -> threading.Thread:
+    """Call `act` once so many parts are there."""
+    def wait() -> None:
+        while len(list(store.glob(".parts/*/*.h5"))) < count:
+            time.sleep(0.02)
+        act()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nodes", [1, 2, 4])
+def test_any_number_of_nodes_makes_the_file_of_one_process(cli, cluster, words, alone, watched, tmp_path, nodes):
+    done = cli(*words(tmp_path / "s", "--ray", cluster.address, "--ray-workers", nodes, "--json"))
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["computed_faces"] == record["computed_rows"] == 70 * ROUNDS and watched.repeated() == 0
+    assert_equal_stores(tmp_path / "s", alone)
+
+
+@pytest.mark.slow
+def test_a_lost_node_costs_the_open_parts_at_most(cli, cluster, words, alone, watched, tmp_path, caplog):
+    loss = when_parts(tmp_path / "s", 12, lambda: cluster.remove_node(busy_node(cluster), allow_graceful=False))
+    done = cli(*words(tmp_path / "s", "--ray", cluster.address, "--ray-workers", 2, "--json"))
+    loss.join()
+    cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+    assert done.returncode == 0, done.stderr
+    assert "was lost" in caplog.text
+    assert json.loads(done.stdout)["computed_rows"] == 70 * ROUNDS and 0 <= watched.repeated() <= OPEN_ROWS
+    assert_equal_stores(tmp_path / "s", alone)
+
+
+def busy_node(cluster):
+    """A node with a worker that computes."""
+    for node in cluster.worker_nodes:
+        raylet = node.all_processes["raylet"][0].process.pid
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            name, _, rest = path.read_text().partition("(")[2].rpartition(")")
+            if name.startswith("ray::Extractor") and int(rest.split()[1]) == raylet:
+                return node
+    raise AssertionError("no node has a worker")
+
+
+@pytest.mark.slow
+def test_a_killed_driver_goes_on_when_it_is_started_again(cluster, words, alone, watched, tmp_path):
+    args = words(tmp_path / "s", "--ray", cluster.address, "--ray-workers", 2)
+    code = (f"import sys; from pathlib import Path; sys.path.insert(0, {str(ROOT)!r}); from twofold import pipeline; "
+            f"from twofold.extract.cluster import on_ray; on_ray.PIPELINE = Path({str(watched.script)!r}); "
+            "sys.exit(pipeline.main())")
+
+    def start() -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, "-c", code, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                text=True)
+
+    killed = start()
+    when_parts(tmp_path / "s", 8, killed.kill).join(timeout=120)
+    assert killed.wait(timeout=60) == -signal.SIGKILL
+    stopped = start()
+    when_parts(tmp_path / "s", 16, stopped.terminate).join(timeout=120)
+    out, err = stopped.communicate(timeout=120)
+    assert stopped.returncode == 128 + signal.SIGTERM and "stopped by SIGTERM" in out, err
+    assert "extract:" in err  # the progress bar
+    lost = watched.repeated()
+    out, err = (again := start()).communicate(timeout=120)
+    assert again.returncode == 0, err
+    assert 0 <= watched.repeated() <= 2 * OPEN_ROWS  # of the two workers that died with the first driver
+    assert lost <= watched.repeated()
+    assert_equal_stores(tmp_path / "s", alone)
+
+
+@pytest.mark.slow
+def test_a_worker_out_of_memory_is_replaced(cli, cluster, words, alone, watched, tmp_path, caplog):
+    """The system ends a process that takes too much by SIGKILL, and so does Ray's memory monitor."""
+    (tmp_path / "die").touch()
+    done = cli(*words(tmp_path / "s", "--ray", cluster.address, "--ray-workers", 1))
+    assert done.returncode == 0 and f"{70 * ROUNDS} computed" in done.stdout, done.stderr
+    assert caplog.text.count("was lost") == 1 and not (tmp_path / "die").exists()
+    assert 0 < watched.repeated() <= OPEN_ROWS
+    assert_equal_stores(tmp_path / "s", alone)
+
+
+@pytest.mark.slow
+def test_failed_faces_and_the_exit_code_are_as_without_it(cli, cluster, drawn, extract_args, watched, tmp_path):
+    bad, root = spoil(drawn.root, tmp_path / "faces")
+    for name, more in (("a", ()), ("b", ("--ray", cluster.address))):
+        done = cli(*extract_args(drawn.manifest, root, tmp_path / name, *more, "--json", networks=ONE))
+        assert done.returncode == 1 and set(json.loads(done.stdout)["failed_faces"]) == set(bad), done.stderr
+    assert_equal_stores(tmp_path / "a", tmp_path / "b")
+    args = extract_args(drawn.manifest, root, tmp_path / "c", "--ray", cluster.address, networks=ONE)
+    done = cli(*args, "--max-failures", "1")
+    assert done.returncode == 2 and "(--max-failures 1)" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("more", "sentence"), [
+    (["--ray", "127.0.0.1:1"], "--ray 127.0.0.1:1: no such cluster"), (["--slurm", ""], "choose one"),
+    (["--backbones", "timm:nonsense", "--precision", "fp32"], "no backbone of that name"),
+])
+def test_what_makes_no_sense_is_one_sentence(cli, drawn, extract_args, tmp_path, more, sentence):
+    done = cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--ray", "local", *more, networks=ONE))
+    assert done.returncode == 2 and sentence in done.stderr and not (tmp_path / "s").exists(), done.stderr
