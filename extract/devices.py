@@ -2,8 +2,8 @@
 
 import torch
 
-from twofold.data.errors import InputError
 from twofold.data.host.machine import cpu_has_bf16, device_name
+from twofold.extract.precision import resolved
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -19,11 +19,7 @@ def resolve_precision(text: str, device: torch.device) -> str:
 
     Raises InputError for any other text.
     """
-    if text == "auto":
-        return "bf16" if has_native_bf16(device) else "fp32"
-    if text not in PRECISIONS:
-        raise InputError(f"unknown precision {text!r}: choose auto, fp32, bf16 or fp16")
-    return text
+    return resolved(text, native_bf16=has_native_bf16(device))
 
 
 def has_native_bf16(device: torch.device) -> bool:

@@ -4,7 +4,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from twofold.extract.engine.processes import Assignment, carry_out
+from twofold.extract.assignment import Assignment
+from twofold.extract.engine.processes import carry_out
 from twofold.extract.streams import Encoders
 
 TRIES = 2  #: the first one also pays for what a process does only once

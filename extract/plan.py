@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,9 +14,11 @@ from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.data.images.decode import DECODER
-from twofold.extract.networks.encoder import Encoder
 from twofold.extract.networks.facts import EncoderFacts
 from twofold.extract.views import View
+
+if TYPE_CHECKING:
+    from twofold.extract.networks.encoder import Encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +81,7 @@ class FilePlan:
 class Job:
     """One feature file to compute rows of: an encoder, a view, their recipe, and which rows of the manifest."""
 
-    encoder: Encoder
+    encoder: "Encoder"
     view: View
     recipe: Recipe
     missing: np.ndarray  #: (faces,) bool
@@ -127,7 +130,7 @@ def _plan(store: Store, keys: Sequence[str], mine: np.ndarray, wanted: WantedFil
     return FilePlan(wanted, ~(stays | fails) & mine, stays, failures, state.finished if complete else None)
 
 
-def recipe_of(encoder: Encoder | EncoderFacts, view: View, *, dtype: str) -> Recipe:
+def recipe_of(encoder: "Encoder | EncoderFacts", view: View, *, dtype: str) -> Recipe:
     """Everything that a value of this encoder and view depends on."""
     return Recipe(
         backbone=encoder.name, architecture=encoder.architecture, weights=encoder.weights, tap=encoder.tap,

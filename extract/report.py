@@ -13,7 +13,7 @@ from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.parts.parts import retired_rows
 from twofold.cache.store import Store
 from twofold.data.images.sources import NO_FACE
-from twofold.extract.engine.lanes import Tally
+from twofold.extract.engine.tally import Tally
 from twofold.extract.plan import ExtractOptions, FilePlan
 
 LISTED = 20  #: failed faces that are named in the text; all are in the record

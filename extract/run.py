@@ -1,4 +1,7 @@
-"""Stage one as one function: a manifest of faces and some streams become feature files in a store."""
+"""Stage one as one function: a manifest of faces and some streams become feature files in a store.
+
+What computes is imported where there is something to compute: a rerun with nothing to do never waits for torch.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,10 +16,9 @@ from twofold.data.errors import InputError
 from twofold.data.images.decode import FACE
 from twofold.data.images.sources import Faces, open_faces, parse_roots, require_roots
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
+from twofold.extract.assignment import Assignment, MissingRows
 from twofold.extract.dataset import compared_with_store
-from twofold.extract.engine.lanes import Tally
-from twofold.extract.engine.processes import Assignment, MissingRows, compute_on_devices, shared_out
-from twofold.extract.estimate import estimate
+from twofold.extract.engine.tally import Tally
 from twofold.extract.networks.facts import EncoderFacts
 from twofold.extract.plan import ExtractOptions, FilePlan, WantedFile, plan, recipe_of
 from twofold.extract.report import Extraction, file_report
@@ -70,6 +72,8 @@ def extract(request: Request, *, dry: bool = False, engine: Engine | None = None
     plans = plan_all(place, wanted, options)
     sources = [stream.source for stream in request.streams]
     if dry:
+        from twofold.extract.estimate import estimate
+
         assignment = assignment_of(place, plans, sources, options)
         seconds = estimate(assignment, encoders) / len(devices)
         return Extraction(place.store.path, len(place.keys), [
@@ -108,6 +112,8 @@ def _keep_manifest(place: Place) -> None:
 def devices_engine(devices: Sequence[str], encoders: Encoders) -> Engine:
     """This process, and one more for each device but the first, whose encoders these are."""
     def compute(assignment: Assignment) -> Tally:
+        from twofold.extract.engine.processes import compute_on_devices, shared_out
+
         shares = shared_out(assignment, devices) if len(devices) > 1 else [replace(assignment, device=devices[0])]
         return compute_on_devices(shares, encoders)
 

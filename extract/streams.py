@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from twofold.cache.recipe import DTYPES
 from twofold.data.errors import InputError
-from twofold.extract.devices import parse_device, resolve_precision
-from twofold.extract.networks.encoder import Encoder
 from twofold.extract.networks.facts import EncoderFacts, Origin, RememberedFacts, facts_of
-from twofold.extract.networks.registry import load_encoder
+from twofold.extract.precision import precision_on
 from twofold.extract.views import view
 from twofold.extract.weights.class_orders import class_order
 from twofold.extract.weights.find import weights_folder
+
+if TYPE_CHECKING:
+    from twofold.extract.networks.encoder import Encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,14 +97,16 @@ def by_backbone(texts: Sequence[str], backbones: Sequence[str], *, what: str, fo
 class Encoders:
     """The encoders of one device, each loaded once, and only if more than the facts about it is needed."""
 
-    def __init__(self, device: str, loaded: Mapping[EncoderSource, Encoder] | None = None):
+    def __init__(self, device: str, loaded: "Mapping[EncoderSource, Encoder] | None" = None):
         self.device = device
         self._loaded = dict(loaded or {})
         self._memory = RememberedFacts()
 
-    def load(self, source: EncoderSource) -> Encoder:
+    def load(self, source: EncoderSource) -> "Encoder":
         """Raises InputError for a name, device, precision or weights that are not to be had."""
         if source not in self._loaded:
+            from twofold.extract.networks.registry import load_encoder  # torch, which a rerun with nothing to do lacks
+
             self._loaded[source] = load_encoder(
                 source.backbone, weights=source.weights, device=self.device, precision=source.precision,
                 batch_size=source.batch_size, compiled=source.compiled, classes=source.classes)
@@ -115,7 +119,7 @@ class Encoders:
 
     def facts(self, source: EncoderSource) -> EncoderFacts:
         """As `load`, but from memory where the encoder was loaded before by this run or another."""
-        precision = resolve_precision(source.precision, parse_device(self.device))
+        precision = precision_on(self.device, source.precision)
         remembered = None if source in self._loaded else self._memory.recall(self._origin(source), precision=precision)
         return remembered or facts_of(self.load(source))
 

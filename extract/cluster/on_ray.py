@@ -12,6 +12,7 @@ they watch, and an actor that dies may leave the pipeline hanging (62746). Where
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -78,7 +79,8 @@ def connected(address: str) -> Iterator[Any]:
             raise InputError(f"--ray {address}: no such cluster ({first_line(error)}): `local` is this machine, "
                              "`ray start --head` prints the address of a new one") from None
     try:
-        yield ray
+        with contextlib.redirect_stdout(sys.stderr):  # where Ray's own notes belong: stdout is the report's
+            yield ray
     finally:
         if ours:
             ray.shutdown()

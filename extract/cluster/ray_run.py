@@ -11,11 +11,12 @@ from tqdm import tqdm
 from twofold.data.errors import InputError
 from twofold.data.images.decode import ImageError
 from twofold.data.images.sources import ImageSource
+from twofold.extract.assignment import Assignment
 from twofold.extract.cluster.ray_pool import Pool, as_ours, reason_of
 from twofold.extract.cluster.shares import ATTEMPTS, LEAST_FACES, Share, Shares
-from twofold.extract.engine.engine import Stop, progress_bar
-from twofold.extract.engine.lanes import Tally, refuse_too_many
-from twofold.extract.engine.processes import Assignment
+from twofold.extract.engine.progress import progress_bar
+from twofold.extract.engine.stop import Stop
+from twofold.extract.engine.tally import Tally, refuse_too_many
 
 WATCH_SECONDS = 1.0  #: between two looks at how far the workers are
 PATIENCE_SECONDS = 60.0  #: before it is said that no worker has come up

@@ -16,8 +16,8 @@ from twofold.cache.parts.parts import part_paths
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
-from twofold.extract.engine.lanes import Tally
-from twofold.extract.engine.processes import Assignment, MissingRows
+from twofold.extract.assignment import Assignment, MissingRows
+from twofold.extract.engine.tally import Tally
 
 LEAST_FACES = 128  #: of a share, where there are as many: the last batch of a share may be partly padding
 ATTEMPTS = 3  #: at one share of which nothing is published

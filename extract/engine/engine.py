@@ -8,33 +8,30 @@ was cut up.
 
 import contextlib
 import os
-import signal
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from twofold.cache.store import Store
 from twofold.data.images.sources import NO_FACE, ImageSource
 from twofold.extract.engine.batches import Batch, Face, Feed, fill
-from twofold.extract.engine.lanes import Lane, Tally, refuse_too_many
+from twofold.extract.engine.lanes import Lane
 from twofold.extract.engine.passes import Passes, passes_on
+from twofold.extract.engine.progress import progress_bar
+from twofold.extract.engine.stop import Stop
+from twofold.extract.engine.tally import Tally, refuse_too_many
 from twofold.extract.plan import ExtractOptions, Job
 
-LOG_SECONDS = 30  #: between progress lines where stderr is not a terminal
 TASK_FACES = 8  #: that one decoding task takes: few enough to be soon done, enough to make its overhead small
 FILLING = 2  #: batches of a feed that decoding may be ahead, besides those of which forward passes are under way
 
 
 def compute(jobs: Sequence[Job], keys: Sequence[str], faces: ImageSource, store: Store, *, options: ExtractOptions,
-            progress: bool = True, passes: Passes | None = None, stop: "Stop | None" = None,
+            progress: bool = True, passes: Passes | None = None, stop: Stop | None = None,
             decoded: Callable[[int], object] | None = None) -> Tally:
     """Compute every missing row of `jobs` and leave it in parts of `store`.
 
@@ -102,7 +99,7 @@ class Loop:
         self.tasks: deque[tuple[list[Face], Future[float]]] = deque()
         self.unreadable: dict[str, str] = {}  #: key to reason
 
-    def run(self, rows: Sequence[int], keys: Sequence[str], stop: "Stop") -> None:
+    def run(self, rows: Sequence[int], keys: Sequence[str], stop: Stop) -> None:
         """Decode these rows of the manifest and start the forward passes, until all are decoded or one says stop."""
         size = min([TASK_FACES, *(feed.batch_size for feed in self.users)])
         for start in range(0, len(rows), size):
@@ -164,31 +161,3 @@ class Loop:
         batch.passes = len(lanes)
         for lane in lanes:
             lane.start(batch)
-
-
-def progress_bar(total: int, *, shown: bool) -> tqdm:
-    pace = 0.5 if sys.stderr.isatty() else LOG_SECONDS  # a log of a night's run should stay readable
-    return tqdm(total=total, unit="face", desc="extract", dynamic_ncols=True, mininterval=pace, maxinterval=2 * pace,
-                disable=not shown)
-
-
-class Stop:
-    """While it is entered, Ctrl-C and SIGTERM set `signal` instead of ending the process; a second Ctrl-C does."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "Stop":
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._take) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _take(self, number: int, _frame: object) -> None:
-        if self.signal and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = number

@@ -1,8 +1,8 @@
 """The rows of one feature file on their way: batches on their device, embeddings waiting for a part."""
 
 import time
-from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -12,62 +12,12 @@ from twofold.cache.format.finite import first_not_finite
 from twofold.cache.parts.parts import publish_part
 from twofold.cache.parts.rows import Rows
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
-from twofold.data.images.sources import NO_FACE
 from twofold.extract.engine.batches import Batch, Feed
 from twofold.extract.engine.passes import Pass, Passes
+from twofold.extract.engine.tally import Tally
 from twofold.extract.plan import ExtractOptions, Job
 
 PART_SECONDS = 120  #: a part is published at the latest after this long, however slow the encoder
-
-
-@dataclass
-class Seconds:
-    """Where the time went: decode is summed over the decoding threads, forward over the encoders' devices."""
-
-    decode: float = 0.0
-    forward: float = 0.0
-    write: float = 0.0
-    wall: float = 0.0
-
-
-@dataclass
-class Tally:
-    """What one run did. faces: decoded; rows: computed of each file, by fingerprint; failures: key to reason."""
-
-    faces: int = 0
-    rows: Counter[str] = field(default_factory=Counter)
-    failures: dict[str, dict[str, str]] = field(default_factory=dict)  #: of each file, by fingerprint
-    seconds: Seconds = field(default_factory=Seconds)
-    stopped_by: int = 0  #: the signal that ended the run early, or 0
-
-    def fail(self, fingerprint: str, key: str, reason: str) -> None:
-        self.failures.setdefault(fingerprint, {})[key] = reason
-
-    @property
-    def failed_faces(self) -> dict[str, str]:
-        """Key to reason, of faces that failed for any file, but for pictures and frames in which there is no face."""
-        return {key: reason for failures in self.failures.values() for key, reason in failures.items()
-                if reason != NO_FACE}
-
-    def add(self, other: "Tally") -> None:
-        """Count the work of another process, too; the wall time is that of the slower."""
-        self.faces += other.faces
-        self.rows += other.rows
-        for fingerprint, failures in other.failures.items():
-            self.failures.setdefault(fingerprint, {}).update(failures)
-        self.seconds = Seconds(*(getattr(self.seconds, name) + getattr(other.seconds, name)
-                                 for name in ("decode", "forward", "write")),
-                               wall=max(self.seconds.wall, other.seconds.wall))
-        self.stopped_by = self.stopped_by or other.stopped_by
-
-
-def refuse_too_many(failures: Mapping[str, str], limit: int) -> None:
-    """Raises InputError if more faces than `limit` have failed; failures: key to reason."""
-    if len(failures) > limit:
-        reasons = ", ".join(f"{count} x {reason}" for reason, count in Counter(failures.values()).most_common(3))
-        raise InputError(f"stopped after {len(failures)} failed faces (--max-failures {limit}): {reasons}, "
-                         f"last {list(failures)[-1]!r}; what was computed is kept")
 
 
 class Lane:

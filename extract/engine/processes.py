@@ -4,47 +4,25 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
-from twofold.data.images.sources import ImageSource
-from twofold.extract.engine.engine import Stop, compute
-from twofold.extract.engine.lanes import Tally
-from twofold.extract.plan import ExtractOptions, Job
-from twofold.extract.streams import Encoders, EncoderSource
+from twofold.extract.assignment import Assignment
+from twofold.extract.engine.engine import compute
+from twofold.extract.engine.stop import Stop
+from twofold.extract.engine.tally import Tally
+from twofold.extract.plan import Job
+from twofold.extract.streams import Encoders
 from twofold.extract.views import view
 
 Receiver = Any  #: the reading end of a pipe, of a class that differs between systems
 DIED = "a process ended with code {}: run the same command again to go on"
-
-
-@dataclass(frozen=True, kw_only=True)
-class MissingRows:
-    """Rows of one feature file that are to be computed. rows: their places in the manifest."""
-
-    source: EncoderSource
-    recipe: Recipe
-    rows: np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True)
-class Assignment:
-    """What one process has to compute, whole in itself, so that it can be sent anywhere."""
-
-    files: Sequence[MissingRows]
-    keys: Sequence[str]
-    faces: ImageSource
-    store: Path
-    device: str
-    options: ExtractOptions
 
 
 def carry_out(assignment: Assignment, encoders: Encoders, *, progress: bool = True, stop: Stop | None = None,

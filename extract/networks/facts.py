@@ -8,16 +8,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from twofold.cache.atomic import write_text
 from twofold.cache.format.classifier import OwnClassifier
-from twofold.extract.networks.encoder import Encoder
 from twofold.extract.networks.preprocessing import Preprocessing
 from twofold.extract.networks.preprocessing_options import split_name
 from twofold.extract.weights.find import find_weights
+
+if TYPE_CHECKING:
+    from twofold.extract.networks.encoder import Encoder
 
 LIBRARIES = ("torch", "torchvision", "timm")
 
@@ -37,7 +39,7 @@ class EncoderFacts:
     unnamed_classes: int = 0
 
 
-def facts_of(encoder: Encoder) -> EncoderFacts:
+def facts_of(encoder: "Encoder") -> EncoderFacts:
     return EncoderFacts(name=encoder.name, architecture=encoder.architecture, weights=encoder.weights, tap=encoder.tap,
                         dim=encoder.dim, preprocessing=encoder.preprocessing, precision=encoder.precision,
                         classifier=encoder.classifier, unnamed_classes=encoder.unnamed_classes)

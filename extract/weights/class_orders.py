@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from twofold.data.errors import InputError
 from twofold.data.labels import TAXONOMIES
 from twofold.data.taxonomies import JOINERS, find_taxonomy
-from twofold.extract.weights.read import Checkpoint
+
+if TYPE_CHECKING:
+    from twofold.extract.weights.read import Checkpoint
 
 _AFFECTNET = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger")
 
@@ -41,7 +44,7 @@ def class_order(text: str) -> tuple[str, ...]:
     return names
 
 
-def order_of(checkpoint: Checkpoint, count: int, *, backbone: str) -> tuple[str, ...]:
+def order_of(checkpoint: "Checkpoint", count: int, *, backbone: str) -> tuple[str, ...]:
     """The order of a checkpoint with `count` classes, or () where it cannot be known.
 
     What `finetune` or `weights convert --classes` wrote into the file counts first; of POSTER++, then the number of

@@ -1,6 +1,9 @@
 """What is remembered of encoders, and that a run with nothing to do builds none."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,15 +12,18 @@ import torch
 from twofold.cache.format.classifier import OwnClassifier
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
+from twofold.data.host.machine import only_cpu
 from twofold.extract import streams
 from twofold.extract.again.reproduce import reproduce
-from twofold.extract.engine.processes import Assignment, MissingRows, shared_out
+from twofold.extract.assignment import Assignment, MissingRows
+from twofold.extract.engine.processes import shared_out
 from twofold.extract.networks.facts import Origin, RememberedFacts, _from_record, _record, facts_of
 from twofold.extract.networks.libraries import build
 from twofold.extract.networks.registry import load_encoder
 from twofold.extract.plan import ExtractOptions
 
 NAME = "timm:test_resnet"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -111,3 +117,13 @@ def test_devices_get_every_face_once_whatever_each_file_lacks(tmp_path):
     for number, rows in enumerate(lacking):
         together = np.concatenate([share.files[number].rows for share in shares])
         assert sorted(together.tolist()) == rows.tolist()
+
+
+def test_a_rerun_with_nothing_to_do_never_waits_for_torch(cli, drawn, extract_args, tmp_path):
+    args = extract_args(drawn.manifest, drawn.root, tmp_path / "s")
+    assert cli(*args).returncode == 0
+    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); from twofold import pipeline; code = pipeline.main(); "
+            "sys.exit(code or 'torch' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code, *args], text=True, capture_output=True, timeout=120)
+    assert "nothing to compute" in done.stdout, done.stderr
+    assert done.returncode == 0 or not only_cpu(), done.stderr  # which card there is, torch has to say

@@ -1,4 +1,7 @@
-"""Extraction on a real Ray cluster of this machine: several nodes, some of which are killed."""
+"""Extraction on a real Ray cluster of this machine: several nodes, some of which are killed.
+
+Two nodes, for the suite's sake; `TWOFOLD_RAY_NODES=4 pytest tests/extract/test_ray.py` for more.
+"""
 
 import json
 import os
@@ -21,7 +24,8 @@ from twofold.data.manifest import Manifest, write_manifest
 ray = pytest.importorskip("ray", reason="Ray is not installed (pip install ray)")
 ROOT = Path(__file__).resolve().parents[2]
 ONE = ("timm:test_vit",)
-PART_ROWS, BATCH, ROUNDS, NODES = 32, 8, 12, 4
+NODES = int(os.environ.get("TWOFOLD_RAY_NODES", "2"))
+PART_ROWS, BATCH, ROUNDS = 32, 8, 4 * NODES
 OPEN_ROWS = PART_ROWS + BATCH  #: computed and not published: a part on its way to the disk, one that is filled
 
 WATCHED = """
@@ -69,7 +73,7 @@ def watched(tmp_path, monkeypatch) -> Watched:
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Four nodes of one core, and a head without any."""
+    """Nodes of one core, and a head without any."""
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -122,7 +126,7 @@ def when_parts(store: Path, count: int, act) -> threading.Thread:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("nodes", [1, 2, 4])
+@pytest.mark.parametrize("nodes", [1, 2, 4] if NODES > 2 else [NODES])
 def test_any_number_of_nodes_makes_the_file_of_one_process(cli, cluster, words, alone, watched, tmp_path, nodes):
     done = cli(*words(tmp_path / "s", "--ray", cluster.address, "--ray-workers", nodes, "--json"))
     assert done.returncode == 0, done.stderr

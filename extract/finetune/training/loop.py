@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from twofold.extract.engine.engine import Stop
+from twofold.extract.engine.stop import Stop
 from twofold.extract.finetune.history import Epoch
 from twofold.extract.finetune.pixels import LOG_SECONDS, Pictures
 from twofold.extract.finetune.processes import Processes
