@@ -41,6 +41,24 @@ bench_app.command("cache")(cache_cli.bench_cache)
 bench_app.command("fuse")(fuse_cli.bench_fuse)
 
 
+@bench_app.command("growth")
+def bench_growth(
+    few: Annotated[int, typer.Option(min=1000, help="Faces.")] = 100_000,
+    many: Annotated[int, typer.Option(min=1000, help="More faces.")] = 1_000_000,
+    folder: Annotated[Path | None, typer.Option(help="Where to write; by default the temporary folder.")] = None,
+    as_json: data_cli.Json = False,
+) -> Report:
+    """How plan, assembly, verification, join and an epoch grow with the faces: drawn features, 6 kB a face on disk."""
+    from twofold.cache.bench.growth import bench_growth as run_bench
+    from twofold.cache.bench.growth import verify_store
+    from twofold.extract.bench.growth import assemble_store, draw_store, plan_store
+    from twofold.fuse.bench.growth import join_store, train_epoch
+
+    steps = {"plan": plan_store, "assemble": assemble_store, "verify": verify_store, "join": join_store,
+             "one epoch": train_epoch}
+    return run_bench((few, many), draw=draw_store, steps=steps, folder=folder, say=log.info)
+
+
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fuse` made.")],

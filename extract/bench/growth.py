@@ -1,0 +1,67 @@
+"""A store of drawn features, and what `extract` does with it besides encoding: for `bench growth`."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from twofold.cache.parts.parts import publish_part
+from twofold.cache.parts.rows import Rows
+from twofold.cache.recipe import Recipe
+from twofold.cache.store import Store
+from twofold.data.labels import taxonomy
+from twofold.data.manifest import Manifest, read_manifest, write_manifest
+from twofold.extract.plan import ExtractOptions, FilePlan, WantedFile, plan
+from twofold.extract.run import finish
+
+DIMS = {"drawn512": 512, "drawn768": 768}  #: numbers a face of each stream
+FACES_A_GROUP = 20
+
+
+def recipes() -> list[Recipe]:
+    return [Recipe(backbone=name, architecture="none", weights="random:0", tap="none", preprocessing={},
+                   view={"name": "original"}, decoder="none", precision="fp32", dtype="float16") for name in DIMS]
+
+
+def draw_store(path: Path, faces: int) -> None:
+    """A manifest of seven compound classes, and parts of noise around a mean for each class, as a run leaves them."""
+    classes, draw = taxonomy("cexpr7").classes, np.random.default_rng(0)
+    label, keys = draw.integers(0, len(classes), faces), [f"images/{row:08d}.jpg" for row in range(faces)]
+    group = np.arange(faces) // FACES_A_GROUP
+    split = np.where(group % 10 < 7, "train", np.where(group % 10 < 8, "val", "test"))
+    manifest = Manifest(pd.DataFrame({"key": keys, "split": split, "basic": "", "compound": np.array(classes)[label],
+                                      "group": [f"person{number}" for number in group]}))
+    path.mkdir(parents=True)
+    write_manifest(manifest, path / "manifest.csv")
+    hashes = [f"{row:064x}" for row in range(faces)]
+    for recipe in recipes():
+        dim = DIMS[recipe.backbone]
+        means = draw.standard_normal((len(classes), dim), np.float32)
+        for start in range(0, faces, ExtractOptions().rows_a_part):
+            rows = slice(start, start + ExtractOptions().rows_a_part)
+            features = means[label[rows]] + 4 * draw.standard_normal((len(label[rows]), dim), np.float32)
+            publish_part(Store(path), recipe, dim, Rows(keys=keys[rows], sha256=hashes[rows],
+                                                        features=features.astype(np.float16)))
+
+
+def plan_store(path: Path) -> float:
+    """What `extract` does before it computes: the manifest, and what is there of each file, read back whole."""
+    began = time.perf_counter()
+    plans = _plans(path)
+    assert not any(file.missing.any() for file in plans)
+    return time.perf_counter() - began
+
+
+def assemble_store(path: Path) -> float:
+    """What it does after that: finished files from parts."""
+    plans = _plans(path)
+    keys, began = list(read_manifest(path / "manifest.csv").keys), time.perf_counter()
+    assert all(finish(Store(path), plans, keys))
+    return time.perf_counter() - began
+
+
+def _plans(path: Path) -> list[FilePlan]:
+    keys = list(read_manifest(path / "manifest.csv").keys)
+    wanted = [WantedFile(recipe, DIMS[recipe.backbone]) for recipe in recipes()]
+    return plan(Store(path), keys, wanted, options=ExtractOptions())
