@@ -27,6 +27,7 @@ class Lane:
                  writer: ThreadPoolExecutor, tally: Tally):
         self.job, self.feed, self.passes, self.store, self.options = job, feed, passes, store, options
         self.writer, self.tally = writer, tally
+        self.fingerprint = job.recipe.fingerprint
         self.under_way: deque[tuple[Batch, Pass]] = deque()
         self.part = OpenPart()
         self.publishing: Future | None = None
@@ -58,12 +59,12 @@ class Lane:
         self.part.keys += [batch.faces[place].key for place in sound]
         self.part.hashes += [batch.faces[place].sha256 for place in sound]
         self.part.features.append(stored if len(sound) == len(stored) else stored[sound])
-        self.tally.rows[self.job.recipe.fingerprint] += len(sound)
+        self.tally.rows[self.fingerprint] += len(sound)
         if len(sound) < len(stored):
             for face, fault in zip(batch.faces, faults, strict=True):
                 if face.failure or fault:
                     self.part.failures[face.key] = face.failure or fault
-                    self.tally.fail(self.job.recipe.fingerprint, face.key, face.failure or fault)
+                    self.tally.fail(self.fingerprint, face.key, face.failure or fault)
 
     def publish(self) -> None:
         """Hand the open part to the writer, once the one before is safe; raises what went wrong with that."""

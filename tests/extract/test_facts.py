@@ -13,14 +13,15 @@ from twofold.cache.format.classifier import OwnClassifier
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.data.host.machine import only_cpu
-from twofold.extract import streams
 from twofold.extract.again.reproduce import reproduce
 from twofold.extract.assignment import Assignment, MissingRows
 from twofold.extract.engine.processes import shared_out
+from twofold.extract.networks import registry
 from twofold.extract.networks.facts import Origin, RememberedFacts, _from_record, _record, facts_of
 from twofold.extract.networks.libraries import build
 from twofold.extract.networks.registry import load_encoder
 from twofold.extract.plan import ExtractOptions
+from twofold.extract.streams import EncoderSource
 
 NAME = "timm:test_resnet"
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,7 +76,7 @@ def test_nothing_to_do_builds_no_network(cli, drawn, extract_args, tmp_path, mon
     def refused(*_, **__):
         raise AssertionError("a network was built")
 
-    monkeypatch.setattr(streams, "load_encoder", refused)
+    monkeypatch.setattr(registry, "load_encoder", refused)
     done = cli(*args)
     assert done.returncode == 0 and "nothing to compute" in done.stdout
 
@@ -109,7 +110,7 @@ def test_what_is_cached_is_reproduced_without_its_weights(cli, drawn, weights, t
 def test_devices_get_every_face_once_whatever_each_file_lacks(tmp_path):
     draw = np.random.default_rng(0)
     lacking = [np.flatnonzero(draw.random(101) < share) for share in (1.0, 0.5, 0.02)]
-    files = [MissingRows(source=streams.EncoderSource(backbone=str(number)), recipe=None, rows=rows)
+    files = [MissingRows(source=EncoderSource(backbone=str(number)), recipe=None, rows=rows)
              for number, rows in enumerate(lacking)]
     whole = Assignment(files=files, keys=[], faces=None, store=tmp_path, device="", options=ExtractOptions())
     shares = shared_out(whole, ["a", "b", "c"])

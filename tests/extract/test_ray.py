@@ -39,7 +39,7 @@ def watched(self, batch, features):
     with open({log!r}, "a") as file:
         file.write("".join(face.key + "\\n" for face in batch.faces))
     for flag in Path({folder!r}).glob("die*"):
-        if self.tally.rows[self.job.recipe.fingerprint] >= 40:
+        if self.tally.rows[self.fingerprint] >= 40:
             flag.name == "die" and flag.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.02)
