@@ -27,6 +27,7 @@ from twofold.extract.views import view
 
 LARGEST_BATCH, PASS_SECONDS = 256, 0.05  #: of a simulated card: many passes, so that the first and last weigh little
 CARD_SECONDS = 4.0  #: of faces that a simulated card is fed
+ENOUGH = 0.95  #: of a card's rate, filling the first batch and publishing the last part included
 SAMPLED = 20  #: rounds of the same faces at most
 
 
@@ -73,6 +74,12 @@ class ExtractBench:
         share = costly.cpu_seconds / sum(leg.cpu_seconds for leg in self.legs)
         return f"the {self.cores} cores are the limit: {share:.0%} of their time is {costly.name}"
 
+    def _limit_of(self, card: CardRate) -> str:
+        decode = self.legs[0].faces_a_second
+        if card.fed >= ENOUGH * card.card:
+            return "the card is the limit"
+        return f"decoding is the limit, {decode:.0f} alone" if decode < card.card else "this process is the limit"
+
     def text(self) -> str:
         slowest = min(leg.faces_a_second for leg in self.legs)
         lines = [f"{', '.join(self.backbones)} on {self.device}: {self.faces} faces, {self.workers} decoding threads, "
@@ -84,8 +91,9 @@ class ExtractBench:
         if self.plain:
             lines.append(f"  {'plain':9} {self.plain:10.1f} faces/s by a DataLoader, a backbone after the other: "
                          f"ours is {self.whole / self.plain:.2f} x as fast")
-        lines += [f"  a card of {card.card:6.0f} faces/s gets {card.fed:8.1f} ({card.fed / card.card:.2f}); host work "
-                  f"outside decoding {card.host_ms:.3f} ms a face and backbone" for card in self.cards]
+        lines += [f"  a card of {card.card:6.0f} faces/s gets {card.fed:8.1f} ({card.fed / card.card:.2f}): "
+                  f"{self._limit_of(card)}; host work outside decoding {card.host_ms:.3f} ms a face and backbone"
+                  for card in self.cards]
         return "\n".join([*lines, f"{self.limit()}."])
 
 

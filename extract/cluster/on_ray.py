@@ -12,6 +12,7 @@ they watch, and an actor that dies may leave the pipeline hanging (62746). Where
 import contextlib
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -71,19 +72,27 @@ def connected(address: str) -> Iterator[Any]:
     except ImportError:
         raise InputError('--ray needs Ray: pip install "twofold[ray]", or pip install ray') from None
     ours = not ray.is_initialized()  # else of a notebook, or of a job that was submitted: it stays
-    if ours:
+    with contextlib.redirect_stdout(sys.stderr):  # where Ray's own notes belong: stdout is the report's
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR,
-                     include_dashboard=False if address == "local" else None)
+            if ours:
+                _require_listener(address)
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR,
+                         include_dashboard=False if address == "local" else None)
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(f"--ray {address}: no such cluster ({first_line(error)}): `local` is this machine, "
                              "`ray start --head` prints the address of a new one") from None
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # where Ray's own notes belong: stdout is the report's
+        try:
             yield ray
-    finally:
-        if ours:
-            ray.shutdown()
+        finally:
+            if ours:
+                ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Raises OSError if nobody listens at HOST:PORT, which Ray would find out after minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def worker_class(ray: Any, size: WorkerSize) -> Any:

@@ -38,9 +38,9 @@ take = Lane._take
 def watched(self, batch, features):
     with open({log!r}, "a") as file:
         file.write("".join(face.key + "\\n" for face in batch.faces))
-    for flag in Path({folder!r}).glob("die*"):
+    for flag in Path({folder!r}).glob("die"):
         if self.tally.rows[self.fingerprint] >= 40:
-            flag.name == "die" and flag.unlink()
+            flag.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.02)
     take(self, batch, features)
@@ -159,58 +159,51 @@ def busy_node(cluster):
 
 
 @pytest.mark.slow
-def test_a_killed_driver_goes_on_when_it_is_started_again(cluster, words, alone, watched, tmp_path):
-    args = words(tmp_path / "s", "--ray", cluster.address, "--ray-workers", 2)
-    code = (f"import sys; from pathlib import Path; sys.path.insert(0, {str(ROOT)!r}); from twofold import pipeline; "
-            f"from twofold.extract.cluster import on_ray; on_ray.PIPELINE = Path({str(watched.script)!r}); "
-            "sys.exit(pipeline.main())")
-
-    def start() -> subprocess.Popen:
-        return subprocess.Popen([sys.executable, "-c", code, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                text=True)
-
-    killed = start()
-    when_parts(tmp_path / "s", 8, killed.kill).join(timeout=120)
-    assert killed.wait(timeout=60) == -signal.SIGKILL
-    stopped = start()
-    when_parts(tmp_path / "s", 16, stopped.terminate).join(timeout=120)
-    out, err = stopped.communicate(timeout=120)
-    assert stopped.returncode == 128 + signal.SIGTERM and "stopped by SIGTERM" in out, err
-    assert "extract:" in err  # the progress bar
-    lost = watched.repeated()
-    out, err = (again := start()).communicate(timeout=120)
-    assert again.returncode == 0, err
-    assert 0 <= watched.repeated() <= 2 * OPEN_ROWS  # of the two workers that died with the first driver
-    assert lost <= watched.repeated()
-    assert_equal_stores(tmp_path / "s", alone)
+def test_a_killed_driver_and_a_stopped_one_go_on(cli, cluster, words, alone, watched, tmp_path):
+    store, program = tmp_path / "s", (
+        f"import sys; from pathlib import Path; sys.path.insert(0, {str(ROOT)!r}); from twofold import pipeline; "
+        f"from twofold.extract.cluster import on_ray; on_ray.PIPELINE = Path({str(watched.script)!r}); pipeline.main()")
+    args = words(store, "--ray", cluster.address, "--ray-workers", 1)
+    with subprocess.Popen([sys.executable, "-c", program, *args]) as killed:
+        when_parts(store, 4, killed.kill).join(timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    signalled = when_parts(store, 12, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    stopped = cli(*args)
+    signalled.join()
+    assert stopped.returncode == 128 + signal.SIGTERM and "stopped by SIGTERM" in stopped.stdout, stopped.stderr
+    assert "extract:" in stopped.stderr  # the progress bar
+    again = cli(*args)
+    assert again.returncode == 0 and "nothing to compute" not in again.stdout, again.stderr
+    assert 0 <= watched.repeated() <= OPEN_ROWS  # of the worker that died with the first driver
+    assert_equal_stores(store, alone)
 
 
 @pytest.mark.slow
-def test_a_worker_out_of_memory_is_replaced(cli, cluster, words, alone, watched, tmp_path, caplog):
+def test_a_worker_out_of_memory_is_replaced_and_failures_are_as_without(cli, cluster, drawn, extract_args, watched,
+                                                                        tmp_path, caplog):
     """The system ends a process that takes too much by SIGKILL, and so does Ray's memory monitor."""
-    (tmp_path / "die").touch()
-    done = cli(*words(tmp_path / "s", "--ray", cluster.address, "--ray-workers", 1))
-    assert done.returncode == 0 and f"{70 * ROUNDS} computed" in done.stdout, done.stderr
+    bad, root = spoil(drawn.root, tmp_path / "faces")
+    for name, more in (("a", ()), ("b", ("--ray", cluster.address, "--ray-workers", 1, "--part-rows", PART_ROWS))):
+        (tmp_path / "die").touch()
+        done = cli(*extract_args(drawn.manifest, root, tmp_path / name, *more, "--json", networks=ONE))
+        record = json.loads(done.stdout)
+        assert done.returncode == 1 and set(record["failed_faces"]) == set(bad), done.stderr
+        assert record["computed_rows"] == 70 - len(bad)
     assert caplog.text.count("was lost") == 1 and not (tmp_path / "die").exists()
     assert 0 < watched.repeated() <= OPEN_ROWS
-    assert_equal_stores(tmp_path / "s", alone)
+    assert_equal_stores(tmp_path / "a", tmp_path / "b")
 
 
 @pytest.mark.slow
-def test_failed_faces_and_the_exit_code_are_as_without_it(cli, cluster, drawn, extract_args, watched, tmp_path):
-    bad, root = spoil(drawn.root, tmp_path / "faces")
-    for name, more in (("a", ()), ("b", ("--ray", cluster.address))):
-        done = cli(*extract_args(drawn.manifest, root, tmp_path / name, *more, "--json", networks=ONE))
-        assert done.returncode == 1 and set(json.loads(done.stdout)["failed_faces"]) == set(bad), done.stderr
-    assert_equal_stores(tmp_path / "a", tmp_path / "b")
-    args = extract_args(drawn.manifest, root, tmp_path / "c", "--ray", cluster.address, networks=ONE)
+def test_too_many_failures_end_it_as_without(cli, cluster, drawn, extract_args, tmp_path):
+    _, root = spoil(drawn.root, tmp_path / "faces")
+    args = extract_args(drawn.manifest, root, tmp_path / "s", "--ray", cluster.address, networks=ONE)
     done = cli(*args, "--max-failures", "1")
     assert done.returncode == 2 and "(--max-failures 1)" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(("more", "sentence"), [
     (["--ray", "127.0.0.1:1"], "--ray 127.0.0.1:1: no such cluster"), (["--slurm", ""], "choose one"),
-    (["--backbones", "timm:nonsense", "--precision", "fp32"], "no backbone of that name"),
 ])
 def test_what_makes_no_sense_is_one_sentence(cli, drawn, extract_args, tmp_path, more, sentence):
     done = cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--ray", "local", *more, networks=ONE))
