@@ -63,7 +63,8 @@ class Run:
         self.shares, self.tally = Shares(work, workers=pool.size.count), Tally()
         self.waited: dict[Any, Member] = {}
         self._failed_starts = 0  #: in a row
-        self._patient_until = time.monotonic() + PATIENCE_SECONDS
+        self._began = time.monotonic()
+        self._patient_until = self._began + PATIENCE_SECONDS
 
     @property
     def faces(self) -> int:
@@ -110,6 +111,7 @@ class Run:
             return
         if member.share is None:
             member.host, self._failed_starts = value, 0
+            log.info("a worker on %s is ready after %.1f s", value, time.monotonic() - self._began)
         else:
             self._add(value)
         self._deal(member)
