@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from twofold.cache.recipe import DTYPES
 from twofold.data.errors import InputError
+from twofold.data.host.machine import cpu_has_bf16, device_name, only_cpu
 from twofold.extract.networks.facts import EncoderFacts, Origin, RememberedFacts, facts_of
-from twofold.extract.precision import precision_on
+from twofold.extract.precision import resolved
 from twofold.extract.views import view
 from twofold.extract.weights.class_orders import class_order
 from twofold.extract.weights.find import weights_folder
@@ -119,9 +120,19 @@ class Encoders:
 
     def facts(self, source: EncoderSource) -> EncoderFacts:
         """As `load`, but from memory where the encoder was loaded before by this run or another."""
-        precision = precision_on(self.device, source.precision)
+        precision = _precision_on(self.device, source.precision)
         remembered = None if source in self._loaded else self._memory.recall(self._origin(source), precision=precision)
         return remembered or facts_of(self.load(source))
 
     def _origin(self, source: EncoderSource) -> Origin:
         return Origin(source.backbone, source.weights, source.classes, weights_folder())
+
+
+def _precision_on(device: str, text: str) -> str:
+    """`text` as the precision that it means on this device, without torch where that can only be the CPU."""
+    if only_cpu():
+        device_name(device, cuda_devices=0, mps=False)
+        return resolved(text, native_bf16=cpu_has_bf16())
+    from twofold.extract.devices import parse_device, resolve_precision
+
+    return resolve_precision(text, parse_device(device))

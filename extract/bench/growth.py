@@ -1,17 +1,17 @@
 """A store of drawn features, and what `extract` does with it besides encoding: for `bench growth`."""
 
+import csv
 import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from twofold.cache.parts.parts import publish_part
 from twofold.cache.parts.rows import Rows
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
 from twofold.data.labels import taxonomy
-from twofold.data.manifest import Manifest, read_manifest, write_manifest
+from twofold.data.manifest import read_manifest
 from twofold.extract.plan import ExtractOptions, FilePlan, WantedFile, plan
 from twofold.extract.run import finish
 
@@ -30,10 +30,11 @@ def draw_store(path: Path, faces: int) -> None:
     label, keys = draw.integers(0, len(classes), faces), [f"images/{row:08d}.jpg" for row in range(faces)]
     group = np.arange(faces) // FACES_A_GROUP
     split = np.where(group % 10 < 7, "train", np.where(group % 10 < 8, "val", "test"))
-    manifest = Manifest(pd.DataFrame({"key": keys, "split": split, "basic": "", "compound": np.array(classes)[label],
-                                      "group": [f"person{number}" for number in group]}))
     path.mkdir(parents=True)
-    write_manifest(manifest, path / "manifest.csv")
+    with Store(path).manifest_path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(
+            [("key", "split", "basic", "compound", "group"),
+             *zip(keys, split, [""] * faces, np.array(classes)[label], group, strict=True)])
     hashes = [f"{row:064x}" for row in range(faces)]
     for recipe in recipes():
         dim = DIMS[recipe.backbone]
@@ -56,12 +57,12 @@ def plan_store(path: Path) -> float:
 def assemble_store(path: Path) -> float:
     """What it does after that: finished files from parts."""
     plans = _plans(path)
-    keys, began = list(read_manifest(path / "manifest.csv").keys), time.perf_counter()
+    keys, began = list(read_manifest(Store(path).manifest_path).keys), time.perf_counter()
     assert all(finish(Store(path), plans, keys))
     return time.perf_counter() - began
 
 
 def _plans(path: Path) -> list[FilePlan]:
-    keys = list(read_manifest(path / "manifest.csv").keys)
+    keys = list(read_manifest(Store(path).manifest_path).keys)
     wanted = [WantedFile(recipe, DIMS[recipe.backbone]) for recipe in recipes()]
     return plan(Store(path), keys, wanted, options=ExtractOptions())

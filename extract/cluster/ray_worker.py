@@ -7,11 +7,11 @@ from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.data.images.decode import ImageError
 from twofold.extract.assignment import Assignment, MissingRows
+from twofold.extract.devices import parse_device, resolve_precision
 from twofold.extract.engine.processes import carry_out
 from twofold.extract.engine.stop import Stop
 from twofold.extract.engine.tally import Tally
 from twofold.extract.plan import recipe_of
-from twofold.extract.precision import precision_on
 from twofold.extract.streams import Encoders
 from twofold.extract.views import view
 
@@ -29,7 +29,7 @@ class Worker:
 
     def precision(self, text: str) -> str:
         """`auto`, `fp32`, `bf16` or `fp16` as one of the last three, as it is for this worker's device."""
-        return precision_on(self._device, text)
+        return resolve_precision(text, parse_device(self._device))
 
     def prepare(self, work: Assignment, probes: Sequence[str]) -> None:
         """Load the encoders, and see what the driver sees: its store, these faces, and features of these recipes.

@@ -21,12 +21,12 @@ from twofold.cache import cli as verbs
 from twofold.cache.parts.parts import file_state
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
-from twofold.extract.engine.lanes import Tally
+from twofold.extract.engine.tally import Tally
 from twofold.extract.networks.encoder import BatchLimit, Encoder
 from twofold.extract.networks.facts import facts_of
 from twofold.extract.networks.preprocessing import Preprocessing
 from twofold.extract.plan import ExtractOptions, WantedFile, recipe_of
-from twofold.extract.run import Request, add_missing, open_place, plan_all
+from twofold.extract.run import Request, add_missing, devices_engine, open_place, plan_all
 from twofold.extract.streams import Encoders, EncoderSource, Stream
 from twofold.extract.views import view
 
@@ -83,7 +83,8 @@ class Scene:
         place = open_place(Request(manifest=manifest, roots=[str(self.folder / "faces")], options=chosen,
                                    store=self.folder / store, streams=[Stream(source=SOURCE)]))
         plans = plan_all(place, [WantedFile(self.recipe, self.encoder.dim)], chosen)
-        return add_missing(place, plans, [SOURCE], Encoders("cpu", {SOURCE: self.encoder}), ["cpu"], chosen).tally
+        engine = devices_engine(["cpu"], Encoders("cpu", {SOURCE: self.encoder}))
+        return add_missing(place, plans, [SOURCE], engine, chosen).tally
 
     def merge(self, store: str) -> None:
         verbs.cache_merge([self.folder / store], self.store.path)
