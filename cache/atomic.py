@@ -45,7 +45,11 @@ def temporary_in(folder: Path) -> Iterator[Path]:
 def _create(folder: Path) -> tuple[Path, int]:
     while True:
         path = folder / f"{PREFIX}{socket.gethostname()}-{uuid.uuid4().hex}"
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        except OSError as error:
+            error.filename = str(folder)  # the name that nobody has given says nothing to anybody
+            raise
         if _try_lock(descriptor, unknown=True) and path.exists():  # else taken for a dead one's before it was locked
             return path, descriptor
         os.close(descriptor)

@@ -51,11 +51,11 @@ class Store:
 
     def files(self) -> list[FeatureFile]:
         """All feature files in it, by name; nothing is opened yet."""
-        return [FeatureFile(path) for path in sorted(self.path.glob("*.h5")) if not path.name.startswith(".")]
+        return [FeatureFile(path) for path in h5_files(self.path) if not path.name.startswith(".")]
 
     def parts(self) -> list[FeatureFile]:
         """All parts of unfinished work, by name; nothing is opened yet."""
-        return [FeatureFile(path) for path in sorted(self.path.glob(f"{PARTS}/*/*.h5"))]
+        return [FeatureFile(path) for folder in _entries(self.path / PARTS) for path in h5_files(folder)]
 
     def readable(self) -> tuple[list[FeatureFile], dict[Path, str]]:
         """The files whose header holds, and the reason for each that does not."""
@@ -98,3 +98,16 @@ class Store:
     def parts_of(self, recipe: Recipe) -> Path:
         """The folder of the unfinished parts of a recipe."""
         return self.path / PARTS / recipe.fingerprint
+
+
+def h5_files(folder: Path) -> list[Path]:
+    """What is named like a feature file in a folder, by name; none if it is not there. Raises OSError."""
+    return [path for path in _entries(folder) if path.suffix == ".h5"]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Not by `glob`, which takes a folder that cannot be read for an empty one."""
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []

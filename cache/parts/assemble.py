@@ -45,6 +45,7 @@ def assemble(
         with suppress(FileGone):
             try:
                 if file := replace_finished(store, recipe, dim, keys, state, state.rows, classifier=classifier):
+                    _ = file.failures  # read now: what is asked of it later may find another process's file there
                     return file
             except DamagedFile:
                 file_state(store, recipe)  # sets it aside

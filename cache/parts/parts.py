@@ -20,7 +20,7 @@ from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.format.write import fill_featurefile
 from twofold.cache.parts.rows import CachedRows, Rows, rows_in
 from twofold.cache.recipe import Recipe
-from twofold.cache.store import Store
+from twofold.cache.store import Store, h5_files
 
 log = logging.getLogger(__name__)
 RETIRED = "retired-"  #: starts the name of a part with rows of faces that are no longer in the manifest
@@ -102,7 +102,7 @@ def add_part(store: Store, recipe: Recipe, temporary: Path, *, prefix: str = "")
     """Give a whole feature file its place as the newest part. The caller holds the store's lock: numbers are unique."""
     folder = store.parts_of(recipe)
     make_folder(folder)
-    number = 1 + max(map(_number, _paths_in(folder)), default=0)
+    number = 1 + max(map(_number, h5_files(folder)), default=0)
     path = folder / f"{prefix}{number:08d}-{uuid.uuid4().hex}.h5"
     put_in_place(temporary, path)
     return path
@@ -111,7 +111,7 @@ def add_part(store: Store, recipe: Recipe, temporary: Path, *, prefix: str = "")
 def part_paths(store: Store, recipe: Recipe) -> list[Path]:
     """The parts of a recipe in the order in which what they say counts, the newest last."""
     keyed = []
-    for path in _paths_in(store.parts_of(recipe)):
+    for path in h5_files(store.parts_of(recipe)):
         with contextlib.suppress(FileNotFoundError):  # another process has assembled and removed it
             age = 0 if PART_NAME.fullmatch(path.name) else path.stat().st_mtime_ns  # before parts were numbered
             keyed.append(((not is_retired(path), _number(path), age, path.name), path))
@@ -120,14 +120,11 @@ def part_paths(store: Store, recipe: Recipe) -> list[Path]:
 
 def retired_rows(store: Store, recipe: Recipe) -> int:
     """How many rows are kept of faces that are no longer in the manifest."""
-    return sum(FeatureFile(path).rows for path in part_paths(store, recipe) if is_retired(path))
-
-
-def _paths_in(folder: Path) -> list[Path]:
-    """Not by `glob`, which takes a folder that cannot be read for an empty one."""
-    with contextlib.suppress(FileNotFoundError):
-        return [path for path in folder.iterdir() if path.suffix == ".h5"]
-    return []
+    rows = 0
+    for path in filter(is_retired, part_paths(store, recipe)):
+        with contextlib.suppress(FileGone):  # it has just come back into a finished file
+            rows += FeatureFile(path).rows
+    return rows
 
 
 def is_retired(path: Path) -> bool:

@@ -1,0 +1,173 @@
+"""Stores and faces in places where something is forbidden, missing, oddly named or changing."""
+
+import csv
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.extract.places import NETWORK
+from twofold.cache.atomic import temporary_in
+from twofold.cache.store import Store
+
+ROOT = Path(__file__).resolve().parents[2]
+PLACE = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else []),
+         "setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+
+
+def manifest(path: Path, keys: list[str]) -> Path:
+    path.write_text("key\n" + "".join(f"{key}\n" for key in keys), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def results(drawn, tmp_path_factory):
+    """What `places.py` has seen, by name: code, stdout, stderr."""
+    if shutil.which("unshare") is None or shutil.which("setpriv") is None or subprocess.run(
+            [*PLACE, "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], capture_output=True).returncode:
+        pytest.skip("no mount namespaces here")
+    folder = tmp_path_factory.mktemp("places")
+    (folder / "faces").mkdir()
+    for number, path in enumerate(sorted(drawn.root.rglob("*.png"))[:6]):
+        (folder / "faces" / f"{number}.png").write_bytes(path.read_bytes())
+    manifest(folder / "few.csv", [f"{number}.png" for number in range(5)])
+    manifest(folder / "all.csv", [f"{number}.png" for number in range(6)])
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run([*PLACE, sys.executable, str(Path(__file__).with_name("places.py")), str(folder)], text=True,
+                          capture_output=True, timeout=400, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr
+    assert not list(folder.glob("**/*.damaged")) and not list(folder.glob("**/.tmp-*"))
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "said"), [
+    ("few files and no shared memory", "5 computed"), ("verify", "sound"),
+    ("read-only, complete", "nothing to compute"), ("read-only, ls", NETWORK), ("read-only, show", NETWORK),
+    ("read-only, verify", "sound"),
+    ("read-only, push", "SHA-256 verified"), ("read-only, drop", "0 rows"), ("as before", "nothing to compute"),
+    ("permission is back", "1 computed")])
+def test_it_works(results, name, said):
+    code, out, err = results[name]
+    assert code == 0 and said in out, (out, err)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "said"), [
+    ("read-only, incomplete", "manifest.csv: Read-only file system"), ("read-only, card", "cannot be written"),
+    ("no permission for the file", ".h5: Permission denied"),
+    ("no permission to write", "manifest.csv: Permission denied"),
+    ("no permission for the file, verify", ".h5: Permission denied"),
+    ("no permission for the store", "not readable"), ("no permission for the store, ls", "store: Permission denied"),
+    ("no permission for the store, pull", "not readable"), ("no permission to push", "no permission")])
+def test_it_says_in_one_sentence_what_is_in_the_way(results, name, said):
+    code, out, err = results[name]
+    sentence = err.strip().splitlines()[-1]
+    assert code == 2 and said in sentence and "Traceback" not in err and not out, (out, err)
+
+
+@pytest.mark.slow
+def test_an_image_that_may_not_be_read_is_a_failed_face(results):
+    code, out, err = results["no permission for an image"]
+    assert code == 1 and "1 failure" in out and "Permission denied" in out, (out, err)
+
+
+NAMES = ["with space/a b.png", "quote'\"s.png", f"{'é' * 125}x.png", unicodedata.normalize("NFC", "Zoé.png"),
+         unicodedata.normalize("NFD", "Zoé.png"), "Upper.png", "upper.png", "-dash.png", "#hash,comma;.png"]
+
+
+def test_faces_and_folders_of_any_name(cli, drawn, extract_args, tmp_path):
+    """Spaces, quotes, 255 bytes, both Unicode forms of one name, names that differ in case: each its own face."""
+    assert len(NAMES[2].encode()) == 255
+    root, store = tmp_path / "the faces, all 'of' them", tmp_path / "a store\u00a0é"
+    for name, path in zip(NAMES, sorted(drawn.root.rglob("*.png")), strict=False):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(path.read_bytes())
+    with (tmp_path / "my faces.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["key"], *([name] for name in NAMES)])
+    done = cli(*extract_args(tmp_path / "my faces.csv", root, store, networks=(NETWORK,)))
+    assert done.returncode == 0, done.stderr
+    file = Store(store).find(NETWORK)
+    assert file.keys.tolist() == NAMES and len({row.tobytes() for row in file.read()}) == len(NAMES)
+    assert cli("cache", "verify", store, "--root", root).returncode == 0
+    there, copy = tmp_path / "there \u00e9", tmp_path / "x y"
+    for words in (("push", store, there), ("pull", there, copy), ("verify", copy)):
+        assert cli("cache", *words).returncode == 0
+
+
+def test_a_store_or_root_that_is_a_loop_of_links(cli, drawn, extract_args, tmp_path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for words in (extract_args(drawn.manifest, drawn.root, loop, networks=(NETWORK,)),
+                  extract_args(drawn.manifest, drawn.root, loop / "below", networks=(NETWORK,)),
+                  extract_args(drawn.manifest, loop, tmp_path / "s", networks=(NETWORK,)), ["cache", "ls", loop],
+                  ["cache", "verify", loop], ["cache", "push", tmp_path, loop]):
+        done = cli(*words)
+        assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, (words, done.stderr)
+        assert "Traceback" not in done.stderr and not (tmp_path / "s").exists()
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(cli, drawn, extract_args, tmp_path):
+    """What is there is of a later time than what comes: an image, its row, a temporary file of a living process."""
+    root, store = tmp_path / "faces", tmp_path / "s"
+    shutil.copytree(drawn.root, root)
+    keys = list(drawn.table.keys)[:8]
+    args = extract_args(manifest(tmp_path / "faces.csv", keys), root, store, "--part-rows", "2", networks=(NETWORK,))
+    assert cli(*args).returncode == 0
+    before = Store(store).find(NETWORK).read()
+    (root / keys[3]).write_bytes((root / keys[5]).read_bytes())
+    os.utime(root / keys[3], (0, 0))
+    for path in store.iterdir():
+        os.utime(path, (4e9, 4e9))
+    with temporary_in(store) as alive:
+        os.utime(alive, (0, 0))
+        assert "1 computed" in cli(*args, "--recheck").stdout
+        assert alive.exists()
+    after = Store(store).find(NETWORK).read()
+    assert (after[3] == before[5]).all() and (after[[0, 1, 2, 4, 5, 6, 7]] == before[[0, 1, 2, 4, 5, 6, 7]]).all()
+    assert "nothing to compute" in cli(*args, "--recheck").stdout
+
+
+def test_images_that_are_replaced_while_they_are_read(cli, drawn, extract_args, tmp_path):
+    """Each row is of the bytes whose hash stands beside it, whichever of them these are; half a file is a failure."""
+    root, store, pictures = tmp_path / "faces", tmp_path / "s", sorted(drawn.root.rglob("*.png"))
+    keys, versions = [f"{number}.png" for number in range(24)], [path.read_bytes() for path in pictures[:2]]
+    root.mkdir()
+    for key in keys:
+        (root / key).write_bytes(versions[0])
+    done, turn = threading.Event(), itertools.cycle((versions[1], versions[1][:900], versions[0]))
+
+    def keep_replacing():
+        while not done.is_set():
+            content = next(turn)
+            for key in keys:
+                (root / key).write_bytes(content)  # in place: a reader may see half of it
+
+    writer = threading.Thread(target=keep_replacing)
+    writer.start()
+    try:
+        args = extract_args(manifest(tmp_path / "faces.csv", keys), root, store, "--workers", "4", networks=(NETWORK,))
+        assert cli(*args).returncode in (0, 1)
+    finally:
+        done.set()
+        writer.join()
+    file = Store(store).find(NETWORK)
+    right = {}
+    for number, content in enumerate(versions):
+        (root / f"{number}.png").write_bytes(content)
+        args = extract_args(manifest(tmp_path / "one.csv", [f"{number}.png"]), root, tmp_path / f"v{number}",
+                            networks=(NETWORK,))
+        assert cli(*args).returncode == 0
+        right[hashlib.sha256(content).hexdigest()] = Store(tmp_path / f"v{number}").find(NETWORK).read()[0]
+    assert len(file.keys) + len(file.failures) == len(keys)
+    for sha256, row in zip(file.sha256, file.read(), strict=True):
+        np.testing.assert_allclose(row, right[sha256.decode()], atol=2e-3)
