@@ -64,9 +64,9 @@ def sides_of(faces: Manifest, settings: Settings, *, fold: int = -1) -> Sides:
     if not len(train):
         raise InputError("the manifest has no labelled train faces: split it (`manifest split`)")
     if not len(val):
-        carved = stratified_group_split(_strata(faces, settings)[train], groups[train], fraction=settings.val_fraction,
-                                        seed=settings.seed)
-        train, val = train[~carved], train[carved]
+        teachable = np.flatnonzero((side == "train") & ~np.isin(groups, groups[test]))
+        val = _carved(faces, settings, train, teachable, groups)
+        train = np.setdiff1d(train, val)
         notes.append(f"validation: {len(val)} faces carved from train by group")
     else:
         both = np.isin(groups[train], groups[val])
@@ -106,6 +106,32 @@ def check_classes(sides: Sides, settings: Settings) -> Sides:
             notes.append(f"no training faces of {', '.join(name.split(' ')[0] for name in rare)}: "
                          f"the {target} classifier never says so")
     return replace(sides, notes=(*sides.notes, *notes))
+
+
+def _carved(faces: Manifest, settings: Settings, train: np.ndarray, teachable: np.ndarray, groups: np.ndarray
+            ) -> np.ndarray:
+    """Rows of train for validation, whole groups, in proportion. teachable: all rows that share no group with test.
+
+    Of the faces that `fuse` learns from they are those that it carves itself: it must not choose a head by faces whose
+    features the encoder knows by heart. Raises InputError where the faces cannot be split.
+    """
+    classes = find_taxonomy(settings.fold_classes)
+    number = {name: str(place) for place, name in enumerate(classes.classes)}
+    column = faces.table[classes.target] if classes.target in faces.table else [""] * len(faces)
+    label = np.array([number.get(plain(name), "") for name in column], object)
+    fused = teachable[label[teachable] != ""]
+    chosen = fused[:0]
+    if len(np.unique(groups[fused])) > 1:
+        chosen = fused[stratified_group_split(label[fused].tolist(), groups[fused].tolist(),
+                                              fraction=settings.val_fraction, seed=settings.seed)]
+    else:
+        fused = chosen
+    follow, rest = train[np.isin(groups[train], groups[chosen])], train[~np.isin(groups[train], groups[fused])]
+    if not len(rest):
+        return follow
+    carved = stratified_group_split(_strata(faces, settings)[rest], groups[rest], fraction=settings.val_fraction,
+                                    seed=settings.seed)
+    return np.union1d(follow, rest[carved])
 
 
 def _strata(faces: Manifest, settings: Settings) -> np.ndarray:

@@ -1,0 +1,26 @@
+"""An encoder and the head on its features are chosen by the same faces, which taught neither."""
+
+import numpy as np
+import pytest
+
+from twofold.cache.store import Store
+from twofold.data.labels import taxonomy
+from twofold.data.manifest import read_manifest
+from twofold.extract.finetune.settings import resolve
+from twofold.extract.finetune.sides import sides_of
+from twofold.fuse.features.join import join
+from twofold.fuse.features.partition import Task, partitions
+
+
+@pytest.mark.parametrize("target", ["basic", "compound", "both"])
+def test_no_head_is_chosen_by_faces_that_taught_its_encoder(make_store, target):
+    """Where the manifest has no validation, the encoder's and the head's are carved so that they agree."""
+    store = Store(make_store(basic_only=5, groups=[str(row // 3) if row % 2 else "" for row in range(420)]))
+    faces, features = read_manifest(store.manifest_path), join([store], backbones=[], views=["original"],
+                                                               taxonomy=taxonomy("cexpr7"))
+    settings = resolve(preset="quick", chosen={"target": target, "folds": 3})
+    for fold, part in enumerate(partitions(features, Task.of(features), folds=3, val_fraction=0.15, seed=0)):
+        sides, keys = sides_of(faces, settings, fold=fold), np.array(faces.keys, object)
+        taught, chose = set(keys[sides.train]), set(keys[sides.val])
+        assert len(part.val) > 30 and not taught & set(features.keys[part.val])
+        assert not chose & set(features.keys[part.train]) and len(chose) > 20
