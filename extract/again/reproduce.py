@@ -7,7 +7,7 @@ from pathlib import Path
 from twofold.cache.recipe import Recipe, differences
 from twofold.data.errors import InputError
 from twofold.extract.networks.encoder import Encoder
-from twofold.extract.networks.widths import check_width
+from twofold.extract.networks.widths import check_fit, check_width
 from twofold.extract.plan import ExtractOptions, WantedFile, recipe_of
 from twofold.extract.report import Extraction
 from twofold.extract.run import Request, add_missing, devices_engine, open_place, plan_all
@@ -57,7 +57,7 @@ def find_encoders(recipes: Sequence[Recipe], *, weights: Sequence[str], device: 
 
 def _check_width(recipe: Recipe, recipes: Sequence[Recipe], dims: Sequence[int]) -> None:
     if dims:
-        check_width(recipe.backbone, dims[list(recipes).index(recipe)])
+        check_width(recipe.backbone, dims[list(recipes).index(recipe)], untrained=recipe.untrained)
 
 
 def find_encoder(recipe: Recipe, weights: Sequence[str], encoders: Encoders) -> tuple[EncoderSource, Encoder]:
@@ -66,6 +66,8 @@ def find_encoder(recipe: Recipe, weights: Sequence[str], encoders: Encoders) -> 
     tried, failure = 0, None
     for source in _sources(recipe, weights):
         try:
+            if source.weights and not recipe.untrained and source.weights != "hub":
+                check_fit(recipe.backbone, Path(source.weights))
             encoder = encoders.load(source)
         except InputError as error:  # a file of another network; the last one tells how to get the right one
             failure = error

@@ -4,7 +4,6 @@ import importlib.util
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,12 @@ import torch
 from twofold.cache.format.header import MAX_DIM
 from twofold.data.errors import InputError, first_line
 from twofold.extract.networks.encoder import FIRST_TRY, BatchLimit, Encoder
-from twofold.extract.networks.onnx_files import digest_of
+from twofold.extract.networks.onnx_child import TYPES
+from twofold.extract.networks.onnx_files import data_files, digest_of
+from twofold.extract.networks.onnx_trial import try_model
 from twofold.extract.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from twofold.extract.networks.preprocessing_options import colour, split_name, with_options
 from twofold.extract.weights.read import refuse_other_files
-
-FIRST_SECONDS = 6  #: for the first face
-TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,31 +41,14 @@ class OnnxNetwork:
         pieces = self.pool.map(self._run, (array[start:start + step] for start in range(0, len(array), step)))
         return torch.from_numpy(np.concatenate(list(pieces)))
 
-    def first(self, pictures: torch.Tensor, *, seconds: float) -> np.ndarray:
-        """The same for no more pictures than the model takes at once. Raises InputError if that takes longer."""
-        import onnxruntime
-
-        options = onnxruntime.RunOptions()
-        options.log_severity_level = 4  # what is wrong with it is said here
-        timer = Timer(seconds, lambda: setattr(options, "terminate", True))  # it stops before its next node
-        timer.start()
-        try:
-            return self._run(self._arranged(pictures), options)
-        except Exception as error:  # onnxruntime's own kinds
-            if options.terminate:
-                raise InputError(f"it takes more than {seconds} seconds for one face, too long to be used") from error
-            raise
-        finally:
-            timer.cancel()
-
     def _arranged(self, pictures: torch.Tensor) -> np.ndarray:
         return (pictures.permute(0, 2, 3, 1) if self.channels_last else pictures).contiguous().numpy()
 
-    def _run(self, piece: np.ndarray, options: Any = None) -> np.ndarray:
+    def _run(self, piece: np.ndarray) -> np.ndarray:
         fed = piece.astype(self.type)
         if len(piece) < self.batch:
             fed = np.concatenate([fed, np.zeros((self.batch - len(piece), *fed.shape[1:]), fed.dtype)])
-        (values,) = self.session.run([self.output], {self.session.get_inputs()[0].name: fed}, options)
+        (values,) = self.session.run([self.output], {self.session.get_inputs()[0].name: fed})
         rows, *rest = values.shape if values.ndim > 1 else (1, *values.shape)
         if rows != len(fed) or any(side > 1 for side in rest[1:]):
             raise InputError(f"output {self.output} of the ONNX model has shape {values.shape}, not one vector a face")
@@ -85,6 +66,10 @@ def load_onnx(name: str, *, device: torch.device, precision: str, batch_size: in
     if precision not in ("auto", "fp32"):
         raise InputError(f"onnx:{path.name} runs in the precision it was exported with: use --precision auto or fp32")
     _require_model(path)
+    files = data_files(path)
+    asked = with_options(Preprocessing(size=1, resize=1), options, name=name).size if "size" in options else 0
+    try_model(path, bytes=sum(file.stat().st_size for file in (path, *files)), size=asked,
+              output=options.get("output", ""))
     digest = digest_of(path)
     session = _session(path, device)
     inputs = session.get_inputs()
@@ -99,7 +84,7 @@ def load_onnx(name: str, *, device: torch.device, precision: str, batch_size: in
     )
     how = _preprocessing(path, session, shape[1] if network.channels_last else shape[2], options)
     try:
-        dim = network.first(torch.zeros((1, 3, how.size, how.size)), seconds=FIRST_SECONDS).shape[1]
+        dim = network(torch.zeros((1, 3, how.size, how.size))).shape[1]
     except Exception as error:  # onnxruntime's own kinds
         raise InputError(f"{path} does not run on pictures of side {how.size}: {first_line(error)}") from None
     if dim > MAX_DIM:

@@ -23,6 +23,19 @@ def load_strictly(network: nn.Module, checkpoint: Checkpoint, *, heads: tuple[st
     Raises InputError, and loads nothing, if one is missing, one is too many (unless it starts with a prefix of
     `heads`), or one has another shape, is not a number, or is of another kind.
     """
+    left_over = require_shapes(network, checkpoint, heads=heads)
+    expected = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(UNUSED)}
+    _check_values(expected, checkpoint.tensors, checkpoint.path)
+    network.load_state_dict({name: checkpoint.tensors[name].to(tensor.dtype) for name, tensor in expected.items()},
+                            strict=False)
+    if checkpoint.dropped:
+        log.info("%s: objects left out, nothing of them was run: %s", checkpoint.path.name,
+                 ", ".join(list(checkpoint.dropped)[:5]))
+    return left_over
+
+
+def require_shapes(network: nn.Module, checkpoint: Checkpoint, *, heads: tuple[str, ...]) -> list[str]:
+    """The same by names and shapes alone, for a network that may be on the meta device."""
     expected = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(UNUSED)}
     tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.endswith(UNUSED)}
     left_over = [name for name in tensors if name not in expected and name.startswith(heads or ("\0",))]
@@ -34,11 +47,6 @@ def load_strictly(network: nn.Module, checkpoint: Checkpoint, *, heads: tuple[st
         parts = [_listed("missing", missing), _listed("unexpected", surplus), _listed("mis-shaped", shapes)]
         raise InputError(f"{checkpoint.path}: these are not the weights of this network: "
                          f"{'; '.join(filter(None, parts))}; the file {guess(tensors)}")
-    _check_values(expected, tensors, checkpoint.path)
-    network.load_state_dict({name: tensors[name].to(tensor.dtype) for name, tensor in expected.items()}, strict=False)
-    if checkpoint.dropped:
-        log.info("%s: objects left out, nothing of them was run: %s", checkpoint.path.name,
-                 ", ".join(list(checkpoint.dropped)[:5]))
     return left_over
 
 

@@ -175,36 +175,6 @@ def test_an_embedding_too_long_for_a_feature_file_is_refused_before_anything_is_
         load(f"onnx:{tmp_path / 'w.onnx'}")
 
 
-def endless(path: Path, *, from_pixels: bool) -> Path:
-    """A model whose Loop goes round 2^62 times, over a constant (so that loading computes it) or over the pixels."""
-    helper, kind, value = onnx.helper, onnx.TensorProto.FLOAT, onnx.helper.make_tensor_value_info
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Sin", ["x"], ["y"])], "body",
-        [value("turn", onnx.TensorProto.INT64, []), value("go", onnx.TensorProto.BOOL, []), value("x", kind, [3])],
-        [value("on", onnx.TensorProto.BOOL, []), value("y", kind, [3])])
-    nodes = [helper.make_node("ReduceMean", ["pixels", "axes"], ["mean"], keepdims=0),
-             helper.make_node("ReduceMean", ["mean", "first"], ["row"], keepdims=0),
-             helper.make_node("Loop", ["turns", "true", "row" if from_pixels else "one"], ["looped"], body=body),
-             helper.make_node("Add", ["mean", "looped"], ["sum"])]
-    graph = helper.make_graph(
-        nodes, "endless", [helper.make_tensor_value_info("pixels", kind, ["n", 3, 16, 16])],
-        [helper.make_tensor_value_info("sum", kind, None)],
-        [onnx.numpy_helper.from_array(np.array([2, 3], np.int64), "axes"),
-         onnx.numpy_helper.from_array(np.array([0], np.int64), "first"),
-         onnx.numpy_helper.from_array(np.array(2 ** 62, np.int64), "turns"),
-         onnx.numpy_helper.from_array(np.array(True), "true"),
-         onnx.numpy_helper.from_array(np.ones(3, np.float32), "one")])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
-    return path
-
-
-@pytest.mark.parametrize("from_pixels", [True, False])
-def test_a_model_that_never_ends_is_left_with_a_sentence(tmp_path, monkeypatch, from_pixels):
-    monkeypatch.setattr("twofold.extract.networks.onnx_models.FIRST_SECONDS", 0.5)
-    with pytest.raises(InputError, match=r"endless\.onnx .* more than 0\.5 seconds for one face, too long to be used"):
-        load(f"onnx:{endless(tmp_path / 'endless.onnx', from_pixels=from_pixels)}")
-
-
 def test_names_as_they_are_written():
     assert parse("onnx:a/b.onnx") == (Path("a/b.onnx"), {})
     assert parse("onnx:b.onnx?size=8&mean=1,2,3") == (Path("b.onnx"), {"size": "8", "mean": "1,2,3"})

@@ -11,7 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from twofold.cache.recipe import Recipe
 from twofold.data.errors import InputError
+from twofold.extract.again.reproduce import find_encoders
+from twofold.extract.streams import Encoders
 from twofold.fuse.fuse import fuse
 from twofold.fuse.runs.run import read_run
 from twofold.fuse.settings import resolve
@@ -187,16 +190,35 @@ def test_an_honest_run_of_each_head_reads_back(make_store, tmp_path):
         assert state.keys() == again.keys() and all(torch.equal(state[name], again[name]) for name in state)
 
 
-def test_a_recipe_of_a_giant_is_refused_before_it_is_built(run, cli, tmp_path):
-    """It took 4.7 GB and 28 s: now the network's width is looked up where tensors have no memory."""
-    from PIL import Image
-
+def _of_a_giant(run, dim, weights):
+    """Let the run want a network of a billion weights."""
     record = json.loads((run / "run.json").read_text())
     recipe = record["streams"][0]["recipe"]
     record["streams"][0] |= {"backbone": "timm:vit_giant_patch14_224"}
-    recipe |= {"backbone": "timm:vit_giant_patch14_224", "weights": "random:0"}
+    recipe |= {"backbone": "timm:vit_giant_patch14_224", "weights": weights}
     del record["streams"][0]["fingerprint"]
     (run / "run.json").write_text(json.dumps(record))
+    return Recipe.from_json(json.dumps(recipe))
+
+
+@pytest.mark.parametrize(("dim", "weights", "says"), [
+    (12, "random:0", "gives 1408 features, not the 12"), (1408, "random:0", "1,011 million numbers"),
+    (1408, "sha256:" + "0" * 64, "not the weights of this network")])
+def test_a_giant_is_refused_before_it_is_built(run, tmp_path, monkeypatch, dim, weights, says):
+    """It took 4.7 GB and 28 s: now its widths and names are looked up where tensors have no memory."""
+    recipe = _of_a_giant(run, dim, weights)
+    monkeypatch.setenv("TWOFOLD_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(Encoders, "load", lambda *_: pytest.fail("it is built"))
+    save_file({"conv1.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match=says):
+        find_encoders([recipe], weights=[f"{recipe.backbone}={tmp_path / 'other.safetensors'}"] if dim > 12 else [],
+                      device="cpu", dims=[dim])
+
+
+def test_a_giant_is_refused_by_predict(run, cli, tmp_path):
+    from PIL import Image
+
+    _of_a_giant(run, 12, "random:0")
     (tmp_path / "faces").mkdir()
     Image.new("RGB", (64, 64), "grey").save(tmp_path / "faces" / "a.png")
     (tmp_path / "faces.csv").write_text("key\na.png\n")

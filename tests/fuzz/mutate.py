@@ -35,7 +35,8 @@ def mutated_json(data: bytes, dice: random.Random) -> bytes:
     """One to three values exchanged, taken out or renamed; plain bytes where it is no JSON."""
     try:
         tree = json.loads(data)
-    except (ValueError, RecursionError):
+        list(_places(tree))
+    except (ValueError, RecursionError):  # no JSON, or nested beyond what can be walked
         return mutated(data, dice)
     for _ in range(dice.randint(1, 3)):
         places = list(_places(tree))
