@@ -14,6 +14,8 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from twofold.extract.weights.pickle_keys import MOST_KEYS, KeyCounter, unsafe_keys
+
 STORAGES = {
     "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
@@ -176,6 +178,13 @@ _CALLS: dict[str, Any] = {
 }
 
 
+def _odd_keys(function: Callable[..., Any], content: Any) -> int:
+    """How many keys of what is to become a set or an OrderedDict are neither texts nor numbers."""
+    if function is set or isinstance(content, dict):
+        return unsafe_keys(content)
+    return unsafe_keys(pair[0] for pair in content if isinstance(pair, list | tuple) and pair)
+
+
 class DataUnpickler(pickle.Unpickler):
     """Builds `_CALLS` and containers; `dropped` counts the names of everything else, which stays a placeholder."""
 
@@ -203,6 +212,8 @@ class DataUnpickler(pickle.Unpickler):
     def _copied(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         if any(hasattr(argument, "__len__") and len(argument) > self.room for argument in arguments):
             raise TooMuch("it makes copies of copies")
+        if function in (set, OrderedDict) and arguments and _odd_keys(function, arguments[0]) > MOST_KEYS:
+            raise TooMuch(f"it has more than {MOST_KEYS} keys that are neither texts nor numbers")
         copy = function(*arguments)
         self.room -= sys.getsizeof(copy)
         return copy
@@ -237,10 +248,14 @@ def names_in(stream: Bounded) -> set[str] | None:
     """
     names: set[str] | None = set()
     large = tuples = 0
+    keys = KeyCounter()
     file: Any = stream  # it reads with the two methods that Bounded has
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if number == MOST_STEPS:
             raise TooMuch(f"it is made of more than {MOST_STEPS} steps")
+        keys.step(opcode, argument)
+        if keys.count > MOST_KEYS:
+            raise TooMuch(f"it has more than {MOST_KEYS} keys that are neither texts nor numbers")
         if opcode.name == "GLOBAL" and names is not None:
             names.add(str(argument).replace(" ", "."))
         elif opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -72,10 +73,41 @@ def many_empty_sets() -> bytes:
     return b"\x80\x04](" + b"\x8f" * 2_000_000 + b"e."
 
 
+@cache
+def colliding_tuples() -> list[bytes]:
+    """Thirty thousand pairs of small numbers with one and the same hash (Python's is xxHash without a seed), packed."""
+    p1, p2, p5, most = 11400714785074694791, 14029467366897019727, 2870177450012600261, 1 << 64
+    back, x, packed = pow(p2, -1, most), 0, []
+    while len(packed) < 30_000:
+        x += 1
+        first = (p5 + x * p2) % most
+        first = ((first << 31 | first >> 33) * p1) % most
+        y = -first * back % most
+        if y < 2 ** 60:
+            packed.append(b"J" + struct.pack("<i", x) + b"\x8a\x08" + y.to_bytes(8, "little") + b"\x86")
+    pairs = [pickle.loads(PROTOCOL + pair + b".") for pair in packed[:50]]
+    assert len({hash(pair) for pair in pairs}) == 1
+    return packed
+
+
+def tuples_as_keys() -> bytes:
+    return PROTOCOL + b"}(" + b"".join(pair + b"N" for pair in colliding_tuples()) + b"u."
+
+
+def tuples_in_a_set() -> bytes:
+    return b"\x80\x04\x8f(" + b"".join(colliding_tuples()) + b"\x90."
+
+
+def tuples_in_an_ordered_dict() -> bytes:
+    pairs = b"".join(pair + b"K\x01\x86" for pair in colliding_tuples()[:20_000])
+    return PROTOCOL + b"ccollections\nOrderedDict\n](" + pairs + b"e\x85R."
+
+
 BOMBS = {  # pickled, and what is said
     encoded_again_and_again: "copies of copies", copied_sizes: "copies of copies", copied_sets: "copies of copies",
     colliding_keys: "numbers of 2\\^61", many_names: "than 1000 classes", many_empty_sets: "more than 500000 steps",
     tuples_in_tuples: "more than 50000 tuples",
+    **dict.fromkeys((tuples_as_keys, tuples_in_a_set, tuples_in_an_ordered_dict), "2000 keys that are neither"),
 }
 
 
@@ -131,7 +163,8 @@ def test_a_history_of_large_seeds_and_copies_is_no_bomb(tmp_path):
 
     import numpy as np
 
-    tree = {"state_dict": {f"layer{n}.weight": np.full(1000, n, np.float32) for n in range(50)},
+    tree = {"pairs": {(n, "a"): n for n in range(500)},
+            "state_dict": {f"layer{n}.weight": np.full(1000, n, np.float32) for n in range(50)},
             "seeds": [2 ** 64 - 1 - n for n in range(500)], "names": set(map(str, range(3000))),
             "order": collections.OrderedDict((f"k{n}", n) for n in range(3000)), "losses": [0.5] * 100_000}
     (tmp_path / "w.pkl").write_bytes(pickle.dumps(tree, protocol=2))
