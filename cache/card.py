@@ -68,7 +68,8 @@ def _metadata(store: Store, faces: int) -> list[str]:
     """YAML whose values are JSON, which is YAML too."""
     size = next(name for most, name in ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"),
                                         (1_000_000, "100K<n<1M"), (1 << 62, "n>1M")) if faces < most)
-    values = {"license": "other", "pretty_name": store.path.resolve().name, "size_categories": [size],
+    values = {"license": "other", "license_name": "of-its-faces-and-encoders",
+              "pretty_name": store.path.resolve().name, "size_categories": [size],
               "task_categories": ["image-classification"], "tags": [MARK, "facial-expression-recognition", "features"]}
     return ["---", *(f"{name}: {json.dumps(value)}" for name, value in values.items()), "---"]
 

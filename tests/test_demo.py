@@ -19,6 +19,9 @@ def test_every_step_of_the_demonstration_runs(cli, tmp_path, monkeypatch):
     assert len(re.findall(r"^\$ twofold (?:finetune|extract|fuse) ", done.stdout, re.MULTILINE)) == 4
     assert "zero-shot from the backbones' own classifiers: nothing is trained" in done.stdout
     assert "timm:test_vit * UNTRAINED" in done.stdout
+    page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    assert "fusion of all 2 * UNTRAINED" in page
+    assert f"{tmp_path / 'demo' / 'report.html'}\n$ twofold report" in done.stdout
     systems = json.loads((tmp_path / "demo" / "run" / "metrics.json").read_text())["systems"]
     assert [system["backbones"] for system in systems][-1] == [demo.LEARNER, "timm:test_vit"]
     again = cli("demo", "--out", tmp_path / "demo", "--device", "cpu")

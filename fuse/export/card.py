@@ -34,7 +34,8 @@ def _metadata(run: Run, system: dict[str, Any]) -> list[str]:
     metrics = [{"type": "accuracy", "value": system["accuracy"]}, {"type": "f1", "name": "macro-F1",
                                                                   "value": system["macro_f1"]}]
     values = {
-        "license": "other", "library_name": "twofold", "pipeline_tag": "image-classification",
+        "license": "other", "license_name": "of-its-encoders-and-data", "library_name": "twofold",
+        "pipeline_tag": "image-classification",
         "tags": ["facial-expression-recognition", "compound-expressions", "twofold"],
         "model-index": [{"name": run.path.resolve().name, "results": [{
             "task": {"type": "image-classification"}, "metrics": metrics,

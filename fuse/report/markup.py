@@ -14,6 +14,7 @@ body { margin: 0 auto; max-width: 62rem; padding: 1.5rem 1rem 4rem; background: 
   font: 16px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--faint); } h3 { margin-bottom: .3rem; }
 .wide { overflow-x: auto; } .side { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; }
+.side figure { flex: 0 1 26rem; }
 table { border-collapse: collapse; font-size: .9rem; } caption { text-align: left; padding: .3rem 0; font-weight: 600;
   max-width: calc(100vw - 2rem); }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--faint); }

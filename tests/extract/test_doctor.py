@@ -4,7 +4,10 @@ import json
 import os
 
 import pytest
+import torchvision
+from safetensors.torch import save_file
 
+from twofold.extract.doctor import files
 from twofold.extract.doctor.files import file_system
 
 
@@ -29,6 +32,32 @@ def test_a_machine_without_weights_is_in_order_and_hears_where_to_get_them(docto
     assert checks["torch"]["state"] == "ok" and checks["locks"]["state"] == "ok" and checks["rename"]["state"] == "ok"
     assert checks["posterv2"]["state"] == "absent" and "github.com" in checks["posterv2"]["remedy"]
     assert checks["huggingface.co"]["text"].startswith("HF_HUB_OFFLINE")
+
+
+def test_a_weights_file_that_is_there_loads_strictly(doctor, tmp_path):
+    save_file(torchvision.models.resnet18().state_dict(), tmp_path / "weights" / "resnet18_msceleb.safetensors")
+    code, checks = doctor()
+    assert code == 0 and checks["resnet18"]["state"] == "ok"
+    assert "resnet18_msceleb.safetensors loads strictly, 512-d, sha256:" in checks["resnet18"]["text"]
+
+
+def test_a_store_on_a_network_and_one_without_locks(doctor, tmp_path, monkeypatch):
+    (tmp_path / "store").mkdir()
+    monkeypatch.setattr(files, "file_system", lambda folder: "nfs4")
+    code, checks = doctor("--store", "store")
+    assert code == 0 and checks["file system"]["text"] == "nfs4, shared over a network"
+    assert "depends on the server" in checks["locks"]["text"] and checks["rename"]["state"] == "ok"
+    assert list((tmp_path / "store").iterdir()) == []
+    monkeypatch.setattr(files, "TRY_LOCK", "pass")  # as where a lock excludes nobody
+    code, checks = doctor("--store", "store")
+    assert code == 1 and checks["locks"]["state"] == "broken" and "NFS 4" in checks["locks"]["remedy"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else True, reason="the superuser may write anywhere")
+def test_a_store_that_is_read_only_is_enough_to_read(doctor, tmp_path):
+    (tmp_path / "store").mkdir(mode=0o500)
+    code, checks = doctor("--store", "store")
+    assert code == 0 and checks["writing"]["state"] == "absent"
 
 
 def test_a_broken_weights_file_is_a_fault(doctor, tmp_path):

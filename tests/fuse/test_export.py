@@ -31,6 +31,10 @@ def test_the_card_is_read_by_the_hubs_library_and_has_the_runs_figures(make_stor
     twofold.Store(make_store(rows=210)).fuse(out=tmp_path / "run", seeds=1, epochs=2, folds=2)
     assert cli("export", tmp_path / "run", "-o", tmp_path / "export").returncode == 0
     card = huggingface_hub.ModelCard.load(tmp_path / "export/README.md")
+    assert card.data.license == "other" and card.data.license_name and card.data.pipeline_tag == "image-classification"
+    assert huggingface_hub.ModelCard(str(card)).data.to_dict() == card.data.to_dict()  # as it would write it itself
+    result = card.data.eval_results[0]
+    assert (result.task_type, result.metric_type, result.dataset_type) == ("image-classification", "accuracy", "cexpr7")
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())["systems"][-1]
     assert [result.metric_value for result in card.data.eval_results] == [metrics["accuracy"], metrics["macro_f1"]]
     assert f"Of {metrics['n']} faces of 2 folds by group" in card.text

@@ -56,6 +56,14 @@ def test_the_bins_are_those_of_the_predictions(make_run, folds):
     calibration = read_content(run).calibration
     assert calibration.after.error == pytest.approx(systems_of(run)[-1]["calibration_error"])
     assert calibration.before.error == pytest.approx(systems_of(run)[-1]["calibration_error_before_temperature"])
+    report([run], out=run / "r.html")
+    text = (run / "r.html").read_text(encoding="utf-8")
+    for name, error in (("reliability_before_temperature", calibration.before.error),
+                        ("reliability", calibration.after.error)):
+        assert f"calibration error {error:.3f}" in text
+        bins = systems_of(run)[-1][name]
+        for faces, right in zip(bins["faces"], bins["right"], strict=True):
+            assert not faces or f"<title>{faces} faces, {100 * right / faces:.0f} % right</title>" in text
 
 
 def test_an_older_run_gives_its_bins_before_the_temperature_from_those_after(make_run, tmp_path):
