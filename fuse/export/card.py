@@ -12,7 +12,7 @@ MARK = "trained with Twofold."  #: stands in every card, so that a later export 
 LIMITS = """\
 * The answers are what annotators would call a face, not what a person feels; do not decide about people with them.
 * Faces must be cropped and aligned as those it was trained on; of other people it may be less sure.
-* Compound classes are rare and their labels uncertain: read the intervals, and the per-class figures below."""
+* Compound classes are rare and their labels uncertain: read the intervals, and the per-class figures above."""
 
 
 def model_card(run: Run, *, licences: Mapping[str, str], side: int = 0) -> str:
@@ -68,7 +68,7 @@ def _page(run: Run, system: dict[str, Any], licences: Mapping[str, str], side: i
         "## Use", "", *_use(run, side), "",
         "## Data", "",
         f"{sum(fold['train'] for fold in faces) // len(faces)} faces to learn from"
-        f"{' a fold' if len(faces) > 1 else ''}; faces of one group stood on one side.",
+        f"{' a fold' if len(faces) > 1 else ''}; faces of one group stood on one side.", "",
         *(f"* {note}" for note in run.record["notes"]), "", "## Limits", "", LIMITS]
 
 
