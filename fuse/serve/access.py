@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
-NAMES = ("localhost", "127.0.0.1", "::1")
 COOKIE = "twofold-token"
 
 
@@ -33,7 +32,7 @@ class Access:
                 ) -> Refusal | None:
         """Why not, or None. headers: lower-case names; opening: the page itself is asked for, as by a link to it."""
         host = headers.get("host", "")
-        if self.token is None and _name(host) not in NAMES:
+        if self.token is None and not is_loopback(_name(host)):
             return Refusal(403, f"this page answers to localhost only, not to {host[:100]!r}")
         origin = headers.get("origin", "")
         if origin and urlsplit(origin).netloc.lower() != host.lower():
@@ -57,7 +56,7 @@ def access_for(host: str) -> Access:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to listen on can be reached from this machine alone."""
+    """Whether this is an address of this machine that no other machine reaches, or `localhost`; no other name is."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -22,7 +22,7 @@ from twofold.fuse.serve.examples import Examples
 PAGE = Path(__file__).with_name("page")
 ASSETS = {"/": ("page.html", "text/html"), "/page.css": ("page.css", "text/css"),
           "/page.js": ("page.js", "text/javascript"), "/face.js": ("face.js", "text/javascript"),
-          "/live.js": ("live.js", "text/javascript")}
+          "/live.js": ("live.js", "text/javascript"), "/pictures.js": ("pictures.js", "text/javascript")}
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
                                "media-src blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "

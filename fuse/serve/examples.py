@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 from twofold.data.errors import InputError
 from twofold.data.footage.sources import PICTURES
@@ -17,6 +18,7 @@ class Examples:
 
     paths: tuple[Path, ...] = ()
     _thumbnails: dict[int, bytes] = field(default_factory=dict)
+    _turn: Lock = field(default_factory=Lock)  #: a browser asks for several at once, and each is decoded whole
 
     @property
     def names(self) -> list[str]:
@@ -28,9 +30,10 @@ class Examples:
 
     def thumbnail(self, number: int) -> bytes:
         """As JPEG. Raises IndexError, OSError and ImageError."""
-        if number not in self._thumbnails:
-            self._thumbnails[number] = thumbnail(self.read(number), side=SIDE, limits=PHOTOGRAPH)
-        return self._thumbnails[number]
+        with self._turn:
+            if number not in self._thumbnails:
+                self._thumbnails[number] = thumbnail(self.read(number), side=SIDE, limits=PHOTOGRAPH)
+            return self._thumbnails[number]
 
 
 def find_examples(folder: Path | None, *, most_bytes: int) -> Examples:

@@ -81,10 +81,11 @@ def serve(run: Run, options: ServeOptions, *, load: Callable[[], Embed], say: Ca
         say(f"open {url} (Ctrl-C ends it)" if access.token is None else
             f"open {url} (Ctrl-C ends it). Whoever has this address may send pictures, over a line that is not "
             "encrypted; browsers give their camera to localhost only")
-        uvicorn.Server(uvicorn.Config(
-            application(site), log_level="warning", access_log=False, lifespan="off", http="h11", ws="none",
-            server_header=False, proxy_headers=False, timeout_keep_alive=10, timeout_graceful_shutdown=3,
-            limit_concurrency=200)).run(sockets=[listener])
+        with contextlib.closing(desk):
+            uvicorn.Server(uvicorn.Config(
+                application(site), log_level="warning", access_log=False, lifespan="off", http="h11", ws="none",
+                server_header=False, proxy_headers=False, timeout_keep_alive=10, timeout_graceful_shutdown=3,
+                limit_concurrency=200)).run(sockets=[listener])
     return Served(url.partition("?")[0], tally)
 
 

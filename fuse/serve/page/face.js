@@ -21,7 +21,7 @@ export function callOf(face, run, threshold) {
 export const spoken = ({ name, share, sure }) =>
   sure ? `${name}, ${percent(share)}` : `uncertain, at most ${name} with ${percent(share)}`;
 
-/** Names with shares as rows of bars; the likeliest first where `sorted`. */
+/** Names with shares as rows of bars: as many of the likeliest as `most`, in their order or the likeliest first. */
 class Bars {
   constructor(parent, label) {
     this.table = element("table", parent, "bars");
@@ -29,16 +29,17 @@ class Bars {
     this.rows = [];
   }
 
-  fill(names, shares, { sorted = false, most = names.length, more } = {}) {
-    const order = names.map((_, place) => place);
-    if (sorted) order.sort((a, b) => shares[b] - shares[a]);
-    order.length = Math.min(order.length, most);
+  fill(names, shares, { sorted = false, marked = sorted, most = names.length, more } = {}) {
+    const ranked = names.map((_, place) => place).sort((a, b) => shares[b] - shares[a]);
+    const likeliest = ranked[0];
+    const order = ranked.slice(0, most);
+    if (!sorted) order.sort((a, b) => a - b);
     while (this.rows.length < order.length) this.rows.push(this.row());
     this.rows.forEach((row, rank) => {
       row.line.hidden = rank >= order.length;
       if (row.line.hidden) return;
       const place = order[rank];
-      row.line.className = sorted && rank === 0 ? "first" : "";
+      row.line.className = place === likeliest && marked ? "first" : "";
       row.name.textContent = names[place];
       row.bar.style.width = percent(shares[place]).replace(" ", "");
       row.number.textContent = percent(shares[place]);
@@ -97,7 +98,8 @@ export class Card {
     }
   }
 
-  fill(face, source, threshold) {
+  /** live: names stay where they are, since a moving order cannot be read. */
+  fill(face, source, threshold, live) {
     const call = callOf(face, this.run, threshold);
     const names = this.run.classes.map(words);
     this.root.hidden = false;
@@ -105,9 +107,9 @@ export class Card {
     this.title.textContent = `${this.number}  ${call.sure ? call.name : "uncertain"}`;
     this.detail.textContent = call.sure ? `${percent(call.share)} likely`
       : `at most ${call.name}, ${percent(call.share)}: below ${percent(threshold)}`;
-    this.top.fill(names, face.expressions, { sorted: true, most: this.most });
+    this.top.fill(names, face.expressions, { sorted: !live, marked: true, most: this.most });
     this.all?.fill(names, face.expressions);
-    this.basic?.fill(this.run.basic.map(words), face.basic, { sorted: true });
+    this.basic?.fill(this.run.basic.map(words), face.basic, { sorted: !live, marked: true });
     this.streams?.fill(face, call);
     this.draw(face, source);
   }
@@ -151,7 +153,8 @@ export function drawBoxes(parent, answer, run, threshold) {
     const label = element("b", box);
     label.append(document.createTextNode(""), document.createElement("span"));
   }
-  parent.classList.toggle("many", faces.length > 2);
+  parent.classList.toggle("several", faces.length > 1);
+  parent.classList.toggle("many", faces.length > 3);
   faces.forEach((face, place) => {
     const box = parent.children[place];
     const call = callOf(face, run, threshold);
@@ -162,11 +165,19 @@ export function drawBoxes(parent, answer, run, threshold) {
     box.style.height = `${(100 * height) / answer.height}%`;
     box.classList.toggle("uncertain", !call.sure);
     box.classList.toggle("high", y < 0.08 * answer.height);
-    box.classList.toggle("right", x + width / 2 > 0.6 * answer.width);
     const [number, text] = box.firstChild.childNodes;
     number.textContent = `${place + 1} `;
-    text.textContent = call.sure ? `${call.name} ${percent(call.share)}` : `uncertain`;
+    text.textContent = call.sure ? `${call.name} ${percent(call.share)}` : "uncertain";
   });
+  placeLabels(parent);
+}
+
+/** Labels are longer than a small face is wide: they move as far to the left as keeps them within the picture. */
+export function placeLabels(parent) {
+  for (const box of parent.children) {
+    const surplus = box.offsetLeft + box.firstChild.offsetWidth - parent.clientWidth;
+    box.firstChild.style.left = `${-4 - Math.min(Math.max(0, surplus), box.offsetLeft)}px`;
+  }
 }
 
 /** The part of a box within the picture: a face may reach beyond its edges. */

@@ -1,7 +1,8 @@
 // The page: takes pictures, asks the server that it came from, shows what it says. It asks nobody else.
 
-import { Card, callOf, drawBoxes, spoken } from "./face.js";
+import { Card, callOf, drawBoxes, placeLabels, spoken } from "./face.js";
 import { Live } from "./live.js";
+import { blank, imageOf, thumb } from "./pictures.js";
 
 const at = (id) => document.getElementById(id);
 const MOST_SHOTS = 24;  // pictures that stay for a look back
@@ -70,13 +71,14 @@ function stopLive() {
   buttons();
 }
 
-async function begin(start) {
+async function begin(what, start) {
   try {
     await start();
     current = undefined;
     at("result").hidden = false;
     at("picture").hidden = true;
-    say("");
+    drawBoxes(at("boxes"), undefined, run, threshold);
+    say(`${what}: Stop or the Escape key ends it`);
   } catch (error) {
     say(error.message, { wrong: true });
   }
@@ -87,7 +89,7 @@ async function begin(start) {
 function add(files) {
   for (const file of files) {
     if (file.type.startsWith("video/")) {
-      begin(() => live.file(file));
+      pending = pending.then(() => begin(file.name, () => live.file(file)));
       return;
     }
     pending = pending.then(() => addPicture(file));
@@ -105,18 +107,6 @@ async function addPicture(file) {
   shots.push(shot);
   if (shots.length > MOST_SHOTS) URL.revokeObjectURL(shots.shift().url);
   select(shot);
-}
-
-/** The decoded picture, or nothing where the browser does not know its format, as TIFF. */
-async function imageOf(shot) {
-  const image = new Image();
-  image.src = shot.url;
-  try {
-    await image.decode();
-    return { image, scale: image.naturalWidth / shot.answer.width };
-  } catch {
-    return undefined;
-  }
 }
 
 function select(shot) {
@@ -151,7 +141,7 @@ function show() {
   drawBoxes(at("boxes"), answer, run, threshold);
   while (cards.length < answer.faces.length) cards.push(newCard());
   cards.forEach((card, place) => {
-    if (place < answer.faces.length) card.fill(answer.faces[place], source, threshold);
+    if (place < answer.faces.length) card.fill(answer.faces[place], source, threshold, running);
     else card.root.hidden = true;
   });
   at("latency").textContent = latency(answer);
@@ -160,18 +150,6 @@ function show() {
 function countOf({ name, answer }) {
   const count = answer.faces.length === 1 ? "1 face" : `${answer.faces.length} faces`;
   return `${name}: ${count}` + (answer.left_out ? `; ${answer.left_out} smaller ones were left out` : "");
-}
-
-/** A grey picture of the same size, for what the browser cannot show. */
-function blank({ width, height }) {
-  const canvas = document.createElement("canvas");
-  const scale = Math.min(1, 1000 / Math.max(width, height));
-  canvas.width = Math.max(1, width * scale);
-  canvas.height = Math.max(1, height * scale);
-  const pen = canvas.getContext("2d");
-  pen.fillStyle = "#8a94a0";
-  pen.fillRect(0, 0, canvas.width, canvas.height);
-  return canvas.toDataURL();
 }
 
 function latency({ seconds, whole, width, height }) {
@@ -190,25 +168,6 @@ function newCard() {
   for (const event of ["mouseenter", "focusin"]) card.root.addEventListener(event, () => mark(true));
   for (const event of ["mouseleave", "focusout"]) card.root.addEventListener(event, () => mark(false));
   return card;
-}
-
-function thumb(parent, { label, url, broken }, onClick) {
-  const button = document.createElement("button");
-  button.type = "button";
-  button.title = label;
-  const inner = document.createElement(broken ? "span" : "img");
-  if (broken) {
-    inner.textContent = "!";
-    button.setAttribute("aria-label", label);
-  } else {
-    inner.src = url;
-    inner.alt = label;
-    inner.loading = "lazy";
-  }
-  button.append(inner);
-  button.addEventListener("click", onClick);
-  parent.append(button);
-  return button;
 }
 
 function history() {
@@ -243,12 +202,13 @@ function setThreshold(value) {
 }
 
 function listen() {
+  new ResizeObserver(() => placeLabels(at("boxes"))).observe(at("boxes"));
   at("choose").addEventListener("click", () => at("files").click());
   at("files").addEventListener("change", (event) => {
     add([...event.target.files]);
     event.target.value = "";
   });
-  at("camera").addEventListener("click", () => begin(() => live.camera()));
+  at("camera").addEventListener("click", () => begin("Camera", () => live.camera()));
   at("stop").addEventListener("click", stopLive);
   at("threshold").addEventListener("input", (event) => setThreshold(event.target.value / 100));
   document.addEventListener("paste", (event) => add([...event.clipboardData.files]));

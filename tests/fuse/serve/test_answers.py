@@ -11,6 +11,9 @@ from PIL import Image
 from tests.data.footage.films import GREEN, RED, still
 from tests.fuse.serve.conftest import embed_of, encoded, picture
 from twofold.data.drawn.dataset import draw_face
+from twofold.data.footage.in_memory import open_search
+from twofold.data.footage.picture import FaceFinder
+from twofold.data.footage.settings import Sampling
 from twofold.data.labels import BASIC
 from twofold.fuse.runs.run import read_run
 from twofold.fuse.scores.metrics import tempered
@@ -70,6 +73,15 @@ def test_several_faces_the_largest_first_and_none(finding, served):
     status, answer = server.recognise(picture())
     assert (status, answer["faces"]) == (200, [])
     assert (server.tally.pictures, server.tally.faces, server.tally.refused) == (2, 2, 0)
+
+
+def test_five_people_in_a_photograph(real, recogniser):
+    search = open_search([], detector=real / "weights/detectors/yunet_n_dynamic.onnx", sampling=Sampling())
+    live = Recogniser(recogniser.run, FaceFinder(search), recogniser.embed, 8)
+    answer = live.recognise((real / "media/multi_face.jpg").read_bytes())
+    assert (answer.width, answer.height, len(answer.faces), answer.left_out) == (1000, 667, 5, 0)
+    sides = [face.box[2] * face.box[3] for face in answer.faces]
+    assert sides == sorted(sides, reverse=True) and all(face.detection > 0.8 for face in answer.faces)
 
 
 def test_more_faces_than_are_answered_for_are_counted(finding):

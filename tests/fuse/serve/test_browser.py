@@ -122,8 +122,10 @@ def test_the_camera_and_its_end(browser, recogniser, served):
     opened(browser, server.url)
     browser.run("document.querySelector('#camera').click()")
     browser.until("document.querySelector('.face') && !document.querySelector('#video').hidden")
+    assert browser.text("#status") == "Camera: Stop or the Escape key ends it"
     before = server.tally.pictures
-    browser.until(f"performance.getEntriesByType('resource').length > {before + 6}")
+    browser.until("performance.getEntriesByType('resource').filter(entry => entry.name.endsWith('recognise'))"
+                  f".length > {before + 1}")
     assert shown(browser) == 1 and server.tally.pictures > before
     assert browser.run("document.querySelector('#picture').hidden && document.querySelector('#camera').hidden")
     browser.run("document.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape' }))")

@@ -125,7 +125,8 @@ def test_a_defect_is_a_sentence(finding, served, caplog):
 def test_loopback_answers_to_its_own_names_and_pages_only(finding, served):
     server = served(finding)
     own = f"127.0.0.1:{server.port}"
-    assert server.ask("GET", "/")[0] == server.ask("GET", "/", Host=f"localhost:{server.port}")[0] == 200
+    for host in (own, f"localhost:{server.port}", "localhost", "[::1]:80", "127.1.2.3"):
+        assert server.ask("GET", "/", Host=host)[0] == 200
     for host in ("evil.test", f"evil.test:{server.port}", "127.0.0.1.evil.test", "localhost.evil.test", "", "[::"):
         status, _, body = server.ask("GET", "/", Host=host)
         assert status == 403 and b"localhost only" in body  # DNS rebinding
