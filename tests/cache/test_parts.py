@@ -8,6 +8,7 @@ import pytest
 from twofold.cache.atomic import temporary_in
 from twofold.cache.errors import CacheError
 from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.parts import assemble as assembling
 from twofold.cache.parts import parts
 from twofold.cache.parts.assemble import assemble
 from twofold.cache.parts.parts import file_state, publish_part, retired_rows
@@ -150,6 +151,25 @@ def test_parts_that_another_process_assembles_meanwhile_are_not_missed(store, re
     monkeypatch.setattr(parts, "part_paths", listed_then_assembled_elsewhere)
     assert file_state(store, how).rows.covers(KEYS)
     assert others[1].rows == 600 and not store.parts()
+
+
+def test_a_finished_file_that_another_process_replaces_at_once_is_looked_at_again(store, recipe, monkeypatch):
+    """Unforced trials of two rechecks had found it: the one who was replaced ended with an error, its work done."""
+    how, replace_finished, others = recipe(), assembling.replace_finished, []
+    publish(store, how, np.arange(600))
+
+    def replaced_then_again_elsewhere(*arguments, **options):
+        file = replace_finished(*arguments, **options)
+        if not others:
+            assert file.rows == 600
+            others.append("busy")
+            publish(store, how, [5], values=VALUES * 0 - 1, sha="f")
+            assemble(store, how, 2, KEYS)
+        return file
+
+    monkeypatch.setattr(assembling, "replace_finished", replaced_then_again_elsewhere)
+    file = assemble(store, how, 2, KEYS)
+    assert file.failures == {} and file.read([KEYS[5]]).tolist() == [[-1, -1]]
 
 
 def test_rows_kept_aside_have_a_name_and_a_verb_removes_them(cli, store, recipe):
