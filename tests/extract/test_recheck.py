@@ -1,0 +1,93 @@
+"""What a run reads and computes again, and how often; and options that only the command line reaches."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from twofold.cache.store import Store
+from twofold.data.images.sources import Faces
+from twofold.extract.engine import processes
+from twofold.extract.engine.tally import Tally
+from twofold.extract.networks import registry
+from twofold.extract.networks.registry import load_network
+
+ONE = "timm:test_vit"
+
+
+@pytest.fixture
+def extracted(cli, drawn, extract_args, tmp_path):
+    """The words of a run over eight faces that can be changed, done once; the folder of the faces, and their keys."""
+    root, keys = tmp_path / "faces", list(drawn.table.keys)[:8]
+    for key in keys:
+        (root / key).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(drawn.root / key, root / key)
+    (tmp_path / "faces.csv").write_text("key\n" + "".join(f"{key}\n" for key in keys))
+    words = extract_args(tmp_path / "faces.csv", root, tmp_path / "s", networks=(ONE,))
+    assert cli(*words).returncode == 0
+    return words, root, keys
+
+
+def test_recheck_hashes_each_image_once_and_loads_encoders_once_whatever_the_devices(cli, extracted, monkeypatch):
+    words, root, keys = extracted
+    reads, loads, shares = [], [], []
+    read, load = Faces.read, registry.load_encoder
+    monkeypatch.setattr(Faces, "read", lambda self, key: reads.append(key) or read(self, key))
+    monkeypatch.setattr(registry, "load_encoder", lambda *names, **how: loads.append(names) or load(*names, **how))
+    monkeypatch.setattr(processes, "compute_on_devices", lambda parts, encoders: shares.extend(parts) or Tally())
+    words = ["cpu,cpu,cpu" if word == "cpu" else word for word in words]
+    assert cli(*words, "--recheck").returncode == 0
+    assert sorted(reads) == sorted(keys) and not loads and not shares
+    reads.clear()
+    for key in keys[2:4]:
+        (root / key).write_bytes((root / keys[7]).read_bytes())
+    cli(*words, "--recheck")
+    assert set(reads) == set(keys) and max(reads.count(key) for key in keys[1:]) == 1  # the first: is the root right?
+    rows = [row for share in shares for file in share.files for row in file.rows.tolist()]
+    assert len(shares) == 3 and sorted(rows) == [2, 3]  # who computes gets rows, and nothing to hash
+    assert not loads
+
+
+@pytest.mark.parametrize("more", [[], ["--recheck"]])
+def test_a_rotten_finished_file_is_computed_again(cli, extracted, tmp_path, more):
+    file = Store(tmp_path / "s").find(ONE)
+    before = file.read()
+    with file.path.open("r+b") as content:
+        content.seek(file.mapped().offset + 5)
+        content.write(b"\xff")
+    done = cli(*extracted[0], "--json", *more)
+    assert done.returncode == 0 and json.loads(done.stdout)["computed_rows"] == 8
+    np.testing.assert_array_equal(Store(tmp_path / "s").find(ONE).read(), before)
+    assert file.path.with_name(f"{file.path.name}.damaged").exists()
+
+
+def test_with_logits_through_the_command_line(cli, drawn, tmp_path):
+    state = dict(load_network("torchvision:resnet18", weights="random:1").state_dict())
+    (tmp_path / "faces.csv").write_text("".join(drawn.manifest.open().readlines()[:4]))
+    words = ["extract", tmp_path / "faces.csv", "--root", drawn.root, "--store", tmp_path / "s", "--backbones",
+             "torchvision:resnet18", "--device", "cpu", "--precision", "fp32", "--with-logits", "--weights"]
+    done = cli(*words, "torchvision:resnet18=random:0")
+    assert done.returncode == 2 and "bring no classifier of expressions" in done.stderr
+    assert not (tmp_path / "s").exists()
+    head = {"fc.weight": torch.randn(7, 512), "fc.bias": torch.randn(7)}
+    save_file(state | head, tmp_path / "w.safetensors")
+    done = cli(*words, f"torchvision:resnet18={tmp_path / 'w.safetensors'}")
+    assert done.returncode == 2 and "in which order their 7 classes are" in done.stderr
+    done = cli(*words, f"torchvision:resnet18={tmp_path / 'w.safetensors'}", "--classes-of",
+               "torchvision:resnet18=basic7")
+    assert done.returncode == 0, done.stderr
+    classifier = Store(tmp_path / "s").find("torchvision:resnet18").classifier
+    assert len(classifier.classes) == 7
+    np.testing.assert_array_equal(classifier.weight, head["fc.weight"].T)
+
+
+def test_bench_cache_through_the_command_line(pipeline, tmp_path):
+    """In a process of its own: it collects garbage before each timing, of which the tests' has much."""
+    done = pipeline("bench", "cache", "--rows", "600", "--dim", "8", "--folder", tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert (record["rows"], record["dim"]) == (600, 8) and os.listdir(tmp_path) == []
