@@ -48,7 +48,7 @@ def bench_growth(
     folder: Annotated[Path | None, typer.Option(help="Where to write; by default the temporary folder.")] = None,
     as_json: data_cli.Json = False,
 ) -> Report:
-    """How plan, assembly, verification, join and an epoch grow with the faces: drawn features, 6 kB a face on disk."""
+    """How plan, assembly, verification, join and an epoch grow with the faces: drawn features, 3 kB a face on disk."""
     from twofold.cache.bench.growth import bench_growth as run_bench
     from twofold.cache.bench.growth import verify_store
     from twofold.extract.bench.growth import assemble_store, draw_store, plan_store

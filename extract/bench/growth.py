@@ -15,7 +15,7 @@ from twofold.data.manifest import read_manifest
 from twofold.extract.plan import ExtractOptions, FilePlan, WantedFile, plan
 from twofold.extract.run import finish
 
-DIMS = {"drawn512": 512, "drawn768": 768}  #: numbers a face of each stream
+DIMS = {"drawn_a": 256, "drawn_b": 256}  #: numbers a face of each stream
 FACES_A_GROUP = 20
 
 

@@ -67,6 +67,7 @@ def connected(address: str) -> Iterator[Any]:
     """The library, connected to a cluster. Raises InputError if either is not there."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it is nobody's business
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what will be its default, without the warning
+    os.environ.setdefault("RAY_worker_niceness", "0")  # of workers on this machine; Ray's 15 starves on a busy one
     try:
         import ray
     except ImportError:

@@ -54,6 +54,7 @@ def as_ours(error: Any) -> Exception:
 
 
 def reason_of(error: Exception) -> str:
-    """Why Ray lost an actor, in one line: its last lines say it, behind the actor's particulars."""
+    """Why Ray lost an actor: the first line that is neither of its particulars nor says only that it did."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
-    return (lines[-1] if lines else type(error).__name__)[:300]
+    telling = [line for line in lines if not line.startswith("The actor died unexpectedly")]
+    return ([*telling, *lines, type(error).__name__][0])[:300]

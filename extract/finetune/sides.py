@@ -57,7 +57,7 @@ def sides_of(faces: Manifest, settings: Settings, *, fold: int = -1) -> Sides:
         unsplit = int((labelled & (side == "")).sum())
         notes += [f"{unsplit} labelled faces without a split: left out"] if unsplit else []
     test = side == "test"
-    shared = np.isin(groups, groups[test]) & ~test & (side != "") & labelled
+    shared = np.isin(groups.astype(str), groups[test].astype(str)) & ~test & (side != "") & labelled
     notes += [f"{int(shared.sum())} faces left out: they share a group with test"] if shared.any() else []
     usable = labelled & ~shared
     train, val = (np.flatnonzero(usable & (side == name)) for name in ("train", "val"))
@@ -69,7 +69,7 @@ def sides_of(faces: Manifest, settings: Settings, *, fold: int = -1) -> Sides:
         train = np.setdiff1d(train, val)
         notes.append(f"validation: {len(val)} faces carved from train by group")
     else:
-        both = np.isin(groups[train], groups[val])
+        both = np.isin(groups[train].astype(str), groups[val].astype(str))
         if both.any():
             notes.append(f"{int(both.sum())} faces left out of train: they share a group with validation")
         train = train[~both]

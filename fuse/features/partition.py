@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from twofold.data.errors import InputError
 from twofold.data.folds import named_folds
@@ -127,7 +128,8 @@ def _separated(features: FusedFeatures, task: Task, side: np.ndarray, held_out: 
     """Take from the sides that learn what shares a group or an image file with the side held out."""
     earlier = {"test": ("train", "val"), "val": ("train",)}[held_out]
     keep = side == held_out
-    same = np.isin(features.group, features.group[keep]) | np.isin(features.sha256, features.sha256[keep])
+    grouped = pd.Index(features.group).isin(features.group[keep])  # numpy compares texts one with all
+    same = grouped | np.isin(features.sha256, features.sha256[keep])
     leaked = same & np.isin(side, earlier)
     counted = int((leaked & (task.learned >= 0)).sum())
     side = side.copy()
