@@ -57,6 +57,10 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list
     return [lines[0], "|" + "---|" * len(header), *lines[1:]]
 
 
+def _marked(file: dict[str, Any]) -> str:
+    return file["backbone"] + (" * UNTRAINED" if file["weights"].startswith("random:") else "")
+
+
 def _rows(store: Store) -> list[dict[str, str]]:
     if not store.manifest_path.exists():
         return []
@@ -83,7 +87,7 @@ def _page(store: Store, files: list[dict[str, Any]], rows: list[dict[str, str]])
         "Embeddings of faces by pretrained backbones, for training small heads; no pictures. Each file says in its "
         "attributes how it was made, and carries checksums.", "",
         *markdown_table(("backbone", "view", "faces", "failed", "dim", "computed", "weights", "file"),
-                        [(file["backbone"], file["view"], f"{file['rows']:,}", str(file["failed"]), str(file["dim"]),
+                        [(_marked(file), file["view"], f"{file['rows']:,}", str(file["failed"]), str(file["dim"]),
                           file["precision"], file["weights"][:23], file["file"]) for file in files]), "",
         *(["Untrained weights (`random:`) mean nothing beyond testing.", ""]
           if any(file["weights"].startswith("random:") for file in files) else []),

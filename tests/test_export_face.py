@@ -10,12 +10,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from twofold.cache.recipe import Recipe
 from twofold.data.drawn.dataset import draw_dataset
 from twofold.data.errors import InputError
 from twofold.data.labels import taxonomy
 from twofold.data.manifest import write_manifest
 from twofold.extract.again.carried import carried_encoders
 from twofold.extract.networks.pillow_resize import PillowResize
+from twofold.extract.networks.portable import PortableEncoder
 from twofold.extract.networks.registry import load_encoder, load_network
 from twofold.extract.plan import recipe_of
 from twofold.extract.views import view
@@ -66,8 +68,8 @@ def test_it_says_what_predict_says(folder, cli, tmp_path):
     expected = [[float(row[name]) for name in classes] for row in rows]
     np.testing.assert_allclose(probabilities, expected, atol=1e-4)
     assert np.ptp(probabilities[:, 0]) > 0.01 and len(rows) == 84
-    one, _ = asked(tmp_path / "out/face.onnx", pictures[:1])
-    np.testing.assert_allclose(one, probabilities[:1], atol=1e-5)
+    single, _ = asked(tmp_path / "out/face.onnx", pictures[:1])
+    np.testing.assert_allclose(single, probabilities[:1], atol=1e-5)
     assert json.loads(facts["licences"]) == ["random numbers: none"] * 2
     card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
     assert f"| {NAME} * UNTRAINED |" in card and f"`faces` (N, {SIDE}, {SIDE}, 3) uint8" in card
@@ -91,6 +93,11 @@ def test_weights_of_which_nobody_states_a_licence_are_not_passed_on(tmp_path):
 
 def test_what_cannot_be_carried_is_refused(folder, cli, tmp_path):
     record = json.loads((folder / "run/run.json").read_text())
+    recipe = Recipe(**record["streams"][0]["recipe"])
+    with pytest.raises(InputError, match="onnx:net: an ONNX model already"):
+        carried_encoders([replace(recipe, backbone="onnx:net")], side=SIDE, weights=[], stated=[])
+    with pytest.raises(InputError, match="the view enhanced1 is drawn"):
+        PortableEncoder(load_encoder(NAME, weights="random:1"), replace(recipe, view={"name": "enhanced1"}), side=SIDE)
     done = cli("export", folder / "run", "-o", tmp_path / "out", "--face", SIDE, "--licence", "MIT")
     assert done.returncode == 2 and "NAME=LICENCE" in done.stderr
     stream = record["streams"][0]

@@ -42,14 +42,18 @@ def carried_encoders(recipes: Sequence[Recipe], *, side: int, weights: Sequence[
     weights: NAME=PATH; stated: NAME=LICENCE, by who knows it. Raises InputError where an encoder is not to be found,
     cannot be traced, or where nobody says under which licence its weights may be passed on.
     """
-    known = dict(_pair(text) for text in stated)
+    models = [recipe.backbone for recipe in recipes if recipe.backbone.startswith("onnx:")]
+    if models:
+        raise InputError(f"{', '.join(models)}: an ONNX model already, which cannot be traced into another: leave out "
+                         "--face; head.onnx takes its features")
+    named = dict(_pair(text) for text in stated)
     chosen, loaded = parse_weights(weights, [recipe.backbone for recipe in recipes]), Encoders("cpu")
     exact = [replace(recipe, precision="fp32") for recipe in recipes]
     encoders, terms = [], []
     for recipe in exact:
         source, encoder = find_encoder(recipe, chosen.get(recipe.backbone, []), loaded)
         encoders.append(encoder)
-        terms.append(known.get(recipe.backbone) or _licence(recipe, source))
+        terms.append(named.get(recipe.backbone) or _licence(recipe, source))
     modules = portable_encoders(encoders, exact, side=side)
     return CarriedEncoders(encoders, exact, side, modules, terms)
 
@@ -58,7 +62,7 @@ def _licence(recipe: Recipe, source: EncoderSource) -> str:
     """Under which licence weights are. Raises InputError where that is not stated."""
     if recipe.untrained:
         return "random numbers: none"
-    written = "" if source.weights == "hub" or recipe.backbone.startswith("onnx:") else _written(source)
+    written = "" if source.weights == "hub" else _written(source)
     published = licences([recipe.backbone]).get(recipe.backbone, "not stated")
     own = source.weights != "hub" and recipe.backbone.startswith("timm:")  # of which timm says nothing
     licence = written or ("not stated" if own else published)

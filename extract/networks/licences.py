@@ -12,13 +12,13 @@ def licences(backbones: Iterable[str]) -> dict[str, str]:
     known.
     """
     stated = {preset.name: preset.licence for preset in PRESETS}
-    known = {}
+    licence_of = {}
     for backbone in backbones:
         name = backbone.partition("?")[0]
         licence = _timm_licence(name.removeprefix("timm:")) if name.startswith("timm:") else stated.get(name)
         if licence:
-            known[backbone] = licence
-    return known
+            licence_of[backbone] = licence
+    return licence_of
 
 
 def _timm_licence(name: str) -> str:

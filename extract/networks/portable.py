@@ -33,8 +33,7 @@ class PortableEncoder(nn.Module):
         super().__init__()
         how = encoder.preprocessing
         if not isinstance(encoder.network, nn.Module):
-            raise InputError(f"{recipe.backbone} cannot be traced: it is an ONNX model already; `head.onnx` takes its "
-                             "features")
+            raise InputError(f"{recipe.backbone} cannot be traced: it is no torch network")
         if recipe.view["name"] not in ("original", "flip"):
             raise InputError(f"{recipe.backbone}: the view {recipe.view['name']} is drawn from the bytes of a file, "
                              "which a model does not see")

@@ -24,7 +24,7 @@ def test_the_hubs_library_reads_it(store, cli):
     assert card.data.license == "other" and card.data.license_name
     assert huggingface_hub.DatasetCard(str(card)).data.to_dict() == card.data.to_dict()  # as it would write it itself
     assert card.data.pretty_name == "faces" and card.data.size_categories == ["n<1K"]
-    assert "| timm:a\\|b | original | 3 |" in card.text
+    assert "| timm:a\\|b * UNTRAINED | original | 3 |" in card.text
     assert "* compound: sadly_angry 2, (none) 1" in card.text and "* split: test 2, train 1" in card.text
     assert "basic:" not in card.text
 
