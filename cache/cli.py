@@ -80,6 +80,7 @@ def cache_merge(
 
     parts = [Store(path) for path in stores]
     into = Store(out, new=True)
+    into.require_own_folder()
     listed = [store for store in (into, *parts) if store in parts or store.manifest_path.exists()]
     faces = unite({str(store.manifest_path): read_manifest(store.manifest_path) for store in listed})
     merged = merge(parts, into, faces.keys)

@@ -1,6 +1,7 @@
 """A store: a folder of feature files of one dataset, with its manifest. Copied elsewhere it works there."""
 
 import csv
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -12,6 +13,7 @@ from twofold.cache.recipe import Recipe
 
 MANIFEST = "manifest.csv"
 PARTS = ".parts"
+BESIDE = {MANIFEST, "README.md", "store.json"}  #: what a store without any feature file may hold
 TEXT_MARK = re.compile(r"'+[=+\-@]")  #: a manifest marks a key as text that a spreadsheet would take for a formula
 
 
@@ -31,6 +33,18 @@ class Store:
     def lock_path(self) -> Path:
         """Held by who changes its files in several steps; readers never look at it."""
         return self.path / ".lock"
+
+    def require_own_folder(self) -> None:
+        """Raises CacheError if the folder holds other things and no store: what is not ours is not mixed with."""
+        try:
+            names = {name for name in os.listdir(self.path) if name == PARTS or not name.startswith(".")}
+        except FileNotFoundError:
+            return
+        except NotADirectoryError:
+            raise CacheError(f"{self.path} is a file, not a folder: give another store") from None
+        ours = any(name == PARTS or ".h5" in name for name in names)
+        if names - BESIDE and not ours:
+            raise CacheError(f"{self.path} holds {sorted(names - BESIDE)[0]!r} and is no store: give a new folder")
 
     def listed_keys(self) -> set[str] | None:
         """The keys of its manifest; None if it has none that can be read."""

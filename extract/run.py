@@ -85,7 +85,14 @@ def open_place(request: Request) -> Place:
     """Read the manifest and look at the roots; nothing is written yet."""
     manifest = read_manifest(request.manifest)
     faces = open_faces(parse_roots(request.roots), limits=FACE.scaled_to(request.max_pixels))
-    return Place(manifest=manifest, keys=list(manifest.keys), faces=faces, store=Store(request.store, new=True))
+    return Place(manifest=manifest, keys=list(manifest.keys), faces=faces, store=own_store(request.store))
+
+
+def own_store(path: Path) -> Store:
+    """A store that may be new. Raises CacheError for a folder of other things."""
+    store = Store(path, new=True)
+    store.require_own_folder()
+    return store
 
 
 def plan_all(place: Place, wanted: Sequence[WantedFile], options: ExtractOptions) -> list[FilePlan]:

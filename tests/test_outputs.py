@@ -253,3 +253,24 @@ def test_the_api_replaces_a_run_only_when_told_to(place):
     store.fuse(out=place / "run", epochs=2, seeds=1, overwrite=True)
     assert (place / "run/notes.txt").read_bytes() == MINE
     assert np.isfinite(twofold.Run(place / "run").figures["accuracy"]).all()
+
+
+@pytest.mark.parametrize("words", [
+    f"extract faces.csv --root faces --store mine --backbones {BACKBONE} --weights {BACKBONE}=random:0",
+    "cache merge store -o mine", "cache pull store mine", "fuse store --out mine", "export run -o mine",
+    "sweep store --config sweep.toml --out mine", "crop faces -o mine"])
+def test_a_folder_of_other_things_is_no_output(words, place, cli, monkeypatch):
+    monkeypatch.setattr("twofold.data.footage.detection.detector_file.find_detector", lambda path: place / "none")
+    monkeypatch.setattr("twofold.data.footage.detection.detect.open_yunet", lambda path: Model())
+    (place / "mine").mkdir()
+    (place / "mine/manifest.csv").write_bytes(MINE)
+    (place / "mine/notes.txt").write_bytes(MINE)
+    (place / "sweep.toml").write_text('heads = ["mlp"]\n')
+    done = cli(*words.split(), cwd=place)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and "mine" in done.stderr, done
+    assert sorted(path.name for path in (place / "mine").iterdir()) == ["manifest.csv", "notes.txt"]
+    assert (place / "mine/manifest.csv").read_bytes() == MINE
+
+
+class Model:
+    sha256 = "0" * 64

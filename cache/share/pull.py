@@ -32,6 +32,7 @@ def pull(
     name with other contents is refused before anything is fetched, unless it may be replaced.
     Raises CacheError, and TransferError where the same command may succeed later: it goes on with what has arrived.
     """
+    store.require_own_folder()
     with contextlib.closing(open_source(url)) as source:
         shown = source.address.shown
         wanted = fetch_catalogue(source).chosen(backbones, shown)

@@ -25,6 +25,8 @@ def crop(
     jpeg: Annotated[int, typer.Option(help="Write JPEG of this quality; 0 writes PNG.")] = 0,
     detector: Annotated[Path | None, typer.Option(help="YuNet's ONNX file, where not in the weights folder.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Threads; 0 takes one a core.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write faces.csv anew though somebody changed it.")]
+    = False,
     as_json: Json = False,
 ) -> Report:
     """Photographs and videos to aligned faces: DIR/faces.csv, a manifest, and DIR/images/."""
@@ -36,5 +38,5 @@ def crop(
 
     settings = CropSettings(align=align, size=size, margin=margin, min_score=min_score, min_size=min_size, jpeg=jpeg)
     request = CropRequest(inputs=inputs, out=out, settings=settings, sampling=Sampling(fps=fps, every=every),
-                          workers=workers)
+                          workers=workers, overwrite=overwrite)
     return run_crop(request, open_yunet(find_detector(detector)))

@@ -21,7 +21,7 @@ from twofold.data.footage.rows import face_key, table
 from twofold.data.footage.settings import VERSION, CropSettings, Sampling
 from twofold.data.footage.sources import Source, find_sources
 from twofold.data.footage.video import VideoError, video_facts
-from twofold.data.manifest import write_manifest
+from twofold.data.manifest import Manifest, read_manifest, write_manifest
 
 FACES, FACTS = "faces.csv", "crop.json"
 LOG_SECONDS = 30  #: between progress lines where stderr is not a terminal
@@ -36,6 +36,7 @@ class CropRequest:
     settings: CropSettings
     sampling: Sampling
     workers: int = 0
+    overwrite: bool = False  #: a faces.csv that somebody has changed
 
 
 def crop(request: CropRequest, model: DetectorModel, *, progress: bool = True) -> Cropped:
@@ -50,6 +51,7 @@ def crop(request: CropRequest, model: DetectorModel, *, progress: bool = True) -
     facts = _facts(request, model)
     _claim(out, facts)
     with Journal(out) as journal:
+        _require_unchanged(out / FACES, table(journal.looks(), request.settings, facts["line"]), request.overwrite)
         digests = _digests(sources)
         _require_same_files(out, journal, digests)
         finished, begun = _so_far(journal, out, sources, request.settings)
@@ -101,6 +103,18 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
         raise InputError(f"{path} is not what `crop` wrote: choose another -o") from None
     if other:
         raise InputError(f"{out} has faces that were cropped otherwise ({'; '.join(other)}): choose another -o")
+
+
+def _require_unchanged(path: Path, faces: Manifest, overwrite: bool) -> None:
+    """Raises InputError for a manifest that is not what was written: labels that somebody has added would be lost."""
+    if overwrite or not path.exists():
+        return
+    there = read_manifest(path).table
+    rows = {row[0]: row for row in faces.table.itertuples(index=False, name=None)}  # less what a crash cut off
+    labelled = (there[["split", "basic", "compound"]] != "").any(axis=None)
+    if labelled or list(there) != list(faces.table) or any(
+            rows.get(row[0], row) != row for row in there.itertuples(index=False, name=None)):
+        raise InputError(f"{path} was changed since `crop` wrote it: --overwrite replaces it, or give it another name")
 
 
 def _digests(sources: Sequence[Source]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from twofold.extract.engine.engine import compute
 from twofold.extract.engine.stop import Stop
 from twofold.extract.networks.encoder import Encoder
 from twofold.extract.plan import ExtractOptions, Job, WantedFile, plan
-from twofold.extract.run import finish
+from twofold.extract.run import finish, own_store
 from twofold.extract.views import view
 
 
@@ -43,7 +43,7 @@ def extract_in_memory(recipes: Sequence[Recipe], chunks: Iterable[Chunk], manife
     for all their keys and those without a face; dims: as `reproduce` takes them. Raises InputError, before a face is
     read, where what is here would make another recipe than those of the run, or the store is of other faces.
     """
-    place, seen = Store(store, new=True), set()
+    place, seen = own_store(store), set()
     before = _keys_before(place)
     encoders = find_encoders(recipes, weights=weights, device=device.split(",")[0], dims=dims)
     files = [WantedFile(recipe, encoder.dim, encoder.classifier)

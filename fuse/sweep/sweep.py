@@ -154,6 +154,9 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, ove
 def _claim(out: Path, names: Sequence[str], overwrite: bool) -> None:
     """Make the folder of a sweep. Raises InputError if it is another sweep's, or something else."""
     trials = out / "trials"
+    strange = [path.name for path in trials.glob("*") if not TRIAL.fullmatch(path.name) and path.name[:1] != "."]
+    if strange:
+        raise InputError(f"{trials} holds {strange[0]!r}, which no sweep wrote: choose another --out")
     if out.exists() and not trials.is_dir() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not a sweep: choose another --out")
     others = [path for path in trials.glob("*.json") if TRIAL.fullmatch(path.name) and path.stem not in names]

@@ -15,9 +15,9 @@ from twofold.data.footage.settings import CropSettings, Sampling, read_line
 from twofold.data.manifest import read_manifest
 
 
-def run(inputs, out, *, model=BLOBS, workers=2, sampling=None, **settings):
+def run(inputs, out, *, model=BLOBS, workers=2, sampling=None, overwrite=False, **settings):
     request = CropRequest(inputs=inputs, out=out, settings=CropSettings(**({"size": 32, "align": "square"} | settings)),
-                          sampling=sampling or Sampling(), workers=workers)
+                          sampling=sampling or Sampling(), workers=workers, overwrite=overwrite)
     return crop(request, model, progress=False)
 
 
@@ -192,6 +192,18 @@ def test_what_is_not_ours_is_not_touched(two_people, tmp_path):
     film(two_people, [still((GREEN, 9, 9))])
     with pytest.raises(InputError, match=r"another file that is called two people\.mp4"):
         run([two_people], tmp_path / "out")
+
+
+def test_labels_that_somebody_has_added_are_not_lost(two_people, tmp_path):
+    run([two_people], tmp_path / "out")
+    path = tmp_path / "out/faces.csv"
+    changed = path.read_text().replace(",,,", ",train,happiness,", 1)
+    path.write_text(changed)
+    with pytest.raises(InputError, match=r"faces\.csv was changed since `crop` wrote it: --overwrite replaces it"):
+        run([two_people], tmp_path / "out")
+    assert path.read_text() == changed
+    run([two_people], tmp_path / "out", overwrite=True)
+    assert path.read_text() != changed
 
 
 def test_jpeg_and_fps(two_people, tmp_path):
