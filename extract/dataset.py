@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from twofold.cache.errors import CacheError
-from twofold.cache.parts.parts import file_state
-from twofold.cache.parts.rows import CachedRows
+from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.parts.parts import part_paths
+from twofold.cache.parts.rows import CachedRows, rows_in
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
 from twofold.data.images.sources import ImageSource, image_hashes
@@ -47,17 +48,24 @@ def _other_images(differing: Sequence[str], compared: Sequence[str]) -> str:
 
 def _stored_rows(store: Store, wanted: Sequence[WantedFile]) -> list[CachedRows]:
     """What the store has of each wanted file; where it has no rows of any yet, what it has of its others."""
-    rows = _rows_of(store, [file.recipe for file in wanted])
-    return rows if any(cached.place for cached in rows) else _rows_of(store, _recipes(store))
+    rows = [_rows_of(store, file.recipe) for file in wanted]
+    return rows if any(cached.place for cached in rows) else [_rows_of(store, recipe) for recipe in _recipes(store)]
 
 
-def _rows_of(store: Store, recipes: Sequence[Recipe]) -> list[CachedRows]:
-    return [file_state(store, recipe, deep=False).rows for recipe in recipes]
+def _rows_of(store: Store, recipe: Recipe) -> CachedRows:
+    """By keys and hashes alone: what is damaged, or has just gone into another file, says nothing of images."""
+    files = []
+    for path in (store.path_of(recipe), *part_paths(store, recipe)):
+        with suppress(CacheError):
+            file = FeatureFile(path)
+            _ = file.keys
+            files.append(file)
+    return rows_in(files)
 
 
 def _recipes(store: Store) -> list[Recipe]:
     recipes: dict[str, Recipe] = {}
     for file in [*store.files(), *store.parts()]:
-        with suppress(CacheError):  # what cannot be read, or is gone, says nothing of images
+        with suppress(CacheError):
             recipes[file.fingerprint] = file.recipe
     return list(recipes.values())
