@@ -95,7 +95,7 @@ _MAE = {  # the authors' logs: fine-tuning of the masked autoencoder, both stage
     "epochs": 100, "shift": 0.0, "rotate": 0.0, "crop": 1.0, "jitter": 0.0,
 }
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"size": 96},  # at 64 pixels, basics came to 68 % of accuracy in nine epochs, at 96 to 76 % in four
+    "quick": {"size": 96},  # see "What it turns on" in extract/README.md
     "unified": _MAE | {"target": "basic", "classes": "basic8", "lr": 5e-4, "layer_decay": 0.65, "drop_path": 0.1},
     "compound": _MAE | {"target": "compound", "classes": "cexpr7", "lr": 1e-3, "layer_decay": 0.75, "drop_path": 0.2,
                         "batch_size": 64},
