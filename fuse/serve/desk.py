@@ -47,7 +47,7 @@ class Desk:
     recognise: Callable[..., Answer]  #: (bytes, waited=seconds) to the answer; raises ImageError
     bounds: Bounds
     tally: Tally = field(default_factory=Tally)
-    _taken: int = 0
+    _occupied: int = 0
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "recognise"))
 
@@ -65,9 +65,9 @@ class Desk:
     async def _answer(self, announced: str | None, stream: AsyncIterator[bytes]) -> Answer:
         if announced and announced.isdecimal() and int(announced) > self.bounds.bytes:
             raise self._too_large()
-        if self._taken >= self.bounds.places:
-            raise Refusal(503, f"{self._taken} other pictures are waiting already: try again in a moment")
-        self._taken += 1
+        if self._occupied >= self.bounds.places:
+            raise Refusal(503, f"{self._occupied} other pictures are waiting already: try again in a moment")
+        self._occupied += 1
         try:
             content = await self._read(stream)
             waited = await self._wait()
@@ -85,7 +85,7 @@ class Desk:
             finally:
                 self._turn.release()
         finally:
-            self._taken -= 1
+            self._occupied -= 1
         self.tally.pictures += 1
         self.tally.faces += len(answer.faces)
         return answer

@@ -5,10 +5,10 @@ export const words = (name) => name.replaceAll("_", " ");
 export const percent = (share) => `${Math.round(100 * share)} %`;
 
 const element = (tag, parent, className = "") => {
-  const made = document.createElement(tag);
-  made.className = className;
-  parent.append(made);
-  return made;
+  const node = document.createElement(tag);
+  node.className = className;
+  parent.append(node);
+  return node;
 };
 
 /** The likeliest expression of a face, and whether it is surer than the threshold. */
