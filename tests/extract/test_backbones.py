@@ -5,20 +5,15 @@ import pytest
 import torch
 from PIL import Image
 
-from twofold.cache.store import Store
 from twofold.data.errors import InputError
-from twofold.extract.devices import parse_device, resolve_precision
-from twofold.extract.networks.encoder import BatchLimit, Encoder
-from twofold.extract.networks.preprocessing import Preprocessing
+from twofold.extract.networks.encoder import Encoder
 from twofold.extract.networks.presets import PRESETS, preset
 from twofold.extract.networks.random_weights import noise_pictures
 from twofold.extract.networks.registry import load_encoder
-from twofold.extract.networks.widths import check_width
-from twofold.extract.plan import recipe_of
-from twofold.extract.views import view
 from twofold.extract.weights.class_orders import class_order
 
 MOBILENET = "weights/imagenet/mobilenet_v2-b0353104.pth"
+
 LITE0 = "weights/imagenet/tf_efficientnet_lite0.imagenet.fp16.safetensors"
 
 
@@ -88,7 +83,6 @@ def test_the_same_faces_in_other_batches(real, faces):
     alone = np.concatenate([encoder.encode(pictures[i:i + 1]) for i in range(len(pictures))])
     np.testing.assert_allclose(alone, together, atol=2e-5)
     assert encoder.encode(pictures[:0]).shape == (0, 1280)
-
 
 # --------------------------------------------------------------------------------------- presets against reality
 #: of the picture below: two prepared pixels, and the start and the length of the embedding with random:3. Whoever has
@@ -220,193 +214,3 @@ def test_class_orders_as_a_person_writes_them(text, order):
 def test_class_orders_that_are_none(text, message):
     with pytest.raises(InputError, match=message):
         class_order(text)
-
-
-# ------------------------------------------------------------------------------------- preprocessing behind the name
-def test_a_name_may_say_its_preprocessing():
-    plain, other = load("resnet18", "random:3"), load("resnet18?mean=0.5&size=96&std=0.25,0.5,0.5", "random:3")
-    assert other.name == "resnet18?size=96&mean=0.5&std=0.25,0.5,0.5"  # always in the same order
-    assert other.preprocessing == Preprocessing(size=96, resize=96, rule="both", mean=(0.5,) * 3, std=(0.25, 0.5, 0.5))
-    assert other.encode(np.zeros((2, 96, 96, 3), np.uint8)).shape == (2, 512)
-    fingerprints = {recipe_of(encoder, view("original"), dtype="float16").fingerprint for encoder in (plain, other)}
-    assert len(fingerprints) == 2
-    again = load("resnet18?rule=shorter&resize=256&size=224&interpolation=bicubic", "random:3").preprocessing
-    assert (again.size, again.resize, again.rule, again.interpolation) == (224, 256, "shorter", "bicubic")
-
-
-@pytest.mark.parametrize("query, message", [
-    ("?sise=3", "unknown option 'sise' of resnet18"), ("?size=0", "side of 1 to 4096"), ("?size=99999", "side of 1 to"),
-    ("?size=\u0664", "side of 1"), ("?mean=1,2", "not 3 numbers"), ("?std=0,1,1", "not 3 numbers above 0"),
-    ("?scale=-1", "not 1 number above 0"), ("?mean=nan", "not 3 numbers"), ("?rule=long", "choose from shorter"),
-    ("?interpolation=cubic", "choose from nearest"), ("?size=96&size=64", "given twice"),
-])
-def test_preprocessing_that_makes_no_sense(query, message):
-    with pytest.raises(InputError, match=message):
-        load(f"resnet18{query}", "random:3")
-
-
-def test_a_size_that_a_network_does_not_take_is_said():
-    with pytest.raises(InputError, match=r"vit_mae.* does not run on pictures of side 96"):
-        load("vit_mae?size=96", "random:3")
-
-
-def test_the_width_of_a_name_with_options_is_found_without_building_it():
-    check_width("timm:test_resnet?size=64&mean=0.5", 96)
-    with pytest.raises(InputError, match="gives 96 features, not the 95"):
-        check_width("timm:test_resnet?size=64&mean=0.5", 95)
-
-
-def test_a_transformer_of_timm_is_built_for_the_size_in_its_name():
-    encoder = load("timm:test_vit?size=96", "random:3")
-    assert encoder.encode(np.zeros((1, 96, 96, 3), np.uint8)).shape == (1, encoder.dim)
-    assert (encoder.preprocessing.size, encoder.preprocessing.resize) == (96, 96)
-
-
-def test_options_work_on_the_command_line_and_in_fuse(cli, drawn, tmp_path):
-    name = "timm:test_resnet?size=64&mean=0.5,0.5,0.5&std=0.25"
-    done = cli("extract", drawn.manifest, "--root", drawn.root, "--store", tmp_path / "s", "--device", "cpu",
-               "--backbones", f"timm:test_vit,{name}", "--weights", f"{name}=random:1", "--weights",
-               "timm:test_vit=random:1")
-    assert done.returncode == 0, done.stderr
-    file = Store(tmp_path / "s").find(name)
-    assert file.recipe.preprocessing["size"] == [64, 64] and file.recipe.preprocessing["std"] == [0.25] * 3
-    done = cli("fuse", tmp_path / "s", "--out", tmp_path / "run", "--backbones", f"{name},timm:test_vit", "--head",
-               "linear", "--epochs", "1", "--seeds", "1", "--device", "cpu")
-    assert done.returncode == 0, done.stderr
-    assert name in done.stdout
-    face = next(drawn.root.glob("**/*.png"))
-    done = cli("predict", tmp_path / "run", face, "--cropped", "-o", tmp_path / "out.csv", "--device", "cpu")
-    assert done.returncode == 0 and len((tmp_path / "out.csv").read_text().splitlines()) == 2, done.stderr
-
-
-def test_a_plain_resnet50_gets_the_same_pixels_whichever_way_it_is_tapped(tmp_path):
-    """The files of FER2013 are torchvision's; only the lineage's with Caffe's names wants Caffe's pixels."""
-    from torchvision import models
-
-    torch.save(models.resnet50(num_classes=7).state_dict(), tmp_path / "resnet50_fer2013.pth")
-    whole, conv5 = (load(name, tmp_path / "resnet50_fer2013.pth") for name in ("resnet50", "resnet50_conv5"))
-    assert conv5.preprocessing == whole.preprocessing == preset("resnet50").preprocessing
-    assert conv5.preprocessing.scale == pytest.approx(1 / 255) and (whole.dim, conv5.dim) == (2048, 512)
-    assert whole.unnamed_classes == 7 and conv5.unnamed_classes == 0  # its head reads another tap
-
-
-def test_resnet50_conv5_is_the_last_3x3_of_torchvisions_model():
-    from twofold.extract.networks.libraries import build
-    from twofold.extract.networks.random_weights import draw_weights
-
-    built = build("resnet50_conv5", checkpoint=None)
-    draw_weights(built.network, built.preprocessing, seed=1)
-    pictures = noise_pictures(built.preprocessing, torch.Generator().manual_seed(0))[:2]
-    caught = []
-    built.network.layer4[2].bn2.register_forward_hook(lambda _module, _inputs, output: caught.append(output.clone()))
-    with torch.inference_mode():
-        built.network(pictures)
-        expected = caught[0].relu().mean((2, 3))
-        torch.testing.assert_close(built.trim(built.network)(pictures), expected)
-    assert expected.shape == (2, 512) and caught[0].shape[2:] == (7, 7)
-
-
-# -------------------------------------------------------------------------------------------------- random weights
-def test_random_weights_depend_on_their_seed_alone():
-    torch.manual_seed(11)
-    before = torch.get_rng_state()
-    first = load("resnet18", "random:5")
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(12)
-    again, other = load("resnet18", "random:5"), load("resnet18", "random:6")
-    pictures = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
-    np.testing.assert_array_equal(first.encode(pictures), again.encode(pictures))
-    assert np.abs(first.encode(pictures) - other.encode(pictures)).max() > 0.1
-
-
-@pytest.mark.parametrize("text", ["random:", "random:-1", "random:x", "random:99999999999999999999"])
-def test_a_seed_that_is_none(text):
-    with pytest.raises(InputError, match="whole number"):
-        load("resnet18", text)
-
-
-@pytest.mark.parametrize("name", ["torchvision:squeezenet1_1", "torchvision:vit_b_16", "torchvision:convnext_tiny",
-                                  "torchvision:mobilenet_v3_small", "timm:resnet18d", "timm:mobilenetv3_small_050"])
-def test_any_model_by_name_loses_its_classifier(name):
-    dims = {"torchvision:squeezenet1_1": 512, "torchvision:vit_b_16": 768, "torchvision:convnext_tiny": 768,
-            "torchvision:mobilenet_v3_small": 576, "timm:resnet18d": 512, "timm:mobilenetv3_small_050": 1024}
-    encoder = load(name, "random:0")
-    assert encoder.dim == dims[name] and encoder.classifier is None
-    size = encoder.preprocessing.size
-    pictures = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
-    embeddings = encoder.encode(pictures)
-    assert np.isfinite(embeddings).all() and np.abs(embeddings[0] - embeddings[1]).max() > 1e-3
-
-
-# -------------------------------------------------------------------------------------------------------- refusals
-@pytest.mark.parametrize("name, message", [
-    ("resnet19", "choose from vit_mae, posterv2, resnet18, resnet50, resnet50_conv5, manet, timm:NAME"),
-    ("timm:resnet18_of_mars", "timm has no model 'resnet18_of_mars'"),
-    ("timm:resnet18.of_mars", "timm has no model 'resnet18.of_mars'"),
-    ("torchvision:resnet19", "torchvision has no classification model 'resnet19'"),
-    ("torchvision:fasterrcnn_resnet50_fpn", "torchvision has no classification model"),
-    ("", "unknown backbone ''"), ("timm:", "timm has no model ''"),
-])
-def test_unknown_names_are_refused_before_weights_are_looked_for(name, message):
-    with pytest.raises(InputError, match=message):
-        load(name, "/nowhere/at/all.pth")
-
-
-@pytest.mark.parametrize("text", ["gpu", "cpu:1", "cuda:99", "", "cuda:x", "meta"])
-def test_unknown_devices(text):
-    with pytest.raises(InputError, match="device"):
-        parse_device(text)
-
-
-def test_precision():
-    cpu = parse_device("cpu")
-    assert resolve_precision("auto", cpu) in ("fp32", "bf16")
-    assert [resolve_precision(text, cpu) for text in ("fp32", "bf16", "fp16")] == ["fp32", "bf16", "fp16"]
-    with pytest.raises(InputError, match="unknown precision 'half'"):
-        resolve_precision("half", cpu)
-
-
-def test_compiling_without_a_compiler_is_said_before_anything_is_loaded(monkeypatch):
-    monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(InputError, match=r"--compile needs a C\+\+ compiler"):
-        load("resnet18", "/nowhere/at/all.pth", compiled=True)
-
-
-# ------------------------------------------------------------------------------------------------------ batch size
-def limited(most: int) -> tuple[Encoder, list[int]]:
-    """An encoder whose device has room for `most` pictures, and the sizes that it was tried with."""
-    tried: list[int] = []
-
-    def network(pictures: torch.Tensor) -> torch.Tensor:
-        tried.append(len(pictures))
-        if len(pictures) > most:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return pictures.float().mean((2, 3))
-
-    encoder = Encoder(name="toy", architecture="toy", weights="random:0", tap="mean", dim=3, precision="fp32",
-                      preprocessing=preset("resnet18").preprocessing, device=torch.device("cpu"), network=network,
-                      limit=BatchLimit(32))
-    return encoder, tried
-
-
-def test_the_batch_is_halved_when_memory_runs_out_and_that_is_remembered():
-    encoder, tried = limited(10)
-    pictures = torch.randint(0, 256, (40, 8, 8, 3), dtype=torch.uint8)
-    roomy, _ = limited(1000)
-    np.testing.assert_allclose(encoder.encode(pictures), roomy.encode(pictures), rtol=1e-5)
-    assert tried == [32, 16, 8, 8, 8, 8, 8] and encoder.batch_size == 8
-    encoder.encode(pictures[:16])
-    assert tried[7:] == [8, 8]
-
-
-def test_a_device_without_room_for_one_face_is_said():
-    encoder, _ = limited(0)
-    with pytest.raises(InputError, match="does not fit into the memory of cpu with even one face"):
-        encoder.encode(torch.zeros((5, 8, 8, 3), dtype=torch.uint8))
-
-
-def test_other_errors_of_a_network_are_not_taken_for_lack_of_memory():
-    encoder, _ = limited(10)
-    with pytest.raises(RuntimeError, match="size"):
-        encoder.encode(torch.zeros((5, 8, 8, 4), dtype=torch.uint8))

@@ -1,0 +1,153 @@
+"""Where weights are looked for, and the verbs `weights ls`, `show` and `convert`."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torchvision import models
+
+from twofold.data.errors import InputError
+from twofold.extract.networks.presets import PRESETS
+from twofold.extract.networks.registry import load_encoder
+from twofold.extract.weights.convert import convert
+from twofold.extract.weights.find import find_weights, in_folder, weights_folder
+from twofold.extract.weights.report import description, listing
+
+
+def load(name: str, weights: object, **more):
+    return load_encoder(name, weights=str(weights), device="cpu", precision="fp32", **more)
+
+
+@pytest.fixture(scope="module")
+def resnet18(tmp_path_factory) -> Path:
+    """A classifier's checkpoint, as published: names of torchvision, `fc` of 1000 classes, under `state_dict`."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "resnet18_msceleb.pth"
+    torch.save({"state_dict": models.resnet18(num_classes=1000).state_dict(), "epoch": 10}, path)
+    return path
+
+
+def state_of(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+# ---------------------------------------------------------------------------------------------------- where they are
+def test_a_path_then_the_folder_then_an_error_that_says_it_all(resnet18, tmp_path, monkeypatch):
+    monkeypatch.setenv("TWOFOLD_WEIGHTS", str(tmp_path / "mine"))
+    assert weights_folder() == tmp_path / "mine"
+    with pytest.raises(InputError) as refused:
+        load_encoder("resnet18", device="cpu")
+    wanted = str(tmp_path / "mine/resnet18_msceleb.pth")
+    for part in ("no weights for resnet18", "Relative-Uncertainty-Learning", "licence", wanted,
+                 "--weights resnet18=PATH", "resnet18=random:0"):
+        assert part in str(refused.value)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/resnet18_msceleb.pth").hardlink_to(resnet18)
+    assert load_encoder("resnet18", device="cpu", precision="fp32").weights == load("resnet18", resnet18).weights
+    with pytest.raises(InputError, match="is not a file"):
+        load("resnet18", tmp_path / "gone.pth")
+
+
+def test_the_folder_may_hold_the_converted_file_but_not_two_different_ones(tmp_path):
+    (tmp_path / "posterv2_rafdb.pth").touch()
+    (tmp_path / "posterv2_rafdb.safetensors").touch()
+    assert in_folder("posterv2", tmp_path) == tmp_path / "posterv2_rafdb.safetensors"
+    (tmp_path / "posterv2_affectnet8.pth").touch()
+    with pytest.raises(InputError, match=r"both there: choose with --weights posterv2=PATH"):
+        in_folder("posterv2", tmp_path)
+    (tmp_path / "timm-resnet18.a1_in1k.pth").touch()
+    assert in_folder("timm:resnet18.a1_in1k", tmp_path) == tmp_path / "timm-resnet18.a1_in1k.pth"
+
+
+def test_offline_the_hub_is_not_asked(pipeline, tmp_path, drawn):
+    done = pipeline("extract", drawn.manifest, "--root", drawn.root, "--store", tmp_path / "s",
+                    "--backbones", "vit_mae",
+                    HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path), TWOFOLD_WEIGHTS=str(tmp_path))
+    assert done.returncode == 2 and "no weights for vit_mae: the hub could not give them" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and str(tmp_path / "mae_pretrain_vit_base.pth") in done.stderr
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18"])
+def test_other_names_say_where_their_file_may_be_put(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(InputError) as refused:
+        find_weights(name, weights=None, folder=tmp_path)
+    assert f"no weights for {name}: the hub could not give them" in str(refused.value)
+    assert str(tmp_path / f"{name.replace(':', '-')}.pth") in str(refused.value)
+
+
+def test_what_the_hub_has_cached_is_used_offline(tmp_path, monkeypatch, resnet18):
+    """torchvision's cache, as its own download leaves it."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/resnet18-f37072fd.pth").hardlink_to(resnet18)
+    assert find_weights("torchvision:resnet18", weights="hub", folder=tmp_path).name == "resnet18-f37072fd.pth"
+
+
+# ------------------------------------------------------------------------------------------------------------- verbs
+def test_a_newcomer_is_told_exactly_what_to_fetch(pipeline, tmp_path):
+    done = pipeline("weights", "ls", cwd=tmp_path, HF_HOME=str(tmp_path), TWOFOLD_WEIGHTS="")
+    assert done.returncode == 0 and not done.stderr
+    for known in PRESETS:
+        assert f"{known.name}: get it from {known.page} and save it as weights/{known.file}" in done.stdout
+        assert known.licence in done.stdout and str(known.dim) in done.stdout
+    assert "CC-BY-NC" in done.stdout and "downloads timm/vit_base_patch16_224.mae" in done.stdout
+    assert max(map(len, done.stdout.splitlines()[:6])) <= 160
+
+
+def test_the_listing_finds_what_is_there(resnet18, tmp_path):
+    (tmp_path / "resnet18_msceleb.pth").hardlink_to(resnet18)
+    found = {row["backbone"]: row["found"] for row in listing(tmp_path).record()}
+    assert found["resnet18"] == str(tmp_path / "resnet18_msceleb.pth") and not found["posterv2"]
+    assert "resnet18: get it" not in listing(tmp_path).text() and "resnet50: get it" in listing(tmp_path).text()
+
+
+def test_show_describes_a_preset_and_checks_its_file(cli, resnet18, tmp_path):
+    assert "file: none found" in description("resnet18", folder=tmp_path).text()
+    assert "dim: 512" in description("resnet18", folder=tmp_path).text()
+    done = cli("weights", "show", "resnet18", "--weights", resnet18, "--json")
+    described = json.loads(done.stdout)["file"]
+    assert described["weights"] == load("resnet18", resnet18).weights and described["container"] == "state_dict"
+    with pytest.raises(InputError, match="looks like a ResNet-18 with 1000 classes"):
+        description("resnet50", folder=tmp_path, weights=resnet18)
+    with pytest.raises(InputError, match="unknown backbone 'resnet19'"):
+        description("resnet19", folder=tmp_path)
+    with pytest.raises(InputError, match="describes presets"):
+        description("timm:resnet18", folder=tmp_path)
+
+
+def test_convert_keeps_the_weights_and_says_what_was_there(resnet18, tmp_path):
+    done = convert(resnet18, tmp_path / "out.safetensors")
+    before, after = state_of(resnet18), load_file(tmp_path / "out.safetensors")
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    text = done.text()
+    assert "122 tensors, 11,699,112 parameters, looks like a ResNet-18 with 1000 classes" in text
+    assert "entry state_dict: 122 tensors" in text and "entry epoch: 10" in text and str(tmp_path) in text
+
+
+@pytest.mark.parametrize("out, classes, message", [
+    ("out.pth", "", "give it that suffix"), ("no/where.safetensors", "", "its folder is missing"),
+    ("out.safetensors", "fer2013", "unknown class order 'fer2013'"),
+])
+def test_convert_refuses_and_leaves_nothing(resnet18, tmp_path, out, classes, message):
+    with pytest.raises(InputError, match=message):
+        convert(resnet18, tmp_path / out, classes=classes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_converted_torchvision_file_keeps_its_preprocessing(real, tmp_path):
+    """V1 and V2 of MobileNetV2 were trained with other transforms; the file's hash tells which it is, then metadata."""
+    published = real / "weights/imagenet/mobilenet_v2-b0353104.pth"
+    renamed = tmp_path / "weights.pth"
+    renamed.write_bytes(published.read_bytes())
+    convert(renamed, tmp_path / "c.safetensors")
+    encoders = [load("torchvision:mobilenet_v2", path) for path in (published, renamed, tmp_path / "c.safetensors")]
+    assert len({(encoder.weights, encoder.preprocessing) for encoder in encoders}) == 1
+    assert encoders[0].preprocessing.resize == 256
