@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from twofold.data.errors import InputError
-from twofold.data.host.csv_files import read_table, save_table, write_table
+from twofold.data.host.csv_files import read_table, require_cells, save_table, write_table
 from twofold.data.host.outputs import Kind, Output, columns_of
 from twofold.data.keys import key_fault
 from twofold.data.labels import BASIC, pair
@@ -85,16 +85,15 @@ def _check(column: pd.Series, fault: Callable[[str], str], source: str) -> None:
     """Judge each distinct value once: a million rows have few labels."""
     faults = {value: reason for value in column.unique() if (reason := fault(value))}
     if faults:
-        row = int(np.flatnonzero(column.isin(list(faults)))[0])
+        row = int(column.isin(list(faults)).to_numpy().argmax())
         raise InputError(f"{source}: row {row + 2}, column {column.name!r}: {faults[column[row]]}")
 
 
 def _check_unique(column: pd.Series, source: str) -> None:
-    twice = column.duplicated().to_numpy()
-    if twice.any():
-        row = int(np.flatnonzero(twice)[0])
-        first = int(np.flatnonzero((column == column[row]).to_numpy())[0])
-        raise InputError(f"{source}: row {row + 2}, column 'key': {column[row]!r} stands in row {first + 2} already")
+    twice = column[column.duplicated()]
+    if len(twice):
+        first = int((column == twice.iloc[0]).to_numpy().argmax())
+        require_cells(~column.duplicated(), column, source, f"stands in row {first + 2} already")
 
 
 def _split_fault(split: str) -> str:

@@ -16,7 +16,6 @@ DATASETS = ("features", "keys", "sha256", "failures/keys", "failures/reasons")
 OPTIONAL = frozenset({"logits", "classifier"})  #: logits: one row a key, as files had them once
 TAUGHT = {"taught_sha256": 32, "taught_groups": 16}  #: of /classifier, optional: bytes of a row
 CHUNK_ROWS = 256
-FILL = float("nan")  #: what HDF5 gives, without a word, for a chunk that its index has lost; no feature is ever NaN
 MAX_ATTRIBUTE_BYTES = 1 << 16
 FEATURE_TYPES = {"float16": h5py.h5t.IEEE_F16LE, "float32": h5py.h5t.IEEE_F32LE}
 

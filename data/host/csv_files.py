@@ -10,10 +10,11 @@ import csv
 import io
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import pandas as pd
 
 from twofold.data.errors import InputError, first_line
@@ -55,6 +56,22 @@ def read_table(path: Readable) -> pd.DataFrame:
         for name in table.columns:
             table[name] = from_cells(table[name].tolist())
     return table
+
+
+def require_columns(table: pd.DataFrame, names: Iterable[str], source: object) -> None:
+    """Raises InputError, naming the source, for columns that a table lacks."""
+    lacking = [name for name in names if name not in table.columns]
+    if lacking:
+        raise InputError(f"{source}: no column {', '.join(lacking)}; it has {', '.join(table.columns)[:200]}")
+
+
+def require_cells(sound: np.ndarray | pd.Series, column: pd.Series, source: object, fault: str) -> None:
+    """Raises InputError naming source, row (as counted in a file with a header line), column and cell of the first
+    that is not `sound` (N,), and its fault."""
+    wrong = ~np.asarray(sound, bool)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise InputError(f"{source}: row {row + 2}, column {column.name!r}: {column.iloc[row]!r} {fault}")
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from twofold.data.errors import InputError
 
 SPIN_COUNT = "1000"  #: rounds, some microseconds: nearly all of the speed of endless spinning on a quiet machine
+USUAL_MEMORY = 4e9  #: bytes that are taken to be free on systems that do not say
 CHOICES = "choose auto, cpu, cuda, cuda:N or mps"
 
 
@@ -54,6 +55,15 @@ def only_cpu() -> bool:
     """True if this machine can have no other device than its CPU, as Linux shows; False where torch has to be asked."""
     drivers = ("nvidia*", "nvhost*", "dxg", "kfd")  #: of NVIDIA's cards and boards, WSL, AMD's cards
     return sys.platform == "linux" and not any(file for name in drivers for file in Path("/dev").glob(name))
+
+
+def free_memory() -> float | None:
+    """Bytes of memory that are free or can be freed; None on systems that do not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
 
 
 def cpu_has_bf16() -> bool:

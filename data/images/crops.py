@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from twofold.data.errors import InputError
-from twofold.data.host.csv_files import replacing
+from twofold.data.images.csv_pixels import write_image
 from twofold.data.images.decode import ImageError, decode
 from twofold.data.images.sources import open_faces
 from twofold.data.manifest import Manifest, manifest
@@ -58,6 +58,5 @@ def _cut(content: bytes, box: list[str], path: Path) -> str:
         raise ImageError("box outside the picture")
     file = io.BytesIO()
     image.crop((left, top, right, bottom)).save(file, "JPEG", quality=95)
-    with replacing(path, synced=False) as temporary:
-        temporary.write_bytes(file.getvalue())
+    write_image(path, file.getvalue())
     return ""

@@ -93,7 +93,7 @@ def row_of(key: str) -> tuple[str, int] | None:
     return (folder, int(stem)) if inside else None
 
 
-def write_png(folder: Path, name: str, content: bytes) -> None:
-    """Put one image file into a folder, whole or not at all."""
-    with replacing(folder / name, synced=False) as temporary:
+def write_image(path: Path, content: bytes) -> None:
+    """Put one image file in its place, whole or not at all."""
+    with replacing(path, synced=False) as temporary:
         temporary.write_bytes(content)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from twofold.data.errors import InputError
-from twofold.data.host.csv_files import read_table
+from twofold.data.host.csv_files import read_table, require_cells, require_columns
 from twofold.data.images.archive_paths import Place
 from twofold.data.labels import Taxonomy, taxonomy
 from twofold.data.manifest import Manifest, manifest
@@ -64,8 +64,8 @@ def _read_sets(root: Place) -> tuple[pd.DataFrame, list[str]]:
         for folder in (images, annotations):
             if not folder.is_dir():
                 raise InputError(f"{folder}: no such folder: unpack {name} whole, images and annotations")
-        files = {file.rpartition(".")[0]: file for file in names_in(images) if not file.startswith(".")}
-        labels = sorted(file for file in names_in(annotations) if file.endswith("_exp.npy"))
+        files = {file.rpartition(".")[0]: file for file in _names_in(images) if not file.startswith(".")}
+        labels = sorted(file for file in _names_in(annotations) if file.endswith("_exp.npy"))
         if not files or not labels:
             raise InputError(f"{images if labels else annotations}: no {'images' if labels else '<id>_exp.npy files'} "
                              f"in it: unpack {name} whole")
@@ -81,7 +81,7 @@ def _read_sets(root: Place) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(rows), notes
 
 
-def names_in(folder: Place) -> list[str]:
+def _names_in(folder: Place) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
@@ -101,16 +101,12 @@ def _read_lists(root: Place, lists: list[tuple[Place, str]]) -> tuple[pd.DataFra
     tables = []
     for path, split in lists:
         table = read_table(path)
-        lacking = [name for name in COLUMNS if name not in table.columns]
-        if lacking:
-            raise InputError(f"{path}: no column {', '.join(lacking)}; it has {', '.join(table.columns)}")
-        wrong = ~table["expression"].str.strip().str.fullmatch(r"\d+")
-        if wrong.any():
-            row = int(wrong.to_numpy().argmax())
-            raise InputError(f"{path}: row {row + 2}, column 'expression': {table['expression'][row]!r} is no number")
+        require_columns(table, COLUMNS, path)
+        numbers = table["expression"]
+        require_cells(numbers.str.strip().str.fullmatch(r"\d+"), numbers, path, "is no number")
         table = table.drop(columns=["facial_landmarks"], errors="ignore")
         tables.append(table.assign(key=f"{PICTURES}/" + table["subDirectory_filePath"].str.strip(), split=split,
-                                   expression=table["expression"].astype(int)))
+                                   expression=numbers.astype(int)))
     if not (root / PICTURES).is_dir():
         raise InputError(f"{root / PICTURES}: no such folder: unpack the pictures there")
     table = pd.concat(tables, ignore_index=True).drop(columns="subDirectory_filePath")
@@ -131,7 +127,5 @@ def _labelled(table: pd.DataFrame, notes: list[str], root: Place, *, wanted: int
     if wanted == 7 and (numbers == 7).any():
         notes = [*notes, f"{int((numbers == 7).sum()):,} faces of contempt are left out (basic7)"]
     kept = table[numbers < wanted].reset_index(drop=True)
-    kept["basic"] = kept["expression"].map(classes.label)
-    faces = manifest(kept.drop(columns="expression"), source=str(root))
-    return manifest(faces.table, source=str(root),
-                    notes=[*notes, *differences(f"AffectNet, {wanted} classes", faces)])
+    kept["basic"] = kept.pop("expression").map(classes.label)
+    return manifest(kept, source=str(root), notes=[*notes, *differences(f"AffectNet, {wanted} classes", kept)])

@@ -56,11 +56,10 @@ def read_cexpr(root: Place, *, template: Path | None = None, annotation: Path | 
     labels = _annotated(annotation, keys) if annotation else {}
     table = pd.DataFrame({"key": keys, "compound": [labels.get(key, "") for key in keys],
                           "group": [key.partition("/")[0] for key in keys]})
-    faces = manifest(table, source=str(template or root))
-    notes = [*differences("C-EXPR-DB submission template", faces), *_gaps(root, keys, frames)] if template else []
+    notes = [*differences("C-EXPR-DB submission template", table), *_gaps(root, keys, frames)] if template else []
     if annotation and len(labels) < len(keys):
         notes.append(f"{annotation}: {len(keys) - len(labels):,} of {len(keys):,} frames have no label")
-    return manifest(faces.table, source=str(template or root), notes=notes)
+    return manifest(table, source=str(template or root), notes=notes)
 
 
 def frames_of(asked: Sequence[str], frames: Iterable[str]) -> list[str]:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from twofold.data.aliases import canonical_split, renamed, target_of
 from twofold.data.errors import InputError
-from twofold.data.host.csv_files import read_table
+from twofold.data.host.csv_files import read_table, require_cells
 from twofold.data.labels import Taxonomy
 from twofold.data.manifest import COLUMNS, Manifest, manifest
 from twofold.data.taxonomies import plain
@@ -49,9 +49,10 @@ def read_csv(
                              f"{', '.join(table.columns)}" if own else
                              f"--classes {classes.name} numbers {classes.target} labels: name their column with "
                              f"--{classes.target}")
-        faces[classes.target] = _named(faces[classes.target], classes, f"{path}", from_zero)
+        labels = faces[classes.target] = _named(faces[classes.target], classes, path, from_zero)
         if own:
-            _check_own(faces[classes.target], classes, f"{path}")
+            require_cells(labels.isin(["", *classes.classes]), labels, path,
+                          f"is not one of the classes of {classes.name}: {', '.join(classes.classes)}")
     for name in ("basic", "compound"):
         if name in columns:
             _check_labels(faces[name], path)
@@ -63,7 +64,7 @@ def _by_value(column: pd.Series, name: Callable[[str], str]) -> pd.Series:
     return column.map({value: name(value) for value in column.unique()})
 
 
-def _named(column: pd.Series, classes: Taxonomy, source: str, from_zero: bool) -> pd.Series:
+def _named(column: pd.Series, classes: Taxonomy, path: Path, from_zero: bool) -> pd.Series:
     """Official numbers as names, names in the spelling of `classes`; anything else stays as it is."""
     names = {}
     for value in column.unique():
@@ -79,22 +80,13 @@ def _named(column: pd.Series, classes: Taxonomy, source: str, from_zero: bool) -
         except InputError as error:
             row = int((column == value).to_numpy().argmax())
             hint = "; if labels count from 0, say --from-zero" if number == 0 else ""
-            raise InputError(f"{source}: row {row + 2}, column {column.name!r}: {error}{hint}") from None
+            raise InputError(f"{path}: row {row + 2}, column {column.name!r}: {error}{hint}") from None
     return column.replace(names)
 
 
 def _check_labels(column: pd.Series, path: Path) -> None:
-    strange = column[column.map({label: bool(label) and target_of(label) != column.name for label in column.unique()})]
-    if len(strange):
-        label = strange.iloc[0]
-        raise InputError(f"{path}: row {strange.index[0] + 2}, column {column.name!r}: {label!r} is not a "
-                         f"{column.name} emotion; for another word: --map {label}=..., for numbers: --classes, for no "
-                         f"labels: --{column.name} {NONE}")
-
-
-def _check_own(column: pd.Series, classes: Taxonomy, source: str) -> None:
-    strange = ~column.isin(["", *classes.classes]).to_numpy()
-    if strange.any():
-        row = int(strange.argmax())
-        raise InputError(f"{source}: row {row + 2}, column {column.name!r}: {column[row]!r} is not one of the classes "
-                         f"of {classes.name}: {', '.join(classes.classes)}")
+    strange = [label for label in column.unique() if label and target_of(label) != column.name]
+    if strange:
+        require_cells(~column.isin(strange), column, path,
+                      f"is not a {column.name} emotion; for another word: --map {strange[0]}=..., for numbers: "
+                      f"--classes, for no labels: --{column.name} {NONE}")

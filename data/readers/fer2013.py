@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from twofold.data.errors import InputError, first_line
-from twofold.data.host.csv_files import read_table
-from twofold.data.images.csv_pixels import open_pixels, row_key, write_png
+from twofold.data.host.csv_files import read_table, require_cells, require_columns
+from twofold.data.images.csv_pixels import open_pixels, row_key, write_image
 from twofold.data.images.decode import ImageError
 from twofold.data.manifest import Manifest, manifest
 from twofold.data.readers.ferplus_votes import LOOSE, MAJORITY, STRICT, VOTED, compounds, majority
@@ -36,7 +36,7 @@ def read_fer2013(path: Path, *, ferplus: Path | None = None, strict: bool = Fals
     faces = pd.DataFrame({
         "key": [row_key(path.name, row) for row in range(len(table))],
         "split": _mapped(table["Usage"], USAGES, path), "basic": _mapped(table["emotion"], NUMBERS, path)})
-    notes = differences("FER2013", Manifest(faces))
+    notes = differences("FER2013", faces)
     if ferplus is None and strict:
         raise InputError("strict compound labels come from the votes of FER+: give its file with --ferplus")
     if ferplus is not None:
@@ -60,7 +60,7 @@ def unpack(faces: Manifest, source: Path, folder: Path) -> Manifest:
     for row, name in zip(rows, names, strict=True):
         try:
             if not (folder / name).exists():
-                write_png(folder, name, pixels.read(row))
+                write_image(folder / name, pixels.read(row))
         except ImageError as error:
             raise InputError(f"{source}: row {row + 2}, column 'pixels': {error}") from None
     return manifest(faces.table.assign(key=names), source=str(folder), notes=faces.notes)
@@ -85,10 +85,7 @@ def _columns(path: Path) -> pd.DataFrame:
 
 def _mapped(column: pd.Series, names: dict[str, str], path: Path) -> pd.Series:
     labels = column.str.strip().map(names)
-    if labels.isna().any():
-        row = int(labels.isna().to_numpy().argmax())
-        raise InputError(f"{path}: row {row + 2}, column {column.name!r}: {column[row]!r} is not one of "
-                         f"{', '.join(names)}")
+    require_cells(labels.notna(), column, path, f"is not one of {', '.join(names)}")
     return labels
 
 
@@ -96,9 +93,7 @@ def _voted(
     faces: pd.DataFrame, usage: pd.Series, path: Path, ferplus: Path, strict: bool,
 ) -> tuple[pd.DataFrame, int]:
     table = read_table(ferplus).rename(columns=str.strip)
-    lacking = [name for name in ("Usage", "Image name", *VOTED) if name not in table.columns]
-    if lacking:
-        raise InputError(f"{ferplus}: no column {', '.join(lacking)}; it has {', '.join(table.columns)[:200]}")
+    require_columns(table, ("Usage", "Image name", *VOTED), ferplus)
     if len(table) != len(faces):
         raise InputError(f"{ferplus}: {len(table):,} rows, but {path} has {len(faces):,}: they must be the same faces")
     other = (table["Usage"].str.strip() != usage.str.strip()).to_numpy()
@@ -122,8 +117,5 @@ def _voted(
 def _votes(table: pd.DataFrame, path: Path) -> np.ndarray:
     """(N, 10) votes in the order of `VOTED`."""
     for name in VOTED:
-        wrong = ~table[name].str.strip().str.fullmatch(r"\d+").to_numpy(bool)
-        if wrong.any():
-            row = int(wrong.argmax())
-            raise InputError(f"{path}: row {row + 2}, column {name!r}: {table[name][row]!r} is not a number of votes")
+        require_cells(table[name].str.strip().str.fullmatch(r"\d+"), table[name], path, "is not a number of votes")
     return table[list(VOTED)].astype(int).to_numpy()

@@ -4,7 +4,7 @@ Sources: RAF-DB and RAF-CE (http://www.whdeld.cn), AffectNet (Mollahosseini et a
 has 3,999 usable files), FER2013 (Goodfellow et al. 2013), C-EXPR-DB (Kollias 2023; ABAW's submission template).
 """
 
-from twofold.data.manifest import Manifest
+import pandas as pd
 
 #: dataset to faces by split; the empty split stands for all of them together
 PUBLISHED: dict[str, dict[str, int]] = {
@@ -18,9 +18,8 @@ PUBLISHED: dict[str, dict[str, int]] = {
 }
 
 
-def differences(dataset: str, faces: Manifest) -> list[str]:
+def differences(dataset: str, table: pd.DataFrame) -> list[str]:
     """A sentence with both numbers for each split that has not as many faces as published."""
-    here = faces.table["split"].value_counts()
-    counts = {split: len(faces) if not split else int(here.get(split, 0)) for split in PUBLISHED[dataset]}
+    counts = {split: int((table["split"] == split).sum()) if split else len(table) for split in PUBLISHED[dataset]}
     return [f"{dataset}{f' {split}' if split else ''}: {counts[split]:,} faces here, {count:,} as published"
             for split, count in PUBLISHED[dataset].items() if counts[split] != count]

@@ -44,8 +44,8 @@ def read_rafce(root: Place) -> Manifest:
         rows.append({"key": f"aligned/{stem}_aligned{dot}{suffix}", "split": SPLITS[side],
                      "compound": classes.label(number), **({"au": units.get(name, "")} if units else {})})
     notes = missing_note(root, [row["key"] for row in rows], remedy="unpack the aligned pictures into aligned/")
-    faces = manifest(pd.DataFrame(rows), source=str(root / LABELS))
-    return manifest(faces.table, source=str(root), notes=[*notes, *differences("RAF-CE", faces)])
+    table = pd.DataFrame(rows)
+    return manifest(table, source=str(root / LABELS), notes=[*notes, *differences("RAF-CE", table)])
 
 
 def _units(path: Place) -> dict[str, str]:

@@ -55,7 +55,7 @@ def _read_part(root: Place, part: str, images: str) -> Manifest:
     if base == root and part == "compound" and set(faces.table["compound"]) == set(classes.classes[:7]):
         raise InputError(f"{root}: these are classes 1 to 7, as of RAF-DB basic: say --part basic, or put them into a "
                          f"folder named compound")
-    return manifest(faces.table, source=str(base), notes=[*faces.notes, *differences(f"RAF-DB {part}", faces)])
+    return manifest(faces.table, source=str(base), notes=[*faces.notes, *differences(f"RAF-DB {part}", faces.table)])
 
 
 def _read_list(root: Place, base: Place, classes: Taxonomy, images: str) -> Manifest:

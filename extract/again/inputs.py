@@ -11,8 +11,7 @@ from twofold.data.footage.drawing.drawing import Drawing
 from twofold.data.footage.in_memory import Treatment, open_footage
 from twofold.data.footage.settings import Sampling
 from twofold.data.footage.sources import Source, find_sources
-from twofold.data.images.named_inputs import in_store
-from twofold.data.manifest import read_manifest, write_manifest
+from twofold.data.manifest import Manifest, read_manifest, write_manifest
 from twofold.extract.again.in_memory import extract_in_memory
 from twofold.extract.again.reproduce import reproduce
 
@@ -96,8 +95,24 @@ def _manifest(faces: Path, recipes: Sequence[Recipe], root: Sequence[str], store
     if not root:
         raise InputError(f"{faces} is a manifest: say with --root which folder its keys are relative to")
     target, listed = store or place, place.with_name("faces.csv")
-    write_manifest(in_store(read_manifest(faces), target / "manifest.csv"), listed)
+    write_manifest(_in_store(read_manifest(faces), target / "manifest.csv"), listed)
     extraction = reproduce(recipes, manifest=listed, roots=root, store=target, weights=weights, device=device,
                            reused=store is not None, dims=dims)
     log.info("%s", extraction.text())
     return ExtractedInputs(target, stopped_by=extraction.tally.stopped_by if extraction.tally else 0)
+
+
+def _in_store(faces: Manifest, path: Path) -> Manifest:
+    """What the manifest of a store at `path` becomes when these faces are to be predicted with it.
+
+    The same faces keep the labels they have there. Raises InputError if faces or labels would be lost.
+    """
+    if not path.is_file():
+        return faces
+    old = read_manifest(path)
+    if set(old.keys) == set(faces.keys):
+        return old
+    bare = bool((old.table[["split", "basic", "compound", "group"]] == "").to_numpy().all())
+    if bare and set(old.keys) <= set(faces.keys):
+        return faces
+    raise InputError(f"{path.parent}: a store of other faces, which would be lost: choose another --store")

@@ -9,6 +9,7 @@ import torch
 from PIL import features
 
 from twofold.data.errors import InputError
+from twofold.data.host.machine import free_memory
 from twofold.extract.devices import has_native_bf16
 from twofold.extract.doctor.diagnosis import Check
 
@@ -50,15 +51,6 @@ def _memory() -> Check:
     return Check(TOPIC, "memory", "ok" if free is None or free > 2e9 else "broken",
                  "this system does not say" if free is None else f"{free / 1e9:.1f} GB free",
                  "" if free is None or free > 2e9 else "training and extraction want 2 GB: close other programs")
-
-
-def free_memory() -> float | None:
-    """Bytes of memory that are free or can be freed; None on systems that do not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return None
 
 
 def check_decoders() -> list[Check]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from twofold.data.errors import InputError
+from twofold.data.host.machine import USUAL_MEMORY, free_memory
 from twofold.data.host.outputs import Output
 from twofold.data.images.sources import Faces, image_hashes, open_faces, parse_roots, require_roots
 from twofold.data.manifest import Manifest, read_manifest
@@ -18,7 +19,7 @@ from twofold.extract.devices import parse_device, resolve_precision
 from twofold.extract.finetune.history import history_output, history_path, to_tensorboard, write_history
 from twofold.extract.finetune.memory import keep_freed_memory
 from twofold.extract.finetune.output import finished, taught_faces, weights_output, write_weights
-from twofold.extract.finetune.pixels import Pictures, free_memory, read_pictures
+from twofold.extract.finetune.pixels import Pictures, read_pictures
 from twofold.extract.finetune.processes import Processes, launched
 from twofold.extract.finetune.report import FinetuneReport, FoldsReport
 from twofold.extract.finetune.settings import DEFAULT_CLASSES, Settings, record_of
@@ -117,7 +118,7 @@ def _finetuned(request: Request, manifest: Manifest, faces: Faces, out: Path, fo
 def _read(request: Request, manifest: Manifest, faces: Faces, origin: Start, sides: Sides) -> tuple[Pictures, Sides]:
     """The pictures of train and validation, and the sides less what cannot be read or is a picture of test."""
     rows = np.union1d(sides.train, sides.val)
-    memory = request.memory_gb * 1e9 or SHARE_OF_MEMORY * free_memory()
+    memory = request.memory_gb * 1e9 or SHARE_OF_MEMORY * (free_memory() or USUAL_MEMORY)
     pictures = read_pictures(manifest.keys, rows, faces, origin.architecture.preprocessing, memory=memory,
                              progress=request.progress)
     sides = sides.without(np.array(list(pictures.failures), int), "their image files cannot be read")

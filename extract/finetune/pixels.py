@@ -82,12 +82,3 @@ def read_pictures(keys: Sequence[str], rows: np.ndarray, faces: Faces, how: Prep
 def _prepared(key: str, faces: Faces, how: Preprocessing) -> tuple[str, np.ndarray]:
     content = faces.read(key)
     return hashlib.sha256(content).hexdigest(), how.prepare(decode(content))
-
-
-def free_memory() -> float:
-    """Bytes of memory that are free or can be freed; on systems that do not say, 4 GB."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return 4e9

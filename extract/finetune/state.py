@@ -1,13 +1,12 @@
 """All that a training has come to, so that a killed one goes on where it was and ends with the same weights."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn, optim
+from torch import nn
 
 from twofold.cache.atomic import published
 from twofold.data.errors import InputError, first_line
@@ -73,16 +72,3 @@ def load_state(path: Path, training: str, parts: Mapping[str, Any], *, device: t
     record["history"] = [Epoch.from_record(epoch) for epoch in record["history"]]
     record["best"] = {name: value.cpu() for name, value in record["best"].items()}
     return Progress(**record)
-
-
-def same_weights(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> nn.Module:
-    """A copy of the network with other weights, in evaluation mode on the CPU."""
-    twin = copy.deepcopy(network).cpu().eval()
-    twin.load_state_dict(dict(weights))
-    return twin
-
-
-def optimizer_states(optimizer: optim.Optimizer, ema: nn.Module | None, scaler: torch.amp.GradScaler,
-                     network: nn.Module) -> dict[str, Any]:
-    """What belongs to a state, by name."""
-    return {"network": network, "optimizer": optimizer, "scaler": scaler} | ({"ema": ema} if ema else {})

@@ -10,6 +10,7 @@ from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.format.finite import first_not_finite
 from twofold.cache.recipe import Recipe
 from twofold.data.errors import InputError
+from twofold.data.host.machine import USUAL_MEMORY, free_memory
 from twofold.data.labels import Taxonomy
 
 COPIES = 2.5  #: the joined matrix, the standardised training rows of the widest head, and what is passing through
@@ -123,14 +124,5 @@ class FusedFeatures:
 
 def fits(features: FusedFeatures, limit_gb: float) -> bool:
     """True if all features may be held as float32 in `limit_gb` gigabytes; 0 means half of the memory that is free."""
-    limit = limit_gb * 1e9 if limit_gb else 0.5 * available()
+    limit = limit_gb * 1e9 if limit_gb else 0.5 * (free_memory() or USUAL_MEMORY)
     return COPIES * 4 * len(features) * features.dim <= limit
-
-
-def available() -> float:
-    """Bytes of memory that are free or can be freed; on systems that do not say, 4 GB."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return 4e9
