@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +24,6 @@ import twofold.fuse.cli as fuse_cli
 from twofold import Report
 from twofold.data.host.terminal import run_verb
 
-log = logging.getLogger("twofold")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True,
                   help="Compound facial expressions from cached features: extract once, fuse in seconds.")
 bench_app = typer.Typer(no_args_is_help=True, help="How near this machine is to its limit, and what is in the way.")
@@ -109,8 +107,7 @@ def predict(
             device=device, dims=trained.head.spec.dims, submission=submission is not None)
         if faces.stopped_by:
             return 128 + faces.stopped_by
-        predictions = run_predict(trained, faces.store, options, out=out, inputs=inputs, faults=faces.faults,
-                                  say=log.info)
+        predictions = run_predict(trained, faces.store, options, out=out, inputs=inputs, faults=faces.faults)
     drawing.draw(faces.sources, out, trained.taxonomy.classes)
     return predictions
 
@@ -159,7 +156,7 @@ def serve(
     options = ServeOptions(host=host, port=port, examples=examples, threshold=threshold, cropped=cropped,
                            detector=detector)
     trained = read_run(run)
-    return run_serve(trained, options, say=log.info, load=lambda: load_encoders(
+    return run_serve(trained, options, load=lambda: load_encoders(
         [recipe for _, _, recipe in trained.streams], weights=weights or [], device=device.split(",")[0],
         dims=trained.head.spec.dims).embed)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,9 +19,6 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the s
 Tensorboard = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for TensorBoard, too.")]
 Stores = Annotated[list[Path], typer.Argument(metavar="STORE...", help="Stores; the first one's faces are scored.")]
 
-
-
-say = logging.getLogger("twofold").info  #: what a verb notes on its way, beside its report
 
 
 def with_settings(verb: Callable[..., Report]) -> Callable[..., Report]:
@@ -51,7 +47,7 @@ def fuse(
     from twofold.fuse.settings import resolve
 
     settings = resolve(preset=preset, config=config, changes=changes)
-    return run_fuse(stores, settings, out=out, overwrite=overwrite, tensorboard=tensorboard, say=say)
+    return run_fuse(stores, settings, out=out, overwrite=overwrite, tensorboard=tensorboard)
 
 
 @app.command()
@@ -71,8 +67,8 @@ def evaluate(
     from twofold.fuse.evaluate import evaluate_all
 
     if table or len(runs) > 1:
-        return evaluate_all(runs, store, split=split, table=table or "plain", allow_seen=allow_seen, say=say)
-    return run_evaluate(runs[0], store, split=split, allow_seen=allow_seen, say=say)
+        return evaluate_all(runs, store, split=split, table=table or "plain", allow_seen=allow_seen)
+    return run_evaluate(runs[0], store, split=split, allow_seen=allow_seen)
 
 
 @app.command()
@@ -88,7 +84,7 @@ def sweep(
     """Many heads: subsets of backbones x heads x settings, one leaderboard by validation."""
     from twofold.fuse.sweep.sweep import sweep as run_sweep
 
-    return run_sweep(stores, config, out=out, jobs=jobs, overwrite=overwrite, tensorboard=tensorboard, say=say)
+    return run_sweep(stores, config, out=out, jobs=jobs, overwrite=overwrite, tensorboard=tensorboard)
 
 
 def bench_fuse(
@@ -100,4 +96,4 @@ def bench_fuse(
     from twofold.cache.names import names_in
     from twofold.fuse.bench.bench import bench_fuse as run_bench
 
-    return run_bench(sizes=tuple(names_in(sizes)), say=say)
+    return run_bench(sizes=tuple(names_in(sizes)))

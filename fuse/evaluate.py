@@ -1,5 +1,6 @@
 """The verb `evaluate`: a trained run on the features of another store."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,6 @@ import numpy as np
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.data.host.options import choices_of
-from twofold.fuse.experiment import Say
 from twofold.fuse.features.features import FusedFeatures
 from twofold.fuse.runs.run import Run, read_run
 from twofold.fuse.runs.taught import taught_rows, teachers
@@ -26,6 +26,8 @@ from twofold.fuse.tables.figures import (
     figures_table,
     sureness_lines,
 )
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Evaluations:
 
 def evaluate_all(
     runs: Sequence[Path], store: Path, *, split: str = "", table: str = "plain", allow_seen: bool = False,
-    say: Say = lambda text: None,
+   
 ) -> Evaluations:
     """Score runs on the same faces, those that none of them has seen; the last is held against the best of the others.
 
@@ -99,7 +101,7 @@ def evaluate_all(
     tables = choices_of(Settings, "table")
     if table not in tables:
         raise InputError(f"unknown table {table!r}: choose from {', '.join(tables)}")
-    questions = _questions(runs, store, split=split, allow_seen=allow_seen, say=say)
+    questions = _questions(runs, store, split=split, allow_seen=allow_seen)
     first = questions[0]
     for other in questions[1:]:
         if other.run.taxonomy.classes != first.run.taxonomy.classes:
@@ -119,7 +121,7 @@ def evaluate_all(
 
 
 def evaluate(
-    path: Path, store: Path, *, split: str = "", allow_seen: bool = False, say: Say = lambda text: None,
+    path: Path, store: Path, *, split: str = "", allow_seen: bool = False,
 ) -> Evaluation:
     """Score the run in `path` on a store. split: train, val, test or all; empty = test if there is any, else all, and
     all for a cross-validated run.
@@ -130,7 +132,7 @@ def evaluate(
     difference spelled out (another precision is only a note), if no face has a label or none is left; CacheError if a
     backbone is missing.
     """
-    question, = _questions([path], store, split=split, allow_seen=allow_seen, say=say)
+    question, = _questions([path], store, split=split, allow_seen=allow_seen)
     return answer(question, np.asarray(question.use.any(axis=1)))
 
 
@@ -153,20 +155,20 @@ class Question:
 
 
 def _questions(
-    paths: Sequence[Path], store: Path, *, split: str, allow_seen: bool, say: Say,
+    paths: Sequence[Path], store: Path, *, split: str, allow_seen: bool,
 ) -> list[Question]:
     """One of each run; without a `split`, cross-validated runs answer for all faces, as when they were trained."""
     runs = [read_run(path) for path in paths]
     split = split or ("all" if all(run.folds > 1 for run in runs) else "")
-    return [ask(run, store, split=split, allow_seen=allow_seen, say=say) for run in runs]
+    return [ask(run, store, split=split, allow_seen=allow_seen) for run in runs]
 
 
-def ask(run: Run, store: Path, *, split: str, allow_seen: bool, say: Say) -> Question:
+def ask(run: Run, store: Path, *, split: str, allow_seen: bool) -> Question:
     """Join the store's features for a run, and find out who may answer for which face."""
     path = run.path
     features, notes = run.features(Store(store))
     for note in notes:
-        say(f"warning: {note}")
+        log.warning("warning: %s", note)
     rows, split = _rows(features, split)
     use = np.ones((len(rows), run.folds), bool)
     if run.seen is None:

@@ -1,7 +1,7 @@
 """An experiment: joined features, who trains, chooses and scores, and the heads that are trained and scored on them."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from twofold.fuse.scores.scored_head import ScoredHead
 from twofold.fuse.settings import Settings
 from twofold.fuse.training.fit import TrainedHead, fit, fit_single, learning_rows
 
-Say = Callable[[str], None]
 Singles = Mapping[int, Sequence[TrainedHead]]  #: stream to what `late` averages of it, a head a partition
 
 

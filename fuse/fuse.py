@@ -1,5 +1,6 @@
 """The verb `fuse`: from stores to a table and a run."""
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from twofold.data.host.options import record_of
 from twofold.data.labels import Taxonomy
 from twofold.fuse.experiment import (
     Experiment,
-    Say,
     prepare,
     score,
     seen_by,
@@ -34,6 +34,8 @@ from twofold.fuse.settings import Settings
 from twofold.fuse.tables.columns import columns, percent
 from twofold.fuse.tables.figures import comparison_record, figures_table, fusion_lines
 from twofold.fuse.training.fit import TrainedHead, read_streams
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,7 @@ class Fusion:
 
 
 def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, overwrite: bool = False,
-         tensorboard: Path | None = None, say: Say = lambda text: None) -> Fusion:
+         tensorboard: Path | None = None) -> Fusion:
     """Train settings.head on each subset and on all streams, score once on test, and write the run to `out`.
 
     overwrite: replace a run of other settings, features or labels; one of the same is replaced by its like anyway.
@@ -99,7 +101,7 @@ def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, overwr
     heads, trained = [], []
     for streams in subsets(features, settings):
         name = subset_name(features, streams, settings)
-        say(f"{settings.head} on {name}")
+        log.info("%s on %s", settings.head, name)
         trained = train_subset(experiment, streams, singles)
         heads.append(score(experiment, trained, name=name))
     scored = [figures(head, classes=len(features.taxonomy.classes), seed=settings.seed) for head in heads

@@ -1,5 +1,6 @@
 """The verb `predict`: a trained run on the faces of a store, labelled or not; one row a face, block by block."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -16,7 +17,6 @@ from twofold.data.host.outputs import Output
 from twofold.data.images.sources import NO_FACE_SUFFIX
 from twofold.data.manifest import read_manifest
 from twofold.data.readers.cexpr import frames_of
-from twofold.fuse.experiment import Say
 from twofold.fuse.features.features import FusedFeatures
 from twofold.fuse.runs.run import Run
 from twofold.fuse.tables.figures import UNTRAINED
@@ -24,6 +24,7 @@ from twofold.fuse.tables.predictions import PLACES, PredictOptions, ScoredFaces,
 from twofold.fuse.video.smoothing import smoothed, window
 from twofold.fuse.video.submission import answered, submission_output, template_keys, write_submission
 
+log = logging.getLogger(__name__)
 ALONE = "::alone"  #: the series of rows that nothing comes before or after; no source's name has a colon
 TEACHING_BASICS = ("paper", "zeroshot")  #: heads that predict the basic expression on the way
 
@@ -56,7 +57,7 @@ class Predictions:
 
 
 def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, inputs: Sequence[Path] = (),
-            faults: Sequence[str] = (), say: Say = lambda text: None) -> Predictions:
+            faults: Sequence[str] = ()) -> Predictions:
     """Predict every face of the store's manifest (of the template, if any) and write `out`, whole or not at all.
 
     inputs: what the faces come from, which `out` must not be; faults: what is known already to be wrong with them, a
@@ -85,7 +86,7 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, inputs
     if (rows < 0).all():
         raise InputError(f"{store}: none of the {len(keys)} faces has features of all backbones of {run.path}")
     for note in notes:
-        say(f"warning: {note}")
+        log.warning("warning: %s", note)
     blocks = _blocks(run, features, keys, groups, places, rows)
     if options.template:
         return _submit(run, options, options.template, output, blocks, notes, len(faults))

@@ -62,21 +62,22 @@ def _compare(wanted: Catalogue, store: Store, shown: str, replace: bool) -> tupl
 
 
 def _require_room(lacking: list[Entry], folder: Path) -> None:
-    needed = total(lacking) - sum(path.stat().st_size for path in map(_partial(folder), lacking) if path.exists())
+    arrived = [path.stat().st_size for entry in lacking if (path := _partial(folder, entry)).exists()]
+    needed = total(lacking) - sum(arrived)
     if (free := shutil.disk_usage(folder).free) < needed:
         raise TransferError(f"{folder}: {mega(needed)} are to be fetched and its disk has {mega(free)} free: make "
                             "space, or choose some of the --backbones")
 
 
-def _partial(folder: Path):
-    return lambda entry: folder / f"{PARTIAL}{entry.sha256}"
+def _partial(folder: Path, entry: Entry) -> Path:
+    return folder / f"{PARTIAL}{entry.sha256}"
 
 
 def _fetch(
     source: Source, entry: Entry, folder: Path, whole: int, progress: Progress, *, replace: bool,
 ) -> int:
     """Fetch one file; returns how many of its bytes an earlier attempt had left."""
-    partial = _partial(folder)(entry)
+    partial = _partial(folder, entry)
     with _alone(partial):
         resumed = _receive(source, entry, partial, whole, progress)
         try:
@@ -177,11 +178,6 @@ def _require_expected(source: Source, entry: Entry, partial: Path) -> None:
 
 def _remove_forgotten(folder: Path) -> None:
     """What an attempt has left that nobody has gone on with for a week."""
-    for path in _forgotten(folder):
-        path.unlink(missing_ok=True)
-
-
-def _forgotten(folder: Path) -> Iterator[Path]:
     for path in folder.glob(f"{PARTIAL}*"):
         if time.time() - path.stat().st_mtime > FORGOTTEN_SECONDS:
-            yield path
+            path.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """The verb `bench fuse`: our training loop against its floor and against what people write otherwise, in one run."""
 
+import logging
 import multiprocessing
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from twofold.fuse.bench import contenders
 from twofold.fuse.bench.contenders import Size
 from twofold.fuse.tables.columns import columns
 
+log = logging.getLogger(__name__)
 #: RAF-CE with vit_mae and resnet50; a large set with all four presets
 SIZES = (Size("rafce", 3_162, (768, 2048)), Size("large", 100_000, (768, 768, 512, 2048), epochs=1, repeats=1))
 FLOOR, OURS, BF16 = "bare matrix products", "ours, fp32", "ours, bf16"
@@ -62,18 +64,16 @@ class FuseBench:
         return "\n".join([*lines, how, "", *columns(rows), "", *eight])
 
 
-def bench_fuse(
-    *, sizes: tuple[str, ...] = ("rafce",), say: Callable[[str], None] = lambda text: None,
-) -> FuseBench:
+def bench_fuse(*, sizes: tuple[str, ...] = ("rafce",)) -> FuseBench:
     """Time an epoch of an MLP head for each named size, one seed and eight. Raises InputError for an unknown size."""
     by_name = {size.name: size for size in SIZES}
     for name in sizes:
         if name not in by_name:
             raise InputError(f"unknown size {name!r}: choose from {', '.join(by_name)}")
-    return bench_sizes([by_name[name] for name in sizes], say=say)
+    return bench_sizes([by_name[name] for name in sizes])
 
 
-def bench_sizes(sizes: list[Size], *, say: Callable[[str], None]) -> FuseBench:
+def bench_sizes(sizes: list[Size]) -> FuseBench:
     """Time all contenders on these sizes."""
     import torch
 
@@ -82,7 +82,7 @@ def bench_sizes(sizes: list[Size], *, say: Callable[[str], None]) -> FuseBench:
         for seeds in (1, 8):
             results = {}
             for what, contender in (WITH_SEEDS | (ALONE if seeds == 1 else {})).items():
-                say(f"{size.name}: {what}, {seeds} seeds")
+                log.info("%s: %s, %d seeds", size.name, what, seeds)
                 results[what] = _isolated(contender, size, seeds)
             timings += [Timing(size.name, what, seeds, seconds, megabytes, seconds / results[FLOOR][0])
                         for what, (seconds, megabytes) in results.items()]

@@ -15,7 +15,7 @@ from twofold.data.labels import parts as parts_of
 from twofold.data.manifest import Manifest, read_manifest
 from twofold.data.taxonomies import plain
 from twofold.fuse.features.features import FusedFeatures, Stream, marks
-from twofold.fuse.runs.taught import fold_encoders
+from twofold.fuse.runs.taught import fold_files
 
 VIEWS = ("original", "flip", "enhanced1", "enhanced2")
 PRECISION = {"precision", "dtype"}  #: of a recipe: what may differ between files whose features are the same
@@ -100,17 +100,14 @@ def join_folds(stores: Sequence[Store], features: FusedFeatures, *, folds: int) 
 
 
 def _stream_of_name(stores: Sequence[Store], backbone: str, view: str, folds: int) -> Stream:
-    encoders = fold_encoders(stores[0], backbone, view, folds=folds) if len(stores) == 1 else None
-    if encoders:
-        first = encoders.files[0]
-        return Stream(first.backbone, view, first.recipe, first.dim, (first,), encoders.files)
-    files = tuple(store.find(backbone, view) for store in stores)
+    of_folds = fold_files(stores[0], backbone, view, folds=folds) if len(stores) == 1 else ()
+    files = of_folds[:1] or tuple(store.find(backbone, view) for store in stores)
     for store, file in zip(stores[1:], files[1:], strict=True):
         difference = differences(files[0].recipe, file.recipe)
         if set(difference) - PRECISION:
             raise InputError(f"{store.path}: {backbone} ({view}) was made otherwise than in {stores[0].path}: "
                              + spelled(difference))
-    return Stream(files[0].backbone, view, files[0].recipe, files[0].dim, files)
+    return Stream(files[0].backbone, view, files[0].recipe, files[0].dim, files, of_folds)
 
 
 def _rank(view: str) -> tuple[int, str]:

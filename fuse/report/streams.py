@@ -49,7 +49,7 @@ class StreamParts:
 
 def question_of(run: RunContent, store: Path) -> Question:
     """The run, and the store's labelled faces with who may answer for each."""
-    return ask(read_run(run.path), store, split="all", allow_seen=False, say=lambda text: None)
+    return ask(read_run(run.path), store, split="all", allow_seen=False)
 
 
 def scored_rows(run: RunContent, question: Question) -> np.ndarray:

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+from twofold.cache.atomic import sync
 from twofold.data.errors import InputError
 from twofold.fuse.settings import settings_from
 
@@ -58,15 +59,16 @@ def check_replaceable(out: Path, record: Mapping) -> None:
 
 def place(temporary: Path, out: Path) -> None:
     """Put the files of a run that stand in `temporary`, beside or in `out`, in place of those of `out`."""
-    _sync(temporary)
+    for path in (*temporary.iterdir(), temporary):
+        sync(path)
     if not out.exists():
         temporary.rename(out)
     else:
         finish(out)
         temporary.rename(out / PENDING)
-        _sync(out, files=False)
+        sync(out)
         finish(out)
-    _sync(out.parent, files=False)
+    sync(out.parent)
 
 
 def finish(out: Path) -> None:
@@ -78,17 +80,8 @@ def finish(out: Path) -> None:
         if (pending / name).is_file():
             os.replace(pending / name, out / name)
     shutil.rmtree(pending)
-    _sync(out, files=False)
+    sync(out)
 
 
 def _inputs(record: Mapping) -> list:
     return [(stream["backbone"], stream["view"], stream["inputs"]) for stream in record["streams"]]
-
-
-def _sync(folder: Path, *, files: bool = True) -> None:
-    for path in (*(folder.iterdir() if files else ()), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

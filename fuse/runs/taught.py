@@ -2,7 +2,7 @@
 with; and encoders that were fine-tuned one a fold, so that none was taught with the faces it is scored by."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -52,15 +52,9 @@ def without_taught(features: FusedFeatures, part: Partition) -> Partition:
     return replace(part, test=part.test[~taught[part.test]], notes=(*part.notes, note))
 
 
-@dataclass(frozen=True)
-class FoldEncoders:
-    """The feature files of encoders that were fine-tuned one a fold, in the order of the folds."""
-
-    files: tuple[FeatureFile, ...]
-
-
-def fold_encoders(store: Store, backbone: str, view: str, *, folds: int) -> FoldEncoders | None:
-    """Those that `backbone` (`NAME`, or the `NAME@FINGERPRINT` of any of them) means; None where it means another file.
+def fold_files(store: Store, backbone: str, view: str, *, folds: int) -> tuple[FeatureFile, ...]:
+    """The feature files of the encoders that `backbone` (`NAME`, or the `NAME@FINGERPRINT` of any of them) means, which
+    were fine-tuned one a fold, in the order of the folds; none where it means another file.
 
     Raises InputError if there are not as many as `folds`, or some of them have no features here.
     """
@@ -69,7 +63,7 @@ def fold_encoders(store: Store, backbone: str, view: str, *, folds: int) -> Fold
              if (file.backbone, file.view) == (name, view)]
     trainings = {taught.training if taught else "" for file, taught in files if file.fingerprint.startswith(digits)}
     if len(trainings) != 1 or "" in trainings:
-        return None
+        return ()
     chosen = sorted(((taught.fold, file.path, file, taught) for file, taught in files
                      if taught and taught.training in trainings), key=lambda each: each[:2])
     count = chosen[0][3].folds
@@ -81,7 +75,7 @@ def fold_encoders(store: Store, backbone: str, view: str, *, folds: int) -> Fold
         what = f"fold {missing[0] + 1} of {count} has no features" if missing else "a fold has several files"
         raise InputError(f"{store.path}: {name} is fine-tuned one encoder a fold, and {what} here: extract with the "
                          "weights of each fold, in the same precision")
-    return FoldEncoders(tuple(file for _, _, file, _ in chosen))
+    return tuple(file for _, _, file, _ in chosen)
 
 
 def _taught(files: Sequence[FeatureFile]) -> list[TaughtFaces]:

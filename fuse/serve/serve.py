@@ -1,6 +1,7 @@
 """The verb `serve`: a run as a page on this machine, until Ctrl-C."""
 
 import contextlib
+import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from twofold.fuse.serve.access import Access, access_for
 from twofold.fuse.serve.desk import Bounds, Desk, Tally
 from twofold.fuse.serve.examples import find_examples
 from twofold.fuse.serve.recogniser import Embed, Recogniser
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,7 @@ class Served:
         return f"served {self.tally.pictures} pictures with {self.tally.faces} faces{refused}"
 
 
-def serve(run: Run, options: ServeOptions, *, load: Callable[[], Embed], say: Callable[[str], None]) -> Served:
+def serve(run: Run, options: ServeOptions, *, load: Callable[[], Embed]) -> Served:
     """Serve the run until Ctrl-C or SIGTERM. load: the encoders of its streams, called once.
 
     Raises InputError, before anything is served, where a library, weights, the detector, examples or the port are not
@@ -78,9 +81,9 @@ def serve(run: Run, options: ServeOptions, *, load: Callable[[], Embed], say: Ca
         desk = Desk(recogniser.recognise, options.bounds, tally)
         site = Site(access, desk, examples, facts(run, options, looks=recogniser.finder.looks))
         listener.listen()  # before the address is said: whoever is quick waits, and is not refused
-        say(f"open {url} (Ctrl-C ends it)" if access.token is None else
-            f"open {url} (Ctrl-C ends it). Whoever has this address may send pictures, over a line that is not "
-            "encrypted; browsers give their camera to localhost only")
+        log.info("open %s (Ctrl-C ends it)%s", url, "" if access.token is None else
+                 ". Whoever has this address may send pictures, over a line that is not encrypted; browsers give their "
+                 "camera to localhost only")
         with contextlib.closing(desk):
             uvicorn.Server(uvicorn.Config(
                 application(site), log_level="warning", access_log=False, lifespan="off", http="h11", ws="none",

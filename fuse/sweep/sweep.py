@@ -5,10 +5,11 @@ import hashlib
 import io
 import itertools
 import json
+import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -28,6 +29,7 @@ from twofold.fuse.settings import Settings, settings_from
 from twofold.fuse.sweep import ablation
 from twofold.fuse.tables.columns import columns, percent
 
+log = logging.getLogger(__name__)
 WORDS = ("backbones", "heads", "seeds", "settings", "grid", "ablation")
 ADVICE = ('keys are backbones = "all" or lists of names, heads, seeds, and the tables [settings] and [grid] or '
           "[ablation]")
@@ -104,7 +106,7 @@ class Sweep:
 
 
 def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, overwrite: bool = False,
-          tensorboard: Path | None = None, say: Callable[[str], None]) -> Sweep:
+          tensorboard: Path | None = None) -> Sweep:
     """Run all trials of a TOML, continue where an earlier sweep into `out` was stopped, train the best as a run.
 
     jobs: processes at once, 0 = one a core. Each finished trial is a small file in out/trials, so a kill loses only
@@ -134,7 +136,8 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, ove
     results = cast(Iterable[Trial], Parallel(n_jobs=jobs, return_as="generator_unordered")(calls))
     for number, trial in enumerate(results, 1):
         finished[trial.name] = trial
-        say(f"{number}/{len(todo)} {trial.name} {trial.error or percent(trial.score)} ({trial.seconds:.1f} s)")
+        log.info("%d/%d %s %s (%.1f s)", number, len(todo), trial.name, trial.error or percent(trial.score),
+                 trial.seconds)
     trials = sorted(finished.values(), key=lambda trial: (bool(trial.error), -trial.score, trial.name))
     write_text(out / "leaderboard.csv", _leaderboard(trials, varied))
     good = [trial for trial in trials if not trial.error]
@@ -147,7 +150,7 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, ove
         rows = ablation.rows(wanted[0], [(trial.settings, trial.scored or {}, trial.score) for trial in done])
     elif good:
         best = fuse(stores, settings_from(good[0].settings), out=out / "best", overwrite=True,
-                    tensorboard=tensorboard / "best" if tensorboard else None, say=say)
+                    tensorboard=tensorboard / "best" if tensorboard else None)
     return Sweep(out, trials, len(wanted) - len(todo), best, varied, time.perf_counter() - started, tuple(rows))
 
 

@@ -5,6 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 
+def columns(rows: Sequence[tuple[str, ...]], *, left: int = 2) -> list[str]:
+    """Lines of aligned columns: the first `left` to the left, numbers to the right."""
+    return grouped_columns(rows, [("", len(rows[0]))], left=left)[1:]
+
+
 def grouped_columns(rows: Sequence[tuple[str, ...]], groups: Sequence[tuple[str, int]], *, left: int = 2) -> list[str]:
     """Lines as of `columns`, a title over each group of columns. groups: (title, number of columns), all in order."""
     widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
@@ -21,13 +26,6 @@ def grouped_columns(rows: Sequence[tuple[str, ...]], groups: Sequence[tuple[str,
                  for c, (cell, width) in enumerate(zip(row, widths, strict=True))]
         lines.append("".join(cell + (" | " if c + 1 in ends else "  ") for c, cell in enumerate(cells)).rstrip(" |"))
     return lines
-
-
-def columns(rows: Sequence[tuple[str, ...]], *, left: int = 2) -> list[str]:
-    """Lines of aligned columns: the first `left` to the left, numbers to the right."""
-    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) if c < left else cell.rjust(width)
-                      for c, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
 
 
 def percent(value: float | None) -> str:

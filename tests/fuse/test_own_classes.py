@@ -114,12 +114,12 @@ def test_a_sweep_over_other_classes_is_another_sweep(french, tmp_path):
     config = tmp_path / "sweep.toml"
     config.write_text(f'backbones = [["timm:a", "timm:b"]]\n[settings]\nclasses = "{own}"\nepochs = 2\nseeds = 1\n',
                       encoding="utf-8")
-    first = sweep([store], config, out=tmp_path / "out", jobs=1, say=lambda text: None)
+    first = sweep([store], config, out=tmp_path / "out", jobs=1)
     assert not any(trial.error for trial in first.trials) and first.best.classes.name == "fr"
-    assert sweep([store], config, out=tmp_path / "out", jobs=1, say=lambda text: None).reused == 1
+    assert sweep([store], config, out=tmp_path / "out", jobs=1).reused == 1
     (tmp_path / "fr.toml").write_text(f"classes = {json.dumps(list(FRENCH.values())[::-1])}", encoding="utf-8")
     with pytest.raises(InputError, match="1 trials of another sweep"):
-        sweep([store], config, out=tmp_path / "out", jobs=1, say=lambda text: None)
+        sweep([store], config, out=tmp_path / "out", jobs=1)
 
 
 @pytest.mark.parametrize(("changes", "message"), [

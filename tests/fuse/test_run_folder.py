@@ -92,7 +92,7 @@ def test_a_sweep_goes_on_in_its_own_folder_only(make_store, tmp_path):
     def run(grid, **options):
         config.write_text(f"heads = ['linear']\nbackbones = [['timm:a']]\nseeds = 1\n[settings]\nepochs = 1\n"
                           f"[grid]\nhidden = {grid}\n")
-        return sweep([store], config, out=out, jobs=1, say=lambda text: None, **options)
+        return sweep([store], config, out=out, jobs=1, **options)
 
     run([4])
     (out / "notes.txt").write_text("mine")

@@ -27,16 +27,12 @@ hidden = [8, 24]
 """
 
 
-def _quiet(text):
-    pass
-
-
 @pytest.mark.slow
 def test_a_sweep_continues_and_its_winner_reproduces(make_store, tmp_path):
     store, out = make_store(), tmp_path / "sweep"
     config = tmp_path / "sweep.toml"
     config.write_text(TOML)
-    first = sweep([store], config, out=out, jobs=2, say=_quiet)
+    first = sweep([store], config, out=out, jobs=2)
     assert len(first.trials) == 3 * 3 * 2 and first.exit_code == 0 and first.trials[0].settings["backbones"] == [
         "timm:a", "timm:b"]
     rows = list(csv.DictReader((out / "leaderboard.csv").open(encoding="utf-8")))
@@ -44,7 +40,7 @@ def test_a_sweep_continues_and_its_winner_reproduces(make_store, tmp_path):
     assert order == sorted(order, reverse=True) and "test" not in " ".join(rows[0])
     for trial in list((out / "trials").glob("*.json"))[:5]:
         trial.write_text(trial.read_text()[:20])  # as a full disk would leave it
-    second = sweep([store], config, out=out, jobs=2, say=_quiet)
+    second = sweep([store], config, out=out, jobs=2)
     assert second.reused == 13
     again = list(csv.DictReader((out / "leaderboard.csv").open(encoding="utf-8")))
     assert [row["trial"] for row in again] == [row["trial"] for row in rows]
@@ -68,13 +64,13 @@ def test_a_killed_sweep_keeps_what_was_finished(make_store, tmp_path):
         process.wait()
     kept = len(list(out.glob("trials/*.json")))
     assert 3 <= kept < 18 and not (out / "best").exists()
-    assert sweep([store], config, out=out, jobs=1, say=_quiet).reused == kept
+    assert sweep([store], config, out=out, jobs=1).reused == kept
 
 
 def test_what_fails_is_a_row_with_its_reason(make_store, tmp_path):
     config = tmp_path / "sweep.toml"
     config.write_text('backbones = [["timm:a"], ["timm:lost"]]\nheads = ["linear", "tree"]\n[settings]\nepochs = 2\n')
-    made = sweep([make_store()], config, out=tmp_path / "out", jobs=1, say=_quiet)
+    made = sweep([make_store()], config, out=tmp_path / "out", jobs=1)
     assert made.exit_code == 1 and [bool(trial.error) for trial in made.trials] == [False, True, True, True]
     assert "tree" in made.text() and "timm:lost" in (tmp_path / "out/leaderboard.csv").read_text()
 
@@ -112,7 +108,7 @@ head = ["linear", "tree"]
 def test_an_ablation_changes_one_setting_at_a_time_and_compares_on_the_same_faces(make_store, tmp_path):
     store, config = make_store(), tmp_path / "a.toml"
     config.write_text(ABLATION)
-    made = sweep([store], config, out=tmp_path / "out", jobs=2, say=_quiet)
+    made = sweep([store], config, out=tmp_path / "out", jobs=2)
     base, slow = made.ablated[:2]  # lr = 0.01 is no change, and a tree is no head
     assert [row.change for row in made.ablated] == ["no change", "lr = 1e-07", "head = linear"]
     assert made.exit_code == 1 and made.best is None and not (tmp_path / "out/best").exists()
@@ -122,7 +118,7 @@ def test_an_ablation_changes_one_setting_at_a_time_and_compares_on_the_same_face
         slow.scored["macro_f1"] - base.scored["macro_f1"])
     plain = fuse([store], resolve(changes=made.trials[0].settings | {"head": "mlp", "lr": 0.01}), out=None)
     assert plain.heads[-1].scores.macro_f1 == pytest.approx(base.scored["macro_f1"])
-    again = sweep([store], config, out=tmp_path / "out", jobs=1, say=_quiet)
+    again = sweep([store], config, out=tmp_path / "out", jobs=1)
     assert again.reused == 3 and again.ablated == made.ablated
     text = made.text()
     assert "420 faces of all folds" in text and "lr = 1e-07" in text and "tree" in text
