@@ -31,12 +31,15 @@ app.add_typer(data_cli.manifest_app, name="manifest")
 app.command()(footage_cli.crop)
 app.add_typer(extract_cli.app)
 app.add_typer(fuse_cli.app)
+app.add_typer(fuse_cli.publishing(licences_of=extract_cli.licences_of, carry=extract_cli.carried_encoders))
 app.add_typer(cache_cli.app, name="cache")
 app.add_typer(extract_cli.weights_app, name="weights")
 app.add_typer(bench_app, name="bench")
 bench_app.command("extract")(extract_cli.bench_extract)
 bench_app.command("cache")(cache_cli.bench_cache)
 bench_app.command("fuse")(fuse_cli.bench_fuse)
+Weights = Annotated[list[str] | None, typer.Option(help="NAME=PATH, where not in the weights folder.")]
+Cropped = Annotated[bool, typer.Option("--cropped", help="All pictures are faces: take them as they are.")]
 
 
 @bench_app.command("growth")
@@ -59,22 +62,22 @@ def bench_growth(
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fuse` made.")],
-    inputs: Annotated[list[Path], typer.Argument(
-        metavar="INPUT...", help="Photographs, faces, videos, folders of them; or one manifest, or one store.")],
+    run: fuse_cli.RunPath,
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Photographs, faces, videos, folders of "
+                                                                          "them; or one manifest, or one store.")],
     out: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.csv", help="The table to write.")],
     root: Annotated[list[str] | None, typer.Option(help="Of a manifest: as `extract` wants it.")] = None,
     store: Annotated[Path | None, typer.Option(help="Keep the features here, and use those that are here.")] = None,
-    weights: Annotated[list[str] | None, typer.Option(help="NAME=PATH, where not in the weights folder.")] = None,
+    weights: Weights = None,
     top: Annotated[int, typer.Option(help="Name that many classes, the likeliest first.")] = 0,
     threshold: Annotated[float, typer.Option(help="Less likely calls are 'uncertain'.")] = 0.0,
     smooth: Annotated[str, typer.Option(help="Videos: box:N, gauss:S or none (fills gaps only).")] = "",
     basic: Annotated[bool, typer.Option("--basic", help="The basic expression too (heads paper, zeroshot).")] = False,
     submission: Annotated[Path | None, typer.Option(help="Write the ABAW submission of this template.")] = None,
     fill_videos: Annotated[bool, typer.Option("--fill-videos", help="Answer videos without any face, too.")] = False,
-    cropped: Annotated[bool, typer.Option("--cropped", help="All pictures are faces: take them as they are.")] = False,
+    cropped: Cropped = False,
     detect: Annotated[bool, typer.Option("--detect", help="No picture is a face yet: find and crop them.")] = False,
-    detector: Annotated[Path | None, typer.Option(help="YuNet's ONNX file, where not in the weights folder.")] = None,
+    detector: footage_cli.Detector = None,
     fps: Annotated[float, typer.Option(help="Videos: look at that many frames a second; 0 is all.")] = 0.0,
     every: Annotated[int, typer.Option(help="Videos: look at each N-th frame.")] = 1,
     timeline: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Videos: draw the scores over time.")] = None,
@@ -113,37 +116,16 @@ def predict(
 
 
 @app.command()
-def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `fuse` made.")],
-    out: Annotated[Path, typer.Option("-o", "--output", metavar="REPORT.html", help="The page to write.")]
-    = Path("report.html"),
-    figures: Annotated[Path | None, typer.Option(metavar="DIR", help="The drawings as SVG and PNG files, too.")] = None,
-    root: Annotated[list[str] | None, typer.Option(metavar="DIR", help="Show the faces listed: where they lie, or "
-                                                                       "NAME=DIR for each data set.")] = None,
-    store: Annotated[Path | None, typer.Option(metavar="STORE", help="The store that the runs were scored on.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older page, and drawings.")] = False,
-    as_json: data_cli.Json = False,
-) -> Report:
-    """Tables and pictures of runs on one page: figures with intervals, confusions, calibration, learning, errors."""
-    from twofold.data.images.sources import parse_roots
-    from twofold.extract.networks.licences import licences
-    from twofold.fuse.report.report import report as run_report
-
-    return run_report(runs, out=out, figures=figures, root=parse_roots(root) if root else None, store=store,
-                      licences_of=licences, overwrite=overwrite)
-
-
-@app.command()
 def serve(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fuse` made.")],
+    run: fuse_cli.RunPath,
     host: Annotated[str, typer.Option(help="Listen there; not on this machine alone, and a token is asked for.")]
     = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 7860,
     examples: Annotated[Path | None, typer.Option(metavar="DIR", help="Offer these pictures for a click.")] = None,
     threshold: Annotated[float, typer.Option(help="Less likely calls are 'uncertain'; the page can change it.")] = 0.5,
-    cropped: Annotated[bool, typer.Option("--cropped", help="All pictures are faces: take them as they are.")] = False,
-    detector: Annotated[Path | None, typer.Option(help="YuNet's ONNX file, where not in the weights folder.")] = None,
-    weights: Annotated[list[str] | None, typer.Option(help="NAME=PATH, where not in the weights folder.")] = None,
+    cropped: Cropped = False,
+    detector: footage_cli.Detector = None,
+    weights: Weights = None,
     device: extract_cli.Device = "auto",
     as_json: data_cli.Json = False,
 ) -> Report:
@@ -159,31 +141,6 @@ def serve(
     return run_serve(trained, options, load=lambda: load_encoders(
         [recipe for _, _, recipe in trained.streams], weights=weights or [], device=device.split(",")[0],
         dims=trained.head.spec.dims).embed)
-
-
-@app.command()
-def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fuse` made.")],
-    out: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="A new folder.")],
-    face: Annotated[int, typer.Option(min=0, max=1024, metavar="SIDE", help="Encoders and head as one ONNX, too, for "
-                                      "faces of SIDE x SIDE pixels.")] = 0,
-    weights: Annotated[list[str] | None, typer.Option(help="NAME=PATH, where not in the weights folder.")] = None,
-    licence: Annotated[list[str] | None, typer.Option(
-        metavar="NAME=LICENCE", help="Of an encoder's weights, where nobody states it.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older export.")] = False,
-    as_json: data_cli.Json = False,
-) -> Report:
-    """A run for others: its head as ONNX, and a model card with figures, encoders, licences and limits."""
-    from twofold.extract.again.carried import carried_encoders
-    from twofold.extract.networks.licences import licences
-    from twofold.fuse.export.export import export as run_export
-    from twofold.fuse.runs.run import read_run
-
-    trained = read_run(run)
-    recipes = [recipe for _, _, recipe in trained.streams]
-    encoders = carried_encoders(recipes, side=face, weights=weights or [], stated=licence or []) if face else None
-    return run_export(trained, out, licences=licences(recipe.backbone for recipe in recipes), encoders=encoders,
-                      overwrite=overwrite)
 
 
 @app.command()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from twofold import Report
+
+if TYPE_CHECKING:
+    from twofold.cache.recipe import Recipe
+    from twofold.extract.again.carried import CarriedEncoders
 
 app = typer.Typer()
 weights_app = typer.Typer(no_args_is_help=True, help="Which weights each backbone needs, and where they are.")
@@ -152,6 +156,21 @@ def finetune(
         manifest=faces, roots=root, backbone=backbone, weights=origin, out=out, device=device, memory_gb=memory_gb,
         settings=resolve(preset=preset, chosen=changes), minutes=minutes, tensorboard=tensorboard,
         overwrite=overwrite, fold=fold))
+
+
+def licences_of(backbones: Iterable[str]) -> dict[str, str]:
+    """The licence of each backbone for which one is stated."""
+    from twofold.extract.networks.licences import licences
+
+    return licences(backbones)
+
+
+def carried_encoders(recipes: Sequence[Recipe], *, side: int, weights: Sequence[str], stated: Sequence[str]
+                     ) -> CarriedEncoders:
+    """Encoders of these recipes, ready to stand in front of a head; see `extract.again.carried`."""
+    from twofold.extract.again.carried import carried_encoders
+
+    return carried_encoders(recipes, side=side, weights=weights, stated=stated)
 
 
 @weights_app.command("ls")

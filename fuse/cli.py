@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +17,9 @@ StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store: a fol
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the same verb wrote there before; "
                                                              "other files stay.")]
 Tensorboard = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for TensorBoard, too.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fuse` made.")]
+RunPaths = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `fuse` made.")]
 Stores = Annotated[list[Path], typer.Argument(metavar="STORE...", help="Stores; the first one's faces are scored.")]
-
 
 
 def with_settings(verb: Callable[..., Report]) -> Callable[..., Report]:
@@ -52,7 +53,7 @@ def fuse(
 
 @app.command()
 def evaluate(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `fuse` made.")],
+    runs: RunPaths,
     store: StorePath,
     split: Annotated[str, typer.Option(help="train, val, test or all; by default test if there is any, and all for "
                                             "cross-validated runs.")] = "",
@@ -85,6 +86,57 @@ def sweep(
     from twofold.fuse.sweep.sweep import sweep as run_sweep
 
     return run_sweep(stores, config, out=out, jobs=jobs, overwrite=overwrite, tensorboard=tensorboard)
+
+
+def publishing(*, licences_of: Callable[[Iterable[str]], dict[str, str]], carry: Callable[..., Any]) -> typer.Typer:
+    """The verbs that show a run to others, and what stage one gives them: the licences of encoders, by backbone, and
+    `carry`, which makes encoders ready to stand in front of a head (`extract.again.carried.carried_encoders`)."""
+    shown = typer.Typer()
+
+    @shown.command()
+    def report(
+        runs: RunPaths,
+        out: Annotated[Path, typer.Option("-o", "--output", metavar="REPORT.html", help="The page to write.")]
+        = Path("report.html"),
+        figures: Annotated[Path | None, typer.Option(metavar="DIR", help="The drawings as SVG and PNG files, too.")]
+        = None,
+        root: Annotated[list[str] | None, typer.Option(metavar="DIR", help="Show the faces listed: where they lie, or "
+                                                                           "NAME=DIR for each data set.")] = None,
+        store: Annotated[Path | None, typer.Option(metavar="STORE", help="The store that the runs were scored on.")]
+        = None,
+        overwrite: Overwrite = False,
+        as_json: Json = False,
+    ) -> Report:
+        """Tables and pictures of runs on one page: figures, intervals, confusions, calibration, learning, errors."""
+        from twofold.data.images.sources import parse_roots
+        from twofold.fuse.report.report import report as run_report
+
+        return run_report(runs, out=out, figures=figures, root=parse_roots(root) if root else None, store=store,
+                          licences_of=licences_of, overwrite=overwrite)
+
+    @shown.command()
+    def export(
+        run: RunPath,
+        out: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="A new folder.")],
+        face: Annotated[int, typer.Option(min=0, max=1024, metavar="SIDE", help="Encoders and head as one ONNX, too, "
+                                          "for faces of SIDE x SIDE pixels.")] = 0,
+        weights: Annotated[list[str] | None, typer.Option(help="NAME=PATH, where not in the weights folder.")] = None,
+        licence: Annotated[list[str] | None, typer.Option(
+            metavar="NAME=LICENCE", help="Of an encoder's weights, where nobody states it.")] = None,
+        overwrite: Overwrite = False,
+        as_json: Json = False,
+    ) -> Report:
+        """A run for others: its head as ONNX, and a model card with figures, encoders, licences and limits."""
+        from twofold.fuse.export.export import export as run_export
+        from twofold.fuse.runs.run import read_run
+
+        trained = read_run(run)
+        recipes = [recipe for _, _, recipe in trained.streams]
+        encoders = carry(recipes, side=face, weights=weights or [], stated=licence or []) if face else None
+        return run_export(trained, out, licences=licences_of(recipe.backbone for recipe in recipes), encoders=encoders,
+                          overwrite=overwrite)
+
+    return shown
 
 
 def bench_fuse(

@@ -10,6 +10,8 @@ import typer
 from twofold import Report
 
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of text.")]
+Detector = Annotated[Path | None, typer.Option(help="YuNet's ONNX file, where not in the weights folder.")]
+
 
 def crop(
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Photographs, videos, folders of them.")],
@@ -23,7 +25,7 @@ def crop(
     min_score: Annotated[float, typer.Option(help="Less sure detections are no faces.")] = 0.6,
     min_size: Annotated[int, typer.Option(help="Smaller faces are left out; small values take more time.")] = 40,
     jpeg: Annotated[int, typer.Option(help="Write JPEG of this quality; 0 writes PNG.")] = 0,
-    detector: Annotated[Path | None, typer.Option(help="YuNet's ONNX file, where not in the weights folder.")] = None,
+    detector: Detector = None,
     workers: Annotated[int, typer.Option(min=0, help="Threads; 0 takes one a core.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write faces.csv anew though somebody changed it.")]
     = False,
