@@ -44,7 +44,8 @@ def manifest(table: pd.DataFrame, *, source: str, notes: Sequence[str] = ()) -> 
     """
     if "key" not in table.columns:
         raise InputError(f"{source}: no column 'key'; it has {', '.join(map(str, table.columns)) or 'none'}")
-    table = table.fillna("").astype(str)
+    with pd.option_context("mode.string_storage", "python"):  # pyarrow's, where it is installed, holds no broken names
+        table = table.fillna("").astype(str)
     for name in COLUMNS:
         if name not in table.columns:
             table[name] = ""

@@ -30,7 +30,7 @@ def read_folder(root: Place, *, classes: Taxonomy | None = None, names: Mapping[
             rows.append({"key": key.as_posix(), **_labels(key.parts[:-1], classes, names or {}, root)})
     if not rows:
         raise InputError(f"{root}: no images in split/class/*.jpg or class/*.jpg below it")
-    return manifest(pd.DataFrame(rows), source=str(root))
+    return manifest(pd.DataFrame(rows, dtype=object), source=str(root))
 
 
 def is_image(key: PurePath) -> bool:
