@@ -38,26 +38,9 @@ app.add_typer(bench_app, name="bench")
 bench_app.command("extract")(extract_cli.bench_extract)
 bench_app.command("cache")(cache_cli.bench_cache)
 bench_app.command("fuse")(fuse_cli.bench_fuse)
+bench_app.command("growth")(cache_cli.growth_of(extract_cli.growth_steps, fuse_cli.growth_steps))
 Weights = Annotated[list[str] | None, typer.Option(help="NAME=PATH, where not in the weights folder.")]
 Cropped = Annotated[bool, typer.Option("--cropped", help="All pictures are faces: take them as they are.")]
-
-
-@bench_app.command("growth")
-def bench_growth(
-    few: Annotated[int, typer.Option(min=1000, help="Faces.")] = 100_000,
-    many: Annotated[int, typer.Option(min=1000, help="More faces.")] = 1_000_000,
-    folder: Annotated[Path | None, typer.Option(help="Where to write; by default the temporary folder.")] = None,
-    as_json: data_cli.Json = False,
-) -> Report:
-    """How plan, assembly, verification, join and an epoch grow with the faces: drawn features, 3 kB a face on disk."""
-    from twofold.cache.bench.growth import bench_growth as run_bench
-    from twofold.cache.bench.growth import verify_store
-    from twofold.extract.bench.growth import assemble_store, draw_store, plan_store
-    from twofold.fuse.bench.growth import join_store, train_epoch
-
-    steps = {"plan": plan_store, "assemble": assemble_store, "verify": verify_store, "join": join_store,
-             "one epoch": train_epoch}
-    return run_bench((few, many), draw=draw_store, steps=steps, folder=folder, say=log.info)
 
 
 @app.command()
@@ -81,8 +64,7 @@ def predict(
     fps: Annotated[float, typer.Option(help="Videos: look at that many frames a second; 0 is all.")] = 0.0,
     every: Annotated[int, typer.Option(help="Videos: look at each N-th frame.")] = 1,
     timeline: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Videos: draw the scores over time.")] = None,
-    annotate: Annotated[Path | None, typer.Option(metavar="OUT.mp4", help="One video: draw the answers into it.")]
-    = None,
+    annotate: Annotated[Path | None, typer.Option(metavar="OUT.mp4", help="One video: draw answers into it.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older table and drawings.")] = False,
     device: extract_cli.Device = "auto",
     as_json: data_cli.Json = False,
@@ -118,8 +100,7 @@ def predict(
 @app.command()
 def serve(
     run: fuse_cli.RunPath,
-    host: Annotated[str, typer.Option(help="Listen there; not on this machine alone, and a token is asked for.")]
-    = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Listen there; beyond this machine, a token is asked for.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 7860,
     examples: Annotated[Path | None, typer.Option(metavar="DIR", help="Offer these pictures for a click.")] = None,
     threshold: Annotated[float, typer.Option(help="Less likely calls are 'uncertain'; the page can change it.")] = 0.5,

@@ -196,6 +196,27 @@ def bench_cache(
     return run_bench(rows=rows, dim=dim, folder=folder)
 
 
+def growth_of(before: Callable[[], dict[str, Callable]], after: Callable[[], dict[str, Callable]]
+              ) -> Callable[..., Report]:
+    """The verb `bench growth`, of what the two stages do with a store: the first of the steps `before` draws it."""
+
+    def bench_growth(
+        few: Annotated[int, typer.Option(min=1000, help="Faces.")] = 100_000,
+        many: Annotated[int, typer.Option(min=1000, help="More faces.")] = 1_000_000,
+        folder: Annotated[Path | None, typer.Option(help="Where to write; by default the temporary folder.")] = None,
+        as_json: Json = False,
+    ) -> Report:
+        """How plan, assembly, verification, join and an epoch grow with the faces: drawn features, 3 kB a face."""
+        from twofold.cache.bench.growth import bench_growth as run_bench
+        from twofold.cache.bench.growth import verify_store
+
+        draw, *steps = before().items()
+        return run_bench((few, many), draw=draw[1], steps=dict(steps) | {"verify": verify_store} | after(),
+                         folder=folder)
+
+    return bench_growth
+
+
 @contextlib.contextmanager
 def transferring() -> Iterator[Callable[[int, int], None]]:
     """A progress bar of bytes; gives what is to be told of each piece and of how many there will be."""
@@ -207,5 +228,3 @@ def transferring() -> Iterator[Callable[[int, int], None]]:
             bar.update(count)
 
         yield moved
-
-

@@ -269,3 +269,10 @@ def bench_extract(
             raise InputError(f"{faces} is a manifest: say with --root which folder its keys are relative to")
         return run_bench(streams, manifest=faces, roots=root, device=device, workers=workers, faces=count,
                          cards=rates, plain=plain)
+
+
+def growth_steps() -> dict[str, Callable]:
+    """What stage one does with a store, for `bench growth`."""
+    from twofold.extract.bench.growth import assemble_store, draw_store, plan_store
+
+    return {"draw": draw_store, "plan": plan_store, "assemble": assemble_store}

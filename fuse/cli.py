@@ -149,3 +149,10 @@ def bench_fuse(
     from twofold.fuse.bench.bench import bench_fuse as run_bench
 
     return run_bench(sizes=tuple(names_in(sizes)))
+
+
+def growth_steps() -> dict[str, Callable]:
+    """What stage two does with a store, for `bench growth`."""
+    from twofold.fuse.bench.growth import join_store, train_epoch
+
+    return {"join": join_store, "one epoch": train_epoch}

@@ -1,5 +1,6 @@
 """How the work on a store grows with its faces: each stage in a process of its own, with its time and memory."""
 
+import logging
 import multiprocessing
 import re
 import tempfile
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from twofold.cache.report import table
 from twofold.cache.verify import verify
+
+log = logging.getLogger(__name__)
 
 Step = Callable[[Path], float]  #: does something with the store there; gives the seconds of what is to be timed
 Draw = Callable[[Path, int], None]  #: makes a store of so many faces, all of their rows in parts
@@ -47,16 +50,16 @@ class GrowthBench:
         return "\n".join([first, *table(rows)])
 
 
-def bench_growth(sizes: Sequence[int], *, draw: Draw, steps: Mapping[str, Step], folder: Path | None = None,
-                 say: Callable[[str], None] = lambda text: None) -> GrowthBench:
+def bench_growth(sizes: Sequence[int], *, draw: Draw, steps: Mapping[str, Step], folder: Path | None = None
+                 ) -> GrowthBench:
     """Draw a store of each size and time the steps on it, in order. folder: where, by default the temporary folder."""
     costs = []
     for faces in sizes:
         with tempfile.TemporaryDirectory(dir=folder) as name:
-            say(f"drawing {faces} faces")
+            log.info("drawing %d faces", faces)
             draw(Path(name, "store"), faces)
             for stage, step in steps.items():
-                say(f"{stage}, {faces} faces")
+                log.info("%s, %d faces", stage, faces)
                 with multiprocessing.get_context("spawn").Pool(1) as pool:
                     seconds, megabytes = pool.apply(_measured, (step, Path(name, "store")))
                 costs.append(StageCost(stage, faces, seconds, megabytes))
