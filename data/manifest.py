@@ -44,8 +44,12 @@ def manifest(table: pd.DataFrame, *, source: str, notes: Sequence[str] = ()) -> 
     """
     if "key" not in table.columns:
         raise InputError(f"{source}: no column 'key'; it has {', '.join(map(str, table.columns)) or 'none'}")
-    with pd.option_context("mode.string_storage", "python"):  # pyarrow's, where it is installed, holds no broken names
-        table = table.fillna("").astype(str)
+    table = table.fillna("")
+    try:
+        table = table.astype(str)
+    except UnicodeEncodeError:  # by pyarrow, where it is installed: it holds no broken names
+        _check(table["key"], key_fault, source)
+        raise
     for name in COLUMNS:
         if name not in table.columns:
             table[name] = ""
