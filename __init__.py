@@ -32,10 +32,7 @@ spin_briefly()  # before anything imports torch, in every entry and every worker
 
 
 class Report(Protocol):
-    """What a verb returns and the command line prints: for a person, for a program, and how it went.
-
-    A report may have `exit_code` too: 1 where the verb ran and some of its work failed.
-    """
+    """What a verb returns and is printed. It may have `exit_code`, too: 1 where some of its work failed."""
 
     def text(self) -> str: ...
     def record(self) -> Any: ...
