@@ -84,7 +84,7 @@ def test_datasets_are_read_from_their_archives(kind, rafdb, rafce, affectnet, tm
     for words in (["rafdb", "--part", "both"], ["rafce"], ["affectnet"]):
         reader, *options = words
         for name, root in (("a", rafdb), ("b", archive)):
-            done = cli("manifest", reader, root, *options, "-o", out / f"{name}.csv")
+            done = cli("manifest", reader, root, *options, "-o", out / f"{name}.csv", "--overwrite")
             assert done.returncode == 0, done.stderr
         a, b = read_manifest(out / "a.csv"), read_manifest(out / "b.csv")
         assert [f"all/{key}" for key in a.keys] == b.keys

@@ -70,8 +70,8 @@ def test_other_words_are_mapped(tmp_path, put, cli):
         assert done.returncode == 2 and "is not OLD=NEW" in done.stderr
     put(tmp_path / "faces/train/glad/1.jpg")
     put(tmp_path / "faces/dev/odd/1.jpg")
-    done = cli("manifest", "folder", tmp_path / "faces", "-o", tmp_path / "out.csv", "--map", "glad=happy",
-               "--map", "odd=")
+    done = cli("manifest", "folder", tmp_path / "faces", "-o", tmp_path / "out.csv", "--overwrite",
+               "--map", "glad=happy", "--map", "odd=")
     assert done.returncode == 0 and read_manifest(tmp_path / "out.csv").table[["key", "split", "basic"]].to_numpy(
         ).tolist() == [["dev/odd/1.jpg", "val", ""], ["train/glad/1.jpg", "train", "happiness"]]
 
