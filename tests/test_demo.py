@@ -26,3 +26,11 @@ def test_every_step_of_the_demonstration_runs(cli, tmp_path, monkeypatch):
     assert [system["backbones"] for system in systems][-1] == [demo.LEARNER, "timm:test_vit"]
     again = cli("demo", "--out", tmp_path / "demo", "--device", "cpu")
     assert again.returncode == 0 and "(done before)" in again.stdout
+
+
+def test_a_folder_with_somebodys_faces_is_left_alone(cli, tmp_path):
+    (tmp_path / "faces.csv").write_text("key\na.png\n")
+    done = cli("demo", "--out", tmp_path)
+    assert done.returncode == 2 and "has other things in it" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["faces.csv"]
+    assert (tmp_path / "faces.csv").read_text() == "key\na.png\n"

@@ -11,12 +11,14 @@ from pathlib import Path
 import pandas as pd
 
 from twofold.data.drawn.dataset import draw_dataset
+from twofold.data.errors import InputError
 from twofold.data.labels import taxonomy
 from twofold.data.manifest import Manifest, manifest, write_manifest
 
 BASICS_PER_CLASS = 80  #: a face of each of 80 people, of whom 48 teach
 COMPOUNDS_PER_CLASS = 50  #: of the first 50 of them, of whom 10 are kept for the test: fewer allow no interval
 SIZE = 112
+ABOUT = "about.txt"  #: tells a folder of the demonstration from one with somebody's faces
 LEARNER = "timm:test_resnet"  #: small enough to learn to see from nothing within a minute
 
 
@@ -30,7 +32,11 @@ class Step:
 
 
 def run_demo(out: Path, *, untrained: Sequence[str], device: str, verb: Callable[[list[str]], int]) -> int:
-    """Draw the faces and run each command with `verb`, until one fails; returns the exit code."""
+    """Draw the faces and run each command with `verb`, until one fails; returns the exit code.
+
+    Raises InputError if `out` has something else in it.
+    """
+    claim(out)
     print(f"{len(draw_people(out))} faces drawn in {out / 'faces'}: basic and compound expressions, each person in one "
           "split only; chance is 14 % for seven classes", flush=True)
     for step in steps(out, untrained=untrained, device=device):
@@ -40,6 +46,16 @@ def run_demo(out: Path, *, untrained: Sequence[str], device: str, verb: Callable
         if code:
             return code
     return 0
+
+
+def claim(out: Path) -> None:
+    """Make the folder, or find it empty or of an earlier demonstration. Raises InputError if it is neither."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is no folder: name another (--out)")
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()) and not (out / ABOUT).exists():
+        raise InputError(f"{out} has other things in it, which the demo could write over: name another folder (--out)")
+    (out / ABOUT).write_text("What `twofold demo` makes; it may write over everything here.\n", encoding="utf-8")
 
 
 def draw_people(out: Path) -> Manifest:

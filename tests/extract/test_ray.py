@@ -43,6 +43,8 @@ def watched(self, batch, features):
             flag.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.02)
+    while Path({folder!r}, "wait").exists():
+        time.sleep(0.02)
     take(self, batch, features)
 
 Lane._take = watched
@@ -137,7 +139,14 @@ def test_any_number_of_nodes_makes_the_file_of_one_process(cli, cluster, words, 
 
 @pytest.mark.slow
 def test_a_lost_node_costs_the_open_parts_at_most(cli, cluster, words, alone, watched, tmp_path, caplog):
-    loss = when_parts(tmp_path / "s", 12, lambda: cluster.remove_node(busy_node(cluster), allow_graceful=False))
+    def lose() -> None:
+        (tmp_path / "wait").touch()  # nobody is done before the node is gone
+        try:
+            cluster.remove_node(busy_node(cluster), allow_graceful=False)
+        finally:
+            (tmp_path / "wait").unlink()
+
+    loss = when_parts(tmp_path / "s", 4, lose)
     done = cli(*words(tmp_path / "s", "--ray", cluster.address, "--ray-workers", 2, "--json"))
     loss.join()
     cluster.add_node(num_cpus=1, object_store_memory=80_000_000)

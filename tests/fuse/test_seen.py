@@ -111,7 +111,7 @@ def test_predict_says_how_many_faces_taught_the_run(make_store, tmp_path):
     done = predict(read_run(tmp_path / "run"), store, PredictOptions(), out=tmp_path / "out.csv")
     assert any(note.startswith("336 of 420 faces are known") for note in done.notes)
     other = make_store(name="other", seed=4, rows=35)
-    done = predict(read_run(tmp_path / "run"), other, PredictOptions(), out=tmp_path / "out.csv")
+    done = predict(read_run(tmp_path / "run"), other, PredictOptions(), out=tmp_path / "other.csv")
     assert not any("are known" in note for note in done.notes)
 
 

@@ -1,5 +1,6 @@
 """Small random changes to bytes and to JSON, for the suite and beside what a fuzzer does by itself."""
 
+import copy
 import json
 import random
 from collections.abc import Iterator
@@ -52,7 +53,7 @@ def mutated_json(data: bytes, dice: random.Random) -> bytes:
             other, place = dice.choice(places)
             holder[key] = json.loads(json.dumps(other[place]))
         else:
-            holder[key] = dice.choice(NASTY)
+            holder[key] = copy.deepcopy(dice.choice(NASTY))  # a list that stood twice could contain itself
     return json.dumps(tree).encode()
 
 
