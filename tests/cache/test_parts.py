@@ -217,18 +217,19 @@ def test_a_rotten_block_of_a_finished_file_is_computed_again(store, recipe, capl
     assert not file_state(store, how).is_complete(KEYS) and "set aside" in caplog.text
 
 
-def test_trouble_of_the_machine_sets_nothing_aside(store, recipe, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EMFILE, errno.EACCES])
+def test_trouble_of_the_machine_sets_nothing_aside(store, recipe, monkeypatch, number):
     how = recipe()
     publish(store, how, np.arange(600))
     path = assemble(store, how, 2, KEYS).path
 
-    def stale(*arguments):
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+    def trouble(*arguments):
+        raise OSError(number, os.strerror(number), str(path))
 
     for name in ("preadv", "pread"):
         with monkeypatch.context() as patch:
-            patch.setattr(os, name, stale)
-            with pytest.raises(OSError, match="Stale file handle"):
+            patch.setattr(os, name, trouble)
+            with pytest.raises(OSError, match=os.strerror(number)):
                 file_state(store, how)
     assert file_state(store, how).is_complete(KEYS) and [p.name for p in store.path.glob("*.damaged")] == []
 
