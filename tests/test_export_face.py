@@ -16,8 +16,8 @@ from twofold.data.errors import InputError
 from twofold.data.labels import taxonomy
 from twofold.data.manifest import write_manifest
 from twofold.extract.again.carried import carried_encoders
-from twofold.extract.networks.pillow_resize import PillowResize
-from twofold.extract.networks.portable import PortableEncoder
+from twofold.extract.networks.onnx.pillow_resize import PillowResize
+from twofold.extract.networks.onnx.portable import PortableEncoder
 from twofold.extract.networks.registry import load_encoder, load_network
 from twofold.extract.plan import recipe_of
 from twofold.extract.views import view

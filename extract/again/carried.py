@@ -11,7 +11,7 @@ from twofold.data.errors import InputError
 from twofold.extract.again.reproduce import find_encoder
 from twofold.extract.networks.encoder import Encoder
 from twofold.extract.networks.licences import licences
-from twofold.extract.networks.portable import portable_encoders, stored_features
+from twofold.extract.networks.onnx.portable import portable_encoders, stored_features
 from twofold.extract.streams import Encoders, EncoderSource, parse_weights
 from twofold.extract.weights.find import find_weights, weights_folder
 from twofold.extract.weights.read import read_checkpoint

@@ -16,7 +16,7 @@ from twofold.extract.devices import PRECISIONS, parse_device, resolve_precision
 from twofold.extract.networks.encoder import FIRST_TRY, BatchLimit, Encoder
 from twofold.extract.networks.folding import fold_norms
 from twofold.extract.networks.libraries import Architecture, build_with, check_name
-from twofold.extract.networks.onnx_models import load_onnx
+from twofold.extract.networks.onnx.models import load_onnx
 from twofold.extract.networks.own_classifier import own_classifier
 from twofold.extract.networks.preprocessing import Preprocessing
 from twofold.extract.networks.preprocessing_options import joined, split_name

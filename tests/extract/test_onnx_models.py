@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from twofold.data.errors import InputError
-from twofold.extract.networks.onnx_files import data_files
-from twofold.extract.networks.onnx_models import parse
+from twofold.extract.networks.onnx.files import data_files
+from twofold.extract.networks.onnx.models import parse
 from twofold.extract.networks.registry import load_encoder
 
 onnx = pytest.importorskip("onnx")

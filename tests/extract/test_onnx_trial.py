@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from twofold.data.errors import InputError
-from twofold.extract.networks import onnx_trial
+from twofold.extract.networks.onnx import trial
 from twofold.extract.networks.registry import load_encoder
 
 onnx = pytest.importorskip("onnx")
@@ -60,7 +60,7 @@ def huge(path: Path, *, side: int, from_pixels: bool, product: bool) -> Path:
 
 @pytest.fixture
 def short(monkeypatch):
-    monkeypatch.setattr(onnx_trial, "CPU_SECONDS", 1)
+    monkeypatch.setattr(trial, "CPU_SECONDS", 1)
 
 
 def load(path: Path):
@@ -86,7 +86,7 @@ def test_a_model_that_takes_all_memory_is_refused(tmp_path, from_pixels):
 
 
 def test_a_model_that_ends_the_process_ends_another_than_ours(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_trial, "TRIAL", "import os; os.abort()")
+    monkeypatch.setattr(trial, "TRIAL", "import os; os.abort()")
     with pytest.raises(InputError, match="it ends the process that tries it"):
         load(huge(tmp_path / "m.onnx", side=2, from_pixels=True, product=True))
 
@@ -94,4 +94,4 @@ def test_a_model_that_ends_the_process_ends_another_than_ours(tmp_path, monkeypa
 def test_a_model_within_the_limits_is_taken(tmp_path):
     before = time.process_time() + sum(os.times()[2:4])
     assert load(huge(tmp_path / "m.onnx", side=100, from_pixels=True, product=True)).dim == 3
-    assert time.process_time() + sum(os.times()[2:4]) - before < onnx_trial.CPU_SECONDS
+    assert time.process_time() + sum(os.times()[2:4]) - before < trial.CPU_SECONDS

@@ -27,7 +27,7 @@ from twofold.data.host.toml_file import read_toml
 from twofold.data.images.decode import FACE, ImageError, decode
 from twofold.data.manifest import read_manifest
 from twofold.data.taxonomies import find_taxonomy
-from twofold.extract.networks.onnx_files import data_files
+from twofold.extract.networks.onnx.files import data_files
 from twofold.extract.weights.read import read_checkpoint
 from twofold.fuse.fuse import fuse
 from twofold.fuse.report.content import read_content

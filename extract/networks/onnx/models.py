@@ -12,9 +12,9 @@ import torch
 from twofold.cache.format.header import MAX_DIM
 from twofold.data.errors import InputError, first_line
 from twofold.extract.networks.encoder import FIRST_TRY, BatchLimit, Encoder
-from twofold.extract.networks.onnx_child import TYPES
-from twofold.extract.networks.onnx_files import data_files, digest_of
-from twofold.extract.networks.onnx_trial import try_model
+from twofold.extract.networks.onnx.child import TYPES
+from twofold.extract.networks.onnx.files import data_files, digest_of
+from twofold.extract.networks.onnx.trial import try_model
 from twofold.extract.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from twofold.extract.networks.preprocessing_options import colour, split_name, with_options
 from twofold.extract.weights.read import refuse_other_files

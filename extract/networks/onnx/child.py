@@ -1,4 +1,4 @@
-"""The process in which a foreign ONNX model is tried (see `onnx_trial`): it imports onnxruntime and numpy alone."""
+"""The process in which a foreign ONNX model is tried (see `trial`): it imports onnxruntime and numpy alone."""
 
 import json
 import resource

@@ -11,7 +11,7 @@ from torch.nn import functional
 from twofold.cache.recipe import Recipe
 from twofold.data.errors import InputError
 from twofold.extract.networks.encoder import Encoder
-from twofold.extract.networks.pillow_resize import FILTERS, PillowResize
+from twofold.extract.networks.onnx.pillow_resize import FILTERS, PillowResize
 from twofold.extract.networks.preprocessing import Preprocessing
 from twofold.extract.views import view
 

@@ -17,7 +17,7 @@ BYTES_A_SECOND = 100 << 20  #: of the model's files
 MEMORY = 768 << 20  #: bytes, and several times the model's
 COPIES = 4
 WALL_SECONDS = 120  #: on a machine that is busy with other things
-TRIAL = "from twofold.extract.networks.onnx_child import main; main(*sys.argv[1:])"
+TRIAL = "from twofold.extract.networks.onnx.child import main; main(*sys.argv[1:])"
 OUT_OF_MEMORY = ("allocat", "bad_alloc", "memory")
 
 
