@@ -45,8 +45,8 @@ def test_preprocessing_that_makes_no_sense(query, message):
 
 
 def test_a_size_that_a_network_does_not_take_is_said():
-    with pytest.raises(InputError, match=r"vit_mae.* does not run on pictures of side 96"):
-        load("vit_mae?size=96", "random:3")
+    with pytest.raises(InputError, match=r"squeezenet.* does not run on pictures of side 8"):
+        load("torchvision:squeezenet1_1?size=8", "random:3")
 
 
 def test_the_width_of_a_name_with_options_is_found_without_building_it():
