@@ -47,3 +47,16 @@ def whole(cli, drawn, extract_args, tmp_path_factory) -> Path:
     done = cli(*extract_args(drawn.manifest, drawn.root, store, "--views", "original,flip"))
     assert done.returncode == 0, done.stderr
     return store
+
+
+@pytest.fixture(scope="session")
+def resnet18(tmp_path_factory) -> Path:
+    """A classifier's checkpoint, as published: names of torchvision, `fc` of 1000 classes, under `state_dict`.
+    Read only."""
+    import torch
+    from torchvision import models
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "resnet18_msceleb.pth"
+    torch.save({"state_dict": models.resnet18(num_classes=1000).state_dict(), "epoch": 10}, path)
+    return path

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.extract.encoders import load
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.extract.devices import parse_device, resolve_precision
@@ -11,14 +12,9 @@ from twofold.extract.networks.encoder import BatchLimit, Encoder
 from twofold.extract.networks.preprocessing import Preprocessing
 from twofold.extract.networks.presets import preset
 from twofold.extract.networks.random_weights import noise_pictures
-from twofold.extract.networks.registry import load_encoder
 from twofold.extract.networks.widths import check_width
 from twofold.extract.plan import recipe_of
 from twofold.extract.views import view
-
-
-def load(name: str, weights: object, **more) -> Encoder:
-    return load_encoder(name, weights=str(weights), device="cpu", precision=more.pop("precision", "fp32"), **more)
 
 
 # ------------------------------------------------------------------------------------- preprocessing behind the name

@@ -5,20 +5,16 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.extract.encoders import load
 from twofold.data.errors import InputError
 from twofold.extract.networks.encoder import Encoder
 from twofold.extract.networks.presets import PRESETS, preset
 from twofold.extract.networks.random_weights import noise_pictures
-from twofold.extract.networks.registry import load_encoder
 from twofold.extract.weights.class_orders import class_order
 
 MOBILENET = "weights/imagenet/mobilenet_v2-b0353104.pth"
 
 LITE0 = "weights/imagenet/tf_efficientnet_lite0.imagenet.fp16.safetensors"
-
-
-def load(name: str, weights: object, **more) -> Encoder:
-    return load_encoder(name, weights=str(weights), device="cpu", precision=more.pop("precision", "fp32"), **more)
 
 
 @pytest.fixture(scope="session")

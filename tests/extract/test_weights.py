@@ -1,4 +1,4 @@
-"""Strict loading, identity by content, where weights are looked for, and the `weights` verbs."""
+"""Strict loading, identity by content, and the classifier that weights bring along."""
 
 import json
 import re
@@ -12,28 +12,15 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from torchvision import models
 
+from tests.extract.encoders import load, state_of
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.extract.networks.published.posterv2 import PosterV2
-from twofold.extract.networks.registry import load_encoder
 from twofold.extract.plan import ExtractOptions
 from twofold.extract.run import Request, extract
 from twofold.extract.streams import parse_streams
 from twofold.extract.weights.class_orders import ORDERS
 from twofold.extract.weights.convert import convert
-
-
-def load(name: str, weights: object, **more):
-    return load_encoder(name, weights=str(weights), device="cpu", precision="fp32", **more)
-
-
-@pytest.fixture(scope="module")
-def resnet18(tmp_path_factory) -> Path:
-    """A classifier's checkpoint, as published: names of torchvision, `fc` of 1000 classes, under `state_dict`."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "resnet18_msceleb.pth"
-    torch.save({"state_dict": models.resnet18(num_classes=1000).state_dict(), "epoch": 10}, path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +31,6 @@ def poster(tmp_path_factory) -> Path:
     state = OrderedDict((f"module.{name}", value) for name, value in PosterV2(7).state_dict().items())
     torch.save({"epoch": 1, "state_dict": state, "best_acc": torch.tensor(92.21)}, path)
     return path
-
-
-def state_of(path: Path) -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=True)["state_dict"]
 
 
 # --------------------------------------------------------------------------------------------------------- strict

@@ -1,36 +1,18 @@
 """Where weights are looked for, and the verbs `weights ls`, `show` and `convert`."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torchvision import models
 
+from tests.extract.encoders import load, state_of
 from twofold.data.errors import InputError
 from twofold.extract.networks.presets import PRESETS
 from twofold.extract.networks.registry import load_encoder
 from twofold.extract.weights.convert import convert
 from twofold.extract.weights.find import find_weights, in_folder, weights_folder
 from twofold.extract.weights.report import description, listing
-
-
-def load(name: str, weights: object, **more):
-    return load_encoder(name, weights=str(weights), device="cpu", precision="fp32", **more)
-
-
-@pytest.fixture(scope="module")
-def resnet18(tmp_path_factory) -> Path:
-    """A classifier's checkpoint, as published: names of torchvision, `fc` of 1000 classes, under `state_dict`."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "resnet18_msceleb.pth"
-    torch.save({"state_dict": models.resnet18(num_classes=1000).state_dict(), "epoch": 10}, path)
-    return path
-
-
-def state_of(path: Path) -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=True)["state_dict"]
 
 
 # ---------------------------------------------------------------------------------------------------- where they are

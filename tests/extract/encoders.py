@@ -1,0 +1,16 @@
+"""Encoders as the tests load them, and what is in a published checkpoint."""
+
+from pathlib import Path
+
+import torch
+
+from twofold.extract.networks.encoder import Encoder
+from twofold.extract.networks.registry import load_encoder
+
+
+def load(name: str, weights: object, *, precision: str = "fp32", **more) -> Encoder:
+    return load_encoder(name, weights=str(weights), device="cpu", precision=precision, **more)
+
+
+def state_of(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
