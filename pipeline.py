@@ -22,7 +22,7 @@ import twofold.data.footage.cli as footage_cli
 import twofold.extract.cli as extract_cli
 import twofold.fuse.cli as fuse_cli
 from twofold import Report
-from twofold.data.host.terminal import run_verb
+from twofold.data.host.terminal import offer_json, run_verb
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True,
                   help="Compound facial expressions from cached features: extract once, fuse in seconds.")
@@ -67,7 +67,6 @@ def predict(
     annotate: Annotated[Path | None, typer.Option(metavar="OUT.mp4", help="One video: draw answers into it.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older table and drawings.")] = False,
     device: extract_cli.Device = "auto",
-    as_json: data_cli.Json = False,
 ) -> Report | int:
     """Classify faces with a trained head: a row a face, or the file that a challenge wants."""
     import tempfile
@@ -108,7 +107,6 @@ def serve(
     detector: footage_cli.Detector = None,
     weights: Weights = None,
     device: extract_cli.Device = "auto",
-    as_json: data_cli.Json = False,
 ) -> Report:
     """A live page for one run: drop a picture, use the camera or a video, see what each face shows."""
     from twofold.extract.again.loaded import load_encoders
@@ -133,6 +131,9 @@ def demo(
     from twofold.data.drawn.demo import run_demo
 
     return run_demo(out, untrained=extract_cli.PRESETS.split(","), device=device, verb=main)
+
+
+offer_json(app, declare=typer.Option)
 
 
 def main(arguments: list[str] | None = None) -> int:

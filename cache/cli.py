@@ -14,7 +14,6 @@ from twofold import Report
 
 app = typer.Typer(no_args_is_help=True, help="Look at, check, combine and move stores of features.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of text.")]
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store: a folder of feature files.")]
 Url = Annotated[str, typer.Argument(metavar="URL", help="A folder, ssh://, sftp://, s3://, ...; http(s):// to read.")]
 Replace = Annotated[bool, typer.Option("--overwrite", "--replace", help="Replace files of the same name and other "
@@ -24,7 +23,6 @@ Replace = Annotated[bool, typer.Option("--overwrite", "--replace", help="Replace
 @app.command("ls")
 def cache_ls(
     store: Annotated[str, typer.Argument(metavar="STORE|URL", help="A store, or where one was pushed to.")],
-    as_json: Json = False,
 ) -> Report:
     """List the feature files of a store, here or shared elsewhere."""
     if "://" in store:
@@ -40,7 +38,6 @@ def cache_ls(
 def cache_show(
     file: Annotated[Path, typer.Argument(metavar="FILE.h5", help="A feature file, or a store for all of them.")],
     failures: Annotated[bool, typer.Option("--failures", help="List the faces without features, and why.")] = False,
-    as_json: Json = False,
 ) -> Report:
     """Print how a feature file was made, so that a stranger could repeat it; or which faces are not in it."""
     from twofold.cache.report import description, failed_faces
@@ -53,7 +50,6 @@ def cache_verify(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="A store, or one feature file.")],
     deep: Annotated[bool, typer.Option("--deep", help="Look for values that no sound backbone gives, too.")] = False,
     root: Annotated[list[str] | None, typer.Option(help="Hash each image below it (or NAME=DIR, repeatable).")] = None,
-    as_json: Json = False,
 ) -> Report:
     """Read everything back and check it; one verdict a file."""
     from twofold.cache.verify import verify
@@ -70,7 +66,6 @@ def cache_verify(
 def cache_merge(
     stores: Annotated[list[Path], typer.Argument(metavar="STORE STORE...", help="Stores of faces of one root.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The store to make; one that is there takes part.")],
-    as_json: Json = False,
 ) -> Report:
     """Several stores into one: other backbones and views side by side, other faces of one recipe in one file."""
     from twofold.cache.merge import merge
@@ -89,7 +84,7 @@ def cache_merge(
 
 
 @app.command("drop")
-def cache_drop(store: StorePath, as_json: Json = False) -> Report:
+def cache_drop(store: StorePath) -> Report:
     """Remove the rows that are kept aside of faces that have left the manifest."""
     from twofold.cache.parts.drop import drop_retired
 
@@ -100,7 +95,6 @@ def cache_drop(store: StorePath, as_json: Json = False) -> Report:
 def cache_diff(
     a: Annotated[Path, typer.Argument(metavar="A", help="A store or a feature file.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
-    as_json: Json = False,
 ) -> Report:
     """What differs between two stores or files: recipes side by side, faces, images, values."""
     from twofold.cache.diff import diff
@@ -112,7 +106,6 @@ def cache_diff(
 def cache_card(
     store: StorePath,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older card of ours.")] = False,
-    as_json: Json = False,
 ) -> Report:
     """Write STORE/README.md, the page that the Hugging Face hub shows of a pushed store."""
     from twofold.cache.card import card_of, is_card
@@ -132,7 +125,6 @@ def cache_export(
     backbones: Annotated[str | None, typer.Option(help="Comma-separated, NAME or NAME@FINGERPRINT; else all.")] = None,
     view: Annotated[str, typer.Option(help="Which view of the faces.")] = "original",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older export.")] = False,
-    as_json: Json = False,
 ) -> Report:
     """Features with labels, splits and groups as files for programs that know nothing of Twofold."""
     from twofold.cache.export.export import Exported, export_files
@@ -159,7 +151,7 @@ def cache_export(
 
 
 @app.command("push")
-def cache_push(store: StorePath, url: Url, replace: Replace = False, as_json: Json = False) -> Report:
+def cache_push(store: StorePath, url: Url, replace: Replace = False) -> Report:
     """Share a store: send what the other place lacks, verified there, and a catalogue of it."""
     from twofold.cache.share.push import push
     from twofold.cache.store import Store
@@ -172,7 +164,7 @@ def cache_push(store: StorePath, url: Url, replace: Replace = False, as_json: Js
 def cache_pull(
     url: Url, store: StorePath,
     backbones: Annotated[str | None, typer.Option(help="Comma-separated, NAME or NAME@FINGERPRINT; else all.")] = None,
-    replace: Replace = False, as_json: Json = False,
+    replace: Replace = False,
 ) -> Report:
     """Fetch a shared store: what is lacking here, verified; the same command goes on after an interruption."""
     from twofold.cache.names import names_in
@@ -188,7 +180,6 @@ def bench_cache(
     rows: Annotated[int, typer.Option(min=1, help="Faces.")] = 200_000,
     dim: Annotated[int, typer.Option(min=1, help="Numbers a face.")] = 768,
     folder: Annotated[Path | None, typer.Option(help="Where to write; by default the temporary folder.")] = None,
-    as_json: Json = False,
 ) -> Report:
     """Feature files against plain files and other HDF5 layouts."""
     from twofold.cache.bench.bench import bench_cache as run_bench
@@ -204,7 +195,6 @@ def growth_of(before: Callable[[], dict[str, Callable]], after: Callable[[], dic
         few: Annotated[int, typer.Option(min=1000, help="Faces.")] = 100_000,
         many: Annotated[int, typer.Option(min=1000, help="More faces.")] = 1_000_000,
         folder: Annotated[Path | None, typer.Option(help="Where to write; by default the temporary folder.")] = None,
-        as_json: Json = False,
     ) -> Report:
         """How plan, assembly, verification, join and an epoch grow with the faces: drawn features, 3 kB a face."""
         from twofold.cache.bench.growth import bench_growth as run_bench

@@ -29,7 +29,6 @@ def writable(output: Path | None) -> Path | None:
     return output
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of text.")]
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="FACES.csv", callback=writable,
                                        help="The manifest to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another manifest that is there.")]
@@ -52,7 +51,6 @@ def manifest_csv(
     from_zero: Annotated[bool, typer.Option("--from-zero", help="Numbers are places in its order, from 0.")] = False,
     rename: Map = None,
     overwrite: Overwrite = False,
-    as_json: Json = False,
 ) -> Report:
     """Any CSV table; say which column is what. Columns called split, basic, compound, group are taken as they are."""
     from twofold.data.aliases import parse_map
@@ -71,7 +69,6 @@ def manifest_folder(
     classes: Annotated[str, typer.Option(help="Taxonomy, or FILE.toml, whose names or numbers the folders have.")] = "",
     rename: Map = None,
     overwrite: Overwrite = False,
-    as_json: Json = False,
 ) -> Report:
     """Class folders: split/class/*.jpg or class/*.jpg."""
     from twofold.data.aliases import parse_map
@@ -90,7 +87,6 @@ def manifest_rafdb(
     part: Annotated[str, typer.Option(help="basic, compound or both.")] = "compound",
     images: Annotated[str, typer.Option(help="aligned or original.")] = "aligned",
     overwrite: Overwrite = False,
-    as_json: Json = False,
 ) -> Report:
     """RAF-DB: the folder that holds basic/ and compound/, as published or repackaged into class folders."""
     from twofold.data.images.archive_paths import read_dataset
@@ -100,7 +96,7 @@ def manifest_rafdb(
 
 
 @manifest_app.command("rafce")
-def manifest_rafce(root: Root, output: Output, overwrite: Overwrite = False, as_json: Json = False) -> Report:
+def manifest_rafce(root: Root, output: Output, overwrite: Overwrite = False) -> Report:
     """RAF-CE: the folder that holds RAFCE_emolabel.txt and aligned/."""
     from twofold.data.images.archive_paths import read_dataset
     from twofold.data.readers.rafce import read_rafce
@@ -115,7 +111,6 @@ def manifest_affectnet(
     val_as: Annotated[str, typer.Option(help="test makes its official validation set the test split.")] = "val",
     crop: Annotated[Path | None, typer.Option(help="Older release: write the faces, cut out, to this folder.")] = None,
     overwrite: Overwrite = False,
-    as_json: Json = False,
 ) -> Report:
     """AffectNet: train_set/ and val_set/ of 2021, or the older training.csv and validation.csv."""
     from twofold.data.images.archive_paths import read_dataset
@@ -137,7 +132,6 @@ def manifest_fer2013(
     strict: Annotated[bool, typer.Option("--strict", help="Only the clearer compound labels.")] = False,
     unpack: Annotated[Path | None, typer.Option(help="Write the faces as PNG files to this folder.")] = None,
     overwrite: Overwrite = False,
-    as_json: Json = False,
 ) -> Report:
     """FER2013, with the votes of FER+: faces are read from inside the csv."""
     from twofold.data.readers.fer2013 import read_fer2013
@@ -156,7 +150,6 @@ def manifest_cexpr(
     crop: Annotated[Path | None, typer.Option(help="ROOT holds videos: crop them to this folder.")] = None,
     detector: Annotated[Path | None, typer.Option(help="Of --crop: YuNet's ONNX file.")] = None,
     overwrite: Overwrite = False,
-    as_json: Json = False,
 ) -> Report:
     """C-EXPR-DB (ABAW): a folder of cropped frames for each video, or the videos themselves."""
     from twofold.data.images.archive_paths import read_dataset
@@ -173,7 +166,7 @@ def manifest_cexpr(
 @manifest_app.command("merge")
 def manifest_merge(
     parts: Annotated[list[str], typer.Argument(metavar="NAME=FACES.csv...", help="Manifests; NAME goes before keys.")],
-    output: Output, overwrite: Overwrite = False, as_json: Json = False,
+    output: Output, overwrite: Overwrite = False,
 ) -> Report:
     """Several manifests into one; extract it with --root NAME=DIR for each."""
     from twofold.data.errors import InputError
@@ -199,7 +192,6 @@ def manifest_split(
     rename: Annotated[list[str] | None, typer.Option(metavar="OLD=NEW", help="Only rename splits: val=test.")] = None,
     seed: int = 0,
     overwrite: Overwrite = False,
-    as_json: Json = False,
 ) -> Report:
     """Split anew: classes in proportion, no group (subject, video, duplicates) on two sides."""
     from twofold.data.errors import InputError
@@ -223,7 +215,6 @@ def manifest_split(
 @manifest_app.command("classes")
 def manifest_classes(
     classes: Annotated[str, typer.Argument(metavar="[NAME|FILE.toml]", help="One taxonomy; else all.")] = "",
-    as_json: Json = False,
 ) -> Report:
     """The classes of each taxonomy in order, with their official numbers."""
     from twofold.data.taxonomies import listing
@@ -240,7 +231,6 @@ def manifest_check(
                                                     help="Where --group-duplicates writes to.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 takes one a core.")] = 0,
     overwrite: Overwrite = False,
-    as_json: Json = False,
 ) -> Report:
     """Missing and damaged files, duplicates, and what leaks across splits."""
     from tqdm import tqdm

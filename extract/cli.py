@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 weights_app = typer.Typer(no_args_is_help=True, help="Which weights each backbone needs, and where they are.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of text.")]
 Backbones = Annotated[str, typer.Option(help="Comma-separated: presets, timm:NAME, torchvision:NAME, onnx:PATH.")]
 Views = Annotated[str, typer.Option(help="Comma-separated: original, flip, enhanced1, enhanced2.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an older file of the same verb.")]
@@ -61,7 +60,6 @@ def extract(
     = None,
     slurm_tasks: Annotated[int, typer.Option(help="Tasks of the array job, a shard each.")] = 4,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older job script.")] = False,
-    as_json: Json = False,
 ) -> Report:
     """Run each backbone once over all faces and write the embeddings."""
     from twofold.cache.names import names_in
@@ -144,7 +142,6 @@ def finetune(
     tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard, too.")] = None,
     overwrite: Overwrite = False,
     fold: Annotated[int, typer.Option(help="Of --folds the only one to train now, from 1 on; 0: all in turn.")] = 0,
-    as_json: Json = False,
 ) -> Report:
     """Train a backbone on labelled faces; `extract --weights NAME=FILE` takes what it writes."""
     from twofold.extract.finetune.finetune import Request
@@ -174,7 +171,7 @@ def carried_encoders(recipes: Sequence[Recipe], *, side: int, weights: Sequence[
 
 
 @weights_app.command("ls")
-def weights_ls(as_json: Json = False) -> Report:
+def weights_ls() -> Report:
     """List what each backbone needs, whether it is here, and where to get it."""
     from twofold.extract.weights.find import weights_folder
     from twofold.extract.weights.report import listing
@@ -186,7 +183,6 @@ def weights_ls(as_json: Json = False) -> Report:
 def weights_show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A preset, as `weights ls` lists them.")],
     weights: Annotated[Path | None, typer.Option(help="Describe this file instead of the one in the folder.")] = None,
-    as_json: Json = False,
 ) -> Report:
     """Print all that is known of a backbone, and check its weights file if it is here."""
     from twofold.extract.weights.find import weights_folder
@@ -201,7 +197,6 @@ def weights_convert(
     out: Annotated[Path, typer.Option("-o", "--out", help="Where to write it, as .safetensors.")],
     classes: Annotated[str, typer.Option(help="Order of its classes: a data set, taxonomy or names.")] = "",
     overwrite: Overwrite = False,
-    as_json: Json = False,
 ) -> Report:
     """Turn a published file into plain data, and say what was in it; nothing in it is run."""
     from twofold.extract.weights.convert import convert
@@ -216,7 +211,6 @@ def doctor(
     store: Annotated[Path, typer.Option(help="Where stores are or will be: is the file system fit?")] = Path("."),
     manifest: Annotated[Path | None, typer.Option(help="Bytes and hours to expect for these faces.")] = None,
     backbones: Backbones = PRESETS,
-    as_json: Json = False,
 ) -> Report:
     """What works on this machine, what is missing, what to do."""
     from twofold.cache.names import names_in
@@ -237,7 +231,6 @@ def bench_extract(
     cards: Annotated[str, typer.Option(help="Simulated cards, faces a second for all backbones together.")]
     = "500,1000,2000,5000,10000",
     plain: Annotated[bool, typer.Option("--plain/--no-plain", help="Beside a loop over a DataLoader.")] = True,
-    as_json: Json = False,
 ) -> Report:
     """Extraction against its slowest leg, a plain loop, and how fast a card this host can feed."""
     import tempfile

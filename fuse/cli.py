@@ -12,7 +12,6 @@ from twofold import Report
 
 app = typer.Typer()
 
-Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of text.")]
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store: a folder of feature files.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the same verb wrote there before; "
                                                              "other files stay.")]
@@ -41,7 +40,6 @@ def fuse(
     config: Annotated[Path | None, typer.Option(help="Settings from a TOML, or from a run's run.json.")] = None,
     overwrite: Overwrite = False,
     tensorboard: Tensorboard = None,
-    as_json: Json = False,
 ) -> Report:
     """Train a head on cached features: each backbone alone, then their fusion, in one table."""
     from twofold.fuse.fuse import fuse as run_fuse
@@ -61,7 +59,6 @@ def evaluate(
     allow_seen: Annotated[bool, typer.Option(
         "--allow-seen", help="Score faces, too, that a run has learned from or was chosen by; the figures say so.")]
     = False,
-    as_json: Json = False,
 ) -> Report:
     """Score trained heads on another cache, each alone or side by side."""
     from twofold.fuse.evaluate import evaluate as run_evaluate
@@ -80,7 +77,6 @@ def sweep(
     jobs: Annotated[int, typer.Option(min=0, help="Processes at once; 0: one a core.")] = 0,
     overwrite: Overwrite = False,
     tensorboard: Tensorboard = None,
-    as_json: Json = False,
 ) -> Report:
     """Many heads: subsets of backbones x heads x settings, one leaderboard by validation."""
     from twofold.fuse.sweep.sweep import sweep as run_sweep
@@ -105,7 +101,6 @@ def publishing(*, licences_of: Callable[[Iterable[str]], dict[str, str]], carry:
         store: Annotated[Path | None, typer.Option(metavar="STORE", help="The store that the runs were scored on.")]
         = None,
         overwrite: Overwrite = False,
-        as_json: Json = False,
     ) -> Report:
         """Tables and pictures of runs on one page: figures, intervals, confusions, calibration, learning, errors."""
         from twofold.data.images.sources import parse_roots
@@ -124,7 +119,6 @@ def publishing(*, licences_of: Callable[[Iterable[str]], dict[str, str]], carry:
         licence: Annotated[list[str] | None, typer.Option(
             metavar="NAME=LICENCE", help="Of an encoder's weights, where nobody states it.")] = None,
         overwrite: Overwrite = False,
-        as_json: Json = False,
     ) -> Report:
         """A run for others: its head as ONNX, and a model card with figures, encoders, licences and limits."""
         from twofold.fuse.export.export import export as run_export
@@ -142,7 +136,6 @@ def publishing(*, licences_of: Callable[[Iterable[str]], dict[str, str]], carry:
 def bench_fuse(
     sizes: Annotated[str, typer.Option(help="Comma-separated: rafce (3,162 x 2,816), large (100,000 x 4,096).")]
     = "rafce",
-    as_json: Json = False,
 ) -> Report:
     """Training from the cache against its bare matrix products, a DataLoader loop and scikit-learn."""
     from twofold.cache.names import names_in

@@ -61,3 +61,17 @@ def test_a_verb_that_partly_failed_ends_with_its_code(app, capsys):
 
     app(lambda words, standalone_mode: Partly())
     assert pipeline.main([]) == 1
+
+
+def test_every_verb_that_returns_a_report_takes_json_and_the_demo_does_not():
+    from typer.main import get_command
+
+    def options(group, path=()):
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                yield from options(command, (*path, name))
+            else:
+                yield " ".join((*path, name)), {text for option in command.params for text in option.opts}
+
+    verbs = dict(options(get_command(pipeline.app)))
+    assert len(verbs) > 35 and {name for name, texts in verbs.items() if "--json" not in texts} == {"demo"}

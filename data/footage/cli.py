@@ -9,7 +9,6 @@ import typer
 
 from twofold import Report
 
-Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead of text.")]
 Detector = Annotated[Path | None, typer.Option(help="YuNet's ONNX file, where not in the weights folder.")]
 
 
@@ -29,7 +28,6 @@ def crop(
     workers: Annotated[int, typer.Option(min=0, help="Threads; 0 takes one a core.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write faces.csv anew though somebody changed it.")]
     = False,
-    as_json: Json = False,
 ) -> Report:
     """Photographs and videos to aligned faces: DIR/faces.csv, a manifest, and DIR/images/."""
     from twofold.data.footage.crop import CropRequest

@@ -129,20 +129,22 @@ def with_options(
     """A decorator of a verb: an option for each setting of a kind; all reach the verb as the dict `changes`, None where
     an option was not used. declare: typer.Option; names_in: the names in an option's text."""
     options = [_parameter(each, declare, names_in) for each in fields(kind)]
+    return lambda verb: with_parameters(verb, options, to="changes")
 
-    def decorate(verb: Callable[..., T]) -> Callable[..., T]:
-        @wraps(verb)
-        def run(**values: Any) -> T:
-            changes = {each.name: values.pop(each.name) for each in options}
-            return verb(**values, changes=changes)
 
-        own = inspect.signature(verb, eval_str=True).parameters.values()
-        parameters = [*(each for each in own if each.name != "changes"), *options]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {each.name: each.annotation for each in parameters}
-        return run
+def with_parameters(verb: Callable[..., T], options: list[inspect.Parameter], *, to: str = "") -> Callable[..., T]:
+    """The verb with more options. to: the argument by which their values reach it, as a dict; empty: they do not."""
 
-    return decorate
+    @wraps(verb)
+    def run(**values: Any) -> T:
+        extra = {each.name: values.pop(each.name) for each in options}
+        return verb(**values, **{to: extra}) if to else verb(**values)
+
+    own = inspect.signature(verb, eval_str=True)
+    parameters = [*(each for each in own.parameters.values() if each.name != to), *options]
+    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
 
 
 def _parameter(setting: Field, declare: Callable[..., Any], names_in: Callable[[str], list[str]]) -> inspect.Parameter:

@@ -2,17 +2,32 @@
 
 import contextlib
 import errno
+import inspect
 import json
 import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
+
+from twofold.data.host.options import with_parameters
 
 MOST_LETTERS = 2_000  #: of a line
 #: control characters (C0 but tab and line end, DEL, C1), marks that change the direction of writing, lone surrogates
 UNPRINTABLE = re.compile("[\0-\b\v-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def offer_json(app: Any, *, declare: Callable[..., Any]) -> None:
+    """Give each verb of a Typer app the option `--json`, which `run_verb` looks for. declare: typer.Option."""
+    option = declare("--json", help="Print machine-readable JSON instead of text.")
+    parameter = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False,
+                                  annotation=Annotated[bool, option])
+    for command in app.registered_commands:
+        if inspect.signature(command.callback, eval_str=True).return_annotation is not int:  # that prints as it runs
+            command.callback = with_parameters(command.callback, [parameter])
+    for group in app.registered_groups:
+        offer_json(group.typer_instance, declare=declare)
 
 
 def run_verb(app: Callable[..., Any], words: list[str]) -> int:
