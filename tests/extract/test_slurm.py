@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ CONFIG = """\
 ClusterName=twofold
 SlurmctldHost={host}(127.0.0.1)
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -36,7 +37,10 @@ MailProg=/bin/true
 SchedulerParameters=batch_sched_delay=0,sched_interval=1
 KillWait=5
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=9 PreemptMode=OFF
 """
 
 
@@ -45,11 +49,6 @@ def free_ports() -> tuple[int, int]:
         one.bind(("127.0.0.1", 0))
         other.bind(("127.0.0.1", 0))
         return one.getsockname()[1], other.getsockname()[1]
-
-
-def idle(environment: dict[str, str]) -> bool:
-    done = subprocess.run(["sinfo", "-h", "-o", "%t"], env=environment, text=True, capture_output=True)
-    return done.stdout.strip() == "idle"
 
 
 @pytest.fixture
@@ -77,7 +76,7 @@ def slurm(tmp_path_factory):
         for command in (["munged", "--force", *munge], ["slurmctld"], ["slurmd"]):
             subprocess.run(command, env=environment, check=True, capture_output=True)
         deadline = time.monotonic() + 30
-        while not idle(environment):
+        while slurm_says(environment, "sinfo", "-h", "-p", "main", "-o", "%t") != "idle":
             if time.monotonic() > deadline:
                 pytest.skip("SLURM's node does not come up here")
             time.sleep(0.2)
@@ -91,21 +90,34 @@ def slurm(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_an_array_job_makes_the_file_of_one_process(slurm, cli, drawn, extract_args, tmp_path, monkeypatch):
+def test_a_preempted_array_job_makes_the_file_of_one_process(slurm, cli, drawn, extract_args, tmp_path, monkeypatch):
+    """Somebody's urgent job takes all cores in the middle; the tasks are queued again, and go on."""
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
-    networks = ("timm:test_vit",)
-    assert cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "alone", networks=networks)).returncode == 0
-    done = cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--slurm", "--ntasks=1 --time=10",
+    args, store = ("--part-rows", 7), tmp_path / "s"
+    networks = ("timm:resnet50",)  # large enough to be in the middle for seconds
+    assert cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "alone", *args, networks=networks)).returncode == 0
+    done = cli(*extract_args(drawn.manifest, drawn.root, store, *args, "--slurm", "--ntasks=1 --time=10",
                              "--slurm-tasks", "2", networks=networks), cwd=tmp_path)
     assert done.returncode == 0 and "2 tasks; then job" in done.stdout, done.stderr
-    deadline = time.monotonic() + 240
-    while subprocess.run(["squeue", "-h"], env=slurm, text=True, capture_output=True).stdout.strip():
-        assert time.monotonic() < deadline, "the job does not end"
-        time.sleep(0.5)
+    wait_until(lambda: any(store.glob(".parts/*/*.h5")), "no task publishes a part")
+    subprocess.run(["sbatch", "--partition=urgent", f"--ntasks={os.cpu_count()}", "--wrap=true", "--output=/dev/null"],
+                   env=slurm, check=True, capture_output=True)
+    wait_until(lambda: not slurm_says(slurm, "squeue", "-h"), "the job does not end")
     logs = "\n".join(path.read_text() for path in sorted(tmp_path.glob("slurm-*.out")))
-    assert logs.count("left for other shards") >= 1, logs
-    assert_equal_stores(tmp_path / "s", tmp_path / "alone")
+    assert "PREEMPTION" in logs and logs.count("left for other shards") >= 1, logs
+    assert_equal_stores(store, tmp_path / "alone")
+
+
+def wait_until(holds: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + 240
+    while not holds():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.2)
+
+
+def slurm_says(environment: dict[str, str], *command: str) -> str:
+    return subprocess.run(command, env=environment, text=True, capture_output=True).stdout.strip()
 
 
 def script(cli, drawn, extract_args, path: Path, *more: object):
