@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
     "data": {"data", "numpy", "pandas", "PIL"},
+    "data/host": {"data", "numpy", "pandas", "huggingface_hub"},
     "data/footage": {"data", "numpy", "pandas", "PIL", "cv2", "av", "tqdm", "huggingface_hub"},
     "cache/export": {"cache", "numpy", "pyarrow"},
     "cache": {"cache", "numpy", "h5py", "filelock", "xxhash", "fsspec"},

@@ -2,15 +2,14 @@
 
 import logging
 import os
-import socket
-import urllib.parse
-import urllib.request
 from pathlib import Path
 
 from twofold.data.errors import InputError, first_line
+from twofold.data.host.hub import hub_file
 from twofold.data.host.weights_folder import weights_folder
 from twofold.extract.networks.presets import PRESETS, Preset
 
+HUB_FILE = "model.safetensors"  #: as hubs call it, unless the library says otherwise
 log = logging.getLogger(__name__)
 __all__ = ["find_weights", "weights_folder"]
 
@@ -62,7 +61,7 @@ def _from_hub(name: str, folder: Path) -> Path:
             return _torchvision_file(_plain(name).removeprefix("torchvision:"))
         repository, file = _hub_file(name)
         if repository:
-            return _hub_download(repository, file)
+            return hub_file(repository, file)
         reason = "they are not published on a hub"
     except InputError:
         raise
@@ -86,26 +85,11 @@ def _hub_file(name: str) -> tuple[str, str]:
     """(repository, file) on the Hugging Face hub, or empty where it is not published there."""
     backbone = _preset(name)
     if backbone or not name.startswith("timm:"):
-        return (backbone.hub if backbone else ""), "model.safetensors"
+        return (backbone.hub if backbone else ""), HUB_FILE
     import timm
 
     config = timm.get_pretrained_cfg(_plain(name).removeprefix("timm:"))
-    return (config and config.hf_hub_id) or "", (config and config.hf_hub_filename) or "model.safetensors"
-
-
-def _hub_download(repository: str, file: str) -> Path:
-    """Download from the Hugging Face hub, or find in its cache. Honours HF_HUB_OFFLINE and HF_ENDPOINT."""
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-
-    cached = try_to_load_from_cache(repository, file)
-    if isinstance(cached, str):
-        return Path(cached)
-    hub = urllib.parse.urlsplit(constants.ENDPOINT)
-    if not constants.HF_HUB_OFFLINE and not urllib.request.getproxies():
-        port = hub.port or (80 if hub.scheme == "http" else 443)
-        with socket.create_connection((hub.hostname, port), timeout=10):  # its client would try for half a minute
-            log.info("downloading %s of %s", file, repository)
-    return Path(hf_hub_download(repository, file))
+    return (config and config.hf_hub_id) or "", (config and config.hf_hub_filename) or HUB_FILE
 
 
 def _torchvision_file(name: str) -> Path:

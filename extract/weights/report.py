@@ -6,8 +6,9 @@ from typing import Any
 
 from twofold.data.errors import InputError
 from twofold.data.footage.detection.detector_file import YUNET, detector_here
+from twofold.data.host.hub import hub_cached
 from twofold.extract.networks.presets import PRESETS, Preset, preset
-from twofold.extract.weights.find import file_names, in_folder
+from twofold.extract.weights.find import HUB_FILE, file_names, in_folder
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,9 @@ class Listing:
 
 def listing(folder: Path) -> Listing:
     """Look for the weights of every preset in `folder` and in the cache of the hub. Downloads nothing."""
-    return Listing(folder, {backbone.name: in_folder(backbone.name, folder) or _cached(backbone)
+    return Listing(folder, {backbone.name: in_folder(backbone.name, folder) or hub_cached(backbone.hub, HUB_FILE)
                             for backbone in PRESETS},
                    detector_here(folder))
-
-
-def _cached(backbone: Preset) -> Path | None:
-    if not backbone.hub:
-        return None
-    from huggingface_hub import try_to_load_from_cache
-
-    path = try_to_load_from_cache(backbone.hub, "model.safetensors")
-    return Path(path) if isinstance(path, str) else None
 
 
 def _facts(backbone: Preset) -> dict[str, Any]:
@@ -115,7 +107,7 @@ def description(name: str, *, folder: Path, weights: Path | None = None) -> Desc
         names = ", ".join(backbone.name for backbone in PRESETS)
         raise InputError(f"weights show describes presets ({names}), not {name}")
     backbone = preset(name)
-    file = weights or in_folder(name, folder) or _cached(backbone)
+    file = weights or in_folder(name, folder) or hub_cached(backbone.hub, HUB_FILE)
     return Description(_facts(backbone), None if file is None else _described(name, file))
 
 

@@ -4,7 +4,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from twofold.data.errors import InputError
+from twofold.data.errors import InputError, first_line
+from twofold.data.host.hub import hub_cached, hub_file
 from twofold.data.host.weights_folder import weights_folder
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ class DetectorFile:
 YUNET = DetectorFile()
 
 
-def find_detector(path: Path | None, *, folder: Path | None = None) -> Path:
+def find_detector(path: Path | None) -> Path:
     """The file at `path`, else in the weights folder (under our name or the published one), else from the hub.
 
     Raises InputError that says what to fetch, from where, under which licence, and where to put it.
@@ -35,15 +36,14 @@ def find_detector(path: Path | None, *, folder: Path | None = None) -> Path:
         if not path.is_file():
             raise InputError(f"--detector {path} is not a file")
         return path
-    folder = folder or weights_folder()
-    here = detector_here(folder)
-    if here:
+    folder = weights_folder()
+    if here := detector_here(folder):
         return here
     try:
         return _downloaded()
     except Exception as error:  # the network's, the hub's and the proxy's own kinds, none of them ours to tell apart
         log.debug("hub", exc_info=error)
-        reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:160]}"
+        reason = f"{type(error).__name__}: {first_line(error, most=160)}"
     raise InputError(f"no face detector: {YUNET.file} is not in {folder} and the hub could not give it ({reason}). Get "
                      f"it from {YUNET.page} (licence: {YUNET.licence}), save it as {folder / YUNET.file}, or name a "
                      "file with --detector PATH")
@@ -52,32 +52,14 @@ def find_detector(path: Path | None, *, folder: Path | None = None) -> Path:
 def detector_here(folder: Path) -> Path | None:
     """The detector in a folder, or else in the hub's cache, if it is there."""
     files = (folder / name for name in (YUNET.file, *YUNET.hub_files))
-    return next((path for path in files if path.is_file()), None) or _cached()
-
-
-def _cached() -> Path | None:
-    try:
-        from huggingface_hub import try_to_load_from_cache
-    except ImportError:
-        return None
-    paths = [try_to_load_from_cache(YUNET.hub, name) for name in YUNET.hub_files]
-    return next((Path(path) for path in paths if isinstance(path, str)), None)
+    cached = (hub_cached(YUNET.hub, name) for name in YUNET.hub_files)
+    return next((path for path in files if path.is_file()), None) or next(filter(None, cached), None)
 
 
 def _downloaded() -> Path:
-    import socket
-    import urllib.parse
-    import urllib.request
-
-    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    hub = urllib.parse.urlsplit(constants.ENDPOINT)
-    if not constants.HF_HUB_OFFLINE and not urllib.request.getproxies():
-        port = hub.port or (80 if hub.scheme == "http" else 443)
-        with socket.create_connection((hub.hostname or "", port), timeout=10):  # its client would try for minutes
-            log.info("downloading the face detector from %s", YUNET.hub)
     try:
-        return Path(hf_hub_download(YUNET.hub, YUNET.hub_files[0]))
+        return hub_file(YUNET.hub, YUNET.hub_files[0])
     except EntryNotFoundError:
-        return Path(hf_hub_download(YUNET.hub, YUNET.hub_files[1]))
+        return hub_file(YUNET.hub, YUNET.hub_files[1])

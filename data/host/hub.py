@@ -1,0 +1,36 @@
+"""Files that are published on the Hugging Face hub: from its cache here, else from there, without long waits."""
+
+import logging
+import socket
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+def hub_cached(repository: str, file: str) -> Path | None:
+    """The file in the hub's cache on this machine; None if it is not there, or published on no hub (an empty name)."""
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    path = try_to_load_from_cache(repository, file) if repository else None
+    return Path(path) if isinstance(path, str) else None
+
+
+def hub_file(repository: str, file: str) -> Path:
+    """The file in the hub's cache, downloaded if it is not there. Honours HF_HUB_OFFLINE and HF_ENDPOINT.
+
+    Raises whatever the network, the proxy and the hub's client do.
+    """
+    if cached := hub_cached(repository, file):
+        return cached
+    from huggingface_hub import constants, hf_hub_download
+
+    hub = urllib.parse.urlsplit(constants.ENDPOINT)
+    if not constants.HF_HUB_OFFLINE and not urllib.request.getproxies():
+        port = hub.port or (80 if hub.scheme == "http" else 443)
+        with socket.create_connection((hub.hostname or "", port), timeout=10):  # its client would try for minutes
+            log.info("downloading %s of %s", file, repository)
+    return Path(hf_hub_download(repository, file))
