@@ -1,50 +1,22 @@
 """An iterator that works ahead in a thread of its own, while what it gave last is used."""
 
-import threading
+from collections import deque
 from collections.abc import Generator, Iterable
-from queue import Empty, Full, Queue
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
-WAIT_SECONDS = 0.2  #: between looks whether the other side has gone
+DEPTH = 2  #: items that are ready or being made while another is used
 
 
 def ahead(items: Iterable[Item]) -> Generator[Item]:
-    """The items in order; the next one is made meanwhile. What making them raises is raised where they are taken."""
-    queue: Queue[tuple[Item | None, BaseException | None]] = Queue(maxsize=1)
-    gone = threading.Event()
-
-    def put(item: Item | None, error: BaseException | None) -> bool:
-        while not gone.is_set():
-            try:
-                queue.put((item, error), timeout=WAIT_SECONDS)
-                return True
-            except Full:
-                continue
-        return False
-
-    def work() -> None:
+    """The items in order; the next ones are made meanwhile. What making them raises is raised where they are taken."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1, "ahead") as pool:
+        waiting = deque(pool.submit(next, iterator, end) for _ in range(DEPTH))
         try:
-            for item in items:
-                if not put(item, None):
-                    return
-            put(None, StopIteration())
-        except BaseException as error:
-            put(None, error)
-
-    thread = threading.Thread(target=work, name="ahead", daemon=True)
-    thread.start()
-    try:
-        while True:
-            try:
-                item, error = queue.get(timeout=WAIT_SECONDS)
-            except Empty:
-                continue
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield item  # pyright: ignore[reportReturnType]
-    finally:
-        gone.set()
-        thread.join()
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(pool.submit(next, iterator, end))
+                yield item  # pyright: ignore[reportReturnType]
+        finally:
+            pool.shutdown(cancel_futures=True)
