@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,18 +13,21 @@ from twofold import Report
 Detector = Annotated[Path | None, typer.Option(help="YuNet's ONNX file, where not in the weights folder.")]
 
 
+def with_settings(verb: Callable[..., Report]) -> Callable[..., Report]:
+    """The verb with an option for each field of `CropSettings`; they reach it as the dict `changes`."""
+    from twofold.data.footage.settings import CropSettings
+    from twofold.data.host.options import with_options
+
+    return with_options(CropSettings, declare=typer.Option)(verb)
+
+
+@with_settings
 def crop(
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Photographs, videos, folders of them.")],
     out: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for faces.csv and images/.")],
+    changes: dict[str, Any],
     fps: Annotated[float, typer.Option(help="Videos: look at that many frames a second; 0 is all.")] = 0.0,
     every: Annotated[int, typer.Option(help="Videos: look at each N-th frame.")] = 1,
-    align: Annotated[str, typer.Option(help="similarity (landmarks to a template) or square (the box).")]
-    = "similarity",
-    size: Annotated[int, typer.Option(help="Side of a face's image in pixels.")] = 224,
-    margin: Annotated[float, typer.Option(help="More around the face: a share of the side, on every side.")] = 0.0,
-    min_score: Annotated[float, typer.Option(help="Less sure detections are no faces.")] = 0.6,
-    min_size: Annotated[int, typer.Option(help="Smaller faces are left out; small values take more time.")] = 40,
-    jpeg: Annotated[int, typer.Option(help="Write JPEG of this quality; 0 writes PNG.")] = 0,
     detector: Detector = None,
     workers: Annotated[int, typer.Option(min=0, help="Threads; 0 takes one a core.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write faces.csv anew though somebody changed it.")]
@@ -36,7 +40,7 @@ def crop(
     from twofold.data.footage.detection.detector_file import find_detector
     from twofold.data.footage.settings import CropSettings, Sampling
 
-    settings = CropSettings(align=align, size=size, margin=margin, min_score=min_score, min_size=min_size, jpeg=jpeg)
+    settings = CropSettings(**{name: value for name, value in changes.items() if value is not None})
     request = CropRequest(inputs=inputs, out=out, settings=settings, sampling=Sampling(fps=fps, every=every),
                           workers=workers, overwrite=overwrite)
     return run_crop(request, open_yunet(find_detector(detector)))

@@ -1,13 +1,11 @@
 """How faces are cut out of pictures: the settings, and the one line of text in which a manifest carries them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-import pandas as pd
-
 from twofold.data.errors import InputError
+from twofold.data.host.options import check, option
 
-ALIGNMENTS = ("similarity", "square")
 VERSION = 1  #: of detection, alignment and encoding: what they give may only change together with this number
 
 
@@ -15,26 +13,20 @@ VERSION = 1  #: of detection, alignment and encoding: what they give may only ch
 class CropSettings:
     """What a crop's pixels depend on, beside the picture.
 
-    align: `similarity` (landmarks onto the template, see align.py) or `square` (the box, upright); size: side of the
-    crop in pixels; margin: share of the side added on every side; min_score: of the detector, 0 to 1; min_size: the
-    shorter side of the box, pixels of the picture; jpeg: quality of JPEG files, 0 writes PNG.
+    align: `similarity` (landmarks onto the template, see align.py) or `square` (the box, upright); margin: share of the
+    side added on every side; min_score: of the detector; min_size: the shorter side of the box, pixels of the picture.
     """
 
-    align: str = "similarity"
-    size: int = 224
-    margin: float = 0.0
-    min_score: float = 0.6
-    min_size: int = 40
-    jpeg: int = 0
+    align: str = option("similarity", help="Landmarks onto a template, or the square around the box.",
+                        choices=("similarity", "square"))
+    size: int = option(224, help="Side of a face's image in pixels.", least=16, most=2048)
+    margin: float = option(0.0, help="More around the face: a share of the side, on every side.", least=-0.4, most=2)
+    min_score: float = option(0.6, help="Less sure detections are no faces.", least=0.05, most=1)
+    min_size: int = option(40, help="Smaller faces are left out; small values take more time.", least=8, most=10_000)
+    jpeg: int = option(0, help="Write JPEG of this quality; 0 writes PNG.", least=0, most=100)
 
     def __post_init__(self) -> None:
-        if self.align not in ALIGNMENTS:
-            raise InputError(f"--align {self.align!r}: choose from {', '.join(ALIGNMENTS)}")
-        for name, value, low, high in (("size", self.size, 16, 2048), ("margin", self.margin, -0.4, 2),
-                                       ("min-score", self.min_score, 0.05, 1), ("min-size", self.min_size, 8, 10_000),
-                                       ("jpeg", self.jpeg, 0, 100)):
-            if not low <= value <= high:
-                raise InputError(f"--{name} {value:g} is not between {low:g} and {high:g}")
+        check(self)
 
     @property
     def suffix(self) -> str:
@@ -52,16 +44,16 @@ def read_line(line: str) -> tuple[CropSettings, str]:
     if words.get("version", str(VERSION)) != str(VERSION):
         raise InputError(f"crop settings {line!r} are of another version than {VERSION}: crop the faces again")
     try:
-        settings = CropSettings(
-            align=words["align"], size=int(words["size"]), margin=float(words["margin"]),
-            min_score=float(words["min_score"]), min_size=int(words["min_size"]), jpeg=int(words["jpeg"]))
-        return settings, words["detector"]
+        values = {each.name: type(each.default)(words[each.name]) for each in fields(CropSettings)}
+        return CropSettings(**values), words["detector"]
     except (KeyError, ValueError):
         raise InputError(f"{line!r} are no crop settings (see the column `crop` of what `crop` writes)") from None
 
 
 def crop_lines(manifest: Path) -> list[str]:
     """The different crop settings in a manifest's column `crop`, those of most faces first; none without the column."""
+    import pandas as pd  # late: the command line reads the settings above for its help
+
     table = pd.read_csv(manifest, usecols=lambda name: name == "crop", dtype=str, keep_default_na=False,
                         encoding="utf-8-sig")
     return [line for line in table["crop"].value_counts(sort=True).index if line] if len(table.columns) else []

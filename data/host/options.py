@@ -124,7 +124,7 @@ def record_of(settings: Any) -> dict[str, Any]:
 
 
 def with_options(
-    kind: type, *, declare: Callable[..., Any], names_in: Callable[[str], list[str]],
+    kind: type, *, declare: Callable[..., Any], names_in: Callable[[str], list[str]] = str.split,
 ) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """A decorator of a verb: an option for each setting of a kind; all reach the verb as the dict `changes`, None where
     an option was not used. declare: typer.Option; names_in: the names in an option's text."""
