@@ -14,6 +14,7 @@ from twofold.data.footage.crop import CropRequest, crop
 from twofold.data.footage.detection.detect import open_yunet
 from twofold.data.footage.detection.detector_file import find_detector
 from twofold.data.footage.settings import CropSettings, Sampling
+from twofold.data.host.csv_files import replacing
 from twofold.data.images.sources import NO_FACE_SUFFIX
 from twofold.data.manifest import read_manifest
 from twofold.data.readers.cexpr import read_template
@@ -62,14 +63,11 @@ def link_frames(table: pd.DataFrame, asked: Sequence[str], crops: Path, folder: 
             continue
         target = folder / PurePosixPath(name).with_suffix(PurePosixPath(key).suffix)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".tmp-{target.name}")
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(crops / key, temporary)
-        except OSError:
-            shutil.copyfile(crops / key, temporary)
-        temporary.replace(target)
-        temporary.unlink(missing_ok=True)  # where both were links to one file, the one does not replace the other
+        with replacing(target, synced=False) as temporary:
+            try:
+                os.link(crops / key, temporary)
+            except OSError:
+                shutil.copyfile(crops / key, temporary)
         count += 1
     return count
 

@@ -21,6 +21,8 @@ from twofold.data.footage.rows import face_key, table
 from twofold.data.footage.settings import VERSION, CropSettings, Sampling
 from twofold.data.footage.sources import Source, find_sources
 from twofold.data.footage.video import VideoError, video_facts
+from twofold.data.host.csv_files import replacing
+from twofold.data.images.csv_pixels import write_image
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
 
 FACES, FACTS = "faces.csv", "crop.json"
@@ -89,9 +91,8 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{out} exists and is no folder of `crop`: choose another -o")
         out.mkdir(parents=True, exist_ok=True)
-        temporary = out / f".tmp-{FACTS}"
-        temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -169,9 +170,7 @@ def _keep(seen: Look, out: Path, settings: CropSettings, journal: Journal, diges
     for place, face in enumerate(seen.faces):
         path = out / face_key(seen, place, settings)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".tmp-{path.name}")
-        temporary.write_bytes(face.content)
-        os.replace(temporary, path)
+        write_image(path, face.content)
     journal.add(seen, digests[seen.source.name])
 
 

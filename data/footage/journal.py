@@ -11,6 +11,7 @@ from twofold.data.errors import InputError
 from twofold.data.footage.detection.detect import Detection
 from twofold.data.footage.look import Face, Look
 from twofold.data.footage.sources import Source
+from twofold.data.host.csv_files import replacing
 
 NAME = ".journal.jsonl"
 
@@ -65,13 +66,9 @@ class Journal:
         """Take out all looks of these sources."""
         if not names:
             return
-        temporary = self.path.with_name(f".tmp-{NAME}")
-        with self.path.open("rb") as old, temporary.open("wb") as new:
+        with replacing(self.path) as temporary, self.path.open("rb") as old, temporary.open("wb") as new:
             new.writelines(line for line in old if json.loads(line)["source"] not in names)
-            new.flush()
-            os.fsync(new.fileno())
         self.file.close()
-        temporary.replace(self.path)
         self.file = self._opened(self.path)
 
     def digests(self) -> dict[str, str]:

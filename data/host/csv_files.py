@@ -121,9 +121,10 @@ def replacing(path: Path, *, synced: bool = True) -> Iterator[Path]:
         temporary.replace(path)
         if synced:
             sync(path.parent)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError) and error.filename in (temporary, str(temporary)):
+    except OSError as error:
+        if error.filename in (temporary, str(temporary)):
             error.filename = str(path)  # whose name says something
         raise
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
