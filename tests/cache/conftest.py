@@ -25,20 +25,25 @@ def recipe():
     return make_recipe
 
 
+def write_random(path: Path, *, rows: int = 700, dim: int = 6, seed: int = 0, failures=None, version: int = 2,
+                 **changes) -> np.ndarray:
+    """Write a feature file of random features; returns these."""
+    how = make_recipe(**changes)
+    failures = {"train/bad.jpg": "not an image"} if failures is None else failures
+    features = np.random.default_rng(seed).standard_normal((rows, dim)).astype(how.dtype)
+    keys = [f"train/é {row:04d}.jpg" for row in range(rows)]
+    writer = write_version1 if version == 1 else write_featurefile
+    writer(path, recipe=how, dim=dim, keys=keys, sha256=[f"{row:064x}" for row in range(rows)],
+           features=features, failures=failures)
+    return features
+
+
 @pytest.fixture
 def write(tmp_path):
     """Write a feature file of random features; returns its path and the features."""
 
-    def make(path: Path | None = None, *, rows: int = 700, dim: int = 6, seed: int = 0, failures=None, version: int = 2,
-             **changes):
-        how = make_recipe(**changes)
-        failures = {"train/bad.jpg": "not an image"} if failures is None else failures
-        features = np.random.default_rng(seed).standard_normal((rows, dim)).astype(how.dtype)
-        keys = [f"train/é {row:04d}.jpg" for row in range(rows)]
+    def make(path: Path | None = None, **how):
         path = path or tmp_path / "features.h5"
-        writer = write_version1 if version == 1 else write_featurefile
-        writer(path, recipe=how, dim=dim, keys=keys, sha256=[f"{row:064x}" for row in range(rows)],
-               features=features, failures=failures)
-        return path, features
+        return path, write_random(path, **how)
 
     return make
