@@ -19,7 +19,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test looks for weights on the
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as twofold sets it, whichever of the two is imported first
 
 # Facts about encoders are remembered between runs; tests begin without any.
-os.environ.setdefault("TWOFOLD_CACHE", tempfile.mkdtemp(prefix="twofold-tests-"))
+if "TWOFOLD_CACHE" not in os.environ:
+    FACTS = tempfile.TemporaryDirectory(prefix="twofold-tests-")  # goes with this process
+    os.environ["TWOFOLD_CACHE"] = FACTS.name
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +58,21 @@ def pipeline():
         )
 
     return run
+
+
+@pytest.fixture
+def forked(tmp_path):
+    """Start `python pipeline.py ARGS`, perhaps with `code` run before it, in a process that has torch loaded already;
+    what still runs when the test ends is killed."""
+    from tests.forked import start
+
+    processes = []
+
+    def run(*arguments: object, code: str = ""):
+        processes.append(start([str(word) for word in arguments], tmp_path / f"streams{len(processes)}", code=code))
+        return processes[-1]
+
+    yield run
+    for process in processes:
+        process.process.kill()
+        process.process.join()

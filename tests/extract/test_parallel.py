@@ -3,30 +3,25 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.extract.stores import assert_equal_stores
+from tests.forked import Forked
 from twofold.cache.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE = ("timm:test_vit",)
 
 
-def start(*words: object, code: str = "") -> subprocess.Popen:
-    """`python pipeline.py WORDS`, or with `code` run before it, in the background."""
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}"
-    program += "from twofold import pipeline; sys.exit(pipeline.main())"
-    return subprocess.Popen([sys.executable, "-c", program, *map(str, words)], cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def finish(processes: list[subprocess.Popen]) -> list[str]:
-    outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), outputs
-    return [out for out, _ in outputs]
+def outputs(processes: Sequence[Forked]) -> list[str]:
+    """What they print; each must end with code 0."""
+    results = [process.finish() for process in processes]
+    assert [code for code, _, _ in results] == [0] * len(results), results
+    return [out for _, out, _ in results]
 
 
 @pytest.fixture(scope="module")
@@ -38,35 +33,35 @@ def alone(cli, drawn, extract_args, tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 5])
-def test_shards_at_the_same_time_make_the_same_file(drawn, extract_args, alone, tmp_path, count):
+def test_shards_at_the_same_time_make_the_same_file(forked, drawn, extract_args, alone, tmp_path, count):
     args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--part-rows", "4", networks=ONE)
-    finish([start(*args, "--shard", f"{index}/{count}") for index in range(count)])
+    outputs([forked(*args, "--shard", f"{index}/{count}") for index in range(count)])
     assert_equal_stores(tmp_path / "s", alone)
 
 
 @pytest.mark.slow
-def test_two_processes_on_the_same_work_do_no_harm(drawn, extract_args, alone, tmp_path):
+def test_two_processes_on_the_same_work_do_no_harm(forked, drawn, extract_args, alone, tmp_path):
     args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--part-rows", "4", networks=ONE)
-    finish([start(*args), start(*args)])
+    outputs([forked(*args), forked(*args)])
     assert_equal_stores(tmp_path / "s", alone)
 
 
 @pytest.mark.slow
-def test_one_process_a_device(drawn, extract_args, alone, tmp_path):
+def test_one_process_a_device(forked, drawn, extract_args, alone, tmp_path):
     args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--device", "cpu,cpu", "--json", networks=ONE)
-    record = json.loads(finish([start(*args)])[0])
+    record = json.loads(outputs([forked(*args)])[0])
     assert record["computed_faces"] == 70
     assert_equal_stores(tmp_path / "s", alone)
 
 
 @pytest.mark.slow
-def test_a_full_disk_loses_nothing(cli, drawn, extract_args, tmp_path):
+def test_a_full_disk_loses_nothing(cli, forked, drawn, extract_args, tmp_path):
     """No file may grow over 40 kB, which the parts of the wide network (512-d) do."""
     narrow, wide = networks = ("timm:test_vit", "torchvision:resnet18")
     args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--part-rows", "32", networks=networks)
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); "
-    _, err = (process := start(*args, code=limit)).communicate(timeout=300)
-    assert process.returncode == 1, err
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))"
+    ended, _, err = forked(*args, code=limit).finish()
+    assert ended == 1, err
     assert "the disk is full" in err and "Traceback" not in err
     assert not list((tmp_path / "s").glob("**/.tmp-*"))
     parts_of_narrow = sum(part.rows for part in Store(tmp_path / "s").parts())

@@ -6,8 +6,6 @@ Two nodes, for the suite's sake; `TWOFOLD_RAY_NODES=4 pytest tests/extract/test_
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -168,14 +166,13 @@ def busy_node(cluster):
 
 
 @pytest.mark.slow
-def test_a_killed_driver_and_a_stopped_one_go_on(cli, cluster, words, alone, watched, tmp_path):
-    store, program = tmp_path / "s", (
-        f"import sys; from pathlib import Path; sys.path.insert(0, {str(ROOT)!r}); from twofold import pipeline; "
-        f"from twofold.extract.cluster import on_ray; on_ray.PIPELINE = Path({str(watched.script)!r}); pipeline.main()")
-    args = words(store, "--ray", cluster.address, "--ray-workers", 1)
-    with subprocess.Popen([sys.executable, "-c", program, *args]) as killed:
-        when_parts(store, 4, killed.kill).join(timeout=120)
-    assert killed.returncode == -signal.SIGKILL
+def test_a_killed_driver_and_a_stopped_one_go_on(cli, forked, cluster, words, alone, watched, tmp_path):
+    store, args = tmp_path / "s", words(tmp_path / "s", "--ray", cluster.address, "--ray-workers", 1)
+    killed = forked(*args, code=f"from pathlib import Path; from twofold.extract.cluster import on_ray; "
+                                f"on_ray.PIPELINE = Path({str(watched.script)!r})")
+    when_parts(store, 4, lambda: killed.signal(signal.SIGKILL)).join(timeout=120)
+    ended, _, err = killed.finish()
+    assert ended == -signal.SIGKILL, err
     signalled = when_parts(store, 12, lambda: os.kill(os.getpid(), signal.SIGTERM))
     stopped = cli(*args)
     signalled.join()

@@ -5,8 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -167,21 +165,19 @@ def test_a_dry_run_without_a_readable_face_estimates_nothing(cli, extract_args, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_keeps_its_batches_and_goes_on(drawn, pipeline, extract_args, whole, tmp_path, number):
+def test_a_stopped_run_keeps_its_batches_and_goes_on(drawn, forked, cli, extract_args, whole, tmp_path, number):
     args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--views", "original,flip", "--part-rows", "8",
                         "--batch-size", "8")
-    process = subprocess.Popen([sys.executable, str(ROOT / "pipeline.py"), *args], stdout=subprocess.PIPE, text=True,
-                               stderr=subprocess.PIPE, cwd=ROOT)
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "s").glob(".parts/*/*.h5")) and time.monotonic() < deadline and process.poll() is None:
+    running, deadline = forked(*args), time.monotonic() + 60
+    while not list((tmp_path / "s").glob(".parts/*/*.h5")) and time.monotonic() < deadline and running.runs():
         time.sleep(0.005)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    if process.returncode == 0:
+    running.signal(number)
+    ended, out, err = running.finish()
+    if ended == 0:
         pytest.skip("the run was over before the signal came")
-    assert process.returncode == 128 + number, err
+    assert ended == 128 + number, err
     assert "the same command goes on" in out and "Traceback" not in err
-    done = pipeline(*args, "--json")
+    done = cli(*args, "--json")
     assert done.returncode == 0 and 0 < json.loads(done.stdout)["computed_rows"] < 280
     assert_equal_stores(tmp_path / "s", whole)
 
