@@ -30,11 +30,11 @@ def drawn(name: str):
 def test_folding_changes_no_value_that_matters(name, folded, left):
     network, pictures = drawn(name)
     with torch.inference_mode():
-        before = network(pictures)
-    assert fold_norms(network, pictures[:2]) == folded
+        before = network(pictures[:2])
+    assert fold_norms(network, pictures[2:]) == folded
     assert sum(isinstance(module, nn.BatchNorm2d) for module in network.modules()) == left
     with torch.inference_mode():
-        torch.testing.assert_close(network(pictures), before, rtol=1e-4, atol=1e-4 * float(before.abs().max()))
+        torch.testing.assert_close(network(pictures[:2]), before, rtol=1e-4, atol=1e-4 * float(before.abs().max()))
 
 
 class Tricky(nn.Module):

@@ -15,12 +15,14 @@ from torchvision import models
 from tests.extract.encoders import load, state_of
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
+from twofold.extract.networks.own_classifier import last_layer, own_classifier
 from twofold.extract.networks.published.posterv2 import PosterV2
 from twofold.extract.plan import ExtractOptions
 from twofold.extract.run import Request, extract
 from twofold.extract.streams import parse_streams
 from twofold.extract.weights.class_orders import ORDERS
 from twofold.extract.weights.convert import convert
+from twofold.extract.weights.read import read_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -203,15 +205,23 @@ def test_the_classifier_of_poster_gives_logits_from_its_embedding(poster, tmp_pa
     ("caer-s_best.pth", "", ()), ("caer-s_raf.pth", "", ()), ("raf_and_affectnet.pth", "", ()),
     ("best.pth", "affectnet7", ORDERS["affectnet7"]), ("rafdb.pth", "affectnet7", ORDERS["affectnet7"]),
 ])
-def test_the_order_of_the_classes_is_known_or_refused(poster, tmp_path, name, options, classes):
-    path = tmp_path / name
-    path.hardlink_to(poster)
+def test_the_order_of_the_classes_is_known_or_refused(tmp_path, name, options, classes):
+    """Of the layer alone, in a file of that name; that an encoder has what this says, is seen above."""
+    path, layer = tmp_path / name, {"head.weight": torch.randn(7, 768), "head.bias": torch.randn(7)}
+    torch.save(layer, path)
     if options:
         convert(path, tmp_path / "c.safetensors", classes=options)
         path = tmp_path / "c.safetensors"
+    classifier, unnamed = own_classifier("posterv2", last_layer(layer, dim=768), read_checkpoint(path))
+    assert (classifier.classes if classifier else ()) == classes
+    assert unnamed == (0 if classes else 7)
+
+
+def test_classes_whose_order_nobody_says_are_counted(poster, tmp_path):
+    path = tmp_path / "best.pth"
+    path.hardlink_to(poster)
     encoder = load("posterv2", path)
-    assert (encoder.classifier.classes if encoder.classifier else ()) == classes
-    assert encoder.unnamed_classes == (0 if classes else 7)
+    assert encoder.classifier is None and encoder.unnamed_classes == 7
 
 
 def test_any_network_keeps_a_classifier_whose_classes_its_file_names(resnet18, tmp_path):
