@@ -24,6 +24,7 @@ from twofold.extract.views import view
 
 pytest.importorskip("onnxscript", reason="writing ONNX is optional")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX is optional")
+pytestmark = pytest.mark.slow
 SIDE = 48
 NAME = "timm:test_vit?size=64"
 

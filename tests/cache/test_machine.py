@@ -177,10 +177,17 @@ StoreMachine.TestCase.settings = settings(max_examples=max(1, STEPS // 25), stat
 test_the_store_as_a_state_machine = StoreMachine.TestCase
 
 
-def lose_an_update(tmp_path, seeds):
+@pytest.fixture
+def folder():
+    """In memory where that can be had: thousands of small files are brought to the disk, and no test asks the disk."""
+    with tempfile.TemporaryDirectory(dir=FAST) as folder:
+        yield Path(folder)
+
+
+def lose_an_update(folder, seeds):
     """Two runs that each find another image changed, interleaved by each seed; True once a computed row is lost."""
     for seed in seeds:
-        store = Store(tmp_path / str(seed), new=True)
+        store = Store(folder / str(seed), new=True)
         store.path.mkdir(parents=True)
         publish_part(store, RECIPE, 2, rows_of([(key, 0) for key in KEYS]))
         assemble(store, RECIPE, 2, KEYS)
@@ -196,16 +203,16 @@ def lose_an_update(tmp_path, seeds):
     return False
 
 
-def test_no_interleaving_loses_an_update_and_without_the_fix_one_does(tmp_path, monkeypatch):
-    assert not lose_an_update(tmp_path / "fixed", range(30))
+def test_no_interleaving_loses_an_update_and_without_the_fix_one_does(folder, monkeypatch):
+    assert not lose_an_update(folder / "fixed", range(30))
     monkeypatch.setattr(assembling.FileState, "is_current", lambda state, store, recipe: True)
-    assert lose_an_update(tmp_path / "broken", range(200))
+    assert lose_an_update(folder / "broken", range(200))
 
 
-def test_two_manifests_at_once_believe_no_retired_row_of_before(tmp_path):
+def test_two_manifests_at_once_believe_no_retired_row_of_before(folder):
     """One finds rows retired by the other which it had not seen; 1,000 unforced trials had found this."""
     for seed in range(40):
-        store = Store(tmp_path / str(seed), new=True)
+        store = Store(folder / str(seed), new=True)
         store.path.mkdir(parents=True)
         publish_part(store, RECIPE, 2, rows_of([(key, 0) for key in KEYS[1:5]]))
         assemble(store, RECIPE, 2, KEYS[1:5])
@@ -219,11 +226,11 @@ def test_two_manifests_at_once_believe_no_retired_row_of_before(tmp_path):
         assert versions(file_state(store, RECIPE)) == dict.fromkeys(KEYS, 1)
 
 
-def test_killed_at_each_moment_of_a_run_the_next_one_ends_it(tmp_path):
+def test_killed_at_each_moment_of_a_run_the_next_one_ends_it(folder):
     """Not at random: one run of everything, killed at its first, second, ... moment until it gets through."""
     number, count = 1, [1]
     while count[0] >= number - 1:
-        store = Store(tmp_path / str(number), new=True)
+        store = Store(folder / str(number), new=True)
         store.path.mkdir(parents=True)
         publish_part(store, RECIPE, 2, rows_of([(key, 0) for key in KEYS]))
         assemble(store, RECIPE, 2, KEYS)
@@ -242,9 +249,9 @@ def test_killed_at_each_moment_of_a_run_the_next_one_ends_it(tmp_path):
 
 
 @pytest.mark.parametrize("number", range(1, 4))
-def test_who_tidies_leaves_the_neighbours_folder_alone(tmp_path, number):
+def test_who_tidies_leaves_the_neighbours_folder_alone(folder, number):
     """A part goes into a folder that another process removes at that moment."""
-    store = Store(tmp_path, new=True)
+    store = Store(folder, new=True)
     publish_part(store, RECIPE, 2, rows_of([(key, 0) for key in KEYS]))
     interleaved([partial(assemble, store, RECIPE, 2, KEYS),
                  partial(publish_part, store, RECIPE, 2, rows_of([("a.png", 1)]))], random.Random(number).randrange)

@@ -12,8 +12,8 @@ from twofold.extract.networks.presets import PRESETS, preset
 from twofold.extract.networks.random_weights import noise_pictures
 from twofold.extract.weights.class_orders import class_order
 
+pytestmark = pytest.mark.slow
 MOBILENET = "weights/imagenet/mobilenet_v2-b0353104.pth"
-
 LITE0 = "weights/imagenet/tf_efficientnet_lite0.imagenet.fp16.safetensors"
 
 

@@ -130,6 +130,7 @@ def zip_of_many(path: Path, count: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_each_bomb_gets_a_sentence_in_little_memory(tmp_path):
     files = {}
     for bomb, message in BOMBS.items():

@@ -21,6 +21,7 @@ def drawn(name: str):
     return built.trim(built.network).eval(), noise_pictures(built.preprocessing, torch.Generator().manual_seed(5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, folded, left", [
     ("resnet18", 20, 0), ("resnet50", 53, 0), ("resnet50_conv5", 52, 0), ("torchvision:mobilenet_v2", 52, 0),
     ("timm:tf_efficientnet_lite0", 49, 0), ("vit_mae", 0, 0),
