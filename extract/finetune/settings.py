@@ -10,6 +10,13 @@ from twofold.data.host.options import check, option
 from twofold.data.labels import Taxonomy
 from twofold.data.taxonomies import find_taxonomy
 
+# the panels of `finetune --help`
+LEARNS = "What it learns"
+STEPS = "Steps"
+LOSS = "Loss and regularisation"
+IMAGES = "Augmentation"
+FACES = "Validation and folds"
+
 DEFAULT_CLASSES = {"basic": "basic7", "compound": "cexpr7"}
 
 
@@ -17,50 +24,50 @@ DEFAULT_CLASSES = {"basic": "basic7", "compound": "cexpr7"}
 class Settings:
     """All that decides which weights come out, besides the faces and the weights to start from."""
 
-    target: str = option("basic", help="The labels it learns: basic, compound, both, or a column of your own; where "
-                                       "--classes stands alone, those that it is of.")
-    classes: str = option("", help="A taxonomy or FILE.toml, or two with a comma between for both; empty: basic7, "
-                                   "cexpr7.")
-    size: int = option(0, help="Side of the input in pixels, the whole face in it; 0: the network's own.", least=0)
-    train: str = option("all", help="What learns: all, last:N (its last N layers) or head.")
-    frozen_norms: bool = option(False, help="Batch norms keep the statistics they came with.")
-    epochs: int = option(12, help="Passes over the training faces.", least=1)
-    batch_size: int = option(64, help="Faces a step, of all processes together.", least=2)
-    accumulate: int = option(1, help="Parts that a step is computed in, for memory.", least=1)
-    optimizer: str = option("adamw", help="How steps are taken.", choices=("adamw", "adam"))
-    lr: float = option(5e-4, help="Learning rate.", above=0)
-    lr_batch: int = option(0, help="Faces a step that the rate is meant for, and scaled to; 0: for any.", least=0)
-    min_lr: float = option(0.0, help="Where cosine and plateau end.", least=0)
-    schedule: str = option("cosine", help="After warm-up.", choices=("constant", "cosine", "step", "plateau"))
-    warmup: float = option(1.0, help="Epochs of linear warm-up.", least=0)
-    lr_factor: float = option(0.1, help="Of step and plateau.", above=0, below=1)
-    step_epochs: int = option(15, help="Epochs between the steps of the rate.", least=1)
-    patience: int = option(5, help="Epochs without a better validation score that plateau waits for.", least=1)
-    layer_decay: float = option(1.0, help="Rate of a layer over that of the layer after it.", above=0)
-    weight_decay: float = option(0.05, help="Decoupled with adamw; none for biases and norms.", least=0)
-    clip: float = option(0.0, help="Largest norm of the gradient; 0: any.", least=0)
-    drop_path: float = option(0.0, help="Stochastic depth, for networks that have it.", least=0, below=1)
-    dropout: float = option(0.0, help="Before the classifiers.", least=0, below=1)
-    label_smoothing: float = option(0.1, help="Share spread over all classes.", least=0, below=1)
-    class_weights: float = option(0.0, help="Power of inverse frequency in the loss.", least=0)
-    balanced_sampling: float = option(0.0, help="The same for drawing faces.", least=0)
-    basic_weight: float = option(1.0, help="Weight of the basic loss where both are learned.", least=0)
-    flip: float = option(0.5, help="Probability of the mirror image.", least=0)
-    shift: float = option(0.1, help="Largest shift, of the side.", least=0)
-    rotate: float = option(10.0, help="Largest rotation, in degrees.", least=0)
-    crop: float = option(0.8, help="Least share of the area that a random crop keeps; 1: no crop.", above=0)
-    jitter: float = option(0.2, help="Largest relative change of brightness and contrast.", least=0, below=1)
-    rand_augment: str = option("", help="timm's RandAugment, as rand-m9-mstd0.5-inc1; empty: none.")
-    erasing: float = option(0.0, help="Probability of random erasing.", least=0)
-    mixup: float = option(0.0, help="Alpha of mixup; 0: none.", least=0)
-    cutmix: float = option(0.0, help="Alpha of CutMix; 0: none.", least=0)
-    ema: float = option(0.0, help="Decay a step of the average of the weights; 0: none.", least=0, below=1)
-    seed: int = option(0, help="Of everything drawn.", least=0)
-    folds: int = option(0, help="One encoder a fold, the folds being those of `fuse --folds`; 0: by the splits.",
+    target: str = option("basic", LEARNS, "The labels it learns: basic, compound, both, or a column of your own; where "
+                                          "--classes stands alone, those that it is of.")
+    classes: str = option("", LEARNS, "A taxonomy or FILE.toml, or two with a comma between for both; empty: basic7, "
+                                      "cexpr7.")
+    size: int = option(0, LEARNS, "Side of the input in pixels, the whole face in it; 0: the network's own.", least=0)
+    train: str = option("all", LEARNS, "What learns: all, last:N (its last N layers) or head.")
+    frozen_norms: bool = option(False, LEARNS, "Batch norms keep the statistics they came with.")
+    epochs: int = option(20, STEPS, "Passes over the training faces.", least=1)
+    batch_size: int = option(64, STEPS, "Faces a step, of all processes together.", least=2)
+    accumulate: int = option(1, STEPS, "Parts that a step is computed in, for memory.", least=1)
+    optimizer: str = option("adamw", STEPS, "How steps are taken.", choices=("adamw", "adam"))
+    lr: float = option(5e-4, STEPS, "Learning rate.", above=0)
+    lr_batch: int = option(0, STEPS, "Faces a step that the rate is meant for, and scaled to; 0: for any.", least=0)
+    min_lr: float = option(0.0, STEPS, "Where cosine and plateau end.", least=0)
+    schedule: str = option("cosine", STEPS, "After warm-up.", choices=("constant", "cosine", "step", "plateau"))
+    warmup: float = option(1.0, STEPS, "Epochs of linear warm-up.", least=0)
+    lr_factor: float = option(0.1, STEPS, "Of step and plateau.", above=0, below=1)
+    step_epochs: int = option(15, STEPS, "Epochs between the steps of the rate.", least=1)
+    patience: int = option(5, STEPS, "Epochs without a better validation score that plateau waits for.", least=1)
+    layer_decay: float = option(1.0, STEPS, "Rate of a layer over that of the layer after it.", above=0)
+    weight_decay: float = option(0.05, STEPS, "Decoupled with adamw; none for biases and norms.", least=0)
+    clip: float = option(0.0, STEPS, "Largest norm of the gradient; 0: any.", least=0)
+    drop_path: float = option(0.0, LOSS, "Stochastic depth, for networks that have it.", least=0, below=1)
+    dropout: float = option(0.0, LOSS, "Before the classifiers.", least=0, below=1)
+    label_smoothing: float = option(0.1, LOSS, "Share spread over all classes.", least=0, below=1)
+    class_weights: float = option(0.0, LOSS, "Power of inverse frequency in the loss.", least=0)
+    balanced_sampling: float = option(0.0, LOSS, "The same for drawing faces.", least=0)
+    basic_weight: float = option(1.0, LOSS, "Weight of the basic loss where both are learned.", least=0)
+    flip: float = option(0.5, IMAGES, "Probability of the mirror image.", least=0)
+    shift: float = option(0.1, IMAGES, "Largest shift, of the side.", least=0)
+    rotate: float = option(10.0, IMAGES, "Largest rotation, in degrees.", least=0)
+    crop: float = option(0.8, IMAGES, "Least share of the area that a random crop keeps; 1: no crop.", above=0)
+    jitter: float = option(0.2, IMAGES, "Largest relative change of brightness and contrast.", least=0, below=1)
+    rand_augment: str = option("", IMAGES, "timm's RandAugment, as rand-m9-mstd0.5-inc1; empty: none.")
+    erasing: float = option(0.0, IMAGES, "Probability of random erasing.", least=0)
+    mixup: float = option(0.0, IMAGES, "Alpha of mixup; 0: none.", least=0)
+    cutmix: float = option(0.0, IMAGES, "Alpha of CutMix; 0: none.", least=0)
+    ema: float = option(0.0, LOSS, "Decay a step of the average of the weights; 0: none.", least=0, below=1)
+    seed: int = option(0, STEPS, "Of everything drawn.", least=0)
+    folds: int = option(0, FACES, "One encoder a fold, the folds being those of `fuse --folds`; 0: by the splits.",
                         least=0)
-    fold_classes: str = option("cexpr7", help="The taxonomy whose faces are dealt into folds: that of `fuse`.")
-    val_fraction: float = option(0.15, help="Of train, where there is no validation.", above=0, below=1)
-    precision: str = option("auto", help="Arithmetic of the forward pass.", choices=("auto", "fp32", "bf16", "fp16"))
+    fold_classes: str = option("cexpr7", FACES, "The taxonomy whose faces are dealt into folds: that of `fuse`.")
+    val_fraction: float = option(0.15, FACES, "Of train, where there is no validation.", above=0, below=1)
+    precision: str = option("auto", STEPS, "Arithmetic of the forward pass.", choices=("auto", "fp32", "bf16", "fp16"))
 
     def __post_init__(self) -> None:
         check(self)
