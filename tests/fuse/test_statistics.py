@@ -15,17 +15,29 @@ from twofold.fuse.scores.statistics import (
     compare,
     difference_interval,
     interval,
-    mcnemar,
     sign_flip_test,
 )
 
 # ------------------------------------------------------------------------------------------------------ paired test
 
 
-def test_mcnemar_is_the_exact_binomial_test():
-    for only_a, only_b in [(0, 0), (1, 0), (5, 5), (12, 3), (40, 70), (400, 300)]:
-        expected = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
-        assert mcnemar(only_a, only_b) == pytest.approx(min(1, expected), rel=1e-9)
+@pytest.mark.parametrize("counts", [(0, 0), (1, 0), (5, 5), (12, 3), (40, 70), (400, 300), (500, 100), (30_000, 1_000)])
+def test_sign_flips_of_single_faces_are_the_exact_binomial_test(counts):
+    only_a, only_b = counts
+    expected = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    p_value = sign_flip_test(np.repeat([1, -1], counts))
+    assert p_value == pytest.approx(max(min(1, expected), 2.0 ** (1 - min(max(only_a + only_b, 1), 1000))), rel=1e-8)
+
+
+def test_a_small_p_value_is_no_rounding_error():
+    """Counted in whole numbers: 150 groups ahead by one face and 40 by two, 20 behind by one, 5 by two."""
+    ahead = np.repeat([1, 2, -1, -2], (150, 40, 20, 5))
+    ways = Counter({0: 1})
+    for size in map(abs, map(int, ahead)):
+        ways = sum((Counter({total + step: count for total, count in ways.items()}) for step in (size, -size)),
+                   Counter())
+    expected = sum(count for total, count in ways.items() if abs(total) >= ahead.sum()) / 2 ** len(ahead)
+    assert 1e-40 < expected < 1e-20 and sign_flip_test(ahead) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(200))
