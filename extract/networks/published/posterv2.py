@@ -4,7 +4,12 @@ Attribute names are those of the published checkpoints (747 entries, 58.32 M par
 The constructor reads no file. DropPath and dropout are left out: this network only ever runs in evaluation.
 """
 
+from collections import OrderedDict
+from functools import partial
+
 import torch
+from timm.layers.mlp import Mlp
+from timm.models.vision_transformer import Block
 from torch import nn
 from torch.nn import functional as F
 
@@ -13,29 +18,6 @@ from twofold.extract.networks.published.posterv2_branches import IR50, MobileFac
 HEAD_DIM = 32
 WIDTH = 768
 SCALES = ((64, 28), (128, 14), (256, 7))  #: channels and side of the map, which one window covers, fine to coarse
-
-
-class Norm(nn.Module):
-    """The layer norm in front of a window attention."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.norm(x)
-
-
-class Mlp(nn.Module):
-    """Linear, GELU, linear."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class CrossAttention(nn.Module):
@@ -77,42 +59,11 @@ class FeedForward(nn.Module):
         self.gamma1 = nn.Parameter(torch.full((channels,), 1e-5))
         self.gamma2 = nn.Parameter(torch.full((channels,), 1e-5))
         self.norm = nn.LayerNorm(channels)
-        self.mlp = Mlp(channels)
+        self.mlp = Mlp(channels, 4 * channels)
 
     def forward(self, attended: torch.Tensor, shortcut: torch.Tensor) -> torch.Tensor:
         x = shortcut + self.gamma1 * attended
         return x + self.gamma2 * self.mlp(self.norm(x))
-
-
-class SelfAttention(nn.Module):
-    """Eight-headed self-attention."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
-        self.proj = nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        batch, count, _ = x.shape
-        queries, keys, values = self.qkv(x).reshape(batch, count, 3, 8, WIDTH // 8).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(queries, keys, values)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, count, WIDTH))
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(WIDTH, eps=1e-6)
-        self.attn = SelfAttention()
-        self.norm2 = nn.LayerNorm(WIDTH, eps=1e-6)
-        self.mlp = Mlp(WIDTH)
-        self.conv = nn.Conv1d(148, 148, 1)  # unused
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
 
 
 class Gate(nn.Module):
@@ -134,11 +85,14 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.cls_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, WIDTH), std=0.02))
         self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 148, WIDTH), std=0.02))
-        self.blocks = nn.Sequential(Block(), Block())
-        self.norm = nn.LayerNorm(WIDTH, eps=1e-6)
+        norm = partial(nn.LayerNorm, eps=1e-6)
+        self.blocks = nn.Sequential(*(Block(WIDTH, num_heads=8, qkv_bias=True, norm_layer=norm) for _ in range(2)))
+        self.norm = norm(WIDTH)
         self.se_block = Gate()
         self.head = nn.ModuleDict({"linear": nn.Linear(WIDTH, classes)})
         # what follows is in the checkpoints and unused
+        for block in self.blocks:
+            block.conv = nn.Conv1d(148, 148, 1)
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(256, WIDTH, 1)})
         self.eca_block = nn.ModuleDict({"conv": nn.Conv1d(1, 1, 5, padding=2, bias=False)})
         self.CON1 = nn.Conv2d(256, WIDTH, 1, bias=False)
@@ -160,7 +114,7 @@ class PosterV2(nn.Module):
         self.ir_back = IR50()
         for number, (channels, side) in enumerate(SCALES, start=1):
             setattr(self, f"conv{number}", nn.Conv2d(channels, channels, 3, 2, 1))
-            setattr(self, f"window{number}", Norm(channels))
+            setattr(self, f"window{number}", nn.Sequential(OrderedDict(norm=nn.LayerNorm(channels))))
             setattr(self, f"attn{number}", CrossAttention(channels, side))
             setattr(self, f"ffn{number}", FeedForward(channels))
         self.embed_q = nn.Sequential(nn.Conv2d(64, WIDTH, 3, 2, 1), nn.Conv2d(WIDTH, WIDTH, 3, 2, 1))

@@ -4,33 +4,22 @@ Attribute names are those of the published checkpoints. Parts that the forward p
 checkpoint loads strictly, and are dropped by `trimmed`.
 """
 
+from collections import OrderedDict
+
 import torch
 from torch import nn
 
 
-class ConvBlock(nn.Module):
+def conv_block(inputs: int, outputs: int, *, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
     """Convolution, batch norm, PReLU."""
-
-    def __init__(self, inputs: int, outputs: int, *, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(outputs)
-        self.prelu = nn.PReLU(outputs)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.prelu(self.bn(self.conv(x)))
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(outputs), prelu=nn.PReLU(outputs)))
 
 
-class LinearBlock(nn.Module):
+def linear_block(inputs: int, outputs: int, *, kernel: int = 1, groups: int = 1) -> nn.Sequential:
     """Convolution and batch norm without activation."""
-
-    def __init__(self, inputs: int, outputs: int, *, kernel: int = 1, groups: int = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(outputs)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.bn(self.conv(x))
+    conv = nn.Conv2d(inputs, outputs, kernel, groups=groups, bias=False)
+    return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(outputs)))
 
 
 class DepthWise(nn.Module):
@@ -38,9 +27,9 @@ class DepthWise(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, *, width: int, stride: int = 1, residual: bool = False) -> None:
         super().__init__()
-        self.conv = ConvBlock(inputs, width)
-        self.conv_dw = ConvBlock(width, width, kernel=3, stride=stride, groups=width)
-        self.project = LinearBlock(width, outputs)
+        self.conv = conv_block(inputs, width)
+        self.conv_dw = conv_block(width, width, kernel=3, stride=stride, groups=width)
+        self.project = linear_block(width, outputs)
         self.residual = residual
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -48,25 +37,10 @@ class DepthWise(nn.Module):
         return x + out if self.residual else out
 
 
-class Residuals(nn.Module):
+def residuals(channels: int, *, width: int, count: int) -> nn.Sequential:
     """`count` depth-wise blocks that keep the shape."""
-
-    def __init__(self, channels: int, *, width: int, count: int) -> None:
-        super().__init__()
-        self.model = nn.Sequential(*(DepthWise(channels, channels, width=width, residual=True) for _ in range(count)))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.model(x)
-
-
-class LandmarkHead(nn.Module):
-    """From the last map to 68 landmarks; in the checkpoints, never in the forward pass."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv_6_dw = LinearBlock(512, 512, kernel=7, groups=512)
-        self.linear = nn.Linear(512, 136, bias=False)
-        self.bn = nn.BatchNorm1d(136)
+    blocks = (DepthWise(channels, channels, width=width, residual=True) for _ in range(count))
+    return nn.Sequential(OrderedDict(model=nn.Sequential(*blocks)))
 
 
 class MobileFaceNet(nn.Module):
@@ -74,16 +48,18 @@ class MobileFaceNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = ConvBlock(3, 64, kernel=3, stride=2)
-        self.conv2_dw = ConvBlock(64, 64, kernel=3, groups=64)
+        self.conv1 = conv_block(3, 64, kernel=3, stride=2)
+        self.conv2_dw = conv_block(64, 64, kernel=3, groups=64)
         self.conv_23 = DepthWise(64, 64, width=128, stride=2)
-        self.conv_3 = Residuals(64, width=128, count=4)
+        self.conv_3 = residuals(64, width=128, count=4)
         self.conv_34 = DepthWise(64, 128, width=256, stride=2)
-        self.conv_4 = Residuals(128, width=256, count=6)
+        self.conv_4 = residuals(128, width=256, count=6)
         self.conv_45 = DepthWise(128, 128, width=512, stride=2)
-        self.conv_5 = Residuals(128, width=256, count=2)
-        self.conv_6_sep = ConvBlock(128, 512)
-        self.output_layer = LandmarkHead()
+        self.conv_5 = residuals(128, width=256, count=2)
+        self.conv_6_sep = conv_block(128, 512)
+        self.output_layer = nn.ModuleDict({  # from the last map to 68 landmarks: never in the forward pass
+            "conv_6_dw": linear_block(512, 512, kernel=7, groups=512), "linear": nn.Linear(512, 136, bias=False),
+            "bn": nn.BatchNorm1d(136)})
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         fine = self.conv_3(self.conv_23(self.conv2_dw(self.conv1(x))))
