@@ -130,7 +130,7 @@ def _plan(store: Store, keys: Sequence[str], mine: np.ndarray, wanted: WantedFil
     return FilePlan(wanted, ~(stays | fails) & mine, stays, failures, state.finished if complete else None)
 
 
-def recipe_of(encoder: "Encoder | EncoderFacts", view: View, *, dtype: str) -> Recipe:
+def recipe_of(encoder: EncoderFacts, view: View, *, dtype: str) -> Recipe:
     """Everything that a value of this encoder and view depends on."""
     return Recipe(
         backbone=encoder.name, architecture=encoder.architecture, weights=encoder.weights, tap=encoder.tap,

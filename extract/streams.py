@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from twofold.cache.recipe import DTYPES
 from twofold.data.errors import InputError
 from twofold.data.host.machine import cpu_has_bf16, device_name, only_cpu
-from twofold.extract.networks.facts import EncoderFacts, Origin, RememberedFacts, facts_of
+from twofold.extract.networks.facts import EncoderFacts, Origin, RememberedFacts
 from twofold.extract.precision import resolved
 from twofold.extract.views import view
 from twofold.extract.weights.class_orders import class_order
@@ -111,7 +111,7 @@ class Encoders:
             self._loaded[source] = load_encoder(
                 source.backbone, weights=source.weights, device=self.device, precision=source.precision,
                 batch_size=source.batch_size, compiled=source.compiled, classes=source.classes)
-            self._memory.remember(facts_of(self._loaded[source]), self._origin(source))
+            self._memory.remember(self._loaded[source], self._origin(source))
         return self._loaded[source]
 
     def forget(self, source: EncoderSource) -> None:
@@ -122,7 +122,7 @@ class Encoders:
         """As `load`, but from memory where the encoder was loaded before by this run or another."""
         precision = _precision_on(self.device, source.precision)
         remembered = None if source in self._loaded else self._memory.recall(self._origin(source), precision=precision)
-        return remembered or facts_of(self.load(source))
+        return remembered or self.load(source)
 
     def _origin(self, source: EncoderSource) -> Origin:
         return Origin(source.backbone, source.weights, source.classes, weights_folder())

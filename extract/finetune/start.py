@@ -1,7 +1,8 @@
 """The network that a fine-tuning starts from, with its weights."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,12 +12,9 @@ from twofold.data.errors import InputError, first_line
 from twofold.extract.finetune.settings import Settings
 from twofold.extract.finetune.training.learner import Learner, freeze
 from twofold.extract.networks.libraries import Architecture, build, check_name
-from twofold.extract.networks.random_weights import draw_weights, noise_pictures, seeded
-from twofold.extract.weights.find import find_weights
-from twofold.extract.weights.finetuned import without_ours
-from twofold.extract.weights.load import digest, load_strictly
-from twofold.extract.weights.positions import fitting_positions
-from twofold.extract.weights.read import read_checkpoint
+from twofold.extract.networks.random_weights import noise_pictures, seeded
+from twofold.extract.networks.registry import load_weights
+from twofold.extract.weights.load import digest
 
 Entries = dict[str, Callable[[], torch.Tensor]]
 
@@ -44,14 +42,12 @@ def start(name: str, *, weights: str | None, folder: Path, settings: Settings) -
         raise InputError(f"{name}: an ONNX model cannot be trained here: name the architecture, as timm:NAME, and its "
                          "weights")
     check_name(name)
-    if weights is not None and weights.startswith("random:"):
-        built, identity, names = *_untrained(name, weights, settings), {}
-    else:
-        built, names = _trained(name, weights, folder, settings)
-        identity = ""
+    loaded = load_weights(name, weights, folder=folder,
+                          build=partial(build, name, size=settings.size, drop_path=settings.drop_path))
+    built = loaded.architecture
     if settings.drop_path and not any(hasattr(module, "drop_prob") for module in built.network.modules()):
         raise InputError(f"{name} has no paths to drop: leave out --drop-path (presets unified and compound set it)")
-    entries = {names.get(entry, entry): value for entry, value in _entries(built.network).items()}
+    entries = {loaded.names.get(entry, entry): value for entry, value in _entries(built.network).items()}
     encoder = built.trim(built.network)
     pictures = noise_pictures(built.preprocessing, torch.Generator().manual_seed(0))[:2]
     dim = _measured(encoder, name, pictures)
@@ -59,30 +55,7 @@ def start(name: str, *, weights: str | None, folder: Path, settings: Settings) -
         learner = Learner(encoder, dim, {target: len(names.classes) for target, names in settings.taxonomies.items()},
                           dropout=settings.dropout)
     freeze(learner, settings)
-    return Start(name, built, learner, dim, identity or digest(encoder), entries)
-
-
-def _untrained(name: str, weights: str, settings: Settings) -> tuple[Architecture, str]:
-    seed = weights.removeprefix("random:")
-    if not seed.isdecimal() or int(seed) >= 2**63:
-        raise InputError(f"weights {weights!r} of {name}: random:SEED wants a whole number, as random:0")
-    with seeded(int(seed)):
-        built = build(name, checkpoint=None, size=settings.size, drop_path=settings.drop_path)
-    draw_weights(built.network, built.preprocessing, seed=int(seed))
-    return built, f"random:{int(seed)}"
-
-
-def _trained(name: str, weights: str | None, folder: Path, settings: Settings) -> tuple[Architecture, dict[str, str]]:
-    """The loaded architecture, and how the weights file spells the network's names."""
-    checkpoint, _ = without_ours(read_checkpoint(find_weights(name, weights=weights, folder=folder)))
-    with seeded(0):  # what the constructors draw is thrown away
-        built = build(name, checkpoint=checkpoint, size=settings.size, drop_path=settings.drop_path)
-    names = {built.rename(entry): entry for entry in checkpoint.tensors}
-    renamed = {name: checkpoint.tensors[entry] for name, entry in names.items()}
-    if settings.size:
-        renamed, _ = fitting_positions(built.network, renamed)
-    load_strictly(built.network, replace(checkpoint, tensors=renamed), heads=built.heads)
-    return built, names
+    return Start(name, built, learner, dim, loaded.drawn or digest(encoder), entries)
 
 
 def _entries(network: nn.Module) -> Entries:

@@ -7,10 +7,9 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from twofold.cache.format.classifier import OwnClassifier
 from twofold.data.errors import InputError
-from twofold.extract.devices import PRECISIONS
-from twofold.extract.networks.preprocessing import Preprocessing
+from twofold.extract.devices import PRECISIONS, is_out_of_memory
+from twofold.extract.networks.facts import EncoderFacts
 
 FIRST_TRY = {"cpu": 16, "cuda": 256, "mps": 64}  # more gains nothing, on a CPU even loses (caches)
 
@@ -23,25 +22,12 @@ class BatchLimit:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Encoder:
+class Encoder(EncoderFacts):
     """One backbone, loaded: (B, S, S, 3) uint8 pictures made by `preprocessing.prepare` to (B, dim) float32."""
 
-    name: str
-    architecture: str
-    weights: str  #: `sha256:<hex>` over the tensors that are used, or `random:<seed>`
-    tap: str
-    dim: int
-    preprocessing: Preprocessing
-    precision: str
     device: torch.device
     network: Callable[[torch.Tensor], torch.Tensor] = field(repr=False)
     limit: BatchLimit
-    classifier: OwnClassifier | None = field(default=None, repr=False)  #: what the checkpoint brought along
-    unnamed_classes: int = 0  #: of a classifier left aside, since nobody says in which order its classes are
-
-    @property
-    def untrained(self) -> bool:
-        return self.weights.startswith("random:")
 
     @property
     def batch_size(self) -> int:
@@ -64,7 +50,7 @@ class Encoder:
                 blocks.append(self._forward(pictures[start:start + count]))
                 start += count
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 self._halve(min(count, len(pictures) - start))
         if len(blocks) == 1:
@@ -94,10 +80,6 @@ class Encoder:
         self.limit.size = max(1, failed // 2)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)  # the latter: the CPU's
 
 
 def exact_fp32():

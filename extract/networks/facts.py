@@ -6,9 +6,9 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,31 +18,26 @@ from twofold.extract.networks.preprocessing import Preprocessing
 from twofold.extract.networks.preprocessing_options import split_name
 from twofold.extract.weights.find import find_weights
 
-if TYPE_CHECKING:
-    from twofold.extract.networks.encoder import Encoder
-
 LIBRARIES = ("torch", "torchvision", "timm")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class EncoderFacts:
-    """All that a recipe and a feature file say of an encoder; the fields are those of `Encoder`."""
+    """All that a recipe and a feature file say of an encoder; `Encoder` is one that can be run."""
 
     name: str
     architecture: str
-    weights: str
+    weights: str  #: `sha256:<hex>` over the tensors that are used, or `random:<seed>`
     tap: str
     dim: int
     preprocessing: Preprocessing
     precision: str
-    classifier: OwnClassifier | None = None
-    unnamed_classes: int = 0
+    classifier: OwnClassifier | None = field(default=None, repr=False)  #: what the checkpoint brought along
+    unnamed_classes: int = 0  #: of a classifier left aside, since nobody says in which order its classes are
 
-
-def facts_of(encoder: "Encoder") -> EncoderFacts:
-    return EncoderFacts(name=encoder.name, architecture=encoder.architecture, weights=encoder.weights, tap=encoder.tap,
-                        dim=encoder.dim, preprocessing=encoder.preprocessing, precision=encoder.precision,
-                        classifier=encoder.classifier, unnamed_classes=encoder.unnamed_classes)
+    @property
+    def untrained(self) -> bool:
+        return self.weights.startswith("random:")
 
 
 @dataclass(frozen=True)

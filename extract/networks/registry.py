@@ -2,9 +2,10 @@
 
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -53,41 +54,74 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
     plain, options = split_name(name)
     check_name(plain)
     arithmetic = resolve_precision(precision, target)
-    if weights is not None and weights.startswith("random:"):
-        loaded = _untrained(plain, weights, options)
-    else:
-        loaded = _trained(plain, weights, folder or weights_folder(), options)
-    built, network = loaded.architecture, loaded.network
+    loaded = load_weights(plain, weights, folder=folder or weights_folder(), build=partial(build_with, plain, options))
+    built, network = loaded.architecture, _ready(loaded.architecture)
     pictures = noise_pictures(built.preprocessing, torch.Generator().manual_seed(0))[:1]
-    dim = _measure(network, name, pictures)
+    dim, identity = _measure(network, name, pictures), loaded.drawn or digest(network)
     classifier, unnamed = _classifier(loaded, plain, dim, classes)
     fold_norms(network, pictures)
     network.to(target, PRECISIONS[arithmetic]).to(memory_format=torch.channels_last)
-    return Encoder(name=joined(plain, options), architecture=built.name, weights=loaded.identity, tap=built.tap,
-                   dim=dim, preprocessing=built.preprocessing, precision=arithmetic, device=target,
-                   network=torch.compile(network) if compiled else network,
-                   limit=BatchLimit(batch_size or FIRST_TRY[target.type]), classifier=classifier,
-                   unnamed_classes=unnamed)
+    return Encoder(
+        name=joined(plain, options), architecture=", ".join(filter(None, (built.name, loaded.resampled))),
+        weights=identity, tap=built.tap, dim=dim, preprocessing=built.preprocessing, precision=arithmetic,
+        device=target, network=torch.compile(network) if compiled else network,
+        limit=BatchLimit(batch_size or FIRST_TRY[target.type]), classifier=classifier, unnamed_classes=unnamed)
 
 
 def load_network(name: str, *, weights: str | None = None, folder: Path | None = None) -> nn.Module:
     """The network as its library builds it, with its weights: what `load_encoder` makes fast. For comparisons."""
     plain, options = split_name(name)
-    if weights is not None and weights.startswith("random:"):
-        return _untrained(plain, weights, options).network
-    return _trained(plain, weights, folder or weights_folder(), options).network
+    build = partial(build_with, plain, options)
+    return _ready(load_weights(plain, weights, folder=folder or weights_folder(), build=build).architecture)
+
+
+class Build(Protocol):
+    """Builds a network for what will be loaded into it, None for random weights."""
+
+    def __call__(self, *, checkpoint: Checkpoint | None) -> Architecture: ...
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network with its weights; identity: of these; head: entries of the classifier, by name, that came with them."""
+    """A network as its library builds it, with its weights.
+
+    drawn: `random:SEED`, or empty; names: of the network's entries, how the weights file spells them; head: entries of
+    the classifier, by name, that came with them; ours: what `finetune` wrote besides; resampled: positions, in words.
+    """
 
     architecture: Architecture
-    network: nn.Module
-    identity: str
+    drawn: str = ""
+    names: dict[str, str] = field(default_factory=dict)
     head: dict[str, torch.Tensor] = field(default_factory=dict)
     checkpoint: Checkpoint | None = None
-    ours: dict[str, torch.Tensor] = field(default_factory=dict)  #: what `finetune` wrote besides
+    ours: dict[str, torch.Tensor] = field(default_factory=dict)
+    resampled: str = ""
+
+
+def load_weights(name: str, weights: str | None, *, folder: Path, build: Build) -> Loaded:
+    """Build a network and give it random weights or exactly those of a file; weights, folder: as of `load_encoder`.
+
+    Raises InputError for a seed that is none, and weights that are not to be found or not exactly this network's.
+    """
+    if weights is not None and weights.startswith("random:"):
+        seed = weights.removeprefix("random:")
+        if not seed.isdecimal() or int(seed) >= 2**63:
+            raise InputError(f"weights {weights!r} of {name}: random:SEED wants a whole number, as random:0")
+        with seeded(int(seed)):
+            built = build(checkpoint=None)
+        draw_weights(built.network, built.preprocessing, seed=int(seed))
+        return Loaded(built, f"random:{int(seed)}")
+    checkpoint, ours = without_ours(read_checkpoint(find_weights(name, weights=weights, folder=folder)))
+    with seeded(0):  # what the constructors draw is thrown away
+        built = build(checkpoint=checkpoint)
+    names = {built.rename(entry): entry for entry in checkpoint.tensors}
+    tensors, resampled = {entry: checkpoint.tensors[spelled] for entry, spelled in names.items()}, ""
+    if built.resized:
+        tensors, resampled = fitting_positions(built.network, tensors)
+    left_over = load_strictly(built.network, replace(checkpoint, tensors=tensors), heads=built.heads)
+    head = {entry: tensor for entry, tensor in tensors.items()
+            if entry in left_over or entry.startswith(built.own_head)}
+    return Loaded(built, "", names, head, checkpoint, ours, resampled)
 
 
 def _classifier(loaded: Loaded, name: str, dim: int,
@@ -100,31 +134,6 @@ def _classifier(loaded: Loaded, name: str, dim: int,
         return learned, 0
     layer = loaded.architecture.classifier(loaded.head, dim=dim)
     return own_classifier(name, layer, loaded.checkpoint, classes=classes)
-
-
-def _untrained(name: str, weights: str, options: Mapping[str, str]) -> Loaded:
-    seed = weights.removeprefix("random:")
-    if not seed.isdecimal() or int(seed) >= 2**63:
-        raise InputError(f"weights {weights!r} of {name}: random:SEED wants a whole number, as random:0")
-    with seeded(int(seed)):
-        built = build_with(name, options, checkpoint=None)
-    draw_weights(built.network, built.preprocessing, seed=int(seed))
-    return Loaded(built, _ready(built), f"random:{int(seed)}")
-
-
-def _trained(name: str, weights: str | None, folder: Path, options: Mapping[str, str]) -> Loaded:
-    checkpoint, ours = without_ours(read_checkpoint(find_weights(name, weights=weights, folder=folder)))
-    with seeded(0):  # what the constructors draw is thrown away
-        built = build_with(name, options, checkpoint=checkpoint)
-    renamed = {built.rename(entry): tensor for entry, tensor in checkpoint.tensors.items()}
-    if built.resized:
-        renamed, resampled = fitting_positions(built.network, renamed)
-        built = replace(built, name=", ".join(filter(None, (built.name, resampled))))
-    left_over = load_strictly(built.network, replace(checkpoint, tensors=renamed), heads=built.heads)
-    network = _ready(built)
-    head = {entry: tensor for entry, tensor in renamed.items()
-            if entry in left_over or entry.startswith(built.own_head)}
-    return Loaded(built, network, digest(network), head, checkpoint, ours)
 
 
 def _ready(built: Architecture) -> nn.Module:

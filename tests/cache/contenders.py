@@ -23,7 +23,6 @@ from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
 from twofold.extract.engine.tally import Tally
 from twofold.extract.networks.encoder import BatchLimit, Encoder
-from twofold.extract.networks.facts import facts_of
 from twofold.extract.networks.preprocessing import Preprocessing
 from twofold.extract.plan import ExtractOptions, WantedFile, recipe_of
 from twofold.extract.run import Request, add_missing, devices_engine, open_place, plan_all
@@ -68,7 +67,7 @@ class Scene:
 
     @property
     def recipe(self) -> Recipe:
-        return recipe_of(facts_of(self.encoder), view("original"), dtype="float32")
+        return recipe_of(self.encoder, view("original"), dtype="float32")
 
     def paint(self, keys: Iterable[str], version: int) -> None:
         (self.folder / "faces").mkdir(exist_ok=True)

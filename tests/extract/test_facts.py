@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from twofold.extract.again.reproduce import reproduce
 from twofold.extract.assignment import Assignment, MissingRows
 from twofold.extract.engine.processes import shared_out
 from twofold.extract.networks import registry
-from twofold.extract.networks.facts import Origin, RememberedFacts, _from_record, _record, facts_of
+from twofold.extract.networks.facts import EncoderFacts, Origin, RememberedFacts, _from_record, _record
 from twofold.extract.networks.libraries import build
 from twofold.extract.networks.registry import load_encoder
 from twofold.extract.plan import ExtractOptions
@@ -34,12 +35,16 @@ def weights(tmp_path):
     return tmp_path / "mine.pth"
 
 
+def facts_of(encoder):
+    return {field.name: getattr(encoder, field.name) for field in fields(EncoderFacts)}
+
+
 def test_facts_come_back_as_they_were_and_go_with_their_weights(weights, tmp_path):
     memory, origin = RememberedFacts(tmp_path / "memory"), Origin(NAME, str(weights), (), tmp_path)
     assert memory.recall(origin, precision="fp32") is None
-    facts = facts_of(load_encoder(NAME, weights=str(weights), device="cpu", precision="fp32"))
-    memory.remember(facts, origin)
-    assert memory.recall(origin, precision="fp32") == facts
+    encoder = load_encoder(NAME, weights=str(weights), device="cpu", precision="fp32")
+    memory.remember(encoder, origin)
+    assert vars(memory.recall(origin, precision="fp32")) == facts_of(encoder)
     assert memory.recall(origin, precision="bf16").precision == "bf16"
     assert memory.recall(Origin(NAME, str(weights), ("anger",), tmp_path), precision="fp32") is None
     content = weights.read_bytes()
@@ -53,16 +58,15 @@ def test_facts_come_back_as_they_were_and_go_with_their_weights(weights, tmp_pat
 
 def test_a_classifier_comes_back_bit_by_bit():
     facts = facts_of(load_encoder(NAME, weights="random:0", device="cpu", precision="fp32"))
-    weight = np.random.default_rng(0).standard_normal((facts.dim, 2)).astype(np.float32)
+    weight = np.random.default_rng(0).standard_normal((facts["dim"], 2)).astype(np.float32)
     layer = OwnClassifier(("anger", "fear"), weight, np.array([1e-30, np.pi], np.float32))
-    known = {name: getattr(facts, name) for name in vars(facts)} | {"classifier": layer}
-    back = _from_record(_record(type(facts)(**known)), "fp32")
+    back = _from_record(_record(EncoderFacts(**facts | {"classifier": layer})), "fp32")
     assert layer.equals(back.classifier)
 
 
 def test_damaged_memory_is_forgotten(tmp_path):
     memory, origin = RememberedFacts(tmp_path), Origin(NAME, "random:0", (), tmp_path)
-    memory.remember(facts_of(load_encoder(NAME, weights="random:0", device="cpu", precision="fp32")), origin)
+    memory.remember(load_encoder(NAME, weights="random:0", device="cpu", precision="fp32"), origin)
     (path,) = tmp_path.glob("*.json")
     for text in ("", "{}", "[1]", path.read_text()[:-9]):
         path.write_text(text)

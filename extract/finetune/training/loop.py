@@ -4,7 +4,6 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from twofold.extract.devices import is_out_of_memory
 from twofold.extract.engine.stop import Stop
 from twofold.extract.finetune.history import Epoch
 from twofold.extract.finetune.pixels import LOG_SECONDS, Pictures
@@ -138,7 +138,7 @@ class _Loop:
                 loss = self._gradients(batch)
                 break
             except RuntimeError as error:
-                if not out_of_memory(error) or progress.parts >= len(batch) or self.training.processes.count > 1:
+                if not is_out_of_memory(error) or progress.parts >= len(batch) or self.training.processes.count > 1:
                     raise
                 progress.parts = min(len(batch), 2 * progress.parts)
                 log.warning("out of memory: a step is computed in %d parts from now on", progress.parts)
@@ -219,10 +219,3 @@ def validate(network: nn.Module, training: Training) -> tuple[float, dict[str, S
         losses.append(float(nn.functional.cross_entropy(block, torch.from_numpy(truth))))
         scores[target] = score(truth, block.argmax(1).numpy(), block.shape[1])
     return float(np.mean(losses)), scores
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)  # the latter: the CPU's
-
-
-Say = Callable[[str], None]
