@@ -204,8 +204,6 @@ def weights_convert(
     return convert(source, out, classes=classes, overwrite=overwrite)
 
 
-
-
 @app.command()
 def doctor(
     store: Annotated[Path, typer.Option(help="Where stores are or will be: is the file system fit?")] = Path("."),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from twofold.cache.store import Store
 from twofold.data.images.sources import ImageSource
 from twofold.extract.engine.batches import Face, Feed, fill
 from twofold.extract.engine.engine import TASK_FACES
+from twofold.extract.networks.encoder import Encoder
 from twofold.extract.plan import ExtractOptions, Job
 
 SECONDS = 1.0  #: that a leg is tried at least, after a first round that is not counted
@@ -34,12 +36,32 @@ class Leg:
 
 def measure_legs(jobs: Sequence[Job], keys: Sequence[str], faces: ImageSource, *, workers: int) -> list[Leg]:
     """The legs that there are for these encoders: copies only where they run on a card."""
-    legs = [_decode(jobs, keys, faces, workers)]
-    if all(job.encoder.device.type == "cuda" for job in jobs):
-        legs += [_timed("upload", *_uploads(jobs)), _timed("forward", *_forwards(jobs)),
-                 _timed("download", *_downloads(jobs))]
-    else:
-        legs.append(_timed("forward", *_forwards(jobs)))
+    encoders, size = [job.encoder for job in jobs], min(job.encoder.batch_size for job in jobs)
+
+    def pictures(encoder: Encoder, **place: Any) -> torch.Tensor:
+        side = encoder.preprocessing.size
+        return torch.zeros((size, side, side, 3), dtype=torch.uint8, **place)
+
+    def timed(name: str, buffer: Callable[[Encoder], Any], work: Callable[[Encoder, Any], object]) -> Leg:
+        """One piece of work of each encoder, on a buffer that lies ready."""
+        buffers = [buffer(encoder) for encoder in encoders]
+
+        def run() -> None:
+            for encoder, values in zip(encoders, buffers, strict=True):
+                work(encoder, values)
+            _wait(encoders)
+
+        return _timed(name, run, size)
+
+    legs = [_decode(jobs, keys, faces, workers),
+            timed("forward", lambda encoder: pictures(encoder, device=encoder.device),
+                  lambda encoder, batch: encoder.embed(batch))]
+    if all(encoder.device.type == "cuda" for encoder in encoders):
+        legs.insert(1, timed("upload", lambda encoder: pictures(encoder, pin_memory=True),
+                             lambda encoder, batch: batch.to(encoder.device, non_blocking=True)))
+        legs.append(timed("download", lambda encoder: (torch.zeros((size, encoder.dim), device=encoder.device),
+                                                       torch.empty((size, encoder.dim), pin_memory=True)),
+                          lambda _, features: features[1].copy_(features[0], non_blocking=True)))
     return [*legs, _write(jobs)]
 
 
@@ -70,44 +92,6 @@ def _decode(jobs: Sequence[Job], keys: Sequence[str], faces: ImageSource, worker
     return Leg("decode", whole / (time.perf_counter() - began), (_cpu_seconds() - before) / max(1, whole))
 
 
-def _forwards(jobs: Sequence[Job]) -> tuple[Callable[[], None], int]:
-    """One forward pass of each encoder, and the faces of it."""
-    size = min(job.encoder.batch_size for job in jobs)
-    batches = [torch.zeros((size, *_picture(job)), dtype=torch.uint8, device=job.encoder.device) for job in jobs]
-
-    def run() -> None:
-        for job, batch in zip(jobs, batches, strict=True):
-            job.encoder.embed(batch)
-        _wait(jobs)
-
-    return run, size
-
-
-def _uploads(jobs: Sequence[Job]) -> tuple[Callable[[], None], int]:
-    size = min(job.encoder.batch_size for job in jobs)
-    batches = [torch.zeros((size, *_picture(job)), dtype=torch.uint8, pin_memory=True) for job in jobs]
-
-    def run() -> None:
-        for job, batch in zip(jobs, batches, strict=True):
-            batch.to(job.encoder.device, non_blocking=True)
-        _wait(jobs)
-
-    return run, size
-
-
-def _downloads(jobs: Sequence[Job]) -> tuple[Callable[[], None], int]:
-    size = min(job.encoder.batch_size for job in jobs)
-    features = [torch.zeros((size, job.encoder.dim), device=job.encoder.device) for job in jobs]
-    places = [torch.empty((size, job.encoder.dim), pin_memory=True) for job in jobs]
-
-    def run() -> None:
-        for place, values in zip(places, features, strict=True):
-            place.copy_(values, non_blocking=True)
-        _wait(jobs)
-
-    return run, size
-
-
 def _write(jobs: Sequence[Job]) -> Leg:
     """Publishing a part of each file."""
     count = ExtractOptions().rows_a_part
@@ -132,12 +116,8 @@ def _timed(name: str, run: Callable[[], None], faces: int) -> Leg:
     return Leg(name, rounds * faces / seconds, (_cpu_seconds() - before) / (rounds * faces))
 
 
-def _picture(job: Job) -> tuple[int, int, int]:
-    return job.encoder.preprocessing.size, job.encoder.preprocessing.size, 3
-
-
-def _wait(jobs: Sequence[Job]) -> None:
-    for device in {job.encoder.device for job in jobs if job.encoder.device.type == "cuda"}:
+def _wait(encoders: Sequence[Encoder]) -> None:
+    for device in {encoder.device for encoder in encoders if encoder.device.type == "cuda"}:
         torch.cuda.synchronize(device)
 
 

@@ -107,7 +107,7 @@ def _finetuned(request: Request, manifest: Manifest, faces: Faces, out: Path, fo
     training = _training(request, origin, pictures, sides, out, fold, processes, device)
     output = weights_output(out, overwrite=request.overwrite, inputs=_inputs(request))
     done = finished(output, training.name)
-    outcome = done or run(training, progress_bar=request.progress)
+    outcome = done or run(training, progress=request.progress)
     if processes.first and not done:
         _write(request, manifest, origin, training, outcome, output, fold)
     return FinetuneReport(out=out, start=origin.weights, name=origin.name, settings=settings, sides=sides,

@@ -2,20 +2,17 @@
 
 import hashlib
 import os
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from twofold.data.images.decode import ImageError, decode
 from twofold.data.images.sources import Faces
+from twofold.extract.engine.progress import progress_bar
 from twofold.extract.networks.preprocessing import Preprocessing
-
-LOG_SECONDS = 30.0  #: between progress lines where stderr is not a terminal
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +59,7 @@ def read_pictures(keys: Sequence[str], rows: np.ndarray, faces: Faces, how: Prep
         except ImageError as error:
             return row, "", None, str(error)
 
-    pace = 0.5 if sys.stderr.isatty() else LOG_SECONDS
-    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(
-            total=len(rows), unit="face", desc="decode", mininterval=pace, disable=not progress) as bar:
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar(len(rows), shown=progress, doing="decode") as bar:
         count = 0
         for start in range(0, len(rows), 4096):  # a million waiting tasks would fill the memory
             for row, digest, picture, failure in pool.map(prepare, rows[start:start + 4096].tolist()):

@@ -1,6 +1,6 @@
 """The paper's encoders: what each gives, what it wants, and where its weights are published. Light: no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twofold.data.errors import InputError
 from twofold.extract.networks.preprocessing import Preprocessing
@@ -33,9 +33,14 @@ class Preset:
 #: RGB bytes minus the mean of VGGFace2, as the ResNet-50 of FER+ was trained
 CAFFE_PIXELS = Preprocessing(size=224, resize=256, mean=(131.0912, 103.8827, 91.4953), std=(1.0, 1.0, 1.0), scale=1.0)
 
-_FERPLUS = "https://www.robots.ox.ac.uk/~albanie/pytorch-models.html"
-_ANY_RESNET50 = "the second is for any torchvision or timm ResNet-50 trained on FER2013"
-_IMAGENET_224 = Preprocessing(size=224, resize=256)
+_RESNET50 = Preset(
+    name="resnet50", architecture="torchvision.resnet50", tap="global average pool", dim=2048,
+    preprocessing=Preprocessing(size=224, resize=256), trained_on="expressions, FER2013 / FER+",
+    file="resnet50_ferplus_dag.pth", also=("resnet50_fer2013.pth",),
+    page="https://www.robots.ox.ac.uk/~albanie/pytorch-models.html", licence="not stated (research use)",
+    note="the second is for any torchvision or timm ResNet-50 trained on FER2013",
+    heads=("fc.", "classifier.", "head."),
+)
 
 PRESETS: tuple[Preset, ...] = (
     Preset(
@@ -60,19 +65,9 @@ PRESETS: tuple[Preset, ...] = (
         page="https://github.com/zyh-uaiaaaa/Relative-Uncertainty-Learning", licence="not stated (research use)",
         heads=("fc.", "classifier.", "head."),
     ),
-    Preset(
-        name="resnet50", architecture="torchvision.resnet50", tap="global average pool", dim=2048,
-        preprocessing=_IMAGENET_224, trained_on="expressions, FER2013 / FER+", file="resnet50_ferplus_dag.pth",
-        also=("resnet50_fer2013.pth",), page=_FERPLUS, licence="not stated (research use)", note=_ANY_RESNET50,
-        heads=("fc.", "classifier.", "head."),
-    ),
-    Preset(
-        name="resnet50_conv5", architecture="torchvision.resnet50", tap="mean of layer4.2.conv2 after norm and ReLU",
-        dim=512,
-        preprocessing=CAFFE_PIXELS, trained_on="expressions, FER2013 / FER+", file="resnet50_ferplus_dag.pth",
-        also=("resnet50_fer2013.pth",), page=_FERPLUS, licence="not stated (research use)", note=_ANY_RESNET50,
-        heads=("fc.", "classifier.", "head."),
-    ),
+    _RESNET50,
+    replace(_RESNET50, name="resnet50_conv5", tap="mean of layer4.2.conv2 after norm and ReLU", dim=512,
+            preprocessing=CAFFE_PIXELS),
     Preset(
         name="manet", architecture="twofold.manet", tap="means of the local and of the global branch", dim=1024,
         preprocessing=Preprocessing(size=224, resize=224, rule="both", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from twofold.cache.report import table
 from twofold.data.errors import InputError
 from twofold.data.footage.detection.detector_file import YUNET, detector_here
 from twofold.data.host.hub import hub_cached
@@ -34,10 +35,8 @@ class Listing:
                          backbone.licence, "yes" if here else "hub" if backbone.hub else "no"))
         rows.append((f"{YUNET.name} (detector)", "-", YUNET.trained_on, (self.detector or Path(YUNET.file)).name,
                      YUNET.licence, "yes" if self.detector else "hub"))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         folder = f"weights folder: {self.folder} (TWOFOLD_WEIGHTS names another)"
-        return "\n".join([*table, "", folder, *self._advice()])
+        return "\n".join([*table(rows), "", folder, *self._advice()])
 
     def _advice(self) -> list[str]:
         lines = []

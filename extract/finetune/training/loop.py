@@ -2,7 +2,6 @@
 
 import logging
 import math
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from twofold.extract.devices import is_out_of_memory
+from twofold.extract.engine.progress import progress_bar
 from twofold.extract.engine.stop import Stop
 from twofold.extract.finetune.history import Epoch
-from twofold.extract.finetune.pixels import LOG_SECONDS, Pictures
+from twofold.extract.finetune.pixels import Pictures
 from twofold.extract.finetune.processes import Processes
 from twofold.extract.finetune.settings import Settings
 from twofold.extract.finetune.sides import Sides
@@ -64,11 +63,11 @@ class Outcome:
     diverged: int = -1
 
 
-def run(training: Training, *, progress_bar: bool = True) -> Outcome:
+def run(training: Training, *, progress: bool = True) -> Outcome:
     """Train to the last epoch, or until a signal, from the state on disk if there is one."""
     with own_random_numbers(), Stop() as stop:
         loop = _Loop(training)
-        return loop.run(stop, progress_bar)
+        return loop.run(stop, progress)
 
 
 class _Loop:
@@ -90,13 +89,11 @@ class _Loop:
         parts = {"network": self.learner, "optimizer": self.optimizer, "scaler": self.scaler}
         return parts | ({"ema": self.ema.module} if self.ema else {})
 
-    def run(self, stop: Stop, progress_bar: bool) -> Outcome:
+    def run(self, stop: Stop, shown: bool) -> Outcome:
         training, settings, progress = self.training, self.settings, self.progress
-        pace = 0.5 if sys.stderr.isatty() else LOG_SECONDS
         began, saved = time.monotonic() - progress.seconds, time.monotonic()
-        with tqdm(total=settings.epochs * training.steps, initial=progress.epoch * training.steps + progress.step,
-                  desc="finetune", unit="step", mininterval=pace, maxinterval=2 * pace,
-                  disable=not progress_bar or not training.processes.first) as bar:
+        with progress_bar(settings.epochs * training.steps, initial=progress.epoch * training.steps + progress.step,
+                          doing="finetune", unit="step", shown=shown and training.processes.first) as bar:
             while progress.epoch < settings.epochs:
                 order = self._order(progress.epoch)
                 training_mode(self.learner, settings)

@@ -37,10 +37,8 @@ def data_files(path: Path) -> list[Path]:
 def digest_of(path: Path) -> str:
     """`sha256:<hex>` of the model and of its data files. Raises InputError as `data_files`."""
     files = data_files(path)
-    total = hashlib.sha256()
     with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            total.update(block)
+        total = hashlib.file_digest(stream, "sha256")
     for file in files:
         with file.open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())

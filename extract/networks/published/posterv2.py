@@ -6,6 +6,7 @@ The constructor reads no file. DropPath and dropout are left out: this network o
 
 from collections import OrderedDict
 from functools import partial
+from typing import Any
 
 import torch
 from timm.layers.mlp import Mlp
@@ -85,7 +86,7 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.cls_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, WIDTH), std=0.02))
         self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 148, WIDTH), std=0.02))
-        norm = partial(nn.LayerNorm, eps=1e-6)
+        norm: Any = partial(nn.LayerNorm, eps=1e-6)
         self.blocks = nn.Sequential(*(Block(WIDTH, num_heads=8, qkv_bias=True, norm_layer=norm) for _ in range(2)))
         self.norm = norm(WIDTH)
         self.se_block = Gate()
