@@ -11,8 +11,8 @@ import numpy as np
 from twofold.data.errors import InputError, first_line
 from twofold.data.host.csv_files import from_cells
 from twofold.fuse.report.calibration import Calibration, calibration_of
-from twofold.fuse.runs.received import read_record
 from twofold.fuse.runs.shown import check_shown, read_metrics
+from twofold.fuse.runs.values import read_json
 
 MARK = " * UNTRAINED"  #: as in the tables of `fuse`
 
@@ -70,8 +70,9 @@ def marked(system: dict[str, Any]) -> str:
 def read_content(path: Path) -> RunContent:
     """Read what a report needs. Raises InputError for a folder that is no run, or whose tables do not read back."""
     try:
-        record = read_record(path / "run.json")
-        check_shown(record, path / "run.json")
+        source = read_json(path / "run.json")
+        check_shown(source)
+        record = source.table()
         metrics = read_metrics(path / "metrics.json")
         classes = tuple(metrics["classes"])
         answers = _answers(path / "predictions.csv", classes)

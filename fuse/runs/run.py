@@ -17,9 +17,10 @@ from twofold.fuse.features.join import join_streams, spelled, stream_of_recipe
 from twofold.fuse.forward import MemberScores, member_scores
 from twofold.fuse.heads.registry import StandardisedHead
 from twofold.fuse.heads.spec import Spec
-from twofold.fuse.runs.received import read_head, read_record, spec_of, streams_of, temperatures_of
+from twofold.fuse.runs.received import read_head, spec_of, streams_of, temperatures_of
 from twofold.fuse.runs.run_folder import HEAD, RECORD, SEEN, run_file
 from twofold.fuse.runs.seen import SeenFaces, read_seen
+from twofold.fuse.runs.values import read_json
 from twofold.fuse.scores import metrics
 from twofold.fuse.settings import Settings, settings_from
 
@@ -102,14 +103,14 @@ class Run:
 def read_run(path: Path) -> Run:
     """Read a run back, which may come from a stranger. Raises InputError if it is not one, or not whole."""
     try:
-        source = run_file(path, RECORD)
-        record = read_record(source)
+        source = read_json(run_file(path, RECORD))
+        record = source.table()
         if type(record.get("version")) is not int or record["version"] != VERSION:
             raise InputError(f"{path}: not a run of version {VERSION}, which is what this code reads: train it again")
-        spec = spec_of(record, source)
-        streams = streams_of(record, spec, source)
-        temperature, temperatures = temperatures_of(record, spec, source)
-        classes = _taxonomy(record, spec, source)
+        spec = spec_of(source)
+        streams = streams_of(source, spec)
+        temperature, temperatures = temperatures_of(source, spec)
+        classes = _taxonomy(record, spec, source.path)
         spec = replace(spec, pairs=classes.pairs)
         settings = settings_from(record.get("settings"))
         seen = read_seen(run_file(path, SEEN), folds=len(temperatures))
