@@ -11,7 +11,6 @@ from sklearn.preprocessing import StandardScaler
 from twofold.data.errors import InputError
 from twofold.fuse.experiment import Experiment
 from twofold.fuse.features.features import FusedFeatures
-from twofold.fuse.features.partition import Partition
 from twofold.fuse.scores import metrics
 from twofold.fuse.scores.scored_head import ScoredHead
 
@@ -24,34 +23,24 @@ def score_estimator(experiment: Experiment, estimator: BaseEstimator, *, name: s
     """
     if not is_classifier(estimator):
         raise InputError(f"{type(estimator).__name__} is no scikit-learn classifier")
-    started = time.perf_counter()
-    features = experiment.features
+    started, features, classes = time.perf_counter(), experiment.features, len(experiment.features.taxonomy.classes)
     rows = np.concatenate([part.test for part in experiment.partitions])
-    fitted = [_fit(estimator, features, part) for part in experiment.partitions]
-    validation = [_probabilities(pipeline, features, part.val)
-                  for pipeline, part in zip(fitted, experiment.partitions, strict=True)]
-    test = [_probabilities(pipeline, features, part.test)
-            for pipeline, part in zip(fitted, experiment.partitions, strict=True)]
-    truths = [features.label[part.val] for part in experiment.partitions]
-    temperatures = [metrics.fit_temperature(probabilities, truth)
-                    for probabilities, truth in zip(validation, truths, strict=True)]
-    classes = len(features.taxonomy.classes)
+    members, calibrated, temperatures, val_macro_f1 = [], [], [], []
+    for part in experiment.partitions:
+        pipeline = make_pipeline(StandardScaler(), clone(estimator))
+        pipeline.fit(features.read(part.train, _every(features)), features.label[part.train])
+        validation, truth = _probabilities(pipeline, features, part.val), features.label[part.val]
+        members.append(_probabilities(pipeline, features, part.test))
+        temperatures.append(metrics.fit_temperature(validation, truth))
+        calibrated.append(metrics.tempered(members[-1], temperatures[-1]))
+        val_macro_f1.append(metrics.scores(truth, validation.argmax(axis=1), classes).macro_f1)
     return ScoredHead(
         name=name or type(estimator).__name__, backbones=tuple(stream.name for stream in features.streams),
         head=type(estimator).__name__, dim=features.dim,
         untrained=any(stream.recipe.untrained for stream in features.streams), rows=rows, truth=features.label[rows],
-        groups=features.group[rows], members=np.concatenate(test)[None],
-        calibrated=np.concatenate([metrics.tempered(probabilities, temperature)
-                                   for probabilities, temperature in zip(test, temperatures, strict=True)]),
-        temperature=float(np.mean(temperatures)),
-        val_macro_f1=float(np.mean([metrics.scores(truth, probabilities.argmax(axis=1), classes).macro_f1
-                                    for truth, probabilities in zip(truths, validation, strict=True)])),
-        shares=None, seconds=time.perf_counter() - started)
-
-
-def _fit(estimator: BaseEstimator, features: FusedFeatures, part: Partition) -> Pipeline:
-    pipeline = make_pipeline(StandardScaler(), clone(estimator))
-    return pipeline.fit(features.read(part.train, _every(features)), features.label[part.train])
+        groups=features.group[rows], members=np.concatenate(members)[None], calibrated=np.concatenate(calibrated),
+        temperature=float(np.mean(temperatures)), val_macro_f1=float(np.mean(val_macro_f1)), shares=None,
+        seconds=time.perf_counter() - started)
 
 
 def _probabilities(pipeline: Pipeline, features: FusedFeatures, rows: np.ndarray) -> np.ndarray:

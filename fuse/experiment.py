@@ -27,23 +27,29 @@ Singles = Mapping[int, Sequence[TrainedHead]]  #: stream to what `late` averages
 
 
 @dataclass(frozen=True)
+class Fold:
+    """One partition of the faces, and what its heads see: the features as its own encoders give them, if it has such.
+
+    own: for zero-shot, the classifier that each stream brought along; none: one is trained.
+    """
+
+    features: FusedFeatures
+    partition: Partition
+    own: list[OwnClassifier]
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Joined features and who trains, chooses and scores; the same for every head that is tried on them."""
 
     features: FusedFeatures
-    partitions: list[Partition]
-    own: list[OwnClassifier]  #: for zero-shot, what each backbone brought along; none: a classifier is trained
+    folds: list[Fold]
     notes: list[str]
     settings: Settings  #: as asked for, less what these faces do not allow (said in `notes`)
-    by_fold: tuple[FusedFeatures, ...] = ()  #: the same faces by each fold's own encoders, where there are such
-    own_by_fold: tuple[list[OwnClassifier], ...] = ()
 
-    def of(self, partition: int) -> FusedFeatures:
-        """The features that a partition's heads see."""
-        return self.by_fold[partition] if self.by_fold else self.features
-
-    def own_of(self, partition: int) -> list[OwnClassifier]:
-        return self.own_by_fold[partition] if self.own_by_fold else self.own
+    @property
+    def partitions(self) -> list[Partition]:
+        return [fold.partition for fold in self.folds]
 
 
 def prepare(stores: Sequence[Path], settings: Settings) -> Experiment:
@@ -68,7 +74,7 @@ def experiment_on(features: FusedFeatures, settings: Settings, *, by_fold: tuple
     own, said = own_classifiers(features) if zero_shot else ([], "")
     task = Task.of(features, zero_shot=zero_shot, learns=not own)
     parts = partitions(features, task, folds=settings.folds, val_fraction=settings.val_fraction, seed=settings.seed)
-    parts = [without_taught(by_fold[number] if by_fold else features, part) for number, part in enumerate(parts)]
+    parts = [without_taught(each, part) for each, part in zip(by_fold or [features] * len(parts), parts, strict=True)]
     notes = [*features.notes, *dict.fromkeys(parts[0].notes), *([said] if said else [])]
     if by_fold:
         notes.append(f"each of the {len(by_fold)} folds has its own fine-tuned encoder, taught without its test faces")
@@ -76,12 +82,13 @@ def experiment_on(features: FusedFeatures, settings: Settings, *, by_fold: tuple
     if mixes and not can_make_compounds(features, parts):
         notes.append("compound-mixup left out: no training faces with basic labels of both emotions of a class")
         settings = replace(settings, compound_mixup=0.0)
-    own_by_fold = tuple(own_classifiers(each)[0] for each in by_fold) if own else ()
+    owns = [own_classifiers(each)[0] for each in by_fold] if own and by_fold else [own] * len(parts)
     if fits(features, settings.memory_gb / max(len(by_fold), 1)):
-        return Experiment(features.loaded(), parts, own, notes, settings, tuple(each.loaded() for each in by_fold),
-                          own_by_fold)
-    notes.append("features streamed from disk: they exceed the memory allowed")
-    return Experiment(features, parts, own, notes, settings, by_fold, own_by_fold)
+        features, by_fold = features.loaded(), tuple(each.loaded() for each in by_fold)
+    else:
+        notes.append("features streamed from disk: they exceed the memory allowed")
+    folds = list(map(Fold, by_fold or [features] * len(parts), parts, owns))
+    return Experiment(features, folds, notes, settings)
 
 
 def with_extra_views(stores: Sequence[Store], settings: Settings) -> tuple[Settings, list[str]]:
@@ -146,17 +153,16 @@ def train_singles(experiment: Experiment) -> Singles:
     """For the head `late`, each stream's head, trained once for all subsets; for others none."""
     if experiment.settings.head != "late":
         return {}
-    return {k: [fit_single(experiment.settings, experiment.of(number), part, k)
-                for number, part in enumerate(experiment.partitions)]
+    return {k: [fit_single(experiment.settings, fold.features, fold.partition, k) for fold in experiment.folds]
             for k in range(len(experiment.features.streams))}
 
 
 def train_subset(experiment: Experiment, streams: Sequence[int], singles: Singles) -> list[TrainedHead]:
     """The heads of one subset of the streams, one a partition. singles: as `train_singles` gives them."""
-    return [fit(experiment.settings, experiment.of(number), part, streams,
+    return [fit(experiment.settings, fold.features, fold.partition, streams,
                 singles=[singles[k][number] for k in streams] if singles else (),
-                own=[experiment.own_of(number)[k] for k in streams] if experiment.own else ())
-            for number, part in enumerate(experiment.partitions)]
+                own=[fold.own[k] for k in streams] if fold.own else ())
+            for number, fold in enumerate(experiment.folds)]
 
 
 def score(experiment: Experiment, trained: Sequence[TrainedHead], *, name: str) -> ScoredHead:
@@ -164,8 +170,8 @@ def score(experiment: Experiment, trained: Sequence[TrainedHead], *, name: str) 
     features, first = experiment.features, trained[0]
     rows = np.concatenate([part.test for part in experiment.partitions])
     streams = [features.streams[k] for k in first.streams]
-    scores = [member_scores(each.head, experiment.of(number), part.test, each.streams)
-              for number, (part, each) in enumerate(zip(experiment.partitions, trained, strict=True))]
+    scores = [member_scores(each.head, fold.features, fold.partition.test, each.streams)
+              for fold, each in zip(experiment.folds, trained, strict=True)]
     shares = [each.shares.mean(axis=(0, 1)).tolist() for each in scores if each.shares is not None]
     return ScoredHead(
         name=name, backbones=tuple(stream.name for stream in streams), head=first.head.spec.kind,
