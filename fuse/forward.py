@@ -42,7 +42,7 @@ def member_scores(
 
 @torch.inference_mode()
 def scores_of(head: StandardisedHead, features: np.ndarray) -> MemberScores:
-    """The same of raw features (n, D) float32, or (M, n, D), other ones for each member."""
+    """The same of raw features (n, D) float32."""
     output = head(torch.from_numpy(features))
     return MemberScores(output.logits.float().softmax(dim=-1).numpy(),
                         None if output.gates is None else output.gates.float().numpy(),

@@ -1,6 +1,6 @@
 """From a spec to its head, and a head with the standardisation of its features."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import torch
@@ -56,3 +56,14 @@ def side_by_side(heads: Sequence[StandardisedHead]) -> StandardisedHead:
     states = [head.state_dict() for head in heads]
     joined.load_state_dict({name: torch.cat([state[name] for state in states]) for name in states[0]})
     return joined
+
+
+def without_streams(head: StandardisedHead, absent: Collection[int]) -> StandardisedHead:
+    """The same head, weights shared, with these streams at their mean, which an infinite spread makes of any value."""
+    with torch.device("meta"):
+        part = StandardisedHead(head.spec)
+    part.body, part.mean, part.std = head.body, head.mean, head.std.clone()
+    for k, columns in enumerate(part.std.split(list(head.spec.dims), dim=-1)):
+        if k in absent:
+            columns.fill_(torch.inf)
+    return part.eval()

@@ -1,17 +1,15 @@
 """What each stream does in a trained head: without it, with it alone, and how far the streams agree. No training."""
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from twofold.data.errors import InputError
 from twofold.fuse.evaluate import Question, answer, ask
-from twofold.fuse.heads.registry import StandardisedHead
+from twofold.fuse.heads.registry import without_streams
 from twofold.fuse.report.content import RunContent, stream_mark
 from twofold.fuse.report.markup import table
 from twofold.fuse.report.pairs import kappa
@@ -63,10 +61,10 @@ def scored_rows(run: RunContent, question: Question) -> np.ndarray:
 def stream_parts(run: RunContent, question: Question, scorable: np.ndarray) -> StreamParts:
     """Run the head with streams left out: an absent stream stands at its mean over the training faces."""
     names = question.run.stream_names
-    every = range(len(names))
-    head, macro_f1 = _answered(question, scorable, every)
-    alone = [_answered(question, scorable, [k]) for k in every] if len(names) > 1 else [(head, macro_f1)]
-    without = [_answered(question, scorable, [k for k in every if k != absent])[0] for absent in every]
+    every = set(range(len(names)))
+    head, macro_f1 = _answered(question, scorable, absent=())
+    alone = [_answered(question, scorable, absent=every - {k}) for k in every] if len(names) > 1 else [(head, macro_f1)]
+    without = [_answered(question, scorable, absent={k})[0] for k in every]
     parts = tuple(StreamPart(name, against(less, head, classes=len(run.classes), seed=0), single[1])
                   for name, less, single in zip(names, without, alone, strict=True))
     agreement = np.array([[kappa(a.prediction, b.prediction) for a, _ in alone] for b, _ in alone])
@@ -76,20 +74,10 @@ def stream_parts(run: RunContent, question: Question, scorable: np.ndarray) -> S
                        sum(int(calls[str(key)] != call) for key, call in now))
 
 
-def _answered(question: Question, scorable: np.ndarray, streams: Sequence[int]) -> tuple[ScoredHead, float]:
-    run = replace(question.run, head=_only(question.run.head, streams))
+def _answered(question: Question, scorable: np.ndarray, *, absent: Collection[int]) -> tuple[ScoredHead, float]:
+    run = replace(question.run, head=without_streams(question.run.head, absent))
     figures = answer(replace(question, run=run), scorable).figures
     return figures.head, figures.scores.macro_f1
-
-
-def _only(head: StandardisedHead, streams: Sequence[int]) -> StandardisedHead:
-    """The head with all other streams at their mean, which an infinite spread makes of any value."""
-    starts = np.cumsum([0, *head.spec.dims])
-    part = copy.deepcopy(head)
-    with torch.no_grad():
-        for k in set(range(len(head.spec.dims))) - set(streams):
-            part.std[..., starts[k]:starts[k + 1]] = torch.inf
-    return part
 
 
 def streams_section(run: RunContent, streams: StreamParts) -> list[str]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from twofold.data.footage.picture import FaceFinder, PictureFace
 from twofold.fuse.forward import scores_of
+from twofold.fuse.heads.registry import without_streams
 from twofold.fuse.runs.run import Run
 from twofold.fuse.serve.answer import Answer, FaceAnswer, Seconds
 
@@ -54,12 +55,8 @@ class Recogniser:
 
     def _without(self, features: np.ndarray, calls: np.ndarray) -> np.ndarray:
         """(N, K) probability of each face's call where a stream stands at its mean over the training faces."""
-        head, dims = self.run.head, self.run.head.spec.dims
-        if len(dims) == 1:
+        head, streams = self.run.head, range(len(self.run.streams))
+        if len(streams) == 1:
             return np.zeros((len(features), 0))
-        mean, columns = head.mean.numpy(), []
-        for start, dim in zip(np.cumsum([0, *dims[:-1]]), dims, strict=True):
-            members = np.repeat(features[None], head.spec.members, axis=0)
-            members[:, :, start:start + dim] = mean[:, :, start:start + dim]
-            columns.append(self.run.calibrated(scores_of(head, members))[np.arange(len(calls)), calls])
-        return np.stack(columns, axis=1)
+        scores = [scores_of(without_streams(head, {k}), features) for k in streams]
+        return np.stack([self.run.calibrated(each)[np.arange(len(calls)), calls] for each in scores], axis=1)
