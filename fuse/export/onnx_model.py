@@ -13,13 +13,13 @@ from twofold.data.errors import InputError, first_line
 from twofold.fuse.runs.run import Run
 
 
-def write_onnx(module: nn.Module, example: torch.Tensor, path: Path, *, run: Run, name: str,
-               facts: dict[str, object]) -> np.ndarray:
-    """Write `module` as a model of any number of rows, from `name` to `probabilities`; returns what onnxruntime has it
-    say of the example.
+def write_onnx(module: nn.Module, example: torch.Tensor, expected: np.ndarray, path: Path, *, run: Run, name: str,
+               close: float, facts: dict[str, object]) -> float:
+    """Write `module` as a model of any number of rows, from `name` to `probabilities`, and run it on the example;
+    returns the largest difference from what is expected.
 
-    Classes, streams and `facts` stand as JSON in its metadata. Raises InputError if the packages for it are absent, or
-    if the module cannot be traced.
+    Classes, streams and `facts` stand as JSON in its metadata. Raises InputError if the packages for it are absent, if
+    the module cannot be traced, or if the difference is not below `close`.
     """
     try:
         import onnx
@@ -43,12 +43,7 @@ def write_onnx(module: nn.Module, example: torch.Tensor, path: Path, *, run: Run
         "streams": [[backbone, view, recipe.fingerprint] for backbone, view, recipe in run.streams], **facts}.items()})
     onnx.save(model, path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {name: example.numpy()})[0])
-
-
-def require_close(path: Path, difference: np.ndarray, close: float) -> float:
-    """The largest difference. Raises InputError if it is not below `close`."""
-    largest = float(np.abs(difference).max())
-    if not largest < close:
-        raise InputError(f"{path}: the written model differs from the run by {largest:.2g}: do not use it")
-    return largest
+    difference = float(np.abs(np.asarray(session.run(None, {name: example.numpy()})[0]) - expected).max())
+    if not difference < close:
+        raise InputError(f"{path}: the written model differs from the run by {difference:.2g}: do not use it")
+    return difference
