@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from twofold.data.errors import InputError
 from twofold.data.host.machine import waiting_policy
@@ -15,7 +16,8 @@ log = logging.getLogger(__name__)
 #: RAF-CE with vit_mae and resnet50; a large set with all four presets
 SIZES = (Size("rafce", 3_162, (768, 2048)), Size("large", 100_000, (768, 768, 512, 2048), epochs=1, repeats=1))
 FLOOR, OURS, BF16 = "bare matrix products", "ours, fp32", "ours, bf16"
-WITH_SEEDS = {FLOOR: contenders.floor, OURS: contenders.ours, BF16: contenders.ours_bf16}
+WITH_SEEDS = {FLOOR: contenders.floor, OURS: partial(contenders.ours, precision="fp32"),
+              BF16: partial(contenders.ours, precision="bf16")}
 ALONE = {"ours, before it: reading, once": contenders.reading, "DataLoader over feature files": contenders.dataloader,
          "DataLoader over plain HDF5": contenders.dataloader_plain,
          "scikit-learn MLPClassifier": contenders.sklearn_mlp}

@@ -64,17 +64,8 @@ def floor(size: Size, seeds: int) -> tuple[float, float]:
     return _fastest(epoch, size), _peak() - before
 
 
-def ours(size: Size, seeds: int) -> tuple[float, float]:
+def ours(size: Size, seeds: int, *, precision: str) -> tuple[float, float]:
     """`fuse.training.loop.train`, as `fuse` calls it, on resident features; validation on a hundred faces."""
-    return _ours(size, seeds, "fp32")
-
-
-def ours_bf16(size: Size, seeds: int) -> tuple[float, float]:
-    """The same with bfloat16 products."""
-    return _ours(size, seeds, "bf16")
-
-
-def _ours(size: Size, seeds: int, precision: str) -> tuple[float, float]:
     import torch
 
     from twofold.fuse.heads.registry import build

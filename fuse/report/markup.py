@@ -41,14 +41,19 @@ td { white-space: nowrap; } th:first-child { text-align: left; font-weight: 500;
                for number in range(len(PALETTE)))
 
 
-def scrolled(drawing: str) -> str:
-    """A drawing within the width of the page."""
-    return f'<div class="wide" tabindex="0">{drawing}</div>'
+def scrolled(content: str) -> str:
+    """A drawing or table within the width of the page."""
+    return f'<div class="wide" tabindex="0">{content}</div>'
 
 
 def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
     lines = "".join(f'<tr><th scope="row">{escape(row[0])}</th>'
                     + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>" for row in rows)
-    return (f'<div class="wide" tabindex="0"><table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>'
-            f"<tbody>{lines}</tbody></table></div>")
+    return framed(caption, head, lines)
+
+
+def framed(caption: str, head: str, lines: str) -> str:
+    """A table of cells and rows that are markup already."""
+    return scrolled(f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{lines}</tbody>"
+                    "</table>")

@@ -9,14 +9,14 @@ import numpy as np
 from twofold.fuse.features.features import stream_name
 from twofold.fuse.report.calibration import calibration_section
 from twofold.fuse.report.content import RunContent, marked, stream_mark
-from twofold.fuse.report.done import done_section
 from twofold.fuse.report.drawings import drawings
 from twofold.fuse.report.embedding import embedding_section
 from twofold.fuse.report.faces import PERSONAL, Pictures, faces_section
-from twofold.fuse.report.markup import STYLE, scrolled, table
+from twofold.fuse.report.markup import STYLE, framed, scrolled, table
 from twofold.fuse.report.stored import StoredContent
 from twofold.fuse.report.streams import streams_section
 from twofold.fuse.tables.columns import percent, span
+from twofold.fuse.tables.figures import UNTRAINED
 
 MARK = "twofold report"  #: stands in the head of the page, so that a later run knows it
 
@@ -44,7 +44,7 @@ def page(runs: Sequence[RunContent], *, licences: Mapping[str, str], pictures: P
 
 def _sections(run: RunContent, licences: Mapping[str, str]) -> list[str]:
     drawn = drawings(run)
-    done = done_section(run, licences)
+    done = _done(run, licences)
     if not run.systems:
         return [*done, "<p>No test face has a label to score by.</p>"]
     fused = run.systems[-1]
@@ -66,6 +66,25 @@ def _sections(run: RunContent, licences: Mapping[str, str]) -> list[str]:
             folded if confusions[1:] else "", *calibration_section(fused, drawn, run.mark), *_training(run, drawn)]
 
 
+def _done(run: RunContent, licences: Mapping[str, str]) -> list[str]:
+    """What was done: classes, head, encoders with their weights and licences, faces of each side, notes."""
+    record = run.record
+    streams = [(str(stream["backbone"]) + stream_mark(stream), str(stream["view"]), str(stream["dim"]),
+                str(stream["recipe"]["weights"])[:15], _licence(stream, licences)) for stream in record["streams"]]
+    warn = [f'<p class="warn">{escape(UNTRAINED)}</p>'] if run.mark else []
+    counts = [(f"fold {number}" if len(record["faces"]) > 1 else "split",
+               *(str(side[name]) for name in ("train", "val", "test"))) for number, side in enumerate(record["faces"])]
+    return [*warn, f"<p>Classes {escape(str(record['classes_name']))}, head {escape(str(record['head']['kind']))}, "
+                   f"trained {escape(str(record['created']))} in {record['seconds']:.1f} s.</p>",
+            table("Encoders", ("backbone", "view", "dim", "weights", "licence"), streams),
+            table("Faces", ("", "train", "validation", "test"), counts),
+            "<ul>" + "".join(f"<li>{escape(str(note))}</li>" for note in record["notes"]) + "</ul>"]
+
+
+def _licence(stream: dict[str, Any], licences: Mapping[str, str]) -> str:
+    return "random numbers: none" if stream_mark(stream) else licences.get(str(stream["backbone"]), "not stated")
+
+
 def _stored(run: RunContent, stored: StoredContent, *, number: int) -> list[str]:
     drawn = embedding_section(run, stored.embedding, number=number) if stored.embedding else []
     return [*streams_section(run, stored.streams), *drawn]
@@ -81,8 +100,7 @@ def _confusion(system: dict[str, Any], classes: Sequence[str]) -> str:
                         "</td>" for count, share in zip(row, shares, strict=True))
         rows += f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
     caption = f"{marked(system)}: faces of a row called as a column"
-    return (f'<div class="wide" tabindex="0"><table><caption>{escape(caption)}</caption>'
-            f"<thead><tr><th>truth</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>")
+    return framed(caption, f"<th>truth</th>{head}", rows)
 
 
 def _training(run: RunContent, drawn: dict[str, str]) -> list[str]:
