@@ -1,7 +1,8 @@
 """From any published weights file to one that is data by its format."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from twofold.data.errors import InputError
 from twofold.data.host.outputs import Kind, Output
@@ -10,31 +11,26 @@ from twofold.extract.weights.read import Checkpoint, file_sha256, read_checkpoin
 from twofold.extract.weights.recognise import guess
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Conversion:
     """What was in a weights file and where its tensors are now."""
 
-    source: str
-    written: str
-    format: str
-    container: str
-    tensors: int
-    parameters: int
-    entries: dict[str, str]
-    dropped: dict[str, int]
-    best_acc: float | None
+    checkpoint: Checkpoint
+    written: Path
     classes: str
-    looks_like: str
 
-    def record(self) -> dict:
-        return asdict(self)
+    def record(self) -> dict[str, Any]:
+        return {"source": str(self.checkpoint.path), "written": str(self.written), **self.checkpoint.record(),
+                "classes": self.classes, "looks_like": guess(self.checkpoint.tensors)}
 
     def text(self) -> str:
+        facts = self.record()
         lines = [
-            f"{self.source}: {self.format}, {self.tensors} tensors, {self.parameters:,} parameters, {self.looks_like}",
-            *(f"  entry {name or '(the file itself)'}: {kind}" for name, kind in self.entries.items()),
-            *(f"  left out, not run: {name} x {count}" for name, count in self.dropped.items()),
-            *([f"  best_acc: {self.best_acc:.2f}"] if self.best_acc is not None else []),
+            f"{facts['source']}: {facts['format']}, {facts['tensors']} tensors, {facts['parameters']:,} parameters, "
+            f"{facts['looks_like']}",
+            *(f"  entry {name or '(the file itself)'}: {kind}" for name, kind in facts["entries"].items()),
+            *(f"  left out, not run: {name} x {count}" for name, count in facts["dropped"].items()),
+            *([f"  best_acc: {facts['best_acc']:.2f}"] if facts["best_acc"] is not None else []),
             *([f"  classes: {self.classes}"] if self.classes else []),
             f"wrote {self.written}",
         ]
@@ -64,13 +60,4 @@ def convert(source: Path, target: Path, *, classes: str = "", overwrite: bool = 
     tensors = {name: tensor.contiguous().clone() for name, tensor in checkpoint.tensors.items()}  # none may share
     with output.writing() as temporary:
         save_file(tensors, temporary, metadata=metadata)
-    return _conversion(checkpoint, target, metadata.get("classes", ""))
-
-
-def _conversion(checkpoint: Checkpoint, target: Path, classes: str) -> Conversion:
-    return Conversion(
-        source=str(checkpoint.path), written=str(target), format=checkpoint.format, container=checkpoint.container,
-        tensors=len(checkpoint.tensors), parameters=checkpoint.parameters, entries=checkpoint.entries,
-        dropped=checkpoint.dropped, best_acc=checkpoint.best_acc, classes=classes,
-        looks_like=guess(checkpoint.tensors),
-    )
+    return Conversion(checkpoint, target, metadata.get("classes", ""))

@@ -36,9 +36,11 @@ class Checkpoint:
     best_acc: float | None = None
     metadata: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def parameters(self) -> int:
-        return sum(tensor.numel() for tensor in self.tensors.values() if tensor.is_floating_point())
+    def record(self) -> dict[str, Any]:
+        """What there is to say of the file, its numbers left out."""
+        parameters = sum(tensor.numel() for tensor in self.tensors.values() if tensor.is_floating_point())
+        return {"format": self.format, "container": self.container, "tensors": len(self.tensors),
+                "parameters": parameters, "entries": self.entries, "dropped": self.dropped, "best_acc": self.best_acc}
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

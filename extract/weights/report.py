@@ -117,9 +117,7 @@ def _described(name: str, file: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(file)
     encoder = load_encoder(name, weights=str(file), device="cpu", precision="fp32")
     return {
-        "path": str(file), "format": checkpoint.format, "container": checkpoint.container,
-        "tensors": len(checkpoint.tensors), "parameters": checkpoint.parameters, "entries": checkpoint.entries,
-        "dropped": checkpoint.dropped, "best_acc": checkpoint.best_acc, "metadata": checkpoint.metadata,
+        "path": str(file), **checkpoint.record(), "metadata": checkpoint.metadata,
         "weights": encoder.weights, "dim": encoder.dim,
         "classes": list(encoder.classifier.classes) if encoder.classifier else
         [f"{encoder.unnamed_classes} in an order that the file does not say"] if encoder.unnamed_classes else [],

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -117,17 +117,18 @@ def predictions_csv(features: FusedFeatures, fused: ScoredHead, val: tuple[np.nd
         for row, shares in zip(rows, probabilities, strict=True):
             lines.append((*to_cells([str(features.keys[row])]), split, classes[features.label[row]],
                           classes[int(shares.argmax())], *(f"{share:.6f}" for share in shares)))
-    return _csv(lines)
+    return csv_text(lines)
 
 
 def _history(trained: Sequence[TrainedHead]) -> str:
     names = list(Epoch.__dataclass_fields__)
-    return _csv([("fold", *names), *((str(fold), *(f"{value:.6g}" if isinstance(value, float) else str(value)
+    return csv_text([("fold", *names), *((str(fold), *(f"{value:.6g}" if isinstance(value, float) else str(value)
                                                    for value in asdict(line).values()))
                                      for fold, each in enumerate(trained) for line in each.history)])
 
 
-def _csv(lines: Sequence[tuple[str, ...]]) -> str:
+def csv_text(lines: Iterable[Sequence[str]]) -> str:
+    """Lines of cells as a CSV file has them."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(lines)
     return buffer.getvalue()

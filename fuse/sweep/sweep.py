@@ -1,8 +1,6 @@
 """The verb `sweep`: many heads on many subsets, ordered by validation; test is shown once, for the chosen one."""
 
-import csv
 import hashlib
-import io
 import itertools
 import json
 import logging
@@ -25,6 +23,7 @@ from twofold.fuse.experiment import prepare, subsets, train_singles, train_subse
 from twofold.fuse.fuse import Fusion, fuse
 from twofold.fuse.runs.run_folder import check_out
 from twofold.fuse.runs.tensorboard import check_tensorboard, write_curves, write_trial
+from twofold.fuse.runs.write_run import csv_text
 from twofold.fuse.settings import Settings, settings_from
 from twofold.fuse.sweep import ablation
 from twofold.fuse.tables.columns import columns, percent
@@ -273,10 +272,8 @@ def _cell(trial: Trial, name: str) -> str:
 
 
 def _leaderboard(trials: Sequence[Trial], varied: tuple[str, ...]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("rank", "trial", *varied, "val_macro_f1", "seconds", "error"))
-    for rank, trial in enumerate(trials, 1):
-        writer.writerow((rank, trial.name, *(_cell(trial, name) for name in varied),
-                         "" if trial.error else f"{trial.score:.6f}", f"{trial.seconds:.2f}", trial.error))
-    return buffer.getvalue()
+    header = ("rank", "trial", *varied, "val_macro_f1", "seconds", "error")
+    return csv_text([header, *(
+        (str(rank), trial.name, *(_cell(trial, name) for name in varied),
+         "" if trial.error else f"{trial.score:.6f}", f"{trial.seconds:.2f}", trial.error)
+        for rank, trial in enumerate(trials, 1))])

@@ -62,7 +62,7 @@ def test_every_container_gives_the_same_weights(tmp_path, wrap, legacy):
     checkpoint = read_checkpoint(tmp_path / "w.pth")
     assert_whole(checkpoint.tensors)
     assert checkpoint.format == ("torch before 1.6" if legacy else "torch") and not checkpoint.dropped
-    assert checkpoint.parameters == 29
+    assert checkpoint.record()["parameters"] == 29
 
 
 @pytest.mark.parametrize("legacy", [False, True])
