@@ -67,8 +67,8 @@ def extract(request: Request, *, dry: bool = False, engine: Engine | None = None
     facts = [encoders.facts(stream.source) for stream in request.streams]
     if options.with_logits:
         _require_classifiers(facts)
-    wanted = [WantedFile(recipe_of(known, view(stream.view), dtype=stream.dtype), known.dim, known.classifier)
-              for stream, known in zip(request.streams, facts, strict=True)]
+    wanted = [WantedFile(recipe_of(encoder, view(stream.view), dtype=stream.dtype), encoder.dim, encoder.classifier)
+              for stream, encoder in zip(request.streams, facts, strict=True)]
     plans = plan_all(place, wanted, options)
     sources = [stream.source for stream in request.streams]
     if dry:

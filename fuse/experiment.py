@@ -71,11 +71,11 @@ def experiment_on(features: FusedFeatures, settings: Settings, *, by_fold: tuple
     zero_shot = settings.head == "zeroshot"
     if zero_shot:
         check_pairs(features.taxonomy)
-    own, said = own_classifiers(features) if zero_shot else ([], "")
+    own, origin = own_classifiers(features) if zero_shot else ([], "")
     task = Task.of(features, zero_shot=zero_shot, learns=not own)
     parts = partitions(features, task, folds=settings.folds, val_fraction=settings.val_fraction, seed=settings.seed)
     parts = [without_taught(each, part) for each, part in zip(by_fold or [features] * len(parts), parts, strict=True)]
-    notes = [*features.notes, *dict.fromkeys(parts[0].notes), *([said] if said else [])]
+    notes = [*features.notes, *dict.fromkeys(parts[0].notes), *([origin] if origin else [])]
     if by_fold:
         notes.append(f"each of the {len(by_fold)} folds has its own fine-tuned encoder, taught without its test faces")
     mixes = settings.compound_mixup and features.taxonomy.has_pairs and not zero_shot
@@ -125,8 +125,8 @@ def subsets(features: FusedFeatures, settings: Settings) -> list[tuple[int, ...]
         backbones = count // len(settings.views)
         units = [tuple(range(k, count, backbones)) for k in range(backbones)]
     sizes = range(1, len(units)) if settings.subsets == "all" else [1] if len(units) > 1 else []
-    chosen = [combination for size in sizes for combination in itertools.combinations(units, size)]
-    return [tuple(sorted(itertools.chain(*combination))) for combination in [*chosen, tuple(units)]]
+    smaller = [combination for size in sizes for combination in itertools.combinations(units, size)]
+    return [tuple(sorted(itertools.chain(*combination))) for combination in [*smaller, tuple(units)]]
 
 
 def subset_name(features: FusedFeatures, streams: Sequence[int], settings: Settings) -> str:

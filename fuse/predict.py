@@ -120,12 +120,12 @@ def series(table: pd.DataFrame) -> np.ndarray:
     return np.array(names, object)
 
 
-def _answering(store: Store, asked: list[str], keys: np.ndarray) -> list[str]:
+def _answering(store: Store, frames: list[str], keys: np.ndarray) -> list[str]:
     """The faces that answer the frames of a template: cropped from its videos, or kept in its folders, maybe as PNG."""
     table = read_manifest(store.manifest_path).table
     if {"source", "track", "box", "picture"} <= set(table):
-        return challenge_frames(table, asked)
-    return frames_of(asked, keys)
+        return challenge_frames(table, frames)
+    return frames_of(frames, keys)
 
 
 def check_options(options: PredictOptions, run: Run, out: Path, *, inputs: Sequence[Path]) -> Output:

@@ -46,14 +46,14 @@ def carried_encoders(recipes: Sequence[Recipe], *, side: int, weights: Sequence[
     if models:
         raise InputError(f"{', '.join(models)}: an ONNX model already, which cannot be traced into another: leave out "
                          "--face; head.onnx takes its features")
-    named = dict(_pair(text) for text in stated)
-    chosen, loaded = parse_weights(weights, [recipe.backbone for recipe in recipes]), Encoders("cpu")
+    by_name = dict(_pair(text) for text in stated)
+    files, loaded = parse_weights(weights, [recipe.backbone for recipe in recipes]), Encoders("cpu")
     exact = [replace(recipe, precision="fp32") for recipe in recipes]
     encoders, terms = [], []
     for recipe in exact:
-        source, encoder = find_encoder(recipe, chosen.get(recipe.backbone, []), loaded)
+        source, encoder = find_encoder(recipe, files.get(recipe.backbone, []), loaded)
         encoders.append(encoder)
-        terms.append(named.get(recipe.backbone) or _licence(recipe, source))
+        terms.append(by_name.get(recipe.backbone) or _licence(recipe, source))
     modules = portable_encoders(encoders, exact, side=side)
     return CarriedEncoders(encoders, exact, side, modules, terms)
 

@@ -29,7 +29,7 @@ def reproduce(recipes: Sequence[Recipe], *, manifest: Path, roots: Sequence[str]
     lacks rows of it. Raises InputError, before any face is computed, where
     what is here would make another recipe.
     """
-    chosen = parse_weights(weights, [recipe.backbone for recipe in recipes])
+    files = parse_weights(weights, [recipe.backbone for recipe in recipes])
     options = ExtractOptions(recheck=reused, retry_failures=reused)
     devices = device.split(",")
     encoders = Encoders(devices[0])
@@ -39,7 +39,7 @@ def reproduce(recipes: Sequence[Recipe], *, manifest: Path, roots: Sequence[str]
         source = EncoderSource(backbone=file.recipe.backbone)
         if file.missing.any():
             _check_width(file.recipe, recipes, dims)
-            source, encoder = find_encoder(file.recipe, chosen.get(file.recipe.backbone, []), encoders)
+            source, encoder = find_encoder(file.recipe, files.get(file.recipe.backbone, []), encoders)
             file = replace(file, wanted=WantedFile(file.recipe, encoder.dim, encoder.classifier))
         plans.append(file)
         sources.append(source)
@@ -51,8 +51,8 @@ def find_encoders(recipes: Sequence[Recipe], *, weights: Sequence[str], device: 
     """The encoder of each recipe, found as `reproduce` finds it. Raises InputError where one cannot be made."""
     for recipe in recipes:
         _check_width(recipe, recipes, dims)
-    chosen, encoders = parse_weights(weights, [recipe.backbone for recipe in recipes]), Encoders(device)
-    return [find_encoder(recipe, chosen.get(recipe.backbone, []), encoders)[1] for recipe in recipes]
+    files, encoders = parse_weights(weights, [recipe.backbone for recipe in recipes]), Encoders(device)
+    return [find_encoder(recipe, files.get(recipe.backbone, []), encoders)[1] for recipe in recipes]
 
 
 def _check_width(recipe: Recipe, recipes: Sequence[Recipe], dims: Sequence[int]) -> None:

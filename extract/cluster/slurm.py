@@ -76,10 +76,10 @@ def script_of(words: Sequence[str], *, options: str, tasks: int, file: str) -> s
     if tasks < 1:
         raise InputError(f"--slurm-tasks {tasks}: there is at least one task")
     try:
-        chosen = shlex.split(options)
+        switches = shlex.split(options)
     except ValueError as error:
         raise InputError(f"--slurm {options!r}: {error}") from None
-    taken = [word for word in chosen if word.split("=")[0] in OURS]
+    taken = [word for word in switches if word.split("=")[0] in OURS]
     if taken or "\n" in options:
         what = taken[0] if taken else "a line end"
         raise InputError(f"--slurm: {what} cannot be among the options: {', '.join(OURS)} are given by Twofold "

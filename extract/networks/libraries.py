@@ -200,15 +200,15 @@ def _torchvision_preprocessing(name: str, checkpoint: Checkpoint | None) -> Prep
     from torchvision import models
 
     published = list(models.get_model_weights(name))
-    chosen = published[0]
+    weights = published[0]
     if checkpoint:
         digest = checkpoint.metadata.get("source_sha256") or file_sha256(checkpoint.path)
         matches = [weights for weights in published if f"-{digest[:8]}." in weights.url]
-        chosen = matches[0] if matches else chosen
+        weights = matches[0] if matches else weights
         if not matches and len({repr(weights.transforms()) for weights in published}) > 1:
             log.warning("%s is not a file that torchvision publishes for %s: preprocessing is that of %s",
-                        checkpoint.path, name, chosen.name)
-    transform = chosen.transforms()
+                        checkpoint.path, name, weights.name)
+    transform = weights.transforms()
     return Preprocessing(
         size=transform.crop_size[0], resize=transform.resize_size[0], interpolation=transform.interpolation.value,
         mean=tuple(transform.mean), std=tuple(transform.std),

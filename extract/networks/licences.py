@@ -11,11 +11,11 @@ def licences(backbones: Iterable[str]) -> dict[str, str]:
     Of weights from elsewhere (torchvision states none for its weights, an ONNX file has no place for one) nothing is
     known.
     """
-    stated = {preset.name: preset.licence for preset in PRESETS}
+    of_presets = {preset.name: preset.licence for preset in PRESETS}
     licence_of = {}
     for backbone in backbones:
         name = backbone.partition("?")[0]
-        licence = _timm_licence(name.removeprefix("timm:")) if name.startswith("timm:") else stated.get(name)
+        licence = _timm_licence(name.removeprefix("timm:")) if name.startswith("timm:") else of_presets.get(name)
         if licence:
             licence_of[backbone] = licence
     return licence_of

@@ -238,8 +238,8 @@ def _checkpoint(path: Path, form: str, tree: Any, dropped: dict[str, int],
 
     weights = weights_in(tree, read)
     if weights is None:
-        named = f" (it also names {', '.join(list(dropped)[:3])}; none of that was run)" if dropped else ""
-        raise InputError(f"{path} {why_none(tree)}{named}")
+        classes = f" (it also names {', '.join(list(dropped)[:3])}; none of that was run)" if dropped else ""
+        raise InputError(f"{path} {why_none(tree)}{classes}")
     container, tensors = weights
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > 4 * path.stat().st_size + 2**20:
         raise InputError(f"{path} declares far more numbers than it holds: it was refused")

@@ -200,12 +200,12 @@ def _fastest(work: Callable[[], object], size: Size) -> float:
     """Seconds of the fastest of several runs, after one to warm up; of a long one, where it warms up by itself, one."""
     if size.repeats > 1:
         work()
-    taken: list[float] = []
-    while len(taken) < size.repeats or (size.repeats > 1 and sum(taken) < SECONDS):
+    seconds: list[float] = []
+    while len(seconds) < size.repeats or (size.repeats > 1 and sum(seconds) < SECONDS):
         started = time.perf_counter()
         work()
-        taken.append(time.perf_counter() - started)
-    return min(taken)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
 def _resident() -> float:

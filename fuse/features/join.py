@@ -39,8 +39,8 @@ def join(
     streams = [_stream_of_name(stores, backbone, view, folds) for view in views for backbone in names]
     _check_different(streams)
     streams.sort(key=lambda stream: (_rank(stream.view), stream.backbone, stream.recipe.fingerprint))
-    told_apart = marks([(stream.backbone, stream.view, stream.recipe) for stream in streams])
-    streams = [replace(stream, mark=mark) for stream, mark in zip(streams, told_apart, strict=True)]
+    names = marks([(stream.backbone, stream.view, stream.recipe) for stream in streams])
+    streams = [replace(stream, mark=mark) for stream, mark in zip(streams, names, strict=True)]
     return join_streams(stores, streams, taxonomy=taxonomy)
 
 
@@ -64,8 +64,7 @@ def stream_of_recipe(store: Store, backbone: str, view: str, recipe: Recipe, *, 
     files = [file for file in store.readable()[0] if (file.backbone, file.view) == (backbone, view)]
     if not files:
         store.find(backbone, view)  # raises, naming what the store has
-    ranked = sorted(files, key=lambda file: _distance(recipe, file))
-    file = ranked[0]
+    file = min(files, key=lambda file: _distance(recipe, file))
     difference = differences(recipe, file.recipe)
     if set(difference) - PRECISION:
         raise InputError(f"{file.path}: {backbone} was extracted otherwise than what {source} was trained on (there, "

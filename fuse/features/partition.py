@@ -75,11 +75,11 @@ def _folded(features: FusedFeatures, task: Task, folds: int, seed: int) -> list[
     if not len(own):
         raise _nothing(features, task)
     fold = np.full(len(features), -1)
-    named = named_folds(features.fold[own], folds=folds)
-    fold[own] = named if named is not None else stratified_group_folds(
+    official = named_folds(features.fold[own], folds=folds)
+    fold[own] = official if official is not None else stratified_group_folds(
         _names(task.scored[own]), _names(features.group[own]), folds=folds, seed=seed)
     usable = (features.store == 0) | np.isin(features.split, ("train", ""))
-    if named is not None:  # of folds within train alone: the official test faces stay out of it
+    if official is not None:  # of folds within train alone: the official test faces stay out of it
         usable &= (fold >= 0) | (features.split != "test")
     return [np.where(fold == number, "test", np.where(usable, "train", "")).astype(object) for number in range(folds)]
 

@@ -59,10 +59,10 @@ def _bins(record: Mapping[str, Any]) -> Reliability:
 
 def calibration_drawings(calibration: Calibration, mark: str) -> dict[str, str]:
     """By name, each an SVG that stands alone. mark: what is said of untrained encoders."""
-    named = {"reliability": svg.reliability("under the temperature" + mark, calibration.after)}
+    svgs = {"reliability": svg.reliability("under the temperature" + mark, calibration.after)}
     if calibration.before is not None:
-        named["reliability-before-temperature"] = svg.reliability("before the temperature" + mark, calibration.before)
-    return named
+        svgs["reliability-before-temperature"] = svg.reliability("before the temperature" + mark, calibration.before)
+    return svgs
 
 
 def calibration_section(system: Mapping[str, Any], drawn: Mapping[str, str], mark: str) -> list[str]:

@@ -26,19 +26,19 @@ NO_PNG = "PNG files want the package resvg-py: pip install resvg-py"
 
 def drawings(run: RunContent, stored: StoredContent | None = None) -> dict[str, str]:
     """The drawings that the page shows of a run, by name, each an SVG."""
-    named = {f"forest-{kind}": svg.forest(words, [(marked(system), system[kind], system[f"{kind}_interval"])
-                                                  for system in run.systems])
-             for kind, words in (("macro_f1", "macro-F1, %"), ("accuracy", "accuracy, %"))} if run.systems else {}
+    svgs = {f"forest-{kind}": svg.forest(words, [(marked(system), system[kind], system[f"{kind}_interval"])
+                                                 for system in run.systems])
+            for kind, words in (("macro_f1", "macro-F1, %"), ("accuracy", "accuracy, %"))} if run.systems else {}
     if run.calibration and len(run.answers.keys):
-        named |= calibration_drawings(run.calibration, run.mark)
+        svgs |= calibration_drawings(run.calibration, run.mark)
     if run.curves:
-        named["learning-macro_f1"] = svg.curves("validation macro-F1, %" + run.mark,
-                                                [(e, f1) for e, _, f1 in run.curves], percent=True)
-        named["learning-loss"] = svg.curves("training loss" + run.mark, [(e, loss) for e, loss, _ in run.curves],
-                                            percent=False)
+        svgs["learning-macro_f1"] = svg.curves("validation macro-F1, %" + run.mark,
+                                               [(e, f1) for e, _, f1 in run.curves], percent=True)
+        svgs["learning-loss"] = svg.curves("training loss" + run.mark, [(e, loss) for e, loss, _ in run.curves],
+                                           percent=False)
     if stored and stored.embedding:
-        named["map"] = embedding_drawing(run, stored.embedding)
-    return named
+        svgs["map"] = embedding_drawing(run, stored.embedding)
+    return svgs
 
 
 def paper_drawings(run: RunContent, stored: StoredContent | None) -> dict[str, str]:

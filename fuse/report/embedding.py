@@ -31,21 +31,21 @@ def embed(run: RunContent, question: Question, scorable: np.ndarray) -> Embeddin
 
     Features are standardised as the head does it, and each stream is weighted so that all count alike, however wide.
     """
-    chosen = np.flatnonzero(scorable)
-    if len(chosen) < FEWEST:
+    faces = np.flatnonzero(scorable)
+    if len(faces) < FEWEST:
         return None
-    if len(chosen) > MOST:
-        chosen = np.sort(np.random.default_rng(0).choice(chosen, MOST, replace=False))
+    if len(faces) > MOST:
+        faces = np.sort(np.random.default_rng(0).choice(faces, MOST, replace=False))
     head, streams = question.run.head, question.features.streams
-    features = question.features.read(question.rows[chosen], range(len(streams)))
+    features = question.features.read(question.rows[faces], range(len(streams)))
     features = (features - head.mean[0].numpy()) / head.std[0].numpy()
     features /= np.concatenate([np.full(stream.dim, np.sqrt(stream.dim), np.float32) for stream in streams])
     components = min(COMPONENTS, *features.shape)
     reduced = PCA(components, random_state=0).fit_transform(features)
-    places = TSNE(perplexity=min(30, (len(chosen) - 1) / 3), init="pca", random_state=0).fit_transform(reduced)
+    places = TSNE(perplexity=min(30, (len(faces) - 1) / 3), init="pca", random_state=0).fit_transform(reduced)
     low, high = places.min(axis=0), places.max(axis=0)
     number = {key: row for row, key in enumerate(run.answers.keys)}
-    rows = np.array([number[str(key)] for key in question.keys[chosen]])
+    rows = np.array([number[str(key)] for key in question.keys[faces]])
     return Embedding((places - low) / np.maximum(high - low, 1e-9), rows, int(scorable.sum()))
 
 

@@ -77,6 +77,6 @@ def _item(run: RunContent, row: int, uri: str) -> str:
     answers, key = run.answers, escape(run.answers.keys[row])
     truth, call = (escape(run.classes[number]) for number in (answers.truth[row], answers.calls[row]))
     picture = f'<img src="{uri}" alt="{key}">' if uri else '<p class="warn">no picture</p>'
-    said = (f"<b>{call}</b> {answers.confidence[row]:.2f}<br>truth: {truth}" if answers.wrong[row]
-            else f"<b>{call}</b> {answers.confidence[row]:.2f}, rightly")
-    return f"<li>{picture}{said}<br><small>{key}</small></li>"
+    caption = (f"<b>{call}</b> {answers.confidence[row]:.2f}<br>truth: {truth}" if answers.wrong[row]
+               else f"<b>{call}</b> {answers.confidence[row]:.2f}, rightly")
+    return f"<li>{picture}{caption}<br><small>{key}</small></li>"

@@ -24,9 +24,9 @@ def confusion_drawing(system: dict[str, Any], classes: Sequence[str]) -> str:
         for column, count in enumerate(counts[row]):
             parts += _cell(LEFT + CELL * column, top + CELL * row, int(count), count / max(counts[row].sum(), 1))
     parts += [text(LEFT - 8, top - 12, "truth ↓   called →", anchor="end")]
-    said = f"confusion of {marked(system)}: " + "; ".join(
+    label = f"confusion of {marked(system)}: " + "; ".join(
         f"{name} {', '.join(map(str, row))}" for name, row in zip(classes, counts.tolist(), strict=True))
-    return drawing(LEFT + side + 80, top + side + 10, said, parts)
+    return drawing(LEFT + side + 80, top + side + 10, label, parts)
 
 
 def _cell(x: float, y: float, count: int, share: float) -> list[str]:

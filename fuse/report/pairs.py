@@ -70,15 +70,15 @@ def _pair(run: RunContent, first: RunContent, groups: Groups) -> Pair:
 
 def side_by_side(runs: Sequence[RunContent], compared: Sequence[Pair], *, grouped: bool) -> list[str]:
     """The fusions of several runs: a forest plot, and paired differences from the first."""
-    said = ("Faces of a group count as one piece of evidence." if grouped else
-            "Each face counts as its own piece of evidence: with --store its groups would be known.")
+    evidence = ("Faces of a group count as one piece of evidence." if grouped else
+                "Each face counts as its own piece of evidence: with --store its groups would be known.")
     return ['<section id="side"><h2>Side by side</h2>', "<h3>macro-F1, %</h3>",
             scrolled(forest_of(runs)),
             table(f"Differences in macro-F1 from {runs[0].path.name}, in points, on the same faces",
                   ("run", "faces", "difference", "95 %", "only this right", "only the first right", "p", "kappa"),
                   [_row(pair, run.mark or runs[0].mark) for pair, run in zip(compared, runs[1:], strict=True)]),
             f"<p>An interval on both sides of nought is noise. p: exact, of which is right more often. kappa: how far "
-            f"they agree beyond chance. {escape(said)}</p></section>"]
+            f"they agree beyond chance. {escape(evidence)}</p></section>"]
 
 
 def forest_of(runs: Sequence[RunContent]) -> str:

@@ -33,8 +33,8 @@ def scatter(title: str, points: Sequence[Point], classes: Sequence[str]) -> str:
     frame = f'<rect x="1" y="{top}" width="{SIDE}" height="{SIDE}" fill="none" stroke="{FAINT}"/>'
     marks = [_mark(point, 14 + (SIDE - 26) * point.x, top + 13 + (SIDE - 26) * point.y) for point in points]
     legend = [_entry(number, name) for number, name in enumerate(classes)]
-    said = f"{title}: {len(points) - wrong} called rightly, {wrong} wrongly"
-    return drawing(SIDE + 2, top + SIDE + 1, said,
+    label = f"{title}: {len(points) - wrong} called rightly, {wrong} wrongly"
+    return drawing(SIDE + 2, top + SIDE + 1, label,
                    [f"<style>{rules}</style>", frame, *marks, *legend])
 
 

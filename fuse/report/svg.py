@@ -30,28 +30,28 @@ def forest(title: str, rows: Sequence[tuple[str, float, Interval]]) -> str:
         parts += [line(place(interval[0]), y, place(interval[1]), y, ACCENT, 3)] if interval else []
         parts += [f'<circle cx="{place(value):.1f}" cy="{y}" r="5" fill="{ACCENT}"/>',
                   text(left + width + 12, y + 4, f"{100 * value:.1f}")]
-    said = "; ".join(f"{name} {100 * value:.1f}" for name, value, _ in rows)
-    return drawing(left + width + 50, bottom + 26, f"{title}: {said}", parts)
+    figures = "; ".join(f"{name} {100 * value:.1f}" for name, value, _ in rows)
+    return drawing(left + width + 50, bottom + 26, f"{title}: {figures}", parts)
 
 
 def reliability(title: str, bins: Reliability) -> str:
     """How often calls of each confidence are right (bars) against the confidence itself (diagonal)."""
     size, pad, count = 300, 46, len(bins.faces)
-    parts, said = [line(pad, 10, pad, 10 + size, FAINT), line(pad, 10 + size, pad + size, 10 + size, FAINT)], []
+    parts, figures = [line(pad, 10, pad, 10 + size, FAINT), line(pad, 10 + size, pad + size, 10 + size, FAINT)], []
     for b in np.flatnonzero(bins.faces):
         share, faces = float(bins.right[b] / bins.faces[b]), int(bins.faces[b])
         x, tall = pad + size * b / count, size * share
         parts.append(f'<rect x="{x + 1:.1f}" y="{10 + size - tall:.1f}" width="{size / count - 2:.1f}" '
                      f'height="{tall:.1f}" fill="{ACCENT}" opacity="{0.35 + 0.65 * min(1, faces / 20):.2f}">'
                      f"<title>{faces} faces, {100 * share:.0f} % right</title></rect>")
-        said.append(f"{(b + 0.5) / count:.2f} {100 * share:.0f} %")
+        figures.append(f"{(b + 0.5) / count:.2f} {100 * share:.0f} %")
     parts.append(line(pad, size + 10, pad + size, 10, INK, 1.5))
     for tick in (0, 0.5, 1):
         parts += [text(pad + size * tick, size + 28, f"{100 * tick:.0f}", anchor="middle"),
                   text(pad - 8, 14 + size * (1 - tick), f"{100 * tick:.0f}", anchor="end")]
     parts += [text(pad + size / 2, size + 46, "confidence, %", anchor="middle"),
               f'<g transform="translate(12 {10 + size / 2}) rotate(-90)">{text(0, 0, "right, %", anchor="middle")}</g>']
-    return drawing(size + pad + 20, size + 54, f"right, %, by confidence, {title}: " + ", ".join(said), parts)
+    return drawing(size + pad + 20, size + 54, f"right, %, by confidence, {title}: " + ", ".join(figures), parts)
 
 
 def curves(title: str, lines: Sequence[tuple[np.ndarray, np.ndarray]], *, percent: bool) -> str:

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from twofold.cache.recipe import Recipe, differences
 from twofold.cache.store import Store
@@ -14,7 +13,7 @@ from twofold.data.taxonomies import taxonomy_in
 from twofold.fuse.classes import check_pairs
 from twofold.fuse.features.features import FusedFeatures, marks, stream_name
 from twofold.fuse.features.join import join_streams, spelled, stream_of_recipe
-from twofold.fuse.forward import MemberScores, member_scores
+from twofold.fuse.forward import MemberScores, member_scores, scores_of
 from twofold.fuse.heads.registry import StandardisedHead
 from twofold.fuse.heads.spec import Spec
 from twofold.fuse.runs.received import read_head, spec_of, streams_of, temperatures_of
@@ -93,11 +92,9 @@ class Run:
         """(n, C) the mean probabilities of the members under the run's temperature."""
         return metrics.tempered(scores.probabilities.mean(axis=0), self.temperature)
 
-    @torch.inference_mode()
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """(N, C) calibrated probabilities of raw features (N, D) float32, streams side by side in `streams`' order."""
-        logits = self.head(torch.from_numpy(np.ascontiguousarray(features, np.float32))).logits.float()
-        return metrics.tempered(logits.softmax(dim=-1).mean(dim=0).numpy(), self.temperature)
+        return self.calibrated(scores_of(self.head, np.ascontiguousarray(features, np.float32)))
 
 
 def read_run(path: Path) -> Run:

@@ -51,12 +51,12 @@ class SeenFaces:
         sha256, group = features.sha256[rows], group_digests(features, rows)
         unseen = np.empty((len(rows), self.roles.shape[1]), bool)
         scored = np.empty_like(unseen)
-        named = group != b""
+        grouped = group != b""
         pairs, own_pairs = np.char.add(sha256, group), np.char.add(self.sha256, self.group)
         for fold in range(unseen.shape[1]):
             taught = self.taught(fold)
             unseen[:, fold] = ~np.isin(sha256, self.sha256[taught])
-            unseen[:, fold] &= ~(named & np.isin(group, self.group[taught]))
+            unseen[:, fold] &= ~(grouped & np.isin(group, self.group[taught]))
             scored[:, fold] = np.isin(pairs, own_pairs[self.roles[:, fold] == b"s"])
         scored &= unseen
         return np.where(np.any(scored, axis=1, keepdims=True), scored, unseen)

@@ -64,18 +64,18 @@ def fold_files(store: Store, backbone: str, view: str, *, folds: int) -> tuple[F
     trainings = {taught.training if taught else "" for file, taught in files if file.fingerprint.startswith(digits)}
     if len(trainings) != 1 or "" in trainings:
         return ()
-    chosen = sorted(((taught.fold, file.path, file, taught) for file, taught in files
-                     if taught and taught.training in trainings), key=lambda each: each[:2])
-    count = chosen[0][3].folds
+    members = sorted(((taught.fold, file.path, file, taught) for file, taught in files
+                      if taught and taught.training in trainings), key=lambda each: each[:2])
+    count = members[0][3].folds
     if count != folds:
         raise InputError(f"the encoders of {name} were fine-tuned for {count} folds: use --folds {count}"
                          + (f", not {folds}" if folds else ""))
-    missing = sorted(set(range(count)) - {fold for fold, *_ in chosen})
-    if missing or len(chosen) != count:
+    missing = sorted(set(range(count)) - {fold for fold, *_ in members})
+    if missing or len(members) != count:
         what = f"fold {missing[0] + 1} of {count} has no features" if missing else "a fold has several files"
         raise InputError(f"{store.path}: {name} is fine-tuned one encoder a fold, and {what} here: extract with the "
                          "weights of each fold, in the same precision")
-    return tuple(file for _, _, file, _ in chosen)
+    return tuple(file for _, _, file, _ in members)
 
 
 def _taught(files: Sequence[FeatureFile]) -> list[TaughtFaces]:

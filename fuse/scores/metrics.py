@@ -150,8 +150,8 @@ def fit_temperature(probabilities: np.ndarray, truth: np.ndarray) -> float:
     def loss(inverse: float) -> float:
         scaled = logits * inverse
         scaled -= scaled.max(axis=1, keepdims=True)
-        told = (1 - doubt) * scaled[np.arange(len(truth)), truth] + doubt * scaled.mean(axis=1)
-        return float((np.log(np.exp(scaled).sum(axis=1)) - told).mean())
+        likelihood = (1 - doubt) * scaled[np.arange(len(truth)), truth] + doubt * scaled.mean(axis=1)
+        return float((np.log(np.exp(scaled).sum(axis=1)) - likelihood).mean())
 
     low, high, ratio = 0.05, 20.0, (np.sqrt(5) - 1) / 2
     for _ in range(60):

@@ -32,10 +32,10 @@ def figures_lines(heads: Sequence[Figures]) -> list[str]:
     rows = [("#", "features", "dim", "accuracy", "95 %", "macro-F1", "95 %", "UAR", "calibration error",
              *(("accuracy", "macro-F1") if seeds > 1 else ()), *(("macro-F1",) if validated else ()))]
     for number, each in enumerate(heads, 1):
-        said = f" ({each.head.ensemble})" if len(ensembles) > 1 else ""
+        ensemble = f" ({each.head.ensemble})" if len(ensembles) > 1 else ""
         star = " * UNTRAINED" if each.head.untrained else ""
         rows.append((
-            str(number), each.head.name + said + star, str(each.head.dim),
+            str(number), each.head.name + ensemble + star, str(each.head.dim),
             percent(each.scores.accuracy), span(each.accuracy_interval), percent(each.scores.macro_f1),
             span(each.macro_f1_interval), percent(each.scores.uar), f"{each.calibration_error:.3f}",
             *((spread(each.seeds_accuracy), spread(each.seeds_macro_f1)) if seeds > 1 else ()),

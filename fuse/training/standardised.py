@@ -76,9 +76,9 @@ class Examples:
             return
         chunks = np.array_split(np.arange(len(self)), max(1, -(-len(self) // CHUNK)))
         order = range(len(chunks)) if generator is None else generator.permutation(len(chunks))
-        chosen = [chunks[number] for number in order]
-        for start in range(0, len(chosen), BLOCK // CHUNK):
-            positions = np.sort(np.concatenate(chosen[start:start + BLOCK // CHUNK]))
+        shuffled = [chunks[number] for number in order]
+        for start in range(0, len(shuffled), BLOCK // CHUNK):
+            positions = np.sort(np.concatenate(shuffled[start:start + BLOCK // CHUNK]))
             x = self.scale.apply(self.read(self.rows[positions]))
             yield positions, torch.from_numpy(x).to(self.device)
 

@@ -67,8 +67,8 @@ def load_onnx(name: str, *, device: torch.device, precision: str, batch_size: in
         raise InputError(f"onnx:{path.name} runs in the precision it was exported with: use --precision auto or fp32")
     _require_model(path)
     files = data_files(path)
-    asked = with_options(Preprocessing(size=1, resize=1), options, name=name).size if "size" in options else 0
-    try_model(path, bytes=sum(file.stat().st_size for file in (path, *files)), size=asked,
+    side = with_options(Preprocessing(size=1, resize=1), options, name=name).size if "size" in options else 0
+    try_model(path, bytes=sum(file.stat().st_size for file in (path, *files)), size=side,
               output=options.get("output", ""))
     digest = digest_of(path)
     session = _session(path, device)
@@ -121,25 +121,25 @@ def _session(path: Path, device: torch.device) -> Any:
         settings.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
     settings.intra_op_num_threads = torch.get_num_threads()
     cuda = device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    chosen = [("CUDAExecutionProvider", {"device_id": device.index or 0})] if cuda else []
+    cards = [("CUDAExecutionProvider", {"device_id": device.index or 0})] if cuda else []
     try:
-        session = onnxruntime.InferenceSession(path, settings, providers=[*chosen, "CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, settings, providers=[*cards, "CPUExecutionProvider"])
         if isinstance(session.get_inputs()[0].shape[0], int) and settings.intra_op_num_threads > 1:
             settings.intra_op_num_threads = 1
-            session = onnxruntime.InferenceSession(path, settings, providers=[*chosen, "CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(path, settings, providers=[*cards, "CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own kinds
         raise InputError(f"{path} is not an ONNX model that onnxruntime can load: {first_line(error)}") from None
     return session
 
 
-def _output(path: Path, session: Any, asked: str | None) -> str:
+def _output(path: Path, session: Any, name: str | None) -> str:
     names = [part.name for part in session.get_outputs()]
-    if asked is not None and asked not in names:
-        raise InputError(f"{path} has no output {asked!r}: it has {', '.join(names)}")
-    if asked is None and len(names) > 1:
+    if name is not None and name not in names:
+        raise InputError(f"{path} has no output {name!r}: it has {', '.join(names)}")
+    if name is None and len(names) > 1:
         raise InputError(f"{path} has several outputs: say which is the embedding, as ?output={names[0]} "
                          f"(it has {', '.join(names)})")
-    return asked or names[0]
+    return name or names[0]
 
 
 def _preprocessing(path: Path, session: Any, side: int | str | None, options: dict[str, str]) -> Preprocessing:
