@@ -49,7 +49,8 @@ def measure_legs(jobs: Sequence[Job], keys: Sequence[str], faces: ImageSource, *
         def run() -> None:
             for encoder, values in zip(encoders, buffers, strict=True):
                 work(encoder, values)
-            _wait(encoders)
+            for device in {encoder.device for encoder in encoders if encoder.device.type == "cuda"}:
+                torch.cuda.synchronize(device)
 
         return _timed(name, run, size)
 
@@ -114,11 +115,6 @@ def _timed(name: str, run: Callable[[], None], faces: int) -> Leg:
         run()
         rounds += 1
     return Leg(name, rounds * faces / seconds, (_cpu_seconds() - before) / (rounds * faces))
-
-
-def _wait(encoders: Sequence[Encoder]) -> None:
-    for device in {encoder.device for encoder in encoders if encoder.device.type == "cuda"}:
-        torch.cuda.synchronize(device)
 
 
 def _cpu_seconds() -> float:

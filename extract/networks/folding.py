@@ -1,7 +1,6 @@
 """Folding batch norms into the convolutions in front of them: fewer passes over memory for the same values."""
 
 import logging
-from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -27,8 +26,8 @@ def fold_norms(network: nn.Module, pictures: torch.Tensor) -> int:
     if (after - before).abs().max() <= TOLERANCE * before.abs().max():
         return len(pairs)
     log.warning("batch norms of %s are left as they are: folded, the network gave other values", type(network).__name__)
-    for parent, name, norm, convolution, weight, bias in reversed(undo):
-        setattr(parent, name, norm)
+    for name, norm, convolution, weight, bias in reversed(undo):
+        network.set_submodule(name, norm)
         convolution.weight, convolution.bias = weight, bias
     return 0
 
@@ -69,7 +68,7 @@ def _is_plain(module: nn.Module) -> bool:
 
 def _fold(network: nn.Module, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple:
     """Fold one pair; returns what undoes it."""
-    parent, name = next(_places(network, norm))
+    name = next(name for name, module in network.named_modules() if module is norm)
     weight, bias = convolution.weight, convolution.bias
     scale = (norm.get_buffer("running_var").double() + norm.eps).rsqrt()
     shift = -norm.get_buffer("running_mean").double() * scale
@@ -78,17 +77,6 @@ def _fold(network: nn.Module, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> t
     folded_bias = shift if bias is None else shift + bias.double() * scale
     convolution.weight = nn.Parameter((weight.double() * scale[:, None, None, None]).float(), requires_grad=False)
     convolution.bias = nn.Parameter(folded_bias.float(), requires_grad=False)
-    setattr(parent, name, _what_is_left(norm))
-    return parent, name, norm, convolution, weight, bias
-
-
-def _places(network: nn.Module, wanted: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    for parent in network.modules():
-        for name, child in parent.named_children():
-            if child is wanted:
-                yield parent, name
-
-
-def _what_is_left(norm: nn.BatchNorm2d) -> nn.Module:
-    """Nothing of a plain norm; the activation of timm's norms, which carry one."""
-    return norm.get_submodule("act") if hasattr(norm, "act") else nn.Identity()
+    activation = norm.get_submodule("act") if hasattr(norm, "act") else nn.Identity()  # timm's norms carry one
+    network.set_submodule(name, activation)
+    return name, norm, convolution, weight, bias

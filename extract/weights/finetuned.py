@@ -54,8 +54,8 @@ def preprocessing_text(how: Preprocessing) -> str:
 
 def tensors_of(classifiers: Mapping[str, nn.Linear], taught: TaughtFaces) -> dict[str, torch.Tensor]:
     """The entries of ours: the classifier of each target, and whom they and the encoder were taught with."""
-    entries = {f"{PREFIX}{_place(target)}.{name}": tensor for target, layer in classifiers.items()
-               for name, tensor in layer.state_dict().items()}
+    entries = {f"{PREFIX}{target if target in TARGETS else OWN}.{name}": tensor
+               for target, layer in classifiers.items() for name, tensor in layer.state_dict().items()}
     return entries | {SHA256: torch.from_numpy(taught.sha256), GROUPS: torch.from_numpy(taught.groups)}
 
 
@@ -85,10 +85,6 @@ def classifier_of(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> O
         raise InputError(f"{path}: its classifier holds numbers that are not finite, so the file is damaged")
     return OwnClassifier(classes, weight.float().T.numpy().copy(), bias.float().numpy().copy(),
                          _taught(checkpoint, ours))
-
-
-def _place(target: str) -> str:
-    return target if target in TARGETS else OWN
 
 
 def _classes_in(text: str, path: Path) -> tuple[str, ...]:

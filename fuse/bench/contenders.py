@@ -7,7 +7,7 @@ import resource
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,15 +185,11 @@ def _written(size: Size) -> Iterator[list[Path]]:
             recipe = Recipe(backbone=f"bench:{number}", architecture="bench", weights="random:0", tap="none",
                             preprocessing={}, view={"name": "original"}, decoder="none", precision="fp32",
                             dtype="float16")
-            blocks = (generator.standard_normal((len(block), dim), np.float32).astype(np.float16)
-                      for block in _blocks(keys))
+            blocks = (generator.standard_normal((len(keys[start:start + 256]), dim), np.float32).astype(np.float16)
+                      for start in range(0, len(keys), 256))
             write_featurefile(path, recipe=recipe, dim=dim, keys=keys, sha256=["0" * 64] * len(keys), features=blocks,
                               failures={})
         yield paths
-
-
-def _blocks(keys: Sequence[str], rows: int = 256) -> list[Sequence[str]]:
-    return [keys[start:start + rows] for start in range(0, len(keys), rows)]
 
 
 def _fastest(work: Callable[[], object], size: Size) -> float:

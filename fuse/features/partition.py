@@ -94,8 +94,8 @@ def _partition(features: FusedFeatures, task: Task, side: np.ndarray, *, val_fra
         test = np.flatnonzero(scorable & (side == "test"))
         return Partition(train=test[:0], val=test[:0], test=test, extra=test[:0], notes=tuple(notes))
     if not (learnable & (side == "train")).any():
-        raise InputError(f"the manifest has no {_adjective(task)}labelled train faces: split it (`manifest split`), "
-                         "or use --folds 5")
+        raise InputError(f"the manifest has no {'basic-' if task.zero_shot else ''}labelled train faces: split it "
+                         "(`manifest split`), or use --folds 5")
     if not (learnable & (side == "val")).any():
         side, carved = _carved(features, task, side, val_fraction, seed)
         notes = [*notes, f"validation: {carved} faces carved from train by group"]
@@ -159,10 +159,6 @@ def _nothing(features: FusedFeatures, task: Task) -> InputError:
     if task.zero_shot:
         return InputError(f"no face has a {taxonomy.label_words} of {taxonomy.name} to score by: leave out --folds")
     return InputError(f"no face has a {taxonomy.label_words} of {taxonomy.name}: choose other --target or --classes")
-
-
-def _adjective(task: Task) -> str:
-    return "basic-" if task.zero_shot else ""
 
 
 def _names(values: np.ndarray) -> list[str]:

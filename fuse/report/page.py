@@ -32,7 +32,8 @@ def page(runs: Sequence[RunContent], *, licences: Mapping[str, str], pictures: P
     body += side
     for number, (run, more) in enumerate(zip(runs, stored or [None] * len(runs), strict=True)):
         body += [f'<section id="run{number}"><h2>{escape(run.path.name)}</h2>', *_sections(run, licences)]
-        body += _stored(run, more, number=number) if more else []
+        body += streams_section(run, more.streams) if more else []
+        body += embedding_section(run, more.embedding, number=number) if more and more.embedding else []
         body += [*faces_section(run, pictures), "</section>"] if run.systems else ["</section>"]
     images = "; img-src data:" if pictures else ""
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="{MARK}">'
@@ -83,11 +84,6 @@ def _done(run: RunContent, licences: Mapping[str, str]) -> list[str]:
 
 def _licence(stream: dict[str, Any], licences: Mapping[str, str]) -> str:
     return "random numbers: none" if stream_mark(stream) else licences.get(str(stream["backbone"]), "not stated")
-
-
-def _stored(run: RunContent, stored: StoredContent, *, number: int) -> list[str]:
-    drawn = embedding_section(run, stored.embedding, number=number) if stored.embedding else []
-    return [*streams_section(run, stored.streams), *drawn]
 
 
 def _confusion(system: dict[str, Any], classes: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ def forest(title: str, rows: Sequence[tuple[str, float, Interval]]) -> str:
                   text(place(tick), bottom + 16, f"{100 * tick:.0f}", anchor="middle")]
     for number, (name, value, interval) in enumerate(rows):
         y = 30 + height * number  # names stand above the bars, so that a narrow screen shows both
-        parts += [text(left, y - 12, _cut(name, 60), halo=True)]
+        parts += [text(left, y - 12, name if len(name) <= 60 else f"{name[:59]}…", halo=True)]
         parts += [line(place(interval[0]), y, place(interval[1]), y, ACCENT, 3)] if interval else []
         parts += [f'<circle cx="{place(value):.1f}" cy="{y}" r="5" fill="{ACCENT}"/>',
                   text(left + width + 12, y + 4, f"{100 * value:.1f}")]
@@ -91,10 +91,6 @@ def text(x: float, y: float, words: str, *, anchor: str = "start", halo: bool = 
     """Words at a place, in the colour of the page's text. halo: with the page's colour around them, over lines."""
     around = f' stroke="{PAPER}" stroke-width="4" paint-order="stroke"' if halo else ""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{INK}"{around}>{escape(words)}</text>'
-
-
-def _cut(text: str, letters: int) -> str:
-    return text if len(text) <= letters else f"{text[:letters - 1]}…"
 
 
 def _ticks(low: float, high: float) -> list[float]:

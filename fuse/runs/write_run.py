@@ -4,7 +4,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import platform
 import shutil
 import uuid
@@ -15,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from twofold.data.host.csv_files import to_cells
 from twofold.data.taxonomies import record_of
@@ -43,9 +42,9 @@ def write_run(out: Path, *, record: dict, metrics: dict, trained: Sequence[Train
     try:
         head = side_by_side([each.head for each in trained])
         # one entry of metadata: several have no fixed order, and the same run would give other bytes
-        save_file({name: values.contiguous() for name, values in head.state_dict().items()},
-                  temporary / HEAD, metadata={"format": f"twofold-head {VERSION}"})
-        (temporary / HEAD).chmod(0o666 & ~_umask())  # safetensors writes files that no one else may read
+        weights = save({name: values.contiguous() for name, values in head.state_dict().items()},
+                       metadata={"format": f"twofold-head {VERSION}"})
+        (temporary / HEAD).write_bytes(weights)  # safetensors itself writes files that no one else may read
         texts = {RECORD: json.dumps(record, indent=2) + "\n", "metrics.json": json.dumps(metrics, indent=2) + "\n",
                  "predictions.csv": predictions, "history.csv": _history(trained), SEEN: seen_text(seen)}
         for name, text in texts.items():
@@ -64,7 +63,8 @@ def inputs_record(settings: dict, features: FusedFeatures, streams: Sequence[Str
                      "fingerprint": stream.recipe.fingerprint, "recipe": asdict(stream.recipe),
                      "inputs": [{"fingerprint": file.fingerprint, "rows": file.rows,
                                  "index_sha256": file.header["index_sha256"]} for file in stream.files],
-                     **_fold_recipes(stream)} for stream in streams],
+                     **({"folds": [asdict(file.recipe) for file in stream.fold_files]} if stream.fold_files else {})}
+                    for stream in streams],
         "labels_sha256": labels_digest(features),
     }
 
@@ -95,17 +95,6 @@ def labels_digest(features: FusedFeatures) -> str:
     for column in (features.keys, features.split, features.group, features.label, features.basic_label):
         digest.update("\0".join(map(str, column.tolist())).encode() + b"\n")
     return digest.hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _fold_recipes(stream: Stream) -> dict:
-    """The recipe of each fold's own encoder, where there are such."""
-    return {"folds": [asdict(file.recipe) for file in stream.fold_files]} if stream.fold_files else {}
 
 
 def predictions_csv(features: FusedFeatures, fused: ScoredHead, val: tuple[np.ndarray, np.ndarray] | None) -> str:

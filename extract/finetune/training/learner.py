@@ -29,9 +29,9 @@ class Learner(nn.Module):
         names = own() if own else ()
         return {f"encoder.{name}" for name in names}
 
-    def group_matcher(self, coarse: bool = False) -> "_Places":
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
         """Which layer a parameter belongs to, as timm's layer-wise decay asks for it."""
-        return _Places(layers_of(self))
+        return layers_of(self).__getitem__
 
 
 def _classifier(dim: int, width: int) -> nn.Linear:
@@ -39,14 +39,6 @@ def _classifier(dim: int, width: int) -> nn.Linear:
     nn.init.trunc_normal_(layer.weight, std=0.02)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-class _Places:
-    def __init__(self, layers: Mapping[str, int]) -> None:
-        self.layers = layers
-
-    def __call__(self, name: str) -> int:
-        return self.layers[name]
 
 
 def layers_of(learner: Learner) -> dict[str, int]:
