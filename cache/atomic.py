@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 OTHER_HOST_SECONDS = 24 * 3600  #: some network file systems lock within one host only: another host's file waits a day
-LOCK_SECONDS = 600  #: a lock is held for a few renames; who waits longer waits for a process that has been stopped
+LOCK_SECONDS = 600  #: a lock is lock for a few renames; who waits longer waits for a process that has been stopped
 POLL_SECONDS = 0.01
 PREFIX = ".tmp-"
 NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
@@ -50,7 +50,7 @@ def _create(folder: Path) -> tuple[Path, int]:
         except OSError as error:
             error.filename = str(folder)  # the name that nobody has given says nothing to anybody
             raise
-        if _try_lock(descriptor, unknown=True) and path.exists():  # else taken for a dead one's before it was locked
+        if try_lock(descriptor, unknown=True) and path.exists():  # else taken for a dead one's before it was locked
             return path, descriptor
         os.close(descriptor)
 
@@ -115,20 +115,12 @@ def alone(path: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout  # late: readers, who never lock, need not wait for its import
 
-    lock, began = FileLock(path), time.monotonic()
-    while True:
-        try:
-            lock.acquire(blocking=False)
-            break
-        except Timeout:
-            if time.monotonic() - began > LOCK_SECONDS:
-                raise TimeoutError(errno.ETIMEDOUT, "another process holds this lock and does not go on",
-                                   str(path)) from None
-            time.sleep(POLL_SECONDS)
     try:
+        lock = FileLock(path).acquire(timeout=LOCK_SECONDS, poll_interval=POLL_SECONDS)
+    except Timeout:
+        raise TimeoutError(errno.ETIMEDOUT, "another process holds this lock and does not go on", str(path)) from None
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 def remove_leftovers(folder: Path) -> int:
@@ -148,12 +140,12 @@ def _is_dead(path: Path) -> bool:
         return False  # gone, or not ours
     try:
         here = path.name.rpartition("-")[0] == f"{PREFIX}{socket.gethostname()}"
-        return (old or here) and _try_lock(descriptor, unknown=old)
+        return (old or here) and try_lock(descriptor, unknown=old)
     finally:
         os.close(descriptor)
 
 
-def _try_lock(descriptor: int, *, unknown: bool) -> bool:
+def try_lock(descriptor: int, *, unknown: bool) -> bool:
     """True if the file is now locked by this descriptor; `unknown` where the file system has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,7 +9,7 @@ from twofold.cache.errors import CacheError
 from twofold.cache.format.featurefile import BLOCK_ROWS, FeatureFile
 from twofold.cache.recipe import differences
 from twofold.cache.report import table
-from twofold.cache.store import Store
+from twofold.cache.store import files_at
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def diff(a: Path, b: Path) -> Difference:
 
     Raises CacheError if a path is neither, or one of each, or a file cannot be read.
     """
-    left, right = _files(a), _files(b)
+    left, right = files_at(a), files_at(b)
     if a.is_file() != b.is_file():
         raise CacheError(f"{a} and {b}: compare two stores, or two feature files")
     pairs: list[tuple[FeatureFile, FeatureFile]] = [(left.pop(), right.pop())] if a.is_file() else []
@@ -93,10 +93,6 @@ def diff(a: Path, b: Path) -> Difference:
                 right.remove(partner)
     return Difference([_compare(*pair) for pair in pairs], [file.path.name for file in left],
                       [file.path.name for file in right])
-
-
-def _files(path: Path) -> list[FeatureFile]:
-    return [FeatureFile(path)] if path.is_file() else Store(path).files()
 
 
 def _compare(a: FeatureFile, b: FeatureFile) -> FileDiff:

@@ -45,6 +45,11 @@ class Recipe:
         """True if the weights are random numbers: figures made with them must say so."""
         return self.weights.startswith("random:")
 
+    def is_named(self, name: str) -> bool:
+        """True for the backbone's `NAME`, and for `NAME@FINGERPRINT` with any number of the first digits."""
+        backbone, _, digits = name.partition("@")
+        return backbone == self.backbone and self.fingerprint.startswith(digits)
+
     @classmethod
     def from_json(cls, text: str) -> "Recipe":
         """Read a recipe back. Raises CacheError if the text is not a recipe of a version this code knows."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.parts.parts import is_retired
-from twofold.cache.store import Store
+from twofold.cache.store import Store, files_at
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,16 @@ def listing(path: Path) -> Listing:
 
 def description(path: Path) -> Description:
     """How a feature file, or every file of a store, was made. Raises CacheError if it cannot be read."""
-    return Description(_files_at(path))
+    return Description(_readable_at(path))
 
 
 def failed_faces(path: Path) -> FailedFaces:
     """Which faces a feature file, or every file of a store, lacks. Raises CacheError if it cannot be read."""
-    return FailedFaces(_files_at(path))
+    return FailedFaces(_readable_at(path))
 
 
-def _files_at(path: Path) -> list[FeatureFile]:
-    files = [FeatureFile(path)] if path.is_file() else Store(path).files()
+def _readable_at(path: Path) -> list[FeatureFile]:
+    files = files_at(path)
     for file in files:
         _ = file.header
     return files

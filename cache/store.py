@@ -8,7 +8,6 @@ from pathlib import Path
 
 from twofold.cache.errors import CacheError
 from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.names import backbone_name
 from twofold.cache.recipe import Recipe
 
 MANIFEST = "manifest.csv"
@@ -91,18 +90,17 @@ class Store:
 
         Raises CacheError if there is none, or more than one and no fingerprint says which.
         """
-        name = backbone_name(backbone)
         good, bad = self.readable()
-        files = [file for file in good if file.view == view and name.matches(file.backbone, file.fingerprint)]
+        files = [file for file in good if file.view == view and file.recipe.is_named(backbone)]
         if len(files) == 1:
             return files[0]
         if not files:
             have = ", ".join(sorted({f"{file.backbone} ({file.view})" for file in good})) or "nothing"
             damaged = f"; unreadable: {', '.join(path.name for path in bad)}" if bad else ""
             raise CacheError(f"{self.path} has no features of {backbone!r} (view {view!r}); it has {have}{damaged}")
-        choices = " or ".join(f"{name.name}@{file.fingerprint[:8]}" for file in files)
-        raise CacheError(f"{self.path} has {len(files)} files of {name.name!r} (view {view!r}) with different recipes: "
-                         f"say which, as {choices} (`cache diff` shows what differs)")
+        choices = " or ".join(f"{file.backbone}@{file.fingerprint[:8]}" for file in files)
+        raise CacheError(f"{self.path} has {len(files)} files of {files[0].backbone!r} (view {view!r}) with different "
+                         f"recipes: say which, as {choices} (`cache diff` shows what differs)")
 
     def path_of(self, recipe: Recipe) -> Path:
         """Where the finished file of a recipe stands: `<backbone>.<view>.<fp8>.h5`."""
@@ -112,6 +110,11 @@ class Store:
     def parts_of(self, recipe: Recipe) -> Path:
         """The folder of the unfinished parts of a recipe."""
         return self.path / PARTS / recipe.fingerprint
+
+
+def files_at(path: Path) -> list[FeatureFile]:
+    """A feature file alone, or all of a store. Raises CacheError if `path` is neither."""
+    return [FeatureFile(path)] if path.is_file() else Store(path).files()
 
 
 def h5_files(folder: Path) -> list[Path]:

@@ -15,7 +15,6 @@ import numpy as np
 
 from twofold.cache.errors import CacheError
 from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.names import backbone_name
 from twofold.cache.recipe import Recipe
 from twofold.cache.report import feature_table
 from twofold.cache.store import MANIFEST, Store
@@ -94,13 +93,11 @@ class Catalogue:
         """
         if backbones is None:
             return self
-        names = [backbone_name(text) for text in backbones]
-        for name in names:
-            if not any(name.matches(file.backbone, file.fingerprint) for file in self.files):
+        for name in backbones:
+            if not any(file.recipe.is_named(name) for file in self.files):
                 have = ", ".join(dict.fromkeys(f"{file.backbone}@{file.fingerprint[:8]}" for file in self.files))
-                raise CacheError(f"{source} has no features of {str(name)!r}; it has {have or 'none at all'}")
-        files = tuple(file for file in self.files
-                      if any(name.matches(file.backbone, file.fingerprint) for name in names))
+                raise CacheError(f"{source} has no features of {name!r}; it has {have or 'none at all'}")
+        files = tuple(file for file in self.files if any(file.recipe.is_named(name) for name in backbones))
         return Catalogue(files, self.manifest)
 
     def with_those_of(self, other: "Catalogue") -> "Catalogue":

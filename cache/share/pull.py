@@ -1,15 +1,13 @@
 """Fetch a shared store: only what is lacking, going on where an earlier attempt broke off, nothing seen unverified."""
 
 import contextlib
-import errno
-import fcntl
 import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from twofold.cache.atomic import alone, is_there, put_in_place
+from twofold.cache.atomic import alone, is_there, put_in_place, try_lock
 from twofold.cache.errors import CacheError, TransferError
 from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.share.catalogue import Catalogue, Entry, Features, entry_of
@@ -100,14 +98,9 @@ def _alone(partial: Path) -> Iterator[None]:
     Raises TransferError if another process is fetching it, or has just done so.
     """
     with partial.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file.fileno(), unknown=True):  # without locks two processes would write the same bytes
             raise TransferError(f"{partial.parent}: another process is fetching the same file into it: run the same "
-                                "command again when that is done") from None
-        except OSError as error:  # some network file systems: two processes would write the same bytes
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
-                raise
+                                "command again when that is done")
         if not partial.exists() or not os.path.samestat(os.fstat(file.fileno()), partial.stat()):
             raise TransferError(f"{partial.parent}: another process has just fetched the same file into it: run the "
                                 "same command again")
