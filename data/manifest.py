@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from twofold.data.errors import InputError
-from twofold.data.host.csv_files import read_table, require_cells, save_table, write_table
+from twofold.data.host.csv_files import read_table, replacing, require_cells, save_table
 from twofold.data.host.outputs import Kind, Output, columns_of
 from twofold.data.keys import key_fault
 from twofold.data.labels import BASIC, pair
@@ -68,7 +68,10 @@ def read_manifest(path: Path) -> Manifest:
 
 def write_manifest(faces: Manifest, path: Path) -> None:
     """Write a manifest as UTF-8 CSV, whole or not at all. Raises InputError if it cannot be written there."""
-    write_table(faces.table, path)
+    if not path.parent.is_dir() or path.is_dir():
+        raise InputError(f"{path}: cannot be written: {'it is a folder' if path.is_dir() else 'its folder is missing'}")
+    with replacing(path) as temporary:
+        save_table(faces.table, temporary)
 
 
 def manifest_output(path: Path, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> Output:

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -43,16 +44,11 @@ def fingerprints(
     workers = workers or os.cpu_count() or 1
     size = min(2048, max(64, len(keys) // (workers * 8))) if len(keys) > FEW else 256
     chunks = [keys[place:place + size] for place in range(0, len(keys), size)]
-    parts = []
-    if workers == 1 or len(keys) <= FEW:
-        for chunk in chunks:
-            parts.append(_chunk(chunk, faces))
-            progress(len(chunk))
-    else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            for part in pool.map(partial(_chunk, faces=faces), chunks):
-                parts.append(part)
-                progress(len(part))
+    parts, several = [], workers > 1 and len(keys) > FEW
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if several else nullcontext() as pool:
+        for part in (pool.map if pool else map)(partial(_chunk, faces=faces), chunks):
+            parts.append(part)
+            progress(len(part))
     return Fingerprints(*(np.concatenate([getattr(part, name) for part in parts]) if parts else empty
                           for name, empty in vars(_empty(0)).items()))
 

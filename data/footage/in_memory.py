@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 from twofold.data.errors import InputError
 from twofold.data.footage.ahead import ahead
+from twofold.data.footage.detection.detect import open_yunet
 from twofold.data.footage.detection.detector_file import find_detector
 from twofold.data.footage.look import Face, Look, Search, look
 from twofold.data.footage.rows import face_key, table
-from twofold.data.footage.settings import CropSettings, Sampling
+from twofold.data.footage.settings import CropSettings, Sampling, read_line
 from twofold.data.footage.sources import Source
 from twofold.data.images.decode import FACE, ImageError, Limits
 from twofold.data.images.sources import NO_FACE, NO_FACE_SUFFIX
@@ -97,7 +98,7 @@ class Footage:
             yield from look(rest, self.search)
 
     def _take(self, seen: Look, chunk: FacesInMemory) -> None:
-        if self.treatment == "auto" and is_face(seen):
+        if self.treatment == "auto" and not seen.source.video and seen.size and is_face_already(seen.size, seen.faces):
             self.as_they_are.add(seen.source.name)
         if seen.source.name in self.as_they_are:
             seen = replace(seen, faces=(), note="")
@@ -142,13 +143,9 @@ class Footage:
                 if seen.last and seen.note not in ("", NO_FACE)]
 
 
-def is_face(seen: Look) -> bool:
-    """Whether a picture is a face already: one that fills it, or none that could be found in a very small one."""
-    return not seen.source.video and bool(seen.size) and is_face_already(seen.size or (0, 0), seen.faces)
-
-
 def is_face_already(size: tuple[int, int], faces: Sequence[Face]) -> bool:
-    """The same of a picture of this width and height, by the faces in it, the largest first."""
+    """Whether a picture of this width and height is a face already: one of its faces, the largest first, fills it, or
+    none could be found in a very small one."""
     width, height = size
     if width * height > FACE.pixels:
         return False
@@ -184,9 +181,6 @@ def open_search(lines: Sequence[str], *, detector: Path | None, sampling: Sampli
 
     A warning says where that is not quite so. Raises InputError where no detector is to be had.
     """
-    from twofold.data.footage.detection.detect import open_yunet
-    from twofold.data.footage.settings import read_line
-
     model, settings = open_yunet(find_detector(detector)), CropSettings()
     if lines:
         settings, digest = read_line(lines[0])

@@ -74,14 +74,6 @@ def require_cells(sound: np.ndarray | pd.Series, column: pd.Series, source: obje
         raise InputError(f"{source}: row {row + 2}, column {column.name!r}: {column.iloc[row]!r} {fault}")
 
 
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write text columns as UTF-8 CSV, whole or not at all. Raises InputError if there can be no such file."""
-    if not path.parent.is_dir() or path.is_dir():
-        raise InputError(f"{path}: cannot be written: {'it is a folder' if path.is_dir() else 'its folder is missing'}")
-    with replacing(path) as temporary:
-        save_table(table, temporary)
-
-
 def save_table(table: pd.DataFrame, path: Path) -> None:
     """Write text columns as UTF-8 CSV to a name that nobody else looks at."""
     cells = table.apply(lambda column: to_cells(column.tolist()))

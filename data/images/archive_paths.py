@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path, PurePath, PurePosixPath
 
 from twofold.data.images.archives import Archive, is_archive
@@ -12,40 +11,18 @@ from twofold.data.manifest import Manifest, manifest
 LITTER = "__MACOSX"  #: what macOS adds to archives
 
 
-@dataclass(frozen=True)
-class Tree:
-    """The folders of an archive and what lies in each."""
-
-    archive: Archive
-
-    @cached_property
-    def folders(self) -> dict[str, set[str]]:
-        """Folder ("" for the top) to the names in it."""
-        folders: dict[str, set[str]] = {"": set()}
-        for key in self.archive.members:
-            path = key
-            while path:
-                folder, _, name = path.rpartition("/")
-                names = folders.setdefault(folder, set())
-                if name in names:
-                    break
-                names.add(name)
-                path = folder
-        return folders
-
-
 @dataclass(frozen=True, order=True)
 class ArchivePath:
     """`inner` is the path below the archive's top, which is "."."""
 
     inner: PurePosixPath
-    tree: Tree = field(compare=False)
+    archive: Archive = field(compare=False)
 
     def __truediv__(self, name: str) -> "ArchivePath":
-        return ArchivePath(self.inner / name, self.tree)
+        return ArchivePath(self.inner / name, self.archive)
 
     def __str__(self) -> str:
-        return str(PurePosixPath(self.tree.archive.path.as_posix()) / self.inner)
+        return str(PurePosixPath(self.archive.path.as_posix()) / self.inner)
 
     @property
     def key(self) -> str:
@@ -54,20 +31,20 @@ class ArchivePath:
 
     @property
     def name(self) -> str:
-        return self.inner.name or self.tree.archive.path.name
+        return self.inner.name or self.archive.path.name
 
     @property
     def parent(self) -> "ArchivePath":
-        return ArchivePath(self.inner.parent, self.tree)
+        return ArchivePath(self.inner.parent, self.archive)
 
     def resolve(self) -> "ArchivePath":
         return self
 
     def is_dir(self) -> bool:
-        return self.key in self.tree.folders
+        return self.key in self.archive.folders
 
     def is_file(self) -> bool:
-        return self.key in self.tree.archive.members
+        return self.key in self.archive.members
 
     def exists(self) -> bool:
         return self.is_file() or self.is_dir()
@@ -76,17 +53,17 @@ class ArchivePath:
         """What lies in this folder, sorted. Raises FileNotFoundError if there is none."""
         if not self.is_dir():
             raise FileNotFoundError(str(self))
-        return iter([self / name for name in sorted(self.tree.folders[self.key])])
+        return iter([self / name for name in sorted(self.archive.folders[self.key])])
 
     def rglob(self, _everything: str) -> Iterator["ArchivePath"]:
         """Every file below this folder; the one pattern is `*`."""
-        keys, start = self.tree.archive.members, f"{self.key}/" if self.key else ""
-        return (ArchivePath(PurePosixPath(key), self.tree) for key in keys if key.startswith(start))
+        keys, start = self.archive.members, f"{self.key}/" if self.key else ""
+        return (ArchivePath(PurePosixPath(key), self.archive) for key in keys if key.startswith(start))
 
     def read_bytes(self) -> bytes:
         """The file's contents. Raises OSError."""
         try:
-            return self.tree.archive.read(self.key)
+            return self.archive.read(self.key)
         except ImageError as error:
             raise OSError(0, str(error), str(self)) from None
 
@@ -109,7 +86,7 @@ def read_dataset(root: Path, read: Callable[[Place], Manifest]) -> Manifest:
     """
     if not is_archive(root):
         return read(root)
-    top = ArchivePath(PurePosixPath("."), Tree(Archive(root.resolve())))
+    top = ArchivePath(PurePosixPath("."), Archive(root.resolve()))
     inside = [path for path in top.iterdir() if path.name != LITTER]
     if len(inside) != 1 or not inside[0].is_dir():
         return read(top)

@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -64,6 +65,21 @@ class Archive:
     def members(self) -> dict[str, Member]:
         """Every file in it that has a safe name, in the archive's order. Raises InputError if it is no archive."""
         return self._open()[0]
+
+    @cached_property
+    def folders(self) -> dict[str, set[str]]:
+        """Folder ("" for the top) to the names in it."""
+        folders: dict[str, set[str]] = {"": set()}
+        for key in self.members:
+            path = key
+            while path:
+                folder, _, name = path.rpartition("/")
+                names = folders.setdefault(folder, set())
+                if name in names:
+                    break
+                names.add(name)
+                path = folder
+        return folders
 
     def read(self, name: str) -> bytes:
         """The contents of a member. Raises ImageError if there is no such member, or it cannot be read."""

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from twofold.data.errors import InputError
-from twofold.data.host.csv_files import from_cells, read_table, replacing, separator_of, to_cells, write_table
+from twofold.data.host.csv_files import from_cells, read_table, replacing, save_table, separator_of, to_cells
 from twofold.data.keys import LONGEST, key_fault, look_alikes
 from twofold.data.manifest import manifest, manifest_output, read_manifest, write_manifest
 
@@ -34,7 +34,7 @@ def test_cells_read_back_and_are_no_formulas(texts):
 def test_any_table_survives_its_file(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("t") / "x.csv"
     table = pd.DataFrame([(str(number), *row) for number, row in enumerate(rows)], columns=["n", "a", "b"])
-    write_table(table, path)
+    save_table(table, path)
     assert read_table(path).to_numpy().tolist() == table.to_numpy().tolist()
 
 
