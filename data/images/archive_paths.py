@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
 
+from twofold.data.errors import InputError
 from twofold.data.images.archives import Archive, is_archive
 from twofold.data.images.decode import ImageError
 from twofold.data.manifest import Manifest, manifest
@@ -82,9 +83,12 @@ def below(place: Place, root: Place) -> PurePath:
 def read_dataset(root: Path, read: Callable[[Place], Manifest]) -> Manifest:
     """What a reader makes of a folder or an archive; an archive of one folder is read from there.
 
-    The keys are those of the archive's own members, as `extract --root ARCHIVE` wants them.
+    The keys are those of the archive's own members, as `extract --root ARCHIVE` wants them. Raises InputError for a
+    root that is neither.
     """
     if not is_archive(root):
+        if not root.is_dir():
+            raise InputError(f"{root}: no such folder")
         return read(root)
     top = ArchivePath(PurePosixPath("."), Archive(root.resolve()))
     inside = [path for path in top.iterdir() if path.name != LITTER]

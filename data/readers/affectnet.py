@@ -37,8 +37,6 @@ def read_affectnet(root: Place, *, classes: str = "basic8", val_as: str = "val")
         raise InputError(f"AffectNet's classes are basic7 or basic8, not {classes!r}")
     if val_as not in ("val", "test"):
         raise InputError(f"AffectNet's validation set can be val or test, not {val_as!r}")
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder")
     lists = [(folder / name, split) for folder in (root, root / "Manually_Annotated_file_lists")
              for name, split in LISTS.items() if (folder / name).is_file()]
     if (root / "train_set").is_dir() or (root / "val_set").is_dir():

@@ -46,8 +46,6 @@ def read_cexpr(root: Place, *, template: Path | None = None, annotation: Path | 
     class, or a folder of `<video>.txt` with one class number a line below a header; -1 and 7 (other) mean no label.
     Raises InputError naming what is not as published.
     """
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder")
     frames = sorted(f"{video.name}/{frame.name}" for video in root.iterdir() if video.is_dir()
                     for frame in video.iterdir() if is_image(PurePath(video.name, frame.name)))
     if not frames:

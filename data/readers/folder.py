@@ -22,8 +22,6 @@ def read_folder(root: Place, *, classes: Taxonomy | None = None, names: Mapping[
     of `classes`, with an official number of theirs, or as `names` (folder to label) says. Raises InputError for a
     folder that is none of these.
     """
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder")
     rows = []
     for key in sorted(below(path, root) for path in root.rglob("*")):
         if is_image(key):

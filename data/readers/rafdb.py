@@ -28,8 +28,6 @@ def read_rafdb(root: Place, *, part: str, images: str = "aligned") -> Manifest:
         raise InputError(f"RAF-DB has no part {part!r}: choose from basic, compound, both")
     if images not in ("aligned", "original"):
         raise InputError(f"RAF-DB has no {images!r} images: choose from aligned, original")
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder")
     if part == "both" and not all((root / name).is_dir() for name in PARTS):
         raise InputError(f"{root}: not both parts, basic/ and compound/, are in it: say --part basic or compound")
     read = [_read_part(root, name, images) for name in (PARTS if part == "both" else (part,))]

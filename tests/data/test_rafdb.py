@@ -110,7 +110,6 @@ def test_a_line_that_is_not_as_published(rafdb, line, says):
 def test_wrong_options(rafdb):
     assert "choose from basic, compound, both" in broken(rafdb, part="other")
     assert "choose from aligned, original" in broken(rafdb, images="cropped")
-    assert "no such folder" in broken(rafdb / "none")
 
 
 def test_the_other_part_is_not_read_in_its_place(rafdb, put):

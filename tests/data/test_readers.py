@@ -1,15 +1,21 @@
 """Tables and folders of anyone's making."""
 
 import sys
+from functools import partial
 
 import pytest
 
 from twofold.data.aliases import canonical, target_of
 from twofold.data.errors import InputError
+from twofold.data.images.archive_paths import read_dataset
 from twofold.data.labels import TAXONOMIES, taxonomy
 from twofold.data.manifest import read_manifest
+from twofold.data.readers.affectnet import read_affectnet
+from twofold.data.readers.cexpr import read_cexpr
 from twofold.data.readers.csv import read_csv
 from twofold.data.readers.folder import read_folder
+from twofold.data.readers.rafce import read_rafce
+from twofold.data.readers.rafdb import read_rafdb
 
 
 @pytest.fixture
@@ -138,9 +144,14 @@ def test_other_folders(tmp_path, put, place, says):
         read_folder(tmp_path)
 
 
-def test_missing_roots(tmp_path):
+@pytest.mark.parametrize("read", [read_affectnet, read_cexpr, read_folder, read_rafce,
+                                  partial(read_rafdb, part="both")])
+def test_missing_roots(tmp_path, read):
     with pytest.raises(InputError, match="no such folder"):
-        read_folder(tmp_path / "none")
+        read_dataset(tmp_path / "none", read)
+
+
+def test_a_missing_table(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_csv(tmp_path / "none.csv")
 
