@@ -3,6 +3,7 @@
 Every check looks at HDF5 metadata only, so a header that claims terabytes costs nothing.
 """
 
+import math
 import os
 
 import h5py
@@ -12,7 +13,7 @@ from twofold.cache.errors import DamagedFile
 from twofold.cache.format.header import FORMAT, MAX_DIM, MAX_TEXT_BYTES
 from twofold.cache.format.header import VERSION1_ATTRIBUTES as ATTRIBUTES
 
-DATASETS = ("features", "keys", "sha256", "failures/keys", "failures/reasons")
+TEXTS = ("keys", "sha256", "failures/keys", "failures/reasons")
 OPTIONAL = frozenset({"logits", "classifier"})  #: logits: one row a key, as files had them once
 TAUGHT = {"taught_sha256": 32, "taught_groups": 16}  #: of /classifier, optional: bytes of a row
 CHUNK_ROWS = 256
@@ -25,20 +26,15 @@ def check_layout(file: h5py.File) -> None:
     _check_attributes(file)
     _check_members(file, {"features", "keys", "sha256", "failures"}, OPTIONAL)
     _check_members(_group(file, "failures"), {"keys", "reasons"}, frozenset())
-    rows = _shape(file, "features")[0]
-    for name in DATASETS:
-        dataset = _dataset(file, name)
-        _check_storage(file, name, dataset)
-        if name in ("keys", "sha256") and dataset.shape != (rows,):
-            raise DamagedFile(f"/{name} has shape {dataset.shape}, not ({rows},) as /features has rows")
-        if name not in ("features",):
-            _check_text(name, dataset)
-    if "logits" in file:
-        _check_storage(file, "logits", _dataset(file, "logits"))
-        if _shape(file, "logits")[0] != rows:
-            raise DamagedFile(f"/logits has {_shape(file, 'logits')[0]} rows, not {rows} as /features")
+    rows, dim = _check_numbers(file, "features")
+    for name in TEXTS:
+        shape = _check_texts(file, name)
+        if name in ("keys", "sha256") and shape != (rows,):
+            raise DamagedFile(f"/{name} has shape {shape}, not ({rows},) as /features has rows")
+    if "logits" in file and (logits := _check_numbers(file, "logits")[0]) != rows:
+        raise DamagedFile(f"/logits has {logits} rows, not {rows} as /features")
     if "classifier" in file:
-        _check_classifier(file)
+        _check_classifier(file, dim)
     if _dataset(file, "failures/keys").shape != _dataset(file, "failures/reasons").shape:
         raise DamagedFile("/failures/keys and /failures/reasons differ in length")
 
@@ -71,28 +67,21 @@ def _check_members(group: h5py.Group, names: set[str], optional: frozenset[str])
             raise DamagedFile(f"{str(group.name).rstrip('/')}/{name} is a link to elsewhere: refused")
 
 
-def _check_classifier(file: h5py.File) -> None:
-    _check_members(_group(file, "classifier"), {"weight", "bias"}, frozenset(TAUGHT))
+def _check_classifier(file: h5py.File, dim: int) -> None:
+    group = _group(file, "classifier")
+    _check_members(group, {"weight", "bias"}, frozenset(TAUGHT))
     for name, width in TAUGHT.items():
-        if name in _group(file, "classifier"):
-            _check_digests(file, f"classifier/{name}", width)
-    datasets = {name: _dataset(file, name) for name in ("classifier/weight", "classifier/bias")}
-    for name, dataset in datasets.items():
-        if not dataset.id.get_type().equal(FEATURE_TYPES["float32"]) or not np.isnan(dataset.fillvalue):
-            raise DamagedFile(f"/{name} is not float32 (little-endian), lost chunks marked as not a number")
-    dim = _dataset(file, "features").shape[1]
-    weight, bias = (dataset.shape for dataset in datasets.values())
+        if name in group:
+            digests = _dataset(group, name)
+            if not digests.id.get_type().equal(h5py.h5t.STD_U8LE) or digests.shape[1:] != (width,):
+                raise DamagedFile(f"{digests.name} is not rows of {width} bytes")
+    for name in ("weight", "bias"):
+        numbers = _dataset(group, name)
+        if not numbers.id.get_type().equal(FEATURE_TYPES["float32"]) or not np.isnan(numbers.fillvalue):
+            raise DamagedFile(f"{numbers.name} is not float32 (little-endian), lost chunks marked as not a number")
+    weight, bias = _dataset(group, "weight").shape, _dataset(group, "bias").shape
     if len(bias) != 1 or weight != (dim, *bias) or not 0 < bias[0] <= MAX_DIM:
         raise DamagedFile(f"/classifier is {weight} and {bias} for {dim} features")
-    for name, dataset in datasets.items():
-        _check_storage(file, name, dataset)
-
-
-def _check_digests(file: h5py.File, name: str, width: int) -> None:
-    dataset = _dataset(file, name)
-    if not dataset.id.get_type().equal(h5py.h5t.STD_U8LE) or len(dataset.shape) != 2 or dataset.shape[1] != width:
-        raise DamagedFile(f"/{name} is not rows of {width} bytes")
-    _check_storage(file, name, dataset)
 
 
 def _group(file: h5py.File, name: str) -> h5py.Group:
@@ -102,14 +91,17 @@ def _group(file: h5py.File, name: str) -> h5py.Group:
     return group
 
 
-def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    dataset = file[name]
+def _dataset(place: h5py.Group, name: str) -> h5py.Dataset:
+    """What is stored under that name, in chunks as the format has them."""
+    dataset = place[name]
     if not isinstance(dataset, h5py.Dataset):
-        raise DamagedFile(f"/{name} is not a dataset")
+        raise DamagedFile(f"{str(place.name).rstrip('/')}/{name} is not a dataset")
+    _check_storage(dataset)
     return dataset
 
 
-def _shape(file: h5py.File, name: str) -> tuple[int, int]:
+def _check_numbers(file: h5py.File, name: str) -> tuple[int, int]:
+    """The shape of rows of numbers."""
     dataset = _dataset(file, name)
     kind = dataset.id.get_type()
     if not any(kind.equal(other) for other in FEATURE_TYPES.values()):
@@ -121,46 +113,42 @@ def _shape(file: h5py.File, name: str) -> tuple[int, int]:
     return dataset.shape
 
 
-def _check_text(name: str, dataset: h5py.Dataset) -> None:
+def _check_texts(file: h5py.File, name: str) -> tuple[int, ...]:
+    """The shape of a list of texts."""
+    dataset = _dataset(file, name)
     kind = dataset.id.get_type()
-    plain = kind.get_class() == h5py.h5t.STRING and not kind.is_variable_str()
-    if not plain or len(dataset.shape) != 1:
+    if kind.get_class() != h5py.h5t.STRING or kind.is_variable_str() or len(dataset.shape) != 1:
         raise DamagedFile(f"/{name} is not a list of fixed-length texts")
     if kind.get_size() > MAX_TEXT_BYTES:
         raise DamagedFile(f"/{name} holds texts of {kind.get_size()} bytes; {MAX_TEXT_BYTES} is the most")
+    return dataset.shape
 
 
-def _check_storage(file: h5py.File, name: str, dataset: h5py.Dataset) -> None:
+def _check_storage(dataset: h5py.Dataset) -> None:
     """Plain chunks, each with its checksum, all in this file, none missing, doubled or out of order."""
-    plist = dataset.id.get_create_plist()
+    plist, file, name = dataset.id.get_create_plist(), dataset.file, dataset.name
     if plist.get_layout() != h5py.h5d.CHUNKED or dataset.is_virtual or plist.get_external_count():
-        raise DamagedFile(f"/{name} is not stored in chunks inside the file: refused")
+        raise DamagedFile(f"{name} is not stored in chunks inside the file: refused")
     filters = [plist.get_filter(index)[0] for index in range(plist.get_nfilters())]
     if filters != [h5py.h5z.FILTER_FLETCHER32]:
-        raise DamagedFile(f"/{name} is not stored with just the fletcher32 checksum: refused")
-    size = os.fstat(file.id.get_vfd_handle()).st_size if file.driver == "sec2" else file.id.get_filesize()
-    chunk_bytes = dataset.id.get_type().get_size()
-    for extent in dataset.chunks or ():
-        chunk_bytes *= extent
+        raise DamagedFile(f"{name} is not stored with just the fletcher32 checksum: refused")
     if dataset.chunks != (CHUNK_ROWS, *dataset.shape[1:]):
-        raise DamagedFile(f"/{name} is not cut into chunks of {CHUNK_ROWS} whole rows: refused")
+        raise DamagedFile(f"{name} is not cut into chunks of {CHUNK_ROWS} whole rows: refused")
+    size = os.fstat(file.id.get_vfd_handle()).st_size if file.driver == "sec2" else file.id.get_filesize()
+    chunk_bytes = dataset.id.get_type().get_size() * math.prod(dataset.chunks)
     expected = -(-dataset.shape[0] // CHUNK_ROWS)
     if expected * chunk_bytes > size:
-        raise DamagedFile(f"/{name} claims {dataset.shape} values, more than the file of {size} bytes can hold")
-    _check_chunks(name, dataset, expected=expected, stored_bytes=chunk_bytes + 4, file_size=size)
-
-
-def _check_chunks(name: str, dataset: h5py.Dataset, *, expected: int, stored_bytes: int, file_size: int) -> None:
+        raise DamagedFile(f"{name} claims {dataset.shape} values, more than the file of {size} bytes can hold")
     if dataset.id.get_num_chunks() != expected:
-        raise DamagedFile(f"/{name} has {dataset.id.get_num_chunks()} of its {expected} chunks")
+        raise DamagedFile(f"{name} has {dataset.id.get_num_chunks()} of its {expected} chunks")
     chunks: list[h5py.h5d.StoreInfo] = []
     dataset.id.chunk_iter(chunks.append)
     chunks.sort(key=lambda chunk: chunk.chunk_offset)
     end = 0
     for index, chunk in enumerate(chunks):
         place = (index * CHUNK_ROWS, *(0 for _ in dataset.shape[1:]))
-        if chunk.chunk_offset != place or chunk.filter_mask or chunk.size != stored_bytes:
-            raise DamagedFile(f"/{name}: chunk {index} is not what the format stores")
-        if chunk.byte_offset < end or chunk.byte_offset + chunk.size > file_size:
-            raise DamagedFile(f"/{name}: chunk {index} lies outside the file or over another chunk")
+        if chunk.chunk_offset != place or chunk.filter_mask or chunk.size != chunk_bytes + 4:
+            raise DamagedFile(f"{name}: chunk {index} is not what the format stores")
+        if chunk.byte_offset < end or chunk.byte_offset + chunk.size > size:
+            raise DamagedFile(f"{name}: chunk {index} lies outside the file or over another chunk")
         end = chunk.byte_offset + chunk.size
