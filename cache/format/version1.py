@@ -106,8 +106,6 @@ class Version1:
         with _asking(path, {"rows": None}) as (answer, connection):
             self._arrays = {name: _array(connection, shape, kind, path) for name, shape, kind in answer.pop("arrays")}
         self._classifier, self._logits = answer.pop("classifier"), answer.pop("logits")
-        shape = answer.pop("logits_shape")
-        answer.pop("classifier_arrays")
         if (answer["format"], answer["format_version"]) != (FORMAT, 1):
             refuse_version(path, answer["format"], answer["format_version"])
         self.header = cast(Header, answer)
@@ -115,8 +113,6 @@ class Version1:
             require_agreement(self.header)
         except CacheError as error:
             raise type(error)(f"{path}: {error}") from None
-        if shape is not None and (not isinstance(self._logits, list) or len(self._logits) != shape[1]):
-            raise DamagedFile(f"{path}: /logits does not say what its classes are")
 
     def tables(self) -> tuple[np.ndarray, ...]:
         tables = tuple(self._arrays[name] for name in TABLES)

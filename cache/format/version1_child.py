@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from twofold.cache.errors import CacheError, DamagedFile
+from twofold.cache.format.classifier import BIAS, GROUPS, SHA256, WEIGHT
 from twofold.cache.format.header import VERSION1_ATTRIBUTES
 from twofold.cache.format.index import TABLES
 from twofold.cache.format.version1_layout import CHUNK_ROWS, MAX_ATTRIBUTE_BYTES, TAUGHT, check_layout
@@ -40,9 +41,10 @@ def serve(descriptor: int) -> None:
         _limit(resource.RLIMIT_CPU, int(used + CPU_SECONDS + path.stat().st_size / BYTES_A_SECOND) + 1)
         try:
             with h5py.File(path, "r", locking=False) as file:
-                answer = _header(file) if request["rows"] is None else {}
-                if answer or request["index_sha256"] == _text(file, "index_sha256"):
-                    _answer(connection, file, request, answer)
+                if request["rows"] is None:
+                    _send_header(connection, file)
+                elif request["index_sha256"] == _text(file, "index_sha256"):
+                    _send_rows(connection, _dataset(file, request["dataset"]), request["rows"])
                 else:
                     connection.send_bytes(json.dumps({"gone": True}).encode())
         except (CacheError, OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError,
@@ -69,24 +71,22 @@ def _failure(error: Exception) -> dict:
     return {"refused" if isinstance(error, CacheError) and not isinstance(error, DamagedFile) else "damaged": text}
 
 
-def _answer(connection: Connection, file: h5py.File, request: dict, answer: dict) -> None:
-    """Send the answer and the arrays it announces. A failure may come in the place of any of them."""
-    if request["rows"] is None:
-        names = [*TABLES, *(f"classifier/{name}" for name in answer["classifier_arrays"])]
-        answer["arrays"] = [[name, list(_dataset(file, name).shape), _dataset(file, name).dtype.str] for name in names]
-        connection.send_bytes(json.dumps(answer).encode())
-        for name in names:
-            _send(connection, _dataset(file, name))
-        return
-    features = _dataset(file, request["dataset"])
-    connection.send_bytes(json.dumps({"dtype": features.dtype.str, "columns": features.shape[1]}).encode())
-    for number in request["rows"]:
-        connection.send_bytes(features[number * CHUNK_ROWS:(number + 1) * CHUNK_ROWS].tobytes())
+def _send_header(connection: Connection, file: h5py.File) -> None:
+    """What the file says of itself, then the arrays that it announces. A failure may come in the place of any."""
+    header = _header(file)
+    arrays = {name: _dataset(file, name) for name in (*TABLES, WEIGHT, BIAS, SHA256, GROUPS) if name in file}
+    header["arrays"] = [[name, list(array.shape), array.dtype.str] for name, array in arrays.items()]
+    connection.send_bytes(json.dumps(header).encode())
+    for array in arrays.values():
+        for start in range(0, array.shape[0], SLICE_ROWS):
+            connection.send_bytes(np.ascontiguousarray(array[start:start + SLICE_ROWS]).tobytes())
 
 
-def _send(connection: Connection, dataset: Any) -> None:
-    for start in range(0, dataset.shape[0], SLICE_ROWS):
-        connection.send_bytes(np.ascontiguousarray(dataset[start:start + SLICE_ROWS]).tobytes())
+def _send_rows(connection: Connection, rows: Any, numbers: list[int]) -> None:
+    """The type of the rows, then the chunks of these numbers."""
+    connection.send_bytes(json.dumps({"dtype": rows.dtype.str}).encode())
+    for number in numbers:
+        connection.send_bytes(rows[number * CHUNK_ROWS:(number + 1) * CHUNK_ROWS].tobytes())
 
 
 def _header(file: h5py.File) -> dict:
@@ -95,20 +95,29 @@ def _header(file: h5py.File) -> dict:
     header = {name: value if isinstance(value, str) else int(value) for name, value in values.items()}
     if any(isinstance(value, str) and len(value) > MAX_ATTRIBUTE_BYTES for value in header.values()):
         raise DamagedFile("an attribute is absurdly long")
+    return header | {"failed": _dataset(file, "failures/keys").shape[0], "classifier": _classifier(file),
+                     "logits": _classes_of_logits(file)}
+
+
+def _classifier(file: h5py.File) -> dict | None:
     group: Any = file.get("classifier")
-    arrays, record = [], None
-    if group is not None:
-        taught = [name for name in TAUGHT if name in group]
-        arrays = ["weight", "bias", *taught]
-        record = {"classes": json.loads(_text(group, "classes")), "sha256": _text(group, "sha256")}
-        if taught:
-            record |= {"fold": int(group.attrs["fold"]), "folds": int(group.attrs["folds"]),
-                       "training": _text(group, "training") if "training" in group.attrs else ""}
+    if group is None:
+        return None
+    record = {"classes": json.loads(_text(group, "classes")), "sha256": _text(group, "sha256")}
+    if not any(name in group for name in TAUGHT):
+        return record
+    return record | {"fold": int(group.attrs["fold"]), "folds": int(group.attrs["folds"]),
+                     "training": _text(group, "training") if "training" in group.attrs else ""}
+
+
+def _classes_of_logits(file: h5py.File) -> list | None:
     logits: Any = file.get("logits")
-    classes = None if logits is None else json.loads(logits.attrs["classes"])
-    return header | {"failed": _dataset(file, "failures/keys").shape[0], "classifier": record,
-                     "classifier_arrays": arrays, "logits": classes,
-                     "logits_shape": None if logits is None else list(logits.shape)}
+    if logits is None:
+        return None
+    classes = json.loads(logits.attrs["classes"])
+    if not isinstance(classes, list) or len(classes) != logits.shape[1]:
+        raise DamagedFile("/logits does not say what its classes are")
+    return classes
 
 
 def _text(place: Any, name: str) -> str:

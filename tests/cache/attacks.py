@@ -95,10 +95,10 @@ def absurd_width(file, pipe):
     file.attrs["dim"] = 1 << 30
 
 
-def no_rows_of_a_billion_numbers(file, pipe):
-    replace(file, "features", shape=(0, 1 << 30), maxshape=(None, 1 << 30), dtype="<f2", chunks=(1, 1 << 30),
+def no_rows_of_a_million_numbers(file, pipe):
+    replace(file, "features", shape=(0, 1 << 20), maxshape=(None, 1 << 20), dtype="<f2", chunks=(256, 1 << 20),
             fletcher32=True, fillvalue=np.nan)
-    file.attrs["dim"], file.attrs["rows"] = 1 << 30, 0
+    file.attrs["dim"], file.attrs["rows"] = 1 << 20, 0
 
 
 def duplicate_keys(file, pipe):
@@ -261,7 +261,7 @@ HOSTILE = {
     keys_of_any_length: "just the fletcher32 checksum",
     keys_of_absurd_length: "not cut into chunks of 256",
     terabytes_claimed: "more than the file", terabytes_claimed_everywhere: "more than the file",
-    absurd_width: "not rows of 1 to", no_rows_of_a_billion_numbers: "not rows of 1 to",
+    absurd_width: "chunks of 256 whole rows", no_rows_of_a_million_numbers: "not rows of 1 to",
     duplicate_keys: "stands in it twice", a_key_that_failed_and_did_not: "stands in it twice",
     escaping_key: "not a plain relative path", escaping_failure: "not a plain relative path",
     keys_not_sealed: "were altered", later_version: "version 3 is not", other_format: "format",
