@@ -69,10 +69,10 @@ class Faces:
         from twofold.extract.run import Request, extract
         from twofold.extract.streams import parse_streams
 
-        chosen = [f"{name}={place}" for name, place in (weights or {}).items()]
+        files = [f"{name}={file}" for name, file in (weights or {}).items()]
         report = extract(Request(
             manifest=self.manifest, roots=[str(self.root)], store=Path(store), device=device,
-            streams=parse_streams(backbones, views, weights=chosen, precision=precision)))
+            streams=parse_streams(backbones, views, weights=files, precision=precision)))
         if report.exit_code > 1:
             raise RuntimeError(f"interrupted: {report.text()}")
         return Store(store)

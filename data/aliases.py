@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from twofold.data.errors import InputError
-from twofold.data.labels import ADVERBS, BASIC, NOUNS, parts
+from twofold.data.labels import ADVERBS, BASIC, NOUNS, Taxonomy, parts
 
 #: other words for a basic emotion, misspellings of well-known copies among them
 ALIASES = {
@@ -48,16 +48,17 @@ def target_of(label: str) -> str:
     return {0: "", 1: "basic", 2: "compound"}[len(parts(label))]
 
 
-def parse_map(texts: Sequence[str], *, known: Sequence[str] = ()) -> dict[str, str]:
-    """OLD=NEW texts as a mapping of labels; NEW is canonical, one of `known`, or empty for no label.
+def parse_map(texts: Sequence[str] | None, classes: Taxonomy | None = None) -> dict[str, str]:
+    """OLD=NEW texts as a mapping of labels; NEW is canonical, one of `classes`, or empty for no label.
 
     Raises InputError for a text that is otherwise, and for a label that is mapped twice.
     """
     names: dict[str, str] = {}
-    for text in texts:
+    own = classes.classes if classes else ()
+    for text in texts or ():
         old, mark, new = text.partition("=")
-        name = new if new in known else canonical(new)
-        if not mark or not old or (name and name not in known and not parts(name)):
+        name = new if new in own else canonical(new)
+        if not mark or not old or (name and name not in own and not parts(name)):
             raise InputError(f"--map {text!r} is not OLD=NEW, NEW being a basic emotion ({', '.join(BASIC)}), a "
                              "compound as happily_surprised, or empty for no label")
         if names.setdefault(old, name) != name:

@@ -59,7 +59,7 @@ def manifest_csv(
 
     own = find_taxonomy(classes) if classes else None
     return write_faces(read_csv(table, key=key, split=split, basic=basic, compound=compound, group=group, classes=own,
-                                from_zero=from_zero, names=parse_map(rename or [], known=own.classes if own else ())),
+                                from_zero=from_zero, names=parse_map(rename, own)),
                        output, [table], overwrite=overwrite, classes=own)
 
 
@@ -77,8 +77,8 @@ def manifest_folder(
     from twofold.data.taxonomies import find_taxonomy
 
     own = find_taxonomy(classes) if classes else None
-    return write_faces(read_dataset(root, partial(read_folder, classes=own, names=parse_map(
-        rename or [], known=own.classes if own else ()))), output, overwrite=overwrite, classes=own)
+    faces = read_dataset(root, partial(read_folder, classes=own, names=parse_map(rename, own)))
+    return write_faces(faces, output, overwrite=overwrite, classes=own)
 
 
 @manifest_app.command("rafdb")
@@ -173,11 +173,11 @@ def manifest_merge(
     from twofold.data.manifest import read_manifest
     from twofold.data.merge import merge
 
-    named = [part.partition("=") for part in parts]
-    if not all(name and path for name, _, path in named) or len({name for name, _, _ in named}) < len(named):
+    paths = {name: Path(path) for name, _, path in (part.partition("=") for part in parts) if name and path}
+    if len(paths) < len(parts):
         raise InputError("manifests to merge are given as NAME=FACES.csv, each name once")
-    return write_faces(merge({name: read_manifest(Path(path)) for name, _, path in named}), output,
-                       [Path(path) for _, _, path in named], overwrite=overwrite)
+    merged = merge({name: read_manifest(path) for name, path in paths.items()})
+    return write_faces(merged, output, list(paths.values()), overwrite=overwrite)
 
 
 @manifest_app.command("split")

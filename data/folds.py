@@ -20,8 +20,8 @@ def folds_of(faces: Manifest, classes: Taxonomy, *, folds: int, seed: int) -> np
     labelled = np.flatnonzero([bool(label) for label in labels])
     fold = np.full(len(faces), -1)
     column = faces.table["fold"].to_numpy(object)[labelled] if "fold" in faces.table.columns else None
-    named = None if column is None else named_folds(column, folds=folds)
-    fold[labelled] = named if named is not None else stratified_group_folds(
+    folds_there = None if column is None else named_folds(column, folds=folds)
+    fold[labelled] = folds_there if folds_there is not None else stratified_group_folds(
         [labels[row] for row in labelled], [groups[row] for row in labelled], folds=folds, seed=seed)
     return fold
 

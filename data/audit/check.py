@@ -107,11 +107,11 @@ def group_duplicates(findings: Findings) -> Manifest:
     own = np.array([first.setdefault(name, row) if name else row for row, name in enumerate(names)], int)
     joined = components(len(names), np.concatenate([rows, rows]), np.concatenate([findings.same, own]))
     size = np.bincount(joined, minlength=len(names))
-    named = {}
+    name_of: dict[int, str] = {}
     for row, name in enumerate(names):
         if name:
-            named.setdefault(joined[row], name)
-    groups = [named.get(head, f"same{head:07d}") if size[head] > 1 else names[row] for row, head in enumerate(joined)]
+            name_of.setdefault(joined[row], name)
+    groups = [name_of.get(head, f"same{head:07d}") if size[head] > 1 else names[row] for row, head in enumerate(joined)]
     return Manifest(table.assign(group=groups))
 
 

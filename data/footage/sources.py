@@ -37,17 +37,17 @@ def find_sources(inputs: Sequence[Path], *, ignore: Path | None = None) -> list[
     Raises InputError for what is not there, and for a folder with neither photographs nor videos.
     """
     files: dict[Path, tuple[str, ...]] = {}  # resolved: how far its name reaches up, the shortest first
-    for given in inputs:
-        if given.is_dir():
-            below = [path for path in sorted(given.rglob("*")) if _is_source(path, given, ignore)]
+    for place in inputs:
+        if place.is_dir():
+            below = [path for path in sorted(place.rglob("*")) if _is_source(path, place, ignore)]
             if not below:
-                raise InputError(f"{given}: no photographs or videos in it")
+                raise InputError(f"{place}: no photographs or videos in it")
             for path in below:
-                files.setdefault(path.resolve(), path.relative_to(given).parts)
-        elif given.is_file():
-            files.setdefault(given.resolve(), (given.name,))
+                files.setdefault(path.resolve(), path.relative_to(place).parts)
+        elif place.is_file():
+            files.setdefault(place.resolve(), (place.name,))
         else:
-            raise InputError(f"{given}: no such file or folder")
+            raise InputError(f"{place}: no such file or folder")
     names = _distinct_names(files)
     return sorted((Source(name, path, path.suffix.lower() not in PICTURES) for path, name in names.items()),
                   key=lambda source: source.name)

@@ -27,8 +27,8 @@ def spin_briefly(environment: MutableMapping[str, str] = os.environ) -> None:
 def waiting_policy(environment: MutableMapping[str, str] = os.environ) -> str:
     """How OpenMP threads wait here, in words, as `bench` prints it."""
     names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
-    chosen = [f"{name}={environment[name]}" for name in names if name in environment]
-    return " ".join(chosen) or "as the OpenMP library likes"
+    settings = [f"{name}={environment[name]}" for name in names if name in environment]
+    return " ".join(settings) or "as the OpenMP library likes"
 
 
 def device_name(text: str, *, cuda_devices: int, mps: bool, auto: Sequence[str] = ("cuda", "mps", "cpu")) -> str:

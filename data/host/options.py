@@ -114,8 +114,8 @@ def resolve(
     """Settings of a preset, over it those of `config`, over both the `changes` that are not None. Raises InputError."""
     if preset not in presets:
         raise InputError(f"unknown preset {preset!r}: choose from {', '.join(presets)}")
-    stated = {name: value for name, value in (changes or {}).items() if value is not None}
-    return settings_from(kind, presets[preset] | (config or {}) | stated)
+    options = {name: value for name, value in (changes or {}).items() if value is not None}
+    return settings_from(kind, presets[preset] | (config or {}) | options)
 
 
 def record_of(settings: Any) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def parse_roots(roots: Sequence[str]) -> Path | dict[str, Path]:
     if len(roots) == 1 and ("=" not in roots[0] or Path(roots[0]).exists()):
         return Path(roots[0])
     pairs = [root.partition("=") for root in roots]
-    named = {name: Path(folder) for name, mark, folder in pairs if name and mark and folder}
-    if len(named) < len(roots):
+    folders = {name: Path(folder) for name, _, folder in pairs if name and folder}
+    if len(folders) < len(roots):
         raise InputError("several roots are given as NAME=DIR each, NAME being the first part of the keys below it")
-    return named
+    return folders

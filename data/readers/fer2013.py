@@ -104,13 +104,13 @@ def _voted(
     votes = _votes(table, ferplus)
     labels, clear = compounds(votes)
     labels = np.where(clear, labels, "") if strict else labels
-    basic, named = majority(votes), table["Image name"].str.strip()
+    basic, images = majority(votes), table["Image name"].str.strip()
     full = faces.assign(
         basic=basic, compound=labels, basic_rule=np.where(basic != "", MAJORITY, ""),
         compound_rule=np.where(labels != "", np.where(clear, STRICT, LOOSE), ""),
-        image=named, compound_strict=np.where(clear, "1", "0"), fer2013=faces["basic"],
+        image=images, compound_strict=np.where(clear, "1", "0"), fer2013=faces["basic"],
         **{f"votes_{name}": votes[:, place] for place, name in enumerate(VOTED)})
-    kept = (named != "").to_numpy()
+    kept = (images != "").to_numpy()
     return full[kept].reset_index(drop=True), int((~kept).sum())
 
 

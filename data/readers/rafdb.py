@@ -30,9 +30,9 @@ def read_rafdb(root: Place, *, part: str, images: str = "aligned") -> Manifest:
         raise InputError(f"RAF-DB has no {images!r} images: choose from aligned, original")
     if part == "both" and not all((root / name).is_dir() for name in PARTS):
         raise InputError(f"{root}: not both parts, basic/ and compound/, are in it: say --part basic or compound")
-    read = [_read_part(root, name, images) for name in (PARTS if part == "both" else (part,))]
-    table = pd.concat([faces.table for faces in read], ignore_index=True)
-    return manifest(table, source=str(root), notes=[note for faces in read for note in faces.notes])
+    manifests = [_read_part(root, name, images) for name in (PARTS if part == "both" else (part,))]
+    table = pd.concat([faces.table for faces in manifests], ignore_index=True)
+    return manifest(table, source=str(root), notes=[note for faces in manifests for note in faces.notes])
 
 
 def _read_part(root: Place, part: str, images: str) -> Manifest:
