@@ -129,8 +129,8 @@ def cache_export(
     """Features with labels, splits and groups as files for programs that know nothing of Twofold."""
     from twofold.cache.export.export import Exported, export_files
     from twofold.cache.export.faces import exported_faces
-    from twofold.cache.names import names_in
     from twofold.cache.store import Store
+    from twofold.data.host.options import names_in
     from twofold.data.host.outputs import Kind, Output
     from twofold.data.manifest import read_manifest
 
@@ -167,9 +167,9 @@ def cache_pull(
     replace: Replace = False,
 ) -> Report:
     """Fetch a shared store: what is lacking here, verified; the same command goes on after an interruption."""
-    from twofold.cache.names import names_in
     from twofold.cache.share.pull import pull
     from twofold.cache.store import Store
+    from twofold.data.host.options import names_in
 
     with transferring() as progress:
         return pull(url, Store(store, new=True), backbones=None if backbones is None else names_in(backbones),

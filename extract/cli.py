@@ -62,7 +62,7 @@ def extract(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older job script.")] = False,
 ) -> Report:
     """Run each backbone once over all faces and write the embeddings."""
-    from twofold.cache.names import names_in
+    from twofold.data.host.options import names_in
     from twofold.extract.plan import ExtractOptions
     from twofold.extract.run import Request
     from twofold.extract.run import extract as run_extract
@@ -118,11 +118,10 @@ def spelled(context: typer.Context, *, without: Collection[str]) -> list[str]:
 
 def with_settings(verb: Callable[..., Report]) -> Callable[..., Report]:
     """The verb with an option for each field of finetune's `Settings`; they reach it as the dict `changes`."""
-    from twofold.cache.names import names_in
     from twofold.data.host.options import with_options
     from twofold.extract.finetune.settings import Settings
 
-    return with_options(Settings, declare=typer.Option, names_in=names_in)(verb)
+    return with_options(Settings, declare=typer.Option)(verb)
 
 
 @app.command()
@@ -211,7 +210,7 @@ def doctor(
     backbones: Backbones = PRESETS,
 ) -> Report:
     """What works on this machine, what is missing, what to do."""
-    from twofold.cache.names import names_in
+    from twofold.data.host.options import names_in
     from twofold.extract.doctor.doctor import diagnose
 
     return diagnose(store=store, manifest=manifest, backbones=names_in(backbones))
@@ -233,9 +232,9 @@ def bench_extract(
     """Extraction against its slowest leg, a plain loop, and how fast a card this host can feed."""
     import tempfile
 
-    from twofold.cache.names import names_in
     from twofold.data.drawn.dataset import draw_dataset
     from twofold.data.errors import InputError
+    from twofold.data.host.options import names_in
     from twofold.data.labels import taxonomy
     from twofold.data.manifest import write_manifest
     from twofold.extract.bench.bench import bench_extract as run_bench

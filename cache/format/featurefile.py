@@ -112,9 +112,8 @@ class FeatureFile:
         Reads each block at most once however scattered the keys are, and holds no second copy.
         Raises KeyError for a key that is not in the file, DamagedFile where a checksum does not hold.
         """
-        if keys is None:
-            return self.read_rows(None, dtype=dtype)
-        return self.read_rows(np.fromiter((self.position[key] for key in keys), np.int64, len(keys)), dtype=dtype)
+        rows = None if keys is None else np.fromiter((self.position[key] for key in keys), np.int64, len(keys))
+        return self.read_rows(rows, dtype=dtype)
 
     def read_rows(self, rows: np.ndarray | None, *, dtype: np.dtype | type | str = np.float32) -> np.ndarray:
         """(M, D) array of `dtype`: the rows at these positions, in the order given; all of them if None."""

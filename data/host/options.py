@@ -123,12 +123,21 @@ def record_of(settings: Any) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
 
 
-def with_options(
-    kind: type, *, declare: Callable[..., Any], names_in: Callable[[str], list[str]] = str.split,
-) -> Callable[[Callable[..., T]], Callable[..., T]]:
+def names_in(text: str) -> list[str]:
+    """Names between commas, in order, without blanks; the commas of `onnx:PATH?mean=0.5,0.5,0.5` part no names."""
+    names: list[str] = []
+    for piece in filter(None, map(str.strip, text.split(","))):
+        if names and "?" in names[-1] and piece[0] in "-.0123456789":
+            names[-1] += f",{piece}"
+        else:
+            names.append(piece)
+    return names
+
+
+def with_options(kind: type, *, declare: Callable[..., Any]) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """A decorator of a verb: an option for each setting of a kind; all reach the verb as the dict `changes`, None where
-    an option was not used. declare: typer.Option; names_in: the names in an option's text."""
-    options = [_parameter(each, declare, names_in) for each in fields(kind)]
+    an option was not used. declare: typer.Option."""
+    options = [_parameter(each, declare) for each in fields(kind)]
     return lambda verb: with_parameters(verb, options, to="changes")
 
 
@@ -147,7 +156,7 @@ def with_parameters(verb: Callable[..., T], options: list[inspect.Parameter], *,
     return run
 
 
-def _parameter(setting: Field, declare: Callable[..., Any], names_in: Callable[[str], list[str]]) -> inspect.Parameter:
+def _parameter(setting: Field, declare: Callable[..., Any]) -> inspect.Parameter:
     about, default, kind = declared(setting), setting.default, type(setting.default)
     usual = ",".join(default) if isinstance(default, tuple) else default
     facts = "; ".join(filter(None, [
