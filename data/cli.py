@@ -266,7 +266,6 @@ def write_faces(
     from twofold.data.summary import Indexed
 
     place = manifest_output(output, overwrite=overwrite, inputs=inputs)
-    place.check()
     for note in (*faces.notes, *look_alikes(faces.keys)):
         log.warning("warning: %s", note)
     if not len(faces):
