@@ -122,11 +122,10 @@ def _doubts(file: FeatureFile) -> list[str]:
     """What the values of a sound backbone hardly show, in one pass."""
     seen: dict[bytes, bytes] = {}
     twins, first, varies = [], None, np.zeros(file.dim, bool)
-    for start in range(0, file.rows, 8192):
-        values = file.read_rows(np.arange(start, min(start + 8192, file.rows)))
-        first = values[0] if first is None else first
-        varies |= (values != first).any(axis=0)
-        for row, sha256 in zip(values, file.sha256[start:start + 8192], strict=True):
+    for start, block in file.blocks():
+        first = block[0].copy() if first is None else first
+        varies |= (block != first).any(axis=0)
+        for row, sha256 in zip(block, file.sha256[start:start + len(block)], strict=True):
             digest = hashlib.blake2b(row.tobytes(), digest_size=16).digest()
             if seen.setdefault(digest, sha256) != sha256:
                 twins.append(sha256)

@@ -118,13 +118,13 @@ class FeatureFile:
     def read_rows(self, rows: np.ndarray | None, *, dtype: np.dtype | type | str = np.float32) -> np.ndarray:
         """(M, D) array of `dtype`: the rows at these positions, in the order given; all of them if None."""
         values = np.empty((self.rows if rows is None else len(rows), self.dim), dtype)
-        if rows is None and values.dtype == np.dtype(self.recipe.dtype):
-            self._content.read_all(values)
-        elif rows is None:
-            for number, block in self._content.blocks(range(-(-self.rows // BLOCK_OF_CHECKSUM))):
-                values[number * BLOCK_OF_CHECKSUM:][:len(block)] = block
-        else:
+        if rows is not None:
             self._gather(np.asarray(rows), values)
+        elif isinstance(self._content, Version2) and values.dtype == np.dtype(self.recipe.dtype):
+            self._content.read_all(values)
+        else:
+            for start, block in self.blocks():
+                values[start:start + len(block)] = block
         return values
 
     def _gather(self, rows: np.ndarray, values: np.ndarray) -> None:
@@ -141,7 +141,7 @@ class FeatureFile:
         """
         if isinstance(self._content, Version1):
             return self.read(dtype=self.recipe.dtype)
-        for _ in self._content.blocks(range(-(-self.rows // BLOCK_OF_CHECKSUM))):
+        for _ in self.blocks():
             pass
         return self._content.mapped()
 
@@ -153,15 +153,13 @@ class FeatureFile:
     def logits(self) -> tuple[tuple[str, ...], np.ndarray] | None:
         """The backbone's own classes and logits (N, C) float32, in the order of the keys, as files had them before
         they carried the classifier itself; None if it has none."""
-        return self._content.logits()
+        return self._content.logits() if isinstance(self._content, Version1) else None
 
-    def blocks(
-        self, rows: int = BLOCK_ROWS, *, dtype: np.dtype | type | str = np.float32,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(keys, features) of `rows` rows at a time, in order: for what exceeds memory."""
-        for start in range(0, self.rows, rows):
-            stop = min(start + rows, self.rows)
-            yield self.keys[start:stop], self.read_rows(np.arange(start, stop), dtype=dtype)
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """All rows as stored, verified, some at a time and after the place of their first; the array of a block is
+        used again for the next."""
+        for number, block in self._content.blocks(range(-(-self.rows // BLOCK_OF_CHECKSUM))):
+            yield number * BLOCK_OF_CHECKSUM, block
 
     def is_current(self) -> bool:
         """True if the file that was read stands there still. Raises OSError if that cannot be told."""
@@ -170,11 +168,10 @@ class FeatureFile:
     def check(self) -> None:
         """Read everything back; raises DamagedFile or CacheError at the first thing that is wrong."""
         _ = self._index, self.recipe, self.logits(), self.classifier
-        for number, block in self._content.blocks(range(-(-self.rows // BLOCK_OF_CHECKSUM))):
+        for start, block in self.blocks():
             if (row := first_not_finite(block)) is not None:
-                key = self.keys[number * BLOCK_OF_CHECKSUM + row]
-                raise DamagedFile(f"{self.path}: the features of {key!r} are not finite numbers: delete it "
-                                  "and extract again")
+                raise DamagedFile(f"{self.path}: the features of {self.keys[start + row]!r} are not finite numbers: "
+                                  "delete it and extract again")
         if isinstance(self._content, Version2):
             self._content.check_rest()
 

@@ -149,11 +149,6 @@ class Version1:
         """(number, rows as stored) of each chunk that is asked for."""
         return self._chunks("features", list(numbers), self.header["dim"])
 
-    def read_all(self, out: np.ndarray) -> None:
-        """Fill `out` (N, D), of the stored type, with all rows."""
-        for number, rows in self.blocks(range(-(-len(out) // BLOCK_OF_CHECKSUM))):
-            out[number * BLOCK_OF_CHECKSUM:][:len(rows)] = rows
-
     def is_current(self) -> bool:
         try:
             return Version1(self.path).header["index_sha256"] == self.header["index_sha256"]

@@ -136,9 +136,6 @@ class Version2:
                 raise DamagedFile(f"{self.path}: HDF5's own tables were altered: no other program will read it: delete "
                                   "it and extract again")
 
-    def logits(self) -> None:
-        """Files of this version have none."""
-
     def blocks(self, numbers: Iterator[int] | range | list[int]) -> Iterator[tuple[int, np.ndarray]]:
         """(number, rows as stored) of each block that is asked for; the array is used again for the next."""
         array, checksums = self.arrays["features"], self._checksums
