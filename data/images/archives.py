@@ -21,7 +21,7 @@ from typing import Protocol
 from twofold.data.errors import InputError
 from twofold.data.images.decode import ImageError
 from twofold.data.images.folders import MAX_FILE_BYTES
-from twofold.data.images.gzip_stream import Contents, GzipStream
+from twofold.data.images.gzip_stream import GzipStream
 from twofold.data.keys import key_fault
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -158,7 +158,7 @@ def _zip_member(info: zipfile.ZipInfo) -> Member:
     return Member(info.header_offset, info.compress_size, info.file_size, info.compress_type, info.CRC, fault)
 
 
-def _tar_members(file: io.BufferedReader | Contents) -> Iterator[tuple[str, Member]]:
+def _tar_members(file: io.BufferedReader) -> Iterator[tuple[str, Member]]:
     """Regular files, and hard links to them; symbolic links could name anything."""
     files: dict[str, Member] = {}
     with tarfile.open(fileobj=file, mode="r:") as archive:

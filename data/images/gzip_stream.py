@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 GZIP = 31  #: zlib's name for a gzip header with the largest window
 INPUT_BYTES = 1 << 18  #: of the compressed file read at once
@@ -37,9 +38,9 @@ class GzipStream:
         self.size = 0
         self.spans: OrderedDict[int, bytes] = OrderedDict()
 
-    def open(self) -> "Contents":
+    def open(self) -> io.BufferedReader:
         """The contents as a file that is read forwards, which builds the index."""
-        return Contents(self)
+        return io.BufferedReader(Contents(self))
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from there. Raises zlib.error if the file is damaged or ends early."""
@@ -114,20 +115,15 @@ class Contents(io.RawIOBase):
             pass
         return self.place
 
-    def read(self, size: int = -1) -> bytes:
-        """The next `size` bytes, fewer at the end."""
-        pieces = []
-        while size > 0:
-            if self.taken == len(self.block):
-                self._next_block()
-            if not self.block:
-                break
-            piece = self.block[self.taken:self.taken + size]
-            pieces.append(piece)
-            self.taken += len(piece)
-            size -= len(piece)
-            self.place += len(piece)
-        return b"".join(pieces)
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer with what comes next, at most to the end of a block; 0 at the end."""
+        if self.taken == len(self.block):
+            self._next_block()
+        piece = self.block[self.taken:self.taken + len(buffer)]
+        buffer[:len(piece)] = piece
+        self.taken += len(piece)
+        self.place += len(piece)
+        return len(piece)
 
     def _next_block(self) -> None:
         stream, state = self.stream, self.state
