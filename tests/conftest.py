@@ -18,6 +18,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test looks for weights on the network
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as twofold sets it, whichever of the two is imported first
 
+# Tests start some hundred processes: where Python may keep nothing, each of them would compile all of twofold again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Facts about encoders are remembered between runs; tests begin without any.
 if "TWOFOLD_CACHE" not in os.environ:
     FACTS = tempfile.TemporaryDirectory(prefix="twofold-tests-")  # goes with this process
