@@ -19,6 +19,8 @@ from twofold.extract.bench.legs import Leg, measure_legs
 from twofold.extract.bench.plain import plain_seconds
 from twofold.extract.bench.simulated import SimulatedCard
 from twofold.extract.engine.engine import compute
+from twofold.extract.engine.passes import Passes
+from twofold.extract.engine.tally import Tally
 from twofold.extract.networks.encoder import BatchLimit
 from twofold.extract.networks.registry import load_network
 from twofold.extract.plan import ExtractOptions, Job, recipe_of
@@ -116,18 +118,20 @@ def bench_extract(streams: Sequence[Stream], *, manifest: Path, roots: Sequence[
     kind, cores = jobs[0].encoder.device.type, len(os.sched_getaffinity(0))
     ceiling = min(leg.faces_a_second for leg in legs) if kind == "cuda" else \
         cores / sum(leg.cpu_seconds for leg in legs)
+    whole = _computed(jobs, keys, source, workers)
     return ExtractBench(
         backbones=[job.encoder.name for job in jobs], faces=len(keys), device=kind, workers=workers, cores=cores,
-        legs=legs, whole=_whole(jobs, keys, source, workers), ceiling=ceiling,
+        legs=legs, whole=whole.faces / whole.seconds.wall, ceiling=ceiling,
         plain=_plain(jobs, streams, keys, source, workers) if plain else None,
         cards=[_card(rate, jobs, keys, source, workers) for rate in cards])
 
 
-def _whole(jobs: Sequence[Job], keys: Sequence[str], faces: ImageSource, workers: int) -> float:
+def _computed(jobs: Sequence[Job], keys: Sequence[str], faces: ImageSource, workers: int,
+              passes: Passes | None = None) -> Tally:
+    """All faces, into a store that is thrown away."""
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
-        done = compute(jobs, keys, faces, Store(Path(folder), new=True), options=ExtractOptions(workers=workers),
-                       progress=False)
-    return done.faces / done.seconds.wall
+        return compute(jobs, keys, faces, Store(Path(folder), new=True), options=ExtractOptions(workers=workers),
+                       progress=False, passes=passes)
 
 
 def _plain(jobs: Sequence[Job], streams: Sequence[Stream], keys: Sequence[str], faces: ImageSource,
@@ -145,9 +149,7 @@ def _card(rate: float, jobs: Sequence[Job], keys: Sequence[str], faces: Faces, w
     names = [f"{number}/{key}" for number in range(rounds) for key in keys]
     everything, size = np.ones(len(names), bool), max(1, min(LARGEST_BATCH, int(rate * PASS_SECONDS)))
     fed = [replace(job, encoder=replace(job.encoder, limit=BatchLimit(size)), missing=everything) for job in jobs]
-    with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
-        before = time.process_time()
-        done = compute(fed, names, repeated, Store(Path(folder), new=True), options=ExtractOptions(workers=workers),
-                       progress=False, passes=SimulatedCard(rate * len(jobs)))
-        host = time.process_time() - before - done.seconds.decode
-    return CardRate(rate, done.faces / done.seconds.wall, 1e3 * host / (len(names) * len(jobs)))
+    before = time.process_time()
+    tally = _computed(fed, names, repeated, workers, SimulatedCard(rate * len(jobs)))
+    host = time.process_time() - before - tally.seconds.decode
+    return CardRate(rate, tally.faces / tally.seconds.wall, 1e3 * host / (len(names) * len(jobs)))

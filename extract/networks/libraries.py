@@ -99,10 +99,10 @@ def _preset(backbone: Preset, checkpoint: Checkpoint | None, size: int, drop_pat
 
     match backbone.name:
         case "vit_mae":
-            if checkpoint and "fc_norm.weight" in checkpoint.tensors and "norm.weight" not in checkpoint.tensors:
-                network = _vit_fine_tuned(size, drop_path)
-                return replace(declared(network), tap="norm of the mean of patch tokens (fc_norm)")
-            return declared(_vit_mae(size, drop_path))
+            fine_tuned = checkpoint is not None and "fc_norm.weight" in checkpoint.tensors and \
+                "norm.weight" not in checkpoint.tensors
+            built = declared(_vit(size, drop_path, fine_tuned=fine_tuned))
+            return replace(built, tap="norm of the mean of patch tokens (fc_norm)") if fine_tuned else built
         case "posterv2":
             from twofold.extract.networks.published.posterv2 import PosterV2
 
@@ -124,29 +124,21 @@ def _preset(backbone: Preset, checkpoint: Checkpoint | None, size: int, drop_pat
     return replace(built, preprocessing=preset("resnet50").preprocessing) if checkpoint else built
 
 
-def _vit_mae(size: int, drop_path: float) -> nn.Module:
-    """ViT-B/16 whose output is the mean of the normed patch tokens, the class token left out."""
+def _vit(size: int, drop_path: float, *, fine_tuned: bool) -> nn.Module:
+    """ViT-B/16 whose output is the mean of the normed patch tokens, the class token left out.
+
+    fine_tuned: as MAE's own fine-tuning leaves it, the mean is taken first, and normed after.
+    """
     import timm
 
-    network: Any = timm.create_model("vit_base_patch16_224", num_classes=0, drop_path_rate=drop_path,
-                                     img_size=_vit_size(size))
-    network.global_pool = "avg"  # set after construction: given to it, timm would drop `norm` for another layer
-    return network
-
-
-def _vit_fine_tuned(size: int, drop_path: float) -> nn.Module:
-    """The same as MAE's own fine-tuning leaves it: the mean of the patch tokens is taken first, and normed after."""
-    import timm
-
-    return timm.create_model("vit_base_patch16_224", num_classes=0, global_pool="avg", fc_norm=True,
-                             drop_path_rate=drop_path, img_size=_vit_size(size))
-
-
-def _vit_size(size: int) -> int:
     if size % VIT_PATCH:
         raise InputError(f"vit_mae does not take faces of {size} pixels: its patches have {VIT_PATCH}, so choose a "
                          "multiple of that")
-    return size or VIT_SIZE
+    pooling: dict[str, Any] = {"global_pool": "avg", "fc_norm": True} if fine_tuned else {}
+    network: Any = timm.create_model("vit_base_patch16_224", num_classes=0, drop_path_rate=drop_path,
+                                     img_size=size or VIT_SIZE, **pooling)
+    network.global_pool = "avg"  # set after construction: given to it, timm would drop `norm` for another layer
+    return network
 
 
 class Conv5(nn.Module):

@@ -1,7 +1,6 @@
 """What the page is told of a picture: its faces, what each shows, and how long that took."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,3 @@ class Answer:
     faces: tuple[FaceAnswer, ...]
     left_out: int
     seconds: Seconds
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)

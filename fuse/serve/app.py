@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,18 @@ class Site:
     examples: Examples
     facts: dict[str, Any]
 
+    async def run(self, _: Request) -> Response:
+        return JSONResponse(self.facts | {"examples": self.examples.names})
+
+    async def recognise(self, request: Request) -> Response:
+        answer = await self.desk.answer(request.headers.get("content-length"), request.stream())
+        return JSONResponse(asdict(answer))
+
 
 def application(site: Site) -> Starlette:
     """The page at `/`, its run at `/run`, answers at `POST /recognise`, the examples."""
     routes = [Route(path, _asset(*asset, site.access)) for path, asset in ASSETS.items()]
-    routes += [Route("/run", _run(site)), Route("/recognise", _recognise(site.desk), methods=["POST"]),
+    routes += [Route("/run", site.run), Route("/recognise", site.recognise, methods=["POST"]),
                Route("/examples/{number:int}", _example(site.examples.read, "application/octet-stream")),
                Route("/examples/{number:int}/small", _example(site.examples.thumbnail, "image/jpeg"))]
     return Starlette(routes=routes, middleware=[Middleware(Guard, access=site.access)], exception_handlers={
@@ -88,21 +95,6 @@ def _asset(name: str, media_type: str, access: Access) -> Endpoint:
             response.set_cookie(COOKIE, access.token, httponly=True, samesite="lax")
             return response
         return Response(content, media_type=media_type)
-
-    return endpoint
-
-
-def _run(site: Site) -> Endpoint:
-    async def endpoint(_: Request) -> Response:
-        return JSONResponse(site.facts | {"examples": site.examples.names})
-
-    return endpoint
-
-
-def _recognise(desk: Desk) -> Endpoint:
-    async def endpoint(request: Request) -> Response:
-        answer = await desk.answer(request.headers.get("content-length"), request.stream())
-        return JSONResponse(answer.record())
 
     return endpoint
 
