@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from PIL import Image
 from torch import nn
 
 from twofold.cache.recipe import Recipe
 from twofold.data.errors import InputError
+from twofold.extract.again.loaded import LoadedEncoders
 from twofold.extract.again.reproduce import find_encoder
-from twofold.extract.networks.encoder import Encoder
 from twofold.extract.networks.licences import licences
-from twofold.extract.networks.onnx.portable import portable_encoders, stored_features
+from twofold.extract.networks.onnx.portable import PortableEncoder
 from twofold.extract.streams import Encoders, EncoderSource, parse_weights
 from twofold.extract.weights.find import find_weights, weights_folder
 from twofold.extract.weights.read import read_checkpoint
@@ -24,15 +25,14 @@ class CarriedEncoders:
     """Encoders in fp32 on the CPU. modules: (N, side, side, 3) uint8 faces to features, one a stream; licences: of each
     stream."""
 
-    encoders: Sequence[Encoder]
-    recipes: Sequence[Recipe]
+    loaded: LoadedEncoders
     side: int
     modules: list[nn.Module]
     licences: list[str]
 
     def features(self, faces: np.ndarray) -> np.ndarray:
         """(N, D) what `extract` stores of these faces, by its own way: Pillow and the encoders."""
-        return stored_features(self.encoders, self.recipes, faces)
+        return self.loaded.embed_pictures([(Image.fromarray(face), "") for face in faces])
 
 
 def carried_encoders(recipes: Sequence[Recipe], *, side: int, weights: Sequence[str], stated: Sequence[str]
@@ -54,8 +54,9 @@ def carried_encoders(recipes: Sequence[Recipe], *, side: int, weights: Sequence[
         source, encoder = find_encoder(recipe, files.get(recipe.backbone, []), loaded)
         encoders.append(encoder)
         terms.append(by_name.get(recipe.backbone) or _licence(recipe, source))
-    modules = portable_encoders(encoders, exact, side=side)
-    return CarriedEncoders(encoders, exact, side, modules, terms)
+    modules: list[nn.Module] = [PortableEncoder(encoder, recipe, side=side).eval()
+                                for encoder, recipe in zip(encoders, exact, strict=True)]
+    return CarriedEncoders(LoadedEncoders(tuple(exact), tuple(encoders)), side, modules, terms)
 
 
 def _licence(recipe: Recipe, source: EncoderSource) -> str:

@@ -29,14 +29,18 @@ class LoadedEncoders:
         They are those that `extract` stores, but for the last digits: batches here are only as long as they need be.
         Raises ImageError for a face that cannot be read or encoded.
         """
-        pictures = [(decode(image, FACE), hashlib.sha256(image).hexdigest()) for image in images]
+        return self.embed_pictures([(decode(image, FACE), hashlib.sha256(image).hexdigest()) for image in images])
+
+    def embed_pictures(self, pictures: Sequence[tuple[Image.Image, str]]) -> np.ndarray:
+        """The same of decoded faces, each with the hash of its file."""
         pixels: dict[tuple[str, Preprocessing], np.ndarray] = {}
         blocks = []
         for recipe, encoder in zip(self.recipes, self.encoders, strict=True):
-            prepared = recipe.view["name"], encoder.preprocessing
-            if prepared not in pixels:
-                pixels[prepared] = _prepare(pictures, *prepared)
-            features, faults = storable(encoder.encode(pixels[prepared]), recipe.dtype)
+            name, how = recipe.view["name"], encoder.preprocessing
+            if (name, how) not in pixels:
+                change = view(name).apply
+                pixels[name, how] = np.stack([how.prepare(change(image, sha256)) for image, sha256 in pictures])
+            features, faults = storable(encoder.encode(pixels[name, how]), recipe.dtype)
             if any(faults):
                 raise ImageError(next(filter(None, faults)))
             blocks.append(features.astype(np.float32))
@@ -47,9 +51,3 @@ def load_encoders(recipes: Sequence[Recipe], *, weights: Sequence[str], device: 
                   ) -> LoadedEncoders:
     """The encoder of each recipe, found as `reproduce` finds it. Raises InputError where one cannot be made."""
     return LoadedEncoders(tuple(recipes), tuple(find_encoders(recipes, weights=weights, device=device, dims=dims)))
-
-
-def _prepare(pictures: Sequence[tuple[Image.Image, str]], name: str, preprocessing: Preprocessing) -> np.ndarray:
-    """(N, S, S, 3) uint8: a view of each picture, which comes with its hash, as a network wants it."""
-    apply = view(name).apply
-    return np.stack([preprocessing.prepare(apply(image, sha256)) for image, sha256 in pictures])

@@ -1,10 +1,6 @@
 """Encoders as modules that take faces of one size: for models that leave this program."""
 
-from collections.abc import Sequence
-
-import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 from torch.nn import functional
 
@@ -13,7 +9,6 @@ from twofold.data.errors import InputError
 from twofold.extract.networks.encoder import Encoder
 from twofold.extract.networks.onnx.pillow_resize import FILTERS, PillowResize
 from twofold.extract.networks.preprocessing import Preprocessing
-from twofold.extract.views import view
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
@@ -57,23 +52,6 @@ class PortableEncoder(nn.Module):
         pixels = functional.pad(pixels - self.fill, (0, 0, before, behind, before, behind)) + self.fill
         normalised = pixels.float() * self.scale - self.shift
         return self.network(normalised.permute(0, 3, 1, 2)).to(self.dtype).float()
-
-
-def portable_encoders(encoders: Sequence[Encoder], recipes: Sequence[Recipe], *, side: int) -> list[nn.Module]:
-    """One for each stream. Raises InputError as `PortableEncoder` does."""
-    return [PortableEncoder(encoder, recipe, side=side).eval()
-            for encoder, recipe in zip(encoders, recipes, strict=True)]
-
-
-def stored_features(encoders: Sequence[Encoder], recipes: Sequence[Recipe], faces: np.ndarray) -> np.ndarray:
-    """(N, D) float32, streams side by side: what `extract` stores of (N, side, side, 3) uint8 faces."""
-    pictures = [Image.fromarray(face) for face in faces]
-    columns = []
-    for encoder, recipe in zip(encoders, recipes, strict=True):
-        change = view(recipe.view["name"])
-        prepared = np.stack([encoder.preprocessing.prepare(change.apply(picture, "")) for picture in pictures])
-        columns.append(encoder.encode(prepared).astype(recipe.dtype).astype(np.float32))
-    return np.concatenate(columns, axis=1)
 
 
 def _cut(how: Preprocessing, side: int) -> tuple[int, int]:
