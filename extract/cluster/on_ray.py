@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from twofold.data.errors import InputError, first_line
-from twofold.extract.cluster.ray_pool import Pool
+from twofold.extract.cluster.ray_pool import Pool, WorkerSize, size_of_workers
 from twofold.extract.cluster.ray_run import compute_on
-from twofold.extract.cluster.ray_size import WorkerSize, size_of_workers
 from twofold.extract.report import Extraction
 from twofold.extract.run import Request, extract
 from twofold.extract.streams import Stream

@@ -25,8 +25,7 @@ from twofold.extract.networks.presets import PRESETS
 from twofold.extract.networks.random_weights import draw_weights, noise_pictures, seeded
 from twofold.extract.weights.find import find_weights, weights_folder
 from twofold.extract.weights.finetuned import classifier_of, without_ours
-from twofold.extract.weights.load import digest, load_strictly
-from twofold.extract.weights.positions import fitting_positions
+from twofold.extract.weights.load import digest, fitting_positions, load_strictly
 from twofold.extract.weights.read import Checkpoint, read_checkpoint
 
 __all__ = ["PRESETS", "Encoder", "Preprocessing", "load_encoder", "parse_device", "resolve_precision"]

@@ -3,7 +3,9 @@
 import hashlib
 import logging
 from collections.abc import Mapping
+from math import isqrt
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +17,7 @@ from twofold.extract.weights.recognise import guess
 log = logging.getLogger(__name__)
 
 UNUSED = ".num_batches_tracked"  # counted while training; old files lack it
+POSITIONS = "pos_embed"
 
 
 def load_strictly(network: nn.Module, checkpoint: Checkpoint, *, heads: tuple[str, ...]) -> list[str]:
@@ -78,3 +81,24 @@ def digest(network: nn.Module) -> str:
         total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return f"sha256:{total.hexdigest()}"
+
+
+def fitting_positions(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], str]:
+    """The tensors with position embeddings (1, P + T, D) resampled to the network's grid, and what was done in words.
+
+    P prefix tokens stay as they are, the square of T patches is resampled (bicubic, antialiased: timm's own helper).
+    As they are, with an empty text, where they fit or are none of such a network: strict loading speaks then.
+    """
+    vit: Any = network
+    theirs, ours = tensors.get(POSITIONS), getattr(network, POSITIONS, None)
+    if theirs is None or ours is None or not hasattr(network, "patch_embed") or theirs.shape == ours.shape:
+        return dict(tensors), ""
+    prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    side = isqrt(max(0, theirs.shape[1] - prefix)) if theirs.ndim == 3 else 0
+    if theirs.shape[2:] != ours.shape[2:] or side < 1 or side * side + prefix != theirs.shape[1]:
+        return dict(tensors), ""
+    from timm.layers.pos_embed import resample_abs_pos_embed
+
+    high, wide = vit.patch_embed.grid_size
+    resampled = resample_abs_pos_embed(theirs.float(), [high, wide], num_prefix_tokens=prefix)
+    return {**tensors, POSITIONS: resampled}, f"position embeddings resampled from {side} x {side} to {high} x {wide}"

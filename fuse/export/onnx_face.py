@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from twofold.fuse.export.onnx_head import CalibratedHead
-from twofold.fuse.export.onnx_model import write_onnx
+from twofold.fuse.export.onnx_head import CalibratedHead, write_onnx
 from twofold.fuse.runs.run import Run
 
 CLOSE = 1e-4  #: how far the written model's probabilities may be from the run's own

@@ -13,7 +13,7 @@ from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.data.images.sources import Faces
 from twofold.extract.assignment import Assignment, MissingRows
-from twofold.extract.cluster.ray_size import size_of_workers
+from twofold.extract.cluster.ray_pool import size_of_workers
 from twofold.extract.cluster.shares import LEAST_FACES, Shares
 from twofold.extract.plan import ExtractOptions
 from twofold.extract.streams import EncoderSource

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from twofold.data.errors import InputError
 from twofold.extract.networks.registry import load_encoder
-from twofold.extract.weights.positions import fitting_positions
+from twofold.extract.weights.load import fitting_positions
 
 NAME = "timm:test_vit"
 
