@@ -1,7 +1,6 @@
 """Any scikit-learn classifier in the place of a head: the same faces, the same partition, the same figures."""
 
 import time
-from collections.abc import Sequence
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone, is_classifier
@@ -28,7 +27,7 @@ def score_estimator(experiment: Experiment, estimator: BaseEstimator, *, name: s
     members, calibrated, temperatures, val_macro_f1 = [], [], [], []
     for part in experiment.partitions:
         pipeline = make_pipeline(StandardScaler(), clone(estimator))
-        pipeline.fit(features.read(part.train, _every(features)), features.label[part.train])
+        pipeline.fit(features.read(part.train), features.label[part.train])
         validation, truth = _probabilities(pipeline, features, part.val), features.label[part.val]
         members.append(_probabilities(pipeline, features, part.test))
         temperatures.append(metrics.fit_temperature(validation, truth))
@@ -45,7 +44,7 @@ def score_estimator(experiment: Experiment, estimator: BaseEstimator, *, name: s
 
 def _probabilities(pipeline: Pipeline, features: FusedFeatures, rows: np.ndarray) -> np.ndarray:
     """(n, C) float32; a class that the estimator has not met has none."""
-    values = features.read(rows, _every(features))
+    values = features.read(rows)
     if hasattr(pipeline, "predict_proba"):
         scores = pipeline.predict_proba(values)
     elif hasattr(pipeline, "decision_function"):
@@ -58,7 +57,3 @@ def _probabilities(pipeline: Pipeline, features: FusedFeatures, rows: np.ndarray
     probabilities = np.zeros((len(rows), len(features.taxonomy.classes)), np.float32)
     probabilities[:, pipeline.classes_] = scores
     return probabilities
-
-
-def _every(features: FusedFeatures) -> Sequence[int]:
-    return range(len(features.streams))

@@ -20,7 +20,14 @@ from twofold.data.readers.cexpr import frames_of
 from twofold.fuse.features.features import FusedFeatures
 from twofold.fuse.runs.run import Run
 from twofold.fuse.tables.figures import UNTRAINED
-from twofold.fuse.tables.predictions import PLACES, PredictOptions, ScoredFaces, table_output, write_predictions
+from twofold.fuse.tables.predictions import (
+    PLACES,
+    PredictOptions,
+    ScoredFaces,
+    Written,
+    table_output,
+    write_predictions,
+)
 from twofold.fuse.video.smoothing import smoothed, window
 from twofold.fuse.video.submission import answered, submission_output, template_keys, write_submission
 
@@ -31,28 +38,25 @@ TEACHING_BASICS = ("paper", "zeroshot")  #: heads that predict the basic express
 
 @dataclass(frozen=True)
 class Predictions:
-    """What `predict` wrote. rows: all of the file; interpolated: those without a face of their own."""
+    """What `predict` wrote to `out`."""
 
     out: Path
-    rows: int
-    interpolated: int
-    left_out: int
-    calls: dict[str, int]
+    written: Written
     notes: list[str]
     faults: int = 0  #: inputs that could not be read, or not to their end
 
     @property
     def exit_code(self) -> int:
-        return 1 if self.left_out or self.faults else 0
+        return 1 if self.written.left_out or self.faults else 0
 
     def record(self) -> dict:
-        return {"out": str(self.out), "rows": self.rows, "interpolated": self.interpolated, "left_out": self.left_out,
-                "calls": self.calls, "notes": self.notes}
+        return {"out": str(self.out), **vars(self.written), "notes": self.notes}
 
     def text(self) -> str:
-        between = f", {self.interpolated} of them without a face and interpolated" if self.interpolated else ""
-        lines = [f"{self.rows} rows{between} -> {self.out}"]
-        lines += [f"{count:8}  {name}" for name, count in sorted(self.calls.items(), key=lambda item: -item[1])]
+        rows, interpolated = self.written.rows, self.written.interpolated
+        between = f", {interpolated} of them without a face and interpolated" if interpolated else ""
+        lines = [f"{rows} rows{between} -> {self.out}"]
+        lines += [f"{count:8}  {name}" for name, count in self.written.calls.most_common()]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
@@ -77,7 +81,7 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, inputs
     if all(key.endswith(NO_FACE_SUFFIX) for key in keys):
         nobody = _nobody(run, keys, groups, places)
         written = write_predictions(output, [nobody], options, classes=run.taxonomy.classes, streams=())
-        return Predictions(out, written.rows, 0, 0, dict(written.calls), list(faults), len(faults))
+        return Predictions(out, written, list(faults), len(faults))
     features, notes = run.features(place)
     notes += [*([UNTRAINED] if run.untrained else []), *faults]
     notes += _seen(run, features)
@@ -99,8 +103,7 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, inputs
     if written.left_out:
         notes += [f"{written.left_out} faces have no features and are left out",
                   *_reasons(features, [key for key in keys[rows < 0] if not key.endswith(NO_FACE_SUFFIX)])]
-    return Predictions(out, written.rows, written.interpolated, written.left_out, dict(written.calls), notes,
-                       len(faults))
+    return Predictions(out, written, notes, len(faults))
 
 
 def series(table: pd.DataFrame) -> np.ndarray:
@@ -204,7 +207,8 @@ def _submit(run: Run, options: PredictOptions, template: Path, out: Output, bloc
     calls = scores.argmax(axis=1)
     write_submission(template, out, [run.taxonomy.numbers[call] for call in calls])
     counts = Counter(run.taxonomy.classes[call] for call in calls)
-    return Predictions(out.path, len(calls), int((~faces.present).sum()), 0, dict(counts), notes, faults)
+    written = Written(rows=len(calls), interpolated=int((~faces.present).sum()), calls=counts)
+    return Predictions(out.path, written, notes, faults)
 
 
 def _seen(run: Run, features: FusedFeatures) -> list[str]:

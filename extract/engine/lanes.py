@@ -64,7 +64,7 @@ class Lane:
             for face, fault in zip(batch.faces, faults, strict=True):
                 if face.failure or fault:
                     self.part.failures[face.key] = face.failure or fault
-                    self.tally.fail(self.fingerprint, face.key, face.failure or fault)
+                    self.tally.failures[self.fingerprint][face.key] = face.failure or fault
 
     def publish(self) -> None:
         """Hand the open part to the writer, once the one before is safe; raises what went wrong with that."""

@@ -1,6 +1,6 @@
 """What a run did: faces, rows, failures and seconds, of one process or of several together."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -20,16 +20,13 @@ class Seconds:
 
 @dataclass
 class Tally:
-    """What one run did. faces: decoded; rows: computed of each file, by fingerprint; failures: key to reason."""
+    """What one run did. faces: decoded; of each file, by fingerprint, rows: computed; failures: key to reason."""
 
     faces: int = 0
     rows: Counter[str] = field(default_factory=Counter)
-    failures: dict[str, dict[str, str]] = field(default_factory=dict)  #: of each file, by fingerprint
+    failures: defaultdict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))  #: by fingerprint
     seconds: Seconds = field(default_factory=Seconds)
     stopped_by: int = 0  #: the signal that ended the run early, or 0
-
-    def fail(self, fingerprint: str, key: str, reason: str) -> None:
-        self.failures.setdefault(fingerprint, {})[key] = reason
 
     @property
     def failed_faces(self) -> dict[str, str]:
@@ -42,7 +39,7 @@ class Tally:
         self.faces += other.faces
         self.rows += other.rows
         for fingerprint, failures in other.failures.items():
-            self.failures.setdefault(fingerprint, {}).update(failures)
+            self.failures[fingerprint].update(failures)
         self.seconds = Seconds(*(getattr(self.seconds, name) + getattr(other.seconds, name)
                                  for name in ("decode", "forward", "write")),
                                wall=max(self.seconds.wall, other.seconds.wall))

@@ -93,10 +93,12 @@ class FusedFeatures:
         starts = np.cumsum([0, *(stream.dim for stream in self.streams)])
         return np.concatenate([np.arange(starts[k], starts[k + 1]) for k in streams])
 
-    def read(self, rows: np.ndarray, streams: Sequence[int]) -> np.ndarray:
-        """(n, D of these streams) float32, the streams' features side by side, of these rows."""
+    def read(self, rows: np.ndarray, streams: Sequence[int] | None = None) -> np.ndarray:
+        """(n, D of these streams) float32, their features side by side, of these rows. streams: all, unless given."""
+        everything = range(len(self.streams))
+        streams = everything if streams is None else streams
         if self.matrix is not None:
-            if list(streams) == list(range(len(self.streams))):
+            if list(streams) == list(everything):
                 return self.matrix[rows]
             return self.matrix[np.ix_(rows, self.columns(streams))]
         block = np.empty((len(rows), sum(self.streams[k].dim for k in streams)), np.float32)
@@ -108,7 +110,7 @@ class FusedFeatures:
 
     def loaded(self) -> "FusedFeatures":
         """The same with all features in memory, 4 N D bytes."""
-        return replace(self, matrix=self.read(np.arange(len(self)), range(len(self.streams))))
+        return replace(self, matrix=self.read(np.arange(len(self))))
 
     def _fill(self, block: np.ndarray, rows: np.ndarray, k: int) -> None:
         for number, file in enumerate(self.streams[k].files):

@@ -37,7 +37,7 @@ def embed(run: RunContent, question: Question, scorable: np.ndarray) -> Embeddin
     if len(faces) > MOST:
         faces = np.sort(np.random.default_rng(0).choice(faces, MOST, replace=False))
     head, streams = question.run.head, question.features.streams
-    features = question.features.read(question.rows[faces], range(len(streams)))
+    features = question.features.read(question.rows[faces])
     features = (features - head.mean[0].numpy()) / head.std[0].numpy()
     features /= np.concatenate([np.full(stream.dim, np.sqrt(stream.dim), np.float32) for stream in streams])
     components = min(COMPONENTS, *features.shape)

@@ -124,11 +124,6 @@ def reliability(probabilities: np.ndarray, truth: np.ndarray) -> Reliability:
                        np.bincount(place, confidence, BINS))
 
 
-def calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """Expected calibration error of (N, C), as `Reliability.error`."""
-    return reliability(probabilities, truth).error
-
-
 def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Probabilities (..., C) with their logarithms divided by a temperature."""
     logits = np.log(np.maximum(probabilities, 1e-12)) / temperature

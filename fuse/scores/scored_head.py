@@ -71,15 +71,6 @@ class Figures:
     reliability: Reliability  #: of the probabilities that `predict` gives, under the temperature
     raw_reliability: Reliability  #: before the temperature
 
-    @property
-    def calibration_error(self) -> float:
-        return self.reliability.error
-
-    @property
-    def raw_calibration_error(self) -> float:
-        """Before the temperature."""
-        return self.raw_reliability.error
-
     def record(self, classes: Sequence[str]) -> dict:
         """As metrics.json holds it; nan (a class without faces) becomes None."""
         head, table = self.head, self.scores
@@ -93,8 +84,8 @@ class Figures:
             "macro_f1_interval": self.macro_f1_interval, "macro_f1_of_classes_with_faces": table.macro_f1_present,
             "uar": table.uar, "per_class": per_class, "confusion": table.confusion.tolist(),
             "seeds_macro_f1": self.seeds_macro_f1, "seeds_accuracy": self.seeds_accuracy,
-            "val_macro_f1": _plain(head.val_macro_f1), "calibration_error": self.calibration_error,
-            "calibration_error_before_temperature": self.raw_calibration_error, "temperature": head.temperature,
+            "val_macro_f1": _plain(head.val_macro_f1), "calibration_error": self.reliability.error,
+            "calibration_error_before_temperature": self.raw_reliability.error, "temperature": head.temperature,
             "reliability": self.reliability.record(),
             "reliability_before_temperature": self.raw_reliability.record(),
             "contributions": head.shares, "seconds": head.seconds,

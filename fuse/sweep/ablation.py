@@ -57,7 +57,7 @@ def scored(experiment: Experiment, trained: Sequence[TrainedHead]) -> dict:
     return {"accuracy": each.scores.accuracy, "macro_f1": each.scores.macro_f1, "uar": each.scores.uar,
             "macro_f1_interval": list(each.macro_f1_interval) if each.macro_f1_interval else None,
             "seeds_macro_f1": list(each.seeds_macro_f1), "figures_of": head.ensemble,
-            "calibration_error": each.calibration_error, "classes": classes, "truth": head.truth.tolist(),
+            "calibration_error": each.reliability.error, "classes": classes, "truth": head.truth.tolist(),
             "group": np.unique(head.groups.astype(str), return_inverse=True)[1].tolist(),
             "prediction": head.prediction.tolist()}
 

@@ -37,7 +37,7 @@ def figures_lines(heads: Sequence[Figures]) -> list[str]:
         rows.append((
             str(number), each.head.name + ensemble + star, str(each.head.dim),
             percent(each.scores.accuracy), span(each.accuracy_interval), percent(each.scores.macro_f1),
-            span(each.macro_f1_interval), percent(each.scores.uar), f"{each.calibration_error:.3f}",
+            span(each.macro_f1_interval), percent(each.scores.uar), f"{each.reliability.error:.3f}",
             *((spread(each.seeds_accuracy), spread(each.seeds_macro_f1)) if seeds > 1 else ()),
             *((percent(each.head.val_macro_f1),) if validated else ())))
     return grouped_columns(rows, groups)
@@ -101,7 +101,7 @@ def fusion_lines(fused: Figures, comparison: Comparison | None, best_single: str
     if head.temperature == 1:  # zero-shot may not look at compound labels to fit one
         return lines
     return [*lines, f"calibration error of the fusion without its temperature of {head.temperature:.2f} (fitted on "
-                    f"validation): {fused.raw_calibration_error:.3f}"]
+                    f"validation): {fused.raw_reliability.error:.3f}"]
 
 
 def compared(comparison: Comparison) -> str:

@@ -49,7 +49,7 @@ def test_a_class_without_faces_counts_in_macro_f1():
 def test_the_calibration_error_of_a_worked_example():
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])
     truth = np.array([0, 1, 0, 1])  # confidence 0.9 is right half the time; 0.6 and 0.7 always
-    assert metrics.calibration_error(probabilities, truth) == pytest.approx((2 * 0.4 + 0.4 + 0.3) / 4)
+    assert metrics.reliability(probabilities, truth).error == pytest.approx((2 * 0.4 + 0.4 + 0.3) / 4)
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -65,15 +65,15 @@ def test_the_calibration_error_is_that_of_a_loop(seed):
         rows = [k for k in range(count) if b < np.ceil(confidences[k] * metrics.BINS) <= b + 1]
         right = [int(np.argmax(probabilities[k]) == truth[k]) for k in rows]
         total += abs(sum(right) - sum(confidences[k] for k in rows))
-    assert metrics.calibration_error(probabilities, truth) == pytest.approx(total / count)
+    assert metrics.reliability(probabilities, truth).error == pytest.approx(total / count)
 
 
 def test_the_calibration_error_of_honest_probabilities_is_small_and_of_boasts_large():
     generator = np.random.default_rng(0)
     honest = generator.dirichlet(np.ones(4), 20_000)
     truth = (honest.cumsum(axis=1) > generator.random((20_000, 1))).argmax(axis=1)
-    assert metrics.calibration_error(honest, truth) < 0.02
-    assert metrics.calibration_error(metrics.tempered(honest, 0.3), truth) > 0.15
+    assert metrics.reliability(honest, truth).error < 0.02
+    assert metrics.reliability(metrics.tempered(honest, 0.3), truth).error > 0.15
 
 
 @pytest.mark.parametrize("true_temperature", [0.4, 1.0, 2.5])
