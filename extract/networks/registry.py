@@ -19,16 +19,12 @@ from twofold.extract.networks.folding import fold_norms
 from twofold.extract.networks.libraries import Architecture, build_with, check_name
 from twofold.extract.networks.onnx.models import load_onnx
 from twofold.extract.networks.own_classifier import own_classifier
-from twofold.extract.networks.preprocessing import Preprocessing
 from twofold.extract.networks.preprocessing_options import joined, split_name
-from twofold.extract.networks.presets import PRESETS
 from twofold.extract.networks.random_weights import draw_weights, noise_pictures, seeded
 from twofold.extract.weights.find import find_weights, weights_folder
 from twofold.extract.weights.finetuned import classifier_of, without_ours
 from twofold.extract.weights.load import digest, fitting_positions, load_strictly
 from twofold.extract.weights.read import Checkpoint, read_checkpoint
-
-__all__ = ["PRESETS", "Encoder", "Preprocessing", "load_encoder", "parse_device", "resolve_precision"]
 
 
 def load_encoder(name: str, *, weights: str | None = None, device: str = "auto", precision: str = "auto",

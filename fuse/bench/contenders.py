@@ -48,7 +48,7 @@ def floor(size: Size, seeds: int) -> tuple[float, float]:
     """The products of forward and backward pass alone, operands in place: nothing that trains can be faster."""
     import torch
 
-    before = _resident()
+    before = _megabytes("VmRSS")
     x, h, g = (torch.randn(seeds, size.batch, width) for width in (size.dim, size.hidden, CLASSES))
     first, last = torch.randn(seeds, size.dim, size.hidden), torch.randn(seeds, size.hidden, CLASSES)
     gf, gl, gh = torch.empty_like(first), torch.empty_like(last), torch.empty_like(h)
@@ -61,7 +61,7 @@ def floor(size: Size, seeds: int) -> tuple[float, float]:
             torch.bmm(g, last.transpose(1, 2), out=gh)
             torch.bmm(x.transpose(1, 2), gh, out=gf)
 
-    return _fastest(epoch, size), _peak() - before
+    return _fastest(epoch, size), _megabytes("VmHWM") - before
 
 
 def ours(size: Size, seeds: int, *, precision: str) -> tuple[float, float]:
@@ -75,7 +75,7 @@ def ours(size: Size, seeds: int, *, precision: str) -> tuple[float, float]:
     from twofold.fuse.training.loop import train
     from twofold.fuse.training.standardised import Examples, Scale
 
-    before = _resident()
+    before = _megabytes("VmRSS")
     x, y = _data(size, size.rows)
     spec = Spec(kind="mlp", dims=size.dims, classes=tuple(map(str, range(CLASSES))), members=seeds, hidden=size.hidden)
     settings = settings_from(PRESETS["paper"] | {"epochs": size.epochs, "batch_size": size.batch, "seeds": seeds})
@@ -93,7 +93,7 @@ def ours(size: Size, seeds: int, *, precision: str) -> tuple[float, float]:
         initialise(head, range(seeds))
         train(head, data, val, spec=spec, settings=settings, seeds=range(seeds), precision=precision)
 
-    return _fastest(run, size) / size.epochs, _peak() - before
+    return _fastest(run, size) / size.epochs, _megabytes("VmHWM") - before
 
 
 def reading(size: Size, seeds: int) -> tuple[float, float]:
@@ -102,13 +102,13 @@ def reading(size: Size, seeds: int) -> tuple[float, float]:
     from twofold.fuse.training.standardised import measure
 
     with _written(size) as paths:
-        before = _resident()
+        before = _megabytes("VmRSS")
 
         def read() -> None:
             x = np.concatenate([FeatureFile(path).read() for path in paths], axis=1)
             measure(lambda rows: x[rows], np.arange(len(x))).apply(x)
 
-        return _fastest(read, size) * size.rows / size.sampled, _peak() - before
+        return _fastest(read, size) * size.rows / size.sampled, _megabytes("VmHWM") - before
 
 
 def dataloader(size: Size, seeds: int) -> tuple[float, float]:
@@ -140,7 +140,7 @@ def _loop(size: Size, read: Callable[[int], np.ndarray]) -> tuple[float, float]:
         def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
             return torch.from_numpy(read(row)), row % CLASSES
 
-    before = _resident()
+    before = _megabytes("VmRSS")
     head = nn.Sequential(nn.Linear(size.dim, size.hidden), nn.ReLU(), nn.Linear(size.hidden, CLASSES))
     optimiser = torch.optim.Adam(head.parameters(), lr=1e-3)
     loader = DataLoader(Rows(), batch_size=size.batch, shuffle=True)
@@ -151,21 +151,21 @@ def _loop(size: Size, read: Callable[[int], np.ndarray]) -> tuple[float, float]:
             nn.functional.cross_entropy(head(batch), labels).backward()
             optimiser.step()
 
-    return _fastest(epoch, size) * size.rows / size.sampled, _peak() - before
+    return _fastest(epoch, size) * size.rows / size.sampled, _megabytes("VmHWM") - before
 
 
 def sklearn_mlp(size: Size, seeds: int) -> tuple[float, float]:
     """scikit-learn's MLPClassifier with the same layer, batch and optimiser, features in memory."""
     from sklearn.neural_network import MLPClassifier
 
-    before = _resident()
+    before = _megabytes("VmRSS")
     x, y = _data(size, size.sampled)
     model = MLPClassifier((size.hidden,), batch_size=size.batch, max_iter=size.epochs,  # type: ignore[arg-type]
                           n_iter_no_change=10_000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it has not converged: only its time is asked for
         seconds = _fastest(lambda: model.fit(x, y), size)
-    return seconds / size.epochs * size.rows / size.sampled, _peak() - before
+    return seconds / size.epochs * size.rows / size.sampled, _megabytes("VmHWM") - before
 
 
 def _data(size: Size, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -204,19 +204,11 @@ def _fastest(work: Callable[[], object], size: Size) -> float:
     return min(seconds)
 
 
-def _resident() -> float:
-    """Memory of this process in MB now; on systems that do not say, its peak so far."""
-    return _status("VmRSS:")
-
-
-def _peak() -> float:
-    """Peak memory of this process in MB (rusage would count that of the process it was forked from)."""
-    return _status("VmHWM:")
-
-
-def _status(name: str) -> float:
+def _megabytes(entry: str) -> float:
+    """Memory of this process, VmRSS now or VmHWM at its peak; where the system does not say, the peak by rusage, which
+    counts that of the process it was forked from, too."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return next(float(line.split()[1]) for line in lines if line.startswith(name)) / 1e3
+        return next(float(line.split()[1]) for line in lines if line.startswith(f"{entry}:")) / 1e3
     except (OSError, StopIteration):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3

@@ -4,6 +4,7 @@ Source: Zhao, Liu, Wang, "Learning Deep Global Multi-Scale and Local Attention F
 Recognition in the Wild", IEEE Transactions on Image Processing 30 (2021).
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping
 
 import torch
@@ -35,11 +36,12 @@ class SpatialGate(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.spatial = nn.ModuleDict({"conv": nn.Conv2d(2, 1, 7, padding=3, bias=False), "bn": nn.BatchNorm2d(1)})
+        conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+        self.spatial = nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(1)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         summary = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], dim=1)
-        return x * self.spatial["bn"](self.spatial["conv"](summary)).sigmoid()
+        return x * self.spatial(summary).sigmoid()
 
 
 class AttentionBlock(BasicBlock):
@@ -47,9 +49,7 @@ class AttentionBlock(BasicBlock):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__(inputs, outputs, stride, _shortcut(inputs, outputs, stride))
-        self.cbam = nn.Sequential()
-        self.cbam.add_module("ChannelGate", ChannelGate(outputs))
-        self.cbam.add_module("SpatialGate", SpatialGate())
+        self.cbam = nn.Sequential(OrderedDict(ChannelGate=ChannelGate(outputs), SpatialGate=SpatialGate()))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
