@@ -1,6 +1,7 @@
 """Small real stores whose labels are known, with signal planted where a test wants it."""
 
 import csv
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,40 +27,41 @@ def write_manifest(folder: Path, rows: list[tuple]) -> None:
         csv.writer(file).writerows([("key", "split", "basic", "compound", "group"), *rows])
 
 
-@pytest.fixture
-def make_store(tmp_path):
-    """Write a store of `rows` faces; returns its path.
+def write_store(place: Path, streams=None, *, name="store", rows=420, seed=0, noise=0.3, basic_only=0,
+                groups=None, splits=SPLITS, views=("original",), changes=None, drop=()) -> Path:
+    """Write a store of `rows` faces into `place`; returns its path.
 
     streams: name to (which of the label's two halves it shows, dimension): 'a' tells classes 0-1, 2-3, 4-5, 6 apart,
     'b' the odd from the even, 'ab' all, '' nothing. A face's basic label is one of its pair for every other face;
     every `basic_only`-th face has no compound label.
     """
+    folder = place / name
+    folder.mkdir()
+    generator = np.random.default_rng(seed)
+    label = generator.permutation(np.arange(rows) % 7)
+    keys = [f"{name}/{row:05d}.png" for row in range(rows)]
+    lines = []
+    for row in range(rows):
+        hidden = basic_only and row % basic_only == 0
+        basic = pair(CLASSES[label[row]])[row // 2 % 2]
+        lines.append((keys[row], splits[row % len(splits)], basic if row % 2 or hidden else "",
+                      "" if hidden else CLASSES[label[row]], groups[row] if groups is not None else ""))
+    write_manifest(folder, lines)
+    for number, (stream, (half, dim)) in enumerate((streams or {"a": ("a", 12), "b": ("b", 8)}).items()):
+        code = {"a": label // 2, "b": label % 2, "ab": label, "": label * 0}[half]
+        centres = np.random.default_rng(number).standard_normal((7, dim)) * 1.5
+        kept = [row for row in range(rows) if (stream, row) not in drop]
+        for view in views:
+            features = centres[code] + noise * generator.standard_normal((rows, dim))
+            how = recipe(stream, view={"name": view}, **(changes or {}))
+            write_featurefile(folder / f"{stream}.{view}.h5", recipe=how, dim=dim,
+                              keys=[keys[row] for row in kept],
+                              sha256=[f"{seed * 10**6 + row:064x}" for row in kept],
+                              features=features[kept].astype(how.dtype), failures={})
+    return folder
 
-    def make(streams=None, *, name="store", rows=420, seed=0, noise=0.3, basic_only=0, groups=None, splits=SPLITS,
-             views=("original",), changes=None, drop=()):
-        folder = tmp_path / name
-        folder.mkdir()
-        generator = np.random.default_rng(seed)
-        label = generator.permutation(np.arange(rows) % 7)
-        keys = [f"{name}/{row:05d}.png" for row in range(rows)]
-        lines = []
-        for row in range(rows):
-            hidden = basic_only and row % basic_only == 0
-            basic = pair(CLASSES[label[row]])[row // 2 % 2]
-            lines.append((keys[row], splits[row % len(splits)], basic if row % 2 or hidden else "",
-                          "" if hidden else CLASSES[label[row]], groups[row] if groups is not None else ""))
-        write_manifest(folder, lines)
-        for number, (stream, (half, dim)) in enumerate((streams or {"a": ("a", 12), "b": ("b", 8)}).items()):
-            code = {"a": label // 2, "b": label % 2, "ab": label, "": label * 0}[half]
-            centres = np.random.default_rng(number).standard_normal((7, dim)) * 1.5
-            kept = [row for row in range(rows) if (stream, row) not in drop]
-            for view in views:
-                features = centres[code] + noise * generator.standard_normal((rows, dim))
-                how = recipe(stream, view={"name": view}, **(changes or {}))
-                write_featurefile(folder / f"{stream}.{view}.h5", recipe=how, dim=dim,
-                                  keys=[keys[row] for row in kept],
-                                  sha256=[f"{seed * 10**6 + row:064x}" for row in kept],
-                                  features=features[kept].astype(how.dtype), failures={})
-        return folder
 
-    return make
+@pytest.fixture
+def make_store(tmp_path):
+    """Write a store beside what else the test has: `write_store`."""
+    return partial(write_store, tmp_path)

@@ -17,6 +17,7 @@ from PIL import Image
 from sklearn.metrics import cohen_kappa_score, f1_score
 from sklearn.neighbors import NearestNeighbors
 
+from tests.fuse.conftest import write_store
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.fuse.fuse import fuse
@@ -27,10 +28,19 @@ from twofold.fuse.settings import resolve
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-@pytest.fixture
-def run(make_store, tmp_path):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a store, and a run of it. Read only."""
+    folder = tmp_path_factory.mktemp("trained")
     settings = resolve(changes={"epochs": 4, "lr": 3e-3, "hidden": 16, "seeds": 2, "batch_size": 64, "head": "gated"})
-    fuse([make_store(noise=1.0)], settings, out=tmp_path / "run")
+    fuse([write_store(folder, noise=1.0)], settings, out=folder / "run")
+    return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of the run, beside one of its store."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     return tmp_path / "run"
 
 
