@@ -2,11 +2,12 @@
 
 import contextlib
 import os
+import shutil
 
 import numpy as np
 import pytest
 
-from tests.fuse.conftest import write_manifest
+from tests.fuse.conftest import write_manifest, write_store
 from twofold.data.errors import InputError
 from twofold.fuse.fuse import fuse
 from twofold.fuse.runs import run_folder
@@ -58,13 +59,21 @@ def test_what_else_lies_in_the_folder_of_a_run_stays(make_store, tmp_path):
     assert {path.name for path in out.iterdir()} == {*run_folder.OWN, "notes.txt", "figures"}
 
 
+@pytest.fixture(scope="module")
+def old_and_new(tmp_path_factory):
+    """A folder with `store`, a run `old` and another one `new`. Read only."""
+    folder = tmp_path_factory.mktemp("runs")
+    store = write_store(folder, rows=210)
+    fuse([store], settings(), out=folder / "old")
+    fuse([store], settings(hidden=9), out=folder / "new")
+    return folder
+
+
 @pytest.mark.parametrize("call", range(0, 20, 2))
-def test_a_crash_at_any_rename_leaves_the_old_run_or_the_new(make_store, tmp_path, monkeypatch, call):
-    store, out = make_store(rows=210), tmp_path / "run"
-    old, new = settings(), settings(hidden=9)
-    fuse([store], new, out=tmp_path / "like")
-    fuse([store], old, out=out)
-    before, after, calls = _weights(out), _weights(tmp_path / "like"), []
+def test_a_crash_at_any_rename_leaves_the_old_run_or_the_new(old_and_new, tmp_path, monkeypatch, call):
+    store, out, new = old_and_new / "store", tmp_path / "run", settings(hidden=9)
+    shutil.copytree(old_and_new / "old", out)
+    before, after, calls = _weights(out), _weights(old_and_new / "new"), []
     assert not _same(before, after)
 
     def counted(original):
