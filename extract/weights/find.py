@@ -5,8 +5,7 @@ import os
 from pathlib import Path
 
 from twofold.data.errors import InputError, first_line
-from twofold.data.host.hub import hub_file
-from twofold.data.host.weights_folder import weights_folder
+from twofold.data.host.weights_files import hub_file, weights_folder
 from twofold.extract.networks.presets import PRESETS, Preset
 
 HUB_FILE = "model.safetensors"  #: as hubs call it, unless the library says otherwise

@@ -7,7 +7,7 @@ from typing import Any
 from twofold.cache.report import table
 from twofold.data.errors import InputError
 from twofold.data.footage.detection.detector_file import YUNET, detector_here
-from twofold.data.host.hub import hub_cached
+from twofold.data.host.weights_files import hub_cached
 from twofold.extract.networks.presets import PRESETS, Preset, preset
 from twofold.extract.weights.find import HUB_FILE, file_names, in_folder
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twofold.data.errors import InputError, first_line
-from twofold.data.host.hub import hub_cached, hub_file
-from twofold.data.host.weights_folder import weights_folder
+from twofold.data.host.weights_files import hub_cached, hub_file, weights_folder
 
 log = logging.getLogger(__name__)
 

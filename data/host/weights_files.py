@@ -1,12 +1,19 @@
-"""Files that are published on the Hugging Face hub: from its cache here, else from there, without long waits."""
+"""Files of weights: in the one folder where encoders and detector are looked for, or on the Hugging Face hub."""
 
 import logging
+import os
 import socket
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+
+
+def weights_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """The folder that weights are looked for in: TWOFOLD_WEIGHTS, else `weights/` where the command runs."""
+    return Path(environment.get("TWOFOLD_WEIGHTS") or "weights")
 
 
 def hub_cached(repository: str, file: str) -> Path | None:
