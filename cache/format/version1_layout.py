@@ -132,10 +132,11 @@ def _check_storage(dataset: h5py.Dataset) -> None:
     filters = [plist.get_filter(index)[0] for index in range(plist.get_nfilters())]
     if filters != [h5py.h5z.FILTER_FLETCHER32]:
         raise DamagedFile(f"{name} is not stored with just the fletcher32 checksum: refused")
-    if dataset.chunks != (CHUNK_ROWS, *dataset.shape[1:]):
+    chunk_shape = (CHUNK_ROWS, *dataset.shape[1:])
+    if dataset.chunks != chunk_shape:
         raise DamagedFile(f"{name} is not cut into chunks of {CHUNK_ROWS} whole rows: refused")
     size = os.fstat(file.id.get_vfd_handle()).st_size if file.driver == "sec2" else file.id.get_filesize()
-    chunk_bytes = dataset.id.get_type().get_size() * math.prod(dataset.chunks)
+    chunk_bytes = dataset.id.get_type().get_size() * math.prod(chunk_shape)
     expected = -(-dataset.shape[0] // CHUNK_ROWS)
     if expected * chunk_bytes > size:
         raise DamagedFile(f"{name} claims {dataset.shape} values, more than the file of {size} bytes can hold")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from twofold.data.errors import InputError
 from twofold.data.host.options import check, option
@@ -44,7 +45,7 @@ def read_line(line: str) -> tuple[CropSettings, str]:
     if words.get("version", str(VERSION)) != str(VERSION):
         raise InputError(f"crop settings {line!r} are of another version than {VERSION}: crop the faces again")
     try:
-        values = {each.name: type(each.default)(words[each.name]) for each in fields(CropSettings)}
+        values: dict[str, Any] = {each.name: type(each.default)(words[each.name]) for each in fields(CropSettings)}
         return CropSettings(**values), words["detector"]
     except (KeyError, ValueError):
         raise InputError(f"{line!r} are no crop settings (see the column `crop` of what `crop` writes)") from None
