@@ -31,7 +31,7 @@ class Settings:
     size: int = option(0, LEARNS, "Side of the input in pixels, the whole face in it; 0: the network's own.", least=0)
     train: str = option("all", LEARNS, "What learns: all, last:N (its last N layers) or head.")
     frozen_norms: bool = option(False, LEARNS, "Batch norms keep the statistics they came with.")
-    epochs: int = option(20, STEPS, "Passes over the training faces.", least=1)
+    epochs: int = option(12, STEPS, "Passes over the training faces.", least=1)
     batch_size: int = option(64, STEPS, "Faces a step, of all processes together.", least=2)
     accumulate: int = option(1, STEPS, "Parts that a step is computed in, for memory.", least=1)
     optimizer: str = option("adamw", STEPS, "How steps are taken.", choices=("adamw", "adam"))
@@ -102,7 +102,7 @@ _MAE = {  # the authors' logs: fine-tuning of the masked autoencoder, both stage
     "epochs": 100, "shift": 0.0, "rotate": 0.0, "crop": 1.0, "jitter": 0.0,
 }
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"size": 96},  # see "What it turns on" in extract/README.md
+    "quick": {"size": 128},  # see "What it turns on" in extract/README.md
     "unified": _MAE | {"target": "basic", "classes": "basic8", "lr": 5e-4, "layer_decay": 0.65, "drop_path": 0.1},
     "compound": _MAE | {"target": "compound", "classes": "cexpr7", "lr": 1e-3, "layer_decay": 0.75, "drop_path": 0.2,
                         "batch_size": 64},
