@@ -75,8 +75,7 @@ class Evaluations:
 
     def record(self) -> dict:
         return {"runs": [evaluation.record() for evaluation in self.each],
-                "comparison": comparison_record(self.comparison, self.best_other,
-                                                chosen_on="the faces scored")}
+                "comparison": comparison_record(self.comparison, self.best_other, chosen_on="the faces scored")}
 
     def text(self) -> str:
         heads, classes = [evaluation.figures for evaluation in self.each], self.each[0].classes
@@ -90,10 +89,8 @@ class Evaluations:
         return "\n".join([*lines, *(f"note: {note}" for note in notes)])
 
 
-def evaluate_all(
-    runs: Sequence[Path], store: Path, *, split: str = "", table: str = "plain", allow_seen: bool = False,
-   
-) -> Evaluations:
+def evaluate_all(runs: Sequence[Path], store: Path, *, split: str = "", table: str = "plain", allow_seen: bool = False
+                 ) -> Evaluations:
     """Score runs on the same faces, those that none of them has seen; the last is held against the best of the others.
 
     Raises InputError if their classes or, for lack of features, their faces are not the same, or nothing is left.
@@ -120,9 +117,7 @@ def evaluate_all(
     return Evaluations(evaluations, table, comparison, str(best.run))
 
 
-def evaluate(
-    path: Path, store: Path, *, split: str = "", allow_seen: bool = False,
-) -> Evaluation:
+def evaluate(path: Path, store: Path, *, split: str = "", allow_seen: bool = False) -> Evaluation:
     """Score the run in `path` on a store. split: train, val, test or all; empty = test if there is any, else all, and
     all for a cross-validated run.
 
@@ -154,9 +149,7 @@ class Question:
         return self.features.keys[self.rows]
 
 
-def _questions(
-    paths: Sequence[Path], store: Path, *, split: str, allow_seen: bool,
-) -> list[Question]:
+def _questions(paths: Sequence[Path], store: Path, *, split: str, allow_seen: bool) -> list[Question]:
     """One of each run; without a `split`, cross-validated runs answer for all faces, as when they were trained."""
     runs = [read_run(path) for path in paths]
     split = split or ("all" if all(run.folds > 1 for run in runs) else "")

@@ -44,9 +44,7 @@ class Task:
         return cls(features.label, features.label, features.taxonomy.classes)
 
 
-def partitions(
-    features: FusedFeatures, task: Task, *, folds: int, val_fraction: float, seed: int,
-) -> list[Partition]:
+def partitions(features: FusedFeatures, task: Task, *, folds: int, val_fraction: float, seed: int) -> list[Partition]:
     """One partition by the manifest's splits, or `folds` of them whose test sides together are all labelled faces.
 
     The folds are those of the manifest's column `fold` where it names as many, else the faces are divided.

@@ -156,9 +156,9 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, ove
 def _claim(out: Path, names: Sequence[str], overwrite: bool) -> None:
     """Make the folder of a sweep. Raises InputError if it is another sweep's, or something else."""
     trials = out / "trials"
-    strange = [path.name for path in trials.glob("*") if not TRIAL.fullmatch(path.name) and path.name[:1] != "."]
-    if strange:
-        raise InputError(f"{trials} holds {strange[0]!r}, which no sweep wrote: choose another --out")
+    foreign = [path.name for path in trials.glob("*") if not TRIAL.fullmatch(path.name) and path.name[:1] != "."]
+    if foreign:
+        raise InputError(f"{trials} holds {foreign[0]!r}, which no sweep wrote: choose another --out")
     if out.exists() and not trials.is_dir() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not a sweep: choose another --out")
     others = [path for path in trials.glob("*.json") if TRIAL.fullmatch(path.name) and path.stem not in names]
@@ -186,7 +186,8 @@ def plan(config: Path, stores: Sequence[Path]) -> Plan:
     changes = table.get("ablation", {})
     everything = [Store(stores[0]).backbones(next(iter(common.get("views", ["original"]))))]
     axes = {"backbones": everything if changes and "backbones" not in table else
-            _chosen(table.get("backbones", "all"), stores, common, config), "head": table.get("heads", ["mlp"]), **grid}
+            _subsets_of_backbones(table.get("backbones", "all"), stores, common, config),
+            "head": table.get("heads", ["mlp"]), **grid}
     if not isinstance(axes["head"], list) or not axes["head"]:
         raise InputError(f"{config}: heads must be a list of names")
     misnamed = [name for name in (*common, *grid, *changes) if name not in Settings.__dataclass_fields__]
@@ -201,7 +202,7 @@ def plan(config: Path, stores: Sequence[Path]) -> Plan:
     return Plan(once, tuple(axes), False)
 
 
-def _chosen(word: object, stores: Sequence[Path], common: dict, config: Path) -> list[list[str]]:
+def _subsets_of_backbones(word: object, stores: Sequence[Path], common: dict, config: Path) -> list[list[str]]:
     """The subsets of backbones: all 2^k - 1 by the word `all`, or as listed."""
     if word == "all":
         names = Store(stores[0]).backbones(next(iter(common.get("views", ["original"]))))
