@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 OTHER_HOST_SECONDS = 24 * 3600  #: some network file systems lock within one host only: another host's file waits a day
-LOCK_SECONDS = 600  #: a lock is lock for a few renames; who waits longer waits for a process that has been stopped
+LOCK_SECONDS = 600  #: a lock is held for a few renames; who waits longer waits for a process that has been stopped
 POLL_SECONDS = 0.01
 PREFIX = ".tmp-"
 NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
@@ -115,12 +115,20 @@ def alone(path: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout  # late: readers, who never lock, need not wait for its import
 
+    lock, began = FileLock(path), time.monotonic()
+    while True:  # our own waiting, so that tests can let another writer go meanwhile
+        try:
+            lock.acquire(blocking=False)
+            break
+        except Timeout:
+            if time.monotonic() - began > LOCK_SECONDS:
+                raise TimeoutError(errno.ETIMEDOUT, "another process holds this lock and does not go on",
+                                   str(path)) from None
+            time.sleep(POLL_SECONDS)
     try:
-        lock = FileLock(path).acquire(timeout=LOCK_SECONDS, poll_interval=POLL_SECONDS)
-    except Timeout:
-        raise TimeoutError(errno.ETIMEDOUT, "another process holds this lock and does not go on", str(path)) from None
-    with lock:
         yield
+    finally:
+        lock.release()
 
 
 def remove_leftovers(folder: Path) -> int:
