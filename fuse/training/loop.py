@@ -1,7 +1,8 @@
 """The one training loop: all members (seeds) of a head at once, data on the device, nothing done sample by sample."""
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -59,16 +60,28 @@ def train(
     together: how many members share a batched product at most; 0 = what is fastest here. Returns the history, members
     within epochs. A member's numbers do not depend on which others train with it, up to the rounding of the product.
     """
-    torch.set_flush_denormal(True)  # Adam's decaying moments reach denormals, which cost some hundred cycles each
     targets = _targets(data, settings, len(spec.classes))
     size = together or _together(head, data, settings)
     history: list[Epoch] = []
-    for members in np.array_split(np.arange(len(seeds)), -(-len(seeds) // size)):
-        first, last = int(members[0]), int(members[-1])
-        part = members_of(head, spec, first, len(members))
-        lines = _train(part, data, val, targets, spec, settings, seeds[first:last + 1], precision)
-        history += [replace(line, member=line.member + first) for line in lines]
+    with flushed_denormals():
+        for members in np.array_split(np.arange(len(seeds)), -(-len(seeds) // size)):
+            first, last = int(members[0]), int(members[-1])
+            part = members_of(head, spec, first, len(members))
+            lines = _train(part, data, val, targets, spec, settings, seeds[first:last + 1], precision)
+            history += [replace(line, member=line.member + first) for line in lines]
     return sorted(history, key=lambda line: (line.epoch, line.member))
+
+
+@contextlib.contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Denormals count as nought, as far as the processor can: Adam's decaying moments reach them, which cost some
+    hundred cycles each. Only for a while: an encoder that runs later in this process would round otherwise."""
+    before = bool(torch.tensor(1e-40) * 1 == 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def _together(head: nn.Module, data: Examples, settings: Settings) -> int:

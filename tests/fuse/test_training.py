@@ -16,7 +16,7 @@ from twofold.fuse.settings import Settings
 from twofold.fuse.training.augment import Batch, drop_streams, make_compounds, mixup, pools
 from twofold.fuse.training.best_epoch import Best
 from twofold.fuse.training.late_weights import find_weights
-from twofold.fuse.training.loop import _together, factor, same, train
+from twofold.fuse.training.loop import _together, factor, flushed_denormals, same, train
 from twofold.fuse.training.standardised import Examples, Scale, measure
 
 CLASSES = taxonomy("cexpr7").classes
@@ -75,6 +75,18 @@ def test_wide_heads_train_in_groups_on_a_cpu_and_all_at_once_where_features_are_
     wide, narrow = (build(replace(spec, hidden=hidden)) for hidden in (512, 8))
     assert [_together(wide, resident, QUICK), _together(wide, streamed, QUICK)] == [5, 8]
     assert _together(narrow, resident, QUICK) > 8
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_how_denormals_count_is_as_before_once_a_head_has_learned(before):
+    """An encoder that runs in the same process afterwards rounds as in any other."""
+    torch.set_flush_denormal(before)
+    try:
+        with flushed_denormals():
+            assert torch.tensor(1e-40) * 1 == 0
+        assert (torch.tensor(1e-40) * 1 == 0) == before
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
