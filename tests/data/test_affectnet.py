@@ -1,6 +1,7 @@
 """Both releases of AffectNet, whole and broken."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,9 +107,20 @@ def test_an_expression_that_is_none(affectnet, value):
     assert ("expression 11 of train_set/images/7.jpg" if value == "11" else "7_exp.npy") in broken(affectnet)
 
 
-def test_an_annotation_that_is_code_is_refused(affectnet):
-    np.save(affectnet / "train_set/annotations/7_exp.npy", np.array([{}], object), allow_pickle=True)
-    assert "7_exp.npy" in broken(affectnet)
+class Touch:
+    """An object whose reading back makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_an_annotation_that_is_code_is_refused_and_not_run(affectnet, tmp_path):
+    annotation = np.array([Touch(tmp_path / "ran")], object)
+    np.save(affectnet / "train_set/annotations/7_exp.npy", annotation, allow_pickle=True)
+    assert "7_exp.npy" in broken(affectnet) and not (tmp_path / "ran").exists()
 
 
 def test_older_lists_with_other_columns_or_labels(older_affectnet):
