@@ -133,14 +133,14 @@ def alone(path: Path) -> Iterator[None]:
 
 def remove_leftovers(folder: Path) -> int:
     """Remove temporary files that processes no longer alive have left in `folder`; returns how many."""
-    dead = [path for path in folder.glob(f"{PREFIX}*") if _is_dead(path)]
-    for path in dead:
-        remove(path)
-    return len(dead)
+    return sum(_remove_if_dead(path) for path in folder.glob(f"{PREFIX}*"))
 
 
-def _is_dead(path: Path) -> bool:
-    """True if nobody holds the lock of a temporary file: its writer would, in whatever container it runs."""
+def _remove_if_dead(path: Path) -> bool:
+    """Remove a temporary file whose lock nobody holds: its writer would, in whatever container it runs.
+
+    It goes while we hold that lock: a writer who has just created it and not locked it yet sees it gone, or stays.
+    """
     try:
         old = time.time() - path.stat().st_mtime > OTHER_HOST_SECONDS
         descriptor = os.open(path, os.O_RDWR)
@@ -148,7 +148,10 @@ def _is_dead(path: Path) -> bool:
         return False  # gone, or not ours
     try:
         here = path.name.rpartition("-")[0] == f"{PREFIX}{socket.gethostname()}"
-        return (old or here) and try_lock(descriptor, unknown=old)
+        dead = (old or here) and try_lock(descriptor, unknown=old)
+        if dead:
+            remove(path)
+        return dead
     finally:
         os.close(descriptor)
 

@@ -5,7 +5,8 @@ import socket
 import numpy as np
 import pytest
 
-from twofold.cache.atomic import temporary_in
+from twofold.cache import atomic
+from twofold.cache.atomic import remove_leftovers, temporary_in, try_lock
 from twofold.cache.errors import CacheError
 from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.parts import assemble as assembling
@@ -117,6 +118,20 @@ def test_leftovers_of_dead_processes_go_and_of_living_ones_stay(store, recipe):
     with temporary_in(store.path) as alive:  # whatever the process ids: a container has others than its neighbour
         assemble(store, how, 2, KEYS)
         assert alive.exists() and not dead.exists() and not forgotten.exists() and foreign.exists()
+
+
+def test_a_leftover_goes_while_its_lock_is_held(tmp_path, monkeypatch):
+    """Or a writer that has only just created it could lock it in between, and write into what is removed."""
+    free = []
+
+    def remove(path):
+        with path.open("r+b") as file:
+            free.append(try_lock(file.fileno(), unknown=True))
+        path.unlink()
+
+    (tmp_path / f".tmp-{socket.gethostname()}-{'0' * 32}").touch()
+    monkeypatch.setattr(atomic, "remove", remove)
+    assert remove_leftovers(tmp_path) == 1 and free == [False]
 
 
 def test_a_store_finds_by_name_view_and_fingerprint(store, recipe):
