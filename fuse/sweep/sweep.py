@@ -129,9 +129,8 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, ove
                 and (trial.scored or not planned.ablation)}
     todo = [(name, settings) for name, settings in zip(names, wanted, strict=True) if name not in finished]
     jobs = min(jobs or os.cpu_count() or 1, max(len(todo), 1))
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    calls = (delayed(_try)(list(stores), out, name, settings, threads, planned.ablation, tensorboard)
-             for name, settings in todo)
+    calls = (delayed(_try)(list(stores), out, name, settings, planned.ablation, tensorboard) for name, settings in todo)
+    # joblib shares the cores among its processes; one job runs in this process, whose threads stay as they are
     results = cast(Iterable[Trial], Parallel(n_jobs=jobs, return_as="generator_unordered")(calls))
     for number, trial in enumerate(results, 1):
         finished[trial.name] = trial
@@ -212,12 +211,8 @@ def _subsets_of_backbones(word: object, stores: Sequence[Path], common: dict, co
     raise InputError(f"{config}: backbones is {word!r}: {ADVICE}")
 
 
-def _try(stores: list[Path], out: Path, name: str, record: dict, threads: int, ablated: bool,
-         tensorboard: Path | None) -> Trial:
+def _try(stores: list[Path], out: Path, name: str, record: dict, ablated: bool, tensorboard: Path | None) -> Trial:
     """Train one setting and keep its validation score; test faces are looked at in an ablation only."""
-    import torch
-
-    torch.set_num_threads(threads)
     started, scored = time.perf_counter(), None
     try:
         settings = settings_from(record)

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from twofold.data.errors import InputError
 from twofold.fuse.fuse import fuse
@@ -70,7 +71,9 @@ def test_a_killed_sweep_keeps_what_was_finished(make_store, tmp_path):
 def test_what_fails_is_a_row_with_its_reason(make_store, tmp_path):
     config = tmp_path / "sweep.toml"
     config.write_text('backbones = [["timm:a"], ["timm:lost"]]\nheads = ["linear", "tree"]\n[settings]\nepochs = 2\n')
+    threads = torch.get_num_threads()
     made = sweep([make_store()], config, out=tmp_path / "out", jobs=1)
+    assert torch.get_num_threads() == threads  # one job runs in this process, where an encoder may run after it
     assert made.exit_code == 1 and [bool(trial.error) for trial in made.trials] == [False, True, True, True]
     assert "tree" in made.text() and "timm:lost" in (tmp_path / "out/leaderboard.csv").read_text()
 
