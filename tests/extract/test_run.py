@@ -179,8 +179,8 @@ def test_a_stopped_run_keeps_its_batches_and_goes_on(drawn, forked, extract_args
     assert "the same command goes on" in out and "Traceback" not in err
     ended, out, err = forked(*args, "--json").finish()
     assert ended == 0 and 0 < json.loads(out)["computed_rows"] < 280, err
-    ended, _, err = forked(*extract_args(drawn.manifest, drawn.root, tmp_path / "undisturbed", "--views",
-                                         "original,flip", "--batch-size", "8")).finish()
+    ended, _, err = forked(*extract_args(drawn.manifest, drawn.root, tmp_path / "undisturbed", "--views", "original,flip",
+                                         "--batch-size", "8")).finish()
     assert ended == 0, err
     assert_equal_stores(tmp_path / "s", tmp_path / "undisturbed")
 
