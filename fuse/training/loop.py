@@ -75,7 +75,7 @@ def train(
 @contextlib.contextmanager
 def flushed_denormals() -> Iterator[None]:
     """Denormals count as nought, as far as the processor can: Adam's decaying moments reach them, which cost some
-    hundred cycles each. Only for a while: an encoder that runs later in this process would round otherwise."""
+    hundred cycles each. Only for a while: what else runs in this process keeps its numbers."""
     before = bool(torch.tensor(1e-40) * 1 == 0)
     torch.set_flush_denormal(True)
     try:
