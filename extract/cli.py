@@ -132,7 +132,8 @@ def finetune(
     backbone: Annotated[str, typer.Option(help="A preset, timm:NAME or torchvision:NAME.")],
     out: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="The weights file to write.")],
     changes: dict[str, Any],
-    weights: Annotated[str | None, typer.Option(help="To start from: PATH, random:SEED or hub.")] = None,
+    weights: Annotated[str | None, typer.Option(help="To start from: PATH, random:SEED or hub; with --folds also the "
+                                                     "--out of an earlier `finetune --folds`.")] = None,
     preset: Annotated[str, typer.Option(help="quick, unified, compound or paper.")] = "quick",
     device: Device = "auto",
     memory_gb: Annotated[float, typer.Option(min=0, help="For decoded faces; 0: half of what is free.")] = 0.0,

@@ -1,8 +1,15 @@
 """Whom an encoder was taught with: faces that may not score what is made of its features, as its file carries them."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+
+def group_digest(name: str) -> bytes:
+    """What stands for a group in files that are handed on: 16 bytes."""
+    return hashlib.sha256(name.encode()).digest()[:16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,6 +26,12 @@ class TaughtFaces:
     fold: int = -1
     folds: int = 0
     training: str = ""
+
+    def has(self, sha256: Sequence[str], groups: Sequence[str]) -> np.ndarray:
+        """(n,) bool: which faces, by the SHA-256 of their image files in hex and their groups, are among them."""
+        images, names = ({row.tobytes() for row in rows} for rows in (self.sha256, self.groups))
+        return np.array([bytes.fromhex(image) in images or (name != "" and group_digest(name) in names)
+                         for image, name in zip(sha256, groups, strict=True)], bool)
 
     def equals(self, other: "TaughtFaces | None") -> bool:
         return other is not None and (self.fold, self.folds, self.training) == (

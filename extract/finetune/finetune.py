@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,18 +62,18 @@ def finetune(request: Request) -> FinetuneReport | FoldsReport:
     if not 0 <= request.fold <= folds:
         raise InputError(f"fold {request.fold} of {folds}: --fold counts from 1 to --folds")
     numbers = [request.fold - 1] if request.fold else range(folds)
-    outs = {fold: fold_path(request.out, fold, folds) for fold in numbers} if folds else {-1: request.out}
-    for out in outs.values():
-        check_out(out, overwrite=request.overwrite, inputs=_inputs(request))
+    requests = {fold: _of_fold(request, fold) for fold in numbers} if folds else {-1: request}
+    for each in requests.values():
+        check_out(each.out, overwrite=request.overwrite, inputs=_inputs(each))
     manifest, faces = read_manifest(request.manifest), open_faces(parse_roots(request.roots))
     with launched(parse_device(request.device)) as (processes, device):
         if device.type == "cpu":
             keep_freed_memory()
         if not folds:
-            return _finetuned(request, manifest, faces, request.out, -1, processes, device)
+            return _finetuned(request, manifest, faces, -1, processes, device)
         reports = []
-        for fold, out in outs.items():
-            reports.append((fold + 1, _finetuned(request, manifest, faces, out, fold, processes, device)))
+        for fold, each in requests.items():
+            reports.append((fold + 1, _finetuned(each, manifest, faces, fold, processes, device)))
             if reports[-1][1].outcome.stopped_by:
                 break
         return FoldsReport(tuple(reports))
@@ -92,25 +92,33 @@ def _inputs(request: Request) -> list[Path]:
     return [request.manifest, *([Path(request.weights)] if request.weights else [])]
 
 
+def _of_fold(request: Request, fold: int) -> Request:
+    """The request of one fold: a file of its own, started from the same fold's where the weights are one a fold."""
+    folds = request.settings.folds
+    weights = fold_path(Path(request.weights), fold, folds) if request.weights else None
+    return replace(request, out=fold_path(request.out, fold, folds),
+                   weights=str(weights) if weights and weights.is_file() else request.weights)
+
+
 def fold_path(out: Path, fold: int, folds: int) -> Path:
     """Where the encoder of a fold is written, counted from 1 in the name."""
     return out.with_name(f"{out.stem}.fold{fold + 1}of{folds}.safetensors")
 
 
-def _finetuned(request: Request, manifest: Manifest, faces: Faces, out: Path, fold: int, processes: Processes,
+def _finetuned(request: Request, manifest: Manifest, faces: Faces, fold: int, processes: Processes,
                device: torch.device) -> FinetuneReport:
     began, settings = time.perf_counter(), request.settings
     sides = check_classes(sides_of(manifest, settings, fold=fold), settings)
     require_roots(faces, [manifest.keys[row] for row in sides.train])
     origin = start(request.backbone, weights=request.weights, folder=weights_folder(), settings=settings)
     pictures, sides = _read(request, manifest, faces, origin, sides)
-    training = _training(request, origin, pictures, sides, out, fold, processes, device)
-    output = weights_output(out, overwrite=request.overwrite, inputs=_inputs(request))
+    training = _training(request, origin, pictures, sides, fold, processes, device)
+    output = weights_output(request.out, overwrite=request.overwrite, inputs=_inputs(request))
     done = finished(output, training.name)
     outcome = done or run(training, progress=request.progress)
     if processes.first and not done:
         _write(request, manifest, origin, training, outcome, output, fold)
-    return FinetuneReport(out=out, start=origin.weights, name=origin.name, settings=settings, sides=sides,
+    return FinetuneReport(out=request.out, start=origin.weights, name=origin.name, settings=settings, sides=sides,
                           outcome=outcome, precision=training.precision, seconds=time.perf_counter() - began,
                           failures=pictures.failures, first=processes.first)
 
@@ -123,6 +131,7 @@ def _read(request: Request, manifest: Manifest, faces: Faces, origin: Start, sid
                              progress=request.progress)
     sides = sides.without(np.array(list(pictures.failures), int), "their image files cannot be read")
     test = image_hashes(faces, [manifest.keys[row] for row in sides.test])
+    sides = _check_start(request, manifest, origin, sides, test)
     digests = set(test.values())
     same = np.array([row for row, digest in pictures.sha256.items() if digest in digests], int)
     sides = sides.without(same, "their image files are those of test faces")
@@ -134,7 +143,23 @@ def _read(request: Request, manifest: Manifest, faces: Faces, origin: Start, sid
                                    request.settings)
 
 
-def _training(request: Request, origin: Start, pictures: Pictures, sides: Sides, out: Path, fold: int,
+def _check_start(request: Request, manifest: Manifest, origin: Start, sides: Sides, test: Mapping[str, str]) -> Sides:
+    """The sides, with a note where the encoder to start from was taught with test faces. test: of these, by key, the
+    SHA-256 of the image file. Raises InputError for that with folds: no face would be left to score the encoder."""
+    rows = [row for row in sides.test if manifest.keys[row] in test]
+    if origin.taught is None or not rows:
+        return sides
+    groups = manifest.table["group"].to_numpy(object)[rows]
+    count = int(origin.taught.has([test[manifest.keys[row]] for row in rows], groups).sum())
+    if count and request.settings.folds:
+        raise InputError(f"--weights {request.weights} was taught with {count} of the {len(rows)} faces that "
+                         f"{request.out.name} is to be scored by (the same bytes or group): start each fold from an "
+                         "encoder that was not, such as the same fold's of an earlier `finetune --folds`")
+    note = f"{count} of {len(rows)} test faces taught the encoder that this one starts from: they cannot score it"
+    return replace(sides, notes=(*sides.notes, note)) if count else sides
+
+
+def _training(request: Request, origin: Start, pictures: Pictures, sides: Sides, fold: int,
               processes: Processes, device: torch.device) -> Training:
     settings = request.settings
     widths = tuple(len(names.classes) for names in settings.taxonomies.values())
@@ -152,7 +177,7 @@ def _training(request: Request, origin: Start, pictures: Pictures, sides: Sides,
     return Training(
         name=hashlib.sha256(content.encode()).hexdigest(), learner=origin.learner, pictures=pictures, sides=sides,
         odds=_odds(sides, settings), targets=targets, settings=settings, precision=precision, device=device,
-        processes=processes, state=out.with_suffix(".state"), minutes=request.minutes,
+        processes=processes, state=request.out.with_suffix(".state"), minutes=request.minutes,
         overwrite=request.overwrite)
 
 
@@ -189,8 +214,8 @@ def _write(request: Request, manifest: Manifest, origin: Start, training: Traini
         return
     rows = np.union1d(training.sides.train, training.sides.val)
     taught = taught_faces([training.pictures.sha256[row] for row in rows],
-                          manifest.table["group"].to_numpy(object)[rows], fold=fold, folds=request.settings.folds,
-                          training=_fold_set(manifest, origin, request.settings))
+                          manifest.table["group"].to_numpy(object)[rows], before=origin.taught, fold=fold,
+                          folds=request.settings.folds, training=_fold_set(manifest, origin, request.settings))
     write_weights(output, origin, progress, request.settings, taught,
                   {"training": training.name, "diverged": str(outcome.diverged)})
     training.state.unlink(missing_ok=True)
@@ -201,5 +226,6 @@ def _fold_set(manifest: Manifest, origin: Start, settings: Settings) -> str:
     if not settings.folds:
         return ""
     faces = manifest.table[["key", "split", "basic", "compound", "group"]].to_csv(index=False)
-    content = json.dumps([record_of(settings), origin.name, origin.weights, faces], sort_keys=True)
+    source = origin.taught.training if origin.taught and origin.taught.folds == settings.folds else origin.weights
+    content = json.dumps([record_of(settings), origin.name, source, faces], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

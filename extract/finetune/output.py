@@ -1,6 +1,5 @@
 """What a fine-tuning writes: a weights file that `extract` takes like any other, and says how it came about."""
 
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ import numpy as np
 from safetensors.torch import save_file
 from torch import nn
 
-from twofold.cache.format.taught import TaughtFaces
+from twofold.cache.format.taught import TaughtFaces, group_digest
 from twofold.data.errors import InputError
 from twofold.data.host.outputs import Kind, Output
 from twofold.extract.finetune.history import Epoch
@@ -31,11 +30,18 @@ def weights_output(path: Path, *, overwrite: bool, inputs: Sequence[Path]) -> Ou
     return Output(path, WEIGHTS, overwrite, inputs)
 
 
-def taught_faces(sha256: Sequence[str], groups: Sequence[str], *, fold: int, folds: int, training: str) -> TaughtFaces:
-    """The faces that taught or chose, as their image files' SHA-256 and the digests of their groups, each once."""
-    images = sorted({bytes.fromhex(text) for text in sha256})
-    names = sorted({hashlib.sha256(name.encode()).digest()[:16] for name in groups if name})
-    return TaughtFaces(_rows(images, 32), _rows(names, 16), fold=fold, folds=folds, training=training)
+def taught_faces(sha256: Sequence[str], groups: Sequence[str], *, before: TaughtFaces | None, fold: int, folds: int,
+                 training: str) -> TaughtFaces:
+    """The faces that taught or chose, as their image files' SHA-256 and the digests of their groups, each once.
+
+    before: whom the encoder that this one started from was taught with, which it knows, too.
+    """
+    images = {bytes.fromhex(text) for text in sha256}
+    names = {group_digest(name) for name in groups if name}
+    if before is not None:
+        images |= {row.tobytes() for row in before.sha256}
+        names |= {row.tobytes() for row in before.groups}
+    return TaughtFaces(_rows(sorted(images), 32), _rows(sorted(names), 16), fold=fold, folds=folds, training=training)
 
 
 def write_weights(output: Output, start: Start, progress: Progress, settings: Settings, taught: TaughtFaces,

@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from twofold.cache.format.taught import TaughtFaces
 from twofold.data.errors import InputError, first_line
 from twofold.extract.finetune.settings import Settings
 from twofold.extract.finetune.training.learner import Learner, freeze
 from twofold.extract.networks.libraries import Architecture, build, check_name
 from twofold.extract.networks.random_weights import noise_pictures, seeded
 from twofold.extract.networks.registry import load_weights
+from twofold.extract.weights.finetuned import taught_of
 from twofold.extract.weights.load import digest
 
 Entries = dict[str, Callable[[], torch.Tensor]]
@@ -22,7 +24,8 @@ Entries = dict[str, Callable[[], torch.Tensor]]
 @dataclass(frozen=True, eq=False)
 class Start:
     """A learner and where it comes from. weights: `sha256:<hex>` or `random:<seed>`; entries: of the whole encoder as
-    a weights file names them, unused ones too, each to be asked for when it is wanted."""
+    a weights file names them, unused ones too, each to be asked for when it is wanted; taught: whom it was taught with,
+    if it was fine-tuned before."""
 
     name: str
     architecture: Architecture
@@ -30,6 +33,7 @@ class Start:
     dim: int
     weights: str
     entries: Entries
+    taught: TaughtFaces | None = None
 
 
 def start(name: str, *, weights: str | None, folder: Path, settings: Settings) -> Start:
@@ -55,7 +59,8 @@ def start(name: str, *, weights: str | None, folder: Path, settings: Settings) -
         learner = Learner(encoder, dim, {target: len(names.classes) for target, names in settings.taxonomies.items()},
                           dropout=settings.dropout)
     freeze(learner, settings)
-    return Start(name, built, learner, dim, loaded.drawn or digest(encoder), entries)
+    taught = taught_of(loaded.checkpoint, loaded.ours) if loaded.checkpoint and loaded.ours else None
+    return Start(name, built, learner, dim, loaded.drawn or digest(encoder), entries, taught)
 
 
 def _entries(network: nn.Module) -> Entries:

@@ -84,7 +84,7 @@ def classifier_of(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> O
     if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
         raise InputError(f"{path}: its classifier holds numbers that are not finite, so the file is damaged")
     return OwnClassifier(classes, weight.float().T.numpy().copy(), bias.float().numpy().copy(),
-                         _taught(checkpoint, ours))
+                         taught_of(checkpoint, ours))
 
 
 def _classes_in(text: str, path: Path) -> tuple[str, ...]:
@@ -96,7 +96,8 @@ def _classes_in(text: str, path: Path) -> tuple[str, ...]:
         raise InputError(f"{path}: the classes that it names do not read back: fine-tune again") from None
 
 
-def _taught(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> TaughtFaces:
+def taught_of(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> TaughtFaces:
+    """Whom a file of `finetune` says that its encoder was taught with. Raises InputError where that is damaged."""
     rows = [ours.get(name, torch.empty(0)) for name in (SHA256, GROUPS)]
     for values, width in zip(rows, (32, 16), strict=True):
         if values.dtype != torch.uint8 or values.ndim != 2 or values.shape[1] != width:

@@ -5,7 +5,6 @@ group's name, empty where it is alone; and a letter a fold, what that fold's mem
 `c` were chosen by it (epoch, weights, temperature), `s` were scored by it, `-` nothing.
 """
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from twofold.cache.format.taught import group_digest
 from twofold.data.errors import InputError
 from twofold.fuse.features.features import FusedFeatures
 
@@ -78,7 +78,7 @@ def group_digests(features: FusedFeatures, rows: np.ndarray) -> np.ndarray:
     names = [name.partition("\0")[2] for name in features.group[rows]]
     for name, key in zip(names, features.keys[rows], strict=True):
         if name != key and name not in digests:  # the key stands for the group of a face that has none
-            digests[name] = hashlib.sha256(name.encode()).hexdigest()[:32].encode()
+            digests[name] = group_digest(name).hex().encode()
     return np.array([digests.get(name, b"") if name != key else b""
                      for name, key in zip(names, features.keys[rows], strict=True)], "S32")
 
