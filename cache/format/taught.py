@@ -33,7 +33,11 @@ class TaughtFaces:
         return np.array([bytes.fromhex(image) in images or (name != "" and group_digest(name) in names)
                          for image, name in zip(sha256, groups, strict=True)], bool)
 
+    def digest(self) -> str:
+        """SHA-256 of all of it."""
+        total = hashlib.sha256(f"{self.fold} {self.folds} {self.training} {self.sha256.shape}\n".encode())
+        total.update(self.sha256.tobytes() + self.groups.tobytes())
+        return total.hexdigest()
+
     def equals(self, other: "TaughtFaces | None") -> bool:
-        return other is not None and (self.fold, self.folds, self.training) == (
-            other.fold, other.folds, other.training) and bool(
-            np.array_equal(self.sha256, other.sha256) and np.array_equal(self.groups, other.groups))
+        return other is not None and self.digest() == other.digest()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from twofold.cache.format.taught import TaughtFaces
 from twofold.data.errors import InputError
 from twofold.data.host.machine import USUAL_MEMORY, free_memory
 from twofold.data.host.outputs import Output
@@ -112,12 +113,13 @@ def _finetuned(request: Request, manifest: Manifest, faces: Faces, fold: int, pr
     require_roots(faces, [manifest.keys[row] for row in sides.train])
     origin = start(request.backbone, weights=request.weights, folder=weights_folder(), settings=settings)
     pictures, sides = _read(request, manifest, faces, origin, sides)
-    training = _training(request, origin, pictures, sides, fold, processes, device)
+    taught = _taught(request, manifest, origin, pictures, sides, fold)
+    training = _training(request, origin, pictures, sides, taught, processes, device)
     output = weights_output(request.out, overwrite=request.overwrite, inputs=_inputs(request))
     done = finished(output, training.name)
     outcome = done or run(training, progress=request.progress)
     if processes.first and not done:
-        _write(request, manifest, origin, training, outcome, output, fold)
+        _write(request, origin, training, outcome, output)
     return FinetuneReport(out=request.out, start=origin.weights, name=origin.name, settings=settings, sides=sides,
                           outcome=outcome, precision=training.precision, seconds=time.perf_counter() - began,
                           failures=pictures.failures, first=processes.first)
@@ -159,7 +161,15 @@ def _check_start(request: Request, manifest: Manifest, origin: Start, sides: Sid
     return replace(sides, notes=(*sides.notes, note)) if count else sides
 
 
-def _training(request: Request, origin: Start, pictures: Pictures, sides: Sides, fold: int,
+def _taught(request: Request, manifest: Manifest, origin: Start, pictures: Pictures, sides: Sides,
+            fold: int) -> TaughtFaces:
+    rows = np.union1d(sides.train, sides.val)
+    return taught_faces([pictures.sha256[row] for row in rows], manifest.table["group"].to_numpy(object)[rows],
+                        before=origin.taught, fold=fold, folds=request.settings.folds,
+                        training=_fold_set(manifest, origin, request.settings))
+
+
+def _training(request: Request, origin: Start, pictures: Pictures, sides: Sides, taught: TaughtFaces,
               processes: Processes, device: torch.device) -> Training:
     settings = request.settings
     widths = tuple(len(names.classes) for names in settings.taxonomies.values())
@@ -171,13 +181,13 @@ def _training(request: Request, origin: Start, pictures: Pictures, sides: Sides,
     slow = settings.precision == "auto" and device.type == "cpu"  # bf16's depth-wise convolutions take twice the time
     precision = "fp32" if slow else resolve_precision(settings.precision, device)
     own = {target: names.classes for target, names in settings.taxonomies.items() if target not in DEFAULT_CLASSES}
-    content = json.dumps({"settings": record_of(settings), "start": origin.weights, "fold": fold,
-                          "precision": precision, "faces": _digest_of(pictures, sides)} | ({"own": own} if own else {}),
-                         sort_keys=True)
+    content = json.dumps({"settings": record_of(settings), "start": origin.weights, "precision": precision,
+                          "faces": _digest_of(pictures, sides), "taught": taught.digest()} |
+                         ({"own": own} if own else {}), sort_keys=True)
     return Training(
         name=hashlib.sha256(content.encode()).hexdigest(), learner=origin.learner, pictures=pictures, sides=sides,
-        odds=_odds(sides, settings), targets=targets, settings=settings, precision=precision, device=device,
-        processes=processes, state=request.out.with_suffix(".state"), minutes=request.minutes,
+        taught=taught, odds=_odds(sides, settings), targets=targets, settings=settings, precision=precision,
+        device=device, processes=processes, state=request.out.with_suffix(".state"), minutes=request.minutes,
         overwrite=request.overwrite)
 
 
@@ -203,8 +213,7 @@ def _digest_of(pictures: Pictures, sides: Sides) -> str:
     return total.hexdigest()
 
 
-def _write(request: Request, manifest: Manifest, origin: Start, training: Training, outcome: Outcome, output: Output,
-           fold: int) -> None:
+def _write(request: Request, origin: Start, training: Training, outcome: Outcome, output: Output) -> None:
     progress = outcome.progress
     if progress.history:
         write_history(history_output(history_path(output.path)), progress.history)
@@ -212,11 +221,7 @@ def _write(request: Request, manifest: Manifest, origin: Start, training: Traini
             to_tensorboard(request.tensorboard, progress.history)
     if outcome.stopped_by or not progress.best:
         return
-    rows = np.union1d(training.sides.train, training.sides.val)
-    taught = taught_faces([training.pictures.sha256[row] for row in rows],
-                          manifest.table["group"].to_numpy(object)[rows], before=origin.taught, fold=fold,
-                          folds=request.settings.folds, training=_fold_set(manifest, origin, request.settings))
-    write_weights(output, origin, progress, request.settings, taught,
+    write_weights(output, origin, progress, request.settings, training.taught,
                   {"training": training.name, "diverged": str(outcome.diverged)})
     training.state.unlink(missing_ok=True)
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from twofold.cache.format.taught import TaughtFaces
 from twofold.extract.devices import is_out_of_memory
 from twofold.extract.engine.progress import progress_bar
 from twofold.extract.engine.stop import Stop
@@ -38,6 +39,7 @@ class Training:
     learner: Learner
     pictures: Pictures
     sides: Sides
+    taught: TaughtFaces  #: whom the encoder will know
     odds: np.ndarray | None  #: (train,) how often each training face is drawn; None: each once an epoch
     targets: Targets
     settings: Settings

@@ -44,3 +44,13 @@ def test_each_fold_starts_from_the_same_folds_encoder_and_from_no_other(request_
         finetune(request_for("wrong.safetensors", weights=str(tmp_path / "basic.fold2of2.safetensors"),
                              target="compound", **chosen))
     assert not list(tmp_path.glob("wrong*"))
+
+
+def test_an_encoder_of_the_same_faces_in_other_groups_is_not_taken_for_finished(request_for, faces, tmp_path):
+    out = finetune(request_for("first.safetensors", target="basic", epochs=1)).out
+    assert finetune(request_for("first.safetensors", target="basic", epochs=1)).out == out  # finished: nothing to do
+    table = faces.table.table.copy()
+    table["group"] = [f"{name}, renamed" for name in table["group"]]  # the same faces teach; the file names old groups
+    write_manifest(Manifest(table), tmp_path / "renamed.csv")
+    with pytest.raises(InputError, match=r"first.safetensors exists and is of another training"):
+        finetune(request_for("first.safetensors", manifest=tmp_path / "renamed.csv", target="basic", epochs=1))
