@@ -32,7 +32,8 @@ def extract(
     store: Annotated[Path, typer.Option(help="Folder for the features; made if missing.")],
     backbones: Backbones = PRESETS,
     views: Views = "original",
-    weights: Annotated[list[str] | None, typer.Option(help="NAME=PATH, NAME=random:SEED or NAME=hub.")] = None,
+    weights: Annotated[list[str] | None, typer.Option(help="NAME=PATH (the --out of `finetune --folds`: every fold's), "
+                                                           "NAME=random:SEED or NAME=hub.")] = None,
     classes_of: Annotated[list[str] | None, typer.Option(
         help="NAME=ORDER: class order of a classifier (a taxonomy, alphabetical:TAXONOMY, names).")] = None,
     device: Device = "auto",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twofold.cache.recipe import DTYPES
@@ -12,6 +13,7 @@ from twofold.extract.precision import resolved
 from twofold.extract.views import view
 from twofold.extract.weights.class_orders import class_order
 from twofold.extract.weights.find import weights_folder
+from twofold.extract.weights.folds import fold_paths
 
 if TYPE_CHECKING:
     from twofold.extract.networks.encoder import Encoder
@@ -73,11 +75,18 @@ def parse_streams(backbones: Sequence[str], views: Sequence[str] = ("original",)
 
 
 def parse_weights(texts: Sequence[str], backbones: Sequence[str]) -> dict[str, list[str]]:
-    """NAME=VALUE texts as a mapping to the values of each name.
+    """NAME=VALUE texts as a mapping to the values of each name; the --out of `finetune --folds` is every fold's file.
 
-    Raises InputError for a name that is not among the backbones.
+    Raises InputError for a name that is not among the backbones, and for folds that are not all there.
     """
-    return by_backbone(texts, backbones, what="weights", form="NAME=PATH, NAME=random:SEED or NAME=hub")
+    values = by_backbone(texts, backbones, what="weights", form="NAME=PATH, NAME=random:SEED or NAME=hub")
+    return {name: [file for text in named for file in _files_of(text)] for name, named in values.items()}
+
+
+def _files_of(weights: str) -> list[str]:
+    path = Path(weights)
+    folds = [] if path.suffix != ".safetensors" or path.is_file() else fold_paths(path)
+    return list(map(str, folds)) or [weights]
 
 
 def by_backbone(texts: Sequence[str], backbones: Sequence[str], *, what: str, form: str) -> dict[str, list[str]]:

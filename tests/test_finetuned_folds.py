@@ -17,15 +17,18 @@ def test_one_encoder_a_fold(cli, tmp_path):
     alone = cli(*words, "--fold", "2")  # as another machine would
     assert alone.returncode == 0 and not (tmp_path / "weights.fold1of2.safetensors").exists(), alone.stderr
     assert cli(*words, "--fold", "3").returncode == 2
+    extract = ("extract", tmp_path / "faces.csv", "--root", tmp_path / "faces", "--store", tmp_path / "store",
+               "--backbones", NETWORK, "--weights", f"{NETWORK}={tmp_path / 'weights.safetensors'}", "--device", "cpu")
+    early = cli(*extract)
+    assert early.returncode == 2 and "weights.fold1of2.safetensors is missing" in early.stderr
     done = cli(*words)
     assert done.returncode == 0, done.stderr
+    assert f"use all of them with `extract --backbones {NETWORK} --weights {NETWORK}=" in done.stdout
     files = [tmp_path / f"weights.fold{number}of2.safetensors" for number in (1, 2)]
     assert all(file.exists() for file in files)
     stamps = [file.stat().st_mtime_ns for file in files]
     assert cli(*words).returncode == 0 and stamps == [file.stat().st_mtime_ns for file in files]  # nothing twice
-    weights = [word for file in files for word in ("--weights", f"{NETWORK}={file}")]
-    done = cli("extract", tmp_path / "faces.csv", "--root", tmp_path / "faces", "--store", tmp_path / "store",
-               "--backbones", NETWORK, *weights, "--device", "cpu")
+    done = cli(*extract)
     assert done.returncode == 0, done.stderr
     assert len(Store(tmp_path / "store").files()) == 2
     done = cli("fuse", tmp_path / "store", "--folds", "2", "--head", "logreg")

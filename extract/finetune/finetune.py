@@ -29,6 +29,7 @@ from twofold.extract.finetune.start import Start, start
 from twofold.extract.finetune.training.loop import Outcome, Training, run
 from twofold.extract.finetune.training.step import Targets, class_weights
 from twofold.extract.weights.find import weights_folder
+from twofold.extract.weights.folds import fold_path
 
 SHARE_OF_MEMORY = 0.5  #: of what is free, for decoded faces
 
@@ -77,7 +78,7 @@ def finetune(request: Request) -> FinetuneReport | FoldsReport:
             reports.append((fold + 1, _finetuned(each, manifest, faces, fold, processes, device)))
             if reports[-1][1].outcome.stopped_by:
                 break
-        return FoldsReport(tuple(reports))
+        return FoldsReport(tuple(reports), request.out)
 
 
 def check_out(out: Path, *, overwrite: bool, inputs: Sequence[Path]) -> None:
@@ -99,11 +100,6 @@ def _of_fold(request: Request, fold: int) -> Request:
     weights = fold_path(Path(request.weights), fold, folds) if request.weights else None
     return replace(request, out=fold_path(request.out, fold, folds),
                    weights=str(weights) if weights and weights.is_file() else request.weights)
-
-
-def fold_path(out: Path, fold: int, folds: int) -> Path:
-    """Where the encoder of a fold is written, counted from 1 in the name."""
-    return out.with_name(f"{out.stem}.fold{fold + 1}of{folds}.safetensors")
 
 
 def _finetuned(request: Request, manifest: Manifest, faces: Faces, fold: int, processes: Processes,

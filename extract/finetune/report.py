@@ -31,6 +31,11 @@ class FinetuneReport:
             return 128 + self.outcome.stopped_by
         return 1 if self.outcome.diverged >= 0 or self.failures else 0
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether a weights file came of it."""
+        return bool(self.outcome.progress.best) and not self.outcome.stopped_by
+
     def record(self) -> dict:
         progress = self.outcome.progress
         return {"out": str(self.out), "backbone": self.name, "started_from": self.start,
@@ -63,7 +68,7 @@ class FinetuneReport:
             f"{self.name} ({self.precision}) from {self.start[:19]}: {len(self.sides.train)} faces taught, "
             f"{len(self.sides.val)} chose epoch {best.epoch + 1} of {settings.epochs}, in {took}",
             f"on validation: {scores}",
-            f"wrote {self.out}; use it with `extract --backbones {self.name} --weights {self.name}={self.out}`",
+            f"wrote {self.out}" + ("" if settings.folds else f"; use it with {_use(self.name, self.out)}"),
         ])
 
     def _notes(self) -> list[str]:
@@ -73,9 +78,10 @@ class FinetuneReport:
 
 @dataclass(frozen=True)
 class FoldsReport:
-    """One encoder a fold, with its number from 1 on, up to the one that was stopped."""
+    """One encoder a fold, with its number from 1 on, up to the one that was stopped. out: what names all of them."""
 
     folds: tuple[tuple[int, FinetuneReport], ...]
+    out: Path
 
     @property
     def exit_code(self) -> int:
@@ -85,5 +91,13 @@ class FoldsReport:
         return {"folds": [report.record() for _, report in self.folds]}
 
     def text(self) -> str:
-        return "\n\n".join(f"fold {number} of {report.settings.folds}: {report.text()}"
-                           for number, report in self.folds)
+        texts = [f"fold {number} of {report.settings.folds}: {report.text()}" for number, report in self.folds]
+        _, last = self.folds[-1]
+        whole = [report for _, report in self.folds if report.has_weights]
+        if last.first and len(whole) == last.settings.folds:
+            texts.append(f"use all of them with {_use(last.name, self.out)}")
+        return "\n\n".join(texts)
+
+
+def _use(name: str, weights: Path) -> str:
+    return f"`extract --backbones {name} --weights {name}={weights}`"

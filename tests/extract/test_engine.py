@@ -45,6 +45,25 @@ def test_weights_belong_to_a_backbone():
             parse_weights([text], ["a", "b"])
 
 
+def test_the_out_of_a_fine_tuning_by_folds_names_every_folds_file(tmp_path):
+    out = tmp_path / "of [me].safetensors"
+    weights = [f"a={out}"]
+    assert parse_weights(weights, ["a"]) == {"a": [str(out)]}  # nothing of the kind: the file that is asked for
+    for fold in (1, 2, 10):
+        (tmp_path / f"of [me].fold{fold}of10.safetensors").touch()
+    with pytest.raises(InputError, match=r"fold3of10.safetensors, .*fold9of10.safetensors are missing"):
+        parse_weights(weights, ["a"])
+    paths = [tmp_path / f"of [me].fold{fold}of10.safetensors" for fold in range(1, 11)]
+    for path in paths:
+        path.touch()
+    assert parse_weights(weights, ["a"]) == {"a": [str(path) for path in paths]}
+    (tmp_path / "of [me].fold1of2.safetensors").touch()
+    with pytest.raises(InputError, match="encoders of 2 and of 10 folds"):
+        parse_weights(weights, ["a"])
+    out.touch()
+    assert parse_weights(weights, ["a"]) == {"a": [str(out)]}
+
+
 # ------------------------------------------------------------------------------------------------------------ the loop
 def encoder_of(name: str, batch_size: int) -> Encoder:
     return load_encoder(name, weights="random:0", device="cpu", precision="fp32", batch_size=batch_size)
