@@ -105,7 +105,8 @@ def _of_fold(request: Request, fold: int) -> Request:
 def _finetuned(request: Request, manifest: Manifest, faces: Faces, fold: int, processes: Processes,
                device: torch.device) -> FinetuneReport:
     began, settings = time.perf_counter(), request.settings
-    sides = check_classes(sides_of(manifest, settings, fold=fold), settings)
+    sides = sides_of(manifest, settings, fold=fold)
+    check_classes(sides, settings)  # before a face is read; again once it is known which can be
     require_roots(faces, [manifest.keys[row] for row in sides.train])
     origin = start(request.backbone, weights=request.weights, folder=weights_folder(), settings=settings)
     pictures, sides = _read(request, manifest, faces, origin, sides)
