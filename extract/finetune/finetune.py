@@ -95,11 +95,11 @@ def _inputs(request: Request) -> list[Path]:
 
 
 def _of_fold(request: Request, fold: int) -> Request:
-    """The request of one fold: a file of its own, started from the same fold's where the weights are one a fold."""
-    folds = request.settings.folds
-    weights = fold_path(Path(request.weights), fold, folds) if request.weights else None
-    return replace(request, out=fold_path(request.out, fold, folds),
-                   weights=str(weights) if weights and weights.is_file() else request.weights)
+    """The request of one fold: a file of its own, started from the file that is named or else the same fold's of it."""
+    folds, weights = request.settings.folds, request.weights
+    if weights and not Path(weights).is_file() and fold_path(Path(weights), fold, folds).is_file():
+        weights = str(fold_path(Path(weights), fold, folds))
+    return replace(request, out=fold_path(request.out, fold, folds), weights=weights)
 
 
 def _finetuned(request: Request, manifest: Manifest, faces: Faces, fold: int, processes: Processes,
@@ -216,7 +216,7 @@ def _write(request: Request, origin: Start, training: Training, outcome: Outcome
         write_history(history_output(history_path(output.path)), progress.history)
         if request.tensorboard:
             to_tensorboard(request.tensorboard, progress.history)
-    if outcome.stopped_by or not progress.best:
+    if not outcome.has_weights:
         return
     write_weights(output, origin, progress, request.settings, training.taught,
                   {"training": training.name, "diverged": str(outcome.diverged)})

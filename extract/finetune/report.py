@@ -31,11 +31,6 @@ class FinetuneReport:
             return 128 + self.outcome.stopped_by
         return 1 if self.outcome.diverged >= 0 or self.failures else 0
 
-    @property
-    def has_weights(self) -> bool:
-        """Whether a weights file came of it."""
-        return bool(self.outcome.progress.best) and not self.outcome.stopped_by
-
     def record(self) -> dict:
         progress = self.outcome.progress
         return {"out": str(self.out), "backbone": self.name, "started_from": self.start,
@@ -93,7 +88,7 @@ class FoldsReport:
     def text(self) -> str:
         texts = [f"fold {number} of {report.settings.folds}: {report.text()}" for number, report in self.folds]
         _, last = self.folds[-1]
-        whole = [report for _, report in self.folds if report.has_weights]
+        whole = [report for _, report in self.folds if report.outcome.has_weights]
         if last.first and len(whole) == last.settings.folds:
             texts.append(f"use all of them with {_use(last.name, self.out)}")
         return "\n\n".join(texts)

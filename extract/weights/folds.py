@@ -8,7 +8,7 @@ from twofold.data.errors import InputError
 
 def fold_path(out: Path, fold: int, folds: int) -> Path:
     """Where the encoder of a fold is written, counted from 1 in the name. out: what `finetune --out` names."""
-    return out.with_name(f"{out.stem}.fold{fold + 1}of{folds}.safetensors")
+    return out.parent / f"{out.stem}.fold{fold + 1}of{folds}.safetensors"
 
 
 def fold_paths(out: Path) -> list[Path]:

@@ -64,6 +64,11 @@ class Outcome:
     stopped_by: int = 0
     diverged: int = -1
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are weights to keep: it came to an end, with a good epoch at least."""
+        return bool(self.progress.best) and not self.stopped_by
+
 
 def run(training: Training, *, progress: bool = True) -> Outcome:
     """Train to the last epoch, or until a signal, from the state on disk if there is one."""

@@ -43,12 +43,20 @@ def test_each_fold_starts_from_the_same_folds_encoder_and_from_no_other(request_
     with pytest.raises(InputError, match=r"was taught with \d+ of the \d+ faces that wrong.fold1of2.safetensors is"):
         finetune(request_for("wrong.safetensors", weights=str(tmp_path / "basic.fold2of2.safetensors"),
                              target="compound", **chosen))
+    (tmp_path / "basic.fold2of2.safetensors").rename(tmp_path / "basic.safetensors")
+    with pytest.raises(InputError, match=r"basic\.safetensors was taught with"):  # a file that is there is meant itself
+        finetune(request_for("wrong.safetensors", weights=str(tmp_path / "basic.safetensors"), target="compound",
+                             **chosen))
+    with pytest.raises(InputError, match=r"weights of timm:test_resnet: \. is not a file"):
+        finetune(request_for("wrong.safetensors", weights=".", target="compound", **chosen))
     assert not list(tmp_path.glob("wrong*"))
 
 
 def test_an_encoder_of_the_same_faces_in_other_groups_is_not_taken_for_finished(request_for, faces, tmp_path):
     out = finetune(request_for("first.safetensors", target="basic", epochs=1)).out
-    assert finetune(request_for("first.safetensors", target="basic", epochs=1)).out == out  # finished: nothing to do
+    stamp = out.stat().st_mtime_ns
+    finetune(request_for("first.safetensors", target="basic", epochs=1))
+    assert out.stat().st_mtime_ns == stamp  # finished: nothing to do
     table = faces.table.table.copy()
     table["group"] = [f"{name}, renamed" for name in table["group"]]  # the same faces teach; the file names old groups
     write_manifest(Manifest(table), tmp_path / "renamed.csv")
