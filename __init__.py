@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from twofold.data.host.machine import spin_briefly
+from twofold.data.utils.machine import spin_briefly
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from sklearn.base import BaseEstimator
 
-    from twofold.extract.networks.encoder import Encoder as Network
+    from twofold.extract.encoders.encoder import Encoder as Network
     from twofold.fuse.features.features import FusedFeatures
     from twofold.fuse.scores.scored_head import ScoredHead
 
@@ -86,7 +86,7 @@ class Encoder:
     """
 
     def __init__(self, name: str, *, weights: str | None = None, device: str = "auto", precision: str = "auto"):
-        from twofold.extract.networks.registry import load_encoder
+        from twofold.extract.encoders.registry import load_encoder
 
         self._network: Network = load_encoder(name, weights=weights, device=device, precision=precision)
         self.dim = self._network.dim

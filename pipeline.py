@@ -18,11 +18,11 @@ import typer
 
 import twofold.cache.cli as cache_cli
 import twofold.data.cli as data_cli
-import twofold.data.footage.cli as footage_cli
+import twofold.data.faces.cli as footage_cli
 import twofold.extract.cli as extract_cli
 import twofold.fuse.cli as fuse_cli
 from twofold import Report
-from twofold.data.host.terminal import offer_json, run_verb
+from twofold.data.utils.terminal import offer_json, run_verb
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True,
                   help="Compound facial expressions from cached features: extract once, fuse in seconds.")
@@ -71,7 +71,7 @@ def predict(
     """Classify faces with a trained head: a row a face, or the file that a challenge wants."""
     import tempfile
 
-    from twofold.data.footage.drawing.drawing import Drawing
+    from twofold.data.faces.drawing import Drawing
     from twofold.extract.again.inputs import Watch, extract_inputs
     from twofold.fuse.predict import check_options
     from twofold.fuse.predict import predict as run_predict
@@ -128,7 +128,7 @@ def demo(
     device: extract_cli.Device = "auto",
 ) -> int:
     """The whole pipeline on drawn faces, an encoder's training included: no data, no network, two or three minutes."""
-    from twofold.data.drawn.demo import run_demo
+    from twofold.data.synthetic.demo import run_demo
 
     return run_demo(out, untrained=extract_cli.PRESETS.split(","), device=device, verb=main)
 

@@ -109,7 +109,7 @@ def cache_card(
 ) -> Report:
     """Write STORE/README.md, the page that the Hugging Face hub shows of a pushed store."""
     from twofold.cache.card import card_of, is_card
-    from twofold.data.host.outputs import Kind, Output, head_of
+    from twofold.data.utils.outputs import Kind, Output, head_of
 
     card = card_of(store)
     kind = Kind("a card that Twofold wrote", lambda path: is_card(head_of(path)), repeatable=True)
@@ -130,9 +130,9 @@ def cache_export(
     from twofold.cache.export.export import Exported, export_files
     from twofold.cache.export.faces import exported_faces
     from twofold.cache.store import Store
-    from twofold.data.host.options import names_in
-    from twofold.data.host.outputs import Kind, Output
     from twofold.data.manifest import read_manifest
+    from twofold.data.utils.options import names_in
+    from twofold.data.utils.outputs import Kind, Output
 
     source = Store(store)
     manifest = read_manifest(source.manifest_path).table if source.manifest_path.exists() else None
@@ -169,7 +169,7 @@ def cache_pull(
     """Fetch a shared store: what is lacking here, verified; the same command goes on after an interruption."""
     from twofold.cache.share.pull import pull
     from twofold.cache.store import Store
-    from twofold.data.host.options import names_in
+    from twofold.data.utils.options import names_in
 
     with transferring() as progress:
         return pull(url, Store(store, new=True), backbones=None if backbones is None else names_in(backbones),

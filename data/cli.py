@@ -156,7 +156,7 @@ def manifest_cexpr(
     from twofold.data.readers.cexpr import read_cexpr
 
     if crop is not None:
-        from twofold.data.footage.challenge import crop_challenge
+        from twofold.data.faces.challenge import crop_challenge
 
         root = crop_challenge(root, template, crop, detector)
     return write_faces(read_dataset(root, partial(read_cexpr, template=template, annotation=annotation)), output,

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from twofold.data.errors import InputError
-from twofold.data.host.csv_files import read_table, replacing, require_cells, save_table
-from twofold.data.host.outputs import Kind, Output, columns_of
 from twofold.data.keys import key_fault
 from twofold.data.labels import BASIC, pair
+from twofold.data.utils.csv_files import read_table, replacing, require_cells, save_table
+from twofold.data.utils.outputs import Kind, Output, columns_of
 
 COLUMNS = ("key", "split", "basic", "compound", "group")
 SPLITS = ("train", "val", "test", "")
@@ -75,7 +75,7 @@ def write_manifest(faces: Manifest, path: Path) -> None:
 
 
 def manifest_output(path: Path, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> Output:
-    """A manifest to be written, by the rule of data/host/outputs.py."""
+    """A manifest to be written, by the rule of data/utils/outputs.py."""
     return Output(path, Kind("a manifest", _is_manifest, repeatable=True), overwrite, inputs)
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twofold.data.errors import InputError
-from twofold.data.host.toml_file import read_toml
 from twofold.data.labels import BASIC, TAXONOMIES, Taxonomy, pair, parts, taxonomy
+from twofold.data.utils.toml_file import read_toml
 
 FROM_DATA = "from-data"
 OWN_COLUMN = "label"  #: where own labels stand in a manifest unless the file says otherwise

@@ -63,7 +63,7 @@ def extract(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older job script.")] = False,
 ) -> Report:
     """Run each backbone once over all faces and write the embeddings."""
-    from twofold.data.host.options import names_in
+    from twofold.data.utils.options import names_in
     from twofold.extract.plan import ExtractOptions
     from twofold.extract.run import Request
     from twofold.extract.run import extract as run_extract
@@ -119,7 +119,7 @@ def spelled(context: typer.Context, *, without: Collection[str]) -> list[str]:
 
 def with_settings(verb: Callable[..., Report]) -> Callable[..., Report]:
     """The verb with an option for each field of finetune's `Settings`; they reach it as the dict `changes`."""
-    from twofold.data.host.options import with_options
+    from twofold.data.utils.options import with_options
     from twofold.extract.finetune.settings import Settings
 
     return with_options(Settings, declare=typer.Option)(verb)
@@ -158,7 +158,7 @@ def finetune(
 
 def licences_of(backbones: Iterable[str]) -> dict[str, str]:
     """The licence of each backbone for which one is stated."""
-    from twofold.extract.networks.licences import licences
+    from twofold.extract.encoders.licences import licences
 
     return licences(backbones)
 
@@ -212,7 +212,7 @@ def doctor(
     backbones: Backbones = PRESETS,
 ) -> Report:
     """What works on this machine, what is missing, what to do."""
-    from twofold.data.host.options import names_in
+    from twofold.data.utils.options import names_in
     from twofold.extract.doctor.doctor import diagnose
 
     return diagnose(store=store, manifest=manifest, backbones=names_in(backbones))
@@ -234,11 +234,11 @@ def bench_extract(
     """Extraction against its slowest leg, a plain loop, and how fast a card this host can feed."""
     import tempfile
 
-    from twofold.data.drawn.dataset import draw_dataset
     from twofold.data.errors import InputError
-    from twofold.data.host.options import names_in
     from twofold.data.labels import taxonomy
     from twofold.data.manifest import write_manifest
+    from twofold.data.synthetic.dataset import draw_dataset
+    from twofold.data.utils.options import names_in
     from twofold.extract.bench.bench import bench_extract as run_bench
     from twofold.extract.streams import parse_streams
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from twofold.data.host.machine import cpu_has_bf16, device_name
+from twofold.data.utils.machine import cpu_has_bf16, device_name
 from twofold.extract.precision import resolved
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

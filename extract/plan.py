@@ -14,11 +14,11 @@ from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.data.images.decode import DECODER
-from twofold.extract.networks.facts import EncoderFacts
+from twofold.extract.encoders.facts import EncoderFacts
 from twofold.extract.views import View
 
 if TYPE_CHECKING:
-    from twofold.extract.networks.encoder import Encoder
+    from twofold.extract.encoders.encoder import Encoder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ from twofold.data.images.sources import Faces, open_faces, parse_roots, require_
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
 from twofold.extract.assignment import Assignment, MissingRows
 from twofold.extract.dataset import compared_with_store
+from twofold.extract.encoders.facts import EncoderFacts
 from twofold.extract.engine.tally import Tally
-from twofold.extract.networks.facts import EncoderFacts
 from twofold.extract.plan import ExtractOptions, FilePlan, WantedFile, plan, recipe_of
 from twofold.extract.report import Extraction, file_report
 from twofold.extract.streams import Encoders, EncoderSource, Stream

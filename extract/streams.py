@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from twofold.cache.recipe import DTYPES
 from twofold.data.errors import InputError
-from twofold.data.host.machine import cpu_has_bf16, device_name, only_cpu
-from twofold.extract.networks.facts import EncoderFacts, Origin, RememberedFacts
+from twofold.data.utils.machine import cpu_has_bf16, device_name, only_cpu
+from twofold.extract.encoders.facts import EncoderFacts, Origin, RememberedFacts
 from twofold.extract.precision import resolved
 from twofold.extract.views import view
 from twofold.extract.weights.class_orders import class_order
@@ -16,7 +16,7 @@ from twofold.extract.weights.find import weights_folder
 from twofold.extract.weights.folds import fold_paths
 
 if TYPE_CHECKING:
-    from twofold.extract.networks.encoder import Encoder
+    from twofold.extract.encoders.encoder import Encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ class Encoders:
     def load(self, source: EncoderSource) -> "Encoder":
         """Raises InputError for a name, device, precision or weights that are not to be had."""
         if source not in self._loaded:
-            from twofold.extract.networks.registry import load_encoder  # torch, which a rerun with nothing to do lacks
+            from twofold.extract.encoders.registry import load_encoder  # torch, which a rerun with nothing to do lacks
 
             self._loaded[source] = load_encoder(
                 source.backbone, weights=source.weights, device=self.device, precision=source.precision,

@@ -23,7 +23,7 @@ Stores = Annotated[list[Path], typer.Argument(metavar="STORE...", help="Stores; 
 
 def with_settings(verb: Callable[..., Report]) -> Callable[..., Report]:
     """The verb with an option for each of `Settings`' fields; they reach it as the dict `changes`."""
-    from twofold.data.host.options import with_options
+    from twofold.data.utils.options import with_options
     from twofold.fuse.settings import Settings
 
     return with_options(Settings, declare=typer.Option)(verb)
@@ -137,7 +137,7 @@ def bench_fuse(
     = "rafce",
 ) -> Report:
     """Training from the cache against its bare matrix products, a DataLoader loop and scikit-learn."""
-    from twofold.data.host.options import names_in
+    from twofold.data.utils.options import names_in
     from twofold.fuse.bench.bench import bench_fuse as run_bench
 
     return run_bench(sizes=tuple(names_in(sizes)))

@@ -9,7 +9,7 @@ import numpy as np
 
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
-from twofold.data.host.options import choices_of
+from twofold.data.utils.options import choices_of
 from twofold.fuse.features.features import FusedFeatures
 from twofold.fuse.runs.run import Run, read_run
 from twofold.fuse.runs.taught import taught_rows, teachers

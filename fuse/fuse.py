@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from twofold.cache.store import Store
-from twofold.data.footage.settings import crop_lines
-from twofold.data.host.options import record_of
+from twofold.data.faces.settings import crop_lines
 from twofold.data.labels import Taxonomy
+from twofold.data.utils.options import record_of
 from twofold.fuse.experiment import (
     Experiment,
     prepare,

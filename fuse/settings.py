@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twofold.data.errors import InputError
-from twofold.data.host import options
-from twofold.data.host.options import check, option
-from twofold.data.host.toml_file import read_toml
+from twofold.data.utils import options
+from twofold.data.utils.options import check, option
+from twofold.data.utils.toml_file import read_toml
 
 HEADS = ("paper", "linear", "mlp", "gated", "late", "logreg", "zeroshot")
 RULES = ("threshold", "weighted", "mean", "geometric", "harmonic")

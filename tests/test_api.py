@@ -7,11 +7,11 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from sklearn.svm import LinearSVC
 
 import twofold
-from twofold.data.drawn.dataset import draw_dataset
 from twofold.data.errors import InputError
 from twofold.data.images.decode import decode
 from twofold.data.labels import taxonomy
 from twofold.data.manifest import write_manifest
+from twofold.data.synthetic.dataset import draw_dataset
 
 NETWORK = "timm:test_resnet"
 

@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 
 from twofold.cache.store import Store
-from twofold.data.drawn.dataset import draw_face
 from twofold.data.images.csv_pixels import row_key
 from twofold.data.labels import pair, taxonomy
 from twofold.data.manifest import read_manifest
 from twofold.data.readers.cexpr import HEADER
+from twofold.data.synthetic.dataset import draw_face
 
 BACKBONE = ("--backbones", "torchvision:mobilenet_v2", "--weights", "torchvision:mobilenet_v2=random:0",
             "--precision", "fp32", "--device", "cpu")

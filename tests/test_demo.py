@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from twofold.data.drawn import demo
+from twofold.data.synthetic import demo
 from twofold.extract import cli as extract_cli
 
 

@@ -11,14 +11,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from twofold.cache.recipe import Recipe
-from twofold.data.drawn.dataset import draw_dataset
 from twofold.data.errors import InputError
 from twofold.data.labels import taxonomy
 from twofold.data.manifest import write_manifest
+from twofold.data.synthetic.dataset import draw_dataset
 from twofold.extract.again.carried import carried_encoders
-from twofold.extract.networks.onnx.pillow_resize import PillowResize
-from twofold.extract.networks.onnx.portable import PortableEncoder
-from twofold.extract.networks.registry import load_encoder, load_network
+from twofold.extract.encoders.onnx.pillow_resize import PillowResize
+from twofold.extract.encoders.onnx.portable import PortableEncoder
+from twofold.extract.encoders.registry import load_encoder, load_network
 from twofold.extract.plan import recipe_of
 from twofold.extract.views import view
 

@@ -1,9 +1,9 @@
 """From faces to honest folds: one encoder a fold, its features, and a fusion that reads the right one for each."""
 
 from twofold.cache.store import Store
-from twofold.data.drawn.dataset import draw_dataset
 from twofold.data.labels import taxonomy
 from twofold.data.manifest import write_manifest
+from twofold.data.synthetic.dataset import draw_dataset
 
 NETWORK = "timm:test_vit"
 

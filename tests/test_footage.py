@@ -9,12 +9,12 @@ import torch
 import torchvision
 from PIL import Image
 
-from tests.data.footage.films import film
-from twofold.data.drawn.dataset import draw_face
-from twofold.data.footage.drawing.timeline import lines_of
+from tests.data.faces.films import film
+from twofold.data.faces.timeline import lines_of
 from twofold.data.labels import pair, taxonomy
 from twofold.data.manifest import read_table
 from twofold.data.readers.cexpr import HEADER
+from twofold.data.synthetic.dataset import draw_face
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
     "data": {"data", "numpy", "pandas", "PIL"},
-    "data/host": {"data", "numpy", "pandas", "huggingface_hub"},
-    "data/footage": {"data", "numpy", "pandas", "PIL", "cv2", "av", "tqdm", "huggingface_hub"},
+    "data/utils": {"data", "numpy", "pandas", "huggingface_hub"},
+    "data/faces": {"data", "numpy", "pandas", "PIL", "cv2", "av", "tqdm", "huggingface_hub"},
     "cache/export": {"cache", "numpy", "pyarrow"},
     "cache": {"cache", "numpy", "h5py", "filelock", "xxhash", "fsspec"},
     "extract": {"extract", "data", "cache", "numpy", "torch", "timm", "torchvision", "safetensors", "tqdm", "PIL",
@@ -63,7 +63,7 @@ def test_the_command_line_imports_heavy_things_inside_its_verbs(path):
     top |= {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
     top = {name for name in top if not name.endswith(".cli")}
     assert {name.split(".")[0] for name in top} <= set(sys.stdlib_module_names) | {"typer", "twofold"}
-    assert {name for name in top if name.startswith("twofold.")} <= {"twofold.data.host.terminal"}
+    assert {name for name in top if name.startswith("twofold.")} <= {"twofold.data.utils.terminal"}
 
 
 def test_no_imports_go_in_a_circle():

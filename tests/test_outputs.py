@@ -13,12 +13,12 @@ import torch
 import torchvision
 
 import twofold
-from twofold.data.drawn.dataset import draw_dataset
 from twofold.data.errors import InputError
-from twofold.data.host import outputs
-from twofold.data.host.outputs import Kind, Output
 from twofold.data.labels import taxonomy
 from twofold.data.manifest import write_manifest
+from twofold.data.synthetic.dataset import draw_dataset
+from twofold.data.utils import outputs
+from twofold.data.utils.outputs import Kind, Output
 
 BACKBONE = "timm:test_resnet"
 MINE = b"mine: years of work\n"
@@ -260,8 +260,8 @@ def test_the_api_replaces_a_run_only_when_told_to(place):
     "cache merge store -o mine", "cache pull store mine", "fuse store --out mine", "export run -o mine",
     "sweep store --config sweep.toml --out mine", "crop faces -o mine"])
 def test_a_folder_of_other_things_is_no_output(words, place, cli, monkeypatch):
-    monkeypatch.setattr("twofold.data.footage.detection.detector_file.find_detector", lambda path: place / "none")
-    monkeypatch.setattr("twofold.data.footage.detection.detect.open_yunet", lambda path: Model())
+    monkeypatch.setattr("twofold.data.faces.detector_file.find_detector", lambda path: place / "none")
+    monkeypatch.setattr("twofold.data.faces.detect.open_yunet", lambda path: Model())
     (place / "mine").mkdir()
     (place / "mine/manifest.csv").write_bytes(MINE)
     (place / "mine/notes.txt").write_bytes(MINE)

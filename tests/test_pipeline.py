@@ -6,7 +6,7 @@ import pytest
 
 from twofold import pipeline
 from twofold.cache.errors import CacheError
-from twofold.data.host.terminal import PrintableFormatter
+from twofold.data.utils.terminal import PrintableFormatter
 
 
 class Spoken:

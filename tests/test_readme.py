@@ -13,9 +13,9 @@ import torch
 import torchvision
 
 import twofold
-from twofold.data.drawn.dataset import draw_dataset, draw_face
 from twofold.data.labels import pair, taxonomy
 from twofold.data.manifest import write_manifest
+from twofold.data.synthetic.dataset import draw_dataset, draw_face
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = taxonomy("cexpr7").classes

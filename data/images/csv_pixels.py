@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from twofold.data.errors import InputError
-from twofold.data.host.csv_files import replacing
 from twofold.data.images.decode import ImageError
 from twofold.data.images.folders import MAX_FILE_BYTES
+from twofold.data.utils.csv_files import replacing
 
 BLOCK = 1 << 24
 

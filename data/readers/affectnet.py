@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from twofold.data.errors import InputError
-from twofold.data.host.csv_files import read_table, require_cells, require_columns
 from twofold.data.images.archive_paths import Place
 from twofold.data.labels import Taxonomy, taxonomy
 from twofold.data.manifest import Manifest, manifest
 from twofold.data.readers.published_counts import differences
 from twofold.data.readers.text_lists import missing_note
+from twofold.data.utils.csv_files import read_table, require_cells, require_columns
 
 SETS = {"train_set": "train", "val_set": "val"}
 LISTS = {"training.csv": "train", "validation.csv": "val"}

@@ -7,10 +7,10 @@ import pandas as pd
 
 from twofold.data.aliases import canonical_split, renamed, target_of
 from twofold.data.errors import InputError
-from twofold.data.host.csv_files import read_table, require_cells
 from twofold.data.labels import Taxonomy
 from twofold.data.manifest import COLUMNS, Manifest, manifest
 from twofold.data.taxonomies import plain
+from twofold.data.utils.csv_files import read_table, require_cells
 
 NONE = "none"  #: instead of a column's name: leave it out
 

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from twofold.data.errors import InputError, first_line
-from twofold.data.host.csv_files import read_table, require_cells, require_columns
 from twofold.data.images.csv_pixels import open_pixels, row_key, write_image
 from twofold.data.images.decode import ImageError
 from twofold.data.manifest import Manifest, manifest
 from twofold.data.readers.ferplus_votes import LOOSE, MAJORITY, STRICT, VOTED, compounds, majority
 from twofold.data.readers.published_counts import differences
+from twofold.data.utils.csv_files import read_table, require_cells, require_columns
 
 EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 NUMBERS = {str(number): name for number, name in enumerate(EMOTIONS)}

@@ -11,8 +11,8 @@ from twofold.cache.recipe import Recipe
 from twofold.data.errors import InputError
 from twofold.extract.again.loaded import LoadedEncoders
 from twofold.extract.again.reproduce import find_encoder
-from twofold.extract.networks.licences import licences
-from twofold.extract.networks.onnx.portable import PortableEncoder
+from twofold.extract.encoders.licences import licences
+from twofold.extract.encoders.onnx.portable import PortableEncoder
 from twofold.extract.streams import Encoders, EncoderSource, parse_weights
 from twofold.extract.weights.find import find_weights, weights_folder
 from twofold.extract.weights.read import read_checkpoint

@@ -11,9 +11,9 @@ from twofold.data.images.decode import FACE, ImageError, Limits
 from twofold.data.images.sources import NO_FACE, ImageSource, image_hashes
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
 from twofold.extract.again.reproduce import find_encoders
+from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.engine.engine import compute
 from twofold.extract.engine.stop import Stop
-from twofold.extract.networks.encoder import Encoder
 from twofold.extract.plan import ExtractOptions, Job, WantedFile, plan
 from twofold.extract.run import finish, own_store
 from twofold.extract.views import view

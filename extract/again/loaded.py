@@ -10,9 +10,9 @@ from PIL import Image
 from twofold.cache.recipe import Recipe
 from twofold.data.images.decode import FACE, ImageError, decode
 from twofold.extract.again.reproduce import find_encoders
+from twofold.extract.encoders.encoder import Encoder
+from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.engine.lanes import storable
-from twofold.extract.networks.encoder import Encoder
-from twofold.extract.networks.preprocessing import Preprocessing
 from twofold.extract.views import view
 
 

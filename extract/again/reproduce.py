@@ -6,8 +6,8 @@ from pathlib import Path
 
 from twofold.cache.recipe import Recipe, differences
 from twofold.data.errors import InputError
-from twofold.extract.networks.encoder import Encoder
-from twofold.extract.networks.widths import check_fit, check_width
+from twofold.extract.encoders.encoder import Encoder
+from twofold.extract.encoders.widths import check_fit, check_width
 from twofold.extract.plan import ExtractOptions, WantedFile, recipe_of
 from twofold.extract.report import Extraction
 from twofold.extract.run import Request, add_missing, devices_engine, open_place, plan_all

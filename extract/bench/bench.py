@@ -12,17 +12,17 @@ import numpy as np
 
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
-from twofold.data.host.machine import waiting_policy
 from twofold.data.images.sources import Faces, ImageSource, open_faces, parse_roots
 from twofold.data.manifest import read_manifest
+from twofold.data.utils.machine import waiting_policy
 from twofold.extract.bench.legs import Leg, measure_legs
 from twofold.extract.bench.plain import plain_seconds
 from twofold.extract.bench.simulated import SimulatedCard
+from twofold.extract.encoders.encoder import BatchLimit
+from twofold.extract.encoders.registry import load_network
 from twofold.extract.engine.engine import compute
 from twofold.extract.engine.passes import Passes
 from twofold.extract.engine.tally import Tally
-from twofold.extract.networks.encoder import BatchLimit
-from twofold.extract.networks.registry import load_network
 from twofold.extract.plan import ExtractOptions, Job, recipe_of
 from twofold.extract.streams import Encoders, Stream
 from twofold.extract.views import view

@@ -17,9 +17,9 @@ from twofold.cache.parts.parts import publish_part
 from twofold.cache.parts.rows import Rows
 from twofold.cache.store import Store
 from twofold.data.images.sources import ImageSource
+from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.engine.batches import Face, Feed, fill
 from twofold.extract.engine.engine import TASK_FACES
-from twofold.extract.networks.encoder import Encoder
 from twofold.extract.plan import ExtractOptions, Job
 
 SECONDS = 1.0  #: that a leg is tried at least, after a first round that is not counted

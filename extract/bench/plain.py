@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from twofold.data.images.sources import ImageSource
-from twofold.extract.networks.encoder import Encoder
+from twofold.extract.encoders.encoder import Encoder
 
 
 class Pictures(Dataset):

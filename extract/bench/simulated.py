@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from twofold.extract.networks.encoder import Encoder
+from twofold.extract.encoders.encoder import Encoder
 
 
 class SimulatedCard:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from twofold.data.errors import InputError
-from twofold.data.host.outputs import Kind, Output, head_of
+from twofold.data.utils.outputs import Kind, Output, head_of
 
 WARNING_SECONDS = 60  #: before the time limit, at which a task finishes its batches and asks for another turn
 OURS = ("--array", "-a", "--dependency", "-d", "--requeue", "--no-requeue", "--signal", "--wrap")

@@ -12,8 +12,8 @@ from filelock import FileLock
 
 from twofold.data.errors import InputError
 from twofold.extract.doctor.diagnosis import Check
-from twofold.extract.networks.presets import PRESETS
-from twofold.extract.networks.registry import load_encoder
+from twofold.extract.encoders.presets import PRESETS
+from twofold.extract.encoders.registry import load_encoder
 from twofold.extract.weights.find import how_to_get, in_folder, weights_folder
 
 NETWORKED = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "gpfs", "beegfs", "ceph", "9p", "afs"}

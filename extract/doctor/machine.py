@@ -9,7 +9,7 @@ import torch
 from PIL import features
 
 from twofold.data.errors import InputError
-from twofold.data.host.machine import free_memory
+from twofold.data.utils.machine import free_memory
 from twofold.extract.devices import has_native_bf16
 from twofold.extract.doctor.diagnosis import Check
 

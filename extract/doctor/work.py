@@ -9,8 +9,8 @@ import torch
 from twofold.data.manifest import read_manifest
 from twofold.extract.doctor.diagnosis import Check
 from twofold.extract.doctor.machine import check_disk
-from twofold.extract.networks.random_weights import noise_pictures
-from twofold.extract.networks.registry import load_encoder
+from twofold.extract.encoders.random_weights import noise_pictures
+from twofold.extract.encoders.registry import load_encoder
 
 BYTES_OF_INDEX = 200  #: key, hash and their share of the file, a face
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from twofold.data.images.decode import ImageError, decode
 from twofold.data.images.sources import ImageSource
-from twofold.extract.networks.preprocessing import Preprocessing
+from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.views import View
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from twofold.extract.networks.encoder import Encoder
+from twofold.extract.encoders.encoder import Encoder
 
 
 class Pass(Protocol):

@@ -12,12 +12,13 @@ import torch
 
 from twofold.cache.format.taught import TaughtFaces
 from twofold.data.errors import InputError
-from twofold.data.host.machine import USUAL_MEMORY, free_memory
-from twofold.data.host.outputs import Output
 from twofold.data.images.sources import Faces, image_hashes, open_faces, parse_roots, require_roots
 from twofold.data.manifest import Manifest, read_manifest
+from twofold.data.utils.machine import USUAL_MEMORY, free_memory
+from twofold.data.utils.outputs import Output
 from twofold.extract.devices import parse_device, resolve_precision
 from twofold.extract.finetune.history import history_output, history_path, to_tensorboard, write_history
+from twofold.extract.finetune.loop import Outcome, Training, run
 from twofold.extract.finetune.memory import keep_freed_memory
 from twofold.extract.finetune.output import finished, taught_faces, weights_output, write_weights
 from twofold.extract.finetune.pixels import Pictures, read_pictures
@@ -26,8 +27,7 @@ from twofold.extract.finetune.report import FinetuneReport, FoldsReport
 from twofold.extract.finetune.settings import DEFAULT_CLASSES, Settings, record_of
 from twofold.extract.finetune.sides import Sides, check_classes, sides_of
 from twofold.extract.finetune.start import Start, start
-from twofold.extract.finetune.training.loop import Outcome, Training, run
-from twofold.extract.finetune.training.step import Targets, class_weights
+from twofold.extract.finetune.step import Targets, class_weights
 from twofold.extract.weights.find import weights_folder
 from twofold.extract.weights.folds import fold_path
 

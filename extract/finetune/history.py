@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from twofold.data.host.outputs import Kind, Output, columns_of
-from twofold.extract.finetune.training.scores import Score
+from twofold.data.utils.outputs import Kind, Output, columns_of
+from twofold.extract.finetune.scores import Score
 
 BOARD = ".twofold-finetune"  #: ends the names of TensorBoard's files of ours
 HISTORY = Kind("a history of `finetune`", lambda path: columns_of(path)[:4] == ["epoch", "loss", "rate", "val_loss"])
@@ -52,7 +52,7 @@ def history_path(weights: Path) -> Path:
 
 
 def history_output(path: Path) -> Output:
-    """The table of epochs, by the rule of data/host/outputs.py."""
+    """The table of epochs, by the rule of data/utils/outputs.py."""
     return Output(path, HISTORY, overwrite=True)
 
 

@@ -12,12 +12,12 @@ from torch import nn
 
 from twofold.cache.format.taught import TaughtFaces, group_digest
 from twofold.data.errors import InputError
-from twofold.data.host.outputs import Kind, Output
+from twofold.data.utils.outputs import Kind, Output
 from twofold.extract.finetune.history import Epoch
+from twofold.extract.finetune.loop import Outcome
 from twofold.extract.finetune.settings import Settings, record_of
 from twofold.extract.finetune.start import Start
 from twofold.extract.finetune.state import Progress
-from twofold.extract.finetune.training.loop import Outcome
 from twofold.extract.weights.finetuned import PREPROCESSING, classes_record, preprocessing_text, tensors_of
 from twofold.extract.weights.read import read_checkpoint, safetensors_metadata
 
@@ -26,7 +26,7 @@ WEIGHTS = Kind("a file of `finetune`", lambda path: safetensors_metadata(path).g
 
 
 def weights_output(path: Path, *, overwrite: bool, inputs: Sequence[Path]) -> Output:
-    """The file of weights, by the rule of data/host/outputs.py: one of the same training stays."""
+    """The file of weights, by the rule of data/utils/outputs.py: one of the same training stays."""
     return Output(path, WEIGHTS, overwrite, inputs)
 
 

@@ -11,8 +11,8 @@ import torch
 
 from twofold.data.images.decode import ImageError, decode
 from twofold.data.images.sources import Faces
+from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.engine.progress import progress_bar
-from twofold.extract.networks.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from twofold.extract.finetune.loop import Outcome
 from twofold.extract.finetune.settings import Settings, record_of
 from twofold.extract.finetune.sides import Sides
-from twofold.extract.finetune.training.loop import Outcome
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from twofold.data.errors import InputError
-from twofold.data.host import options
-from twofold.data.host.options import check, option
 from twofold.data.labels import Taxonomy
 from twofold.data.taxonomies import find_taxonomy
+from twofold.data.utils import options
+from twofold.data.utils.options import check, option
 
 # the panels of `finetune --help`
 LEARNS = "What it learns"

@@ -10,11 +10,11 @@ from torch import nn
 
 from twofold.cache.format.taught import TaughtFaces
 from twofold.data.errors import InputError, first_line
+from twofold.extract.encoders.libraries import Architecture, build, check_name
+from twofold.extract.encoders.random_weights import noise_pictures, seeded
+from twofold.extract.encoders.registry import load_weights
+from twofold.extract.finetune.learner import Learner, freeze
 from twofold.extract.finetune.settings import Settings
-from twofold.extract.finetune.training.learner import Learner, freeze
-from twofold.extract.networks.libraries import Architecture, build, check_name
-from twofold.extract.networks.random_weights import noise_pictures, seeded
-from twofold.extract.networks.registry import load_weights
 from twofold.extract.weights.finetuned import taught_of
 from twofold.extract.weights.load import digest
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from twofold.data.errors import InputError
-from twofold.data.host.outputs import Kind, Output
+from twofold.data.utils.outputs import Kind, Output
 from twofold.extract.weights.class_orders import class_order
 from twofold.extract.weights.read import Checkpoint, file_sha256, read_checkpoint, safetensors_metadata
 from twofold.extract.weights.recognise import guess

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 from twofold.data.errors import InputError, first_line
-from twofold.data.host.weights_files import hub_file, weights_folder
-from twofold.extract.networks.presets import PRESETS, Preset
+from twofold.data.utils.weights_files import hub_file, weights_folder
+from twofold.extract.encoders.presets import PRESETS, Preset
 
 HUB_FILE = "model.safetensors"  #: as hubs call it, unless the library says otherwise
 log = logging.getLogger(__name__)

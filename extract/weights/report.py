@@ -6,9 +6,9 @@ from typing import Any
 
 from twofold.cache.report import table
 from twofold.data.errors import InputError
-from twofold.data.footage.detection.detector_file import YUNET, detector_here
-from twofold.data.host.weights_files import hub_cached
-from twofold.extract.networks.presets import PRESETS, Preset, preset
+from twofold.data.faces.detector_file import YUNET, detector_here
+from twofold.data.utils.weights_files import hub_cached
+from twofold.extract.encoders.presets import PRESETS, Preset, preset
 from twofold.extract.weights.find import HUB_FILE, file_names, in_folder
 
 
@@ -111,7 +111,7 @@ def description(name: str, *, folder: Path, weights: Path | None = None) -> Desc
 
 
 def _described(name: str, file: Path) -> dict[str, Any]:
-    from twofold.extract.networks.registry import load_encoder
+    from twofold.extract.encoders.registry import load_encoder
     from twofold.extract.weights.read import read_checkpoint
 
     checkpoint = read_checkpoint(file)

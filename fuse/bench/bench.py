@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 
 from twofold.data.errors import InputError
-from twofold.data.host.machine import waiting_policy
+from twofold.data.utils.machine import waiting_policy
 from twofold.fuse.bench import contenders
 from twofold.fuse.bench.contenders import Size
 from twofold.fuse.tables.columns import columns

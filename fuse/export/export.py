@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from twofold.data.errors import InputError
-from twofold.data.host.outputs import Kind, Output, head_of
+from twofold.data.utils.outputs import Kind, Output, head_of
 from twofold.fuse.export.card import MARK, model_card
 from twofold.fuse.export.onnx_face import FaceEncoders, write_onnx_face
 from twofold.fuse.export.onnx_head import is_onnx_head, write_onnx_head

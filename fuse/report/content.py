@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from twofold.data.errors import InputError, first_line
-from twofold.data.host.csv_files import from_cells
+from twofold.data.utils.csv_files import from_cells
 from twofold.fuse.report.calibration import Calibration, calibration_of
 from twofold.fuse.runs.shown import check_shown, read_metrics
 from twofold.fuse.runs.values import read_json

@@ -9,7 +9,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from twofold.data.errors import InputError
-from twofold.data.host.outputs import Kind, Output, head_of
+from twofold.data.utils.outputs import Kind, Output, head_of
 from twofold.fuse.report import svg
 from twofold.fuse.report.calibration import calibration_drawings
 from twofold.fuse.report.content import RunContent, marked

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twofold.data.errors import InputError
-from twofold.data.host.outputs import Kind, Output, head_of
 from twofold.data.images.sources import open_faces, require_roots
 from twofold.data.manifest import read_manifest
+from twofold.data.utils.outputs import Kind, Output, head_of
 from twofold.fuse.report.content import RunContent, read_content
 from twofold.fuse.report.drawings import NO_PNG, can_write_png, paper_drawings, write_drawings
 from twofold.fuse.report.faces import Pictures, shown_keys

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import save
 
-from twofold.data.host.csv_files import to_cells
 from twofold.data.taxonomies import record_of
+from twofold.data.utils.csv_files import to_cells
 from twofold.fuse.features.features import FusedFeatures, Stream
 from twofold.fuse.features.partition import Partition
 from twofold.fuse.heads.registry import side_by_side

@@ -5,7 +5,7 @@ from pathlib import Path
 from threading import Lock
 
 from twofold.data.errors import InputError
-from twofold.data.footage.sources import PICTURES
+from twofold.data.faces.sources import PICTURES
 from twofold.data.images.decode import PHOTOGRAPH
 from twofold.data.images.thumbnail import thumbnail
 

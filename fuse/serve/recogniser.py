@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from twofold.data.footage.picture import FaceFinder, PictureFace
+from twofold.data.faces.picture import FaceFinder, PictureFace
 from twofold.fuse.forward import scores_of
 from twofold.fuse.heads.registry import without_streams
 from twofold.fuse.runs.run import Run

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from twofold.data.errors import InputError
-from twofold.data.footage.in_memory import open_search
-from twofold.data.footage.picture import FaceFinder
-from twofold.data.footage.settings import Sampling
+from twofold.data.faces.in_memory import open_search
+from twofold.data.faces.picture import FaceFinder
+from twofold.data.faces.settings import Sampling
 from twofold.data.images.decode import PHOTOGRAPH
 from twofold.data.labels import BASIC
 from twofold.fuse.predict import TEACHING_BASICS

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from twofold.data.host.csv_files import to_cells
-from twofold.data.host.outputs import Kind, Output, columns_of
 from twofold.data.images.sources import NO_FACE, NO_FACE_SUFFIX
 from twofold.data.labels import BASIC
+from twofold.data.utils.csv_files import to_cells
+from twofold.data.utils.outputs import Kind, Output, columns_of
 
 UNCERTAIN = "uncertain"
 PLACES = ("source", "frame", "time", "track", "box", "note")  #: of a manifest that `crop` wrote, carried along
@@ -63,7 +63,7 @@ class Written:
 
 
 def table_output(path: Path, *, overwrite: bool, inputs: Sequence[Path]) -> Output:
-    """The table to be written, by the rule of data/host/outputs.py."""
+    """The table to be written, by the rule of data/utils/outputs.py."""
     return Output(path, Kind("a table of `predict`", _is_table), overwrite, inputs)
 
 

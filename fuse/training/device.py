@@ -2,7 +2,7 @@
 
 import torch
 
-from twofold.data.host.machine import cpu_has_bf16, device_name
+from twofold.data.utils.machine import cpu_has_bf16, device_name
 
 
 def parse_device(text: str) -> torch.device:

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from twofold.data.errors import InputError
-from twofold.data.host.outputs import Kind, Output
 from twofold.data.labels import Taxonomy
 from twofold.data.readers.cexpr import read_template
+from twofold.data.utils.outputs import Kind, Output
 from twofold.fuse.video.smoothing import smoothed
 
 CLASSES = "cexpr7"
@@ -26,7 +26,7 @@ def template_keys(path: Path, classes: Taxonomy) -> tuple[str, ...]:
 
 
 def submission_output(path: Path, template: Path, *, overwrite: bool, inputs: Sequence[Path]) -> Output:
-    """The submission to be written, by the rule of data/host/outputs.py: the verb's own has the template's frames."""
+    """The submission to be written, by the rule of data/utils/outputs.py: the verb's own has the template's frames."""
 
     def own(there: Path) -> bool:
         return _frames(there) == _frames(template)

@@ -21,9 +21,9 @@ from twofold.cache import cli as verbs
 from twofold.cache.parts.parts import file_state
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
+from twofold.extract.encoders.encoder import BatchLimit, Encoder
+from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.engine.tally import Tally
-from twofold.extract.networks.encoder import BatchLimit, Encoder
-from twofold.extract.networks.preprocessing import Preprocessing
 from twofold.extract.plan import ExtractOptions, WantedFile, recipe_of
 from twofold.extract.run import Request, add_missing, devices_engine, open_place, plan_all
 from twofold.extract.streams import Encoders, EncoderSource, Stream

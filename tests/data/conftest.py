@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twofold.data.drawn.dataset import draw_face
 from twofold.data.labels import pair, taxonomy
+from twofold.data.synthetic.dataset import draw_face
 
 
 @pytest.fixture(scope="session")

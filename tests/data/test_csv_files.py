@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from twofold.data.errors import InputError
-from twofold.data.host.csv_files import from_cells, read_table, replacing, save_table, separator_of, to_cells
 from twofold.data.keys import LONGEST, key_fault, look_alikes
 from twofold.data.manifest import manifest, manifest_output, read_manifest, write_manifest
+from twofold.data.utils.csv_files import from_cells, read_table, replacing, save_table, separator_of, to_cells
 
 TEXTS = st.text(st.sampled_from("abé =+-@'\"\t\r\n,;1.e_/"), max_size=8)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from twofold.data.errors import InputError
-from twofold.data.host.machine import device_name, spin_briefly, waiting_policy
+from twofold.data.utils.machine import device_name, spin_briefly, waiting_policy
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRIES = {

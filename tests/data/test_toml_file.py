@@ -3,7 +3,7 @@
 import pytest
 
 from twofold.data.errors import InputError
-from twofold.data.host.toml_file import read_toml
+from twofold.data.utils.toml_file import read_toml
 
 
 @pytest.mark.parametrize(("text", "sentence"), [

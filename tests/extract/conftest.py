@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from twofold.data.drawn.dataset import draw_dataset
 from twofold.data.labels import taxonomy
 from twofold.data.manifest import Manifest, write_manifest
+from twofold.data.synthetic.dataset import draw_dataset
 
 NETWORKS = ("timm:test_vit", "timm:test_resnet")
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from twofold.extract.networks.encoder import Encoder
-from twofold.extract.networks.registry import load_encoder
+from twofold.extract.encoders.encoder import Encoder
+from twofold.extract.encoders.registry import load_encoder
 
 
 def load(name: str, weights: object, *, precision: str = "fp32", **more) -> Encoder:

@@ -8,11 +8,11 @@ from tests.extract.encoders import load
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
 from twofold.extract.devices import parse_device, resolve_precision
-from twofold.extract.networks.encoder import BatchLimit, Encoder
-from twofold.extract.networks.preprocessing import Preprocessing
-from twofold.extract.networks.presets import preset
-from twofold.extract.networks.random_weights import noise_pictures
-from twofold.extract.networks.widths import check_width
+from twofold.extract.encoders.encoder import BatchLimit, Encoder
+from twofold.extract.encoders.preprocessing import Preprocessing
+from twofold.extract.encoders.presets import preset
+from twofold.extract.encoders.random_weights import noise_pictures
+from twofold.extract.encoders.widths import check_width
 from twofold.extract.plan import recipe_of
 from twofold.extract.views import view
 
@@ -86,8 +86,8 @@ def test_a_plain_resnet50_gets_the_same_pixels_whichever_way_it_is_tapped(tmp_pa
 
 
 def test_resnet50_conv5_is_the_last_3x3_of_torchvisions_model():
-    from twofold.extract.networks.libraries import build
-    from twofold.extract.networks.random_weights import draw_weights
+    from twofold.extract.encoders.libraries import build
+    from twofold.extract.encoders.random_weights import draw_weights
 
     built = build("resnet50_conv5", checkpoint=None)
     draw_weights(built.network, built.preprocessing, seed=1)

@@ -7,9 +7,9 @@ from PIL import Image
 
 from tests.extract.encoders import load
 from twofold.data.errors import InputError
-from twofold.extract.networks.encoder import Encoder
-from twofold.extract.networks.presets import PRESETS, preset
-from twofold.extract.networks.random_weights import noise_pictures
+from twofold.extract.encoders.encoder import Encoder
+from twofold.extract.encoders.presets import PRESETS, preset
+from twofold.extract.encoders.random_weights import noise_pictures
 from twofold.extract.weights.class_orders import class_order
 
 pytestmark = pytest.mark.slow
@@ -125,8 +125,8 @@ def test_vit_mae_is_the_mean_of_the_patch_tokens_of_timms_model():
     """Against timm's own tokens; its preprocessing is that of MAE's evaluation (256 / 224, bicubic), not timm's 0.9."""
     import timm
 
-    from twofold.extract.networks.libraries import build
-    from twofold.extract.networks.random_weights import draw_weights
+    from twofold.extract.encoders.libraries import build
+    from twofold.extract.encoders.random_weights import draw_weights
 
     built = build("vit_mae", checkpoint=None)
     draw_weights(built.network, built.preprocessing, seed=1)

@@ -6,9 +6,9 @@ import pytest
 
 from tests.extract.stores import assert_equal_stores, values
 from twofold.cache.store import Store
-from twofold.data.drawn.dataset import draw_dataset
 from twofold.data.labels import taxonomy
 from twofold.data.manifest import write_manifest
+from twofold.data.synthetic.dataset import draw_dataset
 
 ONE, OTHER = ("timm:test_vit",), ("timm:test_resnet",)
 

@@ -12,12 +12,12 @@ from twofold.data.errors import InputError
 from twofold.data.images.decode import decode
 from twofold.data.images.sources import open_faces
 from twofold.extract.bench.simulated import SimulatedCard
+from twofold.extract.encoders.encoder import Encoder
+from twofold.extract.encoders.preprocessing import Preprocessing
+from twofold.extract.encoders.registry import load_encoder
 from twofold.extract.engine.batches import Face, Feed
 from twofold.extract.engine.engine import compute
 from twofold.extract.engine.lanes import storable
-from twofold.extract.networks.encoder import Encoder
-from twofold.extract.networks.preprocessing import Preprocessing
-from twofold.extract.networks.registry import load_encoder
 from twofold.extract.plan import ExtractOptions, Job, parse_shard, recipe_of
 from twofold.extract.streams import parse_weights
 from twofold.extract.views import view

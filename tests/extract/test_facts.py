@@ -13,14 +13,14 @@ import torch
 from twofold.cache.format.classifier import OwnClassifier
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
-from twofold.data.host.machine import only_cpu
+from twofold.data.utils.machine import only_cpu
 from twofold.extract.again.reproduce import reproduce
 from twofold.extract.assignment import Assignment, MissingRows
+from twofold.extract.encoders import registry
+from twofold.extract.encoders.facts import EncoderFacts, Origin, RememberedFacts, _from_record, _record
+from twofold.extract.encoders.libraries import build
+from twofold.extract.encoders.registry import load_encoder
 from twofold.extract.engine.processes import shared_out
-from twofold.extract.networks import registry
-from twofold.extract.networks.facts import EncoderFacts, Origin, RememberedFacts, _from_record, _record
-from twofold.extract.networks.libraries import build
-from twofold.extract.networks.registry import load_encoder
 from twofold.extract.plan import ExtractOptions
 from twofold.extract.streams import EncoderSource
 

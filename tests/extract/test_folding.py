@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from twofold.extract.networks.folding import fold_norms
-from twofold.extract.networks.libraries import build
-from twofold.extract.networks.random_weights import draw_weights, noise_pictures
+from twofold.extract.encoders.folding import fold_norms
+from twofold.extract.encoders.libraries import build
+from twofold.extract.encoders.random_weights import draw_weights, noise_pictures
 
 
 def drawn(name: str):

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tests.extract.stores import assert_equal_stores
+from twofold.extract.encoders.encoder import BatchLimit
+from twofold.extract.encoders.presets import PRESETS
+from twofold.extract.encoders.registry import load_encoder
 from twofold.extract.engine.passes import CardPasses
-from twofold.extract.networks.encoder import BatchLimit
-from twofold.extract.networks.presets import PRESETS
-from twofold.extract.networks.registry import load_encoder
 
 CARD = "cuda"
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]

@@ -32,7 +32,7 @@ torch.set_num_threads(1)
 from twofold.cache.store import Store
 from twofold.data.images.sources import open_faces
 from twofold.data.manifest import read_manifest, write_manifest
-from twofold.extract.networks.registry import load_encoder
+from twofold.extract.encoders.registry import load_encoder
 from twofold.extract.engine.engine import compute
 from twofold.extract.plan import ExtractOptions, Job, WantedFile, plan, recipe_of
 from twofold.extract.run import finish

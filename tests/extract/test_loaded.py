@@ -5,10 +5,10 @@ import pytest
 
 import twofold
 from twofold.cache.store import Store
-from twofold.data.drawn.dataset import draw_dataset
 from twofold.data.images.decode import ImageError
 from twofold.data.labels import taxonomy
 from twofold.data.manifest import write_manifest
+from twofold.data.synthetic.dataset import draw_dataset
 from twofold.extract.again.loaded import load_encoders
 
 NETWORKS = {"timm:test_resnet": "random:0", "timm:test_vit": "random:1"}

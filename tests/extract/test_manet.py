@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from twofold.extract.networks.presets import preset
-from twofold.extract.networks.published.manet import MANet
-from twofold.extract.networks.registry import load_encoder
+from twofold.extract.encoders.presets import preset
+from twofold.extract.encoders.published.manet import MANet
+from twofold.extract.encoders.registry import load_encoder
 from twofold.extract.weights.class_orders import class_order
 
 #: SHA-256 over the 692 lines "name<TAB>shape<TAB>dtype" of a checkpoint with two 7-way heads, sorted

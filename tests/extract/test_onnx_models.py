@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from twofold.data.errors import InputError
-from twofold.extract.networks.onnx.files import data_files
-from twofold.extract.networks.onnx.models import parse
-from twofold.extract.networks.registry import load_encoder
+from twofold.extract.encoders.onnx.files import data_files
+from twofold.extract.encoders.onnx.models import parse
+from twofold.extract.encoders.registry import load_encoder
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

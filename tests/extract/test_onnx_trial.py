@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from twofold.data.errors import InputError
-from twofold.extract.networks.onnx import trial
-from twofold.extract.networks.registry import load_encoder
+from twofold.extract.encoders.onnx import trial
+from twofold.extract.encoders.registry import load_encoder
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

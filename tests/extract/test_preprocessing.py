@@ -13,7 +13,7 @@ from timm.data import create_transform
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
-from twofold.extract.networks.preprocessing import Preprocessing
+from twofold.extract.encoders.preprocessing import Preprocessing
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.5)
 

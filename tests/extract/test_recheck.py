@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 
 from twofold.cache.store import Store
 from twofold.data.images.sources import Faces
+from twofold.extract.encoders import registry
+from twofold.extract.encoders.registry import load_network
 from twofold.extract.engine import processes
 from twofold.extract.engine.tally import Tally
-from twofold.extract.networks import registry
-from twofold.extract.networks.registry import load_network
 
 ONE = "timm:test_vit"
 

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from twofold.data.errors import InputError
-from twofold.extract.networks.registry import load_encoder
+from twofold.extract.encoders.registry import load_encoder
 from twofold.extract.weights.load import fitting_positions
 
 NAME = "timm:test_vit"

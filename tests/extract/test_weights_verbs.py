@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 
 from tests.extract.encoders import load, state_of
 from twofold.data.errors import InputError
-from twofold.extract.networks.presets import PRESETS
-from twofold.extract.networks.registry import load_encoder
+from twofold.extract.encoders.presets import PRESETS
+from twofold.extract.encoders.registry import load_encoder
 from twofold.extract.weights.convert import convert
 from twofold.extract.weights.find import find_weights, in_folder, weights_folder
 from twofold.extract.weights.report import description, listing

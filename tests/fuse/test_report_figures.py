@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from twofold.data.errors import InputError
-from twofold.extract.networks.licences import licences
+from twofold.extract.encoders.licences import licences
 from twofold.fuse.fuse import fuse
 from twofold.fuse.report import drawings
 from twofold.fuse.report.content import read_content

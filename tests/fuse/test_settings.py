@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 
 from twofold.data.errors import InputError
-from twofold.data.host.options import declared, record_of, spelled
+from twofold.data.utils.options import declared, record_of, spelled
 from twofold.fuse.settings import Settings, read_config, resolve, settings_from
 
 

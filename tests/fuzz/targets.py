@@ -23,11 +23,11 @@ from twofold.cache.format.version2 import MAGIC, SEAL
 from twofold.cache.share.catalogue import catalogue_of, parse_catalogue
 from twofold.cache.store import Store
 from twofold.data.errors import InputError
-from twofold.data.host.toml_file import read_toml
 from twofold.data.images.decode import FACE, ImageError, decode
 from twofold.data.manifest import read_manifest
 from twofold.data.taxonomies import find_taxonomy
-from twofold.extract.networks.onnx.files import data_files
+from twofold.data.utils.toml_file import read_toml
+from twofold.extract.encoders.onnx.files import data_files
 from twofold.extract.weights.read import read_checkpoint
 from twofold.fuse.fuse import fuse
 from twofold.fuse.report.content import read_content

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from twofold.data.drawn.dataset import draw_dataset
 from twofold.data.labels import taxonomy
 from twofold.data.manifest import Manifest, manifest, write_manifest
+from twofold.data.synthetic.dataset import draw_dataset
 from twofold.extract.finetune.finetune import Request
 from twofold.extract.finetune.settings import resolve
 

@@ -7,9 +7,9 @@ import pytest
 
 from twofold.data.errors import InputError
 from twofold.data.manifest import manifest, write_manifest
+from twofold.extract.finetune import loop
 from twofold.extract.finetune.finetune import finetune
 from twofold.extract.finetune.settings import resolve
-from twofold.extract.finetune.training import loop
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 import pytest
 
 from twofold.data.errors import InputError
+from twofold.extract.encoders.libraries import build
 from twofold.extract.finetune.settings import resolve
 from twofold.extract.finetune.start import start
-from twofold.extract.networks.libraries import build
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.2])

@@ -11,13 +11,13 @@ from torch import nn
 from twofold.data.errors import InputError
 from twofold.extract.finetune import finetune as verb
 from twofold.extract.finetune.finetune import finetune
+from twofold.extract.finetune.learner import Learner, freeze, layers_of
+from twofold.extract.finetune.loop import _Loop
+from twofold.extract.finetune.optimizer import build_optimizer
+from twofold.extract.finetune.schedule import rate
+from twofold.extract.finetune.scores import score
 from twofold.extract.finetune.settings import PRESETS, resolve
-from twofold.extract.finetune.training.learner import Learner, freeze, layers_of
-from twofold.extract.finetune.training.loop import _Loop
-from twofold.extract.finetune.training.optimizer import build_optimizer
-from twofold.extract.finetune.training.schedule import rate
-from twofold.extract.finetune.training.scores import score
-from twofold.extract.finetune.training.step import normalised
+from twofold.extract.finetune.step import normalised
 
 PLAIN = {"flip": 0.0, "shift": 0.0, "rotate": 0.0, "crop": 1.0, "jitter": 0.0}
 

@@ -8,8 +8,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from twofold.data.errors import InputError
+from twofold.extract.finetune import loop
 from twofold.extract.finetune.finetune import finetune
-from twofold.extract.finetune.training import loop
 
 CHANGES = {"mixup": 0.2, "cutmix": 0.5, "erasing": 0.25, "drop_path": 0.1, "dropout": 0.1, "ema": 0.9, "epochs": 3,
            "rand_augment": "rand-m5-mstd0.5", "balanced_sampling": 0.5}

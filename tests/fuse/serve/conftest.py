@@ -15,13 +15,13 @@ import uvicorn
 from PIL import Image
 
 import twofold
-from tests.data.footage.films import BLOBS, still
-from twofold.data.drawn.dataset import draw_dataset
-from twofold.data.footage.look import Search
-from twofold.data.footage.picture import FaceFinder
-from twofold.data.footage.settings import CropSettings, Sampling
+from tests.data.faces.films import BLOBS, still
+from twofold.data.faces.look import Search
+from twofold.data.faces.picture import FaceFinder
+from twofold.data.faces.settings import CropSettings, Sampling
 from twofold.data.labels import taxonomy
 from twofold.data.manifest import write_manifest
+from twofold.data.synthetic.dataset import draw_dataset
 from twofold.extract.again.loaded import load_encoders
 from twofold.fuse.runs.run import Run, read_run
 from twofold.fuse.serve.access import Access

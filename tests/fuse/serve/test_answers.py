@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.data.footage.films import GREEN, RED, still
+from tests.data.faces.films import GREEN, RED, still
 from tests.fuse.serve.conftest import embed_of, encoded, picture
-from twofold.data.drawn.dataset import draw_face
-from twofold.data.footage.in_memory import open_search
-from twofold.data.footage.picture import FaceFinder
-from twofold.data.footage.settings import Sampling
+from twofold.data.faces.in_memory import open_search
+from twofold.data.faces.picture import FaceFinder
+from twofold.data.faces.settings import Sampling
 from twofold.data.labels import BASIC
+from twofold.data.synthetic.dataset import draw_face
 from twofold.fuse.runs.run import read_run
 from twofold.fuse.scores.metrics import tempered
 from twofold.fuse.serve.recogniser import Recogniser

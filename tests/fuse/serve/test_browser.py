@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from tests.data.footage.films import GREEN, RED, film, still
+from tests.data.faces.films import GREEN, RED, film, still
 from tests.fuse.serve.browser import CHROMIUM, Browser
 from tests.fuse.serve.conftest import encoded, picture
 from twofold.fuse.serve.examples import find_examples

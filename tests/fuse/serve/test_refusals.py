@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.data.footage.films import RED
+from tests.data.faces.films import RED
 from tests.fuse.serve.conftest import encoded, picture
 from twofold.fuse.serve.access import access_for, is_loopback
 from twofold.fuse.serve.desk import Bounds

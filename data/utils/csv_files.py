@@ -1,0 +1,122 @@
+"""CSV files: read as people write them, written so that they read back unchanged and no spreadsheet runs them.
+
+A cell that a spreadsheet would take for a formula (it begins with `=`, `+`, `-`, `@`, a tab or a carriage return and
+is no plain number) is written with an apostrophe before it, the spreadsheets' own sign for text; reading takes it away
+again. So a key such as `-a.jpg` stays what it is for us, and is text for everybody else.
+"""
+
+import contextlib
+import csv
+import io
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+
+from twofold.data.errors import InputError, first_line
+from twofold.data.utils.outputs import sync
+
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+SEPARATORS = ",;\t"
+UTF16 = (b"\xff\xfe", b"\xfe\xff")  #: byte order marks of what spreadsheets call "Unicode text"
+
+
+class Readable(Protocol):
+    """A file, wherever it lies."""
+
+    def read_bytes(self) -> bytes: ...
+
+
+def read_table(path: Readable) -> pd.DataFrame:
+    """A CSV file in UTF-8 (or UTF-16 with a byte order mark) as text columns, in any line ends.
+
+    Cells may be separated by commas, semicolons or tabs, whichever the header line has most of. Raises InputError.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file (make a manifest with `manifest READER ROOT -o FACES.csv`)") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    encoding = "utf-16" if content.startswith(UTF16) else "utf-8-sig"
+    try:
+        separator = separator_of(content[:1 << 16].decode(encoding, "replace").partition("\n")[0])
+        table = pd.read_csv(io.BytesIO(content), sep=separator, dtype=str, keep_default_na=False, encoding=encoding)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError) as error:
+        raise InputError(f"{path}: not a CSV table in UTF-8 ({first_line(error)})") from None
+    if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first column for names of rows
+        raise InputError(f"{path}: row 2 has more cells than the header line: name each column, or take out the "
+                         f"{'comma' if separator == ',' else 'separator'} at the end of the rows")
+    if b"'" in content:
+        for name in table.columns:
+            table[name] = from_cells(table[name].tolist())
+    return table
+
+
+def require_columns(table: pd.DataFrame, names: Iterable[str], source: object) -> None:
+    """Raises InputError, naming the source, for columns that a table lacks."""
+    lacking = [name for name in names if name not in table.columns]
+    if lacking:
+        raise InputError(f"{source}: no column {', '.join(lacking)}; it has {', '.join(table.columns)[:200]}")
+
+
+def require_cells(sound: np.ndarray | pd.Series, column: pd.Series, source: object, fault: str) -> None:
+    """Raises InputError naming source, row (as counted in a file with a header line), column and cell of the first
+    that is not `sound` (N,), and its fault."""
+    wrong = ~np.asarray(sound, bool)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise InputError(f"{source}: row {row + 2}, column {column.name!r}: {column.iloc[row]!r} {fault}")
+
+
+def save_table(table: pd.DataFrame, path: Path) -> None:
+    """Write text columns as UTF-8 CSV to a name that nobody else looks at."""
+    cells = table.apply(lambda column: to_cells(column.tolist()))
+    returns = any("\r" in cell for name in cells.columns for cell in cells[name])  # pandas leaves those unquoted
+    with path.open("w", encoding="utf-8", newline="") as file:
+        cells.to_csv(file, index=False, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
+
+
+def to_cells(texts: Sequence[str]) -> list[str]:
+    """Texts as they are written into cells."""
+    return [f"'{text}" if text[:1] in "=+-@\t\r'" and FORMULA.match(text) and not NUMBER.fullmatch(text) else text
+            for text in texts]
+
+
+def from_cells(cells: Sequence[str]) -> list[str]:
+    """The texts that `to_cells` was given."""
+    return [cell[1:] if cell[:1] == "'" and FORMULA.match(cell) else cell for cell in cells]
+
+
+def separator_of(header: str) -> str:
+    """The separator that a header line has most of, outside quotes; a comma where it has none."""
+    bare = re.sub(r'"[^"]*"', "", header)
+    return max(SEPARATORS, key=bare.count)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, synced: bool = True) -> Iterator[Path]:
+    """A temporary name beside `path`, put in its place once it is written; after any error the old file stays.
+
+    synced: survive a power cut, too; a folder of thousands of faces need not.
+    """
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
+    try:
+        yield temporary
+        if synced:
+            sync(temporary)
+        temporary.replace(path)
+        if synced:
+            sync(path.parent)
+    except OSError as error:
+        if error.filename in (temporary, str(temporary)):
+            error.filename = str(path)  # whose name says something
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()

@@ -1,0 +1,100 @@
+"""The one place where text goes out to a person: what strangers wrote is made printable, errors become sentences."""
+
+import contextlib
+import errno
+import inspect
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+from twofold.data.utils.options import with_parameters
+
+MOST_LETTERS = 2_000  #: of a line
+#: control characters (C0 but tab and line end, DEL, C1), marks that change the direction of writing, lone surrogates
+UNPRINTABLE = re.compile("[\0-\b\v-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def offer_json(app: Any, *, declare: Callable[..., Any]) -> None:
+    """Give each verb of a Typer app the option `--json`, which `run_verb` looks for. declare: typer.Option."""
+    option = declare("--json", help="Print machine-readable JSON instead of text.")
+    parameter = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False,
+                                  annotation=Annotated[bool, option])
+    for command in app.registered_commands:
+        if inspect.signature(command.callback, eval_str=True).return_annotation is not int:  # that prints as it runs
+            command.callback = with_parameters(command.callback, [parameter])
+    for group in app.registered_groups:
+        offer_json(group.typer_instance, declare=declare)
+
+
+def run_verb(app: Callable[..., Any], words: list[str]) -> int:
+    """Run a command line; returns the exit code.
+
+    A verb returns its report, which is printed here: as text, or as JSON where `--json` stands among the words.
+    """
+    try:
+        with notes_on_stderr():
+            report = app(words, standalone_mode=False)
+        if report is None or isinstance(report, int):  # --help
+            return report or 0
+        print(json.dumps(report.record(), indent=2) if "--json" in words else printable(report.text()), flush=True)
+        return getattr(report, "exit_code", 0)
+    except BrokenPipeError:  # the reader of our output (head, less) has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        explanation = explain(error)
+        if explanation is None:
+            raise
+        print(printable(explanation[0]), file=sys.stderr)
+        return explanation[1]
+
+
+def printable(text: str) -> str:
+    """Text that may come from a stranger's file, as a terminal can bear it: no control or direction-changing
+    characters but tabs and line ends, and no endless lines."""
+    text = UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+    return "\n".join(line if len(line) <= MOST_LETTERS else f"{line[:MOST_LETTERS]}... ({len(line):,} letters)"
+                     for line in text.split("\n"))
+
+
+@contextlib.contextmanager
+def notes_on_stderr() -> Iterator[None]:
+    """What our packages note on the way (weights left aside, a download) goes to stderr; libraries only warn."""
+    handler, logger = logging.StreamHandler(sys.stderr), logging.getLogger("twofold")
+    if any(isinstance(other.formatter, PrintableFormatter) for other in logger.handlers):
+        yield  # one verb calls another, as `demo` does
+        return
+    handler.setFormatter(PrintableFormatter())
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class PrintableFormatter(logging.Formatter):
+    """A note as a terminal can bear it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def explain(error: Exception) -> tuple[str, int] | None:
+    """One sentence and the exit code for an error that a person can mend; None for a defect of ours.
+
+    Our own errors carry their `exit_code`.
+    """
+    if isinstance(code := getattr(error, "exit_code", None), int) and isinstance(error, ValueError):
+        return str(error), code
+    if callable(message := getattr(error, "format_message", None)):  # Typer's own: a wrong option, a missing argument
+        return str(message()), 2
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"the disk is full ({error.strerror}): make space and run the same command again; nothing is lost", 1
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror}", 2
+    return None

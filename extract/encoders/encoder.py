@@ -1,0 +1,87 @@
+"""The noun that extraction runs on: a network with its weights, ready to embed prepared pictures."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from twofold.data.errors import InputError
+from twofold.extract.devices import PRECISIONS, is_out_of_memory
+from twofold.extract.encoders.facts import EncoderFacts
+
+FIRST_TRY = {"cpu": 16, "cuda": 256, "mps": 64}  # more gains nothing, on a CPU even loses (caches)
+
+
+@dataclass
+class BatchLimit:
+    """The largest batch that is tried: halved when the device runs out of memory, and remembered."""
+
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Encoder(EncoderFacts):
+    """One backbone, loaded: (B, S, S, 3) uint8 pictures made by `preprocessing.prepare` to (B, dim) float32."""
+
+    device: torch.device
+    network: Callable[[torch.Tensor], torch.Tensor] = field(repr=False)
+    limit: BatchLimit
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures in one forward pass, as far as is known; smaller once memory has run out."""
+        return self.limit.size
+
+    def encode(self, pictures: torch.Tensor | np.ndarray) -> np.ndarray:
+        """Embed any number of pictures, in order: (B, S, S, 3) uint8 to (B, dim) float32.
+
+        Raises InputError if not even one fits the device.
+        """
+        return self.embed(torch.as_tensor(pictures)).cpu().numpy()
+
+    def embed(self, pictures: torch.Tensor) -> torch.Tensor:
+        """The same, in batches that fit, left on the device; on a card it is under way when this returns."""
+        blocks, start = [], 0
+        while start < len(pictures):
+            count = self.limit.size
+            try:
+                blocks.append(self._forward(pictures[start:start + count]))
+                start += count
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(min(count, len(pictures) - start))
+        if len(blocks) == 1:
+            return blocks[0]
+        return torch.cat(blocks) if blocks else torch.empty((0, self.dim))
+
+    def _forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(), exact_fp32():
+            return self.network(self._normalised(pictures)).float()
+
+    def _normalised(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(B, S, S, 3) uint8 to (B, 3, S, S), laid out channels-last, which it already is in memory."""
+        scale, shift = self._normalisation
+        pixels = pictures.to(self.device, non_blocking=True).float()
+        return pixels.mul_(scale).sub_(shift).to(PRECISIONS[self.precision]).permute(0, 3, 1, 2)
+
+    @cached_property
+    def _normalisation(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """On the device, once: to send numbers there with each batch would make the host wait for the one before."""
+        std = torch.tensor(self.preprocessing.std, device=self.device)
+        return self.preprocessing.scale / std, torch.tensor(self.preprocessing.mean, device=self.device) / std
+
+    def _halve(self, failed: int) -> None:
+        if failed <= 1:
+            raise InputError(f"backbone {self.name} does not fit into the memory of {self.device} with even one face: "
+                             "use another device, or a lower precision")
+        self.limit.size = max(1, failed // 2)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def exact_fp32():
+    """fp32 means fp32: without this, cuDNN computes convolutions in TF32, with ten bits of mantissa."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False)

@@ -1,0 +1,238 @@
+"""`crop` from end to end: what is in the folder afterwards, and what becomes of it when things go wrong."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data.faces.films import BLOBS, GREEN, RED, film, sound, still, turn
+from twofold.data.errors import InputError
+from twofold.data.faces.crop import CropRequest, crop
+from twofold.data.faces.settings import CropSettings, Sampling, read_line
+from twofold.data.manifest import read_manifest
+
+
+def run(inputs, out, *, model=BLOBS, workers=2, sampling=None, overwrite=False, **settings):
+    request = CropRequest(inputs=inputs, out=out, settings=CropSettings(**({"size": 32, "align": "square"} | settings)),
+                          sampling=sampling or Sampling(), workers=workers, overwrite=overwrite)
+    return crop(request, model, progress=False)
+
+
+def table(out):
+    return read_manifest(out / "faces.csv").table
+
+
+def contents(out):
+    """Everything in the folder, by name."""
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def two_people(tmp_path):
+    """25 frames a second; red in frames 0-9 and, after a gap, 14-19, moving right; green from frame 5 on, still."""
+    frames = [still(*([(RED, 10 + place, 20)] if not 10 <= place < 14 else []),
+                    *([(GREEN, 110, 40)] if place >= 5 else [])) for place in range(20)]
+    return film(tmp_path / "two people.mp4", frames)
+
+
+def test_frames_times_tracks_and_crops_are_those_of_the_film(two_people, tmp_path):
+    report = run([two_people], tmp_path / "out")
+    rows = table(tmp_path / "out")
+    assert list(rows["frame"].astype(int)) == [*range(5), *(k for k in range(5, 10) for _ in "rg"), *range(10, 14),
+                                               *(k for k in range(14, 20) for _ in "rg")]
+    np.testing.assert_allclose(rows["time"].astype(float), rows["frame"].astype(int) / 25, atol=1e-6)
+    red, green = rows[rows["track"] == "0"], rows[rows["track"] == "1"]
+    assert len(red) == 16 and len(green) == 15 and len(rows) == 31
+    for _, row in red.iterrows():
+        np.testing.assert_allclose([float(value) for value in row["box"].split()],
+                                   [10 + int(row["frame"]), 20, 32, 32], atol=2)
+    for _, row in rows.iterrows():
+        pixels = np.asarray(Image.open(tmp_path / "out" / row["key"]))
+        colour = RED if row["track"] == "0" else GREEN
+        assert pixels.shape == (32, 32, 3) and np.abs(pixels[4:-4, 4:-4].astype(int) - colour).mean() < 8
+    assert set(rows["group"]) == set(rows["source"]) == {"two people.mp4"}
+    assert (report.faces, report.looks, report.tracks, report.exit_code) == (31, 20, 2, 0)
+
+
+def test_settings_travel_in_every_row_and_beside_it(two_people, tmp_path):
+    run([two_people], tmp_path / "out", margin=0.2)
+    facts = json.loads((tmp_path / "out/crop.json").read_text())
+    assert set(table(tmp_path / "out")["crop"]) == {facts["line"]}
+    assert read_line(facts["line"]) == (CropSettings(size=32, align="square", margin=0.2), "b" * 16)
+    assert facts["detector"]["sha256"] == "b" * 64
+
+
+def test_pictures_and_frames_without_a_face_are_rows_without_an_image(tmp_path):
+    Image.fromarray(still()).save(tmp_path / "nobody.png")
+    Image.fromarray(still((GREEN, 5, 5), (RED, 60, 9))).save(tmp_path / "pair.png")
+    film(tmp_path / "gap.mp4", [still((RED, 9, 9)), still(), still((RED, 9, 9))])
+    report = run([tmp_path], tmp_path / "out")
+    rows = table(tmp_path / "out")
+    assert list(rows["key"]) == [
+        "images/gap.mp4/t0-000000.png", "images/gap.mp4/000001.noface", "images/gap.mp4/t0-000002.png",
+        "images/nobody.png.noface", "images/pair.png.0.png", "images/pair.png.1.png"]
+    assert list(rows["note"]) == ["", "no face", "", "no face", "", ""]
+    assert report.faceless == ("nobody.png",) and report.exit_code == 0 and "no face in 1" in report.text()
+    assert {path.name for path in (tmp_path / "out/images").rglob("*.*") if path.is_file()} == {
+        "t0-000000.png", "t0-000002.png", "pair.png.0.png", "pair.png.1.png"}
+
+
+def test_a_turned_film_gives_upright_boxes(tmp_path):
+    path = film(tmp_path / "a.mp4", [still((RED, 0, 0))] * 2)
+    turn(path, 90)
+    run([path], tmp_path / "out")
+    x, y, width, height = (float(value) for value in table(tmp_path / "out")["box"][0].split())
+    assert abs(x - (96 - 32)) < 2 and y < 2 and abs(width - 32) < 3 and abs(height - 32) < 3
+
+
+def test_bad_files_are_rows_with_a_reason_and_the_rest_is_done(tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    Image.fromarray(still((RED, 5, 5))).save(source / "good.png")
+    content = (source / "good.png").read_bytes()
+    for name, damaged in (("zero.jpg", b""), ("cut.png", content[:len(content) // 2]), ("text.jpg", b"hello"),
+                          ("zero.mp4", b""), ("junk.mkv", b"no film" * 99)):
+        (source / name).write_bytes(damaged)
+    sound(tmp_path / "sound.wav").rename(source / "sound.mp4")
+    report = run([source], tmp_path / "out")
+    rows = table(tmp_path / "out").set_index("source")
+    assert list(rows.index) == ["cut.png", "good.png", "junk.mkv", "sound.mp4", "text.jpg", "zero.jpg", "zero.mp4"]
+    assert rows["note"]["good.png"] == "" and rows["key"]["zero.mp4"] == "images/zero.mp4.noface"
+    assert rows["note"]["zero.mp4"] == "empty file" and rows["note"]["zero.jpg"] == "empty file"
+    assert rows["note"]["text.jpg"] == "not an image" and rows["note"]["cut.png"] == "truncated image"
+    assert "only sound" in rows["note"]["sound.mp4"] and "not a video" in rows["note"]["junk.mkv"]
+    assert report.exit_code == 1 and len(report.faults) == 6 and report.faceless == () and report.faces == 1
+    assert run([source], tmp_path / "out").record() | {"frames_now": 0, "seconds": 0} == report.record() | {
+        "frames_now": 0, "seconds": 0}
+
+
+def test_a_film_cut_off_keeps_its_frames_and_says_where_it_ends(tmp_path):
+    noise = np.random.default_rng(0).integers(100, 140, (40, 96, 160, 3), np.uint8)
+    noise[:, 10:42, 10:42] = RED
+    path = film(tmp_path / "a.mkv", list(noise))
+    content = path.read_bytes()
+    path.write_bytes(content[:len(content) * 2 // 3])
+    report = run([path], tmp_path / "out")
+    rows = table(tmp_path / "out")
+    assert 15 < len(rows) < 35 and not rows["note"][:-1].any()
+    assert "the video ends after" in rows["note"].iloc[-1] and report.exit_code == 1
+    assert report.faces == len(rows) and "ends after" in report.text()
+
+
+def test_the_same_command_again_looks_at_nothing_and_changes_nothing(two_people, tmp_path):
+    run([two_people], tmp_path / "out")
+    before = contents(tmp_path / "out")
+    assert run([two_people], tmp_path / "out").frames == 0
+    assert contents(tmp_path / "out") == before
+
+
+class Interrupted:
+    """A detector that is stopped by Ctrl-C at its n-th picture."""
+
+    def __init__(self, pictures):
+        self.left = pictures
+
+    def detect(self, image):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return BLOBS.start(CropSettings()).detect(image)
+
+
+@pytest.mark.parametrize("pictures", [1, 7, 12, 20])
+def test_an_interrupted_crop_goes_on_and_ends_the_same(two_people, tmp_path, pictures):
+    Image.fromarray(still((RED, 5, 5))).save(tmp_path / "a.png")
+    inputs = [two_people, tmp_path / "a.png"]
+    run(inputs, tmp_path / "whole")
+    detector = Interrupted(pictures)
+    model = type(BLOBS)(BLOBS.sha256, lambda settings: detector)
+    report = run(inputs, tmp_path / "out", model=model, workers=1)
+    assert report.stopped and report.exit_code == 130 and "goes on" in report.text()
+    assert not (tmp_path / "out/faces.csv").exists()
+    again = run(inputs, tmp_path / "out")
+    assert again.frames == 21 - pictures
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_line_cut_off_and_an_image_that_is_gone_are_done_again(two_people, tmp_path):
+    run([two_people], tmp_path / "whole")
+    run([two_people], tmp_path / "out")
+    journal = tmp_path / "out/.journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-300])  # the last looks, one of them in half
+    assert 0 < run([two_people], tmp_path / "out").frames < 20
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    (tmp_path / "out/images/two people.mp4/t1-000009.png").write_bytes(b"half")
+    assert run([two_people], tmp_path / "out").frames == 20
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_more_inputs_join_those_that_are_there(two_people, tmp_path):
+    run([two_people], tmp_path / "out")
+    Image.fromarray(still((RED, 5, 5))).save(tmp_path / "a.png")
+    assert run([tmp_path / "a.png"], tmp_path / "out").frames == 1
+    assert set(table(tmp_path / "out")["source"]) == {"a.png", "two people.mp4"}
+
+
+def test_what_is_not_ours_is_not_touched(two_people, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="no folder of `crop`"):
+        run([two_people], tmp_path / "other")
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]
+    run([two_people], tmp_path / "out")
+    with pytest.raises(InputError, match=r"cropped otherwise \(size 32 there, 64 here\)"):
+        run([two_people], tmp_path / "out", size=64)
+    with pytest.raises(InputError, match="every 1 there, 3 here"):
+        run([two_people], tmp_path / "out", sampling=Sampling(every=3))
+    with pytest.raises(InputError, match=r"sha256 b+ there, c+ here"):
+        run([two_people], tmp_path / "out", model=type(BLOBS)("c" * 64, BLOBS.start))
+    film(two_people, [still((GREEN, 9, 9))])
+    with pytest.raises(InputError, match=r"another file that is called two people\.mp4"):
+        run([two_people], tmp_path / "out")
+
+
+def test_labels_that_somebody_has_added_are_not_lost(two_people, tmp_path):
+    run([two_people], tmp_path / "out")
+    path = tmp_path / "out/faces.csv"
+    changed = path.read_text().replace(",,,", ",train,happiness,", 1)
+    path.write_text(changed)
+    with pytest.raises(InputError, match=r"faces\.csv was changed since `crop` wrote it: --overwrite replaces it"):
+        run([two_people], tmp_path / "out")
+    assert path.read_text() == changed
+    run([two_people], tmp_path / "out", overwrite=True)
+    assert path.read_text() != changed
+
+
+def test_jpeg_and_fps(two_people, tmp_path):
+    run([two_people], tmp_path / "out", jpeg=90, sampling=Sampling(fps=5))
+    rows = table(tmp_path / "out")
+    assert sorted(set(rows["frame"].astype(int))) == [0, 5, 10, 15]
+    assert rows["key"][0].endswith("t0-000000.jpg")
+    assert Image.open(tmp_path / "out" / rows["key"][0]).format == "JPEG"
+
+
+def test_the_number_of_threads_changes_nothing(two_people, tmp_path):
+    for workers in (1, 5):
+        run([two_people], tmp_path / str(workers), workers=workers)
+    assert contents(tmp_path / "1") == contents(tmp_path / "5")
+
+
+@pytest.mark.parametrize("options", [{"align": "oval"}, {"size": 4}, {"min_score": 2}, {"min_size": 0}, {"jpeg": 101},
+                                     {"margin": -1}])
+def test_settings_out_of_range_are_said(options):
+    with pytest.raises(InputError, match=f"{next(iter(options)).replace('_', '-')} .*: (choose from|it must be) "):
+        CropSettings(**options)
+
+
+def test_upright_by_exif_and_enlarged_faces_are_counted(tmp_path):
+    image, exif = Image.fromarray(still((RED, 0, 0))), Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    file = io.BytesIO()
+    image.save(file, "PNG", exif=exif)
+    Path(tmp_path / "phone.png").write_bytes(file.getvalue())
+    report = run([tmp_path / "phone.png"], tmp_path / "out", size=64)
+    row = table(tmp_path / "out").iloc[0]
+    assert row["box"] == "64 0 32 32" and row["scale"] == "2" and report.enlarged == 1

@@ -1,0 +1,55 @@
+"""What photographs and videos are called."""
+
+import pandas as pd
+import pytest
+
+from twofold.data.errors import InputError
+from twofold.data.faces.sources import find_sources
+from twofold.data.manifest import manifest
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+def names(inputs, **options):
+    return [source.name for source in find_sources(inputs, **options)]
+
+
+def test_folders_are_looked_into_and_files_called_by_their_own_name(tmp_path):
+    touch(tmp_path, "in/a.JPG", "in/deep/b.mp4", "in/note.txt", "in/.hidden.jpg", "in/__MACOSX/a.jpg", "c.mov")
+    sources = find_sources([tmp_path / "in", tmp_path / "c.mov"])
+    assert [(source.name, source.video) for source in sources] == [
+        ("a.JPG", False), ("c.mov", True), ("deep/b.mp4", True)]
+
+
+def test_a_file_named_twice_is_one_source(tmp_path):
+    touch(tmp_path, "in/a.jpg")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "in/a.jpg")
+    assert names([tmp_path / "in", tmp_path / "in/a.jpg", tmp_path / "link.jpg"]) == ["a.jpg"]
+
+
+def test_two_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    touch(tmp_path, "x/day/a.jpg", "y/day/a.jpg", "z/b.jpg")
+    assert names([tmp_path / "x/day/a.jpg", tmp_path / "y/day/a.jpg", tmp_path / "z/b.jpg"]) == [
+        "b.jpg", "x/day/a.jpg", "y/day/a.jpg"]
+
+
+def test_blanks_and_letters_of_all_scripts_stay_and_what_no_key_may_have_goes(tmp_path):
+    touch(tmp_path, "mein film.mp4", "视频 1.mp4", "a\\b.jpg", "line\nend.jpg", "n" * 240 + ".jpg")
+    (tmp_path / "broken-\udcff.jpg").write_bytes(b"x")
+    found = names([tmp_path])
+    assert {"mein film.mp4", "视频 1.mp4", "a_b.jpg", "line_end.jpg", "broken-_.jpg"} <= set(found)
+    assert max(len(name.encode()) for name in found) <= 200
+    manifest(pd.DataFrame({"key": [f"images/{name}.0.png" for name in found]}), source="test")  # all are keys
+
+
+def test_the_output_is_no_input_and_what_is_not_there_is_said(tmp_path):
+    touch(tmp_path, "a.jpg", "out/images/a.jpg.0.png", "empty/readme.txt")
+    assert names([tmp_path], ignore=tmp_path / "out") == ["a.jpg"]
+    with pytest.raises(InputError, match="no photographs or videos"):
+        find_sources([tmp_path / "empty"])
+    with pytest.raises(InputError, match="no such file"):
+        find_sources([tmp_path / "gone.mp4"])
