@@ -1,4 +1,4 @@
-"""A sample of what `flips.py` does at length; its figures stand in cache/README.md."""
+"""A sample of what `flips.py` does at length; its figures are in cache/MEASURED.md."""
 
 import random
 

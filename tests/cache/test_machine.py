@@ -1,6 +1,6 @@
 """A store as a state machine: writers that are killed or interleaved at any moment, and what must hold after each step.
 
-TWOFOLD_STEPS=10000 runs it long; the figures of a long run stand in cache/README.md.
+TWOFOLD_STEPS=10000 runs it long; the figures of a long run are in cache/MEASURED.md.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A few trials of `trials.py`, of each contest, with real processes; figures of many stand in cache/README.md."""
+"""A few trials of `trials.py`, of each contest, with real processes; figures of many are in cache/MEASURED.md."""
 
 import os
 import subprocess

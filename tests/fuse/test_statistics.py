@@ -94,7 +94,7 @@ RIGHT = np.array([0.7, 0.6, 0.35, 0.3, 0.5, 0.4, 0.7])
 @pytest.mark.parametrize(("groups", "faces", "spread", "least"), [
     (FEWEST_GROUPS, 20, 5, 0.83), (30, 20, 5, 0.87), (300, 1, 0, 0.85)])
 def test_intervals_cover_the_truth_with_rare_classes_and_few_groups(groups, faces, spread, least, monkeypatch):
-    """A short run of the simulation whose figures stand in fuse/README.md; percentile intervals fail it."""
+    """A short run of the simulation whose figures are in fuse/MEASURED.md; percentile intervals fail it."""
     monkeypatch.setattr(statistics, "REPLICATES", 400)
     kinds = {"shares": RARE, "right": RIGHT, "faces": faces, "spread": spread}
     truth, calls, _ = _population(np.random.default_rng(0), 200_000 // faces, **kinds)
