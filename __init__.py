@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from twofold.data.utils.machine import spin_briefly
+from twofold.data.utils.machine import limit_openmp_spinning
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Encoder", "Faces", "Features", "Report", "Result", "Run", "Store"]
 
-spin_briefly()  # before anything imports torch, in every entry and every worker process
+limit_openmp_spinning()  # before anything imports torch, in every entry and every worker process
 
 
 class Report(Protocol):
@@ -41,7 +41,7 @@ class Report(Protocol):
 class Faces:
     """Faces with their labels: the manifest in a CSV file, and the folder (or archive) that its keys are relative to.
 
-    Raises twofold.data.errors.InputError for a manifest that cannot be read.
+    Raises twofold.data.utils.errors.InputError for a manifest that cannot be read.
     """
 
     def __init__(self, manifest: Path | str, *, root: Path | str):
@@ -130,11 +130,11 @@ class Store:
     ) -> Features:
         """The embeddings of these backbones (none: all) side by side, joined by key with the manifest's labels."""
         from twofold.cache.store import Store as Folder
-        from twofold.data.taxonomies import find_taxonomy
+        from twofold.data.labels import load_taxonomy
         from twofold.fuse.features.join import join
 
         return Features(join([Folder(self.path)], backbones=list(backbones), views=list(views),
-                             taxonomy=find_taxonomy(classes)).loaded())
+                             taxonomy=load_taxonomy(classes)).loaded())
 
     def fuse(self, *, out: Path | str | None = None, overwrite: bool = False, preset: str = "default", **settings: Any
              ) -> pd.DataFrame:
@@ -245,7 +245,7 @@ class Result:
         """
         import numpy as np
 
-        from twofold.data.errors import InputError
+        from twofold.data.utils.errors import InputError
         from twofold.fuse.scores.scored_head import against
         from twofold.fuse.tables.figures import compared
         if not np.array_equal(self._head.rows, other._head.rows):

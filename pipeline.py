@@ -22,7 +22,7 @@ import twofold.data.faces.cli as footage_cli
 import twofold.extract.cli as extract_cli
 import twofold.fuse.cli as fuse_cli
 from twofold import Report
-from twofold.data.utils.terminal import offer_json, run_verb
+from twofold.data.utils.terminal import add_json_option, run_verb
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True,
                   help="Compound facial expressions from cached features: extract once, fuse in seconds.")
@@ -133,7 +133,7 @@ def demo(
     return run_demo(out, untrained=extract_cli.PRESETS.split(","), device=device, verb=main)
 
 
-offer_json(app, declare=typer.Option)
+add_json_option(app, declare=typer.Option)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -56,9 +56,9 @@ def cache_verify(
 
     images = None
     if root:
-        from twofold.data.images.sources import image_hashes, open_faces, parse_roots
+        from twofold.data.images.sources import hash_images, open_images, parse_roots
 
-        images = partial(image_hashes, open_faces(parse_roots(root)))
+        images = partial(hash_images, open_images(parse_roots(root)))
     return verify(store, deep=deep, images=images)
 
 
@@ -71,13 +71,13 @@ def cache_merge(
     from twofold.cache.merge import merge
     from twofold.cache.store import Store
     from twofold.data.manifest import read_manifest, write_manifest
-    from twofold.data.merge import unite
+    from twofold.data.merge import merge_by_key
 
     parts = [Store(path) for path in stores]
     into = Store(out, new=True)
     into.require_own_folder()
     listed = [store for store in (into, *parts) if store in parts or store.manifest_path.exists()]
-    faces = unite({str(store.manifest_path): read_manifest(store.manifest_path) for store in listed})
+    faces = merge_by_key({str(store.manifest_path): read_manifest(store.manifest_path) for store in listed})
     merged = merge(parts, into, faces.keys)
     write_manifest(faces, into.manifest_path)
     return merged
@@ -109,10 +109,10 @@ def cache_card(
 ) -> Report:
     """Write STORE/README.md, the page that the Hugging Face hub shows of a pushed store."""
     from twofold.cache.card import card_of, is_card
-    from twofold.data.utils.outputs import Kind, Output, head_of
+    from twofold.data.utils.outputs import Output, OutputKind, read_head
 
     card = card_of(store)
-    kind = Kind("a card that Twofold wrote", lambda path: is_card(head_of(path)), repeatable=True)
+    kind = OutputKind("a card that Twofold wrote", lambda path: is_card(read_head(path)), repeatable=True)
     Output(card.path, kind, overwrite).write_text(card.page)
     return card
 
@@ -131,12 +131,12 @@ def cache_export(
     from twofold.cache.export.faces import exported_faces
     from twofold.cache.store import Store
     from twofold.data.manifest import read_manifest
-    from twofold.data.utils.options import names_in
-    from twofold.data.utils.outputs import Kind, Output
+    from twofold.data.utils.options import split_names
+    from twofold.data.utils.outputs import Output, OutputKind
 
     source = Store(store)
     manifest = read_manifest(source.manifest_path).table if source.manifest_path.exists() else None
-    faces = exported_faces(source, backbones=names_in(backbones or ""), view=view,
+    faces = exported_faces(source, backbones=split_names(backbones or ""), view=view,
                            manifest=None if manifest is None else {
                                str(name): manifest[name].tolist() for name in manifest})
     files = export_files(out, faces)
@@ -145,7 +145,7 @@ def cache_export(
     inputs = [source.manifest_path, *(file.path for file in faces.files)]
     with contextlib.ExitStack() as published:  # closes in reverse: the first file is put in place last
         for file in files:
-            output = Output(file.path, Kind(file.kind, file.own), overwrite, inputs)
+            output = Output(file.path, OutputKind(file.kind, file.own), overwrite, inputs)
             file.write(published.enter_context(output.writing()))
     return Exported(out, faces)
 
@@ -169,10 +169,10 @@ def cache_pull(
     """Fetch a shared store: what is lacking here, verified; the same command goes on after an interruption."""
     from twofold.cache.share.pull import pull
     from twofold.cache.store import Store
-    from twofold.data.utils.options import names_in
+    from twofold.data.utils.options import split_names
 
     with transferring() as progress:
-        return pull(url, Store(store, new=True), backbones=None if backbones is None else names_in(backbones),
+        return pull(url, Store(store, new=True), backbones=None if backbones is None else split_names(backbones),
                     replace=replace, progress=progress)
 
 

@@ -14,8 +14,7 @@ from twofold import Report
 
 if TYPE_CHECKING:
     from twofold.data.labels import Taxonomy
-    from twofold.data.manifest import Manifest
-    from twofold.data.summary import Indexed
+    from twofold.data.manifest import Manifest, ManifestReport
 
 log = logging.getLogger(__name__)
 manifest_app = typer.Typer(no_args_is_help=True, help="Index a dataset into a table of faces; merge, split, check it.")
@@ -53,13 +52,12 @@ def manifest_csv(
     overwrite: Overwrite = False,
 ) -> Report:
     """Any CSV table; say which column is what. Columns called split, basic, compound, group are taken as they are."""
-    from twofold.data.aliases import parse_map
+    from twofold.data.labels import load_taxonomy, parse_label_map
     from twofold.data.readers.csv import read_csv
-    from twofold.data.taxonomies import find_taxonomy
 
-    own = find_taxonomy(classes) if classes else None
+    own = load_taxonomy(classes) if classes else None
     return write_faces(read_csv(table, key=key, split=split, basic=basic, compound=compound, group=group, classes=own,
-                                from_zero=from_zero, names=parse_map(rename, own)),
+                                from_zero=from_zero, names=parse_label_map(rename, own)),
                        output, [table], overwrite=overwrite, classes=own)
 
 
@@ -71,13 +69,12 @@ def manifest_folder(
     overwrite: Overwrite = False,
 ) -> Report:
     """Class folders: split/class/*.jpg or class/*.jpg."""
-    from twofold.data.aliases import parse_map
-    from twofold.data.images.archive_paths import read_dataset
+    from twofold.data.labels import load_taxonomy, parse_label_map
+    from twofold.data.readers.common import read_dataset
     from twofold.data.readers.folder import read_folder
-    from twofold.data.taxonomies import find_taxonomy
 
-    own = find_taxonomy(classes) if classes else None
-    faces = read_dataset(root, partial(read_folder, classes=own, names=parse_map(rename, own)))
+    own = load_taxonomy(classes) if classes else None
+    faces = read_dataset(root, partial(read_folder, classes=own, names=parse_label_map(rename, own)))
     return write_faces(faces, output, overwrite=overwrite, classes=own)
 
 
@@ -89,7 +86,7 @@ def manifest_rafdb(
     overwrite: Overwrite = False,
 ) -> Report:
     """RAF-DB: the folder that holds basic/ and compound/, as published or repackaged into class folders."""
-    from twofold.data.images.archive_paths import read_dataset
+    from twofold.data.readers.common import read_dataset
     from twofold.data.readers.rafdb import read_rafdb
 
     return write_faces(read_dataset(root, partial(read_rafdb, part=part, images=images)), output, overwrite=overwrite)
@@ -98,7 +95,7 @@ def manifest_rafdb(
 @manifest_app.command("rafce")
 def manifest_rafce(root: Root, output: Output, overwrite: Overwrite = False) -> Report:
     """RAF-CE: the folder that holds RAFCE_emolabel.txt and aligned/."""
-    from twofold.data.images.archive_paths import read_dataset
+    from twofold.data.readers.common import read_dataset
     from twofold.data.readers.rafce import read_rafce
 
     return write_faces(read_dataset(root, read_rafce), output, overwrite=overwrite)
@@ -113,12 +110,12 @@ def manifest_affectnet(
     overwrite: Overwrite = False,
 ) -> Report:
     """AffectNet: train_set/ and val_set/ of 2021, or the older training.csv and validation.csv."""
-    from twofold.data.images.archive_paths import read_dataset
     from twofold.data.readers.affectnet import read_affectnet
+    from twofold.data.readers.common import read_dataset
 
     faces = read_dataset(root, partial(read_affectnet, classes=classes, val_as=val_as))
     if crop is not None:
-        from twofold.data.images.crops import crop_faces
+        from twofold.data.readers.affectnet import crop_faces
 
         faces = crop_faces(faces, root, crop)
     return write_faces(faces, output, overwrite=overwrite)
@@ -152,8 +149,8 @@ def manifest_cexpr(
     overwrite: Overwrite = False,
 ) -> Report:
     """C-EXPR-DB (ABAW): a folder of cropped frames for each video, or the videos themselves."""
-    from twofold.data.images.archive_paths import read_dataset
     from twofold.data.readers.cexpr import read_cexpr
+    from twofold.data.readers.common import read_dataset
 
     if crop is not None:
         from twofold.data.faces.challenge import crop_challenge
@@ -169,9 +166,9 @@ def manifest_merge(
     output: Output, overwrite: Overwrite = False,
 ) -> Report:
     """Several manifests into one; extract it with --root NAME=DIR for each."""
-    from twofold.data.errors import InputError
     from twofold.data.manifest import read_manifest
     from twofold.data.merge import merge
+    from twofold.data.utils.errors import InputError
 
     paths = {name: Path(path) for name, _, path in (part.partition("=") for part in parts) if name and path}
     if len(paths) < len(parts):
@@ -194,9 +191,9 @@ def manifest_split(
     overwrite: Overwrite = False,
 ) -> Report:
     """Split anew: classes in proportion, no group (subject, video, duplicates) on two sides."""
-    from twofold.data.errors import InputError
     from twofold.data.manifest import read_manifest
-    from twofold.data.merge import fold, rename_splits, resplit, without_leaks
+    from twofold.data.merge import assign_fold_column, drop_leaking_samples, rename_splits, resplit
+    from twofold.data.utils.errors import InputError
 
     table = read_manifest(faces)
     if drop_leaks and not only:
@@ -206,8 +203,8 @@ def manifest_split(
             raise InputError("--rename only gives splits other names: leave out --folds, --only and --drop-leaks")
         return write_faces(rename_splits(table, rename), output, [faces], overwrite=overwrite)
     if drop_leaks and only:
-        table = without_leaks(table, only)
-    divided = (fold(table, folds=folds, target=target, seed=seed, only=only) if folds
+        table = drop_leaking_samples(table, only)
+    divided = (assign_fold_column(table, folds=folds, target=target, seed=seed, only=only) if folds
                else resplit(table, val=val, test=test, target=target, seed=seed, only=only))
     return write_faces(divided, output, [faces], overwrite=overwrite)
 
@@ -217,9 +214,9 @@ def manifest_classes(
     classes: Annotated[str, typer.Argument(metavar="[NAME|FILE.toml]", help="One taxonomy; else all.")] = "",
 ) -> Report:
     """The classes of each taxonomy in order, with their official numbers."""
-    from twofold.data.taxonomies import listing
+    from twofold.data.labels import list_taxonomies
 
-    return listing(classes)
+    return list_taxonomies(classes)
 
 
 @manifest_app.command("check")
@@ -235,21 +232,21 @@ def manifest_check(
     """Missing and damaged files, duplicates, and what leaks across splits."""
     from tqdm import tqdm
 
-    from twofold.data.audit.check import check
-    from twofold.data.audit.check import group_duplicates as grouped
-    from twofold.data.errors import InputError
-    from twofold.data.images.sources import open_faces, parse_roots, require_roots
+    from twofold.data.audit import check_manifest
+    from twofold.data.audit import group_duplicates as grouped
+    from twofold.data.images.sources import check_roots, open_images, parse_roots
     from twofold.data.manifest import manifest_output, read_manifest, save_manifest
+    from twofold.data.utils.errors import InputError
 
     if (output is not None) != group_duplicates:
         raise InputError("-o is where --group-duplicates writes the grouped manifest: give both or neither")
     place = manifest_output(output, overwrite=overwrite, inputs=[faces]) if output else None
     if place:
         place.check()
-    table, source = read_manifest(faces), open_faces(parse_roots(root))
-    require_roots(source, table.keys)
+    table, source = read_manifest(faces), open_images(parse_roots(root))
+    check_roots(source, table.keys)
     with tqdm(total=len(table), unit="face", disable=None) as bar:
-        findings = check(table, source, workers=workers, progress=bar.update)
+        findings = check_manifest(table, source, workers=workers, progress=bar.update)
     if place:
         save_manifest(grouped(findings), place)
         log.info("sets of (near-)identical faces are groups now -> %s", output)
@@ -258,17 +255,17 @@ def manifest_check(
 
 def write_faces(
     faces: Manifest, output: Path, inputs: Sequence[Path] = (), *, overwrite: bool, classes: Taxonomy | None = None,
-) -> Indexed:
+) -> ManifestReport:
     """Write a manifest; what its reader noticed is logged."""
-    from twofold.data.errors import InputError
-    from twofold.data.keys import look_alikes
-    from twofold.data.manifest import manifest_output, save_manifest
-    from twofold.data.summary import Indexed
+    from twofold.data.manifest import ManifestReport, manifest_output, save_manifest
+    from twofold.data.utils.errors import InputError
+    from twofold.data.utils.keys import ambiguous_keys
 
     place = manifest_output(output, overwrite=overwrite, inputs=inputs)
-    for note in (*faces.notes, *look_alikes(faces.keys)):
+    for note in (*faces.notes, *ambiguous_keys(faces.keys)):
         log.warning("warning: %s", note)
     if not len(faces):
         raise InputError(f"no faces: {output} is not written")
     save_manifest(faces, place)
-    return Indexed(faces, output, tuple(dict.fromkeys(("basic", "compound", *([classes.target] if classes else [])))))
+    own = [classes.target] if classes and classes.target not in ("basic", "compound") else []
+    return ManifestReport(faces, output, ("basic", "compound", *own))

@@ -1,4 +1,4 @@
-"""The manifest: the table of faces, one row a face."""
+"""The manifest: the index of a dataset, one row per sample."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from twofold.data.errors import InputError
-from twofold.data.keys import key_fault
-from twofold.data.labels import BASIC, pair
-from twofold.data.utils.csv_files import read_table, replacing, require_cells, save_table
-from twofold.data.utils.outputs import Kind, Output, columns_of
+from twofold.data.labels import BASIC, basic_pair
+from twofold.data.utils.csv_files import check_cells, read_table, save_table
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.keys import key_fault
+from twofold.data.utils.outputs import Output, OutputKind, read_header, replace_file
 
 COLUMNS = ("key", "split", "basic", "compound", "group")
 SPLITS = ("train", "val", "test", "")
@@ -37,7 +37,7 @@ class Manifest:
         return Manifest(self.table[np.asarray(mask, bool)].reset_index(drop=True))
 
 
-def manifest(table: pd.DataFrame, *, source: str, notes: Sequence[str] = ()) -> Manifest:
+def build_manifest(table: pd.DataFrame, *, source: str, notes: Sequence[str] = ()) -> Manifest:
     """A checked manifest from a table that has at least the column `key`.
 
     Raises InputError naming the first row (as counted in a file with a header line) and column at fault.
@@ -63,20 +63,20 @@ def manifest(table: pd.DataFrame, *, source: str, notes: Sequence[str] = ()) -> 
 
 def read_manifest(path: Path) -> Manifest:
     """Read and check a manifest. Raises InputError naming file, row and column."""
-    return manifest(read_table(path), source=str(path))
+    return build_manifest(read_table(path), source=str(path))
 
 
 def write_manifest(faces: Manifest, path: Path) -> None:
     """Write a manifest as UTF-8 CSV, whole or not at all. Raises InputError if it cannot be written there."""
     if not path.parent.is_dir() or path.is_dir():
         raise InputError(f"{path}: cannot be written: {'it is a folder' if path.is_dir() else 'its folder is missing'}")
-    with replacing(path) as temporary:
+    with replace_file(path) as temporary:
         save_table(faces.table, temporary)
 
 
 def manifest_output(path: Path, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> Output:
     """A manifest to be written, by the rule of data/utils/outputs.py."""
-    return Output(path, Kind("a manifest", _is_manifest, repeatable=True), overwrite, inputs)
+    return Output(path, OutputKind("a manifest", _is_manifest, repeatable=True), overwrite, inputs)
 
 
 def save_manifest(faces: Manifest, output: Output) -> None:
@@ -86,7 +86,7 @@ def save_manifest(faces: Manifest, output: Output) -> None:
 
 
 def _is_manifest(path: Path) -> bool:
-    return tuple(columns_of(path)[:len(COLUMNS)]) == COLUMNS
+    return tuple(read_header(path)[:len(COLUMNS)]) == COLUMNS
 
 
 def _check(column: pd.Series, fault: Callable[[str], str], source: str) -> None:
@@ -101,7 +101,7 @@ def _check_unique(column: pd.Series, source: str) -> None:
     twice = column[column.duplicated()]
     if len(twice):
         first = int((column == twice.iloc[0]).to_numpy().argmax())
-        require_cells(~column.duplicated(), column, source, f"stands in row {first + 2} already")
+        check_cells(~column.duplicated(), column, source, f"stands in row {first + 2} already")
 
 
 def _split_fault(split: str) -> str:
@@ -115,7 +115,51 @@ def _basic_fault(label: str) -> str:
 def _compound_fault(label: str) -> str:
     try:
         if label:
-            pair(label)
+            basic_pair(label)
     except InputError as error:
         return str(error)
     return ""
+
+
+@dataclass(frozen=True)
+class ManifestReport:
+    """A manifest as written to `path`. labels: the columns of labels that are counted."""
+
+    faces: Manifest
+    path: Path
+    labels: tuple[str, ...] = ("basic", "compound")
+
+    def text(self) -> str:
+        """Faces by split and by class, a few lines."""
+        return "\n".join([f"{len(self.faces):,} faces -> {self.path}", *summary_lines(self.faces, self.labels)])
+
+    def record(self) -> dict:
+        """The same numbers by name."""
+        table = self.faces.table
+        return {"manifest": str(self.path), "faces": len(table), "notes": list(self.faces.notes),
+                **{name: _counts(table[name]) for name in ("split", *self.labels)},
+                "groups": int(table.loc[table["group"] != "", "group"].nunique())}
+
+
+def summary_lines(faces: Manifest, labels: tuple[str, ...] = ("basic", "compound")) -> list[str]:
+    """Counts by split, class and group; a line each."""
+    table = faces.table
+    rows = ["split     " + _tally(table["split"])]
+    for name in labels:
+        labelled = table.loc[table[name] != "", name]
+        if len(labelled):
+            rows.append(f"{name:9} {len(labelled):,} labelled: {_tally(labelled)}")
+    if "fold" in table.columns:
+        rows.append("fold      " + _tally(table["fold"].sort_values()))
+    grouped = table.loc[table["group"] != "", "group"]
+    if len(grouped):
+        rows.append(f"group     {grouped.nunique():,} groups of {len(grouped):,} faces")
+    return rows
+
+
+def _counts(column: pd.Series) -> dict[str, int]:
+    return {str(name): int(count) for name, count in column.value_counts().items()}
+
+
+def _tally(column: pd.Series) -> str:
+    return ", ".join(f"{name or '(none)'} {count:,}" for name, count in _counts(column).items())

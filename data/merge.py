@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from twofold.data.errors import InputError
-from twofold.data.manifest import SPLITS, Manifest, manifest
+from twofold.data.labels import NON_LABEL_COLUMNS
+from twofold.data.manifest import SPLITS, Manifest, build_manifest
 from twofold.data.splits import stratified_group_folds, stratified_group_split
-from twofold.data.taxonomies import NOT_LABELS
+from twofold.data.utils.errors import InputError
 
 
 def merge(parts: Mapping[str, Manifest]) -> Manifest:
@@ -25,10 +25,10 @@ def merge(parts: Mapping[str, Manifest]) -> Manifest:
                                          group=groups.where(groups == "", f"{name}/" + groups)))
     if not tables:
         raise InputError("nothing to merge: give NAME=FACES.csv, twice or more")
-    return manifest(pd.concat(tables, ignore_index=True), source="merged manifest")
+    return build_manifest(pd.concat(tables, ignore_index=True), source="merged manifest")
 
 
-def unite(parts: Mapping[str, Manifest]) -> Manifest:
+def merge_by_key(parts: Mapping[str, Manifest]) -> Manifest:
     """One manifest of several of the same root, by key: rows of the first, then what each later one adds.
 
     Where two tell of one face, an empty cell takes the other's value. Raises InputError naming the face and the column
@@ -47,7 +47,7 @@ def unite(parts: Mapping[str, Manifest]) -> Manifest:
                              f"{first['key']!r} is {first[name]!r} in one and {second[name]!r} in the other"
                              + (f" (and so of {more:,} more faces)" if more else ""))
         columns[name] = values.set_index("key")[name].reindex(keys).fillna("").to_numpy(object)
-    return manifest(pd.DataFrame({"key": keys.to_numpy(object)} | columns), source="united manifest")
+    return build_manifest(pd.DataFrame({"key": keys.to_numpy(object)} | columns), source="united manifest")
 
 
 def resplit(
@@ -93,11 +93,11 @@ def rename_splits(faces: Manifest, renames: Sequence[str]) -> Manifest:
     after = [splits.get(split, split) for split in sorted(present)]
     if len(set(after)) < len(after):
         raise InputError(f"--rename {' '.join(renames)} would make two splits one: rename the other one too")
-    return manifest(faces.table.assign(split=faces.table["split"].replace(splits)), source="manifest",
+    return build_manifest(faces.table.assign(split=faces.table["split"].replace(splits)), source="manifest",
                     notes=faces.notes)
 
 
-def without_leaks(faces: Manifest, only: str) -> Manifest:
+def drop_leaking_samples(faces: Manifest, only: str) -> Manifest:
     """The manifest without the faces of the split `only` whose group stands in another split too, counted in a note."""
     table = faces.table
     elsewhere = table.loc[(table["split"] != only) & (table["group"] != ""), "group"]
@@ -107,7 +107,7 @@ def without_leaks(faces: Manifest, only: str) -> Manifest:
     return Manifest(kept.table, (*faces.notes, note) if leaks.any() else faces.notes)
 
 
-def fold(faces: Manifest, *, folds: int, target: str, seed: int, only: str | None = None) -> Manifest:
+def assign_fold_column(faces: Manifest, *, folds: int, target: str, seed: int, only: str | None = None) -> Manifest:
     """The manifest with a column `fold`, 0 to folds - 1 (empty outside `only`), made as `resplit` does."""
     rows = _rows(faces, only)
     labels, groups = _columns(faces, rows, target)
@@ -127,8 +127,8 @@ def _columns(faces: Manifest, rows: np.ndarray, target: str) -> tuple[np.ndarray
     table = faces.table.iloc[rows]
     if target == "auto":
         target = "compound" if (table["compound"] != "").any() else "basic"
-    if target not in table.columns or target in NOT_LABELS:
-        own = [name for name in table.columns if name not in (*NOT_LABELS, "basic", "compound")]
+    if target not in table.columns or target in NON_LABEL_COLUMNS:
+        own = [name for name in table.columns if name not in (*NON_LABEL_COLUMNS, "basic", "compound")]
         raise InputError(f"unknown target {target!r}: choose from {', '.join(('auto', 'compound', 'basic', *own))}")
     return table[target].to_numpy(object), table["group"].to_numpy(object)
 

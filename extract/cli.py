@@ -63,14 +63,15 @@ def extract(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older job script.")] = False,
 ) -> Report:
     """Run each backbone once over all faces and write the embeddings."""
-    from twofold.data.utils.options import names_in
+    from twofold.data.utils.options import split_names
     from twofold.extract.plan import ExtractOptions
     from twofold.extract.run import Request
     from twofold.extract.run import extract as run_extract
     from twofold.extract.streams import parse_streams
 
-    streams = parse_streams(names_in(backbones), names_in(views), weights=weights or [], classes_of=classes_of or [],
-                            precision=precision, dtype=dtype, batch_size=batch_size, compiled=compiled)
+    streams = parse_streams(split_names(backbones), split_names(views), weights=weights or [],
+                            classes_of=classes_of or [], precision=precision, dtype=dtype,
+                            batch_size=batch_size, compiled=compiled)
     options = ExtractOptions(workers=workers, shard=shard, max_failures=max_failures, part_rows=part_rows,
                              retry_failures=retry_failures, recheck=recheck, with_logits=with_logits,
                              replace_manifest=replace_manifest)
@@ -79,7 +80,7 @@ def extract(
     on_slurm = slurm is not None or slurm_script is not None
     if dry_run or (ray is None and not on_slurm):
         return run_extract(request, dry=dry_run)
-    from twofold.data.errors import InputError
+    from twofold.data.utils.errors import InputError
 
     if ray is not None:
         from twofold.extract.cluster.on_ray import RayOptions, extract_on_ray
@@ -212,10 +213,10 @@ def doctor(
     backbones: Backbones = PRESETS,
 ) -> Report:
     """What works on this machine, what is missing, what to do."""
-    from twofold.data.utils.options import names_in
+    from twofold.data.utils.options import split_names
     from twofold.extract.doctor.doctor import diagnose
 
-    return diagnose(store=store, manifest=manifest, backbones=names_in(backbones))
+    return diagnose(store=store, manifest=manifest, backbones=split_names(backbones))
 
 
 def bench_extract(
@@ -234,15 +235,15 @@ def bench_extract(
     """Extraction against its slowest leg, a plain loop, and how fast a card this host can feed."""
     import tempfile
 
-    from twofold.data.errors import InputError
-    from twofold.data.labels import taxonomy
+    from twofold.data.labels import builtin_taxonomy
     from twofold.data.manifest import write_manifest
     from twofold.data.synthetic.dataset import draw_dataset
-    from twofold.data.utils.options import names_in
+    from twofold.data.utils.errors import InputError
+    from twofold.data.utils.options import split_names
     from twofold.extract.bench.bench import bench_extract as run_bench
     from twofold.extract.streams import parse_streams
 
-    names = names_in(backbones)
+    names = split_names(backbones)
     texts = weights if weights or faces else [f"{name}=random:0" for name in names]
     streams = parse_streams(names, weights=texts or [], precision=precision)
     try:
@@ -253,7 +254,7 @@ def bench_extract(
         raise InputError(f"--cards {cards}: a card takes more than 0 faces a second")
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
         if faces is None:
-            drawn, classes = Path(folder, "faces"), taxonomy("cexpr7")
+            drawn, classes = Path(folder, "faces"), builtin_taxonomy("cexpr7")
             table = draw_dataset(drawn, taxonomy=classes, per_class=-(-count // len(classes.classes)), size=112, seed=0)
             faces, root = Path(folder, "faces.csv"), [str(drawn)]
             write_manifest(table, faces)

@@ -9,7 +9,7 @@ from twofold.cache.parts.parts import part_paths
 from twofold.cache.parts.rows import CachedRows, rows_in
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
-from twofold.data.images.sources import ImageSource, image_hashes
+from twofold.data.images.sources import ImageSource, hash_images
 from twofold.extract.plan import ExtractOptions, WantedFile
 
 COMPARED = 32  #: images that every run compares, spread over the faces that are cached
@@ -23,12 +23,12 @@ def compared_with_store(store: Store, keys: Sequence[str], faces: ImageSource, w
     both have is the same; and, unless changed images are to be computed again, where a sample shows that any is not.
     """
     if options.replace_manifest:
-        return image_hashes(faces, keys, workers=options.workers)
+        return hash_images(faces, keys, workers=options.workers)
     store.require_same_dataset(keys)
-    hashes = image_hashes(faces, keys, workers=options.workers) if options.recheck else None
+    hashes = hash_images(faces, keys, workers=options.workers) if options.recheck else None
     stored = _stored_rows(store, wanted)
     cached = [key for key in keys if any(key in rows.place for rows in stored)]
-    sample = hashes or image_hashes(faces, cached[::-(-len(cached) // COMPARED) or 1], workers=options.workers)
+    sample = hashes or hash_images(faces, cached[::-(-len(cached) // COMPARED) or 1], workers=options.workers)
     compared = [key for key in cached if key in sample]
     differing = [key for key in compared
                  if any(key in rows.place and rows.sha256(key) != sample[key] for rows in stored)]

@@ -12,8 +12,8 @@ from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.parts.parts import file_state
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
 from twofold.data.images.decode import DECODER
+from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.facts import EncoderFacts
 from twofold.extract.views import View
 

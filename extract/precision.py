@@ -1,7 +1,7 @@
 """The arithmetic of forward passes, by name."""
 
 from twofold.cache.recipe import PRECISIONS
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 
 
 def resolved(text: str, *, native_bf16: bool) -> str:

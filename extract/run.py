@@ -12,10 +12,10 @@ import numpy as np
 from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.parts.assemble import assemble
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
-from twofold.data.images.decode import FACE
-from twofold.data.images.sources import Faces, open_faces, parse_roots, require_roots
+from twofold.data.images.decode import FACE_LIMITS
+from twofold.data.images.sources import ImageRoots, check_roots, open_images, parse_roots
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
+from twofold.data.utils.errors import InputError
 from twofold.extract.assignment import Assignment, MissingRows
 from twofold.extract.dataset import compared_with_store
 from twofold.extract.encoders.facts import EncoderFacts
@@ -43,7 +43,7 @@ class Request:
     streams: Sequence[Stream]
     device: str = "auto"
     options: ExtractOptions = field(default_factory=ExtractOptions)
-    max_pixels: int = FACE.pixels
+    max_pixels: int = FACE_LIMITS.pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Place:
 
     manifest: Manifest
     keys: list[str]
-    faces: Faces
+    faces: ImageRoots
     store: Store
 
 
@@ -84,7 +84,7 @@ def extract(request: Request, *, dry: bool = False, engine: Engine | None = None
 def open_place(request: Request) -> Place:
     """Read the manifest and look at the roots; nothing is written yet."""
     manifest = read_manifest(request.manifest)
-    faces = open_faces(parse_roots(request.roots), limits=FACE.scaled_to(request.max_pixels))
+    faces = open_images(parse_roots(request.roots), limits=FACE_LIMITS.scaled_to(request.max_pixels))
     return Place(manifest=manifest, keys=list(manifest.keys), faces=faces, store=own_store(request.store))
 
 
@@ -104,7 +104,7 @@ def plan_all(place: Place, wanted: Sequence[WantedFile], options: ExtractOptions
     hashes = compared_with_store(place.store, place.keys, place.faces, wanted, options)
     plans = plan(place.store, place.keys, wanted, options=options, hashes=hashes)
     if any(file.missing.any() for file in plans):
-        require_roots(place.faces, place.keys)
+        check_roots(place.faces, place.keys)
     return plans
 
 

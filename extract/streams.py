@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twofold.cache.recipe import DTYPES
-from twofold.data.errors import InputError
-from twofold.data.utils.machine import cpu_has_bf16, device_name, only_cpu
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.machine import cpu_has_bf16, is_cpu_only, resolve_device
 from twofold.extract.encoders.facts import EncoderFacts, Origin, RememberedFacts
 from twofold.extract.precision import resolved
 from twofold.extract.views import view
@@ -139,8 +139,8 @@ class Encoders:
 
 def _precision_on(device: str, text: str) -> str:
     """`text` as the precision that it means on this device, without torch where that can only be the CPU."""
-    if only_cpu():
-        device_name(device, cuda_devices=0, mps=False)
+    if is_cpu_only():
+        resolve_device(device, cuda_devices=0, mps=False)
         return resolved(text, native_bf16=cpu_has_bf16())
     from twofold.extract.devices import parse_device, resolve_precision
 

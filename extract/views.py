@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 
 VIEWS = ("original", "flip", "enhanced1", "enhanced2")
 

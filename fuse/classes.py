@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
-from twofold.data.labels import Taxonomy
+from twofold.data.labels import FROM_DATA, Taxonomy, load_taxonomy, taxonomy_from_labels, taxonomy_from_record
 from twofold.data.manifest import read_manifest
-from twofold.data.taxonomies import FROM_DATA, find_taxonomy, taxonomy_in, taxonomy_of_labels
+from twofold.data.utils.errors import InputError
 from twofold.fuse.settings import Settings
 
 USUAL = {"": "cexpr7", "compound": "cexpr7", "basic": "basic7"}  #: classes of a target, where none are asked for
@@ -21,8 +20,9 @@ def chosen_classes(settings: Settings, stores: Sequence[Store]) -> Taxonomy:
     """
     name = settings.classes or USUAL.get(settings.target, FROM_DATA)
     if name == FROM_DATA:
-        return taxonomy_of_labels(_labels(stores, settings.target or "compound"), target=settings.target or "compound")
-    classes = _of_run(Path(name)) if name.endswith(".json") else find_taxonomy(name)
+        target = settings.target or "compound"
+        return taxonomy_from_labels(_labels(stores, target), target=target)
+    classes = _of_run(Path(name)) if name.endswith(".json") else load_taxonomy(name)
     if settings.target not in ("", classes.target):
         raise InputError(f"--classes {classes.name} are {classes.target} expressions: use --target {classes.target}"
                          if classes.target in USUAL else f"--classes {classes.name} stand in the column "
@@ -34,7 +34,7 @@ def chosen_classes(settings: Settings, stores: Sequence[Store]) -> Taxonomy:
 
 def check_pairs(classes: Taxonomy) -> None:
     """Raises InputError unless each class is made of two basic emotions, as zero-shot needs it."""
-    alone = [name for name, basics in zip(classes.classes, classes.parts, strict=True) if len(basics) != 2]
+    alone = [name for name, basics in zip(classes.classes, classes.basics, strict=True) if len(basics) != 2]
     if alone:
         raise InputError(f"zero-shot makes classes of two basic emotions, and nobody says which two make "
                          f"{', '.join(alone)}: choose compound --classes, or name them under [pairs] in a FILE.toml")
@@ -51,6 +51,6 @@ def _labels(stores: Sequence[Store], target: str) -> list[str]:
 
 def _of_run(path: Path) -> Taxonomy:
     try:
-        return taxonomy_in(json.loads(path.read_text(encoding="utf-8")))
+        return taxonomy_from_record(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: no record of a run's classes: {error}") from None

@@ -137,10 +137,10 @@ def bench_fuse(
     = "rafce",
 ) -> Report:
     """Training from the cache against its bare matrix products, a DataLoader loop and scikit-learn."""
-    from twofold.data.utils.options import names_in
+    from twofold.data.utils.options import split_names
     from twofold.fuse.bench.bench import bench_fuse as run_bench
 
-    return run_bench(sizes=tuple(names_in(sizes)))
+    return run_bench(sizes=tuple(split_names(sizes)))
 
 
 def growth_steps() -> dict[str, Callable]:

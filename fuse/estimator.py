@@ -7,7 +7,7 @@ from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.fuse.experiment import Experiment
 from twofold.fuse.features.features import FusedFeatures
 from twofold.fuse.scores import metrics

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import choices_of
 from twofold.fuse.features.features import FusedFeatures
 from twofold.fuse.runs.run import Run, read_run

@@ -108,7 +108,7 @@ def with_extra_views(stores: Sequence[Store], settings: Settings) -> tuple[Setti
 
 def can_make_compounds(features: FusedFeatures, parts: Sequence[Partition]) -> bool:
     """True if in every partition the training faces have basic labels for both emotions of some class."""
-    pairs = membership(features.taxonomy.parts).astype(bool)
+    pairs = membership(features.taxonomy.basics).astype(bool)
     present = [np.isin(np.arange(len(pairs)), features.basic_label[np.union1d(part.train, part.extra)])
                for part in parts]
     return all(((pairs <= basics[:, None]).all(axis=0) & (pairs.sum(axis=0) == 2)).any() for basics in present)

@@ -11,7 +11,7 @@ import numpy as np
 from twofold.cache.store import Store
 from twofold.data.faces.settings import crop_lines
 from twofold.data.labels import Taxonomy
-from twofold.data.utils.options import record_of
+from twofold.data.utils.options import settings_record
 from twofold.fuse.experiment import (
     Experiment,
     prepare,
@@ -136,7 +136,7 @@ def _repeatable(settings: Settings, features: FusedFeatures) -> dict:
     """Settings as resolved: the backbones by name and fingerprint, so that a repeat takes the same files."""
     first = [stream for stream in features.streams if stream.view == features.streams[0].view]
     names = [f"{stream.backbone}@{stream.recipe.fingerprint[:8]}" for stream in first]
-    return record_of(settings) | {
+    return settings_record(settings) | {
         "classes": features.taxonomy.name, "target": features.taxonomy.target,
         "backbones": names if len(settings.views) == 1 else [stream.backbone for stream in first]}
 

@@ -11,11 +11,11 @@ import pandas as pd
 
 from twofold.cache.format.featurefile import BLOCK_ROWS
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
 from twofold.data.faces.challenge import challenge_frames
 from twofold.data.images.sources import NO_FACE_SUFFIX
 from twofold.data.manifest import read_manifest
 from twofold.data.readers.cexpr import frames_of
+from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output
 from twofold.fuse.features.features import FusedFeatures
 from twofold.fuse.runs.run import Run

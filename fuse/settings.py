@@ -4,10 +4,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from twofold.data.errors import InputError
 from twofold.data.utils import options
-from twofold.data.utils.options import check, option
-from twofold.data.utils.toml_file import read_toml
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.options import check, option, read_toml
 
 HEADS = ("paper", "linear", "mlp", "gated", "late", "logreg", "zeroshot")
 RULES = ("threshold", "weighted", "mean", "geometric", "harmonic")
@@ -119,7 +118,7 @@ def resolve(*, preset: str = "default", config: Path | None = None, changes: dic
 
 def settings_from(record: object) -> Settings:
     """Settings from a plain record. Raises InputError naming what is unknown or of the wrong kind."""
-    return options.settings_from(Settings, record)
+    return options.settings_from_record(Settings, record)
 
 
 def read_config(path: Path) -> dict:

@@ -7,11 +7,11 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from sklearn.svm import LinearSVC
 
 import twofold
-from twofold.data.errors import InputError
 from twofold.data.images.decode import decode
-from twofold.data.labels import taxonomy
+from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
+from twofold.data.utils.errors import InputError
 
 NETWORK = "timm:test_resnet"
 
@@ -19,7 +19,7 @@ NETWORK = "timm:test_resnet"
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory) -> twofold.Faces:
     folder = tmp_path_factory.mktemp("api")
-    table = draw_dataset(folder / "faces", taxonomy=taxonomy("cexpr7"), per_class=10, size=48, seed=3)
+    table = draw_dataset(folder / "faces", taxonomy=builtin_taxonomy("cexpr7"), per_class=10, size=48, seed=3)
     write_manifest(table, folder / "faces.csv")
     return twofold.Faces(folder / "faces.csv", root=folder / "faces")
 

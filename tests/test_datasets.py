@@ -7,7 +7,7 @@ from PIL import Image
 
 from twofold.cache.store import Store
 from twofold.data.images.csv_pixels import row_key
-from twofold.data.labels import pair, taxonomy
+from twofold.data.labels import basic_pair, builtin_taxonomy
 from twofold.data.manifest import read_manifest
 from twofold.data.readers.cexpr import HEADER
 from twofold.data.synthetic.dataset import draw_face
@@ -30,7 +30,7 @@ def features(cli):
 
 
 def drawn(number: int) -> np.ndarray:
-    emotions = pair(taxonomy("cexpr7").classes[number % 7])
+    emotions = basic_pair(builtin_taxonomy("cexpr7").classes[number % 7])
     return np.asarray(draw_face(identity=number, emotions=emotions, size=48, seed=number).convert("L"))
 
 

@@ -11,10 +11,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from twofold.cache.recipe import Recipe
-from twofold.data.errors import InputError
-from twofold.data.labels import taxonomy
+from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
+from twofold.data.utils.errors import InputError
 from twofold.extract.again.carried import carried_encoders
 from twofold.extract.encoders.onnx.pillow_resize import PillowResize
 from twofold.extract.encoders.onnx.portable import PortableEncoder
@@ -33,7 +33,7 @@ NAME = "timm:test_vit?size=64"
 def folder(tmp_path_factory, cli):
     """Drawn faces, a store of the smallest encoder that sees them and their mirror images, a run."""
     folder = tmp_path_factory.mktemp("face")
-    faces = draw_dataset(folder / "faces", taxonomy=taxonomy("cexpr7"), per_class=12, size=SIDE, seed=0,
+    faces = draw_dataset(folder / "faces", taxonomy=builtin_taxonomy("cexpr7"), per_class=12, size=SIDE, seed=0,
                          per_identity=1)
     write_manifest(faces, folder / "faces.csv")
     for words in (

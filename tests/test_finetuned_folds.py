@@ -1,7 +1,7 @@
 """From faces to honest folds: one encoder a fold, its features, and a fusion that reads the right one for each."""
 
 from twofold.cache.store import Store
-from twofold.data.labels import taxonomy
+from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
 
@@ -9,7 +9,8 @@ NETWORK = "timm:test_vit"
 
 
 def test_one_encoder_a_fold(cli, tmp_path):
-    faces = draw_dataset(tmp_path / "faces", taxonomy=taxonomy("cexpr7"), per_class=18, size=48, seed=0, per_identity=1)
+    faces = draw_dataset(tmp_path / "faces", taxonomy=builtin_taxonomy("cexpr7"), per_class=18, size=48, seed=0,
+                         per_identity=1)
     write_manifest(faces, tmp_path / "faces.csv")
     words = ("finetune", tmp_path / "faces.csv", "--root", tmp_path / "faces", "--backbone", NETWORK, "--weights",
              "random:0", "--size", "48", "--epochs", "1", "--batch-size", "16", "--target", "compound", "--device",

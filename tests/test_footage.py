@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.data.faces.films import film
 from twofold.data.faces.timeline import lines_of
-from twofold.data.labels import pair, taxonomy
+from twofold.data.labels import basic_pair, builtin_taxonomy
 from twofold.data.manifest import read_table
 from twofold.data.readers.cexpr import HEADER
 from twofold.data.synthetic.dataset import draw_face
@@ -39,13 +39,13 @@ def ready(place, monkeypatch):
 
 
 CROP = ("--size", "96", "--margin", "0.1", "--min-score", "0.3")
-LABELS = taxonomy("cexpr7").classes
+LABELS = builtin_taxonomy("cexpr7").classes
 
 
 def portrait(number, size=(300, 220), at=(90, 50)):
     """A drawn face of 120 pixels somewhere in a picture."""
     image = Image.new("RGB", size, (90, 110, 130))
-    image.paste(draw_face(identity=number, emotions=pair(LABELS[number % 7]), size=120, seed=number), at)
+    image.paste(draw_face(identity=number, emotions=basic_pair(LABELS[number % 7]), size=120, seed=number), at)
     return image
 
 

@@ -10,10 +10,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
     "data": {"data", "numpy", "pandas", "PIL"},
-    "data/utils": {"data", "numpy", "pandas", "huggingface_hub"},
+    "data/utils": {"data", "numpy", "pandas", "huggingface_hub", "typer"},
     "data/faces": {"data", "numpy", "pandas", "PIL", "cv2", "av", "tqdm", "huggingface_hub"},
     "cache/export": {"cache", "numpy", "pyarrow"},
-    "cache": {"cache", "numpy", "h5py", "filelock", "xxhash", "fsspec"},
+    "cache": {"cache", "data", "numpy", "h5py", "filelock", "xxhash", "fsspec"},
     "extract": {"extract", "data", "cache", "numpy", "torch", "timm", "torchvision", "safetensors", "tqdm", "PIL",
                 "onnxruntime", "huggingface_hub"},
     "extract/cluster": {"extract", "data", "cache", "numpy", "tqdm", "ray"},

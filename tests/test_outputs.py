@@ -13,12 +13,12 @@ import torch
 import torchvision
 
 import twofold
-from twofold.data.errors import InputError
-from twofold.data.labels import taxonomy
+from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
 from twofold.data.utils import outputs
-from twofold.data.utils.outputs import Kind, Output
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.outputs import Output, OutputKind
 
 BACKBONE = "timm:test_resnet"
 MINE = b"mine: years of work\n"
@@ -64,7 +64,7 @@ NAMED = {name: verb for name, verb in VERBS.items() if not verb.creates and "{}"
 def ready(tmp_path_factory, cli) -> Path:
     """Drawn faces, a store of them, a run and a weights file."""
     folder = tmp_path_factory.mktemp("outputs")
-    faces = draw_dataset(folder / "faces", taxonomy=taxonomy("cexpr7"), per_class=10, size=32, seed=0)
+    faces = draw_dataset(folder / "faces", taxonomy=builtin_taxonomy("cexpr7"), per_class=10, size=32, seed=0)
     write_manifest(faces, folder / "faces.csv")
     write_manifest(faces, folder / "table.csv")
     store = twofold.Faces(folder / "faces.csv", root=folder / "faces").extract(
@@ -177,7 +177,7 @@ def test_parts_of_runs_and_stores_are_no_outputs_of_others(words, place, cli):
     assert path.read_bytes() == before
 
 
-OWN = Kind("a text of ours", lambda path: path.read_bytes().startswith(b"ours"))
+OWN = OutputKind("a text of ours", lambda path: path.read_bytes().startswith(b"ours"))
 
 
 def test_a_link_stays_a_link_and_its_file_is_what_is_replaced(tmp_path):

@@ -13,12 +13,12 @@ import torch
 import torchvision
 
 import twofold
-from twofold.data.labels import pair, taxonomy
+from twofold.data.labels import basic_pair, builtin_taxonomy
 from twofold.data.manifest import write_manifest
 from twofold.data.synthetic.dataset import draw_dataset, draw_face
 
 ROOT = Path(__file__).resolve().parents[1]
-CLASSES = taxonomy("cexpr7").classes
+CLASSES = builtin_taxonomy("cexpr7").classes
 
 
 def block(mark: str) -> str:
@@ -29,10 +29,11 @@ def block(mark: str) -> str:
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Path:
     """A folder with photos in class folders, new pictures, and the weights of two backbones."""
-    draw_dataset(tmp_path / "photos", taxonomy=taxonomy("cexpr7"), per_class=6, size=64, seed=1)
+    draw_dataset(tmp_path / "photos", taxonomy=builtin_taxonomy("cexpr7"), per_class=6, size=64, seed=1)
     (tmp_path / "new").mkdir()
     for number, label in enumerate(CLASSES[:3]):
-        draw_face(identity=77, emotions=pair(label), size=64, seed=number).save(tmp_path / "new" / f"{number}.png")
+        face = draw_face(identity=77, emotions=basic_pair(label), size=64, seed=number)
+        face.save(tmp_path / "new" / f"{number}.png")
     (tmp_path / "weights").mkdir()
     torch.manual_seed(0)
     for file, build in (("resnet18_msceleb", torchvision.models.resnet18), ("resnet50_fer2013",
@@ -62,7 +63,7 @@ def test_the_commands_lead_from_a_folder_to_an_answer(cli, place):
 
 @pytest.mark.slow
 def test_the_notebook_goes_from_a_store_to_a_confusion_matrix(tmp_path, monkeypatch):
-    table = draw_dataset(tmp_path / "demo/faces", taxonomy=taxonomy("cexpr7"), per_class=20, size=48, seed=2)
+    table = draw_dataset(tmp_path / "demo/faces", taxonomy=builtin_taxonomy("cexpr7"), per_class=20, size=48, seed=2)
     write_manifest(table, tmp_path / "demo/faces.csv")
     twofold.Faces(tmp_path / "demo/faces.csv", root=tmp_path / "demo/faces").extract(
         tmp_path / "demo/store", backbones=["timm:test_resnet"], weights={"timm:test_resnet": "random:0"}, device="cpu")
@@ -79,7 +80,8 @@ def test_the_taxonomies_are_listed_as_they_are():
     text = (ROOT / "README.md").read_text()
     for name in ("cexpr7", "rafdb11", "rafce14"):
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}`"))
-        assert row.split("|")[2].strip() == ", ".join(label.replace("_", " ") for label in taxonomy(name).classes)
+        names = [label.replace("_", " ") for label in builtin_taxonomy(name).classes]
+        assert row.split("|")[2].strip() == ", ".join(names)
 
 
 def test_it_is_short_and_links_to_what_is_there():

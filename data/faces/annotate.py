@@ -12,7 +12,7 @@ from twofold.data.faces.detect import require_opencv
 from twofold.data.faces.settings import Sampling
 from twofold.data.faces.timeline import COLOURS, MARK
 from twofold.data.faces.video import VideoError, read_frames, require_av, video_facts
-from twofold.data.utils.outputs import Kind, Output
+from twofold.data.utils.outputs import Output, OutputKind
 
 LEADING = 3  #: classes named at a face
 CLOCK = Fraction(1, 90_000)  #: of the written times: every usual frame rate fits
@@ -38,7 +38,7 @@ def _is_annotated(path: Path) -> bool:
         return False
 
 
-ANNOTATED = Kind("a video that `predict` drew into", _is_annotated)
+ANNOTATED = OutputKind("a video that `predict` drew into", _is_annotated)
 
 
 def _write(video: Path, answers: dict[int, pd.DataFrame], classes: Sequence[str], out: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from twofold.data.errors import InputError
 from twofold.data.faces.crop import CropRequest, crop
 from twofold.data.faces.detect import open_yunet
 from twofold.data.faces.detector_file import find_detector
@@ -17,7 +16,8 @@ from twofold.data.faces.settings import CropSettings, Sampling
 from twofold.data.images.sources import NO_FACE_SUFFIX
 from twofold.data.manifest import read_manifest
 from twofold.data.readers.cexpr import read_template
-from twofold.data.utils.csv_files import replacing
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.outputs import replace_file
 
 OFF_CENTRE = 0.5  #: of its weight, what a face loses in a corner of the picture
 
@@ -63,7 +63,7 @@ def link_frames(table: pd.DataFrame, asked: Sequence[str], crops: Path, folder: 
             continue
         target = folder / PurePosixPath(name).with_suffix(PurePosixPath(key).suffix)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target, synced=False) as temporary:
+        with replace_file(target, synced=False) as temporary:
             try:
                 os.link(crops / key, temporary)
             except OSError:

@@ -11,7 +11,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from twofold.data.errors import InputError
 from twofold.data.faces.align import TEMPLATE
 from twofold.data.faces.detect import DetectorModel
 from twofold.data.faces.journal import Journal
@@ -21,9 +20,9 @@ from twofold.data.faces.rows import face_key, table
 from twofold.data.faces.settings import VERSION, CropSettings, Sampling
 from twofold.data.faces.sources import Source, find_sources
 from twofold.data.faces.video import VideoError, video_facts
-from twofold.data.images.csv_pixels import write_image
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
-from twofold.data.utils.csv_files import replacing
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.outputs import replace_file, write_image
 
 FACES, FACTS = "faces.csv", "crop.json"
 LOG_SECONDS = 30  #: between progress lines where stderr is not a terminal
@@ -91,7 +90,7 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{out} exists and is no folder of `crop`: choose another -o")
         out.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
+        with replace_file(path) as temporary:
             temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         return
     try:

@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from twofold.data.errors import InputError
 from twofold.data.faces.settings import CropSettings
+from twofold.data.utils.errors import InputError
 
 SMALLEST = 20  #: pixels of a face's side that the detector is shown at the least; it was trained down to about ten
 COARSE_SIDE = 320  #: a larger picture is searched at this size, too: it was not trained on faces beyond 300 pixels

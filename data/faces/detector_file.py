@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from twofold.data.errors import InputError, first_line
+from twofold.data.utils.errors import InputError, first_line
 from twofold.data.utils.weights_files import hub_cached, hub_file, weights_folder
 
 log = logging.getLogger(__name__)

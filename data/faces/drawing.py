@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from twofold.data.errors import InputError
 from twofold.data.faces.annotate import ANNOTATED, annotate
 from twofold.data.faces.sources import Source
 from twofold.data.faces.timeline import TIMELINE, draw_timeline
 from twofold.data.utils.csv_files import read_table
+from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output
 
 

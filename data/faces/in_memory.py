@@ -9,7 +9,6 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from twofold.data.errors import InputError
 from twofold.data.faces.ahead import ahead
 from twofold.data.faces.detect import open_yunet
 from twofold.data.faces.detector_file import find_detector
@@ -17,9 +16,10 @@ from twofold.data.faces.look import Face, Look, Search, look
 from twofold.data.faces.rows import face_key, table
 from twofold.data.faces.settings import CropSettings, Sampling, read_line
 from twofold.data.faces.sources import Source
-from twofold.data.images.decode import FACE, ImageError, Limits
+from twofold.data.images.decode import FACE_LIMITS, ImageError, Limits
 from twofold.data.images.sources import NO_FACE, NO_FACE_SUFFIX
 from twofold.data.manifest import Manifest
+from twofold.data.utils.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class FacesInMemory:
 
     keys: list[str]
     contents: dict[str, bytes]
-    limits: Limits = FACE
+    limits: Limits = FACE_LIMITS
 
     def read(self, key: str) -> bytes:
         """The bytes of the image file of `key`. Raises ImageError where there is none."""
@@ -147,7 +147,7 @@ def is_face_already(size: tuple[int, int], faces: Sequence[Face]) -> bool:
     """Whether a picture of this width and height is a face already: one of its faces, the largest first, fills it, or
     none could be found in a very small one."""
     width, height = size
-    if width * height > FACE.pixels:
+    if width * height > FACE_LIMITS.pixels:
         return False
     if not faces:
         return max(width, height) <= SMALL

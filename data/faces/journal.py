@@ -7,11 +7,11 @@ from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from twofold.data.errors import InputError
 from twofold.data.faces.detect import Detection
 from twofold.data.faces.look import Face, Look
 from twofold.data.faces.sources import Source
-from twofold.data.utils.csv_files import replacing
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.outputs import replace_file
 
 NAME = ".journal.jsonl"
 
@@ -66,7 +66,7 @@ class Journal:
         """Take out all looks of these sources."""
         if not names:
             return
-        with replacing(self.path) as temporary, self.path.open("rb") as old, temporary.open("wb") as new:
+        with replace_file(self.path) as temporary, self.path.open("rb") as old, temporary.open("wb") as new:
             new.writelines(line for line in old if json.loads(line)["source"] not in names)
         self.file.close()
         self.file = self._opened(self.path)

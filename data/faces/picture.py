@@ -8,7 +8,7 @@ from twofold.data.faces.detect import Detector
 from twofold.data.faces.in_memory import is_face_already
 from twofold.data.faces.look import Search, faces_in
 from twofold.data.faces.settings import CropSettings
-from twofold.data.images.decode import FACE, PHOTOGRAPH, decode
+from twofold.data.images.decode import FACE_LIMITS, PHOTO_LIMITS, decode
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class FaceFinder:
         A picture that is a face already is taken as it is. Raises ImageError for one that cannot be read or is too
         large, which its header says before it is decoded.
         """
-        image = decode(content, PHOTOGRAPH if self._detector else FACE)
+        image = decode(content, PHOTO_LIMITS if self._detector else FACE_LIMITS)
         width, height = image.size
         if self._detector is None:
             return Picture(width, height, (_whole(width, height, content),))

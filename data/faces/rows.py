@@ -8,7 +8,7 @@ import pandas as pd
 from twofold.data.faces.look import Look
 from twofold.data.faces.settings import CropSettings
 from twofold.data.images.sources import NO_FACE_SUFFIX
-from twofold.data.manifest import Manifest, manifest
+from twofold.data.manifest import Manifest, build_manifest
 
 IMAGES = "images"
 COLUMNS = ("key", "group", "source", "frame", "time", "picture", "box", "landmarks", "score", "track",
@@ -61,4 +61,4 @@ def table(looks: Iterable[Look], settings: CropSettings, line: str, as_they_are:
             lines.extend(rows(look, settings, line))
     lines.sort(key=lambda row: row["source"])  # stable: frames stay in order
     cells = [[line.get(name, "") for name in COLUMNS] for line in lines]
-    return manifest(pd.DataFrame(cells, columns=list(COLUMNS)), source="faces.csv")
+    return build_manifest(pd.DataFrame(cells, columns=list(COLUMNS)), source="faces.csv")

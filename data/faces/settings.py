@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import check, option
 
 VERSION = 1  #: of detection, alignment and encoding: what they give may only change together with this number

@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from twofold.data.utils.outputs import Kind, Output, head_of
+from twofold.data.utils.outputs import Output, OutputKind, read_head
 
 MARK = "drawn by twofold predict"  #: stands in the files, so that a later run knows them
 
@@ -69,10 +69,10 @@ def draw_timeline(table: pd.DataFrame, classes: Sequence[str], out: Output) -> N
 
 
 def _is_timeline(path: Path) -> bool:
-    return MARK in head_of(path)  # texts stand before the pixels
+    return MARK in read_head(path)  # texts stand before the pixels
 
 
-TIMELINE = Kind("a timeline of `predict`", _is_timeline)
+TIMELINE = OutputKind("a timeline of `predict`", _is_timeline)
 
 
 def _legend_rows(classes: Sequence[str]) -> int:

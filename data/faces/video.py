@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from twofold.data.errors import InputError
 from twofold.data.faces.settings import Sampling
+from twofold.data.utils.errors import InputError
 
 MAX_PIXELS = 64_000_000  #: of a frame, as of a picture
 

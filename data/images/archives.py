@@ -1,7 +1,7 @@
-"""Archives of faces (.zip, .tar, .tar.gz) read in place: indexed once, then any member is one read away.
+"""Archives of images (.zip, .tar) read in place: indexed once, then any member is one read away.
 
-An archive is somebody else's file: names that leave it are not listed, what it declares bounds what is read, and a
-member that is encrypted, there twice or packed in a way of its own is a failure with a reason.
+An archive is untrusted: names that leave it are not listed, the sizes that it declares bound what is read, and a
+member that is encrypted, listed twice or compressed in an unsupported way is a failure with a reason.
 """
 
 import io
@@ -15,14 +15,13 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Protocol
 
-from twofold.data.errors import InputError
-from twofold.data.images.decode import ImageError
-from twofold.data.images.folders import MAX_FILE_BYTES
+from twofold.data.images.decode import MAX_FILE_BYTES, ImageError
 from twofold.data.images.gzip_stream import GzipStream
-from twofold.data.keys import key_fault
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.keys import key_fault
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 PACKED = re.compile(r"(.+?\.(?:zip|tar|tar\.gz|tgz))/(.+)", re.IGNORECASE)  #: a key of a file in an archive in the root
@@ -185,3 +184,73 @@ def _contents(member: Member, source: Bytes) -> bytes:
     if len(content) != member.size or (member.crc >= 0 and zlib.crc32(content) != member.crc):
         raise ImageError("damaged in its archive (not what its index says)")
     return content
+
+
+
+
+@dataclass(frozen=True, order=True)
+class ArchivePath:
+    """`inner` is the path below the archive's top, which is "."."""
+
+    inner: PurePosixPath
+    archive: Archive = field(compare=False)
+
+    def __truediv__(self, name: str) -> "ArchivePath":
+        return ArchivePath(self.inner / name, self.archive)
+
+    def __str__(self) -> str:
+        return str(PurePosixPath(self.archive.path.as_posix()) / self.inner)
+
+    @property
+    def key(self) -> str:
+        """As the archive names it; empty for its top."""
+        return "" if self.inner == PurePosixPath(".") else self.inner.as_posix()
+
+    @property
+    def name(self) -> str:
+        return self.inner.name or self.archive.path.name
+
+    @property
+    def parent(self) -> "ArchivePath":
+        return ArchivePath(self.inner.parent, self.archive)
+
+    def resolve(self) -> "ArchivePath":
+        return self
+
+    def is_dir(self) -> bool:
+        return self.key in self.archive.folders
+
+    def is_file(self) -> bool:
+        return self.key in self.archive.members
+
+    def exists(self) -> bool:
+        return self.is_file() or self.is_dir()
+
+    def iterdir(self) -> Iterator["ArchivePath"]:
+        """What lies in this folder, sorted. Raises FileNotFoundError if there is none."""
+        if not self.is_dir():
+            raise FileNotFoundError(str(self))
+        return iter([self / name for name in sorted(self.archive.folders[self.key])])
+
+    def rglob(self, _everything: str) -> Iterator["ArchivePath"]:
+        """Every file below this folder; the one pattern is `*`."""
+        keys, start = self.archive.members, f"{self.key}/" if self.key else ""
+        return (ArchivePath(PurePosixPath(key), self.archive) for key in keys if key.startswith(start))
+
+    def read_bytes(self) -> bytes:
+        """The file's contents. Raises OSError."""
+        try:
+            return self.archive.read(self.key)
+        except ImageError as error:
+            raise OSError(0, str(error), str(self)) from None
+
+    def read_text(self, encoding: str) -> str:
+        return self.read_bytes().decode(encoding)
+
+
+Place = Path | ArchivePath  #: a dataset's root: its folder, or a place in its archive
+
+
+def below(place: Place, root: Place) -> PurePath:
+    """The path from a root to a place below it."""
+    return PurePath(str(place)).relative_to(str(root))

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from twofold.data.errors import InputError
-from twofold.data.images.decode import ImageError
-from twofold.data.images.folders import MAX_FILE_BYTES
-from twofold.data.utils.csv_files import replacing
+from twofold.data.images.decode import MAX_FILE_BYTES, ImageError
+from twofold.data.utils.errors import InputError
 
 BLOCK = 1 << 24
 
@@ -47,10 +45,10 @@ class PixelTable:
         side = math.isqrt(len(values))
         if not values or side * side != len(values):
             raise ImageError("pixel values not a square")
-        return png(values, side)
+        return encode_png(values, side)
 
 
-def open_pixels(path: Path) -> PixelTable:
+def open_pixel_table(path: Path) -> PixelTable:
     """Find the rows of a file with a column `pixels`. Raises InputError if it has none."""
     with path.open("rb") as file:
         header = file.readline()
@@ -65,7 +63,7 @@ def open_pixels(path: Path) -> PixelTable:
     return PixelTable(path, offsets, names.index("pixels"), len(names))
 
 
-def png(grey: bytes, side: int) -> bytes:
+def encode_png(grey: bytes, side: int) -> bytes:
     """A grey PNG of side x side bytes, stored uncompressed: no compressor's version can change the file's hash."""
     rows = b"".join(b"\0" + grey[place:place + side] for place in range(0, len(grey), side))
     blocks = [rows[place:place + 65535] for place in range(0, len(rows), 65535)]
@@ -85,15 +83,9 @@ def row_key(file: str, row: int) -> str:
     return f"{file}/{row:07d}.png"
 
 
-def row_of(key: str) -> tuple[str, int] | None:
+def parse_row_key(key: str) -> tuple[str, int] | None:
     """File and row that a key names, or None if it names a file of its own."""
     folder, _, name = key.rpartition("/")
     stem, dot, suffix = name.rpartition(".")
     inside = folder.lower().endswith(".csv") and dot and suffix == "png" and stem.isdecimal()
     return (folder, int(stem)) if inside else None
-
-
-def write_image(path: Path, content: bytes) -> None:
-    """Put one image file in its place, whole or not at all."""
-    with replacing(path, synced=False) as temporary:
-        temporary.write_bytes(content)

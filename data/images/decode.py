@@ -1,4 +1,4 @@
-"""Bytes of an image file to RGB pixels, whatever the file: safely, and the same way every time."""
+"""Decode the bytes of an image file to RGB pixels: safely, and the same way every time."""
 
 import io
 import warnings
@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 DECODER = "pillow-rgb-1"  #: of the recipe: what follows may only change together with this name
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")  #: EPS, for one, would run Ghostscript
+MAX_FILE_BYTES = 256 << 20  #: no face is larger; a sparse file of 40 GB would fill the memory
 STRIP_PIXELS = 1 << 20  #: converted at once where a conversion takes many bytes a pixel
 #: bytes a pixel at the peak, measured with Pillow 12 (libwebp keeps two canvases, OpenJPEG 32-bit planes)
 PEAK_BYTES = {"WEBP": 24, "JPEG2000": 24}
@@ -32,11 +33,11 @@ class Limits:
         return Limits(pixels=pixels, memory=self.memory * pixels // self.pixels)
 
 
-FACE = Limits(pixels=25_000_000, memory=512 << 20)  #: a face needs far less; a camera's whole picture is within it
-PHOTOGRAPH = Limits(pixels=64_000_000, memory=800 << 20)  #: faces are looked for in it
+FACE_LIMITS = Limits(pixels=25_000_000, memory=512 << 20)  #: a camera's whole picture is within it
+PHOTO_LIMITS = Limits(pixels=64_000_000, memory=800 << 20)  #: faces are looked for in it
 
 
-def decode(content: bytes, limits: Limits = PHOTOGRAPH) -> Image.Image:
+def decode(content: bytes, limits: Limits = PHOTO_LIMITS) -> Image.Image:
     """The RGB image in `content`, upright as its EXIF orientation says.
 
     Grey becomes three equal channels, 16-bit grey is scaled to 8, palettes are looked up, CMYK is converted, and
@@ -117,3 +118,15 @@ def _scaled_to_8_bit(image: Image.Image) -> Callable[[Image.Image], Image.Image]
         return Image.fromarray(np.clip(values * (255.0 / top) + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
 
     return scaled
+
+
+def thumbnail(content: bytes, *, side: int, limits: Limits = FACE_LIMITS) -> bytes:
+    """The image in `content` as JPEG within side x side pixels, never enlarged. Raises ImageError as `decode` does.
+
+    Nothing of the file goes along but its pixels: no place, no time, no owner.
+    """
+    image = decode(content, limits)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(image)).save(file, "JPEG", quality=80)
+    return file.getvalue()

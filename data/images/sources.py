@@ -1,4 +1,4 @@
-"""Where the bytes of a face come from: a key below a root folder, or below one of several named roots.
+"""Where the bytes of an image come from: a key below a root folder or archive, or below one of several named roots.
 
 A key such as `fer2013.csv/0000006.png` names row 6 of the CSV file `fer2013.csv` in the root, read as an image file;
 `Image/aligned.zip/aligned/1.jpg` a file in an archive that lies in the root. A root may be an archive itself.
@@ -6,6 +6,7 @@ A key such as `fer2013.csv/0000006.png` names row 6 of the CSV file `fer2013.csv
 
 import hashlib
 import os
+import stat
 import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from twofold.data.errors import InputError
 from twofold.data.images.archives import PACKED, Archive, is_archive
-from twofold.data.images.csv_pixels import PixelTable, open_pixels, row_of
-from twofold.data.images.decode import FACE, ImageError, Limits
-from twofold.data.images.folders import inside, read_below
+from twofold.data.images.csv_pixels import PixelTable, open_pixel_table, parse_row_key
+from twofold.data.images.decode import FACE_LIMITS, MAX_FILE_BYTES, ImageError, Limits
+from twofold.data.utils.errors import InputError
 
 NO_FACE_SUFFIX = ".noface"  #: of keys that stand for a picture or a frame without a face: there is no image to read
 NO_FACE = "no face"  #: why they have no features
@@ -33,11 +33,11 @@ class ImageSource(Protocol):
 
 
 @dataclass(frozen=True)
-class Faces:
+class ImageRoots:
     """Roots by name; the root of keys without a dataset's name in front stands under the empty name."""
 
     roots: dict[str, Path | Archive]
-    limits: Limits = FACE  #: of each picture, where it is decoded
+    limits: Limits = FACE_LIMITS  #: of each picture, where it is decoded
     tables: dict[Path, PixelTable] = field(default_factory=dict)  #: CSV files of pixels, as they are met
     archives: dict[Path, Archive] = field(default_factory=dict)  #: within the roots, as they are met
 
@@ -48,7 +48,7 @@ class Faces:
         root, below = self._place(key)
         if isinstance(root, Archive):
             return root.read(below)
-        row, packed = row_of(below), PACKED.fullmatch(below)
+        row, packed = parse_row_key(below), PACKED.fullmatch(below)
         try:
             if row is not None and _is_file(root / row[0]):
                 return self._table(inside(root, row[0])).read(row[1])
@@ -68,7 +68,7 @@ class Faces:
 
     def _table(self, path: Path) -> PixelTable:
         if path not in self.tables:
-            self.tables[path] = open_pixels(path)
+            self.tables[path] = open_pixel_table(path)
         return self.tables[path]
 
     def _archive(self, path: Path) -> Archive:
@@ -82,13 +82,13 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def open_faces(root: Path | dict[str, Path], *, limits: Limits = FACE) -> Faces:
+def open_images(root: Path | dict[str, Path], *, limits: Limits = FACE_LIMITS) -> ImageRoots:
     """Faces below one folder or in one archive, or several by name; a CSV file of pixels stands for its folder.
 
     Raises InputError for a folder that is not there, and for an archive that cannot be read.
     """
     roots = root if isinstance(root, dict) else {"": root}
-    return Faces({name: _root(Path(path)) for name, path in roots.items()}, limits)
+    return ImageRoots({name: _root(Path(path)) for name, path in roots.items()}, limits)
 
 
 def _root(path: Path) -> Path | Archive:
@@ -102,7 +102,7 @@ def _root(path: Path) -> Path | Archive:
     return folder.resolve()
 
 
-def require_roots(faces: Faces, keys: Sequence[str]) -> None:
+def check_roots(faces: ImageRoots, keys: Sequence[str]) -> None:
     """Refuse roots that cannot be meant: a dataset of the keys without one, or none of the faces tried below them.
 
     Tries up to 100 keys, spread over all, until one is there. Raises InputError.
@@ -123,7 +123,7 @@ def require_roots(faces: Faces, keys: Sequence[str]) -> None:
                          f"folder that keys are relative to, or NAME=DIR for each dataset of a merged manifest")
 
 
-def image_hashes(faces: ImageSource, keys: Sequence[str], *, workers: int = 0) -> dict[str, str]:
+def hash_images(faces: ImageSource, keys: Sequence[str], *, workers: int = 0) -> dict[str, str]:
     """SHA-256 (hex) of the image file of each key, with that many threads (0: one a core); unreadable ones left out."""
     def digest(key: str) -> str:
         try:
@@ -143,7 +143,7 @@ def _named(root: Path | Archive) -> str:
     return f"{root.path} (which begins with {next(iter(root.members))})" if isinstance(root, Archive) else str(root)
 
 
-def _is_there(faces: Faces, key: str) -> bool:
+def _is_there(faces: ImageRoots, key: str) -> bool:
     try:
         faces.read(key)
     except ImageError as error:
@@ -160,3 +160,45 @@ def parse_roots(roots: Sequence[str]) -> Path | dict[str, Path]:
     if len(folders) < len(roots):
         raise InputError("several roots are given as NAME=DIR each, NAME being the first part of the keys below it")
     return folders
+
+
+
+
+def read_below(root: Path, below: str) -> bytes:
+    """The bytes of the file `below` the resolved folder `root`, links within it followed. Raises ImageError."""
+    try:
+        return _content(inside(root, below))
+    except FileNotFoundError:
+        raise ImageError("missing file") from None
+    except OSError as error:
+        raise ImageError(f"unreadable file ({error.strerror or 'bad name'})") from None
+    except ValueError:
+        raise ImageError("unreadable file (bad name)") from None
+
+
+def inside(root: Path, below: str) -> Path:
+    """The file of that name with every link followed. Raises ImageError if that leads out of the root, else OSError."""
+    try:
+        path = (root / below).resolve(strict=True)
+    except RuntimeError:  # before Python 3.13; an OSError since
+        raise ImageError("unreadable file (Too many levels of symbolic links)") from None
+    if not path.is_relative_to(root):
+        raise ImageError("outside its root")
+    return path
+
+
+def _content(path: Path) -> bytes:
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageError("unreadable file (Is a directory)")
+    if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for ever
+        raise ImageError("unreadable file (not a regular file)")
+    if status.st_size > MAX_FILE_BYTES:
+        raise ImageError(f"file larger than {MAX_FILE_BYTES >> 20} MB")
+    with open(path, "rb", opener=_open_at_once) as file:
+        return file.read()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Not waiting, should a pipe have taken the file's place since."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

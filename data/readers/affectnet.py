@@ -5,17 +5,22 @@
 """
 
 import io
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 
-from twofold.data.errors import InputError
-from twofold.data.images.archive_paths import Place
-from twofold.data.labels import Taxonomy, taxonomy
-from twofold.data.manifest import Manifest, manifest
-from twofold.data.readers.published_counts import differences
-from twofold.data.readers.text_lists import missing_note
-from twofold.data.utils.csv_files import read_table, require_cells, require_columns
+from twofold.data.images.archives import Place
+from twofold.data.images.decode import ImageError, decode
+from twofold.data.images.sources import open_images
+from twofold.data.labels import Taxonomy, builtin_taxonomy
+from twofold.data.manifest import Manifest, build_manifest
+from twofold.data.readers.common import differences, missing_note
+from twofold.data.utils.csv_files import check_cells, check_columns, read_table
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.outputs import write_image
 
 SETS = {"train_set": "train", "val_set": "val"}
 LISTS = {"training.csv": "train", "validation.csv": "val"}
@@ -99,9 +104,9 @@ def _read_lists(root: Place, lists: list[tuple[Place, str]]) -> tuple[pd.DataFra
     tables = []
     for path, split in lists:
         table = read_table(path)
-        require_columns(table, COLUMNS, path)
+        check_columns(table, COLUMNS, path)
         numbers = table["expression"]
-        require_cells(numbers.str.strip().str.fullmatch(r"\d+"), numbers, path, "is no number")
+        check_cells(numbers.str.strip().str.fullmatch(r"\d+"), numbers, path, "is no number")
         table = table.drop(columns=["facial_landmarks"], errors="ignore")
         tables.append(table.assign(key=f"{PICTURES}/" + table["subDirectory_filePath"].str.strip(), split=split,
                                    expression=numbers.astype(int)))
@@ -113,7 +118,7 @@ def _read_lists(root: Place, lists: list[tuple[Place, str]]) -> tuple[pd.DataFra
 
 
 def _labelled(table: pd.DataFrame, notes: list[str], root: Place, *, wanted: int) -> Manifest:
-    classes: Taxonomy = taxonomy("basic8")
+    classes: Taxonomy = builtin_taxonomy("basic8")
     numbers = table["expression"]
     unknown = sorted(set(numbers) - set(classes.numbers) - set(UNUSABLE))
     if unknown:
@@ -126,4 +131,55 @@ def _labelled(table: pd.DataFrame, notes: list[str], root: Place, *, wanted: int
         notes = [*notes, f"{int((numbers == 7).sum()):,} faces of contempt are left out (basic7)"]
     kept = table[numbers < wanted].reset_index(drop=True)
     kept["basic"] = kept.pop("expression").map(classes.label)
-    return manifest(kept, source=str(root), notes=[*notes, *differences(f"AffectNet, {wanted} classes", kept)])
+    return build_manifest(kept, source=str(root), notes=[*notes, *differences(f"AffectNet, {wanted} classes", kept)])
+
+
+BOX = ("face_x", "face_y", "face_width", "face_height")
+
+
+def crop_faces(faces: Manifest, root: Path, folder: Path, *, workers: int = 0) -> Manifest:
+    """Write the box of each row as a JPEG file (quality 95) below `folder`; returns the manifest of those.
+
+    Boxes are pixels from the upper left corner, cut off at the picture's edge. Files already there are kept. A
+    picture that cannot be read is counted in the notes and stays in the manifest, without a file.
+    Raises InputError if the table has no boxes.
+    """
+    lacking = [name for name in BOX if name not in faces.table.columns]
+    if lacking:
+        raise InputError(f"{root}: nothing to crop: no column {', '.join(lacking)} (the 2021 release is cropped)")
+    source, folder = open_images(root), Path(folder)
+    keys = [str(PurePosixPath(key).with_suffix(".jpg")) for key in faces.keys]
+    for parent in {folder / os.path.dirname(key) for key in keys}:
+        parent.mkdir(parents=True, exist_ok=True)
+    boxes = faces.table[list(BOX)].to_numpy(str)
+
+    def cut(row: int) -> str:
+        try:
+            return _cut(source.read(faces.keys[row]), boxes[row], folder / keys[row])
+        except ImageError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        failed = [(key, reason) for key, reason in zip(keys, pool.map(cut, range(len(keys))), strict=True) if reason]
+    notes = [note for note in faces.notes if "--crop" not in note]
+    if failed:
+        notes.append(f"{len(failed):,} faces could not be cut out (the first is {failed[0][0]}: {failed[0][1]})")
+    return build_manifest(faces.table.assign(key=keys), source=str(folder), notes=notes)
+
+
+def _cut(content: bytes, box: list[str], path: Path) -> str:
+    if path.exists():
+        return ""
+    image = decode(content)
+    try:
+        x, y, width, height = (round(float(value)) for value in box)
+    except ValueError:
+        raise ImageError("no box") from None
+    left, top = max(0, x), max(0, y)
+    right, bottom = min(image.width, x + width), min(image.height, y + height)
+    if right <= left or bottom <= top:
+        raise ImageError("box outside the picture")
+    file = io.BytesIO()
+    image.crop((left, top, right, bottom)).save(file, "JPEG", quality=95)
+    write_image(path, file.getvalue())
+    return ""

@@ -10,13 +10,12 @@ from pathlib import Path, PurePath
 
 import pandas as pd
 
-from twofold.data.errors import InputError
-from twofold.data.images.archive_paths import Place
-from twofold.data.labels import taxonomy
-from twofold.data.manifest import Manifest, manifest
+from twofold.data.images.archives import Place
+from twofold.data.labels import builtin_taxonomy
+from twofold.data.manifest import Manifest, build_manifest
+from twofold.data.readers.common import absent, differences, read_lines
 from twofold.data.readers.folder import is_image
-from twofold.data.readers.published_counts import differences
-from twofold.data.readers.text_lists import absent, read_lines
+from twofold.data.utils.errors import InputError
 
 HEADER = ("image_location", "Fearfully_Surprised", "Happily_Surprised", "Sadly_Surprised", "Disgustedly_Surprised",
           "Angrily_Surprised", "Sadly_Fearful", "Sadly_Angry")
@@ -57,7 +56,7 @@ def read_cexpr(root: Place, *, template: Path | None = None, annotation: Path | 
     notes = [*differences("C-EXPR-DB submission template", table), *_gaps(root, keys, frames)] if template else []
     if annotation and len(labels) < len(keys):
         notes.append(f"{annotation}: {len(keys) - len(labels):,} of {len(keys):,} frames have no label")
-    return manifest(table, source=str(template or root), notes=notes)
+    return build_manifest(table, source=str(template or root), notes=notes)
 
 
 def frames_of(asked: Sequence[str], frames: Iterable[str]) -> list[str]:
@@ -105,7 +104,7 @@ def _rows(path: Path) -> list[tuple[str, str]]:
 def _annotated(path: Path, keys: list[str]) -> dict[str, str]:
     """The label of each annotated frame; frames of another expression have none."""
     numbers = _from_folder(path, keys) if path.is_dir() else dict(_rows(path))
-    classes = taxonomy("cexpr7")
+    classes = builtin_taxonomy("cexpr7")
     labels = {}
     for key, text in numbers.items():
         cells = [cell.strip() for cell in text.split(",")]

@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from twofold.data.aliases import canonical_split, renamed, target_of
-from twofold.data.errors import InputError
-from twofold.data.labels import Taxonomy
-from twofold.data.manifest import COLUMNS, Manifest, manifest
-from twofold.data.taxonomies import plain
-from twofold.data.utils.csv_files import read_table, require_cells
+from twofold.data.labels import Taxonomy, canonical_split, label_column, normalize_label, rename_label
+from twofold.data.manifest import COLUMNS, Manifest, build_manifest
+from twofold.data.utils.csv_files import check_cells, read_table
+from twofold.data.utils.errors import InputError
 
 NONE = "none"  #: instead of a column's name: leave it out
 
@@ -39,7 +37,7 @@ def read_csv(
     faces = pd.DataFrame({ours: table[theirs] for ours, theirs in columns.items()}).join(table[others])
     for name in ("basic", "compound"):
         if name in columns:
-            faces[name] = _by_value(faces[name], lambda label: renamed(label, names or {}))
+            faces[name] = _by_value(faces[name], lambda label: rename_label(label, names or {}))
     if "split" in columns:
         faces["split"] = _by_value(faces["split"], canonical_split)
     if classes is not None:
@@ -51,12 +49,12 @@ def read_csv(
                              f"--{classes.target}")
         labels = faces[classes.target] = _named(faces[classes.target], classes, path, from_zero)
         if own:
-            require_cells(labels.isin(["", *classes.classes]), labels, path,
+            check_cells(labels.isin(["", *classes.classes]), labels, path,
                           f"is not one of the classes of {classes.name}: {', '.join(classes.classes)}")
     for name in ("basic", "compound"):
         if name in columns:
             _check_labels(faces[name], path)
-    return manifest(faces, source=str(path))
+    return build_manifest(faces, source=str(path))
 
 
 def _by_value(column: pd.Series, name: Callable[[str], str]) -> pd.Series:
@@ -68,8 +66,8 @@ def _named(column: pd.Series, classes: Taxonomy, path: Path, from_zero: bool) ->
     """Official numbers as names, names in the spelling of `classes`; anything else stays as it is."""
     names = {}
     for value in column.unique():
-        if plain(value) in classes.classes:
-            names[value] = plain(value)
+        if normalize_label(value) in classes.classes:
+            names[value] = normalize_label(value)
             continue
         try:
             number = int(value)
@@ -85,8 +83,8 @@ def _named(column: pd.Series, classes: Taxonomy, path: Path, from_zero: bool) ->
 
 
 def _check_labels(column: pd.Series, path: Path) -> None:
-    strange = [label for label in column.unique() if label and target_of(label) != column.name]
+    strange = [label for label in column.unique() if label and label_column(label) != column.name]
     if strange:
-        require_cells(~column.isin(strange), column, path,
+        check_cells(~column.isin(strange), column, path,
                       f"is not a {column.name} emotion; for another word: --map {strange[0]}=..., for numbers: "
                       f"--classes, for no labels: --{column.name} {NONE}")

@@ -5,12 +5,10 @@ from pathlib import PurePath
 
 import pandas as pd
 
-from twofold.data.aliases import SPLIT_OF, canonical, target_of
-from twofold.data.errors import InputError
-from twofold.data.images.archive_paths import Place, below
-from twofold.data.labels import Taxonomy
-from twofold.data.manifest import Manifest, manifest
-from twofold.data.taxonomies import plain
+from twofold.data.images.archives import Place, below
+from twofold.data.labels import SPLIT_OF, Taxonomy, canonical_label, label_column, normalize_label
+from twofold.data.manifest import Manifest, build_manifest
+from twofold.data.utils.errors import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -28,7 +26,7 @@ def read_folder(root: Place, *, classes: Taxonomy | None = None, names: Mapping[
             rows.append({"key": key.as_posix(), **_labels(key.parts[:-1], classes, names or {}, root)})
     if not rows:
         raise InputError(f"{root}: no images in split/class/*.jpg or class/*.jpg below it")
-    return manifest(pd.DataFrame(rows, dtype=object), source=str(root))
+    return build_manifest(pd.DataFrame(rows, dtype=object), source=str(root))
 
 
 def is_image(key: PurePath) -> bool:
@@ -50,14 +48,14 @@ def _labels(
 
 
 def _class(name: str, classes: Taxonomy | None, root: Place) -> tuple[str, str]:
-    if classes is not None and plain(name) in classes.classes:
-        return classes.target, plain(name)
+    if classes is not None and normalize_label(name) in classes.classes:
+        return classes.target, normalize_label(name)
     if classes is not None and name.isdecimal():
         return classes.target, classes.label(int(name))
-    label = canonical(name)
-    if not target_of(label):
+    label = canonical_label(name)
+    if not label_column(label):
         hint = f" nor one of {', '.join(classes.classes)}" if classes else (
             "; for numbered folders say --classes NAME, for classes of your own --classes FILE.toml")
         raise InputError(f"{root}: the folder {name!r} is neither a basic nor a compound expression{hint}; another "
                          f"word for one: --map {name}=happiness")
-    return target_of(label), label
+    return label_column(label), label

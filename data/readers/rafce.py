@@ -6,12 +6,11 @@
 
 import pandas as pd
 
-from twofold.data.errors import InputError
-from twofold.data.images.archive_paths import Place
-from twofold.data.labels import taxonomy
-from twofold.data.manifest import Manifest, manifest
-from twofold.data.readers.published_counts import differences
-from twofold.data.readers.text_lists import missing_note, read_lines, read_numbered
+from twofold.data.images.archives import Place
+from twofold.data.labels import builtin_taxonomy
+from twofold.data.manifest import Manifest, build_manifest
+from twofold.data.readers.common import differences, missing_note, read_lines, read_numbered
+from twofold.data.utils.errors import InputError
 
 LABELS, PARTITION, UNITS = "RAFCE_emolabel.txt", "RAFCE_partition.txt", "RAFCE_AUlabel.txt"
 SPLITS = ("train", "test", "val")
@@ -27,7 +26,7 @@ def read_rafce(root: Place) -> Manifest:
             raise InputError(f"{root}: no {name} in it: give the folder that holds it and aligned/")
     if not (root / "aligned").is_dir():
         raise InputError(f"{root / 'aligned'}: no such folder: unpack the aligned pictures there")
-    classes = taxonomy("rafce14")
+    classes = builtin_taxonomy("rafce14")
     labels = read_numbered(root / LABELS, like="0001.jpg 5")
     sides = read_numbered(root / PARTITION, like="0001.jpg 0")
     units = _units(root / UNITS)
@@ -45,7 +44,7 @@ def read_rafce(root: Place) -> Manifest:
                      "compound": classes.label(number), **({"au": units.get(name, "")} if units else {})})
     notes = missing_note(root, [row["key"] for row in rows], remedy="unpack the aligned pictures into aligned/")
     table = pd.DataFrame(rows)
-    return manifest(table, source=str(root / LABELS), notes=[*notes, *differences("RAF-CE", table)])
+    return build_manifest(table, source=str(root / LABELS), notes=[*notes, *differences("RAF-CE", table)])
 
 
 def _units(path: Place) -> dict[str, str]:

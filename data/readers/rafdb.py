@@ -7,13 +7,12 @@ Repackaged copies have `train/5/*.jpg` and `test/5/*.jpg` instead.
 
 import pandas as pd
 
-from twofold.data.errors import InputError
-from twofold.data.images.archive_paths import Place, below
-from twofold.data.labels import Taxonomy, taxonomy
-from twofold.data.manifest import Manifest, manifest
+from twofold.data.images.archives import Place, below
+from twofold.data.labels import Taxonomy, builtin_taxonomy
+from twofold.data.manifest import Manifest, build_manifest
+from twofold.data.readers.common import differences, missing_note, read_numbered
 from twofold.data.readers.folder import read_folder
-from twofold.data.readers.published_counts import differences
-from twofold.data.readers.text_lists import missing_note, read_numbered
+from twofold.data.utils.errors import InputError
 
 LIST = "EmoLabel/list_patition_label.txt"
 PARTS = {"basic": "basic7", "compound": "rafdb11"}
@@ -32,12 +31,12 @@ def read_rafdb(root: Place, *, part: str, images: str = "aligned") -> Manifest:
         raise InputError(f"{root}: not both parts, basic/ and compound/, are in it: say --part basic or compound")
     manifests = [_read_part(root, name, images) for name in (PARTS if part == "both" else (part,))]
     table = pd.concat([faces.table for faces in manifests], ignore_index=True)
-    return manifest(table, source=str(root), notes=[note for faces in manifests for note in faces.notes])
+    return build_manifest(table, source=str(root), notes=[note for faces in manifests for note in faces.notes])
 
 
 def _read_part(root: Place, part: str, images: str) -> Manifest:
     base = root / part if (root / part).is_dir() else root
-    classes = taxonomy(PARTS[part])
+    classes = builtin_taxonomy(PARTS[part])
     if base == root and root.resolve().name in set(PARTS) - {part}:
         raise InputError(f"{root} is the other part: say --part {root.resolve().name}")
     listed = base / LIST
@@ -46,14 +45,15 @@ def _read_part(root: Place, part: str, images: str) -> Manifest:
     elif (base / "train").is_dir() and (base / "test").is_dir():
         faces = read_folder(base, classes=classes)
         table = faces.table.assign(key=below(base / "x", root).as_posix()[:-1] + faces.table["key"])
-        faces = manifest(table, source=str(base))
+        faces = build_manifest(table, source=str(base))
     else:
         raise InputError(f"{root}: no {part}/{LIST} below it (spelled so), nor class folders {part}/train/1 and "
                          f"{part}/test/1: give the folder that holds {part}/, or that holds train/ and test/")
     if base == root and part == "compound" and set(faces.table["compound"]) == set(classes.classes[:7]):
         raise InputError(f"{root}: these are classes 1 to 7, as of RAF-DB basic: say --part basic, or put them into a "
                          f"folder named compound")
-    return manifest(faces.table, source=str(base), notes=[*faces.notes, *differences(f"RAF-DB {part}", faces.table)])
+    return build_manifest(faces.table, source=str(base),
+                          notes=[*faces.notes, *differences(f"RAF-DB {part}", faces.table)])
 
 
 def _read_list(root: Place, base: Place, classes: Taxonomy, images: str) -> Manifest:
@@ -77,4 +77,4 @@ def _read_list(root: Place, base: Place, classes: Taxonomy, images: str) -> Mani
     if images == "aligned" and (folder / rows[0]["key"].rpartition("/")[2].replace("_aligned", "")).exists():
         remedy = "it holds the original pictures, whose names lack _aligned; the aligned ones belong there"
     notes = missing_note(root, [row["key"] for row in rows], remedy=remedy)
-    return manifest(pd.DataFrame(rows), source=str(listed), notes=notes)
+    return build_manifest(pd.DataFrame(rows), source=str(listed), notes=notes)

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from twofold.data.labels import Taxonomy, pair
-from twofold.data.manifest import Manifest, manifest
+from twofold.data.labels import Taxonomy, basic_pair
+from twofold.data.manifest import Manifest, build_manifest
 from twofold.data.synthetic.action_units import action_units
 from twofold.data.synthetic.painter import Colour, Identity, Painter, Pose
 
@@ -41,7 +41,7 @@ def draw_dataset(out: Path, *, taxonomy: Taxonomy, per_class: int, size: int, se
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for label in taxonomy.classes:
-        emotions = pair(label) if taxonomy.target == "compound" else (label,)
+        emotions = basic_pair(label) if taxonomy.target == "compound" else (label,)
         for number in range(per_class):
             person = number // per_identity
             key = f"{label}/{number:04d}.png"
@@ -50,7 +50,7 @@ def draw_dataset(out: Path, *, taxonomy: Taxonomy, per_class: int, size: int, se
             face.save(out / key)
             rows.append({"key": key, "split": SPLIT_OF[person % len(SPLIT_OF)], taxonomy.target: label,
                          "group": f"person{person:04d}"})
-    return manifest(pd.DataFrame(rows), source=str(out))
+    return build_manifest(pd.DataFrame(rows), source=str(out))
 
 
 def _identity(draw: np.random.Generator) -> Identity:

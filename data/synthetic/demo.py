@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from twofold.data.errors import InputError
-from twofold.data.labels import taxonomy
-from twofold.data.manifest import Manifest, manifest, write_manifest
+from twofold.data.labels import builtin_taxonomy
+from twofold.data.manifest import Manifest, build_manifest, write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
+from twofold.data.utils.errors import InputError
 
 BASICS_PER_CLASS = 80  #: a face of each of 80 people, of whom 48 teach
 COMPOUNDS_PER_CLASS = 50  #: of the first 50 of them, of whom 10 are kept for the test: fewer allow no interval
@@ -61,9 +61,9 @@ def claim(out: Path) -> None:
 def draw_people(out: Path) -> Manifest:
     """Draw the faces below `out / "faces"` and list them: all in faces.csv, the compounds alone in compounds.csv."""
     basics, compounds = (
-        draw_dataset(out / "faces", taxonomy=taxonomy(name), per_class=count, size=SIZE, seed=0, per_identity=1)
+        draw_dataset(out / "faces", taxonomy=builtin_taxonomy(name), per_class=count, size=SIZE, seed=0, per_identity=1)
         for name, count in (("basic7", BASICS_PER_CLASS), ("cexpr7", COMPOUNDS_PER_CLASS)))
-    both = manifest(pd.concat([basics.table, compounds.table], ignore_index=True), source=str(out))
+    both = build_manifest(pd.concat([basics.table, compounds.table], ignore_index=True), source=str(out))
     write_manifest(both, out / "faces.csv")
     write_manifest(compounds, out / "compounds.csv")
     return both

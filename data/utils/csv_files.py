@@ -5,20 +5,17 @@ is no plain number) is written with an apostrophe before it, the spreadsheets' o
 again. So a key such as `-a.jpg` stays what it is for us, and is text for everybody else.
 """
 
-import contextlib
 import csv
 import io
 import re
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
-from twofold.data.errors import InputError, first_line
-from twofold.data.utils.outputs import sync
+from twofold.data.utils.errors import InputError, first_line
 
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -45,7 +42,7 @@ def read_table(path: Readable) -> pd.DataFrame:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     encoding = "utf-16" if content.startswith(UTF16) else "utf-8-sig"
     try:
-        separator = separator_of(content[:1 << 16].decode(encoding, "replace").partition("\n")[0])
+        separator = detect_separator(content[:1 << 16].decode(encoding, "replace").partition("\n")[0])
         table = pd.read_csv(io.BytesIO(content), sep=separator, dtype=str, keep_default_na=False, encoding=encoding)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError) as error:
         raise InputError(f"{path}: not a CSV table in UTF-8 ({first_line(error)})") from None
@@ -54,18 +51,18 @@ def read_table(path: Readable) -> pd.DataFrame:
                          f"{'comma' if separator == ',' else 'separator'} at the end of the rows")
     if b"'" in content:
         for name in table.columns:
-            table[name] = from_cells(table[name].tolist())
+            table[name] = unescape_cells(table[name].tolist())
     return table
 
 
-def require_columns(table: pd.DataFrame, names: Iterable[str], source: object) -> None:
+def check_columns(table: pd.DataFrame, names: Iterable[str], source: object) -> None:
     """Raises InputError, naming the source, for columns that a table lacks."""
     lacking = [name for name in names if name not in table.columns]
     if lacking:
         raise InputError(f"{source}: no column {', '.join(lacking)}; it has {', '.join(table.columns)[:200]}")
 
 
-def require_cells(sound: np.ndarray | pd.Series, column: pd.Series, source: object, fault: str) -> None:
+def check_cells(sound: np.ndarray | pd.Series, column: pd.Series, source: object, fault: str) -> None:
     """Raises InputError naming source, row (as counted in a file with a header line), column and cell of the first
     that is not `sound` (N,), and its fault."""
     wrong = ~np.asarray(sound, bool)
@@ -76,47 +73,24 @@ def require_cells(sound: np.ndarray | pd.Series, column: pd.Series, source: obje
 
 def save_table(table: pd.DataFrame, path: Path) -> None:
     """Write text columns as UTF-8 CSV to a name that nobody else looks at."""
-    cells = table.apply(lambda column: to_cells(column.tolist()))
+    cells = table.apply(lambda column: escape_cells(column.tolist()))
     returns = any("\r" in cell for name in cells.columns for cell in cells[name])  # pandas leaves those unquoted
     with path.open("w", encoding="utf-8", newline="") as file:
         cells.to_csv(file, index=False, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
 
 
-def to_cells(texts: Sequence[str]) -> list[str]:
+def escape_cells(texts: Sequence[str]) -> list[str]:
     """Texts as they are written into cells."""
     return [f"'{text}" if text[:1] in "=+-@\t\r'" and FORMULA.match(text) and not NUMBER.fullmatch(text) else text
             for text in texts]
 
 
-def from_cells(cells: Sequence[str]) -> list[str]:
-    """The texts that `to_cells` was given."""
+def unescape_cells(cells: Sequence[str]) -> list[str]:
+    """The texts that `escape_cells` was given."""
     return [cell[1:] if cell[:1] == "'" and FORMULA.match(cell) else cell for cell in cells]
 
 
-def separator_of(header: str) -> str:
+def detect_separator(header: str) -> str:
     """The separator that a header line has most of, outside quotes; a comma where it has none."""
     bare = re.sub(r'"[^"]*"', "", header)
     return max(SEPARATORS, key=bare.count)
-
-
-@contextlib.contextmanager
-def replacing(path: Path, *, synced: bool = True) -> Iterator[Path]:
-    """A temporary name beside `path`, put in its place once it is written; after any error the old file stays.
-
-    synced: survive a power cut, too; a folder of thousands of faces need not.
-    """
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
-    try:
-        yield temporary
-        if synced:
-            sync(temporary)
-        temporary.replace(path)
-        if synced:
-            sync(path.parent)
-    except OSError as error:
-        if error.filename in (temporary, str(temporary)):
-            error.filename = str(path)  # whose name says something
-        raise
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()

@@ -5,14 +5,14 @@ import sys
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 
 SPIN_COUNT = "1000"  #: rounds, some microseconds: nearly all of the speed of endless spinning on a quiet machine
 USUAL_MEMORY = 4e9  #: bytes that are taken to be free on systems that do not say
 CHOICES = "choose auto, cpu, cuda, cuda:N or mps"
 
 
-def spin_briefly(environment: MutableMapping[str, str] = os.environ) -> None:
+def limit_openmp_spinning(environment: MutableMapping[str, str] = os.environ) -> None:
     """Let OpenMP threads that wait for work give up their core soon, unless the user has said how they wait.
 
     GNU's OpenMP, which torch uses on Linux, spins for milliseconds. As soon as another process keeps a core busy, the
@@ -24,14 +24,14 @@ def spin_briefly(environment: MutableMapping[str, str] = os.environ) -> None:
         environment.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
-def waiting_policy(environment: MutableMapping[str, str] = os.environ) -> str:
+def openmp_settings(environment: MutableMapping[str, str] = os.environ) -> str:
     """How OpenMP threads wait here, in words, as `bench` prints it."""
     names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
     settings = [f"{name}={environment[name]}" for name in names if name in environment]
     return " ".join(settings) or "as the OpenMP library likes"
 
 
-def device_name(text: str, *, cuda_devices: int, mps: bool, auto: Sequence[str] = ("cuda", "mps", "cpu")) -> str:
+def resolve_device(text: str, *, cuda_devices: int, mps: bool, auto: Sequence[str] = ("cuda", "mps", "cpu")) -> str:
     """`auto`, `cpu`, `cuda`, `cuda:N` or `mps` as a device that is there, in torch's spelling.
 
     auto: the kinds in the order in which they are preferred. Raises InputError for another text, and for a device that
@@ -51,7 +51,7 @@ def device_name(text: str, *, cuda_devices: int, mps: bool, auto: Sequence[str] 
     return text
 
 
-def only_cpu() -> bool:
+def is_cpu_only() -> bool:
     """True if this machine can have no other device than its CPU, as Linux shows; False where torch has to be asked."""
     drivers = ("nvidia*", "nvhost*", "dxg", "kfd")  #: of NVIDIA's cards and boards, WSL, AMD's cards
     return sys.platform == "linux" and not any(file for name in drivers for file in Path("/dev").glob(name))

@@ -1,7 +1,7 @@
 """Settings declared once: a frozen dataclass whose fields carry help and bounds; options, TOML keys, checks follow.
 
     class Settings:
-        epochs: int = option(12, "Training", "Passes over the training faces.", least=1)
+        epochs: int = option(12, "Training", "Passes over the training samples.", least=1)
 
         def __post_init__(self) -> None:
             check(self)
@@ -9,12 +9,15 @@
 
 import inspect
 import math
+import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import Field, asdict, dataclass, field, fields
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 
 T = TypeVar("T")
 HUGE = 1e300  #: of floats: more is a slip of the finger, or a hostile file
@@ -56,19 +59,19 @@ def option(
         panel=panel, help=help, choices=choices, least=least, most=most, above=above, below=below)})
 
 
-def declared(setting: Field) -> Option:
+def option_of(setting: Field) -> Option:
     """What was said about a field of settings."""
     return setting.metadata["option"]
 
 
-def spelled(name: str) -> str:
+def option_name(name: str) -> str:
     """A setting as the command line spells it."""
     return name.replace("_", "-")
 
 
 def choices_of(kind: type, name: str) -> tuple[str, ...]:
     """The values that a setting may have."""
-    return next(declared(each).choices for each in fields(kind) if each.name == name)
+    return next(option_of(each).choices for each in fields(kind) if each.name == name)
 
 
 def check(settings: Any) -> None:
@@ -76,13 +79,13 @@ def check(settings: Any) -> None:
     for each in fields(settings):
         value = getattr(settings, each.name)
         if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{spelled(each.name)} {value!r}: it must be a finite number")
-        advice = declared(each).advice(value)
+            raise InputError(f"{option_name(each.name)} {value!r}: it must be a finite number")
+        advice = option_of(each).advice(value)
         if advice:
-            raise InputError(f"{spelled(each.name)} {value!r}: {advice}")
+            raise InputError(f"{option_name(each.name)} {value!r}: {advice}")
 
 
-def settings_from(kind: type[T], record: object) -> T:
+def settings_from_record(kind: type[T], record: object) -> T:
     """Settings of a plain record; what it does not name has its default. Raises InputError naming what is unknown,
     of the wrong type or not allowed."""
     if not isinstance(record, dict):
@@ -115,15 +118,15 @@ def resolve(
     if preset not in presets:
         raise InputError(f"unknown preset {preset!r}: choose from {', '.join(presets)}")
     options = {name: value for name, value in (changes or {}).items() if value is not None}
-    return settings_from(kind, presets[preset] | (config or {}) | options)
+    return settings_from_record(kind, presets[preset] | (config or {}) | options)
 
 
-def record_of(settings: Any) -> dict[str, Any]:
-    """Settings as JSON holds them; `settings_from` reads them back."""
+def settings_record(settings: Any) -> dict[str, Any]:
+    """Settings as JSON holds them; `settings_from_record` reads them back."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
 
 
-def names_in(text: str) -> list[str]:
+def split_names(text: str) -> list[str]:
     """Names between commas, in order, without blanks; the commas of `onnx:PATH?mean=0.5,0.5,0.5` part no names."""
     names: list[str] = []
     for piece in filter(None, map(str.strip, text.split(","))):
@@ -157,15 +160,41 @@ def with_parameters(verb: Callable[..., T], options: list[inspect.Parameter], *,
 
 
 def _parameter(setting: Field, declare: Callable[..., Any]) -> inspect.Parameter:
-    about, default, kind = declared(setting), setting.default, type(setting.default)
+    about, default, kind = option_of(setting), setting.default, type(setting.default)
     usual = ",".join(default) if isinstance(default, tuple) else default
     facts = "; ".join(filter(None, [
         ", ".join(about.choices), "comma-separated" if kind is tuple else about.bounds,
         f"default {usual}" if usual != "" else ""]))
-    flag = spelled(setting.name)
+    flag = option_name(setting.name)
     option = declare(*([f"--{flag}/--no-{flag}"] if kind is bool else []),
                      help=about.help.removesuffix(".") + (f" ({facts})" if facts else "") + ".",
-                     rich_help_panel=about.panel, show_default=False, parser=names_in if kind is tuple else None,
+                     rich_help_panel=about.panel, show_default=False, parser=split_names if kind is tuple else None,
                      metavar="NAMES" if kind is tuple else None)
     return inspect.Parameter(setting.name, inspect.Parameter.KEYWORD_ONLY, default=None,
                              annotation=Annotated[kind | None, option])
+
+
+MOST_BYTES = 1 << 18
+LONG_CHAIN = re.compile(r"""(?:[\w"'-]+\s*\.\s*){33}""")  #: a.a.a...: what is read grows with the square of its length
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The table in a file. what: it should be, such as "settings of a sweep", for messages.
+
+    Raises InputError for a file that is not there, too large, not TOML, or nested beyond reason.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise InputError(f"{path}: too large for {what} (more than {MOST_BYTES >> 10} KB)")
+        text = data.decode("utf-8-sig").replace("\r\n", "\n")
+        if LONG_CHAIN.search(text):
+            raise InputError(f"{path}: nested too deep for {what}")
+        return tomllib.loads(text)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file (a TOML of {what})") from None
+    except RecursionError:
+        raise InputError(f"{path}: nested too deep for {what}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a TOML of {what}: {error}") from None

@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 
 NO_LINKS_HERE = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EXDEV)
 HEAD_BYTES = 1 << 16  #: from the beginning of a file, in which its mark stands
 
 
 @dataclass(frozen=True)
-class Kind:
+class OutputKind:
     """A kind of file that a verb writes.
 
     name: with its article, as in "is not a manifest"; own: True for a file that the verb wrote; repeatable: running the
@@ -39,7 +39,7 @@ class Output:
     """A file to be written. inputs: what the verb reads."""
 
     path: Path
-    kind: Kind
+    kind: OutputKind
     overwrite: bool = False
     inputs: Sequence[Path] = ()
 
@@ -63,9 +63,9 @@ class Output:
         temporary = self._target.with_name(f".tmp-{uuid.uuid4().hex}{self.path.suffix}")
         try:
             yield temporary
-            sync(temporary)
+            fsync_path(temporary)
             self._put_in_place(temporary)
-            sync(temporary.parent)
+            fsync_path(temporary.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -137,21 +137,50 @@ class Output:
         return InputError(f"{self.path}: cannot be written: {reason}")
 
 
-def head_of(path: Path) -> str:
+def read_head(path: Path) -> str:
     """The beginning of a file as text."""
     with path.open("rb") as file:
         return file.read(HEAD_BYTES).decode("utf-8-sig", "replace")
 
 
-def columns_of(path: Path) -> list[str]:
+def read_header(path: Path) -> list[str]:
     """The names in the header line of a CSV file with commas."""
-    return head_of(path).partition("\n")[0].strip().replace('"', "").split(",")
+    return read_head(path).partition("\n")[0].strip().replace('"', "").split(",")
 
 
-def sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Wait until a file's bytes, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replace_file(path: Path, *, synced: bool = True) -> Iterator[Path]:
+    """A temporary name beside `path`, put in its place once it is written; after any error the old file stays.
+
+    synced: survive a power cut, too; a folder of thousands of faces need not.
+    """
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
+    try:
+        yield temporary
+        if synced:
+            fsync_path(temporary)
+        temporary.replace(path)
+        if synced:
+            fsync_path(path.parent)
+    except OSError as error:
+        if error.filename in (temporary, str(temporary)):
+            error.filename = str(path)  # whose name says something
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_image(path: Path, content: bytes) -> None:
+    """Put one image file in its place, whole or not at all."""
+    with replace_file(path, synced=False) as temporary:
+        temporary.write_bytes(content)

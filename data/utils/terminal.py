@@ -18,7 +18,7 @@ MOST_LETTERS = 2_000  #: of a line
 UNPRINTABLE = re.compile("[\0-\b\v-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def offer_json(app: Any, *, declare: Callable[..., Any]) -> None:
+def add_json_option(app: Any, *, declare: Callable[..., Any]) -> None:
     """Give each verb of a Typer app the option `--json`, which `run_verb` looks for. declare: typer.Option."""
     option = declare("--json", help="Print machine-readable JSON instead of text.")
     parameter = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False,
@@ -27,7 +27,7 @@ def offer_json(app: Any, *, declare: Callable[..., Any]) -> None:
         if inspect.signature(command.callback, eval_str=True).return_annotation is not int:  # that prints as it runs
             command.callback = with_parameters(command.callback, [parameter])
     for group in app.registered_groups:
-        offer_json(group.typer_instance, declare=declare)
+        add_json_option(group.typer_instance, declare=declare)
 
 
 def run_verb(app: Callable[..., Any], words: list[str]) -> int:
@@ -36,7 +36,7 @@ def run_verb(app: Callable[..., Any], words: list[str]) -> int:
     A verb returns its report, which is printed here: as text, or as JSON where `--json` stands among the words.
     """
     try:
-        with notes_on_stderr():
+        with log_to_stderr():
             report = app(words, standalone_mode=False)
         if report is None or isinstance(report, int):  # --help
             return report or 0
@@ -46,7 +46,7 @@ def run_verb(app: Callable[..., Any], words: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        explanation = explain(error)
+        explanation = explain_error(error)
         if explanation is None:
             raise
         print(printable(explanation[0]), file=sys.stderr)
@@ -62,7 +62,7 @@ def printable(text: str) -> str:
 
 
 @contextlib.contextmanager
-def notes_on_stderr() -> Iterator[None]:
+def log_to_stderr() -> Iterator[None]:
     """What our packages note on the way (weights left aside, a download) goes to stderr; libraries only warn."""
     handler, logger = logging.StreamHandler(sys.stderr), logging.getLogger("twofold")
     if any(isinstance(other.formatter, PrintableFormatter) for other in logger.handlers):
@@ -84,7 +84,7 @@ class PrintableFormatter(logging.Formatter):
         return printable(super().format(record))
 
 
-def explain(error: Exception) -> tuple[str, int] | None:
+def explain_error(error: Exception) -> tuple[str, int] | None:
     """One sentence and the exit code for an error that a person can mend; None for a defect of ours.
 
     Our own errors carry their `exit_code`.

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 from twofold.cache.recipe import Recipe
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.again.loaded import LoadedEncoders
 from twofold.extract.again.reproduce import find_encoder
 from twofold.extract.encoders.licences import licences

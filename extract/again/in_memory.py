@@ -6,10 +6,10 @@ from typing import Protocol
 
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
-from twofold.data.images.decode import FACE, ImageError, Limits
-from twofold.data.images.sources import NO_FACE, ImageSource, image_hashes
+from twofold.data.images.decode import FACE_LIMITS, ImageError, Limits
+from twofold.data.images.sources import NO_FACE, ImageSource, hash_images
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
+from twofold.data.utils.errors import InputError
 from twofold.extract.again.reproduce import find_encoders
 from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.engine.engine import compute
@@ -29,7 +29,7 @@ class Chunk(ImageSource, Protocol):
 class Nothing:
     """The source of keys that stand for pictures without a face."""
 
-    limits: Limits = FACE
+    limits: Limits = FACE_LIMITS
 
     def read(self, key: str) -> bytes:
         raise ImageError(NO_FACE)
@@ -85,7 +85,7 @@ def _compute(files: Sequence[WantedFile], encoders: Sequence[Encoder], store: St
              source: ImageSource) -> int:
     """What the store has of the same bytes is not computed again; returns the signal that stopped it, or 0."""
     options = ExtractOptions(retry_failures=True)
-    plans = plan(store, keys, files, options=options, hashes=image_hashes(source, keys))
+    plans = plan(store, keys, files, options=options, hashes=hash_images(source, keys))
     jobs = [Job(encoder, view(file.recipe.view["name"]), file.recipe, file.missing)
             for file, encoder in zip(plans, encoders, strict=True)]
     return compute(jobs, keys, source, store, options=options, progress=False).stopped_by

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twofold.cache.recipe import Recipe
-from twofold.data.errors import InputError
 from twofold.data.faces.drawing import Drawing
 from twofold.data.faces.in_memory import Treatment, open_footage
 from twofold.data.faces.settings import Sampling
 from twofold.data.faces.sources import Source, find_sources
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
+from twofold.data.utils.errors import InputError
 from twofold.extract.again.in_memory import extract_in_memory
 from twofold.extract.again.reproduce import reproduce
 

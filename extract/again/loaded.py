@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from twofold.cache.recipe import Recipe
-from twofold.data.images.decode import FACE, ImageError, decode
+from twofold.data.images.decode import FACE_LIMITS, ImageError, decode
 from twofold.extract.again.reproduce import find_encoders
 from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.encoders.preprocessing import Preprocessing
@@ -29,7 +29,8 @@ class LoadedEncoders:
         They are those that `extract` stores, but for the last digits: batches here are only as long as they need be.
         Raises ImageError for a face that cannot be read or encoded.
         """
-        return self.embed_pictures([(decode(image, FACE), hashlib.sha256(image).hexdigest()) for image in images])
+        return self.embed_pictures([(decode(image, FACE_LIMITS), hashlib.sha256(image).hexdigest())
+                                    for image in images])
 
     def embed_pictures(self, pictures: Sequence[tuple[Image.Image, str]]) -> np.ndarray:
         """The same of decoded faces, each with the hash of its file."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from twofold.cache.recipe import Recipe, differences
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.encoders.widths import check_fit, check_width
 from twofold.extract.plan import ExtractOptions, WantedFile, recipe_of

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
-from twofold.data.images.sources import Faces, ImageSource, open_faces, parse_roots
+from twofold.data.images.sources import ImageRoots, ImageSource, open_images, parse_roots
 from twofold.data.manifest import read_manifest
-from twofold.data.utils.machine import waiting_policy
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.machine import openmp_settings
 from twofold.extract.bench.legs import Leg, measure_legs
 from twofold.extract.bench.plain import plain_seconds
 from twofold.extract.bench.simulated import SimulatedCard
@@ -65,7 +65,7 @@ class ExtractBench:
     cards: list[CardRate]
 
     def record(self) -> dict[str, Any]:
-        return asdict(self) | {"waiting": waiting_policy(), "limit": self.limit()}
+        return asdict(self) | {"waiting": openmp_settings(), "limit": self.limit()}
 
     def limit(self) -> str:
         """What is in the way, in a sentence."""
@@ -85,7 +85,7 @@ class ExtractBench:
     def text(self) -> str:
         slowest = min(leg.faces_a_second for leg in self.legs)
         lines = [f"{', '.join(self.backbones)} on {self.device}: {self.faces} faces, {self.workers} decoding threads, "
-                 f"{waiting_policy()}",
+                 f"{openmp_settings()}",
                  *(f"  {leg.name:9} {leg.faces_a_second:10.1f} faces/s alone, {leg.faces_a_second / slowest:7.1f} x "
                    f"the slowest, {1e3 * leg.cpu_seconds:8.3f} ms of CPU a face" for leg in self.legs),
                  f"  {'whole':9} {self.whole:10.1f} faces/s, {self.whole / self.ceiling:.2f} of the "
@@ -106,7 +106,7 @@ def bench_extract(streams: Sequence[Stream], *, manifest: Path, roots: Sequence[
     cards: rates of simulated ones, in faces a second for all streams together. Raises InputError as `extract`.
     """
     keys = list(read_manifest(manifest).keys)[:faces]
-    source = open_faces(parse_roots(roots))
+    source = open_images(parse_roots(roots))
     if len(source.roots) > 1 or not keys:
         raise InputError("bench extract wants the faces of one root, and at least one")
     encoders, workers = Encoders(device), workers or os.cpu_count() or 1
@@ -141,11 +141,11 @@ def _plain(jobs: Sequence[Job], streams: Sequence[Stream], keys: Sequence[str], 
     return len(keys) / seconds
 
 
-def _card(rate: float, jobs: Sequence[Job], keys: Sequence[str], faces: Faces, workers: int) -> CardRate:
+def _card(rate: float, jobs: Sequence[Job], keys: Sequence[str], faces: ImageRoots, workers: int) -> CardRate:
     """The same faces again and again, by other keys, until the card would be busy for a while."""
     rounds = min(SAMPLED, max(1, round(CARD_SECONDS * rate / len(keys))))
     root = next(iter(faces.roots.values()))
-    repeated = Faces({str(number): root for number in range(rounds)}, faces.limits)
+    repeated = ImageRoots({str(number): root for number in range(rounds)}, faces.limits)
     names = [f"{number}/{key}" for number in range(rounds) for key in keys]
     everything, size = np.ones(len(names), bool), max(1, min(LARGEST_BATCH, int(rate * PASS_SECONDS)))
     fed = [replace(job, encoder=replace(job.encoder, limit=BatchLimit(size)), missing=everything) for job in jobs]

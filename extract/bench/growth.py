@@ -10,7 +10,7 @@ from twofold.cache.parts.parts import publish_part
 from twofold.cache.parts.rows import Rows
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
-from twofold.data.labels import taxonomy
+from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import read_manifest
 from twofold.extract.plan import ExtractOptions, FilePlan, WantedFile, plan
 from twofold.extract.run import finish
@@ -26,7 +26,7 @@ def recipes() -> list[Recipe]:
 
 def draw_store(path: Path, faces: int) -> None:
     """A manifest of seven compound classes, and parts of noise around a mean for each class, as a run leaves them."""
-    classes, draw = taxonomy("cexpr7").classes, np.random.default_rng(0)
+    classes, draw = builtin_taxonomy("cexpr7").classes, np.random.default_rng(0)
     label, keys = draw.integers(0, len(classes), faces), [f"images/{row:08d}.jpg" for row in range(faces)]
     group = np.arange(faces) // FACES_A_GROUP
     split = np.where(group % 10 < 7, "train", np.where(group % 10 < 8, "val", "test"))

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from twofold.data.errors import InputError, first_line
+from twofold.data.utils.errors import InputError, first_line
 from twofold.extract.cluster.ray_pool import Pool, WorkerSize, size_of_workers
 from twofold.extract.cluster.ray_run import compute_on
 from twofold.extract.report import Extraction

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

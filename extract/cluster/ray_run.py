@@ -8,9 +8,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from twofold.data.errors import InputError
 from twofold.data.images.decode import ImageError
 from twofold.data.images.sources import ImageSource
+from twofold.data.utils.errors import InputError
 from twofold.extract.assignment import Assignment
 from twofold.extract.cluster.ray_pool import Pool, as_ours, reason_of
 from twofold.extract.cluster.shares import ATTEMPTS, LEAST_FACES, Share, Shares

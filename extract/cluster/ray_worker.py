@@ -4,8 +4,8 @@ import socket
 from collections.abc import Sequence
 
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
 from twofold.data.images.decode import ImageError
+from twofold.data.utils.errors import InputError
 from twofold.extract.assignment import Assignment, MissingRows
 from twofold.extract.devices import parse_device, resolve_precision
 from twofold.extract.engine.processes import carry_out

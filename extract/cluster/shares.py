@@ -15,7 +15,7 @@ from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.parts.parts import part_paths
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.assignment import Assignment, MissingRows
 from twofold.extract.engine.tally import Tally
 

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from twofold.data.errors import InputError
-from twofold.data.utils.outputs import Kind, Output, head_of
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.outputs import Output, OutputKind, read_head
 
 WARNING_SECONDS = 60  #: before the time limit, at which a task finishes its batches and asks for another turn
 OURS = ("--array", "-a", "--dependency", "-d", "--requeue", "--no-requeue", "--signal", "--wrap")
@@ -44,7 +44,7 @@ exit "$code"
 """
 
 
-JOB_SCRIPT = Kind("a job script of `extract`", lambda path: "# Twofold: submit this file" in head_of(path),
+JOB_SCRIPT = OutputKind("a job script of `extract`", lambda path: "# Twofold: submit this file" in read_head(path),
                   repeatable=True)
 
 

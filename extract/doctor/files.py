@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.doctor.diagnosis import Check
 from twofold.extract.encoders.presets import PRESETS
 from twofold.extract.encoders.registry import load_encoder

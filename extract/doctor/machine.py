@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from PIL import features
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import free_memory
 from twofold.extract.devices import has_native_bf16
 from twofold.extract.doctor.diagnosis import Check

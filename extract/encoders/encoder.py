@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.devices import PRECISIONS, is_out_of_memory
 from twofold.extract.encoders.facts import EncoderFacts
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.own_classifier import Layer, last_layer
 from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.encoders.preprocessing_options import with_options

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from twofold.cache.format.classifier import OwnClassifier
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.weights.class_orders import HOW_TO_NAME_CLASSES, order_of
 from twofold.extract.weights.read import Checkpoint
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.preprocessing import INTERPOLATIONS, RULES, Preprocessing
 
 OPTIONS = ("size", "resize", "rule", "interpolation", "mean", "std", "scale")

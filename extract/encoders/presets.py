@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.preprocessing import Preprocessing
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from twofold.cache.format.classifier import OwnClassifier
 from twofold.cache.format.header import MAX_DIM
-from twofold.data.errors import InputError, first_line
+from twofold.data.utils.errors import InputError, first_line
 from twofold.extract.devices import PRECISIONS, parse_device, resolve_precision
 from twofold.extract.encoders.encoder import FIRST_TRY, BatchLimit, Encoder
 from twofold.extract.encoders.folding import fold_norms

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.libraries import build_with
 from twofold.extract.encoders.preprocessing_options import split_name
 from twofold.extract.weights.finetuned import without_ours

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.assignment import Assignment
 from twofold.extract.engine.engine import compute
 from twofold.extract.engine.stop import Stop

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from twofold.cache.format.taught import TaughtFaces
-from twofold.data.errors import InputError
-from twofold.data.images.sources import Faces, image_hashes, open_faces, parse_roots, require_roots
+from twofold.data.images.sources import ImageRoots, check_roots, hash_images, open_images, parse_roots
 from twofold.data.manifest import Manifest, read_manifest
+from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import USUAL_MEMORY, free_memory
 from twofold.data.utils.outputs import Output
 from twofold.extract.devices import parse_device, resolve_precision
@@ -67,7 +67,7 @@ def finetune(request: Request) -> FinetuneReport | FoldsReport:
     requests = {fold: _of_fold(request, fold) for fold in numbers} if folds else {-1: request}
     for each in requests.values():
         check_out(each.out, overwrite=request.overwrite, inputs=_inputs(each))
-    manifest, faces = read_manifest(request.manifest), open_faces(parse_roots(request.roots))
+    manifest, faces = read_manifest(request.manifest), open_images(parse_roots(request.roots))
     with launched(parse_device(request.device)) as (processes, device):
         if device.type == "cpu":
             keep_freed_memory()
@@ -102,12 +102,12 @@ def _of_fold(request: Request, fold: int) -> Request:
     return replace(request, out=fold_path(request.out, fold, folds), weights=weights)
 
 
-def _finetuned(request: Request, manifest: Manifest, faces: Faces, fold: int, processes: Processes,
+def _finetuned(request: Request, manifest: Manifest, faces: ImageRoots, fold: int, processes: Processes,
                device: torch.device) -> FinetuneReport:
     began, settings = time.perf_counter(), request.settings
     sides = sides_of(manifest, settings, fold=fold)
     check_classes(sides, settings)  # before a face is read; again once it is known which can be
-    require_roots(faces, [manifest.keys[row] for row in sides.train])
+    check_roots(faces, [manifest.keys[row] for row in sides.train])
     origin = start(request.backbone, weights=request.weights, folder=weights_folder(), settings=settings)
     pictures, sides = _read(request, manifest, faces, origin, sides)
     taught = _taught(request, manifest, origin, pictures, sides, fold)
@@ -122,14 +122,15 @@ def _finetuned(request: Request, manifest: Manifest, faces: Faces, fold: int, pr
                           failures=pictures.failures, first=processes.first)
 
 
-def _read(request: Request, manifest: Manifest, faces: Faces, origin: Start, sides: Sides) -> tuple[Pictures, Sides]:
+def _read(request: Request, manifest: Manifest, faces: ImageRoots, origin: Start, sides: Sides
+          ) -> tuple[Pictures, Sides]:
     """The pictures of train and validation, and the sides less what cannot be read or is a picture of test."""
     rows = np.union1d(sides.train, sides.val)
     memory = request.memory_gb * 1e9 or SHARE_OF_MEMORY * (free_memory() or USUAL_MEMORY)
     pictures = read_pictures(manifest.keys, rows, faces, origin.architecture.preprocessing, memory=memory,
                              progress=request.progress)
     sides = sides.without(np.array(list(pictures.failures), int), "their image files cannot be read")
-    test = image_hashes(faces, [manifest.keys[row] for row in sides.test])
+    test = hash_images(faces, [manifest.keys[row] for row in sides.test])
     sides = _check_start(request, manifest, origin, sides, test)
     digests = set(test.values())
     same = np.array([row for row, digest in pictures.sha256.items() if digest in digests], int)

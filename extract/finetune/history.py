@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from twofold.data.utils.outputs import Kind, Output, columns_of
+from twofold.data.utils.outputs import Output, OutputKind, read_header
 from twofold.extract.finetune.scores import Score
 
 BOARD = ".twofold-finetune"  #: ends the names of TensorBoard's files of ours
-HISTORY = Kind("a history of `finetune`", lambda path: columns_of(path)[:4] == ["epoch", "loss", "rate", "val_loss"])
+HISTORY = OutputKind("a history of `finetune`",
+                     lambda path: read_header(path)[:4] == ["epoch", "loss", "rate", "val_loss"])
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def to_tensorboard(folder: Path, epochs: Sequence[Epoch]) -> None:
 
     Raises InputError with the line that installs it.
     """
-    from twofold.data.errors import InputError
+    from twofold.data.utils.errors import InputError
 
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.finetune.settings import Settings
 
 

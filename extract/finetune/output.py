@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from twofold.cache.format.taught import TaughtFaces, group_digest
-from twofold.data.errors import InputError
-from twofold.data.utils.outputs import Kind, Output
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.outputs import Output, OutputKind
 from twofold.extract.finetune.history import Epoch
 from twofold.extract.finetune.loop import Outcome
 from twofold.extract.finetune.settings import Settings, record_of
@@ -22,7 +22,8 @@ from twofold.extract.weights.finetuned import PREPROCESSING, classes_record, pre
 from twofold.extract.weights.read import read_checkpoint, safetensors_metadata
 
 MARK = "twofold finetune"
-WEIGHTS = Kind("a file of `finetune`", lambda path: safetensors_metadata(path).get("made_by") == MARK, repeatable=True)
+WEIGHTS = OutputKind("a file of `finetune`", lambda path: safetensors_metadata(path).get("made_by") == MARK,
+                     repeatable=True)
 
 
 def weights_output(path: Path, *, overwrite: bool, inputs: Sequence[Path]) -> Output:

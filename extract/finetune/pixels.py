@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from twofold.data.images.decode import ImageError, decode
-from twofold.data.images.sources import Faces
+from twofold.data.images.sources import ImageRoots
 from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.engine.progress import progress_bar
 
@@ -23,7 +23,7 @@ class Pictures:
     """
 
     keys: Sequence[str]
-    faces: Faces
+    faces: ImageRoots
     preprocessing: Preprocessing
     place: np.ndarray
     kept: torch.Tensor | None
@@ -42,7 +42,7 @@ class Pictures:
         return _prepared(self.keys[row], self.faces, self.preprocessing)[1]
 
 
-def read_pictures(keys: Sequence[str], rows: np.ndarray, faces: Faces, how: Preprocessing, *, memory: float,
+def read_pictures(keys: Sequence[str], rows: np.ndarray, faces: ImageRoots, how: Preprocessing, *, memory: float,
                   progress: bool = True) -> Pictures:
     """Decode these rows once, to keep them in at most `memory` bytes or, if they are more, to know which can be read.
 
@@ -74,6 +74,6 @@ def read_pictures(keys: Sequence[str], rows: np.ndarray, faces: Faces, how: Prep
     return Pictures(keys, faces, how, place, kept[:count] if fits else None, sha256, failures)
 
 
-def _prepared(key: str, faces: Faces, how: Preprocessing) -> tuple[str, np.ndarray]:
+def _prepared(key: str, faces: ImageRoots, how: Preprocessing) -> tuple[str, np.ndarray]:
     content = faces.read(key)
     return hashlib.sha256(content).hexdigest(), how.prepare(decode(content))

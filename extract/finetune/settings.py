@@ -4,10 +4,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from twofold.data.errors import InputError
-from twofold.data.labels import Taxonomy
-from twofold.data.taxonomies import find_taxonomy
+from twofold.data.labels import Taxonomy, load_taxonomy
 from twofold.data.utils import options
+from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import check, option
 
 # the panels of `finetune --help`
@@ -84,7 +83,7 @@ class Settings:
     @property
     def taxonomies(self) -> dict[str, Taxonomy]:
         """The classes of each target. Raises InputError for names that are unknown or of another target."""
-        chosen = {target: find_taxonomy(name) for target, name in DEFAULT_CLASSES.items() if target in self.targets}
+        chosen = {target: load_taxonomy(name) for target, name in DEFAULT_CLASSES.items() if target in self.targets}
         for named in _taxonomies(self.classes):
             if named.target not in self.targets:
                 what = f"are {named.target} expressions" if named.target in DEFAULT_CLASSES else "stand in a column"
@@ -126,8 +125,8 @@ def record_of(settings: Settings) -> dict[str, Any]:
     """Settings as JSON holds them; classes of one's own by their name rather than the path of their file."""
     classes, folds = (",".join(each.name for each in _taxonomies(text))
                       for text in (settings.classes, settings.fold_classes))
-    return options.record_of(settings) | {"classes": classes, "fold_classes": folds}
+    return options.settings_record(settings) | {"classes": classes, "fold_classes": folds}
 
 
 def _taxonomies(names: str) -> list[Taxonomy]:
-    return [find_taxonomy(name) for name in filter(None, names.split(","))]
+    return [load_taxonomy(name) for name in filter(None, names.split(","))]

@@ -4,11 +4,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from twofold.data.errors import InputError
-from twofold.data.folds import folds_of
+from twofold.data.labels import load_taxonomy, normalize_label
 from twofold.data.manifest import Manifest
-from twofold.data.splits import stratified_group_split
-from twofold.data.taxonomies import find_taxonomy, plain
+from twofold.data.splits import assign_folds, stratified_group_split
+from twofold.data.utils.errors import InputError
 from twofold.extract.finetune.settings import Settings
 
 
@@ -46,8 +45,8 @@ def sides_of(faces: Manifest, settings: Settings, *, fold: int = -1) -> Sides:
                        zip(faces.table["group"], faces.table["key"], strict=True)], object)
     notes = []
     if fold >= 0:
-        classes = find_taxonomy(settings.fold_classes)
-        test = folds_of(faces, classes, folds=settings.folds, seed=settings.seed) == fold
+        classes = load_taxonomy(settings.fold_classes)
+        test = assign_folds(faces, classes, folds=settings.folds, seed=settings.seed) == fold
         side = np.where(test, "test", "train").astype(object)
     elif (split == "").all():
         side = np.full(len(split), "train", object)
@@ -84,7 +83,7 @@ def labels_of(faces: Manifest, settings: Settings) -> dict[str, np.ndarray]:
             raise InputError(f"the manifest has no column {target!r} of labels: it has "
                              f"{', '.join(faces.table.columns)}")
         number = {name: index for index, name in enumerate(names.classes)}
-        labels[target] = np.array([number.get(plain(name), -1) for name in faces.table[target]], np.int64)
+        labels[target] = np.array([number.get(normalize_label(name), -1) for name in faces.table[target]], np.int64)
     return labels
 
 
@@ -115,10 +114,10 @@ def _carved(faces: Manifest, settings: Settings, train: np.ndarray, teachable: n
     Of the faces that `fuse` learns from they are those that it carves itself: it must not choose a head by faces whose
     features the encoder knows by heart. Raises InputError where the faces cannot be split.
     """
-    classes = find_taxonomy(settings.fold_classes)
+    classes = load_taxonomy(settings.fold_classes)
     number = {name: str(place) for place, name in enumerate(classes.classes)}
     column = faces.table[classes.target] if classes.target in faces.table else [""] * len(faces)
-    label = np.array([number.get(plain(name), "") for name in column], object)
+    label = np.array([number.get(normalize_label(name), "") for name in column], object)
     fused = teachable[label[teachable] != ""]
     chosen = fused[:0]
     if len(np.unique(groups[fused])) > 1:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from twofold.cache.format.taught import TaughtFaces
-from twofold.data.errors import InputError, first_line
+from twofold.data.utils.errors import InputError, first_line
 from twofold.extract.encoders.libraries import Architecture, build, check_name
 from twofold.extract.encoders.random_weights import noise_pictures, seeded
 from twofold.extract.encoders.registry import load_weights

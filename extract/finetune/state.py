@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from twofold.cache.atomic import published
-from twofold.data.errors import InputError, first_line
+from twofold.data.utils.errors import InputError, first_line
 from twofold.extract.finetune.history import Epoch
 
 FORMAT = "twofold-finetune-state-1"

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twofold.data.errors import InputError
-from twofold.data.labels import TAXONOMIES
-from twofold.data.taxonomies import JOINERS, find_taxonomy
+from twofold.data.labels import JOINERS, TAXONOMIES, load_taxonomy
+from twofold.data.utils.errors import InputError
 
 if TYPE_CHECKING:
     from twofold.extract.weights.read import Checkpoint
@@ -35,7 +34,7 @@ def class_order(text: str) -> tuple[str, ...]:
                          "trained on its folders as they are, rafdb if somebody put them into RAF-DB's order; try both "
                          "on faces with labels")
     if text.endswith(".toml") or text in (builtin.name for builtin in TAXONOMIES):
-        return find_taxonomy(text).classes
+        return load_taxonomy(text).classes
     if "," not in text:
         raise InputError(f"unknown class order {text!r}: {HOW_TO_NAME_CLASSES}")
     names = tuple(name.strip() for name in text.split(","))

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twofold.data.errors import InputError
-from twofold.data.utils.outputs import Kind, Output
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.outputs import Output, OutputKind
 from twofold.extract.weights.class_orders import class_order
 from twofold.extract.weights.read import Checkpoint, file_sha256, read_checkpoint, safetensors_metadata
 from twofold.extract.weights.recognise import guess
@@ -37,7 +37,7 @@ class Conversion:
         return "\n".join(lines)
 
 
-CONVERTED = Kind("a file of `weights convert`", lambda path: "source_sha256" in safetensors_metadata(path),
+CONVERTED = OutputKind("a file of `weights convert`", lambda path: "source_sha256" in safetensors_metadata(path),
                  repeatable=True)
 
 

@@ -4,7 +4,7 @@ import logging
 import os
 from pathlib import Path
 
-from twofold.data.errors import InputError, first_line
+from twofold.data.utils.errors import InputError, first_line
 from twofold.data.utils.weights_files import hub_file, weights_folder
 from twofold.extract.encoders.presets import PRESETS, Preset
 

@@ -15,8 +15,8 @@ from torch import nn
 
 from twofold.cache.format.classifier import OwnClassifier
 from twofold.cache.format.taught import TaughtFaces
-from twofold.data.errors import InputError
 from twofold.data.labels import Taxonomy
+from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.weights.class_orders import require_names
 from twofold.extract.weights.read import Checkpoint

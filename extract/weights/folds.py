@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 
 
 def fold_path(out: Path, fold: int, folds: int) -> Path:

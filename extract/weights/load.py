@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.weights.read import Checkpoint
 from twofold.extract.weights.recognise import guess
 

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import torch
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.weights.safe_pickle import PLAIN, Bounded, DataUnpickler, LazyTensor, Storage, TooMuch, names_in
 from twofold.extract.weights.tensors_in import best_accuracy, entries_in, weights_in, why_none, without_prefixes
 

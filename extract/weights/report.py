@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from twofold.cache.report import table
-from twofold.data.errors import InputError
 from twofold.data.faces.detector_file import YUNET, detector_here
+from twofold.data.utils.errors import InputError
 from twofold.data.utils.weights_files import hub_cached
 from twofold.extract.encoders.presets import PRESETS, Preset, preset
 from twofold.extract.weights.find import HUB_FILE, file_names, in_folder

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 
-from twofold.data.errors import InputError
-from twofold.data.utils.machine import waiting_policy
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.machine import openmp_settings
 from twofold.fuse.bench import contenders
 from twofold.fuse.bench.contenders import Size
 from twofold.fuse.tables.columns import columns
@@ -47,7 +47,7 @@ class FuseBench:
     threads: int
 
     def record(self) -> dict:
-        return {"threads": self.threads, "waiting": waiting_policy(),
+        return {"threads": self.threads, "waiting": openmp_settings(),
                 "timings": [asdict(timing) for timing in self.timings]}
 
     def text(self) -> str:
@@ -62,7 +62,7 @@ class FuseBench:
                     if size.sampled < size.rows else "") for size in self.sizes]
         eight = [f"{size.name}: eight seeds take {ours[size.name, 8] / ours[size.name, 1]:.2f} times one"
                  for size in self.sizes]
-        how = f"{self.threads} threads ({waiting_policy()}), each contender in a process of its own"
+        how = f"{self.threads} threads ({openmp_settings()}), each contender in a process of its own"
         return "\n".join([*lines, how, "", *columns(rows), "", *eight])
 
 

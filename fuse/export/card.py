@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from twofold.cache.card import markdown_table
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.fuse.runs.run import Run
 
 MARK = "trained with Twofold."  #: stands in every card, so that a later export knows it

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twofold.data.errors import InputError
-from twofold.data.utils.outputs import Kind, Output, head_of
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.outputs import Output, OutputKind, read_head
 from twofold.fuse.export.card import MARK, model_card
 from twofold.fuse.export.onnx_face import FaceEncoders, write_onnx_face
 from twofold.fuse.export.onnx_head import is_onnx_head, write_onnx_head
 from twofold.fuse.runs.run import Run
 
 HEAD, FACE, CARD = "head.onnx", "face.onnx", "README.md"
-ONNX_HEAD = Kind("a head that `export` wrote", is_onnx_head)
-ONNX_FACE = Kind("a model that `export` wrote", is_onnx_head)
-MODEL_CARD = Kind("a card that `export` wrote", lambda path: MARK in head_of(path))
+ONNX_HEAD = OutputKind("a head that `export` wrote", is_onnx_head)
+ONNX_FACE = OutputKind("a model that `export` wrote", is_onnx_head)
+MODEL_CARD = OutputKind("a card that `export` wrote", lambda path: MARK in read_head(path))
 
 
 @dataclass(frozen=True)

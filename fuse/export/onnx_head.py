@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from twofold.data.errors import InputError, first_line
+from twofold.data.utils.errors import InputError, first_line
 from twofold.fuse.runs.run import Run
 
 CLOSE = 1e-5  #: how far the written model's probabilities may be from the run's own

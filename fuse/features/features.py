@@ -9,8 +9,8 @@ import numpy as np
 from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.format.finite import first_not_finite
 from twofold.cache.recipe import Recipe
-from twofold.data.errors import InputError
 from twofold.data.labels import Taxonomy
+from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import USUAL_MEMORY, free_memory
 
 COPIES = 2.5  #: the joined matrix, the standardised training rows of the widest head, and what is passing through

@@ -9,11 +9,10 @@ import pandas as pd
 from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.recipe import Recipe, differences
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
-from twofold.data.labels import BASIC, Taxonomy
-from twofold.data.labels import parts as parts_of
+from twofold.data.labels import BASIC, Taxonomy, normalize_label
+from twofold.data.labels import basic_emotions as parts_of
 from twofold.data.manifest import Manifest, read_manifest
-from twofold.data.taxonomies import plain
+from twofold.data.utils.errors import InputError
 from twofold.fuse.features.features import FusedFeatures, Stream, marks
 from twofold.fuse.runs.taught import fold_files
 
@@ -173,7 +172,7 @@ def _labels(manifest: Manifest, taxonomy: Taxonomy) -> tuple[dict[str, np.ndarra
     own = taxonomy.target in manifest.table.columns  # a store to predict on need not have a column of one's own
     column = manifest.table[taxonomy.target].to_numpy(object) if own else np.full(len(basic), "", object)
     number = {name: index for index, name in enumerate(taxonomy.classes)}
-    places = {name: number.get(plain(name), -1) for name in set(column)}
+    places = {name: number.get(normalize_label(name), -1) for name in set(column)}
     label = np.array([places[name] for name in column], np.int64)
     outside = sum(bool(name) for name in column[label < 0])
     notes = [f"{outside} faces with a {taxonomy.label_words} outside {taxonomy.name}"] if outside else []
@@ -182,7 +181,7 @@ def _labels(manifest: Manifest, taxonomy: Taxonomy) -> tuple[dict[str, np.ndarra
         notes.append(f"{unlabelled} faces without a {taxonomy.label_words}")
     basic_label = np.array([BASIC.index(name) if name else -1 for name in basic], np.int64)
     rows = list(zip(basic, compound, label.tolist(), strict=True))
-    shares = {row: _shares(*row[:2], taxonomy.parts[row[2]] if row[2] >= 0 else ()) for row in set(rows)}
+    shares = {row: _shares(*row[:2], taxonomy.basics[row[2]] if row[2] >= 0 else ()) for row in set(rows)}
     return {"label": label, "basic_label": basic_label, "basic": np.stack([shares[row] for row in rows])}, notes
 
 

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from twofold.data.errors import InputError
-from twofold.data.folds import named_folds
 from twofold.data.labels import BASIC
-from twofold.data.splits import stratified_group_folds, stratified_group_split
+from twofold.data.splits import parse_folds, stratified_group_folds, stratified_group_split
+from twofold.data.utils.errors import InputError
 from twofold.fuse.features.features import FusedFeatures
 
 
@@ -73,7 +72,7 @@ def _folded(features: FusedFeatures, task: Task, folds: int, seed: int) -> list[
     if not len(own):
         raise _nothing(features, task)
     fold = np.full(len(features), -1)
-    official = named_folds(features.fold[own], folds=folds)
+    official = parse_folds(features.fold[own], folds=folds)
     fold[own] = official if official is not None else stratified_group_folds(
         _names(task.scored[own]), _names(features.group[own]), folds=folds, seed=seed)
     usable = (features.store == 0) | np.isin(features.split, ("train", ""))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from twofold.data.labels import parts
+from twofold.data.labels import basic_emotions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Spec:
     @property
     def parts(self) -> tuple[tuple[str, ...], ...]:
         """The basic emotions that each class is made of, as in `Taxonomy`."""
-        return self.pairs or tuple(parts(name) for name in self.classes)
+        return self.pairs or tuple(basic_emotions(name) for name in self.classes)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from twofold.data.errors import InputError, first_line
-from twofold.data.utils.csv_files import from_cells
+from twofold.data.utils.csv_files import unescape_cells
+from twofold.data.utils.errors import InputError, first_line
 from twofold.fuse.report.calibration import Calibration, calibration_of
 from twofold.fuse.runs.shown import check_shown, read_metrics
 from twofold.fuse.runs.values import read_json
@@ -93,7 +93,7 @@ def read_content(path: Path) -> RunContent:
 def _answers(path: Path, classes: tuple[str, ...]) -> Answers:
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
-    return Answers(tuple(from_cells([row["key"] for row in rows])),
+    return Answers(tuple(unescape_cells([row["key"] for row in rows])),
                    np.array([classes.index(row["truth"]) for row in rows], int),
                    np.array([classes.index(row["prediction"]) for row in rows], int),
                    np.array([[float(row[name]) for name in classes] for row in rows]).reshape(-1, len(classes)))

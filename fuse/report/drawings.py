@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from twofold.data.errors import InputError
-from twofold.data.utils.outputs import Kind, Output, head_of
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.outputs import Output, OutputKind, read_head
 from twofold.fuse.report import svg
 from twofold.fuse.report.calibration import calibration_drawings
 from twofold.fuse.report.content import RunContent, marked
@@ -71,7 +71,7 @@ def write_drawings(folder: Path, named: Mapping[str, str], *, overwrite: bool = 
     return list(files)
 
 
-DRAWING = Kind("a drawing of `report`", lambda path: svg.MARK in head_of(path), repeatable=True)
+DRAWING = OutputKind("a drawing of `report`", lambda path: svg.MARK in read_head(path), repeatable=True)
 
 
 def can_write_png() -> bool:

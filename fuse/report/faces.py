@@ -7,9 +7,8 @@ from html import escape
 
 import numpy as np
 
-from twofold.data.images.decode import ImageError
+from twofold.data.images.decode import ImageError, thumbnail
 from twofold.data.images.sources import ImageSource
-from twofold.data.images.thumbnail import thumbnail
 from twofold.fuse.report.content import Answers, RunContent
 from twofold.fuse.report.markup import table
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from twofold.data.errors import InputError
-from twofold.data.images.sources import open_faces, require_roots
+from twofold.data.images.sources import check_roots, open_images
 from twofold.data.manifest import read_manifest
-from twofold.data.utils.outputs import Kind, Output, head_of
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.outputs import Output, OutputKind, read_head
 from twofold.fuse.report.content import RunContent, read_content
 from twofold.fuse.report.drawings import NO_PNG, can_write_png, paper_drawings, write_drawings
 from twofold.fuse.report.faces import Pictures, shown_keys
@@ -15,7 +15,7 @@ from twofold.fuse.report.page import MARK, page
 from twofold.fuse.report.pairs import Pair, forest_of, pairs, side_by_side
 from twofold.fuse.report.stored import StoredContent, read_stored
 
-PAGE = Kind("a page of `report`", lambda path: MARK in head_of(path), repeatable=True)
+PAGE = OutputKind("a page of `report`", lambda path: MARK in read_head(path), repeatable=True)
 
 Licences = Callable[[Iterable[str]], dict[str, str]]  #: of encoders, by backbone: of those of which one is stated
 
@@ -80,8 +80,8 @@ def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
 
 
 def _pictures(root: Path | dict[str, Path], runs: Sequence[RunContent]) -> Pictures:
-    source = open_faces(root)
-    require_roots(source, shown_keys(runs))
+    source = open_images(root)
+    check_roots(source, shown_keys(runs))
     return Pictures(source)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.fuse.evaluate import Question, answer, ask
 from twofold.fuse.heads.registry import without_streams
 from twofold.fuse.report.content import RunContent, stream_mark

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from twofold.cache.errors import CacheError
 from twofold.cache.recipe import Recipe
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.fuse.heads.registry import StandardisedHead
 from twofold.fuse.heads.spec import Spec
 from twofold.fuse.runs.values import Value, short

@@ -7,9 +7,8 @@ import numpy as np
 
 from twofold.cache.recipe import Recipe, differences
 from twofold.cache.store import Store
-from twofold.data.errors import InputError, first_line
-from twofold.data.labels import Taxonomy
-from twofold.data.taxonomies import taxonomy_in
+from twofold.data.labels import Taxonomy, taxonomy_from_record
+from twofold.data.utils.errors import InputError, first_line
 from twofold.fuse.classes import check_pairs
 from twofold.fuse.features.features import FusedFeatures, marks, stream_name
 from twofold.fuse.features.join import join_streams, spelled, stream_of_recipe
@@ -123,7 +122,7 @@ def read_run(path: Path) -> Run:
 def _taxonomy(record: dict, spec: Spec, path: Path) -> Taxonomy:
     """The taxonomy that a record names or holds, which must have the head's classes."""
     try:
-        classes = taxonomy_in(record)
+        classes = taxonomy_from_record(record)
         if spec.kind == "zeroshot":
             check_pairs(classes)
     except InputError as error:

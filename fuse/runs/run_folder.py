@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from twofold.cache.atomic import sync
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.fuse.settings import settings_from
 
 RECORD, HEAD, SEEN = "run.json", "head.safetensors", "seen.csv"

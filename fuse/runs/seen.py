@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from twofold.cache.format.taught import group_digest
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.fuse.features.features import FusedFeatures
 
 HEADER = "sha256,group,folds"

@@ -9,7 +9,7 @@ import numpy as np
 from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.format.taught import TaughtFaces
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.fuse.features.features import FusedFeatures
 from twofold.fuse.features.partition import Partition
 from twofold.fuse.runs.seen import group_digests

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.fuse.training.loop import Epoch
 
 if TYPE_CHECKING:

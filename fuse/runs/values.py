@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 
 MOST_LETTERS = 1_000
 MOST_JSON = 32 << 20  #: bytes of run.json, and of metrics.json

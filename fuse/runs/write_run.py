@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import save
 
-from twofold.data.taxonomies import record_of
-from twofold.data.utils.csv_files import to_cells
+from twofold.data.labels import taxonomy_record
+from twofold.data.utils.csv_files import escape_cells
 from twofold.fuse.features.features import FusedFeatures, Stream
 from twofold.fuse.features.partition import Partition
 from twofold.fuse.heads.registry import side_by_side
@@ -58,7 +58,7 @@ def inputs_record(settings: dict, features: FusedFeatures, streams: Sequence[Str
     """What a run is made of: settings, streams with the fingerprints of their files, labels. No path, no host."""
     return {
         "settings": settings, "classes_name": features.taxonomy.name, "classes": list(features.taxonomy.classes),
-        "taxonomy": record_of(features.taxonomy),
+        "taxonomy": taxonomy_record(features.taxonomy),
         "streams": [{"backbone": stream.backbone, "view": stream.view, "dim": stream.dim,
                      "fingerprint": stream.recipe.fingerprint, "recipe": asdict(stream.recipe),
                      "inputs": [{"fingerprint": file.fingerprint, "rows": file.rows,
@@ -104,7 +104,7 @@ def predictions_csv(features: FusedFeatures, fused: ScoredHead, val: tuple[np.nd
     lines: list[tuple[str, ...]] = [("key", "split", "truth", "prediction", *classes)]
     for split, rows, probabilities in sides:
         for row, shares in zip(rows, probabilities, strict=True):
-            lines.append((*to_cells([str(features.keys[row])]), split, classes[features.label[row]],
+            lines.append((*escape_cells([str(features.keys[row])]), split, classes[features.label[row]],
                           classes[int(shares.argmax())], *(f"{share:.6f}" for share in shares)))
     return csv_text(lines)
 

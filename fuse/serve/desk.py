@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
-from twofold.data.errors import InputError
 from twofold.data.images.decode import ImageError
+from twofold.data.utils.errors import InputError
 from twofold.fuse.serve.access import Refusal
 from twofold.fuse.serve.answer import Answer
 

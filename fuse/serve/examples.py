@@ -4,10 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
-from twofold.data.errors import InputError
 from twofold.data.faces.sources import PICTURES
-from twofold.data.images.decode import PHOTOGRAPH
-from twofold.data.images.thumbnail import thumbnail
+from twofold.data.images.decode import PHOTO_LIMITS, thumbnail
+from twofold.data.utils.errors import InputError
 
 MOST, SIDE = 48, 160
 
@@ -32,7 +31,7 @@ class Examples:
         """As JPEG. Raises IndexError, OSError and ImageError."""
         with self._turn:
             if number not in self._thumbnails:
-                self._thumbnails[number] = thumbnail(self.read(number), side=SIDE, limits=PHOTOGRAPH)
+                self._thumbnails[number] = thumbnail(self.read(number), side=SIDE, limits=PHOTO_LIMITS)
             return self._thumbnails[number]
 
 

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from twofold.data.errors import InputError
 from twofold.data.faces.in_memory import open_search
 from twofold.data.faces.picture import FaceFinder
 from twofold.data.faces.settings import Sampling
-from twofold.data.images.decode import PHOTOGRAPH
+from twofold.data.images.decode import PHOTO_LIMITS
 from twofold.data.labels import BASIC
+from twofold.data.utils.errors import InputError
 from twofold.fuse.predict import TEACHING_BASICS
 from twofold.fuse.runs.run import Run
 from twofold.fuse.serve.access import Access, access_for
@@ -100,7 +100,7 @@ def facts(run: Run, options: ServeOptions, *, looks: bool) -> dict[str, Any]:
         "untrained": [name for name, (_, _, recipe) in zip(run.stream_names, run.streams, strict=True)
                       if recipe.untrained],
         "basic": BASIC if run.kind in TEACHING_BASICS else [], "threshold": options.threshold, "looks": looks,
-        "bounds": {"bytes": options.bounds.bytes, "faces": options.bounds.faces, "pixels": PHOTOGRAPH.pixels},
+        "bounds": {"bytes": options.bounds.bytes, "faces": options.bounds.faces, "pixels": PHOTO_LIMITS.pixels},
     }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.fuse.experiment import Experiment, score
 from twofold.fuse.scores.scored_head import figures
 from twofold.fuse.scores.statistics import Comparison, compare

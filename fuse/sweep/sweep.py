@@ -17,8 +17,8 @@ import numpy as np
 from twofold.cache.atomic import write_text
 from twofold.cache.errors import CacheError
 from twofold.cache.store import Store
-from twofold.data.errors import InputError, first_line
-from twofold.data.utils.toml_file import read_toml
+from twofold.data.utils.errors import InputError, first_line
+from twofold.data.utils.options import read_toml
 from twofold.fuse.experiment import prepare, subsets, train_singles, train_subset
 from twofold.fuse.fuse import Fusion, fuse
 from twofold.fuse.runs.run_folder import check_out

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twofold.data.labels import parts
+from twofold.data.labels import basic_emotions
 from twofold.fuse.scores.scored_head import Figures
 from twofold.fuse.tables.columns import columns, percent
 
@@ -45,11 +45,11 @@ def paper_table(heads: Sequence[Figures], classes: tuple[str, ...]) -> list[str]
     place = [classes.index(name) for name in names]
     same = names == ROWS and tuple(int(n) for n in heads[0].scores.n[place]) == FACES
     beside = PUBLISHED if same else ()
-    kind = "Compound Expression" if all(len(parts(name)) == 2 for name in names) else "class"
+    kind = "Compound Expression" if all(len(basic_emotions(name)) == 2 for name in names) else "class"
     rows = [(kind, *(f"#{number}" for number in range(1, len(heads) + 1)),
              *(f"paper: {column.name}" for column in beside))]
     for row, (name, c) in enumerate(zip(names, place, strict=True)):
-        said = name.replace("_", " ").title() if parts(name) else name  # own names stay as they are
+        said = name.replace("_", " ").title() if basic_emotions(name) else name  # own names stay as they are
         rows.append((said, *(percent(each.scores.recall[c]) for each in heads),
                      *(percent(column.right[row] / FACES[row]) for column in beside)))
     rows.append(("acc", *(percent(each.scores.accuracy) for each in heads),

@@ -10,8 +10,8 @@ import numpy as np
 
 from twofold.data.images.sources import NO_FACE, NO_FACE_SUFFIX
 from twofold.data.labels import BASIC
-from twofold.data.utils.csv_files import to_cells
-from twofold.data.utils.outputs import Kind, Output, columns_of
+from twofold.data.utils.csv_files import escape_cells
+from twofold.data.utils.outputs import Output, OutputKind, read_header
 
 UNCERTAIN = "uncertain"
 PLACES = ("source", "frame", "time", "track", "box", "note")  #: of a manifest that `crop` wrote, carried along
@@ -64,11 +64,11 @@ class Written:
 
 def table_output(path: Path, *, overwrite: bool, inputs: Sequence[Path]) -> Output:
     """The table to be written, by the rule of data/utils/outputs.py."""
-    return Output(path, Kind("a table of `predict`", _is_table), overwrite, inputs)
+    return Output(path, OutputKind("a table of `predict`", _is_table), overwrite, inputs)
 
 
 def _is_table(path: Path) -> bool:
-    names = columns_of(path)
+    names = read_header(path)
     return names[:2] == ["key", "prediction"] or names[:2 + len(PLACES)] == ["key", *PLACES, "prediction"]
 
 
@@ -89,7 +89,7 @@ def write_predictions(out: Output, blocks: Iterable[ScoredFaces], options: Predi
             scored = ~np.isnan(faces.scores[:, 0])
             faceless = np.array([str(key).endswith(NO_FACE_SUFFIX) for key in faces.keys], bool) & ~scored
             lines = [_line(faces, int(row), options, classes) for row in np.flatnonzero(scored | faceless)]
-            writer.writerows([*to_cells([str(line[0])]), *line[1:]] for line in lines)
+            writer.writerows([*escape_cells([str(line[0])]), *line[1:]] for line in lines)
             written.calls.update(line[1 + faces.places.shape[1]] for line in lines)
             written.rows += len(lines)
             written.left_out += int((~scored & ~faceless).sum())

@@ -2,12 +2,12 @@
 
 import torch
 
-from twofold.data.utils.machine import cpu_has_bf16, device_name
+from twofold.data.utils.machine import cpu_has_bf16, resolve_device
 
 
 def parse_device(text: str) -> torch.device:
     """`auto`, `cpu`, `cuda`, `cuda:N` or `mps` as a device that is there. Raises InputError if it is not."""
-    return torch.device(device_name(text, cuda_devices=torch.cuda.device_count(),
+    return torch.device(resolve_device(text, cuda_devices=torch.cuda.device_count(),
                                     mps=torch.backends.mps.is_available(), auto=("cuda", "cpu")))
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from twofold.cache.format.classifier import OwnClassifier
-from twofold.data.errors import InputError
 from twofold.data.labels import BASIC
+from twofold.data.utils.errors import InputError
 from twofold.fuse.features.features import FusedFeatures
 from twofold.fuse.features.partition import Partition
 from twofold.fuse.forward import member_scores

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.fuse.heads.concat import Linear
 from twofold.fuse.scores import metrics
 from twofold.fuse.training.loop import Epoch

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 
 LONGEST = 1_000_000  #: frames, nine hours of video: what numbers more is no video
 WIDEST = 10_001  #: frames under one window

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from twofold.data.errors import InputError
 from twofold.data.labels import Taxonomy
 from twofold.data.readers.cexpr import read_template
-from twofold.data.utils.outputs import Kind, Output
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.outputs import Output, OutputKind
 from twofold.fuse.video.smoothing import smoothed
 
 CLASSES = "cexpr7"
@@ -31,7 +31,7 @@ def submission_output(path: Path, template: Path, *, overwrite: bool, inputs: Se
     def own(there: Path) -> bool:
         return _frames(there) == _frames(template)
 
-    return Output(path, Kind("a submission for this template", own), overwrite, [*inputs, template])
+    return Output(path, OutputKind("a submission for this template", own), overwrite, [*inputs, template])
 
 
 def _frames(path: Path) -> list[str]:

@@ -13,7 +13,7 @@ from twofold.cache.export.faces import exported_faces
 from twofold.cache.export.numpy_files import write_npz
 from twofold.cache.format.write import write_featurefile
 from twofold.cache.store import Store
-from twofold.data.labels import taxonomy
+from twofold.data.labels import builtin_taxonomy
 
 ROWS = 30
 KEYS = [f"faces/{number:02d}é.jpg" for number in range(ROWS)]
@@ -38,7 +38,7 @@ def store(tmp_path):
         writer = csv.writer(file)
         writer.writerow(("key", "split", "basic", "compound", "group"))
         for number, key in reversed(list(enumerate(KEYS))):
-            label = taxonomy("cexpr7").classes[number % 7] if number % 3 else ""
+            label = builtin_taxonomy("cexpr7").classes[number % 7] if number % 3 else ""
             writer.writerow((key, ("train", "test", "")[number % 3], "", label, f"s{number // 4}"))
     return Store(folder)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twofold.data.labels import pair, taxonomy
+from twofold.data.labels import basic_pair, builtin_taxonomy
 from twofold.data.synthetic.dataset import draw_face
 
 
@@ -42,9 +42,9 @@ def put(jpeg) -> Callable[..., Path]:
 def rafdb(tmp_path, put) -> Path:
     """RAF-DB: each class of both parts once in train and once in test, aligned and original."""
     for part, name in (("basic", "basic7"), ("compound", "rafdb11")):
-        classes, lines = taxonomy(name), []
+        classes, lines = builtin_taxonomy(name), []
         for number, label in zip(classes.numbers, classes.classes, strict=True):
-            emotions = pair(label) if part == "compound" else (label,)
+            emotions = basic_pair(label) if part == "compound" else (label,)
             for split in ("train", "test"):
                 stem = f"{split}_{number:05d}"
                 put(tmp_path / part / "Image/aligned" / f"{stem}_aligned.jpg", number, *emotions)

@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twofold.data.errors import InputError
-from twofold.data.images.crops import crop_faces
 from twofold.data.images.decode import decode
-from twofold.data.images.sources import open_faces
+from twofold.data.images.sources import open_images
 from twofold.data.labels import BASIC
-from twofold.data.readers.affectnet import read_affectnet
+from twofold.data.readers.affectnet import crop_faces, read_affectnet
+from twofold.data.utils.errors import InputError
 
 
 def test_the_release_of_2021(affectnet):
@@ -25,7 +24,7 @@ def test_the_release_of_2021(affectnet):
         "1 faces labelled 10 (no face) are left out",
         "AffectNet, 8 classes train: 8 faces here, 287,651 as published",
         "AffectNet, 8 classes val: 8 faces here, 3,999 as published"]
-    assert all(open_faces(affectnet).read(key) for key in faces.keys)
+    assert all(open_images(affectnet).read(key) for key in faces.keys)
 
 
 def test_the_official_validation_set_can_be_the_test_split(affectnet, older_affectnet):
@@ -54,12 +53,12 @@ def test_the_older_lists(older_affectnet):
 def test_the_older_pictures_are_cut_to_the_face(older_affectnet, tmp_path):
     (older_affectnet / "Manually_Annotated_Images/2/2ab.jpg").write_bytes(b"no picture")
     faces = crop_faces(read_affectnet(older_affectnet), older_affectnet, tmp_path / "crops")
-    cut = open_faces(tmp_path / "crops")
+    cut = open_images(tmp_path / "crops")
     assert decode(cut.read(faces.keys[0])).size == (32, 38)  # the box ends below the picture of 48 x 48
     assert not any("--crop" in note for note in faces.notes)
     assert ("1 faces could not be cut out (the first is Manually_Annotated_Images/2/2ab.jpg: not an image)"
             in faces.notes)
-    whole = np.asarray(decode(open_faces(older_affectnet).read(faces.keys[3])), int)[10:48, 8:40]
+    whole = np.asarray(decode(open_images(older_affectnet).read(faces.keys[3])), int)[10:48, 8:40]
     assert np.abs(np.asarray(decode(cut.read(faces.keys[3])), int) - whole).mean() < 4
 
 

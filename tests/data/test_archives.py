@@ -19,13 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
 from twofold.data.images import gzip_stream
 from twofold.data.images.archives import Archive
 from twofold.data.images.decode import ImageError
 from twofold.data.images.gzip_stream import GzipStream
-from twofold.data.images.sources import image_hashes, open_faces
+from twofold.data.images.sources import hash_images, open_images
 from twofold.data.manifest import read_manifest
+from twofold.data.utils.errors import InputError
 
 BACKBONE = "torchvision:mobilenet_v2"
 KINDS = (".zip", ".tar", ".tar.gz")
@@ -62,7 +62,7 @@ def test_an_archive_gives_the_bytes_hashes_and_features_of_its_files(kind, faces
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
     keys = read_manifest(tmp_path / "a.csv").keys
-    assert image_hashes(open_faces(archive), keys) == image_hashes(open_faces(faces), keys)
+    assert hash_images(open_images(archive), keys) == hash_images(open_images(faces), keys)
     checked = cli("manifest", "check", tmp_path / "a.csv", "--root", archive)
     assert checked.returncode == 0 and "every face can be read" in checked.stdout
     if kind == ".zip":
@@ -89,14 +89,15 @@ def test_datasets_are_read_from_their_archives(kind, rafdb, rafce, affectnet, tm
         a, b = read_manifest(out / "a.csv"), read_manifest(out / "b.csv")
         assert [f"all/{key}" for key in a.keys] == b.keys
         assert a.table.drop(columns="key").equals(b.table.drop(columns="key"))
-        assert all(open_faces(archive).read(key) == open_faces(rafdb).read(key.removeprefix("all/")) for key in b.keys)
+        inside, folder = open_images(archive), open_images(rafdb)
+        assert all(inside.read(key) == folder.read(key.removeprefix("all/")) for key in b.keys)
 
 
 def test_archives_within_a_folder_are_read_too(faces, tmp_path):
     """As RAF-DB comes: a folder with basic/Image/aligned.zip in it."""
     (tmp_path / "RAF/Image").mkdir(parents=True)
     packed(faces, tmp_path / "RAF/Image/aligned.zip", top="aligned/")
-    root = open_faces(tmp_path / "RAF")
+    root = open_images(tmp_path / "RAF")
     assert root.read("Image/aligned.zip/aligned/fear/1.jpg") == (faces / "fear/1.jpg").read_bytes()
     for key in ("Image/aligned.zip/aligned/none.jpg", "Image/none.zip/a.jpg"):
         with pytest.raises(ImageError, match="missing file"):
@@ -115,7 +116,7 @@ def read_in_process(root, key: str, results) -> None:
 def test_threads_and_processes_read_one_archive(kind, method, faces, tmp_path):
     if method not in multiprocessing.get_all_start_methods() or (method == "spawn" and kind != ".zip"):
         pytest.skip("not here, or tried with another kind")
-    root = open_faces(packed(faces, tmp_path / f"faces{kind}"))
+    root = open_images(packed(faces, tmp_path / f"faces{kind}"))
     keys = sorted(path.relative_to(faces).as_posix() for path in faces.rglob("*.jpg")) * 20
     expected = [(faces / key).read_bytes() for key in keys]
     with ThreadPoolExecutor(8) as pool:
@@ -172,7 +173,7 @@ def test_unsafe_names_are_not_in_an_archive(tmp_path, jpeg):
     assert Archive(tmp_path / "x.tar").read("hard.jpg") == jpeg()
     for key in ("../out.jpg", "/etc/out.jpg", "link.jpg"):
         with pytest.raises(ImageError, match="missing file"):
-            open_faces(tmp_path / "x.tar").read(key)
+            open_images(tmp_path / "x.tar").read(key)
 
 
 def test_members_that_cannot_be_trusted_are_failures(tmp_path, jpeg):
@@ -192,7 +193,7 @@ def test_members_that_cannot_be_trusted_are_failures(tmp_path, jpeg):
     directory = content.rfind(b"PK\1\2", 0, content.rfind(b"locked.jpg"))
     struct.pack_into("<H", content, directory + 8, 1)
     path.write_bytes(content)
-    source = open_faces(path)
+    source = open_images(path)
     assert source.read("good.jpg") == jpeg()
     for key, reason in (("bomb.jpg", "file larger than 256 MB"), ("liar.jpg", "not what its index says"),
                         ("bz.jpg", "compressed in another way"), ("locked.jpg", "encrypted in its archive"),
@@ -208,7 +209,7 @@ def test_a_changed_member_is_found_out(tmp_path, faces):
     content[member.offset + 30 + len("anger/0.jpg") + member.packed // 2] ^= 255
     path.write_bytes(content)
     with pytest.raises(ImageError, match="damaged in its archive"):
-        open_faces(path).read("anger/0.jpg")
+        open_images(path).read("anger/0.jpg")
 
 
 def bomb(path: Path) -> None:
@@ -236,7 +237,7 @@ def test_what_is_no_archive_is_one_sentence(name, write, says, tmp_path, cli, mo
     monkeypatch.setattr(gzip_stream, "FREE_BYTES", 16 << 20)
     write(tmp_path / name)
     with pytest.raises(InputError, match=says):
-        open_faces(tmp_path / name)
+        open_images(tmp_path / name)
     done = cli("manifest", "folder", tmp_path / name, "-o", tmp_path / "faces.csv")
     assert done.returncode == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from twofold.cache.store import Store
-from twofold.data.images.decode import FACE, PHOTOGRAPH, ImageError, Limits, decode
-from twofold.data.images.sources import open_faces
+from twofold.data.images.decode import FACE_LIMITS, PHOTO_LIMITS, ImageError, Limits, decode
+from twofold.data.images.sources import open_images
 
 BACKBONE = "torchvision:mobilenet_v2"
 ENCODER = ("--backbones", BACKBONE, "--weights", f"{BACKBONE}=random:0", "--device", "cpu", "--precision", "fp32")
@@ -88,7 +88,7 @@ def test_limits_bound_pixels_and_memory():
         decode(saved(white, "PNG"), Limits(pixels=19_999, memory=1 << 20))
     with pytest.raises(ImageError, match="decoding takes more than 0 MB"):
         decode(saved(white, "WEBP"), Limits(pixels=20_000, memory=300_000))  # a PNG of that size would take 240,000
-    assert FACE.scaled_to(50_000_000) == Limits(pixels=50_000_000, memory=2 * FACE.memory)
+    assert FACE_LIMITS.scaled_to(50_000_000) == Limits(pixels=50_000_000, memory=2 * FACE_LIMITS.memory)
 
 
 PEAK = """
@@ -102,7 +102,7 @@ content = Path(sys.argv[1]).read_bytes()
 Path("/proc/self/clear_refs").write_text("5")
 before = peak()
 try:
-    size = decode.decode(content, decode.FACE).size
+    size = decode.decode(content, decode.FACE_LIMITS).size
 except decode.ImageError:
     size = (1, 1)
 print((peak() - before) / 1024)
@@ -120,7 +120,7 @@ def test_memory_stays_within_the_limit(tmp_path, mode, kind, side):
         path.write_bytes(saved(image if mode == "I;16" else image.convert(mode), kind,
                                **({"lossless": True, "method": 0} if kind == "WEBP" else {})))
     done = subprocess.run([sys.executable, "-c", PEAK, tmp_path / "a.img"], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < (FACE.memory >> 20), done.stdout
+    assert float(done.stdout) < (FACE_LIMITS.memory >> 20), done.stdout
 
 
 @pytest.fixture
@@ -182,5 +182,5 @@ def test_a_larger_limit_is_an_option_of_extract(bad_folder, tmp_path, cli):
 
 def test_a_pipe_is_never_opened(bad_folder):
     with pytest.raises(ImageError, match="not a regular file"):
-        open_faces(bad_folder).read("pipe.jpg")
-    assert PHOTOGRAPH.pixels > FACE.pixels
+        open_images(bad_folder).read("pipe.jpg")
+    assert PHOTO_LIMITS.pixels > FACE_LIMITS.pixels

@@ -2,8 +2,8 @@
 
 import pytest
 
-from twofold.data.errors import InputError
 from twofold.data.readers.cexpr import HEADER, frames_of, read_cexpr, read_template
+from twofold.data.utils.errors import InputError
 
 
 def test_frames_alone(cexpr):

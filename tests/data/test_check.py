@@ -9,12 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from twofold.data.audit import duplicates
-from twofold.data.audit.check import check, group_duplicates
-from twofold.data.audit.duplicates import components, exact, near
-from twofold.data.audit.fingerprints import Fingerprints, fingerprints
-from twofold.data.images.sources import open_faces
-from twofold.data.manifest import manifest, read_manifest, write_manifest
+from twofold.data import audit
+from twofold.data.audit import Fingerprints, check_manifest, components, exact, fingerprints, group_duplicates, near
+from twofold.data.images.sources import open_images
+from twofold.data.manifest import build_manifest, read_manifest, write_manifest
 from twofold.data.readers.csv import read_csv
 
 
@@ -39,11 +37,11 @@ def faces(tmp_path, jpeg):
         "key": keys, "split": ["train", "test", "train", "train", "train", "val", "test", "test"],
         "basic": ["anger", "anger", "fear", "surprise", "surprise", "disgust", "fear", "fear"],
         "group": ["", "", "", "", "p", "p", "", ""]})
-    return manifest(table, source="x")
+    return build_manifest(table, source="x")
 
 
 def test_everything_wrong_is_found(faces, tmp_path):
-    found = check(faces, open_faces(tmp_path), workers=1)
+    found = check_manifest(faces, open_images(tmp_path), workers=1)
     assert found.unreadable == {"missing file": ("7.jpg",), "not an image": ("6.jpg",)}
     assert (found.exact.sets, found.exact.faces, found.exact.crossing.count) == (1, 2, 1)
     assert found.exact.crossing.examples == ("0.jpg (train) = 1.jpg (test)",)
@@ -58,20 +56,20 @@ def test_everything_wrong_is_found(faces, tmp_path):
 
 def test_a_sound_manifest_passes(faces, tmp_path):
     sound = faces.select(np.array([1, 0, 1, 0, 1, 0, 0, 0]))
-    found = check(sound, open_faces(tmp_path), workers=1)
+    found = check_manifest(sound, open_images(tmp_path), workers=1)
     assert found.exit_code == 0 and "every face can be read" in found.text() and "leak" not in found.text()
 
 
 def test_duplicates_become_groups(faces, tmp_path):
-    grouped = group_duplicates(check(faces, open_faces(tmp_path), workers=1))
+    grouped = group_duplicates(check_manifest(faces, open_images(tmp_path), workers=1))
     assert grouped.table["group"].tolist() == ["same0000000"] * 2 + ["same0000002"] * 2 + ["p", "p", "", ""]
-    again = check(grouped, open_faces(tmp_path), workers=1)
+    again = check_manifest(grouped, open_images(tmp_path), workers=1)
     assert again.groups.crossing.count == 2
 
 
 def test_sets_that_share_a_group_are_joined(faces, tmp_path):
     table = faces.table.assign(group=["", "a", "a", "", "b", "", "", ""])
-    grouped = group_duplicates(check(manifest(table, source="x"), open_faces(tmp_path), workers=1))
+    grouped = group_duplicates(check_manifest(build_manifest(table, source="x"), open_images(tmp_path), workers=1))
     assert grouped.table["group"].tolist() == ["a"] * 4 + ["b", "", "", ""]
 
 
@@ -95,10 +93,10 @@ def test_a_csv_of_pixels_is_checked_too(fer2013, cli, tmp_path):
 
 def test_processes_find_the_same(faces, tmp_path, monkeypatch):
     keys = faces.keys * 20
-    here = fingerprints(keys, open_faces(tmp_path), workers=1)
-    monkeypatch.setattr("twofold.data.audit.fingerprints.FEW", 10)
+    here = fingerprints(keys, open_images(tmp_path), workers=1)
+    monkeypatch.setattr("twofold.data.audit.FEW", 10)
     seen = []
-    there = fingerprints(keys, open_faces(tmp_path), workers=2, progress=seen.append)
+    there = fingerprints(keys, open_images(tmp_path), workers=2, progress=seen.append)
     assert sum(seen) == len(keys)
     for name, values in vars(here).items():
         assert (getattr(there, name) == values).all(), name
@@ -107,7 +105,7 @@ def test_processes_find_the_same(faces, tmp_path, monkeypatch):
 def test_the_known_duplicates_of_the_real_faces(real):
     """Recall against dup_group. What is found beyond those are the same photographs too, by eye (see `near`)."""
     faces = read_csv(real / "faces_ferplus/labels.csv", key="image", group="dup_group")
-    sets = near(fingerprints(faces.keys, open_faces(real / "faces_ferplus"), workers=1))
+    sets = near(fingerprints(faces.keys, open_images(real / "faces_ferplus"), workers=1))
     known = np.unique(faces.table["group"].to_numpy(object), return_inverse=True)[1]
     both = np.unique(np.column_stack([known, sets]), axis=0, return_inverse=True)[1].ravel()
     assert pair_count(both) / pair_count(known) >= 0.99
@@ -118,7 +116,7 @@ def test_the_known_duplicates_of_the_real_faces(real):
 def test_other_people_are_no_duplicates(real):
     """News photographs of 333 scenes: nothing to find but what is there twice."""
     table = pd.read_csv(real / "faces_lfw_expr/labels.csv", dtype=str)
-    sets = near(fingerprints(table["image"].tolist(), open_faces(real / "faces_lfw_expr"), workers=1))
+    sets = near(fingerprints(table["image"].tolist(), open_images(real / "faces_lfw_expr"), workers=1))
     for head in np.flatnonzero(np.bincount(sets) > 1):
         assert table["subject"][sets == head].nunique() == 1
 
@@ -137,7 +135,7 @@ def test_bands_find_what_comparing_all_pairs_finds(count, seed):
     bits = base[draw.integers(0, 4, count)] ^ (draw.random((count, 320)) < draw.choice([0.02, 0.06, 0.1]))
     packed = np.packbits(bits, axis=1).view(np.uint64)
     far = (bits[:, None] ^ bits[None])
-    alike = (far[..., :64].sum(axis=2) <= duplicates.COARSE) & (far[..., 64:].sum(axis=2) <= duplicates.FINE)
+    alike = (far[..., :64].sum(axis=2) <= audit.COARSE) & (far[..., 64:].sum(axis=2) <= audit.FINE)
     wanted = components(count, *np.nonzero(alike))
     assert (near(made_up(packed[:, 0].copy(), packed[:, 1:].copy())) == wanted).all()
 
@@ -157,5 +155,5 @@ def test_components_are_closed(count, edges):
 def test_flat_and_unreadable_pictures_are_like_none(tmp_path):
     for name, grey in (("a", 10), ("b", 200), ("c", 200)):
         Image.new("L", (48, 48), grey).save(tmp_path / f"{name}.png")
-    prints = fingerprints(["a.png", "b.png", "c.png", "none.png", "none2.png"], open_faces(tmp_path), workers=1)
+    prints = fingerprints(["a.png", "b.png", "c.png", "none.png", "none2.png"], open_images(tmp_path), workers=1)
     assert exact(prints).tolist() == near(prints).tolist() == [0, 1, 1, 3, 4]

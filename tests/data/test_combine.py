@@ -3,15 +3,15 @@
 import pandas as pd
 import pytest
 
-from twofold.data.errors import InputError
-from twofold.data.manifest import manifest, read_manifest
-from twofold.data.merge import fold, merge, rename_splits, resplit, unite, without_leaks
+from twofold.data.manifest import build_manifest, read_manifest
+from twofold.data.merge import assign_fold_column, drop_leaking_samples, merge, merge_by_key, rename_splits, resplit
+from twofold.data.utils.errors import InputError
 
 
 def made(count: int = 90, **columns):
     table = {"key": [f"{row}.png" for row in range(count)],
              "basic": [("anger", "fear", "neutral")[row % 3] for row in range(count)]}
-    return manifest(pd.DataFrame({**table, **columns}), source="x")
+    return build_manifest(pd.DataFrame({**table, **columns}), source="x")
 
 
 def test_keys_and_groups_get_the_dataset_in_front():
@@ -48,18 +48,19 @@ def test_a_group_left_on_two_sides_is_said():
 
 def test_leaks_can_be_left_out():
     before = made(split=["test"] * 30 + ["train"] * 60, group=["x"] + [""] * 58 + ["x"] + [""] * 30)
-    clean = without_leaks(before, "train")
+    clean = drop_leaking_samples(before, "train")
     assert len(clean) == 89 and "59.png" not in clean.keys and "0.png" in clean.keys
     after = resplit(clean, val=0.25, test=0, target="basic", seed=0, only="train")
     assert after.notes == ("1 faces of train are left out: their groups stand in other splits too",)
-    assert without_leaks(clean, "train").table.equals(clean.table)
+    assert drop_leaking_samples(clean, "train").table.equals(clean.table)
 
 
 def test_folds():
-    faces = fold(made(group=[str(row // 3) for row in range(90)]), folds=5, target="basic", seed=0).table
+    faces = assign_fold_column(made(group=[str(row // 3) for row in range(90)]), folds=5, target="basic", seed=0).table
     assert faces["fold"].value_counts().to_dict() == dict.fromkeys("01234", 18)
     assert faces.groupby("group")["fold"].nunique().max() == 1
-    part = fold(made(split=["test"] * 30 + ["train"] * 60), folds=3, target="basic", seed=0, only="train").table
+    part = assign_fold_column(made(split=["test"] * 30 + ["train"] * 60), folds=3, target="basic", seed=0,
+                              only="train").table
     assert set(part["fold"][:30]) == {""} and set(part["fold"][30:]) == {"0", "1", "2"}
 
 
@@ -96,9 +97,9 @@ def test_the_unified_set_from_the_command_line(cli, affectnet, tmp_path, put):
 
 
 def test_manifests_of_one_root_are_united_by_key():
-    a = manifest(pd.DataFrame({"key": ["1", "2"], "split": ["train", ""], "age": ["3", ""]}), source="a")
-    b = manifest(pd.DataFrame({"key": ["3", "2"], "split": ["", "test"], "basic": ["fear", ""]}), source="b")
-    both = unite({"a": a, "b": b}).table
+    a = build_manifest(pd.DataFrame({"key": ["1", "2"], "split": ["train", ""], "age": ["3", ""]}), source="a")
+    b = build_manifest(pd.DataFrame({"key": ["3", "2"], "split": ["", "test"], "basic": ["fear", ""]}), source="b")
+    both = merge_by_key({"a": a, "b": b}).table
     assert both["key"].tolist() == ["1", "2", "3"] and both["split"].tolist() == ["train", "test", ""]
     assert both["basic"].tolist() == ["", "", "fear"] and both["age"].tolist() == ["3", "", ""]
 
@@ -107,11 +108,11 @@ def test_manifests_that_contradict_each_other():
     a, b = made(5, split="train"), made(5, split=["train", "test", "test", "", "train"])
     with pytest.raises(InputError, match=r"A and B contradict each other: 'split' of '1\.png' is 'train' in one and "
                                          r"'test' in the other \(and so of 1 more faces\)"):
-        unite({"A": a, "B": b})
+        merge_by_key({"A": a, "B": b})
 
 
 def test_splits_are_renamed():
-    faces = manifest(pd.DataFrame({"key": list("abc"), "split": ["train", "val", ""]}), source="x")
+    faces = build_manifest(pd.DataFrame({"key": list("abc"), "split": ["train", "val", ""]}), source="x")
     assert list(rename_splits(faces, ["val=test"]).table["split"]) == ["train", "test", ""]
     assert list(rename_splits(faces, ["val=train", "train=val", "=test"]).table["split"]) == ["val", "train", "test"]
     for wrong, says in ((["val"], "is not OLD=NEW"), (["val=dev"], "is not OLD=NEW"),

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from twofold.data.errors import InputError
-from twofold.data.keys import LONGEST, key_fault, look_alikes
-from twofold.data.manifest import manifest, manifest_output, read_manifest, write_manifest
-from twofold.data.utils.csv_files import from_cells, read_table, replacing, save_table, separator_of, to_cells
+from twofold.data.manifest import build_manifest, manifest_output, read_manifest, write_manifest
+from twofold.data.utils.csv_files import detect_separator, escape_cells, read_table, save_table, unescape_cells
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.keys import LONGEST, ambiguous_keys, key_fault
+from twofold.data.utils.outputs import replace_file
 
 TEXTS = st.text(st.sampled_from("abé =+-@'\"\t\r\n,;1.e_/"), max_size=8)
 
@@ -21,8 +22,8 @@ TEXTS = st.text(st.sampled_from("abé =+-@'\"\t\r\n,;1.e_/"), max_size=8)
 @given(st.lists(TEXTS, min_size=1, max_size=6))
 @example(["=1+1", "'=1+1", "''=x", "-a.jpg", "'-a.jpg", "-0.25", "'-0.25", "@x", "+", "'", "''", "\rx"])
 def test_cells_read_back_and_are_no_formulas(texts):
-    cells = to_cells(texts)
-    assert from_cells(cells) == texts
+    cells = escape_cells(texts)
+    assert unescape_cells(cells) == texts
     for cell in cells:
         number = cell[1:].replace(".", "").replace("e", "").replace("-", "").replace("+", "").isdecimal()
         assert cell[:1] not in ("=", "@", "\t", "\r") and (cell[:1] not in ("+", "-") or number)
@@ -41,7 +42,8 @@ def test_any_table_survives_its_file(tmp_path_factory, rows):
 def test_a_spreadsheet_sees_text_where_a_formula_stood(tmp_path):
     """What another program's parser gets, and what we get back."""
     keys = ["=HYPERLINK(1).jpg", "-a.jpg", "+b/@c.jpg", "@SUM(A1).jpg", "plain.jpg", "'-d.jpg"]
-    faces = manifest(pd.DataFrame({"key": keys, "valence": ["-0.25", "+1", "-1e-3", "=2", "x", "-x"]}), source="x")
+    table = pd.DataFrame({"key": keys, "valence": ["-0.25", "+1", "-1e-3", "=2", "x", "-x"]})
+    faces = build_manifest(table, source="x")
     write_manifest(faces, tmp_path / "faces.csv")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "faces.csv").read_text())))
     assert [row["key"] for row in rows] == ["'=HYPERLINK(1).jpg", "'-a.jpg", "'+b/@c.jpg", "'@SUM(A1).jpg", "plain.jpg",
@@ -62,8 +64,9 @@ def test_tables_as_spreadsheets_save_them(tmp_path, separator, encoding, end):
 
 
 def test_the_separator_is_what_the_header_has_most_of():
-    assert separator_of("key,a;b,c") == "," and separator_of('"a,b,c";d') == ";" and separator_of("key") == ","
-    assert separator_of("key\tlabel, as said") == ","  # of two that stand as often, the comma
+    assert detect_separator("key,a;b,c") == "," and detect_separator('"a,b,c";d') == ";"
+    assert detect_separator("key") == ","
+    assert detect_separator("key\tlabel, as said") == ","  # of two that stand as often, the comma
 
 
 @pytest.mark.parametrize(("key", "says"), [
@@ -75,7 +78,7 @@ def test_the_separator_is_what_the_header_has_most_of():
 def test_keys_that_no_file_of_ours_could_carry(key, says):
     assert says in key_fault(key) and len(key_fault(key)) < 400 and "\n" not in key_fault(key)
     with pytest.raises(InputError, match="row 2, column 'key'"):
-        manifest(pd.DataFrame({"key": [key]}), source="x")
+        build_manifest(pd.DataFrame({"key": [key]}), source="x")
 
 
 def test_the_longest_key():
@@ -83,10 +86,10 @@ def test_the_longest_key():
 
 
 def test_keys_that_other_systems_take_for_one_file():
-    assert look_alikes(["a.png", "b.png", "A/a.png"]) == ()
-    (note,) = look_alikes(["é.png", "e\u0301.png", "f.png"])
+    assert ambiguous_keys(["a.png", "b.png", "A/a.png"]) == ()
+    (note,) = ambiguous_keys(["é.png", "e\u0301.png", "f.png"])
     assert note.startswith("1 pairs of keys differ only by the Unicode form of their letters") and "macOS" in note
-    (note,) = look_alikes(["a/B.png", "A/b.png", "a/b.png"])
+    (note,) = ambiguous_keys(["a/B.png", "A/b.png", "a/b.png"])
     assert note.startswith("2 pairs of keys differ only by upper and lower case") and "'a/B.png' and 'A/b.png'" in note
 
 
@@ -142,7 +145,7 @@ def test_what_is_no_manifest_is_not_written_over(tmp_path, cli, put):
 def test_a_failure_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+    with pytest.raises(KeyboardInterrupt), replace_file(path) as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and [file.name for file in tmp_path.iterdir()] == ["x.csv"]

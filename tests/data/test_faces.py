@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from twofold.data.errors import InputError
 from twofold.data.images.decode import ImageError
-from twofold.data.images.sources import open_faces, parse_roots, require_roots
+from twofold.data.images.sources import check_roots, open_images, parse_roots
+from twofold.data.utils.errors import InputError
 
 
 @pytest.fixture
@@ -18,13 +18,13 @@ def root(tmp_path):
 
 
 def test_one_root(root):
-    assert open_faces(root).read("a/1.png") == b"one"
+    assert open_images(root).read("a/1.png") == b"one"
 
 
 def test_roots_by_name(root, tmp_path):
     (tmp_path / "more").mkdir()
     (tmp_path / "more/2.png").write_bytes(b"two")
-    faces = open_faces({"x": root, "y": tmp_path / "more"})
+    faces = open_images({"x": root, "y": tmp_path / "more"})
     assert faces.read("x/a/1.png") == b"one" and faces.read("y/2.png") == b"two"
     with pytest.raises(ImageError, match="no root for 'z'"):
         faces.read("z/2.png")
@@ -35,57 +35,57 @@ def test_a_key_cannot_leave_its_root(root, key):
     (root / "link").symlink_to(root.parent / "secret")
     (root / "linked").symlink_to(root.parent)
     with pytest.raises(ImageError, match="outside its root"):
-        open_faces(root).read(key)
+        open_images(root).read(key)
 
 
 def test_an_absolute_key_is_not_followed(root):
     with pytest.raises(ImageError, match="outside its root"):
-        open_faces(root).read(str(root.parent / "secret"))
+        open_images(root).read(str(root.parent / "secret"))
 
 
 def test_links_within_the_root_are_fine(root):
     (root / "b.png").symlink_to(root / "a/1.png")
-    assert open_faces(root).read("b.png") == b"one"
+    assert open_images(root).read("b.png") == b"one"
 
 
 def test_a_csv_of_pixels_outside_the_root_is_not_read(root):
     (root.parent / "fer2013.csv").write_text("emotion,pixels,Usage\n0,1,Training\n")
     (root / "in.csv").symlink_to(root.parent / "fer2013.csv")
     with pytest.raises(ImageError, match="outside its root"):
-        open_faces(root).read("in.csv/0000000.png")
+        open_images(root).read("in.csv/0000000.png")
 
 
 @pytest.mark.parametrize(("key", "reason"), [("a/2.png", "missing file"), ("a", "unreadable file"),
                                              ("a/1.png/x", "unreadable file"), ("a\0b", "unreadable file")])
 def test_reasons(root, key, reason):
     with pytest.raises(ImageError, match=reason):
-        open_faces(root).read(key)
+        open_images(root).read(key)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_no_permission(root):
     (root / "a/1.png").chmod(0)
     with pytest.raises(ImageError, match="Permission denied"):
-        open_faces(root).read("a/1.png")
+        open_images(root).read("a/1.png")
 
 
 def test_a_missing_root(tmp_path):
     with pytest.raises(InputError, match="no such folder of faces"):
-        open_faces(tmp_path / "none")
+        open_images(tmp_path / "none")
     with pytest.raises(InputError, match="no such folder of faces"):
-        open_faces({"x": tmp_path, "y": tmp_path / "none"})
+        open_images({"x": tmp_path, "y": tmp_path / "none"})
 
 
 def test_roots_that_cannot_be_meant_are_refused(root):
-    require_roots(open_faces(root), ["a/2.png", "a/1.png"])
-    require_roots(open_faces(root), [])
+    check_roots(open_images(root), ["a/2.png", "a/1.png"])
+    check_roots(open_images(root), [])
     with pytest.raises(InputError, match=r"none of 2 faces tried is below .*the first is x/a/1.png"):
-        require_roots(open_faces(root), ["x/a/1.png", "x/a/2.png"])
+        check_roots(open_images(root), ["x/a/1.png", "x/a/2.png"])
     with pytest.raises(InputError, match="no root for the faces of y: give --root y=DIR too"):
-        require_roots(open_faces({"x": root}), ["x/a/1.png", "y/1.png"])
+        check_roots(open_images({"x": root}), ["x/a/1.png", "y/1.png"])
     many = [f"a/{row + 2}.png" for row in range(5000)]
     with pytest.raises(InputError, match="none of 100 faces tried"):
-        require_roots(open_faces(root), many)
+        check_roots(open_images(root), many)
 
 
 def test_roots_from_the_command_line(root):

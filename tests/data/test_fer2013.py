@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from twofold.data.errors import InputError
 from twofold.data.images.decode import ImageError, decode
-from twofold.data.images.sources import open_faces
-from twofold.data.readers.fer2013 import read_fer2013, unpack
-from twofold.data.readers.ferplus_votes import LOOSE, MAJORITY, STRICT, VOTED, compounds, majority
+from twofold.data.images.sources import open_images
+from twofold.data.readers.fer2013 import LOOSE, MAJORITY, STRICT, VOTED, compounds, majority, read_fer2013, unpack
+from twofold.data.utils.errors import InputError
 
 
 def pixels_of(path) -> np.ndarray:
@@ -32,7 +31,7 @@ def test_fer2013_alone(fer2013):
 def test_faces_are_read_from_inside_the_csv(fer2013):
     wanted = pixels_of(fer2013)
     for root in (fer2013, fer2013 / "fer2013.csv"):
-        source = open_faces(root)
+        source = open_images(root)
         for key, grey in zip(read_fer2013(root).keys, wanted, strict=True):
             assert (np.asarray(decode(source.read(key)))[..., 0] == grey).all()
 
@@ -40,7 +39,7 @@ def test_faces_are_read_from_inside_the_csv(fer2013):
 def test_the_file_may_have_another_name(fer2013):
     path = (fer2013 / "fer2013.csv").rename(fer2013 / "ICML.CSV")
     faces = read_fer2013(path)
-    assert (np.asarray(decode(open_faces(path).read(faces.keys[5])))[..., 0] == pixels_of(path)[5]).all()
+    assert (np.asarray(decode(open_images(path).read(faces.keys[5])))[..., 0] == pixels_of(path)[5]).all()
 
 
 def test_votes_make_the_labels(fer2013):
@@ -70,7 +69,7 @@ def test_unpacked_files_are_the_same_bytes(fer2013, tmp_path):
     faces = read_fer2013(fer2013, ferplus=fer2013 / "fer2013new.csv")
     files = unpack(faces, fer2013, tmp_path / "png")
     assert files.keys[3] == "fer0000004.png"
-    inside, outside = open_faces(fer2013), open_faces(tmp_path / "png")
+    inside, outside = open_images(fer2013), open_images(tmp_path / "png")
     assert [inside.read(key) for key in faces.keys] == [outside.read(key) for key in files.keys]
     with Image.open(tmp_path / "png/fer0000004.png") as image:
         image.verify()
@@ -80,7 +79,7 @@ def test_unpacked_files_are_the_same_bytes(fer2013, tmp_path):
 def test_the_bytes_of_a_face_are_fixed(fer2013):
     """The hash of a face is what resuming and joining go by: it may not change with versions."""
     (fer2013 / "fer2013.csv").write_text("emotion,pixels,Usage\n0,0 1 2 3,Training\n")
-    content = open_faces(fer2013).read("fer2013.csv/0000000.png")
+    content = open_images(fer2013).read("fer2013.csv/0000000.png")
     assert hashlib.sha256(content).hexdigest() == GOLDEN
 
 
@@ -93,13 +92,13 @@ GOLDEN = "3b2cf1e1ec922e11c97862f4a58b28cc3b57d9feae48d9b83654990ef73ace9f"
 def test_damaged_rows_are_bad_faces(fer2013, row, reason):
     (fer2013 / "fer2013.csv").write_text(f"emotion,pixels,Usage\n{row}\n")
     with pytest.raises(ImageError, match=reason):
-        open_faces(fer2013).read("fer2013.csv/0000000.png")
+        open_images(fer2013).read("fer2013.csv/0000000.png")
 
 
 @pytest.mark.parametrize("key", ["fer2013.csv/0000012.png", "fer2013.csv/x.png", "other.csv/0000000.png"])
 def test_rows_that_are_not_there(fer2013, key):
     with pytest.raises(ImageError):
-        open_faces(fer2013).read(key)
+        open_images(fer2013).read(key)
 
 
 def test_windows_line_ends_byte_order_mark_quotes_and_other_order(fer2013):
@@ -108,7 +107,7 @@ def test_windows_line_ends_byte_order_mark_quotes_and_other_order(fer2013):
     text = "emotion, Usage, pixels\r\n" + "".join(
         f'{row.emotion},{row.Usage},"{row.pixels}"\r\n' for row in table.itertuples())
     (fer2013 / "fer2013.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
-    faces, source = read_fer2013(fer2013), open_faces(fer2013)
+    faces, source = read_fer2013(fer2013), open_images(fer2013)
     assert faces.table.equals(before)
     assert (np.asarray(decode(source.read(faces.keys[11])))[..., 0] == wanted[11]).all()
 
@@ -211,7 +210,7 @@ def test_the_real_faces_rewritten_as_the_official_files(real, tmp_path):
         assert (faces[name] == table[name]).all(), name
     assert (faces["basic"] == table["basic"])[table["basic"] != ""].all()
     assert ("images/" + faces["image"] == table["image"]).all()
-    source = open_faces(tmp_path)
+    source = open_images(tmp_path)
     for row in range(0, len(faces), 61):
         grey = np.asarray(Image.open(real / "faces_ferplus" / table["image"][row]).convert("RGB"))
         assert (np.asarray(decode(source.read(faces["key"][row]))) == grey).all()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from twofold.data.images.csv_pixels import png
+from twofold.data.images.csv_pixels import encode_png
 from twofold.data.images.decode import DECODER, ImageError, decode
 
 RAMP = np.linspace(0, 255, 40 * 30).reshape(30, 40).astype(np.uint8)
@@ -92,7 +92,7 @@ def test_damage_never_escapes(data):
 @settings(max_examples=25, deadline=None)
 def test_our_own_png_is_one(side, seed):
     grey = np.random.default_rng(seed).integers(0, 256, (side, side)).astype(np.uint8)
-    assert (np.asarray(decode(png(grey.tobytes(), side)))[..., 0] == grey).all()
+    assert (np.asarray(decode(encode_png(grey.tobytes(), side)))[..., 0] == grey).all()
 
 
 def test_the_decoder_has_a_name():

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from twofold.data.errors import InputError
-from twofold.data.utils.machine import device_name, spin_briefly, waiting_policy
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.machine import limit_openmp_spinning, openmp_settings, resolve_device
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRIES = {
@@ -43,27 +43,27 @@ def test_the_users_own_waiting_is_kept():
 
 def test_a_wait_policy_of_the_user_is_all_that_counts():
     environment = {"OMP_WAIT_POLICY": "active"}
-    spin_briefly(environment)
+    limit_openmp_spinning(environment)
     assert environment == {"OMP_WAIT_POLICY": "active"}
-    assert waiting_policy(environment) == "OMP_WAIT_POLICY=active"
-    assert waiting_policy({}) == "as the OpenMP library likes"
+    assert openmp_settings(environment) == "OMP_WAIT_POLICY=active"
+    assert openmp_settings({}) == "as the OpenMP library likes"
 
 
 @pytest.mark.parametrize("text", ["gpu", "", "cpu:1", "cuda:", "cuda:x", "cuda:²", "cuda:-1", "meta", "auto:0", "CPU"])
 def test_a_name_that_is_no_device(text):
     with pytest.raises(InputError, match="unknown device"):
-        device_name(text, cuda_devices=2, mps=True)
+        resolve_device(text, cuda_devices=2, mps=True)
 
 
 @pytest.mark.parametrize("text", ["cuda", "cuda:0", "mps"])
 def test_a_device_that_is_not_here(text):
     with pytest.raises(InputError, match=f"device {text} is not on this machine"):
-        device_name(text, cuda_devices=0, mps=False)
+        resolve_device(text, cuda_devices=0, mps=False)
 
 
 def test_auto_takes_the_best_device_there_is():
-    assert device_name("auto", cuda_devices=1, mps=True) == "cuda"
-    assert device_name("auto", cuda_devices=0, mps=True) == "mps"
-    assert device_name("auto", cuda_devices=0, mps=True, auto=("cuda", "cpu")) == "cpu"
-    assert [device_name(text, cuda_devices=2, mps=False) for text in ("auto", "cpu", "cuda:1")] == [
+    assert resolve_device("auto", cuda_devices=1, mps=True) == "cuda"
+    assert resolve_device("auto", cuda_devices=0, mps=True) == "mps"
+    assert resolve_device("auto", cuda_devices=0, mps=True, auto=("cuda", "cpu")) == "cpu"
+    assert [resolve_device(text, cuda_devices=2, mps=False) for text in ("auto", "cpu", "cuda:1")] == [
         "cuda", "cpu", "cuda:1"]

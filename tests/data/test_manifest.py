@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twofold.data.errors import InputError
-from twofold.data.manifest import COLUMNS, Manifest, manifest, read_manifest, write_manifest
+from twofold.data.manifest import COLUMNS, Manifest, build_manifest, read_manifest, write_manifest
+from twofold.data.utils.errors import InputError
 
 
 def made(**columns) -> pd.DataFrame:
@@ -15,7 +15,8 @@ def made(**columns) -> pd.DataFrame:
 
 
 def test_it_reads_back_what_was_written(tmp_path):
-    faces = manifest(made(split=["train", ""], compound=["happily_angry", ""], subject=["007", "é, \"x\""]), source="x")
+    table = made(split=["train", ""], compound=["happily_angry", ""], subject=["007", "é, \"x\""])
+    faces = build_manifest(table, source="x")
     write_manifest(faces, tmp_path / "faces.csv")
     again = read_manifest(tmp_path / "faces.csv")
     assert again.table.equals(faces.table)
@@ -29,7 +30,7 @@ KEYS = st.lists(st.text("abcé ,\"'.-_/", min_size=1, max_size=12), min_size=1, 
 @given(KEYS)
 def test_any_keys_that_are_accepted_survive_the_file(tmp_path_factory, keys):
     try:
-        faces = manifest(pd.DataFrame({"key": keys}), source="x")
+        faces = build_manifest(pd.DataFrame({"key": keys}), source="x")
     except InputError:
         return
     path = tmp_path_factory.mktemp("m") / "faces.csv"
@@ -48,7 +49,7 @@ def test_any_keys_that_are_accepted_survive_the_file(tmp_path_factory, keys):
     ({"compound": ["", "happily_happy"]}, "row 3, column 'compound': 'happily_happy' is not a compound")])
 def test_errors_name_row_and_column(columns, says):
     with pytest.raises(InputError) as caught:
-        manifest(made(**columns), source="faces.csv")
+        build_manifest(made(**columns), source="faces.csv")
     assert says in str(caught.value) and "faces.csv" in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -75,12 +76,12 @@ def test_words_that_mean_nothing_to_pandas_stay_words(tmp_path):
 
 
 def test_rows_can_be_selected():
-    faces = manifest(made(), source="x")
+    faces = build_manifest(made(), source="x")
     assert faces.select(np.array([False, True])).keys == ["b.png"] and len(faces) == 2
 
 
 def test_an_output_that_cannot_be_written_leaves_nothing(tmp_path):
-    faces = manifest(made(), source="x")
+    faces = build_manifest(made(), source="x")
     with pytest.raises(InputError, match="its folder is missing"):
         write_manifest(faces, tmp_path / "none/faces.csv")
     with pytest.raises(InputError, match="it is a folder"):

@@ -4,21 +4,21 @@ import shutil
 
 import pytest
 
-from twofold.data.errors import InputError
-from twofold.data.images.sources import open_faces
-from twofold.data.labels import taxonomy
+from twofold.data.images.sources import open_images
+from twofold.data.labels import builtin_taxonomy
 from twofold.data.readers.rafce import read_rafce
+from twofold.data.utils.errors import InputError
 
 
 def test_it_reads_as_published(rafce):
     faces = read_rafce(rafce)
     assert faces.keys[0] == "aligned/0001_aligned.jpg"
-    assert tuple(faces.table["compound"]) == taxonomy("rafce14").classes
+    assert tuple(faces.table["compound"]) == builtin_taxonomy("rafce14").classes
     assert faces.table["compound"][8] == "fearfully_disgusted" and faces.table["compound"][13] == "happily_sad"
     assert list(faces.table["split"][:4]) == ["train", "test", "val", "train"]
     assert faces.table["au"][4] == "5+12"
     assert faces.notes == ("RAF-CE: 14 faces here, 4,549 as published",)
-    assert all(open_faces(rafce).read(key) for key in faces.keys)
+    assert all(open_images(rafce).read(key) for key in faces.keys)
 
 
 def test_action_units_may_be_missing_and_line_ends_are_windows(rafce):

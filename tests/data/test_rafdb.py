@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 
-from twofold.data.errors import InputError
 from twofold.data.images.decode import decode
-from twofold.data.images.sources import open_faces
+from twofold.data.images.sources import open_images
 from twofold.data.readers.rafdb import LIST, read_rafdb
+from twofold.data.utils.errors import InputError
 
 
 def test_the_compound_part_reads_as_published(rafdb):
@@ -19,7 +19,7 @@ def test_the_compound_part_reads_as_published(rafdb):
     assert table.loc["compound/Image/aligned/test_00007_aligned.jpg", "compound"] == "fearfully_angry"
     assert table.loc["compound/Image/aligned/test_00011_aligned.jpg", "compound"] == "disgustedly_surprised"
     assert (table["basic"] == "").all()
-    assert decode(open_faces(rafdb).read(faces.keys[0])).size == (48, 48)
+    assert decode(open_images(rafdb).read(faces.keys[0])).size == (48, 48)
 
 
 def test_the_basic_part_has_its_own_numbering(rafdb):
@@ -31,7 +31,7 @@ def test_the_basic_part_has_its_own_numbering(rafdb):
 def test_both_parts_and_original_pictures(rafdb):
     faces = read_rafdb(rafdb, part="both", images="original")
     assert len(faces) == 14 + 22 and faces.keys[0] == "basic/Image/original/train_00001.jpg"
-    assert all(open_faces(rafdb).read(key) for key in faces.keys)
+    assert all(open_images(rafdb).read(key) for key in faces.keys)
 
 
 def test_counts_other_than_published_are_said_with_both_numbers(rafdb):

@@ -5,17 +5,16 @@ from functools import partial
 
 import pytest
 
-from twofold.data.aliases import canonical, target_of
-from twofold.data.errors import InputError
-from twofold.data.images.archive_paths import read_dataset
-from twofold.data.labels import TAXONOMIES, taxonomy
+from twofold.data.labels import TAXONOMIES, builtin_taxonomy, canonical_label, label_column
 from twofold.data.manifest import read_manifest
 from twofold.data.readers.affectnet import read_affectnet
 from twofold.data.readers.cexpr import read_cexpr
+from twofold.data.readers.common import read_dataset
 from twofold.data.readers.csv import read_csv
 from twofold.data.readers.folder import read_folder
 from twofold.data.readers.rafce import read_rafce
 from twofold.data.readers.rafdb import read_rafdb
+from twofold.data.utils.errors import InputError
 
 
 @pytest.fixture
@@ -33,9 +32,9 @@ def test_columns_are_named_by_options_and_the_others_carried_along(table):
 
 
 def test_integer_labels_are_official_numbers(table):
-    faces = read_csv(table, key="image", compound="id", classes=taxonomy("rafdb11"))
+    faces = read_csv(table, key="image", compound="id", classes=builtin_taxonomy("rafdb11"))
     assert list(faces.table["compound"]) == ["sadly_fearful", ""]
-    assert list(read_csv(table, key="image", compound="id", classes=taxonomy("cexpr7")).table["compound"]) == [
+    assert list(read_csv(table, key="image", compound="id", classes=builtin_taxonomy("cexpr7")).table["compound"]) == [
         "disgustedly_surprised", ""]
 
 
@@ -57,13 +56,13 @@ def test_columns_called_as_ours_are_taken_unless_told_otherwise(tmp_path):
     ("surprise_happy", "surprisedly_happy"), ("happy_happy", "happy_happy"), ("neutral_happy", "neutral_happy"),
     ("4", "4"), ("", ""), (" contempt ", "contempt"), ("appalled", "appalled"), ("afraid", "fear")])
 def test_labels_as_people_write_them(label, name):
-    assert canonical(label) == name
+    assert canonical_label(label) == name
 
 
 @pytest.mark.parametrize("classes", TAXONOMIES)
 def test_every_canonical_name_stays_what_it_is(classes):
-    assert [canonical(label) for label in classes.classes] == list(classes.classes)
-    assert {target_of(label) for label in classes.classes} == {classes.target}
+    assert [canonical_label(label) for label in classes.classes] == list(classes.classes)
+    assert {label_column(label) for label in classes.classes} == {classes.target}
 
 
 def test_other_words_are_mapped(tmp_path, put, cli):
@@ -86,8 +85,8 @@ def test_other_words_are_mapped(tmp_path, put, cli):
     ({"key": "file"}, "no column 'file' .for key.; it has image, side, what, id, person, age"),
     ({"key": "image", "split": "id"}, "row 2, column 'split': '3' is not train"),
     ({"key": "image", "basic": "id"}, "row 2, column 'basic': '3' is not a basic emotion"),
-    ({"key": "image", "classes": taxonomy("rafdb11")}, "name their column with --compound"),
-    ({"key": "image", "basic": "what", "classes": taxonomy("rafdb11")}, "name their column with --compound")])
+    ({"key": "image", "classes": builtin_taxonomy("rafdb11")}, "name their column with --compound"),
+    ({"key": "image", "basic": "what", "classes": builtin_taxonomy("rafdb11")}, "name their column with --compound")])
 def test_errors(table, options, says):
     with pytest.raises(InputError, match=says):
         read_csv(table, **options)
@@ -96,7 +95,7 @@ def test_errors(table, options, says):
 def test_a_number_outside_the_taxonomy(table):
     table.write_text(table.read_text().replace(",3,", ",12,"))
     with pytest.raises(InputError, match=r"row 2, column 'compound': 12 is not a class number of rafdb11 \(1 to 11\)"):
-        read_csv(table, key="image", compound="id", classes=taxonomy("rafdb11"))
+        read_csv(table, key="image", compound="id", classes=builtin_taxonomy("rafdb11"))
 
 
 def test_the_real_table(real):
@@ -104,11 +103,11 @@ def test_the_real_table(real):
     named = read_csv(path, key="image", split="split", basic="basic", compound="compound", group="dup_group")
     assert len(named) == 5564 and (named.table["compound"] == "happily_surprised").sum() == 687
     with pytest.raises(InputError, match=r"0 is not a class number of rafdb11 \(1 to 11\); .* say --from-zero"):
-        read_csv(path, key="image", compound="rafdb_compound_id", classes=taxonomy("rafdb11"))
+        read_csv(path, key="image", compound="rafdb_compound_id", classes=builtin_taxonomy("rafdb11"))
     for name, column in (("cexpr7", "cexpr_id"), ("rafdb11", "rafdb_compound_id"), ("rafce14", "rafce_id")):
-        faces = read_csv(path, key="image", compound=column, classes=taxonomy(name), from_zero=True)
+        faces = read_csv(path, key="image", compound=column, classes=builtin_taxonomy(name), from_zero=True)
         numbered = faces.table["compound"]
-        inside = named.table["compound"].isin(taxonomy(name).classes)
+        inside = named.table["compound"].isin(builtin_taxonomy(name).classes)
         assert (numbered[inside] == named.table["compound"][inside]).all() and (numbered[~inside] == "").all()
 
 
@@ -131,7 +130,7 @@ def test_class_folders_alone_and_numbered(tmp_path, put):
     assert read_folder(tmp_path).keys == ["anger/a.png", "anger/b.png"]
     assert set(read_folder(tmp_path).table["split"]) == {""}
     put(tmp_path / "n/3/a.png")
-    assert read_folder(tmp_path / "n", classes=taxonomy("rafdb11")).table["compound"][0] == "sadly_fearful"
+    assert read_folder(tmp_path / "n", classes=builtin_taxonomy("rafdb11")).table["compound"][0] == "sadly_fearful"
 
 
 @pytest.mark.parametrize(("place", "says"), [

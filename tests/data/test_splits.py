@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twofold.data.errors import InputError
 from twofold.data.splits import stratified_group_folds, stratified_group_split
+from twofold.data.utils.errors import InputError
 
 FACES = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["", "1", "2", "3", "4", "5", "6"])),
                  min_size=2, max_size=60)

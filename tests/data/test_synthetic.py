@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from twofold.data.labels import BASIC, pair, taxonomy
+from twofold.data.labels import BASIC, basic_pair, builtin_taxonomy
 from twofold.data.manifest import read_manifest, write_manifest
 from twofold.data.synthetic.action_units import BASIC_UNITS, action_units
 from twofold.data.synthetic.dataset import draw_dataset, draw_face
@@ -48,7 +48,7 @@ def test_action_units_move_what_they_are_said_to():
 
 
 def test_units_of_a_compound_are_the_union():
-    union = action_units(pair("happily_surprised"))
+    union = action_units(basic_pair("happily_surprised"))
     assert set(union) == set(BASIC_UNITS["happiness"]) | set(BASIC_UNITS["surprise"])
     assert union[12] == BASIC_UNITS["happiness"][12] and action_units(("neutral",)) == {}
     assert set(BASIC_UNITS) == set(BASIC)
@@ -56,7 +56,7 @@ def test_units_of_a_compound_are_the_union():
 
 @pytest.mark.parametrize("name", ["cexpr7", "basic7"])
 def test_a_dataset_with_its_manifest(tmp_path, name):
-    classes = taxonomy(name)
+    classes = builtin_taxonomy(name)
     faces = draw_dataset(tmp_path / "faces", taxonomy=classes, per_class=10, size=32, seed=1)
     assert len(faces) == 10 * len(classes.classes)
     assert faces.table[classes.target].value_counts().to_dict() == dict.fromkeys(classes.classes, 10)
@@ -69,7 +69,7 @@ def test_a_dataset_with_its_manifest(tmp_path, name):
 
 def test_a_dataset_repeats_by_seed(tmp_path):
     for place, seed in (("a", 1), ("b", 1), ("c", 2)):
-        draw_dataset(tmp_path / place, taxonomy=taxonomy("cexpr7"), per_class=1, size=32, seed=seed)
+        draw_dataset(tmp_path / place, taxonomy=builtin_taxonomy("cexpr7"), per_class=1, size=32, seed=seed)
     name = "sadly_angry/0000.png"
     a, b, c = ((tmp_path / place / name).read_bytes() for place in "abc")
     assert a == b != c
@@ -77,12 +77,13 @@ def test_a_dataset_repeats_by_seed(tmp_path):
 
 def test_expressions_can_be_told_apart_on_people_never_seen():
     """A ridge classifier on small grey pictures: far above chance, which is 1 of 7."""
-    classes = taxonomy("cexpr7").classes
+    classes = builtin_taxonomy("cexpr7").classes
 
     def seen(people: range) -> tuple[np.ndarray, np.ndarray]:
         told = [(person, place) for person in people for place in range(7)]
-        faces = np.stack([draw_face(identity=person, emotions=pair(classes[place]), size=64, seed=person * 7 + place)
-                          .convert("L") for person, place in told]).astype(float)[:, 14:58, 14:50]
+        drawn = [draw_face(identity=person, emotions=basic_pair(classes[place]), size=64, seed=person * 7 + place)
+                 for person, place in told]
+        faces = np.stack([face.convert("L") for face in drawn]).astype(float)[:, 14:58, 14:50]
         small = faces.reshape(-1, 22, 2, 18, 2).mean(axis=(2, 4)).reshape(len(told), -1)
         return ((small - small.mean(axis=1, keepdims=True)) / small.std(axis=1, keepdims=True),
                 np.array([place for _, place in told]))

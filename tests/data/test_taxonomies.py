@@ -4,11 +4,21 @@ import json
 
 import pytest
 
-from twofold.data.errors import InputError
-from twofold.data.labels import BASIC, TAXONOMIES, pair, parts
+from twofold.data.labels import (
+    BASIC,
+    TAXONOMIES,
+    basic_emotions,
+    basic_pair,
+    list_taxonomies,
+    load_taxonomy,
+    read_taxonomy,
+    taxonomy_from_labels,
+    taxonomy_from_record,
+    taxonomy_record,
+)
 from twofold.data.manifest import read_manifest
 from twofold.data.readers.csv import read_csv
-from twofold.data.taxonomies import find_taxonomy, listing, read_taxonomy, record_of, taxonomy_in, taxonomy_of_labels
+from twofold.data.utils.errors import InputError
 from twofold.pipeline import main
 
 
@@ -26,7 +36,7 @@ def test_emotions_in_another_language(toml):
     classes = read_taxonomy(toml('classes = ["joie", "colère", "می\u200cخندد"]'))
     assert (classes.name, classes.target) == ("own", "label")
     assert classes.classes == ("joie", "colère", "می\u200cخندد") and classes.numbers == (0, 1, 2)
-    assert classes.parts == ((), (), ())
+    assert classes.basics == ((), (), ())
 
 
 def test_blends_with_pairs_and_numbers(toml):
@@ -34,7 +44,7 @@ def test_blends_with_pairs_and_numbers(toml):
                                  'classes = ["bittersweet", "angrily_surprised"]\n'
                                  '[pairs]\nbittersweet = ["happiness", "sadness"]'))
     assert (classes.name, classes.target, classes.numbers) == ("blends", "blend", (3, 1))
-    assert classes.parts == (("happiness", "sadness"), ("anger", "surprise"))
+    assert classes.basics == (("happiness", "sadness"), ("anger", "surprise"))
     assert classes.label(1) == "angrily_surprised"
 
 
@@ -93,32 +103,32 @@ def test_what_is_refused_says_which_file_and_what(toml, text, message):
 
 def test_a_missing_file_a_folder_and_an_unknown_name(tmp_path):
     with pytest.raises(InputError, match=r"no\.toml: no such file"):
-        find_taxonomy(str(tmp_path / "no.toml"))
+        load_taxonomy(str(tmp_path / "no.toml"))
     (tmp_path / "folder.toml").mkdir()
     with pytest.raises(InputError, match="not a TOML of classes"):
-        find_taxonomy(str(tmp_path / "folder.toml"))
+        load_taxonomy(str(tmp_path / "folder.toml"))
     with pytest.raises(InputError, match=r"unknown classes 'cexpr'.*or give a FILE\.toml"):
-        find_taxonomy("cexpr")
+        load_taxonomy("cexpr")
     with pytest.raises(InputError, match="only `fuse` and `sweep`"):
-        find_taxonomy("from-data")
+        load_taxonomy("from-data")
 
 
 def test_classes_from_the_labels_as_they_stand():
-    assert taxonomy_of_labels(["b", "", "a", "b"], target="mood").classes == ("a", "b")
-    assert taxonomy_of_labels(["10", "2", "1"], target="mood").classes == ("1", "2", "10")
-    own = taxonomy_of_labels(["sadly_angry", "happily_surprised"], target="compound")
-    assert (own.name, own.target, own.parts[0]) == ("from-data", "compound", ("happiness", "surprise"))
+    assert taxonomy_from_labels(["b", "", "a", "b"], target="mood").classes == ("a", "b")
+    assert taxonomy_from_labels(["10", "2", "1"], target="mood").classes == ("1", "2", "10")
+    own = taxonomy_from_labels(["sadly_angry", "happily_surprised"], target="compound")
+    assert (own.name, own.target, own.basics[0]) == ("from-data", "compound", ("happiness", "surprise"))
     for labels, message in ((["a", ""], "1 class"), ([], "0 classes"), (["=a", "b"], "formula"),
                             ([f"{k}.png" for k in range(501)], "501 classes: 2 to 500")):
         with pytest.raises(InputError, match=f"the labels in the column 'mood': .*{message}"):
-            taxonomy_of_labels(labels, target="mood")
+            taxonomy_from_labels(labels, target="mood")
 
 
 def test_a_record_reads_back(toml):
     own = read_taxonomy(toml('classes = ["bittersweet", "calm"]\n[pairs]\nbittersweet = ["happiness", "sadness"]'))
     for classes in (*TAXONOMIES, own):
-        assert taxonomy_in(json.loads(json.dumps({"taxonomy": record_of(classes)}))) == classes
-    assert taxonomy_in({"classes_name": "basic7"}).name == "basic7"  # as runs of before said it
+        assert taxonomy_from_record(json.loads(json.dumps({"taxonomy": taxonomy_record(classes)}))) == classes
+    assert taxonomy_from_record({"classes_name": "basic7"}).name == "basic7"  # as runs of before said it
 
 
 @pytest.mark.parametrize(("record", "message"), [
@@ -130,13 +140,13 @@ def test_a_record_reads_back(toml):
     ({"taxonomy": {"name": "x", "classes": ["a", "b"], "parts": [["joy", 3], []]}}, "two different basic")])
 def test_what_a_stranger_wrote_is_checked(record, message):
     with pytest.raises(InputError, match=message):
-        taxonomy_in(record)
+        taxonomy_from_record(record)
 
 
 def test_parts_of_any_text():
-    assert parts("happily_surprised") == pair("happily_surprised") == ("happiness", "surprise")
-    assert parts("fear") == ("fear",)
-    assert [parts(text) for text in ("happily_happy", "a_b", "happily", "_", "", "joie")] == [()] * 6
+    assert basic_emotions("happily_surprised") == basic_pair("happily_surprised") == ("happiness", "surprise")
+    assert basic_emotions("fear") == ("fear",)
+    assert [basic_emotions(text) for text in ("happily_happy", "a_b", "happily", "_", "", "joie")] == [()] * 6
 
 
 def test_the_verb_lists_every_class_with_its_number(toml, capsys):
@@ -155,7 +165,7 @@ def test_the_verb_lists_every_class_with_its_number(toml, capsys):
 
 
 def test_listing_is_of_all_or_of_one():
-    assert listing().each == TAXONOMIES and [one.name for one in listing("basic8").each] == ["basic8"]
+    assert list_taxonomies().each == TAXONOMIES and [one.name for one in list_taxonomies("basic8").each] == ["basic8"]
 
 
 # ---------------------------------------------------------------------------------------- readers with own classes

@@ -2,8 +2,8 @@
 
 import pytest
 
-from twofold.data.errors import InputError
-from twofold.data.utils.toml_file import read_toml
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.options import read_toml
 
 
 @pytest.mark.parametrize(("text", "sentence"), [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from twofold.data.labels import taxonomy
+from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import Manifest, write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
 
@@ -23,7 +23,7 @@ class Dataset:
 def drawn(tmp_path_factory) -> Dataset:
     """70 drawn faces of the seven compound classes, 64 x 64, with their manifest. Read only."""
     root = tmp_path_factory.mktemp("drawn")
-    table = draw_dataset(root / "faces", taxonomy=taxonomy("cexpr7"), per_class=10, size=64, seed=0)
+    table = draw_dataset(root / "faces", taxonomy=builtin_taxonomy("cexpr7"), per_class=10, size=64, seed=0)
     write_manifest(table, root / "faces.csv")
     return Dataset(root / "faces", root / "faces.csv", table)
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from tests.extract.encoders import load
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.encoders.presets import PRESETS, preset
 from twofold.extract.encoders.random_weights import noise_pictures

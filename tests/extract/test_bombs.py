@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.weights.read import read_checkpoint
 
 SECONDS = 90  #: for all of them together on a busy machine; quiet it takes ten, importing torch among it
@@ -20,7 +20,7 @@ MEGABYTES = 1_000
 READ = """
 import sys
 from pathlib import Path
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.weights.read import read_checkpoint
 for path in map(Path, sys.argv[1:]):
     try:

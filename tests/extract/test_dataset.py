@@ -6,7 +6,7 @@ import pytest
 
 from tests.extract.stores import assert_equal_stores, values
 from twofold.cache.store import Store
-from twofold.data.labels import taxonomy
+from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
 
@@ -19,7 +19,7 @@ def two(tmp_path_factory):
     folders = []
     for seed in (1, 2):
         root = tmp_path_factory.mktemp(f"seed{seed}") / "faces"
-        table = draw_dataset(root, taxonomy=taxonomy("cexpr7"), per_class=2, size=64, seed=seed)
+        table = draw_dataset(root, taxonomy=builtin_taxonomy("cexpr7"), per_class=2, size=64, seed=seed)
         write_manifest(table, root.with_suffix(".csv"))
         folders.append(root)
     return folders

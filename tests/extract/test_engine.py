@@ -8,9 +8,9 @@ import pytest
 
 from twofold.cache.parts.parts import file_state
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
 from twofold.data.images.decode import decode
-from twofold.data.images.sources import open_faces
+from twofold.data.images.sources import open_images
+from twofold.data.utils.errors import InputError
 from twofold.extract.bench.simulated import SimulatedCard
 from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.encoders.preprocessing import Preprocessing
@@ -91,7 +91,7 @@ def test_every_row_is_that_of_its_face_whatever_each_file_lacks(drawn, tmp_path,
     vit, resnet = encoder_of("timm:test_vit", 5), encoder_of("timm:test_resnet", 16)
     jobs = [job_of(vit, "original", everything), job_of(vit, "flip", few), job_of(resnet, "original", everything),
             job_of(resnet, "enhanced1", everything), job_of(resnet, "enhanced1", ~everything)]
-    done = compute(jobs, keys, open_faces(drawn.root), store,
+    done = compute(jobs, keys, open_images(drawn.root), store,
                    options=ExtractOptions(workers=workers, part_rows=20), progress=False)
     assert done.faces == 71 and done.failed_faces == {"nowhere.png": "missing file"}
     assert [done.rows[job.recipe.fingerprint] for job in jobs[:4]] == [70, int(few[:-1].sum()), 70, 70]
@@ -130,7 +130,7 @@ def test_the_next_passes_are_started_before_one_is_waited_for(drawn, tmp_path):
     encoder, keys = encoder_of("timm:test_vit", 4), list(drawn.table.keys)
     job, store = job_of(encoder, "original", np.ones(len(keys), bool)), Store(tmp_path / "s", new=True)
     card = CountedPasses(total=18)
-    done = compute([job], keys, open_faces(drawn.root), store, options=ExtractOptions(), progress=False,
+    done = compute([job], keys, open_images(drawn.root), store, options=ExtractOptions(), progress=False,
                    passes=card)
     assert (card.started, done.rows.total()) == (18, 70)
     assert len(file_state(store, job.recipe).rows.place) == 70
@@ -143,7 +143,7 @@ def test_encoders_that_need_the_same_pixels_share_their_batches(drawn, tmp_path,
     encoder, keys = encoder_of("timm:test_vit", 8), list(drawn.table.keys)[:20]
     jobs = [job_of(encoder, "original", np.ones(20, bool)),
             job_of(replace(encoder, name="timm:another"), "original", np.ones(20, bool))]
-    done = compute(jobs, keys, open_faces(drawn.root), Store(tmp_path / "s", new=True),
+    done = compute(jobs, keys, open_images(drawn.root), Store(tmp_path / "s", new=True),
                    options=ExtractOptions(), progress=False)
     assert done.rows.total() == 40 and len(prepared) == 20
 
@@ -160,7 +160,7 @@ def test_a_network_that_breaks_ends_the_run_and_keeps_what_is_published(drawn, t
     job = job_of(replace(encoder, network=breaking), "original", np.ones(len(keys), bool))
     store = Store(tmp_path / "s", new=True)
     with pytest.raises(RuntimeError, match="the card is gone"):
-        compute([job], keys, open_faces(drawn.root), store, options=ExtractOptions(part_rows=8),
+        compute([job], keys, open_images(drawn.root), store, options=ExtractOptions(part_rows=8),
                 progress=False)
     assert 24 <= len(file_state(store, job.recipe).rows.place) <= 32
 

@@ -12,8 +12,8 @@ import torch
 
 from twofold.cache.format.classifier import OwnClassifier
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
-from twofold.data.utils.machine import only_cpu
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.machine import is_cpu_only
 from twofold.extract.again.reproduce import reproduce
 from twofold.extract.assignment import Assignment, MissingRows
 from twofold.extract.encoders import registry
@@ -131,4 +131,4 @@ def test_a_rerun_with_nothing_to_do_never_waits_for_torch(cli, drawn, extract_ar
             "sys.exit(code or 'torch' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code, *args], text=True, capture_output=True, timeout=120)
     assert "nothing to compute" in done.stdout, done.stderr
-    assert done.returncode == 0 or not only_cpu(), done.stderr  # which card there is, torch has to say
+    assert done.returncode == 0 or not is_cpu_only(), done.stderr  # which card there is, torch has to say

@@ -30,7 +30,7 @@ import torch
 torch.set_num_threads(1)
 
 from twofold.cache.store import Store
-from twofold.data.images.sources import open_faces
+from twofold.data.images.sources import open_images
 from twofold.data.manifest import read_manifest, write_manifest
 from twofold.extract.encoders.registry import load_encoder
 from twofold.extract.engine.engine import compute
@@ -40,7 +40,7 @@ from twofold.extract.views import view
 
 manifest, root, store, log, kills, part_rows, batch = sys.argv[1:]
 kills, options = int(kills), ExtractOptions(part_rows=int(part_rows), workers=1)
-table, store, faces = read_manifest(Path(manifest)), Store(store, new=True), open_faces(Path(root))
+table, store, faces = read_manifest(Path(manifest)), Store(store, new=True), open_images(Path(root))
 keys = list(table.keys)
 encoder = load_encoder("timm:test_vit", weights="random:0", device="cpu", precision="fp32", batch_size=int(batch))
 encode = encoder.network

@@ -6,7 +6,7 @@ import pytest
 import twofold
 from twofold.cache.store import Store
 from twofold.data.images.decode import ImageError
-from twofold.data.labels import taxonomy
+from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
 from twofold.extract.again.loaded import load_encoders
@@ -15,7 +15,7 @@ NETWORKS = {"timm:test_resnet": "random:0", "timm:test_vit": "random:1"}
 
 
 def test_the_features_are_those_of_the_store(tmp_path):
-    table = draw_dataset(tmp_path / "faces", taxonomy=taxonomy("basic7"), per_class=2, size=40, seed=1)
+    table = draw_dataset(tmp_path / "faces", taxonomy=builtin_taxonomy("basic7"), per_class=2, size=40, seed=1)
     write_manifest(table, tmp_path / "faces.csv")
     twofold.Faces(tmp_path / "faces.csv", root=tmp_path / "faces").extract(
         tmp_path / "store", backbones=list(NETWORKS), views=["original", "enhanced1"], weights=NETWORKS, device="cpu",

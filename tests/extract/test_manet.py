@@ -196,7 +196,7 @@ def test_a_checkpoint_gives_features_and_both_heads_as_one_classifier(state, fil
 
 
 def test_a_file_that_lacks_an_entry_is_refused(state, tmp_path):
-    from twofold.data.errors import InputError
+    from twofold.data.utils.errors import InputError
 
     broken = {name: value for name, value in state.items() if name != "layer4_2.1.bn2_2_4.running_mean"}
     torch.save({"state_dict": broken}, tmp_path / "broken.pth")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.onnx.files import data_files
 from twofold.extract.encoders.onnx.models import parse
 from twofold.extract.encoders.registry import load_encoder

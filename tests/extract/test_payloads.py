@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.weights.read import read_checkpoint
 
 WEIGHTS = {"conv.weight": torch.arange(24.0).reshape(2, 3, 2, 2), "bn.running_mean": torch.tensor([1.0, -2.0]),

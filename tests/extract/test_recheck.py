@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from twofold.cache.store import Store
-from twofold.data.images.sources import Faces
+from twofold.data.images.sources import ImageRoots
 from twofold.extract.encoders import registry
 from twofold.extract.encoders.registry import load_network
 from twofold.extract.engine import processes
@@ -35,8 +35,8 @@ def extracted(cli, drawn, extract_args, tmp_path):
 def test_recheck_hashes_each_image_once_and_loads_encoders_once_whatever_the_devices(cli, extracted, monkeypatch):
     words, root, keys = extracted
     reads, loads, shares = [], [], []
-    read, load = Faces.read, registry.load_encoder
-    monkeypatch.setattr(Faces, "read", lambda self, key: reads.append(key) or read(self, key))
+    read, load = ImageRoots.read, registry.load_encoder
+    monkeypatch.setattr(ImageRoots, "read", lambda self, key: reads.append(key) or read(self, key))
     monkeypatch.setattr(registry, "load_encoder", lambda *names, **how: loads.append(names) or load(*names, **how))
     monkeypatch.setattr(processes, "compute_on_devices", lambda parts, encoders: shares.extend(parts) or Tally())
     words = ["cpu,cpu,cpu" if word == "cpu" else word for word in words]

@@ -8,7 +8,7 @@ import torch
 
 from tests.extract.stores import assert_equal_stores
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.again.reproduce import reproduce
 from twofold.extract.encoders.libraries import build
 

@@ -10,8 +10,8 @@ from twofold.cache.parts.parts import publish_part
 from twofold.cache.parts.rows import Rows
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
-from twofold.data.images.sources import Faces
+from twofold.data.images.sources import ImageRoots
+from twofold.data.utils.errors import InputError
 from twofold.extract.assignment import Assignment, MissingRows
 from twofold.extract.cluster.ray_pool import size_of_workers
 from twofold.extract.cluster.shares import LEAST_FACES, Shares
@@ -25,8 +25,8 @@ RECIPES = [Recipe(backbone=name, architecture=name, weights="random:0", tap="t",
 def assignment(path, *rows) -> Assignment:
     files = [MissingRows(source=EncoderSource(backbone=recipe.backbone), recipe=recipe, rows=np.array(list(lacking)))
              for recipe, lacking in zip(RECIPES, rows, strict=False)]
-    return Assignment(files=files, keys=[f"{row}.png" for row in range(5000)], faces=Faces({}), store=path, device="",
-                      options=ExtractOptions())
+    return Assignment(files=files, keys=[f"{row}.png" for row in range(5000)], faces=ImageRoots({}), store=path,
+                      device="", options=ExtractOptions())
 
 
 def wanted(work: Assignment) -> set[tuple[str, str]]:

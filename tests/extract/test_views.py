@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.views import VIEWS, view
 
 SHA = "ab" * 32

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.registry import load_encoder
 from twofold.extract.weights.load import fitting_positions
 

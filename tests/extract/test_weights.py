@@ -14,7 +14,7 @@ from torchvision import models
 
 from tests.extract.encoders import load, state_of
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.own_classifier import last_layer, own_classifier
 from twofold.extract.encoders.published.posterv2 import PosterV2
 from twofold.extract.plan import ExtractOptions

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.extract.encoders import load, state_of
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.presets import PRESETS
 from twofold.extract.encoders.registry import load_encoder
 from twofold.extract.weights.convert import convert

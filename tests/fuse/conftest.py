@@ -9,9 +9,9 @@ import pytest
 
 from twofold.cache.format.write import write_featurefile
 from twofold.cache.recipe import Recipe
-from twofold.data.labels import pair, taxonomy
+from twofold.data.labels import basic_pair, builtin_taxonomy
 
-CLASSES = taxonomy("cexpr7").classes
+CLASSES = builtin_taxonomy("cexpr7").classes
 SPLITS = ("train", "train", "train", "val", "test")
 
 
@@ -43,7 +43,7 @@ def write_store(place: Path, streams=None, *, name="store", rows=420, seed=0, no
     lines = []
     for row in range(rows):
         hidden = basic_only and row % basic_only == 0
-        basic = pair(CLASSES[label[row]])[row // 2 % 2]
+        basic = basic_pair(CLASSES[label[row]])[row // 2 % 2]
         lines.append((keys[row], splits[row % len(splits)], basic if row % 2 or hidden else "",
                       "" if hidden else CLASSES[label[row]], groups[row] if groups is not None else ""))
     write_manifest(folder, lines)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.fuse.bench.bench import ALONE, BF16, FLOOR, OURS, WITH_SEEDS, FuseBench, Timing, _isolated, bench_fuse
 from twofold.fuse.bench.contenders import SAMPLE, Size, floor
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from twofold.cache.store import Store
-from twofold.data.labels import taxonomy
+from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import read_manifest
 from twofold.extract.finetune.settings import resolve
 from twofold.extract.finetune.sides import sides_of
@@ -17,7 +17,7 @@ def test_no_head_is_chosen_by_faces_that_taught_its_encoder(make_store, target):
     """Where the manifest has no validation, the encoder's and the head's are carved so that they agree."""
     store = Store(make_store(basic_only=5, groups=[str(row // 3) if row % 2 else "" for row in range(420)]))
     faces, features = read_manifest(store.manifest_path), join([store], backbones=[], views=["original"],
-                                                               taxonomy=taxonomy("cexpr7"))
+                                                               taxonomy=builtin_taxonomy("cexpr7"))
     settings = resolve(preset="quick", chosen={"target": target, "folds": 3})
     for fold, part in enumerate(partitions(features, Task.of(features), folds=3, val_fraction=0.15, seed=0)):
         sides, keys = sides_of(faces, settings, fold=fold), np.array(faces.keys, object)

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from twofold.data.errors import InputError
-from twofold.data.labels import taxonomy
+from twofold.data.labels import builtin_taxonomy
+from twofold.data.utils.errors import InputError
 from twofold.fuse.evaluate import evaluate, evaluate_all
 from twofold.fuse.fuse import fuse
 from twofold.fuse.settings import resolve
@@ -53,7 +53,7 @@ def test_runs_that_cannot_stand_side_by_side(cli, make_store, runs, tmp_path):
         evaluate_all(paths, store, table="latex")
     eleven = make_store(name="eleven")  # the same faces under a longer list of classes
     table = (eleven / "manifest.csv").read_text().splitlines()
-    for row, name in enumerate(taxonomy("rafdb11").classes * 4):
+    for row, name in enumerate(builtin_taxonomy("rafdb11").classes * 4):
         key, split, basic, _, group = table[row + 1].split(",")
         table[row + 1] = ",".join((key, split if row > 22 else "train", basic, name, group))
     (eleven / "manifest.csv").write_text("\n".join(table) + "\n")

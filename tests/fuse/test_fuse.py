@@ -11,7 +11,7 @@ import pytest
 
 from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.format.write import write_featurefile
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.experiment import prepare
 from twofold.fuse.fuse import fuse

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
-from twofold.data.labels import BASIC, taxonomy
+from twofold.data.labels import BASIC, builtin_taxonomy
+from twofold.data.utils.errors import InputError
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.fuse import fuse
 from twofold.fuse.predict import predict
@@ -17,8 +17,8 @@ from twofold.fuse.sweep.sweep import sweep
 from twofold.fuse.tables.predictions import PredictOptions
 
 QUICK = {"epochs": 12, "lr": 3e-3, "warmup": 1, "hidden": 32, "seeds": 1, "batch_size": 64}
-FRENCH = dict(zip(taxonomy("cexpr7").classes, ("effroi", "joie", "peine", "dégoût", "colère", "crainte", "rancœur"),
-                  strict=True))
+FRENCH = dict(zip(builtin_taxonomy("cexpr7").classes,
+                  ("effroi", "joie", "peine", "dégoût", "colère", "crainte", "rancœur"), strict=True))
 
 
 def rewrite(store, change):
@@ -87,8 +87,8 @@ def test_labels_as_they_stand(french, tmp_path):
 def blends(make_store, tmp_path):
     """Compounds under names that say nothing of their parts, with the parts in the file; basics in the manifest."""
     store = make_store({"a": ("ab", 16)})
-    names = {name: f"blend {number}" for number, name in enumerate(taxonomy("cexpr7").classes)}
-    pairs = zip(names.values(), taxonomy("cexpr7").parts, strict=True)
+    names = {name: f"blend {number}" for number, name in enumerate(builtin_taxonomy("cexpr7").classes)}
+    pairs = zip(names.values(), builtin_taxonomy("cexpr7").basics, strict=True)
     rewrite(store, lambda row: row | {"blend": names[row["compound"]], "compound": ""})
     (tmp_path / "blends.toml").write_text(
         f"target = 'blend'\nclasses = {json.dumps(list(names.values()))}\n[pairs]\n"
@@ -105,7 +105,7 @@ def test_pairs_do_for_own_names_what_names_do_for_the_built_in(make_store, blend
     assert not any("compound-mixup left out" in note for note in ours.notes)
     assert (ours.heads[-1].scores.confusion == theirs.heads[-1].scores.confusion).all()
     run = read_run(tmp_path / "run")
-    assert run.head.spec.parts == taxonomy("cexpr7").parts
+    assert run.head.spec.parts == builtin_taxonomy("cexpr7").basics
     assert evaluate(tmp_path / "run", store).figures.scores.macro_f1 == ours.heads[-1].scores.macro_f1
 
 

@@ -3,14 +3,14 @@
 import numpy as np
 import pandas as pd
 
-from twofold.data.folds import folds_of, named_folds
-from twofold.data.labels import taxonomy
-from twofold.data.manifest import manifest
-from twofold.data.merge import fold
+from twofold.data.labels import builtin_taxonomy
+from twofold.data.manifest import build_manifest
+from twofold.data.merge import assign_fold_column
+from twofold.data.splits import assign_folds, parse_folds
 from twofold.fuse.features.features import FusedFeatures
 from twofold.fuse.features.partition import Task, partitions
 
-CLASSES = taxonomy("basic7")
+CLASSES = builtin_taxonomy("basic7")
 
 
 def faces_of(table: pd.DataFrame) -> FusedFeatures:
@@ -24,23 +24,24 @@ def faces_of(table: pd.DataFrame) -> FusedFeatures:
 
 
 def test_fuse_and_finetune_take_the_folds_of_the_manifest():
-    faces = manifest(pd.DataFrame({
+    faces = build_manifest(pd.DataFrame({
         "key": [f"{row}.png" for row in range(140)], "basic": [CLASSES.classes[row % 7] for row in range(140)],
         "split": ["train"] * 105 + ["test"] * 35, "group": [f"p{row // 2}" for row in range(140)]}), source="x")
-    table = fold(faces, folds=3, target="basic", seed=5, only="train").table  # another seed than that of fuse
+    # another seed than that of fuse
+    table = assign_fold_column(faces, folds=3, target="basic", seed=5, only="train").table
     features = faces_of(table)
     parts = partitions(features, Task.of(features), folds=3, val_fraction=0.2, seed=0)
     for number, part in enumerate(parts):
         assert set(part.test) == set(np.flatnonzero(table["fold"] == str(number)))
         assert (table["split"][np.concatenate([part.train, part.val])] == "train").all()  # official test stays out
-    taught = folds_of(manifest(table, source="x"), CLASSES, folds=3, seed=0)
+    taught = assign_folds(build_manifest(table, source="x"), CLASSES, folds=3, seed=0)
     assert taught[:105].astype(str).tolist() == table["fold"][:105].tolist()
     other = partitions(features, Task.of(features), folds=4, val_fraction=0.2, seed=0)
     assert sorted(np.concatenate([part.test for part in other])) == list(range(140))  # divided anew
 
 
 def test_named_folds():
-    assert named_folds(np.array(["b", "", "a", "b"], object), folds=2).tolist() == [1, -1, 0, 1]
-    assert named_folds(np.array([str(n) for n in (10, 2, 1)], object), folds=3).tolist() == [2, 1, 0]
-    assert named_folds(np.array(["", ""], object), folds=2) is None
-    assert named_folds(np.array(["1"], object), folds=2) is None
+    assert parse_folds(np.array(["b", "", "a", "b"], object), folds=2).tolist() == [1, -1, 0, 1]
+    assert parse_folds(np.array([str(n) for n in (10, 2, 1)], object), folds=3).tolist() == [2, 1, 0]
+    assert parse_folds(np.array(["", ""], object), folds=2) is None
+    assert parse_folds(np.array(["1"], object), folds=2) is None

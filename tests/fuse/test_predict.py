@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
 from twofold.data.labels import BASIC
+from twofold.data.utils.errors import InputError
 from twofold.fuse import predict as module
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.fuse import fuse

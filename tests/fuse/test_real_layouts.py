@@ -7,8 +7,8 @@ import pytest
 
 from tests.fuse.conftest import CLASSES, recipe, write_manifest
 from twofold.cache.format.write import write_featurefile
-from twofold.data.errors import InputError
-from twofold.data.labels import BASIC, pair
+from twofold.data.labels import BASIC, basic_pair
+from twofold.data.utils.errors import InputError
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.experiment import prepare
 from twofold.fuse.fuse import fuse
@@ -38,7 +38,7 @@ def rafdb(tmp_path):
                 split = splits[number // len(labels) % len(splits)]
                 columns = (label, "") if kind == "basic" else ("", label)
                 rows.append((f"{kind}/{split}_{number:05d}.jpg", split, *columns, ""))
-                shown.append([emotion in ((label,) if kind == "basic" else pair(label)) for emotion in BASIC])
+                shown.append([emotion in ((label,) if kind == "basic" else basic_pair(label)) for emotion in BASIC])
         write_manifest(folder, rows)
         features = np.array(shown, float) / np.sum(shown, axis=1, keepdims=True)
         features = features @ generator.standard_normal((8, 16)) * 3 + 0.3 * generator.standard_normal((len(rows), 16))

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from twofold.cache.recipe import Recipe
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.again.reproduce import find_encoders
 from twofold.extract.streams import Encoders
 from twofold.fuse.fuse import fuse

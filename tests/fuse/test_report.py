@@ -19,7 +19,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from tests.fuse.conftest import write_store
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.fuse.fuse import fuse
 from twofold.fuse.report.report import report
 from twofold.fuse.runs.run import read_run

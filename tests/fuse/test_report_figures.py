@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.licences import licences
 from twofold.fuse.fuse import fuse
 from twofold.fuse.report import drawings

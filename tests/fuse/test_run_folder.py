@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.fuse.conftest import write_manifest, write_store
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.fuse.fuse import fuse
 from twofold.fuse.runs import run_folder
 from twofold.fuse.runs.run import read_run

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.fuse.conftest import write_manifest
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.fuse.evaluate import evaluate, evaluate_all
 from twofold.fuse.experiment import prepare, seen_by
 from twofold.fuse.fuse import fuse

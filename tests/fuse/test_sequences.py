@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter1d
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.fuse.video.smoothing import along, frame_numbers, smoothed, videos, window
 
 NAN = float("nan")

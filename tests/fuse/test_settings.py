@@ -5,8 +5,8 @@ from dataclasses import fields
 
 import pytest
 
-from twofold.data.errors import InputError
-from twofold.data.utils.options import declared, record_of, spelled
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.options import option_name, option_of, settings_record
 from twofold.fuse.settings import Settings, read_config, resolve, settings_from
 
 
@@ -16,8 +16,8 @@ def test_every_setting_is_an_option_with_a_help_that_is_not_clipped(cli, monkeyp
     assert "…" not in text
     flat = " ".join(text.replace("│", " ").split())
     for field in fields(Settings):
-        about = declared(field)
-        assert f"--{spelled(field.name)}" in text and about.panel in text
+        about = option_of(field)
+        assert f"--{option_name(field.name)}" in text and about.panel in text
         assert " ".join(about.help.removesuffix(".").split()) in flat, field.name
         assert all(choice in flat for choice in about.choices)
 
@@ -35,7 +35,7 @@ def test_a_toml_key_and_an_option_set_the_same(make_store, tmp_path, cli):
 
 @pytest.mark.parametrize("field", fields(Settings), ids=lambda field: field.name)
 def test_what_is_out_of_bounds_or_of_another_kind_is_refused_by_name(field):
-    about, bad = declared(field), [None, [1], {}]
+    about, bad = option_of(field), [None, [1], {}]
     if isinstance(field.default, float):
         bad += ["x", math.nan, math.inf, 10**400, True, about.below, max(about.least, 0.0) - 1]
     if isinstance(field.default, int):
@@ -43,6 +43,6 @@ def test_what_is_out_of_bounds_or_of_another_kind_is_refused_by_name(field):
     if about.choices:
         bad.append("no such choice")
     for value in bad:
-        with pytest.raises(InputError, match=f"{field.name}|{spelled(field.name)}"):
+        with pytest.raises(InputError, match=f"{field.name}|{option_name(field.name)}"):
             settings_from({field.name: value})
-    assert settings_from({field.name: record_of(Settings())[field.name]}) == Settings()
+    assert settings_from({field.name: settings_record(Settings())[field.name]}) == Settings()

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from twofold.cache.format.write import write_featurefile
-from twofold.data.errors import InputError
-from twofold.data.labels import taxonomy
+from twofold.data.labels import builtin_taxonomy
 from twofold.data.readers.cexpr import HEADER
+from twofold.data.utils.errors import InputError
 from twofold.fuse.fuse import fuse
 from twofold.fuse.predict import predict
 from twofold.fuse.runs.run import read_run
@@ -88,20 +88,20 @@ def test_all_other_bytes_stay(tmp_path, start, ends):
     text = start + ends.join([",".join(HEADER), "01/00001.jpg,0", "01/00002.jpg,", "02/00001.jpg", ""])
     path, out = tmp_path / "t.csv", tmp_path / "out.csv"
     path.write_bytes(text.encode())
-    assert template_keys(path, taxonomy("cexpr7")) == ("01/00001.jpg", "01/00002.jpg", "02/00001.jpg")
+    assert template_keys(path, builtin_taxonomy("cexpr7")) == ("01/00001.jpg", "01/00002.jpg", "02/00001.jpg")
     write_submission(path, submission_output(out, path, overwrite=False, inputs=()), [6, 3, 1])
     expected = start + ends.join([",".join(HEADER), "01/00001.jpg,6", "01/00002.jpg,3", "02/00001.jpg,1", ""])
     assert out.read_bytes() == expected.encode()
 
 
 def test_the_classes_stand_in_the_header_in_the_order_of_their_numbers():
-    classes = taxonomy("cexpr7")
+    classes = builtin_taxonomy("cexpr7")
     assert [name.lower() for name in HEADER[1:]] == list(classes.classes) and classes.numbers == tuple(range(7))
 
 
 def test_other_classes_are_refused(template):
     with pytest.raises(InputError, match="cexpr7"):
-        template_keys(template, taxonomy("rafdb11"))
+        template_keys(template, builtin_taxonomy("rafdb11"))
 
 
 def test_where_no_face_is_found_at_all_there_is_nothing_to_fill_with():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.fuse.fuse import fuse
 from twofold.fuse.settings import resolve
 from twofold.fuse.sweep.sweep import plan, sweep

@@ -11,12 +11,12 @@ from twofold.cache.format.taught import TaughtFaces
 from twofold.cache.format.write import write_featurefile
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
-from twofold.data.folds import folds_of
-from twofold.data.labels import taxonomy
-from twofold.data.manifest import manifest, write_manifest
+from twofold.data.labels import builtin_taxonomy
+from twofold.data.manifest import build_manifest, write_manifest
+from twofold.data.splits import assign_folds
 from twofold.fuse.features.join import join, join_folds
 
-CLASSES = taxonomy("cexpr7").classes
+CLASSES = builtin_taxonomy("cexpr7").classes
 FACES, DIM, FOLDS = 210, 6, 3
 
 
@@ -31,7 +31,7 @@ def faces():
 
     person = np.arange(FACES) // 3
     split = np.array(["train", "train", "train", "train", "val", "test"])[person % 6]
-    return manifest(pd.DataFrame({
+    return build_manifest(pd.DataFrame({
         "key": [f"{number:03}.png" for number in range(FACES)], "split": split,
         "compound": [CLASSES[number % 7] for number in range(FACES)], "group": [f"p{number}" for number in person],
     }), source="test")
@@ -112,7 +112,7 @@ def test_evaluate_leaves_out_or_names_what_the_encoder_has_learned(cli, faces, w
 
 @pytest.fixture
 def fold_sides(faces):
-    return folds_of(faces, taxonomy("cexpr7"), folds=FOLDS, seed=0)
+    return assign_folds(faces, builtin_taxonomy("cexpr7"), folds=FOLDS, seed=0)
 
 
 def fold_set(faces, fold_sides, **changes):
@@ -132,7 +132,7 @@ def test_each_fold_reads_its_own_encoder(cli, faces, fold_sides, write_store, tm
 
 def test_a_folds_features_are_those_of_its_file(faces, fold_sides, write_store):
     store = Store(write_store(*fold_set(faces, fold_sides)))
-    features = join([store], backbones=[], views=["original"], taxonomy=taxonomy("cexpr7"), folds=FOLDS)
+    features = join([store], backbones=[], views=["original"], taxonomy=builtin_taxonomy("cexpr7"), folds=FOLDS)
     for fold, joined in enumerate(join_folds([store], features, folds=FOLDS)):
         file = features.streams[0].fold_files[fold]
         assert file.classifier is not None and file.classifier.taught is not None

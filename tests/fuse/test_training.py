@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from twofold.data.labels import BASIC, pair, taxonomy
+from twofold.data.labels import BASIC, basic_pair, builtin_taxonomy
 from twofold.fuse.heads.member_rng import Noise
 from twofold.fuse.heads.registry import build
 from twofold.fuse.heads.spec import Spec
@@ -19,8 +19,8 @@ from twofold.fuse.training.late_weights import find_weights
 from twofold.fuse.training.loop import _together, factor, flushed_denormals, same, train
 from twofold.fuse.training.standardised import Examples, Scale, measure
 
-CLASSES = taxonomy("cexpr7").classes
-PARTS = taxonomy("cexpr7").parts
+CLASSES = builtin_taxonomy("cexpr7").classes
+PARTS = builtin_taxonomy("cexpr7").basics
 CPU = torch.device("cpu")
 
 
@@ -213,7 +213,7 @@ def test_made_compounds_lie_between_faces_of_their_two_basics():
     assert (made.x[:, :48] == 0).all() and (made.label[:, 48:] == -1).all()
     for member, row in [(0, 48), (0, 63), (1, 50)]:
         present = {BASIC[e] for e in np.flatnonzero(made.x[member, row].numpy())}
-        assert present == set(pair(CLASSES[int(made.target[member, row].argmax())]))
+        assert present == set(basic_pair(CLASSES[int(made.target[member, row].argmax())]))
         assert made.x[member, row].min() >= 0 and made.x[member, row].max() <= 0.7 + 1e-6
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.fuse.test_training import CLASSES, CPU, QUICK, _batch, _examples, _train
-from twofold.data.errors import InputError
-from twofold.data.labels import BASIC, pair
+from twofold.data.labels import BASIC, basic_pair
+from twofold.data.utils.errors import InputError
 from twofold.fuse.experiment import prepare
 from twofold.fuse.fuse import fuse
 from twofold.fuse.heads.member_rng import Noise
@@ -70,7 +70,7 @@ def test_the_threshold_rule_says_something_where_no_basic_emotion_is_above_chanc
     basic[0, BASIC.index("sadness")] = basic[0, BASIC.index("anger")] = 0.13
     basic[1] = torch.tensor([0.9 if name == "neutral" else 0.02 if name in ("sadness", "fear") else 0.01
                              for name in BASIC])
-    calls = pair_scores(basic, [pair(name) for name in CLASSES], rule="threshold").argmax(dim=-1)
+    calls = pair_scores(basic, [basic_pair(name) for name in CLASSES], rule="threshold").argmax(dim=-1)
     assert [CLASSES[call] for call in calls] == ["sadly_angry", "sadly_fearful"]
 
 

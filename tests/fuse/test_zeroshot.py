@@ -14,7 +14,7 @@ from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.format.write import write_featurefile
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
-from twofold.data.labels import BASIC, pair, taxonomy
+from twofold.data.labels import BASIC, basic_pair, builtin_taxonomy
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.features.join import join
 from twofold.fuse.fuse import fuse
@@ -24,7 +24,7 @@ from twofold.fuse.heads.registry import build
 from twofold.fuse.heads.spec import Spec
 from twofold.fuse.settings import resolve
 
-CLASSES = taxonomy("cexpr7").classes
+CLASSES = builtin_taxonomy("cexpr7").classes
 RAFDB = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")  # POSTER++'s own order
 
 FACE = {"surprise": 0.5, "happiness": 0.3, "fear": 0.1, "anger": 0.1}
@@ -33,7 +33,7 @@ NAMES = ("happily_surprised", "fearfully_surprised", "sadly_angry")
 
 def _scores(rule):
     basic = torch.tensor([[FACE.get(name, 0.0) for name in BASIC]])
-    return pair_scores(basic, [pair(name) for name in NAMES], rule=rule)[0].tolist()
+    return pair_scores(basic, [basic_pair(name) for name in NAMES], rule=rule)[0].tolist()
 
 
 @pytest.mark.parametrize(("rule", "expected"), [
@@ -49,9 +49,9 @@ def test_a_rule_on_a_worked_example(rule, expected):
 
 def test_every_taxonomy_has_two_members_a_compound_and_one_a_basic():
     for name in ("cexpr7", "rafdb11", "rafce14", "basic7", "basic8"):
-        classes = taxonomy(name)
-        assert (membership(classes.parts).sum(axis=0) == (2 if classes.target == "compound" else 1)).all()
-    table = membership([pair("sadly_angry")])
+        classes = builtin_taxonomy(name)
+        assert (membership(classes.basics).sum(axis=0) == (2 if classes.target == "compound" else 1)).all()
+    table = membership([basic_pair("sadly_angry")])
     assert [BASIC[row] for row in np.flatnonzero(table[:, 0])] == ["sadness", "anger"]
 
 
@@ -63,7 +63,7 @@ def _store(folder, *, rows=300, dim=6, classes=RAFDB, bend=0.0, carries="classif
     folder.mkdir()
     generator = np.random.default_rng(7)
     label = np.arange(rows) % len(CLASSES)
-    shown = np.array([[name in pair(CLASSES[c]) for name in RAFDB] for c in label], float)
+    shown = np.array([[name in basic_pair(CLASSES[c]) for name in RAFDB] for c in label], float)
     mixing = np.linalg.qr(generator.standard_normal((max(dim, 7), 7)))[0][:dim]
     features = (4 * shown + 0.5 * generator.standard_normal(shown.shape)) @ mixing.T
     weight, bias = mixing.T.astype(np.float32), np.linspace(-0.5, 0.5, 7, dtype=np.float32)
@@ -93,7 +93,7 @@ def _store(folder, *, rows=300, dim=6, classes=RAFDB, bend=0.0, carries="classif
 
 
 def _joined(store):
-    return join([Store(store)], backbones=(), views=("original",), taxonomy=taxonomy("cexpr7"))
+    return join([Store(store)], backbones=(), views=("original",), taxonomy=builtin_taxonomy("cexpr7"))
 
 
 @pytest.mark.parametrize("carries", ["classifier", "logits"])
@@ -108,7 +108,7 @@ def test_the_own_classifier_gives_the_basic_probabilities_that_the_backbone_gave
     logits = FeatureFile(store / "posterv2.h5").read() @ weight.T + bias
     made = fuse([store], resolve(changes={"head": "zeroshot", "rule": "mean"}), out=None).heads[-1].head
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    by_hand = np.stack([sum(shares[:, RAFDB.index(name)] for name in pair(one)) / 2 for one in CLASSES], axis=1)
+    by_hand = np.stack([sum(shares[:, RAFDB.index(name)] for name in basic_pair(one)) / 2 for one in CLASSES], axis=1)
     by_hand /= by_hand.sum(axis=1, keepdims=True)
     assert np.allclose(made.mean, by_hand[made.rows], atol=1e-3)
 

@@ -22,11 +22,11 @@ from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.format.version2 import MAGIC, SEAL
 from twofold.cache.share.catalogue import catalogue_of, parse_catalogue
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
-from twofold.data.images.decode import FACE, ImageError, decode
+from twofold.data.images.decode import FACE_LIMITS, ImageError, decode
+from twofold.data.labels import load_taxonomy
 from twofold.data.manifest import read_manifest
-from twofold.data.taxonomies import find_taxonomy
-from twofold.data.utils.toml_file import read_toml
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.options import read_toml
 from twofold.extract.encoders.onnx.files import data_files
 from twofold.extract.weights.read import read_checkpoint
 from twofold.fuse.fuse import fuse
@@ -190,8 +190,8 @@ TARGETS = {
     "manifest": Target(in_file("faces.csv", read_manifest), lambda: [MANIFEST, MANIFEST.replace(b",", b";"),
                                                                      MANIFEST.decode().encode("utf-16")]),
     "toml": Target(in_file("sweep.toml", lambda path: read_toml(path, "settings of a sweep")), lambda: [SWEEP]),
-    "taxonomy": Target(in_file("classes.toml", lambda path: find_taxonomy(str(path))), lambda: list(TAXONOMY)),
-    "image": Target(lambda data: decode(data, FACE.scaled_to(4_000_000)), image_seeds),
+    "taxonomy": Target(in_file("classes.toml", lambda path: load_taxonomy(str(path))), lambda: list(TAXONOMY)),
+    "image": Target(lambda data: decode(data, FACE_LIMITS.scaled_to(4_000_000)), image_seeds),
     "onnx": Target(in_file("model.onnx", data_files), onnx_seeds),
 }
 

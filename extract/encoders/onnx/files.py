@@ -9,7 +9,7 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 
 #: for each message, its fields that hold messages in which a tensor may stand
 FIELDS = {

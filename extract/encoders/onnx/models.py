@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from twofold.cache.format.header import MAX_DIM
-from twofold.data.errors import InputError, first_line
+from twofold.data.utils.errors import InputError, first_line
 from twofold.extract.encoders.encoder import FIRST_TRY, BatchLimit, Encoder
 from twofold.extract.encoders.onnx.child import TYPES
 from twofold.extract.encoders.onnx.files import data_files, digest_of

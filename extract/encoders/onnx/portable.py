@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional
 
 from twofold.cache.recipe import Recipe
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.encoders.onnx.pillow_resize import FILTERS, PillowResize
 from twofold.extract.encoders.preprocessing import Preprocessing

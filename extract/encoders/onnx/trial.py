@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 from twofold.cache.child import child
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 
 CPU_SECONDS = 6  #: of one core, to load the model and for its first face; more where the model is large
 BYTES_A_SECOND = 100 << 20  #: of the model's files

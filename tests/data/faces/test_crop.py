@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from tests.data.faces.films import BLOBS, GREEN, RED, film, sound, still, turn
-from twofold.data.errors import InputError
 from twofold.data.faces.crop import CropRequest, crop
 from twofold.data.faces.settings import CropSettings, Sampling, read_line
 from twofold.data.manifest import read_manifest
+from twofold.data.utils.errors import InputError
 
 
 def run(inputs, out, *, model=BLOBS, workers=2, sampling=None, overwrite=False, **settings):

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from twofold.data.errors import InputError
 from twofold.data.faces.align import TEMPLATE, cut
 from twofold.data.faces.detect import Detection, open_yunet, overlap, same_face
 from twofold.data.faces.detector_file import YUNET, find_detector
 from twofold.data.faces.settings import CropSettings
-from twofold.data.labels import taxonomy
+from twofold.data.labels import builtin_taxonomy
 from twofold.data.synthetic.dataset import draw_dataset
+from twofold.data.utils.errors import InputError
 from twofold.extract.weights.report import listing
 
 
@@ -47,7 +47,7 @@ def test_a_crop_shows_its_face_where_the_template_says(yunet, real):
 
 
 def test_drawn_faces_are_faces_and_many_of_them_are_all_found(yunet, tmp_path):
-    drawn = draw_dataset(tmp_path, taxonomy=taxonomy("cexpr7"), per_class=8, size=112, seed=0)
+    drawn = draw_dataset(tmp_path, taxonomy=builtin_taxonomy("cexpr7"), per_class=8, size=112, seed=0)
     tiles = [picture(tmp_path / key) for key in drawn.keys[:50]]
     sheet = np.vstack([np.hstack(tiles[row * 10:row * 10 + 10]) for row in range(5)])
     found = faces(yunet, sheet)

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from twofold.data.errors import InputError
 from twofold.data.faces.sources import find_sources
-from twofold.data.manifest import manifest
+from twofold.data.manifest import build_manifest
+from twofold.data.utils.errors import InputError
 
 
 def touch(folder, *names):
@@ -43,7 +43,7 @@ def test_blanks_and_letters_of_all_scripts_stay_and_what_no_key_may_have_goes(tm
     found = names([tmp_path])
     assert {"mein film.mp4", "视频 1.mp4", "a_b.jpg", "line_end.jpg", "broken-_.jpg"} <= set(found)
     assert max(len(name.encode()) for name in found) <= 200
-    manifest(pd.DataFrame({"key": [f"images/{name}.0.png" for name in found]}), source="test")  # all are keys
+    build_manifest(pd.DataFrame({"key": [f"images/{name}.0.png" for name in found]}), source="test")  # all are keys
 
 
 def test_the_output_is_no_input_and_what_is_not_there_is_said(tmp_path):

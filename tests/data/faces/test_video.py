@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tests.data.faces.films import GREEN, RED, film, sound, still, turn
-from twofold.data.errors import InputError
 from twofold.data.faces.settings import Sampling
 from twofold.data.faces.video import VideoError, read_frames, video_facts
+from twofold.data.utils.errors import InputError
 
 HEADS = [still((RED, 4 * place, 20)) for place in range(20)]
 

@@ -5,8 +5,8 @@ import math
 import pandas as pd
 import pytest
 
-from twofold.data.errors import InputError
-from twofold.data.manifest import manifest, write_manifest
+from twofold.data.manifest import build_manifest, write_manifest
+from twofold.data.utils.errors import InputError
 from twofold.extract.finetune import loop
 from twofold.extract.finetune.finetune import finetune
 from twofold.extract.finetune.settings import resolve
@@ -17,7 +17,7 @@ def changed(faces, tmp_path):
     """The manifest with its table changed, written beside."""
     def write(change) -> object:
         table = change(faces.table.table.copy())
-        write_manifest(manifest(pd.DataFrame(table), source="test"), tmp_path / "changed.csv")
+        write_manifest(build_manifest(pd.DataFrame(table), source="test"), tmp_path / "changed.csv")
         return tmp_path / "changed.csv"
 
     return write

@@ -2,7 +2,7 @@
 
 import pytest
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.libraries import build
 from twofold.extract.finetune.settings import resolve
 from twofold.extract.finetune.start import start

@@ -11,8 +11,8 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
-from twofold.data.labels import taxonomy
+from twofold.data.labels import builtin_taxonomy
+from twofold.data.utils.errors import InputError
 from twofold.extract.finetune.finetune import finetune
 
 
@@ -31,7 +31,7 @@ def test_what_it_writes_extracts(cli, faces, request_for, tmp_path, backbone):
     assert done.returncode == 0, done.stderr
     file = Store(tmp_path / "store").find(backbone, "original")
     recipe, classifier = file.recipe, file.classifier
-    assert classifier is not None and classifier.classes == taxonomy("basic7").classes
+    assert classifier is not None and classifier.classes == builtin_taxonomy("basic7").classes
     assert classifier.taught is not None and len(classifier.taught.sha256) == len(load_file(
         request.out)["twofold.taught.sha256"]) > 0
     assert recipe.preprocessing["size"] == [48, 48] and recipe.weights.startswith("sha256:")

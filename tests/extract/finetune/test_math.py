@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from twofold.data.errors import InputError
+from twofold.data.utils.errors import InputError
 from twofold.extract.finetune import finetune as verb
 from twofold.extract.finetune.finetune import finetune
 from twofold.extract.finetune.learner import Learner, freeze, layers_of

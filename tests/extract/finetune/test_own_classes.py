@@ -5,8 +5,8 @@ import json
 import pytest
 
 from twofold.cache.store import Store
-from twofold.data.errors import InputError
-from twofold.data.manifest import manifest, write_manifest
+from twofold.data.manifest import build_manifest, write_manifest
+from twofold.data.utils.errors import InputError
 from twofold.extract.finetune.finetune import finetune
 from twofold.extract.finetune.settings import resolve
 from twofold.extract.weights.read import read_checkpoint
@@ -20,7 +20,7 @@ def own(faces, tmp_path):
     table = faces.table.table.copy()
     mood = {"neutral": 0, "happiness": 0, "anger": 1, "fear": 1, "sadness": 2, "disgust": 2}
     table["mood"] = [CLASSES[mood[basic]] if basic in mood else "" for basic in table["basic"]]
-    write_manifest(manifest(table, source="test"), tmp_path / "own.csv")
+    write_manifest(build_manifest(table, source="test"), tmp_path / "own.csv")
     (tmp_path / "moods.toml").write_text(f'target = "mood"\nclasses = {json.dumps(CLASSES)}', encoding="utf-8")
     return tmp_path / "own.csv", str(tmp_path / "moods.toml")
 

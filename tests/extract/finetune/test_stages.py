@@ -3,8 +3,8 @@
 import pytest
 from safetensors.numpy import load_file
 
-from twofold.data.errors import InputError
 from twofold.data.manifest import Manifest, write_manifest
+from twofold.data.utils.errors import InputError
 from twofold.extract.finetune.finetune import finetune
 from twofold.extract.weights.read import safetensors_metadata
 

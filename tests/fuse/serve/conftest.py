@@ -19,7 +19,7 @@ from tests.data.faces.films import BLOBS, still
 from twofold.data.faces.look import Search
 from twofold.data.faces.picture import FaceFinder
 from twofold.data.faces.settings import CropSettings, Sampling
-from twofold.data.labels import taxonomy
+from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
 from twofold.extract.again.loaded import load_encoders
@@ -38,7 +38,7 @@ NETWORKS = {"timm:test_resnet": "random:0", "timm:test_vit": "random:0"}
 def drawn(tmp_path_factory) -> Path:
     """A folder with `faces/`, their manifest, `store/` and runs of two untrained encoders: `gated/` and `paper/`."""
     folder = tmp_path_factory.mktemp("drawn")
-    table = draw_dataset(folder / "faces", taxonomy=taxonomy("cexpr7"), per_class=10, size=48, seed=3)
+    table = draw_dataset(folder / "faces", taxonomy=builtin_taxonomy("cexpr7"), per_class=10, size=48, seed=3)
     write_manifest(table, folder / "faces.csv")
     store = twofold.Faces(folder / "faces.csv", root=folder / "faces").extract(
         folder / "store", backbones=list(NETWORKS), weights=NETWORKS, device="cpu", precision="fp32")

@@ -31,19 +31,19 @@ def key_fault(key: str) -> str:
     return ""
 
 
-def look_alikes(keys: Sequence[str]) -> tuple[str, ...]:
+def ambiguous_keys(keys: Sequence[str]) -> tuple[str, ...]:
     """A sentence each on keys that some file systems (macOS, Windows) take for the same file."""
     foreign = [key for key in keys if not key.isascii()]
     return tuple(
         f"{len(pairs):,} pairs of keys differ only by {what} (the first: {pairs[0][0]!r} and {pairs[0][1]!r}): on "
         f"{where} they are one file"
         for what, where, pairs in (
-            ("the Unicode form of their letters", "macOS", _alike(foreign, composed)),
-            ("upper and lower case", "Windows and macOS", _alike(keys, lambda key: composed(key).casefold(), composed)))
+            ("the Unicode form of their letters", "macOS", _alike(foreign, to_nfc)),
+            ("upper and lower case", "Windows and macOS", _alike(keys, lambda key: to_nfc(key).casefold(), to_nfc)))
         if pairs)
 
 
-def composed(key: str) -> str:
+def to_nfc(key: str) -> str:
     """In Unicode's composed form (NFC), as most systems write letters with accents; macOS decomposes some names."""
     return key if key.isascii() else unicodedata.normalize("NFC", key)
 
