@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from twofold.data.images.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_hidden
 from twofold.data.utils.errors import InputError
 
-VIDEOS = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv",
-                    ".ts", ".mts", ".m2ts", ".vob", ".mxf"))
-PICTURES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"))
 LONGEST = 200  #: bytes of one part of a name: the images below it have longer ones
 
 
@@ -49,13 +47,13 @@ def find_sources(inputs: Sequence[Path], *, ignore: Path | None = None) -> list[
         else:
             raise InputError(f"{place}: no such file or folder")
     names = _distinct_names(files)
-    return sorted((Source(name, path, path.suffix.lower() not in PICTURES) for path, name in names.items()),
+    return sorted((Source(name, path, path.suffix.lower() not in IMAGE_SUFFIXES) for path, name in names.items()),
                   key=lambda source: source.name)
 
 
 def _is_source(path: Path, folder: Path, ignore: Path | None) -> bool:
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
-    return (not hidden and path.suffix.lower() in VIDEOS | PICTURES and path.is_file()
+    named = path.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES and not is_hidden(path.relative_to(folder))
+    return (named and path.is_file()
             and not (ignore and path.resolve().is_relative_to(ignore.resolve())))
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from twofold.data.images.formats import IMAGE_FORMATS
+
 DECODER = "pillow-rgb-1"  #: of the recipe: what follows may only change together with this name
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")  #: EPS, for one, would run Ghostscript
+FORMATS = tuple(each.name for each in IMAGE_FORMATS)  #: EPS, for one, would run Ghostscript
 MAX_FILE_BYTES = 256 << 20  #: no face is larger; a sparse file of 40 GB would fill the memory
 STRIP_PIXELS = 1 << 20  #: converted at once where a conversion takes many bytes a pixel
 #: bytes a pixel at the peak, measured with Pillow 12 (libwebp keeps two canvases, OpenJPEG 32-bit planes)

@@ -11,10 +11,10 @@ from pathlib import Path, PurePath
 import pandas as pd
 
 from twofold.data.images.archives import Place
+from twofold.data.images.formats import is_image_name
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import Manifest, build_manifest
 from twofold.data.readers.common import absent, differences, read_lines
-from twofold.data.readers.folder import is_image
 from twofold.data.utils.errors import InputError
 
 HEADER = ("image_location", "Fearfully_Surprised", "Happily_Surprised", "Sadly_Surprised", "Disgustedly_Surprised",
@@ -46,7 +46,7 @@ def read_cexpr(root: Place, *, template: Path | None = None, annotation: Path | 
     Raises InputError naming what is not as published.
     """
     frames = sorted(f"{video.name}/{frame.name}" for video in root.iterdir() if video.is_dir()
-                    for frame in video.iterdir() if is_image(PurePath(video.name, frame.name)))
+                    for frame in video.iterdir() if is_image_name(PurePath(video.name, frame.name)))
     if not frames:
         raise InputError(f"{root}: no frames like 01/00001.jpg in it: cut the videos into cropped faces first")
     keys = frames_of(read_template(template).keys, frames) if template else frames

@@ -1,16 +1,14 @@
 """Class folders: `split/class/*.jpg` or `class/*.jpg`, classes by name or by official number."""
 
 from collections.abc import Mapping
-from pathlib import PurePath
 
 import pandas as pd
 
 from twofold.data.images.archives import Place, below
+from twofold.data.images.formats import is_image_name
 from twofold.data.labels import SPLIT_OF, Taxonomy, canonical_label, label_column, normalize_label
 from twofold.data.manifest import Manifest, build_manifest
 from twofold.data.utils.errors import InputError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def read_folder(root: Place, *, classes: Taxonomy | None = None, names: Mapping[str, str] | None = None) -> Manifest:
@@ -22,17 +20,11 @@ def read_folder(root: Place, *, classes: Taxonomy | None = None, names: Mapping[
     """
     rows = []
     for key in sorted(below(path, root) for path in root.rglob("*")):
-        if is_image(key):
+        if is_image_name(key):
             rows.append({"key": key.as_posix(), **_labels(key.parts[:-1], classes, names or {}, root)})
     if not rows:
         raise InputError(f"{root}: no images in split/class/*.jpg or class/*.jpg below it")
     return build_manifest(pd.DataFrame(rows, dtype=object), source=str(root))
-
-
-def is_image(key: PurePath) -> bool:
-    """An image file by its name, and not one that macOS left beside it (`._1.jpg`, `__MACOSX/`)."""
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in key.parts)
-    return key.suffix.lower() in IMAGE_SUFFIXES and not hidden
 
 
 def _labels(

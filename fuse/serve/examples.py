@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
-from twofold.data.faces.sources import PICTURES
 from twofold.data.images.decode import PHOTO_LIMITS, thumbnail
+from twofold.data.images.formats import IMAGE_SUFFIXES
 from twofold.data.utils.errors import InputError
 
 MOST, SIDE = 48, 160
@@ -41,7 +41,7 @@ def find_examples(folder: Path | None, *, most_bytes: int) -> Examples:
         return Examples()
     if not folder.is_dir():
         raise InputError(f"--examples {folder}: no such folder")
-    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES and path.is_file()
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
              and not path.name.startswith(".") and path.stat().st_size <= most_bytes]
     if not paths:
         raise InputError(f"--examples {folder}: no pictures in it")

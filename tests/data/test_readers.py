@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 
+from twofold.data.images.formats import IMAGE_SUFFIXES
 from twofold.data.labels import TAXONOMIES, builtin_taxonomy, canonical_label, label_column
 from twofold.data.manifest import read_manifest
 from twofold.data.readers.affectnet import read_affectnet
@@ -63,6 +64,13 @@ def test_labels_as_people_write_them(label, name):
 def test_every_canonical_name_stays_what_it_is(classes):
     assert [canonical_label(label) for label in classes.classes] == list(classes.classes)
     assert {label_column(label) for label in classes.classes} == {classes.target}
+
+
+def test_a_folder_is_indexed_with_every_image_format(tmp_path, put):
+    for suffix in IMAGE_SUFFIXES:
+        put(tmp_path / f"fear/{suffix[1:]}{suffix.upper()}")
+    put(tmp_path / "fear/._mac.jpg")
+    assert {"." + key.rpartition(".")[2].lower() for key in read_folder(tmp_path).keys} == IMAGE_SUFFIXES
 
 
 def test_other_words_are_mapped(tmp_path, put, cli):
