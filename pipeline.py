@@ -38,7 +38,6 @@ app.add_typer(bench_app, name="bench")
 bench_app.command("extract")(extract_cli.bench_extract)
 bench_app.command("cache")(cache_cli.bench_cache)
 bench_app.command("fuse")(fuse_cli.bench_fuse)
-bench_app.command("growth")(cache_cli.growth_of(extract_cli.growth_steps, fuse_cli.growth_steps))
 Weights = Annotated[list[str] | None, typer.Option(help="NAME=PATH, where not in the weights folder.")]
 Cropped = Annotated[bool, typer.Option("--cropped", help="All pictures are faces: take them as they are.")]
 

@@ -181,30 +181,10 @@ def bench_cache(
     dim: Annotated[int, typer.Option(min=1, help="Numbers a face.")] = 768,
     folder: Annotated[Path | None, typer.Option(help="Where to write; by default the temporary folder.")] = None,
 ) -> Report:
-    """Feature files against plain files and other HDF5 layouts."""
-    from twofold.cache.bench.bench import bench_cache as run_bench
+    """Feature files against plain NumPy files."""
+    from twofold.cache.bench import bench_cache as run_bench
 
     return run_bench(rows=rows, dim=dim, folder=folder)
-
-
-def growth_of(before: Callable[[], dict[str, Callable]], after: Callable[[], dict[str, Callable]]
-              ) -> Callable[..., Report]:
-    """The verb `bench growth`, of what the two stages do with a store: the first of the steps `before` draws it."""
-
-    def bench_growth(
-        few: Annotated[int, typer.Option(min=1000, help="Faces.")] = 100_000,
-        many: Annotated[int, typer.Option(min=1000, help="More faces.")] = 1_000_000,
-        folder: Annotated[Path | None, typer.Option(help="Where to write; by default the temporary folder.")] = None,
-    ) -> Report:
-        """How plan, assembly, verification, join and an epoch grow with the faces: drawn features, 3 kB a face."""
-        from twofold.cache.bench.growth import bench_growth as run_bench
-        from twofold.cache.bench.growth import verify_store
-
-        draw, *steps = before().items()
-        return run_bench((few, many), draw=draw[1], steps=dict(steps) | {"verify": verify_store} | after(),
-                         folder=folder)
-
-    return bench_growth
 
 
 @contextlib.contextmanager

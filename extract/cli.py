@@ -214,7 +214,7 @@ def doctor(
 ) -> Report:
     """What works on this machine, what is missing, what to do."""
     from twofold.data.utils.options import split_names
-    from twofold.extract.doctor.doctor import diagnose
+    from twofold.extract.doctor import diagnose
 
     return diagnose(store=store, manifest=manifest, backbones=split_names(backbones))
 
@@ -227,12 +227,9 @@ def bench_extract(
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Decoding threads; 0 takes one a core.")] = 0,
-    count: Annotated[int, typer.Option("--faces", min=1, help="Faces to try it with.")] = 512,
-    cards: Annotated[str, typer.Option(help="Simulated cards, faces a second for all backbones together.")]
-    = "500,1000,2000,5000,10000",
-    plain: Annotated[bool, typer.Option("--plain/--no-plain", help="Beside a loop over a DataLoader.")] = True,
+    samples: Annotated[int, typer.Option(min=1, help="Samples to measure with.")] = 512,
 ) -> Report:
-    """Extraction against its slowest leg, a plain loop, and how fast a card this host can feed."""
+    """Each stage of extraction alone, extraction as a whole, and what limits it."""
     import tempfile
 
     from twofold.data.labels import builtin_taxonomy
@@ -240,32 +237,19 @@ def bench_extract(
     from twofold.data.synthetic.dataset import draw_dataset
     from twofold.data.utils.errors import InputError
     from twofold.data.utils.options import split_names
-    from twofold.extract.bench.bench import bench_extract as run_bench
+    from twofold.extract.bench import bench_extract as run_bench
     from twofold.extract.streams import parse_streams
 
     names = split_names(backbones)
     texts = weights if weights or faces else [f"{name}=random:0" for name in names]
     streams = parse_streams(names, weights=texts or [], precision=precision)
-    try:
-        rates = [float(rate) for rate in cards.split(",") if rate]
-    except ValueError:
-        raise InputError(f"--cards {cards} is not numbers with commas between, as 500,1000") from None
-    if not all(rate > 0 for rate in rates):
-        raise InputError(f"--cards {cards}: a card takes more than 0 faces a second")
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
         if faces is None:
             drawn, classes = Path(folder, "faces"), builtin_taxonomy("cexpr7")
-            table = draw_dataset(drawn, taxonomy=classes, per_class=-(-count // len(classes.classes)), size=112, seed=0)
+            table = draw_dataset(drawn, taxonomy=classes, per_class=-(-samples // len(classes.classes)), size=112,
+                                 seed=0)
             faces, root = Path(folder, "faces.csv"), [str(drawn)]
             write_manifest(table, faces)
         if not root:
             raise InputError(f"{faces} is a manifest: say with --root which folder its keys are relative to")
-        return run_bench(streams, manifest=faces, roots=root, device=device, workers=workers, faces=count,
-                         cards=rates, plain=plain)
-
-
-def growth_steps() -> dict[str, Callable]:
-    """What stage one does with a store, for `bench growth`."""
-    from twofold.extract.bench.growth import assemble_store, draw_store, plan_store
-
-    return {"draw": draw_store, "plan": plan_store, "assemble": assemble_store}
+        return run_bench(streams, manifest=faces, roots=root, device=device, workers=workers, samples=samples)

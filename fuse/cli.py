@@ -136,15 +136,8 @@ def bench_fuse(
     sizes: Annotated[str, typer.Option(help="Comma-separated: rafce (3,162 x 2,816), large (100,000 x 4,096).")]
     = "rafce",
 ) -> Report:
-    """Training from the cache against its bare matrix products, a DataLoader loop and scikit-learn."""
+    """An epoch of training from the cache beside the matrix products that it is made of."""
     from twofold.data.utils.options import split_names
-    from twofold.fuse.bench.bench import bench_fuse as run_bench
+    from twofold.fuse.bench import bench_fuse as run_bench
 
-    return run_bench(sizes=tuple(split_names(sizes)))
-
-
-def growth_steps() -> dict[str, Callable]:
-    """What stage two does with a store, for `bench growth`."""
-    from twofold.fuse.bench.growth import join_store, train_epoch
-
-    return {"join": join_store, "one epoch": train_epoch}
+    return run_bench(split_names(sizes))

@@ -7,8 +7,8 @@ import pytest
 import torchvision
 from safetensors.torch import save_file
 
-from twofold.extract.doctor import files
-from twofold.extract.doctor.files import file_system
+from twofold.extract import doctor as module
+from twofold.extract.doctor import file_system
 
 
 @pytest.fixture
@@ -43,12 +43,12 @@ def test_a_weights_file_that_is_there_loads_strictly(doctor, tmp_path):
 
 def test_a_store_on_a_network_and_one_without_locks(doctor, tmp_path, monkeypatch):
     (tmp_path / "store").mkdir()
-    monkeypatch.setattr(files, "file_system", lambda folder: "nfs4")
+    monkeypatch.setattr(module, "file_system", lambda folder: "nfs4")
     code, checks = doctor("--store", "store")
     assert code == 0 and checks["file system"]["text"] == "nfs4, shared over a network"
     assert "depends on the server" in checks["locks"]["text"] and checks["rename"]["state"] == "ok"
     assert list((tmp_path / "store").iterdir()) == []
-    monkeypatch.setattr(files, "TRY_LOCK", "pass")  # as where a lock excludes nobody
+    monkeypatch.setattr(module, "TRY_LOCK", "pass")  # as where a lock excludes nobody
     code, checks = doctor("--store", "store")
     assert code == 1 and checks["locks"]["state"] == "broken" and "NFS 4" in checks["locks"]["remedy"]
 
@@ -89,7 +89,7 @@ def test_bytes_and_hours_of_a_manifest(doctor, tmp_path):
     code, checks = doctor("--manifest", "faces.csv", "--backbones", "resnet18")
     assert code == 0
     work = checks["resnet18"] if checks["resnet18"]["topic"] == "Work" else None
-    assert work and work["text"].startswith("1,000 faces") and "faces/s" in work["text"]
+    assert work and work["text"].startswith("1,000 samples") and "samples/s" in work["text"]
     assert checks["disk"]["state"] == "ok"
 
 
