@@ -17,10 +17,10 @@ import torch
 from twofold.cache.parts.parts import publish_part
 from twofold.cache.parts.rows import Rows
 from twofold.cache.store import Store
-from twofold.data.utils.errors import InputError
 from twofold.data.images.decode import decode
 from twofold.data.images.sources import ImageSource, open_images, parse_roots
 from twofold.data.manifest import read_manifest
+from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import openmp_settings
 from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.engine.engine import compute

@@ -21,8 +21,8 @@ from packaging.requirements import Requirement
 from PIL import features
 
 import twofold
-from twofold.data.utils.errors import InputError
 from twofold.data.manifest import read_manifest
+from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import free_memory
 from twofold.extract.devices import has_native_bf16
 from twofold.extract.encoders.presets import PRESETS
