@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.extract.simulated import SimulatedCard
 from twofold.cache.parts.parts import file_state
 from twofold.cache.store import Store
 from twofold.data.images.decode import decode
 from twofold.data.images.sources import open_images
 from twofold.data.utils.errors import InputError
-from twofold.extract.bench.simulated import SimulatedCard
 from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.encoders.registry import load_encoder

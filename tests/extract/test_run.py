@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.extract.simulated import SimulatedCard
 from tests.extract.stores import assert_equal_stores, values
 from twofold.cache.store import Store
 from twofold.data.manifest import Manifest, write_manifest
-from twofold.extract.bench.simulated import SimulatedCard
 from twofold.extract.engine import engine
 from twofold.extract.run import Request, extract
 from twofold.extract.streams import parse_streams
