@@ -26,7 +26,7 @@ def cache_ls(
 ) -> Report:
     """List the feature files of a store, here or shared elsewhere."""
     if "://" in store:
-        from twofold.cache.share.folder import shared_listing
+        from twofold.cache.share.transfer import shared_listing
 
         return shared_listing(store)
     from twofold.cache.report import listing
@@ -153,7 +153,7 @@ def cache_export(
 @app.command("push")
 def cache_push(store: StorePath, url: Url, replace: Replace = False) -> Report:
     """Share a store: send what the other place lacks, verified there, and a catalogue of it."""
-    from twofold.cache.share.push import push
+    from twofold.cache.share.transfer import push
     from twofold.cache.store import Store
 
     with transferring() as progress:
@@ -167,7 +167,7 @@ def cache_pull(
     replace: Replace = False,
 ) -> Report:
     """Fetch a shared store: what is lacking here, verified; the same command goes on after an interruption."""
-    from twofold.cache.share.pull import pull
+    from twofold.cache.share.transfer import pull
     from twofold.cache.store import Store
     from twofold.data.utils.options import split_names
 

@@ -1,79 +1,108 @@
 """The catalogue of a shared store (`store.json`): what it holds, known before any of it is fetched.
 
-It may come from a stranger: what is in it is bounded, strictly typed, and names nothing outside the store.
+It may come from a stranger: one schema bounds all that is in it, and nothing in it names a file outside the store.
+Beside it, `.catalogue/` has one entry file for each shared file; whoever pushes writes only his own entries and makes
+`store.json` from all of them, so that pushes at the same time lose nothing (see `transfer.write_catalogue`).
 """
 
 import hashlib
-import json
-import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 import numpy as np
 
 from twofold.cache.errors import CacheError
 from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.format.header import MAX_DIM
 from twofold.cache.recipe import Recipe
 from twofold.cache.report import feature_table
 from twofold.cache.store import MANIFEST, Store
 
 CATALOGUE = "store.json"
+ENTRIES = ".catalogue"  #: the folder of the entry files
 FORMAT = "twofold-store"
-VERSION = 1
+VERSION = 2
 MAX_CATALOGUE_BYTES = 16 << 20
-MAX_FILE_BYTES = 1 << 44
 MAX_MANIFEST_BYTES = 4 << 30
-MAX_ROWS = 1 << 36
-MAX_DIM = 1 << 24
-PLAIN_NAME = re.compile(r"[A-Za-z0-9_@+=-][A-Za-z0-9._@+=-]{0,200}\.h5", re.ASCII)
-HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
-ENTRY = {"name", "bytes", "sha256"}
-FEATURES = ENTRY | {"rows", "failed", "dim", "fingerprint", "recipe"}
+MAX_TEXT = 1000  #: characters of a backbone's name
+
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 44)]
+Rows = Annotated[int, msgspec.Meta(ge=0, le=1 << 36)]
+Dim = Annotated[int, msgspec.Meta(ge=0, le=MAX_DIM)]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+FeatureFileName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_@+=-][A-Za-z0-9._@+=-]{0,200}\.h5\Z")]
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One file of a shared store."""
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file of a shared store; sha256: of the whole file."""
 
     name: str
-    bytes: int
-    sha256: str  #: 64 hex digits, of the whole file
+    bytes: Bytes
+    sha256: Sha256
+
+    @classmethod
+    def of(cls, path: Path) -> "Entry":
+        """The entry of a file on this machine, which is hashed."""
+        with path.open("rb") as file:
+            return Entry(path.name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-@dataclass(frozen=True)
-class Features(Entry):
+class FeatureEntry(Entry, frozen=True, forbid_unknown_fields=True):
     """One feature file, as its header describes it."""
 
-    rows: int
-    failed: int
-    dim: int
+    name: FeatureFileName
+    rows: Rows
+    failed: Rows
+    dim: Dim
+    fingerprint: str
     recipe: Recipe
 
-    @property
-    def backbone(self) -> str:
-        return self.recipe.backbone
+    def __post_init__(self) -> None:
+        recipe = Recipe.from_json(self.recipe.canonical())
+        if recipe.fingerprint != self.fingerprint:
+            raise ValueError(f"{self.name}: the recipe does not match its fingerprint")
+        texts = (recipe.backbone, recipe.view.get("name"), recipe.weights)
+        if not all(isinstance(text, str) and text.isprintable() and len(text) < MAX_TEXT for text in texts):
+            raise ValueError(f"{self.name}: backbone, view or weights are not plain text")
+        if self.rows * self.dim * np.dtype(recipe.dtype).itemsize > self.bytes:
+            raise ValueError(f"{self.name}: {self.rows} x {self.dim} values do not fit into {self.bytes} bytes")
 
-    @property
-    def view(self) -> str:
-        return self.recipe.view["name"]
-
-    @property
-    def fingerprint(self) -> str:
-        return self.recipe.fingerprint
-
-    def record(self) -> dict:
-        return {**_entry(self), "rows": self.rows, "failed": self.failed, "dim": self.dim,
-                "fingerprint": self.fingerprint, "recipe": asdict(self.recipe)}
+    @classmethod
+    def of_file(cls, file: FeatureFile) -> "FeatureEntry":
+        _ = file.keys  # raises CacheError unless it can be read
+        entry = Entry.of(file.path)
+        return cls(entry.name, entry.bytes, entry.sha256, file.rows, file.failed, file.dim, file.fingerprint,
+                   file.recipe)
 
 
-@dataclass(frozen=True)
-class Catalogue:
+class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The feature files of a shared store, by name, and its manifest."""
 
-    files: tuple[Features, ...] = ()
+    format: str
+    version: int
+    files: tuple[FeatureEntry, ...] = ()
     manifest: Entry | None = None
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT or self.version != VERSION:
+            raise ValueError(f"its format is {self.format[:20]} {self.version} and not {FORMAT} {VERSION}: push it "
+                             "again, or update Twofold")
+        counts = Counter(file.name.casefold() for file in self.files)  # one file on disks that ignore case
+        if twice := [name for name, count in counts.items() if count > 1]:
+            raise ValueError(f"it lists {twice[0]} twice")
+        if self.manifest and (self.manifest.name != MANIFEST or self.manifest.bytes > MAX_MANIFEST_BYTES):
+            raise ValueError(f"the manifest is not {MANIFEST} of at most {MAX_MANIFEST_BYTES >> 30} GB")
+
+    @classmethod
+    def of(cls, entries: dict[str, Entry]) -> "Catalogue":
+        """The catalogue of these files, by name."""
+        files = tuple(entry for _, entry in sorted(entries.items()) if isinstance(entry, FeatureEntry))
+        return cls(FORMAT, VERSION, files, entries.get(MANIFEST))
 
     @property
     def entries(self) -> dict[str, Entry]:
@@ -81,10 +110,8 @@ class Catalogue:
         manifest = (self.manifest,) if self.manifest else ()
         return {entry.name: entry for entry in (*manifest, *self.files)}
 
-    def json(self) -> str:
-        manifest = _entry(self.manifest) if self.manifest else None
-        return json.dumps({"format": FORMAT, "version": VERSION, "files": [file.record() for file in self.files],
-                           "manifest": manifest}, indent=1, sort_keys=True) + "\n"
+    def json(self) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
 
     def chosen(self, backbones: Sequence[str] | None, source: str) -> "Catalogue":
         """The files of these backbones (`NAME` or `NAME@FINGERPRINT`, all their views) and the manifest; None: all.
@@ -95,15 +122,10 @@ class Catalogue:
             return self
         for name in backbones:
             if not any(file.recipe.is_named(name) for file in self.files):
-                have = ", ".join(dict.fromkeys(f"{file.backbone}@{file.fingerprint[:8]}" for file in self.files))
+                have = ", ".join(dict.fromkeys(f"{file.recipe.backbone}@{file.fingerprint[:8]}" for file in self.files))
                 raise CacheError(f"{source} has no features of {name!r}; it has {have or 'none at all'}")
-        files = tuple(file for file in self.files if any(file.recipe.is_named(name) for name in backbones))
-        return Catalogue(files, self.manifest)
-
-    def with_those_of(self, other: "Catalogue") -> "Catalogue":
-        """The files of both, `other`'s where the names are equal."""
-        files = {file.name: file for file in (*self.files, *other.files)}
-        return Catalogue(tuple(files[name] for name in sorted(files)), other.manifest or self.manifest)
+        return msgspec.structs.replace(self, files=tuple(
+            file for file in self.files if any(file.recipe.is_named(name) for name in backbones)))
 
 
 @dataclass(frozen=True)
@@ -113,10 +135,10 @@ class SharedListing:
     url: str
     catalogue: Catalogue
 
-    def record(self) -> dict:
+    def record(self) -> dict[str, Any]:
         return {"store": self.url, "files": [
-            {"file": file.name, "backbone": file.backbone, "view": file.view, "rows": file.rows, "failed": file.failed,
-             "dim": file.dim, "dtype": file.recipe.dtype, "precision": file.recipe.precision,
+            {"file": file.name, "backbone": file.recipe.backbone, "view": file.recipe.view["name"], "rows": file.rows,
+             "failed": file.failed, "dim": file.dim, "dtype": file.recipe.dtype, "precision": file.recipe.precision,
              "weights": file.recipe.weights, "fingerprint": file.fingerprint, "bytes": file.bytes,
              "sha256": file.sha256} for file in self.catalogue.files]}
 
@@ -125,104 +147,22 @@ class SharedListing:
 
 
 def catalogue_of(store: Store) -> Catalogue:
-    """What a store on this machine has to share: every file is hashed. Unfinished parts are not in it.
+    """What a store on this machine has to share: every file is hashed. Unfinished work is not in it.
 
     Raises CacheError for a file that cannot be read, or whose name would not do elsewhere.
     """
-    manifest = entry_of(store.manifest_path) if store.manifest_path.exists() else None
-    catalogue = Catalogue(tuple(_features_of(file) for file in store.files()), manifest)
-    return parse_catalogue(catalogue.json().encode(), str(store.path))  # what we would refuse is not sent out, either
+    entries = {file.path.name: FeatureEntry.of_file(file) for file in store.files()}
+    manifest = {MANIFEST: Entry.of(store.manifest_path)} if store.manifest_path.exists() else {}
+    made = Catalogue.of(manifest | entries)
+    return parse(made.json(), Catalogue, str(store.path))  # what we would refuse is not sent out, either
 
 
-def entry_of(path: Path) -> Entry:
-    with path.open("rb") as file:
-        return Entry(path.name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
-
-
-def _features_of(file: FeatureFile) -> Features:
-    _ = file.keys
-    entry = entry_of(file.path)
-    return Features(entry.name, entry.bytes, entry.sha256, file.rows, file.failed, file.dim, file.recipe)
-
-
-def parse_catalogue(data: bytes, source: str) -> Catalogue:
-    """Read a catalogue. Raises CacheError, naming `source`, unless it is one and all in it is plain and sane."""
-    try:
-        return _parse(data)
-    except CacheError as error:
-        raise CacheError(f"{source}: its catalogue {CATALOGUE} is refused: {error}") from None
-    except (ValueError, RecursionError):
-        raise CacheError(f"{source}: {CATALOGUE} is not a catalogue that `cache push` has written") from None
-
-
-def _parse(data: bytes) -> Catalogue:
+def parse(data: bytes, kind: type[T], source: str) -> T:
+    """Read a catalogue or an entry. Raises CacheError, naming `source`, unless all in it is as its schema says."""
     if len(data) > MAX_CATALOGUE_BYTES:
-        raise CacheError(f"it is larger than {MAX_CATALOGUE_BYTES >> 20} MB")
-    record = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise ValueError("something else")
-    if record.get("version") != VERSION or isinstance(record["version"], bool):
-        raise CacheError(f"its version {str(record.get('version'))[:20]!r} is not {VERSION}: update Twofold")
-    if set(record) != {"format", "version", "files", "manifest"} or not isinstance(record["files"], list):
-        raise CacheError("it does not list just files and a manifest")
-    files = tuple(_parse_features(entry) for entry in record["files"])
-    counts = Counter(file.name.casefold() for file in files)  # upper and lower case are one file on many a disk
-    if doubled := [name for name, count in counts.items() if count > 1]:
-        raise CacheError(f"it lists {doubled[0]} twice")
-    return Catalogue(files, None if record["manifest"] is None else _parse_manifest(record["manifest"]))
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _parse_manifest(entry: object) -> Entry:
-    record = _with_fields(entry, ENTRY)
-    if record["name"] != MANIFEST:
-        raise CacheError(f"the manifest is not named {MANIFEST}")
-    return Entry(MANIFEST, _whole(record, "bytes", MAX_MANIFEST_BYTES), _hex(record))
-
-
-def _parse_features(entry: object) -> Features:
-    record = _with_fields(entry, FEATURES)
-    name = record["name"]
-    if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
-        raise CacheError(f"{str(name)[:60]!r} is not a plain name of a feature file")
+        raise CacheError(f"{source}: its catalogue is refused: it is larger than {MAX_CATALOGUE_BYTES >> 20} MB")
     try:
-        recipe = Recipe.from_json(json.dumps(record["recipe"]))
-        if recipe.fingerprint != record["fingerprint"]:
-            raise CacheError("the recipe does not match its fingerprint")
-        texts = (recipe.backbone, recipe.view.get("name"), recipe.weights)
-        if not all(isinstance(text, str) and text.isprintable() and len(text) < 1000 for text in texts):
-            raise CacheError("backbone, view or weights are not plain text")
-        features = Features(name, _whole(record, "bytes", MAX_FILE_BYTES), _hex(record),
-                            _whole(record, "rows", MAX_ROWS),
-                            _whole(record, "failed", MAX_ROWS), _whole(record, "dim", MAX_DIM), recipe)
-    except CacheError as error:
-        raise CacheError(f"{name}: {error}") from None
-    if features.rows * features.dim * np.dtype(recipe.dtype).itemsize > features.bytes:
-        raise CacheError(f"{name}: {features.rows} x {features.dim} values do not fit into {features.bytes} bytes")
-    return features
-
-
-def _with_fields(entry: object, names: set[str]) -> dict:
-    if not isinstance(entry, dict) or set(entry) != names:
-        raise CacheError(f"an entry does not have just the fields {', '.join(sorted(names))}")
-    return entry
-
-
-def _whole(record: dict, name: str, most: int) -> int:
-    value = record[name]
-    if type(value) is not int or not 0 <= value <= most:
-        raise CacheError(f"{name} is not a sane whole number ({str(value)[:30]})")
-    return value
-
-
-def _hex(record: dict) -> str:
-    if not isinstance(record["sha256"], str) or not HEX.fullmatch(record["sha256"]):
-        raise CacheError("sha256 is not 64 hexadecimal digits")
-    return record["sha256"]
-
-
-def _entry(entry: Entry) -> dict:
-    return {"name": entry.name, "bytes": entry.bytes, "sha256": entry.sha256}
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        reason = "".join(letter if letter.isprintable() else "?" for letter in str(error)[:200])
+        raise CacheError(f"{source}: its catalogue is not one that `cache push` has written ({reason})") from None

@@ -8,6 +8,8 @@ import pytest
 from tests.cache.version1 import write_version1
 from twofold.cache.format.write import write_featurefile
 from twofold.cache.recipe import Recipe
+from twofold.cache.share.catalogue import CATALOGUE, ENTRIES, Entry
+from twofold.cache.store import Store
 
 
 def make_recipe(**changes) -> Recipe:
@@ -47,3 +49,25 @@ def write(tmp_path):
         return path, write_random(path, **how)
 
     return make
+
+
+@pytest.fixture
+def store(tmp_path, write) -> Store:
+    """A store to share: `a.h5` of 3 MB, which can break off, a small `b.h5` of another backbone, and a manifest."""
+    (tmp_path / "store").mkdir()
+    write(tmp_path / "store" / "a.h5", rows=3000, dim=512)
+    write(tmp_path / "store" / "b.h5", rows=100, backbone="timm:other")
+    (tmp_path / "store" / "manifest.csv").write_text("key\ntrain/é 0000.jpg\n", encoding="utf-8")
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def back(tmp_path) -> Store:
+    """Where it is pulled to."""
+    return Store(tmp_path / "back", new=True)
+
+
+def shared_files(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file that is shared; what only says or helps that is left out."""
+    return {path.name: Entry.of(path).sha256 for path in folder.iterdir()
+            if path.name not in (CATALOGUE, ENTRIES, ".lock")}

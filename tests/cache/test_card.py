@@ -2,8 +2,7 @@
 
 import pytest
 
-from twofold.cache.share.pull import pull
-from twofold.cache.share.push import push
+from twofold.cache.share.transfer import pull, push
 from twofold.cache.store import Store
 
 

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.cache.conftest import shared_files
 from twofold.cache.errors import CacheError, TransferError
 from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.share.catalogue import CATALOGUE, entry_of
-from twofold.cache.share.folder import shared_listing
-from twofold.cache.share.pull import pull
-from twofold.cache.share.push import push
+from twofold.cache.share.catalogue import CATALOGUE, Entry
+from twofold.cache.share.transfer import pull, push, shared_listing
 from twofold.cache.store import Store
 
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
@@ -50,7 +49,7 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """An OpenSSH server with keys, configuration and a user's HOME of its own."""
-    pytest.importorskip("paramiko", reason="no paramiko: pip install paramiko")
+    pytest.importorskip("sshfs", reason="no sshfs: pip install sshfs")
     if SSHD is None or shutil.which("ssh-keygen") is None:
         pytest.skip("no OpenSSH server on this machine (apt-get install openssh-server)")
     if os.getuid() == 0:
@@ -87,15 +86,6 @@ def host(server, monkeypatch):
     return server
 
 
-@pytest.fixture
-def store(tmp_path, write):
-    (tmp_path / "store").mkdir()
-    write(tmp_path / "store" / "a.h5", rows=3000, dim=512)
-    write(tmp_path / "store" / "b.h5", rows=100, backbone="timm:other")
-    (tmp_path / "store" / "manifest.csv").write_text("key\ntrain/é 0000.jpg\n", encoding="utf-8")
-    return Store(tmp_path / "store")
-
-
 @contextlib.contextmanager
 def cut_off_after(port: int, *, up: int = 1 << 60, down: int = 1 << 60):
     """A way to `port` that breaks off once so many bytes have gone up or down; gives the port of its beginning."""
@@ -130,20 +120,15 @@ def cut_off_after(port: int, *, up: int = 1 << 60, down: int = 1 << 60):
             end.close()
 
 
-def contents(folder: Path) -> dict[str, str]:
-    return {path.name: entry_of(path).sha256 for path in folder.iterdir()
-            if path.name not in (CATALOGUE, ".lock")}
-
-
 def test_a_store_goes_there_and_back(host, store, tmp_path, cli):
     url = host.url(tmp_path / "there" / "deep")
     sent = cli("cache", "push", store.path, url)
     assert sent.returncode == 0, sent.stderr
-    assert contents(tmp_path / "there" / "deep") == contents(store.path)
+    assert shared_files(tmp_path / "there" / "deep") == shared_files(store.path)
     assert [file["file"] for file in shared_listing(url).record()["files"]] == ["a.h5", "b.h5"]
     back = cli("cache", "pull", url, tmp_path / "back")
     assert back.returncode == 0, back.stderr
-    assert contents(tmp_path / "back") == contents(store.path)
+    assert shared_files(tmp_path / "back") == shared_files(store.path)
     assert pull(url, Store(tmp_path / "back")).moved == push(store, url).moved == ()
     FeatureFile(tmp_path / "back" / "a.h5").check()
 
@@ -160,7 +145,7 @@ def test_a_pull_that_breaks_off_goes_on_where_it_was(host, store, tmp_path):
     moved = []
     again = pull(host.url(tmp_path / "there"), Store(tmp_path / "back"), progress=lambda count, _: moved.append(count))
     assert again.resumed == had == moved[0]
-    assert contents(tmp_path / "back") == contents(store.path)
+    assert shared_files(tmp_path / "back") == shared_files(store.path)
 
 
 def test_a_push_that_breaks_off_goes_on_where_it_was(host, store, tmp_path):
@@ -172,8 +157,8 @@ def test_a_push_that_breaks_off_goes_on_where_it_was(host, store, tmp_path):
     time.sleep(0.3)  # the server writes on what has reached it
     had = sum(path.stat().st_size for path in (tmp_path / "there").glob(".push-*"))
     again = push(store, host.url(tmp_path / "there"))
-    assert again.resumed == had >= 32768 and had < entry_of(store.path / "a.h5").bytes
-    assert contents(tmp_path / "there") == contents(store.path)
+    assert again.resumed == had >= 32768 and had < Entry.of(store.path / "a.h5").bytes
+    assert shared_files(tmp_path / "there") == shared_files(store.path)
 
 
 def test_a_host_whose_key_is_not_known_is_refused(host, tmp_path, monkeypatch):
@@ -181,7 +166,7 @@ def test_a_host_whose_key_is_not_known_is_refused(host, tmp_path, monkeypatch):
     shutil.copytree(host.home / ".ssh", stranger / ".ssh")
     (stranger / ".ssh" / "known_hosts").unlink()
     monkeypatch.setenv("HOME", str(stranger))
-    with pytest.raises(CacheError, match=r"127.0.0.1.* is not in ~/.ssh/known_hosts \(its key is ssh-ed25519 SHA256:"):
+    with pytest.raises(CacheError, match=r"127.0.0.1.* is not in ~/.ssh/known_hosts: connect to it once with `ssh`"):
         shared_listing(host.url(tmp_path))
 
 
@@ -191,7 +176,7 @@ def test_a_host_whose_key_has_changed_is_refused(host, tmp_path, monkeypatch):
     key = (host.home / ".ssh" / "id_ed25519.pub").read_text().split()
     (changed / ".ssh" / "known_hosts").write_text(f"[127.0.0.1]:{host.port} {key[0]} {key[1]}\n")
     monkeypatch.setenv("HOME", str(changed))
-    with pytest.raises(CacheError, match="is not the one in known_hosts"):
+    with pytest.raises(CacheError, match="or says that it has changed"):
         shared_listing(host.url(tmp_path))
 
 
@@ -203,8 +188,6 @@ def test_a_login_that_is_refused_is_said_without_the_password(host, tmp_path, mo
     done = cli("cache", "ls", host.url(tmp_path).replace("@", ":hunter2@", 1))
     assert done.returncode == 2 and "the login is refused" in done.stderr
     assert "hunter2" not in done.stderr and done.stderr.count("\n") == 1
-    done = cli("cache", "ls", host.url(tmp_path))
-    assert done.returncode == 2 and "no key to log in with" in done.stderr
 
 
 def test_names_of_the_ssh_config_are_known(host, store, tmp_path, monkeypatch):
@@ -242,5 +225,5 @@ def test_who_is_no_ssh_server_is_said_to_be_none(host, tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_said(host, store, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(CacheError, match=r"^ssh://.*/file/store: there is no such file or folder$"):
+    with pytest.raises(CacheError, match=r"^ssh://.*/file/store: .* a file in the way"):
         push(store, host.url(tmp_path / "file" / "store"))

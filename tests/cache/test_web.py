@@ -12,40 +12,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.cache.conftest import shared_files
 from tests.cache.web_server import serve
 from twofold.cache.errors import CacheError, TransferError
-from twofold.cache.share.catalogue import CATALOGUE, entry_of
-from twofold.cache.share.folder import shared_listing
-from twofold.cache.share.pull import pull
-from twofold.cache.share.push import push
+from twofold.cache.share.catalogue import CATALOGUE
+from twofold.cache.share.transfer import pull, push, shared_listing
 from twofold.cache.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def store(tmp_path, write):
-    (tmp_path / "store").mkdir()
-    write(tmp_path / "store" / "a.h5", rows=3000, dim=512)
-    write(tmp_path / "store" / "b.h5", rows=100, backbone="timm:other")
-    (tmp_path / "store" / "manifest.csv").write_text("key\ntrain/é 0000.jpg\n", encoding="utf-8")
-    return Store(tmp_path / "store")
-
-
-@pytest.fixture
 def site(tmp_path, store):
     push(store, str(tmp_path / "www"))
     yield from serve(tmp_path / "www")
-
-
-@pytest.fixture
-def back(tmp_path):
-    return Store(tmp_path / "back", new=True)
-
-
-def contents(folder: Path) -> dict[str, str]:
-    return {path.name: entry_of(path).sha256 for path in folder.iterdir()
-            if path.name not in (CATALOGUE, ".lock")}
 
 
 def size_of(store: Store, name: str) -> int:
@@ -60,7 +40,7 @@ def test_a_store_is_listed_and_fetched(site, store, back, cli):
     assert cli("cache", "ls", f"{site.url}/{CATALOGUE}").stdout == here.stdout
     done = cli("cache", "pull", site.url, back.path)
     assert done.returncode == 0 and done.stderr == ""
-    assert contents(back.path) == contents(store.path)
+    assert shared_files(back.path) == shared_files(store.path)
     assert "3 files" in done.stdout and "SHA-256 verified" in done.stdout
     site.sent.clear()
     assert len(pull(site.url, back).present) == 3 and set(site.sent) == {CATALOGUE}
@@ -68,15 +48,15 @@ def test_a_store_is_listed_and_fetched(site, store, back, cli):
 
 def test_what_breaks_off_goes_on_by_range(site, store, back):
     site.break_after = 1_000_000
-    with pytest.raises(TransferError, match=r"the connection broke off: .* goes on from 1\.0 MB of the .* of a\.h5"):
+    with pytest.raises(TransferError, match=r"connection broke off: .* goes on from [01]\.\d MB of the .* of a\.h5"):
         pull(site.url, back)
     assert not (back.path / "a.h5").exists() and (back.path / "manifest.csv").exists()
     site.break_after = None
     site.sent.clear()
     done = pull(site.url, back)
-    assert done.resumed == 1_000_000
-    assert site.sent["a.h5"] == size_of(store, "a.h5") - 1_000_000, "only the rest comes over the wire"
-    assert contents(back.path) == contents(store.path)
+    assert 900_000 < done.resumed <= 1_000_000
+    assert site.sent["a.h5"] == size_of(store, "a.h5") - done.resumed, "only the rest comes over the wire"
+    assert shared_files(back.path) == shared_files(store.path)
 
 
 def test_a_server_without_ranges_starts_a_file_again(site, store, back):
@@ -85,7 +65,7 @@ def test_a_server_without_ranges_starts_a_file_again(site, store, back):
         pull(site.url, back)
     site.break_after = None
     assert pull(site.url, back).resumed == 0
-    assert contents(back.path) == contents(store.path)
+    assert shared_files(back.path) == shared_files(store.path)
 
 
 def test_a_pull_that_is_killed_goes_on(site, store, back):
@@ -107,7 +87,7 @@ def test_a_pull_that_is_killed_goes_on(site, store, back):
     site.sent.clear()
     assert pull(site.url, back).resumed == had
     assert site.sent["a.h5"] == size_of(store, "a.h5") - had
-    assert contents(back.path) == contents(store.path)
+    assert shared_files(back.path) == shared_files(store.path)
 
 
 def test_damage_on_the_way_is_caught(site, store, back, cli):
@@ -121,7 +101,7 @@ def test_damage_on_the_way_is_caught(site, store, back, cli):
     back.files()[0].check()
     site.damage = None
     assert len(pull(site.url, back).moved) == 1
-    assert contents(back.path) == contents(store.path)
+    assert shared_files(back.path) == shared_files(store.path)
 
 
 def test_a_damaged_beginning_of_an_earlier_attempt_is_caught(site, store, back):
@@ -136,14 +116,14 @@ def test_a_damaged_beginning_of_an_earlier_attempt_is_caught(site, store, back):
         pull(site.url, back)
     assert not list(back.path.glob(".pull-*")) and not (back.path / "a.h5").exists()
     pull(site.url, back)
-    assert contents(back.path) == contents(store.path)
+    assert shared_files(back.path) == shared_files(store.path)
 
 
 @pytest.mark.parametrize("change", [lambda data: data + b"more", lambda data: data[:-1000]])
 def test_a_file_of_another_length_is_refused_at_once(site, back, change):
     path = site.folder / "a.h5"
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(CacheError, match=r"a\.h5 is not what its catalogue says"):
+    with pytest.raises(CacheError, match=r"a\.h5 is refused: it has \d+ bytes and its catalogue says \d+"):
         pull(site.url, back)
     assert site.sent.get("a.h5", 0) <= 16 << 16, "it is not fetched"
     assert sorted(path.name for path in back.path.iterdir() if path.name != ".lock") == ["manifest.csv"]
@@ -151,7 +131,7 @@ def test_a_file_of_another_length_is_refused_at_once(site, back, change):
 
 def test_a_file_without_an_end_is_cut_off(site, store, back):
     site.endless = True
-    with pytest.raises(CacheError, match=r"a\.h5 is not what its catalogue says \(more than \d+ bytes\)"):
+    with pytest.raises(CacheError, match=r"a\.h5 is refused: it has more than the \d+ bytes"):
         pull(site.url, back)
     assert site.sent["a.h5"] < 20 * size_of(store, "a.h5")
     assert sorted(path.name for path in back.path.iterdir() if path.name != ".lock") == ["manifest.csv"]
@@ -173,24 +153,23 @@ def test_what_the_server_says_is_one_sentence(site, back, cli, status, code, sai
     assert not back.path.exists()
 
 
-def test_a_password_is_sent_but_never_shown_nor_passed_on(site, tmp_path, cli):
-    site.login = "Basic bWU6aHVudGVyIDI="  # me:hunter 2
-    url = site.url.replace("://", "://me:hunter%202@")
-    assert len(shared_listing(url).catalogue.files) == 2 and "hunter" not in shared_listing(url).url
-    wrong = cli("cache", "ls", site.url.replace("://", "://me:sesame@") + "?token=abcdef")
-    assert wrong.returncode == 2 and "401" in wrong.stderr
-    assert "sesame" not in wrong.stderr and "abcdef" not in wrong.stderr
-    for other in serve(site.folder):
-        other.move_to, site.login = site.url, ""
-        site.headers.clear()
-        assert len(shared_listing(other.url.replace("://", "://me:sesame@")).catalogue.files) == 2
-        assert "Authorization" not in site.headers[-1]
+def test_secrets_of_an_address_are_never_shown(site, cli):
+    """No password is sent to a web server; a query, which may hold a key, is."""
+    for secret in ("me:sesame@", ":sesame@"):
+        done = cli("cache", "ls", site.url.replace("://", f"://{secret}") + "?token=abcdef")
+        assert done.returncode == 2 and "no password is sent to a web server" in done.stderr and not site.headers
+        assert "sesame" not in done.stderr and "abcdef" not in done.stderr
+    assert len(shared_listing(f"{site.url}?token=abcdef").catalogue.files) == 2
+    assert site.queries == ["token=abcdef"]
+    site.status = 403
+    done = cli("cache", "ls", f"{site.url}?token=abcdef")
+    assert done.returncode == 2 and "no permission" in done.stderr and "abcdef" not in done.stderr
 
 
 def test_a_page_instead_of_a_catalogue_is_refused(site, cli):
     (site.folder / CATALOGUE).write_text("<html>Welcome</html>")
     done = cli("cache", "ls", site.url)
-    assert done.returncode == 2 and "is not a catalogue that `cache push` has written" in done.stderr
+    assert done.returncode == 2 and "is not one that `cache push` has written" in done.stderr
 
 
 @pytest.mark.parametrize("elsewhere", ["http://localhost:9/x", "ftp://127.0.0.1/x"])
@@ -201,22 +180,25 @@ def test_nobody_is_followed_to_another_host(site, cli, elsewhere):
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("part", ["head", "body"])
-def test_a_server_that_trickles_keeps_nobody(cli, monkeypatch, part):
-    monkeypatch.setattr("twofold.cache.share.deadline.WINDOW", 0.5)
+@pytest.mark.parametrize(("sent", "said"), [
+    (b"", "no answer in time"), (b"HTTP/1.1 200 OK\r\nX-Long: ", "no answer in time"),
+    (b"HTTP/1.1 200 OK\r\n\r\n", "less than 8 KB came in 0.5 seconds")], ids=["nothing", "head", "body"])
+def test_a_server_that_is_silent_or_trickles_keeps_nobody(cli, monkeypatch, sent, said):
+    monkeypatch.setattr("twofold.cache.share.places.TIMEOUT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         def trickle() -> None:
             client, _ = server.accept()
             with client, contextlib.suppress(OSError):
                 client.recv(65536)
-                client.sendall(b"HTTP/1.1 200 OK\r\n" + (b"\r\n" if part == "body" else b"X-Long: "))
+                client.sendall(sent)
                 for _ in range(100):
-                    client.sendall(b"a")
+                    client.sendall(b"a" if sent else b"")
                     time.sleep(0.05)
 
         threading.Thread(target=trickle, daemon=True).start()
+        began = time.monotonic()
         done = cli("cache", "ls", f"http://127.0.0.1:{server.getsockname()[1]}/store")
-    assert done.returncode == 1 and "less than 8 KB came in 0.5 seconds" in done.stderr
+    assert done.returncode == 1 and said in done.stderr and time.monotonic() - began < 3
 
 
 def test_nobody_there(cli, back):

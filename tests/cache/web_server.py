@@ -21,10 +21,10 @@ class Site:
     pause: float = 0.0  #: seconds after each 64 KB
     endless: bool = False  #: sends a feature file again and again, and does not say how long it is
     status: int = 0  #: answered to everything
-    login: str = ""  #: Authorization that is asked for
     move_to: str = ""  #: where everything is redirected
     sent: dict[str, int] = field(default_factory=dict)
     headers: list[dict[str, str]] = field(default_factory=list)
+    queries: list[str] = field(default_factory=list)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -36,13 +36,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         site, name = self.site, self.path.partition("?")[0].rpartition("/")[2]
         site.headers.append(dict(self.headers))
+        site.queries.append(self.path.partition("?")[2])
         path = site.folder / name
         if site.move_to:
             self.send_response(302)
             self.send_header("Location", f"{site.move_to}/{name}")
             self.end_headers()
-        elif site.login and self.headers.get("Authorization") != site.login:
-            self.send_error(401)
         elif site.status or not path.is_file():
             self.send_error(site.status or 404)
         else:

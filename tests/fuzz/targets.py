@@ -20,7 +20,7 @@ from PIL import Image
 from twofold.cache.errors import CacheError
 from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.format.version2 import MAGIC, SEAL
-from twofold.cache.share.catalogue import catalogue_of, parse_catalogue
+from twofold.cache.share.catalogue import Catalogue, catalogue_of, parse
 from twofold.cache.store import Store
 from twofold.data.images.decode import FACE_LIMITS, ImageError, decode
 from twofold.data.labels import load_taxonomy
@@ -174,8 +174,8 @@ TARGETS = {
     "feature-file": Target(in_file("features.h5", read_features),
                            lambda: [path.read_bytes() for path in STORE.glob("*.h5")]),
     "feature-header": Target(sealed_header, header_seeds, is_json=True),
-    "catalogue": Target(lambda data: parse_catalogue(data, "there"),
-                        lambda: [catalogue_of(Store(STORE)).json().encode()], is_json=True),
+    "catalogue": Target(lambda data: parse(data, Catalogue, "there"),
+                        lambda: [catalogue_of(Store(STORE)).json()], is_json=True),
     "run-json": Target(in_run("run.json", read_run),
                        of_run("run.json"), is_json=True),
     "run-head": Target(in_run("head.safetensors", read_run), of_run("head.safetensors")),

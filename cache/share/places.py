@@ -1,0 +1,372 @@
+"""A folder elsewhere: on this machine, over SSH, on the web, in an object store; drivers of fsspec carry the bytes.
+
+What is ours: secrets are not shown, every error is one sentence, no silent server is waited for, no redirection to
+another host is followed, and nothing is written through a link that somebody has laid there.
+"""
+
+import asyncio
+import errno
+import os
+import re
+import time
+import urllib.parse
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from twofold.cache.errors import CacheError, TransferError
+
+CHUNK_BYTES = 1 << 20
+TIMEOUT = 60.0  #: seconds of silence after which a connection counts as broken
+LEAST_BYTES = 8 << 10  #: that must come in TIMEOUT seconds
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  #: which the command line explains
+LOCAL, SSH, WEB = ("", "file", "local"), ("ssh", "sftp"), ("http", "https")
+DRIVERS = dict.fromkeys(LOCAL, "fsspec") | dict.fromkeys(SSH, "sshfs") | dict.fromkeys(WEB, "aiohttp")
+URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?:(?P<user>[^/@:?#]*)(?::(?P<password>[^/@?#]*))?@)?"
+                 r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^/@:?#\[\]]*)(?::(?P<port>\d{1,5}))?(?P<path>/[^?#]*)?(?P<query>[?#].*)?")
+CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+REASONS = {  # by the names of classes of errors, as those of drivers need not be installed
+    "HostKeyNotVerifiable": (CacheError, "the key of this host is not in ~/.ssh/known_hosts: connect to it once with "
+                                         "`ssh`, which asks whether that is its key, or says that it has changed"),
+    "ClientConnectorCertificateError": (CacheError, "its certificate is not to be trusted"),
+    "SFTPPermissionDenied": (CacheError, "no permission"), "PermissionError": (CacheError, "no permission"),
+    "SFTPFailure": (TransferError, "the server says no more than 'Failure' (its disk may be full, or a file in the "
+                                   "way)"),
+    "SFTPNoSpaceOnFilesystem": (TransferError, "its disk is full"),
+    "gaierror": (TransferError, "there is no host of that name, or no network"),
+    "ConnectionRefusedError": (TransferError, "nothing answers there (connection refused)"),
+    "TimeoutError": (TransferError, "no answer in time"),
+    "SFTPConnectionLost": (TransferError, "the connection broke off"),
+    "DisconnectError": (TransferError, "the connection broke off"),
+    "ClientPayloadError": (TransferError, "the connection broke off"),
+    "ServerDisconnectedError": (TransferError, "the connection broke off"),
+    "ConnectionError": (TransferError, "the connection broke off"),
+}
+
+
+class NothingThere(CacheError):
+    """A file that the other place does not have."""
+
+
+class NameTaken(TransferError):
+    """Somebody else has published a file of this name meanwhile."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """A URL in parts, or a path on this machine (no scheme)."""
+
+    url: str
+    scheme: str = ""
+    user: str = ""
+    password: str = ""
+    host: str = ""
+    port: str = ""
+    path: str = ""
+    query: str = ""
+
+    @classmethod
+    def parse(cls, url: str) -> "Address":
+        """Raises CacheError, without secrets, for what is no URL of one place."""
+        if "://" not in url:
+            return cls(url, path=url)
+        parts = URL.fullmatch(url)
+        if parts is None:
+            shown = re.sub(r"://.*@", "://", re.split(r"[?#]", url)[0])
+            raise CacheError(f"{shown!r} is not a URL: give one place, as ssh://user@host:22/folder or s3://bucket/x, "
+                             "an IPv6 address as [::1]")
+        return cls(url, **{name: value or "" for name, value in parts.groupdict().items()})
+
+    @property
+    def shown(self) -> str:
+        """Without password and query, which may hold a key."""
+        if not self.scheme:
+            return self.url
+        user, port = (f"{self.user}@" if self.user else ""), (f":{self.port}" if self.port else "")
+        return f"{self.scheme}://{user}{self.host}{port}{self.path}".rstrip("/")
+
+    def without_secrets(self, text: str) -> str:
+        for secret in filter(None, (self.password, urllib.parse.unquote(self.password), self.query[1:])):
+            text = text.replace(secret, "***")
+        return text
+
+
+@contextmanager
+def translate_errors(address: Address, name: str = "") -> Iterator[None]:
+    """Turn whatever a driver raises into CacheError (mend something) or TransferError (the same may work later)."""
+    try:
+        yield
+    except (CacheError, ImportError):
+        raise
+    except Exception as error:
+        where = f"{address.shown}/{name}" if name and not name.startswith(".") else address.shown  # no temporary names
+        raise _translated(error, where, address) from None
+
+
+def _translated(error: Exception, where: str, address: Address) -> Exception:
+    cause: Any = getattr(error, "os_error", error)  # aiohttp's around the socket's
+    status = getattr(error, "status", None)
+    if isinstance(cause, OSError) and cause.errno in FULL_DISK:
+        return cause
+    if isinstance(cause, FileNotFoundError | NotADirectoryError) or status in (404, 410):
+        return NothingThere(f"{where}: there is no such file or folder")
+    if isinstance(status, int):
+        made = TransferError if status >= 500 or status in (408, 429) else CacheError
+        reason = "no permission (the server answers {})" if status in (401, 403, 407) else "the server answers {}"
+        return made(f"{where}: {reason.format(status)}")
+    for kind in (*type(error).__mro__, *type(cause).__mro__):
+        if kind.__name__ in REASONS:
+            made, reason = REASONS[kind.__name__]
+            return made(f"{where}: {reason}")
+    said = address.without_secrets(" ".join(str(cause).split()))[:200]
+    return TransferError(f"{where}: {said or type(cause).__name__}")
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Bytes of a file from `start` on. total: size of the whole file, None if the other side does not say."""
+
+    start: int
+    total: int | None
+    chunks: Iterator[bytes]
+
+
+class Place:
+    """A folder that a driver of fsspec reads and writes; names are relative to it."""
+
+    def __init__(self, address: Address, files: Any, root: str):
+        self.address, self.files, self.root = address, files, root.rstrip("/")
+        self.resumes = address.scheme in (*LOCAL, *SSH)  #: a file that broke off can be written on
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, None if there is none."""
+        with translate_errors(self.address, name):
+            try:
+                self.files.invalidate_cache()
+                return self.files.info(self._path(name))["size"]
+            except FileNotFoundError:
+                return None
+
+    def entries(self, folder: str = "") -> dict[str, dict[str, Any]]:
+        """What is in a folder below, by name, with what fsspec says of it; nothing if the folder is not there."""
+        with translate_errors(self.address, folder):
+            try:
+                self.files.invalidate_cache()
+                listed = self.files.ls(self._path(folder), detail=True)
+            except FileNotFoundError:
+                return {}
+        return {entry["name"].rstrip("/").rpartition("/")[2]: entry for entry in listed}
+
+    def read(self, name: str, start: int = 0) -> Stream:
+        """The file from `start` on. Raises NothingThere."""
+        total = self.size(name)
+        if total is None:
+            raise NothingThere(f"{self.address.shown}/{name}: there is no such file")
+        with translate_errors(self.address, name):
+            file = self.files.open(self._path(name), "rb")
+            file.seek(start)
+        return Stream(start, total, self._chunks(name, file))
+
+    def _chunks(self, name: str, file: Any) -> Iterator[bytes]:
+        began, arrived = time.monotonic(), 0
+        with file:
+            while True:
+                with translate_errors(self.address, name):
+                    chunk = file.read(CHUNK_BYTES)
+                if not chunk:
+                    return
+                yield chunk
+                arrived += len(chunk)
+                if time.monotonic() - began > TIMEOUT:
+                    if arrived < LEAST_BYTES:
+                        raise TransferError(f"{self.address.shown}: less than {LEAST_BYTES >> 10} KB came in "
+                                            f"{TIMEOUT:g} seconds")
+                    began, arrived = time.monotonic(), 0
+
+    def make(self, folder: str = "") -> None:
+        with translate_errors(self.address):
+            self.files.makedirs(self._path(folder).rstrip("/") or "/", exist_ok=True)
+
+    def resumable(self, name: str) -> int:
+        """Bytes of a file that can be written on; 0 if there is none. A link of its name goes: it leads elsewhere."""
+        entry = self.entries().get(name) if self.resumes else None
+        if entry is None:
+            return 0
+        if entry["type"] == "file" and not entry.get("islink") and entry.get("nlink", 1) == 1:
+            return entry["size"]
+        self.remove(name)
+        return 0
+
+    def write(self, name: str, chunks: Iterable[bytes], start: int = 0) -> None:
+        """Write a file that is not there, or from `start` on one that `resumable` has found."""
+        mode = "wb" if not self.resumes else "r+b" if start else "xb"
+        with translate_errors(self.address, name):
+            file = self.files.open(self._path(name), mode)
+            if start:
+                file.seek(start)
+        try:
+            for chunk in chunks:
+                with translate_errors(self.address, name):
+                    file.write(chunk)
+            if self.address.scheme in LOCAL:
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            with translate_errors(self.address, name):
+                file.close()
+
+    def publish(self, temporary: str, name: str, *, replace: bool) -> None:
+        """Give a file its name. Raises NameTaken for one that is there, unless it may be replaced."""
+        old, new = self._path(temporary), self._path(name)
+        with translate_errors(self.address, name):
+            try:
+                if replace:
+                    self.files.mv(old, new)
+                elif self.address.scheme in SSH:
+                    self._wait(self._rename_once, old, new)
+                elif self.address.scheme in LOCAL:
+                    self.files.link(old, new)
+                    self.files.rm_file(old)
+                elif self.size(name) is None:
+                    self.files.mv(old, new)
+                else:
+                    raise FileExistsError(name)
+            except Exception:
+                if replace or self.size(name) is None:
+                    raise
+                raise NameTaken(f"{self.address.shown}/{name} has just been written by another push: run the same "
+                                "command again") from None
+
+    def _wait(self, ask: Any, *arguments: Any) -> Any:
+        from fsspec.asyn import sync
+
+        return sync(self.files.loop, ask, *arguments)
+
+    async def _rename_once(self, old: str, new: str) -> None:
+        """SFTP's plain rename, which never replaces."""
+        async with self.files.client.start_sftp_client() as sftp:
+            await sftp.rename(old, new)
+
+    def remove(self, name: str) -> None:
+        with translate_errors(self.address, name), suppress(FileNotFoundError):
+            self.files.rm_file(self._path(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+
+class WebFolder(Place):
+    """A folder on a web server; it can only be read, a request a file."""
+
+    def read(self, name: str, start: int = 0) -> Stream:
+        """The file from `start` on, or from its beginning if the server cannot do ranges."""
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+        with translate_errors(self.address, name):
+            try:  # block_size 0: as a stream; size: not asked for before
+                file = self.files.open(f"{self._path(name)}{self.address.query}", block_size=0, size=1, headers=headers)
+            except Exception as error:
+                if getattr(error, "status", None) != 416 or not start:
+                    raise
+                return self.read(name)  # what we have is longer than what is there
+            said = CONTENT_RANGE.match(file.r.headers.get("Content-Range", "")) if file.r.status == 206 else None
+            if said and int(said[1]) != start:
+                raise ConnectionError("another range than was asked for")
+        length = said[2] if said else file.r.headers.get("Content-Length", "")
+        return Stream(start if said else 0, int(length) if length.isdecimal() else None, self._chunks(name, file))
+
+
+async def _web_client(**options: Any) -> Any:
+    """aiohttp's session, which waits for the head of an answer no longer than TIMEOUT and stays with its host."""
+    import aiohttp
+
+    async def guarded(request: Any, handler: Any) -> Any:
+        async with asyncio.timeout(TIMEOUT):
+            answer = await handler(request)
+        if answer.status in (301, 302, 303, 307, 308) and (location := answer.headers.get("Location")):
+            there, here = urllib.parse.urlsplit(urllib.parse.urljoin(str(request.url), location)), request.url
+            if there.hostname != here.host or there.scheme not in (here.scheme, "https"):
+                answer.close()
+                raise CacheError(f"{here.scheme}://{here.authority}: it sends on to {there.scheme}://{there.netloc}, "
+                                 "which is not followed: if you trust that place, give its own URL")
+        return answer
+
+    return aiohttp.ClientSession(
+        middlewares=[guarded], auto_decompress=False, trust_env=True,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT, sock_read=TIMEOUT), **options)
+
+
+def open_place(url: str, *, writing: bool = False) -> Place:
+    """A place to read from or to write to.
+
+    Raises CacheError if its driver is unknown or missing, or for the web to write to; TransferError if it is silent.
+    """
+    address = Address.parse(url.removesuffix("/store.json"))
+    if address.scheme in WEB and writing:
+        raise CacheError(f"{address.shown}: a web server can only be read: push to the folder that it serves, on this "
+                         "machine or by ssh://")
+    if address.scheme in WEB and address.password:
+        raise CacheError(f"{address.shown}: no password is sent to a web server: leave it out, or use ssh://")
+    try:
+        with translate_errors(address):
+            return _connected(address)
+    except ImportError as error:
+        raise _missing(address, error) from None
+
+
+def _connected(address: Address) -> Place:
+    import fsspec
+
+    if address.scheme in LOCAL:  # a path, whatever it is called
+        return Place(address, fsspec.filesystem("file"), os.path.abspath(address.host + address.path + address.query))
+    if address.scheme in SSH:
+        return _ssh_folder(address)
+    if address.scheme in WEB:
+        files = fsspec.filesystem("http", get_client=_web_client, skip_instance_cache=True)
+        return WebFolder(address, files, address.shown)
+    try:
+        if "::" in address.url:  # fsspec would chain places, and write elsewhere than is said
+            raise CacheError(f"{address.shown}: '::' is not taken: give one place")
+        return Place(address, *fsspec.core.url_to_fs(address.url, skip_instance_cache=True))
+    except ValueError as error:
+        if "rotocol" not in str(error):
+            raise
+        raise CacheError(f"{address.shown}: {address.scheme}:// is no kind of place that fsspec knows (ssh, sftp, "
+                         "http, https, file, s3, gs, hf and others)") from None
+
+
+def _ssh_folder(address: Address) -> Place:
+    """Log in as `ssh` does: by `~/.ssh/config`, `known_hosts`, keys and ssh-agent."""
+    from asyncssh import DisconnectError, HostKeyNotVerifiable
+    from sshfs import SSHFileSystem
+
+    if not address.host or not address.path.strip("/") or address.query:
+        raise CacheError(f"{address.shown}: say which folder of which host, as ssh://user@host/path/of/the/folder")
+    given = {"username": urllib.parse.unquote(address.user), "password": urllib.parse.unquote(address.password),
+             "port": int(address.port or 0)}
+    try:
+        files = SSHFileSystem(
+            address.host.strip("[]"), known_hosts=(), connect_timeout=TIMEOUT / 2, login_timeout=TIMEOUT / 2,
+            keepalive_interval=TIMEOUT / 4, keepalive_count_max=3, skip_instance_cache=True,
+            **{name: value for name, value in given.items() if value})
+    except HostKeyNotVerifiable:
+        raise
+    except (DisconnectError, ConnectionResetError, EOFError):
+        raise TransferError(f"{address.shown}: it does not answer as an SSH server does") from None
+    except PermissionError:
+        raise CacheError(f"{address.shown}: the login is refused: it needs a key of ~/.ssh or of ssh-agent that the "
+                         "host accepts, as `ssh` does (one with a passphrase: `ssh-add` first)") from None
+    return Place(address, files, address.path)
+
+
+def _missing(address: Address, error: ImportError) -> CacheError:
+    """The line that installs a driver."""
+    packages = [DRIVERS.get(address.scheme, "")]
+    if (error.name or "").startswith("fsspec"):
+        packages.insert(0, "fsspec")
+    elif not packages[0]:
+        from fsspec.registry import known_implementations
+
+        packages = [known_implementations.get(address.scheme, {}).get("class", "fsspec").partition(".")[0]]
+    return CacheError(f"{address.shown}: {address.scheme or 'file'}:// needs a driver: pip install "
+                      f"{' '.join(dict.fromkeys(filter(None, packages))).replace('_', '-')}")
