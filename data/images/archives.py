@@ -16,44 +16,36 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Protocol
 
 from twofold.data.images.decode import MAX_FILE_BYTES, ImageError
-from twofold.data.images.gzip_stream import GzipStream
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import key_fault
 
-SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
-PACKED = re.compile(r"(.+?\.(?:zip|tar|tar\.gz|tgz))/(.+)", re.IGNORECASE)  #: a key of a file in an archive in the root
-OTHER_SUFFIXES = (".tar.bz2", ".tar.xz", ".tar.zst", ".rar", ".7z")
-LOCAL_HEADER = struct.Struct("<4s5H3I2H")  #: before each member of a zip file (APPNOTE.TXT 4.3.7)
-ENCRYPTED, TWICE = "encrypted in its archive", "there twice in its archive"
+SUFFIXES = (".zip", ".tar")
+OTHER_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".rar", ".7z")
+IN_ARCHIVE = re.compile(r"(.+?\.(?:zip|tar))/(.+)", re.IGNORECASE)  #: a key of a file in an archive in the root
+MAX_HEADER_BYTES = 1 << 20  #: of one header of a tar file; what it declares is read at once
+ENCRYPTED, DUPLICATE = "encrypted in its archive", "there twice in its archive"
+ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, EOFError, NotImplementedError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Where a file lies in its archive; `method` is a zip file's compression, `crc` of its contents (-1: none)."""
+    """A file in an archive. size: of its contents; offset: of those in a tar file; fault: why it cannot be read."""
 
-    offset: int
-    packed: int  #: bytes in the archive
-    size: int
-    method: int = zipfile.ZIP_STORED
-    crc: int = -1
-    fault: str = ""  #: why it cannot be read
-
-
-class Bytes(Protocol):
-    """What members are read from: a file, or what a compressed file holds."""
-
-    def read_at(self, offset: int, size: int) -> bytes: ...
+    size: int = 0
+    fault: str = ""
+    offset: int = 0
+    info: zipfile.ZipInfo | None = None
 
 
 @dataclass
 class Archive:
-    """An archive by its path. It opens when it is first read, in each process anew; threads may share it."""
+    """An archive by its path. It is opened when it is first read, in each process anew; threads may share it."""
 
     path: Path
-    _opened: "tuple[dict[str, Member], Bytes] | None" = field(default=None, repr=False, compare=False)
+    _opened: "tuple[dict[str, Member], zipfile.ZipFile | io.BufferedReader] | None" = field(
+        default=None, repr=False, compare=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
     _process: int = field(default=0, repr=False, compare=False)
 
@@ -82,59 +74,42 @@ class Archive:
 
     def read(self, name: str) -> bytes:
         """The contents of a member. Raises ImageError if there is no such member, or it cannot be read."""
-        members, source = self._open()
-        member = members.get(name)
-        if member is None:
-            raise ImageError("missing file")
+        members, file = self._open()
+        member = members.get(name, Member(fault="missing file"))
         if member.fault:
             raise ImageError(member.fault)
         if member.size > MAX_FILE_BYTES:
             raise ImageError(f"file larger than {MAX_FILE_BYTES >> 20} MB")
         try:
-            return _contents(member, source)
-        except (OSError, zlib.error, struct.error) as error:
-            raise ImageError(f"damaged in its archive ({error})") from None
+            content = (file.read(member.info or name) if isinstance(file, zipfile.ZipFile)
+                       else os.pread(file.fileno(), member.size, member.offset))
+        except (OSError, *ERRORS):
+            content = b""
+        if len(content) != member.size:
+            raise ImageError("damaged in its archive")
+        return content
 
-    def _open(self) -> "tuple[dict[str, Member], Bytes]":
+    def _open(self) -> "tuple[dict[str, Member], zipfile.ZipFile | io.BufferedReader]":
         with self._lock:
             if self._opened is None or self._process != os.getpid():  # a fork shares the file's position: open anew
-                self._opened, self._process = _indexed(self.path), os.getpid()
+                self._opened, self._process = _open_archive(self.path), os.getpid()
             return self._opened
 
 
 def is_archive(path: Path) -> bool:
-    """By its name. Raises InputError for a kind of archive that members cannot be read from."""
+    """True for a file with an archive's suffix. Raises InputError for a kind whose members cannot be read in place."""
     name = path.name.lower()
     if name.endswith(OTHER_SUFFIXES) and path.is_file():
-        raise InputError(f"{path}: archives are read as {', '.join(SUFFIXES)}: unpack it, or pack it as one of these")
+        raise InputError(f"{path}: only {' and '.join(SUFFIXES)} are read in place: unpack it, or repack it as .zip")
     return name.endswith(SUFFIXES) and path.is_file()
 
 
-@dataclass(frozen=True)
-class PlainFile:
-    """A file read at any place by any number of threads."""
-
-    descriptor: int
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        return os.pread(self.descriptor, size, offset)
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)
-
-
-def _indexed(path: Path) -> "tuple[dict[str, Member], Bytes]":
+def _open_archive(path: Path) -> "tuple[dict[str, Member], zipfile.ZipFile | io.BufferedReader]":
     try:
-        if path.name.lower().endswith(".zip"):
-            source: Bytes = PlainFile(os.open(path, os.O_RDONLY))
-            with zipfile.ZipFile(path) as file:
-                listed = [(info.filename, _zip_member(info)) for info in file.infolist() if not info.is_dir()]
-        else:
-            source = GzipStream(path) if path.name.lower().endswith("gz") else PlainFile(os.open(path, os.O_RDONLY))
-            with path.open("rb") if isinstance(source, PlainFile) else source.open() as file:
-                listed = list(_tar_members(file))
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, ValueError,
-            struct.error) as error:
+        file = zipfile.ZipFile(path) if path.name.lower().endswith(".zip") else path.open("rb")
+        listed = ([(info.filename, _zip_member(info)) for info in file.infolist() if not info.is_dir()]
+                  if isinstance(file, zipfile.ZipFile) else list(_tar_members(path)))
+    except ERRORS as error:
         raise InputError(f"{path}: not an archive that can be read ({error})") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
@@ -142,57 +117,50 @@ def _indexed(path: Path) -> "tuple[dict[str, Member], Bytes]":
     for name, member in listed:
         name = name.replace("\\", "/").removeprefix("./")
         if not key_fault(name):
-            members[name] = Member(0, 0, 0, fault=TWICE) if name in members else member
+            members[name] = Member(fault=DUPLICATE) if name in members else member
     if not members:
         raise InputError(f"{path}: no files in it")
     if all(member.fault == ENCRYPTED for member in members.values()):
         raise InputError(f"{path}: its members are encrypted: unpack it with its password")
-    return members, source
+    return members, file
 
 
 def _zip_member(info: zipfile.ZipInfo) -> Member:
     fault = ENCRYPTED if info.flag_bits & 1 else ""
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        fault = fault or f"compressed in another way than .zip files mostly are (method {info.compress_type})"
-    return Member(info.header_offset, info.compress_size, info.file_size, info.compress_type, info.CRC, fault)
+        fault = fault or f"compressed in an unsupported way (method {info.compress_type})"
+    return Member(info.file_size, fault, info=info)
 
 
-def _tar_members(file: io.BufferedReader) -> Iterator[tuple[str, Member]]:
+class _HeaderReader(io.BufferedReader):
+    """A tar file whose headers are read; what a member holds is skipped."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of more than {MAX_HEADER_BYTES >> 10} KB")
+        return super().read(size)
+
+
+def _tar_members(path: Path) -> Iterator[tuple[str, Member]]:
     """Regular files, and hard links to them; symbolic links could name anything."""
     files: dict[str, Member] = {}
-    with tarfile.open(fileobj=file, mode="r:") as archive:
+    with _HeaderReader(io.FileIO(path)) as file, tarfile.open(fileobj=file, mode="r:") as archive:
         for info in archive:
+            if info.size < 0:  # the next header would be this one, for ever
+                raise tarfile.ReadError("a member of negative size")
             if info.isreg():
                 fault = "sparse in its archive" if info.sparse is not None else ""
-                files[info.name] = Member(info.offset_data, info.size, info.size, fault=fault)
+                files[info.name] = Member(info.size, fault, info.offset_data)
             if info.isreg() or (info.islnk() and info.linkname in files):
                 yield info.name, files[info.name if info.isreg() else info.linkname]
             archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  (half a million would be kept)
 
 
-def _contents(member: Member, source: Bytes) -> bytes:
-    offset = member.offset
-    if member.crc >= 0:
-        header = LOCAL_HEADER.unpack(source.read_at(offset, LOCAL_HEADER.size))
-        if header[0] != b"PK\3\4":
-            raise ImageError("damaged in its archive (no header)")
-        offset += LOCAL_HEADER.size + header[-2] + header[-1]
-    packed = source.read_at(offset, min(member.packed, MAX_FILE_BYTES + 1))
-    content = packed
-    if member.method == zipfile.ZIP_DEFLATED:
-        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, member.size + 1)
-    if len(content) != member.size or (member.crc >= 0 and zlib.crc32(content) != member.crc):
-        raise ImageError("damaged in its archive (not what its index says)")
-    return content
-
-
-
-
 @dataclass(frozen=True, order=True)
 class ArchivePath:
-    """`inner` is the path below the archive's top, which is "."."""
+    """A path inside an archive, with as much of `pathlib.Path` as the readers of datasets use."""
 
-    inner: PurePosixPath
+    inner: PurePosixPath  #: below the archive's top, which is "."
     archive: Archive = field(compare=False)
 
     def __truediv__(self, name: str) -> "ArchivePath":
@@ -203,7 +171,7 @@ class ArchivePath:
 
     @property
     def key(self) -> str:
-        """As the archive names it; empty for its top."""
+        """The name in the archive; empty for its top."""
         return "" if self.inner == PurePosixPath(".") else self.inner.as_posix()
 
     @property
@@ -227,7 +195,7 @@ class ArchivePath:
         return self.is_file() or self.is_dir()
 
     def iterdir(self) -> Iterator["ArchivePath"]:
-        """What lies in this folder, sorted. Raises FileNotFoundError if there is none."""
+        """The entries of this folder, sorted. Raises FileNotFoundError if there is none."""
         if not self.is_dir():
             raise FileNotFoundError(str(self))
         return iter([self / name for name in sorted(self.archive.folders[self.key])])
@@ -238,7 +206,7 @@ class ArchivePath:
         return (ArchivePath(PurePosixPath(key), self.archive) for key in keys if key.startswith(start))
 
     def read_bytes(self) -> bytes:
-        """The file's contents. Raises OSError."""
+        """The contents of the file. Raises OSError."""
         try:
             return self.archive.read(self.key)
         except ImageError as error:
@@ -248,9 +216,9 @@ class ArchivePath:
         return self.read_bytes().decode(encoding)
 
 
-Place = Path | ArchivePath  #: a dataset's root: its folder, or a place in its archive
+Place = Path | ArchivePath  #: a dataset's root: its folder, or a folder in its archive
 
 
-def below(place: Place, root: Place) -> PurePath:
+def relative_path(place: Place, root: Place) -> PurePath:
     """The path from a root to a place below it."""
     return PurePath(str(place)).relative_to(str(root))

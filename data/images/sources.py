@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from twofold.data.images.archives import PACKED, Archive, is_archive
+from twofold.data.images.archives import IN_ARCHIVE, Archive, is_archive
 from twofold.data.images.csv_pixels import PixelTable, open_pixel_table, parse_row_key
 from twofold.data.images.decode import FACE_LIMITS, MAX_FILE_BYTES, ImageError, Limits
 from twofold.data.utils.errors import InputError
@@ -48,7 +48,7 @@ class ImageRoots:
         root, below = self._place(key)
         if isinstance(root, Archive):
             return root.read(below)
-        row, packed = parse_row_key(below), PACKED.fullmatch(below)
+        row, packed = parse_row_key(below), IN_ARCHIVE.fullmatch(below)
         try:
             if row is not None and _is_file(root / row[0]):
                 return self._table(inside(root, row[0])).read(row[1])

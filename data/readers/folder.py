@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from twofold.data.images.archives import Place, below
+from twofold.data.images.archives import Place, relative_path
 from twofold.data.images.formats import is_image_name
 from twofold.data.labels import SPLIT_OF, Taxonomy, canonical_label, label_column, normalize_label
 from twofold.data.manifest import Manifest, build_manifest
@@ -19,7 +19,7 @@ def read_folder(root: Place, *, classes: Taxonomy | None = None, names: Mapping[
     folder that is none of these.
     """
     rows = []
-    for key in sorted(below(path, root) for path in root.rglob("*")):
+    for key in sorted(relative_path(path, root) for path in root.rglob("*")):
         if is_image_name(key):
             rows.append({"key": key.as_posix(), **_labels(key.parts[:-1], classes, names or {}, root)})
     if not rows:

@@ -7,7 +7,7 @@ Repackaged copies have `train/5/*.jpg` and `test/5/*.jpg` instead.
 
 import pandas as pd
 
-from twofold.data.images.archives import Place, below
+from twofold.data.images.archives import Place, relative_path
 from twofold.data.labels import Taxonomy, builtin_taxonomy
 from twofold.data.manifest import Manifest, build_manifest
 from twofold.data.readers.common import differences, missing_note, read_numbered
@@ -44,7 +44,7 @@ def _read_part(root: Place, part: str, images: str) -> Manifest:
         faces = _read_list(root, base, classes, images)
     elif (base / "train").is_dir() and (base / "test").is_dir():
         faces = read_folder(base, classes=classes)
-        table = faces.table.assign(key=below(base / "x", root).as_posix()[:-1] + faces.table["key"])
+        table = faces.table.assign(key=relative_path(base / "x", root).as_posix()[:-1] + faces.table["key"])
         faces = build_manifest(table, source=str(base))
     else:
         raise InputError(f"{root}: no {part}/{LIST} below it (spelled so), nor class folders {part}/train/1 and "
@@ -62,7 +62,7 @@ def _read_list(root: Place, base: Place, classes: Taxonomy, images: str) -> Mani
         other = "original" if images == "aligned" else "aligned"
         hint = f", or say --images {other}" if (folder.parent / other).is_dir() else ""
         raise InputError(f"{folder}: no such folder: unpack {images}.zip there{hint}")
-    start = below(folder, root).as_posix()
+    start = relative_path(folder, root).as_posix()
     rows = []
     for name, (number, line) in read_numbered(listed, like="train_00001.jpg 5").items():
         split, stem = name.partition("_")[0], name.rpartition(".")[0]

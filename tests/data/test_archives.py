@@ -1,34 +1,26 @@
 """Faces in archives: the same bytes, hashes and features as unpacked, and no harm from a hostile one."""
 
-import gzip
 import io
-import itertools
 import multiprocessing
 import pickle
 import random
 import struct
 import tarfile
 import zipfile
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from twofold.cache.store import Store
-from twofold.data.images import gzip_stream
 from twofold.data.images.archives import Archive
 from twofold.data.images.decode import ImageError
-from twofold.data.images.gzip_stream import GzipStream
 from twofold.data.images.sources import hash_images, open_images
 from twofold.data.manifest import read_manifest
 from twofold.data.utils.errors import InputError
 
 BACKBONE = "torchvision:mobilenet_v2"
-KINDS = (".zip", ".tar", ".tar.gz")
+KINDS = (".zip", ".tar")
 
 
 def packed(folder: Path, archive: Path, *, top: str = "") -> Path:
@@ -41,7 +33,7 @@ def packed(folder: Path, archive: Path, *, top: str = "") -> Path:
                 kind = zipfile.ZIP_STORED if number % 3 == 0 else zipfile.ZIP_DEFLATED
                 file.write(path, f"{top}{path.relative_to(folder).as_posix()}", kind)
     else:
-        with tarfile.open(archive, "w:gz" if archive.suffix == ".gz" else "w") as file:
+        with tarfile.open(archive, "w") as file:
             for path in files:
                 file.add(path, f"{top or './'}{path.relative_to(folder).as_posix()}")
     return archive
@@ -76,7 +68,7 @@ def test_an_archive_gives_the_bytes_hashes_and_features_of_its_files(kind, faces
         assert verified.returncode == 0, verified.stdout
 
 
-@pytest.mark.parametrize("kind", [".zip", ".tar.gz"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_datasets_are_read_from_their_archives(kind, rafdb, rafce, affectnet, tmp_path_factory, cli):
     """All three lie in one folder here; in the archive below one more, as archives mostly are."""
     out = tmp_path_factory.mktemp("out")
@@ -130,28 +122,6 @@ def test_threads_and_processes_read_one_archive(kind, method, faces, tmp_path):
     process.join()
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 60_000), st.integers(0, 9_000)), min_size=1, max_size=20),
-       st.integers(1, 4), st.booleans())
-def test_a_gzip_file_is_read_at_any_place(places, members, random_bytes):
-    """Small spans and few states, so that every seam is met."""
-    content = np.random.default_rng(members).integers(0, 256 if random_bytes else 2, 60_000).astype(np.uint8).tobytes()
-    cuts = np.linspace(0, len(content), members + 1).astype(int)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gzip_stream, "SPAN_BYTES", 1000)
-        patch.setattr(gzip_stream, "MOST_STATES", 16)
-        patch.setattr(gzip_stream, "INPUT_BYTES", 700)
-        patch.setattr(gzip_stream, "SPANS_KEPT", 2)
-        path = Path(multiprocessing.util.get_temp_dir()) / "x.gz"
-        path.write_bytes(b"".join(gzip.compress(content[a:b]) for a, b in itertools.pairwise(cuts)) + b"\0" * 99)
-        stream = GzipStream(path)
-        file = stream.open()
-        assert b"".join(iter(lambda: file.read(777), b"")) == content
-        assert stream.size == len(content) and len(stream.states) <= 17
-        for offset, size in places:
-            assert stream.read_at(offset, size) == content[offset:offset + size]
-
-
 def test_unsafe_names_are_not_in_an_archive(tmp_path, jpeg):
     names = ["../out.jpg", "/etc/out.jpg", "a/../../out.jpg", "C:/out.jpg", "a\rb.jpg", "good/1.jpg", "win\\2.jpg"]
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
@@ -195,8 +165,8 @@ def test_members_that_cannot_be_trusted_are_failures(tmp_path, jpeg):
     path.write_bytes(content)
     source = open_images(path)
     assert source.read("good.jpg") == jpeg()
-    for key, reason in (("bomb.jpg", "file larger than 256 MB"), ("liar.jpg", "not what its index says"),
-                        ("bz.jpg", "compressed in another way"), ("locked.jpg", "encrypted in its archive"),
+    for key, reason in (("bomb.jpg", "file larger than 256 MB"), ("liar.jpg", "damaged in its archive"),
+                        ("bz.jpg", "compressed in an unsupported way"), ("locked.jpg", "encrypted in its archive"),
                         ("twice.jpg", "there twice in its archive"), ("none.jpg", "missing file")):
         with pytest.raises(ImageError, match=reason):
             source.read(key)
@@ -204,37 +174,30 @@ def test_members_that_cannot_be_trusted_are_failures(tmp_path, jpeg):
 
 def test_a_changed_member_is_found_out(tmp_path, faces):
     path = packed(faces, tmp_path / "x.zip")
-    member = Archive(path).members["anger/0.jpg"]
+    member = Archive(path).members["anger/0.jpg"].info
     content = bytearray(path.read_bytes())
-    content[member.offset + 30 + len("anger/0.jpg") + member.packed // 2] ^= 255
+    content[member.header_offset + 30 + len("anger/0.jpg") + member.compress_size // 2] ^= 255
     path.write_bytes(content)
     with pytest.raises(ImageError, match="damaged in its archive"):
         open_images(path).read("anger/0.jpg")
 
 
-def bomb(path: Path) -> None:
-    """128 MB of zeros in 128 kB."""
-    with path.open("wb") as file:
-        info = tarfile.TarInfo("a.jpg")
-        info.size = 128 << 20
-        packer = zlib.compressobj(1, zlib.DEFLATED, 31)
-        file.write(packer.compress(info.tobuf()))
-        for _ in range(2):
-            file.write(packer.compress(b"\0" * (64 << 20)))
-        file.write(packer.flush())
+def tar_header(path: Path, *, size: int, kind: bytes = tarfile.REGTYPE) -> None:
+    """A tar file of one header that declares this size."""
+    info = tarfile.TarInfo("a.jpg")
+    info.type, info.size = kind, size
+    path.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(10 * 512))
 
 
 @pytest.mark.parametrize(("name", "write", "says"), [
     ("x.zip", lambda path: path.write_bytes(b"PK nothing"), "not an archive that can be read"),
     ("x.zip", lambda path: zipfile.ZipFile(path, "w").close(), "no files in it"),
     ("x.tar", lambda path: path.write_bytes(b"a" * 2000), "not an archive that can be read"),
-    ("x.tar.gz", lambda path: path.write_bytes(b"a" * 2000), "not an archive that can be read"),
-    ("x.tgz", lambda path: path.write_bytes(gzip.compress(bytes(range(256)) * 99)[:-3000]), "not an archive"),
-    ("x.tar.gz", bomb, "expands more than 100 times"),
-    ("x.rar", lambda path: path.write_bytes(b"Rar!"), "unpack it, or pack it as one of these"),
-    ("x.tar.xz", lambda path: path.write_bytes(b"x"), "archives are read as .zip, .tar, .tar.gz, .tgz")])
-def test_what_is_no_archive_is_one_sentence(name, write, says, tmp_path, cli, monkeypatch):
-    monkeypatch.setattr(gzip_stream, "FREE_BYTES", 16 << 20)
+    ("x.tar", lambda path: tar_header(path, size=-512), "negative size"),
+    ("x.tar", lambda path: tar_header(path, size=1 << 30, kind=tarfile.XHDTYPE), "a header of more than 1024 KB"),
+    ("x.tar.gz", lambda path: path.write_bytes(b"x"), "unpack it, or repack it as .zip"),
+    ("x.rar", lambda path: path.write_bytes(b"Rar!"), "only .zip and .tar are read in place")])
+def test_what_is_no_archive_is_one_sentence(name, write, says, tmp_path, cli):
     write(tmp_path / name)
     with pytest.raises(InputError, match=says):
         open_images(tmp_path / name)
