@@ -132,7 +132,7 @@ def demo(
     return run_demo(out, untrained=extract_cli.PRESETS.split(","), device=device, verb=main)
 
 
-add_json_option(app, declare=typer.Option)
+add_json_option(app)
 
 
 def main(arguments: list[str] | None = None) -> int:

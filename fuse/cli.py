@@ -26,7 +26,7 @@ def with_settings(verb: Callable[..., Report]) -> Callable[..., Report]:
     from twofold.data.utils.options import with_options
     from twofold.fuse.settings import Settings
 
-    return with_options(Settings, declare=typer.Option)(verb)
+    return with_options(Settings)(verb)
 
 
 @app.command()

@@ -18,7 +18,7 @@ def with_settings(verb: Callable[..., Report]) -> Callable[..., Report]:
     from twofold.data.faces.settings import CropSettings
     from twofold.data.utils.options import with_options
 
-    return with_options(CropSettings, declare=typer.Option)(verb)
+    return with_options(CropSettings)(verb)
 
 
 @with_settings

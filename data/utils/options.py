@@ -17,10 +17,14 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import typer
+
 from twofold.data.utils.errors import InputError
 
 T = TypeVar("T")
-HUGE = 1e300  #: of floats: more is a slip of the finger, or a hostile file
+MAX_FLOAT = 1e300  #: more is a slip of the finger, or a hostile file
+MAX_TOML_BYTES = 1 << 18
+LONG_CHAIN = re.compile(r"""(?:[\w"'-]+\s*\.\s*){33}""")  #: a.a.a...: reading it takes the square of its length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,7 @@ def option(
 
 
 def option_of(setting: Field) -> Option:
-    """What was said about a field of settings."""
+    """What was declared about a field of settings."""
     return setting.metadata["option"]
 
 
@@ -80,8 +84,7 @@ def check(settings: Any) -> None:
         value = getattr(settings, each.name)
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"{option_name(each.name)} {value!r}: it must be a finite number")
-        advice = option_of(each).advice(value)
-        if advice:
+        if advice := option_of(each).advice(value):
             raise InputError(f"{option_name(each.name)} {value!r}: {advice}")
 
 
@@ -101,7 +104,7 @@ def _converted(name: str, value: object, kind: type) -> object:
     if kind is tuple and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return tuple(value)
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if abs(value) > HUGE:
+        if abs(value) > MAX_FLOAT:
             raise InputError(f"setting {name!r}: the number is too large")
         return float(value)
     if type(value) is kind:
@@ -137,57 +140,58 @@ def split_names(text: str) -> list[str]:
     return names
 
 
-def with_options(kind: type, *, declare: Callable[..., Any]) -> Callable[[Callable[..., T]], Callable[..., T]]:
+def with_options(kind: type) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """A decorator of a verb: an option for each setting of a kind; all reach the verb as the dict `changes`, None where
-    an option was not used. declare: typer.Option."""
-    options = [_parameter(each, declare) for each in fields(kind)]
-    return lambda verb: with_parameters(verb, options, to="changes")
+    an option was not used."""
+    options = [_parameter(each) for each in fields(kind)]
+
+    def decorate(verb: Callable[..., T]) -> Callable[..., T]:
+        def run(**values: Any) -> T:
+            changes = {each.name: values.pop(each.name) for each in options}
+            return verb(**values, changes=changes)
+
+        own = [each for each in inspect.signature(verb, eval_str=True).parameters.values() if each.name != "changes"]
+        return with_signature(verb, run, [*own, *options])
+
+    return decorate
 
 
-def with_parameters(verb: Callable[..., T], options: list[inspect.Parameter], *, to: str = "") -> Callable[..., T]:
-    """The verb with more options. to: the argument by which their values reach it, as a dict; empty: they do not."""
-
-    @wraps(verb)
-    def run(**values: Any) -> T:
-        extra = {each.name: values.pop(each.name) for each in options}
-        return verb(**values, **{to: extra}) if to else verb(**values)
-
-    own = inspect.signature(verb, eval_str=True)
-    parameters = [*(each for each in own.parameters.values() if each.name != to), *options]
-    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+def with_signature(verb: Callable[..., T], run: Callable[..., T], parameters: list[inspect.Parameter]
+                   ) -> Callable[..., T]:
+    """`run` with the name and help of `verb`, and with these parameters for Typer to read."""
+    run = wraps(verb)(run)
+    run.__signature__ = inspect.signature(verb, eval_str=True).replace(  # type: ignore[attr-defined]
+        parameters=parameters)
     run.__annotations__ = {each.name: each.annotation for each in parameters}
     return run
 
 
-def _parameter(setting: Field, declare: Callable[..., Any]) -> inspect.Parameter:
+def _parameter(setting: Field) -> inspect.Parameter:
     about, default, kind = option_of(setting), setting.default, type(setting.default)
     usual = ",".join(default) if isinstance(default, tuple) else default
     facts = "; ".join(filter(None, [
         ", ".join(about.choices), "comma-separated" if kind is tuple else about.bounds,
         f"default {usual}" if usual != "" else ""]))
     flag = option_name(setting.name)
-    option = declare(*([f"--{flag}/--no-{flag}"] if kind is bool else []),
-                     help=about.help.removesuffix(".") + (f" ({facts})" if facts else "") + ".",
-                     rich_help_panel=about.panel, show_default=False, parser=split_names if kind is tuple else None,
-                     metavar="NAMES" if kind is tuple else None)
+    declared = typer.Option(*([f"--{flag}/--no-{flag}"] if kind is bool else []),
+                            help=about.help.removesuffix(".") + (f" ({facts})" if facts else "") + ".",
+                            rich_help_panel=about.panel, show_default=False,
+                            parser=split_names if kind is tuple else None,
+                            metavar="NAMES" if kind is tuple else None)
     return inspect.Parameter(setting.name, inspect.Parameter.KEYWORD_ONLY, default=None,
-                             annotation=Annotated[kind | None, option])
-
-
-MOST_BYTES = 1 << 18
-LONG_CHAIN = re.compile(r"""(?:[\w"'-]+\s*\.\s*){33}""")  #: a.a.a...: what is read grows with the square of its length
+                             annotation=Annotated[kind | None, declared])
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """The table in a file. what: it should be, such as "settings of a sweep", for messages.
+    """The table in a TOML file. what: it should be, such as "settings of a sweep", for messages.
 
     Raises InputError for a file that is not there, too large, not TOML, or nested beyond reason.
     """
     try:
         with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-        if len(data) > MOST_BYTES:
-            raise InputError(f"{path}: too large for {what} (more than {MOST_BYTES >> 10} KB)")
+            data = file.read(MAX_TOML_BYTES + 1)
+        if len(data) > MAX_TOML_BYTES:
+            raise InputError(f"{path}: too large for {what} (more than {MAX_TOML_BYTES >> 10} KB)")
         text = data.decode("utf-8-sig").replace("\r\n", "\n")
         if LONG_CHAIN.search(text):
             raise InputError(f"{path}: nested too deep for {what}")

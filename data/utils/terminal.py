@@ -11,23 +11,38 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
-from twofold.data.utils.options import with_parameters
+import typer
+
+from twofold.data.utils.options import with_signature
 
 MOST_LETTERS = 2_000  #: of a line
 #: control characters (C0 but tab and line end, DEL, C1), marks that change the direction of writing, lone surrogates
 UNPRINTABLE = re.compile("[\0-\b\v-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def add_json_option(app: Any, *, declare: Callable[..., Any]) -> None:
-    """Give each verb of a Typer app the option `--json`, which `run_verb` looks for. declare: typer.Option."""
-    option = declare("--json", help="Print machine-readable JSON instead of text.")
-    parameter = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False,
-                                  annotation=Annotated[bool, option])
+def add_json_option(app: typer.Typer) -> None:
+    """Give each verb of a Typer app the option `--json`, which `run_verb` looks for."""
     for command in app.registered_commands:
-        if inspect.signature(command.callback, eval_str=True).return_annotation is not int:  # that prints as it runs
-            command.callback = with_parameters(command.callback, [parameter])
+        if command.callback is not None:
+            command.callback = with_json_option(command.callback)
     for group in app.registered_groups:
-        add_json_option(group.typer_instance, declare=declare)
+        if group.typer_instance is not None:
+            add_json_option(group.typer_instance)
+
+
+def with_json_option(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """The verb with the option `--json`; one that returns only an exit code stays as it is, for it prints as it runs.
+    """
+    signature = inspect.signature(verb, eval_str=True)
+    if signature.return_annotation is int:
+        return verb
+    parameter = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[
+        bool, typer.Option("--json", help="Print machine-readable JSON instead of text.")])
+
+    def run(*, as_json: bool, **values: Any) -> Any:
+        return verb(**values)
+
+    return with_signature(verb, run, [*signature.parameters.values(), parameter])
 
 
 def run_verb(app: Callable[..., Any], words: list[str]) -> int:
