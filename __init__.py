@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
     from twofold.extract.encoders.encoder import Encoder as Network
-    from twofold.fuse.features.features import FusedFeatures
-    from twofold.fuse.scores.scored_head import ScoredHead
+    from twofold.fuse.features import FusedFeatures
+    from twofold.fuse.predictions import ScoredHead
 
 __all__ = ["Encoder", "Faces", "Features", "Report", "Result", "Run", "Store"]
 
@@ -131,7 +131,7 @@ class Store:
         """The embeddings of these backbones (none: all) side by side, joined by key with the manifest's labels."""
         from twofold.cache.store import Store as Folder
         from twofold.data.labels import load_taxonomy
-        from twofold.fuse.features.join import join
+        from twofold.fuse.features import join
 
         return Features(join([Folder(self.path)], backbones=list(backbones), views=list(views),
                              taxonomy=load_taxonomy(classes)).loaded())
@@ -211,7 +211,7 @@ class Result:
         """One row: accuracy and macro-F1 with their 95 % intervals, groups, seeds, calibration, as metrics.json."""
         import pandas as pd
 
-        from twofold.fuse.scores.scored_head import figures
+        from twofold.fuse.predictions import figures
 
         classes = self._features.classes
         return pd.DataFrame([_row(figures(self._head, classes=len(classes), seed=self._seed).record(classes))])
@@ -221,7 +221,7 @@ class Result:
         """(C, C) counts: rows truth, columns prediction."""
         import pandas as pd
 
-        from twofold.fuse.scores.metrics import confusion_matrix
+        from twofold.fuse.metrics.scores import confusion_matrix
 
         classes = list(self._features.classes)
         counts = confusion_matrix(self._head.truth, self._head.prediction, len(classes))
@@ -246,8 +246,8 @@ class Result:
         import numpy as np
 
         from twofold.data.utils.errors import InputError
-        from twofold.fuse.scores.scored_head import against
-        from twofold.fuse.tables.figures import compared
+        from twofold.fuse.predictions import against
+        from twofold.fuse.tables import compared
         if not np.array_equal(self._head.rows, other._head.rows):
             raise InputError("these two were scored on different faces: train both with the same folds and seed")
         comparison = against(self._head, other._head, classes=len(self._features.classes), seed=self._seed)

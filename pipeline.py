@@ -72,10 +72,9 @@ def predict(
 
     from twofold.data.faces.drawing import Drawing
     from twofold.extract.again.inputs import Watch, extract_inputs
-    from twofold.fuse.predict import check_options
+    from twofold.fuse.predict import PredictOptions, check_options
     from twofold.fuse.predict import predict as run_predict
     from twofold.fuse.runs.run import read_run
-    from twofold.fuse.tables.predictions import PredictOptions
 
     trained = read_run(run)
     options = PredictOptions(top=top, threshold=threshold, smooth=smooth, basic=basic, template=submission,

@@ -10,13 +10,12 @@ import torch
 
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import openmp_settings
-from twofold.fuse.heads.registry import build
-from twofold.fuse.heads.spec import Spec
-from twofold.fuse.heads.stacked_layers import initialise
+from twofold.fuse.heads.head import build
 from twofold.fuse.settings import PRESETS, settings_from
-from twofold.fuse.tables.columns import columns
+from twofold.fuse.tables import columns
+from twofold.fuse.training.data import Examples, Scale
+from twofold.fuse.training.ensemble import Spec, initialise
 from twofold.fuse.training.loop import train
-from twofold.fuse.training.standardised import Examples, Scale
 
 CLASSES, HIDDEN, BATCH = 14, 512, 128
 PRODUCTS = "matrix products alone"

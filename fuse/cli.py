@@ -78,7 +78,7 @@ def sweep(
     tensorboard: Tensorboard = None,
 ) -> Report:
     """Many heads: subsets of backbones x heads x settings, one leaderboard by validation."""
-    from twofold.fuse.sweep.sweep import sweep as run_sweep
+    from twofold.fuse.sweep import sweep as run_sweep
 
     return run_sweep(stores, config, out=out, jobs=jobs, overwrite=overwrite, tensorboard=tensorboard)
 

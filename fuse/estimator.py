@@ -9,9 +9,9 @@ from sklearn.preprocessing import StandardScaler
 
 from twofold.data.utils.errors import InputError
 from twofold.fuse.experiment import Experiment
-from twofold.fuse.features.features import FusedFeatures
-from twofold.fuse.scores import metrics
-from twofold.fuse.scores.scored_head import ScoredHead
+from twofold.fuse.features import FusedFeatures
+from twofold.fuse.metrics import scores as metrics
+from twofold.fuse.predictions import ScoredHead
 
 
 def score_estimator(experiment: Experiment, estimator: BaseEstimator, *, name: str = "") -> ScoredHead:

@@ -10,20 +10,21 @@ import numpy as np
 from twofold.cache.store import Store
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import choices_of
-from twofold.fuse.features.features import FusedFeatures
+from twofold.fuse.features import FusedFeatures
+from twofold.fuse.metrics import scores as metrics
+from twofold.fuse.metrics.statistics import Comparison
+from twofold.fuse.predictions import Figures, ScoredHead, against, figures
 from twofold.fuse.runs.run import Run, read_run
-from twofold.fuse.runs.taught import taught_rows, teachers
-from twofold.fuse.scores import metrics
-from twofold.fuse.scores.scored_head import Figures, ScoredHead, against, figures
-from twofold.fuse.scores.statistics import Comparison
 from twofold.fuse.settings import Settings
-from twofold.fuse.tables.columns import columns, percent
-from twofold.fuse.tables.figures import (
+from twofold.fuse.split import taught_rows, teachers
+from twofold.fuse.tables import (
     UNTRAINED,
+    columns,
     compared,
     comparison_record,
     figures_lines,
     figures_table,
+    percent,
     sureness_lines,
 )
 

@@ -9,19 +9,15 @@ import numpy as np
 
 from twofold.cache.format.classifier import OwnClassifier
 from twofold.cache.store import Store
-from twofold.fuse.classes import check_pairs, chosen_classes
-from twofold.fuse.features.features import FusedFeatures, fits
-from twofold.fuse.features.join import join, join_folds
-from twofold.fuse.features.partition import Partition, Task, partitions
-from twofold.fuse.forward import member_scores
-from twofold.fuse.heads.own_classifier import own_classifiers
-from twofold.fuse.heads.pair_rules import membership
-from twofold.fuse.runs.seen import Roles, SeenFaces, seen_faces
-from twofold.fuse.runs.taught import without_taught
-from twofold.fuse.scores import metrics
-from twofold.fuse.scores.scored_head import ScoredHead
+from twofold.fuse.features import FusedFeatures, fits, join, join_folds
+from twofold.fuse.heads.head import TrainedHead, fit, fit_single, learning_rows, member_scores
+from twofold.fuse.heads.zeroshot import own_classifiers
+from twofold.fuse.metrics import scores as metrics
+from twofold.fuse.predictions import ScoredHead
 from twofold.fuse.settings import Settings
-from twofold.fuse.training.fit import TrainedHead, fit, fit_single, learning_rows
+from twofold.fuse.split import Partition, Roles, SeenFaces, Task, partitions, seen_faces, without_taught
+from twofold.fuse.task import check_pairs, chosen_classes
+from twofold.fuse.training.augment import membership
 
 Singles = Mapping[int, Sequence[TrainedHead]]  #: stream to what `late` averages of it, a head a partition
 

@@ -22,18 +22,16 @@ from twofold.fuse.experiment import (
     train_singles,
     train_subset,
 )
-from twofold.fuse.features.features import FusedFeatures
-from twofold.fuse.forward import member_scores
+from twofold.fuse.features import FusedFeatures
+from twofold.fuse.heads.head import TrainedHead, member_scores, read_streams
+from twofold.fuse.metrics import scores as metrics
+from twofold.fuse.metrics.statistics import Comparison
+from twofold.fuse.predictions import Figures, ScoredHead, against, figures
 from twofold.fuse.runs.run_folder import check_out, check_replaceable
 from twofold.fuse.runs.tensorboard import check_tensorboard, write_curves, write_figures
 from twofold.fuse.runs.write_run import inputs_record, predictions_csv, run_record, write_run
-from twofold.fuse.scores import metrics
-from twofold.fuse.scores.scored_head import Figures, ScoredHead, against, figures
-from twofold.fuse.scores.statistics import Comparison
 from twofold.fuse.settings import Settings
-from twofold.fuse.tables.columns import columns, percent
-from twofold.fuse.tables.figures import comparison_record, figures_table, fusion_lines
-from twofold.fuse.training.fit import TrainedHead, read_streams
+from twofold.fuse.tables import columns, comparison_record, figures_table, fusion_lines, percent
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from twofold.fuse.metrics.scores import BINS, Reliability, reliability, tempered
 from twofold.fuse.report import svg
 from twofold.fuse.report.markup import scrolled
-from twofold.fuse.scores.metrics import BINS, Reliability, reliability, tempered
 
 CLOSE = 0.005  #: how far the error of what is worked out backwards may be from the recorded one
 

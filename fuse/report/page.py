@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from twofold.fuse.features.features import stream_name
+from twofold.fuse.features import stream_name
 from twofold.fuse.report.calibration import calibration_section
 from twofold.fuse.report.content import RunContent, marked, stream_mark
 from twofold.fuse.report.drawings import drawings
@@ -15,8 +15,7 @@ from twofold.fuse.report.faces import PERSONAL, Pictures, faces_section
 from twofold.fuse.report.markup import STYLE, framed, scrolled, table
 from twofold.fuse.report.stored import StoredContent
 from twofold.fuse.report.streams import streams_section
-from twofold.fuse.tables.columns import percent, span
-from twofold.fuse.tables.figures import UNTRAINED
+from twofold.fuse.tables import UNTRAINED, percent, span
 
 MARK = "twofold report"  #: stands in the head of the page, so that a later run knows it
 

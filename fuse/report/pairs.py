@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from twofold.fuse.metrics.statistics import Comparison, compare
 from twofold.fuse.report import svg
 from twofold.fuse.report.content import RunContent
 from twofold.fuse.report.markup import scrolled, table
-from twofold.fuse.scores.statistics import Comparison, compare
-from twofold.fuse.tables.columns import span
+from twofold.fuse.tables import span
 
 Groups = Mapping[str, str]  #: of faces by key; none of a face that stands for itself
 

@@ -9,14 +9,14 @@ import numpy as np
 
 from twofold.data.utils.errors import InputError
 from twofold.fuse.evaluate import Question, answer, ask
-from twofold.fuse.heads.registry import without_streams
+from twofold.fuse.heads.head import without_streams
+from twofold.fuse.metrics.statistics import Comparison
+from twofold.fuse.predictions import ScoredHead, against
 from twofold.fuse.report.content import RunContent, stream_mark
 from twofold.fuse.report.markup import table
 from twofold.fuse.report.pairs import kappa
 from twofold.fuse.runs.run import read_run
-from twofold.fuse.scores.scored_head import ScoredHead, against
-from twofold.fuse.scores.statistics import Comparison
-from twofold.fuse.tables.columns import percent, span
+from twofold.fuse.tables import percent, span
 
 
 @dataclass(frozen=True)

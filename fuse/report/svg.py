@@ -5,7 +5,7 @@ from html import escape
 
 import numpy as np
 
-from twofold.fuse.scores.metrics import Reliability
+from twofold.fuse.metrics.scores import Reliability
 
 INK, FAINT, ACCENT = "var(--ink, #1c2430)", "var(--faint, #c9d0d9)", "var(--accent, #2563a8)"
 PAPER = "var(--paper, #ffffff)"

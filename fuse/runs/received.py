@@ -12,10 +12,10 @@ from safetensors import SafetensorError, safe_open
 from twofold.cache.errors import CacheError
 from twofold.cache.recipe import Recipe
 from twofold.data.utils.errors import InputError
-from twofold.fuse.heads.registry import StandardisedHead
-from twofold.fuse.heads.spec import Spec
+from twofold.fuse.heads.head import StandardisedHead
 from twofold.fuse.runs.values import Value, short
 from twofold.fuse.settings import HEADS, RULES
+from twofold.fuse.training.ensemble import Spec
 
 MOST_HEADER = 1 << 20  #: bytes of the header of head.safetensors
 MOST_STREAMS, MOST_FOLDS, MOST_MEMBERS, MOST_CLASSES = 256, 1_000, 100_000, 500

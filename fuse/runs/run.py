@@ -9,18 +9,16 @@ from twofold.cache.recipe import Recipe, differences
 from twofold.cache.store import Store
 from twofold.data.labels import Taxonomy, taxonomy_from_record
 from twofold.data.utils.errors import InputError, first_line
-from twofold.fuse.classes import check_pairs
-from twofold.fuse.features.features import FusedFeatures, marks, stream_name
-from twofold.fuse.features.join import join_streams, spelled, stream_of_recipe
-from twofold.fuse.forward import MemberScores, member_scores, scores_of
-from twofold.fuse.heads.registry import StandardisedHead
-from twofold.fuse.heads.spec import Spec
+from twofold.fuse.features import FusedFeatures, join_streams, marks, spelled, stream_name, stream_of_recipe
+from twofold.fuse.heads.head import MemberScores, StandardisedHead, member_scores, scores_of
+from twofold.fuse.metrics import scores as metrics
 from twofold.fuse.runs.received import read_head, spec_of, streams_of, temperatures_of
 from twofold.fuse.runs.run_folder import HEAD, RECORD, SEEN, run_file
-from twofold.fuse.runs.seen import SeenFaces, read_seen
 from twofold.fuse.runs.values import read_json
-from twofold.fuse.scores import metrics
 from twofold.fuse.settings import Settings, settings_from
+from twofold.fuse.split import SeenFaces, read_seen
+from twofold.fuse.task import check_pairs
+from twofold.fuse.training.ensemble import Spec
 
 VERSION = 1
 

@@ -18,14 +18,12 @@ from safetensors.torch import save
 
 from twofold.data.labels import taxonomy_record
 from twofold.data.utils.csv_files import escape_cells
-from twofold.fuse.features.features import FusedFeatures, Stream
-from twofold.fuse.features.partition import Partition
-from twofold.fuse.heads.registry import side_by_side
+from twofold.fuse.features import FusedFeatures, Stream
+from twofold.fuse.heads.head import TrainedHead, side_by_side
+from twofold.fuse.predictions import ScoredHead
 from twofold.fuse.runs.run import VERSION
 from twofold.fuse.runs.run_folder import HEAD, RECORD, SEEN, place
-from twofold.fuse.runs.seen import SeenFaces, seen_text
-from twofold.fuse.scores.scored_head import ScoredHead
-from twofold.fuse.training.fit import TrainedHead
+from twofold.fuse.split import Partition, SeenFaces, seen_text
 from twofold.fuse.training.loop import Epoch
 
 LIBRARIES = ("torch", "numpy", "scikit-learn", "h5py", "safetensors")

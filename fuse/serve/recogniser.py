@@ -9,8 +9,7 @@ import numpy as np
 from PIL import Image
 
 from twofold.data.faces.picture import FaceFinder, PictureFace
-from twofold.fuse.forward import scores_of
-from twofold.fuse.heads.registry import without_streams
+from twofold.fuse.heads.head import scores_of, without_streams
 from twofold.fuse.runs.run import Run
 from twofold.fuse.serve.answer import Answer, FaceAnswer, Seconds
 

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from twofold.data.labels import BASIC
-from twofold.fuse.heads.member_rng import Noise
-from twofold.fuse.heads.pair_rules import membership
+from twofold.fuse.training.ensemble import Noise
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,14 @@ class Pools:
     pairs: torch.Tensor  #: (A, 2) numbers of the two basics of each class that can be made
     classes: torch.Tensor  #: (A,)
     basic: torch.Tensor  #: (A, 8) half for each of the pair
+
+
+def membership(parts: Sequence[Sequence[str]]) -> np.ndarray:
+    """(8, C) 1 where a basic emotion is one of the parts of a class: both of a compound's pair, the one of a basic."""
+    out = np.zeros((len(BASIC), len(parts)), np.float32)
+    for column, basics in enumerate(parts):
+        out[[BASIC.index(basic) for basic in basics], column] = 1
+    return out
 
 
 def pools(basic_label: np.ndarray, parts: Sequence[Sequence[str]], device: torch.device) -> Pools | None:

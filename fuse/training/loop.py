@@ -9,18 +9,49 @@ import numpy as np
 import torch
 from torch import nn
 
-from twofold.fuse.heads.member_rng import Noise
-from twofold.fuse.heads.paper import Paper
-from twofold.fuse.heads.registry import members_of
-from twofold.fuse.heads.spec import Spec
-from twofold.fuse.scores import metrics
+from twofold.fuse.metrics import scores as metrics
 from twofold.fuse.settings import Settings
-from twofold.fuse.training.adamw import Adam
 from twofold.fuse.training.augment import Batch, Pools, drop_streams, make_compounds, mixup, pools
-from twofold.fuse.training.best_epoch import Best, using
-from twofold.fuse.training.losses import adjusted, contrastive, smoothed, soft_cross_entropy
-from twofold.fuse.training.plateau import Plateau
-from twofold.fuse.training.standardised import Examples
+from twofold.fuse.training.data import Examples
+from twofold.fuse.training.ensemble import Body, Noise, Spec, members_of
+from twofold.fuse.training.optimiser import Adam, Best, Plateau, using
+
+
+def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted mean over B of -sum(target * log softmax): logits and targets (M, B, C), weights (M, B).
+
+    With one-hot targets and class weights it is torch's weighted cross-entropy. Zero where all weights are zero.
+    """
+    each = -(targets * logits.float().log_softmax(dim=-1)).sum(dim=-1)
+    return (weights * each).sum(dim=-1) / weights.sum(dim=-1).clamp_min(1e-12)
+
+
+def smoothed(targets: torch.Tensor, amount: float) -> torch.Tensor:
+    """Targets (..., C) with `amount` of their mass spread evenly (Szegedy et al., arXiv 1512.00567, section 7)."""
+    if not amount:
+        return targets
+    return (1 - amount) * targets + amount * targets.sum(-1, keepdim=True) / targets.shape[-1]
+
+
+def adjusted(logits: torch.Tensor, prior: torch.Tensor, tau: float) -> torch.Tensor:
+    """Logits (..., C) plus tau log prior (C,), for the loss only (Menon et al., arXiv 2007.07314, equation 10)."""
+    return logits if not tau else logits + tau * prior.clamp_min(1e-12).log()
+
+
+def contrastive(z: torch.Tensor, positive: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Supervised contrastive loss (Khosla et al., arXiv 2004.11362, equation 2), mean over anchors with a positive.
+
+    z: (M, V, P) of unit length; positive: (M, V, V) bool, who belongs with whom (the diagonal is ignored).
+    """
+    alone = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
+    positive = (positive & ~alone).float()
+    similarity = (z @ z.transpose(1, 2)).float() / temperature
+    log_share = similarity - similarity.masked_fill(alone, float("-inf")).logsumexp(dim=-1, keepdim=True)
+    count = positive.sum(dim=-1)
+    each = -(positive * log_share).sum(dim=-1) / count.clamp_min(1)
+    anchors = (count > 0).float()
+    return (each * anchors).sum(dim=-1) / anchors.sum(dim=-1).clamp_min(1)
+
 
 #: Largest tensor on a CPU. glibc maps what is larger than 32 MiB afresh each time: with eight members of 2816 x 512,
 #: the page faults of each step's gradient took a fifth of the time. Below it, more members at once are no faster.
@@ -52,7 +83,7 @@ class Targets:
 
 
 def train(
-    head: nn.Module, data: Examples, val: Examples, *, spec: Spec, settings: Settings, seeds: Sequence[int],
+    head: Body, data: Examples, val: Examples, *, spec: Spec, settings: Settings, seeds: Sequence[int],
     precision: str = "fp32", together: int = 0,
 ) -> list[Epoch]:
     """Train the members of `head` in place, each from its seed; leave each at its best epoch by validation macro-F1.
@@ -66,7 +97,7 @@ def train(
     with flushed_denormals():
         for members in np.array_split(np.arange(len(seeds)), -(-len(seeds) // size)):
             first, last = int(members[0]), int(members[-1])
-            part = members_of(head, spec, first, len(members))
+            part = members_of(head, first, len(members))
             lines = _train(part, data, val, targets, spec, settings, seeds[first:last + 1], precision)
             history += [replace(line, member=line.member + first) for line in lines]
     return sorted(history, key=lambda line: (line.epoch, line.member))
@@ -84,7 +115,7 @@ def flushed_denormals() -> Iterator[None]:
         torch.set_flush_denormal(before)
 
 
-def _together(head: nn.Module, data: Examples, settings: Settings) -> int:
+def _together(head: Body, data: Examples, settings: Settings) -> int:
     """How many members to train at once: all on an accelerator, or where features are read from disk for all.
 
     On a CPU as many as keep every tensor of a step below TENSOR bytes: `bench fuse` has the reason. One where the rate
@@ -99,7 +130,7 @@ def _together(head: nn.Module, data: Examples, settings: Settings) -> int:
 
 
 def _train(
-    head: nn.Module, data: Examples, val: Examples, targets: Targets, spec: Spec, settings: Settings,
+    head: Body, data: Examples, val: Examples, targets: Targets, spec: Spec, settings: Settings,
     seeds: Sequence[int], precision: str,
 ) -> list[Epoch]:
     """The loop: all members of `head` at once."""
@@ -111,13 +142,12 @@ def _train(
     best = Best.of(parameters, len(seeds))
     history: list[Epoch] = []
     plateau = Plateau()
-    with_basic = isinstance(head, Paper)
-    faces = len(data) if with_basic else int((data.label >= 0).sum())  # that an epoch draws
+    faces = len(data) if head.learns_basic else int((data.label >= 0).sum())  # that an epoch draws
     step, rate = 0, 0.0
     for epoch in range(settings.epochs):
         losses, total = torch.zeros(len(seeds), device=data.device), 0
         for positions, x in data.blocks(shuffle):
-            order = _order(data, positions, settings, noise, with_basic=with_basic)
+            order = _order(data, positions, settings, noise, with_basic=head.learns_basic)
             basics = _pools(data, positions, spec, settings)
             place = torch.from_numpy(positions).to(data.device)
             for start in range(0, order.shape[1], settings.batch_size):
@@ -157,20 +187,13 @@ def factor(progress: float, settings: Settings) -> float:
 
 
 def losses_of(
-    head: nn.Module, batch: Batch, prior: torch.Tensor, settings: Settings, noise: Noise | None,
+    head: Body, batch: Batch, prior: torch.Tensor, settings: Settings, noise: Noise | None,
 ) -> torch.Tensor:
     """(M,) the loss of each member: L_ce, for the paper's head L_ce + a L_basic + b L_CL."""
     output = head(batch.x, noise)
     loss = soft_cross_entropy(adjusted(output.logits.float(), prior, settings.logit_adjustment),
                               smoothed(batch.target, settings.label_smoothing), batch.weight)
-    if not isinstance(head, Paper):
-        return loss
-    loss = loss + settings.basic_weight * soft_cross_entropy(output.basic, batch.basic, batch.basic.sum(-1))
-    if settings.contrastive_weight:
-        z = head.projections(batch.x)
-        loss = loss + settings.contrastive_weight * contrastive(z, same(batch.label, z.shape[1]),
-                                                                settings.contrastive_temperature)
-    return loss
+    return head.add_losses(loss, output, batch, settings)
 
 
 def same(label: torch.Tensor, views: int) -> torch.Tensor:

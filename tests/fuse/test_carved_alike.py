@@ -8,8 +8,8 @@ from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import read_manifest
 from twofold.extract.finetune.settings import resolve
 from twofold.extract.finetune.sides import sides_of
-from twofold.fuse.features.join import join
-from twofold.fuse.features.partition import Task, partitions
+from twofold.fuse.features import join
+from twofold.fuse.split import Task, partitions
 
 
 @pytest.mark.parametrize("target", ["basic", "compound", "both"])

@@ -182,7 +182,7 @@ def test_untrained_weights_are_said_in_the_table(make_store):
 
 
 def test_the_papers_own_columns_stand_beside_ours_on_its_split_only(make_store):
-    from twofold.fuse.tables.paper_tables import FACES, PUBLISHED
+    from twofold.fuse.tables import FACES, PUBLISHED
 
     assert sum(FACES) == 397
     assert [round(100 * one.accuracy, 2) for one in PUBLISHED] == [78.09, 74.06, 75.06, 76.07]
@@ -232,7 +232,7 @@ def test_logreg_gives_the_same_answers_whatever_the_number_of_threads(make_store
 
 
 def test_a_logreg_that_does_not_converge_says_so(make_store, monkeypatch, caplog):
-    from twofold.fuse.training import logreg
+    from twofold.fuse.heads import sklearn as logreg
 
     monkeypatch.setattr(logreg, "MOST_ITERATIONS", 2)
     fuse([make_store()], quick(head="logreg"), out=None)

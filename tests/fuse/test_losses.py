@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from twofold.fuse.training.losses import adjusted, contrastive, smoothed, soft_cross_entropy
+from twofold.fuse.training.loop import adjusted, contrastive, smoothed, soft_cross_entropy
 
 
 def _problem(members=3, rows=10, classes=5, seed=0):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sklearn.metrics as sk
 
-from twofold.fuse.scores import metrics
+from twofold.fuse.metrics import scores as metrics
 
 
 def _table(seed: int) -> tuple[np.ndarray, np.ndarray, int]:

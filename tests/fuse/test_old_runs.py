@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from twofold.fuse.evaluate import evaluate
-from twofold.fuse.predict import predict
+from twofold.fuse.predict import PredictOptions, predict
 from twofold.fuse.runs.run import read_run
-from twofold.fuse.tables.predictions import PredictOptions
 
 PLACE = Path(__file__).with_name("runs") / "version1"
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from twofold.fuse.training.adamw import Adam
+from twofold.fuse.training.optimiser import Adam
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])

@@ -10,11 +10,10 @@ from twofold.data.labels import BASIC, builtin_taxonomy
 from twofold.data.utils.errors import InputError
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.fuse import fuse
-from twofold.fuse.predict import predict
+from twofold.fuse.predict import PredictOptions, predict
 from twofold.fuse.runs.run import read_run
 from twofold.fuse.settings import resolve
-from twofold.fuse.sweep.sweep import sweep
-from twofold.fuse.tables.predictions import PredictOptions
+from twofold.fuse.sweep import sweep
 
 QUICK = {"epochs": 12, "lr": 3e-3, "warmup": 1, "hidden": 32, "seeds": 1, "batch_size": 64}
 FRENCH = dict(zip(builtin_taxonomy("cexpr7").classes,

@@ -7,8 +7,8 @@ from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import build_manifest
 from twofold.data.merge import assign_fold_column
 from twofold.data.splits import assign_folds, parse_folds
-from twofold.fuse.features.features import FusedFeatures
-from twofold.fuse.features.partition import Task, partitions
+from twofold.fuse.features import FusedFeatures
+from twofold.fuse.split import Task, partitions
 
 CLASSES = builtin_taxonomy("basic7")
 

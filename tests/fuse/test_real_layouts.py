@@ -12,10 +12,9 @@ from twofold.data.utils.errors import InputError
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.experiment import prepare
 from twofold.fuse.fuse import fuse
-from twofold.fuse.predict import predict
+from twofold.fuse.predict import PredictOptions, predict
 from twofold.fuse.runs.run import read_run
 from twofold.fuse.settings import resolve
-from twofold.fuse.tables.predictions import PredictOptions
 
 QUICK = {"epochs": 12, "lr": 1e-2, "warmup": 1, "hidden": 32, "seeds": 2, "batch_size": 64}
 SEVEN = [name for name in BASIC if name != "contempt"]

@@ -13,7 +13,7 @@ from twofold.fuse.fuse import fuse
 from twofold.fuse.runs import run_folder
 from twofold.fuse.runs.run import read_run
 from twofold.fuse.settings import resolve
-from twofold.fuse.sweep.sweep import sweep
+from twofold.fuse.sweep import sweep
 
 QUICK = {"epochs": 1, "hidden": 8, "seeds": 1, "batch_size": 64}
 

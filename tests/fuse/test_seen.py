@@ -11,11 +11,10 @@ from twofold.data.utils.errors import InputError
 from twofold.fuse.evaluate import evaluate, evaluate_all
 from twofold.fuse.experiment import prepare, seen_by
 from twofold.fuse.fuse import fuse
-from twofold.fuse.predict import predict
+from twofold.fuse.predict import PredictOptions, predict
 from twofold.fuse.runs.run import read_run
-from twofold.fuse.runs.seen import read_seen, seen_text
 from twofold.fuse.settings import resolve
-from twofold.fuse.tables.predictions import PredictOptions
+from twofold.fuse.split import read_seen, seen_text
 
 QUICK = {"epochs": 6, "lr": 3e-3, "warmup": 1, "hidden": 16, "seeds": 2, "batch_size": 64}
 FIGURES = ("accuracy", "macro_f1", "uar", "calibration_error", "calibration_error_before_temperature", "n")

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from twofold.fuse.scores import metrics, statistics
-from twofold.fuse.scores.statistics import (
+from twofold.fuse.metrics import scores as metrics
+from twofold.fuse.metrics import statistics
+from twofold.fuse.metrics.statistics import (
     ACCURACY,
     FEWEST_GROUPS,
     MACRO_F1,

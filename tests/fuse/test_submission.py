@@ -8,10 +8,9 @@ from twofold.data.labels import builtin_taxonomy
 from twofold.data.readers.cexpr import HEADER
 from twofold.data.utils.errors import InputError
 from twofold.fuse.fuse import fuse
-from twofold.fuse.predict import predict
+from twofold.fuse.predict import PredictOptions, predict
 from twofold.fuse.runs.run import read_run
 from twofold.fuse.settings import resolve
-from twofold.fuse.tables.predictions import PredictOptions
 from twofold.fuse.video.smoothing import window
 from twofold.fuse.video.submission import answered, submission_output, template_keys, write_submission
 

@@ -13,7 +13,7 @@ import torch
 from twofold.data.utils.errors import InputError
 from twofold.fuse.fuse import fuse
 from twofold.fuse.settings import resolve
-from twofold.fuse.sweep.sweep import plan, sweep
+from twofold.fuse.sweep import plan, sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 TOML = """

@@ -7,10 +7,9 @@ import pytest
 
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.fuse import fuse
-from twofold.fuse.scores.scored_head import ScoredHead, against, figures
+from twofold.fuse.predictions import ScoredHead, against, figures
 from twofold.fuse.settings import resolve
-from twofold.fuse.tables.columns import grouped_columns
-from twofold.fuse.tables.figures import compared, figures_table
+from twofold.fuse.tables import compared, figures_table, grouped_columns
 
 CLASSES = ("joie", "AU1+2", "happily_surprised")
 

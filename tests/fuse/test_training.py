@@ -8,16 +8,14 @@ import torch
 from torch import nn
 
 from twofold.data.labels import BASIC, basic_pair, builtin_taxonomy
-from twofold.fuse.heads.member_rng import Noise
-from twofold.fuse.heads.registry import build
-from twofold.fuse.heads.spec import Spec
-from twofold.fuse.heads.stacked_layers import StackedMLP, initialise
+from twofold.fuse.heads.fusion import find_weights
+from twofold.fuse.heads.head import build
 from twofold.fuse.settings import Settings
 from twofold.fuse.training.augment import Batch, drop_streams, make_compounds, mixup, pools
-from twofold.fuse.training.best_epoch import Best
-from twofold.fuse.training.late_weights import find_weights
+from twofold.fuse.training.data import Examples, Scale, measure
+from twofold.fuse.training.ensemble import Noise, Spec, StackedMLP, initialise
 from twofold.fuse.training.loop import _together, factor, flushed_denormals, same, train
-from twofold.fuse.training.standardised import Examples, Scale, measure
+from twofold.fuse.training.optimiser import Best
 
 CLASSES = builtin_taxonomy("cexpr7").classes
 PARTS = builtin_taxonomy("cexpr7").basics

@@ -11,12 +11,12 @@ from twofold.data.labels import BASIC, basic_pair
 from twofold.data.utils.errors import InputError
 from twofold.fuse.experiment import prepare
 from twofold.fuse.fuse import fuse
-from twofold.fuse.heads.member_rng import Noise
-from twofold.fuse.heads.pair_rules import pair_scores
-from twofold.fuse.scores import metrics
+from twofold.fuse.heads.zeroshot import pair_scores
+from twofold.fuse.metrics import scores as metrics
 from twofold.fuse.settings import PRESETS, resolve
 from twofold.fuse.training.augment import drop_streams, mixup
-from twofold.fuse.training.plateau import FALL, LEAST, PATIENCE, Plateau
+from twofold.fuse.training.ensemble import Noise
+from twofold.fuse.training.optimiser import FALL, LEAST, PATIENCE, Plateau
 
 FAST = {"epochs": 2, "hidden": 8, "seeds": 1, "batch_size": 64}
 

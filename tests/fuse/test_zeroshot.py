@@ -16,13 +16,13 @@ from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
 from twofold.data.labels import BASIC, basic_pair, builtin_taxonomy
 from twofold.fuse.evaluate import evaluate
-from twofold.fuse.features.join import join
+from twofold.fuse.features import join
 from twofold.fuse.fuse import fuse
-from twofold.fuse.heads.own_classifier import NEVER, own_classifiers
-from twofold.fuse.heads.pair_rules import membership, pair_scores
-from twofold.fuse.heads.registry import build
-from twofold.fuse.heads.spec import Spec
+from twofold.fuse.heads.head import build
+from twofold.fuse.heads.zeroshot import NEVER, own_classifiers, pair_scores
 from twofold.fuse.settings import resolve
+from twofold.fuse.training.augment import membership
+from twofold.fuse.training.ensemble import Spec
 
 CLASSES = builtin_taxonomy("cexpr7").classes
 RAFDB = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")  # POSTER++'s own order

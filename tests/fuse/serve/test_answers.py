@@ -15,8 +15,8 @@ from twofold.data.faces.picture import FaceFinder
 from twofold.data.faces.settings import Sampling
 from twofold.data.labels import BASIC
 from twofold.data.synthetic.dataset import draw_face
+from twofold.fuse.metrics.scores import tempered
 from twofold.fuse.runs.run import read_run
-from twofold.fuse.scores.metrics import tempered
 from twofold.fuse.serve.recogniser import Recogniser
 
 

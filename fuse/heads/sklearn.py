@@ -1,4 +1,4 @@
-"""Logistic regression by scikit-learn: the baseline everyone trusts."""
+"""Logistic regression by scikit-learn, and any other classifier of it in the place of a head."""
 
 import logging
 import warnings
@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from twofold.data.utils.errors import InputError
-from twofold.fuse.heads.concat import Linear
-from twofold.fuse.scores import metrics
+from twofold.fuse.heads.fusion import Linear
+from twofold.fuse.metrics import scores as metrics
+from twofold.fuse.training.data import Examples
 from twofold.fuse.training.loop import Epoch
-from twofold.fuse.training.standardised import Examples
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression

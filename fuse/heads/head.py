@@ -1,31 +1,113 @@
-"""One head on one set of streams and one partition of the faces: from settings to a trained head."""
+"""A head with the standardisation of its features: trained, run on samples, put side by side with others."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import nn
 
 from twofold.cache.format.classifier import OwnClassifier
 from twofold.data.labels import BASIC
 from twofold.data.utils.errors import InputError
-from twofold.fuse.features.features import FusedFeatures
-from twofold.fuse.features.partition import Partition
-from twofold.fuse.forward import member_scores
-from twofold.fuse.heads.concat import Concat, Linear
-from twofold.fuse.heads.pair_rules import membership
-from twofold.fuse.heads.registry import StandardisedHead
-from twofold.fuse.heads.spec import Spec
-from twofold.fuse.heads.stacked_layers import initialise
+from twofold.fuse.features import FusedFeatures
+from twofold.fuse.heads.fusion import Concat, Gated, Late, Linear, Paper, fill_late
+from twofold.fuse.heads.sklearn import fill_logreg
 from twofold.fuse.heads.zeroshot import OwnLogits, ZeroShot
-from twofold.fuse.scores import metrics
+from twofold.fuse.metrics import scores as metrics
 from twofold.fuse.settings import Settings
-from twofold.fuse.training.device import parse_device, resolve_precision
-from twofold.fuse.training.late_weights import fill_late
-from twofold.fuse.training.logreg import fill_logreg
+from twofold.fuse.split import Partition
+from twofold.fuse.training.augment import membership
+from twofold.fuse.training.data import Examples, Scale, measure
+from twofold.fuse.training.ensemble import Body, Output, Spec, initialise
 from twofold.fuse.training.loop import Epoch, train
-from twofold.fuse.training.standardised import Examples, Scale, measure
+from twofold.fuse.training.optimiser import parse_device, resolve_precision
+
+
+def build(spec: Spec) -> Body:
+    """The head of a spec, its weights zero. kind `logreg` is a Linear that scikit-learn fills."""
+    kinds = {"linear": Linear, "logreg": Linear, "mlp": Concat, "gated": Gated, "paper": Paper,
+             "zeroshot": OwnLogits if spec.own else ZeroShot, "late": Late}
+    return kinds[spec.kind](spec)
+
+
+class StandardisedHead(nn.Module):
+    """A head with the standardisation of its features: raw (B, D) to the head's output, members first."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, spec: Spec):
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("mean", torch.zeros(spec.members, 1, sum(spec.dims)))
+        self.register_buffer("std", torch.ones(spec.members, 1, sum(spec.dims)))
+        self.body = build(spec)
+
+    def forward(self, x: torch.Tensor) -> Output:
+        return self.body((x - self.mean) / self.std)
+
+
+def side_by_side(heads: Sequence[StandardisedHead]) -> StandardisedHead:
+    """One head with the members of all; they must have the same spec but for their number."""
+    spec = heads[0].spec
+    members = sum(head.spec.members for head in heads)
+    joined = StandardisedHead(replace(spec, members=members))
+    states = [head.state_dict() for head in heads]
+    joined.load_state_dict({name: torch.cat([state[name] for state in states]) for name in states[0]})
+    return joined
+
+
+def without_streams(head: StandardisedHead, absent: Collection[int]) -> StandardisedHead:
+    """The same head, weights shared, with these streams at their mean, which an infinite spread makes of any value."""
+    with torch.device("meta"):
+        part = StandardisedHead(head.spec)
+    part.body, part.mean, part.std = head.body, head.mean, head.std.clone()
+    for k, columns in enumerate(part.std.split(list(head.spec.dims), dim=-1)):
+        if k in absent:
+            columns.fill_(torch.inf)
+    return part.eval()
+
+
+STEP = 2048  #: members x faces of one pass, at most
+
+
+@dataclass(frozen=True)
+class MemberScores:
+    """What the M members of a head say of n faces, as float32.
+
+    probabilities: (M, n, C). shares: (M, n, K) of the streams in the decision, of heads that weigh them; basic:
+    (M, n, 8) probabilities of the basic emotions, of heads that predict them on the way; else None.
+    """
+
+    probabilities: np.ndarray
+    shares: np.ndarray | None
+    basic: np.ndarray | None
+
+
+@torch.inference_mode()
+def member_scores(
+    head: StandardisedHead, features: FusedFeatures, rows: np.ndarray, streams: Sequence[int],
+) -> MemberScores:
+    """Run a head on these rows of the features, of which it takes the streams with these numbers, in order."""
+    step = max(64, STEP // head.spec.members)
+    blocks = [scores_of(head, features.read(rows[start:start + step], streams))
+              for start in range(0, max(len(rows), 1), step)]
+    shares = [block.shares for block in blocks if block.shares is not None]
+    basic = [block.basic for block in blocks if block.basic is not None]
+    return MemberScores(np.concatenate([block.probabilities for block in blocks], axis=1),
+                        np.concatenate(shares, axis=1) if shares else None,
+                        np.concatenate(basic, axis=1) if basic else None)
+
+
+@torch.inference_mode()
+def scores_of(head: StandardisedHead, features: np.ndarray) -> MemberScores:
+    """The same of raw features (n, D) float32."""
+    output = head(torch.from_numpy(features))
+    return MemberScores(output.logits.float().softmax(dim=-1).numpy(),
+                        None if output.gates is None else output.gates.float().numpy(),
+                        None if output.basic is None else output.basic.float().softmax(dim=-1).numpy())
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The classes of a fusion: built in, of the user's own, as the labels of a store stand, or those of an earlier run."""
+"""What is predicted: classes built in, of a file, from the labels of a store, or those of an earlier run."""
 
 import json
 from collections.abc import Sequence

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twofold.fuse.scores import metrics
-from twofold.fuse.scores.metrics import Reliability, Scores, scores
-from twofold.fuse.scores.statistics import ACCURACY, MACRO_F1, Comparison, Interval, compare, interval
+from twofold.fuse.metrics import scores as metrics
+from twofold.fuse.metrics.scores import Reliability, Scores, scores
+from twofold.fuse.metrics.statistics import ACCURACY, MACRO_F1, Comparison, Interval, compare, interval
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twofold.fuse.scores import metrics
+from twofold.fuse.metrics import scores as metrics
 
 REPLICATES = 2000
 #: below so many groups no interval is given: in simulations it then covered the truth in less than 90 % (README)

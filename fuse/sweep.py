@@ -1,4 +1,4 @@
-"""The verb `sweep`: many heads on many subsets, ordered by validation; test is shown once, for the chosen one."""
+"""The verb `sweep`: many heads on many subsets, ordered by validation; or one setting changed at a time."""
 
 import hashlib
 import itertools
@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
@@ -19,14 +19,100 @@ from twofold.cache.errors import CacheError
 from twofold.cache.store import Store
 from twofold.data.utils.errors import InputError, first_line
 from twofold.data.utils.options import read_toml
-from twofold.fuse.experiment import prepare, subsets, train_singles, train_subset
+from twofold.fuse.experiment import Experiment, prepare, score, subsets, train_singles, train_subset
 from twofold.fuse.fuse import Fusion, fuse
+from twofold.fuse.heads.head import TrainedHead
+from twofold.fuse.metrics.statistics import Comparison, compare
+from twofold.fuse.predictions import figures
 from twofold.fuse.runs.run_folder import check_out
 from twofold.fuse.runs.tensorboard import check_tensorboard, write_curves, write_trial
 from twofold.fuse.runs.write_run import csv_text
 from twofold.fuse.settings import Settings, settings_from
-from twofold.fuse.sweep import ablation
-from twofold.fuse.tables.columns import columns, percent
+from twofold.fuse.tables import columns, grouped_columns, percent, span, spread
+
+#: what decides which faces are scored: paired comparisons need the same ones
+FACES = ("backbones", "views", "target", "classes", "folds", "seed", "val_fraction")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One change and what came of it. scored: see `scored`; comparison: with no change, and None for that itself."""
+
+    change: str
+    scored: dict
+    val_macro_f1: float
+    comparison: Comparison | None
+
+    def record(self) -> dict:
+        kept = {name: value for name, value in self.scored.items() if name not in ("truth", "group", "prediction")}
+        return {"change": self.change, "val_macro_f1": self.val_macro_f1, **kept,
+                "against_no_change": asdict(self.comparison) if self.comparison else None}
+
+
+def variations(base: dict, changes: dict, config: Path) -> list[dict]:
+    """Settings: the base first, then it with one value changed at a time; what changes nothing is left out.
+
+    Raises InputError for a change that would score other faces, and where no folds are asked for.
+    """
+    for name, values in changes.items():
+        if name in FACES:
+            raise InputError(f"{config}: [ablation] cannot change {name}: all rows must score the same faces")
+        if not isinstance(values, list) or not values:
+            raise InputError(f"{config}: [ablation] needs a list of values for {name}")
+    if base.get("folds", 0) < 2:
+        raise InputError(f"{config}: an ablation is scored on folds: give folds = 5 in [settings]")
+    usual = settings_from(base)
+    return [base, *(base | {name: value} for name, values in changes.items() for value in values
+                    if getattr(usual, name) != value)]
+
+
+def ablation_scores(experiment: Experiment, trained: Sequence[TrainedHead]) -> dict:
+    """Figures over the faces of all folds, and the call for each, as JSON holds them."""
+    head, classes = score(experiment, trained, name=""), len(experiment.features.taxonomy.classes)
+    each = figures(head, classes=classes, seed=experiment.settings.seed)
+    return {"accuracy": each.scores.accuracy, "macro_f1": each.scores.macro_f1, "uar": each.scores.uar,
+            "macro_f1_interval": list(each.macro_f1_interval) if each.macro_f1_interval else None,
+            "seeds_macro_f1": list(each.seeds_macro_f1), "figures_of": head.ensemble,
+            "calibration_error": each.reliability.error, "classes": classes, "truth": head.truth.tolist(),
+            "group": np.unique(head.groups.astype(str), return_inverse=True)[1].tolist(),
+            "prediction": head.prediction.tolist()}
+
+
+def ablation_rows(base: dict, done: Sequence[tuple[dict, dict, float]]) -> list[Row]:
+    """Rows from (settings, scored, validation macro-F1) of the trials that worked, the base first."""
+    unchanged = next((record for settings, record, _ in done if settings == base), None)
+    lines = []
+    for settings, record, val in done:
+        change = ", ".join(f"{name} = {value}" for name, value in settings.items() if base.get(name) != value)
+        comparison = _against(record, unchanged) if change and unchanged else None
+        lines.append(Row(change or "no change", record, val, comparison))
+    return lines
+
+
+def ablation_table(ablated: Sequence[Row]) -> list[str]:
+    """A line a change, in points of a hundred."""
+    if not ablated:
+        return []
+    lines: list[tuple[str, ...]] = [("change", "accuracy", "macro-F1", "95 %", "calibration error", "macro-F1",
+                                     "macro-F1", "macro-F1", "95 %", "")]
+    for row in ablated:
+        record, comparison = row.scored, row.comparison
+        difference = ("", "", "") if comparison is None else (
+            f"{100 * comparison.difference:+.2f}", span(comparison.interval, sign="+"),
+            "within noise" if comparison.within_noise else "beyond noise")
+        lines.append((row.change, percent(record["accuracy"]), percent(record["macro_f1"]),
+                      span(record["macro_f1_interval"]), f"{record['calibration_error']:.3f}",
+                      spread(record["seeds_macro_f1"]), percent(row.val_macro_f1), *difference))
+    base = ablated[0].scored
+    groups = [("", 1), (base["figures_of"], 4), ("one seed, mean ± sd", 1), ("validation", 1), ("difference", 3)]
+    return [f"{len(base['truth'])} faces of all folds, {len(set(base['group']))} groups; intervals and paired "
+            "differences by bootstrap of groups", "", *grouped_columns(lines, groups, left=1)]
+
+
+def _against(a: dict, b: dict) -> Comparison:
+    truth, group = np.array(a["truth"]), np.array(a["group"])
+    return compare(truth, np.array(a["prediction"]), np.array(b["prediction"]), group, classes=a["classes"], seed=0)
+
 
 log = logging.getLogger(__name__)
 WORDS = ("backbones", "heads", "seeds", "settings", "grid", "ablation")
@@ -42,7 +128,7 @@ class Trial:
     """One setting and what came of it. error: why it failed, else empty; score: validation macro-F1.
 
     settings: as the TOML has them, so that one that makes no sense is a row as well. scored: in an ablation, figures
-    over all folds; see `ablation.scored`.
+    over all folds; see `ablation_scores`.
     """
 
     name: str
@@ -72,7 +158,7 @@ class Sweep:
     best: Fusion | None
     varied: tuple[str, ...]
     seconds: float
-    ablated: tuple[ablation.Row, ...] = ()
+    ablated: tuple[Row, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -91,7 +177,7 @@ class Sweep:
                   f"{trial.seconds:.1f}") for rank, trial in enumerate(self._good[:SHOWN], 1)]
         failed = [trial for trial in self.trials if trial.error]
         more = [f"... {len(self._good) - SHOWN} more"] if len(self._good) > SHOWN else []
-        lines = ablation.table(self.ablated) if self.ablated else [*columns(rows, left=len(rows[0]) - 2), *more]
+        lines = ablation_table(self.ablated) if self.ablated else [*columns(rows, left=len(rows[0]) - 2), *more]
         lines += [f"failed: {trial.name} ({', '.join(_cell(trial, name) for name in self.varied)}): {trial.error}"
                   for trial in failed]
         lines += ["", f"{len(self.trials)} trials ({self.reused} done before), {len(failed)} failed, "
@@ -145,7 +231,7 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, ove
     rows, best = [], None
     if planned.ablation:
         done = [finished[name] for name in names if not finished[name].error]
-        rows = ablation.rows(wanted[0], [(trial.settings, trial.scored or {}, trial.score) for trial in done])
+        rows = ablation_rows(wanted[0], [(trial.settings, trial.scored or {}, trial.score) for trial in done])
     elif good:
         best = fuse(stores, settings_from(good[0].settings), out=out / "best", overwrite=True,
                     tensorboard=tensorboard / "best" if tensorboard else None)
@@ -196,7 +282,7 @@ def plan(config: Path, stores: Sequence[Path]) -> Plan:
     if changes and len(trials) > 1:
         raise InputError(f"{config}: an ablation changes one base: give one subset of backbones, one head, no [grid]")
     if changes:
-        return Plan(ablation.variations(trials[0], changes, config), tuple(changes), True)
+        return Plan(variations(trials[0], changes, config), tuple(changes), True)
     once = [trial for number, trial in enumerate(trials) if trial not in trials[:number]]
     return Plan(once, tuple(axes), False)
 
@@ -220,7 +306,7 @@ def _try(stores: list[Path], out: Path, name: str, record: dict, ablated: bool, 
         everything = subsets(experiment.features, experiment.settings)[-1]
         trained = train_subset(experiment, everything, train_singles(experiment))
         score, error = float(np.mean([each.val_macro_f1 for each in trained])), ""
-        scored = ablation.scored(experiment, trained) if ablated else None
+        scored = ablation_scores(experiment, trained) if ablated else None
         if tensorboard:
             write_curves(tensorboard / name, [each.history for each in trained])
     except (InputError, CacheError) as failure:

@@ -1,0 +1,178 @@
+"""Heads that learn from the classes: linear, mlp, gated, the paper's, and late fusion of one mlp per stream."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from twofold.data.labels import BASIC
+from twofold.fuse.metrics import scores as metrics
+from twofold.fuse.settings import Settings
+from twofold.fuse.training.augment import Batch, membership
+from twofold.fuse.training.ensemble import Body, Noise, Output, Spec, StackedLinear, StackedMLP
+from twofold.fuse.training.loop import contrastive, same, soft_cross_entropy
+
+
+def weighted_sum(parts: Sequence[torch.Tensor], weights: torch.Tensor) -> torch.Tensor:
+    """(M, B, W) sum of K parts (M, B, W), each times its column of the weights (..., K)."""
+    return functools.reduce(torch.add, (weights[..., k, None] * part for k, part in enumerate(parts)))
+
+
+class Linear(Body):
+    """One affine map of all streams: multinomial logistic regression."""
+
+    def __init__(self, spec: Spec):
+        super().__init__()
+        self.only = StackedLinear(spec.members, sum(spec.dims), len(spec.classes))
+
+    def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
+        return Output(self.only(x))
+
+
+class Concat(Body):
+    """An MLP on the concatenation of all streams (arXiv 2407.12257, equations 2 to 4, without its stray softmax)."""
+
+    def __init__(self, spec: Spec):
+        super().__init__()
+        self.mlp = StackedMLP(spec.members, sum(spec.dims), spec.hidden, len(spec.classes), spec.dropout)
+
+    def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
+        return Output(self.mlp(x, noise))
+
+
+class Gated(Body):
+    """Each stream through its own layer; their sum, weighted by a gate that sees all streams, to the classes.
+
+    The gate is a softmax over the streams, one for each face (Arevalo et al., arXiv 1702.01992, for K streams).
+    """
+
+    def __init__(self, spec: Spec):
+        super().__init__()
+        self.dims, self.dropout = list(spec.dims), spec.dropout
+        self.streams = nn.ModuleList(StackedLinear(spec.members, dim, spec.hidden) for dim in spec.dims)
+        self.gate = StackedLinear(spec.members, sum(spec.dims), len(spec.dims))
+        self.last = StackedLinear(spec.members, spec.hidden, len(spec.classes))
+
+    def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
+        gates = self.gate(x).softmax(dim=-1)
+        hidden = [layer(columns).relu()
+                  for layer, columns in zip(self.streams, x.split(self.dims, dim=-1), strict=True)]
+        h = weighted_sum(hidden, gates) * len(hidden)
+        if noise and self.dropout:
+            h = h * noise.keep(self.dropout, *h.shape[1:])
+        return Output(self.last(h), gates=gates)
+
+
+class Paper(Body):
+    """The paper's Fig. 1: two MLPs on the original face; the basic prediction joins the compound logits.
+
+    The softmax of the basic logits goes through a learned map (8, C) that starts at the taxonomy's pair membership.
+    `x` may carry the columns of enhanced versions after those of the original; only the contrastive loss sees them.
+    """
+
+    learns_basic = True
+
+    def __init__(self, spec: Spec):
+        super().__init__()
+        self.width = sum(spec.dims)
+        self.compound = StackedMLP(spec.members, self.width, spec.hidden, len(spec.classes), spec.dropout)
+        self.basic = StackedMLP(spec.members, self.width, spec.hidden, len(BASIC), spec.dropout)
+        self.project = StackedLinear(spec.members, spec.hidden, spec.projection)
+        start = torch.from_numpy(membership(spec.parts))
+        self.pairs = nn.Parameter(start.expand(spec.members, -1, -1).clone())
+
+    def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
+        original = x[..., :self.width]
+        basic = self.basic(original, noise)
+        joined = torch.bmm(basic.softmax(dim=-1), self.pairs)
+        return Output(self.compound(original, noise) + joined, basic=basic)
+
+    def add_losses(self, loss: torch.Tensor, output: Output, batch: Batch, settings: Settings) -> torch.Tensor:
+        """L_ce + a L_basic + b L_CL."""
+        assert output.basic is not None
+        loss = loss + settings.basic_weight * soft_cross_entropy(output.basic, batch.basic, batch.basic.sum(-1))
+        if settings.contrastive_weight:
+            z = self.projections(batch.x)
+            loss = loss + settings.contrastive_weight * contrastive(z, same(batch.label, z.shape[1]),
+                                                                    settings.contrastive_temperature)
+        return loss
+
+    def projections(self, x: torch.Tensor) -> torch.Tensor:
+        """(M, V B, P) unit vectors of the V versions whose columns stand side by side in x (M, B, V D)."""
+        versions = torch.cat(x.split(self.width, dim=-1), dim=1)
+        return nn.functional.normalize(self.project(self.compound.hidden(versions)).float(), dim=-1)
+
+
+class Late(Body):
+    """The probabilities of one head a stream, averaged with weights (M, K, C) that sum to one over the streams."""
+
+    weights: torch.Tensor
+
+    def __init__(self, spec: Spec):
+        super().__init__()
+        self.dims = list(spec.dims)
+        self.single = nn.ModuleList(Concat(replace(spec, kind="mlp", dims=(dim,))) for dim in spec.dims)
+        self.register_buffer("weights", torch.full((spec.members, len(spec.dims), len(spec.classes)),
+                                                   1 / len(spec.dims)))
+
+    def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
+        parts = [head(part).logits.float().softmax(dim=-1)
+                 for head, part in zip(self.single, x.split(self.dims, dim=-1), strict=True)]
+        mixed = functools.reduce(torch.add, (self.weights[:, None, k] * part for k, part in enumerate(parts)))
+        shares = self.weights.mean(dim=-1)[:, None].expand(-1, x.shape[-2], -1)
+        return Output(mixed.clamp_min(1e-12).log(), gates=shares)
+
+
+DRAWS = 2000
+
+
+def fill_late(
+    head: nn.Module, singles: Sequence[nn.Module], val: np.ndarray, truth: np.ndarray, *, how: str,
+    seed: int,
+) -> None:
+    """Put trained single heads into a Late head and find its weights by `how`.
+
+    val: (K, M, n, C) what the singles say of the validation faces, whose classes are `truth` (n,).
+    """
+    state = {}
+    for k, single in enumerate(singles):
+        state |= {f"body.single.{k}.{name.removeprefix('body.')}": values
+                  for name, values in single.state_dict().items() if name.startswith("body.")}
+    for name in ("mean", "std"):
+        state[name] = torch.cat([single.state_dict()[name] for single in singles], dim=-1)
+    weights = np.stack([find_weights(val[:, member], truth, how=how, seed=seed) for member in range(val.shape[1])])
+    state["body.weights"] = torch.from_numpy(weights.astype(np.float32))
+    head.load_state_dict(state)
+
+
+def find_weights(probabilities: np.ndarray, truth: np.ndarray, *, how: str, seed: int, draws: int = DRAWS
+                 ) -> np.ndarray:
+    """(K, C) weights, summing to one over K, of K heads' probabilities (K, N, C) for the truth (N,).
+
+    mean: all alike. weighted: one weight a head, the draw with the best macro-F1. per-class: the weights of each class
+    drawn by themselves, the draw with the best mean recall (AVCER, arXiv 2403.12687). Draws are Dirichlet(1); all
+    alike is tried first and kept unless beaten.
+    """
+    heads, _, classes = probabilities.shape
+    alike = np.full((heads, classes), 1 / heads)
+    if how == "mean" or heads == 1:
+        return alike
+    generator = np.random.default_rng((seed, 3))
+    metric = metrics.uar if how == "per-class" else metrics.macro_f1
+    best, best_score = alike, _score(metric, alike, probabilities, truth)
+    for _ in range(draws):
+        drawn = generator.dirichlet(np.ones(heads), classes if how == "per-class" else 1).T
+        weights = np.broadcast_to(drawn, (heads, classes))
+        score = _score(metric, weights, probabilities, truth)
+        if score > best_score:
+            best, best_score = weights, score
+    return best
+
+
+def _score(metric: Callable[[np.ndarray], np.ndarray], weights: np.ndarray, probabilities: np.ndarray,
+           truth: np.ndarray) -> float:
+    prediction = np.einsum("kc,knc->nc", weights, probabilities).argmax(axis=1)
+    return float(metric(metrics.confusion_matrix(truth, prediction, probabilities.shape[2])))

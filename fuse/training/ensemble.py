@@ -1,0 +1,154 @@
+"""Ensemble members (seeds, folds) side by side: layers with parameters (M, in, out), a random generator for each."""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from twofold.data.labels import basic_emotions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What a head is, besides its weights. dims: of the streams, in the order of the columns; own: for zero-shot, the
+    basic classifiers that the backbones brought along, instead of a trained one; pairs: as in `Taxonomy`."""
+
+    kind: str
+    dims: tuple[int, ...]
+    classes: tuple[str, ...]
+    members: int
+    hidden: int = 512
+    dropout: float = 0.0
+    projection: int = 128
+    rule: str = "geometric"
+    own: bool = False
+    pairs: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def parts(self) -> tuple[tuple[str, ...], ...]:
+        """The basic emotions that each class is made of, as in `Taxonomy`."""
+        return self.pairs or tuple(basic_emotions(name) for name in self.classes)
+
+
+@dataclass(frozen=True)
+class Output:
+    """logits (M, B, C). Of some heads: basic (M, B, 8) logits; gates (M, B, K), shares of the streams."""
+
+    logits: torch.Tensor
+    basic: torch.Tensor | None = None
+    gates: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Noise:
+    """One generator a member, M in all. Results are (M, ...) tensors on `device`."""
+
+    generators: tuple[np.random.Generator, ...]
+    device: torch.device
+
+    @classmethod
+    def of(cls, seeds: Sequence[int], device: torch.device) -> "Noise":
+        """Generators for the seeds of the members."""
+        return cls(tuple(np.random.default_rng((seed, 1)) for seed in seeds), device)
+
+    def _stack(self, draws: list[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.stack(draws)).to(self.device)
+
+    def uniform(self, *shape: int) -> torch.Tensor:
+        """(M, *shape) float32 in [0, 1)."""
+        return self._stack([generator.random(shape, np.float32) for generator in self.generators])
+
+    def beta(self, alpha: float, *shape: int) -> torch.Tensor:
+        """(M, *shape) float32 from Beta(alpha, alpha)."""
+        return self._stack([generator.beta(alpha, alpha, shape).astype(np.float32) for generator in self.generators])
+
+    def keep(self, drop: float, *shape: int) -> torch.Tensor:
+        """(M, *shape) float32 mask of inverted dropout: 0, or the number that keeps the mean at one.
+
+        Drawn from bytes, eight times as fast as from floats: `drop` is rounded to 1/256.
+        """
+        bar = round(drop * 256)
+        draws = [np.frombuffer(generator.bytes(int(np.prod(shape))), np.uint8).reshape(shape)
+                 for generator in self.generators]
+        return (self._stack(draws) >= bar).float() * (256 / (256 - bar))
+
+    def order(self, rows: int) -> torch.Tensor:
+        """(M, rows) a permutation for each member."""
+        return self._stack([generator.permutation(rows) for generator in self.generators])
+
+    def sample(self, weights: np.ndarray, draws: int) -> torch.Tensor:
+        """(M, draws) row numbers drawn with replacement in proportion to `weights` (rows,)."""
+        edges = np.cumsum(weights / weights.sum())
+        return self._stack([np.minimum(np.searchsorted(edges, generator.random(draws), "right"), len(weights) - 1)
+                            for generator in self.generators])
+
+
+class StackedLinear(nn.Module):
+    """M affine maps: x (M, B, in), or (B, in) for all members alike, to (M, B, out)."""
+
+    def __init__(self, members: int, inputs: int, outputs: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(members, inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(members, 1, outputs))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dim() == 2:
+            x = x.expand(len(self.weight), *x.shape)
+        return torch.baddbmm(self.bias, x, self.weight)
+
+    @torch.no_grad()
+    def draw(self, member: int, generator: torch.Generator) -> None:
+        """Fill one member as torch.nn.Linear does: uniform within 1 / sqrt(inputs)."""
+        bound = 1 / math.sqrt(self.weight.shape[1])
+        for values in (self.weight[member], self.bias[member]):
+            values.copy_(torch.empty(values.shape).uniform_(-bound, bound, generator=generator))
+
+
+class StackedMLP(nn.Module):
+    """Affine, ReLU, dropout, affine: (M, B, in) to (M, B, out)."""
+
+    def __init__(self, members: int, inputs: int, hidden: int, outputs: int, dropout: float):
+        super().__init__()
+        self.first = StackedLinear(members, inputs, hidden)
+        self.last = StackedLinear(members, hidden, outputs)
+        self.dropout = dropout
+
+    def hidden(self, x: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
+        """(M, B, hidden) after ReLU and, given noise, dropout."""
+        h = self.first(x).relu()
+        return h * noise.keep(self.dropout, *h.shape[1:]) if noise and self.dropout else h
+
+    def forward(self, x: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
+        return self.last(self.hidden(x, noise))
+
+
+def initialise(module: nn.Module, seeds: Sequence[int]) -> None:
+    """Draw the weights of member m from seeds[m] alone, so that it starts the same in any company."""
+    for member, seed in enumerate(seeds):
+        generator = torch.Generator().manual_seed(seed)
+        for part in module.modules():
+            if isinstance(part, StackedLinear):
+                part.draw(member, generator)
+
+
+class Body(nn.Module):
+    """What a head is behind the standardisation of its features: (M, B, D), or (B, D) for all members alike."""
+
+    learns_basic = False  #: samples without a class train it, too
+
+    def add_losses(self, loss: torch.Tensor, output: Output, batch: Any, settings: Any) -> torch.Tensor:
+        """(M,) the loss of each member with what this head adds to its cross-entropy."""
+        return loss
+
+
+def members_of(head: Body, first: int, count: int) -> Body:
+    """A head of `count` members from number `first` on that shares their weights: training it trains `head`."""
+    part = copy.deepcopy(head)
+    for shared, p in zip(part.parameters(), head.parameters(), strict=True):
+        shared.data = p.data[first:first + count]
+    return part
