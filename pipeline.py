@@ -18,7 +18,6 @@ import typer
 
 import twofold.cache.cli as cache_cli
 import twofold.data.cli as data_cli
-import twofold.data.faces.cli as footage_cli
 import twofold.extract.cli as extract_cli
 import twofold.fuse.cli as fuse_cli
 from twofold import Report
@@ -28,7 +27,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_
                   help="Compound facial expressions from cached features: extract once, fuse in seconds.")
 bench_app = typer.Typer(no_args_is_help=True, help="How near this machine is to its limit, and what is in the way.")
 app.add_typer(data_cli.manifest_app, name="manifest")
-app.command()(footage_cli.crop)
+app.command()(data_cli.crop)
 app.add_typer(extract_cli.app)
 app.add_typer(fuse_cli.app)
 app.add_typer(fuse_cli.publishing(licences_of=extract_cli.licences_of, carry=extract_cli.carried_encoders))
@@ -59,7 +58,7 @@ def predict(
     fill_videos: Annotated[bool, typer.Option("--fill-videos", help="Answer videos without any face, too.")] = False,
     cropped: Cropped = False,
     detect: Annotated[bool, typer.Option("--detect", help="No picture is a face yet: find and crop them.")] = False,
-    detector: footage_cli.Detector = None,
+    detector: data_cli.Detector = None,
     fps: Annotated[float, typer.Option(help="Videos: look at that many frames a second; 0 is all.")] = 0.0,
     every: Annotated[int, typer.Option(help="Videos: look at each N-th frame.")] = 1,
     timeline: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Videos: draw the scores over time.")] = None,
@@ -70,7 +69,7 @@ def predict(
     """Classify faces with a trained head: a row a face, or the file that a challenge wants."""
     import tempfile
 
-    from twofold.data.faces.drawing import Drawing
+    from twofold.data.faces.annotate import Drawing
     from twofold.extract.again.inputs import Watch, extract_inputs
     from twofold.fuse.predict import PredictOptions, check_options
     from twofold.fuse.predict import predict as run_predict
@@ -102,7 +101,7 @@ def serve(
     examples: Annotated[Path | None, typer.Option(metavar="DIR", help="Offer these pictures for a click.")] = None,
     threshold: Annotated[float, typer.Option(help="Less likely calls are 'uncertain'; the page can change it.")] = 0.5,
     cropped: Cropped = False,
-    detector: footage_cli.Detector = None,
+    detector: data_cli.Detector = None,
     weights: Weights = None,
     device: extract_cli.Device = "auto",
 ) -> Report:

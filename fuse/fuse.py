@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from twofold.cache.store import Store
-from twofold.data.faces.settings import crop_lines
+from twofold.data.faces.settings import read_crop_lines
 from twofold.data.labels import Taxonomy
 from twofold.data.utils.options import settings_record
 from twofold.fuse.experiment import (
@@ -111,7 +111,7 @@ def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, overwr
     if out:
         record = run_record(_repeatable(settings, features), features, trained, experiment.partitions,
                             seconds=fusion.seconds, notes=experiment.notes,
-                            crops=[line for store in stores for line in crop_lines(Store(store).manifest_path)])
+                            crops=[line for store in stores for line in read_crop_lines(Store(store).manifest_path)])
         write_run(out, record=record, metrics=fusion.record(), trained=trained, seen=seen_by(experiment),
                   predictions=predictions_csv(features, heads[-1], _validation(experiment, trained)))
     if tensorboard:

@@ -10,7 +10,7 @@ import torchvision
 from PIL import Image
 
 from tests.data.faces.films import film
-from twofold.data.faces.timeline import lines_of
+from twofold.data.faces.timeline import scores_by_track
 from twofold.data.labels import basic_pair, builtin_taxonomy
 from twofold.data.manifest import read_table
 from twofold.data.readers.cexpr import HEADER
@@ -93,8 +93,8 @@ def test_one_command_says_what_three_say(cli, ready, tmp_path):
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
     table = read_table(tmp_path / "one.csv")
     assert list(table["track"].value_counts()) == [12, 9, 1]  # one was away for a while, and is the same again
-    first, second = lines_of(table, LABELS)
-    assert [len(stretch.times[part]) for stretch in (first, second) for part in stretch.stretches()] == [12, 5, 4]
+    first, second = scores_by_track(table, LABELS)
+    assert [len(stretch.times[part]) for stretch in (first, second) for part in stretch.segments()] == [12, 5, 4]
     assert Image.open(tmp_path / "t.png").height > 2 * 200
     drawn(tmp_path / "a.mp4", tmp_path / "a film.mp4", table)
 

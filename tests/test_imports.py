@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
     "data": {"data", "numpy", "pandas", "PIL"},
     "data/utils": {"data", "numpy", "pandas", "huggingface_hub", "typer"},
-    "data/faces": {"data", "numpy", "pandas", "PIL", "cv2", "av", "tqdm", "huggingface_hub"},
+    "data/faces": {"data", "numpy", "pandas", "PIL", "cv2", "av", "tqdm", "huggingface_hub", "matplotlib"},
     "cache/export": {"cache", "numpy", "pyarrow"},
     "cache/share": {"cache", "numpy", "msgspec", "fsspec", "sshfs", "asyncssh", "aiohttp"},
     "cache": {"cache", "data", "numpy", "h5py", "filelock", "xxhash"},

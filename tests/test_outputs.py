@@ -260,8 +260,7 @@ def test_the_api_replaces_a_run_only_when_told_to(place):
     "cache merge store -o mine", "cache pull store mine", "fuse store --out mine", "export run -o mine",
     "sweep store --config sweep.toml --out mine", "crop faces -o mine"])
 def test_a_folder_of_other_things_is_no_output(words, place, cli, monkeypatch):
-    monkeypatch.setattr("twofold.data.faces.detector_file.find_detector", lambda path: place / "none")
-    monkeypatch.setattr("twofold.data.faces.detect.open_yunet", lambda path: Model())
+    monkeypatch.setattr("twofold.data.faces.detectors.open_detector", lambda path: Model())
     (place / "mine").mkdir()
     (place / "mine/manifest.csv").write_bytes(MINE)
     (place / "mine/notes.txt").write_bytes(MINE)

@@ -1,21 +1,21 @@
-"""A face cut out of a picture: turned upright onto a template by its landmarks, or the square around its box."""
+"""Crop a face out of an image: turned upright onto a template by its landmarks, or the square around its box."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from twofold.data.faces.detect import Detection, require_opencv
+from twofold.data.faces.detectors import Detection, require_opencv
 from twofold.data.faces.settings import CropSettings
 
 #: Where the five landmarks lie in a crop of 100 x 100: as tight as RAF-DB's aligned faces, which are 100 x 100 too.
-#: Eye on the left of the picture, the other eye, nose, left and right corner of the mouth; x and y from the corner.
+#: Eye on the left of the image, the other eye, nose, left and right corner of the mouth; x and y from the corner.
 TEMPLATE = ((31.0, 36.0), (69.0, 36.0), (50.0, 57.5), (34.5, 80.0), (65.5, 80.0))
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A face on its own. image: (size, size, 3) BGR; scale: its pixels for one of the picture, above 1 it was
-    enlarged; padded: share of it that lies outside the picture, black; sharpness: variance of its Laplacian."""
+    """An aligned face. image: (size, size, 3) BGR; scale: its pixels for one of the source image, above 1 it was
+    enlarged; padded: share of it that lies outside the source image, black; sharpness: variance of its Laplacian."""
 
     image: np.ndarray
     scale: float
@@ -29,9 +29,9 @@ def template(settings: CropSettings) -> np.ndarray:
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(2, 3) matrix [s R | t], scale, rotation and shift, that takes points (n, 2) nearest to others, least squares.
+    """(2, 3) matrix [s R | t] that maps points (n, 2) onto others with the least squared error.
 
-    In complex numbers it is target = a source + b with a = s e^(i angle), and so has the closed form of a line's fit.
+    In complex numbers it is target = a source + b with a = s e^(i angle), so it has the closed form of a line's fit.
     """
     p, q = (points @ np.array([1, 1j]) for points in (source, target))
     p0, q0 = p.mean(), q.mean()
@@ -40,30 +40,30 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
-def square(box: tuple[float, ...], settings: CropSettings) -> np.ndarray:
-    """(2, 3) matrix that takes the square around a box (x, y, width, height), with its margin, to the crop."""
+def square_matrix(box: tuple[float, ...], settings: CropSettings) -> np.ndarray:
+    """(2, 3) matrix that maps the square around a box (x, y, width, height), with its margin, to the crop."""
     x, y, width, height = box
     side = max(width, height) * (1 + 2 * settings.margin)
     scale = settings.size / side
     return np.array([[scale, 0, scale * (side / 2 - x - width / 2)], [0, scale, scale * (side / 2 - y - height / 2)]])
 
 
-def cut(image: np.ndarray, face: Detection, settings: CropSettings) -> Crop:
-    """The face in an (H, W, 3) BGR picture. Landmarks that all but coincide fall back on the square."""
+def crop_face(image: np.ndarray, face: Detection, settings: CropSettings) -> Crop:
+    """Crop a face out of an (H, W, 3) BGR image; landmarks that nearly coincide fall back on the square."""
     landmarks = np.array(face.landmarks)
     spread = np.linalg.norm(landmarks - landmarks.mean(axis=0), axis=1).max()
     if settings.align == "similarity" and spread > 1e-3 * max(face.box[2:]):
         matrix = similarity(landmarks, template(settings))
     else:
-        matrix = square(face.box, settings)
-    return warped(image, matrix, settings.size)
+        matrix = square_matrix(face.box, settings)
+    return warp(image, matrix, settings.size)
 
 
-def warped(image: np.ndarray, matrix: np.ndarray, size: int) -> Crop:
-    """The square of `size` pixels that a similarity (2, 3) makes of a picture; what lies outside it is black.
+def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> Crop:
+    """Map an image by a similarity (2, 3) to a square of `size` pixels, black outside the image.
 
-    Matrices speak of coordinates in which a pixel's centre is at half-integers, so that they hold at any scale. A face
-    that is made smaller is averaged down first: sampling alone would alias.
+    In the matrix, a pixel's centre is at half-integers, so that it holds at any scale. Before a reduction, pixels are
+    averaged: sampling alone would alias.
     """
     cv2 = require_opencv()
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
@@ -89,14 +89,14 @@ def warped(image: np.ndarray, matrix: np.ndarray, size: int) -> Crop:
 
 
 def _outside(inverse: np.ndarray, size: int, width: int, height: int) -> float:
-    """Share of the crop's pixels whose centres lie outside the picture, on a grid of 32 x 32."""
+    """Share of the crop that lies outside the image, on a grid of 32 x 32 points."""
     line = (np.arange(32) + 0.5) * (size / 32)
     x, y = inverse[:, :2] @ np.stack(np.meshgrid(line, line)).reshape(2, -1) + inverse[:, 2:]
     return float(((x < 0) | (y < 0) | (x > width) | (y > height)).mean())
 
 
-def encoded(crop: Crop, settings: CropSettings) -> bytes:
-    """The crop as the bytes of a PNG or JPEG file."""
+def encode(crop: Crop, settings: CropSettings) -> bytes:
+    """Encode a crop as a PNG or JPEG file."""
     cv2 = require_opencv()
     options = [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg] if settings.jpeg else [cv2.IMWRITE_PNG_COMPRESSION, 1]
     return cv2.imencode(settings.suffix, crop.image, options)[1].tobytes()

@@ -1,6 +1,7 @@
-"""The answers drawn into a video: a box around every face, and its leading classes beside it."""
+"""What `predict` draws beside its table: a timeline, and a video with a box and the leading classes at every face."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -8,25 +9,98 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from twofold.data.faces.detect import require_opencv
+from twofold.data.faces.detectors import require_opencv
 from twofold.data.faces.settings import Sampling
-from twofold.data.faces.timeline import COLOURS, MARK
+from twofold.data.faces.sources import Source
+from twofold.data.faces.timeline import COLOURS, MARK, TIMELINE, draw_timeline, require_matplotlib
 from twofold.data.faces.video import VideoError, read_frames, require_av, video_facts
+from twofold.data.utils.csv_files import read_table
+from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind
 
-LEADING = 3  #: classes named at a face
-CLOCK = Fraction(1, 90_000)  #: of the written times: every usual frame rate fits
+CLASSES_SHOWN = 3  #: at a face
+TIME_BASE = Fraction(1, 90_000)  #: of the written times: every usual frame rate fits
 CODECS = ("libx264", "mpeg4")
 
 
-def annotate(video: Path, rows: pd.DataFrame, classes: Sequence[str], out: Output) -> None:
+@dataclass(frozen=True)
+class Drawing:
+    """timeline: a PNG file; annotate: a video; None is not drawn. overwrite: older ones of ours."""
+
+    timeline: Path | None = None
+    annotate: Path | None = None
+    overwrite: bool = False
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.timeline or self.annotate)
+
+    def check(self, sources: Sequence[Source], out: Path, *, submission: bool) -> None:
+        """Raises InputError, before anything is computed, for what cannot be drawn or would overwrite an input."""
+        videos = [source for source in sources if source.video]
+        for option, path in (("--timeline", self.timeline), ("--annotate", self.annotate)):
+            if path is None:
+                continue
+            if path.resolve() == out.resolve():
+                raise InputError(f"{option} {path} is the table, too: choose another name")
+            if not videos:
+                raise InputError(f"{option}: there is no video among the inputs")
+            if submission:
+                raise InputError(f"{option} needs the table of scores: leave out --submission")
+        if self.timeline and self.timeline.suffix.lower() != ".png":
+            raise InputError(f"--timeline {self.timeline}: the timeline is a .png file")
+        if self.timeline:
+            require_matplotlib()
+        if self.annotate and self.annotate.suffix.lower() not in (".mp4", ".mkv", ".mov"):
+            raise InputError(f"--annotate {self.annotate}: a .mp4, .mkv or .mov file can be written")
+        if self.annotate and len(videos) > 1:
+            raise InputError(f"--annotate writes one video, and there are {len(videos)} among the inputs")
+        for path, kind in ((self.timeline, TIMELINE), (self.annotate, ANNOTATED)):
+            if path:
+                self._output(path, kind, sources).check()
+
+    def draw(self, sources: Sequence[Source], out: Path, classes: Sequence[str]) -> None:
+        """Draw from the table that `predict` wrote to `out`."""
+        table = read_table(out) if self.wanted else pd.DataFrame()
+        if self.timeline:
+            draw_timeline(table, classes, self._output(self.timeline, TIMELINE, sources))
+        if self.annotate:
+            source = next(source for source in sources if source.video)
+            annotate_video(source.path, table[table["source"] == source.name], classes,
+                           self._output(self.annotate, ANNOTATED, sources))
+
+    def _output(self, path: Path, kind: OutputKind, sources: Sequence[Source]) -> Output:
+        return Output(path, kind, self.overwrite, [source.path for source in sources])
+
+
+def annotate_video(video: Path, rows: pd.DataFrame, classes: Sequence[str], out: Output) -> None:
     """Write the video with the rows of `predict` drawn into it, without its sound, whole or not at all.
 
-    Every frame is written, at its own time; between frames that were looked at, the last answer stays.
+    Every frame is written, at its own time; between frames that were used, the last answer stays.
     """
+    av = require_av()
     answers = {int(str(frame)): group for frame, group in rows[rows["frame"] != ""].groupby("frame")}
-    with out.writing() as temporary:
-        _write(video, answers, classes, temporary)
+    current, stamp = None, -1
+    stream: Any = None
+    with out.writing() as temporary, av.open(str(temporary), "w") as container:
+        container.metadata["comment"] = MARK
+        try:
+            for frame in read_frames(video, Sampling()):
+                pixels = frame.pixels()
+                pixels = np.ascontiguousarray(pixels[:pixels.shape[0] // 2 * 2, :pixels.shape[1] // 2 * 2])
+                if stream is None:
+                    stream = _add_stream(av, container, pixels, video_facts(video).rate)
+                current = answers.get(frame.index, current)
+                if current is not None:
+                    _draw_rows(pixels, current, classes)
+                image = av.VideoFrame.from_ndarray(pixels, format="bgr24")
+                stamp = max(stamp + 1, round(Fraction(frame.time) / TIME_BASE))
+                image.pts, image.time_base = stamp, TIME_BASE
+                container.mux(stream.encode(image))
+        except VideoError:  # the annotated video ends where its source does; the table says why
+            pass
+        if stream is not None:
+            container.mux(stream.encode())
 
 
 def _is_annotated(path: Path) -> bool:
@@ -41,37 +115,12 @@ def _is_annotated(path: Path) -> bool:
 ANNOTATED = OutputKind("a video that `predict` drew into", _is_annotated)
 
 
-def _write(video: Path, answers: dict[int, pd.DataFrame], classes: Sequence[str], out: Path) -> None:
-    av = require_av()
-    current, stamp = None, -1
-    stream: Any = None
-    with av.open(str(out), "w") as container:
-        container.metadata["comment"] = MARK
-        try:
-            for frame in read_frames(video, Sampling()):
-                pixels = frame.pixels()
-                pixels = np.ascontiguousarray(pixels[:pixels.shape[0] // 2 * 2, :pixels.shape[1] // 2 * 2])
-                if stream is None:
-                    stream = _stream(av, container, pixels, video_facts(video).rate)
-                current = answers.get(frame.index, current)
-                if current is not None:
-                    _draw(pixels, current, classes)
-                picture = av.VideoFrame.from_ndarray(pixels, format="bgr24")
-                stamp = max(stamp + 1, round(Fraction(frame.time) / CLOCK))
-                picture.pts, picture.time_base = stamp, CLOCK
-                container.mux(stream.encode(picture))
-        except VideoError:  # it ends where it ends; the table says why
-            pass
-        if stream is not None:
-            container.mux(stream.encode())
-
-
-def _stream(av: Any, container: Any, pixels: np.ndarray, rate: float) -> Any:
+def _add_stream(av: Any, container: Any, pixels: np.ndarray, rate: float) -> Any:
     codec = next(name for name in CODECS if name in av.codecs_available)
     stream = container.add_stream(codec, rate=Fraction(rate or 25).limit_denominator(1001))
     stream.height, stream.width = pixels.shape[:2]
     stream.pix_fmt = "yuv420p"
-    stream.codec_context.time_base = CLOCK
+    stream.codec_context.time_base = TIME_BASE
     if codec == "libx264":
         stream.options = {"crf": "20", "preset": "veryfast"}
     else:
@@ -79,28 +128,27 @@ def _stream(av: Any, container: Any, pixels: np.ndarray, rate: float) -> Any:
     return stream
 
 
-def _draw(pixels: np.ndarray, rows: pd.DataFrame, classes: Sequence[str]) -> None:
+def _draw_rows(pixels: np.ndarray, rows: pd.DataFrame, classes: Sequence[str]) -> None:
     for _, row in rows[rows["box"] != ""].iterrows():
-        scores = row[list(classes)].astype(float)
         box = [float(value) for value in row["box"].split()]
         label = f"person {row['track']}" + (": uncertain" if row["prediction"] == "uncertain" else "")
-        _draw_face(pixels, box, label, scores.nlargest(LEADING), int(row["track"] or 0))
+        scores = row[list(classes)].astype(float).nlargest(CLASSES_SHOWN)
+        _draw_face(pixels, box, [label, *(f"{name} {score:.2f}" for name, score in scores.items())],
+                   int(row["track"] or 0))
 
 
-def _draw_face(pixels: np.ndarray, box: Sequence[float], label: str, scores: pd.Series, track: int) -> None:
-    """The lines stand below the box, or above it where there is no room below; the likeliest class first, bold."""
+def _draw_face(pixels: np.ndarray, box: Sequence[float], texts: Sequence[str], track: int) -> None:
+    """Draw a box, and the texts below it, or above it where there is no room below; the second one bold."""
     cv2 = require_opencv()
     height, width = pixels.shape[:2]
     code = COLOURS[track % len(COLOURS)]
-    colour = tuple(int(code[place:place + 2], 16) for place in (5, 3, 1))
+    colour = tuple(int(code[start:start + 2], 16) for start in (5, 3, 1))
     x, y, right, bottom = round(box[0]), round(box[1]), round(box[0] + box[2]), round(box[1] + box[3])
-    thick = max(1, round(height / 300))
+    thick, size = max(1, round(height / 300)), max(0.45, height / 900)
     cv2.rectangle(pixels, (x, y), (right, bottom), colour, thick)
-    size = max(0.45, height / 900)
     step = round(32 * size)
-    texts = [label, *(f"{name} {score:.2f}" for name, score in scores.items())]
     top = bottom + step if bottom + step * len(texts) < height else max(step, y - step * len(texts) + step // 2)
     for number, text in enumerate(texts):
-        place = (max(2, min(x, width - round(step * 0.62 * len(text)))), min(height - 3, top + number * step))
+        origin = (max(2, min(x, width - round(step * 0.62 * len(text)))), min(height - 3, top + number * step))
         for shade, weight in (((0, 0, 0), thick + 2), ((255, 255, 255), thick + (number == 1))):
-            cv2.putText(pixels, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, shade, weight, cv2.LINE_AA)
+            cv2.putText(pixels, text, origin, cv2.FONT_HERSHEY_SIMPLEX, size, shade, weight, cv2.LINE_AA)

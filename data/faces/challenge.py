@@ -1,4 +1,4 @@
-"""The ABAW challenge's frames (`01/00001.jpg`) among the faces that were cropped from its videos (`01.mp4`)."""
+"""The frames of the ABAW challenge (`01/00001.jpg`) among the faces cropped from its videos (`01.mp4`)."""
 
 import logging
 import math
@@ -10,8 +10,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from twofold.data.faces.crop import CropRequest, crop
-from twofold.data.faces.detect import open_yunet
-from twofold.data.faces.detector_file import find_detector
+from twofold.data.faces.detectors import open_detector
 from twofold.data.faces.settings import CropSettings, Sampling
 from twofold.data.images.sources import NO_FACE_SUFFIX
 from twofold.data.manifest import read_manifest
@@ -19,34 +18,34 @@ from twofold.data.readers.cexpr import read_template
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import replace_file
 
-OFF_CENTRE = 0.5  #: of its weight, what a face loses in a corner of the picture
+CORNER_PENALTY = 0.5  #: share of its weight that a face loses in a corner of the image
 
 log = logging.getLogger(__name__)
 
 
-def challenge_frames(table: pd.DataFrame, asked: Sequence[str]) -> list[str]:
-    """For each frame that a template asks for, the key of the face that answers it; where there is none, as asked.
+def challenge_frames(table: pd.DataFrame, frames: Sequence[str]) -> list[str]:
+    """For each frame of a template, the key of its face; where there is none, the frame as it is written there.
 
     table: of a manifest that `crop` wrote. A video is its file's name without the suffix, `01` or `1`; the template
-    counts frames from 1. A video has one answer a frame: that of its main person (`main_tracks`).
+    counts frames from 1. A video has one face a frame: that of its main person (`main_tracks`).
     """
     faces = table[(table["track"] != "") & ~table["key"].str.endswith(NO_FACE_SUFFIX)]
     main = main_tracks(faces)
     faces = faces[[main[source] == track for source, track in zip(faces["source"], faces["track"], strict=True)]]
-    keys = {(_video(source), int(frame)): key
+    keys = {(_video_name(source), int(frame)): key
             for source, frame, key in zip(faces["source"], faces["frame"], faces["key"], strict=True)}
-    return [keys.get(_place(name), name) for name in asked]
+    return [keys.get(_video_and_frame(name), name) for name in frames]
 
 
 def main_tracks(faces: pd.DataFrame) -> dict[str, str]:
-    """The person that each source is about: who takes most of the picture, longest, and nearest to its middle."""
+    """The main track of each source: the largest sum of areas in the frames, weighted towards the centre."""
     weights: dict[tuple[str, str], float] = {}
     for source, track, box, picture in zip(faces["source"], faces["track"], faces["box"], faces["picture"],
                                            strict=True):
         x, y, width, height = map(float, box.split())
         across, down = map(float, picture.split())
         away = math.hypot(2 * (x + width / 2) / across - 1, 2 * (y + height / 2) / down - 1) / math.sqrt(2)
-        share = width * height / (across * down) * (1 - OFF_CENTRE * min(1.0, away))
+        share = width * height / (across * down) * (1 - CORNER_PENALTY * min(1.0, away))
         weights[source, track] = weights.get((source, track), 0.0) + share
     main: dict[str, str] = {}
     for source, track in sorted(weights, key=lambda person: (weights[person], -int(person[1]))):
@@ -54,11 +53,11 @@ def main_tracks(faces: pd.DataFrame) -> dict[str, str]:
     return main
 
 
-def link_frames(table: pd.DataFrame, asked: Sequence[str], crops: Path, folder: Path) -> int:
-    """Put the faces that answer a template where it says (`01/00001.png`), as links to the crops where the file system
-    has them, else as copies; returns how many frames have a face."""
+def link_frames(table: pd.DataFrame, frames: Sequence[str], crops: Path, folder: Path) -> int:
+    """Put the faces of a template's frames under their names (`01/00001.png`), as hard links to the crops where the
+    file system has them, else as copies; returns how many frames have a face."""
     count = 0
-    for name, key in zip(asked, challenge_frames(table, asked), strict=True):
+    for name, key in zip(frames, challenge_frames(table, frames), strict=True):
         if key == name:
             continue
         target = folder / PurePosixPath(name).with_suffix(PurePosixPath(key).suffix)
@@ -72,25 +71,26 @@ def link_frames(table: pd.DataFrame, asked: Sequence[str], crops: Path, folder: 
     return count
 
 
-def _video(source: str) -> str:
+def _video_name(source: str) -> str:
     stem = PurePosixPath(source).stem
     return str(int(stem)) if stem.isdecimal() else stem
 
 
-def _place(name: str) -> tuple[str, int]:
+def _video_and_frame(name: str) -> tuple[str, int]:
     """Video and frame, from 0, of `01/00001.jpg`."""
     video, _, frame = name.partition("/")
     number = PurePosixPath(frame).stem
-    return _video(video + ".x"), int(number) - 1 if number.isdecimal() else -1
+    return _video_name(video + ".x"), int(number) - 1 if number.isdecimal() else -1
 
 
 def crop_challenge(videos: Path, template: Path | None, out: Path, detector: Path | None) -> Path:
-    """Crop the challenge's videos and put the faces of their main persons where the template wants them."""
+    """Crop the challenge's videos and put the faces of their main persons under the template's names; returns the
+    folder. Raises InputError."""
     if template is None:
         raise InputError("--crop goes with --template, which says what frames are called and which ones to answer")
     asked = read_template(template).keys
     request = CropRequest(inputs=[videos], out=out, settings=CropSettings(), sampling=Sampling())
-    cropped = crop(request, open_yunet(find_detector(detector)))
+    cropped = crop(request, open_detector(detector))
     log.info("%s", cropped.text())
     if cropped.stopped:
         raise InputError("stopped before the videos were cropped: the same command goes on")

@@ -1,22 +1,21 @@
-"""The verb `crop`: photographs and videos to a folder of aligned faces and the manifest of them."""
+"""The verb `crop`: photographs and videos to a folder of aligned faces and its manifest, with a journal to resume."""
 
+import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
 from twofold.data.faces.align import TEMPLATE
-from twofold.data.faces.detect import DetectorModel
-from twofold.data.faces.journal import Journal
-from twofold.data.faces.look import Look, Search, look
-from twofold.data.faces.report import Cropped, summary
-from twofold.data.faces.rows import face_key, table
+from twofold.data.faces.detect import DetectionConfig, Face, FrameDetections, detect_faces
+from twofold.data.faces.detectors import Detection, DetectorModel
+from twofold.data.faces.faces_table import CropReport, crop_report, face_key, faces_manifest
 from twofold.data.faces.settings import VERSION, CropSettings, Sampling
 from twofold.data.faces.sources import Source, find_sources
 from twofold.data.faces.video import VideoError, video_facts
@@ -24,67 +23,70 @@ from twofold.data.manifest import Manifest, read_manifest, write_manifest
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import replace_file, write_image
 
-FACES, FACTS = "faces.csv", "crop.json"
+FACES, FACTS, JOURNAL = "faces.csv", "crop.json", ".journal.jsonl"
 LOG_SECONDS = 30  #: between progress lines where stderr is not a terminal
 
 
 @dataclass(frozen=True, kw_only=True)
 class CropRequest:
-    """What to crop, and into which folder. workers: threads, 0 takes one a core."""
+    """What to crop, and into which folder. workers: threads, 0 for one a core; overwrite: a changed faces.csv."""
 
     inputs: Sequence[Path]
     out: Path
     settings: CropSettings
     sampling: Sampling
     workers: int = 0
-    overwrite: bool = False  #: a faces.csv that somebody has changed
+    overwrite: bool = False
 
 
-def crop(request: CropRequest, model: DetectorModel, *, progress: bool = True) -> Cropped:
-    """Find and cut the faces of all inputs. The same request goes on where an interrupted one ended.
+def crop(request: CropRequest, model: DetectorModel, *, progress: bool = True) -> CropReport:
+    """Detect and crop the faces of all inputs. The same request resumes an interrupted one.
 
     The folder may hold faces of other inputs, cropped with the same settings: they stay in its manifest.
-    Raises InputError for inputs that are not there, a folder with anything else in it, faces cropped there with other
+    Raises InputError for missing inputs, a folder with anything else in it, faces cropped there with other
     settings, or from another file of the same name.
     """
-    began, out = time.monotonic(), request.out
+    began, out, settings = time.monotonic(), request.out, request.settings
     sources = find_sources(request.inputs, ignore=out)
-    facts = _facts(request, model)
-    _claim(out, facts)
+    line = settings.to_line(model.sha256)
+    _claim_folder(out, {
+        "version": VERSION, "settings": asdict(settings), "sampling": asdict(request.sampling),
+        "detector": {"name": model.name, "sha256": model.sha256}, "template": [list(point) for point in TEMPLATE],
+        "line": line})
     with Journal(out) as journal:
-        _require_unchanged(out / FACES, table(journal.looks(), request.settings, facts["line"]), request.overwrite)
-        digests = _digests(sources)
-        _require_same_files(out, journal, digests)
-        finished, begun = _so_far(journal, out, sources, request.settings)
+        _check_unchanged(out / FACES, faces_manifest(journal.detections(), settings, line), request.overwrite)
+        digests = {source.name: _sha256(source) for source in sources}
+        for name, sha256 in journal.digests().items():
+            if digests.get(name, sha256) != sha256:
+                raise InputError(f"{out} has the faces of another file that is called {name}: choose another -o")
+        finished, known = _resume(journal, out, sources, settings)
         rest = [source for source in sources if source.name not in finished]
-        search = Search(model, request.settings, request.sampling, request.workers)
+        config = DetectionConfig(model, settings, request.sampling, request.workers)
         frames, stopped = 0, False
         try:
-            with _bar(rest, request.sampling, progress) as bar, closing(look(rest, search, begun)) as looks:
-                for seen in looks:
-                    picture = seen.frame is not None or not seen.source.video  # and not the end of a video
-                    if (seen.source.name, seen.frame) not in begun:
-                        _keep(seen, out, request.settings, journal, digests)
-                        frames += picture
-                    bar.update(picture)
+            with _progress_bar(rest, request.sampling, progress) as bar, \
+                    closing(detect_faces(rest, config, known)) as detections:
+                for found in detections:
+                    is_image = found.frame is not None or not found.source.video  # and not the end of a video
+                    if (found.source.name, found.frame) not in known:
+                        for number, face in enumerate(found.faces):
+                            path = out / face_key(found, number, settings)
+                            path.parent.mkdir(parents=True, exist_ok=True)
+                            write_image(path, face.content)
+                        journal.add(found, digests[found.source.name])
+                        frames += is_image
+                    bar.update(is_image)
         except KeyboardInterrupt:
             stopped = True
-        faces = table(journal.looks(), request.settings, facts["line"])
+        faces = faces_manifest(journal.detections(), settings, line)
     if not stopped:
         write_manifest(faces, out / FACES)
-    return summary(faces, out / FACES, frames=frames, seconds=time.monotonic() - began, stopped=stopped)
+    return crop_report(faces, out / FACES, frames_now=frames, seconds=time.monotonic() - began, stopped=stopped)
 
 
-def _facts(request: CropRequest, model: DetectorModel) -> dict[str, Any]:
-    """crop.json: all that the faces depend on beside the pictures. No path, no time."""
-    settings = asdict(request.settings)
-    return {"version": VERSION, "settings": settings, "sampling": asdict(request.sampling),
-            "detector": {"name": "yunet", "sha256": model.sha256}, "template": [list(point) for point in TEMPLATE],
-            "line": request.settings.line(model.sha256)}
-
-
-def _claim(out: Path, facts: dict[str, Any]) -> None:
-    """Make the folder ours, or see that it is, and was begun with the same settings. Raises InputError."""
+def _claim_folder(out: Path, facts: dict[str, Any]) -> None:
+    """Write crop.json into an empty folder, or compare it: all that the faces depend on beside the images, no path and
+    no time. Raises InputError for another folder, and for other settings."""
     path = out / FACTS
     if not path.is_file():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -105,8 +107,8 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
         raise InputError(f"{out} has faces that were cropped otherwise ({'; '.join(other)}): choose another -o")
 
 
-def _require_unchanged(path: Path, faces: Manifest, overwrite: bool) -> None:
-    """Raises InputError for a manifest that is not what was written: labels that somebody has added would be lost."""
+def _check_unchanged(path: Path, faces: Manifest, overwrite: bool) -> None:
+    """Raises InputError for a manifest that differs from what was written: labels that somebody added would be lost."""
     if overwrite or not path.exists():
         return
     there = read_manifest(path).table
@@ -117,44 +119,35 @@ def _require_unchanged(path: Path, faces: Manifest, overwrite: bool) -> None:
         raise InputError(f"{path} was changed since `crop` wrote it: --overwrite replaces it, or give it another name")
 
 
-def _digests(sources: Sequence[Source]) -> dict[str, str]:
-    digests = {}
-    for source in sources:
-        try:
-            digests[source.name] = source.sha256()
-        except OSError:  # a look at it will say why
-            digests[source.name] = "unreadable"
-    return digests
+def _sha256(source: Source) -> str:
+    try:
+        return source.sha256()
+    except OSError:  # detection reports why
+        return "unreadable"
 
 
-def _require_same_files(out: Path, journal: Journal, digests: Mapping[str, str]) -> None:
-    for name, sha256 in journal.digests().items():
-        if digests.get(name, sha256) != sha256:
-            raise InputError(f"{out} has the faces of another file that is called {name}: choose another -o")
+def _resume(journal: "Journal", out: Path, sources: Sequence[Source], settings: CropSettings
+            ) -> tuple[set[str], dict[tuple[str, int], FrameDetections]]:
+    """Names of finished sources, and the frames known of the others.
 
-
-def _so_far(journal: Journal, out: Path, sources: Sequence[Source], settings: CropSettings
-            ) -> tuple[set[str], dict[tuple[str, int], Look]]:
-    """Sources that are finished, and the looks of those that were only begun.
-
-    What counts is what is there: a source of whose files one is missing, or not as long as it was, is forgotten.
+    The files decide: a source with a missing file, or one of another length than was written, is forgotten.
     """
-    here = {source.name: source for source in sources}
-    finished, begun, damaged = set(), {}, set()
-    for seen, sizes in journal.records():
-        name = seen.source.name
-        if name not in here or name in damaged:
+    names = {source.name for source in sources}
+    finished, known, damaged = set(), {}, set()
+    for found, sizes in journal.records():
+        name = found.source.name
+        if name not in names or name in damaged:
             continue
-        paths = [out / face_key(seen, place, settings) for place in range(len(seen.faces))]
+        paths = [out / face_key(found, number, settings) for number in range(len(found.faces))]
         if any(_size(path) != size for path, size in zip(paths, sizes, strict=True)):
             damaged.add(name)
-        elif seen.last:
+        elif found.last:
             finished.add(name)
-        elif seen.frame is not None:
-            begun[name, seen.frame] = seen
+        elif found.frame is not None:
+            known[name, found.frame] = found
     journal.forget(damaged)
     finished -= damaged
-    return finished, {place: seen for place, seen in begun.items() if place[0] not in finished | damaged}
+    return finished, {place: found for place, found in known.items() if place[0] not in finished | damaged}
 
 
 def _size(path: Path) -> int:
@@ -164,31 +157,104 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _keep(seen: Look, out: Path, settings: CropSettings, journal: Journal, digests: Mapping[str, str]) -> None:
-    """Write the images of a look, then its line."""
-    for place, face in enumerate(seen.faces):
-        path = out / face_key(seen, place, settings)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_image(path, face.content)
-    journal.add(seen, digests[seen.source.name])
-
-
-def _bar(sources: Sequence[Source], sampling: Sampling, progress: bool) -> tqdm:
-    """Frames a second and time left; how many frames videos have is what they say."""
+def _progress_bar(sources: Sequence[Source], sampling: Sampling, shown: bool) -> tqdm:
     pace = 0.5 if os.isatty(2) else LOG_SECONDS
-    return tqdm(total=sum(_expected(sources, sampling)), unit="frame", desc="crop", dynamic_ncols=True,
-                mininterval=pace, maxinterval=2 * pace, disable=not progress)
+    return tqdm(total=sum(_expected_frames(source, sampling) for source in sources), unit="frame", desc="crop",
+                dynamic_ncols=True, mininterval=pace, maxinterval=2 * pace, disable=not shown)
 
 
-def _expected(sources: Sequence[Source], sampling: Sampling) -> Iterator[int]:
-    for source in sources:
+def _expected_frames(source: Source, sampling: Sampling) -> int:
+    """1 for a photograph; for a video what its header promises."""
+    try:
+        facts = video_facts(source.path) if source.video else None
+    except VideoError:
+        facts = None
+    if facts is None:
+        return 1
+    if sampling.fps and facts.rate > sampling.fps:
+        return round(facts.frames * sampling.fps / facts.rate)
+    return -(-facts.frames // sampling.every)
+
+
+class Journal:
+    """A line for each photograph and frame done, appended after its images are written. One process at a time."""
+
+    def __init__(self, folder: Path):
+        """Open or create the journal of a folder, and drop a last line that a crash cut off.
+
+        Raises InputError where another process writes.
+        """
+        self.path = folder / JOURNAL
+        self.file = self._open(self.path)
+        whole = sum(len(line) for line in self.file if line.endswith(b"\n"))
+        self.file.truncate(whole)
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.fsync(self.file.fileno())
+        self.file.close()
+
+    @staticmethod
+    def _open(path: Path) -> BinaryIO:
+        file = path.open("a+b")
         try:
-            facts = video_facts(source.path) if source.video else None
-        except VideoError:
-            facts = None
-        if facts is None:
-            yield 1
-        elif sampling.fps and facts.rate > sampling.fps:
-            yield round(facts.frames * sampling.fps / facts.rate)
-        else:
-            yield -(-facts.frames // sampling.every)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise InputError(f"{path.parent}: another crop is writing there: wait for it, or choose another -o"
+                             ) from None
+        except OSError:  # a file system without locks
+            pass
+        file.seek(0)
+        return file
+
+    def add(self, found: FrameDetections, sha256: str) -> None:
+        """Append a photograph or frame, all of whose images are written; sha256 is its source's."""
+        faces = [{"box": face.detection.box, "landmarks": face.detection.landmarks, "score": face.detection.score,
+                  "scale": face.scale, "padded": face.padded, "sharpness": face.sharpness, "track": face.track,
+                  "bytes": len(face.content)} for face in found.faces]
+        record = {"source": found.source.name, "video": found.source.video, "sha256": sha256, "frame": found.frame,
+                  "time": found.time, "note": found.note, "last": found.last, "size": found.size, "faces": faces}
+        self.file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8") + b"\n")
+        self.file.flush()
+
+    def forget(self, names: Set[str]) -> None:
+        """Remove all lines of these sources."""
+        if names:
+            with replace_file(self.path) as temporary, self.path.open("rb") as old, temporary.open("wb") as new:
+                new.writelines(line for line in old if json.loads(line)["source"] not in names)
+            self.file.close()
+            self.file = self._open(self.path)
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of every source, by name."""
+        return {record["source"]: record["sha256"] for record in self._lines()}
+
+    def records(self) -> Iterator[tuple[FrameDetections, list[int]]]:
+        """Every line in order, without the images, and the sizes of its image files."""
+        for record in self._lines():
+            faces = tuple(_face(face) for face in record["faces"])
+            source = Source(record["source"], Path(), record["video"])
+            size = record["size"] and (record["size"][0], record["size"][1])
+            yield (FrameDetections(source, record["frame"], record["time"], faces, record["note"], record["last"],
+                                   size), [face["bytes"] for face in record["faces"]])
+
+    def detections(self) -> Iterator[FrameDetections]:
+        """Every line in order."""
+        return (found for found, _ in self.records())
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    raise InputError(f"{self.path}: line {number} is damaged: choose another -o and crop again"
+                                     ) from None
+
+
+def _face(record: Mapping[str, Any]) -> Face:
+    detection = Detection(tuple(record["box"]), tuple(map(tuple, record["landmarks"])), record["score"])
+    return Face(detection, b"", record["scale"], record["padded"], record["sharpness"], record["track"])

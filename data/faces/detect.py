@@ -1,142 +1,158 @@
-"""Faces in a picture, by YuNet (W. Wu, H. Peng, S. Yu, Machine Intelligence Research 2023) as OpenCV runs it."""
+"""Photographs and videos to aligned faces in memory: decode, detect, track and crop in threads, results in order."""
 
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from threading import local
 
 import numpy as np
 
-from twofold.data.faces.settings import CropSettings
-from twofold.data.utils.errors import InputError
+from twofold.data.faces.align import crop_face, encode
+from twofold.data.faces.detectors import Detection, Detector, DetectorModel
+from twofold.data.faces.settings import CropSettings, Sampling
+from twofold.data.faces.sources import Source
+from twofold.data.faces.track import Tracker
+from twofold.data.faces.video import Frame, VideoError, read_frames
+from twofold.data.images.decode import ImageError, decode
+from twofold.data.images.sources import NO_FACE
 
-SMALLEST = 20  #: pixels of a face's side that the detector is shown at the least; it was trained down to about ten
-COARSE_SIDE = 320  #: a larger picture is searched at this size, too: it was not trained on faces beyond 300 pixels
-FINE_SIDE = 1280  #: and none is searched larger: an 8K picture would take seconds, and pores look like faces
-LEAST_SIDE = 160  #: a smaller picture is enlarged to this
-OVERLAP = 0.3  #: of two boxes, intersection over union, from which they are one face
-INSIDE = 0.6  #: of a small box, the share inside a larger one from which it is no face of its own
-BORDER = 0.02  #: a box may reach out of the picture by nearly its own size; with less than this inside it is none
-
-
-@dataclass(frozen=True)
-class Detection:
-    """One face. box: x, y, width, height in pixels of the picture, may reach beyond its edges; landmarks: (x, y) of
-    the eye on the left of the picture, the other eye, nose, left and right corner of the mouth; score: 0 to 1."""
-
-    box: tuple[float, float, float, float]
-    landmarks: tuple[tuple[float, float], ...]
-    score: float
-
-
-class Detector(Protocol):
-    """Finds faces in an (H, W, 3) BGR picture of bytes: all of them, the largest first. One thread at a time."""
-
-    def detect(self, image: np.ndarray) -> list[Detection]: ...
+MAX_QUEUED_BYTES = 256 << 20  #: of frames that are decoded and wait for the detector
 
 
 @dataclass(frozen=True)
-class DetectorModel:
-    """A detector to be run in several threads: `start` gives each its own; sha256 is of the weights file."""
+class Face:
+    """An aligned face. content: the bytes of its image file; the rest as in `Detection` and `Crop`."""
 
-    sha256: str
-    start: Callable[[CropSettings], Detector]
-
-
-def open_yunet(path: Path) -> DetectorModel:
-    """YuNet from its ONNX file, tried once on an empty picture. Raises InputError for any other file."""
-    cv2 = require_opencv()
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"--detector {path}: {error.strerror or 'cannot be read'}") from None
-
-    def start(settings: CropSettings) -> Detector:
-        return YuNet(content, settings)
-
-    try:
-        start(CropSettings()).detect(np.zeros((LEAST_SIDE, LEAST_SIDE, 3), np.uint8))
-    except cv2.error as error:
-        reason = str(error).strip().splitlines()[-1][:120]
-        raise InputError(f"--detector {path}: OpenCV {cv2.__version__} does not read it as a YuNet face detector "
-                         f"({reason})") from None
-    return DetectorModel(hashlib.sha256(content).hexdigest(), start)
+    detection: Detection
+    content: bytes
+    scale: float
+    padded: float
+    sharpness: float
+    track: int = 0
 
 
-class YuNet:
-    """One thread's detector.
+@dataclass(frozen=True)
+class FrameDetections:
+    """A photograph, or a frame of a video, and its faces, the largest first.
 
-    The picture is shown at the scale at which the smallest face asked for is `SMALLEST` pixels wide (a half at the
-    default of 40: a quarter of the time, and landmarks as precise), but at most `FINE_SIDE` wide or high; a large one
-    at `COARSE_SIDE` besides, whose faces win: what the finer look sees inside them are their parts.
+    frame and time (seconds) are None for a photograph and for the entry that ends a video, which has no faces;
+    note: why there are no faces, or what ended the video early; last: the source ends here.
     """
 
-    def __init__(self, content: bytes, settings: CropSettings):
-        cv2 = require_opencv()
-        self.settings = settings
-        self.network = cv2.FaceDetectorYN.create("onnx", np.frombuffer(content, np.uint8), np.empty(0, np.uint8),
-                                                 (LEAST_SIDE, LEAST_SIDE), settings.min_score, OVERLAP, 5000)
-
-    def detect(self, image: np.ndarray) -> list[Detection]:
-        """All faces of at least the settings' score and size, the largest first."""
-        side = max(image.shape[:2])
-        scale = max(min(1.0, SMALLEST / self.settings.min_size, FINE_SIDE / side), LEAST_SIDE / side)
-        faces = self._at(image, scale)
-        if side * scale > COARSE_SIDE:
-            large = self._at(image, COARSE_SIDE / side)
-            faces = large + [face for face in faces if not any(same_face(face, other) for other in large)]
-        height, width = image.shape[:2]
-        kept = [face for face in faces if min(face.box[2:]) >= self.settings.min_size and _inside(face, width, height)]
-        return sorted(kept, key=lambda face: (-face.box[2] * face.box[3], face.box))
-
-    def _at(self, image: np.ndarray, scale: float) -> list[Detection]:
-        cv2 = require_opencv()
-        height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-        if (height, width) != image.shape[:2]:
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        self.network.setInputSize((width, height))
-        rows = self.network.detect(np.ascontiguousarray(image))[1]
-        return [] if rows is None else [_detection(row, scale) for row in rows.astype(float) if np.isfinite(row).all()]
+    source: Source
+    frame: int | None
+    time: float | None
+    faces: tuple[Face, ...]
+    note: str = ""
+    last: bool = False
+    size: tuple[int, int] | None = None  #: width and height of the image, upright
 
 
-def _detection(row: np.ndarray, scale: float) -> Detection:
-    """One row of OpenCV's: box (4), five landmarks (10), the person's right eye first, which is left in the picture."""
-    x, y, width, height = np.round(row[:4] / scale, 2).tolist()  # as the table says it, so that crops can be cut again
-    landmarks = np.round(row[4:14] / scale, 2).reshape(5, 2).tolist()
-    return Detection((x, y, width, height), tuple((x, y) for x, y in landmarks), round(float(row[14]), 4))
+@dataclass(frozen=True)
+class DetectionConfig:
+    """How to detect and crop. workers: threads, 0 for one a core."""
+
+    model: DetectorModel
+    settings: CropSettings
+    sampling: Sampling
+    workers: int = 0
 
 
-def _inside(face: Detection, width: int, height: int) -> bool:
-    x, y, w, h = face.box
-    inner = max(0.0, min(x + w, width) - max(x, 0)) * max(0.0, min(y + h, height) - max(y, 0))
-    return inner >= BORDER * w * h
+def detect_faces(sources: Sequence[Source], config: DetectionConfig,
+                 known: Mapping[tuple[str, int], FrameDetections] | None = None) -> Generator[FrameDetections]:
+    """Detect and crop the faces of the sources, in order, frame by frame; every source ends with an entry that is
+    its `last`.
+
+    Holds a bounded number of images, however long a video is. known: results of an earlier run by source and frame,
+    which are repeated without detection. A source that cannot be read is one entry with a note.
+    """
+    tracker = Tracker()
+    for found in _run_in_order(_tasks(sources, config, known or {}), config.workers or os.cpu_count() or 1):
+        if found.frame is not None:
+            tracks = tracker.update([face.detection for face in found.faces], found.time or 0.0)
+            faces = tuple(replace(face, track=track) for face, track in zip(found.faces, tracks, strict=True))
+            yield replace(found, faces=faces)
+        else:
+            tracker = Tracker()
+            yield found
 
 
-def same_face(small: Detection, large: Detection) -> bool:
-    """Whether two looks at a picture saw one face: boxes overlap, or one lies in the other."""
-    share = overlap(small.box, large.box)
-    inner = share / (1 + share) * (1 + large.box[2] * large.box[3] / (small.box[2] * small.box[3]))
-    return share >= OVERLAP or inner >= INSIDE
+Task = Callable[[], FrameDetections]
 
 
-def overlap(first: tuple[float, ...], second: tuple[float, ...]) -> float:
-    """Intersection over union of two boxes (x, y, width, height)."""
-    width = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
-    height = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    common = width * height
-    return common / (first[2] * first[3] + second[2] * second[3] - common)
+def _run_in_order(tasks: Iterator[tuple[Task, int]], workers: int) -> Iterator[FrameDetections]:
+    """Run tasks in threads, a bounded number ahead, and yield their results in order. Each comes with its bytes."""
+    waiting: deque[tuple[Future[FrameDetections], int]] = deque()
+    queued = 0
+    with ThreadPoolExecutor(workers, "detect") as pool:
+        try:
+            for task, size in tasks:
+                waiting.append((pool.submit(task), size))
+                queued += size
+                while len(waiting) > 16 * workers or (len(waiting) > workers and queued > MAX_QUEUED_BYTES):
+                    future, size = waiting.popleft()
+                    queued -= size
+                    yield future.result()
+            while waiting:
+                yield waiting.popleft()[0].result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def require_opencv():
-    """The module cv2, quiet and with one thread a call: frames are what runs in parallel. Raises InputError."""
+def _tasks(sources: Sequence[Source], config: DetectionConfig, known: Mapping[tuple[str, int], FrameDetections]
+           ) -> Iterator[tuple[Task, int]]:
+    """One task for each photograph and frame, and about how many bytes it holds until it is done."""
+    detectors = local()
+
+    def find(image: np.ndarray) -> tuple[Face, ...]:
+        if not hasattr(detectors, "own"):  # one for each thread
+            detectors.own = config.model.create(config.settings)
+        return crop_faces(image, detectors.own, config.settings)[0]
+
+    for source in sources:
+        if not source.video:
+            yield lambda source=source: _photograph(source, find), 0
+            continue
+        note = ""
+        try:
+            for frame in read_frames(source.path, config.sampling):
+                before = known.get((source.name, frame.index))
+                if before is not None:
+                    yield lambda before=before: before, 0
+                else:
+                    yield lambda source=source, frame=frame: _frame(source, frame, find), 3 * frame.pixel_count
+        except VideoError as error:
+            note = str(error)
+        end = FrameDetections(source, None, None, (), note, last=True)
+        yield lambda end=end: end, 0
+
+
+def _photograph(source: Source, find: Callable[[np.ndarray], tuple[Face, ...]]) -> FrameDetections:
     try:
-        import cv2
-    except ImportError:
-        raise InputError("finding faces needs OpenCV: pip install 'twofold[footage]' (or opencv-python-headless and "
-                         "av)") from None
-    cv2.setNumThreads(1)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # its warnings name options of the network's
-    return cv2
+        image = np.asarray(decode(source.path.read_bytes()))[..., ::-1]
+    except (ImageError, OSError) as error:
+        reason = str(error) if isinstance(error, ImageError) else f"unreadable file ({error.strerror})"
+        return FrameDetections(source, None, None, (), reason, last=True)
+    faces = find(np.ascontiguousarray(image))
+    return FrameDetections(source, None, None, faces, "" if faces else NO_FACE, True, (image.shape[1], image.shape[0]))
+
+
+def _frame(source: Source, frame: Frame, find: Callable[[np.ndarray], tuple[Face, ...]]) -> FrameDetections:
+    image = frame.pixels()
+    faces = find(image)
+    return FrameDetections(source, frame.index, round(frame.time, 6), faces, "" if faces else NO_FACE,
+                           size=(image.shape[1], image.shape[0]))
+
+
+def crop_faces(image: np.ndarray, detector: Detector, settings: CropSettings, *, most: int | None = None
+               ) -> tuple[tuple[Face, ...], int]:
+    """The `most` largest faces of an (H, W, 3) BGR image, and how many smaller ones were left out."""
+    detections = detector.detect(image)
+    faces = []
+    for detection in detections[:most]:
+        crop = crop_face(image, detection, settings)
+        faces.append(Face(detection, encode(crop, settings), round(crop.scale, 3), round(crop.padded, 3),
+                          round(crop.sharpness, 1)))
+    return tuple(faces), len(detections) - len(faces)

@@ -1,22 +1,23 @@
-"""From photographs and videos to faces without a file on the way: what `predict` and `serve` hand to the networks."""
+"""Photographs and videos to aligned faces without a file in between: the input of `predict` and `serve`."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
-from twofold.data.faces.ahead import ahead
-from twofold.data.faces.detect import open_yunet
-from twofold.data.faces.detector_file import find_detector
-from twofold.data.faces.look import Face, Look, Search, look
-from twofold.data.faces.rows import face_key, table
-from twofold.data.faces.settings import CropSettings, Sampling, read_line
+from twofold.data.faces.detect import DetectionConfig, Face, FrameDetections, crop_faces, detect_faces
+from twofold.data.faces.detectors import Detector, open_detector
+from twofold.data.faces.faces_table import face_key, faces_manifest
+from twofold.data.faces.settings import CropSettings, Sampling, parse_crop_line
 from twofold.data.faces.sources import Source
-from twofold.data.images.decode import FACE_LIMITS, ImageError, Limits
+from twofold.data.images.decode import FACE_LIMITS, PHOTO_LIMITS, ImageError, Limits, decode
 from twofold.data.images.sources import NO_FACE, NO_FACE_SUFFIX
 from twofold.data.manifest import Manifest
 from twofold.data.utils.errors import InputError
@@ -24,15 +25,17 @@ from twofold.data.utils.errors import InputError
 log = logging.getLogger(__name__)
 
 Treatment = Literal["auto", "detect", "cropped"]
+Item = TypeVar("Item")
 
-CHUNK = 512  #: faces that are handed on together
-FILLED = (0.5, 0.6)  #: of a picture's width and height: a box that takes as much says that it is a face already
-SMALL = 128  #: pixels: a picture no longer than this, in which no face is found, is taken for a tight crop of one
+CHUNK = 512  #: faces that are passed on together
+PREFETCHED = 2  #: chunks that are ready or in work while another is used
+MIN_FACE_SHARE = (0.5, 0.6)  #: of an image's width and height: a larger box marks the image as a face already
+MAX_CROP_SIDE = 128  #: pixels: a smaller image in which no face is found is taken for a tight crop of one
 
 
 @dataclass(frozen=True)
 class FacesInMemory:
-    """Some faces in order, keys without a face among them: a source of images that reads no file."""
+    """Faces in order, keys without a face among them: an `ImageSource` that reads no file."""
 
     keys: list[str]
     contents: dict[str, bytes]
@@ -46,39 +49,39 @@ class FacesInMemory:
 
 
 @dataclass
-class Footage:
-    """Sources on their way to the networks. `chunks` runs through them once; the rest tells what they were.
+class FaceStream:
+    """The faces of sources, detected while they are used. `chunks` runs once; the rest reports on what it yielded.
 
-    search: None where no detector is to be had, and every picture is taken for a face. treatment: `auto` crops what is
-    not a face yet, `detect` every picture, `cropped` none (videos are cropped all the same).
+    config: None without a detector: every photograph is taken for a face. treatment: `auto` crops what is not a face
+    already, `detect` every photograph, `cropped` none (videos are always cropped).
     """
 
     sources: Sequence[Source]
-    search: Search | None
+    config: DetectionConfig | None
     treatment: Treatment = "auto"
-    looks: list[Look] = field(default_factory=list)  #: in order, images left out
-    as_they_are: set[str] = field(default_factory=set)  #: names of pictures that are faces already
+    detections: list[FrameDetections] = field(default_factory=list)  #: in order, without the images
+    uncropped: set[str] = field(default_factory=set)  #: names of photographs that are faces already
 
     def __post_init__(self) -> None:
         videos = [source.name for source in self.sources if source.video]
-        if self.search is None and videos:
+        if self.config is None and videos:
             raise InputError(f"{videos[0]} is a video, whose faces only a detector finds: see `weights ls`, or give "
                              "--detector PATH")
 
     @property
     def settings(self) -> CropSettings:
-        return self.search.settings if self.search else CropSettings()
+        return self.config.settings if self.config else CropSettings()
 
     def chunks(self) -> Iterator[FacesInMemory]:
-        """All faces, a bounded number at a time; the next ones are found while some are used."""
-        with closing(ahead(self._chunks())) as chunks:
+        """All faces, a bounded number at a time; the next ones are detected while some are used."""
+        with closing(_prefetch(self._chunks())) as chunks:
             yield from chunks
 
     def _chunks(self) -> Iterator[FacesInMemory]:
         chunk = FacesInMemory([], {})
         with tqdm(unit="frame", desc="frames", dynamic_ncols=True, disable=None) as bar:
-            for seen in self._seen():
-                self._take(seen, chunk)
+            for found in self._detect():
+                self._add(found, chunk)
                 bar.update()
                 if len(chunk.keys) >= CHUNK:
                     yield chunk
@@ -86,108 +89,174 @@ class Footage:
         if chunk.keys:
             yield chunk
 
-    def _seen(self) -> Iterator[Look]:
-        """Pictures that are faces by decree are not searched: they come first, the others in their order."""
-        decreed = self.search is None or self.treatment == "cropped"
-        for source in self.sources:
-            if decreed and not source.video:
-                self.as_they_are.add(source.name)
-                yield Look(source, None, None, (), last=True)
-        rest = [source for source in self.sources if source.name not in self.as_they_are]
-        if self.search and rest:
-            yield from look(rest, self.search)
+    def _detect(self) -> Iterator[FrameDetections]:
+        """Photographs that are taken for faces come first, without detection, the others in their order."""
+        if self.config is None or self.treatment == "cropped":
+            for source in self.sources:
+                if not source.video:
+                    self.uncropped.add(source.name)
+                    yield FrameDetections(source, None, None, (), last=True)
+        rest = [source for source in self.sources if source.name not in self.uncropped]
+        if self.config and rest:
+            yield from detect_faces(rest, self.config)
 
-    def _take(self, seen: Look, chunk: FacesInMemory) -> None:
-        if self.treatment == "auto" and not seen.source.video and seen.size and is_face_already(seen.size, seen.faces):
-            self.as_they_are.add(seen.source.name)
-        if seen.source.name in self.as_they_are:
-            seen = replace(seen, faces=(), note="")
+    def _add(self, found: FrameDetections, chunk: FacesInMemory) -> None:
+        name = found.source.name
+        if (self.treatment == "auto" and not found.source.video and found.size
+                and is_face_crop(found.size, found.faces)):
+            self.uncropped.add(name)
+        if name in self.uncropped:
+            found = replace(found, faces=(), note="")
             try:
-                chunk.contents[seen.source.name] = seen.source.path.read_bytes()
-                chunk.keys.append(seen.source.name)
+                chunk.contents[name] = found.source.path.read_bytes()
+                chunk.keys.append(name)
             except OSError as error:
-                seen = replace(seen, note=f"unreadable file ({error.strerror})")
-                self.as_they_are.discard(seen.source.name)
-        for place, face in enumerate(seen.faces):
-            key = face_key(seen, place, self.settings)
+                found = replace(found, note=f"unreadable file ({error.strerror})")
+                self.uncropped.discard(name)
+        for number, face in enumerate(found.faces):
+            key = face_key(found, number, self.settings)
             chunk.keys.append(key)
             chunk.contents[key] = face.content
-        self.looks.append(replace(seen, faces=tuple(replace(face, content=b"") for face in seen.faces)))
+        self.detections.append(replace(found, faces=tuple(replace(face, content=b"") for face in found.faces)))
 
-    def table(self) -> Manifest:
-        """The manifest of what was seen, as `crop` writes it; pictures taken as they are stand under their own name."""
-        line = self.settings.line(self.search.model.sha256) if self.search else ""
-        return table(self.looks, self.settings, line, self.as_they_are)
+    def manifest(self) -> Manifest:
+        """The manifest, as `crop` writes it; photographs that are not cropped stand under their own name."""
+        line = self.settings.to_line(self.config.model.sha256) if self.config else ""
+        return faces_manifest(self.detections, self.settings, line, self.uncropped)
 
-    def account(self) -> str:
-        """How many pictures were faces already, how many were cropped, and what the videos held."""
-        pictures = [seen for seen in self.looks if not seen.source.video]
-        cropped = [seen for seen in pictures if seen.faces]
-        empty = [seen for seen in pictures if not seen.faces and seen.source.name not in self.as_they_are]
-        frames = [seen for seen in self.looks if seen.frame is not None]
+    def summary(self) -> str:
+        """How many photographs were faces already, how many were cropped, and what the videos held."""
+        photos = [found for found in self.detections if not found.source.video]
+        cropped = [found for found in photos if found.faces]
+        frames = [found for found in self.detections if found.frame is not None]
         parts = []
-        if pictures:
-            parts.append(f"{len(pictures):,} pictures: {len(self.as_they_are):,} taken as they are, "
-                         f"{len(cropped):,} cropped to {sum(len(seen.faces) for seen in cropped):,} faces, "
-                         f"{len(empty):,} without a face")
+        if photos:
+            empty = sum(not found.faces and found.source.name not in self.uncropped for found in photos)
+            parts.append(f"{len(photos):,} pictures: {len(self.uncropped):,} taken as they are, "
+                         f"{len(cropped):,} cropped to {sum(len(found.faces) for found in cropped):,} faces, "
+                         f"{empty:,} without a face")
         if frames:
-            parts.append(f"{len(frames):,} frames of {len({seen.source.name for seen in frames}):,} videos: "
-                         f"{sum(len(seen.faces) for seen in frames):,} faces, "
-                         f"{sum(not seen.faces for seen in frames):,} frames without one")
+            parts.append(f"{len(frames):,} frames of {len({found.source.name for found in frames}):,} videos: "
+                         f"{sum(len(found.faces) for found in frames):,} faces, "
+                         f"{sum(not found.faces for found in frames):,} frames without one")
         return "; ".join(parts)
 
     @property
     def faults(self) -> list[str]:
         """What could not be read, or not to its end, a sentence each."""
-        return [f"{seen.source.name}: {seen.note}" for seen in self.looks
-                if seen.last and seen.note not in ("", NO_FACE)]
+        return [f"{found.source.name}: {found.note}" for found in self.detections
+                if found.last and found.note not in ("", NO_FACE)]
 
 
-def is_face_already(size: tuple[int, int], faces: Sequence[Face]) -> bool:
-    """Whether a picture of this width and height is a face already: one of its faces, the largest first, fills it, or
-    none could be found in a very small one."""
+def _prefetch(items: Iterable[Item]) -> Generator[Item]:
+    """The items in order, the next ones computed in a thread meanwhile; their exceptions are raised here."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1, "prefetch") as pool:
+        waiting = deque(pool.submit(next, iterator, end) for _ in range(PREFETCHED))
+        try:
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(pool.submit(next, iterator, end))
+                yield item  # pyright: ignore[reportReturnType]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def is_face_crop(size: tuple[int, int], faces: Sequence[Face]) -> bool:
+    """Whether an image of this width and height is a face already: its largest face (the first) fills it, or it is
+    very small and no face was found."""
     width, height = size
     if width * height > FACE_LIMITS.pixels:
         return False
     if not faces:
-        return max(width, height) <= SMALL
+        return max(width, height) <= MAX_CROP_SIDE
     box = faces[0].detection.box
-    return box[2] >= FILLED[0] * width and box[3] >= FILLED[1] * height
+    return box[2] >= MIN_FACE_SHARE[0] * width and box[3] >= MIN_FACE_SHARE[1] * height
 
 
-def open_footage(sources: Sequence[Source], lines: Sequence[str], *, detector: Path | None, sampling: Sampling,
-                 treatment: Treatment) -> Footage:
+def open_face_stream(sources: Sequence[Source], lines: Sequence[str], *, detector: Path | None, sampling: Sampling,
+                     treatment: Treatment) -> FaceStream:
     """Sources to be cropped as the faces were that have these lines of crop settings.
 
-    detector: its weights file, None to look for it. Raises InputError where one is needed and not to be had; where it
+    detector: its weights file, None to search for it. Raises InputError where one is needed and missing; where it
     would only help, a warning says what the answers are worth without it.
     """
     videos = any(source.video for source in sources)
     if treatment == "cropped" and not videos:
-        return Footage(sources, None, treatment)
+        return FaceStream(sources, None, treatment)
     try:
-        search = open_search(lines, detector=detector, sampling=sampling)
+        config = open_detection(lines, detector=detector, sampling=sampling)
     except InputError as error:
         if detector or treatment == "detect" or videos:
             raise
         log.warning("warning: all pictures are taken for faces as they are; the answer for an uncropped one is worth "
                     "nothing (%s)", error)
-        return Footage(sources, None, treatment)
-    return Footage(sources, search, treatment)
+        return FaceStream(sources, None, treatment)
+    return FaceStream(sources, config, treatment)
 
 
-def open_search(lines: Sequence[str], *, detector: Path | None, sampling: Sampling) -> Search:
-    """The detector, and settings that cut faces as those were that have these lines of crop settings.
+def open_detection(lines: Sequence[str], *, detector: Path | None, sampling: Sampling) -> DetectionConfig:
+    """The detector, and settings that crop faces as those were that have these lines of crop settings.
 
-    A warning says where that is not quite so. Raises InputError where no detector is to be had.
+    A warning says where that is not quite so. Raises InputError without a detector.
     """
-    model, settings = open_yunet(find_detector(detector)), CropSettings()
+    model, settings = open_detector(detector), CropSettings()
     if lines:
-        settings, digest = read_line(lines[0])
+        settings, digest = parse_crop_line(lines[0])
         if len(lines) > 1:
             log.warning("warning: the run's faces were cropped in %d ways; these as the most of them: %s", len(lines),
                         lines[0])
         if digest != model.sha256[:16]:
             log.warning("warning: the run's faces were found by another detector (%s, here %s)", digest,
                         model.sha256[:16])
-    return Search(model, settings, sampling)
+    return DetectionConfig(model, settings, sampling)
+
+
+@dataclass(frozen=True)
+class PictureFace:
+    """One face. box: x, y, width, height in pixels of the upright image; content: the bytes of its image file;
+    detection: the detector's score, 0 to 1, or None without detection."""
+
+    box: tuple[float, float, float, float]
+    content: bytes
+    detection: float | None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image and its faces, the largest first. left_out: smaller faces, beyond the number asked for."""
+
+    width: int
+    height: int
+    faces: tuple[PictureFace, ...]
+    left_out: int = 0
+
+
+class FaceFinder:
+    """Finds the faces of one image at a time. config: None takes every image for one face as it is."""
+
+    def __init__(self, config: DetectionConfig | None):
+        self._settings = config.settings if config else CropSettings()
+        self._detector: Detector | None = config.model.create(config.settings) if config else None
+
+    @property
+    def detects(self) -> bool:
+        """Whether it detects faces, or takes every image for one."""
+        return self._detector is not None
+
+    def find(self, content: bytes, *, most: int) -> Picture:
+        """The image in these bytes of an image file, and its `most` largest faces; a face crop is taken as it is.
+
+        Raises ImageError for one that cannot be read or is too large, which its header says before it is decoded.
+        """
+        image = decode(content, PHOTO_LIMITS if self._detector else FACE_LIMITS)
+        width, height = image.size
+        box, score = (0.0, 0.0, float(width), float(height)), None
+        if self._detector is not None:
+            faces, left_out = crop_faces(np.ascontiguousarray(np.asarray(image)[..., ::-1]), self._detector,
+                                         self._settings, most=most)
+            if not is_face_crop((width, height), faces):
+                return Picture(width, height, tuple(PictureFace(face.detection.box, face.content, face.detection.score)
+                                                    for face in faces), left_out)
+            if faces:
+                box, score = faces[0].detection.box, faces[0].detection.score
+        return Picture(width, height, (PictureFace(box, content, score),))

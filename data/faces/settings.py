@@ -1,4 +1,4 @@
-"""How faces are cut out of pictures: the settings, and the one line of text in which a manifest carries them."""
+"""How faces are cropped out of images: the settings, and the line of text in which a manifest carries them."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -7,22 +7,22 @@ from typing import Any
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import check, option
 
-VERSION = 1  #: of detection, alignment and encoding: what they give may only change together with this number
+VERSION = 1  #: of detection, alignment and encoding: their results may only change together with this number
 
 
 @dataclass(frozen=True, kw_only=True)
 class CropSettings:
-    """What a crop's pixels depend on, beside the picture.
+    """What the pixels of a crop depend on, beside the image.
 
     align: `similarity` (landmarks onto the template, see align.py) or `square` (the box, upright); margin: share of the
-    side added on every side; min_score: of the detector; min_size: the shorter side of the box, pixels of the picture.
+    side added on every side; min_score: of the detector; min_size: the shorter side of the box, pixels of the image.
     """
 
     align: str = option("similarity", help="Landmarks onto a template, or the square around the box.",
                         choices=("similarity", "square"))
     size: int = option(224, help="Side of a face's image in pixels.", least=16, most=2048)
     margin: float = option(0.0, help="More around the face: a share of the side, on every side.", least=-0.4, most=2)
-    min_score: float = option(0.6, help="Less sure detections are no faces.", least=0.05, most=1)
+    min_score: float = option(0.6, help="Least score of a detection.", least=0.05, most=1)
     min_size: int = option(40, help="Smaller faces are left out; small values take more time.", least=8, most=10_000)
     jpeg: int = option(0, help="Write JPEG of this quality; 0 writes PNG.", least=0, most=100)
 
@@ -33,14 +33,14 @@ class CropSettings:
     def suffix(self) -> str:
         return ".jpg" if self.jpeg else ".png"
 
-    def line(self, detector: str) -> str:
+    def to_line(self, detector_sha256: str) -> str:
         """The settings and the detector's SHA-256 as one line: the manifest's column `crop`."""
         return (f"align={self.align} size={self.size} margin={self.margin:g} min_score={self.min_score:g} "
-                f"min_size={self.min_size} jpeg={self.jpeg} detector={detector[:16]} version={VERSION}")
+                f"min_size={self.min_size} jpeg={self.jpeg} detector={detector_sha256[:16]} version={VERSION}")
 
 
-def read_line(line: str) -> tuple[CropSettings, str]:
-    """Settings and the first 16 digits of the detector's SHA-256, from `CropSettings.line`. Raises InputError."""
+def parse_crop_line(line: str) -> tuple[CropSettings, str]:
+    """Settings and the first 16 digits of the detector's SHA-256, from `CropSettings.to_line`. Raises InputError."""
     words = {name: value for name, _, value in (word.partition("=") for word in line.split())}
     if words.get("version", str(VERSION)) != str(VERSION):
         raise InputError(f"crop settings {line!r} are of another version than {VERSION}: crop the faces again")
@@ -51,8 +51,8 @@ def read_line(line: str) -> tuple[CropSettings, str]:
         raise InputError(f"{line!r} are no crop settings (see the column `crop` of what `crop` writes)") from None
 
 
-def crop_lines(manifest: Path) -> list[str]:
-    """The different crop settings in a manifest's column `crop`, those of most faces first; none without the column."""
+def read_crop_lines(manifest: Path) -> list[str]:
+    """The different crop settings in a manifest's column `crop`, the most frequent first; none without the column."""
     import pandas as pd  # late: the command line reads the settings above for its help
 
     table = pd.read_csv(manifest, usecols=lambda name: name == "crop", dtype=str, keep_default_na=False,
@@ -62,14 +62,14 @@ def crop_lines(manifest: Path) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Which frames of a video are looked at: all, `fps` a second of its time, or each `every`-th."""
+    """Which frames of a video are used: all, `fps` a second of its time, or each `every`-th. Raises InputError."""
 
     fps: float = 0.0
     every: int = 1
 
     def __post_init__(self) -> None:
         if self.fps and self.every > 1:
-            raise InputError("--fps and --every both say which frames to look at: give one of them")
+            raise InputError("--fps and --every both say which frames to use: give one of them")
         if not 0 <= self.fps <= 1000:
             raise InputError(f"--fps {self.fps:g} is not between 0 (all frames) and 1000")
         if self.every < 1:

@@ -1,4 +1,4 @@
-"""Frames of a video file, streamed: upright, with their true times, as long as the file can be read."""
+"""Stream the frames of a video file: upright, with their true times, as long as the file can be read."""
 
 import math
 import re
@@ -21,18 +21,18 @@ class VideoError(Exception):
 
 @dataclass(frozen=True)
 class Frame:
-    """index: place among all frames of the file, from 0; time: seconds since the first; pixels: makes the (H, W, 3)
-    BGR picture, upright (apart, so that frames only passed over cost no conversion); pixels_count: how many it has."""
+    """index: position among all frames of the file, from 0; time: seconds since the first; pixels: returns the
+    (H, W, 3) BGR image, upright (a function, so that skipped frames cost no conversion); pixel_count: H x W."""
 
     index: int
     time: float
     pixels: Callable[[], np.ndarray]
-    pixels_count: int
+    pixel_count: int
 
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a file says of itself: frames (an estimate, 0 where unknown), a second of them, upright width and height."""
+    """What a file's header says: frames (an estimate, 0 where unknown), their rate in 1/s, width and height."""
 
     frames: int
     rate: float

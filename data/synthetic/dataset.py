@@ -1,31 +1,87 @@
-"""Drawn faces: parametric, in colour, of many identities, moved by the action units of their expression.
+"""Drawn faces for demonstrations and tests: parametric, of many identities, moved by the action units of an expression.
 
-They stand in for photographs wherever the pipeline itself is shown or tested. Deterministic by seed.
+Which facial muscles move in which emotion (action units of the Facial Action Coding System): P. Ekman, W. V. Friesen,
+Facial Action Coding System (1978), with the emotion table of EMFACS; compounds as the union of their two basics: S. Du,
+Y. Tao, A. M. Martinez, Compound facial expressions of emotion, PNAS 111 (2014). Deterministic by seed.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 
 from twofold.data.labels import Taxonomy, basic_pair
 from twofold.data.manifest import Manifest, build_manifest
-from twofold.data.synthetic.action_units import action_units
-from twofold.data.synthetic.painter import Colour, Identity, Painter, Pose
 
+Point = tuple[float, float]
+Colour = tuple[int, int, int]  #: red, green, blue
 SCALE = 2  #: faces are drawn larger and reduced, for smooth edges
-SPLIT_OF = ("train", "train", "train", "val", "test")  #: by identity, in turn
-PER_IDENTITY = 2  #: pictures of one person in each class
+SPLIT_OF = ("train", "train", "train", "val", "test")  #: by person, in turn
+PER_IDENTITY = 2  #: images of one person in each class
+#: action unit number to strength (0 to 1) in a full expression
+BASIC_UNITS: dict[str, dict[int, float]] = {
+    "neutral": {},
+    "happiness": {6: 1.0, 12: 1.0, 25: 0.5},
+    "sadness": {1: 1.0, 4: 0.6, 15: 1.0, 17: 0.6},
+    "surprise": {1: 0.9, 2: 1.0, 5: 0.8, 26: 1.0},
+    "fear": {1: 1.0, 2: 0.6, 4: 0.6, 5: 1.0, 20: 1.0, 25: 0.7},
+    "disgust": {4: 0.4, 9: 1.0, 10: 0.8, 16: 0.5, 17: 0.5},
+    "anger": {4: 1.0, 5: 0.4, 7: 0.9, 23: 1.0, 24: 0.6},
+    "contempt": {14: 1.0},  # on one side of the mouth only
+}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What is the same in all images of one person; lengths are shares of the image's side."""
+
+    skin: Colour
+    hair: Colour
+    iris: Colour
+    width: float
+    height: float
+    eye_gap: float
+    eye_size: float
+    brow: float
+    nose: float
+    lips: float
+    fringe: float
+    long_hair: bool
+
+
+@dataclass(frozen=True)
+class Pose:
+    """What differs between two images of one person. units: action unit to strength."""
+
+    units: dict[int, float]
+    shift: Point
+    tilt: float
+    light: float
+    background: Colour
+
+    def __getitem__(self, unit: int) -> float:
+        return self.units.get(unit, 0.0)
+
+
+def action_units(emotions: Sequence[str]) -> dict[int, float]:
+    """Action units of a basic emotion, or of a compound: the union of its parts, the stronger where both move."""
+    units: dict[int, float] = {}
+    for emotion in emotions:
+        for unit, strength in BASIC_UNITS[emotion].items():
+            units[unit] = max(units.get(unit, 0.0), strength)
+    return units
 
 
 def draw_face(*, identity: int, emotions: tuple[str, ...], size: int, seed: int) -> Image.Image:
-    """An RGB picture, size x size, of one person showing one or two basic emotions; same arguments, same picture."""
+    """An RGB image, size x size, of one person showing one or two basic emotions; deterministic."""
     person = _identity(np.random.default_rng([identity, 7]))
     draw = np.random.default_rng([identity, seed, 11])
     pose = _pose(draw, action_units(emotions))
     canvas = Image.new("RGB", (size * SCALE, size * SCALE), pose.background)
-    Painter(canvas, person, pose).face()
+    _Painter(canvas, person, pose).face()
     canvas = canvas.rotate(pose.tilt, Image.Resampling.BICUBIC, fillcolor=pose.background)
     small = canvas.resize((size, size), Image.Resampling.LANCZOS)
     return _lit(small, pose.light, draw)
@@ -36,7 +92,7 @@ def draw_dataset(out: Path, *, taxonomy: Taxonomy, per_class: int, size: int, se
     """Draw `per_class` faces of each class as PNG files below `out`, `per_identity` of each person; returns their
     manifest.
 
-    Each person shows every class and stands in one split only (`group`); a compound row carries no basic label.
+    Each person (`group`) shows every class and is in one split only; a compound row has no basic label.
     """
     out.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -83,8 +139,181 @@ def _pose(draw: np.random.Generator, units: dict[int, float]) -> Pose:
 
 
 def _lit(image: Image.Image, light: float, draw: np.random.Generator) -> Image.Image:
-    """Light from one side, a little noise, as any camera adds."""
+    """Add light from one side, and noise as of a camera."""
     pixels = np.asarray(image, np.float32)
     ramp = 1 + light * np.linspace(-1, 1, image.width, dtype=np.float32)[None, :, None]
     noise = draw.normal(0, 2.5, pixels.shape[:2]).astype(np.float32)[..., None]
     return Image.fromarray(np.clip(pixels * ramp + noise, 0, 255).astype(np.uint8))
+
+
+def _shade(colour: Colour, factor: float) -> Colour:
+    red, green, blue = (int(np.clip(value * factor, 0, 255)) for value in colour)
+    return red, green, blue
+
+
+def _blend(a: Colour, b: Colour, share: float) -> Colour:
+    red, green, blue = (int((1 - share) * x + share * y) for x, y in zip(a, b, strict=True))
+    return red, green, blue
+
+
+class _Painter:
+    """Draws one face in coordinates from 0 to 1, the face's centre at (0.5, 0.54)."""
+
+    def __init__(self, canvas: Image.Image, person: Identity, pose: Pose):
+        self.canvas, self.side, self.person, self.pose = canvas, canvas.width, person, pose
+        self.pen = ImageDraw.Draw(canvas)
+        self.centre = (0.5 + pose.shift[0], 0.54 + pose.shift[1])
+
+    def face(self) -> None:
+        self._head()
+        self._cheeks()
+        for side in (-1, 1):
+            self._eye(side)
+            self._brow(side)
+        self._nose()
+        self._mouth()
+        self._fringe()
+
+    def _head(self) -> None:
+        person = self.person
+        hair_drop = 0.44 if person.long_hair else 0.1
+        self._ellipse(0, -0.09, person.width + 0.045, person.height - 0.03, person.hair)
+        if person.long_hair:
+            self._polygon([(-person.width - 0.045, -0.1), (person.width + 0.045, -0.1),
+                           (person.width + 0.03, hair_drop), (-person.width - 0.03, hair_drop)], person.hair)
+        self._polygon([(-0.12, 0.25), (0.12, 0.25), (0.15, 0.6), (-0.15, 0.6)], _shade(person.skin, 0.82))
+        for side in (-1, 1):
+            self._ellipse(side * person.width, 0.0, 0.035, 0.06, _shade(person.skin, 0.92))
+        jaw = 0.05 * self.pose[26]
+        self._ellipse(0, jaw / 2, person.width, person.height + jaw / 2, person.skin)
+
+    def _cheeks(self) -> None:
+        """AU6 lifts and reddens the cheeks; AU12 and AU10 cut the fold from nose to mouth."""
+        lift, fold = self.pose[6], max(self.pose[12], self.pose[10], self.pose[9] * 0.7)
+        blush = Image.new("L", self.canvas.size, 0)
+        pen = ImageDraw.Draw(blush)
+        for side in (-1, 1):
+            x, y, r = side * 0.17, 0.1 - 0.03 * lift, 0.06 + 0.02 * lift
+            pen.ellipse([*self._at(x - r, y - r * 0.8), *self._at(x + r, y + r * 0.8)], fill=int(40 + 70 * lift))
+        red = _shade(self.person.skin, 0.8)[:1] + _shade(self.person.skin, 0.62)[1:]
+        tint = Image.new("RGB", self.canvas.size, red)
+        self.canvas.paste(tint, mask=blush.filter(ImageFilter.GaussianBlur(self.side * 0.03)))
+        if fold > 0.2:
+            for side in (-1, 1):
+                self._line([(side * 0.065, 0.1), (side * (0.1 + 0.02 * fold), 0.14),
+                            (side * (0.125 + 0.02 * fold), 0.2)], 0.004 + 0.005 * fold, _shade(self.person.skin, 0.74))
+
+    def _eye(self, side: int) -> None:
+        """AU5 raises the upper lid, AU7 tightens both, AU6 pushes the lower lid up."""
+        pose, size = self.pose, self.person.eye_size
+        x, y = side * self.person.eye_gap, -0.06
+        upper = size * np.clip(0.5 + 0.42 * pose[5] - 0.25 * pose[7] - 0.2 * pose[6] - 0.22 * pose[9], 0.1, 1.0)
+        lower = size * np.clip(0.4 - 0.25 * pose[6] - 0.2 * pose[7] - 0.18 * pose[9] + 0.06 * pose[5], 0.06, 0.5)
+        angles = np.linspace(0, np.pi, 12)
+        top = [(x + size * np.cos(a), y - upper * np.sin(a)) for a in angles]
+        bottom = [(x - size * np.cos(a), y + lower * np.sin(a)) for a in angles]
+        outline = [self._at(*point) for point in top + bottom]
+        mask = Image.new("1", self.canvas.size, 0)
+        ImageDraw.Draw(mask).polygon(outline, fill=1)
+        eye = Image.new("RGB", self.canvas.size, (246, 244, 240))
+        pen = ImageDraw.Draw(eye)
+        for radius, colour in ((0.56, self.person.iris), (0.28, (16, 14, 14))):
+            r = radius * size
+            pen.ellipse([*self._at(x - r, y - r), *self._at(x + r, y + r)], fill=colour)
+        r = 0.1 * size
+        glint = (*self._at(x, y - 3 * r), *self._at(x + 2 * r, y - r))
+        pen.ellipse(glint, fill=(255, 255, 255))
+        self.canvas.paste(eye, mask=mask)
+        self._line(top, 0.009, _shade(self.person.skin, 0.35))
+        self._line(bottom, 0.004, _shade(self.person.skin, 0.6))
+        self._line([(px, py - 0.02 - 0.01 * pose[5]) for px, py in top[2:-2]], 0.004, _shade(self.person.skin, 0.72))
+
+    def _brow(self, side: int) -> None:
+        """AU1 raises the inner end, AU2 the outer, AU4 lowers and draws the inner ends together."""
+        pose, y = self.pose, -0.155
+        inner = (0.062 - 0.022 * pose[4], y - 0.055 * pose[1] + 0.05 * pose[4] * (1 - 0.55 * min(1, pose[1])))
+        arch = (0.135, y - 0.022 - 0.035 * pose[1] * 0.5 - 0.045 * pose[2] + 0.03 * pose[4])
+        outer = (0.215, y + 0.02 - 0.06 * pose[2] + 0.008 * pose[4] + 0.012 * pose[1] * (1 - min(1, pose[2])))
+        curve = _bezier(inner, arch, outer)
+        self._line([(side * px, py) for px, py in curve], self.person.brow, _shade(self.person.hair, 0.8))
+        if pose[4] > 0.3 and side == 1:
+            for place in (-0.017, 0.017):
+                self._line([(place, -0.17), (place * 0.8, -0.125)], 0.005 * pose[4], _shade(self.person.skin, 0.68))
+        if pose[1] > 0.4 and side == 1:
+            for row in (0.0, 0.03):
+                wide = 0.16 if pose[2] > 0.3 else 0.07
+                self._line(_bezier((-wide, -0.262 - row), (0, -0.272 - row), (wide, -0.262 - row)), 0.004,
+                           _shade(self.person.skin, 0.78))
+
+    def _nose(self) -> None:
+        """AU9 wrinkles the bridge and widens the wings."""
+        wide, wrinkle = self.person.nose * (1 + 0.2 * self.pose[9]), self.pose[9]
+        dark = _shade(self.person.skin, 0.7)
+        self._line(_bezier((-0.016, -0.03), (-0.026, 0.04), (-wide * 0.9, 0.085 - 0.014 * wrinkle)), 0.005, dark)
+        up = 0.014 * wrinkle
+        self._line(_bezier((-wide, 0.088 - up), (0, 0.115 - up), (wide, 0.088 - up)), 0.008, dark)
+        if wrinkle > 0.2:
+            for row in range(3):
+                y = -0.055 + 0.022 * row
+                self._line(_bezier((-0.034, y + 0.01), (0, y - 0.008), (0.034, y + 0.01)), 0.005 * wrinkle, dark)
+
+    def _mouth(self) -> None:
+        """AU12/15 move the corners up/down, 20 apart, 23/24 together; 25/26 part the lips, 10/16 bare the teeth."""
+        pose, full = self.pose, self.person.lips
+        half = 0.1 + 0.035 * pose[12] + 0.03 * pose[20] - 0.025 * pose[23] - 0.012 * pose[26] - 0.01 * pose[24]
+        corner = -0.046 * pose[12] + 0.036 * pose[15] + 0.01 * pose[20]
+        sag = 0.05 * pose[12] * (1 - 0.4 * pose[26])
+        tension = max(pose[23], pose[24]) * (1 - 0.5 * max(pose[25], pose[26]))
+        gap = 0.035 * pose[25] * (1 + pose[12]) + 0.1 * pose[26] * (1 - 0.35 * pose[12])
+        gap += 0.02 * pose[10] + 0.022 * pose[16]
+        lip, y = full * (1 - 0.65 * tension), 0.2 + 0.012 * pose[26] - 0.012 * pose[17]
+        left, right = (-half, y + corner), (half, y + corner - 0.04 * pose[14])
+        raised = 0.028 * pose[10] + 0.016 * pose[9]
+        top = _bezier(left, (0, y - gap * 0.45 - raised - corner * 0.35 + sag * 0.5), right)
+        bottom = _bezier(left, (0, y + gap * 1.25 + 0.008 - corner * (0.2 if gap > 0.02 else 0.9) + sag), right)
+        red = _blend(_shade(self.person.skin, 0.8), (170, 50, 60), 0.45)
+        upper = _bezier(left, (0, top[len(top) // 2][1] * 2 - y - corner * 0.2 - 2.0 * lip), right)
+        lower = _bezier(left, (0, bottom[len(bottom) // 2][1] * 2 - y + 2.4 * lip), right)
+        self._polygon([*upper, *reversed(lower)], red)
+        if gap > 0.012:
+            self._polygon([*top, *reversed(bottom)], (70, 22, 26))
+            teeth = _bezier(left, (0, top[len(top) // 2][1] + gap * 0.34), right)
+            self._polygon([*top, *reversed(teeth)], (238, 234, 226))
+            if pose[10] > 0.4 or pose[20] > 0.4:
+                middle = [(px, (a + b) / 2) for (px, a), (_, b) in zip(top, bottom, strict=True)]
+                self._line(middle[3:-3], 0.003, (120, 90, 86))
+        else:
+            self._line(top, 0.007, _shade(red, 0.55))
+        if pose[17] > 0.3:
+            self._line(_bezier((-0.03, 0.295), (0, 0.28), (0.03, 0.295)), 0.006, _shade(self.person.skin, 0.75))
+        for side, mark in ((-1, pose[15]), (1, pose[15] + pose[14])):
+            if mark > 0.3:
+                x = side * (half + 0.008)
+                self._line([(x, y + corner - 0.012), (x + side * 0.006, y + corner + 0.012)], 0.005, _shade(red, 0.6))
+
+    def _fringe(self) -> None:
+        top = -self.person.height - 0.02
+        wide = self.person.width
+        fringe = self.person.fringe
+        edge = _bezier((-wide * 0.98, top + fringe), (0, top + fringe * 0.25), (wide * 0.98, top + 0.2))
+        self._polygon([(-wide, top + 0.16), (-wide * 0.7, top + 0.02), (0, top - 0.02), (wide * 0.7, top + 0.02),
+                       (wide, top + 0.16), *reversed(edge)], self.person.hair)
+
+    def _at(self, x: float, y: float) -> Point:
+        return (self.centre[0] + x) * self.side, (self.centre[1] + y) * self.side
+
+    def _ellipse(self, x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
+        self.pen.ellipse([*self._at(x - rx, y - ry), *self._at(x + rx, y + ry)], fill=colour)
+
+    def _polygon(self, points: list[Point], colour: Colour) -> None:
+        self.pen.polygon([self._at(*point) for point in points], fill=colour)
+
+    def _line(self, points: list[Point], width: float, colour: Colour) -> None:
+        self.pen.line([self._at(*point) for point in points], fill=colour, width=max(1, round(width * self.side)),
+                      joint="curve")
+
+
+def _bezier(start: Point, middle: Point, end: Point, steps: int = 14) -> list[Point]:
+    t = np.linspace(0, 1, steps)[:, None]
+    curve = (1 - t) ** 2 * np.array(start) + 2 * t * (1 - t) * np.array(middle) + t**2 * np.array(end)
+    return [(float(x), float(y)) for x, y in curve]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twofold.cache.recipe import Recipe
-from twofold.data.faces.drawing import Drawing
-from twofold.data.faces.in_memory import Treatment, open_footage
+from twofold.data.faces.annotate import Drawing
+from twofold.data.faces.in_memory import Treatment, open_face_stream
 from twofold.data.faces.settings import Sampling
 from twofold.data.faces.sources import Source, find_sources
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
@@ -82,11 +82,12 @@ def extract_inputs(
         raise InputError("--root goes with a manifest; images and folders are where they are")
     sources = find_sources(inputs)
     drawing.check(sources, out, submission=submission)
-    footage = open_footage(sources, crops, detector=watch.detector, sampling=watch.sampling, treatment=watch.treatment)
-    stopped_by = extract_in_memory(recipes, footage.chunks(), footage.table, store=store or place, weights=weights,
+    footage = open_face_stream(sources, crops, detector=watch.detector, sampling=watch.sampling,
+                               treatment=watch.treatment)
+    stopped_by = extract_in_memory(recipes, footage.chunks(), footage.manifest, store=store or place, weights=weights,
                                    device=device, dims=dims)
     if not stopped_by:
-        log.info("%s", footage.account())
+        log.info("%s", footage.summary())
     return ExtractedInputs(store or place, sources, footage.faults, stopped_by)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from twofold.cache.report import table
-from twofold.data.faces.detector_file import YUNET, detector_here
+from twofold.data.faces.detectors import DETECTORS
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.weights_files import hub_cached
 from twofold.extract.encoders.presets import PRESETS, Preset, preset
@@ -14,18 +14,18 @@ from twofold.extract.weights.find import HUB_FILE, file_names, in_folder
 
 @dataclass(frozen=True)
 class Listing:
-    """All presets and the face detector, and where their weights are."""
+    """All presets and face detectors, and where their weights are."""
 
     folder: Path
     files: dict[str, Path | None]  #: preset to its file in the folder or in the hub's cache
-    detector: Path | None  #: the same of the face detector
+    detectors: dict[str, Path | None]  #: the same of the face detectors
 
     def record(self) -> list[dict[str, Any]]:
         rows = [_facts(backbone) | {"found": str(self.files[backbone.name] or "")} for backbone in PRESETS]
-        facts = {"backbone": YUNET.name, "architecture": "face detector, of `crop` and `predict`",
-                 "trained_on": YUNET.trained_on, "files": [YUNET.file, *YUNET.hub_files], "page": YUNET.page,
-                 "licence": YUNET.licence, "hub": YUNET.hub}
-        return [*rows, facts | {"found": str(self.detector or "")}]
+        return rows + [{"backbone": entry.name, "architecture": "face detector, of `crop` and `predict`",
+                        "trained_on": entry.trained_on, "files": [entry.file, *entry.hub_files], "page": entry.page,
+                        "licence": entry.licence, "hub": entry.hub, "found": str(self.detectors[entry.name] or "")}
+                       for entry in DETECTORS.values()]
 
     def text(self) -> str:
         rows = [("BACKBONE", "DIM", "TRAINED ON", "FILE", "LICENCE", "HERE")]
@@ -33,8 +33,10 @@ class Listing:
             here = self.files[backbone.name]
             rows.append((backbone.name, str(backbone.dim), backbone.trained_on, here.name if here else backbone.file,
                          backbone.licence, "yes" if here else "hub" if backbone.hub else "no"))
-        rows.append((f"{YUNET.name} (detector)", "-", YUNET.trained_on, (self.detector or Path(YUNET.file)).name,
-                     YUNET.licence, "yes" if self.detector else "hub"))
+        for entry in DETECTORS.values():
+            file = self.detectors[entry.name]
+            rows.append((f"{entry.name} (detector)", "-", entry.trained_on, (file or Path(entry.file)).name,
+                         entry.licence, "yes" if file else "hub"))
         folder = f"weights folder: {self.folder} (TWOFOLD_WEIGHTS names another)"
         return "\n".join([*table(rows), "", folder, *self._advice()])
 
@@ -49,9 +51,9 @@ class Listing:
             if backbone.hub:
                 fetch += f"; without it, extract downloads {backbone.hub} from the Hugging Face hub"
             lines.append(fetch)
-        if not self.detector:
-            lines.append(f"{YUNET.name}: get it from {YUNET.page} and save it as {self.folder / YUNET.file}; without "
-                         f"it, crop and predict download {YUNET.hub} from the Hugging Face hub")
+        lines += [f"{entry.name}: get it from {entry.page} and save it as {self.folder / entry.file}; without it, crop "
+                  f"and predict download {entry.hub} from the Hugging Face hub"
+                  for entry in DETECTORS.values() if not self.detectors[entry.name]]
         if lines:
             lines.append("a pickled file is read safely as it is; `weights convert IN -o OUT.safetensors` makes it "
                          "plain data")
@@ -62,7 +64,7 @@ def listing(folder: Path) -> Listing:
     """Look for the weights of every preset in `folder` and in the cache of the hub. Downloads nothing."""
     return Listing(folder, {backbone.name: in_folder(backbone.name, folder) or hub_cached(backbone.hub, HUB_FILE)
                             for backbone in PRESETS},
-                   detector_here(folder))
+                   {name: entry.local_file(folder) for name, entry in DETECTORS.items()})
 
 
 def _facts(backbone: Preset) -> dict[str, Any]:

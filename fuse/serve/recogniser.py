@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from twofold.data.faces.picture import FaceFinder, PictureFace
+from twofold.data.faces.in_memory import FaceFinder, PictureFace
 from twofold.fuse.heads.head import scores_of, without_streams
 from twofold.fuse.runs.run import Run
 from twofold.fuse.serve.answer import Answer, FaceAnswer, Seconds

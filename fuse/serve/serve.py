@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from twofold.data.faces.in_memory import open_search
-from twofold.data.faces.picture import FaceFinder
+from twofold.data.faces.in_memory import FaceFinder, open_detection
 from twofold.data.faces.settings import Sampling
 from twofold.data.images.decode import PHOTO_LIMITS
 from twofold.data.labels import BASIC
@@ -79,7 +78,7 @@ def serve(run: Run, options: ServeOptions, *, load: Callable[[], Embed]) -> Serv
         recogniser = Recogniser(run, open_finder(run, options), load(), options.bounds.faces)
         recogniser.warm_up()
         desk = Desk(recogniser.recognise, options.bounds, tally)
-        site = Site(access, desk, examples, facts(run, options, looks=recogniser.finder.looks))
+        site = Site(access, desk, examples, facts(run, options, looks=recogniser.finder.detects))
         listener.listen()  # before the address is said: whoever is quick waits, and is not refused
         log.info("open %s (Ctrl-C ends it)%s", url, "" if access.token is None else
                  ". Whoever has this address may send pictures, over a line that is not encrypted; browsers give their "
@@ -109,7 +108,7 @@ def open_finder(run: Run, options: ServeOptions) -> FaceFinder:
     if options.cropped:
         return FaceFinder(None)
     try:
-        return FaceFinder(open_search(run.record.get("crops", []), detector=options.detector, sampling=Sampling()))
+        return FaceFinder(open_detection(run.record.get("crops", []), detector=options.detector, sampling=Sampling()))
     except InputError as error:
         raise InputError(f"{error}; or --cropped takes every picture for one face as it is") from None
 

@@ -5,8 +5,7 @@ import pytest
 
 from twofold.data.labels import BASIC, basic_pair, builtin_taxonomy
 from twofold.data.manifest import read_manifest, write_manifest
-from twofold.data.synthetic.action_units import BASIC_UNITS, action_units
-from twofold.data.synthetic.dataset import draw_dataset, draw_face
+from twofold.data.synthetic.dataset import BASIC_UNITS, action_units, draw_dataset, draw_face
 
 
 def drawn(*emotions: str, identity: int = 3, seed: int = 0, size: int = 96) -> np.ndarray:

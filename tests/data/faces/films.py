@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from twofold.data.faces.detect import Detection, DetectorModel
+from twofold.data.faces.detectors import Detection, DetectorModel
 
 RED, GREEN = (230, 30, 30), (30, 200, 30)  #: RGB of two people
 GREY = 128

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from twofold.data.faces.align import TEMPLATE, cut, encoded, similarity, square, template, warped
-from twofold.data.faces.detect import Detection
+from twofold.data.faces.align import TEMPLATE, crop_face, encode, similarity, square_matrix, template, warp
+from twofold.data.faces.detectors import Detection
 from twofold.data.faces.settings import CropSettings
 
 
@@ -58,52 +58,52 @@ def test_landmarks_come_to_lie_on_the_template_at_any_scale(scale):
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     landmarks = (np.array(TEMPLATE) - 50) @ turn.T / scale + 200
     face = Detection((150, 150, 100, 100), tuple(map(tuple, landmarks.tolist())), 0.9)
-    crop = cut(dotted(landmarks, 3 / scale), face, CropSettings(size=100))
+    crop = crop_face(dotted(landmarks, 3 / scale), face, CropSettings(size=100))
     assert crop.scale == pytest.approx(scale, rel=1e-6)
     for target in TEMPLATE:
         assert np.abs(centre(crop.image, target, 9) - target).max() < 0.1
 
 
 def test_square_takes_the_longer_side_and_the_margin_about_the_middle_of_the_box():
-    matrix = square((40, 10, 20, 60), CropSettings(align="square", size=120, margin=0.25))
+    matrix = square_matrix((40, 10, 20, 60), CropSettings(align="square", size=120, margin=0.25))
     corners = matrix @ np.array([[50 - 45, 50 + 45], [40 - 45, 40 + 45], [1, 1]])
     np.testing.assert_allclose(corners, [[0, 120], [0, 120]])
 
 
 def test_a_crop_of_whole_pixels_is_those_pixels():
     image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
-    crop = warped(image, np.array([[1, 0, -30], [0, 1, -20.0]]), 64)
+    crop = warp(image, np.array([[1, 0, -30], [0, 1, -20.0]]), 64)
     np.testing.assert_array_equal(crop.image, image[20:84, 30:94])
     assert crop.scale == 1 and crop.padded == 0
 
 
 def test_what_lies_outside_the_picture_is_black_and_counted():
     image = np.full((60, 60, 3), 200, np.uint8)
-    crop = warped(image, np.array([[1, 0, 32], [0, 1, 0.0]]), 64)  # half of it left of the picture, 4 rows below
+    crop = warp(image, np.array([[1, 0, 32], [0, 1, 0.0]]), 64)  # half of it left of the picture, 4 rows below
     assert not crop.image[:, :32].any() and (crop.image[:60, 33:] == 200).all()
     assert crop.padded == pytest.approx(1 - 32 * 60 / 64 ** 2, abs=0.03)
-    away = warped(image, np.array([[1, 0, 500], [0, 1, 0.0]]), 64)
+    away = warp(image, np.array([[1, 0, 500], [0, 1, 0.0]]), 64)
     assert away.padded == 1 and not away.image.any()
 
 
 def test_making_smaller_averages_instead_of_picking_pixels():
     image = np.zeros((512, 512, 3), np.uint8)
     image[::2, ::2] = image[1::2, 1::2] = 255  # a chequer board whose mean is grey
-    crop = warped(image, np.array([[0.125, 0, 0], [0, 0.125, 0.0]]), 64)
+    crop = warp(image, np.array([[0.125, 0, 0], [0, 0.125, 0.0]]), 64)
     assert np.abs(crop.image[2:-2, 2:-2].astype(int) - 127).max() <= 2
 
 
 def test_a_face_whose_landmarks_coincide_is_cut_by_its_box():
     image = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
     face = Detection((20, 20, 64, 64), ((50, 50),) * 5, 0.9)
-    np.testing.assert_array_equal(cut(image, face, CropSettings(size=64)).image, image[20:84, 20:84])
+    np.testing.assert_array_equal(crop_face(image, face, CropSettings(size=64)).image, image[20:84, 20:84])
 
 
 def test_sharpness_tells_a_blurred_face_from_a_sharp_one():
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     blurred = (image.astype(float) + np.roll(image, 1, 0) + np.roll(image, 1, 1)) / 3
     whole = np.array([[1, 0, 0], [0, 1, 0.0]])
-    assert warped(image, whole, 64).sharpness > 2 * warped(blurred.astype(np.uint8), whole, 64).sharpness
+    assert warp(image, whole, 64).sharpness > 2 * warp(blurred.astype(np.uint8), whole, 64).sharpness
 
 
 def test_png_keeps_every_value_and_jpeg_is_jpeg():
@@ -112,7 +112,7 @@ def test_png_keeps_every_value_and_jpeg_is_jpeg():
     from PIL import Image
 
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    crop = warped(image, np.array([[1, 0, 0], [0, 1, 0.0]]), 64)
-    png = Image.open(io.BytesIO(encoded(crop, CropSettings(size=64))))
+    crop = warp(image, np.array([[1, 0, 0], [0, 1, 0.0]]), 64)
+    png = Image.open(io.BytesIO(encode(crop, CropSettings(size=64))))
     np.testing.assert_array_equal(np.asarray(png)[..., ::-1], image)
-    assert Image.open(io.BytesIO(encoded(crop, CropSettings(size=64, jpeg=90)))).format == "JPEG"
+    assert Image.open(io.BytesIO(encode(crop, CropSettings(size=64, jpeg=90)))).format == "JPEG"

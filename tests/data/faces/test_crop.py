@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.data.faces.films import BLOBS, GREEN, RED, film, sound, still, turn
 from twofold.data.faces.crop import CropRequest, crop
-from twofold.data.faces.settings import CropSettings, Sampling, read_line
+from twofold.data.faces.settings import CropSettings, Sampling, parse_crop_line
 from twofold.data.manifest import read_manifest
 from twofold.data.utils.errors import InputError
 
@@ -61,7 +61,7 @@ def test_settings_travel_in_every_row_and_beside_it(two_people, tmp_path):
     run([two_people], tmp_path / "out", margin=0.2)
     facts = json.loads((tmp_path / "out/crop.json").read_text())
     assert set(table(tmp_path / "out")["crop"]) == {facts["line"]}
-    assert read_line(facts["line"]) == (CropSettings(size=32, align="square", margin=0.2), "b" * 16)
+    assert parse_crop_line(facts["line"]) == (CropSettings(size=32, align="square", margin=0.2), "b" * 16)
     assert facts["detector"]["sha256"] == "b" * 64
 
 
@@ -125,7 +125,7 @@ def test_a_film_cut_off_keeps_its_frames_and_says_where_it_ends(tmp_path):
 def test_the_same_command_again_looks_at_nothing_and_changes_nothing(two_people, tmp_path):
     run([two_people], tmp_path / "out")
     before = contents(tmp_path / "out")
-    assert run([two_people], tmp_path / "out").frames == 0
+    assert run([two_people], tmp_path / "out").frames_now == 0
     assert contents(tmp_path / "out") == before
 
 
@@ -139,7 +139,7 @@ class Interrupted:
         self.left -= 1
         if self.left < 0:
             raise KeyboardInterrupt
-        return BLOBS.start(CropSettings()).detect(image)
+        return BLOBS.create(CropSettings()).detect(image)
 
 
 @pytest.mark.parametrize("pictures", [1, 7, 12, 20])
@@ -153,7 +153,7 @@ def test_an_interrupted_crop_goes_on_and_ends_the_same(two_people, tmp_path, pic
     assert report.stopped and report.exit_code == 130 and "goes on" in report.text()
     assert not (tmp_path / "out/faces.csv").exists()
     again = run(inputs, tmp_path / "out")
-    assert again.frames == 21 - pictures
+    assert again.frames_now == 21 - pictures
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
@@ -162,17 +162,17 @@ def test_a_line_cut_off_and_an_image_that_is_gone_are_done_again(two_people, tmp
     run([two_people], tmp_path / "out")
     journal = tmp_path / "out/.journal.jsonl"
     journal.write_bytes(journal.read_bytes()[:-300])  # the last looks, one of them in half
-    assert 0 < run([two_people], tmp_path / "out").frames < 20
+    assert 0 < run([two_people], tmp_path / "out").frames_now < 20
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     (tmp_path / "out/images/two people.mp4/t1-000009.png").write_bytes(b"half")
-    assert run([two_people], tmp_path / "out").frames == 20
+    assert run([two_people], tmp_path / "out").frames_now == 20
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_more_inputs_join_those_that_are_there(two_people, tmp_path):
     run([two_people], tmp_path / "out")
     Image.fromarray(still((RED, 5, 5))).save(tmp_path / "a.png")
-    assert run([tmp_path / "a.png"], tmp_path / "out").frames == 1
+    assert run([tmp_path / "a.png"], tmp_path / "out").frames_now == 1
     assert set(table(tmp_path / "out")["source"]) == {"a.png", "two people.mp4"}
 
 
@@ -188,7 +188,7 @@ def test_what_is_not_ours_is_not_touched(two_people, tmp_path):
     with pytest.raises(InputError, match="every 1 there, 3 here"):
         run([two_people], tmp_path / "out", sampling=Sampling(every=3))
     with pytest.raises(InputError, match=r"sha256 b+ there, c+ here"):
-        run([two_people], tmp_path / "out", model=type(BLOBS)("c" * 64, BLOBS.start))
+        run([two_people], tmp_path / "out", model=type(BLOBS)("c" * 64, BLOBS.create))
     film(two_people, [still((GREEN, 9, 9))])
     with pytest.raises(InputError, match=r"another file that is called two people\.mp4"):
         run([two_people], tmp_path / "out")

@@ -1,6 +1,6 @@
 """Who is who from frame to frame."""
 
-from twofold.data.faces.detect import Detection
+from twofold.data.faces.detectors import Detection
 from twofold.data.faces.track import Tracker
 
 NOWHERE = ((0.0, 0.0),) * 5

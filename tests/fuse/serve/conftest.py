@@ -16,8 +16,8 @@ from PIL import Image
 
 import twofold
 from tests.data.faces.films import BLOBS, still
-from twofold.data.faces.look import Search
-from twofold.data.faces.picture import FaceFinder
+from twofold.data.faces.detect import DetectionConfig
+from twofold.data.faces.in_memory import FaceFinder
 from twofold.data.faces.settings import CropSettings, Sampling
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import write_manifest
@@ -56,7 +56,7 @@ def recogniser(drawn) -> Recogniser:
 @pytest.fixture(scope="session")
 def finding(recogniser) -> Recogniser:
     """Finds red and green heads."""
-    search = Search(BLOBS, CropSettings(size=48), Sampling())
+    search = DetectionConfig(BLOBS, CropSettings(size=48), Sampling())
     return replace(recogniser, finder=FaceFinder(search))
 
 

@@ -10,8 +10,7 @@ from PIL import Image
 
 from tests.data.faces.films import GREEN, RED, still
 from tests.fuse.serve.conftest import embed_of, encoded, picture
-from twofold.data.faces.in_memory import open_search
-from twofold.data.faces.picture import FaceFinder
+from twofold.data.faces.in_memory import FaceFinder, open_detection
 from twofold.data.faces.settings import Sampling
 from twofold.data.labels import BASIC
 from twofold.data.synthetic.dataset import draw_face
@@ -76,7 +75,7 @@ def test_several_faces_the_largest_first_and_none(finding, served):
 
 
 def test_five_people_in_a_photograph(real, recogniser):
-    search = open_search([], detector=real / "weights/detectors/yunet_n_dynamic.onnx", sampling=Sampling())
+    search = open_detection([], detector=real / "weights/detectors/yunet_n_dynamic.onnx", sampling=Sampling())
     live = Recogniser(recogniser.run, FaceFinder(search), recogniser.embed, 8)
     answer = live.recognise((real / "media/multi_face.jpg").read_bytes())
     assert (answer.width, answer.height, len(answer.faces), answer.left_out) == (1000, 667, 5, 0)

@@ -4,19 +4,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from twofold.data.faces.align import TEMPLATE, cut
-from twofold.data.faces.detect import Detection, open_yunet, overlap, same_face
-from twofold.data.faces.detector_file import YUNET, find_detector
+from twofold.data.faces.align import TEMPLATE, crop_face
+from twofold.data.faces.detectors import DETECTORS, Detection, iou, is_same_face, open_detector
 from twofold.data.faces.settings import CropSettings
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.synthetic.dataset import draw_dataset
 from twofold.data.utils.errors import InputError
 from twofold.extract.weights.report import listing
 
+YUNET = DETECTORS["yunet"]
+
 
 @pytest.fixture(scope="session")
 def yunet(real):
-    return open_yunet(real / "weights/detectors/yunet_n_dynamic.onnx")
+    return open_detector(real / "weights/detectors/yunet_n_dynamic.onnx")
 
 
 def picture(path):
@@ -24,7 +25,7 @@ def picture(path):
 
 
 def faces(yunet, image, **settings):
-    return yunet.start(CropSettings(**settings)).detect(image)
+    return yunet.create(CropSettings(**settings)).detect(image)
 
 
 @pytest.mark.parametrize("name, count", [("media/multi_face.jpg", 5), ("media/single_face.jpg", 1),
@@ -41,7 +42,7 @@ def test_all_faces_are_found_at_every_size_of_the_picture(yunet, real, name, cou
 
 def test_a_crop_shows_its_face_where_the_template_says(yunet, real):
     image = picture(real / "photos/astronaut_nasa_public_domain.png")
-    crop = cut(image, faces(yunet, image)[0], CropSettings(size=200))
+    crop = crop_face(image, faces(yunet, image)[0], CropSettings(size=200))
     again = faces(yunet, crop.image)[0]
     assert np.abs(np.array(again.landmarks) / 2 - TEMPLATE).max() < 5
 
@@ -61,7 +62,7 @@ def test_a_face_cut_by_the_border_is_found_and_padded(yunet, real):
     half = np.ascontiguousarray(image[:, 225:])  # the left third of the face is outside
     found = faces(yunet, half)
     assert len(found) == 1
-    assert cut(half, found[0], CropSettings()).padded > 0.05
+    assert crop_face(half, found[0], CropSettings()).padded > 0.05
 
 
 def test_min_size_and_min_score_leave_faces_out(yunet, real):
@@ -80,8 +81,8 @@ def test_other_files_are_no_detector(tmp_path, real):
     pytest.importorskip("cv2")
     (tmp_path / "junk.onnx").write_bytes(b"junk" * 99)
     for path in (tmp_path / "junk.onnx", real / "weights/face_recognition/mobilefacenet_foamliu_msceleb_128d.onnx"):
-        with pytest.raises(InputError, match="does not read it as a YuNet face detector"):
-            open_yunet(path)
+        with pytest.raises(InputError, match="not read as a yunet face detector"):
+            open_detector(path)
 
 
 def test_the_detector_is_looked_for_like_all_weights(tmp_path, monkeypatch):
@@ -89,22 +90,22 @@ def test_the_detector_is_looked_for_like_all_weights(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError) as error:
-        find_detector(None)
+        YUNET.find_file()
     assert f"yunet: get it from {YUNET.page}" in listing(tmp_path).text() and YUNET.licence in listing(tmp_path).text()
     for part in ("no face detector", YUNET.file, YUNET.page, YUNET.licence, str(tmp_path), "--detector"):
         assert part in str(error.value)
     (tmp_path / YUNET.file).write_bytes(b"x")
-    assert find_detector(None) == tmp_path / YUNET.file
+    assert YUNET.find_file() == tmp_path / YUNET.file
     assert listing(tmp_path).record()[-1]["found"] == str(tmp_path / YUNET.file)
     assert "yunet (detector)" in listing(tmp_path).text() and "yunet: get it" not in listing(tmp_path).text()
     with pytest.raises(InputError, match="is not a file"):
-        find_detector(tmp_path / "gone.onnx")
+        open_detector(tmp_path / "gone.onnx")
 
 
 def test_overlaps():
-    assert overlap((0, 0, 10, 10), (5, 0, 10, 10)) == pytest.approx(1 / 3)
-    assert overlap((0, 0, 10, 10), (10, 0, 10, 10)) == 0
+    assert iou((0, 0, 10, 10), (5, 0, 10, 10)) == pytest.approx(1 / 3)
+    assert iou((0, 0, 10, 10), (10, 0, 10, 10)) == 0
     points = ((0.0, 0.0),) * 5
     large = Detection((0, 0, 100, 100), points, 0.9)
-    assert same_face(Detection((10, 10, 20, 20), points, 0.9), large)  # a nose taken for a face
-    assert not same_face(Detection((90, 10, 40, 40), points, 0.9), large)
+    assert is_same_face(Detection((10, 10, 20, 20), points, 0.9), large)  # a nose taken for a face
+    assert not is_same_face(Detection((90, 10, 40, 40), points, 0.9), large)
