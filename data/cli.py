@@ -279,7 +279,7 @@ def _with_crop_settings(verb: Callable[..., Report]) -> Callable[..., Report]:
     from twofold.data.faces.settings import CropSettings
     from twofold.data.utils.options import with_options
 
-    return with_options(CropSettings, declare=typer.Option)(verb)
+    return with_options(CropSettings)(verb)
 
 
 @_with_crop_settings

@@ -272,4 +272,4 @@ def test_a_folder_of_other_things_is_no_output(words, place, cli, monkeypatch):
 
 
 class Model:
-    sha256 = "0" * 64
+    name, sha256 = "yunet", "0" * 64
