@@ -59,21 +59,21 @@ def crop(request: CropRequest, model: DetectorModel, *, progress: bool = True) -
         for name, sha256 in journal.digests().items():
             if digests.get(name, sha256) != sha256:
                 raise InputError(f"{out} has the faces of another file that is called {name}: choose another -o")
-        finished, known = _resume(journal, out, sources, settings)
+        finished, previous = _resume(journal, out, sources, settings)
         rest = [source for source in sources if source.name not in finished]
         config = DetectionConfig(model, settings, request.sampling, request.workers)
         frames, stopped = 0, False
         try:
             with _progress_bar(rest, request.sampling, progress) as bar, \
-                    closing(detect_faces(rest, config, known)) as detections:
-                for found in detections:
-                    is_image = found.frame is not None or not found.source.video  # and not the end of a video
-                    if (found.source.name, found.frame) not in known:
-                        for number, face in enumerate(found.faces):
-                            path = out / face_key(found, number, settings)
+                    closing(detect_faces(rest, config, previous)) as detections:
+                for entry in detections:
+                    is_image = entry.frame is not None or not entry.source.video  # and not the end of a video
+                    if (entry.source.name, entry.frame) not in previous:
+                        for number, face in enumerate(entry.faces):
+                            path = out / face_key(entry, number, settings)
                             path.parent.mkdir(parents=True, exist_ok=True)
                             write_image(path, face.content)
-                        journal.add(found, digests[found.source.name])
+                        journal.add(entry, digests[entry.source.name])
                         frames += is_image
                     bar.update(is_image)
         except KeyboardInterrupt:
@@ -128,26 +128,26 @@ def _sha256(source: Source) -> str:
 
 def _resume(journal: "Journal", out: Path, sources: Sequence[Source], settings: CropSettings
             ) -> tuple[set[str], dict[tuple[str, int], FrameDetections]]:
-    """Names of finished sources, and the frames known of the others.
+    """Names of finished sources, and the frames of the others that are done.
 
     The files decide: a source with a missing file, or one of another length than was written, is forgotten.
     """
     names = {source.name for source in sources}
-    finished, known, damaged = set(), {}, set()
-    for found, sizes in journal.records():
-        name = found.source.name
+    finished, previous, damaged = set(), {}, set()
+    for entry, sizes in journal.records():
+        name = entry.source.name
         if name not in names or name in damaged:
             continue
-        paths = [out / face_key(found, number, settings) for number in range(len(found.faces))]
+        paths = [out / face_key(entry, number, settings) for number in range(len(entry.faces))]
         if any(_size(path) != size for path, size in zip(paths, sizes, strict=True)):
             damaged.add(name)
-        elif found.last:
+        elif entry.last:
             finished.add(name)
-        elif found.frame is not None:
-            known[name, found.frame] = found
+        elif entry.frame is not None:
+            previous[name, entry.frame] = entry
     journal.forget(damaged)
     finished -= damaged
-    return finished, {place: found for place, found in known.items() if place[0] not in finished | damaged}
+    return finished, {place: entry for place, entry in previous.items() if place[0] not in finished | damaged}
 
 
 def _size(path: Path) -> int:
@@ -210,13 +210,13 @@ class Journal:
         file.seek(0)
         return file
 
-    def add(self, found: FrameDetections, sha256: str) -> None:
+    def add(self, entry: FrameDetections, sha256: str) -> None:
         """Append a photograph or frame, all of whose images are written; sha256 is its source's."""
         faces = [{"box": face.detection.box, "landmarks": face.detection.landmarks, "score": face.detection.score,
                   "scale": face.scale, "padded": face.padded, "sharpness": face.sharpness, "track": face.track,
-                  "bytes": len(face.content)} for face in found.faces]
-        record = {"source": found.source.name, "video": found.source.video, "sha256": sha256, "frame": found.frame,
-                  "time": found.time, "note": found.note, "last": found.last, "size": found.size, "faces": faces}
+                  "bytes": len(face.content)} for face in entry.faces]
+        record = {"source": entry.source.name, "video": entry.source.video, "sha256": sha256, "frame": entry.frame,
+                  "time": entry.time, "note": entry.note, "last": entry.last, "size": entry.size, "faces": faces}
         self.file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8") + b"\n")
         self.file.flush()
 
@@ -243,7 +243,7 @@ class Journal:
 
     def detections(self) -> Iterator[FrameDetections]:
         """Every line in order."""
-        return (found for found, _ in self.records())
+        return (entry for entry, _ in self.records())
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         with self.path.open("rb") as file:

@@ -61,22 +61,22 @@ class DetectionConfig:
 
 
 def detect_faces(sources: Sequence[Source], config: DetectionConfig,
-                 known: Mapping[tuple[str, int], FrameDetections] | None = None) -> Generator[FrameDetections]:
+                 previous: Mapping[tuple[str, int], FrameDetections] | None = None) -> Generator[FrameDetections]:
     """Detect and crop the faces of the sources, in order, frame by frame; every source ends with an entry that is
     its `last`.
 
-    Holds a bounded number of images, however long a video is. known: results of an earlier run by source and frame,
+    Holds a bounded number of images, however long a video is. previous: results of an earlier run by source and frame,
     which are repeated without detection. A source that cannot be read is one entry with a note.
     """
     tracker = Tracker()
-    for found in _run_in_order(_tasks(sources, config, known or {}), config.workers or os.cpu_count() or 1):
-        if found.frame is not None:
-            tracks = tracker.update([face.detection for face in found.faces], found.time or 0.0)
-            faces = tuple(replace(face, track=track) for face, track in zip(found.faces, tracks, strict=True))
-            yield replace(found, faces=faces)
+    for entry in _run_in_order(_tasks(sources, config, previous or {}), config.workers or os.cpu_count() or 1):
+        if entry.frame is not None:
+            tracks = tracker.update([face.detection for face in entry.faces], entry.time or 0.0)
+            faces = tuple(replace(face, track=track) for face, track in zip(entry.faces, tracks, strict=True))
+            yield replace(entry, faces=faces)
         else:
             tracker = Tracker()
-            yield found
+            yield entry
 
 
 Task = Callable[[], FrameDetections]
@@ -101,7 +101,7 @@ def _run_in_order(tasks: Iterator[tuple[Task, int]], workers: int) -> Iterator[F
             pool.shutdown(cancel_futures=True)
 
 
-def _tasks(sources: Sequence[Source], config: DetectionConfig, known: Mapping[tuple[str, int], FrameDetections]
+def _tasks(sources: Sequence[Source], config: DetectionConfig, previous: Mapping[tuple[str, int], FrameDetections]
            ) -> Iterator[tuple[Task, int]]:
     """One task for each photograph and frame, and about how many bytes it holds until it is done."""
     detectors = local()
@@ -118,7 +118,7 @@ def _tasks(sources: Sequence[Source], config: DetectionConfig, known: Mapping[tu
         note = ""
         try:
             for frame in read_frames(source.path, config.sampling):
-                before = known.get((source.name, frame.index))
+                before = previous.get((source.name, frame.index))
                 if before is not None:
                     yield lambda before=before: before, 0
                 else:

@@ -18,24 +18,24 @@ COLUMNS = ("key", "group", "source", "frame", "time", "picture", "box", "landmar
 SHOWN = 10  #: sources named in the text
 
 
-def face_key(found: FrameDetections, number: int, settings: CropSettings) -> str:
+def face_key(entry: FrameDetections, number: int, settings: CropSettings) -> str:
     """`images/clip.mp4/t0-000012.png` (track 0, frame 12), `images/photo.jpg.0.png`: the number-th face."""
-    if found.frame is None:
-        return f"{IMAGES}/{found.source.name}.{number}{settings.suffix}"
-    return f"{IMAGES}/{found.source.name}/t{found.faces[number].track}-{found.frame:06d}{settings.suffix}"
+    if entry.frame is None:
+        return f"{IMAGES}/{entry.source.name}.{number}{settings.suffix}"
+    return f"{IMAGES}/{entry.source.name}/t{entry.faces[number].track}-{entry.frame:06d}{settings.suffix}"
 
 
-def _rows(found: FrameDetections, settings: CropSettings, line: str) -> Iterator[dict[str, str]]:
+def _rows(entry: FrameDetections, settings: CropSettings, line: str) -> Iterator[dict[str, str]]:
     """A row a face, or one without an image, whose key says so. line: of the column `crop`."""
-    name, frame = found.source.name, found.frame
-    shared = {"group": name, "source": name, "crop": line, "note": found.note,
-              "picture": " ".join(map(str, found.size or ())), "frame": "" if frame is None else str(frame),
-              "time": "" if found.time is None else f"{found.time:.6f}".rstrip("0").rstrip(".")}
-    if not found.faces:
+    name, frame = entry.source.name, entry.frame
+    shared = {"group": name, "source": name, "crop": line, "note": entry.note,
+              "picture": " ".join(map(str, entry.size or ())), "frame": "" if frame is None else str(frame),
+              "time": "" if entry.time is None else f"{entry.time:.6f}".rstrip("0").rstrip(".")}
+    if not entry.faces:
         yield shared | {"key": f"{IMAGES}/{name if frame is None else f'{name}/{frame:06d}'}{NO_FACE_SUFFIX}"}
-    for number, face in enumerate(found.faces):
+    for number, face in enumerate(entry.faces):
         yield shared | {
-            "key": face_key(found, number, settings), "box": " ".join(f"{value:g}" for value in face.detection.box),
+            "key": face_key(entry, number, settings), "box": " ".join(f"{value:g}" for value in face.detection.box),
             "landmarks": " ".join(f"{value:g}" for point in face.detection.landmarks for value in point),
             "score": f"{face.detection.score:g}", "track": "" if frame is None else str(face.track),
             "sharpness": f"{face.sharpness:g}", "scale": f"{face.scale:g}", "padded": f"{face.padded:g}"}
@@ -49,17 +49,17 @@ def faces_manifest(detections: Iterable[FrameDetections], settings: CropSettings
     name.
     """
     rows: list[dict[str, str]] = []
-    for found in detections:
-        name = found.source.name
-        if found.last and found.frame is None and rows and rows[-1]["source"] == name:
-            if found.note:
-                rows[-1]["note"] = "; ".join(filter(None, (rows[-1]["note"], f"the video {found.note}")))
+    for entry in detections:
+        name = entry.source.name
+        if entry.last and entry.frame is None and rows and rows[-1]["source"] == name:
+            if entry.note:
+                rows[-1]["note"] = "; ".join(filter(None, (rows[-1]["note"], f"the video {entry.note}")))
         elif name in uncropped:
             rows.append(dict.fromkeys(("key", "group", "source"), name))
-        elif found.last and found.source.video and not found.note:
-            rows.extend(_rows(replace(found, note="no frame"), settings, line))
+        elif entry.last and entry.source.video and not entry.note:
+            rows.extend(_rows(replace(entry, note="no frame"), settings, line))
         else:
-            rows.extend(_rows(found, settings, line))
+            rows.extend(_rows(entry, settings, line))
     rows.sort(key=lambda row: row["source"])  # stable: frames stay in order
     cells = [[row.get(name, "") for name in COLUMNS] for row in rows]
     return build_manifest(pd.DataFrame(cells, columns=list(COLUMNS)), source="faces.csv")

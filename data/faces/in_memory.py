@@ -80,8 +80,8 @@ class FaceStream:
     def _chunks(self) -> Iterator[FacesInMemory]:
         chunk = FacesInMemory([], {})
         with tqdm(unit="frame", desc="frames", dynamic_ncols=True, disable=None) as bar:
-            for found in self._detect():
-                self._add(found, chunk)
+            for entry in self._detect():
+                self._add(entry, chunk)
                 bar.update()
                 if len(chunk.keys) >= CHUNK:
                     yield chunk
@@ -100,24 +100,24 @@ class FaceStream:
         if self.config and rest:
             yield from detect_faces(rest, self.config)
 
-    def _add(self, found: FrameDetections, chunk: FacesInMemory) -> None:
-        name = found.source.name
-        if (self.treatment == "auto" and not found.source.video and found.size
-                and is_face_crop(found.size, found.faces)):
+    def _add(self, entry: FrameDetections, chunk: FacesInMemory) -> None:
+        name = entry.source.name
+        if (self.treatment == "auto" and not entry.source.video and entry.size
+                and is_face_crop(entry.size, entry.faces)):
             self.uncropped.add(name)
         if name in self.uncropped:
-            found = replace(found, faces=(), note="")
+            entry = replace(entry, faces=(), note="")
             try:
-                chunk.contents[name] = found.source.path.read_bytes()
+                chunk.contents[name] = entry.source.path.read_bytes()
                 chunk.keys.append(name)
             except OSError as error:
-                found = replace(found, note=f"unreadable file ({error.strerror})")
+                entry = replace(entry, note=f"unreadable file ({error.strerror})")
                 self.uncropped.discard(name)
-        for number, face in enumerate(found.faces):
-            key = face_key(found, number, self.settings)
+        for number, face in enumerate(entry.faces):
+            key = face_key(entry, number, self.settings)
             chunk.keys.append(key)
             chunk.contents[key] = face.content
-        self.detections.append(replace(found, faces=tuple(replace(face, content=b"") for face in found.faces)))
+        self.detections.append(replace(entry, faces=tuple(replace(face, content=b"") for face in entry.faces)))
 
     def manifest(self) -> Manifest:
         """The manifest, as `crop` writes it; photographs that are not cropped stand under their own name."""
@@ -126,26 +126,26 @@ class FaceStream:
 
     def summary(self) -> str:
         """How many photographs were faces already, how many were cropped, and what the videos held."""
-        photos = [found for found in self.detections if not found.source.video]
-        cropped = [found for found in photos if found.faces]
-        frames = [found for found in self.detections if found.frame is not None]
+        photos = [entry for entry in self.detections if not entry.source.video]
+        cropped = [entry for entry in photos if entry.faces]
+        frames = [entry for entry in self.detections if entry.frame is not None]
         parts = []
         if photos:
-            empty = sum(not found.faces and found.source.name not in self.uncropped for found in photos)
+            empty = sum(not entry.faces and entry.source.name not in self.uncropped for entry in photos)
             parts.append(f"{len(photos):,} pictures: {len(self.uncropped):,} taken as they are, "
-                         f"{len(cropped):,} cropped to {sum(len(found.faces) for found in cropped):,} faces, "
+                         f"{len(cropped):,} cropped to {sum(len(entry.faces) for entry in cropped):,} faces, "
                          f"{empty:,} without a face")
         if frames:
-            parts.append(f"{len(frames):,} frames of {len({found.source.name for found in frames}):,} videos: "
-                         f"{sum(len(found.faces) for found in frames):,} faces, "
-                         f"{sum(not found.faces for found in frames):,} frames without one")
+            parts.append(f"{len(frames):,} frames of {len({entry.source.name for entry in frames}):,} videos: "
+                         f"{sum(len(entry.faces) for entry in frames):,} faces, "
+                         f"{sum(not entry.faces for entry in frames):,} frames without one")
         return "; ".join(parts)
 
     @property
     def faults(self) -> list[str]:
         """What could not be read, or not to its end, a sentence each."""
-        return [f"{found.source.name}: {found.note}" for found in self.detections
-                if found.last and found.note not in ("", NO_FACE)]
+        return [f"{entry.source.name}: {entry.note}" for entry in self.detections
+                if entry.last and entry.note not in ("", NO_FACE)]
 
 
 def _prefetch(items: Iterable[Item]) -> Generator[Item]:
