@@ -261,7 +261,7 @@ class Run:
     """
 
     def __init__(self, path: Path | str):
-        from twofold.fuse.runs.run import read_run
+        from twofold.fuse.runs.read import read_run
 
         self._run = read_run(Path(path))
         self.classes, self.streams = tuple(self._run.taxonomy.classes), list(self._run.stream_names)
@@ -269,12 +269,10 @@ class Run:
     @property
     def figures(self) -> pd.DataFrame:
         """One row a system, the fusion last, as metrics.json holds them."""
-        import json
-
         import pandas as pd
+        from msgspec import to_builtins
 
-        metrics = json.loads((self._run.path / "metrics.json").read_text(encoding="utf-8"))
-        return pd.DataFrame([_row(system) for system in metrics["systems"]])
+        return pd.DataFrame([_row(to_builtins(system)) for system in self._run.metrics.systems])
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """(N, C) calibrated probabilities of raw features (N, D), side by side in the order of `streams`."""

@@ -30,7 +30,8 @@ app.add_typer(data_cli.manifest_app, name="manifest")
 app.command()(data_cli.crop)
 app.add_typer(extract_cli.app)
 app.add_typer(fuse_cli.app)
-app.add_typer(fuse_cli.publishing(licences_of=extract_cli.licences_of, carry=extract_cli.carried_encoders))
+app.add_typer(fuse_cli.publishing_verbs(licences_of=extract_cli.licences_of,
+                                            export_encoders=extract_cli.export_encoders))
 app.add_typer(cache_cli.app, name="cache")
 app.add_typer(extract_cli.weights_app, name="weights")
 app.add_typer(bench_app, name="bench")
@@ -73,7 +74,7 @@ def predict(
     from twofold.extract.again.inputs import Watch, extract_inputs
     from twofold.fuse.predict import PredictOptions, check_options
     from twofold.fuse.predict import predict as run_predict
-    from twofold.fuse.runs.run import read_run
+    from twofold.fuse.runs.read import read_run
 
     trained = read_run(run)
     options = PredictOptions(top=top, threshold=threshold, smooth=smooth, basic=basic, template=submission,
@@ -83,7 +84,7 @@ def predict(
     drawing = Drawing(timeline=timeline, annotate=annotate, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
         faces = extract_inputs(
-            inputs, [recipe for _, _, recipe in trained.streams], crops=trained.record.get("crops", []), watch=watch,
+            inputs, [recipe for _, _, recipe in trained.streams], crops=trained.record.crops, watch=watch,
             drawing=drawing, out=out, root=root or [], store=store, place=Path(folder, "store"), weights=weights or [],
             device=device, dims=trained.head.spec.dims, submission=submission is not None)
         if faces.stopped_by:
@@ -107,7 +108,7 @@ def serve(
 ) -> Report:
     """A live page for one run: drop a picture, use the camera or a video, see what each face shows."""
     from twofold.extract.again.loaded import load_encoders
-    from twofold.fuse.runs.run import read_run
+    from twofold.fuse.runs.read import read_run
     from twofold.fuse.serve.serve import ServeOptions
     from twofold.fuse.serve.serve import serve as run_serve
 

@@ -12,7 +12,7 @@ from twofold import Report
 
 if TYPE_CHECKING:
     from twofold.cache.recipe import Recipe
-    from twofold.extract.again.carried import CarriedEncoders
+    from twofold.extract.portable import ExportedEncoders
 
 app = typer.Typer()
 weights_app = typer.Typer(no_args_is_help=True, help="Which weights each backbone needs, and where they are.")
@@ -164,12 +164,11 @@ def licences_of(backbones: Iterable[str]) -> dict[str, str]:
     return licences(backbones)
 
 
-def carried_encoders(recipes: Sequence[Recipe], *, side: int, weights: Sequence[str], stated: Sequence[str]
-                     ) -> CarriedEncoders:
-    """Encoders of these recipes, ready to stand in front of a head; see `extract.again.carried`."""
-    from twofold.extract.again.carried import carried_encoders
+def export_encoders(recipes: Sequence[Recipe], *, weights: Sequence[str], stated: Sequence[str]) -> ExportedEncoders:
+    """The encoders of these recipes, for `export --face`; see `extract.portable`."""
+    from twofold.extract.portable import export_encoders
 
-    return carried_encoders(recipes, side=side, weights=weights, stated=stated)
+    return export_encoders(recipes, weights=weights, stated=stated)
 
 
 @weights_app.command("ls")

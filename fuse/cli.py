@@ -83,9 +83,10 @@ def sweep(
     return run_sweep(stores, config, out=out, jobs=jobs, overwrite=overwrite, tensorboard=tensorboard)
 
 
-def publishing(*, licences_of: Callable[[Iterable[str]], dict[str, str]], carry: Callable[..., Any]) -> typer.Typer:
-    """The verbs that show a run to others, and what stage one gives them: the licences of encoders, by backbone, and
-    `carry`, which makes encoders ready to stand in front of a head (`extract.again.carried.carried_encoders`)."""
+def publishing_verbs(*, licences_of: Callable[[Iterable[str]], dict[str, str]], export_encoders: Callable[..., Any]
+                    ) -> typer.Typer:
+    """The verbs `report` and `export`. licences_of, export_encoders: of stage one (`extract.cli`), which stage two
+    does not import."""
     shown = typer.Typer()
 
     @shown.command()
@@ -93,10 +94,10 @@ def publishing(*, licences_of: Callable[[Iterable[str]], dict[str, str]], carry:
         runs: RunPaths,
         out: Annotated[Path, typer.Option("-o", "--output", metavar="REPORT.html", help="The page to write.")]
         = Path("report.html"),
-        figures: Annotated[Path | None, typer.Option(metavar="DIR", help="The drawings as SVG and PNG files, too.")]
+        figures: Annotated[Path | None, typer.Option(metavar="DIR", help="The drawings as SVG, PDF and PNG.")]
         = None,
-        root: Annotated[list[str] | None, typer.Option(metavar="DIR", help="Show the faces listed: where they lie, or "
-                                                                           "NAME=DIR for each data set.")] = None,
+        root: Annotated[list[str] | None, typer.Option(metavar="DIR", help="Show the samples that are listed: the "
+                                                       "folder of their images, or NAME=DIR for each dataset.")] = None,
         store: Annotated[Path | None, typer.Option(metavar="STORE", help="The store that the runs were scored on.")]
         = None,
         overwrite: Overwrite = False,
@@ -112,8 +113,8 @@ def publishing(*, licences_of: Callable[[Iterable[str]], dict[str, str]], carry:
     def export(
         run: RunPath,
         out: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="A new folder.")],
-        face: Annotated[int, typer.Option(min=0, max=1024, metavar="SIDE", help="Encoders and head as one ONNX, too, "
-                                          "for faces of SIDE x SIDE pixels.")] = 0,
+        face: Annotated[bool, typer.Option("--face", help="Encoders and head as one ONNX, too, from resized faces.")]
+        = False,
         weights: Annotated[list[str] | None, typer.Option(help="NAME=PATH, where not in the weights folder.")] = None,
         licence: Annotated[list[str] | None, typer.Option(
             metavar="NAME=LICENCE", help="Of an encoder's weights, where nobody states it.")] = None,
@@ -121,11 +122,11 @@ def publishing(*, licences_of: Callable[[Iterable[str]], dict[str, str]], carry:
     ) -> Report:
         """A run for others: its head as ONNX, and a model card with figures, encoders, licences and limits."""
         from twofold.fuse.export.export import export as run_export
-        from twofold.fuse.runs.run import read_run
+        from twofold.fuse.runs.read import read_run
 
         trained = read_run(run)
         recipes = [recipe for _, _, recipe in trained.streams]
-        encoders = carry(recipes, side=face, weights=weights or [], stated=licence or []) if face else None
+        encoders = export_encoders(recipes, weights=weights or [], stated=licence or []) if face else None
         return run_export(trained, out, licences=licences_of(recipe.backbone for recipe in recipes), encoders=encoders,
                           overwrite=overwrite)
 

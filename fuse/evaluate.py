@@ -14,9 +14,9 @@ from twofold.fuse.features import FusedFeatures
 from twofold.fuse.metrics import scores as metrics
 from twofold.fuse.metrics.statistics import Comparison
 from twofold.fuse.predictions import Figures, ScoredHead, against, figures
-from twofold.fuse.runs.run import Run, read_run
+from twofold.fuse.runs.read import Run, read_run
 from twofold.fuse.settings import Settings
-from twofold.fuse.split import taught_rows, teachers
+from twofold.fuse.split import encoder_training_samples, leaking_encoders
 from twofold.fuse.tables import (
     UNTRAINED,
     columns,
@@ -164,16 +164,12 @@ def ask(run: Run, store: Path, *, split: str, allow_seen: bool) -> Question:
     for note in notes:
         log.warning("warning: %s", note)
     rows, split = _rows(features, split)
-    use = np.ones((len(rows), run.folds), bool)
-    if run.seen is None:
-        notes.append(f"{path} is of a version that did not record which faces it learned from: some may be among these")
-    else:
-        use = run.seen.unseen(features, rows)
-    taught = taught_rows(features)[rows]
+    use = run.seen.unseen(features, rows)
+    taught = encoder_training_samples(features)[rows]
     use[taught] = False
     if taught.any():
-        notes.append(f"the encoder of {teachers(features, rows)} was fine-tuned with {int(taught.sum())} of the "
-                     f"{len(rows)} faces (the same bytes or group)")
+        notes.append(f"the encoder of {leaking_encoders(features, rows)} was fine-tuned with {int(taught.sum())} of "
+                     f"the {len(rows)} faces (the same bytes or group)")
     seen = int((~use.any(axis=1)).sum())
     if allow_seen:
         use[:] = True

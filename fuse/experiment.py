@@ -15,7 +15,7 @@ from twofold.fuse.heads.zeroshot import own_classifiers
 from twofold.fuse.metrics import scores as metrics
 from twofold.fuse.predictions import ScoredHead
 from twofold.fuse.settings import Settings
-from twofold.fuse.split import Partition, Roles, SeenFaces, Task, partitions, seen_faces, without_taught
+from twofold.fuse.split import Partition, SeenSamples, Task, drop_encoder_training_samples, partitions, seen_samples
 from twofold.fuse.task import check_pairs, chosen_classes
 from twofold.fuse.training.augment import membership
 
@@ -70,7 +70,8 @@ def experiment_on(features: FusedFeatures, settings: Settings, *, by_fold: tuple
     own, origin = own_classifiers(features) if zero_shot else ([], "")
     task = Task.of(features, zero_shot=zero_shot, learns=not own)
     parts = partitions(features, task, folds=settings.folds, val_fraction=settings.val_fraction, seed=settings.seed)
-    parts = [without_taught(each, part) for each, part in zip(by_fold or [features] * len(parts), parts, strict=True)]
+    parts = [drop_encoder_training_samples(each, part)
+             for each, part in zip(by_fold or [features] * len(parts), parts, strict=True)]
     notes = [*features.notes, *dict.fromkeys(parts[0].notes), *([origin] if origin else [])]
     if by_fold:
         notes.append(f"each of the {len(by_fold)} folds has its own fine-tuned encoder, taught without its test faces")
@@ -136,13 +137,11 @@ def subset_name(features: FusedFeatures, streams: Sequence[int], settings: Setti
     return " + ".join(features.streams[k].name for k in first)
 
 
-def seen_by(experiment: Experiment) -> SeenFaces:
-    """Which faces the members of each fold learn from, are chosen by and are scored by."""
-    folds = []
-    for part in experiment.partitions:
-        learned, chosen_by = learning_rows(experiment.settings, experiment.features, part)
-        folds.append(Roles(learned=learned, chosen_by=chosen_by, scored=part.test))
-    return seen_faces(experiment.features, folds)
+def seen_by(experiment: Experiment) -> SeenSamples:
+    """The training, validation and test samples of each fold."""
+    return seen_samples(experiment.features, [
+        (*learning_rows(experiment.settings, experiment.features, part), part.test)
+        for part in experiment.partitions])
 
 
 def train_singles(experiment: Experiment) -> Singles:

@@ -27,9 +27,15 @@ from twofold.fuse.heads.head import TrainedHead, member_scores, read_streams
 from twofold.fuse.metrics import scores as metrics
 from twofold.fuse.metrics.statistics import Comparison
 from twofold.fuse.predictions import Figures, ScoredHead, against, figures
-from twofold.fuse.runs.run_folder import check_out, check_replaceable
 from twofold.fuse.runs.tensorboard import check_tensorboard, write_curves, write_figures
-from twofold.fuse.runs.write_run import inputs_record, predictions_csv, run_record, write_run
+from twofold.fuse.runs.write import (
+    check_run_folder,
+    check_same_inputs,
+    inputs_record,
+    predictions_csv,
+    run_record,
+    write_run,
+)
 from twofold.fuse.settings import Settings
 from twofold.fuse.tables import columns, comparison_record, figures_table, fusion_lines, percent
 
@@ -87,14 +93,14 @@ def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, overwr
     """
     started = time.perf_counter()
     if out:
-        check_out(out)
+        check_run_folder(out)
     if tensorboard:
         check_tensorboard()
     experiment = prepare(stores, settings)
     settings, features = experiment.settings, experiment.features
     if out and not overwrite:
         streams = [features.streams[k] for k in read_streams(settings, features, range(len(features.streams)))]
-        check_replaceable(out, inputs_record(_repeatable(settings, features), features, streams))
+        check_same_inputs(out, inputs_record(_repeatable(settings, features), features, streams))
     singles = train_singles(experiment)
     heads, trained = [], []
     for streams in subsets(features, settings):

@@ -21,10 +21,16 @@ from twofold.data.utils.csv_files import escape_cells
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind, read_header
 from twofold.fuse.features import FusedFeatures
-from twofold.fuse.runs.run import Run
+from twofold.fuse.runs.read import Run
 from twofold.fuse.tables import UNTRAINED
-from twofold.fuse.video.smoothing import smoothed, window
-from twofold.fuse.video.submission import answered, submission_output, template_keys, write_submission
+from twofold.fuse.video import (
+    parse_window,
+    smooth_videos,
+    submission_output,
+    submission_scores,
+    template_keys,
+    write_submission,
+)
 
 UNCERTAIN = "uncertain"
 PLACES = ("source", "frame", "time", "track", "box", "note")  #: of a manifest that `crop` wrote, carried along
@@ -196,7 +202,7 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, inputs
     if options.template:
         return _submit(run, options, options.template, output, blocks, notes, len(faults))
     if options.smooth:
-        faces, faceless = _smooth(_whole(blocks), window(options.smooth))
+        faces, faceless = _smooth(_whole(blocks), parse_window(options.smooth))
         notes += [f"no face in {len(faceless)} videos: {', '.join(faceless[:10])}"] if faceless else []
         blocks = iter([faces])
     written = write_predictions(output, blocks, options, classes=run.taxonomy.classes,
@@ -235,7 +241,7 @@ def _answering(store: Store, frames: list[str], keys: np.ndarray) -> list[str]:
 def check_options(options: PredictOptions, run: Run, out: Path, *, inputs: Sequence[Path]) -> Output:
     """The file to be written. Raises InputError now, rather than after an extraction, for what cannot be done."""
     classes = run.taxonomy.classes
-    window(options.smooth or "none")
+    parse_window(options.smooth or "none")
     if not 0 <= options.threshold <= 1:
         raise InputError(f"--threshold {options.threshold:g} is not a probability (0 to 1)")
     if not 0 <= options.top <= len(classes):
@@ -295,16 +301,17 @@ def _smooth(faces: ScoredFaces, weights: np.ndarray) -> tuple[ScoredFaces, list[
     timed = np.flatnonzero(faces.groups != ALONE)
     keys, groups = faces.keys[timed].tolist(), faces.groups[timed].tolist()
     scores, basic = faces.scores.copy(), faces.basic.copy()
-    scores[timed], faceless = smoothed(faces.scores[timed], keys, groups, weights)
+    scores[timed], faceless = smooth_videos(faces.scores[timed], keys, groups, weights)
     if basic.size:
-        basic[timed] = smoothed(faces.basic[timed], keys, groups, weights)[0]
+        basic[timed] = smooth_videos(faces.basic[timed], keys, groups, weights)[0]
     return replace(faces, scores=scores, basic=basic), faceless
 
 
 def _submit(run: Run, options: PredictOptions, template: Path, out: Output, blocks: Iterator[ScoredFaces],
             notes: list[str], faults: int) -> Predictions:
     faces = _whole(blocks)
-    scores = answered(faces.scores, faces.keys.tolist(), window(options.smooth or "none"), fill=options.fill)
+    window = parse_window(options.smooth or "none")
+    scores = submission_scores(faces.scores, faces.keys.tolist(), window, fill=options.fill)
     calls = scores.argmax(axis=1)
     write_submission(template, out, [run.taxonomy.numbers[call] for call in calls])
     counts = Counter(run.taxonomy.classes[call] for call in calls)
@@ -314,8 +321,6 @@ def _submit(run: Run, options: PredictOptions, template: Path, out: Output, bloc
 
 def _seen(run: Run, features: FusedFeatures) -> list[str]:
     """A note where the run is to predict what it was taught."""
-    if run.seen is None:
-        return []
     count = int((~run.seen.unseen(features, np.arange(len(features))).all(axis=1)).sum())
     return [f"{count} of {len(features)} faces are known to {run.path}: it learned from them or was chosen by them, so "
             "these answers say nothing about new faces"] if count else []

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -166,60 +165,52 @@ def _names(values: np.ndarray) -> list[str]:
     return values.astype(str).tolist()
 
 
+# seen.csv has one line per sample, sorted: the SHA-256 of its image file; the first half of the SHA-256 of its group's
+# name, empty for a sample without a group; and one letter per fold for its role there: `l` trained on, `c` validated
+# on (epoch, weights, temperature), `s` tested on, `-` none
 HEADER = "sha256,group,folds"
 LINE = re.compile(rb"[0-9a-f]{64},(?:[0-9a-f]{32})?,[-lcs]+")
-MOST_BYTES = 1 << 31  #: of a file that is read back: some ten million faces
 
 
 @dataclass(frozen=True, eq=False)
-class Roles:
-    """Row numbers of a FusedFeatures: what the members of one fold did with them."""
-
-    learned: np.ndarray
-    chosen_by: np.ndarray
-    scored: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class SeenFaces:
-    """n faces and what the members of each of F folds did with them: roles (n, F)."""
+class SeenSamples:
+    """n samples and their roles in each of F folds: roles (n, F)."""
 
     sha256: np.ndarray  #: (n,) S64
-    group: np.ndarray  #: (n,) S32, empty for a face alone
+    group: np.ndarray  #: (n,) S32, empty for a sample without a group
     roles: np.ndarray  #: (n, F) S1
 
-    def taught(self, fold: int) -> np.ndarray:
-        """(n,) bool: the faces that the members of a fold learned from or were chosen by."""
+    def fitted_on(self, fold: int) -> np.ndarray:
+        """(n,) bool: the training and validation samples of a fold."""
         return np.isin(self.roles[:, fold], (b"l", b"c"))
 
     def unseen(self, features: FusedFeatures, rows: np.ndarray) -> np.ndarray:
-        """(n, F) bool for rows of other features: the fold has seen neither the face's bytes nor its group.
+        """(n, F) bool for rows of other features: the fold has seen neither the sample's bytes nor its group.
 
-        Where a fold was scored by this very face, no other fold counts as not having seen it: so a cross-validated run
-        is scored by the same members as when it was made.
+        Where a fold was tested on this very sample, no other fold counts as not having seen it: so a cross-validated
+        run is scored by the same members as when it was made.
         """
         sha256, group = features.sha256[rows], group_digests(features, rows)
         unseen = np.empty((len(rows), self.roles.shape[1]), bool)
-        scored = np.empty_like(unseen)
-        grouped = group != b""
+        tested = np.empty_like(unseen)
         pairs, own_pairs = np.char.add(sha256, group), np.char.add(self.sha256, self.group)
         for fold in range(unseen.shape[1]):
-            taught = self.taught(fold)
-            unseen[:, fold] = ~np.isin(sha256, self.sha256[taught])
-            unseen[:, fold] &= ~(grouped & np.isin(group, self.group[taught]))
-            scored[:, fold] = np.isin(pairs, own_pairs[self.roles[:, fold] == b"s"])
-        scored &= unseen
-        return np.where(np.any(scored, axis=1, keepdims=True), scored, unseen)
+            fitted = self.fitted_on(fold)
+            unseen[:, fold] = ~np.isin(sha256, self.sha256[fitted])
+            unseen[:, fold] &= ~((group != b"") & np.isin(group, self.group[fitted]))
+            tested[:, fold] = np.isin(pairs, own_pairs[self.roles[:, fold] == b"s"])
+        tested &= unseen
+        return np.where(np.any(tested, axis=1, keepdims=True), tested, unseen)
 
 
-def seen_faces(features: FusedFeatures, folds: Sequence[Roles]) -> SeenFaces:
-    """What the members of each fold did with which faces."""
+def seen_samples(features: FusedFeatures, folds: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> SeenSamples:
+    """The roles of all samples. folds: the rows of the training, validation and test samples of each."""
     roles = np.full((len(features), len(folds)), b"-", "S1")
     for fold, role in enumerate(folds):
-        for letter, rows in ((b"l", role.learned), (b"c", role.chosen_by), (b"s", role.scored)):
+        for letter, rows in zip((b"l", b"c", b"s"), role, strict=True):
             roles[rows, fold] = letter
     rows = np.flatnonzero((roles != b"-").any(axis=1))
-    return SeenFaces(features.sha256[rows].astype("S64"), group_digests(features, rows), roles[rows])
+    return SeenSamples(features.sha256[rows].astype("S64"), group_digests(features, rows), roles[rows])
 
 
 def group_digests(features: FusedFeatures, rows: np.ndarray) -> np.ndarray:
@@ -227,74 +218,70 @@ def group_digests(features: FusedFeatures, rows: np.ndarray) -> np.ndarray:
     digests: dict[str, bytes] = {}
     names = [name.partition("\0")[2] for name in features.group[rows]]
     for name, key in zip(names, features.keys[rows], strict=True):
-        if name != key and name not in digests:  # the key stands for the group of a face that has none
+        if name != key and name not in digests:  # the key stands for the group of a sample that has none
             digests[name] = group_digest(name).hex().encode()
     return np.array([digests.get(name, b"") if name != key else b""
                      for name, key in zip(names, features.keys[rows], strict=True)], "S32")
 
 
-def seen_text(seen: SeenFaces) -> str:
-    """The file `seen.csv`."""
+def format_seen(seen: SeenSamples) -> str:
+    """The content of `seen.csv`."""
     letters = [row.tobytes() for row in np.ascontiguousarray(seen.roles)]
     lines = sorted({b",".join(line) for line in zip(seen.sha256.tolist(), seen.group.tolist(), letters, strict=True)})
     return b"\n".join([HEADER.encode(), *lines, b""]).decode("ascii")
 
 
-def read_seen(path: Path, *, folds: int) -> SeenFaces | None:
-    """What a run says that it has seen; None for runs of versions that did not say. Raises InputError for any line
-    that is not as above."""
-    if not path.is_file():
-        return None
-    if path.stat().st_size > MOST_BYTES:
-        raise InputError(f"{path}: {path.stat().st_size:,} bytes are too many for a list of faces")
-    header, *lines = path.read_bytes().split(b"\n")
+def parse_seen(content: bytes, *, folds: int, source: str) -> SeenSamples:
+    """Parse the content of `seen.csv`. Raises InputError for a malformed line; source: the name of the file."""
+    header, *lines = content.split(b"\n")
     if header != HEADER.encode() or lines[-1:] != [b""]:
-        raise InputError(f"{path}: not a list of seen faces, or cut short: train the run again")
+        raise InputError(f"{source}: not a list of seen samples, or cut short: train the run again")
     lines = lines[:-1]
     for number, line in enumerate(lines, 2):
         if not LINE.fullmatch(line) or len(line.rpartition(b",")[2]) != folds:
-            raise InputError(f"{path}: line {number} is no seen face of {folds} folds: train the run again")
+            raise InputError(f"{source}: line {number} is no seen sample of {folds} folds: train the run again")
     columns = [line.split(b",") for line in lines]
     roles = np.frombuffer(b"".join(letters for *_, letters in columns), "S1").reshape(len(lines), folds)
-    return SeenFaces(np.array([sha256 for sha256, *_ in columns], "S64"),
-                     np.array([group for _, group, _ in columns], "S32"), roles)
+    return SeenSamples(np.array([sha256 for sha256, *_ in columns], "S64"),
+                       np.array([group for _, group, _ in columns], "S32"), roles)
 
 
-def taught_rows(features: FusedFeatures, streams: Sequence[int] | None = None) -> np.ndarray:
-    """(N,) bool: the faces whose bytes or group an encoder of these streams (default: all) was taught with."""
+def encoder_training_samples(features: FusedFeatures, streams: Sequence[int] | None = None) -> np.ndarray:
+    """(N,) bool: samples whose bytes or group an encoder of these streams (default: all) was fine-tuned with."""
     names = features.sha256.astype("S64")
     groups = group_digests(features, np.arange(len(features)))
-    taught = np.zeros(len(features), bool)
+    seen = np.zeros(len(features), bool)
     for k in range(len(features.streams)) if streams is None else streams:
-        for faces in training_samples_of(features.streams[k].files):
-            taught |= np.isin(names, _hex(faces.sha256, "S64"))
-            taught |= (groups != b"") & np.isin(groups, _hex(faces.groups, "S32"))
-    return taught
+        for samples in training_samples_of(features.streams[k].files):
+            seen |= np.isin(names, _hex(samples.sha256, "S64"))
+            seen |= (groups != b"") & np.isin(groups, _hex(samples.groups, "S32"))
+    return seen
 
 
-def teachers(features: FusedFeatures, rows: np.ndarray) -> str:
-    """Names of the streams whose encoders were taught with some of these rows."""
-    names = [stream.name for k, stream in enumerate(features.streams) if taught_rows(features, [k])[rows].any()]
+def leaking_encoders(features: FusedFeatures, rows: np.ndarray) -> str:
+    """Names of the streams whose encoders were fine-tuned with some of these rows."""
+    names = [stream.name for k, stream in enumerate(features.streams)
+             if encoder_training_samples(features, [k])[rows].any()]
     return " and ".join(names)
 
 
-def without_taught(features: FusedFeatures, part: Partition) -> Partition:
-    """The partition without test faces that an encoder was taught with, and what is to be said about them.
+def drop_encoder_training_samples(features: FusedFeatures, part: Partition) -> Partition:
+    """The partition without test samples that an encoder was fine-tuned with; a note says how many.
 
-    Raises InputError if no test face is left.
+    Raises InputError if no test sample is left.
     """
-    taught = taught_rows(features)
-    leaked = part.test[taught[part.test]]
+    seen = encoder_training_samples(features)
+    leaked = part.test[seen[part.test]]
     if not len(leaked):
         return part
-    names = teachers(features, leaked)
+    names = leaking_encoders(features, leaked)
     if len(leaked) == len(part.test):
         raise InputError(f"nothing is left to score: the encoder of {names} was fine-tuned with all {len(leaked)} test "
-                         "faces (the same bytes or group): fine-tune on other faces, or cross-validate with one "
-                         "encoder a fold (`finetune --folds K`, then `fuse --folds K`)")
-    note = (f"{len(leaked)} of {len(part.test)} test faces left out: the encoder of {names} was fine-tuned with them "
+                         "samples (the same bytes or group): fine-tune on other samples, or cross-validate with one "
+                         "encoder per fold (`finetune --folds K`, then `fuse --folds K`)")
+    note = (f"{len(leaked)} of {len(part.test)} test samples left out: the encoder of {names} was fine-tuned with them "
             "(the same bytes or group)")
-    return replace(part, test=part.test[~taught[part.test]], notes=(*part.notes, note))
+    return replace(part, test=part.test[~seen[part.test]], notes=(*part.notes, note))
 
 
 def _hex(rows: np.ndarray, kind: str) -> np.ndarray:

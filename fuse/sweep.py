@@ -24,9 +24,8 @@ from twofold.fuse.fuse import Fusion, fuse
 from twofold.fuse.heads.head import TrainedHead
 from twofold.fuse.metrics.statistics import Comparison, compare
 from twofold.fuse.predictions import figures
-from twofold.fuse.runs.run_folder import check_out
 from twofold.fuse.runs.tensorboard import check_tensorboard, write_curves, write_trial
-from twofold.fuse.runs.write_run import csv_text
+from twofold.fuse.runs.write import check_run_folder, csv_text
 from twofold.fuse.settings import Settings, settings_from
 from twofold.fuse.tables import columns, grouped_columns, percent, span, spread
 
@@ -250,7 +249,7 @@ def _claim(out: Path, names: Sequence[str], overwrite: bool) -> None:
     if others and not overwrite:
         raise InputError(f"{out} holds {len(others)} trials of another sweep (other settings, features or labels): "
                          "--overwrite replaces it, or choose another --out")
-    check_out(out / "best")
+    check_run_folder(out / "best")
     trials.mkdir(parents=True, exist_ok=True)
     for path in others:
         path.unlink()

@@ -20,9 +20,11 @@ ALLOWED = {
     "extract/cluster": {"extract", "data", "cache", "numpy", "tqdm", "ray"},
     "extract/doctor.py": {"twofold", "extract", "data", "torch", "PIL", "huggingface_hub", "filelock", "packaging"},
     "fuse/export": {"fuse", "data", "cache", "numpy", "torch", "onnx", "onnxruntime", "onnxscript"},
-    "fuse/report": {"fuse", "data", "cache", "numpy", "torch", "sklearn", "PIL", "resvg_py"},
+    "fuse/report": {"fuse", "data", "cache", "numpy", "torch", "sklearn", "PIL", "matplotlib", "jinja2",
+                    "markupsafe", "msgspec"},
     "fuse/serve": {"fuse", "data", "numpy", "PIL", "starlette", "uvicorn"},
-    "fuse": {"fuse", "data", "cache", "numpy", "pandas", "torch", "sklearn", "joblib", "safetensors", "tqdm", "scipy"},
+    "fuse": {"fuse", "data", "cache", "numpy", "pandas", "torch", "sklearn", "joblib", "safetensors", "tqdm", "scipy",
+             "msgspec"},
 }
 ANY_CLI = {"typer", "tqdm", "data", "twofold"}  #: verbs may take the nouns of `data`, and `Report` from the root
 

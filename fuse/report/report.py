@@ -1,90 +1,97 @@
-"""The verb `report`: runs as a page that a person would rather look at."""
+"""The verb `report`: runs as one HTML page of tables and drawings, and the drawings as files for a paper."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from twofold.data.images.sources import check_roots, open_images
 from twofold.data.manifest import read_manifest
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind, read_head
-from twofold.fuse.report.content import RunContent, read_content
-from twofold.fuse.report.drawings import NO_PNG, can_write_png, paper_drawings, write_drawings
-from twofold.fuse.report.faces import Pictures, shown_keys
-from twofold.fuse.report.page import MARK, page
-from twofold.fuse.report.pairs import Pair, forest_of, pairs, side_by_side
-from twofold.fuse.report.stored import StoredContent, read_stored
+from twofold.fuse.report.analysis import PairedComparison, StoreAnalysis, analyse_on_store, compare_with_first
+from twofold.fuse.runs.read import Run, read_run
 
+MARK = "twofold report"  #: in the head of the page, so that a later report knows its own
 PAGE = OutputKind("a page of `report`", lambda path: MARK in read_head(path), repeatable=True)
-
 Licences = Callable[[Iterable[str]], dict[str, str]]  #: of encoders, by backbone: of those of which one is stated
 
 
 @dataclass(frozen=True)
-class Reported:
-    """What `report` wrote. figures: the files of the drawings."""
+class WrittenReport:
+    """What `report` wrote. figures: the files of the drawings; licences: of the encoders where one is stated."""
 
     out: Path
-    runs: list[RunContent]
+    runs: list[Run]
     figures: list[Path]
-    compared: list[Pair]
-    stored: list[StoredContent | None]
-    licences: dict[str, str]  #: of the encoders of which one is stated
+    comparisons: list[PairedComparison]
+    analyses: list[StoreAnalysis | None]
+    licences: dict[str, str]
 
     def text(self) -> str:
         drawn = f"; {len(self.figures)} files of drawings in {self.figures[0].parent}" if self.figures else ""
-        note = f"\nnote: {NO_PNG}" if self.figures and not can_write_png() else ""
-        return f"{len(self.runs)} run{'s' if len(self.runs) > 1 else ''} -> {self.out}{drawn}{note}"
+        return f"{len(self.runs)} run{'s' if len(self.runs) > 1 else ''} -> {self.out}{drawn}"
 
-    def record(self) -> dict:
+    def record(self) -> dict[str, Any]:
         return {"out": str(self.out), "figures": [str(path) for path in self.figures],
-                "runs": [{"run": str(run.path), "classes": list(run.classes), "systems": run.systems,
-                          "fusion_against_best_single": run.comparison,
-                          "streams": more.streams.record() if more else None}
-                         for run, more in zip(self.runs, self.stored, strict=True)],
-                "licences": self.licences, "against_the_first": [pair.record() for pair in self.compared]}
+                "runs": [{"run": str(run.path), "classes": list(run.taxonomy.classes),
+                          "systems": msgspec.to_builtins(run.metrics.systems),
+                          "fusion_against_best_single": run.metrics.fusion_against_best_single,
+                          "streams": analysis.record() if analysis else None}
+                         for run, analysis in zip(self.runs, self.analyses, strict=True)],
+                "licences": self.licences, "against_the_first": [each.record() for each in self.comparisons]}
 
 
 def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
            root: Path | dict[str, Path] | None = None, store: Path | None = None,
-           licences_of: Licences = lambda backbones: {}, overwrite: bool = False) -> Reported:
-    """Write the page of these runs to `out`, and their drawings as SVG and PNG files into `figures`.
+           licences_of: Licences = lambda backbones: {}, overwrite: bool = False) -> WrittenReport:
+    """Write the page of these runs to `out`, and their drawings as SVG, PDF and PNG files into `figures`.
 
-    licences_of: gives the licences of encoders, where they are known. root: where the faces lie; with it, and only
-    then, the page shows the faces that it lists. store: whose manifest tells which faces belong together, so that runs
-    are compared by group, and whose features show what each stream does and how the faces lie.
+    licences_of: gives the licences of encoders, where they are known. root: the folder of the images; with it, and
+    only then, the page shows the samples that it lists. store: whose manifest gives the groups by which runs are
+    compared, and whose features show the effect of each stream and a map of the samples.
     overwrite: a page, and drawings, of earlier reports.
-    Raises InputError for a folder that is no run, for faces that are not below `root`, or a place that cannot be
-    written.
+    Raises InputError for a folder that is not a run, images that are not below `root`, an output that cannot be
+    written, and where matplotlib or Jinja2 is missing.
     """
-    runs = [read_content(path) for path in paths]
-    place = Output(out, PAGE, overwrite)
-    place.check()
-    if figures and figures.exists() and not figures.is_dir():
-        raise InputError(f"{figures}: cannot be written: it is no folder")
-    pictures = _pictures(root, runs) if root else None
-    compared = pairs(runs, groups=_groups(store) if store else {})
-    side = side_by_side(runs, compared, grouped=store is not None) if len(runs) > 1 else []
-    stored = [read_stored(run, store) if store else None for run in runs]
+    _require_packages()
+    from twofold.fuse.report.figures import write_drawings
+    from twofold.fuse.report.page import Thumbnails, drawings_of, forest_of, listed_keys, render
+
+    runs = [read_run(path) for path in paths]
+    page = Output(out, PAGE, overwrite)
+    page.check()
+    thumbnails = None
+    if root:
+        source = open_images(root)
+        check_roots(source, listed_keys(runs))
+        thumbnails = Thumbnails(source)
+    comparisons = compare_with_first(runs, groups=_groups(store) if store else {})
+    analyses = [analyse_on_store(run, store) if store else None for run in runs]
+    licences = licences_of(dict.fromkeys(stream.backbone for run in runs for stream in run.record.streams))
     files = []
     if figures:
-        named = {name if len(runs) == 1 else f"{number}-{name}": drawing
-                 for number, (run, more) in enumerate(zip(runs, stored, strict=True), 1)
-                 for name, drawing in paper_drawings(run, more).items()}
-        together = {"side-by-side": forest_of(runs)} if len(runs) > 1 else {}
-        files = write_drawings(figures, {name: drawing for name, drawing in (named | together).items() if drawing},
+        drawings = {name if len(runs) == 1 else f"{number}-{name}": drawing
+                    for number, (run, analysis) in enumerate(zip(runs, analyses, strict=True), 1)
+                    for name, drawing in drawings_of(run, analysis).items()}
+        together = forest_of(runs) if len(runs) > 1 else None
+        files = write_drawings(figures, drawings | ({"side-by-side": together} if together else {}),
                                overwrite=overwrite)
-    licences = licences_of(dict.fromkeys(str(stream["backbone"]) for run in runs for stream in run.record["streams"]))
-    place.write_text(page(runs, licences=licences, pictures=pictures, side=side, stored=stored))
-    return Reported(out, runs, files, compared, stored, licences)
-
-
-def _pictures(root: Path | dict[str, Path], runs: Sequence[RunContent]) -> Pictures:
-    source = open_images(root)
-    check_roots(source, shown_keys(runs))
-    return Pictures(source)
+    page.write_text(render(runs, mark=MARK, licences=licences, comparisons=comparisons, analyses=analyses,
+                           thumbnails=thumbnails, grouped=store is not None))
+    return WrittenReport(out, runs, files, comparisons, analyses, licences)
 
 
 def _groups(store: Path) -> dict[str, str]:
     table = read_manifest(store / "manifest.csv").table
     return dict(zip(table["key"], table["group"], strict=True))
+
+
+def _require_packages() -> None:
+    try:
+        import jinja2  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        import matplotlib  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    except ImportError as error:
+        raise InputError(f"a report needs {error.name}: pip install 'twofold[report]'") from None

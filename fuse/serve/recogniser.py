@@ -10,7 +10,7 @@ from PIL import Image
 
 from twofold.data.faces.in_memory import FaceFinder, PictureFace
 from twofold.fuse.heads.head import scores_of, without_streams
-from twofold.fuse.runs.run import Run
+from twofold.fuse.runs.read import Run
 from twofold.fuse.serve.answer import Answer, FaceAnswer, Seconds
 
 Embed = Callable[[Sequence[bytes]], np.ndarray]  #: N image files of faces to (N, D) float32, in the head's columns

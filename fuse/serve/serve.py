@@ -15,7 +15,7 @@ from twofold.data.images.decode import PHOTO_LIMITS
 from twofold.data.labels import BASIC
 from twofold.data.utils.errors import InputError
 from twofold.fuse.predict import TEACHING_BASICS
-from twofold.fuse.runs.run import Run
+from twofold.fuse.runs.read import Run
 from twofold.fuse.serve.access import Access, access_for
 from twofold.fuse.serve.desk import Bounds, Desk, Tally
 from twofold.fuse.serve.examples import find_examples
@@ -70,7 +70,7 @@ def serve(run: Run, options: ServeOptions, *, load: Callable[[], Embed]) -> Serv
     uvicorn = _require_uvicorn()
     from twofold.fuse.serve.app import Site, application
 
-    run.require_one_encoder_a_stream()
+    run.require_one_encoder_per_stream()
     examples = find_examples(options.examples, most_bytes=options.bounds.bytes)
     access = access_for(options.host)
     with _listen(options.host, options.port) as listener, _ended_by_signals():
@@ -108,7 +108,7 @@ def open_finder(run: Run, options: ServeOptions) -> FaceFinder:
     if options.cropped:
         return FaceFinder(None)
     try:
-        return FaceFinder(open_detection(run.record.get("crops", []), detector=options.detector, sampling=Sampling()))
+        return FaceFinder(open_detection(run.record.crops, detector=options.detector, sampling=Sampling()))
     except InputError as error:
         raise InputError(f"{error}; or --cropped takes every picture for one face as it is") from None
 

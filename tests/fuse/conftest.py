@@ -1,6 +1,8 @@
 """Small real stores whose labels are known, with signal planted where a test wants it."""
 
 import csv
+import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -65,3 +67,13 @@ def write_store(place: Path, streams=None, *, name="store", rows=420, seed=0, no
 def make_store(tmp_path):
     """Write a store beside what else the test has: `write_store`."""
     return partial(write_store, tmp_path)
+
+
+def edit_record(run: Path, change: Callable[[dict], object]) -> dict:
+    """Change run.json, fingerprints of changed recipes included; returns it."""
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    change(record)
+    for stream in record["streams"]:
+        stream["fingerprint"] = Recipe.from_json(json.dumps(stream["recipe"])).fingerprint
+    (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    return record

@@ -15,7 +15,7 @@ from twofold.data.utils.errors import InputError
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.experiment import prepare
 from twofold.fuse.fuse import fuse
-from twofold.fuse.runs.run import read_run
+from twofold.fuse.runs.read import read_run
 from twofold.fuse.settings import resolve
 
 QUICK = {"epochs": 12, "lr": 3e-3, "warmup": 1, "hidden": 32, "seeds": 2, "batch_size": 64}

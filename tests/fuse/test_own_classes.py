@@ -11,7 +11,7 @@ from twofold.data.utils.errors import InputError
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.fuse import fuse
 from twofold.fuse.predict import PredictOptions, predict
-from twofold.fuse.runs.run import read_run
+from twofold.fuse.runs.read import read_run
 from twofold.fuse.settings import resolve
 from twofold.fuse.sweep import sweep
 

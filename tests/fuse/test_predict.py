@@ -14,7 +14,7 @@ from twofold.fuse import predict as predictions
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.fuse import fuse
 from twofold.fuse.predict import PredictOptions, predict
-from twofold.fuse.runs.run import read_run
+from twofold.fuse.runs.read import read_run
 from twofold.fuse.settings import resolve
 
 QUICK = {"epochs": 6, "lr": 3e-3, "warmup": 1, "hidden": 16, "seeds": 2, "batch_size": 64}

@@ -13,7 +13,7 @@ from twofold.fuse.evaluate import evaluate
 from twofold.fuse.experiment import prepare
 from twofold.fuse.fuse import fuse
 from twofold.fuse.predict import PredictOptions, predict
-from twofold.fuse.runs.run import read_run
+from twofold.fuse.runs.read import read_run
 from twofold.fuse.settings import resolve
 
 QUICK = {"epochs": 12, "lr": 1e-2, "warmup": 1, "hidden": 32, "seeds": 2, "batch_size": 64}

@@ -11,12 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.fuse.conftest import edit_record, write_store
 from twofold.cache.recipe import Recipe
 from twofold.data.utils.errors import InputError
 from twofold.extract.again.reproduce import find_encoders
 from twofold.extract.streams import Encoders
 from twofold.fuse.fuse import fuse
-from twofold.fuse.runs.run import read_run
+from twofold.fuse.runs.read import read_run
 from twofold.fuse.settings import resolve
 
 QUICK = {"epochs": 1, "hidden": 8, "seeds": 2, "batch_size": 64}
@@ -25,11 +26,8 @@ QUICK = {"epochs": 1, "hidden": 8, "seeds": 2, "batch_size": 64}
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory):
     """A trained run, for each test to copy."""
-    from tests.fuse.conftest import make_store
-
     folder = tmp_path_factory.mktemp("honest")
-    store = make_store.__wrapped__(folder)(rows=210)
-    fuse([store], resolve(changes=QUICK), out=folder / "run")
+    fuse([write_store(folder, rows=210)], resolve(changes=QUICK), out=folder / "run")
     return folder / "run"
 
 
@@ -190,15 +188,15 @@ def test_an_honest_run_of_each_head_reads_back(make_store, tmp_path):
         assert state.keys() == again.keys() and all(torch.equal(state[name], again[name]) for name in state)
 
 
-def _of_a_giant(run, dim, weights):
+def _of_a_giant(run, weights):
     """Let the run want a network of a billion weights."""
-    record = json.loads((run / "run.json").read_text())
-    recipe = record["streams"][0]["recipe"]
-    record["streams"][0] |= {"backbone": "timm:vit_giant_patch14_224"}
-    recipe |= {"backbone": "timm:vit_giant_patch14_224", "weights": weights}
-    del record["streams"][0]["fingerprint"]
-    (run / "run.json").write_text(json.dumps(record))
-    return Recipe.from_json(json.dumps(recipe))
+    name = "timm:vit_giant_patch14_224"
+
+    def change(record):
+        record["streams"][0]["backbone"] = name
+        record["streams"][0]["recipe"] |= {"backbone": name, "weights": weights}
+
+    return Recipe.from_json(json.dumps(edit_record(run, change)["streams"][0]["recipe"]))
 
 
 @pytest.mark.parametrize(("dim", "weights", "says"), [
@@ -206,7 +204,7 @@ def _of_a_giant(run, dim, weights):
     (1408, "sha256:" + "0" * 64, "not the weights of this network")])
 def test_a_giant_is_refused_before_it_is_built(run, tmp_path, monkeypatch, dim, weights, says):
     """It took 4.7 GB and 28 s: now its widths and names are looked up where tensors have no memory."""
-    recipe = _of_a_giant(run, dim, weights)
+    recipe = _of_a_giant(run, weights)
     monkeypatch.setenv("TWOFOLD_WEIGHTS", str(tmp_path))
     monkeypatch.setattr(Encoders, "load", lambda *_: pytest.fail("it is built"))
     save_file({"conv1.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
@@ -218,7 +216,7 @@ def test_a_giant_is_refused_before_it_is_built(run, tmp_path, monkeypatch, dim, 
 def test_a_giant_is_refused_by_predict(run, cli, tmp_path):
     from PIL import Image
 
-    _of_a_giant(run, 12, "random:0")
+    _of_a_giant(run, "random:0")
     (tmp_path / "faces").mkdir()
     Image.new("RGB", (64, 64), "grey").save(tmp_path / "faces" / "a.png")
     (tmp_path / "faces.csv").write_text("key\na.png\n")

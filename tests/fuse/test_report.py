@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from html.parser import HTMLParser
+from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,44 +18,55 @@ from PIL import Image
 from sklearn.metrics import cohen_kappa_score, f1_score
 from sklearn.neighbors import NearestNeighbors
 
-from tests.fuse.conftest import write_store
+from tests.fuse.conftest import edit_record, write_store
+from tests.fuse.serve.browser import CHROMIUM, Browser
 from twofold.cache.store import Store
 from twofold.data.utils.errors import InputError
+from twofold.extract.encoders.licences import licences
 from twofold.fuse.fuse import fuse
 from twofold.fuse.report.report import report
-from twofold.fuse.runs.run import read_run
+from twofold.fuse.runs.read import read_run
 from twofold.fuse.settings import resolve
 
 SVG = "{http://www.w3.org/2000/svg}"
+QUICK = {"epochs": 4, "lr": 3e-3, "hidden": 16, "seeds": 2, "batch_size": 64, "head": "gated"}
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with a store, and a run of it. Read only."""
+    """A folder with a store, a run of it and one of another head. Read only."""
     folder = tmp_path_factory.mktemp("trained")
-    settings = resolve(changes={"epochs": 4, "lr": 3e-3, "hidden": 16, "seeds": 2, "batch_size": 64, "head": "gated"})
-    fuse([write_store(folder, noise=1.0)], settings, out=folder / "run")
+    store = write_store(folder, noise=1.0)
+    fuse([store], resolve(changes=QUICK), out=folder / "run")
+    fuse([store], resolve(changes=QUICK | {"epochs": 2, "seeds": 1, "head": "mlp"}), out=folder / "other")
     return folder
 
 
 @pytest.fixture
 def run(trained, tmp_path):
-    """A copy of the run, beside one of its store."""
+    """A copy of the run, beside one of its store and of the other run."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     return tmp_path / "run"
 
 
 class Page(HTMLParser):
-    """The texts of a page, its tags with their attributes, and whether every tag is closed."""
+    """The texts of a page, its tags with their attributes, its tables by caption; every tag must be closed."""
 
     def __init__(self, text: str):
         super().__init__()
-        self.texts, self.tags, self.open = [], [], []
+        self.texts, self.tags, self.open, self.tables = [], [], [], {}
         self.feed(text)
+        assert not self.open
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "br", "wbr", "img", "input"):
+        if tag == "table":
+            self._cells, self._caption = [], ""
+        if tag == "tr":
+            self._cells.append([])
+        if tag in ("td", "th"):
+            self._cells[-1].append([])
+        if tag not in ("meta", "br", "img", "input"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -62,50 +74,78 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+        if tag == "table":
+            self.tables[self._caption] = [["".join(cell[:1]) for cell in row] for row in self._cells[1:]]
 
     def handle_data(self, data):
         self.texts.append(data)
+        if self.open and self.open[-1] == "caption":
+            self._caption = data
+        if self.open and self.open[-1] in ("td", "th"):
+            self._cells[-1][-1].append(data)
 
 
-def test_the_numbers_are_those_of_the_run(run, tmp_path, cli, monkeypatch):
-    monkeypatch.setitem(sys.modules, "resvg_py", None)  # PNG files are looked at elsewhere
-    done = cli("report", run, "-o", tmp_path / "r.html", "--figures", tmp_path / "figures", "--json")
+def page_of(path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def percent(value) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def test_the_numbers_are_those_of_the_run(run, tmp_path, cli):
+    done = cli("report", run, "-o", tmp_path / "r.html", "--json")
     assert done.returncode == 0, done.stderr
     systems = json.loads((run / "metrics.json").read_text())["systems"]
     assert json.loads(done.stdout)["runs"][0]["systems"] == systems
-    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
-    assert not page.open
-    for system in systems:
-        assert f"{100 * system['macro_f1']:.2f}" in page.texts and system["name"] in page.texts
-    counts = [count for row in systems[-1]["confusion"] for count in row]
-    cells = [text for text in page.texts if re.fullmatch(r"\d+", text)]
-    assert all(str(count) in cells for count in counts)
+    page = page_of(tmp_path / "r.html")
+    for row, system in zip(page.tables["All systems"], systems, strict=True):
+        spans = ["[{:.1f}, {:.1f}]".format(*(100 * end for end in system[f"{kind}_interval"]))
+                 for kind in ("accuracy", "macro_f1")]
+        assert row == [system["name"], percent(system["accuracy"]), spans[0], percent(system["macro_f1"]), spans[1],
+                       percent(system["uar"])]
+        confusion = page.tables[f"{system['name']}: samples by target (rows) and prediction (columns)"]
+        assert [[int(cell) for cell in row[1:]] for row in confusion] == system["confusion"]
+    fused = systems[-1]
+    assert page.tables["Each class, by the fusion"] == [
+        [name, str(of["n"]), *(percent(of[kind]) for kind in ("precision", "recall", "f1"))]
+        for name, of in fused["per_class"].items()]
+    assert page.tables["Mean weight of each stream"] == [
+        [name, f"{weight:.2f}"] for name, weight in fused["contributions"].items()]
     labels = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
     assert len(labels) == 6 and all(labels)  # two forests, two of reliability, two learning curves
-    for path in (tmp_path / "figures").glob("*.svg"):
-        assert ElementTree.parse(path).getroot().tag.endswith("svg")
+    for name in ("calibration_error", "calibration_error_before_temperature"):
+        assert any(f"calibration error {fused[name]:.3f}" in text for text in page.texts)
 
 
 def test_nothing_leaves_the_page(run, tmp_path):
     report([run], out=tmp_path / "r.html")
-    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    page = page_of(tmp_path / "r.html")
     assert not {"script", "img", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
     assert all(value.startswith("#") for _, attributes in page.tags
-               for name, value in attributes.items() if name in ("href", "src"))
+               for name, value in attributes.items() if name in ("href", "src", "xlink:href"))
     assert (tmp_path / "r.html").stat().st_size < 200_000
 
 
 def test_names_from_a_stranger_are_text(run, tmp_path):
-    for name in ("run.json", "metrics.json", "predictions.csv"):
-        text = (run / name).read_text(encoding="utf-8").replace("timm:a", "<script>alert(1)</script>")
+    evil = "<script>alert(1)</script>$x_{"
+    for name in ("metrics.json", "predictions.csv"):
+        text = (run / name).read_text(encoding="utf-8").replace("timm:a", evil)
         (run / name).write_text(text.replace("store/00", "<b onload=x>/00"), encoding="utf-8")
+
+    def change(record):
+        record["notes"] = [evil]
+        record["streams"][0]["backbone"] = record["streams"][0]["recipe"]["backbone"] = evil
+
+    edit_record(run, change)
     report([run], out=tmp_path / "r.html")
-    tags = {tag for tag, _ in Page((tmp_path / "r.html").read_text(encoding="utf-8")).tags}
-    assert "script" not in tags and "b" not in tags
+    page = page_of(tmp_path / "r.html")
+    tags = {tag for tag, _ in page.tags}
+    assert "script" not in tags and "b" not in tags and evil in page.texts
 
 
 def test_several_runs_stand_side_by_side(run, tmp_path, cli):
-    other = _trained_again(run, tmp_path / "other")
+    other = tmp_path / "other"
     done = cli("report", run, other, "-o", tmp_path / "r.html", "--store", tmp_path / "store", "--json")
     assert done.returncode == 0, done.stderr
     (pair,) = json.loads(done.stdout)["against_the_first"]
@@ -117,42 +157,28 @@ def test_several_runs_stand_side_by_side(run, tmp_path, cli):
     assert pair["only_this"] == (right[0] & ~right[1]).sum() and pair["only_first"] == (right[1] & ~right[0]).sum()
     assert pair["kappa"] == pytest.approx(cohen_kappa_score(*(each["prediction"] for each in calls)))
     assert pair["faces"] == pair["groups"] == 84
-    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
-    assert "Side by side" in page.texts and "other (cexpr7, 84 faces)" in page.texts and not page.open
-    assert f"{100 * pair['difference']:+.2f}" in page.texts
+    page = page_of(tmp_path / "r.html")
+    assert "Side by side" in page.texts and f"{100 * pair['difference']:+.2f}" in page.texts
+    assert any("other (cexpr7, 84 samples)" in text for text in page.texts)
 
 
 def test_groups_are_those_of_the_store(run, tmp_path):
-    other = _trained_again(run, tmp_path / "other")
     manifest = tmp_path / "store" / "manifest.csv"
     table = pd.read_csv(manifest, keep_default_na=False)
     table["group"] = [f"g{number % 20}" for number in range(len(table))]
     table.to_csv(manifest, index=False)
-    alone = report([run, other], out=tmp_path / "r.html").compared[0]
-    grouped = report([run, other], out=tmp_path / "g.html", store=tmp_path / "store").compared[0]
+    alone = report([run, tmp_path / "other"], out=tmp_path / "r.html").comparisons[0]
+    grouped = report([run, tmp_path / "other"], out=tmp_path / "g.html", store=tmp_path / "store").comparisons[0]
     assert alone.comparison.groups == 84 and grouped.comparison.groups < 20
     assert alone.comparison.difference == grouped.comparison.difference
 
 
-@pytest.mark.parametrize(("file", "old", "new", "why"), [
-    ("predictions.csv", "store/", "elsewhere/", "no face that both scored"),
-    ("metrics.json", '"sadly_angry"', '"angrily_disgusted"', "other classes"),
-])
-def test_runs_that_cannot_be_compared_say_why(run, tmp_path, file, old, new, why):
-    shutil.copytree(run, tmp_path / "other")
-    for name in {file, "predictions.csv"}:
-        path = tmp_path / "other" / name
-        path.write_text(path.read_text().replace(old, new).replace(old.strip('"'), new.strip('"')))
+def test_runs_that_cannot_be_compared_say_why(run, tmp_path):
+    path = tmp_path / "other" / "predictions.csv"
+    path.write_text(path.read_text().replace("store/", "elsewhere/"))
     reported = report([run, tmp_path / "other"], out=tmp_path / "r.html")
-    assert reported.compared[0].obstacle == why
-    assert why in Page((tmp_path / "r.html").read_text(encoding="utf-8")).texts
-
-
-def _trained_again(run, out):
-    """A run of another head on the same store."""
-    settings = resolve(changes={"epochs": 2, "lr": 1e-3, "hidden": 16, "batch_size": 64, "seeds": 1, "head": "mlp"})
-    fuse([run.parent / "store"], settings, out=out)
-    return out
+    assert reported.comparisons[0].obstacle == "no sample that both were tested on"
+    assert reported.comparisons[0].obstacle in page_of(tmp_path / "r.html").texts
 
 
 def test_streams_are_left_out_of_the_trained_head(run, tmp_path, cli):
@@ -179,70 +205,60 @@ def test_streams_are_left_out_of_the_trained_head(run, tmp_path, cli):
         without = f1_score(truth, calls[other], average="macro") - streams["macro_f1"]
         assert part["without"] == pytest.approx(without)
     assert streams["agreement"][0][1] == pytest.approx(cohen_kappa_score(calls["a"], calls["b"]))
-    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
-    assert not page.open and f"{100 * streams['streams'][0]['alone']:.2f}" in page.texts
+    assert percent(streams["streams"][0]["alone"]) in page_of(tmp_path / "r.html").texts
 
 
-def test_the_map_has_each_scored_face_and_tells_errors_by_shape(run, tmp_path):
-    reported = report([run], out=tmp_path / "r.html", store=tmp_path / "store", figures=tmp_path / "figures")
-    answers, embedding = reported.runs[0].answers, reported.stored[0].embedding
-    assert sorted(embedding.rows) == list(range(84)) and embedding.places.min() == 0 and embedding.places.max() == 1
-    nearest = NearestNeighbors(n_neighbors=2).fit(embedding.places).kneighbors(return_distance=False)[:, 0]
-    label = answers.truth[embedding.rows]
-    assert (label[nearest] == label).mean() > 0.6  # by chance 0.14
-    faces = [group for group in ElementTree.parse(tmp_path / "figures" / "map.svg").getroot().iter(f"{SVG}g")
-             if group.find(f"{SVG}title") is not None]
-    assert {face.find(f"{SVG}title").text.partition(":")[0] for face in faces} == set(answers.keys)
-    crosses = [face for face in faces if face.find(f"{SVG}path") is not None]
-    assert len(crosses) == answers.wrong.sum() > 0
-    assert all("wrong" in face.get("class").split() for face in crosses)
+def test_the_map_has_each_scored_sample_and_tells_errors_by_shape(run, tmp_path):
+    reported = report([run], out=tmp_path / "r.html", store=tmp_path / "store")
+    predictions, analysis = reported.runs[0].predictions, reported.analyses[0]
+    assert sorted(analysis.rows) == list(range(84)) and (analysis.positions.min(), analysis.positions.max()) == (0, 1)
+    nearest = NearestNeighbors(n_neighbors=2).fit(analysis.positions).kneighbors(return_distance=False)[:, 0]
+    target = predictions.target[analysis.rows]
+    assert (target[nearest] == target).mean() > 0.6  # by chance 0.14
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    for name in ("target", "prediction"):  # the map is drawn twice, and one of them is shown
+        start = text.index(f'<div class="wide {name}"')
+        drawing = text[start:text.index("</svg>", start)]
+        groups = re.findall(r'<g class="(right|wrong)">(.*?)</g>', drawing, re.DOTALL)
+        titles = {kind: {title.partition(":")[0] for found, group in groups if found == kind
+                         for title in re.findall("<title>(.*?)</title>", group)} for kind in ("right", "wrong")}
+        assert titles["wrong"] == {predictions.keys[row] for row in np.flatnonzero(predictions.wrong)}
+        assert titles["right"] == {predictions.keys[row] for row in np.flatnonzero(~predictions.wrong)}
 
 
-def test_a_store_of_other_faces_is_refused(run, tmp_path, make_store):
-    with pytest.raises(InputError, match="none of the faces that it was scored on is in the store"):
-        report([run], out=tmp_path / "r.html", store=make_store(name="other", seed=3))
+def test_a_store_of_other_samples_is_refused(run, tmp_path, make_store):
+    with pytest.raises(InputError, match="none of the samples that it was scored on is in the store"):
+        report([run], out=tmp_path / "r.html", store=make_store(name="elsewhere", seed=3))
     with pytest.raises(InputError, match=r"manifest\.csv"):
         report([run], out=tmp_path / "r.html", store=tmp_path)
     assert not (tmp_path / "r.html").exists()
 
 
-@pytest.mark.parametrize("change", [
-    {"n": "<b>84</b>"}, {"macro_f1": None}, {"name": 3}, {"confusion": [[1, 2], [3, 4]]}, {"per_class": {}},
-    {"accuracy_interval": ["<b>", 1]}, {"contributions": {"a": "<b>"}}, {"uar": [1]},
-])
-def test_figures_that_are_none_are_refused(run, tmp_path, change):
-    metrics = json.loads((run / "metrics.json").read_text())
-    metrics["systems"][-1] |= change
-    (run / "metrics.json").write_text(json.dumps(metrics))
-    with pytest.raises(InputError, match="run does not read back"):
-        report([run], out=tmp_path / "r.html")
-    assert not (tmp_path / "r.html").exists()
-
-
-def test_what_is_no_run_and_what_cannot_be_written(run, tmp_path):
+def test_what_is_not_a_run_and_what_cannot_be_written(run, tmp_path):
     with pytest.raises(InputError, match=r"not a run \(no run\.json\)"):
         report([tmp_path], out=tmp_path / "r.html")
     with pytest.raises(InputError, match="it is a folder"):
         report([run], out=tmp_path)
     with pytest.raises(InputError, match="its folder is missing"):
         report([run], out=tmp_path / "none" / "r.html")
-    (run / "metrics.json").write_text('{"classes": 3}')
-    with pytest.raises(InputError, match="run does not read back"):
-        report([run], out=tmp_path / "r.html")
+    with pytest.raises(InputError, match="not a folder"):
+        report([run], out=tmp_path / "r.html", figures=run / "run.json")
     assert not (tmp_path / "r.html").exists()
 
 
-def test_faces_are_shown_only_with_a_root(run, tmp_path, cli):
+def test_images_are_shown_only_with_a_root(run, tmp_path, cli):
     keys = [line.split(",")[0] for line in (run / "predictions.csv").read_text(encoding="utf-8").splitlines()[1:]]
+    exif = Image.Exif()
+    exif[0x010E] = "at home"  # ImageDescription
     for number, key in enumerate(keys):
         path = tmp_path / "root" / key
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (300, 200), (number % 256, 80, 120)).save(path, exif=_with_a_place())
+        Image.new("RGB", (300, 200), (number % 256, 80, 120)).save(path, exif=exif)
     report([run], out=tmp_path / "keys.html")
     assert "personal data" not in (tmp_path / "keys.html").read_text(encoding="utf-8")
     done = cli("report", run, "-o", tmp_path / "r.html", "--root", tmp_path / "root")
     assert done.returncode == 0, done.stderr
-    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    page = page_of(tmp_path / "r.html")
     assert any("personal data" in text for text in page.texts)
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert images and {image["alt"] for image in images} <= set(keys)
@@ -251,25 +267,114 @@ def test_faces_are_shown_only_with_a_root(run, tmp_path, cli):
         assert head == "data:image/jpeg;base64"
         picture = Image.open(io.BytesIO(base64.b64decode(content)))
         assert picture.size == (96, 64) and not picture.getexif()
-    assert (tmp_path / "r.html").stat().st_size < 300_000
 
 
-def test_a_picture_that_does_not_read_is_said_and_a_wrong_root_refused(run, tmp_path):
-    rows = [line.split(",")[0] for line in (run / "predictions.csv").read_text(encoding="utf-8").splitlines()[1:]]
-    for key in rows:
-        path = tmp_path / "root" / key
+def test_an_image_that_cannot_be_read_is_said_and_a_wrong_root_refused(run, tmp_path):
+    for line in (run / "predictions.csv").read_text(encoding="utf-8").splitlines()[1:]:
+        path = tmp_path / "root" / line.split(",")[0]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"not an image")
     report([run], out=tmp_path / "r.html", root=tmp_path / "root")
-    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    page = page_of(tmp_path / "r.html")
     assert "no picture" in page.texts and not any(tag == "img" for tag, _ in page.tags)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"none of .* faces tried is below"):
         report([run], out=tmp_path / "other.html", root=tmp_path / "empty")
-    assert not (tmp_path / "other.html").exists()
 
 
-def _with_a_place() -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x010E] = "at home"  # ImageDescription
-    return exif
+@pytest.mark.parametrize("folds", [0, 2])
+def test_the_bins_are_those_of_the_predictions(make_store, tmp_path, folds):
+    fuse([make_store(noise=1.0)], resolve(changes=QUICK | {"folds": folds}), out=tmp_path / "run")
+    bins = read_run(tmp_path / "run").metrics.systems[-1].reliability
+    table = pd.read_csv(tmp_path / "run" / "predictions.csv").query("split == 'test'")
+    confidence = table.iloc[:, 4:].to_numpy().max(axis=1)
+    right = (table["truth"] == table["prediction"]).to_numpy()
+    for number in range(15):
+        inside = (confidence > number / 15) & (confidence <= (number + 1) / 15)
+        assert bins.faces[number] == inside.sum() and bins.right[number] == right[inside].sum()
+        assert bins.confidence[number] == pytest.approx(confidence[inside].sum(), abs=1e-4)
+
+
+def test_every_row_of_an_untrained_encoder_says_so(make_store, tmp_path):
+    store = make_store(noise=1.0, changes={"weights": "random:0"})
+    fuse([store], resolve(changes=QUICK | {"epochs": 1}), out=tmp_path / "run")
+    reported = report([tmp_path / "run"] * 2, out=tmp_path / "r.html", store=store, figures=tmp_path / "figures")
+    page = page_of(tmp_path / "r.html")
+    rows = [row[0] for table in page.tables.values() for row in table]
+    streams = [row for row in rows if re.search(r"timm:|fusion of|^run", row)]
+    assert len(streams) > 10 and all("* UNTRAINED" in row for row in streams)
+    told = [caption for caption in page.tables
+            if re.search("by the fusion|samples by target|Without a stream", caption)]
+    assert told and all("* UNTRAINED" in caption for caption in told)
+    assert "random numbers: none" in page.texts
+    for path in (path for path in reported.figures if path.suffix == ".svg" and path.stem[2:] != "map"):
+        assert "* UNTRAINED" in path.read_text(encoding="utf-8"), path.name
+
+
+def test_licences_stand_beside_the_encoders_where_they_are_stated(run, tmp_path, cli):
+    names = ["posterv2", "timm:vit_base_patch16_224.mae?size=112", "timm:no_such_one", "onnx:x", "torchvision:vgg11"]
+    assert licences(names) == {"posterv2": "MIT", names[1]: "cc-by-nc-4.0, for timm's own weights"}
+
+    def change(record):
+        record["streams"][0]["backbone"] = record["streams"][0]["recipe"]["backbone"] = "vit_mae"
+
+    edit_record(run, change)
+    done = cli("report", run, "-o", tmp_path / "r.html", "--json")
+    assert json.loads(done.stdout)["licences"] == {"vit_mae": "CC-BY-NC-4.0"}, done.stderr
+    assert [row[-1] for row in page_of(tmp_path / "r.html").tables["Encoders"]] == ["CC-BY-NC-4.0", "not stated"]
+
+
+def test_drawings_are_files_for_a_paper(run, tmp_path):
+    for overwrite in (False, True):  # the same bytes again, whatever the time
+        files = report([run], out=tmp_path / "r.html", figures=tmp_path / "figures", overwrite=overwrite).figures
+    assert len(files) == 3 * 9 and {path.suffix for path in files} == {".svg", ".pdf", ".png"}
+    for path in files:
+        if path.suffix == ".svg":
+            text = path.read_text(encoding="utf-8")
+            assert "var(" not in text and ElementTree.fromstring(text).tag == f"{SVG}svg"
+        elif path.suffix == ".png":
+            picture = Image.open(path)
+            assert min(picture.size) > 400 and round(picture.info["dpi"][0]) == 300
+            assert len(picture.getcolors(1 << 22)) > 20
+        else:
+            assert path.read_bytes().startswith(b"%PDF")
+    matrix = ElementTree.parse(tmp_path / "figures" / "confusion-3.svg").getroot()
+    counts = [int(text.text) for text in matrix.iter(f"{SVG}text") if text.text.isdecimal()]
+    assert counts == np.array(read_run(run).metrics.systems[-1].confusion).ravel().tolist()
+    (tmp_path / "figures" / "map.png").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"map\.png is there already and is not a drawing of `report`"):
+        report([run], out=tmp_path / "r.html", figures=tmp_path / "figures", store=tmp_path / "store", overwrite=True)
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
+def test_a_missing_package_is_one_sentence(run, tmp_path, cli, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    done = cli("report", run, "-o", tmp_path / "r.html")
+    assert done.returncode == 2 and "pip install 'twofold[report]'" in done.stderr and package in done.stderr
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine (Debian: apt install chromium)")
+def test_a_browser_shows_it_and_asks_nobody(run, tmp_path):
+    report([run, tmp_path / "other"], out=tmp_path / "r.html", store=tmp_path / "store")
+    browser = Browser(tmp_path / "profile")
+    try:
+        for width in (1280, 400):
+            browser.look(width=width, height=900)
+            browser.open((tmp_path / "r.html").as_uri())
+            assert browser.run("document.documentElement.scrollWidth <= window.innerWidth")
+        shown = "[...document.querySelectorAll('#run0 .map .wide')].map(each => each.getClientRects().length)"
+        assert browser.run(shown) == [1, 0]
+        browser.run("document.querySelector('#run0 .by-prediction').click()")
+        assert browser.run(shown) == [0, 1]
+        wrong = "document.querySelectorAll('#run0 .prediction .right')[0].getBoundingClientRect().width"
+        assert browser.run(wrong) > 0
+        browser.run("document.querySelector('#run0 .errors').click()")
+        assert browser.run(wrong) == 0
+        ink = "getComputedStyle(document.querySelector('svg text')).fill"
+        light = browser.run(ink)
+        browser.look(width=400, height=900, dark=True)
+        assert browser.run(ink) != light
+        assert not [url for url in browser.requests if urlsplit(url).scheme not in ("file", "about", "data")]
+        assert not browser.messages
+    finally:
+        browser.close()

@@ -7,11 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
+import twofold
 from tests.fuse.conftest import write_manifest, write_store
 from twofold.data.utils.errors import InputError
 from twofold.fuse.fuse import fuse
-from twofold.fuse.runs import run_folder
-from twofold.fuse.runs.run import read_run
+from twofold.fuse.runs.read import PENDING, read_run
+from twofold.fuse.runs.schema import FILES
 from twofold.fuse.settings import resolve
 from twofold.fuse.sweep import sweep
 
@@ -56,7 +57,7 @@ def test_what_else_lies_in_the_folder_of_a_run_stays(make_store, tmp_path):
     fuse([store], settings(hidden=9), out=out, overwrite=True)
     assert (out / "notes.txt").read_text() == "years of thought"
     assert (out / "figures" / "a.png").read_bytes() == b"drawn by hand"
-    assert {path.name for path in out.iterdir()} == {*run_folder.OWN, "notes.txt", "figures"}
+    assert {path.name for path in out.iterdir()} == {*FILES, "notes.txt", "figures"}
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +92,14 @@ def test_a_crash_at_any_rename_leaves_the_old_run_or_the_new(old_and_new, tmp_pa
             fuse([store], new, out=out, overwrite=True)
     state = _weights(out)
     assert _same(state, before) or _same(state, after)
+    expected = read_run(old_and_new / ("old" if _same(state, before) else "new"))
+    now = read_run(out)  # every reader sees the same run
+    assert now.predictions.keys == expected.predictions.keys
+    assert np.array_equal(now.predictions.probabilities, expected.predictions.probabilities)
+    assert now.metrics.systems[-1].confusion == expected.metrics.systems[-1].confusion
+    assert twofold.Run(out).figures["macro_f1"].tolist() == [each.macro_f1 for each in expected.metrics.systems]
     fuse([store], new, out=out, overwrite=True)  # and the next one works
-    assert _same(_weights(out), after) and not (out / run_folder.PENDING).exists()
+    assert _same(_weights(out), after) and not (out / PENDING).exists()
 
 
 def test_a_sweep_goes_on_in_its_own_folder_only(make_store, tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 from twofold.cache.format.featurefile import FeatureFile
 from twofold.cache.format.write import write_featurefile
 from twofold.fuse.fuse import fuse
-from twofold.fuse.runs.run import read_run
+from twofold.fuse.runs.read import read_run
 from twofold.fuse.settings import resolve
 
 from .conftest import recipe

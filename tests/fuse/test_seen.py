@@ -12,9 +12,9 @@ from twofold.fuse.evaluate import evaluate, evaluate_all
 from twofold.fuse.experiment import prepare, seen_by
 from twofold.fuse.fuse import fuse
 from twofold.fuse.predict import PredictOptions, predict
-from twofold.fuse.runs.run import read_run
+from twofold.fuse.runs.read import read_run
 from twofold.fuse.settings import resolve
-from twofold.fuse.split import read_seen, seen_text
+from twofold.fuse.split import format_seen, parse_seen
 
 QUICK = {"epochs": 6, "lr": 3e-3, "warmup": 1, "hidden": 16, "seeds": 2, "batch_size": 64}
 FIGURES = ("accuracy", "macro_f1", "uar", "calibration_error", "calibration_error_before_temperature", "n")
@@ -96,14 +96,6 @@ def test_the_record_is_what_was_learned_chosen_by_and_scored(make_store, tmp_pat
     assert not any(name in (tmp_path / "run/seen.csv").read_text() for name in groups)
 
 
-def test_runs_of_earlier_versions_are_scored_and_said_to_be_unknown(make_store, tmp_path):
-    store = make_store()
-    fuse([store], resolve(changes=QUICK), out=tmp_path / "run")
-    (tmp_path / "run/seen.csv").unlink()
-    again = evaluate(tmp_path / "run", store, split="all")
-    assert again.figures.scores.n.sum() == 420 and "did not record which faces" in " ".join(again.notes)
-
-
 def test_predict_says_how_many_faces_taught_the_run(make_store, tmp_path):
     store = make_store()
     fuse([store], resolve(changes=QUICK), out=tmp_path / "run")
@@ -116,15 +108,13 @@ def test_predict_says_how_many_faces_taught_the_run(make_store, tmp_path):
 
 @pytest.mark.parametrize("text", ["", "sha256,group,folds", "sha256,group,folds\n" + "0" * 64 + ",,ll\n",
                                   "sha256,group,folds\n" + "0" * 63 + ",,l\n", "sha256,group,folds\n" + "z" * 10**6])
-def test_a_list_of_seen_faces_that_was_tampered_with_is_refused(tmp_path, text):
-    (tmp_path / "seen.csv").write_text(text)
+def test_a_malformed_list_of_seen_samples_is_refused(text):
     with pytest.raises(InputError, match=r"seen\.csv"):
-        read_seen(tmp_path / "seen.csv", folds=1)
+        parse_seen(text.encode(), folds=1, source="seen.csv")
 
 
-def test_a_list_reads_back_as_it_was_written(make_store, tmp_path):
+def test_a_list_reads_back_as_it_was_written(make_store):
     seen = seen_by(prepare([make_store()], resolve(changes=QUICK)))
-    (tmp_path / "seen.csv").write_text(seen_text(seen))
-    again = read_seen(tmp_path / "seen.csv", folds=1)
+    again = parse_seen(format_seen(seen).encode(), folds=1, source="seen.csv")
     order = np.argsort(seen.sha256)
     assert (again.sha256 == seen.sha256[order]).all() and (again.roles == seen.roles[order]).all()

@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter1d
 
 from twofold.data.utils.errors import InputError
-from twofold.fuse.video.smoothing import along, frame_numbers, smoothed, videos, window
+from twofold.fuse.video import frame_numbers, parse_window, rows_by_video, smooth_video, smooth_videos
 
 NAN = float("nan")
 
@@ -16,7 +16,8 @@ def column(*values):
 
 def filled(scores, at=None, weights="none"):
     seen = ~np.isnan(scores[:, 0])
-    return along(scores, seen, np.arange(len(scores)) if at is None else np.array(at), window(weights))[:, 0]
+    frames = np.arange(len(scores)) if at is None else np.array(at)
+    return smooth_video(scores, seen, frames, parse_window(weights))[:, 0]
 
 
 def test_gaps_lie_on_the_line_between_the_nearest_faces_and_edges_repeat():
@@ -49,7 +50,7 @@ def test_the_gaussian_is_scipys():
 def test_probabilities_stay_probabilities(text):
     scores = np.random.default_rng(0).dirichlet(np.ones(7), 20).astype(np.float32)
     scores[[0, 5, 6, 19]] = NAN
-    out = along(scores, ~np.isnan(scores[:, 0]), np.arange(20), window(text))
+    out = smooth_video(scores, ~np.isnan(scores[:, 0]), np.arange(20), parse_window(text))
     assert out.min() >= 0 and out.sum(axis=1) == pytest.approx(np.ones(20), abs=1e-5)
 
 
@@ -57,14 +58,14 @@ def test_probabilities_stay_probabilities(text):
                                   "gauss:inf", "median:3", ""])
 def test_other_smoothing_is_refused(text):
     with pytest.raises(InputError, match="box:N"):
-        window(text)
+        parse_window(text)
 
 
 def test_a_video_is_a_group_or_else_a_folder_and_none_reaches_into_another():
     keys = ["a/1.jpg", "b/1.jpg", "a/2.jpg", "c/9.jpg", "c/8.jpg"]
-    found = videos(keys, ["", "", "", "g", "g"])
+    found = rows_by_video(keys, ["", "", "", "g", "g"])
     assert {name: rows.tolist() for name, rows in found.items()} == {"a": [0, 2], "b": [1], "g": [3, 4]}
-    scores, faceless = smoothed(column(1, NAN, NAN, 0, 4), keys, ["", "", "", "g", "g"], window("box:3"))
+    scores, faceless = smooth_videos(column(1, NAN, NAN, 0, 4), keys, ["", "", "", "g", "g"], parse_window("box:3"))
     assert faceless == ["b"]
     assert scores[:, 0] == pytest.approx([1, NAN, 1, 4 / 3, 8 / 3], nan_ok=True)
 
@@ -75,5 +76,5 @@ def test_names_that_do_not_count_frames_are_refused():
         frame_numbers(["01/1.jpg", "01/anna.jpg"], "01")
     with pytest.raises(InputError, match="same number"):
         frame_numbers(["a/1.jpg", "b/1.jpg"], "g")
-    with pytest.raises(InputError, match="no video"):
+    with pytest.raises(InputError, match="not a video"):
         frame_numbers(["a/1.jpg", "a/20261123.jpg"], "a")

@@ -9,10 +9,9 @@ from twofold.data.readers.cexpr import HEADER
 from twofold.data.utils.errors import InputError
 from twofold.fuse.fuse import fuse
 from twofold.fuse.predict import PredictOptions, predict
-from twofold.fuse.runs.run import read_run
+from twofold.fuse.runs.read import read_run
 from twofold.fuse.settings import resolve
-from twofold.fuse.video.smoothing import window
-from twofold.fuse.video.submission import answered, submission_output, template_keys, write_submission
+from twofold.fuse.video import parse_window, submission_output, submission_scores, template_keys, write_submission
 
 VIDEOS = {"01": 6, "02": 3, "03": 5}  #: frames of the template; 03 asks for one more than was decoded
 FACES = {"01": (2, 5), "02": (), "03": (1, 2, 4)}  #: frames with a face
@@ -105,4 +104,4 @@ def test_other_classes_are_refused(template):
 
 def test_where_no_face_is_found_at_all_there_is_nothing_to_fill_with():
     with pytest.raises(InputError, match="01, 02"):
-        answered(np.full((2, 7), np.nan), ["01/1.jpg", "02/1.jpg"], window("none"), fill=True)
+        submission_scores(np.full((2, 7), np.nan), ["01/1.jpg", "02/1.jpg"], parse_window("none"), fill=True)

@@ -79,7 +79,7 @@ def test_test_faces_of_the_encoder_leave_the_test(cli, faces, write_store, tmp_p
     store = write_store(taught_with(faces, test[:15], by_group=by_group))
     done = cli(*fuse_args(store, "--out", tmp_path / "run"))
     assert done.returncode == 0, done.stderr
-    assert f"15 of {len(test)} test faces left out: the encoder of timm:net was fine-tuned with them" in done.stdout
+    assert f"15 of {len(test)} test samples left out: the encoder of timm:net was fine-tuned with them" in done.stdout
     assert f"{len(test) - 15} faces of the test split" in done.stdout
 
 
@@ -94,7 +94,7 @@ def test_a_test_that_the_encoder_knows_whole_is_refused(cli, faces, write_store)
 def test_teaching_with_train_and_val_is_no_leak(cli, faces, write_store):
     store = write_store(taught_with(faces, np.flatnonzero(faces.table["split"] != "test")))
     done = cli(*fuse_args(store))
-    assert done.returncode == 0 and "test faces left out" not in done.stdout
+    assert done.returncode == 0 and "test samples left out" not in done.stdout
 
 
 def test_evaluate_leaves_out_or_names_what_the_encoder_has_learned(cli, faces, write_store, tmp_path):
@@ -125,9 +125,9 @@ def test_each_fold_reads_its_own_encoder(cli, faces, fold_sides, write_store, tm
     done = cli(*fuse_args(store, "--folds", FOLDS, "--out", tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert f"{FACES} faces" in done.stdout and "each of the 3 folds has its own fine-tuned encoder" in done.stdout
-    assert "test faces left out" not in done.stdout
+    assert "test samples left out" not in done.stdout
     refused = cli("evaluate", tmp_path / "run", store)
-    assert refused.returncode == 2 and "cross-validated with one encoder a fold" in refused.stderr
+    assert refused.returncode == 2 and "cross-validated with one encoder per fold" in refused.stderr
 
 
 def test_a_folds_features_are_those_of_its_file(faces, fold_sides, write_store):
@@ -143,7 +143,7 @@ def test_a_folds_features_are_those_of_its_file(faces, fold_sides, write_store):
 def test_folds_dealt_otherwise_are_caught(cli, faces, fold_sides, write_store):
     store = write_store(*fold_set(faces, np.roll(fold_sides, 3)))
     done = cli(*fuse_args(store, "--folds", FOLDS))
-    assert (done.returncode, "test faces left out" in done.stdout) == (0, True) or done.returncode == 2
+    assert (done.returncode, "test samples left out" in done.stdout) == (0, True) or done.returncode == 2
 
 
 def test_another_number_of_folds_is_refused(cli, faces, fold_sides, write_store):

@@ -30,14 +30,11 @@ from twofold.data.utils.options import read_toml
 from twofold.extract.encoders.onnx.files import data_files
 from twofold.extract.weights.read import read_checkpoint
 from twofold.fuse.fuse import fuse
-from twofold.fuse.report.content import read_content
-from twofold.fuse.report.page import page
-from twofold.fuse.runs.run import read_run
+from twofold.fuse.runs.read import read_run
 from twofold.fuse.settings import resolve
 
 TESTS = Path(__file__).resolve().parents[1]
 STORE = TESTS / "cache/stores/version2"
-RUNS = TESTS / "fuse/runs/version1"
 SENTENCES = (InputError, CacheError, ImageError)
 
 
@@ -70,7 +67,9 @@ def in_file(name: str, read: Callable[[Path], object]) -> Callable[[bytes], obje
 @cache
 def run() -> Path:
     """A run with all its files, trained in a second."""
-    fuse([RUNS / "store"], resolve(changes={"epochs": 1, "seeds": 1, "hidden": 8, "head": "logreg"}),
+    from tests.fuse.conftest import write_store
+
+    fuse([write_store(place(), rows=140)], resolve(changes={"epochs": 1, "seeds": 1, "hidden": 8, "head": "logreg"}),
          out=place() / "run")
     return place() / "run"
 
@@ -120,8 +119,9 @@ def header_seeds() -> list[bytes]:
     return texts
 
 
-def read_report(folder: Path) -> None:
-    page([read_content(folder)], licences={})
+def read_results(folder: Path) -> None:
+    run = read_run(folder)
+    _ = run.metrics, run.predictions, run.history
 
 
 def checkpoint_seeds(**options: object) -> list[bytes]:
@@ -137,7 +137,7 @@ def safetensors_seeds() -> list[bytes]:
     from safetensors.torch import save
 
     return [save({"module.w": torch.ones(2, 3), "b": torch.zeros(3, dtype=torch.float16)}, {"classes": "a,b"}),
-            (RUNS / "mlp/head.safetensors").read_bytes()]
+            (run() / "head.safetensors").read_bytes()]
 
 
 def image_seeds() -> list[bytes]:
@@ -180,9 +180,9 @@ TARGETS = {
                        of_run("run.json"), is_json=True),
     "run-head": Target(in_run("head.safetensors", read_run), of_run("head.safetensors")),
     "run-seen": Target(in_run("seen.csv", read_run), of_run("seen.csv")),
-    "run-metrics": Target(in_run("metrics.json", read_report), of_run("metrics.json"), is_json=True),
-    "run-predictions": Target(in_run("predictions.csv", read_report), of_run("predictions.csv")),
-    "run-history": Target(in_run("history.csv", read_report), of_run("history.csv")),
+    "run-metrics": Target(in_run("metrics.json", read_results), of_run("metrics.json"), is_json=True),
+    "run-predictions": Target(in_run("predictions.csv", read_results), of_run("predictions.csv")),
+    "run-history": Target(in_run("history.csv", read_results), of_run("history.csv")),
     "checkpoint-zip": Target(in_file("w.pth", read_checkpoint), checkpoint_seeds),
     "checkpoint-pickle": Target(in_file("w.pth", read_checkpoint),
                                 lambda: checkpoint_seeds(_use_new_zipfile_serialization=False)),

@@ -23,7 +23,7 @@ from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
 from twofold.extract.again.loaded import load_encoders
-from twofold.fuse.runs.run import Run, read_run
+from twofold.fuse.runs.read import Run, read_run
 from twofold.fuse.serve.access import Access
 from twofold.fuse.serve.app import Site, application
 from twofold.fuse.serve.desk import Bounds, Desk, Tally

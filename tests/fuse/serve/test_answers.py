@@ -15,7 +15,7 @@ from twofold.data.faces.settings import Sampling
 from twofold.data.labels import BASIC
 from twofold.data.synthetic.dataset import draw_face
 from twofold.fuse.metrics.scores import tempered
-from twofold.fuse.runs.run import read_run
+from twofold.fuse.runs.read import read_run
 from twofold.fuse.serve.recogniser import Recogniser
 
 

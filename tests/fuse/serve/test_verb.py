@@ -3,6 +3,7 @@
 import http.client
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuse.conftest import edit_record
 from tests.fuse.serve.conftest import picture
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -72,13 +74,9 @@ def test_weights_that_are_not_there(cli, drawn, tmp_path, monkeypatch):
     """A run on published weights, on a machine without them: a sentence at the start, not at the first picture."""
     monkeypatch.setenv("TWOFOLD_WEIGHTS", str(tmp_path))
     run = tmp_path / "run"
-    run.mkdir()
-    for path in (drawn / "gated").iterdir():
-        text = path.read_bytes()
-        if path.name == "run.json":
-            text = text.replace(b'"random:0"', b'"sha256:' + b"5" * 64 + b'"')
-            text = re.sub(rb'"fingerprint": "[0-9a-f]{16}"', b'"unused": 0', text)
-        (run / path.name).write_bytes(text)
+    shutil.copytree(drawn / "gated", run)
+    edit_record(run, lambda record: [stream["recipe"].update(weights="sha256:" + "5" * 64)
+                                     for stream in record["streams"]])
     done = cli("serve", run, "--cropped", "--port", "0")
     assert done.returncode == 2 and "timm:test_resnet" in done.stderr and "--weights" in done.stderr
 

@@ -1,0 +1,154 @@
+"""A run as ONNX models, for programs that have neither Python nor torch: its head, and encoders with head."""
+
+import json
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from twofold.data.utils.errors import InputError, first_line
+from twofold.fuse.runs.read import Run
+
+TOLERANCE = {"head": 1e-5, "face": 1e-4}  #: largest difference of the model's probabilities from the run's own
+TAIL_BYTES = 1 << 20
+SAMPLES = {"head": 64, "face": 6}  #: that they are compared on
+
+
+class Encoders(Protocol):
+    """The encoders of a run's streams, as `extract.portable.ExportedEncoders` has them."""
+
+    @property
+    def modules(self) -> Sequence[nn.Module]: ...
+    @property
+    def inputs(self) -> Sequence[dict[str, Any]]: ...
+    @property
+    def input_of(self) -> Sequence[int]: ...
+    @property
+    def licences(self) -> Sequence[str]: ...
+    def features(self, pixels: Sequence[np.ndarray]) -> np.ndarray: ...
+
+
+class CalibratedHead(nn.Module):
+    """Raw features (N, D) to the run's calibrated probabilities (N, C): standardisation, all members, temperature."""
+
+    def __init__(self, run: Run):
+        super().__init__()
+        self.head, self.temperature = run.head, run.temperature
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        mean = self.head(features).logits.softmax(dim=-1).mean(dim=0)
+        return (mean.clamp_min(1e-12).log() / self.temperature).softmax(dim=-1)
+
+
+class FaceModel(nn.Module):
+    """Pixels (N, 3, H, W) uint8 RGB of each input to the run's calibrated probabilities (N, C)."""
+
+    def __init__(self, run: Run, encoders: Encoders):
+        super().__init__()
+        self.encoders, self.head = nn.ModuleList(encoders.modules), CalibratedHead(run)
+        self.input_of = list(encoders.input_of)
+
+    def forward(self, *pixels: torch.Tensor) -> torch.Tensor:
+        features = [encoder(pixels[number]) for encoder, number in zip(self.encoders, self.input_of, strict=True)]
+        return self.head(torch.cat(features, dim=1))
+
+
+def is_exported_model(path: Path) -> bool:
+    """True for a file that was written here: its properties, which stand last, tell."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        tail = file.read()
+    return b"classes" in tail and b"streams" in tail
+
+
+def write_head(run: Run, path: Path) -> float:
+    """Write the head, run it beside the run on drawn features, and return the largest difference.
+
+    The model's input is `features` (N, D) float32, streams side by side in the run's order, its output
+    `probabilities` (N, C). Raises InputError as `_write` does.
+    """
+    features = torch.randn(SAMPLES["head"], sum(run.head.spec.dims), generator=torch.Generator().manual_seed(0))
+    features = features * run.head.std.mean(dim=0) + run.head.mean.mean(dim=0)
+    return _write(CalibratedHead(run), {"features": features}, run.probabilities(features.numpy()), path, run=run,
+                  tolerance=TOLERANCE["head"], facts={})
+
+
+def write_face(run: Run, encoders: Encoders, path: Path) -> float:
+    """Write encoders and head as one model, run it beside the run on drawn pixels, and return the largest difference.
+
+    Its inputs are (N, 3, H, W) uint8 RGB, resized and cropped as `face_record` says. Raises InputError as `_write`
+    does.
+    """
+    pixels = [np.stack([_drawn_pixels(each["size"][0], each["size"][1], seed) for seed in range(SAMPLES["face"])])
+              for each in encoders.inputs]
+    inputs = {name: torch.from_numpy(each) for name, each in zip(_names(encoders), pixels, strict=True)}
+    return _write(FaceModel(run, encoders), inputs, run.probabilities(encoders.features(pixels)), path, run=run,
+                  tolerance=TOLERANCE["face"], facts={"licences": list(encoders.licences)})
+
+
+def face_record(run: Run, encoders: Encoders) -> dict[str, Any]:
+    """What a program must know to use the model of `write_face`: how a face becomes its inputs, and its classes."""
+    return {
+        "inputs": [{"name": name, "shape": ["N", 3, *each["size"]], "dtype": "uint8", "colour": "RGB",
+                    "preprocessing": each} for name, each in zip(_names(encoders), encoders.inputs, strict=True)],
+        "normalisation": "inside the model", "crops": list(run.record.crops),
+        "output": {"name": "probabilities", "shape": ["N", len(run.taxonomy.classes)],
+                   "classes": list(run.taxonomy.classes)},
+        "streams": [{"backbone": backbone, "view": view, "fingerprint": recipe.fingerprint, "licence": licence}
+                    for (backbone, view, recipe), licence in zip(run.streams, encoders.licences, strict=True)]}
+
+
+def _names(encoders: Encoders) -> list[str]:
+    count = len(encoders.inputs)
+    return ["faces"] if count == 1 else [f"faces_{number}" for number in range(1, count + 1)]
+
+
+def _write(module: nn.Module, inputs: dict[str, torch.Tensor], expected: np.ndarray, path: Path, *, run: Run,
+           tolerance: float, facts: dict[str, Any]) -> float:
+    """Write `module` as a model of any number of rows, from these inputs to `probabilities`, and run it on them.
+
+    Classes, streams and `facts` stand as JSON in its metadata. Raises InputError if the packages for it are missing, if
+    the module cannot be traced, or if the difference from what is expected is not below the tolerance.
+    """
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401 (the exporter imports it)
+    except ImportError as error:
+        raise InputError(f"writing ONNX needs {error.name}: pip install 'twofold[onnx]'") from None
+    logging.getLogger("onnxscript").setLevel(logging.WARNING)
+    rows = torch.export.Dim("rows")
+    shapes = tuple({0: rows} for _ in inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.onnx.export(
+                module.eval(), tuple(inputs.values()), dynamo=True, verbose=False, input_names=list(inputs),
+                output_names=["probabilities"], dynamic_shapes=(shapes,) if isinstance(module, FaceModel) else shapes)
+        except Exception as error:  # the tracer's own kinds
+            raise InputError(f"{run.path}: it cannot be traced into ONNX: {first_line(error)}") from None
+    assert program is not None
+    model = program.model_proto
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in {
+        "classes": run.taxonomy.classes,
+        "streams": [[backbone, view, recipe.fingerprint] for backbone, view, recipe in run.streams], **facts}.items()})
+    onnx.save(model, path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    result = session.run(None, {name: each.numpy() for name, each in inputs.items()})[0]
+    difference = float(np.abs(np.asarray(result) - expected).max())
+    if not difference < tolerance:
+        raise InputError(f"{path}: the written model differs from the run by {difference:.2g}: do not use it")
+    return difference
+
+
+def _drawn_pixels(height: int, width: int, seed: int) -> np.ndarray:
+    """(3, height, width) uint8: smooth waves and noise."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:height, :width] / max(height, width)
+    waves = [np.sin(2 * np.pi * (random.uniform(0, 3) * rows + random.uniform(0, 3) * columns)) for _ in range(3)]
+    return np.clip(128 + 90 * np.stack(waves) + random.normal(0, 20, (3, height, width)), 0, 255).astype(np.uint8)

@@ -1,0 +1,319 @@
+"""Reading a run: the folder that `fuse --out` wrote. Text and safetensors only, checked against `schema`."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+
+from twofold.cache.errors import CacheError
+from twofold.cache.recipe import Recipe, differences
+from twofold.cache.store import Store
+from twofold.data.labels import Taxonomy, taxonomy_from_record
+from twofold.data.utils.csv_files import check_columns, read_table
+from twofold.data.utils.errors import InputError
+from twofold.fuse.features import FusedFeatures, join_streams, marks, spelled, stream_name, stream_of_recipe
+from twofold.fuse.heads.head import MemberScores, StandardisedHead, member_scores, scores_of
+from twofold.fuse.metrics.scores import tempered
+from twofold.fuse.runs.schema import (
+    HEAD,
+    HISTORY,
+    MAX_BYTES,
+    METRICS,
+    PREDICTIONS,
+    RECORD,
+    SEEN,
+    MetricsRecord,
+    RunRecord,
+    StreamRecord,
+    check_metrics,
+    check_record,
+    invalid,
+    parse_json,
+    shorten,
+)
+from twofold.fuse.settings import HEADS, RULES, Settings, settings_from
+from twofold.fuse.split import SeenSamples, parse_seen
+from twofold.fuse.task import check_pairs
+from twofold.fuse.training.ensemble import Spec
+
+PENDING = ".new"  #: where new files of a run stand together before they are moved to their places; see `write`
+MAX_HEADER = 1 << 20  #: bytes of the header of head.safetensors
+
+
+@dataclass(frozen=True, eq=False)
+class TestPredictions:
+    """The fusion's predictions for n test samples. probabilities: (n, C), after temperature scaling."""
+
+    __test__ = False  # not a class of tests, whatever pytest thinks of the name
+    keys: tuple[str, ...]
+    target: np.ndarray
+    predicted: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """(n,) probability of the predicted class."""
+        return self.probabilities.max(axis=1, initial=0)
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """(n,) bool."""
+        return self.predicted != self.target
+
+
+@dataclass(frozen=True, eq=False)
+class LearningCurve:
+    """Loss and validation macro-F1 of one fold and seed, by epoch."""
+
+    fold: int
+    member: int
+    epochs: np.ndarray
+    loss: np.ndarray
+    val_macro_f1: np.ndarray
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run. streams: (backbone, view, recipe) in the order of the head's columns.
+
+    The head's members are ordered by fold: members per fold x folds. temperatures: one per fold.
+    """
+
+    path: Path
+    record: RunRecord
+    settings: Settings
+    taxonomy: Taxonomy
+    streams: tuple[tuple[str, str, Recipe], ...]
+    head: StandardisedHead
+    seen: SeenSamples
+
+    @property
+    def kind(self) -> str:
+        """The head's name."""
+        return self.head.spec.kind
+
+    @property
+    def temperature(self) -> float:
+        return self.record.temperature
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        return tuple(self.record.temperatures)
+
+    @property
+    def stream_names(self) -> tuple[str, ...]:
+        """The names of the streams in tables."""
+        return tuple(stream_name(backbone + mark, view)
+                     for (backbone, view, _), mark in zip(self.streams, marks(self.streams), strict=True))
+
+    @property
+    def folds(self) -> int:
+        return len(self.record.temperatures)
+
+    @property
+    def untrained(self) -> bool:
+        """True if a backbone has random weights."""
+        return any(recipe.untrained for _, _, recipe in self.streams)
+
+    @cached_property
+    def metrics(self) -> MetricsRecord:
+        """metrics.json. Raises InputError."""
+        path = run_file(self.path, METRICS)
+        record = parse_json(_content(self.path, METRICS), MetricsRecord, source=path)
+        check_metrics(record, path)
+        if record.classes != self.taxonomy.classes:
+            raise invalid(path, "its classes are not those of the run")
+        return record
+
+    @cached_property
+    def predictions(self) -> TestPredictions:
+        """The test samples of predictions.csv. Raises InputError."""
+        classes = list(self.taxonomy.classes)
+        table, path = _table(self.path, PREDICTIONS, ("key", "split", "truth", "prediction", *classes))
+        table = table[table["split"] == "test"]
+        target, predicted = (pd.Index(classes).get_indexer(pd.Index(table[name])) for name in ("truth", "prediction"))
+        probabilities = _numbers(table[classes], path)
+        if (target < 0).any() or (predicted < 0).any() or not ((probabilities >= 0) & (probabilities <= 1)).all():
+            raise invalid(path, "it has classes that are not those of the run, or values that are not probabilities")
+        return TestPredictions(tuple(table["key"]), target, predicted, probabilities)
+
+    @cached_property
+    def history(self) -> list[LearningCurve]:
+        """history.csv, one curve per fold and seed. Raises InputError."""
+        names = ["fold", "member", "epoch", "loss", "val_macro_f1"]
+        table, path = _table(self.path, HISTORY, names)
+        values = _numbers(table[names], path)
+        parts = dict.fromkeys(zip(table["fold"], table["member"], strict=True))
+        each = [values[(table["fold"] == fold) & (table["member"] == member)] for fold, member in parts]
+        return [LearningCurve(int(lines[0, 0]), int(lines[0, 1]), *lines.T[2:]) for lines in each]
+
+    def features(self, store: Store) -> tuple[FusedFeatures, list[str]]:
+        """The store's features in the order of the head's columns, and notes on recipes that differ in precision.
+
+        Raises InputError if they are of another recipe otherwise, CacheError if a backbone is missing.
+        """
+        self.require_one_encoder_per_stream()
+        streams = [stream_of_recipe(store, *stream, source=str(self.path)) for stream in self.streams]
+        notes = [f"{stream.backbone}: other than what the run was trained on (there, here): "
+                 + spelled(differences(recipe, stream.recipe)) for stream, (_, _, recipe)
+                 in zip(streams, self.streams, strict=True) if stream.recipe.fingerprint != recipe.fingerprint]
+        return join_streams([store], streams, taxonomy=self.taxonomy), notes
+
+    def require_one_encoder_per_stream(self) -> None:
+        """Raises InputError for a run whose folds had encoders of their own: none of them fits a new sample."""
+        own = [stream.backbone for stream in self.record.streams if stream.folds]
+        if own:
+            raise InputError(f"{self.path} was cross-validated with one encoder per fold ({', '.join(own)}), for its "
+                             "figures only: to predict, fine-tune one encoder (`finetune` without --folds) and train "
+                             "a run on its features")
+
+    def scores(self, features: FusedFeatures, rows: np.ndarray) -> MemberScores:
+        """The scores of each member for these rows of `features`."""
+        return member_scores(self.head, features, rows, range(len(self.streams)))
+
+    def calibrated(self, scores: MemberScores) -> np.ndarray:
+        """(n, C) the mean probabilities of the members, after temperature scaling."""
+        return tempered(scores.probabilities.mean(axis=0), self.temperature)
+
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """(N, C) calibrated probabilities of raw features (N, D) float32, streams side by side in `streams`' order."""
+        return self.calibrated(scores_of(self.head, np.ascontiguousarray(features, np.float32)))
+
+
+def run_file(folder: Path, name: str) -> Path:
+    """The path of a run's file: in `.new` if a writer was stopped before it had moved all files."""
+    pending = folder / PENDING / name
+    return pending if pending.is_file() else folder / name
+
+
+def read_run(path: Path) -> Run:
+    """Read a run, which may come from a stranger. Raises InputError if it is not one, or not complete."""
+    place = run_file(path, RECORD)
+    record = parse_json(_content(path, RECORD), RunRecord, source=place)
+    check_record(record, place)
+    taxonomy = _taxonomy(record, place)
+    spec = replace(Spec(**msgspec.structs.asdict(record.head)), pairs=taxonomy.pairs)
+    streams = tuple(_stream(stream, dim, place) for stream, dim in zip(record.streams, spec.dims, strict=True))
+    settings = settings_from(record.settings)
+    seen = parse_seen(_content(path, SEEN), folds=len(record.temperatures), source=str(run_file(path, SEEN)))
+    try:
+        head = _read_head(run_file(path, HEAD), spec)
+    except OSError as error:
+        raise _unreadable(path, HEAD, error) from None
+    return Run(path, record, settings, taxonomy, streams, head, seen)
+
+
+def _taxonomy(record: RunRecord, path: Path) -> Taxonomy:
+    """The taxonomy that a record holds, which must have the head's classes."""
+    if record.head.kind not in HEADS or record.head.rule not in RULES:
+        raise invalid(path, f"the head {shorten(record.head.kind)} or its rule {shorten(record.head.rule)} is unknown")
+    try:
+        classes = taxonomy_from_record({"taxonomy": record.taxonomy})
+        if record.head.kind == "zeroshot":
+            check_pairs(classes)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    if not classes.classes == record.head.classes == record.classes or classes.name != record.classes_name:
+        raise invalid(path, f"the head's classes are not those of {classes.name}")
+    return classes
+
+
+def _stream(stream: StreamRecord, dim: int, path: Path) -> tuple[str, str, Recipe]:
+    try:
+        recipe = Recipe.from_json(json.dumps(stream.recipe))
+        fingerprint = recipe.fingerprint
+    except (CacheError, RecursionError, ValueError) as error:
+        raise invalid(path, f"the recipe of {shorten(stream.backbone)}: {shorten(error)}") from None
+    if (recipe.backbone, recipe.view.get("name")) != (stream.backbone, stream.view):
+        raise invalid(path, f"the recipe is not that of {shorten(stream.backbone)} ({shorten(stream.view)})")
+    if stream.dim != dim or stream.fingerprint != fingerprint:
+        raise invalid(path, f"{shorten(stream.backbone)}: dim {stream.dim} and fingerprint "
+                            f"{shorten(stream.fingerprint)} are not {dim} and {fingerprint}, those of head and recipe")
+    return stream.backbone, stream.view, recipe
+
+
+def _read_head(path: Path, spec: Spec) -> StandardisedHead:
+    """The head of a spec with the weights of a safetensors file.
+
+    Names, types and shapes are compared with the file's header, and the sizes of both with the file's, before anything
+    is allocated; values must be finite, deviations positive. Raises InputError, OSError.
+    """
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in StandardisedHead(spec).state_dict().items()}
+    size, needed = path.stat().st_size, sum(4 * math.prod(shape) for shape in expected.values())
+    if not needed < size <= needed + MAX_HEADER:
+        raise invalid(path, f"{size:,} bytes, where the head that run.json describes takes {needed:,}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: _tensor(file, name, shape, path) for name, shape in expected.items()}
+            surplus = sorted(set(file.keys()) - set(expected))
+    except SafetensorError as error:
+        raise invalid(path, f"not the weights of the head that run.json describes ({shorten(error)})") from None
+    if surplus:
+        raise invalid(path, f"{shorten(surplus[0])} is not part of the head that run.json describes")
+    if not (state["std"] > 0).all() or not (state.get("body.absent", torch.zeros(1)) <= 0).all():
+        raise invalid(path, "its standard deviations are not all positive")
+    head = StandardisedHead(spec)
+    head.load_state_dict(state)
+    return head.eval()
+
+
+def _tensor(file: Any, name: str, shape: torch.Size, path: Path) -> torch.Tensor:
+    entry = file.get_slice(name)
+    if entry.get_dtype() != "F32" or entry.get_shape() != list(shape):
+        raise invalid(path, f"{name} is {shorten(entry.get_dtype())} {shorten(entry.get_shape())}, not F32 "
+                            f"{list(shape)} as run.json describes the head")
+    tensor = file.get_tensor(name)
+    if name != "body.absent" and not torch.isfinite(tensor).all():  # -inf: a basic emotion without training samples
+        raise invalid(path, f"{name} has values that are not finite")
+    return tensor
+
+
+def _content(folder: Path, name: str) -> bytes:
+    """The bytes of a run's file. Raises InputError if it is missing or too large."""
+    _check_size(folder, name)
+    try:
+        return run_file(folder, name).read_bytes()
+    except OSError as error:
+        raise _unreadable(folder, name, error) from None
+
+
+def _check_size(folder: Path, name: str) -> None:
+    try:
+        size = run_file(folder, name).stat().st_size
+    except OSError as error:
+        raise _unreadable(folder, name, error) from None
+    if size > MAX_BYTES[name]:
+        raise invalid(run_file(folder, name), f"{size:,} bytes are too many")
+
+
+def _unreadable(folder: Path, name: str, error: OSError) -> InputError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return InputError(f"{folder}: not a run (no {name}): give a folder that `fuse --out` wrote")
+    return InputError(f"{folder}: the run cannot be read ({name}: {error.strerror})")
+
+
+def _table(folder: Path, name: str, columns: Sequence[str]) -> tuple[pd.DataFrame, Path]:
+    """A CSV file that must have these columns, as text, and its path."""
+    path = run_file(folder, name)
+    _check_size(folder, name)
+    table = read_table(path)
+    check_columns(table, columns, path)
+    return table, path
+
+
+def _numbers(table: pd.DataFrame, path: Path) -> np.ndarray:
+    """(n, columns) of a table of text. Raises InputError for what is not a number; nan is one."""
+    try:
+        return table.to_numpy(object).astype(float)
+    except (ValueError, TypeError) as error:
+        raise invalid(path, shorten(error)) from None

@@ -1,0 +1,196 @@
+"""The schema of a run's files: types and bounds of all that is written to them and read from them.
+
+A run may come from a stranger, so every value is checked here, once, for all readers.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from twofold.data.utils.errors import InputError
+
+VERSION = 1
+RECORD, HEAD, METRICS, PREDICTIONS, HISTORY, SEEN = (
+    "run.json", "head.safetensors", "metrics.json", "predictions.csv", "history.csv", "seen.csv")
+FILES = (RECORD, HEAD, METRICS, PREDICTIONS, HISTORY, SEEN)
+MAX_BYTES = {RECORD: 32 << 20, METRICS: 32 << 20, PREDICTIONS: 1 << 31, HISTORY: 1 << 30, SEEN: 1 << 31}
+MAX_OUTPUTS = 1_000_000  #: members x classes of a head
+
+Name = Annotated[str, Meta(min_length=1, max_length=1000)]
+Names = Annotated[list[Name], Meta(min_length=1, max_length=256)]
+Classes = Annotated[tuple[Name, ...], Meta(min_length=2, max_length=500)]
+Count = Annotated[int, Meta(ge=0, le=10**9)]
+Dim = Annotated[int, Meta(ge=1, le=65_536)]
+Width = Annotated[int, Meta(ge=1, le=1_000_000)]
+Fraction = Annotated[float, Meta(ge=-1e-6, le=1 + 1e-6)]
+Fractions = Annotated[list[Fraction], Meta(max_length=100_000)]
+Temperature = Annotated[float, Meta(ge=1e-3, le=1e3)]
+Bins = Annotated[list[Annotated[float, Meta(ge=0, le=1e9)]], Meta(min_length=15, max_length=15)]
+Interval = tuple[Fraction, Fraction] | None
+T = TypeVar("T")
+
+
+class StreamRecord(Struct, frozen=True):
+    """One backbone and view. recipe: as `Recipe` has it; folds: the recipes of encoders that were fine-tuned one per
+    fold."""
+
+    backbone: Name
+    view: Name
+    dim: Dim
+    fingerprint: Name
+    recipe: dict[str, Any]
+    inputs: list[dict[str, Any]]
+    folds: Annotated[list[dict[str, Any]], Meta(max_length=1000)] = []
+
+
+class HeadRecord(Struct, frozen=True, forbid_unknown_fields=True):
+    """The fields of `Spec`."""
+
+    kind: Name
+    dims: Annotated[tuple[Dim, ...], Meta(min_length=1, max_length=256)]
+    classes: Classes
+    members: Annotated[int, Meta(ge=1, le=100_000)]
+    hidden: Width
+    dropout: Annotated[float, Meta(ge=0, lt=1)]
+    projection: Width
+    rule: Name
+    own: bool
+    pairs: list[list[Name]]
+
+
+class FoldSizes(Struct, frozen=True):
+    """Numbers of samples. extra: training samples without a class."""
+
+    train: Count
+    val: Count
+    test: Count
+    extra: Count
+
+
+class RunRecord(Struct, frozen=True):
+    """run.json: enough to repeat the run, and to know what it was made from. faces: one entry per fold.
+
+    crops: how the samples were cut out of pictures, one line of settings each.
+    """
+
+    version: Literal[1]
+    created: Name
+    settings: dict[str, Any]
+    classes_name: Name
+    classes: Classes
+    taxonomy: dict[str, Any]
+    streams: Annotated[list[StreamRecord], Meta(min_length=1, max_length=256)]
+    labels_sha256: Name
+    head: HeadRecord
+    temperature: Temperature
+    temperatures: Annotated[list[Temperature], Meta(min_length=1, max_length=1000)]
+    faces: Annotated[list[FoldSizes], Meta(min_length=1, max_length=1000)]
+    crops: Annotated[list[str], Meta(max_length=10_000)]
+    notes: Annotated[list[str], Meta(max_length=10_000)]
+    seconds: Annotated[float, Meta(ge=0, lt=1e12)]
+    software: dict[str, str] = {}
+
+
+class ClassFigures(Struct, frozen=True):
+    """Figures of one class; None where it has no samples."""
+
+    n: Count
+    precision: Fraction | None
+    recall: Fraction | None
+    f1: Fraction | None
+
+
+class ReliabilityBins(Struct, frozen=True):
+    """The bins of a reliability diagram, as `Reliability` has them."""
+
+    faces: Bins
+    right: Bins
+    confidence: Bins
+
+
+class SystemRecord(Struct, frozen=True):
+    """The figures of one head, as `Figures.record` gives them."""
+
+    name: Name
+    backbones: Names
+    head: Name
+    dim: Count
+    untrained: bool
+    n: Count
+    groups: Count
+    figures_of: Name
+    accuracy: Fraction
+    accuracy_interval: Interval
+    macro_f1: Fraction
+    macro_f1_interval: Interval
+    macro_f1_of_classes_with_faces: Fraction
+    uar: Fraction
+    per_class: dict[str, ClassFigures]
+    confusion: list[list[Count]]
+    seeds_macro_f1: Fractions
+    seeds_accuracy: Fractions
+    val_macro_f1: Fraction | None
+    calibration_error: Fraction
+    calibration_error_before_temperature: Fraction
+    temperature: Temperature
+    reliability: ReliabilityBins
+    reliability_before_temperature: ReliabilityBins
+    contributions: dict[Name, Fraction] | None
+    seconds: Annotated[float, Meta(ge=0, lt=1e12)]
+
+
+class MetricsRecord(Struct, frozen=True):
+    """metrics.json. systems: the heads on single streams (or subsets), the fusion of all streams last."""
+
+    split: Name
+    classes: Classes
+    systems: Annotated[list[SystemRecord], Meta(max_length=10_000)]
+    fusion_against_best_single: dict[str, Any] | None
+
+
+def parse_json(content: bytes, kind: type[T], *, source: Path) -> T:
+    """Decode JSON of that kind. Raises InputError that names the file and the value that is not as it must be."""
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise invalid(source, shorten(error)) from None
+
+
+def check_record(record: RunRecord, path: Path) -> None:
+    """Raises InputError for parts of run.json that do not fit each other."""
+    head = record.head
+    if len(record.streams) != len(head.dims):
+        raise invalid(path, f"{len(record.streams)} streams for a head on {len(head.dims)}")
+    if len(set(head.classes)) < len(head.classes):
+        raise invalid(path, "head.classes: a class appears twice")
+    if head.members * len(head.classes) > MAX_OUTPUTS:
+        raise invalid(path, f"{head.members} members of {len(head.classes)} classes are too many")
+    if len(record.temperatures) != len(record.faces) or head.members % len(record.faces):
+        raise invalid(path, f"{len(record.temperatures)} temperatures and {head.members} members do not fit "
+                            f"{len(record.faces)} folds")
+
+
+def check_metrics(metrics: MetricsRecord, path: Path) -> None:
+    """Raises InputError for figures of other classes than those of the file, and for bins that contradict."""
+    count = len(metrics.classes)
+    for system in metrics.systems:
+        if tuple(system.per_class) != metrics.classes or [len(row) for row in system.confusion] != [count] * count:
+            raise invalid(path, f"{shorten(system.name)}: the figures are of other classes")
+        for bins in (system.reliability, system.reliability_before_temperature):
+            if any(right > samples for right, samples in zip(bins.right, bins.faces, strict=True)):
+                raise invalid(path, f"{shorten(system.name)}: the bins of the reliability diagram contradict each "
+                                    "other")
+
+
+def invalid(path: Path, reason: str) -> InputError:
+    """The error for a file of a run that is not as this schema has it."""
+    return InputError(f"{path}: {reason}; the run cannot be read, train it again")
+
+
+def shorten(value: object) -> str:
+    """The first line of a text or error, at most 120 characters of it."""
+    lines = str(value).splitlines()
+    line = lines[0] if lines else type(value).__name__
+    return line if len(line) <= 120 else f"{line[:117]}..."

@@ -1,0 +1,202 @@
+"""Writing a run: only a run's own files are ever replaced, all at once, and only when asked for.
+
+A new folder appears by one rename. In a folder that exists, the new files first stand together in `.new`, which appears
+by one rename, too; from then on they are the run, for every reader, and are moved to their places one by one. A crash
+at any point leaves the old run or the new one, and other files in the folder untouched.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import save
+
+from twofold.cache.atomic import sync
+from twofold.data.labels import taxonomy_record
+from twofold.data.utils.csv_files import escape_cells
+from twofold.data.utils.errors import InputError
+from twofold.fuse.features import FusedFeatures, Stream
+from twofold.fuse.heads.head import TrainedHead, side_by_side
+from twofold.fuse.predictions import ScoredHead
+from twofold.fuse.runs.read import PENDING, run_file
+from twofold.fuse.runs.schema import (
+    FILES,
+    HEAD,
+    HISTORY,
+    METRICS,
+    PREDICTIONS,
+    RECORD,
+    SEEN,
+    VERSION,
+    MetricsRecord,
+    RunRecord,
+    parse_json,
+)
+from twofold.fuse.settings import settings_from
+from twofold.fuse.split import Partition, SeenSamples, format_seen
+from twofold.fuse.training.loop import Epoch
+
+LIBRARIES = ("torch", "numpy", "scikit-learn", "h5py", "safetensors")
+
+
+def check_run_folder(out: Path) -> None:
+    """Raises InputError now rather than after training if a run cannot be written to `out`."""
+    if out.exists() and not run_file(out, RECORD).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists and is not a run: choose another --out")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        probe = (out if out.is_dir() else out.parent) / f".tmp-{uuid.uuid4().hex}"
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise InputError(f"{out}: cannot write there ({error.strerror}): choose another --out") from None
+
+
+def check_same_inputs(out: Path, record: Mapping[str, Any]) -> None:
+    """Raises InputError if `out` holds a run of other settings, features or labels than those of `record`."""
+    if not run_file(out, RECORD).is_file():
+        return
+    try:
+        old = json.loads(run_file(out, RECORD).read_text(encoding="utf-8"))
+        before, now = settings_from(old["settings"]), settings_from(record["settings"])
+        changed = [name for name in vars(now) if getattr(before, name) != getattr(now, name)]
+        changed += ["features"] if _inputs(old) != _inputs(record) else []
+        changed += ["labels"] if old.get("labels_sha256") != record["labels_sha256"] else []
+    except (OSError, ValueError, KeyError, TypeError):
+        changed = ["inputs, which cannot be read"]
+    if changed:
+        raise InputError(f"{out} is a run with other {', '.join(changed)}: --overwrite replaces it, or choose another "
+                         "--out")
+
+
+def write_run(out: Path, *, record: dict[str, Any], metrics: dict[str, Any], trained: Sequence[TrainedHead],
+              seen: SeenSamples, predictions: str) -> None:
+    """Write a whole run under another name, then put it in place of the run that `out` was.
+
+    trained: the fusion's heads, one per fold; head.safetensors holds them side by side, folds x seeds members.
+    """
+    temporary = (out if out.is_dir() else out.parent) / f".tmp-{uuid.uuid4().hex}"
+    temporary.mkdir(parents=True)
+    try:
+        head = side_by_side([each.head for each in trained])
+        # one entry of metadata: several have no fixed order, and the same run would give other bytes
+        weights = save({name: values.contiguous() for name, values in head.state_dict().items()},
+                       metadata={"format": f"twofold-head {VERSION}"})
+        (temporary / HEAD).write_bytes(weights)  # safetensors itself writes files that no one else may read
+        texts = {RECORD: json.dumps(record, indent=2) + "\n", METRICS: json.dumps(metrics, indent=2) + "\n",
+                 PREDICTIONS: predictions, HISTORY: _history(trained), SEEN: format_seen(seen)}
+        for name, kind in ((RECORD, RunRecord), (METRICS, MetricsRecord)):
+            parse_json(texts[name].encode(), kind, source=out / name)  # what is written can be read
+        for name, text in texts.items():
+            (temporary / name).write_text(text, encoding="utf-8", newline="")
+        _put_in_place(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def inputs_record(settings: dict[str, Any], features: FusedFeatures, streams: Sequence[Stream]) -> dict[str, Any]:
+    """The part of run.json that a run is made of: settings, streams with the fingerprints of their files, labels."""
+    return {
+        "settings": settings, "classes_name": features.taxonomy.name, "classes": list(features.taxonomy.classes),
+        "taxonomy": taxonomy_record(features.taxonomy),
+        "streams": [{"backbone": stream.backbone, "view": stream.view, "dim": stream.dim,
+                     "fingerprint": stream.recipe.fingerprint, "recipe": asdict(stream.recipe),
+                     "inputs": [{"fingerprint": file.fingerprint, "rows": file.rows,
+                                 "index_sha256": file.header["index_sha256"]} for file in stream.files],
+                     **({"folds": [asdict(file.recipe) for file in stream.fold_files]} if stream.fold_files else {})}
+                    for stream in streams],
+        "labels_sha256": labels_digest(features),
+    }
+
+
+def run_record(
+    settings: dict[str, Any], features: FusedFeatures, trained: Sequence[TrainedHead], parts: Sequence[Partition], *,
+    seconds: float, notes: Sequence[str], crops: Sequence[str],
+) -> dict[str, Any]:
+    """The content of run.json, as `RunRecord` has it."""
+    return {
+        "version": VERSION, "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        **inputs_record(settings, features, [features.streams[k] for k in trained[0].streams]),
+        "head": asdict(side_by_side([each.head for each in trained]).spec),
+        "temperature": float(np.mean([each.temperature for each in trained])),
+        "temperatures": [each.temperature for each in trained],
+        "faces": [{name: len(getattr(part, name)) for name in ("train", "val", "test", "extra")} for part in parts],
+        "crops": list(crops), "notes": list(notes), "seconds": round(seconds, 3),
+        "software": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
+    }
+
+
+def labels_digest(features: FusedFeatures) -> str:
+    """SHA-256 of the manifests' labels, splits and groups of all samples."""
+    digest = hashlib.sha256()
+    for column in (features.keys, features.split, features.group, features.label, features.basic_label):
+        digest.update("\0".join(map(str, column.tolist())).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def predictions_csv(features: FusedFeatures, fused: ScoredHead, val: tuple[np.ndarray, np.ndarray] | None) -> str:
+    """The fusion's predictions as CSV: of test, and with fixed splits of validation, as (rows, probabilities)."""
+    classes = features.taxonomy.classes
+    splits = [("test", fused.rows, fused.calibrated)] + ([("val", *val)] if val else [])
+    lines: list[tuple[str, ...]] = [("key", "split", "truth", "prediction", *classes)]
+    for split, rows, probabilities in splits:
+        for row, values in zip(rows, probabilities, strict=True):
+            lines.append((*escape_cells([str(features.keys[row])]), split, classes[features.label[row]],
+                          classes[int(values.argmax())], *(f"{value:.6f}" for value in values)))
+    return csv_text(lines)
+
+
+def csv_text(lines: Iterable[Sequence[str]]) -> str:
+    """The content of a CSV file with these cells."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(lines)
+    return buffer.getvalue()
+
+
+def _history(trained: Sequence[TrainedHead]) -> str:
+    names = list(Epoch.__dataclass_fields__)
+    return csv_text([("fold", *names), *((str(fold), *(f"{value:.6g}" if isinstance(value, float) else str(value)
+                                                   for value in asdict(line).values()))
+                                     for fold, each in enumerate(trained) for line in each.history)])
+
+
+def _put_in_place(temporary: Path, out: Path) -> None:
+    """Put the files of a run that stand in `temporary`, beside or in `out`, in place of those of `out`."""
+    for path in (*temporary.iterdir(), temporary):
+        sync(path)
+    if not out.exists():
+        temporary.rename(out)
+    else:
+        _move_pending(out)
+        temporary.rename(out / PENDING)
+        sync(out)
+        _move_pending(out)
+    sync(out.parent)
+
+
+def _move_pending(out: Path) -> None:
+    """Move the files that this or an earlier writer has put into `.new` to their places."""
+    pending = out / PENDING
+    if not pending.is_dir():
+        return
+    for name in FILES:
+        if (pending / name).is_file():
+            os.replace(pending / name, out / name)
+    shutil.rmtree(pending)
+    sync(out)
+
+
+def _inputs(record: Mapping[str, Any]) -> list[Any]:
+    return [(stream["backbone"], stream["view"], stream["inputs"]) for stream in record["streams"]]

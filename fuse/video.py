@@ -1,0 +1,148 @@
+"""Predictions for the frames of a video: interpolation, smoothing, and the submission of the ABAW challenge.
+
+Interpolation between the nearest frames with a face, then a box or a Gaussian, edges repeated (arXiv 2407.13184).
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from twofold.data.labels import Taxonomy
+from twofold.data.readers.cexpr import read_template
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.outputs import Output, OutputKind
+
+MAX_FRAMES = 1_000_000  #: nine hours of video: what numbers more is not a video
+MAX_WINDOW = 10_001  #: frames
+CHALLENGE_CLASSES = "cexpr7"
+
+
+def parse_window(text: str) -> np.ndarray:
+    """(2 r + 1,) weights that sum to one: `box:5` is 5 frames wide, `gauss:2` has a deviation of 2 frames, `none` is 1.
+
+    The Gaussian ends at four deviations. Raises InputError for anything else.
+    """
+    kind, _, size = text.partition(":")
+    try:
+        if text == "none":
+            return np.ones(1)
+        if kind == "box" and int(size) % 2 and 0 < int(size) <= MAX_WINDOW:
+            return np.full(int(size), 1 / int(size))
+        if kind == "gauss" and 0 < float(size) <= MAX_WINDOW / 10:
+            radius = int(4 * float(size) + 0.5)
+            weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / float(size)) ** 2)
+            return weights / weights.sum()
+    except ValueError:
+        pass
+    raise InputError(f"smoothing {text!r} is not box:N (N frames wide, odd), gauss:S (a deviation of S frames) or none")
+
+
+def rows_by_video(keys: Sequence[str], groups: Sequence[str]) -> dict[str, np.ndarray]:
+    """Rows of each video, in order: those of one `group`, or of one folder where there is no group."""
+    rows: dict[str, list[int]] = {}
+    for row, (key, group) in enumerate(zip(keys, groups, strict=True)):
+        rows.setdefault(group or key.rpartition("/")[0], []).append(row)
+    return {name: np.array(numbers) for name, numbers in rows.items()}
+
+
+def frame_numbers(keys: Sequence[str], video: str) -> np.ndarray:
+    """(n,) the number at the end of each frame's name. Raises InputError if they do not count frames."""
+    matches = [re.search(r"(\d{1,18})$", PurePosixPath(key).stem, re.ASCII) for key in keys]
+    if not all(matches):
+        lacking = next(key for key, match in zip(keys, matches, strict=True) if not match)
+        raise InputError(f"video {video!r}: {lacking} has no frame number at the end of its name, as 00001.jpg has")
+    numbers = np.array([int(match[1]) for match in matches if match], np.int64)
+    if len(set(numbers.tolist())) < len(numbers):
+        raise InputError(f"video {video!r}: two of its frames have the same number: give each video a folder of its "
+                         "own, or its name in the manifest's column 'group'")
+    if numbers.max() - numbers.min() >= MAX_FRAMES:
+        raise InputError(f"video {video!r}: frames numbered from {numbers.min()} to {numbers.max()} are not a video")
+    return numbers
+
+
+def smooth_video(scores: np.ndarray, present: np.ndarray, frames: np.ndarray, window: np.ndarray) -> np.ndarray:
+    """(n, C) scores of all frames of one video, from those (n, C) of the frames with a face.
+
+    present: (n,) bool, at least one true; frames: (n,) distinct frame numbers, in any order. Frames that are not among
+    the rows count as frames without a face. Linear between the nearest frames with a face, beyond them repeated.
+    """
+    with_face = np.flatnonzero(present)[np.argsort(frames[present])]
+    times = np.arange(frames.min(), frames.max() + 1)
+    radius = len(window) // 2
+    out = np.empty((len(frames), scores.shape[1]), np.float32)
+    for c in range(scores.shape[1]):
+        line = np.pad(np.interp(times, frames[with_face], scores[with_face, c]), radius, mode="edge")
+        out[:, c] = np.convolve(line, window, mode="valid")[frames - times[0]]
+    return out
+
+
+def smooth_videos(
+    scores: np.ndarray, keys: Sequence[str], groups: Sequence[str], window: np.ndarray,
+) -> tuple[np.ndarray, list[str]]:
+    """(N, C) scores of all frames, interpolated and smoothed in each video, and the videos that have no face at all.
+
+    scores: (N, C), nan where a frame has no face; the rows of a video without any stay nan.
+    """
+    out, faceless = scores.copy(), []
+    for name, rows in rows_by_video(keys, groups).items():
+        present = ~np.isnan(scores[rows, 0])
+        if not present.any():
+            faceless.append(name)
+            continue
+        frames = frame_numbers([keys[int(row)] for row in rows], name)
+        out[rows] = smooth_video(scores[rows], present, frames, window)
+    return out, faceless
+
+
+def template_keys(path: Path, classes: Taxonomy) -> tuple[str, ...]:
+    """The frames of a template. Raises InputError for another taxonomy, or a template that is not as published."""
+    if classes.name != CHALLENGE_CLASSES:
+        raise InputError(f"a submission needs a run on the classes {CHALLENGE_CLASSES}, not {classes.name}: "
+                         f"train it with `fuse --classes {CHALLENGE_CLASSES}`")
+    keys = read_template(path).keys
+    if [key for _, key, _ in _template_rows(path.read_bytes())] != list(keys):
+        raise InputError(f"{path}: its lines end in other characters than line ends: get the template anew")
+    return keys
+
+
+def submission_output(path: Path, template: Path, *, overwrite: bool, inputs: Sequence[Path]) -> Output:
+    """The submission to be written, by the rule of data/utils/outputs.py: the verb's own has the template's frames."""
+
+    def own(there: Path) -> bool:
+        frames = ([key for _, key, _ in _template_rows(each.read_bytes())] for each in (there, template))
+        return next(frames) == next(frames)
+
+    return Output(path, OutputKind("a submission for this template", own), overwrite, [*inputs, template])
+
+
+def submission_scores(scores: np.ndarray, keys: Sequence[str], window: np.ndarray, *, fill: bool) -> np.ndarray:
+    """(N, C) scores of every frame of the template; a video is a folder.
+
+    scores: (N, C), nan where there is no face. fill: give videos without any face the mean scores of all other faces;
+    else raises InputError listing them, since as a rule their frames were forgotten.
+    """
+    smoothed, faceless = smooth_videos(scores, keys, [""] * len(keys), window)
+    if faceless and (not fill or np.isnan(smoothed).all()):
+        raise InputError(f"{len(faceless)} whole videos of the template have no face: {', '.join(sorted(faceless))}; "
+                         "add their frames, or say --fill-videos if they have none (they get the mean of all others)")
+    smoothed[np.isnan(smoothed[:, 0])] = np.nanmean(scores, axis=0)
+    return smoothed
+
+
+def write_submission(template: Path, out: Output, numbers: Sequence[int]) -> None:
+    """Write the template to `out` with these class numbers, one per frame: all other bytes stay as they are."""
+    content = template.read_bytes()
+    lines = content.splitlines(keepends=True)
+    for (line, key, ending), number in zip(_template_rows(content), numbers, strict=True):
+        lines[line] = b"%s,%d%s" % (key.encode(), number, ending)
+    with out.writing() as temporary:
+        temporary.write_bytes(b"".join(lines))
+
+
+def _template_rows(content: bytes) -> list[tuple[int, str, bytes]]:
+    """(line, frame, line end) of each line below the header that is not blank."""
+    filled = [(number, line) for number, line in enumerate(content.splitlines(keepends=True)) if line.strip()][1:]
+    return [(number, line.partition(b",")[0].strip().decode("utf-8", "replace"), line[len(line.rstrip(b"\r\n")):])
+            for number, line in filled]
