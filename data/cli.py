@@ -1,25 +1,46 @@
-"""The verbs of `manifest`, and `crop`: parse, call one function, return its report."""
+"""The verbs of `manifest`, one per reader from its registry entry, and merge, split, check, classes; `crop`."""
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from twofold import Report
 
 if TYPE_CHECKING:
-    from twofold.data.labels import Taxonomy
     from twofold.data.manifest import Manifest, ManifestReport
 
 log = logging.getLogger(__name__)
-manifest_app = typer.Typer(no_args_is_help=True, help="Index a dataset into a table of faces; merge, split, check it.")
 
-def writable(output: Path | None) -> Path | None:
+
+class ReaderGroup(TyperGroup):
+    """`manifest` with a verb for each reader; help lists them all, and only the one that is called is imported."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        from twofold.data.readers import reader_help
+
+        self.readers = reader_help()
+        for name, text in self.readers.items():
+            self.add_command(TyperCommand(name, help=text))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] in self.readers:
+            self.add_command(reader_command(args[0], self.readers[args[0]]))
+        return super().resolve_command(ctx, args)
+
+
+manifest_app = typer.Typer(cls=ReaderGroup, no_args_is_help=True,
+                           help="Index a dataset into a manifest, a table of samples; merge, split, check it.")
+
+
+def check_output(output: Path | None) -> Path | None:
     """Refuse an output that is something else than a manifest before anything is read."""
     from twofold.data.manifest import manifest_output
 
@@ -28,136 +49,37 @@ def writable(output: Path | None) -> Path | None:
     return output
 
 
-Output = Annotated[Path, typer.Option("-o", "--output", metavar="FACES.csv", callback=writable,
-                                       help="The manifest to write.")]
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="FACES.csv", callback=check_output,
+                                      help="The manifest to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another manifest that is there.")]
-Map = Annotated[list[str] | None, typer.Option("--map", metavar="OLD=NEW",
-                                               help="A label or folder by another name (repeatable).")]
-Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The dataset's folder or archive; keys are relative to it.")]
 Table = Annotated[Path, typer.Argument(metavar="FACES.csv", help="A manifest.")]
 
 
-@manifest_app.command("csv")
-def manifest_csv(
-    table: Annotated[Path, typer.Argument(metavar="TABLE.csv", help="One row a face, with a header line.")],
-    output: Output,
-    key: Annotated[str, typer.Option(help="Column of image paths.")] = "key",
-    split: Annotated[str, typer.Option(help="Column of train, val, test; here and below: none leaves it out.")] = "",
-    basic: Annotated[str, typer.Option(help="Column of basic emotions.")] = "",
-    compound: Annotated[str, typer.Option(help="Column of compound expressions.")] = "",
-    group: Annotated[str, typer.Option(help="Column of what must stay on one side: subject, duplicates.")] = "",
-    classes: Annotated[str, typer.Option(help="Taxonomy, or FILE.toml, whose names or numbers the labels are.")] = "",
-    from_zero: Annotated[bool, typer.Option("--from-zero", help="Numbers are places in its order, from 0.")] = False,
-    rename: Map = None,
-    overwrite: Overwrite = False,
-) -> Report:
-    """Any CSV table; say which column is what. Columns called split, basic, compound, group are taken as they are."""
-    from twofold.data.labels import load_taxonomy, parse_label_map
-    from twofold.data.readers.csv import read_csv
+def reader_command(name: str, about: str) -> Any:
+    """The verb of a reader: its root, the annotated arguments of its function, and where to write the manifest."""
+    from twofold.data.readers import load_reader
+    from twofold.data.utils.options import with_signature
+    from twofold.data.utils.terminal import with_json_option
 
-    own = load_taxonomy(classes) if classes else None
-    return write_faces(read_csv(table, key=key, split=split, basic=basic, compound=compound, group=group, classes=own,
-                                from_zero=from_zero, names=parse_label_map(rename, own)),
-                       output, [table], overwrite=overwrite, classes=own)
+    reader = load_reader(name)
 
+    def run(output: Path, overwrite: bool, **values: Any) -> ManifestReport:
+        from twofold.data.labels import load_taxonomy
 
-@manifest_app.command("folder")
-def manifest_folder(
-    root: Root, output: Output,
-    classes: Annotated[str, typer.Option(help="Taxonomy, or FILE.toml, whose names or numbers the folders have.")] = "",
-    rename: Map = None,
-    overwrite: Overwrite = False,
-) -> Report:
-    """Class folders: split/class/*.jpg or class/*.jpg."""
-    from twofold.data.labels import load_taxonomy, parse_label_map
-    from twofold.data.readers.common import read_dataset
-    from twofold.data.readers.folder import read_folder
+        inputs = [value for value in values.values() if isinstance(value, Path)]
+        own = load_taxonomy(values["classes"]).target if values.get("classes") else "basic"
+        return save_samples(reader.read(**values), output, inputs, overwrite=overwrite, label=own)
 
-    own = load_taxonomy(classes) if classes else None
-    faces = read_dataset(root, partial(read_folder, classes=own, names=parse_label_map(rename, own)))
-    return write_faces(faces, output, overwrite=overwrite, classes=own)
-
-
-@manifest_app.command("rafdb")
-def manifest_rafdb(
-    root: Root, output: Output,
-    part: Annotated[str, typer.Option(help="basic, compound or both.")] = "compound",
-    images: Annotated[str, typer.Option(help="aligned or original.")] = "aligned",
-    overwrite: Overwrite = False,
-) -> Report:
-    """RAF-DB: the folder that holds basic/ and compound/, as published or repackaged into class folders."""
-    from twofold.data.readers.common import read_dataset
-    from twofold.data.readers.rafdb import read_rafdb
-
-    return write_faces(read_dataset(root, partial(read_rafdb, part=part, images=images)), output, overwrite=overwrite)
-
-
-@manifest_app.command("rafce")
-def manifest_rafce(root: Root, output: Output, overwrite: Overwrite = False) -> Report:
-    """RAF-CE: the folder that holds RAFCE_emolabel.txt and aligned/."""
-    from twofold.data.readers.common import read_dataset
-    from twofold.data.readers.rafce import read_rafce
-
-    return write_faces(read_dataset(root, read_rafce), output, overwrite=overwrite)
-
-
-@manifest_app.command("affectnet")
-def manifest_affectnet(
-    root: Root, output: Output,
-    classes: Annotated[str, typer.Option(help="basic8, or basic7 without contempt.")] = "basic8",
-    val_as: Annotated[str, typer.Option(help="test makes its official validation set the test split.")] = "val",
-    crop: Annotated[Path | None, typer.Option(help="Older release: write the faces, cut out, to this folder.")] = None,
-    overwrite: Overwrite = False,
-) -> Report:
-    """AffectNet: train_set/ and val_set/ of 2021, or the older training.csv and validation.csv."""
-    from twofold.data.readers.affectnet import read_affectnet
-    from twofold.data.readers.common import read_dataset
-
-    faces = read_dataset(root, partial(read_affectnet, classes=classes, val_as=val_as))
-    if crop is not None:
-        from twofold.data.readers.affectnet import crop_faces
-
-        faces = crop_faces(faces, root, crop)
-    return write_faces(faces, output, overwrite=overwrite)
-
-
-@manifest_app.command("fer2013")
-def manifest_fer2013(
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="fer2013.csv, or the folder that holds it.")],
-    output: Output,
-    ferplus: Annotated[Path | None, typer.Option(help="fer2013new.csv: votes for basic and compound labels.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Only the clearer compound labels.")] = False,
-    unpack: Annotated[Path | None, typer.Option(help="Write the faces as PNG files to this folder.")] = None,
-    overwrite: Overwrite = False,
-) -> Report:
-    """FER2013, with the votes of FER+: faces are read from inside the csv."""
-    from twofold.data.readers.fer2013 import read_fer2013
-    from twofold.data.readers.fer2013 import unpack as run_unpack
-
-    faces = read_fer2013(root, ferplus=ferplus, strict=strict)
-    return write_faces(run_unpack(faces, root, unpack) if unpack is not None else faces, output,
-                       [path for path in (root, ferplus) if path], overwrite=overwrite)
-
-
-@manifest_app.command("cexpr")
-def manifest_cexpr(
-    root: Root, output: Output,
-    template: Annotated[Path | None, typer.Option(help="The submission template: the rows to answer.")] = None,
-    annotation: Annotated[Path | None, typer.Option(help="True classes: a table as the template, or a folder.")] = None,
-    crop: Annotated[Path | None, typer.Option(help="ROOT holds videos: crop them to this folder.")] = None,
-    detector: Annotated[Path | None, typer.Option(help="Of --crop: YuNet's ONNX file.")] = None,
-    overwrite: Overwrite = False,
-) -> Report:
-    """C-EXPR-DB (ABAW): a folder of cropped frames for each video, or the videos themselves."""
-    from twofold.data.readers.cexpr import read_cexpr
-    from twofold.data.readers.common import read_dataset
-
-    if crop is not None:
-        from twofold.data.faces.challenge import crop_challenge
-
-        root = crop_challenge(root, template, crop, detector)
-    return write_faces(read_dataset(root, partial(read_cexpr, template=template, annotation=annotation)), output,
-                       [path for path in (template, annotation) if path], overwrite=overwrite)
+    root, *options = inspect.signature(reader.read, eval_str=True).parameters.values()
+    argument = Annotated[Path, typer.Argument(metavar="ROOT", help=reader.root)]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    verb = with_signature(reader.read, run, [
+        root.replace(annotation=argument, kind=keyword),
+        inspect.Parameter("output", keyword, annotation=Output),
+        *options, inspect.Parameter("overwrite", keyword, default=False, annotation=Overwrite)])
+    app = typer.Typer(add_completion=False)
+    app.command(name, help=about)(with_json_option(verb))
+    return typer.main.get_command(app)
 
 
 @manifest_app.command("merge")
@@ -165,7 +87,7 @@ def manifest_merge(
     parts: Annotated[list[str], typer.Argument(metavar="NAME=FACES.csv...", help="Manifests; NAME goes before keys.")],
     output: Output, overwrite: Overwrite = False,
 ) -> Report:
-    """Several manifests into one; extract it with --root NAME=DIR for each."""
+    """Merge several manifests into one; extract it with --root NAME=DIR for each."""
     from twofold.data.manifest import read_manifest
     from twofold.data.merge import merge
     from twofold.data.utils.errors import InputError
@@ -174,7 +96,7 @@ def manifest_merge(
     if len(paths) < len(parts):
         raise InputError("manifests to merge are given as NAME=FACES.csv, each name once")
     merged = merge({name: read_manifest(path) for name, path in paths.items()})
-    return write_faces(merged, output, list(paths.values()), overwrite=overwrite)
+    return save_samples(merged, output, list(paths.values()), overwrite=overwrite)
 
 
 @manifest_app.command("split")
@@ -201,12 +123,12 @@ def manifest_split(
     if rename:
         if folds or only or drop_leaks:
             raise InputError("--rename only gives splits other names: leave out --folds, --only and --drop-leaks")
-        return write_faces(rename_splits(table, rename), output, [faces], overwrite=overwrite)
+        return save_samples(rename_splits(table, rename), output, [faces], overwrite=overwrite)
     if drop_leaks and only:
         table = drop_leaking_samples(table, only)
     divided = (assign_fold_column(table, folds=folds, target=target, seed=seed, only=only) if folds
                else resplit(table, val=val, test=test, target=target, seed=seed, only=only))
-    return write_faces(divided, output, [faces], overwrite=overwrite)
+    return save_samples(divided, output, [faces], overwrite=overwrite)
 
 
 @manifest_app.command("classes")
@@ -224,7 +146,7 @@ def manifest_check(
     faces: Table,
     root: Annotated[list[str], typer.Option(help="Folder that keys are relative to (or NAME=DIR, repeatable).")],
     group_duplicates: Annotated[bool, typer.Option("--group-duplicates", help="Write sets into `group`.")] = False,
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="GROUPED.csv", callback=writable,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="GROUPED.csv", callback=check_output,
                                                     help="Where --group-duplicates writes to.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 takes one a core.")] = 0,
     overwrite: Overwrite = False,
@@ -253,22 +175,21 @@ def manifest_check(
     return findings
 
 
-def write_faces(
-    faces: Manifest, output: Path, inputs: Sequence[Path] = (), *, overwrite: bool, classes: Taxonomy | None = None,
+def save_samples(
+    samples: Manifest, output: Path, inputs: Sequence[Path] = (), *, overwrite: bool, label: str = "basic",
 ) -> ManifestReport:
-    """Write a manifest; what its reader noticed is logged."""
+    """Write a manifest; what its reader noticed is logged. label: the column of the user's own labels, if any."""
     from twofold.data.manifest import ManifestReport, manifest_output, save_manifest
     from twofold.data.utils.errors import InputError
     from twofold.data.utils.keys import ambiguous_keys
 
     place = manifest_output(output, overwrite=overwrite, inputs=inputs)
-    for note in (*faces.notes, *ambiguous_keys(faces.keys)):
+    for note in (*samples.notes, *ambiguous_keys(samples.keys)):
         log.warning("warning: %s", note)
-    if not len(faces):
-        raise InputError(f"no faces: {output} is not written")
-    save_manifest(faces, place)
-    own = [classes.target] if classes and classes.target not in ("basic", "compound") else []
-    return ManifestReport(faces, output, ("basic", "compound", *own))
+    if not len(samples):
+        raise InputError(f"no samples: {output} is not written")
+    save_manifest(samples, place)
+    return ManifestReport(samples, output, tuple(dict.fromkeys(("basic", "compound", label))))
 
 
 Detector = Annotated[Path | None, typer.Option(help="YuNet's ONNX file, where not in the weights folder.")]

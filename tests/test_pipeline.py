@@ -66,6 +66,9 @@ def test_a_verb_that_partly_failed_ends_with_its_code(app, capsys):
 def test_every_verb_that_returns_a_report_takes_json_and_the_demo_does_not():
     from typer.main import get_command
 
+    from twofold.data.cli import reader_command
+    from twofold.data.readers import reader_help
+
     def options(group, path=()):
         for name, command in group.commands.items():
             if hasattr(command, "commands"):
@@ -73,5 +76,8 @@ def test_every_verb_that_returns_a_report_takes_json_and_the_demo_does_not():
             else:
                 yield " ".join((*path, name)), {text for option in command.params for text in option.opts}
 
-    verbs = dict(options(get_command(pipeline.app)))
+    app = get_command(pipeline.app)
+    readers = {name: reader_command(name, text) for name, text in reader_help().items()}
+    app.commands["manifest"].commands.update(readers)
+    verbs = dict(options(app))
     assert len(verbs) > 35 and {name for name, texts in verbs.items() if "--json" not in texts} == {"demo"}

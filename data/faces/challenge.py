@@ -14,7 +14,6 @@ from twofold.data.faces.detectors import open_detector
 from twofold.data.faces.settings import CropSettings, Sampling
 from twofold.data.images.sources import NO_FACE_SUFFIX
 from twofold.data.manifest import read_manifest
-from twofold.data.readers.cexpr import read_template
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import replace_file
 
@@ -83,12 +82,8 @@ def _video_and_frame(name: str) -> tuple[str, int]:
     return _video_name(video + ".x"), int(number) - 1 if number.isdecimal() else -1
 
 
-def crop_challenge(videos: Path, template: Path | None, out: Path, detector: Path | None) -> Path:
-    """Crop the challenge's videos and put the faces of their main persons under the template's names; returns the
-    folder. Raises InputError."""
-    if template is None:
-        raise InputError("--crop goes with --template, which says what frames are called and which ones to answer")
-    asked = read_template(template).keys
+def crop_challenge(videos: Path, asked: Sequence[str], out: Path, detector: Path | None) -> Path:
+    """Crop the challenge's videos and put the faces of their main persons where a template asks for them."""
     request = CropRequest(inputs=[videos], out=out, settings=CropSettings(), sampling=Sampling())
     cropped = crop(request, open_detector(detector))
     log.info("%s", cropped.text())

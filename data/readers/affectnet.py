@@ -1,4 +1,5 @@
-"""AffectNet (http://mohammadmahoor.com/affectnet/): the 2021 release of cropped faces, and the older lists in CSV.
+"""AffectNet (http://mohammadmahoor.com/affectnet/): train_set/ and val_set/ of 2021, or the older training.csv and
+validation.csv.
 
 2021: `train_set/images/<id>.jpg` with `train_set/annotations/<id>_exp.npy`, `val_set/` alike. Older: `training.csv` and
 `validation.csv` with pictures under `Manually_Annotated_Images/`, uncropped, the face's box in the table.
@@ -8,6 +9,7 @@ import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -15,33 +17,51 @@ import pandas as pd
 from twofold.data.images.archives import Place
 from twofold.data.images.decode import ImageError, decode
 from twofold.data.images.sources import open_images
-from twofold.data.labels import Taxonomy, builtin_taxonomy
+from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import Manifest, build_manifest
-from twofold.data.readers.common import differences, missing_note
+from twofold.data.readers.common import Reader, check_choice, compare_counts, missing_note, reads_archives
 from twofold.data.utils.csv_files import check_cells, check_columns, read_table
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.options import cli_option
 from twofold.data.utils.outputs import write_image
 
 SETS = {"train_set": "train", "val_set": "val"}
 LISTS = {"training.csv": "train", "validation.csv": "val"}
 PICTURES = "Manually_Annotated_Images"
-COLUMNS = ("subDirectory_filePath", "face_x", "face_y", "face_width", "face_height", "expression")
-NO_TEST = ("AffectNet has no test faces: `fuse` scores its official validation set if you say --val-as test here, or "
-           "its folds with `fuse --folds 5`")
+BOX = ("face_x", "face_y", "face_width", "face_height")
+COLUMNS = ("subDirectory_filePath", *BOX, "expression")
 UNUSABLE = {8: "none", 9: "uncertain", 10: "no face"}
+NO_TEST = ("AffectNet has no test split: `fuse` scores its official validation set if you say --val-as test here, or "
+           "its folds with `fuse --folds 5`")
+NOT_CROPPED = "the older release's pictures are not cropped to the face: --crop DIR writes the faces"
+#: Mollahosseini et al. 2017; the 2021 release's val_set has 3,999 usable files
+PUBLISHED = {"basic8": {"train": 287_651, "val": 3_999}, "basic7": {"train": 283_901, "val": 3_500}}
 
 
-def read_affectnet(root: Place, *, classes: str = "basic8", val_as: str = "val") -> Manifest:
+def read_affectnet(
+    root: Path, *,
+    classes: Annotated[str, cli_option(help="basic8, or basic7 without contempt.")] = "basic8",
+    val_as: Annotated[str, cli_option(help="test makes its official validation set the test split.")] = "val",
+    crop: Annotated[Path | None, cli_option(help="Older release: write the faces, cut out, to this folder.")] = None,
+) -> Manifest:
     """The manifest of either release, whichever `root` holds; `classes` is basic8, or basic7 without contempt.
 
     The official validation set has no test set beside it, and is what others report on; `val_as` test makes it the
-    test split. Faces labelled 8 to 10 (none, uncertain, no face) are left out and counted.
+    test split. Samples labelled 8 to 10 (none, uncertain, no face) are left out and counted.
     Raises InputError naming what is not there or not as published.
     """
-    if classes not in ("basic7", "basic8"):
-        raise InputError(f"AffectNet's classes are basic7 or basic8, not {classes!r}")
-    if val_as not in ("val", "test"):
-        raise InputError(f"AffectNet's validation set can be val or test, not {val_as!r}")
+    check_choice(classes, tuple(PUBLISHED), "classes of AffectNet")
+    check_choice(val_as, ("val", "test"), "AffectNet's validation set as")
+    samples = _read_release(root, classes=classes)
+    if val_as == "val":
+        samples = Manifest(samples.table, (*samples.notes, NO_TEST))
+    else:
+        samples = Manifest(samples.table.assign(split=samples.table["split"].replace("val", val_as)), samples.notes)
+    return crop_faces(samples, root, crop) if crop is not None else samples
+
+
+@reads_archives
+def _read_release(root: Place, *, classes: str) -> Manifest:
     lists = [(folder / name, split) for folder in (root, root / "Manually_Annotated_file_lists")
              for name, split in LISTS.items() if (folder / name).is_file()]
     if (root / "train_set").is_dir() or (root / "val_set").is_dir():
@@ -51,10 +71,7 @@ def read_affectnet(root: Place, *, classes: str = "basic8", val_as: str = "val")
     else:
         raise InputError(f"{root}: neither train_set/ and val_set/ (the 2021 release) nor training.csv and "
                          f"validation.csv (the older one) in it")
-    faces = _labelled(table, notes, root, wanted=8 if classes == "basic8" else 7)
-    if val_as == "val":
-        return Manifest(faces.table, (*faces.notes, NO_TEST))
-    return Manifest(faces.table.assign(split=faces.table["split"].replace("val", val_as)), faces.notes)
+    return _labelled(table, notes, root, classes)
 
 
 def _read_sets(root: Place) -> tuple[pd.DataFrame, list[str]]:
@@ -62,34 +79,26 @@ def _read_sets(root: Place) -> tuple[pd.DataFrame, list[str]]:
     for name, split in SETS.items():
         images, annotations = root / name / "images", root / name / "annotations"
         if not (root / name).is_dir():
-            notes.append(f"{root / name}: no such folder: its faces are left out")
+            notes.append(f"{root / name}: no such folder: its samples are left out")
             continue
         for folder in (images, annotations):
             if not folder.is_dir():
                 raise InputError(f"{folder}: no such folder: unpack {name} whole, images and annotations")
-        files = {file.rpartition(".")[0]: file for file in _names_in(images) if not file.startswith(".")}
-        labels = sorted(file for file in _names_in(annotations) if file.endswith("_exp.npy"))
-        if not files or not labels:
-            raise InputError(f"{images if labels else annotations}: no {'images' if labels else '<id>_exp.npy files'} "
+        files = {path.name.rpartition(".")[0]: path.name for path in images.iterdir() if not path.name.startswith(".")}
+        stems = {path.name.removesuffix("_exp.npy") for path in annotations.iterdir() if path.name.endswith("_exp.npy")}
+        if not files or not stems:
+            raise InputError(f"{images if stems else annotations}: no {'images' if stems else '<id>_exp.npy files'} "
                              f"in it: unpack {name} whole")
-        stems = [file.removesuffix("_exp.npy") for file in labels]
-        rows += [{"key": f"{name}/images/{files[stem]}", "split": split, "expression": _number(annotations / file)}
-                 for stem, file in sorted(zip(stems, labels, strict=True), key=_in_order) if stem in files]
-        for count, what in ((len(set(stems) - set(files)), "annotations without an image"),
-                            (len(set(files) - set(stems)), "images without an annotation")):
+        order = sorted(stems & files.keys(), key=lambda stem: (int(stem) if stem.isdecimal() else -1, stem))
+        rows += [{"key": f"{name}/images/{files[stem]}", "split": split,
+                  "expression": _number(annotations / f"{stem}_exp.npy")} for stem in order]
+        for count, what in ((len(stems - files.keys()), "annotations without an image"),
+                            (len(files.keys() - stems), "images without an annotation")):
             if count:
                 notes.append(f"{name}: {count:,} {what} are left out")
     if not rows:
         raise InputError(f"{root}: no image has an annotation of its name: {'; '.join(notes)}")
     return pd.DataFrame(rows), notes
-
-
-def _names_in(folder: Place) -> list[str]:
-    return [path.name for path in folder.iterdir()]
-
-
-def _in_order(pair: tuple[str, str]) -> tuple[int, str]:
-    return (int(pair[0]) if pair[0].isdecimal() else -1, pair[0])
 
 
 def _number(path: Place) -> int:
@@ -113,63 +122,61 @@ def _read_lists(root: Place, lists: list[tuple[Place, str]]) -> tuple[pd.DataFra
     if not (root / PICTURES).is_dir():
         raise InputError(f"{root / PICTURES}: no such folder: unpack the pictures there")
     table = pd.concat(tables, ignore_index=True).drop(columns="subDirectory_filePath")
-    notes = missing_note(root, table["key"].tolist(), remedy=f"unpack the pictures into {PICTURES}/")
-    return table, [*notes, "the older release's pictures are not cropped to the face: --crop DIR writes the faces"]
+    return table, [*missing_note(root, table["key"].tolist(), remedy=f"unpack the pictures into {PICTURES}/"),
+                   NOT_CROPPED]
 
 
-def _labelled(table: pd.DataFrame, notes: list[str], root: Place, *, wanted: int) -> Manifest:
-    classes: Taxonomy = builtin_taxonomy("basic8")
+def _labelled(table: pd.DataFrame, notes: list[str], root: Place, classes: str) -> Manifest:
+    taxonomy, wanted = builtin_taxonomy("basic8"), 8 if classes == "basic8" else 7
     numbers = table["expression"]
-    unknown = sorted(set(numbers) - set(classes.numbers) - set(UNUSABLE))
+    unknown = sorted(set(numbers) - set(taxonomy.numbers) - set(UNUSABLE))
     if unknown:
         raise InputError(f"{root}: expression {unknown[0]} of {table['key'][int((numbers == unknown[0]).argmax())]} "
                          f"is not one of AffectNet's (0 to 7; 8 to 10 unusable)")
-    for number, meaning in UNUSABLE.items():
-        if (numbers == number).any():
-            notes = [*notes, f"{int((numbers == number).sum()):,} faces labelled {number} ({meaning}) are left out"]
+    notes = notes + [f"{int((numbers == number).sum()):,} samples labelled {number} ({meaning}) are left out"
+                     for number, meaning in UNUSABLE.items() if (numbers == number).any()]
     if wanted == 7 and (numbers == 7).any():
-        notes = [*notes, f"{int((numbers == 7).sum()):,} faces of contempt are left out (basic7)"]
+        notes = [*notes, f"{int((numbers == 7).sum()):,} samples of contempt are left out (basic7)"]
     kept = table[numbers < wanted].reset_index(drop=True)
-    kept["basic"] = kept.pop("expression").map(classes.label)
-    return build_manifest(kept, source=str(root), notes=[*notes, *differences(f"AffectNet, {wanted} classes", kept)])
+    kept["basic"] = kept.pop("expression").map(taxonomy.label)
+    return build_manifest(kept, source=str(root), notes=[
+        *notes, *compare_counts(f"AffectNet, {wanted} classes", PUBLISHED[classes], kept)])
 
 
-BOX = ("face_x", "face_y", "face_width", "face_height")
-
-
-def crop_faces(faces: Manifest, root: Path, folder: Path, *, workers: int = 0) -> Manifest:
+def crop_faces(samples: Manifest, root: Path, folder: Path) -> Manifest:
     """Write the box of each row as a JPEG file (quality 95) below `folder`; returns the manifest of those.
 
     Boxes are pixels from the upper left corner, cut off at the picture's edge. Files already there are kept. A
     picture that cannot be read is counted in the notes and stays in the manifest, without a file.
     Raises InputError if the table has no boxes.
     """
-    lacking = [name for name in BOX if name not in faces.table.columns]
+    lacking = [name for name in BOX if name not in samples.table.columns]
     if lacking:
         raise InputError(f"{root}: nothing to crop: no column {', '.join(lacking)} (the 2021 release is cropped)")
     source, folder = open_images(root), Path(folder)
-    keys = [str(PurePosixPath(key).with_suffix(".jpg")) for key in faces.keys]
+    keys = [str(PurePosixPath(key).with_suffix(".jpg")) for key in samples.keys]
     for parent in {folder / os.path.dirname(key) for key in keys}:
         parent.mkdir(parents=True, exist_ok=True)
-    boxes = faces.table[list(BOX)].to_numpy(str)
 
-    def cut(row: int) -> str:
+    def crop(key: str, box: list[str], path: Path) -> str:
         try:
-            return _cut(source.read(faces.keys[row]), boxes[row], folder / keys[row])
+            if not path.exists():
+                write_image(path, _cropped(source.read(key), box))
         except ImageError as error:
             return str(error)
-
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        failed = [(key, reason) for key, reason in zip(keys, pool.map(cut, range(len(keys))), strict=True) if reason]
-    notes = [note for note in faces.notes if "--crop" not in note]
-    if failed:
-        notes.append(f"{len(failed):,} faces could not be cut out (the first is {failed[0][0]}: {failed[0][1]})")
-    return build_manifest(faces.table.assign(key=keys), source=str(folder), notes=notes)
-
-
-def _cut(content: bytes, box: list[str], path: Path) -> str:
-    if path.exists():
         return ""
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        reasons = list(pool.map(crop, samples.keys, samples.table[list(BOX)].to_numpy(str),
+                                [folder / key for key in keys]))
+    failed = [(key, reason) for key, reason in zip(keys, reasons, strict=True) if reason]
+    notes = [note for note in samples.notes if note != NOT_CROPPED]
+    if failed:
+        notes.append(f"{len(failed):,} faces could not be cropped (the first is {failed[0][0]}: {failed[0][1]})")
+    return build_manifest(samples.table.assign(key=keys), source=str(folder), notes=notes)
+
+
+def _cropped(content: bytes, box: list[str]) -> bytes:
     image = decode(content)
     try:
         x, y, width, height = (round(float(value)) for value in box)
@@ -181,5 +188,7 @@ def _cut(content: bytes, box: list[str], path: Path) -> str:
         raise ImageError("box outside the picture")
     file = io.BytesIO()
     image.crop((left, top, right, bottom)).save(file, "JPEG", quality=95)
-    write_image(path, file.getvalue())
-    return ""
+    return file.getvalue()
+
+
+READER = Reader(read_affectnet, published=PUBLISHED)

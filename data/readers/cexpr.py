@@ -1,4 +1,4 @@
-"""C-EXPR-DB, the ABAW challenge's compound expressions: one folder of cropped frames a video, `01/00001.jpg` on.
+"""C-EXPR-DB (ABAW): a folder of cropped frames per video, `01/00001.jpg` on, or the videos themselves.
 
 The submission template has the header `image_location,Fearfully_Surprised,...` and a line `01/00001.jpg,<class>` for
 each frame to answer; decoded frames may be one more or fewer. See D. Kollias, CVPR 2023, and the challenge's pages.
@@ -7,6 +7,7 @@ each frame to answer; decoded frames may be one more or fewer. See D. Kollias, C
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Annotated
 
 import pandas as pd
 
@@ -14,11 +15,13 @@ from twofold.data.images.archives import Place
 from twofold.data.images.formats import is_image_name
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import Manifest, build_manifest
-from twofold.data.readers.common import absent, differences, read_lines
+from twofold.data.readers.common import Reader, compare_counts, missing_files, read_lines, reads_archives
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.options import cli_option
 
 HEADER = ("image_location", "Fearfully_Surprised", "Happily_Surprised", "Sadly_Surprised", "Disgustedly_Surprised",
           "Angrily_Surprised", "Sadly_Fearful", "Sadly_Angry")
+PUBLISHED = {"C-EXPR-DB submission template": {"": 26_145}}  #: D. Kollias, CVPR 2023
 OTHER = (-1, 7)  #: frames of no or another expression
 
 
@@ -36,15 +39,33 @@ def read_template(path: Path) -> Template:
     return Template(read_lines(path)[0][1], tuple(key for key, _ in rows))
 
 
-def read_cexpr(root: Place, *, template: Path | None = None, annotation: Path | None = None) -> Manifest:
+def read_cexpr(
+    root: Path, *,
+    template: Annotated[Path | None, cli_option(help="The submission template: the rows to answer.")] = None,
+    annotation: Annotated[Path | None, cli_option(help="True classes: a table as the template, or a folder.")] = None,
+    crop: Annotated[Path | None, cli_option(help="ROOT holds videos: crop them to this folder.")] = None,
+    detector: Annotated[Path | None, cli_option(help="Of --crop: YuNet's ONNX file.")] = None,
+) -> Manifest:
     """The manifest of a folder of frame folders, `group` being the video.
 
     Rows are those of the template where given, whether or not their frame is there (a frame without a face has no
     picture, and must be answered all the same); otherwise every frame there is. Frames may be .bmp, .png, ... where
     the template says .jpg: their own names are the keys. `annotation` is a table like the template with the true
     class, or a folder of `<video>.txt` with one class number a line below a header; -1 and 7 (other) mean no label.
-    Raises InputError naming what is not as published.
+    `crop` writes the faces of the main person of each video as such frames first. Raises InputError naming what is not
+    as published.
     """
+    if crop is not None:
+        from twofold.data.faces.challenge import crop_challenge
+
+        if template is None:
+            raise InputError("--crop goes with --template, which says what frames are called and which ones to answer")
+        root = crop_challenge(root, read_template(template).keys, crop, detector)
+    return _read_frames(root, template=template, annotation=annotation)
+
+
+@reads_archives
+def _read_frames(root: Place, *, template: Path | None, annotation: Path | None) -> Manifest:
     frames = sorted(f"{video.name}/{frame.name}" for video in root.iterdir() if video.is_dir()
                     for frame in video.iterdir() if is_image_name(PurePath(video.name, frame.name)))
     if not frames:
@@ -53,7 +74,7 @@ def read_cexpr(root: Place, *, template: Path | None = None, annotation: Path | 
     labels = _annotated(annotation, keys) if annotation else {}
     table = pd.DataFrame({"key": keys, "compound": [labels.get(key, "") for key in keys],
                           "group": [key.partition("/")[0] for key in keys]})
-    notes = [*differences("C-EXPR-DB submission template", table), *_gaps(root, keys, frames)] if template else []
+    notes = [*compare_counts(*next(iter(PUBLISHED.items())), table), *_gaps(root, keys, frames)] if template else []
     if annotation and len(labels) < len(keys):
         notes.append(f"{annotation}: {len(keys) - len(labels):,} of {len(keys):,} frames have no label")
     return build_manifest(table, source=str(template or root), notes=notes)
@@ -69,7 +90,7 @@ def frames_of(asked: Sequence[str], frames: Iterable[str]) -> list[str]:
 
 def _gaps(root: Place, keys: list[str], frames: list[str]) -> list[str]:
     """What the template asks for and is not there, and what is there and not asked for."""
-    missing, extra = absent(root, keys), sorted(set(frames) - set(keys))
+    missing, extra = missing_files(root, keys), sorted(set(frames) - set(keys))
     here = {key.partition("/")[0] for key in frames}
     videos = sorted({key.partition("/")[0] for key in keys} - here)
     notes = [f"{len(missing):,} of the template's {len(keys):,} frames are not there (the first is {missing[0]}): "
@@ -135,3 +156,6 @@ def _from_folder(folder: Path, keys: list[str]) -> dict[str, str]:
     if not numbers:
         raise InputError(f"{folder}: no <video>.txt for any of the videos (such as {min(videos)}.txt)")
     return numbers
+
+
+READER = Reader(read_cexpr, published=PUBLISHED)

@@ -1,7 +1,9 @@
-"""What several readers share: published counts, lists of file names, missing files."""
+"""What the readers share: the registry entry of a dataset, archives as roots, lists of file names, missing files."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import PurePosixPath
 
 import pandas as pd
 
@@ -9,24 +11,57 @@ from twofold.data.images.archives import Archive, ArchivePath, Place, is_archive
 from twofold.data.manifest import Manifest, build_manifest
 from twofold.data.utils.errors import InputError
 
-LITTER = "__MACOSX"  #: what macOS adds to archives
-#: dataset to faces by split; the empty split stands for all of them together
-PUBLISHED: dict[str, dict[str, int]] = {
-    "RAF-DB basic": {"train": 12_271, "test": 3_068},
-    "RAF-DB compound": {"": 3_954},
-    "RAF-CE": {"": 4_549},
-    "AffectNet, 8 classes": {"train": 287_651, "val": 3_999},
-    "AffectNet, 7 classes": {"train": 283_901, "val": 3_500},
-    "FER2013": {"train": 28_709, "val": 3_589, "test": 3_589},
-    "C-EXPR-DB submission template": {"": 26_145},
-}
+MACOS_FOLDER = "__MACOSX"  #: what macOS adds to archives
 
 
-def differences(dataset: str, table: pd.DataFrame) -> list[str]:
-    """A sentence with both numbers for each split that has not as many faces as published."""
-    counts = {split: int((table["split"] == split).sum()) if split else len(table) for split in PUBLISHED[dataset]}
-    return [f"{dataset}{f' {split}' if split else ''}: {counts[split]:,} faces here, {count:,} as published"
-            for split, count in PUBLISHED[dataset].items() if counts[split] != count]
+@dataclass(frozen=True)
+class Reader:
+    """The registry entry of a dataset: `READER` of the module that `manifest NAME` is called after.
+
+    The verb is made from it: its help is the first paragraph of the module's docstring, its options are the annotated
+    keyword arguments of `read`, which returns the manifest of a root. published: samples by part of the dataset and
+    split as published ("" for all splits together), to tell a complete copy from an incomplete one.
+    """
+
+    read: Callable[..., Manifest]
+    root: str = "The dataset's folder or archive; keys are relative to it."  #: help of the argument
+    published: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+def reads_archives(read: Callable[..., Manifest]) -> Callable[..., Manifest]:
+    """A reader of folders that takes an archive as root, too; an archive of one folder is read from there.
+
+    The keys are the names of the archive's members, as `extract --root ARCHIVE` needs them. Raises InputError for a
+    root that is neither.
+    """
+    @wraps(read)
+    def run(root: Place, **options: object) -> Manifest:
+        if isinstance(root, ArchivePath) or not is_archive(root):
+            if not root.is_dir():
+                raise InputError(f"{root}: no such folder")
+            return read(root, **options)
+        top = ArchivePath(PurePosixPath("."), Archive(root.resolve()))
+        inside = [path for path in top.iterdir() if path.name != MACOS_FOLDER]
+        if len(inside) != 1 or not inside[0].is_dir():
+            return read(top, **options)
+        samples = read(inside[0], **options)
+        return build_manifest(samples.table.assign(key=f"{inside[0].key}/" + samples.table["key"]), source=str(root),
+                              notes=samples.notes)
+
+    return run
+
+
+def check_choice(value: str, choices: Sequence[str], what: str) -> None:
+    """Raises InputError for a value that is not one of the choices."""
+    if value not in choices:
+        raise InputError(f"{what}: {value!r} is not known: choose from {', '.join(choices)}")
+
+
+def compare_counts(dataset: str, published: Mapping[str, int], table: pd.DataFrame) -> list[str]:
+    """A sentence with both numbers for each split that has not as many samples as published."""
+    counts = {split: int((table["split"] == split).sum()) if split else len(table) for split in published}
+    return [f"{dataset}{f' {split}' if split else ''}: {counts[split]:,} samples here, {count:,} as published"
+            for split, count in published.items() if counts[split] != count]
 
 
 def read_lines(path: Place) -> list[tuple[int, str]]:
@@ -56,7 +91,7 @@ def read_numbered(path: Place, *, like: str) -> dict[str, tuple[int, int]]:
     return rows
 
 
-def absent(root: Place, keys: Sequence[str]) -> list[str]:
+def missing_files(root: Place, keys: Sequence[str]) -> list[str]:
     """The keys that are no files below root; folders are listed once, so that this is quick for a million."""
     names: dict[str, set[str]] = {}
     for folder in {key.rpartition("/")[0] for key in keys}:
@@ -69,26 +104,8 @@ def absent(root: Place, keys: Sequence[str]) -> list[str]:
 
 def missing_note(root: Place, keys: Sequence[str], *, remedy: str) -> list[str]:
     """A sentence on the listed images that are not there. Raises InputError with `remedy` if none of them is."""
-    gone = absent(root, keys)
-    if keys and len(gone) == len(keys):
+    missing = missing_files(root, keys)
+    if keys and len(missing) == len(keys):
         raise InputError(f"{root}: none of the {len(keys):,} listed images is there (the first is {keys[0]}): {remedy}")
-    return [f"{len(gone):,} of {len(keys):,} listed images are not there (the first is {gone[0]})"] if gone else []
-
-
-def read_dataset(root: Path, read: Callable[[Place], Manifest]) -> Manifest:
-    """What a reader makes of a folder or an archive; an archive of one folder is read from there.
-
-    The keys are those of the archive's own members, as `extract --root ARCHIVE` wants them. Raises InputError for a
-    root that is neither.
-    """
-    if not is_archive(root):
-        if not root.is_dir():
-            raise InputError(f"{root}: no such folder")
-        return read(root)
-    top = ArchivePath(PurePosixPath("."), Archive(root.resolve()))
-    inside = [path for path in top.iterdir() if path.name != LITTER]
-    if len(inside) != 1 or not inside[0].is_dir():
-        return read(top)
-    faces = read(inside[0])
-    return build_manifest(faces.table.assign(key=f"{inside[0].key}/" + faces.table["key"]), source=str(root),
-                    notes=faces.notes)
+    return [f"{len(missing):,} of {len(keys):,} listed images are not there (the first is {missing[0]})"
+            ] if missing else []

@@ -1,4 +1,4 @@
-"""FER2013 (Goodfellow et al. 2013, the ICML challenge's `fer2013.csv`), with the votes of FER+ where given.
+"""FER2013 (Goodfellow et al. 2013), with the votes of FER+: samples are read from inside fer2013.csv.
 
 `fer2013.csv` has `emotion,pixels,Usage`, 48 x 48 values a row; FER+ (https://github.com/microsoft/FERPlus) has
 `fer2013new.csv` with ten votes for each row in the same order, and no image name where the row shows no face.
@@ -7,6 +7,7 @@ FER+ has no compound labels; the compound rule is this project's.
 """
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -14,17 +15,31 @@ import pandas as pd
 from twofold.data.images.csv_pixels import open_pixel_table, row_key
 from twofold.data.images.decode import ImageError
 from twofold.data.manifest import Manifest, build_manifest
-from twofold.data.readers.common import differences
+from twofold.data.readers.common import Reader, compare_counts
 from twofold.data.utils.csv_files import check_cells, check_columns, read_table
 from twofold.data.utils.errors import InputError, first_line
+from twofold.data.utils.options import cli_option
 from twofold.data.utils.outputs import write_image
 
 EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 NUMBERS = {str(number): name for number, name in enumerate(EMOTIONS)}
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
+PUBLISHED = {"FER2013": {"train": 28_709, "val": 3_589, "test": 3_589}}
+VOTED = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
+#: what a compound can be made of; as in every taxonomy of the field, the earlier one gives the adverb
+PAIRED = ("happiness", "sadness", "fear", "anger", "disgust", "surprise")
+ADVERBS = ("happily", "sadly", "fearfully", "angrily", "disgustedly", "")
+ADJECTIVES = ("", "sad", "fearful", "angry", "disgusted", "surprised")
+#: the rules' names, as the manifest's columns `basic_rule` and `compound_rule` give them
+MAJORITY, LOOSE, STRICT = "ferplus majority without single votes", "derived from ferplus votes", "derived, strict"
 
 
-def read_fer2013(path: Path, *, ferplus: Path | None = None, strict: bool = False) -> Manifest:
+def read_fer2013(
+    root: Path, *,
+    ferplus: Annotated[Path | None, cli_option(help="fer2013new.csv: votes for basic and compound labels.")] = None,
+    strict: Annotated[bool, cli_option("--strict", help="Only the clearer compound labels.")] = False,
+    unpack: Annotated[Path | None, cli_option(help="Write the faces as PNG files to this folder.")] = None,
+) -> Manifest:
     """The manifest of `fer2013.csv` (or of the folder that holds it); faces stay inside the file, keyed by row.
 
     Without FER+ the basic labels are FER2013's own. With it they are the majority of its votes, the compound labels
@@ -33,29 +48,29 @@ def read_fer2013(path: Path, *, ferplus: Path | None = None, strict: bool = Fals
     say which rule made the label of a row.
     Raises InputError naming file, row and column.
     """
-    path = path / "fer2013.csv" if path.is_dir() else path
+    path = root / "fer2013.csv" if root.is_dir() else root
     table = _columns(path)
-    faces = pd.DataFrame({
+    samples = pd.DataFrame({
         "key": [row_key(path.name, row) for row in range(len(table))],
         "split": _mapped(table["Usage"], USAGES, path), "basic": _mapped(table["emotion"], NUMBERS, path)})
-    notes = differences("FER2013", faces)
+    notes = compare_counts("FER2013", PUBLISHED["FER2013"], samples)
     if ferplus is None and strict:
         raise InputError("strict compound labels come from the votes of FER+: give its file with --ferplus")
     if ferplus is not None:
-        faces, left_out = _voted(faces, table["Usage"], path, ferplus, strict)
+        samples, left_out = _voted(samples, table["Usage"], path, ferplus, strict)
         notes += [f"{left_out:,} rows without a face (no image name in FER+) are left out"] if left_out else []
-    return build_manifest(faces, source=str(path), notes=notes)
+    manifest = build_manifest(samples, source=str(path), notes=notes)
+    return unpack_faces(manifest, path, unpack) if unpack is not None else manifest
 
 
-def unpack(faces: Manifest, source: Path, folder: Path) -> Manifest:
+def unpack_faces(samples: Manifest, source: Path, folder: Path) -> Manifest:
     """Write each face as a PNG file into `folder`, named as in FER+ (`fer0000006.png`); returns the manifest of those.
 
     Files already there are kept as they are. Raises InputError for a row whose pixels are not as published.
     """
-    source = source / "fer2013.csv" if source.is_dir() else source
     pixels = open_pixel_table(source)
-    rows = [int(key[-11:-4]) for key in faces.keys]
-    names = faces.table["image"].tolist() if "image" in faces.table else [f"fer{row:07d}.png" for row in rows]
+    rows = [int(key[-11:-4]) for key in samples.keys]
+    names = samples.table["image"].tolist() if "image" in samples.table else [f"fer{row:07d}.png" for row in rows]
     if len(set(names)) < len(names) or any("/" in name or name.startswith(".") for name in names):
         raise InputError(f"{source}: the image names of FER+ are not as published (fer0000006.png, each once)")
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +80,7 @@ def unpack(faces: Manifest, source: Path, folder: Path) -> Manifest:
                 write_image(folder / name, pixels.read(row))
         except ImageError as error:
             raise InputError(f"{source}: row {row + 2}, column 'pixels': {error}") from None
-    return build_manifest(faces.table.assign(key=names), source=str(folder), notes=faces.notes)
+    return build_manifest(samples.table.assign(key=names), source=str(folder), notes=samples.notes)
 
 
 def _columns(path: Path) -> pd.DataFrame:
@@ -92,12 +107,13 @@ def _mapped(column: pd.Series, names: dict[str, str], path: Path) -> pd.Series:
 
 
 def _voted(
-    faces: pd.DataFrame, usage: pd.Series, path: Path, ferplus: Path, strict: bool,
+    samples: pd.DataFrame, usage: pd.Series, path: Path, ferplus: Path, strict: bool,
 ) -> tuple[pd.DataFrame, int]:
     table = read_table(ferplus).rename(columns=str.strip)
     check_columns(table, ("Usage", "Image name", *VOTED), ferplus)
-    if len(table) != len(faces):
-        raise InputError(f"{ferplus}: {len(table):,} rows, but {path} has {len(faces):,}: they must be the same faces")
+    if len(table) != len(samples):
+        raise InputError(f"{ferplus}: {len(table):,} rows, but {path} has {len(samples):,}: they must be of the "
+                         "same samples")
     other = (table["Usage"].str.strip() != usage.str.strip()).to_numpy()
     if other.any():
         row = int(other.argmax())
@@ -107,10 +123,10 @@ def _voted(
     labels, clear = compounds(votes)
     labels = np.where(clear, labels, "") if strict else labels
     basic, images = majority(votes), table["Image name"].str.strip()
-    full = faces.assign(
+    full = samples.assign(
         basic=basic, compound=labels, basic_rule=np.where(basic != "", MAJORITY, ""),
         compound_rule=np.where(labels != "", np.where(clear, STRICT, LOOSE), ""),
-        image=images, compound_strict=np.where(clear, "1", "0"), fer2013=faces["basic"],
+        image=images, compound_strict=np.where(clear, "1", "0"), fer2013=samples["basic"],
         **{f"votes_{name}": votes[:, place] for place, name in enumerate(VOTED)})
     kept = (images != "").to_numpy()
     return full[kept].reset_index(drop=True), int((~kept).sum())
@@ -121,15 +137,6 @@ def _votes(table: pd.DataFrame, path: Path) -> np.ndarray:
     for name in VOTED:
         check_cells(table[name].str.strip().str.fullmatch(r"\d+"), table[name], path, "is not a number of votes")
     return table[list(VOTED)].astype(int).to_numpy()
-
-
-VOTED = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
-#: what a compound can be made of; as in every taxonomy of the field, the earlier one gives the adverb
-PAIRED = ("happiness", "sadness", "fear", "anger", "disgust", "surprise")
-ADVERBS = ("happily", "sadly", "fearfully", "angrily", "disgustedly", "")
-ADJECTIVES = ("", "sad", "fearful", "angry", "disgusted", "surprised")
-#: the rules' names, as the manifest's columns `basic_rule` and `compound_rule` give them
-MAJORITY, LOOSE, STRICT = "ferplus majority without single votes", "derived from ferplus votes", "derived, strict"
 
 
 def majority(votes: np.ndarray) -> np.ndarray:
@@ -159,3 +166,6 @@ def compounds(votes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     labels = [f"{ADVERBS[min(a, b)]}_{ADJECTIVES[max(a, b)]}" if clear else ""
               for a, b, clear in zip(order[:, 0], order[:, 1], loose, strict=True)]
     return np.array(labels, dtype=object), strict
+
+
+READER = Reader(read_fer2013, root="fer2013.csv, or the folder that holds it.", published=PUBLISHED)

@@ -1,45 +1,60 @@
-"""Class folders: `split/class/*.jpg` or `class/*.jpg`, classes by name or by official number."""
+"""Class folders: split/class/*.jpg or class/*.jpg, classes by name or by official number."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import pandas as pd
 
 from twofold.data.images.archives import Place, relative_path
 from twofold.data.images.formats import is_image_name
-from twofold.data.labels import SPLIT_OF, Taxonomy, canonical_label, label_column, normalize_label
+from twofold.data.labels import (
+    SPLIT_OF,
+    Taxonomy,
+    canonical_label,
+    label_column,
+    load_taxonomy,
+    normalize_label,
+    parse_label_map,
+)
 from twofold.data.manifest import Manifest, build_manifest
+from twofold.data.readers.common import Reader, reads_archives
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.options import cli_option
+
+Classes = Annotated[str, cli_option(help="Taxonomy, or FILE.toml, whose names or numbers the labels are.")]
+LabelMap = Annotated[list[str] | None, cli_option("--map", metavar="OLD=NEW", help="A label or folder by another "
+                                                                                 "name (repeatable).")]
 
 
-def read_folder(root: Place, *, classes: Taxonomy | None = None, names: Mapping[str, str] | None = None) -> Manifest:
+@reads_archives
+def read_folder(root: Place, *, classes: Classes = "", label_map: LabelMap = None) -> Manifest:
     """The manifest of a tree of class folders, keys sorted.
 
-    A class folder is named as an emotion in any spelling that `aliases` has (`happiness`, `Happily Surprised`), as one
-    of `classes`, with an official number of theirs, or as `names` (folder to label) says. Raises InputError for a
-    folder that is none of these.
+    A class folder is named as an emotion in any spelling that `labels.ALIASES` has (`happiness`, `Happily Surprised`),
+    as one of `classes`, with an official number of theirs, or as `label_map` says (FOLDER=LABEL). Raises InputError for
+    a folder that is none of these.
     """
-    rows = []
-    for key in sorted(relative_path(path, root) for path in root.rglob("*")):
-        if is_image_name(key):
-            rows.append({"key": key.as_posix(), **_labels(key.parts[:-1], classes, names or {}, root)})
+    own = load_taxonomy(classes) if classes else None
+    names = parse_label_map(label_map, own)
+    rows = [{"key": key.as_posix(), **_labels(key.parts[:-1], own, names, root)}
+            for key in sorted(relative_path(path, root) for path in root.rglob("*")) if is_image_name(key)]
     if not rows:
         raise InputError(f"{root}: no images in split/class/*.jpg or class/*.jpg below it")
     return build_manifest(pd.DataFrame(rows, dtype=object), source=str(root))
 
 
-def _labels(
-    folders: tuple[str, ...], classes: Taxonomy | None, names: Mapping[str, str], root: Place,
-) -> dict[str, str]:
+def _labels(folders: Sequence[str], classes: Taxonomy | None, names: Mapping[str, str], root: Place) -> dict[str, str]:
     split = SPLIT_OF.get(folders[0].lower(), "") if len(folders) == 2 else ""
     if len(folders) not in (1, 2) or (len(folders) == 2 and not split):
         raise InputError(f"{root}: {'/'.join(folders) or '.'} is not split/class or class (splits: train, val, test)")
     if names.get(folders[-1]) == "":
         return {"split": split}
-    target, label = _class(names.get(folders[-1], folders[-1]), classes, root)
-    return {"split": split, target: label}
+    column, label = _class(names.get(folders[-1], folders[-1]), classes, root)
+    return {"split": split, column: label}
 
 
 def _class(name: str, classes: Taxonomy | None, root: Place) -> tuple[str, str]:
+    """The column and the label of a folder's name."""
     if classes is not None and normalize_label(name) in classes.classes:
         return classes.target, normalize_label(name)
     if classes is not None and name.isdecimal():
@@ -51,3 +66,6 @@ def _class(name: str, classes: Taxonomy | None, root: Place) -> tuple[str, str]:
         raise InputError(f"{root}: the folder {name!r} is neither a basic nor a compound expression{hint}; another "
                          f"word for one: --map {name}=happiness")
     return label_column(label), label
+
+
+READER = Reader(read_folder)

@@ -1,37 +1,52 @@
-"""RAF-DB as its authors publish it (http://www.whdeld.cn/RAF/model1.html): basic and compound parts.
+"""RAF-DB (http://www.whdeld.cn/RAF/model1.html): the folder that holds basic/ and compound/, as published or
+repackaged into class folders.
 
-`basic/EmoLabel/list_patition_label.txt` (spelled so) has lines `train_00001.jpg 5`; the pictures stand in
+`basic/EmoLabel/list_patition_label.txt` (spelled so) has lines `train_00001.jpg 5`; the pictures are
 `basic/Image/aligned/train_00001_aligned.jpg` or `basic/Image/original/train_00001.jpg`; `compound/` is alike.
 Repackaged copies have `train/5/*.jpg` and `test/5/*.jpg` instead.
 """
+
+from typing import Annotated
 
 import pandas as pd
 
 from twofold.data.images.archives import Place, relative_path
 from twofold.data.labels import Taxonomy, builtin_taxonomy
 from twofold.data.manifest import Manifest, build_manifest
-from twofold.data.readers.common import differences, missing_note, read_numbered
+from twofold.data.readers.common import (
+    Reader,
+    check_choice,
+    compare_counts,
+    missing_note,
+    read_numbered,
+    reads_archives,
+)
 from twofold.data.readers.folder import read_folder
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.options import cli_option
 
 LIST = "EmoLabel/list_patition_label.txt"
 PARTS = {"basic": "basic7", "compound": "rafdb11"}
+PUBLISHED = {"basic": {"train": 12_271, "test": 3_068}, "compound": {"": 3_954}}
 
 
-def read_rafdb(root: Place, *, part: str, images: str = "aligned") -> Manifest:
+@reads_archives
+def read_rafdb(
+    root: Place, *,
+    part: Annotated[str, cli_option(help="basic, compound or both.")] = "compound",
+    images: Annotated[str, cli_option(help="aligned or original.")] = "aligned",
+) -> Manifest:
     """The manifest of one part, `basic` or `compound`, or of `both`; `images` are `aligned` or `original`.
 
     Raises InputError naming the file that is not there or the line that is not as published.
     """
-    if part not in (*PARTS, "both"):
-        raise InputError(f"RAF-DB has no part {part!r}: choose from basic, compound, both")
-    if images not in ("aligned", "original"):
-        raise InputError(f"RAF-DB has no {images!r} images: choose from aligned, original")
+    check_choice(part, (*PARTS, "both"), "part of RAF-DB")
+    check_choice(images, ("aligned", "original"), "images of RAF-DB")
     if part == "both" and not all((root / name).is_dir() for name in PARTS):
         raise InputError(f"{root}: not both parts, basic/ and compound/, are in it: say --part basic or compound")
-    manifests = [_read_part(root, name, images) for name in (PARTS if part == "both" else (part,))]
-    table = pd.concat([faces.table for faces in manifests], ignore_index=True)
-    return build_manifest(table, source=str(root), notes=[note for faces in manifests for note in faces.notes])
+    parts = [_read_part(root, name, images) for name in (PARTS if part == "both" else (part,))]
+    table = pd.concat([samples.table for samples in parts], ignore_index=True)
+    return build_manifest(table, source=str(root), notes=[note for samples in parts for note in samples.notes])
 
 
 def _read_part(root: Place, part: str, images: str) -> Manifest:
@@ -39,37 +54,36 @@ def _read_part(root: Place, part: str, images: str) -> Manifest:
     classes = builtin_taxonomy(PARTS[part])
     if base == root and root.resolve().name in set(PARTS) - {part}:
         raise InputError(f"{root} is the other part: say --part {root.resolve().name}")
-    listed = base / LIST
-    if listed.is_file():
-        faces = _read_list(root, base, classes, images)
+    if (base / LIST).is_file():
+        samples = _read_list(root, base, classes, images)
     elif (base / "train").is_dir() and (base / "test").is_dir():
-        faces = read_folder(base, classes=classes)
-        table = faces.table.assign(key=relative_path(base / "x", root).as_posix()[:-1] + faces.table["key"])
-        faces = build_manifest(table, source=str(base))
+        samples = read_folder(base, classes=classes.name)
+        folder = relative_path(base / "x", root).as_posix()[:-1]
+        samples = Manifest(samples.table.assign(key=folder + samples.table["key"]))
     else:
         raise InputError(f"{root}: no {part}/{LIST} below it (spelled so), nor class folders {part}/train/1 and "
                          f"{part}/test/1: give the folder that holds {part}/, or that holds train/ and test/")
-    if base == root and part == "compound" and set(faces.table["compound"]) == set(classes.classes[:7]):
+    if base == root and part == "compound" and set(samples.table["compound"]) == set(classes.classes[:7]):
         raise InputError(f"{root}: these are classes 1 to 7, as of RAF-DB basic: say --part basic, or put them into a "
                          f"folder named compound")
-    return build_manifest(faces.table, source=str(base),
-                          notes=[*faces.notes, *differences(f"RAF-DB {part}", faces.table)])
+    notes = compare_counts(f"RAF-DB {part}", PUBLISHED[part], samples.table)
+    return Manifest(samples.table, (*samples.notes, *notes))
 
 
 def _read_list(root: Place, base: Place, classes: Taxonomy, images: str) -> Manifest:
-    listed, folder = base / LIST, base / "Image" / images
+    path, folder = base / LIST, base / "Image" / images
     if not folder.is_dir():
         other = "original" if images == "aligned" else "aligned"
         hint = f", or say --images {other}" if (folder.parent / other).is_dir() else ""
         raise InputError(f"{folder}: no such folder: unpack {images}.zip there{hint}")
     start = relative_path(folder, root).as_posix()
     rows = []
-    for name, (number, line) in read_numbered(listed, like="train_00001.jpg 5").items():
+    for name, (number, line) in read_numbered(path, like="train_00001.jpg 5").items():
         split, stem = name.partition("_")[0], name.rpartition(".")[0]
         if split not in ("train", "test"):
-            raise InputError(f"{listed}: line {line}: {name!r} does not start with train_ or test_")
+            raise InputError(f"{path}: line {line}: {name!r} does not start with train_ or test_")
         if number not in classes.numbers:
-            raise InputError(f"{listed}: line {line}: {number} is not a class of RAF-DB {classes.target} "
+            raise InputError(f"{path}: line {line}: {number} is not a class of RAF-DB {classes.target} "
                              f"(1 to {len(classes.numbers)})")
         file = f"{stem}_aligned{name[len(stem):]}" if images == "aligned" else name
         rows.append({"key": f"{start}/{file}", "split": split, classes.target: classes.label(number)})
@@ -77,4 +91,7 @@ def _read_list(root: Place, base: Place, classes: Taxonomy, images: str) -> Mani
     if images == "aligned" and (folder / rows[0]["key"].rpartition("/")[2].replace("_aligned", "")).exists():
         remedy = "it holds the original pictures, whose names lack _aligned; the aligned ones belong there"
     notes = missing_note(root, [row["key"] for row in rows], remedy=remedy)
-    return build_manifest(pd.DataFrame(rows), source=str(listed), notes=notes)
+    return build_manifest(pd.DataFrame(rows), source=str(path), notes=notes)
+
+
+READER = Reader(read_rafdb, published=PUBLISHED)

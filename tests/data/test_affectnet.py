@@ -9,7 +9,7 @@ import pytest
 from twofold.data.images.decode import decode
 from twofold.data.images.sources import open_images
 from twofold.data.labels import BASIC
-from twofold.data.readers.affectnet import crop_faces, read_affectnet
+from twofold.data.readers.affectnet import read_affectnet
 from twofold.data.utils.errors import InputError
 
 
@@ -20,10 +20,10 @@ def test_the_release_of_2021(affectnet):
     assert tuple(table.loc[table["split"] == "val", "basic"]) == BASIC
     assert faces.keys[:3] == ["train_set/images/0.jpg", "train_set/images/7.jpg", "train_set/images/14.jpg"]
     assert "--val-as test" in last and notes == [
-        "1 faces labelled 8 (none) are left out", "1 faces labelled 9 (uncertain) are left out",
-        "1 faces labelled 10 (no face) are left out",
-        "AffectNet, 8 classes train: 8 faces here, 287,651 as published",
-        "AffectNet, 8 classes val: 8 faces here, 3,999 as published"]
+        "1 samples labelled 8 (none) are left out", "1 samples labelled 9 (uncertain) are left out",
+        "1 samples labelled 10 (no face) are left out",
+        "AffectNet, 8 classes train: 8 samples here, 287,651 as published",
+        "AffectNet, 8 classes val: 8 samples here, 3,999 as published"]
     assert all(open_images(affectnet).read(key) for key in faces.keys)
 
 
@@ -32,14 +32,14 @@ def test_the_official_validation_set_can_be_the_test_split(affectnet, older_affe
         as_val, as_test = read_affectnet(root), read_affectnet(root, val_as="test")
         assert as_test.keys == as_val.keys and not any("--val-as" in note for note in as_test.notes)
         assert list(as_test.table["split"]) == list(as_val.table["split"].replace("val", "test"))
-    with pytest.raises(InputError, match="can be val or test, not 'train'"):
+    with pytest.raises(InputError, match="choose from val, test"):
         read_affectnet(affectnet, val_as="train")
 
 
 def test_seven_classes_leave_contempt_out(affectnet):
     faces = read_affectnet(affectnet, classes="basic7")
     assert len(faces) == 14 and "contempt" not in set(faces.table["basic"])
-    assert "2 faces of contempt are left out (basic7)" in faces.notes
+    assert "2 samples of contempt are left out (basic7)" in faces.notes
 
 
 def test_the_older_lists(older_affectnet):
@@ -52,11 +52,11 @@ def test_the_older_lists(older_affectnet):
 
 def test_the_older_pictures_are_cut_to_the_face(older_affectnet, tmp_path):
     (older_affectnet / "Manually_Annotated_Images/2/2ab.jpg").write_bytes(b"no picture")
-    faces = crop_faces(read_affectnet(older_affectnet), older_affectnet, tmp_path / "crops")
+    faces = read_affectnet(older_affectnet, crop=tmp_path / "crops")
     cut = open_images(tmp_path / "crops")
     assert decode(cut.read(faces.keys[0])).size == (32, 38)  # the box ends below the picture of 48 x 48
     assert not any("--crop" in note for note in faces.notes)
-    assert ("1 faces could not be cut out (the first is Manually_Annotated_Images/2/2ab.jpg: not an image)"
+    assert ("1 faces could not be cropped (the first is Manually_Annotated_Images/2/2ab.jpg: not an image)"
             in faces.notes)
     whole = np.asarray(decode(open_images(older_affectnet).read(faces.keys[3])), int)[10:48, 8:40]
     assert np.abs(np.asarray(decode(cut.read(faces.keys[3])), int) - whole).mean() < 4
@@ -64,7 +64,7 @@ def test_the_older_pictures_are_cut_to_the_face(older_affectnet, tmp_path):
 
 def test_cropping_needs_boxes(affectnet, tmp_path):
     with pytest.raises(InputError, match="nothing to crop"):
-        crop_faces(read_affectnet(affectnet), affectnet, tmp_path / "crops")
+        read_affectnet(affectnet, crop=tmp_path / "crops")
 
 
 def test_what_has_no_counterpart_is_counted(affectnet):
@@ -97,7 +97,7 @@ def test_images_not_unpacked(affectnet):
 
 def test_neither_release(tmp_path):
     assert "neither train_set/ and val_set/" in broken(tmp_path)
-    assert "basic7 or basic8" in broken(tmp_path, classes="cexpr7")
+    assert "choose from basic8, basic7" in broken(tmp_path, classes="cexpr7")
 
 
 @pytest.mark.parametrize("value", ["11", "surprise"])

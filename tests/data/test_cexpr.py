@@ -18,7 +18,7 @@ def test_the_template_is_the_list_of_rows(cexpr):
     assert faces.keys == ["01/00001.jpg", "01/00002.jpg", "01/00003.jpg", "02/00001.jpg", "02/00002.jpg",
                           "03/00001.jpg", "03/00002.jpg"]
     assert faces.notes == (
-        "C-EXPR-DB submission template: 7 faces here, 26,145 as published",
+        "C-EXPR-DB submission template: 7 samples here, 26,145 as published",
         "3 of the template's 7 frames are not there (the first is 01/00002.jpg): they stay in the manifest, for they "
         "must be answered",
         "1 whole videos are not there: 03",

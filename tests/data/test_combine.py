@@ -84,7 +84,7 @@ def test_the_unified_set_from_the_command_line(cli, affectnet, tmp_path, put):
             put(tmp_path / f"raf/basic/{split}/{number}/x.jpg", number)
     assert cli("manifest", "affectnet", affectnet, "-o", tmp_path / "a.csv").returncode == 0
     done = cli("manifest", "rafdb", tmp_path / "raf", "--part", "basic", "-o", tmp_path / "r.csv")
-    assert done.returncode == 0 and "warning: RAF-DB basic train: 7 faces here, 12,271 as published" in done.stderr
+    assert done.returncode == 0 and "warning: RAF-DB basic train: 7 samples here, 12,271 as published" in done.stderr
     done = cli("manifest", "merge", f"affectnet={tmp_path / 'a.csv'}", f"rafdb={tmp_path / 'r.csv'}", "-o",
                tmp_path / "unified.csv")
     assert done.returncode == 0 and done.stdout.startswith("30 faces"), done.stderr

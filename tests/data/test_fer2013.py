@@ -11,7 +11,7 @@ from PIL import Image
 
 from twofold.data.images.decode import ImageError, decode
 from twofold.data.images.sources import open_images
-from twofold.data.readers.fer2013 import LOOSE, MAJORITY, STRICT, VOTED, compounds, majority, read_fer2013, unpack
+from twofold.data.readers.fer2013 import LOOSE, MAJORITY, STRICT, VOTED, compounds, majority, read_fer2013
 from twofold.data.utils.errors import InputError
 
 
@@ -25,7 +25,7 @@ def test_fer2013_alone(fer2013):
     assert faces.keys[6] == "fer2013.csv/0000006.png" and len(faces) == 12
     assert list(faces.table["basic"][:7]) == ["anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"]
     assert list(faces.table["split"][7:]) == ["train", "val", "val", "test", "test"]
-    assert "FER2013 train: 8 faces here, 28,709 as published" in faces.notes
+    assert "FER2013 train: 8 samples here, 28,709 as published" in faces.notes
 
 
 def test_faces_are_read_from_inside_the_csv(fer2013):
@@ -67,7 +67,7 @@ def test_strict_compounds(fer2013):
 
 def test_unpacked_files_are_the_same_bytes(fer2013, tmp_path):
     faces = read_fer2013(fer2013, ferplus=fer2013 / "fer2013new.csv")
-    files = unpack(faces, fer2013, tmp_path / "png")
+    files = read_fer2013(fer2013, ferplus=fer2013 / "fer2013new.csv", unpack=tmp_path / "png")
     assert files.keys[3] == "fer0000004.png"
     inside, outside = open_images(fer2013), open_images(tmp_path / "png")
     assert [inside.read(key) for key in faces.keys] == [outside.read(key) for key in files.keys]

@@ -25,7 +25,7 @@ def test_json_says_the_same(rafce, cli, tmp_path):
     done = cli("manifest", "rafce", rafce, "-o", tmp_path / "out.csv", "--json")
     record = json.loads(done.stdout)
     assert record["faces"] == 14 and record["split"] == {"train": 5, "test": 5, "val": 4}
-    assert record["notes"] == ["RAF-CE: 14 faces here, 4,549 as published"] and "warning: RAF-CE" in done.stderr
+    assert record["notes"] == ["RAF-CE: 14 samples here, 4,549 as published"] and "warning: RAF-CE" in done.stderr
 
 
 def test_fer2013_with_votes_and_unpacked(fer2013, cli, tmp_path):
@@ -78,8 +78,8 @@ def test_no_faces_is_an_error_that_says_why(affectnet, cli, tmp_path):
     for path in [*affectnet.glob("*/annotations/*_exp.npy")]:
         np.save(path, np.array("9"))
     done = cli("manifest", "affectnet", affectnet, "-o", tmp_path / "out.csv")
-    assert done.returncode == 2 and "19 faces labelled 9 (uncertain) are left out" in done.stderr
-    assert "no faces" in done.stderr.splitlines()[-1] and not (tmp_path / "out.csv").exists()
+    assert done.returncode == 2 and "19 samples labelled 9 (uncertain) are left out" in done.stderr
+    assert "no samples" in done.stderr.splitlines()[-1] and not (tmp_path / "out.csv").exists()
 
 
 def test_an_output_of_check_needs_something_to_write(rafce, cli, tmp_path):

@@ -17,7 +17,7 @@ def test_it_reads_as_published(rafce):
     assert faces.table["compound"][8] == "fearfully_disgusted" and faces.table["compound"][13] == "happily_sad"
     assert list(faces.table["split"][:4]) == ["train", "test", "val", "train"]
     assert faces.table["au"][4] == "5+12"
-    assert faces.notes == ("RAF-CE: 14 faces here, 4,549 as published",)
+    assert faces.notes == ("RAF-CE: 14 samples here, 4,549 as published",)
     assert all(open_images(rafce).read(key) for key in faces.keys)
 
 

@@ -36,9 +36,9 @@ def test_both_parts_and_original_pictures(rafdb):
 
 def test_counts_other_than_published_are_said_with_both_numbers(rafdb):
     notes = read_rafdb(rafdb, part="both").notes
-    assert notes == ("RAF-DB basic train: 7 faces here, 12,271 as published",
-                     "RAF-DB basic test: 7 faces here, 3,068 as published",
-                     "RAF-DB compound: 22 faces here, 3,954 as published")
+    assert notes == ("RAF-DB basic train: 7 samples here, 12,271 as published",
+                     "RAF-DB basic test: 7 samples here, 3,068 as published",
+                     "RAF-DB compound: 22 samples here, 3,954 as published")
 
 
 def test_the_part_folder_itself_will_do(rafdb):

@@ -10,7 +10,6 @@ from twofold.data.labels import TAXONOMIES, builtin_taxonomy, canonical_label, l
 from twofold.data.manifest import read_manifest
 from twofold.data.readers.affectnet import read_affectnet
 from twofold.data.readers.cexpr import read_cexpr
-from twofold.data.readers.common import read_dataset
 from twofold.data.readers.csv import read_csv
 from twofold.data.readers.folder import read_folder
 from twofold.data.readers.rafce import read_rafce
@@ -33,9 +32,9 @@ def test_columns_are_named_by_options_and_the_others_carried_along(table):
 
 
 def test_integer_labels_are_official_numbers(table):
-    faces = read_csv(table, key="image", compound="id", classes=builtin_taxonomy("rafdb11"))
+    faces = read_csv(table, key="image", compound="id", classes="rafdb11")
     assert list(faces.table["compound"]) == ["sadly_fearful", ""]
-    assert list(read_csv(table, key="image", compound="id", classes=builtin_taxonomy("cexpr7")).table["compound"]) == [
+    assert list(read_csv(table, key="image", compound="id", classes="cexpr7").table["compound"]) == [
         "disgustedly_surprised", ""]
 
 
@@ -93,8 +92,8 @@ def test_other_words_are_mapped(tmp_path, put, cli):
     ({"key": "file"}, "no column 'file' .for key.; it has image, side, what, id, person, age"),
     ({"key": "image", "split": "id"}, "row 2, column 'split': '3' is not train"),
     ({"key": "image", "basic": "id"}, "row 2, column 'basic': '3' is not a basic emotion"),
-    ({"key": "image", "classes": builtin_taxonomy("rafdb11")}, "name their column with --compound"),
-    ({"key": "image", "basic": "what", "classes": builtin_taxonomy("rafdb11")}, "name their column with --compound")])
+    ({"key": "image", "classes": "rafdb11"}, "name their column with --compound"),
+    ({"key": "image", "basic": "what", "classes": "rafdb11"}, "name their column with --compound")])
 def test_errors(table, options, says):
     with pytest.raises(InputError, match=says):
         read_csv(table, **options)
@@ -103,7 +102,7 @@ def test_errors(table, options, says):
 def test_a_number_outside_the_taxonomy(table):
     table.write_text(table.read_text().replace(",3,", ",12,"))
     with pytest.raises(InputError, match=r"row 2, column 'compound': 12 is not a class number of rafdb11 \(1 to 11\)"):
-        read_csv(table, key="image", compound="id", classes=builtin_taxonomy("rafdb11"))
+        read_csv(table, key="image", compound="id", classes="rafdb11")
 
 
 def test_the_real_table(real):
@@ -111,9 +110,9 @@ def test_the_real_table(real):
     named = read_csv(path, key="image", split="split", basic="basic", compound="compound", group="dup_group")
     assert len(named) == 5564 and (named.table["compound"] == "happily_surprised").sum() == 687
     with pytest.raises(InputError, match=r"0 is not a class number of rafdb11 \(1 to 11\); .* say --from-zero"):
-        read_csv(path, key="image", compound="rafdb_compound_id", classes=builtin_taxonomy("rafdb11"))
+        read_csv(path, key="image", compound="rafdb_compound_id", classes="rafdb11")
     for name, column in (("cexpr7", "cexpr_id"), ("rafdb11", "rafdb_compound_id"), ("rafce14", "rafce_id")):
-        faces = read_csv(path, key="image", compound=column, classes=builtin_taxonomy(name), from_zero=True)
+        faces = read_csv(path, key="image", compound=column, classes=name, from_zero=True)
         numbered = faces.table["compound"]
         inside = named.table["compound"].isin(builtin_taxonomy(name).classes)
         assert (numbered[inside] == named.table["compound"][inside]).all() and (numbered[~inside] == "").all()
@@ -138,7 +137,7 @@ def test_class_folders_alone_and_numbered(tmp_path, put):
     assert read_folder(tmp_path).keys == ["anger/a.png", "anger/b.png"]
     assert set(read_folder(tmp_path).table["split"]) == {""}
     put(tmp_path / "n/3/a.png")
-    assert read_folder(tmp_path / "n", classes=builtin_taxonomy("rafdb11")).table["compound"][0] == "sadly_fearful"
+    assert read_folder(tmp_path / "n", classes="rafdb11").table["compound"][0] == "sadly_fearful"
 
 
 @pytest.mark.parametrize(("place", "says"), [
@@ -155,7 +154,7 @@ def test_other_folders(tmp_path, put, place, says):
                                   partial(read_rafdb, part="both")])
 def test_missing_roots(tmp_path, read):
     with pytest.raises(InputError, match="no such folder"):
-        read_dataset(tmp_path / "none", read)
+        read(tmp_path / "none")
 
 
 def test_a_missing_table(tmp_path):

@@ -190,7 +190,7 @@ def test_class_folders_in_another_language_also_as_macos_spells_them(toml, tmp_p
 
 
 def test_a_table_with_a_column_of_own_labels(toml, tmp_path):
-    own = read_taxonomy(toml('target = "au"\nclasses = ["AU1+2", "AU4"]\nnumbers = [12, 4]'))
+    own = str(toml('target = "au"\nclasses = ["AU1+2", "AU4"]\nnumbers = [12, 4]'))
     table = tmp_path / "t.csv"
     table.write_text("image,au,basic\na.png,AU4,\nb.png,12,\nc.png,,\nd.png,-1,\n", encoding="utf-8")
     assert read_csv(table, key="image", classes=own).table["au"].tolist() == ["AU4", "AU1+2", "", ""]
@@ -198,7 +198,7 @@ def test_a_table_with_a_column_of_own_labels(toml, tmp_path):
     with pytest.raises(InputError, match=r"row 3, column 'au': 'AU9' is not one of the classes of own: AU1\+2, AU4"):
         read_csv(table, key="image", classes=own)
     table.write_text("image,label\na.png,AU4\n", encoding="utf-8")
-    with pytest.raises(InputError, match="no column 'au', the target of --classes own; it has image, label"):
+    with pytest.raises(InputError, match="no column 'au', the target of --classes own; it has key, label"):
         read_csv(table, key="image", classes=own)
 
 
