@@ -1,4 +1,4 @@
-"""The verb `finetune`: a backbone learns from labelled faces and becomes a weights file."""
+"""The verb `finetune`: train a backbone on labelled samples and write it as a weights file."""
 
 import hashlib
 import json
@@ -15,23 +15,25 @@ from twofold.data.images.sources import ImageRoots, check_roots, hash_images, op
 from twofold.data.manifest import Manifest, read_manifest
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import USUAL_MEMORY, free_memory
-from twofold.data.utils.outputs import Output
 from twofold.extract.devices import parse_device, resolve_precision
-from twofold.extract.finetune.history import history_output, history_path, to_tensorboard, write_history
-from twofold.extract.finetune.loop import Outcome, Training, run
-from twofold.extract.finetune.memory import keep_freed_memory
-from twofold.extract.finetune.output import finished, taught_faces, weights_output, write_weights
-from twofold.extract.finetune.pixels import Pictures, read_pictures
-from twofold.extract.finetune.processes import Processes, launched
-from twofold.extract.finetune.report import FinetuneReport, FoldsReport
+from twofold.extract.finetune.data import Images, Splits, check_classes, make_splits, read_images
+from twofold.extract.finetune.loop import Processes, Training, keep_freed_memory, processes, train
+from twofold.extract.finetune.model import InitialModel, initial_model
+from twofold.extract.finetune.optimization import make_loss, sampling_weights
+from twofold.extract.finetune.output import (
+    FinetuneReport,
+    FoldsReport,
+    collect_training_samples,
+    read_outcome,
+    weights_output,
+    write_weights,
+)
+from twofold.extract.finetune.progress import history_output, write_history, write_tensorboard
 from twofold.extract.finetune.settings import DEFAULT_CLASSES, Settings, record_of
-from twofold.extract.finetune.sides import Sides, check_classes, sides_of
-from twofold.extract.finetune.start import Start, start
-from twofold.extract.finetune.step import Targets, class_weights
 from twofold.extract.weights.find import weights_folder
 from twofold.extract.weights.folds import fold_path
 
-SHARE_OF_MEMORY = 0.5  #: of what is free, for decoded faces
+MEMORY_FRACTION = 0.5  #: of what is free, for decoded images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,19 @@ class Request:
     overwrite: bool = False  #: weights of another fine-tuning at the same place
     fold: int = 0
 
+    @property
+    def inputs(self) -> list[Path]:
+        """The files that are read: the manifest, and the initial weights where they are a file."""
+        return [self.manifest, *([Path(self.weights)] if self.weights else [])]
+
+    def of_fold(self, fold: int) -> "Request":
+        """The request of one fold, from 0 on: a file of its own, and as initial weights the file that is named or else
+        the same fold's of it."""
+        folds, weights = self.settings.folds, self.weights
+        if weights and not Path(weights).is_file() and fold_path(Path(weights), fold, folds).is_file():
+            weights = str(fold_path(Path(weights), fold, folds))
+        return replace(self, out=fold_path(self.out, fold, folds), weights=weights)
+
 
 def finetune(request: Request) -> FinetuneReport | FoldsReport:
     """Train as `request` says and write the weights of the best epoch; the same command goes on after a stop.
@@ -64,171 +79,117 @@ def finetune(request: Request) -> FinetuneReport | FoldsReport:
     if not 0 <= request.fold <= folds:
         raise InputError(f"fold {request.fold} of {folds}: --fold counts from 1 to --folds")
     numbers = [request.fold - 1] if request.fold else range(folds)
-    requests = {fold: _of_fold(request, fold) for fold in numbers} if folds else {-1: request}
+    requests = {fold: request.of_fold(fold) for fold in numbers} if folds else {-1: request}
     for each in requests.values():
-        check_out(each.out, overwrite=request.overwrite, inputs=_inputs(each))
-    manifest, faces = read_manifest(request.manifest), open_images(parse_roots(request.roots))
-    with launched(parse_device(request.device)) as (processes, device):
+        if each.out.suffix != ".safetensors":
+            raise InputError(f"{each.out}: weights are written as safetensors, so give --out that suffix")
+        weights_output(each.out, overwrite=each.overwrite, inputs=each.inputs).check()
+        history_output(each.out).check()
+    manifest, roots = read_manifest(request.manifest), open_images(parse_roots(request.roots))
+    with processes(parse_device(request.device)) as (own, device):
         if device.type == "cpu":
             keep_freed_memory()
-        if not folds:
-            return _finetuned(request, manifest, faces, -1, processes, device)
-        reports = []
+        reports: dict[int, FinetuneReport] = {}
         for fold, each in requests.items():
-            reports.append((fold + 1, _finetuned(each, manifest, faces, fold, processes, device)))
-            if reports[-1][1].outcome.stopped_by:
+            reports[fold + 1] = _finetune(each, manifest, roots, fold, own, device)
+            if reports[fold + 1].outcome.stopped_by:
                 break
-        return FoldsReport(tuple(reports), request.out)
+    return FoldsReport(reports, request.out) if folds else reports[0]
 
 
-def check_out(out: Path, *, overwrite: bool, inputs: Sequence[Path]) -> None:
-    """Raises InputError now rather than after training if the weights cannot be written to `out`."""
-    if out.suffix != ".safetensors":
-        raise InputError(f"{out}: weights are written as safetensors, so give --out that suffix")
-    weights_output(out, overwrite=overwrite, inputs=inputs).check()
-    history_output(history_path(out)).check()
-
-
-def _inputs(request: Request) -> list[Path]:
-    """The files that are read: the manifest, and the weights to start from where they are a file."""
-    return [request.manifest, *([Path(request.weights)] if request.weights else [])]
-
-
-def _of_fold(request: Request, fold: int) -> Request:
-    """The request of one fold: a file of its own, started from the file that is named or else the same fold's of it."""
-    folds, weights = request.settings.folds, request.weights
-    if weights and not Path(weights).is_file() and fold_path(Path(weights), fold, folds).is_file():
-        weights = str(fold_path(Path(weights), fold, folds))
-    return replace(request, out=fold_path(request.out, fold, folds), weights=weights)
-
-
-def _finetuned(request: Request, manifest: Manifest, faces: ImageRoots, fold: int, processes: Processes,
-               device: torch.device) -> FinetuneReport:
+def _finetune(request: Request, manifest: Manifest, roots: ImageRoots, fold: int, own: Processes,
+              device: torch.device) -> FinetuneReport:
     began, settings = time.perf_counter(), request.settings
-    sides = sides_of(manifest, settings, fold=fold)
-    check_classes(sides, settings)  # before a face is read; again once it is known which can be
-    check_roots(faces, [manifest.keys[row] for row in sides.train])
-    origin = start(request.backbone, weights=request.weights, folder=weights_folder(), settings=settings)
-    pictures, sides = _read(request, manifest, faces, origin, sides)
-    taught = _taught(request, manifest, origin, pictures, sides, fold)
-    training = _training(request, origin, pictures, sides, taught, processes, device)
-    output = weights_output(request.out, overwrite=request.overwrite, inputs=_inputs(request))
-    done = finished(output, training.name)
-    outcome = done or run(training, progress=request.progress)
-    if processes.first and not done:
-        _write(request, origin, training, outcome, output)
-    return FinetuneReport(out=request.out, start=origin.weights, name=origin.name, settings=settings, sides=sides,
-                          outcome=outcome, precision=training.precision, seconds=time.perf_counter() - began,
-                          failures=pictures.failures, first=processes.first)
+    splits = make_splits(manifest, settings, fold=fold)
+    check_classes(splits, settings)  # before an image is read; again once it is known which can be
+    check_roots(roots, [manifest.keys[row] for row in splits.train])
+    initial = initial_model(request.backbone, weights=request.weights, folder=weights_folder(), settings=settings)
+    images, splits = _read_images(request, manifest, roots, initial, splits)
+    rows, groups = np.union1d(splits.train, splits.val), manifest.table["group"].to_numpy(object)
+    samples = collect_training_samples(
+        [images.sha256[row] for row in rows], groups[rows], before=initial.training_samples, fold=fold,
+        folds=settings.folds, training=_fold_set(manifest, initial, settings))
+    training = _training(request, initial, images, splits, samples, own, device)
+    output = weights_output(request.out, overwrite=request.overwrite, inputs=request.inputs)
+    done = read_outcome(output, training.name)
+    outcome = done or train(training, progress=request.progress)
+    if own.first and not done:
+        if outcome.progress.history:
+            write_history(history_output(output.path), outcome.progress.history)
+            if request.tensorboard:
+                write_tensorboard(request.tensorboard, outcome.progress.history)
+        if outcome.has_weights:
+            write_weights(output, initial, outcome, settings, samples, training.name)
+            training.state.unlink(missing_ok=True)
+    return FinetuneReport(out=request.out, name=initial.name, initial_weights=initial.weights, settings=settings,
+                          splits=splits, outcome=outcome, precision=training.precision,
+                          seconds=time.perf_counter() - began, failures=images.failures, first=own.first)
 
 
-def _read(request: Request, manifest: Manifest, faces: ImageRoots, origin: Start, sides: Sides
-          ) -> tuple[Pictures, Sides]:
-    """The pictures of train and validation, and the sides less what cannot be read or is a picture of test."""
-    rows = np.union1d(sides.train, sides.val)
-    memory = request.memory_gb * 1e9 or SHARE_OF_MEMORY * (free_memory() or USUAL_MEMORY)
-    pictures = read_pictures(manifest.keys, rows, faces, origin.architecture.preprocessing, memory=memory,
-                             progress=request.progress)
-    sides = sides.without(np.array(list(pictures.failures), int), "their image files cannot be read")
-    test = hash_images(faces, [manifest.keys[row] for row in sides.test])
-    sides = _check_start(request, manifest, origin, sides, test)
+def _read_images(request: Request, manifest: Manifest, roots: ImageRoots, initial: InitialModel, splits: Splits
+                 ) -> tuple[Images, Splits]:
+    """The images of train and validation, and the splits less what cannot be read or is an image of test."""
+    memory = request.memory_gb * 1e9 or MEMORY_FRACTION * (free_memory() or USUAL_MEMORY)
+    images = read_images(manifest.keys, np.union1d(splits.train, splits.val), roots, initial.architecture.preprocessing,
+                         memory=memory, progress=request.progress)
+    splits = splits.without(np.array(list(images.failures), int), "their image files cannot be read")
+    test = hash_images(roots, [manifest.keys[row] for row in splits.test])
+    splits = _check_initial_weights(request, manifest, initial, splits, test)
     digests = set(test.values())
-    same = np.array([row for row, digest in pictures.sha256.items() if digest in digests], int)
-    sides = sides.without(same, "their image files are those of test faces")
-    chosen = {pictures.sha256[row] for row in sides.val}
-    twins = np.array([row for row in sides.train if pictures.sha256[row] in chosen], int)
-    train = np.setdiff1d(sides.train, twins)
-    notes = (*sides.notes, f"{len(twins)} faces left out of train: their image files are those of validation faces")
-    return pictures, check_classes(replace(sides, train=train, notes=notes if len(twins) else sides.notes),
-                                   request.settings)
+    same = np.array([row for row, digest in images.sha256.items() if digest in digests], int)
+    splits = splits.without(same, "their image files are those of test samples")
+    validation = {images.sha256[row] for row in splits.val}
+    twins = np.array([row for row in splits.train if images.sha256[row] in validation], int)
+    if len(twins):
+        note = f"{len(twins)} samples left out of train: their image files are those of validation samples"
+        splits = replace(splits, train=np.setdiff1d(splits.train, twins), notes=(*splits.notes, note))
+    return images, check_classes(splits, request.settings)
 
 
-def _check_start(request: Request, manifest: Manifest, origin: Start, sides: Sides, test: Mapping[str, str]) -> Sides:
-    """The sides, with a note where the encoder to start from was taught with test faces. test: of these, by key, the
-    SHA-256 of the image file. Raises InputError for that with folds: no face would be left to score the encoder."""
-    rows = [row for row in sides.test if manifest.keys[row] in test]
-    if origin.taught is None or not rows:
-        return sides
+def _check_initial_weights(request: Request, manifest: Manifest, initial: InitialModel, splits: Splits,
+                           test: Mapping[str, str]) -> Splits:
+    """The splits, with a note where the initial weights were trained on test samples. test: of these, by key, the
+    SHA-256 of the image file. Raises InputError for that with folds: none would be left to score the encoder."""
+    rows = [row for row in splits.test if manifest.keys[row] in test]
+    if initial.training_samples is None or not rows:
+        return splits
     groups = manifest.table["group"].to_numpy(object)[rows]
-    count = int(origin.taught.has([test[manifest.keys[row]] for row in rows], groups).sum())
+    count = int(initial.training_samples.has([test[manifest.keys[row]] for row in rows], groups).sum())
     if count and request.settings.folds:
-        raise InputError(f"--weights {request.weights} was taught with {count} of the {len(rows)} faces that "
+        raise InputError(f"--weights {request.weights} was trained on {count} of the {len(rows)} samples that "
                          f"{request.out.name} is to be scored by (the same bytes or group): start each fold from an "
                          "encoder that was not, such as the same fold's of an earlier `finetune --folds`")
-    note = f"{count} of {len(rows)} test faces taught the encoder that this one starts from: they cannot score it"
-    return replace(sides, notes=(*sides.notes, note)) if count else sides
+    note = f"the initial weights were trained on {count} of {len(rows)} test samples: these cannot score it"
+    return replace(splits, notes=(*splits.notes, note)) if count else splits
 
 
-def _taught(request: Request, manifest: Manifest, origin: Start, pictures: Pictures, sides: Sides,
-            fold: int) -> TaughtFaces:
-    rows = np.union1d(sides.train, sides.val)
-    return taught_faces([pictures.sha256[row] for row in rows], manifest.table["group"].to_numpy(object)[rows],
-                        before=origin.taught, fold=fold, folds=request.settings.folds,
-                        training=_fold_set(manifest, origin, request.settings))
-
-
-def _training(request: Request, origin: Start, pictures: Pictures, sides: Sides, taught: TaughtFaces,
-              processes: Processes, device: torch.device) -> Training:
+def _training(request: Request, initial: InitialModel, images: Images, splits: Splits, samples: TaughtFaces,
+              own: Processes, device: torch.device) -> Training:
     settings = request.settings
-    widths = tuple(len(names.classes) for names in settings.taxonomies.values())
-    weights = [class_weights(labels[sides.train], width, settings.class_weights)
-               for labels, width in zip(sides.labels.values(), widths, strict=True)]
-    scale = tuple(settings.basic_weight if settings.target == "both" and target == "basic" else 1.0
-                  for target in settings.targets)
-    targets = Targets(widths, torch.from_numpy(np.concatenate(weights)).float(), scale, settings.label_smoothing)
+    labels = [label[splits.train] for label in splits.labels.values()]
     slow = settings.precision == "auto" and device.type == "cpu"  # bf16's depth-wise convolutions take twice the time
     precision = "fp32" if slow else resolve_precision(settings.precision, device)
-    own = {target: names.classes for target, names in settings.taxonomies.items() if target not in DEFAULT_CLASSES}
-    content = json.dumps({"settings": record_of(settings), "start": origin.weights, "precision": precision,
-                          "faces": _digest_of(pictures, sides), "taught": taught.digest()} |
-                         ({"own": own} if own else {}), sort_keys=True)
+    own_classes = {target: names.classes for target, names in settings.taxonomies.items()
+                   if target not in DEFAULT_CLASSES}
+    content = {"settings": record_of(settings), "start": initial.weights, "precision": precision,
+               "faces": splits.digest(images.keys, images.sha256), "taught": samples.digest(),
+               **({"own": own_classes} if own_classes else {})}
     return Training(
-        name=hashlib.sha256(content.encode()).hexdigest(), learner=origin.learner, pictures=pictures, sides=sides,
-        taught=taught, odds=_odds(sides, settings), targets=targets, settings=settings, precision=precision,
-        device=device, processes=processes, state=request.out.with_suffix(".state"), minutes=request.minutes,
-        overwrite=request.overwrite)
+        name=_digest(content), model=initial.model, images=images, splits=splits,
+        sampling_weights=sampling_weights(labels, settings.balanced_sampling), loss=make_loss(settings, labels),
+        settings=settings, precision=precision, device=device, processes=own, state=request.out.with_suffix(".state"),
+        minutes=request.minutes, overwrite=request.overwrite)
 
 
-def _odds(sides: Sides, settings: Settings) -> np.ndarray | None:
-    """(train,) how often each face is drawn: the inverse frequency of its class to a power; the compound's first."""
-    if not settings.balanced_sampling:
-        return None
-    odds = np.ones(len(sides.train))
-    for labels in sides.labels.values():
-        own = labels[sides.train]
-        weights = class_weights(own, own.max() + 1, settings.balanced_sampling)
-        odds = np.where(own >= 0, weights[own], odds)
-    return odds / odds.sum()
-
-
-def _digest_of(pictures: Pictures, sides: Sides) -> str:
-    """Of the faces that teach and choose, and what they teach."""
-    total = hashlib.sha256()
-    for rows in (sides.train, sides.val):
-        for row in rows:
-            labels = [int(label[row]) for label in sides.labels.values()]
-            total.update(f"{pictures.keys[row]}\0{pictures.sha256[row]}\0{labels}\n".encode())
-    return total.hexdigest()
-
-
-def _write(request: Request, origin: Start, training: Training, outcome: Outcome, output: Output) -> None:
-    progress = outcome.progress
-    if progress.history:
-        write_history(history_output(history_path(output.path)), progress.history)
-        if request.tensorboard:
-            to_tensorboard(request.tensorboard, progress.history)
-    if not outcome.has_weights:
-        return
-    write_weights(output, origin, progress, request.settings, training.taught,
-                  {"training": training.name, "diverged": str(outcome.diverged)})
-    training.state.unlink(missing_ok=True)
-
-
-def _fold_set(manifest: Manifest, origin: Start, settings: Settings) -> str:
+def _fold_set(manifest: Manifest, initial: InitialModel, settings: Settings) -> str:
     """The same for all encoders of one set of folds, and for no other; empty where there are none."""
     if not settings.folds:
         return ""
-    faces = manifest.table[["key", "split", "basic", "compound", "group"]].to_csv(index=False)
-    source = origin.taught.training if origin.taught and origin.taught.folds == settings.folds else origin.weights
-    content = json.dumps([record_of(settings), origin.name, source, faces], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+    before = initial.training_samples
+    source = before.training if before and before.folds == settings.folds else initial.weights
+    table = manifest.table[["key", "split", "basic", "compound", "group"]].to_csv(index=False)
+    return _digest([record_of(settings), initial.name, source, table])
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

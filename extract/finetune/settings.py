@@ -14,28 +14,28 @@ LEARNS = "What it learns"
 STEPS = "Steps"
 LOSS = "Loss and regularisation"
 IMAGES = "Augmentation"
-FACES = "Validation and folds"
+SPLITS = "Validation and folds"
 
 DEFAULT_CLASSES = {"basic": "basic7", "compound": "cexpr7"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All that decides which weights come out, besides the faces and the weights to start from."""
+    """All that decides which weights come out, besides the samples and the initial weights."""
 
     target: str = option("basic", LEARNS, "The labels it learns: basic, compound, both, or a column of your own; where "
                                           "--classes stands alone, those that it is of.")
     classes: str = option("", LEARNS, "A taxonomy or FILE.toml, or two with a comma between for both; empty: basic7, "
                                       "cexpr7.")
-    size: int = option(0, LEARNS, "Side of the input in pixels, the whole face in it; 0: the network's own.", least=0)
-    train: str = option("all", LEARNS, "What learns: all, last:N (its last N layers) or head.")
+    size: int = option(0, LEARNS, "Side of the input in pixels, the whole image in it; 0: the network's own.", least=0)
+    train: str = option("all", LEARNS, "What is trained: all, last:N (its last N layers) or head.")
     frozen_norms: bool = option(False, LEARNS, "Batch norms keep the statistics they came with.")
-    epochs: int = option(12, STEPS, "Passes over the training faces.", least=1)
-    batch_size: int = option(64, STEPS, "Faces a step, of all processes together.", least=2)
+    epochs: int = option(12, STEPS, "Passes over the training samples.", least=1)
+    batch_size: int = option(64, STEPS, "Samples a step, of all processes together.", least=2)
     accumulate: int = option(1, STEPS, "Parts that a step is computed in, for memory.", least=1)
     optimizer: str = option("adamw", STEPS, "How steps are taken.", choices=("adamw", "adam"))
     lr: float = option(5e-4, STEPS, "Learning rate.", above=0)
-    lr_batch: int = option(0, STEPS, "Faces a step that the rate is meant for, and scaled to; 0: for any.", least=0)
+    lr_batch: int = option(0, STEPS, "Batch size that the rate is meant for, and scaled to; 0: any.", least=0)
     min_lr: float = option(0.0, STEPS, "Where cosine and plateau end.", least=0)
     schedule: str = option("cosine", STEPS, "After warm-up.", choices=("constant", "cosine", "step", "plateau"))
     warmup: float = option(1.0, STEPS, "Epochs of linear warm-up.", least=0)
@@ -47,9 +47,9 @@ class Settings:
     clip: float = option(0.0, STEPS, "Largest norm of the gradient; 0: any.", least=0)
     drop_path: float = option(0.0, LOSS, "Stochastic depth, for networks that have it.", least=0, below=1)
     dropout: float = option(0.0, LOSS, "Before the classifiers.", least=0, below=1)
-    label_smoothing: float = option(0.1, LOSS, "Share spread over all classes.", least=0, below=1)
+    label_smoothing: float = option(0.1, LOSS, "Probability spread over all classes.", least=0, below=1)
     class_weights: float = option(0.0, LOSS, "Power of inverse frequency in the loss.", least=0)
-    balanced_sampling: float = option(0.0, LOSS, "The same for drawing faces.", least=0)
+    balanced_sampling: float = option(0.0, LOSS, "The same for drawing samples.", least=0)
     basic_weight: float = option(1.0, LOSS, "Weight of the basic loss where both are learned.", least=0)
     flip: float = option(0.5, IMAGES, "Probability of the mirror image.", least=0)
     shift: float = option(0.1, IMAGES, "Largest shift, of the side.", least=0)
@@ -62,10 +62,10 @@ class Settings:
     cutmix: float = option(0.0, IMAGES, "Alpha of CutMix; 0: none.", least=0)
     ema: float = option(0.0, LOSS, "Decay a step of the average of the weights; 0: none.", least=0, below=1)
     seed: int = option(0, STEPS, "Of everything drawn.", least=0)
-    folds: int = option(0, FACES, "One encoder a fold, the folds being those of `fuse --folds`; 0: by the splits.",
+    folds: int = option(0, SPLITS, "One encoder a fold, the folds being those of `fuse --folds`; 0: by the splits.",
                         least=0)
-    fold_classes: str = option("cexpr7", FACES, "The taxonomy whose faces are dealt into folds: that of `fuse`.")
-    val_fraction: float = option(0.15, FACES, "Of train, where there is no validation.", above=0, below=1)
+    fold_classes: str = option("cexpr7", SPLITS, "The taxonomy whose samples are dealt into folds: that of `fuse`.")
+    val_fraction: float = option(0.15, SPLITS, "Of train, where there is no validation.", above=0, below=1)
     precision: str = option("auto", STEPS, "Arithmetic of the forward pass.", choices=("auto", "fp32", "bf16", "fp16"))
 
     def __post_init__(self) -> None:

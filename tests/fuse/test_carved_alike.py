@@ -6,8 +6,8 @@ import pytest
 from twofold.cache.store import Store
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import read_manifest
+from twofold.extract.finetune.data import make_splits
 from twofold.extract.finetune.settings import resolve
-from twofold.extract.finetune.sides import sides_of
 from twofold.fuse.features import join
 from twofold.fuse.split import Task, partitions
 
@@ -20,7 +20,7 @@ def test_no_head_is_chosen_by_faces_that_taught_its_encoder(make_store, target):
                                                                taxonomy=builtin_taxonomy("cexpr7"))
     settings = resolve(preset="quick", chosen={"target": target, "folds": 3})
     for fold, part in enumerate(partitions(features, Task.of(features), folds=3, val_fraction=0.15, seed=0)):
-        sides, keys = sides_of(faces, settings, fold=fold), np.array(faces.keys, object)
-        taught, chose = set(keys[sides.train]), set(keys[sides.val])
+        splits, keys = make_splits(faces, settings, fold=fold), np.array(faces.keys, object)
+        taught, chose = set(keys[splits.train]), set(keys[splits.val])
         assert len(part.val) > 30 and not taught & set(features.keys[part.val])
         assert not chose & set(features.keys[part.train]) and len(chose) > 20

@@ -28,13 +28,13 @@ def test_a_class_with_one_face(request_for, changed):
         lonely = (table["basic"] == "fear") & (table["split"] == "train")
         return table.drop(table.index[lonely][1:])
 
-    with pytest.raises(InputError, match=r"too few training faces of fear \(1\)"):
+    with pytest.raises(InputError, match=r"too few training samples of fear \(1\)"):
         finetune(request_for(manifest=changed(one_left)))
 
 
 def test_a_class_without_faces_is_said(request_for, changed):
     report = finetune(request_for(manifest=changed(lambda table: table[table["basic"] != "fear"])))
-    assert report.text().count("no training faces of fear: the basic classifier never says so") == 1
+    assert report.text().count("no training samples of fear: the basic classifier never predicts it") == 1
 
 
 def test_no_validation_possible(request_for, changed):
@@ -51,7 +51,7 @@ def test_no_label_of_the_taxonomy(request_for, changed):
         table["basic"] = ""
         return table
 
-    with pytest.raises(InputError, match="no face has a basic label of basic7"):
+    with pytest.raises(InputError, match="no sample has a basic label of basic7"):
         finetune(request_for(manifest=changed(unlabelled)))
 
 
@@ -82,40 +82,40 @@ def test_weights_of_another_architecture(request_for, tmp_path):
 def test_onnx_models_and_sizes_that_do_not_fit(request_for):
     with pytest.raises(InputError, match="ONNX model cannot be trained"):
         finetune(request_for(backbone="onnx:model.onnx"))
-    with pytest.raises(InputError, match=r"does not take faces of 7 pixels|choose another"):
+    with pytest.raises(InputError, match=r"does not take images of 7 pixels|choose another"):
         finetune(request_for(backbone="timm:test_vit", size=7))
 
 
 def test_a_loss_that_is_no_number_ends_with_the_last_good_weights(request_for, monkeypatch):
-    original = loop._Loop._gradients
+    original = loop.TrainingLoop.backward
 
     def poisoned(self, batch):
         return math.nan if self.progress.epoch == 1 else original(self, batch)
 
-    monkeypatch.setattr(loop._Loop, "_gradients", poisoned)
+    monkeypatch.setattr(loop.TrainingLoop, "backward", poisoned)
     request = request_for(epochs=3)
     report = finetune(request)
     assert report.exit_code == 1 and request.out.exists()
-    assert "the loss was no number any more" in report.text() and "last good epoch" in report.text()
+    assert "the loss was not finite any more" in report.text() and "last good epoch" in report.text()
     assert len(report.outcome.progress.history) == 1
 
 
 def test_a_loss_that_is_no_number_at_once_writes_nothing(request_for, monkeypatch):
-    monkeypatch.setattr(loop._Loop, "_gradients", lambda self, batch: math.nan)
+    monkeypatch.setattr(loop.TrainingLoop, "backward", lambda self, batch: math.nan)
     request = request_for()
     report = finetune(request)
     assert report.exit_code == 1 and "nothing was written" in report.text() and not request.out.exists()
 
 
 def test_out_of_memory_makes_the_parts_smaller(request_for, monkeypatch):
-    original, sizes = loop.prepared, []
+    original, sizes = loop.augment, []
 
-    def limited(pictures, *rest):
-        if len(pictures) > 4:
+    def limited(images, *rest):
+        if len(images) > 4:
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes")
-        sizes.append(len(pictures))
-        return original(pictures, *rest)
+        sizes.append(len(images))
+        return original(images, *rest)
 
-    monkeypatch.setattr(loop, "prepared", limited)
+    monkeypatch.setattr(loop, "augment", limited)
     report = finetune(request_for(epochs=1))
     assert report.exit_code == 0 and report.outcome.progress.parts == 4 and set(sizes) == {4}

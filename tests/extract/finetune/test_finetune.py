@@ -1,4 +1,4 @@
-"""From faces to a weights file that `extract` takes."""
+"""From samples to a weights file that `extract` takes; classes of one's own; one stage after another."""
 
 import json
 
@@ -12,8 +12,11 @@ from safetensors.torch import save_file
 
 from twofold.cache.store import Store
 from twofold.data.labels import builtin_taxonomy
+from twofold.data.manifest import Manifest, build_manifest, write_manifest
 from twofold.data.utils.errors import InputError
 from twofold.extract.finetune.finetune import finetune
+from twofold.extract.finetune.settings import resolve
+from twofold.extract.weights.read import read_checkpoint, safetensors_metadata
 
 
 def metadata_of(path):
@@ -79,3 +82,97 @@ def test_a_vision_transformer_learns_and_extracts_at_another_size(cli, faces, re
     assert done.returncode == 0, done.stderr
     recipe = Store(tmp_path / "store").files()[0].recipe
     assert recipe.preprocessing["size"] == [48, 48] and recipe.architecture == "timm.test_vit"
+
+
+CLASSES = ("ruhig, still", "gespannt", "آرام\u200cتر")  # a comma, umlauts, and a joiner that no printable letter is
+
+
+@pytest.fixture
+def own(faces, tmp_path):
+    """The drawn faces with labels of one's own beside the others, and the file of the classes."""
+    table = faces.table.table.copy()
+    mood = {"neutral": 0, "happiness": 0, "anger": 1, "fear": 1, "sadness": 2, "disgust": 2}
+    table["mood"] = [CLASSES[mood[basic]] if basic in mood else "" for basic in table["basic"]]
+    write_manifest(build_manifest(table, source="test"), tmp_path / "own.csv")
+    (tmp_path / "moods.toml").write_text(f'target = "mood"\nclasses = {json.dumps(CLASSES)}', encoding="utf-8")
+    return tmp_path / "own.csv", str(tmp_path / "moods.toml")
+
+
+def test_they_travel_into_the_features(own, faces, request_for, cli, tmp_path):
+    path, toml = own
+    report = finetune(request_for(manifest=path, classes=toml))
+    assert report.settings.target == "mood" and list(report.outcome.progress.history[-1].scores) == ["mood"]
+    file = tmp_path / "weights.safetensors"
+    settings = json.loads(read_checkpoint(file).metadata["settings"])
+    assert settings["classes"] == "moods" and str(tmp_path) not in json.dumps(read_checkpoint(file).metadata)
+    done = cli("extract", path, "--root", faces.root, "--store", tmp_path / "store", "--backbones",
+               "timm:test_resnet", "--weights", f"timm:test_resnet={file}", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert Store(tmp_path / "store").files()[0].classifier.classes == CLASSES
+
+
+def test_a_manifest_without_the_column_is_said(own, request_for):
+    with pytest.raises(InputError, match="no column 'mood' of labels"):
+        finetune(request_for(classes=own[1]))
+
+
+def test_classes_alone_say_what_is_learned(own):
+    targets = {name: resolve(preset="quick", chosen={"classes": name}).targets
+               for name in ("cexpr7", "basic8", "rafce14,basic7", own[1])}
+    assert list(targets.values()) == [("compound",), ("basic",), ("basic", "compound"), ("mood",)]
+    with pytest.raises(InputError, match="'moods' stand in a column: use --target mood"):
+        resolve(preset="compound", chosen={"classes": own[1]})
+
+
+def taught(path) -> set[bytes]:
+    return {row.tobytes() for row in load_file(path)["twofold.taught.sha256"]}
+
+
+def test_the_second_stage_knows_the_faces_of_the_first_and_says_how_many_are_of_test(request_for, faces, tmp_path):
+    table = faces.table.table.copy()
+    test = table["split"] == "test"
+    table.loc[test, "split"] = "train"  # the leak: the first stage learns the second one's test faces
+    write_manifest(Manifest(table), tmp_path / "leaky.csv")
+    first = finetune(request_for("basic.safetensors", manifest=tmp_path / "leaky.csv", target="basic", epochs=1))
+    second = finetune(request_for("compound.safetensors", weights=str(first.out), target="compound", epochs=1))
+    alone = finetune(request_for("alone.safetensors", target="compound", epochs=1))
+    assert taught(second.out) == taught(first.out) | taught(alone.out)
+    names = [{row.tobytes() for row in load_file(path)["twofold.taught.groups"]} for path in (first.out, second.out)]
+    assert names[0] <= names[1]
+    assert f"the initial weights were trained on {int(test.sum())} of {int(test.sum())} test samples" in second.text()
+    assert "initial weights" not in alone.text()
+
+
+def test_each_fold_starts_from_the_same_folds_encoder_and_from_no_other(request_for, tmp_path):
+    chosen = {"folds": 2, "epochs": 1}
+    finetune(request_for("basic.safetensors", target="basic", **chosen))
+    finetune(request_for("both.safetensors", weights=str(tmp_path / "basic.safetensors"), target="compound", **chosen))
+    facts = [safetensors_metadata(tmp_path / f"both.fold{fold}of2.safetensors") for fold in (1, 2)]
+    starts = [safetensors_metadata(tmp_path / f"basic.fold{fold}of2.safetensors") for fold in (1, 2)]
+    assert len({fact["fold_set"] for fact in facts} | {start["fold_set"] for start in starts}) == 2
+    assert facts[0]["started_from"] != facts[1]["started_from"]
+    for fold in (1, 2):
+        first, second = (tmp_path / f"{name}.fold{fold}of2.safetensors" for name in ("basic", "both"))
+        assert taught(first) <= taught(second)
+    with pytest.raises(InputError, match=r"was trained on \d+ of the \d+ samples that wrong.fold1of2.safetensors is"):
+        finetune(request_for("wrong.safetensors", weights=str(tmp_path / "basic.fold2of2.safetensors"),
+                             target="compound", **chosen))
+    (tmp_path / "basic.fold2of2.safetensors").rename(tmp_path / "basic.safetensors")
+    with pytest.raises(InputError, match=r"basic\.safetensors was trained on"):  # a file that is there is meant itself
+        finetune(request_for("wrong.safetensors", weights=str(tmp_path / "basic.safetensors"), target="compound",
+                             **chosen))
+    with pytest.raises(InputError, match=r"weights of timm:test_resnet: \. is not a file"):
+        finetune(request_for("wrong.safetensors", weights=".", target="compound", **chosen))
+    assert not list(tmp_path.glob("wrong*"))
+
+
+def test_an_encoder_of_the_same_faces_in_other_groups_is_not_taken_for_finished(request_for, faces, tmp_path):
+    out = finetune(request_for("first.safetensors", target="basic", epochs=1)).out
+    stamp = out.stat().st_mtime_ns
+    finetune(request_for("first.safetensors", target="basic", epochs=1))
+    assert out.stat().st_mtime_ns == stamp  # finished: nothing to do
+    table = faces.table.table.copy()
+    table["group"] = [f"{name}, renamed" for name in table["group"]]  # the same faces teach; the file names old groups
+    write_manifest(Manifest(table), tmp_path / "renamed.csv")
+    with pytest.raises(InputError, match=r"first.safetensors exists and is of another training"):
+        finetune(request_for("first.safetensors", manifest=tmp_path / "renamed.csv", target="basic", epochs=1))

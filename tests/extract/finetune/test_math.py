@@ -1,4 +1,4 @@
-"""One step, the rates and the groups against plain formulas."""
+"""One step, the learning rates, the layers and the groups against plain formulas."""
 
 import copy
 import math
@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from twofold.data.utils.errors import InputError
+from twofold.extract.encoders.libraries import build
 from twofold.extract.finetune import finetune as verb
+from twofold.extract.finetune.augmentation import normalize
 from twofold.extract.finetune.finetune import finetune
-from twofold.extract.finetune.learner import Learner, freeze, layers_of
-from twofold.extract.finetune.loop import _Loop
-from twofold.extract.finetune.optimizer import build_optimizer
-from twofold.extract.finetune.schedule import rate
-from twofold.extract.finetune.scores import score
+from twofold.extract.finetune.loop import Training, TrainingLoop
+from twofold.extract.finetune.model import Classifier, freeze, initial_model, layers_of
+from twofold.extract.finetune.optimization import build_optimizer, learning_rate
+from twofold.extract.finetune.progress import Score
 from twofold.extract.finetune.settings import PRESETS, resolve
-from twofold.extract.finetune.step import normalised
 
 PLAIN = {"flip": 0.0, "shift": 0.0, "rotate": 0.0, "crop": 1.0, "jitter": 0.0}
 
@@ -25,10 +25,14 @@ PLAIN = {"flip": 0.0, "shift": 0.0, "rotate": 0.0, "crop": 1.0, "jitter": 0.0}
 @pytest.fixture
 def loop_of(request_for, monkeypatch):
     """The loop of a request, as it stands before its first step."""
-    def make(**chosen) -> _Loop:
+    def make(**chosen) -> TrainingLoop:
         loops = []
-        monkeypatch.setattr(verb, "run", lambda training, **_: loops.append(_Loop(training)) or (_ for _ in ()).throw(
-            InputError("enough")))
+
+        def stop(training: Training, **_: object) -> None:
+            loops.append(TrainingLoop(training))
+            raise InputError("enough")
+
+        monkeypatch.setattr(verb, "train", stop)
         with pytest.raises(InputError, match="enough"):
             finetune(request_for(**chosen))
         return loops[0]
@@ -40,34 +44,35 @@ def loop_of(request_for, monkeypatch):
 def test_loss_and_gradients_of_a_step_equal_a_plain_loop(loop_of, accumulate):
     loop = loop_of(target="both", label_smoothing=0.1, class_weights=0.5, accumulate=accumulate,
                    backbone="timm:test_vit", **PLAIN)
-    training, learner = loop.training, loop.learner
-    plain = copy.deepcopy(learner).train()
-    batch = loop._order(0)[:16]
-    loss = loop._gradients(batch)
-    pictures = training.pictures.read(batch).permute(0, 3, 1, 2).float()
-    logits = plain(normalised(pictures, training.pictures.preprocessing)).split(training.targets.widths, 1)
-    weights = training.targets.weights.split(training.targets.widths)
+    training, model = loop.training, loop.model
+    plain = copy.deepcopy(model).train()
+    batch = loop.order(0)[:16]
+    loss = loop.backward(batch)
+    images = training.images.read(batch).permute(0, 3, 1, 2).float()
+    logits = plain(normalize(images, training.images.preprocessing)).split(training.loss.widths, 1)
+    weights = training.loss.class_weights.split(training.loss.widths)
     expected = torch.zeros(())
-    for block, weight, labels in zip(logits, weights, training.sides.labels.values(), strict=True):
+    for block, weight, labels in zip(logits, weights, training.splits.labels.values(), strict=True):
         truth = torch.from_numpy(labels[batch])
         block, truth = block[truth >= 0], truth[truth >= 0]
         each = nn.functional.cross_entropy(block, truth, label_smoothing=0.1, reduction="none")
         expected = expected + (each * weight[truth]).sum() / weight[truth].sum()
     expected.backward()
     assert loss == pytest.approx(expected.item(), rel=1e-5)
-    for (name, ours), theirs in zip(learner.named_parameters(), plain.parameters(), strict=True):
+    for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6, msg=name)
 
 
 def test_class_weights_equal_torchs_weighted_cross_entropy(loop_of):
     loop = loop_of(target="compound", label_smoothing=0.0, class_weights=1.0, backbone="timm:test_vit", **PLAIN)
-    training, batch = loop.training, loop._order(0)[:16]
-    loss = loop._gradients(batch)
-    pictures = training.pictures.read(batch).permute(0, 3, 1, 2).float()
+    training, batch = loop.training, loop.order(0)[:16]
+    loss = loop.backward(batch)
+    images = training.images.read(batch).permute(0, 3, 1, 2).float()
     with torch.no_grad():
-        logits = loop.learner(normalised(pictures, training.pictures.preprocessing))
-    truth = torch.from_numpy(training.sides.labels["compound"][batch])
-    assert loss == pytest.approx(float(nn.functional.cross_entropy(logits, truth, training.targets.weights)), rel=1e-5)
+        logits = loop.model(normalize(images, training.images.preprocessing))
+    truth = torch.from_numpy(training.splits.labels["compound"][batch])
+    expected = nn.functional.cross_entropy(logits, truth, training.loss.class_weights)
+    assert loss == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_warm_up_and_cosine_equal_the_formulas():
@@ -76,15 +81,16 @@ def test_warm_up_and_cosine_equal_the_formulas():
     for epoch in np.linspace(0, 100, 41):
         expected = full * epoch / 5 if epoch < 5 else least + (full - least) * 0.5 * (
             1 + math.cos(math.pi * (epoch - 5) / 95))
-        assert rate(settings, float(epoch), []) == pytest.approx(expected)
+        assert learning_rate(settings, float(epoch), []) == pytest.approx(expected)
 
 
 def test_steps_and_plateaus():
     steps = resolve(preset="quick", chosen={"schedule": "step", "warmup": 0.0, "lr": 0.01})
-    assert [rate(steps, epoch, []) for epoch in (0, 14.9, 15, 30)] == pytest.approx([0.01, 0.01, 0.001, 0.0001])
+    rates = [learning_rate(steps, epoch, []) for epoch in (0, 14.9, 15, 30)]
+    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.0001])
     plateau = resolve(preset="quick", chosen={"schedule": "plateau", "warmup": 0.0, "lr": 0.01, "lr_factor": 0.5,
                                               "patience": 2, "min_lr": 0.004})
-    rates = [rate(plateau, len(scores), scores) for scores in
+    rates = [learning_rate(plateau, len(scores), scores) for scores in
              ([0.5], [0.5, 0.4, 0.5], [0.5, 0.4, 0.5, 0.3], [0.5] * 7, [0.5, 0.6, 0.6, 0.6])]
     assert rates == pytest.approx([0.01, 0.01, 0.005, 0.004, 0.01])
 
@@ -92,13 +98,13 @@ def test_steps_and_plateaus():
 def test_layer_decay_gives_each_block_its_rate():
     import timm
 
-    learner = Learner(timm.create_model("test_vit", num_classes=0), 64, {"basic": 7})
+    model = Classifier(timm.create_model("test_vit", num_classes=0), 64, {"basic": 7})
     settings = resolve(preset="quick", chosen={"layer_decay": 0.65, "weight_decay": 0.05})
-    groups = build_optimizer(learner, settings).param_groups
+    groups = build_optimizer(model, settings).param_groups
     scale = {id(parameter): (group["lr_scale"], group["weight_decay"]) for group in groups
              for parameter in group["params"]}
-    depth = len(learner.encoder.blocks)
-    for name, parameter in learner.named_parameters():
+    depth = len(model.encoder.blocks)
+    for name, parameter in model.named_parameters():
         place = name.removeprefix("encoder.")
         whole = {"heads": depth + 1, "norm": depth}  # timm counts the last norm to the last block
         part, number = place.split(".")[0], place.split(".")[1:2]
@@ -114,16 +120,16 @@ def test_last_layers_and_head_alone_learn():
 
     network = mobilenet_v3_small(weights=None)
     network.classifier = nn.Sequential()
-    learner = Learner(network, 576, {"basic": 7})
-    count = 1 + max(place for name, place in layers_of(learner).items() if name.startswith("encoder."))
-    freeze(learner, resolve(preset="quick", chosen={"train": "last:2"}))
-    learning = {name.split(".")[2] for name, each in learner.named_parameters()
+    model = Classifier(network, 576, {"basic": 7})
+    count = 1 + max(place for name, place in layers_of(model).items() if name.startswith("encoder."))
+    freeze(model, resolve(preset="quick", chosen={"train": "last:2"}))
+    learning = {name.split(".")[2] for name, each in model.named_parameters()
                 if each.requires_grad and name.startswith("encoder.")}
     assert learning == {"11", "12"} and count == 13
-    freeze(learner, resolve(preset="quick", chosen={"train": "head"}))
-    assert {name.split(".")[0] for name, each in learner.named_parameters() if each.requires_grad} == {"heads"}
+    freeze(model, resolve(preset="quick", chosen={"train": "head"}))
+    assert {name.split(".")[0] for name, each in model.named_parameters() if each.requires_grad} == {"heads"}
     with pytest.raises(InputError, match="has 13 layers"):
-        freeze(learner, resolve(preset="quick", chosen={"train": "last:14"}))
+        freeze(model, resolve(preset="quick", chosen={"train": "last:14"}))
 
 
 def test_a_frozen_encoder_stays_as_it_was(request_for):
@@ -139,7 +145,7 @@ def test_scores_equal_scikit_learn(draw):
     from sklearn.metrics import accuracy_score, f1_score
 
     truth, prediction = draw.integers(0, 5, 200), draw.integers(0, 5, 200)
-    ours = score(truth, prediction, 5)
+    ours = Score.of(truth, prediction, 5)
     assert ours.macro_f1 == pytest.approx(f1_score(truth, prediction, average="macro"))
     assert ours.accuracy == pytest.approx(accuracy_score(truth, prediction))
 
@@ -157,3 +163,16 @@ def test_presets_are_the_authors_settings():
     paper = resolve(preset="paper", chosen={})
     assert (paper.optimizer, paper.lr, paper.batch_size, paper.epochs) == ("adam", 5e-5, 128, 100)
     assert set(PRESETS) == {"quick", "unified", "compound", "paper"}
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.2])
+def test_it_grows_with_depth_as_in_mae(rate):
+    blocks = build("vit_mae", checkpoint=None, drop_path=rate).network.blocks
+    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in blocks]
+    assert rates == pytest.approx([rate * number / 11 for number in range(12)])
+
+
+def test_a_network_without_paths_refuses_it(tmp_path):
+    with pytest.raises(InputError, match="torchvision:mobilenet_v2 has no paths to drop"):
+        initial_model("torchvision:mobilenet_v2", weights="random:0", folder=tmp_path,
+              settings=resolve(preset="quick", chosen={"drop_path": 0.1}))

@@ -1,8 +1,10 @@
-"""Two processes under torchrun come to what one comes to with the same batch."""
+"""Two processes under torchrun come to what one comes to with the same batch; and what a process does with memory."""
 
 import os
+import platform
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -30,3 +32,28 @@ def test_two_processes_equal_one(faces, request_for, tmp_path):
     assert together.keys() == alone.keys()
     for name, values in alone.items():
         np.testing.assert_allclose(together[name], values, rtol=1e-3, atol=2e-5, err_msg=name)
+
+
+PROGRAM = textwrap.dedent("""
+    import resource
+    import sys
+    import numpy as np
+    from twofold.extract.finetune.loop import keep_freed_memory
+
+    def pages_of_a_step():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        np.ones(10 * 2**20)  # 80 MB, freed at once
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    usual = [pages_of_a_step() for _ in range(3)][-1]
+    assert keep_freed_memory()
+    print(usual, [pages_of_a_step() for _ in range(3)][-1])
+""")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is told how to keep memory")
+def test_a_second_step_touches_no_fresh_pages():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], text=True, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    usual, kept = map(int, done.stdout.split())
+    assert usual > 30 and kept < usual / 10

@@ -19,7 +19,7 @@ CHANGES = {"mixup": 0.2, "cutmix": 0.5, "erasing": 0.25, "drop_path": 0.1, "drop
 def stop_after(monkeypatch):
     """Send this process SIGTERM in the middle of that step of the training."""
     def arm(step: int) -> None:
-        original, done = loop._Loop._step, []
+        original, done = loop.TrainingLoop._step, []
 
         def counted(self, order):
             done.append(1)
@@ -27,7 +27,7 @@ def stop_after(monkeypatch):
                 os.kill(os.getpid(), signal.SIGTERM)
             return original(self, order)
 
-        monkeypatch.setattr(loop._Loop, "_step", counted)
+        monkeypatch.setattr(loop.TrainingLoop, "_step", counted)
 
     return arm
 
@@ -50,7 +50,7 @@ def test_a_stopped_training_ends_with_the_same_weights(request_for, stop_after, 
 def test_a_state_of_another_training_is_refused(request_for, stop_after):
     stop_after(1)
     finetune(request_for())
-    with pytest.raises(InputError, match="other settings, faces or weights"):
+    with pytest.raises(InputError, match="other settings, samples or weights"):
         finetune(request_for(lr=1e-3))
 
 
