@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from twofold.cache.child import child
-from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.format.write import write_featurefile
+from twofold.cache.feature_file import FeatureFile
+from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.recipe import Recipe
 from twofold.cache.report import table
 
@@ -96,7 +96,7 @@ def _timings(folder: Path, features: np.ndarray) -> list[Timing]:
 def _write(path: Path, features: np.ndarray) -> None:
     recipe = Recipe(backbone="bench", architecture="none", weights="random:0", tap="none", preprocessing={},
                     view={"name": "original"}, decoder="none", precision="fp32", dtype="float16")
-    write_featurefile(path, recipe=recipe, dim=features.shape[1], features=features, failures={},
+    write_feature_file(path, recipe=recipe, dim=features.shape[1], features=features, failures={},
                       keys=[f"{row:08d}.jpg" for row in range(len(features))], sha256=[b"0" * 64] * len(features))
 
 
@@ -122,7 +122,7 @@ def _fastest(*works: Callable[[], object]) -> list[float]:
 
 def _read_peak(path: Path, size: int) -> float:
     """Growth of a new process's peak memory through a full read, over the bytes that the read returns."""
-    code = ("from twofold.cache.format.featurefile import FeatureFile; import numpy as np, re, resource, pathlib\n"
+    code = ("from twofold.cache.feature_file import FeatureFile; import numpy as np, re, resource, pathlib\n"
             f"file = FeatureFile({str(path)!r}); file.read_rows(np.arange(1))\n"
             "def peak():\n"  # Linux: of this program alone; getrusage would tell the larger parent's
             "    status = pathlib.Path('/proc/self/status')\n"

@@ -83,14 +83,6 @@ def cache_merge(
     return merged
 
 
-@app.command("drop")
-def cache_drop(store: StorePath) -> Report:
-    """Remove the rows that are kept aside of faces that have left the manifest."""
-    from twofold.cache.parts.drop import drop_retired
-
-    return drop_retired(store)
-
-
 @app.command("diff")
 def cache_diff(
     a: Annotated[Path, typer.Argument(metavar="A", help="A store or a feature file.")],
@@ -120,34 +112,26 @@ def cache_card(
 @app.command("export")
 def cache_export(
     store: StorePath,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="NAME.npz, NAME.parquet, or a folder for "
-                                                                         "FiftyOne.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="NAME.npz or NAME.parquet.")],
     backbones: Annotated[str | None, typer.Option(help="Comma-separated, NAME or NAME@FINGERPRINT; else all.")] = None,
-    view: Annotated[str, typer.Option(help="Which view of the faces.")] = "original",
+    view: Annotated[str, typer.Option(help="The view of the samples.")] = "original",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older export.")] = False,
 ) -> Report:
-    """Features with labels, splits and groups as files for programs that know nothing of Twofold."""
-    from twofold.cache.export.export import Exported, export_files
-    from twofold.cache.export.faces import exported_faces
+    """Write features with labels, splits and groups for other programs."""
+    from twofold.cache.export import ExportReport, export_format, join_files
     from twofold.cache.store import Store
     from twofold.data.manifest import read_manifest
     from twofold.data.utils.options import split_names
     from twofold.data.utils.outputs import Output, OutputKind
 
-    source = Store(store)
-    manifest = read_manifest(source.manifest_path).table if source.manifest_path.exists() else None
-    faces = exported_faces(source, backbones=split_names(backbones or ""), view=view,
-                           manifest=None if manifest is None else {
-                               str(name): manifest[name].tolist() for name in manifest})
-    files = export_files(out, faces)
-    if not out.suffix:
-        out.mkdir(parents=True, exist_ok=True)
-    inputs = [source.manifest_path, *(file.path for file in faces.files)]
-    with contextlib.ExitStack() as published:  # closes in reverse: the first file is put in place last
-        for file in files:
-            output = Output(file.path, OutputKind(file.kind, file.own), overwrite, inputs)
-            file.write(published.enter_context(output.writing()))
-    return Exported(out, faces)
+    source, file_format = Store(store), export_format(out)
+    table = read_manifest(source.manifest_path).table if source.manifest_path.exists() else None
+    export = join_files(source, backbones=split_names(backbones or ""), view=view,
+                        manifest=None if table is None else {str(name): table[name].tolist() for name in table})
+    inputs = [source.manifest_path, *(file.path for file in export.files)]
+    with Output(out, OutputKind(file_format.name, file_format.is_own), overwrite, inputs).writing() as temporary:
+        file_format.write(temporary, export)
+    return ExportReport(out, export)
 
 
 @app.command("push")

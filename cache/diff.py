@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from twofold.cache.errors import CacheError
-from twofold.cache.format.featurefile import BLOCK_ROWS, FeatureFile
+from twofold.cache.feature_file import BLOCK_ROWS, FeatureFile
 from twofold.cache.recipe import differences
 from twofold.cache.report import table
 from twofold.cache.store import files_at

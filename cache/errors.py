@@ -1,21 +1,21 @@
-"""What goes wrong with stores and feature files, as a person reads it."""
+"""Errors of stores and feature files; each message is one sentence for the user."""
 
 
 class CacheError(ValueError):
-    """A store or feature file that cannot be used: one sentence that says what, which file, and what to do."""
+    """A store or feature file that cannot be used: what is wrong, with which file, and what to do."""
 
     exit_code = 2
 
 
 class FileGone(CacheError):
-    """A feature file that another process has removed or replaced since it was first looked at: look again."""
+    """Another process has removed or replaced this feature file since it was first read: read it again."""
 
 
 class DamagedFile(CacheError):
-    """A feature file that is cut off, altered or was never one: its values must not be used."""
+    """A feature file that is cut off, altered or of another kind: its values must not be used."""
 
 
 class TransferError(CacheError):
-    """Another place that did not answer, or a transfer that broke off: the same command may succeed later."""
+    """A remote place that did not answer, or a transfer that broke off: the same command may succeed later."""
 
     exit_code = 1

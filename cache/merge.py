@@ -8,14 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
-from twofold.cache.atomic import make_folder
 from twofold.cache.errors import CacheError, FileGone
-from twofold.cache.format.featurefile import BLOCK_ROWS, FeatureFile
-from twofold.cache.parts.assemble import change, classifier_of, replace_finished
-from twofold.cache.parts.parts import FileState, is_retired, part_paths
-from twofold.cache.parts.rows import CachedRows, rows_in
+from twofold.cache.feature_file import BLOCK_ROWS, FeatureFile
 from twofold.cache.recipe import Recipe
+from twofold.cache.shards import (
+    CachedRows,
+    FileState,
+    cached_rows,
+    common_classifier,
+    is_retired,
+    replace_finished,
+    retry_replace,
+    shard_paths,
+)
 from twofold.cache.store import Store
+from twofold.data.utils.atomic import make_folder
 
 TOLERANCE = {"fp32": 0.002, "fp16": 0.02, "bf16": 0.05}  #: of a row's length: two machines round differently
 
@@ -65,7 +72,7 @@ def merge(stores: Sequence[Store], out: Store, keys: Sequence[str]) -> Merged:
     recipes = {recipe.fingerprint: recipe for store in (out, *others) for recipe in _recipes(store)}.values()
     sources = [[_cached(store, recipe) for store in others] for recipe in recipes]
     for recipe, cached in zip(recipes, sources, strict=True):
-        change(out, recipe, partial(_agreed_with, cached))
+        retry_replace(out, recipe, partial(_agreed_with, cached))
     make_folder(out.path)
     return Merged(out.path, len(keys), [_merge_recipe(out, recipe, cached, keys)
                                         for recipe, cached in zip(recipes, sources, strict=True)])
@@ -74,7 +81,7 @@ def merge(stores: Sequence[Store], out: Store, keys: Sequence[str]) -> Merged:
 def _recipes(store: Store) -> list[Recipe]:
     while True:
         with suppress(FileGone):  # another process is at work in the store: look again
-            return [file.recipe for file in [*store.files(), *store.parts()]]
+            return [file.recipe for file in [*store.files(), *store.shards()]]
 
 
 def _agreed_with(others: Sequence[CachedRows], state: FileState) -> CachedRows:
@@ -84,10 +91,10 @@ def _agreed_with(others: Sequence[CachedRows], state: FileState) -> CachedRows:
 def _cached(store: Store, recipe: Recipe) -> CachedRows:
     """What a store holds of a recipe, but for the rows of faces that have left its manifest."""
     files = [file for file in store.files() if file.fingerprint == recipe.fingerprint]
-    parts = [FeatureFile(path) for path in part_paths(store, recipe) if not is_retired(path)]
+    parts = [FeatureFile(path) for path in shard_paths(store, recipe) if not is_retired(path)]
     for part in parts:
         part.check()
-    return rows_in(files + parts)
+    return cached_rows(files + parts)
 
 
 def _agreed(stores: Sequence[CachedRows]) -> CachedRows:
@@ -101,7 +108,7 @@ def _agreed(stores: Sequence[CachedRows]) -> CachedRows:
         place = {key: (file + offset, row) for key, (file, row) in other.place.items()} | rows.place
         failures = {key: reason for key, reason in (other.failures | rows.failures).items() if key not in place}
         rows = CachedRows([*rows.files, *other.files], place, failures)
-    classifier_of(rows.files)
+    common_classifier(rows.files)
     return rows
 
 
@@ -137,13 +144,13 @@ def _merge_recipe(out: Store, recipe: Recipe, sources: Sequence[CachedRows], key
             file = replace_finished(out, recipe, rows.files[0].dim, keys, state, rows)
         return (file, len(rows.files)) if file else None
 
-    file, count = change(out, recipe, make)
+    file, count = retry_replace(out, recipe, make)
     return MergedFile(file.path.name, file.backbone, file.view, file.rows, file.failed, count)
 
 
 def _is_unchanged(state: FileState, rows: CachedRows, keys: Sequence[str]) -> bool:
     """True if the finished file holds just these rows already."""
     file, present = state.finished, [key for key in keys if key in rows.place]
-    return (file is not None and not state.parts and file.keys.tolist() == present and file.failures == rows.failures
+    return (file is not None and not state.shards and file.keys.tolist() == present and file.failures == rows.failures
             and all(rows.place[key][0] == 0 for key in present)
-            and (file.classifier is not None or classifier_of(rows.files) is None))
+            and (file.classifier is not None or common_classifier(rows.files) is None))

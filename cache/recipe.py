@@ -1,34 +1,37 @@
-"""A recipe: everything that the value of a feature depends on, and nothing else."""
+"""The recipe of a feature file: everything that the value of a feature depends on, and nothing else."""
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
 
 from twofold.cache.errors import CacheError
 
 RECIPE_VERSION = 1
 PRECISIONS = ("fp32", "bf16", "fp16")
 DTYPES = ("float16", "float32")
-RECORDS = ("preprocessing", "view")  #: the fields that are records of their own; all others but `version` are texts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How one backbone turns one view of a face into one embedding.
+    """How one backbone turns one view of a face crop into one embedding.
 
     Two feature files may be joined, merged or compared row by row only if their recipes are equal; a change of
     values without a change of recipe is a bug. Holds no path, time or host, so that it means the same everywhere.
     """
 
-    backbone: str  #: the name it was asked for by, as `timm:resnet18`
+    backbone: str  #: the name that the user gave, as `timm:resnet18`
     architecture: str  #: what was built, as `timm.resnet18`
     weights: str  #: `sha256:<64 hex>` of the tensors used, or `random:<seed>`
-    tap: str  #: where the embedding is taken, as `global_pool`
-    preprocessing: dict  #: size, resize, interpolation, crop, mean, std
-    view: dict  #: `{"name": "original"}` and the parameters of the view
-    decoder: str  #: what turned bytes into RGB
-    precision: str  #: arithmetic of the forward pass, one of `PRECISIONS`
-    dtype: str  #: of the stored values, one of `DTYPES`
+    tap: str  #: the layer of the embedding, as `global_pool`
+    preprocessing: dict[str, Any]  #: size, resize, interpolation, crop, mean, std
+    view: dict[str, Any]  #: `{"name": "original"}` and the parameters of the view
+    decoder: str  #: what decodes image files to RGB
+    precision: Annotated[str, Meta(pattern=f"^({'|'.join(PRECISIONS)})$")]  #: arithmetic of the forward pass
+    dtype: Annotated[str, Meta(pattern=f"^({'|'.join(DTYPES)})$")]  #: of the stored values
     version: int = RECIPE_VERSION
 
     def canonical(self) -> str:
@@ -42,7 +45,7 @@ class Recipe:
 
     @property
     def untrained(self) -> bool:
-        """True if the weights are random numbers: figures made with them must say so."""
+        """True if the weights are random numbers: every table of results must say so."""
         return self.weights.startswith("random:")
 
     def is_named(self, name: str) -> bool:
@@ -51,36 +54,28 @@ class Recipe:
         return backbone == self.backbone and self.fingerprint.startswith(digits)
 
     @classmethod
-    def from_json(cls, text: str) -> "Recipe":
-        """Read a recipe back. Raises CacheError if the text is not a recipe of a version this code knows."""
+    def from_json(cls, text: str | bytes) -> "Recipe":
+        """Read a recipe that anyone may have written. Raises CacheError unless it has the schema of this class."""
         try:
-            record = json.loads(text)
-            if record.get("version") != RECIPE_VERSION:
-                raise CacheError(f"recipe version {record.get('version')} is not {RECIPE_VERSION}: update Twofold")
-            recipe = cls(**record)
-        except (TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
+            recipe = msgspec.json.decode(text, type=cls)
+            surplus = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).keys() - asdict(recipe).keys()
+        except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
             raise CacheError(f"not a recipe: {error}") from None
-        recipe._check_types()
+        if recipe.version != RECIPE_VERSION:
+            raise CacheError(f"recipe version {recipe.version} is not {RECIPE_VERSION}: update Twofold")
+        if surplus or not isinstance(recipe.view.get("name"), str):
+            raise CacheError(f"not a recipe: {f'unknown field {min(surplus)[:60]!r}' if surplus else 'no view name'}")
         return recipe
-
-    def _check_types(self) -> None:
-        for field in fields(self):
-            expected = type(field.default) if field.name == "version" else dict if field.name in RECORDS else str
-            if type(getattr(self, field.name)) is not expected:
-                raise CacheError(f"not a recipe: {field.name} is not {expected.__name__}")
-        if self.precision not in PRECISIONS or self.dtype not in DTYPES:
-            raise CacheError(f"not a recipe: precision {self.precision!r} or dtype {self.dtype!r} is unknown")
 
 
 def differences(a: Recipe, b: Recipe) -> dict[str, tuple[object, object]]:
-    """Field by field, what differs between two recipes; nested records as `preprocessing.size`."""
-    left, right = _flat(asdict(a)), _flat(asdict(b))
-    names = [*left, *(name for name in right if name not in left)]
-    return {name: (left.get(name), right.get(name)) for name in names if left.get(name) != right.get(name)}
+    """Fields that differ between two recipes, with both values; nested fields as `preprocessing.size`."""
+    left, right = _flatten(asdict(a)), _flatten(asdict(b))
+    return {name: (left.get(name), right.get(name)) for name in left | right if left.get(name) != right.get(name)}
 
 
-def _flat(record: dict, prefix: str = "") -> dict[str, object]:
+def _flatten(record: dict[str, Any], prefix: str = "") -> dict[str, object]:
     flat: dict[str, object] = {}
     for name, value in record.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat

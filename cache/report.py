@@ -5,19 +5,19 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.parts.parts import is_retired
+from twofold.cache.feature_file import FeatureFile
+from twofold.cache.shards import is_retired
 from twofold.cache.store import Store, files_at
 
 
 @dataclass(frozen=True)
 class Listing:
-    """One line a feature file; files that cannot be read, and unfinished parts, below."""
+    """One line a feature file; files that cannot be read, and unfinished shards, below."""
 
     store: Path
     files: list[FeatureFile]
     unreadable: dict[Path, str]
-    parts: dict[str, int]
+    shards: dict[str, int]
     retired: dict[str, int]  #: rows of faces that have left the manifest
 
     def record(self) -> dict:
@@ -28,16 +28,16 @@ class Listing:
                        "precision": file.recipe.precision, "weights": file.recipe.weights,
                        "fingerprint": file.fingerprint, "bytes": file.path.stat().st_size} for file in self.files],
             "unreadable": {path.name: reason for path, reason in self.unreadable.items()},
-            "unfinished_parts": self.parts, "retired_rows": self.retired,
+            "unfinished_shards": self.shards, "retired_rows": self.retired,
         }
 
     def text(self) -> str:
         lines = feature_table(self.record()["files"]) or [f"{self.store}: no feature files"]
         lines += [f"unreadable: {reason}" for reason in self.unreadable.values()]
-        lines += [f"unfinished: {count} parts of recipe {name[:8]} (the same `extract` command goes on with them)"
-                  for name, count in self.parts.items()]
+        lines += [f"unfinished: {count} shards of recipe {name[:8]} (the same `extract` command goes on with them)"
+                  for name, count in self.shards.items()]
         lines += [f"kept aside: {count} rows of recipe {name[:8]} of faces that have left the manifest (they come back "
-                  f"with them; `cache drop` removes them)" for name, count in self.retired.items()]
+                  f"with them)" for name, count in self.retired.items()]
         return "\n".join(lines)
 
 
@@ -48,9 +48,9 @@ class Description:
     files: list[FeatureFile]
 
     def record(self) -> list[dict]:
-        return [{"file": file.path.name, "created": file.header["created"], "fingerprint": file.fingerprint,
+        return [{"file": file.path.name, "created": file.header.created, "fingerprint": file.fingerprint,
                  "rows": file.rows, "dim": file.dim, "failed": file.failed, "recipe": asdict(file.recipe),
-                 "software": json.loads(file.header["software"]),
+                 "software": json.loads(file.header.software),
                  "failures": dict(Counter(file.failures.values()))} for file in self.files]
 
     def text(self) -> str:
@@ -75,9 +75,9 @@ def listing(path: Path) -> Listing:
     """What a store holds. Raises CacheError if `path` is not a store."""
     store = Store(path)
     good, bad = store.readable()
-    parts = [part.path for part in store.parts()]
-    retired = Counter(path.parent.name for path in parts if is_retired(path) for _ in range(FeatureFile(path).rows))
-    return Listing(store.path, good, bad, dict(Counter(path.parent.name for path in parts if not is_retired(path))),
+    shards = [shard.path for shard in store.shards()]
+    retired = Counter(path.parent.name for path in shards if is_retired(path) for _ in range(FeatureFile(path).rows))
+    return Listing(store.path, good, bad, dict(Counter(path.parent.name for path in shards if not is_retired(path))),
                    dict(retired))
 
 

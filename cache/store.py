@@ -1,4 +1,4 @@
-"""A store: a folder of feature files of one dataset, with its manifest. Copied elsewhere it works there."""
+"""A store: a folder of feature files of one dataset, with its manifest; it can be copied anywhere."""
 
 import csv
 import os
@@ -7,11 +7,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from twofold.cache.errors import CacheError
-from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.feature_file import FeatureFile
 from twofold.cache.recipe import Recipe
 
 MANIFEST = "manifest.csv"
-PARTS = ".parts"
+SHARDS = ".shards"
 BESIDE = {MANIFEST, "README.md", "store.json"}  #: what a store without any feature file may hold
 TEXT_MARK = re.compile(r"'+[=+\-@]")  #: a manifest marks a key as text that a spreadsheet would take for a formula
 
@@ -36,12 +36,12 @@ class Store:
     def require_own_folder(self) -> None:
         """Raises CacheError if the folder holds other things and no store: what is not ours is not mixed with."""
         try:
-            names = {name for name in os.listdir(self.path) if name == PARTS or not name.startswith(".")}
+            names = {name for name in os.listdir(self.path) if name == SHARDS or not name.startswith(".")}
         except FileNotFoundError:
             return
         except NotADirectoryError:
             raise CacheError(f"{self.path} is a file, not a folder: give another store") from None
-        ours = any(name == PARTS or ".h5" in name for name in names)
+        ours = any(name == SHARDS or ".h5" in name for name in names)
         if names - BESIDE and not ours:
             raise CacheError(f"{self.path} holds {sorted(names - BESIDE)[0]!r} and is no store: give a new folder")
 
@@ -66,9 +66,9 @@ class Store:
         """All feature files in it, by name; nothing is opened yet."""
         return [FeatureFile(path) for path in h5_files(self.path) if not path.name.startswith(".")]
 
-    def parts(self) -> list[FeatureFile]:
-        """All parts of unfinished work, by name; nothing is opened yet."""
-        return [FeatureFile(path) for folder in _entries(self.path / PARTS) for path in h5_files(folder)]
+    def shards(self) -> list[FeatureFile]:
+        """All shards of unfinished work, by name; nothing is opened yet."""
+        return [FeatureFile(path) for folder in _entries(self.path / SHARDS) for path in h5_files(folder)]
 
     def readable(self) -> tuple[list[FeatureFile], dict[Path, str]]:
         """The files whose header holds, and the reason for each that does not."""
@@ -107,9 +107,9 @@ class Store:
         backbone = re.sub(r"[^A-Za-z0-9._@+=-]", "-", recipe.backbone)
         return self.path / f"{backbone}.{recipe.view['name']}.{recipe.fingerprint[:8]}.h5"
 
-    def parts_of(self, recipe: Recipe) -> Path:
-        """The folder of the unfinished parts of a recipe."""
-        return self.path / PARTS / recipe.fingerprint
+    def shard_folder(self, recipe: Recipe) -> Path:
+        """The folder of the shards of a recipe."""
+        return self.path / SHARDS / recipe.fingerprint
 
 
 def files_at(path: Path) -> list[FeatureFile]:

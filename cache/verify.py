@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from twofold.cache.atomic import is_there
 from twofold.cache.errors import CacheError, FileGone
-from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.feature_file import FeatureFile
 from twofold.cache.store import Store
+from twofold.data.utils.atomic import file_exists
 
 Images = Callable[[Sequence[str]], dict[str, str]]  #: keys to the SHA-256 of their images; those not there left out
 
@@ -65,7 +65,7 @@ def verify(path: Path, *, deep: bool = False, images: Images | None = None) -> V
         files, base, listed = [FeatureFile(path)], path.parent, None
     else:
         store = Store(path)
-        files, base, listed = [*store.files(), *store.parts()], store.path, store.listed_keys()
+        files, base, listed = [*store.files(), *store.shards()], store.path, store.listed_keys()
     finished = {file.path for file in files if file.path.parent == base}
     hashes: dict[str, str] = {}
     verdicts = []
@@ -93,7 +93,7 @@ def _checked(file: FeatureFile) -> FeatureFile | None:
             file.check()
             return file
         except FileGone:
-            if not is_there(file.path):
+            if not file_exists(file.path):
                 return None
             file = FeatureFile(file.path)  # replaced meanwhile: look at the new one
 

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from twofold.cache.parts.parts import publish_part
-from twofold.cache.parts.rows import Rows
+from twofold.cache.shards import Rows, publish_shard
 from twofold.cache.store import Store
 from twofold.data.images.decode import decode
 from twofold.data.images.sources import ImageSource, open_images, parse_roots
@@ -158,7 +157,7 @@ def _write(jobs: Sequence[Job]) -> Leg:
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
         def run() -> None:
             for job, shard in zip(jobs, shards, strict=True):
-                publish_part(Store(Path(folder), new=True), job.recipe, job.encoder.dim, shard)
+                publish_shard(Store(Path(folder), new=True), job.recipe, job.encoder.dim, shard)
 
         return _timed("write", run, count)
 

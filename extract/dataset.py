@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from twofold.cache.errors import CacheError
-from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.parts.parts import part_paths
-from twofold.cache.parts.rows import CachedRows, rows_in
+from twofold.cache.feature_file import FeatureFile
 from twofold.cache.recipe import Recipe
+from twofold.cache.shards import CachedRows, cached_rows, shard_paths
 from twofold.cache.store import Store
 from twofold.data.images.sources import ImageSource, hash_images
 from twofold.extract.plan import ExtractOptions, WantedFile
@@ -55,17 +54,17 @@ def _stored_rows(store: Store, wanted: Sequence[WantedFile]) -> list[CachedRows]
 def _rows_of(store: Store, recipe: Recipe) -> CachedRows:
     """By keys and hashes alone: what is damaged, or has just gone into another file, says nothing of images."""
     files = []
-    for path in (store.path_of(recipe), *part_paths(store, recipe)):
+    for path in (store.path_of(recipe), *shard_paths(store, recipe)):
         with suppress(CacheError):
             file = FeatureFile(path)
             _ = file.keys
             files.append(file)
-    return rows_in(files)
+    return cached_rows(files)
 
 
 def _recipes(store: Store) -> list[Recipe]:
     recipes: dict[str, Recipe] = {}
-    for file in [*store.files(), *store.parts()]:
+    for file in [*store.files(), *store.shards()]:
         with suppress(CacheError):
             recipes[file.fingerprint] = file.recipe
     return list(recipes.values())

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from twofold.cache.format.classifier import OwnClassifier
-from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.parts.parts import file_state
+from twofold.cache.classifier import BackboneClassifier
+from twofold.cache.feature_file import FeatureFile
 from twofold.cache.recipe import Recipe
+from twofold.cache.shards import file_state
 from twofold.cache.store import Store
 from twofold.data.images.decode import DECODER
 from twofold.data.utils.errors import InputError
@@ -55,7 +55,7 @@ class WantedFile:
 
     recipe: Recipe
     dim: int = 0
-    classifier: OwnClassifier | None = None
+    classifier: BackboneClassifier | None = None
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.parts.parts import retired_rows
+from twofold.cache.feature_file import FeatureFile
+from twofold.cache.shards import retired_rows
 from twofold.cache.store import Store
 from twofold.data.images.sources import NO_FACE
 from twofold.extract.engine.tally import Tally

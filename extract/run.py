@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.parts.assemble import assemble
+from twofold.cache.feature_file import FeatureFile
+from twofold.cache.shards import assemble
 from twofold.cache.store import Store
 from twofold.data.images.decode import FACE_LIMITS
 from twofold.data.images.sources import ImageRoots, check_roots, open_images, parse_roots

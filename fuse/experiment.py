@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from twofold.cache.format.classifier import OwnClassifier
+from twofold.cache.classifier import BackboneClassifier
 from twofold.cache.store import Store
 from twofold.fuse.features import FusedFeatures, fits, join, join_folds
 from twofold.fuse.heads.head import TrainedHead, fit, fit_single, learning_rows, member_scores
@@ -31,7 +31,7 @@ class Fold:
 
     features: FusedFeatures
     partition: Partition
-    own: list[OwnClassifier]
+    own: list[BackboneClassifier]
 
 
 @dataclass(frozen=True)

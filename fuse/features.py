@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.format.finite import first_not_finite
-from twofold.cache.format.taught import TaughtFaces
+from twofold.cache.classifier import TrainingSamples
+from twofold.cache.feature_file import FeatureFile
+from twofold.cache.layout import first_non_finite_row
 from twofold.cache.recipe import Recipe, differences
 from twofold.cache.store import Store
 from twofold.data.labels import BASIC, Taxonomy, normalize_label
@@ -123,7 +123,7 @@ class FusedFeatures:
             if len(here):
                 places = self.row[rows[here], k]
                 values = file.read_rows(places)
-                if (wrong := first_not_finite(values)) is not None:
+                if (wrong := first_non_finite_row(values)) is not None:
                     key = file.keys[places[wrong]]
                     raise InputError(f"{file.path}: the features of {key!r} are not finite numbers: see `cache verify`")
                 block[here] = values
@@ -324,11 +324,11 @@ def fold_files(store: Store, backbone: str, view: str, *, folds: int) -> tuple[F
     name, _, digits = backbone.partition("@")
     files = [(file, taught[0] if (taught := training_samples_of([file])) else None) for file in store.readable()[0]
              if (file.backbone, file.view) == (name, view)]
-    trainings = {taught.training if taught else "" for file, taught in files if file.fingerprint.startswith(digits)}
+    trainings = {taught.training_id if taught else "" for file, taught in files if file.fingerprint.startswith(digits)}
     if len(trainings) != 1 or "" in trainings:
         return ()
     members = sorted(((taught.fold, file.path, file, taught) for file, taught in files
-                      if taught and taught.training in trainings), key=lambda each: each[:2])
+                      if taught and taught.training_id in trainings), key=lambda each: each[:2])
     count = members[0][3].folds
     if count != folds:
         raise InputError(f"the encoders of {name} were fine-tuned for {count} folds: use --folds {count}"
@@ -341,7 +341,8 @@ def fold_files(store: Store, backbone: str, view: str, *, folds: int) -> tuple[F
     return tuple(file for _, _, file, _ in members)
 
 
-def training_samples_of(files: Sequence[FeatureFile]) -> list[TaughtFaces]:
+def training_samples_of(files: Sequence[FeatureFile]) -> list[TrainingSamples]:
     """The samples that the encoders of these files were fine-tuned with, where a file says so."""
     classifiers = [file.classifier for file in files]
-    return [classifier.taught for classifier in classifiers if classifier is not None and classifier.taught is not None]
+    return [classifier.training_samples for classifier in classifiers
+            if classifier is not None and classifier.training_samples is not None]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from twofold.cache.format.featurefile import BLOCK_ROWS
+from twofold.cache.feature_file import BLOCK_ROWS
 from twofold.cache.store import Store
 from twofold.data.faces.challenge import challenge_frames
 from twofold.data.images.sources import NO_FACE, NO_FACE_SUFFIX

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from twofold.cache.format.taught import group_digest
+from twofold.cache.classifier import group_digest
 from twofold.data.labels import BASIC
 from twofold.data.splits import parse_folds, stratified_group_folds, stratified_group_split
 from twofold.data.utils.errors import InputError

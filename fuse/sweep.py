@@ -14,9 +14,9 @@ from typing import cast
 
 import numpy as np
 
-from twofold.cache.atomic import write_text
 from twofold.cache.errors import CacheError
 from twofold.cache.store import Store
+from twofold.data.utils.atomic import write_text
 from twofold.data.utils.errors import InputError, first_line
 from twofold.data.utils.options import read_toml
 from twofold.fuse.experiment import Experiment, prepare, score, subsets, train_singles, train_subset
@@ -339,7 +339,7 @@ def _classes(settings: dict) -> str:
 
 def _inputs(stores: Sequence[Path]) -> list:
     """What identifies the features and labels: a trial on others is another trial."""
-    return [[sorted(file.header["index_sha256"] for file in Store(path).readable()[0]),
+    return [[sorted(file.header_sha256 for file in Store(path).readable()[0]),
              hashlib.sha256(Store(path).manifest_path.read_bytes()).hexdigest()] for path in stores]
 
 

@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 
 from twofold.cache.errors import CacheError
-from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.format.header import MAX_DIM
+from twofold.cache.feature_file import FeatureFile
+from twofold.cache.layout import MAX_DIM
 from twofold.cache.recipe import Recipe
 from twofold.cache.report import feature_table
 from twofold.cache.store import MANIFEST, Store

@@ -13,10 +13,9 @@ from typing import Any
 
 import msgspec
 
-from twofold.cache.atomic import alone, is_there, put_in_place, try_lock
 from twofold.cache.card import CARD, is_card
 from twofold.cache.errors import CacheError, TransferError
-from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.feature_file import FeatureFile
 from twofold.cache.share.catalogue import (
     CATALOGUE,
     ENTRIES,
@@ -30,6 +29,7 @@ from twofold.cache.share.catalogue import (
 )
 from twofold.cache.share.places import CHUNK_BYTES, NameTaken, NothingThere, Place, open_place
 from twofold.cache.store import MANIFEST, Store
+from twofold.data.utils.atomic import file_exists, file_lock, publish, try_lock
 
 PUSHING, PULLING = ".push-", ".pull-"  #: and the SHA-256 of what it is to become
 RESUMED_BYTES = 1 << 20  #: a smaller file is sent anew, under a name that no other push has
@@ -120,7 +120,7 @@ def push(store: Store, url: str, *, replace: bool = False, progress: Progress = 
     if there | here.entries != indexed:
         write_catalogue(target, here)
     return Transfer(store.path, target.address.shown, True, tuple(lacking), tuple(present), resumed,
-                    len(store.parts()))
+                    len(store.shards()))
 
 
 def write_catalogue(target: Place, ours: Catalogue) -> None:
@@ -243,11 +243,11 @@ def pull(
                                     "again")
             with _refused(source, entry, partial):
                 _require_expected(entry, partial)
-            with alone(store.lock_path):  # `extract` may write to the store meanwhile
-                if not replace and is_there(store.path / entry.name):
+            with file_lock(store.lock_path):  # `extract` may write to the store meanwhile
+                if not replace and file_exists(store.path / entry.name):
                     raise TransferError(f"{store.path / entry.name} has just been written by another process: run the "
                                         "same command again")
-                put_in_place(partial, store.path / entry.name)
+                publish(partial, store.path / entry.name)
     for path in store.path.glob(f"{PULLING}*"):
         if time.time() - path.stat().st_mtime > FORGOTTEN_SECONDS:
             path.unlink(missing_ok=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from twofold.cache.errors import CacheError
-from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.parts.parts import part_paths
+from twofold.cache.feature_file import FeatureFile
 from twofold.cache.recipe import Recipe
+from twofold.cache.shards import shard_paths
 from twofold.cache.store import Store
 from twofold.data.utils.errors import InputError
 from twofold.extract.assignment import Assignment, MissingRows
@@ -45,7 +45,8 @@ class Shares:
         self._dealt, self._closed = 0, False
         self._returned: list[Share] = []
         self._store = Store(assignment.store, new=True)
-        self._before = {file.recipe.fingerprint: set(part_paths(self._store, file.recipe)) for file in assignment.files}
+        self._before = {file.recipe.fingerprint: set(shard_paths(self._store, file.recipe))
+                        for file in assignment.files}
 
     @property
     def faces(self) -> int:
@@ -107,7 +108,7 @@ class Shares:
         """Keys that have features in the parts that came since the run began, and those that failed, with reasons."""
         rows: set[str] = set()
         failures: dict[str, str] = {}
-        for path in part_paths(self._store, recipe):
+        for path in shard_paths(self._store, recipe):
             if path not in self._before[recipe.fingerprint]:
                 try:
                     part = FeatureFile(path)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from twofold.cache.atomic import write_text
-from twofold.cache.format.classifier import OwnClassifier
+from twofold.cache.classifier import BackboneClassifier
+from twofold.data.utils.atomic import write_text
 from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.encoders.preprocessing_options import split_name
 from twofold.extract.weights.find import find_weights
@@ -32,7 +32,7 @@ class EncoderFacts:
     dim: int
     preprocessing: Preprocessing
     precision: str
-    classifier: OwnClassifier | None = field(default=None, repr=False)  #: what the checkpoint brought along
+    classifier: BackboneClassifier | None = field(default=None, repr=False)  #: what the checkpoint brought along
     unnamed_classes: int = 0  #: of a classifier left aside, since nobody says in which order its classes are
 
     @property
@@ -78,7 +78,7 @@ class RememberedFacts:
 
         Not those of weights that say with whom they were taught: that may be as long as a manifest.
         """
-        if facts.classifier is not None and facts.classifier.taught is not None:
+        if facts.classifier is not None and facts.classifier.training_samples is not None:
             return
         path = self._path(origin)
         if path is not None:
@@ -130,7 +130,7 @@ def _record(facts: EncoderFacts) -> dict[str, Any]:
 
 def _from_record(record: dict[str, Any], precision: str) -> EncoderFacts:
     how, layer = record.pop("preprocessing"), record.pop("classifier")
-    classifier = layer and OwnClassifier(tuple(layer["classes"]), np.array(layer["weight"], np.float32),
+    classifier = layer and BackboneClassifier(tuple(layer["classes"]), np.array(layer["weight"], np.float32),
                                          np.array(layer["bias"], np.float32))
     preprocessing = Preprocessing(**how | {"mean": tuple(how["mean"]), "std": tuple(how["std"])})
     return EncoderFacts(**record, preprocessing=preprocessing, precision=precision, classifier=classifier or None)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from twofold.cache.format.classifier import OwnClassifier
+from twofold.cache.classifier import BackboneClassifier
 from twofold.data.utils.errors import InputError
 from twofold.extract.weights.class_orders import HOW_TO_NAME_CLASSES, order_of
 from twofold.extract.weights.read import Checkpoint
@@ -32,7 +32,7 @@ def last_layer(entries: Mapping[str, torch.Tensor], *, dim: int) -> Layer | None
 
 
 def own_classifier(name: str, layer: Layer | None, checkpoint: Checkpoint, *,
-                   classes: tuple[str, ...] = ()) -> tuple[OwnClassifier | None, int]:
+                   classes: tuple[str, ...] = ()) -> tuple[BackboneClassifier | None, int]:
     """The layer with its classes; or None, and of how many classes it is where nobody says their order.
 
     name: the backbone's; classes: the order that a person gave. Raises InputError for an order of another number of
@@ -57,4 +57,4 @@ def own_classifier(name: str, layer: Layer | None, checkpoint: Checkpoint, *,
         return None, count
     if not (np.isfinite(layer[0]).all() and np.isfinite(layer[1]).all()):
         raise InputError(f"{checkpoint.path}: its classifier holds numbers that are not finite, so the file is damaged")
-    return OwnClassifier(classes, *layer), 0
+    return BackboneClassifier(classes, *layer), 0

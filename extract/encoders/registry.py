@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from twofold.cache.format.classifier import OwnClassifier
-from twofold.cache.format.header import MAX_DIM
+from twofold.cache.classifier import BackboneClassifier
+from twofold.cache.layout import MAX_DIM
 from twofold.data.utils.errors import InputError, first_line
 from twofold.extract.devices import PRECISIONS, parse_device, resolve_precision
 from twofold.extract.encoders.encoder import FIRST_TRY, BatchLimit, Encoder
@@ -120,7 +120,7 @@ def load_weights(name: str, weights: str | None, *, folder: Path, build: Build) 
 
 
 def _classifier(loaded: Loaded, name: str, dim: int,
-                classes: tuple[str, ...]) -> tuple[OwnClassifier | None, int]:
+                classes: tuple[str, ...]) -> tuple[BackboneClassifier | None, int]:
     """What the weights bring along, or None and of how many classes it is where nobody says their order."""
     if loaded.checkpoint is None:
         return None, 0

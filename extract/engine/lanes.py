@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from twofold.cache.format.finite import first_not_finite
-from twofold.cache.parts.parts import publish_part
-from twofold.cache.parts.rows import Rows
+from twofold.cache.layout import first_non_finite_row
+from twofold.cache.shards import Rows, publish_shard
 from twofold.cache.store import Store
 from twofold.extract.engine.batches import Batch, Feed
 from twofold.extract.engine.passes import Pass, Passes
@@ -83,7 +82,7 @@ class Lane:
         began = time.perf_counter()
         dim = self.job.encoder.dim
         features = np.concatenate([np.empty((0, dim), self.job.recipe.dtype), *part.features])
-        publish_part(self.store, self.job.recipe, dim, Rows(
+        publish_shard(self.store, self.job.recipe, dim, Rows(
             keys=part.keys, sha256=part.hashes, features=features, failures=part.failures))
         self.tally.seconds.write += time.perf_counter() - began
 
@@ -107,7 +106,7 @@ def storable(features: np.ndarray, dtype: str) -> tuple[np.ndarray, Sequence[str
     """(B, D) float32 as it is stored, and for each row why it cannot be, or an empty text."""
     with np.errstate(over="ignore"):
         stored = features.astype(dtype)
-    if first_not_finite(stored) is None:
+    if first_non_finite_row(stored) is None:
         return stored, [""] * len(stored)
     return stored, [_fault(row, stored_row) for row, stored_row in zip(features, stored, strict=True)]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from twofold.cache.format.taught import TaughtFaces
+from twofold.cache.classifier import TrainingSamples
 from twofold.data.images.sources import ImageRoots, check_roots, hash_images, open_images, parse_roots
 from twofold.data.manifest import Manifest, read_manifest
 from twofold.data.utils.errors import InputError
@@ -163,7 +163,7 @@ def _check_initial_weights(request: Request, manifest: Manifest, initial: Initia
     return replace(splits, notes=(*splits.notes, note)) if count else splits
 
 
-def _training(request: Request, initial: InitialModel, images: Images, splits: Splits, samples: TaughtFaces,
+def _training(request: Request, initial: InitialModel, images: Images, splits: Splits, samples: TrainingSamples,
               own: Processes, device: torch.device) -> Training:
     settings = request.settings
     labels = [label[splits.train] for label in splits.labels.values()]

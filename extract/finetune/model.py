@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from twofold.cache.format.taught import TaughtFaces
+from twofold.cache.classifier import TrainingSamples
 from twofold.data.utils.errors import InputError, first_line
 from twofold.extract.encoders.libraries import Architecture, build, check_name
 from twofold.extract.encoders.random_weights import noise_pictures, seeded
@@ -131,7 +131,7 @@ class InitialModel:
     model: Classifier
     weights: str
     entries: dict[str, Callable[[], torch.Tensor]]
-    training_samples: TaughtFaces | None = None
+    training_samples: TrainingSamples | None = None
 
 
 def initial_model(name: str, *, weights: str | None, folder: Path, settings: Settings) -> InitialModel:

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.torch import save_file
 from torch import nn
 
-from twofold.cache.format.taught import TaughtFaces, group_digest
+from twofold.cache.classifier import TrainingSamples, group_digest
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind
 from twofold.extract.finetune.data import Splits
@@ -34,8 +34,8 @@ def weights_output(path: Path, *, overwrite: bool, inputs: Sequence[Path]) -> Ou
     return Output(path, WEIGHTS, overwrite, inputs)
 
 
-def collect_training_samples(sha256: Sequence[str], groups: Sequence[str], *, before: TaughtFaces | None, fold: int,
-                             folds: int, training: str) -> TaughtFaces:
+def collect_training_samples(sha256: Sequence[str], groups: Sequence[str], *, before: TrainingSamples | None, fold: int,
+                             folds: int, training: str) -> TrainingSamples:
     """The training and validation samples, as their image files' SHA-256 and the digests of their groups, each once.
 
     before: those of the fine-tuning that the initial weights come from, which count for this one, too.
@@ -47,10 +47,11 @@ def collect_training_samples(sha256: Sequence[str], groups: Sequence[str], *, be
         names |= {row.tobytes() for row in before.groups}
     rows = [np.frombuffer(b"".join(sorted(each)), np.uint8).reshape(len(each), width).copy()
             for each, width in ((images, 32), (names, 16))]
-    return TaughtFaces(*rows, fold=fold, folds=folds, training=training)
+    return TrainingSamples(*rows, fold=fold, folds=folds,
+                           training_id=training)
 
 
-def write_weights(output: Output, initial: InitialModel, outcome: Outcome, settings: Settings, samples: TaughtFaces,
+def write_weights(output: Output, initial: InitialModel, outcome: Outcome, settings: Settings, samples: TrainingSamples,
                   training: str) -> None:
     """Write the best epoch's weights whole or not at all: the encoder's entries under its architecture's own names, the
     linear classifiers and the digests of the training samples under names of ours; metadata: DESIGN.md, section 3."""

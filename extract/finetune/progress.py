@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from twofold.cache.atomic import published
+from twofold.data.utils.atomic import atomic_write
 from twofold.data.utils.errors import InputError, first_line
 from twofold.data.utils.outputs import Output, OutputKind, read_header
 
@@ -102,7 +102,7 @@ def save_state(path: Path, progress: Progress, training: str, parts: Mapping[str
     """Write the state whole or not at all. training: names the training; parts: what has a `state_dict()`."""
     record = vars(progress) | {"history": [epoch.record() for epoch in progress.history]}
     states = {name: part.state_dict() for name, part in parts.items()}
-    with published(path) as temporary, temporary.open("wb") as file:  # torch refuses a name that begins with a dot
+    with atomic_write(path) as temporary, temporary.open("wb") as file:  # torch refuses a name that begins with a dot
         torch.save({"format": STATE_FORMAT, "training": training, "progress": record, "states": states}, file)
 
 

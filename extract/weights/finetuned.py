@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from twofold.cache.format.classifier import OwnClassifier
-from twofold.cache.format.taught import TaughtFaces
+from twofold.cache.classifier import BackboneClassifier, TrainingSamples
 from twofold.data.labels import Taxonomy
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.preprocessing import Preprocessing
@@ -52,7 +51,7 @@ def preprocessing_text(how: Preprocessing) -> str:
     return json.dumps(asdict(how), sort_keys=True)
 
 
-def tensors_of(classifiers: Mapping[str, nn.Linear], taught: TaughtFaces) -> dict[str, torch.Tensor]:
+def tensors_of(classifiers: Mapping[str, nn.Linear], taught: TrainingSamples) -> dict[str, torch.Tensor]:
     """The entries of ours: the classifier of each target, and whom they and the encoder were taught with."""
     entries = {f"{PREFIX}{target if target in TARGETS else OWN}.{name}": tensor
                for target, layer in classifiers.items() for name, tensor in layer.state_dict().items()}
@@ -68,7 +67,7 @@ def classes_record(taxonomies: Mapping[str, Taxonomy]) -> dict[str, str]:
     return canonical | own
 
 
-def classifier_of(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> OwnClassifier | None:
+def classifier_of(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> BackboneClassifier | None:
     """The classifier that became the encoder's own: of basics where it learned them, else of compounds or of classes of
     one's own; None for files of others. Raises InputError where its entries do not fit together."""
     target = next((name for name in TARGETS if f"{PREFIX}{name}.weight" in ours), None)
@@ -83,7 +82,7 @@ def classifier_of(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> O
                          f"{len(classes)} classes: fine-tune again")
     if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
         raise InputError(f"{path}: its classifier holds numbers that are not finite, so the file is damaged")
-    return OwnClassifier(classes, weight.float().T.numpy().copy(), bias.float().numpy().copy(),
+    return BackboneClassifier(classes, weight.float().T.numpy().copy(), bias.float().numpy().copy(),
                          taught_of(checkpoint, ours))
 
 
@@ -96,12 +95,13 @@ def _classes_in(text: str, path: Path) -> tuple[str, ...]:
         raise InputError(f"{path}: the classes that it names do not read back: fine-tune again") from None
 
 
-def taught_of(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> TaughtFaces:
+def taught_of(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> TrainingSamples:
     """Whom a file of `finetune` says that its encoder was taught with. Raises InputError where that is damaged."""
     rows = [ours.get(name, torch.empty(0)) for name in (SHA256, GROUPS)]
     for values, width in zip(rows, (32, 16), strict=True):
         if values.dtype != torch.uint8 or values.ndim != 2 or values.shape[1] != width:
             raise InputError(f"{checkpoint.path}: whom it was taught with does not read back: fine-tune again")
     fold, folds = (checkpoint.metadata.get(name, "") for name in ("fold", "folds"))
-    return TaughtFaces(rows[0].numpy(), rows[1].numpy(), fold=int(fold) if fold.isdecimal() else -1,
-                       folds=int(folds) if folds.isdecimal() else 0, training=checkpoint.metadata.get("fold_set", ""))
+    return TrainingSamples(rows[0].numpy(), rows[1].numpy(), fold=int(fold) if fold.isdecimal() else -1,
+                           folds=int(folds) if folds.isdecimal() else 0,
+                           training_id=checkpoint.metadata.get("fold_set", ""))

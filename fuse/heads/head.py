@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from twofold.cache.format.classifier import OwnClassifier
+from twofold.cache.classifier import BackboneClassifier
 from twofold.data.labels import BASIC
 from twofold.data.utils.errors import InputError
 from twofold.fuse.features import FusedFeatures
@@ -124,7 +124,7 @@ class TrainedHead:
 
 def fit(
     settings: Settings, features: FusedFeatures, partition: Partition, streams: Sequence[int], *,
-    singles: Sequence[TrainedHead] = (), own: Sequence[OwnClassifier] = (),
+    singles: Sequence[TrainedHead] = (), own: Sequence[BackboneClassifier] = (),
 ) -> TrainedHead:
     """Train settings.head on the streams with these numbers.
 
@@ -210,7 +210,7 @@ def _learn(head: StandardisedHead, settings: Settings, features: FusedFeatures, 
     return train(body, data, val, spec=spec, settings=settings, seeds=seeds, precision=precision)
 
 
-def _fill_own(body: torch.nn.Module, own: Sequence[OwnClassifier]) -> None:
+def _fill_own(body: torch.nn.Module, own: Sequence[BackboneClassifier]) -> None:
     assert isinstance(body, OwnLogits)
     with torch.no_grad():
         for layer, classifier in zip(body.own, own, strict=True):

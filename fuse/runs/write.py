@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from safetensors.torch import save
 
-from twofold.cache.atomic import sync
 from twofold.data.labels import taxonomy_record
+from twofold.data.utils.atomic import fsync
 from twofold.data.utils.csv_files import escape_cells
 from twofold.data.utils.errors import InputError
 from twofold.fuse.features import FusedFeatures, Stream
@@ -114,7 +114,7 @@ def inputs_record(settings: dict[str, Any], features: FusedFeatures, streams: Se
         "streams": [{"backbone": stream.backbone, "view": stream.view, "dim": stream.dim,
                      "fingerprint": stream.recipe.fingerprint, "recipe": asdict(stream.recipe),
                      "inputs": [{"fingerprint": file.fingerprint, "rows": file.rows,
-                                 "index_sha256": file.header["index_sha256"]} for file in stream.files],
+                                 "index_sha256": file.header_sha256} for file in stream.files],
                      **({"folds": [asdict(file.recipe) for file in stream.fold_files]} if stream.fold_files else {})}
                     for stream in streams],
         "labels_sha256": labels_digest(features),
@@ -175,15 +175,15 @@ def _history(trained: Sequence[TrainedHead]) -> str:
 def _put_in_place(temporary: Path, out: Path) -> None:
     """Put the files of a run that stand in `temporary`, beside or in `out`, in place of those of `out`."""
     for path in (*temporary.iterdir(), temporary):
-        sync(path)
+        fsync(path)
     if not out.exists():
         temporary.rename(out)
     else:
         _move_pending(out)
         temporary.rename(out / PENDING)
-        sync(out)
+        fsync(out)
         _move_pending(out)
-    sync(out.parent)
+    fsync(out.parent)
 
 
 def _move_pending(out: Path) -> None:
@@ -195,7 +195,7 @@ def _move_pending(out: Path) -> None:
         if (pending / name).is_file():
             os.replace(pending / name, out / name)
     shutil.rmtree(pending)
-    sync(out)
+    fsync(out)
 
 
 def _inputs(record: Mapping[str, Any]) -> list[Any]:

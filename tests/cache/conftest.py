@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cache.version1 import write_version1
-from twofold.cache.format.write import write_featurefile
+from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.recipe import Recipe
 from twofold.cache.share.catalogue import CATALOGUE, ENTRIES, Entry
 from twofold.cache.store import Store
@@ -27,26 +26,17 @@ def recipe():
     return make_recipe
 
 
-def write_random(path: Path, *, rows: int = 700, dim: int = 6, seed: int = 0, failures=None, version: int = 2,
-                 **changes) -> np.ndarray:
-    """Write a feature file of random features; returns these."""
-    how = make_recipe(**changes)
-    failures = {"train/bad.jpg": "not an image"} if failures is None else failures
-    features = np.random.default_rng(seed).standard_normal((rows, dim)).astype(how.dtype)
-    keys = [f"train/é {row:04d}.jpg" for row in range(rows)]
-    writer = write_version1 if version == 1 else write_featurefile
-    writer(path, recipe=how, dim=dim, keys=keys, sha256=[f"{row:064x}" for row in range(rows)],
-           features=features, failures=failures)
-    return features
-
-
 @pytest.fixture
 def write(tmp_path):
     """Write a feature file of random features; returns its path and the features."""
 
-    def make(path: Path | None = None, **how):
-        path = path or tmp_path / "features.h5"
-        return path, write_random(path, **how)
+    def make(path: Path | None = None, *, rows: int = 700, dim: int = 6, seed: int = 0, failures=None, **changes):
+        path, recipe = path or tmp_path / "features.h5", make_recipe(**changes)
+        features = np.random.default_rng(seed).standard_normal((rows, dim)).astype(recipe.dtype)
+        write_feature_file(path, recipe=recipe, dim=dim, keys=[f"train/é {row:04d}.jpg" for row in range(rows)],
+                           sha256=[f"{row:064x}" for row in range(rows)], features=features,
+                           failures={"train/bad.jpg": "not an image"} if failures is None else failures)
+        return path, features
 
     return make
 

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from twofold.cache import cli as verbs
-from twofold.cache.parts.parts import file_state
 from twofold.cache.recipe import Recipe
+from twofold.cache.shards import file_state
 from twofold.cache.store import Store
 from twofold.extract.encoders.encoder import BatchLimit, Encoder
 from twofold.extract.encoders.preprocessing import Preprocessing

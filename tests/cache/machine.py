@@ -9,11 +9,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from twofold.cache import atomic
-from twofold.cache.format import write as writing
+from twofold.cache import feature_writer
+from twofold.data.utils import atomic
 
 MOMENTS = ("open", "posix_fallocate", "pwrite", "replace", "fsync", "unlink", "mkdir", "rmdir")
-WRITERS = (atomic, writing)
+WRITERS = (atomic, feature_writer)
 
 
 class Killed(BaseException):

@@ -8,7 +8,7 @@ import pytest
 
 from twofold.cache.diff import diff
 from twofold.cache.errors import CacheError
-from twofold.cache.format.write import write_featurefile
+from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.store import Store
 
 
@@ -30,7 +30,7 @@ def test_what_differs_is_said_face_by_face(tmp_path, recipe):
             ("a.h5", "abcd", "0000", values, {"y": "missing file"}, recipe(dtype="float32")),
             ("b.h5", "bcdz", "0100", turned[[1, 2, 3, 0]], {"y": "not an image", "w": "empty"},
              recipe(dtype="float32", preprocessing={"size": 64, "mean": [0.5, 0.5, 0.5]}))):
-        write_featurefile(tmp_path / name, recipe=how, dim=4, keys=list(keys), sha256=[one * 64 for one in sha],
+        write_feature_file(tmp_path / name, recipe=how, dim=4, keys=list(keys), sha256=[one * 64 for one in sha],
                           features=features, failures=failures)
     (file,) = diff(tmp_path / "a.h5", tmp_path / "b.h5").files
     assert file.recipe == {"preprocessing.size": (32, 64)}

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from tests.cache.conftest import make_recipe
-from twofold.cache.export import faces as faces_module
-from twofold.cache.export.faces import exported_faces
-from twofold.cache.export.numpy_files import write_npz
-from twofold.cache.format.write import write_featurefile
+from twofold.cache import export as export_module
+from twofold.cache.export import join_files, write_npz
+from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.store import Store
 from twofold.data.labels import builtin_taxonomy
 
@@ -23,7 +22,7 @@ def put(path, *, keys, dim=4, weights="sha256:" + "0" * 64, backbone="timm:a"):
     """A feature file of these faces."""
     how = make_recipe(backbone=backbone, weights=weights)
     features = np.random.default_rng(dim).standard_normal((len(keys), dim)).astype(np.float16)
-    write_featurefile(path, recipe=how, dim=dim, keys=keys, sha256=[f"{row:064x}" for row in range(len(keys))],
+    write_feature_file(path, recipe=how, dim=dim, keys=keys, sha256=[f"{row:064x}" for row in range(len(keys))],
                       features=features, failures={})
 
 
@@ -54,7 +53,7 @@ def expected(store):
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(faces_module, "BLOCK", 7)
+    monkeypatch.setattr(export_module, "BLOCK", 7)
 
 
 def test_numpy_reads_the_archive_without_pickles(store, expected, cli, tmp_path):
@@ -78,7 +77,7 @@ def test_pyarrow_and_pandas_read_the_table(store, expected, cli, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet is optional")
     pandas = pytest.importorskip("pandas")
     done = cli("cache", "export", store.path, "-o", tmp_path / "out.parquet")
-    assert done.returncode == 0 and "28 faces; 2 faces left out" in done.stdout, done.stderr
+    assert done.returncode == 0 and "28 samples; 2 samples left out" in done.stdout, done.stderr
     assert "b.original  3-d * UNTRAINED" in done.stdout
     rows, features = expected
     table = parquet.read_table(tmp_path / "out.parquet")
@@ -93,22 +92,7 @@ def test_pyarrow_and_pandas_read_the_table(store, expected, cli, tmp_path):
     assert json.loads(table.schema.metadata[b"twofold-recipes"])["b.original"]["weights"] == "random:0"
 
 
-def test_a_folder_is_what_fiftyone_documents_as_a_csv_dataset(store, expected, cli, tmp_path):
-    done = cli("cache", "export", store.path, "-o", tmp_path / "folder")
-    assert done.returncode == 0, done.stderr
-    rows, features = expected
-    with (tmp_path / "folder/labels.csv").open(encoding="utf-8", newline="") as file:
-        table = list(csv.DictReader(file))
-    assert [row["filepath"] for row in table] == [row["key"] for row in rows]
-    assert [row["group"] for row in table] == [row["group"] for row in rows]
-    for name, values in features.items():
-        array = np.load(tmp_path / "folder" / f"{name}.npy", mmap_mode="r")
-        np.testing.assert_array_equal(array[[int(row["row"]) for row in table]], values)
-    names = {path.name for path in (tmp_path / "folder").iterdir()}
-    assert names == {"labels.csv", "recipes.json", "a.original.npy", "b.original.npy"}
-
-
-@pytest.mark.parametrize("name", ["out.npz", "out.parquet", "folder"])
+@pytest.mark.parametrize("name", ["out.npz", "out.parquet"])
 def test_nothing_is_replaced_unawares(store, cli, tmp_path, name):
     pytest.importorskip("pyarrow", reason="Parquet is optional")
     out = tmp_path / name
@@ -117,14 +101,13 @@ def test_nothing_is_replaced_unawares(store, cli, tmp_path, name):
     again = cli(*export, "--backbones", "timm:a")
     assert again.returncode == 2 and "--overwrite" in again.stderr
     over = cli(*export, "--backbones", "timm:a", "--overwrite")
-    assert over.returncode == 0 and "30 faces" in over.stdout, over.stderr
+    assert over.returncode == 0 and "30 samples" in over.stdout, over.stderr
     foreign = tmp_path / "mine" / name
     foreign.parent.mkdir()
-    (foreign / "x.txt" if not foreign.suffix else foreign).parent.mkdir(exist_ok=True)
-    (foreign / "x.txt" if not foreign.suffix else foreign).write_text("mine")
+    foreign.write_text("mine")
     refused = cli("cache", "export", store.path, "-o", foreign, "--overwrite")
     assert refused.returncode == 2 and ("is not a" in refused.stderr)
-    assert (foreign / "x.txt" if not foreign.suffix else foreign).read_text() == "mine"
+    assert foreign.read_text() == "mine"
     assert not list(tmp_path.rglob(".tmp-*"))
 
 
@@ -136,7 +119,7 @@ def test_what_cannot_be_exported_is_a_sentence(store, cli, tmp_path):
         assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
     put(store.path / "c.original.h5", keys=["elsewhere.jpg"], backbone="timm:c")
     done = cli("cache", "export", store.path, "-o", tmp_path / "x.npz")
-    assert done.returncode == 2 and "no face that all 3 files have" in done.stderr
+    assert done.returncode == 2 and "no sample that all 3 files have" in done.stderr
     assert not (tmp_path / "x.npz").exists()
 
 
@@ -159,10 +142,10 @@ def test_a_store_without_a_manifest_is_exported_without_labels(store, cli, tmp_p
 
 
 def test_memory_is_that_of_a_block(tmp_path, monkeypatch):
-    monkeypatch.setattr(faces_module, "BLOCK", 512)
+    monkeypatch.setattr(export_module, "BLOCK", 512)
     (tmp_path / "large").mkdir()
     put(tmp_path / "large" / "a.original.h5", keys=[f"{number}.jpg" for number in range(20_000)], dim=256)
-    faces = exported_faces(Store(tmp_path / "large"), backbones=(), view="original", manifest=None)
+    faces = join_files(Store(tmp_path / "large"), backbones=(), view="original", manifest=None)
     _ = faces.files[0].position
     tracemalloc.start()
     write_npz(tmp_path / "out.npz", faces)

@@ -18,12 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.cache.conftest import make_recipe
 from tests.cache.machine import dying_at, interleaved
+from twofold.cache import shards as shards_module
 from twofold.cache.merge import merge
-from twofold.cache.parts import assemble as assembling
-from twofold.cache.parts.assemble import assemble
-from twofold.cache.parts.drop import drop_retired
-from twofold.cache.parts.parts import FileState, file_state, publish_part
-from twofold.cache.parts.rows import Rows
+from twofold.cache.shards import FileState, Rows, assemble, file_state, publish_shard
 from twofold.cache.store import Store
 from twofold.cache.verify import verify
 
@@ -83,7 +80,7 @@ class StoreMachine(RuleBasedStateMachine):
         for piece in range(pieces):
             images = [(key, self.images[key]) for key in wanted[piece::pieces]]
             if images:
-                publish_part(self.store, RECIPE, 2, rows_of(images))
+                publish_shard(self.store, RECIPE, 2, rows_of(images))
                 self.published |= dict(images)
         assemble(self.store, RECIPE, 2, keys)
 
@@ -94,7 +91,7 @@ class StoreMachine(RuleBasedStateMachine):
         images = [(key, self.images[key]) for key in keys if cached.get(key, self.images[key]) == self.images[key]]
         rows = rows_of(images)
         if rows.keys:
-            publish_part(other, RECIPE, 2, rows)
+            publish_shard(other, RECIPE, 2, rows)
             merge([other], self.store, self.manifest)
             self.published |= {key: self.images[key] for key in rows.keys}
 
@@ -131,20 +128,6 @@ class StoreMachine(RuleBasedStateMachine):
             self.images = {key: version + 1 for key, version in self.images.items()}
         order = random.Random(seed)
         interleaved([self.jobs()[name] for name in names], order.randrange, deaths={0: death} if death else None)
-
-    @rule(number=st.none() | st.integers(1, 8))
-    def drop(self, number):
-        """Rows that are kept aside go, and no others; perhaps the one who removes them dies meanwhile."""
-        state = file_state(self.store, RECIPE)
-        only_aside = {key for part in state.retired for key in (*part.keys, *part.failures)}
-        for file in (state.finished, *state.parts):
-            only_aside -= {*file.keys, *file.failures} if file else set()
-        with dying_at(number or 0):
-            drop_retired(self.store.path)
-        if number is None:
-            assert not file_state(self.store, RECIPE).retired
-        for key in only_aside - {*versions(file_state(self.store, RECIPE))}:
-            self.published.pop(key, None)
 
     @precondition(lambda self: self.manifest)
     @rule()
@@ -189,11 +172,11 @@ def lose_an_update(folder, seeds):
     for seed in seeds:
         store = Store(folder / str(seed), new=True)
         store.path.mkdir(parents=True)
-        publish_part(store, RECIPE, 2, rows_of([(key, 0) for key in KEYS]))
+        publish_shard(store, RECIPE, 2, rows_of([(key, 0) for key in KEYS]))
         assemble(store, RECIPE, 2, KEYS)
 
         def run(key, store=store):
-            publish_part(store, RECIPE, 2, rows_of([(key, 1)]))
+            publish_shard(store, RECIPE, 2, rows_of([(key, 1)]))
             assemble(store, RECIPE, 2, KEYS)
 
         interleaved([partial(run, key) for key in KEYS[:2]], random.Random(seed).randrange)
@@ -205,7 +188,7 @@ def lose_an_update(folder, seeds):
 
 def test_no_interleaving_loses_an_update_and_without_the_fix_one_does(folder, monkeypatch):
     assert not lose_an_update(folder / "fixed", range(30))
-    monkeypatch.setattr(assembling.FileState, "is_current", lambda state, store, recipe: True)
+    monkeypatch.setattr(shards_module.FileState, "is_current", lambda state, store, recipe: True)
     assert lose_an_update(folder / "broken", range(200))
 
 
@@ -214,12 +197,12 @@ def test_two_manifests_at_once_believe_no_retired_row_of_before(folder):
     for seed in range(40):
         store = Store(folder / str(seed), new=True)
         store.path.mkdir(parents=True)
-        publish_part(store, RECIPE, 2, rows_of([(key, 0) for key in KEYS[1:5]]))
+        publish_shard(store, RECIPE, 2, rows_of([(key, 0) for key in KEYS[1:5]]))
         assemble(store, RECIPE, 2, KEYS[1:5])
 
         def run(keys, store=store):
             file_state(store, RECIPE)
-            publish_part(store, RECIPE, 2, rows_of([(key, 1) for key in keys]))
+            publish_shard(store, RECIPE, 2, rows_of([(key, 1) for key in keys]))
             assemble(store, RECIPE, 2, keys)
 
         interleaved([partial(run, KEYS[:4]), partial(run, KEYS[2:])], random.Random(seed).randrange)
@@ -232,15 +215,15 @@ def test_killed_at_each_moment_of_a_run_the_next_one_ends_it(folder):
     while count[0] >= number - 1:
         store = Store(folder / str(number), new=True)
         store.path.mkdir(parents=True)
-        publish_part(store, RECIPE, 2, rows_of([(key, 0) for key in KEYS]))
+        publish_shard(store, RECIPE, 2, rows_of([(key, 0) for key in KEYS]))
         assemble(store, RECIPE, 2, KEYS)
         with dying_at(number) as count:
-            publish_part(store, RECIPE, 2, rows_of([("a.png", 1)]))
-            publish_part(store, RECIPE, 2, rows_of([("b.png", 1)]))
+            publish_shard(store, RECIPE, 2, rows_of([("a.png", 1)]))
+            publish_shard(store, RECIPE, 2, rows_of([("b.png", 1)]))
             assemble(store, RECIPE, 2, KEYS[1:])
         assert set(versions(file_state(store, RECIPE))) == set(KEYS)
         assert verify(store.path).exit_code == 0
-        publish_part(store, RECIPE, 2, rows_of([("a.png", 3)]))
+        publish_shard(store, RECIPE, 2, rows_of([("a.png", 3)]))
         file = assemble(store, RECIPE, 2, KEYS)
         assert file.keys.tolist() == KEYS and file.read(["a.png"]).tolist() == [value("a.png", 3)]
         assert not list(store.path.glob(".tmp-*"))
@@ -252,7 +235,7 @@ def test_killed_at_each_moment_of_a_run_the_next_one_ends_it(folder):
 def test_who_tidies_leaves_the_neighbours_folder_alone(folder, number):
     """A part goes into a folder that another process removes at that moment."""
     store = Store(folder, new=True)
-    publish_part(store, RECIPE, 2, rows_of([(key, 0) for key in KEYS]))
+    publish_shard(store, RECIPE, 2, rows_of([(key, 0) for key in KEYS]))
     interleaved([partial(assemble, store, RECIPE, 2, KEYS),
-                 partial(publish_part, store, RECIPE, 2, rows_of([("a.png", 1)]))], random.Random(number).randrange)
+                 partial(publish_shard, store, RECIPE, 2, rows_of([("a.png", 1)]))], random.Random(number).randrange)
     assert versions(file_state(store, RECIPE))["a.png"] == 1

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
+from twofold.cache.classifier import BackboneClassifier
 from twofold.cache.errors import CacheError, DamagedFile
-from twofold.cache.format.classifier import OwnClassifier
-from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.format.write import write_featurefile
+from twofold.cache.feature_file import FeatureFile
+from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.merge import merge
-from twofold.cache.parts.parts import publish_part
-from twofold.cache.parts.rows import Rows
+from twofold.cache.shards import Rows, publish_shard
 from twofold.cache.store import Store
 
 VALUES = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
@@ -24,7 +23,7 @@ def store(tmp_path, recipe):
         made = Store(tmp_path / name, new=True)
         made.path.mkdir(exist_ok=True)
         how = recipe(dtype="float32", **changes)
-        write_featurefile(made.path_of(how), recipe=how, dim=4, keys=[KEYS[row] for row in rows],
+        write_feature_file(made.path_of(how), recipe=how, dim=4, keys=[KEYS[row] for row in rows],
                           sha256=[sha or f"{row:064x}" for row in rows], features=values[list(rows)],
                           failures=failures or {}, classifier=classifier)
         return made
@@ -68,12 +67,12 @@ def test_other_backbones_and_recipes_stand_side_by_side(store, tmp_path):
 def test_unfinished_parts_are_taken_in(store, recipe, tmp_path):
     a, how = store("a", range(0, 3)), recipe(dtype="float32")
     for rows in ((3, 4), (5, 6)):
-        publish_part(a, how, 4, Rows(keys=[KEYS[row] for row in rows], sha256=["0" * 64] * 2,
+        publish_shard(a, how, 4, Rows(keys=[KEYS[row] for row in rows], sha256=["0" * 64] * 2,
                                      features=VALUES[list(rows)]))
     out = Store(tmp_path / "c", new=True)
     merge([a, store("b", range(7, 10))], out, KEYS)
     np.testing.assert_array_equal(only(out).read(), VALUES)
-    assert len(a.parts()) == 2 and not out.parts()
+    assert len(a.shards()) == 2 and not out.shards()
 
 
 def test_another_image_under_one_key_is_named(store, tmp_path):
@@ -114,7 +113,7 @@ def test_merging_again_and_into_one_of_them(store, tmp_path):
 
 
 def test_the_classifier_comes_along_from_whichever_file_has_it(store, tmp_path):
-    classifier = OwnClassifier(("x", "y"), np.eye(4, 2, dtype=np.float32), np.array([1, 2], np.float32))
+    classifier = BackboneClassifier(("x", "y"), np.eye(4, 2, dtype=np.float32), np.array([1, 2], np.float32))
     a, b = store("a", range(0, 6)), store("b", range(6, 10), classifier=classifier)
     for name, stores in (("c", [a, b]), ("d", [b, a])):
         out = Store(tmp_path / name, new=True)
@@ -126,10 +125,10 @@ def test_the_classifier_comes_along_from_whichever_file_has_it(store, tmp_path):
 
 
 @pytest.mark.parametrize("other", [
-    OwnClassifier(("y", "x"), np.ones((4, 2), np.float32), np.zeros(2, np.float32)),
-    OwnClassifier(("x", "y"), np.zeros((4, 2), np.float32), np.zeros(2, np.float32))])
+    BackboneClassifier(("y", "x"), np.ones((4, 2), np.float32), np.zeros(2, np.float32)),
+    BackboneClassifier(("x", "y"), np.zeros((4, 2), np.float32), np.zeros(2, np.float32))])
 def test_different_classifiers_stop_it_before_anything_is_written(store, tmp_path, other):
-    a = store("a", range(0, 6), classifier=OwnClassifier(("x", "y"), np.ones((4, 2), np.float32),
+    a = store("a", range(0, 6), classifier=BackboneClassifier(("x", "y"), np.ones((4, 2), np.float32),
                                                          np.zeros(2, np.float32)))
     with pytest.raises(CacheError, match="carry different classifiers"):
         merge([a, store("b", range(6, 10), classifier=other)], Store(tmp_path / "c", new=True), KEYS)

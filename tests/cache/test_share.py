@@ -13,7 +13,7 @@ import pytest
 
 from tests.cache.conftest import make_recipe, shared_files
 from twofold.cache.errors import CacheError, TransferError
-from twofold.cache.format.write import write_featurefile
+from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.share.catalogue import CATALOGUE, ENTRIES, Entry
 from twofold.cache.share.places import Address, Place, open_place
 from twofold.cache.share.transfer import FORGOTTEN_SECONDS, pull, push, shared_listing
@@ -136,7 +136,7 @@ def test_values_that_are_no_numbers_are_not_taken_in(store, tmp_path, monkeypatc
     features[1, 2] = np.nan
     with monkeypatch.context() as other_writer:
         other_writer.setattr(np, "isfinite", lambda values: np.ones(np.shape(values), bool))
-        write_featurefile(store.path / "nan.h5", recipe=make_recipe(backbone="timm:nan"), dim=4, keys=["a", "b", "c"],
+        write_feature_file(store.path / "nan.h5", recipe=make_recipe(backbone="timm:nan"), dim=4, keys=["a", "b", "c"],
                           sha256=["0" * 64] * 3, features=features, failures={})
     push(store, url)
     with pytest.raises(CacheError, match=r"nan\.h5 is refused: the features of 'b' are not finite numbers"):
@@ -175,7 +175,7 @@ def test_what_is_left_there_longer_than_the_file_is_started_again(url, store):
 
 
 def test_parts_of_unfinished_work_are_not_shared_and_said(store, tmp_path, write, cli):
-    parts = store.path / ".parts" / "0123456789abcdef"
+    parts = store.path / ".shards" / "0123456789abcdef"
     parts.mkdir(parents=True)
     write(parts / "p1.h5", rows=5)
     done = cli("cache", "push", store.path, tmp_path / "there")

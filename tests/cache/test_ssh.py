@@ -15,7 +15,7 @@ import pytest
 
 from tests.cache.conftest import shared_files
 from twofold.cache.errors import CacheError, TransferError
-from twofold.cache.format.featurefile import FeatureFile
+from twofold.cache.feature_file import FeatureFile
 from twofold.cache.share.catalogue import CATALOGUE, Entry
 from twofold.cache.share.transfer import pull, push, shared_listing
 from twofold.cache.store import Store

@@ -6,9 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from twofold.cache.format.write import write_featurefile
-from twofold.cache.parts.parts import publish_part
-from twofold.cache.parts.rows import Rows
+from twofold.cache.feature_writer import write_feature_file
+from twofold.cache.shards import Rows, publish_shard
 from twofold.cache.store import Store
 from twofold.cache.verify import verify
 
@@ -22,7 +21,7 @@ def store(tmp_path, recipe):
     keys = [f"{row}.jpg" for row in range(4)]
     for key in keys:
         (root / key).write_bytes(key.encode())
-    write_featurefile(made.path_of(how), recipe=how, dim=2, keys=keys, failures={"bad.jpg": "not an image"},
+    write_feature_file(made.path_of(how), recipe=how, dim=2, keys=keys, failures={"bad.jpg": "not an image"},
                       sha256=[hashlib.sha256(key.encode()).hexdigest() for key in keys],
                       features=np.arange(8.0).reshape(4, 2))
     made.manifest_path.write_text("key\n" + "\n".join([*keys, "bad.jpg"]) + "\n")
@@ -68,7 +67,7 @@ def test_faces_only_the_manifest_has_or_only_the_file_are_noted(store):
 
 def test_deep_notes_equal_rows_and_numbers_that_never_vary(store, recipe):
     how = recipe(backbone="timm:stuck")
-    write_featurefile(store.path_of(how), recipe=how, dim=3, keys=list("abcd"), failures={},
+    write_feature_file(store.path_of(how), recipe=how, dim=3, keys=list("abcd"), failures={},
                       sha256=[one * 64 for one in "0011"],
                       features=np.array([[1, 2, 0], [1, 2, 0], [1, 3, 0], [1, 2, 0]], float))
     notes = {verdict.file.split(".")[0]: verdict.notes for verdict in verify(store.path, deep=True).verdicts}
@@ -78,11 +77,11 @@ def test_deep_notes_equal_rows_and_numbers_that_never_vary(store, recipe):
 
 
 def test_a_damaged_part_is_named(store, recipe):
-    path = publish_part(store, recipe(), 2, Rows(keys=["new.jpg"], sha256=["0" * 64], features=np.ones((1, 2))))
+    path = publish_shard(store, recipe(), 2, Rows(keys=["new.jpg"], sha256=["0" * 64], features=np.ones((1, 2))))
     path.write_bytes(path.read_bytes()[:1000])
     report = verify(store.path)
     assert report.exit_code == 1 and [verdict.sound for verdict in report.verdicts] == [True, False]
-    assert report.verdicts[1].file.startswith(".parts/")
+    assert report.verdicts[1].file.startswith(".shards/")
 
 
 def test_one_file_and_an_empty_folder(store, tmp_path):

@@ -32,7 +32,6 @@ def main(folder: Path) -> None:
         verbs.run("read-only, show", "cache", "show", verbs.store)
         verbs.run("read-only, verify", "cache", "verify", verbs.store)
         verbs.run("read-only, push", "cache", "push", verbs.store, folder / "shared")
-        verbs.run("read-only, drop", "cache", "drop", verbs.store)
         verbs.run("read-only, card", "cache", "card", verbs.store)
     (file,) = verbs.store.glob("*.h5")
     with without_permission(file):

@@ -20,4 +20,4 @@ def assert_equal_stores(a: Path, b: Path) -> None:
     for name in left:
         assert left[name][0] == right[name][0] and left[name][2] == right[name][2]
         np.testing.assert_array_equal(left[name][1], right[name][1])
-    assert not (a / ".parts").exists() and not list(a.glob(".tmp-*"))
+    assert not (a / ".shards").exists() and not list(a.glob(".tmp-*"))

@@ -44,7 +44,7 @@ def test_another_dataset_with_the_same_keys_is_refused(run, two, tmp_path, how, 
     assert done.returncode == 2 and "is the store of another dataset" in done.stderr, done.stderr
     assert "14 of the 14 keys" in done.stderr and "--replace-manifest" in done.stderr
     assert values(store).keys() == before.keys() and (store / "manifest.csv").read_bytes() == manifest
-    assert not list(store.glob(".parts"))
+    assert not list(store.glob(".shards"))
 
 
 def test_told_to_replace_it_believes_no_row_of_the_other_dataset(run, two, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.extract.simulated import SimulatedCard
-from twofold.cache.parts.parts import file_state
+from twofold.cache.shards import file_state
 from twofold.cache.store import Store
 from twofold.data.images.decode import decode
 from twofold.data.images.sources import open_images

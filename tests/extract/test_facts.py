@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from twofold.cache.format.classifier import OwnClassifier
+from twofold.cache.classifier import BackboneClassifier
 from twofold.cache.store import Store
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import is_cpu_only
@@ -59,7 +59,7 @@ def test_facts_come_back_as_they_were_and_go_with_their_weights(weights, tmp_pat
 def test_a_classifier_comes_back_bit_by_bit():
     facts = facts_of(load_encoder(NAME, weights="random:0", device="cpu", precision="fp32"))
     weight = np.random.default_rng(0).standard_normal((facts["dim"], 2)).astype(np.float32)
-    layer = OwnClassifier(("anger", "fear"), weight, np.array([1e-30, np.pi], np.float32))
+    layer = BackboneClassifier(("anger", "fear"), weight, np.array([1e-30, np.pi], np.float32))
     back = _from_record(_record(EncoderFacts(**facts | {"classifier": layer})), "fp32")
     assert layer.equals(back.classifier)
 

@@ -108,7 +108,7 @@ def test_kills_lose_nothing(drawn, tmp_path):
     calm, rough = (Store(tmp_path / name).find("timm:test_vit") for name in ("calm", "killed"))
     assert rough.keys.tolist() == calm.keys.tolist() == keys
     np.testing.assert_array_equal(rough.read(), calm.read())
-    assert not (tmp_path / "killed" / ".parts").exists() and not list((tmp_path / "killed").glob(".tmp-*"))
+    assert not (tmp_path / "killed" / ".shards").exists() and not list((tmp_path / "killed").glob(".tmp-*"))
     assert counts["killed"] == kills and counts["batches needed"] == -(-len(keys) // BATCH)
     again = batches - (counts["finished"] + 1) * counts["batches needed"]
     print(f"{counts}: {again} batches of {BATCH} faces computed again after {kills} kills, parts of {PART_ROWS} faces")

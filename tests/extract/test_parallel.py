@@ -64,7 +64,7 @@ def test_a_full_disk_loses_nothing(cli, forked, drawn, extract_args, tmp_path):
     assert ended == 1, err
     assert "the disk is full" in err and "Traceback" not in err
     assert not list((tmp_path / "s").glob("**/.tmp-*"))
-    parts_of_narrow = sum(part.rows for part in Store(tmp_path / "s").parts())
+    parts_of_narrow = sum(part.rows for part in Store(tmp_path / "s").shards())
     done = cli(*args, "--json")
     assert done.returncode == 0
     rows = {line["backbone"]: line["cached"] for line in json.loads(done.stdout)["files"]}

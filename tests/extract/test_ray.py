@@ -116,7 +116,7 @@ def alone(cli, words, tmp_path_factory) -> Path:
 def when_parts(store: Path, count: int, act) -> threading.Thread:
     """Call `act` once so many parts are there."""
     def wait() -> None:
-        while len(list(store.glob(".parts/*/*.h5"))) < count:
+        while len(list(store.glob(".shards/*/*.h5"))) < count:
             time.sleep(0.02)
         act()
 

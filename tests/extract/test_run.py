@@ -28,7 +28,7 @@ def test_a_run_makes_one_file_for_each_backbone_and_view(whole, drawn):
     for keys, features, failures in found.values():
         assert keys == list(drawn.table.keys) and not failures
         assert np.isfinite(features).all() and features.std(axis=0).max() > 0
-    assert not (whole / ".parts").exists()
+    assert not (whole / ".shards").exists()
     assert (whole / "manifest.csv").read_bytes() == drawn.manifest.read_bytes()
 
 
@@ -169,7 +169,7 @@ def test_a_stopped_run_keeps_its_batches_and_goes_on(drawn, forked, cli, extract
     args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--views", "original,flip", "--part-rows", "8",
                         "--batch-size", "8")
     running, deadline = forked(*args), time.monotonic() + 60
-    while not list((tmp_path / "s").glob(".parts/*/*.h5")) and time.monotonic() < deadline and running.runs():
+    while not list((tmp_path / "s").glob(".shards/*/*.h5")) and time.monotonic() < deadline and running.runs():
         time.sleep(0.005)
     running.signal(number)
     ended, out, err = running.finish()
@@ -274,5 +274,5 @@ def test_a_stopped_run_reports_what_the_store_then_has(drawn, tmp_path, monkeypa
                              streams=streams))
     (file,) = report.files
     assert report.exit_code == 128 + signal.SIGTERM and "the same command goes on" in report.text()
-    assert 12 <= file.computed == sum(part.rows for part in Store(tmp_path / "s").parts()) < 70
+    assert 12 <= file.computed == sum(part.rows for part in Store(tmp_path / "s").shards()) < 70
     assert (file.cached, file.failed, file.left) == (0, 0, 70 - file.computed)

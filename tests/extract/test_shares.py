@@ -6,9 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from twofold.cache.parts.parts import publish_part
-from twofold.cache.parts.rows import Rows
 from twofold.cache.recipe import Recipe
+from twofold.cache.shards import Rows, publish_shard
 from twofold.cache.store import Store
 from twofold.data.images.sources import ImageRoots
 from twofold.data.utils.errors import InputError
@@ -36,7 +35,7 @@ def wanted(work: Assignment) -> set[tuple[str, str]]:
 def publish(path, recipe, keys, failures=()):
     rows = Rows(keys=keys, sha256=["0" * 64] * len(keys), features=np.ones((len(keys), 4), np.float16),
                 failures=dict.fromkeys(failures, "broken"))
-    publish_part(Store(path, new=True), recipe, 4, rows)
+    publish_shard(Store(path, new=True), recipe, 4, rows)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7])

@@ -100,7 +100,7 @@ def test_a_preempted_array_job_makes_the_file_of_one_process(slurm, cli, drawn, 
     done = cli(*extract_args(drawn.manifest, drawn.root, store, *args, "--slurm", "--ntasks=1 --time=10",
                              "--slurm-tasks", "2", networks=networks), cwd=tmp_path)
     assert done.returncode == 0 and "2 tasks; then job" in done.stdout, done.stderr
-    wait_until(lambda: any(store.glob(".parts/*/*.h5")), "no task publishes a part")
+    wait_until(lambda: any(store.glob(".shards/*/*.h5")), "no task publishes a part")
     subprocess.run(["sbatch", "--partition=urgent", f"--ntasks={os.cpu_count()}", "--wrap=true", "--output=/dev/null"],
                    env=slurm, check=True, capture_output=True)
     wait_until(lambda: not slurm_says(slurm, "squeue", "-h"), "the job does not end")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twofold.cache.format.write import write_featurefile
+from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.recipe import Recipe
 from twofold.data.labels import basic_pair, builtin_taxonomy
 
@@ -56,7 +56,7 @@ def write_store(place: Path, streams=None, *, name="store", rows=420, seed=0, no
         for view in views:
             features = centres[code] + noise * generator.standard_normal((rows, dim))
             how = recipe(stream, view={"name": view}, **(changes or {}))
-            write_featurefile(folder / f"{stream}.{view}.h5", recipe=how, dim=dim,
+            write_feature_file(folder / f"{stream}.{view}.h5", recipe=how, dim=dim,
                               keys=[keys[row] for row in kept],
                               sha256=[f"{seed * 10**6 + row:064x}" for row in kept],
                               features=features[kept].astype(how.dtype), failures={})

@@ -9,8 +9,8 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.format.write import write_featurefile
+from twofold.cache.feature_file import FeatureFile
+from twofold.cache.feature_writer import write_feature_file
 from twofold.data.utils.errors import InputError
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.experiment import prepare
@@ -246,7 +246,7 @@ def test_features_that_are_no_numbers_are_refused(make_store, cli, monkeypatch):
     features[17, 0] = np.nan
     with monkeypatch.context() as other_writer:
         other_writer.setattr(np, "isfinite", lambda values: np.ones(np.shape(values), bool))
-        write_featurefile(file.path, recipe=file.recipe, dim=file.dim, keys=file.keys.tolist(),
+        write_feature_file(file.path, recipe=file.recipe, dim=file.dim, keys=file.keys.tolist(),
                           sha256=[digest.decode() for digest in file.sha256], features=features, failures={})
     done = cli("fuse", store, "--epochs", 1)
     assert done.returncode == 2 and f"the features of {file.keys[17]!r} are not finite numbers" in done.stderr

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.fuse.conftest import CLASSES, recipe, write_manifest
-from twofold.cache.format.write import write_featurefile
+from twofold.cache.feature_writer import write_feature_file
 from twofold.data.labels import BASIC, basic_pair
 from twofold.data.utils.errors import InputError
 from twofold.fuse.evaluate import evaluate
@@ -41,7 +41,7 @@ def rafdb(tmp_path):
         write_manifest(folder, rows)
         features = np.array(shown, float) / np.sum(shown, axis=1, keepdims=True)
         features = features @ generator.standard_normal((8, 16)) * 3 + 0.3 * generator.standard_normal((len(rows), 16))
-        write_featurefile(folder / "a.h5", recipe=recipe("a"), dim=16, keys=[row[0] for row in rows],
+        write_feature_file(folder / "a.h5", recipe=recipe("a"), dim=16, keys=[row[0] for row in rows],
                           sha256=[f"{number:064x}" for number in range(len(rows))], failures={},
                           features=features.astype(np.float16))
         return folder

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from twofold.cache.format.write import write_featurefile
+from twofold.cache.feature_writer import write_feature_file
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.readers.cexpr import HEADER
 from twofold.data.utils.errors import InputError
@@ -42,7 +42,7 @@ def challenge(make_store, tmp_path):
     for name, dim in (("a", 12), ("b", 8)):
         features[name] = np.random.default_rng(dim).normal(0, 2, (len(keys), dim)).astype(np.float16)
         recipe = next(recipe for backbone, _, recipe in run.streams if backbone == f"timm:{name}")
-        write_featurefile(place / f"{name}.h5", recipe=recipe, dim=dim, keys=keys,
+        write_feature_file(place / f"{name}.h5", recipe=recipe, dim=dim, keys=keys,
                           sha256=[f"{row:064x}" for row in range(len(keys))], features=features[name], failures={})
     return run, place, keys, run.probabilities(np.hstack([features["a"], features["b"]]).astype(np.float32))
 

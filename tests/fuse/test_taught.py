@@ -6,9 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from twofold.cache.format.classifier import OwnClassifier
-from twofold.cache.format.taught import TaughtFaces
-from twofold.cache.format.write import write_featurefile
+from twofold.cache.classifier import BackboneClassifier, TrainingSamples
+from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
 from twofold.data.labels import builtin_taxonomy
@@ -40,7 +39,7 @@ def faces():
 @pytest.fixture
 def write_store(faces, tmp_path):
     """A store with a feature file for each `taught`, of one backbone unless named otherwise."""
-    def write(*taught: TaughtFaces | None, backbone: str = "timm:net", folder: str = "store", shift: float = 0.0):
+    def write(*taught: TrainingSamples | None, backbone: str = "timm:net", folder: str = "store", shift: float = 0.0):
         store = Store(tmp_path / folder, new=True)
         store.path.mkdir(exist_ok=True)
         write_manifest(faces, store.manifest_path)
@@ -50,9 +49,9 @@ def write_store(faces, tmp_path):
             draw = np.random.default_rng(number)
             values = draw.normal(size=(FACES, DIM)).astype(np.float32) + shift
             values[:, 0] += np.arange(FACES) % 7
-            classifier = OwnClassifier(("anger", "fear"), np.zeros((DIM, 2), np.float32), np.zeros(2, np.float32),
+            classifier = BackboneClassifier(("anger", "fear"), np.zeros((DIM, 2), np.float32), np.zeros(2, np.float32),
                                        each) if each else None
-            write_featurefile(store.path_of(recipe), recipe=recipe, dim=DIM, keys=faces.keys,
+            write_feature_file(store.path_of(recipe), recipe=recipe, dim=DIM, keys=faces.keys,
                               sha256=[digest(key) for key in faces.keys], features=values, failures={},
                               classifier=classifier)
         return store.path
@@ -60,12 +59,12 @@ def write_store(faces, tmp_path):
     return write
 
 
-def taught_with(faces, rows, *, by_group: bool = False, **fold) -> TaughtFaces:
+def taught_with(faces, rows, *, by_group: bool = False, **fold) -> TrainingSamples:
     keys = np.array(faces.keys)[rows]
     groups = np.unique(faces.table["group"].to_numpy(str)[rows])
     images = [bytes.fromhex(digest(f"other {key}" if by_group else key)) for key in keys]
     names = [hashlib.sha256(name.encode()).digest()[:16] for name in groups]
-    return TaughtFaces(np.frombuffer(b"".join(images), np.uint8).reshape(-1, 32),
+    return TrainingSamples(np.frombuffer(b"".join(images), np.uint8).reshape(-1, 32),
                        np.frombuffer(b"".join(names), np.uint8).reshape(-1, 16), **fold)
 
 
@@ -116,8 +115,8 @@ def fold_sides(faces):
 
 
 def fold_set(faces, fold_sides, **changes):
-    return [taught_with(faces, np.flatnonzero(fold_sides != fold), fold=fold, folds=FOLDS, training="t" * 8, **changes)
-            for fold in range(FOLDS)]
+    return [taught_with(faces, np.flatnonzero(fold_sides != fold), fold=fold, folds=FOLDS, training_id="t" * 8,
+                        **changes) for fold in range(FOLDS)]
 
 
 def test_each_fold_reads_its_own_encoder(cli, faces, fold_sides, write_store, tmp_path):
@@ -135,8 +134,8 @@ def test_a_folds_features_are_those_of_its_file(faces, fold_sides, write_store):
     features = join([store], backbones=[], views=["original"], taxonomy=builtin_taxonomy("cexpr7"), folds=FOLDS)
     for fold, joined in enumerate(join_folds([store], features, folds=FOLDS)):
         file = features.streams[0].fold_files[fold]
-        assert file.classifier is not None and file.classifier.taught is not None
-        assert file.classifier.taught.fold == fold
+        assert file.classifier is not None and file.classifier.training_samples is not None
+        assert file.classifier.training_samples.fold == fold
         assert np.array_equal(joined.loaded().matrix, file.read())
 
 

@@ -1,17 +1,14 @@
 """Pair rules against examples worked by hand."""
 
 import csv
-import json
 
-import h5py
 import numpy as np
 import pytest
 import torch
 
-from tests.cache.version1 import write_version1
-from twofold.cache.format.classifier import OwnClassifier
-from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.format.write import write_featurefile
+from twofold.cache.classifier import BackboneClassifier
+from twofold.cache.feature_file import FeatureFile
+from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
 from twofold.data.labels import BASIC, basic_pair, builtin_taxonomy
@@ -55,11 +52,8 @@ def test_every_taxonomy_has_two_members_a_compound_and_one_a_basic():
     assert [BASIC[row] for row in np.flatnonzero(table[:, 0])] == ["sadness", "anger"]
 
 
-def _store(folder, *, rows=300, dim=6, classes=RAFDB, bend=0.0, carries="classifier"):
-    """A store whose backbone knows the basic emotions by itself: its features show a face's pair, in no clear order.
-
-    carries: "classifier"; "logits", as files had them before, plus `bend` times a map that is not affine; or "".
-    """
+def _store(folder, *, rows=300, dim=6, classes=RAFDB, classifier=True):
+    """A store whose backbone knows the basic emotions by itself: its features show a face's pair, in no clear order."""
     folder.mkdir()
     generator = np.random.default_rng(7)
     label = np.arange(rows) % len(CLASSES)
@@ -74,17 +68,8 @@ def _store(folder, *, rows=300, dim=6, classes=RAFDB, bend=0.0, carries="classif
     keys = [f"{row:04d}.png" for row in range(rows)]
     content = {"recipe": how, "dim": dim, "keys": keys, "sha256": [f"{row:064x}" for row in range(rows)],
                "features": features.astype(np.float16), "failures": {}}
-    if carries != "logits":
-        write_featurefile(folder / "posterv2.h5", **content,
-                          classifier=OwnClassifier(classes, weight.T, bias) if carries == "classifier" else None)
-    else:
-        write_version1(folder / "posterv2.h5", **content)
-        x = features.astype(np.float16).astype(np.float32)
-        logits = x @ weight.T + bias + bend * np.abs(x).sum(axis=1, keepdims=True) * weight[:, 0]
-        with h5py.File(folder / "posterv2.h5", "r+") as file:
-            stored = file.create_dataset("logits", data=logits.astype("<f4"), chunks=(256, 7), maxshape=(None, 7),
-                                         fletcher32=True, fillvalue=np.nan)
-            stored.attrs["classes"] = json.dumps(classes)
+    write_feature_file(folder / "posterv2.h5", **content,
+                       classifier=BackboneClassifier(classes, weight.T, bias) if classifier else None)
     with (folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("key", "split", "basic", "compound", "group"), *(
             (key, ("train", "val", "test", "test")[row // 7 % 4], "", CLASSES[label[row]], "")
@@ -96,9 +81,8 @@ def _joined(store):
     return join([Store(store)], backbones=(), views=("original",), taxonomy=builtin_taxonomy("cexpr7"))
 
 
-@pytest.mark.parametrize("carries", ["classifier", "logits"])
-def test_the_own_classifier_gives_the_basic_probabilities_that_the_backbone_gave(tmp_path, carries):
-    store, weight, bias = _store(tmp_path / "s", dim=12, carries=carries)
+def test_the_own_classifier_gives_the_basic_probabilities_that_the_backbone_gave(tmp_path):
+    store, weight, bias = _store(tmp_path / "s", dim=12)
     (found,), note = own_classifiers(_joined(store))
     assert "nothing is trained" in note
     columns = [BASIC.index(name) for name in RAFDB]
@@ -118,7 +102,7 @@ def test_with_an_own_classifier_no_label_is_needed_to_learn_from_and_the_run_pre
     made = fuse([store], resolve(changes={"head": "zeroshot"}), out=tmp_path / "run")  # no basic label in the manifest
     assert made.heads[-1].scores.accuracy > 0.9 and len(made.heads[-1].head.members) == 1
     assert any("own classifiers" in note for note in made.notes)
-    without, _, _ = _store(tmp_path / "t", dim=12, carries="")
+    without, _, _ = _store(tmp_path / "t", dim=12, classifier=False)
     assert evaluate(tmp_path / "run", without).figures.scores.accuracy == made.heads[-1].scores.accuracy
 
 
@@ -132,8 +116,7 @@ def test_probabilities_of_several_backbones_are_averaged_before_the_rule():
 
 
 @pytest.mark.parametrize(("changes", "reason"), [
-    ({"carries": ""}, "no stream has a classifier"), ({"carries": "logits", "rows": 28, "dim": 40}, "no stream has"),
-    ({"carries": "logits", "bend": 1.0}, "no stream has"),
+    ({"classifier": False}, "no stream has a classifier"),
     ({"classes": ("sadly_angry", *RAFDB[1:])}, "posterv2 has a classifier of 'sadly_angry', which is no basic emotion"),
 ])
 def test_without_a_usable_classifier_the_note_says_why_a_classifier_is_trained(tmp_path, changes, reason):

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from twofold.cache.errors import CacheError
-from twofold.cache.format.featurefile import FeatureFile
-from twofold.cache.format.version2 import MAGIC, SEAL
+from twofold.cache.feature_file import FeatureFile
+from twofold.cache.layout import MAGIC, SEAL_BYTES
 from twofold.cache.share.catalogue import Catalogue, catalogue_of, parse
 from twofold.cache.store import Store
 from twofold.data.images.decode import FACE_LIMITS, ImageError, decode
@@ -34,7 +34,7 @@ from twofold.fuse.runs.read import read_run
 from twofold.fuse.settings import resolve
 
 TESTS = Path(__file__).resolve().parents[1]
-STORE = TESTS / "cache/stores/version2"
+STORE = TESTS / "cache/store"
 SENTENCES = (InputError, CacheError, ImageError)
 
 
@@ -99,15 +99,15 @@ def read_features(path: Path) -> None:
 
 def sealed_header(data: bytes) -> None:
     """A feature file whose header somebody has exchanged and sealed again."""
-    rest = next(STORE.glob("timm-taught*.h5")).read_bytes()
+    rest = next(STORE.glob("timm-tuned*.h5")).read_bytes()
     length = int(rest[len(MAGIC):len(MAGIC) + 8])
     seal = MAGIC + f"{len(data):08d} {hashlib.sha256(data).hexdigest()}\n".encode()
     content = bytearray(rest)
     if len(data) <= length:  # the arrays keep their places
-        content[:SEAL + length] = seal + data + bytes(length - len(data))
+        content[:SEAL_BYTES + length] = seal + data + bytes(length - len(data))
         data = bytes(content)
     else:
-        data = seal + data + rest[SEAL + length:]
+        data = seal + data + rest[SEAL_BYTES + length:]
     in_file("sealed.h5", read_features)(data)
 
 
@@ -115,7 +115,7 @@ def header_seeds() -> list[bytes]:
     texts = []
     for path in STORE.glob("*.h5"):
         content = path.read_bytes()
-        texts.append(content[SEAL:SEAL + int(content[len(MAGIC):len(MAGIC) + 8])])
+        texts.append(content[SEAL_BYTES:SEAL_BYTES + int(content[len(MAGIC):len(MAGIC) + 8])])
     return texts
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from twofold.cache.format.header import MAX_DIM
+from twofold.cache.layout import MAX_DIM
 from twofold.data.utils.errors import InputError, first_line
 from twofold.extract.encoders.encoder import FIRST_TRY, BatchLimit, Encoder
 from twofold.extract.encoders.onnx.child import TYPES

@@ -35,7 +35,7 @@ def test_what_it_writes_extracts(cli, faces, request_for, tmp_path, backbone):
     file = Store(tmp_path / "store").find(backbone, "original")
     recipe, classifier = file.recipe, file.classifier
     assert classifier is not None and classifier.classes == builtin_taxonomy("basic7").classes
-    assert classifier.taught is not None and len(classifier.taught.sha256) == len(load_file(
+    assert classifier.training_samples is not None and len(classifier.training_samples.sha256) == len(load_file(
         request.out)["twofold.taught.sha256"]) > 0
     assert recipe.preprocessing["size"] == [48, 48] and recipe.weights.startswith("sha256:")
 

@@ -1,0 +1,184 @@
+"""The verb `cache export`: all chosen feature files of a store joined by key, as one .npz or .parquet file.
+
+Samples are read a block at a time, so that memory does not grow with the store.
+"""
+
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from twofold.cache.errors import CacheError
+from twofold.cache.feature_file import FeatureFile
+from twofold.cache.store import Store
+
+BLOCK = 4096  #: samples in memory at once
+LABELS = ("split", "basic", "compound", "group")
+MARK = b"twofold-recipes"  #: the entry of Parquet metadata that holds the recipes
+
+
+@dataclass(frozen=True, eq=False)
+class Export:
+    """Samples that every file has. labels: column name to a text for each sample ('' for none); left_out: number of
+    samples that some file lacks."""
+
+    keys: list[str]
+    labels: dict[str, list[str]]
+    files: tuple[FeatureFile, ...]
+    left_out: int
+
+    @cached_property
+    def streams(self) -> list[str]:
+        """A name for each file that file systems and zip archives accept: its own without the suffix."""
+        return [file.path.name.removesuffix(".h5") for file in self.files]
+
+    @cached_property
+    def recipes_json(self) -> str:
+        """Stream to recipe, as JSON."""
+        return json.dumps({name: json.loads(file.recipe.canonical())
+                           for name, file in zip(self.streams, self.files, strict=True)}, indent=2, sort_keys=True)
+
+    def spans(self) -> Iterator[slice]:
+        """Slices of at most `BLOCK` samples, in order."""
+        return (slice(start, start + BLOCK) for start in range(0, len(self.keys), BLOCK))
+
+    def blocks(self, file: FeatureFile, dtype: str) -> Iterator[np.ndarray]:
+        """(at most `BLOCK`, D) features of one file in the order of the keys."""
+        return (file.read(self.keys[span], dtype=dtype) for span in self.spans())
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written."""
+
+    out: Path
+    export: Export
+
+    def record(self) -> dict[str, Any]:
+        streams = dict(zip(self.export.streams, self.export.files, strict=True))
+        return {"out": str(self.out), "samples": len(self.export.keys), "left_out": self.export.left_out,
+                "streams": {name: file.dim for name, file in streams.items()},
+                "untrained": [name for name, file in streams.items() if file.recipe.untrained]}
+
+    def text(self) -> str:
+        export = self.export
+        left_out = f"; {export.left_out:,} samples left out that not every file has" if export.left_out else ""
+        return "\n".join([f"{self.out}: {len(export.keys):,} samples{left_out}", *(
+            f"  {name}  {file.dim}-d{' * UNTRAINED' if file.recipe.untrained else ''}"
+            for name, file in zip(export.streams, export.files, strict=True))])
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """A file format: its name with its article, a function that recognises our own files, and one that writes."""
+
+    name: str
+    is_own: Callable[[Path], bool]
+    write: Callable[[Path, Export], None]
+
+
+def join_files(store: Store, *, backbones: Sequence[str], view: str,
+               manifest: Mapping[str, Sequence[str]] | None) -> Export:
+    """Join the files of these backbones (none: all files of the view).
+
+    manifest: its columns, `key` among them; None for a store without one, whose samples then have no labels.
+    Raises CacheError if there is no such file, or no sample that all files have.
+    """
+    files = tuple(store.find(name, view) for name in backbones) if backbones else tuple(
+        file for file in store.readable()[0] if file.view == view)
+    if not files:
+        raise CacheError(f"{store.path}: no feature files of view {view!r} to export")
+    listed = list(manifest["key"]) if manifest is not None else list(files[0].keys)
+    rows = [row for row, key in enumerate(listed) if all(key in file.position for file in files)]
+    if not rows:
+        raise CacheError(f"{store.path}: no sample that all {len(files)} files have: choose among them with "
+                         "--backbones")
+    columns = {name: manifest[name] for name in LABELS if manifest is not None and name in manifest}
+    return Export([listed[row] for row in rows],
+                  {name: [str(column[row]) for row in rows] for name, column in columns.items()},
+                  files, len(listed) - len(rows))
+
+
+def export_format(out: Path) -> ExportFormat:
+    """The format that the suffix of `out` names. Raises CacheError for another suffix."""
+    if out.suffix == ".npz":
+        return ExportFormat("an archive of `cache export`", is_own_npz, write_npz)
+    if out.suffix == ".parquet":
+        return ExportFormat("a table of `cache export`", is_own_parquet, write_parquet)
+    raise CacheError(f"{out}: an export is NAME.npz or NAME.parquet")
+
+
+def write_npz(path: Path, export: Export) -> None:
+    """Write `keys`, a text array for each label column, `streams`, `recipes` (JSON), and (N, D) features in the stored
+    type under the name of each stream; without pickles, so that `np.load(path)` opens it."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, texts in {"keys": export.keys, **export.labels, "streams": export.streams,
+                            "recipes": [file.recipe.canonical() for file in export.files]}.items():
+            dtype = np.dtype(f"<U{max(map(len, texts), default=1) or 1}")
+            spans = range(0, len(texts), BLOCK)
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                _write_array(member, (len(texts),), dtype, (np.array(texts[at:at + BLOCK], dtype) for at in spans))
+        for name, file in zip(export.streams, export.files, strict=True):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                dtype = np.dtype(file.recipe.dtype)
+                _write_array(member, (len(export.keys), file.dim), dtype, export.blocks(file, file.recipe.dtype))
+
+
+def is_own_npz(path: Path) -> bool:
+    """True for an archive that `write_npz` wrote."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return {"keys.npy", "streams.npy", "recipes.npy"} <= set(archive.namelist())
+
+
+def _write_array(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype, blocks: Iterable[np.ndarray]) -> None:
+    """Write an array in NumPy's own format (version 1), given as blocks along its first axis."""
+    header = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    npy.write_array_header_1_0(file, header)
+    for block in blocks:
+        file.write(np.ascontiguousarray(block, dtype).data.cast("B") if block.size else b"")
+
+
+def write_parquet(path: Path, export: Export) -> None:
+    """Write columns `key`, the labels (null for none) and a list of float32 for each stream; a row group per block.
+
+    float32, since few readers know Parquet's halves; zstd takes back most of what that costs.
+    """
+    parquet = _pyarrow_parquet()
+    import pyarrow as pa
+
+    schema = pa.schema(
+        [pa.field("key", pa.string(), nullable=False), *(pa.field(name, pa.string()) for name in export.labels),
+         *(pa.field(name, pa.list_(pa.float32(), file.dim))
+           for name, file in zip(export.streams, export.files, strict=True))],
+        metadata={MARK: export.recipes_json.encode()})
+    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        for span in export.spans():
+            keys = export.keys[span]
+            columns = [pa.array(keys, pa.string()),
+                       *(pa.array([text or None for text in texts[span]], pa.string())
+                         for texts in export.labels.values())]
+            for file in export.files:
+                values = pa.array(file.read(keys, dtype="float32").ravel())
+                columns.append(pa.FixedSizeListArray.from_arrays(values, file.dim))
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+
+
+def is_own_parquet(path: Path) -> bool:
+    """True for a file that `write_parquet` wrote. Raises CacheError without pyarrow."""
+    return MARK in (_pyarrow_parquet().read_metadata(path).metadata or {})
+
+
+def _pyarrow_parquet() -> Any:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise CacheError("a Parquet file needs the package pyarrow: pip install 'twofold[parquet]'") from None
+    return parquet

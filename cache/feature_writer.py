@@ -1,0 +1,192 @@
+"""Write a feature file: whole, in one step, on disk space that is reserved beforehand.
+
+h5py lays out the HDF5 file (contiguous arrays, nothing of variable length, no filter); the bytes are written at the
+offsets that it chose, and these offsets into the user block in front (see `layout`).
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import h5py
+import msgspec
+import numpy as np
+import xxhash
+
+from twofold.cache.classifier import BackboneClassifier
+from twofold.cache.errors import CacheError
+from twofold.cache.layout import (
+    CHECKSUMS,
+    FEATURES,
+    MAX_BYTES,
+    Header,
+    StoredArray,
+    UserBlock,
+    block_seed,
+    bytes_of,
+    check_keys,
+    checksum_of_rest,
+    encode_keys,
+    encode_reasons,
+    first_non_finite_row,
+)
+from twofold.cache.recipe import Recipe
+from twofold.data.utils.atomic import atomic_write
+
+CHECKSUM_ROWS = 256  #: rows that share a checksum
+SMALL_FILE = 1 << 16  #: bytes of HDF5's own tables
+
+
+def write_feature_file(
+    path: Path, *, recipe: Recipe, dim: int, keys: Sequence[str], sha256: Sequence[str | bytes],
+    features: np.ndarray | Iterable[np.ndarray], failures: dict[str, str],
+    classifier: BackboneClassifier | None = None,
+) -> None:
+    """Write a whole feature file and publish it under `path` in one step; arguments as of `fill_feature_file`."""
+    with atomic_write(path) as temporary:
+        fill_feature_file(temporary, recipe=recipe, dim=dim, keys=keys, sha256=sha256, features=features,
+                          failures=failures, classifier=classifier)
+
+
+def fill_feature_file(
+    path: Path, *, recipe: Recipe, dim: int, keys: Sequence[str], sha256: Sequence[str | bytes],
+    features: np.ndarray | Iterable[np.ndarray], failures: dict[str, str],
+    classifier: BackboneClassifier | None = None,
+) -> None:
+    """Write a whole feature file to `path`, a temporary name that nobody reads yet.
+
+    keys: N unique keys in order; sha256: N hex texts; features: (N, dim) or blocks of rows that add up to it, finite;
+    failures: key to reason; classifier: the backbone's own.
+    Raises CacheError for keys that no feature file may hold or rows that do not add up, OSError if the disk is full.
+    """
+    tables = {"keys": encode_keys(keys), "sha256": np.asarray(sha256, "S64"),
+              "failures/keys": encode_keys(list(failures)), "failures/reasons": encode_reasons(failures.values())}
+    check_keys(tables["keys"], tables["failures/keys"], path)
+    tables |= classifier.arrays(dim) if classifier else {}
+    tables[CHECKSUMS] = np.zeros(-(-len(keys) // CHECKSUM_ROWS), "<u8")
+    header = Header(
+        backbone=recipe.backbone, view=recipe.view["name"], dim=dim, rows=len(keys), failed=len(failures),
+        checksum_rows=CHECKSUM_ROWS, recipe=recipe.canonical(), fingerprint=recipe.fingerprint,
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), software=_software())
+    dtype = np.dtype(recipe.dtype).newbyteorder("<")
+    longest = {name: StoredArray(MAX_BYTES, values.shape, values.dtype.str, "0" * 32)
+               for name, values in tables.items()}
+    longest[FEATURES] = StoredArray(MAX_BYTES, (len(keys), dim), dtype.str)
+    record = classifier.record() if classifier else None
+    block = UserBlock(header=header, arrays=longest, classifier=record, hdf5="0" * 32, size=MAX_BYTES)
+    start = 1 << (len(block.sealed()) - 1).bit_length()  # HDF5's user block is a power of two
+    offsets = _lay_out(path, block, start=start)
+    with path.open("r+b", buffering=0) as file:
+        descriptor = file.fileno()
+        rows = _checksummed(_full_blocks(features, dim, dtype, path), tables[CHECKSUMS], keys, recipe.fingerprint)
+        offset = offsets[FEATURES]
+        for content in rows:
+            _write_at(descriptor, content, offset)
+            offset += len(content)
+        arrays = {FEATURES: StoredArray(offsets[FEATURES], (len(keys), dim), dtype.str)}
+        for name, values in tables.items():
+            content = np.ascontiguousarray(values).tobytes()
+            digest = xxhash.xxh3_128_hexdigest(content)
+            arrays[name] = StoredArray(offsets[name], values.shape, values.dtype.str, digest)
+            _write_at(descriptor, content, offsets[name])
+        size = os.fstat(descriptor).st_size
+        rest = checksum_of_rest(descriptor, arrays.values(), start=start, size=size)
+        block = UserBlock(header=header, arrays=arrays, classifier=record, hdf5=rest, size=size)
+        _write_at(descriptor, block.sealed(), 0)
+
+
+def _lay_out(path: Path, block: UserBlock, *, start: int) -> dict[str, int]:
+    """Create the HDF5 file with these attributes and arrays, without values; return the offset of each array.
+
+    Raises OSError if the disk has no space: HDF5 itself handles a full disk badly, its write cache stays behind and
+    crashes the process at its end.
+    """
+    h5py.File(path, "w", locking=False, userblock_size=start).close()
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            size = sum(array.nbytes for array in block.arrays.values())
+            os.posix_fallocate(file.fileno(), 0, start + SMALL_FILE + size)
+    storage = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    storage.set_layout(h5py.h5d.CONTIGUOUS)
+    storage.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    storage.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    groups = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    groups.set_create_intermediate_group(1)
+    offsets = {}
+    with h5py.File(path, "r+", locking=False, alignment_threshold=1, alignment_interval=64) as file:
+        for name, value in msgspec.to_builtins(block.header).items():
+            _set_attribute(file, name, value)
+        for name, array in block.arrays.items():
+            kind = h5py.string_dtype("utf-8", array.dtype.itemsize) if array.dtype.kind == "S" else array.dtype
+            dataset = h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(kind, logical=True),
+                                      h5py.h5s.create_simple(array.shape), dcpl=storage, lcpl=groups)
+            offsets[name] = dataset.get_offset() if array.nbytes else 0
+        if block.classifier:
+            attributes = msgspec.to_builtins(block.classifier)
+            for name, value in (attributes | {"classes": json.dumps(attributes["classes"])}).items():
+                _set_attribute(file.require_group("classifier"), name, value)
+    return offsets
+
+
+def _set_attribute(group: h5py.Group, name: str, value: str | int) -> None:
+    """Texts of fixed length: in HDF5's heap for texts of any length one wrong bit makes readers hang."""
+    if isinstance(value, int):
+        group.attrs[name] = value
+    else:
+        content = value.encode() or b"\0"
+        group.attrs.create(name, content, dtype=h5py.string_dtype("utf-8", len(content)))
+
+
+def _checksummed(
+    blocks: Iterator[np.ndarray], checksums: np.ndarray, keys: Sequence[str], fingerprint: str,
+) -> Iterator[memoryview]:
+    """Yield the bytes of each block and fill in its checksum. Raises CacheError unless they are `keys` finite rows."""
+    row = 0
+    for number, rows in enumerate(blocks):
+        if row + len(rows) > len(keys):
+            raise CacheError(f"more rows of features than {len(keys)} keys")
+        if (wrong := first_non_finite_row(rows)) is not None:
+            raise CacheError(f"the features of {keys[row + wrong]!r} are not finite numbers")
+        content = bytes_of(rows)
+        checksums[number] = xxhash.xxh3_64_intdigest(content, seed=block_seed(fingerprint, number))
+        yield content
+        row += len(rows)
+    if row != len(keys):
+        raise CacheError(f"{row} rows of features for {len(keys)} keys")
+
+
+def _full_blocks(
+    features: np.ndarray | Iterable[np.ndarray], dim: int, dtype: np.dtype, path: Path,
+) -> Iterator[np.ndarray]:
+    """The same rows as stored, in blocks that share a checksum; the array is reused."""
+    block, count = np.empty((CHECKSUM_ROWS, dim), dtype), 0
+    for rows in [features] if isinstance(features, np.ndarray) else features:
+        if rows.ndim != 2 or rows.shape[1] != dim:
+            raise CacheError(f"{path}: features of shape {rows.shape}, not rows of {dim}")
+        start = 0
+        while start < len(rows):
+            taken = rows[start:start + CHECKSUM_ROWS - count]
+            with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused
+                block[count:count + len(taken)] = taken
+            start, count = start + len(taken), count + len(taken)
+            if count == CHECKSUM_ROWS:
+                yield block
+                count = 0
+    if count:
+        yield block[:count]
+
+
+def _write_at(descriptor: int, content: bytes | memoryview, offset: int) -> None:
+    buffer = memoryview(content)
+    while len(buffer):
+        count = os.pwrite(descriptor, buffer, offset)
+        buffer, offset = buffer[count:], offset + count
+
+
+def _software() -> str:
+    versions = {name: sys.modules[name].__version__ for name in ("torch", "timm", "torchvision", "PIL", "onnxruntime")
+                if name in sys.modules}
+    return json.dumps({"python": sys.version.split()[0], "h5py": h5py.__version__, "numpy": np.__version__} | versions)

@@ -1,0 +1,331 @@
+"""Shards: small whole feature files that a run leaves behind as it goes, and the finished file made from them.
+
+Everything slow happens without the store's lock. It is held while three things are done: check that the files that
+were read are still there, rename the new file into its place, remove the shards that went into it, the oldest first.
+Whatever of this a crash leaves undone, the newest value of every key is the same: a shard holds nothing newer than the
+file that it went into. Only bytes that were read and are wrong count as damage (the file is renamed to `.damaged` and
+its rows are computed again); a file that cannot be read just now is an error.
+"""
+
+import logging
+import re
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from twofold.cache.classifier import BackboneClassifier
+from twofold.cache.errors import CacheError, DamagedFile, FileGone
+from twofold.cache.feature_file import BLOCK_ROWS, FeatureFile
+from twofold.cache.feature_writer import fill_feature_file
+from twofold.cache.recipe import Recipe
+from twofold.cache.store import SHARDS, Store, h5_files
+from twofold.data.utils.atomic import (
+    file_exists,
+    file_lock,
+    fsync,
+    make_folder,
+    publish,
+    remove,
+    remove_empty_folder,
+    remove_stale_files,
+    temporary_file,
+)
+
+Result = TypeVar("Result")
+log = logging.getLogger(__name__)
+RETIRED = "retired-"  #: starts the name of a shard with rows of samples that are no longer in the manifest
+SHARD_NAME = re.compile(r"(?:retired-)?(\d{8})-[0-9a-f]{32}\.h5")
+ATTEMPTS = 50  #: each that fails is one at which another process succeeded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Rows of one recipe to be written: keys, image hashes, features (N, D), and failures (key to reason)."""
+
+    keys: Sequence[str]
+    sha256: Sequence[str | bytes]
+    features: np.ndarray
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CachedRows:
+    """All rows of one recipe in some files. place: key to (index of its file, row in it)."""
+
+    files: list[FeatureFile]
+    place: dict[str, tuple[int, int]]
+    failures: dict[str, str]
+
+    def sha256(self, key: str) -> str:
+        """Hex SHA-256 of the image that the row of this key was made from."""
+        file, row = self.place[key]
+        return self.files[file].sha256[row].decode()
+
+    def covers(self, keys: Sequence[str]) -> bool:
+        """True if every key is cached or a recorded failure."""
+        return all(key in self.place or key in self.failures for key in keys)
+
+    def blocks(self, keys: Sequence[str]) -> Iterator[np.ndarray]:
+        """Blocks of rows (<= BLOCK_ROWS, D), as stored, in the order of `keys`; each file is read once per block."""
+        for start in range(0, len(keys), BLOCK_ROWS):
+            places = np.array([self.place[key] for key in keys[start:start + BLOCK_ROWS]])
+            first = self.files[places[0, 0]]
+            block = np.empty((len(places), first.dim), first.recipe.dtype)
+            for number in np.unique(places[:, 0]):
+                here = np.flatnonzero(places[:, 0] == number)
+                block[here] = self.files[number].read_rows(places[here, 1], dtype=block.dtype)
+            yield block
+
+
+def cached_rows(files: Sequence[FeatureFile]) -> CachedRows:
+    """All rows of these files of one recipe; of a key in several files the last one counts."""
+    place: dict[str, tuple[int, int]] = {}
+    failures: dict[str, str] = {}
+    for number, file in enumerate(files):
+        place |= {key: (number, row) for row, key in enumerate(file.keys)}
+        failures |= file.failures
+        for key in file.failures:  # its image was changed, and can no longer be encoded
+            place.pop(key, None)
+    return CachedRows(list(files), place, {key: reason for key, reason in failures.items() if key not in place})
+
+
+def common_classifier(files: Sequence[FeatureFile]) -> BackboneClassifier | None:
+    """The classifier that files of one recipe carry. Raises CacheError if they carry different ones."""
+    carried = [(file.path, file.classifier) for file in files if file.classifier is not None]
+    for path, classifier in carried[1:]:
+        if not classifier.equals(carried[0][1]):
+            raise CacheError(f"{carried[0][0]} and {path} carry different classifiers, or name its classes "
+                             "differently: extract one of them again with the other's weights and class order")
+    return carried[0][1] if carried else None
+
+
+# ------------------------------------------------------------------------------------------------------ what is cached
+@dataclass(frozen=True)
+class FileState:
+    """What a store holds of one recipe at one moment: its finished file, if any, and its shards, the oldest first.
+
+    Rows of samples that have left the manifest (`retired`) are as old as the finished file, so they precede shards.
+    """
+
+    finished: FeatureFile | None
+    retired: tuple[FeatureFile, ...]
+    shards: tuple[FeatureFile, ...]
+
+    @cached_property
+    def rows(self) -> CachedRows:
+        """All that is cached; of a key in several files the newest row."""
+        return cached_rows([*([self.finished] if self.finished else []), *self.retired, *self.shards])
+
+    def is_complete(self, keys: Sequence[str], *, classifier: BackboneClassifier | None = None) -> bool:
+        """True if the finished file holds exactly these keys, in this order but for failures, and no shards are left.
+
+        classifier: require that the file carries this one, too.
+        """
+        file = self.finished
+        if file is None or self.shards or len(file.keys) + len(file.failures) != len(keys):
+            return False
+        if classifier is not None and not classifier.equals(file.classifier):
+            return False
+        return [key for key in keys if key not in file.failures] == file.keys.tolist()
+
+    def is_current(self, store: Store, recipe: Recipe) -> bool:
+        """True if all these files are still in place and no other rows have retired; newer shards do not matter."""
+        same = self.finished.is_current() if self.finished else not file_exists(store.path_of(recipe))
+        return (same and all(file_exists(shard.path) for shard in self.shards)
+                and [shard.path for shard in self.retired] == list(filter(is_retired, shard_paths(store, recipe))))
+
+
+def file_state(store: Store, recipe: Recipe, *, deep: bool = True) -> FileState:
+    """What is cached of a recipe. Verifies shards (`deep`: the finished file, too); damaged files are set aside.
+
+    Raises CacheError or OSError for a file that cannot be read though nothing shows that it is damaged.
+    """
+    while True:
+        paths = shard_paths(store, recipe)
+        files = [_verified(store, path, recipe, deep=True) for path in paths]
+        finished = _verified(store, store.path_of(recipe), recipe, deep=deep)  # last: has what removed shards held
+        if {*filter(is_retired, shard_paths(store, recipe))} <= {*paths}:  # else it lacks what has retired meanwhile
+            break
+    sound = [file for file in files if file is not None]
+    return FileState(finished, tuple(file for file in sound if is_retired(file.path)),
+                     tuple(file for file in sound if not is_retired(file.path)))
+
+
+def shard_paths(store: Store, recipe: Recipe) -> list[Path]:
+    """The shards of a recipe, the newest last: retired rows first, then by number."""
+    return sorted(h5_files(store.shard_folder(recipe)),
+                  key=lambda path: (not is_retired(path), _number(path), path.name))
+
+
+def retired_rows(store: Store, recipe: Recipe) -> int:
+    """Number of rows that are kept of samples that are no longer in the manifest."""
+    rows = 0
+    for path in filter(is_retired, shard_paths(store, recipe)):
+        with suppress(FileGone):  # it has just come back into a finished file
+            rows += FeatureFile(path).rows
+    return rows
+
+
+def is_retired(path: Path) -> bool:
+    return path.name.startswith(RETIRED)
+
+
+def _number(path: Path) -> int:
+    numbered = SHARD_NAME.fullmatch(path.name)
+    return int(numbered[1]) if numbered else 0
+
+
+def _verified(store: Store, path: Path, recipe: Recipe, *, deep: bool) -> FeatureFile | None:
+    """The file if it exists, is sound and belongs to the recipe; a damaged one is set aside."""
+    while True:
+        try:
+            return _check(path, recipe, deep=deep)
+        except FileGone:  # removed by another process, or replaced: look again
+            if not file_exists(path):
+                return None
+        except DamagedFile:
+            _set_aside(store, path, recipe, deep=deep)
+
+
+def _check(path: Path, recipe: Recipe, *, deep: bool) -> FeatureFile:
+    file = FeatureFile(path)
+    if file.recipe != recipe:
+        raise DamagedFile(f"{path}: belongs to another recipe")
+    if deep:
+        file.check()
+    _ = file.keys
+    return file
+
+
+def _set_aside(store: Store, path: Path, recipe: Recipe, *, deep: bool) -> None:
+    """Rename a damaged file, after another look: another process may have replaced it by a sound one."""
+    with file_lock(store.lock_path), suppress(FileGone):
+        try:
+            _check(path, recipe, deep=deep)
+        except DamagedFile as error:
+            aside = path.with_name(f"{path.name}.damaged")
+            publish(path, aside)
+            log.warning("set aside as %s, its rows are computed again: %s", aside, error)
+
+
+# ------------------------------------------------------------------------------------------------------ writing shards
+def publish_shard(store: Store, recipe: Recipe, dim: int, rows: Rows) -> Path:
+    """Write rows as one shard of the store; once this returns they survive a crash."""
+    make_folder(store.path)
+    with temporary_file(store.path) as temporary:
+        fill_feature_file(temporary, recipe=recipe, dim=dim, keys=rows.keys, sha256=rows.sha256,
+                          features=rows.features, failures=rows.failures)
+        fsync(temporary)
+        with file_lock(store.lock_path):
+            return _add_shard(store, recipe, temporary)
+
+
+def _add_shard(store: Store, recipe: Recipe, temporary: Path, *, prefix: str = "") -> Path:
+    """Rename a whole feature file to be the newest shard, under the store's lock: numbers are unique."""
+    folder = store.shard_folder(recipe)
+    make_folder(folder)
+    number = 1 + max(map(_number, h5_files(folder)), default=0)
+    path = folder / f"{prefix}{number:08d}-{uuid.uuid4().hex}.h5"
+    publish(temporary, path)
+    return path
+
+
+# --------------------------------------------------------------------------------------------------- the finished file
+def assemble(
+    store: Store, recipe: Recipe, dim: int, keys: Sequence[str], *, classifier: BackboneClassifier | None = None,
+) -> FeatureFile | None:
+    """Make the finished file, rows in the order of `keys`, from all that is cached; then remove the shards.
+
+    Cached rows of other keys stay in a shard, so that a sample that returns to the manifest is not computed again.
+    Returns None if a key is neither cached nor a recorded failure. Several processes may do this at once, and publish
+    shards meanwhile: one that was overtaken starts again.
+    """
+    for _ in range(ATTEMPTS):
+        state = file_state(store, recipe, deep=False)  # what goes into the new file is checked as it is read
+        if state.is_complete(keys, classifier=classifier):
+            return state.finished
+        if not state.rows.covers(keys):
+            return None
+        with suppress(FileGone):
+            try:
+                if file := replace_finished(store, recipe, dim, keys, state, state.rows, classifier=classifier):
+                    _ = file.failures  # read now: later another process's file may stand there
+                    return file
+            except DamagedFile:
+                file_state(store, recipe)  # sets it aside
+    raise _busy(store)
+
+
+def retry_replace(store: Store, recipe: Recipe, make: Callable[[FileState], Result | None]) -> Result:
+    """Call `make` with the current state until it succeeds (it returns None if another process was quicker)."""
+    for _ in range(ATTEMPTS):
+        with suppress(FileGone):
+            result = make(file_state(store, recipe, deep=False))
+            if result is not None:
+                return result
+    raise _busy(store)
+
+
+def _busy(store: Store) -> CacheError:
+    return CacheError(f"{store.path}: other processes keep changing it: run the same command again once they are done")
+
+
+def replace_finished(
+    store: Store, recipe: Recipe, dim: int, keys: Sequence[str], state: FileState, rows: CachedRows, *,
+    classifier: BackboneClassifier | None = None,
+) -> FeatureFile | None:
+    """Make `rows` the finished file, in the order of `keys` (those not among them are left out).
+
+    state: what the store held when `rows` was read; all of it is in `rows`. classifier: by default that of the files.
+    Returns None, and changes nothing, if another process has changed the finished file or removed shards since.
+    """
+    classifier = classifier or common_classifier(rows.files)
+    staying, retiring = _unwanted(state, rows, set(keys))
+    with ExitStack() as stack:
+        temporary = stack.enter_context(temporary_file(store.path))
+        _write(temporary, recipe, dim, rows, [key for key in keys if key in rows.place],
+               [key for key in keys if key in rows.failures], classifier=classifier)
+        retired = stack.enter_context(temporary_file(store.path)) if any(retiring) else None
+        if retired:
+            _write(retired, recipe, dim, rows, *retiring)
+        stack.enter_context(file_lock(store.lock_path))
+        if not state.is_current(store, recipe):
+            return None
+        if retired:
+            _add_shard(store, recipe, retired, prefix=RETIRED)
+        publish(temporary, store.path_of(recipe))
+        for shard in (*state.retired, *state.shards):
+            if shard not in staying:
+                remove(shard.path)
+        remove_stale_files(store.path)
+        for folder in (store.shard_folder(recipe), store.path / SHARDS):
+            remove_stale_files(folder)
+            remove_empty_folder(folder)
+    return FeatureFile(store.path_of(recipe))
+
+
+def _unwanted(
+    state: FileState, rows: CachedRows, wanted: set[str],
+) -> tuple[list[FeatureFile], tuple[list[str], list[str]]]:
+    """Retired shards that may stay as they are; keys of the rows that retire with this file, and of the failures."""
+    staying = [file for number, file in enumerate(rows.files) if file in state.retired and not file.failures
+               and all(key not in wanted and rows.place.get(key, (-1, -1))[0] == number for key in file.keys)]
+    kept = [number for number, file in enumerate(rows.files) if file in staying]
+    retiring = [key for key, (number, _) in rows.place.items() if key not in wanted and number not in kept]
+    return staying, (retiring, [key for key in rows.failures if key not in wanted])
+
+
+def _write(
+    temporary: Path, recipe: Recipe, dim: int, rows: CachedRows, keys: Sequence[str], failed: Sequence[str], *,
+    classifier: BackboneClassifier | None = None,
+) -> None:
+    fill_feature_file(temporary, recipe=recipe, dim=dim, keys=keys, sha256=[rows.sha256(key) for key in keys],
+                      features=rows.blocks(keys), failures={key: rows.failures[key] for key in failed},
+                      classifier=classifier)
+    fsync(temporary)

@@ -1,0 +1,53 @@
+"""A small store written once: the format does not change by accident (a change needs another version number).
+
+To write it anew for a new version: git log of this file.
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from twofold.cache.layout import FORMAT_VERSION
+from twofold.cache.shards import assemble, file_state
+from twofold.cache.store import Store
+from twofold.cache.verify import verify
+
+STORE = Store(Path(__file__).parent / "store")
+KEYS = [f"train/é {row:02d}.png" for row in range(9)]
+FEATURES = (np.arange(27).reshape(9, 3) / 8).astype(np.float32)
+
+
+def test_every_value_is_read():
+    assert verify(STORE.path, deep=True).exit_code == 0
+    for name, rows, dtype in (("tiny", 6, "float16"), ("tuned", 8, "float32")):
+        file = STORE.find(f"timm:{name}")
+        assert (file.header.format_version, file.header.checksum_rows) == (FORMAT_VERSION, 256)
+        assert file.recipe.dtype == dtype
+        assert file.keys.tolist() == KEYS[:rows] and file.failures == {KEYS[8]: "not an image"}
+        assert file.sha256.tolist() == [f"{row:064x}".encode() for row in range(rows)]
+        np.testing.assert_array_equal(file.read(), FEATURES[:rows])
+        np.testing.assert_array_equal(file.read(KEYS[4:1:-1]), FEATURES[4:1:-1])
+        np.testing.assert_array_equal(file.mapped(), FEATURES[:rows])
+
+
+def test_the_classifier_and_its_training_samples_are_read():
+    classifier = STORE.find("timm:tuned").classifier
+    assert classifier.classes == ("anger", "fear")
+    np.testing.assert_array_equal(classifier.weight, np.arange(6).reshape(3, 2) / 4)
+    np.testing.assert_array_equal(classifier.bias, [0.5, -0.5])
+    samples = classifier.training_samples
+    assert samples.sha256.tolist()[1] == list(range(32, 64)) and samples.groups.tolist() == [[7] * 16]
+    assert (samples.fold, samples.folds, samples.training_id) == (1, 5, "f" * 16)
+
+
+def test_its_shards_go_into_the_finished_file(tmp_path):
+    copy = Store(shutil.copytree(STORE.path, tmp_path / "store"))
+    recipe = copy.find("timm:tiny").recipe
+    state = file_state(copy, recipe)
+    assert [shard.keys.tolist() for shard in state.shards] == [KEYS[6:8]]
+    assert [shard.keys.tolist() for shard in state.retired] == [["gone.png"]]
+    file = assemble(copy, recipe, 3, KEYS)
+    assert file.keys.tolist() == KEYS[:8]
+    np.testing.assert_array_equal(file.read(), FEATURES[:8])
+    assert file_state(copy, recipe).rows.place.keys() == {*KEYS[:8], "gone.png"}
