@@ -159,7 +159,7 @@ def finetune(
 
 def licences_of(backbones: Iterable[str]) -> dict[str, str]:
     """The licence of each backbone for which one is stated."""
-    from twofold.extract.encoders.licences import licences
+    from twofold.extract.encoders.sources import licences
 
     return licences(backbones)
 
@@ -174,8 +174,8 @@ def export_encoders(recipes: Sequence[Recipe], *, weights: Sequence[str], stated
 @weights_app.command("ls")
 def weights_ls() -> Report:
     """List what each backbone needs, whether it is here, and where to get it."""
+    from twofold.extract.encoders.report import listing
     from twofold.extract.weights.find import weights_folder
-    from twofold.extract.weights.report import listing
 
     return listing(weights_folder())
 
@@ -186,8 +186,8 @@ def weights_show(
     weights: Annotated[Path | None, typer.Option(help="Describe this file instead of the one in the folder.")] = None,
 ) -> Report:
     """Print all that is known of a backbone, and check its weights file if it is here."""
+    from twofold.extract.encoders.report import description
     from twofold.extract.weights.find import weights_folder
-    from twofold.extract.weights.report import description
 
     return description(name, folder=weights_folder(), weights=weights)
 
@@ -200,9 +200,10 @@ def weights_convert(
     overwrite: Overwrite = False,
 ) -> Report:
     """Turn a published file into plain data, and say what was in it; nothing in it is run."""
+    from twofold.extract.encoders.classifier import class_order
     from twofold.extract.weights.convert import convert
 
-    return convert(source, out, classes=classes, overwrite=overwrite)
+    return convert(source, out, classes=class_order(classes) if classes else (), overwrite=overwrite)
 
 
 @app.command()

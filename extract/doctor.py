@@ -27,7 +27,7 @@ from twofold.data.utils.machine import free_memory
 from twofold.extract.devices import has_native_bf16
 from twofold.extract.encoders.presets import PRESETS
 from twofold.extract.encoders.registry import load_encoder
-from twofold.extract.weights.find import how_to_get, in_folder, weights_folder
+from twofold.extract.weights.find import find_in_folder, how_to_get, weights_folder
 
 NETWORKED = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "gpfs", "beegfs", "ceph", "9p", "afs"}
 TRY_LOCK = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(timeout=0)"
@@ -162,17 +162,17 @@ def _decoders() -> list[Check]:
 def _weights() -> list[Check]:
     """Each preset's file, loaded strictly where it is there."""
     folder, checks = weights_folder(), []
-    for name in (preset.name for preset in PRESETS):
-        state, remedy = "ok", ""
+    for preset in PRESETS:
+        name, state, remedy = preset.name, "ok", ""
         try:
-            path = in_folder(name, folder)
+            path = find_in_folder(preset.weights, folder)
             if path is None:
-                state, text, remedy = "absent", "no file", how_to_get(name, folder)
+                state, text, remedy = "absent", "no file", how_to_get(preset.weights, folder)
             else:
                 encoder = load_encoder(name, weights=str(path), device="cpu", precision="fp32")
                 text = f"{path.name} loads strictly, {encoder.dim}-d, {encoder.weights[:23]}"
         except InputError as error:
-            state, text, remedy = "broken", str(error), how_to_get(name, folder)
+            state, text, remedy = "broken", str(error), how_to_get(preset.weights, folder)
         checks.append(Check(f"Weights in {folder}", name, state, text, remedy))
     return checks
 

@@ -14,7 +14,6 @@ from twofold.cache.shards import file_state
 from twofold.cache.store import Store
 from twofold.data.images.decode import DECODER
 from twofold.data.utils.errors import InputError
-from twofold.extract.encoders.facts import EncoderFacts
 from twofold.extract.views import View
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ def _plan(store: Store, keys: Sequence[str], mine: np.ndarray, wanted: WantedFil
     return FilePlan(wanted, ~(stays | fails) & mine, stays, failures, state.finished if complete else None)
 
 
-def recipe_of(encoder: EncoderFacts, view: View, *, dtype: str) -> Recipe:
+def recipe_of(encoder: "Encoder", view: View, *, dtype: str) -> Recipe:
     """Everything that a value of this encoder and view depends on."""
     return Recipe(
         backbone=encoder.name, architecture=encoder.architecture, weights=encoder.weights, tap=encoder.tap,

@@ -12,7 +12,7 @@ from twofold.cache.recipe import Recipe
 from twofold.data.utils.errors import InputError
 from twofold.extract.again.reproduce import find_encoder
 from twofold.extract.encoders.encoder import Encoder
-from twofold.extract.encoders.licences import licences
+from twofold.extract.encoders.sources import licences, published_weights
 from twofold.extract.engine.lanes import storable
 from twofold.extract.streams import Encoders, EncoderSource, parse_weights
 from twofold.extract.weights.find import find_weights, weights_folder
@@ -110,7 +110,8 @@ def _licence(recipe: Recipe, source: EncoderSource) -> str:
 
 
 def _licence_in_file(source: EncoderSource) -> str:
-    metadata = read_checkpoint(find_weights(source.backbone, weights=source.weights, folder=weights_folder())).metadata
+    path = find_weights(published_weights(source.backbone), weights=source.weights, folder=weights_folder())
+    metadata = read_checkpoint(path).metadata
     return next((metadata[name] for name in LICENCE_KEYS if metadata.get(name)), "")
 
 

@@ -1,11 +1,9 @@
-"""Stage one as one function: a manifest of faces and some streams become feature files in a store.
-
-What computes is imported where there is something to compute: a rerun with nothing to do never waits for torch.
-"""
+"""Stage one as one function: a manifest of faces and some streams become feature files in a store."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,13 +16,15 @@ from twofold.data.manifest import Manifest, read_manifest, write_manifest
 from twofold.data.utils.errors import InputError
 from twofold.extract.assignment import Assignment, MissingRows
 from twofold.extract.dataset import compared_with_store
-from twofold.extract.encoders.facts import EncoderFacts
+from twofold.extract.encoders.classifier import CLASS_ORDER_HELP
 from twofold.extract.engine.tally import Tally
 from twofold.extract.plan import ExtractOptions, FilePlan, WantedFile, plan, recipe_of
 from twofold.extract.report import Extraction, file_report
 from twofold.extract.streams import Encoders, EncoderSource, Stream
 from twofold.extract.views import view
-from twofold.extract.weights.class_orders import HOW_TO_NAME_CLASSES
+
+if TYPE_CHECKING:
+    from twofold.extract.encoders.encoder import Encoder
 
 Engine = Callable[[Assignment], Tally]  #: who computes rows and leaves them in parts of the store
 
@@ -64,11 +64,11 @@ def extract(request: Request, *, dry: bool = False, engine: Engine | None = None
     """
     place, devices, options = open_place(request), request.device.split(","), request.options
     encoders = Encoders(devices[0])
-    facts = [encoders.facts(stream.source) for stream in request.streams]
+    loaded = [encoders.load(stream.source) for stream in request.streams]
     if options.with_logits:
-        _require_classifiers(facts)
+        _require_classifiers(loaded)
     wanted = [WantedFile(recipe_of(encoder, view(stream.view), dtype=stream.dtype), encoder.dim, encoder.classifier)
-              for stream, encoder in zip(request.streams, facts, strict=True)]
+              for stream, encoder in zip(request.streams, loaded, strict=True)]
     plans = plan_all(place, wanted, options)
     sources = [stream.source for stream in request.streams]
     if dry:
@@ -155,11 +155,11 @@ def finish(store: Store, plans: Sequence[FilePlan], keys: Sequence[str]) -> list
             for file in plans]
 
 
-def _require_classifiers(facts: Sequence[EncoderFacts]) -> None:
-    for encoder in facts:
+def _require_classifiers(loaded: "Sequence[Encoder]") -> None:
+    for encoder in loaded:
         if encoder.unnamed_classes:
             raise InputError(f"--with-logits: the weights of {encoder.name} do not say in which order their "
-                             f"{encoder.unnamed_classes} classes are: {HOW_TO_NAME_CLASSES}")
-    if not any(encoder.classifier for encoder in facts):
-        names = ", ".join(dict.fromkeys(encoder.name for encoder in facts))
+                             f"{encoder.unnamed_classes} classes are: {CLASS_ORDER_HELP}")
+    if not any(encoder.classifier for encoder in loaded):
+        names = ", ".join(dict.fromkeys(encoder.name for encoder in loaded))
         raise InputError(f"--with-logits: the weights of {names} bring no classifier of expressions")

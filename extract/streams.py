@@ -7,13 +7,9 @@ from typing import TYPE_CHECKING
 
 from twofold.cache.recipe import DTYPES
 from twofold.data.utils.errors import InputError
-from twofold.data.utils.machine import cpu_has_bf16, is_cpu_only, resolve_device
-from twofold.extract.encoders.facts import EncoderFacts, Origin, RememberedFacts
-from twofold.extract.precision import resolved
+from twofold.extract.encoders.classifier import class_order
 from twofold.extract.views import view
-from twofold.extract.weights.class_orders import class_order
-from twofold.extract.weights.find import weights_folder
-from twofold.extract.weights.folds import fold_paths
+from twofold.extract.weights.find import fold_paths
 
 if TYPE_CHECKING:
     from twofold.extract.encoders.encoder import Encoder
@@ -105,43 +101,22 @@ def by_backbone(texts: Sequence[str], backbones: Sequence[str], *, what: str, fo
 
 
 class Encoders:
-    """The encoders of one device, each loaded once, and only if more than the facts about it is needed."""
+    """The encoders of one device, each loaded once."""
 
     def __init__(self, device: str, loaded: "Mapping[EncoderSource, Encoder] | None" = None):
         self.device = device
         self._loaded = dict(loaded or {})
-        self._memory = RememberedFacts()
 
     def load(self, source: EncoderSource) -> "Encoder":
-        """Raises InputError for a name, device, precision or weights that are not to be had."""
+        """Raises InputError for a name, device, precision or weights that are not available."""
         if source not in self._loaded:
-            from twofold.extract.encoders.registry import load_encoder  # torch, which a rerun with nothing to do lacks
+            from twofold.extract.encoders.registry import load_encoder
 
             self._loaded[source] = load_encoder(
                 source.backbone, weights=source.weights, device=self.device, precision=source.precision,
                 batch_size=source.batch_size, compiled=source.compiled, classes=source.classes)
-            self._memory.remember(self._loaded[source], self._origin(source))
         return self._loaded[source]
 
     def forget(self, source: EncoderSource) -> None:
-        """Let go of an encoder that is not the one looked for."""
+        """Drop an encoder that is not needed."""
         self._loaded.pop(source, None)
-
-    def facts(self, source: EncoderSource) -> EncoderFacts:
-        """As `load`, but from memory where the encoder was loaded before by this run or another."""
-        precision = _precision_on(self.device, source.precision)
-        remembered = None if source in self._loaded else self._memory.recall(self._origin(source), precision=precision)
-        return remembered or self.load(source)
-
-    def _origin(self, source: EncoderSource) -> Origin:
-        return Origin(source.backbone, source.weights, source.classes, weights_folder())
-
-
-def _precision_on(device: str, text: str) -> str:
-    """`text` as the precision that it means on this device, without torch where that can only be the CPU."""
-    if is_cpu_only():
-        resolve_device(device, cuda_devices=0, mps=False)
-        return resolved(text, native_bf16=cpu_has_bf16())
-    from twofold.extract.devices import parse_device, resolve_precision
-
-    return resolve_precision(text, parse_device(device))

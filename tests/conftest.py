@@ -5,7 +5,6 @@ import io
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,11 +19,6 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as twofold sets it, whichever
 
 # Tests start some hundred processes: where Python may keep nothing, each of them would compile all of twofold again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-
-# Facts about encoders are remembered between runs; tests begin without any.
-if "TWOFOLD_CACHE" not in os.environ:
-    FACTS = tempfile.TemporaryDirectory(prefix="twofold-tests-")  # goes with this process
-    os.environ["TWOFOLD_CACHE"] = FACTS.name
 
 
 def pytest_configure(config: pytest.Config) -> None:

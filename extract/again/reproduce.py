@@ -7,13 +7,14 @@ from pathlib import Path
 from twofold.cache.recipe import Recipe, differences
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.encoder import Encoder
-from twofold.extract.encoders.widths import check_fit, check_width
+from twofold.extract.encoders.registry import check_dim, check_fit
+from twofold.extract.encoders.sources import published_weights
 from twofold.extract.plan import ExtractOptions, WantedFile, recipe_of
 from twofold.extract.report import Extraction
 from twofold.extract.run import Request, add_missing, devices_engine, open_place, plan_all
 from twofold.extract.streams import Encoders, EncoderSource, parse_weights
 from twofold.extract.views import view
-from twofold.extract.weights.find import file_names, weights_folder
+from twofold.extract.weights.find import weights_folder
 
 WEIGHTS_FILES = (".pth", ".pt", ".safetensors", ".bin", ".tar", ".ckpt")
 
@@ -57,7 +58,7 @@ def find_encoders(recipes: Sequence[Recipe], *, weights: Sequence[str], device: 
 
 def _check_width(recipe: Recipe, recipes: Sequence[Recipe], dims: Sequence[int]) -> None:
     if dims:
-        check_width(recipe.backbone, dims[list(recipes).index(recipe)], untrained=recipe.untrained)
+        check_dim(recipe.backbone, dims[list(recipes).index(recipe)], untrained=recipe.untrained)
 
 
 def find_encoder(recipe: Recipe, weights: Sequence[str], encoders: Encoders) -> tuple[EncoderSource, Encoder]:
@@ -100,7 +101,7 @@ def _sources(recipe: Recipe, weights: Sequence[str]) -> Iterator[EncoderSource]:
     elif weights or recipe.untrained:
         yield from map(source, weights or [recipe.weights])
     else:
-        usual = {Path(file).stem for file in file_names(name)}
+        usual = {Path(file).stem for file in published_weights(name).files}
         files = [path for path in folder.glob("*") if path.suffix in WEIGHTS_FILES]
         yield from (source(str(path)) for path in sorted(files, key=lambda path: (path.stem not in usual, path)))
         yield source("hub")

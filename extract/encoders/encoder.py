@@ -1,4 +1,4 @@
-"""The noun that extraction runs on: a network with its weights, ready to embed prepared pictures."""
+"""An encoder: a network with its weights, ready to embed prepared images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,9 +7,10 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from twofold.cache.classifier import BackboneClassifier
 from twofold.data.utils.errors import InputError
 from twofold.extract.devices import PRECISIONS, is_out_of_memory
-from twofold.extract.encoders.facts import EncoderFacts
+from twofold.extract.encoders.preprocessing import Preprocessing
 
 FIRST_TRY = {"cpu": 16, "cuda": 256, "mps": 64}  # more gains nothing, on a CPU even loses (caches)
 
@@ -22,49 +23,63 @@ class BatchLimit:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Encoder(EncoderFacts):
-    """One backbone, loaded: (B, S, S, 3) uint8 pictures made by `preprocessing.prepare` to (B, dim) float32."""
+class Encoder:
+    """One backbone, loaded: (B, S, S, 3) uint8 images made by `preprocessing.prepare` to (B, dim) float32."""
 
+    name: str
+    architecture: str
+    weights: str  #: `sha256:<hex>` over the tensors that are used, or `random:<seed>`
+    tap: str
+    dim: int
+    preprocessing: Preprocessing
+    precision: str
+    classifier: BackboneClassifier | None = field(default=None, repr=False)  #: what the checkpoint brought along
+    unnamed_classes: int = 0  #: of a classifier that is left out, since nobody says in which order its classes are
     device: torch.device
     network: Callable[[torch.Tensor], torch.Tensor] = field(repr=False)
     limit: BatchLimit
 
     @property
+    def untrained(self) -> bool:
+        """True for random weights."""
+        return self.weights.startswith("random:")
+
+    @property
     def batch_size(self) -> int:
-        """Pictures in one forward pass, as far as is known; smaller once memory has run out."""
+        """Images in one forward pass, as far as is known; smaller once memory has run out."""
         return self.limit.size
 
-    def encode(self, pictures: torch.Tensor | np.ndarray) -> np.ndarray:
-        """Embed any number of pictures, in order: (B, S, S, 3) uint8 to (B, dim) float32.
+    def encode(self, images: torch.Tensor | np.ndarray) -> np.ndarray:
+        """Embed any number of images, in order: (B, S, S, 3) uint8 to (B, dim) float32.
 
         Raises InputError if not even one fits the device.
         """
-        return self.embed(torch.as_tensor(pictures)).cpu().numpy()
+        return self.embed(torch.as_tensor(images)).cpu().numpy()
 
-    def embed(self, pictures: torch.Tensor) -> torch.Tensor:
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
         """The same, in batches that fit, left on the device; on a card it is under way when this returns."""
         blocks, start = [], 0
-        while start < len(pictures):
+        while start < len(images):
             count = self.limit.size
             try:
-                blocks.append(self._forward(pictures[start:start + count]))
+                blocks.append(self._forward(images[start:start + count]))
                 start += count
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                self._halve(min(count, len(pictures) - start))
+                self._halve(min(count, len(images) - start))
         if len(blocks) == 1:
             return blocks[0]
         return torch.cat(blocks) if blocks else torch.empty((0, self.dim))
 
-    def _forward(self, pictures: torch.Tensor) -> torch.Tensor:
+    def _forward(self, images: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(), exact_fp32():
-            return self.network(self._normalised(pictures)).float()
+            return self.network(self._normalised(images)).float()
 
-    def _normalised(self, pictures: torch.Tensor) -> torch.Tensor:
+    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 3) uint8 to (B, 3, S, S), laid out channels-last, which it already is in memory."""
         scale, shift = self._normalisation
-        pixels = pictures.to(self.device, non_blocking=True).float()
+        pixels = images.to(self.device, non_blocking=True).float()
         return pixels.mul_(scale).sub_(shift).to(PRECISIONS[self.precision]).permute(0, 3, 1, 2)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Folding batch norms into the convolutions in front of them: fewer passes over memory for the same values."""
+"""Fold batch norms into the convolutions in front of them: fewer passes over memory for the same values."""
 
 import logging
 
@@ -10,19 +10,19 @@ TOLERANCE = 1e-3  # of the largest value; folding in float64 stays near 1e-6, a 
 log = logging.getLogger(__name__)
 
 
-def fold_norms(network: nn.Module, pictures: torch.Tensor) -> int:
+def fold_batch_norms(network: nn.Module, images: torch.Tensor) -> int:
     """Fold, in place, every batch norm that directly follows a convolution; returns how many.
 
-    network: in evaluation mode on the CPU in float32; pictures: (B, 3, S, S) normalised, run through it to see which
+    network: in evaluation mode on the CPU in float32; images: (B, 3, S, S) normalised, run through it to see which
     norm reads which convolution's output, and to check the result. A network that comes out different is put back
     as it was, with a warning.
     """
-    pairs, before = _pairs(network, pictures)
+    pairs, before = _pairs(network, images)
     if not pairs:
         return 0
     with torch.no_grad():
         undo = [_fold(network, convolution, norm) for convolution, norm in pairs]
-        after = network(pictures)
+        after = network(images)
     if (after - before).abs().max() <= TOLERANCE * before.abs().max():
         return len(pairs)
     log.warning("batch norms of %s are left as they are: folded, the network gave other values", type(network).__name__)
@@ -32,7 +32,7 @@ def fold_norms(network: nn.Module, pictures: torch.Tensor) -> int:
     return 0
 
 
-def _pairs(network: nn.Module, pictures: torch.Tensor) -> tuple[list[tuple[nn.Conv2d, nn.BatchNorm2d]], torch.Tensor]:
+def _pairs(network: nn.Module, images: torch.Tensor) -> tuple[list[tuple[nn.Conv2d, nn.BatchNorm2d]], torch.Tensor]:
     """Convolutions and the batch norms that read exactly their output, each used once; and what the network gives."""
     outputs: dict[int, tuple[nn.Conv2d, torch.Tensor, int]] = {}  # by identity of the output, which is kept alive
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
@@ -54,7 +54,7 @@ def _pairs(network: nn.Module, pictures: torch.Tensor) -> tuple[list[tuple[nn.Co
               if isinstance(module, nn.BatchNorm2d) and module.track_running_stats]
     try:
         with torch.no_grad():
-            output = network(pictures)
+            output = network(images)
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,42 +1,136 @@
-"""The paper's encoders: what each gives, what it wants, and where its weights are published. Light: no torch."""
+"""The paper's encoders (arXiv 2407.12257, section 3): one entry holds all about one of them. Imports no torch."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from twofold.data.utils.errors import InputError
+from twofold.extract.encoders.classifier import CLASS_ORDERS
 from twofold.extract.encoders.preprocessing import Preprocessing
+from twofold.extract.weights.find import PublishedWeights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from twofold.extract.encoders.architecture import Architecture
+    from twofold.extract.weights.read import Checkpoint
+
+VIT_SIZE, VIT_PATCH = 224, 16  #: pixels
+#: RGB bytes minus the mean of VGGFace2, as the ResNet-50 of FER+ was trained
+CAFFE_PIXELS = Preprocessing(size=224, resize=256, mean=(131.0912, 103.8827, 91.4953), std=(1.0, 1.0, 1.0), scale=1.0)
+Builder = Callable[["Preset", "Checkpoint | None", int, float], "Architecture"]
+ClassOrders = Mapping[tuple[str, int], tuple[str, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """One encoder of the paper (arXiv 2407.12257, section 3) as declared facts; tests hold them against reality.
+    """One encoder as declared facts; tests compare them with the networks.
 
-    dim: length of the embedding; heads: prefixes of classifier entries that a weights file may hold besides;
-    file: the name that the weights folder is searched for (or the same with .safetensors), or one of `also`;
-    hub: the repository on the Hugging Face hub, where it is published there.
+    build: from (preset, checkpoint, size, drop_path) to the network; dim: length of the embedding; heads: prefixes of
+    classifier entries that a weights file may hold besides; files: the names that the weights folder is searched for
+    (or the same with .safetensors); hub: the repository on the Hugging Face hub, where it is published there;
+    class_orders: by (text in the file's name, number of classes).
     """
 
     name: str
+    build: Builder = field(repr=False)
     architecture: str
     tap: str
     dim: int
     preprocessing: Preprocessing
     trained_on: str
-    file: str
+    files: tuple[str, ...]
     page: str
     licence: str
     heads: tuple[str, ...] = ()
-    also: tuple[str, ...] = ()
     note: str = ""  #: what a newcomer has to know about the files
     hub: str = ""
+    class_orders: ClassOrders = field(default_factory=dict)
+
+    @property
+    def weights(self) -> PublishedWeights:
+        """Where its weights come from."""
+        return PublishedWeights(backbone=self.name, files=self.files, page=self.page, licence=self.licence,
+                                hub=self.hub)
+
+    def class_order(self, file: str, count: int) -> tuple[str, ...]:
+        """The order of the `count` classes of a file with that name; () where it is not certain."""
+        name = file.lower().replace("-", "").replace("_", "")
+        orders = [order for (text, number), order in self.class_orders.items() if number == count and text in name]
+        return orders[0] if len(orders) == 1 else ()
+
+    def declared(self, network: "nn.Module", **more: Any) -> "Architecture":
+        """The network with what this entry says about it."""
+        from twofold.extract.encoders.architecture import Architecture
+
+        return Architecture(name=self.architecture, network=network, tap=self.tap, preprocessing=self.preprocessing,
+                            heads=self.heads, **more)
 
 
-#: RGB bytes minus the mean of VGGFace2, as the ResNet-50 of FER+ was trained
-CAFFE_PIXELS = Preprocessing(size=224, resize=256, mean=(131.0912, 103.8827, 91.4953), std=(1.0, 1.0, 1.0), scale=1.0)
+# ------------------------------------------------------------------------------------------------------- builders
+def _vit_mae(preset: Preset, checkpoint: "Checkpoint | None", size: int, drop_path: float) -> "Architecture":
+    """ViT-B/16 whose output is the mean of the normed patch tokens, the class token left out.
 
+    As MAE's own fine-tuning leaves it (`fc_norm`), the mean is taken first, and normed after.
+    """
+    import timm
+
+    if size % VIT_PATCH:
+        raise InputError(f"vit_mae does not take faces of {size} pixels: its patches have {VIT_PATCH}, so choose a "
+                         "multiple of that")
+    fine_tuned = checkpoint is not None and "fc_norm.weight" in checkpoint.tensors and \
+        "norm.weight" not in checkpoint.tensors
+    pooling: dict[str, Any] = {"global_pool": "avg", "fc_norm": True} if fine_tuned else {}
+    network: Any = timm.create_model("vit_base_patch16_224", num_classes=0, drop_path_rate=drop_path,
+                                     img_size=size or VIT_SIZE, **pooling)
+    network.global_pool = "avg"  # set after construction: given to it, timm would drop `norm` for another layer
+    built = preset.declared(network)
+    return replace(built, tap="norm of the mean of patch tokens (fc_norm)") if fine_tuned else built
+
+
+def _posterv2(preset: Preset, checkpoint: "Checkpoint | None", _size: int, _drop_path: float) -> "Architecture":
+    from twofold.extract.encoders.posterv2 import PosterV2
+
+    head = checkpoint.tensors.get("VIT.head.linear.weight") if checkpoint else None
+    classes = 8 if head is not None and len(head) == 8 else 7  # any other number does not load strictly
+    return preset.declared(PosterV2(classes), trim=PosterV2.trimmed, own_head="VIT.head.")
+
+
+def _manet(preset: Preset, _checkpoint: "Checkpoint | None", _size: int, _drop_path: float) -> "Architecture":
+    from twofold.extract.encoders.manet import MANet, combined_heads
+
+    return preset.declared(MANet(), classifier=combined_heads)
+
+
+def _resnet18(preset: Preset, _checkpoint: "Checkpoint | None", _size: int, _drop_path: float) -> "Architecture":
+    from twofold.extract.encoders.torchvision import trunk
+
+    return preset.declared(trunk("resnet18")[0])
+
+
+def _resnet50(preset: Preset, checkpoint: "Checkpoint | None", _size: int, _drop_path: float) -> "Architecture":
+    """torchvision's ResNet-50, with the strides, names and pixels of Caffe where the file has them."""
+    from twofold.extract.encoders.ferplus_resnet import is_caffe, torchvision_name, with_caffe_strides
+    from twofold.extract.encoders.torchvision import trunk
+
+    built = preset.declared(trunk("resnet50")[0])
+    if checkpoint and is_caffe(checkpoint.tensors):
+        return replace(built, name=f"{built.name}, strides of Caffe", network=with_caffe_strides(built.network),
+                       preprocessing=CAFFE_PIXELS, rename=torchvision_name)
+    return replace(built, preprocessing=_RESNET50.preprocessing) if checkpoint else built
+
+
+def _resnet50_conv5(preset: Preset, checkpoint: "Checkpoint | None", size: int, drop_path: float) -> "Architecture":
+    from twofold.extract.encoders.ferplus_resnet import Conv5
+
+    return replace(_resnet50(preset, checkpoint, size, drop_path), trim=Conv5)
+
+
+# -------------------------------------------------------------------------------------------------------- entries
 _RESNET50 = Preset(
-    name="resnet50", architecture="torchvision.resnet50", tap="global average pool", dim=2048,
+    name="resnet50", build=_resnet50, architecture="torchvision.resnet50", tap="global average pool", dim=2048,
     preprocessing=Preprocessing(size=224, resize=256), trained_on="expressions, FER2013 / FER+",
-    file="resnet50_ferplus_dag.pth", also=("resnet50_fer2013.pth",),
+    files=("resnet50_ferplus_dag.pth", "resnet50_fer2013.pth"),
     page="https://www.robots.ox.ac.uk/~albanie/pytorch-models.html", licence="not stated (research use)",
     note="the second is for any torchvision or timm ResNet-50 trained on FER2013",
     heads=("fc.", "classifier.", "head."),
@@ -44,35 +138,37 @@ _RESNET50 = Preset(
 
 PRESETS: tuple[Preset, ...] = (
     Preset(
-        name="vit_mae", architecture="timm.vit_base_patch16_224", tap="mean of patch tokens after the final norm",
-        dim=768, preprocessing=Preprocessing(size=224, resize=256, interpolation="bicubic"),
-        trained_on="masked autoencoding, ImageNet-1k", file="mae_pretrain_vit_base.pth",
+        name="vit_mae", build=_vit_mae, architecture="timm.vit_base_patch16_224",
+        tap="mean of patch tokens after the final norm", dim=768,
+        preprocessing=Preprocessing(size=224, resize=256, interpolation="bicubic"),
+        trained_on="masked autoencoding, ImageNet-1k", files=("mae_pretrain_vit_base.pth",),
         page="https://github.com/facebookresearch/mae", licence="CC-BY-NC-4.0", heads=("head.",),
         hub="timm/vit_base_patch16_224.mae",
     ),
     Preset(
-        name="posterv2", architecture="twofold.posterv2", tap="VIT.se_block", dim=768,
+        name="posterv2", build=_posterv2, architecture="twofold.posterv2", tap="VIT.se_block", dim=768,
         preprocessing=Preprocessing(size=224, resize=224, rule="both"),
-        trained_on="expressions, RAF-DB or AffectNet", file="posterv2_rafdb.pth",
-        also=("posterv2_affectnet7.pth", "posterv2_affectnet8.pth", "posterv2_caers.pth"),
+        trained_on="expressions, RAF-DB or AffectNet",
+        files=("posterv2_rafdb.pth", "posterv2_affectnet7.pth", "posterv2_affectnet8.pth", "posterv2_caers.pth"),
         note="name it after its data set, which says the order of the classes; CAER-S needs --classes-of",
         page="https://github.com/Talented-Q/POSTER_V2", licence="MIT",
+        class_orders={("raf", 7): CLASS_ORDERS["rafdb"], ("affectnet", 7): CLASS_ORDERS["affectnet7"],
+                      ("caer", 7): (), ("", 8): CLASS_ORDERS["affectnet8"]},
     ),
     Preset(
-        name="resnet18", architecture="torchvision.resnet18", tap="global average pool", dim=512,
+        name="resnet18", build=_resnet18, architecture="torchvision.resnet18", tap="global average pool", dim=512,
         preprocessing=Preprocessing(size=224, resize=224, rule="both"), trained_on="identities, MS-Celeb-1M",
-        file="resnet18_msceleb.pth",
-        page="https://github.com/zyh-uaiaaaa/Relative-Uncertainty-Learning", licence="not stated (research use)",
-        heads=("fc.", "classifier.", "head."),
+        files=("resnet18_msceleb.pth",), page="https://github.com/zyh-uaiaaaa/Relative-Uncertainty-Learning",
+        licence="not stated (research use)", heads=("fc.", "classifier.", "head."),
     ),
     _RESNET50,
-    replace(_RESNET50, name="resnet50_conv5", tap="mean of layer4.2.conv2 after norm and ReLU", dim=512,
-            preprocessing=CAFFE_PIXELS),
+    replace(_RESNET50, name="resnet50_conv5", build=_resnet50_conv5, tap="mean of layer4.2.conv2 after norm and ReLU",
+            dim=512, preprocessing=CAFFE_PIXELS),
     Preset(
-        name="manet", architecture="twofold.manet", tap="means of the local and of the global branch", dim=1024,
+        name="manet", build=_manet, architecture="twofold.manet", tap="means of the local and of the global branch",
+        dim=1024, trained_on="expressions, RAF-DB or AffectNet",
         preprocessing=Preprocessing(size=224, resize=224, rule="both", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
-        trained_on="expressions, RAF-DB or AffectNet", file="manet_rafdb.pth",
-        also=("manet_affectnet7.pth", "manet_affectnet8.pth", "manet_caers.pth"),
+        files=("manet_rafdb.pth", "manet_affectnet7.pth", "manet_affectnet8.pth", "manet_caers.pth"),
         note="the file does not say the order of its classes: --classes-of manet=ORDER, affectnet7 where its authors' "
              "instructions were followed",
         page="https://github.com/zengqunzhao/MA-Net", licence="not stated (research use)", heads=("fc_1.", "fc_2."),
@@ -80,10 +176,14 @@ PRESETS: tuple[Preset, ...] = (
 )
 
 
+def find_preset(name: str) -> Preset | None:
+    """The preset of that name, or None."""
+    return next((preset for preset in PRESETS if preset.name == name), None)
+
+
 def preset(name: str) -> Preset:
-    """The preset of that name. Raises InputError listing what a backbone may be called."""
-    for backbone in PRESETS:
-        if backbone.name == name:
-            return backbone
+    """The preset of that name. Raises InputError that lists what a backbone may be called."""
+    if found := find_preset(name):
+        return found
     names = ", ".join(backbone.name for backbone in PRESETS)
     raise InputError(f"unknown backbone {name!r}: choose from {names}, timm:NAME, torchvision:NAME, onnx:PATH")

@@ -1,4 +1,4 @@
-"""Random weights that still tell faces apart: for demonstrations and tests, never for results."""
+"""Random weights with which embeddings still differ between faces: for demonstrations and tests, never for results."""
 
 import contextlib
 import math
@@ -18,10 +18,10 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def draw_weights(network: nn.Module, preprocessing: Preprocessing, *, seed: int) -> None:
+def init_random_weights(network: nn.Module, preprocessing: Preprocessing, *, seed: int) -> None:
     """Give a network on the CPU weights that depend on `seed` alone.
 
-    Convolutions and linear layers get He-normal weights, and batch norms the statistics that noise pictures, as
+    Convolutions and linear layers get He-normal weights, and batch norms the statistics that noise images, as
     `preprocessing` gives them, have in front of them, so that signals neither vanish nor explode however deep the
     network is. Other parameters stay as the constructor drew them.
     """
@@ -33,11 +33,11 @@ def draw_weights(network: nn.Module, preprocessing: Preprocessing, *, seed: int)
             nn.init.normal_(module.weight, std=math.sqrt(gain / fan_in), generator=draw)
             if module.bias is not None:
                 nn.init.normal_(module.bias, std=0.02, generator=draw)
-    _settle_norms(network.eval(), noise_pictures(preprocessing, draw))
+    _set_norm_statistics(network.eval(), noise_images(preprocessing, draw))
 
 
-def noise_pictures(how: Preprocessing, draw: torch.Generator) -> torch.Tensor:
-    """(4, 3, S, S): normalised pictures of smooth noise, as bright and as contrasty as photographs."""
+def noise_images(how: Preprocessing, draw: torch.Generator) -> torch.Tensor:
+    """(4, 3, S, S): normalised images of smooth noise, as bright and as contrasty as photographs."""
     coarse = torch.randn((4, 3, 8, 8), generator=draw)
     smooth = nn.functional.interpolate(coarse, size=(how.size, how.size), mode="bilinear")
     pixels = (128 + 64 * smooth + 16 * torch.randn(smooth.shape, generator=draw)).clamp(0, 255)
@@ -45,8 +45,8 @@ def noise_pictures(how: Preprocessing, draw: torch.Generator) -> torch.Tensor:
     return (pixels * how.scale - mean) / std
 
 
-def _settle_norms(network: nn.Module, pictures: torch.Tensor) -> None:
-    """Give every batch norm the mean and variance that `pictures` have in front of it."""
+def _set_norm_statistics(network: nn.Module, images: torch.Tensor) -> None:
+    """Give every batch norm the mean and variance that `images` have in front of it."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms:
         return
@@ -55,7 +55,7 @@ def _settle_norms(network: nn.Module, pictures: torch.Tensor) -> None:
         norm.momentum = 1.0
         norm.train()
     with torch.no_grad():
-        network(pictures)
+        network(images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

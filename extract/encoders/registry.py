@@ -1,4 +1,4 @@
-"""From the name of a backbone to an encoder: build, load or draw weights, make it fast."""
+"""From the name of a backbone to an encoder: build the network, load its weights, make it fast."""
 
 import os
 import shutil
@@ -14,30 +14,34 @@ from twofold.cache.classifier import BackboneClassifier
 from twofold.cache.layout import MAX_DIM
 from twofold.data.utils.errors import InputError, first_line
 from twofold.extract.devices import PRECISIONS, parse_device, resolve_precision
+from twofold.extract.encoders.architecture import Architecture
+from twofold.extract.encoders.classifier import checkpoint_classifier
 from twofold.extract.encoders.encoder import FIRST_TRY, BatchLimit, Encoder
-from twofold.extract.encoders.folding import fold_norms
-from twofold.extract.encoders.libraries import Architecture, build_with, check_name
-from twofold.extract.encoders.onnx.models import load_onnx
-from twofold.extract.encoders.own_classifier import own_classifier
-from twofold.extract.encoders.preprocessing_options import joined, split_name
-from twofold.extract.encoders.random_weights import draw_weights, noise_pictures, seeded
+from twofold.extract.encoders.finetuned import finetuned_classifier, preprocessing_of, split_entries
+from twofold.extract.encoders.folding import fold_batch_norms
+from twofold.extract.encoders.onnx import load_onnx
+from twofold.extract.encoders.preprocessing import Preprocessing, apply_options, join_name, split_name
+from twofold.extract.encoders.presets import find_preset
+from twofold.extract.encoders.random_weights import init_random_weights, noise_images, seeded
+from twofold.extract.encoders.sources import published_weights, source_of
 from twofold.extract.weights.find import find_weights, weights_folder
-from twofold.extract.weights.finetuned import classifier_of, without_ours
-from twofold.extract.weights.load import digest, fitting_positions, load_strictly
+from twofold.extract.weights.load import check_shapes, load_strictly, resample_position_embeddings, weights_digest
 from twofold.extract.weights.read import Checkpoint, read_checkpoint
+
+MAX_RANDOM_PARAMETERS = 150_000_000  #: that a run may ask for: 600 MB, more than any of the presets has
 
 
 def load_encoder(name: str, *, weights: str | None = None, device: str = "auto", precision: str = "auto",
                  folder: Path | None = None, batch_size: int = 0, compiled: bool = False,
                  classes: tuple[str, ...] = ()) -> Encoder:
-    """Build a backbone, give it its weights and make it fast.
+    """Build a backbone, load its weights and make it fast.
 
-    name: a preset, timm:NAME, torchvision:NAME or onnx:PATH, with its preprocessing behind it where that is to be
-    another one (`resnet50?size=112&mean=0.5`); weights: a file, `random:SEED`, `hub`, or None for the weights folder
-    and then the hub; folder: the weights folder, by default that of TWOFOLD_WEIGHTS or `weights/`; batch_size: the
-    largest to try, 0 for the usual; compiled: let torch.compile at it (ONNX models stay as they are); classes: of the
-    classifier that the weights bring, in their order, where the file does not say. Raises InputError for an unknown
-    name, device or precision, weights that are not to be found, and weights that are not exactly this network's.
+    name: a preset, timm:NAME, torchvision:NAME or onnx:PATH, perhaps with preprocessing options behind it
+    (`resnet50?size=112&mean=0.5`); weights: a file, `random:SEED`, `hub`, or None for the weights folder and then the
+    hub; folder: the weights folder, by default that of TWOFOLD_WEIGHTS or `weights/`; batch_size: the largest to try,
+    0 for the usual; compiled: use torch.compile (not for ONNX models); classes: of the classifier that the weights
+    bring, in their order, where the file does not say. Raises InputError for an unknown name, device or precision,
+    weights that are not found, and weights that are not exactly this network's.
     """
     target = parse_device(device)
     if compiled and not (os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++")))):
@@ -48,28 +52,89 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
         return load_onnx(name, device=target, precision=precision, batch_size=batch_size)
     plain, options = split_name(name)
     check_name(plain)
-    arithmetic = resolve_precision(precision, target)
-    loaded = load_weights(plain, weights, folder=folder or weights_folder(), build=partial(build_with, plain, options))
-    built, network = loaded.architecture, _ready(loaded.architecture)
-    pictures = noise_pictures(built.preprocessing, torch.Generator().manual_seed(0))[:1]
-    dim, identity = _measure(network, name, pictures), loaded.drawn or digest(network)
+    resolved = resolve_precision(precision, target)
+    loaded = load_weights(plain, weights, folder=folder or weights_folder(), build=partial(build, name))
+    built, network = loaded.architecture, _without_head(loaded.architecture)
+    images = noise_images(built.preprocessing, torch.Generator().manual_seed(0))[:1]
+    dim, identity = _embedding_dim(network, name, images), loaded.random or weights_digest(network)
     classifier, unnamed = _classifier(loaded, plain, dim, classes)
-    fold_norms(network, pictures)
-    network.to(target, PRECISIONS[arithmetic]).to(memory_format=torch.channels_last)
+    fold_batch_norms(network, images)
+    network.to(target, PRECISIONS[resolved]).to(memory_format=torch.channels_last)
     return Encoder(
-        name=joined(plain, options), architecture=", ".join(filter(None, (built.name, loaded.resampled))),
-        weights=identity, tap=built.tap, dim=dim, preprocessing=built.preprocessing, precision=arithmetic,
+        name=join_name(plain, options), architecture=", ".join(filter(None, (built.name, loaded.resampled))),
+        weights=identity, tap=built.tap, dim=dim, preprocessing=built.preprocessing, precision=resolved,
         device=target, network=torch.compile(network) if compiled else network,
         limit=BatchLimit(batch_size or FIRST_TRY[target.type]), classifier=classifier, unnamed_classes=unnamed)
 
 
 def load_network(name: str, *, weights: str | None = None, folder: Path | None = None) -> nn.Module:
     """The network as its library builds it, with its weights: what `load_encoder` makes fast. For comparisons."""
+    loaded = load_weights(split_name(name)[0], weights, folder=folder or weights_folder(), build=partial(build, name))
+    return _without_head(loaded.architecture)
+
+
+# ------------------------------------------------------------------------------------------------- architecture
+def check_name(name: str) -> None:
+    """Raise InputError, saying what there is, unless `name` names a preset or a model of a source."""
+    source, rest = source_of(name)
+    source.check_name(rest)
+
+
+def build(name: str, *, checkpoint: Checkpoint | None, size: int = 0, drop_path: float = 0.0) -> Architecture:
+    """Build the network of a backbone's name, not yet loaded. Raises InputError if it cannot be an encoder here.
+
+    name: one that `check_name` accepts, perhaps with options; checkpoint: what will be loaded, which tells variants
+    apart (the number of classes, the preprocessing of published or fine-tuned weights); None for random weights; size:
+    another side of the input, the whole face in it, where the network allows it; drop_path: for training.
+    """
     plain, options = split_name(name)
-    build = partial(build_with, plain, options)
-    return _ready(load_weights(plain, weights, folder=folder or weights_folder(), build=build).architecture)
+    if "size" in options:
+        size = apply_options(Preprocessing(size=1, resize=1), options, name=plain).size
+    learned = preprocessing_of(checkpoint)
+    source, rest = source_of(plain)
+    built = source.build(rest, checkpoint=checkpoint, size=size or (learned.size if learned else 0),
+                         drop_path=drop_path)
+    how = learned or built.preprocessing
+    how = replace(how, size=size, resize=size) if size else how
+    return replace(built, preprocessing=apply_options(how, options, name=plain), resized=size > 0)
 
 
+def check_dim(backbone: str, dim: int, *, untrained: bool = False) -> None:
+    """Raise InputError if a model of a library does not give `dim` features, as a run says that it did.
+
+    On torch's meta device, where tensors have shapes and no memory: a network of a billion weights, which would take
+    4 GB and half a minute to build, takes a second. A network that does not take its own size tells nothing.
+    untrained: with random weights, which the run has us draw: a file of weights cannot refuse a giant then.
+    """
+    if ":" not in backbone or backbone.startswith("onnx:"):
+        return
+    with torch.device("meta"), torch.inference_mode():
+        architecture = build(backbone, checkpoint=None)
+        size = architecture.preprocessing.size
+        try:
+            features = architecture.network.eval()(torch.empty(1, 3, size, size)).shape[-1]
+        except (AssertionError, RuntimeError):
+            return
+    if features != dim:
+        raise InputError(f"{backbone} gives {features} features, not the {dim} that the run was trained on: the run "
+                         "was altered, or made by another version of its library")
+    count = sum(parameter.numel() for parameter in architecture.network.parameters())
+    if untrained and count > MAX_RANDOM_PARAMETERS:
+        raise InputError(f"{backbone} with random weights is {count / 1e6:,.0f} million numbers, which mean nothing: "
+                         "extract the faces into a store with `extract`, and give that")
+
+
+def check_fit(backbone: str, path: Path) -> None:
+    """Raise InputError for a weights file whose names and shapes are not this network's, without building it."""
+    checkpoint, _ = split_entries(read_checkpoint(path))
+    with torch.device("meta"):
+        built = build(backbone, checkpoint=checkpoint)
+    if not built.resized:  # else positions are resampled until they fit
+        renamed = {built.rename(entry): tensor for entry, tensor in checkpoint.tensors.items()}
+        check_shapes(built.network, replace(checkpoint, tensors=renamed), heads=built.heads)
+
+
+# ------------------------------------------------------------------------------------------------------- weights
 class Build(Protocol):
     """Builds a network for what will be loaded into it, None for random weights."""
 
@@ -77,26 +142,27 @@ class Build(Protocol):
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedNetwork:
     """A network as its library builds it, with its weights.
 
-    drawn: `random:SEED`, or empty; names: of the network's entries, how the weights file spells them; head: entries of
-    the classifier, by name, that came with them; ours: what `finetune` wrote besides; resampled: positions, in words.
+    random: `random:SEED`, or empty; names: of the network's entries, how the weights file spells them; head: entries
+    of the classifier, by name, that came with them; extra: what `finetune` wrote besides; resampled: what was done to
+    position embeddings, in words.
     """
 
     architecture: Architecture
-    drawn: str = ""
+    random: str = ""
     names: dict[str, str] = field(default_factory=dict)
     head: dict[str, torch.Tensor] = field(default_factory=dict)
     checkpoint: Checkpoint | None = None
-    ours: dict[str, torch.Tensor] = field(default_factory=dict)
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)
     resampled: str = ""
 
 
-def load_weights(name: str, weights: str | None, *, folder: Path, build: Build) -> Loaded:
+def load_weights(name: str, weights: str | None, *, folder: Path, build: Build) -> LoadedNetwork:
     """Build a network and give it random weights or exactly those of a file; weights, folder: as of `load_encoder`.
 
-    Raises InputError for a seed that is none, and weights that are not to be found or not exactly this network's.
+    Raises InputError for an invalid seed, and weights that are not found or not exactly this network's.
     """
     if weights is not None and weights.startswith("random:"):
         seed = weights.removeprefix("random:")
@@ -104,44 +170,47 @@ def load_weights(name: str, weights: str | None, *, folder: Path, build: Build) 
             raise InputError(f"weights {weights!r} of {name}: random:SEED wants a whole number, as random:0")
         with seeded(int(seed)):
             built = build(checkpoint=None)
-        draw_weights(built.network, built.preprocessing, seed=int(seed))
-        return Loaded(built, f"random:{int(seed)}")
-    checkpoint, ours = without_ours(read_checkpoint(find_weights(name, weights=weights, folder=folder)))
-    with seeded(0):  # what the constructors draw is thrown away
+        init_random_weights(built.network, built.preprocessing, seed=int(seed))
+        return LoadedNetwork(built, f"random:{int(seed)}")
+    path = find_weights(published_weights(name), weights=weights, folder=folder)
+    checkpoint, extra = split_entries(read_checkpoint(path))
+    with seeded(0):  # the constructors' random numbers are not used
         built = build(checkpoint=checkpoint)
     names = {built.rename(entry): entry for entry in checkpoint.tensors}
     tensors, resampled = {entry: checkpoint.tensors[spelled] for entry, spelled in names.items()}, ""
     if built.resized:
-        tensors, resampled = fitting_positions(built.network, tensors)
+        tensors, resampled = resample_position_embeddings(built.network, tensors)
     left_over = load_strictly(built.network, replace(checkpoint, tensors=tensors), heads=built.heads)
     head = {entry: tensor for entry, tensor in tensors.items()
             if entry in left_over or entry.startswith(built.own_head)}
-    return Loaded(built, "", names, head, checkpoint, ours, resampled)
+    return LoadedNetwork(built, "", names, head, checkpoint, extra, resampled)
 
 
-def _classifier(loaded: Loaded, name: str, dim: int,
+def _classifier(loaded: LoadedNetwork, name: str, dim: int,
                 classes: tuple[str, ...]) -> tuple[BackboneClassifier | None, int]:
     """What the weights bring along, or None and of how many classes it is where nobody says their order."""
     if loaded.checkpoint is None:
         return None, 0
-    learned = classifier_of(loaded.checkpoint, loaded.ours)
+    learned = finetuned_classifier(loaded.checkpoint, loaded.extra)
     if learned and not classes:
         return learned, 0
     layer = loaded.architecture.classifier(loaded.head, dim=dim)
-    return own_classifier(name, layer, loaded.checkpoint, classes=classes)
+    preset = find_preset(name)
+    return checkpoint_classifier(name, layer, loaded.checkpoint, classes=classes,
+                                 order_of_file=preset.class_order if preset else None)
 
 
-def _ready(built: Architecture) -> nn.Module:
+def _without_head(built: Architecture) -> nn.Module:
     return built.trim(built.network).eval().requires_grad_(False)
 
 
-def _measure(network: nn.Module, name: str, pictures: torch.Tensor) -> int:
-    """Length of an embedding, found by making some. Raises InputError if the network gives anything but (B, D)."""
+def _embedding_dim(network: nn.Module, name: str, images: torch.Tensor) -> int:
+    """Length of an embedding, measured. Raises InputError if the network gives anything but (B, D)."""
     try:
         with torch.inference_mode():
-            embedding = network(pictures)
+            embedding = network(images)
     except (RuntimeError, AssertionError) as error:  # a network of fixed input size, and another in its options
-        raise InputError(f"backbone {name} does not run on pictures of side {pictures.shape[-1]}: "
+        raise InputError(f"backbone {name} does not run on pictures of side {images.shape[-1]}: "
                          f"{first_line(error)}") from None
     if not isinstance(embedding, torch.Tensor) or embedding.ndim != 2:
         raise InputError(f"backbone {name} does not give one vector a face, so it cannot be used here")

@@ -30,8 +30,7 @@ from twofold.extract.finetune.output import (
 )
 from twofold.extract.finetune.progress import history_output, write_history, write_tensorboard
 from twofold.extract.finetune.settings import DEFAULT_CLASSES, Settings, record_of
-from twofold.extract.weights.find import weights_folder
-from twofold.extract.weights.folds import fold_path
+from twofold.extract.weights.find import fold_path, weights_folder
 
 MEMORY_FRACTION = 0.5  #: of what is free, for decoded images
 

@@ -11,12 +11,12 @@ from torch import nn
 
 from twofold.cache.classifier import TrainingSamples
 from twofold.data.utils.errors import InputError, first_line
-from twofold.extract.encoders.libraries import Architecture, build, check_name
-from twofold.extract.encoders.random_weights import noise_pictures, seeded
-from twofold.extract.encoders.registry import load_weights
+from twofold.extract.encoders.architecture import Architecture
+from twofold.extract.encoders.finetuned import training_samples_of
+from twofold.extract.encoders.random_weights import noise_images, seeded
+from twofold.extract.encoders.registry import build, check_name, load_weights
 from twofold.extract.finetune.settings import Settings
-from twofold.extract.weights.finetuned import taught_of
-from twofold.extract.weights.load import digest
+from twofold.extract.weights.load import weights_digest
 
 
 class Classifier(nn.Module):
@@ -151,13 +151,13 @@ def initial_model(name: str, *, weights: str | None, folder: Path, settings: Set
         raise InputError(f"{name} has no paths to drop: leave out --drop-path (presets unified and compound set it)")
     entries = {loaded.names.get(entry, entry): value for entry, value in _entries(built.network).items()}
     encoder = built.trim(built.network)
-    dim = _embedding_dim(encoder, name, noise_pictures(built.preprocessing, torch.Generator().manual_seed(0))[:2])
+    dim = _embedding_dim(encoder, name, noise_images(built.preprocessing, torch.Generator().manual_seed(0))[:2])
     with seeded(settings.seed):
         model = Classifier(encoder, dim, {target: len(names.classes) for target, names in settings.taxonomies.items()},
                            dropout=settings.dropout)
     freeze(model, settings)
-    samples = taught_of(loaded.checkpoint, loaded.ours) if loaded.checkpoint and loaded.ours else None
-    return InitialModel(name, built, model, loaded.drawn or digest(encoder), entries, samples)
+    samples = training_samples_of(loaded.checkpoint, loaded.extra) if loaded.checkpoint and loaded.extra else None
+    return InitialModel(name, built, model, loaded.random or weights_digest(encoder), entries, samples)
 
 
 def _entries(network: nn.Module) -> dict[str, Callable[[], torch.Tensor]]:

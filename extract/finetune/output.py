@@ -16,12 +16,12 @@ from torch import nn
 from twofold.cache.classifier import TrainingSamples, group_digest
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind
+from twofold.extract.encoders.finetuned import PREPROCESSING, classes_metadata, classifier_tensors, preprocessing_json
 from twofold.extract.finetune.data import Splits
 from twofold.extract.finetune.loop import Outcome
 from twofold.extract.finetune.model import InitialModel
 from twofold.extract.finetune.progress import Epoch, Progress
 from twofold.extract.finetune.settings import Settings, record_of
-from twofold.extract.weights.finetuned import PREPROCESSING, classes_record, preprocessing_text, tensors_of
 from twofold.extract.weights.read import read_checkpoint, safetensors_metadata
 
 MARK = "twofold finetune"
@@ -58,13 +58,13 @@ def write_weights(output: Output, initial: InitialModel, outcome: Outcome, setti
     progress = outcome.progress
     initial.model.load_state_dict(progress.best)
     heads = {target: cast(nn.Linear, head) for target, head in initial.model.heads.items()}
-    tensors = {name: value() for name, value in initial.entries.items()} | tensors_of(heads, samples)
+    tensors = {name: value() for name, value in initial.entries.items()} | classifier_tensors(heads, samples)
     versions = {name: sys.modules[name].__version__ for name in ("torch", "timm", "torchvision", "PIL")
                 if name in sys.modules}
     metadata = {
         "made_by": MARK, "backbone": initial.name, "architecture": initial.architecture.name,
-        PREPROCESSING: preprocessing_text(initial.architecture.preprocessing), "started_from": initial.weights,
-        **classes_record(settings.taxonomies),
+        PREPROCESSING: preprocessing_json(initial.architecture.preprocessing), "started_from": initial.weights,
+        **classes_metadata(settings.taxonomies),
         "settings": json.dumps(record_of(settings), sort_keys=True),
         "validation": json.dumps(progress.history[progress.best_epoch].row(), sort_keys=True),
         "history": json.dumps([epoch.record() for epoch in progress.history]),

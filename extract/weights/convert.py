@@ -1,14 +1,14 @@
-"""From any published weights file to one that is data by its format."""
+"""Convert any published weights file to safetensors."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind
-from twofold.extract.weights.class_orders import class_order
+from twofold.extract.weights.load import describe_architecture
 from twofold.extract.weights.read import Checkpoint, file_sha256, read_checkpoint, safetensors_metadata
-from twofold.extract.weights.recognise import guess
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Conversion:
 
     def record(self) -> dict[str, Any]:
         return {"source": str(self.checkpoint.path), "written": str(self.written), **self.checkpoint.record(),
-                "classes": self.classes, "looks_like": guess(self.checkpoint.tensors)}
+                "classes": self.classes, "looks_like": describe_architecture(self.checkpoint.tensors)}
 
     def text(self) -> str:
         facts = self.record()
@@ -41,11 +41,11 @@ CONVERTED = OutputKind("a file of `weights convert`", lambda path: "source_sha25
                  repeatable=True)
 
 
-def convert(source: Path, target: Path, *, classes: str = "", overwrite: bool = False) -> Conversion:
+def convert(source: Path, target: Path, *, classes: Sequence[str] = (), overwrite: bool = False) -> Conversion:
     """Write the weights of `source` as safetensors, whole or not at all.
 
-    classes: the order of the checkpoint's classes as `class_order` takes it, kept in the file; overwrite: an
-    older conversion. Raises InputError for a source without weights, an unknown order, or a target with another suffix.
+    classes: of the checkpoint's classifier, in order, kept in the file; overwrite: an older conversion. Raises
+    InputError for a source without weights, or a target with another suffix.
     """
     from safetensors.torch import save_file
 
@@ -56,7 +56,7 @@ def convert(source: Path, target: Path, *, classes: str = "", overwrite: bool = 
     checkpoint = read_checkpoint(source)
     metadata = checkpoint.metadata | {"source_sha256": checkpoint.metadata.get("source_sha256") or file_sha256(source)}
     if classes:
-        metadata["classes"] = ",".join(class_order(classes))
+        metadata["classes"] = ",".join(classes)
     tensors = {name: tensor.contiguous().clone() for name, tensor in checkpoint.tensors.items()}  # none may share
     with output.writing() as temporary:
         save_file(tensors, temporary, metadata=metadata)

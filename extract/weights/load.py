@@ -1,4 +1,4 @@
-"""Giving a network exactly its weights, and naming them by their content."""
+"""Load exactly its weights into a network, and identify them by their content."""
 
 import hashlib
 import logging
@@ -12,12 +12,29 @@ from torch import nn
 
 from twofold.data.utils.errors import InputError
 from twofold.extract.weights.read import Checkpoint
-from twofold.extract.weights.recognise import guess
 
 log = logging.getLogger(__name__)
 
 UNUSED = ".num_batches_tracked"  # counted while training; old files lack it
 POSITIONS = "pos_embed"
+RESNETS: dict[tuple[bool, tuple[int, ...]], str] = {
+    (False, (2, 2, 2, 2)): "ResNet-18", (False, (3, 4, 6, 3)): "ResNet-34", (True, (3, 4, 6, 3)): "ResNet-50",
+    (True, (3, 4, 23, 3)): "ResNet-101", (True, (3, 8, 36, 3)): "ResNet-152",
+}
+MARKS = (  # an entry that only this network has, and the entry of its classifier
+    ("VIT.se_block.linear1.weight", "POSTER++", "VIT.head.linear.weight"),
+    ("ir_back.input_layer.0.weight", "a POSTER network of another version", "VIT.head.linear.weight"),
+    ("layer3_1_p1.0.conv1.weight", "MA-Net", "fc_1.weight"),
+    ("decoder_embed.weight", "a masked autoencoder with its decoder (the file without `_full` is needed)", ""),
+    ("conv2_1_1x1_reduce.weight", "a ResNet-50 with the names of Caffe", "classifier.weight"),
+    ("conv_6_sep.conv.weight", "a MobileFaceNet", ""),
+    ("body.0.res_layer.0.weight", "an IR face recogniser", ""),
+    ("patch_embed.proj.weight", "a vision transformer", "head.weight"),
+    ("conv_stem.weight", "a timm EfficientNet or MobileNet", "classifier.weight"),
+    ("features.18.0.weight", "a torchvision MobileNetV2", "classifier.1.weight"),
+    ("features.denseblock1.denselayer1.conv1.weight", "a DenseNet", "classifier.weight"),
+    ("features.0.weight", "a VGG or AlexNet", "classifier.6.weight"),
+)
 
 
 def load_strictly(network: nn.Module, checkpoint: Checkpoint, *, heads: tuple[str, ...]) -> list[str]:
@@ -26,7 +43,7 @@ def load_strictly(network: nn.Module, checkpoint: Checkpoint, *, heads: tuple[st
     Raises InputError, and loads nothing, if one is missing, one is too many (unless it starts with a prefix of
     `heads`), or one has another shape, is not a number, or is of another kind.
     """
-    left_over = require_shapes(network, checkpoint, heads=heads)
+    left_over = check_shapes(network, checkpoint, heads=heads)
     expected = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(UNUSED)}
     _check_values(expected, checkpoint.tensors, checkpoint.path)
     network.load_state_dict({name: checkpoint.tensors[name].to(tensor.dtype) for name, tensor in expected.items()},
@@ -37,7 +54,7 @@ def load_strictly(network: nn.Module, checkpoint: Checkpoint, *, heads: tuple[st
     return left_over
 
 
-def require_shapes(network: nn.Module, checkpoint: Checkpoint, *, heads: tuple[str, ...]) -> list[str]:
+def check_shapes(network: nn.Module, checkpoint: Checkpoint, *, heads: tuple[str, ...]) -> list[str]:
     """The same by names and shapes alone, for a network that may be on the meta device."""
     expected = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(UNUSED)}
     tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.endswith(UNUSED)}
@@ -49,7 +66,7 @@ def require_shapes(network: nn.Module, checkpoint: Checkpoint, *, heads: tuple[s
     if missing or surplus or shapes:
         parts = [_listed("missing", missing), _listed("unexpected", surplus), _listed("mis-shaped", shapes)]
         raise InputError(f"{checkpoint.path}: these are not the weights of this network: "
-                         f"{'; '.join(filter(None, parts))}; the file {guess(tensors)}")
+                         f"{'; '.join(filter(None, parts))}; the file {describe_architecture(tensors)}")
     return left_over
 
 
@@ -69,7 +86,7 @@ def _check_values(expected: Mapping[str, torch.Tensor], tensors: Mapping[str, to
             raise InputError(f"{source}: {name} holds numbers that are not finite, so the file is damaged")
 
 
-def digest(network: nn.Module) -> str:
+def weights_digest(network: nn.Module) -> str:
     """`sha256:<hex>` over name, type, shape and bytes of each weight that `network` uses, in order of name.
 
     The same weights have the same digest in whatever container they came.
@@ -83,7 +100,8 @@ def digest(network: nn.Module) -> str:
     return f"sha256:{total.hexdigest()}"
 
 
-def fitting_positions(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], str]:
+def resample_position_embeddings(network: nn.Module, tensors: Mapping[str, torch.Tensor],
+                                 ) -> tuple[dict[str, torch.Tensor], str]:
     """The tensors with position embeddings (1, P + T, D) resampled to the network's grid, and what was done in words.
 
     P prefix tokens stay as they are, the square of T patches is resampled (bicubic, antialiased: timm's own helper).
@@ -102,3 +120,37 @@ def fitting_positions(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -
     high, wide = vit.patch_embed.grid_size
     resampled = resample_abs_pos_embed(theirs.float(), [high, wide], num_prefix_tokens=prefix)
     return {**tensors, POSITIONS: resampled}, f"position embeddings resampled from {side} x {side} to {high} x {wide}"
+
+
+# --------------------------------------------------------------------------------- what a state dict looks like
+def describe_architecture(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Say which network a state dict looks like, to finish the sentence "the file ..."."""
+    resnet = _resnet(tensors)
+    if resnet:
+        return f"looks like {resnet}{_with_classes(tensors, 'fc.weight')}"
+    for mark, name, head in MARKS:
+        if mark in tensors:
+            return f"looks like {_sized(name, tensors)}{_with_classes(tensors, head)}"
+    names = ", ".join(list(tensors)[:3])
+    return f"holds {len(tensors)} tensors ({names}, ...) of a network that is not recognised"
+
+
+def _resnet(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The name of a torchvision or timm ResNet by its blocks, or nothing."""
+    depths = tuple(len({name.split(".")[1] for name in tensors if name.startswith(f"layer{stage}.")})
+                   for stage in range(1, 5))
+    if "conv1.weight" not in tensors or not all(depths):
+        return ""
+    model = RESNETS.get(("layer1.0.conv3.weight" in tensors, depths))
+    return f"a {model}" if model else f"a network like ResNet with {sum(depths)} blocks"
+
+
+def _sized(name: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    if name != "a vision transformer":
+        return name
+    depth = len({entry.split(".")[1] for entry in tensors if entry.startswith("blocks.")})
+    return f"{name}, {depth} blocks of width {tensors['patch_embed.proj.weight'].shape[0]}"
+
+
+def _with_classes(tensors: Mapping[str, torch.Tensor], head: str) -> str:
+    return f" with {tensors[head].shape[0]} classes" if head in tensors else ""

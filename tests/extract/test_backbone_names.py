@@ -11,8 +11,8 @@ from twofold.extract.devices import parse_device, resolve_precision
 from twofold.extract.encoders.encoder import BatchLimit, Encoder
 from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.encoders.presets import preset
-from twofold.extract.encoders.random_weights import noise_pictures
-from twofold.extract.encoders.widths import check_width
+from twofold.extract.encoders.random_weights import noise_images
+from twofold.extract.encoders.registry import check_dim
 from twofold.extract.plan import recipe_of
 from twofold.extract.views import view
 
@@ -46,9 +46,9 @@ def test_a_size_that_a_network_does_not_take_is_said():
 
 
 def test_the_width_of_a_name_with_options_is_found_without_building_it():
-    check_width("timm:test_resnet?size=64&mean=0.5", 96)
+    check_dim("timm:test_resnet?size=64&mean=0.5", 96)
     with pytest.raises(InputError, match="gives 96 features, not the 95"):
-        check_width("timm:test_resnet?size=64&mean=0.5", 95)
+        check_dim("timm:test_resnet?size=64&mean=0.5", 95)
 
 
 def test_a_transformer_of_timm_is_built_for_the_size_in_its_name():
@@ -86,12 +86,12 @@ def test_a_plain_resnet50_gets_the_same_pixels_whichever_way_it_is_tapped(tmp_pa
 
 
 def test_resnet50_conv5_is_the_last_3x3_of_torchvisions_model():
-    from twofold.extract.encoders.libraries import build
-    from twofold.extract.encoders.random_weights import draw_weights
+    from twofold.extract.encoders.random_weights import init_random_weights
+    from twofold.extract.encoders.registry import build
 
     built = build("resnet50_conv5", checkpoint=None)
-    draw_weights(built.network, built.preprocessing, seed=1)
-    pictures = noise_pictures(built.preprocessing, torch.Generator().manual_seed(0))[:2]
+    init_random_weights(built.network, built.preprocessing, seed=1)
+    pictures = noise_images(built.preprocessing, torch.Generator().manual_seed(0))[:2]
     caught = []
     built.network.layer4[2].bn2.register_forward_hook(lambda _module, _inputs, output: caught.append(output.clone()))
     with torch.inference_mode():

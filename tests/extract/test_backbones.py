@@ -7,10 +7,10 @@ from PIL import Image
 
 from tests.extract.encoders import load
 from twofold.data.utils.errors import InputError
+from twofold.extract.encoders.classifier import class_order
 from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.encoders.presets import PRESETS, preset
-from twofold.extract.encoders.random_weights import noise_pictures
-from twofold.extract.weights.class_orders import class_order
+from twofold.extract.encoders.random_weights import noise_images
 
 pytestmark = pytest.mark.slow
 MOBILENET = "weights/imagenet/mobilenet_v2-b0353104.pth"
@@ -125,14 +125,14 @@ def test_vit_mae_is_the_mean_of_the_patch_tokens_of_timms_model():
     """Against timm's own tokens; its preprocessing is that of MAE's evaluation (256 / 224, bicubic), not timm's 0.9."""
     import timm
 
-    from twofold.extract.encoders.libraries import build
-    from twofold.extract.encoders.random_weights import draw_weights
+    from twofold.extract.encoders.random_weights import init_random_weights
+    from twofold.extract.encoders.registry import build
 
     built = build("vit_mae", checkpoint=None)
-    draw_weights(built.network, built.preprocessing, seed=1)
+    init_random_weights(built.network, built.preprocessing, seed=1)
     theirs = timm.create_model("vit_base_patch16_224", num_classes=0).eval()
     theirs.load_state_dict(built.network.state_dict())
-    pictures = noise_pictures(built.preprocessing, torch.Generator().manual_seed(0))[:2]
+    pictures = noise_images(built.preprocessing, torch.Generator().manual_seed(0))[:2]
     with torch.inference_mode():
         tokens = theirs.forward_features(pictures)
         assert tokens.shape == (2, 197, 768)

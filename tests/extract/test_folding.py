@@ -6,19 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from twofold.extract.encoders.folding import fold_norms
-from twofold.extract.encoders.libraries import build
-from twofold.extract.encoders.random_weights import draw_weights, noise_pictures
+from twofold.extract.encoders.folding import fold_batch_norms
+from twofold.extract.encoders.random_weights import init_random_weights, noise_images
+from twofold.extract.encoders.registry import build
 
 
 def drawn(name: str):
     built = build(name, checkpoint=None)
-    draw_weights(built.network, built.preprocessing, seed=0)
+    init_random_weights(built.network, built.preprocessing, seed=0)
     for module in built.network.modules():  # what training would have left: scales and shifts of all sizes
         if isinstance(module, nn.BatchNorm2d) and module.affine:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.2)
-    return built.trim(built.network).eval(), noise_pictures(built.preprocessing, torch.Generator().manual_seed(5))
+    return built.trim(built.network).eval(), noise_images(built.preprocessing, torch.Generator().manual_seed(5))
 
 
 @pytest.mark.slow
@@ -32,7 +32,7 @@ def test_folding_changes_no_value_that_matters(name, folded, left):
     network, pictures = drawn(name)
     with torch.inference_mode():
         before = network(pictures[:2])
-    assert fold_norms(network, pictures[2:]) == folded
+    assert fold_batch_norms(network, pictures[2:]) == folded
     assert sum(isinstance(module, nn.BatchNorm2d) for module in network.modules()) == left
     with torch.inference_mode():
         torch.testing.assert_close(network(pictures[:2]), before, rtol=1e-4, atol=1e-4 * float(before.abs().max()))
@@ -65,7 +65,7 @@ def test_what_may_not_be_folded_is_left_as_it_is(kind, caplog):
     pictures = torch.randn(2, 3, 8, 8)
     before, state = network(pictures), {name: value.clone() for name, value in network.state_dict().items()}
     with caplog.at_level(logging.WARNING):
-        assert fold_norms(network, pictures) == (kind == "plain")
+        assert fold_batch_norms(network, pictures) == (kind == "plain")
     torch.testing.assert_close(network(pictures), before)
     if kind != "plain":
         assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from twofold.extract.encoders.classifier import class_order
+from twofold.extract.encoders.manet import MANet
 from twofold.extract.encoders.presets import preset
-from twofold.extract.encoders.published.manet import MANet
 from twofold.extract.encoders.registry import load_encoder
-from twofold.extract.weights.class_orders import class_order
 
 #: SHA-256 over the 692 lines "name<TAB>shape<TAB>dtype" of a checkpoint with two 7-way heads, sorted
 KEYS_SHA256 = "d146ea0d678886a73a0b3ad04a82833e3b9647186a0797a327dceb5c79057e7b"

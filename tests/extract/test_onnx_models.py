@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 
 from twofold.data.utils.errors import InputError
-from twofold.extract.encoders.onnx.files import data_files
-from twofold.extract.encoders.onnx.models import parse
+from twofold.extract.encoders.onnx import external_files, parse_onnx_name, read_model
 from twofold.extract.encoders.registry import load_encoder
 
 onnx = pytest.importorskip("onnx")
@@ -142,7 +141,7 @@ def test_data_files_are_found_at_any_depth_and_length_of_name(tmp_path):
         tensor.data_location = onnx.TensorProto.EXTERNAL
     loaded.doc_string = "\x0a\x08location\x12\x0b/etc/passwd"
     (tmp_path / "e.onnx").write_bytes(loaded.SerializeToString())
-    assert [file.name for file in data_files(tmp_path / "e.onnx")] == sorted(names)
+    assert [file.name for file in external_files(tmp_path / "e.onnx", read_model(tmp_path / "e.onnx"))] == sorted(names)
     weights = load(f"onnx:{tmp_path / 'e.onnx'}").weights
     (tmp_path / names[0]).write_bytes(np.full(300, 1e-6, np.float32).tobytes())
     assert load(f"onnx:{tmp_path / 'e.onnx'}").weights != weights
@@ -176,8 +175,8 @@ def test_an_embedding_too_long_for_a_feature_file_is_refused_before_anything_is_
 
 
 def test_names_as_they_are_written():
-    assert parse("onnx:a/b.onnx") == (Path("a/b.onnx"), {})
-    assert parse("onnx:b.onnx?size=8&mean=1,2,3") == (Path("b.onnx"), {"size": "8", "mean": "1,2,3"})
+    assert parse_onnx_name("onnx:a/b.onnx") == (Path("a/b.onnx"), {})
+    assert parse_onnx_name("onnx:b.onnx?size=8&mean=1,2,3") == (Path("b.onnx"), {"size": "8", "mean": "1,2,3"})
 
 
 def test_the_command_line_takes_their_options_with_commas(cli, drawn, tmp_path):
@@ -213,5 +212,5 @@ def test_without_onnxruntime_the_install_line_is_given(real, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(InputError, match="pip install onnxruntime"):
+    with pytest.raises(InputError, match="pip install onnx onnxruntime"):
         load(f"onnx:{real / MOBILEFACENET}")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from twofold.extract.encoders.published.posterv2 import PosterV2
+from twofold.extract.encoders.posterv2 import PosterV2
 
 #: SHA-256 over the 747 lines "name<TAB>shape<TAB>dtype" of a published 7-class checkpoint, sorted
 KEYS_SHA256 = "d14da1051503155db8edbe9cc4c3bf0c1634fe79fcffa24a6da103a2865e5238"

@@ -10,7 +10,7 @@ from tests.extract.stores import assert_equal_stores
 from twofold.cache.store import Store
 from twofold.data.utils.errors import InputError
 from twofold.extract.again.reproduce import reproduce
-from twofold.extract.encoders.libraries import build
+from twofold.extract.encoders.registry import build
 
 NAME = "timm:test_resnet"
 

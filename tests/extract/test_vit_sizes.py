@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.registry import load_encoder
-from twofold.extract.weights.load import fitting_positions
+from twofold.extract.weights.load import resample_position_embeddings
 
 NAME = "timm:test_vit"
 
@@ -26,13 +26,13 @@ def test_positions_are_interpolated_and_prefix_tokens_kept():
     torch.manual_seed(0)
     theirs = timm.create_model("test_vit", num_classes=0).state_dict()
     network = timm.create_model("test_vit", num_classes=0, img_size=96)
-    ours, said = fitting_positions(network, theirs)
+    ours, said = resample_position_embeddings(network, theirs)
     grid = theirs["pos_embed"][:, 1:].reshape(1, 10, 10, -1).permute(0, 3, 1, 2)
     expected = functional.interpolate(grid, (6, 6), mode="bicubic", antialias=True).flatten(2).mT
     torch.testing.assert_close(ours["pos_embed"], torch.cat([theirs["pos_embed"][:, :1], expected], 1))
     assert said == "position embeddings resampled from 10 x 10 to 6 x 6"
     network.load_state_dict(ours)
-    again, nothing = fitting_positions(network, ours)
+    again, nothing = resample_position_embeddings(network, ours)
     assert nothing == "" and again.keys() == ours.keys()
 
 

@@ -15,12 +15,12 @@ from torchvision import models
 from tests.extract.encoders import load, state_of
 from twofold.cache.store import Store
 from twofold.data.utils.errors import InputError
-from twofold.extract.encoders.own_classifier import last_layer, own_classifier
-from twofold.extract.encoders.published.posterv2 import PosterV2
+from twofold.extract.encoders.classifier import CLASS_ORDERS, checkpoint_classifier, class_order, single_linear_layer
+from twofold.extract.encoders.posterv2 import PosterV2
+from twofold.extract.encoders.presets import preset
 from twofold.extract.plan import ExtractOptions
 from twofold.extract.run import Request, extract
 from twofold.extract.streams import parse_streams
-from twofold.extract.weights.class_orders import ORDERS
 from twofold.extract.weights.convert import convert
 from twofold.extract.weights.read import read_checkpoint
 
@@ -196,23 +196,25 @@ def test_the_classifier_of_poster_gives_logits_from_its_embedding(poster, tmp_pa
     features = encoder.encode(pictures)
     expected = features @ state["VIT.head.linear.weight"].numpy().T + state["VIT.head.linear.bias"].numpy()
     np.testing.assert_allclose(encoder.classifier.logits(features), expected, rtol=1e-5, atol=1e-6)
-    assert encoder.classifier.classes == ORDERS["rafdb"]  # the file's name says raf-db
+    assert encoder.classifier.classes == CLASS_ORDERS["rafdb"]  # the file's name says raf-db
     assert load("posterv2", "random:0").classifier is None  # an untrained one says nothing
 
 
 @pytest.mark.parametrize("name, options, classes", [
-    ("best.pth", "", ()), ("affectnet-7-model_best.pth", "", ORDERS["affectnet7"]),
+    ("best.pth", "", ()), ("affectnet-7-model_best.pth", "", CLASS_ORDERS["affectnet7"]),
     ("caer-s_best.pth", "", ()), ("caer-s_raf.pth", "", ()), ("raf_and_affectnet.pth", "", ()),
-    ("best.pth", "affectnet7", ORDERS["affectnet7"]), ("rafdb.pth", "affectnet7", ORDERS["affectnet7"]),
+    ("best.pth", "affectnet7", CLASS_ORDERS["affectnet7"]), ("rafdb.pth", "affectnet7", CLASS_ORDERS["affectnet7"]),
 ])
 def test_the_order_of_the_classes_is_known_or_refused(tmp_path, name, options, classes):
     """Of the layer alone, in a file of that name; that an encoder has what this says, is seen above."""
     path, layer = tmp_path / name, {"head.weight": torch.randn(7, 768), "head.bias": torch.randn(7)}
     torch.save(layer, path)
     if options:
-        convert(path, tmp_path / "c.safetensors", classes=options)
+        convert(path, tmp_path / "c.safetensors", classes=class_order(options))
         path = tmp_path / "c.safetensors"
-    classifier, unnamed = own_classifier("posterv2", last_layer(layer, dim=768), read_checkpoint(path))
+    classifier, unnamed = checkpoint_classifier(
+        "posterv2", single_linear_layer(layer, dim=768), read_checkpoint(path),
+        order_of_file=preset("posterv2").class_order)
     assert (classifier.classes if classifier else ()) == classes
     assert unnamed == (0 if classes else 7)
 
@@ -277,4 +279,4 @@ def test_extract_keeps_the_classifier_and_insists_before_it_computes(resnet18, d
 def test_eight_classes_are_affectnets(tmp_path):
     torch.save(PosterV2(8).state_dict(), tmp_path / "best.pth")
     encoder = load("posterv2", tmp_path / "best.pth")
-    assert encoder.classifier.classes == ORDERS["affectnet8"]
+    assert encoder.classifier.classes == CLASS_ORDERS["affectnet8"]

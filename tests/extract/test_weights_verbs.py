@@ -10,9 +10,10 @@ from tests.extract.encoders import load, state_of
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.presets import PRESETS
 from twofold.extract.encoders.registry import load_encoder
+from twofold.extract.encoders.report import description, listing
+from twofold.extract.encoders.sources import published_weights
 from twofold.extract.weights.convert import convert
-from twofold.extract.weights.find import find_weights, in_folder, weights_folder
-from twofold.extract.weights.report import description, listing
+from twofold.extract.weights.find import find_in_folder, find_weights, weights_folder
 
 
 # ---------------------------------------------------------------------------------------------------- where they are
@@ -35,12 +36,12 @@ def test_a_path_then_the_folder_then_an_error_that_says_it_all(resnet18, tmp_pat
 def test_the_folder_may_hold_the_converted_file_but_not_two_different_ones(tmp_path):
     (tmp_path / "posterv2_rafdb.pth").touch()
     (tmp_path / "posterv2_rafdb.safetensors").touch()
-    assert in_folder("posterv2", tmp_path) == tmp_path / "posterv2_rafdb.safetensors"
+    assert find_in_folder(published_weights("posterv2"), tmp_path) == tmp_path / "posterv2_rafdb.safetensors"
     (tmp_path / "posterv2_affectnet8.pth").touch()
     with pytest.raises(InputError, match=r"both there: choose with --weights posterv2=PATH"):
-        in_folder("posterv2", tmp_path)
+        find_in_folder(published_weights("posterv2"), tmp_path)
     (tmp_path / "timm-resnet18.a1_in1k.pth").touch()
-    assert in_folder("timm:resnet18.a1_in1k", tmp_path) == tmp_path / "timm-resnet18.a1_in1k.pth"
+    assert find_in_folder(published_weights("timm:resnet18.a1_in1k"), tmp_path).name == "timm-resnet18.a1_in1k.pth"
 
 
 def test_offline_the_hub_is_not_asked(pipeline, tmp_path, drawn):
@@ -59,7 +60,7 @@ def test_other_names_say_where_their_file_may_be_put(name, tmp_path, monkeypatch
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(InputError) as refused:
-        find_weights(name, weights=None, folder=tmp_path)
+        find_weights(published_weights(name), weights=None, folder=tmp_path)
     assert f"no weights for {name}: the hub could not give them" in str(refused.value)
     assert str(tmp_path / f"{name.replace(':', '-')}.pth") in str(refused.value)
 
@@ -70,7 +71,8 @@ def test_what_the_hub_has_cached_is_used_offline(tmp_path, monkeypatch, resnet18
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/resnet18-f37072fd.pth").hardlink_to(resnet18)
-    assert find_weights("torchvision:resnet18", weights="hub", folder=tmp_path).name == "resnet18-f37072fd.pth"
+    found = find_weights(published_weights("torchvision:resnet18"), weights="hub", folder=tmp_path)
+    assert found.name == "resnet18-f37072fd.pth"
 
 
 # ------------------------------------------------------------------------------------------------------------- verbs
@@ -78,7 +80,7 @@ def test_a_newcomer_is_told_exactly_what_to_fetch(pipeline, tmp_path):
     done = pipeline("weights", "ls", cwd=tmp_path, HF_HOME=str(tmp_path), TWOFOLD_WEIGHTS="")
     assert done.returncode == 0 and not done.stderr
     for known in PRESETS:
-        assert f"{known.name}: get it from {known.page} and save it as weights/{known.file}" in done.stdout
+        assert f"{known.name}: get it from {known.page} and save it as weights/{known.files[0]}" in done.stdout
         assert known.licence in done.stdout and str(known.dim) in done.stdout
     assert "CC-BY-NC" in done.stdout and "downloads timm/vit_base_patch16_224.mae" in done.stdout
     assert max(map(len, done.stdout.splitlines()[:6])) <= 160
@@ -114,13 +116,11 @@ def test_convert_keeps_the_weights_and_says_what_was_there(resnet18, tmp_path):
     assert "entry state_dict: 122 tensors" in text and "entry epoch: 10" in text and str(tmp_path) in text
 
 
-@pytest.mark.parametrize("out, classes, message", [
-    ("out.pth", "", "give it that suffix"), ("no/where.safetensors", "", "its folder is missing"),
-    ("out.safetensors", "fer2013", "unknown class order 'fer2013'"),
-])
-def test_convert_refuses_and_leaves_nothing(resnet18, tmp_path, out, classes, message):
+@pytest.mark.parametrize("out, message", [("out.pth", "give it that suffix"),
+                                          ("no/where.safetensors", "its folder is missing")])
+def test_convert_refuses_and_leaves_nothing(resnet18, tmp_path, out, message):
     with pytest.raises(InputError, match=message):
-        convert(resnet18, tmp_path / out, classes=classes)
+        convert(resnet18, tmp_path / out)
     assert list(tmp_path.iterdir()) == []
 
 

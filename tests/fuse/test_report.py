@@ -22,7 +22,7 @@ from tests.fuse.conftest import edit_record, write_store
 from tests.fuse.serve.browser import CHROMIUM, Browser
 from twofold.cache.store import Store
 from twofold.data.utils.errors import InputError
-from twofold.extract.encoders.licences import licences
+from twofold.extract.encoders.sources import licences
 from twofold.fuse.fuse import fuse
 from twofold.fuse.report.report import report
 from twofold.fuse.runs.read import read_run

@@ -27,7 +27,7 @@ from twofold.data.labels import load_taxonomy
 from twofold.data.manifest import read_manifest
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import read_toml
-from twofold.extract.encoders.onnx.files import data_files
+from twofold.extract.encoders.onnx import external_files, read_model
 from twofold.extract.weights.read import read_checkpoint
 from twofold.fuse.fuse import fuse
 from twofold.fuse.runs.read import read_run
@@ -192,7 +192,7 @@ TARGETS = {
     "toml": Target(in_file("sweep.toml", lambda path: read_toml(path, "settings of a sweep")), lambda: [SWEEP]),
     "taxonomy": Target(in_file("classes.toml", lambda path: load_taxonomy(str(path))), lambda: list(TAXONOMY)),
     "image": Target(lambda data: decode(data, FACE_LIMITS.scaled_to(4_000_000)), image_seeds),
-    "onnx": Target(in_file("model.onnx", data_files), onnx_seeds),
+    "onnx": Target(in_file("model.onnx", lambda path: external_files(path, read_model(path))), onnx_seeds),
 }
 
 

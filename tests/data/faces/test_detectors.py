@@ -10,7 +10,7 @@ from twofold.data.faces.settings import CropSettings
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.synthetic.dataset import draw_dataset
 from twofold.data.utils.errors import InputError
-from twofold.extract.weights.report import listing
+from twofold.extract.encoders.report import listing
 
 YUNET = DETECTORS["yunet"]
 

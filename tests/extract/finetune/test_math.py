@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from twofold.data.utils.errors import InputError
-from twofold.extract.encoders.libraries import build
+from twofold.extract.encoders.registry import build
 from twofold.extract.finetune import finetune as verb
 from twofold.extract.finetune.augmentation import normalize
 from twofold.extract.finetune.finetune import finetune

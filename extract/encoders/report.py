@@ -9,7 +9,7 @@ from twofold.data.faces.detectors import DETECTORS
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.weights_files import hub_cached
 from twofold.extract.encoders.presets import PRESETS, Preset, preset
-from twofold.extract.weights.find import HUB_FILE, file_names, in_folder
+from twofold.extract.weights.find import HUB_FILE, find_in_folder
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,13 @@ class Listing:
         rows = [("BACKBONE", "DIM", "TRAINED ON", "FILE", "LICENCE", "HERE")]
         for backbone in PRESETS:
             here = self.files[backbone.name]
-            rows.append((backbone.name, str(backbone.dim), backbone.trained_on, here.name if here else backbone.file,
-                         backbone.licence, "yes" if here else "hub" if backbone.hub else "no"))
+            file = here.name if here else backbone.files[0]
+            rows.append((backbone.name, str(backbone.dim), backbone.trained_on, file, backbone.licence,
+                         "yes" if here else "hub" if backbone.hub else "no"))
         for entry in DETECTORS.values():
-            file = self.detectors[entry.name]
-            rows.append((f"{entry.name} (detector)", "-", entry.trained_on, (file or Path(entry.file)).name,
-                         entry.licence, "yes" if file else "hub"))
+            here = self.detectors[entry.name]
+            rows.append((f"{entry.name} (detector)", "-", entry.trained_on, (here or Path(entry.file)).name,
+                         entry.licence, "yes" if here else "hub"))
         folder = f"weights folder: {self.folder} (TWOFOLD_WEIGHTS names another)"
         return "\n".join([*table(rows), "", folder, *self._advice()])
 
@@ -45,9 +46,9 @@ class Listing:
         for backbone in PRESETS:
             if self.files[backbone.name]:
                 continue
-            fetch = f"{backbone.name}: get it from {backbone.page} and save it as {self.folder / backbone.file}"
-            if backbone.also:
-                fetch += f" (or {', '.join(backbone.also)}: {backbone.note})"
+            fetch = f"{backbone.name}: get it from {backbone.page} and save it as {self.folder / backbone.files[0]}"
+            if backbone.files[1:]:
+                fetch += f" (or {', '.join(backbone.files[1:])}: {backbone.note})"
             if backbone.hub:
                 fetch += f"; without it, extract downloads {backbone.hub} from the Hugging Face hub"
             lines.append(fetch)
@@ -62,16 +63,19 @@ class Listing:
 
 def listing(folder: Path) -> Listing:
     """Look for the weights of every preset in `folder` and in the cache of the hub. Downloads nothing."""
-    return Listing(folder, {backbone.name: in_folder(backbone.name, folder) or hub_cached(backbone.hub, HUB_FILE)
-                            for backbone in PRESETS},
+    return Listing(folder, {backbone.name: _weights_of(backbone, folder) for backbone in PRESETS},
                    {name: entry.local_file(folder) for name, entry in DETECTORS.items()})
+
+
+def _weights_of(backbone: Preset, folder: Path) -> Path | None:
+    return find_in_folder(backbone.weights, folder) or hub_cached(backbone.hub, HUB_FILE)
 
 
 def _facts(backbone: Preset) -> dict[str, Any]:
     return {
         "backbone": backbone.name, "architecture": backbone.architecture, "dim": backbone.dim, "tap": backbone.tap,
         "preprocessing": backbone.preprocessing.record(), "trained_on": backbone.trained_on,
-        "files": list(file_names(backbone.name)), "page": backbone.page, "licence": backbone.licence,
+        "files": list(backbone.files), "page": backbone.page, "licence": backbone.licence,
         "hub": backbone.hub, "note": backbone.note,
     }
 
@@ -87,15 +91,15 @@ class Description:
         return self.facts | {"file": self.file}
 
     def text(self) -> str:
-        lines = [f"{name}: {_told(value)}" for name, value in self.facts.items() if value]
+        lines = [f"{name}: {_text_of(value)}" for name, value in self.facts.items() if value]
         lines += ["file: none found"] if self.file is None else \
-            [f"file {name}: {_told(value)}" for name, value in self.file.items() if value not in ("", {}, None)]
+            [f"file {name}: {_text_of(value)}" for name, value in self.file.items() if value not in ("", {}, None)]
         return "\n".join(lines)
 
 
-def _told(value: object) -> str:
+def _text_of(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_told(item)}" for name, item in value.items())
+        return ", ".join(f"{name} {_text_of(item)}" for name, item in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
@@ -108,7 +112,7 @@ def description(name: str, *, folder: Path, weights: Path | None = None) -> Desc
         names = ", ".join(backbone.name for backbone in PRESETS)
         raise InputError(f"weights show describes presets ({names}), not {name}")
     backbone = preset(name)
-    file = weights or in_folder(name, folder) or hub_cached(backbone.hub, HUB_FILE)
+    file = weights or _weights_of(backbone, folder)
     return Description(_facts(backbone), None if file is None else _described(name, file))
 
 

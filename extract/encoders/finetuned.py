@@ -16,8 +16,8 @@ from torch import nn
 from twofold.cache.classifier import BackboneClassifier, TrainingSamples
 from twofold.data.labels import Taxonomy
 from twofold.data.utils.errors import InputError
+from twofold.extract.encoders.classifier import require_names
 from twofold.extract.encoders.preprocessing import Preprocessing
-from twofold.extract.weights.class_orders import require_names
 from twofold.extract.weights.read import Checkpoint
 
 PREFIX = "twofold."
@@ -27,7 +27,7 @@ OWN = "own"
 TARGETS = ("basic", "compound", OWN)  #: whose classifier becomes the encoder's, the first that it has
 
 
-def without_ours(checkpoint: Checkpoint) -> tuple[Checkpoint, dict[str, torch.Tensor]]:
+def split_entries(checkpoint: Checkpoint) -> tuple[Checkpoint, dict[str, torch.Tensor]]:
     """The checkpoint less the entries of ours, and those."""
     ours = {name: tensor for name, tensor in checkpoint.tensors.items() if name.startswith(PREFIX)}
     rest = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in ours}
@@ -46,19 +46,19 @@ def preprocessing_of(checkpoint: Checkpoint | None) -> Preprocessing | None:
         raise InputError(f"{checkpoint.path}: its preprocessing does not read back ({error})") from None
 
 
-def preprocessing_text(how: Preprocessing) -> str:
+def preprocessing_json(how: Preprocessing) -> str:
     """The same as text for the file."""
     return json.dumps(asdict(how), sort_keys=True)
 
 
-def tensors_of(classifiers: Mapping[str, nn.Linear], taught: TrainingSamples) -> dict[str, torch.Tensor]:
+def classifier_tensors(classifiers: Mapping[str, nn.Linear], taught: TrainingSamples) -> dict[str, torch.Tensor]:
     """The entries of ours: the classifier of each target, and whom they and the encoder were taught with."""
     entries = {f"{PREFIX}{target if target in TARGETS else OWN}.{name}": tensor
                for target, layer in classifiers.items() for name, tensor in layer.state_dict().items()}
     return entries | {SHA256: torch.from_numpy(taught.sha256), GROUPS: torch.from_numpy(taught.groups)}
 
 
-def classes_record(taxonomies: Mapping[str, Taxonomy]) -> dict[str, str]:
+def classes_metadata(taxonomies: Mapping[str, Taxonomy]) -> dict[str, str]:
     """The classes of each target as metadata: canonical names with commas between, one's own as JSON."""
     canonical = {f"{target}_classes": ",".join(names.classes) for target, names in taxonomies.items()
                  if target in TARGETS[:2]}
@@ -67,7 +67,7 @@ def classes_record(taxonomies: Mapping[str, Taxonomy]) -> dict[str, str]:
     return canonical | own
 
 
-def classifier_of(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> BackboneClassifier | None:
+def finetuned_classifier(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> BackboneClassifier | None:
     """The classifier that became the encoder's own: of basics where it learned them, else of compounds or of classes of
     one's own; None for files of others. Raises InputError where its entries do not fit together."""
     target = next((name for name in TARGETS if f"{PREFIX}{name}.weight" in ours), None)
@@ -83,7 +83,7 @@ def classifier_of(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> B
     if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
         raise InputError(f"{path}: its classifier holds numbers that are not finite, so the file is damaged")
     return BackboneClassifier(classes, weight.float().T.numpy().copy(), bias.float().numpy().copy(),
-                         taught_of(checkpoint, ours))
+                         training_samples_of(checkpoint, ours))
 
 
 def _classes_in(text: str, path: Path) -> tuple[str, ...]:
@@ -95,7 +95,7 @@ def _classes_in(text: str, path: Path) -> tuple[str, ...]:
         raise InputError(f"{path}: the classes that it names do not read back: fine-tune again") from None
 
 
-def taught_of(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> TrainingSamples:
+def training_samples_of(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> TrainingSamples:
     """Whom a file of `finetune` says that its encoder was taught with. Raises InputError where that is damaged."""
     rows = [ours.get(name, torch.empty(0)) for name in (SHA256, GROUPS)]
     for values, width in zip(rows, (32, 16), strict=True):
@@ -103,5 +103,4 @@ def taught_of(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> Train
             raise InputError(f"{checkpoint.path}: whom it was taught with does not read back: fine-tune again")
     fold, folds = (checkpoint.metadata.get(name, "") for name in ("fold", "folds"))
     return TrainingSamples(rows[0].numpy(), rows[1].numpy(), fold=int(fold) if fold.isdecimal() else -1,
-                           folds=int(folds) if folds.isdecimal() else 0,
-                           training_id=checkpoint.metadata.get("fold_set", ""))
+                       folds=int(folds) if folds.isdecimal() else 0, training=checkpoint.metadata.get("fold_set", ""))

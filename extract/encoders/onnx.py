@@ -1,9 +1,10 @@
-"""Any encoder that was exported to ONNX, through onnxruntime (optional)."""
+"""Backbones `onnx:PATH`: encoders that were exported to ONNX, through onnxruntime (optional)."""
 
+import hashlib
 import importlib.util
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,25 @@ import torch
 from twofold.cache.layout import MAX_DIM
 from twofold.data.utils.errors import InputError, first_line
 from twofold.extract.encoders.encoder import FIRST_TRY, BatchLimit, Encoder
-from twofold.extract.encoders.onnx.child import TYPES
-from twofold.extract.encoders.onnx.files import data_files, digest_of
-from twofold.extract.encoders.onnx.trial import try_model
-from twofold.extract.encoders.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from twofold.extract.encoders.preprocessing_options import colour, split_name, with_options
+from twofold.extract.encoders.preprocessing import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Preprocessing,
+    apply_options,
+    parse_rgb,
+    split_name,
+)
 from twofold.extract.weights.read import refuse_other_files
+
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
+MAX_BYTES = 4 << 30  #: of a model and its data files
 
 
 @dataclass(frozen=True, eq=False)
 class OnnxNetwork:
     """A session as a function: (B, 3, S, S) float32 on the CPU to (B, D).
 
-    batch: the number of pictures that the model is fixed at, 0 for any. Small fixed batches run side by side, one
+    batch: the number of images that the model is fixed at, 0 for any. Small fixed batches run side by side, one
     thread each, which on a CPU is faster than all threads on one of them.
     """
 
@@ -35,14 +42,11 @@ class OnnxNetwork:
     type: np.dtype
     pool: ThreadPoolExecutor
 
-    def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
-        array = self._arranged(pictures)
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        array = (images.permute(0, 2, 3, 1) if self.channels_last else images).contiguous().numpy()
         step = self.batch or len(array)
         pieces = self.pool.map(self._run, (array[start:start + step] for start in range(0, len(array), step)))
         return torch.from_numpy(np.concatenate(list(pieces)))
-
-    def _arranged(self, pictures: torch.Tensor) -> np.ndarray:
-        return (pictures.permute(0, 2, 3, 1) if self.channels_last else pictures).contiguous().numpy()
 
     def _run(self, piece: np.ndarray) -> np.ndarray:
         fed = piece.astype(self.type)
@@ -59,18 +63,14 @@ def load_onnx(name: str, *, device: torch.device, precision: str, batch_size: in
     """The encoder of `onnx:PATH?size=112&mean=0.5,0.5,0.5&std=...&output=NAME`.
 
     What the options do not say is read from the model: the size and layout of its input, `mean` and `std` in its
-    metadata (ImageNet's otherwise), its only output. Its weights are named by the content of the file and of the
-    data files beside it. Raises InputError if onnxruntime is missing, or the model is broken or needs an option.
+    metadata (ImageNet's otherwise), its only output. Its weights are identified by the content of the file and of the
+    data files beside it. Raises InputError if onnx or onnxruntime is missing, or the model is broken or needs an
+    option.
     """
-    path, options = parse(name)
+    path, options = parse_onnx_name(name)
     if precision not in ("auto", "fp32"):
         raise InputError(f"onnx:{path.name} runs in the precision it was exported with: use --precision auto or fp32")
-    _require_model(path)
-    files = data_files(path)
-    side = with_options(Preprocessing(size=1, resize=1), options, name=name).size if "size" in options else 0
-    try_model(path, bytes=sum(file.stat().st_size for file in (path, *files)), size=side,
-              output=options.get("output", ""))
-    digest = digest_of(path)
+    digest = _content_digest(path)
     session = _session(path, device)
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in TYPES:
@@ -97,21 +97,73 @@ def load_onnx(name: str, *, device: torch.device, precision: str, batch_size: in
     )
 
 
-def parse(name: str) -> tuple[Path, dict[str, str]]:
+def parse_onnx_name(name: str) -> tuple[Path, dict[str, str]]:
     """`onnx:PATH?key=value&...` as path and options. Raises InputError for an option that is not known."""
     plain, options = split_name(name, further=("output",))
     return Path(plain.removeprefix("onnx:")), options
 
 
-def _require_model(path: Path) -> None:
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise InputError(f"onnx:{path} needs onnxruntime: install it with `pip install onnxruntime`")
+# -------------------------------------------------------------------------------------------------------- files
+def read_model(path: Path) -> Any:
+    """The model's graph, its external data unread. Raises InputError for what is none, or too large."""
+    for package in ("onnxruntime", "onnx"):
+        if importlib.util.find_spec(package) is None:
+            raise InputError(f"onnx:{path} needs {package}: install it with `pip install onnx onnxruntime`")
+    import onnx
+
     if not path.is_file():
         raise InputError(f"onnx:{path}: there is no such file")
+    size = path.stat().st_size
     with path.open("rb") as stream:
-        refuse_other_files(path, stream.read(512), path.stat().st_size)
+        refuse_other_files(path, stream.read(512), size)
+    if size > MAX_BYTES:
+        raise InputError(f"{path} has {size >> 20} MB: {MAX_BYTES >> 20} MB is the most that is read")
+    try:
+        model = onnx.load_model(path, load_external_data=False)
+    except Exception as error:  # protobuf's own kind, which is in no public module
+        raise InputError(f"{path} is not an ONNX model that can be read: {first_line(error)}") from None
+    if not model.graph.node:
+        raise InputError(f"{path} is not an ONNX model that can be read: its graph is empty")
+    return model
 
 
+def external_files(path: Path, model: Any) -> list[Path]:
+    """The files beside a model that hold its tensors, in order of their names.
+
+    Raises InputError for a file that is missing or not in the model's folder; nothing outside of it is opened.
+    """
+    from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
+
+    names = sorted({ExternalDataInfo(tensor).location for tensor in _get_all_tensors(model)
+                    if uses_external_data(tensor)})
+    files = [_beside(path, name) for name in names]
+    if sum(file.stat().st_size for file in files) > MAX_BYTES:
+        raise InputError(f"{path} has more than {MAX_BYTES >> 20} MB of data beside it, the most that is read")
+    return files
+
+
+def _beside(path: Path, name: str) -> Path:
+    plain = PurePosixPath(name)
+    if plain.is_absolute() or ".." in plain.parts or "\\" in name or "\0" in name or not plain.parts:
+        raise InputError(f"{path} keeps numbers in {name[:200]!r}, which is not in its own folder: refused")
+    file = path.parent / plain
+    if not file.is_file() or not file.resolve().is_relative_to(path.parent.resolve()):
+        raise InputError(f"{path} keeps numbers in {name[:200]!r}, which is not there: put that file beside it")
+    return file
+
+
+def _content_digest(path: Path) -> str:
+    """`sha256:<hex>` of the model and of its data files."""
+    files = external_files(path, read_model(path))
+    with path.open("rb") as stream:
+        total = hashlib.file_digest(stream, "sha256")
+    for file in files:
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return f"sha256:{total.hexdigest()}"
+
+
+# ------------------------------------------------------------------------------------------------------ session
 def _session(path: Path, device: torch.device) -> Any:
     import onnxruntime
 
@@ -151,7 +203,7 @@ def _preprocessing(path: Path, session: Any, side: int | str | None, options: di
     mean, std = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)) if raw else (IMAGENET_MEAN, IMAGENET_STD)
     how = Preprocessing(
         size=size, resize=size, scale=1.0 if raw else 1 / 255,
-        mean=colour(name, "mean", written["mean"]) if written.get("mean") else mean,
-        std=colour(name, "std", written["std"]) if written.get("std") else std,
+        mean=parse_rgb(name, "mean", written["mean"]) if written.get("mean") else mean,
+        std=parse_rgb(name, "std", written["std"]) if written.get("std") else std,
     )
-    return with_options(how, options, name=name)
+    return apply_options(how, options, name=name)

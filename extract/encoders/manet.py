@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, conv1x1, conv3x3
 
-from twofold.extract.encoders.own_classifier import Layer, last_layer
+from twofold.extract.encoders.classifier import LinearLayer, single_linear_layer
 
 HALF = 512  #: numbers that each branch gives
-SHARES = {"fc_1.": 0.6, "fc_2.": 0.4}  #: of the local and the global branch's logits, where one answer is wanted
+LOGIT_WEIGHTS = {"fc_1.": 0.6, "fc_2.": 0.4}  #: of the local and the global branch's logits, where one answer is wanted
 CHAINS, GROUPS = (1, 2), (1, 2, 3, 4)
 
 
@@ -113,14 +113,15 @@ class MANet(nn.Module):
         return quarter.mean((2, 3))
 
 
-def folded_heads(entries: Mapping[str, torch.Tensor], *, dim: int) -> Layer | None:
+def combined_heads(entries: Mapping[str, torch.Tensor], *, dim: int) -> LinearLayer | None:
     """The classifiers of both branches as one layer of the whole embedding: weight (1024, C), bias (C,)."""
-    layers = [last_layer({name: tensor for name, tensor in entries.items() if name.startswith(prefix)}, dim=dim // 2)
-              for prefix in SHARES]
+    branches = [{name: tensor for name, tensor in entries.items() if name.startswith(prefix)}
+                for prefix in LOGIT_WEIGHTS]
+    layers = [single_linear_layer(branch, dim=dim // 2) for branch in branches]
     if any(layer is None for layer in layers) or len({len(layer[1]) for layer in layers if layer}) != 1:
         return None
     heads = [torch.from_numpy(part) for layer in layers if layer for part in layer]
-    local, of_all = SHARES.values()
+    local, of_all = LOGIT_WEIGHTS.values()
     weight = torch.cat([local * heads[0], of_all * heads[2]])
     return weight.numpy(), (local * heads[1] + of_all * heads[3]).numpy()
 

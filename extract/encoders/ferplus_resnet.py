@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 _LAYER = re.compile(r"conv([2-5])_(\d)_(1x1_reduce|3x3|1x1_increase|1x1_proj)(_bn)?\.(.+)")
-_PLACES = {"1x1_reduce": ("conv1", "bn1"), "3x3": ("conv2", "bn2"), "1x1_increase": ("conv3", "bn3"),
+_LAYER_NAMES = {"1x1_reduce": ("conv1", "bn1"), "3x3": ("conv2", "bn2"), "1x1_increase": ("conv3", "bn3"),
            "1x1_proj": ("downsample.0", "downsample.1")}
 
 
@@ -25,7 +25,7 @@ def torchvision_name(name: str) -> str:
     layer = _LAYER.fullmatch(name)
     if layer:
         stage, block, part, norm, rest = layer.groups()
-        return f"layer{int(stage) - 1}.{int(block) - 1}.{_PLACES[part][bool(norm)]}.{rest}"
+        return f"layer{int(stage) - 1}.{int(block) - 1}.{_LAYER_NAMES[part][bool(norm)]}.{rest}"
     return re.sub(r"^conv1_7x7_s2(_bn)?\.", lambda stem: "bn1." if stem[1] else "conv1.", name)
 
 
@@ -36,3 +36,18 @@ def with_caffe_strides(resnet: nn.Module) -> nn.Module:
     for stage in stages:
         stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
     return resnet
+
+
+class Conv5(nn.Module):
+    """A ResNet-50 up to its last 3x3 convolution (normed, rectified), averaged over the map: (B, 512)."""
+
+    def __init__(self, resnet: Any) -> None:
+        super().__init__()
+        last = resnet.layer4[2]
+        self.body = nn.Sequential(
+            resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool, resnet.layer1, resnet.layer2, resnet.layer3,
+            *resnet.layer4[:2], last.conv1, last.bn1, last.relu, last.conv2, last.bn2, last.relu,
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x).mean((2, 3))

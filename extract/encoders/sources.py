@@ -1,0 +1,81 @@
+"""Where a backbone of any name comes from: one entry per source. Imports torch only for a source that needs it."""
+
+import importlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from twofold.extract.encoders.presets import find_preset, preset
+from twofold.extract.weights.find import PublishedWeights
+
+if TYPE_CHECKING:
+    from twofold.extract.encoders.architecture import Architecture
+    from twofold.extract.weights.read import Checkpoint
+
+#: prefix of the name to the module that is a Source (ONNX models bring no network to build: see `onnx`)
+SOURCES = {"timm": "twofold.extract.encoders.timm", "torchvision": "twofold.extract.encoders.torchvision"}
+
+
+class Source(Protocol):
+    """A module of backbones; `name` is what stands behind the prefix."""
+
+    def check_name(self, name: str) -> None:
+        """Raise InputError, saying what there is, for a name that it does not have."""
+        ...
+
+    def build(self, name: str, *, checkpoint: "Checkpoint | None", size: int, drop_path: float) -> "Architecture":
+        """The network of `name` without its classifier.
+
+        checkpoint: what will be loaded, None for random weights; size: another side of its input, 0 for its own.
+        """
+        ...
+
+    def published(self, name: str) -> PublishedWeights:
+        """Where its weights come from."""
+        ...
+
+    def licence(self, name: str) -> str:
+        """The licence of its published weights, empty where none is stated."""
+        ...
+
+
+class _Presets:
+    """The presets as a source, without a prefix."""
+
+    def check_name(self, name: str) -> None:
+        preset(name)
+
+    def build(self, name: str, *, checkpoint: "Checkpoint | None", size: int, drop_path: float) -> "Architecture":
+        found = preset(name)
+        return found.build(found, checkpoint, size, drop_path)
+
+    def published(self, name: str) -> PublishedWeights:
+        return preset(name).weights
+
+    def licence(self, name: str) -> str:
+        found = find_preset(name)
+        return found.licence if found else ""
+
+
+def source_of(backbone: str) -> tuple[Source, str]:
+    """The source of a backbone's name, and the name that it has there. Options behind the name are left out."""
+    kind, colon, name = backbone.partition("?")[0].partition(":")
+    if colon and kind in SOURCES:
+        module: Source = importlib.import_module(SOURCES[kind])  # type: ignore[assignment]
+        return module, name
+    return _Presets(), backbone.partition("?")[0]
+
+
+def published_weights(backbone: str) -> PublishedWeights:
+    """Where the weights of a backbone come from. Raises InputError for an unknown name."""
+    source, name = source_of(backbone)
+    return source.published(name)
+
+
+def licences(backbones: Iterable[str]) -> dict[str, str]:
+    """The licence of each backbone for which one is stated."""
+    stated = {}
+    for backbone in backbones:
+        source, name = source_of(backbone)
+        if licence := source.licence(name):
+            stated[backbone] = licence
+    return stated
