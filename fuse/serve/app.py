@@ -1,10 +1,15 @@
-"""The pages and answers of the server, as an ASGI application."""
+"""The server as an ASGI application: who may ask, the page, the answers."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+import hmac
+import ipaddress
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -14,11 +19,13 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from twofold.data.images.decode import ImageError
-from twofold.fuse.serve.access import COOKIE, Access, Refusal, token_in
-from twofold.fuse.serve.desk import Desk
-from twofold.fuse.serve.examples import Examples
+from twofold.data.images.decode import PHOTO_LIMITS, ImageError, thumbnail
+from twofold.data.images.formats import IMAGE_SUFFIXES
+from twofold.data.utils.errors import InputError
+from twofold.fuse.serve.queue import RequestError, RequestQueue
 
+MAX_EXAMPLES, THUMBNAIL_SIDE = 48, 160
+COOKIE = "twofold-token"
 PAGE = Path(__file__).with_name("page")
 ASSETS = {"/": ("page.html", "text/html"), "/page.css": ("page.css", "text/css"),
           "/page.js": ("page.js", "text/javascript"), "/face.js": ("face.js", "text/javascript"),
@@ -34,11 +41,106 @@ HEADERS = {
 
 
 @dataclass(frozen=True)
-class Site:
+class Access:
+    """The rules of one server. token: None on loopback, where only this machine can ask.
+
+    There, what can still reach it are pages that the user's browser has open: a name of theirs that resolves to
+    127.0.0.1 (DNS rebinding) is told by the header Host, a request of theirs by Origin and Sec-Fetch-Site.
+    """
+
+    token: str | None
+
+    def refusal(self, *, headers: Mapping[str, str], query: str, cookies: Mapping[str, str], opening: bool
+                ) -> RequestError | None:
+        """Why not, or None. headers: lower-case names; opening: the page itself is asked for, as by a link to it."""
+        host = headers.get("host", "")
+        if self.token is None and not is_loopback(_name(host)):
+            return RequestError(403, f"this page answers to localhost only, not to {host[:100]!r}")
+        origin = headers.get("origin", "")
+        if origin and urlsplit(origin).netloc.lower() != host.lower():
+            return RequestError(403, f"a page of {origin[:100]!r} asked, and only this server's own page may")
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not opening:
+            return RequestError(403, "a page of another site asked, and only this server's own page may")
+        if self.token is not None and not self._has_token(headers, query, cookies):
+            return RequestError(401, "the token is missing or wrong: open the address that `twofold serve` printed, "
+                                     "with all of its end")
+        return None
+
+    def _has_token(self, headers: Mapping[str, str], query: str, cookies: Mapping[str, str]) -> bool:
+        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        offers = (token_in(query), cookies.get(COOKIE, ""), bearer)
+        return any(hmac.compare_digest(offer.encode(), (self.token or "").encode()) for offer in offers)
+
+
+def access_for(host: str) -> Access:
+    """No token on loopback; elsewhere a fresh one of 192 bits."""
+    return Access(None if is_loopback(host) else secrets.token_urlsafe(24))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this is an address of this machine that no other machine reaches, or `localhost`; no other name is."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def token_in(query: str) -> str:
+    """The token of a query string, or an empty text."""
+    return parse_qs(query).get("token", [""])[0]
+
+
+def _name(host: str) -> str:
+    """The header Host without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Image files that the page offers for a click; the page knows them by their numbers, never by a path."""
+
+    paths: tuple[Path, ...] = ()
+    _thumbnails: dict[int, bytes] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)  #: a browser asks for several at once, and each is decoded whole
+
+    @property
+    def names(self) -> list[str]:
+        return [path.name for path in self.paths]
+
+    def read(self, number: int) -> bytes:
+        """The file's bytes. Raises IndexError for no such number, OSError."""
+        return self.paths[number].read_bytes()
+
+    def thumbnail(self, number: int) -> bytes:
+        """The image as a small JPEG. Raises IndexError, OSError and ImageError."""
+        with self._lock:
+            if number not in self._thumbnails:
+                self._thumbnails[number] = thumbnail(self.read(number), side=THUMBNAIL_SIDE, limits=PHOTO_LIMITS)
+            return self._thumbnails[number]
+
+
+def find_examples(folder: Path | None, *, max_bytes: int) -> Examples:
+    """The first images of a folder by name, of files that are not too large. Raises InputError if there are none."""
+    if folder is None:
+        return Examples()
+    if not folder.is_dir():
+        raise InputError(f"--examples {folder}: no such folder")
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+             and not path.name.startswith(".") and path.stat().st_size <= max_bytes]
+    if not paths:
+        raise InputError(f"--examples {folder}: no pictures in it")
+    return Examples(tuple(paths[:MAX_EXAMPLES]))
+
+
+@dataclass(frozen=True)
+class App:
     """What the application serves. facts: what the page says of the run, as JSON."""
 
     access: Access
-    desk: Desk
+    queue: RequestQueue
     examples: Examples
     facts: dict[str, Any]
 
@@ -46,18 +148,18 @@ class Site:
         return JSONResponse(self.facts | {"examples": self.examples.names})
 
     async def recognise(self, request: Request) -> Response:
-        answer = await self.desk.answer(request.headers.get("content-length"), request.stream())
+        answer = await self.queue.answer(request.headers.get("content-length"), request.stream())
         return JSONResponse(asdict(answer))
 
 
-def application(site: Site) -> Starlette:
+def application(app: App) -> Starlette:
     """The page at `/`, its run at `/run`, answers at `POST /recognise`, the examples."""
-    routes = [Route(path, _asset(*asset, site.access)) for path, asset in ASSETS.items()]
-    routes += [Route("/run", site.run), Route("/recognise", site.recognise, methods=["POST"]),
-               Route("/examples/{number:int}", _example(site.examples.read, "application/octet-stream")),
-               Route("/examples/{number:int}/small", _example(site.examples.thumbnail, "image/jpeg"))]
-    return Starlette(routes=routes, middleware=[Middleware(Guard, access=site.access)], exception_handlers={
-        Refusal: _refused, HTTPException: _no_such_page, ClientDisconnect: _gone})
+    routes = [Route(path, _asset(*asset, app.access)) for path, asset in ASSETS.items()]
+    routes += [Route("/run", app.run), Route("/recognise", app.recognise, methods=["POST"]),
+               Route("/examples/{number:int}", _example(app.examples.read, "application/octet-stream")),
+               Route("/examples/{number:int}/small", _example(app.examples.thumbnail, "image/jpeg"))]
+    return Starlette(routes=routes, middleware=[Middleware(Guard, access=app.access)], exception_handlers={
+        RequestError: _refused, HTTPException: _no_such_page, ClientDisconnect: _gone})
 
 
 class Guard:
@@ -104,7 +206,7 @@ def _example(read: Callable[[int], bytes], media_type: str) -> Endpoint:
         try:
             content = await asyncio.to_thread(read, request.path_params["number"])
         except (IndexError, OSError, ImageError):
-            raise Refusal(404, "this example cannot be read") from None
+            raise RequestError(404, "this example cannot be read") from None
         return Response(content, media_type=media_type)
 
     return endpoint
@@ -117,7 +219,7 @@ def _sentence(status: int, sentence: str, *, plain: bool = False) -> Response:
 
 
 def _refused(_: Request, refusal: Exception) -> Response:
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, RequestError)
     return _sentence(refusal.status, refusal.sentence)
 
 

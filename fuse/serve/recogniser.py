@@ -1,4 +1,4 @@
-"""Bytes of a picture to what its faces show: detector, encoders and head, all loaded once."""
+"""From the bytes of an image to the expressions of its faces: detector, encoders and head, all loaded once."""
 
 import io
 import time
@@ -11,30 +11,67 @@ from PIL import Image
 from twofold.data.faces.in_memory import FaceFinder, PictureFace
 from twofold.fuse.heads.head import scores_of, without_streams
 from twofold.fuse.runs.read import Run
-from twofold.fuse.serve.answer import Answer, FaceAnswer, Seconds
 
 Embed = Callable[[Sequence[bytes]], np.ndarray]  #: N image files of faces to (N, D) float32, in the head's columns
 
 
 @dataclass(frozen=True)
+class FaceResult:
+    """One face. box: x, y, width, height in pixels of the upright image; detection: the detector's score, or None.
+
+    expressions: (C,) calibrated probabilities; basic: (8,), empty for heads that predict no basic expressions;
+    stream_weights: (K,), empty for heads without them; without: (K,) the probability of the likeliest expression with
+    each stream at its training mean, empty for a single stream.
+    """
+
+    box: tuple[float, ...]
+    detection: float | None
+    expressions: tuple[float, ...]
+    basic: tuple[float, ...]
+    stream_weights: tuple[float, ...]
+    without: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds in the queue, for decoding and detection, in the encoders, in the head."""
+
+    wait: float
+    find: float
+    encode: float
+    decide: float
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """An image's size and faces, the largest first. left_out: smaller faces that were not looked at further."""
+
+    width: int
+    height: int
+    faces: tuple[FaceResult, ...]
+    left_out: int
+    seconds: Timings
+
+
+@dataclass(frozen=True)
 class Recogniser:
-    """A run that answers for pictures, one at a time. most_faces: of a picture, the largest."""
+    """A run that answers for images, one at a time. max_faces: of an image, the largest."""
 
     run: Run
     finder: FaceFinder
     embed: Embed
-    most_faces: int
+    max_faces: int
 
-    def recognise(self, content: bytes, *, waited: float = 0.0) -> Answer:
+    def recognise(self, content: bytes, *, waited: float = 0.0) -> ImageResult:
         """The answer for one image file. waited: seconds that it lay in a queue. Raises ImageError."""
         began = time.perf_counter()
-        picture = self.finder.find(content, most=self.most_faces)
+        picture = self.finder.find(content, most=self.max_faces)
         seen = time.perf_counter()
         features = self.embed([face.content for face in picture.faces]) if picture.faces else None
         encoded = time.perf_counter()
         faces = self._decide(picture.faces, features) if features is not None else ()
-        seconds = Seconds(waited, seen - began, encoded - seen, time.perf_counter() - encoded)
-        return Answer(picture.width, picture.height, faces, picture.left_out, seconds)
+        seconds = Timings(waited, seen - began, encoded - seen, time.perf_counter() - encoded)
+        return ImageResult(picture.width, picture.height, faces, picture.left_out, seconds)
 
     def warm_up(self) -> None:
         """Answer for a black face, so that the first person does not wait for what libraries do at a first call."""
@@ -43,13 +80,13 @@ class Recogniser:
         black = PictureFace((0.0, 0.0, 112.0, 112.0), file.getvalue(), None)
         self._decide([black], self.embed([black.content]))
 
-    def _decide(self, faces: Sequence[PictureFace], features: np.ndarray) -> tuple[FaceAnswer, ...]:
+    def _decide(self, faces: Sequence[PictureFace], features: np.ndarray) -> tuple[FaceResult, ...]:
         scores = scores_of(self.run.head, features)
         probabilities = self.run.calibrated(scores)
         shares, basic = (np.zeros((len(faces), 0)) if each is None else each.mean(axis=0)
                          for each in (scores.shares, scores.basic))
         without = self._without(features, probabilities.argmax(axis=1))
-        return tuple(FaceAnswer(face.box, face.detection, *(tuple(row.astype(float).tolist()) for row in rows))
+        return tuple(FaceResult(face.box, face.detection, *(tuple(row.astype(float).tolist()) for row in rows))
                      for face, *rows in zip(faces, probabilities, basic, shares, without, strict=True))
 
     def _without(self, features: np.ndarray, calls: np.ndarray) -> np.ndarray:

@@ -16,9 +16,7 @@ from twofold.data.labels import BASIC
 from twofold.data.utils.errors import InputError
 from twofold.fuse.predict import TEACHING_BASICS
 from twofold.fuse.runs.read import Run
-from twofold.fuse.serve.access import Access, access_for
-from twofold.fuse.serve.desk import Bounds, Desk, Tally
-from twofold.fuse.serve.examples import find_examples
+from twofold.fuse.serve.queue import Limits, RequestQueue, ServeStats
 from twofold.fuse.serve.recogniser import Embed, Recogniser
 
 log = logging.getLogger(__name__)
@@ -35,7 +33,7 @@ class ServeOptions:
     threshold: float = 0.5
     cropped: bool = False
     detector: Path | None = None
-    bounds: Bounds = field(default_factory=Bounds)
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -47,59 +45,59 @@ class ServeOptions:
 
 
 @dataclass(frozen=True)
-class Served:
+class ServeReport:
     """What was served, once it is over."""
 
     url: str
-    tally: Tally
+    stats: ServeStats
 
     def record(self) -> dict[str, Any]:
-        return {"url": self.url} | asdict(self.tally)
+        return {"url": self.url} | asdict(self.stats)
 
     def text(self) -> str:
-        refused = f", {self.tally.refused} refused" if self.tally.refused else ""
-        return f"served {self.tally.pictures} pictures with {self.tally.faces} faces{refused}"
+        refused = f", {self.stats.refused} refused" if self.stats.refused else ""
+        return f"served {self.stats.pictures} pictures with {self.stats.faces} faces{refused}"
 
 
-def serve(run: Run, options: ServeOptions, *, load: Callable[[], Embed]) -> Served:
+def serve(run: Run, options: ServeOptions, *, load: Callable[[], Embed]) -> ServeReport:
     """Serve the run until Ctrl-C or SIGTERM. load: the encoders of its streams, called once.
 
     Raises InputError, before anything is served, where a library, weights, the detector, examples or the port are not
     to be had.
     """
     uvicorn = _require_uvicorn()
-    from twofold.fuse.serve.app import Site, application
+    from twofold.fuse.serve.app import App, access_for, application, find_examples
 
     run.require_one_encoder_per_stream()
-    examples = find_examples(options.examples, most_bytes=options.bounds.bytes)
+    examples = find_examples(options.examples, max_bytes=options.limits.bytes)
     access = access_for(options.host)
     with _listen(options.host, options.port) as listener, _ended_by_signals():
-        url, tally = _url(listener, options.host, access), Tally()
-        recogniser = Recogniser(run, open_finder(run, options), load(), options.bounds.faces)
+        url, stats = _url(listener, options.host, access.token), ServeStats()
+        recogniser = Recogniser(run, open_finder(run, options), load(), options.limits.faces)
         recogniser.warm_up()
-        desk = Desk(recogniser.recognise, options.bounds, tally)
-        site = Site(access, desk, examples, facts(run, options, looks=recogniser.finder.detects))
+        queue = RequestQueue(recogniser.recognise, options.limits, stats)
+        app = App(access, queue, examples, facts(run, options, detects=recogniser.finder.detects))
         listener.listen()  # before the address is said: whoever is quick waits, and is not refused
         log.info("open %s (Ctrl-C ends it)%s", url, "" if access.token is None else
                  ". Whoever has this address may send pictures, over a line that is not encrypted; browsers give their "
                  "camera to localhost only")
-        with contextlib.closing(desk):
+        with contextlib.closing(queue):
             uvicorn.Server(uvicorn.Config(
-                application(site), log_level="warning", access_log=False, lifespan="off", http="h11", ws="none",
+                application(app), log_level="warning", access_log=False, lifespan="off", http="h11", ws="none",
                 server_header=False, proxy_headers=False, timeout_keep_alive=10, timeout_graceful_shutdown=3,
                 limit_concurrency=200)).run(sockets=[listener])
-    return Served(url.partition("?")[0], tally)
+    return ServeReport(url.partition("?")[0], stats)
 
 
-def facts(run: Run, options: ServeOptions, *, looks: bool) -> dict[str, Any]:
+def facts(run: Run, options: ServeOptions, *, detects: bool) -> dict[str, Any]:
     """What the page says of the run."""
     return {
         "name": run.path.resolve().name, "classes": run.taxonomy.classes, "taxonomy": run.taxonomy.name,
         "head": run.kind, "members": run.head.spec.members, "streams": run.stream_names,
         "untrained": [name for name, (_, _, recipe) in zip(run.stream_names, run.streams, strict=True)
                       if recipe.untrained],
-        "basic": BASIC if run.kind in TEACHING_BASICS else [], "threshold": options.threshold, "looks": looks,
-        "bounds": {"bytes": options.bounds.bytes, "faces": options.bounds.faces, "pixels": PHOTO_LIMITS.pixels},
+        "basic": BASIC if run.kind in TEACHING_BASICS else [], "threshold": options.threshold, "detects": detects,
+        "limits": {"bytes": options.limits.bytes, "faces": options.limits.faces, "pixels": PHOTO_LIMITS.pixels},
     }
 
 
@@ -139,12 +137,12 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _url(listener: socket.socket, host: str, access: Access) -> str:
+def _url(listener: socket.socket, host: str, token: str | None) -> str:
     """What to open: the name of this machine where it listens on all interfaces."""
     port = listener.getsockname()[1]
     name = host if host not in ("0.0.0.0", "::") else socket.gethostname()
     name = f"[{name}]" if ":" in name else name
-    return f"http://{name}:{port}/" + (f"?token={access.token}" if access.token else "")
+    return f"http://{name}:{port}/" + (f"?token={token}" if token else "")
 
 
 @contextlib.contextmanager

@@ -136,11 +136,11 @@ class StreamTable {
 
   fill(face, call) {
     const likely = `“${call.name}” is ${percent(call.share)} likely`;
-    const weighed = face.shares.length > 0;
+    const weighed = face.stream_weights.length > 0;
     this.note.textContent = weighed ? `Shares in the decision; ${likely}, and without one of them as the last column says.`
       : `${likely}; without one of them as follows.`;
     const more = weighed ? face.without.map((share) => `→ ${percent(share)}`) : undefined;
-    this.bars.fill(this.names, weighed ? face.shares : face.without, { more });
+    this.bars.fill(this.names, weighed ? face.stream_weights : face.without, { more });
   }
 }
 

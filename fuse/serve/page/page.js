@@ -31,8 +31,8 @@ async function ask(path, options) {
 async function recognise(blob) {
   const began = performance.now();
   try {
-    if (blob.size > run.bounds.bytes) {
-      throw new Error(`the file has more than ${run.bounds.bytes >> 20} MB: make it smaller`);
+    if (blob.size > run.limits.bytes) {
+      throw new Error(`the file has more than ${run.limits.bytes >> 20} MB: make it smaller`);
     }
     const headers = { "content-type": "application/octet-stream" };
     const answer = await (await ask("recognise", { method: "POST", headers, body: blob })).json();
@@ -232,7 +232,7 @@ function describe() {
   at("name").textContent = run.name;
   const members = run.members > 1 ? `, ${run.members} members` : "";
   at("about").textContent = `${run.classes.length} expressions (${run.taxonomy}), head ${run.head}${members}, on `
-    + `${run.streams.join(" + ")}` + (run.looks ? "." : ". Each picture is taken for one face as it is.");
+    + `${run.streams.join(" + ")}` + (run.detects ? "." : ". Each picture is taken for one face as it is.");
   at("untrained").hidden = !run.untrained.length;
   at("untrained").textContent = `UNTRAINED weights (${run.untrained.join(", ")}): random features, so these answers `
     + "say nothing about the faces.";

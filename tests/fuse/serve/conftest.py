@@ -24,10 +24,8 @@ from twofold.data.manifest import write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
 from twofold.extract.again.loaded import load_encoders
 from twofold.fuse.runs.read import Run, read_run
-from twofold.fuse.serve.access import Access
-from twofold.fuse.serve.app import Site, application
-from twofold.fuse.serve.desk import Bounds, Desk, Tally
-from twofold.fuse.serve.examples import Examples
+from twofold.fuse.serve.app import Access, App, Examples, application
+from twofold.fuse.serve.queue import Limits, RequestQueue, ServeStats
 from twofold.fuse.serve.recogniser import Recogniser
 from twofold.fuse.serve.serve import ServeOptions, facts
 
@@ -78,10 +76,10 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
 
 @dataclass(frozen=True)
 class Served:
-    """A server that runs. tally: what it did so far."""
+    """A server that runs. stats: what it did so far."""
 
     port: int
-    tally: Tally
+    stats: ServeStats
 
     @property
     def url(self) -> str:
@@ -108,23 +106,23 @@ def served() -> Iterator[Callable[..., Served]]:
     """Start a server of a recogniser, which ends with the test."""
     servers = []
 
-    def start(recogniser: Recogniser, *, bounds: Bounds | None = None, token: str | None = None,
+    def start(recogniser: Recogniser, *, limits: Limits | None = None, token: str | None = None,
               examples: Examples | None = None, threshold: float = 0.5) -> Served:
-        desk = Desk(recogniser.recognise, bounds or Bounds())
-        options = ServeOptions(bounds=desk.bounds, threshold=threshold)
-        site = Site(Access(token), desk, examples or Examples(), facts(recogniser.run, options, looks=True))
-        server = uvicorn.Server(uvicorn.Config(application(site), port=0, log_level="warning", access_log=False,
+        queue = RequestQueue(recogniser.recognise, limits or Limits())
+        options = ServeOptions(limits=queue.limits, threshold=threshold)
+        app = App(Access(token), queue, examples or Examples(), facts(recogniser.run, options, detects=True))
+        server = uvicorn.Server(uvicorn.Config(application(app), port=0, log_level="warning", access_log=False,
                                                lifespan="off", http="h11", ws="none"))
         thread = threading.Thread(target=server.run)
         thread.start()
-        servers.append((server, thread, desk))
+        servers.append((server, thread, queue))
         while not server.started:
             assert thread.is_alive()
             time.sleep(0.01)
-        return Served(server.servers[0].sockets[0].getsockname()[1], desk.tally)
+        return Served(server.servers[0].sockets[0].getsockname()[1], queue.stats)
 
     yield start
-    for server, thread, desk in servers:
+    for server, thread, queue in servers:
         server.should_exit = True
         thread.join()
-        desk.close()
+        queue.close()

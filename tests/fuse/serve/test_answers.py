@@ -36,10 +36,10 @@ def test_the_answers_are_those_of_predict(cli, drawn, recogniser, tmp_path, head
         assert face.expressions == pytest.approx([float(row[name]) for name in run.taxonomy.classes], abs=2e-3)
         assert sum(face.expressions) == pytest.approx(1, abs=1e-5)
         if head == "paper":
-            assert BASIC[int(np.argmax(face.basic))] == row["basic"] and face.shares == ()
+            assert BASIC[int(np.argmax(face.basic))] == row["basic"] and face.stream_weights == ()
         else:
             shares = [float(row[f"share {name}"]) for name in run.stream_names]
-            assert face.shares == pytest.approx(shares, abs=2e-3) and face.basic == ()
+            assert face.stream_weights == pytest.approx(shares, abs=2e-3) and face.basic == ()
 
 
 def test_a_stream_left_out_stands_at_its_mean(drawn, recogniser):
@@ -71,7 +71,7 @@ def test_several_faces_the_largest_first_and_none(finding, served):
     assert set(answer["seconds"]) == {"wait", "find", "encode", "decide"}
     status, answer = server.recognise(picture())
     assert (status, answer["faces"]) == (200, [])
-    assert (server.tally.pictures, server.tally.faces, server.tally.refused) == (2, 2, 0)
+    assert (server.stats.pictures, server.stats.faces, server.stats.refused) == (2, 2, 0)
 
 
 def test_five_people_in_a_photograph(real, recogniser):
@@ -84,7 +84,7 @@ def test_five_people_in_a_photograph(real, recogniser):
 
 
 def test_more_faces_than_are_answered_for_are_counted(finding):
-    few = Recogniser(finding.run, finding.finder, finding.embed, most_faces=1)
+    few = Recogniser(finding.run, finding.finder, finding.embed, max_faces=1)
     answer = few.recognise(picture((RED, 20, 30), (GREEN, 100, 40)))
     assert len(answer.faces) == 1 and answer.left_out == 1
 

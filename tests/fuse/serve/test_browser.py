@@ -9,7 +9,7 @@ from PIL import Image
 from tests.data.faces.films import GREEN, RED, film, still
 from tests.fuse.serve.browser import CHROMIUM, Browser
 from tests.fuse.serve.conftest import encoded, picture
-from twofold.fuse.serve.examples import find_examples
+from twofold.fuse.serve.app import find_examples
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine (Debian: apt install chromium)")
 
@@ -109,7 +109,7 @@ def test_pictures_that_are_dropped_or_pasted(browser, finding, served, files, ev
 
 
 def test_examples_are_a_click_away(browser, finding, served, files):
-    server = served(finding, examples=find_examples(files, most_bytes=1 << 20))
+    server = served(finding, examples=find_examples(files, max_bytes=1 << 20))
     opened(browser, server.url)
     assert browser.run("[...document.querySelectorAll('#examples img')].map(image => image.alt)") == [
         "huge.png", "none.png", "two.png"]
@@ -123,10 +123,10 @@ def test_the_camera_and_its_end(browser, recogniser, served):
     browser.run("document.querySelector('#camera').click()")
     browser.until("document.querySelector('.face') && !document.querySelector('#video').hidden")
     assert browser.text("#status") == "Camera: Stop or the Escape key ends it"
-    before = server.tally.pictures
+    before = server.stats.pictures
     browser.until("performance.getEntriesByType('resource').filter(entry => entry.name.endsWith('recognise'))"
                   f".length > {before + 1}")
-    assert shown(browser) == 1 and server.tally.pictures > before
+    assert shown(browser) == 1 and server.stats.pictures > before
     assert browser.run("document.querySelector('#picture').hidden && document.querySelector('#camera').hidden")
     browser.run("document.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape' }))")
     browser.until("document.querySelector('#video').hidden && document.querySelector('#stop').hidden")
@@ -141,7 +141,7 @@ def test_a_video_file_is_looked_at_frame_by_frame(browser, finding, served, tmp_
     opened(browser, server.url)
     browser.choose("#files", tmp_path / "one.webm")
     browser.until("document.querySelector('#video').ended")
-    assert server.tally.pictures >= 2 and server.tally.faces == server.tally.pictures
+    assert server.stats.pictures >= 2 and server.stats.faces == server.stats.pictures
     assert shown(browser) == 1
     (tmp_path / "no.mp4").write_bytes(b"Dear Sir or Madam,")
     browser.choose("#files", tmp_path / "no.mp4")

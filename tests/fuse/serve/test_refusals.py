@@ -13,9 +13,8 @@ from PIL import Image
 
 from tests.data.faces.films import RED
 from tests.fuse.serve.conftest import encoded, picture
-from twofold.fuse.serve.access import access_for, is_loopback
-from twofold.fuse.serve.desk import Bounds
-from twofold.fuse.serve.examples import Examples
+from twofold.fuse.serve.app import Examples, access_for, is_loopback
+from twofold.fuse.serve.queue import Limits
 
 FACE = picture((RED, 20, 30))
 
@@ -30,7 +29,7 @@ def test_a_file_that_is_no_picture(finding, served, content, sentence):
     server = served(finding)
     status, answer = server.recognise(content)
     assert status == 422 and sentence in answer["error"] and set(answer) == {"error"}
-    assert server.tally.refused == 1 and server.recognise(FACE)[0] == 200
+    assert server.stats.refused == 1 and server.recognise(FACE)[0] == 200
 
 
 def test_a_hundred_megapixels_are_refused_by_the_header(finding, served, monkeypatch):
@@ -43,7 +42,7 @@ def test_a_hundred_megapixels_are_refused_by_the_header(finding, served, monkeyp
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_file_with_too_many_bytes(finding, served, chunked):
-    server = served(finding, bounds=Bounds(bytes=1 << 20))
+    server = served(finding, limits=Limits(bytes=1 << 20))
     content = bytes(3 << 20)
     sent = (content[start:start + 65536] for start in range(0, len(content), 65536)) if chunked else content
     try:
@@ -51,11 +50,11 @@ def test_a_file_with_too_many_bytes(finding, served, chunked):
         assert status == 413 and answer["error"] == "the file has more than 1 MB: make it smaller"
     except (BrokenPipeError, ConnectionResetError):  # it need not read all before it says so
         pass
-    assert server.recognise(FACE)[0] == 200 and server.tally.refused == 1
+    assert server.recognise(FACE)[0] == 200 and server.stats.refused == 1
 
 
 def test_twenty_at_once_are_answered_or_told_to_wait(finding, served):
-    server = served(finding, bounds=Bounds(places=4))
+    server = served(finding, limits=Limits(places=4))
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda _: server.recognise(FACE), range(20)))
     assert {status for status, _ in answers} <= {200, 503}
@@ -65,9 +64,9 @@ def test_twenty_at_once_are_answered_or_told_to_wait(finding, served):
     assert server.recognise(FACE)[0] == 200
 
 
-def test_a_full_desk_says_so(finding, served):
+def test_a_full_queue_says_so(finding, served):
     """Two pictures that never come to an end have both places: the third is told, and has one once they have left."""
-    server = served(finding, bounds=Bounds(places=2, upload_seconds=1.0))
+    server = served(finding, limits=Limits(places=2, upload_seconds=1.0))
     start = b"POST /recognise HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc"
     slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
     for connection in slow:
@@ -96,7 +95,7 @@ def test_a_turn_that_does_not_come(finding, served):
         release.wait(30)
         return finding.embed(images)
 
-    server = served(replace(finding, embed=embed), bounds=Bounds(wait_seconds=0.2))
+    server = served(replace(finding, embed=embed), limits=Limits(wait_seconds=0.2))
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(server.recognise, FACE)
         begun.wait(30)
@@ -107,7 +106,7 @@ def test_a_turn_that_does_not_come(finding, served):
 
 
 def test_a_sender_who_leaves_gives_the_place_back(finding, served):
-    server = served(finding, bounds=Bounds(places=1))
+    server = served(finding, limits=Limits(places=1))
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(b"POST /recognise HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
     assert next(status for _ in itertools.count() if (status := server.recognise(FACE)[0]) != 503) == 200
@@ -138,7 +137,7 @@ def test_loopback_answers_to_its_own_names_and_pages_only(finding, served):
     assert server.ask("GET", "/run", Sec_Fetch_Site="cross-site")[0] == 403
     assert server.ask("GET", "/", Sec_Fetch_Site="cross-site")[0] == 200  # a link to the page
     assert server.recognise(FACE, Origin=f"http://{own}", Sec_Fetch_Site="same-origin")[0] == 200
-    assert server.tally.pictures == 1
+    assert server.stats.pictures == 1
 
 
 def test_a_token_is_asked_for_everything(finding, served):
