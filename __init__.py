@@ -66,7 +66,7 @@ class Faces:
         weights: backbone to a file, `random:SEED` or `hub`. Raises InputError or CacheError before anything is written
         if that makes no sense, RuntimeError if it was interrupted.
         """
-        from twofold.extract.run import Request, extract
+        from twofold.extract.extract import Request, extract
         from twofold.extract.streams import parse_streams
 
         files = [f"{name}={file}" for name, file in (weights or {}).items()]

@@ -71,7 +71,7 @@ def predict(
     import tempfile
 
     from twofold.data.faces.annotate import Drawing
-    from twofold.extract.again.inputs import Watch, extract_inputs
+    from twofold.extract.inputs import FootageOptions, RunEncoders, extract_inputs
     from twofold.fuse.predict import PredictOptions, check_options
     from twofold.fuse.predict import predict as run_predict
     from twofold.fuse.runs.read import read_run
@@ -80,13 +80,14 @@ def predict(
     options = PredictOptions(top=top, threshold=threshold, smooth=smooth, basic=basic, template=submission,
                              fill=fill_videos, overwrite=overwrite)
     check_options(options, trained, out, inputs=inputs)
-    watch = Watch(cropped=cropped, detect=detect, detector=detector, fps=fps, every=every)
+    footage = FootageOptions(cropped=cropped, detect=detect, detector=detector, fps=fps, every=every)
     drawing = Drawing(timeline=timeline, annotate=annotate, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
         faces = extract_inputs(
-            inputs, [recipe for _, _, recipe in trained.streams], crops=trained.record.crops, watch=watch,
-            drawing=drawing, out=out, root=root or [], store=store, place=Path(folder, "store"), weights=weights or [],
-            device=device, dims=trained.head.spec.dims, submission=submission is not None)
+            inputs, RunEncoders(recipes=[recipe for _, _, recipe in trained.streams], weights=weights or [],
+                                device=device, dims=trained.head.spec.dims),
+            crops=trained.record.crops, footage=footage, drawing=drawing, out=out, root=root or [],
+            store=store, temporary=Path(folder, "store"), submission=submission is not None)
         if faces.stopped_by:
             return 128 + faces.stopped_by
         predictions = run_predict(trained, faces.store, options, out=out, inputs=inputs, faults=faces.faults)
@@ -107,7 +108,7 @@ def serve(
     device: extract_cli.Device = "auto",
 ) -> Report:
     """A live page for one run: drop a picture, use the camera or a video, see what each face shows."""
-    from twofold.extract.again.loaded import load_encoders
+    from twofold.extract.match import load_matching
     from twofold.fuse.runs.read import read_run
     from twofold.fuse.serve.serve import ServeOptions
     from twofold.fuse.serve.serve import serve as run_serve
@@ -115,7 +116,7 @@ def serve(
     options = ServeOptions(host=host, port=port, examples=examples, threshold=threshold, cropped=cropped,
                            detector=detector)
     trained = read_run(run)
-    return run_serve(trained, options, load=lambda: load_encoders(
+    return run_serve(trained, options, load=lambda: load_matching(
         [recipe for _, _, recipe in trained.streams], weights=weights or [], device=device.split(",")[0],
         dims=trained.head.spec.dims).embed)
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from twofold.data.manifest import read_manifest
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import openmp_settings
 from twofold.extract.encoders.encoder import Encoder
-from twofold.extract.engine.engine import compute
+from twofold.extract.engine.loop import run_jobs
 from twofold.extract.plan import ExtractOptions, Job, recipe_of
 from twofold.extract.streams import Encoders, Stream
 from twofold.extract.views import view
@@ -91,11 +92,11 @@ def bench_extract(streams: Sequence[Stream], *, manifest: Path, roots: Sequence[
     legs = _legs(jobs, keys, source, workers)
     kind, cores = jobs[0].encoder.device.type, len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
-        stats = compute(jobs, keys, source, Store(Path(folder), new=True), options=ExtractOptions(workers=workers),
-                        progress=False)
+        stats = run_jobs(jobs, keys, source, partial(publish_shard, Store(Path(folder), new=True)),
+                         options=ExtractOptions(workers=workers), progress=False)
     return ExtractBench(
         backbones=[job.encoder.name for job in jobs], samples=len(keys), device=kind, workers=workers, cores=cores,
-        legs=legs, whole=stats.faces / stats.seconds.wall,
+        legs=legs, whole=stats.samples / stats.seconds.wall,
         ceiling=min(leg.rate for leg in legs) if kind == "cuda" else cores / sum(leg.cpu_seconds for leg in legs))
 
 
@@ -150,7 +151,7 @@ def _decode(jobs: Sequence[Job], keys: Sequence[str], source: ImageSource, worke
 
 def _write(jobs: Sequence[Job]) -> Leg:
     """Publish a shard of each file."""
-    count, draw = ExtractOptions().rows_a_part, np.random.default_rng(0)
+    count, draw = ExtractOptions().rows_per_shard, np.random.default_rng(0)
     shards = [Rows(keys=[f"{row:08d}.jpg" for row in range(count)], sha256=[b"0" * 64] * count,
                    features=draw.standard_normal((count, job.encoder.dim), np.float32).astype(job.recipe.dtype))
               for job in jobs]

@@ -43,7 +43,7 @@ def extract(
     workers: Annotated[int, typer.Option(min=0, help="Decoding threads; 0 takes one a core.")] = 0,
     shard: Annotated[str, typer.Option(help="i/n: the i-th of n slices, from 0; or auto, from RANK or SLURM.")] = "",
     max_failures: Annotated[int, typer.Option(min=-1, help="Stop once more faces than this fail; -1 never.")] = -1,
-    part_rows: Annotated[int, typer.Option(min=1, help="Faces that a crash repeats at most.")] = 2048,
+    shard_rows: Annotated[int, typer.Option(min=1, help="Samples that a crash repeats at most.")] = 2048,
     replace_manifest: Annotated[bool, typer.Option(
         "--replace-manifest", help="Take another dataset's manifest; compares every image.")] = False,
     retry_failures: Annotated[bool, typer.Option("--retry-failures", help="Try failed faces again.")] = False,
@@ -64,15 +64,15 @@ def extract(
 ) -> Report:
     """Run each backbone once over all faces and write the embeddings."""
     from twofold.data.utils.options import split_names
+    from twofold.extract.extract import Request
+    from twofold.extract.extract import extract as run_extract
     from twofold.extract.plan import ExtractOptions
-    from twofold.extract.run import Request
-    from twofold.extract.run import extract as run_extract
     from twofold.extract.streams import parse_streams
 
     streams = parse_streams(split_names(backbones), split_names(views), weights=weights or [],
-                            classes_of=classes_of or [], precision=precision, dtype=dtype,
-                            batch_size=batch_size, compiled=compiled)
-    options = ExtractOptions(workers=workers, shard=shard, max_failures=max_failures, part_rows=part_rows,
+                            classes_of=classes_of or [], precision=precision, dtype=dtype, batch_size=batch_size,
+                            compiled=compiled)
+    options = ExtractOptions(workers=workers, shard=shard, max_failures=max_failures, shard_rows=shard_rows,
                              retry_failures=retry_failures, recheck=recheck, with_logits=with_logits,
                              replace_manifest=replace_manifest)
     request = Request(manifest=faces, roots=root, store=store, streams=streams, device=device, options=options,
@@ -83,17 +83,17 @@ def extract(
     from twofold.data.utils.errors import InputError
 
     if ray is not None:
-        from twofold.extract.cluster.on_ray import RayOptions, extract_on_ray
+        from twofold.extract.cluster.ray import extract_on_ray
 
         if on_slurm:
             raise InputError("--ray and --slurm are two ways to do the same: choose one")
-        return extract_on_ray(request, RayOptions(address=ray, workers=ray_workers))
+        return extract_on_ray(request, address=ray, workers=ray_workers)
     from twofold.extract.cluster.slurm import script_of, submit, write_script
-    from twofold.extract.run import open_place
+    from twofold.extract.extract import open_workspace
 
     if shard:
         raise InputError("--slurm gives each task its shard: leave out --shard")
-    open_place(request)  # a wrong manifest or root is said here and not by every task
+    open_workspace(request)  # a wrong manifest or root is said here and not by every task
     words = spelled(context, without=("slurm", "slurm_script", "slurm_tasks", "shard", "overwrite", "as_json"))
     script = script_of(words, options=slurm or "", tasks=slurm_tasks, file=str(slurm_script or "FILE"))
     if slurm_script is None:

@@ -10,10 +10,10 @@ from torch import nn
 
 from twofold.cache.recipe import Recipe
 from twofold.data.utils.errors import InputError
-from twofold.extract.again.reproduce import find_encoder
 from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.encoders.sources import licences, published_weights
-from twofold.extract.engine.lanes import storable
+from twofold.extract.engine.writer import storable
+from twofold.extract.match import find_encoder
 from twofold.extract.streams import Encoders, EncoderSource, parse_weights
 from twofold.extract.weights.find import find_weights, weights_folder
 from twofold.extract.weights.read import read_checkpoint

@@ -1,4 +1,4 @@
-"""What an extraction did, or would do, as a person and as a program read it."""
+"""The report of an extraction or a dry run, as text and as JSON."""
 
 import signal
 from collections import Counter
@@ -13,10 +13,10 @@ from twofold.cache.feature_file import FeatureFile
 from twofold.cache.shards import retired_rows
 from twofold.cache.store import Store
 from twofold.data.images.sources import NO_FACE
-from twofold.extract.engine.tally import Tally
+from twofold.extract.engine.stats import RunStats
 from twofold.extract.plan import ExtractOptions, FilePlan
 
-LISTED = 20  #: failed faces that are named in the text; all are in the record
+LISTED = 20  #: failed samples that are named in the text; all are in the record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class FileReport:
     """One feature file of the run: cached + computed + failed + no_face + left are all faces.
 
     left: faces that nobody has computed yet; to_compute, parts and bytes: what this run has set out to add; retired:
-    rows that are kept of faces no longer in the manifest; failures: key to reason.
+    rows that are kept of samples no longer in the manifest; failures: key to reason.
     """
 
     backbone: str
@@ -39,95 +39,95 @@ class FileReport:
     no_face: int
     left: int
     to_compute: int
-    parts: int
+    shards: int
     bytes: int
     retired: int
     file: str
     failures: dict[str, str]
 
 
-def file_report(store: Store, plan: FilePlan, file: FeatureFile | None, tally: Tally,
+def file_report(store: Store, plan: FilePlan, file: FeatureFile | None, stats: RunStats,
                 options: ExtractOptions) -> FileReport:
-    """file: the finished one, if there is one by now."""
-    recipe, faces, to_compute = plan.recipe, len(plan.missing), int(plan.missing.sum())
+    """Return the report of one file. file: the finished one, or None."""
+    recipe, samples, to_compute = plan.recipe, len(plan.missing), int(plan.missing.sum())
     dim = plan.wanted.dim or (file.dim if file else 0)
-    computed = tally.rows[recipe.fingerprint]
-    failures = file.failures if file else plan.failures | tally.failures.get(recipe.fingerprint, {})
+    computed = stats.rows[recipe.fingerprint]
+    failures = file.failures if file else plan.failures | stats.failures.get(recipe.fingerprint, {})
     cached = file.rows - computed if file else int(plan.cached.sum())
     return FileReport(
         backbone=recipe.backbone, view=recipe.view["name"], fingerprint=recipe.fingerprint, dim=dim,
         precision=recipe.precision, untrained=recipe.untrained, cached=cached, computed=computed,
         failed=sum(reason != NO_FACE for reason in failures.values()),
         no_face=sum(reason == NO_FACE for reason in failures.values()),
-        left=faces - cached - computed - len(failures), to_compute=to_compute,
-        parts=-(-to_compute // options.rows_a_part), bytes=to_compute * dim * np.dtype(recipe.dtype).itemsize,
+        left=samples - cached - computed - len(failures), to_compute=to_compute,
+        shards=-(-to_compute // options.rows_per_shard), bytes=to_compute * dim * np.dtype(recipe.dtype).itemsize,
         retired=retired_rows(store, recipe), file=file.path.name if file else "", failures=failures)
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """The end of `extract`: a line for each file, then faces, failures, speed and where the time went."""
+    """The result of `extract`: a line for each file, then samples, failures, speed and where the time went."""
 
     store: Path
-    faces: int
+    samples: int
     files: list[FileReport]
-    tally: Tally | None  #: None for a dry run
+    stats: RunStats | None  #: None for a dry run
     expected_seconds: float = 0.0  #: of a dry run
 
     @property
     def exit_code(self) -> int:
-        """0, 1 where faces failed, or 128 and the number of the signal that ended it early."""
-        if self.tally is None:
+        """0, 1 where samples failed, or 128 plus the signal that ended the run early."""
+        if self.stats is None:
             return 0
-        if self.tally.stopped_by:
-            return 128 + self.tally.stopped_by
+        if self.stats.stopped_by:
+            return 128 + self.stats.stopped_by
         return 1 if any(file.failed for file in self.files) else 0
 
     @property
-    def failed_faces(self) -> dict[str, str]:
-        """Key to reason, of all faces that failed for any file, whenever that was."""
+    def failed_samples(self) -> dict[str, str]:
+        """Key to reason, of all samples that failed for any file, in this run or earlier."""
         return {key: reason for file in self.files for key, reason in file.failures.items() if reason != NO_FACE}
 
     def record(self) -> dict[str, Any]:
-        tally = self.tally or Tally()
+        stats = self.stats or RunStats()
         return {
-            "store": str(self.store), "faces": self.faces, "files": [asdict(file) for file in self.files],
-            "computed_faces": tally.faces, "computed_rows": sum(tally.rows.values()),
-            "failures": dict(Counter(self.failed_faces.values())), "failed_faces": self.failed_faces,
-            "seconds": asdict(tally.seconds) if self.tally else {},
-            "expected_seconds": self.expected_seconds, "stopped_by": tally.stopped_by,
+            "store": str(self.store), "samples": self.samples, "files": [asdict(file) for file in self.files],
+            "computed_samples": stats.samples, "computed_rows": sum(stats.rows.values()),
+            "failures": dict(Counter(self.failed_samples.values())), "failed_samples": self.failed_samples,
+            "seconds": asdict(stats.seconds) if self.stats else {},
+            "expected_seconds": self.expected_seconds, "stopped_by": stats.stopped_by,
         }
 
     def text(self) -> str:
-        lines = [_line(file, dry=self.tally is None) for file in self.files]
-        return "\n".join([*lines, *(self._done(self.tally) if self.tally else self._planned())])
+        lines = [_line(file, dry=self.stats is None) for file in self.files]
+        return "\n".join([*lines, *(self._done(self.stats) if self.stats else self._planned())])
 
     def _planned(self) -> list[str]:
-        rows, parts, size = (sum(getattr(file, name) for file in self.files)
-                             for name in ("to_compute", "parts", "bytes"))
-        text = f"dry run: {rows} rows to compute, {size / 1e6:.1f} MB in {parts} parts"
+        rows, shards, size = (sum(getattr(file, name) for file in self.files)
+                             for name in ("to_compute", "shards", "bytes"))
+        text = f"dry run: {rows} rows to compute, {size / 1e6:.1f} MB in {shards} shards"
         if self.expected_seconds:
             text += f", about {timedelta(seconds=round(self.expected_seconds))} on this machine"
         return [f"{text}; nothing was written"]
 
-    def _done(self, tally: Tally) -> list[str]:
-        failures, seconds = self._failure_lines(), tally.seconds
-        if tally.stopped_by:
-            name = signal.Signals(tally.stopped_by).name
+    def _done(self, stats: RunStats) -> list[str]:
+        failures, seconds = self._failure_lines(), stats.seconds
+        if stats.stopped_by:
+            name = signal.Signals(stats.stopped_by).name
             return [*failures, f"stopped by {name}: what is computed is safe, the same command goes on"]
-        if not tally.faces:
-            return [*failures, f"{self.faces} faces, nothing to compute: all of it is cached in {self.store}"]
+        if not stats.samples:
+            return [*failures, f"{self.samples} samples, nothing to compute: all of it is cached in {self.store}"]
         return [
-            f"{self.faces} faces, {tally.faces} computed, {len(tally.failed_faces)} failures, "
-            f"{tally.faces / max(seconds.wall, 1e-9):.1f} faces/s over {seconds.wall:.1f} s",
+            f"{self.samples} samples, {stats.samples} computed, {len(stats.failed_samples)} failures, "
+            f"{stats.samples / max(seconds.wall, 1e-9):.1f} samples/s over {seconds.wall:.1f} s",
             *failures,
             f"seconds: decode {seconds.decode:.1f} (in threads), forward {seconds.forward:.1f}, "
             f"write {seconds.write:.1f}",
         ]
 
     def _failure_lines(self) -> list[str]:
-        """How many faces failed for which reason, and which they are."""
-        failed = self.failed_faces
+        """List how many samples failed for which reason, and which."""
+        failed = self.failed_samples
         if not failed:
             return []
         reasons = [f"  {count:6} failed: {reason}" for reason, count in Counter(failed.values()).most_common()]
@@ -143,5 +143,5 @@ def _line(file: FileReport, *, dry: bool) -> str:
     text += f", {file.failed} failed" if file.failed else ""
     text += f", {file.no_face} without a face" if file.no_face else ""
     text += f", {file.left} left for other shards or a later run" if file.left and not dry else ""
-    text += f", {file.retired} kept of faces no longer in the manifest" if file.retired else ""
+    text += f", {file.retired} kept of samples no longer in the manifest" if file.retired else ""
     return text + (f" -> {file.file}" if file.file else "")

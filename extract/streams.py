@@ -1,4 +1,4 @@
-"""What to extract: streams, each of one encoder and one view, and the encoders, loaded only when they are needed."""
+"""What to extract: streams, each one encoder and one view, and the encoders, loaded when they are needed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSource:
-    """Where an encoder comes from: what `load_encoder` wants to know, but for the device.
-
-    weights: a file, `random:SEED`, `hub`, or None for the weights folder and then the hub; batch_size: the largest to
-    try, 0 for the usual; classes: of the classifier that the weights bring, in their order, where the file is silent.
-    """
+    """Where an encoder comes from: the arguments of `load_encoder` but for the device."""
 
     backbone: str
     weights: str | None = None
@@ -30,21 +26,21 @@ class EncoderSource:
     compiled: bool = False
     classes: tuple[str, ...] = ()
 
-    def exactly(self, precision: str) -> "EncoderSource":
-        """The same in this precision on any device; ONNX models have their own."""
+    def with_precision(self, precision: str) -> "EncoderSource":
+        """Return the same source in this precision on any device; ONNX models keep their own."""
         return self if self.backbone.startswith("onnx:") else replace(self, precision=precision)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """The features of one encoder and one view, and the type that they are stored as."""
+    """The features of one encoder and one view, and the dtype that they are stored in."""
 
     source: EncoderSource
     view: str = "original"
     dtype: str = "float16"
 
     def __post_init__(self) -> None:
-        view(self.view)  # raises InputError for a name that is none
+        view(self.view)  # raises InputError for an unknown name
         if self.dtype not in DTYPES:
             raise InputError(f"unknown dtype {self.dtype!r}: choose from {', '.join(DTYPES)}")
 
@@ -52,16 +48,16 @@ class Stream:
 def parse_streams(backbones: Sequence[str], views: Sequence[str] = ("original",), *, weights: Sequence[str] = (),
                   classes_of: Sequence[str] = (), precision: str = "auto", dtype: str = "float16", batch_size: int = 0,
                   compiled: bool = False) -> list[Stream]:
-    """Every backbone with all its weights and every view, each once, in order.
+    """Return every backbone with all its weights and every view, each once, in order.
 
-    weights: NAME=PATH, NAME=random:SEED or NAME=hub, of one name perhaps several, as of encoders that were fine-tuned
-    one a fold; classes_of: NAME=ORDER, as `class_order` takes it. Raises InputError for what cannot be.
+    weights: NAME=PATH, NAME=random:SEED or NAME=hub; a name may have several, as encoders that were fine-tuned one per
+    fold; classes_of: NAME=ORDER, as `class_order` takes it. Raises InputError for anything else.
     """
     if not backbones or not views:
         raise InputError("no backbone is named: give --backbones NAME[,NAME...]" if not backbones else
                          "no view is named: give --views NAME[,NAME...]")
     files = parse_weights(weights, backbones)
-    orders = by_backbone(classes_of, backbones, what="classes", form="NAME=ORDER, as posterv2=rafdb")
+    orders = _by_backbone(classes_of, backbones, what="classes", form="NAME=ORDER, as posterv2=rafdb")
     classes = {name: class_order(texts[-1]) for name, texts in orders.items()}
     sources = [EncoderSource(backbone=name, weights=file, precision=precision, batch_size=batch_size,
                              compiled=compiled, classes=classes.get(name, ()))
@@ -71,11 +67,11 @@ def parse_streams(backbones: Sequence[str], views: Sequence[str] = ("original",)
 
 
 def parse_weights(texts: Sequence[str], backbones: Sequence[str]) -> dict[str, list[str]]:
-    """NAME=VALUE texts as a mapping to the values of each name; the --out of `finetune --folds` is every fold's file.
+    """Map each name of NAME=VALUE texts to its values; the --out of `finetune --folds` stands for every fold's file.
 
-    Raises InputError for a name that is not among the backbones, and for folds that are not all there.
+    Raises InputError for a name that is not among the backbones, and for missing folds.
     """
-    values = by_backbone(texts, backbones, what="weights", form="NAME=PATH, NAME=random:SEED or NAME=hub")
+    values = _by_backbone(texts, backbones, what="weights", form="NAME=PATH, NAME=random:SEED or NAME=hub")
     return {name: [file for text in named for file in _files_of(text)] for name, named in values.items()}
 
 
@@ -85,8 +81,8 @@ def _files_of(weights: str) -> list[str]:
     return list(map(str, folds)) or [weights]
 
 
-def by_backbone(texts: Sequence[str], backbones: Sequence[str], *, what: str, form: str) -> dict[str, list[str]]:
-    """NAME=VALUE texts as a mapping, where a name may have options, and equals signs, behind it."""
+def _by_backbone(texts: Sequence[str], backbones: Sequence[str], *, what: str, form: str) -> dict[str, list[str]]:
+    """Map NAME=VALUE texts, where a name may have options, and equals signs, behind it."""
     values: dict[str, list[str]] = {}
     for text in texts:
         name = max((name for name in backbones if text.startswith(f"{name}=")), key=len, default="")
@@ -108,15 +104,15 @@ class Encoders:
         self._loaded = dict(loaded or {})
 
     def load(self, source: EncoderSource) -> "Encoder":
-        """Raises InputError for a name, device, precision or weights that are not available."""
+        """Load an encoder. Raises InputError for a name, device, precision or weights that are not available."""
         if source not in self._loaded:
-            from twofold.extract.encoders.registry import load_encoder
+            from twofold.extract.encoders.registry import load_encoder  # imports torch, which parsing does not need
 
             self._loaded[source] = load_encoder(
                 source.backbone, weights=source.weights, device=self.device, precision=source.precision,
                 batch_size=source.batch_size, compiled=source.compiled, classes=source.classes)
         return self._loaded[source]
 
-    def forget(self, source: EncoderSource) -> None:
-        """Drop an encoder that is not needed."""
+    def drop(self, source: EncoderSource) -> None:
+        """Free an encoder that is not the one searched for."""
         self._loaded.pop(source, None)

@@ -1,6 +1,6 @@
-"""Faces on their way to the encoders: read and decoded once, their pixels written straight into batches.
+"""Samples on their way to the encoders: read and decoded once, their pixels written straight into batches.
 
-A `Feed` hands out the places of a few reused buffers, so that however fast decoding is, it is a bounded way ahead.
+A `BatchPool` hands out slots of a few reused buffers, so that decoding is never more than these buffers ahead.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ from twofold.extract.views import View
 
 
 @dataclass(slots=True)
-class Face:
-    """A face of the manifest. Once it is decoded it has the hash of its image, or the reason why there is none."""
+class LoadedSample:
+    """A sample by row and key; once decoded it has the SHA-256 of its image, or the reason for its failure."""
 
     row: int
     key: str
@@ -31,116 +31,114 @@ class Face:
 
 @dataclass(eq=False)
 class Batch:
-    """A buffer for the pictures of one forward pass, and whose they are, in order.
+    """A buffer for the images of one forward pass, and the samples in it, in order.
 
-    pixels: (B, S, S, 3) uint8, in memory that the card can fetch by itself where there is one.
+    pixels: (B, S, S, 3) uint8, pinned where a CUDA device reads it.
     """
 
     pixels: torch.Tensor
-    faces: list[Face] = field(default_factory=list)
-    taken: int = 0  #: of its faces that are decoded, the first ones
-    passes: int = 0  #: forward passes that still need it
+    samples: list[LoadedSample] = field(default_factory=list)
+    decoded: int = 0  #: of its samples, the first ones
+    users: int = 0  #: forward passes that still read it
 
     def __post_init__(self) -> None:
         self.array = self.pixels.numpy()  # the same memory
 
     @property
     def is_full(self) -> bool:
-        return len(self.faces) == len(self.array)
+        return len(self.samples) == len(self.array)
 
 
-class Feed:
-    """The batches of all encoders that need the same pixels of the same faces.
+class BatchPool:
+    """The batches of all encoders that need the same pixels of the same samples.
 
-    missing: (faces,) bool, who they are; count: of buffers, which are taken again once nothing needs them.
+    missing: (samples,) bool, which samples; count: number of buffers, each reused once no forward pass reads it.
     """
 
     def __init__(self, view: View, preprocessing: Preprocessing, missing: np.ndarray, *, batch_size: int, count: int,
                  pinned: bool):
-        self.view, self.preprocessing, self.missing = view, preprocessing, missing
+        self.view, self.preprocessing, self.missing, self.batch_size = view, preprocessing, missing, batch_size
         shape = (batch_size, preprocessing.size, preprocessing.size, 3)
         self.free = [Batch(torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)) for _ in range(count)]
-        self.filling: deque[Batch] = deque()  #: the oldest first; only the last may have room
-        self.batch_size = batch_size
+        self.filling: deque[Batch] = deque()  #: the oldest first; only the last may have free slots
 
     @property
-    def room(self) -> int:
-        """Faces that can be placed now."""
-        last = self.batch_size - len(self.filling[-1].faces) if self.filling else 0
+    def free_slots(self) -> int:
+        last = self.batch_size - len(self.filling[-1].samples) if self.filling else 0
         return last + len(self.free) * self.batch_size
 
-    def place(self, face: Face) -> "Place":
-        """The next place, for this face; there must be room."""
+    def slot_for(self, sample: LoadedSample) -> "Slot":
+        """Reserve the next slot for this sample; there must be a free one."""
         if not self.filling or self.filling[-1].is_full:
             self.filling.append(self.free.pop())
         batch = self.filling[-1]
-        batch.faces.append(face)
-        return Place(self, batch, len(batch.faces) - 1)
+        batch.samples.append(sample)
+        return Slot(self, batch, len(batch.samples) - 1)
 
-    def take(self, count: int) -> list[Batch]:
-        """The next `count` faces are decoded; gives the batches that this completes."""
+    def mark_decoded(self, count: int) -> list[Batch]:
+        """Count the next `count` samples as decoded; return the batches that this completes."""
         complete = []
         while count:
             batch = self.filling[0]
-            here = min(count, self.batch_size - batch.taken)
-            batch.taken += here
+            here = min(count, self.batch_size - batch.decoded)
+            batch.decoded += here
             count -= here
-            if batch.taken == self.batch_size:
+            if batch.decoded == self.batch_size:
                 complete.append(self.filling.popleft())
         return complete
 
-    def last(self) -> Batch | None:
-        """At the end: the batch that is only partly filled, the rest of it black."""
-        if not self.filling or not self.filling[0].taken:
+    def pop_partial(self) -> Batch | None:
+        """Return the last, only partly decoded batch, padded with black, or None."""
+        if not self.filling or not self.filling[0].decoded:
             return None
         batch = self.filling.popleft()
-        del batch.faces[batch.taken:]
-        batch.array[batch.taken:] = 0
+        del batch.samples[batch.decoded:]
+        batch.array[batch.decoded:] = 0
         return batch
 
-    def give_back(self, batch: Batch) -> None:
-        """One forward pass less needs the batch."""
-        batch.passes -= 1
-        if not batch.passes:
-            batch.faces, batch.taken = [], 0
+    def release(self, batch: Batch) -> None:
+        """Count one forward pass less that reads the batch; reuse its buffer after the last."""
+        batch.users -= 1
+        if not batch.users:
+            batch.samples, batch.decoded = [], 0
             self.free.append(batch)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the pixels of one face are wanted."""
+class Slot:
+    """Where the pixels of one sample go."""
 
-    feed: Feed
+    pool: BatchPool
     batch: Batch
-    slot: int
+    index: int
 
 
-def fill(faces: ImageSource, wanted: Sequence[tuple[Face, Sequence[Place]]]) -> float:
-    """Read and decode each face once and write its pixels to each place; returns the seconds of this thread's work.
+def decode_into(images: ImageSource, wanted: Sequence[tuple[LoadedSample, Sequence[Slot]]]) -> float:
+    """Read and decode each sample once and write its pixels to its slots; return this thread's CPU seconds.
 
-    A face that cannot be read or decoded keeps the reason, and its places are black.
+    A sample that cannot be read or decoded keeps the reason, and its slots become black.
     """
     began = time.thread_time()
-    for face, places in wanted:
+    for sample, slots in wanted:
         try:
-            content = faces.read(face.key)
-            face.sha256 = hashlib.sha256(content).hexdigest()
-            _write(decode(content, faces.limits), face.sha256, places)
+            content = images.read(sample.key)
+            sample.sha256 = hashlib.sha256(content).hexdigest()
+            _write(decode(content, images.limits), sample.sha256, slots)
         except ImageError as error:
-            face.failure = str(error)
-            for place in places:
-                place.batch.array[place.slot] = 0
+            sample.failure = str(error)
+            for slot in slots:
+                slot.batch.array[slot.index] = 0
     return time.thread_time() - began
 
 
-def _write(image: Image.Image, sha256: str, places: Sequence[Place]) -> None:
-    """Views and preprocessing that several places share are computed once."""
+def _write(image: Image.Image, sha256: str, slots: Sequence[Slot]) -> None:
+    """Compute each view and each preprocessing once, also where several slots share it."""
     viewed: dict[str, Image.Image] = {}
     prepared: dict[tuple[str, Preprocessing], np.ndarray] = {}
-    for place in places:
-        view, how = place.feed.view, place.feed.preprocessing
+    for slot in slots:
+        view, preprocessing = slot.pool.view, slot.pool.preprocessing
         if view.name not in viewed:
             viewed[view.name] = view.apply(image, sha256)
-        if (view.name, how) not in prepared:
-            prepared[view.name, how] = how.prepare(viewed[view.name])
-        place.batch.array[place.slot] = prepared[view.name, how]
+        if (view.name, preprocessing) not in prepared:
+            prepared[view.name, preprocessing] = preprocessing.prepare(viewed[view.name])
+        slot.batch.array[slot.index] = prepared[view.name, preprocessing]

@@ -23,9 +23,9 @@ from twofold.cache.shards import file_state
 from twofold.cache.store import Store
 from twofold.extract.encoders.encoder import BatchLimit, Encoder
 from twofold.extract.encoders.preprocessing import Preprocessing
-from twofold.extract.engine.tally import Tally
+from twofold.extract.engine.stats import RunStats
+from twofold.extract.extract import Request, add_missing, on_devices, open_workspace, plan_all
 from twofold.extract.plan import ExtractOptions, WantedFile, recipe_of
-from twofold.extract.run import Request, add_missing, devices_engine, open_place, plan_all
 from twofold.extract.streams import Encoders, EncoderSource, Stream
 from twofold.extract.views import view
 
@@ -74,16 +74,16 @@ class Scene:
         for key in keys:
             (self.folder / "faces" / key).write_bytes(image(key, version))
 
-    def extract(self, keys: Sequence[str], *, store: str = "store", **options: bool | int | str) -> Tally | None:
+    def extract(self, keys: Sequence[str], *, store: str = "store", **options: bool | int | str) -> RunStats | None:
         """As the verb, with the encoder at hand; returns what was computed."""
         manifest = self.folder / f"{os.getpid()}.csv"  # of this contender only
         manifest.write_text("key,split,basic,compound,group\n" + "".join(f"{key},,,,\n" for key in keys))
-        chosen = ExtractOptions(**{"workers": 1, "part_rows": 6, **options})
-        place = open_place(Request(manifest=manifest, roots=[str(self.folder / "faces")], options=chosen,
+        chosen = ExtractOptions(**{"workers": 1, "shard_rows": 6, **options})
+        workspace = open_workspace(Request(manifest=manifest, roots=[str(self.folder / "faces")], options=chosen,
                                    store=self.folder / store, streams=[Stream(source=SOURCE)]))
-        plans = plan_all(place, [WantedFile(self.recipe, self.encoder.dim)], chosen)
-        engine = devices_engine(["cpu"], Encoders("cpu", {SOURCE: self.encoder}))
-        return add_missing(place, plans, [SOURCE], engine, chosen).tally
+        plans = plan_all(workspace, [WantedFile(self.recipe, self.encoder.dim)], chosen)
+        compute = on_devices(["cpu"], Encoders("cpu", {SOURCE: self.encoder}))
+        return add_missing(workspace, plans, [SOURCE], compute, chosen).stats
 
     def merge(self, store: str) -> None:
         verbs.cache_merge([self.folder / store], self.store.path)
@@ -129,7 +129,7 @@ def recheck_and_merge(scene: Scene, rng: random.Random) -> Contest:
     another_store(scene, KEYS[6:])
     changed = rng.sample(KEYS[:6], 3)
     scene.paint(changed, 1)
-    return Contest((partial(scene.extract, KEYS[:8], recheck=True, part_rows=rng.randint(2, 6)),
+    return Contest((partial(scene.extract, KEYS[:8], recheck=True, shard_rows=rng.randint(2, 6)),
                     partial(scene.merge, "other")), dict.fromkeys(KEYS, 0) | dict.fromkeys(changed, 1))
 
 
@@ -137,20 +137,20 @@ def manifests(scene: Scene, rng: random.Random) -> Contest:
     """Two manifests with some faces in common; what one lacks is retired by it."""
     start_with(scene, KEYS[4:8])
     parts = rng.randint(2, 6)
-    return Contest((partial(scene.extract, KEYS[:8], part_rows=parts),
-                    partial(scene.extract, KEYS[4:], part_rows=parts)), dict.fromkeys(KEYS, 0))
+    return Contest((partial(scene.extract, KEYS[:8], shard_rows=parts),
+                    partial(scene.extract, KEYS[4:], shard_rows=parts)), dict.fromkeys(KEYS, 0))
 
 
 def extract_and_merge(scene: Scene, rng: random.Random) -> Contest:
     start_with(scene, KEYS[:4])
     another_store(scene, KEYS[6:])
-    return Contest((partial(scene.extract, KEYS[:8], part_rows=rng.randint(2, 6)), partial(scene.merge, "other")),
+    return Contest((partial(scene.extract, KEYS[:8], shard_rows=rng.randint(2, 6)), partial(scene.merge, "other")),
                    dict.fromkeys(KEYS, 0))
 
 
 def extract_and_push(scene: Scene, rng: random.Random) -> Contest:
     start_with(scene, KEYS[:6])
-    return Contest((partial(scene.extract, KEYS, part_rows=rng.randint(2, 6)), scene.push), dict.fromkeys(KEYS, 0))
+    return Contest((partial(scene.extract, KEYS, shard_rows=rng.randint(2, 6)), scene.push), dict.fromkeys(KEYS, 0))
 
 
 CONTESTS = {contest.__name__: contest for contest in (
@@ -171,8 +171,8 @@ def another_store(scene: Scene, keys: Sequence[str]) -> None:
 def _both(scene: Scene, rng: random.Random, **how: bool) -> tuple[Job, Job]:
     shards = rng.choice([("", ""), ("0/2", "1/2")])
     parts = rng.randint(2, 6)
-    return (partial(scene.extract, KEYS, shard=shards[0], part_rows=parts, **how),
-            partial(scene.extract, KEYS, shard=shards[1], part_rows=parts, **how))
+    return (partial(scene.extract, KEYS, shard=shards[0], shard_rows=parts, **how),
+            partial(scene.extract, KEYS, shard=shards[1], shard_rows=parts, **how))
 
 
 def faults(scene: Scene, versions: dict[str, int]) -> list[str]:

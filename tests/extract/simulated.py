@@ -1,4 +1,4 @@
-"""A GPU that is not there: forward passes that take their stated time and nothing of the host."""
+"""A simulated device: forward passes take a stated time and nothing of the host."""
 
 import time
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ import torch
 from twofold.extract.encoders.encoder import Encoder
 
 
-class SimulatedCard:
+class SimulatedRunner:
     """Runs one pass after the other, `rate` pictures a second, whichever encoder they are for; features are ones."""
 
-    at_once = 3
+    in_flight = 3
 
     def __init__(self, rate: float):
         self.rate = rate

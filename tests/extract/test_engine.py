@@ -2,12 +2,13 @@
 
 import hashlib
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
-from tests.extract.simulated import SimulatedCard
-from twofold.cache.shards import file_state
+from tests.extract.simulated import SimulatedRunner
+from twofold.cache.shards import file_state, publish_shard
 from twofold.cache.store import Store
 from twofold.data.images.decode import decode
 from twofold.data.images.sources import open_images
@@ -15,9 +16,9 @@ from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.encoders.registry import load_encoder
-from twofold.extract.engine.batches import Face, Feed
-from twofold.extract.engine.engine import compute
-from twofold.extract.engine.lanes import storable
+from twofold.extract.engine.batches import BatchPool, LoadedSample
+from twofold.extract.engine.loop import run_jobs
+from twofold.extract.engine.writer import storable
 from twofold.extract.plan import ExtractOptions, Job, parse_shard, recipe_of
 from twofold.extract.streams import parse_weights
 from twofold.extract.views import view
@@ -91,9 +92,9 @@ def test_every_row_is_that_of_its_face_whatever_each_file_lacks(drawn, tmp_path,
     vit, resnet = encoder_of("timm:test_vit", 5), encoder_of("timm:test_resnet", 16)
     jobs = [job_of(vit, "original", everything), job_of(vit, "flip", few), job_of(resnet, "original", everything),
             job_of(resnet, "enhanced1", everything), job_of(resnet, "enhanced1", ~everything)]
-    done = compute(jobs, keys, open_images(drawn.root), store,
-                   options=ExtractOptions(workers=workers, part_rows=20), progress=False)
-    assert done.faces == 71 and done.failed_faces == {"nowhere.png": "missing file"}
+    done = run_jobs(jobs, keys, open_images(drawn.root), partial(publish_shard, store),
+                   options=ExtractOptions(workers=workers, shard_rows=20), progress=False)
+    assert done.samples == 71 and done.failed_samples == {"nowhere.png": "missing file"}
     assert [done.rows[job.recipe.fingerprint] for job in jobs[:4]] == [70, int(few[:-1].sum()), 70, 70]
     for job in jobs[:4]:
         cached = file_state(store, job.recipe).rows
@@ -104,7 +105,7 @@ def test_every_row_is_that_of_its_face_whatever_each_file_lacks(drawn, tmp_path,
                 np.testing.assert_allclose(row, expected(job.encoder, job.view.name, drawn.root, key), atol=2e-4)
 
 
-class CountedPasses(SimulatedCard):
+class CountingRunner(SimulatedRunner):
     """Claims never to be done, and checks at each result how many passes were started meanwhile."""
 
     def __init__(self, total: int):
@@ -120,7 +121,7 @@ class CountedPasses(SimulatedCard):
                 return False
 
             def result(self):
-                assert card.started >= min(number + card.at_once - 1, card.total)
+                assert card.started >= min(number + card.in_flight - 1, card.total)
                 return inner.result()
 
         return Counted()
@@ -129,9 +130,9 @@ class CountedPasses(SimulatedCard):
 def test_the_next_passes_are_started_before_one_is_waited_for(drawn, tmp_path):
     encoder, keys = encoder_of("timm:test_vit", 4), list(drawn.table.keys)
     job, store = job_of(encoder, "original", np.ones(len(keys), bool)), Store(tmp_path / "s", new=True)
-    card = CountedPasses(total=18)
-    done = compute([job], keys, open_images(drawn.root), store, options=ExtractOptions(), progress=False,
-                   passes=card)
+    card = CountingRunner(total=18)
+    done = run_jobs([job], keys, open_images(drawn.root), partial(publish_shard, store), options=ExtractOptions(),
+                    progress=False, runner=card)
     assert (card.started, done.rows.total()) == (18, 70)
     assert len(file_state(store, job.recipe).rows.place) == 70
 
@@ -143,7 +144,7 @@ def test_encoders_that_need_the_same_pixels_share_their_batches(drawn, tmp_path,
     encoder, keys = encoder_of("timm:test_vit", 8), list(drawn.table.keys)[:20]
     jobs = [job_of(encoder, "original", np.ones(20, bool)),
             job_of(replace(encoder, name="timm:another"), "original", np.ones(20, bool))]
-    done = compute(jobs, keys, open_images(drawn.root), Store(tmp_path / "s", new=True),
+    done = run_jobs(jobs, keys, open_images(drawn.root), partial(publish_shard, Store(tmp_path / "s", new=True)),
                    options=ExtractOptions(), progress=False)
     assert done.rows.total() == 40 and len(prepared) == 20
 
@@ -160,27 +161,27 @@ def test_a_network_that_breaks_ends_the_run_and_keeps_what_is_published(drawn, t
     job = job_of(replace(encoder, network=breaking), "original", np.ones(len(keys), bool))
     store = Store(tmp_path / "s", new=True)
     with pytest.raises(RuntimeError, match="the card is gone"):
-        compute([job], keys, open_images(drawn.root), store, options=ExtractOptions(part_rows=8),
-                progress=False)
+        run_jobs([job], keys, open_images(drawn.root), partial(publish_shard, store),
+                 options=ExtractOptions(shard_rows=8), progress=False)
     assert 24 <= len(file_state(store, job.recipe).rows.place) <= 32
 
 
-def test_a_feed_gives_out_a_bounded_number_of_places():
-    feed = Feed(view("original"), Preprocessing(size=2, resize=2), np.ones(9, bool), batch_size=4, count=2,
-                pinned=False)
-    faces = [Face(row, str(row), sha256="x") for row in range(9)]
-    assert feed.room == 8
-    places = [feed.place(face) for face in faces[:6]]
-    assert [place.slot for place in places] == [0, 1, 2, 3, 0, 1] and feed.room == 2
-    assert feed.take(3) == []
-    (first,) = feed.take(2)
-    assert [face.row for face in first.faces] == [0, 1, 2, 3] and feed.room == 2
-    first.passes = 2
-    feed.give_back(first)
-    assert feed.room == 2
-    feed.give_back(first)
-    assert feed.room == 6
-    places[4].batch.array[:] = 7
-    last = feed.last()
-    assert [face.row for face in last.faces] == [4] and last.array[1:].max() == 0 and last.array[0].min() == 7
-    assert feed.last() is None
+def test_a_pool_hands_out_a_bounded_number_of_slots():
+    pool = BatchPool(view("original"), Preprocessing(size=2, resize=2), np.ones(9, bool), batch_size=4, count=2,
+                     pinned=False)
+    samples = [LoadedSample(row, str(row), sha256="x") for row in range(9)]
+    assert pool.free_slots == 8
+    slots = [pool.slot_for(sample) for sample in samples[:6]]
+    assert [slot.index for slot in slots] == [0, 1, 2, 3, 0, 1] and pool.free_slots == 2
+    assert pool.mark_decoded(3) == []
+    (first,) = pool.mark_decoded(2)
+    assert [sample.row for sample in first.samples] == [0, 1, 2, 3] and pool.free_slots == 2
+    first.users = 2
+    pool.release(first)
+    assert pool.free_slots == 2
+    pool.release(first)
+    assert pool.free_slots == 6
+    slots[4].batch.array[:] = 7
+    last = pool.pop_partial()
+    assert [sample.row for sample in last.samples] == [4] and last.array[1:].max() == 0 and last.array[0].min() == 7
+    assert pool.pop_partial() is None

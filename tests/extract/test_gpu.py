@@ -10,7 +10,7 @@ from tests.extract.stores import assert_equal_stores
 from twofold.extract.encoders.encoder import BatchLimit
 from twofold.extract.encoders.presets import PRESETS
 from twofold.extract.encoders.registry import load_encoder
-from twofold.extract.engine.passes import CardPasses
+from twofold.extract.engine.runners import CudaRunner
 
 CARD = "cuda"
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
@@ -64,7 +64,7 @@ def test_passes_that_overlap_give_what_one_after_the_other_gives():
     batches = {encoder: [torch.from_numpy(pictures(encoder, 16) + np.uint8(step)).pin_memory() for step in range(6)]
                for encoder in encoders}
     wanted = {encoder: [encoder.encode(batch) for batch in batches[encoder]] for encoder in encoders}
-    passes = CardPasses(device)
+    passes = CudaRunner(device)
     under_way = [(encoder, step, passes.start(encoder, batches[encoder][step])) for step in range(6)
                  for encoder in encoders]
     for encoder, step, each in under_way:

@@ -17,29 +17,31 @@ from twofold.cache.store import Store
 from twofold.data.manifest import Manifest, write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
-PART_ROWS = 6
+SHARD_ROWS = 6
 BATCH = 3
 
 DRIVER = """
 import json, os, random, signal, sys, time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, {root!r})
 import torch
 torch.set_num_threads(1)
 
+from twofold.cache.shards import publish_shard
 from twofold.cache.store import Store
 from twofold.data.images.sources import open_images
 from twofold.data.manifest import read_manifest, write_manifest
 from twofold.extract.encoders.registry import load_encoder
-from twofold.extract.engine.engine import compute
+from twofold.extract.engine.loop import run_jobs
 from twofold.extract.plan import ExtractOptions, Job, WantedFile, plan, recipe_of
-from twofold.extract.run import finish
+from twofold.extract.extract import finish
 from twofold.extract.views import view
 
-manifest, root, store, log, kills, part_rows, batch = sys.argv[1:]
-kills, options = int(kills), ExtractOptions(part_rows=int(part_rows), workers=1)
+manifest, root, store, log, kills, shard_rows, batch = sys.argv[1:]
+kills, options = int(kills), ExtractOptions(shard_rows=int(shard_rows), workers=1)
 table, store, faces = read_manifest(Path(manifest)), Store(store, new=True), open_images(Path(root))
 keys = list(table.keys)
 encoder = load_encoder("timm:test_vit", weights="random:0", device="cpu", precision="fp32", batch_size=int(batch))
@@ -58,7 +60,7 @@ def extract(store):
     plans = plan(store, keys, [wanted], options=options)
     store.path.mkdir(parents=True, exist_ok=True)
     jobs = [Job(encoder, view("original"), wanted.recipe, plans[0].missing)]
-    compute(jobs, keys, faces, store, options=options)
+    run_jobs(jobs, keys, faces, partial(publish_shard, store), options=options)
     finish(store, plans, keys)
 
 def start(store):
@@ -101,7 +103,7 @@ def test_kills_lose_nothing(drawn, tmp_path):
     driver = tmp_path / "driver.py"
     driver.write_text(DRIVER.format(root=str(ROOT)))
     log = tmp_path / "batches"
-    words = map(str, (driver, table, drawn.root, tmp_path / "killed", log, kills, PART_ROWS, BATCH))
+    words = map(str, (driver, table, drawn.root, tmp_path / "killed", log, kills, SHARD_ROWS, BATCH))
     done = subprocess.run([sys.executable, *words], text=True, capture_output=True, timeout=600)
     assert done.returncode == 0, done.stderr
     counts, batches = json.loads(done.stdout), len(log.read_text())
@@ -111,5 +113,5 @@ def test_kills_lose_nothing(drawn, tmp_path):
     assert not (tmp_path / "killed" / ".shards").exists() and not list((tmp_path / "killed").glob(".tmp-*"))
     assert counts["killed"] == kills and counts["batches needed"] == -(-len(keys) // BATCH)
     again = batches - (counts["finished"] + 1) * counts["batches needed"]
-    print(f"{counts}: {again} batches of {BATCH} faces computed again after {kills} kills, parts of {PART_ROWS} faces")
-    assert 0 <= again <= kills * (PART_ROWS // BATCH + 1)
+    print(f"{counts}: {again} batches of {BATCH} faces computed again after {kills} kills, parts of {SHARD_ROWS} faces")
+    assert 0 <= again <= kills * (SHARD_ROWS // BATCH + 1)

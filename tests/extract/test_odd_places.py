@@ -121,7 +121,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(cli, drawn, extract_args, t
     root, store = tmp_path / "faces", tmp_path / "s"
     shutil.copytree(drawn.root, root)
     keys = list(drawn.table.keys)[:8]
-    args = extract_args(manifest(tmp_path / "faces.csv", keys), root, store, "--part-rows", "2", networks=(NETWORK,))
+    args = extract_args(manifest(tmp_path / "faces.csv", keys), root, store, "--shard-rows", "2", networks=(NETWORK,))
     assert cli(*args).returncode == 0
     before = Store(store).find(NETWORK).read()
     (root / keys[3]).write_bytes((root / keys[5]).read_bytes())

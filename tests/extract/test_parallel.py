@@ -34,14 +34,14 @@ def alone(cli, drawn, extract_args, tmp_path_factory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 5])
 def test_shards_at_the_same_time_make_the_same_file(forked, drawn, extract_args, alone, tmp_path, count):
-    args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--part-rows", "4", networks=ONE)
+    args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--shard-rows", "4", networks=ONE)
     outputs([forked(*args, "--shard", f"{index}/{count}") for index in range(count)])
     assert_equal_stores(tmp_path / "s", alone)
 
 
 @pytest.mark.slow
 def test_two_processes_on_the_same_work_do_no_harm(forked, drawn, extract_args, alone, tmp_path):
-    args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--part-rows", "4", networks=ONE)
+    args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--shard-rows", "4", networks=ONE)
     outputs([forked(*args), forked(*args)])
     assert_equal_stores(tmp_path / "s", alone)
 
@@ -50,7 +50,7 @@ def test_two_processes_on_the_same_work_do_no_harm(forked, drawn, extract_args, 
 def test_one_process_a_device(forked, drawn, extract_args, alone, tmp_path):
     args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--device", "cpu,cpu", "--json", networks=ONE)
     record = json.loads(outputs([forked(*args)])[0])
-    assert record["computed_faces"] == 70
+    assert record["computed_samples"] == 70
     assert_equal_stores(tmp_path / "s", alone)
 
 
@@ -58,7 +58,7 @@ def test_one_process_a_device(forked, drawn, extract_args, alone, tmp_path):
 def test_a_full_disk_loses_nothing(cli, forked, drawn, extract_args, tmp_path):
     """No file may grow over 40 kB, which the parts of the wide network (512-d) do."""
     narrow, wide = networks = ("timm:test_vit", "torchvision:resnet18")
-    args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--part-rows", "32", networks=networks)
+    args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--shard-rows", "32", networks=networks)
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))"
     ended, _, err = forked(*args, code=limit).finish()
     assert ended == 1, err
@@ -76,7 +76,7 @@ def test_the_launcher_says_which_shard_this_is(cli, drawn, extract_args, tmp_pat
     monkeypatch.setenv("SLURM_PROCID", "1")
     monkeypatch.setenv("SLURM_NTASKS", "2")
     args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--json", networks=ONE)
-    assert json.loads(cli(*args, "--shard", "auto").stdout)["computed_faces"] == 35
+    assert json.loads(cli(*args, "--shard", "auto").stdout)["computed_samples"] == 35
     monkeypatch.delenv("SLURM_PROCID")
     done = cli(*args, "--shard", "auto")
     assert done.returncode == 2 and "neither RANK" in done.stderr

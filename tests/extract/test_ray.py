@@ -23,29 +23,29 @@ ray = pytest.importorskip("ray", reason="Ray is not installed (pip install ray)"
 ROOT = Path(__file__).resolve().parents[2]
 ONE = ("timm:test_vit",)
 NODES = int(os.environ.get("TWOFOLD_RAY_NODES", "2"))
-PART_ROWS, BATCH, ROUNDS = 32, 8, 4 * NODES
-OPEN_ROWS = PART_ROWS + BATCH  #: computed and not published: a part on its way to the disk, one that is filled
+SHARD_ROWS, BATCH, ROUNDS = 32, 8, 4 * NODES
+OPEN_ROWS = SHARD_ROWS + BATCH  #: computed and not published: a part on its way to the disk, one that is filled
 
 WATCHED = """
 import os, runpy, signal, sys, time
 from pathlib import Path
 runpy.run_path({pipeline!r})
-from twofold.extract.engine.lanes import Lane
-take = Lane._take
+from twofold.extract.engine.writer import FeatureWriter
+add = FeatureWriter.add
 
 def watched(self, batch, features):
     with open({log!r}, "a") as file:
-        file.write("".join(face.key + "\\n" for face in batch.faces))
+        file.write("".join(sample.key + "\\n" for sample in batch.samples))
     for flag in Path({folder!r}).glob("die"):
-        if self.tally.rows[self.fingerprint] >= 40:
+        if self.stats.rows[self.job.recipe.fingerprint] >= 40:
             flag.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.02)
     while Path({folder!r}, "wait").exists():
         time.sleep(0.02)
-    take(self, batch, features)
+    add(self, batch, features)
 
-Lane._take = watched
+FeatureWriter.add = watched
 """
 
 
@@ -67,7 +67,7 @@ def watched(tmp_path, monkeypatch) -> Watched:
     script = tmp_path / "watched.py"
     script.write_text(WATCHED.format(pipeline=str(ROOT / "pipeline.py"), log=str(tmp_path / "log"),
                                      folder=str(tmp_path)))
-    monkeypatch.setattr("twofold.extract.cluster.on_ray.PIPELINE", script)
+    monkeypatch.setattr("twofold.extract.cluster.ray.PIPELINE", script)
     return Watched(tmp_path, script)
 
 
@@ -99,7 +99,7 @@ def many(drawn, tmp_path_factory) -> tuple[Path, list[str]]:
 def words(many, extract_args):
     """The arguments of `extract` for all of them."""
     def make(store: Path, *more: object) -> list[str]:
-        args = extract_args(many[0], "ROOT", store, "--part-rows", PART_ROWS, *more, networks=ONE)
+        args = extract_args(many[0], "ROOT", store, "--shard-rows", SHARD_ROWS, *more, networks=ONE)
         place = args.index("--root")
         return [*args[:place], *many[1], *args[place + 2:]]
 
@@ -113,7 +113,7 @@ def alone(cli, words, tmp_path_factory) -> Path:
     return store
 
 
-def when_parts(store: Path, count: int, act) -> threading.Thread:
+def when_shards(store: Path, count: int, act) -> threading.Thread:
     """Call `act` once so many parts are there."""
     def wait() -> None:
         while len(list(store.glob(".shards/*/*.h5"))) < count:
@@ -131,7 +131,7 @@ def test_any_number_of_nodes_makes_the_file_of_one_process(cli, cluster, words, 
     done = cli(*words(tmp_path / "s", "--ray", cluster.address, "--ray-workers", nodes, "--json"))
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
-    assert record["computed_faces"] == record["computed_rows"] == 70 * ROUNDS and watched.repeated() == 0
+    assert record["computed_samples"] == record["computed_rows"] == 70 * ROUNDS and watched.repeated() == 0
     assert_equal_stores(tmp_path / "s", alone)
 
 
@@ -144,7 +144,7 @@ def test_a_lost_node_costs_the_open_parts_at_most(cli, cluster, words, alone, wa
         finally:
             (tmp_path / "wait").unlink()
 
-    loss = when_parts(tmp_path / "s", 4, lose)
+    loss = when_shards(tmp_path / "s", 4, lose)
     done = cli(*words(tmp_path / "s", "--ray", cluster.address, "--ray-workers", 2, "--json"))
     loss.join()
     cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
@@ -168,12 +168,12 @@ def busy_node(cluster):
 @pytest.mark.slow
 def test_a_killed_driver_and_a_stopped_one_go_on(cli, forked, cluster, words, alone, watched, tmp_path):
     store, args = tmp_path / "s", words(tmp_path / "s", "--ray", cluster.address, "--ray-workers", 1)
-    killed = forked(*args, code=f"from pathlib import Path; from twofold.extract.cluster import on_ray; "
-                                f"on_ray.PIPELINE = Path({str(watched.script)!r})")
-    when_parts(store, 4, lambda: killed.signal(signal.SIGKILL)).join(timeout=120)
+    killed = forked(*args, code=f"from pathlib import Path; from twofold.extract.cluster import ray; "
+                                f"ray.PIPELINE = Path({str(watched.script)!r})")
+    when_shards(store, 4, lambda: killed.signal(signal.SIGKILL)).join(timeout=120)
     ended, _, err = killed.finish()
     assert ended == -signal.SIGKILL, err
-    signalled = when_parts(store, 12, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    signalled = when_shards(store, 12, lambda: os.kill(os.getpid(), signal.SIGTERM))
     stopped = cli(*args)
     signalled.join()
     assert stopped.returncode == 128 + signal.SIGTERM and "stopped by SIGTERM" in stopped.stdout, stopped.stderr
@@ -189,11 +189,11 @@ def test_a_worker_out_of_memory_is_replaced_and_failures_are_as_without(cli, clu
                                                                         tmp_path, caplog):
     """The system ends a process that takes too much by SIGKILL, and so does Ray's memory monitor."""
     bad, root = spoil(drawn.root, tmp_path / "faces")
-    for name, more in (("a", ()), ("b", ("--ray", cluster.address, "--ray-workers", 1, "--part-rows", PART_ROWS))):
+    for name, more in (("a", ()), ("b", ("--ray", cluster.address, "--ray-workers", 1, "--shard-rows", SHARD_ROWS))):
         (tmp_path / "die").touch()
         done = cli(*extract_args(drawn.manifest, root, tmp_path / name, *more, "--json", networks=ONE))
         record = json.loads(done.stdout)
-        assert done.returncode == 1 and set(record["failed_faces"]) == set(bad), done.stderr
+        assert done.returncode == 1 and set(record["failed_samples"]) == set(bad), done.stderr
         assert record["computed_rows"] == 70 - len(bad)
     assert caplog.text.count("was lost") == 1 and not (tmp_path / "die").exists()
     assert 0 < watched.repeated() <= OPEN_ROWS

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 
 from twofold.cache.store import Store
 from twofold.data.images.sources import ImageRoots
+from twofold.extract import extract as stage_one
 from twofold.extract.encoders import registry
 from twofold.extract.encoders.registry import load_network
-from twofold.extract.engine import processes
-from twofold.extract.engine.tally import Tally
+from twofold.extract.engine.stats import RunStats
 
 ONE = "timm:test_vit"
 
@@ -32,24 +32,21 @@ def extracted(cli, drawn, extract_args, tmp_path):
     return words, root, keys
 
 
-def test_recheck_hashes_each_image_once_and_loads_encoders_once_whatever_the_devices(cli, extracted, monkeypatch):
+def test_recheck_reads_each_image_once_and_loads_each_encoder_once(cli, extracted, monkeypatch):
     words, root, keys = extracted
-    reads, loads, shares = [], [], []
+    reads, loads, tasks = [], [], []
     read, load = ImageRoots.read, registry.load_encoder
     monkeypatch.setattr(ImageRoots, "read", lambda self, key: reads.append(key) or read(self, key))
     monkeypatch.setattr(registry, "load_encoder", lambda *names, **how: loads.append(names) or load(*names, **how))
-    monkeypatch.setattr(processes, "compute_on_devices", lambda parts, encoders: shares.extend(parts) or Tally())
-    words = ["cpu,cpu,cpu" if word == "cpu" else word for word in words]
+    monkeypatch.setattr(stage_one, "compute_on_devices", lambda task, **how: tasks.append(task) or RunStats())
     assert cli(*words, "--recheck").returncode == 0
-    assert sorted(reads) == sorted(keys) and not loads and not shares
+    assert sorted(reads) == sorted(keys) and len(loads) == 1 and not tasks
     reads.clear()
     for key in keys[2:4]:
         (root / key).write_bytes((root / keys[7]).read_bytes())
     cli(*words, "--recheck")
     assert set(reads) == set(keys) and max(reads.count(key) for key in keys[1:]) == 1  # the first: is the root right?
-    rows = [row for share in shares for file in share.files for row in file.rows.tolist()]
-    assert len(shares) == 3 and sorted(rows) == [2, 3]  # who computes gets rows, and nothing to hash
-    assert not loads
+    assert [row for task in tasks for file in task.files for row in file.rows.tolist()] == [2, 3]
 
 
 @pytest.mark.parametrize("more", [[], ["--recheck"]])

@@ -1,4 +1,4 @@
-"""The same recipes again, from weights that are known by their content."""
+"""The recipes of a run again: encoders recognised by their content, and rows that need no encoder."""
 
 from dataclasses import replace
 
@@ -8,9 +8,11 @@ import torch
 
 from tests.extract.stores import assert_equal_stores
 from twofold.cache.store import Store
+from twofold.data.images.decode import ImageError
 from twofold.data.utils.errors import InputError
-from twofold.extract.again.reproduce import reproduce
 from twofold.extract.encoders.registry import build
+from twofold.extract.inputs import RunEncoders, extract_manifest
+from twofold.extract.match import load_matching
 
 NAME = "timm:test_resnet"
 
@@ -40,9 +42,10 @@ def before(cli, drawn, folder, tmp_path):
     return path, Store(tmp_path / "before")
 
 
-def again(recipes, drawn, store, *weights):
-    return reproduce(recipes, manifest=drawn.manifest, roots=[str(drawn.root)], store=store,
-                         weights=[f"{NAME}={path}" for path in weights], device="cpu", reused=False)
+def again(recipes, drawn, store, *weights, manifest=None, root=None, reused=False):
+    encoders = RunEncoders(recipes=recipes, weights=[f"{NAME}={path}" for path in weights], device="cpu")
+    return extract_manifest(manifest or drawn.manifest, encoders, roots=[str(root or drawn.root)], store=store,
+                            reused=reused)
 
 
 def test_weights_are_found_by_content_whatever_their_name(before, drawn, folder, tmp_path):
@@ -102,3 +105,43 @@ def test_onnx_models_come_with_the_options_of_the_recipe(cli, drawn, folder, tmp
     (folder / "renamed.onnx").rename(folder / "tiny.onnx")
     again([file.recipe], drawn, tmp_path / "after")
     assert_equal_stores(tmp_path / "after", tmp_path / "before")
+
+
+def test_cached_rows_need_no_weights_and_a_changed_image_asks_for_them(before, cli, drawn, tmp_path):
+    """As `predict MANIFEST --store S` wants it, and through that verb."""
+    path, _ = before
+    root, table, store = tmp_path / "faces", tmp_path / "faces.csv", tmp_path / "s"
+    root.mkdir()
+    for row, image in enumerate(sorted(drawn.root.rglob("*.png"))[:4]):
+        (root / f"{row}.png").write_bytes(image.read_bytes())
+    table.write_text("key\n" + "".join(f"{row}.png\n" for row in range(4)))
+    done = cli("extract", table, "--root", root, "--store", store, "--backbones", NAME, "--weights", f"{NAME}={path}",
+               "--device", "cpu", "--precision", "fp32")
+    assert done.returncode == 0, done.stderr
+    place = ("--root", drawn.root, "--store", tmp_path / "before")
+    done = cli("fuse", tmp_path / "before", "--epochs", "2", "--seeds", "1", "--out", tmp_path / "run", "--device",
+               "cpu")
+    assert done.returncode == 0, done.stderr
+    path.unlink()
+    done = cli("predict", tmp_path / "run", drawn.manifest, *place, "-o", tmp_path / "out.csv")
+    assert done.returncode == 0 and len((tmp_path / "out.csv").read_text().splitlines()) == 1 + 70, done.stderr
+    recipes = [file.recipe for file in Store(store).files()]
+    (file,) = again(recipes, drawn, store, manifest=table, root=root, reused=True).files
+    assert (file.cached, file.computed, file.left) == (4, 0, 0)
+    (root / "2.png").write_bytes((root / "3.png").read_bytes())
+    with pytest.raises(InputError, match="no weights for timm:test_resnet"):
+        again(recipes, drawn, store, manifest=table, root=root, reused=True)
+
+
+def test_images_in_memory_give_the_features_of_the_store(whole, drawn):
+    """All four streams side by side, in any number."""
+    files = Store(whole).files()
+    loaded = load_matching([file.recipe for file in files], weights=[], device="cpu", dims=[file.dim for file in files])
+    images = [(drawn.root / key).read_bytes() for key in files[0].keys]
+    stored = np.concatenate([file.read() for file in files], axis=1)
+    for number in (1, 3, 70):
+        features = loaded.embed(images[:number])
+        assert features.dtype == np.float32 and len(files) == 4
+        np.testing.assert_allclose(features, stored[:number], rtol=2e-3, atol=2e-3)
+    with pytest.raises(ImageError, match="not an image"):
+        loaded.embed([images[0], b"Dear Sir or Madam,"])

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.extract.simulated import SimulatedCard
+from tests.extract.simulated import SimulatedRunner
 from tests.extract.stores import assert_equal_stores, values
 from twofold.cache.store import Store
 from twofold.data.manifest import Manifest, write_manifest
-from twofold.extract.engine import engine
-from twofold.extract.run import Request, extract
+from twofold.extract.engine import loop
+from twofold.extract.extract import Request, extract
 from twofold.extract.streams import parse_streams
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +53,7 @@ def test_only_what_is_missing_is_computed(cli, drawn, extract_args, whole, tmp_p
         done = cli(*extract_args(*arguments, "--json", **options))
         assert done.returncode == 0, done.stderr
         record = json.loads(done.stdout)
-        return record["computed_faces"], record["computed_rows"]
+        return record["computed_samples"], record["computed_rows"]
 
     one = ("timm:test_vit",)
     assert computed(few, drawn.root, store, networks=one) == (40, 40)
@@ -66,14 +66,14 @@ def test_only_what_is_missing_is_computed(cli, drawn, extract_args, whole, tmp_p
 @pytest.mark.parametrize("batch_size", ["3", "64"])
 def test_other_batches_give_the_same_values(cli, drawn, extract_args, whole, tmp_path, batch_size):
     done = cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--batch-size", batch_size,
-                                  "--workers", "1", "--part-rows", "7"))
+                                  "--workers", "1", "--shard-rows", "7"))
     assert done.returncode == 0, done.stderr
     for name in ("timm:test_vit", "timm:test_resnet"):
         np.testing.assert_allclose(Store(tmp_path / "s").find(name).read(), Store(whole).find(name).read(), atol=2e-3)
 
 
 def test_shards_add_up_to_the_same_files(cli, drawn, extract_args, whole, tmp_path):
-    args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--views", "original,flip", "--part-rows", "4")
+    args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--views", "original,flip", "--shard-rows", "4")
     for shard in ("2/3", "0/3"):
         done = cli(*args, "--shard", shard)
         assert done.returncode == 0 and "left for other shards" in done.stdout
@@ -122,7 +122,7 @@ def test_bad_faces_are_recorded_and_retried_when_asked(cli, drawn, extract_args,
 def test_too_many_failures_stop_the_run(cli, drawn, extract_args, tmp_path):
     _, root = spoil(drawn.root, tmp_path / "faces")
     done = cli(*extract_args(drawn.manifest, root, tmp_path / "s", "--max-failures", "1"))
-    assert done.returncode == 2 and "stopped after 2 failed faces" in done.stderr
+    assert done.returncode == 2 and "stopped after 2 failed samples" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -148,11 +148,11 @@ def test_a_changed_image_is_found_when_asked(cli, drawn, extract_args, tmp_path)
 def test_a_dry_run_writes_nothing(cli, drawn, extract_args, tmp_path):
     done = cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--dry-run"))
     assert done.returncode == 0
-    assert re.search(r"140 rows to compute, 0\.0 MB in 2 parts, about 0:00:\d\d on this machine", done.stdout)
+    assert re.search(r"140 rows to compute, 0\.0 MB in 2 shards, about 0:00:\d\d on this machine", done.stdout)
     assert not (tmp_path / "s").exists()
-    record = json.loads(cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--dry-run", "--part-rows", 20,
+    record = json.loads(cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--dry-run", "--shard-rows", 20,
                                           "--dtype", "float32", "--json")).stdout)
-    assert [line["parts"] for line in record["files"]] == [7, 7] and 0 < record["expected_seconds"] < 60
+    assert [line["shards"] for line in record["files"]] == [7, 7] and 0 < record["expected_seconds"] < 60
     assert [line["bytes"] for line in record["files"]] == [70 * 4 * line["dim"] for line in record["files"]]
 
 
@@ -166,7 +166,7 @@ def test_a_dry_run_without_a_readable_face_estimates_nothing(cli, extract_args, 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_keeps_its_batches_and_goes_on(drawn, forked, cli, extract_args, whole, tmp_path, number):
-    args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--views", "original,flip", "--part-rows", "8",
+    args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--views", "original,flip", "--shard-rows", "8",
                         "--batch-size", "8")
     running, deadline = forked(*args), time.monotonic() + 60
     while not list((tmp_path / "s").glob(".shards/*/*.h5")) and time.monotonic() < deadline and running.runs():
@@ -228,7 +228,7 @@ def _overridden(base: list[str], more: list[str]) -> list[str]:
     return [*kept, *more]
 
 
-def test_the_report_adds_up_and_names_failed_faces(cli, drawn, extract_args, tmp_path):
+def test_the_report_adds_up_and_names_failed_samples(cli, drawn, extract_args, tmp_path):
     bad, root = spoil(drawn.root, tmp_path / "faces")
     args = extract_args(drawn.manifest, root, tmp_path / "s", "--json", networks=("timm:test_vit",))
 
@@ -237,7 +237,7 @@ def test_the_report_adds_up_and_names_failed_faces(cli, drawn, extract_args, tmp
         record = json.loads(done.stdout)
         (file,) = record["files"]
         assert file["cached"] + file["computed"] + file["failed"] + file["no_face"] + file["left"] == 70
-        return [file[name] for name in ("cached", "computed", "failed", "left")], record["failed_faces"]
+        return [file[name] for name in ("cached", "computed", "failed", "left")], record["failed_samples"]
 
     first, failed = parts("--shard", "0/2")
     assert first[0] == 0 and first[1] + first[2] == 35 and first[3] == 35
@@ -253,7 +253,7 @@ def test_the_report_adds_up_and_names_failed_faces(cli, drawn, extract_args, tmp
             assert re.search(rf"^  {re.escape(key)}: \w+", out, re.MULTILINE)
 
 
-class StoppedCard(SimulatedCard):
+class StoppedRunner(SimulatedRunner):
     """At its third forward pass somebody wants the process to end."""
 
     def __init__(self):
@@ -268,7 +268,7 @@ class StoppedCard(SimulatedCard):
 
 
 def test_a_stopped_run_reports_what_the_store_then_has(drawn, tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "passes_on", lambda device: StoppedCard())
+    monkeypatch.setattr(loop, "runner_for", lambda device: StoppedRunner())
     streams = parse_streams(["timm:test_vit"], weights=["timm:test_vit=random:0"], precision="fp32", batch_size=4)
     report = extract(Request(manifest=drawn.manifest, roots=[str(drawn.root)], store=tmp_path / "s", device="cpu",
                              streams=streams))

@@ -94,7 +94,7 @@ def test_a_preempted_array_job_makes_the_file_of_one_process(slurm, cli, drawn, 
     """Somebody's urgent job takes all cores in the middle; the tasks are queued again, and go on."""
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
-    args, store = ("--part-rows", 7), tmp_path / "s"
+    args, store = ("--shard-rows", 7), tmp_path / "s"
     networks = ("timm:resnet50",)  # large enough to be in the middle for seconds
     assert cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "alone", *args, networks=networks)).returncode == 0
     done = cli(*extract_args(drawn.manifest, drawn.root, store, *args, "--slurm", "--ntasks=1 --time=10",
@@ -121,7 +121,7 @@ def slurm_says(environment: dict[str, str], *command: str) -> str:
 
 
 def script(cli, drawn, extract_args, path: Path, *more: object):
-    return cli(*extract_args(drawn.manifest, drawn.root, path.parent / "a store", "--part-rows", "7",
+    return cli(*extract_args(drawn.manifest, drawn.root, path.parent / "a store", "--shard-rows", "7",
                              networks=("timm:test_vit",)), "--slurm-script", path, *more)
 
 
@@ -132,7 +132,7 @@ def test_the_script_runs_what_was_asked_for(cli, drawn, extract_args, tmp_path):
     assert done.returncode == 0 and f"sbatch --parsable {path}" in done.stdout
     text = path.read_text()
     assert "#SBATCH --partition=gpu --gres=gpu:1\n" in text and "#SBATCH --array=0-2\n" in text
-    assert "--part-rows 7" in text and "--slurm" not in text.split("\n\n")[1] and "'" in text
+    assert "--shard-rows 7" in text and "--slurm" not in text.split("\n\n")[1] and "'" in text
     subprocess.run(["bash", "-n", path], check=True)
     task = {**os.environ, "SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "7"}
     ran = subprocess.run(["bash", path], env=task, text=True, capture_output=True, timeout=240)

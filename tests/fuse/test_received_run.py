@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests.fuse.conftest import edit_record, write_store
 from twofold.cache.recipe import Recipe
 from twofold.data.utils.errors import InputError
-from twofold.extract.again.reproduce import find_encoders
+from twofold.extract.match import load_matching
 from twofold.extract.streams import Encoders
 from twofold.fuse.fuse import fuse
 from twofold.fuse.runs.read import read_run
@@ -209,7 +209,7 @@ def test_a_giant_is_refused_before_it_is_built(run, tmp_path, monkeypatch, dim, 
     monkeypatch.setattr(Encoders, "load", lambda *_: pytest.fail("it is built"))
     save_file({"conv1.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match=says):
-        find_encoders([recipe], weights=[f"{recipe.backbone}={tmp_path / 'other.safetensors'}"] if dim > 12 else [],
+        load_matching([recipe], weights=[f"{recipe.backbone}={tmp_path / 'other.safetensors'}"] if dim > 12 else [],
                       device="cpu", dims=[dim])
 
 

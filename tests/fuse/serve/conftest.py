@@ -22,7 +22,7 @@ from twofold.data.faces.settings import CropSettings, Sampling
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
-from twofold.extract.again.loaded import load_encoders
+from twofold.extract.match import load_matching
 from twofold.fuse.runs.read import Run, read_run
 from twofold.fuse.serve.app import Access, App, Examples, application
 from twofold.fuse.serve.queue import Limits, RequestQueue, ServeStats
@@ -59,7 +59,7 @@ def finding(recogniser) -> Recogniser:
 
 
 def embed_of(run: Run) -> Callable:
-    return load_encoders([recipe for _, _, recipe in run.streams], weights=[], device="cpu",
+    return load_matching([recipe for _, _, recipe in run.streams], weights=[], device="cpu",
                          dims=run.head.spec.dims).embed
 
 

@@ -1,7 +1,6 @@
-"""Extraction with exactly the recipes that features were made with before, so that they may be used together."""
+"""Find the encoders that make given recipes, so that new features may be used together with earlier ones."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from twofold.cache.recipe import Recipe, differences
@@ -9,9 +8,8 @@ from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.encoders.registry import check_dim, check_fit
 from twofold.extract.encoders.sources import published_weights
-from twofold.extract.plan import ExtractOptions, WantedFile, recipe_of
-from twofold.extract.report import Extraction
-from twofold.extract.run import Request, add_missing, devices_engine, open_place, plan_all
+from twofold.extract.engine.loop import LoadedEncoders
+from twofold.extract.plan import recipe_of
 from twofold.extract.streams import Encoders, EncoderSource, parse_weights
 from twofold.extract.views import view
 from twofold.extract.weights.find import weights_folder
@@ -19,50 +17,32 @@ from twofold.extract.weights.find import weights_folder
 WEIGHTS_FILES = (".pth", ".pt", ".safetensors", ".bin", ".tar", ".ckpt")
 
 
-def reproduce(recipes: Sequence[Recipe], *, manifest: Path, roots: Sequence[str], store: Path,
-              weights: Sequence[str] = (), device: str = "auto", reused: bool = False, dims: Sequence[int] = ()
-              ) -> Extraction:
-    """Extract the faces with these recipes, and nothing else, into the store.
+def load_matching(recipes: Sequence[Recipe], *, weights: Sequence[str], device: str, dims: Sequence[int] = ()
+                  ) -> LoadedEncoders:
+    """Load the encoder of each recipe.
 
-    weights: NAME=PATH for what is not in the weights folder, where they are known by their content, whatever the file
-    is called (but for ONNX models, whose name is in the recipe). reused: the store may hold what images no longer are.
-    dims: how many features each recipe is to give, where that is known. An encoder is looked for only if the store
-    lacks rows of it. Raises InputError, before any face is computed, where
-    what is here would make another recipe.
+    weights: NAME=PATH, where the file is not in the weights folder; dims: features that each recipe must give, where
+    known. Raises InputError where an encoder is not available.
     """
-    files = parse_weights(weights, [recipe.backbone for recipe in recipes])
-    options = ExtractOptions(recheck=reused, retry_failures=reused)
-    devices = device.split(",")
-    encoders = Encoders(devices[0])
-    place = open_place(Request(manifest=manifest, roots=roots, store=store, streams=[], device=device))
-    plans, sources = [], []
-    for file in plan_all(place, [WantedFile(recipe) for recipe in recipes], options):
-        source = EncoderSource(backbone=file.recipe.backbone)
-        if file.missing.any():
-            _check_width(file.recipe, recipes, dims)
-            source, encoder = find_encoder(file.recipe, files.get(file.recipe.backbone, []), encoders)
-            file = replace(file, wanted=WantedFile(file.recipe, encoder.dim, encoder.classifier))
-        plans.append(file)
-        sources.append(source)
-    return add_missing(place, plans, sources, devices_engine(devices, encoders), options)
-
-
-def find_encoders(recipes: Sequence[Recipe], *, weights: Sequence[str], device: str, dims: Sequence[int] = ()
-                  ) -> list[Encoder]:
-    """The encoder of each recipe, found as `reproduce` finds it. Raises InputError where one cannot be made."""
-    for recipe in recipes:
-        _check_width(recipe, recipes, dims)
+    check_widths(recipes, dims)
     files, encoders = parse_weights(weights, [recipe.backbone for recipe in recipes]), Encoders(device)
-    return [find_encoder(recipe, files.get(recipe.backbone, []), encoders)[1] for recipe in recipes]
+    return LoadedEncoders(tuple(recipes), tuple(
+        find_encoder(recipe, files.get(recipe.backbone, []), encoders)[1] for recipe in recipes))
 
 
-def _check_width(recipe: Recipe, recipes: Sequence[Recipe], dims: Sequence[int]) -> None:
-    if dims:
-        check_dim(recipe.backbone, dims[list(recipes).index(recipe)], untrained=recipe.untrained)
+def check_widths(recipes: Sequence[Recipe], dims: Sequence[int]) -> None:
+    """Raise InputError for a recipe whose network would not give that many features; no dims: unknown."""
+    for recipe, dim in zip(recipes, dims, strict=bool(dims)):
+        check_dim(recipe.backbone, dim, untrained=recipe.untrained)
 
 
 def find_encoder(recipe: Recipe, weights: Sequence[str], encoders: Encoders) -> tuple[EncoderSource, Encoder]:
-    """The first source whose encoder makes the recipe. Raises InputError that says what those tried make instead."""
+    """Return the first source whose encoder makes the recipe, and the encoder.
+
+    weights: files to try; without any those in the weights folder, where they are recognised by their content, whatever
+    their name (ONNX models apart, whose name is in the recipe). Raises InputError that says what those tried make
+    instead.
+    """
     differing: dict[str, tuple[object, object]] = {}
     tried, failure = 0, None
     for source in _sources(recipe, weights):
@@ -70,14 +50,14 @@ def find_encoder(recipe: Recipe, weights: Sequence[str], encoders: Encoders) -> 
             if source.weights and not recipe.untrained and source.weights != "hub":
                 check_fit(recipe.backbone, Path(source.weights))
             encoder = encoders.load(source)
-        except InputError as error:  # a file of another network; the last one tells how to get the right one
+        except InputError as error:  # a file of another network; the last error tells how to get the right one
             failure = error
             continue
         differing = differences(recipe, recipe_of(encoder, view(recipe.view["name"]), dtype=recipe.dtype))
         tried += 1
         if not differing:
             return source, encoder
-        encoders.forget(source)
+        encoders.drop(source)
     if not tried and failure:
         raise failure
     if "weights" in differing or not differing:
@@ -89,11 +69,11 @@ def find_encoder(recipe: Recipe, weights: Sequence[str], encoders: Encoders) -> 
 
 
 def _sources(recipe: Recipe, weights: Sequence[str]) -> Iterator[EncoderSource]:
-    """Where the encoder of a recipe may come from, the likeliest first."""
+    """Yield where the encoder of a recipe may come from, the likeliest first."""
     name, folder = recipe.backbone, weights_folder()
 
     def source(file: str | None, backbone: str = name) -> EncoderSource:
-        return EncoderSource(backbone=backbone, weights=file).exactly(recipe.precision)
+        return EncoderSource(backbone=backbone, weights=file).with_precision(recipe.precision)
 
     if name.startswith("onnx:"):
         for path in map(Path, weights) if weights else sorted(folder.glob("*.onnx")):
@@ -108,7 +88,7 @@ def _sources(recipe: Recipe, weights: Sequence[str]) -> Iterator[EncoderSource]:
 
 
 def _onnx_options(recipe: Recipe) -> str:
-    """What the recipe says of the input and output, in the words of `onnx:PATH?...`."""
+    """Return what the recipe says of input and output as options of `onnx:PATH?...`."""
     how = recipe.preprocessing
     options = {"size": how["size"][0], "resize": how["resize"], "rule": how["resize_rule"],
                "interpolation": how["interpolation"],

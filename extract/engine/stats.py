@@ -1,4 +1,4 @@
-"""What a run did: faces, rows, failures and seconds, of one process or of several together."""
+"""What a run computed: samples, rows, failures and seconds, of one process or of several together."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -19,24 +19,25 @@ class Seconds:
 
 
 @dataclass
-class Tally:
-    """What one run did. faces: decoded; of each file, by fingerprint, rows: computed; failures: key to reason."""
+class RunStats:
+    """What one run computed. samples: decoded; rows: computed, by fingerprint of the feature file."""
 
-    faces: int = 0
+    samples: int = 0
     rows: Counter[str] = field(default_factory=Counter)
-    failures: defaultdict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))  #: by fingerprint
+    failures: defaultdict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+    """Fingerprint of the feature file to key to reason."""
     seconds: Seconds = field(default_factory=Seconds)
     stopped_by: int = 0  #: the signal that ended the run early, or 0
 
     @property
-    def failed_faces(self) -> dict[str, str]:
-        """Key to reason, of faces that failed for any file, but for pictures and frames in which there is no face."""
+    def failed_samples(self) -> dict[str, str]:
+        """Key to reason, of samples that failed for any file; images without a face are none of them."""
         return {key: reason for failures in self.failures.values() for key, reason in failures.items()
                 if reason != NO_FACE}
 
-    def add(self, other: "Tally") -> None:
-        """Count the work of another process, too; the wall time is that of the slower."""
-        self.faces += other.faces
+    def add(self, other: "RunStats") -> None:
+        """Add the statistics of another process; the wall time becomes that of the slower."""
+        self.samples += other.samples
         self.rows += other.rows
         for fingerprint, failures in other.failures.items():
             self.failures[fingerprint].update(failures)
@@ -46,9 +47,9 @@ class Tally:
         self.stopped_by = self.stopped_by or other.stopped_by
 
 
-def refuse_too_many(failures: Mapping[str, str], limit: int) -> None:
-    """Raises InputError if more faces than `limit` have failed; failures: key to reason."""
-    if len(failures) > limit:
+def check_failure_limit(failures: Mapping[str, str], limit: int) -> None:
+    """Raise InputError if more samples than `limit` failed (-1: no limit). failures: key to reason."""
+    if 0 <= limit < len(failures):
         reasons = ", ".join(f"{count} x {reason}" for reason, count in Counter(failures.values()).most_common(3))
-        raise InputError(f"stopped after {len(failures)} failed faces (--max-failures {limit}): {reasons}, "
+        raise InputError(f"stopped after {len(failures)} failed samples (--max-failures {limit}): {reasons}, "
                          f"last {list(failures)[-1]!r}; what was computed is kept")

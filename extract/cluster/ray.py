@@ -1,0 +1,338 @@
+"""Extraction on a Ray cluster: the driver plans, hands tasks to actors and merges; actors do all of the rest.
+
+Each actor runs the loop that one machine runs, decoding included, on a GPU or the cores of a node, so only keys and
+counts pass through Ray. Ray restarts lost actors and retries their tasks; what such a task has published is in the
+store and is not computed again. Ray Data would carry decoded pixels (150 kB a sample) through its object store, and its
+pools stay at one GPU actor on an autoscaling cluster (ray issue 59144) and may hang when an actor dies (62746).
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from twofold.cache.errors import CacheError
+from twofold.cache.feature_file import FeatureFile
+from twofold.cache.shards import shard_paths
+from twofold.cache.store import Store
+from twofold.data.images.decode import ImageError
+from twofold.data.images.sources import ImageSource
+from twofold.data.utils.errors import InputError, first_line
+from twofold.extract.devices import parse_device, resolve_precision
+from twofold.extract.engine.devices import ComputeTask, compute_task, missing_samples
+from twofold.extract.engine.progress import Stop, progress_bar
+from twofold.extract.engine.stats import RunStats, check_failure_limit
+from twofold.extract.extract import Request, extract
+from twofold.extract.plan import recipe_of
+from twofold.extract.report import Extraction
+from twofold.extract.streams import Encoders
+from twofold.extract.views import view
+from twofold.extract.weights.find import weights_folder
+
+PIPELINE = Path(__file__).parents[2] / "pipeline.py"  #: the command line, installed or in a plain clone
+PASSED_ON = ("TWOFOLD_", "OMP_", "GOMP_", "HF_")  #: prefixes of the variables that workers get from the driver
+TASKS_PER_WORKER, MIN_TASK_SAMPLES = 8, 128  #: small tasks end at about the same time; the last batch of each is padded
+RETRIES = 3  #: of one task, each after its actor was lost
+POLL_SECONDS, PATIENCE_SECONDS, STOP_SECONDS = 1.0, 60.0, 120.0
+PROBES = 16  #: images that every node must be able to read
+SAME_PATHS = "all nodes need the store, the images and the weights at the paths that they have here"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSize:
+    """What one worker takes of a node: a GPU and its part of the cores, or all cores; count: of workers at most."""
+
+    device: str
+    cpus: int
+    gpus: int
+    count: int
+
+
+def extract_on_ray(request: Request, *, address: str, workers: int = 0) -> Extraction:
+    """Extract as `extract` does, computed by the workers of a cluster.
+
+    address: `local` for this machine, `auto` or HOST:PORT of a cluster; workers: at most, 0 for as many as there is
+    room for now. Raises InputError as `extract` does, and for no such cluster.
+    """
+    if workers < 0:
+        raise InputError(f"--ray-workers {workers}: there is at least one worker, or 0 for as many as fit")
+    with connected(address) as ray:
+        size = size_of_workers(ray.nodes(), request.device, cpus=request.options.workers, most=workers)
+        with contextlib.closing(Actors(ray, size)) as actors:
+            streams = request.streams
+            if any(stream.source.precision == "auto" for stream in streams):
+                precision = actors.resolve_auto()  # of the workers' device, which need not be this machine's
+                streams = [replace(stream, source=stream.source.with_precision(precision))
+                           if stream.source.precision == "auto" else stream for stream in streams]
+            here = replace(request, device="cpu", streams=streams, options=replace(request.options, workers=size.cpus))
+            return extract(here, compute=partial(compute_on_actors, actors))
+
+
+def size_of_workers(nodes: Sequence[Mapping[str, Any]], device: str, *, cpus: int = 0, most: int = 0) -> WorkerSize:
+    """Return the size of a worker. nodes: as Ray lists them; device: auto, cpu or cuda; cpus: for each worker, 0 for an
+    equal part of the smallest node; most: workers, 0 for as many as fit. Raises InputError for another device."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"--device {device} cannot be with --ray, which gives each worker its own: auto, cpu or cuda")
+    resources = [node["Resources"] for node in nodes if node["Alive"]]
+    if device == "auto":
+        device = "cuda" if any(node.get("GPU", 0) >= 1 for node in resources) else "cpu"
+    gpus = int(device == "cuda")
+    resources = [node for node in resources if node.get("CPU", 0) >= 1 and node.get("GPU", 0) >= gpus]
+    cpus = cpus or max(1, min((int(node["CPU"] / (node["GPU"] if gpus else 1)) for node in resources), default=1))
+    fitting = sum(int(min(node["CPU"] // cpus, node["GPU"] // gpus if gpus else node["CPU"])) for node in resources)
+    return WorkerSize(device=device, cpus=cpus, gpus=gpus, count=most or max(1, fitting))
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """Connect to a cluster and yield the library. Raises InputError if either is not there."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what will be its default, without the warning
+    os.environ.setdefault("RAY_worker_niceness", "0")  # of workers on this machine; Ray's 15 starves on a busy one
+    try:
+        import ray
+    except ImportError:
+        raise InputError('--ray needs Ray: pip install "twofold[ray]", or pip install ray') from None
+    ours = not ray.is_initialized()  # else of a notebook, or of a job that was submitted: it stays
+    with contextlib.redirect_stdout(sys.stderr):  # where Ray's own notes belong: stdout is the report's
+        try:
+            if ours:
+                _require_listener(address)
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR,
+                         include_dashboard=False if address == "local" else None)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(f"--ray {address}: no such cluster ({first_line(error)}): `local` is this machine, "
+                             "`ray start --head` prints the address of a new one") from None
+        try:
+            yield ray
+        finally:
+            if ours:
+                ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Raise OSError if nobody listens at HOST:PORT, which Ray would find out after minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+# --------------------------------------------------------------------------------------------------------------- driver
+class Actors:
+    """The actors of a run, at most `size.count`. Close it to end them all."""
+
+    def __init__(self, ray: Any, size: WorkerSize):
+        self.ray, self.size = ray, size
+        environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+        environment["TWOFOLD_WEIGHTS"] = str(weights_folder().absolute())
+        actor_class = ray.remote(num_cpus=size.cpus, num_gpus=size.gpus, max_restarts=-1, max_task_retries=RETRIES,
+                                 concurrency_groups={"control": 2})(_actor_class(ray))
+        self._start = partial(actor_class.remote, str(PIPELINE), os.getcwd(), environment, size.device)
+        self._running: list[Any] = []
+
+    def start(self) -> Any:
+        """Start an actor; it waits for room, and so makes an autoscaler bring a node where there is none."""
+        self._running.append(self._start())
+        return self._running[-1]
+
+    def end(self, actor: Any) -> None:
+        """End an actor, whatever it does, so that its room is free for others."""
+        self._running.remove(actor)
+        self.ray.kill(actor)
+
+    def close(self) -> None:
+        for actor in [*self._running]:
+            self.end(actor)
+
+    def resolve_auto(self) -> str:
+        """Return the precision `auto` of the workers' device."""
+        actor = self.start()
+        precision = self.get(actor.call.remote("resolve_auto"), "no worker starts")
+        self.end(actor)
+        return precision
+
+    def get(self, result: Any, what: str) -> Any:
+        """Return a result. Raises what the actor raised, if that is bad input or the file system's; InputError that
+        begins with `what` if Ray has given up."""
+        try:
+            return self.ray.get(result)
+        except self.ray.exceptions.RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, ValueError | OSError) else error) from None
+        except self.ray.exceptions.RayError as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
+            telling = [line for line in lines if not line.startswith("The actor died unexpectedly")]
+            reason = [*telling, *lines, type(error).__name__][0][:300]
+            raise InputError(f"--ray: {what} ({reason}); what was computed is kept") from None
+
+
+def compute_on_actors(actors: Actors, task: ComputeTask) -> RunStats:
+    """Compute a task on a cluster; raises as `extract`.
+
+    On Ctrl-C or SIGTERM actors finish and publish the batches in hand, and `RunStats.stopped_by` is set.
+    """
+    ray, began, stats = actors.ray, time.perf_counter(), RunStats()
+    probes = [key for key in task.keys[::max(1, len(task.keys) // PROBES)][:PROBES] if _is_readable(task.images, key)]
+    published = {path.name for file in task.files for path in shard_paths(Store(task.store, new=True), file.recipe)}
+    nothing = replace(task, keys=[], files=[replace(file, rows=file.rows[:0]) for file in task.files])
+    tasks, patient_until = split(task, workers=actors.size.count), time.monotonic() + PATIENCE_SECONDS
+    waiting: dict[Any, tuple[Any, ComputeTask | None]] = {}  #: result to its actor, and its task once it has started
+    with Stop() as stop, progress_bar(len(missing_samples(task.files)), shown=True) as bar:
+        for _ in range(min(actors.size.count, len(tasks))):
+            actor = actors.start()
+            waiting[actor.call.remote("prepare", nothing, probes)] = actor, None
+        while waiting and not stop.signal:
+            done, _ = ray.wait([*waiting], timeout=POLL_SECONDS)
+            for result in done:
+                actor, part = waiting.pop(result)
+                if part is None:
+                    log.info("a worker on %s is ready", actors.get(result, "workers do not start"))
+                else:
+                    stats.add(actors.get(result, f"{RETRIES + 1} workers were lost, one after the other, at the same "
+                                                 f"{len(part.keys)} samples, the first of them {part.keys[0]!r}"))
+                    check_failure_limit(stats.failed_samples, task.options.max_failures)
+                if tasks:
+                    part = tasks.pop(0)
+                    waiting[actor.call.remote("compute", part, published)] = actor, part
+                else:
+                    actors.end(actor)
+            busy = [actor for actor, part in waiting.values() if part]
+            if stop.signal or not tasks:  # actors that have not started are not needed any more
+                for result, (actor, part) in [*waiting.items()]:
+                    if part is None:
+                        del waiting[result]
+                        actors.end(actor)
+            elif not busy and time.monotonic() > patient_until:
+                patient_until += PATIENCE_SECONDS
+                log.warning("no worker has come up yet: each wants %d CPUs and %d GPUs of one node (`ray status` shows "
+                            "what there is)", actors.size.cpus, actors.size.gpus)
+            if busy and not done:
+                answers = ray.wait([actor.control.remote() for actor in busy], num_returns=len(busy), timeout=1.0)[0]
+                with contextlib.suppress(ray.exceptions.RayError):  # one is lost: Ray retries its task
+                    bar.update(max(0, stats.samples + sum(ray.get(answers)) - bar.n))
+        if waiting:
+            for actor, _ in waiting.values():
+                actor.control.remote(stop.signal)
+            for result in ray.wait([*waiting], num_returns=len(waiting), timeout=STOP_SECONDS)[0]:
+                stats.add(actors.get(result, "a worker was lost"))
+        bar.update(max(0, stats.samples - bar.n))
+    stats.stopped_by, stats.seconds.wall = stop.signal, time.perf_counter() - began
+    return stats
+
+
+def split(task: ComputeTask, *, workers: int) -> list[ComputeTask]:
+    """Divide a task into several of equal size, each with only the keys that it needs."""
+    samples = missing_samples(task.files)
+    count = max(1, min(TASKS_PER_WORKER * workers, len(samples) // MIN_TASK_SAMPLES))
+    return [replace(task, keys=[str(task.keys[row]) for row in rows], files=[
+        replace(file, rows=np.searchsorted(rows, mine)) for file in task.files
+        if len(mine := np.intersect1d(file.rows, rows, assume_unique=True))])
+        for rows in np.array_split(samples, count)]
+
+
+def _is_readable(images: ImageSource, key: str) -> bool:
+    with contextlib.suppress(ImageError):
+        return bool(images.read(key))
+    return False
+
+
+# --------------------------------------------------------------------------------------------------------------- worker
+def _actor_class(ray: Any) -> type:
+    """Return the actor's class. It is sent whole: a node needs only the driver's clone, or an installed Twofold."""
+
+    class Extractor:
+        def __init__(self, pipeline: str, folder: str, environment: dict[str, str], device: str) -> None:
+            import os
+            import runpy
+
+            os.environ.update(environment)  # before torch is imported
+            if os.path.isdir(folder):
+                os.chdir(folder)  # relative paths of weights
+            if os.path.exists(pipeline):
+                runpy.run_path(pipeline)
+            from twofold.extract.cluster.ray import Worker
+
+            restarted = ray.get_runtime_context().was_current_actor_reconstructed
+            self.worker = Worker(device, restarted=restarted)
+
+        def call(self, method: str, *arguments: Any) -> Any:
+            return getattr(self.worker, method)(*arguments)
+
+        @ray.method(concurrency_group="control")
+        def control(self, signal: int = 0) -> int:
+            self.worker.stop.signal = signal
+            return self.worker.decoded
+
+    return Extractor
+
+
+class Worker:
+    """One encoder of each source on one device, on a node of a cluster. decoded: samples of the task in hand."""
+
+    def __init__(self, device: str, *, restarted: bool = False):
+        self.host, self.decoded, self.stop = socket.gethostname(), 0, Stop()
+        self._device, self._restarted, self._encoders = device, restarted, Encoders(device)
+
+    def resolve_auto(self) -> str:
+        return resolve_precision("auto", parse_device(self._device))
+
+    def prepare(self, task: ComputeTask, probes: Sequence[str]) -> str:
+        """Load the encoders; check that this node sees the driver's store and images and makes the same recipes.
+
+        Returns the host's name. Raises InputError where that is not so.
+        """
+        if not Store(task.store, new=True).manifest_path.is_file():
+            raise InputError(f"node {self.host} does not see the store {task.store}: {SAME_PATHS}")
+        for key in probes:
+            try:
+                task.images.read(key)
+            except ImageError as error:
+                raise InputError(f"node {self.host} cannot read {key!r} ({error}): {SAME_PATHS}") from None
+        for file in task.files:
+            made = recipe_of(self._encoders.load(file.source), view(file.recipe.view["name"]), dtype=file.recipe.dtype)
+            if made != file.recipe:
+                raise InputError(f"node {self.host} would make other features of {file.recipe.backbone} than are wanted"
+                                 ": its weights, or its version of Twofold or timm, differ")
+        return self.host
+
+    def compute(self, task: ComputeTask, published: Collection[str]) -> RunStats:
+        """Compute a task; after a restart only what the lost worker has not published. published: earlier shards."""
+        self.decoded = 0
+        task, stats = without_published(task, published) if self._restarted else (task, RunStats())
+        if stats.samples:
+            log.warning("%d of the %d samples of a lost worker are safe", stats.samples, len(task.keys))
+
+        def count(samples: int) -> None:
+            self.decoded += samples
+
+        stats.add(compute_task(task, self._encoders, stop=self.stop, on_decoded=count))
+        return stats
+
+
+def without_published(task: ComputeTask, published: Collection[str]) -> tuple[ComputeTask, RunStats]:
+    """Return what is left of a task, and what was done, by the shards that are not among `published`."""
+    files, stats = [], RunStats()
+    for file in task.files:
+        fingerprint, keys, failures = file.recipe.fingerprint, set(), {}
+        for path in shard_paths(Store(task.store, new=True), file.recipe):
+            if path.name not in published:
+                with contextlib.suppress(CacheError):
+                    shard = FeatureFile(path)
+                    keys |= {*shard.keys.tolist()}
+                    failures |= shard.failures
+        wanted = [str(task.keys[row]) for row in file.rows]
+        stats.rows[fingerprint] += sum(key in keys for key in wanted)
+        stats.failures[fingerprint] |= {key: failures[key] for key in wanted if key in failures}
+        left = [row for row, key in zip(file.rows, wanted, strict=True) if key not in keys and key not in failures]
+        files.append(replace(file, rows=np.array(left, int)))
+    stats.samples = len(missing_samples(task.files)) - len(missing_samples(files))
+    return replace(task, files=files), stats

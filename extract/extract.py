@@ -1,0 +1,177 @@
+"""Stage one as one function: the samples of a manifest and some streams become feature files in a store."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from twofold.cache.feature_file import FeatureFile
+from twofold.cache.shards import assemble
+from twofold.cache.store import Store
+from twofold.data.images.decode import FACE_LIMITS
+from twofold.data.images.sources import ImageRoots, check_roots, open_images, parse_roots
+from twofold.data.manifest import Manifest, read_manifest, write_manifest
+from twofold.data.utils.errors import InputError
+from twofold.extract.encoders.classifier import CLASS_ORDER_HELP
+from twofold.extract.encoders.encoder import Encoder
+from twofold.extract.engine.devices import ComputeTask, MissingRows, compute_on_devices, compute_task
+from twofold.extract.engine.stats import RunStats
+from twofold.extract.plan import ExtractOptions, FilePlan, WantedFile, compare_with_store, plan, recipe_of
+from twofold.extract.report import Extraction, file_report
+from twofold.extract.streams import Encoders, EncoderSource, Stream
+from twofold.extract.views import view
+
+Compute = Callable[[ComputeTask], RunStats]  #: computes rows and leaves them in shards of the store
+ESTIMATE_TRIES = 2  #: the first one also pays for what a process does only once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to extract: the samples of a manifest below roots, as some streams, into a store.
+
+    roots: one folder, or NAME=DIR for each dataset of a merged manifest; device: one, or several with commas between,
+    which share the samples, one process each; max_pixels: a larger image fails, no value depends on it.
+    """
+
+    manifest: Path
+    roots: Sequence[str]
+    store: Path
+    streams: Sequence[Stream]
+    device: str = "auto"
+    options: ExtractOptions = field(default_factory=ExtractOptions)
+    max_pixels: int = FACE_LIMITS.pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """Where images come from and features go to."""
+
+    manifest: Manifest
+    keys: list[str]
+    images: ImageRoots
+    store: Store
+
+
+def extract(request: Request, *, dry: bool = False, compute: Compute | None = None) -> Extraction:
+    """Extract every sample of the manifest for every stream that the store lacks; `dry` only says what is missing.
+
+    compute: computes missing rows, by default on the devices of this machine that the request names. Raises InputError
+    or CacheError, before anything is written, if the request makes no sense.
+    """
+    workspace, devices, options = open_workspace(request), request.device.split(","), request.options
+    encoders = Encoders(devices[0])
+    loaded = [encoders.load(stream.source) for stream in request.streams]
+    if options.with_logits:
+        _require_classifiers(loaded)
+    wanted = [WantedFile(recipe_of(encoder, view(stream.view), dtype=stream.dtype), encoder.dim, encoder.classifier)
+              for stream, encoder in zip(request.streams, loaded, strict=True)]
+    plans = plan_all(workspace, wanted, options)
+    sources = [stream.source for stream in request.streams]
+    if dry:
+        seconds = _estimate(task_of(workspace, plans, sources, options), encoders) / len(devices)
+        return Extraction(workspace.store.path, len(workspace.keys), [
+            file_report(workspace.store, file, file.finished, RunStats(), options) for file in plans], None, seconds)
+    return add_missing(workspace, plans, sources, compute or on_devices(devices, encoders), options)
+
+
+def open_workspace(request: Request) -> Workspace:
+    """Read the manifest and check the roots; write nothing yet."""
+    manifest = read_manifest(request.manifest)
+    images = open_images(parse_roots(request.roots), limits=FACE_LIMITS.scaled_to(request.max_pixels))
+    return Workspace(manifest=manifest, keys=list(manifest.keys), images=images, store=own_store(request.store))
+
+
+def own_store(path: Path) -> Store:
+    """Open a store that may be new. Raises CacheError for a folder of other things."""
+    store = Store(path, new=True)
+    store.require_own_folder()
+    return store
+
+
+def plan_all(workspace: Workspace, wanted: Sequence[WantedFile], options: ExtractOptions) -> list[FilePlan]:
+    """Return what each wanted file lacks.
+
+    Raises InputError if something is missing and no image is below the roots; CacheError if the store is that of
+    another dataset.
+    """
+    hashes = compare_with_store(workspace.store, workspace.keys, workspace.images, wanted, options)
+    plans = plan(workspace.store, workspace.keys, wanted, options=options, hashes=hashes)
+    if any(file.missing.any() for file in plans):
+        check_roots(workspace.images, workspace.keys)
+    return plans
+
+
+def on_devices(devices: Sequence[str], encoders: Encoders) -> Compute:
+    """Return what computes on these devices: this process on the first, whose encoders these are."""
+    return partial(compute_on_devices, devices=devices, encoders=encoders)
+
+
+def add_missing(workspace: Workspace, plans: Sequence[FilePlan], sources: Sequence[EncoderSource], compute: Compute,
+                options: ExtractOptions) -> Extraction:
+    """Compute what the plans lack and finish the files that are complete then. sources: of each plan's encoder."""
+    store = workspace.store
+    _write_manifest(workspace)
+    task = task_of(workspace, plans, sources, options)
+    stats = compute(task) if task.files else RunStats()
+    files = [file.finished for file in plans] if stats.stopped_by else finish(store, plans, workspace.keys)
+    reports = [file_report(store, wanted, file, stats, options) for wanted, file in zip(plans, files, strict=True)]
+    return Extraction(store.path, len(workspace.keys), reports, stats)
+
+
+def task_of(workspace: Workspace, plans: Sequence[FilePlan], sources: Sequence[EncoderSource],
+            options: ExtractOptions) -> ComputeTask:
+    """Return all rows to compute, in the precision of the recipes on any device."""
+    files = [MissingRows(source=source.with_precision(file.recipe.precision), recipe=file.recipe,
+                         rows=np.flatnonzero(file.missing))
+             for file, source in zip(plans, sources, strict=True) if file.missing.any()]
+    return ComputeTask(files=files, keys=workspace.keys, images=workspace.images, store=workspace.store.path,
+                       options=options)
+
+
+def finish(store: Store, plans: Sequence[FilePlan], keys: Sequence[str]) -> list[FeatureFile | None]:
+    """Merge the shards of each plan that has all its rows now, whoever computed them; None for the others."""
+    return [file.finished or assemble(store, file.recipe, file.wanted.dim, keys, classifier=file.wanted.classifier)
+            for file in plans]
+
+
+def _write_manifest(workspace: Workspace) -> None:
+    """Write the manifest into the store unless it is there: a complete store may be read-only."""
+    path = workspace.store.manifest_path
+    if path.is_file():
+        try:
+            if read_manifest(path).table.equals(workspace.manifest.table):
+                return
+        except InputError:
+            pass  # damaged: write it again
+    workspace.store.path.mkdir(parents=True, exist_ok=True)
+    write_manifest(workspace.manifest, path)
+
+
+def _estimate(task: ComputeTask, encoders: Encoders) -> float:
+    """Return the seconds that all rows will take on this machine, measured on one batch into a temporary store.
+
+    0 if there are no rows, or none of those tried can be encoded.
+    """
+    rows = sum(len(file.rows) for file in task.files)
+    count = max((encoders.load(file.source).batch_size for file in task.files), default=0)
+    first = [replace(file, rows=file.rows[:count]) for file in task.files]
+    seconds = 0.0
+    with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
+        for _ in range(ESTIMATE_TRIES):
+            stats = compute_task(replace(task, files=first, store=Path(folder)), encoders, progress=False)
+            computed = sum(stats.rows.values())
+            seconds = stats.seconds.wall * rows / computed if computed else 0.0
+    return seconds
+
+
+def _require_classifiers(encoders: Sequence[Encoder]) -> None:
+    for encoder in encoders:
+        if encoder.unnamed_classes:
+            raise InputError(f"--with-logits: the weights of {encoder.name} do not say in which order their "
+                             f"{encoder.unnamed_classes} classes are: {CLASS_ORDER_HELP}")
+    if not any(encoder.classifier for encoder in encoders):
+        names = ", ".join(dict.fromkeys(encoder.name for encoder in encoders))
+        raise InputError(f"--with-logits: the weights of {names} bring no classifier of expressions")

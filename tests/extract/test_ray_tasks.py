@@ -1,0 +1,83 @@
+"""The tasks of a run on Ray, without a cluster."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from twofold.cache.recipe import Recipe
+from twofold.cache.shards import Rows, publish_shard, shard_paths
+from twofold.cache.store import Store
+from twofold.data.images.sources import ImageRoots
+from twofold.extract.cluster.ray import MIN_TASK_SAMPLES, size_of_workers, split, without_published
+from twofold.extract.engine.devices import ComputeTask, MissingRows
+from twofold.extract.plan import ExtractOptions
+from twofold.extract.streams import EncoderSource
+
+RECIPES = [Recipe(backbone=name, architecture=name, weights="random:0", tap="t", preprocessing={}, view={"name": "v"},
+                  decoder="d", precision="fp32", dtype="float16") for name in ("a", "b")]
+
+
+def task(path, *rows) -> ComputeTask:
+    files = [MissingRows(source=EncoderSource(backbone=recipe.backbone), recipe=recipe, rows=np.array(list(lacking)))
+             for recipe, lacking in zip(RECIPES, rows, strict=False)]
+    return ComputeTask(files=files, keys=[f"{row}.png" for row in range(5000)], images=ImageRoots({}), store=path,
+                       options=ExtractOptions())
+
+
+def wanted(work: ComputeTask) -> set[tuple[str, str]]:
+    return {(file.recipe.backbone, work.keys[row]) for file in work.files for row in file.rows}
+
+
+def publish(path, recipe, keys, failures=()):
+    rows = Rows(keys=keys, sha256=["0" * 64] * len(keys), features=np.ones((len(keys), 4), np.float16),
+                failures=dict.fromkeys(failures, "broken"))
+    publish_shard(Store(path, new=True), recipe, 4, rows)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
+def test_tasks_hold_each_row_once(tmp_path, workers):
+    work = task(tmp_path, range(0, 5000, 2), range(1000, 4000))
+    tasks = split(work, workers=workers)
+    pairs = [pair for part in tasks for pair in wanted(part)]
+    assert len(pairs) == len(set(pairs)) and set(pairs) == wanted(work)
+    sizes = [len(part.keys) for part in tasks]
+    assert sum(sizes) == 4000 and max(sizes) - min(sizes) <= 1 and min(sizes) >= MIN_TASK_SAMPLES
+    assert len(tasks) == min(8 * workers, 4000 // MIN_TASK_SAMPLES)
+    assert len(split(task(tmp_path, range(3)), workers=workers)) == 1
+
+
+def test_of_a_lost_task_only_what_is_not_published_is_computed_again(tmp_path):
+    keys = [f"{row}.png" for row in range(5000)]
+    publish(tmp_path, RECIPES[0], keys[:100])  # by an earlier run; the images have changed since
+    earlier = {path.name for path in shard_paths(Store(tmp_path, new=True), RECIPES[0])}
+    (lost,) = split(task(tmp_path, range(200), range(150)), workers=1)
+    publish(tmp_path, RECIPES[0], keys[50:150], failures=keys[150:152])
+    publish(tmp_path, RECIPES[1], keys[:150])
+    left, done = without_published(lost, earlier)
+    assert done.rows == {RECIPES[0].fingerprint: 100, RECIPES[1].fingerprint: 150}
+    assert done.failures[RECIPES[0].fingerprint] == {"150.png": "broken", "151.png": "broken"}
+    assert wanted(left) == {("a", key) for key in [*keys[:50], *keys[152:200]]} and done.samples == 200 - 98
+
+
+def node(cpus: float, gpus: float = 0, *, alive: bool = True) -> dict:
+    return {"Alive": alive, "Resources": {"CPU": cpus, **({"GPU": gpus} if gpus else {})}}
+
+
+@pytest.mark.parametrize(("nodes", "device", "options", "expected"), [
+    ([node(8)], "auto", {}, ("cpu", 8, 0, 1)), ([node(8), node(2), node(4, alive=False)], "auto", {}, ("cpu", 2, 0, 5)),
+    ([node(32, 4), node(64, 8), node(16)], "auto", {}, ("cuda", 8, 1, 12)),
+    ([node(32, 4), node(8)], "cpu", {"cpus": 4}, ("cpu", 4, 0, 10)),
+    ([node(0)], "auto", {}, ("cpu", 1, 0, 1)), ([node(4)], "cuda", {"most": 20}, ("cuda", 1, 1, 20)),
+])
+def test_how_large_workers_are_and_how_many(nodes, device, options, expected):
+    size = size_of_workers(nodes, device, **options)
+    assert (size.device, size.cpus, size.gpus, size.count) == expected
+
+
+def test_without_the_library_it_says_how_to_get_it(cli, drawn, extract_args, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    done = cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--ray", "local"))
+    assert done.returncode == 2 and 'pip install "twofold[ray]"' in done.stderr and not (tmp_path / "s").exists()
+    done = cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--ray", "local", "--device", "mps"))
+    assert done.returncode == 2
