@@ -41,7 +41,7 @@ from twofold.extract.weights.find import weights_folder
 PIPELINE = Path(__file__).parents[2] / "pipeline.py"  #: the command line, installed or in a plain clone
 PASSED_ON = ("TWOFOLD_", "OMP_", "GOMP_", "HF_")  #: prefixes of the variables that workers get from the driver
 TASKS_PER_WORKER, MIN_TASK_SAMPLES = 8, 128  #: small tasks end at about the same time; the last batch of each is padded
-RETRIES = 3  #: of one task, each after its actor was lost
+RESTARTS = 6  #: of one actor, each after it was lost
 POLL_SECONDS, PATIENCE_SECONDS, STOP_SECONDS = 1.0, 60.0, 120.0
 PROBES = 16  #: images that every node must be able to read
 SAME_PATHS = "all nodes need the store, the images and the weights at the paths that they have here"
@@ -135,7 +135,7 @@ class Actors:
         self.ray, self.size = ray, size
         environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
         environment["TWOFOLD_WEIGHTS"] = str(weights_folder().absolute())
-        actor_class = ray.remote(num_cpus=size.cpus, num_gpus=size.gpus, max_restarts=-1, max_task_retries=RETRIES,
+        actor_class = ray.remote(num_cpus=size.cpus, num_gpus=size.gpus, max_restarts=RESTARTS, max_task_retries=-1,
                                  concurrency_groups={"control": 2})(_actor_class(ray))
         self._start = partial(actor_class.remote, str(PIPELINE), os.getcwd(), environment, size.device)
         self._running: list[Any] = []
@@ -197,8 +197,12 @@ def compute_on_actors(actors: Actors, task: ComputeTask) -> RunStats:
                 if part is None:
                     log.info("a worker on %s is ready", actors.get(result, "workers do not start"))
                 else:
-                    stats.add(actors.get(result, f"{RETRIES + 1} workers were lost, one after the other, at the same "
-                                                 f"{len(part.keys)} samples, the first of them {part.keys[0]!r}"))
+                    computed, note = actors.get(
+                        result, f"a worker was lost {RESTARTS + 1} times, the last time at {len(part.keys)} samples, "
+                                f"the first of them {part.keys[0]!r}")
+                    stats.add(computed)
+                    if note:
+                        log.warning("%s", note)
                     check_failure_limit(stats.failed_samples, task.options.max_failures)
                 if tasks:
                     part = tasks.pop(0)
@@ -223,7 +227,7 @@ def compute_on_actors(actors: Actors, task: ComputeTask) -> RunStats:
             for actor, _ in waiting.values():
                 actor.control.remote(stop.signal)
             for result in ray.wait([*waiting], num_returns=len(waiting), timeout=STOP_SECONDS)[0]:
-                stats.add(actors.get(result, "a worker was lost"))
+                stats.add(actors.get(result, "a worker was lost")[0])
         bar.update(max(0, stats.samples - bar.n))
     stats.stopped_by, stats.seconds.wall = stop.signal, time.perf_counter() - began
     return stats
@@ -267,7 +271,7 @@ def _actor_class(ray: Any) -> type:
         def call(self, method: str, *arguments: Any) -> Any:
             return getattr(self.worker, method)(*arguments)
 
-        @ray.method(concurrency_group="control")
+        @ray.method(concurrency_group="control", max_task_retries=0)
         def control(self, signal: int = 0) -> int:
             self.worker.stop.signal = signal
             return self.worker.decoded
@@ -304,18 +308,23 @@ class Worker:
                                  ": its weights, or its version of Twofold or timm, differ")
         return self.host
 
-    def compute(self, task: ComputeTask, published: Collection[str]) -> RunStats:
-        """Compute a task; after a restart only what the lost worker has not published. published: earlier shards."""
-        self.decoded = 0
+    def compute(self, task: ComputeTask, published: Collection[str]) -> tuple[RunStats, str]:
+        """Compute a task, after a restart only what the lost worker has not published; return a note on that, too.
+
+        published: names of earlier shards.
+        """
+        self.decoded, note = 0, ""
         task, stats = without_published(task, published) if self._restarted else (task, RunStats())
-        if stats.samples:
-            log.warning("%d of the %d samples of a lost worker are safe", stats.samples, len(task.keys))
+        if self._restarted:
+            note = (f"a worker was lost: {stats.samples} of the {len(task.keys)} samples it had are safe, the others "
+                    f"were computed again on {self.host}")
+            self._restarted = False
 
         def count(samples: int) -> None:
             self.decoded += samples
 
         stats.add(compute_task(task, self._encoders, stop=self.stop, on_decoded=count))
-        return stats
+        return stats, note
 
 
 def without_published(task: ComputeTask, published: Collection[str]) -> tuple[ComputeTask, RunStats]:
