@@ -255,6 +255,7 @@ def _actor_class(ray: Any) -> type:
 
     class Extractor:
         def __init__(self, pipeline: str, folder: str, environment: dict[str, str], device: str) -> None:
+            import importlib
             import os
             import runpy
 
@@ -263,10 +264,8 @@ def _actor_class(ray: Any) -> type:
                 os.chdir(folder)  # relative paths of weights
             if os.path.exists(pipeline):
                 runpy.run_path(pipeline)
-            from twofold.extract.cluster.ray import Worker
-
-            restarted = ray.get_runtime_context().was_current_actor_reconstructed
-            self.worker = Worker(device, restarted=restarted)
+            worker_class = importlib.import_module("twofold.extract.cluster.ray").Worker
+            self.worker = worker_class(device, restarted=ray.get_runtime_context().was_current_actor_reconstructed)
 
         def call(self, method: str, *arguments: Any) -> Any:
             return getattr(self.worker, method)(*arguments)
