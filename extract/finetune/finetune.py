@@ -153,7 +153,7 @@ def _check_initial_weights(request: Request, manifest: Manifest, initial: Initia
     if initial.training_samples is None or not rows:
         return splits
     groups = manifest.table["group"].to_numpy(object)[rows]
-    count = int(initial.training_samples.has([test[manifest.keys[row]] for row in rows], groups).sum())
+    count = int(initial.training_samples.contains([test[manifest.keys[row]] for row in rows], groups).sum())
     if count and request.settings.folds:
         raise InputError(f"--weights {request.weights} was trained on {count} of the {len(rows)} samples that "
                          f"{request.out.name} is to be scored by (the same bytes or group): start each fold from an "
@@ -185,7 +185,7 @@ def _fold_set(manifest: Manifest, initial: InitialModel, settings: Settings) -> 
     if not settings.folds:
         return ""
     before = initial.training_samples
-    source = before.training if before and before.folds == settings.folds else initial.weights
+    source = before.training_id if before and before.folds == settings.folds else initial.weights
     table = manifest.table[["key", "split", "basic", "compound", "group"]].to_csv(index=False)
     return _digest([record_of(settings), initial.name, source, table])
 

@@ -47,8 +47,7 @@ def collect_training_samples(sha256: Sequence[str], groups: Sequence[str], *, be
         names |= {row.tobytes() for row in before.groups}
     rows = [np.frombuffer(b"".join(sorted(each)), np.uint8).reshape(len(each), width).copy()
             for each, width in ((images, 32), (names, 16))]
-    return TrainingSamples(*rows, fold=fold, folds=folds,
-                           training_id=training)
+    return TrainingSamples(*rows, fold=fold, folds=folds, training_id=training)
 
 
 def write_weights(output: Output, initial: InitialModel, outcome: Outcome, settings: Settings, samples: TrainingSamples,
@@ -72,7 +71,7 @@ def write_weights(output: Output, initial: InitialModel, outcome: Outcome, setti
         "training": training, "diverged": str(outcome.diverged),
     }
     if samples.folds:
-        metadata |= {"fold": str(samples.fold), "folds": str(samples.folds), "fold_set": samples.training}
+        metadata |= {"fold": str(samples.fold), "folds": str(samples.folds), "fold_set": samples.training_id}
     with output.writing() as temporary:
         save_file({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary,
                   metadata=metadata)
