@@ -1,4 +1,4 @@
-"""The catalogue of a shared store (`store.json`): what it holds, known before any of it is fetched.
+"""The catalogue of a shared store (`store.json`): what it holds; read before any of it is fetched.
 
 It may come from a stranger: one schema bounds all that is in it, and nothing in it names a file outside the store.
 Beside it, `.catalogue/` has one entry file for each shared file; whoever pushes writes only his own entries and makes
@@ -153,8 +153,8 @@ def catalogue_of(store: Store) -> Catalogue:
     """
     entries = {file.path.name: FeatureEntry.of_file(file) for file in store.files()}
     manifest = {MANIFEST: Entry.of(store.manifest_path)} if store.manifest_path.exists() else {}
-    made = Catalogue.of(manifest | entries)
-    return parse(made.json(), Catalogue, str(store.path))  # what we would refuse is not sent out, either
+    catalogue = Catalogue.of(manifest | entries)
+    return parse(catalogue.json(), Catalogue, str(store.path))  # what we would refuse is not sent out, either
 
 
 def parse(data: bytes, kind: type[T], source: str) -> T:

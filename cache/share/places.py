@@ -8,7 +8,6 @@ import asyncio
 import errno
 import os
 import re
-import time
 import urllib.parse
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,29 +18,26 @@ from twofold.cache.errors import CacheError, TransferError
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT = 60.0  #: seconds of silence after which a connection counts as broken
-LEAST_BYTES = 8 << 10  #: that must come in TIMEOUT seconds
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  #: which the command line explains
 LOCAL, SSH, WEB = ("", "file", "local"), ("ssh", "sftp"), ("http", "https")
-DRIVERS = dict.fromkeys(LOCAL, "fsspec") | dict.fromkeys(SSH, "sshfs") | dict.fromkeys(WEB, "aiohttp")
+DRIVERS = {"file": "", "ssh": "sshfs", "sftp": "sshfs", "http": "aiohttp", "https": "aiohttp", "s3": "s3fs",
+           "gs": "gcsfs", "hf": "huggingface-hub"}  #: packages beside fsspec
 URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?:(?P<user>[^/@:?#]*)(?::(?P<password>[^/@?#]*))?@)?"
                  r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^/@:?#\[\]]*)(?::(?P<port>\d{1,5}))?(?P<path>/[^?#]*)?(?P<query>[?#].*)?")
 CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+BROKEN = (TransferError, "the connection broke off")
 REASONS = {  # by the names of classes of errors, as those of drivers need not be installed
     "HostKeyNotVerifiable": (CacheError, "the key of this host is not in ~/.ssh/known_hosts: connect to it once with "
                                          "`ssh`, which asks whether that is its key, or says that it has changed"),
     "ClientConnectorCertificateError": (CacheError, "its certificate is not to be trusted"),
     "SFTPPermissionDenied": (CacheError, "no permission"), "PermissionError": (CacheError, "no permission"),
-    "SFTPFailure": (TransferError, "the server says no more than 'Failure' (its disk may be full, or a file in the "
-                                   "way)"),
+    "SFTPFailure": (TransferError, "the server says no more than 'Failure' (is its disk full, or a file in the way?)"),
     "SFTPNoSpaceOnFilesystem": (TransferError, "its disk is full"),
     "gaierror": (TransferError, "there is no host of that name, or no network"),
     "ConnectionRefusedError": (TransferError, "nothing answers there (connection refused)"),
     "TimeoutError": (TransferError, "no answer in time"),
-    "SFTPConnectionLost": (TransferError, "the connection broke off"),
-    "DisconnectError": (TransferError, "the connection broke off"),
-    "ClientPayloadError": (TransferError, "the connection broke off"),
-    "ServerDisconnectedError": (TransferError, "the connection broke off"),
-    "ConnectionError": (TransferError, "the connection broke off"),
+    **dict.fromkeys(["DisconnectError", "SFTPConnectionLost", "ClientPayloadError", "ServerDisconnectedError",
+                     "ConnectionError"], BROKEN),
 }
 
 
@@ -112,13 +108,13 @@ def _translated(error: Exception, where: str, address: Address) -> Exception:
     if isinstance(cause, FileNotFoundError | NotADirectoryError) or status in (404, 410):
         return NothingThere(f"{where}: there is no such file or folder")
     if isinstance(status, int):
-        made = TransferError if status >= 500 or status in (408, 429) else CacheError
+        error_type = TransferError if status >= 500 or status in (408, 429) else CacheError
         reason = "no permission (the server answers {})" if status in (401, 403, 407) else "the server answers {}"
-        return made(f"{where}: {reason.format(status)}")
+        return error_type(f"{where}: {reason.format(status)}")
     for kind in (*type(error).__mro__, *type(cause).__mro__):
         if kind.__name__ in REASONS:
-            made, reason = REASONS[kind.__name__]
-            return made(f"{where}: {reason}")
+            error_type, reason = REASONS[kind.__name__]
+            return error_type(f"{where}: {reason}")
     said = address.without_secrets(" ".join(str(cause).split()))[:200]
     return TransferError(f"{where}: {said or type(cause).__name__}")
 
@@ -169,7 +165,6 @@ class Place:
         return Stream(start, total, self._chunks(name, file))
 
     def _chunks(self, name: str, file: Any) -> Iterator[bytes]:
-        began, arrived = time.monotonic(), 0
         with file:
             while True:
                 with translate_errors(self.address, name):
@@ -177,12 +172,6 @@ class Place:
                 if not chunk:
                     return
                 yield chunk
-                arrived += len(chunk)
-                if time.monotonic() - began > TIMEOUT:
-                    if arrived < LEAST_BYTES:
-                        raise TransferError(f"{self.address.shown}: less than {LEAST_BYTES >> 10} KB came in "
-                                            f"{TIMEOUT:g} seconds")
-                    began, arrived = time.monotonic(), 0
 
     def make(self, folder: str = "") -> None:
         with translate_errors(self.address):
@@ -310,8 +299,10 @@ def open_place(url: str, *, writing: bool = False) -> Place:
     try:
         with translate_errors(address):
             return _connected(address)
-    except ImportError as error:
-        raise _missing(address, error) from None
+    except ImportError:
+        scheme = address.scheme or "file"
+        packages = f"fsspec {DRIVERS.get(scheme, f'and its driver for {scheme}://')}".rstrip()
+        raise CacheError(f"{address.shown}: {scheme}:// needs packages: pip install {packages}") from None
 
 
 def _connected(address: Address) -> Place:
@@ -342,13 +333,13 @@ def _ssh_folder(address: Address) -> Place:
 
     if not address.host or not address.path.strip("/") or address.query:
         raise CacheError(f"{address.shown}: say which folder of which host, as ssh://user@host/path/of/the/folder")
-    given = {"username": urllib.parse.unquote(address.user), "password": urllib.parse.unquote(address.password),
+    options = {"username": urllib.parse.unquote(address.user), "password": urllib.parse.unquote(address.password),
              "port": int(address.port or 0)}
     try:
         files = SSHFileSystem(
             address.host.strip("[]"), known_hosts=(), connect_timeout=TIMEOUT / 2, login_timeout=TIMEOUT / 2,
             keepalive_interval=TIMEOUT / 4, keepalive_count_max=3, skip_instance_cache=True,
-            **{name: value for name, value in given.items() if value})
+            **{name: value for name, value in options.items() if value})
     except HostKeyNotVerifiable:
         raise
     except (DisconnectError, ConnectionResetError, EOFError):
@@ -357,16 +348,3 @@ def _ssh_folder(address: Address) -> Place:
         raise CacheError(f"{address.shown}: the login is refused: it needs a key of ~/.ssh or of ssh-agent that the "
                          "host accepts, as `ssh` does (one with a passphrase: `ssh-add` first)") from None
     return Place(address, files, address.path)
-
-
-def _missing(address: Address, error: ImportError) -> CacheError:
-    """The line that installs a driver."""
-    packages = [DRIVERS.get(address.scheme, "")]
-    if (error.name or "").startswith("fsspec"):
-        packages.insert(0, "fsspec")
-    elif not packages[0]:
-        from fsspec.registry import known_implementations
-
-        packages = [known_implementations.get(address.scheme, {}).get("class", "fsspec").partition(".")[0]]
-    return CacheError(f"{address.shown}: {address.scheme or 'file'}:// needs a driver: pip install "
-                      f"{' '.join(dict.fromkeys(filter(None, packages))).replace('_', '-')}")

@@ -114,8 +114,10 @@ def push(store: Store, url: str, *, replace: bool = False, progress: Progress = 
         _refuse(other, store=store.path, url=target.address.shown, remedy=(
             "push with --replace what is here, or pull that into another folder and `cache merge` the two"))
     target.make()
-    resumed = sum([_send(target, entry, store.path / entry.name, 2 * _total(lacking), progress,
-                         replace=replace or entry.name in broken) for entry in lacking])
+    resumed, whole = 0, 2 * _total(lacking)
+    for entry in lacking:
+        resumed += _send(target, entry, store.path / entry.name, lambda count: progress(count, whole),
+                         replace=replace or entry.name in broken)
     _send_card(target, store.path / CARD)
     if there | here.entries != indexed:
         write_catalogue(target, here)
@@ -148,17 +150,17 @@ def _indexed(target: Place) -> dict[str, Entry]:
 
 def _entries(target: Place) -> dict[str, Entry]:
     """What the entry files say, by name."""
-    made = {}
+    entries = {}
     for name in sorted(target.entries(ENTRIES)):
         kind = Entry if name == f"{MANIFEST}.json" else FeatureEntry
         path = f"{ENTRIES}/{name}"
         if name.endswith(".json"):
             entry = parse(_small(target, path, MAX_CATALOGUE_BYTES), kind, f"{target.address.shown}/{path}")
-            made[entry.name] = entry
-    return made
+            entries[entry.name] = entry
+    return entries
 
 
-def _send(target: Place, entry: Entry, path: Path, whole: int, progress: Progress, *, replace: bool) -> int:
+def _send(target: Place, entry: Entry, path: Path, progress: Callable[[int], None], *, replace: bool) -> int:
     """Send one file; returns how many of its bytes an earlier attempt had left there."""
     resumes = target.resumes and entry.bytes >= RESUMED_BYTES
     partial = f"{PUSHING}{entry.sha256 if resumes else uuid.uuid4().hex}"
@@ -166,11 +168,11 @@ def _send(target: Place, entry: Entry, path: Path, whole: int, progress: Progres
     if have > entry.bytes:
         target.remove(partial)
         have = 0
-    progress(have, whole)
+    progress(have)
     try:
         if have < entry.bytes or not have:
-            target.write(partial, _reported(_read(path, have), whole, progress), have)
-        arrived = _digest(_reported(target.read(partial).chunks, whole, progress))
+            target.write(partial, _read(path, have, progress), have)
+        arrived = _digest(target.read(partial).chunks, progress)
     except TransferError as error:
         kept = "what has arrived is kept there" if resumes else f"{entry.name} starts anew"
         raise TransferError(f"{error}: run the same command again, {kept}") from None
@@ -243,11 +245,14 @@ def pull(
                                     "again")
             with _refused(source, entry, partial):
                 _require_expected(entry, partial)
+            final = store.path / entry.name
             with file_lock(store.lock_path):  # `extract` may write to the store meanwhile
-                if not replace and file_exists(store.path / entry.name):
-                    raise TransferError(f"{store.path / entry.name} has just been written by another process: run the "
-                                        "same command again")
-                publish(partial, store.path / entry.name)
+                if replace or not file_exists(final):
+                    publish(partial, final)
+                    continue
+            partial.unlink()
+            if Entry.of(final).sha256 != entry.sha256:  # else another pull was faster
+                raise TransferError(f"{final} has just been written by another process: run the same command again")
     for path in store.path.glob(f"{PULLING}*"):
         if time.time() - path.stat().st_mtime > FORGOTTEN_SECONDS:
             path.unlink(missing_ok=True)
@@ -340,23 +345,19 @@ def _small(place: Place, name: str, most: int) -> bytes:
     return bytes(data)
 
 
-def _read(path: Path, start: int) -> Iterator[bytes]:
+def _read(path: Path, start: int, progress: Callable[[int], None]) -> Iterator[bytes]:
     with path.open("rb") as file:
         file.seek(start)
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
+            progress(len(chunk))
 
 
-def _reported(chunks: Iterator[bytes], whole: int, progress: Progress) -> Iterator[bytes]:
-    for chunk in chunks:
-        yield chunk
-        progress(len(chunk), whole)
-
-
-def _digest(chunks: Iterable[bytes]) -> str:
+def _digest(chunks: Iterable[bytes], progress: Callable[[int], None] = lambda count: None) -> str:
     sha256 = hashlib.sha256()
     for chunk in chunks:
         sha256.update(chunk)
+        progress(len(chunk))
     return sha256.hexdigest()
 
 

@@ -58,13 +58,13 @@ def layers_of(model: Classifier) -> dict[str, int]:
     encoder = model.encoder
     names = [name for name, _ in encoder.named_parameters()]
     if hasattr(encoder, "group_matcher"):
-        places, last = _timm_layers(encoder, names)
+        numbers, last = _timm_layers(encoder, names)
     else:
         units = _units(encoder)
-        places = {name: next(i for i, unit in enumerate(units) if name.startswith(f"{unit}.") or name == unit)
-                  for name in names}
+        numbers = {name: next(i for i, unit in enumerate(units) if name == unit or name.startswith(f"{unit}."))
+                   for name in names}
         last = len(units)
-    layers = {f"encoder.{name}": places[name] for name in names}
+    layers = {f"encoder.{name}": numbers[name] for name in names}
     return layers | {name: last for name, _ in model.named_parameters() if name.startswith("heads.")}
 
 
@@ -74,8 +74,8 @@ def _timm_layers(encoder: nn.Module, names: Sequence[str]) -> tuple[dict[str, in
     classifier = getattr(encoder, "pretrained_cfg", {}).get("classifier") or "head"
     head = f"{classifier if isinstance(classifier, str) else classifier[0]}.weight"
     describe: Callable[..., Any] = getattr(encoder, "group_matcher")  # noqa: B009 (what timm's networks bring)
-    places: Any = group_with_matcher(((name, None) for name in [*names, head]), describe(coarse=False), reverse=True)
-    return {name: places[name] for name in names}, places[head]
+    numbers: Any = group_with_matcher(((name, None) for name in [*names, head]), describe(coarse=False), reverse=True)
+    return {name: numbers[name] for name in names}, numbers[head]
 
 
 def _units(module: nn.Module, prefix: str = "") -> list[str]:
