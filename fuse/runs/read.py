@@ -1,7 +1,9 @@
 """Reading a run: the folder that `fuse --out` wrote. Text and safetensors only, checked against `schema`."""
 
+import io
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +20,7 @@ from twofold.cache.errors import CacheError
 from twofold.cache.recipe import Recipe, differences
 from twofold.cache.store import Store
 from twofold.data.labels import Taxonomy, taxonomy_from_record
-from twofold.data.utils.csv_files import check_columns, read_table
+from twofold.data.utils.csv_files import unescape_cells
 from twofold.data.utils.errors import InputError
 from twofold.fuse.features import FusedFeatures, join_streams, marks, spelled, stream_name, stream_of_recipe
 from twofold.fuse.heads.head import MemberScores, StandardisedHead, member_scores, scores_of
@@ -34,13 +36,11 @@ from twofold.fuse.runs.schema import (
     MetricsRecord,
     RunRecord,
     StreamRecord,
-    check_metrics,
-    check_record,
     invalid,
     parse_json,
     shorten,
 )
-from twofold.fuse.settings import HEADS, RULES, Settings, settings_from
+from twofold.fuse.settings import Settings, settings_from
 from twofold.fuse.split import SeenSamples, parse_seen
 from twofold.fuse.task import check_pairs
 from twofold.fuse.training.ensemble import Spec
@@ -74,8 +74,6 @@ class TestPredictions:
 class LearningCurve:
     """Loss and validation macro-F1 of one fold and seed, by epoch."""
 
-    fold: int
-    member: int
     epochs: np.ndarray
     loss: np.ndarray
     val_macro_f1: np.ndarray
@@ -127,34 +125,29 @@ class Run:
     @cached_property
     def metrics(self) -> MetricsRecord:
         """metrics.json. Raises InputError."""
-        path = run_file(self.path, METRICS)
-        record = parse_json(_content(self.path, METRICS), MetricsRecord, source=path)
-        check_metrics(record, path)
+        record = parse_json(_content(self.path, METRICS), MetricsRecord, source=self.path / METRICS)
         if record.classes != self.taxonomy.classes:
-            raise invalid(path, "its classes are not those of the run")
+            raise invalid(self.path / METRICS, "its classes are not those of the run")
         return record
 
     @cached_property
     def predictions(self) -> TestPredictions:
         """The test samples of predictions.csv. Raises InputError."""
-        classes = list(self.taxonomy.classes)
-        table, path = _table(self.path, PREDICTIONS, ("key", "split", "truth", "prediction", *classes))
+        classes, path = list(self.taxonomy.classes), self.path / PREDICTIONS
+        table = _table(self.path, PREDICTIONS, ("key", "split", "truth", "prediction", *classes))
         table = table[table["split"] == "test"]
         target, predicted = (pd.Index(classes).get_indexer(pd.Index(table[name])) for name in ("truth", "prediction"))
         probabilities = _numbers(table[classes], path)
         if (target < 0).any() or (predicted < 0).any() or not ((probabilities >= 0) & (probabilities <= 1)).all():
             raise invalid(path, "it has classes that are not those of the run, or values that are not probabilities")
-        return TestPredictions(tuple(table["key"]), target, predicted, probabilities)
+        return TestPredictions(tuple(unescape_cells(table["key"].tolist())), target, predicted, probabilities)
 
     @cached_property
     def history(self) -> list[LearningCurve]:
         """history.csv, one curve per fold and seed. Raises InputError."""
-        names = ["fold", "member", "epoch", "loss", "val_macro_f1"]
-        table, path = _table(self.path, HISTORY, names)
-        values = _numbers(table[names], path)
-        parts = dict.fromkeys(zip(table["fold"], table["member"], strict=True))
-        each = [values[(table["fold"] == fold) & (table["member"] == member)] for fold, member in parts]
-        return [LearningCurve(int(lines[0, 0]), int(lines[0, 1]), *lines.T[2:]) for lines in each]
+        table = _table(self.path, HISTORY, ("fold", "member", "epoch", "loss", "val_macro_f1"))
+        return [LearningCurve(*_numbers(lines[["epoch", "loss", "val_macro_f1"]], self.path / HISTORY).T)
+                for _, lines in table.groupby(["fold", "member"], sort=False)]
 
     def features(self, store: Store) -> tuple[FusedFeatures, list[str]]:
         """The store's features in the order of the head's columns, and notes on recipes that differ in precision.
@@ -197,34 +190,20 @@ def run_file(folder: Path, name: str) -> Path:
 
 def read_run(path: Path) -> Run:
     """Read a run, which may come from a stranger. Raises InputError if it is not one, or not complete."""
-    place = run_file(path, RECORD)
-    record = parse_json(_content(path, RECORD), RunRecord, source=place)
-    check_record(record, place)
-    taxonomy = _taxonomy(record, place)
-    spec = replace(Spec(**msgspec.structs.asdict(record.head)), pairs=taxonomy.pairs)
-    streams = tuple(_stream(stream, dim, place) for stream, dim in zip(record.streams, spec.dims, strict=True))
-    settings = settings_from(record.settings)
-    seen = parse_seen(_content(path, SEEN), folds=len(record.temperatures), source=str(run_file(path, SEEN)))
+    source = path / RECORD
+    record = parse_json(_content(path, RECORD), RunRecord, source=source)
     try:
-        head = _read_head(run_file(path, HEAD), spec)
-    except OSError as error:
-        raise _unreadable(path, HEAD, error) from None
-    return Run(path, record, settings, taxonomy, streams, head, seen)
-
-
-def _taxonomy(record: RunRecord, path: Path) -> Taxonomy:
-    """The taxonomy that a record holds, which must have the head's classes."""
-    if record.head.kind not in HEADS or record.head.rule not in RULES:
-        raise invalid(path, f"the head {shorten(record.head.kind)} or its rule {shorten(record.head.rule)} is unknown")
-    try:
-        classes = taxonomy_from_record({"taxonomy": record.taxonomy})
+        taxonomy = taxonomy_from_record({"taxonomy": record.taxonomy})
         if record.head.kind == "zeroshot":
-            check_pairs(classes)
+            check_pairs(taxonomy)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    if not classes.classes == record.head.classes == record.classes or classes.name != record.classes_name:
-        raise invalid(path, f"the head's classes are not those of {classes.name}")
-    return classes
+        raise InputError(f"{source}: {error}") from None
+    if taxonomy.classes != record.classes or taxonomy.name != record.classes_name:
+        raise invalid(source, f"the head's classes are not those of {taxonomy.name}")
+    spec = replace(Spec(**msgspec.structs.asdict(record.head)), pairs=taxonomy.pairs)
+    streams = tuple(_stream(stream, dim, source) for stream, dim in zip(record.streams, spec.dims, strict=True))
+    seen = parse_seen(_content(path, SEEN), folds=len(record.temperatures), source=str(path / SEEN))
+    return Run(path, record, settings_from(record.settings), taxonomy, streams, _read_head(path, spec), seen)
 
 
 def _stream(stream: StreamRecord, dim: int, path: Path) -> tuple[str, str, Recipe]:
@@ -241,15 +220,16 @@ def _stream(stream: StreamRecord, dim: int, path: Path) -> tuple[str, str, Recip
     return stream.backbone, stream.view, recipe
 
 
-def _read_head(path: Path, spec: Spec) -> StandardisedHead:
-    """The head of a spec with the weights of a safetensors file.
+def _read_head(folder: Path, spec: Spec) -> StandardisedHead:
+    """The head of a spec with the weights of head.safetensors.
 
     Names, types and shapes are compared with the file's header, and the sizes of both with the file's, before anything
-    is allocated; values must be finite, deviations positive. Raises InputError, OSError.
+    is allocated; values must be finite, deviations positive. Raises InputError.
     """
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in StandardisedHead(spec).state_dict().items()}
-    size, needed = path.stat().st_size, sum(4 * math.prod(shape) for shape in expected.values())
+    path, size = run_file(folder, HEAD), _size(folder, HEAD)
+    needed = sum(4 * math.prod(shape) for shape in expected.values())
     if not needed < size <= needed + MAX_HEADER:
         raise invalid(path, f"{size:,} bytes, where the head that run.json describes takes {needed:,}")
     try:
@@ -279,36 +259,26 @@ def _tensor(file: Any, name: str, shape: torch.Size, path: Path) -> torch.Tensor
 
 
 def _content(folder: Path, name: str) -> bytes:
-    """The bytes of a run's file. Raises InputError if it is missing or too large."""
-    _check_size(folder, name)
-    try:
-        return run_file(folder, name).read_bytes()
-    except OSError as error:
-        raise _unreadable(folder, name, error) from None
+    """The bytes of a run's file. Raises InputError if it is missing, unreadable or too large."""
+    if _size(folder, name) > MAX_BYTES[name]:
+        raise invalid(folder / name, f"{_size(folder, name):,} bytes are too many")
+    return run_file(folder, name).read_bytes()
 
 
-def _check_size(folder: Path, name: str) -> None:
-    try:
-        size = run_file(folder, name).stat().st_size
-    except OSError as error:
-        raise _unreadable(folder, name, error) from None
-    if size > MAX_BYTES[name]:
-        raise invalid(run_file(folder, name), f"{size:,} bytes are too many")
-
-
-def _unreadable(folder: Path, name: str, error: OSError) -> InputError:
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return InputError(f"{folder}: not a run (no {name}): give a folder that `fuse --out` wrote")
-    return InputError(f"{folder}: the run cannot be read ({name}: {error.strerror})")
-
-
-def _table(folder: Path, name: str, columns: Sequence[str]) -> tuple[pd.DataFrame, Path]:
-    """A CSV file that must have these columns, as text, and its path."""
+def _size(folder: Path, name: str) -> int:
     path = run_file(folder, name)
-    _check_size(folder, name)
-    table = read_table(path)
-    check_columns(table, columns, path)
-    return table, path
+    if not path.is_file() or not os.access(path, os.R_OK):
+        raise InputError(f"{folder}: not a run (no {name} that can be read): give a folder that `fuse --out` wrote")
+    return path.stat().st_size
+
+
+def _table(folder: Path, name: str, columns: Sequence[str]) -> pd.DataFrame:
+    """The columns of a CSV file as text. Raises InputError."""
+    try:
+        table = pd.read_csv(io.BytesIO(_content(folder, name)), dtype=str, keep_default_na=False, index_col=False)
+        return table[list(columns)]
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError, KeyError) as error:
+        raise invalid(folder / name, shorten(error)) from None
 
 
 def _numbers(table: pd.DataFrame, path: Path) -> np.ndarray:

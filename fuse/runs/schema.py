@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from twofold.data.utils.errors import InputError
+from twofold.fuse.settings import HEADS, RULES
 
 VERSION = 1
 RECORD, HEAD, METRICS, PREDICTIONS, HISTORY, SEEN = (
@@ -33,8 +34,7 @@ T = TypeVar("T")
 
 
 class StreamRecord(Struct, frozen=True):
-    """One backbone and view. recipe: as `Recipe` has it; folds: the recipes of encoders that were fine-tuned one per
-    fold."""
+    """One backbone and view. folds: the recipes of encoders that were fine-tuned one per fold."""
 
     backbone: Name
     view: Name
@@ -58,6 +58,14 @@ class HeadRecord(Struct, frozen=True, forbid_unknown_fields=True):
     rule: Name
     own: bool
     pairs: list[list[Name]]
+
+    def __post_init__(self) -> None:
+        if self.kind not in HEADS or self.rule not in RULES:
+            raise ValueError("unknown head or rule")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("a class appears twice")
+        if self.members * len(self.classes) > MAX_OUTPUTS:
+            raise ValueError(f"{self.members} members of {len(self.classes)} classes are too many")
 
 
 class FoldSizes(Struct, frozen=True):
@@ -92,6 +100,15 @@ class RunRecord(Struct, frozen=True):
     seconds: Annotated[float, Meta(ge=0, lt=1e12)]
     software: dict[str, str] = {}
 
+    def __post_init__(self) -> None:
+        if len(self.streams) != len(self.head.dims):
+            raise ValueError(f"{len(self.streams)} streams for a head on {len(self.head.dims)}")
+        if len(self.temperatures) != len(self.faces) or self.head.members % len(self.faces):
+            raise ValueError(f"{len(self.temperatures)} temperatures and {self.head.members} members do not fit "
+                             f"{len(self.faces)} folds")
+        if self.classes != self.head.classes:
+            raise ValueError("the head has other classes")
+
 
 class ClassFigures(Struct, frozen=True):
     """Figures of one class; None where it has no samples."""
@@ -108,6 +125,10 @@ class ReliabilityBins(Struct, frozen=True):
     faces: Bins
     right: Bins
     confidence: Bins
+
+    def __post_init__(self) -> None:
+        if any(right > samples for right, samples in zip(self.right, self.faces, strict=True)):
+            raise ValueError("more right predictions than samples in a bin")
 
 
 class SystemRecord(Struct, frozen=True):
@@ -149,6 +170,12 @@ class MetricsRecord(Struct, frozen=True):
     systems: Annotated[list[SystemRecord], Meta(max_length=10_000)]
     fusion_against_best_single: dict[str, Any] | None
 
+    def __post_init__(self) -> None:
+        count = len(self.classes)
+        if any(tuple(system.per_class) != self.classes or [len(row) for row in system.confusion] != [count] * count
+               for system in self.systems):
+            raise ValueError("the figures are of other classes")
+
 
 def parse_json(content: bytes, kind: type[T], *, source: Path) -> T:
     """Decode JSON of that kind. Raises InputError that names the file and the value that is not as it must be."""
@@ -156,32 +183,6 @@ def parse_json(content: bytes, kind: type[T], *, source: Path) -> T:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise invalid(source, shorten(error)) from None
-
-
-def check_record(record: RunRecord, path: Path) -> None:
-    """Raises InputError for parts of run.json that do not fit each other."""
-    head = record.head
-    if len(record.streams) != len(head.dims):
-        raise invalid(path, f"{len(record.streams)} streams for a head on {len(head.dims)}")
-    if len(set(head.classes)) < len(head.classes):
-        raise invalid(path, "head.classes: a class appears twice")
-    if head.members * len(head.classes) > MAX_OUTPUTS:
-        raise invalid(path, f"{head.members} members of {len(head.classes)} classes are too many")
-    if len(record.temperatures) != len(record.faces) or head.members % len(record.faces):
-        raise invalid(path, f"{len(record.temperatures)} temperatures and {head.members} members do not fit "
-                            f"{len(record.faces)} folds")
-
-
-def check_metrics(metrics: MetricsRecord, path: Path) -> None:
-    """Raises InputError for figures of other classes than those of the file, and for bins that contradict."""
-    count = len(metrics.classes)
-    for system in metrics.systems:
-        if tuple(system.per_class) != metrics.classes or [len(row) for row in system.confusion] != [count] * count:
-            raise invalid(path, f"{shorten(system.name)}: the figures are of other classes")
-        for bins in (system.reliability, system.reliability_before_temperature):
-            if any(right > samples for right, samples in zip(bins.right, bins.faces, strict=True)):
-                raise invalid(path, f"{shorten(system.name)}: the bins of the reliability diagram contradict each "
-                                    "other")
 
 
 def invalid(path: Path, reason: str) -> InputError:

@@ -235,7 +235,7 @@ def test_a_store_of_other_samples_is_refused(run, tmp_path, make_store):
 
 
 def test_what_is_not_a_run_and_what_cannot_be_written(run, tmp_path):
-    with pytest.raises(InputError, match=r"not a run \(no run\.json\)"):
+    with pytest.raises(InputError, match=r"not a run \(no run\.json"):
         report([tmp_path], out=tmp_path / "r.html")
     with pytest.raises(InputError, match="it is a folder"):
         report([run], out=tmp_path)
