@@ -19,8 +19,13 @@ from twofold.data.images.sources import ImageRoots
 from twofold.data.manifest import Manifest, summary_lines
 from twofold.data.utils.keys import ambiguous_keys
 
-SHOWN = 3  #: examples a finding
+MAX_EXAMPLES = 3  #: per finding
 LABELS = ("basic", "compound")
+FLAT = 2.0  #: standard deviation of grey levels below which a picture shows nothing to compare
+FEW = 4000  #: images that are hashed sooner than processes start
+COARSE, FINE = 6, 32  #: bits of 64 and of 256 in which the hashes of near-duplicates may differ, see `near_duplicates`
+BANDS = COARSE + 1
+MAX_PAIRS = 1 << 22  #: compared at once
 
 
 @dataclass(frozen=True)
@@ -33,20 +38,33 @@ class Fault:
 
 @dataclass(frozen=True)
 class Sets:
-    """Sets of faces that belong together, and what is wrong between the faces of a set."""
+    """Sets of samples that belong together, and what is wrong within a set."""
 
     sets: int
-    faces: int
-    crossing: Fault  #: sets that stand in several splits
-    disagreeing: Fault  #: sets whose faces carry different labels
+    samples: int
+    crossing: Fault  #: sets that are in several splits
+    disagreeing: Fault  #: sets with different labels
+
+    def record(self) -> dict[str, int]:
+        return {"sets": self.sets, "samples": self.samples, "crossing_splits": self.crossing.count,
+                "different_labels": self.disagreeing.count}
+
+    def lines(self, name: str, meaning: str) -> list[str]:
+        if not self.sets:
+            return [f"{name}: none ({meaning})"]
+        rows = [f"{name}: {self.sets:,} sets of {self.samples:,} samples ({meaning})"]
+        for what, fault in (("are in several splits", self.crossing), ("have different labels", self.disagreeing)):
+            if fault.count:
+                rows += [f"  {fault.count:,} sets {what}", *(f"    {example}" for example in fault.examples)]
+        return rows
 
 
 @dataclass(frozen=True)
 class Findings:
-    """The outcome of a check. `same` (N,) is the first row of each face's set of (near-)identical pictures."""
+    """The outcome of a check. `same` (N,) is the first row of each sample's set of (near-)identical pictures."""
 
-    faces: Manifest
-    ambiguous_keys: tuple[str, ...]  #: keys that some systems take for one file
+    manifest: Manifest
+    ambiguous_keys: tuple[str, ...]  #: a sentence on keys that some systems take for one file
     unreadable: dict[str, tuple[str, ...]]  #: reason to keys
     exact: Sets
     near: Sets
@@ -55,7 +73,7 @@ class Findings:
 
     @property
     def exit_code(self) -> int:
-        """1 if faces cannot be read, or the splits leak; else 0."""
+        """1 if images cannot be read, or the splits leak; else 0."""
         return int(bool(self.unreadable) or self._leaks())
 
     def _leaks(self) -> bool:
@@ -63,50 +81,46 @@ class Findings:
 
     def text(self) -> str:
         """All findings, a line or a few each."""
-        unreadable = [f"{len(keys):,} faces: {reason} ({_examples(keys)})" for reason, keys in self.unreadable.items()]
+        unreadable = [f"{len(keys):,} samples: {reason} ({', '.join(keys[:MAX_EXAMPLES])}"
+                      f"{', ...' if len(keys) > MAX_EXAMPLES else ''})" for reason, keys in self.unreadable.items()]
+        advice = ["the splits leak: `manifest check ... --group-duplicates -o GROUPED.csv` writes the sets into the "
+                  "column group, then `manifest split GROUPED.csv` splits anew by group"] if self._leaks() else []
         return "\n".join([
-            f"{len(self.faces):,} faces", *summary_lines(self.faces, labels=()), *_class_lines(self.faces), "",
-            *(unreadable or ["every face can be read"]), *self.ambiguous_keys,
-            *_set_lines("exact duplicates", "the same bytes", self.exact),
-            *_set_lines("near-duplicates", f"hashes within {COARSE} of 64 and {FINE} of 256 bits", self.near),
-            *_set_lines("groups", "column group", self.groups), *self._advice()])
+            f"{len(self.manifest):,} samples", *summary_lines(self.manifest, labels=()), *_class_lines(self.manifest),
+            "", *(unreadable or ["every image can be read"]), *self.ambiguous_keys,
+            *self.exact.lines("exact duplicates", "the same bytes"),
+            *self.near.lines("near-duplicates", f"hashes within {COARSE} of 64 and {FINE} of 256 bits"),
+            *self.groups.lines("groups", "column group"), *advice])
 
     def record(self) -> dict:
         """The findings by name, for a program."""
-        def numbers(of: Sets) -> dict[str, int]:
-            return {"sets": of.sets, "faces": of.faces, "crossing_splits": of.crossing.count,
-                    "different_labels": of.disagreeing.count}
-        return {"faces": len(self.faces), "unreadable": {name: list(keys) for name, keys in self.unreadable.items()},
-                "look_alikes": list(self.ambiguous_keys),
-                "exact_duplicates": numbers(self.exact), "near_duplicates": numbers(self.near),
-                "groups": numbers(self.groups),
+        return {"samples": len(self.manifest),
+                "unreadable": {name: list(keys) for name, keys in self.unreadable.items()},
+                "ambiguous_keys": list(self.ambiguous_keys), "exact_duplicates": self.exact.record(),
+                "near_duplicates": self.near.record(), "groups": self.groups.record(),
                 "threshold": {"coarse": [COARSE, 64], "fine": [FINE, 256]}}
-
-    def _advice(self) -> list[str]:
-        if not self._leaks():
-            return []
-        return ["the splits leak: `manifest check ... --group-duplicates -o GROUPED.csv` writes the sets into the "
-                "column group, then `manifest split GROUPED.csv` splits anew by group"]
 
 
 def check_manifest(
-    faces: Manifest, source: ImageRoots, *, workers: int = 0, progress: Callable[[int], object] = lambda count: None,
+    manifest: Manifest, images: ImageRoots, *, workers: int = 0,
+    progress: Callable[[int], object] = lambda count: None,
 ) -> Findings:
-    """Read every face and compare it with all others; see `fingerprints` for workers and progress."""
-    prints = fingerprints(faces.keys, source, workers=workers, progress=progress)
-    unreadable = {reason: tuple(key for key, why in zip(faces.keys, prints.reasons, strict=True) if why == reason)
+    """Read every image and compare it with all others; see `fingerprint_images` for workers and progress."""
+    prints = fingerprint_images(manifest.keys, images, workers=workers, progress=progress)
+    unreadable = {reason: tuple(key for key, why in zip(manifest.keys, prints.reasons, strict=True) if why == reason)
                   for reason in sorted(Counter(prints.reasons[prints.reasons != ""]))}
-    same, bytes_ = near(prints), exact(prints)
-    groups = faces.table["group"]
+    same, same_bytes = near_duplicates(prints), exact_duplicates(prints)
+    groups = manifest.table["group"]
     first = groups.drop_duplicates().reset_index().set_index("group")["index"]
-    grouped = np.where(groups == "", np.arange(len(faces)), groups.map(first).to_numpy())
-    return Findings(faces, ambiguous_keys(faces.keys), unreadable, exact=_sets(faces, bytes_),
-                    near=_sets(faces, same, beyond=bytes_), groups=_sets(faces, grouped, labels=()), same=same)
+    grouped = np.where(groups == "", np.arange(len(manifest)), groups.map(first).to_numpy())
+    return Findings(manifest, ambiguous_keys(manifest.keys), unreadable, exact=_sets(manifest, same_bytes),
+                    near=_sets(manifest, same, beyond=same_bytes), groups=_sets(manifest, grouped, labels=()),
+                    same=same)
 
 
 def group_duplicates(findings: Findings) -> Manifest:
-    """The checked manifest, each set of (near-)identical faces in one group; sets that share a group are joined."""
-    table = findings.faces.table
+    """The checked manifest, each set of (near-)identical pictures in one group; sets that share a group are joined."""
+    table = findings.manifest.table
     names = table["group"].tolist()
     rows, first = np.arange(len(names)), {}
     own = np.array([first.setdefault(name, row) if name else row for row, name in enumerate(names)], int)
@@ -121,58 +135,38 @@ def group_duplicates(findings: Findings) -> Manifest:
 
 
 def _sets(
-    faces: Manifest, heads: np.ndarray, *, beyond: np.ndarray | None = None, labels: tuple[str, ...] = LABELS,
+    manifest: Manifest, heads: np.ndarray, *, beyond: np.ndarray | None = None, labels: tuple[str, ...] = LABELS,
 ) -> Sets:
-    """The sets with more than one face (more than one of `beyond`, where given) and what is wrong in them."""
-    table = faces.table[["key", "split", "basic", "compound"]].assign(head=heads)
-    table["part"] = np.arange(len(table)) if beyond is None else beyond
-    table = table[table.groupby("head")["part"].transform("nunique") > 1]
+    """The sets with more than one sample (more than one of `beyond`, where given) and what is wrong in them."""
+    table = manifest.table[["key", "split", "basic", "compound"]].assign(head=heads)
+    table["member"] = np.arange(len(table)) if beyond is None else beyond
+    table = table[table.groupby("head")["member"].transform("nunique") > 1]
     return Sets(int(table["head"].nunique()), len(table), _fault(table, ("split",)), _fault(table, labels))
 
 
 def _fault(table: pd.DataFrame, columns: tuple[str, ...]) -> Fault:
-    """The sets whose faces have two values in one of the columns, empty ones aside."""
+    """The sets with two values in one of the columns, empty ones aside."""
     heads: dict[int, str] = {}
     for column in columns:
         kinds = table[table[column] != ""].groupby("head")[column].nunique()
         heads.update({head: column for head in kinds[kinds > 1].index if head not in heads})
-    shown = [_example(table[table["head"] == head], heads[head]) for head in sorted(heads)[:SHOWN]]
-    return Fault(len(heads), tuple(shown))
+    examples = []
+    for head in sorted(heads)[:MAX_EXAMPLES]:
+        rows = table[(table["head"] == head) & (table[heads[head]] != "")].drop_duplicates(heads[head])[:2]
+        examples.append(" = ".join(f"{key} ({value})" for key, value in zip(rows["key"], rows[heads[head]],
+                                                                           strict=True)))
+    return Fault(len(heads), tuple(examples))
 
 
-def _example(rows: pd.DataFrame, column: str) -> str:
-    """Two faces of a set that differ in a column."""
-    first = rows[rows[column] != ""].drop_duplicates(column)[:2]
-    return " = ".join(f"{key} ({value})" for key, value in zip(first["key"], first[column], strict=True))
-
-
-def _set_lines(name: str, meaning: str, sets: Sets) -> list[str]:
-    if not sets.sets:
-        return [f"{name}: none ({meaning})"]
-    rows = [f"{name}: {sets.sets:,} sets of {sets.faces:,} faces ({meaning})"]
-    for what, fault in (("stand in several splits", sets.crossing), ("carry different labels", sets.disagreeing)):
-        if fault.count:
-            rows += [f"  {fault.count:,} sets {what}", *(f"    {example}" for example in fault.examples)]
-    return rows
-
-
-def _examples(keys: tuple[str, ...]) -> str:
-    return ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
-
-
-def _class_lines(faces: Manifest) -> list[str]:
-    """Faces by class and split, a line a class."""
+def _class_lines(manifest: Manifest) -> list[str]:
+    """Samples by class and split, a line per class."""
     rows = []
-    for name in ("basic", "compound"):
-        table = faces.table[faces.table[name] != ""]
+    for name in LABELS:
+        table = manifest.table[manifest.table[name] != ""]
         if len(table):
             cross = pd.crosstab(table[name], table["split"].replace("", "(none)"))
             rows += ["", *cross.rename_axis(index=None, columns=name).to_string().splitlines()]
     return rows
-
-
-FLAT = 2.0  #: standard deviation of grey levels below which a picture shows nothing to compare
-FEW = 4000  #: faces that are hashed sooner than processes start
 
 
 @dataclass(frozen=True)
@@ -189,10 +183,11 @@ class Fingerprints:
         return len(self.reasons)
 
 
-def fingerprints(
-    keys: Sequence[str], faces: ImageRoots, *, workers: int = 0, progress: Callable[[int], object] = lambda count: None,
+def fingerprint_images(
+    keys: Sequence[str], images: ImageRoots, *, workers: int = 0,
+    progress: Callable[[int], object] = lambda count: None,
 ) -> Fingerprints:
-    """Read and hash every face, on `workers` processes (0: one a core); `progress` gets the faces done since the last.
+    """Read and hash every image, on `workers` processes (0: one a core); `progress` gets how many are done.
 
     The difference hash is one bit for each pixel of a small grey copy: brighter than its left neighbour or not
     (N. Krawetz, "Kind of like that", 2013).
@@ -202,7 +197,7 @@ def fingerprints(
     chunks = [keys[place:place + size] for place in range(0, len(keys), size)]
     parts, several = [], workers > 1 and len(keys) > FEW
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if several else nullcontext() as pool:
-        for part in (pool.map if pool else map)(partial(_chunk, faces=faces), chunks):
+        for part in (pool.map if pool else map)(partial(_chunk, images=images), chunks):
             parts.append(part)
             progress(len(part))
     return Fingerprints(*(np.concatenate([getattr(part, name) for part in parts]) if parts else empty
@@ -220,12 +215,12 @@ def _empty(count: int) -> Fingerprints:
                         np.zeros(count, bool), np.full(count, "", object))
 
 
-def _chunk(keys: Sequence[str], faces: ImageRoots) -> Fingerprints:
+def _chunk(keys: Sequence[str], images: ImageRoots) -> Fingerprints:
     prints = _empty(len(keys))
     for row, key in enumerate(keys):
         try:
-            content = faces.read(key)
-            grey = decode(content, faces.limits).convert("L")
+            content = images.read(key)
+            grey = decode(content, images.limits).convert("L")
         except ImageError as error:
             prints.reasons[row] = str(error)
             continue
@@ -236,28 +231,23 @@ def _chunk(keys: Sequence[str], faces: ImageRoots) -> Fingerprints:
     return prints
 
 
-COARSE, FINE = 6, 32  #: bits of 64 and of 256 in which the hashes of near-duplicates may differ, see `near`
-BANDS = COARSE + 1
-PAIRS = 1 << 22  #: compared at once
-
-
-def exact(prints: Fingerprints) -> np.ndarray:
+def exact_duplicates(prints: Fingerprints) -> np.ndarray:
     """(N,) the first row with the same bytes; unreadable files are like none but themselves."""
     return _first_alike(prints.sha256.view(np.uint64), prints.reasons == "")
 
 
-def near(prints: Fingerprints) -> np.ndarray:
+def near_duplicates(prints: Fingerprints) -> np.ndarray:
     """(N,) the first row of each set of (near-)identical pictures; sets are closed under being alike.
 
     Two pictures are alike if their coarse hashes differ in at most 6 of 64 bits and their fine ones in at most 32 of
     256. Evidence, on 5,564 faces of FER2013: all 741 known pairs are found; another 423 are, and in all of the 117
     sets these make it is one photograph, seen by eye, with a watermark, another crop or brightness. The first
     strangers differ in 34 bits of 256. Of two hashes that differ in at most 6 bits, one of 7 bands of bits is equal,
-    so only faces that share a band are compared: few of all pairs (300,000 faces in 16 s on one core).
+    so only images that share a band are compared: few of all pairs (300,000 images in 16 s on one core).
     """
     rows = np.arange(len(prints))
     alike = _first_alike(np.column_stack([prints.coarse, prints.fine]), prints.shows & (prints.reasons == ""))
-    parents = np.minimum(exact(prints), alike)
+    parents = np.minimum(exact_duplicates(prints), alike)
     kept = np.flatnonzero((alike == rows) & prints.shows)
     coarse, fine = prints.coarse[kept], prints.fine[kept]
     edges = [(rows, parents), (rows, alike)]
@@ -296,7 +286,7 @@ def _pairs(coarse: np.ndarray, fine: np.ndarray, band: np.ndarray) -> Iterator[t
     """Pairs of alike rows among those with equal `band`, as two arrays of places, block by block."""
     order = np.argsort(band, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(band[order])) + 1):
-        step = max(1, PAIRS // max(1, len(rows)))
+        step = max(1, MAX_PAIRS // max(1, len(rows)))
         for place in range(0, len(rows) - 1, step):
             left, right = rows[place:place + step], rows[place:]
             a, b = np.nonzero(np.bitwise_count(coarse[left][:, None] ^ coarse[right][None]) <= COARSE)

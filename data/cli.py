@@ -101,12 +101,12 @@ def manifest_merge(
 
 @manifest_app.command("split")
 def manifest_split(
-    faces: Table, output: Output,
-    val: Annotated[float, typer.Option(min=0, max=1, help="Share of faces for val.")] = 0.1,
-    test: Annotated[float, typer.Option(min=0, max=1, help="Share of faces for test.")] = 0.2,
+    manifest: Table, output: Output,
+    val: Annotated[float, typer.Option(min=0, max=1, help="Share of samples for val.")] = 0.1,
+    test: Annotated[float, typer.Option(min=0, max=1, help="Share of samples for test.")] = 0.2,
     folds: Annotated[int, typer.Option(min=0, help="Write a column `fold` of this many folds instead.")] = 0,
-    only: Annotated[str | None, typer.Option(help="Divide the faces of this split; others stay as they are.")] = None,
-    drop_leaks: Annotated[bool, typer.Option("--drop-leaks", help="Leave out its faces of groups elsewhere.")] = False,
+    only: Annotated[str | None, typer.Option(help="Divide the samples of this split; others stay as they are.")] = None,
+    drop_leaks: Annotated[bool, typer.Option("--drop-leaks", help="Leave out its samples that leak.")] = False,
     target: Annotated[str, typer.Option(help="Labels in proportion: compound, basic, your column; auto.")] = "auto",
     rename: Annotated[list[str] | None, typer.Option(metavar="OLD=NEW", help="Only rename splits: val=test.")] = None,
     seed: int = 0,
@@ -117,18 +117,18 @@ def manifest_split(
     from twofold.data.merge import assign_fold_column, drop_leaking_samples, rename_splits, resplit
     from twofold.data.utils.errors import InputError
 
-    table = read_manifest(faces)
+    table = read_manifest(manifest)
     if drop_leaks and not only:
-        raise InputError("--drop-leaks leaves faces out of one split: name it with --only (such as --only train)")
+        raise InputError("--drop-leaks leaves samples out of one split: name it with --only (such as --only train)")
     if rename:
         if folds or only or drop_leaks:
             raise InputError("--rename only gives splits other names: leave out --folds, --only and --drop-leaks")
-        return save_samples(rename_splits(table, rename), output, [faces], overwrite=overwrite)
+        return save_samples(rename_splits(table, rename), output, [manifest], overwrite=overwrite)
     if drop_leaks and only:
         table = drop_leaking_samples(table, only)
     divided = (assign_fold_column(table, folds=folds, target=target, seed=seed, only=only) if folds
                else resplit(table, val=val, test=test, target=target, seed=seed, only=only))
-    return save_samples(divided, output, [faces], overwrite=overwrite)
+    return save_samples(divided, output, [manifest], overwrite=overwrite)
 
 
 @manifest_app.command("classes")
@@ -143,7 +143,7 @@ def manifest_classes(
 
 @manifest_app.command("check")
 def manifest_check(
-    faces: Table,
+    manifest: Table,
     root: Annotated[list[str], typer.Option(help="Folder that keys are relative to (or NAME=DIR, repeatable).")],
     group_duplicates: Annotated[bool, typer.Option("--group-duplicates", help="Write sets into `group`.")] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="GROUPED.csv", callback=check_output,
@@ -157,21 +157,21 @@ def manifest_check(
     from twofold.data.audit import check_manifest
     from twofold.data.audit import group_duplicates as grouped
     from twofold.data.images.sources import check_roots, open_images, parse_roots
-    from twofold.data.manifest import manifest_output, read_manifest, save_manifest
+    from twofold.data.manifest import manifest_csv, manifest_output, read_manifest
     from twofold.data.utils.errors import InputError
 
     if (output is not None) != group_duplicates:
         raise InputError("-o is where --group-duplicates writes the grouped manifest: give both or neither")
-    place = manifest_output(output, overwrite=overwrite, inputs=[faces]) if output else None
+    place = manifest_output(output, overwrite=overwrite, inputs=[manifest]) if output else None
     if place:
         place.check()
-    table, source = read_manifest(faces), open_images(parse_roots(root))
+    table, source = read_manifest(manifest), open_images(parse_roots(root))
     check_roots(source, table.keys)
-    with tqdm(total=len(table), unit="face", disable=None) as bar:
+    with tqdm(total=len(table), unit="sample", disable=None) as bar:
         findings = check_manifest(table, source, workers=workers, progress=bar.update)
     if place:
-        save_manifest(grouped(findings), place)
-        log.info("sets of (near-)identical faces are groups now -> %s", output)
+        place.write_text(manifest_csv(grouped(findings)))
+        log.info("sets of (near-)identical pictures are groups now -> %s", output)
     return findings
 
 
@@ -179,7 +179,7 @@ def save_samples(
     samples: Manifest, output: Path, inputs: Sequence[Path] = (), *, overwrite: bool, label: str = "basic",
 ) -> ManifestReport:
     """Write a manifest; what its reader noticed is logged. label: the column of the user's own labels, if any."""
-    from twofold.data.manifest import ManifestReport, manifest_output, save_manifest
+    from twofold.data.manifest import ManifestReport, manifest_csv, manifest_output
     from twofold.data.utils.errors import InputError
     from twofold.data.utils.keys import ambiguous_keys
 
@@ -188,7 +188,7 @@ def save_samples(
         log.warning("warning: %s", note)
     if not len(samples):
         raise InputError(f"no samples: {output} is not written")
-    save_manifest(samples, place)
+    place.write_text(manifest_csv(samples))
     return ManifestReport(samples, output, tuple(dict.fromkeys(("basic", "compound", label))))
 
 

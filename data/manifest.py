@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from twofold.data.labels import BASIC, basic_pair
-from twofold.data.utils.csv_files import check_cells, read_table, save_table
+from twofold.data.utils.csv_files import check_cells, read_table, table_to_csv
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import key_fault
 from twofold.data.utils.outputs import Output, OutputKind, read_header, replace_file
@@ -19,10 +19,10 @@ SPLITS = ("train", "val", "test", "")
 
 @dataclass(frozen=True)
 class Manifest:
-    """Faces in order. `table` has the text columns of `COLUMNS` (empty where unknown) and any others, as text."""
+    """Samples in order. `table` has the text columns of `COLUMNS` (empty where unknown) and any others, as text."""
 
     table: pd.DataFrame
-    notes: tuple[str, ...] = ()  #: what a reader left out or found otherwise than published, a sentence each
+    notes: tuple[str, ...] = ()  #: what a reader left out or found different from the publication, a sentence each
 
     def __len__(self) -> int:
         return len(self.table)
@@ -38,7 +38,7 @@ class Manifest:
 
 
 def build_manifest(table: pd.DataFrame, *, source: str, notes: Sequence[str] = ()) -> Manifest:
-    """A checked manifest from a table that has at least the column `key`.
+    """A checked manifest of a table that has at least the column `key`.
 
     Raises InputError naming the first row (as counted in a file with a header line) and column at fault.
     """
@@ -57,7 +57,11 @@ def build_manifest(table: pd.DataFrame, *, source: str, notes: Sequence[str] = (
     for name, fault in (("key", key_fault), ("split", _split_fault), ("basic", _basic_fault),
                         ("compound", _compound_fault)):
         _check(table[name], fault, source)
-    _check_unique(table["key"], source)
+    keys = table["key"]
+    duplicates = keys.duplicated()
+    if duplicates.any():
+        first = int((keys == keys[duplicates].iloc[0]).to_numpy().argmax())
+        check_cells(~duplicates, keys, source, f"stands in row {first + 2} already")
     return Manifest(table, tuple(notes))
 
 
@@ -66,42 +70,39 @@ def read_manifest(path: Path) -> Manifest:
     return build_manifest(read_table(path), source=str(path))
 
 
-def write_manifest(faces: Manifest, path: Path) -> None:
-    """Write a manifest as UTF-8 CSV, whole or not at all. Raises InputError if it cannot be written there."""
+def manifest_csv(manifest: Manifest) -> str:
+    """The text of a manifest's file."""
+    return table_to_csv(manifest.table)
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Write a manifest as UTF-8 CSV, whole or not at all; a file that says the same stays as it is.
+
+    Raises InputError if it cannot be written there.
+    """
+    content = manifest_csv(manifest).encode()
+    if path.is_file() and path.read_bytes() == content:  # a complete store may well be read-only
+        return
     if not path.parent.is_dir() or path.is_dir():
         raise InputError(f"{path}: cannot be written: {'it is a folder' if path.is_dir() else 'its folder is missing'}")
     with replace_file(path) as temporary:
-        save_table(faces.table, temporary)
+        temporary.write_bytes(content)
 
 
 def manifest_output(path: Path, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> Output:
     """A manifest to be written, by the rule of data/utils/outputs.py."""
-    return Output(path, OutputKind("a manifest", _is_manifest, repeatable=True), overwrite, inputs)
+    def is_manifest(path: Path) -> bool:
+        return tuple(read_header(path)[:len(COLUMNS)]) == COLUMNS
 
-
-def save_manifest(faces: Manifest, output: Output) -> None:
-    """Write a manifest as UTF-8 CSV, whole or not at all. Raises InputError if it cannot be written there."""
-    with output.writing() as temporary:
-        save_table(faces.table, temporary)
-
-
-def _is_manifest(path: Path) -> bool:
-    return tuple(read_header(path)[:len(COLUMNS)]) == COLUMNS
+    return Output(path, OutputKind("a manifest", is_manifest, repeatable=True), overwrite, inputs)
 
 
 def _check(column: pd.Series, fault: Callable[[str], str], source: str) -> None:
-    """Judge each distinct value once: a million rows have few labels."""
+    """Check each distinct value once: a million rows have few labels."""
     faults = {value: reason for value in column.unique() if (reason := fault(value))}
     if faults:
         row = int(column.isin(list(faults)).to_numpy().argmax())
         raise InputError(f"{source}: row {row + 2}, column {column.name!r}: {faults[column[row]]}")
-
-
-def _check_unique(column: pd.Series, source: str) -> None:
-    twice = column[column.duplicated()]
-    if len(twice):
-        first = int((column == twice.iloc[0]).to_numpy().argmax())
-        check_cells(~column.duplicated(), column, source, f"stands in row {first + 2} already")
 
 
 def _split_fault(split: str) -> str:
@@ -125,35 +126,35 @@ def _compound_fault(label: str) -> str:
 class ManifestReport:
     """A manifest as written to `path`. labels: the columns of labels that are counted."""
 
-    faces: Manifest
+    manifest: Manifest
     path: Path
     labels: tuple[str, ...] = ("basic", "compound")
 
     def text(self) -> str:
-        """Faces by split and by class, a few lines."""
-        return "\n".join([f"{len(self.faces):,} faces -> {self.path}", *summary_lines(self.faces, self.labels)])
+        """Samples by split and by class, a few lines."""
+        return "\n".join([f"{len(self.manifest):,} samples -> {self.path}", *summary_lines(self.manifest, self.labels)])
 
     def record(self) -> dict:
         """The same numbers by name."""
-        table = self.faces.table
-        return {"manifest": str(self.path), "faces": len(table), "notes": list(self.faces.notes),
+        table = self.manifest.table
+        return {"manifest": str(self.path), "samples": len(table), "notes": list(self.manifest.notes),
                 **{name: _counts(table[name]) for name in ("split", *self.labels)},
                 "groups": int(table.loc[table["group"] != "", "group"].nunique())}
 
 
-def summary_lines(faces: Manifest, labels: tuple[str, ...] = ("basic", "compound")) -> list[str]:
+def summary_lines(manifest: Manifest, labels: Sequence[str] = ("basic", "compound")) -> list[str]:
     """Counts by split, class and group; a line each."""
-    table = faces.table
-    rows = ["split     " + _tally(table["split"])]
+    table = manifest.table
+    rows = ["split     " + _counts_text(table["split"])]
     for name in labels:
         labelled = table.loc[table[name] != "", name]
         if len(labelled):
-            rows.append(f"{name:9} {len(labelled):,} labelled: {_tally(labelled)}")
+            rows.append(f"{name:9} {len(labelled):,} labelled: {_counts_text(labelled)}")
     if "fold" in table.columns:
-        rows.append("fold      " + _tally(table["fold"].sort_values()))
+        rows.append("fold      " + _counts_text(table["fold"].sort_values()))
     grouped = table.loc[table["group"] != "", "group"]
     if len(grouped):
-        rows.append(f"group     {grouped.nunique():,} groups of {len(grouped):,} faces")
+        rows.append(f"group     {grouped.nunique():,} groups of {len(grouped):,} samples")
     return rows
 
 
@@ -161,5 +162,5 @@ def _counts(column: pd.Series) -> dict[str, int]:
     return {str(name): int(count) for name, count in column.value_counts().items()}
 
 
-def _tally(column: pd.Series) -> str:
+def _counts_text(column: pd.Series) -> str:
     return ", ".join(f"{name or '(none)'} {count:,}" for name, count in _counts(column).items())

@@ -8,111 +8,107 @@ from twofold.data.labels import Taxonomy
 from twofold.data.manifest import Manifest
 from twofold.data.utils.errors import InputError
 
-Texts = Sequence[str] | np.ndarray  #: one a face
+Texts = Sequence[str] | np.ndarray  #: one per sample
 
 
-def stratified_group_folds(
-    labels: Texts, groups: Texts, *, folds: int, seed: int,
-) -> np.ndarray:
-    """(N,) fold of each face, from 0 to folds - 1; a face without a group (empty) is a group of its own.
+def stratified_group_folds(labels: Texts, groups: Texts, *, folds: int, seed: int) -> np.ndarray:
+    """(N,) fold of each sample, from 0 to folds - 1; a sample without a group (empty) is a group of its own.
 
-    Groups are dealt out greedily, those with the rarest classes first, each to the fold that most lacks its classes;
-    faces alone fill up what each fold then lacks.
+    Groups are assigned greedily, those with the rarest classes first, each to the fold that most lacks its classes;
+    groups of one sample fill up what each fold then lacks.
     Raises InputError for fewer than two folds or fewer groups than folds.
     """
     if folds < 2:
         raise InputError(f"{folds} folds: at least two are needed")
-    return _deal(labels, groups, np.full(folds, 1 / folds), seed)
+    return _assign(labels, groups, np.full(folds, 1 / folds), seed)
 
 
-def stratified_group_split(
-    labels: Texts, groups: Texts, *, fraction: float, seed: int,
-) -> np.ndarray:
-    """(N,) bool: True for the faces held out, about `fraction` of each class, whole groups only.
+def stratified_group_split(labels: Texts, groups: Texts, *, fraction: float, seed: int) -> np.ndarray:
+    """(N,) bool: True for the samples held out, about `fraction` of each class, whole groups only.
 
     Raises InputError if `fraction` is not between 0 and 1, or there is only one group.
     """
     if not 0 < fraction < 1:
         raise InputError(f"{fraction} is no fraction to hold out: it must lie between 0 and 1")
-    return _deal(labels, groups, np.array([1 - fraction, fraction]), seed) == 1
+    return _assign(labels, groups, np.array([1 - fraction, fraction]), seed) == 1
 
 
-def _deal(labels: Texts, groups: Texts, shares: np.ndarray, seed: int) -> np.ndarray:
-    """The side of each face, for sides that are to hold these shares of every class."""
+def _assign(labels: Texts, groups: Texts, fractions: np.ndarray, seed: int) -> np.ndarray:
+    """(N,) the subset of each sample, for subsets that are to hold these fractions of every class."""
     _, label_of = np.unique(np.asarray(labels, object).astype(str), return_inverse=True)
     names = [group or f"\0{row}" for row, group in enumerate(groups)]
     _, group_of = np.unique(names, return_inverse=True)
     sizes = np.bincount(group_of)
-    if len(sizes) < len(shares):
-        raise InputError(f"{len(sizes)} groups of faces cannot be split into {len(shares)} sides")
-    draw = np.random.default_rng(seed)
-    lack = shares[:, None] * np.bincount(label_of)
-    side = np.empty(len(sizes), int)
-    several = np.flatnonzero(sizes > 1)
-    place = np.searchsorted(several, group_of)
+    if len(sizes) < len(fractions):
+        raise InputError(f"{len(sizes)} groups of samples cannot be split into {len(fractions)} subsets")
+    rng = np.random.default_rng(seed)
+    lack = fractions[:, None] * np.bincount(label_of)
+    subset = np.empty(len(sizes), int)
+    large = np.flatnonzero(sizes > 1)
+    position = np.searchsorted(large, group_of)
     inside = np.flatnonzero(sizes[group_of] > 1)
-    counts = np.zeros((len(several), lack.shape[1]))
-    np.add.at(counts, (place[inside], label_of[inside]), 1)
-    side[several] = _deal_groups(counts, lack, shares, draw)
-    alone = np.flatnonzero(sizes[group_of] == 1)
-    for label in np.argsort(np.bincount(label_of[alone], minlength=lack.shape[1]), kind="stable"):
-        rows = draw.permutation(alone[label_of[alone] == label])
-        side[group_of[rows]] = np.repeat(np.arange(len(shares)), _seats(lack, label, len(rows), shares))
-    return side[group_of]
+    counts = np.zeros((len(large), lack.shape[1]))
+    np.add.at(counts, (position[inside], label_of[inside]), 1)
+    subset[large] = _assign_groups(counts, lack, fractions, rng)
+    single = np.flatnonzero(sizes[group_of] == 1)
+    for label in np.argsort(np.bincount(label_of[single], minlength=lack.shape[1]), kind="stable"):
+        rows = rng.permutation(single[label_of[single] == label])
+        subset[group_of[rows]] = np.repeat(np.arange(len(fractions)), _quotas(lack, label, len(rows), fractions))
+    return subset[group_of]
 
 
-def _deal_groups(counts: np.ndarray, lack: np.ndarray, shares: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """(G,) the side of each group of several faces, each to the side that most lacks its classes; updates `lack`."""
+def _assign_groups(counts: np.ndarray, lack: np.ndarray, fractions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(G,) the subset of each group of several samples, the one that most lacks its classes; updates `lack`."""
     totals = np.maximum(lack.sum(axis=0), 1)
-    order = draw.permutation(len(counts))
+    order = rng.permutation(len(counts))
     rarity = (counts / totals).max(axis=1, initial=0)
-    side = np.empty(len(counts), int)
+    subset = np.empty(len(counts), int)
     for group in order[np.argsort(-rarity[order], kind="stable")]:
         present = counts[group] > 0
-        want = (lack[:, present] / totals[present] / shares[:, None]).mean(axis=1)
+        want = (lack[:, present] / totals[present] / fractions[:, None]).mean(axis=1)
         best = np.flatnonzero(want == want.max())
-        side[group] = best[np.argmax(lack[best].sum(axis=1) / shares[best])]
-        lack[side[group]] -= counts[group]
-    return side
+        subset[group] = best[np.argmax(lack[best].sum(axis=1) / fractions[best])]
+        lack[subset[group]] -= counts[group]
+    return subset
 
 
-def _seats(lack: np.ndarray, label: int, count: int, shares: np.ndarray) -> np.ndarray:
-    """(sides,) how many of `count` single faces of a class go to each side; updates `lack`."""
+def _quotas(lack: np.ndarray, label: int, count: int, fractions: np.ndarray) -> np.ndarray:
+    """(subsets,) how many of `count` single samples of a class go to each subset; updates `lack`."""
     want = np.clip(lack[:, label], 0, None)
-    want = (want if want.sum() else shares) * count / (want.sum() or shares.sum())
-    seats = np.floor(want).astype(int)
-    left = np.lexsort((-lack.sum(axis=1) / shares, -(want - seats).round(9)))[:count - seats.sum()]
-    seats[left] += 1
-    lack[:, label] -= seats
-    return seats
+    want = (want if want.sum() else fractions) * count / (want.sum() or fractions.sum())
+    quotas = np.floor(want).astype(int)
+    left = np.lexsort((-lack.sum(axis=1) / fractions, -(want - quotas).round(9)))[:count - quotas.sum()]
+    quotas[left] += 1
+    lack[:, label] -= quotas
+    return quotas
 
 
-def assign_folds(faces: Manifest, classes: Taxonomy, *, folds: int, seed: int) -> np.ndarray:
-    """(N,) the fold, from 0, that tests each face with a label in `classes`; -1 for the others.
+def assign_folds(manifest: Manifest, classes: Taxonomy, *, folds: int, seed: int) -> np.ndarray:
+    """(N,) the fold, from 0, that tests each sample with a label in `classes`; -1 for the others.
 
-    Those of the manifest's column `fold` where it has as many, else the faces are divided. Depends on keys, labels,
-    groups and that column alone, never on which faces have features. Raises InputError for fewer than
-    two folds or fewer groups than folds.
+    `fuse --folds` and `finetune --folds` must agree on it: it is the manifest's column `fold` where that names as many
+    folds, else a stratified group split. Depends on keys, labels, groups and that column alone, never on which samples
+    have features. Raises InputError for fewer than two folds or fewer groups than folds.
     """
     number = {name: str(index) for index, name in enumerate(classes.classes)}
-    labels = [number.get(name, "") for name in faces.table[classes.target]]
-    groups = [group or key for group, key in zip(faces.table["group"], faces.table["key"], strict=True)]
+    labels = [number.get(name, "") for name in manifest.table[classes.target]]
+    groups = [group or key for group, key in zip(manifest.table["group"], manifest.table["key"], strict=True)]
     labelled = np.flatnonzero([bool(label) for label in labels])
-    fold = np.full(len(faces), -1)
-    column = faces.table["fold"].to_numpy(object)[labelled] if "fold" in faces.table.columns else None
-    folds_there = None if column is None else parse_folds(column, folds=folds)
-    fold[labelled] = folds_there if folds_there is not None else stratified_group_folds(
+    fold = np.full(len(manifest), -1)
+    column = manifest.table["fold"].to_numpy(object)[labelled] if "fold" in manifest.table.columns else None
+    named = None if column is None else parse_folds(column, folds=folds)
+    fold[labelled] = named if named is not None else stratified_group_folds(
         [labels[row] for row in labelled], [groups[row] for row in labelled], folds=folds, seed=seed)
     return fold
 
 
 def parse_folds(column: np.ndarray, *, folds: int) -> np.ndarray | None:
-    """(N,) folds from 0 by the names in a manifest's column `fold`, as `manifest split --folds` writes it; -1: none.
+    """(N,) folds from 0 of a manifest's column `fold`, as `manifest split --folds` writes it; -1 where it is empty.
 
-    None if the column does not name that many.
+    None if the column does not name that many folds.
     """
     names = sorted(set(column.tolist()) - {""}, key=lambda name: (not name.isdecimal(), len(name), name))
     if len(names) != folds:
         return None
-    number = {name: place for place, name in enumerate(names)}
+    number = {name: fold for fold, name in enumerate(names)}
     return np.array([number.get(name, -1) for name in column], np.int64)

@@ -21,6 +21,7 @@ from twofold.data.utils.errors import InputError
 
 NO_FACE_SUFFIX = ".noface"  #: of keys that stand for a picture or a frame without a face: there is no image to read
 NO_FACE = "no face"  #: why they have no features
+MISSING = "missing file"
 
 
 class ImageSource(Protocol):
@@ -34,31 +35,38 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class ImageRoots:
-    """Roots by name; the root of keys without a dataset's name in front stands under the empty name."""
+    """Roots by name; the root of keys without a dataset's name in front has the empty name."""
 
     roots: dict[str, Path | Archive]
-    limits: Limits = FACE_LIMITS  #: of each picture, where it is decoded
-    tables: dict[Path, PixelTable] = field(default_factory=dict)  #: CSV files of pixels, as they are met
-    archives: dict[Path, Archive] = field(default_factory=dict)  #: within the roots, as they are met
+    limits: Limits = FACE_LIMITS  #: of each image, where it is decoded
+    tables: dict[Path, PixelTable] = field(default_factory=dict)  #: CSV files of pixels, opened on first use
+    archives: dict[Path, Archive] = field(default_factory=dict)  #: within the roots, opened on first use
 
     def read(self, key: str) -> bytes:
         """The bytes of the image file of `key`. Raises ImageError if there is none, or it lies outside its root."""
         if key.endswith(NO_FACE_SUFFIX):
             raise ImageError(NO_FACE)
-        root, below = self._place(key)
+        root, below = self._locate(key)
         if isinstance(root, Archive):
             return root.read(below)
-        row, packed = parse_row_key(below), IN_ARCHIVE.fullmatch(below)
+        row, member = parse_row_key(below), IN_ARCHIVE.fullmatch(below)
         try:
-            if row is not None and _is_file(root / row[0]):
-                return self._table(inside(root, row[0])).read(row[1])
-            if packed and _is_file(root / packed[1]):
-                return self._archive(inside(root, packed[1])).read(packed[2])
-        except (OSError, InputError) as error:
-            raise ImageError(f"unreadable file ({getattr(error, 'strerror', None) or error})") from None
-        return read_below(root, below)
+            if row is not None and (root / row[0]).is_file():
+                return self._table(resolve_inside(root, row[0])).read(row[1])
+            if member and (root / member[1]).is_file():
+                return self._archive(resolve_inside(root, member[1])).read(member[2])
+            return _read_file(resolve_inside(root, below))
+        except FileNotFoundError:
+            raise ImageError(MISSING) from None
+        except InputError as error:
+            raise ImageError(f"unreadable file ({error})") from None
+        except OSError as error:
+            raise ImageError(f"unreadable file ({error.strerror or 'bad name'})") from None
+        except ValueError:
+            raise ImageError("unreadable file (bad name)") from None
 
-    def _place(self, key: str) -> tuple[Path | Archive, str]:
+    def _locate(self, key: str) -> tuple[Path | Archive, str]:
+        """The root of a key and the path below it."""
         if "" in self.roots:
             return self.roots[""], key
         name, _, below = key.partition("/")
@@ -75,109 +83,11 @@ class ImageRoots:
         return self.archives.setdefault(path, Archive(path))
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
+def resolve_inside(root: Path, below: str) -> Path:
+    """The file `below` the resolved folder `root`, with every link followed.
 
-
-def open_images(root: Path | dict[str, Path], *, limits: Limits = FACE_LIMITS) -> ImageRoots:
-    """Faces below one folder or in one archive, or several by name; a CSV file of pixels stands for its folder.
-
-    Raises InputError for a folder that is not there, and for an archive that cannot be read.
+    Raises ImageError if that leads out of the root, else OSError.
     """
-    roots = root if isinstance(root, dict) else {"": root}
-    return ImageRoots({name: _root(Path(path)) for name, path in roots.items()}, limits)
-
-
-def _root(path: Path) -> Path | Archive:
-    if is_archive(path):
-        archive = Archive(path.resolve())
-        _ = archive.members  # read now: what is wrong with it is said before anything is done
-        return archive
-    folder = path.parent if path.suffix.lower() == ".csv" and path.is_file() else path
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder of faces (--root)")
-    return folder.resolve()
-
-
-def check_roots(faces: ImageRoots, keys: Sequence[str]) -> None:
-    """Refuse roots that cannot be meant: a dataset of the keys without one, or none of the faces tried below them.
-
-    Tries up to 100 keys, spread over all, until one is there. Raises InputError.
-    """
-    if "" not in faces.roots:
-        lacking = sorted({key.partition("/")[0] for key in keys} - set(faces.roots))
-        if lacking:
-            raise InputError(f"no root for the faces of {', '.join(lacking[:5])}: give --root {lacking[0]}=DIR too")
-    images = [key for key in keys if not key.endswith(NO_FACE_SUFFIX)]
-    tried = images[::max(1, len(images) // 100)][:100]
-    if tried and not any(_is_there(faces, key) for key in tried):
-        where = ", ".join(_named(root) for root in faces.roots.values())
-        for form in ("NFC", "NFD"):
-            if any(_is_there(faces, unicodedata.normalize(form, key)) for key in tried if not key.isascii()):
-                raise InputError(f"the faces below {where} are named in another Unicode form ({form}) than the keys of "
-                                 f"the manifest: make the manifest anew from that folder")
-        raise InputError(f"none of {len(tried)} faces tried is below {where} (the first is {tried[0]}): --root is the "
-                         f"folder that keys are relative to, or NAME=DIR for each dataset of a merged manifest")
-
-
-def hash_images(faces: ImageSource, keys: Sequence[str], *, workers: int = 0) -> dict[str, str]:
-    """SHA-256 (hex) of the image file of each key, with that many threads (0: one a core); unreadable ones left out."""
-    def digest(key: str) -> str:
-        try:
-            return hashlib.sha256(faces.read(key)).hexdigest()
-        except ImageError:
-            return ""
-
-    hashes = {}
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        for start in range(0, len(keys), 8192):  # a million waiting tasks would fill the memory
-            block = keys[start:start + 8192]
-            hashes |= {key: text for key, text in zip(block, pool.map(digest, block), strict=True) if text}
-    return hashes
-
-
-def _named(root: Path | Archive) -> str:
-    return f"{root.path} (which begins with {next(iter(root.members))})" if isinstance(root, Archive) else str(root)
-
-
-def _is_there(faces: ImageRoots, key: str) -> bool:
-    try:
-        faces.read(key)
-    except ImageError as error:
-        return str(error) != "missing file"
-    return True
-
-
-def parse_roots(roots: Sequence[str]) -> Path | dict[str, Path]:
-    """One folder, or several as NAME=DIR, as the command line gives them. Raises InputError for a mixture."""
-    if len(roots) == 1 and ("=" not in roots[0] or Path(roots[0]).exists()):
-        return Path(roots[0])
-    pairs = [root.partition("=") for root in roots]
-    folders = {name: Path(folder) for name, _, folder in pairs if name and folder}
-    if len(folders) < len(roots):
-        raise InputError("several roots are given as NAME=DIR each, NAME being the first part of the keys below it")
-    return folders
-
-
-
-
-def read_below(root: Path, below: str) -> bytes:
-    """The bytes of the file `below` the resolved folder `root`, links within it followed. Raises ImageError."""
-    try:
-        return _content(inside(root, below))
-    except FileNotFoundError:
-        raise ImageError("missing file") from None
-    except OSError as error:
-        raise ImageError(f"unreadable file ({error.strerror or 'bad name'})") from None
-    except ValueError:
-        raise ImageError("unreadable file (bad name)") from None
-
-
-def inside(root: Path, below: str) -> Path:
-    """The file of that name with every link followed. Raises ImageError if that leads out of the root, else OSError."""
     try:
         path = (root / below).resolve(strict=True)
     except RuntimeError:  # before Python 3.13; an OSError since
@@ -187,7 +97,7 @@ def inside(root: Path, below: str) -> Path:
     return path
 
 
-def _content(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
         raise ImageError("unreadable file (Is a directory)")
@@ -202,3 +112,80 @@ def _content(path: Path) -> bytes:
 def _open_at_once(path: str, flags: int) -> int:
     """Not waiting, should a pipe have taken the file's place since."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def parse_roots(roots: Sequence[str]) -> Path | dict[str, Path]:
+    """One folder, or several as NAME=DIR, as the command line gives them. Raises InputError for a mixture."""
+    if len(roots) == 1 and ("=" not in roots[0] or Path(roots[0]).exists()):
+        return Path(roots[0])
+    pairs = [root.partition("=") for root in roots]
+    folders = {name: Path(folder) for name, _, folder in pairs if name and folder}
+    if len(folders) < len(roots):
+        raise InputError("several roots are given as NAME=DIR each, NAME being the first part of the keys below it")
+    return folders
+
+
+def open_images(root: Path | dict[str, Path], *, limits: Limits = FACE_LIMITS) -> ImageRoots:
+    """Images below one folder or in one archive, or several by name; a CSV file of pixels stands for its folder.
+
+    Raises InputError for a folder that is not there, and for an archive that cannot be read.
+    """
+    roots = root if isinstance(root, dict) else {"": root}
+    return ImageRoots({name: _open_root(Path(path)) for name, path in roots.items()}, limits)
+
+
+def _open_root(path: Path) -> Path | Archive:
+    if is_archive(path):
+        archive = Archive(path.resolve())
+        _ = archive.members  # read now: what is wrong with it is said before anything is done
+        return archive
+    folder = path.parent if path.suffix.lower() == ".csv" and path.is_file() else path
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of images (--root)")
+    return folder.resolve()
+
+
+def check_roots(images: ImageRoots, keys: Sequence[str]) -> None:
+    """Refuse roots that cannot be meant: a dataset of the keys without one, or none of the images tried below them.
+
+    Tries up to 100 keys, spread over all, until one is there. Raises InputError.
+    """
+    if "" not in images.roots:
+        lacking = sorted({key.partition("/")[0] for key in keys} - set(images.roots))
+        if lacking:
+            raise InputError(f"no root for the samples of {', '.join(lacking[:5])}: give --root {lacking[0]}=DIR too")
+    named = [key for key in keys if not key.endswith(NO_FACE_SUFFIX)]
+    tried = named[::max(1, len(named) // 100)][:100]
+    if tried and not any(_is_there(images, key) for key in tried):
+        where = ", ".join(f"{root.path} (which begins with {next(iter(root.members))})" if isinstance(root, Archive)
+                          else str(root) for root in images.roots.values())
+        for form in ("NFC", "NFD"):
+            if any(_is_there(images, unicodedata.normalize(form, key)) for key in tried if not key.isascii()):
+                raise InputError(f"the images below {where} are named in another Unicode form ({form}) than the keys "
+                                 f"of the manifest: make the manifest anew from that folder")
+        raise InputError(f"none of {len(tried)} images tried is below {where} (the first is {tried[0]}): --root is the "
+                         f"folder that keys are relative to, or NAME=DIR for each dataset of a merged manifest")
+
+
+def _is_there(images: ImageRoots, key: str) -> bool:
+    try:
+        images.read(key)
+    except ImageError as error:
+        return str(error) != MISSING
+    return True
+
+
+def hash_images(images: ImageSource, keys: Sequence[str], *, workers: int = 0) -> dict[str, str]:
+    """SHA-256 (hex) of the image file of each key, with that many threads (0: one a core); unreadable ones left out."""
+    def digest(key: str) -> str:
+        try:
+            return hashlib.sha256(images.read(key)).hexdigest()
+        except ImageError:
+            return ""
+
+    hashes = {}
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        for start in range(0, len(keys), 8192):  # a million waiting tasks would fill the memory
+            block = keys[start:start + 8192]
+            hashes |= {key: text for key, text in zip(block, pool.map(digest, block), strict=True) if text}
+    return hashes

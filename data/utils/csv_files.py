@@ -9,7 +9,6 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -71,12 +70,11 @@ def check_cells(sound: np.ndarray | pd.Series, column: pd.Series, source: object
         raise InputError(f"{source}: row {row + 2}, column {column.name!r}: {column.iloc[row]!r} {fault}")
 
 
-def save_table(table: pd.DataFrame, path: Path) -> None:
-    """Write text columns as UTF-8 CSV to a name that nobody else looks at."""
+def table_to_csv(table: pd.DataFrame) -> str:
+    """Text columns as CSV."""
     cells = table.apply(lambda column: escape_cells(column.tolist()))
     returns = any("\r" in cell for name in cells.columns for cell in cells[name])  # pandas leaves those unquoted
-    with path.open("w", encoding="utf-8", newline="") as file:
-        cells.to_csv(file, index=False, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
+    return cells.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
 
 
 def escape_cells(texts: Sequence[str]) -> list[str]:

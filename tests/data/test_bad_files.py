@@ -165,7 +165,7 @@ def test_each_bad_face_is_a_recorded_failure_at_every_rerun(bad_folder, tmp_path
             "loop3.jpg": "unreadable file (Too many levels of symbolic links)",
             "pipe.jpg": "unreadable file (not a regular file)", "sparse.jpg": "file larger than 256 MB"}
     checked = cli("manifest", "check", tmp_path / "faces.csv", "--root", bad_folder)
-    assert checked.returncode == 1 and "1 faces: file larger than 256 MB (sparse.jpg)" in checked.stdout
+    assert checked.returncode == 1 and "1 samples: file larger than 256 MB (sparse.jpg)" in checked.stdout
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 8 << 20  # kB: nobody read 40 GB
 
 

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from twofold.data import audit
-from twofold.data.audit import Fingerprints, check_manifest, components, exact, fingerprints, group_duplicates, near
+from twofold.data.audit import (
+    Fingerprints,
+    check_manifest,
+    components,
+    exact_duplicates,
+    fingerprint_images,
+    group_duplicates,
+    near_duplicates,
+)
 from twofold.data.images.sources import open_images
 from twofold.data.manifest import build_manifest, read_manifest, write_manifest
 from twofold.data.readers.csv import read_csv
@@ -43,21 +51,21 @@ def faces(tmp_path, jpeg):
 def test_everything_wrong_is_found(faces, tmp_path):
     found = check_manifest(faces, open_images(tmp_path), workers=1)
     assert found.unreadable == {"missing file": ("7.jpg",), "not an image": ("6.jpg",)}
-    assert (found.exact.sets, found.exact.faces, found.exact.crossing.count) == (1, 2, 1)
+    assert (found.exact.sets, found.exact.samples, found.exact.crossing.count) == (1, 2, 1)
     assert found.exact.crossing.examples == ("0.jpg (train) = 1.jpg (test)",)
     assert (found.near.sets, found.near.crossing.count) == (1, 0)
     assert found.near.disagreeing.examples == ("2.png (fear) = 3.jpg (surprise)",)
     assert found.groups.crossing.examples == ("4.jpg (train) = 5.jpg (val)",)
     assert found.exit_code == 1
     text = found.text()
-    assert "1 faces: missing file (7.jpg)" in text and "the splits leak" in text
-    assert found.record()["near_duplicates"] == {"sets": 1, "faces": 2, "crossing_splits": 0, "different_labels": 1}
+    assert "1 samples: missing file (7.jpg)" in text and "the splits leak" in text
+    assert found.record()["near_duplicates"] == {"sets": 1, "samples": 2, "crossing_splits": 0, "different_labels": 1}
 
 
 def test_a_sound_manifest_passes(faces, tmp_path):
     sound = faces.select(np.array([1, 0, 1, 0, 1, 0, 0, 0]))
     found = check_manifest(sound, open_images(tmp_path), workers=1)
-    assert found.exit_code == 0 and "every face can be read" in found.text() and "leak" not in found.text()
+    assert found.exit_code == 0 and "every image can be read" in found.text() and "leak" not in found.text()
 
 
 def test_duplicates_become_groups(faces, tmp_path):
@@ -77,7 +85,7 @@ def test_the_command_line(faces, tmp_path, cli):
     write_manifest(faces, tmp_path / "faces.csv")
     done = cli("manifest", "check", tmp_path / "faces.csv", "--root", tmp_path, "--group-duplicates",
                "-o", tmp_path / "grouped.csv")
-    assert done.returncode == 1 and "exact duplicates: 1 sets of 2 faces" in done.stdout
+    assert done.returncode == 1 and "exact duplicates: 1 sets of 2 samples" in done.stdout
     assert read_manifest(tmp_path / "grouped.csv").table["group"][1] == "same0000000"
     split = cli("manifest", "split", tmp_path / "grouped.csv", "--test", 0.4, "--val", 0, "-o", tmp_path / "new.csv")
     assert split.returncode == 0, split.stderr
@@ -93,19 +101,19 @@ def test_a_csv_of_pixels_is_checked_too(fer2013, cli, tmp_path):
 
 def test_processes_find_the_same(faces, tmp_path, monkeypatch):
     keys = faces.keys * 20
-    here = fingerprints(keys, open_images(tmp_path), workers=1)
+    here = fingerprint_images(keys, open_images(tmp_path), workers=1)
     monkeypatch.setattr("twofold.data.audit.FEW", 10)
     seen = []
-    there = fingerprints(keys, open_images(tmp_path), workers=2, progress=seen.append)
+    there = fingerprint_images(keys, open_images(tmp_path), workers=2, progress=seen.append)
     assert sum(seen) == len(keys)
     for name, values in vars(here).items():
         assert (getattr(there, name) == values).all(), name
 
 
 def test_the_known_duplicates_of_the_real_faces(real):
-    """Recall against dup_group. What is found beyond those are the same photographs too, by eye (see `near`)."""
+    """Recall against dup_group; what is found beyond those are the same photographs too, by eye."""
     faces = read_csv(real / "faces_ferplus/labels.csv", key="image", group="dup_group")
-    sets = near(fingerprints(faces.keys, open_images(real / "faces_ferplus"), workers=1))
+    sets = near_duplicates(fingerprint_images(faces.keys, open_images(real / "faces_ferplus"), workers=1))
     known = np.unique(faces.table["group"].to_numpy(object), return_inverse=True)[1]
     both = np.unique(np.column_stack([known, sets]), axis=0, return_inverse=True)[1].ravel()
     assert pair_count(both) / pair_count(known) >= 0.99
@@ -116,7 +124,8 @@ def test_the_known_duplicates_of_the_real_faces(real):
 def test_other_people_are_no_duplicates(real):
     """News photographs of 333 scenes: nothing to find but what is there twice."""
     table = pd.read_csv(real / "faces_lfw_expr/labels.csv", dtype=str)
-    sets = near(fingerprints(table["image"].tolist(), open_images(real / "faces_lfw_expr"), workers=1))
+    images = open_images(real / "faces_lfw_expr")
+    sets = near_duplicates(fingerprint_images(table["image"].tolist(), images, workers=1))
     for head in np.flatnonzero(np.bincount(sets) > 1):
         assert table["subject"][sets == head].nunique() == 1
 
@@ -137,7 +146,7 @@ def test_bands_find_what_comparing_all_pairs_finds(count, seed):
     far = (bits[:, None] ^ bits[None])
     alike = (far[..., :64].sum(axis=2) <= audit.COARSE) & (far[..., 64:].sum(axis=2) <= audit.FINE)
     wanted = components(count, *np.nonzero(alike))
-    assert (near(made_up(packed[:, 0].copy(), packed[:, 1:].copy())) == wanted).all()
+    assert (near_duplicates(made_up(packed[:, 0].copy(), packed[:, 1:].copy())) == wanted).all()
 
 
 @settings(max_examples=50, deadline=None)
@@ -155,5 +164,5 @@ def test_components_are_closed(count, edges):
 def test_flat_and_unreadable_pictures_are_like_none(tmp_path):
     for name, grey in (("a", 10), ("b", 200), ("c", 200)):
         Image.new("L", (48, 48), grey).save(tmp_path / f"{name}.png")
-    prints = fingerprints(["a.png", "b.png", "c.png", "none.png", "none2.png"], open_images(tmp_path), workers=1)
-    assert exact(prints).tolist() == near(prints).tolist() == [0, 1, 1, 3, 4]
+    prints = fingerprint_images(["a.png", "b.png", "c.png", "none.png", "none2.png"], open_images(tmp_path), workers=1)
+    assert exact_duplicates(prints).tolist() == near_duplicates(prints).tolist() == [0, 1, 1, 3, 4]

@@ -42,7 +42,7 @@ def test_only_the_named_split_is_divided():
 
 def test_a_group_left_on_two_sides_is_said():
     before = made(split=["test"] * 30 + ["train"] * 60, group=["x"] + [""] * 58 + ["x"] + [""] * 30)
-    assert "1 groups stand in several splits (the first is x)" in resplit(
+    assert "1 groups are in several splits (the first is x)" in resplit(
         before, val=0.25, test=0, target="basic", seed=0, only="train").notes
 
 
@@ -51,7 +51,7 @@ def test_leaks_can_be_left_out():
     clean = drop_leaking_samples(before, "train")
     assert len(clean) == 89 and "59.png" not in clean.keys and "0.png" in clean.keys
     after = resplit(clean, val=0.25, test=0, target="basic", seed=0, only="train")
-    assert after.notes == ("1 faces of train are left out: their groups stand in other splits too",)
+    assert after.notes == ("1 samples of train are left out: their groups are in other splits too",)
     assert drop_leaking_samples(clean, "train").table.equals(clean.table)
 
 
@@ -71,7 +71,7 @@ def test_shares_that_leave_nothing(shares):
 
 
 def test_other_errors():
-    with pytest.raises(InputError, match="no faces to split in val"):
+    with pytest.raises(InputError, match="no samples to split in val"):
         resplit(made(), val=0.1, test=0.1, target="auto", seed=0, only="val")
     with pytest.raises(InputError, match="choose from auto, compound, basic"):
         resplit(made(), val=0.1, test=0.1, target="cexpr7", seed=0)
@@ -87,11 +87,11 @@ def test_the_unified_set_from_the_command_line(cli, affectnet, tmp_path, put):
     assert done.returncode == 0 and "warning: RAF-DB basic train: 7 samples here, 12,271 as published" in done.stderr
     done = cli("manifest", "merge", f"affectnet={tmp_path / 'a.csv'}", f"rafdb={tmp_path / 'r.csv'}", "-o",
                tmp_path / "unified.csv")
-    assert done.returncode == 0 and done.stdout.startswith("30 faces"), done.stderr
+    assert done.returncode == 0 and done.stdout.startswith("30 samples"), done.stderr
     assert read_manifest(tmp_path / "unified.csv").keys[16].startswith("rafdb/basic/test/1/")
     checked = cli("manifest", "check", tmp_path / "unified.csv", "--root", f"affectnet={affectnet}",
                   "--root", f"rafdb={tmp_path / 'raf'}")
-    assert "every face can be read" in checked.stdout
+    assert "every image can be read" in checked.stdout
     wrong = cli("manifest", "merge", tmp_path / "a.csv", "-o", tmp_path / "x.csv")
     assert wrong.returncode == 2 and "NAME=FACES.csv" in wrong.stderr
 
@@ -107,7 +107,7 @@ def test_manifests_of_one_root_are_united_by_key():
 def test_manifests_that_contradict_each_other():
     a, b = made(5, split="train"), made(5, split=["train", "test", "test", "", "train"])
     with pytest.raises(InputError, match=r"A and B contradict each other: 'split' of '1\.png' is 'train' in one and "
-                                         r"'test' in the other \(and so of 1 more faces\)"):
+                                         r"'test' in the other \(and so of 1 more samples\)"):
         merge_by_key({"A": a, "B": b})
 
 
@@ -116,7 +116,7 @@ def test_splits_are_renamed():
     assert list(rename_splits(faces, ["val=test"]).table["split"]) == ["train", "test", ""]
     assert list(rename_splits(faces, ["val=train", "train=val", "=test"]).table["split"]) == ["val", "train", "test"]
     for wrong, says in ((["val"], "is not OLD=NEW"), (["val=dev"], "is not OLD=NEW"),
-                        (["test=val"], "no face stands in"),
+                        (["test=val"], "no sample is in"),
                         (["val=train"], "would make two splits one"), (["val=test", "val=train"], "each OLD once")):
         with pytest.raises(InputError, match=says):
             rename_splits(faces, wrong)

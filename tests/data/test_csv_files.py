@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from twofold.data.manifest import build_manifest, manifest_output, read_manifest, write_manifest
-from twofold.data.utils.csv_files import detect_separator, escape_cells, read_table, save_table, unescape_cells
+from twofold.data.utils.csv_files import detect_separator, escape_cells, read_table, table_to_csv, unescape_cells
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import LONGEST, ambiguous_keys, key_fault
 from twofold.data.utils.outputs import replace_file
@@ -35,7 +35,7 @@ def test_cells_read_back_and_are_no_formulas(texts):
 def test_any_table_survives_its_file(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("t") / "x.csv"
     table = pd.DataFrame([(str(number), *row) for number, row in enumerate(rows)], columns=["n", "a", "b"])
-    save_table(table, path)
+    path.write_text(table_to_csv(table), encoding="utf-8", newline="")
     assert read_table(path).to_numpy().tolist() == table.to_numpy().tolist()
 
 

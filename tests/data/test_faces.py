@@ -70,21 +70,21 @@ def test_no_permission(root):
 
 
 def test_a_missing_root(tmp_path):
-    with pytest.raises(InputError, match="no such folder of faces"):
+    with pytest.raises(InputError, match="no such folder of images"):
         open_images(tmp_path / "none")
-    with pytest.raises(InputError, match="no such folder of faces"):
+    with pytest.raises(InputError, match="no such folder of images"):
         open_images({"x": tmp_path, "y": tmp_path / "none"})
 
 
 def test_roots_that_cannot_be_meant_are_refused(root):
     check_roots(open_images(root), ["a/2.png", "a/1.png"])
     check_roots(open_images(root), [])
-    with pytest.raises(InputError, match=r"none of 2 faces tried is below .*the first is x/a/1.png"):
+    with pytest.raises(InputError, match=r"none of 2 images tried is below .*the first is x/a/1.png"):
         check_roots(open_images(root), ["x/a/1.png", "x/a/2.png"])
-    with pytest.raises(InputError, match="no root for the faces of y: give --root y=DIR too"):
+    with pytest.raises(InputError, match="no root for the samples of y: give --root y=DIR too"):
         check_roots(open_images({"x": root}), ["x/a/1.png", "y/1.png"])
     many = [f"a/{row + 2}.png" for row in range(5000)]
-    with pytest.raises(InputError, match="none of 100 faces tried"):
+    with pytest.raises(InputError, match="none of 100 images tried"):
         check_roots(open_images(root), many)
 
 

@@ -95,3 +95,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_manifest(Manifest(pd.DataFrame({"key": ["a.png", "\udcff.png"]})), path)
     assert [file.name for file in tmp_path.iterdir()] == ["faces.csv"] and path.read_text() == "old"
+
+
+def test_a_manifest_that_says_the_same_is_not_written_again(tmp_path):
+    """A box past the left edge is an escaped cell; a complete store may be read-only."""
+    path = tmp_path / "manifest.csv"
+    manifest = build_manifest(pd.DataFrame({"key": ["a.png"], "box": ["-4 3 40 40"]}), source="x")
+    write_manifest(manifest, path)
+    before = path.stat()
+    write_manifest(manifest, path)
+    assert path.stat().st_ino == before.st_ino and path.stat().st_mtime_ns == before.st_mtime_ns
+    assert path.read_text().endswith("'-4 3 40 40\n") and read_manifest(path).table["box"][0] == "-4 3 40 40"

@@ -17,14 +17,14 @@ def test_each_reader_writes_a_manifest(reader, options, request, cli, tmp_path, 
     done = cli("manifest", reader, root, *options, "-o", tmp_path / "out.csv")
     assert done.returncode == 0, done.stderr
     faces = read_manifest(tmp_path / "out.csv")
-    assert done.stdout.startswith(f"{len(faces)} faces -> ") and len(faces) > 0
+    assert done.stdout.startswith(f"{len(faces)} samples -> ") and len(faces) > 0
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".tmp")]
 
 
 def test_json_says_the_same(rafce, cli, tmp_path):
     done = cli("manifest", "rafce", rafce, "-o", tmp_path / "out.csv", "--json")
     record = json.loads(done.stdout)
-    assert record["faces"] == 14 and record["split"] == {"train": 5, "test": 5, "val": 4}
+    assert record["samples"] == 14 and record["split"] == {"train": 5, "test": 5, "val": 4}
     assert record["notes"] == ["RAF-CE: 14 samples here, 4,549 as published"] and "warning: RAF-CE" in done.stderr
 
 
@@ -48,7 +48,7 @@ def test_cexpr_with_template(cexpr, cli, tmp_path):
 def test_the_exact_command_of_the_readme(real, cli, tmp_path):
     done = cli("manifest", "csv", real / "faces_ferplus/labels.csv", "--key", "image", "--split", "split", "--basic",
                "basic", "--compound", "compound", "--group", "dup_group", "-o", "fer.csv", cwd=tmp_path)
-    assert done.returncode == 0 and "5,564 faces -> fer.csv" in done.stdout
+    assert done.returncode == 0 and "5,564 samples -> fer.csv" in done.stdout
     assert "train 4,324, test 633, val 607" in done.stdout
 
 

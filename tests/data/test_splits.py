@@ -84,7 +84,7 @@ def test_fractions_that_split_nothing(fraction):
 
 
 def test_too_few_groups():
-    with pytest.raises(InputError, match="1 groups of faces cannot be split into 2"):
+    with pytest.raises(InputError, match="1 groups of samples cannot be split into 2"):
         stratified_group_split("ab", ["x", "x"], fraction=0.5, seed=0)
     with pytest.raises(InputError, match="at least two"):
         stratified_group_folds("ab", ["", ""], folds=1, seed=0)

@@ -185,7 +185,7 @@ def test_a_stopped_run_keeps_its_batches_and_goes_on(drawn, forked, cli, extract
 BAD_REQUESTS = {
     "no such manifest": (["extract", "nowhere.csv", "--root", ".", "--store", "s"], "nowhere.csv"),
     "missing root": (["--root", "no/such/folder"], "no/such/folder"),
-    "another root": (["--root", "."], "none of 70 faces tried"),
+    "another root": (["--root", "."], "none of 70 images tried"),
     "unknown view": (["--views", "sideways"], "unknown view 'sideways'"),
     "unknown backbone": (["--backbones", "resnet19"], "resnet19"),
     "unknown timm name": (["--backbones", "timm:nonsense"], "nonsense"),

@@ -278,7 +278,7 @@ def test_an_image_that_cannot_be_read_is_said_and_a_wrong_root_refused(run, tmp_
     page = page_of(tmp_path / "r.html")
     assert "no picture" in page.texts and not any(tag == "img" for tag, _ in page.tags)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"none of .* faces tried is below"):
+    with pytest.raises(InputError, match=r"none of .* images tried is below"):
         report([run], out=tmp_path / "other.html", root=tmp_path / "empty")
 
 
