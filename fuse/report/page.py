@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +33,8 @@ class Table:
     rows: Sequence[Sequence[object]]
 
 
-@dataclass(frozen=True)
-class Thumbnails:
-    """Small pictures of samples as data URIs; an empty text for an image that cannot be read."""
-
-    source: ImageSource
-    uris: dict[str, str] = field(default_factory=dict)
-
-    def uri(self, key: str) -> str:
-        """The image as JPEG within `SIDE` x `SIDE` pixels, without metadata."""
-        if key not in self.uris:
-            try:
-                content = thumbnail(self.source.read(key), side=SIDE, limits=self.source.limits)
-                self.uris[key] = "data:image/jpeg;base64," + base64.b64encode(content).decode("ascii")
-            except ImageError:
-                self.uris[key] = ""
-        return self.uris[key]
-
-
 def render(runs: Sequence[Run], *, mark: str, licences: Mapping[str, str], comparisons: Sequence[PairedComparison] = (),
-           analyses: Sequence[StoreAnalysis | None] = (), thumbnails: Thumbnails | None = None, grouped: bool = False
+           analyses: Sequence[StoreAnalysis | None] = (), images: ImageSource | None = None, grouped: bool = False
            ) -> str:
     """The whole page. licences: of encoders, where known; analyses: of each run on a store, if one is given."""
     together = None
@@ -63,13 +45,13 @@ def render(runs: Sequence[Run], *, mark: str, licences: Mapping[str, str], compa
         together = {"forest": Markup(forest.inline()) if forest else None, "grouped": grouped, "table": Table(
             f"Differences in macro-F1 from {runs[0].path.name}, in points, on the same samples",
             ("run", "samples", "difference", "95 %", "only this right", "only the first right", "p", "kappa"), rows)}
-    sections = [_section(run, analysis, licences, thumbnails)
+    sections = [_section(run, analysis, licences, images)
                 for run, analysis in zip(runs, analyses or [None] * len(runs), strict=True)]
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
                                      undefined=jinja2.StrictUndefined)
     return environment.get_template("page.html").render(
         mark=mark, title="Twofold report: " + ", ".join(run.path.name for run in runs), runs=sections,
-        together=together, images=thumbnails is not None)
+        together=together, images=images is not None)
 
 
 def drawings_of(run: Run, analysis: StoreAnalysis | None) -> dict[str, Drawing]:
@@ -95,7 +77,7 @@ def listed_keys(runs: Sequence[Run]) -> list[str]:
                               for row in rows))
 
 
-def _section(run: Run, analysis: StoreAnalysis | None, licences: Mapping[str, str], thumbnails: Thumbnails | None
+def _section(run: Run, analysis: StoreAnalysis | None, licences: Mapping[str, str], images: ImageSource | None
              ) -> dict[str, Any]:
     """What the template shows of one run."""
     mark, systems, classes = _mark(run), run.metrics.systems, run.taxonomy.classes
@@ -130,7 +112,7 @@ def _section(run: Run, analysis: StoreAnalysis | None, licences: Mapping[str, st
             (name + marks.get(name, ""), f"{weight:.2f}") for name, weight in (fusion.contributions or {}).items()]),
         "analysis": analysis, **_stream_tables(run, analysis),
         "maps": {name: Markup(drawing.inline()) for name, drawing in maps.items()},
-        "samples": [_list(caption, run, rows, thumbnails) for caption, rows in _listed(run.predictions) if len(rows)]}
+        "samples": [_list(caption, run, rows, images) for caption, rows in _listed(run.predictions) if len(rows)]}
 
 
 def _page_drawings(run: Run) -> dict[str, Drawing]:
@@ -192,15 +174,24 @@ def _listed(predictions: TestPredictions) -> list[tuple[str, np.ndarray]]:
             ("The least confident predictions", np.argsort(predictions.confidence, kind="stable")[:LISTED])]
 
 
-def _list(caption: str, run: Run, rows: np.ndarray, thumbnails: Thumbnails | None) -> dict[str, Any]:
+def _list(caption: str, run: Run, rows: np.ndarray, images: ImageSource | None) -> dict[str, Any]:
     every, classes = run.predictions, run.taxonomy.classes
     samples = [{"key": every.keys[row], "target": classes[every.target[row]],
                 "predicted": classes[every.predicted[row]], "confidence": f"{every.confidence[row]:.2f}",
-                "wrong": every.wrong[row], "image": thumbnails.uri(every.keys[row]) if thumbnails else ""}
+                "wrong": every.wrong[row], "image": _data_uri(images, every.keys[row]) if images else ""}
                for row in rows]
-    table = Table(caption, ("sample", "target", "prediction", "confidence"), [
-        [sample[name] for name in ("key", "target", "predicted", "confidence")] for sample in samples])
-    return {"caption": caption, "rows": samples, "table": table}
+    return {"caption": caption, "rows": samples, "table": Table(
+        caption, ("sample", "target", "prediction", "confidence"), [
+            [sample[name] for name in ("key", "target", "predicted", "confidence")] for sample in samples])}
+
+
+def _data_uri(images: ImageSource, key: str) -> str:
+    """The image as a JPEG within `SIDE` x `SIDE` pixels, without metadata; empty if it cannot be read."""
+    try:
+        content = thumbnail(images.read(key), side=SIDE, limits=images.limits)
+    except ImageError:
+        return ""
+    return "data:image/jpeg;base64," + base64.b64encode(content).decode("ascii")
 
 
 def _stream_marks(run: Run) -> list[str]:

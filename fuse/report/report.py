@@ -58,16 +58,14 @@ def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
     """
     _require_packages()
     from twofold.fuse.report.figures import write_drawings
-    from twofold.fuse.report.page import Thumbnails, drawings_of, forest_of, listed_keys, render
+    from twofold.fuse.report.page import drawings_of, forest_of, listed_keys, render
 
     runs = [read_run(path) for path in paths]
     page = Output(out, PAGE, overwrite)
     page.check()
-    thumbnails = None
-    if root:
-        source = open_images(root)
-        check_roots(source, listed_keys(runs))
-        thumbnails = Thumbnails(source)
+    images = open_images(root) if root else None
+    if images:
+        check_roots(images, listed_keys(runs))
     comparisons = compare_with_first(runs, groups=_groups(store) if store else {})
     analyses = [analyse_on_store(run, store) if store else None for run in runs]
     licences = licences_of(dict.fromkeys(stream.backbone for run in runs for stream in run.record.streams))
@@ -80,7 +78,7 @@ def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
         files = write_drawings(figures, drawings | ({"side-by-side": together} if together else {}),
                                overwrite=overwrite)
     page.write_text(render(runs, mark=MARK, licences=licences, comparisons=comparisons, analyses=analyses,
-                           thumbnails=thumbnails, grouped=store is not None))
+                           images=images, grouped=store is not None))
     return WrittenReport(out, runs, files, comparisons, analyses, licences)
 
 

@@ -137,15 +137,15 @@ def find_examples(folder: Path | None, *, max_bytes: int) -> Examples:
 
 @dataclass(frozen=True)
 class App:
-    """What the application serves. facts: what the page says of the run, as JSON."""
+    """What the application serves. description: of the run, as JSON."""
 
     access: Access
     queue: RequestQueue
     examples: Examples
-    facts: dict[str, Any]
+    description: dict[str, Any]
 
     async def run(self, _: Request) -> Response:
-        return JSONResponse(self.facts | {"examples": self.examples.names})
+        return JSONResponse(self.description | {"examples": self.examples.names})
 
     async def recognise(self, request: Request) -> Response:
         answer = await self.queue.answer(request.headers.get("content-length"), request.stream())

@@ -76,7 +76,7 @@ def serve(run: Run, options: ServeOptions, *, load: Callable[[], Embed]) -> Serv
         recogniser = Recogniser(run, open_finder(run, options), load(), options.limits.faces)
         recogniser.warm_up()
         queue = RequestQueue(recogniser.recognise, options.limits, stats)
-        app = App(access, queue, examples, facts(run, options, detects=recogniser.finder.detects))
+        app = App(access, queue, examples, describe_run(run, options, detects=recogniser.finder.detects))
         listener.listen()  # before the address is said: whoever is quick waits, and is not refused
         log.info("open %s (Ctrl-C ends it)%s", url, "" if access.token is None else
                  ". Whoever has this address may send pictures, over a line that is not encrypted; browsers give their "
@@ -89,7 +89,7 @@ def serve(run: Run, options: ServeOptions, *, load: Callable[[], Embed]) -> Serv
     return ServeReport(url.partition("?")[0], stats)
 
 
-def facts(run: Run, options: ServeOptions, *, detects: bool) -> dict[str, Any]:
+def describe_run(run: Run, options: ServeOptions, *, detects: bool) -> dict[str, Any]:
     """What the page says of the run."""
     return {
         "name": run.path.resolve().name, "classes": run.taxonomy.classes, "taxonomy": run.taxonomy.name,

@@ -27,7 +27,7 @@ from twofold.fuse.runs.read import Run, read_run
 from twofold.fuse.serve.app import Access, App, Examples, application
 from twofold.fuse.serve.queue import Limits, RequestQueue, ServeStats
 from twofold.fuse.serve.recogniser import Recogniser
-from twofold.fuse.serve.serve import ServeOptions, facts
+from twofold.fuse.serve.serve import ServeOptions, describe_run
 
 NETWORKS = {"timm:test_resnet": "random:0", "timm:test_vit": "random:0"}
 
@@ -110,7 +110,7 @@ def served() -> Iterator[Callable[..., Served]]:
               examples: Examples | None = None, threshold: float = 0.5) -> Served:
         queue = RequestQueue(recogniser.recognise, limits or Limits())
         options = ServeOptions(limits=queue.limits, threshold=threshold)
-        app = App(Access(token), queue, examples or Examples(), facts(recogniser.run, options, detects=True))
+        app = App(Access(token), queue, examples or Examples(), describe_run(recogniser.run, options, detects=True))
         server = uvicorn.Server(uvicorn.Config(application(app), port=0, log_level="warning", access_log=False,
                                                lifespan="off", http="h11", ws="none"))
         thread = threading.Thread(target=server.run)
