@@ -1,8 +1,7 @@
-"""The verb `bench cache`: the speed and peak memory of feature files beside plain NumPy files, as ratios of one run."""
+"""The verb `bench cache`: the speed of feature files beside plain NumPy files, as ratios of one run."""
 
 import gc
 import os
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from twofold.cache.child import child
 from twofold.cache.feature_file import FeatureFile
 from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.recipe import Recipe
@@ -35,12 +33,11 @@ class Timing:
 
 @dataclass(frozen=True)
 class CacheBench:
-    """Timings of one run on one machine. read_peak: peak memory of a full read over the size of the array returned."""
+    """Timings of one run on one machine; compare the ratios, not the seconds."""
 
     rows: int
     dim: int
     timings: list[Timing]
-    read_peak: float
 
     def record(self) -> dict[str, Any]:
         return asdict(self) | {"limit": self.limit()}
@@ -55,8 +52,7 @@ class CacheBench:
         rows = [(timing.what, f"{timing.seconds * 1e3:.1f} ms", f"{timing.ratio:.2f} x", timing.baseline)
                 for timing in self.timings]
         return "\n".join([f"{self.rows} x {self.dim} float16, the fastest of {REPEATS}, file cache warm",
-                          *table([("", "time", "speed", "of"), *rows]),
-                          f"peak memory of a full read: {self.read_peak:.2f} x the array", f"{self.limit()}."])
+                          *table([("", "time", "speed", "of"), *rows]), f"{self.limit()}."])
 
 
 def bench_cache(*, rows: int, dim: int, folder: Path | None = None) -> CacheBench:
@@ -66,9 +62,7 @@ def bench_cache(*, rows: int, dim: int, folder: Path | None = None) -> CacheBenc
     """
     with tempfile.TemporaryDirectory(dir=folder) as name:
         features = np.random.default_rng(0).standard_normal((rows, dim), np.float32).astype(np.float16)
-        timings = _timings(Path(name), features)
-        del features
-        return CacheBench(rows, dim, timings, _read_peak(Path(name, "ours.h5"), rows * dim * 2))
+        return CacheBench(rows, dim, _timings(Path(name), features))
 
 
 def _timings(folder: Path, features: np.ndarray) -> list[Timing]:
@@ -118,15 +112,3 @@ def _fastest(*works: Callable[[], object]) -> list[float]:
             best[number] = min(best[number], time.perf_counter() - began)
             del result
     return best
-
-
-def _read_peak(path: Path, size: int) -> float:
-    """Growth of a new process's peak memory through a full read, over the bytes that the read returns."""
-    code = ("from twofold.cache.feature_file import FeatureFile; import numpy as np, re, resource, pathlib\n"
-            f"file = FeatureFile({str(path)!r}); file.read_rows(np.arange(1))\n"
-            "def peak():\n"  # Linux: of this program alone; getrusage would tell the larger parent's
-            "    status = pathlib.Path('/proc/self/status')\n"
-            "    if status.exists(): return int(re.search(r'VmHWM:\\s+(\\d+)', status.read_text())[1]) * 1024\n"
-            "    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-            "before = peak(); values = file.read(dtype=np.float16); print(peak() - before)")
-    return int(subprocess.run(child(code), check=True, text=True, capture_output=True).stdout) / size

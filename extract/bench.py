@@ -22,7 +22,6 @@ from twofold.data.images.sources import ImageSource, open_images, parse_roots
 from twofold.data.manifest import read_manifest
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import openmp_settings
-from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.engine.loop import run_jobs
 from twofold.extract.plan import ExtractOptions, Job, recipe_of
 from twofold.extract.streams import Encoders, Stream
@@ -101,35 +100,19 @@ def bench_extract(streams: Sequence[Stream], *, manifest: Path, roots: Sequence[
 
 
 def _legs(jobs: Sequence[Job], keys: Sequence[str], source: ImageSource, workers: int) -> list[Leg]:
-    """The stages that these encoders have: copies only where they run on a GPU."""
-    encoders, size = [job.encoder for job in jobs], min(job.encoder.batch_size for job in jobs)
-
-    def images(encoder: Encoder, **options: Any) -> torch.Tensor:
+    """The stages alone, one after the other."""
+    size, batches = min(job.encoder.batch_size for job in jobs), []
+    for encoder in (job.encoder for job in jobs):
         side = encoder.preprocessing.size
-        return torch.zeros((size, side, side, 3), dtype=torch.uint8, **options)
+        batches.append((encoder, torch.zeros((size, side, side, 3), dtype=torch.uint8, device=encoder.device)))
 
-    def timed(name: str, buffer: Callable[[Encoder], Any], work: Callable[[Encoder, Any], object]) -> Leg:
-        """One batch of each encoder, from a buffer that is ready."""
-        buffers = [buffer(encoder) for encoder in encoders]
+    def forward() -> None:
+        for encoder, batch in batches:
+            encoder.embed(batch)
+        for device in {encoder.device for encoder, _ in batches if encoder.device.type == "cuda"}:
+            torch.cuda.synchronize(device)
 
-        def run() -> None:
-            for encoder, values in zip(encoders, buffers, strict=True):
-                work(encoder, values)
-            for device in {encoder.device for encoder in encoders if encoder.device.type == "cuda"}:
-                torch.cuda.synchronize(device)
-
-        return _timed(name, run, size)
-
-    legs = [_decode(jobs, keys, source, workers),
-            timed("forward", lambda encoder: images(encoder, device=encoder.device),
-                  lambda encoder, batch: encoder.embed(batch))]
-    if all(encoder.device.type == "cuda" for encoder in encoders):
-        legs.insert(1, timed("upload", lambda encoder: images(encoder, pin_memory=True),
-                             lambda encoder, batch: batch.to(encoder.device, non_blocking=True)))
-        legs.append(timed("download", lambda encoder: (torch.zeros((size, encoder.dim), device=encoder.device),
-                                                       torch.empty((size, encoder.dim), pin_memory=True)),
-                          lambda _, features: features[1].copy_(features[0], non_blocking=True)))
-    return [*legs, _write(jobs)]
+    return [_decode(jobs, keys, source, workers), _timed("forward", forward, size), _write(jobs)]
 
 
 def _decode(jobs: Sequence[Job], keys: Sequence[str], source: ImageSource, workers: int) -> Leg:
