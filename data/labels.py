@@ -9,6 +9,14 @@ from pathlib import Path
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import read_toml
 
+FROM_DATA = "from-data"
+OWN_COLUMN = "label"  #: where own labels stand in a manifest unless the file says otherwise
+TOML_KEYS = ("name", "target", "classes", "numbers", "pairs")
+MAX_CLASSES = 500  #: classes; a column with more different values holds something else
+MAX_NAME_LETTERS = 100  #: characters of a name
+JOINERS = "\u200c\u200d"  #: written inside words of some scripts, though Unicode counts them as control characters
+RESERVED_NAMES = re.compile(r"key|split|truth|prediction|face|basic|uncertain|top\d+|share .*")  #: of our own tables
+NON_LABEL_COLUMNS = ("key", "split", "group", "fold")  #: columns of a manifest that hold no classes
 BASIC = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
 
 ADVERBS = {"happily": "happiness", "sadly": "sadness", "fearfully": "fear", "angrily": "anger",
@@ -133,7 +141,8 @@ def canonical_label(label: str) -> str:
 
     A compound is two emotions in their order, the first as it names the adverb: `sad angry` is `sadly_angry`.
     """
-    words = _words(label)
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label)  # HappilySurprised
+    words = [word for word in re.split(r"[\s_\-+&/]+", spaced.lower()) if word]
     if len(words) == 1 and words[0] in BASIC_OF:
         return BASIC_OF[words[0]]
     basics = [BASIC_OF.get(word, "") for word in words]
@@ -175,21 +184,6 @@ def rename_label(label: str, names: Mapping[str, str]) -> str:
     return names[label] if label in names else canonical_label(label)
 
 
-def _words(label: str) -> list[str]:
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label)  # HappilySurprised
-    return [word for word in re.split(r"[\s_\-+&/]+", spaced.strip().lower()) if word]
-
-
-FROM_DATA = "from-data"
-OWN_COLUMN = "label"  #: where own labels stand in a manifest unless the file says otherwise
-KEYS = ("name", "target", "classes", "numbers", "pairs")
-MOST = 500  #: classes; a column with more different values holds something else
-LONGEST = 100  #: characters of a name
-JOINERS = "\u200c\u200d"  #: written inside words of some scripts, though Unicode counts them as control characters
-TAKEN = re.compile(r"key|split|truth|prediction|face|basic|uncertain|top\d+|share .*")  #: columns of our own tables
-NON_LABEL_COLUMNS = ("key", "split", "group", "fold")  #: columns of a manifest that hold no classes
-
-
 @dataclass(frozen=True)
 class TaxonomyList:
     """What `manifest classes` lists."""
@@ -197,7 +191,15 @@ class TaxonomyList:
     each: tuple[Taxonomy, ...]
 
     def text(self) -> str:
-        return "\n\n".join("\n".join(_lines(classes)) for classes in self.each)
+        rows = []
+        for classes in self.each:
+            column = "" if classes.target in ("basic", "compound") else ", the manifest's column of that name"
+            source = f": {classes.source}" if classes.source else ""
+            width = max(map(len, classes.classes))
+            rows += ["", f"{classes.name} ({classes.target}{column}){source}, {len(classes.classes)} classes",
+                     *(f"{number:4}  {name:{width}}  {' + '.join(basics) if len(basics) > 1 else ''}".rstrip()
+                       for number, name, basics in zip(classes.numbers, classes.classes, classes.basics, strict=True))]
+        return "\n".join(rows[1:])
 
     def record(self) -> dict:
         return {"taxonomies": [taxonomy_record(classes) for classes in self.each]}
@@ -250,17 +252,15 @@ def taxonomy_record(classes: Taxonomy) -> dict:
 
 
 def taxonomy_from_record(run: object) -> Taxonomy:
-    """The taxonomy in a run's record, which may come from a stranger: own ones are checked like a file.
+    """The taxonomy in a run's record, which is untrusted: one's own is checked as a file is.
 
-    Runs of before own taxonomies have a name only. Raises InputError for what is no taxonomy.
+    Raises InputError for what is no taxonomy.
     """
     record = run.get("taxonomy") if isinstance(run, dict) else None
-    if isinstance(run, dict) and record is None:
-        return builtin_taxonomy(str(run.get("classes_name"))[:LONGEST])
     if not isinstance(record, dict):
         raise InputError("no classes are recorded there")
     if record.get("source"):
-        return builtin_taxonomy(str(record.get("name"))[:LONGEST])
+        return builtin_taxonomy(str(record.get("name"))[:MAX_NAME_LETTERS])
     names, basics = record.get("classes"), record.get("parts")
     if not isinstance(names, list) or not isinstance(basics, list) or len(names) != len(basics):
         raise InputError("the classes recorded there are damaged")
@@ -274,9 +274,9 @@ def normalize_label(label: str) -> str:
 
 
 def _from_table(table: dict) -> Taxonomy:
-    unknown = [name for name in table if name not in KEYS]
+    unknown = [name for name in table if name not in TOML_KEYS]
     if unknown:
-        raise InputError(f"unknown {', '.join(unknown)}: keys are {', '.join(KEYS)}")
+        raise InputError(f"unknown {', '.join(unknown)}: keys are {', '.join(TOML_KEYS)}")
     names = _names(table.get("classes"))
     target = _target(table.get("target"), names)
     name = table["name"]
@@ -294,20 +294,20 @@ def _names(classes: object) -> tuple[str, ...]:
     names = tuple(normalize_label(name) for name in classes)
     for number, name in enumerate(names):
         if name in names[:number]:
-            raise InputError(f"the class {name!r} stands there twice")
+            raise InputError(f"the class {name!r} is listed twice")
         if reason := _fault(name):
             raise InputError(f"the class {name!r} {reason}")
-        if TAKEN.fullmatch(name):
-            raise InputError(f"the class {name!r} is called as a column of our tables is: choose another name")
-    if not 2 <= len(names) <= MOST:
-        raise InputError(f"{len(names)} class{'es' if len(names) != 1 else ''}: 2 to {MOST} are needed")
+        if RESERVED_NAMES.fullmatch(name):
+            raise InputError(f"the class {name!r} is the name of a column of our tables: choose another")
+    if not 2 <= len(names) <= MAX_CLASSES:
+        raise InputError(f"{len(names)} class{'es' if len(names) != 1 else ''}: 2 to {MAX_CLASSES} are needed")
     return names
 
 
 def _fault(name: str) -> str:
     """Why a text cannot be a name; empty if it can."""
-    if not name or len(name) > LONGEST:
-        return f"is not 1 to {LONGEST} characters long"
+    if not name or len(name) > MAX_NAME_LETTERS:
+        return f"is not 1 to {MAX_NAME_LETTERS} characters long"
     if any(unicodedata.category(letter)[0] == "C" or unicodedata.category(letter) in ("Zl", "Zp")
            for letter in name if letter not in JOINERS):
         return "has control characters"
@@ -350,12 +350,3 @@ def _pairs(pairs: object, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
         if len(basic_emotions(name)) == 2 and set(two) != set(basic_pair(name)):
             raise InputError(f"the pair of {name!r} is {' and '.join(basic_pair(name))}, as its name says")
     return tuple(tuple(basics.get(name, basic_emotions(name))) for name in names)
-
-
-def _lines(classes: Taxonomy) -> list[str]:
-    column = "" if classes.target in ("basic", "compound") else ", the manifest's column of that name"
-    source = f": {classes.source}" if classes.source else ""
-    width = max(map(len, classes.classes))
-    return [f"{classes.name} ({classes.target}{column}){source}, {len(classes.classes)} classes",
-            *(f"{number:4}  {name:{width}}  {' + '.join(basics) if len(basics) > 1 else ''}".rstrip()
-              for number, name, basics in zip(classes.numbers, classes.classes, classes.basics, strict=True))]

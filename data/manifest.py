@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from twofold.data.labels import BASIC, basic_pair
+from twofold.data.utils.atomic import atomic_write
 from twofold.data.utils.csv_files import check_cells, read_table, table_to_csv
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import key_fault
-from twofold.data.utils.outputs import Output, OutputKind, read_header, replace_file
+from twofold.data.utils.outputs import Output, OutputKind, read_header
 
 COLUMNS = ("key", "split", "basic", "compound", "group")
 SPLITS = ("train", "val", "test", "")
@@ -85,7 +86,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
         return
     if not path.parent.is_dir() or path.is_dir():
         raise InputError(f"{path}: cannot be written: {'it is a folder' if path.is_dir() else 'its folder is missing'}")
-    with replace_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 

@@ -14,8 +14,8 @@ from twofold.data.faces.detectors import open_detector
 from twofold.data.faces.settings import CropSettings, Sampling
 from twofold.data.images.sources import NO_FACE_SUFFIX
 from twofold.data.manifest import read_manifest
+from twofold.data.utils.atomic import atomic_write
 from twofold.data.utils.errors import InputError
-from twofold.data.utils.outputs import replace_file
 
 CORNER_PENALTY = 0.5  #: share of its weight that a face loses in a corner of the image
 
@@ -61,7 +61,8 @@ def link_frames(table: pd.DataFrame, frames: Sequence[str], crops: Path, folder:
             continue
         target = folder / PurePosixPath(name).with_suffix(PurePosixPath(key).suffix)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replace_file(target, synced=False) as temporary:
+        with atomic_write(target, durable=False) as temporary:
+            temporary.unlink()
             try:
                 os.link(crops / key, temporary)
             except OSError:

@@ -20,8 +20,8 @@ from twofold.data.faces.settings import VERSION, CropSettings, Sampling
 from twofold.data.faces.sources import Source, find_sources
 from twofold.data.faces.video import VideoError, video_facts
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
+from twofold.data.utils.atomic import atomic_write
 from twofold.data.utils.errors import InputError
-from twofold.data.utils.outputs import replace_file, write_image
 
 FACES, FACTS, JOURNAL = "faces.csv", "crop.json", ".journal.jsonl"
 LOG_SECONDS = 30  #: between progress lines where stderr is not a terminal
@@ -72,7 +72,8 @@ def crop(request: CropRequest, model: DetectorModel, *, progress: bool = True) -
                         for number, face in enumerate(entry.faces):
                             path = out / face_key(entry, number, settings)
                             path.parent.mkdir(parents=True, exist_ok=True)
-                            write_image(path, face.content)
+                            with atomic_write(path, durable=False) as temporary:
+                                temporary.write_bytes(face.content)
                         journal.add(entry, digests[entry.source.name])
                         frames += is_image
                     bar.update(is_image)
@@ -92,7 +93,7 @@ def _claim_folder(out: Path, facts: dict[str, Any]) -> None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{out} exists and is no folder of `crop`: choose another -o")
         out.mkdir(parents=True, exist_ok=True)
-        with replace_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         return
     try:
@@ -223,7 +224,7 @@ class Journal:
     def forget(self, names: Set[str]) -> None:
         """Remove all lines of these sources."""
         if names:
-            with replace_file(self.path) as temporary, self.path.open("rb") as old, temporary.open("wb") as new:
+            with atomic_write(self.path) as temporary, self.path.open("rb") as old, temporary.open("wb") as new:
                 new.writelines(line for line in old if json.loads(line)["source"] not in names)
             self.file.close()
             self.file = self._open(self.path)

@@ -20,10 +20,10 @@ from twofold.data.images.sources import open_images
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import Manifest, build_manifest
 from twofold.data.readers.common import Reader, check_choice, compare_counts, missing_note, reads_archives
+from twofold.data.utils.atomic import atomic_write
 from twofold.data.utils.csv_files import check_cells, check_columns, read_table
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import cli_option
-from twofold.data.utils.outputs import write_image
 
 SETS = {"train_set": "train", "val_set": "val"}
 LISTS = {"training.csv": "train", "validation.csv": "val"}
@@ -161,7 +161,9 @@ def crop_faces(samples: Manifest, root: Path, folder: Path) -> Manifest:
     def crop(key: str, box: list[str], path: Path) -> str:
         try:
             if not path.exists():
-                write_image(path, _cropped(source.read(key), box))
+                content = _cropped(source.read(key), box)
+                with atomic_write(path, durable=False) as temporary:
+                    temporary.write_bytes(content)
         except ImageError as error:
             return str(error)
         return ""

@@ -16,10 +16,10 @@ from twofold.data.images.csv_pixels import open_pixel_table, row_key
 from twofold.data.images.decode import ImageError
 from twofold.data.manifest import Manifest, build_manifest
 from twofold.data.readers.common import Reader, compare_counts
+from twofold.data.utils.atomic import atomic_write
 from twofold.data.utils.csv_files import check_cells, check_columns, read_table
 from twofold.data.utils.errors import InputError, first_line
 from twofold.data.utils.options import cli_option
-from twofold.data.utils.outputs import write_image
 
 EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 NUMBERS = {str(number): name for number, name in enumerate(EMOTIONS)}
@@ -77,7 +77,9 @@ def unpack_faces(samples: Manifest, source: Path, folder: Path) -> Manifest:
     for row, name in zip(rows, names, strict=True):
         try:
             if not (folder / name).exists():
-                write_image(folder / name, pixels.read(row))
+                content = pixels.read(row)
+                with atomic_write(folder / name, durable=False) as temporary:
+                    temporary.write_bytes(content)
         except ImageError as error:
             raise InputError(f"{source}: row {row + 2}, column 'pixels': {error}") from None
     return build_manifest(samples.table.assign(key=names), source=str(folder), notes=samples.notes)

@@ -21,14 +21,18 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.E
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success fsync it, rename it to `path` and fsync the folder.
 
-    On any error the temporary file is removed and `path` is untouched.
+    On any error the temporary file is removed and `path` is untouched. Without `durable` it survives a crash of the
+    process, not a power cut: enough for thousands of images.
     """
     with temporary_file(path.parent) as temporary:
         yield temporary
-        publish(temporary, path)
+        if durable:
+            publish(temporary, path)
+        else:
+            os.replace(temporary, path)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from twofold.data.utils.atomic import fsync
 from twofold.data.utils.errors import InputError
 
 NO_LINKS_HERE = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EXDEV)
@@ -63,9 +64,9 @@ class Output:
         temporary = self._target.with_name(f".tmp-{uuid.uuid4().hex}{self.path.suffix}")
         try:
             yield temporary
-            fsync_path(temporary)
+            fsync(temporary)
             self._put_in_place(temporary)
-            fsync_path(temporary.parent)
+            fsync(temporary.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -146,41 +147,3 @@ def read_head(path: Path) -> str:
 def read_header(path: Path) -> list[str]:
     """The names in the header line of a CSV file with commas."""
     return read_head(path).partition("\n")[0].strip().replace('"', "").split(",")
-
-
-def fsync_path(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def replace_file(path: Path, *, synced: bool = True) -> Iterator[Path]:
-    """A temporary name beside `path`, put in its place once it is written; after any error the old file stays.
-
-    synced: survive a power cut, too; a folder of thousands of faces need not.
-    """
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
-    try:
-        yield temporary
-        if synced:
-            fsync_path(temporary)
-        temporary.replace(path)
-        if synced:
-            fsync_path(path.parent)
-    except OSError as error:
-        if error.filename in (temporary, str(temporary)):
-            error.filename = str(path)  # whose name says something
-        raise
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def write_image(path: Path, content: bytes) -> None:
-    """Put one image file in its place, whole or not at all."""
-    with replace_file(path, synced=False) as temporary:
-        temporary.write_bytes(content)

@@ -10,10 +10,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from twofold.data.manifest import build_manifest, manifest_output, read_manifest, write_manifest
+from twofold.data.utils.atomic import atomic_write
 from twofold.data.utils.csv_files import detect_separator, escape_cells, read_table, table_to_csv, unescape_cells
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import LONGEST, ambiguous_keys, key_fault
-from twofold.data.utils.outputs import replace_file
 
 TEXTS = st.text(st.sampled_from("abé =+-@'\"\t\r\n,;1.e_/"), max_size=8)
 
@@ -145,7 +145,7 @@ def test_what_is_no_manifest_is_not_written_over(tmp_path, cli, put):
 def test_a_failure_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), replace_file(path) as temporary:
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and [file.name for file in tmp_path.iterdir()] == ["x.csv"]

@@ -56,12 +56,12 @@ def test_the_column_follows_from_the_names(toml, names, target):
 
 
 def test_one_name_in_both_of_unicodes_forms_is_one_class(toml):
-    with pytest.raises(InputError, match=r"own\.toml: the class 'colère' stands there twice"):
+    with pytest.raises(InputError, match=r"own\.toml: the class 'colère' is listed twice"):
         read_taxonomy(toml('classes = ["col\u00e8re", "cole\u0300re"]'))
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ('classes = ["joy", "joy"]', "'joy' stands there twice"),
+    ('classes = ["joy", "joy"]', "'joy' is listed twice"),
     ('classes = ["joy"]', "1 class: 2 to 500 are needed"),
     ("classes = []", "0 classes: 2 to 500 are needed"),
     ('name = "x"', "classes must be a list of names"),
@@ -74,8 +74,8 @@ def test_one_name_in_both_of_unicodes_forms_is_one_class(toml):
     ('classes = ["joy", "+joy"]', r"begins with '\+'"),
     ('classes = ["joy", "-joy"]', "begins with '-'"),
     ('classes = ["joy", "@joy"]', "begins with '@'"),
-    ('classes = ["joy", "prediction"]', "called as a column of our tables is"),
-    ('classes = ["joy", "top3"]', "called as a column of our tables is"),
+    ('classes = ["joy", "prediction"]', "is the name of a column of our tables"),
+    ('classes = ["joy", "top3"]', "is the name of a column of our tables"),
     ('classes = ["joy", "fun"]\ncolour = "red"', "unknown colour: keys are name, target, classes, numbers, pairs"),
     ('classes = ["joy", "fun"]\ntarget = "key"', "the target 'key' is no column of labels"),
     ('classes = ["joy", "fun"]\ntarget = 3', "the target 3 is no column of labels"),
@@ -128,11 +128,10 @@ def test_a_record_reads_back(toml):
     own = read_taxonomy(toml('classes = ["bittersweet", "calm"]\n[pairs]\nbittersweet = ["happiness", "sadness"]'))
     for classes in (*TAXONOMIES, own):
         assert taxonomy_from_record(json.loads(json.dumps({"taxonomy": taxonomy_record(classes)}))) == classes
-    assert taxonomy_from_record({"classes_name": "basic7"}).name == "basic7"  # as runs of before said it
 
 
 @pytest.mark.parametrize(("record", "message"), [
-    ([], "no classes"), ({}, "unknown classes"), ({"taxonomy": 3}, "no classes"), ({"taxonomy": {}}, "damaged"),
+    ([], "no classes"), ({}, "no classes are recorded"), ({"taxonomy": 3}, "no classes"), ({"taxonomy": {}}, "damaged"),
     ({"taxonomy": {"source": "x", "name": "own"}}, "unknown classes"),
     ({"taxonomy": {"name": "x", "classes": ["a", "b"], "parts": [[]]}}, "damaged"),
     ({"taxonomy": {"name": "x", "classes": ["a", "=b"], "parts": [[], []]}}, "formula"),
