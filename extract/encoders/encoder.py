@@ -1,4 +1,4 @@
-"""An encoder: a network with its weights, ready to embed prepared images."""
+"""A network before its weights are loaded (Architecture), and with them, ready to embed images (Encoder)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,13 +6,37 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from torch import nn
 
 from twofold.cache.classifier import BackboneClassifier
 from twofold.data.utils.errors import InputError
 from twofold.extract.devices import PRECISIONS, is_out_of_memory
+from twofold.extract.encoders.classifier import LinearLayer, single_linear_layer
 from twofold.extract.encoders.preprocessing import Preprocessing
 
 FIRST_TRY = {"cpu": 16, "cuda": 256, "mps": 64}  # more gains nothing, on a CPU even loses (caches)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A network that turns (B, 3, S, S) into (B, D), not yet loaded.
+
+    heads: prefixes of classifier entries that a weights file may hold besides; own_head: prefix of those that
+    `network` itself has but the embedding does not need; classifier: makes one layer of these entries; trim: after
+    loading, turns `network` into what the forward pass needs; rename: from the weights file's names to the network's;
+    resized: the user asked for another input size, so that weights may have to be fitted.
+    """
+
+    name: str  #: as the recipe records it, `torchvision.mobilenet_v2`
+    network: nn.Module
+    tap: str
+    preprocessing: Preprocessing
+    heads: tuple[str, ...]
+    trim: Callable[[nn.Module], nn.Module] = lambda network: network
+    rename: Callable[[str], str] = lambda name: name
+    own_head: str = "\0"
+    classifier: Callable[..., LinearLayer | None] = single_linear_layer
+    resized: bool = False
 
 
 @dataclass

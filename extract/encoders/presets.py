@@ -12,7 +12,7 @@ from twofold.extract.weights.find import PublishedWeights
 if TYPE_CHECKING:
     from torch import nn
 
-    from twofold.extract.encoders.architecture import Architecture
+    from twofold.extract.encoders.encoder import Architecture
     from twofold.extract.weights.read import Checkpoint
 
 VIT_SIZE, VIT_PATCH = 224, 16  #: pixels
@@ -61,7 +61,7 @@ class Preset:
 
     def declared(self, network: "nn.Module", **more: Any) -> "Architecture":
         """The network with what this entry says about it."""
-        from twofold.extract.encoders.architecture import Architecture
+        from twofold.extract.encoders.encoder import Architecture
 
         return Architecture(name=self.architecture, network=network, tap=self.tap, preprocessing=self.preprocessing,
                             heads=self.heads, **more)
@@ -176,6 +176,7 @@ PRESETS: tuple[Preset, ...] = (
 )
 
 
+# ----------------------------------------------------------------------------------- as a source, without a prefix
 def find_preset(name: str) -> Preset | None:
     """The preset of that name, or None."""
     return next((preset for preset in PRESETS if preset.name == name), None)
@@ -187,3 +188,23 @@ def preset(name: str) -> Preset:
         return found
     names = ", ".join(backbone.name for backbone in PRESETS)
     raise InputError(f"unknown backbone {name!r}: choose from {names}, timm:NAME, torchvision:NAME, onnx:PATH")
+
+
+check_name = preset
+
+
+def build(name: str, *, checkpoint: "Checkpoint | None", size: int, drop_path: float) -> "Architecture":
+    """The network of a preset."""
+    found = preset(name)
+    return found.build(found, checkpoint, size, drop_path)
+
+
+def published(name: str) -> PublishedWeights:
+    """Where the weights of a preset come from."""
+    return preset(name).weights
+
+
+def licence(name: str) -> str:
+    """The licence of a preset's weights; empty for another name."""
+    found = find_preset(name)
+    return found.licence if found else ""

@@ -4,21 +4,21 @@ import importlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
-from twofold.extract.encoders.presets import find_preset, preset
 from twofold.extract.weights.find import PublishedWeights
 
 if TYPE_CHECKING:
-    from twofold.extract.encoders.architecture import Architecture
+    from twofold.extract.encoders.encoder import Architecture
     from twofold.extract.weights.read import Checkpoint
 
 #: prefix of the name to the module that is a Source (ONNX models bring no network to build: see `onnx`)
-SOURCES = {"timm": "twofold.extract.encoders.timm", "torchvision": "twofold.extract.encoders.torchvision"}
+SOURCES = {"timm": "twofold.extract.encoders.timm", "torchvision": "twofold.extract.encoders.torchvision",
+           "": "twofold.extract.encoders.presets"}
 
 
 class Source(Protocol):
     """A module of backbones; `name` is what stands behind the prefix."""
 
-    def check_name(self, name: str) -> None:
+    def check_name(self, name: str) -> object:
         """Raise InputError, saying what there is, for a name that it does not have."""
         ...
 
@@ -38,31 +38,13 @@ class Source(Protocol):
         ...
 
 
-class _Presets:
-    """The presets as a source, without a prefix."""
-
-    def check_name(self, name: str) -> None:
-        preset(name)
-
-    def build(self, name: str, *, checkpoint: "Checkpoint | None", size: int, drop_path: float) -> "Architecture":
-        found = preset(name)
-        return found.build(found, checkpoint, size, drop_path)
-
-    def published(self, name: str) -> PublishedWeights:
-        return preset(name).weights
-
-    def licence(self, name: str) -> str:
-        found = find_preset(name)
-        return found.licence if found else ""
-
-
 def source_of(backbone: str) -> tuple[Source, str]:
     """The source of a backbone's name, and the name that it has there. Options behind the name are left out."""
-    kind, colon, name = backbone.partition("?")[0].partition(":")
-    if colon and kind in SOURCES:
-        module: Source = importlib.import_module(SOURCES[kind])  # type: ignore[assignment]
-        return module, name
-    return _Presets(), backbone.partition("?")[0]
+    plain = backbone.partition("?")[0]
+    kind, colon, name = plain.partition(":")
+    kind, name = (kind, name) if colon and kind in SOURCES else ("", plain)
+    module: Source = importlib.import_module(SOURCES[kind])  # type: ignore[assignment]
+    return module, name
 
 
 def published_weights(backbone: str) -> PublishedWeights:
@@ -73,9 +55,5 @@ def published_weights(backbone: str) -> PublishedWeights:
 
 def licences(backbones: Iterable[str]) -> dict[str, str]:
     """The licence of each backbone for which one is stated."""
-    stated = {}
-    for backbone in backbones:
-        source, name = source_of(backbone)
-        if licence := source.licence(name):
-            stated[backbone] = licence
-    return stated
+    stated = {backbone: source.licence(name) for backbone in backbones for source, name in [source_of(backbone)]}
+    return {backbone: licence for backbone, licence in stated.items() if licence}

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from twofold.data.utils.errors import InputError
-from twofold.extract.encoders.architecture import Architecture
+from twofold.extract.encoders.encoder import Architecture
 from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.weights.find import HUB_FILE, PublishedWeights, default_file
 from twofold.extract.weights.read import Checkpoint

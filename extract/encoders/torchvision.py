@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from twofold.data.utils.errors import InputError
-from twofold.extract.encoders.architecture import Architecture
+from twofold.extract.encoders.encoder import Architecture
 from twofold.extract.encoders.finetuned import PREPROCESSING
 from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.weights.find import PublishedWeights, default_file

@@ -11,7 +11,7 @@ from torch import nn
 
 from twofold.cache.classifier import TrainingSamples
 from twofold.data.utils.errors import InputError, first_line
-from twofold.extract.encoders.architecture import Architecture
+from twofold.extract.encoders.encoder import Architecture
 from twofold.extract.encoders.finetuned import training_samples_of
 from twofold.extract.encoders.random_weights import noise_images, seeded
 from twofold.extract.encoders.registry import build, check_name, load_weights

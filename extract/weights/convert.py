@@ -30,7 +30,6 @@ class Conversion:
             f"{facts['looks_like']}",
             *(f"  entry {name or '(the file itself)'}: {kind}" for name, kind in facts["entries"].items()),
             *(f"  left out, not run: {name} x {count}" for name, count in facts["dropped"].items()),
-            *([f"  best_acc: {facts['best_acc']:.2f}"] if facts["best_acc"] is not None else []),
             *([f"  classes: {self.classes}"] if self.classes else []),
             f"wrote {self.written}",
         ]

@@ -1,8 +1,6 @@
 """Read any published weights file as data, and say what is wrong with it if it holds no weights."""
 
 import hashlib
-import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +10,7 @@ import numpy as np
 import torch
 
 from twofold.data.utils.errors import InputError
-from twofold.extract.weights.pickles import MAX_LISTING, Array, StandIn, TooMuch, left_out, read_pickle, read_zip
+from twofold.extract.weights.pickles import Array, StandIn, TooMuch, bounded_memory, read_pickle, read_zip
 
 CONTAINERS = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params")
 PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
@@ -24,7 +22,7 @@ class Checkpoint:
     """The weights of a file and what else was in it.
 
     container: the entry that the weights were under, "" for the file itself; entries: top-level entries and what
-    each is; dropped: names of classes and functions that were left unread, with how often; best_acc: as stored.
+    each is; dropped: names of classes and functions that were left unread, with how often.
     """
 
     path: Path
@@ -33,14 +31,13 @@ class Checkpoint:
     container: str = ""
     entries: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
-    best_acc: float | None = None
     metadata: dict[str, str] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """Describe the file without its tensors."""
         parameters = sum(tensor.numel() for tensor in self.tensors.values() if tensor.is_floating_point())
         return {"format": self.format, "container": self.container, "tensors": len(self.tensors),
-                "parameters": parameters, "entries": self.entries, "dropped": self.dropped, "best_acc": self.best_acc}
+                "parameters": parameters, "entries": self.entries, "dropped": self.dropped}
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -56,19 +53,26 @@ def read_checkpoint(path: Path) -> Checkpoint:
         start = stream.read(512)
     refuse_other_files(path, start, size)
     try:
-        if start[4:9] == b"\0\0\0\0{":  # the length of a header as 64 bits, and its first character
-            return _read_safetensors(path)
-        if start[:4] == b"PK\x03\x04":
-            return _checkpoint(path, "torch", *read_zip(path, size))
-        if start[:1] == b"\x80":
-            return _checkpoint(path, *read_pickle(path, size))
+        with bounded_memory(size):
+            return _read(path, start, size)
     except InputError:
         raise
     except TooMuch as error:
         raise InputError(f"{path} was made to overwhelm its reader ({error}): it was refused") from None
+    except MemoryError:
+        raise InputError(f"{path} takes far more memory than its size: it was refused") from None
     except Exception as error:  # whatever reading trips over is the file's fault: it is data that we were given
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise InputError(f"{path} is cut off or damaged, at {size} bytes ({reason}): {AGAIN}") from None
+
+
+def _read(path: Path, start: bytes, size: int) -> Checkpoint:
+    if start[4:9] == b"\0\0\0\0{":  # the length of a header as 64 bits, and its first character
+        return _read_safetensors(path)
+    if start[:4] == b"PK\x03\x04":
+        return _checkpoint(path, "torch", *read_zip(path, size))
+    if start[:1] == b"\x80":
+        return _checkpoint(path, *read_pickle(path))
     if path.suffix == ".onnx":
         raise InputError(f"{path} is an ONNX model: name it as a backbone, onnx:{path}")
     raise InputError(f"{path} is not a weights file: it starts with {start[:8]!r}")
@@ -92,17 +96,14 @@ def refuse_other_files(path: Path, start: bytes, size: int) -> None:
 
 
 def safetensors_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file, its tensors unread; empty for every other file. Raises OSError."""
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if not 2 <= length <= MAX_LISTING:
-            return {}
-        try:
-            header = json.loads(stream.read(length))
-        except (ValueError, RecursionError):
-            return {}
-    metadata = header.get("__metadata__") if isinstance(header, dict) else None
-    return metadata if isinstance(metadata, dict) else {}
+    """The metadata of a safetensors file; empty for every other file. Raises OSError."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except SafetensorError:
+        return {}
 
 
 def file_sha256(path: Path) -> str:
@@ -114,10 +115,6 @@ def file_sha256(path: Path) -> str:
 def _read_safetensors(path: Path) -> Checkpoint:
     from safetensors import safe_open
 
-    with path.open("rb") as stream:
-        header = int.from_bytes(stream.read(8), "little")
-    if header > MAX_LISTING:
-        raise InputError(f"{path} lists its tensors in {header} bytes, more than any network needs: it was refused")
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         return Checkpoint(path=path, format="safetensors", tensors=_without_prefixes(tensors),
@@ -125,8 +122,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 
 # ------------------------------------------------------------------------------------- from objects to a state dict
-def _checkpoint(path: Path, form: str, tree: Any, names: Counter[str]) -> Checkpoint:
-    dropped = left_out(names)
+def _checkpoint(path: Path, form: str, tree: Any, dropped: dict[str, int]) -> Checkpoint:
     container = _container(tree)
     if container is None:
         classes = f" (it also names {', '.join(list(dropped)[:3])}; none of that was run)" if dropped else ""
@@ -136,7 +132,7 @@ def _checkpoint(path: Path, form: str, tree: Any, names: Counter[str]) -> Checkp
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > 4 * path.stat().st_size + 2**20:
         raise InputError(f"{path} declares far more numbers than it holds: it was refused")
     return Checkpoint(path=path, format=form, tensors=_without_prefixes(tensors), container=container, dropped=dropped,
-                      entries=_description(tree), best_acc=_best_accuracy(tree))
+                      entries=_description(tree))
 
 
 def _container(tree: Any) -> str | None:
@@ -170,14 +166,6 @@ def _tensor(value: Any) -> torch.Tensor:
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise ValueError(f"a tensor of {value.numel()} numbers is declared over fewer")
     return value.detach()
-
-
-def _best_accuracy(tree: Any) -> float | None:
-    """The `best_acc` that training scripts store, in their unit (mostly percent), if the file has one."""
-    value = tree.get("best_acc")
-    if _is_tensor(value):
-        return float(_tensor(value)) if _tensor(value).numel() == 1 else None
-    return float(value) if isinstance(value, int | float) else None
 
 
 def _description(tree: Any) -> dict[str, str]:

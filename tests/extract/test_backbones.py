@@ -140,7 +140,7 @@ def test_vit_mae_is_the_mean_of_the_patch_tokens_of_timms_model():
     config = timm.get_pretrained_cfg("vit_base_patch16_224.mae")
     assert (config.mean, config.std) == (preset("vit_mae").preprocessing.mean, preset("vit_mae").preprocessing.std)
     assert config.license.lower() == preset("vit_mae").licence.lower() and config.hf_hub_id == preset("vit_mae").hub
-    assert config.url.endswith(preset("vit_mae").file)
+    assert config.url.endswith(preset("vit_mae").files[0])
 
 
 @pytest.fixture(scope="module")

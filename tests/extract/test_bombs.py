@@ -61,10 +61,6 @@ def colliding_keys() -> bytes:
         b"\x8a\x0a" + number.to_bytes(10, "little", signed=True) + b"N" for number in numbers) + b"u."
 
 
-def many_names() -> bytes:
-    return PROTOCOL + b"](" + b"".join(b"cm%d\nn\n" % number for number in range(100_000)) + b"e."
-
-
 def tuples_in_tuples() -> bytes:
     """As a key, so that its hash has to be taken, which ended the process."""
     return PROTOCOL + b"})" + b"\x85" * 200_000 + b"Ns."
@@ -105,30 +101,11 @@ def tuples_in_an_ordered_dict() -> bytes:
 
 
 BOMBS = {  # pickled, and what is said
-    **dict.fromkeys((encoded_again_and_again, copied_sizes, copied_sets), "more than 1000 calls with the same"),
-    colliding_keys: "numbers of 2\\^61", many_names: "than 1000 classes", many_empty_sets: "more than 500000 steps",
+    **dict.fromkeys((encoded_again_and_again, copied_sizes, copied_sets), "far more memory than|holds no weights"),
+    colliding_keys: "numbers of 2\\^61", many_empty_sets: "more than 500000 steps",
     **dict.fromkeys((tuples_in_tuples, tuples_as_keys, tuples_in_a_set, tuples_in_an_ordered_dict),
                     "more than 20000 tuples"),
 }
-
-
-def safetensors_of_many(path: Path, count: int) -> Path:
-    """Each tensor empty, so that the header is the file."""
-    header = b"{%s}" % b",".join(b'"t%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % number
-                                 for number in range(count))
-    path.write_bytes(struct.pack("<Q", len(header)) + header)
-    return path
-
-
-def zip_of_many(path: Path, count: int) -> Path:
-    """A listing of that many empty files, written by hand: zipfile would take a minute."""
-    names = [b"w/%d" % number for number in range(count)]
-    locals_ = b"PK\x03\x04" + bytes(22) + struct.pack("<HH", 4, 0) + b"w/xx"
-    entries = b"".join(b"PK\x01\x02" + bytes(24) + struct.pack("<HHHHHII", len(name), 0, 0, 0, 0, 0, 0) + name
-                       for name in names)
-    path.write_bytes(locals_ + entries + b"PK\x05\x06" + struct.pack(
-        "<HHHHIIH", 0, 0, count & 0xFFFF, count & 0xFFFF, len(entries), len(locals_), 0))
-    return path
 
 
 @pytest.mark.slow
@@ -139,10 +116,9 @@ def test_each_bomb_gets_a_sentence_in_little_memory(tmp_path):
         plain, zipped = tmp_path / f"{bomb.__name__}.pkl", tmp_path / f"{bomb.__name__}.pth"
         plain.write_bytes(pickled)
         with zipfile.ZipFile(zipped, "w") as archive:
+            archive.writestr("w/version", "3\n")
             archive.writestr("w/data.pkl", pickled)
         files |= {plain: message, zipped: message}
-    files[safetensors_of_many(tmp_path / "many.safetensors", 900_000)] = "lists its tensors in .* more than any network"
-    files[zip_of_many(tmp_path / "many.pth", 300_000)] = "lists its files in .* more than any network"
     done = subprocess.run([sys.executable, "-c", READ, *files], text=True, capture_output=True, timeout=SECONDS,
                           env={**os.environ, "PYTHONPATH": str(Path(twofold.__file__).parents[1])})
     assert done.returncode == 0, done.stderr
@@ -152,11 +128,6 @@ def test_each_bomb_gets_a_sentence_in_little_memory(tmp_path):
             raise InputError(line)
         assert line.startswith(str(path)) and len(line) < 400, line
     assert int(kilobytes) < MEGABYTES << 10
-
-
-@pytest.mark.parametrize("count", [1, 5_000])
-def test_long_listings_that_are_honest_are_read(tmp_path, count):
-    assert len(read_checkpoint(safetensors_of_many(tmp_path / "w.safetensors", count)).tensors) == count
 
 
 def test_a_history_of_large_seeds_and_copies_is_no_bomb(tmp_path):

@@ -73,7 +73,6 @@ def test_a_file_with_pickled_recorders_of_numpy_arrays(tmp_path, recorder, legac
     checkpoint = read_checkpoint(tmp_path / "poster.pth")
     assert_whole(checkpoint.tensors)
     assert checkpoint.dropped == {"__main__.RecorderMeter": 1} and checkpoint.container == "state_dict"
-    assert checkpoint.best_acc == pytest.approx(92.21)
     assert list(checkpoint.entries) == ["epoch", "state_dict", "best_acc", "optimizer", "recorder", "recorder1"]
 
 
@@ -104,7 +103,7 @@ def test_whatever_else_training_scripts_put_beside_the_weights(tmp_path):
     torch.save({"state_dict": WEIGHTS, **beside}, tmp_path / "w.pth")
     checkpoint = read_checkpoint(tmp_path / "w.pth")
     assert_whole(checkpoint.tensors)
-    assert checkpoint.best_acc == 91.5 and list(checkpoint.entries) == ["state_dict", *beside]
+    assert list(checkpoint.entries) == ["state_dict", *beside]
     assert [name.split(".")[-1] for name in checkpoint.dropped] == ["Namespace", type(tmp_path).__name__]
 
 

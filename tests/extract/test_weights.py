@@ -172,7 +172,7 @@ def test_poster_from_any_container_gives_one_fingerprint_and_equal_features(
     done = cli("weights", "convert", tmp_path / "raf-db.pth", "-o", tmp_path / "c.safetensors", "--json")
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    assert said["dropped"] == {"__main__.RecorderMeter": 1} and said["best_acc"] == pytest.approx(92.21)
+    assert said["dropped"] == {"__main__.RecorderMeter": 1}
     assert said["tensors"] == 747 and said["looks_like"] == "looks like POSTER++ with 7 classes"
     few = tmp_path / "few.csv"
     few.write_text("".join(drawn.manifest.open().readlines()[:7]))
