@@ -113,18 +113,22 @@ def read_model(path: Path) -> Any:
 
     if not path.is_file():
         raise InputError(f"onnx:{path}: there is no such file")
-    size = path.stat().st_size
     with path.open("rb") as stream:
-        refuse_other_files(path, stream.read(512), size)
-    if size > MAX_BYTES:
-        raise InputError(f"{path} has {size >> 20} MB: {MAX_BYTES >> 20} MB is the most that is read")
+        refuse_other_files(path, stream.read(512), path.stat().st_size)
+    _require_size(path, [path])
     try:
         model = onnx.load_model(path, load_external_data=False)
+        if model.graph.node:
+            return model
+        reason = "its graph is empty"
     except Exception as error:  # protobuf's own kind, which is in no public module
-        raise InputError(f"{path} is not an ONNX model that can be read: {first_line(error)}") from None
-    if not model.graph.node:
-        raise InputError(f"{path} is not an ONNX model that can be read: its graph is empty")
-    return model
+        reason = first_line(error)
+    raise InputError(f"{path} is not an ONNX model that can be read: {reason}")
+
+
+def _require_size(path: Path, files: list[Path]) -> None:
+    if sum(file.stat().st_size for file in files) > MAX_BYTES:
+        raise InputError(f"{path} and its data have more than {MAX_BYTES >> 20} MB, the most that is read")
 
 
 def external_files(path: Path, model: Any) -> list[Path]:
@@ -137,8 +141,7 @@ def external_files(path: Path, model: Any) -> list[Path]:
     names = sorted({ExternalDataInfo(tensor).location for tensor in _get_all_tensors(model)
                     if uses_external_data(tensor)})
     files = [_beside(path, name) for name in names]
-    if sum(file.stat().st_size for file in files) > MAX_BYTES:
-        raise InputError(f"{path} has more than {MAX_BYTES >> 20} MB of data beside it, the most that is read")
+    _require_size(path, files)
     return files
 
 

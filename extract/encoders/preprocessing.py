@@ -1,7 +1,7 @@
 """The preprocessing of a backbone: pixels on the host, normalisation on the device; and as options behind its name."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -145,12 +145,12 @@ def _numbers(name: str, key: str, text: str, count: int) -> list[float]:
 
 
 def _side(name: str, key: str, text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 0 < int(text[:9]) <= MAX_SIDE and len(text) < 9):
+    if not re.fullmatch("[0-9]{1,4}", text) or not 0 < int(text) <= MAX_SIDE:
         raise InputError(f"option {key}={text} of {name} is not a side of 1 to {MAX_SIDE} pixels")
     return int(text)
 
 
-def _choice(name: str, key: str, text: str, choices: Sequence[str] | Mapping[str, object]) -> str:
+def _choice(name: str, key: str, text: str, choices: Iterable[str]) -> str:
     if text not in choices:
         raise InputError(f"option {key}={text} of {name}: choose from {', '.join(choices)}")
     return text

@@ -92,9 +92,8 @@ class Description:
 
     def text(self) -> str:
         lines = [f"{name}: {_text_of(value)}" for name, value in self.facts.items() if value]
-        lines += ["file: none found"] if self.file is None else \
-            [f"file {name}: {_text_of(value)}" for name, value in self.file.items() if value not in ("", {}, None)]
-        return "\n".join(lines)
+        file = [f"file {name}: {_text_of(value)}" for name, value in (self.file or {}).items() if value]
+        return "\n".join([*lines, *(file or ["file: none found"])])
 
 
 def _text_of(value: object) -> str:
@@ -113,18 +112,15 @@ def description(name: str, *, folder: Path, weights: Path | None = None) -> Desc
         raise InputError(f"weights show describes presets ({names}), not {name}")
     backbone = preset(name)
     file = weights or _weights_of(backbone, folder)
-    return Description(_facts(backbone), None if file is None else _described(name, file))
-
-
-def _described(name: str, file: Path) -> dict[str, Any]:
+    if file is None:
+        return Description(_facts(backbone), None)
     from twofold.extract.encoders.registry import load_encoder
     from twofold.extract.weights.read import read_checkpoint
 
     checkpoint = read_checkpoint(file)
     encoder = load_encoder(name, weights=str(file), device="cpu", precision="fp32")
-    return {
-        "path": str(file), **checkpoint.record(), "metadata": checkpoint.metadata,
-        "weights": encoder.weights, "dim": encoder.dim,
-        "classes": list(encoder.classifier.classes) if encoder.classifier else
-        [f"{encoder.unnamed_classes} in an order that the file does not say"] if encoder.unnamed_classes else [],
-    }
+    classes = list(encoder.classifier.classes) if encoder.classifier else \
+        [f"{encoder.unnamed_classes} in an order that the file does not say"] if encoder.unnamed_classes else []
+    return Description(_facts(backbone), {
+        "path": str(file), **checkpoint.record(), "metadata": checkpoint.metadata, "weights": encoder.weights,
+        "dim": encoder.dim, "classes": classes})

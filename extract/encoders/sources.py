@@ -16,26 +16,20 @@ SOURCES = {"timm": "twofold.extract.encoders.timm", "torchvision": "twofold.extr
 
 
 class Source(Protocol):
-    """A module of backbones; `name` is what stands behind the prefix."""
+    """A module of backbones; `name` is what stands behind the prefix.
 
-    def check_name(self, name: str) -> object:
-        """Raise InputError, saying what there is, for a name that it does not have."""
-        ...
+    check_name raises InputError for a name that it does not have; build makes the network without its classifier
+    (checkpoint: what will be loaded, None for random weights; size: another side of its input, 0 for its own);
+    published says where its weights come from, licence under which licence they are, empty where none is stated.
+    """
 
-    def build(self, name: str, *, checkpoint: "Checkpoint | None", size: int, drop_path: float) -> "Architecture":
-        """The network of `name` without its classifier.
+    def check_name(self, name: str) -> object: ...
 
-        checkpoint: what will be loaded, None for random weights; size: another side of its input, 0 for its own.
-        """
-        ...
+    def build(self, name: str, *, checkpoint: "Checkpoint | None", size: int, drop_path: float) -> "Architecture": ...
 
-    def published(self, name: str) -> PublishedWeights:
-        """Where its weights come from."""
-        ...
+    def published(self, name: str) -> PublishedWeights: ...
 
-    def licence(self, name: str) -> str:
-        """The licence of its published weights, empty where none is stated."""
-        ...
+    def licence(self, name: str) -> str: ...
 
 
 def source_of(backbone: str) -> tuple[Source, str]:

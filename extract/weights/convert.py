@@ -25,15 +25,12 @@ class Conversion:
 
     def text(self) -> str:
         facts = self.record()
-        lines = [
+        return "\n".join([
             f"{facts['source']}: {facts['format']}, {facts['tensors']} tensors, {facts['parameters']:,} parameters, "
             f"{facts['looks_like']}",
             *(f"  entry {name or '(the file itself)'}: {kind}" for name, kind in facts["entries"].items()),
             *(f"  left out, not run: {name} x {count}" for name, count in facts["dropped"].items()),
-            *([f"  classes: {self.classes}"] if self.classes else []),
-            f"wrote {self.written}",
-        ]
-        return "\n".join(lines)
+            *([f"  classes: {self.classes}"] if self.classes else []), f"wrote {self.written}"])
 
 
 CONVERTED = OutputKind("a file of `weights convert`", lambda path: "source_sha256" in safetensors_metadata(path),

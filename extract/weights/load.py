@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 UNUSED = ".num_batches_tracked"  # counted while training; old files lack it
 POSITIONS = "pos_embed"
 RESNETS: dict[tuple[bool, tuple[int, ...]], str] = {
-    (False, (2, 2, 2, 2)): "ResNet-18", (False, (3, 4, 6, 3)): "ResNet-34", (True, (3, 4, 6, 3)): "ResNet-50",
-    (True, (3, 4, 23, 3)): "ResNet-101", (True, (3, 8, 36, 3)): "ResNet-152",
+    (False, (2, 2, 2, 2)): "a ResNet-18", (False, (3, 4, 6, 3)): "a ResNet-34", (True, (3, 4, 6, 3)): "a ResNet-50",
+    (True, (3, 4, 23, 3)): "a ResNet-101", (True, (3, 8, 36, 3)): "a ResNet-152",
 }
 MARKS = (  # an entry that only this network has, and the entry of its classifier
     ("VIT.se_block.linear1.weight", "POSTER++", "VIT.head.linear.weight"),
@@ -125,32 +125,17 @@ def resample_position_embeddings(network: nn.Module, tensors: Mapping[str, torch
 # --------------------------------------------------------------------------------- what a state dict looks like
 def describe_architecture(tensors: Mapping[str, torch.Tensor]) -> str:
     """Say which network a state dict looks like, to finish the sentence "the file ..."."""
-    resnet = _resnet(tensors)
-    if resnet:
-        return f"looks like {resnet}{_with_classes(tensors, 'fc.weight')}"
-    for mark, name, head in MARKS:
-        if mark in tensors:
-            return f"looks like {_sized(name, tensors)}{_with_classes(tensors, head)}"
-    names = ", ".join(list(tensors)[:3])
-    return f"holds {len(tensors)} tensors ({names}, ...) of a network that is not recognised"
+    blocks = tuple(_blocks(tensors, f"layer{stage}.") for stage in range(1, 5))
+    bottleneck = "layer1.0.conv3.weight" in tensors
+    resnet = RESNETS.get((bottleneck, blocks), f"a network like ResNet with {sum(blocks)} blocks")
+    name, head = (resnet, "fc.weight") if "conv1.weight" in tensors and all(blocks) else \
+        next(((name, head) for mark, name, head in MARKS if mark in tensors), ("", ""))
+    if not name:
+        return f"holds {len(tensors)} tensors ({', '.join(list(tensors)[:3])}, ...) of a network that is not recognised"
+    if name == "a vision transformer":
+        name += f", {_blocks(tensors, 'blocks.')} blocks of width {tensors['patch_embed.proj.weight'].shape[0]}"
+    return f"looks like {name}{f' with {tensors[head].shape[0]} classes' if head in tensors else ''}"
 
 
-def _resnet(tensors: Mapping[str, torch.Tensor]) -> str:
-    """The name of a torchvision or timm ResNet by its blocks, or nothing."""
-    depths = tuple(len({name.split(".")[1] for name in tensors if name.startswith(f"layer{stage}.")})
-                   for stage in range(1, 5))
-    if "conv1.weight" not in tensors or not all(depths):
-        return ""
-    model = RESNETS.get(("layer1.0.conv3.weight" in tensors, depths))
-    return f"a {model}" if model else f"a network like ResNet with {sum(depths)} blocks"
-
-
-def _sized(name: str, tensors: Mapping[str, torch.Tensor]) -> str:
-    if name != "a vision transformer":
-        return name
-    depth = len({entry.split(".")[1] for entry in tensors if entry.startswith("blocks.")})
-    return f"{name}, {depth} blocks of width {tensors['patch_embed.proj.weight'].shape[0]}"
-
-
-def _with_classes(tensors: Mapping[str, torch.Tensor], head: str) -> str:
-    return f" with {tensors[head].shape[0]} classes" if head in tensors else ""
+def _blocks(tensors: Mapping[str, torch.Tensor], prefix: str) -> int:
+    return len({name.split(".")[1] for name in tensors if name.startswith(prefix)})

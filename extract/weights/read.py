@@ -15,6 +15,14 @@ from twofold.extract.weights.pickles import Array, StandIn, TooMuch, bounded_mem
 CONTAINERS = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params")
 PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
 AGAIN = "download it again"
+_PAGE = ("a web page, not weights: the download was answered with a login, quota or error page; open it in a browser, "
+         f"then {AGAIN}")
+OTHER_FILES = {
+    b"version https://git-lfs": "a Git LFS pointer, not the weights themselves: run `git lfs pull` where it comes "
+                                f"from, or {AGAIN} from the page's download link",
+    **dict.fromkeys((b"<!doctype", b"<html", b"<?xml", b"<head"), _PAGE),
+    b"{": f"a JSON text, not weights: {AGAIN}",
+    b"\x89HDF\r\n": "an HDF5 file, as Keras writes: PyTorch weights are needed"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,16 +91,9 @@ def refuse_other_files(path: Path, start: bytes, size: int) -> None:
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not size:
         raise InputError(f"{path} is empty: {AGAIN}")
-    if text.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path} is a Git LFS pointer, not the weights themselves: run `git lfs pull` where it "
-                         f"comes from, or {AGAIN} from the page's download link")
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise InputError(f"{path} is a web page, not weights: the download was answered with a login, quota or error "
-                         f"page; open it in a browser, then {AGAIN}")
-    if text.startswith(b"{"):
-        raise InputError(f"{path} is a JSON text, not weights: {AGAIN}")
-    if start.startswith(b"\x89HDF\r\n"):
-        raise InputError(f"{path} is an HDF5 file, as Keras writes: PyTorch weights are needed")
+    for beginning, what in OTHER_FILES.items():
+        if text.startswith(beginning) or start.startswith(beginning):
+            raise InputError(f"{path} is {what}")
 
 
 def safetensors_metadata(path: Path) -> dict[str, str]:
@@ -145,9 +146,8 @@ def _container(tree: Any) -> str | None:
 
 def _without_prefixes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Names as the network has them, whatever wrapped it, in whatever order."""
-    while tensors and (prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in tensors)
-                                       ), "")):
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    while len({name.partition(".")[0] for name in tensors}) == 1 and next(iter(tensors)).startswith(PREFIXES):
+        tensors = {name.partition(".")[2]: tensor for name, tensor in tensors.items()}
     return tensors
 
 
@@ -178,11 +178,10 @@ def _description(tree: Any) -> dict[str, str]:
 def _kind(value: object) -> str:
     if _is_tensor(value):
         return "a tensor"
+    if isinstance(value, Mapping):
+        return f"{sum(map(_is_tensor, value.values()))} tensors of {len(value)} entries"
     if isinstance(value, StandIn | type):
         return "an object of a class that was not loaded"
-    if isinstance(value, Mapping):
-        tensors = sum(map(_is_tensor, value.values()))
-        return f"{tensors} tensors" if tensors else f"{len(value)} entries"
     return f"{value!r:.60}" if isinstance(value, bool | int | float | str) else type(value).__name__
 
 
