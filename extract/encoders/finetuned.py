@@ -1,7 +1,6 @@
-"""What `finetune` writes besides an encoder's own entries: how faces were prepared, the classifiers, and whom they were
-taught with.
+"""What `finetune` writes besides an encoder's own entries: preprocessing, classifiers, and the training samples.
 
-Everything of ours in such a file has names that start with `twofold.`; the rest loads into the architecture as it is.
+The names of these entries start with `twofold.`; the rest loads into the architecture as it is.
 """
 
 import json
@@ -28,10 +27,10 @@ TARGETS = ("basic", "compound", OWN)  #: whose classifier becomes the encoder's,
 
 
 def split_entries(checkpoint: Checkpoint) -> tuple[Checkpoint, dict[str, torch.Tensor]]:
-    """The checkpoint less the entries of ours, and those."""
-    ours = {name: tensor for name, tensor in checkpoint.tensors.items() if name.startswith(PREFIX)}
-    rest = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in ours}
-    return replace(checkpoint, tensors=rest), ours
+    """The checkpoint without what `finetune` added, and that."""
+    extra = {name: tensor for name, tensor in checkpoint.tensors.items() if name.startswith(PREFIX)}
+    rest = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in extra}
+    return replace(checkpoint, tensors=rest), extra
 
 
 def preprocessing_of(checkpoint: Checkpoint | None) -> Preprocessing | None:
@@ -51,11 +50,11 @@ def preprocessing_json(how: Preprocessing) -> str:
     return json.dumps(asdict(how), sort_keys=True)
 
 
-def classifier_tensors(classifiers: Mapping[str, nn.Linear], taught: TrainingSamples) -> dict[str, torch.Tensor]:
-    """The entries of ours: the classifier of each target, and whom they and the encoder were taught with."""
+def classifier_tensors(classifiers: Mapping[str, nn.Linear], samples: TrainingSamples) -> dict[str, torch.Tensor]:
+    """The entries that are added: the classifier of each target, and the samples that were used in training."""
     entries = {f"{PREFIX}{target if target in TARGETS else OWN}.{name}": tensor
                for target, layer in classifiers.items() for name, tensor in layer.state_dict().items()}
-    return entries | {SHA256: torch.from_numpy(taught.sha256), GROUPS: torch.from_numpy(taught.groups)}
+    return entries | {SHA256: torch.from_numpy(samples.sha256), GROUPS: torch.from_numpy(samples.groups)}
 
 
 def classes_metadata(taxonomies: Mapping[str, Taxonomy]) -> dict[str, str]:
@@ -67,23 +66,23 @@ def classes_metadata(taxonomies: Mapping[str, Taxonomy]) -> dict[str, str]:
     return canonical | own
 
 
-def finetuned_classifier(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> BackboneClassifier | None:
+def finetuned_classifier(checkpoint: Checkpoint, extra: Mapping[str, torch.Tensor]) -> BackboneClassifier | None:
     """The classifier that became the encoder's own: of basics where it learned them, else of compounds or of classes of
     one's own; None for files of others. Raises InputError where its entries do not fit together."""
-    target = next((name for name in TARGETS if f"{PREFIX}{name}.weight" in ours), None)
+    target = next((name for name in TARGETS if f"{PREFIX}{name}.weight" in extra), None)
     if target is None:
         return None
     metadata, path = checkpoint.metadata, checkpoint.path
     classes = _classes_in(metadata.get(f"{target}_classes", ""), path)
     require_names(classes, path)
-    weight, bias = (ours.get(f"{PREFIX}{target}.{name}", torch.empty(0)) for name in ("weight", "bias"))
+    weight, bias = (extra.get(f"{PREFIX}{target}.{name}", torch.empty(0)) for name in ("weight", "bias"))
     if weight.ndim != 2 or weight.shape[0] != len(classes) or bias.shape != (len(classes),):
         raise InputError(f"{path}: its {target} classifier is {tuple(weight.shape)} and {tuple(bias.shape)} for "
                          f"{len(classes)} classes: fine-tune again")
     if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
         raise InputError(f"{path}: its classifier holds numbers that are not finite, so the file is damaged")
     return BackboneClassifier(classes, weight.float().T.numpy().copy(), bias.float().numpy().copy(),
-                         training_samples_of(checkpoint, ours))
+                         training_samples_of(checkpoint, extra))
 
 
 def _classes_in(text: str, path: Path) -> tuple[str, ...]:
@@ -95,12 +94,12 @@ def _classes_in(text: str, path: Path) -> tuple[str, ...]:
         raise InputError(f"{path}: the classes that it names do not read back: fine-tune again") from None
 
 
-def training_samples_of(checkpoint: Checkpoint, ours: Mapping[str, torch.Tensor]) -> TrainingSamples:
-    """Whom a file of `finetune` says that its encoder was taught with. Raises InputError where that is damaged."""
-    rows = [ours.get(name, torch.empty(0)) for name in (SHA256, GROUPS)]
+def training_samples_of(checkpoint: Checkpoint, extra: Mapping[str, torch.Tensor]) -> TrainingSamples:
+    """The training samples that a file of `finetune` names. Raises InputError where they are damaged."""
+    rows = [extra.get(name, torch.empty(0)) for name in (SHA256, GROUPS)]
     for values, width in zip(rows, (32, 16), strict=True):
         if values.dtype != torch.uint8 or values.ndim != 2 or values.shape[1] != width:
-            raise InputError(f"{checkpoint.path}: whom it was taught with does not read back: fine-tune again")
-    fold, folds = (checkpoint.metadata.get(name, "") for name in ("fold", "folds"))
+            raise InputError(f"{checkpoint.path}: its training samples do not read back: fine-tune again")
+    fold, folds, training = (checkpoint.metadata.get(name, "") for name in ("fold", "folds", "fold_set"))
     return TrainingSamples(rows[0].numpy(), rows[1].numpy(), fold=int(fold) if fold.isdecimal() else -1,
-                       folds=int(folds) if folds.isdecimal() else 0, training=checkpoint.metadata.get("fold_set", ""))
+                           folds=int(folds) if folds.isdecimal() else 0, training_id=training)

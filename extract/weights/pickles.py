@@ -164,8 +164,9 @@ def scan(stream: IO[bytes]) -> Counter[str]:
     for opcode, argument, _ in pickletools.genops(stream):
         count["steps"] += 1
         count["tuples"] += opcode.name.startswith("TUPLE")
-        count["numbers of 2^61 and more"] += isinstance(argument, int) and abs(argument) >= 2**61 - 1
-        if opcode.name == "GLOBAL":
+        if isinstance(argument, int):
+            count["numbers of 2^61 and more"] += abs(argument) >= 2**61 - 1
+        elif opcode.name == "GLOBAL":
             names[argument.replace(" ", ".", 1)] += 1
         for what, most in LIMITS.items():
             if count[what] > most:
