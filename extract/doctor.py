@@ -1,6 +1,7 @@
 """The verb `doctor`: what works on this machine, what does not, and what to do about it."""
 
 import os
+import platform
 import shutil
 import socket
 import subprocess
@@ -23,7 +24,7 @@ from PIL import features
 import twofold
 from twofold.data.manifest import read_manifest
 from twofold.data.utils.errors import InputError
-from twofold.data.utils.machine import free_memory
+from twofold.data.utils.machine import free_memory, openmp_settings
 from twofold.extract.devices import has_native_bf16
 from twofold.extract.encoders.presets import PRESETS
 from twofold.extract.encoders.registry import load_encoder
@@ -45,6 +46,12 @@ class Check:
     state: Literal["ok", "absent", "broken"]
     text: str
     remedy: str = ""
+
+
+def _check(topic: str, name: str, ok: bool, text: str, fault: str, remedy: str = "",
+           state: Literal["absent", "broken"] = "broken") -> Check:
+    """`text` where it is ok, else `fault`, with its state and remedy."""
+    return Check(topic, name, "ok", text) if ok else Check(topic, name, state, fault, remedy)
 
 
 @dataclass(frozen=True)
@@ -86,10 +93,8 @@ def diagnose(*, store: Path, manifest: Path | None, backbones: Sequence[str]) ->
 
 
 def _packages() -> list[Check]:
-    topic, (major, minor, patch) = "Python and packages", sys.version_info[:3]
-    new = (major, minor) >= (3, 11)
-    checks = [Check(topic, "python", "ok" if new else "broken", f"{major}.{minor}.{patch}",
-                    "" if new else "install Python 3.11 or newer")]
+    topic = "Python and packages"
+    checks = [Check(topic, "python", "ok", platform.python_version())]
     for requirement, extra in declared_requirements():
         install = f"pip install '{requirement.name}{requirement.specifier}'"
         try:
@@ -97,12 +102,9 @@ def _packages() -> list[Check]:
         except metadata.PackageNotFoundError:
             checks.append(Check(topic, requirement.name, "absent" if extra else "broken",
                                 f"not installed ({extra})" if extra else "not installed", install))
-            continue
-        if requirement.specifier.contains(version, prereleases=True):
-            checks.append(Check(topic, requirement.name, "ok", version))
         else:
-            text = f"{version} is older than {requirement.specifier}"
-            checks.append(Check(topic, requirement.name, "broken", text, install))
+            checks.append(_check(topic, requirement.name, requirement.specifier.contains(version, prereleases=True),
+                                 version, f"{version} is older than {requirement.specifier}", install))
     return checks
 
 
@@ -129,26 +131,21 @@ def _machine() -> list[Check]:
     gpus += ["mps"] if torch.backends.mps.is_available() else []
     built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
     native, free = has_native_bf16(torch.device("cpu")), free_memory()
-    threads = [f"{name}={os.environ[name]}" for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-               if name in os.environ]
-    enough = free is None or free > LEAST_MEMORY
+    memory = "this system does not say" if free is None else f"{free / 1e9:.1f} GB free"
     return [
-        *(Check(topic, "GPU", "ok", gpu) for gpu in gpus),
-        *([] if gpus else [Check(topic, "GPU", "absent", f"none (this torch is built {built}): the CPU is used")]),
-        Check(topic, "bf16 on the CPU", "ok" if native else "absent",
-              "native: --precision auto takes it" if native else "not native: --precision auto takes fp32"),
-        Check(topic, "threads", "ok", f"{torch.get_num_threads()} on {os.cpu_count()} cores; "
-                                      f"{', '.join(threads) or 'no OpenMP policy'}"),
-        Check(topic, "memory", "ok" if enough else "broken",
-              "this system does not say" if free is None else f"{free / 1e9:.1f} GB free",
-              "" if enough else "training and extraction need 2 GB: close other programs")]
+        *([Check(topic, "GPU", "ok", gpu) for gpu in gpus] or [
+            Check(topic, "GPU", "absent", f"none (this torch is built {built}): the CPU is used")]),
+        _check(topic, "bf16 on the CPU", native, "native: --precision auto takes it",
+               "not native: --precision auto takes fp32", state="absent"),
+        Check(topic, "threads", "ok", f"{torch.get_num_threads()} on {os.cpu_count()} cores; {openmp_settings()}"),
+        _check(topic, "memory", free is None or free > LEAST_MEMORY, memory, memory,
+               "training and extraction need 2 GB: close other programs")]
 
 
 def _decoders() -> list[Check]:
     topic, missing = "Images and videos", [name for feature, name in DECODERS.items() if not features.check(feature)]
-    checks = [Check(topic, "images", "broken" if missing else "ok",
-                    ", ".join(name for name in DECODERS.values() if name not in missing),
-                    f"this Pillow lacks {', '.join(missing)}: pip install --force-reinstall pillow" if missing else "")]
+    checks = [_check(topic, "images", not missing, ", ".join(DECODERS.values()), f"without {', '.join(missing)}",
+                     "pip install --force-reinstall pillow")]
     for name, module, package in (("videos", "av", "av>=13"),
                                   ("face detection", "cv2", "opencv-python-headless>=4.10")):
         try:
@@ -192,7 +189,7 @@ def _hub() -> Check:
 
 
 def _file_system(store: Path) -> list[Check]:
-    """Whether locks exclude another process and a rename replaces a file, where the store is or will be."""
+    """Whether locks exclude another process where the store is or will be."""
     topic, folder = f"Store {store}", next(place for place in (store, *store.absolute().parents) if place.is_dir())
     kind = file_system(folder)
     remote = kind in NETWORKED
@@ -200,23 +197,12 @@ def _file_system(store: Path) -> list[Check]:
                     f"{kind or 'unknown'}, {'shared over a network' if remote else 'local'}")]
     if not os.access(folder, os.W_OK):
         return [*checks, Check(topic, "writing", "absent", f"{folder} is read-only: enough to read a store")]
-    with tempfile.TemporaryDirectory(prefix=".tmp-doctor-", dir=folder) as name:
-        lock, old, new = (Path(name, part) for part in ("lock", "old", "new"))
-        with FileLock(lock):
-            second = subprocess.run([sys.executable, "-c", TRY_LOCK, str(lock)], capture_output=True)
-        old.write_text("old")
-        new.write_text("new")
-        os.replace(new, old)
-        replaced = old.read_text() == "new" and not new.exists()
-    if second.returncode:
-        text = "exclude a second process on this machine" + (
-            "; whether they exclude other machines depends on the server" if remote else "")
-        checks.append(Check(topic, "locks", "ok", text))
-    else:
-        checks.append(Check(topic, "locks", "broken", "two processes held one lock at once", "let one process at a "
-                            "time write to a store here, or mount with locks (NFS 4, without nolock)"))
-    return [*checks, Check(topic, "rename", "ok" if replaced else "broken", "replaces a file in one step" if replaced
-                           else "did not replace the file", "" if replaced else "keep stores on another file system")]
+    with tempfile.TemporaryDirectory(prefix=".tmp-doctor-", dir=folder) as name, FileLock(Path(name, "lock")):
+        second = subprocess.run([sys.executable, "-c", TRY_LOCK, str(Path(name, "lock"))], capture_output=True)
+    others = "; whether they exclude other machines depends on the server" if remote else ""
+    return [*checks, _check(topic, "locks", second.returncode != 0, f"exclude a second process on this machine{others}",
+                            "two processes had one lock at once", "let one process at a time write to a store here, or "
+                            "mount with locks (NFS 4, without nolock)")]
 
 
 def file_system(folder: Path) -> str:
@@ -248,6 +234,5 @@ def _work(manifest: Path, backbones: Sequence[str], store: Path) -> list[Check]:
         checks.append(Check("Work", name, "ok", text))
     folder = next(place for place in (store, *store.absolute().parents) if place.exists())
     free = shutil.disk_usage(folder).free
-    return [*checks, Check("Work", "disk", "ok" if free > needed else "broken",
-                           f"{needed / 1e9:.2f} GB needed, {free / 1e9:.1f} GB free",
-                           "" if free > needed else "make space or use another disk")]
+    text = f"{needed / 1e9:.2f} GB needed, {free / 1e9:.1f} GB free"
+    return [*checks, _check("Work", "disk", free > needed, text, text, "make space or use another disk")]

@@ -1,6 +1,6 @@
 """The verb `bench fuse`: an epoch of training on cached features beside the matrix products that it is made of."""
 
-import time
+import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,24 +17,10 @@ from twofold.fuse.training.data import Examples, Scale
 from twofold.fuse.training.ensemble import Spec, initialise
 from twofold.fuse.training.loop import train
 
-CLASSES, HIDDEN, BATCH = 14, 512, 128
+CLASSES, HIDDEN, BATCH, EPOCHS, REPEATS = 14, 512, 128, 4, 3
 PRODUCTS = "matrix products alone"
-
-
-@dataclass(frozen=True)
-class Size:
-    """Samples x the dims of the streams. repeats: the fastest run counts."""
-
-    name: str
-    rows: int
-    dims: tuple[int, ...]
-    epochs: int = 8
-    repeats: int = 4
-
-
-#: RAF-CE with vit_mae and resnet50; a large set with all four presets
-SIZES = {size.name: size for size in (
-    Size("rafce", 3_162, (768, 2048)), Size("large", 100_000, (768, 768, 512, 2048), epochs=1, repeats=1))}
+#: samples and the dims of the streams: RAF-CE with vit_mae and resnet50; a large set with all four presets
+SIZES = {"rafce": (3_162, (768, 2048)), "large": (100_000, (768, 768, 512, 2048))}
 
 
 @dataclass(frozen=True)
@@ -77,39 +63,41 @@ def bench_fuse(names: Sequence[str]) -> FuseBench:
     if unknown:
         raise InputError(f"unknown size {unknown[0]!r}: choose from {', '.join(SIZES)}")
     timings: list[Timing] = []
-    for size in (SIZES[name] for name in names):
+    for name in names:
         for seeds in (1, 8):
-            least = _products(size, seeds)
-            timings.append(Timing(size.name, PRODUCTS, seeds, least, 1.0))
+            least = _product_seconds(name, seeds)
+            timings.append(Timing(name, PRODUCTS, seeds, least, 1.0))
             for precision in ("fp32", "bf16"):
-                seconds = training_seconds(size, seeds, precision)
-                timings.append(Timing(size.name, f"training, {precision}", seeds, seconds, seconds / least))
+                seconds = training_seconds(name, seeds, precision)
+                timings.append(Timing(name, f"training, {precision}", seeds, seconds, seconds / least))
     return FuseBench(timings, torch.get_num_threads())
 
 
-def _products(size: Size, seeds: int) -> float:
+def _product_seconds(size: str, seeds: int) -> float:
     """Seconds of the products of forward and backward pass, operands in place: no training can be faster."""
-    x, h, g = (torch.randn(seeds, BATCH, width) for width in (sum(size.dims), HIDDEN, CLASSES))
-    first, last = torch.randn(seeds, sum(size.dims), HIDDEN), torch.randn(seeds, HIDDEN, CLASSES)
+    rows, dim = SIZES[size][0], sum(SIZES[size][1])
+    x, h, g = (torch.randn(seeds, BATCH, width) for width in (dim, HIDDEN, CLASSES))
+    first, last = torch.randn(seeds, dim, HIDDEN), torch.randn(seeds, HIDDEN, CLASSES)
     gf, gl, gh = torch.empty_like(first), torch.empty_like(last), torch.empty_like(h)
 
     def epoch() -> None:
-        for _ in range(-(-size.rows // BATCH)):
+        for _ in range(-(-rows // BATCH)):
             torch.bmm(x, first, out=h)
             torch.bmm(h, last)
             torch.bmm(h.transpose(1, 2), g, out=gl)
             torch.bmm(g, last.transpose(1, 2), out=gh)
             torch.bmm(x.transpose(1, 2), gh, out=gf)
 
-    return _fastest(epoch, size.repeats)
+    return _fastest(epoch)
 
 
-def training_seconds(size: Size, seeds: int, precision: str) -> float:
+def training_seconds(size: str, seeds: int, precision: str) -> float:
     """Seconds of an epoch of `train`, as `fuse` calls it, on features in memory; validation on a hundred samples."""
-    x = np.random.default_rng(0).standard_normal((size.rows, sum(size.dims)), np.float32)
-    y = np.arange(size.rows) % CLASSES
-    spec = Spec(kind="mlp", dims=size.dims, classes=tuple(map(str, range(CLASSES))), members=seeds, hidden=HIDDEN)
-    settings = settings_from(PRESETS["paper"] | {"epochs": size.epochs, "batch_size": BATCH, "seeds": seeds})
+    count, dims = SIZES[size]
+    x = np.random.default_rng(0).standard_normal((count, sum(dims)), np.float32)
+    y = np.arange(count) % CLASSES
+    spec = Spec(kind="mlp", dims=dims, classes=tuple(map(str, range(CLASSES))), members=seeds, hidden=HIDDEN)
+    settings = settings_from(PRESETS["paper"] | {"epochs": EPOCHS, "batch_size": BATCH, "seeds": seeds})
     scale = Scale(mean=np.zeros(x.shape[1], np.float32), std=np.ones(x.shape[1], np.float32))
 
     def examples(rows: int) -> Examples:
@@ -117,21 +105,16 @@ def training_seconds(size: Size, seeds: int, precision: str) -> float:
                         basic_label=np.full(rows, -1), read=lambda numbers: x[numbers], scale=scale,
                         device=torch.device("cpu"), x=torch.from_numpy(x[:rows]))
 
-    training, validation = examples(size.rows), examples(100)
+    training, validation = examples(count), examples(100)
 
     def run() -> None:
         head = build(spec)
         initialise(head, range(seeds))
         train(head, training, validation, spec=spec, settings=settings, seeds=range(seeds), precision=precision)
 
-    return _fastest(run, size.repeats) / size.epochs
+    return _fastest(run) / EPOCHS
 
 
-def _fastest(work: Callable[[], object], repeats: int) -> float:
+def _fastest(work: Callable[[], object]) -> float:
     """Seconds of the fastest of several runs; the first one of them warms up."""
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
+    return min(timeit.repeat(work, number=1, repeat=REPEATS))

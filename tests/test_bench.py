@@ -32,7 +32,7 @@ def test_bench_cache_compares_with_numpy(cli, tmp_path):
 
 
 def test_bench_fuse_compares_with_its_matrix_products(cli, monkeypatch):
-    monkeypatch.setitem(fuse_bench.SIZES, "tiny", fuse_bench.Size("tiny", 300, (16, 24), epochs=1, repeats=1))
+    monkeypatch.setitem(fuse_bench.SIZES, "tiny", (300, (16, 24)))
     done = cli("bench", "fuse", "--sizes", "tiny", "--json")
     assert done.returncode == 0, done.stderr
     timings = json.loads(done.stdout)["timings"]

@@ -26,7 +26,7 @@ from twofold.data.synthetic.dataset import draw_dataset
 from twofold.extract.bench import bench_extract
 from twofold.extract.encoders.registry import load_network
 from twofold.extract.streams import parse_streams
-from twofold.fuse.bench import BATCH, CLASSES, HIDDEN, SIZES, training_seconds
+from twofold.fuse.bench import BATCH, CLASSES, EPOCHS, HIDDEN, SIZES, training_seconds
 
 BACKBONE = "timm:mobilenetv2_100"
 
@@ -46,31 +46,30 @@ class Rows(Dataset):
 
 def fuse_peers(folder: Path) -> dict[str, float]:
     """Seconds of an epoch of the size `rafce`."""
-    size = SIZES["rafce"]
-    dim, rng = sum(size.dims), np.random.default_rng(0)
-    x, y = rng.standard_normal((size.rows, dim), np.float32), np.arange(size.rows) % CLASSES
+    count, streams = SIZES["rafce"]
+    dim, rng = sum(streams), np.random.default_rng(0)
+    x, y = rng.standard_normal((count, dim), np.float32), np.arange(count) % CLASSES
     seconds = {}
-    for name, dims in (("DataLoader over two HDF5 files", size.dims), ("DataLoader over one HDF5 file", (dim,))):
+    for name, dims in (("DataLoader over two HDF5 files", streams), ("DataLoader over one HDF5 file", (dim,))):
         files = [h5py.File(folder / f"{len(dims)}-{number}.h5", "w") for number in range(len(dims))]
         for file, values in zip(files, np.split(x, np.cumsum(dims)[:-1], axis=1), strict=True):
             file["features"] = values
-        streams = [file["features"] for file in files]
+        stored = [file["features"] for file in files]
         head = nn.Sequential(nn.Linear(dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, CLASSES))
         optimizer = torch.optim.Adam(head.parameters(), lr=1e-3)
-        rows = Rows(size.rows, lambda row, streams=streams: torch.from_numpy(np.concatenate(
-            [stream[row] for stream in streams])))
+        rows = Rows(count, lambda row, stored=stored: torch.from_numpy(np.concatenate([each[row] for each in stored])))
         began = time.perf_counter()
         for batch, labels in DataLoader(rows, batch_size=BATCH, shuffle=True):
             optimizer.zero_grad()
             nn.functional.cross_entropy(head(batch), labels).backward()
             optimizer.step()
         seconds[name] = time.perf_counter() - began
-    model = MLPClassifier((HIDDEN,), batch_size=BATCH, max_iter=size.epochs, n_iter_no_change=10_000)
+    model = MLPClassifier((HIDDEN,), batch_size=BATCH, max_iter=EPOCHS, n_iter_no_change=10_000)
     began = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it has not converged: only its time counts
         model.fit(x, y)
-    return seconds | {"scikit-learn MLPClassifier": (time.perf_counter() - began) / size.epochs}
+    return seconds | {"scikit-learn MLPClassifier": (time.perf_counter() - began) / EPOCHS}
 
 
 def extract_peer(folder: Path, keys: list[str]) -> float:
@@ -87,7 +86,7 @@ def extract_peer(folder: Path, keys: list[str]) -> float:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
-        ours = training_seconds(SIZES["rafce"], 1, "fp32")
+        ours = training_seconds("rafce", 1, "fp32")
         for peer, seconds in fuse_peers(Path(name)).items():
             print(f"{peer}: {seconds:.3f} s an epoch, {seconds / ours:.1f} x ours")
         faces = draw_dataset(Path(name, "faces"), taxonomy=builtin_taxonomy("cexpr7"), per_class=40, size=112, seed=0)
