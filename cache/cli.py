@@ -37,21 +37,21 @@ def cache_ls(
 @app.command("show")
 def cache_show(
     file: Annotated[Path, typer.Argument(metavar="FILE.h5", help="A feature file, or a store for all of them.")],
-    failures: Annotated[bool, typer.Option("--failures", help="List the faces without features, and why.")] = False,
+    failures: Annotated[bool, typer.Option("--failures", help="List the samples without features, and why.")] = False,
 ) -> Report:
-    """Print how a feature file was made, so that a stranger could repeat it; or which faces are not in it."""
-    from twofold.cache.report import description, failed_faces
+    """Print how a feature file was made, or which samples are not in it."""
+    from twofold.cache.report import describe
 
-    return failed_faces(file) if failures else description(file)
+    return describe(file, failures=failures)
 
 
 @app.command("verify")
 def cache_verify(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="A store, or one feature file.")],
-    deep: Annotated[bool, typer.Option("--deep", help="Look for values that no sound backbone gives, too.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also look for suspicious values.")] = False,
     root: Annotated[list[str] | None, typer.Option(help="Hash each image below it (or NAME=DIR, repeatable).")] = None,
 ) -> Report:
-    """Read everything back and check it; one verdict a file."""
+    """Read everything back and check it."""
     from twofold.cache.verify import verify
 
     images = None
@@ -64,23 +64,23 @@ def cache_verify(
 
 @app.command("merge")
 def cache_merge(
-    stores: Annotated[list[Path], typer.Argument(metavar="STORE STORE...", help="Stores of faces of one root.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The store to make; one that is there takes part.")],
+    stores: Annotated[list[Path], typer.Argument(metavar="STORE STORE...", help="Stores of images below one root.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The merged store; it may exist.")],
 ) -> Report:
-    """Several stores into one: other backbones and views side by side, other faces of one recipe in one file."""
+    """Merge stores: other backbones and views side by side, other samples of one recipe in one file."""
     from twofold.cache.merge import merge
     from twofold.cache.store import Store
     from twofold.data.manifest import read_manifest, write_manifest
     from twofold.data.merge import merge_by_key
 
-    parts = [Store(path) for path in stores]
-    into = Store(out, new=True)
-    into.require_own_folder()
-    listed = [store for store in (into, *parts) if store in parts or store.manifest_path.exists()]
-    faces = merge_by_key({str(store.manifest_path): read_manifest(store.manifest_path) for store in listed})
-    merged = merge(parts, into, faces.keys)
-    write_manifest(faces, into.manifest_path)
-    return merged
+    sources, target = [Store(path) for path in stores], Store(out, new=True)
+    target.require_own_folder()
+    paths = [*([target.manifest_path] if target.manifest_path.exists() else []),
+             *(store.manifest_path for store in sources)]
+    manifest = merge_by_key({str(path): read_manifest(path) for path in paths})
+    report = merge(sources, target, manifest.keys)
+    write_manifest(manifest, target.manifest_path)
+    return report
 
 
 @app.command("diff")
@@ -88,7 +88,7 @@ def cache_diff(
     a: Annotated[Path, typer.Argument(metavar="A", help="A store or a feature file.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
 ) -> Report:
-    """What differs between two stores or files: recipes side by side, faces, images, values."""
+    """Compare two stores or files: recipes, samples, images, values."""
     from twofold.cache.diff import diff
 
     return diff(a, b)
@@ -100,10 +100,10 @@ def cache_card(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older card of ours.")] = False,
 ) -> Report:
     """Write STORE/README.md, the page that the Hugging Face hub shows of a pushed store."""
-    from twofold.cache.card import card_of, is_card
+    from twofold.cache.card import is_card, make_card
     from twofold.data.utils.outputs import Output, OutputKind, read_head
 
-    card = card_of(store)
+    card = make_card(store)
     kind = OutputKind("a card that Twofold wrote", lambda path: is_card(read_head(path)), repeatable=True)
     Output(card.path, kind, overwrite).write_text(card.page)
     return card
@@ -136,7 +136,7 @@ def cache_export(
 
 @app.command("push")
 def cache_push(store: StorePath, url: Url, replace: Replace = False) -> Report:
-    """Share a store: send what the other place lacks, verified there, and a catalogue of it."""
+    """Copy a store to a remote place: send what it lacks, verified there, and a catalogue."""
     from twofold.cache.share.transfer import push
     from twofold.cache.store import Store
 
@@ -150,7 +150,7 @@ def cache_pull(
     backbones: Annotated[str | None, typer.Option(help="Comma-separated, NAME or NAME@FINGERPRINT; else all.")] = None,
     replace: Replace = False,
 ) -> Report:
-    """Fetch a shared store: what is lacking here, verified; the same command goes on after an interruption."""
+    """Fetch what is missing here of a remote store, verified; the same command resumes after an interruption."""
     from twofold.cache.share.transfer import pull
     from twofold.cache.store import Store
     from twofold.data.utils.options import split_names
@@ -161,8 +161,8 @@ def cache_pull(
 
 
 def bench_cache(
-    rows: Annotated[int, typer.Option(min=1, help="Faces.")] = 200_000,
-    dim: Annotated[int, typer.Option(min=1, help="Numbers a face.")] = 768,
+    rows: Annotated[int, typer.Option(min=1, help="Samples.")] = 200_000,
+    dim: Annotated[int, typer.Option(min=1, help="Numbers per sample.")] = 768,
     folder: Annotated[Path | None, typer.Option(help="Where to write; by default the temporary folder.")] = None,
 ) -> Report:
     """Feature files against plain NumPy files."""
@@ -173,7 +173,7 @@ def bench_cache(
 
 @contextlib.contextmanager
 def transferring() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar of bytes; gives what is to be told of each piece and of how many there will be."""
+    """A progress bar of bytes; yields a function of (bytes moved, total)."""
     from tqdm import tqdm
 
     with tqdm(unit="B", unit_scale=True, disable=None) as bar:

@@ -90,8 +90,7 @@ def join_files(store: Store, *, backbones: Sequence[str], view: str,
     manifest: its columns, `key` among them; None for a store without one, whose samples then have no labels.
     Raises CacheError if there is no such file, or no sample that all files have.
     """
-    files = tuple(store.find(name, view) for name in backbones) if backbones else tuple(
-        file for file in store.readable()[0] if file.view == view)
+    files = tuple(store.find(name, view) for name in backbones) if backbones else tuple(store.files_of(view))
     if not files:
         raise CacheError(f"{store.path}: no feature files of view {view!r} to export")
     listed = list(manifest["key"]) if manifest is not None else list(files[0].keys)

@@ -164,14 +164,6 @@ class FeatureFile:
                 values[place] = block[rows[place] - number * size]
         return values
 
-    def mapped(self) -> np.ndarray:
-        """(N, D) as stored, read-only, memory-mapped: a row is read from disk when it is used. Verified once, now."""
-        for _ in self.blocks():
-            pass
-        array = self._opened[1].arrays[FEATURES]
-        with self._unchanged() as descriptor, os.fdopen(os.dup(descriptor), "rb") as file:
-            return np.memmap(file, array.dtype, "r", array.offset, array.shape)
-
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (index of the first row, verified rows as stored), block by block; the array is reused."""
         size = self.header.checksum_rows

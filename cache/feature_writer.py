@@ -34,7 +34,6 @@ from twofold.cache.layout import (
     first_non_finite_row,
 )
 from twofold.cache.recipe import Recipe
-from twofold.data.utils.atomic import atomic_write
 
 CHECKSUM_ROWS = 256  #: rows that share a checksum
 SMALL_FILE = 1 << 16  #: bytes of HDF5's own tables
@@ -45,18 +44,7 @@ def write_feature_file(
     features: np.ndarray | Iterable[np.ndarray], failures: dict[str, str],
     classifier: BackboneClassifier | None = None,
 ) -> None:
-    """Write a whole feature file and publish it under `path` in one step; arguments as of `fill_feature_file`."""
-    with atomic_write(path) as temporary:
-        fill_feature_file(temporary, recipe=recipe, dim=dim, keys=keys, sha256=sha256, features=features,
-                          failures=failures, classifier=classifier)
-
-
-def fill_feature_file(
-    path: Path, *, recipe: Recipe, dim: int, keys: Sequence[str], sha256: Sequence[str | bytes],
-    features: np.ndarray | Iterable[np.ndarray], failures: dict[str, str],
-    classifier: BackboneClassifier | None = None,
-) -> None:
-    """Write a whole feature file to `path`, a temporary name that nobody reads yet.
+    """Write a whole feature file to `path`, by rule a temporary name that the caller publishes.
 
     keys: N unique keys in order; sha256: N hex texts; features: (N, dim) or blocks of rows that add up to it, finite;
     failures: key to reason; classifier: the backbone's own.

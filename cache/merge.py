@@ -1,10 +1,10 @@
-"""Stores into one: different backbones and views side by side, different faces of one recipe in one file."""
+"""Merge stores: different backbones and views side by side, different samples of one recipe in one file."""
 
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ TOLERANCE = {"fp32": 0.002, "fp16": 0.02, "bf16": 0.05}  #: of a row's length: t
 
 @dataclass(frozen=True)
 class MergedFile:
-    """One file of the merged store, and how many files and parts it was made of."""
+    """One file of the merged store; sources: number of files and shards that it was made of."""
 
     file: str
     backbone: str
@@ -40,42 +40,41 @@ class MergedFile:
 
 
 @dataclass(frozen=True)
-class Merged:
-    """The store that a merge has made; faces: rows of its manifest."""
+class MergeReport:
+    """The store that was made; samples: rows of its manifest."""
 
     store: Path
-    faces: int
+    samples: int
     files: list[MergedFile]
 
-    def record(self) -> dict:
-        return {"store": str(self.store), "faces": self.faces, "files": [asdict(file) for file in self.files]}
+    def record(self) -> dict[str, Any]:
+        return {"store": str(self.store), "samples": self.samples, "files": [asdict(file) for file in self.files]}
 
     def text(self) -> str:
-        lines = [f"{file.backbone} ({file.view}): {file.rows} faces, {file.failed} failed, sources: {file.sources}"
-                 f"{self._missing(file)} -> {file.file}" for file in self.files]
-        return "\n".join([*lines, f"{self.faces} faces in {self.store}"])
+        lines = []
+        for file in self.files:
+            missing = self.samples - file.rows - file.failed
+            extract = f", {missing} to be extracted" if missing > 0 else ""
+            lines.append(f"{file.backbone} ({file.view}): {file.rows} samples, {file.failed} failed, sources: "
+                         f"{file.sources}{extract} -> {file.file}")
+        return "\n".join([*lines, f"{self.samples} samples in {self.store}"])
 
-    def _missing(self, file: MergedFile) -> str:
-        missing = self.faces - file.rows - file.failed
-        return f", {missing} to be extracted" if missing > 0 else ""
 
+def merge(stores: Sequence[Store], out: Store, keys: Sequence[str]) -> MergeReport:
+    """Write each recipe of the stores to `out`, rows in the order of `keys`; unfinished shards are included.
 
-def merge(stores: Sequence[Store], out: Store, keys: Sequence[str]) -> Merged:
-    """Write each recipe of the stores to `out`, rows in the order of `keys`; unfinished parts are taken in, too.
-
-    What `out` holds already takes part, so that a merge that was cut off goes on, and what another process adds to it
-    meanwhile stays. Nothing is written before all is compared. Raises CacheError naming the key for which two stores
-    hold another image or another value, and for a file that cannot be read.
+    What `out` holds takes part, so that an interrupted merge continues, and what another process adds to it meanwhile
+    stays. Nothing is written before all is compared. Raises CacheError naming the key for which two stores hold another
+    image or another value, and for a file that cannot be read.
     """
     others = [store for path, store in {store.path.resolve(): store for store in stores}.items()
               if path != out.path.resolve()]
     recipes = {recipe.fingerprint: recipe for store in (out, *others) for recipe in _recipes(store)}.values()
-    sources = [[_cached(store, recipe) for store in others] for recipe in recipes]
-    for recipe, cached in zip(recipes, sources, strict=True):
-        retry_replace(out, recipe, partial(_agreed_with, cached))
+    sources = [(recipe, [_cached(store, recipe) for store in others]) for recipe in recipes]
+    for recipe, rows in sources:
+        retry_replace(out, recipe, lambda state, rows=rows: _unite([state.rows, *rows]))
     make_folder(out.path)
-    return Merged(out.path, len(keys), [_merge_recipe(out, recipe, cached, keys)
-                                        for recipe, cached in zip(recipes, sources, strict=True)])
+    return MergeReport(out.path, len(keys), [_merge_recipe(out, recipe, rows, keys) for recipe, rows in sources])
 
 
 def _recipes(store: Store) -> list[Recipe]:
@@ -84,26 +83,19 @@ def _recipes(store: Store) -> list[Recipe]:
             return [file.recipe for file in [*store.files(), *store.shards()]]
 
 
-def _agreed_with(others: Sequence[CachedRows], state: FileState) -> CachedRows:
-    return _agreed([state.rows, *others])
-
-
 def _cached(store: Store, recipe: Recipe) -> CachedRows:
-    """What a store holds of a recipe, but for the rows of faces that have left its manifest."""
-    files = [file for file in store.files() if file.fingerprint == recipe.fingerprint]
-    parts = [FeatureFile(path) for path in shard_paths(store, recipe) if not is_retired(path)]
-    for part in parts:
-        part.check()
-    return cached_rows(files + parts)
+    """What a store holds of a recipe, except the rows of samples that have left its manifest."""
+    shards = [FeatureFile(path) for path in shard_paths(store, recipe) if not is_retired(path)]
+    for shard in shards:
+        shard.check()
+    return cached_rows([*(file for file in store.files() if file.fingerprint == recipe.fingerprint), *shards])
 
 
-def _agreed(stores: Sequence[CachedRows]) -> CachedRows:
-    """The rows of several stores: each key from the first that has it, if the others have the same of it."""
+def _unite(stores: Sequence[CachedRows]) -> CachedRows:
+    """The rows of several stores: each key from the first that has it. Raises CacheError where others disagree."""
     rows = stores[0]
     for other in stores[1:]:
-        shared = [key for key in other.place if key in rows.place]
-        _require_same_images(rows, other, shared)
-        _require_same_values(rows, other, shared)
+        _require_equal(rows, other, [key for key in other.place if key in rows.place])
         offset = len(rows.files)
         place = {key: (file + offset, row) for key, (file, row) in other.place.items()} | rows.place
         failures = {key: reason for key, reason in (other.failures | rows.failures).items() if key not in place}
@@ -112,19 +104,16 @@ def _agreed(stores: Sequence[CachedRows]) -> CachedRows:
     return rows
 
 
-def _require_same_images(a: CachedRows, b: CachedRows, keys: Sequence[str]) -> None:
-    for key in keys:
-        if a.sha256(key) != b.sha256(key):
-            raise CacheError(f"{_both(a, b, key)} were made from different images of {key!r}: extract one of them "
-                             f"again with --recheck, or merge under different keys")
-
-
-def _require_same_values(a: CachedRows, b: CachedRows, keys: Sequence[str]) -> None:
+def _require_equal(a: CachedRows, b: CachedRows, keys: Sequence[str]) -> None:
+    """Raise CacheError unless images are the same, and values within the rounding of two machines."""
+    if other := next((key for key in keys if a.sha256(key) != b.sha256(key)), None):
+        raise CacheError(f"{_both(a, b, other)} were made from different images of {other!r}: extract one of them again "
+                         "with --recheck, or merge under different keys")
     for start, left, right in zip(range(0, len(keys), BLOCK_ROWS), a.blocks(keys), b.blocks(keys), strict=True):
         left, right = left.astype(np.float32), right.astype(np.float32)
         distance = np.linalg.norm(left - right, axis=1)
         bound = TOLERANCE[a.files[0].recipe.precision] * np.linalg.norm(left, axis=1)
-        if not (distance <= bound).all():  # written so that it holds for what is not a number, too
+        if not (distance <= bound).all():
             row = int(np.argmax(distance - bound))
             key = keys[start + row]
             raise CacheError(f"{_both(a, b, key)} have different values for {key!r} under one recipe (they are "
@@ -137,11 +126,9 @@ def _both(a: CachedRows, b: CachedRows, key: str) -> str:
 
 def _merge_recipe(out: Store, recipe: Recipe, sources: Sequence[CachedRows], keys: Sequence[str]) -> MergedFile:
     def make(state: FileState) -> tuple[FeatureFile, int] | None:
-        rows = _agreed([state.rows, *sources])
-        if _is_unchanged(state, rows, keys):
-            file = state.finished
-        else:
-            file = replace_finished(out, recipe, rows.files[0].dim, keys, state, rows)
+        rows = _unite([state.rows, *sources])
+        file = state.finished if _is_unchanged(state, rows, keys) else replace_finished(
+            out, recipe, rows.files[0].dim, keys, state, rows)
         return (file, len(rows.files)) if file else None
 
     file, count = retry_replace(out, recipe, make)
@@ -149,7 +136,7 @@ def _merge_recipe(out: Store, recipe: Recipe, sources: Sequence[CachedRows], key
 
 
 def _is_unchanged(state: FileState, rows: CachedRows, keys: Sequence[str]) -> bool:
-    """True if the finished file holds just these rows already."""
+    """True if the finished file holds exactly these rows already."""
     file, present = state.finished, [key for key in keys if key in rows.place]
     return (file is not None and not state.shards and file.keys.tolist() == present and file.failures == rows.failures
             and all(rows.place[key][0] == 0 for key in present)

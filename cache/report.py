@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from twofold.cache.feature_file import FeatureFile
 from twofold.cache.shards import is_retired
@@ -12,15 +13,15 @@ from twofold.cache.store import Store, files_at
 
 @dataclass(frozen=True)
 class Listing:
-    """One line a feature file; files that cannot be read, and unfinished shards, below."""
+    """Feature files, unreadable ones with the reason, number of shards and of retired rows per recipe."""
 
     store: Path
     files: list[FeatureFile]
     unreadable: dict[Path, str]
     shards: dict[str, int]
-    retired: dict[str, int]  #: rows of faces that have left the manifest
+    retired: dict[str, int]
 
-    def record(self) -> dict:
+    def record(self) -> dict[str, Any]:
         return {
             "store": str(self.store),
             "files": [{"file": file.path.name, "backbone": file.backbone, "view": file.view, "rows": file.rows,
@@ -34,73 +35,56 @@ class Listing:
     def text(self) -> str:
         lines = feature_table(self.record()["files"]) or [f"{self.store}: no feature files"]
         lines += [f"unreadable: {reason}" for reason in self.unreadable.values()]
-        lines += [f"unfinished: {count} shards of recipe {name[:8]} (the same `extract` command goes on with them)"
+        lines += [f"unfinished: {count} shards of recipe {name[:8]} (the same `extract` command continues them)"
                   for name, count in self.shards.items()]
-        lines += [f"kept aside: {count} rows of recipe {name[:8]} of faces that have left the manifest (they come back "
-                  f"with them)" for name, count in self.retired.items()]
+        lines += [f"kept aside: {count} rows of recipe {name[:8]} of samples that have left the manifest (they come "
+                  "back with them)" for name, count in self.retired.items()]
         return "\n".join(lines)
 
 
 @dataclass(frozen=True)
 class Description:
-    """How each file was made."""
+    """How each file was made; or, with `failures`, which of its samples have no features, and why."""
 
     files: list[FeatureFile]
+    failures: bool
 
-    def record(self) -> list[dict]:
+    def record(self) -> Any:
+        if self.failures:
+            return {file.path.name: file.failures for file in self.files}
         return [{"file": file.path.name, "created": file.header.created, "fingerprint": file.fingerprint,
                  "rows": file.rows, "dim": file.dim, "failed": file.failed, "recipe": asdict(file.recipe),
-                 "software": json.loads(file.header.software),
-                 "failures": dict(Counter(file.failures.values()))} for file in self.files]
+                 "software": json.loads(file.header.software), "failures": dict(Counter(file.failures.values()))}
+                for file in self.files]
 
     def text(self) -> str:
-        return "\n\n".join(_described(record) for record in self.record())
-
-
-@dataclass(frozen=True)
-class FailedFaces:
-    """The faces without features in each file, and why."""
-
-    files: list[FeatureFile]
-
-    def record(self) -> dict[str, dict[str, str]]:
-        return {file.path.name: file.failures for file in self.files}
-
-    def text(self) -> str:
-        return "\n".join(f"{name}: {len(failures)} of its faces have no features" + "".join(
-            f"\n  {key}: {reason}" for key, reason in failures.items()) for name, failures in self.record().items())
+        if self.failures:
+            return "\n".join("\n  ".join([f"{name}: {len(failures)} of its samples have no features",
+                                          *(f"{key}: {reason}" for key, reason in failures.items())])
+                             for name, failures in self.record().items())
+        return "\n\n".join("\n".join(_described(record)) for record in self.record())
 
 
 def listing(path: Path) -> Listing:
     """What a store holds. Raises CacheError if `path` is not a store."""
     store = Store(path)
     good, bad = store.readable()
-    shards = [shard.path for shard in store.shards()]
-    retired = Counter(path.parent.name for path in shards if is_retired(path) for _ in range(FeatureFile(path).rows))
-    return Listing(store.path, good, bad, dict(Counter(path.parent.name for path in shards if not is_retired(path))),
-                   dict(retired))
+    shards, retired = Counter[str](), Counter[str]()
+    for shard in store.shards():
+        name = shard.path.parent.name
+        shards[name] += not is_retired(shard.path)
+        retired[name] += shard.rows if is_retired(shard.path) else 0
+    return Listing(store.path, good, bad, dict(+shards), dict(+retired))
 
 
-def description(path: Path) -> Description:
-    """How a feature file, or every file of a store, was made. Raises CacheError if it cannot be read."""
-    return Description(_readable_at(path))
+def describe(path: Path, *, failures: bool = False) -> Description:
+    """How a feature file, or every file of a store, was made. Raises CacheError if one cannot be read."""
+    return Description(files_at(path), failures)
 
 
-def failed_faces(path: Path) -> FailedFaces:
-    """Which faces a feature file, or every file of a store, lacks. Raises CacheError if it cannot be read."""
-    return FailedFaces(_readable_at(path))
-
-
-def _readable_at(path: Path) -> list[FeatureFile]:
-    files = files_at(path)
-    for file in files:
-        _ = file.header
-    return files
-
-
-def feature_table(files: list[dict]) -> list[str]:
-    """One line a feature file, given as `Listing.record` has them, below a header; nothing for no files."""
-    header = ("backbone", "view", "faces", "failed", "dim", "stored", "computed", "weights", "recipe", "MB")
+def feature_table(files: list[dict[str, Any]]) -> list[str]:
+    """A header and one line per feature file, given as `Listing.record` has them; nothing for no files."""
+    header = ("backbone", "view", "samples", "failed", "dim", "stored", "computed", "weights", "recipe", "MB")
     rows = [(file["backbone"], file["view"], str(file["rows"]), str(file["failed"]), str(file["dim"]), file["dtype"],
              file["precision"], _weights(file["weights"]), file["fingerprint"][:8], f"{file['bytes'] / 1e6:.1f}")
             for file in files]
@@ -109,7 +93,7 @@ def feature_table(files: list[dict]) -> list[str]:
 
 def table(rows: list[tuple[str, ...]]) -> list[str]:
     """Lines of left-aligned columns."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
@@ -117,11 +101,9 @@ def _weights(text: str) -> str:
     return f"UNTRAINED {text}" if text.startswith("random:") else text.removeprefix("sha256:")[:8]
 
 
-def _described(record: dict) -> str:
-    pairs = {name: value for name, value in record.items() if name not in ("recipe", "software", "failures")}
-    lines = [f"{name:12} {value}" for name, value in pairs.items()]
-    lines += ["recipe"] + [f"  {name:14} {json.dumps(value)}" for name, value in record["recipe"].items()]
-    lines += ["made with      " + ", ".join(f"{name} {version}" for name, version in record["software"].items())]
-    if record["failures"]:
-        lines += ["failures"] + [f"  {count:6} {reason}" for reason, count in record["failures"].items()]
-    return "\n".join(lines)
+def _described(record: dict[str, Any]) -> list[str]:
+    recipe, software, failures = (record.pop(name) for name in ("recipe", "software", "failures"))
+    return [*(f"{name:12} {value}" for name, value in record.items()),
+            "recipe", *(f"  {name:14} {json.dumps(value)}" for name, value in recipe.items()),
+            "made with      " + ", ".join(f"{name} {version}" for name, version in software.items()),
+            *(["failures"] if failures else []), *(f"  {count:6} {reason}" for reason, count in failures.items())]

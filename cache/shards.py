@@ -22,7 +22,7 @@ import numpy as np
 from twofold.cache.classifier import BackboneClassifier
 from twofold.cache.errors import CacheError, DamagedFile, FileGone
 from twofold.cache.feature_file import BLOCK_ROWS, FeatureFile
-from twofold.cache.feature_writer import fill_feature_file
+from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import SHARDS, Store, h5_files
 from twofold.data.utils.atomic import (
@@ -219,8 +219,8 @@ def publish_shard(store: Store, recipe: Recipe, dim: int, rows: Rows) -> Path:
     """Write rows as one shard of the store; once this returns they survive a crash."""
     make_folder(store.path)
     with temporary_file(store.path) as temporary:
-        fill_feature_file(temporary, recipe=recipe, dim=dim, keys=rows.keys, sha256=rows.sha256,
-                          features=rows.features, failures=rows.failures)
+        write_feature_file(temporary, recipe=recipe, dim=dim, keys=rows.keys, sha256=rows.sha256,
+                           features=rows.features, failures=rows.failures)
         fsync(temporary)
         with file_lock(store.lock_path):
             return _add_shard(store, recipe, temporary)
@@ -325,7 +325,7 @@ def _write(
     temporary: Path, recipe: Recipe, dim: int, rows: CachedRows, keys: Sequence[str], failed: Sequence[str], *,
     classifier: BackboneClassifier | None = None,
 ) -> None:
-    fill_feature_file(temporary, recipe=recipe, dim=dim, keys=keys, sha256=[rows.sha256(key) for key in keys],
-                      features=rows.blocks(keys), failures={key: rows.failures[key] for key in failed},
-                      classifier=classifier)
+    write_feature_file(temporary, recipe=recipe, dim=dim, keys=keys, sha256=[rows.sha256(key) for key in keys],
+                       features=rows.blocks(keys), failures={key: rows.failures[key] for key in failed},
+                       classifier=classifier)
     fsync(temporary)

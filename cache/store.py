@@ -1,19 +1,18 @@
 """A store: a folder of feature files of one dataset, with its manifest; it can be copied anywhere."""
 
-import csv
 import os
 import re
 from collections.abc import Collection
 from pathlib import Path
 
-from twofold.cache.errors import CacheError
+from twofold.cache.errors import CacheError, FileGone
 from twofold.cache.feature_file import FeatureFile
 from twofold.cache.recipe import Recipe
+from twofold.data.utils.errors import InputError
 
 MANIFEST = "manifest.csv"
 SHARDS = ".shards"
 BESIDE = {MANIFEST, "README.md", "store.json"}  #: what a store without any feature file may hold
-TEXT_MARK = re.compile(r"'+[=+\-@]")  #: a manifest marks a key as text that a spreadsheet would take for a formula
 
 
 class Store:
@@ -30,65 +29,74 @@ class Store:
 
     @property
     def lock_path(self) -> Path:
-        """Held by who changes its files in several steps; readers never look at it."""
+        """The lock of whoever changes files in several steps; readers do not use it."""
         return self.path / ".lock"
 
     def require_own_folder(self) -> None:
-        """Raises CacheError if the folder holds other things and no store: what is not ours is not mixed with."""
+        """Raise CacheError if the folder holds other things and no store: nothing of ours is mixed with them."""
         try:
             names = {name for name in os.listdir(self.path) if name == SHARDS or not name.startswith(".")}
         except FileNotFoundError:
             return
         except NotADirectoryError:
             raise CacheError(f"{self.path} is a file, not a folder: give another store") from None
-        ours = any(name == SHARDS or ".h5" in name for name in names)
-        if names - BESIDE and not ours:
+        if names - BESIDE and not any(name == SHARDS or ".h5" in name for name in names):
             raise CacheError(f"{self.path} holds {sorted(names - BESIDE)[0]!r} and is no store: give a new folder")
 
     def listed_keys(self) -> set[str] | None:
-        """The keys of its manifest; None if it has none that can be read."""
+        """The keys of the manifest; None without a readable one."""
+        from twofold.data.utils.csv_files import read_table  # late: it imports pandas
+
         try:
-            with self.manifest_path.open(encoding="utf-8-sig", newline="") as file:
-                keys = [row["key"] for row in csv.DictReader(file)]
-            return {key[1:] if TEXT_MARK.match(key) else key for key in keys}
-        except (FileNotFoundError, KeyError, UnicodeDecodeError, csv.Error):
+            return set(read_table(self.manifest_path)["key"])
+        except (InputError, KeyError):
             return None
 
     def require_same_dataset(self, keys: Collection[str]) -> None:
-        """Raises CacheError if it has a manifest and files, and none of these keys is in it: another dataset's."""
+        """Raise CacheError if the store has a manifest and files, but none of these keys: it is of another dataset."""
         listed = self.listed_keys()
         if listed and keys and self.files() and listed.isdisjoint(keys):
-            raise CacheError(f"{self.path} is the store of another dataset: none of its {len(listed)} faces is in this "
-                             "manifest; give another --store, put both into one manifest with `manifest merge`, or "
-                             "say --replace-manifest")
+            raise CacheError(f"{self.path} is the store of another dataset: none of its {len(listed)} samples is in "
+                             "this manifest; give another --store, put both into one manifest with `manifest merge`, "
+                             "or say --replace-manifest")
 
     def files(self) -> list[FeatureFile]:
-        """All feature files in it, by name; nothing is opened yet."""
+        """All feature files, by name; none is opened yet."""
         return [FeatureFile(path) for path in h5_files(self.path) if not path.name.startswith(".")]
 
     def shards(self) -> list[FeatureFile]:
-        """All shards of unfinished work, by name; nothing is opened yet."""
+        """All shards of unfinished work, by name; none is opened yet."""
         return [FeatureFile(path) for folder in _entries(self.path / SHARDS) for path in h5_files(folder)]
 
     def readable(self) -> tuple[list[FeatureFile], dict[Path, str]]:
-        """The files whose header holds, and the reason for each that does not."""
+        """The files with a sound header, and the reason for each other one."""
         good, bad = [], {}
         for file in self.files():
             try:
                 _ = file.header
                 good.append(file)
+            except FileGone:
+                continue
             except CacheError as error:
                 bad[file.path] = str(error)
         return good, bad
 
+    def files_of(self, view: str) -> list[FeatureFile]:
+        """All files of a view. Raises CacheError if any file of the store cannot be read: it may be one of them."""
+        good, bad = self.readable()
+        if bad:
+            raise CacheError(f"{next(iter(bad.values()))}; fetch it whole (git-lfs: `git lfs pull`), delete it, or "
+                             "name the files to use with --backbones")
+        return [file for file in good if file.view == view]
+
     def backbones(self, view: str = "original") -> list[str]:
-        """Names of the backbones that have a file of this view, in file order, each once."""
-        return list(dict.fromkeys(file.backbone for file in self.readable()[0] if file.view == view))
+        """Names of the backbones of all files of a view, in file order, each once; raises as `files_of`."""
+        return list(dict.fromkeys(file.backbone for file in self.files_of(view)))
 
     def find(self, backbone: str, view: str = "original") -> FeatureFile:
         """The one file of this backbone (`NAME`, or `NAME@FINGERPRINT` with any number of its digits) and view.
 
-        Raises CacheError if there is none, or more than one and no fingerprint says which.
+        Raises CacheError if there is none, or more than one and no fingerprint chooses.
         """
         good, bad = self.readable()
         files = [file for file in good if file.view == view and file.recipe.is_named(backbone)]
@@ -100,30 +108,29 @@ class Store:
             raise CacheError(f"{self.path} has no features of {backbone!r} (view {view!r}); it has {have}{damaged}")
         choices = " or ".join(f"{file.backbone}@{file.fingerprint[:8]}" for file in files)
         raise CacheError(f"{self.path} has {len(files)} files of {files[0].backbone!r} (view {view!r}) with different "
-                         f"recipes: say which, as {choices} (`cache diff` shows what differs)")
+                         f"recipes: choose {choices} (`cache diff` shows what differs)")
 
     def path_of(self, recipe: Recipe) -> Path:
-        """Where the finished file of a recipe stands: `<backbone>.<view>.<fp8>.h5`."""
+        """Path of the finished file of a recipe: `<backbone>.<view>.<fp8>.h5`."""
         backbone = re.sub(r"[^A-Za-z0-9._@+=-]", "-", recipe.backbone)
         return self.path / f"{backbone}.{recipe.view['name']}.{recipe.fingerprint[:8]}.h5"
 
     def shard_folder(self, recipe: Recipe) -> Path:
-        """The folder of the shards of a recipe."""
         return self.path / SHARDS / recipe.fingerprint
 
 
 def files_at(path: Path) -> list[FeatureFile]:
-    """A feature file alone, or all of a store. Raises CacheError if `path` is neither."""
+    """One feature file, or all of a store. Raises CacheError if `path` is neither."""
     return [FeatureFile(path)] if path.is_file() else Store(path).files()
 
 
 def h5_files(folder: Path) -> list[Path]:
-    """What is named like a feature file in a folder, by name; none if it is not there. Raises OSError."""
+    """The .h5 files of a folder, by name; none if it does not exist. Raises OSError."""
     return [path for path in _entries(folder) if path.suffix == ".h5"]
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Not by `glob`, which takes a folder that cannot be read for an empty one."""
+    """Not by `glob`, which returns nothing for a folder that cannot be read."""
     try:
         return sorted(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):

@@ -18,7 +18,7 @@ def store(tmp_path, write) -> Store:
 def test_the_hubs_library_reads_it(store, cli):
     huggingface_hub = pytest.importorskip("huggingface_hub")
     done = cli("cache", "card", store.path)
-    assert done.returncode == 0 and "1 feature files of 3 faces" in done.stdout
+    assert done.returncode == 0 and "1 feature files of 3 samples" in done.stdout
     card = huggingface_hub.DatasetCard.load(store.path / "README.md")
     assert card.data.license == "other" and card.data.license_name
     assert huggingface_hub.DatasetCard(str(card)).data.to_dict() == card.data.to_dict()  # as it would write it itself

@@ -44,7 +44,7 @@ def test_faces_of_one_recipe_become_one_file_in_the_order_of_the_manifest(store,
     assert file.keys.tolist() == [f"{row}.jpg" for row in (0, 1, 2, 3, 4, 5, 7, 9)]
     np.testing.assert_array_equal(file.read(), VALUES[[0, 1, 2, 3, 4, 5, 7, 9]])
     assert file.sha256[7] == b"%064x" % 9 and file.failures == {"8.jpg": "not an image"}
-    assert "8 faces, 1 failed, sources: 2, 1 to be extracted" in made.text()
+    assert "8 samples, 1 failed, sources: 2, 1 to be extracted" in made.text()
 
 
 def test_a_face_that_one_store_could_not_encode_comes_from_the_other(store, tmp_path):
@@ -64,7 +64,7 @@ def test_other_backbones_and_recipes_stand_side_by_side(store, tmp_path):
         file.path.name for one in (a, b) for file in one.files())
 
 
-def test_unfinished_parts_are_taken_in(store, recipe, tmp_path):
+def test_unfinished_shards_are_taken_in(store, recipe, tmp_path):
     a, how = store("a", range(0, 3)), recipe(dtype="float32")
     for rows in ((3, 4), (5, 6)):
         publish_shard(a, how, 4, Rows(keys=[KEYS[row] for row in rows], sha256=["0" * 64] * 2,

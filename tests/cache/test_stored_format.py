@@ -28,7 +28,6 @@ def test_every_value_is_read():
         assert file.sha256.tolist() == [f"{row:064x}".encode() for row in range(rows)]
         np.testing.assert_array_equal(file.read(), FEATURES[:rows])
         np.testing.assert_array_equal(file.read(KEYS[4:1:-1]), FEATURES[4:1:-1])
-        np.testing.assert_array_equal(file.mapped(), FEATURES[:rows])
 
 
 def test_the_classifier_and_its_training_samples_are_read():

@@ -31,7 +31,7 @@ def store(tmp_path, recipe):
 def test_a_sound_store(cli, store):
     done = cli("cache", "verify", str(store.path), "--deep", "--root", str(store.path.parent / "faces"))
     assert done.returncode == 0 and done.stdout.startswith("sound    timm-tiny.original") and "note" not in done.stdout
-    assert "4 faces, 1 failed" in done.stdout
+    assert "4 samples, 1 failed" in done.stdout
 
 
 def test_a_changed_byte_is_at_fault(cli, store):
@@ -61,8 +61,8 @@ def test_faces_only_the_manifest_has_or_only_the_file_are_noted(store):
     store.manifest_path.write_text("key\n0.jpg\n1.jpg\n2.jpg\nnew1.jpg\nnew2.jpg\n")
     report = verify(store.path)
     assert report.exit_code == 0
-    assert report.verdicts[0].notes == ("2 faces of the manifest are not in it (`extract` goes on)",
-                                        "1 of its faces are not in the manifest")
+    assert report.files[0].notes == ("2 samples of the manifest are not in it (`extract` continues)",
+                                        "1 of its samples are not in the manifest")
 
 
 def test_deep_notes_equal_rows_and_numbers_that_never_vary(store, recipe):
@@ -70,22 +70,22 @@ def test_deep_notes_equal_rows_and_numbers_that_never_vary(store, recipe):
     write_feature_file(store.path_of(how), recipe=how, dim=3, keys=list("abcd"), failures={},
                       sha256=[one * 64 for one in "0011"],
                       features=np.array([[1, 2, 0], [1, 2, 0], [1, 3, 0], [1, 2, 0]], float))
-    notes = {verdict.file.split(".")[0]: verdict.notes for verdict in verify(store.path, deep=True).verdicts}
+    notes = {verdict.file.split(".")[0]: verdict.notes for verdict in verify(store.path, deep=True).files}
     assert notes["timm-tiny"] == ()
     assert notes["timm-stuck"][-2].startswith("1 rows equal another row though their images differ")
-    assert notes["timm-stuck"][-1] == "2 of its 3 numbers are the same for every face"
+    assert notes["timm-stuck"][-1] == "2 of its 3 numbers are the same for every sample"
 
 
 def test_a_damaged_part_is_named(store, recipe):
     path = publish_shard(store, recipe(), 2, Rows(keys=["new.jpg"], sha256=["0" * 64], features=np.ones((1, 2))))
     path.write_bytes(path.read_bytes()[:1000])
     report = verify(store.path)
-    assert report.exit_code == 1 and [verdict.sound for verdict in report.verdicts] == [True, False]
-    assert report.verdicts[1].file.startswith(".shards/")
+    assert report.exit_code == 1 and [verdict.sound for verdict in report.files] == [True, False]
+    assert report.files[1].file.startswith(".shards/")
 
 
 def test_one_file_and_an_empty_folder(store, tmp_path):
     (file,) = store.files()
-    assert verify(file.path).verdicts[0].sound
+    assert verify(file.path).files[0].sound
     (tmp_path / "empty").mkdir()
     assert "no feature files" in verify(tmp_path / "empty").text()
