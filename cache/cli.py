@@ -122,15 +122,15 @@ def cache_export(
     from twofold.cache.store import Store
     from twofold.data.manifest import read_manifest
     from twofold.data.utils.options import split_names
-    from twofold.data.utils.outputs import Output, OutputKind
+    from twofold.data.utils.outputs import Output
 
-    source, file_format = Store(store), export_format(out)
+    source, (kind, write) = Store(store), export_format(out)
     table = read_manifest(source.manifest_path).table if source.manifest_path.exists() else None
     export = join_files(source, backbones=split_names(backbones or ""), view=view,
                         manifest=None if table is None else {str(name): table[name].tolist() for name in table})
     inputs = [source.manifest_path, *(file.path for file in export.files)]
-    with Output(out, OutputKind(file_format.name, file_format.is_own), overwrite, inputs).writing() as temporary:
-        file_format.write(temporary, export)
+    with Output(out, kind, overwrite, inputs).writing() as temporary:
+        write(temporary, export)
     return ExportReport(out, export)
 
 

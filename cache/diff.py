@@ -27,7 +27,7 @@ class ValueDiff:
 
 @dataclass(frozen=True)
 class FileDiff:
-    """Two files compared. recipe: field to both values; failures: key to both reasons; values: None if widths differ."""
+    """Two files compared. recipe: field to both values; failures: key to both reasons; values: if comparable."""
 
     a: str
     b: str

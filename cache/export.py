@@ -17,6 +17,7 @@ from numpy.lib import format as npy
 from twofold.cache.errors import CacheError
 from twofold.cache.feature_file import FeatureFile
 from twofold.cache.store import Store
+from twofold.data.utils.outputs import OutputKind
 
 BLOCK = 4096  #: samples in memory at once
 LABELS = ("split", "basic", "compound", "group")
@@ -74,15 +75,6 @@ class ExportReport:
             for name, file in zip(export.streams, export.files, strict=True))])
 
 
-@dataclass(frozen=True)
-class ExportFormat:
-    """A file format: its name with its article, a function that recognises our own files, and one that writes."""
-
-    name: str
-    is_own: Callable[[Path], bool]
-    write: Callable[[Path, Export], None]
-
-
 def join_files(store: Store, *, backbones: Sequence[str], view: str,
                manifest: Mapping[str, Sequence[str]] | None) -> Export:
     """Join the files of these backbones (none: all files of the view).
@@ -104,12 +96,12 @@ def join_files(store: Store, *, backbones: Sequence[str], view: str,
                   files, len(listed) - len(rows))
 
 
-def export_format(out: Path) -> ExportFormat:
-    """The format that the suffix of `out` names. Raises CacheError for another suffix."""
+def export_format(out: Path) -> tuple[OutputKind, Callable[[Path, Export], None]]:
+    """The kind of file that the suffix of `out` names, and its writer. Raises CacheError for another suffix."""
     if out.suffix == ".npz":
-        return ExportFormat("an archive of `cache export`", is_own_npz, write_npz)
+        return OutputKind("an archive of `cache export`", is_own_npz), write_npz
     if out.suffix == ".parquet":
-        return ExportFormat("a table of `cache export`", is_own_parquet, write_parquet)
+        return OutputKind("a table of `cache export`", is_own_parquet), write_parquet
     raise CacheError(f"{out}: an export is NAME.npz or NAME.parquet")
 
 

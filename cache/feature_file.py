@@ -13,25 +13,10 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from twofold.cache import layout
 from twofold.cache.classifier import BackboneClassifier, read_classifier
 from twofold.cache.errors import DamagedFile, FileGone
-from twofold.cache.layout import (
-    CHECKSUMS,
-    CLASSIFIER,
-    FEATURES,
-    HDF5_SIGNATURE,
-    SEAL_BYTES,
-    TABLES,
-    Header,
-    UserBlock,
-    block_seed,
-    bytes_of,
-    check_keys,
-    checksum_of_rest,
-    decode_texts,
-    first_non_finite_row,
-    read_user_block,
-)
+from twofold.cache.layout import FEATURES, Header, UserBlock, bytes_of, first_non_finite_row
 from twofold.cache.recipe import Recipe
 
 BLOCK_ROWS = 8192
@@ -54,11 +39,10 @@ class FeatureFile:
     def __getstate__(self) -> dict:
         return {"path": self.path}
 
-    # --------------------------------------------------------------------------------------------------------- header
     @cached_property
     def _opened(self) -> tuple[bytes, UserBlock]:
         with self._open() as descriptor:
-            return read_user_block(descriptor, self.path)
+            return layout.read_user_block(descriptor, self.path)
 
     @property
     def header(self) -> Header:
@@ -99,13 +83,12 @@ class FeatureFile:
         """Number of samples that could not be encoded."""
         return self.header.failed
 
-    # ---------------------------------------------------------------------------------------------------------- index
     @cached_property
     def _index(self) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-        keys, hashes, failed, reasons = (self._table(name) for name in TABLES)
-        check_keys(keys, failed, self.path)
-        failures = dict(zip(decode_texts(failed, self.path), decode_texts(reasons, self.path), strict=True))
-        return decode_texts(keys, self.path), hashes, failures
+        keys, hashes, failed, reasons = (self._table(name) for name in layout.TABLES)
+        layout.check_keys(keys, failed, self.path)
+        failures = dict(zip(layout.decode_texts(failed, self.path), layout.decode_texts(reasons, self.path), strict=True))
+        return layout.decode_texts(keys, self.path), hashes, failures
 
     @property
     def keys(self) -> np.ndarray:
@@ -131,13 +114,12 @@ class FeatureFile:
     def classifier(self) -> BackboneClassifier | None:
         """The classification layer of the backbone, if it is stored."""
         block = self._opened[1]
-        arrays = {name: self._table(name) for name in CLASSIFIER & block.arrays.keys()}
+        arrays = {name: self._table(name) for name in layout.CLASSIFIER & block.arrays.keys()}
         try:
             return read_classifier(block.classifier, arrays, self.dim)
         except DamagedFile as error:
             raise DamagedFile(f"{self.path}: {error}") from None
 
-    # ------------------------------------------------------------------------------------------------------- features
     def read(self, keys: Sequence[str] | None = None, *, dtype: np.dtype | type | str = np.float32) -> np.ndarray:
         """(N, D) array of `dtype`: all rows, or those of `keys` in their order.
 
@@ -189,16 +171,11 @@ class FeatureFile:
         block = self._opened[1]
         with self._unchanged() as descriptor:
             start = 512  # where HDF5 looks for its signature, too: here, and at each power of two
-            while start < block.size and os.pread(descriptor, 4, start) != HDF5_SIGNATURE[:4]:
+            while start < block.size and os.pread(descriptor, 4, start) != layout.HDF5_SIGNATURE[:4]:
                 start *= 2
-            if checksum_of_rest(descriptor, block.arrays.values(), start=start, size=block.size) != block.hdf5:
+            if layout.checksum_of_rest(descriptor, block.arrays.values(), start=start, size=block.size) != block.hdf5:
                 raise DamagedFile(f"{self.path}: HDF5's own tables were altered, other programs cannot read it: delete "
                                   "it and extract again")
-
-    # ------------------------------------------------------------------------------------------------- reading arrays
-    @cached_property
-    def _checksums(self) -> np.ndarray:
-        return self._table(CHECKSUMS)
 
     def _table(self, name: str) -> np.ndarray:
         """Any array but the features, whole."""
@@ -212,7 +189,7 @@ class FeatureFile:
 
     def _blocks(self, numbers: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
         """(number, rows as stored) of each of these checksum blocks; the array is reused."""
-        size, checksums = self.header.checksum_rows, self._checksums
+        size, checksums = self.header.checksum_rows, self._table(layout.CHECKSUMS)
         buffer = np.empty((min(size, self.rows), self.dim), self._opened[1].arrays[FEATURES].dtype)
         with self._unchanged() as descriptor:
             for number in numbers:
@@ -222,7 +199,7 @@ class FeatureFile:
 
     def _read_all(self, out: np.ndarray) -> None:
         """Fill `out` (N, D), of the stored type, with all rows: no byte is copied twice."""
-        size, checksums = self.header.checksum_rows, self._checksums
+        size, checksums = self.header.checksum_rows, self._table(layout.CHECKSUMS)
         with self._unchanged() as descriptor:
             for first in range(0, len(checksums), SPAN):
                 self._read_span(descriptor, first, out[first * size:(first + SPAN) * size], checksums)
@@ -234,7 +211,7 @@ class FeatureFile:
         self._read_into(descriptor, rows, self._opened[1].arrays[FEATURES].offset + first * length, FEATURES)
         content = bytes_of(rows)
         for number, start in enumerate(range(0, len(content), length), first):
-            digest = xxhash.xxh3_64_intdigest(content[start:start + length], seed=block_seed(fingerprint, number))
+            digest = xxhash.xxh3_64_intdigest(content[start:start + length], seed=layout.block_seed(fingerprint, number))
             if digest != checksums[number]:
                 last = min((number + 1) * size, self.rows) - 1
                 raise DamagedFile(f"{self.path}: the features do not read back (the checksum of rows {number * size} "
@@ -253,7 +230,7 @@ class FeatureFile:
         """Open the file whose header was read. Raises FileGone if another has taken its place."""
         seal, block = self._opened
         with self._open() as descriptor:
-            if os.fstat(descriptor).st_size != block.size or os.pread(descriptor, SEAL_BYTES, 0) != seal:
+            if os.fstat(descriptor).st_size != block.size or os.pread(descriptor, layout.SEAL_BYTES, 0) != seal:
                 raise FileGone(f"{self.path}: replaced by another process while it was read: try again")
             yield descriptor
 

@@ -16,23 +16,10 @@ import msgspec
 import numpy as np
 import xxhash
 
+from twofold.cache import layout
 from twofold.cache.classifier import BackboneClassifier
 from twofold.cache.errors import CacheError
-from twofold.cache.layout import (
-    CHECKSUMS,
-    FEATURES,
-    MAX_BYTES,
-    Header,
-    StoredArray,
-    UserBlock,
-    block_seed,
-    bytes_of,
-    check_keys,
-    checksum_of_rest,
-    encode_keys,
-    encode_reasons,
-    first_non_finite_row,
-)
+from twofold.cache.layout import CHECKSUMS, FEATURES, MAX_BYTES, Header, StoredArray, UserBlock, bytes_of
 from twofold.cache.recipe import Recipe
 
 CHECKSUM_ROWS = 256  #: rows that share a checksum
@@ -50,9 +37,10 @@ def write_feature_file(
     failures: key to reason; classifier: the backbone's own.
     Raises CacheError for keys that no feature file may hold or rows that do not add up, OSError if the disk is full.
     """
-    tables = {"keys": encode_keys(keys), "sha256": np.asarray(sha256, "S64"),
-              "failures/keys": encode_keys(list(failures)), "failures/reasons": encode_reasons(failures.values())}
-    check_keys(tables["keys"], tables["failures/keys"], path)
+    tables = {"keys": layout.encode_keys(keys), "sha256": np.asarray(sha256, "S64"),
+              "failures/keys": layout.encode_keys(list(failures)),
+              "failures/reasons": layout.encode_reasons(failures.values())}
+    layout.check_keys(tables["keys"], tables["failures/keys"], path)
     tables |= classifier.arrays(dim) if classifier else {}
     tables[CHECKSUMS] = np.zeros(-(-len(keys) // CHECKSUM_ROWS), "<u8")
     header = Header(
@@ -81,7 +69,7 @@ def write_feature_file(
             arrays[name] = StoredArray(offsets[name], values.shape, values.dtype.str, digest)
             _write_at(descriptor, content, offsets[name])
         size = os.fstat(descriptor).st_size
-        rest = checksum_of_rest(descriptor, arrays.values(), start=start, size=size)
+        rest = layout.checksum_of_rest(descriptor, arrays.values(), start=start, size=size)
         block = UserBlock(header=header, arrays=arrays, classifier=record, hdf5=rest, size=size)
         _write_at(descriptor, block.sealed(), 0)
 
@@ -136,10 +124,10 @@ def _checksummed(
     for number, rows in enumerate(blocks):
         if row + len(rows) > len(keys):
             raise CacheError(f"more rows of features than {len(keys)} keys")
-        if (wrong := first_non_finite_row(rows)) is not None:
+        if (wrong := layout.first_non_finite_row(rows)) is not None:
             raise CacheError(f"the features of {keys[row + wrong]!r} are not finite numbers")
         content = bytes_of(rows)
-        checksums[number] = xxhash.xxh3_64_intdigest(content, seed=block_seed(fingerprint, number))
+        checksums[number] = xxhash.xxh3_64_intdigest(content, seed=layout.block_seed(fingerprint, number))
         yield content
         row += len(rows)
     if row != len(keys):

@@ -155,7 +155,6 @@ def _require_consistent(block: UserBlock, size: int) -> None:
             raise DamagedFile(f"/{name} claims {array.nbytes} bytes, more than the file of {size} can hold")
 
 
-# ------------------------------------------------------------------------------------------------------------ checksums
 def block_seed(fingerprint: str, block: int) -> int:
     """Seed of a block's checksum: the same bytes in another place, or under another recipe, have another checksum."""
     return (int(fingerprint, 16) + block * 0x9E3779B97F4A7C15) % (1 << 64)
@@ -187,7 +186,6 @@ def first_non_finite_row(rows: np.ndarray) -> int | None:
     return None if finite.all() else int(finite.argmin())
 
 
-# ----------------------------------------------------------------------------------------------------- keys and reasons
 def check_keys(keys: np.ndarray, failed: np.ndarray, path: Path) -> None:
     """Raise DamagedFile unless all keys (encoded) are different plain paths that cannot leave their root."""
     everything = [*keys.tolist(), *failed.tolist()]

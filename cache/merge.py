@@ -107,8 +107,8 @@ def _unite(stores: Sequence[CachedRows]) -> CachedRows:
 def _require_equal(a: CachedRows, b: CachedRows, keys: Sequence[str]) -> None:
     """Raise CacheError unless images are the same, and values within the rounding of two machines."""
     if other := next((key for key in keys if a.sha256(key) != b.sha256(key)), None):
-        raise CacheError(f"{_both(a, b, other)} were made from different images of {other!r}: extract one of them again "
-                         "with --recheck, or merge under different keys")
+        raise CacheError(f"{_both(a, b, other)} were made from different images of {other!r}: extract one of them "
+                         "again with --recheck, or merge under different keys")
     for start, left, right in zip(range(0, len(keys), BLOCK_ROWS), a.blocks(keys), b.blocks(keys), strict=True):
         left, right = left.astype(np.float32), right.astype(np.float32)
         distance = np.linalg.norm(left - right, axis=1)

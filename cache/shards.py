@@ -25,17 +25,8 @@ from twofold.cache.feature_file import BLOCK_ROWS, FeatureFile
 from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import SHARDS, Store, h5_files
-from twofold.data.utils.atomic import (
-    file_exists,
-    file_lock,
-    fsync,
-    make_folder,
-    publish,
-    remove,
-    remove_empty_folder,
-    remove_stale_files,
-    temporary_file,
-)
+from twofold.data.utils import atomic
+from twofold.data.utils.atomic import file_exists, file_lock, temporary_file
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -105,7 +96,6 @@ def common_classifier(files: Sequence[FeatureFile]) -> BackboneClassifier | None
     return carried[0][1] if carried else None
 
 
-# ------------------------------------------------------------------------------------------------------ what is cached
 @dataclass(frozen=True)
 class FileState:
     """What a store holds of one recipe at one moment: its finished file, if any, and its shards, the oldest first.
@@ -210,18 +200,17 @@ def _set_aside(store: Store, path: Path, recipe: Recipe, *, deep: bool) -> None:
             _check(path, recipe, deep=deep)
         except DamagedFile as error:
             aside = path.with_name(f"{path.name}.damaged")
-            publish(path, aside)
+            atomic.publish(path, aside)
             log.warning("set aside as %s, its rows are computed again: %s", aside, error)
 
 
-# ------------------------------------------------------------------------------------------------------ writing shards
 def publish_shard(store: Store, recipe: Recipe, dim: int, rows: Rows) -> Path:
     """Write rows as one shard of the store; once this returns they survive a crash."""
-    make_folder(store.path)
+    atomic.make_folder(store.path)
     with temporary_file(store.path) as temporary:
         write_feature_file(temporary, recipe=recipe, dim=dim, keys=rows.keys, sha256=rows.sha256,
                            features=rows.features, failures=rows.failures)
-        fsync(temporary)
+        atomic.fsync(temporary)
         with file_lock(store.lock_path):
             return _add_shard(store, recipe, temporary)
 
@@ -229,14 +218,13 @@ def publish_shard(store: Store, recipe: Recipe, dim: int, rows: Rows) -> Path:
 def _add_shard(store: Store, recipe: Recipe, temporary: Path, *, prefix: str = "") -> Path:
     """Rename a whole feature file to be the newest shard, under the store's lock: numbers are unique."""
     folder = store.shard_folder(recipe)
-    make_folder(folder)
+    atomic.make_folder(folder)
     number = 1 + max(map(_number, h5_files(folder)), default=0)
     path = folder / f"{prefix}{number:08d}-{uuid.uuid4().hex}.h5"
-    publish(temporary, path)
+    atomic.publish(temporary, path)
     return path
 
 
-# --------------------------------------------------------------------------------------------------- the finished file
 def assemble(
     store: Store, recipe: Recipe, dim: int, keys: Sequence[str], *, classifier: BackboneClassifier | None = None,
 ) -> FeatureFile | None:
@@ -286,7 +274,8 @@ def replace_finished(
     Returns None, and changes nothing, if another process has changed the finished file or removed shards since.
     """
     classifier = classifier or common_classifier(rows.files)
-    staying, retiring = _unwanted(state, rows, set(keys))
+    wanted = set(keys)
+    retiring = [key for key in rows.place if key not in wanted], [key for key in rows.failures if key not in wanted]
     with ExitStack() as stack:
         temporary = stack.enter_context(temporary_file(store.path))
         _write(temporary, recipe, dim, rows, [key for key in keys if key in rows.place],
@@ -299,26 +288,14 @@ def replace_finished(
             return None
         if retired:
             _add_shard(store, recipe, retired, prefix=RETIRED)
-        publish(temporary, store.path_of(recipe))
+        atomic.publish(temporary, store.path_of(recipe))
         for shard in (*state.retired, *state.shards):
-            if shard not in staying:
-                remove(shard.path)
-        remove_stale_files(store.path)
+            atomic.remove(shard.path)
+        atomic.remove_stale_files(store.path)
         for folder in (store.shard_folder(recipe), store.path / SHARDS):
-            remove_stale_files(folder)
-            remove_empty_folder(folder)
+            atomic.remove_stale_files(folder)
+            atomic.remove_empty_folder(folder)
     return FeatureFile(store.path_of(recipe))
-
-
-def _unwanted(
-    state: FileState, rows: CachedRows, wanted: set[str],
-) -> tuple[list[FeatureFile], tuple[list[str], list[str]]]:
-    """Retired shards that may stay as they are; keys of the rows that retire with this file, and of the failures."""
-    staying = [file for number, file in enumerate(rows.files) if file in state.retired and not file.failures
-               and all(key not in wanted and rows.place.get(key, (-1, -1))[0] == number for key in file.keys)]
-    kept = [number for number, file in enumerate(rows.files) if file in staying]
-    retiring = [key for key, (number, _) in rows.place.items() if key not in wanted and number not in kept]
-    return staying, (retiring, [key for key in rows.failures if key not in wanted])
 
 
 def _write(
@@ -328,4 +305,4 @@ def _write(
     write_feature_file(temporary, recipe=recipe, dim=dim, keys=keys, sha256=[rows.sha256(key) for key in keys],
                        features=rows.blocks(keys), failures={key: rows.failures[key] for key in failed},
                        classifier=classifier)
-    fsync(temporary)
+    atomic.fsync(temporary)

@@ -1,6 +1,5 @@
 """The verb `crop`: photographs and videos to a folder of aligned faces and its manifest, with a journal to resume."""
 
-import fcntl
 import json
 import os
 import time
@@ -20,7 +19,7 @@ from twofold.data.faces.settings import VERSION, CropSettings, Sampling
 from twofold.data.faces.sources import Source, find_sources
 from twofold.data.faces.video import VideoError, video_facts
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
-from twofold.data.utils.atomic import atomic_write
+from twofold.data.utils.atomic import atomic_write, try_lock
 from twofold.data.utils.errors import InputError
 
 FACES, FACTS, JOURNAL = "faces.csv", "crop.json", ".journal.jsonl"
@@ -200,14 +199,9 @@ class Journal:
     @staticmethod
     def _open(path: Path) -> BinaryIO:
         file = path.open("a+b")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file.fileno(), unknown=True):
             file.close()
-            raise InputError(f"{path.parent}: another crop is writing there: wait for it, or choose another -o"
-                             ) from None
-        except OSError:  # a file system without locks
-            pass
+            raise InputError(f"{path.parent}: another crop is writing there: wait for it, or choose another -o")
         file.seek(0)
         return file
 
