@@ -87,8 +87,8 @@ class FeatureFile:
     def _index(self) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
         keys, hashes, failed, reasons = (self._table(name) for name in layout.TABLES)
         layout.check_keys(keys, failed, self.path)
-        failures = dict(zip(layout.decode_texts(failed, self.path), layout.decode_texts(reasons, self.path), strict=True))
-        return layout.decode_texts(keys, self.path), hashes, failures
+        keys, failed, reasons = (layout.decode_texts(texts, self.path) for texts in (keys, failed, reasons))
+        return keys, hashes, dict(zip(failed, reasons, strict=True))
 
     @property
     def keys(self) -> np.ndarray:
@@ -211,8 +211,8 @@ class FeatureFile:
         self._read_into(descriptor, rows, self._opened[1].arrays[FEATURES].offset + first * length, FEATURES)
         content = bytes_of(rows)
         for number, start in enumerate(range(0, len(content), length), first):
-            digest = xxhash.xxh3_64_intdigest(content[start:start + length], seed=layout.block_seed(fingerprint, number))
-            if digest != checksums[number]:
+            seed = layout.block_seed(fingerprint, number)
+            if xxhash.xxh3_64_intdigest(content[start:start + length], seed=seed) != checksums[number]:
                 last = min((number + 1) * size, self.rows) - 1
                 raise DamagedFile(f"{self.path}: the features do not read back (the checksum of rows {number * size} "
                                   f"to {last} does not match): delete it and extract again")
