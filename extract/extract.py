@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -74,7 +75,8 @@ def extract(request: Request, *, dry: bool = False, compute: Compute | None = No
         seconds = _estimate(task_of(workspace, plans, sources, options), encoders) / len(devices)
         return Extraction(workspace.store.path, len(workspace.keys), [
             file_report(workspace.store, file, file.finished, RunStats(), options) for file in plans], None, seconds)
-    return add_missing(workspace, plans, sources, compute or on_devices(devices, encoders), options)
+    compute = compute or partial(compute_on_devices, devices=devices, encoders=encoders)
+    return add_missing(workspace, plans, sources, compute, options)
 
 
 def open_workspace(request: Request) -> Workspace:
@@ -104,11 +106,6 @@ def plan_all(workspace: Workspace, wanted: Sequence[WantedFile], options: Extrac
     return plans
 
 
-def on_devices(devices: Sequence[str], encoders: Encoders) -> Compute:
-    """Return what computes on these devices: this process on the first, whose encoders these are."""
-    return partial(compute_on_devices, devices=devices, encoders=encoders)
-
-
 def add_missing(workspace: Workspace, plans: Sequence[FilePlan], sources: Sequence[EncoderSource], compute: Compute,
                 options: ExtractOptions) -> Extraction:
     """Compute what the plans lack and finish the files that are complete then. sources: of each plan's encoder."""
@@ -133,19 +130,16 @@ def task_of(workspace: Workspace, plans: Sequence[FilePlan], sources: Sequence[E
 
 def finish(store: Store, plans: Sequence[FilePlan], keys: Sequence[str]) -> list[FeatureFile | None]:
     """Merge the shards of each plan that has all its rows now, whoever computed them; None for the others."""
-    return [file.finished or assemble(store, file.recipe, file.wanted.dim, keys, classifier=file.wanted.classifier)
+    return [file.finished or assemble(store, file.recipe, file.dim, keys, classifier=file.classifier)
             for file in plans]
 
 
 def _write_manifest(workspace: Workspace) -> None:
     """Write the manifest into the store unless it is there: a complete store may be read-only."""
     path = workspace.store.manifest_path
-    if path.is_file():
-        try:
-            if read_manifest(path).table.equals(workspace.manifest.table):
-                return
-        except InputError:
-            pass  # damaged: write it again
+    with suppress(InputError):  # a damaged one is written again
+        if path.is_file() and read_manifest(path).table.equals(workspace.manifest.table):
+            return
     workspace.store.path.mkdir(parents=True, exist_ok=True)
     write_manifest(workspace.manifest, path)
 
@@ -168,10 +162,9 @@ def _estimate(task: ComputeTask, encoders: Encoders) -> float:
 
 
 def _require_classifiers(encoders: Sequence[Encoder]) -> None:
-    for encoder in encoders:
-        if encoder.unnamed_classes:
-            raise InputError(f"--with-logits: the weights of {encoder.name} do not say in which order their "
-                             f"{encoder.unnamed_classes} classes are: {CLASS_ORDER_HELP}")
+    for encoder in (encoder for encoder in encoders if encoder.unnamed_classes):
+        raise InputError(f"--with-logits: the weights of {encoder.name} do not say in which order their "
+                         f"{encoder.unnamed_classes} classes are: {CLASS_ORDER_HELP}")
     if not any(encoder.classifier for encoder in encoders):
         names = ", ".join(dict.fromkeys(encoder.name for encoder in encoders))
         raise InputError(f"--with-logits: the weights of {names} bring no classifier of expressions")

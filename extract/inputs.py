@@ -10,15 +10,16 @@ from twofold.cache.recipe import Recipe
 from twofold.cache.shards import publish_shard
 from twofold.cache.store import Store
 from twofold.data.faces.annotate import Drawing
-from twofold.data.faces.in_memory import FacesInMemory, Treatment, open_face_stream
+from twofold.data.faces.in_memory import FacesInMemory, open_face_stream
 from twofold.data.faces.settings import Sampling
 from twofold.data.faces.sources import Source, find_sources
 from twofold.data.images.sources import ImageSource, hash_images
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
 from twofold.data.utils.errors import InputError
-from twofold.extract.engine.loop import LoadedEncoders, run_jobs
+from twofold.extract.engine.devices import compute_on_devices
+from twofold.extract.engine.loop import run_jobs
 from twofold.extract.engine.progress import Stop
-from twofold.extract.extract import Request, add_missing, finish, on_devices, open_workspace, own_store, plan_all
+from twofold.extract.extract import Request, add_missing, finish, open_workspace, own_store, plan_all
 from twofold.extract.match import check_widths, find_encoder, load_matching
 from twofold.extract.plan import ExtractOptions, Job, WantedFile, plan
 from twofold.extract.report import Extraction
@@ -30,10 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class FootageOptions:
-    """How to find faces in photographs and videos. detector: its weights file, None to search for it.
-
-    Raises InputError for options that contradict each other.
-    """
+    """How to find faces in photographs and videos. detector: its weights file, None to search for it."""
 
     cropped: bool = False
     detect: bool = False
@@ -42,18 +40,10 @@ class FootageOptions:
     every: int = 1
 
     def __post_init__(self) -> None:
+        Sampling(fps=self.fps, every=self.every)  # raises InputError for what makes no sense
         if self.cropped and self.detect:
             raise InputError("--cropped and --detect contradict each other: give one of them, or leave it to the "
                              "pictures")
-        _ = self.sampling
-
-    @property
-    def sampling(self) -> Sampling:
-        return Sampling(fps=self.fps, every=self.every)
-
-    @property
-    def treatment(self) -> Treatment:
-        return "cropped" if self.cropped else "detect" if self.detect else "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +58,6 @@ class RunEncoders:
     device: str = "auto"
     dims: Sequence[int] = ()
 
-    @property
-    def devices(self) -> list[str]:
-        return self.device.split(",")
-
-    def load(self) -> LoadedEncoders:
-        """Load them all. Raises InputError where one is not available."""
-        return load_matching(self.recipes, weights=self.weights, device=self.devices[0], dims=self.dims)
 
 
 @dataclass(frozen=True)
@@ -117,8 +100,9 @@ def extract_inputs(
         raise InputError("--root goes with a manifest; images and folders are where they are")
     sources = find_sources(inputs)
     drawing.check(sources, out, submission=submission)
-    faces = open_face_stream(sources, crops, detector=footage.detector, sampling=footage.sampling,
-                             treatment=footage.treatment)
+    faces = open_face_stream(
+        sources, crops, detector=footage.detector, sampling=Sampling(fps=footage.fps, every=footage.every),
+        treatment="cropped" if footage.cropped else "detect" if footage.detect else "auto")
     stopped_by = extract_footage(faces.chunks(), faces.manifest, encoders, store=target)
     if not stopped_by:
         log.info("%s", faces.summary())
@@ -132,7 +116,7 @@ def extract_manifest(manifest: Path, encoders: RunEncoders, *, roots: Sequence[s
     reused: the store may be of images that have changed since. An encoder is needed only if the store lacks rows of it.
     Raises InputError, before anything is computed, where an encoder makes another recipe.
     """
-    recipes, devices = encoders.recipes, encoders.devices
+    recipes, devices = encoders.recipes, encoders.device.split(",")
     files = parse_weights(encoders.weights, [recipe.backbone for recipe in recipes])
     options = ExtractOptions(recheck=reused, retry_failures=reused)
     loaded = Encoders(devices[0])
@@ -143,10 +127,11 @@ def extract_manifest(manifest: Path, encoders: RunEncoders, *, roots: Sequence[s
         if file.missing.any():
             check_widths([file.recipe], encoders.dims[number:number + 1])
             source, encoder = find_encoder(file.recipe, files.get(file.recipe.backbone, []), loaded)
-            file = replace(file, wanted=WantedFile(file.recipe, encoder.dim, encoder.classifier))
+            file = replace(file, dim=encoder.dim, classifier=encoder.classifier)
         plans.append(file)
         sources.append(source)
-    return add_missing(workspace, plans, sources, on_devices(devices, loaded), options)
+    return add_missing(workspace, plans, sources, partial(compute_on_devices, devices=devices, encoders=loaded),
+                       options)
 
 
 def _merge_with_store(faces: Manifest, path: Path) -> Manifest:
@@ -176,7 +161,8 @@ def extract_footage(chunks: Iterable[FacesInMemory], manifest: Callable[[], Mani
     """
     target = own_store(store)
     before = _footage_keys(target)
-    loaded = encoders.load()
+    loaded = load_matching(encoders.recipes, weights=encoders.weights, device=encoders.device.split(",")[0],
+                           dims=encoders.dims)
     files = [WantedFile(recipe, encoder.dim, encoder.classifier)
              for recipe, encoder in zip(loaded.recipes, loaded.encoders, strict=True)]
     options, seen = ExtractOptions(retry_failures=True), set()

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,23 +62,18 @@ class WantedFile:
     classifier: BackboneClassifier | None = None
 
 
-@dataclass(frozen=True)
-class FilePlan:
+@dataclass(frozen=True, kw_only=True)
+class FilePlan(WantedFile):
     """A wanted file, what the store holds of it, and what this run adds.
 
     missing: (samples,) bool, the rows to compute; cached: (samples,) bool, the rows that are there and stay; failures:
     key to reason, of failed samples that are not tried again; finished: the file, if it is complete.
     """
 
-    wanted: WantedFile
     missing: np.ndarray
     cached: np.ndarray
     failures: dict[str, str]
     finished: FeatureFile | None
-
-    @property
-    def recipe(self) -> Recipe:
-        return self.wanted.recipe
 
 
 @dataclass(frozen=True)
@@ -125,21 +120,20 @@ def plan(store: Store, keys: Sequence[str], wanted: Sequence[WantedFile], *, opt
          hashes: Mapping[str, str] | None = None) -> list[FilePlan]:
     """Return a plan for each wanted file. hashes: SHA-256 of the images now, by key, to find changed ones."""
     index, count = parse_shard(options.shard)
-    mine = np.arange(len(keys)) % count == index
-    return [_plan(store, keys, mine, file, options, hashes) for file in wanted]
-
-
-def _plan(store: Store, keys: Sequence[str], mine: np.ndarray, wanted: WantedFile, options: ExtractOptions,
-          hashes: Mapping[str, str] | None) -> FilePlan:
-    state = file_state(store, wanted.recipe)
-    rows, now = state.rows, hashes or {}
-    stays = np.fromiter((key in rows.place and (key not in now or now[key] == rows.sha256(key)) for key in keys),
-                        bool, len(keys))
-    failures = {} if options.retry_failures else {key: rows.failures[key] for key in keys if key in rows.failures}
-    fails = np.fromiter((key in failures for key in keys), bool, len(keys))
-    wanted = replace(wanted, dim=wanted.dim or next((file.dim for file in rows.files), 0))
-    complete = (stays | fails).all() and state.is_complete(keys, classifier=wanted.classifier)
-    return FilePlan(wanted, ~(stays | fails) & mine, stays, failures, state.finished if complete else None)
+    mine, plans, now = np.arange(len(keys)) % count == index, [], hashes or {}
+    for file in wanted:
+        state = file_state(store, file.recipe)
+        rows = state.rows
+        stays = np.fromiter((key in rows.place and (key not in now or now[key] == rows.sha256(key)) for key in keys),
+                            bool, len(keys))
+        failures = {} if options.retry_failures else {key: rows.failures[key] for key in keys if key in rows.failures}
+        done = stays | np.fromiter((key in failures for key in keys), bool, len(keys))
+        complete = done.all() and state.is_complete(keys, classifier=file.classifier)
+        plans.append(FilePlan(
+            recipe=file.recipe, dim=file.dim or next((cached.dim for cached in rows.files), 0),
+            classifier=file.classifier, missing=~done & mine, cached=stays, failures=failures,
+            finished=state.finished if complete else None))
+    return plans
 
 
 def recipe_of(encoder: "Encoder", view: View, *, dtype: str) -> Recipe:
@@ -169,24 +163,27 @@ def compare_with_store(store: Store, keys: Sequence[str], images: ImageSource, w
     compared = [key for key in cached if key in sample]
     differing = [key for key in compared
                  if any(key in rows.place and rows.sha256(key) != sample[key] for rows in stored)]
-    if differing and len(differing) == len(compared):
-        raise CacheError(f"{store.path} is the store of another dataset: it has {_other_images(differing, compared)}; "
-                         "give another --store, or say --replace-manifest, which computes them again")
-    if differing and not options.recheck:
-        raise CacheError(f"{store.path} has {_other_images(differing, compared)}: say --recheck to compute changed "
-                         "images again; another dataset belongs into another --store")
-    return hashes
-
-
-def _other_images(differing: Sequence[str], compared: Sequence[str]) -> str:
-    return (f"the features of other images under {len(differing)} of the {len(compared)} keys that were compared "
-            f"(the first is {differing[0]!r})")
+    if not differing or (options.recheck and len(differing) < len(compared)):
+        return hashes
+    other = (f"the features of other images under {len(differing)} of the {len(compared)} keys that were compared (the "
+             f"first is {differing[0]!r})")
+    if len(differing) == len(compared):
+        raise CacheError(f"{store.path} is the store of another dataset: it has {other}; give another --store, or say "
+                         "--replace-manifest, which computes them again")
+    raise CacheError(f"{store.path} has {other}: say --recheck to compute changed images again; another dataset "
+                     "belongs into another --store")
 
 
 def _stored_rows(store: Store, wanted: Sequence[WantedFile]) -> list[CachedRows]:
     """Return the rows of each wanted file; where there are none at all, those of the store's other files."""
     rows = [_rows_of(store, file.recipe) for file in wanted]
-    return rows if any(cached.place for cached in rows) else [_rows_of(store, recipe) for recipe in _recipes(store)]
+    if any(cached.place for cached in rows):
+        return rows
+    recipes: dict[str, Recipe] = {}
+    for file in [*store.files(), *store.shards()]:
+        with suppress(CacheError):
+            recipes[file.fingerprint] = file.recipe
+    return [_rows_of(store, recipe) for recipe in recipes.values()]
 
 
 def _rows_of(store: Store, recipe: Recipe) -> CachedRows:
@@ -198,11 +195,3 @@ def _rows_of(store: Store, recipe: Recipe) -> CachedRows:
             _ = file.keys
             files.append(file)
     return cached_rows(files)
-
-
-def _recipes(store: Store) -> list[Recipe]:
-    recipes: dict[str, Recipe] = {}
-    for file in [*store.files(), *store.shards()]:
-        with suppress(CacheError):
-            recipes[file.fingerprint] = file.recipe
-    return list(recipes.values())

@@ -21,10 +21,10 @@ LISTED = 20  #: failed samples that are named in the text; all are in the record
 
 @dataclass(frozen=True, kw_only=True)
 class FileReport:
-    """One feature file of the run: cached + computed + failed + no_face + left are all faces.
+    """One feature file of the run: cached + computed + failed + no_face + left are all samples.
 
-    left: faces that nobody has computed yet; to_compute, parts and bytes: what this run has set out to add; retired:
-    rows that are kept of samples no longer in the manifest; failures: key to reason.
+    left: samples that no process has computed yet; to_compute, shards and bytes: what this run adds; retired: rows kept
+    of samples no longer in the manifest; failures: key to reason.
     """
 
     backbone: str
@@ -50,7 +50,7 @@ def file_report(store: Store, plan: FilePlan, file: FeatureFile | None, stats: R
                 options: ExtractOptions) -> FileReport:
     """Return the report of one file. file: the finished one, or None."""
     recipe, samples, to_compute = plan.recipe, len(plan.missing), int(plan.missing.sum())
-    dim = plan.wanted.dim or (file.dim if file else 0)
+    dim = plan.dim or (file.dim if file else 0)
     computed = stats.rows[recipe.fingerprint]
     failures = file.failures if file else plan.failures | stats.failures.get(recipe.fingerprint, {})
     cached = file.rows - computed if file else int(plan.cached.sum())
@@ -100,40 +100,29 @@ class Extraction:
 
     def text(self) -> str:
         lines = [_line(file, dry=self.stats is None) for file in self.files]
-        return "\n".join([*lines, *(self._done(self.stats) if self.stats else self._planned())])
-
-    def _planned(self) -> list[str]:
-        rows, shards, size = (sum(getattr(file, name) for file in self.files)
-                             for name in ("to_compute", "shards", "bytes"))
-        text = f"dry run: {rows} rows to compute, {size / 1e6:.1f} MB in {shards} shards"
-        if self.expected_seconds:
-            text += f", about {timedelta(seconds=round(self.expected_seconds))} on this machine"
-        return [f"{text}; nothing was written"]
-
-    def _done(self, stats: RunStats) -> list[str]:
-        failures, seconds = self._failure_lines(), stats.seconds
-        if stats.stopped_by:
-            name = signal.Signals(stats.stopped_by).name
-            return [*failures, f"stopped by {name}: what is computed is safe, the same command goes on"]
-        if not stats.samples:
-            return [*failures, f"{self.samples} samples, nothing to compute: all of it is cached in {self.store}"]
-        return [
-            f"{self.samples} samples, {stats.samples} computed, {len(stats.failed_samples)} failures, "
-            f"{stats.samples / max(seconds.wall, 1e-9):.1f} samples/s over {seconds.wall:.1f} s",
-            *failures,
-            f"seconds: decode {seconds.decode:.1f} (in threads), forward {seconds.forward:.1f}, "
-            f"write {seconds.write:.1f}",
-        ]
-
-    def _failure_lines(self) -> list[str]:
-        """List how many samples failed for which reason, and which."""
-        failed = self.failed_samples
-        if not failed:
-            return []
-        reasons = [f"  {count:6} failed: {reason}" for reason, count in Counter(failed.values()).most_common()]
-        names = [f"  {key}: {reason}" for key, reason in list(failed.items())[:LISTED]]
-        more = [f"  and {len(failed) - LISTED} more: `cache show {self.store} --failures`"]
-        return [*reasons, *names, *(more if len(failed) > LISTED else [])]
+        if self.stats is None:
+            rows, shards, size = (sum(getattr(file, name) for file in self.files)
+                                 for name in ("to_compute", "shards", "bytes"))
+            hours = f", about {timedelta(seconds=round(self.expected_seconds))} on this machine"
+            return "\n".join([*lines, f"dry run: {rows} rows to compute, {size / 1e6:.1f} MB in {shards} shards"
+                                      f"{hours if self.expected_seconds else ''}; nothing was written"])
+        failed, seconds = self.failed_samples, self.stats.seconds
+        failures = [f"  {count:6} failed: {reason}" for reason, count in Counter(failed.values()).most_common()]
+        failures += [f"  {key}: {reason}" for key, reason in list(failed.items())[:LISTED]]
+        if len(failed) > LISTED:
+            failures.append(f"  and {len(failed) - LISTED} more: `cache show {self.store} --failures`")
+        if self.stats.stopped_by:
+            lines += [*failures, f"stopped by {signal.Signals(self.stats.stopped_by).name}: what is computed is safe, "
+                                 "the same command goes on"]
+        elif not self.stats.samples:
+            lines += [*failures, f"{self.samples} samples, nothing to compute: all of it is cached in {self.store}"]
+        else:
+            lines += [f"{self.samples} samples, {self.stats.samples} computed, {len(self.stats.failed_samples)} "
+                      f"failures, {self.stats.samples / max(seconds.wall, 1e-9):.1f} samples/s over "
+                      f"{seconds.wall:.1f} s", *failures,
+                      f"seconds: decode {seconds.decode:.1f} (in threads), forward {seconds.forward:.1f}, "
+                      f"write {seconds.write:.1f}"]
+        return "\n".join(lines)
 
 
 def _line(file: FileReport, *, dry: bool) -> str:

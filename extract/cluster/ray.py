@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -68,14 +68,15 @@ def extract_on_ray(request: Request, *, address: str, workers: int = 0) -> Extra
         raise InputError(f"--ray-workers {workers}: there is at least one worker, or 0 for as many as fit")
     with connected(address) as ray:
         size = size_of_workers(ray.nodes(), request.device, cpus=request.options.workers, most=workers)
-        with contextlib.closing(Actors(ray, size)) as actors:
-            streams = request.streams
-            if any(stream.source.precision == "auto" for stream in streams):
-                precision = actors.resolve_auto()  # of the workers' device, which need not be this machine's
-                streams = [replace(stream, source=stream.source.with_precision(precision))
-                           if stream.source.precision == "auto" else stream for stream in streams]
-            here = replace(request, device="cpu", streams=streams, options=replace(request.options, workers=size.cpus))
-            return extract(here, compute=partial(compute_on_actors, actors))
+        start, streams = _actor_class(ray, size), request.streams
+        if any(stream.source.precision == "auto" for stream in streams):  # of the workers' device, not of this one
+            actor = start()
+            precision = _result(ray, actor.call.remote("resolve_auto"), "no worker starts")
+            ray.kill(actor)
+            streams = [replace(stream, source=stream.source.with_precision(precision))
+                       if stream.source.precision == "auto" else stream for stream in streams]
+        here = replace(request, device="cpu", streams=streams, options=replace(request.options, workers=size.cpus))
+        return extract(here, compute=partial(compute_on_actors, ray, start, size))
 
 
 def size_of_workers(nodes: Sequence[Mapping[str, Any]], device: str, *, cpus: int = 0, most: int = 0) -> WorkerSize:
@@ -127,107 +128,75 @@ def _require_listener(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-# --------------------------------------------------------------------------------------------------------------- driver
-class Actors:
-    """The actors of a run, at most `size.count`. Close it to end them all."""
-
-    def __init__(self, ray: Any, size: WorkerSize):
-        self.ray, self.size = ray, size
-        environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
-        environment["TWOFOLD_WEIGHTS"] = str(weights_folder().absolute())
-        actor_class = ray.remote(num_cpus=size.cpus, num_gpus=size.gpus, max_restarts=RESTARTS, max_task_retries=-1,
-                                 concurrency_groups={"control": 2})(_actor_class(ray))
-        self._start = partial(actor_class.remote, str(PIPELINE), os.getcwd(), environment, size.device)
-        self._running: list[Any] = []
-
-    def start(self) -> Any:
-        """Start an actor; it waits for room, and so makes an autoscaler bring a node where there is none."""
-        self._running.append(self._start())
-        return self._running[-1]
-
-    def end(self, actor: Any) -> None:
-        """End an actor, whatever it does, so that its room is free for others."""
-        self._running.remove(actor)
-        self.ray.kill(actor)
-
-    def close(self) -> None:
-        for actor in [*self._running]:
-            self.end(actor)
-
-    def resolve_auto(self) -> str:
-        """Return the precision `auto` of the workers' device."""
-        actor = self.start()
-        precision = self.get(actor.call.remote("resolve_auto"), "no worker starts")
-        self.end(actor)
-        return precision
-
-    def get(self, result: Any, what: str) -> Any:
-        """Return a result. Raises what the actor raised, if that is bad input or the file system's; InputError that
-        begins with `what` if Ray has given up."""
-        try:
-            return self.ray.get(result)
-        except self.ray.exceptions.RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, ValueError | OSError) else error) from None
-        except self.ray.exceptions.RayError as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
-            telling = [line for line in lines if not line.startswith("The actor died unexpectedly")]
-            reason = [*telling, *lines, type(error).__name__][0][:300]
-            raise InputError(f"--ray: {what} ({reason}); what was computed is kept") from None
+def _result(ray: Any, reference: Any, what: str) -> Any:
+    """Return a result. Raises what the actor raised, if that is bad input or the file system's; InputError that begins
+    with `what` if Ray has given up."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, ValueError | OSError) else error) from None
+    except ray.exceptions.RayError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
+        reasons = [line for line in lines if not line.startswith("The actor died unexpectedly")]
+        reason = [*reasons, *lines, type(error).__name__][0][:300]
+        raise InputError(f"--ray: {what} ({reason}); what was computed is kept") from None
 
 
-def compute_on_actors(actors: Actors, task: ComputeTask) -> RunStats:
+def compute_on_actors(ray: Any, start: Callable[[], Any], size: WorkerSize, task: ComputeTask) -> RunStats:
     """Compute a task on a cluster; raises as `extract`.
 
     On Ctrl-C or SIGTERM actors finish and publish the batches in hand, and `RunStats.stopped_by` is set.
     """
-    ray, began, stats = actors.ray, time.perf_counter(), RunStats()
+    began, stats = time.perf_counter(), RunStats()
     probes = [key for key in task.keys[::max(1, len(task.keys) // PROBES)][:PROBES] if _is_readable(task.images, key)]
     published = {path.name for file in task.files for path in shard_paths(Store(task.store, new=True), file.recipe)}
     nothing = replace(task, keys=[], files=[replace(file, rows=file.rows[:0]) for file in task.files])
-    tasks, patient_until = split(task, workers=actors.size.count), time.monotonic() + PATIENCE_SECONDS
-    waiting: dict[Any, tuple[Any, ComputeTask | None]] = {}  #: result to its actor, and its task once it has started
+    tasks, patient_until = split(task, workers=size.count), time.monotonic() + PATIENCE_SECONDS
+    # An actor waits for room, and so makes an autoscaler bring a node; which of them starts first gets a task first.
+    actors = [start() for _ in range(min(size.count, len(tasks)))]
+    waiting: dict[Any, tuple[Any, ComputeTask | None]] = {
+        actor.call.remote("prepare", nothing, probes): (actor, None) for actor in actors}
     with Stop() as stop, progress_bar(len(missing_samples(task.files)), shown=True) as bar:
-        for _ in range(min(actors.size.count, len(tasks))):
-            actor = actors.start()
-            waiting[actor.call.remote("prepare", nothing, probes)] = actor, None
-        while waiting and not stop.signal:
-            done, _ = ray.wait([*waiting], timeout=POLL_SECONDS)
-            for result in done:
-                actor, part = waiting.pop(result)
-                if part is None:
-                    log.info("a worker on %s is ready", actors.get(result, "workers do not start"))
-                else:
-                    computed, note = actors.get(
-                        result, f"a worker was lost {RESTARTS + 1} times, the last time at {len(part.keys)} samples, "
-                                f"the first of them {part.keys[0]!r}")
-                    stats.add(computed)
-                    if note:
-                        log.warning("%s", note)
-                    check_failure_limit(stats.failed_samples, task.options.max_failures)
-                if tasks:
-                    part = tasks.pop(0)
-                    waiting[actor.call.remote("compute", part, published)] = actor, part
-                else:
-                    actors.end(actor)
-            busy = [actor for actor, part in waiting.values() if part]
-            if stop.signal or not tasks:  # actors that have not started are not needed any more
-                for result, (actor, part) in [*waiting.items()]:
+        try:
+            while waiting and not stop.signal:
+                done, _ = ray.wait([*waiting], timeout=POLL_SECONDS)
+                for reference in done:
+                    actor, part = waiting.pop(reference)
                     if part is None:
-                        del waiting[result]
-                        actors.end(actor)
-            elif not busy and time.monotonic() > patient_until:
-                patient_until += PATIENCE_SECONDS
-                log.warning("no worker has come up yet: each wants %d CPUs and %d GPUs of one node (`ray status` shows "
-                            "what there is)", actors.size.cpus, actors.size.gpus)
-            if busy and not done:
-                answers = ray.wait([actor.control.remote() for actor in busy], num_returns=len(busy), timeout=1.0)[0]
-                with contextlib.suppress(ray.exceptions.RayError):  # one is lost: Ray retries its task
-                    bar.update(max(0, stats.samples + sum(ray.get(answers)) - bar.n))
-        if waiting:
-            for actor, _ in waiting.values():
+                        log.info("a worker on %s is ready", _result(ray, reference, "workers do not start"))
+                    else:
+                        computed, note = _result(
+                            ray, reference, f"a worker was lost {RESTARTS + 1} times, the last time at {len(part.keys)}"
+                                            f" samples, the first of them {part.keys[0]!r}")
+                        stats.add(computed)
+                        check_failure_limit(stats.failed_samples, task.options.max_failures)
+                        if note:
+                            log.warning("%s", note)
+                    if tasks:
+                        part = tasks.pop(0)
+                        waiting[actor.call.remote("compute", part, published)] = actor, part
+                    else:
+                        ray.kill(actor)  # makes room for those that have not started, or start again
+                busy = [actor for actor, part in waiting.values() if part]
+                if not tasks:
+                    for reference in [reference for reference, (_, part) in waiting.items() if part is None]:
+                        ray.kill(waiting.pop(reference)[0])
+                elif not busy and time.monotonic() > patient_until:
+                    patient_until += PATIENCE_SECONDS
+                    log.warning("no worker has come up yet: each wants %d CPUs and %d GPUs of one node (`ray status` "
+                                "shows what there is)", size.cpus, size.gpus)
+                if busy and not done:
+                    answers = ray.wait([actor.control.remote() for actor in busy], num_returns=len(busy), timeout=1)[0]
+                    with contextlib.suppress(ray.exceptions.RayError):  # one is lost: Ray retries its task
+                        bar.update(max(0, stats.samples + sum(ray.get(answers)) - bar.n))
+            working = {reference: actor for reference, (actor, part) in waiting.items() if part}
+            for actor in working.values():
                 actor.control.remote(stop.signal)
-            for result in ray.wait([*waiting], num_returns=len(waiting), timeout=STOP_SECONDS)[0]:
-                stats.add(actors.get(result, "a worker was lost")[0])
+            for reference in ray.wait([*working], num_returns=len(working), timeout=STOP_SECONDS)[0] if working else []:
+                stats.add(_result(ray, reference, "a worker was lost")[0])
+        finally:
+            for actor in actors:
+                ray.kill(actor)
         bar.update(max(0, stats.samples - bar.n))
     stats.stopped_by, stats.seconds.wall = stop.signal, time.perf_counter() - began
     return stats
@@ -249,9 +218,8 @@ def _is_readable(images: ImageSource, key: str) -> bool:
     return False
 
 
-# --------------------------------------------------------------------------------------------------------------- worker
-def _actor_class(ray: Any) -> type:
-    """Return the actor's class. It is sent whole: a node needs only the driver's clone, or an installed Twofold."""
+def _actor_class(ray: Any, size: WorkerSize) -> Callable[[], Any]:
+    """Return what starts an actor. Its class is sent whole: a node needs only the driver's clone or an installation."""
 
     class Extractor:
         def __init__(self, pipeline: str, folder: str, environment: dict[str, str], device: str) -> None:
@@ -272,10 +240,14 @@ def _actor_class(ray: Any) -> type:
 
         @ray.method(concurrency_group="control", max_task_retries=0)
         def control(self, signal: int = 0) -> int:
-            self.worker.stop.signal = signal
+            self.worker.stop.set(signal)
             return self.worker.decoded
 
-    return Extractor
+    environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+    environment["TWOFOLD_WEIGHTS"] = str(weights_folder().absolute())
+    actor_class = ray.remote(num_cpus=size.cpus, num_gpus=size.gpus, max_restarts=RESTARTS, max_task_retries=-1,
+                             concurrency_groups={"control": 2})(Extractor)
+    return partial(actor_class.remote, str(PIPELINE), os.getcwd(), environment, size.device)
 
 
 class Worker:
@@ -312,12 +284,13 @@ class Worker:
 
         published: names of earlier shards.
         """
-        self.decoded, note = 0, ""
-        task, stats = without_published(task, published) if self._restarted else (task, RunStats())
+        stats, note = RunStats(), ""
         if self._restarted:
+            task, stats = without_published(task, published)
             note = (f"a worker was lost: {stats.samples} of the {len(task.keys)} samples it had are safe, the others "
                     f"were computed again on {self.host}")
             self._restarted = False
+        self.decoded = stats.samples
 
         def count(samples: int) -> None:
             self.decoded += samples

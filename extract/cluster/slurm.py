@@ -50,7 +50,7 @@ JOB_SCRIPT = OutputKind("a job script of `extract`", lambda path: "# Twofold: su
 
 @dataclass(frozen=True)
 class Submission:
-    """What was handed to SLURM: the array job and the one that depends on it, or only the file that was written."""
+    """The array job and the one that depends on it, or only the file that was written."""
 
     tasks: int
     script: str
@@ -62,19 +62,22 @@ class Submission:
 
     def text(self) -> str:
         if not self.job:
-            return (f"{self.tasks} tasks -> {self.script}: submit it with\n  job=$(sbatch --parsable {self.script}) && "
-                    f"sbatch --dependency=afterany:$job --array={self.tasks} {self.script}")
+            file = shlex.quote(self.script)
+            return (f"{self.tasks} tasks -> {self.script}: submit it with\n  job=$(sbatch --parsable {file}) && "
+                    f"sbatch --dependency=afterany:$job --array={self.tasks} {file}")
         return (f"job {self.job}: {self.tasks} tasks; then job {self.last} computes what is left and assembles\n"
                 f"`squeue --job {self.job},{self.last}` shows how far they are, `cache ls` what is there")
 
 
 def script_of(words: Sequence[str], *, options: str, tasks: int, file: str) -> str:
-    """The text of the job script. words: the arguments of `extract`; options: as `sbatch` takes them.
+    """Return the text of the job script. words: the arguments of `extract`; options: as `sbatch` takes them.
 
-    Raises InputError for options that are ours to give, and what is no number of tasks.
+    Raises InputError for options that Twofold sets, fewer than one task, and a file name of several lines.
     """
     if tasks < 1:
         raise InputError(f"--slurm-tasks {tasks}: there is at least one task")
+    if not file.isprintable():  # it is named in a comment of the script
+        raise InputError(f"--slurm-script {file!r}: a line end or control character in the name of a script")
     try:
         switches = shlex.split(options)
     except ValueError as error:
@@ -91,7 +94,7 @@ def script_of(words: Sequence[str], *, options: str, tasks: int, file: str) -> s
 
 
 def write_script(path: Path, text: str, *, tasks: int, overwrite: bool = False) -> Submission:
-    """Raises InputError if there is another file already."""
+    """Write the job script. Raises InputError if there is another file already."""
     Output(path, JOB_SCRIPT, overwrite).write_text(text)
     return Submission(tasks, str(path))
 
@@ -108,7 +111,7 @@ def submit(text: str, *, tasks: int) -> Submission:
 
 
 def _sbatch(text: str, *options: str) -> str:
-    """Submits a script from its standard input; the number of the job."""
+    """Submit a script through standard input; return the number of the job."""
     if shutil.which("sbatch") is None:
         raise InputError("--slurm: there is no sbatch on this machine: submit where there is, or write the script with "
                          "--slurm-script FILE and take it there")

@@ -4,10 +4,10 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,6 @@ from twofold.extract.engine.stats import RunStats
 from twofold.extract.plan import ExtractOptions, Job
 from twofold.extract.streams import Encoders, EncoderSource
 from twofold.extract.views import view
-
-Receiver = Any  #: the reading end of a pipe, of a class that differs between systems
-DIED = "a process ended with code {}: run the same command again to go on"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +66,8 @@ def missing_samples(files: Sequence[MissingRows]) -> np.ndarray:
 def compute_on_devices(task: ComputeTask, *, devices: Sequence[str], encoders: Encoders) -> RunStats:
     """Compute a task on these devices: on the first here, with these encoders, on each other in a process of its own.
 
-    Signals to stop are passed on, and each process finishes its batches. Raises InputError with the reason of the
-    first process that fails; what the others computed is kept.
+    Signals to stop are passed on, and each process finishes its batches. Raises what the first process that fails
+    raises; what the others computed is kept.
     """
     if len(devices) == 1:
         return compute_task(task, encoders)
@@ -80,54 +77,29 @@ def compute_on_devices(task: ComputeTask, *, devices: Sequence[str], encoders: E
         replace(file, rows=np.intersect1d(file.rows, samples[number::len(devices)], assume_unique=True))
         for file in task.files]) for number in range(len(devices))]
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    children: list[tuple[BaseProcess, Receiver]] = []
-    with Stop() as stop:
-        for part, device in zip(tasks[1:], devices[1:], strict=True):
-            receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=_child, args=(part, device, sender))
-            process.start()
-            sender.close()
-            children.append((process, receiver))
+    shared = context.Value("i", 0, lock=False)
+    with Stop(shared) as stop, ProcessPoolExecutor(len(devices) - 1, context, _share_stop, (shared,)) as processes:
+        futures = [processes.submit(_compute_on, part, device)
+                   for part, device in zip(tasks[1:], devices[1:], strict=True)]
         try:
             stats = compute_task(tasks[0], encoders, stop=stop)
-        except BaseException:
-            _stop(children)
-            raise
-        if stop.signal:
-            _stop(children)
-        results = [_result(process, receiver, stop, children) for process, receiver in children]
-    for result in results:
-        if isinstance(result, str):
-            raise InputError(result)
-        stats.add(result)
+            for future in futures:
+                stats.add(future.result())
+        except BrokenProcessPool:
+            raise InputError("a process ended early: run the same command again to go on") from None
+        finally:
+            shared.value = shared.value or signal.SIGTERM  # after an error the others end, too
     return stats
 
 
-def _child(task: ComputeTask, device: str, sender: Connection) -> None:
-    try:
-        sender.send(compute_task(task, Encoders(device)))
-    except (ValueError, OSError) as error:
-        sender.send(str(error))
+_stop = Stop()  #: of a process that computes for another
 
 
-def _stop(children: Sequence[tuple[BaseProcess, Receiver]]) -> None:
-    for process, _ in children:
-        if process.is_alive() and process.pid:
-            os.kill(process.pid, signal.SIGTERM)
+def _share_stop(shared: Any) -> None:
+    """Take signals to stop from the process that started this one, which gets those of the terminal, too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _stop.shared = shared
 
 
-def _result(process: BaseProcess, receiver: Receiver, stop: Stop,
-            children: Sequence[tuple[BaseProcess, Receiver]]) -> RunStats | str:
-    passed_on = False
-    while not receiver.poll(0.2):
-        if stop.signal and not passed_on:
-            _stop(children)
-            passed_on = True
-        if not process.is_alive() and not receiver.poll(0):
-            return DIED.format(process.exitcode)
-    try:
-        result = receiver.recv()
-    except EOFError:
-        result = DIED.format(process.exitcode)
-    process.join()
-    return result
+def _compute_on(task: ComputeTask, device: str) -> RunStats:
+    return compute_task(task, Encoders(device), stop=_stop)

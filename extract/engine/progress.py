@@ -3,6 +3,7 @@
 import signal
 import sys
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 from tqdm import tqdm
@@ -17,22 +18,29 @@ def progress_bar(total: int, *, shown: bool, doing: str = "extract", unit: str =
 
 
 class Stop:
-    """While entered, Ctrl-C and SIGTERM set `signal` instead of ending the process; a second Ctrl-C does end it."""
+    """While entered, Ctrl-C and SIGTERM set `signal` instead of ending the process; a second Ctrl-C does end it.
 
-    def __init__(self) -> None:
-        self.signal = 0
+    shared: a number that other processes see, too.
+    """
+
+    def __init__(self, shared: Any = None) -> None:
+        self.shared = shared or SimpleNamespace(value=0)
         self._before: dict[int, Any] = {}
+
+    @property
+    def signal(self) -> int:
+        return self.shared.value
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._set) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {number: signal.signal(number, self.set) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _set(self, number: int, _frame: object) -> None:
+    def set(self, number: int, _frame: object = None) -> None:
         if self.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = number
+        self.shared.value = number

@@ -143,6 +143,7 @@ def test_the_script_runs_what_was_asked_for(cli, drawn, extract_args, tmp_path):
     (["--slurm", "--array=0-9"], "--array=0-9 cannot be among the options"),
     (["--slurm", "-p 'gpu"], "No closing quotation"), (["--slurm-tasks", "0"], "there is at least one task"),
     (["--shard", "0/2"], "leave out --shard"), (["--views", "sideways"], "unknown view"),
+    (["--slurm-script", "a\ntouch b.sbatch"], "a line end or control character"),
 ])
 def test_what_makes_no_sense_is_said_before_anything_is_submitted(cli, drawn, extract_args, tmp_path, more, sentence):
     done = script(cli, drawn, extract_args, tmp_path / "job.sbatch", *more)
