@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
     from twofold.extract.encoders.encoder import Encoder as Network
-    from twofold.fuse.features import FusedFeatures
-    from twofold.fuse.predictions import ScoredHead
+    from twofold.fuse.features import Features as JoinedFeatures
+    from twofold.fuse.predictions import Predictions
 
 __all__ = ["Encoder", "Faces", "Features", "Report", "Result", "Run", "Store"]
 
@@ -54,7 +54,7 @@ class Faces:
         return len(self._faces)
 
     def frame(self) -> pd.DataFrame:
-        """One row a face: key, split, basic, compound, group, and whatever else the manifest carries."""
+        """One row per sample: key, split, basic, compound, group, and whatever else the manifest carries."""
         return self._faces.table.copy()
 
     def extract(
@@ -150,18 +150,18 @@ class Store:
 
         fusion = fuse([self.path], resolve(preset=preset, changes=settings), out=Path(out) if out else None,
                       overwrite=overwrite)
-        return pd.DataFrame([_row(figures.record(fusion.classes.classes)) for figures in fusion.heads])
+        return pd.DataFrame([_row(figures.record(fusion.classes.classes)) for figures in fusion.figures])
 
 
 class Features:
-    """Embeddings and labels of N faces as arrays, in the manifest's order.
+    """Embeddings and labels of N samples as arrays, in the manifest's order.
 
-    X (N, D) float32: the streams side by side; y (N,): places in `classes`, -1 for a face without a label of the
-    taxonomy; groups, keys, split (N,): text, faces of one group must stay on one side of a split;
+    X (N, D) float32: the streams side by side; y (N,): places in `classes`, -1 for a sample without a label of the
+    taxonomy; groups, keys, split (N,): text, samples of one group must stay on one side of a split;
     classes: the taxonomy's, in order; streams: the backbones (and views) whose columns X has, in order.
     """
 
-    def __init__(self, joined: FusedFeatures):
+    def __init__(self, joined: JoinedFeatures):
         import numpy as np
 
         self._joined = joined
@@ -174,7 +174,7 @@ class Features:
         return len(self.y)
 
     def frame(self) -> pd.DataFrame:
-        """One row a face: key, split, group, label."""
+        """One row per sample: key, split, group, label."""
         import pandas as pd
 
         names = [*self.classes, ""]  # -1 takes the last
@@ -182,29 +182,34 @@ class Features:
                              "label": [names[label] for label in self.y]})
 
     def train(self, head: str | BaseEstimator = "mlp", *, name: str = "", **settings: Any) -> Result:
-        """Train a head, by name, or any scikit-learn classifier; score it on the test faces, or by `folds=K`.
+        """Train a head, by name, or any scikit-learn classifier; score it on the test samples, or by `folds=K`.
 
         settings: as the options of the verb `fuse` (folds, seeds, seed, epochs, lr, ...); of an estimator folds, seed
-        and val_fraction count. Both have the same faces, groups and folds. Raises InputError for what cannot be.
+        and val_fraction count. Both have the same samples, groups and folds. Raises InputError for what cannot be.
         """
-        from twofold.fuse.estimator import score_estimator
-        from twofold.fuse.experiment import experiment_on, score, train_singles, train_subset
+        from twofold.fuse.experiment import (
+            experiment_on,
+            predict_test,
+            predict_with_estimator,
+            train_singles,
+            train_subset,
+        )
         from twofold.fuse.settings import resolve
 
         classes = {"target": self._joined.taxonomy.target, "classes": self._joined.taxonomy.name}
         kind = {"head": head} if isinstance(head, str) else {}
         experiment = experiment_on(self._joined, resolve(changes={**classes, **kind, **settings}))
         if not isinstance(head, str):
-            return Result(self, score_estimator(experiment, head, name=name), experiment.settings.seed)
+            return Result(self, predict_with_estimator(experiment, head, name=name), experiment.settings.seed)
         trained = train_subset(experiment, range(len(self.streams)), train_singles(experiment))
-        return Result(self, score(experiment, trained, name=name or head), experiment.settings.seed)
+        return Result(self, predict_test(experiment, trained, name=name or head), experiment.settings.seed)
 
 
 class Result:
-    """What a trained head says of the test faces, and its figures."""
+    """The predictions of a trained head for the test samples, and their figures."""
 
-    def __init__(self, features: Features, head: ScoredHead, seed: int):
-        self._features, self._head, self._seed = features, head, seed
+    def __init__(self, features: Features, predictions: Predictions, seed: int):
+        self._features, self._predictions, self._seed = features, predictions, seed
 
     @property
     def figures(self) -> pd.DataFrame:
@@ -214,7 +219,7 @@ class Result:
         from twofold.fuse.predictions import figures
 
         classes = self._features.classes
-        return pd.DataFrame([_row(figures(self._head, classes=len(classes), seed=self._seed).record(classes))])
+        return pd.DataFrame([_row(figures(self._predictions, seed=self._seed).record(classes))])
 
     @property
     def confusion(self) -> pd.DataFrame:
@@ -224,34 +229,36 @@ class Result:
         from twofold.fuse.metrics.scores import confusion_matrix
 
         classes = list(self._features.classes)
-        counts = confusion_matrix(self._head.truth, self._head.prediction, len(classes))
+        counts = confusion_matrix(self._predictions.target, self._predictions.predicted, len(classes))
         return pd.DataFrame(counts, index=pd.Index(classes, name="truth"), columns=classes)
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """One row a test face: key, truth, prediction, and the calibrated probability of each class."""
+        """One row per test sample: key, truth, prediction, and the calibrated probability of each class."""
         import pandas as pd
 
         classes = list(self._features.classes)
-        calls = pd.DataFrame({"key": self._features.keys[self._head.rows],
-                              "truth": [classes[label] for label in self._head.truth],
-                              "prediction": [classes[label] for label in self._head.calibrated.argmax(axis=1)]})
-        return pd.concat([calls, pd.DataFrame(self._head.calibrated, columns=classes)], axis=1)
+        table = self._predictions
+        calls = pd.DataFrame({"key": table.key, "truth": [classes[label] for label in table.target],
+                              "prediction": [classes[label] for label in table.calibrated.argmax(axis=1)]})
+        return pd.concat([calls, pd.DataFrame(table.calibrated, columns=classes)], axis=1)
 
     def against(self, other: Result) -> str:
-        """The difference in macro-F1 on the same faces, paired, with its interval, and what it means.
+        """The difference in macro-F1 on the same samples, paired, with its interval, and what it means.
 
-        Raises InputError if the two were scored on different faces.
+        Raises InputError if the two were scored on different samples.
         """
         import numpy as np
 
         from twofold.data.utils.errors import InputError
-        from twofold.fuse.predictions import against
-        from twofold.fuse.tables import compared
-        if not np.array_equal(self._head.rows, other._head.rows):
-            raise InputError("these two were scored on different faces: train both with the same folds and seed")
-        comparison = against(self._head, other._head, classes=len(self._features.classes), seed=self._seed)
-        return f"{self._head.name} against {other._head.name}: {compared(comparison)}"
+        from twofold.fuse.predictions import compare_predictions
+        from twofold.fuse.tables import describe_comparison
+
+        ours, theirs = self._predictions, other._predictions
+        if not np.array_equal(ours.key, theirs.key):
+            raise InputError("these two were scored on different samples: train both with the same folds and seed")
+        comparison = compare_predictions(ours, theirs, seed=self._seed)
+        return f"{ours.system.name} against {theirs.system.name}: {describe_comparison(comparison)}"
 
 
 class Run:

@@ -1,91 +1,99 @@
-"""An experiment: joined features, who trains, chooses and scores, and the heads that are trained and scored on them."""
+"""An experiment: joined features, their splits, and the heads that are trained and tested on them."""
 
 import itertools
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from twofold.cache.classifier import BackboneClassifier
 from twofold.cache.store import Store
-from twofold.fuse.features import FusedFeatures, fits, join, join_folds
-from twofold.fuse.heads.head import TrainedHead, fit, fit_single, learning_rows, member_scores
-from twofold.fuse.heads.zeroshot import own_classifiers
-from twofold.fuse.metrics import scores as metrics
-from twofold.fuse.predictions import ScoredHead
+from twofold.data.utils.errors import InputError
+from twofold.fuse.features import Features, fits_in_memory, join, join_folds
+from twofold.fuse.heads.head import TrainedHead, fit, fit_single, run_head, training_rows
+from twofold.fuse.heads.registry import HEAD_TYPES
+from twofold.fuse.heads.zeroshot import pretrained_classifiers
+from twofold.fuse.metrics.scores import apply_temperature
+from twofold.fuse.predictions import Predictions, System
 from twofold.fuse.settings import Settings
-from twofold.fuse.split import Partition, SeenSamples, Task, drop_encoder_training_samples, partitions, seen_samples
-from twofold.fuse.task import check_pairs, chosen_classes
+from twofold.fuse.split import SeenSamples, Split, drop_encoder_training_samples, make_splits, seen_samples
+from twofold.fuse.task import Task, check_pairs, chosen_classes
 from twofold.fuse.training.augment import membership
 
-Singles = Mapping[int, Sequence[TrainedHead]]  #: stream to what `late` averages of it, a head a partition
+if TYPE_CHECKING:
+    from sklearn.base import BaseEstimator
+    from sklearn.pipeline import Pipeline
+
+Singles = Mapping[int, Sequence[TrainedHead]]  #: stream to its heads, one per fold
 
 
 @dataclass(frozen=True)
 class Fold:
-    """One partition of the faces, and what its heads see: the features as its own encoders give them, if it has such.
+    """One split, and the features that its heads see: those of its own encoders, if it has such.
 
-    own: for zero-shot, the classifier that each stream brought along; none: one is trained.
+    pretrained: for zero-shot, the classifier that each stream brings along; none: one is trained.
     """
 
-    features: FusedFeatures
-    partition: Partition
-    own: list[BackboneClassifier]
+    features: Features
+    split: Split
+    pretrained: list[BackboneClassifier]
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Joined features and who trains, chooses and scores; the same for every head that is tried on them."""
+    """Joined features and their splits; the same for every head that is tried on them."""
 
-    features: FusedFeatures
+    task: Task
+    features: Features
     folds: list[Fold]
     notes: list[str]
-    settings: Settings  #: as asked for, less what these faces do not allow (said in `notes`)
+    settings: Settings  #: as asked for, less what these samples do not allow (said in `notes`)
 
     @property
-    def partitions(self) -> list[Partition]:
-        return [fold.partition for fold in self.folds]
+    def splits(self) -> list[Split]:
+        return [fold.split for fold in self.folds]
 
 
 def prepare(stores: Sequence[Path], settings: Settings) -> Experiment:
-    """Join the stores' features, in memory if they fit, and part the faces. Raises InputError, CacheError."""
+    """Join the stores' features, in memory if they fit, and split the samples. Raises InputError, CacheError."""
     places = [Store(path) for path in stores]
     classes = chosen_classes(settings, places)
-    settings, lacking = with_extra_views(places, settings)
+    settings, notes = with_extra_views(places, settings)
     features = join(places, backbones=settings.backbones, views=settings.views, taxonomy=classes, folds=settings.folds)
-    features = replace(features, notes=(*features.notes, *lacking))
+    features = replace(features, notes=(*features.notes, *notes))
     return experiment_on(features, settings, by_fold=join_folds(places, features, folds=settings.folds))
 
 
-def experiment_on(features: FusedFeatures, settings: Settings, *, by_fold: tuple[FusedFeatures, ...] = ()
-                  ) -> Experiment:
-    """The features, in memory if they fit, their faces parted; test faces that an encoder was taught with leave test.
+def experiment_on(features: Features, settings: Settings, *, by_fold: tuple[Features, ...] = ()) -> Experiment:
+    """The features, in memory if they fit, and their splits; encoders' training samples leave the test sets.
 
-    by_fold: the same faces as the encoders of each fold give them. Raises InputError.
+    by_fold: the same samples as the encoders of each fold give them. Raises InputError.
     """
-    zero_shot = settings.head == "zeroshot"
-    if zero_shot:
+    pretrained, note = [], ""
+    if not HEAD_TYPES[settings.head].learns_classes:
         check_pairs(features.taxonomy)
-    own, origin = own_classifiers(features) if zero_shot else ([], "")
-    task = Task.of(features, zero_shot=zero_shot, learns=not own)
-    parts = partitions(features, task, folds=settings.folds, val_fraction=settings.val_fraction, seed=settings.seed)
-    parts = [drop_encoder_training_samples(each, part)
-             for each, part in zip(by_fold or [features] * len(parts), parts, strict=True)]
-    notes = [*features.notes, *dict.fromkeys(parts[0].notes), *([origin] if origin else [])]
+        pretrained, note = pretrained_classifiers(features)
+    task = Task.of(settings, features.taxonomy, trains=not pretrained)
+    splits = make_splits(features, task, folds=settings.folds, val_fraction=settings.val_fraction, seed=settings.seed)
+    of_fold = by_fold or (features,) * len(splits)
+    splits = list(map(drop_encoder_training_samples, of_fold, splits))
+    notes = [*features.notes, *dict.fromkeys(splits[0].notes), *([note] if note else [])]
     if by_fold:
-        notes.append(f"each of the {len(by_fold)} folds has its own fine-tuned encoder, taught without its test faces")
-    mixes = settings.compound_mixup and features.taxonomy.has_pairs and not zero_shot
-    if mixes and not can_make_compounds(features, parts):
-        notes.append("compound-mixup left out: no training faces with basic labels of both emotions of a class")
+        notes.append(f"each of the {len(by_fold)} folds has its own encoder, fine-tuned without its test samples")
+    if settings.compound_mixup and features.taxonomy.has_pairs and task.learns_classes and not can_mix_compounds(
+            features, splits):
+        notes.append("compound-mixup left out: no training samples with basic labels of both emotions of a class")
         settings = replace(settings, compound_mixup=0.0)
-    owns = [own_classifiers(each)[0] for each in by_fold] if own and by_fold else [own] * len(parts)
-    if fits(features, settings.memory_gb / max(len(by_fold), 1)):
+    classifiers = [pretrained_classifiers(each)[0] if by_fold and pretrained else pretrained for each in of_fold]
+    if fits_in_memory(features, settings.memory_gb / max(len(by_fold), 1)):
         features, by_fold = features.loaded(), tuple(each.loaded() for each in by_fold)
     else:
         notes.append("features streamed from disk: they exceed the memory allowed")
-    folds = list(map(Fold, by_fold or [features] * len(parts), parts, owns))
-    return Experiment(features, folds, notes, settings)
+    folds = list(map(Fold, by_fold or [features] * len(splits), splits, classifiers))
+    return Experiment(task, features, folds, notes, settings)
 
 
 def with_extra_views(stores: Sequence[Store], settings: Settings) -> tuple[Settings, list[str]]:
@@ -103,22 +111,22 @@ def with_extra_views(stores: Sequence[Store], settings: Settings) -> tuple[Setti
     return replace(settings, views=tuple(views), extra_views=()), notes
 
 
-def can_make_compounds(features: FusedFeatures, parts: Sequence[Partition]) -> bool:
-    """True if in every partition the training faces have basic labels for both emotions of some class."""
+def can_mix_compounds(features: Features, splits: Sequence[Split]) -> bool:
+    """True if in every fold the training samples have basic labels for both emotions of some class."""
     pairs = membership(features.taxonomy.basics).astype(bool)
-    present = [np.isin(np.arange(len(pairs)), features.basic_label[np.union1d(part.train, part.extra)])
-               for part in parts]
+    present = [np.isin(np.arange(len(pairs)), features.basic_label[np.union1d(split.train, split.extra)])
+               for split in splits]
     return all(((pairs <= basics[:, None]).all(axis=0) & (pairs.sum(axis=0) == 2)).any() for basics in present)
 
 
-def subsets(features: FusedFeatures, settings: Settings) -> list[tuple[int, ...]]:
+def subsets(features: Features, settings: Settings) -> list[tuple[int, ...]]:
     """The subsets of streams in the table, small ones first, all streams last.
 
-    With the paper's head the views of a backbone stay together: they are versions of one stream.
+    Views that are versions of one stream stay together.
     """
     count = len(features.streams)
     units = [(k,) for k in range(count)]
-    if settings.head == "paper":
+    if HEAD_TYPES[settings.head].views == "versions":
         backbones = count // len(settings.views)
         units = [tuple(range(k, count, backbones)) for k in range(backbones)]
     sizes = range(1, len(units)) if settings.subsets == "all" else [1] if len(units) > 1 else []
@@ -126,10 +134,10 @@ def subsets(features: FusedFeatures, settings: Settings) -> list[tuple[int, ...]
     return [tuple(sorted(itertools.chain(*combination))) for combination in [*smaller, tuple(units)]]
 
 
-def subset_name(features: FusedFeatures, streams: Sequence[int], settings: Settings) -> str:
+def subset_name(features: Features, streams: Sequence[int], settings: Settings) -> str:
     """What the table calls a subset."""
-    view = features.streams[0].view
-    first = [k for k in streams if settings.head != "paper" or features.streams[k].view == view]
+    view, versions = features.streams[0].view, HEAD_TYPES[settings.head].views == "versions"
+    first = [k for k in streams if not versions or features.streams[k].view == view]
     if len(first) == 1:
         return features.streams[first[0]].name
     if len(streams) == len(features.streams):
@@ -140,43 +148,108 @@ def subset_name(features: FusedFeatures, streams: Sequence[int], settings: Setti
 def seen_by(experiment: Experiment) -> SeenSamples:
     """The training, validation and test samples of each fold."""
     return seen_samples(experiment.features, [
-        (*learning_rows(experiment.settings, experiment.features, part), part.test)
-        for part in experiment.partitions])
+        (training_rows(experiment.settings, experiment.features, split), split.val, split.test)
+        for split in experiment.splits])
 
 
 def train_singles(experiment: Experiment) -> Singles:
-    """For the head `late`, each stream's head, trained once for all subsets; for others none."""
-    if experiment.settings.head != "late":
+    """For a head that averages singles, each stream's heads, trained once for all subsets; for others none."""
+    if not HEAD_TYPES[experiment.settings.head].averages_singles:
         return {}
-    return {k: [fit_single(experiment.settings, fold.features, fold.partition, k) for fold in experiment.folds]
-            for k in range(len(experiment.features.streams))}
+    return {k: [fit_single(experiment.settings, experiment.task, fold.features, fold.split, k)
+                for fold in experiment.folds] for k in range(len(experiment.features.streams))}
 
 
 def train_subset(experiment: Experiment, streams: Sequence[int], singles: Singles) -> list[TrainedHead]:
-    """The heads of one subset of the streams, one a partition. singles: as `train_singles` gives them."""
-    return [fit(experiment.settings, fold.features, fold.partition, streams,
+    """The heads of one subset of the streams, one per fold. singles: as `train_singles` gives them."""
+    return [fit(experiment.settings, experiment.task, fold.features, fold.split, streams,
                 singles=[singles[k][number] for k in streams] if singles else (),
-                own=[fold.own[k] for k in streams] if fold.own else ())
+                pretrained=[fold.pretrained[k] for k in streams] if fold.pretrained else ())
             for number, fold in enumerate(experiment.folds)]
 
 
-def score(experiment: Experiment, trained: Sequence[TrainedHead], *, name: str) -> ScoredHead:
-    """The trained heads of one subset, one a partition, each scored on its own test faces."""
-    features, first = experiment.features, trained[0]
-    rows = np.concatenate([part.test for part in experiment.partitions])
-    streams = [features.streams[k] for k in first.streams]
-    scores = [member_scores(each.head, fold.features, fold.partition.test, each.streams)
-              for fold, each in zip(experiment.folds, trained, strict=True)]
-    shares = [each.shares.mean(axis=(0, 1)).tolist() for each in scores if each.shares is not None]
-    return ScoredHead(
+def predict_test(experiment: Experiment, trained: Sequence[TrainedHead], *, name: str) -> Predictions:
+    """The predictions of the trained heads of one subset, one per fold, each for its own test samples."""
+    first = trained[0]
+    streams = [experiment.features.streams[k] for k in first.streams]
+    outputs = [run_head(each.head, fold.features, fold.split.test, each.streams)
+               for fold, each in zip(experiment.folds, trained, strict=True)]
+    weights = [each.stream_weights.mean(axis=(0, 1)).tolist() for each in outputs if each.stream_weights is not None]
+    system = System(
         name=name, backbones=tuple(stream.name for stream in streams), head=first.head.spec.kind,
         dim=sum(stream.dim for stream in streams), untrained=any(stream.recipe.untrained for stream in streams),
-        rows=rows, truth=features.label[rows], groups=features.group[rows],
-        members=np.concatenate([each.probabilities for each in scores], axis=1),
-        calibrated=np.concatenate([metrics.tempered(each.probabilities.mean(axis=0), head.temperature)
-                                   for each, head in zip(scores, trained, strict=True)]),
         temperature=float(np.mean([each.temperature for each in trained])),
-        val_macro_f1=float(np.mean([each.val_macro_f1 for each in trained])),
-        shares=dict(zip((stream.name for stream in streams), np.mean(shares, axis=0).tolist(), strict=True))
-        if shares else None,
+        val_score=float(np.mean([each.val_score for each in trained])), score_name=experiment.task.score_name,
+        stream_weights=dict(zip((stream.name for stream in streams), np.mean(weights, axis=0).tolist(), strict=True))
+        if weights else None,
         seconds=sum(each.seconds for each in trained))
+    return _predictions(experiment, system, [each.probabilities for each in outputs],
+                        [each.temperature for each in trained])
+
+
+def predict_validation(experiment: Experiment, trained: Sequence[TrainedHead], *, system: System) -> Predictions:
+    """The predictions for the labelled validation samples of the first fold."""
+    fold, first = experiment.folds[0], trained[0]
+    rows = fold.split.val[fold.features.label[fold.split.val] >= 0]
+    outputs = run_head(first.head, fold.features, rows, first.streams).probabilities
+    return Predictions.of(fold.features, rows, system=system, fold=np.zeros(len(rows), int), outputs=outputs,
+                          calibrated=apply_temperature(outputs.mean(axis=0), first.temperature), role="val")
+
+
+def predict_with_estimator(experiment: Experiment, estimator: "BaseEstimator", *, name: str = "") -> Predictions:
+    """Fit a fresh copy on each fold's standardised training features; predict that fold's test samples.
+
+    Validation samples only calibrate. Probabilities are those of `predict_proba`, else the softmax of
+    `decision_function`. Raises InputError for what is no classifier, or one that has neither.
+    """
+    from sklearn.base import clone, is_classifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if not is_classifier(estimator):
+        raise InputError(f"{type(estimator).__name__} is no scikit-learn classifier")
+    started, features, task = time.perf_counter(), experiment.features, experiment.task
+    outputs, temperatures, val_scores = [], [], []
+    for split in experiment.splits:
+        pipeline = make_pipeline(StandardScaler(), clone(estimator))
+        pipeline.fit(features.read(split.train), features.label[split.train])
+        temperature, score = task.validate(features, split.val, _probabilities(pipeline, features, split.val), None)
+        temperatures.append(temperature)
+        val_scores.append(score)
+        outputs.append(_probabilities(pipeline, features, split.test)[None])
+    system = System(
+        name=name or type(estimator).__name__, backbones=tuple(stream.name for stream in features.streams),
+        head=type(estimator).__name__, dim=features.dim,
+        untrained=any(stream.recipe.untrained for stream in features.streams),
+        temperature=float(np.mean(temperatures)), val_score=float(np.mean(val_scores)),
+        seconds=time.perf_counter() - started)
+    return _predictions(experiment, system, outputs, temperatures)
+
+
+def _predictions(experiment: Experiment, system: System, outputs: Sequence[np.ndarray], temperatures: Sequence[float]
+                 ) -> Predictions:
+    """The test predictions of all folds. outputs: (M, n, C) of each."""
+    tests = [split.test for split in experiment.splits]
+    return Predictions.of(
+        experiment.features, np.concatenate(tests), system=system,
+        fold=np.repeat(np.arange(len(tests)), [len(rows) for rows in tests]),
+        outputs=np.concatenate(outputs, axis=1),
+        calibrated=np.concatenate([apply_temperature(output.mean(axis=0), temperature)
+                                   for output, temperature in zip(outputs, temperatures, strict=True)]))
+
+
+def _probabilities(pipeline: "Pipeline", features: Features, rows: np.ndarray) -> np.ndarray:
+    """(n, C) float32; 0 for a class that the estimator was not trained on."""
+    values = features.read(rows)
+    if hasattr(pipeline, "predict_proba"):
+        scores = pipeline.predict_proba(values)
+    elif hasattr(pipeline, "decision_function"):
+        margins = pipeline.decision_function(values)
+        margins = np.column_stack([-margins, margins]) if margins.ndim == 1 else margins
+        scores = np.exp(margins - margins.max(axis=1, keepdims=True))
+        scores /= scores.sum(axis=1, keepdims=True)
+    else:
+        raise InputError(f"{type(pipeline[-1]).__name__} has neither predict_proba nor decision_function")
+    probabilities = np.zeros((len(rows), len(features.taxonomy.classes)), np.float32)
+    probabilities[:, pipeline.classes_] = scores
+    return probabilities

@@ -26,7 +26,7 @@ class Stream:
     """One backbone and view: its columns of the joined features. files: one for each store, in order.
 
     fold_files: where the encoder was fine-tuned one a fold, the file of each fold (of the one store); then `files` is
-    that of the first. mark: what tells it apart from streams of the same backbone and view, as `marks` gives it.
+    that of the first. mark: what tells it apart from streams of the same backbone and view, as `stream_marks` gives it.
     """
 
     backbone: str
@@ -49,7 +49,7 @@ class Stream:
         return stream_name(self.backbone + self.mark, self.view)
 
 
-def marks(streams: Sequence[tuple[str, str, Recipe]]) -> list[str]:
+def stream_marks(streams: Sequence[tuple[str, str, Recipe]]) -> list[str]:
     """Of each (backbone, view, recipe): `@` and the digits that its file is named by, where another has the same
     backbone and view; else nothing."""
     count = Counter((backbone, view) for backbone, view, _ in streams)
@@ -62,13 +62,13 @@ def stream_name(backbone: str, view: str) -> str:
 
 
 @dataclass(frozen=True)
-class FusedFeatures:
-    """N faces that every stream has, in manifest order, the first store's first. All arrays have N rows.
+class Features:
+    """N samples that every stream has, in manifest order, the first store's first. All arrays have N rows.
 
     label: class in the taxonomy, -1 if none. basic: (N, 8) shares of the basic emotions in BASIC's order, for a
     compound its pair, half each, else the basic label, else zeros. basic_label: the basic label alone, -1 if none.
     fold: the manifest's column of that name, empty where it has none.
-    row: (N, K) place of the face in each stream's file. matrix: (N, D) float32 once loaded, else None.
+    row: (N, K) place of the sample in each stream's file. matrix: (N, D) float32 once loaded, else None.
     """
 
     taxonomy: Taxonomy
@@ -113,7 +113,7 @@ class FusedFeatures:
             start += self.streams[k].dim
         return block
 
-    def loaded(self) -> "FusedFeatures":
+    def loaded(self) -> "Features":
         """The same with all features in memory, 4 N D bytes."""
         return replace(self, matrix=self.read(np.arange(len(self))))
 
@@ -129,7 +129,7 @@ class FusedFeatures:
                 block[here] = values
 
 
-def fits(features: FusedFeatures, limit_gb: float) -> bool:
+def fits_in_memory(features: Features, limit_gb: float) -> bool:
     """True if all features may be held as float32 in `limit_gb` gigabytes; 0 means half of the memory that is free."""
     limit = limit_gb * 1e9 if limit_gb else 0.5 * (free_memory() or USUAL_MEMORY)
     return COPIES * 4 * len(features) * features.dim <= limit
@@ -141,7 +141,7 @@ PRECISION = {"precision", "dtype"}  #: of a recipe: what may differ between file
 
 def join(
     stores: Sequence[Store], *, backbones: Sequence[str], views: Sequence[str], taxonomy: Taxonomy, folds: int = 0,
-) -> FusedFeatures:
+) -> Features:
     """The features of these backbones and views of all stores, joined as `join_streams` does.
 
     backbones: names or NAME@FINGERPRINT; none = all of the first store. The stores must agree on each recipe. The
@@ -157,12 +157,12 @@ def join(
     streams = [_stream_of_name(stores, backbone, view, folds) for view in views for backbone in names]
     _check_different(streams)
     streams.sort(key=lambda stream: (_rank(stream.view), stream.backbone, stream.recipe.fingerprint))
-    names = marks([(stream.backbone, stream.view, stream.recipe) for stream in streams])
+    names = stream_marks([(stream.backbone, stream.view, stream.recipe) for stream in streams])
     streams = [replace(stream, mark=mark) for stream, mark in zip(streams, names, strict=True)]
     return join_streams(stores, streams, taxonomy=taxonomy)
 
 
-def join_streams(stores: Sequence[Store], streams: Sequence[Stream], *, taxonomy: Taxonomy) -> FusedFeatures:
+def join_streams(stores: Sequence[Store], streams: Sequence[Stream], *, taxonomy: Taxonomy) -> Features:
     """Join the files of the streams by key with each store's manifest, and the stores one after the other.
 
     What only one side has is left out and counted in `notes`. Raises InputError if nothing of a store is left.
@@ -170,10 +170,10 @@ def join_streams(stores: Sequence[Store], streams: Sequence[Stream], *, taxonomy
     joined = [_join_store(number, store, streams, taxonomy) for number, store in enumerate(stores)]
     columns = {name: np.concatenate([each[name] for each, _ in joined]) for name in joined[0][0]}
     notes = tuple(note for _, notes in joined for note in notes)
-    return FusedFeatures(taxonomy=taxonomy, streams=tuple(streams), notes=notes, **columns)
+    return Features(taxonomy=taxonomy, streams=tuple(streams), notes=notes, **columns)
 
 
-def stream_of_recipe(store: Store, backbone: str, view: str, recipe: Recipe, *, source: str) -> Stream:
+def find_stream(store: Store, backbone: str, view: str, recipe: Recipe, *, source: str) -> Stream:
     """The stream of a store with this recipe, or with one that differs in precision alone.
 
     source: what is named as having asked for the recipe. Raises InputError for any other difference, CacheError if the
@@ -186,11 +186,11 @@ def stream_of_recipe(store: Store, backbone: str, view: str, recipe: Recipe, *, 
     difference = differences(recipe, file.recipe)
     if set(difference) - PRECISION:
         raise InputError(f"{file.path}: {backbone} was extracted otherwise than what {source} was trained on (there, "
-                         f"here): {spelled(difference)}; extract it as the run wants it")
+                         f"here): {describe_differences(difference)}; extract it as the run wants it")
     return Stream(backbone, view, file.recipe, file.dim, (file,))
 
 
-def spelled(difference: dict[str, tuple[object, object]]) -> str:
+def describe_differences(difference: dict[str, tuple[object, object]]) -> str:
     """Differences of two recipes in words."""
     return "; ".join(f"{name} {_short(a)} there, {_short(b)} here" for name, (a, b) in difference.items())
 
@@ -200,10 +200,10 @@ def _distance(recipe: Recipe, file: FeatureFile) -> tuple[bool, int]:
     return bool(set(difference) - PRECISION), len(difference)
 
 
-def join_folds(stores: Sequence[Store], features: FusedFeatures, *, folds: int) -> tuple[FusedFeatures, ...]:
-    """The same faces as the encoders of each fold give them; nothing where no encoder is fine-tuned one a fold.
+def join_folds(stores: Sequence[Store], features: Features, *, folds: int) -> tuple[Features, ...]:
+    """The same samples as the encoders of each fold give them; nothing where no encoder is fine-tuned one a fold.
 
-    Raises InputError if the files of the folds hold different faces.
+    Raises InputError if the files of the folds hold different samples.
     """
     if not any(stream.fold_files for stream in features.streams):
         return ()
@@ -211,7 +211,7 @@ def join_folds(stores: Sequence[Store], features: FusedFeatures, *, folds: int) 
                                 taxonomy=features.taxonomy) for fold in range(folds))
     for other in joined:
         if not (np.array_equal(other.keys, features.keys) and np.array_equal(other.sha256, features.sha256)):
-            raise InputError(f"{stores[0].path}: the encoders of the folds have features of different faces: extract "
+            raise InputError(f"{stores[0].path}: the encoders of the folds have features of different samples: extract "
                              "what is missing")
     return joined
 
@@ -223,7 +223,7 @@ def _stream_of_name(stores: Sequence[Store], backbone: str, view: str, folds: in
         difference = differences(files[0].recipe, file.recipe)
         if set(difference) - PRECISION:
             raise InputError(f"{store.path}: {backbone} ({view}) was made otherwise than in {stores[0].path}: "
-                             + spelled(difference))
+                             + describe_differences(difference))
     return Stream(files[0].backbone, view, files[0].recipe, files[0].dim, files, of_folds)
 
 
@@ -247,7 +247,7 @@ def _check_different(streams: Sequence[Stream]) -> None:
 def _join_store(
     number: int, store: Store, streams: Sequence[Stream], taxonomy: Taxonomy,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Columns of `FusedFeatures` for one store, and what is to be said about it."""
+    """Columns of `Features` for one store, and what is to be said about it."""
     manifest = read_manifest(store.manifest_path)
     keys = np.array(manifest.keys, object)
     files = [stream.files[number] for stream in streams]
@@ -255,8 +255,8 @@ def _join_store(
     present = (places >= 0).all(axis=1)
     notes = _missing(store, streams, places, files, keys)
     if not present.any():
-        raise InputError(f"{store.path}: no face of its manifest has features of all of "
-                         f"{', '.join(stream.name for stream in streams)}: extract them for the same faces")
+        raise InputError(f"{store.path}: no sample of its manifest has features of all of "
+                         f"{', '.join(stream.name for stream in streams)}: extract them for the same samples")
     labels, faults = _labels(manifest, taxonomy)
     group = manifest.table["group"].to_numpy(object)
     fold = manifest.table["fold"].to_numpy(object) if "fold" in manifest.table else np.full(len(keys), "", object)
@@ -278,7 +278,7 @@ def _missing(store: Store, streams: Sequence[Stream], places: np.ndarray, files:
         lacking = places[:, k] < 0
         if lacking.any():
             failed = sum(key in file.failures for key in keys[lacking])
-            notes.append(f"{lacking.sum()} faces left out: not in {store.path.name}'s {stream.name} "
+            notes.append(f"{lacking.sum()} samples left out: not in {store.path.name}'s {stream.name} "
                          f"({failed} recorded as failed), e.g. {keys[lacking][0]}")
         surplus = file.rows - int((~lacking).sum())
         if surplus:
@@ -294,10 +294,10 @@ def _labels(manifest: Manifest, taxonomy: Taxonomy) -> tuple[dict[str, np.ndarra
     places = {name: number.get(normalize_label(name), -1) for name in set(column)}
     label = np.array([places[name] for name in column], np.int64)
     outside = sum(bool(name) for name in column[label < 0])
-    notes = [f"{outside} faces with a {taxonomy.label_words} outside {taxonomy.name}"] if outside else []
+    notes = [f"{outside} samples with a {taxonomy.label_words} outside {taxonomy.name}"] if outside else []
     unlabelled = int((column == "").sum())
     if unlabelled:
-        notes.append(f"{unlabelled} faces without a {taxonomy.label_words}")
+        notes.append(f"{unlabelled} samples without a {taxonomy.label_words}")
     basic_label = np.array([BASIC.index(name) if name else -1 for name in basic], np.int64)
     rows = list(zip(basic, compound, label.tolist(), strict=True))
     shares = {row: _shares(*row[:2], taxonomy.basics[row[2]] if row[2] >= 0 else ()) for row in set(rows)}
@@ -305,7 +305,7 @@ def _labels(manifest: Manifest, taxonomy: Taxonomy) -> tuple[dict[str, np.ndarra
 
 
 def _shares(basic: str, compound: str, parts: tuple[str, ...]) -> np.ndarray:
-    """(8,) the compound's pair, or that of the face's class, half each, before the basic label: it says more."""
+    """(8,) the compound's pair, or that of the sample's class, half each, before the basic label: it says more."""
     shares = np.zeros(len(BASIC), np.float32)
     pair = parts_of(compound) or (parts if len(parts) == 2 else ())
     if pair:

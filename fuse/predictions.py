@@ -1,21 +1,22 @@
-"""A head with what it says of the test faces, and its figures with their uncertainty."""
+"""The one table of results, and its figures with their uncertainty."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from twofold.fuse.metrics import scores as metrics
-from twofold.fuse.metrics.scores import Reliability, Scores, scores
+from twofold.fuse.features import Features
+from twofold.fuse.metrics.scores import Reliability, Scores, compute_scores, reliability
 from twofold.fuse.metrics.statistics import ACCURACY, MACRO_F1, Comparison, Interval, compare, interval
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoredHead:
-    """A head's predictions for n test faces, all folds together. members: (M, n, C) probabilities of each seed.
+class System:
+    """What made predictions: a head on some backbones.
 
-    Each seed is a member; the head's own call is their mean, as `predict` makes it. calibrated: (n, C), that mean
-    under the temperature fitted on validation. shares: of each stream in the decision, of heads that weigh them.
+    val_score: on validation, nan where it is not known; score_name: what that is. stream_weights: the mean weight of
+    each stream, of heads that weigh them. folds: whose heads all predict each sample; 1 where a sample has the head of
+    its own fold only.
     """
 
     name: str
@@ -23,92 +24,129 @@ class ScoredHead:
     head: str
     dim: int
     untrained: bool
-    rows: np.ndarray
-    truth: np.ndarray
-    groups: np.ndarray
-    members: np.ndarray
-    calibrated: np.ndarray
     temperature: float
-    val_macro_f1: float
-    shares: dict[str, float] | None
-    seconds: float
-    folds: int = 1  #: whose heads all score each face; 1 where a face is scored by its own fold's alone
+    val_score: float = float("nan")
+    score_name: str = "macro-F1"
+    stream_weights: dict[str, float] | None = None
+    seconds: float = 0.0
+    folds: int = 1
 
-    @property
-    def ensemble(self) -> str:
-        """Of what the head's own call is the mean, in words."""
-        seeds = self.members.shape[0] // self.folds
-        each = "1 seed" if seeds == 1 else f"{seeds} seeds"
-        if self.folds > 1:
-            return f"ensemble of {self.folds} folds x {each}"
-        return "one seed" if seeds == 1 else f"ensemble of {each}"
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions:
+    """The predictions of a system for n samples, all folds together: every array has a row per sample.
+
+    fold: the fold whose head predicts it; role: `test` or `val`; target: class number. outputs: (S, n, C)
+    probabilities of each seed; the system predicts by their mean. calibrated: (n, C), that mean under the temperature
+    fitted on validation.
+    """
+
+    system: System
+    key: np.ndarray
+    sha256: np.ndarray
+    group: np.ndarray
+    fold: np.ndarray
+    role: np.ndarray
+    target: np.ndarray
+    outputs: np.ndarray
+    calibrated: np.ndarray
+
+    @classmethod
+    def of(cls, features: Features, rows: np.ndarray, *, system: System, fold: np.ndarray, outputs: np.ndarray,
+           calibrated: np.ndarray, role: str = "test") -> "Predictions":
+        """The predictions for these rows of the features."""
+        return cls(system=system, key=features.keys[rows], sha256=features.sha256[rows], group=features.group[rows],
+                   fold=fold, role=np.full(len(rows), role, object), target=features.label[rows], outputs=outputs,
+                   calibrated=calibrated)
+
+    def __len__(self) -> int:
+        return len(self.key)
 
     @property
     def mean(self) -> np.ndarray:
         """(n, C) mean probabilities over the seeds."""
-        return self.members.mean(axis=0)
+        return self.outputs.mean(axis=0)
 
     @property
-    def prediction(self) -> np.ndarray:
+    def predicted(self) -> np.ndarray:
         """(n,) class numbers."""
         return self.mean.argmax(axis=1)
 
+    @property
+    def classes(self) -> int:
+        return self.outputs.shape[2]
 
-@dataclass(frozen=True, kw_only=True)
+    @property
+    def ensemble(self) -> str:
+        """What is averaged, in words."""
+        folds, seeds = self.system.folds, self.outputs.shape[0] // self.system.folds
+        each = "1 seed" if seeds == 1 else f"{seeds} seeds"
+        if folds > 1:
+            return f"ensemble of {folds} folds x {each}"
+        return "one seed" if seeds == 1 else f"ensemble of {each}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Figures:
-    """What there is to say about a head: of the mean of its members, unless the name says `seeds`.
+    """The figures of predictions: of the mean over seeds, unless the name says `seeds`.
 
-    Intervals are 95 %, by bootstrap of groups; None where they cannot be had (see `statistics.interval`).
+    Intervals are 95 %, by bootstrap of groups; None where there is none (see `statistics.interval`).
     """
 
-    head: ScoredHead
+    predictions: Predictions
     scores: Scores
-    groups: int  #: of the faces scored
+    groups: int
     accuracy_interval: Interval | None
     macro_f1_interval: Interval | None
     seeds_macro_f1: tuple[float, ...]  #: of each seed by itself
     seeds_accuracy: tuple[float, ...]
-    reliability: Reliability  #: of the probabilities that `predict` gives, under the temperature
+    reliability: Reliability  #: of the calibrated probabilities
     raw_reliability: Reliability  #: before the temperature
 
+    @property
+    def system(self) -> System:
+        return self.predictions.system
+
     def record(self, classes: Sequence[str]) -> dict:
-        """As metrics.json holds it; nan (a class without faces) becomes None."""
-        head, table = self.head, self.scores
-        per_class = {name: {"n": int(table.n[c])} | {kind: _plain(getattr(table, kind)[c])
+        """As metrics.json holds it; nan (the recall of a class without samples) becomes None."""
+        system, table = self.system, self.scores
+        per_class = {name: {"n": int(table.n[c])} | {kind: _none_if_nan(getattr(table, kind)[c])
                                                      for kind in ("precision", "recall", "f1")}
                      for c, name in enumerate(classes)}
         return {
-            "name": head.name, "backbones": list(head.backbones), "head": head.head, "dim": head.dim,
-            "untrained": head.untrained, "n": len(head.truth), "groups": self.groups, "figures_of": head.ensemble,
+            "name": system.name, "backbones": list(system.backbones), "head": system.head, "dim": system.dim,
+            "untrained": system.untrained, "n": len(self.predictions), "groups": self.groups,
+            "figures_of": self.predictions.ensemble,
             "accuracy": table.accuracy, "accuracy_interval": self.accuracy_interval, "macro_f1": table.macro_f1,
             "macro_f1_interval": self.macro_f1_interval, "macro_f1_of_classes_with_faces": table.macro_f1_present,
             "uar": table.uar, "per_class": per_class, "confusion": table.confusion.tolist(),
             "seeds_macro_f1": self.seeds_macro_f1, "seeds_accuracy": self.seeds_accuracy,
-            "val_macro_f1": _plain(head.val_macro_f1), "calibration_error": self.reliability.error,
-            "calibration_error_before_temperature": self.raw_reliability.error, "temperature": head.temperature,
+            "val_macro_f1": _none_if_nan(system.val_score), "calibration_error": self.reliability.error,
+            "calibration_error_before_temperature": self.raw_reliability.error, "temperature": system.temperature,
             "reliability": self.reliability.record(),
             "reliability_before_temperature": self.raw_reliability.record(),
-            "contributions": head.shares, "seconds": head.seconds,
+            "contributions": system.stream_weights, "seconds": system.seconds,
         }
 
 
-def figures(head: ScoredHead, *, classes: int, seed: int) -> Figures:
-    """All figures of a scored head."""
-    accuracy, macro_f1 = (interval(metric, head.truth, head.prediction, head.groups, classes=classes, seed=seed)
+def figures(predictions: Predictions, *, seed: int) -> Figures:
+    """All figures of predictions."""
+    target, predicted, classes = predictions.target, predictions.predicted, predictions.classes
+    accuracy, macro_f1 = (interval(metric, target, predicted, predictions.group, classes=classes, seed=seed)
                           for metric in (ACCURACY, MACRO_F1))
-    seeds = [scores(head.truth, member.argmax(axis=1), classes) for member in head.members]
+    seeds = [compute_scores(target, output.argmax(axis=1), classes) for output in predictions.outputs]
     return Figures(
-        head=head, scores=scores(head.truth, head.prediction, classes), groups=len(np.unique(head.groups.astype(str))),
-        accuracy_interval=accuracy, macro_f1_interval=macro_f1,
-        seeds_macro_f1=tuple(seed.macro_f1 for seed in seeds), seeds_accuracy=tuple(seed.accuracy for seed in seeds),
-        reliability=metrics.reliability(head.calibrated, head.truth),
-        raw_reliability=metrics.reliability(head.mean, head.truth))
+        predictions=predictions, scores=compute_scores(target, predicted, classes),
+        groups=len(np.unique(predictions.group.astype(str))), accuracy_interval=accuracy, macro_f1_interval=macro_f1,
+        seeds_macro_f1=tuple(each.macro_f1 for each in seeds), seeds_accuracy=tuple(each.accuracy for each in seeds),
+        reliability=reliability(predictions.calibrated, target),
+        raw_reliability=reliability(predictions.mean, target))
 
 
-def against(a: ScoredHead, b: ScoredHead, *, classes: int, seed: int) -> Comparison:
-    """Head a against b in macro-F1, on the same test faces in the same order."""
-    return compare(a.truth, a.prediction, b.prediction, a.groups, classes=classes, seed=seed)
+def compare_predictions(a: Predictions, b: Predictions, *, seed: int) -> Comparison:
+    """System a against b in macro-F1, on the same samples in the same order."""
+    return compare(a.target, a.predicted, b.predicted, a.group, classes=a.classes, seed=seed)
 
 
-def _plain(value: float) -> float | None:
+def _none_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else float(value)

@@ -7,13 +7,13 @@ from pathlib import Path
 from twofold.data.utils import options
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import check, option, read_toml
+from twofold.fuse.heads.registry import HEAD_TYPES
 
-HEADS = ("paper", "linear", "mlp", "gated", "late", "logreg", "zeroshot")
 RULES = ("threshold", "weighted", "mean", "geometric", "harmonic")
 VERY_MANY = 1_000_000  #: of what is counted: more is a slip of the finger, or a hostile file
 
 # the panels of `fuse --help`
-FACES = "Faces and classes"
+SAMPLES = "Samples and classes"
 HEAD = "Head"
 TRAINING = "Training"
 IMBALANCE = "Rare classes"
@@ -26,30 +26,30 @@ MACHINE = "Machine"
 class Settings:
     """All that decides the outcome of a fusion besides the features; every field is an option of `fuse`."""
 
-    backbones: tuple[str, ...] = option((), FACES, "NAME or NAME@FINGERPRINT; none: all that the store has.")
-    views: tuple[str, ...] = option(("original",), FACES, "Of original, flip, enhanced1, enhanced2.")
-    extra_views: tuple[str, ...] = option((), FACES, "Views that are taken where the store has them.")
-    target: str = option("", FACES, "Column of labels: compound, basic or your own; empty: that of the classes.")
-    classes: str = option("", FACES, "cexpr7, rafdb11, rafce14, basic7, basic8, FILE.toml of your own, or from-data: "
+    backbones: tuple[str, ...] = option((), SAMPLES, "NAME or NAME@FINGERPRINT; none: all that the store has.")
+    views: tuple[str, ...] = option(("original",), SAMPLES, "Of original, flip, enhanced1, enhanced2.")
+    extra_views: tuple[str, ...] = option((), SAMPLES, "Views that are taken where the store has them.")
+    target: str = option("", SAMPLES, "Column of labels: compound, basic or your own; empty: that of the classes.")
+    classes: str = option("", SAMPLES, "cexpr7, rafdb11, rafce14, basic7, basic8, FILE.toml of your own, or from-data: "
                                      "the labels as they stand; empty: cexpr7 or basic7.")
-    folds: int = option(0, FACES, "Cross-validation by group instead of the manifest's splits; 0: these.",
+    folds: int = option(0, SAMPLES, "Cross-validation by group instead of the manifest's splits; 0: these.",
                         least=0, most=1000)
-    val_fraction: float = option(0.15, FACES, "Of train, carved out where there is no validation.", above=0, below=1)
-    subsets: str = option("singles", FACES, "What stands beside the fusion: each backbone alone, or all subsets.",
+    val_fraction: float = option(0.15, SAMPLES, "Of train, carved out where there is no validation.", above=0, below=1)
+    subsets: str = option("singles", SAMPLES, "What stands beside the fusion: each backbone alone, or all subsets.",
                           choices=("singles", "all"))
-    table: str = option("plain", FACES, "The table: plain, or as the paper's Tables 1 and 2.",
+    table: str = option("plain", SAMPLES, "The table: plain, or as the paper's Tables 1 and 2.",
                         choices=("plain", "paper"))
 
-    head: str = option("mlp", HEAD, "The model on the features.", choices=HEADS)
+    head: str = option("mlp", HEAD, "The model on the features.", choices=tuple(HEAD_TYPES))
     hidden: int = option(128, HEAD, "Width of the hidden layer.", least=1, most=VERY_MANY)
     late: str = option("weighted", HEAD, "Head late: how the singles are averaged.",
                        choices=("mean", "weighted", "per-class"))
 
     seeds: int = option(3, TRAINING, "How many; trained together, averaged in the answer.", least=1, most=1000)
     seed: int = option(0, TRAINING, "The first of the seeds; also splits and bootstraps.", least=0, most=2**32 - 1)
-    epochs: int = option(20, TRAINING, "Passes over the training faces.", least=1, most=VERY_MANY)
+    epochs: int = option(20, TRAINING, "Passes over the training samples.", least=1, most=VERY_MANY)
     lr: float = option(2e-3, TRAINING, "Adam's learning rate.", above=0)
-    batch_size: int = option(256, TRAINING, "Faces a step.", least=2, most=VERY_MANY)
+    batch_size: int = option(256, TRAINING, "Samples a step.", least=2, most=VERY_MANY)
     warmup: int = option(2, TRAINING, "Epochs of linear warm-up.", least=0)
     schedule: str = option("cosine", TRAINING, "The rate after warm-up; plateau: halved after 5 epochs without "
                            "a better validation macro-F1.", choices=("constant", "cosine", "plateau"))
@@ -59,7 +59,7 @@ class Settings:
 
     class_weights: float = option(0.0, IMBALANCE, "Power of the inverse class frequency in the loss; 1: balanced.",
                                   least=0)
-    balanced_sampling: float = option(0.5, IMBALANCE, "The same for how often a face is drawn.", least=0)
+    balanced_sampling: float = option(0.5, IMBALANCE, "The same for how often a sample is drawn.", least=0)
     logit_adjustment: float = option(0.0, IMBALANCE, "Tau of Menon et al., arXiv 2007.07314; 0: off.", least=0)
     compound_mixup: float = option(0.25, IMBALANCE, "Share of a batch made by mixing two basics into a compound.",
                                    least=0, below=1)
@@ -68,7 +68,7 @@ class Settings:
     weight_decay: float = option(0.0, REGULARISATION, "Decoupled, as AdamW.", least=0)
     label_smoothing: float = option(0.1, REGULARISATION, "Share of a label spread over all classes.", least=0, below=1)
     mixup: float = option(0.0, REGULARISATION, "Alpha of feature mixup, arXiv 1710.09412; 0: off.", least=0)
-    stream_dropout: float = option(0.3, REGULARISATION, "Probability that a backbone is zeroed for a face.",
+    stream_dropout: float = option(0.3, REGULARISATION, "Probability that a backbone is zeroed for a sample.",
                                    least=0, below=1)
 
     basic_weight: float = option(0.5, PAPER, "a of its loss L_ce + a L_basic + b L_CL.", least=0)

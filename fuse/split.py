@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 
 from twofold.cache.classifier import group_digest
-from twofold.data.labels import BASIC
 from twofold.data.splits import parse_folds, stratified_group_folds, stratified_group_split
 from twofold.data.utils.errors import InputError
-from twofold.fuse.features import FusedFeatures, training_samples_of
+from twofold.fuse.features import Features, training_samples_of
+from twofold.fuse.task import Task
 
 
-@dataclass(frozen=True)
-class Partition:
-    """Row numbers of a FusedFeatures. extra: training faces without a class, for heads that learn from basics too."""
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Row numbers of Features. extra: training samples without a class, for heads that learn from basics, too."""
 
     train: np.ndarray
     val: np.ndarray
@@ -25,143 +25,118 @@ class Partition:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a head learns from and is scored by: (N,) class numbers, -1 for none. classes: the names of the learned.
+def make_splits(features: Features, task: Task, *, folds: int, val_fraction: float, seed: int) -> list[Split]:
+    """One split as the manifest has it, or `folds` of them whose test sets together are all labelled samples.
 
-    A zero-shot head learns from basic labels (or nothing) and is scored by compound ones, if there are any; all others
-    learn what they are scored by.
-    """
-
-    learned: np.ndarray
-    scored: np.ndarray
-    classes: tuple[str, ...]
-    zero_shot: bool = False
-    learns: bool = True
-
-    @classmethod
-    def of(cls, features: FusedFeatures, *, zero_shot: bool = False, learns: bool = True) -> "Task":
-        if zero_shot:
-            return cls(features.basic_label, features.label, BASIC, zero_shot=True, learns=learns)
-        return cls(features.label, features.label, features.taxonomy.classes)
-
-
-def partitions(features: FusedFeatures, task: Task, *, folds: int, val_fraction: float, seed: int) -> list[Partition]:
-    """One partition by the manifest's splits, or `folds` of them whose test sides together are all labelled faces.
-
-    The folds are those of the manifest's column `fold` where it names as many, else the faces are divided.
-
+    The folds are those of the manifest's column `fold` where it names as many, else the samples are divided.
     Groups of test leave train and validation, groups of validation leave train; validation is carved from train by
-    group where the manifest has none. Stores after the first only train. Raises InputError for an empty side, for a
-    class without training faces and for validation faces of fewer than two classes; a zero-shot head may have no test.
+    group where the manifest has none. Stores after the first only train. Raises InputError for an empty set, for a
+    class without training samples and for validation samples of fewer than two classes; a zero-shot head may have no
+    test set.
     """
-    sides = _folded(features, task, folds, seed) if folds else [_as_split(features, task)]
-    return [_partition(features, task, side, val_fraction=val_fraction, seed=seed) for side in sides]
+    if not ((task.learned(features) >= 0) | (task.scored(features) >= 0)).any():
+        raise _no_labels(features, task)
+    sides = _fold_sides(features, task, folds, seed) if folds else [_manifest_side(features, task)]
+    return [_make_split(features, task, side, val_fraction=val_fraction, seed=seed) for side in sides]
 
 
-def _as_split(features: FusedFeatures, task: Task) -> np.ndarray:
+def _manifest_side(features: Features, task: Task) -> np.ndarray:
     """(N,) 'train', 'val', 'test' or ''; stores after the first have no part in val and test."""
-    side = features.split.copy()
-    further = features.store > 0
+    side, further = features.split.copy(), features.store > 0
     side[further & (side != "train") & (side != "")] = ""
     side[further & (features.split == "")] = "train"
-    if not (side == "test").any() and not task.zero_shot:
-        raise InputError("the manifest has no test faces: split it (`manifest split`), or score by --folds 5")
+    if not (side == "test").any() and task.learns_classes:
+        raise InputError("the manifest has no test samples: split it (`manifest split`), or score by --folds 5")
     return side
 
 
-def _folded(features: FusedFeatures, task: Task, folds: int, seed: int) -> list[np.ndarray]:
-    own = np.flatnonzero((task.scored >= 0) & (features.store == 0))
+def _fold_sides(features: Features, task: Task, folds: int, seed: int) -> list[np.ndarray]:
+    own = np.flatnonzero((task.scored(features) >= 0) & (features.store == 0))
     if not len(own):
-        raise _nothing(features, task)
+        raise _no_labels(features, task)
     fold = np.full(len(features), -1)
     official = parse_folds(features.fold[own], folds=folds)
     fold[own] = official if official is not None else stratified_group_folds(
-        _names(task.scored[own]), _names(features.group[own]), folds=folds, seed=seed)
+        _texts(task.scored(features)[own]), _texts(features.group[own]), folds=folds, seed=seed)
     usable = (features.store == 0) | np.isin(features.split, ("train", ""))
-    if official is not None:  # of folds within train alone: the official test faces stay out of it
+    if official is not None:  # of folds within train alone: the official test samples stay out of it
         usable &= (fold >= 0) | (features.split != "test")
     return [np.where(fold == number, "test", np.where(usable, "train", "")).astype(object) for number in range(folds)]
 
 
-def _partition(features: FusedFeatures, task: Task, side: np.ndarray, *, val_fraction: float, seed: int) -> Partition:
-    learnable, scorable = task.learned >= 0, task.scored >= 0
-    if not (learnable | scorable).any():
-        raise _nothing(features, task)
+def _make_split(features: Features, task: Task, side: np.ndarray, *, val_fraction: float, seed: int) -> Split:
+    learnable, scorable = task.learned(features) >= 0, task.scored(features) >= 0
     unsplit = int((learnable & (side == "") & (features.store == 0)).sum())  # further stores only train: no fault
-    side, notes = _separated(features, task, side, "test")
-    if not task.learns:
-        test = np.flatnonzero(scorable & (side == "test"))
-        return Partition(train=test[:0], val=test[:0], test=test, extra=test[:0], notes=tuple(notes))
+    side, notes = _separate(features, learnable, side, "test")
+    test = np.flatnonzero(scorable & (side == "test"))
+    if not task.trains:
+        return Split(train=test[:0], val=test[:0], test=test, extra=test[:0], notes=tuple(notes))
     if not (learnable & (side == "train")).any():
-        raise InputError(f"the manifest has no {'basic-' if task.zero_shot else ''}labelled train faces: split it "
-                         "(`manifest split`), or use --folds 5")
+        raise InputError(f"the manifest has no {'' if task.learns_classes else 'basic-'}labelled train samples: split "
+                         "it (`manifest split`), or use --folds 5")
     if not (learnable & (side == "val")).any():
-        side, carved = _carved(features, task, side, val_fraction, seed)
-        notes = [*notes, f"validation: {carved} faces carved from train by group"]
-    side, more = _separated(features, task, side, "val")
-    part = Partition(
-        train=np.flatnonzero(learnable & (side == "train")), val=np.flatnonzero(learnable & (side == "val")),
-        test=np.flatnonzero(scorable & (side == "test")),
-        extra=np.flatnonzero(~learnable & (side == "train") & (features.basic.sum(axis=1) > 0))
-        if not task.zero_shot else np.zeros(0, np.int64),
-        notes=(*notes, *more, *([f"{unsplit} labelled faces without a split: left out"] if unsplit else [])))
-    _check(task, part)
-    return part
+        side, carved = _carve_validation(features, task, side, val_fraction, seed)
+        notes.append(f"validation: {carved} samples carved from train by group")
+    side, more = _separate(features, learnable, side, "val")
+    notes += [*more, *([f"{unsplit} labelled samples without a split: left out"] if unsplit else [])]
+    extra = ~learnable & (side == "train") & (features.basic.sum(axis=1) > 0)
+    split = Split(train=np.flatnonzero(learnable & (side == "train")), val=np.flatnonzero(learnable & (side == "val")),
+                  test=test, extra=np.flatnonzero(extra & task.learns_classes), notes=tuple(notes))
+    _check(task, split, task.learned(features))
+    return split
 
 
-def _carved(features: FusedFeatures, task: Task, side: np.ndarray, fraction: float, seed: int
-            ) -> tuple[np.ndarray, int]:
-    """Sides with validation taken from the first store's train faces, and how many."""
-    side = side.copy()
-    own = np.flatnonzero((task.learned >= 0) & (side == "train") & (features.store == 0))
+def _carve_validation(features: Features, task: Task, side: np.ndarray, fraction: float, seed: int
+                      ) -> tuple[np.ndarray, int]:
+    """Sides with validation taken from the first store's train samples, and how many."""
+    side, learned = side.copy(), task.learned(features)
+    own = np.flatnonzero((learned >= 0) & (side == "train") & (features.store == 0))
     if not len(own):
-        raise InputError("the first store has no labelled train faces to carve validation from: give the store that "
+        raise InputError("the first store has no labelled train samples to carve validation from: give the store that "
                          "has them first")
-    carved = stratified_group_split(_names(task.learned[own]), _names(features.group[own]), fraction=fraction,
-                                    seed=seed)
+    carved = stratified_group_split(_texts(learned[own]), _texts(features.group[own]), fraction=fraction, seed=seed)
     side[own[carved]] = "val"
     return side, int(carved.sum())
 
 
-def _separated(features: FusedFeatures, task: Task, side: np.ndarray, held_out: str) -> tuple[np.ndarray, list[str]]:
-    """Take from the sides that learn what shares a group or an image file with the side held out."""
+def _separate(features: Features, learnable: np.ndarray, side: np.ndarray, held_out: str
+              ) -> tuple[np.ndarray, list[str]]:
+    """Take from the earlier sets the samples that share a group or an image file with the set held out."""
     earlier = {"test": ("train", "val"), "val": ("train",)}[held_out]
     keep = side == held_out
     grouped = pd.Index(features.group).isin(features.group[keep])  # numpy compares texts one with all
-    same = grouped | np.isin(features.sha256, features.sha256[keep])
-    leaked = same & np.isin(side, earlier)
-    counted = int((leaked & (task.learned >= 0)).sum())
-    side = side.copy()
-    side[leaked] = ""
-    note = (f"{counted} labelled faces left out of {' and '.join(earlier)}: they share a group or their bytes with "
-            f"{held_out}")
-    return side, [note] if counted else []
+    leaked = (grouped | np.isin(features.sha256, features.sha256[keep])) & np.isin(side, earlier)
+    count = int((leaked & learnable).sum())
+    side = np.where(leaked, "", side)
+    return side, [f"{count} labelled samples left out of {' and '.join(earlier)}: they share a group or their bytes "
+                  f"with {held_out}"] if count else []
 
 
-def _check(task: Task, part: Partition) -> None:
-    for name, rows in (("train", part.train), ("val", part.val), ("test", part.test)):
-        if not len(rows) and not (task.zero_shot and name == "test"):
-            raise InputError(f"no labelled {name} faces with features are left: check the splits of the manifest")
-    chosen_by = np.unique(task.learned[part.val])
-    if len(chosen_by) < 2:
-        raise InputError(f"all {len(part.val)} validation faces are {task.classes[chosen_by[0]]}: nothing can be "
-                         "chosen by one class; give `val` faces of several classes, or none and a larger "
+def _check(task: Task, split: Split, learned: np.ndarray) -> None:
+    classes = task.learned_classes
+    for name, rows in (("train", split.train), ("val", split.val), ("test", split.test)):
+        if not len(rows) and (task.learns_classes or name != "test"):
+            raise InputError(f"no labelled {name} samples with features are left: check the splits of the manifest")
+    validated = np.unique(learned[split.val])
+    if len(validated) < 2:
+        raise InputError(f"all {len(split.val)} validation samples are {classes[validated[0]]}: nothing can be "
+                         "chosen by one class; give `val` samples of several classes, or none and a larger "
                          "--val-fraction")
-    counts = np.bincount(task.learned[part.train], minlength=len(task.classes))
-    empty = [name for name, count in zip(task.classes, counts, strict=True) if not count]
-    if empty and not task.zero_shot:  # what a zero-shot head needs depends on its compounds: fit says so
-        raise InputError(f"no training faces of {', '.join(empty)}: choose --classes that the data has, or add faces")
+    counts = np.bincount(learned[split.train], minlength=len(classes))
+    empty = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if empty and task.learns_classes:  # what a zero-shot head needs depends on its compounds: its fit says so
+        raise InputError(f"no training samples of {', '.join(empty)}: choose --classes that the data has, or add "
+                         "samples")
 
 
-def _nothing(features: FusedFeatures, task: Task) -> InputError:
+def _no_labels(features: Features, task: Task) -> InputError:
     taxonomy = features.taxonomy
-    if task.zero_shot:
-        return InputError(f"no face has a {taxonomy.label_words} of {taxonomy.name} to score by: leave out --folds")
-    return InputError(f"no face has a {taxonomy.label_words} of {taxonomy.name}: choose other --target or --classes")
+    advice = "choose other --target or --classes" if task.learns_classes else "leave out --folds"
+    to_score = "" if task.learns_classes else " to score by"
+    return InputError(f"no sample has a {taxonomy.label_words} of {taxonomy.name}{to_score}: {advice}")
 
 
-def _names(values: np.ndarray) -> list[str]:
+def _texts(values: np.ndarray) -> list[str]:
     return values.astype(str).tolist()
 
 
@@ -184,7 +159,7 @@ class SeenSamples:
         """(n,) bool: the training and validation samples of a fold."""
         return np.isin(self.roles[:, fold], (b"l", b"c"))
 
-    def unseen(self, features: FusedFeatures, rows: np.ndarray) -> np.ndarray:
+    def unseen(self, features: Features, rows: np.ndarray) -> np.ndarray:
         """(n, F) bool for rows of other features: the fold has seen neither the sample's bytes nor its group.
 
         Where a fold was tested on this very sample, no other fold counts as not having seen it: so a cross-validated
@@ -203,7 +178,7 @@ class SeenSamples:
         return np.where(np.any(tested, axis=1, keepdims=True), tested, unseen)
 
 
-def seen_samples(features: FusedFeatures, folds: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> SeenSamples:
+def seen_samples(features: Features, folds: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> SeenSamples:
     """The roles of all samples. folds: the rows of the training, validation and test samples of each."""
     roles = np.full((len(features), len(folds)), b"-", "S1")
     for fold, role in enumerate(folds):
@@ -213,7 +188,7 @@ def seen_samples(features: FusedFeatures, folds: Sequence[tuple[np.ndarray, np.n
     return SeenSamples(features.sha256[rows].astype("S64"), group_digests(features, rows), roles[rows])
 
 
-def group_digests(features: FusedFeatures, rows: np.ndarray) -> np.ndarray:
+def group_digests(features: Features, rows: np.ndarray) -> np.ndarray:
     """(n,) S32: the first half of the SHA-256 of each group's name, so that a run names no one; empty for none."""
     digests: dict[str, bytes] = {}
     names = [name.partition("\0")[2] for name in features.group[rows]]
@@ -246,7 +221,7 @@ def parse_seen(content: bytes, *, folds: int, source: str) -> SeenSamples:
                        np.array([group for _, group, _ in columns], "S32"), roles)
 
 
-def encoder_training_samples(features: FusedFeatures, streams: Sequence[int] | None = None) -> np.ndarray:
+def encoder_training_samples(features: Features, streams: Sequence[int] | None = None) -> np.ndarray:
     """(N,) bool: samples whose bytes or group an encoder of these streams (default: all) was fine-tuned with."""
     names = features.sha256.astype("S64")
     groups = group_digests(features, np.arange(len(features)))
@@ -258,14 +233,14 @@ def encoder_training_samples(features: FusedFeatures, streams: Sequence[int] | N
     return seen
 
 
-def leaking_encoders(features: FusedFeatures, rows: np.ndarray) -> str:
+def leaking_encoders(features: Features, rows: np.ndarray) -> str:
     """Names of the streams whose encoders were fine-tuned with some of these rows."""
     names = [stream.name for k, stream in enumerate(features.streams)
              if encoder_training_samples(features, [k])[rows].any()]
     return " and ".join(names)
 
 
-def drop_encoder_training_samples(features: FusedFeatures, part: Partition) -> Partition:
+def drop_encoder_training_samples(features: Features, part: Split) -> Split:
     """The partition without test samples that an encoder was fine-tuned with; a note says how many.
 
     Raises InputError if no test sample is left.

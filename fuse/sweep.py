@@ -19,7 +19,7 @@ from twofold.cache.store import Store
 from twofold.data.utils.atomic import write_text
 from twofold.data.utils.errors import InputError, first_line
 from twofold.data.utils.options import read_toml
-from twofold.fuse.experiment import Experiment, prepare, score, subsets, train_singles, train_subset
+from twofold.fuse.experiment import Experiment, predict_test, prepare, subsets, train_singles, train_subset
 from twofold.fuse.fuse import Fusion, fuse
 from twofold.fuse.heads.head import TrainedHead
 from twofold.fuse.metrics.statistics import Comparison, compare
@@ -29,13 +29,19 @@ from twofold.fuse.runs.write import check_run_folder, csv_text
 from twofold.fuse.settings import Settings, settings_from
 from twofold.fuse.tables import columns, grouped_columns, percent, span, spread
 
-#: what decides which faces are scored: paired comparisons need the same ones
-FACES = ("backbones", "views", "target", "classes", "folds", "seed", "val_fraction")
+log = logging.getLogger(__name__)
+KEYS = ("backbones", "heads", "seeds", "settings", "grid", "ablation")
+ADVICE = ('keys are backbones = "all" or lists of names, heads, seeds, and the tables [settings] and [grid] or '
+          "[ablation]")
+TRIAL = re.compile(r"[0-9a-f]{10}\.json")
+FIGURES = 2  #: version of what a trial is scored by
+SHOWN = 20  #: lines of the leaderboard in the terminal
+SAMPLES_DEPEND_ON = ("backbones", "views", "target", "classes", "folds", "seed", "val_fraction")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One change and what came of it. scored: see `scored`; comparison: with no change, and None for that itself."""
+    """One change and its figures. scored: see `ablation_scores`; comparison: with no change, None for that itself."""
 
     change: str
     scored: dict
@@ -51,11 +57,11 @@ class Row:
 def variations(base: dict, changes: dict, config: Path) -> list[dict]:
     """Settings: the base first, then it with one value changed at a time; what changes nothing is left out.
 
-    Raises InputError for a change that would score other faces, and where no folds are asked for.
+    Raises InputError for a change that would score other samples, and where no folds are asked for.
     """
     for name, values in changes.items():
-        if name in FACES:
-            raise InputError(f"{config}: [ablation] cannot change {name}: all rows must score the same faces")
+        if name in SAMPLES_DEPEND_ON:
+            raise InputError(f"{config}: [ablation] cannot change {name}: all rows must score the same samples")
         if not isinstance(values, list) or not values:
             raise InputError(f"{config}: [ablation] needs a list of values for {name}")
     if base.get("folds", 0) < 2:
@@ -66,15 +72,16 @@ def variations(base: dict, changes: dict, config: Path) -> list[dict]:
 
 
 def ablation_scores(experiment: Experiment, trained: Sequence[TrainedHead]) -> dict:
-    """Figures over the faces of all folds, and the call for each, as JSON holds them."""
-    head, classes = score(experiment, trained, name=""), len(experiment.features.taxonomy.classes)
-    each = figures(head, classes=classes, seed=experiment.settings.seed)
+    """Figures over the samples of all folds, and the prediction for each, as JSON holds them."""
+    predictions = predict_test(experiment, trained, name="")
+    each = figures(predictions, seed=experiment.settings.seed)
     return {"accuracy": each.scores.accuracy, "macro_f1": each.scores.macro_f1, "uar": each.scores.uar,
             "macro_f1_interval": list(each.macro_f1_interval) if each.macro_f1_interval else None,
-            "seeds_macro_f1": list(each.seeds_macro_f1), "figures_of": head.ensemble,
-            "calibration_error": each.reliability.error, "classes": classes, "truth": head.truth.tolist(),
-            "group": np.unique(head.groups.astype(str), return_inverse=True)[1].tolist(),
-            "prediction": head.prediction.tolist()}
+            "seeds_macro_f1": list(each.seeds_macro_f1), "figures_of": predictions.ensemble,
+            "calibration_error": each.reliability.error, "classes": predictions.classes,
+            "truth": predictions.target.tolist(),
+            "group": np.unique(predictions.group.astype(str), return_inverse=True)[1].tolist(),
+            "prediction": predictions.predicted.tolist()}
 
 
 def ablation_rows(base: dict, done: Sequence[tuple[dict, dict, float]]) -> list[Row]:
@@ -89,7 +96,7 @@ def ablation_rows(base: dict, done: Sequence[tuple[dict, dict, float]]) -> list[
 
 
 def ablation_table(ablated: Sequence[Row]) -> list[str]:
-    """A line a change, in points of a hundred."""
+    """One line per change, in points of a hundred."""
     if not ablated:
         return []
     lines: list[tuple[str, ...]] = [("change", "accuracy", "macro-F1", "95 %", "calibration error", "macro-F1",
@@ -104,7 +111,7 @@ def ablation_table(ablated: Sequence[Row]) -> list[str]:
                       spread(record["seeds_macro_f1"]), percent(row.val_macro_f1), *difference))
     base = ablated[0].scored
     groups = [("", 1), (base["figures_of"], 4), ("one seed, mean ± sd", 1), ("validation", 1), ("difference", 3)]
-    return [f"{len(base['truth'])} faces of all folds, {len(set(base['group']))} groups; intervals and paired "
+    return [f"{len(base['truth'])} samples of all folds, {len(set(base['group']))} groups; intervals and paired "
             "differences by bootstrap of groups", "", *grouped_columns(lines, groups, left=1)]
 
 
@@ -113,18 +120,9 @@ def _against(a: dict, b: dict) -> Comparison:
     return compare(truth, np.array(a["prediction"]), np.array(b["prediction"]), group, classes=a["classes"], seed=0)
 
 
-log = logging.getLogger(__name__)
-WORDS = ("backbones", "heads", "seeds", "settings", "grid", "ablation")
-ADVICE = ('keys are backbones = "all" or lists of names, heads, seeds, and the tables [settings] and [grid] or '
-          "[ablation]")
-TRIAL = re.compile(r"[0-9a-f]{10}\.json")
-FIGURES = 2  #: version of what a trial is scored by: macro-F1 is the mean over all classes since 2
-SHOWN = 20  #: lines of the leaderboard in the terminal
-
-
 @dataclass(frozen=True)
 class Trial:
-    """One setting and what came of it. error: why it failed, else empty; score: validation macro-F1.
+    """One setting and its validation score. error: why it failed, else empty.
 
     settings: as the TOML has them, so that one that makes no sense is a row as well. scored: in an ablation, figures
     over all folds; see `ablation_scores`.
@@ -258,7 +256,7 @@ def _claim(out: Path, names: Sequence[str], overwrite: bool) -> None:
 def plan(config: Path, stores: Sequence[Path]) -> Plan:
     """What a TOML asks for. Raises InputError for what makes no sense."""
     table = read_toml(config, "settings of a sweep")
-    unknown = [name for name in table if name not in WORDS]
+    unknown = [name for name in table if name not in KEYS]
     if unknown:
         raise InputError(f"{config}: unknown {', '.join(unknown)}: {ADVICE}")
     common = dict(table.get("settings", {}))
@@ -297,14 +295,14 @@ def _subsets_of_backbones(word: object, stores: Sequence[Path], common: dict, co
 
 
 def _try(stores: list[Path], out: Path, name: str, record: dict, ablated: bool, tensorboard: Path | None) -> Trial:
-    """Train one setting and keep its validation score; test faces are looked at in an ablation only."""
+    """Train one setting and keep its validation score; test samples are looked at in an ablation only."""
     started, scored = time.perf_counter(), None
     try:
         settings = settings_from(record)
         experiment = prepare(stores, settings)
         everything = subsets(experiment.features, experiment.settings)[-1]
         trained = train_subset(experiment, everything, train_singles(experiment))
-        score, error = float(np.mean([each.val_macro_f1 for each in trained])), ""
+        score, error = float(np.mean([each.val_score for each in trained])), ""
         scored = ablation_scores(experiment, trained) if ablated else None
         if tensorboard:
             write_curves(tensorboard / name, [each.history for each in trained])

@@ -50,114 +50,113 @@ def spread(shares: Sequence[float]) -> str:
 
 
 UNTRAINED = "UNTRAINED weights: random features, the figures say nothing about the backbones"
-WORTH = 0.01  #: of macro-F1: one face that moves it by more is said
+NOTABLE = 0.01  #: of macro-F1: a line says when one sample moves it by more
 
 
 def figures_table(heads: Sequence[Figures], classes: tuple[str, ...], *, style: str = "plain") -> list[str]:
-    """Figures and recalls of heads scored on the same faces, `plain` or as the `paper` has them."""
+    """Figures and recalls of heads scored on the same samples, `plain` or as the `paper` has them."""
     lines = paper_table(heads, classes) if style == "paper" else [
         *figures_lines(heads), "", *columns(recall_rows(heads, classes), left=1)]
-    lines += ["", *sureness_lines(heads, classes)]
-    return [*lines, f"* {UNTRAINED}"] if any(each.head.untrained for each in heads) else lines
+    lines += ["", *uncertainty_lines(heads, classes)]
+    return [*lines, f"* {UNTRAINED}"] if any(each.system.untrained for each in heads) else lines
 
 
 def figures_lines(heads: Sequence[Figures]) -> list[str]:
-    """A line a head: its figures and their intervals, under titles that say what they are of."""
-    ensembles = list(dict.fromkeys(each.head.ensemble for each in heads))
+    """One line per head: its figures and their intervals, under titles that say what they are of."""
+    ensembles = list(dict.fromkeys(each.predictions.ensemble for each in heads))
     seeds = max(len(each.seeds_macro_f1) for each in heads)
-    validated = any(each.head.val_macro_f1 == each.head.val_macro_f1 for each in heads)  # nan: the run doesn't say
+    validated = any(each.system.val_score == each.system.val_score for each in heads)
     groups = [("", 3), (ensembles[0] if len(ensembles) == 1 else "mean of a head's members", 6)]
-    basics = all(each.head.head == "zeroshot" for each in heads)  # chosen by these alone: compounds only score
     groups += [("one seed, mean ± sd", 2)] if seeds > 1 else []
-    groups += [("validation, basics" if basics else "validation", 1)] if validated else []
+    groups += [("validation", 1)] if validated else []
     rows = [("#", "features", "dim", "accuracy", "95 %", "macro-F1", "95 %", "UAR", "calibration error",
-             *(("accuracy", "macro-F1") if seeds > 1 else ()), *(("macro-F1",) if validated else ()))]
+             *(("accuracy", "macro-F1") if seeds > 1 else ()), *((heads[0].system.score_name,) if validated else ()))]
     for number, each in enumerate(heads, 1):
-        ensemble = f" ({each.head.ensemble})" if len(ensembles) > 1 else ""
-        star = " * UNTRAINED" if each.head.untrained else ""
+        ensemble = f" ({each.predictions.ensemble})" if len(ensembles) > 1 else ""
+        star = " * UNTRAINED" if each.system.untrained else ""
         rows.append((
-            str(number), each.head.name + ensemble + star, str(each.head.dim),
+            str(number), each.system.name + ensemble + star, str(each.system.dim),
             percent(each.scores.accuracy), span(each.accuracy_interval), percent(each.scores.macro_f1),
             span(each.macro_f1_interval), percent(each.scores.uar), f"{each.reliability.error:.3f}",
             *((spread(each.seeds_accuracy), spread(each.seeds_macro_f1)) if seeds > 1 else ()),
-            *((percent(each.head.val_macro_f1),) if validated else ())))
+            *((percent(each.system.val_score),) if validated else ())))
     return grouped_columns(rows, groups)
 
 
 def recall_rows(heads: Sequence[Figures], classes: Sequence[str]) -> list[tuple[str, ...]]:
-    """A line a class: which share of its faces each head calls right."""
-    header = ("recall of", "faces", *(f"#{number}" for number in range(1, len(heads) + 1)))
+    """One line per class: its recall by each head."""
+    header = ("recall of", "samples", *(f"#{number}" for number in range(1, len(heads) + 1)))
     return [header, *((name, str(heads[0].scores.n[c]), *(percent(each.scores.recall[c]) for each in heads))
                       for c, name in enumerate(classes))]
 
 
-def sureness_lines(heads: Sequence[Figures], classes: Sequence[str]) -> list[str]:
+def uncertainty_lines(heads: Sequence[Figures], classes: Sequence[str]) -> list[str]:
     """How far the figures of these heads can be trusted: intervals, absent classes, rare classes."""
     return [interval_line(heads), *absent_lines(heads, classes), *rare_lines(heads[-1], classes)]
 
 
 def interval_line(heads: Sequence[Figures]) -> str:
     """What the intervals are, or why there are none."""
-    faces, groups = len(heads[0].head.truth), heads[0].groups
+    samples, groups = len(heads[0].predictions), heads[0].groups
     if groups < FEWEST_GROUPS:
         each = "1 group" if groups == 1 else f"{groups} groups"
-        return (f"no intervals: the {faces} faces are of {each} (subjects, videos, duplicates), and from fewer than "
-                f"{FEWEST_GROUPS} nobody can tell how sure a figure is")
+        return (f"no intervals: the {samples} samples are of {each} (subjects, videos, duplicates), and fewer than "
+                f"{FEWEST_GROUPS} give no reliable interval")
     alike = any(not each.accuracy_interval or not each.macro_f1_interval for each in heads)
-    return (f"95 %: how figures vary with the faces, by bootstrap of their {groups} groups"
+    return (f"95 %: how figures vary with the samples, by bootstrap of their {groups} groups"
             + ("; ± how they vary with the seed" if len(heads[-1].seeds_macro_f1) > 1 else "")
             + ("; - where all groups score alike" if alike else ""))
 
 
 def absent_lines(heads: Sequence[Figures], classes: Sequence[str]) -> list[str]:
-    """What classes without faces do to macro-F1; no line if every class has faces."""
+    """What classes without samples do to macro-F1; no line if every class has samples."""
     absent = [name for c, name in enumerate(classes) if not heads[0].scores.n[c]]
     if not absent:
         return []
     other = ", ".join(f"#{number} {percent(each.scores.macro_f1_present)}" for number, each in enumerate(heads, 1))
-    return [f"no faces of {', '.join(absent)}: such a class counts 0 in macro-F1, the mean over all {len(classes)} "
-            f"classes; over the {len(classes) - len(absent)} that have faces it is {other}"]
+    return [f"no samples of {', '.join(absent)}: such a class counts 0 in macro-F1, the mean over all {len(classes)} "
+            f"classes; over the {len(classes) - len(absent)} that have samples it is {other}"]
 
 
 def rare_lines(figures: Figures, classes: Sequence[str]) -> list[str]:
-    """What one face of the rarest class is worth; no line where it is little."""
+    """By how much one sample of the rarest class moves macro-F1; no line where it is little."""
     scores = figures.scores
     rare = min((c for c in range(len(classes)) if scores.n[c]), key=lambda c: scores.n[c])
-    hits, called = scores.confusion[rare, rare], scores.n[rare] + scores.confusion[:, rare].sum()
-    worth = float(2 * (hits + 1) / (called + 1) - 2 * hits / called) / len(classes)
-    if worth < WORTH or hits == scores.n[rare]:
+    hits, predicted = scores.confusion[rare, rare], scores.n[rare] + scores.confusion[:, rare].sum()
+    worth = float(2 * (hits + 1) / (predicted + 1) - 2 * hits / predicted) / len(classes)
+    if worth < NOTABLE or hits == scores.n[rare]:
         return []
-    faces = f"{scores.n[rare]} faces" if scores.n[rare] > 1 else "1 face"
-    return [f"few faces: one more hit among the {faces} of {classes[rare]} is worth {100 * worth:.1f} points of "
+    samples = f"{scores.n[rare]} samples" if scores.n[rare] > 1 else "1 sample"
+    return [f"few samples: one more hit among the {samples} of {classes[rare]} is worth {100 * worth:.1f} points of "
             "macro-F1"]
 
 
 def fusion_lines(fused: Figures, comparison: Comparison | None, best_single: str) -> list[str]:
-    """What is said about a fusion below its table: its gain, what each stream contributes, calibration."""
-    head = fused.head
-    lines = [f"fusion against the single that is best on validation ({best_single}): {compared(comparison)}"
+    """The lines below the table of a fusion: its gain, the weight of each stream, calibration."""
+    system = fused.system
+    lines = [f"fusion against the single that is best on validation ({best_single}): {describe_comparison(comparison)}"
              ] if comparison else []
-    if head.shares:
-        lines += ["mean contribution: " + ", ".join(f"{name} {share:.2f}" for name, share in head.shares.items())]
-    if head.temperature == 1:  # zero-shot may not look at compound labels to fit one
+    if system.stream_weights:
+        lines += ["mean weight: " + ", ".join(f"{name} {weight:.2f}" for name, weight in system.stream_weights.items())]
+    if system.temperature == 1:  # zero-shot may not look at compound labels to fit one
         return lines
-    return [*lines, f"calibration error of the fusion without its temperature of {head.temperature:.2f} (fitted on "
+    return [*lines, f"calibration error of the fusion without its temperature of {system.temperature:.2f} (fitted on "
                     f"validation): {fused.raw_reliability.error:.3f}"]
 
 
-def compared(comparison: Comparison) -> str:
+def describe_comparison(comparison: Comparison) -> str:
     """One head against another, in a sentence."""
     if comparison.interval is None:
         verdict = "" if comparison.groups >= FEWEST_GROUPS else f" (no interval from {comparison.groups} groups)"
     else:
         verdict = f" {span(comparison.interval, sign='+')} (95 %), " + (
             "within noise" if comparison.within_noise else "beyond noise")
-    return (f"macro-F1 {100 * comparison.difference:+.2f}{verdict}; faces that only one of them calls right "
+    return (f"macro-F1 {100 * comparison.difference:+.2f}{verdict}; samples that only one of them predicts right "
             f"{comparison.only_a} : {comparison.only_b}, p = {comparison.p_value:.2g} by sign flips of groups")
 
 
 def comparison_record(comparison: Comparison | None, best: str, *, chosen_on: str) -> dict | None:
-    """As metrics.json holds it. chosen_on: the faces by which the other head was found to be the best."""
+    """As metrics.json holds it. chosen_on: the samples by which the other head was found to be the best."""
     if comparison is None:
         return None
     return asdict(comparison) | {"within_noise": comparison.within_noise, "best_single": best,
@@ -166,12 +165,12 @@ def comparison_record(comparison: Comparison | None, best: str, *, chosen_on: st
 
 ROWS = ("angrily_surprised", "disgustedly_surprised", "fearfully_surprised", "happily_surprised", "sadly_angry",
         "sadly_fearful", "sadly_surprised")
-FACES = (38, 35, 116, 135, 33, 22, 18)  #: of RAF-DB's 397-image test split, in the order of ROWS
+SAMPLES = (38, 35, 116, 135, 33, 22, 18)  #: of RAF-DB's 397-image test split, in the order of ROWS
 
 
 @dataclass(frozen=True)
 class Published:
-    """One column of the paper. right: faces called right of FACES, recounted from its cells; f1: as its prose has it,
+    """One column of the paper. right: predicted right of SAMPLES, recounted from its cells; f1: as its prose has it,
     None where only the table, which contradicts the cells, gives one."""
 
     name: str
@@ -180,7 +179,7 @@ class Published:
 
     @property
     def accuracy(self) -> float:
-        return sum(self.right) / sum(FACES)
+        return sum(self.right) / sum(SAMPLES)
 
 
 PUBLISHED = (
@@ -198,7 +197,7 @@ def paper_table(heads: Sequence[Figures], classes: tuple[str, ...]) -> list[str]
     """
     names = ROWS if set(classes) == set(ROWS) else classes
     place = [classes.index(name) for name in names]
-    same = names == ROWS and tuple(int(n) for n in heads[0].scores.n[place]) == FACES
+    same = names == ROWS and tuple(int(n) for n in heads[0].scores.n[place]) == SAMPLES
     beside = PUBLISHED if same else ()
     kind = "Compound Expression" if all(len(basic_emotions(name)) == 2 for name in names) else "class"
     rows = [(kind, *(f"#{number}" for number in range(1, len(heads) + 1)),
@@ -206,12 +205,12 @@ def paper_table(heads: Sequence[Figures], classes: tuple[str, ...]) -> list[str]
     for row, (name, c) in enumerate(zip(names, place, strict=True)):
         said = name.replace("_", " ").title() if basic_emotions(name) else name  # own names stay as they are
         rows.append((said, *(percent(each.scores.recall[c]) for each in heads),
-                     *(percent(column.right[row] / FACES[row]) for column in beside)))
+                     *(percent(column.right[row] / SAMPLES[row]) for column in beside)))
     rows.append(("acc", *(percent(each.scores.accuracy) for each in heads),
                  *(percent(column.accuracy) for column in beside)))
     rows.append(("F1", *(percent(each.scores.macro_f1) for each in heads),
                  *(percent(np.nan if column.f1 is None else column.f1) for column in beside)))
-    legend = [f"#{number}  {each.head.name} ({each.head.ensemble})" for number, each in enumerate(heads, 1)]
+    legend = [f"#{number}  {each.system.name} ({each.predictions.ensemble})" for number, each in enumerate(heads, 1)]
     why = ("paper: acc recounted from its cells (its printed acc row contradicts them), F1 from its prose; the "
            "ensemble's printed acc 73.80 and F1 63.79 are not what its cells give") if same else (
            "the paper's own columns are shown on RAF-DB's 397-image split only")

@@ -1,16 +1,74 @@
-"""What is predicted: classes built in, of a file, from the labels of a store, or those of an earlier run."""
+"""What is predicted: the classes, and how a prediction of them is validated, calibrated and scored."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from twofold.cache.store import Store
-from twofold.data.labels import FROM_DATA, Taxonomy, load_taxonomy, taxonomy_from_labels, taxonomy_from_record
+from twofold.data.labels import BASIC, FROM_DATA, Taxonomy, load_taxonomy, taxonomy_from_labels, taxonomy_from_record
 from twofold.data.manifest import read_manifest
 from twofold.data.utils.errors import InputError
+from twofold.fuse.features import Features
+from twofold.fuse.heads.registry import HEAD_TYPES
+from twofold.fuse.metrics import scores
 from twofold.fuse.settings import Settings
 
-USUAL = {"": "cexpr7", "compound": "cexpr7", "basic": "basic7"}  #: classes of a target, where none are asked for
+DEFAULT_CLASSES = {"": "cexpr7", "compound": "cexpr7", "basic": "basic7"}  #: of a target, where none are asked for
+
+
+@dataclass(frozen=True)
+class Task:
+    """Classification of samples into the classes of a taxonomy: a class number in, a softmax out.
+
+    learns_classes: False for zero-shot heads, which learn from basic labels and are only scored by the classes;
+    trains: False where nothing is to be learned.
+    """
+
+    taxonomy: Taxonomy
+    learns_classes: bool = True
+    trains: bool = True
+
+    @classmethod
+    def of(cls, settings: Settings, taxonomy: Taxonomy, *, trains: bool = True) -> "Task":
+        """The task of a head on these classes."""
+        return cls(taxonomy, HEAD_TYPES[settings.head].learns_classes, trains)
+
+    @property
+    def learned_classes(self) -> tuple[str, ...]:
+        """Names of the classes that are learned."""
+        return self.taxonomy.classes if self.learns_classes else BASIC
+
+    @property
+    def score_name(self) -> str:
+        """What `validate` returns as a score, in words: only equal ones may be ranked."""
+        return "macro-F1" if self.learns_classes else "macro-F1 of the basic emotions"
+
+    def learned(self, features: Features) -> np.ndarray:
+        """(N,) numbers of the learned classes, -1 for none."""
+        return features.label if self.learns_classes else features.basic_label
+
+    def scored(self, features: Features) -> np.ndarray:
+        """(N,) numbers of the classes that a prediction is scored by, -1 for none."""
+        return features.label
+
+    def validate(self, features: Features, rows: np.ndarray, probabilities: np.ndarray, basic: np.ndarray | None
+                 ) -> tuple[float, float]:
+        """The temperature and the score of (n, C) probabilities, or of basic ones (n, 8), on validation samples.
+
+        A zero-shot head may not look at classes: its temperature is 1, its score that of the basic emotions.
+        """
+        target = self.learned(features)[rows]
+        if self.learns_classes:
+            return scores.fit_temperature(probabilities, target), self.score(target, probabilities)
+        assert basic is not None
+        return 1.0, scores.compute_scores(target, basic.argmax(axis=1), len(BASIC)).macro_f1_present
+
+    def score(self, target: np.ndarray, probabilities: np.ndarray) -> float:
+        """The score of (n, C) probabilities of samples with these classes (n,)."""
+        return scores.compute_scores(target, probabilities.argmax(axis=1), probabilities.shape[1]).macro_f1
 
 
 def chosen_classes(settings: Settings, stores: Sequence[Store]) -> Taxonomy:
@@ -18,26 +76,26 @@ def chosen_classes(settings: Settings, stores: Sequence[Store]) -> Taxonomy:
 
     Raises InputError for a target that is not that of the classes, or a column that no manifest has.
     """
-    name = settings.classes or USUAL.get(settings.target, FROM_DATA)
+    name = settings.classes or DEFAULT_CLASSES.get(settings.target, FROM_DATA)
     if name == FROM_DATA:
         target = settings.target or "compound"
         return taxonomy_from_labels(_labels(stores, target), target=target)
-    classes = _of_run(Path(name)) if name.endswith(".json") else load_taxonomy(name)
+    classes = _classes_of_run(Path(name)) if name.endswith(".json") else load_taxonomy(name)
     if settings.target not in ("", classes.target):
         raise InputError(f"--classes {classes.name} are {classes.target} expressions: use --target {classes.target}"
-                         if classes.target in USUAL else f"--classes {classes.name} stand in the column "
+                         if classes.target in DEFAULT_CLASSES else f"--classes {classes.name} stand in the column "
                          f"{classes.target!r}: leave out --target {settings.target}")
-    if classes.target not in USUAL:
+    if classes.target not in DEFAULT_CLASSES:
         _labels(stores, classes.target)
     return classes
 
 
 def check_pairs(classes: Taxonomy) -> None:
-    """Raises InputError unless each class is made of two basic emotions, as zero-shot needs it."""
-    alone = [name for name, basics in zip(classes.classes, classes.basics, strict=True) if len(basics) != 2]
-    if alone:
-        raise InputError(f"zero-shot makes classes of two basic emotions, and nobody says which two make "
-                         f"{', '.join(alone)}: choose compound --classes, or name them under [pairs] in a FILE.toml")
+    """Raise InputError unless each class is made of two basic emotions, as zero-shot needs it."""
+    unpaired = [name for name, basics in zip(classes.classes, classes.basics, strict=True) if len(basics) != 2]
+    if unpaired:
+        raise InputError(f"zero-shot makes classes of two basic emotions, and nothing says which two make "
+                         f"{', '.join(unpaired)}: choose compound --classes, or name them under [pairs] in a FILE.toml")
 
 
 def _labels(stores: Sequence[Store], target: str) -> list[str]:
@@ -49,7 +107,7 @@ def _labels(stores: Sequence[Store], target: str) -> list[str]:
     return [label for table in tables if target in table.columns for label in table[target].unique()]
 
 
-def _of_run(path: Path) -> Taxonomy:
+def _classes_of_run(path: Path) -> Taxonomy:
     try:
         return taxonomy_from_record(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:

@@ -83,7 +83,7 @@ def test_an_estimator_has_the_faces_of_a_head(features):
 def test_results_on_other_faces_are_not_compared(features):
     by_folds = features.train(LogisticRegression(C=0.01), folds=2)
     by_split = features.train(LogisticRegression(C=0.01))
-    with pytest.raises(InputError, match="different faces"):
+    with pytest.raises(InputError, match="different samples"):
         by_folds.against(by_split)
 
 

@@ -34,7 +34,7 @@ def test_one_encoder_a_fold(cli, tmp_path):
     assert len(Store(tmp_path / "store").files()) == 2
     done = cli("fuse", tmp_path / "store", "--folds", "2", "--head", "logreg")
     assert done.returncode == 0, done.stderr
-    assert "126 faces" in done.stdout and "each of the 2 folds has its own fine-tuned encoder" in done.stdout
-    assert "test faces left out" not in done.stdout
+    assert "126 samples" in done.stdout and "each of the 2 folds has its own encoder" in done.stdout
+    assert "test samples left out" not in done.stdout
     leak = cli("fuse", tmp_path / "store", "--folds", "2", "--head", "logreg", "--seed", "1")  # dealt otherwise
-    assert leak.returncode == 2 or "test faces left out" in leak.stdout
+    assert leak.returncode == 2 or "test samples left out" in leak.stdout

@@ -1,4 +1,4 @@
-"""Heads that learn from the classes: linear, mlp, gated, the paper's, and late fusion of one mlp per stream."""
+"""Networks that learn from the classes: linear, MLP, gated, the paper's, and late fusion of one MLP per stream."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -9,11 +9,15 @@ import torch
 from torch import nn
 
 from twofold.data.labels import BASIC
-from twofold.fuse.metrics import scores as metrics
+from twofold.fuse.metrics import scores
 from twofold.fuse.settings import Settings
 from twofold.fuse.training.augment import Batch, membership
-from twofold.fuse.training.ensemble import Body, Noise, Output, Spec, StackedLinear, StackedMLP
-from twofold.fuse.training.loop import contrastive, same, soft_cross_entropy
+from twofold.fuse.training.data import Samples
+from twofold.fuse.training.ensemble import Body, MemberRandom, Output, Spec, StackedLinear, StackedMLP, initialise
+from twofold.fuse.training.loop import Epoch, contrastive_loss, positive_pairs, soft_cross_entropy, train
+from twofold.fuse.training.optimiser import resolve_precision
+
+DRAWS = 2000  #: of weights for late fusion
 
 
 def weighted_sum(parts: Sequence[torch.Tensor], weights: torch.Tensor) -> torch.Tensor:
@@ -21,32 +25,43 @@ def weighted_sum(parts: Sequence[torch.Tensor], weights: torch.Tensor) -> torch.
     return functools.reduce(torch.add, (weights[..., k, None] * part for k, part in enumerate(parts)))
 
 
-class Linear(Body):
+class GradientBody(Body):
+    """A network that the training loop trains."""
+
+    def fit(self, data: Samples, val: Samples, *, spec: Spec, settings: Settings) -> list[Epoch]:
+        """Draw the weights of each member from its seed, and train all members on the device of the data."""
+        body, seeds = self.to(data.device), range(settings.seed, settings.seed + settings.seeds)
+        initialise(body, seeds)
+        return train(body, data, val, spec=spec, settings=settings, seeds=seeds,
+                     precision=resolve_precision(settings.precision, data.device))
+
+
+class Linear(GradientBody):
     """One affine map of all streams: multinomial logistic regression."""
 
     def __init__(self, spec: Spec):
         super().__init__()
         self.only = StackedLinear(spec.members, sum(spec.dims), len(spec.classes))
 
-    def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
+    def forward(self, x: torch.Tensor, random: MemberRandom | None = None) -> Output:
         return Output(self.only(x))
 
 
-class Concat(Body):
+class MLP(GradientBody):
     """An MLP on the concatenation of all streams (arXiv 2407.12257, equations 2 to 4, without its stray softmax)."""
 
     def __init__(self, spec: Spec):
         super().__init__()
         self.mlp = StackedMLP(spec.members, sum(spec.dims), spec.hidden, len(spec.classes), spec.dropout)
 
-    def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
-        return Output(self.mlp(x, noise))
+    def forward(self, x: torch.Tensor, random: MemberRandom | None = None) -> Output:
+        return Output(self.mlp(x, random))
 
 
-class Gated(Body):
+class Gated(GradientBody):
     """Each stream through its own layer; their sum, weighted by a gate that sees all streams, to the classes.
 
-    The gate is a softmax over the streams, one for each face (Arevalo et al., arXiv 1702.01992, for K streams).
+    The gate is a softmax over the streams, one for each sample (Arevalo et al., arXiv 1702.01992, for K streams).
     """
 
     def __init__(self, spec: Spec):
@@ -56,24 +71,24 @@ class Gated(Body):
         self.gate = StackedLinear(spec.members, sum(spec.dims), len(spec.dims))
         self.last = StackedLinear(spec.members, spec.hidden, len(spec.classes))
 
-    def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
+    def forward(self, x: torch.Tensor, random: MemberRandom | None = None) -> Output:
         gates = self.gate(x).softmax(dim=-1)
         hidden = [layer(columns).relu()
                   for layer, columns in zip(self.streams, x.split(self.dims, dim=-1), strict=True)]
         h = weighted_sum(hidden, gates) * len(hidden)
-        if noise and self.dropout:
-            h = h * noise.keep(self.dropout, *h.shape[1:])
-        return Output(self.last(h), gates=gates)
+        if random and self.dropout:
+            h = h * random.keep(self.dropout, *h.shape[1:])
+        return Output(self.last(h), stream_weights=gates)
 
 
-class Paper(Body):
-    """The paper's Fig. 1: two MLPs on the original face; the basic prediction joins the compound logits.
+class Paper(GradientBody):
+    """The paper's Fig. 1: two MLPs on the original view; the basic prediction joins the compound logits.
 
     The softmax of the basic logits goes through a learned map (8, C) that starts at the taxonomy's pair membership.
     `x` may carry the columns of enhanced versions after those of the original; only the contrastive loss sees them.
     """
 
-    learns_basic = True
+    needs_basic = True
 
     def __init__(self, spec: Spec):
         super().__init__()
@@ -84,11 +99,11 @@ class Paper(Body):
         start = torch.from_numpy(membership(spec.parts))
         self.pairs = nn.Parameter(start.expand(spec.members, -1, -1).clone())
 
-    def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
+    def forward(self, x: torch.Tensor, random: MemberRandom | None = None) -> Output:
         original = x[..., :self.width]
-        basic = self.basic(original, noise)
+        basic = self.basic(original, random)
         joined = torch.bmm(basic.softmax(dim=-1), self.pairs)
-        return Output(self.compound(original, noise) + joined, basic=basic)
+        return Output(self.compound(original, random) + joined, basic=basic)
 
     def add_losses(self, loss: torch.Tensor, output: Output, batch: Batch, settings: Settings) -> torch.Tensor:
         """L_ce + a L_basic + b L_CL."""
@@ -96,8 +111,8 @@ class Paper(Body):
         loss = loss + settings.basic_weight * soft_cross_entropy(output.basic, batch.basic, batch.basic.sum(-1))
         if settings.contrastive_weight:
             z = self.projections(batch.x)
-            loss = loss + settings.contrastive_weight * contrastive(z, same(batch.label, z.shape[1]),
-                                                                    settings.contrastive_temperature)
+            loss = loss + settings.contrastive_weight * contrastive_loss(
+                z, positive_pairs(batch.label, z.shape[1]), settings.contrastive_temperature)
         return loss
 
     def projections(self, x: torch.Tensor) -> torch.Tensor:
@@ -107,53 +122,45 @@ class Paper(Body):
 
 
 class Late(Body):
-    """The probabilities of one head a stream, averaged with weights (M, K, C) that sum to one over the streams."""
+    """The probabilities of one head per stream, averaged with weights (M, K, C) that sum to one over the streams."""
 
     weights: torch.Tensor
 
     def __init__(self, spec: Spec):
         super().__init__()
         self.dims = list(spec.dims)
-        self.single = nn.ModuleList(Concat(replace(spec, kind="mlp", dims=(dim,))) for dim in spec.dims)
+        self.single = nn.ModuleList(MLP(replace(spec, kind="mlp", dims=(dim,))) for dim in spec.dims)
         self.register_buffer("weights", torch.full((spec.members, len(spec.dims), len(spec.classes)),
                                                    1 / len(spec.dims)))
 
-    def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
+    def forward(self, x: torch.Tensor, random: MemberRandom | None = None) -> Output:
         parts = [head(part).logits.float().softmax(dim=-1)
                  for head, part in zip(self.single, x.split(self.dims, dim=-1), strict=True)]
         mixed = functools.reduce(torch.add, (self.weights[:, None, k] * part for k, part in enumerate(parts)))
-        shares = self.weights.mean(dim=-1)[:, None].expand(-1, x.shape[-2], -1)
-        return Output(mixed.clamp_min(1e-12).log(), gates=shares)
+        weights = self.weights.mean(dim=-1)[:, None].expand(-1, x.shape[-2], -1)
+        return Output(mixed.clamp_min(1e-12).log(), stream_weights=weights)
+
+    def average_singles(self, singles: Sequence[nn.Module], val: np.ndarray, target: np.ndarray, *, settings: Settings
+                        ) -> dict[str, torch.Tensor]:
+        """The state of a StandardisedHead of trained single heads, with weights found on validation.
+
+        val: (K, M, n, C) probabilities of the singles for the validation samples, whose classes are `target` (n,).
+        """
+        states = [single.state_dict() for single in singles]
+        weights = np.stack([find_weights(val[:, member], target, how=settings.late, seed=settings.seed)
+                            for member in range(val.shape[1])])
+        return {f"body.single.{k}.{name.removeprefix('body.')}": values for k, state in enumerate(states)
+                for name, values in state.items() if name.startswith("body.")
+                } | {name: torch.cat([state[name] for state in states], dim=-1) for name in ("mean", "std")
+                     } | {"body.weights": torch.from_numpy(weights.astype(np.float32))}
 
 
-DRAWS = 2000
-
-
-def fill_late(
-    head: nn.Module, singles: Sequence[nn.Module], val: np.ndarray, truth: np.ndarray, *, how: str,
-    seed: int,
-) -> None:
-    """Put trained single heads into a Late head and find its weights by `how`.
-
-    val: (K, M, n, C) what the singles say of the validation faces, whose classes are `truth` (n,).
-    """
-    state = {}
-    for k, single in enumerate(singles):
-        state |= {f"body.single.{k}.{name.removeprefix('body.')}": values
-                  for name, values in single.state_dict().items() if name.startswith("body.")}
-    for name in ("mean", "std"):
-        state[name] = torch.cat([single.state_dict()[name] for single in singles], dim=-1)
-    weights = np.stack([find_weights(val[:, member], truth, how=how, seed=seed) for member in range(val.shape[1])])
-    state["body.weights"] = torch.from_numpy(weights.astype(np.float32))
-    head.load_state_dict(state)
-
-
-def find_weights(probabilities: np.ndarray, truth: np.ndarray, *, how: str, seed: int, draws: int = DRAWS
+def find_weights(probabilities: np.ndarray, target: np.ndarray, *, how: str, seed: int, draws: int = DRAWS
                  ) -> np.ndarray:
-    """(K, C) weights, summing to one over K, of K heads' probabilities (K, N, C) for the truth (N,).
+    """(K, C) weights, summing to one over K, of K heads' probabilities (K, N, C) for the targets (N,).
 
-    mean: all alike. weighted: one weight a head, the draw with the best macro-F1. per-class: the weights of each class
-    drawn by themselves, the draw with the best mean recall (AVCER, arXiv 2403.12687). Draws are Dirichlet(1); all
+    mean: all alike. weighted: one weight per head, the draw with the best macro-F1. per-class: weights of each
+    class drawn by themselves, the draw with the best mean recall (AVCER, arXiv 2403.12687). Draws are Dirichlet(1); all
     alike is tried first and kept unless beaten.
     """
     heads, _, classes = probabilities.shape
@@ -161,18 +168,18 @@ def find_weights(probabilities: np.ndarray, truth: np.ndarray, *, how: str, seed
     if how == "mean" or heads == 1:
         return alike
     generator = np.random.default_rng((seed, 3))
-    metric = metrics.uar if how == "per-class" else metrics.macro_f1
-    best, best_score = alike, _score(metric, alike, probabilities, truth)
+    metric = scores.uar if how == "per-class" else scores.macro_f1
+    best, best_score = alike, _score(metric, alike, probabilities, target)
     for _ in range(draws):
         drawn = generator.dirichlet(np.ones(heads), classes if how == "per-class" else 1).T
         weights = np.broadcast_to(drawn, (heads, classes))
-        score = _score(metric, weights, probabilities, truth)
+        score = _score(metric, weights, probabilities, target)
         if score > best_score:
             best, best_score = weights, score
     return best
 
 
 def _score(metric: Callable[[np.ndarray], np.ndarray], weights: np.ndarray, probabilities: np.ndarray,
-           truth: np.ndarray) -> float:
+           target: np.ndarray) -> float:
     prediction = np.einsum("kc,knc->nc", weights, probabilities).argmax(axis=1)
-    return float(metric(metrics.confusion_matrix(truth, prediction, probabilities.shape[2])))
+    return float(metric(scores.confusion_matrix(target, prediction, probabilities.shape[2])))

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,8 +10,14 @@ from torch import nn
 
 from twofold.cache.classifier import BackboneClassifier
 from twofold.data.labels import BASIC
-from twofold.fuse.features import FusedFeatures, Stream
-from twofold.fuse.training.ensemble import Body, Noise, Output, Spec, StackedLinear, StackedMLP
+from twofold.data.utils.errors import InputError
+from twofold.fuse.features import Features, Stream
+from twofold.fuse.heads.fusion import MLP
+from twofold.fuse.settings import Settings
+from twofold.fuse.training.augment import membership
+from twofold.fuse.training.data import Samples
+from twofold.fuse.training.ensemble import Body, MemberRandom, Output, Spec, StackedLinear, StackedMLP
+from twofold.fuse.training.loop import Epoch
 
 THRESHOLD = 1 / 7  #: AVCER zeroes basic probabilities up to chance level of its seven basics
 #: AVCER's weights d: how many facial regions take part in a basic emotion (arXiv 2403.12687)
@@ -45,71 +52,88 @@ def pair_scores(basic: torch.Tensor, pairs: Sequence[Sequence[str]], *, rule: st
 class ZeroShot(Body):
     """A basic classifier whose probabilities make compounds by a pair rule; learns from basic labels alone."""
 
-    absent: torch.Tensor
+    absent: torch.Tensor  #: -inf for basics without training samples
 
     def __init__(self, spec: Spec):
         super().__init__()
         self.pairs, self.rule = spec.parts, spec.rule
         self.mlp = StackedMLP(spec.members, sum(spec.dims), spec.hidden, len(BASIC), spec.dropout)
-        self.register_buffer("absent", torch.zeros(spec.members, 1, len(BASIC)))  #: -inf for untaught basics
+        self.register_buffer("absent", torch.zeros(spec.members, 1, len(BASIC)))
 
-    def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
-        basic = self.mlp(x, noise) + self.absent
+    def forward(self, x: torch.Tensor, random: MemberRandom | None = None) -> Output:
+        basic = self.mlp(x, random) + self.absent
         scores = pair_scores(basic.float().softmax(dim=-1), self.pairs, rule=self.rule)
         return Output(scores.clamp_min(1e-12).log(), basic=basic)
 
+    def fit(self, data: Samples, val: Samples, *, spec: Spec, settings: Settings) -> list[Epoch]:
+        """Train the basic classifier as an MLP. Raises InputError for a class whose basics no sample shows."""
+        needed = np.flatnonzero(membership(spec.parts).any(axis=1))
+        count = np.bincount(data.label, minlength=len(BASIC))
+        if absent := [BASIC[number] for number in needed if not count[number]]:
+            raise InputError(f"zero-shot needs training samples with the basic labels {', '.join(absent)}: "
+                             "add a store that has them (`fuse STORE STORE ...`)")
+        self.to(data.device)
+        self.absent[:, :, torch.from_numpy(count == 0).to(data.device)] = float("-inf")
+        basic_spec = replace(spec, kind="mlp", classes=BASIC, pairs=())
+        classifier = MLP(basic_spec)
+        classifier.mlp = self.mlp
+        return classifier.fit(data, val, spec=basic_spec, settings=settings)
 
-class OwnLogits(Body):
-    """The basic classifiers that the backbones brought along, their probabilities averaged, and a pair rule: nothing
-    is learned. The bias of a basic emotion that a backbone does not know is far below all others."""
+
+class PretrainedClassifiers(Body):
+    """The basic classifiers that the backbones bring along, their probabilities averaged, and a pair rule.
+
+    Nothing is learned. The bias of a basic emotion that a backbone does not know is far below all others.
+    """
 
     def __init__(self, spec: Spec):
         super().__init__()
         self.dims, self.pairs, self.rule = list(spec.dims), spec.parts, spec.rule
         self.own = nn.ModuleList(StackedLinear(spec.members, dim, len(BASIC)) for dim in spec.dims)
 
-    def forward(self, x: torch.Tensor, noise: Noise | None = None) -> Output:
+    def forward(self, x: torch.Tensor, random: MemberRandom | None = None) -> Output:
         parts = [layer(part).float().softmax(dim=-1)
                  for layer, part in zip(self.own, x.split(self.dims, dim=-1), strict=True)]
         basic = functools.reduce(torch.add, parts) / len(parts)
         scores = pair_scores(basic, self.pairs, rule=self.rule)
         return Output(scores.clamp_min(1e-12).log(), basic=basic.clamp_min(1e-12).log())
 
+    @torch.no_grad()
+    def copy_classifiers(self, classifiers: Sequence[BackboneClassifier]) -> None:
+        """Take the classifier of each stream."""
+        for layer, classifier in zip(self.own, classifiers, strict=True):
+            layer.get_parameter("weight").copy_(torch.from_numpy(classifier.weight))
+            layer.get_parameter("bias").copy_(torch.from_numpy(classifier.bias))
+
 
 NONE = "has no classifier"
-NEVER = -1e4  #: the logit of a basic emotion that the backbone does not know
+UNKNOWN = -1e4  #: the logit of a basic emotion that the backbone does not know
 
 
-def own_classifiers(features: FusedFeatures) -> tuple[list[BackboneClassifier], str]:
+def pretrained_classifiers(features: Features) -> tuple[list[BackboneClassifier], str]:
     """The classifier of each stream, weight (D, 8) and bias (8,) in the order of BASIC, or none at all where a stream
-    has none; and what is to be said about it."""
-    of_streams = [_of_stream(stream) for stream in features.streams]
-    reasons = {stream.name: reason for stream, reason in zip(features.streams, of_streams, strict=True)
+    has none; and a note that says so."""
+    found = [_classifier_of(stream) for stream in features.streams]
+    reasons = {stream.name: reason for stream, reason in zip(features.streams, found, strict=True)
                if isinstance(reason, str)}
     if not reasons:
-        return ([classifier for classifier in of_streams if not isinstance(classifier, str)],
+        return ([classifier for classifier in found if not isinstance(classifier, str)],
                 "zero-shot from the backbones' own classifiers: nothing is trained")
-    if set(reasons.values()) == {NONE} and len(reasons) == len(of_streams):
+    if set(reasons.values()) == {NONE} and len(reasons) == len(found):
         return [], "zero-shot from a basic classifier trained on basic labels: no stream has a classifier of its own"
     return [], ("zero-shot from a basic classifier trained on basic labels, not from the backbones' own: "
                 + ", ".join(f"{name} {reason}" for name, reason in reasons.items()))
 
 
-def _of_stream(stream: Stream) -> BackboneClassifier | str:
-    """Of the first file that has one, since all have one recipe; or why there is none."""
-    for file in stream.files:
-        if file.classifier is not None:
-            return _of_basics(file.classifier)
-    return NONE
-
-
-def _of_basics(classifier: BackboneClassifier) -> BackboneClassifier | str:
-    """The same classifier with all basic emotions, in the order of BASIC."""
-    strange = [name for name in classifier.classes if name not in BASIC]
-    if strange:
-        return f"has a classifier of {strange[0]!r}, which is no basic emotion"
+def _classifier_of(stream: Stream) -> BackboneClassifier | str:
+    """All basic emotions in the order of BASIC, from the first file that has a classifier; or why there is none."""
+    classifier = next((file.classifier for file in stream.files if file.classifier), None)
+    if classifier is None:
+        return NONE
+    if other := [name for name in classifier.classes if name not in BASIC]:
+        return f"has a classifier of {other[0]!r}, which is no basic emotion"
     columns = [BASIC.index(name) for name in classifier.classes]
     weight = np.zeros((len(classifier.weight), len(BASIC)), np.float32)
-    bias = np.full(len(BASIC), NEVER, np.float32)
+    bias = np.full(len(BASIC), UNKNOWN, np.float32)
     weight[:, columns], bias[columns] = classifier.weight, classifier.bias
     return BackboneClassifier(BASIC, weight, bias)

@@ -11,25 +11,25 @@ BINS = 15  #: of the expected calibration error, as Guo et al., arXiv 1706.04599
 class Scores:
     """Figures of one set of predictions. Per-class arrays are (C,) in class order."""
 
-    confusion: np.ndarray  #: (C, C) counts, rows = truth
+    confusion: np.ndarray  #: (C, C) counts, rows = target
     accuracy: float
-    macro_f1: float  #: mean over all classes; one that has no faces counts 0 (arXiv 2407.12257, equation 5)
-    macro_f1_present: float  #: the other convention: mean over the classes that have faces
-    uar: float  #: unweighted average recall of the classes that have faces
+    macro_f1: float  #: mean over all classes; one that has no samples counts 0 (arXiv 2407.12257, equation 5)
+    macro_f1_present: float  #: the other convention: mean over the classes that have samples
+    uar: float  #: unweighted average recall of the classes that have samples
     precision: np.ndarray
-    recall: np.ndarray  #: nan for a class without faces
+    recall: np.ndarray  #: nan for a class without samples
     f1: np.ndarray
     n: np.ndarray
 
 
-def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
-    """(C, C) counts, rows = truth, columns = prediction; both (N,) of 0 to C - 1."""
-    return np.bincount(truth * classes + prediction, minlength=classes * classes).reshape(classes, classes)
+def confusion_matrix(target: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
+    """(C, C) counts, rows = target, columns = prediction; both (N,) of 0 to C - 1."""
+    return np.bincount(target * classes + prediction, minlength=classes * classes).reshape(classes, classes)
 
 
-def scores(truth: np.ndarray, prediction: np.ndarray, classes: int) -> Scores:
+def compute_scores(target: np.ndarray, prediction: np.ndarray, classes: int) -> Scores:
     """All figures of (N,) predictions."""
-    matrix = confusion_matrix(truth, prediction, classes)
+    matrix = confusion_matrix(target, prediction, classes)
     precision, recall, f1 = per_class(matrix)
     return Scores(
         confusion=matrix, accuracy=float(accuracy(matrix)), macro_f1=float(macro_f1(matrix)),
@@ -40,17 +40,17 @@ def scores(truth: np.ndarray, prediction: np.ndarray, classes: int) -> Scores:
 def per_class(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Precision, recall and F1 (..., C) of confusions (..., C, C).
 
-    0/0 is 0, scikit-learn's default, but for the recall of a class without faces, which is nan: there is nothing to
+    0/0 is 0, scikit-learn's default, but for the recall of a class without samples, which is nan: there is nothing to
     find. Its F1 is 0 all the same: it is called where it is not, or it is never seen to work.
     """
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(float)
-    faces, calls = confusion.sum(axis=-1), confusion.sum(axis=-2)
-    recall = np.where(faces > 0, hits / np.maximum(faces, 1), np.nan)
-    return hits / np.maximum(calls, 1), recall, 2 * hits / np.maximum(faces + calls, 1)
+    samples, calls = confusion.sum(axis=-1), confusion.sum(axis=-2)
+    recall = np.where(samples > 0, hits / np.maximum(samples, 1), np.nan)
+    return hits / np.maximum(calls, 1), recall, 2 * hits / np.maximum(samples + calls, 1)
 
 
 def accuracy(confusion: np.ndarray) -> np.ndarray:
-    """Share of faces called right, of confusions (..., C, C)."""
+    """Share of samples called right, of confusions (..., C, C)."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).sum(axis=-1)
     return hits / np.maximum(confusion.sum(axis=(-2, -1)), 1)
 
@@ -58,26 +58,26 @@ def accuracy(confusion: np.ndarray) -> np.ndarray:
 def macro_f1(confusion: np.ndarray) -> np.ndarray:
     """Unweighted mean F1 over all classes, of confusions (..., C, C): the paper's metric (arXiv 2407.12257, Eq. 5).
 
-    A class without faces counts 0, as scikit-learn's `f1_score(labels=all classes, average="macro")` has it.
+    A class without samples counts 0, as scikit-learn's `f1_score(labels=all classes, average="macro")` has it.
     """
     return per_class(confusion)[2].mean(axis=-1)
 
 
 def macro_f1_present(confusion: np.ndarray) -> np.ndarray:
-    """Unweighted mean F1 over the classes that have faces, of confusions (..., C, C): not what others publish."""
+    """Unweighted mean F1 over the classes that have samples, of confusions (..., C, C): not what others publish."""
     return per_class(confusion)[2].sum(axis=-1) / np.maximum((confusion.sum(axis=-1) > 0).sum(axis=-1), 1)
 
 
 def accuracy_gradient(confusion: np.ndarray) -> np.ndarray:
     """(..., C, C) derivative of accuracy by each count of confusions (..., C, C)."""
-    faces = np.maximum(confusion.sum(axis=(-2, -1)), 1)[..., None, None]
-    return (np.eye(confusion.shape[-1]) - accuracy(confusion)[..., None, None]) / faces
+    samples = np.maximum(confusion.sum(axis=(-2, -1)), 1)[..., None, None]
+    return (np.eye(confusion.shape[-1]) - accuracy(confusion)[..., None, None]) / samples
 
 
 def macro_f1_gradient(confusion: np.ndarray) -> np.ndarray:
     """(..., C, C) derivative of macro-F1 by each count of confusions (..., C, C).
 
-    With F1 of a class = 2 hits / (faces + calls), a count off the diagonal lowers that of its row and of its column.
+    With F1 of a class = 2 hits / (samples + calls), a count off the diagonal lowers that of its row and of its column.
     """
     classes = confusion.shape[-1]
     total = np.maximum(confusion.sum(axis=-1) + confusion.sum(axis=-2), 1)
@@ -86,9 +86,9 @@ def macro_f1_gradient(confusion: np.ndarray) -> np.ndarray:
 
 
 def uar(confusion: np.ndarray) -> np.ndarray:
-    """Unweighted average recall over the classes that have faces, of confusions (..., C, C).
+    """Unweighted average recall over the classes that have samples, of confusions (..., C, C).
 
-    A recall needs faces, so classes without any are left out, as in scikit-learn's `balanced_accuracy_score`.
+    A recall needs samples, so classes without any are left out, as in scikit-learn's `balanced_accuracy_score`.
     """
     recall = per_class(confusion)[1]
     present = ~np.isnan(recall)
@@ -99,32 +99,32 @@ def uar(confusion: np.ndarray) -> np.ndarray:
 class Reliability:
     """How often calls of each confidence are right, in `BINS` equal bins of confidence, each (15,).
 
-    faces: called with so much; right: of these; confidence: the sum of theirs.
+    samples: called with so much; right: of these; confidence: the sum of theirs.
     """
 
-    faces: np.ndarray
+    samples: np.ndarray
     right: np.ndarray
     confidence: np.ndarray
 
     @property
     def error(self) -> float:
-        """Expected calibration error: mean |accuracy - confidence| of the bins, weighted by their faces."""
-        return float(np.abs(self.right - self.confidence).sum() / max(self.faces.sum(), 1))
+        """Expected calibration error: mean |accuracy - confidence| of the bins, weighted by their samples."""
+        return float(np.abs(self.right - self.confidence).sum() / max(self.samples.sum(), 1))
 
     def record(self) -> dict[str, list]:
-        return {"faces": self.faces.tolist(), "right": self.right.tolist(), "confidence": self.confidence.tolist()}
+        return {"faces": self.samples.tolist(), "right": self.right.tolist(), "confidence": self.confidence.tolist()}
 
 
-def reliability(probabilities: np.ndarray, truth: np.ndarray) -> Reliability:
-    """The bins of (N, C) probabilities of faces of these (N,) classes."""
+def reliability(probabilities: np.ndarray, target: np.ndarray) -> Reliability:
+    """The bins of (N, C) probabilities of samples of these (N,) classes."""
     confidence = probabilities.max(axis=1, initial=0)
-    right = probabilities.argmax(axis=1) == truth
+    right = probabilities.argmax(axis=1) == target
     place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
     return Reliability(np.bincount(place, minlength=BINS), np.bincount(place[right], minlength=BINS),
                        np.bincount(place, confidence, BINS))
 
 
-def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Probabilities (..., C) with their logarithms divided by a temperature."""
     logits = np.log(np.maximum(probabilities, 1e-12)) / temperature
     logits -= logits.max(axis=-1, keepdims=True)
@@ -132,20 +132,20 @@ def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def fit_temperature(probabilities: np.ndarray, truth: np.ndarray) -> float:
+def fit_temperature(probabilities: np.ndarray, target: np.ndarray) -> float:
     """The temperature in [0.05, 20] under which (N, C) give (N,) the greatest likelihood (Guo et al., 2017).
 
-    One face in N + 1 is taken to be of any class alike (Laplace's rule of succession): else a head that calls all N
+    One sample in N + 1 is taken to be of any class alike (Laplace's rule of succession): else a head that calls all N
     right would be given the least temperature there is, and certainty.
     The likelihood is concave in 1 / temperature, so a golden-section search reaches it.
     """
     logits = np.log(np.maximum(probabilities, 1e-12))
-    doubt = 1 / (len(truth) + 1)
+    doubt = 1 / (len(target) + 1)
 
     def loss(inverse: float) -> float:
         scaled = logits * inverse
         scaled -= scaled.max(axis=1, keepdims=True)
-        likelihood = (1 - doubt) * scaled[np.arange(len(truth)), truth] + doubt * scaled.mean(axis=1)
+        likelihood = (1 - doubt) * scaled[np.arange(len(target)), target] + doubt * scaled.mean(axis=1)
         return float((np.log(np.exp(scaled).sum(axis=1)) - likelihood).mean())
 
     low, high, ratio = 0.05, 20.0, (np.sqrt(5) - 1) / 2

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twofold.fuse.metrics import scores as metrics
+from twofold.fuse.metrics import scores
 
 REPLICATES = 2000
-#: below so many groups no interval is given: in simulations it then covered the truth in less than 90 % (README)
+#: below so many groups no interval is given: in simulations it then covered the target in less than 90 % (README)
 FEWEST_GROUPS = 10
-#: of a resample's standard error, in those of the sample: a resample that lost the few faces that differ has none
+#: of a resample's standard error, in those of the sample: a resample that lost the few samples that differ has none
 LEAST_SPREAD = 0.5
 CELLS = 4_000_000  #: of resamples x kinds of groups at a time: bounds memory
 
@@ -26,20 +26,20 @@ class Metric:
     gradient: Callable[[np.ndarray], np.ndarray]
 
 
-ACCURACY = Metric(metrics.accuracy, metrics.accuracy_gradient)
-MACRO_F1 = Metric(metrics.macro_f1, metrics.macro_f1_gradient)
+ACCURACY = Metric(scores.accuracy, scores.accuracy_gradient)
+MACRO_F1 = Metric(scores.macro_f1, scores.macro_f1_gradient)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Head a against head b on the same faces. difference: macro-F1 of a minus that of b."""
+    """Head a against head b on the same samples. difference: macro-F1 of a minus that of b."""
 
     difference: float
-    interval: Interval | None  #: None for too few groups, or where a and b call every face alike
+    interval: Interval | None  #: None for too few groups, or where a and b call every sample alike
     groups: int
-    only_a: int  #: faces that only a calls right
+    only_a: int  #: samples that only a calls right
     only_b: int
-    p_value: float  #: of the faces called right, two-sided; see `sign_flip_test`
+    p_value: float  #: of the samples called right, two-sided; see `sign_flip_test`
 
     @property
     def within_noise(self) -> bool:
@@ -48,7 +48,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Study:
+class BootstrapResult:
     """A figure and its standard error, as observed and of each resample (R,)."""
 
     value: float
@@ -58,35 +58,35 @@ class Study:
 
 
 def interval(
-    metric: Metric, truth: np.ndarray, prediction: np.ndarray, groups: np.ndarray, *, classes: int, seed: int,
+    metric: Metric, target: np.ndarray, prediction: np.ndarray, groups: np.ndarray, *, classes: int, seed: int,
 ) -> Interval | None:
     """The 95 % interval of a share (a metric from 0 to 1) of (N,) predictions.
 
-    Whole groups are drawn with replacement, so that the faces of one subject or video count as one piece of evidence.
+    Whole groups are drawn with replacement, so that the samples of one subject or video count as one piece of evidence.
     Each resample is measured in its own standard errors (bootstrap-t: Davison & Hinkley, 1997, section 5.2) on the
     scale of the arcsine of the root, on which a share has an even spread: the usual percentile interval misses
     macro-F1 with rare classes, since resamples lose them. None for fewer than `FEWEST_GROUPS` groups, or if all score
     alike, so that nothing tells how they vary.
     """
-    study = _study(metric, [group_confusions(truth, prediction, groups, classes)], seed)
+    study = _bootstrap(metric, [group_confusions(target, prediction, groups, classes)], seed)
     if study is None:
         return None
-    centre, scale = _angle(study.value), _stretch(study.value)
+    centre, scale = _arcsine(study.value), _arcsine_slope(study.value)
     error = study.error / scale
-    errors = np.maximum(study.errors / _stretch(study.values), LEAST_SPREAD * error)
-    low, high = np.percentile((_angle(study.values) - centre) / errors, (2.5, 97.5))
+    errors = np.maximum(study.errors / _arcsine_slope(study.values), LEAST_SPREAD * error)
+    low, high = np.percentile((_arcsine(study.values) - centre) / errors, (2.5, 97.5))
     ends = np.clip(centre - np.array([high, low]) * error, 0, np.pi / 2)
     return float(np.sin(ends[0]) ** 2), float(np.sin(ends[1]) ** 2)
 
 
 def difference_interval(
-    metric: Metric, truth: np.ndarray, a: np.ndarray, b: np.ndarray, groups: np.ndarray, *, classes: int, seed: int,
+    metric: Metric, target: np.ndarray, a: np.ndarray, b: np.ndarray, groups: np.ndarray, *, classes: int, seed: int,
 ) -> Interval | None:
     """The 95 % interval of a metric of predictions a less that of b, both (N,), as `interval` makes it.
 
     Symmetric (the distances without their signs), which covers differences better. None as for `interval`.
     """
-    study = _study(metric, [group_confusions(truth, calls, groups, classes) for calls in (a, b)], seed)
+    study = _bootstrap(metric, [group_confusions(target, calls, groups, classes) for calls in (a, b)], seed)
     if study is None:
         return None
     errors = np.maximum(study.errors, LEAST_SPREAD * study.error)
@@ -95,56 +95,56 @@ def difference_interval(
 
 
 def compare(
-    truth: np.ndarray, a: np.ndarray, b: np.ndarray, groups: np.ndarray, *, classes: int, seed: int,
+    target: np.ndarray, a: np.ndarray, b: np.ndarray, groups: np.ndarray, *, classes: int, seed: int,
 ) -> Comparison:
     """Predictions a and b (N,) compared: macro-F1 with its interval, and a test of which is right more often."""
-    values = [float(metrics.macro_f1(metrics.confusion_matrix(truth, calls, classes))) for calls in (a, b)]
-    right_a, right_b = a == truth, b == truth
+    values = [float(scores.macro_f1(scores.confusion_matrix(target, calls, classes))) for calls in (a, b)]
+    right_a, right_b = a == target, b == target
     _, number = np.unique(groups.astype(str), return_inverse=True)
     ahead = np.bincount(number, right_a.astype(float) - right_b).astype(int)
     return Comparison(
         difference=values[0] - values[1], groups=len(ahead), only_a=int((right_a & ~right_b).sum()),
-        interval=difference_interval(MACRO_F1, truth, a, b, groups, classes=classes, seed=seed),
+        interval=difference_interval(MACRO_F1, target, a, b, groups, classes=classes, seed=seed),
         only_b=int((right_b & ~right_a).sum()), p_value=sign_flip_test(ahead))
 
 
 def sign_flip_test(ahead: np.ndarray) -> float:
-    """Two-sided exact p-value of (G,) whole numbers, the faces by which a is ahead of b in each group.
+    """Two-sided exact p-value of (G,) whole numbers, the samples by which a is ahead of b in each group.
 
     If a and b are equally good, each group might as well have come out the other way round: of all 2^G flips, the
-    share whose sum is at least as far from nought. Where no group has more than one face on which they differ this is
+    share whose sum is at least as far from nought. Where no group has more than one sample on which they differ this is
     McNemar's exact test (McNemar, 1947). Only positive shares are added, so that the smallest is as exact as any.
     """
     sizes = np.abs(ahead[ahead != 0])
     shares = np.ones(1)  # of the flips, by half of how far the sum is above its least
     for size, count in zip(*np.unique(sizes, return_counts=True), strict=True):
         longer = np.zeros(len(shares) + size * count)
-        for number, share in enumerate(_fair_tosses(count)):
+        for number, share in enumerate(_binomial_half_pmf(count)):
             longer[number * size:number * size + len(shares)] += share * shares
         shares = longer
     sums = 2 * np.arange(len(shares)) - sizes.sum()
     return float(np.clip(shares[np.abs(sums) >= abs(ahead.sum())].sum(), 2.0 ** (1 - min(len(sizes), 1000)), 1))
 
 
-def _fair_tosses(count: int) -> np.ndarray:
+def _binomial_half_pmf(count: int) -> np.ndarray:
     """(count + 1,) the probability of each number of heads."""
     factorial = [math.lgamma(number + 1) for number in range(count + 1)]
     logs = [factorial[-1] - factorial[number] - factorial[count - number] for number in range(count + 1)]
     return np.exp(np.array(logs) - count * math.log(2))
 
 
-def group_confusions(truth: np.ndarray, prediction: np.ndarray, groups: np.ndarray, classes: int) -> np.ndarray:
+def group_confusions(target: np.ndarray, prediction: np.ndarray, groups: np.ndarray, classes: int) -> np.ndarray:
     """(G, C * C) confusion counts of each group."""
     _, number = np.unique(groups.astype(str), return_inverse=True)
     cells = classes * classes
-    flat = np.bincount(number * cells + truth * classes + prediction, minlength=(number.max() + 1) * cells)
+    flat = np.bincount(number * cells + target * classes + prediction, minlength=(number.max() + 1) * cells)
     return flat.reshape(-1, cells)
 
 
-def _study(metric: Metric, tables: Sequence[np.ndarray], seed: int) -> Study | None:
+def _bootstrap(metric: Metric, tables: Sequence[np.ndarray], seed: int) -> BootstrapResult | None:
     """The metric of the first tables (G, C * C), less that of the second if there is one, with resamples of groups.
 
-    Groups with the same counts are drawn as one kind, so that a million single faces cost as much as a hundred.
+    Groups with the same counts are drawn as one kind, so that a million single samples cost as much as a hundred.
     """
     groups, classes = len(tables[0]), math.isqrt(tables[0].shape[1])
     if groups < FEWEST_GROUPS:
@@ -161,7 +161,7 @@ def _study(metric: Metric, tables: Sequence[np.ndarray], seed: int) -> Study | N
         times = generator.multinomial(groups, count / groups, size=size).astype(float)
         blocks.append(_measure(metric, parts, times, classes))
     values, errors = (np.concatenate(column) for column in zip(*blocks, strict=True))
-    return Study(float(value[0]), float(error[0]), values, errors)
+    return BootstrapResult(float(value[0]), float(error[0]), values, errors)
 
 
 def _measure(
@@ -180,10 +180,10 @@ def _measure(
     return values, np.sqrt(groups / (groups - 1) * (times * influence**2).sum(axis=1))
 
 
-def _angle(share: float | np.ndarray) -> np.ndarray:
+def _arcsine(share: float | np.ndarray) -> np.ndarray:
     return np.arcsin(np.sqrt(np.clip(share, 0, 1)))
 
 
-def _stretch(share: float | np.ndarray) -> np.ndarray:
+def _arcsine_slope(share: float | np.ndarray) -> np.ndarray:
     """By how much a step in a share is longer than the same step in its angle."""
     return 2 * np.sqrt(np.maximum(share * (1 - np.asarray(share)), 1e-6))

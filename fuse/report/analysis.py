@@ -14,10 +14,10 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import cohen_kappa_score
 
 from twofold.data.utils.errors import InputError
-from twofold.fuse.evaluate import Question, answer, ask
+from twofold.fuse.evaluate import RunOnStore, match_run_to_store, score_run
 from twofold.fuse.heads.head import without_streams
 from twofold.fuse.metrics.statistics import Comparison, compare
-from twofold.fuse.predictions import ScoredHead, against
+from twofold.fuse.predictions import Predictions, compare_predictions
 from twofold.fuse.runs.read import Run
 
 MAX_POINTS = 2000  #: samples on the map; of more, a random choice
@@ -91,7 +91,7 @@ def analyse_on_store(run: Run, store: Path) -> StoreAnalysis | None:
     """
     if not run.metrics.systems:
         return None
-    question = ask(run, store, split="all", allow_seen=False)
+    question = match_run_to_store(run, store, split="all", allow_seen=False)
     number = {key: row for row, key in enumerate(run.predictions.keys)}
     scorable = np.isin(question.keys.astype(str), run.predictions.keys) & question.use.any(axis=1)
     if not scorable.any():
@@ -101,13 +101,13 @@ def analyse_on_store(run: Run, store: Path) -> StoreAnalysis | None:
     whole, macro_f1 = _without(question, scorable, set())
     alone = [_without(question, scorable, every - {k}) for k in every] if len(names) > 1 else [(whole, macro_f1)]
     without = [_without(question, scorable, {k})[0] for k in every]
-    streams = tuple(StreamContribution(name, against(less, whole, classes=len(run.taxonomy.classes), seed=0), single[1])
+    streams = tuple(StreamContribution(name, compare_predictions(less, whole, seed=0), single[1])
                     for name, less, single in zip(names, without, alone, strict=True))
     rows = np.array([number[str(key)] for key in question.keys[scorable]])
     differing = int((run.predictions.predicted[rows] != whole.calibrated.argmax(axis=1)).sum())
     positions, shown = _embed(question, scorable)
     return StoreAnalysis(int(scorable.sum()), macro_f1, streams,
-                         np.array([[kappa(a.prediction, b.prediction) for a, _ in alone] for b, _ in alone]),
+                         np.array([[kappa(a.predicted, b.predicted) for a, _ in alone] for b, _ in alone]),
                          differing, positions, rows[shown])
 
 
@@ -135,14 +135,14 @@ def _compare(run: Run, first: Run, groups: Mapping[str, str]) -> PairedCompariso
     return PairedComparison(name, len(rows), comparison, kappa(*predicted))
 
 
-def _without(question: Question, scorable: np.ndarray, absent: Collection[int]) -> tuple[ScoredHead, float]:
+def _without(question: RunOnStore, scorable: np.ndarray, absent: Collection[int]) -> tuple[Predictions, float]:
     """The head with some streams at their mean over the training samples, and its macro-F1."""
     run = replace(question.run, head=without_streams(question.run.head, absent))
-    figures = answer(replace(question, run=run), scorable).figures
-    return figures.head, figures.scores.macro_f1
+    figures = score_run(replace(question, run=run), scorable).figures
+    return figures.predictions, figures.scores.macro_f1
 
 
-def _embed(question: Question, scorable: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+def _embed(question: RunOnStore, scorable: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
     """(m, 2) from 0 to 1 by t-SNE of the fused features, and which of the scorable samples they are (m,).
 
     Features are standardised as the head does it, and each stream is weighted by its width, so that all count alike.

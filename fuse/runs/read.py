@@ -22,9 +22,10 @@ from twofold.cache.store import Store
 from twofold.data.labels import Taxonomy, taxonomy_from_record
 from twofold.data.utils.csv_files import unescape_cells
 from twofold.data.utils.errors import InputError
-from twofold.fuse.features import FusedFeatures, join_streams, marks, spelled, stream_name, stream_of_recipe
-from twofold.fuse.heads.head import MemberScores, StandardisedHead, member_scores, scores_of
-from twofold.fuse.metrics.scores import tempered
+from twofold.fuse.features import Features, describe_differences, find_stream, join_streams, stream_marks, stream_name
+from twofold.fuse.heads.head import HeadOutput, StandardisedHead, run_head, run_on_array
+from twofold.fuse.heads.registry import HEAD_TYPES
+from twofold.fuse.metrics.scores import apply_temperature
 from twofold.fuse.runs.schema import (
     HEAD,
     HISTORY,
@@ -111,7 +112,7 @@ class Run:
     def stream_names(self) -> tuple[str, ...]:
         """The names of the streams in tables."""
         return tuple(stream_name(backbone + mark, view)
-                     for (backbone, view, _), mark in zip(self.streams, marks(self.streams), strict=True))
+                     for (backbone, view, _), mark in zip(self.streams, stream_marks(self.streams), strict=True))
 
     @property
     def folds(self) -> int:
@@ -149,15 +150,15 @@ class Run:
         return [LearningCurve(*_numbers(lines[["epoch", "loss", "val_macro_f1"]], self.path / HISTORY).T)
                 for _, lines in table.groupby(["fold", "member"], sort=False)]
 
-    def features(self, store: Store) -> tuple[FusedFeatures, list[str]]:
+    def features(self, store: Store) -> tuple[Features, list[str]]:
         """The store's features in the order of the head's columns, and notes on recipes that differ in precision.
 
         Raises InputError if they are of another recipe otherwise, CacheError if a backbone is missing.
         """
         self.require_one_encoder_per_stream()
-        streams = [stream_of_recipe(store, *stream, source=str(self.path)) for stream in self.streams]
+        streams = [find_stream(store, *stream, source=str(self.path)) for stream in self.streams]
         notes = [f"{stream.backbone}: other than what the run was trained on (there, here): "
-                 + spelled(differences(recipe, stream.recipe)) for stream, (_, _, recipe)
+                 + describe_differences(differences(recipe, stream.recipe)) for stream, (_, _, recipe)
                  in zip(streams, self.streams, strict=True) if stream.recipe.fingerprint != recipe.fingerprint]
         return join_streams([store], streams, taxonomy=self.taxonomy), notes
 
@@ -169,17 +170,17 @@ class Run:
                              "figures only: to predict, fine-tune one encoder (`finetune` without --folds) and train "
                              "a run on its features")
 
-    def scores(self, features: FusedFeatures, rows: np.ndarray) -> MemberScores:
+    def scores(self, features: Features, rows: np.ndarray) -> HeadOutput:
         """The scores of each member for these rows of `features`."""
-        return member_scores(self.head, features, rows, range(len(self.streams)))
+        return run_head(self.head, features, rows, range(len(self.streams)))
 
-    def calibrated(self, scores: MemberScores) -> np.ndarray:
+    def calibrated(self, scores: HeadOutput) -> np.ndarray:
         """(n, C) the mean probabilities of the members, after temperature scaling."""
-        return tempered(scores.probabilities.mean(axis=0), self.temperature)
+        return apply_temperature(scores.probabilities.mean(axis=0), self.temperature)
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """(N, C) calibrated probabilities of raw features (N, D) float32, streams side by side in `streams`' order."""
-        return self.calibrated(scores_of(self.head, np.ascontiguousarray(features, np.float32)))
+        return self.calibrated(run_on_array(self.head, np.ascontiguousarray(features, np.float32)))
 
 
 def run_file(folder: Path, name: str) -> Path:
@@ -194,7 +195,7 @@ def read_run(path: Path) -> Run:
     record = parse_json(_content(path, RECORD), RunRecord, source=source)
     try:
         taxonomy = taxonomy_from_record({"taxonomy": record.taxonomy})
-        if record.head.kind == "zeroshot":
+        if not HEAD_TYPES[record.head.kind].learns_classes:
             check_pairs(taxonomy)
     except InputError as error:
         raise InputError(f"{source}: {error}") from None

@@ -10,7 +10,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from twofold.data.utils.errors import InputError
-from twofold.fuse.settings import HEADS, RULES
+from twofold.fuse.heads.registry import HEAD_TYPES
+from twofold.fuse.settings import RULES
 
 VERSION = 1
 RECORD, HEAD, METRICS, PREDICTIONS, HISTORY, SEEN = (
@@ -60,7 +61,7 @@ class HeadRecord(Struct, frozen=True, forbid_unknown_fields=True):
     pairs: list[list[Name]]
 
     def __post_init__(self) -> None:
-        if self.kind not in HEADS or self.rule not in RULES:
+        if self.kind not in HEAD_TYPES or self.rule not in RULES:
             raise ValueError("unknown head or rule")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("a class appears twice")

@@ -27,9 +27,9 @@ from twofold.data.labels import taxonomy_record
 from twofold.data.utils.atomic import fsync
 from twofold.data.utils.csv_files import escape_cells
 from twofold.data.utils.errors import InputError
-from twofold.fuse.features import FusedFeatures, Stream
-from twofold.fuse.heads.head import TrainedHead, side_by_side
-from twofold.fuse.predictions import ScoredHead
+from twofold.fuse.features import Features, Stream
+from twofold.fuse.heads.head import TrainedHead, stack_heads
+from twofold.fuse.predictions import Predictions
 from twofold.fuse.runs.read import PENDING, run_file
 from twofold.fuse.runs.schema import (
     FILES,
@@ -45,7 +45,7 @@ from twofold.fuse.runs.schema import (
     parse_json,
 )
 from twofold.fuse.settings import settings_from
-from twofold.fuse.split import Partition, SeenSamples, format_seen
+from twofold.fuse.split import SeenSamples, Split, format_seen
 from twofold.fuse.training.loop import Epoch
 
 LIBRARIES = ("torch", "numpy", "scikit-learn", "h5py", "safetensors")
@@ -90,7 +90,7 @@ def write_run(out: Path, *, record: dict[str, Any], metrics: dict[str, Any], tra
     temporary = (out if out.is_dir() else out.parent) / f".tmp-{uuid.uuid4().hex}"
     temporary.mkdir(parents=True)
     try:
-        head = side_by_side([each.head for each in trained])
+        head = stack_heads([each.head for each in trained])
         # one entry of metadata: several have no fixed order, and the same run would give other bytes
         weights = save({name: values.contiguous() for name, values in head.state_dict().items()},
                        metadata={"format": f"twofold-head {VERSION}"})
@@ -106,7 +106,7 @@ def write_run(out: Path, *, record: dict[str, Any], metrics: dict[str, Any], tra
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def inputs_record(settings: dict[str, Any], features: FusedFeatures, streams: Sequence[Stream]) -> dict[str, Any]:
+def inputs_record(settings: dict[str, Any], features: Features, streams: Sequence[Stream]) -> dict[str, Any]:
     """The part of run.json that a run is made of: settings, streams with the fingerprints of their files, labels."""
     return {
         "settings": settings, "classes_name": features.taxonomy.name, "classes": list(features.taxonomy.classes),
@@ -122,14 +122,14 @@ def inputs_record(settings: dict[str, Any], features: FusedFeatures, streams: Se
 
 
 def run_record(
-    settings: dict[str, Any], features: FusedFeatures, trained: Sequence[TrainedHead], parts: Sequence[Partition], *,
+    settings: dict[str, Any], features: Features, trained: Sequence[TrainedHead], parts: Sequence[Split], *,
     seconds: float, notes: Sequence[str], crops: Sequence[str],
 ) -> dict[str, Any]:
     """The content of run.json, as `RunRecord` has it."""
     return {
         "version": VERSION, "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         **inputs_record(settings, features, [features.streams[k] for k in trained[0].streams]),
-        "head": asdict(side_by_side([each.head for each in trained]).spec),
+        "head": asdict(stack_heads([each.head for each in trained]).spec),
         "temperature": float(np.mean([each.temperature for each in trained])),
         "temperatures": [each.temperature for each in trained],
         "faces": [{name: len(getattr(part, name)) for name in ("train", "val", "test", "extra")} for part in parts],
@@ -138,7 +138,7 @@ def run_record(
     }
 
 
-def labels_digest(features: FusedFeatures) -> str:
+def labels_digest(features: Features) -> str:
     """SHA-256 of the manifests' labels, splits and groups of all samples."""
     digest = hashlib.sha256()
     for column in (features.keys, features.split, features.group, features.label, features.basic_label):
@@ -146,15 +146,14 @@ def labels_digest(features: FusedFeatures) -> str:
     return digest.hexdigest()
 
 
-def predictions_csv(features: FusedFeatures, fused: ScoredHead, val: tuple[np.ndarray, np.ndarray] | None) -> str:
-    """The fusion's predictions as CSV: of test, and with fixed splits of validation, as (rows, probabilities)."""
-    classes = features.taxonomy.classes
-    splits = [("test", fused.rows, fused.calibrated)] + ([("val", *val)] if val else [])
-    lines: list[tuple[str, ...]] = [("key", "split", "truth", "prediction", *classes)]
-    for split, rows, probabilities in splits:
-        for row, values in zip(rows, probabilities, strict=True):
-            lines.append((*escape_cells([str(features.keys[row])]), split, classes[features.label[row]],
-                          classes[int(values.argmax())], *(f"{value:.6f}" for value in values)))
+def predictions_csv(tables: Sequence[Predictions], classes: Sequence[str]) -> str:
+    """The fusion's predictions as CSV: of test, and with fixed splits of validation."""
+    lines: list[Sequence[str]] = [("key", "split", "truth", "prediction", *classes)]
+    for table in tables:
+        for key, role, target, values in zip(escape_cells([str(key) for key in table.key]), table.role, table.target,
+                                             table.calibrated, strict=True):
+            lines.append((key, role, str(classes[target]), str(classes[int(values.argmax())]),
+                          *(f"{value:.6f}" for value in values)))
     return csv_text(lines)
 
 

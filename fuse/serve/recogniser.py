@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from twofold.data.faces.in_memory import FaceFinder, PictureFace
-from twofold.fuse.heads.head import scores_of, without_streams
+from twofold.fuse.heads.head import run_on_array, without_streams
 from twofold.fuse.runs.read import Run
 
 Embed = Callable[[Sequence[bytes]], np.ndarray]  #: N image files of faces to (N, D) float32, in the head's columns
@@ -81,10 +81,10 @@ class Recogniser:
         self._decide([black], self.embed([black.content]))
 
     def _decide(self, faces: Sequence[PictureFace], features: np.ndarray) -> tuple[FaceResult, ...]:
-        scores = scores_of(self.run.head, features)
+        scores = run_on_array(self.run.head, features)
         probabilities = self.run.calibrated(scores)
         shares, basic = (np.zeros((len(faces), 0)) if each is None else each.mean(axis=0)
-                         for each in (scores.shares, scores.basic))
+                         for each in (scores.stream_weights, scores.basic))
         without = self._without(features, probabilities.argmax(axis=1))
         return tuple(FaceResult(face.box, face.detection, *(tuple(row.astype(float).tolist()) for row in rows))
                      for face, *rows in zip(faces, probabilities, basic, shares, without, strict=True))
@@ -94,5 +94,5 @@ class Recogniser:
         head, streams = self.run.head, range(len(self.run.streams))
         if len(streams) == 1:
             return np.zeros((len(features), 0))
-        scores = [scores_of(without_streams(head, {k}), features) for k in streams]
+        scores = [run_on_array(without_streams(head, {k}), features) for k in streams]
         return np.stack([self.run.calibrated(each)[np.arange(len(calls)), calls] for each in scores], axis=1)

@@ -14,7 +14,7 @@ from twofold.data.faces.settings import Sampling
 from twofold.data.images.decode import PHOTO_LIMITS
 from twofold.data.labels import BASIC
 from twofold.data.utils.errors import InputError
-from twofold.fuse.predict import TEACHING_BASICS
+from twofold.fuse.heads.registry import HEAD_TYPES
 from twofold.fuse.runs.read import Run
 from twofold.fuse.serve.queue import Limits, RequestQueue, ServeStats
 from twofold.fuse.serve.recogniser import Embed, Recogniser
@@ -96,7 +96,7 @@ def describe_run(run: Run, options: ServeOptions, *, detects: bool) -> dict[str,
         "head": run.kind, "members": run.head.spec.members, "streams": run.stream_names,
         "untrained": [name for name, (_, _, recipe) in zip(run.stream_names, run.streams, strict=True)
                       if recipe.untrained],
-        "basic": BASIC if run.kind in TEACHING_BASICS else [], "threshold": options.threshold, "detects": detects,
+        "basic": BASIC if HEAD_TYPES[run.kind].outputs_basic else [], "threshold": options.threshold, "detects": detects,
         "limits": {"bytes": options.limits.bytes, "faces": options.limits.faces, "pixels": PHOTO_LIMITS.pixels},
     }
 

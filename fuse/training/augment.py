@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from twofold.data.labels import BASIC
-from twofold.fuse.training.ensemble import Noise
+from twofold.fuse.training.ensemble import MemberRandom
 
 
 @dataclass(frozen=True)
 class Batch:
-    """x (M, B, D); target (M, B, C) shares of the classes; weight (M, B), 0 for a face without a class;
+    """x (M, B, D); target (M, B, C) shares of the classes; weight (M, B), 0 for a sample without a class;
     basic (M, B, 8) shares, zeros if unknown; label (M, B), -1 where there is no single class."""
 
     x: torch.Tensor
@@ -27,7 +27,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Pools:
-    """Where to find faces of each basic emotion among the rows of x, to make compounds of. rows: (8, longest)."""
+    """Where to find samples of each basic emotion among the rows of x, to make compounds of. rows: (8, longest)."""
 
     rows: torch.Tensor
     count: torch.Tensor  #: (8,)
@@ -45,7 +45,7 @@ def membership(parts: Sequence[Sequence[str]]) -> np.ndarray:
 
 
 def pools(basic_label: np.ndarray, parts: Sequence[Sequence[str]], device: torch.device) -> Pools | None:
-    """Pools from (N,) basic labels, -1 for none; None if no class can be made from them, as in a block of few faces.
+    """Pools from (N,) basic labels, -1 for none; None if no class can be made from them, as in a block of few samples.
 
     parts: the basic emotions that each class is made of.
     """
@@ -63,12 +63,12 @@ def pools(basic_label: np.ndarray, parts: Sequence[Sequence[str]], device: torch
     return Pools(*(torch.from_numpy(values).to(device) for values in tensors))
 
 
-def mixup(batch: Batch, alpha: float, noise: Noise) -> Batch:
+def mixup(batch: Batch, alpha: float, random: MemberRandom) -> Batch:
     """Each row mixed with its neighbour (batches are shuffled), shares from Beta(alpha, alpha); arXiv 1710.09412.
 
     A mixture of two classes has no single one: for the contrastive loss it belongs with its own versions only.
     """
-    share = noise.beta(alpha, batch.x.shape[1])[..., None]
+    share = random.beta(alpha, batch.x.shape[1])[..., None]
     other = 1 - share
 
     def mixed(values: torch.Tensor) -> torch.Tensor:
@@ -81,9 +81,9 @@ def mixup(batch: Batch, alpha: float, noise: Noise) -> Batch:
                    weight=weight[..., 0], basic=mixed(batch.basic), label=label)
 
 
-def make_compounds(batch: Batch, x: torch.Tensor, basics: Pools, share: float, class_weight: torch.Tensor,
-                   noise: Noise) -> Batch:
-    """The last `share` of the batch replaced by mixtures of two basic faces, labelled as their compound.
+def mix_compounds(batch: Batch, x: torch.Tensor, basics: Pools, share: float, class_weight: torch.Tensor,
+                   random: MemberRandom) -> Batch:
+    """The last `share` of the batch replaced by mixtures of two basic samples, labelled as their compound.
 
     Classes are drawn evenly, so rare ones gain most; shares of the two lie between 0.3 and 0.7, so that both show.
     After the feature-space mixup of arXiv 2503.07969. x: (N, D), the rows that `basics` counts.
@@ -91,29 +91,29 @@ def make_compounds(batch: Batch, x: torch.Tensor, basics: Pools, share: float, c
     count = round(share * batch.x.shape[1])
     if not count:
         return batch
-    draws = noise.uniform(4, count)
+    draws = random.uniform(4, count)
     which = (draws[:, 0] * len(basics.classes)).long().clamp_max(len(basics.classes) - 1)
-    faces = []
+    samples = []
     for side in (0, 1):
         basic = basics.pairs[which, side]
         place = (draws[:, 1 + side] * basics.count[basic]).long().clamp_max(basics.count[basic] - 1)
-        faces.append(x[basics.rows[basic, place]])
+        samples.append(x[basics.rows[basic, place]])
     ratio = (0.3 + 0.4 * draws[:, 3])[..., None]
     label = basics.classes[which]
-    batch.x[:, -count:] = torch.lerp(faces[1], faces[0], ratio.to(x.dtype))
+    batch.x[:, -count:] = torch.lerp(samples[1], samples[0], ratio.to(x.dtype))
     new = {"target": torch.nn.functional.one_hot(label, batch.target.shape[-1]).float(), "weight": class_weight[label],
            "basic": basics.basic[which], "label": torch.full_like(batch.label[:, -count:], -1)}
     kept = {name: getattr(batch, name)[:, :-count] for name in new}
     return replace(batch, **{name: torch.cat([kept[name], values], dim=1) for name, values in new.items()})
 
 
-def drop_streams(batch: Batch, dims: Sequence[int], drop: float, noise: Noise) -> Batch:
-    """Whole streams zeroed (set to the training mean) for single faces, each with probability `drop`, never all.
+def drop_streams(batch: Batch, dims: Sequence[int], drop: float, random: MemberRandom) -> Batch:
+    """Whole streams zeroed (set to the training mean) for single samples, each with probability `drop`, never all.
 
-    x may hold several versions of a face side by side, each of all streams: none of them is ever empty.
+    x may hold several versions of a sample side by side, each of all streams: none of them is ever empty.
     """
     versions = batch.x.shape[-1] // sum(dims)
-    draws = noise.uniform(batch.x.shape[1], versions, len(dims))
+    draws = random.uniform(batch.x.shape[1], versions, len(dims))
     luckiest = torch.nn.functional.one_hot(draws.argmax(dim=-1), len(dims)).bool()
     keep = ((draws >= drop) | luckiest).to(batch.x.dtype).flatten(start_dim=-2)
     for k, part in enumerate(batch.x.split(list(dims) * versions, dim=-1)):

@@ -13,15 +13,15 @@ Read = Callable[[np.ndarray], np.ndarray]  #: row numbers (n,) to raw features (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale:
+class Scaler:
     """Mean and standard deviation (D,) of training features; a constant column has deviation 1."""
 
     mean: np.ndarray
     std: np.ndarray
 
-    def tiled(self, times: int) -> "Scale":
+    def tiled(self, times: int) -> "Scaler":
         """The same for each of several versions side by side."""
-        return Scale(mean=np.tile(self.mean, times), std=np.tile(self.std, times))
+        return Scaler(mean=np.tile(self.mean, times), std=np.tile(self.std, times))
 
     def apply(self, x: np.ndarray) -> np.ndarray:
         """Raw (n, D), standardised in place."""
@@ -30,8 +30,8 @@ class Scale:
         return x
 
 
-def measure(read: Read, rows: np.ndarray) -> Scale:
-    """The scale of these rows, in one pass (Chan et al., 1983: sums of squares of blocks about their own means)."""
+def fit_scaler(read: Read, rows: np.ndarray) -> Scaler:
+    """The scaler of these rows, in one pass (Chan et al., 1983: sums of squares of blocks about their own means)."""
     count, mean, squares = 0, np.zeros(1), np.zeros(1)
     for start in range(0, len(rows), BLOCK):
         block = read(rows[start:start + BLOCK])
@@ -43,14 +43,15 @@ def measure(read: Read, rows: np.ndarray) -> Scale:
         mean, count = mean + shift * len(block) / total, total
     std = np.sqrt(squares / max(count, 1))
     std = np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-3), std, 1.0)
-    return Scale(mean=mean.astype(np.float32), std=std.astype(np.float32))
+    return Scaler(mean=mean.astype(np.float32), std=std.astype(np.float32))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Examples:
-    """n faces. label: (n,) class, -1 for none; basic: (n, 8) shares, zeros for none; basic_label: (n,), -1 for none.
+class Samples:
+    """n samples. label: (n,) class, -1 for none; basic: (n, 8) that sum to 1, zeros for none; basic_label:
+    (n,), -1 for none.
 
-    x: (n, D) standardised on the device, or None, and then rows are read when wanted.
+    x: (n, D) standardised on the device, or None, and then rows are read when needed.
     """
 
     rows: np.ndarray
@@ -58,7 +59,7 @@ class Examples:
     basic: np.ndarray
     basic_label: np.ndarray
     read: Read
-    scale: Scale
+    scaler: Scaler
     device: torch.device
     x: torch.Tensor | None = None
 
@@ -79,10 +80,10 @@ class Examples:
         shuffled = [chunks[number] for number in order]
         for start in range(0, len(shuffled), BLOCK // CHUNK):
             positions = np.sort(np.concatenate(shuffled[start:start + BLOCK // CHUNK]))
-            x = self.scale.apply(self.read(self.rows[positions]))
+            x = self.scaler.apply(self.read(self.rows[positions]))
             yield positions, torch.from_numpy(x).to(self.device)
 
-    def resident(self) -> "Examples":
+    def resident(self) -> "Samples":
         """The same with all features on the device, standardised once."""
-        x = self.scale.apply(self.read(self.rows))
+        x = self.scaler.apply(self.read(self.rows))
         return replace(self, x=torch.from_numpy(x).to(self.device))

@@ -16,7 +16,7 @@ from twofold.data.labels import basic_emotions
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """What a head is, besides its weights. dims: of the streams, in the order of the columns; own: for zero-shot, the
-    basic classifiers that the backbones brought along, instead of a trained one; pairs: as in `Taxonomy`."""
+    basic classifiers that the backbones bring along, instead of a trained one; pairs: as in `Taxonomy`."""
 
     kind: str
     dims: tuple[int, ...]
@@ -37,22 +37,25 @@ class Spec:
 
 @dataclass(frozen=True)
 class Output:
-    """logits (M, B, C). Of some heads: basic (M, B, 8) logits; gates (M, B, K), shares of the streams."""
+    """logits (M, B, C). Of some heads: basic (M, B, 8) logits; stream_weights (M, B, K)."""
 
     logits: torch.Tensor
     basic: torch.Tensor | None = None
-    gates: torch.Tensor | None = None
+    stream_weights: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Noise:
-    """One generator a member, M in all. Results are (M, ...) tensors on `device`."""
+class MemberRandom:
+    """One random generator per ensemble member, so that results do not depend on the other members.
+
+    Results are (M, ...) tensors on `device`.
+    """
 
     generators: tuple[np.random.Generator, ...]
     device: torch.device
 
     @classmethod
-    def of(cls, seeds: Sequence[int], device: torch.device) -> "Noise":
+    def of(cls, seeds: Sequence[int], device: torch.device) -> "MemberRandom":
         """Generators for the seeds of the members."""
         return cls(tuple(np.random.default_rng((seed, 1)) for seed in seeds), device)
 
@@ -118,17 +121,17 @@ class StackedMLP(nn.Module):
         self.last = StackedLinear(members, hidden, outputs)
         self.dropout = dropout
 
-    def hidden(self, x: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
-        """(M, B, hidden) after ReLU and, given noise, dropout."""
+    def hidden(self, x: torch.Tensor, random: MemberRandom | None = None) -> torch.Tensor:
+        """(M, B, hidden) after ReLU and, given random, dropout."""
         h = self.first(x).relu()
-        return h * noise.keep(self.dropout, *h.shape[1:]) if noise and self.dropout else h
+        return h * random.keep(self.dropout, *h.shape[1:]) if random and self.dropout else h
 
-    def forward(self, x: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
-        return self.last(self.hidden(x, noise))
+    def forward(self, x: torch.Tensor, random: MemberRandom | None = None) -> torch.Tensor:
+        return self.last(self.hidden(x, random))
 
 
 def initialise(module: nn.Module, seeds: Sequence[int]) -> None:
-    """Draw the weights of member m from seeds[m] alone, so that it starts the same in any company."""
+    """Draw the weights of member m from seeds[m] alone, whatever the other members are."""
     for member, seed in enumerate(seeds):
         generator = torch.Generator().manual_seed(seed)
         for part in module.modules():
@@ -137,13 +140,28 @@ def initialise(module: nn.Module, seeds: Sequence[int]) -> None:
 
 
 class Body(nn.Module):
-    """What a head is behind the standardisation of its features: (M, B, D), or (B, D) for all members alike."""
+    """What a head is behind the standardisation of its features: (M, B, D), or (B, D) for all members alike.
 
-    learns_basic = False  #: samples without a class train it, too
+    needs_basic: samples with a basic label alone train it, too.
+    """
+
+    needs_basic = False
 
     def add_losses(self, loss: torch.Tensor, output: Output, batch: Any, settings: Any) -> torch.Tensor:
         """(M,) the loss of each member with what this head adds to its cross-entropy."""
         return loss
+
+    def fit(self, data: Any, val: Any, *, spec: Spec, settings: Any) -> list:
+        """Train on standardised samples; the history."""
+        raise NotImplementedError
+
+    def average_singles(self, singles: Any, val: np.ndarray, target: np.ndarray, *, settings: Any) -> dict:
+        """The state of a head made of trained ones, one per stream."""
+        raise NotImplementedError
+
+    def copy_classifiers(self, classifiers: Any) -> None:
+        """Take the classifiers that the backbones bring along."""
+        raise NotImplementedError
 
 
 def members_of(head: Body, first: int, count: int) -> Body:

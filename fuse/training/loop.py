@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from twofold.fuse.metrics import scores as metrics
+from twofold.fuse.metrics import scores
 from twofold.fuse.settings import Settings
-from twofold.fuse.training.augment import Batch, Pools, drop_streams, make_compounds, mixup, pools
-from twofold.fuse.training.data import Examples
-from twofold.fuse.training.ensemble import Body, Noise, Spec, members_of
-from twofold.fuse.training.optimiser import Adam, Best, Plateau, using
+from twofold.fuse.training.augment import Batch, Pools, drop_streams, mix_compounds, mixup, pools
+from twofold.fuse.training.data import Samples
+from twofold.fuse.training.ensemble import Body, MemberRandom, Spec, members_of
+from twofold.fuse.training.optimiser import AdamW, BestWeights, Plateau, swapped_parameters
 
 
 def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -26,29 +26,29 @@ def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, weights: tor
     return (weights * each).sum(dim=-1) / weights.sum(dim=-1).clamp_min(1e-12)
 
 
-def smoothed(targets: torch.Tensor, amount: float) -> torch.Tensor:
+def smooth_labels(targets: torch.Tensor, amount: float) -> torch.Tensor:
     """Targets (..., C) with `amount` of their mass spread evenly (Szegedy et al., arXiv 1512.00567, section 7)."""
     if not amount:
         return targets
     return (1 - amount) * targets + amount * targets.sum(-1, keepdim=True) / targets.shape[-1]
 
 
-def adjusted(logits: torch.Tensor, prior: torch.Tensor, tau: float) -> torch.Tensor:
+def adjust_logits(logits: torch.Tensor, prior: torch.Tensor, tau: float) -> torch.Tensor:
     """Logits (..., C) plus tau log prior (C,), for the loss only (Menon et al., arXiv 2007.07314, equation 10)."""
     return logits if not tau else logits + tau * prior.clamp_min(1e-12).log()
 
 
-def contrastive(z: torch.Tensor, positive: torch.Tensor, temperature: float) -> torch.Tensor:
+def contrastive_loss(z: torch.Tensor, positive: torch.Tensor, temperature: float) -> torch.Tensor:
     """Supervised contrastive loss (Khosla et al., arXiv 2004.11362, equation 2), mean over anchors with a positive.
 
-    z: (M, V, P) of unit length; positive: (M, V, V) bool, who belongs with whom (the diagonal is ignored).
+    z: (M, V, P) of unit length; positive: (M, V, V) bool, which vectors belong together (the diagonal is ignored).
     """
-    alone = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
-    positive = (positive & ~alone).float()
+    itself = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
+    positive = (positive & ~itself).float()
     similarity = (z @ z.transpose(1, 2)).float() / temperature
-    log_share = similarity - similarity.masked_fill(alone, float("-inf")).logsumexp(dim=-1, keepdim=True)
+    log_softmax = similarity - similarity.masked_fill(itself, float("-inf")).logsumexp(dim=-1, keepdim=True)
     count = positive.sum(dim=-1)
-    each = -(positive * log_share).sum(dim=-1) / count.clamp_min(1)
+    each = -(positive * log_softmax).sum(dim=-1) / count.clamp_min(1)
     anchors = (count > 0).float()
     return (each * anchors).sum(dim=-1) / anchors.sum(dim=-1).clamp_min(1)
 
@@ -72,7 +72,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Targets:
-    """Labels of all examples on the device, in the form the loss takes; see `Batch`. prior: (C,) class shares."""
+    """Labels of all samples on the device, in the form the loss takes; see `Batch`. prior: (C,) class shares."""
 
     target: torch.Tensor
     weight: torch.Tensor
@@ -83,16 +83,16 @@ class Targets:
 
 
 def train(
-    head: Body, data: Examples, val: Examples, *, spec: Spec, settings: Settings, seeds: Sequence[int],
+    head: Body, data: Samples, val: Samples, *, spec: Spec, settings: Settings, seeds: Sequence[int],
     precision: str = "fp32", together: int = 0,
 ) -> list[Epoch]:
     """Train the members of `head` in place, each from its seed; leave each at its best epoch by validation macro-F1.
 
-    together: how many members share a batched product at most; 0 = what is fastest here. Returns the history, members
-    within epochs. A member's numbers do not depend on which others train with it, up to the rounding of the product.
+    together: how many members share a batched product at most; 0 = the fastest. Returns the history, ordered by
+    epoch, then member. A member's numbers do not depend on the others, up to the rounding of the product.
     """
     targets = _targets(data, settings, len(spec.classes))
-    size = together or _together(head, data, settings)
+    size = together or _members_at_once(head, data, settings)
     history: list[Epoch] = []
     with flushed_denormals():
         for members in np.array_split(np.arange(len(seeds)), -(-len(seeds) // size)):
@@ -105,8 +105,8 @@ def train(
 
 @contextlib.contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Denormals count as nought, as far as the processor can: Adam's decaying moments reach them, which cost some
-    hundred cycles each. Only for a while: what else runs in this process keeps its numbers."""
+    """Flush denormals to zero within, where the processor can: Adam's decaying moments become denormal, which cost
+    about a hundred cycles each. Other code of this process keeps its numbers."""
     before = bool(torch.tensor(1e-40) * 1 == 0)
     torch.set_flush_denormal(True)
     try:
@@ -115,7 +115,7 @@ def flushed_denormals() -> Iterator[None]:
         torch.set_flush_denormal(before)
 
 
-def _together(head: Body, data: Examples, settings: Settings) -> int:
+def _members_at_once(head: Body, data: Samples, settings: Settings) -> int:
     """How many members to train at once: all on an accelerator, or where features are read from disk for all.
 
     On a CPU as many as keep every tensor of a step below TENSOR bytes: `bench fuse` has the reason. One where the rate
@@ -130,32 +130,32 @@ def _together(head: Body, data: Examples, settings: Settings) -> int:
 
 
 def _train(
-    head: Body, data: Examples, val: Examples, targets: Targets, spec: Spec, settings: Settings,
+    head: Body, data: Samples, val: Samples, targets: Targets, spec: Spec, settings: Settings,
     seeds: Sequence[int], precision: str,
 ) -> list[Epoch]:
     """The loop: all members of `head` at once."""
-    noise = Noise.of(seeds, data.device)
+    random = MemberRandom.of(seeds, data.device)
     shuffle = np.random.default_rng((seeds[0], 2))
     parameters: list[torch.Tensor] = list(head.parameters())
-    optimiser = Adam(parameters, weight_decay=settings.weight_decay)
+    optimiser = AdamW(parameters, weight_decay=settings.weight_decay)
     average = [p.detach().clone() for p in parameters] if settings.ema else None
-    best = Best.of(parameters, len(seeds))
+    best = BestWeights.of(parameters, len(seeds))
     history: list[Epoch] = []
     plateau = Plateau()
-    faces = len(data) if head.learns_basic else int((data.label >= 0).sum())  # that an epoch draws
+    samples = len(data) if head.needs_basic else int((data.label >= 0).sum())  # that an epoch draws
     step, rate = 0, 0.0
     for epoch in range(settings.epochs):
         losses, total = torch.zeros(len(seeds), device=data.device), 0
         for positions, x in data.blocks(shuffle):
-            order = _order(data, positions, settings, noise, with_basic=head.learns_basic)
+            order = _order(data, positions, settings, random, with_basic=head.needs_basic)
             basics = _pools(data, positions, spec, settings)
             place = torch.from_numpy(positions).to(data.device)
             for start in range(0, order.shape[1], settings.batch_size):
                 here = order[:, start:start + settings.batch_size]
-                rate = settings.lr * plateau.factor * factor(epoch + min(total / faces, 1), settings)
-                batch = _augmented(_gather(x, here, place, targets), x, basics, targets, spec, settings, noise)
+                rate = settings.lr * plateau.factor * rate_factor(epoch + min(total / samples, 1), settings)
+                batch = _augmented(_gather(x, here, place, targets), x, basics, targets, spec, settings, random)
                 with torch.autocast(data.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    loss = losses_of(head, batch, targets.prior, settings, noise)
+                    loss = losses_of(head, batch, targets.prior, settings, random)
                 loss.sum().backward()
                 optimiser.step(rate)
                 step, total = step + 1, total + here.shape[1]
@@ -163,7 +163,7 @@ def _train(
                 if average:
                     for mean, p in zip(average, parameters, strict=True):
                         mean.lerp_(p.detach(), 1 - min(settings.ema, (1 + step) / (10 + step)))
-        with using(parameters, average):
+        with swapped_parameters(parameters, average):
             figures = _validate(head, val, len(spec.classes), precision)
             best.update(parameters, figures, settings.patience)
         if settings.schedule == "plateau":
@@ -176,7 +176,7 @@ def _train(
     return history
 
 
-def factor(progress: float, settings: Settings) -> float:
+def rate_factor(progress: float, settings: Settings) -> float:
     """Share of the learning rate after `progress` epochs: linear warm-up, then constant or half a cosine to zero."""
     if progress < settings.warmup:
         return max(progress / settings.warmup, 1e-3)
@@ -187,24 +187,24 @@ def factor(progress: float, settings: Settings) -> float:
 
 
 def losses_of(
-    head: Body, batch: Batch, prior: torch.Tensor, settings: Settings, noise: Noise | None,
+    head: Body, batch: Batch, prior: torch.Tensor, settings: Settings, random: MemberRandom | None,
 ) -> torch.Tensor:
     """(M,) the loss of each member: L_ce, for the paper's head L_ce + a L_basic + b L_CL."""
-    output = head(batch.x, noise)
-    loss = soft_cross_entropy(adjusted(output.logits.float(), prior, settings.logit_adjustment),
-                              smoothed(batch.target, settings.label_smoothing), batch.weight)
+    output = head(batch.x, random)
+    loss = soft_cross_entropy(adjust_logits(output.logits.float(), prior, settings.logit_adjustment),
+                              smooth_labels(batch.target, settings.label_smoothing), batch.weight)
     return head.add_losses(loss, output, batch, settings)
 
 
-def same(label: torch.Tensor, views: int) -> torch.Tensor:
-    """(M, V B, V B) True where two of V versions of B faces, version after version, show one class or one face."""
+def positive_pairs(label: torch.Tensor, views: int) -> torch.Tensor:
+    """(M, V B, V B) True where two of V versions of B samples, version after version, show one class or one sample."""
     times = views // label.shape[1]
     label = label.repeat(1, times)
-    face = torch.arange(views // times, device=label.device).repeat(times)
-    return ((label[:, :, None] == label[:, None]) & (label[:, :, None] >= 0)) | (face[:, None] == face)
+    sample = torch.arange(views // times, device=label.device).repeat(times)
+    return ((label[:, :, None] == label[:, None]) & (label[:, :, None] >= 0)) | (sample[:, None] == sample)
 
 
-def _targets(data: Examples, settings: Settings, classes: int) -> Targets:
+def _targets(data: Samples, settings: Settings, classes: int) -> Targets:
     labelled = data.label >= 0
     count = np.maximum(np.bincount(data.label[labelled], minlength=classes), 1)
     weight = (count.sum() / classes / count) ** settings.class_weights
@@ -215,7 +215,7 @@ def _targets(data: Examples, settings: Settings, classes: int) -> Targets:
     return Targets(*(torch.from_numpy(values).to(data.device) for values in arrays))
 
 
-def _pools(data: Examples, positions: np.ndarray, spec: Spec, settings: Settings) -> Pools | None:
+def _pools(data: Samples, positions: np.ndarray, spec: Spec, settings: Settings) -> Pools | None:
     """What compounds are made of in this block; only classes of two basics can be made."""
     if not settings.compound_mixup or not any(len(basics) == 2 for basics in spec.parts):
         return None
@@ -223,9 +223,9 @@ def _pools(data: Examples, positions: np.ndarray, spec: Spec, settings: Settings
 
 
 def _order(
-    data: Examples, positions: np.ndarray, settings: Settings, noise: Noise, *, with_basic: bool,
+    data: Samples, positions: np.ndarray, settings: Settings, random: MemberRandom, *, with_basic: bool,
 ) -> torch.Tensor:
-    """(M, n) places in the block, shuffled; with balanced sampling drawn anew. Faces without a class only where they
+    """(M, n) places in the block, shuffled; with balanced sampling drawn anew. Samples without a class only where they
     teach."""
     label = data.label[positions]
     drawn = np.arange(len(label)) if with_basic else np.flatnonzero(label >= 0)
@@ -233,9 +233,9 @@ def _order(
         count = np.maximum(np.bincount(label[label >= 0], minlength=1), 1)
         weight = np.where(label >= 0, (1 / count[np.maximum(label, 0)]) ** settings.balanced_sampling, 0)
         weight[label < 0] = weight[label >= 0].mean()
-        picked = noise.sample(weight[drawn], len(drawn))
+        picked = random.sample(weight[drawn], len(drawn))
     else:
-        picked = noise.order(len(drawn))
+        picked = random.order(len(drawn))
     return torch.from_numpy(drawn).to(picked.device)[picked]
 
 
@@ -246,23 +246,23 @@ def _gather(x: torch.Tensor, here: torch.Tensor, place: torch.Tensor, targets: T
 
 
 def _augmented(batch: Batch, x: torch.Tensor, basics: Pools | None, targets: Targets, spec: Spec, settings: Settings,
-               noise: Noise) -> Batch:
+               random: MemberRandom) -> Batch:
     if basics:
-        batch = make_compounds(batch, x, basics, settings.compound_mixup, targets.class_weight, noise)
+        batch = mix_compounds(batch, x, basics, settings.compound_mixup, targets.class_weight, random)
     if settings.mixup:
-        batch = mixup(batch, settings.mixup, noise)
+        batch = mixup(batch, settings.mixup, random)
     if settings.stream_dropout and len(spec.dims) > 1:
-        batch = drop_streams(batch, spec.dims, settings.stream_dropout, noise)
+        batch = drop_streams(batch, spec.dims, settings.stream_dropout, random)
     return batch
 
 
 @torch.inference_mode()
-def _validate(head: nn.Module, val: Examples, classes: int, precision: str) -> list[tuple[float, float]]:
+def _validate(head: nn.Module, val: Samples, classes: int, precision: str) -> list[tuple[float, float]]:
     """Macro-F1 and accuracy of each member."""
     tables: np.ndarray | int = 0
     for positions, x in val.blocks():
         with torch.autocast(val.device.type, torch.bfloat16, enabled=precision == "bf16"):
             calls = head(x).logits.argmax(dim=-1).cpu().numpy()
-        tables = tables + np.stack([metrics.confusion_matrix(val.label[positions], row, classes) for row in calls])
+        tables = tables + np.stack([scores.confusion_matrix(val.label[positions], row, classes) for row in calls])
     tables = np.asarray(tables)
-    return list(zip(metrics.macro_f1(tables).tolist(), metrics.accuracy(tables).tolist(), strict=True))
+    return list(zip(scores.macro_f1(tables).tolist(), scores.accuracy(tables).tolist(), strict=True))

@@ -1,6 +1,7 @@
 """Adam, the learning rate on a plateau, the best epoch, and the device that heads train on."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch.optim.adamw import adamw
 from twofold.data.utils.machine import cpu_has_bf16, resolve_device
 
 
-class Adam:
+class AdamW:
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101) with beta 0.9 and 0.999; without decay it is Adam.
 
     torch's own function, not its Optimizer class: the class imports torch's compiler at its first step, some three
@@ -25,11 +26,11 @@ class Adam:
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
-        """Move the parameters against their gradients, and forget these."""
-        taught = [k for k, p in enumerate(self.parameters) if p.grad is not None]
+        """Move the parameters against their gradients, and clear these."""
+        trained = [k for k, p in enumerate(self.parameters) if p.grad is not None]
 
         def of(values: list[torch.Tensor]) -> list[torch.Tensor]:
-            return [values[k] for k in taught]
+            return [values[k] for k in trained]
 
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         adamw(of(self.parameters), gradients, of(self.first), of(self.second), [],
@@ -62,7 +63,7 @@ class Plateau:
         return replace(self, factor=max(self.factor * FALL, LEAST), epochs=0)
 
 
-class Best:
+class BestWeights:
     """The best weights so far of each member; a member whose patience is over takes no new ones."""
 
     def __init__(self, weights: list[torch.Tensor], score: np.ndarray):
@@ -70,7 +71,7 @@ class Best:
         self.done = np.zeros(len(score), bool)
 
     @classmethod
-    def of(cls, parameters: list[torch.Tensor], members: int) -> "Best":
+    def of(cls, parameters: list[torch.Tensor], members: int) -> "BestWeights":
         return cls([p.detach().clone() for p in parameters], np.full(members, -1.0))
 
     @property
@@ -94,21 +95,18 @@ class Best:
                 p.copy_(kept)
 
 
-class using:
+@contextlib.contextmanager
+def swapped_parameters(parameters: list[torch.Tensor], average: list[torch.Tensor] | None) -> Iterator[None]:
     """Within it, parameters hold the values of `average`, if there is one."""
-
-    def __init__(self, parameters: list[torch.Tensor], average: list[torch.Tensor] | None):
-        self.pairs = list(zip(parameters, average, strict=True)) if average else []
-
-    def __enter__(self) -> None:
-        self._swap()
-
-    def __exit__(self, *_: object) -> None:
-        self._swap()
-
-    def _swap(self) -> None:
-        for p, other in self.pairs:
+    def swap() -> None:
+        for p, other in zip(parameters, average or parameters, strict=True):
             p.data, other.data = other.data, p.data
+
+    swap()
+    try:
+        yield
+    finally:
+        swap()
 
 
 def parse_device(text: str) -> torch.device:

@@ -29,7 +29,7 @@ def quick(**given):
 def test_where_each_stream_holds_half_of_the_label_only_fusing_wins(make_store, head):
     slower = {"linear": {"lr": 0.05, "epochs": 30}, "gated": {"epochs": 30}}.get(head, {})
     made = fuse([make_store()], quick(head=head, **slower), out=None)
-    *singles, fused = (one.scores.macro_f1 for one in made.heads)
+    *singles, fused = (one.scores.macro_f1 for one in made.figures)
     assert max(singles) < 0.65
     assert fused > (0.8 if head == "late" else 0.95)  # averaged probabilities cannot say more than "a and b"
     assert made.comparison.interval[0] > 0 and made.comparison.p_value < 0.01
@@ -38,10 +38,11 @@ def test_where_each_stream_holds_half_of_the_label_only_fusing_wins(make_store, 
 def test_zero_shot_learns_from_basics_and_sees_no_compound_label(make_store, tmp_path):
     store = make_store({"a": ("ab", 16)}, basic_only=3)
     settings = quick(head="zeroshot", seeds=1)
-    first = fuse([store], settings, out=None).heads[-1]
-    assert first.scores.accuracy > 0.45 and first.head.temperature == 1  # chance is 0.14
+    first = fuse([store], settings, out=None).figures[-1]
+    assert first.scores.accuracy > 0.45 and first.system.temperature == 1  # chance is 0.14
     _shuffle(store, "compound", only=("train", "val"))
-    assert np.allclose(fuse([store], settings, out=None).heads[-1].head.mean, first.head.mean, atol=1e-6)
+    again = fuse([store], settings, out=None).figures[-1]
+    assert np.allclose(again.predictions.mean, first.predictions.mean, atol=1e-6)
 
 
 def _shuffle(store, column, *, only):
@@ -72,14 +73,14 @@ def test_test_labels_have_no_say_in_what_is_learned(make_store, tmp_path, head):
 
 def test_on_noise_no_system_is_better_than_chance(make_store):
     made = fuse([make_store({"a": ("", 30), "b": ("", 30)}, noise=1.0, rows=700)], quick(folds=3, epochs=6), out=None)
-    low, high = made.heads[-1].accuracy_interval
+    low, high = made.figures[-1].accuracy_interval
     assert low < 1 / 7 < high + 0.02 and high < 0.22
 
 
 def test_near_duplicates_across_splits_are_kept_on_one_side(make_store):
     groups = [f"twin{row // 2}" for row in range(420)]  # neighbours in different splits
     work = prepare([make_store(groups=groups)], quick())
-    part, features = work.partitions[0], work.features
+    part, features = work.splits[0], work.features
     sides = [set(features.group[rows]) for rows in (part.train, part.val, part.test)]
     assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
     assert len(part.test) == 84 and any("share a group" in note for note in work.notes)
@@ -88,12 +89,12 @@ def test_near_duplicates_across_splits_are_kept_on_one_side(make_store):
 def test_validation_is_carved_from_train_by_group_and_folds_cover_every_face_once(make_store):
     groups = [f"{row % 4} {row // 16}" for row in range(420)]
     store = make_store(splits=("train", "train", "train", "test"), groups=groups)
-    part = prepare([store], quick()).partitions[0]
+    part = prepare([store], quick()).splits[0]
     assert 0.08 < len(part.val) / (len(part.train) + len(part.val)) < 0.25
     work = prepare([store], quick(folds=4))
-    tested = np.concatenate([part.test for part in work.partitions])
+    tested = np.concatenate([part.test for part in work.splits])
     assert np.array_equal(np.sort(tested), np.arange(420))
-    for part in work.partitions:
+    for part in work.splits:
         assert not set(work.features.group[part.test]) & set(work.features.group[np.r_[part.train, part.val]])
 
 
@@ -105,7 +106,7 @@ def test_a_run_repeats_from_its_record_and_scores_the_same_elsewhere(make_store,
         a, b = ((tmp_path / run / name).read_bytes() for run in ("first", "again"))
         assert name == "metrics.json" or a == b
     found = evaluate(tmp_path / "first", store)
-    assert found.figures.scores.macro_f1 == pytest.approx(first.heads[-1].scores.macro_f1)
+    assert found.figures.scores.macro_f1 == pytest.approx(first.figures[-1].scores.macro_f1)
     run = read_run(tmp_path / "first")
     rows = list(csv.DictReader((tmp_path / "first/predictions.csv").open(encoding="utf-8")))
     assert {row["split"] for row in rows} == {"val", "test"}
@@ -129,26 +130,26 @@ def test_evaluate_refuses_another_recipe_and_warns_of_another_precision(make_sto
 def test_a_second_store_teaches_and_is_not_scored(make_store):
     own, more = make_store(rows=70), make_store(name="more", rows=700, seed=3)
     work = prepare([own, more], quick())
-    assert (work.features.store[work.partitions[0].test] == 0).all()
-    assert (work.features.store[work.partitions[0].train] == 1).sum() == 420
+    assert (work.features.store[work.splits[0].test] == 0).all()
+    assert (work.features.store[work.splits[0].train] == 1).sum() == 420
     twin = make_store(name="twin", rows=70)  # the same image bytes as the first store
     work = prepare([own, twin], quick())
-    assert (work.features.store[work.partitions[0].train] == 1).sum() == 42  # of 70: without val's and test's
+    assert (work.features.store[work.splits[0].train] == 1).sum() == 42  # of 70: without val's and test's
 
 
 def test_missing_faces_are_counted_not_shifted(make_store):
     work = prepare([make_store(drop={("b", row) for row in range(0, 30)})], quick())
     assert len(work.features) == 390
-    assert any(note.startswith("30 faces left out: not in store's timm:b") for note in work.notes)
+    assert any(note.startswith("30 samples left out: not in store's timm:b") for note in work.notes)
     made = fuse([make_store(name="other", drop={("b", row) for row in range(0, 30)})], quick(), out=None)
-    assert made.heads[-1].scores.macro_f1 > 0.95
+    assert made.figures[-1].scores.macro_f1 > 0.95
 
 
 @pytest.mark.parametrize(("given", "message"), [
     ({"backbones": ["timm:c"]}, "has no features of 'timm:c'"),
     ({"classes": "basic7", "target": "compound"}, "use --target basic"),
     ({"classes": "rafdb12"}, "unknown classes"),
-    ({"classes": "rafce14"}, "no training faces of happily_disgusted"),
+    ({"classes": "rafce14"}, "no training samples of happily_disgusted"),
     ({"device": "tpu"}, "unknown device"),
     ({"views": ["flip"]}, "no feature files of the view 'flip'"),
 ])
@@ -168,7 +169,7 @@ def test_settings_that_make_no_sense_are_named(given, message):
 
 
 def test_no_test_faces_or_an_occupied_folder_are_said_before_training(make_store, tmp_path):
-    with pytest.raises(InputError, match="no test faces"):
+    with pytest.raises(InputError, match="no test samples"):
         fuse([make_store(splits=("train", "val"))], quick(), out=None)
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.txt").write_text("years of work")
@@ -182,9 +183,9 @@ def test_untrained_weights_are_said_in_the_table(make_store):
 
 
 def test_the_papers_own_columns_stand_beside_ours_on_its_split_only(make_store):
-    from twofold.fuse.tables import FACES, PUBLISHED
+    from twofold.fuse.tables import PUBLISHED, SAMPLES
 
-    assert sum(FACES) == 397
+    assert sum(SAMPLES) == 397
     assert [round(100 * one.accuracy, 2) for one in PUBLISHED] == [78.09, 74.06, 75.06, 76.07]
     text = fuse([make_store()], quick(table="paper", epochs=1), out=None).text()
     assert "Angrily Surprised" in text and "paper: ViT" not in text
@@ -234,7 +235,7 @@ def test_logreg_gives_the_same_answers_whatever_the_number_of_threads(make_store
 def test_a_logreg_that_does_not_converge_says_so(make_store, monkeypatch, caplog):
     from twofold.fuse.heads import sklearn as logreg
 
-    monkeypatch.setattr(logreg, "MOST_ITERATIONS", 2)
+    monkeypatch.setattr(logreg, "MAX_ITERATIONS", 2)
     fuse([make_store()], quick(head="logreg"), out=None)
     assert "has not converged after 2 iterations" in caplog.text
 

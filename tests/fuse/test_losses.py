@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from twofold.fuse.training.loop import adjusted, contrastive, smoothed, soft_cross_entropy
+from twofold.fuse.training.loop import adjust_logits, contrastive_loss, smooth_labels, soft_cross_entropy
 
 
 def _problem(members=3, rows=10, classes=5, seed=0):
@@ -26,7 +26,7 @@ def test_with_one_class_a_face_it_is_torchs_weighted_cross_entropy():
 
 def test_label_smoothing_is_torchs():
     logits, label = _problem()
-    target = smoothed(functional.one_hot(label, 5).float(), 0.2)
+    target = smooth_labels(functional.one_hot(label, 5).float(), 0.2)
     found = soft_cross_entropy(logits, target, torch.ones(3, 10))
     expected = functional.cross_entropy(logits[0].float(), label[0], label_smoothing=0.2)
     assert found[0].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -43,9 +43,9 @@ def test_faces_without_a_class_weigh_nothing_and_none_at_all_is_zero():
 
 def test_logit_adjustment_adds_the_log_of_the_prior():
     prior = torch.tensor([0.7, 0.3])
-    found = adjusted(torch.zeros(1, 1, 2), prior, 1.0).softmax(dim=-1)[0, 0]
+    found = adjust_logits(torch.zeros(1, 1, 2), prior, 1.0).softmax(dim=-1)[0, 0]
     assert torch.allclose(found, prior)  # a model that knows nothing is right to say the prior
-    assert torch.equal(adjusted(torch.ones(1, 2), prior, 0.0), torch.ones(1, 2))
+    assert torch.equal(adjust_logits(torch.ones(1, 2), prior, 0.0), torch.ones(1, 2))
 
 
 def _contrastive_by_loops(z, positive, temperature):
@@ -68,24 +68,24 @@ def test_the_contrastive_loss_is_its_definition(temperature):
     z = functional.normalize(torch.randn(2, 9, 4, generator=generator, dtype=torch.float64), dim=-1)
     label = torch.tensor([[0, 0, 1, 1, 1, 2, 3, 3, 0], [0, 1, 2, 3, 4, 5, 6, 7, 8]])
     positive = label[:, :, None] == label[:, None]
-    found = contrastive(z, positive, temperature)
+    found = contrastive_loss(z, positive, temperature)
     assert found[0].item() == pytest.approx(_contrastive_by_loops(z[0], positive[0], temperature), rel=1e-4)
     assert found[1].item() == 0  # nobody has company
 
 
 def test_gradients_are_those_of_finite_differences():
     logits, label = _problem(members=2, rows=4, classes=3)
-    target = smoothed(functional.one_hot(label, 3).double(), 0.1)
+    target = smooth_labels(functional.one_hot(label, 3).double(), 0.1)
     weight = torch.rand(2, 4, dtype=torch.float64)
     prior = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
 
     def loss(values):
-        each = -(target * adjusted(values, prior, 0.7).log_softmax(-1)).sum(-1)
+        each = -(target * adjust_logits(values, prior, 0.7).log_softmax(-1)).sum(-1)
         return (weight * each).sum(-1) / weight.sum(-1)
 
     exact = torch.autograd.functional.jacobian(lambda values: loss(values).sum(), logits)
     ours = torch.autograd.functional.jacobian(
-        lambda values: soft_cross_entropy(adjusted(values.float(), prior.float(), 0.7), target.float(),
+        lambda values: soft_cross_entropy(adjust_logits(values.float(), prior.float(), 0.7), target.float(),
                                           weight.float()).sum(), logits)
     assert torch.allclose(exact, ours.double(), atol=1e-6)
     step, moved = 1e-5, logits.clone()
@@ -97,7 +97,7 @@ def test_the_contrastive_gradient_is_that_of_finite_differences():
     generator = torch.Generator().manual_seed(3)
     z = functional.normalize(torch.randn(1, 6, 3, generator=generator), dim=-1)
     positive = (torch.arange(6) % 2)[:, None] == (torch.arange(6) % 2)[None]
-    gradient = torch.autograd.functional.jacobian(lambda values: contrastive(values, positive[None], 0.5).sum(), z)
+    gradient = torch.autograd.functional.jacobian(lambda values: contrastive_loss(values, positive[None], 0.5).sum(), z)
     for place in [(0, 0, 0), (0, 3, 2), (0, 5, 1)]:
         moved = [z.double().clone(), z.double().clone()]
         moved[0][place] += 1e-4

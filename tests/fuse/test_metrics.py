@@ -22,7 +22,7 @@ def _table(seed: int) -> tuple[np.ndarray, np.ndarray, int]:
 @pytest.mark.parametrize("seed", range(200))
 def test_scores_are_scikit_learns(seed):
     truth, calls, classes = _table(seed)
-    ours = metrics.scores(truth, calls, classes)
+    ours = metrics.compute_scores(truth, calls, classes)
     every, present = np.arange(classes), np.unique(truth)
     precision, recall, f1, n = sk.precision_recall_fscore_support(truth, calls, labels=every, zero_division=0)
     assert (ours.confusion == sk.confusion_matrix(truth, calls, labels=every)).all()
@@ -40,7 +40,7 @@ def test_scores_are_scikit_learns(seed):
 def test_a_class_without_faces_counts_in_macro_f1():
     """0.944 where scikit-learn's default and the paper's equation 5 give 0.630: what was wrong until issue 11."""
     truth, calls = np.array([0] * 9 + [1] * 9), np.array([0] * 9 + [1] * 8 + [2])
-    ours = metrics.scores(truth, calls, 3)
+    ours = metrics.compute_scores(truth, calls, 3)
     assert ours.macro_f1 == pytest.approx(sk.f1_score(truth, calls, average="macro")) == pytest.approx(2 / 3, abs=0.03)
     assert ours.macro_f1_present == pytest.approx(1.5 * ours.macro_f1)
     assert metrics.macro_f1(ours.confusion) == ours.macro_f1  # what the bootstrap uses is the same
@@ -73,7 +73,7 @@ def test_the_calibration_error_of_honest_probabilities_is_small_and_of_boasts_la
     honest = generator.dirichlet(np.ones(4), 20_000)
     truth = (honest.cumsum(axis=1) > generator.random((20_000, 1))).argmax(axis=1)
     assert metrics.reliability(honest, truth).error < 0.02
-    assert metrics.reliability(metrics.tempered(honest, 0.3), truth).error > 0.15
+    assert metrics.reliability(metrics.apply_temperature(honest, 0.3), truth).error > 0.15
 
 
 @pytest.mark.parametrize("true_temperature", [0.4, 1.0, 2.5])
@@ -81,11 +81,11 @@ def test_the_temperature_that_spoilt_probabilities_is_recovered(true_temperature
     generator = np.random.default_rng(1)
     honest = generator.dirichlet(np.ones(5), 40_000)
     truth = (honest.cumsum(axis=1) > generator.random((40_000, 1))).argmax(axis=1)
-    spoilt = metrics.tempered(honest, true_temperature)
+    spoilt = metrics.apply_temperature(honest, true_temperature)
     assert metrics.fit_temperature(spoilt, truth) == pytest.approx(1 / true_temperature, rel=0.05)
 
 
 def test_tempering_keeps_the_order_and_sums_to_one():
-    shares = metrics.tempered(np.random.default_rng(0).dirichlet(np.ones(7), 100), 3.0)
+    shares = metrics.apply_temperature(np.random.default_rng(0).dirichlet(np.ones(7), 100), 3.0)
     assert np.allclose(shares.sum(axis=1), 1)
-    assert np.allclose(metrics.tempered(shares, 1.0), shares)
+    assert np.allclose(metrics.apply_temperature(shares, 1.0), shares)

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from twofold.fuse.training.optimiser import Adam
+from twofold.fuse.training.optimiser import AdamW
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 def test_it_is_torchs_fused_adamw(decay):
     start = [torch.randn(40, 30), torch.randn(30)]
     ours, theirs = ([p.clone().requires_grad_() for p in start] for _ in range(2))
-    optimiser = Adam(ours, weight_decay=decay)
+    optimiser = AdamW(ours, weight_decay=decay)
     reference = torch.optim.AdamW(theirs, lr=1.0, weight_decay=decay, fused=True)
     for step in range(20):
         rate = 1e-2 / (1 + step)

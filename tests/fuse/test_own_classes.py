@@ -56,7 +56,7 @@ def test_emotions_in_another_language_go_the_whole_way(french, tmp_path, cli):
     rewrite(store, lambda row: {name: text for name, text in row.items() if name != "label"})
     again = predict(run, store, PredictOptions(), out=tmp_path / "again.csv")  # needs no labels
     assert again.written.rows == 420
-    with pytest.raises(InputError, match="no labelled faces of fr"):
+    with pytest.raises(InputError, match="no labelled samples of fr"):
         evaluate(tmp_path / "run", store)
 
 
@@ -76,8 +76,8 @@ def test_labels_as_they_stand(french, tmp_path):
     store, _ = french
     settings = resolve(changes=QUICK | {"classes": "from-data", "target": "label"})
     fusion = fuse([store], settings, out=tmp_path / "run")
-    assert fusion.classes.classes == tuple(sorted(FRENCH.values())) and fusion.heads[-1].scores.macro_f1 > 0.9
-    assert evaluate(tmp_path / "run", store).figures.scores.macro_f1 == fusion.heads[-1].scores.macro_f1
+    assert fusion.classes.classes == tuple(sorted(FRENCH.values())) and fusion.figures[-1].scores.macro_f1 > 0.9
+    assert evaluate(tmp_path / "run", store).figures.scores.macro_f1 == fusion.figures[-1].scores.macro_f1
     implied = fuse([store], resolve(changes=QUICK | {"target": "label"}), out=None)
     assert implied.classes == fusion.classes
 
@@ -102,10 +102,10 @@ def test_pairs_do_for_own_names_what_names_do_for_the_built_in(make_store, blend
     ours = fuse([store], resolve(changes=QUICK | {"classes": own, "head": head}), out=tmp_path / "run")
     theirs = fuse([make_store({"a": ("ab", 16)}, name="canonical")], resolve(changes=QUICK | {"head": head}), out=None)
     assert not any("compound-mixup left out" in note for note in ours.notes)
-    assert (ours.heads[-1].scores.confusion == theirs.heads[-1].scores.confusion).all()
+    assert (ours.figures[-1].scores.confusion == theirs.figures[-1].scores.confusion).all()
     run = read_run(tmp_path / "run")
     assert run.head.spec.parts == builtin_taxonomy("cexpr7").basics
-    assert evaluate(tmp_path / "run", store).figures.scores.macro_f1 == ours.heads[-1].scores.macro_f1
+    assert evaluate(tmp_path / "run", store).figures.scores.macro_f1 == ours.figures[-1].scores.macro_f1
 
 
 def test_a_sweep_over_other_classes_is_another_sweep(french, tmp_path):
@@ -123,7 +123,7 @@ def test_a_sweep_over_other_classes_is_another_sweep(french, tmp_path):
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"classes": "FILE", "target": "compound"}, "stand in the column 'label': leave out --target compound"),
-    ({"classes": "FILE", "head": "zeroshot"}, "nobody says which two make effroi, joie"),
+    ({"classes": "FILE", "head": "zeroshot"}, "nothing says which two make effroi, joie"),
     ({"classes": "from-data", "target": "mood"}, "no column 'mood' of labels; it has key, split, basic"),
     ({"classes": "from-data", "target": "split"}, "'split' is no column of labels"),
     ({"classes": "from-data"}, "labels in the column 'compound': 0 classes"),
@@ -141,5 +141,5 @@ def test_labels_outside_the_own_classes_are_counted(french, tmp_path):
     store, _ = french
     (tmp_path / "few.toml").write_text('classes = ["joie", "peine"]', encoding="utf-8")
     fusion = fuse([store], resolve(changes=QUICK | {"classes": str(tmp_path / "few.toml")}), out=None)
-    assert any("300 faces with a label in the column 'label' outside few" in note for note in fusion.notes)
+    assert any("300 samples with a label in the column 'label' outside few" in note for note in fusion.notes)
     assert len(Store(store).readable()[0]) == 2 and len(BASIC) == 8

@@ -7,16 +7,18 @@ from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import build_manifest
 from twofold.data.merge import assign_fold_column
 from twofold.data.splits import assign_folds, parse_folds
-from twofold.fuse.features import FusedFeatures
-from twofold.fuse.split import Task, partitions
+from twofold.fuse.features import Features
+from twofold.fuse.settings import Settings
+from twofold.fuse.split import make_splits
+from twofold.fuse.task import Task
 
 CLASSES = builtin_taxonomy("basic7")
 
 
-def faces_of(table: pd.DataFrame) -> FusedFeatures:
+def faces_of(table: pd.DataFrame) -> Features:
     count = len(table)
     label = table["basic"].map(CLASSES.classes.index).to_numpy()
-    return FusedFeatures(
+    return Features(
         taxonomy=CLASSES, streams=(), keys=table["key"].to_numpy(object), store=np.zeros(count, int),
         split=table["split"].to_numpy(object), group=table["group"].to_numpy(object),
         fold=table["fold"].to_numpy(object), label=label, basic=np.eye(8)[label % 8], basic_label=label,
@@ -30,13 +32,13 @@ def test_fuse_and_finetune_take_the_folds_of_the_manifest():
     # another seed than that of fuse
     table = assign_fold_column(faces, folds=3, target="basic", seed=5, only="train").table
     features = faces_of(table)
-    parts = partitions(features, Task.of(features), folds=3, val_fraction=0.2, seed=0)
+    parts = make_splits(features, Task.of(Settings(), features.taxonomy), folds=3, val_fraction=0.2, seed=0)
     for number, part in enumerate(parts):
         assert set(part.test) == set(np.flatnonzero(table["fold"] == str(number)))
         assert (table["split"][np.concatenate([part.train, part.val])] == "train").all()  # official test stays out
     taught = assign_folds(build_manifest(table, source="x"), CLASSES, folds=3, seed=0)
     assert taught[:105].astype(str).tolist() == table["fold"][:105].tolist()
-    other = partitions(features, Task.of(features), folds=4, val_fraction=0.2, seed=0)
+    other = make_splits(features, Task.of(Settings(), features.taxonomy), folds=4, val_fraction=0.2, seed=0)
     assert sorted(np.concatenate([part.test for part in other])) == list(range(140))  # divided anew
 
 

@@ -10,7 +10,6 @@ from twofold.cache.store import Store
 from twofold.data.labels import BASIC
 from twofold.data.utils.errors import InputError
 from twofold.fuse import predict as module
-from twofold.fuse import predict as predictions
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.fuse import fuse
 from twofold.fuse.predict import PredictOptions, predict
@@ -37,10 +36,10 @@ def test_predict_gives_what_evaluate_and_the_run_itself_say(make_store, tmp_path
     done = predict(run, tmp_path / "store", PredictOptions(), out=tmp_path / "out.csv")
     rows = {row["key"]: row for row in table(tmp_path / "out.csv")}
     assert done.written.rows == 420 and done.exit_code == 0 and sum(done.written.calls.values()) == 420
-    said = evaluate(tmp_path / "run", tmp_path / "store", split="all", allow_seen=True).figures.head
+    said = evaluate(tmp_path / "run", tmp_path / "store", split="all", allow_seen=True).figures.predictions
     keys = Store(tmp_path / "store").files()[0].keys
-    for place, expected in zip(said.rows, said.calibrated, strict=True):
-        row = rows[keys[place]]
+    for key, expected in zip(said.key, said.calibrated, strict=True):
+        row = rows[key]
         assert [float(row[name]) for name in run.taxonomy.classes] == pytest.approx(expected, abs=2e-6)
         assert row["prediction"] == run.taxonomy.classes[expected.argmax()]
     for line in table(tmp_path / "run/predictions.csv"):
@@ -49,7 +48,8 @@ def test_predict_gives_what_evaluate_and_the_run_itself_say(make_store, tmp_path
     assert len(shares) == (2 if head in ("gated", "late") else 0)
     if shares:
         mean = [np.mean([float(row[name]) for row in rows.values()]) for name in shares]
-        assert mean == pytest.approx(list(said.shares.values()), abs=1e-4) and sum(mean) == pytest.approx(1, abs=1e-4)
+        assert mean == pytest.approx(list(said.system.stream_weights.values()), abs=1e-4)
+        assert sum(mean) == pytest.approx(1, abs=1e-4)
 
 
 def test_rows_keep_the_order_of_the_manifest_whatever_that_of_the_files(make_store, tmp_path):
@@ -121,7 +121,7 @@ def test_options_that_make_no_sense_are_refused(make_store, tmp_path, options, r
 def test_a_failed_write_leaves_the_old_file(make_store, tmp_path, monkeypatch):
     run = trained(make_store(rows=140), tmp_path / "run")
     (tmp_path / "out.csv").write_text("key,prediction\nold")
-    monkeypatch.setattr(predictions, "_line", lambda *_: 1 / 0)
+    monkeypatch.setattr(module, "_line", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         predict(run, tmp_path / "store", PredictOptions(overwrite=True), out=tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text().endswith("old") and not list(tmp_path.glob(".tmp-*"))

@@ -53,25 +53,25 @@ def test_zero_shot_on_rafdbs_own_layout_chooses_its_epoch_by_basic_labels(rafdb)
     """Chance is 0.14, and that is what was reached while validation was empty: every epoch scored 0, the first won."""
     store, settings = rafdb(), resolve(changes=QUICK | {"head": "zeroshot"})
     experiment = prepare([store], settings)
-    part, basic = experiment.partitions[0], experiment.features.basic_label
+    part, basic = experiment.splits[0], experiment.features.basic_label
     assert len(part.val) and (basic[part.val] >= 0).all() and (basic[part.train] >= 0).all()
     assert (experiment.features.label[part.test] >= 0).all() and len(part.test) == 12 * len(CLASSES)
     fusion = fuse([store], settings, out=None)
-    assert fusion.heads[-1].scores.accuracy > 0.8
-    assert fusion.heads[-1].head.val_macro_f1 > 0.9  # of the basics
+    assert fusion.figures[-1].scores.accuracy > 0.8
+    assert fusion.figures[-1].predictions.system.val_score > 0.9  # of the basics
 
 
 def test_basics_in_train_and_compounds_in_test_only_score(rafdb, tmp_path):
     store = rafdb(basic_splits=("train",), compound_splits=("test",))
     fusion = fuse([store], resolve(changes=QUICK | {"head": "zeroshot"}), out=tmp_path / "run")
-    assert fusion.heads[-1].scores.accuracy > 0.8 and len(fusion.heads[-1].head.truth) == 12 * len(CLASSES)
-    assert evaluate(tmp_path / "run", store).figures.scores.accuracy == fusion.heads[-1].scores.accuracy
+    assert fusion.figures[-1].scores.accuracy > 0.8 and len(fusion.figures[-1].predictions.target) == 12 * len(CLASSES)
+    assert evaluate(tmp_path / "run", store).figures.scores.accuracy == fusion.figures[-1].scores.accuracy
 
 
 def test_without_any_compound_label_a_run_has_nothing_to_score_and_predicts(rafdb, tmp_path):
     store = rafdb(compound_splits=())
     fusion = fuse([store], resolve(changes=QUICK | {"head": "zeroshot"}), out=tmp_path / "run")
-    assert fusion.heads == [] and "no test face has a label to score by" in fusion.text()
+    assert fusion.figures == [] and "no test sample has a label to score by" in fusion.text()
     assert fusion.record()["systems"] == []
     done = predict(read_run(tmp_path / "run"), store, PredictOptions(), out=tmp_path / "out.csv")
     assert done.written.rows == 36 * len(SEVEN) and set(done.written.calls) <= set(CLASSES)
@@ -82,7 +82,7 @@ def test_without_any_compound_label_a_run_has_nothing_to_score_and_predicts(rafd
 @pytest.mark.parametrize("head", ["mlp", "paper", "late", "logreg"])
 def test_compound_heads_on_rafdbs_own_layout_choose_by_compounds(rafdb, head):
     experiment = prepare([rafdb()], resolve(changes=QUICK | {"head": head}))
-    part, label = experiment.partitions[0], experiment.features.label
+    part, label = experiment.splits[0], experiment.features.label
     assert all((label[rows] >= 0).all() and len(rows) for rows in (part.train, part.val, part.test))
     assert (label[part.extra] < 0).all() and len(part.extra) == 24 * len(SEVEN)
 
@@ -95,5 +95,5 @@ def test_validation_of_one_class_is_refused(rafdb, head):
     for row in rows:
         row[1] = "val" if row[column] == label and row[1] == "train" else row[1]
     write_manifest(store, rows)
-    with pytest.raises(InputError, match=f"validation faces are {label}"):
+    with pytest.raises(InputError, match=f"validation samples are {label}"):
         fuse([store], resolve(changes=QUICK | {"head": head}), out=None)

@@ -19,6 +19,6 @@ def test_streams_of_one_backbone_carry_their_fingerprints(make_store, tmp_path):
     marked = {f"timm:a@{file.fingerprint[:8]}" for file in (first, FeatureFile(store / "again.h5"))}
     settings = resolve(changes={"head": "late", "epochs": 2, "seeds": 1, "backbones": [*sorted(marked), "timm:b"]})
     report = fuse([store], settings, out=tmp_path / "run")
-    assert {figures.head.name for figures in report.heads[:-1]} == marked | {"timm:b"}
-    assert set(report.heads[-1].head.shares) == marked | {"timm:b"}
+    assert {figures.predictions.system.name for figures in report.figures[:-1]} == marked | {"timm:b"}
+    assert set(report.figures[-1].predictions.system.stream_weights) == marked | {"timm:b"}
     assert set(read_run(tmp_path / "run").stream_names) == marked | {"timm:b"}

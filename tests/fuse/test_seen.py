@@ -30,7 +30,7 @@ def _split(store, split):
 def test_a_cross_validated_run_has_the_same_figures_from_evaluate(make_store, tmp_path, head):
     groups = [f"{row % 4} {row // 12}" for row in range(420)]
     store = make_store(noise=1.5, groups=groups)
-    fused = fuse([store], resolve(changes=QUICK | {"folds": 3, "head": head}), out=tmp_path / "run").heads[-1]
+    fused = fuse([store], resolve(changes=QUICK | {"folds": 3, "head": head}), out=tmp_path / "run").figures[-1]
     again = evaluate(tmp_path / "run", store)
     assert again.split == "all"
     ours, theirs = (figures.record(again.classes) for figures in (fused, again.figures))
@@ -44,10 +44,10 @@ def test_a_cross_validated_run_has_the_same_figures_from_evaluate(make_store, tm
 
 def test_a_manifest_that_is_split_anew_does_not_make_learned_faces_new(make_store, tmp_path, cli):
     store = make_store(noise=1.5)
-    fused = fuse([store], resolve(changes=QUICK), out=tmp_path / "run").heads[-1]
+    fused = fuse([store], resolve(changes=QUICK), out=tmp_path / "run").figures[-1]
     _split(store, lambda row: "test")
     again = evaluate(tmp_path / "run", store)
-    assert again.figures.scores.n.sum() == 84 and "336 of 420 faces left out" in " ".join(again.notes)
+    assert again.figures.scores.n.sum() == 84 and "336 of 420 samples left out" in " ".join(again.notes)
     assert again.figures.scores.macro_f1 == pytest.approx(fused.scores.macro_f1)
     _split(store, lambda row: ("test", "", "", "", "")[row % 5])  # what taught it, and nothing else
     done = cli("evaluate", tmp_path / "run", store)
@@ -89,7 +89,7 @@ def test_the_record_is_what_was_learned_chosen_by_and_scored(make_store, tmp_pat
     seen, features = read_run(tmp_path / "run").seen, experiment.features
     roles = {digest: row.tobytes() for digest, row in zip(seen.sha256, seen.roles, strict=True)}
     for row, digest in enumerate(features.sha256):
-        for fold, part in enumerate(experiment.partitions):
+        for fold, part in enumerate(experiment.splits):
             expected = ("l" if row in part.train or row in part.extra else "c" if row in part.val else
                         "s" if row in part.test else "-")
             assert roles.get(digest, b"---")[fold:fold + 1].decode() == expected
@@ -100,10 +100,10 @@ def test_predict_says_how_many_faces_taught_the_run(make_store, tmp_path):
     store = make_store()
     fuse([store], resolve(changes=QUICK), out=tmp_path / "run")
     done = predict(read_run(tmp_path / "run"), store, PredictOptions(), out=tmp_path / "out.csv")
-    assert any(note.startswith("336 of 420 faces are known") for note in done.notes)
+    assert any(note.startswith("336 of 420 samples were in the training") for note in done.notes)
     other = make_store(name="other", seed=4, rows=35)
     done = predict(read_run(tmp_path / "run"), other, PredictOptions(), out=tmp_path / "other.csv")
-    assert not any("are known" in note for note in done.notes)
+    assert not any("were in the training" in note for note in done.notes)
 
 
 @pytest.mark.parametrize("text", ["", "sha256,group,folds", "sha256,group,folds\n" + "0" * 64 + ",,ll\n",

@@ -99,7 +99,7 @@ def test_intervals_cover_the_truth_with_rare_classes_and_few_groups(groups, face
     monkeypatch.setattr(statistics, "REPLICATES", 400)
     kinds = {"shares": RARE, "right": RIGHT, "faces": faces, "spread": spread}
     truth, calls, _ = _population(np.random.default_rng(0), 200_000 // faces, **kinds)
-    whole = metrics.scores(truth, calls, 7)
+    whole = metrics.compute_scores(truth, calls, 7)
     covered, trials = Counter(), 100
     for trial in range(trials):
         truth, calls, group = _population(np.random.default_rng(trial + 1), groups, **kinds)
@@ -153,7 +153,7 @@ def test_an_interval_holds_its_figure_shrinks_with_the_faces_and_stays_a_share()
         truth = generator.integers(0, 4, count)
         calls = np.where(generator.random(count) < 0.6, truth, generator.integers(0, 4, count))
         low, high = interval(MACRO_F1, truth, calls, np.arange(count), classes=4, seed=0)
-        assert low < metrics.scores(truth, calls, 4).macro_f1 < high
+        assert low < metrics.compute_scores(truth, calls, 4).macro_f1 < high
         widths.append(high - low)
     assert widths[0] / widths[1] == pytest.approx(4, rel=0.3)
     truth = np.arange(40) % 4

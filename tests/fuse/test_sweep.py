@@ -48,7 +48,7 @@ def test_a_sweep_continues_and_its_winner_reproduces(make_store, tmp_path):
     assert [row["trial"] for row in again] == [row["trial"] for row in rows]
     again = fuse([store], resolve(config=out / "best/run.json"), out=tmp_path / "again")
     assert (tmp_path / "again/predictions.csv").read_bytes() == (out / "best/predictions.csv").read_bytes()
-    assert again.heads[-1].head.val_macro_f1 == pytest.approx(first.trials[0].score)
+    assert again.figures[-1].predictions.system.val_score == pytest.approx(first.trials[0].score)
 
 
 @pytest.mark.slow
@@ -125,9 +125,9 @@ def test_an_ablation_changes_one_setting_at_a_time_and_compares_on_the_same_face
     assert slow.comparison.interval[1] < 0 and slow.comparison.difference == pytest.approx(
         slow.scored["macro_f1"] - base.scored["macro_f1"])
     plain = fuse([store], resolve(changes=made.trials[0].settings | {"head": "mlp", "lr": 0.01}), out=None)
-    assert plain.heads[-1].scores.macro_f1 == pytest.approx(base.scored["macro_f1"])
+    assert plain.figures[-1].scores.macro_f1 == pytest.approx(base.scored["macro_f1"])
     again = sweep([store], config, out=tmp_path / "out", jobs=1)
     assert again.reused == 3 and again.ablated == made.ablated
     text = made.text()
-    assert "420 faces of all folds" in text and "lr = 1e-07" in text and "tree" in text
+    assert "420 samples of all folds" in text and "lr = 1e-07" in text and "tree" in text
     assert made.record()["ablation"][1]["against_no_change"]["interval"][1] < 0

@@ -7,27 +7,27 @@ import pytest
 
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.fuse import fuse
-from twofold.fuse.predictions import ScoredHead, against, figures
+from twofold.fuse.predictions import Predictions, System, compare_predictions, figures
 from twofold.fuse.settings import resolve
-from twofold.fuse.tables import compared, figures_table, grouped_columns
+from twofold.fuse.tables import describe_comparison, figures_table, grouped_columns
 
 CLASSES = ("joie", "AU1+2", "happily_surprised")
 
 
-def scored(truth, calls, *, groups=None, name="a", val=0.5, members=2, folds=1) -> ScoredHead:
+def scored(truth, calls, *, groups=None, name="a", val=0.5, members=2, folds=1) -> Predictions:
     """A head of which every member is quite sure of its calls; calls: (n,) of all, or (M, n) of each member."""
     calls = np.broadcast_to(calls, (members, len(truth)))
     probabilities = np.full((*calls.shape, len(CLASSES)), 0.05)
     np.put_along_axis(probabilities, calls[..., None], 0.9, axis=2)
-    return ScoredHead(
-        name=name, backbones=(name,), head="mlp", dim=8, untrained=False, rows=np.arange(len(truth)), truth=truth,
-        groups=np.arange(len(truth)) if groups is None else groups, members=probabilities,
-        calibrated=probabilities.mean(axis=0), temperature=1.0, val_macro_f1=val, shares=None, seconds=0.0,
-        folds=folds)
+    system = System(name=name, backbones=(name,), head="mlp", dim=8, untrained=False, temperature=1.0, val_score=val,
+                    folds=folds)
+    rows = np.arange(len(truth))
+    return Predictions(system=system, key=rows, sha256=rows, group=rows if groups is None else groups, fold=rows * 0,
+                       role=rows, target=truth, outputs=probabilities, calibrated=probabilities.mean(axis=0))
 
 
-def text(*heads: ScoredHead) -> str:
-    return "\n".join(figures_table([figures(head, classes=3, seed=0) for head in heads], CLASSES))
+def text(*heads: Predictions) -> str:
+    return "\n".join(figures_table([figures(head, seed=0) for head in heads], CLASSES))
 
 
 TRUTH = np.arange(60) % 3
@@ -48,7 +48,7 @@ def test_columns_say_whether_they_are_of_the_ensemble_or_of_one_seed():
 def test_seeds_by_themselves_are_not_the_ensemble():
     """Three members that err on different faces: together they are always right, each alone is not."""
     calls = np.stack([np.where(np.arange(60) % 3 == member, (TRUTH + 1) % 3, TRUTH) for member in range(3)])
-    each = figures(scored(TRUTH, calls, members=3), classes=3, seed=0)
+    each = figures(scored(TRUTH, calls, members=3), seed=0)
     assert each.scores.accuracy == 1 and each.seeds_accuracy == pytest.approx((2 / 3,) * 3)
     record = each.record(CLASSES)
     assert record["figures_of"] == "ensemble of 3 seeds" and record["accuracy"] == 1
@@ -58,8 +58,8 @@ def test_seeds_by_themselves_are_not_the_ensemble():
 
 def test_few_groups_are_told_and_have_no_interval():
     said = text(scored(TRUTH, CALLS, groups=np.arange(60) % 5))
-    assert "no intervals: the 60 faces are of 5 groups" in said and "[" not in said
-    record = figures(scored(TRUTH, CALLS, groups=np.arange(60) % 5), classes=3, seed=0).record(CLASSES)
+    assert "no intervals: the 60 samples are of 5 groups" in said and "[" not in said
+    record = figures(scored(TRUTH, CALLS, groups=np.arange(60) % 5), seed=0).record(CLASSES)
     assert record["groups"] == 5 and record["macro_f1_interval"] is None
     assert json.loads(json.dumps(record))["accuracy"] == pytest.approx(0.75)
     assert "bootstrap of their 60 groups" in text(scored(TRUTH, CALLS))
@@ -68,25 +68,26 @@ def test_few_groups_are_told_and_have_no_interval():
 def test_absent_and_rare_classes_are_told():
     truth = np.where(np.arange(60) == 7, 2, np.arange(60) % 2)
     said = text(scored(truth, np.where(np.arange(60) % 4, truth % 2, 1)))
-    assert "one more hit among the 1 face of happily_surprised is worth 33.3 points of macro-F1" in said
+    assert "one more hit among the 1 sample of happily_surprised is worth 33.3 points of macro-F1" in said
     said = text(scored(np.arange(60) % 2, (np.arange(60) // 3) % 3))
-    assert "no faces of happily_surprised: such a class counts 0 in macro-F1, the mean over all 3 classes" in said
-    assert "no faces" not in text(scored(TRUTH, CALLS)) and "few faces" not in text(scored(TRUTH, TRUTH))
+    assert "no samples of happily_surprised: such a class counts 0 in macro-F1, the mean over all 3 classes" in said
+    assert "no samples" not in text(scored(TRUTH, CALLS)) and "few samples" not in text(scored(TRUTH, TRUTH))
 
 
 def test_a_difference_within_noise_is_called_that():
     other = CALLS.copy()
     other[:2] = TRUTH[:2]
-    comparison = against(scored(TRUTH, other), scored(TRUTH, CALLS), classes=3, seed=0)
-    assert "within noise" in compared(comparison) and "beyond" not in compared(comparison)
-    better = against(scored(TRUTH, TRUTH), scored(TRUTH, CALLS), classes=3, seed=0)
-    assert "beyond noise" in compared(better) and "15 : 0, p = 6.1e-05 by sign flips" in compared(better)
-    few = against(scored(TRUTH, TRUTH, groups=TRUTH), scored(TRUTH, CALLS, groups=TRUTH), classes=3, seed=0)
-    assert "(no interval from 3 groups)" in compared(few) and "noise" not in compared(few)
+    comparison = compare_predictions(scored(TRUTH, other), scored(TRUTH, CALLS), seed=0)
+    assert "within noise" in describe_comparison(comparison) and "beyond" not in describe_comparison(comparison)
+    better = compare_predictions(scored(TRUTH, TRUTH), scored(TRUTH, CALLS), seed=0)
+    assert "beyond noise" in describe_comparison(better)
+    assert "15 : 0, p = 6.1e-05 by sign flips" in describe_comparison(better)
+    few = compare_predictions(scored(TRUTH, TRUTH, groups=TRUTH), scored(TRUTH, CALLS, groups=TRUTH), seed=0)
+    assert "(no interval from 3 groups)" in describe_comparison(few) and "noise" not in describe_comparison(few)
 
 
 def test_the_papers_table_of_any_classes():
-    heads = [figures(scored(TRUTH, CALLS, members=3), classes=3, seed=0)]
+    heads = [figures(scored(TRUTH, CALLS, members=3), seed=0)]
     lines = figures_table(heads, CLASSES, style="paper")
     assert lines[0].split() == ["class", "#1"]
     names = [line[:17].strip() for line in lines[1:6]]

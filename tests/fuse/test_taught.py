@@ -79,7 +79,7 @@ def test_test_faces_of_the_encoder_leave_the_test(cli, faces, write_store, tmp_p
     done = cli(*fuse_args(store, "--out", tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert f"15 of {len(test)} test samples left out: the encoder of timm:net was fine-tuned with them" in done.stdout
-    assert f"{len(test) - 15} faces of the test split" in done.stdout
+    assert f"{len(test) - 15} samples of the test split" in done.stdout
 
 
 def test_a_test_that_the_encoder_knows_whole_is_refused(cli, faces, write_store):
@@ -103,10 +103,10 @@ def test_evaluate_leaves_out_or_names_what_the_encoder_has_learned(cli, faces, w
     shutil.rmtree(store)
     leaky = write_store(taught_with(faces, test[:12]))
     done = cli("evaluate", tmp_path / "run", leaky)
-    assert done.returncode == 0 and f"on {len(test) - 12} test faces" in done.stdout
-    assert f"the encoder of timm:net was fine-tuned with 12 of the {len(test)} faces" in done.stdout
+    assert done.returncode == 0 and f"on {len(test) - 12} test samples" in done.stdout
+    assert f"the encoder of timm:net was fine-tuned with 12 of the {len(test)} samples" in done.stdout
     seen = cli("evaluate", tmp_path / "run", leaky, "--allow-seen")
-    assert f"on {len(test)} test faces" in seen.stdout and "(12 SEEN" in seen.stdout
+    assert f"on {len(test)} test samples" in seen.stdout and "(12 SEEN" in seen.stdout
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_each_fold_reads_its_own_encoder(cli, faces, fold_sides, write_store, tm
     store = write_store(*fold_set(faces, fold_sides))
     done = cli(*fuse_args(store, "--folds", FOLDS, "--out", tmp_path / "run"))
     assert done.returncode == 0, done.stderr
-    assert f"{FACES} faces" in done.stdout and "each of the 3 folds has its own fine-tuned encoder" in done.stdout
+    assert f"{FACES} samples" in done.stdout and "each of the 3 folds has its own encoder" in done.stdout
     assert "test samples left out" not in done.stdout
     refused = cli("evaluate", tmp_path / "run", store)
     assert refused.returncode == 2 and "cross-validated with one encoder per fold" in refused.stderr

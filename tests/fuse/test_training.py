@@ -9,13 +9,13 @@ from torch import nn
 
 from twofold.data.labels import BASIC, basic_pair, builtin_taxonomy
 from twofold.fuse.heads.fusion import find_weights
-from twofold.fuse.heads.head import build
+from twofold.fuse.heads.registry import build
 from twofold.fuse.settings import Settings
-from twofold.fuse.training.augment import Batch, drop_streams, make_compounds, mixup, pools
-from twofold.fuse.training.data import Examples, Scale, measure
-from twofold.fuse.training.ensemble import Noise, Spec, StackedMLP, initialise
-from twofold.fuse.training.loop import _together, factor, flushed_denormals, same, train
-from twofold.fuse.training.optimiser import Best
+from twofold.fuse.training.augment import Batch, drop_streams, mix_compounds, mixup, pools
+from twofold.fuse.training.data import Samples, Scaler, fit_scaler
+from twofold.fuse.training.ensemble import MemberRandom, Spec, StackedMLP, initialise
+from twofold.fuse.training.loop import _members_at_once, flushed_denormals, positive_pairs, rate_factor, train
+from twofold.fuse.training.optimiser import BestWeights
 
 CLASSES = builtin_taxonomy("cexpr7").classes
 PARTS = builtin_taxonomy("cexpr7").basics
@@ -26,9 +26,9 @@ def _examples(rows=300, dim=10, seed=0, shares=None, noise=1.0, resident=True):
     generator = np.random.default_rng(seed)
     label = generator.choice(7, rows, p=shares)
     x = (np.random.default_rng(9).standard_normal((7, dim))[label] + noise * generator.standard_normal((rows, dim)))
-    made = Examples(rows=np.arange(rows), label=label, basic=np.zeros((rows, 8), np.float32),
+    made = Samples(rows=np.arange(rows), label=label, basic=np.zeros((rows, 8), np.float32),
                     basic_label=label % 7 + 1, read=lambda some: x[some].astype(np.float32),
-                    scale=measure(lambda some: x[some].astype(np.float32), np.arange(rows)), device=CPU)
+                    scaler=fit_scaler(lambda some: x[some].astype(np.float32), np.arange(rows)), device=CPU)
     return made.resident() if resident else made
 
 
@@ -71,8 +71,8 @@ def test_wide_heads_train_in_groups_on_a_cpu_and_all_at_once_where_features_are_
     spec = Spec(kind="mlp", dims=(2816,), classes=CLASSES, members=8, hidden=512)
     resident, streamed = (_examples(rows=20, dim=2816, resident=resident) for resident in (True, False))
     wide, narrow = (build(replace(spec, hidden=hidden)) for hidden in (512, 8))
-    assert [_together(wide, resident, QUICK), _together(wide, streamed, QUICK)] == [5, 8]
-    assert _together(narrow, resident, QUICK) > 8
+    assert [_members_at_once(wide, resident, QUICK), _members_at_once(wide, streamed, QUICK)] == [5, 8]
+    assert _members_at_once(narrow, resident, QUICK) > 8
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -108,7 +108,7 @@ def test_without_options_it_is_a_plain_torch_loop():
             layer.bias.copy_(ours.bias[0, 0])
     train(head, data, val, spec=spec, settings=settings, seeds=(7,))
     optimiser = torch.optim.Adam(plain.parameters(), lr=1e-3)
-    for some in Noise.of((7,), CPU).order(100)[0].split(25):
+    for some in MemberRandom.of((7,), CPU).order(100)[0].split(25):
         optimiser.zero_grad()
         nn.functional.cross_entropy(plain(data.x[some]), torch.from_numpy(data.label)[some]).backward()
         optimiser.step()
@@ -130,13 +130,13 @@ def test_streamed_blocks_hold_every_face_once_in_another_order_each_time():
     assert not np.array_equal(*orders)
     assert all(np.array_equal(np.sort(order), np.arange(20_000)) for order in orders)
     for positions, x in data.blocks(generator):
-        assert torch.allclose(x, torch.from_numpy(data.scale.apply(data.read(positions))))
+        assert torch.allclose(x, torch.from_numpy(data.scaler.apply(data.read(positions))))
 
 
 def test_the_scale_is_numpys_and_a_constant_column_stays_finite():
     x = np.random.default_rng(0).normal(50, 3, (20_000, 5)).astype(np.float32)
     x[:, 2] = 7.25
-    scale = measure(lambda rows: x[rows], np.arange(len(x)))
+    scale = fit_scaler(lambda rows: x[rows], np.arange(len(x)))
     assert np.allclose(scale.mean, x.mean(axis=0, dtype=np.float64), rtol=1e-5)
     assert np.allclose(np.delete(scale.std, 2), np.delete(x.std(axis=0, dtype=np.float64), 2), rtol=1e-4)
     assert scale.std[2] == 1 and (scale.apply(x.copy())[:, 2] == 0).all()
@@ -176,7 +176,7 @@ def test_patience_ends_training_and_averaging_differs_from_the_last_step():
 
 def test_the_best_epoch_is_kept_and_a_member_out_of_patience_takes_no_more():
     weight = torch.zeros(2, 1)
-    best = Best.of([weight], 2)
+    best = BestWeights.of([weight], 2)
     for epoch, found in enumerate([(0.5, 0.1), (0.4, 0.2), (0.9, 0.3)], 1):
         weight.fill_(epoch)
         best.update([weight], [(score, 0.0) for score in found], patience=1)
@@ -186,8 +186,8 @@ def test_the_best_epoch_is_kept_and_a_member_out_of_patience_takes_no_more():
 
 def test_the_rate_warms_up_then_falls_as_a_cosine():
     settings = replace(QUICK, epochs=11, warmup=1)
-    assert [round(factor(progress, settings), 3) for progress in (0.5, 1, 6, 11)] == [0.5, 1, 0.5, 0]
-    assert factor(9, replace(settings, schedule="constant")) == 1
+    assert [round(rate_factor(progress, settings), 3) for progress in (0.5, 1, 6, 11)] == [0.5, 1, 0.5, 0]
+    assert rate_factor(9, replace(settings, schedule="constant")) == 1
 
 
 def _batch(members=2, rows=64, dim=6):
@@ -198,7 +198,7 @@ def _batch(members=2, rows=64, dim=6):
 
 def test_mixup_mixes_features_and_labels_by_the_same_share():
     batch = replace(_batch(), x=_batch().target.repeat(1, 1, 1))
-    mixed = mixup(batch, 0.5, Noise.of((0, 1), CPU))
+    mixed = mixup(batch, 0.5, MemberRandom.of((0, 1), CPU))
     assert torch.allclose(mixed.x, mixed.target, atol=1e-6)
     assert torch.allclose(mixed.target.sum(-1), torch.ones(2, 64)) and not torch.equal(mixed.target, batch.target)
 
@@ -207,7 +207,7 @@ def test_made_compounds_lie_between_faces_of_their_two_basics():
     basic_label = np.repeat(np.arange(8), 5)
     x = nn.functional.one_hot(torch.from_numpy(basic_label), 8).float()
     batch = replace(_batch(dim=8), x=torch.zeros(2, 64, 8))
-    made = make_compounds(batch, x, pools(basic_label, PARTS, CPU), 0.25, torch.ones(7), Noise.of((0, 1), CPU))
+    made = mix_compounds(batch, x, pools(basic_label, PARTS, CPU), 0.25, torch.ones(7), MemberRandom.of((0, 1), CPU))
     assert (made.x[:, :48] == 0).all() and (made.label[:, 48:] == -1).all()
     for member, row in [(0, 48), (0, 63), (1, 50)]:
         present = {BASIC[e] for e in np.flatnonzero(made.x[member, row].numpy())}
@@ -221,7 +221,7 @@ def test_compounds_cannot_be_made_without_basics():
 
 def test_dropped_streams_go_as_a_whole_and_never_all():
     batch = replace(_batch(rows=4000, dim=5), x=torch.ones(2, 4000, 5))
-    dropped = drop_streams(batch, (2, 3), 0.5, Noise.of((0, 1), CPU)).x
+    dropped = drop_streams(batch, (2, 3), 0.5, MemberRandom.of((0, 1), CPU)).x
     first, second = dropped[..., :2], dropped[..., 2:]
     assert all((part.min(-1).values == part.max(-1).values).all() for part in (first, second))
     assert (dropped.sum(-1) > 0).all()
@@ -229,7 +229,7 @@ def test_dropped_streams_go_as_a_whole_and_never_all():
 
 
 def test_dropout_keeps_the_mean():
-    mask = Noise.of((0,), CPU).keep(0.3, 500, 500)
+    mask = MemberRandom.of((0,), CPU).keep(0.3, 500, 500)
     assert mask.mean().item() == pytest.approx(1, abs=0.01)
     assert (mask == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
 
@@ -244,7 +244,7 @@ def test_stacked_layers_are_their_members():
 
 
 def test_versions_of_a_face_and_faces_of_a_class_belong_together():
-    table = same(torch.tensor([[0, 0, -1, -1]]), 8)[0]
+    table = positive_pairs(torch.tensor([[0, 0, -1, -1]]), 8)[0]
     assert table[0, 1] and table[0, 5] and table[2, 6] and not table[2, 3] and not table[2, 7] and not table[0, 2]
 
 
@@ -275,10 +275,10 @@ def test_gates_are_shares():
     spec = Spec(kind="gated", dims=(4, 2), classes=CLASSES, members=2, hidden=8)
     head = build(spec)
     initialise(head, (0, 1))
-    gates = head(torch.randn(5, 6)).gates
+    gates = head(torch.randn(5, 6)).stream_weights
     assert gates.shape == (2, 5, 2) and torch.allclose(gates.sum(-1), torch.ones(2, 5), atol=1e-6)
 
 
 def test_a_scale_is_tiled_for_versions():
-    scale = Scale(mean=np.arange(2.0), std=np.ones(2)).tiled(3)
+    scale = Scaler(mean=np.arange(2.0), std=np.ones(2)).tiled(3)
     assert scale.mean.tolist() == [0, 1] * 3

@@ -15,7 +15,7 @@ from twofold.fuse.heads.zeroshot import pair_scores
 from twofold.fuse.metrics import scores as metrics
 from twofold.fuse.settings import PRESETS, resolve
 from twofold.fuse.training.augment import drop_streams, mixup
-from twofold.fuse.training.ensemble import Noise
+from twofold.fuse.training.ensemble import MemberRandom
 from twofold.fuse.training.optimiser import FALL, LEAST, PATIENCE, Plateau
 
 FAST = {"epochs": 2, "hidden": 8, "seeds": 1, "batch_size": 64}
@@ -24,13 +24,13 @@ FAST = {"epochs": 2, "hidden": 8, "seeds": 1, "batch_size": 64}
 def test_a_mixture_of_two_classes_is_no_positive_of_either_for_the_contrastive_loss():
     batch = _batch()
     batch = replace(batch, label=torch.tensor([0, 0, 1, 2, 2, 2, -1, 3]).repeat(2, 8))
-    label = mixup(batch, 0.4, Noise.of((0, 1), CPU)).label[0, 8:16].tolist()
+    label = mixup(batch, 0.4, MemberRandom.of((0, 1), CPU)).label[0, 8:16].tolist()
     assert label == [-1, 0, -1, -1, 2, 2, -1, -1]  # each with its neighbour before it
 
 
 def test_stream_dropout_leaves_no_version_of_a_face_empty():
     batch = replace(_batch(rows=4000), x=torch.ones(2, 4000, 15))  # three versions of two streams
-    kept = drop_streams(batch, (2, 3), 0.6, Noise.of((0, 1), CPU)).x
+    kept = drop_streams(batch, (2, 3), 0.6, MemberRandom.of((0, 1), CPU)).x
     for version in kept.split(5, dim=-1):
         assert (version.sum(dim=-1) > 0).all()
     assert (kept[..., :5].sum(dim=-1) < 5).float().mean() == pytest.approx(1 - 0.4**2, abs=0.02)
@@ -60,7 +60,7 @@ def test_on_a_perfect_validation_set_the_temperature_stays_within_its_bounds():
     right = 0.93 * np.eye(7)[truth] + 0.01
     temperature = metrics.fit_temperature(right, truth)
     assert 0.1 < temperature < 1
-    confidence = metrics.tempered(right, temperature).max(axis=1)
+    confidence = metrics.apply_temperature(right, temperature).max(axis=1)
     assert confidence == pytest.approx(1 - 6 / 7 / 71, abs=2e-3)  # one face in 71 is of any class
 
 
@@ -106,7 +106,7 @@ def test_the_papers_preset_is_its_figure_1_with_enhanced_views_where_there_are_a
 def test_contrastive_temperature_and_projection_change_what_is_learned(make_store):
     store = make_store(views=("original", "flip"))
     base = FAST | {"head": "paper", "views": ["original", "flip"], "contrastive_weight": 1.0}
-    means = [fuse([store], resolve(changes=base | change), out=None).heads[-1].head.mean
+    means = [fuse([store], resolve(changes=base | change), out=None).figures[-1].predictions.mean
              for change in ({}, {"contrastive_temperature": 1.0}, {"projection": 4})]
     assert not np.allclose(means[0], means[1], atol=1e-5) and not np.allclose(means[0], means[2], atol=1e-5)
 
@@ -118,7 +118,7 @@ def test_the_authors_preset_is_what_they_ran(make_store):
     assert authors.backbones == ("manet", "vit_mae", "resnet50_conv5")
     assert PRESETS["authors"]["label_smoothing"] == 0 and not authors.compound_mixup
     mine = resolve(preset="authors", changes=FAST | {"backbones": ["timm:a", "timm:b"]})
-    assert fuse([make_store()], mine, out=None).heads
+    assert fuse([make_store()], mine, out=None).figures
     with pytest.raises(ValueError, match="has no features of 'manet'"):
         prepare([make_store(name="other")], authors)
     with pytest.raises(InputError, match="choose from constant, cosine, plateau"):

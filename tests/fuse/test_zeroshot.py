@@ -15,8 +15,8 @@ from twofold.data.labels import BASIC, basic_pair, builtin_taxonomy
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.features import join
 from twofold.fuse.fuse import fuse
-from twofold.fuse.heads.head import build
-from twofold.fuse.heads.zeroshot import NEVER, own_classifiers, pair_scores
+from twofold.fuse.heads.registry import build
+from twofold.fuse.heads.zeroshot import UNKNOWN, pair_scores, pretrained_classifiers
 from twofold.fuse.settings import resolve
 from twofold.fuse.training.augment import membership
 from twofold.fuse.training.ensemble import Spec
@@ -83,27 +83,27 @@ def _joined(store):
 
 def test_the_own_classifier_gives_the_basic_probabilities_that_the_backbone_gave(tmp_path):
     store, weight, bias = _store(tmp_path / "s", dim=12)
-    (found,), note = own_classifiers(_joined(store))
+    (found,), note = pretrained_classifiers(_joined(store))
     assert "nothing is trained" in note
     columns = [BASIC.index(name) for name in RAFDB]
     assert np.allclose(found.weight[:, columns], weight.T, atol=1e-3)
     assert np.allclose(found.bias[columns], bias, atol=1e-3)
-    assert found.bias[BASIC.index("contempt")] == NEVER  # seven classes: never called
+    assert found.bias[BASIC.index("contempt")] == UNKNOWN  # seven classes: never called
     logits = FeatureFile(store / "posterv2.h5").read() @ weight.T + bias
-    made = fuse([store], resolve(changes={"head": "zeroshot", "rule": "mean"}), out=None).heads[-1].head
+    made = fuse([store], resolve(changes={"head": "zeroshot", "rule": "mean"}), out=None).figures[-1].predictions
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     by_hand = np.stack([sum(shares[:, RAFDB.index(name)] for name in basic_pair(one)) / 2 for one in CLASSES], axis=1)
     by_hand /= by_hand.sum(axis=1, keepdims=True)
-    assert np.allclose(made.mean, by_hand[made.rows], atol=1e-3)
+    assert np.allclose(made.mean, by_hand[[int(key[:4]) for key in made.key]], atol=1e-3)
 
 
 def test_with_an_own_classifier_no_label_is_needed_to_learn_from_and_the_run_predicts_from_features_alone(tmp_path):
     store, _, _ = _store(tmp_path / "s", dim=12)
     made = fuse([store], resolve(changes={"head": "zeroshot"}), out=tmp_path / "run")  # no basic label in the manifest
-    assert made.heads[-1].scores.accuracy > 0.9 and len(made.heads[-1].head.members) == 1
+    assert made.figures[-1].scores.accuracy > 0.9 and len(made.figures[-1].predictions.outputs) == 1
     assert any("own classifiers" in note for note in made.notes)
     without, _, _ = _store(tmp_path / "t", dim=12, classifier=False)
-    assert evaluate(tmp_path / "run", without).figures.scores.accuracy == made.heads[-1].scores.accuracy
+    assert evaluate(tmp_path / "run", without).figures.scores.accuracy == made.figures[-1].scores.accuracy
 
 
 def test_probabilities_of_several_backbones_are_averaged_before_the_rule():
@@ -120,5 +120,5 @@ def test_probabilities_of_several_backbones_are_averaged_before_the_rule():
     ({"classes": ("sadly_angry", *RAFDB[1:])}, "posterv2 has a classifier of 'sadly_angry', which is no basic emotion"),
 ])
 def test_without_a_usable_classifier_the_note_says_why_a_classifier_is_trained(tmp_path, changes, reason):
-    found, note = own_classifiers(_joined(_store(tmp_path / "s", **changes)[0]))
+    found, note = pretrained_classifiers(_joined(_store(tmp_path / "s", **changes)[0]))
     assert not found and reason in note and "trained on basic labels" in note

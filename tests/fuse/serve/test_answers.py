@@ -14,7 +14,7 @@ from twofold.data.faces.in_memory import FaceFinder, open_detection
 from twofold.data.faces.settings import Sampling
 from twofold.data.labels import BASIC
 from twofold.data.synthetic.dataset import draw_face
-from twofold.fuse.metrics.scores import tempered
+from twofold.fuse.metrics.scores import apply_temperature
 from twofold.fuse.runs.read import read_run
 from twofold.fuse.serve.recogniser import Recogniser
 
@@ -56,7 +56,7 @@ def test_a_stream_left_out_stands_at_its_mean(drawn, recogniser):
             with torch.inference_mode():
                 logits = run.head(torch.from_numpy(changed)).logits[member]
             members.append(logits.softmax(dim=-1).numpy())
-        expected.append(tempered(np.mean(members, axis=0), run.temperature)[0, place])
+        expected.append(apply_temperature(np.mean(members, axis=0), run.temperature)[0, place])
     assert face.without == pytest.approx(expected, abs=1e-5)
     assert max(abs(share - face.expressions[place]) for share in face.without) > 1e-4
 
