@@ -96,7 +96,8 @@ def describe_run(run: Run, options: ServeOptions, *, detects: bool) -> dict[str,
         "head": run.kind, "members": run.head.spec.members, "streams": run.stream_names,
         "untrained": [name for name, (_, _, recipe) in zip(run.stream_names, run.streams, strict=True)
                       if recipe.untrained],
-        "basic": BASIC if HEAD_TYPES[run.kind].outputs_basic else [], "threshold": options.threshold, "detects": detects,
+        "basic": BASIC if HEAD_TYPES[run.kind].outputs_basic else [], "threshold": options.threshold,
+        "detects": detects,
         "limits": {"bytes": options.limits.bytes, "faces": options.limits.faces, "pixels": PHOTO_LIMITS.pixels},
     }
 
