@@ -1,5 +1,4 @@
 import pickle
-import random
 import resource
 import shutil
 
@@ -41,13 +40,6 @@ def test_rows_come_in_the_order_of_the_keys_asked_for(write):
         file.read(["nobody.jpg"])
 
 
-def test_blocks_add_up_to_the_whole(write):
-    path, features = write()
-    blocks = [(start, rows.copy()) for start, rows in FeatureFile(path).blocks()]
-    assert [start for start, _ in blocks] == [0, 256, 512]
-    np.testing.assert_array_equal(np.concatenate([rows for _, rows in blocks]), features)
-
-
 def test_it_pickles_before_and_after_use(write):
     path, features = write()
     file = FeatureFile(path)
@@ -81,11 +73,7 @@ def test_any_hdf5_reader_finds_the_contract(write):
         assert list(file["failures/reasons"].asstr()) == ["not an image"]
         assert file.attrs["format"] == b"twofold-features" and file.attrs["format_version"] == 3
         assert {"backbone", "view", "dim", "recipe", "fingerprint", "created", "software"} <= set(file.attrs)
-
-
-def test_nothing_in_it_is_of_variable_length(write):
-    path, _ = write()
-    assert b"GCOL" not in path.read_bytes()  # HDF5's global heap, where one wrong bit makes its readers hang
+    assert b"GCOL" not in path.read_bytes()  # HDF5's heap for texts of any length: one wrong bit makes readers hang
 
 
 def test_a_block_in_another_place_or_of_another_file_is_no_block(write, tmp_path):
@@ -179,44 +167,3 @@ def test_the_first_non_finite_row_counts():
     assert first_non_finite_row(rows) is None and first_non_finite_row(rows[:0]) is None
     rows[2, 1], rows[4, 0] = -np.inf, np.nan
     assert first_non_finite_row(rows) == 2 and first_non_finite_row(rows[:, ::2]) == 4
-
-
-def read_everything(path):
-    file = FeatureFile(path)
-    return file.read(dtype=np.float16), file.keys.tolist(), file.sha256.tolist(), file.failures, file.recipe
-
-
-def assert_unharmed_or_refused(path, intact):
-    try:
-        seen = read_everything(path)
-    except CacheError:
-        return False
-    np.testing.assert_array_equal(seen[0], intact[0])
-    assert seen[1:] == intact[1:]
-    return True
-
-
-@pytest.mark.slow
-def test_no_flipped_byte_passes_as_a_value(write, tmp_path):
-    path, _ = write(rows=520, dim=3)
-    intact, content = read_everything(path), path.read_bytes()
-    copy = tmp_path / "copy.h5"
-    draw = random.Random(0)
-    unharmed = 0
-    for _ in range(2000):
-        place = draw.randrange(len(content))
-        flipped = bytes([content[place] ^ draw.randrange(1, 256)])
-        copy.write_bytes(content[:place] + flipped + content[place + 1:])
-        unharmed += assert_unharmed_or_refused(copy, intact)
-    assert unharmed < 1800  # most of the file matters; the rest is padding
-
-
-@pytest.mark.slow
-def test_no_truncated_file_passes(write, tmp_path):
-    path, _ = write(rows=520, dim=3)
-    content = path.read_bytes()
-    copy = tmp_path / "copy.h5"
-    for length in np.linspace(0, len(content) - 1, 200).astype(int):
-        copy.write_bytes(content[:length])
-        with pytest.raises(DamagedFile):
-            read_everything(copy)

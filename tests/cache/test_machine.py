@@ -192,23 +192,6 @@ def test_no_interleaving_loses_an_update_and_without_the_fix_one_does(folder, mo
     assert lose_an_update(folder / "broken", range(200))
 
 
-def test_two_manifests_at_once_believe_no_retired_row_of_before(folder):
-    """One finds rows retired by the other which it had not seen; 1,000 unforced trials had found this."""
-    for seed in range(40):
-        store = Store(folder / str(seed), new=True)
-        store.path.mkdir(parents=True)
-        publish_shard(store, RECIPE, 2, rows_of([(key, 0) for key in KEYS[1:5]]))
-        assemble(store, RECIPE, 2, KEYS[1:5])
-
-        def run(keys, store=store):
-            file_state(store, RECIPE)
-            publish_shard(store, RECIPE, 2, rows_of([(key, 1) for key in keys]))
-            assemble(store, RECIPE, 2, keys)
-
-        interleaved([partial(run, KEYS[:4]), partial(run, KEYS[2:])], random.Random(seed).randrange)
-        assert versions(file_state(store, RECIPE)) == dict.fromkeys(KEYS, 1)
-
-
 def test_killed_at_each_moment_of_a_run_the_next_one_ends_it(folder):
     """Not at random: one run of everything, killed at its first, second, ... moment until it gets through."""
     number, count = 1, [1]
@@ -229,13 +212,3 @@ def test_killed_at_each_moment_of_a_run_the_next_one_ends_it(folder):
         assert not list(store.path.glob(".tmp-*"))
         number += 1
     assert number > 20
-
-
-@pytest.mark.parametrize("number", range(1, 4))
-def test_who_tidies_leaves_the_neighbours_folder_alone(folder, number):
-    """A part goes into a folder that another process removes at that moment."""
-    store = Store(folder, new=True)
-    publish_shard(store, RECIPE, 2, rows_of([(key, 0) for key in KEYS]))
-    interleaved([partial(assemble, store, RECIPE, 2, KEYS),
-                 partial(publish_shard, store, RECIPE, 2, rows_of([("a.png", 1)]))], random.Random(number).randrange)
-    assert versions(file_state(store, RECIPE))["a.png"] == 1

@@ -56,24 +56,6 @@ def test_a_face_taken_out_comes_back_for_nothing(store, recipe):
     assert retired_rows(store, how) == 0
 
 
-def test_the_newest_row_of_a_key_counts(store, recipe):
-    how = recipe()
-    publish(store, how, np.arange(600))
-    assemble(store, how, 2, KEYS)
-    publish(store, how, [5], values=VALUES * 0 - 1, sha="f")
-    file = assemble(store, how, 2, KEYS)
-    assert file.read([KEYS[5]]).tolist() == [[-1, -1]] and file.sha256[5] == b"f" * 64
-    assert file.read([KEYS[6]]).tolist() == [[12, 13]]
-
-
-def test_a_failure_that_was_mended_is_no_failure(store, recipe):
-    how = recipe()
-    publish(store, how, np.arange(599), failures={"599.jpg": "missing file"})
-    assemble(store, how, 2, KEYS)
-    publish(store, how, [599])
-    assert assemble(store, how, 2, KEYS).failures == {}
-
-
 @pytest.mark.parametrize("damage", [b"", b"<html>", None])
 def test_a_damaged_part_is_set_aside_and_its_rows_are_missing(store, recipe, caplog, damage):
     how = recipe()
@@ -92,15 +74,6 @@ def test_a_part_of_another_recipe_is_set_aside(store, recipe):
     store.shard_folder(recipe()).mkdir()
     part.rename(store.shard_folder(recipe()) / part.name)
     assert file_state(store, recipe()).rows.place == {}
-
-
-def test_a_damaged_finished_file_is_set_aside_and_computed_again(store, recipe):
-    how = recipe()
-    publish(store, how, np.arange(600))
-    path = assemble(store, how, 2, KEYS).path
-    os.truncate(path, 3000)
-    assert file_state(store, how).rows.place == {}
-    assert not path.exists()
 
 
 def test_leftovers_of_dead_processes_go_and_of_living_ones_stay(store, recipe):
@@ -191,14 +164,6 @@ def test_rows_kept_aside_are_listed(cli, store, recipe):
     assemble(store, how, 2, KEYS[100:])
     listed = cli("cache", "ls", store.path).stdout
     assert "kept aside: 100 rows" in listed and "unfinished" not in listed
-
-
-def test_parts_count_by_their_number_whatever_the_clock_says(store, recipe):
-    how = recipe()
-    first, second = publish(store, how, [5]), publish(store, how, [5], values=VALUES * 0 - 1, sha="f")
-    os.utime(second, (0, 0))
-    os.utime(first, (2e9, 2e9))
-    assert file_state(store, how).rows.sha256(KEYS[5]) == "f" * 64
 
 
 def test_a_part_that_goes_while_a_store_is_verified_is_not_at_fault(store, recipe, monkeypatch):

@@ -1,5 +1,6 @@
 """Every parser of foreign bytes: it takes its seeds, and a few hundred changed ones end in nothing but a sentence."""
 
+import os
 import random
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from tests.fuzz.mutate import mutated, mutated_json
 from tests.fuzz.targets import TARGETS, parses
 
-CHANGES = 60  #: of each parser's seeds; `fuzz.py` makes millions
+CHANGES = int(os.environ.get("TWOFOLD_CHANGES", "60"))  #: of each parser's seeds
 
 
 @pytest.mark.parametrize("name", TARGETS)
