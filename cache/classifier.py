@@ -79,10 +79,6 @@ class BackboneClassifier:
         return digests[0] == digests[1] and bool(
             np.array_equal(self.weight, other.weight) and np.array_equal(self.bias, other.bias))
 
-    def logits(self, features: np.ndarray) -> np.ndarray:
-        """(B, D) features to (B, C) float32 logits."""
-        return np.asarray(features, np.float32) @ self.weight + self.bias
-
     def arrays(self, dim: int) -> dict[str, np.ndarray]:
         """The arrays as a feature file of width `dim` stores them. Raises CacheError if shapes do not agree."""
         count = len(self.classes)
@@ -97,8 +93,7 @@ class BackboneClassifier:
     def record(self) -> ClassifierRecord:
         """The rest of it as a feature file stores it."""
         samples = self.training_samples
-        return ClassifierRecord(self.classes, samples.fold, samples.folds, samples.training_id) if samples else (
-            ClassifierRecord(self.classes))
+        return ClassifierRecord(self.classes, *([samples.fold, samples.folds, samples.training_id] if samples else []))
 
 
 def read_classifier(record: ClassifierRecord | None, arrays: Mapping[str, np.ndarray], dim: int
@@ -107,19 +102,13 @@ def read_classifier(record: ClassifierRecord | None, arrays: Mapping[str, np.nda
     if record is None:
         return None
     classes, count = record.classes, len(record.classes)
-    if not all(classes) or len(set(classes)) != count or not classes:
-        raise DamagedFile("the classifier does not name its classes")
-    if arrays.keys() not in ({WEIGHT, BIAS}, {WEIGHT, BIAS, SHA256, GROUPS}):
+    shapes = {WEIGHT: (dim, count), BIAS: (count,), SHA256: (32,), GROUPS: (16,)}
+    if arrays.keys() not in ({WEIGHT, BIAS}, shapes.keys()) or not all(classes) or not 0 < count == len(set(classes)):
         raise DamagedFile("the classifier is incomplete")
-    weight, bias = arrays[WEIGHT], arrays[BIAS]
-    if weight.shape != (dim, count) or bias.shape != (count,):
-        raise DamagedFile(f"the classifier is {weight.shape} and {bias.shape}, not for {count} classes of {dim} "
-                          "features")
-    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+    if any(array.shape[name in (SHA256, GROUPS):] != shapes[name] for name, array in arrays.items()):
+        raise DamagedFile(f"the classifier's arrays are not for {count} classes of {dim} features")
+    if not (np.isfinite(arrays[WEIGHT]).all() and np.isfinite(arrays[BIAS]).all()):
         raise DamagedFile("the classifier has non-finite numbers")
-    if SHA256 not in arrays:
-        return BackboneClassifier(classes, weight, bias)
-    samples = TrainingSamples(arrays[SHA256], arrays[GROUPS], record.fold, record.folds, record.training_id)
-    if (samples.sha256.shape[1:], samples.groups.shape[1:]) != ((32,), (16,)):
-        raise DamagedFile("the classifier's training samples are not rows of 32 and 16 bytes")
-    return BackboneClassifier(classes, weight, bias, samples)
+    samples = TrainingSamples(arrays[SHA256], arrays[GROUPS], record.fold, record.folds, record.training_id
+                              ) if SHA256 in arrays else None
+    return BackboneClassifier(classes, arrays[WEIGHT], arrays[BIAS], samples)

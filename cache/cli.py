@@ -16,8 +16,8 @@ app = typer.Typer(no_args_is_help=True, help="Look at, check, combine and move s
 
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store: a folder of feature files.")]
 Url = Annotated[str, typer.Argument(metavar="URL", help="A folder, ssh://, sftp://, s3://, ...; http(s):// to read.")]
-Replace = Annotated[bool, typer.Option("--overwrite", "--replace", help="Replace files of the same name and other "
-                                                                        "contents.")]
+Replace = Annotated[bool, typer.Option("--overwrite", "--replace", help="Replace other contents of the same name.")]
+Backbones = Annotated[str | None, typer.Option(help="Comma-separated, NAME or NAME@FINGERPRINT; else all.")]
 
 
 @app.command("ls")
@@ -113,7 +113,7 @@ def cache_card(
 def cache_export(
     store: StorePath,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="NAME.npz or NAME.parquet.")],
-    backbones: Annotated[str | None, typer.Option(help="Comma-separated, NAME or NAME@FINGERPRINT; else all.")] = None,
+    backbones: Backbones = None,
     view: Annotated[str, typer.Option(help="The view of the samples.")] = "original",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older export.")] = False,
 ) -> Report:
@@ -145,11 +145,7 @@ def cache_push(store: StorePath, url: Url, replace: Replace = False) -> Report:
 
 
 @app.command("pull")
-def cache_pull(
-    url: Url, store: StorePath,
-    backbones: Annotated[str | None, typer.Option(help="Comma-separated, NAME or NAME@FINGERPRINT; else all.")] = None,
-    replace: Replace = False,
-) -> Report:
+def cache_pull(url: Url, store: StorePath, backbones: Backbones = None, replace: Replace = False) -> Report:
     """Fetch what is missing here of a remote store, verified; the same command resumes after an interruption."""
     from twofold.cache.share.transfer import pull
     from twofold.cache.store import Store

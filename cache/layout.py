@@ -202,16 +202,12 @@ def encode_keys(keys: Sequence[str]) -> np.ndarray:
     if long := next((value for value in values if len(value) > MAX_TEXT_BYTES), None):
         raise CacheError(f"the key {long[:60].decode(errors='ignore') + '...'!r} has {len(long)} bytes; "
                          f"{MAX_TEXT_BYTES} is the most: give the file a shorter path")
-    return fixed_length(values)
+    return np.array(values, f"S{max(map(len, values), default=1) or 1}")
 
 
 def encode_reasons(reasons: Iterable[str]) -> np.ndarray:
     """(N,) UTF-8 bytes of fixed length; a longer text is cut between characters."""
-    return fixed_length([reason.encode()[:MAX_TEXT_BYTES].decode("utf-8", "ignore").encode() for reason in reasons])
-
-
-def fixed_length(values: list[bytes]) -> np.ndarray:
-    return np.array(values, f"S{max((len(value) for value in values), default=1) or 1}")
+    return encode_keys([reason.encode()[:MAX_TEXT_BYTES].decode("utf-8", "ignore") for reason in reasons])
 
 
 def decode_texts(values: np.ndarray, path: Path) -> np.ndarray:

@@ -118,11 +118,9 @@ class FileState:
         classifier: require that the file carries this one, too.
         """
         file = self.finished
-        if file is None or self.shards or len(file.keys) + len(file.failures) != len(keys):
-            return False
-        if classifier is not None and not classifier.equals(file.classifier):
-            return False
-        return [key for key in keys if key not in file.failures] == file.keys.tolist()
+        return (file is not None and not self.shards and len(file.keys) + len(file.failures) == len(keys)
+                and (classifier is None or classifier.equals(file.classifier))
+                and [key for key in keys if key not in file.failures] == file.keys.tolist())
 
     def is_current(self, store: Store, recipe: Recipe) -> bool:
         """True if all these files are still in place and no other rows have retired; newer shards do not matter."""
@@ -157,7 +155,7 @@ def retired_rows(store: Store, recipe: Recipe) -> int:
     """Number of rows that are kept of samples that are no longer in the manifest."""
     rows = 0
     for path in filter(is_retired, shard_paths(store, recipe)):
-        with suppress(FileGone):  # it has just come back into a finished file
+        with suppress(FileGone):
             rows += FeatureFile(path).rows
     return rows
 
@@ -234,34 +232,31 @@ def assemble(
     Returns None if a key is neither cached nor a recorded failure. Several processes may do this at once, and publish
     shards meanwhile: one that was overtaken starts again.
     """
-    for _ in range(ATTEMPTS):
-        state = file_state(store, recipe, deep=False)  # what goes into the new file is checked as it is read
+    def make(state: FileState) -> tuple[FeatureFile | None] | None:
         if state.is_complete(keys, classifier=classifier):
-            return state.finished
+            return (state.finished,)
         if not state.rows.covers(keys):
+            return (None,)
+        try:
+            file = replace_finished(store, recipe, dim, keys, state, state.rows, classifier=classifier)
+        except DamagedFile:
+            file_state(store, recipe)  # sets it aside
             return None
-        with suppress(FileGone):
-            try:
-                if file := replace_finished(store, recipe, dim, keys, state, state.rows, classifier=classifier):
-                    _ = file.failures  # read now: later another process's file may stand there
-                    return file
-            except DamagedFile:
-                file_state(store, recipe)  # sets it aside
-    raise _busy(store)
+        if file:
+            _ = file.failures  # read now: later another process's file may stand there
+        return file and (file,)
+
+    return retry_replace(store, recipe, make)[0]
 
 
 def retry_replace(store: Store, recipe: Recipe, make: Callable[[FileState], Result | None]) -> Result:
     """Call `make` with the current state until it succeeds (it returns None if another process was quicker)."""
     for _ in range(ATTEMPTS):
         with suppress(FileGone):
-            result = make(file_state(store, recipe, deep=False))
+            result = make(file_state(store, recipe, deep=False))  # what goes into a new file is checked as it is read
             if result is not None:
                 return result
-    raise _busy(store)
-
-
-def _busy(store: Store) -> CacheError:
-    return CacheError(f"{store.path}: other processes keep changing it: run the same command again once they are done")
+    raise CacheError(f"{store.path}: other processes keep changing it: run the same command again once they are done")
 
 
 def replace_finished(

@@ -105,7 +105,6 @@ def test_the_classifier_comes_along_from_whichever_file_has_it(store, tmp_path):
         out = Store(tmp_path / name, new=True)
         merge(stores, out, KEYS)
         assert only(out).classifier.equals(classifier)
-        np.testing.assert_array_equal(only(out).classifier.logits(VALUES), VALUES[:, :2] + np.float32([1, 2]))
     merge([b], a, KEYS[:6])  # it has all rows already, and gets the classifier
     assert only(a).classifier.equals(classifier) and only(a).rows == 6
 
