@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -110,7 +109,8 @@ def add_missing(workspace: Workspace, plans: Sequence[FilePlan], sources: Sequen
                 options: ExtractOptions) -> Extraction:
     """Compute what the plans lack and finish the files that are complete then. sources: of each plan's encoder."""
     store = workspace.store
-    _write_manifest(workspace)
+    store.path.mkdir(parents=True, exist_ok=True)
+    write_manifest(workspace.manifest, store.manifest_path)
     task = task_of(workspace, plans, sources, options)
     stats = compute(task) if task.files else RunStats()
     files = [file.finished for file in plans] if stats.stopped_by else finish(store, plans, workspace.keys)
@@ -132,16 +132,6 @@ def finish(store: Store, plans: Sequence[FilePlan], keys: Sequence[str]) -> list
     """Merge the shards of each plan that has all its rows now, whoever computed them; None for the others."""
     return [file.finished or assemble(store, file.recipe, file.dim, keys, classifier=file.classifier)
             for file in plans]
-
-
-def _write_manifest(workspace: Workspace) -> None:
-    """Write the manifest into the store unless it is there: a complete store may be read-only."""
-    path = workspace.store.manifest_path
-    with suppress(InputError):  # a damaged one is written again
-        if path.is_file() and read_manifest(path).table.equals(workspace.manifest.table):
-            return
-    workspace.store.path.mkdir(parents=True, exist_ok=True)
-    write_manifest(workspace.manifest, path)
 
 
 def _estimate(task: ComputeTask, encoders: Encoders) -> float:

@@ -71,14 +71,13 @@ def parse_weights(texts: Sequence[str], backbones: Sequence[str]) -> dict[str, l
 
     Raises InputError for a name that is not among the backbones, and for missing folds.
     """
+    def files_of(weights: str) -> list[str]:
+        path = Path(weights)
+        folds = [] if path.suffix != ".safetensors" or path.is_file() else fold_paths(path)
+        return list(map(str, folds)) or [weights]
+
     values = _by_backbone(texts, backbones, what="weights", form="NAME=PATH, NAME=random:SEED or NAME=hub")
-    return {name: [file for text in named for file in _files_of(text)] for name, named in values.items()}
-
-
-def _files_of(weights: str) -> list[str]:
-    path = Path(weights)
-    folds = [] if path.suffix != ".safetensors" or path.is_file() else fold_paths(path)
-    return list(map(str, folds)) or [weights]
+    return {name: [file for text in named for file in files_of(text)] for name, named in values.items()}
 
 
 def _by_backbone(texts: Sequence[str], backbones: Sequence[str], *, what: str, form: str) -> dict[str, list[str]]:

@@ -291,12 +291,11 @@ class Worker:
                     f"were computed again on {self.host}")
             self._restarted = False
         self.decoded = stats.samples
-
-        def count(samples: int) -> None:
-            self.decoded += samples
-
-        stats.add(compute_task(task, self._encoders, stop=self.stop, on_decoded=count))
+        stats.add(compute_task(task, self._encoders, stop=self.stop, on_decoded=self._count))
         return stats, note
+
+    def _count(self, samples: int) -> None:
+        self.decoded += samples
 
 
 def without_published(task: ComputeTask, published: Collection[str]) -> tuple[ComputeTask, RunStats]:

@@ -110,11 +110,6 @@ def storable(features: np.ndarray, dtype: str) -> tuple[np.ndarray, Sequence[str
         stored = features.astype(dtype)
     if first_non_finite_row(stored) is None:
         return stored, [""] * len(stored)
-    return stored, [_fault(row, stored_row) for row, stored_row in zip(features, stored, strict=True)]
-
-
-def _fault(features: np.ndarray, stored: np.ndarray) -> str:
-    if np.isfinite(stored).all():
-        return ""
-    finite = np.isfinite(features).all()
-    return f"embedding out of the range of {stored.dtype}" if finite else "embedding not finite"
+    finite, storable_rows = np.isfinite(features).all(axis=1), np.isfinite(stored).all(axis=1)
+    return stored, ["" if fits else f"embedding out of the range of {dtype}" if exists else "embedding not finite"
+                    for exists, fits in zip(finite, storable_rows, strict=True)]

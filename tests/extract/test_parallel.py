@@ -1,12 +1,9 @@
 """Several processes on one store, and a disk that fills up: real processes, as a cluster or a crash would have them."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.extract.stores import assert_equal_stores
@@ -80,25 +77,3 @@ def test_the_launcher_says_which_shard_this_is(cli, drawn, extract_args, tmp_pat
     monkeypatch.delenv("SLURM_PROCID")
     done = cli(*args, "--shard", "auto")
     assert done.returncode == 2 and "neither RANK" in done.stderr
-
-
-@pytest.mark.slow
-def test_the_store_works_read_only_and_from_several_processes(alone):
-    code = ("import numpy as np; from multiprocessing import get_context; from twofold.cache.store import Store\n"
-            "def total(file): return float(np.abs(file.read()).sum())\n"
-            "if __name__ == '__main__':\n"
-            f"    file = Store({str(alone)!r}).find('timm:test_vit'); file.read()\n"
-            "    with get_context('spawn').Pool(2) as pool: sums = pool.map(total, [file, file])\n"
-            "    assert sums[0] == sums[1] == total(file); print(sums[0])")
-    script = alone.parent / "read.py"
-    script.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}")
-    modes = {path: path.stat().st_mode for path in [alone, *alone.iterdir()]}
-    for path in modes:
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    try:
-        done = subprocess.run([sys.executable, str(script)], text=True, capture_output=True, timeout=120)
-    finally:
-        for path, mode in modes.items():
-            path.chmod(mode)
-    assert done.returncode == 0, done.stderr
-    assert np.isclose(float(done.stdout), float(np.abs(Store(alone).find("timm:test_vit").read()).sum()))

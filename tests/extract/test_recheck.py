@@ -1,7 +1,6 @@
 """What a run reads and computes again, and how often; and options that only the command line reaches."""
 
 import json
-import os
 import shutil
 
 import numpy as np
@@ -80,11 +79,3 @@ def test_with_logits_through_the_command_line(cli, drawn, tmp_path):
     classifier = Store(tmp_path / "s").find("torchvision:resnet18").classifier
     assert len(classifier.classes) == 7
     np.testing.assert_array_equal(classifier.weight, head["fc.weight"].T)
-
-
-def test_bench_cache_through_the_command_line(pipeline, tmp_path):
-    """In a process of its own: it collects garbage before each timing, of which the tests' has much."""
-    done = pipeline("bench", "cache", "--rows", "600", "--dim", "8", "--folder", tmp_path, "--json")
-    assert done.returncode == 0, done.stderr
-    record = json.loads(done.stdout)
-    assert (record["rows"], record["dim"]) == (600, 8) and os.listdir(tmp_path) == []
