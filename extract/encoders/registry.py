@@ -2,10 +2,10 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -27,6 +27,7 @@ from twofold.extract.weights.find import find_weights, weights_folder
 from twofold.extract.weights.load import check_shapes, load_strictly, resample_position_embeddings, weights_digest
 from twofold.extract.weights.read import Checkpoint, read_checkpoint
 
+Build = Callable[..., Architecture]  #: from `checkpoint=`: what will be loaded, None for random weights
 MAX_RANDOM_PARAMETERS = 150_000_000  #: that a run may ask for: 600 MB, more than any of the presets has
 
 
@@ -134,12 +135,6 @@ def check_fit(backbone: str, path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- weights
-class Build(Protocol):
-    """Builds a network for what will be loaded into it, None for random weights."""
-
-    def __call__(self, *, checkpoint: Checkpoint | None) -> Architecture: ...
-
-
 @dataclass(frozen=True)
 class LoadedNetwork:
     """A network as its library builds it, with its weights.

@@ -47,13 +47,9 @@ class StandIn:
 
     def __init__(self, *_: object, **__: object) -> None: ...
 
-    def __setstate__(self, state: Any) -> None: ...  # without it, a pickle could write into the class itself
+    def __setstate__(self, *_: Any) -> None: ...  # without it, a pickle could write into the class itself
 
-    def __setitem__(self, *_: object) -> None: ...
-
-    def append(self, _: object) -> None: ...
-
-    def extend(self, _: object) -> None: ...
+    __setitem__ = append = extend = __setstate__
 
 
 class DType(StandIn):
@@ -62,14 +58,9 @@ class DType(StandIn):
     def __init__(self, name: object = "", *_: object) -> None:
         self.value = np.dtype(name) if isinstance(name, str) and DTYPES.fullmatch(name) else None
 
-    def __setstate__(self, state: Any) -> None:
-        if self.value is not None and state[1] in ("<", ">"):
-            self.value = self.value.newbyteorder(state[1])
-
-    def read(self, raw: Any) -> np.ndarray | None:
-        raw = raw.encode("latin1") if isinstance(raw, str) else raw  # written by Python 2
-        plain = self.value is not None and isinstance(raw, bytes | bytearray)
-        return np.frombuffer(raw, self.value) if plain else None
+    def __setstate__(self, *state: Any) -> None:
+        if self.value is not None and state[0][1] in ("<", ">"):
+            self.value = self.value.newbyteorder(state[0][1])
 
 
 class Array(StandIn):
@@ -77,52 +68,39 @@ class Array(StandIn):
 
     value: np.ndarray | None = None
 
-    def __setstate__(self, state: Any) -> None:
-        _, shape, dtype, fortran, raw = state
-        flat = dtype.read(raw) if isinstance(dtype, DType) else None
-        self.value = None if flat is None else flat.reshape(shape, order="F" if fortran else "C")
+    def __setstate__(self, *state: Any) -> None:
+        _, shape, dtype, fortran, raw = state[0]
+        raw = raw.encode("latin1") if isinstance(raw, str) else raw  # written by Python 2
+        if isinstance(dtype, DType) and dtype.value is not None and isinstance(raw, bytes | bytearray):
+            self.value = np.frombuffer(raw, dtype.value).reshape(shape, order="F" if fortran else "C")
 
 
-class FramedArray(Array):
-    """The same as pickle protocol 5 writes it."""
-
-    def __init__(self, raw: Any, dtype: object, shape: Any, order: str) -> None:
-        self.__setstate__((1, shape, dtype, order == "F", raw))
-
-
-class Scalar(StandIn):
-    """A numpy number becomes Python's."""
-
-    def __new__(cls, dtype: Any = None, raw: object = b"") -> Any:
-        flat = dtype.read(raw) if isinstance(dtype, DType) else None
-        return StandIn() if flat is None else flat[0].item()
+def _array(raw: Any, dtype: object, shape: Any, order: str) -> Array:
+    """What pickle protocol 5 calls for an array."""
+    array = Array()
+    array.__setstate__((1, shape, dtype, order == "F", raw))
+    return array
 
 
-class Encoded(StandIn):
-    """Bytes that protocol 2 writes as a text."""
-
-    def __new__(cls, text: str = "", codec: str = "latin1") -> Any:
-        return text.encode("latin1") if codec == "latin1" else StandIn()
+def _scalar(dtype: Any, raw: Any) -> object:
+    array = _array(raw, dtype, (), "C")
+    return array if array.value is None else array.value.item()
 
 
-class Tensor(StandIn):
-    def __new__(cls, *arguments: Any) -> Any:
-        return _rebuild_tensor_v2(*arguments)
+def _bytes(text: str, codec: str = "latin1") -> object:
+    """What protocol 2 calls for bytes."""
+    return text.encode("latin1") if codec == "latin1" else StandIn()
 
 
-class Parameter(StandIn):
-    def __new__(cls, tensor: Any = None, *_: object) -> Any:
-        return tensor
-
-
-NUMPY: dict[str, type] = {"numpy.dtype": DType, "numpy.ndarray": StandIn}
+NUMPY: dict[str, Any] = {"numpy.dtype": DType, "numpy.ndarray": StandIn}
 for core in ("numpy.core", "numpy._core"):
-    NUMPY |= {f"{core}.multiarray._reconstruct": Array, f"{core}.multiarray.scalar": Scalar,
-              f"{core}.numeric._frombuffer": FramedArray}
+    NUMPY |= {f"{core}.multiarray._reconstruct": Array, f"{core}.multiarray.scalar": _scalar,
+              f"{core}.numeric._frombuffer": _array}
 #: what torch's reader brings itself, for pickles that it does not take
 CONTAINERS = NUMPY | {
-    "collections.OrderedDict": OrderedDict, "builtins.set": set, "__builtin__.set": set, "_codecs.encode": Encoded,
-    "torch._utils._rebuild_tensor_v2": Tensor, "torch._utils._rebuild_parameter": Parameter}
+    "collections.OrderedDict": OrderedDict, "builtins.set": set, "__builtin__.set": set, "_codecs.encode": _bytes,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
+    "torch._utils._rebuild_parameter": lambda tensor, *_: tensor}
 READ_BY_TORCH = re.compile(
     r"torch\.(\w+|_utils\._rebuild_\w+|_tensor\._rebuild_\w+|storage\.\w+|nn\.parameter\.Parameter)|_codecs\.encode|"
     r"(builtins|__builtin__)\.(set|complex)|collections\.\w+")
@@ -139,7 +117,10 @@ class StandInUnpickler(pickle.Unpickler):
         path = f"{module}.{name}"
         require_harmless(path)
         self.names[path] += 1
-        return CONTAINERS.get(path) or type("StandIn", (StandIn,), {})  # of its own: a pickle may write into a class
+        found = CONTAINERS.get(path, StandIn)  # each time one of its own, since a pickle may write into what it names
+        if found is OrderedDict or found is set:
+            return found
+        return type(name, (found,), {}) if isinstance(found, type) else lambda *arguments: found(*arguments)
 
 
 PICKLE = SimpleNamespace(__name__="pickle", Unpickler=StandInUnpickler,
@@ -227,7 +208,7 @@ def _load(path: Path, names: Counter[str], *, mmap: bool) -> tuple[Any, list[int
         storages.append(storage.nbytes())
         return storage
 
-    stand_ins: Any = [(NUMPY.get(name) or type("StandIn", (StandIn,), {}), name) for name in names]
+    stand_ins: Any = [(NUMPY.get(name, StandIn), name) for name in names]
     options: dict[str, Any] = {"map_location": to_cpu, "mmap": mmap}
     try:
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings(action="ignore"):
