@@ -194,17 +194,14 @@ check_name = preset
 
 
 def build(name: str, *, checkpoint: "Checkpoint | None", size: int, drop_path: float) -> "Architecture":
-    """The network of a preset."""
     found = preset(name)
     return found.build(found, checkpoint, size, drop_path)
 
 
 def published(name: str) -> PublishedWeights:
-    """Where the weights of a preset come from."""
     return preset(name).weights
 
 
 def licence(name: str) -> str:
-    """The licence of a preset's weights; empty for another name."""
     found = find_preset(name)
     return found.licence if found else ""

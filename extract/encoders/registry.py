@@ -36,12 +36,11 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
                  classes: tuple[str, ...] = ()) -> Encoder:
     """Build a backbone, load its weights and make it fast.
 
-    name: a preset, timm:NAME, torchvision:NAME or onnx:PATH, perhaps with preprocessing options behind it
-    (`resnet50?size=112&mean=0.5`); weights: a file, `random:SEED`, `hub`, or None for the weights folder and then the
-    hub; folder: the weights folder, by default that of TWOFOLD_WEIGHTS or `weights/`; batch_size: the largest to try,
-    0 for the usual; compiled: use torch.compile (not for ONNX models); classes: of the classifier that the weights
-    bring, in their order, where the file does not say. Raises InputError for an unknown name, device or precision,
-    weights that are not found, and weights that are not exactly this network's.
+    name: a preset, timm:NAME, torchvision:NAME or onnx:PATH, perhaps with options (`resnet50?size=112&mean=0.5`);
+    weights: a file, `random:SEED`, `hub`, or None for the weights folder and then the hub; folder: the weights folder;
+    batch_size: the largest to try, 0 for the usual; compiled: use torch.compile (not for ONNX models); classes: of the
+    classifier that the weights bring, in their order, where the file does not say. Raises InputError for an unknown
+    name, device or precision, and weights that are not found or not exactly this network's.
     """
     target = parse_device(device)
     if compiled and not (os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++")))):
@@ -102,9 +101,8 @@ def build(name: str, *, checkpoint: Checkpoint | None, size: int = 0, drop_path:
 def check_dim(backbone: str, dim: int, *, untrained: bool = False) -> None:
     """Raise InputError if a model of a library does not give `dim` features, as a run says that it did.
 
-    On torch's meta device, where tensors have shapes and no memory: a network of a billion weights, which would take
-    4 GB and half a minute to build, takes a second. A network that does not take its own size tells nothing.
-    untrained: with random weights, which the run has us draw: a file of weights cannot refuse a giant then.
+    On torch's meta device, where tensors have shapes and no memory, so that a giant costs nothing. A network that does
+    not take its own size tells nothing. untrained: with random weights, which are drawn here.
     """
     if ":" not in backbone or backbone.startswith("onnx:"):
         return

@@ -171,7 +171,7 @@ def test_bits_that_flipped_never_end_in_a_traceback(tmp_path, recorder):
     ({"state": {0: {"m": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]}, "state of an optimizer and no weights"),
     ({"state_dict": {"state": {}, "param_groups": []}, "epoch": 1}, "state of an optimizer and no weights"),
     ({"epoch": 3, "loss": 0.5}, "holds no weights, only 'epoch', 'loss'"), ({}, "holds no weights, only nothing"),
-    ([1, 2], "holds no weights but list"), (torch.ones(3), "holds no weights but a tensor"),
+    ([1, 2], "holds no weights but list"), (torch.ones(3), "holds no weights but tensor"),
 ])
 @pytest.mark.parametrize("legacy", [False, True])
 def test_files_without_weights(tmp_path, tree, message, legacy):
