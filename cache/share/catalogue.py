@@ -24,8 +24,6 @@ from twofold.cache.store import MANIFEST, Store
 
 CATALOGUE = "store.json"
 ENTRIES = ".catalogue"  #: the folder of the entry files
-FORMAT = "twofold-store"
-VERSION = 2
 MAX_CATALOGUE_BYTES = 16 << 20
 MAX_MANIFEST_BYTES = 4 << 30
 MAX_TEXT = 1000  #: characters of a backbone's name
@@ -80,18 +78,13 @@ class FeatureEntry(Entry, frozen=True, forbid_unknown_fields=True):
                    file.recipe)
 
 
-class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="format", tag="twofold-store-2"):
     """The feature files of a shared store, by name, and its manifest."""
 
-    format: str
-    version: int
-    files: tuple[FeatureEntry, ...] = ()
-    manifest: Entry | None = None
+    files: tuple[FeatureEntry, ...]
+    manifest: Entry | None
 
     def __post_init__(self) -> None:
-        if self.format != FORMAT or self.version != VERSION:
-            raise ValueError(f"its format is {self.format[:20]} {self.version} and not {FORMAT} {VERSION}: push it "
-                             "again, or update Twofold")
         counts = Counter(file.name.casefold() for file in self.files)  # one file on disks that ignore case
         if twice := [name for name, count in counts.items() if count > 1]:
             raise ValueError(f"it lists {twice[0]} twice")
@@ -102,7 +95,7 @@ class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def of(cls, entries: dict[str, Entry]) -> "Catalogue":
         """The catalogue of these files, by name."""
         files = tuple(entry for _, entry in sorted(entries.items()) if isinstance(entry, FeatureEntry))
-        return cls(FORMAT, VERSION, files, entries.get(MANIFEST))
+        return cls(files, entries.get(MANIFEST))
 
     @property
     def entries(self) -> dict[str, Entry]:
@@ -165,4 +158,5 @@ def parse(data: bytes, kind: type[T], source: str) -> T:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         reason = "".join(letter if letter.isprintable() else "?" for letter in str(error)[:200])
-        raise CacheError(f"{source}: its catalogue is not one that `cache push` has written ({reason})") from None
+        raise CacheError(f"{source}: its catalogue is not one that `cache push` of this version has written "
+                         f"({reason})") from None

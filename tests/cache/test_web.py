@@ -137,11 +137,6 @@ def test_a_file_without_an_end_is_cut_off(site, store, back):
     assert sorted(path.name for path in back.path.iterdir() if path.name != ".lock") == ["manifest.csv"]
 
 
-def test_it_cannot_be_pushed_to(site, store, cli):
-    done = cli("cache", "push", store.path, site.url)
-    assert done.returncode == 2 and "a web server can only be read" in done.stderr and not site.headers
-
-
 @pytest.mark.parametrize(("status", "code", "said"), [
     (404, 2, "has no store.json: it is not a store that `cache push` has written"),
     (403, 2, "no permission (the server answers 403)"), (400, 2, "answers 400"),
@@ -169,7 +164,7 @@ def test_secrets_of_an_address_are_never_shown(site, cli):
 def test_a_page_instead_of_a_catalogue_is_refused(site, cli):
     (site.folder / CATALOGUE).write_text("<html>Welcome</html>")
     done = cli("cache", "ls", site.url)
-    assert done.returncode == 2 and "is not one that `cache push` has written" in done.stderr
+    assert done.returncode == 2 and "is not one that `cache push` of" in done.stderr
 
 
 @pytest.mark.parametrize("elsewhere", ["http://localhost:9/x", "ftp://127.0.0.1/x"])
