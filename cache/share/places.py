@@ -31,6 +31,9 @@ REASONS = {  # by the names of classes of errors, as those of drivers need not b
                                          "`ssh`, which asks whether that is its key, or says that it has changed"),
     "ClientConnectorCertificateError": (CacheError, "its certificate is not to be trusted"),
     "SFTPPermissionDenied": (CacheError, "no permission"), "PermissionError": (CacheError, "no permission"),
+    "FileNotFoundError": (CacheError, "there is no such file or folder"),
+    "NotADirectoryError": (CacheError, "there is no such file or folder"),
+    "FileExistsError": (TransferError, "another push is writing the same file"),
     "SFTPFailure": (TransferError, "the server says no more than 'Failure' (is its disk full, or a file in the way?)"),
     "SFTPNoSpaceOnFilesystem": (TransferError, "its disk is full"),
     "gaierror": (TransferError, "there is no host of that name, or no network"),
@@ -39,10 +42,6 @@ REASONS = {  # by the names of classes of errors, as those of drivers need not b
     **dict.fromkeys(["DisconnectError", "SFTPConnectionLost", "ClientPayloadError", "ServerDisconnectedError",
                      "ConnectionError"], BROKEN),
 }
-
-
-class NothingThere(CacheError):
-    """A file that the other place does not have."""
 
 
 class NameTaken(TransferError):
@@ -91,45 +90,47 @@ class Address:
 @contextmanager
 def translate_errors(address: Address, name: str = "") -> Iterator[None]:
     """Turn whatever a driver raises into CacheError (mend something) or TransferError (the same may work later)."""
+    where = f"{address.shown}/{name}" if name else address.shown
     try:
         yield
     except (CacheError, ImportError):
         raise
     except Exception as error:
-        where = f"{address.shown}/{name}" if name and not name.startswith(".") else address.shown  # no temporary names
-        raise _translated(error, where, address) from None
-
-
-def _translated(error: Exception, where: str, address: Address) -> Exception:
-    cause: Any = getattr(error, "os_error", error)  # aiohttp's around the socket's
-    status = getattr(error, "status", None)
-    if isinstance(cause, OSError) and cause.errno in FULL_DISK:
-        return cause
-    if isinstance(cause, FileNotFoundError | NotADirectoryError) or status in (404, 410):
-        return NothingThere(f"{where}: there is no such file or folder")
-    if isinstance(status, int):
-        error_type = TransferError if status >= 500 or status in (408, 429) else CacheError
-        reason = "no permission (the server answers {})" if status in (401, 403, 407) else "the server answers {}"
-        return error_type(f"{where}: {reason.format(status)}")
-    for kind in (*type(error).__mro__, *type(cause).__mro__):
-        if kind.__name__ in REASONS:
-            error_type, reason = REASONS[kind.__name__]
-            return error_type(f"{where}: {reason}")
-    said = address.without_secrets(" ".join(str(cause).split()))[:200]
-    return TransferError(f"{where}: {said or type(cause).__name__}")
+        cause: Any = getattr(error, "os_error", error)  # aiohttp's around the socket's
+        status = getattr(error, "status", None)
+        names = [kind.__name__ for kind in (*type(error).__mro__, *type(cause).__mro__)]
+        if isinstance(cause, OSError) and cause.errno in FULL_DISK:
+            raise cause from None
+        if status in (401, 403, 407):
+            kind, reason = CacheError, f"no permission (the server answers {status})"
+        elif isinstance(status, int):
+            kind = TransferError if status >= 500 or status in (408, 429) else CacheError
+            reason = f"the server answers {status}"
+        elif known := next((each for each in names if each in REASONS), ""):
+            kind, reason = REASONS[known]
+        else:
+            said = address.without_secrets(" ".join(str(cause).split()))[:200]
+            kind, reason = TransferError, said or type(cause).__name__
+        raise kind(f"{where}: {reason}") from None
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Bytes of a file from `start` on. total: size of the whole file, None if the other side does not say."""
+    """Bytes of an open file from `start` on. total: size of the whole file, None if the other side does not say."""
 
     start: int
     total: int | None
-    chunks: Iterator[bytes]
+    file: Any
+
+    @property
+    def chunks(self) -> Iterator[bytes]:
+        with self.file:
+            while chunk := self.file.read(CHUNK_BYTES):  # of the web what is there, so that a break costs little
+                yield chunk
 
 
 class Place:
-    """A folder that a driver of fsspec reads and writes; names are relative to it."""
+    """A folder that a driver of fsspec reads and writes; names are relative to it. Errors are those of the driver."""
 
     def __init__(self, address: Address, files: Any, root: str):
         self.address, self.files, self.root = address, files, root.rstrip("/")
@@ -137,45 +138,26 @@ class Place:
 
     def size(self, name: str) -> int | None:
         """Bytes of a file, None if there is none."""
-        with translate_errors(self.address, name):
-            try:
-                self.files.invalidate_cache()
-                return self.files.info(self._path(name))["size"]
-            except FileNotFoundError:
-                return None
+        self.files.invalidate_cache()
+        with suppress(FileNotFoundError):
+            return self.files.info(self._path(name))["size"]
 
     def entries(self, folder: str = "") -> dict[str, dict[str, Any]]:
         """What is in a folder below, by name, with what fsspec says of it; nothing if the folder is not there."""
-        with translate_errors(self.address, folder):
-            try:
-                self.files.invalidate_cache()
-                listed = self.files.ls(self._path(folder), detail=True)
-            except FileNotFoundError:
-                return {}
+        self.files.invalidate_cache()
+        listed = []
+        with suppress(FileNotFoundError):
+            listed = self.files.ls(self._path(folder), detail=True)
         return {entry["name"].rstrip("/").rpartition("/")[2]: entry for entry in listed}
 
     def read(self, name: str, start: int = 0) -> Stream:
-        """The file from `start` on. Raises NothingThere."""
-        total = self.size(name)
-        if total is None:
-            raise NothingThere(f"{self.address.shown}/{name}: there is no such file")
-        with translate_errors(self.address, name):
-            file = self.files.open(self._path(name), "rb")
-            file.seek(start)
-        return Stream(start, total, self._chunks(name, file))
-
-    def _chunks(self, name: str, file: Any) -> Iterator[bytes]:
-        with file:
-            while True:
-                with translate_errors(self.address, name):
-                    chunk = file.read(CHUNK_BYTES)
-                if not chunk:
-                    return
-                yield chunk
+        """The file from `start` on."""
+        file = self.files.open(self._path(name), "rb")
+        file.seek(start)
+        return Stream(start, self.size(name), file)
 
     def make(self, folder: str = "") -> None:
-        with translate_errors(self.address):
-            self.files.makedirs(self._path(folder).rstrip("/") or "/", exist_ok=True)
+        self.files.makedirs(self._path(folder).rstrip("/") or "/", exist_ok=True)
 
     def resumable(self, name: str) -> int:
         """Bytes of a file that can be written on; 0 if there is none. A link of its name goes: it leads elsewhere."""
@@ -188,49 +170,36 @@ class Place:
         return 0
 
     def write(self, name: str, chunks: Iterable[bytes], start: int = 0) -> None:
-        """Write a file that is not there, or from `start` on one that `resumable` has found."""
-        mode = "wb" if not self.resumes else "r+b" if start else "xb"
-        with translate_errors(self.address, name):
-            file = self.files.open(self._path(name), mode)
+        """Write a file that is not there, or from `start` on one that `resumable` allows."""
+        with self.files.open(self._path(name), "wb" if not self.resumes else "r+b" if start else "xb") as file:
             if start:
                 file.seek(start)
-        try:
             for chunk in chunks:
-                with translate_errors(self.address, name):
-                    file.write(chunk)
+                file.write(chunk)
             if self.address.scheme in LOCAL:
                 file.flush()
                 os.fsync(file.fileno())
-        finally:
-            with translate_errors(self.address, name):
-                file.close()
 
     def publish(self, temporary: str, name: str, *, replace: bool) -> None:
         """Give a file its name. Raises NameTaken for one that is there, unless it may be replaced."""
         old, new = self._path(temporary), self._path(name)
-        with translate_errors(self.address, name):
-            try:
-                if replace:
-                    self.files.mv(old, new)
-                elif self.address.scheme in SSH:
-                    self._wait(self._rename_once, old, new)
-                elif self.address.scheme in LOCAL:
-                    self.files.link(old, new)
-                    self.files.rm_file(old)
-                elif self.size(name) is None:
-                    self.files.mv(old, new)
-                else:
-                    raise FileExistsError(name)
-            except Exception:
-                if replace or self.size(name) is None:
-                    raise
-                raise NameTaken(f"{self.address.shown}/{name} has just been written by another push: run the same "
-                                "command again") from None
+        try:
+            if not replace and self.address.scheme in SSH:
+                from fsspec.asyn import sync
 
-    def _wait(self, ask: Any, *arguments: Any) -> Any:
-        from fsspec.asyn import sync
-
-        return sync(self.files.loop, ask, *arguments)
+                sync(self.files.loop, self._rename_once, old, new)
+            elif not replace and self.address.scheme in LOCAL:
+                self.files.link(old, new)
+                self.files.rm_file(old)
+            elif replace or self.size(name) is None:
+                self.files.mv(old, new)
+            else:
+                raise FileExistsError(name)
+        except Exception:
+            if replace or self.size(name) is None:
+                raise
+            raise NameTaken(f"{self.address.shown}/{name} has just been written by another push: run the same command "
+                            "again") from None
 
     async def _rename_once(self, old: str, new: str) -> None:
         """SFTP's plain rename, which never replaces."""
@@ -238,7 +207,7 @@ class Place:
             await sftp.rename(old, new)
 
     def remove(self, name: str) -> None:
-        with translate_errors(self.address, name), suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             self.files.rm_file(self._path(name))
 
     def _path(self, name: str) -> str:
@@ -251,18 +220,17 @@ class WebFolder(Place):
     def read(self, name: str, start: int = 0) -> Stream:
         """The file from `start` on, or from its beginning if the server cannot do ranges."""
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-        with translate_errors(self.address, name):
-            try:  # block_size 0: as a stream; size: not asked for before
-                file = self.files.open(f"{self._path(name)}{self.address.query}", block_size=0, size=1, headers=headers)
-            except Exception as error:
-                if getattr(error, "status", None) != 416 or not start:
-                    raise
-                return self.read(name)  # what we have is longer than what is there
-            said = CONTENT_RANGE.match(file.r.headers.get("Content-Range", "")) if file.r.status == 206 else None
-            if said and int(said[1]) != start:
-                raise ConnectionError("another range than was asked for")
+        try:  # block_size 0: as a stream; size: not asked for before
+            file = self.files.open(f"{self._path(name)}{self.address.query}", block_size=0, size=1, headers=headers)
+        except Exception as error:
+            if getattr(error, "status", None) != 416 or not start:
+                raise
+            return self.read(name)  # what we have is longer than what is there
+        said = CONTENT_RANGE.match(file.r.headers.get("Content-Range", "")) if file.r.status == 206 else None
+        if said and int(said[1]) != start:
+            raise ConnectionError("another range than was asked for")
         length = said[2] if said else file.r.headers.get("Content-Length", "")
-        return Stream(start if said else 0, int(length) if length.isdecimal() else None, self._chunks(name, file))
+        return Stream(start if said else 0, int(length) if length.isdecimal() else None, file)
 
 
 async def _web_client(**options: Any) -> Any:

@@ -27,7 +27,7 @@ from twofold.cache.share.catalogue import (
     catalogue_of,
     parse,
 )
-from twofold.cache.share.places import CHUNK_BYTES, NameTaken, NothingThere, Place, open_place
+from twofold.cache.share.places import CHUNK_BYTES, NameTaken, Place, open_place, translate_errors
 from twofold.cache.store import MANIFEST, Store
 from twofold.data.utils.atomic import file_exists, file_lock, publish, try_lock
 
@@ -79,12 +79,13 @@ def shared_listing(url: str) -> SharedListing:
 
 
 def fetch_catalogue(source: Place) -> Catalogue:
-    """The catalogue of a shared store. Raises NothingThere if there is none, CacheError if it is refused."""
+    """The catalogue of a shared store. Raises CacheError if there is none or it is refused, TransferError."""
     shown = source.address.shown
-    try:
-        return parse(_small(source, CATALOGUE, MAX_CATALOGUE_BYTES), Catalogue, shown)
-    except NothingThere:
-        raise NothingThere(f"{shown} has no {CATALOGUE}: it is not a store that `cache push` has written") from None
+    with translate_errors(source.address):
+        try:
+            return parse(_small(source, CATALOGUE, MAX_CATALOGUE_BYTES), Catalogue, shown)
+        except FileNotFoundError:
+            raise CacheError(f"{shown} has no {CATALOGUE}: it is not a store that `cache push` has written") from None
 
 
 def push(store: Store, url: str, *, replace: bool = False, progress: Progress = lambda count, total: None) -> Transfer:
@@ -99,28 +100,29 @@ def push(store: Store, url: str, *, replace: bool = False, progress: Progress = 
     if not here.files:
         raise CacheError(f"{store.path}: no feature files to share")
     target = open_place(url, writing=True)
-    indexed = _indexed(target)
-    there = indexed | _entries(target)
-    present, lacking, broken, other = [], [], [], []
-    for name, entry in here.entries.items():
-        listed, size = there.get(name), target.size(name)
-        if size == entry.bytes and (listed.sha256 if listed else _digest(target.read(name).chunks)) == entry.sha256:
-            present.append(entry)
-            continue
-        lacking.append(entry)
-        if size is not None:  # of the same contents: it was cut off there
-            (broken if listed and listed.sha256 == entry.sha256 else other).append(name)
-    if not replace:
-        _refuse(other, store=store.path, url=target.address.shown, remedy=(
-            "push with --replace what is here, or pull that into another folder and `cache merge` the two"))
-    target.make()
-    resumed, whole = 0, 2 * _total(lacking)
-    for entry in lacking:
-        resumed += _send(target, entry, store.path / entry.name, lambda count: progress(count, whole),
-                         replace=replace or entry.name in broken)
-    _send_card(target, store.path / CARD)
-    if there | here.entries != indexed:
-        write_catalogue(target, here)
+    with translate_errors(target.address):
+        indexed = _indexed(target)
+        there = indexed | _entries(target)
+        present, lacking, broken, other = [], [], [], []
+        for name, entry in here.entries.items():
+            listed, size = there.get(name), target.size(name)
+            if size == entry.bytes and (listed.sha256 if listed else _digest(target.read(name).chunks)) == entry.sha256:
+                present.append(entry)
+                continue
+            lacking.append(entry)
+            if size is not None:  # of the same contents: it was cut off there
+                (broken if listed and listed.sha256 == entry.sha256 else other).append(name)
+        if not replace:
+            _refuse(other, store=store.path, url=target.address.shown, remedy=(
+                "push with --replace what is here, or pull that into another folder and `cache merge` the two"))
+        target.make()
+        resumed, whole = 0, 2 * _total(lacking)
+        for entry in lacking:
+            resumed += _send(target, entry, store.path / entry.name, lambda count: progress(count, whole),
+                             replace=replace or entry.name in broken)
+        _send_card(target, store.path / CARD)
+        if there | here.entries != indexed:
+            write_catalogue(target, here)
     return Transfer(store.path, target.address.shown, True, tuple(lacking), tuple(present), resumed,
                     len(store.shards()))
 
@@ -142,10 +144,7 @@ def write_catalogue(target: Place, ours: Catalogue) -> None:
 
 
 def _indexed(target: Place) -> dict[str, Entry]:
-    try:
-        return fetch_catalogue(target).entries
-    except NothingThere:
-        return {}
+    return {} if target.size(CATALOGUE) is None else fetch_catalogue(target).entries
 
 
 def _entries(target: Place) -> dict[str, Entry]:
@@ -170,9 +169,10 @@ def _send(target: Place, entry: Entry, path: Path, progress: Callable[[int], Non
         have = 0
     progress(have)
     try:
-        if have < entry.bytes or not have:
-            target.write(partial, _read(path, have, progress), have)
-        arrived = _digest(target.read(partial).chunks, progress)
+        with translate_errors(target.address, entry.name):
+            if have < entry.bytes or not have:
+                target.write(partial, _read(path, have, progress), have)
+            arrived = _digest(target.read(partial).chunks, progress)
     except TransferError as error:
         kept = "what has arrived is kept there" if resumes else f"{entry.name} starts anew"
         raise TransferError(f"{error}: run the same command again, {kept}") from None
@@ -286,18 +286,20 @@ def _receive(source: Place, entry: Entry, partial: Path, whole: int, progress: P
         progress(have, whole)
         return have
     try:
-        with _refused(source, entry, partial), partial.open("r+b") as file:
+        with (_refused(source, entry, partial), translate_errors(source.address, entry.name),
+              partial.open("r+b") as file):
             stream = source.read(entry.name, have)
-            if stream.total not in (None, entry.bytes):
-                raise CacheError(f"it has {stream.total} bytes and its catalogue says {entry.bytes}")
-            progress(file.seek(stream.start), whole)
-            for chunk in stream.chunks:
-                if file.tell() + len(chunk) > entry.bytes:
-                    raise CacheError(f"it has more than the {entry.bytes} bytes that its catalogue says")
-                file.write(chunk)
-                progress(len(chunk), whole)
+            with contextlib.closing(stream.file):
+                if stream.total not in (None, entry.bytes):
+                    raise CacheError(f"it has {stream.total} bytes and its catalogue says {entry.bytes}")
+                progress(file.seek(stream.start), whole)
+                for chunk in stream.chunks:
+                    if file.tell() + len(chunk) > entry.bytes:
+                        raise CacheError(f"it has more than the {entry.bytes} bytes that its catalogue says")
+                    file.write(chunk)
+                    progress(len(chunk), whole)
             if file.tell() < entry.bytes:
-                raise TransferError(f"{source.address.shown}/{entry.name}: the connection broke off")
+                raise ConnectionError("it ended too early")
     except TransferError as error:
         have = partial.stat().st_size
         kept = f"it goes on from {_mb(have)} of the {_mb(entry.bytes)} of {entry.name}" if have else "it goes on there"
@@ -310,7 +312,7 @@ def _refused(source: Place, entry: Entry, partial: Path) -> Iterator[None]:
     """Keep nothing of a file that is not what the catalogue promises; a connection that broke off is another thing."""
     try:
         yield
-    except (TransferError, NothingThere):
+    except TransferError:
         raise
     except CacheError as error:
         partial.unlink(missing_ok=True)
