@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
     "data": {"data", "numpy", "pandas", "PIL"},
     "data/utils": {"data", "numpy", "pandas", "huggingface_hub", "typer"},
+    "data/images": {"data", "numpy", "pandas", "PIL", "pillow_heif"},
     "data/faces": {"data", "numpy", "pandas", "PIL", "cv2", "av", "tqdm", "huggingface_hub", "matplotlib"},
     "cache/share": {"cache", "data", "numpy", "msgspec", "fsspec", "sshfs", "asyncssh", "aiohttp"},
     "cache": {"cache", "data", "numpy", "h5py", "msgspec", "xxhash", "pyarrow"},

@@ -13,7 +13,7 @@ from twofold.data.faces.detectors import require_opencv
 from twofold.data.faces.settings import Sampling
 from twofold.data.faces.sources import Source
 from twofold.data.faces.timeline import COLOURS, MARK, TIMELINE, draw_timeline, require_matplotlib
-from twofold.data.faces.video import VideoError, read_frames, require_av, video_facts
+from twofold.data.faces.video import VideoError, VideoReader, require_av
 from twofold.data.utils.csv_files import read_table
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind
@@ -80,16 +80,20 @@ def annotate_video(video: Path, rows: pd.DataFrame, classes: Sequence[str], out:
     """
     av = require_av()
     answers = {int(str(frame)): group for frame, group in rows[rows["frame"] != ""].groupby("frame")}
-    current, stamp = None, -1
+    current, stamp, size = None, -1, ()
     stream: Any = None
-    with out.writing() as temporary, av.open(str(temporary), "w") as container:
+    with VideoReader() as reader, out.writing() as temporary, av.open(str(temporary), "w") as container:
+        rate = reader.facts(video).rate
         container.metadata["comment"] = MARK
         try:
-            for frame in read_frames(video, Sampling()):
-                pixels = frame.pixels()
-                pixels = np.ascontiguousarray(pixels[:pixels.shape[0] // 2 * 2, :pixels.shape[1] // 2 * 2])
+            for frame in reader.frames(video, Sampling()):
+                assert frame.pixels is not None
+                size = size or tuple(side // 2 * 2 for side in frame.pixels.shape[1::-1])
+                pixels = frame.pixels[:size[1], :size[0]].copy()
+                if pixels.shape[1::-1] != size:  # the video changes its size on the way
+                    pixels = require_opencv().resize(frame.pixels, size)
                 if stream is None:
-                    stream = _add_stream(av, container, pixels, video_facts(video).rate)
+                    stream = _add_stream(av, container, pixels, rate)
                 current = answers.get(frame.index, current)
                 if current is not None:
                     _draw_rows(pixels, current, classes)

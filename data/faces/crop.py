@@ -17,7 +17,7 @@ from twofold.data.faces.detectors import Detection, DetectorModel
 from twofold.data.faces.faces_table import CropReport, crop_report, face_key, faces_manifest
 from twofold.data.faces.settings import VERSION, CropSettings, Sampling
 from twofold.data.faces.sources import Source, find_sources
-from twofold.data.faces.video import VideoError, video_facts
+from twofold.data.faces.video import VideoError, VideoReader
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
 from twofold.data.utils.atomic import atomic_write, try_lock
 from twofold.data.utils.errors import InputError
@@ -159,14 +159,16 @@ def _size(path: Path) -> int:
 
 def _progress_bar(sources: Sequence[Source], sampling: Sampling, shown: bool) -> tqdm:
     pace = 0.5 if os.isatty(2) else LOG_SECONDS
-    return tqdm(total=sum(_expected_frames(source, sampling) for source in sources), unit="frame", desc="crop",
-                dynamic_ncols=True, mininterval=pace, maxinterval=2 * pace, disable=not shown)
+    with VideoReader() as reader:
+        total = sum(_expected_frames(source, sampling, reader) for source in sources)
+    return tqdm(total=total, unit="frame", desc="crop", dynamic_ncols=True, mininterval=pace, maxinterval=2 * pace,
+                disable=not shown)
 
 
-def _expected_frames(source: Source, sampling: Sampling) -> int:
+def _expected_frames(source: Source, sampling: Sampling, reader: VideoReader) -> int:
     """1 for a photograph; for a video what its header promises."""
     try:
-        facts = video_facts(source.path) if source.video else None
+        facts = reader.facts(source.path) if source.video else None
     except VideoError:
         facts = None
     if facts is None:

@@ -14,9 +14,9 @@ from twofold.data.faces.detectors import Detection, Detector, DetectorModel
 from twofold.data.faces.settings import CropSettings, Sampling
 from twofold.data.faces.sources import Source
 from twofold.data.faces.track import Tracker
-from twofold.data.faces.video import Frame, VideoError, read_frames
+from twofold.data.faces.video import Frame, VideoError, VideoReader
 from twofold.data.images.decode import ImageError, decode
-from twofold.data.images.sources import NO_FACE
+from twofold.data.images.sources import NO_FACE, read_below
 
 MAX_QUEUED_BYTES = 256 << 20  #: of frames that are decoded and wait for the detector
 
@@ -69,14 +69,16 @@ def detect_faces(sources: Sequence[Source], config: DetectionConfig,
     which are repeated without detection. A source that cannot be read is one entry with a note.
     """
     tracker = Tracker()
-    for entry in _run_in_order(_tasks(sources, config, previous or {}), config.workers or os.cpu_count() or 1):
-        if entry.frame is not None:
-            tracks = tracker.update([face.detection for face in entry.faces], entry.time or 0.0)
-            faces = tuple(replace(face, track=track) for face, track in zip(entry.faces, tracks, strict=True))
-            yield replace(entry, faces=faces)
-        else:
-            tracker = Tracker()
-            yield entry
+    with VideoReader() as reader:
+        tasks = _tasks(sources, config, previous or {}, reader)
+        for entry in _run_in_order(tasks, config.workers or os.cpu_count() or 1):
+            if entry.frame is not None:
+                tracks = tracker.update([face.detection for face in entry.faces], entry.time or 0.0)
+                faces = tuple(replace(face, track=track) for face, track in zip(entry.faces, tracks, strict=True))
+                yield replace(entry, faces=faces)
+            else:
+                tracker = Tracker()
+                yield entry
 
 
 Task = Callable[[], FrameDetections]
@@ -101,8 +103,8 @@ def _run_in_order(tasks: Iterator[tuple[Task, int]], workers: int) -> Iterator[F
             pool.shutdown(cancel_futures=True)
 
 
-def _tasks(sources: Sequence[Source], config: DetectionConfig, previous: Mapping[tuple[str, int], FrameDetections]
-           ) -> Iterator[tuple[Task, int]]:
+def _tasks(sources: Sequence[Source], config: DetectionConfig, previous: Mapping[tuple[str, int], FrameDetections],
+           reader: VideoReader) -> Iterator[tuple[Task, int]]:
     """One task for each photograph and frame, and about how many bytes it holds until it is done."""
     detectors = local()
 
@@ -115,14 +117,14 @@ def _tasks(sources: Sequence[Source], config: DetectionConfig, previous: Mapping
         if not source.video:
             yield lambda source=source: _photograph(source, find), 0
             continue
-        note = ""
+        note, done = "", [index for name, index in previous if name == source.name]
         try:
-            for frame in read_frames(source.path, config.sampling):
+            for frame in reader.frames(source.path, config.sampling, skip=done):
                 before = previous.get((source.name, frame.index))
                 if before is not None:
                     yield lambda before=before: before, 0
-                else:
-                    yield lambda source=source, frame=frame: _frame(source, frame, find), 3 * frame.pixel_count
+                elif frame.pixels is not None:
+                    yield lambda source=source, frame=frame: _frame(source, frame, find), frame.pixels.nbytes
         except VideoError as error:
             note = str(error)
         end = FrameDetections(source, None, None, (), note, last=True)
@@ -131,19 +133,18 @@ def _tasks(sources: Sequence[Source], config: DetectionConfig, previous: Mapping
 
 def _photograph(source: Source, find: Callable[[np.ndarray], tuple[Face, ...]]) -> FrameDetections:
     try:
-        image = np.asarray(decode(source.path.read_bytes()))[..., ::-1]
-    except (ImageError, OSError) as error:
-        reason = str(error) if isinstance(error, ImageError) else f"unreadable file ({error.strerror})"
-        return FrameDetections(source, None, None, (), reason, last=True)
+        image = np.asarray(decode(read_below(source.path.parent, source.path.name)))[..., ::-1]
+    except ImageError as error:
+        return FrameDetections(source, None, None, (), str(error), last=True)
     faces = find(np.ascontiguousarray(image))
     return FrameDetections(source, None, None, faces, "" if faces else NO_FACE, True, (image.shape[1], image.shape[0]))
 
 
 def _frame(source: Source, frame: Frame, find: Callable[[np.ndarray], tuple[Face, ...]]) -> FrameDetections:
-    image = frame.pixels()
-    faces = find(image)
+    assert frame.pixels is not None
+    faces = find(frame.pixels)
     return FrameDetections(source, frame.index, round(frame.time, 6), faces, "" if faces else NO_FACE,
-                           size=(image.shape[1], image.shape[0]))
+                           size=(frame.pixels.shape[1], frame.pixels.shape[0]))
 
 
 def crop_faces(image: np.ndarray, detector: Detector, settings: CropSettings, *, most: int | None = None

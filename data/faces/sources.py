@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from twofold.data.images.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_hidden
+from twofold.data.faces.video import is_animation
+from twofold.data.images.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES, image_format, is_hidden
 from twofold.data.utils.errors import InputError
 
 MAX_NAME_BYTES = 200  #: of one part of a name: the images below it have longer ones
@@ -14,8 +15,8 @@ MAX_NAME_BYTES = 200  #: of one part of a name: the images below it have longer 
 
 @dataclass(frozen=True)
 class Source:
-    """A photograph or a video. name: unique among the sources, the manifest's name for it; video: by the suffix, a
-    file of neither kind is tried as a video."""
+    """A photograph or a video. name: unique among the sources, the manifest's name for it; video: True for an animated
+    image, too, and for a file of neither kind, which is tried as a video."""
 
     name: str
     path: Path
@@ -47,8 +48,17 @@ def find_sources(inputs: Sequence[Path], *, ignore: Path | None = None) -> list[
         else:
             raise InputError(f"{place}: no such file or folder")
     names = _unique_names(files)
-    return sorted((Source(name, path, path.suffix.lower() not in IMAGE_SUFFIXES) for path, name in names.items()),
-                  key=lambda source: source.name)
+    return sorted((Source(name, path, _is_video(path)) for path, name in names.items()), key=lambda each: each.name)
+
+
+def _is_video(path: Path) -> bool:
+    """By the file's first bytes, or by its suffix where they are those of no image."""
+    try:
+        with path.open("rb") as file:
+            is_image = image_format(file.read(32)) is not None
+    except OSError:  # reading it whole reports why
+        is_image = False
+    return is_animation(path) if is_image else path.suffix.lower() not in IMAGE_SUFFIXES
 
 
 def _is_source(path: Path, folder: Path, ignore: Path | None) -> bool:

@@ -1,18 +1,34 @@
-"""Stream the frames of a video file: upright, with their true times, as long as the file can be read."""
+"""Stream the frames of a video file or an animation: upright, with their true times, as long as it can be read.
 
-import math
-import re
-from collections.abc import Callable, Iterator
+Videos are decoded in a process of their own (video_worker.py), which is ended when it says nothing for a while: a file
+that crashes FFmpeg, or keeps it busy without end, costs that file and no more.
+"""
+
+import contextlib
+import json
+import os
+import select
+import struct
+import subprocess
+import sys
+import warnings
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from twofold.data.faces.settings import Sampling
+from twofold.data.images.decode import FORMATS, PHOTO_LIMITS, ImageError, upright_rgb
+from twofold.data.images.formats import image_format
 from twofold.data.utils.errors import InputError
 
-MAX_PIXELS = 64_000_000  #: of a frame, as of a picture
+MAX_SILENCE = 60.0  #: seconds without a message from the worker
+WORKER = Path(__file__).with_name("video_worker.py")
+ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")  #: formats whose further images are frames
+MAX_ANIMATION_PIXELS = 20_000_000_000  #: of all frames together
 
 
 class VideoError(Exception):
@@ -21,13 +37,12 @@ class VideoError(Exception):
 
 @dataclass(frozen=True)
 class Frame:
-    """index: position among all frames of the file, from 0; time: seconds since the first; pixels: returns the
-    (H, W, 3) BGR image, upright (a function, so that skipped frames cost no conversion); pixel_count: H x W."""
+    """index: position among all frames of the file, from 0; time: seconds since the first; pixels: (H, W, 3) BGR uint8,
+    upright, None for a frame that was to be skipped."""
 
     index: int
     time: float
-    pixels: Callable[[], np.ndarray]
-    pixel_count: int
+    pixels: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -40,124 +55,142 @@ class VideoFacts:
     height: int
 
 
-def video_facts(path: Path) -> VideoFacts:
-    """Raises VideoError for a file without a video that can be decoded."""
-    with _opened(path) as container:
-        stream = _stream(container)
-        rate = float(stream.average_rate or stream.guessed_rate or 0)
-        seconds = float(_length(container, stream)) or (container.duration or 0) / 1e6
-        return VideoFacts(stream.frames or max(0, round(seconds * rate)), rate, stream.width, stream.height)
+class VideoReader:
+    """Reads videos, one at a time, in one worker process, which is started anew where it was lost."""
 
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
 
-def read_frames(path: Path, sampling: Sampling) -> Iterator[Frame]:
-    """The frames that `sampling` wants, in order of time. Holds one at a time.
+    def __enter__(self) -> "VideoReader":
+        return self
 
-    What is damaged in between is passed over. Raises VideoError, after the last frame that could be read, where parts
-    were damaged or the file ends before it should.
-    """
-    index, due = -1, 0
-    first: Fraction | None = None
-    last: Fraction | None = None
-    with _opened(path) as container:
-        stream = _stream(container)
-        stream.thread_type = "AUTO"
-        step = 1 / Fraction(stream.average_rate or stream.guessed_rate or 25)
-        length = _length(container, stream)
-        damage: list[str] = []
-        for index, picture in enumerate(_decoded(container, stream, damage)):
-            if picture.width * picture.height > MAX_PIXELS:
-                raise VideoError(f"has frames of more than {MAX_PIXELS} pixels")
-            stamp = _stamp(picture)
-            time = last + step if stamp is None and last is not None else stamp or Fraction(0)
-            time = time if last is None or time > last else last  # a clock set back: time stands, frames go on
-            first, last = (time if first is None else first), time
-            elapsed = time - first
-            if sampling.fps:
-                if elapsed * Fraction(sampling.fps) < due:
-                    continue
-                due = math.floor(elapsed * Fraction(sampling.fps)) + 1
-            elif index % sampling.every:
-                continue
-            yield Frame(index, float(elapsed), _upright(picture), picture.width * picture.height)
-    if first is None or last is None:
-        raise VideoError(f"no frame in it can be decoded{f' ({damage[0]})' if damage else ''}")
-    end = last + step - min(first, 0)  # some clocks begin late and count from 0 all the same
-    if end < length - max(Fraction(1, 2), 5 * step, length / 50):  # edit lists cut a few frames off
-        shown = f"{float(end):.1f} of {float(length):.1f} s"
-        raise VideoError(f"ends after {shown}: the rest is missing or damaged")
-    if damage:
-        raise VideoError(f"is damaged in {len(damage)} places, where frames are missing ({damage[0]})")
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
+    def close(self) -> None:
+        """End the worker process."""
+        if self._process:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
 
-def _decoded(container, stream, damage: list[str]) -> Iterator:
-    """Every picture that can be decoded; why others cannot is noted in `damage`."""
-    av = require_av()
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
+    def facts(self, path: Path) -> VideoFacts:
+        """Raises VideoError for a file without a video that can be decoded."""
+        if is_animation(path):
+            with Image.open(path) as image:
+                return VideoFacts(getattr(image, "n_frames", 1), 0.0, *image.size)
+        with contextlib.closing(self._ask(path)) as messages:
+            return VideoFacts(**next(messages)[0]["facts"])
+
+    def frames(self, path: Path, sampling: Sampling, skip: Collection[int] = ()) -> Iterator[Frame]:
+        """The frames that `sampling` selects, in order of time. Holds one at a time. skip: indices without pixels.
+
+        Damaged parts are skipped. Raises VideoError, after the last frame that could be read, where parts were damaged
+        or the file ends before it should.
+        """
+        if is_animation(path):
+            yield from _animation(path, sampling)
             return
-        except av.error.FFmpegError as error:  # the file itself cannot be read on
-            damage.append(error.strerror or "damaged")
-            return
+        request = {"fps": sampling.fps, "every": sampling.every, "skip": sorted(skip)}
+        with contextlib.closing(self._ask(path, **request)) as messages:
+            for message, pixels in messages:
+                if "end" in message:
+                    return
+                shape = message["shape"]
+                yield Frame(message["frame"], message["time"],
+                            None if shape is None else np.frombuffer(pixels, np.uint8).reshape(*shape, 3))
+
+    def _ask(self, path: Path, **request: Any) -> Iterator[tuple[dict[str, Any], bytearray]]:
+        """The worker's messages with their pixels, the last one included. Raises VideoError."""
+        require_av()
         try:
-            yield from packet.decode()
-        except av.error.FFmpegError as error:
-            damage.append(error.strerror or "damaged")
+            size = path.stat().st_size
+        except OSError as error:
+            raise VideoError(f"unreadable file ({error.strerror})") from None
+        if not self._process:
+            self._process = _start_worker()
+        assert self._process.stdin and self._process.stdout
+        done = False
+        try:
+            line = json.dumps(request | {"path": os.fspath(path), "size": size}) + "\n"
+            self._process.stdin.write(line.encode())
+            while not done:
+                message, pixels = self._receive(self._process.stdout.fileno())
+                done = not message.keys().isdisjoint(("end", "error", "facts"))
+                if "error" in message:
+                    raise VideoError(message["error"])
+                if message:
+                    yield message, pixels
+        except (BrokenPipeError, EOFError):
+            raise VideoError("crashes the decoder") from None
+        finally:
+            if not done:
+                self.close()
+
+    @staticmethod
+    def _receive(pipe: int) -> tuple[dict[str, Any], bytearray]:
+        length = struct.unpack(">I", _read_exactly(pipe, 4))[0]
+        message = json.loads(_read_exactly(pipe, length))
+        pixels = _read_exactly(pipe, message.pop("bytes"))
+        return message, pixels
 
 
-def _length(container, stream) -> Fraction:
-    """Seconds that the file says it lasts, 0 where it does not; sound may go on longer than the picture."""
-    if stream.duration and stream.time_base:
-        return stream.duration * Fraction(stream.time_base)
-    written = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # Matroska's
-    if written:
-        return 3600 * int(written[1]) + 60 * int(written[2]) + Fraction(written[3])
-    return Fraction(0) if container.streams.audio else Fraction(container.duration or 0, 1_000_000)
+def _start_worker() -> "subprocess.Popen[bytes]":
+    """With this process's packages (-P: and not the modules beside the script); Ctrl-C is for this process alone."""
+    packages = os.pathsep.join(place for place in sys.path if os.path.isabs(place))
+    return subprocess.Popen([sys.executable, "-P", str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                            stderr=subprocess.DEVNULL, bufsize=0, start_new_session=True,
+                            env=os.environ | {"PYTHONPATH": packages})
 
 
-def _stamp(picture) -> Fraction | None:
-    if picture.pts is None or picture.time_base is None:
-        return None
-    return picture.pts * Fraction(picture.time_base)
+def _read_exactly(pipe: int, size: int) -> bytearray:
+    content, read = bytearray(size), 0
+    while read < size:
+        if not select.select([pipe], [], [], MAX_SILENCE)[0]:
+            raise VideoError(f"keeps the decoder busy: not a frame in {MAX_SILENCE:.0f} seconds")
+        count = os.readv(pipe, [memoryview(content)[read:]])
+        if not count:
+            raise EOFError
+        read += count
+    return content
 
 
-def _upright(picture) -> Callable[[], np.ndarray]:
-    """Turned as the file's rotation says, pixels made square."""
-    turns = round((picture.rotation or 0) / 90) % 4
-    aspect = picture.sample_aspect_ratio if hasattr(picture, "sample_aspect_ratio") else None
-
-    def pixels() -> np.ndarray:
-        width = round(picture.width * aspect) if aspect and 0.2 < aspect < 5 else picture.width
-        array = picture.to_ndarray(format="bgr24", width=width, height=picture.height)
-        return np.ascontiguousarray(np.rot90(array, turns)) if turns else array
-
-    return pixels
-
-
-def _opened(path: Path):
-    av = require_av()
+def is_animation(path: Path) -> bool:
+    """Whether an image file has several frames, as GIF, APNG, WebP and AVIF may."""
     try:
-        if not path.stat().st_size:
-            raise VideoError("empty file")
-        return av.open(str(path), metadata_errors="replace")
-    except av.error.FFmpegError as error:
-        raise VideoError(f"not a video that can be read ({error.strerror or type(error).__name__})") from None
-    except OSError as error:
-        raise VideoError(f"unreadable file ({error.strerror})") from None
+        with path.open("rb") as file:
+            kind = image_format(file.read(32))
+        if kind is None or kind.name not in ANIMATED:
+            return False
+        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
+            return getattr(image, "n_frames", 1) > 1
+    except Exception:  # decoders raise anything; reading it as an image reports why
+        return False
 
 
-def _stream(container):
-    """The first video stream that is no cover picture of a sound file. Raises VideoError."""
-    av = require_av()
-    streams = [stream for stream in container.streams.video
-               if not stream.disposition & av.stream.Disposition.attached_pic]
-    if not streams:
-        raise VideoError("no video in it, only sound" if container.streams.audio else "no video in it")
-    if streams[0].codec_context is None:
-        raise VideoError("its codec is unknown here")
-    return streams[0]
+def _animation(path: Path, sampling: Sampling) -> Iterator[Frame]:
+    """The frames of an animated image, transparent parts on white; a frame without a duration lasts 0.1 s."""
+    elapsed, due, pixels = 0.0, 0.0, 0
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > PHOTO_LIMITS.pixels:
+                raise VideoError(f"has frames of more than {PHOTO_LIMITS.pixels} pixels")
+            for index in range(image.n_frames):
+                pixels += image.width * image.height
+                if pixels > MAX_ANIMATION_PIXELS:
+                    raise VideoError(f"has more than {MAX_ANIMATION_PIXELS} pixels in all frames together")
+                image.seek(index)
+                image.load()
+                if elapsed * sampling.fps >= due if sampling.fps else index % sampling.every == 0:
+                    due = int(elapsed * sampling.fps) + 1
+                    yield Frame(index, elapsed, np.ascontiguousarray(np.asarray(upright_rgb(image))[..., ::-1]))
+                elapsed += (image.info.get("duration") or 100) / 1000
+    except (VideoError, GeneratorExit):
+        raise
+    except ImageError as error:
+        raise VideoError(str(error)) from None
+    except Exception as error:  # decoders raise anything
+        raise VideoError(f"is damaged ({type(error).__name__})") from None
 
 
 def require_av():

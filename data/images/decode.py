@@ -6,16 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
-from twofold.data.images.formats import IMAGE_FORMATS
+from twofold.data.images.formats import IMAGE_FORMATS, image_format
 
 DECODER = "pillow-rgb-1"  #: of the recipe: what follows may only change together with this name
-FORMATS = tuple(each.name for each in IMAGE_FORMATS)  #: EPS, for one, would run Ghostscript
+#: EPS, for one, would run Ghostscript; HEIF is added where pillow-heif is installed
+FORMATS = tuple(each.name for each in IMAGE_FORMATS if each.name != "HEIF" and (
+    each.name != "AVIF" or (features.check("avif") if "avif" in features.modules else False)))
 MAX_FILE_BYTES = 256 << 20  #: no face is larger; a sparse file of 40 GB would fill the memory
 STRIP_PIXELS = 1 << 20  #: converted at once where a conversion takes many bytes a pixel
 #: bytes a pixel at the peak, measured with Pillow 12 (libwebp keeps two canvases, OpenJPEG 32-bit planes)
-PEAK_BYTES = {"WEBP": 24, "JPEG2000": 24}
+PEAK_BYTES = {"WEBP": 24, "JPEG2000": 24, "AVIF": 24, "HEIF": 24}
 OTHER_PEAK_BYTES = 12
 
 
@@ -51,7 +53,7 @@ def decode(content: bytes, limits: Limits = PHOTO_LIMITS) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            image = Image.open(io.BytesIO(content), formats=_formats(content))
             _require(image, limits)
             image.load()
             return _rgb(_upright(image))
@@ -65,6 +67,21 @@ def decode(content: bytes, limits: Limits = PHOTO_LIMITS) -> Image.Image:
         raise ImageError("not enough memory to decode it") from None
     except Exception as error:  # decoders raise anything: struct.error, AttributeError, ZeroDivisionError, ...
         raise ImageError("truncated image" if "truncated" in str(error) else "damaged image") from None
+
+
+def _formats(content: bytes) -> tuple[str, ...]:
+    """The formats to try. Raises ImageError for one that this installation cannot read, with what to install."""
+    kind = image_format(content[:32])
+    if kind is None or kind.name in FORMATS:
+        return FORMATS
+    if kind.name == "AVIF":
+        raise ImageError("an AVIF image, which this Pillow does not read: pip install 'pillow>=11.3'")
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ImageError("a HEIC/HEIF image, which needs pip install 'twofold[footage]' (or pillow-heif)") from None
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return ("HEIF",)
 
 
 def _require(image: Image.Image, limits: Limits) -> None:

@@ -22,10 +22,22 @@ IMAGE_FORMATS = (
     ImageFormat("WEBP", (".webp",), (b"RIFF????WEBP",)),
     ImageFormat("PPM", (".ppm", ".pgm", ".pbm", ".pnm"), tuple(b"P%d" % kind for kind in range(1, 7))),
     ImageFormat("JPEG2000", (".jp2", ".j2k", ".jpx", ".jpf"), (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")),
+    ImageFormat("AVIF", (".avif", ".avifs"), (b"????ftypavif", b"????ftypavis", b"????ftypmif1????????avif")),
+    ImageFormat("HEIF", (".heic", ".heif", ".hif"), tuple(b"????ftyp" + brand for brand in (
+        b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))),
 )
 IMAGE_SUFFIXES = frozenset(suffix for each in IMAGE_FORMATS for suffix in each.suffixes)
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp",
                             ".ogv", ".ts", ".mts", ".m2ts", ".vob", ".mxf"))
+
+
+def image_format(head: bytes) -> ImageFormat | None:
+    """The format of an image by the first bytes of its file (32 are enough), None for anything else."""
+    for each in IMAGE_FORMATS:
+        for magic in each.magic:
+            if len(head) >= len(magic) and all(want in (63, there) for want, there in zip(magic, head, strict=False)):
+                return each
+    return None
 
 
 def is_hidden(path: PurePath) -> bool:

@@ -44,10 +44,12 @@ def still(*heads: tuple[tuple[int, int, int], int, int], width: int = 160, heigh
 
 
 def film(path: Path, frames: list[np.ndarray], *, rate: int = 25, stamps: list[int] | None = None,
-         time_base: Fraction | None = None, codec: str = "mpeg4", pixels: str = "yuv420p") -> Path:
+         time_base: Fraction | None = None, codec: str = "mpeg4", pixels: str = "yuv420p",
+         metadata: dict[str, str] | None = None) -> Path:
     """Write a video; stamps: each frame's time in units of `time_base`, by default one a frame."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
+        stream.metadata.update(metadata or {})
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt, stream.bit_rate = pixels, 4_000_000
         if time_base:
@@ -72,10 +74,16 @@ def sound(path: Path) -> Path:
     return path
 
 
-def turn(path: Path, degrees: int) -> None:
-    """Say in an MP4 file that its picture is to be shown turned clockwise, as a telephone held upright does."""
+def set_matrix(path: Path, a: int, b: int, c: int, d: int) -> Path:
+    """Write the display matrix of an MP4 file: (x, y) is shown at (a x + c y, b x + d y)."""
     content = bytearray(path.read_bytes())
-    matrix = content.index(b"tkhd") + 44
-    cos, sin = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
-    content[matrix:matrix + 36] = struct.pack(">9i", cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30)
+    start = content.index(b"tkhd") + 44
+    content[start:start + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
+    return path
+
+
+def turn(path: Path, degrees: int) -> None:
+    """Turn the image of an MP4 file clockwise, as a telephone held upright does."""
+    cos, sin = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
+    set_matrix(path, cos, sin, -sin, cos)

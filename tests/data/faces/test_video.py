@@ -5,23 +5,30 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
-from tests.data.faces.films import GREEN, RED, film, sound, still, turn
+from tests.data.faces.films import GREEN, RED, film, set_matrix, sound, still
+from twofold.data.faces import video
 from twofold.data.faces.settings import Sampling
-from twofold.data.faces.video import VideoError, read_frames, video_facts
+from twofold.data.faces.video import VideoError, VideoReader
 from twofold.data.utils.errors import InputError
 
 HEADS = [still((RED, 4 * place, 20)) for place in range(20)]
 
 
+def frames_of(path, **sampling):
+    with VideoReader() as reader:
+        yield from reader.frames(path, Sampling(**sampling))
+
+
 def read(path, **sampling):
-    frames = list(read_frames(path, Sampling(**sampling)))
+    frames = list(frames_of(path, **sampling))
     return [frame.index for frame in frames], [frame.time for frame in frames]
 
 
 def reason(path):
     with pytest.raises(VideoError) as error:
-        list(read_frames(path, Sampling()))
+        list(frames_of(path))
     return str(error.value)
 
 
@@ -29,13 +36,14 @@ def test_every_frame_comes_with_its_time(tmp_path):
     indices, times = read(film(tmp_path / "a.mp4", HEADS))
     assert indices == list(range(20))
     np.testing.assert_allclose(times, np.arange(20) / 25, atol=1e-9)
-    facts = video_facts(tmp_path / "a.mp4")
+    with VideoReader() as reader:
+        facts = reader.facts(tmp_path / "a.mp4")
     assert (facts.frames, facts.rate, facts.width, facts.height) == (20, 25, 160, 96)
 
 
 def test_pixels_are_the_pictures(tmp_path):
-    for frame in read_frames(film(tmp_path / "a.mp4", HEADS), Sampling()):
-        pixels = frame.pixels()
+    for frame in frames_of(film(tmp_path / "a.mp4", HEADS)):
+        pixels = frame.pixels
         assert pixels.shape == (96, 160, 3) and pixels.dtype == np.uint8
         assert np.abs(pixels[..., ::-1].astype(int) - HEADS[frame.index]).mean() < 4
 
@@ -62,15 +70,107 @@ def test_frames_are_picked_by_number_or_by_time(tmp_path):
         Sampling(fps=5, every=2)
 
 
-@pytest.mark.parametrize("degrees, corner", [(90, "right"), (180, "low right"), (270, "low left")])
-def test_a_turned_film_comes_upright(tmp_path, degrees, corner):
-    path = film(tmp_path / "a.mp4", [still((RED, 0, 0))] * 3)
-    turn(path, degrees)
-    pixels = next(read_frames(path, Sampling())).pixels()
-    assert pixels.shape == ((160, 96, 3) if degrees != 180 else (96, 160, 3))
-    rows, columns = np.nonzero(np.abs(pixels[..., ::-1].astype(int) - RED).max(axis=2) < 60)
-    assert (rows.mean() > pixels.shape[0] / 2) == ("low" in corner)
-    assert (columns.mean() > pixels.shape[1] / 2) == ("right" in corner)
+@pytest.mark.parametrize("a, b, c, d", [(1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1),
+                                        (0, 1, 1, 0), (0, 1, -1, 0), (0, -1, 1, 0), (0, -1, -1, 0)])
+def test_a_video_is_turned_and_mirrored_as_its_display_matrix_says(tmp_path, a, b, c, d):
+    path = set_matrix(film(tmp_path / "a.mp4", [still((RED, 8, 4), (GREEN, 100, 60))] * 2), a, b, c, d)
+    pixels = next(frames_of(path)).pixels[..., ::-1].astype(int)
+    for colour, (x, y) in ((RED, (24, 20)), (GREEN, (116, 76))):  # the centres, moved about that of the image
+        rows, columns = np.nonzero(np.abs(pixels - colour).max(axis=2) < 60)
+        x, y = x - 80, y - 48
+        assert abs(columns.mean() - pixels.shape[1] / 2 - (a * x + c * y)) < 2
+        assert abs(rows.mean() - pixels.shape[0] / 2 - (b * x + d * y)) < 2
+
+
+def append(path, other):
+    """Two MPEG-TS recordings in one file: the clock of the second begins anew."""
+    path.write_bytes(path.read_bytes() + other.read_bytes())
+    return path
+
+
+@pytest.mark.parametrize("fps, used", [(0.0, list(range(40))), (5.0, list(range(0, 40, 5)))])
+def test_joined_recordings_go_on_where_the_clock_is_set_back(tmp_path, fps, used):
+    path = append(*(film(tmp_path / name, HEADS, codec="mpeg2video") for name in ("a.ts", "b.ts")))
+    indices, times = read(path, fps=fps)
+    assert len(indices) >= len(used) - 1 and times == pytest.approx([index / 25 for index in indices], abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["held.mp4", "held.mkv"])
+def test_a_last_frame_that_is_held_for_seconds_is_no_damage(tmp_path, name):
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "0"})
+        stream.height, stream.width, stream.pix_fmt = 96, 160, "yuv420p"
+        packets = [packet for image in HEADS for packet in
+                   stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24"))] + stream.encode()
+        packets[-1].duration = packets[-1].duration * 125
+        container.mux(packets)
+    assert read(tmp_path / name)[0] == list(range(20))
+
+
+def animation(path, kind, **options):
+    images = [Image.fromarray(still((RED, 4 * place, 20))) for place in range(6)]
+    images[0].save(path, kind, save_all=True, append_images=images[1:], duration=200, **options)
+    return path
+
+
+@pytest.mark.parametrize("name, options", [("a.gif", {}), ("a.png", {}), ("a.webp", {"lossless": True})])
+def test_an_animation_is_a_short_video(tmp_path, name, options):
+    path = animation(tmp_path / name, path_kind(name), **options)
+    assert video.is_animation(path) and read(path) == (list(range(6)), pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0]))
+    assert read(path, fps=2.5)[0] == [0, 2, 4]
+    for frame in frames_of(path):
+        assert np.abs(frame.pixels[24:48, 4 * frame.index + 4:4 * frame.index + 28, ::-1].astype(int) - RED).max() < 40
+    Image.fromarray(HEADS[0]).save(path)
+    assert not video.is_animation(path)
+
+
+def path_kind(name):
+    return {"gif": "GIF", "png": "PNG", "webp": "WEBP"}[name.partition(".")[2]]
+
+
+@pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile 'secret.mp4'\n", "ffconcat version 1.0\nfile 'x.mp4'\n",
+                                  "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nsecret.mp4\n#EXT-X-ENDLIST\n",
+                                  "<?xml version='1.0'?><MPD xmlns='urn:mpeg:dash:schema:mpd:2011'></MPD>",
+                                  "v=0\nm=video 5004 RTP/AVP 96\n"])
+def test_a_text_that_names_other_files_is_no_video(tmp_path, text):
+    film(tmp_path / "secret.mp4", HEADS)
+    (tmp_path / "x.mp4").write_text(text)
+    assert "not a video that can be read" in reason(tmp_path / "x.mp4")
+
+
+def test_a_crash_and_a_silence_of_the_decoder_cost_one_file(tmp_path, monkeypatch):
+    path, worker = film(tmp_path / "a.mp4", HEADS), video.WORKER
+    with VideoReader() as reader:
+        for code, sentence in (("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashes the decoder"),
+                               ("import time; time.sleep(60)", "keeps the decoder busy")):
+            monkeypatch.setattr(video, "MAX_SILENCE", 1.0)
+            monkeypatch.setattr(video, "WORKER", tmp_path / "worker.py")
+            (tmp_path / "worker.py").write_text(code)
+            with pytest.raises(VideoError, match=sentence):
+                list(reader.frames(path, Sampling()))
+        monkeypatch.setattr(video, "WORKER", worker)
+        monkeypatch.setattr(video, "MAX_SILENCE", 60.0)
+        assert len(list(reader.frames(path, Sampling()))) == 20
+
+
+@pytest.mark.parametrize("duration", ["99999:99:99.999999", "9" * 30 + ":00:00.0"])
+def test_a_video_of_impossible_length_is_read(tmp_path, duration):
+    path = film(tmp_path / "a.mkv", HEADS, metadata={"DURATION": duration})
+    content = path.read_bytes().replace(b"00:00:00.800000000", b"99999:99:99.999999")
+    path.write_bytes(content)
+    assert read(path)[0] == list(range(20))
+
+
+def test_frames_are_refused_by_their_size_and_their_number(tmp_path, monkeypatch):
+    path = film(tmp_path / "a.mp4", HEADS)
+    source = video.WORKER.read_text()
+    monkeypatch.setattr(video, "WORKER", tmp_path / "worker.py")
+    for line, changed, sentence in (
+            ("MAX_PIXELS = 64_000_000", "MAX_PIXELS = 15_000", "has frames of more than 15000"),
+            ("= 100_000_000_000, 1_000_000", "= 100_000, 1", "takes too long to decode: after 6")):
+        assert line in source
+        (tmp_path / "worker.py").write_text(source.replace(line, changed))
+        assert sentence in reason(path)
 
 
 def test_a_film_of_one_frame(tmp_path):
@@ -84,7 +184,7 @@ def test_a_film_cut_off_ends_where_it_ends_and_says_so(tmp_path):
     path.write_bytes(content[:len(content) // 2])
     indices = []
     with pytest.raises(VideoError, match=r"ends after [\d.]+ of 2.0 s: the rest is missing or damaged"):
-        for frame in read_frames(path, Sampling()):
+        for frame in frames_of(path):
             indices.append(frame.index)
     assert 15 < len(indices) < 35 and indices == list(range(len(indices)))
 
@@ -100,7 +200,7 @@ def test_a_damaged_place_costs_its_frames_and_no_more(tmp_path):
     path.write_bytes(content)
     times = []
     with pytest.raises(VideoError, match="is damaged in 1 places, where frames are missing"):
-        for frame in read_frames(path, Sampling()):
+        for frame in frames_of(path):
             times.append(round(frame.time * 25))
     assert times == [*range(25), *range(26, 50)]
 

@@ -1,0 +1,265 @@
+"""Decode video files for `twofold.data.faces.video`, in a process of its own: FFmpeg may crash, hang or fill the memory
+there without ending the run. It imports nothing of Twofold, so that it starts fast and from any installation.
+
+Reads a request a line (JSON) from stdin; writes messages to stdout: the length of a JSON text (4 bytes), the text, and
+as many bytes of pixels as its `bytes` says.
+"""
+
+import json
+import math
+import os
+import re
+import resource
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, BinaryIO
+
+import av
+import av.error
+import av.logging
+import av.stream
+import numpy as np
+
+MAX_PIXELS = 64_000_000  #: of a frame, as of a photograph
+MAX_MEMORY = 8 << 30  #: bytes of address space
+MAX_THREADS = 16
+#: pixels that a file may decode to: 50,000 frames of full HD, or as many as its size is worth; a still picture shown
+#: for an hour in 4K has some 300,000 pixels a byte, a file of empty frames that decodes for hours many millions
+MAX_TOTAL_PIXELS, MAX_PIXELS_A_BYTE = 100_000_000_000, 1_000_000
+MAX_ERRORS = 1000  #: packets that cannot be decoded
+MAX_SECONDS = 10.0 ** 9  #: a longer duration in a header is no duration
+JUMP = Fraction(1, 2)  #: seconds by which a clock is set back where another recording was appended
+#: FFmpeg's demuxers for containers of video and sound. None of them opens other files, as those of playlists do.
+CONTAINERS = ("mov,matroska,avi,mpegts,mpeg,mpegvideo,asf,flv,live_flv,ogg,mxf,gxf,nut,ivf,dv,rm,wtv,m4v,h261,h263,"
+              "h264,hevc,vvc,obu,av1,vc1,mjpeg,dirac,yuv4mpegpipe,nsv,wav,w64,mp3,flac,aac,aiff,au,amr,ac3,caf")
+
+
+class VideoError(Exception):
+    """A file that cannot be read as a video, or no further; the message is the reason."""
+
+
+def open_container(path: str) -> Any:
+    """Raises VideoError for a file of no known container."""
+    try:
+        return av.open(path, metadata_errors="replace",
+                       options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS})
+    except av.error.FFmpegError as error:
+        reason = "in no known container" if error.errno == 22 else error.strerror or type(error).__name__
+        raise VideoError(f"not a video that can be read ({reason})") from None
+    except OSError as error:
+        raise VideoError(f"unreadable file ({error.strerror})") from None
+
+
+def video_stream(container: Any) -> Any:
+    """The first video stream that is no cover picture of a sound file. Raises VideoError."""
+    streams = [stream for stream in container.streams.video
+               if not stream.disposition & av.stream.Disposition.attached_pic]
+    if not streams:
+        raise VideoError("no video in it, only sound" if container.streams.audio else "no video in it")
+    if streams[0].codec_context is None:
+        raise VideoError("its codec is unknown here")
+    return streams[0]
+
+
+def facts(path: str) -> dict[str, Any]:
+    """What a file's header says: frames (an estimate, 0 where unknown), their rate in 1/s, width and height."""
+    with open_container(path) as container:
+        stream = video_stream(container)
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
+        seconds = float(_length(container, stream)) or (container.duration or 0) / 1e6
+        frames = stream.frames or max(0, round(min(seconds, MAX_SECONDS) * rate))
+        return {"frames": frames, "rate": rate, "width": stream.width, "height": stream.height}
+
+
+def frames(path: str, size: int, fps: float, every: int) -> Iterator[tuple[int, float, Any] | None]:
+    """(index, seconds, frame) of the frames that are used, in order of time, and None for others, now and then.
+
+    size: bytes of the file; fps, every: see `Sampling`. Damaged parts are skipped. Raises VideoError, after the last
+    frame, where parts were damaged or the file ends before it should.
+    """
+    due, pixels, damage = 0, 0, []
+    first: Fraction | None = None
+    last: Fraction | None = None
+    shift, duration = Fraction(0), Fraction(0)
+    with open_container(path) as container:
+        stream = video_stream(container)
+        if stream.width * stream.height > MAX_PIXELS:
+            raise VideoError(f"has frames of more than {MAX_PIXELS} pixels")
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = min(MAX_THREADS, os.cpu_count() or 1)
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        step = 1 / Fraction(stream.average_rate or stream.guessed_rate or 25)
+        length = _length(container, stream)
+        packets = _Packets(container, stream, damage)
+        for index, frame in enumerate(packets.frames()):
+            pixels += frame.width * frame.height
+            if frame.width * frame.height > MAX_PIXELS:
+                raise VideoError(f"has frames of more than {MAX_PIXELS} pixels")
+            if pixels > max(MAX_TOTAL_PIXELS, MAX_PIXELS_A_BYTE * size):
+                raise VideoError(f"takes too long to decode: after {index} frames, far more pixels than a file of "
+                                 f"{size} bytes holds")
+            stamp = _seconds(frame, frame.pts)
+            time_ = last + step if stamp is None and last is not None else (stamp or Fraction(0)) + shift
+            if last is not None and time_ < last - JUMP:  # another recording begins: its time goes on from here
+                shift += last + step - time_
+                time_ = last + step
+            time_ = time_ if last is None or time_ > last else last
+            first, last = (time_ if first is None else first), time_
+            duration = _seconds(frame, getattr(frame, "duration", 0)) or Fraction(0)
+            elapsed = time_ - first
+            if fps:
+                wanted = elapsed * Fraction(fps) >= due
+                due = math.floor(elapsed * Fraction(fps)) + 1 if wanted else due
+            else:
+                wanted = index % every == 0
+            yield (index, float(elapsed), frame) if wanted else None
+        if first is None or last is None:
+            raise VideoError(f"no frame in it can be decoded{f' ({damage[0]})' if damage else ''}")
+        end = last + max(step, duration) - min(first, 0)  # clocks that begin late count from 0 in the length
+        missing = end < length - max(Fraction(1, 2), 5 * step, length / 50)  # edit lists cut a few frames off
+        if missing and not packets.are_all_there(path, size):
+            raise VideoError(f"ends after {float(end):.1f} of {float(length):.1f} s: the rest is missing or damaged")
+    if damage:
+        raise VideoError(f"is damaged in {len(damage)} places, where frames are missing ({damage[0]})")
+
+
+class _Packets:
+    """The packets of a stream, decoded. damage: receives why some could not be."""
+
+    def __init__(self, container: Any, stream: Any, damage: list[str]):
+        self.container, self.stream, self.damage = container, stream, damage
+        self.count, self.complete = 0, True
+
+    def frames(self) -> Iterator[Any]:
+        packets = self.container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except av.error.FFmpegError as error:  # the file itself cannot be read on
+                self.damage.append(error.strerror or "damaged")
+                self.complete = False
+                return
+            self.count += bool(packet.size)
+            try:
+                yield from packet.decode()
+            except av.error.FFmpegError as error:
+                large = isinstance(error, av.error.ArgumentError)
+                self.damage.append(f"invalid, or more than {MAX_PIXELS} pixels" if large
+                                   else error.strerror or "damaged")
+                if len(self.damage) >= MAX_ERRORS:
+                    return
+
+    def are_all_there(self, path: str, size: int) -> bool:
+        """Whether nothing of the file is missing, so that a long pause before its end is the last frame's."""
+        if self.stream.frames:
+            return self.complete and self.count >= self.stream.frames
+        with open(path, "rb") as file:
+            return self.complete and _matroska_size(file.read(1 << 12)) == size
+
+
+def _matroska_size(head: bytes) -> int:
+    """Bytes of a whole Matroska or WebM file as its head says, 0 where it does not."""
+    place = 0
+    for identifier in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # EBML header, segment
+        if head[place:place + 4] != identifier or len(head) < place + 13:
+            return 0
+        width = 9 - head[place + 4].bit_length()
+        length = int.from_bytes(head[place + 4:place + 4 + width]) & ((1 << 7 * width) - 1)
+        place += 4 + width
+        if identifier == b"\x18\x53\x80\x67":
+            return 0 if length == (1 << 7 * width) - 1 else place + length
+        place += length
+    return 0
+
+
+def _length(container: Any, stream: Any) -> Fraction:
+    """Seconds of the video stream by the file's header, 0 where it is silent; sound may be longer than the video."""
+    written = re.fullmatch(r"(\d{1,6}):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")[:40])  # Matroska's
+    if stream.duration and stream.time_base:
+        length = stream.duration * Fraction(stream.time_base)
+    elif written:
+        length = 3600 * int(written[1]) + 60 * int(written[2]) + Fraction(written[3])
+    else:
+        length = Fraction(0) if container.streams.audio else Fraction(container.duration or 0, 1_000_000)
+    return length if length < MAX_SECONDS else Fraction(0)
+
+
+def _seconds(frame: Any, count: int | None) -> Fraction | None:
+    return None if count is None or frame.time_base is None else count * Fraction(frame.time_base)
+
+
+def upright(frame: Any) -> np.ndarray:
+    """(H, W, 3) BGR, square pixels, turned and mirrored as the display matrix says."""
+    aspect = frame.sample_aspect_ratio if hasattr(frame, "sample_aspect_ratio") else None
+    width = round(frame.width * aspect) if aspect and 0.2 < aspect < 5 else frame.width
+    array = frame.to_ndarray(format="bgr24", width=width, height=frame.height)
+    return np.ascontiguousarray(orient(array, _display_matrix(frame)))
+
+
+def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
+    """(a, b, c, d): a pixel at (x, y) is shown at (a x + c y, b x + d y), up to a shift and a scale."""
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            a, b, _, c, d = struct.unpack("=5i", bytes(data)[:20])
+            return a, b, c, d
+    return 1, 0, 0, 1
+
+
+def orient(array: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
+    """An image (H, W, 3) as a display matrix shows it, to the nearest of the eight orientations."""
+    a, b, c, d = matrix
+    if abs(a) + abs(d) < abs(b) + abs(c):  # rows become columns
+        array, a, d = array.swapaxes(0, 1), c, b
+    return array[::-1 if d < 0 else 1, ::-1 if a < 0 else 1]
+
+
+def serve(requests: BinaryIO, out: BinaryIO) -> None:
+    """Answer requests until there are no more: {"path", "size"} for the facts, with "fps", "every", "skip" for frames.
+
+    skip: indices of frames whose pixels are not wanted.
+    """
+    def send(message: dict[str, Any], pixels: bytes | memoryview = b"") -> None:
+        text = json.dumps(message | {"bytes": len(pixels)}).encode()
+        out.write(struct.pack(">I", len(text)) + text)
+        out.write(pixels)
+        out.flush()
+
+    for line in requests:
+        request = json.loads(line)
+        try:
+            if not request["size"]:
+                raise VideoError("empty file")
+            if "fps" not in request:
+                send({"facts": facts(request["path"])})
+                continue
+            skip, spoke = set(request["skip"]), time.monotonic()
+            for each in frames(request["path"], request["size"], request["fps"], request["every"]):
+                if each is None:
+                    if time.monotonic() - spoke > 1:
+                        send({})  # alive
+                        spoke = time.monotonic()
+                    continue
+                index, seconds, frame = each
+                array = None if index in skip else upright(frame)
+                send({"frame": index, "time": seconds, "shape": array.shape[:2] if array is not None else None},
+                     array.reshape(-1).data if array is not None else b"")
+                spoke = time.monotonic()
+            send({"end": True})
+        except VideoError as error:
+            send({"error": str(error)})
+        except MemoryError:
+            send({"error": "not enough memory to decode it"})
+        except (ValueError, ArithmeticError, TypeError) as error:  # a header of impossible numbers
+            send({"error": f"is damaged ({type(error).__name__})"})
+
+
+if __name__ == "__main__":
+    av.logging.set_level(None)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY if hard < 0 else min(MAX_MEMORY, hard), hard))
+    serve(sys.stdin.buffer, sys.stdout.buffer)
