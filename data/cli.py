@@ -210,17 +210,26 @@ def crop(
     changes: dict[str, Any],
     fps: Annotated[float, typer.Option(help="Videos: use that many frames a second; 0 is all.")] = 0.0,
     every: Annotated[int, typer.Option(help="Videos: use each N-th frame.")] = 1,
+    classes: Annotated[str, typer.Option(help="Taxonomy, or FILE.toml, of class folders with its names or numbers.")]
+    = "",
+    label_map: Annotated[list[str] | None, typer.Option("--map", metavar="OLD=NEW", help="A class folder by another "
+                                                                                         "name (repeatable).")] = None,
     detector: Detector = None,
     workers: Annotated[int, typer.Option(min=0, help="Threads; 0 takes one a core.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a faces.csv that was changed since.")] = False,
 ) -> Report:
-    """Photographs and videos to aligned faces: DIR/faces.csv, a manifest, and DIR/images/."""
+    """Photographs and videos to aligned faces: DIR/faces.csv, a manifest, and DIR/images/.
+
+    In class folders (class/*.jpg or split/class/*.jpg), faces have the label of their folder.
+    """
     from twofold.data.faces.crop import CropRequest
     from twofold.data.faces.crop import crop as run_crop
     from twofold.data.faces.detectors import open_detector
     from twofold.data.faces.settings import CropSettings, Sampling
+    from twofold.data.readers.folder import folder_labels
 
     settings = CropSettings(**{name: value for name, value in changes.items() if value is not None})
     request = CropRequest(inputs=inputs, out=out, settings=settings, sampling=Sampling(fps=fps, every=every),
-                          workers=workers, overwrite=overwrite)
+                          workers=workers, overwrite=overwrite,
+                          labels=folder_labels(classes=classes, label_map=label_map))
     return run_crop(request, open_detector(detector))

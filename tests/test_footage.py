@@ -217,3 +217,10 @@ def test_drawings_that_cannot_be_are_refused_before_the_work(cli, ready, tmp_pat
         done = cli("predict", run, *arguments, "-o", tmp_path / "out.csv")
         assert done.returncode == 2 and reason in done.stderr and not (tmp_path / "out.csv").exists()
     assert video.stat().st_size > 1000
+
+
+def test_a_video_of_single_pixels_is_not_annotated(cli, ready, tmp_path):
+    run, path = run_of(cli, ready), tmp_path / "tiny.mkv"
+    film(path, [np.full((1, 1, 3), 90, np.uint8)] * 3, codec="ffv1", pixels="bgr0")
+    done = cli("predict", run, path, "-o", tmp_path / "out.csv", "--annotate", tmp_path / "a.mp4")
+    assert done.returncode == 2 and "frames of 1 x 1 pixels" in done.stderr and not (tmp_path / "a.mp4").exists()

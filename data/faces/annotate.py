@@ -1,5 +1,6 @@
 """What `predict` draws beside its table: a timeline, and a video with a box and the leading classes at every face."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -55,6 +56,8 @@ class Drawing:
             raise InputError(f"--annotate {self.annotate}: a .mp4, .mkv or .mov file can be written")
         if self.annotate and len(videos) > 1:
             raise InputError(f"--annotate writes one video, and there are {len(videos)} among the inputs")
+        if self.annotate:
+            _check_frame_size(videos[0].path)
         for path, kind in ((self.timeline, TIMELINE), (self.annotate, ANNOTATED)):
             if path:
                 self._output(path, kind, sources).check()
@@ -105,6 +108,15 @@ def annotate_video(video: Path, rows: pd.DataFrame, classes: Sequence[str], out:
             pass
         if stream is not None:
             container.mux(stream.encode())
+
+
+def _check_frame_size(video: Path) -> None:
+    """Raises InputError for frames of which no video can be written. What cannot be read is reported elsewhere."""
+    with VideoReader() as reader, contextlib.suppress(VideoError):
+        facts = reader.facts(video)
+        if min(facts.width, facts.height) < 2:
+            raise InputError(f"--annotate: {video} has frames of {facts.width} x {facts.height} pixels, and at least "
+                             "2 x 2 can be written")
 
 
 def _is_annotated(path: Path) -> bool:

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,10 +14,11 @@ from tqdm import tqdm
 from twofold.data.faces.align import TEMPLATE
 from twofold.data.faces.detect import DetectionConfig, Face, FrameDetections, detect_faces
 from twofold.data.faces.detectors import Detection, DetectorModel
-from twofold.data.faces.faces_table import CropReport, crop_report, face_key, faces_manifest
+from twofold.data.faces.faces_table import IMAGES, CropReport, crop_report, face_key, faces_manifest
 from twofold.data.faces.settings import VERSION, CropSettings, Sampling
-from twofold.data.faces.sources import Source, find_sources
+from twofold.data.faces.sources import Labels, Source, find_sources
 from twofold.data.faces.video import VideoError, VideoReader
+from twofold.data.images.decode import MAX_FILE_BYTES
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
 from twofold.data.utils.atomic import atomic_write, try_lock
 from twofold.data.utils.errors import InputError
@@ -28,7 +29,8 @@ LOG_SECONDS = 30  #: between progress lines where stderr is not a terminal
 
 @dataclass(frozen=True, kw_only=True)
 class CropRequest:
-    """What to crop, and into which folder. workers: threads, 0 for one a core; overwrite: a changed faces.csv."""
+    """What to crop, and into which folder. workers: threads, 0 for one a core; overwrite: a changed faces.csv; labels:
+    of the sources in a folder of this name."""
 
     inputs: Sequence[Path]
     out: Path
@@ -36,6 +38,7 @@ class CropRequest:
     sampling: Sampling
     workers: int = 0
     overwrite: bool = False
+    labels: Labels = lambda folders: {}
 
 
 def crop(request: CropRequest, model: DetectorModel, *, progress: bool = True) -> CropReport:
@@ -46,14 +49,23 @@ def crop(request: CropRequest, model: DetectorModel, *, progress: bool = True) -
     settings, or from another file of the same name.
     """
     began, out, settings = time.monotonic(), request.out, request.settings
-    sources = find_sources(request.inputs, ignore=out)
+    sources = find_sources(request.inputs, ignore=out, labels=request.labels)
     line = settings.to_line(model.sha256)
     _claim_folder(out, {
         "version": VERSION, "settings": asdict(settings), "sampling": asdict(request.sampling),
         "detector": {"name": model.name, "sha256": model.sha256}, "template": [list(point) for point in TEMPLATE],
         "line": line})
+    _refuse_links(out)
+    labels = {source.name: source.labels for source in sources}
+
+    def manifest() -> Manifest:
+        entries = (replace(entry, source=replace(entry.source, labels=labels.get(entry.source.name,
+                                                                                 entry.source.labels)))
+                   for entry in journal.detections())
+        return faces_manifest(entries, settings, line)
+
     with Journal(out) as journal:
-        _check_unchanged(out / FACES, faces_manifest(journal.detections(), settings, line), request.overwrite)
+        _check_unchanged(out / FACES, manifest(), request.overwrite)
         digests = {source.name: _sha256(source) for source in sources}
         for name, sha256 in journal.digests().items():
             if digests.get(name, sha256) != sha256:
@@ -61,7 +73,7 @@ def crop(request: CropRequest, model: DetectorModel, *, progress: bool = True) -
         finished, previous = _resume(journal, out, sources, settings)
         rest = [source for source in sources if source.name not in finished]
         config = DetectionConfig(model, settings, request.sampling, request.workers)
-        frames, stopped = 0, False
+        frames, stopped, folders = 0, False, set()
         try:
             with _progress_bar(rest, request.sampling, progress) as bar, \
                     closing(detect_faces(rest, config, previous)) as detections:
@@ -70,7 +82,11 @@ def crop(request: CropRequest, model: DetectorModel, *, progress: bool = True) -
                     if (entry.source.name, entry.frame) not in previous:
                         for number, face in enumerate(entry.faces):
                             path = out / face_key(entry, number, settings)
-                            path.parent.mkdir(parents=True, exist_ok=True)
+                            if path.parent not in folders:
+                                path.parent.mkdir(parents=True, exist_ok=True)
+                                if not path.parent.resolve().is_relative_to(out.resolve()):
+                                    raise InputError(f"{path.parent} is a link out of {out}: choose another -o")
+                                folders.add(path.parent)
                             with atomic_write(path, durable=False) as temporary:
                                 temporary.write_bytes(face.content)
                         journal.add(entry, digests[entry.source.name])
@@ -78,7 +94,7 @@ def crop(request: CropRequest, model: DetectorModel, *, progress: bool = True) -
                     bar.update(is_image)
         except KeyboardInterrupt:
             stopped = True
-        faces = faces_manifest(journal.detections(), settings, line)
+        faces = manifest()
     if not stopped:
         write_manifest(faces, out / FACES)
     return crop_report(faces, out / FACES, frames_now=frames, seconds=time.monotonic() - began, stopped=stopped)
@@ -107,13 +123,21 @@ def _claim_folder(out: Path, facts: dict[str, Any]) -> None:
         raise InputError(f"{out} has faces that were cropped otherwise ({'; '.join(other)}): choose another -o")
 
 
+def _refuse_links(out: Path) -> None:
+    """Raises InputError where a file that is to be written is a link: somebody else's folder may name any file."""
+    for name in (FACTS, FACES, JOURNAL, IMAGES):
+        if (out / name).is_symlink():
+            raise InputError(f"{out / name} is a link, and `crop` writes no file through a link: choose another -o")
+
+
 def _check_unchanged(path: Path, faces: Manifest, overwrite: bool) -> None:
     """Raises InputError for a manifest that differs from what was written: labels that somebody added would be lost."""
     if overwrite or not path.exists():
         return
     there = read_manifest(path).table
     rows = {row[0]: row for row in faces.table.itertuples(index=False, name=None)}  # less what a crash cut off
-    labelled = (there[["split", "basic", "compound"]] != "").any(axis=None)
+    columns = ["split", "basic", "compound"]
+    labelled = (there[columns] != "").any(axis=None) and not (faces.table[columns] != "").any(axis=None)
     if labelled or list(there) != list(faces.table) or any(
             rows.get(row[0], row) != row for row in there.itertuples(index=False, name=None)):
         raise InputError(f"{path} was changed since `crop` wrote it: --overwrite replaces it, or give it another name")
@@ -121,7 +145,8 @@ def _check_unchanged(path: Path, faces: Manifest, overwrite: bool) -> None:
 
 def _sha256(source: Source) -> str:
     try:
-        return source.sha256()
+        too_large = not source.video and source.path.stat().st_size > MAX_FILE_BYTES  # and so never read
+        return "unreadable" if too_large else source.sha256()
     except OSError:  # detection reports why
         return "unreadable"
 
@@ -214,6 +239,8 @@ class Journal:
                   "bytes": len(face.content)} for face in entry.faces]
         record = {"source": entry.source.name, "video": entry.source.video, "sha256": sha256, "frame": entry.frame,
                   "time": entry.time, "note": entry.note, "last": entry.last, "size": entry.size, "faces": faces}
+        if entry.source.labels:
+            record["labels"] = dict(entry.source.labels)
         self.file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8") + b"\n")
         self.file.flush()
 
@@ -233,7 +260,7 @@ class Journal:
         """Every line in order, without the images, and the sizes of its image files."""
         for record in self._lines():
             faces = tuple(_face(face) for face in record["faces"])
-            source = Source(record["source"], Path(), record["video"])
+            source = Source(record["source"], Path(), record["video"], record.get("labels", {}))
             size = record["size"] and (record["size"][0], record["size"][1])
             yield (FrameDetections(source, record["frame"], record["time"], faces, record["note"], record["last"],
                                    size), [face["bytes"] for face in record["faces"]])

@@ -28,7 +28,7 @@ def face_key(entry: FrameDetections, number: int, settings: CropSettings) -> str
 def _rows(entry: FrameDetections, settings: CropSettings, line: str) -> Iterator[dict[str, str]]:
     """A row a face, or one without an image, whose key says so. line: of the column `crop`."""
     name, frame = entry.source.name, entry.frame
-    shared = {"group": name, "source": name, "crop": line, "note": entry.note,
+    shared = dict(entry.source.labels) | {"group": name, "source": name, "crop": line, "note": entry.note,
               "picture": " ".join(map(str, entry.size or ())), "frame": "" if frame is None else str(frame),
               "time": "" if entry.time is None else f"{entry.time:.6f}".rstrip("0").rstrip(".")}
     if not entry.faces:
@@ -55,24 +55,27 @@ def faces_manifest(detections: Iterable[FrameDetections], settings: CropSettings
             if entry.note:
                 rows[-1]["note"] = "; ".join(filter(None, (rows[-1]["note"], f"the video {entry.note}")))
         elif name in uncropped:
-            rows.append(dict.fromkeys(("key", "group", "source"), name))
+            rows.append(dict(entry.source.labels) | dict.fromkeys(("key", "group", "source"), name))
         elif entry.last and entry.source.video and not entry.note:
             rows.extend(_rows(replace(entry, note="no frame"), settings, line))
         else:
             rows.extend(_rows(entry, settings, line))
     rows.sort(key=lambda row: row["source"])  # stable: frames stay in order
-    cells = [[row.get(name, "") for name in COLUMNS] for row in rows]
-    return build_manifest(pd.DataFrame(cells, columns=list(COLUMNS)), source="faces.csv")
+    names = list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)]))
+    cells = [[row.get(name, "") for name in names] for row in rows]
+    return build_manifest(pd.DataFrame(cells, columns=names), source="faces.csv")
 
 
 @dataclass(frozen=True)
 class CropReport:
-    """The result of `crop`. looks: photographs and frames in the manifest; frames_now: those of this run; faceless:
-    sources without any face; faults: by source, why it could not be read, or not to its end."""
+    """The result of `crop`. labelled: sources with a label; looks: photographs and frames in the manifest; frames_now:
+    those of this run; faceless: sources without any face; faults: by source, why it could not be read, or not to its
+    end."""
 
     manifest: Path
     photographs: int
     videos: int
+    labelled: int
     looks: int
     faces: int
     tracks: int
@@ -97,6 +100,8 @@ class CropReport:
                     "all of them are safe, the same command goes on")
         lines = [f"{self.faces:,} faces in {self.photographs:,} photographs and {self.looks - self.photographs:,} "
                  f"frames of {self.videos:,} videos (tracks: {self.tracks:,}) -> {self.manifest}"]
+        if self.labelled:
+            lines.append(f"{self.labelled:,} of {self.photographs + self.videos:,} sources have their folder's label")
         if self.enlarged:
             lines.append(f"{self.enlarged:,} faces are smaller than their crop and were enlarged (column scale)")
         if self.faceless:
@@ -113,12 +118,13 @@ def crop_report(faces: Manifest, path: Path, *, frames_now: int, seconds: float,
     """Count the rows of a manifest."""
     table = faces.table
     seen, video = ~table["key"].str.endswith(NO_FACE_SUFFIX), table["frame"] != ""
+    labelled = (table[["basic", "compound"]] != "").any(axis=1)
     last = table.groupby("source")["note"].last()
     faults = {str(name): note.removeprefix(f"{NO_FACE}; ") for name, note in last.items() if note not in ("", NO_FACE)}
     unread = {name for name in faults if not (table["source"] == name).to_numpy()[seen | video].any()}
     return CropReport(
         manifest=path, photographs=len(set(table["source"][~video]) - unread),
-        videos=len(set(table["source"][video])),
+        videos=len(set(table["source"][video])), labelled=len(set(table["source"][labelled])),
         looks=len(table[["source", "frame"]].drop_duplicates()) - len(unread), faces=int(seen.sum()),
         tracks=len(table[seen & video][["source", "track"]].drop_duplicates()),
         enlarged=int((table["scale"][seen].astype(float) > 1).sum()),

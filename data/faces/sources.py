@@ -2,13 +2,14 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from twofold.data.faces.video import is_animation
 from twofold.data.images.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES, image_format, is_hidden
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.keys import CONTROL
 
 MAX_NAME_BYTES = 200  #: of one part of a name: the images below it have longer ones
 
@@ -16,11 +17,13 @@ MAX_NAME_BYTES = 200  #: of one part of a name: the images below it have longer 
 @dataclass(frozen=True)
 class Source:
     """A photograph or a video. name: unique among the sources, the manifest's name for it; video: True for an animated
-    image, too, and for a file of neither kind, which is tried as a video."""
+    image, too, and for a file of neither kind, which is tried as a video; labels: columns of the manifest, such as
+    those that its folder is named after."""
 
     name: str
     path: Path
     video: bool
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def sha256(self) -> str:
         """Of the file's bytes, hex. Raises OSError."""
@@ -28,7 +31,11 @@ class Source:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def find_sources(inputs: Sequence[Path], *, ignore: Path | None = None) -> list[Source]:
+Labels = Callable[[Sequence[str]], Mapping[str, str]]  #: names of the folders below an input to columns
+
+
+def find_sources(inputs: Sequence[Path], *, ignore: Path | None = None, labels: Labels = lambda folders: {}
+                 ) -> list[Source]:
     """The photographs and videos among files and, recursively, folders: each file once, sorted by name.
 
     ignore: a folder, such as that of the output, that is skipped. A file is called by its own name, one in a
@@ -36,19 +43,23 @@ def find_sources(inputs: Sequence[Path], *, ignore: Path | None = None) -> list[
     Raises InputError for a missing file, and for a folder with neither photographs nor videos.
     """
     files: dict[Path, tuple[str, ...]] = {}  # resolved path to the parts of its name
+    columns: dict[Path, Mapping[str, str]] = {}
     for place in inputs:
         if place.is_dir():
             below = [path for path in sorted(place.rglob("*")) if _is_source(path, place, ignore)]
             if not below:
                 raise InputError(f"{place}: no photographs or videos in it")
             for path in below:
-                files.setdefault(path.resolve(), path.relative_to(place).parts)
+                parts = path.relative_to(place).parts
+                files.setdefault(path.resolve(), parts)
+                columns.setdefault(path.resolve(), labels(parts[:-1]))
         elif place.is_file():
             files.setdefault(place.resolve(), (place.name,))
         else:
             raise InputError(f"{place}: no such file or folder")
     names = _unique_names(files)
-    return sorted((Source(name, path, _is_video(path)) for path, name in names.items()), key=lambda each: each.name)
+    return sorted((Source(name, path, _is_video(path), columns.get(path, {})) for path, name in names.items()),
+                  key=lambda source: source.name)
 
 
 def _is_video(path: Path) -> bool:
@@ -85,7 +96,7 @@ def _key_name(parts: tuple[str, ...]) -> str:
 
 
 def _key_part(text: str) -> str:
-    plain = "".join("_" if letter in '\\:*?"<>|' or ord(letter) < 32 else letter for letter in text)
+    plain = "".join("_" if letter in '\\:*?"<>|' else letter for letter in CONTROL.sub("_", text))
     content = plain.encode()
     if len(content) <= MAX_NAME_BYTES:
         return plain

@@ -12,12 +12,13 @@ from tests.data.faces.films import BLOBS, GREEN, RED, film, sound, still, turn
 from twofold.data.faces.crop import CropRequest, crop
 from twofold.data.faces.settings import CropSettings, Sampling, parse_crop_line
 from twofold.data.manifest import read_manifest
+from twofold.data.readers.folder import folder_labels
 from twofold.data.utils.errors import InputError
 
 
-def run(inputs, out, *, model=BLOBS, workers=2, sampling=None, overwrite=False, **settings):
+def run(inputs, out, *, model=BLOBS, workers=2, sampling=None, overwrite=False, labels=lambda folders: {}, **settings):
     request = CropRequest(inputs=inputs, out=out, settings=CropSettings(**({"size": 32, "align": "square"} | settings)),
-                          sampling=sampling or Sampling(), workers=workers, overwrite=overwrite)
+                          sampling=sampling or Sampling(), workers=workers, overwrite=overwrite, labels=labels)
     return crop(request, model, progress=False)
 
 
@@ -236,3 +237,66 @@ def test_upright_by_exif_and_enlarged_faces_are_counted(tmp_path):
     report = run([tmp_path / "phone.png"], tmp_path / "out", size=64)
     row = table(tmp_path / "out").iloc[0]
     assert row["box"] == "64 0 32 32" and row["scale"] == "2" and report.enlarged == 1
+
+
+def class_folders(root):
+    for name in ("train/happy/a.png", "val/Sadly Angry/b.png", "holiday/c.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(still((RED, 5, 5))).save(root / name)
+    return root
+
+
+def test_class_folders_keep_their_labels(cli, tmp_path):
+    root, out = class_folders(tmp_path / "in"), tmp_path / "out"
+    labels = folder_labels()
+    report = run([root], out, labels=labels)
+    rows = table(out).set_index("source")[["split", "basic", "compound"]].to_dict("index")
+    assert rows == {"train/happy/a.png": {"split": "train", "basic": "happiness", "compound": ""},
+                    "val/Sadly Angry/b.png": {"split": "val", "basic": "", "compound": "sadly_angry"},
+                    "holiday/c.png": {"split": "", "basic": "", "compound": ""}}
+    assert report.labelled == 2 and "2 of 3 sources have their folder's label" in report.text()
+    before = contents(out)
+    run([root], out, labels=labels)
+    assert contents(out) == before
+    Image.fromarray(still((GREEN, 5, 5))).save(tmp_path / "d.png")
+    run([tmp_path / "d.png"], out)  # another input, and the labels stay
+    assert table(out).set_index("source")["basic"]["train/happy/a.png"] == "happiness"
+    done = cli("manifest", "folder", out, "-o", tmp_path / "m.csv", "--map", "holiday=fear")
+    assert done.returncode == 0, done.stderr
+    again = read_manifest(tmp_path / "m.csv").table
+    assert set(again["crop"]) == set(table(out)["crop"]) and list(again["key"]) == list(table(out)["key"])
+
+
+def test_names_with_control_characters_are_cropped(tmp_path):
+    (tmp_path / "in").mkdir()
+    for letter in "\x7f\x85\u2028\u2029\n":
+        Image.fromarray(still((RED, 5, 5))).save(tmp_path / "in" / f"a{letter}b.png")
+    assert run([tmp_path / "in"], tmp_path / "out").faces == 5 == len(table(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("name", [".journal.jsonl", "faces.csv", "crop.json", "images", "images/two people.mp4"])
+def test_a_received_folder_with_a_link_is_refused(two_people, tmp_path, name):
+    run([two_people], tmp_path / "out")
+    target = tmp_path / "victim"
+    (tmp_path / "out" / name).rename(target)
+    before = contents(target) if target.is_dir() else target.read_bytes()
+    (tmp_path / "out" / name).symlink_to(target)
+    Image.fromarray(still((RED, 5, 5))).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="link"):
+        run([tmp_path / "a.png"], tmp_path / "out") if not name.endswith("mp4") else again(two_people, tmp_path)
+    assert (contents(target) if target.is_dir() else target.read_bytes()) == before
+
+
+def again(two_people, tmp_path):
+    """Crop anew into the folder of images of a video, whose journal has been lost."""
+    (tmp_path / "out/.journal.jsonl").write_text("")
+    run([two_people], tmp_path / "out")
+
+
+def test_a_file_too_large_to_be_a_photograph_is_not_read(tmp_path):
+    with (tmp_path / "a.jpg").open("wb") as file:
+        file.write(b"\xff\xd8\xff")
+        file.truncate(9_000_000_000)
+    Image.fromarray(still((RED, 5, 5))).save(tmp_path / "b.png")
+    report = run([tmp_path / "a.jpg", tmp_path / "b.png"], tmp_path / "out")
+    assert report.faces == 1 and report.faults == {"a.jpg": "file larger than 256 MB"}
