@@ -75,8 +75,8 @@ def crop(request: CropRequest, model: DetectorModel, *, progress: bool = True) -
         config = DetectionConfig(model, settings, request.sampling, request.workers)
         frames, stopped, folders = 0, False, set()
         try:
-            with _progress_bar(rest, request.sampling, progress) as bar, \
-                    closing(detect_faces(rest, config, previous)) as detections:
+            with VideoReader() as reader, _progress_bar(rest, request.sampling, reader, progress) as bar, \
+                    closing(detect_faces(rest, config, previous, reader)) as detections:
                 for entry in detections:
                     is_image = entry.frame is not None or not entry.source.video  # and not the end of a video
                     if (entry.source.name, entry.frame) not in previous:
@@ -182,10 +182,9 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _progress_bar(sources: Sequence[Source], sampling: Sampling, shown: bool) -> tqdm:
+def _progress_bar(sources: Sequence[Source], sampling: Sampling, reader: VideoReader, shown: bool) -> tqdm:
     pace = 0.5 if os.isatty(2) else LOG_SECONDS
-    with VideoReader() as reader:
-        total = sum(_expected_frames(source, sampling, reader) for source in sources)
+    total = sum(_expected_frames(source, sampling, reader) for source in sources)
     return tqdm(total=total, unit="frame", desc="crop", dynamic_ncols=True, mininterval=pace, maxinterval=2 * pace,
                 disable=not shown)
 

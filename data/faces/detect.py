@@ -61,7 +61,8 @@ class DetectionConfig:
 
 
 def detect_faces(sources: Sequence[Source], config: DetectionConfig,
-                 previous: Mapping[tuple[str, int], FrameDetections] | None = None) -> Generator[FrameDetections]:
+                 previous: Mapping[tuple[str, int], FrameDetections] | None = None,
+                 reader: VideoReader | None = None) -> Generator[FrameDetections]:
     """Detect and crop the faces of the sources, in order, frame by frame; every source ends with an entry that is
     its `last`.
 
@@ -69,8 +70,8 @@ def detect_faces(sources: Sequence[Source], config: DetectionConfig,
     which are repeated without detection. A source that cannot be read is one entry with a note.
     """
     tracker = Tracker()
-    with VideoReader() as reader:
-        tasks = _tasks(sources, config, previous or {}, reader)
+    with reader or VideoReader() as videos:
+        tasks = _tasks(sources, config, previous or {}, videos)
         for entry in _run_in_order(tasks, config.workers or os.cpu_count() or 1):
             if entry.frame is not None:
                 tracks = tracker.update([face.detection for face in entry.faces], entry.time or 0.0)
