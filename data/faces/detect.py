@@ -16,7 +16,7 @@ from twofold.data.faces.sources import Source
 from twofold.data.faces.track import Tracker
 from twofold.data.faces.video import Frame, VideoError, VideoReader
 from twofold.data.images.decode import ImageError, decode
-from twofold.data.images.sources import NO_FACE, read_below
+from twofold.data.images.sources import NO_FACE
 
 MAX_QUEUED_BYTES = 256 << 20  #: of frames that are decoded and wait for the detector
 
@@ -134,7 +134,7 @@ def _tasks(sources: Sequence[Source], config: DetectionConfig, previous: Mapping
 
 def _photograph(source: Source, find: Callable[[np.ndarray], tuple[Face, ...]]) -> FrameDetections:
     try:
-        image = np.asarray(decode(read_below(source.path.parent, source.path.name)))[..., ::-1]
+        image = np.asarray(decode(source.read()))[..., ::-1]
     except ImageError as error:
         return FrameDetections(source, None, None, (), str(error), last=True)
     faces = find(np.ascontiguousarray(image))

@@ -18,7 +18,7 @@ from twofold.data.faces.faces_table import face_key, faces_manifest
 from twofold.data.faces.settings import CropSettings, Sampling, parse_crop_line
 from twofold.data.faces.sources import Source
 from twofold.data.images.decode import FACE_LIMITS, PHOTO_LIMITS, ImageError, Limits, decode
-from twofold.data.images.sources import NO_FACE, NO_FACE_SUFFIX, read_below
+from twofold.data.images.sources import NO_FACE, NO_FACE_SUFFIX
 from twofold.data.manifest import Manifest
 from twofold.data.utils.errors import InputError
 
@@ -108,7 +108,7 @@ class FaceStream:
         if name in self.uncropped:
             entry = replace(entry, faces=(), note="")
             try:
-                chunk.contents[name] = read_below(entry.source.path.parent, entry.source.path.name)
+                chunk.contents[name] = entry.source.read()
                 chunk.keys.append(name)
             except ImageError as error:
                 entry = replace(entry, note=str(error))

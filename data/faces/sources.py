@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from twofold.data.faces.video import is_animation
+from twofold.data.images.decode import ImageError
 from twofold.data.images.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES, image_format, is_hidden
+from twofold.data.images.sources import read_file
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import CONTROL
 
@@ -24,6 +26,13 @@ class Source:
     path: Path
     video: bool
     labels: Mapping[str, str] = field(default_factory=dict)
+
+    def read(self) -> bytes:
+        """The bytes of a photograph. Raises ImageError."""
+        try:
+            return read_file(self.path)
+        except OSError as error:
+            raise ImageError(f"unreadable file ({error.strerror})") from None
 
     def sha256(self) -> str:
         """Of the file's bytes, hex. Raises OSError."""

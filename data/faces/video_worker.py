@@ -194,19 +194,20 @@ def _seconds(frame: Any, count: int | None) -> Fraction | None:
 
 
 def upright(frame: Any) -> np.ndarray:
-    """(H, W, 3) BGR, square pixels, turned and mirrored as the display matrix says."""
-    aspect = frame.sample_aspect_ratio if hasattr(frame, "sample_aspect_ratio") else None
-    width = round(frame.width * aspect) if aspect and 0.2 < aspect < 5 else frame.width
-    array = frame.to_ndarray(format="bgr24", width=width, height=frame.height)
+    """(H, W, 3) BGR, turned and mirrored as the display matrix says. Pixels that are not square stay as they are."""
+    array = frame.to_ndarray(format="bgr24")
     return np.ascontiguousarray(orient(array, _display_matrix(frame)))
 
 
 def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
     """(a, b, c, d): a pixel at (x, y) is shown at (a x + c y, b x + d y), up to a shift and a scale."""
-    for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            a, b, _, c, d = struct.unpack("=5i", bytes(data)[:20])
-            return a, b, c, d
+    try:
+        for data in frame.side_data:
+            if data.type.name == "DISPLAYMATRIX":
+                a, b, _, c, d = struct.unpack("=5i", bytes(data)[:20])
+                return a, b, c, d
+    except ValueError:  # data of a kind that PyAV has no name for hide the others: the rotation is there all the same
+        return ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))[round((frame.rotation or 0) / 90) % 4]
     return 1, 0, 0, 1
 
 

@@ -55,7 +55,7 @@ class ImageRoots:
                 return self._table(resolve_inside(root, row[0])).read(row[1])
             if member and (root / member[1]).is_file():
                 return self._archive(resolve_inside(root, member[1])).read(member[2])
-            return _read_file(resolve_inside(root, below))
+            return read_file(resolve_inside(root, below))
         except FileNotFoundError:
             raise ImageError(MISSING) from None
         except InputError as error:
@@ -97,7 +97,8 @@ def resolve_inside(root: Path, below: str) -> Path:
     return path
 
 
-def _read_file(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """The bytes of an image file. Raises ImageError for one that is none or too large, and OSError."""
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
         raise ImageError("unreadable file (Is a directory)")

@@ -22,7 +22,7 @@ MODES = {"JPEG": ("RGB", "L", "CMYK"), "PNG": ("RGB", "L", "RGBA", "P", "1", "LA
 VIDEOS = [("mpeg4", "mp4"), ("libx264", "mp4"), ("libx264", "mov"), ("libx265", "mp4"), ("libx264", "mkv"),
           ("libvpx-vp9", "webm"), ("libvpx", "webm"), ("libsvtav1", "mp4"), ("mpeg4", "avi"), ("mjpeg", "avi"),
           ("ffv1", "mkv"), ("mpeg2video", "ts"), ("mpeg1video", "mpg"), ("wmv2", "wmv"), ("flv", "flv"),
-          ("mpeg2video", "mxf"), ("prores", "mov"), ("huffyuv", "avi"), ("h263", "3gp")]
+          ("mpeg2video", "mxf"), ("prores", "mov"), ("huffyuv", "avi"), ("h263", "3gp"), ("tiff", "mov")]
 
 
 @pytest.mark.parametrize("kind, mode", [(each.name, mode) for each in IMAGE_FORMATS
