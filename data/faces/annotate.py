@@ -100,7 +100,7 @@ def annotate_video(video: Path, rows: pd.DataFrame, classes: Sequence[str], out:
                 current = answers.get(frame.index, current)
                 if current is not None:
                     _draw_rows(pixels, current, classes)
-                image = av.VideoFrame.from_ndarray(pixels, format="bgr24")
+                image = av.VideoFrame.from_ndarray(np.asarray(pixels, np.uint8), format="bgr24")
                 stamp = max(stamp + 1, round(Fraction(frame.time) / TIME_BASE))
                 image.pts, image.time_base = stamp, TIME_BASE
                 container.mux(stream.encode(image))

@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ class VideoReader:
                 yield Frame(message["frame"], message["time"],
                             None if shape is None else np.frombuffer(pixels, np.uint8).reshape(*shape, 3))
 
-    def _ask(self, path: Path, **request: Any) -> Iterator[tuple[dict[str, Any], bytearray]]:
+    def _ask(self, path: Path, **request: Any) -> Generator[tuple[dict[str, Any], bytearray]]:
         """The worker's messages with their pixels, the last one included. Raises VideoError."""
         require_av()
         try:
@@ -175,7 +175,7 @@ def _animation(path: Path, sampling: Sampling) -> Iterator[Frame]:
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > PHOTO_LIMITS.pixels:
                 raise VideoError(f"has frames of more than {PHOTO_LIMITS.pixels} pixels")
-            for index in range(image.n_frames):
+            for index in range(getattr(image, "n_frames", 1)):
                 pixels += image.width * image.height
                 if pixels > MAX_ANIMATION_PIXELS:
                     raise VideoError(f"has more than {MAX_ANIMATION_PIXELS} pixels in all frames together")

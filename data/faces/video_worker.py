@@ -5,6 +5,7 @@ Reads a request a line (JSON) from stdin; writes messages to stdout: the length 
 as many bytes of pixels as its `bytes` says.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -261,6 +262,6 @@ def serve(requests: BinaryIO, out: BinaryIO) -> None:
 
 if __name__ == "__main__":
     av.logging.set_level(None)
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY if hard < 0 else min(MAX_MEMORY, hard), hard))
+    with contextlib.suppress(ValueError, OSError):  # a lower limit is set already, or none can be
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     serve(sys.stdin.buffer, sys.stdout.buffer)
