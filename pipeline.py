@@ -59,6 +59,7 @@ def predict(
     fill_videos: Annotated[bool, typer.Option("--fill-videos", help="Answer videos without any face, too.")] = False,
     cropped: Cropped = False,
     detect: Annotated[bool, typer.Option("--detect", help="No picture is a face yet: find and crop them.")] = False,
+    follow_links: data_cli.FollowLinks = False,
     detector: data_cli.Detector = None,
     fps: Annotated[float, typer.Option(help="Videos: look at that many frames a second; 0 is all.")] = 0.0,
     every: Annotated[int, typer.Option(help="Videos: look at each N-th frame.")] = 1,
@@ -80,7 +81,8 @@ def predict(
     options = PredictOptions(top=top, threshold=threshold, smooth=smooth, basic=basic, template=submission,
                              fill=fill_videos, overwrite=overwrite)
     check_options(options, trained, out, inputs=inputs)
-    footage = FootageOptions(cropped=cropped, detect=detect, detector=detector, fps=fps, every=every)
+    footage = FootageOptions(cropped=cropped, detect=detect, detector=detector, fps=fps, every=every,
+                             follow_links=follow_links)
     drawing = Drawing(timeline=timeline, annotate=annotate, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
         faces = extract_inputs(

@@ -52,6 +52,7 @@ def check_output(output: Path | None) -> Path | None:
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="FACES.csv", callback=check_output,
                                       help="The manifest to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another manifest that is there.")]
+FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Read images that are links out of their root.")]
 Table = Annotated[Path, typer.Argument(metavar="FACES.csv", help="A manifest.")]
 
 
@@ -214,6 +215,7 @@ def crop(
     = "",
     label_map: Annotated[list[str] | None, typer.Option("--map", metavar="OLD=NEW", help="A class folder by another "
                                                                                          "name (repeatable).")] = None,
+    follow_links: FollowLinks = False,
     detector: Detector = None,
     workers: Annotated[int, typer.Option(min=0, help="Threads; 0 takes one a core.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a faces.csv that was changed since.")] = False,
@@ -231,5 +233,5 @@ def crop(
     settings = CropSettings(**{name: value for name, value in changes.items() if value is not None})
     request = CropRequest(inputs=inputs, out=out, settings=settings, sampling=Sampling(fps=fps, every=every),
                           workers=workers, overwrite=overwrite,
-                          labels=folder_labels(classes=classes, label_map=label_map))
+                          labels=folder_labels(classes=classes, label_map=label_map), follow_links=follow_links)
     return run_crop(request, open_detector(detector))

@@ -38,6 +38,7 @@ class FootageOptions:
     detector: Path | None = None
     fps: float = 0.0
     every: int = 1
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         Sampling(fps=self.fps, every=self.every)  # raises InputError for what makes no sense
@@ -98,7 +99,7 @@ def extract_inputs(
         return ExtractedInputs(target, stopped_by=extraction.stats.stopped_by if extraction.stats else 0)
     if root:
         raise InputError("--root goes with a manifest; images and folders are where they are")
-    sources = find_sources(inputs)
+    sources = find_sources(inputs, follow_links=footage.follow_links)
     drawing.check(sources, out, submission=submission)
     faces = open_face_stream(
         sources, crops, detector=footage.detector, sampling=Sampling(fps=footage.fps, every=footage.every),

@@ -29,8 +29,8 @@ LOG_SECONDS = 30  #: between progress lines where stderr is not a terminal
 
 @dataclass(frozen=True, kw_only=True)
 class CropRequest:
-    """What to crop, and into which folder. workers: threads, 0 for one a core; overwrite: a changed faces.csv; labels:
-    of the sources in a folder of this name."""
+    """What to crop, and into which folder. workers: threads, 0 for one a core; overwrite: a changed faces.csv; labels
+    and follow_links: see `find_sources`."""
 
     inputs: Sequence[Path]
     out: Path
@@ -39,6 +39,7 @@ class CropRequest:
     workers: int = 0
     overwrite: bool = False
     labels: Labels = lambda folders: {}
+    follow_links: bool = False
 
 
 def crop(request: CropRequest, model: DetectorModel, *, progress: bool = True) -> CropReport:
@@ -49,7 +50,8 @@ def crop(request: CropRequest, model: DetectorModel, *, progress: bool = True) -
     settings, or from another file of the same name.
     """
     began, out, settings = time.monotonic(), request.out, request.settings
-    sources = find_sources(request.inputs, ignore=out, labels=request.labels)
+    sources = find_sources(request.inputs, ignore=out, labels=request.labels,
+                           follow_links=request.follow_links)
     line = settings.to_line(model.sha256)
     _claim_folder(out, {
         "version": VERSION, "settings": asdict(settings), "sampling": asdict(request.sampling),

@@ -1,6 +1,7 @@
 """Files and folders, as a person names them, to photographs and videos with a unique name each."""
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from twofold.data.images.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES, image_fo
 from twofold.data.images.sources import read_file
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import CONTROL
+
+log = logging.getLogger(__name__)
 
 MAX_NAME_BYTES = 200  #: of one part of a name: the images below it have longer ones
 
@@ -43,11 +46,12 @@ class Source:
 Labels = Callable[[Sequence[str]], Mapping[str, str]]  #: names of the folders below an input to columns
 
 
-def find_sources(inputs: Sequence[Path], *, ignore: Path | None = None, labels: Labels = lambda folders: {}
-                 ) -> list[Source]:
+def find_sources(inputs: Sequence[Path], *, ignore: Path | None = None, labels: Labels = lambda folders: {},
+                 follow_links: bool = False) -> list[Source]:
     """The photographs and videos among files and, recursively, folders: each file once, sorted by name.
 
-    ignore: a folder, such as that of the output, that is skipped. A file is called by its own name, one in a
+    ignore: a folder, such as that of the output, that is skipped; follow_links: use links that lead out of their
+    folder, which are left out with a warning otherwise. A file is called by its own name, one in a
     folder by its path below it; where two names are equal, parent folders are put before them until they differ.
     Raises InputError for a missing file, and for a folder with neither photographs nor videos.
     """
@@ -56,8 +60,15 @@ def find_sources(inputs: Sequence[Path], *, ignore: Path | None = None, labels: 
     for place in inputs:
         if place.is_dir():
             below = [path for path in sorted(place.rglob("*")) if _is_source(path, place, ignore)]
+            outside = [] if follow_links else [
+                path for path in below if not path.resolve().is_relative_to(place.resolve())]
+            note = f"{len(outside):,} links lead out of it (the first: {outside[0].name}): --follow-links uses them" \
+                if outside else ""
+            below = [path for path in below if path not in set(outside)]
             if not below:
-                raise InputError(f"{place}: no photographs or videos in it")
+                raise InputError(f"{place}: {note or 'no photographs or videos in it'}")
+            if outside:
+                log.warning("warning: %s: %s", place, note)
             for path in below:
                 parts = path.relative_to(place).parts
                 files.setdefault(path.resolve(), parts)

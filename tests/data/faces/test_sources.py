@@ -53,3 +53,16 @@ def test_the_output_is_no_input_and_what_is_not_there_is_said(tmp_path):
         find_sources([tmp_path / "empty"])
     with pytest.raises(InputError, match="no such file"):
         find_sources([tmp_path / "gone.mp4"])
+
+
+def test_links_out_of_a_folder_are_used_only_when_asked_for(tmp_path, caplog):
+    touch(tmp_path, "in/a.jpg", "elsewhere/b.jpg", "in/deep/c.jpg")
+    (tmp_path / "in/b.jpg").symlink_to(tmp_path / "elsewhere/b.jpg")
+    (tmp_path / "in/d.jpg").symlink_to(tmp_path / "in/deep/c.jpg")
+    assert names([tmp_path / "in"]) == ["a.jpg", "d.jpg"]
+    assert "1 links lead out of it (the first: b.jpg): --follow-links uses them" in caplog.text
+    assert names([tmp_path / "in"], follow_links=True) == ["a.jpg", "b.jpg", "d.jpg"]
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/a.jpg").symlink_to(tmp_path / "in/a.jpg")
+    with pytest.raises(InputError, match="--follow-links"):
+        find_sources([tmp_path / "links"])
