@@ -26,6 +26,7 @@ from twofold.data.images.formats import image_format
 from twofold.data.utils.errors import InputError
 
 MAX_SILENCE = 60.0  #: seconds without a message from the worker
+PIPE_BYTES = 1 << 20  #: what Linux allows: fewer switches between the processes
 WORKER = Path(__file__).with_name("video_worker.py")
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")  #: formats whose further images are frames
 MAX_ANIMATION_PIXELS = 20_000_000_000  #: of all frames together
@@ -139,7 +140,7 @@ def _start_worker() -> "subprocess.Popen[bytes]":
     """With this process's packages (-P: and not the modules beside the script); Ctrl-C is for this process alone."""
     packages = os.pathsep.join(place for place in sys.path if os.path.isabs(place))
     return subprocess.Popen([sys.executable, "-P", str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                            stderr=subprocess.DEVNULL, bufsize=0, start_new_session=True,
+                            stderr=subprocess.DEVNULL, bufsize=0, start_new_session=True, pipesize=PIPE_BYTES,
                             env=os.environ | {"PYTHONPATH": packages})
 
 
