@@ -132,6 +132,10 @@ def write_catalogue(target: Place, ours: Catalogue) -> None:
 
     So the last who writes it has seen the entries of everybody who has ended before, and nobody needs a lock.
     """
+    folder = target.entries().get(ENTRIES, {})
+    if folder.get("islink") or folder.get("type") == "link":
+        raise CacheError(f"{target.address.shown}/{ENTRIES} is a link: remove it there, nothing is written "
+                         "through links")
     target.make(ENTRIES)
     for entry in ours.entries.values():
         _put(target, f"{ENTRIES}/{entry.name}.json", msgspec.json.encode(entry))

@@ -131,8 +131,12 @@ def _read_images(request: Request, manifest: Manifest, roots: ImageRoots, initia
     memory = request.memory_gb * 1e9 or MEMORY_FRACTION * (free_memory() or USUAL_MEMORY)
     images = read_images(manifest.keys, np.union1d(splits.train, splits.val), roots, initial.architecture.preprocessing,
                          memory=memory, progress=request.progress)
-    splits = splits.without(np.array(list(images.failures), int), "their image files cannot be read")
+    unread = next((f"{manifest.keys[row]}: {reason}" for row, reason in images.failures.items()), "")
+    splits = splits.without(np.array(list(images.failures), int), f"their image files cannot be read ({unread})")
     test = hash_images(roots, [manifest.keys[row] for row in splits.test])
+    if missing := len(splits.test) - len(test):
+        note = f"{missing} test samples cannot be read: whether training samples have the same image files is not known"
+        splits = replace(splits, notes=(*splits.notes, note))
     splits = _check_initial_weights(request, manifest, initial, splits, test)
     digests = set(test.values())
     same = np.array([row for row, digest in images.sha256.items() if digest in digests], int)
@@ -142,7 +146,13 @@ def _read_images(request: Request, manifest: Manifest, roots: ImageRoots, initia
     if len(twins):
         note = f"{len(twins)} samples left out of train: their image files are those of validation samples"
         splits = replace(splits, train=np.setdiff1d(splits.train, twins), notes=(*splits.notes, note))
-    return images, check_classes(splits, request.settings)
+    try:
+        return images, check_classes(splits, request.settings)
+    except InputError as error:
+        if not unread:
+            raise
+        raise InputError(f"{len(images.failures)} of {len(images.sha256) + len(images.failures)} "
+                         f"image files cannot be read ({unread}), and without them: {error}") from None
 
 
 def _check_initial_weights(request: Request, manifest: Manifest, initial: InitialModel, splits: Splits,

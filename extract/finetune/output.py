@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
 from twofold.cache.classifier import TrainingSamples, group_digest
-from twofold.data.utils.errors import InputError
+from twofold.data.utils.errors import InputError, first_line
 from twofold.data.utils.outputs import Output, OutputKind
 from twofold.extract.encoders.finetuned import PREPROCESSING, classes_metadata, classifier_tensors, preprocessing_json
 from twofold.extract.finetune.data import Splits
@@ -73,8 +74,14 @@ def write_weights(output: Output, initial: InitialModel, outcome: Outcome, setti
     if samples.folds:
         metadata |= {"fold": str(samples.fold), "folds": str(samples.folds), "fold_set": samples.training_id}
     with output.writing() as temporary:
-        save_file({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary,
-                  metadata=metadata)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the umask says; safetensors writes files that only their owner can read
+        try:
+            save_file({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary,
+                      metadata=metadata)
+        except SafetensorError as error:
+            raise InputError(f"{output.path}: cannot be written: {first_line(error, most=120)}") from None
+        temporary.chmod(mode)
 
 
 def read_outcome(output: Output, training: str) -> Outcome | None:

@@ -1,21 +1,26 @@
 """What a training has come to: the scores of each epoch, and a state on disk from which a killed one goes on."""
 
+import contextlib
 import csv
+import hashlib
 import io
-from collections.abc import Mapping, Sequence
+import os
+import pickle
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from twofold.data.utils.atomic import atomic_write
+from twofold.data.utils.atomic import atomic_write, publish, remove_stale_files
 from twofold.data.utils.errors import InputError, first_line
 from twofold.data.utils.outputs import Output, OutputKind, read_header
 
-STATE_FORMAT = "twofold-finetune-state-1"
+STATE_FORMAT = "twofold-finetune-state-2"
 TENSORBOARD_SUFFIX = ".twofold-finetune"  #: ends the names of TensorBoard's files of ours
 HISTORY = OutputKind("a history of `finetune`",
                      lambda path: read_header(path)[:4] == ["epoch", "loss", "rate", "val_loss"])
@@ -98,12 +103,60 @@ class Progress:
         self.epoch, self.step, self.losses = self.epoch + 1, 0, []
 
 
+class _HashingFile:
+    """What torch.save writes to: it hashes the bytes, and remembers the error of a full disk, which torch rewords."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.hash = file, hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
 def save_state(path: Path, progress: Progress, training: str, parts: Mapping[str, Any]) -> None:
-    """Write the state whole or not at all. training: names the training; parts: what has a `state_dict()`."""
+    """Write the state whole or not at all, its SHA-256 behind it. training: names the training; parts: what has a
+    `state_dict()`. Raises OSError for a full disk."""
     record = vars(progress) | {"history": [epoch.record() for epoch in progress.history]}
     states = {name: part.state_dict() for name, part in parts.items()}
-    with atomic_write(path) as temporary, temporary.open("wb") as file:  # torch refuses a name that begins with a dot
-        torch.save({"format": STATE_FORMAT, "training": training, "progress": record, "states": states}, file)
+    with _unnamed_file(path) as file:
+        hashed = _HashingFile(file)
+        try:
+            torch.save({"format": STATE_FORMAT, "training": training, "progress": record, "states": states},
+                       cast(BinaryIO, hashed))
+        except RuntimeError:
+            raise hashed.error or RuntimeError("torch cannot write the state") from None
+        file.write(hashed.hash.digest())
+
+
+@contextlib.contextmanager
+def _unnamed_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that gets its name when it is whole: a killed process leaves nothing. Where a file system needs a name, it
+    has a temporary one, which the next training there removes."""
+    try:
+        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_RDWR, 0o666)
+    except (OSError, AttributeError):
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            yield file
+        return
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            temporary = f".tmp-{uuid.uuid4().hex}"
+            os.link(f"/proc/self/fd/{descriptor}", temporary, dst_dir_fd=folder)
+        publish(path.with_name(temporary), path)
+    finally:
+        os.close(folder)
 
 
 def load_state(path: Path, training: str, parts: Mapping[str, Any], *, device: torch.device,
@@ -112,13 +165,15 @@ def load_state(path: Path, training: str, parts: Mapping[str, Any], *, device: t
 
     Raises InputError if it is of another training or damaged.
     """
+    remove_stale_files(path.parent)
     if not path.exists():
         return None
     try:
+        _check_hash(path)
         state = torch.load(path, map_location=device, weights_only=True)
         if state["format"] != STATE_FORMAT:
             raise ValueError(f"format {state['format']}")
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
         reason = first_line(error, most=120)
         raise InputError(f"{path}: the state of an earlier training does not read back ({reason}): remove it") from None
     if state["training"] != training:
@@ -132,6 +187,17 @@ def load_state(path: Path, training: str, parts: Mapping[str, Any], *, device: t
     record["history"] = [Epoch.from_record(epoch) for epoch in record["history"]]
     record["best"] = {name: value.cpu() for name, value in record["best"].items()}
     return Progress(**record)
+
+
+def _check_hash(path: Path) -> None:
+    """Raises ValueError unless the file ends with the SHA-256 of what is before."""
+    left, total = path.stat().st_size - 32, hashlib.sha256()
+    with path.open("rb") as file:
+        while left > 0 and (block := file.read(min(left, 1 << 20))):
+            total.update(block)
+            left -= len(block)
+        if left or file.read() != total.digest():
+            raise ValueError("its checksum does not match, so it is damaged")
 
 
 def history_output(weights: Path) -> Output:

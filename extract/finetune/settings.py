@@ -16,6 +16,7 @@ LOSS = "Loss and regularisation"
 IMAGES = "Augmentation"
 SPLITS = "Validation and folds"
 
+RAND_AUGMENT = re.compile(r"rand(-(m|n|mmax)[0-9]{1,2}|-(mstd|p)[0-9]{1,3}(\.[0-9]+)?|-inc[01]|-w0)*")
 DEFAULT_CLASSES = {"basic": "basic7", "compound": "cexpr7"}
 
 
@@ -27,7 +28,8 @@ class Settings:
                                           "--classes stands alone, those that it is of.")
     classes: str = option("", LEARNS, "A taxonomy or FILE.toml, or two with a comma between for both; empty: basic7, "
                                       "cexpr7.")
-    size: int = option(0, LEARNS, "Side of the input in pixels, the whole image in it; 0: the network's own.", least=0)
+    size: int = option(0, LEARNS, "Side of the input in pixels, the whole image in it; 0: the network's own.", least=0,
+                       most=1024)
     train: str = option("all", LEARNS, "What is trained: all, last:N (its last N layers) or head.")
     frozen_norms: bool = option(False, LEARNS, "Batch norms keep the statistics they came with.")
     epochs: int = option(12, STEPS, "Passes over the training samples.", least=1)
@@ -61,7 +63,7 @@ class Settings:
     mixup: float = option(0.0, IMAGES, "Alpha of mixup; 0: none.", least=0)
     cutmix: float = option(0.0, IMAGES, "Alpha of CutMix; 0: none.", least=0)
     ema: float = option(0.0, LOSS, "Decay a step of the average of the weights; 0: none.", least=0, below=1)
-    seed: int = option(0, STEPS, "Of everything drawn.", least=0)
+    seed: int = option(0, STEPS, "Of everything drawn.", least=0, most=2**32 - 1)
     folds: int = option(0, SPLITS, "One encoder a fold, the folds being those of `fuse --folds`; 0: by the splits.",
                         least=0)
     fold_classes: str = option("cexpr7", SPLITS, "The taxonomy whose samples are dealt into folds: that of `fuse`.")
@@ -74,6 +76,9 @@ class Settings:
             raise InputError("folds 1: take 2 or more, or 0 for the manifest's splits")
         if not re.fullmatch(r"all|head|last:0*[1-9][0-9]{0,5}", self.train):
             raise InputError(f"train {self.train!r}: choose all, head, or last:N with N from 1")
+        if self.rand_augment and not RAND_AUGMENT.fullmatch(self.rand_augment):
+            raise InputError(f"rand-augment {self.rand_augment!r}: timm takes rand and sections with - between, as "
+                             "rand-m9-mstd0.5-inc1")
         self.taxonomies  # noqa: B018 (raises for names that do not fit)
 
     @property

@@ -255,3 +255,24 @@ def test_what_is_not_a_url_is_refused_without_its_secrets(url):
     with pytest.raises(CacheError, match="is not a URL") as caught:
         open_place(url)
     assert "abcdef" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["symlink", "link"])
+def test_nothing_is_written_through_a_planted_link(store, tmp_path, how):
+    there, precious = tmp_path / "there", tmp_path / "precious"
+    there.mkdir()
+    precious.write_bytes(b"mine")
+    planted = there / f".push-{Entry.of(store.path / 'a.h5').sha256}"
+    getattr(os, how)(precious, planted)
+    push(store, str(there))
+    assert precious.read_bytes() == b"mine" and not planted.is_symlink() and not (there / "a.h5").is_symlink()
+    assert shared_files(there) == shared_files(store.path)
+
+
+def test_the_folder_of_entries_is_no_link(store, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "there" / ENTRIES).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CacheError, match=r"\.catalogue is a link"):
+        push(store, str(tmp_path / "there"))
+    assert os.listdir(tmp_path / "elsewhere") == []

@@ -33,11 +33,11 @@ class Host:
     def url(self, folder: Path, port: int | None = None) -> str:
         return f"ssh://{getpass.getuser()}@127.0.0.1:{port or self.port}{folder}"
 
-    def introduce(self, port: int) -> None:
+    def introduce(self, port: int, address: str = "127.0.0.1") -> None:
         """Write its key into known_hosts."""
         key = (self.home / "host_key.pub").read_text().split()
         with (self.home / ".ssh" / "known_hosts").open("a") as file:
-            file.write(f"[127.0.0.1]:{port} {key[0]} {key[1]}\n")
+            file.write(f"[{address}]:{port} {key[0]} {key[1]}\n")
 
 
 def free_port() -> int:
@@ -61,7 +61,8 @@ def server(tmp_path_factory):
     shutil.copy(home / ".ssh" / "id_ed25519.pub", home / "authorized_keys")
     host = Host(free_port(), home)
     (home / "sshd_config").write_text(
-        f"Port {host.port}\nListenAddress 127.0.0.1\nHostKey {home}/host_key\nPidFile {home}/sshd.pid\n"
+        f"Port {host.port}\nListenAddress 127.0.0.1\nListenAddress ::1\nHostKey {home}/host_key\n"
+        f"PidFile {home}/sshd.pid\n"
         f"AuthorizedKeysFile {home}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
         "PermitRootLogin yes\nSubsystem sftp internal-sftp\n")
     running = subprocess.Popen([SSHD, "-D", "-e", "-f", home / "sshd_config"], stderr=(home / "log").open("w"))
@@ -218,3 +219,38 @@ def test_a_folder_that_cannot_be_made_is_said(host, store, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CacheError, match=r"^ssh://.*/file/store: .* a file in the way"):
         push(store, host.url(tmp_path / "file" / "store"))
+
+
+def test_nothing_is_written_through_a_planted_link(host, store, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "precious").write_bytes(b"mine")
+    planted = tmp_path / "there" / f".push-{Entry.of(store.path / 'a.h5').sha256}"
+    planted.symlink_to(tmp_path / "precious")
+    push(store, host.url(tmp_path / "there"))
+    assert (tmp_path / "precious").read_bytes() == b"mine" and not (tmp_path / "there" / "a.h5").is_symlink()
+    assert shared_files(tmp_path / "there") == shared_files(store.path)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB."""
+    (tmp_path / "disk").mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path / "disk"]).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield tmp_path / "disk"
+    subprocess.run(["umount", "-l", tmp_path / "disk"], check=True)
+
+
+def test_a_full_disk_there_is_said(host, store, small_disk, cli):
+    for url, said in ((host.url(small_disk), "its disk"), (small_disk, "the disk is full")):
+        done = cli("cache", "push", store.path, url)
+        assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
+        assert "damaged" not in done.stderr and not (small_disk / "a.h5").exists()
+
+
+def test_an_ipv6_address(host, store, tmp_path):
+    url = host.url(tmp_path / "there").replace("127.0.0.1", "[::1]")
+    with pytest.raises(CacheError, match=r"ssh://.*@\[::1\]:\d+/.*not in ~/.ssh/known_hosts"):
+        push(store, url)
+    host.introduce(host.port, "::1")
+    assert len(push(store, url).moved) == len(pull(url, Store(tmp_path / "back", new=True)).moved) == 3

@@ -1,6 +1,8 @@
 """One sentence and nothing half-written, whatever a person asks for."""
 
 import math
+import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -66,6 +68,10 @@ def test_no_label_of_the_taxonomy(request_for, changed):
     ({"optimizer": "lion"}, "choose from adamw, adam"),
     ({"folds": 1}, "take 2 or more"),
     ({"target": "nothing"}, "choose from basic, compound, both"),
+    ({"seed": 10**20}, "seed 100000000000000000000: it must be"),
+    ({"size": 100_000}, "size 100000: it must be"),
+    ({"rand_augment": "x"}, "rand-augment 'x': timm takes rand"),
+    ({"rand_augment": "rand-mx"}, "timm takes rand"),
 ])
 def test_settings_that_do_not_hold(chosen, message):
     with pytest.raises(InputError, match=message):
@@ -119,3 +125,14 @@ def test_out_of_memory_makes_the_parts_smaller(request_for, monkeypatch):
     monkeypatch.setattr(loop, "augment", limited)
     report = finetune(request_for(epochs=1))
     assert report.exit_code == 0 and report.outcome.progress.parts == 4 and set(sizes) == {4}
+
+
+def test_labels_are_not_blamed_for_images_that_cannot_be_read(request_for, faces, tmp_path):
+    shutil.copytree(faces.root, tmp_path / "faces")
+    table = faces.table.table
+    validation = [tmp_path / "faces" / key for key in table["key"][table["split"] == "val"]]
+    for path in validation:
+        path.write_bytes(b"not an image")
+    request = replace(request_for(), roots=[str(tmp_path / "faces")])
+    with pytest.raises(InputError, match=r"\d+ of \d+ image files cannot be read \(.*, and without them: no basic"):
+        finetune(request)

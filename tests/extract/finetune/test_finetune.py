@@ -43,6 +43,7 @@ def test_what_it_writes_extracts(cli, faces, request_for, tmp_path, backbone):
 def test_the_file_says_how_it_came_about(request_for, faces):
     request = request_for(target="basic")
     report = finetune(request)
+    assert request.out.stat().st_mode == request.out.with_suffix(".history.csv").stat().st_mode  # by the umask
     metadata, tensors = metadata_of(request.out), load_file(request.out)
     assert metadata["backbone"] == "timm:test_resnet" and metadata["started_from"] == "random:0"
     assert metadata["basic_classes"].split(",")[0] == "surprise"

@@ -1,15 +1,20 @@
 """A training that was stopped goes on and ends as if nothing had happened."""
 
 import os
+import resource
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from twofold.data.utils.errors import InputError
-from twofold.extract.finetune import loop
+from twofold.data.utils.terminal import explain_error
+from twofold.extract.finetune import loop, progress
 from twofold.extract.finetune.finetune import finetune
+from twofold.extract.finetune.progress import Progress, save_state
 
 CHANGES = {"mixup": 0.2, "cutmix": 0.5, "erasing": 0.25, "drop_path": 0.1, "dropout": 0.1, "ema": 0.9, "epochs": 3,
            "rand_augment": "rand-m5-mstd0.5", "balanced_sampling": 0.5}
@@ -59,3 +64,64 @@ def test_a_damaged_state_is_named(request_for):
     request.out.with_suffix(".state").write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(InputError, match="does not read back"):
         finetune(request)
+
+
+@pytest.mark.parametrize("place", [3, 0.5, -40, -1])
+def test_wrong_bits_of_a_state_are_refused(request_for, stop_after, place):
+    stop_after(1)
+    request = request_for()
+    finetune(request)
+    state = request.out.with_suffix(".state")
+    content = bytearray(state.read_bytes())
+    content[int(place * len(content)) if place == 0.5 else place] ^= 1
+    state.write_bytes(content)
+    with pytest.raises(InputError, match="its checksum does not match"):
+        finetune(request)
+
+
+def in_child(act) -> str:
+    """What a process of its own prints that does this."""
+    reading, writing = os.pipe()
+    if child := os.fork():
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            text = pipe.read()
+        os.waitpid(child, 0)
+        return text
+    try:
+        act(lambda text: os.write(writing, text.encode()))
+    finally:
+        os._exit(1)
+
+
+def save(path: Path) -> None:
+    save_state(path, Progress(best={"weight": torch.zeros(100_000)}), "training", {"network": torch.nn.Linear(2, 2)})
+
+
+def test_a_kill_while_a_state_is_saved_leaves_nothing(tmp_path, monkeypatch):
+    def killed(say) -> None:
+        original = progress._HashingFile.write
+
+        def write(self, data):
+            original(self, data)
+            if len(data) > 100_000:
+                say("half")
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        monkeypatch.setattr(progress._HashingFile, "write", write)
+        save(tmp_path / "a.state")
+
+    assert in_child(killed) == "half" and os.listdir(tmp_path) == []
+    save(tmp_path / "a.state")
+    assert os.listdir(tmp_path) == ["a.state"]
+
+
+def test_a_full_disk_is_an_error_of_the_disk(tmp_path):
+    def limited(say) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            save(tmp_path / "a.state")
+        except OSError as error:
+            say(str(explain_error(error)))
+
+    assert "the disk is full" in in_child(limited) and os.listdir(tmp_path) == []
