@@ -121,13 +121,13 @@ def cut_off_after(port: int, *, up: int = 1 << 60, down: int = 1 << 60):
             end.close()
 
 
-def test_a_store_goes_there_and_back(host, store, tmp_path, cli):
+def test_a_store_goes_there_and_back(host, store, tmp_path, cli, pipeline):
     url = host.url(tmp_path / "there" / "deep")
     sent = cli("cache", "push", store.path, url)
     assert sent.returncode == 0, sent.stderr
     assert shared_files(tmp_path / "there" / "deep") == shared_files(store.path)
     assert [file["file"] for file in shared_listing(url).record()["files"]] == ["a.h5", "b.h5"]
-    back = cli("cache", "pull", url, tmp_path / "back")
+    back = pipeline("cache", "pull", url, tmp_path / "back", timeout=60)  # a process, which ends when all is there
     assert back.returncode == 0, back.stderr
     assert shared_files(tmp_path / "back") == shared_files(store.path)
     assert pull(url, Store(tmp_path / "back")).moved == push(store, url).moved == ()
