@@ -150,6 +150,7 @@ def manifest_check(
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="GROUPED.csv", callback=check_output,
                                                     help="Where --group-duplicates writes to.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 takes one a core.")] = 0,
+    follow_links: FollowLinks = False,
     overwrite: Overwrite = False,
 ) -> Report:
     """Missing and damaged files, duplicates, and what leaks across splits."""
@@ -166,7 +167,7 @@ def manifest_check(
     place = manifest_output(output, overwrite=overwrite, inputs=[manifest]) if output else None
     if place:
         place.check()
-    table, source = read_manifest(manifest), open_images(parse_roots(root))
+    table, source = read_manifest(manifest), open_images(parse_roots(root), follow_links=follow_links)
     check_roots(source, table.keys)
     with tqdm(total=len(table), unit="sample", disable=None) as bar:
         findings = check_manifest(table, source, workers=workers, progress=bar.update)

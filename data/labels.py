@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from twofold.data.utils.csv_files import MISSING, NUMBER
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import read_toml
 
@@ -237,8 +238,8 @@ def taxonomy_from_labels(labels: Iterable[str], *, target: str) -> Taxonomy:
 
     Raises InputError for less than two classes, or for labels that cannot be names.
     """
-    names = {normalize_label(label) for label in labels} - {""}
-    order = sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+    names = {normalize_label(label) for label in labels} - {"", *MISSING}
+    order = sorted(names, key=lambda name: (float(name), name)) if all(map(NUMBER.fullmatch, names)) else sorted(names)
     try:
         return _from_table({"name": FROM_DATA, "target": target, "classes": order})
     except InputError as error:
@@ -311,7 +312,9 @@ def _fault(name: str) -> str:
     if any(unicodedata.category(letter)[0] == "C" or unicodedata.category(letter) in ("Zl", "Zp")
            for letter in name if letter not in JOINERS):
         return "has control characters"
-    return f"begins with {name[0]!r}: spreadsheets take that for a formula" if name[0] in "=+-@" else ""
+    if name[0] in "=+-@" and not NUMBER.fullmatch(name):
+        return f"begins with {name[0]!r}: spreadsheets take that for a formula"
+    return ""
 
 
 def _target(target: object, names: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """The manifest: the index of a dataset, one row per sample."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,12 @@ import pandas as pd
 
 from twofold.data.labels import BASIC, basic_pair
 from twofold.data.utils.atomic import atomic_write
-from twofold.data.utils.csv_files import check_cells, read_table, table_to_csv
+from twofold.data.utils.csv_files import MISSING, check_cells, read_table, table_to_csv
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import key_fault
 from twofold.data.utils.outputs import Output, OutputKind, read_header
 
+log = logging.getLogger(__name__)
 COLUMNS = ("key", "split", "basic", "compound", "group")
 SPLITS = ("train", "val", "test", "")
 
@@ -54,6 +56,13 @@ def build_manifest(table: pd.DataFrame, *, source: str, notes: Sequence[str] = (
     for name in COLUMNS:
         if name not in table.columns:
             table[name] = ""
+    notes = list(notes)
+    for name in ("split", "basic", "compound", "group", "fold"):
+        missing = table[name].isin(MISSING) if name in table.columns else pd.Series(dtype=bool)
+        if missing.any():
+            notes.append(f"column {name}: {int(missing.sum()):,} cells such as {table[name][missing].iloc[0]!r} are "
+                         "taken as missing")
+            table[name] = table[name].mask(missing, "")
     table = table[[*COLUMNS, *(name for name in table.columns if name not in COLUMNS)]].reset_index(drop=True)
     for name, fault in (("key", key_fault), ("split", _split_fault), ("basic", _basic_fault),
                         ("compound", _compound_fault)):
@@ -66,9 +75,13 @@ def build_manifest(table: pd.DataFrame, *, source: str, notes: Sequence[str] = (
     return Manifest(table, tuple(notes))
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Read and check a manifest. Raises InputError naming file, row and column."""
-    return build_manifest(read_table(path), source=str(path))
+def read_manifest(path: Path | pd.DataFrame) -> Manifest:
+    """Read and check a manifest, a file or a table in memory. Raises InputError naming file, row and column."""
+    source = "the table" if isinstance(path, pd.DataFrame) else str(path)
+    manifest = build_manifest(read_table(path), source=source)
+    for note in manifest.notes:
+        log.warning("warning: %s: %s", source, note)
+    return manifest
 
 
 def manifest_csv(manifest: Manifest) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
-    "data": {"data", "numpy", "pandas", "PIL"},
+    "data": {"data", "numpy", "pandas", "PIL", "pillow_heif"},
     "data/utils": {"data", "numpy", "pandas", "huggingface_hub", "typer"},
     "data/images": {"data", "numpy", "pandas", "PIL", "pillow_heif"},
     "data/faces": {"data", "numpy", "pandas", "PIL", "cv2", "av", "tqdm", "huggingface_hub", "matplotlib"},

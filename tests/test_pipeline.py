@@ -81,3 +81,12 @@ def test_every_verb_that_returns_a_report_takes_json_and_the_demo_does_not():
     app.commands["manifest"].commands.update(readers)
     verbs = dict(options(app))
     assert len(verbs) > 35 and {name for name, texts in verbs.items() if "--json" not in texts} == {"demo"}
+
+
+def test_a_log_that_is_not_utf_8(tmp_path, pipeline):
+    """SLURM's logs, and PYTHONIOENCODING=ascii: what a log cannot hold is escaped."""
+    (tmp_path / "Zoë✓.csv").write_text("key,basic\na✓.png,fear\n", encoding="utf-8")
+    done = pipeline("manifest", "csv", tmp_path / "Zoë✓.csv", "-o", tmp_path / "é✓.csv", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and "\\u2713.csv" in done.stdout, done.stderr
+    done = pipeline("manifest", "csv", tmp_path / "none✓.csv", "-o", tmp_path / "x.csv", PYTHONIOENCODING="ascii")
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "\\u2713" in done.stderr

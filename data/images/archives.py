@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path, PurePath, PurePosixPath
 
 from twofold.data.images.decode import MAX_FILE_BYTES, ImageError
+from twofold.data.images.formats import HEAD_BYTES
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import key_fault
 
@@ -214,6 +215,17 @@ class ArchivePath:
 
     def read_text(self, encoding: str) -> str:
         return self.read_bytes().decode(encoding)
+
+
+def read_head(place: "Place") -> bytes:
+    """The first bytes of a file; empty if it cannot be read."""
+    try:
+        if isinstance(place, ArchivePath):
+            return place.read_bytes()[:HEAD_BYTES]
+        with place.open("rb") as file:
+            return file.read(HEAD_BYTES)
+    except OSError:
+        return b""
 
 
 Place = Path | ArchivePath  #: a dataset's root: its folder, or a folder in its archive

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from twofold.data.images.decode import MAX_FILE_BYTES, ImageError
+from twofold.data.utils.csv_files import detect_separator
 from twofold.data.utils.errors import InputError
 
 BLOCK = 1 << 24
@@ -22,6 +23,7 @@ class PixelTable:
     starts: np.ndarray  #: (rows + 1,) byte offsets, the end of the file last
     column: int
     columns: int
+    separator: str = ","
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -35,7 +37,7 @@ class PixelTable:
             raise ImageError(f"row larger than {MAX_FILE_BYTES >> 20} MB")
         with self.path.open("rb") as file:
             file.seek(self.starts[row])
-            cells = file.read(size).split(b",")
+            cells = file.read(size).split(self.separator.encode())
         if len(cells) != self.columns:
             raise ImageError("row with other columns")
         try:
@@ -52,7 +54,9 @@ def open_pixel_table(path: Path) -> PixelTable:
     """Find the rows of a file with a column `pixels`. Raises InputError if it has none."""
     with path.open("rb") as file:
         header = file.readline()
-        names = [name.strip(' "\r\n') for name in header.decode("utf-8-sig", "replace").split(",")]
+        text = header.decode("utf-8-sig", "replace")
+        separator = detect_separator(text)
+        names = [name.strip(' "\r\n') for name in text.split(separator)]
         if "pixels" not in names:
             raise InputError(f"{path}: no column 'pixels'; it has {', '.join(names)[:200]}")
         starts, place = [np.array([len(header)])], len(header)
@@ -60,7 +64,7 @@ def open_pixel_table(path: Path) -> PixelTable:
             starts.append(np.flatnonzero(np.frombuffer(block, np.uint8) == 10) + place + 1)
             place += len(block)
     offsets = np.concatenate([*starts, [place]] if starts[-1][-1:] != place else starts)
-    return PixelTable(path, offsets, names.index("pixels"), len(names))
+    return PixelTable(path, offsets, names.index("pixels"), len(names), separator)
 
 
 def encode_png(grey: bytes, side: int) -> bytes:

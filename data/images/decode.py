@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError, features
 
-from twofold.data.images.formats import IMAGE_FORMATS, image_format
+from twofold.data.images.formats import HEAD_BYTES, IMAGE_FORMATS, image_format
 
-DECODER = "pillow-rgb-1"  #: of the recipe: what follows may only change together with this name
+DECODER = "pillow-rgb-2"  #: of the recipe: what follows may only change together with this name
 #: EPS, for one, would run Ghostscript; HEIF is added where pillow-heif is installed
 FORMATS = tuple(each.name for each in IMAGE_FORMATS if each.name != "HEIF" and (
     each.name != "AVIF" or (features.check("avif") if "avif" in features.modules else False)))
@@ -19,6 +19,13 @@ STRIP_PIXELS = 1 << 20  #: converted at once where a conversion takes many bytes
 #: bytes a pixel at the peak, measured with Pillow 12 (libwebp keeps two canvases, OpenJPEG 32-bit planes)
 PEAK_BYTES = {"WEBP": 24, "JPEG2000": 24, "AVIF": 24, "HEIF": 24}
 OTHER_PEAK_BYTES = 12
+MAX_SCANS, MAX_SCANNED_PIXELS = 100, 1_500_000_000  #: of a progressive JPEG, whose scans each pass over all pixels
+GREY_MAXIMA = (255, 4095, 65535)  #: of 8, 12 and 16 bits, which files with more room per pixel hold
+JPEGS = ("JPEG", "MPO")  #: what Pillow calls them; some cameras append a second picture
+ORIENTATION = 0x0112  #: the EXIF tag; its values 2 to 8 are undone by these
+TRANSPOSE = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+             5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+             8: Image.Transpose.ROTATE_90}
 
 
 class ImageError(Exception):
@@ -31,22 +38,23 @@ class Limits:
 
     pixels: int
     memory: int  #: bytes that decoding may take at its peak
+    shrink: bool = False  #: decode a larger JPEG at a half, a quarter or an eighth of its size instead
 
     def scaled_to(self, pixels: int) -> "Limits":
         """As many pixels, and memory in proportion."""
-        return Limits(pixels=pixels, memory=self.memory * pixels // self.pixels)
+        return Limits(pixels=pixels, memory=self.memory * pixels // self.pixels, shrink=self.shrink)
 
 
 FACE_LIMITS = Limits(pixels=25_000_000, memory=512 << 20)  #: a camera's whole picture is within it
-PHOTO_LIMITS = Limits(pixels=64_000_000, memory=800 << 20)  #: faces are looked for in it
+PHOTO_LIMITS = Limits(pixels=64_000_000, memory=800 << 20, shrink=True)  #: faces are detected in it
 
 
 def decode(content: bytes, limits: Limits = PHOTO_LIMITS) -> Image.Image:
     """The RGB image in `content`, upright as its EXIF orientation says.
 
-    Grey becomes three equal channels, 16-bit grey is scaled to 8, palettes are looked up, CMYK is converted, and
-    what is transparent is shown on white. Of an animation it is the first frame. Raises ImageError, whatever
-    a decoder stumbles over: one file never ends a run.
+    Grey becomes three equal channels, grey of more than 8 bits is scaled by what it holds, palettes are looked up, CMYK
+    is converted, and what is transparent is shown on white. Of an animation it is the first frame. EXIF data that
+    cannot be read is no orientation. Raises ImageError, whatever a decoder stumbles over: one file never ends a run.
     """
     if not content:
         raise ImageError("empty file")
@@ -54,7 +62,8 @@ def decode(content: bytes, limits: Limits = PHOTO_LIMITS) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(content), formats=_formats(content))
-            _require(image, limits)
+            _shrink(image, limits)
+            _require(image, limits, content)
             image.load()
             return _rgb(_upright(image))
     except ImageError:
@@ -71,7 +80,7 @@ def decode(content: bytes, limits: Limits = PHOTO_LIMITS) -> Image.Image:
 
 def _formats(content: bytes) -> tuple[str, ...]:
     """The formats to try. Raises ImageError for one that this installation cannot read, with what to install."""
-    kind = image_format(content[:32])
+    kind = image_format(content[:HEAD_BYTES])
     if kind is None or kind.name in FORMATS:
         return FORMATS
     if kind.name == "AVIF":
@@ -84,20 +93,49 @@ def _formats(content: bytes) -> tuple[str, ...]:
     return ("HEIF",)
 
 
-def _require(image: Image.Image, limits: Limits) -> None:
+def _shrink(image: Image.Image, limits: Limits) -> None:
+    """Let a JPEG decoder skip what a smaller picture does not need."""
+    scale = 2
+    while limits.shrink and image.format in JPEGS and image.width * image.height > limits.pixels and scale <= 8:
+        image.draft(None, (image.width // 2, image.height // 2))
+        scale *= 2
+
+
+def _require(image: Image.Image, limits: Limits, content: bytes) -> None:
+    """Raises ImageError for what asks for more pixels, memory or passes than the limits allow."""
     pixels = image.width * image.height
     if pixels > limits.pixels:
         raise ImageError(f"more than {limits.pixels} pixels")
     if pixels * PEAK_BYTES.get(image.format or "", OTHER_PEAK_BYTES) > limits.memory:
         raise ImageError(f"decoding takes more than {limits.memory >> 20} MB")
+    if image.format in JPEGS and content.count(b"\xff\xda") > min(MAX_SCANS, MAX_SCANNED_PIXELS // max(1, pixels)):
+        scans = count_scans(content)
+        if scans > min(MAX_SCANS, MAX_SCANNED_PIXELS // max(1, pixels)):
+            raise ImageError(f"progressive JPEG of {scans} scans")
+
+
+def count_scans(jpeg: bytes) -> int:
+    """The scans of a JPEG file, as its markers say; thumbnails in its headers and what follows its end are not met."""
+    place, scans = 2, 0
+    while place + 4 <= len(jpeg):
+        if jpeg[place] != 0xFF or jpeg[place + 1] in (0x00, 0xFF, *range(0xD0, 0xD8)):  # within a scan, or padding
+            place = jpeg.find(b"\xff", place + 1)
+            if place < 0:
+                break
+            continue
+        if jpeg[place + 1] == 0xD9:
+            break
+        scans += jpeg[place + 1] == 0xDA
+        place += 2 + int.from_bytes(jpeg[place + 2:place + 4], "big")
+    return scans
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        ImageOps.exif_transpose(image, in_place=True)  # in place: no copy where nothing is turned
-    except Exception:
-        raise ImageError("damaged EXIF data") from None
-    return image
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # broken EXIF data beside sound pixels is common
+        return image
+    return image.transpose(TRANSPOSE[orientation]) if orientation in TRANSPOSE else image
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -129,12 +167,20 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _scaled_to_8_bit(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """16-bit grey by its high byte; `I` and `F` files hold 16-bit values too, or values from 0 to 1."""
-    top = 1.0 if image.mode == "F" and np.asarray(image).max(initial=0) <= 1 else 65535.0
+    """Grey of 16 or 32 bits or floats, which hold values of 8, 12 or 16 bits as often as of their own range."""
+    values = np.asarray(image)
+    largest = float(values[np.isfinite(values)].max(initial=0))
+    tags = getattr(image, "tag_v2", None) or {}
+    declared = np.ravel(tags.get(281, ()))  # TIFF's MaxSampleValue
+    maxima = (1, *GREY_MAXIMA) if image.mode == "F" else GREY_MAXIMA
+    if declared.size and 0 < largest <= float(declared.max()):
+        top = float(declared.max())
+    else:
+        top = next((maximum for maximum in maxima if largest <= maximum), largest)
 
     def scaled(strip: Image.Image) -> Image.Image:
-        values = np.asarray(strip).astype(np.float64)
-        return Image.fromarray(np.clip(values * (255.0 / top) + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
+        grey = np.nan_to_num(np.asarray(strip).astype(np.float64), posinf=top, neginf=0)
+        return Image.fromarray(np.clip(grey * (255.0 / top) + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
 
     return scaled
 

@@ -1,43 +1,45 @@
 """The one list of image and video formats: their suffixes, and the first bytes that identify an image."""
 
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import PurePath
+
+HEAD_BYTES = 32  #: enough to identify any format
 
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """A format that `decode` reads. name: Pillow's; magic: what a file starts with, `?` for any byte."""
+    """A format that `decode` reads. name: Pillow's; start: what a file starts with."""
 
     name: str
     suffixes: tuple[str, ...]
-    magic: tuple[bytes, ...]
+    start: bytes
 
 
 IMAGE_FORMATS = (
-    ImageFormat("JPEG", (".jpg", ".jpeg", ".jpe", ".jfif"), (b"\xff\xd8\xff",)),
-    ImageFormat("PNG", (".png", ".apng"), (b"\x89PNG\r\n\x1a\n",)),
-    ImageFormat("BMP", (".bmp", ".dib"), (b"BM",)),
-    ImageFormat("GIF", (".gif",), (b"GIF87a", b"GIF89a")),
-    ImageFormat("TIFF", (".tif", ".tiff"), (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
-    ImageFormat("WEBP", (".webp",), (b"RIFF????WEBP",)),
-    ImageFormat("PPM", (".ppm", ".pgm", ".pbm", ".pnm"), tuple(b"P%d" % kind for kind in range(1, 7))),
-    ImageFormat("JPEG2000", (".jp2", ".j2k", ".jpx", ".jpf"), (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")),
-    ImageFormat("AVIF", (".avif", ".avifs"), (b"????ftypavif", b"????ftypavis", b"????ftypmif1????????avif")),
-    ImageFormat("HEIF", (".heic", ".heif", ".hif"), tuple(b"????ftyp" + brand for brand in (
-        b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))),
+    ImageFormat("JPEG", (".jpg", ".jpeg", ".jpe", ".jfif"), rb"\xff\xd8\xff"),
+    ImageFormat("PNG", (".png", ".apng"), rb"\x89PNG\r\n\x1a\n"),
+    ImageFormat("BMP", (".bmp", ".dib"), rb"BM.{4}\0{4}"),
+    ImageFormat("GIF", (".gif",), rb"GIF8[79]a"),
+    ImageFormat("TIFF", (".tif", ".tiff"), rb"II[*+]\0|MM\0[*+]"),
+    ImageFormat("WEBP", (".webp",), rb"RIFF.{4}WEBP"),
+    ImageFormat("PPM", (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"), rb"P([1-6f])[\s#]"),
+    ImageFormat("JPEG2000", (".jp2", ".j2k", ".jpx", ".jpf"), rb"\0{3}\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
+    ImageFormat("AVIF", (".avif", ".avifs"), rb".{4}ftyp(avi[fs]|(mif1|msf1|miaf).{4}(.{4})*?avi[fs])"),
+    ImageFormat("HEIF", (".heic", ".heif", ".hif"), rb".{4}ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)"),
 )
 IMAGE_SUFFIXES = frozenset(suffix for each in IMAGE_FORMATS for suffix in each.suffixes)
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp",
                             ".ogv", ".ts", ".mts", ".m2ts", ".vob", ".mxf"))
+OTHER_SUFFIXES = frozenset((".csv", ".txt", ".npy", ".json", ".xml", ".md", ".pdf", ".zip", ".tar", ".db", ".ini"))
+STARTS = tuple((each, re.compile(each.start, re.DOTALL)) for each in IMAGE_FORMATS)
 
 
 def image_format(head: bytes) -> ImageFormat | None:
-    """The format of an image by the first bytes of its file (32 are enough), None for anything else."""
-    for each in IMAGE_FORMATS:
-        for magic in each.magic:
-            if len(head) >= len(magic) and all(want in (63, there) for want, there in zip(magic, head, strict=False)):
-                return each
-    return None
+    """The format of an image by the first bytes of its file; None for anything else."""
+    return next((each for each, start in STARTS if start.match(head)), None)
 
 
 def is_hidden(path: PurePath) -> bool:
@@ -45,6 +47,16 @@ def is_hidden(path: PurePath) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
-def is_image_name(path: PurePath) -> bool:
-    """True if the name is that of an image file, whatever its case, and the file is not hidden."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path)
+def is_image(path: PurePath, read_head: Callable[[], bytes]) -> bool:
+    """True for an image file: by its suffix in any case; one without a known suffix by its first bytes."""
+    suffix = path.suffix.lower()
+    if is_hidden(path) or suffix in VIDEO_SUFFIXES or suffix in OTHER_SUFFIXES:
+        return False
+    return suffix in IMAGE_SUFFIXES or image_format(read_head()) is not None
+
+
+def left_out_note(place: object, paths: Iterable[PurePath]) -> str:
+    """A sentence on files of a folder that are no images, counted by suffix; empty if there are none."""
+    counts = Counter(path.suffix.lower() or "no suffix" for path in paths if not is_hidden(path))
+    kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(counts.items()))
+    return f"{place}: {counts.total():,} files are no images and are left out ({kinds})" if counts else ""

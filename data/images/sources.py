@@ -4,6 +4,7 @@ A key such as `fer2013.csv/0000006.png` names row 6 of the CSV file `fer2013.csv
 `Image/aligned.zip/aligned/1.jpg` a file in an archive that lies in the root. A root may be an archive itself.
 """
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -18,6 +19,7 @@ from twofold.data.images.archives import IN_ARCHIVE, Archive, is_archive
 from twofold.data.images.csv_pixels import PixelTable, open_pixel_table, parse_row_key
 from twofold.data.images.decode import FACE_LIMITS, MAX_FILE_BYTES, ImageError, Limits
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.keys import key_fault
 
 NO_FACE_SUFFIX = ".noface"  #: of keys that stand for a picture or a frame without a face: there is no image to read
 NO_FACE = "no face"  #: why they have no features
@@ -41,21 +43,34 @@ class ImageRoots:
     limits: Limits = FACE_LIMITS  #: of each image, where it is decoded
     tables: dict[Path, PixelTable] = field(default_factory=dict)  #: CSV files of pixels, opened on first use
     archives: dict[Path, Archive] = field(default_factory=dict)  #: within the roots, opened on first use
+    follow_links: bool = False  #: read files that links lead to outside their root
 
     def read(self, key: str) -> bytes:
-        """The bytes of the image file of `key`. Raises ImageError if there is none, or it lies outside its root."""
+        """The bytes of the image file of `key`, whatever the Unicode form of its name on the disk.
+
+        Raises ImageError if there is none, or it lies outside its root.
+        """
         if key.endswith(NO_FACE_SUFFIX):
             raise ImageError(NO_FACE)
+        try:
+            return self._read(key)
+        except ImageError as error:
+            for form in () if key.isascii() or str(error) != MISSING else ("NFC", "NFD"):
+                with contextlib.suppress(ImageError):
+                    return self._read(unicodedata.normalize(form, key))
+            raise
+
+    def _read(self, key: str) -> bytes:
         root, below = self._locate(key)
         if isinstance(root, Archive):
             return root.read(below)
         row, member = parse_row_key(below), IN_ARCHIVE.fullmatch(below)
         try:
             if row is not None and (root / row[0]).is_file():
-                return self._table(resolve_inside(root, row[0])).read(row[1])
+                return self._table(self._resolve(root, row[0])).read(row[1])
             if member and (root / member[1]).is_file():
-                return self._archive(resolve_inside(root, member[1])).read(member[2])
-            return read_file(resolve_inside(root, below))
+                return self._archive(self._resolve(root, member[1])).read(member[2])
+            return read_file(self._resolve(root, below))
         except FileNotFoundError:
             raise ImageError(MISSING) from None
         except InputError as error:
@@ -64,6 +79,23 @@ class ImageRoots:
             raise ImageError(f"unreadable file ({error.strerror or 'bad name'})") from None
         except ValueError:
             raise ImageError("unreadable file (bad name)") from None
+
+    def _resolve(self, root: Path, below: str) -> Path:
+        """The file `below` the resolved folder `root`, with every link followed.
+
+        Raises ImageError if that leads out of the root, else OSError.
+        """
+        try:
+            path = (root / below).resolve(strict=True)
+        except RuntimeError:  # before Python 3.13; an OSError since
+            raise ImageError("unreadable file (Too many levels of symbolic links)") from None
+        if path.is_relative_to(root):
+            return path
+        if key_fault(below):  # `..` and absolute paths never leave the root
+            raise ImageError("outside its root")
+        if not self.follow_links:
+            raise ImageError("outside its root (a link: --follow-links reads it)")
+        return path
 
     def _locate(self, key: str) -> tuple[Path | Archive, str]:
         """The root of a key and the path below it."""
@@ -83,22 +115,8 @@ class ImageRoots:
         return self.archives.setdefault(path, Archive(path))
 
 
-def resolve_inside(root: Path, below: str) -> Path:
-    """The file `below` the resolved folder `root`, with every link followed.
-
-    Raises ImageError if that leads out of the root, else OSError.
-    """
-    try:
-        path = (root / below).resolve(strict=True)
-    except RuntimeError:  # before Python 3.13; an OSError since
-        raise ImageError("unreadable file (Too many levels of symbolic links)") from None
-    if not path.is_relative_to(root):
-        raise ImageError("outside its root")
-    return path
-
-
 def read_file(path: Path) -> bytes:
-    """The bytes of an image file. Raises ImageError for one that is none or too large, and OSError."""
+    """The bytes of a regular file of a bounded size. Raises ImageError or OSError."""
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
         raise ImageError("unreadable file (Is a directory)")
@@ -126,13 +144,15 @@ def parse_roots(roots: Sequence[str]) -> Path | dict[str, Path]:
     return folders
 
 
-def open_images(root: Path | dict[str, Path], *, limits: Limits = FACE_LIMITS) -> ImageRoots:
+def open_images(root: Path | dict[str, Path], *, limits: Limits = FACE_LIMITS, follow_links: bool = False
+                ) -> ImageRoots:
     """Images below one folder or in one archive, or several by name; a CSV file of pixels stands for its folder.
 
     Raises InputError for a folder that is not there, and for an archive that cannot be read.
     """
     roots = root if isinstance(root, dict) else {"": root}
-    return ImageRoots({name: _open_root(Path(path)) for name, path in roots.items()}, limits)
+    return ImageRoots({name: _open_root(Path(path)) for name, path in roots.items()}, limits,
+                      follow_links=follow_links)
 
 
 def _open_root(path: Path) -> Path | Archive:
@@ -160,10 +180,6 @@ def check_roots(images: ImageRoots, keys: Sequence[str]) -> None:
     if tried and not any(_is_there(images, key) for key in tried):
         where = ", ".join(f"{root.path} (which begins with {next(iter(root.members))})" if isinstance(root, Archive)
                           else str(root) for root in images.roots.values())
-        for form in ("NFC", "NFD"):
-            if any(_is_there(images, unicodedata.normalize(form, key)) for key in tried if not key.isascii()):
-                raise InputError(f"the images below {where} are named in another Unicode form ({form}) than the keys "
-                                 f"of the manifest: make the manifest anew from that folder")
         raise InputError(f"none of {len(tried)} images tried is below {where} (the first is {tried[0]}): --root is the "
                          f"folder that keys are relative to, or NAME=DIR for each dataset of a merged manifest")
 

@@ -8,6 +8,7 @@ validation.csv.
 import io
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -15,11 +16,11 @@ import numpy as np
 import pandas as pd
 
 from twofold.data.images.archives import Place
-from twofold.data.images.decode import ImageError, decode
+from twofold.data.images.decode import PHOTO_LIMITS, ImageError, decode
 from twofold.data.images.sources import open_images
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import Manifest, build_manifest
-from twofold.data.readers.common import Reader, check_choice, compare_counts, missing_note, reads_archives
+from twofold.data.readers.common import Reader, check_choice, compare_counts, missing_note, parse_int, reads_archives
 from twofold.data.utils.atomic import atomic_write
 from twofold.data.utils.csv_files import check_cells, check_columns, read_table
 from twofold.data.utils.errors import InputError
@@ -30,6 +31,7 @@ LISTS = {"training.csv": "train", "validation.csv": "val"}
 PICTURES = "Manually_Annotated_Images"
 BOX = ("face_x", "face_y", "face_width", "face_height")
 COLUMNS = ("subDirectory_filePath", *BOX, "expression")
+MAX_ANNOTATION_BYTES = 1 << 16  #: a number has a hundred
 UNUSABLE = {8: "none", 9: "uncertain", 10: "no face"}
 NO_TEST = ("AffectNet has no test split: `fuse` scores its official validation set if you say --val-as test here, or "
            "its folds with `fuse --folds 5`")
@@ -104,9 +106,14 @@ def _read_sets(root: Place) -> tuple[pd.DataFrame, list[str]]:
 def _number(path: Place) -> int:
     """The release stores each number as text in an array without dimensions."""
     try:
-        return int(np.load(io.BytesIO(path.read_bytes()), allow_pickle=False).item())
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{path}: not one expression number ({error})") from None
+        content = path.read_bytes()
+        value = np.load(io.BytesIO(content[:MAX_ANNOTATION_BYTES]), allow_pickle=False).item()
+        number = parse_int((value.decode() if isinstance(value, bytes) else str(value)).strip().removesuffix(".0"))
+    except Exception:  # an array's header may say anything, and numpy raises as much
+        number = None
+    if number is None:
+        raise InputError(f"{path}: not one expression number")
+    return number
 
 
 def _read_lists(root: Place, lists: list[tuple[Place, str]]) -> tuple[pd.DataFrame, list[str]]:
@@ -115,7 +122,7 @@ def _read_lists(root: Place, lists: list[tuple[Place, str]]) -> tuple[pd.DataFra
         table = read_table(path)
         check_columns(table, COLUMNS, path)
         numbers = table["expression"]
-        check_cells(numbers.str.strip().str.fullmatch(r"\d+"), numbers, path, "is no number")
+        check_cells(numbers.str.strip().str.fullmatch(r"[0-9]{1,9}"), numbers, path, "is no number")
         table = table.drop(columns=["facial_landmarks"], errors="ignore")
         tables.append(table.assign(key=f"{PICTURES}/" + table["subDirectory_filePath"].str.strip(), split=split,
                                    expression=numbers.astype(int)))
@@ -179,7 +186,7 @@ def crop_faces(samples: Manifest, root: Path, folder: Path) -> Manifest:
 
 
 def _cropped(content: bytes, box: list[str]) -> bytes:
-    image = decode(content)
+    image = decode(content, replace(PHOTO_LIMITS, shrink=False))  # boxes are in pixels of the whole picture
     try:
         x, y, width, height = (round(float(value)) for value in box)
     except ValueError:

@@ -6,16 +6,17 @@ each frame to answer; decoded frames may be one more or fewer. See D. Kollias, C
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Annotated
 
 import pandas as pd
 
-from twofold.data.images.archives import Place
-from twofold.data.images.formats import is_image_name
+from twofold.data.images.archives import Place, read_head
+from twofold.data.images.formats import is_image
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import Manifest, build_manifest
-from twofold.data.readers.common import Reader, compare_counts, missing_files, read_lines, reads_archives
+from twofold.data.readers.common import Reader, compare_counts, missing_files, parse_int, read_lines, reads_archives
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import cli_option
 
@@ -67,7 +68,8 @@ def read_cexpr(
 @reads_archives
 def _read_frames(root: Place, *, template: Path | None, annotation: Path | None) -> Manifest:
     frames = sorted(f"{video.name}/{frame.name}" for video in root.iterdir() if video.is_dir()
-                    for frame in video.iterdir() if is_image_name(PurePath(video.name, frame.name)))
+                    for frame in video.iterdir()
+                    if is_image(PurePath(video.name, frame.name), partial(read_head, frame)))
     if not frames:
         raise InputError(f"{root}: no frames like 01/00001.jpg in it: cut the videos into cropped faces first")
     keys = frames_of(read_template(template).keys, frames) if template else frames
@@ -131,9 +133,7 @@ def _annotated(path: Path, keys: list[str]) -> dict[str, str]:
         cells = [cell.strip() for cell in text.split(",")]
         if len(cells) == len(classes.classes) and sorted(cells) == ["0"] * 6 + ["1"]:
             number = cells.index("1")
-        elif len(cells) == 1 and cells[0].lstrip("-").isdecimal():
-            number = int(cells[0])
-        else:
+        elif len(cells) != 1 or (number := parse_int(cells[0])) is None:
             raise InputError(f"{path}: {key}: {text!r} is not one class number")
         if number in OTHER:
             continue

@@ -1,13 +1,16 @@
 """What the readers share: the registry entry of a dataset, archives as roots, lists of file names, missing files."""
 
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import wraps
-from pathlib import PurePosixPath
+from functools import partial, wraps
+from pathlib import Path, PurePath, PurePosixPath
 
 import pandas as pd
 
-from twofold.data.images.archives import Archive, ArchivePath, Place, is_archive
+from twofold.data.images.archives import Archive, ArchivePath, Place, is_archive, read_head, relative_path
+from twofold.data.images.formats import is_hidden, is_image, left_out_note
 from twofold.data.manifest import Manifest, build_manifest
 from twofold.data.utils.errors import InputError
 
@@ -51,6 +54,33 @@ def reads_archives(read: Callable[..., Manifest]) -> Callable[..., Manifest]:
     return run
 
 
+def find_images(root: Place, *, follow_links: bool = False) -> tuple[list[PurePath], list[str]]:
+    """The images below a root, as sorted relative paths, and a sentence on what else is there and left out."""
+    links: list[str] = []
+    if isinstance(root, ArchivePath):
+        places: list[Place] = list(root.rglob("*"))
+    else:
+        places = []
+        seen = {os.path.realpath(root)}
+        for folder, folders, files in os.walk(root, followlinks=follow_links):
+            linked = {name for name in folders if os.path.islink(os.path.join(folder, name))}
+            repeated = {name for name in linked if os.path.realpath(os.path.join(folder, name)) in seen}
+            seen |= {os.path.realpath(os.path.join(folder, name)) for name in linked}
+            folders[:] = [name for name in folders if name not in repeated]  # a link to a folder above has no end
+            links += [] if follow_links else sorted(linked)
+            places += [Path(folder, name) for name in files]
+    images, others = [], []
+    for place in places:
+        path = relative_path(place, root)
+        wanted = is_image(path, partial(read_head, place)) and (isinstance(place, ArchivePath) or place.is_file())
+        (images if wanted else others).append(path)
+    notes = [left_out_note(root, others)] if any(not is_hidden(path) for path in others) else []
+    if links:
+        notes.append(f"{root}: {len(links):,} folders are links and are left out (the first is {links[0]}): "
+                     "--follow-links reads them, too")
+    return sorted(images), notes
+
+
 def check_choice(value: str, choices: Sequence[str], what: str) -> None:
     """Raises InputError for a value that is not one of the choices."""
     if value not in choices:
@@ -64,10 +94,17 @@ def compare_counts(dataset: str, published: Mapping[str, int], table: pd.DataFra
             for split, count in published.items() if counts[split] != count]
 
 
+def parse_int(text: str) -> int | None:
+    """A whole number of a few ASCII digits; None for any other text."""
+    return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else None
+
+
 def read_lines(path: Place) -> list[tuple[int, str]]:
     """The lines that are not blank, with their numbers from 1; any line ends, with or without a byte order mark."""
     try:
         text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text file in UTF-8") from None
     return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
@@ -81,11 +118,12 @@ def read_numbered(path: Place, *, like: str) -> dict[str, tuple[int, int]]:
     rows: dict[str, tuple[int, int]] = {}
     for line, text in read_lines(path):
         name, *numbers = text.split()
-        if len(numbers) != 1 or not numbers[0].isdecimal():
+        number = parse_int(numbers[0]) if len(numbers) == 1 else None
+        if number is None or number < 0:
             raise InputError(f"{path}: line {line}: {text!r} is not like {like!r}")
         if name in rows:
             raise InputError(f"{path}: line {line}: {name} stands in line {rows[name][1]} already")
-        rows[name] = (int(numbers[0]), line)
+        rows[name] = (number, line)
     if not rows:
         raise InputError(f"{path}: no lines like {like!r}")
     return rows

@@ -16,7 +16,7 @@ from twofold.data.labels import (
     rename_label,
 )
 from twofold.data.manifest import COLUMNS, Manifest, build_manifest
-from twofold.data.readers.common import Reader
+from twofold.data.readers.common import Reader, parse_int
 from twofold.data.readers.folder import Classes, LabelMap
 from twofold.data.utils.csv_files import check_cells, read_table
 from twofold.data.utils.errors import InputError
@@ -56,6 +56,7 @@ def read_csv(
             raise InputError(f"{root}: no column {theirs!r} (for {ours}); it has {', '.join(table.columns)}")
     others = [name for name in table.columns if name not in COLUMNS and name not in columns.values()]
     samples = pd.DataFrame({ours: table[theirs] for ours, theirs in columns.items()}).join(table[others])
+    samples["key"] = [_posix_path(key) for key in samples["key"]]
     for name in ("basic", "compound"):
         if name in columns:
             samples[name] = _map_values(samples[name], lambda label: rename_label(label, names))
@@ -67,6 +68,13 @@ def read_csv(
         if name in columns:
             _check_labels(samples[name], root)
     return build_manifest(samples, source=str(root))
+
+
+def _posix_path(key: str) -> str:
+    """A path as lists have it (`./a.jpg`, `a\\b.jpg`, `a//b.jpg`) as a key."""
+    key = key.strip().replace("\\", "/")
+    return key if not key else ("/" if key.startswith("/") else "") + "/".join(
+        part for part in key.split("/") if part not in ("", "."))
 
 
 def _map_values(column: pd.Series, rename: Callable[[str], str]) -> pd.Series:
@@ -95,9 +103,8 @@ def _named(column: pd.Series, classes: Taxonomy, path: Path, from_zero: bool) ->
         if normalize_label(value) in classes.classes:
             names[value] = normalize_label(value)
             continue
-        try:
-            number = int(value)
-        except ValueError:
+        number = parse_int(value.strip().removesuffix(".0"))  # pandas writes 1.0 where a column has empty cells
+        if number is None:
             continue
         try:
             names[value] = "" if number < 0 else classes.label(number + from_zero * classes.numbers[0])
@@ -113,7 +120,7 @@ def _check_labels(column: pd.Series, path: Path) -> None:
     if strange:
         check_cells(~column.isin(strange), column, path,
                     f"is not a {column.name} emotion; for another word: --map {strange[0]}=..., for numbers: "
-                    f"--classes, for no labels: --{column.name} {NONE}")
+                    f"--classes NAME, for no labels: --{column.name} {NONE}")
 
 
 READER = Reader(read_csv, root="A CSV file: one row per sample, with a header line.")

@@ -17,12 +17,14 @@ from twofold.data.images.decode import ImageError
 from twofold.data.manifest import Manifest, build_manifest
 from twofold.data.readers.common import Reader, compare_counts
 from twofold.data.utils.atomic import atomic_write
-from twofold.data.utils.csv_files import check_cells, check_columns, read_table
+from twofold.data.utils.csv_files import check_cells, check_columns, detect_separator, read_table
 from twofold.data.utils.errors import InputError, first_line
 from twofold.data.utils.options import cli_option
 
 EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 NUMBERS = {str(number): name for number, name in enumerate(EMOTIONS)}
+FILES = ("fer2013.csv", "icml_face_data.csv")  #: the challenge's name, and that of Kaggle's page
+MAX_HEADER_LETTERS = 10_000
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 PUBLISHED = {"FER2013": {"train": 28_709, "val": 3_589, "test": 3_589}}
 VOTED = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
@@ -48,7 +50,7 @@ def read_fer2013(
     say which rule made the label of a row.
     Raises InputError naming file, row and column.
     """
-    path = root / "fer2013.csv" if root.is_dir() else root
+    path = _find_table(root)
     table = _columns(path)
     samples = pd.DataFrame({
         "key": [row_key(path.name, row) for row in range(len(table))],
@@ -85,16 +87,24 @@ def unpack_faces(samples: Manifest, source: Path, folder: Path) -> Manifest:
     return build_manifest(samples.table.assign(key=names), source=str(folder), notes=samples.notes)
 
 
+def _find_table(root: Path) -> Path:
+    """The file with the pixels, under the names of its copies."""
+    names = [root / name for name in FILES if (root / name).is_file()] if root.is_dir() else [root]
+    return names[0] if names else root / FILES[0]
+
+
 def _columns(path: Path) -> pd.DataFrame:
     """Emotion and Usage, whatever the order of the columns; pixels are left where they are."""
     wanted = ("emotion", "pixels", "Usage")
     try:
-        names = [str(name) for name in pd.read_csv(path, nrows=0, encoding="utf-8-sig").columns]
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            separator = detect_separator(file.readline(MAX_HEADER_LETTERS))
+        names = [str(name) for name in pd.read_csv(path, sep=separator, nrows=0, encoding="utf-8-sig").columns]
         lacking = [name for name in wanted if name not in [name.strip() for name in names]]
         if lacking:
             raise InputError(f"{path}: no column {', '.join(lacking)}; it has {', '.join(names)[:200]}")
         kept = [name for name in names if name.strip() in ("emotion", "Usage")]
-        table = pd.read_csv(path, usecols=kept, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = pd.read_csv(path, sep=separator, usecols=kept, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file: give fer2013.csv or the folder that holds it") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
@@ -170,4 +180,5 @@ def compounds(votes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array(labels, dtype=object), strict
 
 
-READER = Reader(read_fer2013, root="fer2013.csv, or the folder that holds it.", published=PUBLISHED)
+READER = Reader(read_fer2013, root="fer2013.csv (or icml_face_data.csv), or the folder that holds it.",
+                published=PUBLISHED)

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import pandas as pd
 
-from twofold.data.images.archives import Place, relative_path
-from twofold.data.images.formats import is_image_name
+from twofold.data.images.archives import Place
 from twofold.data.labels import (
     SPLIT_OF,
     Taxonomy,
@@ -18,7 +17,7 @@ from twofold.data.labels import (
     parse_label_map,
 )
 from twofold.data.manifest import Manifest, build_manifest
-from twofold.data.readers.common import Reader, reads_archives
+from twofold.data.readers.common import Reader, find_images, reads_archives
 from twofold.data.utils.csv_files import read_table
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import cli_option
@@ -29,7 +28,10 @@ LabelMap = Annotated[list[str] | None, cli_option("--map", metavar="OLD=NEW", he
 
 
 @reads_archives
-def read_folder(root: Place, *, classes: Classes = "", label_map: LabelMap = None) -> Manifest:
+def read_folder(
+    root: Place, *, classes: Classes = "", label_map: LabelMap = None,
+    follow_links: Annotated[bool, cli_option("--follow-links", help="Read folders that are links, too.")] = False,
+) -> Manifest:
     """The manifest of a tree of class folders, keys sorted.
 
     A class folder is named as an emotion in any spelling that `labels.ALIASES` has (`happiness`, `Happily Surprised`),
@@ -40,11 +42,11 @@ def read_folder(root: Place, *, classes: Classes = "", label_map: LabelMap = Non
     names = parse_label_map(label_map, own)
     if (root / "crop.json").is_file() and (root / "faces.csv").is_file():
         return _read_crops(root, folder_labels(classes=classes, label_map=label_map))
-    rows = [{"key": key.as_posix(), **_labels(key.parts[:-1], own, names, root)}
-            for key in sorted(relative_path(path, root) for path in root.rglob("*")) if is_image_name(key)]
+    keys, notes = find_images(root, follow_links=follow_links)
+    rows = [{"key": key.as_posix(), **_labels(key.parts[:-1], own, names, root)} for key in keys]
     if not rows:
-        raise InputError(f"{root}: no images in split/class/*.jpg or class/*.jpg below it")
-    return build_manifest(pd.DataFrame(rows, dtype=object), source=str(root))
+        raise InputError("; ".join([f"{root}: no images in split/class/*.jpg or class/*.jpg below it", *notes]))
+    return build_manifest(pd.DataFrame(rows, dtype=object), source=str(root), notes=notes)
 
 
 def folder_labels(*, classes: str = "", label_map: list[str] | None = None

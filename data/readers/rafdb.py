@@ -56,7 +56,7 @@ def _read_part(root: Place, part: str, images: str) -> Manifest:
         raise InputError(f"{root} is the other part: say --part {root.resolve().name}")
     if (base / LIST).is_file():
         samples = _read_list(root, base, classes, images)
-    elif (base / "train").is_dir() and (base / "test").is_dir():
+    elif (base / "train").is_dir() and any((base / name).is_dir() for name in ("test", "valid", "val", "validation")):
         samples = read_folder(base, classes=classes.name)
         folder = relative_path(base / "x", root).as_posix()[:-1]
         samples = Manifest(samples.table.assign(key=folder + samples.table["key"]))

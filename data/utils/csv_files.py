@@ -19,6 +19,8 @@ from twofold.data.utils.errors import InputError, first_line
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 SEPARATORS = ",;\t"
+#: a missing value as programs write it; as text it would be one group of thousands, a class or a fold
+MISSING = ("nan", "NaN", "NAN", "NA", "N/A", "n/a", "<NA>", "#N/A", "None", "null", "NULL", "NaT")
 UTF16 = (b"\xff\xfe", b"\xfe\xff")  #: byte order marks of what spreadsheets call "Unicode text"
 
 
@@ -28,11 +30,14 @@ class Readable(Protocol):
     def read_bytes(self) -> bytes: ...
 
 
-def read_table(path: Readable) -> pd.DataFrame:
-    """A CSV file in UTF-8 (or UTF-16 with a byte order mark) as text columns, in any line ends.
+def read_table(path: Readable | pd.DataFrame) -> pd.DataFrame:
+    """A CSV file in UTF-8 (or UTF-16 with a byte order mark), or a table in memory, as text columns.
 
     Cells may be separated by commas, semicolons or tabs, whichever the header line has most of. Raises InputError.
     """
+    if isinstance(path, pd.DataFrame):
+        table = path.reset_index(drop=True).rename(columns=str).astype(object)
+        return table.where(table.notna(), "").astype(str)
     try:
         content = path.read_bytes()
     except FileNotFoundError:

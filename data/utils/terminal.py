@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import inspect
+import io
 import json
 import logging
 import os
@@ -50,6 +51,9 @@ def run_verb(app: Callable[..., Any], words: list[str]) -> int:
 
     A verb returns its report, which is printed here: as text, or as JSON where `--json` stands among the words.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a log may be ASCII, a name is not
+            stream.reconfigure(errors="backslashreplace")
     try:
         with log_to_stderr():
             report = app(words, standalone_mode=False)

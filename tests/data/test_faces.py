@@ -1,6 +1,7 @@
 """Bytes of a key, and no others."""
 
 import os
+import unicodedata
 
 import pytest
 
@@ -41,6 +42,36 @@ def test_a_key_cannot_leave_its_root(root, key):
 def test_an_absolute_key_is_not_followed(root):
     with pytest.raises(ImageError, match="outside its root"):
         open_images(root).read(str(root.parent / "secret"))
+
+
+def test_links_out_of_the_root_are_an_option(root, tmp_path, cli):
+    """As DVC, git-annex and storage folders of clusters have it; keys cannot leave the root all the same."""
+    (root / "link.png").symlink_to(root.parent / "secret")
+    (root / "linked").symlink_to(root.parent)
+    (tmp_path / "faces.csv").write_text("key\nlink.png\n")
+    images = open_images(root, follow_links=True)
+    assert images.read("link.png") == images.read("linked/secret") == b"secret"
+    for key in ("../secret", "linked/../secret", str(root.parent / "secret")):
+        with pytest.raises(ImageError, match=r"outside its root|missing file"):
+            images.read(key)
+    done = cli("manifest", "check", tmp_path / "faces.csv", "--root", root)
+    assert "outside its root (a link: --follow-links reads it) (link.png)" in done.stdout
+    done = cli("manifest", "check", tmp_path / "faces.csv", "--root", root, "--follow-links")
+    assert "not an image (link.png)" in done.stdout
+
+
+@pytest.mark.parametrize(("here", "asked"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_names_in_another_unicode_form_are_the_same_file(root, here, asked):
+    """macOS decomposes letters with accents; a manifest made there names them so."""
+    name = "Zoë/é.png"
+    path = root / unicodedata.normalize(here, name)
+    path.parent.mkdir()
+    path.write_bytes(b"there")
+    images, key = open_images(root), unicodedata.normalize(asked, name)
+    assert images.read(key) == b"there"
+    check_roots(images, [key])
+    with pytest.raises(ImageError, match="missing file"):
+        images.read("Zoë/è.png")
 
 
 def test_links_within_the_root_are_fine(root):

@@ -214,3 +214,15 @@ def test_the_real_faces_rewritten_as_the_official_files(real, tmp_path):
     for row in range(0, len(faces), 61):
         grey = np.asarray(Image.open(real / "faces_ferplus" / table["image"][row]).convert("RGB"))
         assert (np.asarray(decode(source.read(faces["key"][row]))) == grey).all()
+
+
+@pytest.mark.parametrize(("name", "separator"), [("icml_face_data.csv", ", "), ("fer2013.csv", ";"),
+                                                 ("icml_face_data.csv", ";")])
+def test_copies_under_other_names_and_with_semicolons(tmp_path, name, separator):
+    grey = " ".join(["7"] * 2304)
+    rows = [["emotion", "Usage", "pixels"], ["0", "Training", grey], ["3", "PrivateTest", grey]]
+    (tmp_path / name).write_text("".join((separator if row is rows[0] else separator.strip()).join(row) + "\n"
+                                         for row in rows))
+    samples = read_fer2013(tmp_path)
+    assert list(samples.table["split"]) == ["train", "test"] and samples.keys[1] == f"{name}/0000001.png"
+    assert (np.asarray(decode(open_images(tmp_path).read(samples.keys[1]))) == 7).all()

@@ -70,9 +70,9 @@ def test_a_byte_order_mark_and_windows_line_ends(tmp_path):
     assert read_manifest(tmp_path / "x.csv").keys == ["a.png"]
 
 
-def test_words_that_mean_nothing_to_pandas_stay_words(tmp_path):
-    (tmp_path / "x.csv").write_text("key,group,note\nNA,None,nan\n")
-    assert read_manifest(tmp_path / "x.csv").table.loc[0, ["key", "group", "note"]].tolist() == ["NA", "None", "nan"]
+def test_words_that_pandas_takes_for_missing_stay_words_in_other_columns(tmp_path):
+    (tmp_path / "x.csv").write_text("key,subject,note\nNA,None,nan\n")
+    assert read_manifest(tmp_path / "x.csv").table.loc[0, ["key", "subject", "note"]].tolist() == ["NA", "None", "nan"]
 
 
 def test_rows_can_be_selected():

@@ -3,10 +3,12 @@
 import sys
 from functools import partial
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from twofold.data.images.formats import IMAGE_SUFFIXES
-from twofold.data.labels import TAXONOMIES, builtin_taxonomy, canonical_label, label_column
+from twofold.data.labels import TAXONOMIES, builtin_taxonomy, canonical_label, label_column, taxonomy_from_labels
 from twofold.data.manifest import read_manifest
 from twofold.data.readers.affectnet import read_affectnet
 from twofold.data.readers.cexpr import read_cexpr
@@ -181,3 +183,104 @@ def test_file_names_that_are_no_text(tmp_path, put):
     put(tmp_path / "anger" / b"\xff.png".decode(errors="surrogateescape"))
     with pytest.raises(InputError, match=r"row 2, column 'key': .* is not text in UTF-8: rename the file"):
         read_folder(tmp_path)
+
+
+def test_what_is_no_image_by_name_or_content_is_counted(tmp_path, put, jpeg, cli):
+    (tmp_path / "d/fear").mkdir(parents=True)
+    for name in ("a.JPG", "b.jfif", "c", "d.image"):  # suffixes in upper case, unknown ones, none
+        (tmp_path / "d/fear" / name).write_bytes(jpeg())
+    for name in ("e.mp4", "f.txt", "g.dat", "README", ".hidden"):
+        (tmp_path / "d/fear" / name).write_bytes(b"P2P is no picture")
+    done = cli("manifest", "folder", tmp_path / "d", "-o", tmp_path / "m.csv")
+    assert read_manifest(tmp_path / "m.csv").keys == [f"fear/{name}" for name in ("a.JPG", "b.jfif", "c", "d.image")]
+    assert "4 files are no images and are left out (1 .dat, 1 .mp4, 1 .txt, 1 no suffix)" in done.stderr
+
+
+def test_class_folders_that_are_links(tmp_path, put, cli):
+    put(tmp_path / "store/1.jpg")
+    put(tmp_path / "d/anger/2.jpg")
+    (tmp_path / "d/fear").symlink_to(tmp_path / "store")
+    (tmp_path / "d/anger/loop").symlink_to(tmp_path / "d")
+    without, followed = read_folder(tmp_path / "d"), read_folder(tmp_path / "d", follow_links=True)
+    assert without.keys == ["anger/2.jpg"] and "2 folders are links and are left out" in without.notes[0]
+    assert followed.keys == ["anger/2.jpg", "fear/1.jpg"] and not followed.notes
+
+
+@pytest.mark.parametrize(("cells", "labels"), [
+    (["1.0", "2.0", "", "7.0"], ["surprise", "fear", "", "neutral"]),
+    (["1", "-1", "-1.0", " 3"], ["surprise", "", "", "disgust"]),
+])
+def test_numbers_as_pandas_writes_them(tmp_path, cells, labels):
+    pd.DataFrame({"image": [f"{row}.jpg" for row in range(4)], "label": cells}).to_csv(tmp_path / "x.csv", index=False)
+    assert list(read_csv(tmp_path / "x.csv", key="image", basic="label", classes="basic7").table["basic"]) == labels
+
+
+def test_labels_that_are_numbers_below_zero(tmp_path):
+    (tmp_path / "own.toml").write_text('target = "mood"\nclasses = ["-1", "0", "-0.5"]')
+    (tmp_path / "x.csv").write_text("key,mood\na.jpg,-1\nb.jpg,0\nc.jpg,-0.5\n")
+    assert list(read_csv(tmp_path / "x.csv", classes=str(tmp_path / "own.toml")).table["mood"]) == ["-1", "0", "-0.5"]
+    assert taxonomy_from_labels(["1", "-1", "0", "-0.5", "nan"], target="mood").classes == ("-1", "-0.5", "0", "1")
+
+
+def test_paths_as_lists_have_them(tmp_path):
+    (tmp_path / "x.csv").write_text("key\n./pics/0.jpg\npics\\1.jpg\n.\\pics\\2.jpg\npics//./3.jpg\n")
+    assert read_csv(tmp_path / "x.csv").keys == [f"pics/{number}.jpg" for number in range(4)]
+    for absolute in ("/a.jpg", "C:\\a.jpg", "../a.jpg"):
+        (tmp_path / "x.csv").write_text(f"key\n{absolute}\n")
+        with pytest.raises(InputError, match=r"relative to the root|leaves the root"):
+            read_csv(tmp_path / "x.csv")
+
+
+def test_a_table_in_memory():
+    table = pd.DataFrame({"key": ["a.jpg", "b.jpg"], "basic": ["fear", None], "age": [30, np.nan]}, index=[7, 9])
+    for manifest in (read_manifest(table), read_csv(table)):
+        assert manifest.table.iloc[1].tolist() == ["b.jpg", "", "", "", "", ""] and manifest.table["basic"][0] == "fear"
+
+
+def test_missing_values_as_text_are_no_group_class_or_fold(tmp_path, caplog):
+    words = ["nan", "NaN", "NA", "N/A", "<NA>", "None", "null", ""]
+    table = pd.DataFrame({"key": [f"{row}.jpg" for row in range(8)]} | dict.fromkeys(("group", "basic", "fold"), words))
+    table.to_csv(tmp_path / "x.csv", index=False)
+    manifest = read_manifest(tmp_path / "x.csv")
+    assert set(manifest.table[["group", "basic", "fold"]].to_numpy().ravel()) == {""}
+    assert "column group: 7 cells such as 'nan' are taken as missing" in caplog.text
+
+
+@pytest.mark.parametrize("value", [
+    np.array([3, 4]), np.array(np.inf), np.array("9" * 5000), np.array("x"), np.array(3.5), np.array(3 + 2j),
+    np.array("2020-01-01", "datetime64[D]"), np.zeros((0,)), np.array((1, 2.0), dtype="i4,f4"), b"",
+    b"PK\x05\x06" + bytes(18), b"\x93NUMPY" + bytes(20), b"\x93NUMPY\x01\x00\x10\x00{'a':  (1, 2), \n"])
+def test_odd_annotation_arrays_of_affectnet_are_one_sentence(affectnet, value):
+    path = affectnet / "train_set/annotations/0_exp.npy"
+    path.write_bytes(value) if isinstance(value, bytes) else np.save(path, value)
+    with pytest.raises(InputError, match=r"0_exp\.npy: not one expression number"):
+        read_affectnet(affectnet)
+
+
+@pytest.mark.parametrize("line", ["train_00001.jpg " + "9" * 5000, "train_00001.jpg ²", "train_00001.jpg -3", "x"])
+def test_odd_lists_of_rafdb_are_one_sentence(rafdb, line):
+    (rafdb / "basic/EmoLabel/list_patition_label.txt").write_text(line + "\n")
+    with pytest.raises(InputError, match=r"line 1: .* is not like"):
+        read_rafdb(rafdb, part="basic")
+
+
+@pytest.mark.parametrize("cell", ["9" * 5000, "--5", "²", "-", "1.5"])
+def test_odd_annotations_of_cexpr_are_one_sentence(cexpr, cell):
+    (cexpr / "labels").mkdir()
+    (cexpr / "labels/01.txt").write_text(f"header\n{cell}\n")
+    with pytest.raises(InputError, match=r"is not one class number|not a class number"):
+        read_cexpr(cexpr / "frames", annotation=cexpr / "labels")
+
+
+def test_odd_lists_of_affectnet_are_one_sentence(older_affectnet):
+    path = older_affectnet / "training.csv"
+    path.write_text(path.read_text().replace(",0,0.5,", f",{'9' * 5000},0.5,", 1))
+    with pytest.raises(InputError, match=r"column 'expression': .* is no number"):
+        read_affectnet(older_affectnet)
+
+
+def test_rafdb_as_train_and_valid(tmp_path, put):
+    for split in ("train", "valid"):
+        for number in range(1, 8):
+            put(tmp_path / f"{split}/{number}/{split}.jpg", number)
+    assert set(read_rafdb(tmp_path, part="basic").table["split"]) == {"train", "val"}
