@@ -50,6 +50,8 @@ def cache_verify(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="A store, or one feature file.")],
     deep: Annotated[bool, typer.Option("--deep", help="Also look for suspicious values.")] = False,
     root: Annotated[list[str] | None, typer.Option(help="Hash each image below it (or NAME=DIR, repeatable).")] = None,
+    follow_links: Annotated[bool, typer.Option("--follow-links", help="Read images that are links out of their root.")]
+    = False,
 ) -> Report:
     """Read everything back and check it."""
     from twofold.cache.verify import verify
@@ -58,7 +60,7 @@ def cache_verify(
     if root:
         from twofold.data.images.sources import hash_images, open_images, parse_roots
 
-        images = partial(hash_images, open_images(parse_roots(root)))
+        images = partial(hash_images, open_images(parse_roots(root), follow_links=follow_links))
     return verify(store, deep=deep, images=images)
 
 

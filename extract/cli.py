@@ -20,6 +20,7 @@ weights_app = typer.Typer(no_args_is_help=True, help="Which weights each backbon
 Backbones = Annotated[str, typer.Option(help="Comma-separated: presets, timm:NAME, torchvision:NAME, onnx:PATH.")]
 Views = Annotated[str, typer.Option(help="Comma-separated: original, flip, enhanced1, enhanced2.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an older file of the same verb.")]
+FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Read images that are links out of their root.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; `extract` takes several: cuda:0,cuda:1.")]
 PRESETS = "vit_mae,posterv2,resnet18,resnet50"
 
@@ -50,6 +51,7 @@ def extract(
     recheck: Annotated[bool, typer.Option("--recheck", help="Hash every image; recompute changed ones.")] = False,
     with_logits: Annotated[bool, typer.Option("--with-logits", help="Insist on backbones' own classifiers.")] = False,
     max_pixels: Annotated[int, typer.Option(min=1, max=178_000_000, help="A larger picture fails.")] = 25_000_000,
+    follow_links: FollowLinks = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile at the networks.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be computed, and stop.")] = False,
     ray: Annotated[str | None, typer.Option(
@@ -76,7 +78,7 @@ def extract(
                              retry_failures=retry_failures, recheck=recheck, with_logits=with_logits,
                              replace_manifest=replace_manifest)
     request = Request(manifest=faces, roots=root, store=store, streams=streams, device=device, options=options,
-                      max_pixels=max_pixels)
+                      max_pixels=max_pixels, follow_links=follow_links)
     on_slurm = slurm is not None or slurm_script is not None
     if dry_run or (ray is None and not on_slurm):
         return run_extract(request, dry=dry_run)
@@ -143,6 +145,7 @@ def finetune(
     = 5.0,
     tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard, too.")] = None,
     overwrite: Overwrite = False,
+    follow_links: FollowLinks = False,
     fold: Annotated[int, typer.Option(help="Of --folds the only one to train now, from 1 on; 0: all in turn.")] = 0,
 ) -> Report:
     """Train a backbone on labelled faces; `extract --weights NAME=FILE` takes what it writes."""
@@ -154,7 +157,7 @@ def finetune(
     return run_finetune(Request(
         manifest=faces, roots=root, backbone=backbone, weights=origin, out=out, device=device, memory_gb=memory_gb,
         settings=resolve(preset=preset, chosen=changes), minutes=minutes, tensorboard=tensorboard,
-        overwrite=overwrite, fold=fold))
+        overwrite=overwrite, fold=fold, follow_links=follow_links))
 
 
 def licences_of(backbones: Iterable[str]) -> dict[str, str]:

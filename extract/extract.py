@@ -33,7 +33,8 @@ class Request:
     """What to extract: the samples of a manifest below roots, as some streams, into a store.
 
     roots: one folder, or NAME=DIR for each dataset of a merged manifest; device: one, or several with commas between,
-    which share the samples, one process each; max_pixels: a larger image fails, no value depends on it.
+    which share the samples, one process each; max_pixels: a larger image fails, no value depends on it; follow_links:
+    read images that are links out of their root.
     """
 
     manifest: Path
@@ -43,6 +44,7 @@ class Request:
     device: str = "auto"
     options: ExtractOptions = field(default_factory=ExtractOptions)
     max_pixels: int = FACE_LIMITS.pixels
+    follow_links: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,8 @@ def extract(request: Request, *, dry: bool = False, compute: Compute | None = No
 def open_workspace(request: Request) -> Workspace:
     """Read the manifest and check the roots; write nothing yet."""
     manifest = read_manifest(request.manifest)
-    images = open_images(parse_roots(request.roots), limits=FACE_LIMITS.scaled_to(request.max_pixels))
+    images = open_images(parse_roots(request.roots), limits=FACE_LIMITS.scaled_to(request.max_pixels),
+                         follow_links=request.follow_links)
     return Workspace(manifest=manifest, keys=list(manifest.keys), images=images, store=own_store(request.store))
 
 

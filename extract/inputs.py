@@ -83,7 +83,7 @@ def extract_inputs(
     """
     first, target = inputs[0] if len(inputs) == 1 else None, store or temporary
     if first and (first.suffix.lower() == ".csv" or any(first.glob("*.h5"))):
-        if footage != FootageOptions() or drawing.wanted:
+        if footage != FootageOptions(follow_links=footage.follow_links) or drawing.wanted:
             raise InputError(f"{first} holds faces: --cropped, --detect, --detector, --fps, --every, --timeline and "
                              "--annotate go with photographs and videos")
         if first.is_dir():
@@ -94,7 +94,8 @@ def extract_inputs(
             raise InputError(f"{first} is a manifest: say with --root which folder its keys are relative to")
         listed = temporary.with_name("faces.csv")
         write_manifest(_merge_with_store(read_manifest(first), target / "manifest.csv"), listed)
-        extraction = extract_manifest(listed, encoders, roots=root, store=target, reused=store is not None)
+        extraction = extract_manifest(listed, encoders, roots=root, store=target, reused=store is not None,
+                                      follow_links=footage.follow_links)
         log.info("%s", extraction.text())
         return ExtractedInputs(target, stopped_by=extraction.stats.stopped_by if extraction.stats else 0)
     if root:
@@ -110,8 +111,8 @@ def extract_inputs(
     return ExtractedInputs(target, sources, faces.faults, stopped_by)
 
 
-def extract_manifest(manifest: Path, encoders: RunEncoders, *, roots: Sequence[str], store: Path, reused: bool = False
-                     ) -> Extraction:
+def extract_manifest(manifest: Path, encoders: RunEncoders, *, roots: Sequence[str], store: Path, reused: bool = False,
+                     follow_links: bool = False) -> Extraction:
     """Extract the samples of a manifest with exactly these recipes into the store.
 
     reused: the store may be of images that have changed since. An encoder is needed only if the store lacks rows of it.
@@ -121,7 +122,8 @@ def extract_manifest(manifest: Path, encoders: RunEncoders, *, roots: Sequence[s
     files = parse_weights(encoders.weights, [recipe.backbone for recipe in recipes])
     options = ExtractOptions(recheck=reused, retry_failures=reused)
     loaded = Encoders(devices[0])
-    workspace = open_workspace(Request(manifest=manifest, roots=roots, store=store, streams=[]))
+    workspace = open_workspace(Request(manifest=manifest, roots=roots, store=store, streams=[],
+                                       follow_links=follow_links))
     plans, sources = [], []
     for number, file in enumerate(plan_all(workspace, [WantedFile(recipe) for recipe in recipes], options)):
         source = EncoderSource(backbone=file.recipe.backbone)

@@ -91,3 +91,28 @@ def test_a_missing_frame_is_a_recorded_fact(tmp_path, cli):
     done = cli("extract", tmp_path / "c.csv", "--root", tmp_path / "frames", "--store", tmp_path / "s", *BACKBONE)
     file = Store(tmp_path / "s").find("torchvision:mobilenet_v2")
     assert list(file.keys) == ["01/00001.jpg"] and file.failures == {"01/00002.jpg": "missing file"}, done.stderr
+
+
+def test_images_that_are_links_out_of_the_root_are_an_option_of_every_verb(tmp_path, cli):
+    """As DVC, git-annex and storage folders leave a dataset; the refusal names the option."""
+    (tmp_path / "storage").mkdir()
+    for label in ("fear", "anger"):
+        (tmp_path / "faces" / label).mkdir(parents=True)
+        for number in range(4):
+            Image.fromarray(drawn(number)).save(tmp_path / f"storage/{label}{number}.png")
+            (tmp_path / f"faces/{label}/{number}.png").symlink_to(tmp_path / f"storage/{label}{number}.png")
+    table, store = tmp_path / "f.csv", tmp_path / "s"
+    assert cli("manifest", "folder", tmp_path / "faces", "-o", table).returncode == 0
+    extract = ("extract", table, "--root", tmp_path / "faces", "--store", store, *BACKBONE)
+    refused = cli(*extract)
+    assert refused.returncode == 1 and "--follow-links" in refused.stdout, refused.stdout
+    assert cli(*extract, "--follow-links", "--retry-failures").returncode == 0
+    assert Store(store).find("torchvision:mobilenet_v2").rows == 8
+    for words in (("cache", "verify", store), ("manifest", "check", table)):
+        assert cli(*words, "--root", tmp_path / "faces").returncode == 1, words
+        assert "--follow-links" not in cli(*words, "--root", tmp_path / "faces", "--follow-links").stdout, words
+    tune = ("finetune", table, "--root", tmp_path / "faces", "--backbone", "timm:test_resnet", "--weights", "random:0",
+            "--target", "basic", "--epochs", "1", "--size", "32", "--device", "cpu", "--out", tmp_path / "w.safetensors",
+            )
+    refused = cli(*tune)
+    assert refused.returncode == 2 and "--follow-links reads it" in refused.stderr, refused.stderr

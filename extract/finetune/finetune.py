@@ -53,6 +53,7 @@ class Request:
     progress: bool = True
     overwrite: bool = False  #: weights of another fine-tuning at the same place
     fold: int = 0
+    follow_links: bool = False  #: read images that are links out of their root
 
     @property
     def inputs(self) -> list[Path]:
@@ -84,7 +85,8 @@ def finetune(request: Request) -> FinetuneReport | FoldsReport:
             raise InputError(f"{each.out}: weights are written as safetensors, so give --out that suffix")
         weights_output(each.out, overwrite=each.overwrite, inputs=each.inputs).check()
         history_output(each.out).check()
-    manifest, roots = read_manifest(request.manifest), open_images(parse_roots(request.roots))
+    manifest = read_manifest(request.manifest)
+    roots = open_images(parse_roots(request.roots), follow_links=request.follow_links)
     with processes(parse_device(request.device)) as (own, device):
         if device.type == "cpu":
             keep_freed_memory()
