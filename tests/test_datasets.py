@@ -112,7 +112,6 @@ def test_images_that_are_links_out_of_the_root_are_an_option_of_every_verb(tmp_p
         assert cli(*words, "--root", tmp_path / "faces").returncode == 1, words
         assert "--follow-links" not in cli(*words, "--root", tmp_path / "faces", "--follow-links").stdout, words
     tune = ("finetune", table, "--root", tmp_path / "faces", "--backbone", "timm:test_resnet", "--weights", "random:0",
-            "--target", "basic", "--epochs", "1", "--size", "32", "--device", "cpu", "--out", tmp_path / "w.safetensors",
-            )
+            "--target", "basic", "--epochs", "1", "--size", "32", "--out", tmp_path / "w.safetensors")
     refused = cli(*tune)
     assert refused.returncode == 2 and "--follow-links reads it" in refused.stderr, refused.stderr
