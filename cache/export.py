@@ -20,19 +20,19 @@ from twofold.cache.store import Store
 from twofold.data.utils.outputs import OutputKind
 
 BLOCK = 4096  #: samples in memory at once
-LABELS = ("split", "basic", "compound", "group")
-MARK = b"twofold-recipes"  #: the entry of Parquet metadata that holds the recipes
+RESERVED = {"keys", "streams", "recipes", "left_out", "left_out_reasons"}  #: names of other arrays of an archive
+MARK, LEFT_OUT = b"twofold-recipes", b"twofold-left-out"  #: entries of Parquet metadata, as JSON
 
 
 @dataclass(frozen=True, eq=False)
 class Export:
-    """Samples that every file has. labels: column name to a text for each sample ('' for none); left_out: number of
-    samples that some file lacks."""
+    """Samples that every file has. labels: each manifest column but the key, as a text for each sample ('' for none);
+    left_out: key to reason of the samples that some file lacks."""
 
     keys: list[str]
     labels: dict[str, list[str]]
     files: tuple[FeatureFile, ...]
-    left_out: int
+    left_out: dict[str, str]
 
     @cached_property
     def streams(self) -> list[str]:
@@ -63,13 +63,14 @@ class ExportReport:
 
     def record(self) -> dict[str, Any]:
         streams = dict(zip(self.export.streams, self.export.files, strict=True))
-        return {"out": str(self.out), "samples": len(self.export.keys), "left_out": self.export.left_out,
+        return {"out": str(self.out), "samples": len(self.export.keys), "left_out": len(self.export.left_out),
                 "streams": {name: file.dim for name, file in streams.items()},
                 "untrained": [name for name, file in streams.items() if file.recipe.untrained]}
 
     def text(self) -> str:
         export = self.export
-        left_out = f"; {export.left_out:,} samples left out that not every file has" if export.left_out else ""
+        key, reason = next(iter(export.left_out.items()), ("", ""))
+        left_out = f"; {len(export.left_out):,} samples left out (the first is {key}: {reason})" if key else ""
         return "\n".join([f"{self.out}: {len(export.keys):,} samples{left_out}", *(
             f"  {name}  {file.dim}-d{' * UNTRAINED' if file.recipe.untrained else ''}"
             for name, file in zip(export.streams, export.files, strict=True))])
@@ -85,15 +86,19 @@ def join_files(store: Store, *, backbones: Sequence[str], view: str,
     files = tuple(store.find(name, view) for name in backbones) if backbones else tuple(store.files_of(view))
     if not files:
         raise CacheError(f"{store.path}: no feature files of view {view!r} to export")
-    listed = list(manifest["key"]) if manifest is not None else list(files[0].keys)
-    rows = [row for row, key in enumerate(listed) if all(key in file.position for file in files)]
+    listed = list(manifest["key"]) if manifest is not None else list(dict.fromkeys(
+        key for file in files for key in (*file.keys, *file.failures)))
+    lacking = {key: next((file for file in files if key not in file.position), None) for key in listed}
+    rows = [row for row, key in enumerate(listed) if lacking[key] is None]
     if not rows:
         raise CacheError(f"{store.path}: no sample that all {len(files)} files have: choose among them with "
                          "--backbones")
-    columns = {name: manifest[name] for name in LABELS if manifest is not None and name in manifest}
-    return Export([listed[row] for row in rows],
-                  {name: [str(column[row]) for row in rows] for name, column in columns.items()},
-                  files, len(listed) - len(rows))
+    labels = {name: [str(column[row]) for row in rows] for name, column in (manifest or {}).items() if name != "key"}
+    export = Export([listed[row] for row in rows], labels, files,
+                    {key: file.failures.get(key, f"not in {file.path.name}") for key, file in lacking.items() if file})
+    if taken := labels.keys() & (RESERVED | {*export.streams}):
+        raise CacheError(f"{store.manifest_path}: an export cannot hold a column {min(taken)!r}: rename it")
+    return export
 
 
 def export_format(out: Path) -> tuple[OutputKind, Callable[[Path, Export], None]]:
@@ -106,11 +111,12 @@ def export_format(out: Path) -> tuple[OutputKind, Callable[[Path, Export], None]
 
 
 def write_npz(path: Path, export: Export) -> None:
-    """Write `keys`, a text array for each label column, `streams`, `recipes` (JSON), and (N, D) features in the stored
-    type under the name of each stream; without pickles, so that `np.load(path)` opens it."""
+    """Write `keys`, a text array for each label column, `streams`, `recipes` (JSON), keys and reasons of what is left
+    out, and (N, D) features in the stored type under the name of each stream; `np.load(path)` needs no pickles."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name, texts in {"keys": export.keys, **export.labels, "streams": export.streams,
-                            "recipes": [file.recipe.canonical() for file in export.files]}.items():
+                            "recipes": [file.recipe.canonical() for file in export.files],
+                            "left_out": [*export.left_out], "left_out_reasons": [*export.left_out.values()]}.items():
             dtype = np.dtype(f"<U{max(map(len, texts), default=1) or 1}")
             spans = range(0, len(texts), BLOCK)
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -149,7 +155,7 @@ def write_parquet(path: Path, export: Export) -> None:
         [pa.field("key", pa.string(), nullable=False), *(pa.field(name, pa.string()) for name in export.labels),
          *(pa.field(name, pa.list_(pa.float32(), file.dim))
            for name, file in zip(export.streams, export.files, strict=True))],
-        metadata={MARK: export.recipes_json.encode()})
+        metadata={MARK: export.recipes_json.encode(), LEFT_OUT: json.dumps(export.left_out).encode()})
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         for span in export.spans():
             keys = export.keys[span]

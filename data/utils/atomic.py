@@ -1,11 +1,14 @@
 """Atomic writes and locks: a crash, a kill or a power cut never leaves half a file under its final name.
 
-The one place for both in the project. The tests stop it before and after each change that it makes to a folder.
+Some file systems have no locks (flock fails, or always says that another holds the file), or cannot fsync a folder:
+there we go on, with a note. The tests stop this module before and after each change that it makes to a folder.
 """
 
 import contextlib
 import errno
 import fcntl
+import functools
+import logging
 import os
 import socket
 import time
@@ -17,7 +20,11 @@ OTHER_HOST_SECONDS = 24 * 3600  #: some network file systems lock within one hos
 LOCK_SECONDS = 600  #: a lock is held for a few renames; a longer wait means that its holder has been stopped
 POLL_SECONDS = 0.01
 PREFIX = ".tmp-"
+CREATE_ATTEMPTS = 5
+NO_FOLDER_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -38,7 +45,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[Path]:
 @contextlib.contextmanager
 def temporary_file(folder: Path) -> Iterator[Path]:
     """An empty file in `folder`, locked as long as this process lives; removed at the end unless it was renamed."""
-    path, descriptor = _create(folder)
+    path, descriptor, _ = _create(folder)
     try:
         yield path
     finally:
@@ -46,17 +53,33 @@ def temporary_file(folder: Path) -> Iterator[Path]:
         remove(path)
 
 
-def _create(folder: Path) -> tuple[Path, int]:
-    while True:
+def _create(folder: Path) -> tuple[Path, int, bool]:
+    """A new file, its descriptor, and False if flock calls even this file, which nobody else knows, locked."""
+    for attempt in range(CREATE_ATTEMPTS):
         path = folder / f"{PREFIX}{socket.gethostname()}-{uuid.uuid4().hex}"
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         except OSError as error:
             error.filename = str(folder)  # the random name tells the user nothing
             raise
-        if try_lock(descriptor, unknown=True) and path.exists():  # else removed as stale before it was locked
-            return path, descriptor
-        os.close(descriptor)
+        locked = try_lock(descriptor, unknown=True)
+        if path.exists() and (locked or attempt == CREATE_ATTEMPTS - 1):
+            return path, descriptor, locked
+        os.close(descriptor)  # another process has taken it for a stale file before it was locked
+        remove(path)
+    raise OSError(errno.EAGAIN, "other processes remove what is written here", str(folder))
+
+
+def _locks_work(folder: Path) -> bool:
+    path, descriptor, locked = _create(folder)
+    os.close(descriptor)
+    remove(path)
+    return locked
+
+
+@functools.cache
+def _note_missing_locks() -> None:
+    log.warning("this file system has no working locks: let only one process write to a folder at a time")
 
 
 def publish(temporary: Path, path: Path) -> None:
@@ -71,6 +94,9 @@ def fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:  # CIFS, FUSE and vboxsf cannot fsync a folder
+        if error.errno not in NO_FOLDER_FSYNC or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 
@@ -117,9 +143,13 @@ def file_lock(path: Path) -> Iterator[None]:
 
     The system releases it with the process, however that ends; the empty file stays. Raises TimeoutError.
     """
-    descriptor, start = os.open(path, os.O_CREAT | os.O_RDWR, 0o666), time.monotonic()
+    descriptor, start, checked = os.open(path, os.O_CREAT | os.O_RDWR, 0o666), time.monotonic(), False
     try:
         while not try_lock(descriptor, unknown=True):
+            if not checked and not _locks_work(path.parent):
+                _note_missing_locks()
+                break
+            checked = True
             if time.monotonic() - start > LOCK_SECONDS:
                 raise TimeoutError(errno.ETIMEDOUT, "another process holds this lock and makes no progress", str(path))
             time.sleep(POLL_SECONDS)
@@ -137,6 +167,7 @@ def try_lock(descriptor: int, *, unknown: bool) -> bool:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
+        _note_missing_locks()
         return unknown
     return True
 

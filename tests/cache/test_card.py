@@ -46,3 +46,15 @@ def test_a_push_sends_it_and_leaves_a_page_of_somebody_else(store, tmp_path, cli
     assert (tmp_path / "there/README.md").read_text() == "# Mine\n"
     pull(str(tmp_path / "there"), Store(tmp_path / "back", new=True))
     assert (tmp_path / "back/a.h5").exists()
+
+
+def test_foreign_text_stays_text(store, cli):
+    labels = ["# heading", "![x](http://a.b/c.png)", "<b>bold</b>", "[go](http://a.b)", "long " * 40_000]
+    store.manifest_path.write_text("key,compound\n" + "".join(f'{row},"{label}"\n' for row, label in enumerate(labels)))
+    done = cli("cache", "card", store.path)
+    page = (store.path / "README.md").read_text()
+    assert done.returncode == 0 and len(page) < 5000, done.stderr
+    assert not any(markup in page for markup in ("\n# heading", "[x]", "[go]", "\n<b>", "http://a"))
+    store.manifest_path.write_bytes(b"key,compound\na,\xff\xfe\n")
+    done = cli("cache", "card", store.path, "--overwrite")
+    assert done.returncode == 2 and "manifest.csv" in done.stderr and len(done.stderr.splitlines()) == 1

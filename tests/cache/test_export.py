@@ -35,10 +35,11 @@ def store(tmp_path):
     put(folder / "b.original.h5", keys=KEYS[2:], backbone="timm:b", dim=3, weights="random:0")
     with (folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("key", "split", "basic", "compound", "group"))
+        writer.writerow(("key", "split", "basic", "compound", "group", "time", "source"))
         for number, key in reversed(list(enumerate(KEYS))):
             label = builtin_taxonomy("cexpr7").classes[number % 7] if number % 3 else ""
-            writer.writerow((key, ("train", "test", "")[number % 3], "", label, f"s{number // 4}"))
+            split = ("train", "test", "")[number % 3]
+            writer.writerow((key, split, "", label, f"s{number // 4}", f"{number}.5", "clip.mp4"))
     return Store(folder)
 
 
@@ -63,9 +64,10 @@ def test_numpy_reads_the_archive_without_pickles(store, expected, cli, tmp_path)
     rows, features = expected
     with np.load(tmp_path / "out.npz", allow_pickle=False) as archive:
         assert archive["keys"].tolist() == [row["key"] for row in rows]
-        for name in ("split", "basic", "compound", "group"):
+        for name in ("split", "basic", "compound", "group", "time", "source"):
             assert archive[name].tolist() == [row[name] for row in rows]
-        assert archive["streams"].tolist() == list(features)
+        assert archive["streams"].tolist() == list(features) and archive["left_out"].tolist() == [KEYS[1], KEYS[0]]
+        assert archive["left_out_reasons"].tolist() == ["not in b.original.h5"] * 2
         for name, values in features.items():
             assert archive[name].dtype == np.float16
             np.testing.assert_array_equal(archive[name], values)
@@ -77,12 +79,12 @@ def test_pyarrow_and_pandas_read_the_table(store, expected, cli, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet is optional")
     pandas = pytest.importorskip("pandas")
     done = cli("cache", "export", store.path, "-o", tmp_path / "out.parquet")
-    assert done.returncode == 0 and "28 samples; 2 samples left out" in done.stdout, done.stderr
+    assert done.returncode == 0 and "28 samples; 2 samples left out (the first is faces/01" in done.stdout, done.stderr
     assert "b.original  3-d * UNTRAINED" in done.stdout
     rows, features = expected
     table = parquet.read_table(tmp_path / "out.parquet")
-    assert table.schema.names == ["key", "split", "basic", "compound", "group", *features]
-    for name in ("key", "split", "basic", "compound", "group"):
+    assert table.schema.names == [*rows[0], *features]
+    for name in rows[0]:
         assert table[name].to_pylist() == [row[name] or None for row in rows]
     frame = pandas.read_parquet(tmp_path / "out.parquet")
     for name, values in features.items():
@@ -134,11 +136,20 @@ def test_a_damaged_file_leaves_no_export(store, cli, tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["store"]
 
 
+def test_a_file_that_cannot_be_read_is_named_and_not_left_out(store, cli, tmp_path):
+    (store.path / "b.original.h5").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    for verb in (("cache", "export", store.path, "-o", tmp_path / "out.npz"), ("fuse", store.path)):
+        done = cli(*verb)
+        assert done.returncode == 2 and "b.original.h5" in done.stderr and "git lfs pull" in done.stderr, done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert cli("cache", "export", store.path, "-o", tmp_path / "out.npz", "--backbones", "timm:a").returncode == 0
+
+
 def test_a_store_without_a_manifest_is_exported_without_labels(store, cli, tmp_path):
     store.manifest_path.unlink()
     assert cli("cache", "export", store.path, "-o", tmp_path / "out.npz").returncode == 0
     with np.load(tmp_path / "out.npz") as archive:
-        assert archive["keys"].tolist() == KEYS[2:] and "split" not in archive.files
+        assert archive["keys"].tolist() == KEYS[2:] and len(archive["left_out"]) == 2 and "split" not in archive.files
 
 
 def test_memory_is_that_of_a_block(tmp_path, monkeypatch):

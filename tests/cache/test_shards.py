@@ -1,6 +1,7 @@
 import errno
 import os
 import socket
+import stat
 
 import numpy as np
 import pytest
@@ -213,3 +214,29 @@ def test_a_store_refuses_another_datasets_manifest(store, recipe):
     store.require_same_dataset(["new.jpg", KEYS[3]])
     with pytest.raises(CacheError, match=r"another dataset.*--replace-manifest"):
         store.require_same_dataset(["other/1.jpg", "other/2.jpg"])
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EAGAIN])
+def test_a_file_system_without_locks_gets_a_note(store, recipe, monkeypatch, caplog, number):
+    """EAGAIN: flock says for ever that another process holds the file."""
+    def flock(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(atomic.fcntl, "flock", flock)
+    atomic._note_missing_locks.cache_clear()
+    publish(store, recipe(), np.arange(600))
+    assert assemble(store, recipe(), 2, KEYS).rows == 600 and not list(store.path.glob(".tmp-*"))
+    assert caplog.text.count("no working locks") == 1
+
+
+def test_a_file_system_that_cannot_fsync_folders_is_enough(store, recipe, monkeypatch):
+    real = os.fsync
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    publish(store, recipe(), np.arange(600))
+    assert assemble(store, recipe(), 2, KEYS).rows == 600
