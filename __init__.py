@@ -91,20 +91,28 @@ class Encoder:
         self._network: Network = load_encoder(name, weights=weights, device=device, precision=precision)
         self.dim = self._network.dim
 
-    def embed(self, images: Sequence[Image | Path | str]) -> np.ndarray:
-        """(N, D) float32 embeddings of N pictures of faces, in order: PIL images, or paths of image files.
+    def embed(self, images: Sequence[Image | np.ndarray | Path | str] | Image | np.ndarray | Path | str) -> np.ndarray:
+        """(N, D) float32 embeddings of N images of faces, in order: PIL images, (H, W, 3) uint8 RGB arrays, or paths of
+        image files. A single one counts as a list of one.
 
         Raises ImageError for a picture that cannot be read, InputError if none fits the device.
         """
         import numpy as np
+        from PIL import Image
 
         from twofold.data.images.decode import decode, upright_rgb
 
+        def opened(image: Image.Image | np.ndarray | Path | str) -> Image.Image:
+            if isinstance(image, str | Path):
+                return decode(Path(image).read_bytes())
+            return upright_rgb(Image.fromarray(image) if isinstance(image, np.ndarray) else image)
+
+        if isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
+            images = [images]
         prepare, size = self._network.preprocessing.prepare, self._network.batch_size
         blocks = []
         for start in range(0, len(images), size):
-            pictures = [decode(Path(image).read_bytes()) if isinstance(image, str | Path) else upright_rgb(image)
-                        for image in images[start:start + size]]
+            pictures = [opened(image) for image in images[start:start + size]]
             blocks.append(self._network.encode(np.stack([prepare(picture) for picture in pictures])))
         return np.concatenate(blocks) if blocks else np.empty((0, self.dim), np.float32)
 

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,6 +24,7 @@ from twofold.extract.encoders.preprocessing import (
 from twofold.extract.weights.read import refuse_other_files
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
+LUMA = (0.299, 0.587, 0.114)  #: ITU-R 601, as Pillow turns RGB into grey
 MAX_BYTES = 4 << 30  #: of a model and its data files
 
 
@@ -31,18 +32,21 @@ MAX_BYTES = 4 << 30  #: of a model and its data files
 class OnnxNetwork:
     """A session as a function: (B, 3, S, S) float32 on the CPU to (B, D).
 
-    batch: the number of images that the model is fixed at, 0 for any. Small fixed batches run side by side, one
-    thread each, which on a CPU is faster than all threads on one of them.
+    batch: the number of images that the model is fixed at, 0 for any; grey: it takes one channel, the luma. Small
+    fixed batches run side by side, one thread each, which on a CPU is faster than all threads on one of them.
     """
 
     session: Any
     output: str
     batch: int
     channels_last: bool
+    grey: bool
     type: np.dtype
     pool: ThreadPoolExecutor
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        if self.grey:
+            images = (images * torch.tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
         array = (images.permute(0, 2, 3, 1) if self.channels_last else images).contiguous().numpy()
         step = self.batch or len(array)
         pieces = self.pool.map(self._run, (array[start:start + step] for start in range(0, len(array), step)))
@@ -77,19 +81,23 @@ def load_onnx(name: str, *, device: torch.device, precision: str, batch_size: in
         raise InputError(f"{path} wants {[(part.name, part.type, part.shape) for part in inputs]}: one batch of "
                          "pictures is supported")
     batch, *shape = inputs[0].shape
+    layout = "NHWC" if shape[2] in (1, 3) and shape[0] not in (1, 3) else "NCHW"
     network = OnnxNetwork(
         session=session, output=_output(path, session, options.get("output")),
-        batch=batch if isinstance(batch, int) else 0, channels_last=shape[2] == 3 and shape[0] != 3,
-        type=TYPES[inputs[0].type], pool=ThreadPoolExecutor(torch.get_num_threads(), "onnx"),
-    )
-    how = _preprocessing(path, session, shape[1] if network.channels_last else shape[2], options)
+        batch=batch if isinstance(batch, int) else 0, channels_last=layout == "NHWC",
+        grey=shape[layout.index("C") - 1] == 1, type=TYPES[inputs[0].type],
+        pool=ThreadPoolExecutor(torch.get_num_threads(), "onnx"))
+    how = _preprocessing(path, session, shape[layout.index("H") - 1], options, grey=network.grey)
     try:
         dim = network(torch.zeros((1, 3, how.size, how.size))).shape[1]
     except Exception as error:  # onnxruntime's own kinds
         raise InputError(f"{path} does not run on pictures of side {how.size}: {first_line(error)}") from None
+    try:
+        network(torch.zeros((2, 3, how.size, how.size)))
+    except Exception:  # the input says any batch, and the graph holds a batch of one
+        network = replace(network, batch=1)
     if dim > MAX_DIM:
-        raise InputError(f"{path} gives {dim} numbers a face; {MAX_DIM} is the most that can be stored: take another "
-                         "output with ?output=NAME")
+        raise InputError(f"{path} gives {dim} numbers a face; {MAX_DIM} is the most that can be stored")
     return Encoder(
         name=f"onnx:{path.stem}", architecture="onnx", weights=digest, tap=network.output, dim=dim,
         preprocessing=how, precision="fp16" if network.type is np.float16 else "fp32", device=torch.device("cpu"),
@@ -192,16 +200,21 @@ def _output(path: Path, session: Any, name: str | None) -> str:
     if name is not None and name not in names:
         raise InputError(f"{path} has no output {name!r}: it has {', '.join(names)}")
     if name is None and len(names) > 1:
-        raise InputError(f"{path} has several outputs: say which is the embedding, as ?output={names[0]} "
+        vectors = [part.name for part in session.get_outputs() if all(side == 1 for side in part.shape[2:])]
+        raise InputError(f"{path} has several outputs: say which is the embedding, as ?output={(vectors or names)[0]} "
                          f"(it has {', '.join(names)})")
     return name or names[0]
 
 
-def _preprocessing(path: Path, session: Any, side: int | str | None, options: dict[str, str]) -> Preprocessing:
+def _preprocessing(path: Path, session: Any, side: int | str | None, options: dict[str, str], *, grey: bool
+                   ) -> Preprocessing:
     written = session.get_modelmeta().custom_metadata_map
     raw = session.get_inputs()[0].type == "tensor(uint8)"  # it normalises by itself
     if "size" not in options and not isinstance(side, int):
         raise InputError(f"{path} takes pictures of any size: say which it was trained with, as ?size=112")
+    if grey and not raw and "mean" not in {*options, *written}:
+        raise InputError(f"{path} takes grey pictures and does not say how they are normalised: say it, as "
+                         "?mean=0.5&std=0.5, or ?mean=0&std=1&scale=1 for 0 to 255")
     name, size = f"onnx:{path}", side if isinstance(side, int) else 1
     mean, std = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)) if raw else (IMAGENET_MEAN, IMAGENET_STD)
     how = Preprocessing(

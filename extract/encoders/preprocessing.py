@@ -16,6 +16,7 @@ RULES = ("shorter", "both", "longer")
 MAX_PIXELS = 64 * 2**20  #: in a resized image
 MAX_SIDE = 4096  #: pixels
 OPTIONS = ("size", "resize", "rule", "interpolation", "mean", "std", "scale")
+ENTRY = "entry"  #: option of a name: where in a checkpoint its weights are
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -87,7 +88,7 @@ class Preprocessing:
 
 
 # ------------------------------------------------------------------------------- NAME?size=112&mean=0.5
-def split_name(text: str, *, further: Sequence[str] = ()) -> tuple[str, dict[str, str]]:
+def split_name(text: str, *, further: Sequence[str] = (ENTRY,)) -> tuple[str, dict[str, str]]:
     """`NAME?key=value&...` as the name and its options, in the order of OPTIONS and `further`.
 
     Raises InputError for an unknown, an empty or a repeated option.

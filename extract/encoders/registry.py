@@ -1,6 +1,8 @@
 """From the name of a backbone to an encoder: build the network, load its weights, make it fast."""
 
+import logging
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -19,13 +21,21 @@ from twofold.extract.encoders.encoder import FIRST_TRY, Architecture, BatchLimit
 from twofold.extract.encoders.finetuned import finetuned_classifier, preprocessing_of, split_entries
 from twofold.extract.encoders.folding import fold_batch_norms
 from twofold.extract.encoders.onnx import load_onnx
-from twofold.extract.encoders.preprocessing import Preprocessing, apply_options, join_name, split_name
+from twofold.extract.encoders.preprocessing import ENTRY, Preprocessing, apply_options, join_name, split_name
 from twofold.extract.encoders.presets import find_preset
 from twofold.extract.encoders.random_weights import init_random_weights, noise_images, seeded
 from twofold.extract.encoders.sources import published_weights, source_of
 from twofold.extract.weights.find import find_weights, weights_folder
-from twofold.extract.weights.load import check_shapes, load_strictly, resample_position_embeddings, weights_digest
+from twofold.extract.weights.load import (
+    check_shapes,
+    load_strictly,
+    resample_position_embeddings,
+    weights_digest,
+    without_wrapper,
+)
 from twofold.extract.weights.read import Checkpoint, read_checkpoint
+
+log = logging.getLogger(__name__)
 
 Build = Callable[..., Architecture]  #: from `checkpoint=`: what will be loaded, None for random weights
 MAX_RANDOM_PARAMETERS = 150_000_000  #: that a run may ask for: 600 MB, more than any of the presets has
@@ -52,7 +62,7 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
     plain, options = split_name(name)
     check_name(plain)
     resolved = resolve_precision(precision, target)
-    loaded = load_weights(plain, weights, folder=folder or weights_folder(), build=partial(build, name))
+    loaded = load_weights(name, weights, folder=folder or weights_folder(), build=partial(build, name))
     built, network = loaded.architecture, _without_head(loaded.architecture)
     images = noise_images(built.preprocessing, torch.Generator().manual_seed(0))[:1]
     dim, identity = _embedding_dim(network, name, images), loaded.random or weights_digest(network)
@@ -68,7 +78,7 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
 
 def load_network(name: str, *, weights: str | None = None, folder: Path | None = None) -> nn.Module:
     """The network as its library builds it, with its weights: what `load_encoder` makes fast. For comparisons."""
-    loaded = load_weights(split_name(name)[0], weights, folder=folder or weights_folder(), build=partial(build, name))
+    loaded = load_weights(name, weights, folder=folder or weights_folder(), build=partial(build, name))
     return _without_head(loaded.architecture)
 
 
@@ -124,9 +134,10 @@ def check_dim(backbone: str, dim: int, *, untrained: bool = False) -> None:
 
 def check_fit(backbone: str, path: Path) -> None:
     """Raise InputError for a weights file whose names and shapes are not this network's, without building it."""
-    checkpoint, _ = split_entries(read_checkpoint(path))
+    entry = split_name(backbone)[1].get(ENTRY, "")
+    checkpoint, _ = split_entries(read_checkpoint(path, entry=entry))
     with torch.device("meta"):
-        built = build(backbone, checkpoint=checkpoint)
+        built, checkpoint = _build_for(checkpoint, partial(build, backbone))
     if not built.resized:  # else positions are resampled until they fit
         renamed = {built.rename(entry): tensor for entry, tensor in checkpoint.tensors.items()}
         check_shapes(built.network, replace(checkpoint, tensors=renamed), heads=built.heads)
@@ -158,16 +169,20 @@ def load_weights(name: str, weights: str | None, *, folder: Path, build: Build) 
     """
     if weights is not None and weights.startswith("random:"):
         seed = weights.removeprefix("random:")
-        if not seed.isdecimal() or int(seed) >= 2**63:
+        if not re.fullmatch("[0-9]{1,19}", seed) or int(seed) >= 2**63:
             raise InputError(f"weights {weights!r} of {name}: random:SEED wants a whole number, as random:0")
         with seeded(int(seed)):
             built = build(checkpoint=None)
         init_random_weights(built.network, built.preprocessing, seed=int(seed))
         return LoadedNetwork(built, f"random:{int(seed)}")
-    path = find_weights(published_weights(name), weights=weights, folder=folder)
-    checkpoint, extra = split_entries(read_checkpoint(path))
+    plain, options = split_name(name)
+    path = find_weights(published_weights(plain), weights=weights, folder=folder)
+    checkpoint, extra = split_entries(read_checkpoint(path, entry=options.get(ENTRY, "")))
+    if checkpoint.others:
+        log.info("%s holds several sets of weights: those under %r are taken; %s?%s=%s takes the others", path.name,
+                 checkpoint.container, plain, ENTRY, checkpoint.others[0])
     with seeded(0):  # the constructors' random numbers are not used
-        built = build(checkpoint=checkpoint)
+        built, checkpoint = _build_for(checkpoint, build)
     names = {built.rename(entry): entry for entry in checkpoint.tensors}
     tensors, resampled = {entry: checkpoint.tensors[spelled] for entry, spelled in names.items()}, ""
     if built.resized:
@@ -176,6 +191,17 @@ def load_weights(name: str, weights: str | None, *, folder: Path, build: Build) 
     head = {entry: tensor for entry, tensor in tensors.items()
             if entry in left_over or entry.startswith(built.own_head)}
     return LoadedNetwork(built, "", names, head, checkpoint, extra, resampled)
+
+
+def _build_for(checkpoint: Checkpoint, build: Build) -> tuple[Architecture, Checkpoint]:
+    """The network for a checkpoint, and the checkpoint with the network's names."""
+    built = build(checkpoint=checkpoint)
+    unwrapped = without_wrapper(built.network, checkpoint)
+    if unwrapped is not checkpoint:
+        built = build(checkpoint=unwrapped)
+    if checkpoint.others:
+        built = replace(built, name=f"{built.name}, weights of {checkpoint.container}")
+    return built, unwrapped
 
 
 def _classifier(loaded: LoadedNetwork, name: str, dim: int,

@@ -30,6 +30,7 @@ class Conversion:
             f"{facts['looks_like']}",
             *(f"  entry {name or '(the file itself)'}: {kind}" for name, kind in facts["entries"].items()),
             *(f"  left out, not run: {name} x {count}" for name, count in facts["dropped"].items()),
+            *([f"  taken: {facts['container']}"] if self.checkpoint.others else []),
             *([f"  classes: {self.classes}"] if self.classes else []), f"wrote {self.written}"])
 
 

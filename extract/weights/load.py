@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,26 @@ MARKS = (  # an entry that only this network has, and the entry of its classifie
     ("conv2_1_1x1_reduce.weight", "a ResNet-50 with the names of Caffe", "classifier.weight"),
     ("conv_6_sep.conv.weight", "a MobileFaceNet", ""),
     ("body.0.res_layer.0.weight", "an IR face recogniser", ""),
+    ("embeddings.cls_token", "a ViT of transformers, whose names are not timm's (export it to ONNX)", ""),
+    ("vit.embeddings.cls_token", "a ViT of transformers, whose names are not timm's (export it to ONNX)", ""),
     ("patch_embed.proj.weight", "a vision transformer", "head.weight"),
     ("conv_stem.weight", "a timm EfficientNet or MobileNet", "classifier.weight"),
     ("features.18.0.weight", "a torchvision MobileNetV2", "classifier.1.weight"),
     ("features.denseblock1.denselayer1.conv1.weight", "a DenseNet", "classifier.weight"),
     ("features.0.weight", "a VGG or AlexNet", "classifier.6.weight"),
 )
+
+
+def without_wrapper(network: nn.Module, checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint without the first word that a wrapper (Lightning's `model.`, `backbone.`, ...) put before
+    its names, if that gives all names of `network`; else as it is."""
+    expected = {name for name in network.state_dict() if not name.endswith(UNUSED)}
+    words = dict.fromkeys(name.partition(".")[0] for name in checkpoint.tensors)
+    for word in words if not expected <= checkpoint.tensors.keys() else ():
+        renamed = {name.removeprefix(f"{word}."): tensor for name, tensor in checkpoint.tensors.items()}
+        if expected <= renamed.keys():
+            return replace(checkpoint, tensors=renamed)
+    return checkpoint
 
 
 def load_strictly(network: nn.Module, checkpoint: Checkpoint, *, heads: tuple[str, ...]) -> list[str]:
@@ -125,6 +140,9 @@ def resample_position_embeddings(network: nn.Module, tensors: Mapping[str, torch
 # --------------------------------------------------------------------------------- what a state dict looks like
 def describe_architecture(tensors: Mapping[str, torch.Tensor]) -> str:
     """Say which network a state dict looks like, to finish the sentence "the file ..."."""
+    if any(name.endswith(("zero_point", "_packed_params.dtype", ".SCB")) or tensor.dtype == torch.int8 or
+           tensor.is_quantized for name, tensor in tensors.items()):
+        return "holds a quantised network (int8): take the checkpoint in float32 or float16"
     blocks = tuple(_blocks(tensors, f"layer{stage}.") for stage in range(1, 5))
     bottleneck = "layer1.0.conv3.weight" in tensors
     resnet = RESNETS.get((bottleneck, blocks), f"a network like ResNet with {sum(blocks)} blocks")

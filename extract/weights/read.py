@@ -12,8 +12,11 @@ import torch
 from twofold.data.utils.errors import InputError
 from twofold.extract.weights.pickles import Array, StandIn, TooMuch, bounded_memory, read_pickle, read_zip
 
+#: where averaged weights are kept beside those of the last step; like timm, they are taken before CONTAINERS
+AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model")
 CONTAINERS = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params")
 PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+COUNTER = "n_averaged"  #: of torch.optim.swa_utils.AveragedModel
 AGAIN = "download it again"
 _PAGE = ("a web page, not weights: the download was answered with a login, quota or error page; open it in a browser, "
          f"then {AGAIN}")
@@ -29,14 +32,16 @@ OTHER_FILES = {
 class Checkpoint:
     """The weights of a file and what else was in it.
 
-    container: the entry that the weights were under, "" for the file itself; entries: top-level entries and what
-    each is; dropped: names of classes and functions that were left unread, with how often.
+    container: the entry that the weights were under, "" for the file itself; others: further entries with weights,
+    where some are averaged; entries: top-level entries and what each is; dropped: names of classes and functions that
+    were left unread, with how often.
     """
 
     path: Path
     format: str
     tensors: dict[str, torch.Tensor] = field(repr=False)
     container: str = ""
+    others: tuple[str, ...] = ()
     entries: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
@@ -48,11 +53,12 @@ class Checkpoint:
                 "parameters": parameters, "entries": self.entries, "dropped": self.dropped}
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, *, entry: str = "") -> Checkpoint:
     """Read safetensors, torch files new and old, and plain pickles of arrays, all as data.
 
-    Raises InputError that says what the file is instead: an error page, a Git LFS pointer, a cut-off download, an
-    optimizer's state, a whole pickled model, or something else.
+    entry: the one that the weights are under, where there are several; by default the averaged ones (EMA). Raises
+    InputError that says what the file is instead: an error page, a Git LFS pointer, a cut-off download, an optimizer's
+    state, a whole pickled model, or something else.
     """
     if not path.is_file():
         raise InputError(f"{path}: there is no such weights file")
@@ -62,7 +68,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     refuse_other_files(path, start, size)
     try:
         with bounded_memory(size):
-            return _read(path, start, size)
+            return _read(path, start, size, entry)
     except InputError:
         raise
     except TooMuch as error:
@@ -74,13 +80,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"{path} is cut off or damaged, at {size} bytes ({reason}): {AGAIN}") from None
 
 
-def _read(path: Path, start: bytes, size: int) -> Checkpoint:
+def _read(path: Path, start: bytes, size: int, entry: str) -> Checkpoint:
     if start[4:9] == b"\0\0\0\0{":  # the length of a header as 64 bits, and its first character
         return _read_safetensors(path)
     if start[:4] == b"PK\x03\x04":
-        return _checkpoint(path, "torch", *read_zip(path, size))
+        return _checkpoint(path, entry, "torch", *read_zip(path, size))
     if start[:1] == b"\x80":
-        return _checkpoint(path, *read_pickle(path))
+        return _checkpoint(path, entry, *read_pickle(path))
     if path.suffix == ".onnx":
         raise InputError(f"{path} is an ONNX model: name it as a backbone, onnx:{path}")
     raise InputError(f"{path} is not a weights file: it starts with {start[:8]!r}")
@@ -123,27 +129,34 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 
 # ------------------------------------------------------------------------------------- from objects to a state dict
-def _checkpoint(path: Path, form: str, tree: Any, dropped: dict[str, int]) -> Checkpoint:
-    container = _container(tree)
-    if container is None:
+def _checkpoint(path: Path, entry: str, form: str, tree: Any, dropped: dict[str, int]) -> Checkpoint:
+    held = _containers(tree)
+    if entry and entry not in held:
+        raise InputError(f"{path} holds no weights under {entry!r}: it has them under {', '.join(map(repr, held))}")
+    if not held:
         classes = f" (it also names {', '.join(list(dropped)[:3])}; none of that was run)" if dropped else ""
         raise InputError(f"{path} {_why_no_weights(tree)}{classes}")
+    container = entry or held[0]
     entries = tree[container] if container else tree
     tensors = {name: _tensor(value) for name, value in entries.items() if isinstance(name, str) and _is_tensor(value)}
     return Checkpoint(path=path, format=form, tensors=_without_prefixes(tensors), container=container, dropped=dropped,
+                      others=tuple(name for name in held if name != container) if {*held} & {*AVERAGED} else (),
                       entries=_description(tree))
 
 
-def _container(tree: Any) -> str | None:
-    """The name of the entry that holds a state dict, "" if the tree is one itself, None if there is none."""
+def _containers(tree: Any) -> list[str]:
+    """The names of the entries that hold a state dict, [""] if the tree is one itself."""
     if not isinstance(tree, Mapping):
-        return None
-    held = (name for name in CONTAINERS if isinstance(tree.get(name), Mapping) and _share_of_tensors(tree[name]) > 0.5)
-    return next(held, "" if _share_of_tensors(tree) == 1 else None)
+        return []
+    held = [name for name in (*AVERAGED, *CONTAINERS)
+            if isinstance(tree.get(name), Mapping) and _share_of_tensors(tree[name]) > 0.5]
+    return held or ([""] if _share_of_tensors(tree) == 1 else [])
 
 
 def _without_prefixes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Names as the network has them, whatever wrapped it, in whatever order."""
+    """Names as the network has them, whatever wrapped it, in whatever order; without AveragedModel's counter."""
+    if COUNTER in tensors and len(tensors) > 1:
+        tensors = {name: tensor for name, tensor in tensors.items() if name != COUNTER}
     while len({name.partition(".")[0] for name in tensors}) == 1 and next(iter(tensors)).startswith(PREFIXES):
         tensors = {name.partition(".")[2]: tensor for name, tensor in tensors.items()}
     return tensors

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.extract.encoders import load
 from twofold.data.utils.errors import InputError
 from twofold.extract.weights.read import read_checkpoint
 
@@ -203,3 +204,51 @@ def test_zips_that_are_no_checkpoint(tmp_path):
         read_checkpoint(path)
     with pytest.raises(InputError, match="there is no such weights file"):
         read_checkpoint(tmp_path)
+
+
+# --------------------------------------------------------------------------------------- several sets, and wrappers
+@pytest.mark.parametrize("container", ["state_dict_ema", "model_ema", "ema"])
+def test_averaged_weights_are_taken_as_timm_does_and_the_others_can_be_had(tmp_path, caplog, container):
+    import timm
+
+    raw = {name: value * 2 if value.is_floating_point() else value
+           for name, value in timm.create_model("test_resnet").state_dict().items()}
+    averaged = timm.create_model("test_resnet").state_dict()
+    path = tmp_path / "last.pth.tar"
+    torch.save({"state_dict": raw, container: averaged, "epoch": 3}, path)
+    torch.save(raw, tmp_path / "raw.pth")
+    torch.save({container: averaged}, tmp_path / "alone.pth")
+    caplog.set_level("INFO")
+    ours = load("timm:test_resnet", path)
+    assert f"those under '{container}' are taken; timm:test_resnet?entry=state_dict takes the others" in caplog.text
+    assert ours.architecture == f"timm.test_resnet, weights of {container}"
+    alone = load("timm:test_resnet", tmp_path / "alone.pth")
+    assert alone.weights == ours.weights and alone.architecture == "timm.test_resnet"
+    last_step = load("timm:test_resnet?entry=state_dict", path)
+    assert last_step.weights == load("timm:test_resnet", tmp_path / "raw.pth").weights
+    with pytest.raises(InputError, match="no weights under 'swa': it has them under"):
+        load("timm:test_resnet?entry=swa", path)
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda state: {"state_dict": {f"model.{name}": value for name, value in state.items()}},
+    lambda state: {"model": {f"encoder.{name}": value for name, value in state.items()}, "epoch": 3},
+    lambda state: {"n_averaged": torch.tensor(3), **{f"module.{name}": value for name, value in state.items()}},
+])
+def test_what_a_wrapper_puts_before_the_names_is_removed(tmp_path, wrap):
+    import timm
+
+    state = timm.create_model("test_resnet", num_classes=7).state_dict()
+    torch.save(state, tmp_path / "plain.pth")
+    torch.save(wrap(state), tmp_path / "wrapped.pth")
+    plain, wrapped = (load("timm:test_resnet", tmp_path / f"{name}.pth") for name in ("plain", "wrapped"))
+    assert (wrapped.weights, wrapped.unnamed_classes) == (plain.weights, 7)
+
+
+def test_weights_of_other_kinds_are_named(tmp_path):
+    torch.save({"conv1.weight": torch.ones(2, dtype=torch.int8), "conv1.scale": torch.ones(1)}, tmp_path / "int8.pth")
+    with pytest.raises(InputError, match="holds a quantised network"):
+        load("timm:test_resnet", tmp_path / "int8.pth")
+    save_file({"vit.embeddings.cls_token": torch.ones(1, 1, 8)}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="looks like a ViT of transformers"):
+        load("timm:test_vit", tmp_path / "model.safetensors")

@@ -214,3 +214,27 @@ def test_without_onnxruntime_the_install_line_is_given(real, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match="pip install onnx onnxruntime"):
         load(f"onnx:{real / MOBILEFACENET}")
+
+
+@pytest.mark.parametrize("shape", [[1, 3], [1, -1]])
+def test_a_batch_of_one_inside_of_the_graph_is_run_one_by_one(tmp_path, shape):
+    """The input says any batch; a Reshape holds one (exports of MXNet, models of the zoo)."""
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("GlobalAveragePool", ["pixels"], ["pool"]),
+         helper.make_node("Reshape", ["pool", "shape"], ["flat"])], "baked",
+        [helper.make_tensor_value_info("pixels", kind, ["None", 3, 16, 16])],
+        [helper.make_tensor_value_info("flat", kind, ["None", "D"])],
+        [onnx.numpy_helper.from_array(np.array(shape, np.int64), "shape")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "b.onnx")
+    encoder = load(f"onnx:{tmp_path / 'b.onnx'}?mean=0&std=1")
+    np.testing.assert_allclose(encoder.encode(PIXELS), MEANS / 255, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layout, axes", [([1, 16, 16], (2, 3)), ([16, 16, 1], (1, 2))])
+def test_grey_inputs_get_the_luma_and_must_say_their_normalisation(tmp_path, layout, axes):
+    path = model(tmp_path / "grey.onnx", shape=["n", *layout], axes=axes)
+    with pytest.raises(InputError, match="does not say how they are normalised"):
+        load(f"onnx:{path}")
+    values = load(f"onnx:{path}?mean=0&std=1&scale=1").encode(PIXELS)
+    np.testing.assert_allclose(values, (MEANS * [0.299, 0.587, 0.114]).sum(1, keepdims=True), rtol=1e-4)
