@@ -39,8 +39,8 @@ def check_widths(recipes: Sequence[Recipe], dims: Sequence[int]) -> None:
 def find_encoder(recipe: Recipe, weights: Sequence[str], encoders: Encoders) -> tuple[EncoderSource, Encoder]:
     """Return the first source whose encoder makes the recipe, and the encoder.
 
-    weights: files to try; without any those in the weights folder, where they are recognised by their content, whatever
-    their name (ONNX models apart, whose name is in the recipe). Raises InputError that says what those tried make
+    weights: files to try first; then those in the weights folder. They are recognised by their content, whatever their
+    name (ONNX models apart, whose name is in the recipe). Raises InputError that says what those tried make
     instead.
     """
     differing: dict[str, tuple[object, object]] = {}
@@ -76,13 +76,14 @@ def _sources(recipe: Recipe, weights: Sequence[str]) -> Iterator[EncoderSource]:
         return EncoderSource(backbone=backbone, weights=file).with_precision(recipe.precision)
 
     if name.startswith("onnx:"):
-        for path in map(Path, weights) if weights else sorted(folder.glob("*.onnx")):
+        for path in dict.fromkeys([*map(Path, weights), *sorted(folder.glob("*.onnx"))]):
             yield source(None, f"onnx:{path}?{_onnx_options(recipe)}")
-    elif weights or recipe.untrained:
+    elif recipe.untrained:
         yield from map(source, weights or [recipe.weights])
     else:
+        yield from map(source, weights)
         usual = {Path(file).stem for file in published_weights(name).files}
-        files = [path for path in folder.glob("*") if path.suffix in WEIGHTS_FILES]
+        files = [path for path in folder.glob("*") if path.suffix in WEIGHTS_FILES and str(path) not in weights]
         yield from (source(str(path)) for path in sorted(files, key=lambda path: (path.stem not in usual, path)))
         yield source("hub")
 

@@ -54,7 +54,8 @@ def test_weights_are_found_by_content_whatever_their_name(before, drawn, folder,
     save(folder / "timm-test_resnet.pth", 2)  # the usual name, and other weights
     (folder / "a-note.pth").write_text("not weights at all")
     path.rename(folder / "zz.pt")
-    again([file.recipe], drawn, tmp_path / "after")
+    another = save(tmp_path / "another.pth", 3)  # named for a second recipe, perhaps: the folder is searched, too
+    again([file.recipe], drawn, tmp_path / "after", another)
     assert_equal_stores(tmp_path / "after", store.path)
 
 
