@@ -58,6 +58,8 @@ def test_an_encoder_embeds_paths_and_pictures_as_extract_does(faces, features):
     from_pictures = encoder.embed([decode(path.read_bytes()) for path in paths])
     assert from_paths.shape == (3, encoder.dim) and encoder.embed([]).shape == (0, encoder.dim)
     np.testing.assert_array_equal(from_paths, from_pictures)
+    for single in (paths[0], str(paths[0]), decode(paths[0].read_bytes()), np.array(decode(paths[0].read_bytes()))):
+        np.testing.assert_allclose(encoder.embed(single), from_paths[:1], atol=1e-5)  # one is a list of one
     np.testing.assert_allclose(from_paths, features.X[:3], rtol=2e-3, atol=2e-3)  # the store keeps float16
 
 
