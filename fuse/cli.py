@@ -35,7 +35,8 @@ def fuse(
     stores: Stores,
     changes: dict[str, Any],
     out: Annotated[Path | None, typer.Option(help="Folder for the run; none: only the table.")] = None,
-    preset: Annotated[str, typer.Option(help="default; paper: its Fig. 1; authors: what they ran.")] = "default",
+    preset: Annotated[str, typer.Option(help="default; paper: its Fig. 1; authors: what they "
+                                         "ran. Three seeds averaged; --seeds 1 is one model, as theirs.")] = "default",
     config: Annotated[Path | None, typer.Option(help="Settings from a TOML, or from a run's run.json.")] = None,
     overwrite: Overwrite = False,
     tensorboard: Tensorboard = None,

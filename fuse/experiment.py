@@ -79,7 +79,8 @@ def experiment_on(features: Features, settings: Settings, *, by_fold: tuple[Feat
     task = Task.of(settings, features.taxonomy, trains=not pretrained)
     splits = make_splits(features, task, folds=settings.folds, val_fraction=settings.val_fraction, seed=settings.seed)
     of_fold = by_fold or (features,) * len(splits)
-    splits = list(map(drop_encoder_training_samples, of_fold, splits))
+    splits = [drop_encoder_training_samples(each, split, task.learned(features))
+              for each, split in zip(of_fold, splits, strict=True)]
     notes = [*features.notes, *dict.fromkeys(splits[0].notes), *([note] if note else [])]
     if by_fold:
         notes.append(f"each of the {len(by_fold)} folds has its own encoder, fine-tuned without its test samples")

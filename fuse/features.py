@@ -67,6 +67,8 @@ class Features:
 
     label: class in the taxonomy, -1 if none. basic: (N, 8) shares of the basic emotions in BASIC's order, for a
     compound its pair, half each, else the basic label, else zeros. basic_label: the basic label alone, -1 if none.
+    group: samples that must stay on one side of a split, by store and name; grouped: False for a sample that is only
+    its own group. datasets: name of each store, which qualifies a group name that several stores have.
     fold: the manifest's column of that name, empty where it has none.
     row: (N, K) place of the sample in each stream's file. matrix: (N, D) float32 once loaded, else None.
     """
@@ -77,6 +79,7 @@ class Features:
     store: np.ndarray
     split: np.ndarray
     group: np.ndarray
+    grouped: np.ndarray
     fold: np.ndarray
     label: np.ndarray
     basic: np.ndarray
@@ -84,6 +87,7 @@ class Features:
     sha256: np.ndarray
     row: np.ndarray
     notes: tuple[str, ...]
+    datasets: tuple[str, ...] = ("",)
     matrix: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -92,6 +96,21 @@ class Features:
     @property
     def dim(self) -> int:
         return sum(stream.dim for stream in self.streams)
+
+    @property
+    def group_names(self) -> np.ndarray:
+        """(N,) the name of each group in its manifest; of a sample without one its key."""
+        return np.array([group.partition("\0")[2] for group in self.group], object)
+
+    @property
+    def shared_groups(self) -> frozenset[str]:
+        """Names of groups that several stores have."""
+        if len(self.datasets) == 1:
+            return frozenset()
+        stores: dict[str, set[int]] = {}
+        for name, store in zip(self.group_names[self.grouped], self.store[self.grouped], strict=True):
+            stores.setdefault(name, set()).add(store)
+        return frozenset(name for name, found in stores.items() if len(found) > 1)
 
     def columns(self, streams: Sequence[int]) -> np.ndarray:
         """Columns of `matrix` that these streams take, in their order."""
@@ -169,8 +188,13 @@ def join_streams(stores: Sequence[Store], streams: Sequence[Stream], *, taxonomy
     """
     joined = [_join_store(number, store, streams, taxonomy) for number, store in enumerate(stores)]
     columns = {name: np.concatenate([each[name] for each, _ in joined]) for name in joined[0][0]}
-    notes = tuple(note for _, notes in joined for note in notes)
-    return Features(taxonomy=taxonomy, streams=tuple(streams), notes=notes, **columns)
+    features = Features(taxonomy=taxonomy, streams=tuple(streams), notes=(), **columns, datasets=tuple(
+        store.path.resolve().name for store in stores))
+    shared = features.shared_groups
+    notes = [note for _, notes in joined for note in notes] + ([
+        f"{len(shared)} group names are in several stores, e.g. {min(shared)}: taken for different groups, one per "
+        "store"] if shared else [])
+    return replace(features, notes=tuple(notes))
 
 
 def find_stream(store: Store, backbone: str, view: str, recipe: Recipe, *, source: str) -> Stream:
@@ -264,6 +288,7 @@ def _join_store(
         "keys": keys, "fold": fold, "store": np.full(len(keys), number),
         "split": manifest.table["split"].to_numpy(object),
         "group": np.array([f"{number}\0{name or key}" for name, key in zip(group, keys, strict=True)], object),
+        "grouped": group != "",
         **labels, "row": places,
     }
     columns = {name: values[present] for name, values in columns.items()}

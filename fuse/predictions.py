@@ -8,6 +8,7 @@ import numpy as np
 from twofold.fuse.features import Features
 from twofold.fuse.metrics.scores import Reliability, Scores, compute_scores, reliability
 from twofold.fuse.metrics.statistics import ACCURACY, MACRO_F1, Comparison, Interval, compare, interval
+from twofold.fuse.split import group_digests
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +37,16 @@ class System:
 class Predictions:
     """The predictions of a system for n samples, all folds together: every array has a row per sample.
 
-    fold: the fold whose head predicts it; role: `test` or `val`; target: class number. outputs: (S, n, C)
-    probabilities of each seed; the system predicts by their mean. calibrated: (n, C), that mean under the temperature
-    fitted on validation.
+    group_digest: as files hold it, empty for a sample without a group; fold: the fold whose head predicts it; role:
+    `test` or `val`; target: class number. outputs: (S, n, C) probabilities of each seed; the system predicts by their
+    mean. calibrated: (n, C), that mean under the temperature fitted on validation.
     """
 
     system: System
     key: np.ndarray
     sha256: np.ndarray
     group: np.ndarray
+    group_digest: np.ndarray
     fold: np.ndarray
     role: np.ndarray
     target: np.ndarray
@@ -56,8 +58,8 @@ class Predictions:
            calibrated: np.ndarray, role: str = "test") -> "Predictions":
         """The predictions for these rows of the features."""
         return cls(system=system, key=features.keys[rows], sha256=features.sha256[rows], group=features.group[rows],
-                   fold=fold, role=np.full(len(rows), role, object), target=features.label[rows], outputs=outputs,
-                   calibrated=calibrated)
+                   group_digest=group_digests(features, rows), fold=fold, role=np.full(len(rows), role, object),
+                   target=features.label[rows], outputs=outputs, calibrated=calibrated)
 
     def __len__(self) -> int:
         return len(self.key)

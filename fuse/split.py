@@ -37,7 +37,12 @@ def make_splits(features: Features, task: Task, *, folds: int, val_fraction: flo
     if not ((task.learned(features) >= 0) | (task.scored(features) >= 0)).any():
         raise _no_labels(features, task)
     sides = _fold_sides(features, task, folds, seed) if folds else [_manifest_side(features, task)]
-    return [_make_split(features, task, side, val_fraction=val_fraction, seed=seed) for side in sides]
+    splits = [_make_split(features, task, side, val_fraction=val_fraction, seed=seed) for side in sides]
+    named = len(set(features.fold.tolist()) - {""}) if folds else 0
+    if named not in (0, folds):
+        note = f"the manifest names {named} folds, not {folds}: its samples are divided anew"
+        splits = [replace(split, notes=(*split.notes, note)) for split in splits]
+    return splits
 
 
 def _manifest_side(features: Features, task: Task) -> np.ndarray:
@@ -58,6 +63,12 @@ def _fold_sides(features: Features, task: Task, folds: int, seed: int) -> list[n
     official = parse_folds(features.fold[own], folds=folds)
     fold[own] = official if official is not None else stratified_group_folds(
         _texts(task.scored(features)[own]), _texts(features.group[own]), folds=folds, seed=seed)
+    for c, name in enumerate(task.learned_classes if task.learns_classes and official is None else ()):
+        groups = set(features.group[features.label == c])
+        if len(groups) == 1 and (features.label == c).sum() > 1:
+            raise InputError(f"all samples of {name} are of one group ({groups.pop().partition(chr(0))[2]}): the fold "
+                             "that tests it has none to train on; leave the class out (--classes FILE.toml), add "
+                             "another group of it, or use the manifest's splits (--folds 0)")
     usable = (features.store == 0) | np.isin(features.split, ("train", ""))
     if official is not None:  # of folds within train alone: the official test samples stay out of it
         usable &= (fold >= 0) | (features.split != "test")
@@ -165,15 +176,17 @@ class SeenSamples:
         Where a fold was tested on this very sample, no other fold counts as not having seen it: so a cross-validated
         run is scored by the same members as when it was made.
         """
-        sha256, group = features.sha256[rows], group_digests(features, rows)
+        sha256, own_pairs = features.sha256[rows], np.char.add(self.sha256, self.group)
+        names = [group_digests(features, rows, qualified=qualified) for qualified in (False, True)]
         unseen = np.empty((len(rows), self.roles.shape[1]), bool)
         tested = np.empty_like(unseen)
-        pairs, own_pairs = np.char.add(sha256, group), np.char.add(self.sha256, self.group)
         for fold in range(unseen.shape[1]):
             fitted = self.fitted_on(fold)
             unseen[:, fold] = ~np.isin(sha256, self.sha256[fitted])
-            unseen[:, fold] &= ~((group != b"") & np.isin(group, self.group[fitted]))
-            tested[:, fold] = np.isin(pairs, own_pairs[self.roles[:, fold] == b"s"])
+            known = np.setdiff1d(self.group[fitted], [b""])
+            unseen[:, fold] &= ~(np.isin(names[0], known) | np.isin(names[1], known))
+            pairs = own_pairs[self.roles[:, fold] == b"s"]
+            tested[:, fold] = np.logical_or(*(np.isin(np.char.add(sha256, name), pairs) for name in names))
         tested &= unseen
         return np.where(np.any(tested, axis=1, keepdims=True), tested, unseen)
 
@@ -188,15 +201,19 @@ def seen_samples(features: Features, folds: Sequence[tuple[np.ndarray, np.ndarra
     return SeenSamples(features.sha256[rows].astype("S64"), group_digests(features, rows), roles[rows])
 
 
-def group_digests(features: Features, rows: np.ndarray) -> np.ndarray:
-    """(n,) S32: the first half of the SHA-256 of each group's name, so that a run names no one; empty for none."""
+def group_digests(features: Features, rows: np.ndarray, *, qualified: bool | None = None) -> np.ndarray:
+    """(n,) S32: the first half of the SHA-256 of each group's name, so that a run names no one; empty for none.
+
+    qualified: with the name of the dataset before it; None: where several stores have the name.
+    """
+    shared, names = features.shared_groups, features.group_names[rows]
     digests: dict[str, bytes] = {}
-    names = [name.partition("\0")[2] for name in features.group[rows]]
-    for name, key in zip(names, features.keys[rows], strict=True):
-        if name != key and name not in digests:  # the key stands for the group of a sample that has none
-            digests[name] = group_digest(name).hex().encode()
-    return np.array([digests.get(name, b"") if name != key else b""
-                     for name, key in zip(names, features.keys[rows], strict=True)], "S32")
+    texts = [f"{features.datasets[store]}\0{name}" if qualified or (qualified is None and name in shared) else name
+             for name, store in zip(names, features.store[rows], strict=True)]
+    for text in set(texts):
+        digests[text] = group_digest(text).hex().encode()
+    return np.array([digests[text] if grouped else b"" for text, grouped in
+                     zip(texts, features.grouped[rows], strict=True)], "S32")
 
 
 def format_seen(seen: SeenSamples) -> str:
@@ -224,7 +241,7 @@ def parse_seen(content: bytes, *, folds: int, source: str) -> SeenSamples:
 def encoder_training_samples(features: Features, streams: Sequence[int] | None = None) -> np.ndarray:
     """(N,) bool: samples whose bytes or group an encoder of these streams (default: all) was fine-tuned with."""
     names = features.sha256.astype("S64")
-    groups = group_digests(features, np.arange(len(features)))
+    groups = group_digests(features, np.arange(len(features)), qualified=False)
     seen = np.zeros(len(features), bool)
     for k in range(len(features.streams)) if streams is None else streams:
         for samples in training_samples_of(features.streams[k].files):
@@ -240,23 +257,33 @@ def leaking_encoders(features: Features, rows: np.ndarray) -> str:
     return " and ".join(names)
 
 
-def drop_encoder_training_samples(features: Features, part: Split) -> Split:
-    """The partition without test samples that an encoder was fine-tuned with; a note says how many.
+def drop_encoder_training_samples(features: Features, split: Split, learned: np.ndarray) -> Split:
+    """The split without validation and test samples that an encoder was fine-tuned with; notes say how many.
 
-    Raises InputError if no test sample is left.
+    Where validation would be left without two classes (N,) `learned`, it stays, and a note says so. Raises InputError
+    if no test sample is left.
     """
     seen = encoder_training_samples(features)
-    leaked = part.test[seen[part.test]]
-    if not len(leaked):
-        return part
-    names = leaking_encoders(features, leaked)
-    if len(leaked) == len(part.test):
-        raise InputError(f"nothing is left to score: the encoder of {names} was fine-tuned with all {len(leaked)} test "
-                         "samples (the same bytes or group): fine-tune on other samples, or cross-validate with one "
-                         "encoder per fold (`finetune --folds K`, then `fuse --folds K`)")
-    note = (f"{len(leaked)} of {len(part.test)} test samples left out: the encoder of {names} was fine-tuned with them "
-            "(the same bytes or group)")
-    return replace(part, test=part.test[~seen[part.test]], notes=(*part.notes, note))
+    val, test, notes = split.val, split.test, list(split.notes)
+    if seen[test].any():
+        names = leaking_encoders(features, test)
+        if seen[test].all():
+            raise InputError(f"nothing is left to score: the encoder of {names} was fine-tuned with all {len(test)} "
+                             "test samples (the same bytes or group): fine-tune on other samples, or cross-validate "
+                             "with one encoder per fold (`finetune --folds K`, then `fuse --folds K`)")
+        notes.append(f"{seen[test].sum()} of {len(test)} test samples left out: the encoder of {names} was fine-tuned "
+                     "with them (the same bytes or group)")
+    if seen[val].any():
+        names, count = leaking_encoders(features, val), int(seen[val].sum())
+        if len(np.unique(learned[val[~seen[val]]])) > 1:
+            notes.append(f"{count} of {len(val)} validation samples left out: the encoder of {names} was fine-tuned "
+                         "with them (the same bytes or group)")
+            val = val[~seen[val]]
+        else:
+            notes.append(f"the encoder of {names} was fine-tuned or selected with {count} of the {len(val)} validation "
+                         "samples: epoch, temperature and the best single are chosen on features that are better than "
+                         "those of new samples")
+    return replace(split, val=val, test=test[~seen[test]], notes=tuple(notes))
 
 
 def _hex(rows: np.ndarray, kind: str) -> np.ndarray:

@@ -22,6 +22,8 @@ from twofold.data.utils.options import read_toml
 from twofold.fuse.experiment import Experiment, predict_test, prepare, subsets, train_singles, train_subset
 from twofold.fuse.fuse import Fusion, fuse
 from twofold.fuse.heads.head import TrainedHead
+from twofold.fuse.heads.registry import HEAD_TYPES
+from twofold.fuse.metrics.scores import compute_scores
 from twofold.fuse.metrics.statistics import Comparison, compare
 from twofold.fuse.predictions import figures
 from twofold.fuse.runs.tensorboard import check_tensorboard, write_curves, write_trial
@@ -34,7 +36,8 @@ KEYS = ("backbones", "heads", "seeds", "settings", "grid", "ablation")
 ADVICE = ('keys are backbones = "all" or lists of names, heads, seeds, and the tables [settings] and [grid] or '
           "[ablation]")
 TRIAL = re.compile(r"[0-9a-f]{10}\.json")
-FIGURES = 2  #: version of what a trial is scored by
+FIGURES = 3  #: version of what a trial is scored by
+KEPT_BACK = ("truth", "group", "prediction", "fold")  #: of a trial: too long for the report
 SHOWN = 20  #: lines of the leaderboard in the terminal
 SAMPLES_DEPEND_ON = ("backbones", "views", "target", "classes", "folds", "seed", "val_fraction")
 
@@ -49,7 +52,7 @@ class Row:
     comparison: Comparison | None
 
     def record(self) -> dict:
-        kept = {name: value for name, value in self.scored.items() if name not in ("truth", "group", "prediction")}
+        kept = {name: value for name, value in self.scored.items() if name not in KEPT_BACK}
         return {"change": self.change, "val_macro_f1": self.val_macro_f1, **kept,
                 "against_no_change": asdict(self.comparison) if self.comparison else None}
 
@@ -81,7 +84,27 @@ def ablation_scores(experiment: Experiment, trained: Sequence[TrainedHead]) -> d
             "calibration_error": each.reliability.error, "classes": predictions.classes,
             "truth": predictions.target.tolist(),
             "group": np.unique(predictions.group.astype(str), return_inverse=True)[1].tolist(),
-            "prediction": predictions.predicted.tolist()}
+            "prediction": predictions.predicted.tolist(), "fold": predictions.fold.tolist(),
+            "val_scores": [each.val_score for each in trained]}
+
+
+def nested_macro_f1(trials: Sequence["Trial"]) -> float | None:
+    """Macro-F1 of choosing within each fold, by its own validation, the trial that predicts its test samples.
+
+    One fold's validation samples are test samples of others, so the best trial's own figure is optimistic; this one
+    is not. None without folds, or where trials do not share them.
+    """
+    if len({json.dumps([trial.settings.get(name) for name in SAMPLES_DEPEND_ON[1:]]) for trial in trials}) != 1 or any(
+            trial.scored is None for trial in trials):
+        return None
+    records = [trial.scored or {} for trial in trials]
+    targets, predicted = [], []
+    for fold in range(len(records[0]["val_scores"])):
+        chosen = max(records, key=lambda record: record["val_scores"][fold])
+        rows = np.array(chosen["fold"]) == fold
+        targets.append(np.array(chosen["truth"])[rows])
+        predicted.append(np.array(chosen["prediction"])[rows])
+    return compute_scores(np.concatenate(targets), np.concatenate(predicted), records[0]["classes"]).macro_f1
 
 
 def ablation_rows(base: dict, done: Sequence[tuple[dict, dict, float]]) -> list[Row]:
@@ -124,8 +147,8 @@ def _against(a: dict, b: dict) -> Comparison:
 class Trial:
     """One setting and its validation score. error: why it failed, else empty.
 
-    settings: as the TOML has them, so that one that makes no sense is a row as well. scored: in an ablation, figures
-    over all folds; see `ablation_scores`.
+    settings: as the TOML has them, so that one that makes no sense is a row as well. scored: with folds, figures over
+    all of them; see `ablation_scores`.
     """
 
     name: str
@@ -156,6 +179,7 @@ class Sweep:
     varied: tuple[str, ...]
     seconds: float
     ablated: tuple[Row, ...] = ()
+    nested: float | None = None  #: with folds, the macro-F1 of the choice itself; see `nested_macro_f1`
 
     @property
     def exit_code(self) -> int:
@@ -166,6 +190,7 @@ class Sweep:
                                  "val_macro_f1": None if trial.error else trial.score, "error": trial.error}
                                 for trial in self.trials],
                 "reused": self.reused, "seconds": self.seconds, "best": self.best.record() if self.best else None,
+                "nested_macro_f1": self.nested,
                 "ablation": [row.record() for row in self.ablated]}
 
     def text(self) -> str:
@@ -179,8 +204,19 @@ class Sweep:
                   for trial in failed]
         lines += ["", f"{len(self.trials)} trials ({self.reused} done before), {len(failed)} failed, "
                       f"{self.seconds:.1f} s; all in {self.out / 'leaderboard.csv'}"]
-        return "\n".join([*lines, *(["", "the best by validation, scored once on test:", self.best.text()]
-                                    if self.best else [])])
+        if self.best:
+            lines += ["", "the best by validation, scored once on test:", self.best.text()]
+        if self.best and self.best.settings.folds:
+            lines += ["", "the best was chosen by the validation of all folds, whose samples other folds test: its "
+                          "macro-F1 is optimistic" + self._optimism]
+        return "\n".join(lines)
+
+    @property
+    def _optimism(self) -> str:
+        if self.nested is None or not self.best or not self.best.figures:
+            return ""
+        gain = self.best.figures[-1].scores.macro_f1 - self.nested
+        return f" by {100 * gain:+.2f} points: chosen within each fold it is {percent(self.nested)}"
 
     @property
     def _good(self) -> list[Trial]:
@@ -204,15 +240,18 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, ove
         check_tensorboard()
     planned = plan(config, stores)
     wanted, varied = planned.trials, planned.varied
+    if not planned.ablation:
+        _check_scores(config, wanted)
+    with_scores = planned.ablation or any(settings.get("folds") for settings in wanted)
     inputs = _inputs(stores)
     names = [_name(settings, [FIGURES, _classes(settings), *inputs]) for settings in wanted]
     _claim(out, names, overwrite)
     finished = {name: trial for name, settings in zip(names, wanted, strict=True)
                 if (trial := _read(out, name, settings)) and not trial.error
-                and (trial.scored or not planned.ablation)}
+                and (trial.scored or not with_scores)}
     todo = [(name, settings) for name, settings in zip(names, wanted, strict=True) if name not in finished]
     jobs = min(jobs or os.cpu_count() or 1, max(len(todo), 1))
-    calls = (delayed(_try)(list(stores), out, name, settings, planned.ablation, tensorboard) for name, settings in todo)
+    calls = (delayed(_try)(list(stores), out, name, settings, with_scores, tensorboard) for name, settings in todo)
     # joblib shares the cores among its processes; one job runs in this process, whose threads stay as they are
     results = cast(Iterable[Trial], Parallel(n_jobs=jobs, return_as="generator_unordered")(calls))
     for number, trial in enumerate(results, 1):
@@ -225,14 +264,26 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, ove
     if tensorboard:
         for trial in good:
             write_trial(tensorboard / trial.name, trial.settings, trial.score)
-    rows, best = [], None
+    rows, best, nested = [], None, None
     if planned.ablation:
         done = [finished[name] for name in names if not finished[name].error]
         rows = ablation_rows(wanted[0], [(trial.settings, trial.scored or {}, trial.score) for trial in done])
     elif good:
+        nested = nested_macro_f1(good)
         best = fuse(stores, settings_from(good[0].settings), out=out / "best", overwrite=True,
                     tensorboard=tensorboard / "best" if tensorboard else None)
-    return Sweep(out, trials, len(wanted) - len(todo), best, varied, time.perf_counter() - started, tuple(rows))
+    return Sweep(out, trials, len(wanted) - len(todo), best, varied, time.perf_counter() - started, tuple(rows), nested)
+
+
+def _check_scores(config: Path, trials: Sequence[dict]) -> None:
+    """Raise InputError for heads that are validated on different classes: their scores cannot be ranked."""
+    heads = {name: HEAD_TYPES[name].learns_classes for trial in trials
+             if (name := trial.get("head", "mlp")) in HEAD_TYPES}
+    if len(set(heads.values())) > 1:
+        basic = ", ".join(name for name, learns in heads.items() if not learns)
+        raise InputError(f"{config}: {basic} is validated on basic emotions, the other heads on the classes: their "
+                         "scores cannot stand in one leaderboard; sweep them apart and compare the runs with "
+                         "`evaluate`")
 
 
 def _claim(out: Path, names: Sequence[str], overwrite: bool) -> None:
@@ -294,8 +345,8 @@ def _subsets_of_backbones(word: object, stores: Sequence[Path], common: dict, co
     raise InputError(f"{config}: backbones is {word!r}: {ADVICE}")
 
 
-def _try(stores: list[Path], out: Path, name: str, record: dict, ablated: bool, tensorboard: Path | None) -> Trial:
-    """Train one setting and keep its validation score; test samples are looked at in an ablation only."""
+def _try(stores: list[Path], out: Path, name: str, record: dict, with_scores: bool, tensorboard: Path | None) -> Trial:
+    """Train one setting and keep its validation score; test samples are predicted in ablations and folds only."""
     started, scored = time.perf_counter(), None
     try:
         settings = settings_from(record)
@@ -303,7 +354,9 @@ def _try(stores: list[Path], out: Path, name: str, record: dict, ablated: bool, 
         everything = subsets(experiment.features, experiment.settings)[-1]
         trained = train_subset(experiment, everything, train_singles(experiment))
         score, error = float(np.mean([each.val_score for each in trained])), ""
-        scored = ablation_scores(experiment, trained) if ablated else None
+        scored = ablation_scores(experiment, trained) if with_scores else None
+        if np.isnan(score):
+            raise InputError("nothing is trained or validated: there is no score to rank it by")
         if tensorboard:
             write_curves(tensorboard / name, [each.history for each in trained])
     except (InputError, CacheError) as failure:

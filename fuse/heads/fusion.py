@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from twofold.data.labels import BASIC
+from twofold.data.splits import stratified_group_folds
 from twofold.fuse.metrics import scores
 from twofold.fuse.settings import Settings
 from twofold.fuse.training.augment import Batch, membership
@@ -18,6 +19,7 @@ from twofold.fuse.training.loop import Epoch, contrastive_loss, positive_pairs, 
 from twofold.fuse.training.optimiser import resolve_precision
 
 DRAWS = 2000  #: of weights for late fusion
+VAL_FOLDS = 3  #: of validation, to score weights on samples that did not choose them
 
 
 def weighted_sum(parts: Sequence[torch.Tensor], weights: torch.Tensor) -> torch.Tensor:
@@ -140,6 +142,11 @@ class Late(Body):
         weights = self.weights.mean(dim=-1)[:, None].expand(-1, x.shape[-2], -1)
         return Output(mixed.clamp_min(1e-12).log(), stream_weights=weights)
 
+    def validate_singles(self, val: np.ndarray, target: np.ndarray, groups: np.ndarray, *, settings: Settings
+                         ) -> np.ndarray:
+        """(n, C) probabilities of validation samples that did not choose the weights; see `cross_fitted`."""
+        return cross_fitted(val, target, groups, how=settings.late, seed=settings.seed)
+
     def average_singles(self, singles: Sequence[nn.Module], val: np.ndarray, target: np.ndarray, *, settings: Settings
                         ) -> dict[str, torch.Tensor]:
         """The state of a StandardisedHead of trained single heads, with weights found on validation.
@@ -153,6 +160,22 @@ class Late(Body):
                 for name, values in state.items() if name.startswith("body.")
                 } | {name: torch.cat([state[name] for state in states], dim=-1) for name in ("mean", "std")
                      } | {"body.weights": torch.from_numpy(weights.astype(np.float32))}
+
+
+def cross_fitted(val: np.ndarray, target: np.ndarray, groups: np.ndarray, *, how: str, seed: int) -> np.ndarray:
+    """(n, C) mean over members of late fusion on validation samples, each with weights found without its group.
+
+    val: (K, M, n, C), target and groups: (n,). In a single group, each sample is a group of its own.
+    """
+    names = groups.astype(str) if len(np.unique(groups.astype(str))) >= VAL_FOLDS else [""] * len(groups)
+    fold = stratified_group_folds(target.astype(str), names, folds=min(VAL_FOLDS, len(target)), seed=seed)
+    mixed = np.empty(val.shape[1:])
+    for number in np.unique(fold):
+        inside, outside = fold == number, fold != number
+        for member in range(val.shape[1]):
+            weights = find_weights(val[:, member, outside], target[outside], how=how, seed=seed)
+            mixed[member, inside] = np.einsum("kc,knc->nc", weights, val[:, member, inside])
+    return (mixed / mixed.sum(axis=-1, keepdims=True)).mean(axis=0)
 
 
 def find_weights(probabilities: np.ndarray, target: np.ndarray, *, how: str, seed: int, draws: int = DRAWS

@@ -123,12 +123,14 @@ def fit(
                 classes=features.taxonomy.classes, members=settings.seeds if kind.seeded and not pretrained else 1,
                 hidden=settings.hidden, dropout=settings.dropout, projection=settings.projection, rule=settings.rule,
                 own=bool(pretrained), pairs=features.taxonomy.pairs)
-    head, history = StandardisedHead(spec), []
+    head, history, honest = StandardisedHead(spec), [], None  # honest: validation that chose no weights
     if singles:
         val = np.stack([run_head(single.head, features, split.val, single.streams).probabilities
                         for single in singles])
         head.load_state_dict(head.body.average_singles([single.head for single in singles], val,
                                                        features.label[split.val], settings=settings))
+        honest = head.body.validate_singles(val, features.label[split.val], features.group[split.val],
+                                            settings=settings)
         history = [line for single in singles for line in single.history]
     elif pretrained:
         head.body.copy_classifiers(pretrained)
@@ -138,7 +140,8 @@ def fit(
     temperature, score = 1.0, float("nan")
     if len(split.val):
         output = run_head(head, features, split.val, read)
-        temperature, score = task.validate(features, split.val, output.probabilities.mean(axis=0),
+        probabilities = output.probabilities.mean(axis=0) if honest is None else honest
+        temperature, score = task.validate(features, split.val, probabilities,
                                            None if output.basic is None else output.basic.mean(axis=0))
     seconds = time.perf_counter() - started + sum(single.seconds for single in singles)
     return TrainedHead(head, tuple(read), history, temperature, score, seconds)

@@ -3,7 +3,7 @@
 Nothing is trained again.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,9 +79,9 @@ class StoreAnalysis:
              "alone": each.alone} for each in self.streams], "agreement": self.agreement.tolist()}
 
 
-def compare_with_first(runs: Sequence[Run], *, groups: Mapping[str, str]) -> list[PairedComparison]:
-    """Each further run compared with the first. groups: of samples by key; none of a sample on its own."""
-    return [_compare(run, runs[0], groups) for run in runs[1:]]
+def compare_with_first(runs: Sequence[Run]) -> list[PairedComparison]:
+    """Each further run compared with the first, by the groups that predictions.csv names."""
+    return [_compare(run, runs[0]) for run in runs[1:]]
 
 
 def analyse_on_store(run: Run, store: Path) -> StoreAnalysis | None:
@@ -116,7 +116,7 @@ def kappa(a: np.ndarray, b: np.ndarray) -> float:
     return 1.0 if np.array_equal(a, b) else float(cohen_kappa_score(a, b))
 
 
-def _compare(run: Run, first: Run, groups: Mapping[str, str]) -> PairedComparison:
+def _compare(run: Run, first: Run) -> PairedComparison:
     name, ours, theirs = run.path.name, run.predictions, first.predictions
     if run.taxonomy.classes != first.taxonomy.classes:
         return PairedComparison(name, obstacle="other classes")
@@ -130,8 +130,7 @@ def _compare(run: Run, first: Run, groups: Mapping[str, str]) -> PairedCompariso
     if not np.array_equal(ours.target[rows], theirs.target[others]):
         return PairedComparison(name, obstacle="other labels of the same samples")
     predicted = ours.predicted[rows], theirs.predicted[others]
-    group = np.array([groups.get(ours.keys[row]) or ours.keys[row] for row in rows])
-    comparison = compare(ours.target[rows], *predicted, group, classes=len(run.taxonomy.classes), seed=0)
+    comparison = compare(ours.target[rows], *predicted, ours.groups[rows], classes=len(run.taxonomy.classes), seed=0)
     return PairedComparison(name, len(rows), comparison, kappa(*predicted))
 
 

@@ -34,7 +34,7 @@ class Table:
 
 
 def render(runs: Sequence[Run], *, mark: str, licences: Mapping[str, str], comparisons: Sequence[PairedComparison] = (),
-           analyses: Sequence[StoreAnalysis | None] = (), images: ImageSource | None = None, grouped: bool = False
+           analyses: Sequence[StoreAnalysis | None] = (), images: ImageSource | None = None
            ) -> str:
     """The whole page. licences: of encoders, where known; analyses: of each run on a store, if one is given."""
     together = None
@@ -42,7 +42,7 @@ def render(runs: Sequence[Run], *, mark: str, licences: Mapping[str, str], compa
         forest = forest_of(runs)
         rows = [_difference(each, _mark(run) or _mark(runs[0]))
                 for each, run in zip(comparisons, runs[1:], strict=True)]
-        together = {"forest": Markup(forest.inline()) if forest else None, "grouped": grouped, "table": Table(
+        together = {"forest": Markup(forest.inline()) if forest else None, "table": Table(
             f"Differences in macro-F1 from {runs[0].path.name}, in points, on the same samples",
             ("run", "samples", "difference", "95 %", "only this right", "only the first right", "p", "kappa"), rows)}
     sections = [_section(run, analysis, licences, images)

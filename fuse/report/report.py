@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from twofold.data.images.sources import check_roots, open_images
-from twofold.data.manifest import read_manifest
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind, read_head
 from twofold.fuse.report.analysis import PairedComparison, StoreAnalysis, analyse_on_store, compare_with_first
@@ -50,8 +49,8 @@ def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
     """Write the page of these runs to `out`, and their drawings as SVG, PDF and PNG files into `figures`.
 
     licences_of: gives the licences of encoders, where they are known. root: the folder of the images; with it, and
-    only then, the page shows the samples that it lists. store: whose manifest gives the groups by which runs are
-    compared, and whose features show the effect of each stream and a map of the samples.
+    only then, the page shows the samples that it lists. store: whose features show
+    the effect of each stream and a map of the samples.
     overwrite: a page, and drawings, of earlier reports.
     Raises InputError for a folder that is not a run, images that are not below `root`, an output that cannot be
     written, and where matplotlib or Jinja2 is missing.
@@ -66,7 +65,7 @@ def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
     images = open_images(root) if root else None
     if images:
         check_roots(images, listed_keys(runs))
-    comparisons = compare_with_first(runs, groups=_groups(store) if store else {})
+    comparisons = compare_with_first(runs)
     analyses = [analyse_on_store(run, store) if store else None for run in runs]
     licences = licences_of(dict.fromkeys(stream.backbone for run in runs for stream in run.record.streams))
     files = []
@@ -78,13 +77,8 @@ def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
         files = write_drawings(figures, drawings | ({"side-by-side": together} if together else {}),
                                overwrite=overwrite)
     page.write_text(render(runs, mark=MARK, licences=licences, comparisons=comparisons, analyses=analyses,
-                           images=images, grouped=store is not None))
+                           images=images))
     return WrittenReport(out, runs, files, comparisons, analyses, licences)
-
-
-def _groups(store: Path) -> dict[str, str]:
-    table = read_manifest(store / "manifest.csv").table
-    return dict(zip(table["key"], table["group"], strict=True))
 
 
 def _require_packages() -> None:

@@ -52,10 +52,12 @@ MAX_HEADER = 1 << 20  #: bytes of the header of head.safetensors
 
 @dataclass(frozen=True, eq=False)
 class TestPredictions:
-    """The fusion's predictions for n test samples. probabilities: (n, C), after temperature scaling."""
+    """The fusion's predictions for n test samples. probabilities: (n, C), after temperature scaling; groups: digests,
+    or the key of a sample without a group."""
 
     __test__ = False  # not a class of tests, whatever pytest thinks of the name
     keys: tuple[str, ...]
+    groups: np.ndarray
     target: np.ndarray
     predicted: np.ndarray
     probabilities: np.ndarray
@@ -135,13 +137,14 @@ class Run:
     def predictions(self) -> TestPredictions:
         """The test samples of predictions.csv. Raises InputError."""
         classes, path = list(self.taxonomy.classes), self.path / PREDICTIONS
-        table = _table(self.path, PREDICTIONS, ("key", "split", "truth", "prediction", *classes))
+        table = _table(self.path, PREDICTIONS, ("key", "split", "group", "truth", "prediction", *classes))
         table = table[table["split"] == "test"]
         target, predicted = (pd.Index(classes).get_indexer(pd.Index(table[name])) for name in ("truth", "prediction"))
         probabilities = _numbers(table[classes], path)
         if (target < 0).any() or (predicted < 0).any() or not ((probabilities >= 0) & (probabilities <= 1)).all():
             raise invalid(path, "it has classes that are not those of the run, or values that are not probabilities")
-        return TestPredictions(tuple(unescape_cells(table["key"].tolist())), target, predicted, probabilities)
+        groups = np.where(table["group"] == "", "\0" + table["key"], table["group"]).astype(object)
+        return TestPredictions(tuple(unescape_cells(table["key"].tolist())), groups, target, predicted, probabilities)
 
     @cached_property
     def history(self) -> list[LearningCurve]:

@@ -148,11 +148,12 @@ def labels_digest(features: Features) -> str:
 
 def predictions_csv(tables: Sequence[Predictions], classes: Sequence[str]) -> str:
     """The fusion's predictions as CSV: of test, and with fixed splits of validation."""
-    lines: list[Sequence[str]] = [("key", "split", "truth", "prediction", *classes)]
+    lines: list[Sequence[str]] = [("key", "split", "group", "truth", "prediction", *classes)]
     for table in tables:
-        for key, role, target, values in zip(escape_cells([str(key) for key in table.key]), table.role, table.target,
-                                             table.calibrated, strict=True):
-            lines.append((key, role, str(classes[target]), str(classes[int(values.argmax())]),
+        keys = escape_cells([str(key) for key in table.key])
+        for key, role, group, target, values in zip(keys, table.role, table.group_digest, table.target,
+                                                    table.calibrated, strict=True):
+            lines.append((key, role, group.decode(), str(classes[target]), str(classes[int(values.argmax())]),
                           *(f"{value:.6f}" for value in values)))
     return csv_text(lines)
 

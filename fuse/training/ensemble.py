@@ -159,6 +159,10 @@ class Body(nn.Module):
         """The state of a head made of trained ones, one per stream."""
         raise NotImplementedError
 
+    def validate_singles(self, val: np.ndarray, target: np.ndarray, groups: np.ndarray, *, settings: Any) -> np.ndarray:
+        """(n, C) probabilities of validation samples that had no part in averaging the singles."""
+        raise NotImplementedError
+
     def copy_classifiers(self, classifiers: Any) -> None:
         """Take the classifiers that the backbones bring along."""
         raise NotImplementedError

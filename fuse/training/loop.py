@@ -43,6 +43,8 @@ def contrastive_loss(z: torch.Tensor, positive: torch.Tensor, temperature: float
 
     z: (M, V, P) of unit length; positive: (M, V, V) bool, which vectors belong together (the diagonal is ignored).
     """
+    if z.shape[1] == 1:  # nothing to compare with
+        return 0 * z.sum(dim=(1, 2))
     itself = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
     positive = (positive & ~itself).float()
     similarity = (z @ z.transpose(1, 2)).float() / temperature
@@ -91,7 +93,7 @@ def train(
     together: how many members share a batched product at most; 0 = the fastest. Returns the history, ordered by
     epoch, then member. A member's numbers do not depend on the others, up to the rounding of the product.
     """
-    targets = _targets(data, settings, len(spec.classes))
+    targets = _targets(data, settings, spec)
     size = together or _members_at_once(head, data, settings)
     history: list[Epoch] = []
     with flushed_denormals():
@@ -135,7 +137,7 @@ def _train(
 ) -> list[Epoch]:
     """The loop: all members of `head` at once."""
     random = MemberRandom.of(seeds, data.device)
-    shuffle = np.random.default_rng((seeds[0], 2))
+    shuffle = np.random.default_rng((0, 2))  # of blocks, for all members: a seed's numbers are its own
     parameters: list[torch.Tensor] = list(head.parameters())
     optimiser = AdamW(parameters, weight_decay=settings.weight_decay)
     average = [p.detach().clone() for p in parameters] if settings.ema else None
@@ -204,14 +206,29 @@ def positive_pairs(label: torch.Tensor, views: int) -> torch.Tensor:
     return ((label[:, :, None] == label[:, None]) & (label[:, :, None] >= 0)) | (sample[:, None] == sample)
 
 
-def _targets(data: Samples, settings: Settings, classes: int) -> Targets:
+def training_distribution(data: Samples, settings: Settings, spec: Spec) -> np.ndarray:
+    """(C,) the share of each class among what training sees: after balanced sampling and compound mixup.
+
+    Corrections for rare classes start from it, so that they do not correct twice.
+    """
+    count = np.maximum(np.bincount(data.label[data.label >= 0], minlength=len(spec.classes)), 1)
+    share = count ** (1 - settings.balanced_sampling)
+    share = share / share.sum()
+    basics = _pools(data, np.arange(len(data)), spec, settings)
+    if basics:
+        made = np.bincount(basics.classes.cpu().numpy(), minlength=len(share)) / len(basics.classes)
+        share = (1 - settings.compound_mixup) * share + settings.compound_mixup * made
+    return share
+
+
+def _targets(data: Samples, settings: Settings, spec: Spec) -> Targets:
+    classes = len(spec.classes)
     labelled = data.label >= 0
-    count = np.maximum(np.bincount(data.label[labelled], minlength=classes), 1)
-    weight = (count.sum() / classes / count) ** settings.class_weights
+    prior = training_distribution(data, settings, spec)
+    weight = (1 / classes / prior) ** settings.class_weights
     target = np.eye(classes, dtype=np.float32)[np.maximum(data.label, 0)] * labelled[:, None]
     weights = np.where(labelled, weight[np.maximum(data.label, 0)], 0).astype(np.float32)
-    arrays = (target, weights, data.basic, data.label, weight.astype(np.float32),
-              (count / count.sum()).astype(np.float32))
+    arrays = target, weights, data.basic, data.label, weight.astype(np.float32), prior.astype(np.float32)
     return Targets(*(torch.from_numpy(values).to(data.device) for values in arrays))
 
 

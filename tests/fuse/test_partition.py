@@ -21,6 +21,7 @@ def faces_of(table: pd.DataFrame) -> Features:
     return Features(
         taxonomy=CLASSES, streams=(), keys=table["key"].to_numpy(object), store=np.zeros(count, int),
         split=table["split"].to_numpy(object), group=table["group"].to_numpy(object),
+        grouped=(table["group"] != "").to_numpy(),
         fold=table["fold"].to_numpy(object), label=label, basic=np.eye(8)[label % 8], basic_label=label,
         sha256=table["key"].to_numpy(object), row=np.zeros((count, 1), int), notes=())
 

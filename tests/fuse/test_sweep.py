@@ -17,7 +17,7 @@ from twofold.fuse.sweep import plan, sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 TOML = """
-heads = ["linear", "mlp", "zeroshot"]
+heads = ["linear", "mlp", "gated"]
 seeds = 2
 [settings]
 epochs = 15
@@ -85,7 +85,7 @@ def test_what_fails_is_a_row_with_its_reason(make_store, tmp_path):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("heads = [", "not a TOML"), ("head = 'mlp'", "unknown head"), ("backbones = 'some'", "backbones is 'some'"),
-    ("[ablation]\nlr = [0.1]", "scored on folds"), ("[ablation]\nfolds = [3]", "same faces"),
+    ("[ablation]\nlr = [0.1]", "scored on folds"), ("[ablation]\nfolds = [3]", "same samples"),
     ("[ablation]\nlr = 0.1\n[settings]\nfolds = 3", "list of values for lr"),
     ("heads = ['mlp', 'linear']\n[ablation]\nlr = [0.1]\n[settings]\nfolds = 3", "changes one base"),
     ("heads = []", "heads must be"), ("[grid]\nlr = 0.1", "list of values"), ("[grid]\nlearning = [1]", "no setting"),

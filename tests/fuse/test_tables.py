@@ -22,7 +22,8 @@ def scored(truth, calls, *, groups=None, name="a", val=0.5, members=2, folds=1) 
     system = System(name=name, backbones=(name,), head="mlp", dim=8, untrained=False, temperature=1.0, val_score=val,
                     folds=folds)
     rows = np.arange(len(truth))
-    return Predictions(system=system, key=rows, sha256=rows, group=rows if groups is None else groups, fold=rows * 0,
+    return Predictions(system=system, key=rows, sha256=rows, group=rows if groups is None else groups,
+                       group_digest=rows, fold=rows * 0,
                        role=rows, target=truth, outputs=probabilities, calibrated=probabilities.mean(axis=0))
 
 

@@ -1,0 +1,169 @@
+"""Figures that hold: each defect that once made a figure wrong in silence."""
+
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.fuse.test_taught import faces, taught_with, write_store  # noqa: F401  # fixtures
+from tests.fuse.test_training import QUICK, _examples, _train
+from twofold.cache.store import Store
+from twofold.data.utils.errors import InputError
+from twofold.fuse.evaluate import evaluate
+from twofold.fuse.experiment import prepare
+from twofold.fuse.fuse import fuse
+from twofold.fuse.heads.fusion import cross_fitted, find_weights
+from twofold.fuse.metrics.scores import compute_scores
+from twofold.fuse.report.analysis import compare_with_first
+from twofold.fuse.runs.read import read_run
+from twofold.fuse.settings import resolve
+from twofold.fuse.split import encoder_training_samples, group_digests
+from twofold.fuse.sweep import Trial, nested_macro_f1, plan, sweep
+from twofold.fuse.training.loop import contrastive_loss, training_distribution
+
+FAST = {"epochs": 3, "lr": 3e-3, "warmup": 1, "hidden": 16, "seeds": 1, "batch_size": 64}
+
+
+def quick(**given):
+    return resolve(changes=FAST | given)
+
+
+def test_a_sweep_refuses_scores_of_different_classes(make_store, tmp_path):
+    (tmp_path / "a.toml").write_text('heads = ["mlp", "zeroshot"]')
+    with pytest.raises(InputError, match="cannot stand in one leaderboard"):
+        sweep([make_store(rows=70)], tmp_path / "a.toml", out=tmp_path / "out")
+    (tmp_path / "a.toml").write_text('heads = ["zeroshot"]\nbackbones = [["timm:a"]]')
+    assert len(plan(tmp_path / "a.toml", [tmp_path / "store"]).trials) == 1
+
+
+def test_late_is_validated_on_samples_that_did_not_choose_its_weights():
+    """Noise: on the samples that chose the weights it looks better than chance, on others it does not."""
+    generator, gains = np.random.default_rng(0), []
+    for _ in range(4):
+        target = np.arange(140) % 7
+        val = generator.dirichlet(np.ones(7), (4, 1, 140))
+        weights = find_weights(val[:, 0], target, how="per-class", seed=0)
+        fooled = np.einsum("kc,knc->nc", weights, val[:, 0])
+        honest = cross_fitted(val, target, np.arange(140), how="per-class", seed=0)
+        assert np.allclose(honest.sum(axis=1), 1)
+        gains.append([compute_scores(target, each.argmax(axis=1), 7).uar for each in (fooled, honest)])
+    fooled, honest = np.mean(gains, axis=0)
+    assert fooled > 1 / 7 + 0.06 and abs(honest - 1 / 7) < 0.05
+
+
+def test_the_winner_of_a_sweep_by_folds_is_scored_by_a_choice_within_each_fold(make_store, tmp_path):
+    generator = np.random.default_rng(0)
+    truth, fold = np.arange(60) % 3, np.arange(60) // 30
+    trials = [Trial(str(number), {"folds": 2}, 0.0, 0.0, "", {
+        "truth": truth.tolist(), "prediction": generator.integers(0, 3, 60).tolist(), "fold": fold.tolist(),
+        "classes": 3, "val_scores": scores}) for number, scores in enumerate(([0.9, 0.1], [0.1, 0.9]))]
+    chosen = np.where(fold == 0, *(trial.scored["prediction"] for trial in trials))
+    assert nested_macro_f1(trials) == compute_scores(truth, chosen, 3).macro_f1
+    (tmp_path / "a.toml").write_text('heads = ["linear", "mlp"]\nbackbones = [["timm:a", "timm:b"]]\nseeds = 1\n'
+                                     "[settings]\nfolds = 3\nepochs = 2\n")
+    made = sweep([make_store(rows=210)], tmp_path / "a.toml", out=tmp_path / "out", jobs=1)
+    assert made.nested is not None and "optimistic by" in made.text()
+    assert made.record()["nested_macro_f1"] == made.nested
+
+
+@pytest.mark.parametrize("correction", [{"logit_adjustment": 1.0}, {"class_weights": 1.0}])
+def test_corrections_for_rare_classes_start_from_what_training_sees(correction):
+    """With half balanced sampling a correction once corrected twice: the most frequent class was hardly called."""
+    shares = [0.6, 0.3, 0.02, 0.02, 0.02, 0.02, 0.02]
+    skewed, even = _examples(rows=3000, noise=3.0, shares=shares), _examples(rows=2100, noise=3.0, seed=5)
+    recalls = []
+    for sampling in (0.0, 0.5):
+        head, _ = _train(replace(QUICK, epochs=15, balanced_sampling=sampling, **correction), skewed, skewed)
+        predicted = head(even.x).logits[0].argmax(-1).numpy()
+        recalls.append((predicted[even.label == 0] == 0).mean())
+    assert recalls[1] > recalls[0] - 0.12
+
+
+def test_the_distribution_that_training_sees_is_the_one_it_draws():
+    data = _examples(rows=700, shares=[0.5, 0.2, 0.1, 0.1, 0.05, 0.03, 0.02])
+    from twofold.fuse.training.ensemble import Spec
+    spec = Spec(kind="mlp", dims=(10,), classes=tuple("abcdefg"), members=1,
+                pairs=(("anger", "surprise"), *((name,) for name in ("fear",) * 6)))
+    count = np.bincount(data.label, minlength=7)
+    for sampling in (0.0, 0.5, 1.0):
+        expected = count ** (1 - sampling) / (count ** (1 - sampling)).sum()
+        settings = replace(QUICK, balanced_sampling=sampling)
+        assert np.allclose(training_distribution(data, settings, spec), expected)
+        mixed = training_distribution(data, replace(settings, compound_mixup=0.25), spec)
+        assert np.allclose(mixed, 0.75 * expected + 0.25 * np.eye(7)[0]) or not np.isin((5, 6), data.basic_label).all()
+
+
+def test_a_report_compares_by_groups_without_the_store(make_store, tmp_path):
+    store = make_store(groups=[f"p{row % 5}-{row // 50}" for row in range(420)])
+    for name, backbone in (("a", "timm:a"), ("b", "timm:b")):
+        fuse([store], quick(backbones=[backbone]), out=tmp_path / name)
+    compared, = compare_with_first([read_run(tmp_path / "a"), read_run(tmp_path / "b")])
+    assert compared.samples == 84 and compared.comparison.groups == 9
+    rows = list(csv.DictReader((tmp_path / "a/predictions.csv").open()))
+    assert all(len(row["group"]) == 32 for row in rows)
+
+
+def test_names_that_two_stores_share_are_different_groups_and_that_is_said(make_store, tmp_path):
+    groups = [f"subject {row % 5} {row // 25}" for row in range(420)]
+    own, more = make_store(groups=groups), make_store(name="more", seed=3, groups=groups)
+    made = fuse([own, more], quick(), out=tmp_path / "run")
+    assert any("85 group names are in several stores" in note for note in made.notes)
+    again = evaluate(tmp_path / "run", own)  # once refused: the test subjects' namesakes had been trained on
+    assert len(again.figures.predictions) == 84
+    with pytest.raises(InputError, match="nothing is left to score"):
+        evaluate(tmp_path / "run", more, split="train")
+
+
+def test_a_group_named_like_a_key_has_a_digest(make_store):
+    groups = [f"store/{row % 5 + row // 25 * 25:05d}.png" for row in range(420)]  # of one split each
+    features = prepare([make_store(groups=groups)], quick()).features
+    assert (group_digests(features, np.arange(420)) != b"").all()
+
+
+def test_an_encoder_that_knows_validation_does_not_choose(faces, write_store):  # noqa: F811
+    val = np.flatnonzero(faces.table["split"] == "val")
+    work = prepare([write_store(taught_with(faces, val[:18]))], quick(head="logreg"))
+    assert any(f"18 of {len(val)} validation samples left out" in note for note in work.notes)
+    assert not encoder_training_samples(work.features)[work.splits[0].val].any()
+    whole = prepare([write_store(taught_with(faces, val), folder="whole")], quick(head="logreg"))
+    assert any("are chosen on features that are better than" in note for note in whole.notes)
+
+
+def test_a_batch_of_one_sample_and_one_view_has_no_contrastive_loss():
+    z = torch.ones(2, 1, 4, requires_grad=True)
+    loss = contrastive_loss(z, torch.ones(2, 1, 1, dtype=torch.bool), 0.1)
+    loss.sum().backward()
+    assert (loss == 0).all() and torch.isfinite(z.grad).all()
+
+
+def test_a_seeds_numbers_are_its_own_where_features_are_streamed():
+    data, val = _examples(rows=9_000, resident=False), _examples(seed=1)
+    together, _ = _train(replace(QUICK, epochs=2), data, val, seeds=(3, 4))
+    single, _ = _train(replace(QUICK, epochs=2), data, val, seeds=(4,))
+    for a, b in zip(together.parameters(), single.parameters(), strict=True):
+        assert torch.allclose(a[1], b[0], atol=1e-4)
+
+
+def test_other_folds_than_the_manifest_names_are_said_and_a_class_in_one_group_is_named(make_store):
+    store = make_store(groups=[f"g{row // 2}" for row in range(420)])
+    path = Store(store).manifest_path
+    rows = list(csv.reader(path.open(encoding="utf-8")))
+    table = [[*rows[0], "fold"], *([*row, str(number // 2 % 3)] for number, row in enumerate(rows[1:]))]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(table)
+    assert any("names 3 folds, not 5" in note for note in prepare([store], quick(folds=5)).notes)
+    assert not any("names 3 folds" in note for note in prepare([store], quick(folds=3)).notes)
+    for row in table[1:]:
+        row[4] = "only" if row[3] == "sadly_angry" else row[4]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(table)
+    with pytest.raises(InputError, match=r"all samples of sadly_angry are of one group \(only\)"):
+        prepare([store], quick(folds=5))
+
+
+def test_the_papers_warm_up_is_not_the_heads_and_a_path_of_penalties_is_no_learning_curve(make_store, tmp_path):
+    assert resolve(preset="paper").warmup == 0
+    fuse([make_store(rows=140)], quick(head="logreg"), out=tmp_path / "run")
+    assert (tmp_path / "run/history.csv").read_text().count("\n") == 1 and read_run(tmp_path / "run").history == []
