@@ -247,7 +247,7 @@ def test_the_report_adds_up_and_names_failed_samples(cli, drawn, extract_args, t
     text = cli(*[word for word in args if word != "--json"])
     assert text.returncode == 1
     shown = cli("cache", "show", tmp_path / "s", "--failures")
-    assert shown.returncode == 0 and "3 of its faces have no features" in shown.stdout
+    assert shown.returncode == 0 and "3 of its samples have no features" in shown.stdout
     for key in bad:
         for out in (text.stdout, shown.stdout):
             assert re.search(rf"^  {re.escape(key)}: \w+", out, re.MULTILINE)
