@@ -115,7 +115,7 @@ def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, overwr
     if out:
         record = run_record(repeatable, features, trained, experiment.splits, seconds=fusion.seconds,
                             notes=experiment.notes,
-                            crops=[line for store in stores for line in read_crop_lines(Store(store).manifest_path)])
+                            crops=_crop_lines(stores))
         tables = [predictions[-1]]
         if len(experiment.folds) == 1:
             tables.append(predict_validation(experiment, trained, system=predictions[-1].system))
@@ -134,3 +134,9 @@ def _repeatable(settings: Settings, features: Features) -> dict:
     return settings_record(settings) | {
         "classes": features.taxonomy.name, "target": features.taxonomy.target,
         "backbones": names if len(settings.views) == 1 else [stream.backbone for stream in first]}
+
+
+def _crop_lines(stores: Sequence[Path]) -> list[str]:
+    """The crop settings of all samples, an empty text among them where some have none; nothing if none has any."""
+    lines = [line for store in stores for line in read_crop_lines(Store(store).manifest_path)]
+    return list(dict.fromkeys(lines)) if any(lines) else []

@@ -10,11 +10,14 @@ import torchvision
 from PIL import Image
 
 from tests.data.faces.films import film
+from twofold.data.faces.in_memory import FaceFinder, open_detection, sample_kind
+from twofold.data.faces.settings import Sampling
 from twofold.data.faces.timeline import scores_by_track
 from twofold.data.labels import basic_pair, builtin_taxonomy
 from twofold.data.manifest import read_table
 from twofold.data.readers.cexpr import HEADER
 from twofold.data.synthetic.dataset import draw_face
+from twofold.fuse.runs.read import read_run
 
 
 @pytest.fixture(scope="module")
@@ -224,3 +227,46 @@ def test_a_video_of_single_pixels_is_not_annotated(cli, ready, tmp_path):
     film(path, [np.full((1, 1, 3), 90, np.uint8)] * 3, codec="ffv1", pixels="bgr0")
     done = cli("predict", run, path, "-o", tmp_path / "out.csv", "--annotate", tmp_path / "a.mp4")
     assert done.returncode == 2 and "frames of 1 x 1 pixels" in done.stderr and not (tmp_path / "a.mp4").exists()
+
+
+def test_pictures_are_taken_or_cropped_as_the_samples_of_the_run_were(cli, ready, real, tmp_path):
+    """Tight photographs, which a face fills: a run on crops crops them, a run on whole ones takes them whole."""
+    tight = tmp_path / "tight"
+    tight.mkdir()
+    for number in range(0, 49, 7):
+        portrait(number, size=(140, 150), at=(10, 20)).save(tight / f"{number:02d}.png")
+    crops = run_of(cli, ready)
+    done = cli("predict", crops, tight, "-o", tmp_path / "one.csv")
+    assert done.returncode == 0 and "7 pictures: 0 taken as they are, 7 cropped to 7 faces" in done.stderr, done.stderr
+    assert cli("crop", tight, "-o", tmp_path / "faces", *CROP).returncode == 0
+    assert cli("predict", crops, tmp_path / "faces/faces.csv", "--root", tmp_path / "faces", "-o",
+               tmp_path / "two.csv").returncode == 0
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+    rows = "".join(f"{number:02d}.png,{'train' if number < 42 else 'test'},{LABELS[number % 7]}\n"
+                   for number in range(49))
+    (tmp_path / "whole.csv").write_text(f"key,split,compound\n{rows}")
+    store, run = tmp_path / "whole", tmp_path / "run"
+    assert cli("extract", tmp_path / "whole.csv", "--root", ready / "photos", "--store", store, "--backbones",
+               "resnet18", "--precision", "fp32").returncode == 0
+    done = cli("fuse", store, "--out", run, "--epochs", "3", "--hidden", "8", "--seeds", "1")
+    assert done.returncode == 0 and json.loads((run / "run.json").read_text())["crops"] == [], done.stderr
+    done = cli("predict", run, ready / "photos", "-o", tmp_path / "direct.csv")
+    assert done.returncode == 0 and "49 taken as they are (as the run's samples were: --detect" in done.stderr
+    assert "were in the training or validation set" in done.stdout
+    assert cli("predict", run, store, "-o", tmp_path / "stored.csv").returncode == 0
+    direct, stored = (read_table(tmp_path / f"{name}.csv").set_index("key") for name in ("direct", "stored"))
+    scores = list(stored.columns[stored.columns.get_loc("prediction"):])
+    assert direct[scores].equals(stored.loc[direct.index, scores])
+    config = open_detection(read_run(crops).record.crops, detector=None, sampling=Sampling())
+    content = (tight / "07.png").read_bytes()
+    assert FaceFinder(config, "crops").find(content, most=1).faces[0].content != content
+    for finder in (FaceFinder(config, "whole"), FaceFinder(config, "mixed")):
+        assert finder.find(content, most=1).faces[0].content == content
+    crop = (ready / "cropped/images/03.png.0.png").read_bytes()
+    assert FaceFinder(config, "crops").find(crop, most=1).faces[0].content == crop
+    group = tmp_path / "group.png"
+    image = portrait(1, size=(480, 240), at=(30, 50))
+    image.paste(portrait(2).crop((90, 50, 210, 170)), (300, 60))
+    image.save(group)
+    assert len(FaceFinder(config, "whole").find(group.read_bytes(), most=4).faces) == 2
+    assert (sample_kind([]), sample_kind(["a"]), sample_kind(["a", ""])) == ("whole", "crops", "mixed")

@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from twofold.data.faces.align import template
 from twofold.data.faces.detect import DetectionConfig, Face, FrameDetections, crop_faces, detect_faces
 from twofold.data.faces.detectors import Detector, open_detector
 from twofold.data.faces.faces_table import face_key, faces_manifest
@@ -25,12 +26,15 @@ from twofold.data.utils.errors import InputError
 log = logging.getLogger(__name__)
 
 Treatment = Literal["auto", "detect", "cropped"]
+SampleKind = Literal["crops", "whole", "mixed"]  #: how the samples of a run were made: by `crop`, not at all, or both
 Item = TypeVar("Item")
 
 CHUNK = 512  #: faces that are passed on together
 PREFETCHED = 2  #: chunks that are ready or in work while another is used
 MIN_FACE_SHARE = (0.5, 0.6)  #: of an image's width and height: a larger box marks the image as a face already
 MAX_CROP_SIDE = 128  #: pixels: a smaller image in which no face is found is taken for a tight crop of one
+MAX_LANDMARK_SHIFT = 0.12  #: of a crop's side: mean distance of its landmarks from the template
+GROUP_SHARE, MIN_PORTRAIT_SHARE = 0.75, 0.15  #: of the largest face's height the second one's; of the image's a face's
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,14 @@ class FacesInMemory:
 class FaceStream:
     """The faces of sources, detected while they are used. `chunks` runs once; the rest reports on what it yielded.
 
-    config: None without a detector: every photograph is taken for a face. treatment: `auto` crops what is not a face
-    already, `detect` every photograph, `cropped` none (videos are always cropped).
+    config: None without a detector: every photograph is taken for a face. treatment: `auto` takes or crops it as the
+    samples of the run were, `detect` crops every photograph, `cropped` none (videos are always cropped).
     """
 
     sources: Sequence[Source]
     config: DetectionConfig | None
     treatment: Treatment = "auto"
+    samples: SampleKind = "mixed"
     detections: list[FrameDetections] = field(default_factory=list)  #: in order, without the images
     uncropped: set[str] = field(default_factory=set)  #: names of photographs that are faces already
 
@@ -103,7 +108,7 @@ class FaceStream:
     def _add(self, entry: FrameDetections, chunk: FacesInMemory) -> None:
         name = entry.source.name
         if (self.treatment == "auto" and not entry.source.video and entry.size
-                and is_face_crop(entry.size, entry.faces)):
+                and is_taken_whole(entry.size, entry.faces, self.samples, self.settings)):
             self.uncropped.add(name)
         if name in self.uncropped:
             entry = replace(entry, faces=(), note="")
@@ -132,7 +137,10 @@ class FaceStream:
         parts = []
         if photos:
             empty = sum(not entry.faces and entry.source.name not in self.uncropped for entry in photos)
-            parts.append(f"{len(photos):,} pictures: {len(self.uncropped):,} taken as they are, "
+            why = {"crops": "crops of this kind already", "mixed": "guessed from how much a face fills them: --cropped "
+                   "or --detect decides", "whole": "as the run's samples were: --detect crops their faces instead"}
+            reason = f" ({why[self.samples]})" if self.uncropped and self.treatment == "auto" else ""
+            parts.append(f"{len(photos):,} pictures: {len(self.uncropped):,} taken as they are{reason}, "
                          f"{len(cropped):,} cropped to {sum(len(entry.faces) for entry in cropped):,} faces, "
                          f"{empty:,} without a face")
         if frames:
@@ -161,15 +169,30 @@ def _prefetch(items: Iterable[Item]) -> Generator[Item]:
             pool.shutdown(cancel_futures=True)
 
 
-def is_face_crop(size: tuple[int, int], faces: Sequence[Face]) -> bool:
-    """Whether an image of this width and height is a face already: its largest face (the first) fills it, or it is
-    very small and no face was found."""
+def sample_kind(lines: Sequence[str]) -> SampleKind:
+    """How the samples of a run were made that has these lines of crop settings (an empty one: samples without)."""
+    return "whole" if not any(lines) else "crops" if all(lines) else "mixed"
+
+
+def is_taken_whole(size: tuple[int, int], faces: Sequence[Face], samples: SampleKind, settings: CropSettings) -> bool:
+    """Whether an image of this width and height is taken as it is and not cropped. faces: in it, the largest first.
+
+    samples `crops`: if it is such a crop itself; `whole`: unless it shows a group or a face far away, which no sample
+    of one face does; `mixed`: by a guess, if its face fills it, or it is very small and no face was found.
+    """
     width, height = size
     if width * height > FACE_LIMITS.pixels:
         return False
+    box = faces[0].detection.box if faces else (0, 0, 0, 0)
+    if samples == "whole":
+        return not faces or (box[3] >= MIN_PORTRAIT_SHARE * height and (
+            len(faces) == 1 or faces[1].detection.box[3] < GROUP_SHARE * box[3]))
+    if samples == "crops":
+        shift = np.array(faces[0].detection.landmarks) - template(settings) if faces else np.zeros((5, 2))
+        return size == (settings.size, settings.size) and bool(
+            np.linalg.norm(shift, axis=1).mean() <= MAX_LANDMARK_SHIFT * settings.size)
     if not faces:
         return max(width, height) <= MAX_CROP_SIDE
-    box = faces[0].detection.box
     return box[2] >= MIN_FACE_SHARE[0] * width and box[3] >= MIN_FACE_SHARE[1] * height
 
 
@@ -180,18 +203,19 @@ def open_face_stream(sources: Sequence[Source], lines: Sequence[str], *, detecto
     detector: its weights file, None to search for it. Raises InputError where one is needed and missing; where it
     would only help, a warning says what the answers are worth without it.
     """
-    videos = any(source.video for source in sources)
+    videos, samples = any(source.video for source in sources), sample_kind(lines)
     if treatment == "cropped" and not videos:
-        return FaceStream(sources, None, treatment)
+        return FaceStream(sources, None, treatment, samples)
     try:
         config = open_detection(lines, detector=detector, sampling=sampling)
     except InputError as error:
         if detector or treatment == "detect" or videos:
             raise
-        log.warning("warning: all pictures are taken for faces as they are; the answer for an uncropped one is worth "
-                    "nothing (%s)", error)
-        return FaceStream(sources, None, treatment)
-    return FaceStream(sources, config, treatment)
+        if samples != "whole":
+            log.warning("warning: all pictures are taken for faces as they are; the answer for an uncropped one is "
+                        "worth nothing (%s)", error)
+        return FaceStream(sources, None, treatment, samples)
+    return FaceStream(sources, config, treatment, samples)
 
 
 def open_detection(lines: Sequence[str], *, detector: Path | None, sampling: Sampling) -> DetectionConfig:
@@ -199,7 +223,7 @@ def open_detection(lines: Sequence[str], *, detector: Path | None, sampling: Sam
 
     A warning says where that is not quite so. Raises InputError without a detector.
     """
-    model, settings = open_detector(detector), CropSettings()
+    model, settings, lines = open_detector(detector), CropSettings(), list(filter(None, lines))
     if lines:
         settings, digest = parse_crop_line(lines[0])
         if len(lines) > 1:
@@ -232,10 +256,11 @@ class Picture:
 
 
 class FaceFinder:
-    """Finds the faces of one image at a time. config: None takes every image for one face as it is."""
+    """Finds the faces of one image at a time. config: None takes every image for one face as it is; samples: how those
+    of the run were made."""
 
-    def __init__(self, config: DetectionConfig | None):
-        self._settings = config.settings if config else CropSettings()
+    def __init__(self, config: DetectionConfig | None, samples: SampleKind = "mixed"):
+        self._samples, self._settings = samples, config.settings if config else CropSettings()
         self._detector: Detector | None = config.model.create(config.settings) if config else None
 
     @property
@@ -254,7 +279,7 @@ class FaceFinder:
         if self._detector is not None:
             faces, left_out = crop_faces(np.ascontiguousarray(np.asarray(image)[..., ::-1]), self._detector,
                                          self._settings, most=most)
-            if not is_face_crop((width, height), faces):
+            if not is_taken_whole((width, height), faces, self._samples, self._settings):
                 return Picture(width, height, tuple(PictureFace(face.detection.box, face.content, face.detection.score)
                                                     for face in faces), left_out)
             if faces:

@@ -52,12 +52,16 @@ def parse_crop_line(line: str) -> tuple[CropSettings, str]:
 
 
 def read_crop_lines(manifest: Path) -> list[str]:
-    """The different crop settings in a manifest's column `crop`, the most frequent first; none without the column."""
+    """The different crop settings of a manifest's samples, the most frequent first; an empty text for those without."""
     import pandas as pd  # late: the command line reads the settings above for its help
 
-    table = pd.read_csv(manifest, usecols=lambda name: name == "crop", dtype=str, keep_default_na=False,
+    from twofold.data.images.sources import NO_FACE_SUFFIX
+
+    table = pd.read_csv(manifest, usecols=lambda name: name in ("key", "crop"), dtype=str, keep_default_na=False,
                         encoding="utf-8-sig")
-    return [line for line in table["crop"].value_counts(sort=True).index if line] if len(table.columns) else []
+    if "crop" not in table:
+        return [""]
+    return list(table["crop"][~table["key"].str.endswith(NO_FACE_SUFFIX)].value_counts(sort=True).index)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,7 +81,7 @@ class FoldSizes(Struct, frozen=True):
 class RunRecord(Struct, frozen=True):
     """run.json: enough to repeat the run, and to know what it was made from. faces: one entry per fold.
 
-    crops: how the samples were cut out of pictures, one line of settings each.
+    crops: how the samples were cropped, one line of settings each, an empty one if some were not; none if all were not.
     """
 
     version: Literal[1]

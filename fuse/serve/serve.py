@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from twofold.data.faces.in_memory import FaceFinder, open_detection
+from twofold.data.faces.in_memory import FaceFinder, open_detection, sample_kind
 from twofold.data.faces.settings import Sampling
 from twofold.data.images.decode import PHOTO_LIMITS
 from twofold.data.labels import BASIC
@@ -107,7 +107,8 @@ def open_finder(run: Run, options: ServeOptions) -> FaceFinder:
     if options.cropped:
         return FaceFinder(None)
     try:
-        return FaceFinder(open_detection(run.record.crops, detector=options.detector, sampling=Sampling()))
+        config = open_detection(run.record.crops, detector=options.detector, sampling=Sampling())
+        return FaceFinder(config, sample_kind(run.record.crops))
     except InputError as error:
         raise InputError(f"{error}; or --cropped takes every picture for one face as it is") from None
 
