@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -103,38 +103,18 @@ class Progress:
         self.epoch, self.step, self.losses = self.epoch + 1, 0, []
 
 
-class _HashingFile:
-    """What torch.save writes to: it hashes the bytes, and remembers the error of a full disk, which torch rewords."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.hash = file, hashlib.sha256()
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        self.hash.update(data)
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
 def save_state(path: Path, progress: Progress, training: str, parts: Mapping[str, Any]) -> None:
     """Write the state whole or not at all, its SHA-256 behind it. training: names the training; parts: what has a
     `state_dict()`. Raises OSError for a full disk."""
     record = vars(progress) | {"history": [epoch.record() for epoch in progress.history]}
     states = {name: part.state_dict() for name, part in parts.items()}
     with _unnamed_file(path) as file:
-        hashed = _HashingFile(file)
         try:
-            torch.save({"format": STATE_FORMAT, "training": training, "progress": record, "states": states},
-                       cast(BinaryIO, hashed))
-        except RuntimeError:
-            raise hashed.error or RuntimeError("torch cannot write the state") from None
-        file.write(hashed.hash.digest())
+            torch.save({"format": STATE_FORMAT, "training": training, "progress": record, "states": states}, file)
+        except RuntimeError as error:  # so torch ends where the disk is full, after the error that says so
+            raise error.__context__ or error from None
+        file.seek(0)
+        file.write(hashlib.file_digest(file, "sha256").digest())
 
 
 @contextlib.contextmanager
@@ -144,12 +124,12 @@ def _unnamed_file(path: Path) -> Iterator[BinaryIO]:
     try:
         descriptor = os.open(path.parent, os.O_TMPFILE | os.O_RDWR, 0o666)
     except (OSError, AttributeError):
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("w+b") as file:
             yield file
         return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "w+b") as file:
             yield file
             file.flush()
             temporary = f".tmp-{uuid.uuid4().hex}"

@@ -3,8 +3,6 @@
 import json
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from twofold.cache.errors import CacheError
 from twofold.cache.recipe import Recipe
@@ -96,22 +94,6 @@ def test_what_is_no_catalogue_is_refused(data, said):
     with pytest.raises(CacheError) as caught:
         parse_catalogue(data, "there")
     assert said in str(caught.value) and str(caught.value).startswith("there: ")
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3))
-
-
-@settings(max_examples=200, deadline=None)
-@given(field=st.sampled_from(sorted(features())), value=VALUES)
-def test_any_value_of_any_field_is_taken_as_it_is_or_refused(field, value):
-    data = whole(features(**{field: value}))
-    try:
-        made = parse_catalogue(data, "there")
-    except CacheError:
-        return
-    assert json.loads(made.json())["files"][0] == json.loads(data)["files"][0]
 
 
 def test_backbones_are_chosen_by_name_and_fingerprint(tmp_path, write):
