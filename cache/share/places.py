@@ -6,6 +6,7 @@ another host is followed, and nothing is written through a link that somebody ha
 
 import asyncio
 import errno
+import logging
 import os
 import re
 import urllib.parse
@@ -276,6 +277,8 @@ def open_place(url: str, *, writing: bool = False) -> Place:
 def _connected(address: Address) -> Place:
     import fsspec
 
+    for name in ("asyncio", "asyncssh"):  # of a connection that breaks off they log much, with tracebacks
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if address.scheme in LOCAL:  # a path, whatever it is called
         return Place(address, fsspec.filesystem("file"), os.path.abspath(address.host + address.path + address.query))
     if address.scheme in SSH:

@@ -290,7 +290,7 @@ def _receive(source: Place, entry: Entry, partial: Path, whole: int, progress: P
         progress(have, whole)
         return have
     try:
-        with (_refused(source, entry, partial), translate_errors(source.address, entry.name),
+        with (translate_errors(source.address, entry.name), _refused(source, entry, partial),
               partial.open("r+b") as file):
             stream = source.read(entry.name, have)
             with contextlib.closing(stream.file):

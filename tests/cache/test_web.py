@@ -59,6 +59,16 @@ def test_what_breaks_off_goes_on_by_range(site, store, back):
     assert shared_files(back.path) == shared_files(store.path)
 
 
+def test_what_has_arrived_stays_where_the_rest_is_not_there(site, back):
+    site.break_after = 1_000_000
+    with pytest.raises(TransferError):
+        pull(site.url, back)
+    (site.folder / "a.h5").unlink()
+    with pytest.raises(CacheError, match=r"a\.h5: there is no such file"):
+        pull(site.url, back)
+    assert any(path.stat().st_size for path in back.path.glob(".pull-*"))
+
+
 def test_a_server_without_ranges_starts_a_file_again(site, store, back):
     site.break_after, site.ranges = 1_000_000, False
     with pytest.raises(TransferError):
