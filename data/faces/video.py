@@ -6,11 +6,12 @@ that crashes FFmpeg, or keeps it busy without end, costs that file and no more.
 
 import contextlib
 import json
+import mmap
 import os
 import select
-import struct
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from twofold.data.images.formats import image_format
 from twofold.data.utils.errors import InputError
 
 MAX_SILENCE = 60.0  #: seconds without a message from the worker
-PIPE_BYTES = 1 << 20  #: what Linux allows: fewer switches between the processes
+SHARED_BYTES = 400_000_000  #: that both processes map, as in video_worker.py
 WORKER = Path(__file__).with_name("video_worker.py")
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")  #: formats whose further images are frames
 MAX_ANIMATION_PIXELS = 20_000_000_000  #: of all frames together
@@ -61,6 +62,8 @@ class VideoReader:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._memory: mmap.mmap | None = None
+        self._received = b""
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -73,7 +76,7 @@ class VideoReader:
         if self._process:
             self._process.kill()
             self._process.communicate()
-            self._process = None
+            self._process, self._received = None, b""
 
     def facts(self, path: Path) -> VideoFacts:
         """Raises VideoError for a file without a video that can be decoded."""
@@ -81,7 +84,7 @@ class VideoReader:
             with Image.open(path) as image:
                 return VideoFacts(getattr(image, "n_frames", 1), 0.0, *image.size)
         with contextlib.closing(self._ask(path)) as messages:
-            return VideoFacts(**next(messages)[0]["facts"])
+            return VideoFacts(**next(messages)["facts"])
 
     def frames(self, path: Path, sampling: Sampling, skip: Collection[int] = ()) -> Iterator[Frame]:
         """The frames that `sampling` selects, in order of time. Holds one at a time. skip: indices without pixels.
@@ -94,66 +97,70 @@ class VideoReader:
             return
         request = {"fps": sampling.fps, "every": sampling.every, "skip": sorted(skip)}
         with contextlib.closing(self._ask(path, **request)) as messages:
-            for message, pixels in messages:
+            for message in messages:
                 if "end" in message:
                     return
-                shape = message["shape"]
-                yield Frame(message["frame"], message["time"],
-                            None if shape is None else np.frombuffer(pixels, np.uint8).reshape(*shape, 3))
+                pixels = None
+                if "at" in message:
+                    height, width, _ = shape = message["shape"]
+                    shared = np.frombuffer(self._memory, np.uint8, 3 * height * width, message["at"])
+                    pixels = shared.reshape(shape).copy()
+                    self._send("done")
+                yield Frame(message["frame"], message["time"], pixels)
 
-    def _ask(self, path: Path, **request: Any) -> Generator[tuple[dict[str, Any], bytearray]]:
-        """The worker's messages with their pixels, the last one included. Raises VideoError."""
+    def _ask(self, path: Path, **request: Any) -> Generator[dict[str, Any]]:
+        """The worker's messages, the last one included. Raises VideoError."""
         require_av()
         try:
             size = path.stat().st_size
         except OSError as error:
             raise VideoError(f"unreadable file ({error.strerror})") from None
         if not self._process:
-            self._process = _start_worker()
-        assert self._process.stdin and self._process.stdout
+            self._start()
         done = False
         try:
-            line = json.dumps(request | {"path": os.fspath(path), "size": size}) + "\n"
-            self._process.stdin.write(line.encode())
+            self._send(json.dumps(request | {"path": os.fspath(path), "size": size}))
             while not done:
-                message, pixels = self._receive(self._process.stdout.fileno())
+                message = self._receive()
                 done = not message.keys().isdisjoint(("end", "error", "facts"))
                 if "error" in message:
                     raise VideoError(message["error"])
                 if message:
-                    yield message, pixels
+                    yield message
         except (BrokenPipeError, EOFError):
             raise VideoError("crashes the decoder") from None
         finally:
             if not done:
                 self.close()
 
-    @staticmethod
-    def _receive(pipe: int) -> tuple[dict[str, Any], bytearray]:
-        length = struct.unpack(">I", _read_exactly(pipe, 4))[0]
-        message = json.loads(_read_exactly(pipe, length))
-        pixels = _read_exactly(pipe, message.pop("bytes"))
-        return message, pixels
+    def _start(self) -> None:
+        """Start the worker with this process's packages (-P: and not the modules beside the script)."""
+        packages = os.pathsep.join(place for place in sys.path if os.path.isabs(place))
+        in_memory = hasattr(os, "memfd_create")
+        with open(os.memfd_create("frames"), "r+b") if in_memory else tempfile.TemporaryFile() as file:
+            number = file.fileno()
+            os.truncate(number, SHARED_BYTES)
+            self._memory = mmap.mmap(number, SHARED_BYTES)
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(WORKER), str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL, bufsize=0, pass_fds=[number], env=os.environ | {"PYTHONPATH": packages},
+                start_new_session=True)  # Ctrl-C is for this process
 
+    def _send(self, line: str) -> None:
+        assert self._process and self._process.stdin
+        self._process.stdin.write(line.encode() + b"\n")
 
-def _start_worker() -> "subprocess.Popen[bytes]":
-    """With this process's packages (-P: and not the modules beside the script); Ctrl-C is for this process alone."""
-    packages = os.pathsep.join(place for place in sys.path if os.path.isabs(place))
-    return subprocess.Popen([sys.executable, "-P", str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                            stderr=subprocess.DEVNULL, bufsize=0, start_new_session=True, pipesize=PIPE_BYTES,
-                            env=os.environ | {"PYTHONPATH": packages})
-
-
-def _read_exactly(pipe: int, size: int) -> bytearray:
-    content, read = bytearray(size), 0
-    while read < size:
-        if not select.select([pipe], [], [], MAX_SILENCE)[0]:
-            raise VideoError(f"keeps the decoder busy: not a frame in {MAX_SILENCE:.0f} seconds")
-        count = os.readv(pipe, [memoryview(content)[read:]])
-        if not count:
-            raise EOFError
-        read += count
-    return content
+    def _receive(self) -> dict[str, Any]:
+        assert self._process and self._process.stdout
+        while b"\n" not in self._received:
+            if not select.select([self._process.stdout], [], [], MAX_SILENCE)[0]:
+                raise VideoError(f"keeps the decoder busy: not a frame in {MAX_SILENCE:.0f} seconds")
+            content = self._process.stdout.read(1 << 16)
+            if not content:
+                raise EOFError
+            self._received += content
+        line, _, self._received = self._received.partition(b"\n")
+        return json.loads(line)
 
 
 def is_animation(path: Path) -> bool:

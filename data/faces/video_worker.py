@@ -1,13 +1,14 @@
 """Decode video files for `twofold.data.faces.video`, in a process of its own: FFmpeg may crash, hang or fill the memory
 there without ending the run. It imports nothing of Twofold, so that it starts fast and from any installation.
 
-Reads a request a line (JSON) from stdin; writes messages to stdout: the length of a JSON text (4 bytes), the text, and
-as many bytes of pixels as its `bytes` says.
+Requests come on stdin, a line of JSON each, and messages leave on stdout likewise. Pixels are written into a file that
+both processes map, in places that are used in turn; a line "done" on stdin says that the next one may be used again.
 """
 
 import contextlib
 import json
 import math
+import mmap
 import os
 import re
 import resource
@@ -25,6 +26,8 @@ import av.stream
 import numpy as np
 
 MAX_PIXELS = 64_000_000  #: of a frame, as of a photograph
+SHARED_BYTES = 400_000_000  #: of that file, which is sparse: two of the largest frames
+MAX_SLOTS = 8
 MAX_MEMORY = 8 << 30  #: bytes of address space
 MAX_THREADS = 16
 #: pixels that a file may decode to: 50,000 frames of full HD, or as many as its size is worth; a still picture shown
@@ -220,18 +223,21 @@ def orient(array: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
     return array[::-1 if d < 0 else 1, ::-1 if a < 0 else 1]
 
 
-def serve(requests: BinaryIO, out: BinaryIO) -> None:
+def serve(requests: BinaryIO, out: BinaryIO, memory: mmap.mmap) -> None:
     """Answer requests until there are no more: {"path", "size"} for the facts, with "fps", "every", "skip" for frames.
 
-    skip: indices of frames whose pixels are not wanted.
+    skip: indices of frames whose pixels are not wanted; memory: where pixels are written.
     """
-    def send(message: dict[str, Any], pixels: bytes | memoryview = b"") -> None:
-        text = json.dumps(message | {"bytes": len(pixels)}).encode()
-        out.write(struct.pack(">I", len(text)) + text)
-        out.write(pixels)
+    slot, used, place = 0, 0, 1
+
+    def send(message: dict[str, Any]) -> None:
+        out.write(json.dumps(message).encode() + b"\n")
         out.flush()
 
-    for line in requests:
+    while line := requests.readline():
+        if line == b"done\n":
+            used -= 1
+            continue
         request = json.loads(line)
         try:
             if not request["size"]:
@@ -247,9 +253,17 @@ def serve(requests: BinaryIO, out: BinaryIO) -> None:
                         spoke = time.monotonic()
                     continue
                 index, seconds, frame = each
-                array = None if index in skip else upright(frame)
-                send({"frame": index, "time": seconds, "shape": array.shape[:2] if array is not None else None},
-                     array.reshape(-1).data if array is not None else b"")
+                message = {"frame": index, "time": seconds}
+                if index not in skip:
+                    array = upright(frame)
+                    slots = min(MAX_SLOTS, SHARED_BYTES // array.size)
+                    while used and (used >= slots or array.size != place):
+                        used -= requests.readline() == b"done\n"
+                    slot, used, place = (slot + 1) % slots, used + 1, array.size
+                    np.frombuffer(memory, np.uint8, place, slot * place)[:] = array.reshape(-1)
+                    message |= {"at": slot * place, "shape": array.shape}
+                    del array  # so that its memory is used again
+                send(message)
                 spoke = time.monotonic()
             send({"end": True})
         except VideoError as error:
@@ -264,4 +278,4 @@ if __name__ == "__main__":
     av.logging.set_level(None)
     with contextlib.suppress(ValueError, OSError):  # a lower limit is set already, or none can be
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
-    serve(sys.stdin.buffer, sys.stdout.buffer)
+    serve(sys.stdin.buffer, sys.stdout.buffer, mmap.mmap(int(sys.argv[1]), SHARED_BYTES))

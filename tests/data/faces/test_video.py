@@ -219,3 +219,11 @@ def test_a_film_whose_index_is_cut_off_cannot_be_read(tmp_path):
     path.write_bytes(path.read_bytes()[:-200])
     assert reason(path) in ("no frame in it can be decoded", "not a video that can be read (Invalid data found when "
                             "processing input)")
+
+
+def test_frames_of_two_sizes_keep_their_pixels(tmp_path):
+    files = [film(tmp_path / f"{width}.ts", [still((RED, 4 * place, 20), width=width) for place in range(12)],
+                  codec="mpeg2video") for width in (160, 320)]
+    for frame in list(frames_of(append(*files))):
+        x = 4 * (frame.index % 12)
+        assert np.abs(frame.pixels[24:48, x + 4:x + 28, ::-1].astype(int) - RED).mean() < 12
