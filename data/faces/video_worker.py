@@ -35,7 +35,7 @@ MAX_THREADS = 16
 MAX_TOTAL_PIXELS, MAX_PIXELS_A_BYTE = 100_000_000_000, 1_000_000
 MAX_ERRORS = 1000  #: packets that cannot be decoded
 MAX_SECONDS = 10.0 ** 9  #: a longer duration in a header is no duration
-JUMP = Fraction(1, 2)  #: seconds by which a clock is set back where another recording was appended
+JUMP = 3  #: frames by which a clock is set back, at the least, where another recording was appended
 #: FFmpeg's demuxers for containers of video and sound. None of them opens other files, as those of playlists do.
 CONTAINERS = ("mov,matroska,avi,mpegts,mpeg,mpegvideo,asf,flv,live_flv,ogg,mxf,gxf,nut,ivf,dv,rm,wtv,m4v,h261,h263,"
               "h264,hevc,vvc,obu,av1,vc1,mjpeg,dirac,yuv4mpegpipe,nsv,wav,w64,mp3,flac,aac,aiff,au,amr,ac3,caf")
@@ -107,7 +107,7 @@ def frames(path: str, size: int, fps: float, every: int) -> Iterator[tuple[int, 
                                  f"{size} bytes holds")
             stamp = _seconds(frame, frame.pts)
             time_ = last + step if stamp is None and last is not None else (stamp or Fraction(0)) + shift
-            if last is not None and time_ < last - JUMP:  # another recording begins: its time goes on from here
+            if last is not None and time_ < last - JUMP * step:  # another recording begins: its time goes on from here
                 shift += last + step - time_
                 time_ = last + step
             time_ = time_ if last is None or time_ > last else last
