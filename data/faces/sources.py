@@ -2,14 +2,24 @@
 
 import hashlib
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath
 
 from twofold.data.faces.video import is_animation
+from twofold.data.images.archives import read_head
 from twofold.data.images.decode import ImageError
-from twofold.data.images.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES, image_format, is_hidden
+from twofold.data.images.formats import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    image_format,
+    is_hidden,
+    is_image,
+    left_out_note,
+)
 from twofold.data.images.sources import read_file
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import CONTROL
@@ -51,24 +61,15 @@ def find_sources(inputs: Sequence[Path], *, ignore: Path | None = None, labels: 
     """The photographs and videos among files and, recursively, folders: each file once, sorted by name.
 
     ignore: a folder, such as that of the output, that is skipped; follow_links: use links that lead out of their
-    folder, which are left out with a warning otherwise. A file is called by its own name, one in a
-    folder by its path below it; where two names are equal, parent folders are put before them until they differ.
+    folder. What is left out is counted in a warning. A file is called by its own name, one in a folder by its path
+    below it; where two names are equal, parent folders are put before them until they differ.
     Raises InputError for a missing file, and for a folder with neither photographs nor videos.
     """
     files: dict[Path, tuple[str, ...]] = {}  # resolved path to the parts of its name
     columns: dict[Path, Mapping[str, str]] = {}
     for place in inputs:
         if place.is_dir():
-            below = [path for path in sorted(place.rglob("*")) if _is_source(path, place, ignore)]
-            outside = [] if follow_links else [
-                path for path in below if not path.resolve().is_relative_to(place.resolve())]
-            note = f"{len(outside):,} links lead out of it (the first: {outside[0].name}): --follow-links uses them" \
-                if outside else ""
-            below = [path for path in below if path not in set(outside)]
-            if not below:
-                raise InputError(f"{place}: {note or 'no photographs or videos in it'}")
-            if outside:
-                log.warning("warning: %s: %s", place, note)
+            below = _walk(place, ignore, follow_links)
             for path in below:
                 parts = path.relative_to(place).parts
                 files.setdefault(path.resolve(), parts)
@@ -82,19 +83,37 @@ def find_sources(inputs: Sequence[Path], *, ignore: Path | None = None, labels: 
                   key=lambda source: source.name)
 
 
+def _walk(folder: Path, ignore: Path | None, follow_links: bool) -> list[Path]:
+    """The photographs and videos below a folder, by suffix or, where that is unknown, by content."""
+    sources, others, links = [], [], []
+    top, ignored, seen = folder.resolve(), ignore and ignore.resolve(), set()
+    for place, folders, names in os.walk(folder, followlinks=follow_links):
+        seen.add(os.path.realpath(place))
+        linked = [] if follow_links else [name for name in folders if os.path.islink(os.path.join(place, name))]
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in seen]
+        for path in (Path(place, name) for name in [*linked, *names]):
+            target = path.resolve()
+            if is_hidden(path.relative_to(folder)) or (ignored and target.is_relative_to(ignored)):
+                continue
+            if not follow_links and not target.is_relative_to(top):
+                links.append(path)
+            elif target.is_file():
+                is_video = path.suffix.lower() in VIDEO_SUFFIXES
+                wanted = is_video or is_image(PurePath(path.name), partial(read_head, path))
+                (sources if wanted else others).append(path)
+    notes = [left_out_note(folder, others)] if others else []
+    notes += [f"{folder}: {len(links):,} links lead out of it and are left out (the first is {links[0].name}): "
+              "--follow-links reads them, too"] if links else []
+    if not sources:
+        raise InputError("; ".join([f"{folder}: no photographs or videos in it", *notes]))
+    for note in notes:
+        log.warning("warning: %s", note)
+    return sorted(sources)
+
+
 def _is_video(path: Path) -> bool:
     """By the file's first bytes, or by its suffix where they are those of no image."""
-    try:
-        with path.open("rb") as file:
-            is_image = image_format(file.read(32)) is not None
-    except OSError:  # reading it whole reports why
-        is_image = False
-    return is_animation(path) if is_image else path.suffix.lower() not in IMAGE_SUFFIXES
-
-
-def _is_source(path: Path, folder: Path, ignore: Path | None) -> bool:
-    named = path.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES and not is_hidden(path.relative_to(folder))
-    return named and path.is_file() and not (ignore and path.resolve().is_relative_to(ignore.resolve()))
+    return is_animation(path) if image_format(read_head(path)) else path.suffix.lower() not in IMAGE_SUFFIXES
 
 
 def _unique_names(files: dict[Path, tuple[str, ...]]) -> dict[Path, str]:

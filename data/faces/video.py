@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from twofold.data.faces.settings import Sampling
+from twofold.data.images.archives import read_head
 from twofold.data.images.decode import FORMATS, PHOTO_LIMITS, ImageError, upright_rgb
 from twofold.data.images.formats import image_format
 from twofold.data.utils.errors import InputError
@@ -166,8 +167,7 @@ class VideoReader:
 def is_animation(path: Path) -> bool:
     """Whether an image file has several frames, as GIF, APNG, WebP and AVIF may."""
     try:
-        with path.open("rb") as file:
-            kind = image_format(file.read(32))
+        kind = image_format(read_head(path))
         if kind is None or kind.name not in ANIMATED:
             return False
         with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from twofold.data.faces.sources import find_sources
 from twofold.data.manifest import build_manifest
@@ -60,9 +61,18 @@ def test_links_out_of_a_folder_are_used_only_when_asked_for(tmp_path, caplog):
     (tmp_path / "in/b.jpg").symlink_to(tmp_path / "elsewhere/b.jpg")
     (tmp_path / "in/d.jpg").symlink_to(tmp_path / "in/deep/c.jpg")
     assert names([tmp_path / "in"]) == ["a.jpg", "d.jpg"]
-    assert "1 links lead out of it (the first: b.jpg): --follow-links uses them" in caplog.text
+    assert "1 links lead out of it and are left out (the first is b.jpg): --follow-links reads them" in caplog.text
     assert names([tmp_path / "in"], follow_links=True) == ["a.jpg", "b.jpg", "d.jpg"]
     (tmp_path / "links").mkdir()
     (tmp_path / "links/a.jpg").symlink_to(tmp_path / "in/a.jpg")
     with pytest.raises(InputError, match="--follow-links"):
         find_sources([tmp_path / "links"])
+
+
+def test_photographs_are_known_by_content_and_others_are_counted(tmp_path, caplog):
+    touch(tmp_path, "in/a.jpg", "in/note.txt", "in/film.xyz")
+    for name in ("IMG_0001", "b.photo"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "in" / name, "JPEG")
+    assert names([tmp_path / "in"]) == ["IMG_0001", "a.jpg", "b.photo"]
+    assert not any(source.video for source in find_sources([tmp_path / "in"]))
+    assert "2 files are no images and are left out (1 .txt, 1 .xyz)" in caplog.text
