@@ -17,9 +17,11 @@ FORMATS = tuple(each.name for each in IMAGE_FORMATS if each.name != "HEIF" and (
 MAX_FILE_BYTES = 256 << 20  #: no face is larger; a sparse file of 40 GB would fill the memory
 STRIP_PIXELS = 1 << 20  #: converted at once where a conversion takes many bytes a pixel
 #: bytes a pixel at the peak, measured with Pillow 12 (libwebp keeps two canvases, OpenJPEG 32-bit planes)
-PEAK_BYTES = {"WEBP": 24, "JPEG2000": 24, "AVIF": 24, "HEIF": 24}
+PEAK_BYTES = {"WEBP": 24, "JPEG2000": 24}
 OTHER_PEAK_BYTES = 12
 MAX_SCANS, MAX_SCANNED_PIXELS = 100, 1_500_000_000  #: of a progressive JPEG, whose scans each pass over all pixels
+MAX_PARTS = 20_000  #: chunks of a PNG, headers of a JPEG: each takes microseconds
+MAX_TEXT_BYTES = 20 << 20  #: of a picture whose pixels are written as text, two megabytes a second
 GREY_MAXIMA = (255, 4095, 65535)  #: of 8, 12 and 16 bits, which files with more room per pixel hold
 JPEGS = ("JPEG", "MPO")  #: what Pillow calls them; some cameras append a second picture
 ORIENTATION = 0x0112  #: the EXIF tag; its values 2 to 8 are undone by these
@@ -61,7 +63,9 @@ def decode(content: bytes, limits: Limits = PHOTO_LIMITS) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content), formats=_formats(content))
+            formats = _formats(content)
+            _check_parts(content)
+            image = Image.open(io.BytesIO(content), formats=formats)
             _shrink(image, limits)
             _require(image, limits, content)
             image.load()
@@ -112,6 +116,22 @@ def _require(image: Image.Image, limits: Limits, content: bytes) -> None:
         scans = count_scans(content)
         if scans > min(MAX_SCANS, MAX_SCANNED_PIXELS // max(1, pixels)):
             raise ImageError(f"progressive JPEG of {scans} scans")
+
+
+def _check_parts(content: bytes) -> None:
+    """Raises ImageError for a small picture in so many parts, or so much text, that it is read for minutes."""
+    png, jpeg = content.startswith(b"\x89PNG"), content.startswith(b"\xff\xd8")
+    if content[:2] in (b"P1", b"P2", b"P3") and len(content) > MAX_TEXT_BYTES:
+        raise ImageError(f"pixels written as text in more than {MAX_TEXT_BYTES >> 20} MB")
+    place, parts = 8 if png else 2, 0
+    while (png or jpeg) and place + 8 <= len(content):
+        if jpeg and (content[place] != 0xFF or content[place + 1] == 0xDA):
+            break
+        parts += 1
+        if parts > MAX_PARTS:
+            raise ImageError(f"more than {MAX_PARTS} {'chunks' if png else 'headers'}")
+        place += (12 + int.from_bytes(content[place:place + 4], "big") if png
+                  else 2 + int.from_bytes(content[place + 2:place + 4], "big"))
 
 
 def count_scans(jpeg: bytes) -> int:

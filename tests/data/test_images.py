@@ -101,6 +101,18 @@ def test_a_photograph_over_the_limit_is_decoded_smaller_where_that_is_allowed():
         decode(content, Limits(pixels=40_000, memory=1 << 30))
 
 
+def test_pictures_in_endless_parts_are_refused_before_they_are_opened():
+    png, jpeg = (saved(Image.fromarray(RAMP), kind) for kind in ("PNG", "JPEG"))
+    text = struct.pack(">I", 3) + b"tEXta\0b" + struct.pack(">I", zlib.crc32(b"tEXta\0b"))
+    for content, reason in ((png[:33] + text * 30_000 + png[33:], "more than 20000 chunks"),
+                            (png[:-12] + text * 30_000 + png[-12:], "more than 20000 chunks"),
+                            (jpeg[:2] + b"\xff\xfe\0\2" * 30_000 + jpeg[2:], "more than 20000 headers"),
+                            (b"P3\n3000 3000\n255\n" + b"0 " * 15_000_000, "written as text in more than 20 MB")):
+        with pytest.raises(ImageError, match=reason):
+            decode(content)
+    assert (grey_of(png[:33] + text * 500 + png[33:]) == RAMP).all()
+
+
 def test_scans_without_end_are_refused_before_they_are_decoded():
     content = saved(Image.fromarray(RAMP).convert("RGB"), "JPEG", progressive=True)
     scan = content.rfind(b"\xff\xda")
