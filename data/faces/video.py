@@ -23,14 +23,14 @@ from PIL import Image
 
 from twofold.data.faces.settings import Sampling
 from twofold.data.images.archives import read_head
-from twofold.data.images.decode import FORMATS, PHOTO_LIMITS, ImageError, upright_rgb
+from twofold.data.images.decode import PHOTO_LIMITS, ImageError, formats_for, upright_rgb
 from twofold.data.images.formats import image_format
 from twofold.data.utils.errors import InputError
 
 MAX_SILENCE = 60.0  #: seconds without a message from the worker
 SHARED_BYTES = 400_000_000  #: that both processes map, as in video_worker.py
 WORKER = Path(__file__).with_name("video_worker.py")
-ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")  #: formats whose further images are frames
+ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "HEIF")  #: formats whose further images are frames, or shots of a burst
 MAX_ANIMATION_PIXELS = 20_000_000_000  #: of all frames together
 
 
@@ -82,7 +82,7 @@ class VideoReader:
     def facts(self, path: Path) -> VideoFacts:
         """Raises VideoError for a file without a video that can be decoded."""
         if is_animation(path):
-            with Image.open(path) as image:
+            with Image.open(path, formats=formats_for(read_head(path))) as image:
                 return VideoFacts(getattr(image, "n_frames", 1), 0.0, *image.size)
         with contextlib.closing(self._ask(path)) as messages:
             return VideoFacts(**next(messages)["facts"])
@@ -165,12 +165,13 @@ class VideoReader:
 
 
 def is_animation(path: Path) -> bool:
-    """Whether an image file has several frames, as GIF, APNG, WebP and AVIF may."""
+    """Whether an image file has several frames, as GIF, APNG, WebP, AVIF and HEIC bursts may."""
     try:
-        kind = image_format(read_head(path))
+        head = read_head(path)
+        kind = image_format(head)
         if kind is None or kind.name not in ANIMATED:
             return False
-        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
+        with warnings.catch_warnings(), Image.open(path, formats=formats_for(head)) as image:
             return getattr(image, "n_frames", 1) > 1
     except Exception:  # decoders raise anything; reading it as an image reports why
         return False
@@ -180,7 +181,7 @@ def _animation(path: Path, sampling: Sampling) -> Iterator[Frame]:
     """The frames of an animated image, transparent parts on white; a frame without a duration lasts 0.1 s."""
     elapsed, due, pixels = 0.0, 0.0, 0
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=formats_for(read_head(path))) as image:
             if image.width * image.height > PHOTO_LIMITS.pixels:
                 raise VideoError(f"has frames of more than {PHOTO_LIMITS.pixels} pixels")
             for index in range(getattr(image, "n_frames", 1)):

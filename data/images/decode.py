@@ -63,7 +63,7 @@ def decode(content: bytes, limits: Limits = PHOTO_LIMITS) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            formats = _formats(content)
+            formats = formats_for(content)
             _check_parts(content)
             image = Image.open(io.BytesIO(content), formats=formats)
             _shrink(image, limits)
@@ -82,7 +82,7 @@ def decode(content: bytes, limits: Limits = PHOTO_LIMITS) -> Image.Image:
         raise ImageError("truncated image" if "truncated" in str(error) else "damaged image") from None
 
 
-def _formats(content: bytes) -> tuple[str, ...]:
+def formats_for(content: bytes) -> tuple[str, ...]:
     """The formats to try. Raises ImageError for one that this installation cannot read, with what to install."""
     kind = image_format(content[:HEAD_BYTES])
     if kind is None or kind.name in FORMATS:

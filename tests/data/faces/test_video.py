@@ -10,6 +10,7 @@ from PIL import Image
 from tests.data.faces.films import GREEN, RED, film, set_matrix, sound, still
 from twofold.data.faces import video
 from twofold.data.faces.settings import Sampling
+from twofold.data.faces.sources import find_sources
 from twofold.data.faces.video import VideoError, VideoReader
 from twofold.data.utils.errors import InputError
 
@@ -111,6 +112,13 @@ def animation(path, kind, **options):
     images = [Image.fromarray(still((RED, 4 * place, 20))) for place in range(6)]
     images[0].save(path, kind, save_all=True, append_images=images[1:], duration=200, **options)
     return path
+
+
+def test_a_burst_of_photographs_is_a_short_video(tmp_path):
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    path = animation(tmp_path / "a.heic", "HEIF", quality=90)
+    assert [source.video for source in find_sources([path])] == [True]
+    assert read(path) == (list(range(6)), pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5]))
 
 
 @pytest.mark.parametrize("name, options", [("a.gif", {}), ("a.png", {}), ("a.webp", {"lossless": True})])
