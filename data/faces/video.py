@@ -23,14 +23,16 @@ from PIL import Image
 
 from twofold.data.faces.settings import Sampling
 from twofold.data.images.archives import read_head
-from twofold.data.images.decode import PHOTO_LIMITS, ImageError, formats_for, upright_rgb
+from twofold.data.images.decode import PHOTO_LIMITS, ImageError, check_parts, formats_for, upright_rgb
 from twofold.data.images.formats import image_format
+from twofold.data.images.sources import read_file
 from twofold.data.utils.errors import InputError
 
 MAX_SILENCE = 60.0  #: seconds without a message from the worker
 SHARED_BYTES = 400_000_000  #: that both processes map, as in video_worker.py
 WORKER = Path(__file__).with_name("video_worker.py")
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "HEIF")  #: formats whose further images are frames, or shots of a burst
+APNG_HEAD_BYTES = 1 << 16  #: in which the chunk that makes a PNG an animation is expected
 MAX_ANIMATION_PIXELS = 20_000_000_000  #: of all frames together
 
 
@@ -171,6 +173,11 @@ def is_animation(path: Path) -> bool:
         kind = image_format(head)
         if kind is None or kind.name not in ANIMATED:
             return False
+        if kind.name == "PNG":
+            with path.open("rb") as file:
+                if b"acTL" not in file.read(APNG_HEAD_BYTES):
+                    return False
+            check_parts(read_file(path))  # of thousands of chunks, opening it would take minutes
         with warnings.catch_warnings(), Image.open(path, formats=formats_for(head)) as image:
             return getattr(image, "n_frames", 1) > 1
     except Exception:  # decoders raise anything; reading it as an image reports why

@@ -64,7 +64,7 @@ def decode(content: bytes, limits: Limits = PHOTO_LIMITS) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             formats = formats_for(content)
-            _check_parts(content)
+            check_parts(content)
             image = Image.open(io.BytesIO(content), formats=formats)
             _shrink(image, limits)
             _require(image, limits, content)
@@ -118,7 +118,7 @@ def _require(image: Image.Image, limits: Limits, content: bytes) -> None:
             raise ImageError(f"progressive JPEG of {scans} scans")
 
 
-def _check_parts(content: bytes) -> None:
+def check_parts(content: bytes) -> None:
     """Raises ImageError for a small picture in so many parts, or so much text, that it is read for minutes."""
     png, jpeg = content.startswith(b"\x89PNG"), content.startswith(b"\xff\xd8")
     if content[:2] in (b"P1", b"P2", b"P3") and len(content) > MAX_TEXT_BYTES:
