@@ -13,7 +13,6 @@ from urllib.parse import parse_qs, urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -57,7 +56,7 @@ class Access:
         if self.token is None and not is_loopback(_name(host)):
             return RequestError(403, f"this page answers to localhost only, not to {host[:100]!r}")
         origin = headers.get("origin", "")
-        if origin and urlsplit(origin).netloc.lower() != host.lower():
+        if origin and _netloc(origin) != host.lower():
             return RequestError(403, f"a page of {origin[:100]!r} asked, and only this server's own page may")
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not opening:
             return RequestError(403, "a page of another site asked, and only this server's own page may")
@@ -90,6 +89,14 @@ def token_in(query: str) -> str:
     return parse_qs(query).get("token", [""])[0]
 
 
+def _netloc(url: str) -> str:
+    """Host and port of a URL in lower case; empty for what is not a URL."""
+    try:
+        return urlsplit(url).netloc.lower()
+    except ValueError:
+        return ""
+
+
 def _name(host: str) -> str:
     """The header Host without its port."""
     try:
@@ -112,6 +119,8 @@ class Examples:
 
     def read(self, number: int) -> bytes:
         """The file's bytes. Raises IndexError for no such number, OSError."""
+        if number < 0:
+            raise IndexError(number)
         return self.paths[number].read_bytes()
 
     def thumbnail(self, number: int) -> bytes:
@@ -152,14 +161,15 @@ class App:
         return JSONResponse(asdict(answer))
 
 
-def application(app: App) -> Starlette:
+def application(app: App) -> ASGIApp:
     """The page at `/`, its run at `/run`, answers at `POST /recognise`, the examples."""
     routes = [Route(path, _asset(*asset, app.access)) for path, asset in ASSETS.items()]
     routes += [Route("/run", app.run), Route("/recognise", app.recognise, methods=["POST"]),
-               Route("/examples/{number:int}", _example(app.examples.read, "application/octet-stream")),
-               Route("/examples/{number:int}/small", _example(app.examples.thumbnail, "image/jpeg"))]
-    return Starlette(routes=routes, middleware=[Middleware(Guard, access=app.access)], exception_handlers={
+               Route("/examples/{number}", _example(app.examples.read, "application/octet-stream")),
+               Route("/examples/{number}/small", _example(app.examples.thumbnail, "image/jpeg"))]
+    starlette = Starlette(routes=routes, exception_handlers={
         RequestError: _refused, HTTPException: _no_such_page, ClientDisconnect: _gone})
+    return Guard(starlette, app.access)  # outside of Starlette, whose own answer to a defect has the headers, too
 
 
 class Guard:
@@ -178,10 +188,10 @@ class Guard:
                                                              for name, value in HEADERS.items())]
             await send(message)
 
-        request = Request(scope)
-        refusal = self.access.refusal(headers=request.headers, query=request.url.query, cookies=request.cookies,
-                                      opening=request.method == "GET" and request.url.path == "/")
-        answer = _sentence(refusal.status, refusal.sentence, plain=request.url.path == "/") if refusal else self.app
+        request, at_page = Request(scope), scope["path"] == "/"
+        refusal = self.access.refusal(headers=request.headers, query=scope["query_string"].decode("latin-1"),
+                                      cookies=request.cookies, opening=request.method == "GET" and at_page)
+        answer = _sentence(refusal.status, refusal.sentence, plain=at_page) if refusal else self.app
         return await answer(scope, receive, send_with_headers)
 
 
@@ -204,8 +214,9 @@ def _asset(name: str, media_type: str, access: Access) -> Endpoint:
 def _example(read: Callable[[int], bytes], media_type: str) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         try:
-            content = await asyncio.to_thread(read, request.path_params["number"])
-        except (IndexError, OSError, ImageError):
+            number = request.path_params["number"]
+            content = await asyncio.to_thread(read, int(number) if number.isdecimal() else -1)
+        except (ValueError, IndexError, OSError, ImageError):
             raise RequestError(404, "this example cannot be read") from None
         return Response(content, media_type=media_type)
 

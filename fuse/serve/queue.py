@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from twofold.data.images.decode import ImageError
@@ -26,7 +26,8 @@ class RequestError(Exception):
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """Limits of the server. bytes: of an image file; faces: of an image, the largest; places: images being received,
-    waiting or worked on; upload_seconds, wait_seconds: until an image has arrived, and until it is worked on.
+    waiting or worked on; workers: images worked on at once; upload_seconds, wait_seconds, find_seconds: until an image
+    has arrived, until it is worked on, and until its faces are found.
 
     Memory is bounded by bytes x places, and by one image that is worked on (see `data/images/decode.py`).
     """
@@ -34,8 +35,10 @@ class Limits:
     bytes: int = 32 << 20
     faces: int = 32
     places: int = 8
+    workers: int = 2
     upload_seconds: float = 30.0
     wait_seconds: float = 60.0
+    find_seconds: float = 10.0
 
 
 @dataclass
@@ -47,16 +50,17 @@ class ServeStats:
     refused: int = 0
 
 
-@dataclass
 class RequestQueue:
-    """Receives images and has them answered one at a time: all cores work on each."""
+    """Receives images and has them answered, a few at a time.
 
-    recognise: Callable[..., ImageResult]  #: (bytes, waited=seconds) to the answer; raises ImageError
-    limits: Limits
-    stats: ServeStats = field(default_factory=ServeStats)
-    _occupied: int = 0
-    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "recognise"))
+    recognise: (bytes, waited=seconds) to the result, from `limits.workers` threads; raises ImageError.
+    """
+
+    def __init__(self, recognise: Callable[..., ImageResult], limits: Limits):
+        self.recognise, self.limits, self.stats = recognise, limits, ServeStats()
+        self._occupied = 0
+        self._turn = asyncio.Semaphore(limits.workers)
+        self._threads = ThreadPoolExecutor(limits.workers, "recognise")
 
     async def answer(self, announced: str | None, stream: AsyncIterator[bytes]) -> ImageResult:
         """The answer for the image file that comes in `stream`. announced: its size, as the header Content-Length says.
@@ -70,7 +74,7 @@ class RequestQueue:
             raise
 
     async def _answer(self, announced: str | None, stream: AsyncIterator[bytes]) -> ImageResult:
-        if announced and announced.isdecimal() and int(announced) > self.limits.bytes:
+        if announced and announced.isdecimal() and (len(announced) > 12 or int(announced) > self.limits.bytes):
             raise self._too_large()
         if self._occupied >= self.limits.places:
             raise RequestError(503, f"{self._occupied} other pictures are waiting already: try again in a moment")
@@ -80,7 +84,7 @@ class RequestQueue:
             waited = await self._wait()
             try:
                 work = partial(self.recognise, content, waited=waited)
-                answer = await asyncio.get_running_loop().run_in_executor(self._worker, work)
+                answer = await asyncio.get_running_loop().run_in_executor(self._threads, work)
             except ImageError as error:
                 raise RequestError(422, _sentence(error)) from None
             except InputError as error:  # an encoder does not fit into a device's memory
@@ -127,7 +131,7 @@ class RequestQueue:
         return RequestError(413, f"the file has more than {self.limits.bytes >> 20} MB: make it smaller")
 
     def close(self) -> None:
-        self._worker.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
 
 
 def _sentence(error: ImageError) -> str:

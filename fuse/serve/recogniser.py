@@ -3,14 +3,25 @@
 import io
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from twofold.data.faces.in_memory import FaceFinder, PictureFace
+from twofold.data.faces.in_memory import Picture, PictureFace
 from twofold.fuse.heads.head import run_on_array, without_streams
 from twofold.fuse.runs.read import Run
+
+
+class Finder(Protocol):
+    """Finds the faces of an image: a FaceFinder, or processes that have one each."""
+
+    @property
+    def detects(self) -> bool: ...
+    def find(self, content: bytes, *, most: int) -> Picture: ...
+
 
 Embed = Callable[[Sequence[bytes]], np.ndarray]  #: N image files of faces to (N, D) float32, in the head's columns
 
@@ -55,21 +66,26 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class Recogniser:
-    """A run that answers for images, one at a time. max_faces: of an image, the largest."""
+    """A run that answers for images. max_faces: of an image, the largest.
+
+    Several threads may find faces at once; encoders and head work for one image at a time, with all cores.
+    """
 
     run: Run
-    finder: FaceFinder
+    finder: Finder
     embed: Embed
     max_faces: int
+    _lock: Lock = field(default_factory=Lock)
 
     def recognise(self, content: bytes, *, waited: float = 0.0) -> ImageResult:
         """The answer for one image file. waited: seconds that it lay in a queue. Raises ImageError."""
         began = time.perf_counter()
         picture = self.finder.find(content, most=self.max_faces)
         seen = time.perf_counter()
-        features = self.embed([face.content for face in picture.faces]) if picture.faces else None
-        encoded = time.perf_counter()
-        faces = self._decide(picture.faces, features) if features is not None else ()
+        with self._lock:
+            features = self.embed([face.content for face in picture.faces]) if picture.faces else None
+            encoded = time.perf_counter()
+            faces = self._decide(picture.faces, features) if features is not None else ()
         seconds = Timings(waited, seen - began, encoded - seen, time.perf_counter() - encoded)
         return ImageResult(picture.width, picture.height, faces, picture.left_out, seconds)
 

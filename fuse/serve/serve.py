@@ -6,11 +6,10 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from twofold.data.faces.in_memory import FaceFinder, open_detection, sample_kind
-from twofold.data.faces.settings import Sampling
 from twofold.data.images.decode import PHOTO_LIMITS
 from twofold.data.labels import BASIC
 from twofold.data.utils.errors import InputError
@@ -18,6 +17,7 @@ from twofold.fuse.heads.registry import HEAD_TYPES
 from twofold.fuse.runs.read import Run
 from twofold.fuse.serve.queue import Limits, RequestQueue, ServeStats
 from twofold.fuse.serve.recogniser import Embed, Recogniser
+from twofold.fuse.serve.worker import FinderPool, open_finder
 
 log = logging.getLogger(__name__)
 
@@ -67,26 +67,31 @@ def serve(run: Run, options: ServeOptions, *, load: Callable[[], Embed]) -> Serv
     """
     uvicorn = _require_uvicorn()
     from twofold.fuse.serve.app import App, access_for, application, find_examples
+    from twofold.fuse.serve.protocol import Protocol
 
     run.require_one_encoder_per_stream()
     examples = find_examples(options.examples, max_bytes=options.limits.bytes)
     access = access_for(options.host)
-    with _listen(options.host, options.port) as listener, _ended_by_signals():
-        url, stats = _url(listener, options.host, access.token), ServeStats()
-        recogniser = Recogniser(run, open_finder(run, options), load(), options.limits.faces)
+    with _listen(options.host, options.port) as listener, _ended_by_signals(), contextlib.ExitStack() as stack:
+        url, limits = _url(listener, options.host, access.token), options.limits
+        finder = stack.enter_context(contextlib.closing(FinderPool(
+            partial(open_finder, tuple(run.record.crops), options.detector, options.cropped), workers=limits.workers,
+            seconds=limits.find_seconds, detects=not options.cropped)))
+        recogniser = Recogniser(run, finder, load(), limits.faces)
         recogniser.warm_up()
-        queue = RequestQueue(recogniser.recognise, options.limits, stats)
+        queue = RequestQueue(recogniser.recognise, limits)
+        stack.callback(queue.close)
+        stack.callback(finder.close)  # first, so that no thread waits for a process
         app = App(access, queue, examples, describe_run(run, options, detects=recogniser.finder.detects))
         listener.listen()  # before the address is said: whoever is quick waits, and is not refused
         log.info("open %s (Ctrl-C ends it)%s", url, "" if access.token is None else
                  ". Whoever has this address may send pictures, over a line that is not encrypted; browsers give their "
                  "camera to localhost only")
-        with contextlib.closing(queue):
-            uvicorn.Server(uvicorn.Config(
-                application(app), log_level="warning", access_log=False, lifespan="off", http="h11", ws="none",
-                server_header=False, proxy_headers=False, timeout_keep_alive=10, timeout_graceful_shutdown=3,
-                limit_concurrency=200)).run(sockets=[listener])
-    return ServeReport(url.partition("?")[0], stats)
+        server = uvicorn.Server(uvicorn.Config(
+            application(app), log_level="warning", access_log=False, lifespan="off", http=Protocol, ws="none",
+            server_header=False, proxy_headers=False, timeout_keep_alive=10, timeout_graceful_shutdown=3))
+        server.run(sockets=[listener])
+    return ServeReport(url.partition("?")[0], queue.stats)
 
 
 def describe_run(run: Run, options: ServeOptions, *, detects: bool) -> dict[str, Any]:
@@ -100,17 +105,6 @@ def describe_run(run: Run, options: ServeOptions, *, detects: bool) -> dict[str,
         "detects": detects,
         "limits": {"bytes": options.limits.bytes, "faces": options.limits.faces, "pixels": PHOTO_LIMITS.pixels},
     }
-
-
-def open_finder(run: Run, options: ServeOptions) -> FaceFinder:
-    """As the run's faces were cropped. Raises InputError where no detector is to be had."""
-    if options.cropped:
-        return FaceFinder(None)
-    try:
-        config = open_detection(run.record.crops, detector=options.detector, sampling=Sampling())
-        return FaceFinder(config, sample_kind(run.record.crops))
-    except InputError as error:
-        raise InputError(f"{error}; or --cropped takes every picture for one face as it is") from None
 
 
 def _require_uvicorn() -> Any:

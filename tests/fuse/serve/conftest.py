@@ -25,6 +25,7 @@ from twofold.data.synthetic.dataset import draw_dataset
 from twofold.extract.match import load_matching
 from twofold.fuse.runs.read import Run, read_run
 from twofold.fuse.serve.app import Access, App, Examples, application
+from twofold.fuse.serve.protocol import Protocol
 from twofold.fuse.serve.queue import Limits, RequestQueue, ServeStats
 from twofold.fuse.serve.recogniser import Recogniser
 from twofold.fuse.serve.serve import ServeOptions, describe_run
@@ -108,11 +109,11 @@ def served() -> Iterator[Callable[..., Served]]:
 
     def start(recogniser: Recogniser, *, limits: Limits | None = None, token: str | None = None,
               examples: Examples | None = None, threshold: float = 0.5) -> Served:
-        queue = RequestQueue(recogniser.recognise, limits or Limits())
+        queue = RequestQueue(recogniser.recognise, limits or Limits(workers=1))
         options = ServeOptions(limits=queue.limits, threshold=threshold)
         app = App(Access(token), queue, examples or Examples(), describe_run(recogniser.run, options, detects=True))
         server = uvicorn.Server(uvicorn.Config(application(app), port=0, log_level="warning", access_log=False,
-                                               lifespan="off", http="h11", ws="none"))
+                                               lifespan="off", http=Protocol, ws="none"))
         thread = threading.Thread(target=server.run)
         thread.start()
         servers.append((server, thread, queue))
@@ -126,3 +127,12 @@ def served() -> Iterator[Callable[..., Served]]:
         server.should_exit = True
         thread.join()
         queue.close()
+
+
+def resident() -> int:
+    """Bytes of memory that this process takes."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * 4096
+    except OSError:
+        pytest.skip("this system does not tell how much memory a process takes")

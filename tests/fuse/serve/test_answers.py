@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tests.data.faces.films import GREEN, RED, still
-from tests.fuse.serve.conftest import embed_of, encoded, picture
+from tests.fuse.serve.conftest import embed_of, encoded, picture, resident
 from twofold.data.faces.in_memory import FaceFinder, open_detection
 from twofold.data.faces.settings import Sampling
 from twofold.data.labels import BASIC
@@ -116,12 +116,3 @@ def test_memory_stays_where_it_is(recogniser, served):
     for _ in range(20):
         assert server.recognise(content)[0] == 200
     assert resident() - before < 60 << 20
-
-
-def resident() -> int:
-    """Bytes of memory that this process takes."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * 4096
-    except OSError:
-        pytest.skip("this system does not tell how much memory a process takes")

@@ -95,7 +95,7 @@ def test_a_turn_that_does_not_come(finding, served):
         release.wait(30)
         return finding.embed(images)
 
-    server = served(replace(finding, embed=embed), limits=Limits(wait_seconds=0.2))
+    server = served(replace(finding, embed=embed), limits=Limits(workers=1, wait_seconds=0.2))
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(server.recognise, FACE)
         begun.wait(30)

@@ -14,6 +14,8 @@ import pytest
 
 from tests.fuse.conftest import edit_record
 from tests.fuse.serve.conftest import picture
+from twofold.data.utils.errors import InputError
+from twofold.fuse.serve.worker import open_finder
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -81,11 +83,15 @@ def test_weights_that_are_not_there(cli, drawn, tmp_path, monkeypatch):
     assert done.returncode == 2 and "timm:test_resnet" in done.stderr and "--weights" in done.stderr
 
 
-@pytest.mark.parametrize("module, sentence", [("cv2", "pip install 'twofold[footage]'"),
-                                              ("uvicorn", "pip install 'twofold[serve]'"),
-                                              ("starlette", "pip install 'twofold[serve]'")])
-def test_a_library_that_is_not_there(cli, drawn, tmp_path, monkeypatch, module, sentence):
-    (tmp_path / "yunet.onnx").touch()
+@pytest.mark.parametrize("module", ["uvicorn", "starlette"])
+def test_a_library_that_is_not_there(cli, drawn, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
-    done = cli("serve", drawn / "gated", "--port", "0", "--detector", tmp_path / "yunet.onnx")
-    assert done.returncode == 2 and sentence in done.stderr
+    done = cli("serve", drawn / "gated", "--port", "0")
+    assert done.returncode == 2 and "pip install 'twofold[serve]'" in done.stderr
+
+
+def test_no_opencv_is_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "yunet.onnx").touch()
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(InputError, match=r"footage.*or --cropped takes every picture for one face"):
+        open_finder((), tmp_path / "yunet.onnx", False)
