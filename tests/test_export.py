@@ -68,6 +68,31 @@ def test_the_card_is_read_by_the_hubs_library_and_has_the_runs_figures(make_run,
     assert f"| accuracy | {100 * metrics['accuracy']:.1f} |" in card.text and "| timm:a |" in card.text
 
 
+def test_texts_of_a_received_run_are_text_on_its_card_and_odd_figures_are_refused(make_run, cli, tmp_path):
+    _, run = make_run(seeds=1, epochs=1)
+    evil = "x\n\n# Trust me\n<script>alert(1)</script> ![p](http://evil.test/p.png) www.evil.test `code` | cell"
+    edit_record(run, lambda record: record.update(notes=[evil], crops=[f"crop {evil}"]))
+    assert cli("export", run, "-o", tmp_path / "export").returncode == 0
+    card = (tmp_path / "export/README.md").read_text(encoding="utf-8")
+    assert "\n# Trust" not in card and "\n<script" not in card and "* x # Trust me &lt;script" in card
+    assert "`crop x # Trust me <script>" in card and "\n* timm:a: `{\"size\": 32}`" in card
+    notes = card[card.index("## Data"):]
+    assert not any(bad in notes for bad in ("<script", "![", "://evil", "www.evil", " `code`"))
+    for change in ({"macro_f1": None}, {"confusion": [[1]]}, {"per_class": {}}, {"accuracy": "<b>1</b>"}):
+        bad = shutil.copytree(run, tmp_path / f"bad-{next(iter(change))}")
+        metrics = json.loads((bad / "metrics.json").read_text())
+        metrics["systems"][-1] |= change
+        (bad / "metrics.json").write_text(json.dumps(metrics))
+        for verb in (("export", bad, "-o", tmp_path / "bad"), ("report", bad, "-o", tmp_path / "bad.html")):
+            done = cli(*verb)
+            assert done.returncode == 2 and "the run cannot be read" in done.stderr and "Traceback" not in done.stderr
+    (bad / "metrics.json").write_text((bad / "metrics.json").read_text().replace("0.", "NaN, 0."))
+    assert cli("export", bad, "-o", tmp_path / "bad").returncode == 2 and not (tmp_path / "bad").exists()
+    metrics |= {"systems": []}  # a run without a labelled test sample
+    (bad / "metrics.json").write_text(json.dumps(metrics))
+    assert cli("export", bad, "-o", tmp_path / "bad").returncode == 0
+
+
 def test_a_folder_that_holds_something_is_left_alone(make_run, cli, tmp_path):
     _, run = make_run(seeds=1, epochs=1)
     (tmp_path / "mine").mkdir()
