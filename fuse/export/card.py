@@ -53,7 +53,8 @@ def _page(run: Run, system: SystemRecord | None, licences: Mapping[str, str],
         "## Encoders", "",
         *markdown_table(("backbone", "view", "embedding", "weights", "licence"), [
             (plain(backbone) + (" * UNTRAINED" if recipe.untrained else ""), plain(view), f"{dim}-d",
-             plain(recipe.weights[:23]), "random numbers: none" if recipe.untrained else licences.get(backbone, "not stated"))
+             plain(recipe.weights[:23]),
+             "random numbers: none" if recipe.untrained else licences.get(backbone, "not stated"))
             for (backbone, view, recipe), dim in zip(run.streams, run.head.spec.dims, strict=True)]), "",
         "What is made with an encoder is under its licence too.", "",
         "## Preprocessing", "", *_preprocessing(run), "", "## Use", "", *_use(run, inputs), "",
