@@ -1,16 +1,19 @@
 """Compound facial expressions from cached features: the Python API, for notebooks and scripts.
 
-    store = twofold.Faces("faces.csv", root="photos").extract("store", backbones=["resnet18"])
+    store = twofold.Dataset("faces.csv", root="photos").extract("store", backbones=["resnet18"])
     features = store.features(classes="cexpr7")                   # X, y, groups, keys, split
     result = features.train("mlp", folds=5, seeds=3)              # or features.train(SVC(), folds=5)
-    result.figures, result.confusion, result.against(other)
+    head = twofold.Head("mlp", random_state=0).fit(features)      # head.predict(features), head.predict_proba(X)
+    result.figures, result.confusion, result.compare(other)
 
 Nothing heavy is imported before it is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,8 +28,9 @@ if TYPE_CHECKING:
     from twofold.extract.encoders.encoder import Encoder as Network
     from twofold.fuse.features import Features as JoinedFeatures
     from twofold.fuse.predictions import Predictions
+    from twofold.fuse.settings import Settings
 
-__all__ = ["Encoder", "Faces", "Features", "Report", "Result", "Run", "Store"]
+__all__ = ["Dataset", "Encoder", "Features", "Head", "Report", "Result", "Run", "Store"]
 
 limit_openmp_spinning()  # before anything imports torch, in every entry and every worker process
 
@@ -38,8 +42,8 @@ class Report(Protocol):
     def record(self) -> Any: ...
 
 
-class Faces:
-    """Faces with their labels: the manifest in a CSV file, and the folder (or archive) that its keys are relative to.
+class Dataset:
+    """Images with their labels: the manifest in a CSV file, and the folder (or archive) that its keys are relative to.
 
     Raises twofold.data.utils.errors.InputError for a manifest that cannot be read.
     """
@@ -48,14 +52,14 @@ class Faces:
         from twofold.data.manifest import read_manifest
 
         self.manifest, self.root = Path(manifest), root
-        self._faces = read_manifest(self.manifest)
+        self._manifest = read_manifest(self.manifest)
 
     def __len__(self) -> int:
-        return len(self._faces)
+        return len(self._manifest)
 
     def frame(self) -> pd.DataFrame:
         """One row per sample: key, split, basic, compound, group, and whatever else the manifest carries."""
-        return self._faces.table.copy()
+        return self._manifest.table.copy()
 
     def extract(
         self, store: Path | str, *, backbones: Sequence[str], views: Sequence[str] = ("original",),
@@ -164,9 +168,9 @@ class Store:
 class Features:
     """Embeddings and labels of N samples as arrays, in the manifest's order.
 
-    X (N, D) float32: the streams side by side; y (N,): places in `classes`, -1 for a sample without a label of the
-    taxonomy; groups, keys, split (N,): text, samples of one group must stay on one side of a split;
-    classes: the taxonomy's, in order; streams: the backbones (and views) whose columns X has, in order.
+    X (N, D) float32: the streams side by side; y (N,): numbers of `classes`, -1 for a sample without a label of the
+    taxonomy; groups, keys, split (N,): text, samples of one group must not cross a split (a sample without a group is
+    its own, by its key); streams: the backbones (and views) whose columns X has, in order.
     """
 
     def __init__(self, joined: JoinedFeatures):
@@ -174,7 +178,8 @@ class Features:
 
         self._joined = joined
         self.X: np.ndarray = joined.read(np.arange(len(joined)), range(len(joined.streams)))
-        self.y, self.groups, self.keys, self.split = joined.label, joined.group, joined.keys, joined.split
+        self.y, self.keys, self.split = joined.label, joined.keys, joined.split
+        self.groups = np.array([group.rpartition("\0")[2] for group in joined.group], object)
         self.classes = tuple(joined.taxonomy.classes)
         self.streams = [stream.name for stream in joined.streams]
 
@@ -189,11 +194,13 @@ class Features:
         return pd.DataFrame({"key": self.keys, "split": self.split, "group": self.groups,
                              "label": [names[label] for label in self.y]})
 
-    def train(self, head: str | BaseEstimator = "mlp", *, name: str = "", **settings: Any) -> Result:
+    def train(self, head: str | BaseEstimator = "mlp", *, name: str = "", random_state: int | None = None,
+              n_jobs: int | None = None, **settings: Any) -> Result:
         """Train a head, by name, or any scikit-learn classifier; score it on the test samples, or by `folds=K`.
 
-        settings: as the options of the verb `fuse` (folds, seeds, seed, epochs, lr, ...); of an estimator folds, seed
-        and val_fraction count. Both have the same samples, groups and folds. Raises InputError for what cannot be.
+        settings: as the options of the verb `fuse` (folds, seeds, epochs, lr, ...); random_state: the first seed;
+        n_jobs: threads. An estimator takes folds, random_state, n_jobs and val_fraction; what else it needs it has
+        itself. Both have the same samples, groups and folds. Raises InputError for what cannot be.
         """
         from twofold.fuse.experiment import (
             experiment_on,
@@ -202,15 +209,66 @@ class Features:
             train_singles,
             train_subset,
         )
-        from twofold.fuse.settings import resolve
 
-        classes = {"target": self._joined.taxonomy.target, "classes": self._joined.taxonomy.name}
-        kind = {"head": head} if isinstance(head, str) else {}
-        experiment = experiment_on(self._joined, resolve(changes={**classes, **kind, **settings}))
         if not isinstance(head, str):
-            return Result(self, predict_with_estimator(experiment, head, name=name), experiment.settings.seed)
-        trained = train_subset(experiment, range(len(self.streams)), train_singles(experiment))
-        return Result(self, predict_test(experiment, trained, name=name or head), experiment.settings.seed)
+            own = sorted(settings.keys() - {"folds", "seed", "val_fraction"})
+            if own:
+                raise _input_error(f"{', '.join(own)}: settings of our heads; set those of {type(head).__name__} on "
+                                   "the estimator itself")
+        resolved = _resolve(self, head if isinstance(head, str) else "mlp", random_state, settings)
+        experiment = experiment_on(self._joined, resolved)
+        with _threads(n_jobs):
+            if not isinstance(head, str):
+                return Result(self, predict_with_estimator(experiment, head, name=name), resolved.seed)
+            trained = train_subset(experiment, range(len(self.streams)), train_singles(experiment))
+        return Result(self, predict_test(experiment, trained, name=name or head), resolved.seed)
+
+
+class Head:
+    """A fusion head as a scikit-learn estimator, to be trained on features and to predict.
+
+    head: its name; random_state: the first seed; n_jobs: threads while it trains, None for all; settings: as the
+    options of the verb `fuse` (seeds, epochs, lr, ...). Raises InputError for unknown ones.
+    """
+
+    def __init__(self, head: str = "mlp", *, random_state: int = 0, n_jobs: int | None = None, **settings: Any):
+        if settings.get("folds"):
+            raise _input_error("folds: a head is trained once; score it with Features.train(..., folds=K)")
+        self.head, self.random_state, self.n_jobs, self.settings = head, random_state, n_jobs, settings
+        _resolve(None, head, random_state, settings)
+
+    def fit(self, features: Features) -> Head:
+        """Train on the training samples; validation samples (carved by group where there are none) choose epoch and
+        temperature; test samples are not used. Raises InputError."""
+        from twofold.fuse.experiment import experiment_on, train_singles, train_subset
+
+        settings = _resolve(features, self.head, self.random_state, self.settings)
+        experiment = experiment_on(features._joined, settings, needs_test=False)
+        with _threads(self.n_jobs):
+            self._trained, = train_subset(experiment, range(len(features.streams)), train_singles(experiment))
+        self.classes_, self._names, self.notes_ = _array(features.classes), features.streams, experiment.notes
+        return self
+
+    def predict_proba(self, features: Features | np.ndarray) -> np.ndarray:
+        """(N, C) calibrated probabilities in the order of `classes_`; features: as `fit` had, or their X."""
+        import numpy as np
+
+        from twofold.fuse.heads.head import run_on_array
+        from twofold.fuse.metrics.scores import apply_temperature
+        from twofold.fuse.runs.read import check_features
+
+        if not hasattr(self, "_trained"):
+            raise _input_error("the head is not trained: call fit first")
+        X = features.X if isinstance(features, Features) else np.asarray(features)
+        head = self._trained.head
+        check_features(X, head.spec.dims, [self._names[k] for k in self._trained.streams])
+        output = run_on_array(head, np.ascontiguousarray(X, np.float32))
+        return apply_temperature(output.probabilities.mean(axis=0), self._trained.temperature)
+
+    def predict(self, features: Features | np.ndarray) -> np.ndarray:
+        """(N,) names of the classes."""
+        best = self.predict_proba(features).argmax(axis=1)
+        return self.classes_[best]
 
 
 class Result:
@@ -251,22 +309,42 @@ class Result:
                               "prediction": [classes[label] for label in table.calibrated.argmax(axis=1)]})
         return pd.concat([calls, pd.DataFrame(table.calibrated, columns=classes)], axis=1)
 
-    def against(self, other: Result) -> str:
-        """The difference in macro-F1 on the same samples, paired, with its interval, and what it means.
+    def compare(self, other: Result) -> ResultComparison:
+        """The difference in macro-F1 on the same samples, paired by group.
 
         Raises InputError if the two were scored on different samples.
         """
         import numpy as np
 
-        from twofold.data.utils.errors import InputError
         from twofold.fuse.predictions import compare_predictions
         from twofold.fuse.tables import describe_comparison
 
         ours, theirs = self._predictions, other._predictions
         if not np.array_equal(ours.key, theirs.key):
-            raise InputError("these two were scored on different samples: train both with the same folds and seed")
-        comparison = compare_predictions(ours, theirs, seed=self._seed)
-        return f"{ours.system.name} against {theirs.system.name}: {describe_comparison(comparison)}"
+            raise _input_error("these two were scored on different samples: train both with the same folds and seed")
+        result = compare_predictions(ours, theirs, seed=self._seed)
+        return ResultComparison(
+            difference=result.difference, interval=result.interval, p=result.p_value, groups=result.groups,
+            within_noise=result.within_noise,
+            text=f"{ours.system.name} against {theirs.system.name}: {describe_comparison(result)}")
+
+
+@dataclass(frozen=True)
+class ResultComparison:
+    """A difference in macro-F1: its 95 % interval (None from too few groups), and p by sign flips of groups.
+
+    It prints as a sentence.
+    """
+
+    difference: float
+    interval: tuple[float, float] | None
+    p: float
+    groups: int
+    within_noise: bool
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
 
 
 class Run:
@@ -280,31 +358,86 @@ class Run:
 
         self._run = read_run(Path(path))
         self.classes, self.streams = tuple(self._run.taxonomy.classes), list(self._run.stream_names)
+        self.classes_ = _array(self.classes)
 
     @property
     def figures(self) -> pd.DataFrame:
-        """One row a system, the fusion last, as metrics.json holds them."""
+        """One row per system, the fusion last, as metrics.json holds them."""
         import pandas as pd
         from msgspec import to_builtins
 
         return pd.DataFrame([_row(to_builtins(system)) for system in self._run.metrics.systems])
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """(N, C) calibrated probabilities of raw features (N, D), side by side in the order of `streams`."""
+        """(N, C) calibrated probabilities of raw features (N, D), side by side in the order of `streams`.
+
+        Raises InputError for features of another width.
+        """
         return self._run.probabilities(X)
 
     def predict(self, store: Store | Path | str) -> pd.DataFrame:
-        """One row a face of a store: key, prediction, a probability a class. For footage: the verb `predict`."""
+        """One row per sample of a store: key, prediction, seen, a probability per class. For images: the verb
+        `predict`.
+
+        seen: the sample, or its group, was in the run's training or validation set, so that its prediction says
+        nothing about new samples; a warning counts them.
+        """
+        import warnings
+
         import numpy as np
         import pandas as pd
 
         from twofold.cache.store import Store as Folder
+        from twofold.fuse.predict import seen_samples_note
 
-        features, _ = self._run.features(Folder(store.path if isinstance(store, Store) else store))
-        shares = self._run.calibrated(self._run.scores(features, np.arange(len(features))))
-        calls = [self.classes[label] for label in shares.argmax(axis=1)]
-        return pd.concat([pd.DataFrame({"key": features.keys, "prediction": calls}),
-                          pd.DataFrame(shares, columns=list(self.classes))], axis=1)
+        features, notes = self._run.features(Folder(store.path if isinstance(store, Store) else store))
+        rows = np.arange(len(features))
+        seen = np.asarray(~np.all(self._run.seen.unseen(features, rows), axis=1))
+        for note in [*notes, *seen_samples_note(self._run, seen)]:
+            warnings.warn(note, stacklevel=2)
+        probabilities = self._run.calibrated(self._run.scores(features, rows))
+        calls = self.classes_[probabilities.argmax(axis=1)]
+        return pd.concat([pd.DataFrame({"key": features.keys, "prediction": calls, "seen": seen}),
+                          pd.DataFrame(probabilities, columns=list(self.classes))], axis=1)
+
+
+def _resolve(features: Features | None, head: str, random_state: int | None, settings: dict[str, Any]) -> Settings:
+    """Settings of a head on features. Raises InputError for what is unknown, or decided by the features already."""
+    from twofold.fuse.settings import resolve
+
+    joined = [name for name in ("backbones", "views", "extra_views", "target", "classes") if name in settings]
+    if joined:
+        raise _input_error(f"{', '.join(joined)}: decided by the features already; choose in Store.features(...)")
+    if random_state is not None:
+        settings = settings | {"seed": int(random_state)}
+    taxonomy = features._joined.taxonomy if features else None
+    classes = {"target": taxonomy.target, "classes": taxonomy.name} if taxonomy else {}
+    return resolve(changes={**classes, "head": head, **settings})
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """torch with that many threads (None or -1: as it is) while something trains."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count if count and count > 0 else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _array(names: Sequence[str]) -> np.ndarray:
+    import numpy as np
+
+    return np.array(names, object)
+
+
+def _input_error(sentence: str) -> ValueError:
+    from twofold.data.utils.errors import InputError
+
+    return InputError(sentence)
 
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:

@@ -67,7 +67,8 @@ def prepare(stores: Sequence[Path], settings: Settings) -> Experiment:
     return experiment_on(features, settings, by_fold=join_folds(places, features, folds=settings.folds))
 
 
-def experiment_on(features: Features, settings: Settings, *, by_fold: tuple[Features, ...] = ()) -> Experiment:
+def experiment_on(features: Features, settings: Settings, *, by_fold: tuple[Features, ...] = (), needs_test: bool = True
+                  ) -> Experiment:
     """The features, in memory if they fit, and their splits; encoders' training samples leave the test sets.
 
     by_fold: the same samples as the encoders of each fold give them. Raises InputError.
@@ -77,7 +78,8 @@ def experiment_on(features: Features, settings: Settings, *, by_fold: tuple[Feat
         check_pairs(features.taxonomy)
         pretrained, note = pretrained_classifiers(features)
     task = Task.of(settings, features.taxonomy, trains=not pretrained)
-    splits = make_splits(features, task, folds=settings.folds, val_fraction=settings.val_fraction, seed=settings.seed)
+    splits = make_splits(features, task, folds=settings.folds, val_fraction=settings.val_fraction, seed=settings.seed,
+                         needs_test=needs_test)
     of_fold = by_fold or (features,) * len(splits)
     splits = [drop_encoder_training_samples(each, split, task.learned(features))
               for each, split in zip(of_fold, splits, strict=True)]
@@ -250,7 +252,14 @@ def _probabilities(pipeline: "Pipeline", features: Features, rows: np.ndarray) -
         scores = np.exp(margins - margins.max(axis=1, keepdims=True))
         scores /= scores.sum(axis=1, keepdims=True)
     else:
-        raise InputError(f"{type(pipeline[-1]).__name__} has neither predict_proba nor decision_function")
+        raise InputError(f"{type(pipeline[-1]).__name__} has neither predict_proba nor decision_function: take a "
+                         "classifier with one, or wrap it in CalibratedClassifierCV")
+    if np.shape(scores) != (len(rows), len(pipeline.classes_)):
+        raise InputError(f"{type(pipeline[-1]).__name__} gives {np.shape(scores)[-1]} scores per sample for "
+                         f"{len(pipeline.classes_)} classes: let it give one each (decision_function_shape='ovr', or "
+                         "probability=True)")
+    if not np.isfinite(scores).all():
+        raise InputError(f"{type(pipeline[-1]).__name__} gives scores that are not finite numbers")
     probabilities = np.zeros((len(rows), len(features.taxonomy.classes)), np.float32)
     probabilities[:, pipeline.classes_] = scores
     return probabilities

@@ -134,10 +134,8 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, inputs
         counts = write_table(output, [block], options, classes=classes, streams=())
         return PredictReport(out, counts, list(faults), len(faults))
     features, notes = run.features(place)
-    seen = int((~run.seen.unseen(features, np.arange(len(features))).all(axis=1)).sum())
-    notes += [*([UNTRAINED] if run.untrained else []), *faults]
-    notes += [f"{seen} of {len(features)} samples were in the training or validation set of {run.path}: these "
-              "predictions say nothing about new samples"] if seen else []
+    seen = np.asarray(~np.all(run.seen.unseen(features, np.arange(len(features))), axis=1))
+    notes += [*([UNTRAINED] if run.untrained else []), *faults, *seen_samples_note(run, seen)]
     frames = _template_frames(place, keys.tolist(), features.keys) if options.template else keys
     rows = pd.Index(features.keys).get_indexer(pd.Index(frames))
     if (rows < 0).all():
@@ -156,6 +154,12 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, inputs
         notes += [f"{counts.left_out} samples have no features and are left out",
                   *_reasons(features, [key for key in keys[rows < 0] if not key.endswith(NO_FACE_SUFFIX)])]
     return PredictReport(out, counts, notes, len(faults))
+
+
+def seen_samples_note(run: Run, seen: np.ndarray) -> list[str]:
+    """What is to be said where a run predicts samples (n,) bool of its own training and validation sets."""
+    return [f"{int(seen.sum())} of {len(seen)} samples were in the training or validation set of {run.path}: these "
+            "predictions say nothing about new samples"] if seen.any() else []
 
 
 def check_options(options: PredictOptions, run: Run, out: Path, *, inputs: Sequence[Path]) -> Output:

@@ -25,19 +25,22 @@ class Split:
     notes: tuple[str, ...] = ()
 
 
-def make_splits(features: Features, task: Task, *, folds: int, val_fraction: float, seed: int) -> list[Split]:
+def make_splits(features: Features, task: Task, *, folds: int, val_fraction: float, seed: int, needs_test: bool = True
+                ) -> list[Split]:
     """One split as the manifest has it, or `folds` of them whose test sets together are all labelled samples.
 
     The folds are those of the manifest's column `fold` where it names as many, else the samples are divided.
     Groups of test leave train and validation, groups of validation leave train; validation is carved from train by
     group where the manifest has none. Stores after the first only train. Raises InputError for an empty set, for a
-    class without training samples and for validation samples of fewer than two classes; a zero-shot head may have no
-    test set.
+    class without training samples and for validation samples of fewer than two classes; a zero-shot head, and one that
+    is only to be trained (not needs_test), may have no test set.
     """
     if not ((task.learned(features) >= 0) | (task.scored(features) >= 0)).any():
         raise _no_labels(features, task)
-    sides = _fold_sides(features, task, folds, seed) if folds else [_manifest_side(features, task)]
-    splits = [_make_split(features, task, side, val_fraction=val_fraction, seed=seed) for side in sides]
+    needs_test = needs_test and task.learns_classes
+    sides = _fold_sides(features, task, folds, seed) if folds else [_manifest_side(features, needs_test)]
+    splits = [_make_split(features, task, side, val_fraction=val_fraction, seed=seed, needs_test=needs_test)
+              for side in sides]
     named = len(set(features.fold.tolist()) - {""}) if folds else 0
     if named not in (0, folds):
         note = f"the manifest names {named} folds, not {folds}: its samples are divided anew"
@@ -45,12 +48,14 @@ def make_splits(features: Features, task: Task, *, folds: int, val_fraction: flo
     return splits
 
 
-def _manifest_side(features: Features, task: Task) -> np.ndarray:
+def _manifest_side(features: Features, needs_test: bool) -> np.ndarray:
     """(N,) 'train', 'val', 'test' or ''; stores after the first have no part in val and test."""
     side, further = features.split.copy(), features.store > 0
     side[further & (side != "train") & (side != "")] = ""
     side[further & (features.split == "")] = "train"
-    if not (side == "test").any() and task.learns_classes:
+    if not needs_test and not side.any():  # no splits at all: everything is there to train on
+        side[:] = "train"
+    if not (side == "test").any() and needs_test:
         raise InputError("the manifest has no test samples: split it (`manifest split`), or score by --folds 5")
     return side
 
@@ -75,7 +80,8 @@ def _fold_sides(features: Features, task: Task, folds: int, seed: int) -> list[n
     return [np.where(fold == number, "test", np.where(usable, "train", "")).astype(object) for number in range(folds)]
 
 
-def _make_split(features: Features, task: Task, side: np.ndarray, *, val_fraction: float, seed: int) -> Split:
+def _make_split(features: Features, task: Task, side: np.ndarray, *, val_fraction: float, seed: int, needs_test: bool
+                ) -> Split:
     learnable, scorable = task.learned(features) >= 0, task.scored(features) >= 0
     unsplit = int((learnable & (side == "") & (features.store == 0)).sum())  # further stores only train: no fault
     side, notes = _separate(features, learnable, side, "test")
@@ -93,7 +99,7 @@ def _make_split(features: Features, task: Task, side: np.ndarray, *, val_fractio
     extra = ~learnable & (side == "train") & (features.basic.sum(axis=1) > 0)
     split = Split(train=np.flatnonzero(learnable & (side == "train")), val=np.flatnonzero(learnable & (side == "val")),
                   test=test, extra=np.flatnonzero(extra & task.learns_classes), notes=tuple(notes))
-    _check(task, split, task.learned(features))
+    _check(task, split, task.learned(features), needs_test)
     return split
 
 
@@ -123,10 +129,10 @@ def _separate(features: Features, learnable: np.ndarray, side: np.ndarray, held_
                   f"with {held_out}"] if count else []
 
 
-def _check(task: Task, split: Split, learned: np.ndarray) -> None:
+def _check(task: Task, split: Split, learned: np.ndarray, needs_test: bool) -> None:
     classes = task.learned_classes
     for name, rows in (("train", split.train), ("val", split.val), ("test", split.test)):
-        if not len(rows) and (task.learns_classes or name != "test"):
+        if not len(rows) and (needs_test or name != "test"):
             raise InputError(f"no labelled {name} samples with features are left: check the splits of the manifest")
     validated = np.unique(learned[split.val])
     if len(validated) < 2:

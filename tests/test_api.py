@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from sklearn.ensemble import VotingClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
-from sklearn.svm import LinearSVC
+from sklearn.svm import SVC, LinearSVC
 
 import twofold
 from twofold.data.images.decode import decode
@@ -17,11 +18,11 @@ NETWORK = "timm:test_resnet"
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory) -> twofold.Faces:
+def faces(tmp_path_factory) -> twofold.Dataset:
     folder = tmp_path_factory.mktemp("api")
     table = draw_dataset(folder / "faces", taxonomy=builtin_taxonomy("cexpr7"), per_class=10, size=48, seed=3)
     write_manifest(table, folder / "faces.csv")
-    return twofold.Faces(folder / "faces.csv", root=folder / "faces")
+    return twofold.Dataset(folder / "faces.csv", root=folder / "faces")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,8 @@ def test_a_store_gives_arrays_that_belong_together(faces, features):
     frame = features.frame()
     assert frame["label"].tolist() == table.loc[frame["key"], "compound"].tolist()
     assert frame["split"].tolist() == table.loc[frame["key"], "split"].tolist()
-    assert len(set(features.groups)) == table["group"].nunique()
+    groups = table.loc[features.keys, "group"].tolist()
+    assert [group if name else "" for group, name in zip(features.groups, groups, strict=True)] == groups
 
 
 def test_the_files_of_a_store_are_a_table(store):
@@ -79,28 +81,87 @@ def test_an_estimator_has_the_faces_of_a_head(features):
     head = features.train("mlp", folds=2, seeds=1, epochs=2)
     estimator = features.train(LogisticRegression(C=0.01), folds=2, name="logistic")
     assert head.predictions["key"].tolist() == estimator.predictions["key"].tolist()
-    assert head.against(estimator).startswith("mlp against logistic: macro-F1 ")
+    result = head.compare(estimator)
+    assert repr(result).startswith("mlp against logistic: macro-F1 ") and 0 <= result.p <= 1
+    macro_f1 = [each.figures["macro_f1"].iloc[0] for each in (head, estimator)]
+    assert result.difference == pytest.approx(macro_f1[0] - macro_f1[1])
 
 
 def test_results_on_other_faces_are_not_compared(features):
     by_folds = features.train(LogisticRegression(C=0.01), folds=2)
     by_split = features.train(LogisticRegression(C=0.01))
     with pytest.raises(InputError, match="different samples"):
-        by_folds.against(by_split)
-
-
-def test_what_is_no_classifier_is_refused(features):
-    with pytest.raises(InputError, match="Ridge is no scikit-learn classifier"):
-        features.train(Ridge())
+        by_folds.compare(by_split)
 
 
 def test_a_run_is_written_read_back_and_predicts(store, tmp_path):
+    """On its own training samples with a warning, as the command says it."""
     table = store.fuse(out=tmp_path / "run", seeds=1, epochs=2)
-    run = twofold.Run(tmp_path / "run")
+    run, features = twofold.Run(tmp_path / "run"), store.features()
     assert run.figures["accuracy"].tolist() == table["accuracy"].tolist()
-    predictions, features = run.predict(store), store.features()
+    with pytest.warns(UserWarning, match=r"of 70 samples were in the training or validation set"):
+        predictions = run.predict(store)
+    assert (predictions["seen"] == (features.split != "test")).all()
     np.testing.assert_allclose(predictions[list(run.classes)], run.predict_proba(features.X), atol=1e-6)
     assert predictions["key"].tolist() == features.keys.tolist()
+
+
+def test_a_head_is_an_estimator(features):
+    head = twofold.Head("mlp", random_state=3, n_jobs=1, seeds=2, epochs=80, lr=0.02)
+    assert head.fit(features) is head and head.classes_.tolist() == list(features.classes)
+    probabilities = head.predict_proba(features)
+    np.testing.assert_array_equal(head.predict_proba(features.X), probabilities)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    assert head.predict(features.X[:5]).tolist() == [features.classes[row] for row in probabilities[:5].argmax(axis=1)]
+    again = twofold.Head("mlp", random_state=3, seeds=2, epochs=80, lr=0.02).fit(features)
+    np.testing.assert_array_equal(again.predict_proba(features), probabilities)
+    train = features.split == "train"
+    assert (head.predict(features)[train] == np.array(features.classes)[features.y[train]]).mean() > 0.5
+
+
+def test_a_head_needs_no_test_samples_and_never_sees_them(features):
+    from dataclasses import replace
+
+    def fitted(split):
+        joined = replace(features._joined, split=np.array(split, object))
+        return twofold.Head("linear", seeds=1, epochs=3).fit(twofold.Features(joined)).predict_proba(features)
+
+    without = fitted(np.where(features.split == "test", "", features.split))
+    np.testing.assert_array_equal(fitted(features.split), without)
+    assert fitted([""] * len(features)).shape == without.shape  # no splits: all of it
+
+
+@pytest.mark.parametrize(("settings", "says"), [
+    ({"fold": 5}, "unknown setting 'fold'"), ({"backbones": ["x"]}, "decided by the features already"),
+    ({"classes": "basic7"}, "decided by the features already"), ({"lr": -1}, "lr"),
+])
+def test_a_setting_that_means_nothing_is_refused(features, settings, says):
+    for call in (features.train, twofold.Head):
+        with pytest.raises(InputError, match=says):
+            call("mlp", **settings)
+
+
+@pytest.mark.parametrize(("estimator", "settings", "says"), [
+    (LinearSVC(), {"epochs": 3}, "epochs: settings of our heads; set those of LinearSVC on the estimator itself"),
+    (LinearSVC(), {"seeds": 3, "lr": 0.1}, "lr, seeds"),
+    (SVC(decision_function_shape="ovo"), {}, "SVC gives 21 scores per sample for 7 classes"),
+    (VotingClassifier([("a", LinearSVC())]), {}, "has neither predict_proba nor decision_function"),
+    (Ridge(), {}, "Ridge is no scikit-learn classifier"),
+])
+def test_an_estimator_that_cannot_be_is_a_sentence(features, estimator, settings, says):
+    with pytest.raises(InputError, match=says):
+        features.train(estimator, folds=2, **settings)
+
+
+def test_features_of_another_width_are_a_sentence(store, features, tmp_path):
+    store.fuse(out=tmp_path / "run", seeds=1, epochs=1, head="linear")
+    head = twofold.Head("linear", seeds=1, epochs=1)
+    with pytest.raises(InputError, match="not trained: call fit first"):
+        head.predict(features.X)
+    for model in (twofold.Run(tmp_path / "run"), head.fit(features)):
+        for X in (features.X[:, :5], features.X[0], np.full_like(features.X, np.nan)):
+            with pytest.raises(InputError, match=r"\(N, 96\) is needed, 96 of timm:test_resnet|not finite"):
+                model.predict_proba(X)
 
 
 def test_a_misspelt_setting_is_refused(store):

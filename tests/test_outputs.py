@@ -67,7 +67,7 @@ def ready(tmp_path_factory, cli) -> Path:
     faces = draw_dataset(folder / "faces", taxonomy=builtin_taxonomy("cexpr7"), per_class=10, size=32, seed=0)
     write_manifest(faces, folder / "faces.csv")
     write_manifest(faces, folder / "table.csv")
-    store = twofold.Faces(folder / "faces.csv", root=folder / "faces").extract(
+    store = twofold.Dataset(folder / "faces.csv", root=folder / "faces").extract(
         folder / "store", backbones=[BACKBONE], weights={BACKBONE: "random:0"}, device="cpu")
     store.fuse(out=folder / "run", epochs=1, seeds=1)
     torch.save(torchvision.models.resnet18().state_dict(), folder / "weights.pth")

@@ -65,7 +65,7 @@ def test_the_commands_lead_from_a_folder_to_an_answer(cli, place):
 def test_the_notebook_goes_from_a_store_to_a_confusion_matrix(tmp_path, monkeypatch):
     table = draw_dataset(tmp_path / "demo/faces", taxonomy=builtin_taxonomy("cexpr7"), per_class=20, size=48, seed=2)
     write_manifest(table, tmp_path / "demo/faces.csv")
-    twofold.Faces(tmp_path / "demo/faces.csv", root=tmp_path / "demo/faces").extract(
+    twofold.Dataset(tmp_path / "demo/faces.csv", root=tmp_path / "demo/faces").extract(
         tmp_path / "demo/store", backbones=["timm:test_resnet"], weights={"timm:test_resnet": "random:0"}, device="cpu")
     monkeypatch.chdir(tmp_path)
     source, printed = block("python: notebook"), io.StringIO()

@@ -47,7 +47,8 @@ def _page(run: Run, system: SystemRecord | None, licences: Mapping[str, str],
     folds = run.record.faces
     untrained = ["", "**Some of its encoders have random weights: its figures mean nothing.**"] if run.untrained else []
     return [
-        f"# {plain(run.taxonomy.name)}: {run.kind} on {len(run.streams)} encoder{'s' if len(run.streams) > 1 else ''}", "",
+        f"# {plain(run.taxonomy.name)}: {run.kind} on {len(run.streams)} "
+        f"encoder{'s' if len(run.streams) > 1 else ''}", "",
         f"Compound facial expressions from cached features, {MARK}", *untrained, "",
         "## Figures", "", *(_figures(run, system) if system else ["No test sample had a label to score by."]), "",
         "## Encoders", "",

@@ -182,8 +182,21 @@ class Run:
         return apply_temperature(scores.probabilities.mean(axis=0), self.temperature)
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
-        """(N, C) calibrated probabilities of raw features (N, D) float32, streams side by side in `streams`' order."""
+        """(N, C) calibrated probabilities of raw features (N, D), streams side by side in `streams`' order.
+
+        Raises InputError for another width, and for features that are not finite.
+        """
+        check_features(features, self.head.spec.dims, self.stream_names)
         return self.calibrated(run_on_array(self.head, np.ascontiguousarray(features, np.float32)))
+
+
+def check_features(features: np.ndarray, dims: Sequence[int], names: Sequence[str]) -> None:
+    """Raises InputError for features (N, D) that are not those of these streams."""
+    if np.ndim(features) != 2 or np.shape(features)[1] != sum(dims):
+        streams = " + ".join(f"{dim} of {name}" for dim, name in zip(dims, names, strict=True))
+        raise InputError(f"features of shape {np.shape(features)}: (N, {sum(dims)}) is needed, {streams}")
+    if not np.isfinite(features).all():
+        raise InputError("the features have values that are not finite numbers")
 
 
 def run_file(folder: Path, name: str) -> Path:

@@ -39,7 +39,7 @@ def drawn(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("drawn")
     table = draw_dataset(folder / "faces", taxonomy=builtin_taxonomy("cexpr7"), per_class=10, size=48, seed=3)
     write_manifest(table, folder / "faces.csv")
-    store = twofold.Faces(folder / "faces.csv", root=folder / "faces").extract(
+    store = twofold.Dataset(folder / "faces.csv", root=folder / "faces").extract(
         folder / "store", backbones=list(NETWORKS), weights=NETWORKS, device="cpu", precision="fp32")
     for head in ("gated", "paper"):
         store.fuse(out=folder / head, head=head, epochs=2, hidden=16, projection=8, seeds=2, batch_size=64, lr=3e-3)
