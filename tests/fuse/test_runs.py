@@ -206,12 +206,18 @@ def _of_a_giant(run, weights):
 
 @pytest.mark.parametrize(("dim", "weights", "says"), [
     (12, "random:0", "gives 1408 features, not the 12"), (1408, "random:0", "1,011 million numbers"),
-    (1408, "sha256:" + "0" * 64, "not the weights of this network")])
+    (1408, "sha256:" + "0" * 64, "nothing in the hub")])
 def test_a_giant_is_refused_before_it_is_built(run, tmp_path, monkeypatch, dim, weights, says):
     """It took 4.7 GB and 28 s: now its widths and names are looked up where tensors have no memory."""
     recipe = _of_a_giant(run, weights)
     monkeypatch.setenv("TWOFOLD_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr(Encoders, "load", lambda *_: pytest.fail("it is built"))
+
+    def load(_, source):
+        if source.weights != "hub":  # which is tried last
+            pytest.fail("it is built")
+        raise InputError("nothing in the hub")
+
+    monkeypatch.setattr(Encoders, "load", load)
     save_file({"conv1.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match=says):
         load_matching([recipe], weights=[f"{recipe.backbone}={tmp_path / 'other.safetensors'}"] if dim > 12 else [],
