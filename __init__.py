@@ -43,16 +43,16 @@ class Report(Protocol):
 
 
 class Dataset:
-    """Images with their labels: the manifest in a CSV file, and the folder (or archive) that its keys are relative to.
+    """Images with their labels: the manifest, a CSV file or a table, and the folder (or archive) of its keys.
 
     Raises twofold.data.utils.errors.InputError for a manifest that cannot be read.
     """
 
-    def __init__(self, manifest: Path | str, *, root: Path | str):
+    def __init__(self, manifest: Path | str | pd.DataFrame, *, root: Path | str):
         from twofold.data.manifest import read_manifest
 
-        self.manifest, self.root = Path(manifest), root
-        self._manifest = read_manifest(self.manifest)
+        self.manifest, self.root = Path(manifest) if isinstance(manifest, str | Path) else None, root
+        self._manifest = read_manifest(Path(manifest) if isinstance(manifest, str) else manifest)
 
     def __len__(self) -> int:
         return len(self._manifest)
@@ -75,7 +75,7 @@ class Dataset:
 
         files = [f"{name}={file}" for name, file in (weights or {}).items()]
         report = extract(Request(
-            manifest=self.manifest, roots=[str(self.root)], store=Path(store), device=device,
+            manifest=self._manifest, roots=[str(self.root)], store=Path(store), device=device,
             streams=parse_streams(backbones, views, weights=files, precision=precision)))
         if report.exit_code > 1:
             raise RuntimeError(f"interrupted: {report.text()}")
@@ -138,15 +138,21 @@ class Store:
         return pd.DataFrame(listing(self.path).record()["files"])
 
     def features(
-        self, *, classes: str = "cexpr7", backbones: Sequence[str] = (), views: Sequence[str] = ("original",),
+        self, *, classes: str = "cexpr7", target: str = "", backbones: Sequence[str] = (),
+        views: Sequence[str] = ("original",),
     ) -> Features:
-        """The embeddings of these backbones (none: all) side by side, joined by key with the manifest's labels."""
-        from twofold.cache.store import Store as Folder
-        from twofold.data.labels import load_taxonomy
-        from twofold.fuse.features import join
+        """The embeddings of these backbones (none: all) side by side, joined by key with the manifest's labels.
 
-        return Features(join([Folder(self.path)], backbones=list(backbones), views=list(views),
-                             taxonomy=load_taxonomy(classes)).loaded())
+        classes: as of `fuse`; `from-data` takes the labels in the manifest's column `target`.
+        """
+        from twofold.cache.store import Store as Folder
+        from twofold.fuse.features import join
+        from twofold.fuse.settings import resolve
+        from twofold.fuse.task import chosen_classes
+
+        stores = [Folder(self.path)]
+        taxonomy = chosen_classes(resolve(changes={"classes": classes, "target": target}), stores)
+        return Features(join(stores, backbones=list(backbones), views=list(views), taxonomy=taxonomy).loaded())
 
     def fuse(self, *, out: Path | str | None = None, overwrite: bool = False, preset: str = "default", **settings: Any
              ) -> pd.DataFrame:

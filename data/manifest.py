@@ -58,7 +58,10 @@ def build_manifest(table: pd.DataFrame, *, source: str, notes: Sequence[str] = (
             table[name] = ""
     notes = list(notes)
     for name in ("split", "basic", "compound", "group", "fold"):
-        missing = table[name].isin(MISSING) if name in table.columns else pd.Series(dtype=bool)
+        if name not in table.columns:
+            continue
+        stripped = table[name].str.strip()
+        missing = stripped.isin(MISSING) | ((stripped == "") & (table[name] != ""))
         if missing.any():
             notes.append(f"column {name}: {int(missing.sum()):,} cells such as {table[name][missing].iloc[0]!r} are "
                          "taken as missing")

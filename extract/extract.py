@@ -37,7 +37,7 @@ class Request:
     read images that are links out of their root.
     """
 
-    manifest: Path
+    manifest: Path | Manifest
     roots: Sequence[str]
     store: Path
     streams: Sequence[Stream]
@@ -82,7 +82,7 @@ def extract(request: Request, *, dry: bool = False, compute: Compute | None = No
 
 def open_workspace(request: Request) -> Workspace:
     """Read the manifest and check the roots; write nothing yet."""
-    manifest = read_manifest(request.manifest)
+    manifest = request.manifest if isinstance(request.manifest, Manifest) else read_manifest(request.manifest)
     images = open_images(parse_roots(request.roots), limits=FACE_LIMITS.scaled_to(request.max_pixels),
                          follow_links=request.follow_links)
     return Workspace(manifest=manifest, keys=list(manifest.keys), images=images, store=own_store(request.store))

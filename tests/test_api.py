@@ -48,6 +48,14 @@ def test_a_store_gives_arrays_that_belong_together(faces, features):
     assert [group if name else "" for group, name in zip(features.groups, groups, strict=True)] == groups
 
 
+def test_a_table_in_memory_and_classes_from_its_labels(faces, tmp_path):
+    table = faces.frame().assign(mood=["calm", "tense"] * (len(faces) // 2), group=None)
+    store = twofold.Dataset(table, root=faces.root).extract(tmp_path / "s", backbones=[NETWORK], device="cpu",
+                                                          weights={NETWORK: "random:0"})
+    features = store.features(classes="from-data", target="mood")
+    assert features.classes == ("calm", "tense") and features.y.tolist() == [0, 1] * (len(faces) // 2)
+
+
 def test_the_files_of_a_store_are_a_table(store):
     files = store.files()
     assert files["backbone"].tolist() == [NETWORK] and files["rows"].tolist() == [70]

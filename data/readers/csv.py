@@ -1,5 +1,6 @@
 """Any CSV table; say which column is what. Columns called split, basic, compound, group are taken as they are."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -103,7 +104,7 @@ def _named(column: pd.Series, classes: Taxonomy, path: Path, from_zero: bool) ->
         if normalize_label(value) in classes.classes:
             names[value] = normalize_label(value)
             continue
-        number = parse_int(value.strip().removesuffix(".0"))  # pandas writes 1.0 where a column has empty cells
+        number = parse_int(re.sub(r"\.0*$", "", value.strip()))  # pandas writes 1.0 where a column has empty cells
         if number is None:
             continue
         try:

@@ -23,7 +23,7 @@ from twofold.data.utils.options import cli_option
 
 EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 NUMBERS = {str(number): name for number, name in enumerate(EMOTIONS)}
-FILES = ("fer2013.csv", "icml_face_data.csv")  #: the challenge's name, and that of Kaggle's page
+FILES = ("fer2013.csv", "icml_face_data.csv", "train.csv")  #: the challenge's name, and those of Kaggle's page
 MAX_HEADER_LETTERS = 10_000
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 PUBLISHED = {"FER2013": {"train": 28_709, "val": 3_589, "test": 3_589}}
@@ -100,7 +100,8 @@ def _columns(path: Path) -> pd.DataFrame:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             separator = detect_separator(file.readline(MAX_HEADER_LETTERS))
         names = [str(name) for name in pd.read_csv(path, sep=separator, nrows=0, encoding="utf-8-sig").columns]
-        lacking = [name for name in wanted if name not in [name.strip() for name in names]]
+        bare = path.name == "train.csv" and "Usage" not in [name.strip() for name in names]  # Kaggle's training part
+        lacking = [name for name in (wanted[:2] if bare else wanted) if name not in [name.strip() for name in names]]
         if lacking:
             raise InputError(f"{path}: no column {', '.join(lacking)}; it has {', '.join(names)[:200]}")
         kept = [name for name in names if name.strip() in ("emotion", "Usage")]
@@ -109,7 +110,8 @@ def _columns(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: no such file: give fer2013.csv or the folder that holds it") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a CSV table in UTF-8 ({first_line(error)})") from None
-    return table.rename(columns=str.strip)
+    table = table.rename(columns=str.strip)
+    return table.assign(Usage="Training") if bare else table
 
 
 def _mapped(column: pd.Series, names: dict[str, str], path: Path) -> pd.Series:

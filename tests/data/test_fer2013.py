@@ -226,3 +226,6 @@ def test_copies_under_other_names_and_with_semicolons(tmp_path, name, separator)
     samples = read_fer2013(tmp_path)
     assert list(samples.table["split"]) == ["train", "test"] and samples.keys[1] == f"{name}/0000001.png"
     assert (np.asarray(decode(open_images(tmp_path).read(samples.keys[1]))) == 7).all()
+    (tmp_path / name).unlink()
+    (tmp_path / "train.csv").write_text(f"emotion,pixels\n0,{grey}\n")
+    assert list(read_fer2013(tmp_path).table["split"]) == ["train"]
