@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,9 @@ from twofold.cache.store import Store
 from twofold.data.images.decode import FACE_LIMITS
 from twofold.data.images.sources import ImageRoots, check_roots, open_images, parse_roots
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
+from twofold.data.utils.atomic import atomic_write, file_lock
 from twofold.data.utils.errors import InputError
+from twofold.extract.devices import PRECISIONS, parse_device, resolve_precision
 from twofold.extract.encoders.classifier import CLASS_ORDER_HELP
 from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.engine.devices import ComputeTask, MissingRows, compute_on_devices, compute_task
@@ -25,6 +28,7 @@ from twofold.extract.streams import Encoders, EncoderSource, Stream
 from twofold.extract.views import view
 
 Compute = Callable[[ComputeTask], RunStats]  #: computes rows and leaves them in shards of the store
+AUTO_PRECISION = ".precision"  #: file of a store: what `--precision auto` means in it
 ESTIMATE_TRIES = 2  #: the first one also pays for what a process does only once
 
 
@@ -57,25 +61,32 @@ class Workspace:
     store: Store
 
 
-def extract(request: Request, *, dry: bool = False, compute: Compute | None = None) -> Extraction:
+def extract(request: Request, *, dry: bool = False, compute: Compute | None = None,
+            resolve_auto: Callable[[], str] | None = None) -> Extraction:
     """Extract every sample of the manifest for every stream that the store lacks; `dry` only says what is missing.
 
-    compute: computes missing rows, by default on the devices of this machine that the request names. Raises InputError
-    or CacheError, before anything is written, if the request makes no sense.
+    compute: computes missing rows, by default on the devices of this machine that the request names; resolve_auto:
+    returns the precision `auto` of what computes. Raises InputError or CacheError, before anything is written, if the
+    request makes no sense.
     """
     workspace, devices, options = open_workspace(request), request.device.split(","), request.options
-    encoders = Encoders(devices[0])
-    loaded = [encoders.load(stream.source) for stream in request.streams]
+    encoders, sources, precision = Encoders(devices[0]), [stream.source for stream in request.streams], ""
+    if any(source.precision == "auto" for source in sources):
+        precision = read_auto_precision(workspace.store) or (
+            resolve_auto() if resolve_auto else resolve_precision("auto", parse_device(devices[0])))
+        sources = [source.with_precision(precision) if source.precision == "auto" else source for source in sources]
+    loaded = [encoders.load(source) for source in sources]
     if options.with_logits:
         _require_classifiers(loaded)
     wanted = [WantedFile(recipe_of(encoder, view(stream.view), dtype=stream.dtype), encoder.dim, encoder.classifier)
               for stream, encoder in zip(request.streams, loaded, strict=True)]
     plans = plan_all(workspace, wanted, options)
-    sources = [stream.source for stream in request.streams]
     if dry:
         seconds = _estimate(task_of(workspace, plans, sources, options), encoders) / len(devices)
         return Extraction(workspace.store.path, len(workspace.keys), [
             file_report(workspace.store, file, file.finished, RunStats(), options) for file in plans], None, seconds)
+    if precision and not write_auto_precision(workspace.store, precision):  # another process has decided meanwhile
+        return extract(request, compute=compute, resolve_auto=resolve_auto)
     compute = compute or partial(compute_on_devices, devices=devices, encoders=encoders)
     return add_missing(workspace, plans, sources, compute, options)
 
@@ -129,6 +140,30 @@ def task_of(workspace: Workspace, plans: Sequence[FilePlan], sources: Sequence[E
              for file, source in zip(plans, sources, strict=True) if file.missing.any()]
     return ComputeTask(files=files, keys=workspace.keys, images=workspace.images, store=workspace.store.path,
                        options=options)
+
+
+def read_auto_precision(store: Store) -> str:
+    """Return the precision that `auto` means in this store, "" if no run has decided that yet."""
+    try:
+        text = (store.path / AUTO_PRECISION).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+    return text if text in PRECISIONS else ""
+
+
+def write_auto_precision(store: Store, precision: str) -> bool:
+    """Write down what `auto` means in this store, so that runs on other machines fill the same files.
+
+    Returns whether it is `precision`: the first process decides. A store that cannot be written is left as it is.
+    """
+    with suppress(OSError):
+        if not read_auto_precision(store):
+            store.path.mkdir(parents=True, exist_ok=True)
+            with file_lock(store.lock_path):
+                if not read_auto_precision(store):
+                    with atomic_write(store.path / AUTO_PRECISION) as temporary:
+                        temporary.write_text(f"{precision}\n", encoding="ascii")
+    return read_auto_precision(store) in ("", precision)
 
 
 def finish(store: Store, plans: Sequence[FilePlan], keys: Sequence[str]) -> list[FeatureFile | None]:

@@ -42,7 +42,8 @@ PIPELINE = Path(__file__).parents[2] / "pipeline.py"  #: the command line, insta
 PASSED_ON = ("TWOFOLD_", "OMP_", "GOMP_", "HF_")  #: prefixes of the variables that workers get from the driver
 TASKS_PER_WORKER, MIN_TASK_SAMPLES = 8, 128  #: small tasks end at about the same time; the last batch of each is padded
 RESTARTS = 6  #: of one actor, each after it was lost
-POLL_SECONDS, PATIENCE_SECONDS, STOP_SECONDS = 1.0, 60.0, 120.0
+POLL_SECONDS, PATIENCE_SECONDS, STOP_SECONDS, CONNECT_SECONDS = 1.0, 60.0, 120.0, 10.0
+HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  #: RFC 9113, section 3.4
 PROBES = 16  #: images that every node must be able to read
 SAME_PATHS = "all nodes need the store, the images and the weights at the paths that they have here"
 log = logging.getLogger(__name__)
@@ -68,15 +69,17 @@ def extract_on_ray(request: Request, *, address: str, workers: int = 0) -> Extra
         raise InputError(f"--ray-workers {workers}: there is at least one worker, or 0 for as many as fit")
     with connected(address) as ray:
         size = size_of_workers(ray.nodes(), request.device, cpus=request.options.workers, most=workers)
-        start, streams = _actor_class(ray, size), request.streams
-        if any(stream.source.precision == "auto" for stream in streams):  # of the workers' device, not of this one
+        start = _actor_class(ray, size)
+
+        def resolve_auto() -> str:
             actor = start()
-            precision = _result(ray, actor.call.remote("resolve_auto"), "no worker starts")
-            ray.kill(actor)
-            streams = [replace(stream, source=stream.source.with_precision(precision))
-                       if stream.source.precision == "auto" else stream for stream in streams]
-        here = replace(request, device="cpu", streams=streams, options=replace(request.options, workers=size.cpus))
-        return extract(here, compute=partial(compute_on_actors, ray, start, size))
+            try:
+                return _result(ray, actor.call.remote("resolve_auto"), "no worker starts")
+            finally:
+                ray.kill(actor)
+
+        here = replace(request, device="cpu", options=replace(request.options, workers=size.cpus))
+        return extract(here, compute=partial(compute_on_actors, ray, start, size), resolve_auto=resolve_auto)
 
 
 def size_of_workers(nodes: Sequence[Mapping[str, Any]], device: str, *, cpus: int = 0, most: int = 0) -> WorkerSize:
@@ -122,10 +125,13 @@ def connected(address: str) -> Iterator[Any]:
 
 
 def _require_listener(address: str) -> None:
-    """Raise OSError if nobody listens at HOST:PORT, which Ray would find out after minutes."""
+    """Raise OSError unless a gRPC server answers at HOST:PORT, which Ray would find out after minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=10).close()
+        with socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS) as connection:
+            connection.sendall(HTTP2_GREETING)
+            if connection.recv(9)[3:4] != b"\x04":  # a server's first frame has its settings
+                raise OSError("another service answers there")
 
 
 def _result(ray: Any, reference: Any, what: str) -> Any:

@@ -1,6 +1,8 @@
 """The tasks of a run on Ray, without a cluster."""
 
+import socket
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -81,3 +83,21 @@ def test_without_the_library_it_says_how_to_get_it(cli, drawn, extract_args, tmp
     assert done.returncode == 2 and 'pip install "twofold[ray]"' in done.stderr and not (tmp_path / "s").exists()
     done = cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--ray", "local", "--device", "mps"))
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.2\r\n"])
+def test_a_service_that_is_no_cluster_is_refused_soon(cli, drawn, extract_args, tmp_path, monkeypatch, answer):
+    """Ray itself waited for fourteen minutes."""
+    pytest.importorskip("ray")
+    monkeypatch.setattr("twofold.extract.cluster.ray.CONNECT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        open_connections = []
+
+        def serve() -> None:
+            open_connections.append(server.accept()[0])  # stays open, whether it answers or not
+            open_connections[0].sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        done = cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--ray",
+                                 f"127.0.0.1:{server.getsockname()[1]}"))
+    assert done.returncode == 2 and "no such cluster" in done.stderr and not (tmp_path / "s").exists(), done.stderr
