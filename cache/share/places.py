@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from twofold.cache.errors import CacheError, TransferError
+from twofold.data.utils.outputs import NO_LINKS_HERE
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT = 60.0  #: seconds of silence after which a connection counts as broken
@@ -188,14 +189,17 @@ class Place:
             if not replace and self.address.scheme in SSH:
                 from fsspec.asyn import sync
 
-                sync(self.files.loop, self._rename_once, old, new)
-            elif not replace and self.address.scheme in LOCAL:
-                self.files.link(old, new)
-                self.files.rm_file(old)
-            elif replace or self.size(name) is None:
-                self.files.mv(old, new)
-            else:
+                return sync(self.files.loop, self._rename_once, old, new)
+            if not replace and self.address.scheme in LOCAL:
+                try:
+                    self.files.link(old, new)
+                    return self.files.rm_file(old)
+                except OSError as error:
+                    if error.errno not in NO_LINKS_HERE:
+                        raise
+            if not replace and self.size(name) is not None:
                 raise FileExistsError(name)
+            self.files.mv(old, new)
         except Exception:
             if replace or self.size(name) is None:
                 raise

@@ -1,5 +1,6 @@
 """Sharing through folders and memory: what is sent, what is refused, what is said."""
 
+import errno
 import fcntl
 import json
 import os
@@ -252,3 +253,12 @@ def test_the_folder_of_entries_is_no_link(store, tmp_path):
     with pytest.raises(CacheError, match=r"\.catalogue is a link"):
         push(store, str(tmp_path / "there"))
     assert os.listdir(tmp_path / "elsewhere") == []
+
+
+def test_a_disk_without_hard_links_is_shared_to(store, tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    push(store, str(tmp_path / "there"))
+    assert shared_files(tmp_path / "there") == shared_files(store.path)
