@@ -23,8 +23,7 @@ import twofold.fuse.cli as fuse_cli
 from twofold import Report
 from twofold.data.utils.terminal import add_json_option, run_verb
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True,
-                  help="Compound facial expressions from cached features: extract once, fuse in seconds.")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 bench_app = typer.Typer(no_args_is_help=True, help="How near this machine is to its limit, and what is in the way.")
 app.add_typer(data_cli.manifest_app, name="manifest")
 app.command()(data_cli.crop)
@@ -38,6 +37,28 @@ app.add_typer(bench_app, name="bench")
 bench_app.command("extract")(extract_cli.bench_extract)
 bench_app.command("cache")(cache_cli.bench_cache)
 bench_app.command("fuse")(fuse_cli.bench_fuse)
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and end, if that is wanted."""
+    if wanted:
+        import tomllib
+        from importlib.metadata import version
+
+        clone = Path(__file__).with_name("pyproject.toml")
+        typer.echo("twofold " + (tomllib.loads(clone.read_text(encoding="utf-8"))["project"]["version"]
+                                 if clone.is_file() else version("twofold")))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True,
+                                          help="Print the version.")] = False,
+) -> None:
+    """Compound facial expressions from cached features: extract once, fuse in seconds."""
+
+
 Weights = Annotated[list[str] | None, typer.Option(help="NAME=PATH, where not in the weights folder.")]
 Cropped = Annotated[bool, typer.Option("--cropped", help="All pictures are faces: take them as they are.")]
 

@@ -59,14 +59,20 @@ def evaluate(
     allow_seen: Annotated[bool, typer.Option(
         "--allow-seen", help="Score faces, too, that a run has learned from or was chosen by; the figures say so.")]
     = False,
+    out: Annotated[Path | None, typer.Option("-o", "--output", metavar="OUT.csv", help="The predictions that are "
+                                             "scored, too: .csv or .parquet.")] = None,
+    overwrite: Overwrite = False,
 ) -> Report:
     """Score trained heads on another cache, each alone or side by side."""
     from twofold.fuse.evaluate import evaluate as run_evaluate
-    from twofold.fuse.evaluate import evaluate_all
+    from twofold.fuse.evaluate import evaluate_all, evaluated_output, write_evaluated
 
-    if table or len(runs) > 1:
-        return evaluate_all(runs, store, split=split, table=table or "plain", allow_seen=allow_seen)
-    return run_evaluate(runs[0], store, split=split, allow_seen=allow_seen)
+    output = evaluated_output(out, overwrite=overwrite) if out else None
+    report = evaluate_all(runs, store, split=split, table=table or "plain", allow_seen=allow_seen) if (
+        table or len(runs) > 1) else run_evaluate(runs[0], store, split=split, allow_seen=allow_seen)
+    if output:
+        write_evaluated(getattr(report, "each", [report]), output)
+    return report
 
 
 @app.command()

@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from twofold.cache.store import Store
+from twofold.data.utils.csv_files import escape_cells
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import choices_of
+from twofold.data.utils.outputs import Output, OutputKind, read_header
 from twofold.fuse.features import Features
 from twofold.fuse.metrics.scores import apply_temperature
 from twofold.fuse.metrics.statistics import Comparison
+from twofold.fuse.predict import PARQUET, check_table_name
 from twofold.fuse.predictions import Figures, Predictions, System, compare_predictions, figures
 from twofold.fuse.runs.read import Run, read_run
 from twofold.fuse.settings import Settings
@@ -63,6 +67,33 @@ class Evaluation:
     def seen_words(self) -> str:
         """The warning that goes with the figures of seen samples."""
         return f" ({self.seen} SEEN in training or validation: no figure of new samples)" if self.seen else ""
+
+
+def write_evaluated(evaluations: Sequence[Evaluation], out: Output) -> None:
+    """Write one row per run and sample: run, key, truth, prediction, and the calibrated probability of each class."""
+    tables = []
+    for each in evaluations:
+        predictions, classes = each.figures.predictions, np.array(each.classes, object)
+        table = pd.DataFrame({"run": str(each.run), "key": predictions.key, "truth": classes[predictions.target],
+                              "prediction": classes[predictions.predicted]})
+        tables.append(pd.concat([table, pd.DataFrame(predictions.calibrated.round(6), columns=list(each.classes))],
+                                axis=1))
+    table = pd.concat(tables)
+    with out.writing() as temporary:
+        if out.path.suffix.lower() == PARQUET:
+            table.to_parquet(temporary, index=False)
+        else:
+            table["key"] = escape_cells(table["key"].tolist())
+            table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def evaluated_output(out: Path, *, overwrite: bool) -> Output:
+    """The file of `write_evaluated`. Raises InputError, before anything is scored, if it cannot be written."""
+    check_table_name(out)
+    output = Output(out, OutputKind("a table of `evaluate`", lambda path: path.suffix.lower() == PARQUET or read_header(
+        path)[:4] == ["run", "key", "truth", "prediction"]), overwrite)
+    output.check()
+    return output
 
 
 @dataclass(frozen=True)

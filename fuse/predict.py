@@ -35,6 +35,7 @@ from twofold.fuse.video import (
 
 log = logging.getLogger(__name__)
 UNCERTAIN = "uncertain"
+PARQUET = ".parquet"
 ORIGIN = ("source", "frame", "time", "track", "box", "note")  #: columns of a manifest that `crop` wrote
 STANDALONE = "::alone"  #: the sequence of rows that nothing comes before or after; no source's name has a colon
 
@@ -156,6 +157,17 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, inputs
     return PredictReport(out, counts, notes, len(faults))
 
 
+def check_table_name(out: Path) -> None:
+    """Raises InputError for a table that would not be what its name says."""
+    if out.suffix.lower() not in (PARQUET, ".csv", ""):
+        raise InputError(f"{out}: a table is written as .csv or .parquet: choose one of these names")
+    if out.suffix.lower() == PARQUET:
+        try:
+            import pyarrow  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        except ImportError:
+            raise InputError(f"{out}: Parquet needs pyarrow: pip install 'twofold[parquet]'") from None
+
+
 def seen_samples_note(run: Run, seen: np.ndarray) -> list[str]:
     """What is to be said where a run predicts samples (n,) bool of its own training and validation sets."""
     return [f"{int(seen.sum())} of {len(seen)} samples were in the training or validation set of {run.path}: these "
@@ -178,8 +190,10 @@ def check_options(options: PredictOptions, run: Run, out: Path, *, inputs: Seque
         template_keys(options.template, run.taxonomy)
         if options.top or options.threshold or options.basic:
             raise InputError("a submission has one class a row: leave out --top, --threshold and --basic")
-    elif options.fill:
-        raise InputError("--fill-videos goes with --submission TEMPLATE")
+    else:
+        if options.fill:
+            raise InputError("--fill-videos goes with --submission TEMPLATE")
+        check_table_name(out)
     output = (submission_output(out, options.template, overwrite=options.overwrite, inputs=inputs) if options.template
               else Output(out, OutputKind("a table of `predict`", _is_table), options.overwrite, inputs))
     output.check()
@@ -206,28 +220,44 @@ def sequences(table: pd.DataFrame) -> np.ndarray:
 def write_table(out: Output, blocks: Iterable[Block], options: PredictOptions, *, classes: tuple[str, ...],
                 streams: Sequence[str]) -> TableCounts:
     """Write key, prediction, the columns asked for, a probability per class, and a weight per stream of heads with
-    such. The file is there as a whole or not at all."""
-    counts, header = TableCounts(), True
-    with out.writing() as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        for block in blocks:
-            if header:
-                writer.writerow(_header(options, classes, streams[:block.stream_weights.shape[1]],
-                                        ORIGIN[:block.origin.shape[1]]))
-                header = False
-            scored = ~np.isnan(block.scores[:, 0])
-            faceless = np.array([str(key).endswith(NO_FACE_SUFFIX) for key in block.keys], bool) & ~scored
-            lines = [_line(block, int(row), options, classes) for row in np.flatnonzero(scored | faceless)]
-            writer.writerows([*escape_cells([str(line[0])]), *line[1:]] for line in lines)
-            counts.calls.update(line[1 + block.origin.shape[1]] for line in lines)
-            counts.rows += len(lines)
-            counts.left_out += int((~scored & ~faceless).sum())
-            counts.interpolated += int((scored & ~block.present).sum())
+    such; as Parquet or CSV, by the file's name. The file is there as a whole or not at all."""
+    counts = TableCounts()
+    lines = _lines(blocks, options, classes, streams, counts)
+    with out.writing() as temporary:
+        if out.path.suffix.lower() == PARQUET:
+            names = next(lines)
+            table = pd.DataFrame(list(lines), columns=names)
+            numbers = [name for name in names if name in classes or name.startswith("share ")]
+            table[numbers] = table[numbers].apply(pd.to_numeric)
+            table.to_parquet(temporary, index=False)
+        else:
+            with temporary.open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerows(
+                    [*escape_cells([line[0]]), *line[1:]] for line in lines)
     return counts
 
 
+def _lines(blocks: Iterable[Block], options: PredictOptions, classes: tuple[str, ...], streams: Sequence[str],
+           counts: TableCounts) -> Iterator[list[str]]:
+    """The header and the rows of the table; they are counted in `counts`."""
+    header = True
+    for block in blocks:
+        if header:
+            yield _header(options, classes, streams[:block.stream_weights.shape[1]], ORIGIN[:block.origin.shape[1]])
+            header = False
+        scored = ~np.isnan(block.scores[:, 0])
+        faceless = np.array([str(key).endswith(NO_FACE_SUFFIX) for key in block.keys], bool) & ~scored
+        for row in np.flatnonzero(scored | faceless):
+            line = _line(block, int(row), options, classes)
+            counts.calls[line[1 + block.origin.shape[1]]] += 1
+            counts.rows += 1
+            yield line
+        counts.left_out += int((~scored & ~faceless).sum())
+        counts.interpolated += int((scored & ~block.present).sum())
+
+
 def _is_table(path: Path) -> bool:
-    names = read_header(path)
+    names = pd.read_parquet(path).columns.tolist() if path.suffix.lower() == PARQUET else read_header(path)
     return names[:2] == ["key", "prediction"] or names[:2 + len(ORIGIN)] == ["key", *ORIGIN, "prediction"]
 
 

@@ -1,9 +1,12 @@
 """What the command line itself does: printing what strangers sent, exit codes, speed of the first answer."""
 
 import json
+import tomllib
 
 import pytest
+from typer.testing import CliRunner
 
+from tests.conftest import ROOT
 from twofold import pipeline
 from twofold.cache.errors import CacheError
 from twofold.data.utils.terminal import PrintableFormatter
@@ -90,3 +93,9 @@ def test_a_log_that_is_not_utf_8(tmp_path, pipeline):
     assert done.returncode == 0 and "\\u2713.csv" in done.stdout, done.stderr
     done = pipeline("manifest", "csv", tmp_path / "none✓.csv", "-o", tmp_path / "x.csv", PYTHONIOENCODING="ascii")
     assert done.returncode == 2 and "Traceback" not in done.stderr and "\\u2713" in done.stderr
+
+
+def test_the_version_is_that_of_the_package():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        version = tomllib.load(file)["project"]["version"]
+    assert CliRunner().invoke(pipeline.app, ["--version"]).stdout == f"twofold {version}\n"

@@ -164,14 +164,17 @@ def _difference(each: PairedComparison, mark: str) -> tuple[object, ...]:
     if result is None:
         return each.run + mark, "", each.obstacle, *("",) * 5
     return (each.run + mark, each.samples, f"{100 * result.difference:+.2f}", _span(result.interval), result.only_a,
-            result.only_b, f"{result.p_value:.3f}", f"{each.kappa:.2f}")
+            result.only_b, f"{result.p_value:.2g}", f"{each.kappa:.2f}")
 
 
 def _listed(predictions: TestPredictions) -> list[tuple[str, np.ndarray]]:
-    """Rows of the most confident errors, and of the least confident predictions."""
-    order = np.argsort(-predictions.confidence, kind="stable")
-    return [("The most confident errors", order[predictions.wrong[order]][:LISTED]),
-            ("The least confident predictions", np.argsort(predictions.confidence, kind="stable")[:LISTED])]
+    """Rows of the most confident errors, and of the least confident other predictions; each image once, for one that
+    stands under several keys has the same probabilities."""
+    _, first = np.unique(predictions.probabilities, axis=0, return_index=True)
+    order = first[np.argsort(-predictions.confidence[first], kind="stable")]
+    errors = order[predictions.wrong[order]][:LISTED]
+    return [("The most confident errors", errors),
+            ("The least confident predictions", order[::-1][~np.isin(order[::-1], errors)][:LISTED])]
 
 
 def _list(caption: str, run: Run, rows: np.ndarray, images: ImageSource | None) -> dict[str, Any]:

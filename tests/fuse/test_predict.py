@@ -2,8 +2,10 @@
 
 import csv
 import json
+import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from twofold.cache.store import Store
@@ -131,3 +133,28 @@ def test_the_summary_is_json(make_store, tmp_path, cli):
     trained(make_store(rows=140), tmp_path / "run")
     done = cli("predict", tmp_path / "run", tmp_path / "store", "-o", tmp_path / "out.csv", "--json")
     assert done.returncode == 0 and json.loads(done.stdout)["rows"] == 140, done.stderr
+
+
+def test_a_table_is_what_its_name_says(make_store, tmp_path, cli, monkeypatch):
+    """CSV under the name of Parquet is what nobody can read; `evaluate` writes what it scores, too."""
+    store = make_store(rows=140)
+    fuse([store], resolve(changes={"epochs": 1, "seeds": 1, "hidden": 8}), out=tmp_path / "run")
+    for verb in ("predict", "evaluate"):
+        for name in ("table.csv", "table.parquet"):
+            done = cli(verb, tmp_path / "run", store, "-o", tmp_path / f"{verb}-{name}")
+            assert done.returncode == 0, done.stderr
+            again = cli(verb, tmp_path / "run", store, "-o", tmp_path / f"{verb}-{name}", "--overwrite")
+            assert again.returncode == 0, again.stderr
+        text, parquet = pd.read_csv(tmp_path / f"{verb}-table.csv"), pd.read_parquet(tmp_path / f"{verb}-table.parquet")
+        pd.testing.assert_frame_equal(parquet, text, check_dtype=False)
+        assert parquet["sadly_angry"].dtype.kind == "f"
+        done = cli(verb, tmp_path / "run", store, "-o", tmp_path / "table.xlsx")
+        assert done.returncode == 2 and ".csv or .parquet" in done.stderr
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+        done = cli(verb, tmp_path / "run", store, "-o", tmp_path / "x.parquet")
+        assert done.returncode == 2 and "pip install 'twofold[parquet]'" in done.stderr
+        monkeypatch.undo()
+    scored = pd.read_parquet(tmp_path / "evaluate-table.parquet")
+    figures = json.loads((tmp_path / "run/metrics.json").read_text())["systems"][-1]
+    assert len(scored) == figures["n"]
+    assert (scored["truth"] == scored["prediction"]).mean() == pytest.approx(figures["accuracy"])

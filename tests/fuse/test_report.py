@@ -159,6 +159,8 @@ def test_several_runs_stand_side_by_side(run, tmp_path, cli):
     assert pair["kappa"] == pytest.approx(cohen_kappa_score(*(each["prediction"] for each in calls)))
     assert pair["faces"] == pair["groups"] == 84
     page = page_of(tmp_path / "r.html")
+    table = page.tables["Differences in macro-F1 from run, in points, on the same samples"]
+    assert table[0][-2] == f"{pair['p_value']:.2g}" and float(table[0][-2]) > 0
     assert "Side by side" in page.texts and f"{100 * pair['difference']:+.2f}" in page.texts
     assert any("other (cexpr7, 84 samples)" in text for text in page.texts)
 
@@ -214,6 +216,18 @@ def test_the_map_has_each_scored_sample_and_tells_errors_by_shape(run, tmp_path)
                          for title in re.findall("<title>(.*?)</title>", group)} for kind in ("right", "wrong")}
         assert titles["wrong"] == {predictions.keys[row] for row in np.flatnonzero(predictions.wrong)}
         assert titles["right"] == {predictions.keys[row] for row in np.flatnonzero(~predictions.wrong)}
+
+
+def test_an_image_is_listed_once_whatever_its_keys(run, tmp_path):
+    path = run / "predictions.csv"
+    header, *lines = path.read_text(encoding="utf-8").splitlines()
+    copies = [line.replace("store/", f"copy{number}/") for number in range(3) for line in lines]
+    path.write_text("\n".join([header, *lines, *copies]) + "\n", encoding="utf-8")
+    report([run], out=tmp_path / "r.html")
+    tables = page_of(tmp_path / "r.html").tables
+    listed = [row for name in ("The most confident errors", "The least confident predictions") for row in tables[name]]
+    names = [row[0].partition("/")[2] for row in listed]
+    assert len(names) == len(set(names)) == 30
 
 
 def test_a_store_of_other_samples_is_refused(run, tmp_path, make_store):
