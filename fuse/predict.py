@@ -163,7 +163,7 @@ def check_table_name(out: Path) -> None:
         raise InputError(f"{out}: a table is written as .csv or .parquet: choose one of these names")
     if out.suffix.lower() == PARQUET:
         try:
-            import pyarrow  # noqa: F401  # pyright: ignore[reportUnusedImport]
+            pd.DataFrame({"key": [""]}).to_parquet()  # with what pandas writes it with
         except ImportError:
             raise InputError(f"{out}: Parquet needs pyarrow: pip install 'twofold[parquet]'") from None
 
