@@ -102,16 +102,16 @@ class Encoder:
         Raises ImageError for a picture that cannot be read, InputError if none fits the device.
         """
         import numpy as np
-        from PIL import Image
+        import PIL.Image as pillow
 
         from twofold.data.images.decode import decode, upright_rgb
 
-        def opened(image: Image.Image | np.ndarray | Path | str) -> Image.Image:
+        def opened(image: Image | np.ndarray | Path | str) -> Image:
             if isinstance(image, str | Path):
                 return decode(Path(image).read_bytes())
-            return upright_rgb(Image.fromarray(image) if isinstance(image, np.ndarray) else image)
+            return upright_rgb(pillow.fromarray(image) if isinstance(image, np.ndarray) else image)
 
-        if isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
+        if isinstance(images, str | Path | pillow.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
             images = [images]
         prepare, size = self._network.preprocessing.prepare, self._network.batch_size
         blocks = []

@@ -38,6 +38,7 @@ from twofold.extract.weights.read import Checkpoint, read_checkpoint
 log = logging.getLogger(__name__)
 
 Build = Callable[..., Architecture]  #: from `checkpoint=`: what will be loaded, None for random weights
+RUN_ERRORS = (RuntimeError, AssertionError, ValueError)  #: of a network that does not take the size in its options
 MAX_RANDOM_PARAMETERS = 150_000_000  #: that a run may ask for: 600 MB, more than any of the presets has
 
 
@@ -121,7 +122,7 @@ def check_dim(backbone: str, dim: int, *, untrained: bool = False) -> None:
         size = architecture.preprocessing.size
         try:
             features = architecture.network.eval()(torch.empty(1, 3, size, size)).shape[-1]
-        except (AssertionError, RuntimeError):
+        except RUN_ERRORS:
             return
     if features != dim:
         raise InputError(f"{backbone} gives {features} features, not the {dim} that the run was trained on: the run "
@@ -173,7 +174,10 @@ def load_weights(name: str, weights: str | None, *, folder: Path, build: Build) 
             raise InputError(f"weights {weights!r} of {name}: random:SEED wants a whole number, as random:0")
         with seeded(int(seed)):
             built = build(checkpoint=None)
-        init_random_weights(built.network, built.preprocessing, seed=int(seed))
+        try:
+            init_random_weights(built.network, built.preprocessing, seed=int(seed))
+        except RUN_ERRORS as error:
+            raise _does_not_run(name, built.preprocessing.size, error) from None
         return LoadedNetwork(built, f"random:{int(seed)}")
     plain, options = split_name(name)
     path = find_weights(published_weights(plain), weights=weights, folder=folder)
@@ -222,14 +226,17 @@ def _without_head(built: Architecture) -> nn.Module:
     return built.trim(built.network).eval().requires_grad_(False)
 
 
+def _does_not_run(name: str, side: int, error: Exception) -> InputError:
+    return InputError(f"backbone {name} does not run on pictures of side {side}: {first_line(error)}")
+
+
 def _embedding_dim(network: nn.Module, name: str, images: torch.Tensor) -> int:
     """Length of an embedding, measured. Raises InputError if the network gives anything but (B, D)."""
     try:
         with torch.inference_mode():
             embedding = network(images)
-    except (RuntimeError, AssertionError) as error:  # a network of fixed input size, and another in its options
-        raise InputError(f"backbone {name} does not run on pictures of side {images.shape[-1]}: "
-                         f"{first_line(error)}") from None
+    except RUN_ERRORS as error:
+        raise _does_not_run(name, images.shape[-1], error) from None
     if not isinstance(embedding, torch.Tensor) or embedding.ndim != 2:
         raise InputError(f"backbone {name} does not give one vector a face, so it cannot be used here")
     if embedding.shape[1] > MAX_DIM:

@@ -40,9 +40,11 @@ def test_preprocessing_that_makes_no_sense(query, message):
         load(f"resnet18{query}", "random:3")
 
 
-def test_a_size_that_a_network_does_not_take_is_said():
-    with pytest.raises(InputError, match=r"squeezenet.* does not run on pictures of side 8"):
-        load("torchvision:squeezenet1_1?size=8", "random:3")
+@pytest.mark.parametrize("name", ["torchvision:squeezenet1_1?size=8", "torchvision:inception_v3?size=10", "manet?size=8"])
+def test_a_size_that_a_network_does_not_take_is_said(name):
+    """Also where random weights are drawn, which runs the network."""
+    with pytest.raises(InputError, match=r"does not run on pictures of side (8|10): "):
+        load(name, "random:3")
 
 
 def test_the_width_of_a_name_with_options_is_found_without_building_it():
