@@ -40,7 +40,8 @@ def test_preprocessing_that_makes_no_sense(query, message):
         load(f"resnet18{query}", "random:3")
 
 
-@pytest.mark.parametrize("name", ["torchvision:squeezenet1_1?size=8", "torchvision:inception_v3?size=10", "manet?size=8"])
+@pytest.mark.parametrize("name", ["torchvision:squeezenet1_1?size=8", "torchvision:inception_v3?size=10",
+                                  "manet?size=8"])
 def test_a_size_that_a_network_does_not_take_is_said(name):
     """Also where random weights are drawn, which runs the network."""
     with pytest.raises(InputError, match=r"does not run on pictures of side (8|10): "):
