@@ -147,7 +147,8 @@ def _decoders() -> list[Check]:
     checks = [_check(topic, "images", not missing, ", ".join(DECODERS.values()), f"without {', '.join(missing)}",
                      "pip install --force-reinstall pillow")]
     for name, module, package in (("videos", "av", "av>=13"),
-                                  ("face detection", "cv2", "opencv-python-headless>=4.10")):
+                                  ("face detection", "cv2", "opencv-python-headless>=4.10"),
+                                  ("HEIC", "pillow_heif", "pillow-heif>=0.16")):
         try:
             checks.append(Check(topic, name, "ok", f"{module} {import_module(module).__version__}"))
         except ImportError as error:

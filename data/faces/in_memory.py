@@ -260,7 +260,8 @@ class FaceFinder:
     of the run were made."""
 
     def __init__(self, config: DetectionConfig | None, samples: SampleKind = "mixed"):
-        self._samples, self._settings = samples, config.settings if config else CropSettings()
+        self._samples: SampleKind = samples
+        self._settings = config.settings if config else CropSettings()
         self._detector: Detector | None = config.model.create(config.settings) if config else None
 
     @property

@@ -104,7 +104,7 @@ class VideoReader:
                 if "end" in message:
                     return
                 pixels = None
-                if "at" in message:
+                if self._memory and "at" in message:
                     height, width, _ = shape = message["shape"]
                     shared = np.frombuffer(self._memory, np.uint8, 3 * height * width, message["at"])
                     pixels = shared.reshape(shape).copy()
