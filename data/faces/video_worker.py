@@ -35,7 +35,7 @@ MAX_THREADS = 16
 MAX_TOTAL_PIXELS, MAX_PIXELS_A_BYTE = 100_000_000_000, 1_000_000
 MAX_ERRORS = 1000  #: packets that cannot be decoded
 MAX_SECONDS = 10.0 ** 9  #: a longer duration in a header is no duration
-JUMP = 3  #: frames by which a clock is set back, at the least, where another recording was appended
+JUMP = 3  #: frames by which a clock is set back, or for which it stands, where another recording was appended
 #: FFmpeg's demuxers for containers of video and sound. None of them opens other files, as those of playlists do.
 CONTAINERS = ("mov,matroska,avi,mpegts,mpeg,mpegvideo,asf,flv,live_flv,ogg,mxf,gxf,nut,ivf,dv,rm,wtv,m4v,h261,h263,"
               "h264,hevc,vvc,obu,av1,vc1,mjpeg,dirac,yuv4mpegpipe,nsv,wav,w64,mp3,flac,aac,aiff,au,amr,ac3,caf")
@@ -87,7 +87,7 @@ def frames(path: str, size: int, fps: float, every: int) -> Iterator[tuple[int, 
     due, pixels, damage = 0, 0, []
     first: Fraction | None = None
     last: Fraction | None = None
-    shift, duration = Fraction(0), Fraction(0)
+    shift, duration, standing = Fraction(0), Fraction(0), 0
     with open_container(path) as container:
         stream = video_stream(container)
         if stream.width * stream.height > MAX_PIXELS:
@@ -107,8 +107,9 @@ def frames(path: str, size: int, fps: float, every: int) -> Iterator[tuple[int, 
                                  f"{size} bytes holds")
             stamp = _seconds(frame, frame.pts)
             time_ = last + step if stamp is None and last is not None else (stamp or Fraction(0)) + shift
-            if last is not None and time_ < last - JUMP * step:  # another recording begins: its time goes on from here
-                shift += last + step - time_
+            standing = standing + 1 if last is not None and time_ <= last else 0
+            if last is not None and (time_ < last - JUMP * step or standing > JUMP):  # another recording, or no clock:
+                shift += last + step - time_  # time goes on from here
                 time_ = last + step
             time_ = time_ if last is None or time_ > last else last
             first, last = (time_ if first is None else first), time_
@@ -123,6 +124,8 @@ def frames(path: str, size: int, fps: float, every: int) -> Iterator[tuple[int, 
         if first is None or last is None:
             raise VideoError(f"no frame in it can be decoded{f' ({damage[0]})' if damage else ''}")
         end = last + max(step, duration) - min(first, 0)  # clocks that begin late count from 0 in the length
+        if _is_followed_by_another(path):
+            raise VideoError("has another recording appended to it, which is not read: divide the file")
         missing = end < length - max(Fraction(1, 2), 5 * step, length / 50)  # edit lists cut a few frames off
         if missing and not packets.are_all_there(path, size):
             raise VideoError(f"ends after {float(end):.1f} of {float(length):.1f} s: the rest is missing or damaged")
@@ -164,6 +167,20 @@ class _Packets:
             return self.complete and self.count >= self.stream.frames
         with open(path, "rb") as file:
             return self.complete and _matroska_size(file.read(1 << 12)) == size
+
+
+def _is_followed_by_another(path: str) -> bool:
+    """Whether an MP4 or MOV file has two indices, as files have that were joined byte by byte."""
+    indices, place, size = 0, 0, os.path.getsize(path)
+    with open(path, "rb") as file:
+        while indices < 2 and place + 16 <= size:
+            file.seek(place)
+            length, kind, long = struct.unpack(">I4sQ", file.read(16))
+            if not (place or kind == b"ftyp"):
+                return False
+            indices += kind == b"moov"
+            place += long if length == 1 else length if length >= 8 else size
+    return indices > 1
 
 
 def _matroska_size(head: bytes) -> int:
