@@ -29,33 +29,25 @@ MAX_PAIRS = 1 << 22  #: compared at once
 
 
 @dataclass(frozen=True)
-class Fault:
-    """How many sets have it, with a few examples."""
-
-    count: int
-    examples: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Sets:
     """Sets of samples that belong together, and what is wrong within a set."""
 
     sets: int
     samples: int
-    crossing: Fault  #: sets that are in several splits
-    disagreeing: Fault  #: sets with different labels
+    crossing: tuple[str, ...]  #: sets that are in several splits, an example each
+    disagreeing: tuple[str, ...]  #: sets with different labels
 
     def record(self) -> dict[str, int]:
-        return {"sets": self.sets, "samples": self.samples, "crossing_splits": self.crossing.count,
-                "different_labels": self.disagreeing.count}
+        return {"sets": self.sets, "samples": self.samples, "crossing_splits": len(self.crossing),
+                "different_labels": len(self.disagreeing)}
 
     def lines(self, name: str, meaning: str) -> list[str]:
         if not self.sets:
             return [f"{name}: none ({meaning})"]
         rows = [f"{name}: {self.sets:,} sets of {self.samples:,} samples ({meaning})"]
-        for what, fault in (("are in several splits", self.crossing), ("have different labels", self.disagreeing)):
-            if fault.count:
-                rows += [f"  {fault.count:,} sets {what}", *(f"    {example}" for example in fault.examples)]
+        for what, found in (("are in several splits", self.crossing), ("have different labels", self.disagreeing)):
+            if found:
+                rows += [f"  {len(found):,} sets {what}", *(f"    {example}" for example in found[:MAX_EXAMPLES])]
         return rows
 
 
@@ -77,7 +69,7 @@ class Findings:
         return int(bool(self.unreadable) or self._leaks())
 
     def _leaks(self) -> bool:
-        return any(sets.crossing.count for sets in (self.exact, self.near, self.groups))
+        return any(sets.crossing for sets in (self.exact, self.near, self.groups))
 
     def text(self) -> str:
         """All findings, a line or a few each."""
@@ -141,21 +133,17 @@ def _sets(
     table = manifest.table[["key", "split", "basic", "compound"]].assign(head=heads)
     table["member"] = np.arange(len(table)) if beyond is None else beyond
     table = table[table.groupby("head")["member"].transform("nunique") > 1]
-    return Sets(int(table["head"].nunique()), len(table), _fault(table, ("split",)), _fault(table, labels))
+    return Sets(int(table["head"].nunique()), len(table), _differing(table, ("split",)), _differing(table, labels))
 
 
-def _fault(table: pd.DataFrame, columns: tuple[str, ...]) -> Fault:
-    """The sets with two values in one of the columns, empty ones aside."""
-    heads: dict[int, str] = {}
-    for column in columns:
-        kinds = table[table[column] != ""].groupby("head")[column].nunique()
-        heads.update({head: column for head in kinds[kinds > 1].index if head not in heads})
-    examples = []
-    for head in sorted(heads)[:MAX_EXAMPLES]:
-        rows = table[(table["head"] == head) & (table[heads[head]] != "")].drop_duplicates(heads[head])[:2]
-        examples.append(" = ".join(f"{key} ({value})" for key, value in zip(rows["key"], rows[heads[head]],
-                                                                           strict=True)))
-    return Fault(len(heads), tuple(examples))
+def _differing(table: pd.DataFrame, columns: tuple[str, ...]) -> tuple[str, ...]:
+    """The sets with two values in one of the columns, empty ones aside, as two samples that differ."""
+    examples: dict[int, str] = {}
+    for column in reversed(columns):
+        rows = table[table[column] != ""].drop_duplicates(["head", column]).groupby("head")
+        pairs = rows.nth(1).merge(rows.nth(0), on="head")[["head", "key_y", f"{column}_y", "key_x", f"{column}_x"]]
+        examples |= {head: f"{a} ({one}) = {b} ({other})" for head, a, one, b, other in pairs.itertuples(index=False)}
+    return tuple(examples[head] for head in sorted(examples))
 
 
 def _class_lines(manifest: Manifest) -> list[str]:

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 LONGEST = 4096  #: bytes in UTF-8: the longest path of most systems, and the longest text in a feature file
@@ -33,29 +33,15 @@ def key_fault(key: str) -> str:
 
 def ambiguous_keys(keys: Sequence[str]) -> tuple[str, ...]:
     """A sentence each on keys that some file systems (macOS, Windows) take for the same file."""
-    foreign = [key for key in keys if not key.isascii()]
-    return tuple(
-        f"{len(pairs):,} pairs of keys differ only by {what} (the first: {pairs[0][0]!r} and {pairs[0][1]!r}): on "
-        f"{where} they are one file"
-        for what, where, pairs in (
-            ("the Unicode form of their letters", "macOS", _alike(foreign, to_nfc)),
-            ("upper and lower case", "Windows and macOS", _alike(keys, lambda key: to_nfc(key).casefold(), to_nfc)))
-        if pairs)
-
-
-def to_nfc(key: str) -> str:
-    """In Unicode's composed form (NFC), as most systems write letters with accents; macOS decomposes some names."""
-    return key if key.isascii() else unicodedata.normalize("NFC", key)
-
-
-def _alike(
-    keys: Iterable[str], form: Callable[[str], str], same: Callable[[str], str] = str,
-) -> list[tuple[str, str]]:
-    """Pairs of keys of one form that are not the `same` all the same."""
-    first: dict[str, str] = {}
-    pairs = []
+    forms: dict[str, str] = {}
+    cases: dict[str, str] = {}
+    same_form, same_case = [], []
     for key in keys:
-        other = first.setdefault(form(key), key)
-        if same(other) != same(key):
-            pairs.append((other, key))
-    return pairs
+        form = unicodedata.normalize("NFC", key)
+        other, alike = forms.setdefault(form, key), cases.setdefault(form.casefold(), form)
+        same_form += [(other, key)] if other != key else []
+        same_case += [(alike, form)] if alike != form else []
+    return tuple(f"{len(pairs):,} pairs of keys differ only by {what} (the first: {pairs[0][0]!r} and "
+                 f"{pairs[0][1]!r}): on {where} they are one file" for what, where, pairs in (
+                     ("the Unicode form of their letters", "macOS", same_form),
+                     ("upper and lower case", "Windows and macOS", same_case)) if pairs)

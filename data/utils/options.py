@@ -28,12 +28,12 @@ MAX_TOML_BYTES = 1 << 18
 LONG_CHAIN = re.compile(r"""(?:[\w"'-]+\s*\.\s*){33}""")  #: a.a.a...: reading it takes the square of its length
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Option:
     """What there is to say about a setting besides its name, type and default. above, below: not reached."""
 
-    panel: str | None
-    help: str
+    panel: str | None = None  #: of `--help`
+    help: str = ""
     choices: tuple[str, ...] = ()
     least: float = -math.inf
     most: float = math.inf
@@ -55,13 +55,9 @@ class Option:
         return " and ".join(f"{word} {value:g}" for word, value in words if math.isfinite(value))
 
 
-def option(
-    default: Any, panel: str | None = None, help: str = "", *, choices: tuple[str, ...] = (), least: float = -math.inf,
-    most: float = math.inf, above: float = -math.inf, below: float = math.inf,
-) -> Any:
-    """A field of settings. panel: of `--help`."""
-    return field(default=default, metadata={"option": Option(
-        panel=panel, help=help, choices=choices, least=least, most=most, above=above, below=below)})
+def option(default: Any, *about: Any, **bounds: Any) -> Any:
+    """A field of settings with this default; the rest is as of `Option`."""
+    return field(default=default, metadata={"option": Option(*about, **bounds)})
 
 
 def option_of(setting: Field) -> Option:
