@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
     from sklearn.pipeline import Pipeline
 
+FEW_STEPS = 100  #: of training: a note says when a head takes fewer
 Singles = Mapping[int, Sequence[TrainedHead]]  #: stream to its heads, one per fold
 
 
@@ -95,6 +96,11 @@ def experiment_on(features: Features, settings: Settings, *, by_fold: tuple[Feat
         features, by_fold = features.loaded(), tuple(each.loaded() for each in by_fold)
     else:
         notes.append("features streamed from disk: they exceed the memory allowed")
+    steps = settings.epochs * -(-min(len(split.train) for split in splits) // settings.batch_size)
+    if task.trains and HEAD_TYPES[settings.head].seeded and steps < FEW_STEPS:
+        notes.append(f"only {steps} training steps ({settings.epochs} epochs in batches of {settings.batch_size}): "
+                     "the head may be far from converged; raise --epochs, lower --batch-size, or compare with --head "
+                     "logreg")
     folds = list(map(Fold, by_fold or [features] * len(splits), splits, classifiers))
     return Experiment(task, features, folds, notes, settings)
 

@@ -36,7 +36,7 @@ def make_splits(features: Features, task: Task, *, folds: int, val_fraction: flo
     is only to be trained (not needs_test), may have no test set.
     """
     if not ((task.learned(features) >= 0) | (task.scored(features) >= 0)).any():
-        raise _no_labels(features, task)
+        raise _no_labels(features, task, folds=0)
     needs_test = needs_test and task.learns_classes
     sides = _fold_sides(features, task, folds, seed) if folds else [_manifest_side(features, needs_test)]
     splits = [_make_split(features, task, side, val_fraction=val_fraction, seed=seed, needs_test=needs_test)
@@ -63,7 +63,7 @@ def _manifest_side(features: Features, needs_test: bool) -> np.ndarray:
 def _fold_sides(features: Features, task: Task, folds: int, seed: int) -> list[np.ndarray]:
     own = np.flatnonzero((task.scored(features) >= 0) & (features.store == 0))
     if not len(own):
-        raise _no_labels(features, task)
+        raise _no_labels(features, task, folds=folds)
     fold = np.full(len(features), -1)
     official = parse_folds(features.fold[own], folds=folds)
     fold[own] = official if official is not None else stratified_group_folds(
@@ -88,6 +88,9 @@ def _make_split(features: Features, task: Task, side: np.ndarray, *, val_fractio
     test = np.flatnonzero(scorable & (side == "test"))
     if not task.trains:
         return Split(train=test[:0], val=test[:0], test=test, extra=test[:0], notes=tuple(notes))
+    if notes and not (learnable & (side == "train")).any():
+        raise InputError("no train samples are left: all of them share a group or their bytes with test samples; "
+                         "split the manifest by group (`manifest split`), or cross-validate with more groups")
     if not (learnable & (side == "train")).any():
         raise InputError(f"the manifest has no {'' if task.learns_classes else 'basic-'}labelled train samples: split "
                          "it (`manifest split`), or use --folds 5")
@@ -146,11 +149,15 @@ def _check(task: Task, split: Split, learned: np.ndarray, needs_test: bool) -> N
                          "samples")
 
 
-def _no_labels(features: Features, task: Task) -> InputError:
+def _no_labels(features: Features, task: Task, *, folds: int) -> InputError:
     taxonomy = features.taxonomy
-    advice = "choose other --target or --classes" if task.learns_classes else "leave out --folds"
-    to_score = "" if task.learns_classes else " to score by"
-    return InputError(f"no sample has a {taxonomy.label_words} of {taxonomy.name}{to_score}: {advice}")
+    if task.learns_classes:
+        return InputError(f"no sample has a {taxonomy.label_words} of {taxonomy.name}: choose other --target or "
+                          "--classes")
+    if folds:
+        return InputError(f"no sample has a {taxonomy.label_words} of {taxonomy.name} to score by: leave out --folds")
+    return InputError("no sample has a basic label to train on, or a label to score by: fill the manifest's column "
+                      "'basic', or take backbones that bring a classifier of basic emotions along")
 
 
 def _texts(values: np.ndarray) -> list[str]:

@@ -251,7 +251,9 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, ove
                 and (trial.scored or not with_scores)}
     todo = [(name, settings) for name, settings in zip(names, wanted, strict=True) if name not in finished]
     jobs = min(jobs or os.cpu_count() or 1, max(len(todo), 1))
-    calls = (delayed(_try)(list(stores), out, name, settings, with_scores, tensorboard) for name, settings in todo)
+    package = str(Path(__file__).resolve().parents[1] / "__init__.py")
+    calls = (delayed(_in_worker)(package, (list(stores), out, name, settings, with_scores, tensorboard))
+             for name, settings in todo)
     # joblib shares the cores among its processes; one job runs in this process, whose threads stay as they are
     results = cast(Iterable[Trial], Parallel(n_jobs=jobs, return_as="generator_unordered")(calls))
     for number, trial in enumerate(results, 1):
@@ -343,6 +345,25 @@ def _subsets_of_backbones(word: object, stores: Sequence[Path], common: dict, co
     if isinstance(word, list) and word and all(isinstance(subset, list) and subset for subset in word):
         return word
     raise InputError(f"{config}: backbones is {word!r}: {ADVICE}")
+
+
+def _in_worker(package: str, arguments: tuple) -> "Trial":
+    """`_try` in a process that may not know the package: that of a plain clone is not installed.
+
+    Sent by value, so that even its annotations name no class of ours.
+    """
+    import importlib
+    import importlib.util
+    import sys
+
+    if "twofold" not in sys.modules and (spec := importlib.util.spec_from_file_location(
+            "twofold", package, submodule_search_locations=[package.rpartition("__init__")[0]])) and spec.loader:
+        sys.modules["twofold"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["twofold"])
+    return importlib.import_module("twofold.fuse.sweep")._try(*arguments)
+
+
+_in_worker.__module__ = "__main__"  # joblib sends such a function by value, any other by the name of its module
 
 
 def _try(stores: list[Path], out: Path, name: str, record: dict, with_scores: bool, tensorboard: Path | None) -> Trial:

@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from twofold.cache.classifier import BackboneClassifier
+from twofold.data.utils.errors import InputError
 from twofold.fuse.features import Features
 from twofold.fuse.heads.registry import HEAD_TYPES, SINGLE, build
 from twofold.fuse.settings import Settings
 from twofold.fuse.split import Split
 from twofold.fuse.task import Task
 from twofold.fuse.training.data import Samples, Scaler, fit_scaler
-from twofold.fuse.training.ensemble import Output, Spec
+from twofold.fuse.training.ensemble import Output, Spec, torch_defaults
 from twofold.fuse.training.loop import Epoch
 from twofold.fuse.training.optimiser import parse_device
 
@@ -31,9 +32,10 @@ class StandardisedHead(nn.Module):
     def __init__(self, spec: Spec):
         super().__init__()
         self.spec = spec
-        self.register_buffer("mean", torch.zeros(spec.members, 1, sum(spec.dims)))
-        self.register_buffer("std", torch.ones(spec.members, 1, sum(spec.dims)))
-        self.body = build(spec)
+        with torch_defaults():
+            self.register_buffer("mean", torch.zeros(spec.members, 1, sum(spec.dims)))
+            self.register_buffer("std", torch.ones(spec.members, 1, sum(spec.dims)))
+            self.body = build(spec)
 
     def forward(self, x: torch.Tensor) -> Output:
         return self.body((x - self.mean) / self.std)
@@ -88,6 +90,9 @@ def run_head(head: StandardisedHead, features: Features, rows: np.ndarray, strea
 def run_on_array(head: StandardisedHead, x: np.ndarray) -> HeadOutput:
     """Run a head on raw features (n, D) float32."""
     output = head(torch.from_numpy(x))
+    if not torch.isfinite(output.logits).all():
+        raise InputError("the head's output is not finite: its features have values far outside those it was trained "
+                         "on, or that are not finite")
     return HeadOutput(output.logits.float().softmax(dim=-1).numpy(),
                       None if output.stream_weights is None else output.stream_weights.float().numpy(),
                       None if output.basic is None else output.basic.float().softmax(dim=-1).numpy())
@@ -108,6 +113,7 @@ class TrainedHead:
     seconds: float
 
 
+@torch_defaults()
 def fit(
     settings: Settings, task: Task, features: Features, split: Split, streams: Sequence[int], *,
     singles: Sequence[TrainedHead] = (), pretrained: Sequence[BackboneClassifier] = (),

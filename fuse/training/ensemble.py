@@ -1,8 +1,9 @@
 """Ensemble members (seeds, folds) side by side: layers with parameters (M, in, out), a random generator for each."""
 
+import contextlib
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,6 +138,18 @@ def initialise(module: nn.Module, seeds: Sequence[int]) -> None:
         for part in module.modules():
             if isinstance(part, StackedLinear):
                 part.draw(member, generator)
+
+
+@contextlib.contextmanager
+def torch_defaults() -> Iterator[None]:
+    """torch as it starts: gradients on, float32. A notebook may have set either otherwise, and gets it back."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 class Body(nn.Module):

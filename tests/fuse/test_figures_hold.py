@@ -1,7 +1,11 @@
 """Figures that hold: each defect that once made a figure wrong in silence."""
 
 import csv
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ from twofold.fuse.evaluate import evaluate
 from twofold.fuse.experiment import prepare
 from twofold.fuse.fuse import fuse
 from twofold.fuse.heads.fusion import cross_fitted, find_weights
+from twofold.fuse.heads.head import run_on_array
 from twofold.fuse.metrics.scores import compute_scores
 from twofold.fuse.report.analysis import compare_with_first
 from twofold.fuse.runs.read import read_run
@@ -23,6 +28,7 @@ from twofold.fuse.split import encoder_training_samples, group_digests
 from twofold.fuse.sweep import Trial, nested_macro_f1, plan, sweep
 from twofold.fuse.training.loop import contrastive_loss, training_distribution
 
+ROOT = Path(__file__).resolve().parents[2]
 FAST = {"epochs": 3, "lr": 3e-3, "warmup": 1, "hidden": 16, "seeds": 1, "batch_size": 64}
 
 
@@ -167,3 +173,60 @@ def test_the_papers_warm_up_is_not_the_heads_and_a_path_of_penalties_is_no_learn
     assert resolve(preset="paper").warmup == 0
     fuse([make_store(rows=140)], quick(head="logreg"), out=tmp_path / "run")
     assert (tmp_path / "run/history.csv").read_text().count("\n") == 1 and read_run(tmp_path / "run").history == []
+
+
+def test_training_does_not_depend_on_how_a_notebook_has_set_torch(make_store):
+    store, made = make_store(rows=140), []
+    for dtype, gradients in ((torch.float32, True), (torch.float64, False)):
+        torch.set_default_dtype(dtype)
+        try:
+            with torch.set_grad_enabled(gradients):
+                made.append(fuse([store], quick(), out=None).figures[-1].predictions.outputs)
+                assert torch.get_default_dtype() == dtype and torch.is_grad_enabled() == gradients
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert np.array_equal(*made)
+
+
+def test_few_training_steps_are_said(make_store):
+    store = make_store(rows=140)
+    assert any("only 3 training steps" in note for note in prepare([store], quick(batch_size=256)).notes)
+    for enough in ({"epochs": 200}, {"head": "logreg"}):
+        assert not any("training steps" in note for note in prepare([store], quick(**enough)).notes)
+
+
+def test_what_is_not_finite_is_no_prediction(make_store, tmp_path):
+    fuse([make_store(rows=140)], quick(), out=tmp_path / "run")
+    head = read_run(tmp_path / "run").head
+    with pytest.raises(InputError, match="not finite"):
+        run_on_array(head, np.full((2, 20), np.nan, np.float32))
+
+
+def test_advice_names_what_would_help(make_store):
+    unlabelled = make_store(name="unlabelled", rows=70)
+    for line in ("compound", "basic"):
+        _change(unlabelled, line, lambda _: "")
+    with pytest.raises(InputError, match="fill the manifest's column 'basic'"):
+        prepare([unlabelled], quick(head="zeroshot"))
+    with pytest.raises(InputError, match="all of them share a group or their bytes with test"):
+        prepare([make_store(rows=70, groups=["one"] * 70)], quick())
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_in_processes_from_a_plain_clone(make_store, tmp_path):
+    (tmp_path / "a.toml").write_text('heads = ["linear", "mlp"]\nbackbones = [["timm:a"]]\n[settings]\nepochs = 1\n')
+    words = [sys.executable, ROOT / "pipeline.py", "sweep", make_store(rows=140), "--config", tmp_path / "a.toml",
+             "--out", tmp_path / "out", "--jobs", "2"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(words, text=True, capture_output=True, env=environment, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0 and "2 trials (0 done before), 0 failed" in done.stdout, done.stderr
+
+
+def _change(store, column, change):
+    """Rewrite a column of the manifest."""
+    path = Store(store).manifest_path
+    rows = list(csv.DictReader(path.open(encoding="utf-8")))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(row | {column: change(row[column])} for row in rows)
