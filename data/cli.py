@@ -225,14 +225,14 @@ def crop(
 
     In class folders (class/*.jpg or split/class/*.jpg), faces have the label of their folder.
     """
-    from twofold.data.faces.crop import CropRequest
     from twofold.data.faces.crop import crop as run_crop
     from twofold.data.faces.detectors import open_detector
     from twofold.data.faces.settings import CropSettings, Sampling
+    from twofold.data.faces.sources import find_sources
     from twofold.data.readers.folder import folder_labels
 
     settings = CropSettings(**{name: value for name, value in changes.items() if value is not None})
-    request = CropRequest(inputs=inputs, out=out, settings=settings, sampling=Sampling(fps=fps, every=every),
-                          workers=workers, overwrite=overwrite,
-                          labels=folder_labels(classes=classes, label_map=label_map), follow_links=follow_links)
-    return run_crop(request, open_detector(detector))
+    sampling, labels = Sampling(fps=fps, every=every), folder_labels(classes=classes, label_map=label_map)
+    sources = find_sources(inputs, ignore=out, labels=labels, follow_links=follow_links)
+    return run_crop(sources, out, open_detector(detector), settings=settings, sampling=sampling, workers=workers,
+                    overwrite=overwrite)

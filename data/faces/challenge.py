@@ -9,9 +9,10 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from twofold.data.faces.crop import CropRequest, crop
+from twofold.data.faces.crop import crop
 from twofold.data.faces.detectors import open_detector
 from twofold.data.faces.settings import CropSettings, Sampling
+from twofold.data.faces.sources import find_sources
 from twofold.data.images.sources import NO_FACE_SUFFIX
 from twofold.data.manifest import read_manifest
 from twofold.data.utils.atomic import atomic_write
@@ -85,8 +86,8 @@ def _video_and_frame(name: str) -> tuple[str, int]:
 
 def crop_challenge(videos: Path, asked: Sequence[str], out: Path, detector: Path | None) -> Path:
     """Crop the challenge's videos and put the faces of their main persons where a template asks for them."""
-    request = CropRequest(inputs=[videos], out=out, settings=CropSettings(), sampling=Sampling())
-    cropped = crop(request, open_detector(detector))
+    cropped = crop(find_sources([videos], ignore=out), out, open_detector(detector), settings=CropSettings(),
+                   sampling=Sampling())
     log.info("%s", cropped.text())
     if cropped.stopped:
         raise InputError("stopped before the videos were cropped: the same command goes on")

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +16,7 @@ from twofold.data.faces.detect import DetectionConfig, Face, FrameDetections, de
 from twofold.data.faces.detectors import Detection, DetectorModel
 from twofold.data.faces.faces_table import IMAGES, CropReport, crop_report, face_key, faces_manifest
 from twofold.data.faces.settings import VERSION, CropSettings, Sampling
-from twofold.data.faces.sources import Labels, Source, find_sources
+from twofold.data.faces.sources import Source
 from twofold.data.faces.video import VideoError, VideoReader
 from twofold.data.images.decode import MAX_FILE_BYTES
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
@@ -27,34 +27,18 @@ FACES, FACTS, JOURNAL = "faces.csv", "crop.json", ".journal.jsonl"
 LOG_SECONDS = 30  #: between progress lines where stderr is not a terminal
 
 
-@dataclass(frozen=True, kw_only=True)
-class CropRequest:
-    """What to crop, and into which folder. workers: threads, 0 for one a core; overwrite: a changed faces.csv; labels
-    and follow_links: see `find_sources`."""
+def crop(sources: Sequence[Source], out: Path, model: DetectorModel, *, settings: CropSettings, sampling: Sampling,
+         workers: int = 0, overwrite: bool = False, progress: bool = True) -> CropReport:
+    """Detect and crop the faces of photographs and videos into a folder. The same call resumes an interrupted one.
 
-    inputs: Sequence[Path]
-    out: Path
-    settings: CropSettings
-    sampling: Sampling
-    workers: int = 0
-    overwrite: bool = False
-    labels: Labels = lambda folders: {}
-    follow_links: bool = False
-
-
-def crop(request: CropRequest, model: DetectorModel, *, progress: bool = True) -> CropReport:
-    """Detect and crop the faces of all inputs. The same request resumes an interrupted one.
-
-    The folder may hold faces of other inputs, cropped with the same settings: they stay in its manifest.
-    Raises InputError for missing inputs, a folder with anything else in it, faces cropped there with other
-    settings, or from another file of the same name.
+    workers: threads, 0 for one a core; overwrite: replace a faces.csv that was changed since. The folder may hold faces
+    of other sources, cropped with the same settings: they stay in its manifest. Raises InputError for a folder with
+    anything else in it, and faces cropped there with other settings, or from another file of the same name.
     """
-    began, out, settings = time.monotonic(), request.out, request.settings
-    sources = find_sources(request.inputs, ignore=out, labels=request.labels,
-                           follow_links=request.follow_links)
+    began = time.monotonic()
     line = settings.to_line(model.sha256)
     _claim_folder(out, {
-        "version": VERSION, "settings": asdict(settings), "sampling": asdict(request.sampling),
+        "version": VERSION, "settings": asdict(settings), "sampling": asdict(sampling),
         "detector": {"name": model.name, "sha256": model.sha256}, "template": [list(point) for point in TEMPLATE],
         "line": line})
     _refuse_links(out)
@@ -67,17 +51,17 @@ def crop(request: CropRequest, model: DetectorModel, *, progress: bool = True) -
         return faces_manifest(entries, settings, line)
 
     with Journal(out) as journal:
-        _check_unchanged(out / FACES, manifest(), request.overwrite)
+        _check_unchanged(out / FACES, manifest(), overwrite)
         digests = {source.name: _sha256(source) for source in sources}
         for name, sha256 in journal.digests().items():
             if digests.get(name, sha256) != sha256:
                 raise InputError(f"{out} has the faces of another file that is called {name}: choose another -o")
         finished, previous = _resume(journal, out, sources, settings)
         rest = [source for source in sources if source.name not in finished]
-        config = DetectionConfig(model, settings, request.sampling, request.workers)
+        config = DetectionConfig(model, settings, sampling, workers)
         frames, stopped, folders = 0, False, set()
         try:
-            with VideoReader() as reader, _progress_bar(rest, request.sampling, reader, progress) as bar, \
+            with VideoReader() as reader, _progress_bar(rest, sampling, reader, progress) as bar, \
                     closing(detect_faces(rest, config, previous, reader)) as detections:
                 for entry in detections:
                     is_image = entry.frame is not None or not entry.source.video  # and not the end of a video

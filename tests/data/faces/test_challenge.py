@@ -7,8 +7,9 @@ from PIL import Image
 
 from tests.data.faces.films import BLOBS, GREEN, RED, film, still
 from twofold.data.faces.challenge import challenge_frames, link_frames, main_tracks
-from twofold.data.faces.crop import CropRequest, crop
+from twofold.data.faces.crop import crop
 from twofold.data.faces.settings import CropSettings, Sampling
+from twofold.data.faces.sources import find_sources
 from twofold.data.manifest import read_manifest
 
 ASKED = [f"{video}/{frame:05d}.jpg" for video, last in (("01", 7), ("02", 4)) for frame in range(1, last + 1)]
@@ -22,8 +23,8 @@ def cropped(tmp_path):
     film(tmp_path / "videos/01.mp4", [
         still((RED, 2, 2), *([] if place in (0, 3) else [(GREEN, 64, 32)])) for place in range(6)])
     film(tmp_path / "videos/2.mp4", [still((RED, 20 + place, 30)) for place in range(5)])
-    crop(CropRequest(inputs=[tmp_path / "videos"], out=tmp_path / "crops", sampling=Sampling(),
-                     settings=CropSettings(size=32, align="square")), BLOBS, progress=False)
+    crop(find_sources([tmp_path / "videos"]), tmp_path / "crops", BLOBS, sampling=Sampling(),
+         settings=CropSettings(size=32, align="square"), progress=False)
     return tmp_path / "crops"
 
 

@@ -9,17 +9,18 @@ import pytest
 from PIL import Image
 
 from tests.data.faces.films import BLOBS, GREEN, RED, film, sound, still, turn
-from twofold.data.faces.crop import CropRequest, crop
+from twofold.data.faces.crop import crop
 from twofold.data.faces.settings import CropSettings, Sampling, parse_crop_line
+from twofold.data.faces.sources import find_sources
 from twofold.data.manifest import read_manifest
 from twofold.data.readers.folder import folder_labels
 from twofold.data.utils.errors import InputError
 
 
 def run(inputs, out, *, model=BLOBS, workers=2, sampling=None, overwrite=False, labels=lambda folders: {}, **settings):
-    request = CropRequest(inputs=inputs, out=out, settings=CropSettings(**({"size": 32, "align": "square"} | settings)),
-                          sampling=sampling or Sampling(), workers=workers, overwrite=overwrite, labels=labels)
-    return crop(request, model, progress=False)
+    return crop(find_sources(inputs, ignore=out, labels=labels), out, model, sampling=sampling or Sampling(),
+                settings=CropSettings(**({"size": 32, "align": "square"} | settings)), workers=workers,
+                overwrite=overwrite, progress=False)
 
 
 def table(out):
