@@ -29,7 +29,7 @@ def store(tmp_path):
     return Store(tmp_path, new=True)
 
 
-def test_parts_in_any_order_become_one_file_in_manifest_order(store, recipe):
+def test_shards_in_any_order_become_one_file_in_manifest_order(store, recipe):
     how = recipe()
     for rows in np.array_split(np.random.default_rng(0).permutation(599), 7):
         publish(store, how, rows)
@@ -58,22 +58,22 @@ def test_a_face_taken_out_comes_back_for_nothing(store, recipe):
 
 
 @pytest.mark.parametrize("damage", [b"", b"<html>", None])
-def test_a_damaged_part_is_set_aside_and_its_rows_are_missing(store, recipe, caplog, damage):
+def test_a_damaged_shard_is_set_aside_and_its_rows_are_missing(store, recipe, caplog, damage):
     how = recipe()
     publish(store, how, np.arange(300))
-    part = publish(store, how, np.arange(300, 600))
-    content = part.read_bytes()
+    shard = publish(store, how, np.arange(300, 600))
+    content = shard.read_bytes()
     values = VALUES[300:].tobytes()
     place = content.index(values[:64])
-    part.write_bytes(damage if damage is not None else content[:place] + b"\1" + content[place + 1:])
+    shard.write_bytes(damage if damage is not None else content[:place] + b"\1" + content[place + 1:])
     assert list(file_state(store, how).rows.place) == KEYS[:300]
-    assert "set aside" in caplog.text and part.with_name(part.name + ".damaged").exists()
+    assert "set aside" in caplog.text and shard.with_name(shard.name + ".damaged").exists()
 
 
-def test_a_part_of_another_recipe_is_set_aside(store, recipe):
-    part = publish(store, recipe(precision="bf16"), np.arange(600))
+def test_a_shard_of_another_recipe_is_set_aside(store, recipe):
+    shard = publish(store, recipe(precision="bf16"), np.arange(600))
     store.shard_folder(recipe()).mkdir()
-    part.rename(store.shard_folder(recipe()) / part.name)
+    shard.rename(store.shard_folder(recipe()) / shard.name)
     assert file_state(store, recipe()).rows.place == {}
 
 
@@ -122,7 +122,7 @@ def test_a_store_finds_by_name_view_and_fingerprint(store, recipe):
     assert isinstance(store.files()[0], FeatureFile)
 
 
-def test_parts_that_another_process_assembles_meanwhile_are_not_missed(store, recipe, monkeypatch):
+def test_shards_that_another_process_assembles_meanwhile_are_not_missed(store, recipe, monkeypatch):
     how, listed, others = recipe(), shards_module.shard_paths, []
     for rows in np.array_split(np.arange(600), 3):
         publish(store, how, rows)
@@ -167,7 +167,7 @@ def test_rows_kept_aside_are_listed(cli, store, recipe):
     assert "kept aside: 100 rows" in listed and "unfinished" not in listed
 
 
-def test_a_part_that_goes_while_a_store_is_verified_is_not_at_fault(store, recipe, monkeypatch):
+def test_a_shard_that_goes_while_a_store_is_verified_is_not_at_fault(store, recipe, monkeypatch):
     how = recipe()
     publish(store, how, np.arange(600))
     listed = Store.shards

@@ -64,7 +64,7 @@ def test_other_keys_are_another_dataset_too_and_its_rows_are_kept_aside_when_tol
         (root / key).write_bytes(path.read_bytes())
     root.with_suffix(".csv").write_text("key\n" + "\n".join(keys) + "\n")
     done = run(root, store)
-    assert done.returncode == 2 and "none of its 14 faces is in this manifest" in done.stderr
+    assert done.returncode == 2 and "none of its 14 samples is in this manifest" in done.stderr
     assert Store(store).find(*ONE).rows == 14
     assert run(root, store, "--replace-manifest").returncode == 0
     assert Store(store).find(*ONE).keys.tolist() == keys
