@@ -172,9 +172,12 @@ class Images:
         """(n, S, S, 3) uint8 of these rows."""
         if self.cached is not None:
             return self.cached[torch.from_numpy(self.place[rows])]
+
+        def decoded(row: int) -> np.ndarray:
+            return _prepare(self.keys[row], self.roots, self.preprocessing)[1]
+
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            images = list(pool.map(lambda row: _prepare(self.keys[row], self.roots, self.preprocessing)[1],
-                                   rows.tolist()))
+            images = list(pool.map(decoded, rows.tolist()))
         return torch.from_numpy(np.stack(images))
 
 

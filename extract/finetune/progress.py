@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -114,7 +114,7 @@ def save_state(path: Path, progress: Progress, training: str, parts: Mapping[str
         except RuntimeError as error:  # so torch ends where the disk is full, after the error that says so
             raise error.__context__ or error from None
         file.seek(0)
-        file.write(hashlib.file_digest(file, "sha256").digest())
+        file.write(hashlib.file_digest(cast(Any, file), "sha256").digest())
 
 
 @contextlib.contextmanager
