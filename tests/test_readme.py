@@ -51,7 +51,7 @@ def test_the_commands_lead_from_a_folder_to_an_answer(cli, place):
     assert [command.returncode for command in done] == [0] * 5, [command.stderr for command in done]
     manifest, extracted, fused, evaluated, predicted = (command.stdout for command in done)
     assert "42 samples -> faces.csv" in manifest
-    assert "42 faces, 42 computed, 0 failures" in extracted and "resnet50 (original, 2048-d" in extracted
+    assert "42 samples, 42 computed, 0 failures" in extracted and "resnet50 (original, 2048-d" in extracted
     assert "42 samples" in fused and "fusion of all 2" in fused
     figures = json.loads((place / "runs/first/metrics.json").read_text())["systems"][-1]
     assert f"{100 * figures['accuracy']:.2f}" in evaluated, "out of fold it is the same figure"

@@ -103,10 +103,10 @@ class VideoReader:
             for message in messages:
                 if "end" in message:
                     return
-                pixels = None
-                if self._memory and "at" in message:
+                pixels, memory = None, self._memory
+                if memory is not None and "at" in message:
                     height, width, _ = shape = message["shape"]
-                    shared = np.frombuffer(self._memory, np.uint8, 3 * height * width, message["at"])
+                    shared = np.frombuffer(memory, np.uint8, 3 * height * width, message["at"])
                     pixels = shared.reshape(shape).copy()
                     self._send("done")
                 yield Frame(message["frame"], message["time"], pixels)

@@ -110,6 +110,6 @@ def storable(features: np.ndarray, dtype: str) -> tuple[np.ndarray, Sequence[str
         stored = features.astype(dtype)
     if first_non_finite_row(stored) is None:
         return stored, [""] * len(stored)
-    finite, storable_rows = np.isfinite(features).all(axis=1), np.isfinite(stored).all(axis=1)
+    finite, storable_rows = (np.asarray(np.isfinite(rows).all(axis=1)) for rows in (features, stored))
     return stored, ["" if fits else f"embedding out of the range of {dtype}" if exists else "embedding not finite"
                     for exists, fits in zip(finite, storable_rows, strict=True)]
