@@ -16,7 +16,7 @@ ALLOWED = {
     "cache/share": {"cache", "data", "numpy", "msgspec", "fsspec", "sshfs", "asyncssh", "aiohttp"},
     "cache": {"cache", "data", "numpy", "h5py", "msgspec", "xxhash", "pyarrow"},
     "extract": {"extract", "data", "cache", "numpy", "torch", "timm", "torchvision", "safetensors", "tqdm", "PIL",
-                "onnx", "onnxruntime", "huggingface_hub"},
+                "onnx", "onnxruntime", "transformers", "huggingface_hub"},
     "extract/cluster": {"extract", "data", "cache", "numpy", "tqdm", "ray"},
     "extract/doctor.py": {"twofold", "extract", "data", "torch", "PIL", "huggingface_hub", "filelock", "packaging"},
     "fuse/export": {"fuse", "data", "cache", "numpy", "torch", "onnx", "onnxruntime", "onnxscript"},

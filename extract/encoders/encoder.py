@@ -1,6 +1,6 @@
 """A network before its weights are loaded (Architecture), and with them, ready to embed images (Encoder)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -24,7 +24,8 @@ class Architecture:
     heads: prefixes of classifier entries that a weights file may hold besides; own_head: prefix of those that
     `network` itself has but the embedding does not need; classifier: makes one layer of these entries; trim: after
     loading, turns `network` into what the forward pass needs; rename: from the weights file's names to the network's;
-    resized: the user asked for another input size, so that weights may have to be fitted.
+    resized: the user asked for another input size, so that weights may have to be fitted; classes: of the classifier,
+    in order, where its source says it; entries: the checkpoint's, where the source itself renames them.
     """
 
     name: str  #: as the recipe records it, `torchvision.mobilenet_v2`
@@ -37,6 +38,8 @@ class Architecture:
     own_head: str = "\0"
     classifier: Callable[..., LinearLayer | None] = single_linear_layer
     resized: bool = False
+    classes: tuple[str, ...] = ()
+    entries: Mapping[str, torch.Tensor] | None = None
 
 
 @dataclass

@@ -187,7 +187,8 @@ def preset(name: str) -> Preset:
     if found := find_preset(name):
         return found
     names = ", ".join(backbone.name for backbone in PRESETS)
-    raise InputError(f"unknown backbone {name!r}: choose from {names}, timm:NAME, torchvision:NAME, onnx:PATH")
+    raise InputError(f"unknown backbone {name!r}: choose from {names}, timm:NAME, torchvision:NAME, hf:ORG/NAME, "
+                     "hf:FOLDER, onnx:PATH")
 
 
 check_name = preset

@@ -24,7 +24,7 @@ from twofold.extract.encoders.onnx import load_onnx
 from twofold.extract.encoders.preprocessing import ENTRY, Preprocessing, apply_options, join_name, split_name
 from twofold.extract.encoders.presets import find_preset
 from twofold.extract.encoders.random_weights import init_random_weights, noise_images, seeded
-from twofold.extract.encoders.sources import published_weights, source_of
+from twofold.extract.encoders.sources import published_weights, recorded_name, source_of
 from twofold.extract.weights.find import find_weights, weights_folder
 from twofold.extract.weights.load import (
     check_shapes,
@@ -70,8 +70,9 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
     classifier, unnamed = _classifier(loaded, plain, dim, classes)
     fold_batch_norms(network, images)
     network.to(target, PRECISIONS[resolved]).to(memory_format=torch.channels_last)
+    architecture = ", ".join(filter(None, (built.name, loaded.resampled)))
     return Encoder(
-        name=join_name(plain, options), architecture=", ".join(filter(None, (built.name, loaded.resampled))),
+        name=join_name(recorded_name(plain), options), architecture=architecture,
         weights=identity, tap=built.tap, dim=dim, preprocessing=built.preprocessing, precision=resolved,
         device=target, network=torch.compile(network) if compiled else network,
         limit=BatchLimit(batch_size or FIRST_TRY[target.type]), classifier=classifier, unnamed_classes=unnamed)
@@ -135,6 +136,8 @@ def check_dim(backbone: str, dim: int, *, untrained: bool = False) -> None:
 
 def check_fit(backbone: str, path: Path) -> None:
     """Raise InputError for a weights file whose names and shapes are not this network's, without building it."""
+    if backbone.startswith("hf:"):  # transformers renames entries only as it loads them
+        return
     entry = split_name(backbone)[1].get(ENTRY, "")
     checkpoint, _ = split_entries(read_checkpoint(path, entry=entry))
     with torch.device("meta"):
@@ -188,7 +191,8 @@ def load_weights(name: str, weights: str | None, *, folder: Path, build: Build) 
     with seeded(0):  # the constructors' random numbers are not used
         built, checkpoint = _build_for(checkpoint, build)
     names = {built.rename(entry): entry for entry in checkpoint.tensors}
-    tensors, resampled = {entry: checkpoint.tensors[spelled] for entry, spelled in names.items()}, ""
+    tensors = dict(built.entries or {entry: checkpoint.tensors[spelled] for entry, spelled in names.items()})
+    resampled = ""
     if built.resized:
         tensors, resampled = resample_position_embeddings(built.network, tensors)
     left_over = load_strictly(built.network, replace(checkpoint, tensors=tensors), heads=built.heads)
@@ -218,8 +222,9 @@ def _classifier(loaded: LoadedNetwork, name: str, dim: int,
         return learned, 0
     layer = loaded.architecture.classifier(loaded.head, dim=dim)
     preset = find_preset(name)
-    return checkpoint_classifier(name, layer, loaded.checkpoint, classes=classes,
-                                 order_of_file=preset.class_order if preset else None)
+    declared = loaded.architecture.classes
+    return checkpoint_classifier(name, layer, loaded.checkpoint, classes=classes, order_of_file=preset.class_order
+                                 if preset else lambda _file, count: declared if len(declared) == count else ())
 
 
 def _without_head(built: Architecture) -> nn.Module:

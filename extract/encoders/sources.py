@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from twofold.extract.weights.find import PublishedWeights
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 #: prefix of the name to the module that is a Source (ONNX models bring no network to build: see `onnx`)
 SOURCES = {"timm": "twofold.extract.encoders.timm", "torchvision": "twofold.extract.encoders.torchvision",
+           "hf": "twofold.extract.encoders.hf",
            "": "twofold.extract.encoders.presets"}
 
 
@@ -39,6 +41,12 @@ def source_of(backbone: str) -> tuple[Source, str]:
     kind, name = (kind, name) if colon and kind in SOURCES else ("", plain)
     module: Source = importlib.import_module(SOURCES[kind])  # type: ignore[assignment]
     return module, name
+
+
+def recorded_name(backbone: str) -> str:
+    """The name as a recipe has it: a folder without its path, which is found again below the weights folder."""
+    kind, _, name = backbone.partition(":")
+    return f"hf:{Path(name).resolve().name}" if kind == "hf" and Path(name).is_dir() else backbone
 
 
 def published_weights(backbone: str) -> PublishedWeights:

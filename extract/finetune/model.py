@@ -140,8 +140,8 @@ def initial_model(name: str, *, weights: str | None, folder: Path, settings: Set
     weights: a file, `random:SEED`, `hub` or None, as `extract` takes them. Raises InputError for an unknown name, an
     ONNX model, a size that the network does not allow, and weights that are not exactly its own.
     """
-    if name.startswith("onnx:"):
-        raise InputError(f"{name}: an ONNX model cannot be trained here: name the architecture, as timm:NAME, and its "
+    if name.startswith(("onnx:", "hf:")):
+        raise InputError(f"{name}: a model of ONNX or transformers cannot be fine-tuned here: name the architecture, as timm:NAME, and its "
                          "weights")
     check_name(name)
     loaded = load_weights(name, weights, folder=folder,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from twofold.extract.encoders.encoder import Encoder
@@ -14,3 +15,8 @@ def load(name: str, weights: object, *, precision: str = "fp32", **more) -> Enco
 
 def state_of(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)["state_dict"]
+
+
+def logits(encoder: Encoder, features: np.ndarray) -> np.ndarray:
+    """Of the classifier that the weights brought along."""
+    return features @ encoder.classifier.weight + encoder.classifier.bias

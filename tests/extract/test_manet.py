@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.extract.encoders import load
+from tests.extract.encoders import logits as logits_of
 from twofold.extract.encoders.classifier import class_order
 from twofold.extract.encoders.manet import MANet
 from twofold.extract.encoders.presets import preset
@@ -92,5 +93,5 @@ def test_a_checkpoint_gives_features_and_both_heads_as_one_classifier(state, fil
     assert np.linalg.norm(features) == pytest.approx(GOLDEN[4], rel=1e-3)
     local, of_all = (features[:, 512 * (branch - 1):512 * branch] @ state[f"fc_{branch}.weight"].numpy().T
                      + state[f"fc_{branch}.bias"].numpy() for branch in (1, 2))
-    np.testing.assert_allclose(encoder.classifier.logits(features), 0.6 * local + 0.4 * of_all, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(logits_of(encoder, features), 0.6 * local + 0.4 * of_all, rtol=1e-3, atol=1e-3)
     assert encoder.classifier.classes == class_order("affectnet7") and encoder.dim == 1024

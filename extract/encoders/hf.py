@@ -1,0 +1,159 @@
+"""Backbones `hf:ORG/NAME` and `hf:FOLDER`: image classifiers of transformers, their last linear layer removed.
+
+Safetensors only, no remote code. What a folder or repository says of itself (config.json, preprocessor_config.json) is
+read here; nothing is downloaded but these files and the weights of a name that the user typed.
+"""
+
+import importlib.util
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from twofold.data.labels import ALIASES, canonical_label
+from twofold.data.utils.errors import InputError, first_line
+from twofold.data.utils.weights_files import hub_file, weights_folder
+from twofold.extract.encoders.encoder import Architecture
+from twofold.extract.encoders.preprocessing import Preprocessing
+from twofold.extract.weights.find import HUB_FILE, PublishedWeights, default_file
+from twofold.extract.weights.read import Checkpoint
+
+FILTERS = {mode.value: mode.name.lower() for mode in Image.Resampling}
+CONVNEXT_SIDE = 384  #: pixels; smaller ones are cropped from size / crop_pct, this and larger ones are resized to
+
+
+class Embedding(nn.Module):
+    """(B, 3, S, S) to what stands in front of a classifier's last linear layer, (B, D)."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(pixel_values=x).logits
+
+
+def check_name(name: str) -> None:
+    """Raise InputError for a name without a configuration, for remote code, and if transformers is missing."""
+    if importlib.util.find_spec("transformers") is None:
+        raise InputError(f"hf:{name} needs transformers: install it with `pip install transformers`")
+    config, _ = _read(name, "config.json")
+    if "auto_map" in config:
+        raise InputError(f"hf:{name} wants code of its repository to be run, which is never done")
+
+
+def build(name: str, *, checkpoint: Checkpoint | None, size: int, drop_path: float) -> Architecture:
+    """The classifier that config.json names, without its last linear layer."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    record, path = _read(name, "config.json")
+    kind = str((record.get("architectures") or ["no model"])[0])
+    if not kind.endswith("ForImageClassification") or not hasattr(transformers, kind):
+        raise InputError(f"hf:{name} is {kind}: only image classifiers are supported")
+    try:
+        config, faults = transformers.AutoConfig.for_model(**record), {}
+        if checkpoint is None:
+            model = getattr(transformers, kind)(config)
+        else:  # loaded by transformers itself, which knows the names that other versions wrote
+            model, faults = getattr(transformers, kind).from_pretrained(
+                None, config=config, state_dict=dict(checkpoint.tensors), output_loading_info=True, dtype=torch.float32)
+    except Exception as error:  # whatever a stranger's configuration causes
+        raise InputError(f"hf:{name}: transformers cannot build it: {first_line(error)}") from None
+    wrong = [f"{len(names)} {what.replace('_', ' ')} ({', '.join(map(str, list(names)[:3]))}, ...)"
+             for what, names in faults.items() if names]
+    if wrong and checkpoint:
+        raise InputError(f"{checkpoint.path}: these are not the weights of this network: {'; '.join(wrong)}")
+    entries = {f"model.{entry}": tensor.clone() for entry, tensor in model.state_dict().items()} if checkpoint else None
+    head = getattr(model, "classifier", None)
+    if not isinstance(head[-1] if isinstance(head, nn.Sequential) else head, nn.Linear):
+        raise InputError(f"hf:{name}: its classifier is not one linear layer")
+    if isinstance(head, nn.Sequential):
+        head[-1] = nn.Identity()
+    else:
+        model.classifier = nn.Identity()
+    revision = f", revision {path.parent.name}" if path.parent.parent.name == "snapshots" else ""
+    return Architecture(
+        name=f"transformers.{kind}{revision}", network=Embedding(model), tap="input of the last linear layer",
+        preprocessing=_preprocessing(name), heads=("model.classifier.",), entries=entries, classes=_classes(record))
+
+
+def published(name: str) -> PublishedWeights:
+    """The safetensors file of the folder or repository."""
+    backbone = f"hf:{name}"
+    return PublishedWeights(backbone=backbone, files=(default_file(backbone),), download=partial(_file, name, HUB_FILE))
+
+
+def licence(name: str) -> str:
+    """What the model card states."""
+    try:
+        lines = _file(name, "README.md").read_text(encoding="utf-8", errors="replace").splitlines()[:60]
+    except Exception:  # no card, or no network
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("license:")), "")
+
+
+def _file(name: str, file: str) -> Path:
+    """A file of a folder (below the weights folder, too) or of a repository on the hub."""
+    folders = [folder for folder in (Path(name), weights_folder() / name) if folder.is_dir()]
+    if folders:
+        path = folders[0] / file
+        if not path.is_file():
+            raise FileNotFoundError(f"{folders[0]} has no {file}")
+        return path
+    return hub_file(name, file)
+
+
+def _read(name: str, file: str) -> tuple[dict[str, Any], Path]:
+    try:
+        path = _file(name, file)
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except Exception as error:  # the network's and the hub's own kinds, and what is no JSON
+        raise InputError(f"hf:{name}: {file} could not be had ({type(error).__name__}: {first_line(error, most=160)}): "
+                         "is it a folder that save_pretrained wrote, or ORG/NAME on the hub?") from None
+    if not isinstance(record, dict):
+        raise InputError(f"hf:{name}: {file} is no JSON object")
+    return record, path
+
+
+def _preprocessing(name: str) -> Preprocessing:
+    record, path = _read(name, "preprocessor_config.json")
+    try:
+        sides = record["size"] if isinstance(record["size"], dict) else {"height": record["size"]}
+        crop = _square(record["crop_size"]) if record.get("do_center_crop") else 0
+        edge = sides.get("shortest_edge", 0)
+        if edge and not crop:  # ConvNext
+            crop, edge, full = edge, int(edge / record["crop_pct"]) if edge < CONVNEXT_SIDE else 0, edge
+        else:
+            full = 0 if edge else _square(sides)
+        how = Preprocessing(size=crop or full, resize=edge or full, rule="shorter" if edge else "both",
+                            interpolation=FILTERS[record.get("resample", 2)])
+        if not record.get("do_resize", True):
+            how = replace(how, resize=0)
+        if record.get("do_normalize", True):
+            return replace(how, mean=tuple(record["image_mean"]), std=tuple(record["image_std"]),
+                           scale=float(record.get("rescale_factor", 1 / 255)))
+        return replace(how, mean=(0.0,) * 3, std=(1.0,) * 3, scale=float(record.get("rescale_factor", 1 / 255)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} states no preprocessing that is supported here ({type(error).__name__}: "
+                         f"{first_line(error)})") from None
+
+
+def _square(sides: Any) -> int:
+    if not isinstance(sides, dict):
+        return int(sides)
+    if sides["height"] != sides.get("width", sides["height"]):
+        raise ValueError("its input is not square")
+    return int(sides["height"])
+
+
+def _classes(record: dict[str, Any]) -> tuple[str, ...]:
+    """The canonical names of `id2label`, in order; () unless all are basic emotions."""
+    labels = record.get("id2label") or {}
+    names = tuple(canonical_label(str(labels[key])) for key in sorted(labels, key=int))
+    return names if {*names} <= ALIASES.keys() and len({*names}) == len(names) else ()
