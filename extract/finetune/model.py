@@ -141,8 +141,8 @@ def initial_model(name: str, *, weights: str | None, folder: Path, settings: Set
     ONNX model, a size that the network does not allow, and weights that are not exactly its own.
     """
     if name.startswith(("onnx:", "hf:")):
-        raise InputError(f"{name}: a model of ONNX or transformers cannot be fine-tuned here: name the architecture, as timm:NAME, and its "
-                         "weights")
+        raise InputError(f"{name}: an ONNX model cannot be trained here, nor one of transformers: name the "
+                         "architecture, as timm:NAME, and its weights")
     check_name(name)
     loaded = load_weights(name, weights, folder=folder,
                           build=partial(build, name, size=settings.size, drop_path=settings.drop_path))
