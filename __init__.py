@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from twofold.extract.encoders.encoder import Encoder as Network
     from twofold.fuse.features import Features as JoinedFeatures
     from twofold.fuse.predictions import Predictions
+    from twofold.fuse.serve.recogniser import Recogniser
     from twofold.fuse.settings import Settings
 
 __all__ = ["Dataset", "Encoder", "Features", "Head", "Report", "Result", "Run", "Store"]
@@ -139,20 +140,22 @@ class Store:
 
     def features(
         self, *, classes: str = "cexpr7", target: str = "", backbones: Sequence[str] = (),
-        views: Sequence[str] = ("original",),
+        views: Sequence[str] = ("original",), folds: int = 0,
     ) -> Features:
         """The embeddings of these backbones (none: all) side by side, joined by key with the manifest's labels.
 
-        classes: as of `fuse`; `from-data` takes the labels in the manifest's column `target`.
+        classes: as of `fuse`; `from-data` takes the labels in the manifest's column `target`. folds: for encoders that
+        were fine-tuned one per fold; trained with as many folds, each has its own encoder.
         """
         from twofold.cache.store import Store as Folder
-        from twofold.fuse.features import join
+        from twofold.fuse.features import join, join_folds
         from twofold.fuse.settings import resolve
         from twofold.fuse.task import chosen_classes
 
         stores = [Folder(self.path)]
         taxonomy = chosen_classes(resolve(changes={"classes": classes, "target": target}), stores)
-        return Features(join(stores, backbones=list(backbones), views=list(views), taxonomy=taxonomy).loaded())
+        joined = join(stores, backbones=list(backbones), views=list(views), taxonomy=taxonomy, folds=folds)
+        return Features(joined.loaded(), join_folds(stores, joined, folds=folds))
 
     def fuse(self, *, out: Path | str | None = None, overwrite: bool = False, preset: str = "default", **settings: Any
              ) -> pd.DataFrame:
@@ -179,10 +182,10 @@ class Features:
     its own, by its key); streams: the backbones (and views) whose columns X has, in order.
     """
 
-    def __init__(self, joined: JoinedFeatures):
+    def __init__(self, joined: JoinedFeatures, by_fold: tuple[JoinedFeatures, ...] = ()):
         import numpy as np
 
-        self._joined = joined
+        self._joined, self._by_fold = joined, by_fold
         self.X: np.ndarray = joined.read(np.arange(len(joined)), range(len(joined.streams)))
         self.y, self.keys, self.split = joined.label, joined.keys, joined.split
         self.groups = np.array([group.rpartition("\0")[2] for group in joined.group], object)
@@ -222,7 +225,9 @@ class Features:
                 raise _input_error(f"{', '.join(own)}: settings of our heads; set those of {type(head).__name__} on "
                                    "the estimator itself")
         resolved = _resolve(self, head if isinstance(head, str) else "mlp", random_state, settings)
-        experiment = experiment_on(self._joined, resolved)
+        if self._by_fold and resolved.folds != len(self._by_fold):
+            raise _input_error(f"these features have an encoder per fold: train with folds={len(self._by_fold)}")
+        experiment = experiment_on(self._joined, resolved, by_fold=self._by_fold)
         with _threads(n_jobs):
             if not isinstance(head, str):
                 return Result(self, predict_with_estimator(experiment, head, name=name), resolved.seed)
@@ -381,13 +386,32 @@ class Run:
         """
         return self._run.probabilities(X)
 
-    def predict(self, store: Store | Path | str) -> pd.DataFrame:
-        """One row per sample of a store: key, prediction, seen, a probability per class. For images: the verb
-        `predict`.
+    def predict(
+        self, inputs: Store | np.ndarray | Path | str | Image | Sequence[Image | Path | str], *, cropped: bool = False,
+        detector: Path | str | None = None, weights: dict[str, str] | None = None, device: str = "auto",
+    ) -> pd.DataFrame:
+        """Predict a store, features (N, D), or images: a row each, with the prediction and a probability per class.
 
-        seen: the sample, or its group, was in the run's training or validation set, so that its prediction says
-        nothing about new samples; a warning counts them.
+        A store: one row per sample, with `seen` where it, or its group, was in the run's training or validation set,
+        so that its prediction says nothing about new samples; a warning counts them. Images (PIL, or paths of files):
+        one row per face, with its image's number and box, cropped as the run's samples were, or taken whole (cropped:
+        all of them); detector, weights, device: as the options of the verb `predict`. For videos: that verb.
         """
+        import numpy as np
+        import pandas as pd
+
+        if isinstance(inputs, np.ndarray) and inputs.ndim == 2:
+            return self._frame(pd.DataFrame(), self._run.probabilities(inputs))
+        if isinstance(inputs, Store) or (isinstance(inputs, str | Path) and Path(inputs).is_dir()):
+            return self._predict_store(Path(inputs.path if isinstance(inputs, Store) else inputs))
+        images: list[Any] = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
+        recogniser = self._recogniser(cropped, detector, weights or {}, device)
+        results = [recogniser.recognise(_file_content(image)) for image in images]
+        faces = [(number, face) for number, result in enumerate(results) for face in result.faces]
+        found = pd.DataFrame({"image": [number for number, _ in faces], "box": [face.box for _, face in faces]})
+        return self._frame(found, np.array([face.expressions for _, face in faces]).reshape(-1, len(self.classes)))
+
+    def _predict_store(self, path: Path) -> pd.DataFrame:
         import warnings
 
         import numpy as np
@@ -396,15 +420,43 @@ class Run:
         from twofold.cache.store import Store as Folder
         from twofold.fuse.predict import seen_samples_note
 
-        features, notes = self._run.features(Folder(store.path if isinstance(store, Store) else store))
+        features, notes = self._run.features(Folder(path))
         rows = np.arange(len(features))
         seen = np.asarray(~np.all(self._run.seen.unseen(features, rows), axis=1))
         for note in [*notes, *seen_samples_note(self._run, seen)]:
-            warnings.warn(note, stacklevel=2)
-        probabilities = self._run.calibrated(self._run.scores(features, rows))
-        calls = self.classes_[probabilities.argmax(axis=1)]
-        return pd.concat([pd.DataFrame({"key": features.keys, "prediction": calls, "seen": seen}),
-                          pd.DataFrame(probabilities, columns=list(self.classes))], axis=1)
+            warnings.warn(note, stacklevel=3)
+        return self._frame(pd.DataFrame({"key": features.keys, "seen": seen}),
+                           self._run.calibrated(self._run.scores(features, rows)))
+
+    def _recogniser(self, cropped: bool, detector: Path | str | None, weights: dict[str, str], device: str
+                    ) -> Recogniser:
+        from twofold.extract.match import load_matching
+        from twofold.fuse.serve.recogniser import Recogniser
+        from twofold.fuse.serve.worker import open_finder
+
+        self._run.require_one_encoder_per_stream()
+        encoders = load_matching([recipe for _, _, recipe in self._run.streams], device=device,
+                                 weights=[f"{name}={file}" for name, file in weights.items()],
+                                 dims=self._run.head.spec.dims)
+        finder = open_finder(self._run.record.crops, Path(detector) if detector else None, cropped)
+        return Recogniser(self._run, finder, encoders.embed, max_faces=100)
+
+    def _frame(self, columns: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
+        import pandas as pd
+
+        calls = pd.DataFrame({"prediction": self.classes_[probabilities.argmax(axis=1)]})
+        return pd.concat([columns, calls, pd.DataFrame(probabilities, columns=list(self.classes))], axis=1)
+
+
+def _file_content(image: Image | Path | str) -> bytes:
+    """The bytes of an image file; of an image in memory, as PNG."""
+    import io
+
+    if isinstance(image, str | Path):
+        return Path(image).read_bytes()
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
 
 
 def _resolve(features: Features | None, head: str, random_state: int | None, settings: dict[str, Any]) -> Settings:

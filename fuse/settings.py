@@ -21,6 +21,7 @@ REGULARISATION = "Regularisation"
 PAPER = "The paper's head and zero-shot"
 MACHINE = "Machine"
 
+PENDING = ".new"  #: where new files of a run stand together before they are moved to their places; see runs/write.py
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -121,12 +122,18 @@ def settings_from(record: object) -> Settings:
     return options.settings_from_record(Settings, record)
 
 
+def run_file(folder: Path, name: str) -> Path:
+    """The path of a run's file: in `.new` if a writer was stopped before it had moved all files."""
+    pending = folder / PENDING / name
+    return pending if pending.is_file() else folder / name
+
+
 def read_config(path: Path) -> dict:
     """The settings in a TOML file or in a run.json. Raises InputError if it is neither."""
     if path.suffix != ".json":
         return read_toml(path, "settings")
     try:
-        record = settings_of_run(json.loads(path.read_text(encoding="utf-8")), path)
+        record = settings_of_run(json.loads(run_file(path.parent, path.name).read_text(encoding="utf-8")), path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file (a TOML of settings, or the run.json of a run)") from None
     except (KeyError, TypeError, ValueError, AttributeError, OSError, RecursionError) as error:

@@ -14,7 +14,7 @@ from twofold.data.utils.errors import InputError
 from twofold.fuse.features import Features
 from twofold.fuse.heads.registry import HEAD_TYPES
 from twofold.fuse.metrics import scores
-from twofold.fuse.settings import Settings
+from twofold.fuse.settings import Settings, run_file
 
 DEFAULT_CLASSES = {"": "cexpr7", "compound": "cexpr7", "basic": "basic7"}  #: of a target, where none are asked for
 
@@ -109,6 +109,7 @@ def _labels(stores: Sequence[Store], target: str) -> list[str]:
 
 def _classes_of_run(path: Path) -> Taxonomy:
     try:
-        return taxonomy_from_record(json.loads(path.read_text(encoding="utf-8")))
+        return taxonomy_from_record(json.loads(run_file(path.parent, path.name).read_text(
+            encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: no record of a run's classes: {error}") from None

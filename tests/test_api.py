@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.ensemble import VotingClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
@@ -18,7 +19,7 @@ NETWORK = "timm:test_resnet"
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory) -> twofold.Dataset:
+def dataset(tmp_path_factory) -> twofold.Dataset:
     folder = tmp_path_factory.mktemp("api")
     table = draw_dataset(folder / "faces", taxonomy=builtin_taxonomy("cexpr7"), per_class=10, size=48, seed=3)
     write_manifest(table, folder / "faces.csv")
@@ -26,8 +27,8 @@ def faces(tmp_path_factory) -> twofold.Dataset:
 
 
 @pytest.fixture(scope="module")
-def store(faces) -> twofold.Store:
-    return faces.extract(faces.manifest.parent / "store", backbones=[NETWORK], weights={NETWORK: "random:0"},
+def store(dataset) -> twofold.Store:
+    return dataset.extract(dataset.manifest.parent / "store", backbones=[NETWORK], weights={NETWORK: "random:0"},
                          device="cpu", precision="fp32")
 
 
@@ -36,9 +37,9 @@ def features(store) -> twofold.Features:
     return store.features(classes="cexpr7")
 
 
-def test_a_store_gives_arrays_that_belong_together(faces, features):
-    table = faces.frame().set_index("key")
-    assert len(features) == len(faces) == 70 and features.X.dtype == np.float32
+def test_a_store_gives_arrays_that_belong_together(dataset, features):
+    table = dataset.frame().set_index("key")
+    assert len(features) == len(dataset) == 70 and features.X.dtype == np.float32
     assert features.X.shape == (70, 96) and features.streams == [NETWORK]
     assert [features.classes[label] for label in features.y] == table.loc[features.keys, "compound"].tolist()
     frame = features.frame()
@@ -48,12 +49,12 @@ def test_a_store_gives_arrays_that_belong_together(faces, features):
     assert [group if name else "" for group, name in zip(features.groups, groups, strict=True)] == groups
 
 
-def test_a_table_in_memory_and_classes_from_its_labels(faces, tmp_path):
-    table = faces.frame().assign(mood=["calm", "tense"] * (len(faces) // 2), group=None)
-    store = twofold.Dataset(table, root=faces.root).extract(tmp_path / "s", backbones=[NETWORK], device="cpu",
+def test_a_table_in_memory_and_classes_from_its_labels(dataset, tmp_path):
+    table = dataset.frame().assign(mood=["calm", "tense"] * (len(dataset) // 2), group=None)
+    store = twofold.Dataset(table, root=dataset.root).extract(tmp_path / "s", backbones=[NETWORK], device="cpu",
                                                           weights={NETWORK: "random:0"})
     features = store.features(classes="from-data", target="mood")
-    assert features.classes == ("calm", "tense") and features.y.tolist() == [0, 1] * (len(faces) // 2)
+    assert features.classes == ("calm", "tense") and features.y.tolist() == [0, 1] * (len(dataset) // 2)
 
 
 def test_the_files_of_a_store_are_a_table(store):
@@ -61,9 +62,9 @@ def test_the_files_of_a_store_are_a_table(store):
     assert files["backbone"].tolist() == [NETWORK] and files["rows"].tolist() == [70]
 
 
-def test_an_encoder_embeds_paths_and_pictures_as_extract_does(faces, features):
+def test_an_encoder_embeds_paths_and_pictures_as_extract_does(dataset, features):
     encoder = twofold.Encoder(NETWORK, weights="random:0", device="cpu", precision="fp32")
-    paths = [faces.root / key for key in features.keys[:3]]
+    paths = [dataset.root / key for key in features.keys[:3]]
     from_paths = encoder.embed(paths)
     from_pictures = encoder.embed([decode(path.read_bytes()) for path in paths])
     assert from_paths.shape == (3, encoder.dim) and encoder.embed([]).shape == (0, encoder.dim)
@@ -102,7 +103,7 @@ def test_results_on_other_faces_are_not_compared(features):
         by_folds.compare(by_split)
 
 
-def test_a_run_is_written_read_back_and_predicts(store, tmp_path):
+def test_a_run_is_written_read_back_and_predicts(dataset, store, tmp_path):
     """On its own training samples with a warning, as the command says it."""
     table = store.fuse(out=tmp_path / "run", seeds=1, epochs=2)
     run, features = twofold.Run(tmp_path / "run"), store.features()
@@ -110,6 +111,13 @@ def test_a_run_is_written_read_back_and_predicts(store, tmp_path):
     with pytest.warns(UserWarning, match=r"of 70 samples were in the training or validation set"):
         predictions = run.predict(store)
     assert (predictions["seen"] == (features.split != "test")).all()
+    np.testing.assert_array_equal(run.predict(features.X)[list(run.classes)], run.predict_proba(features.X))
+    paths = [dataset.root / key for key in features.keys[:3]]
+    for images in (paths, [Image.open(path) for path in paths]):  # which the run's samples were: whole
+        faces = run.predict(images, cropped=True, device="cpu")
+        assert faces["image"].tolist() == [0, 1, 2] and faces["box"][0] == (0, 0, 48, 48)
+        np.testing.assert_allclose(faces[list(run.classes)], predictions[list(run.classes)][:3], atol=2e-3)
+    assert len(run.predict(paths[0], cropped=True, device="cpu")) == 1
     np.testing.assert_allclose(predictions[list(run.classes)], run.predict_proba(features.X), atol=1e-6)
     assert predictions["key"].tolist() == features.keys.tolist()
 

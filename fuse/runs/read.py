@@ -41,12 +41,11 @@ from twofold.fuse.runs.schema import (
     parse_json,
     shorten,
 )
-from twofold.fuse.settings import Settings, settings_from
+from twofold.fuse.settings import Settings, run_file, settings_from
 from twofold.fuse.split import SeenSamples, parse_seen
 from twofold.fuse.task import check_pairs
 from twofold.fuse.training.ensemble import Spec
 
-PENDING = ".new"  #: where new files of a run stand together before they are moved to their places; see `write`
 MAX_HEADER = 1 << 20  #: bytes of the header of head.safetensors
 
 
@@ -197,12 +196,6 @@ def check_features(features: np.ndarray, dims: Sequence[int], names: Sequence[st
         raise InputError(f"features of shape {np.shape(features)}: (N, {sum(dims)}) is needed, {streams}")
     if not np.isfinite(features).all():
         raise InputError("the features have values that are not finite numbers")
-
-
-def run_file(folder: Path, name: str) -> Path:
-    """The path of a run's file: in `.new` if a writer was stopped before it had moved all files."""
-    pending = folder / PENDING / name
-    return pending if pending.is_file() else folder / name
 
 
 def read_run(path: Path) -> Run:

@@ -30,7 +30,6 @@ from twofold.data.utils.errors import InputError
 from twofold.fuse.features import Features, Stream
 from twofold.fuse.heads.head import TrainedHead, stack_heads
 from twofold.fuse.predictions import Predictions
-from twofold.fuse.runs.read import PENDING, run_file
 from twofold.fuse.runs.schema import (
     FILES,
     HEAD,
@@ -44,7 +43,7 @@ from twofold.fuse.runs.schema import (
     RunRecord,
     parse_json,
 )
-from twofold.fuse.settings import settings_from
+from twofold.fuse.settings import PENDING, run_file, settings_from
 from twofold.fuse.split import SeenSamples, Split, format_seen
 from twofold.fuse.training.loop import Epoch
 

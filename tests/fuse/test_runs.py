@@ -20,9 +20,9 @@ from twofold.data.utils.errors import InputError
 from twofold.extract.match import load_matching
 from twofold.extract.streams import Encoders
 from twofold.fuse.fuse import fuse
-from twofold.fuse.runs.read import PENDING, read_run
+from twofold.fuse.runs.read import read_run
 from twofold.fuse.runs.schema import FILES
-from twofold.fuse.settings import resolve
+from twofold.fuse.settings import PENDING, resolve
 from twofold.fuse.sweep import sweep
 
 QUICK = {"epochs": 1, "hidden": 8, "seeds": 2, "batch_size": 64}
@@ -313,6 +313,7 @@ def test_a_crash_at_any_rename_leaves_the_old_run_or_the_new(old_and_new, tmp_pa
     assert now.predictions.keys == expected.predictions.keys
     assert np.array_equal(now.predictions.probabilities, expected.predictions.probabilities)
     assert now.metrics.systems[-1].confusion == expected.metrics.systems[-1].confusion
+    assert resolve(config=out / "run.json").hidden == now.settings.hidden == expected.settings.hidden
     assert twofold.Run(out).figures["macro_f1"].tolist() == [each.macro_f1 for each in expected.metrics.systems]
     fuse([store], new, out=out, overwrite=True)  # and the next one works
     assert _same(_state(out), after) and not (out / PENDING).exists()

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+import twofold
 from twofold.cache.classifier import BackboneClassifier, TrainingSamples
 from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.recipe import Recipe
@@ -13,6 +14,7 @@ from twofold.cache.store import Store
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import build_manifest, write_manifest
 from twofold.data.splits import assign_folds
+from twofold.data.utils.errors import InputError
 from twofold.fuse.features import join, join_folds
 
 CLASSES = builtin_taxonomy("cexpr7").classes
@@ -127,6 +129,16 @@ def test_each_fold_reads_its_own_encoder(cli, faces, fold_sides, write_store, tm
     assert "test samples left out" not in done.stdout
     refused = cli("evaluate", tmp_path / "run", store)
     assert refused.returncode == 2 and "cross-validated with one encoder per fold" in refused.stderr
+
+
+def test_python_reaches_the_encoders_of_the_folds(cli, faces, fold_sides, write_store, tmp_path):
+    store = write_store(*fold_set(faces, fold_sides))
+    assert cli(*fuse_args(store, "--folds", FOLDS, "--out", tmp_path / "run")).returncode == 0
+    features = twofold.Store(store).features(folds=FOLDS)
+    result = features.train("logreg", folds=FOLDS, seeds=1)
+    assert result.figures["macro_f1"].tolist() == twofold.Run(tmp_path / "run").figures["macro_f1"].tolist()
+    with pytest.raises(InputError, match=f"train with folds={FOLDS}"):
+        features.train("logreg", folds=5)
 
 
 def test_a_folds_features_are_those_of_its_file(faces, fold_sides, write_store):
