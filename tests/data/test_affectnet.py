@@ -138,14 +138,6 @@ def test_older_pictures_not_unpacked(older_affectnet):
     assert "none of the 19 listed images is there" in broken(older_affectnet)
 
 
-def test_older_lists_from_windows(older_affectnet):
-    before = read_affectnet(older_affectnet).table
-    for name in ("training.csv", "validation.csv"):
-        path = older_affectnet / name
-        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
-    assert read_affectnet(older_affectnet).table.equals(before)
-
-
 def test_images_and_annotations_of_other_names(affectnet):
     for name in ("train_set", "val_set"):
         for path in (affectnet / name / "images").iterdir():

@@ -81,10 +81,6 @@ def test_keys_that_no_file_of_ours_could_carry(key, says):
         build_manifest(pd.DataFrame({"key": [key]}), source="x")
 
 
-def test_the_longest_key():
-    assert key_fault("a" * LONGEST) == "" and key_fault("ä" * (LONGEST // 2)) == "" and key_fault("a" * (LONGEST + 1))
-
-
 def test_keys_that_other_systems_take_for_one_file():
     assert ambiguous_keys(["a.png", "b.png", "A/a.png"]) == ()
     (note,) = ambiguous_keys(["é.png", "e\u0301.png", "f.png"])
@@ -97,17 +93,10 @@ def test_look_alikes_are_said_when_a_manifest_is_made_and_checked(tmp_path, cli,
     for name in ("e\u0301.jpg", "é.jpg", "É.jpg"):
         put(tmp_path / "faces/anger" / name, 1)
     done = cli("manifest", "folder", tmp_path / "faces", "-o", tmp_path / "faces.csv")
-    if done.stdout.startswith("3 faces"):  # on a file system that keeps them apart
+    if done.stdout.startswith("3 samples"):  # on a file system that keeps them apart
         assert "Unicode form" in done.stderr and "upper and lower case" in done.stderr
         checked = cli("manifest", "check", tmp_path / "faces.csv", "--root", tmp_path / "faces")
         assert "Unicode form" in checked.stdout
-
-
-def test_roots_named_in_another_unicode_form_are_told_apart_from_missing_ones(tmp_path, cli, put):
-    put(tmp_path / "faces/e\u0301.jpg", 1)
-    (tmp_path / "faces.csv").write_text("key\né.jpg\n")
-    done = cli("manifest", "check", tmp_path / "faces.csv", "--root", tmp_path / "faces")
-    assert (done.returncode, "another Unicode form (NFD)" in done.stderr) in ((2, True), (0, False))
 
 
 @pytest.mark.parametrize("words", [

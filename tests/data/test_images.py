@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from twofold.data.images.csv_pixels import encode_png
-from twofold.data.images.decode import DECODER, ImageError, Limits, count_scans, decode
+from twofold.data.images.decode import ImageError, Limits, count_scans, decode
 from twofold.data.images.formats import IMAGE_FORMATS, IMAGE_SUFFIXES, image_format
 
 RAMP = np.linspace(0, 255, 40 * 30).reshape(30, 40).astype(np.uint8)
@@ -166,10 +166,6 @@ def test_damage_never_escapes(data):
 def test_our_own_png_is_one(side, seed):
     grey = np.random.default_rng(seed).integers(0, 256, (side, side)).astype(np.uint8)
     assert (np.asarray(decode(encode_png(grey.tobytes(), side)))[..., 0] == grey).all()
-
-
-def test_the_decoder_has_a_name():
-    assert DECODER == "pillow-rgb-2"
 
 
 @pytest.mark.parametrize("kind", ["EPS", "PCX"])

@@ -57,13 +57,6 @@ def test_repackaged_class_folders(rafdb, put):
     assert read_rafdb(rafdb / "basic", part="basic").keys[0] == "test/1/test_00001_aligned.jpg"
 
 
-def test_windows_line_ends_byte_order_mark_and_blank_lines(rafdb):
-    before = read_rafdb(rafdb, part="compound").table
-    path = rafdb / "compound" / LIST
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
-    assert read_rafdb(rafdb, part="compound").table.equals(before)
-
-
 def broken(rafdb, **arguments) -> str:
     with pytest.raises(InputError) as caught:
         read_rafdb(rafdb, **{"part": "compound", **arguments})
