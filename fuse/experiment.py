@@ -21,7 +21,7 @@ from twofold.fuse.predictions import Predictions, System
 from twofold.fuse.settings import Settings
 from twofold.fuse.split import SeenSamples, Split, drop_encoder_training_samples, make_splits, seen_samples
 from twofold.fuse.task import Task, check_pairs, chosen_classes
-from twofold.fuse.training.augment import membership
+from twofold.fuse.training.data import membership
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator

@@ -14,8 +14,7 @@ from twofold.data.utils.errors import InputError
 from twofold.fuse.features import Features, Stream
 from twofold.fuse.heads.fusion import MLP
 from twofold.fuse.settings import Settings
-from twofold.fuse.training.augment import membership
-from twofold.fuse.training.data import Samples
+from twofold.fuse.training.data import Samples, membership
 from twofold.fuse.training.ensemble import Body, MemberRandom, Output, Spec, StackedLinear, StackedMLP
 from twofold.fuse.training.loop import Epoch
 

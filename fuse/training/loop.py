@@ -11,8 +11,7 @@ from torch import nn
 
 from twofold.fuse.metrics import scores
 from twofold.fuse.settings import Settings
-from twofold.fuse.training.augment import Batch, Pools, drop_streams, mix_compounds, mixup, pools
-from twofold.fuse.training.data import Samples
+from twofold.fuse.training.data import Batch, Pools, Samples, drop_streams, mix_compounds, mixup, pools
 from twofold.fuse.training.ensemble import Body, MemberRandom, Spec, members_of
 from twofold.fuse.training.optimiser import AdamW, BestWeights, Plateau, swapped_parameters
 

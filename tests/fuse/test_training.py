@@ -11,8 +11,7 @@ from twofold.data.labels import BASIC, basic_pair, builtin_taxonomy
 from twofold.fuse.heads.fusion import find_weights
 from twofold.fuse.heads.registry import build
 from twofold.fuse.settings import Settings
-from twofold.fuse.training.augment import Batch, drop_streams, mix_compounds, mixup, pools
-from twofold.fuse.training.data import Samples, Scaler, fit_scaler
+from twofold.fuse.training.data import Batch, Samples, Scaler, drop_streams, fit_scaler, mix_compounds, mixup, pools
 from twofold.fuse.training.ensemble import MemberRandom, Spec, StackedMLP, initialise
 from twofold.fuse.training.loop import _members_at_once, flushed_denormals, positive_pairs, rate_factor, train
 from twofold.fuse.training.optimiser import BestWeights

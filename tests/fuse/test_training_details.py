@@ -14,7 +14,7 @@ from twofold.fuse.fuse import fuse
 from twofold.fuse.heads.zeroshot import pair_scores
 from twofold.fuse.metrics import scores as metrics
 from twofold.fuse.settings import PRESETS, resolve
-from twofold.fuse.training.augment import drop_streams, mixup
+from twofold.fuse.training.data import drop_streams, mixup
 from twofold.fuse.training.ensemble import MemberRandom
 from twofold.fuse.training.optimiser import FALL, LEAST, PATIENCE, Plateau
 

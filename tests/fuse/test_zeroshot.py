@@ -18,7 +18,7 @@ from twofold.fuse.fuse import fuse
 from twofold.fuse.heads.registry import build
 from twofold.fuse.heads.zeroshot import UNKNOWN, pair_scores, pretrained_classifiers
 from twofold.fuse.settings import resolve
-from twofold.fuse.training.augment import membership
+from twofold.fuse.training.data import membership
 from twofold.fuse.training.ensemble import Spec
 
 CLASSES = builtin_taxonomy("cexpr7").classes
