@@ -1,5 +1,6 @@
 """The card of a store: a page that the Hugging Face hub shows, with its files, labels and how to fetch it."""
 
+import html
 import json
 import re
 from collections import Counter
@@ -17,7 +18,7 @@ CARD = "README.md"
 MARK = "twofold-store"  #: the tag of our cards
 LABELS = ("split", "basic", "compound")
 #: what Markdown and the hub's extensions of it (tables, bare links) take for markup, but not `sadly_angry` or ` * `
-MARKUP = re.compile(r"[\\`\[\]<>&|~@]|(?<!\w)_|_(?!\w)|(?<!\s)\*|\*(?!\s)|(?<=\w):(?=//)|(?<=www)\.", re.IGNORECASE)
+MARKUP = re.compile(r"[\\`\[\]|~@!]|(?<!\w)_|_(?!\w)|(?<!\s)\*|\*(?!\s)|^[#+-]")
 MAX_LABELS = 50
 
 
@@ -60,10 +61,12 @@ def is_card(text: str) -> bool:
     return head.startswith("---") and f'"{MARK}"' in head
 
 
-def escape(text: str, *, most: int = 200) -> str:
+def escape(text: str, *, most: int = 500) -> str:
     """Foreign text as Markdown that shows it literally, on one line: no heading, link, picture or HTML."""
     line = " ".join(text.split())
-    return MARKUP.sub(lambda match: f"\\{match[0]}", line if len(line) <= most else f"{line[:most]}...")
+    line = html.escape(line if len(line) <= most else f"{line[:most]}...", quote=False)
+    line = line.replace("://", "&#58;//").replace("www.", "www&#46;")
+    return MARKUP.sub(lambda match: f"\\{match[0]}", line)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,12 +1,10 @@
 """A run as a page that the Hugging Face hub shows: what it is, its figures with their uncertainty, its limits."""
 
-import html
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from twofold.cache.card import markdown_table
+from twofold.cache.card import escape, markdown_table
 from twofold.fuse.runs.read import Run
 from twofold.fuse.runs.schema import SystemRecord
 
@@ -47,14 +45,13 @@ def _page(run: Run, system: SystemRecord | None, licences: Mapping[str, str],
     folds = run.record.faces
     untrained = ["", "**Some of its encoders have random weights: its figures mean nothing.**"] if run.untrained else []
     return [
-        f"# {plain(run.taxonomy.name)}: {run.kind} on {len(run.streams)} "
+        f"# {escape(run.taxonomy.name)}: {run.kind} on {len(run.streams)} "
         f"encoder{'s' if len(run.streams) > 1 else ''}", "",
         f"Compound facial expressions from cached features, {MARK}", *untrained, "",
         "## Figures", "", *(_figures(run, system) if system else ["No test sample had a label to score by."]), "",
         "## Encoders", "",
         *markdown_table(("backbone", "view", "embedding", "weights", "licence"), [
-            (plain(backbone) + (" * UNTRAINED" if recipe.untrained else ""), plain(view), f"{dim}-d",
-             plain(recipe.weights[:23]),
+            (backbone + (" * UNTRAINED" if recipe.untrained else ""), view, f"{dim}-d", recipe.weights[:23],
              "random numbers: none" if recipe.untrained else licences.get(backbone, "not stated"))
             for (backbone, view, recipe), dim in zip(run.streams, run.head.spec.dims, strict=True)]), "",
         "What is made with an encoder is under its licence too.", "",
@@ -62,7 +59,7 @@ def _page(run: Run, system: SystemRecord | None, licences: Mapping[str, str],
         "## Data", "",
         f"{sum(fold.train for fold in folds) // len(folds)} training samples"
         f"{' per fold' if len(folds) > 1 else ''}; samples of one group never cross a split.", "",
-        *(f"* {plain(note)}" for note in run.record.notes), "", "## Limits", "", LIMITS]
+        *(f"* {escape(note, most=2000)}" for note in run.record.notes), "", "## Limits", "", LIMITS]
 
 
 def _use(run: Run, inputs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -71,7 +68,7 @@ def _use(run: Run, inputs: Sequence[Mapping[str, Any]]) -> list[str]:
     faces = [f"* `face.onnx`: `{each['name']}` ({', '.join(map(str, each['shape']))}) uint8 RGB, faces that were "
              "cropped, aligned and resized as `face.json` says, to the same; it holds the encoders' weights, under "
              "their licences." for each in inputs]
-    return [head, *faces, f"* Classes, in order: {plain(', '.join(run.taxonomy.classes))}."]
+    return [head, *faces, f"* Classes, in order: {escape(', '.join(run.taxonomy.classes), most=10_000)}."]
 
 
 def _figures(run: Run, system: SystemRecord) -> list[str]:
@@ -79,13 +76,13 @@ def _figures(run: Run, system: SystemRecord) -> list[str]:
     scored = f"{run.folds} folds by group" if run.folds > 1 else "the test split"
     return [
         f"Of {system.n} samples of {scored}, none of which it was trained or validated on; "
-        f"{plain(system.figures_of)}; 95 % intervals by bootstrap of groups.", "",
+        f"{escape(system.figures_of)}; 95 % intervals by bootstrap of groups.", "",
         *markdown_table((mark, "value", "95 %"), [
             ("accuracy", _percent(system.accuracy), _span(system.accuracy_interval)),
             ("macro-F1", _percent(system.macro_f1), _span(system.macro_f1_interval)),
             ("calibration error", f"{system.calibration_error:.3f}", "")]), "",
         *markdown_table(("class" + mark, "samples", "precision", "recall", "F1"), [
-            (plain(name), str(each.n), _percent(each.precision), _percent(each.recall), _percent(each.f1))
+            (name, str(each.n), _percent(each.precision), _percent(each.recall), _percent(each.f1))
             for name, each in system.per_class.items()])]
 
 
@@ -94,13 +91,7 @@ def _preprocessing(run: Run) -> list[str]:
     crops = [f"* Faces were cropped with {_code(line)}." for line in run.record.crops] or [
         "* Images were taken whole, as the dataset has them: their manifest records no crop settings."]
     steps = dict.fromkeys((backbone, json.dumps(recipe.preprocessing)) for backbone, _, recipe in run.streams)
-    return [*crops, *(f"* {plain(backbone)}: {_code(how)}" for backbone, how in steps)]
-
-
-def plain(text: str) -> str:
-    """A text from elsewhere on one line that Markdown shows as it is: no heading, link, picture or tag."""
-    line = html.escape(" ".join(text.split()), quote=False).replace("://", "&#58;//").replace("www.", "www&#46;")
-    return re.sub(r"([\\`*\[\]!~]|^#|(?<!\w)_|_(?!\w))", r"\\\1", line)
+    return [*crops, *(f"* {escape(backbone)}: {_code(how)}" for backbone, how in steps)]
 
 
 def _code(text: str) -> str:
