@@ -44,14 +44,15 @@ def test_shards_in_any_order_become_one_file_in_manifest_order(store, recipe):
     assert file.path.name == f"timm-tiny.original.{how.fingerprint[:8]}.h5"
 
 
-def test_a_face_taken_out_comes_back_for_nothing(store, recipe):
+def test_a_sample_taken_out_is_kept_aside_and_comes_back_for_nothing(cli, store, recipe):
     how = recipe()
     publish(store, how, np.arange(600))
     assemble(store, how, 2, KEYS)
     fewer = assemble(store, how, 2, KEYS[100:])
     assert fewer.keys.tolist() == KEYS[100:] and retired_rows(store, how) == 100
-    assert file_state(store, how).is_complete(KEYS[100:])
-    assert file_state(store, how).rows.covers(KEYS)
+    assert file_state(store, how).is_complete(KEYS[100:]) and file_state(store, how).rows.covers(KEYS)
+    listed = cli("cache", "ls", store.path).stdout
+    assert "kept aside: 100 rows" in listed and "unfinished" not in listed
     whole = assemble(store, how, 2, KEYS)
     np.testing.assert_array_equal(whole.read(dtype=np.float16), VALUES)
     assert retired_rows(store, how) == 0
@@ -158,15 +159,6 @@ def test_a_finished_file_that_another_process_replaces_at_once_is_looked_at_agai
     assert file.failures == {} and file.read([KEYS[5]]).tolist() == [[-1, -1]]
 
 
-def test_rows_kept_aside_are_listed(cli, store, recipe):
-    how = recipe()
-    publish(store, how, np.arange(600))
-    assemble(store, how, 2, KEYS)
-    assemble(store, how, 2, KEYS[100:])
-    listed = cli("cache", "ls", store.path).stdout
-    assert "kept aside: 100 rows" in listed and "unfinished" not in listed
-
-
 def test_a_shard_that_goes_while_a_store_is_verified_is_not_at_fault(store, recipe, monkeypatch):
     how = recipe()
     publish(store, how, np.arange(600))
@@ -179,15 +171,6 @@ def test_a_shard_that_goes_while_a_store_is_verified_is_not_at_fault(store, reci
 
     monkeypatch.setattr(Store, "shards", listed_then_assembled)
     assert verify(store.path).exit_code == 0
-
-
-def test_a_rotten_block_of_a_finished_file_is_computed_again(store, recipe, caplog):
-    how = recipe()
-    publish(store, how, np.arange(600))
-    file = assemble(store, how, 2, KEYS)
-    content = file.path.read_bytes()
-    file.path.write_bytes(content.replace(VALUES[9:12].tobytes(), VALUES[8:11].tobytes()))
-    assert not file_state(store, how).is_complete(KEYS) and "set aside" in caplog.text
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EMFILE, errno.EACCES])
@@ -205,15 +188,6 @@ def test_trouble_of_the_machine_sets_nothing_aside(store, recipe, monkeypatch, n
             with pytest.raises(OSError, match=os.strerror(number)):
                 file_state(store, how)
     assert file_state(store, how).is_complete(KEYS) and [p.name for p in store.path.glob("*.damaged")] == []
-
-
-def test_a_store_refuses_another_datasets_manifest(store, recipe):
-    publish(store, recipe(), np.arange(600))
-    assemble(store, recipe(), 2, KEYS)
-    store.manifest_path.write_text("key\n" + "\n".join(KEYS) + "\n")
-    store.require_same_dataset(["new.jpg", KEYS[3]])
-    with pytest.raises(CacheError, match=r"another dataset.*--replace-manifest"):
-        store.require_same_dataset(["other/1.jpg", "other/2.jpg"])
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EAGAIN])
