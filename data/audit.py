@@ -1,14 +1,12 @@
 """Check a manifest and its images: missing and damaged files, duplicates, leakage across splits, labels."""
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 
 import numpy as np
 import pandas as pd
@@ -18,6 +16,8 @@ from twofold.data.images.decode import ImageError, decode
 from twofold.data.images.sources import ImageRoots
 from twofold.data.manifest import Manifest, summary_lines
 from twofold.data.utils.keys import ambiguous_keys
+from twofold.data.utils.machine import usable_cores
+from twofold.data.utils.processes import CONTEXT
 
 MAX_EXAMPLES = 3  #: per finding
 LABELS = ("basic", "compound")
@@ -180,11 +180,11 @@ def fingerprint_images(
     The difference hash is one bit for each pixel of a small grey copy: brighter than its left neighbour or not
     (N. Krawetz, "Kind of like that", 2013).
     """
-    workers = workers or os.cpu_count() or 1
+    workers = workers or usable_cores()
     size = min(2048, max(64, len(keys) // (workers * 8))) if len(keys) > FEW else 256
     chunks = [keys[place:place + size] for place in range(0, len(keys), size)]
     parts, several = [], workers > 1 and len(keys) > FEW
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if several else nullcontext() as pool:
+    with ProcessPoolExecutor(workers, CONTEXT) if several else nullcontext() as pool:
         for part in (pool.map if pool else map)(partial(_chunk, images=images), chunks):
             parts.append(part)
             progress(len(part))

@@ -21,7 +21,7 @@ from twofold.data.images.decode import decode
 from twofold.data.images.sources import ImageSource, open_images, parse_roots
 from twofold.data.manifest import read_manifest
 from twofold.data.utils.errors import InputError
-from twofold.data.utils.machine import openmp_settings
+from twofold.data.utils.machine import openmp_settings, usable_cores
 from twofold.extract.engine.loop import run_jobs
 from twofold.extract.plan import ExtractOptions, Job, recipe_of
 from twofold.extract.streams import Encoders, Stream
@@ -83,7 +83,7 @@ def bench_extract(streams: Sequence[Stream], *, manifest: Path, roots: Sequence[
     source = open_images(parse_roots(roots))
     if not keys:
         raise InputError(f"{manifest}: no samples in it, and bench extract needs at least one")
-    encoders, workers = Encoders(device), workers or os.cpu_count() or 1
+    encoders, workers = Encoders(device), workers or usable_cores()
     jobs = []
     for stream in streams:
         encoder, seen = encoders.load(stream.source), view(stream.view)

@@ -4,21 +4,22 @@ import hashlib
 import itertools
 import json
 import logging
-import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
+import torch
 
 from twofold.cache.errors import CacheError
 from twofold.cache.store import Store
 from twofold.data.utils.atomic import write_text
 from twofold.data.utils.errors import InputError, first_line
+from twofold.data.utils.machine import usable_cores
 from twofold.data.utils.options import read_toml
+from twofold.data.utils.processes import map_unordered
 from twofold.fuse.ablation import Row, Trial, ablation_rows, ablation_table, nested_macro_f1, score_folds, variations
 from twofold.fuse.experiment import prepare, subsets, train_singles, train_subset
 from twofold.fuse.fuse import Fusion, fuse
@@ -111,8 +112,6 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, ove
     overwrite: put this sweep in place of another, whose trials are removed; one that has more trials continues it.
     Raises InputError for a configuration that makes no sense, and for a folder that holds something else.
     """
-    from joblib import Parallel, delayed
-
     started = time.perf_counter()
     if tensorboard:
         check_tensorboard()
@@ -128,12 +127,11 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, ove
                 if (trial := _read(out, name, settings)) and not trial.error
                 and (trial.scored or not with_scores)}
     todo = [(name, settings) for name, settings in zip(names, wanted, strict=True) if name not in finished]
-    jobs = min(jobs or os.cpu_count() or 1, max(len(todo), 1))
-    package = str(Path(__file__).resolve().parents[1] / "__init__.py")
-    calls = (delayed(_in_worker)(package, (list(stores), out, name, settings, with_scores, tensorboard))
-             for name, settings in todo)
-    # joblib shares the cores among its processes; one job runs in this process, whose threads stay as they are
-    results = cast(Iterable[Trial], Parallel(n_jobs=jobs, return_as="generator_unordered")(calls))
+    jobs = min(jobs or usable_cores(), max(len(todo), 1))
+    calls = [(list(stores), out, name, settings, with_scores, tensorboard) for name, settings in todo]
+    # the processes share the cores; one job runs in this process, whose threads stay as they are
+    results = map_unordered(_try, calls, workers=jobs, initializer=torch.set_num_threads,
+                            initargs=(max(1, usable_cores() // jobs),))
     for number, trial in enumerate(results, 1):
         finished[trial.name] = trial
         log.info("%d/%d %s %s (%.1f s)", number, len(todo), trial.name, trial.error or percent(trial.score),
@@ -223,25 +221,6 @@ def _subsets_of_backbones(word: object, stores: Sequence[Path], common: dict, co
     if isinstance(word, list) and word and all(isinstance(subset, list) and subset for subset in word):
         return word
     raise InputError(f"{config}: backbones is {word!r}: {ADVICE}")
-
-
-def _in_worker(package: str, arguments: tuple) -> "Trial":
-    """`_try` in a process that may not know the package: that of a plain clone is not installed.
-
-    Sent by value, so that even its annotations name no class of ours.
-    """
-    import importlib
-    import importlib.util
-    import sys
-
-    if "twofold" not in sys.modules and (spec := importlib.util.spec_from_file_location(
-            "twofold", package, submodule_search_locations=[package.rpartition("__init__")[0]])) and spec.loader:
-        sys.modules["twofold"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["twofold"])
-    return importlib.import_module("twofold.fuse.sweep")._try(*arguments)
-
-
-_in_worker.__module__ = "__main__"  # joblib sends such a function by value, any other by the name of its module
 
 
 def _try(stores: list[Path], out: Path, name: str, record: dict, with_scores: bool, tensorboard: Path | None) -> Trial:

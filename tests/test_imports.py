@@ -23,7 +23,7 @@ ALLOWED = {
     "fuse/report": {"fuse", "data", "cache", "numpy", "torch", "sklearn", "PIL", "matplotlib", "jinja2",
                     "markupsafe", "msgspec"},
     "fuse/serve": {"fuse", "data", "numpy", "PIL", "starlette", "uvicorn"},
-    "fuse": {"fuse", "data", "cache", "numpy", "pandas", "torch", "sklearn", "joblib", "safetensors", "tqdm", "scipy",
+    "fuse": {"fuse", "data", "cache", "numpy", "pandas", "torch", "sklearn", "safetensors", "tqdm", "scipy",
              "msgspec"},
 }
 ANY_CLI = {"typer", "tqdm", "data", "twofold"}  #: verbs may take the nouns of `data`, and `Report` from the root

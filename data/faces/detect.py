@@ -1,6 +1,5 @@
 """Photographs and videos to aligned faces in memory: decode, detect, track and crop in threads, results in order."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from twofold.data.faces.track import Tracker
 from twofold.data.faces.video import Frame, VideoError, VideoReader
 from twofold.data.images.decode import ImageError, decode
 from twofold.data.images.sources import NO_FACE
+from twofold.data.utils.machine import usable_cores
 
 MAX_QUEUED_BYTES = 256 << 20  #: of frames that are decoded and wait for the detector
 
@@ -72,7 +72,7 @@ def detect_faces(sources: Sequence[Source], config: DetectionConfig,
     tracker = Tracker()
     with reader or VideoReader() as videos:
         tasks = _tasks(sources, config, previous or {}, videos)
-        for entry in _run_in_order(tasks, config.workers or os.cpu_count() or 1):
+        for entry in _run_in_order(tasks, config.workers or usable_cores()):
             if entry.frame is not None:
                 tracks = tracker.update([face.detection for face in entry.faces], entry.time or 0.0)
                 faces = tuple(replace(face, track=track) for face, track in zip(entry.faces, tracks, strict=True))

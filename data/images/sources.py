@@ -20,6 +20,7 @@ from twofold.data.images.csv_pixels import PixelTable, open_pixel_table, parse_r
 from twofold.data.images.decode import FACE_LIMITS, MAX_FILE_BYTES, ImageError, Limits
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import key_fault
+from twofold.data.utils.machine import usable_cores
 
 NO_FACE_SUFFIX = ".noface"  #: of keys that stand for a picture or a frame without a face: there is no image to read
 NO_FACE = "no face"  #: why they have no features
@@ -201,7 +202,7 @@ def hash_images(images: ImageSource, keys: Sequence[str], *, workers: int = 0) -
             return ""
 
     hashes = {}
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(workers or usable_cores()) as pool:
         for start in range(0, len(keys), 8192):  # a million waiting tasks would fill the memory
             block = keys[start:start + 8192]
             hashes |= {key: text for key, text in zip(block, pool.map(digest, block), strict=True) if text}

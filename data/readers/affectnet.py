@@ -24,6 +24,7 @@ from twofold.data.readers.common import Reader, check_choice, compare_counts, mi
 from twofold.data.utils.atomic import atomic_write
 from twofold.data.utils.csv_files import check_cells, check_columns, read_table
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.machine import usable_cores
 from twofold.data.utils.options import cli_option
 
 SETS = {"train_set": "train", "val_set": "val"}
@@ -175,7 +176,7 @@ def crop_faces(samples: Manifest, root: Path, folder: Path) -> Manifest:
             return str(error)
         return ""
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         reasons = list(pool.map(crop, samples.keys, samples.table[list(BOX)].to_numpy(str),
                                 [folder / key for key in keys]))
     failed = [(key, reason) for key, reason in zip(keys, reasons, strict=True) if reason]

@@ -57,13 +57,56 @@ def is_cpu_only() -> bool:
     return sys.platform == "linux" and not any(file for name in drivers for file in Path("/dev").glob(name))
 
 
-def free_memory() -> float | None:
-    """Bytes of memory that are free or can be freed; None on systems that do not say."""
+def usable_cores(root: Path = Path("/")) -> int:
+    """Cores that this process may use, by its affinity and the CPU quota of its control groups; at least 1."""
+    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    for group in _control_groups("cpu", root):
+        quota = _numbers(group / "cpu.max") or [*_numbers(group / "cpu.cfs_quota_us"),
+                                                *_numbers(group / "cpu.cfs_period_us")]
+        if len(quota) == 2 and quota[0] > 0:
+            cores = min(cores, quota[0] / quota[1])
+    return max(1, round(cores))
+
+
+def free_memory(root: Path = Path("/")) -> float | None:
+    """Bytes of memory that are free or can be freed, on the machine and in the control groups of this process; None on
+    systems that do not say."""
     try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        with open(root / "proc/meminfo", encoding="ascii") as lines:
+            free = next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return None
+    for group in _control_groups("memory", root):
+        for limit, used, cached in (("memory.max", "memory.current", "inactive_file"),
+                                    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")):
+            numbers = [*_numbers(group / limit), *_numbers(group / used)]
+            if len(numbers) == 2:
+                free = min(free, numbers[0] - numbers[1] + sum(_numbers(group / "memory.stat", cached)))
+    return max(free, 0.0)
+
+
+def _control_groups(controller: str, root: Path) -> list[Path]:
+    """The folders of this process's control groups, version 2 or 1, each with those above it; none but on Linux."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    folders = []
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers == "" or controller in controllers.split(","):
+            top = root / "sys/fs/cgroup" / (controller if controllers else "")
+            group = top / path.lstrip("/")
+            folders += [folder for folder in (group, *group.parents) if folder == top or top in folder.parents]
+    return folders
+
+
+def _numbers(path: Path, name: str = "") -> list[float]:
+    """The numbers in a file of a control group, or behind `name`; none where it is missing or says `max`."""
+    try:
+        lines = [line for line in path.read_text(encoding="ascii").splitlines() if line.startswith(name)]
+        return [float(word) for word in lines[0].removeprefix(name).split()] if lines else []
+    except (OSError, ValueError):
+        return []
 
 
 def cpu_has_bf16() -> bool:

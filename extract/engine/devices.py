@@ -1,7 +1,5 @@
 """The rows that a run lacks, computed on one device or divided among several: one process each, this one included."""
 
-import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +16,8 @@ from twofold.cache.shards import publish_shard
 from twofold.cache.store import Store
 from twofold.data.images.sources import ImageSource
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.machine import usable_cores
+from twofold.data.utils.processes import CONTEXT
 from twofold.extract.engine.loop import run_jobs
 from twofold.extract.engine.progress import Stop
 from twofold.extract.engine.stats import RunStats
@@ -72,13 +72,12 @@ def compute_on_devices(task: ComputeTask, *, devices: Sequence[str], encoders: E
     if len(devices) == 1:
         return compute_task(task, encoders)
     samples = missing_samples(task.files)
-    threads = task.options.workers or max(1, (os.cpu_count() or 1) // len(devices))
+    threads = task.options.workers or max(1, usable_cores() // len(devices))
     tasks = [replace(task, options=replace(task.options, workers=threads), files=[
         replace(file, rows=np.intersect1d(file.rows, samples[number::len(devices)], assume_unique=True))
         for file in task.files]) for number in range(len(devices))]
-    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    shared = context.Value("i", 0, lock=False)
-    with Stop(shared) as stop, ProcessPoolExecutor(len(devices) - 1, context, _share_stop, (shared,)) as processes:
+    shared = CONTEXT.Value("i", 0, lock=False)
+    with Stop(shared) as stop, ProcessPoolExecutor(len(devices) - 1, CONTEXT, _share_stop, (shared,)) as processes:
         futures = [processes.submit(_compute_on, part, device)
                    for part, device in zip(tasks[1:], devices[1:], strict=True)]
         try:

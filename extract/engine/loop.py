@@ -6,7 +6,6 @@ is reused. Batches are padded to full size, so that a value does not depend on h
 """
 
 import contextlib
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from twofold.cache.shards import Rows
 from twofold.data.faces.in_memory import FacesInMemory
 from twofold.data.images.decode import ImageError
 from twofold.data.images.sources import NO_FACE, ImageSource
+from twofold.data.utils.machine import usable_cores
 from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.engine.batches import Batch, BatchPool, LoadedSample, decode_into
 from twofold.extract.engine.progress import Stop, progress_bar
@@ -64,7 +64,7 @@ def run_jobs(jobs: Sequence[Job], keys: Sequence[str], images: ImageSource, publ
             writers.append(FeatureWriter(job, pool, runners[device], publish, options.rows_per_shard, thread, stats))
         bar = stack.enter_context(progress_bar(len(rows), shown=progress and on_decoded is None))
         try:
-            with ThreadPoolExecutor(options.workers or os.cpu_count() or 1, "decode") as decoders:
+            with ThreadPoolExecutor(options.workers or usable_cores(), "decode") as decoders:
                 loop = Loop(writers, images, decoders, stats, options, on_decoded or bar.update)
                 try:
                     loop.run(rows, keys, stop)

@@ -1,7 +1,6 @@
 """The samples of a fine-tuning: those that train, validate and test, with their labels and pixels."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from twofold.data.labels import load_taxonomy, normalize_label
 from twofold.data.manifest import Manifest
 from twofold.data.splits import assign_folds, stratified_group_split
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.machine import usable_cores
 from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.engine.progress import progress_bar
 from twofold.extract.finetune.settings import Settings
@@ -176,7 +176,7 @@ class Images:
         def decoded(row: int) -> np.ndarray:
             return _prepare(self.keys[row], self.roots, self.preprocessing)[1]
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             images = list(pool.map(decoded, rows.tolist()))
         return torch.from_numpy(np.stack(images))
 
@@ -199,7 +199,7 @@ def read_images(keys: Sequence[str], rows: np.ndarray, roots: ImageRoots, prepro
         except ImageError as error:
             return row, "", None, str(error)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar(len(rows), shown=progress, doing="decode") as bar:
+    with ThreadPoolExecutor(usable_cores()) as pool, progress_bar(len(rows), shown=progress, doing="decode") as bar:
         for start in range(0, len(rows), 4096):  # a million waiting tasks would fill the memory
             for row, digest, image, failure in pool.map(prepare, rows[start:start + 4096].tolist()):
                 bar.update()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from twofold.data.utils.errors import InputError
-from twofold.data.utils.machine import limit_openmp_spinning, openmp_settings, resolve_device
+from twofold.data.utils.machine import free_memory, limit_openmp_spinning, openmp_settings, resolve_device, usable_cores
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRIES = {
@@ -67,3 +67,31 @@ def test_auto_takes_the_best_device_there_is():
     assert resolve_device("auto", cuda_devices=0, mps=True, auto=("cuda", "cpu")) == "cpu"
     assert [resolve_device(text, cuda_devices=2, mps=False) for text in ("auto", "cpu", "cuda:1")] == [
         "cuda", "cpu", "cuda:1"]
+
+
+LIMITS = {
+    "version 2": ("0::/job/step\n", {"job/memory.max": "600000000", "job/memory.current": "250000000",
+                  "job/memory.stat": "anon 1\ninactive_file 50000000\n", "job/step/memory.max": "max",
+                  "job/step/memory.current": "1", "job/cpu.max": "100000 100000", "job/step/cpu.max": "max 100000"}),
+    "version 1": ("7:cpu,cpuacct:/job\n5:memory:/job\n", {"memory/job/memory.limit_in_bytes": "600000000",
+                  "memory/job/memory.usage_in_bytes": "250000000",
+                  "memory/job/memory.stat": "inactive_file 1\ntotal_inactive_file 50000000\n",
+                  "memory/memory.limit_in_bytes": "9223372036854771712", "memory/memory.usage_in_bytes": "9e9",
+                  "cpu/job/cpu.cfs_quota_us": "100000", "cpu/job/cpu.cfs_period_us": "100000",
+                  "cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}),
+}
+
+
+@pytest.mark.parametrize("version", LIMITS)
+def test_the_limits_of_containers_and_jobs_count(tmp_path, monkeypatch, version):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {*range(64)}, raising=False)
+    groups, files = LIMITS[version]
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 64000000 kB\n")
+    assert (free_memory(tmp_path), usable_cores(tmp_path)) == (64e6 * 1024, 64)
+    (tmp_path / "proc/self/cgroup").write_text(groups)
+    for name, text in files.items():
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert (free_memory(tmp_path), usable_cores(tmp_path)) == (400e6, 1)
