@@ -16,8 +16,8 @@ StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store: a fol
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the same verb wrote there before; "
                                                              "other files stay.")]
 Tensorboard = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for TensorBoard, too.")]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fuse` made.")]
-RunPaths = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `fuse` made.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fuse` wrote.")]
+RunPaths = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `fuse` wrote.")]
 Stores = Annotated[list[Path], typer.Argument(metavar="STORE...", help="Stores; the first one's faces are scored.")]
 
 

@@ -347,13 +347,14 @@ def fold_files(store: Store, backbone: str, view: str, *, folds: int) -> tuple[F
     Raises InputError if there are not as many as `folds`, or some of them have no features here.
     """
     name, _, digits = backbone.partition("@")
-    files = [(file, taught[0] if (taught := training_samples_of([file])) else None) for file in store.readable()[0]
+    files = [(file, trained[0] if (trained := training_samples_of([file])) else None) for file in store.readable()[0]
              if (file.backbone, file.view) == (name, view)]
-    trainings = {taught.training_id if taught else "" for file, taught in files if file.fingerprint.startswith(digits)}
+    trainings = {trained.training_id if trained else "" for file, trained in files
+                 if file.fingerprint.startswith(digits)}
     if len(trainings) != 1 or "" in trainings:
         return ()
-    members = sorted(((taught.fold, file.path, file, taught) for file, taught in files
-                      if taught and taught.training_id in trainings), key=lambda each: each[:2])
+    members = sorted(((trained.fold, file.path, file, trained) for file, trained in files
+                      if trained and trained.training_id in trainings), key=lambda each: each[:2])
     count = members[0][3].folds
     if count != folds:
         raise InputError(f"the encoders of {name} were fine-tuned for {count} folds: use --folds {count}"
