@@ -142,8 +142,11 @@ class Late(Body):
         return Output(mixed.clamp_min(1e-12).log(), stream_weights=weights)
 
     def validate_singles(self, val: np.ndarray, target: np.ndarray, groups: np.ndarray, *, settings: Settings
-                         ) -> np.ndarray:
-        """(n, C) probabilities of validation samples that did not choose the weights; see `cross_fitted`."""
+                         ) -> np.ndarray | None:
+        """(n, C) probabilities of validation samples that did not choose the weights; see `cross_fitted`. None where
+        no weights are chosen."""
+        if len(val) == 1 or settings.late == "mean":
+            return None
         return cross_fitted(val, target, groups, how=settings.late, seed=settings.seed)
 
     def average_singles(self, singles: Sequence[nn.Module], val: np.ndarray, target: np.ndarray, *, settings: Settings

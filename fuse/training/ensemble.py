@@ -172,7 +172,8 @@ class Body(nn.Module):
         """The state of a head made of trained ones, one per stream."""
         raise NotImplementedError
 
-    def validate_singles(self, val: np.ndarray, target: np.ndarray, groups: np.ndarray, *, settings: Any) -> np.ndarray:
+    def validate_singles(self, val: np.ndarray, target: np.ndarray, groups: np.ndarray, *, settings: Any
+                         ) -> np.ndarray | None:
         """(n, C) probabilities of validation samples that had no part in averaging the singles."""
         raise NotImplementedError
 
