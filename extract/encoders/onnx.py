@@ -12,6 +12,7 @@ import torch
 
 from twofold.cache.layout import MAX_DIM
 from twofold.data.utils.errors import InputError, first_line
+from twofold.extract.encoders.classifier import MAX_CLASSES, LinearLayer, checkpoint_classifier
 from twofold.extract.encoders.encoder import FIRST_TRY, BatchLimit, Encoder
 from twofold.extract.encoders.preprocessing import (
     IMAGENET_MEAN,
@@ -21,7 +22,7 @@ from twofold.extract.encoders.preprocessing import (
     parse_rgb,
     split_name,
 )
-from twofold.extract.weights.read import refuse_other_files
+from twofold.extract.weights.read import Checkpoint, refuse_other_files
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 LUMA = (0.299, 0.587, 0.114)  #: ITU-R 601, as Pillow turns RGB into grey
@@ -63,19 +64,27 @@ class OnnxNetwork:
         return values.reshape(rows, -1).astype(np.float32)[:len(piece)]
 
 
-def load_onnx(name: str, *, device: torch.device, precision: str, batch_size: int) -> Encoder:
+def load_onnx(name: str, *, device: torch.device, precision: str, batch_size: int, classes: tuple[str, ...] = ()
+              ) -> Encoder:
     """The encoder of `onnx:PATH?size=112&mean=0.5,0.5,0.5&std=...&output=NAME`.
 
     What the options do not say is read from the model: the size and layout of its input, `mean` and `std` in its
-    metadata (ImageNet's otherwise), its only output. Its weights are identified by the content of the file and of the
-    data files beside it. Raises InputError if onnx or onnxruntime is missing, or the model is broken or needs an
-    option.
+    metadata (ImageNet's otherwise), its only output. Where that is the logits of a classifier, the embedding is the
+    input of its last Gemm or MatMul, which becomes the classifier (classes: its order). Weights are identified by the
+    content of the file and of the data files beside it. Raises InputError if onnx or onnxruntime is missing, or the
+    model is broken or needs an option.
     """
     path, options = parse_onnx_name(name)
     if precision not in ("auto", "fp32"):
         raise InputError(f"onnx:{path.name} runs in the precision it was exported with: use --precision auto or fp32")
-    digest = _content_digest(path)
-    session = _session(path, device)
+    model = read_model(path)
+    files = external_files(path, model)
+    digest = _content_digest([path, *files])
+    last = None if files else split_classifier(model)
+    if last and options.get("output", last.embedding) == last.embedding:
+        session = _session(path, device, model.SerializeToString())
+    else:
+        session, last = _session(path, device, str(path)), None
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in TYPES:
         raise InputError(f"{path} wants {[(part.name, part.type, part.shape) for part in inputs]}: one batch of "
@@ -98,11 +107,13 @@ def load_onnx(name: str, *, device: torch.device, precision: str, batch_size: in
         network = replace(network, batch=1)
     if dim > MAX_DIM:
         raise InputError(f"{path} gives {dim} numbers a face; {MAX_DIM} is the most that can be stored")
+    classifier, unnamed = (None, 0) if last is None else checkpoint_classifier(
+        f"onnx:{path}", last.layer, Checkpoint(path=path, format="onnx", tensors={}), classes=classes)
     return Encoder(
-        name=f"onnx:{path.stem}", architecture="onnx", weights=digest, tap=network.output, dim=dim,
-        preprocessing=how, precision="fp16" if network.type is np.float16 else "fp32", device=torch.device("cpu"),
-        network=network, limit=BatchLimit(batch_size or FIRST_TRY["cpu"]),
-    )
+        name=f"onnx:{path.stem}", architecture=f"onnx{last.text if last else ''}", weights=digest,
+        tap=network.output, dim=dim, preprocessing=how, precision="fp16" if network.type is np.float16 else "fp32", device=torch.device("cpu"),
+        network=network, limit=BatchLimit(batch_size or FIRST_TRY["cpu"]), classifier=classifier,
+        unnamed_classes=unnamed)
 
 
 def parse_onnx_name(name: str) -> tuple[Path, dict[str, str]]:
@@ -163,19 +174,64 @@ def _beside(path: Path, name: str) -> Path:
     return file
 
 
-def _content_digest(path: Path) -> str:
+def _content_digest(files: list[Path]) -> str:
     """`sha256:<hex>` of the model and of its data files."""
-    files = external_files(path, read_model(path))
-    with path.open("rb") as stream:
+    with files[0].open("rb") as stream:
         total = hashlib.file_digest(stream, "sha256")
-    for file in files:
+    for file in files[1:]:
         with file.open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())
     return f"sha256:{total.hexdigest()}"
 
 
+# --------------------------------------------------------------------------------------------------- classifier
+@dataclass(frozen=True)
+class LastLayer:
+    """A classifier at the end of a graph. embedding: name of the tensor that it reads; text: for the recipe."""
+
+    embedding: str
+    layer: LinearLayer
+    text: str
+
+
+def split_classifier(model: Any) -> LastLayer | None:
+    """Cut, in place, a classifier of at most MAX_CLASSES classes off a graph with one output; None where there is none.
+
+    A softmax behind it, and a bias that is added to a MatMul, go with it.
+    """
+    from onnx import helper, numpy_helper
+
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    producers = {output: node for node in model.graph.node for output in node.output}
+    node = producers.get(model.graph.output[0].name) if len(model.graph.output) == 1 else None
+    if node is not None and node.op_type in ("Softmax", "LogSoftmax", "Identity"):
+        node = producers.get(node.input[0])
+    bias = None
+    if node is not None and node.op_type == "Add":
+        bias = next((constants[name] for name in node.input if name in constants), None)
+        node = next((producers[name] for name in node.input if name in producers), None)
+    if node is None or node.op_type not in ("Gemm", "MatMul") or node.input[1] not in constants:
+        return None
+    settings = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    weight = numpy_helper.to_array(constants[node.input[1]])
+    weight = weight.T if settings.get("transB") else weight
+    if len(node.input) > 2:
+        bias = constants.get(node.input[2])
+    if weight.ndim != 2 or not weight.shape[1] <= min(MAX_CLASSES, weight.shape[0] - 1) or settings.get("transA") or \
+            {settings.get("alpha", 1.0), settings.get("beta", 1.0)} != {1.0}:
+        return None
+    offset = np.zeros(weight.shape[1], np.float32) if bias is None else numpy_helper.to_array(bias).reshape(-1)
+    if len(offset) != weight.shape[1]:
+        return None
+    output = helper.make_tensor_value_info(node.input[0], model.graph.output[0].type.tensor_type.elem_type, None)
+    del model.graph.output[:]
+    model.graph.output.append(output)
+    return LastLayer(node.input[0], (weight.astype(np.float32), offset.astype(np.float32)),
+                     f", without its last {node.op_type}")
+
+
 # ------------------------------------------------------------------------------------------------------ session
-def _session(path: Path, device: torch.device) -> Any:
+def _session(path: Path, device: torch.device, content: str | bytes) -> Any:
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
@@ -186,10 +242,10 @@ def _session(path: Path, device: torch.device) -> Any:
     cuda = device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     cards = [("CUDAExecutionProvider", {"device_id": device.index or 0})] if cuda else []
     try:
-        session = onnxruntime.InferenceSession(path, settings, providers=[*cards, "CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(content, settings, providers=[*cards, "CPUExecutionProvider"])
         if isinstance(session.get_inputs()[0].shape[0], int) and settings.intra_op_num_threads > 1:
             settings.intra_op_num_threads = 1
-            session = onnxruntime.InferenceSession(path, settings, providers=[*cards, "CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(content, settings, providers=[*cards, "CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own kinds
         raise InputError(f"{path} is not an ONNX model that onnxruntime can load: {first_line(error)}") from None
     return session

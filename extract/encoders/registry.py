@@ -59,7 +59,7 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
     if name.startswith("onnx:"):
         if weights is not None:
             raise InputError(f"{name} brings its own weights: leave out --weights for it")
-        return load_onnx(name, device=target, precision=precision, batch_size=batch_size)
+        return load_onnx(name, device=target, precision=precision, batch_size=batch_size, classes=classes)
     plain, options = split_name(name)
     check_name(plain)
     resolved = resolve_precision(precision, target)

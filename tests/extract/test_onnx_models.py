@@ -238,3 +238,35 @@ def test_grey_inputs_get_the_luma_and_must_say_their_normalisation(tmp_path, lay
         load(f"onnx:{path}")
     values = load(f"onnx:{path}?mean=0&std=1&scale=1").encode(PIXELS)
     np.testing.assert_allclose(values, (MEANS * [0.299, 0.587, 0.114]).sum(1, keepdims=True), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["Gemm", "transposed Gemm", "MatMul", "MatMul and softmax"])
+def test_a_model_that_ends_in_logits_gives_their_input_and_the_classifier(tmp_path, kind):
+    helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
+    draw = np.random.default_rng(0)
+    wide, weight, bias = (draw.standard_normal(shape).astype(np.float32) for shape in ((3, 12), (12, 7), (7,)))
+    gemm = helper.make_node("Gemm", ["features", "weight", "bias"], ["logits"], transB=int("transposed" in kind))
+    product = [helper.make_node("MatMul", ["features", "weight"], ["product"]),
+               helper.make_node("Add", ["product", "bias"], ["logits"])]
+    softmax = [helper.make_node("Softmax", ["logits"], ["probabilities"])] if "softmax" in kind else []
+    nodes = [helper.make_node("ReduceMean", ["pixels", "axes"], ["mean"], keepdims=0),
+             helper.make_node("MatMul", ["mean", "wide"], ["features"]),
+             *([gemm] if "Gemm" in kind else product), *softmax]
+    arrays = {"axes": np.array([2, 3], np.int64), "wide": wide, "bias": bias,
+              "weight": weight.T.copy() if "transposed" in kind else weight}
+    graph = helper.make_graph(
+        nodes, "logits", [helper.make_tensor_value_info("pixels", float32, ["n", 3, 16, 16])],
+        [helper.make_tensor_value_info(nodes[-1].output[0], float32, ["n", 7])],
+        [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()])
+    path = tmp_path / "expressions.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    encoder = load(f"onnx:{path}?mean=0&std=1", classes=tuple("abcdefg"))
+    np.testing.assert_allclose(encoder.encode(PIXELS), MEANS / 255 @ wide, rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(encoder.classifier.weight, weight)
+    np.testing.assert_array_equal(encoder.classifier.bias, bias)
+    operator = "Gemm" if "Gemm" in kind else "MatMul"
+    assert (encoder.tap, encoder.architecture) == ("features", f"onnx, without its last {operator}")
+    again, unnamed = load(f"onnx:{path}?mean=0&std=1&output=features"), load(f"onnx:{path}?mean=0&std=1")
+    assert (again.architecture, again.tap, unnamed.unnamed_classes) == (encoder.architecture, encoder.tap, 7)
+    if "softmax" not in kind:
+        assert load(f"onnx:{path}?mean=0&std=1&output=logits").dim == 7  # asked for
