@@ -111,9 +111,9 @@ def load_onnx(name: str, *, device: torch.device, precision: str, batch_size: in
         f"onnx:{path}", last.layer, Checkpoint(path=path, format="onnx", tensors={}), classes=classes)
     return Encoder(
         name=f"onnx:{path.stem}", architecture=f"onnx{last.text if last else ''}", weights=digest,
-        tap=network.output, dim=dim, preprocessing=how, precision="fp16" if network.type is np.float16 else "fp32", device=torch.device("cpu"),
-        network=network, limit=BatchLimit(batch_size or FIRST_TRY["cpu"]), classifier=classifier,
-        unnamed_classes=unnamed)
+        tap=network.output, dim=dim, preprocessing=how, device=torch.device("cpu"), network=network,
+        precision="fp16" if network.type is np.float16 else "fp32", limit=BatchLimit(batch_size or FIRST_TRY["cpu"]),
+        classifier=classifier, unnamed_classes=unnamed)
 
 
 def parse_onnx_name(name: str) -> tuple[Path, dict[str, str]]:
