@@ -1,0 +1,201 @@
+"""The Python API of stage two: features as arrays, heads as estimators, results with their uncertainty."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.base import BaseEstimator
+
+from twofold.data.utils.errors import InputError
+from twofold.fuse.experiment import experiment_on, predict_test, predict_with_estimator, train_singles, train_subset
+from twofold.fuse.features import Features as JoinedFeatures
+from twofold.fuse.heads.head import run_on_array
+from twofold.fuse.metrics.scores import apply_temperature, confusion_matrix
+from twofold.fuse.predictions import Predictions, compare_predictions, figures
+from twofold.fuse.runs.read import check_features
+from twofold.fuse.settings import Settings, resolve
+from twofold.fuse.tables import describe_comparison
+
+
+class Features:
+    """Embeddings and labels of N samples as arrays, in the manifest's order.
+
+    X (N, D) float32: the streams side by side; y (N,): numbers of `classes`, -1 for a sample without a label of the
+    taxonomy; groups, keys, split (N,): text, samples of one group must not cross a split (a sample without a group is
+    its own, by its key); streams: the backbones (and views) whose columns X has, in order.
+    """
+
+    def __init__(self, joined: JoinedFeatures, by_fold: tuple[JoinedFeatures, ...] = ()):
+        self._joined, self._by_fold = joined, by_fold
+        self.X: np.ndarray = joined.read(np.arange(len(joined)), range(len(joined.streams)))
+        self.y, self.keys, self.split = joined.label, joined.keys, joined.split
+        self.groups = np.array([group.rpartition("\0")[2] for group in joined.group], object)
+        self.classes = tuple(joined.taxonomy.classes)
+        self.streams = [stream.name for stream in joined.streams]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def frame(self) -> pd.DataFrame:
+        """One row per sample: key, split, group, label."""
+        names = [*self.classes, ""]  # -1 takes the last
+        return pd.DataFrame({"key": self.keys, "split": self.split, "group": self.groups,
+                             "label": [names[label] for label in self.y]})
+
+    def train(self, head: str | BaseEstimator = "mlp", *, name: str = "", random_state: int | None = None,
+              n_jobs: int | None = None, **settings: Any) -> Result:
+        """Train a head, by name, or any scikit-learn classifier; score it on the test samples, or by `folds=K`.
+
+        settings: as the options of the verb `fuse` (folds, seeds, epochs, lr, ...); random_state: the first seed;
+        n_jobs: threads. An estimator takes folds, random_state, n_jobs and val_fraction; what else it needs it has
+        itself. Both have the same samples, groups and folds. Raises InputError for what cannot be.
+        """
+        if not isinstance(head, str):
+            own = sorted(settings.keys() - {"folds", "seed", "val_fraction"})
+            if own:
+                raise InputError(f"{', '.join(own)}: settings of our heads; set those of {type(head).__name__} on "
+                                   "the estimator itself")
+        resolved = _resolve(self, head if isinstance(head, str) else "mlp", random_state, settings)
+        if self._by_fold and resolved.folds != len(self._by_fold):
+            raise InputError(f"these features have an encoder per fold: train with folds={len(self._by_fold)}")
+        experiment = experiment_on(self._joined, resolved, by_fold=self._by_fold)
+        with _threads(n_jobs):
+            if not isinstance(head, str):
+                return Result(self, predict_with_estimator(experiment, head, name=name), resolved.seed)
+            trained = train_subset(experiment, range(len(self.streams)), train_singles(experiment))
+        return Result(self, predict_test(experiment, trained, name=name or head), resolved.seed)
+
+
+class Head:
+    """A fusion head as a scikit-learn estimator, to be trained on features and to predict.
+
+    head: its name; random_state: the first seed; n_jobs: threads while it trains, None for all; settings: as the
+    options of the verb `fuse` (seeds, epochs, lr, ...). Raises InputError for unknown ones.
+    """
+
+    def __init__(self, head: str = "mlp", *, random_state: int = 0, n_jobs: int | None = None, **settings: Any):
+        if settings.get("folds"):
+            raise InputError("folds: a head is trained once; score it with Features.train(..., folds=K)")
+        self.head, self.random_state, self.n_jobs, self.settings = head, random_state, n_jobs, settings
+        _resolve(None, head, random_state, settings)
+
+    def fit(self, features: Features) -> Head:
+        """Train on the training samples; validation samples (carved by group where there are none) choose epoch and
+        temperature; test samples are not used. Raises InputError."""
+        settings = _resolve(features, self.head, self.random_state, self.settings)
+        experiment = experiment_on(features._joined, settings, needs_test=False)
+        with _threads(self.n_jobs):
+            self._trained, = train_subset(experiment, range(len(features.streams)), train_singles(experiment))
+        self.classes_, self._names, self.notes_ = np.array(features.classes, object), features.streams, experiment.notes
+        return self
+
+    def predict_proba(self, features: Features | np.ndarray) -> np.ndarray:
+        """(N, C) calibrated probabilities in the order of `classes_`; features: as `fit` had, or their X."""
+        if not hasattr(self, "_trained"):
+            raise InputError("the head is not trained: call fit first")
+        X = features.X if isinstance(features, Features) else np.asarray(features)
+        head = self._trained.head
+        check_features(X, head.spec.dims, [self._names[k] for k in self._trained.streams])
+        output = run_on_array(head, np.ascontiguousarray(X, np.float32))
+        return apply_temperature(output.probabilities.mean(axis=0), self._trained.temperature)
+
+    def predict(self, features: Features | np.ndarray) -> np.ndarray:
+        """(N,) names of the classes."""
+        best = self.predict_proba(features).argmax(axis=1)
+        return self.classes_[best]
+
+
+class Result:
+    """The predictions of a trained head for the test samples, and their figures."""
+
+    def __init__(self, features: Features, predictions: Predictions, seed: int):
+        self._features, self._predictions, self._seed = features, predictions, seed
+
+    @property
+    def figures(self) -> pd.DataFrame:
+        """One row: accuracy and macro-F1 with their 95 % intervals, groups, seeds, calibration, as metrics.json."""
+        classes = self._features.classes
+        return pd.DataFrame([figures_row(figures(self._predictions, seed=self._seed).record(classes))])
+
+    @property
+    def confusion(self) -> pd.DataFrame:
+        """(C, C) counts: rows truth, columns prediction."""
+        classes = list(self._features.classes)
+        counts = confusion_matrix(self._predictions.target, self._predictions.predicted, len(classes))
+        return pd.DataFrame(counts, index=pd.Index(classes, name="truth"), columns=classes)
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """One row per test sample: key, truth, prediction, and the calibrated probability of each class."""
+        classes = list(self._features.classes)
+        table = self._predictions
+        calls = pd.DataFrame({"key": table.key, "truth": [classes[label] for label in table.target],
+                              "prediction": [classes[label] for label in table.calibrated.argmax(axis=1)]})
+        return pd.concat([calls, pd.DataFrame(table.calibrated, columns=classes)], axis=1)
+
+    def compare(self, other: Result) -> ResultComparison:
+        """The difference in macro-F1 on the same samples, paired by group.
+
+        Raises InputError if the two were scored on different samples.
+        """
+        ours, theirs = self._predictions, other._predictions
+        if not np.array_equal(ours.key, theirs.key):
+            raise InputError("these two were scored on different samples: train both with the same folds and seed")
+        result = compare_predictions(ours, theirs, seed=self._seed)
+        return ResultComparison(
+            difference=result.difference, interval=result.interval, p=result.p_value, groups=result.groups,
+            within_noise=result.within_noise,
+            text=f"{ours.system.name} against {theirs.system.name}: {describe_comparison(result)}")
+
+
+@dataclass(frozen=True)
+class ResultComparison:
+    """A difference in macro-F1: its 95 % interval (None from too few groups), and p by sign flips of groups.
+
+    It prints as a sentence.
+    """
+
+    difference: float
+    interval: tuple[float, float] | None
+    p: float
+    groups: int
+    within_noise: bool
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _resolve(features: Features | None, head: str, random_state: int | None, settings: dict[str, Any]) -> Settings:
+    """Settings of a head on features. Raises InputError for what is unknown, or decided by the features already."""
+
+    joined = [name for name in ("backbones", "views", "extra_views", "target", "classes") if name in settings]
+    if joined:
+        raise InputError(f"{', '.join(joined)}: decided by the features already; choose in Store.features(...)")
+    if random_state is not None:
+        settings = settings | {"seed": int(random_state)}
+    taxonomy = features._joined.taxonomy if features else None
+    classes = {"target": taxonomy.target, "classes": taxonomy.name} if taxonomy else {}
+    return resolve(changes={**classes, "head": head, **settings})
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """torch with that many threads (None or -1: as it is) while something trains."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count if count and count > 0 else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def figures_row(record: dict[str, Any]) -> dict[str, Any]:
+    """What of a system's record fits into a row."""
+    return {name: value for name, value in record.items() if name not in ("per_class", "confusion", "contributions")}
