@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -165,7 +167,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def command() -> None:
     """The console command `twofold`."""
-    sys.exit(main())
+    code = main()
+    if any(thread.name.startswith("decode") for thread in threading.enumerate()):  # stopped within an image
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,8 @@ from twofold.extract.plan import ExtractOptions, Job
 from twofold.extract.views import view
 
 TASK_SAMPLES = 8  #: per decoding task: few enough to be done soon, enough to make its overhead small
+STOP_SECONDS = 1.0  #: after a signal to stop, for an image that is being decoded
+DECODER_THREADS = "decode"  #: prefix of their names
 AHEAD = 2  #: batches of a pool that decoding may be ahead, besides those in flight
 
 
@@ -64,12 +66,12 @@ def run_jobs(jobs: Sequence[Job], keys: Sequence[str], images: ImageSource, publ
             writers.append(FeatureWriter(job, pool, runners[device], publish, options.rows_per_shard, thread, stats))
         bar = stack.enter_context(progress_bar(len(rows), shown=progress and on_decoded is None))
         try:
-            with ThreadPoolExecutor(options.workers or usable_cores(), "decode") as decoders:
-                loop = Loop(writers, images, decoders, stats, options, on_decoded or bar.update)
-                try:
-                    loop.run(rows, keys, stop)
-                finally:
-                    decoders.shutdown(cancel_futures=True)
+            decoders = ThreadPoolExecutor(options.workers or usable_cores(), DECODER_THREADS)
+            loop = Loop(writers, images, decoders, stats, options, on_decoded or bar.update, stop)
+            try:
+                loop.run(rows, keys)
+            finally:
+                decoders.shutdown(wait=not stop.signal, cancel_futures=True)
             loop.finish()
         finally:
             for writer in writers:
@@ -95,20 +97,22 @@ class Loop:
     """Decoding tasks and forward passes in flight, and the order in which they are waited for."""
 
     def __init__(self, writers: Sequence[FeatureWriter], images: ImageSource, decoders: ThreadPoolExecutor,
-                 stats: RunStats, options: ExtractOptions, on_decoded: Callable[[int], object]):
+                 stats: RunStats, options: ExtractOptions, on_decoded: Callable[[int], object], stop: Stop):
         self.writers, self.images, self.decoders = writers, images, decoders
-        self.stats, self.options, self.on_decoded = stats, options, on_decoded
+        self.stats, self.options, self.on_decoded, self.stop = stats, options, on_decoded, stop
         self.users = {pool: [writer for writer in writers if writer.pool is pool]
                       for pool in {writer.pool for writer in writers}}
         self.tasks: deque[tuple[list[LoadedSample], Future[float]]] = deque()
         self.unreadable: dict[str, str] = {}  #: key to reason
 
-    def run(self, rows: Sequence[int], keys: Sequence[str], stop: Stop) -> None:
+    def run(self, rows: Sequence[int], keys: Sequence[str]) -> None:
         """Decode these rows of the manifest and start the forward passes, until all are decoded or `stop` is set."""
         size = min([TASK_SAMPLES, *(pool.batch_size for pool in self.users)])
         for start in range(0, len(rows), size):
             samples = [LoadedSample(row, keys[row]) for row in rows[start:start + size]]
             self._make_room(samples)
+            if self.stop.signal:
+                return
             wanted = [(sample, [pool.slot_for(sample) for pool in self.users if pool.missing[sample.row]])
                       for sample in samples]
             self.tasks.append((samples, self.decoders.submit(decode_into, self.images, wanted)))
@@ -116,9 +120,9 @@ class Loop:
                 self._finish_task()
             for writer in self.writers:
                 writer.collect_done()
-            if stop.signal:
+            if self.stop.signal:
                 return
-        while self.tasks and not stop.signal:
+        while self.tasks and not self.stop.signal:
             self._finish_task()
 
     def finish(self) -> None:
@@ -134,7 +138,7 @@ class Loop:
         """Wait until every pool has slots for these samples."""
         for pool, writers in self.users.items():
             needed = sum(bool(pool.missing[sample.row]) for sample in samples)
-            while pool.free_slots < needed:
+            while pool.free_slots < needed and not self.stop.signal:
                 writer = max(writers, key=lambda writer: len(writer.in_flight))
                 if self.tasks and len(writer.in_flight) < writer.runner.in_flight:
                     self._finish_task()  # what is decoded next can start at once
@@ -142,7 +146,10 @@ class Loop:
                     writer.collect()
 
     def _finish_task(self) -> None:
-        """Wait for the oldest decoding task; start the forward passes of the batches that it completes."""
+        """Wait for the oldest decoding task, unless told to stop; start the passes of the batches that it completes."""
+        while not wait([self.tasks[0][1]], timeout=STOP_SECONDS).done:
+            if self.stop.signal:  # an image may take minutes
+                return
         samples, task = self.tasks.popleft()
         self.stats.seconds.decode += task.result()
         self.stats.samples += len(samples)

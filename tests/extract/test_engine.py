@@ -1,6 +1,8 @@
 """The loop of extraction and its parts, without the command line."""
 
 import hashlib
+import threading
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -18,6 +20,7 @@ from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.encoders.registry import load_encoder
 from twofold.extract.engine.batches import BatchPool, LoadedSample
 from twofold.extract.engine.loop import run_jobs
+from twofold.extract.engine.progress import Stop
 from twofold.extract.engine.writer import storable
 from twofold.extract.plan import ExtractOptions, Job, parse_shard, recipe_of
 from twofold.extract.streams import parse_weights
@@ -185,3 +188,28 @@ def test_a_pool_hands_out_a_bounded_number_of_slots():
     last = pool.pop_partial()
     assert [sample.row for sample in last.samples] == [4] and last.array[1:].max() == 0 and last.array[0].min() == 7
     assert pool.pop_partial() is None
+
+
+def test_a_run_that_is_told_to_stop_does_not_wait_for_an_image(drawn, tmp_path):
+    """One image takes for ever; what was decoded before it is encoded and published."""
+    encoder, keys, released = encoder_of("timm:test_vit", 4), list(drawn.table.keys), threading.Event()
+    images, stop = open_images(drawn.root), Stop()
+
+    class Slow:
+        limits = images.limits
+
+        def read(self, key):
+            if key == keys[20]:
+                threading.Timer(0.5, stop.set, [15]).start()
+                released.wait(60)
+            return images.read(key)
+
+    job, store = job_of(encoder, "original", np.ones(len(keys), bool)), Store(tmp_path / "s", new=True)
+    began = time.monotonic()
+    try:
+        done = run_jobs([job], keys, Slow(), partial(publish_shard, store), options=ExtractOptions(workers=1),
+                        progress=False, stop=stop)
+    finally:
+        released.set()
+    assert time.monotonic() - began < 20 and done.stopped_by == 15
+    assert list(file_state(store, job.recipe).rows.place) == keys[:done.samples] and 8 <= done.samples <= 20
