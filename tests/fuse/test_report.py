@@ -25,6 +25,7 @@ from twofold.cache.store import Store
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.sources import licences
 from twofold.fuse.fuse import fuse
+from twofold.fuse.report.page import drawings_of
 from twofold.fuse.report.report import report
 from twofold.fuse.runs.read import read_run
 from twofold.fuse.settings import resolve
@@ -302,7 +303,7 @@ def test_the_bins_are_those_of_the_predictions(make_store, tmp_path, folds):
 def test_every_row_of_an_untrained_encoder_says_so(make_store, tmp_path):
     store = make_store(noise=1.0, changes={"weights": "random:0"})
     fuse([store], resolve(changes=QUICK | {"epochs": 1}), out=tmp_path / "run")
-    reported = report([tmp_path / "run"] * 2, out=tmp_path / "r.html", store=store, figures=tmp_path / "figures")
+    reported = report([tmp_path / "run"] * 2, out=tmp_path / "r.html", store=store)
     page = page_of(tmp_path / "r.html")
     rows = [row[0] for table in page.tables.values() for row in table]
     streams = [row for row in rows if re.search(r"timm:|fusion of|^run", row)]
@@ -311,8 +312,8 @@ def test_every_row_of_an_untrained_encoder_says_so(make_store, tmp_path):
             if re.search("by the fusion|samples by target|Without a stream", caption)]
     assert told and all("* UNTRAINED" in caption for caption in told)
     assert "random numbers: none" in page.texts
-    for path in (path for path in reported.figures if path.suffix == ".svg" and path.stem[2:] != "map"):
-        assert "* UNTRAINED" in path.read_text(encoding="utf-8"), path.name
+    for name, drawing in drawings_of(reported.runs[0], reported.analyses[0]).items():
+        assert "* UNTRAINED" in drawing.inline(), name
 
 
 def test_licences_stand_beside_the_encoders_where_they_are_stated(run, tmp_path, cli):
