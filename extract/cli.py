@@ -38,16 +38,16 @@ def extract(
     classes_of: Annotated[list[str] | None, typer.Option(
         help="NAME=ORDER: class order of a classifier (a taxonomy, alphabetical:TAXONOMY, names).")] = None,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto (decided once for a store), fp32, bf16 or fp16.")] = "auto",
     dtype: Annotated[str, typer.Option(help="Stored values: float16 or float32.")] = "float16",
-    batch_size: Annotated[int, typer.Option(min=0, help="Faces per forward pass; 0 finds it.")] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Decoding threads; 0 takes one a core.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=0, help="Samples per forward pass; 0: the usual number.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Decoding threads; 0: one per core.")] = 0,
     shard: Annotated[str, typer.Option(help="i/n: the i-th of n slices, from 0; or auto, from RANK or SLURM.")] = "",
-    max_failures: Annotated[int, typer.Option(min=-1, help="Stop once more faces than this fail; -1 never.")] = -1,
+    max_failures: Annotated[int, typer.Option(min=-1, help="Stop after more failures than this; -1: never.")] = -1,
     shard_rows: Annotated[int, typer.Option(min=1, help="Samples that a crash repeats at most.")] = 2048,
     replace_manifest: Annotated[bool, typer.Option(
         "--replace-manifest", help="Take another dataset's manifest; compares every image.")] = False,
-    retry_failures: Annotated[bool, typer.Option("--retry-failures", help="Try failed faces again.")] = False,
+    retry_failures: Annotated[bool, typer.Option("--retry-failures", help="Try failed samples again.")] = False,
     recheck: Annotated[bool, typer.Option("--recheck", help="Hash every image; recompute changed ones.")] = False,
     with_logits: Annotated[bool, typer.Option("--with-logits", help="Insist on backbones' own classifiers.")] = False,
     max_pixels: Annotated[int, typer.Option(min=1, max=178_000_000, help="A larger picture fails.")] = 25_000_000,
@@ -64,7 +64,7 @@ def extract(
     slurm_tasks: Annotated[int, typer.Option(help="Tasks of the array job, a shard each.")] = 4,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older job script.")] = False,
 ) -> Report:
-    """Run each backbone once over all faces and write the embeddings."""
+    """Run each backbone once over all samples and write the embeddings."""
     from twofold.data.utils.options import split_names
     from twofold.extract.extract import Request
     from twofold.extract.extract import extract as run_extract
@@ -96,15 +96,15 @@ def extract(
     if shard:
         raise InputError("--slurm gives each task its shard: leave out --shard")
     open_workspace(request)  # a wrong manifest or root is said here and not by every task
-    words = spelled(context, without=("slurm", "slurm_script", "slurm_tasks", "shard", "overwrite", "as_json"))
+    words = command_words(context, without=("slurm", "slurm_script", "slurm_tasks", "shard", "overwrite", "as_json"))
     script = script_of(words, options=slurm or "", tasks=slurm_tasks, file=str(slurm_script or "FILE"))
     if slurm_script is None:
         return submit(script, tasks=slurm_tasks)
     return write_script(slurm_script, script, tasks=slurm_tasks, overwrite=overwrite)
 
 
-def spelled(context: typer.Context, *, without: Collection[str]) -> list[str]:
-    """The words of the verb that runs, its arguments and the options that are not at their default."""
+def command_words(context: typer.Context, *, without: Collection[str]) -> list[str]:
+    """Return the words of the running command: its arguments and the options that are not at their default."""
     words: list[str] = []
     for parameter in context.command.params:
         value = context.params.get(parameter.name or "")
@@ -229,7 +229,7 @@ def bench_extract(
     weights: Annotated[list[str] | None, typer.Option(help="NAME=PATH, NAME=random:SEED or NAME=hub.")] = None,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    workers: Annotated[int, typer.Option(min=0, help="Decoding threads; 0 takes one a core.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Decoding threads; 0: one per core.")] = 0,
     samples: Annotated[int, typer.Option(min=1, help="Samples to measure with.")] = 512,
 ) -> Report:
     """Each stage of extraction alone, extraction as a whole, and what limits it."""
