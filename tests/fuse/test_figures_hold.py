@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.fuse.conftest import write_store as write_small_store
 from tests.fuse.test_taught import faces, taught_with, write_store  # noqa: F401  # fixtures
 from tests.fuse.test_training import QUICK, _examples, _train
 from twofold.cache.store import Store
@@ -121,6 +122,9 @@ def test_names_that_two_stores_share_are_different_groups_and_that_is_said(make_
     assert len(again.figures.predictions) == 84
     with pytest.raises(InputError, match="nothing is left to score"):
         evaluate(tmp_path / "run", more, split="train")
+    (tmp_path / "later").mkdir()  # other images of the same subjects of the same data set
+    later = write_small_store(tmp_path / "later", name="more", seed=9, groups=groups)
+    assert len(evaluate(tmp_path / "run", later, split="all").figures.predictions) == 420 * 2 // 5
 
 
 def test_a_group_named_like_a_key_has_a_digest(make_store):
