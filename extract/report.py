@@ -12,7 +12,7 @@ import numpy as np
 from twofold.cache.feature_file import FeatureFile
 from twofold.cache.shards import retired_rows
 from twofold.cache.store import Store
-from twofold.data.images.sources import NO_FACE
+from twofold.data.utils.keys import NO_FACE
 from twofold.extract.engine.stats import RunStats
 from twofold.extract.plan import ExtractOptions, FilePlan
 

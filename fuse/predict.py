@@ -13,12 +13,12 @@ import pandas as pd
 from twofold.cache.feature_file import BLOCK_ROWS
 from twofold.cache.store import Store
 from twofold.data.faces.challenge import challenge_frames
-from twofold.data.images.sources import NO_FACE, NO_FACE_SUFFIX
 from twofold.data.labels import BASIC
 from twofold.data.manifest import read_manifest
 from twofold.data.readers.cexpr import frames_of
 from twofold.data.utils.csv_files import escape_cells
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.keys import NO_FACE, NO_FACE_SUFFIX
 from twofold.data.utils.outputs import Output, OutputKind, read_header
 from twofold.fuse.features import Features
 from twofold.fuse.heads.registry import HEAD_TYPES

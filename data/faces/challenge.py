@@ -13,10 +13,10 @@ from twofold.data.faces.crop import crop
 from twofold.data.faces.detectors import open_detector
 from twofold.data.faces.settings import CropSettings, Sampling
 from twofold.data.faces.sources import find_sources
-from twofold.data.images.sources import NO_FACE_SUFFIX
 from twofold.data.manifest import read_manifest
 from twofold.data.utils.atomic import atomic_write
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.keys import NO_FACE_SUFFIX
 
 CORNER_PENALTY = 0.5  #: share of its weight that a face loses in a corner of the image
 

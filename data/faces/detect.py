@@ -15,7 +15,7 @@ from twofold.data.faces.sources import Source
 from twofold.data.faces.track import Tracker
 from twofold.data.faces.video import Frame, VideoError, VideoReader
 from twofold.data.images.decode import ImageError, decode
-from twofold.data.images.sources import NO_FACE
+from twofold.data.utils.keys import NO_FACE
 from twofold.data.utils.machine import usable_cores
 
 MAX_QUEUED_BYTES = 256 << 20  #: of frames that are decoded and wait for the detector

@@ -9,8 +9,8 @@ import pandas as pd
 
 from twofold.data.faces.detect import FrameDetections
 from twofold.data.faces.settings import CropSettings
-from twofold.data.images.sources import NO_FACE, NO_FACE_SUFFIX
 from twofold.data.manifest import Manifest, build_manifest
+from twofold.data.utils.keys import NO_FACE, NO_FACE_SUFFIX
 
 IMAGES = "images"
 COLUMNS = ("key", "group", "source", "frame", "time", "picture", "box", "landmarks", "score", "track",

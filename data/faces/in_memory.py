@@ -19,9 +19,9 @@ from twofold.data.faces.faces_table import face_key, faces_manifest
 from twofold.data.faces.settings import CropSettings, Sampling, parse_crop_line
 from twofold.data.faces.sources import Source
 from twofold.data.images.decode import FACE_LIMITS, PHOTO_LIMITS, ImageError, Limits, decode
-from twofold.data.images.sources import NO_FACE, NO_FACE_SUFFIX
 from twofold.data.manifest import Manifest
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.keys import NO_FACE, NO_FACE_SUFFIX
 
 log = logging.getLogger(__name__)
 

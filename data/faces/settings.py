@@ -55,7 +55,7 @@ def read_crop_lines(manifest: Path) -> list[str]:
     """The different crop settings of a manifest's samples, the most frequent first; an empty text for those without."""
     import pandas as pd  # late: the command line reads the settings above for its help
 
-    from twofold.data.images.sources import NO_FACE_SUFFIX
+    from twofold.data.utils.keys import NO_FACE_SUFFIX
 
     table = pd.read_csv(manifest, usecols=lambda name: name in ("key", "crop"), dtype=str, keep_default_na=False,
                         encoding="utf-8-sig")

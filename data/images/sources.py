@@ -19,11 +19,9 @@ from twofold.data.images.archives import IN_ARCHIVE, Archive, is_archive
 from twofold.data.images.csv_pixels import PixelTable, open_pixel_table, parse_row_key
 from twofold.data.images.decode import FACE_LIMITS, MAX_FILE_BYTES, ImageError, Limits
 from twofold.data.utils.errors import InputError
-from twofold.data.utils.keys import key_fault
+from twofold.data.utils.keys import NO_FACE, NO_FACE_SUFFIX, key_fault
 from twofold.data.utils.machine import usable_cores
 
-NO_FACE_SUFFIX = ".noface"  #: of keys that stand for a picture or a frame without a face: there is no image to read
-NO_FACE = "no face"  #: why they have no features
 MISSING = "missing file"
 
 

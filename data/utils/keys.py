@@ -8,6 +8,8 @@ from pathlib import PurePosixPath
 LONGEST = 4096  #: bytes in UTF-8: the longest path of most systems, and the longest text in a feature file
 PLAIN = re.compile(r"(?:[\w-][\w.,;=+ -]*/)*[\w-][\w.,;=+ -]*", re.ASCII)  #: what nearly every key looks like
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  #: a line end in a key has moved a label to another face
+NO_FACE_SUFFIX = ".noface"  #: of keys that stand for a picture or a frame without a face: there is no image to read
+NO_FACE = "no face"  #: why they have no features
 
 
 def key_fault(key: str) -> str:

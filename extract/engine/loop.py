@@ -19,7 +19,8 @@ from twofold.cache.recipe import Recipe
 from twofold.cache.shards import Rows
 from twofold.data.faces.in_memory import FacesInMemory
 from twofold.data.images.decode import ImageError
-from twofold.data.images.sources import NO_FACE, ImageSource
+from twofold.data.images.sources import ImageSource
+from twofold.data.utils.keys import NO_FACE
 from twofold.data.utils.machine import usable_cores
 from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.engine.batches import Batch, BatchPool, LoadedSample, decode_into

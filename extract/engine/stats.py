@@ -4,8 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from twofold.data.images.sources import NO_FACE
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.keys import NO_FACE
 
 
 @dataclass
