@@ -223,8 +223,8 @@ class Run:
         recogniser = self._recogniser(cropped, detector, weights or {}, device)
         results = [recogniser.recognise(_file_content(image)) for image in images]
         faces = [(number, face) for number, result in enumerate(results) for face in result.faces]
-        found = pd.DataFrame({"image": [number for number, _ in faces], "box": [face.box for _, face in faces]})
-        return self._frame(found, np.array([face.expressions for _, face in faces]).reshape(-1, len(self.classes)))
+        columns = pd.DataFrame({"image": [number for number, _ in faces], "box": [face.box for _, face in faces]})
+        return self._frame(columns, np.array([face.expressions for _, face in faces]).reshape(-1, len(self.classes)))
 
     def _predict_store(self, path: Path) -> pd.DataFrame:
         import warnings

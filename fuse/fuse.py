@@ -105,8 +105,8 @@ def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, overwr
         trained = train_subset(experiment, streams, singles)
         predictions.append(predict_test(experiment, trained, name=name))
     scored = [figures(each, seed=settings.seed) for each in predictions if len(each)]
-    alone = [each.predictions for each in scored[:-1] if len(each.system.backbones) == 1]
-    best = max(alone, key=lambda each: each.system.val_score, default=None)  # test only scores
+    singles_alone = [each.predictions for each in scored[:-1] if len(each.system.backbones) == 1]
+    best = max(singles_alone, key=lambda each: each.system.val_score, default=None)  # test only scores
     fusion = Fusion(
         out=out, settings=settings, classes=features.taxonomy, figures=scored,
         val=[(each.system.name, each.system.val_score) for each in predictions], score_name=experiment.task.score_name,

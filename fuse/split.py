@@ -196,8 +196,8 @@ class SeenSamples:
         for fold in range(unseen.shape[1]):
             fitted = self.fitted_on(fold)
             unseen[:, fold] = ~np.isin(sha256, self.sha256[fitted])
-            known = np.setdiff1d(self.group[fitted], [b""])
-            unseen[:, fold] &= ~(np.isin(names[0], known) | np.isin(names[1], known))
+            fitted_groups = np.setdiff1d(self.group[fitted], [b""])
+            unseen[:, fold] &= ~(np.isin(names[0], fitted_groups) | np.isin(names[1], fitted_groups))
             pairs = own_pairs[self.roles[:, fold] == b"s"]
             tested[:, fold] = np.logical_or(*(np.isin(np.char.add(sha256, name), pairs) for name in names))
         tested &= unseen

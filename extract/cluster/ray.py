@@ -279,8 +279,8 @@ class Worker:
             except ImageError as error:
                 raise InputError(f"node {self.host} cannot read {key!r} ({error}): {SAME_PATHS}") from None
         for file in task.files:
-            made = recipe_of(self._encoders.load(file.source), view(file.recipe.view["name"]), dtype=file.recipe.dtype)
-            if made != file.recipe:
+            own = recipe_of(self._encoders.load(file.source), view(file.recipe.view["name"]), dtype=file.recipe.dtype)
+            if own != file.recipe:
                 raise InputError(f"node {self.host} would make other features of {file.recipe.backbone} than are wanted"
                                  ": its weights, or its version of Twofold or timm, differ")
         return self.host

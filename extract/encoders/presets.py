@@ -195,8 +195,8 @@ check_name = preset
 
 
 def build(name: str, *, checkpoint: "Checkpoint | None", size: int, drop_path: float) -> "Architecture":
-    found = preset(name)
-    return found.build(found, checkpoint, size, drop_path)
+    entry = preset(name)
+    return entry.build(entry, checkpoint, size, drop_path)
 
 
 def published(name: str) -> PublishedWeights:
@@ -204,5 +204,5 @@ def published(name: str) -> PublishedWeights:
 
 
 def licence(name: str) -> str:
-    found = find_preset(name)
-    return found.licence if found else ""
+    entry = find_preset(name)
+    return entry.licence if entry else ""

@@ -130,17 +130,17 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 # ------------------------------------------------------------------------------------- from objects to a state dict
 def _checkpoint(path: Path, entry: str, form: str, tree: Any, dropped: dict[str, int]) -> Checkpoint:
-    held = _containers(tree)
-    if entry and entry not in held:
-        raise InputError(f"{path} holds no weights under {entry!r}: it has them under {', '.join(map(repr, held))}")
-    if not held:
+    names = _containers(tree)
+    if entry and entry not in names:
+        raise InputError(f"{path} holds no weights under {entry!r}: it has them under {', '.join(map(repr, names))}")
+    if not names:
         classes = f" (it also names {', '.join(list(dropped)[:3])}; none of that was run)" if dropped else ""
         raise InputError(f"{path} {_why_no_weights(tree)}{classes}")
-    container = entry or held[0]
+    container = entry or names[0]
     entries = tree[container] if container else tree
     tensors = {name: _tensor(value) for name, value in entries.items() if isinstance(name, str) and _is_tensor(value)}
     return Checkpoint(path=path, format=form, tensors=_without_prefixes(tensors), container=container, dropped=dropped,
-                      others=tuple(name for name in held if name != container) if {*held} & {*AVERAGED} else (),
+                      others=tuple(name for name in names if name != container) if {*names} & {*AVERAGED} else (),
                       entries=_description(tree))
 
 
@@ -148,9 +148,9 @@ def _containers(tree: Any) -> list[str]:
     """The names of the entries that hold a state dict, [""] if the tree is one itself."""
     if not isinstance(tree, Mapping):
         return []
-    held = [name for name in (*AVERAGED, *CONTAINERS)
+    names = [name for name in (*AVERAGED, *CONTAINERS)
             if isinstance(tree.get(name), Mapping) and _share_of_tensors(tree[name]) > 0.5]
-    return held or ([""] if _share_of_tensors(tree) == 1 else [])
+    return names or ([""] if _share_of_tensors(tree) == 1 else [])
 
 
 def _without_prefixes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -112,13 +112,13 @@ UNKNOWN = -1e4  #: the logit of a basic emotion that the backbone does not know
 def pretrained_classifiers(features: Features) -> tuple[list[BackboneClassifier], str]:
     """The classifier of each stream, weight (D, 8) and bias (8,) in the order of BASIC, or none at all where a stream
     has none; and a note that says so."""
-    found = [_classifier_of(stream) for stream in features.streams]
-    reasons = {stream.name: reason for stream, reason in zip(features.streams, found, strict=True)
+    classifiers = [_classifier_of(stream) for stream in features.streams]
+    reasons = {stream.name: reason for stream, reason in zip(features.streams, classifiers, strict=True)
                if isinstance(reason, str)}
     if not reasons:
-        return ([classifier for classifier in found if not isinstance(classifier, str)],
+        return ([classifier for classifier in classifiers if not isinstance(classifier, str)],
                 "zero-shot from the backbones' own classifiers: nothing is trained")
-    if set(reasons.values()) == {NONE} and len(reasons) == len(found):
+    if set(reasons.values()) == {NONE} and len(reasons) == len(classifiers):
         return [], "zero-shot from a basic classifier trained on basic labels: no stream has a classifier of its own"
     return [], ("zero-shot from a basic classifier trained on basic labels, not from the backbones' own: "
                 + ", ".join(f"{name} {reason}" for name, reason in reasons.items()))

@@ -99,15 +99,15 @@ def analyse_on_store(run: Run, store: Path) -> StoreAnalysis | None:
     names = run.stream_names
     every = set(range(len(names)))
     whole, macro_f1 = _without(question, scorable, set())
-    alone = [_without(question, scorable, every - {k}) for k in every] if len(names) > 1 else [(whole, macro_f1)]
+    singles = [_without(question, scorable, every - {k}) for k in every] if len(names) > 1 else [(whole, macro_f1)]
     without = [_without(question, scorable, {k})[0] for k in every]
     streams = tuple(StreamContribution(name, compare_predictions(less, whole, seed=0), single[1])
-                    for name, less, single in zip(names, without, alone, strict=True))
+                    for name, less, single in zip(names, without, singles, strict=True))
     rows = np.array([number[str(key)] for key in question.keys[scorable]])
     differing = int((run.predictions.predicted[rows] != whole.calibrated.argmax(axis=1)).sum())
     positions, shown = _embed(question, scorable)
     return StoreAnalysis(int(scorable.sum()), macro_f1, streams,
-                         np.array([[kappa(a.predicted, b.predicted) for a, _ in alone] for b, _ in alone]),
+                         np.array([[kappa(a.predicted, b.predicted) for a, _ in singles] for b, _ in singles]),
                          differing, positions, rows[shown])
 
 

@@ -215,8 +215,8 @@ def training_distribution(data: Samples, settings: Settings, spec: Spec) -> np.n
     share = share / share.sum()
     basics = _pools(data, np.arange(len(data)), spec, settings)
     if basics:
-        made = np.bincount(basics.classes.cpu().numpy(), minlength=len(share)) / len(basics.classes)
-        share = (1 - settings.compound_mixup) * share + settings.compound_mixup * made
+        mixed_share = np.bincount(basics.classes.cpu().numpy(), minlength=len(share)) / len(basics.classes)
+        share = (1 - settings.compound_mixup) * share + settings.compound_mixup * mixed_share
     return share
 
 
