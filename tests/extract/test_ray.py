@@ -136,7 +136,7 @@ def test_any_number_of_nodes_makes_the_file_of_one_process(cli, cluster, words, 
 
 
 @pytest.mark.slow
-def test_a_lost_node_costs_the_open_parts_at_most(cli, cluster, words, alone, watched, tmp_path, caplog):
+def test_a_lost_node_costs_the_open_parts_at_most(cli, cluster, words, alone, watched, tmp_path):
     def lose() -> None:
         (tmp_path / "wait").touch()  # nobody is done before the node is gone
         try:
@@ -149,7 +149,6 @@ def test_a_lost_node_costs_the_open_parts_at_most(cli, cluster, words, alone, wa
     loss.join()
     cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
     assert done.returncode == 0, done.stderr
-    assert "was lost" in caplog.text
     assert json.loads(done.stdout)["computed_rows"] == 70 * ROUNDS and 0 <= watched.repeated() <= OPEN_ROWS
     assert_equal_stores(tmp_path / "s", alone)
 
