@@ -117,10 +117,11 @@ class StandInUnpickler(pickle.Unpickler):
         path = f"{module}.{name}"
         require_harmless(path)
         self.names[path] += 1
-        found = CONTAINERS.get(path, StandIn)  # each time one of its own, since a pickle may write into what it names
-        if found is OrderedDict or found is set:
-            return found
-        return type(name, (found,), {}) if isinstance(found, type) else lambda *arguments: found(*arguments)
+        # A new class each time, since a pickle may write into what it names.
+        stand_in = CONTAINERS.get(path, StandIn)
+        if stand_in is OrderedDict or stand_in is set:
+            return stand_in
+        return type(name, (stand_in,), {}) if isinstance(stand_in, type) else lambda *arguments: stand_in(*arguments)
 
 
 PICKLE = SimpleNamespace(__name__="pickle", Unpickler=StandInUnpickler,
