@@ -25,7 +25,7 @@ import twofold
 from twofold.data.manifest import read_manifest
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import free_memory, openmp_settings
-from twofold.extract.devices import has_native_bf16
+from twofold.extract.encoders.devices import has_native_bf16
 from twofold.extract.encoders.presets import PRESETS
 from twofold.extract.encoders.registry import load_encoder
 from twofold.extract.weights.find import find_in_folder, how_to_get, weights_folder

@@ -17,8 +17,8 @@ from twofold.data.images.sources import ImageRoots, check_roots, open_images, pa
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
 from twofold.data.utils.atomic import atomic_write, file_lock
 from twofold.data.utils.errors import InputError
-from twofold.extract.devices import PRECISIONS, parse_device, resolve_precision
 from twofold.extract.encoders.classifier import CLASS_ORDER_HELP
+from twofold.extract.encoders.devices import PRECISIONS, parse_device, resolve_precision
 from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.engine.devices import ComputeTask, MissingRows, compute_on_devices, compute_task
 from twofold.extract.engine.stats import RunStats

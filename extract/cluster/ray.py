@@ -27,7 +27,7 @@ from twofold.cache.store import Store
 from twofold.data.images.decode import ImageError
 from twofold.data.images.sources import ImageSource
 from twofold.data.utils.errors import InputError, first_line
-from twofold.extract.devices import parse_device, resolve_precision
+from twofold.extract.encoders.devices import parse_device, resolve_precision
 from twofold.extract.engine.devices import ComputeTask, compute_task, missing_samples
 from twofold.extract.engine.progress import Stop, progress_bar
 from twofold.extract.engine.stats import RunStats, check_failure_limit

@@ -10,8 +10,8 @@ from torch import nn
 
 from twofold.cache.classifier import BackboneClassifier
 from twofold.data.utils.errors import InputError
-from twofold.extract.devices import PRECISIONS, is_out_of_memory
 from twofold.extract.encoders.classifier import LinearLayer, single_linear_layer
+from twofold.extract.encoders.devices import PRECISIONS, is_out_of_memory
 from twofold.extract.encoders.preprocessing import Preprocessing
 
 FIRST_TRY = {"cpu": 16, "cuda": 256, "mps": 64}  # more gains nothing, on a CPU even loses (caches)

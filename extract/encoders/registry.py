@@ -15,8 +15,8 @@ from torch import nn
 from twofold.cache.classifier import BackboneClassifier
 from twofold.cache.layout import MAX_DIM
 from twofold.data.utils.errors import InputError, first_line
-from twofold.extract.devices import PRECISIONS, parse_device, resolve_precision
 from twofold.extract.encoders.classifier import checkpoint_classifier
+from twofold.extract.encoders.devices import PRECISIONS, parse_device, resolve_precision
 from twofold.extract.encoders.encoder import FIRST_TRY, Architecture, BatchLimit, Encoder
 from twofold.extract.encoders.finetuned import finetuned_classifier, preprocessing_of, split_entries
 from twofold.extract.encoders.folding import fold_batch_norms

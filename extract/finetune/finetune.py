@@ -15,7 +15,7 @@ from twofold.data.images.sources import ImageRoots, check_roots, hash_images, op
 from twofold.data.manifest import Manifest, read_manifest
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import USUAL_MEMORY, free_memory
-from twofold.extract.devices import parse_device, resolve_precision
+from twofold.extract.encoders.devices import parse_device, resolve_precision
 from twofold.extract.finetune.data import Images, Splits, check_classes, make_splits, read_images
 from twofold.extract.finetune.loop import Processes, Training, keep_freed_memory, processes, train
 from twofold.extract.finetune.model import InitialModel, initial_model

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import distributed, nn
 
-from twofold.extract.devices import PRECISIONS, is_out_of_memory
+from twofold.extract.encoders.devices import PRECISIONS, is_out_of_memory
 from twofold.extract.engine.progress import Stop, progress_bar
 from twofold.extract.finetune.augmentation import augment, normalize, own_random_state, rand_augment, seed_part
 from twofold.extract.finetune.data import Images, Splits

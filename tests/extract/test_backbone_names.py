@@ -7,7 +7,7 @@ import torch
 from tests.extract.encoders import load
 from twofold.cache.store import Store
 from twofold.data.utils.errors import InputError
-from twofold.extract.devices import parse_device, resolve_precision
+from twofold.extract.encoders.devices import parse_device, resolve_precision
 from twofold.extract.encoders.encoder import BatchLimit, Encoder
 from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.encoders.presets import preset

@@ -84,11 +84,11 @@ def test_precision_auto_is_decided_once_for_a_store(cli, drawn, extract_args, tm
     args = extract_args(drawn.manifest, drawn.root, tmp_path / "s", networks=ONE)
     args[args.index("--precision") + 1] = "auto"
     for shard, native in (("0/2", True), ("1/2", False)):
-        monkeypatch.setattr("twofold.extract.devices.has_native_bf16", lambda device, native=native: native)
+        monkeypatch.setattr("twofold.extract.encoders.devices.has_native_bf16", lambda device, native=native: native)
         done = cli(*args, "--shard", shard)
         assert done.returncode == 0, done.stderr
     (file,) = Store(tmp_path / "s").files()
     assert (file.rows, file.recipe.precision) == (70, "bf16") and not Store(tmp_path / "s").shards()
-    monkeypatch.setattr("twofold.extract.devices.has_native_bf16", lambda device: True)
+    monkeypatch.setattr("twofold.extract.encoders.devices.has_native_bf16", lambda device: True)
     args[args.index("--store") + 1] = str(tmp_path / "dry")
     assert cli(*args, "--dry-run").returncode == 0 and not (tmp_path / "dry").exists()
