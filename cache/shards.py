@@ -234,6 +234,7 @@ def assemble(
     """
     def make(state: FileState) -> tuple[FeatureFile | None] | None:
         if state.is_complete(keys, classifier=classifier):
+            remove_leftovers(store, recipe)
             return (state.finished,)
         if not state.rows.covers(keys):
             return (None,)
@@ -286,11 +287,23 @@ def replace_finished(
         atomic.publish(temporary, store.path_of(recipe))
         for shard in (*state.retired, *state.shards):
             atomic.remove(shard.path)
-        atomic.remove_stale_files(store.path)
-        for folder in (store.shard_folder(recipe), store.path / SHARDS):
-            atomic.remove_stale_files(folder)
-            atomic.remove_empty_folder(folder)
+        _remove_stale(store, recipe)
     return FeatureFile(store.path_of(recipe))
+
+
+def remove_leftovers(store: Store, recipe: Recipe) -> None:
+    """Remove what a writer that was killed between publishing the finished file and tidying up has left."""
+    if (store.path / SHARDS).is_dir():
+        with suppress(OSError), file_lock(store.lock_path):  # a read-only store keeps them
+            _remove_stale(store, recipe)
+
+
+def _remove_stale(store: Store, recipe: Recipe) -> None:
+    """Remove temporary files of dead processes and the folder of shards, if it is empty; under the store's lock."""
+    atomic.remove_stale_files(store.path)
+    for folder in (store.shard_folder(recipe), store.path / SHARDS):
+        atomic.remove_stale_files(folder)
+        atomic.remove_empty_folder(folder)
 
 
 def _write(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from twofold.cache.feature_file import FeatureFile
-from twofold.cache.shards import assemble
+from twofold.cache.shards import assemble, remove_leftovers
 from twofold.cache.store import Store
 from twofold.data.images.decode import FACE_LIMITS
 from twofold.data.images.sources import ImageRoots, check_roots, open_images, parse_roots
@@ -168,6 +168,9 @@ def write_auto_precision(store: Store, precision: str) -> bool:
 
 def finish(store: Store, plans: Sequence[FilePlan], keys: Sequence[str]) -> list[FeatureFile | None]:
     """Merge the shards of each plan that has all its rows now, whoever computed them; None for the others."""
+    for file in plans:
+        if file.finished:
+            remove_leftovers(store, file.recipe)
     return [file.finished or assemble(store, file.recipe, file.dim, keys, classifier=file.classifier)
             for file in plans]
 

@@ -9,7 +9,7 @@ import pytest
 from twofold.cache import shards as shards_module
 from twofold.cache.errors import CacheError
 from twofold.cache.feature_file import FeatureFile
-from twofold.cache.shards import Rows, assemble, file_state, publish_shard, retired_rows
+from twofold.cache.shards import Rows, assemble, file_state, publish_shard, remove_leftovers, retired_rows
 from twofold.cache.store import Store
 from twofold.cache.verify import verify
 from twofold.data.utils import atomic
@@ -90,6 +90,26 @@ def test_leftovers_of_dead_processes_go_and_of_living_ones_stay(store, recipe):
     with temporary_file(store.path) as alive:  # whatever the process ids: a container has others than its neighbour
         assemble(store, how, 2, KEYS)
         assert alive.exists() and not dead.exists() and not forgotten.exists() and foreign.exists()
+
+
+@pytest.mark.parametrize("remaining", [".", "fingerprint", "fingerprint/temporary"])
+@pytest.mark.parametrize("clean", [lambda *found: assemble(*found, 2, KEYS), remove_leftovers])
+def test_what_a_kill_between_publishing_and_tidying_up_leaves_goes_with_the_next_run(
+        store, recipe, remaining, clean, monkeypatch):
+    publish(store, recipe(), np.arange(600))
+    assemble(store, recipe(), 2, KEYS)
+    folder = store.shard_folder(recipe())
+    folder.parent.mkdir()
+    if remaining != ".":
+        folder.mkdir()
+    if remaining.endswith("temporary"):
+        (folder / f".tmp-{socket.gethostname()}-{'0' * 32}").touch()
+    with monkeypatch.context() as patch:  # a store that nobody may write to is read all the same
+        patch.setattr(shards_module, "file_lock", lambda path: (path / "read-only").stat())
+        clean(store, recipe())
+    assert folder.parent.exists()
+    clean(store, recipe())
+    assert not folder.parent.exists() and file_state(store, recipe()).is_complete(KEYS)
 
 
 def test_a_leftover_goes_while_its_lock_is_held(tmp_path, monkeypatch):
