@@ -144,9 +144,9 @@ class Store:
         """
         from twofold.cache.store import Store as Folder
         from twofold.fuse.api import Features
-        from twofold.fuse.features import join, join_folds
-        from twofold.fuse.settings import resolve
-        from twofold.fuse.task import chosen_classes
+        from twofold.fuse.core.features import join, join_folds
+        from twofold.fuse.core.settings import resolve
+        from twofold.fuse.core.task import chosen_classes
 
         stores = [Folder(self.path)]
         taxonomy = chosen_classes(resolve(changes={"classes": classes, "target": target}), stores)
@@ -163,8 +163,8 @@ class Store:
         import pandas as pd
 
         from twofold.fuse.api import figures_row
+        from twofold.fuse.core.settings import resolve
         from twofold.fuse.fuse import fuse
-        from twofold.fuse.settings import resolve
 
         fusion = fuse([self.path], resolve(preset=preset, changes=settings), out=Path(out) if out else None,
                       overwrite=overwrite)

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from twofold.data.utils.errors import InputError
+from twofold.fuse.core.predictions import figures
+from twofold.fuse.core.settings import settings_from
 from twofold.fuse.experiment import Experiment, predict_test
 from twofold.fuse.heads.head import TrainedHead
 from twofold.fuse.metrics.scores import compute_scores
 from twofold.fuse.metrics.statistics import Comparison, compare
-from twofold.fuse.predictions import figures
-from twofold.fuse.settings import settings_from
 from twofold.fuse.tables import grouped_columns, percent, span, spread
 
 KEPT_BACK = ("truth", "group", "prediction", "fold")  #: of a trial: too long for the report

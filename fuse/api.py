@@ -13,13 +13,13 @@ import torch
 from sklearn.base import BaseEstimator
 
 from twofold.data.utils.errors import InputError
+from twofold.fuse.core.features import Features as JoinedFeatures
+from twofold.fuse.core.predictions import Predictions, compare_predictions, figures
+from twofold.fuse.core.settings import Settings, resolve
 from twofold.fuse.experiment import experiment_on, predict_test, predict_with_estimator, train_singles, train_subset
-from twofold.fuse.features import Features as JoinedFeatures
 from twofold.fuse.heads.head import run_on_array
 from twofold.fuse.metrics.scores import apply_temperature, confusion_matrix
-from twofold.fuse.predictions import Predictions, compare_predictions, figures
 from twofold.fuse.runs.read import check_features
-from twofold.fuse.settings import Settings, resolve
 from twofold.fuse.tables import describe_comparison
 
 

@@ -10,8 +10,8 @@ import torch
 
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import openmp_settings
+from twofold.fuse.core.settings import PRESETS, settings_from
 from twofold.fuse.heads.head import build
-from twofold.fuse.settings import PRESETS, settings_from
 from twofold.fuse.tables import columns
 from twofold.fuse.training.data import Samples, Scaler
 from twofold.fuse.training.ensemble import Spec, initialise

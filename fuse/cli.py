@@ -24,7 +24,7 @@ Stores = Annotated[list[Path], typer.Argument(metavar="STORE...", help="Stores; 
 def with_settings(verb: Callable[..., Report]) -> Callable[..., Report]:
     """The verb with an option for each of `Settings`' fields; they reach it as the dict `changes`."""
     from twofold.data.utils.options import with_options
-    from twofold.fuse.settings import Settings
+    from twofold.fuse.core.settings import Settings
 
     return with_options(Settings)(verb)
 
@@ -42,8 +42,8 @@ def fuse(
     tensorboard: Tensorboard = None,
 ) -> Report:
     """Train a head on cached features: each backbone alone, then their fusion, in one table."""
+    from twofold.fuse.core.settings import resolve
     from twofold.fuse.fuse import fuse as run_fuse
-    from twofold.fuse.settings import resolve
 
     settings = resolve(preset=preset, config=config, changes=changes)
     return run_fuse(stores, settings, out=out, overwrite=overwrite, tensorboard=tensorboard)

@@ -13,14 +13,14 @@ from twofold.data.utils.csv_files import escape_cells
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import choices_of
 from twofold.data.utils.outputs import Output, OutputKind, read_header
-from twofold.fuse.features import Features
+from twofold.fuse.core.features import Features
+from twofold.fuse.core.predictions import Figures, Predictions, System, compare_predictions, figures
+from twofold.fuse.core.settings import Settings
+from twofold.fuse.core.split import encoder_training_samples, leaking_encoders
 from twofold.fuse.metrics.scores import apply_temperature
 from twofold.fuse.metrics.statistics import Comparison
 from twofold.fuse.predict import PARQUET, check_table_name
-from twofold.fuse.predictions import Figures, Predictions, System, compare_predictions, figures
 from twofold.fuse.runs.read import Run, read_run
-from twofold.fuse.settings import Settings
-from twofold.fuse.split import encoder_training_samples, leaking_encoders
 from twofold.fuse.tables import (
     UNTRAINED,
     columns,

@@ -12,15 +12,14 @@ import numpy as np
 from twofold.cache.classifier import BackboneClassifier
 from twofold.cache.store import Store
 from twofold.data.utils.errors import InputError
-from twofold.fuse.features import Features, fits_in_memory, join, join_folds
+from twofold.fuse.core.features import Features, fits_in_memory, join, join_folds
+from twofold.fuse.core.predictions import Predictions, System
+from twofold.fuse.core.settings import HEAD_TYPES, Settings
+from twofold.fuse.core.split import SeenSamples, Split, drop_encoder_training_samples, make_splits, seen_samples
+from twofold.fuse.core.task import Task, check_pairs, chosen_classes
 from twofold.fuse.heads.head import TrainedHead, fit, fit_single, run_head, training_rows
-from twofold.fuse.heads.registry import HEAD_TYPES
 from twofold.fuse.heads.zeroshot import pretrained_classifiers
 from twofold.fuse.metrics.scores import apply_temperature
-from twofold.fuse.predictions import Predictions, System
-from twofold.fuse.settings import Settings
-from twofold.fuse.split import SeenSamples, Split, drop_encoder_training_samples, make_splits, seen_samples
-from twofold.fuse.task import Task, check_pairs, chosen_classes
 from twofold.fuse.training.data import membership
 
 if TYPE_CHECKING:

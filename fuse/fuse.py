@@ -10,6 +10,9 @@ from twofold.cache.store import Store
 from twofold.data.faces.settings import read_crop_lines
 from twofold.data.labels import Taxonomy
 from twofold.data.utils.options import settings_record
+from twofold.fuse.core.features import Features
+from twofold.fuse.core.predictions import Figures, compare_predictions, figures
+from twofold.fuse.core.settings import Settings
 from twofold.fuse.experiment import (
     predict_test,
     predict_validation,
@@ -20,10 +23,8 @@ from twofold.fuse.experiment import (
     train_singles,
     train_subset,
 )
-from twofold.fuse.features import Features
 from twofold.fuse.heads.head import input_streams
 from twofold.fuse.metrics.statistics import Comparison
-from twofold.fuse.predictions import Figures, compare_predictions, figures
 from twofold.fuse.runs.tensorboard import check_tensorboard, write_curves, write_figures
 from twofold.fuse.runs.write import (
     check_run_folder,
@@ -33,7 +34,6 @@ from twofold.fuse.runs.write import (
     run_record,
     write_run,
 )
-from twofold.fuse.settings import Settings
 from twofold.fuse.tables import columns, comparison_record, figures_table, fusion_lines, percent
 
 log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from twofold.data.utils.csv_files import escape_cells
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import NO_FACE, NO_FACE_SUFFIX
 from twofold.data.utils.outputs import Output, OutputKind, read_header
-from twofold.fuse.features import Features
-from twofold.fuse.heads.registry import HEAD_TYPES
+from twofold.fuse.core.features import Features
+from twofold.fuse.core.settings import HEAD_TYPES
 from twofold.fuse.runs.read import Run
 from twofold.fuse.tables import UNTRAINED
 from twofold.fuse.video import (

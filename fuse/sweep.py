@@ -21,12 +21,11 @@ from twofold.data.utils.machine import usable_cores
 from twofold.data.utils.options import read_toml
 from twofold.data.utils.processes import map_unordered
 from twofold.fuse.ablation import Row, Trial, ablation_rows, ablation_table, nested_macro_f1, score_folds, variations
+from twofold.fuse.core.settings import HEAD_TYPES, Settings, settings_from
 from twofold.fuse.experiment import prepare, subsets, train_singles, train_subset
 from twofold.fuse.fuse import Fusion, fuse
-from twofold.fuse.heads.registry import HEAD_TYPES
 from twofold.fuse.runs.tensorboard import check_tensorboard, write_curves, write_trial
 from twofold.fuse.runs.write import check_run_folder, csv_text
-from twofold.fuse.settings import Settings, settings_from
 from twofold.fuse.tables import columns, percent
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from twofold.data.labels import basic_emotions
+from twofold.fuse.core.predictions import Figures
 from twofold.fuse.metrics.statistics import FEWEST_GROUPS, Comparison
-from twofold.fuse.predictions import Figures
 
 
 def columns(rows: Sequence[tuple[str, ...]], *, left: int = 2) -> list[str]:

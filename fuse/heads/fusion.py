@@ -10,8 +10,8 @@ from torch import nn
 
 from twofold.data.labels import BASIC
 from twofold.data.splits import stratified_group_folds
+from twofold.fuse.core.settings import Settings
 from twofold.fuse.metrics import scores
-from twofold.fuse.settings import Settings
 from twofold.fuse.training.data import Batch, Samples, membership
 from twofold.fuse.training.ensemble import Body, MemberRandom, Output, Spec, StackedLinear, StackedMLP, initialise
 from twofold.fuse.training.loop import Epoch, contrastive_loss, positive_pairs, soft_cross_entropy, train

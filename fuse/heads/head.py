@@ -1,5 +1,6 @@
 """A head with the standardisation of its features: trained, run on samples, stacked with others."""
 
+import importlib
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -10,17 +11,23 @@ from torch import nn
 
 from twofold.cache.classifier import BackboneClassifier
 from twofold.data.utils.errors import InputError
-from twofold.fuse.features import Features
-from twofold.fuse.heads.registry import HEAD_TYPES, SINGLE, build
-from twofold.fuse.settings import Settings
-from twofold.fuse.split import Split
-from twofold.fuse.task import Task
+from twofold.fuse.core.features import Features
+from twofold.fuse.core.settings import HEAD_TYPES, SINGLE, Settings
+from twofold.fuse.core.split import Split
+from twofold.fuse.core.task import Task
 from twofold.fuse.training.data import Samples, Scaler, fit_scaler
-from twofold.fuse.training.ensemble import Output, Spec, torch_defaults
+from twofold.fuse.training.ensemble import Body, Output, Spec, torch_defaults
 from twofold.fuse.training.loop import Epoch
 from twofold.fuse.training.optimiser import parse_device
 
 BLOCK = 2048  #: members x samples of one pass, at most
+
+
+def build(spec: Spec) -> Body:
+    """The network of a head, its weights zero; its module is imported here."""
+    kind = HEAD_TYPES[spec.kind]
+    module, _, name = (kind.pretrained_body if spec.own else kind.body).partition(":")
+    return getattr(importlib.import_module(f"twofold.fuse.heads.{module}"), name)(spec)
 
 
 class StandardisedHead(nn.Module):

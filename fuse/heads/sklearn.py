@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from twofold.data.utils.errors import InputError
+from twofold.fuse.core.settings import Settings
 from twofold.fuse.heads.fusion import Linear
 from twofold.fuse.metrics import scores
-from twofold.fuse.settings import Settings
 from twofold.fuse.training.data import Samples
 from twofold.fuse.training.ensemble import Spec
 from twofold.fuse.training.loop import Epoch

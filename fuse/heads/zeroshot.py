@@ -11,9 +11,9 @@ from torch import nn
 from twofold.cache.classifier import BackboneClassifier
 from twofold.data.labels import BASIC
 from twofold.data.utils.errors import InputError
-from twofold.fuse.features import Features, Stream
+from twofold.fuse.core.features import Features, Stream
+from twofold.fuse.core.settings import Settings
 from twofold.fuse.heads.fusion import MLP
-from twofold.fuse.settings import Settings
 from twofold.fuse.training.data import Samples, membership
 from twofold.fuse.training.ensemble import Body, MemberRandom, Output, Spec, StackedLinear, StackedMLP
 from twofold.fuse.training.loop import Epoch

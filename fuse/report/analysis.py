@@ -14,10 +14,10 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import cohen_kappa_score
 
 from twofold.data.utils.errors import InputError
+from twofold.fuse.core.predictions import Predictions, compare_predictions
 from twofold.fuse.evaluate import RunOnStore, match_run_to_store, score_run
 from twofold.fuse.heads.head import without_streams
 from twofold.fuse.metrics.statistics import Comparison, compare
-from twofold.fuse.predictions import Predictions, compare_predictions
 from twofold.fuse.runs.read import Run
 
 MAX_POINTS = 2000  #: samples on the map; of more, a random choice

@@ -22,9 +22,18 @@ from twofold.cache.store import Store
 from twofold.data.labels import Taxonomy, taxonomy_from_record
 from twofold.data.utils.csv_files import unescape_cells
 from twofold.data.utils.errors import InputError
-from twofold.fuse.features import Features, describe_differences, find_stream, join_streams, stream_marks, stream_name
+from twofold.fuse.core.features import (
+    Features,
+    describe_differences,
+    find_stream,
+    join_streams,
+    stream_marks,
+    stream_name,
+)
+from twofold.fuse.core.settings import HEAD_TYPES, Settings, run_file, settings_from
+from twofold.fuse.core.split import SeenSamples, parse_seen
+from twofold.fuse.core.task import check_pairs
 from twofold.fuse.heads.head import HeadOutput, StandardisedHead, run_head, run_on_array
-from twofold.fuse.heads.registry import HEAD_TYPES
 from twofold.fuse.metrics.scores import apply_temperature
 from twofold.fuse.runs.schema import (
     HEAD,
@@ -41,9 +50,6 @@ from twofold.fuse.runs.schema import (
     parse_json,
     shorten,
 )
-from twofold.fuse.settings import Settings, run_file, settings_from
-from twofold.fuse.split import SeenSamples, parse_seen
-from twofold.fuse.task import check_pairs
 from twofold.fuse.training.ensemble import Spec
 
 MAX_HEADER = 1 << 20  #: bytes of the header of head.safetensors

@@ -10,8 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from twofold.data.utils.errors import InputError
-from twofold.fuse.heads.registry import HEAD_TYPES
-from twofold.fuse.settings import RULES
+from twofold.fuse.core.settings import HEAD_TYPES, RULES
 
 VERSION = 1
 RECORD, HEAD, METRICS, PREDICTIONS, HISTORY, SEEN = (

@@ -27,9 +27,11 @@ from twofold.data.labels import taxonomy_record
 from twofold.data.utils.atomic import fsync
 from twofold.data.utils.csv_files import escape_cells
 from twofold.data.utils.errors import InputError
-from twofold.fuse.features import Features, Stream
+from twofold.fuse.core.features import Features, Stream
+from twofold.fuse.core.predictions import Predictions
+from twofold.fuse.core.settings import PENDING, run_file, settings_from
+from twofold.fuse.core.split import SeenSamples, Split, format_seen
 from twofold.fuse.heads.head import TrainedHead, stack_heads
-from twofold.fuse.predictions import Predictions
 from twofold.fuse.runs.schema import (
     FILES,
     HEAD,
@@ -43,8 +45,6 @@ from twofold.fuse.runs.schema import (
     RunRecord,
     parse_json,
 )
-from twofold.fuse.settings import PENDING, run_file, settings_from
-from twofold.fuse.split import SeenSamples, Split, format_seen
 from twofold.fuse.training.loop import Epoch
 
 LIBRARIES = ("torch", "numpy", "scikit-learn", "h5py", "safetensors")

@@ -13,7 +13,7 @@ from typing import Any
 from twofold.data.images.decode import PHOTO_LIMITS
 from twofold.data.labels import BASIC
 from twofold.data.utils.errors import InputError
-from twofold.fuse.heads.registry import HEAD_TYPES
+from twofold.fuse.core.settings import HEAD_TYPES
 from twofold.fuse.runs.read import Run
 from twofold.fuse.serve.queue import Limits, RequestQueue, ServeStats
 from twofold.fuse.serve.recogniser import Embed, Recogniser

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from twofold.fuse.core.settings import Settings
 from twofold.fuse.metrics import scores
-from twofold.fuse.settings import Settings
 from twofold.fuse.training.data import Batch, Pools, Samples, drop_streams, mix_compounds, mixup, pools
 from twofold.fuse.training.ensemble import Body, MemberRandom, Spec, members_of
 from twofold.fuse.training.optimiser import AdamW, BestWeights, Plateau, swapped_parameters

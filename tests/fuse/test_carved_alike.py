@@ -8,10 +8,10 @@ from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import read_manifest
 from twofold.extract.finetune.data import make_splits as make_finetune_splits
 from twofold.extract.finetune.settings import resolve
-from twofold.fuse.features import join
-from twofold.fuse.settings import Settings
-from twofold.fuse.split import make_splits
-from twofold.fuse.task import Task
+from twofold.fuse.core.features import join
+from twofold.fuse.core.settings import Settings
+from twofold.fuse.core.split import make_splits
+from twofold.fuse.core.task import Task
 
 
 @pytest.mark.parametrize("target", ["basic", "compound", "both"])

@@ -7,9 +7,9 @@ import pytest
 
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.utils.errors import InputError
+from twofold.fuse.core.settings import resolve
 from twofold.fuse.evaluate import evaluate, evaluate_all
 from twofold.fuse.fuse import fuse
-from twofold.fuse.settings import resolve
 
 QUICK = {"epochs": 6, "lr": 3e-3, "warmup": 1, "hidden": 16, "seeds": 1, "batch_size": 64}
 

@@ -17,6 +17,8 @@ from tests.fuse.test_training import QUICK, _examples, _train
 from twofold.cache.store import Store
 from twofold.data.utils.errors import InputError
 from twofold.fuse.ablation import Trial, nested_macro_f1
+from twofold.fuse.core.settings import resolve
+from twofold.fuse.core.split import encoder_training_samples, group_digests
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.experiment import prepare
 from twofold.fuse.fuse import fuse
@@ -25,8 +27,6 @@ from twofold.fuse.heads.head import run_on_array
 from twofold.fuse.metrics.scores import compute_scores
 from twofold.fuse.report.analysis import compare_with_first
 from twofold.fuse.runs.read import read_run
-from twofold.fuse.settings import resolve
-from twofold.fuse.split import encoder_training_samples, group_digests
 from twofold.fuse.sweep import plan, sweep
 from twofold.fuse.training.loop import contrastive_loss, training_distribution
 

@@ -12,11 +12,11 @@ import pytest
 from twofold.cache.feature_file import FeatureFile
 from twofold.cache.feature_writer import write_feature_file
 from twofold.data.utils.errors import InputError
+from twofold.fuse.core.settings import resolve
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.experiment import prepare
 from twofold.fuse.fuse import fuse
 from twofold.fuse.runs.read import read_run
-from twofold.fuse.settings import resolve
 
 QUICK = {"epochs": 12, "lr": 3e-3, "warmup": 1, "hidden": 32, "seeds": 2, "batch_size": 64}
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from twofold.fuse.core.settings import resolve
 from twofold.fuse.fuse import fuse
-from twofold.fuse.settings import resolve
 
 CARD = "cuda"
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]

@@ -8,11 +8,11 @@ import pytest
 from twofold.cache.store import Store
 from twofold.data.labels import BASIC, builtin_taxonomy
 from twofold.data.utils.errors import InputError
+from twofold.fuse.core.settings import resolve
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.fuse import fuse
 from twofold.fuse.predict import PredictOptions, predict
 from twofold.fuse.runs.read import read_run
-from twofold.fuse.settings import resolve
 from twofold.fuse.sweep import sweep
 
 QUICK = {"epochs": 12, "lr": 3e-3, "warmup": 1, "hidden": 32, "seeds": 1, "batch_size": 64}

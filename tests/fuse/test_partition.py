@@ -7,10 +7,10 @@ from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import build_manifest
 from twofold.data.merge import assign_fold_column
 from twofold.data.splits import assign_folds, parse_folds
-from twofold.fuse.features import Features
-from twofold.fuse.settings import Settings
-from twofold.fuse.split import make_splits
-from twofold.fuse.task import Task
+from twofold.fuse.core.features import Features
+from twofold.fuse.core.settings import Settings
+from twofold.fuse.core.split import make_splits
+from twofold.fuse.core.task import Task
 
 CLASSES = builtin_taxonomy("basic7")
 

@@ -12,11 +12,11 @@ from twofold.cache.store import Store
 from twofold.data.labels import BASIC
 from twofold.data.utils.errors import InputError
 from twofold.fuse import predict as module
+from twofold.fuse.core.settings import resolve
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.fuse import fuse
 from twofold.fuse.predict import PredictOptions, predict
 from twofold.fuse.runs.read import read_run
-from twofold.fuse.settings import resolve
 
 QUICK = {"epochs": 6, "lr": 3e-3, "warmup": 1, "hidden": 16, "seeds": 2, "batch_size": 64}
 

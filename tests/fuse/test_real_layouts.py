@@ -9,12 +9,12 @@ from tests.fuse.conftest import CLASSES, recipe, write_manifest
 from twofold.cache.feature_writer import write_feature_file
 from twofold.data.labels import BASIC, basic_pair
 from twofold.data.utils.errors import InputError
+from twofold.fuse.core.settings import resolve
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.experiment import prepare
 from twofold.fuse.fuse import fuse
 from twofold.fuse.predict import PredictOptions, predict
 from twofold.fuse.runs.read import read_run
-from twofold.fuse.settings import resolve
 
 QUICK = {"epochs": 12, "lr": 1e-2, "warmup": 1, "hidden": 32, "seeds": 2, "batch_size": 64}
 SEVEN = [name for name in BASIC if name != "contempt"]

@@ -24,11 +24,11 @@ from twofold.cache.errors import CacheError
 from twofold.cache.store import Store
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.sources import licences
+from twofold.fuse.core.settings import resolve
 from twofold.fuse.fuse import fuse
 from twofold.fuse.report.page import drawings_of
 from twofold.fuse.report.report import report
 from twofold.fuse.runs.read import read_run
-from twofold.fuse.settings import resolve
 
 SVG = "{http://www.w3.org/2000/svg}"
 QUICK = {"epochs": 4, "lr": 3e-3, "hidden": 16, "seeds": 2, "batch_size": 64, "head": "gated"}

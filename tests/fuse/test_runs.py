@@ -19,10 +19,10 @@ from twofold.cache.recipe import Recipe
 from twofold.data.utils.errors import InputError
 from twofold.extract.match import load_matching
 from twofold.extract.streams import Encoders
+from twofold.fuse.core.settings import PENDING, resolve
 from twofold.fuse.fuse import fuse
 from twofold.fuse.runs.read import read_run
 from twofold.fuse.runs.schema import FILES
-from twofold.fuse.settings import PENDING, resolve
 from twofold.fuse.sweep import sweep
 
 QUICK = {"epochs": 1, "hidden": 8, "seeds": 2, "batch_size": 64}

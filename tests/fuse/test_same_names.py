@@ -4,9 +4,9 @@ import numpy as np
 
 from twofold.cache.feature_file import FeatureFile
 from twofold.cache.feature_writer import write_feature_file
+from twofold.fuse.core.settings import resolve
 from twofold.fuse.fuse import fuse
 from twofold.fuse.runs.read import read_run
-from twofold.fuse.settings import resolve
 
 from .conftest import recipe
 

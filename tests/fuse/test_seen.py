@@ -8,13 +8,13 @@ import pytest
 
 from tests.fuse.conftest import write_manifest
 from twofold.data.utils.errors import InputError
+from twofold.fuse.core.settings import resolve
+from twofold.fuse.core.split import format_seen, parse_seen
 from twofold.fuse.evaluate import evaluate, evaluate_all
 from twofold.fuse.experiment import prepare, seen_by
 from twofold.fuse.fuse import fuse
 from twofold.fuse.predict import PredictOptions, predict
 from twofold.fuse.runs.read import read_run
-from twofold.fuse.settings import resolve
-from twofold.fuse.split import format_seen, parse_seen
 
 QUICK = {"epochs": 6, "lr": 3e-3, "warmup": 1, "hidden": 16, "seeds": 2, "batch_size": 64}
 FIGURES = ("accuracy", "macro_f1", "uar", "calibration_error", "calibration_error_before_temperature", "n")

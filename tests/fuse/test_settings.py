@@ -7,7 +7,7 @@ import pytest
 
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import option_name, option_of, settings_record
-from twofold.fuse.settings import Settings, read_config, resolve, settings_from
+from twofold.fuse.core.settings import Settings, read_config, resolve, settings_from
 
 
 def test_every_setting_is_an_option_with_a_help_that_is_not_clipped(cli, monkeypatch):

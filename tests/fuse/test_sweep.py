@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from twofold.data.utils.errors import InputError
+from twofold.fuse.core.settings import resolve
 from twofold.fuse.fuse import fuse
-from twofold.fuse.settings import resolve
 from twofold.fuse.sweep import plan, sweep
 
 ROOT = Path(__file__).resolve().parents[2]

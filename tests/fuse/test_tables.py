@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from twofold.fuse.core.predictions import Predictions, System, compare_predictions, figures
+from twofold.fuse.core.settings import resolve
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.fuse import fuse
-from twofold.fuse.predictions import Predictions, System, compare_predictions, figures
-from twofold.fuse.settings import resolve
 from twofold.fuse.tables import describe_comparison, figures_table, grouped_columns
 
 CLASSES = ("joie", "AU1+2", "happily_surprised")

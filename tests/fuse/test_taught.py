@@ -15,7 +15,7 @@ from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import build_manifest, write_manifest
 from twofold.data.splits import assign_folds
 from twofold.data.utils.errors import InputError
-from twofold.fuse.features import join, join_folds
+from twofold.fuse.core.features import join, join_folds
 
 CLASSES = builtin_taxonomy("cexpr7").classes
 FACES, DIM, FOLDS = 210, 6, 3

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from twofold.data.labels import BASIC, basic_pair, builtin_taxonomy
+from twofold.fuse.core.settings import Settings
 from twofold.fuse.heads.fusion import find_weights
-from twofold.fuse.heads.registry import build
-from twofold.fuse.settings import Settings
+from twofold.fuse.heads.head import build
 from twofold.fuse.training.data import Batch, Samples, Scaler, drop_streams, fit_scaler, mix_compounds, mixup, pools
 from twofold.fuse.training.ensemble import MemberRandom, Spec, StackedMLP, initialise
 from twofold.fuse.training.loop import _members_at_once, flushed_denormals, positive_pairs, rate_factor, train

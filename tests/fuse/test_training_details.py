@@ -9,11 +9,11 @@ import torch
 from tests.fuse.test_training import CLASSES, CPU, QUICK, _batch, _examples, _train
 from twofold.data.labels import BASIC, basic_pair
 from twofold.data.utils.errors import InputError
+from twofold.fuse.core.settings import PRESETS, resolve
 from twofold.fuse.experiment import prepare
 from twofold.fuse.fuse import fuse
 from twofold.fuse.heads.zeroshot import pair_scores
 from twofold.fuse.metrics import scores as metrics
-from twofold.fuse.settings import PRESETS, resolve
 from twofold.fuse.training.data import drop_streams, mixup
 from twofold.fuse.training.ensemble import MemberRandom
 from twofold.fuse.training.optimiser import FALL, LEAST, PATIENCE, Plateau

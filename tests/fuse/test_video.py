@@ -8,10 +8,10 @@ from twofold.cache.feature_writer import write_feature_file
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.readers.cexpr import HEADER
 from twofold.data.utils.errors import InputError
+from twofold.fuse.core.settings import resolve
 from twofold.fuse.fuse import fuse
 from twofold.fuse.predict import PredictOptions, predict
 from twofold.fuse.runs.read import read_run
-from twofold.fuse.settings import resolve
 from twofold.fuse.video import (
     frame_numbers,
     parse_window,

@@ -12,12 +12,12 @@ from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
 from twofold.data.labels import BASIC, basic_pair, builtin_taxonomy
+from twofold.fuse.core.features import join
+from twofold.fuse.core.settings import resolve
 from twofold.fuse.evaluate import evaluate
-from twofold.fuse.features import join
 from twofold.fuse.fuse import fuse
-from twofold.fuse.heads.registry import build
+from twofold.fuse.heads.head import build
 from twofold.fuse.heads.zeroshot import UNKNOWN, pair_scores, pretrained_classifiers
-from twofold.fuse.settings import resolve
 from twofold.fuse.training.data import membership
 from twofold.fuse.training.ensemble import Spec
 

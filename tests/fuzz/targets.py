@@ -29,9 +29,9 @@ from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import read_toml
 from twofold.extract.encoders.onnx import external_files, read_model
 from twofold.extract.weights.read import read_checkpoint
+from twofold.fuse.core.settings import resolve
 from twofold.fuse.fuse import fuse
 from twofold.fuse.runs.read import read_run
-from twofold.fuse.settings import resolve
 
 TESTS = Path(__file__).resolve().parents[1]
 STORE = TESTS / "cache/store"

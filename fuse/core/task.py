@@ -11,10 +11,9 @@ from twofold.cache.store import Store
 from twofold.data.labels import BASIC, FROM_DATA, Taxonomy, load_taxonomy, taxonomy_from_labels, taxonomy_from_record
 from twofold.data.manifest import read_manifest
 from twofold.data.utils.errors import InputError
-from twofold.fuse.features import Features
-from twofold.fuse.heads.registry import HEAD_TYPES
+from twofold.fuse.core.features import Features
+from twofold.fuse.core.settings import HEAD_TYPES, Settings, run_file
 from twofold.fuse.metrics import scores
-from twofold.fuse.settings import Settings, run_file
 
 DEFAULT_CLASSES = {"": "cexpr7", "compound": "cexpr7", "basic": "basic7"}  #: of a target, where none are asked for
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twofold.fuse.features import Features
+from twofold.fuse.core.features import Features
+from twofold.fuse.core.split import group_digests
 from twofold.fuse.metrics.scores import Reliability, Scores, compute_scores, reliability
 from twofold.fuse.metrics.statistics import ACCURACY, MACRO_F1, Comparison, Interval, compare, interval
-from twofold.fuse.split import group_digests
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What a person can set about a fusion, each declared once: options, TOML keys, checks and help follow from it."""
+"""What a person can set about a fusion, and the heads to choose from: options, TOML keys, checks and help follow."""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +7,40 @@ from pathlib import Path
 from twofold.data.utils import options
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import check, option, read_toml
-from twofold.fuse.heads.registry import HEAD_TYPES
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadType:
+    """What a head needs and gives.
+
+    body: module and class of its network; pretrained_body: of what stands there when the backbones bring their own
+    classifiers along. learns_classes: False for one that learns from basic labels and only is scored by the classes.
+    needs_basic: samples with a basic label alone train it, too. outputs_basic: it predicts basic expressions on the
+    way. views: `streams` of their own, or `versions` of one stream, of which the first predicts. averages_singles: it
+    is made of one mlp per stream. seeded: its members differ by their seeds; else one member is all of it.
+    """
+
+    body: str
+    pretrained_body: str = ""
+    learns_classes: bool = True
+    needs_basic: bool = False
+    outputs_basic: bool = False
+    views: str = "streams"
+    averages_singles: bool = False
+    seeded: bool = True
+
+
+HEAD_TYPES = {
+    "paper": HeadType(body="fusion:Paper", needs_basic=True, outputs_basic=True, views="versions"),
+    "linear": HeadType(body="fusion:Linear"),
+    "mlp": HeadType(body="fusion:MLP"),
+    "gated": HeadType(body="fusion:Gated"),
+    "late": HeadType(body="fusion:Late", averages_singles=True),
+    "logreg": HeadType(body="sklearn:LogisticRegression", seeded=False),
+    "zeroshot": HeadType(body="zeroshot:ZeroShot", pretrained_body="zeroshot:PretrainedClassifiers",
+                         learns_classes=False, outputs_basic=True),
+}
+SINGLE = "mlp"  #: the head on one stream that a head with `averages_singles` is made of
 
 RULES = ("threshold", "weighted", "mean", "geometric", "harmonic")
 VERY_MANY = 1_000_000  #: of what is counted: more is a slip of the finger, or a hostile file
