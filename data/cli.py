@@ -12,9 +12,12 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from twofold import Report
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.options import with_options, with_signature
+from twofold.data.utils.terminal import Summary, with_json_option
 
 if TYPE_CHECKING:
-    from twofold.data.manifest import Manifest, ManifestReport
+    from twofold.data.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +62,10 @@ Table = Annotated[Path, typer.Argument(metavar="FACES.csv", help="A manifest.")]
 def reader_command(name: str, about: str) -> Any:
     """The verb of a reader: its root, the annotated arguments of its function, and where to write the manifest."""
     from twofold.data.readers import load_reader
-    from twofold.data.utils.options import with_signature
-    from twofold.data.utils.terminal import with_json_option
 
     reader = load_reader(name)
 
-    def run(output: Path, overwrite: bool, **values: Any) -> ManifestReport:
+    def run(output: Path, overwrite: bool, **values: Any) -> Report:
         from twofold.data.labels import load_taxonomy
 
         inputs = [value for value in values.values() if isinstance(value, Path)]
@@ -75,12 +76,31 @@ def reader_command(name: str, about: str) -> Any:
     argument = Annotated[Path, typer.Argument(metavar="ROOT", help=reader.root)]
     keyword = inspect.Parameter.KEYWORD_ONLY
     verb = with_signature(reader.read, run, [
-        root.replace(annotation=argument, kind=keyword),
-        inspect.Parameter("output", keyword, annotation=Output),
+        root.replace(annotation=argument, kind=keyword), inspect.Parameter("output", keyword, annotation=Output),
         *options, inspect.Parameter("overwrite", keyword, default=False, annotation=Overwrite)])
     app = typer.Typer(add_completion=False)
     app.command(name, help=about)(with_json_option(verb))
     return typer.main.get_command(app)
+
+
+def save_samples(
+    samples: Manifest, output: Path, inputs: Sequence[Path] = (), *, overwrite: bool, label: str = "basic",
+) -> Report:
+    """Write a manifest; what its reader noticed is logged. label: the column of the user's own labels, if any."""
+    from twofold.data.manifest import manifest_csv, manifest_output, summary_lines
+    from twofold.data.utils.keys import ambiguous_keys
+
+    place = manifest_output(output, overwrite=overwrite, inputs=inputs)
+    for note in (*samples.notes, *ambiguous_keys(samples.keys)):
+        log.warning("warning: %s", note)
+    if not len(samples):
+        raise InputError(f"no samples: {output} is not written")
+    place.write_text(manifest_csv(samples))
+    table, labels = samples.table, tuple(dict.fromkeys(("basic", "compound", label)))
+    return Summary([f"{len(samples):,} samples -> {output}", *summary_lines(samples, labels)], {
+        "manifest": str(output), "samples": len(samples), "notes": list(samples.notes),
+        **{name: table[name].value_counts().to_dict() for name in ("split", *labels)},
+        "groups": int(table.loc[table["group"] != "", "group"].nunique())})
 
 
 @manifest_app.command("merge")
@@ -91,7 +111,6 @@ def manifest_merge(
     """Merge several manifests into one; extract it with --root NAME=DIR for each."""
     from twofold.data.manifest import read_manifest
     from twofold.data.merge import merge
-    from twofold.data.utils.errors import InputError
 
     paths = {name: Path(path) for name, _, path in (part.partition("=") for part in parts) if name and path}
     if len(paths) < len(parts):
@@ -116,20 +135,21 @@ def manifest_split(
     """Split anew: classes in proportion, no group (subject, video, duplicates) on two sides."""
     from twofold.data.manifest import read_manifest
     from twofold.data.merge import assign_fold_column, drop_leaking_samples, rename_splits, resplit
-    from twofold.data.utils.errors import InputError
 
-    table = read_manifest(manifest)
     if drop_leaks and not only:
         raise InputError("--drop-leaks leaves samples out of one split: name it with --only (such as --only train)")
-    if rename:
-        if folds or only or drop_leaks:
-            raise InputError("--rename only gives splits other names: leave out --folds, --only and --drop-leaks")
-        return save_samples(rename_splits(table, rename), output, [manifest], overwrite=overwrite)
+    if rename and (folds or only):
+        raise InputError("--rename only gives splits other names: leave out --folds, --only and --drop-leaks")
+    table = read_manifest(manifest)
     if drop_leaks and only:
         table = drop_leaking_samples(table, only)
-    divided = (assign_fold_column(table, folds=folds, target=target, seed=seed, only=only) if folds
-               else resplit(table, val=val, test=test, target=target, seed=seed, only=only))
-    return save_samples(divided, output, [manifest], overwrite=overwrite)
+    if rename:
+        table = rename_splits(table, rename)
+    elif folds:
+        table = assign_fold_column(table, folds=folds, target=target, seed=seed, only=only)
+    else:
+        table = resplit(table, val=val, test=test, target=target, seed=seed, only=only)
+    return save_samples(table, output, [manifest], overwrite=overwrite)
 
 
 @manifest_app.command("classes")
@@ -137,9 +157,11 @@ def manifest_classes(
     classes: Annotated[str, typer.Argument(metavar="[NAME|FILE.toml]", help="One taxonomy; else all.")] = "",
 ) -> Report:
     """The classes of each taxonomy in order, with their official numbers."""
-    from twofold.data.labels import list_taxonomies
+    from twofold.data.labels import TAXONOMIES, load_taxonomy, taxonomy_record
 
-    return list_taxonomies(classes)
+    listed = (load_taxonomy(classes),) if classes else TAXONOMIES
+    lines = [line for each in listed for line in ("", *each.lines())]
+    return Summary(lines[1:], {"taxonomies": [taxonomy_record(each) for each in listed]})
 
 
 @manifest_app.command("check")
@@ -156,11 +178,9 @@ def manifest_check(
     """Missing and damaged files, duplicates, and what leaks across splits."""
     from tqdm import tqdm
 
-    from twofold.data.audit import check_manifest
-    from twofold.data.audit import group_duplicates as grouped
+    from twofold.data import audit
     from twofold.data.images.sources import check_roots, open_images, parse_roots
     from twofold.data.manifest import manifest_csv, manifest_output, read_manifest
-    from twofold.data.utils.errors import InputError
 
     if (output is not None) != group_duplicates:
         raise InputError("-o is where --group-duplicates writes the grouped manifest: give both or neither")
@@ -170,28 +190,11 @@ def manifest_check(
     table, source = read_manifest(manifest), open_images(parse_roots(root), follow_links=follow_links)
     check_roots(source, table.keys)
     with tqdm(total=len(table), unit="sample", disable=None) as bar:
-        findings = check_manifest(table, source, workers=workers, progress=bar.update)
+        findings = audit.check_manifest(table, source, workers=workers, progress=bar.update)
     if place:
-        place.write_text(manifest_csv(grouped(findings)))
+        place.write_text(manifest_csv(audit.group_duplicates(findings)))
         log.info("sets of (near-)identical pictures are groups now -> %s", output)
     return findings
-
-
-def save_samples(
-    samples: Manifest, output: Path, inputs: Sequence[Path] = (), *, overwrite: bool, label: str = "basic",
-) -> ManifestReport:
-    """Write a manifest; what its reader noticed is logged. label: the column of the user's own labels, if any."""
-    from twofold.data.manifest import ManifestReport, manifest_csv, manifest_output
-    from twofold.data.utils.errors import InputError
-    from twofold.data.utils.keys import ambiguous_keys
-
-    place = manifest_output(output, overwrite=overwrite, inputs=inputs)
-    for note in (*samples.notes, *ambiguous_keys(samples.keys)):
-        log.warning("warning: %s", note)
-    if not len(samples):
-        raise InputError(f"no samples: {output} is not written")
-    place.write_text(manifest_csv(samples))
-    return ManifestReport(samples, output, tuple(dict.fromkeys(("basic", "compound", label))))
 
 
 Detector = Annotated[Path | None, typer.Option(help="YuNet's ONNX file, where not in the weights folder.")]
@@ -200,7 +203,6 @@ Detector = Annotated[Path | None, typer.Option(help="YuNet's ONNX file, where no
 def _with_crop_settings(verb: Callable[..., Report]) -> Callable[..., Report]:
     """The verb with an option for each field of `CropSettings`; they reach it as the dict `changes`."""
     from twofold.data.faces.settings import CropSettings
-    from twofold.data.utils.options import with_options
 
     return with_options(CropSettings)(verb)
 

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,24 @@ MAX_NAME_LETTERS = 100  #: characters of a name
 JOINERS = "\u200c\u200d"  #: written inside words of some scripts, though Unicode counts them as control characters
 RESERVED_NAMES = re.compile(r"key|split|truth|prediction|face|basic|uncertain|top\d+|share .*")  #: of our own tables
 NON_LABEL_COLUMNS = ("key", "split", "group", "fold")  #: columns of a manifest that hold no classes
-BASIC = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
 
-ADVERBS = {"happily": "happiness", "sadly": "sadness", "fearfully": "fear", "angrily": "anger",
-           "disgustedly": "disgust", "surprisedly": "surprise", "contemptuously": "contempt"}
-NOUNS = {"happy": "happiness", "sad": "sadness", "surprised": "surprise", "fearful": "fear", "disgusted": "disgust",
-         "angry": "anger", "contemptuous": "contempt"}
+#: each basic emotion as a compound's first word, as its second, and in other words, well-known misspellings included
+WORDS = {
+    "neutral": ("", "", "neutrality", "normal"),
+    "happiness": ("happily", "happy", "joy", "joyful"),
+    "sadness": ("sadly", "sad", "sorrow"),
+    "surprise": ("surprisedly", "surprised", "suprise", "suprised"),
+    "fear": ("fearfully", "fearful", "afraid", "scared"),
+    "disgust": ("disgustedly", "disgusted", "digust"),
+    "anger": ("angrily", "angry", "mad"),
+    "contempt": ("contemptuously", "contemptuous"),
+}
+BASIC = tuple(WORDS)
+ADVERBS = {words[0]: emotion for emotion, words in WORDS.items() if words[0]}
+NOUNS = {words[1]: emotion for emotion, words in WORDS.items() if words[1]}
+ALIASES = {word: emotion for emotion, words in WORDS.items() for word in (emotion, *words) if word}
+SPLIT_OF = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+            "test": "test", "testing": "test", "publictest": "val", "privatetest": "test"}
 
 
 @dataclass(frozen=True)
@@ -50,9 +62,8 @@ class Taxonomy:
     @property
     def label_words(self) -> str:
         """What a label of the target is called in a sentence."""
-        if self.target in ("basic", "compound"):
-            return f"{self.target} label"
-        return f"label in the column {self.target!r}"
+        own = self.target not in ("basic", "compound")
+        return f"label in the column {self.target!r}" if own else f"{self.target} label"
 
     def index(self, label: str) -> int:
         """Position of a label. Raises InputError if the taxonomy has no such class."""
@@ -67,34 +78,14 @@ class Taxonomy:
                              f"({min(self.numbers)} to {max(self.numbers)})")
         return self.classes[self.numbers.index(number)]
 
-
-_CEXPR7 = ("fearfully_surprised", "happily_surprised", "sadly_surprised", "disgustedly_surprised",
-           "angrily_surprised", "sadly_fearful", "sadly_angry")
-_RAFDB11 = ("happily_surprised", "happily_disgusted", "sadly_fearful", "sadly_angry", "sadly_surprised",
-            "sadly_disgusted", "fearfully_angry", "fearfully_surprised", "angrily_surprised", "angrily_disgusted",
-            "disgustedly_surprised")
-_RAFCE14 = ("happily_surprised", "happily_disgusted", "sadly_fearful", "sadly_angry", "sadly_surprised",
-            "sadly_disgusted", "fearfully_angry", "fearfully_surprised", "fearfully_disgusted", "angrily_surprised",
-            "angrily_disgusted", "disgustedly_surprised", "happily_fearful", "happily_sad")
-_BASIC7 = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
-_BASIC8 = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
-
-TAXONOMIES = (
-    Taxonomy("cexpr7", "compound", _CEXPR7, tuple(range(7)), "C-EXPR-DB, the ABAW challenge"),
-    Taxonomy("rafdb11", "compound", _RAFDB11, tuple(range(1, 12)), "RAF-DB, compound part"),
-    Taxonomy("rafce14", "compound", _RAFCE14, tuple(range(14)), "RAF-CE"),
-    Taxonomy("basic7", "basic", _BASIC7, tuple(range(1, 8)), "RAF-DB, basic part"),
-    Taxonomy("basic8", "basic", _BASIC8, tuple(range(8)), "AffectNet"),
-)
-
-
-def builtin_taxonomy(name: str) -> Taxonomy:
-    """The built-in taxonomy of that name. Raises InputError listing those there are."""
-    for builtin in TAXONOMIES:
-        if builtin.name == name:
-            return builtin
-    raise InputError(f"unknown classes {name!r}: choose from {', '.join(builtin.name for builtin in TAXONOMIES)}, or "
-                     "give a FILE.toml of your own")
+    def lines(self) -> list[str]:
+        """The classes as `manifest classes` lists them."""
+        column = "" if self.target in ("basic", "compound") else ", the manifest's column of that name"
+        width = max(map(len, self.classes))
+        return [f"{self.name} ({self.target}{column}){f': {self.source}' if self.source else ''}, "
+                f"{len(self.classes)} classes",
+                *(f"{number:4}  {name:{width}}  {' + '.join(basics) if len(basics) > 1 else ''}".rstrip()
+                  for number, name, basics in zip(self.numbers, self.classes, self.basics, strict=True))]
 
 
 def basic_emotions(label: str) -> tuple[str, ...]:
@@ -119,22 +110,38 @@ def basic_pair(compound: str) -> tuple[str, str]:
     return basics[0], basics[1]
 
 
-#: other words for a basic emotion, misspellings of well-known copies among them
-ALIASES = {
-    "neutral": ("neutrality", "normal"),
-    "happiness": ("happy", "joy", "joyful", "happily"),
-    "sadness": ("sad", "sadly", "sorrow"),
-    "surprise": ("surprised", "suprise", "suprised"),
-    "fear": ("fearful", "afraid", "scared", "fearfully"),
-    "disgust": ("disgusted", "digust", "disgustedly"),
-    "anger": ("angry", "angrily", "mad"),
-    "contempt": ("contemptuous", "contemptuously"),
-}
-BASIC_OF = {word: name for name, words in ALIASES.items() for word in (name, *words)}
-ADVERB_OF = {emotion: adverb for adverb, emotion in ADVERBS.items()}
-ADJECTIVE_OF = {emotion: adjective for adjective, emotion in NOUNS.items()}
-SPLIT_OF = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
-            "test": "test", "testing": "test", "publictest": "val", "privatetest": "test"}
+def label_column(label: str) -> str:
+    """The manifest's column for a canonical label: basic or compound; empty for any other text."""
+    return ("", "basic", "compound")[len(basic_emotions(label))]
+
+
+def _builtin(name: str, first: int, source: str, names: str) -> Taxonomy:
+    classes = tuple(names.split())
+    return Taxonomy(name, label_column(classes[0]), classes, tuple(range(first, first + len(classes))), source)
+
+
+TAXONOMIES = (
+    _builtin("cexpr7", 0, "C-EXPR-DB, the ABAW challenge",
+             "fearfully_surprised happily_surprised sadly_surprised disgustedly_surprised angrily_surprised "
+             "sadly_fearful sadly_angry"),
+    _builtin("rafdb11", 1, "RAF-DB, compound part",
+             "happily_surprised happily_disgusted sadly_fearful sadly_angry sadly_surprised sadly_disgusted "
+             "fearfully_angry fearfully_surprised angrily_surprised angrily_disgusted disgustedly_surprised"),
+    _builtin("rafce14", 0, "RAF-CE",
+             "happily_surprised happily_disgusted sadly_fearful sadly_angry sadly_surprised sadly_disgusted "
+             "fearfully_angry fearfully_surprised fearfully_disgusted angrily_surprised angrily_disgusted "
+             "disgustedly_surprised happily_fearful happily_sad"),
+    _builtin("basic7", 1, "RAF-DB, basic part", "surprise fear disgust happiness sadness anger neutral"),
+    _builtin("basic8", 0, "AffectNet", " ".join(BASIC)),
+)
+
+
+def builtin_taxonomy(name: str) -> Taxonomy:
+    """The built-in taxonomy of that name. Raises InputError listing those there are."""
+    builtin = {classes.name: classes for classes in TAXONOMIES}
+    if name not in builtin:
+        raise InputError(f"unknown classes {name!r}: choose from {', '.join(builtin)}, or give a FILE.toml of your own")
+    return builtin[name]
 
 
 def canonical_label(label: str) -> str:
@@ -143,23 +150,11 @@ def canonical_label(label: str) -> str:
     A compound is two emotions in their order, the first as it names the adverb: `sad angry` is `sadly_angry`.
     """
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label)  # HappilySurprised
-    words = [word for word in re.split(r"[\s_\-+&/]+", spaced.lower()) if word]
-    if len(words) == 1 and words[0] in BASIC_OF:
-        return BASIC_OF[words[0]]
-    basics = [BASIC_OF.get(word, "") for word in words]
-    if len(basics) == 2 and basics[0] in ADVERB_OF and basics[1] in ADJECTIVE_OF and basics[0] != basics[1]:
-        return f"{ADVERB_OF[basics[0]]}_{ADJECTIVE_OF[basics[1]]}"
-    return label
-
-
-def canonical_split(split: str) -> str:
-    """train, val or test for the words that are used for them, else the word."""
-    return SPLIT_OF.get(split.strip().lower(), split)
-
-
-def label_column(label: str) -> str:
-    """The manifest's column for a canonical label: basic or compound; empty for any other text."""
-    return {0: "", 1: "basic", 2: "compound"}[len(basic_emotions(label))]
+    basics = [ALIASES.get(word, "") for word in re.split(r"[\s_\-+&/]+", spaced.lower()) if word]
+    if len(basics) == 1 and basics[0]:
+        return basics[0]
+    name = f"{WORDS[basics[0]][0]}_{WORDS[basics[1]][1]}" if len(basics) == 2 and all(basics) else ""
+    return name if basic_emotions(name) else label
 
 
 def parse_label_map(texts: Sequence[str] | None, classes: Taxonomy | None = None) -> dict[str, str]:
@@ -180,57 +175,20 @@ def parse_label_map(texts: Sequence[str] | None, classes: Taxonomy | None = None
     return names
 
 
-def rename_label(label: str, names: Mapping[str, str]) -> str:
-    """A label by `--map`, as it stands there or in canonical spelling, else its canonical name."""
-    return names[label] if label in names else canonical_label(label)
-
-
-@dataclass(frozen=True)
-class TaxonomyList:
-    """What `manifest classes` lists."""
-
-    each: tuple[Taxonomy, ...]
-
-    def text(self) -> str:
-        rows = []
-        for classes in self.each:
-            column = "" if classes.target in ("basic", "compound") else ", the manifest's column of that name"
-            source = f": {classes.source}" if classes.source else ""
-            width = max(map(len, classes.classes))
-            rows += ["", f"{classes.name} ({classes.target}{column}){source}, {len(classes.classes)} classes",
-                     *(f"{number:4}  {name:{width}}  {' + '.join(basics) if len(basics) > 1 else ''}".rstrip()
-                       for number, name, basics in zip(classes.numbers, classes.classes, classes.basics, strict=True))]
-        return "\n".join(rows[1:])
-
-    def record(self) -> dict:
-        return {"taxonomies": [taxonomy_record(classes) for classes in self.each]}
-
-
-def list_taxonomies(text: str = "") -> TaxonomyList:
-    """The taxonomy of that name or file; with an empty text, all that are built in. Raises InputError."""
-    return TaxonomyList((load_taxonomy(text),) if text else TAXONOMIES)
-
-
 def load_taxonomy(text: str) -> Taxonomy:
-    """A built-in taxonomy by name, or one's own by the path of its TOML file. Raises InputError."""
+    """A built-in taxonomy by name, or one's own by the path of its TOML file. Raises InputError.
+
+    The file has classes, the names in their order, and perhaps name (else the file's), target (the manifest's column:
+    basic or compound where all names are canonical, else `label`), numbers (official numbers, else 0, 1, ...), and a
+    table pairs, `NAME = ["happiness", "surprise"]`, of the two basic emotions that a class is made of.
+    """
     if text == FROM_DATA:
         raise InputError(f"--classes {FROM_DATA} takes the labels of a store's manifest: only `fuse` and `sweep` "
                          "know it; elsewhere give a name or a FILE.toml")
-    return read_taxonomy(Path(text)) if text.endswith(".toml") else builtin_taxonomy(text)
-
-
-def read_taxonomy(path: Path) -> Taxonomy:
-    """A taxonomy from TOML. Raises InputError naming the file and what in it does not hold.
-
-    classes: the names in their order. Optional: name (else the file's), target (the manifest's column: basic or
-    compound where all names are canonical, else `label`), numbers (official numbers, else 0, 1, ...), and a table
-    pairs, `NAME = ["happiness", "surprise"]`, of the two basic emotions that a class is made of.
-    """
-    table = read_toml(path, "classes")
-    try:
-        return _from_table({"name": path.stem} | table)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    if not text.endswith(".toml"):
+        return builtin_taxonomy(text)
+    path = Path(text)
+    return _own_taxonomy({"name": path.stem} | read_toml(path, "classes"), f"{path}: ")
 
 
 def taxonomy_from_labels(labels: Iterable[str], *, target: str) -> Taxonomy:
@@ -240,10 +198,8 @@ def taxonomy_from_labels(labels: Iterable[str], *, target: str) -> Taxonomy:
     """
     names = {normalize_label(label) for label in labels} - {"", *MISSING}
     order = sorted(names, key=lambda name: (float(name), name)) if all(map(NUMBER.fullmatch, names)) else sorted(names)
-    try:
-        return _from_table({"name": FROM_DATA, "target": target, "classes": order})
-    except InputError as error:
-        raise InputError(f"the labels in the column {target!r}: {error}") from None
+    return _own_taxonomy({"name": FROM_DATA, "target": target, "classes": order},
+                         f"the labels in the column {target!r}: ")
 
 
 def taxonomy_record(classes: Taxonomy) -> dict:
@@ -266,7 +222,7 @@ def taxonomy_from_record(run: object) -> Taxonomy:
     if not isinstance(names, list) or not isinstance(basics, list) or len(names) != len(basics):
         raise InputError("the classes recorded there are damaged")
     pairs = {str(name): two for name, two in zip(names, basics, strict=True) if isinstance(two, list) and len(two) == 2}
-    return _from_table({key: record.get(key) for key in ("name", "target", "classes", "numbers")} | {"pairs": pairs})
+    return _own_taxonomy({key: record.get(key) for key in ("name", "target", "classes", "numbers")} | {"pairs": pairs})
 
 
 def normalize_label(label: str) -> str:
@@ -274,35 +230,62 @@ def normalize_label(label: str) -> str:
     return unicodedata.normalize("NFC", label).strip()
 
 
-def _from_table(table: dict) -> Taxonomy:
+def _own_taxonomy(table: dict, source: str = "") -> Taxonomy:
+    """The user's own classes. Raises InputError, in a sentence that begins with `source`, for what does not hold."""
+
+    def require(sound: object, sentence: str) -> None:
+        if not sound:
+            raise InputError(source + sentence)
+
     unknown = [name for name in table if name not in TOML_KEYS]
-    if unknown:
-        raise InputError(f"unknown {', '.join(unknown)}: keys are {', '.join(TOML_KEYS)}")
-    names = _names(table.get("classes"))
-    target = _target(table.get("target"), names)
-    name = table["name"]
-    if not isinstance(name, str) or _fault(normalize_label(name)):
-        raise InputError(f"the name {name!r} cannot stand in a table: choose a plain word")
-    if name in [builtin.name for builtin in TAXONOMIES]:
-        raise InputError(f"the name {name!r} is taken by a built-in taxonomy: choose another")
-    return Taxonomy(normalize_label(name), target, names, _numbers(table.get("numbers"), len(names)),
-                    pairs=_pairs(table.get("pairs", {}), names))
+    require(not unknown, f"unknown {', '.join(unknown)}: keys are {', '.join(TOML_KEYS)}")
 
-
-def _names(classes: object) -> tuple[str, ...]:
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise InputError('classes must be a list of names, as classes = ["calm", "tense"]')
-    names = tuple(normalize_label(name) for name in classes)
+    classes = table.get("classes")
+    require(isinstance(classes, list) and all(isinstance(name, str) for name in classes),
+            'classes must be a list of names, as classes = ["calm", "tense"]')
+    names = tuple(normalize_label(name) for name in classes or ())
     for number, name in enumerate(names):
-        if name in names[:number]:
-            raise InputError(f"the class {name!r} is listed twice")
-        if reason := _fault(name):
-            raise InputError(f"the class {name!r} {reason}")
-        if RESERVED_NAMES.fullmatch(name):
-            raise InputError(f"the class {name!r} is the name of a column of our tables: choose another")
-    if not 2 <= len(names) <= MAX_CLASSES:
-        raise InputError(f"{len(names)} class{'es' if len(names) != 1 else ''}: 2 to {MAX_CLASSES} are needed")
-    return names
+        require(name not in names[:number], f"the class {name!r} is listed twice")
+        require(not _fault(name), f"the class {name!r} {_fault(name)}")
+        require(not RESERVED_NAMES.fullmatch(name),
+                f"the class {name!r} is the name of a column of our tables: choose another")
+    require(2 <= len(names) <= MAX_CLASSES,
+            f"{len(names)} class{'es' if len(names) != 1 else ''}: 2 to {MAX_CLASSES} are needed")
+
+    canonical = {column: all(label_column(name) == column for name in names) for column in ("basic", "compound")}
+    target = table.get("target")
+    if target is None:
+        target = next((column for column, holds in canonical.items() if holds), OWN_COLUMN)
+    require(isinstance(target, str) and not _fault(target) and target not in NON_LABEL_COLUMNS,
+            f"the target {target!r} is no column of labels: it is basic, compound or a column of your own")
+    if not canonical.get(target, True):
+        strange = next(name for name in names if label_column(name) != target)
+        require(False, f"a manifest's column {target} holds canonical {target} names only, and {strange!r} is none: "
+                       f'put labels of your own in a column of their own, such as target = "{OWN_COLUMN}"')
+
+    own = table["name"]
+    require(isinstance(own, str) and not _fault(normalize_label(own)),
+            f"the name {own!r} cannot stand in a table: choose a plain word")
+    require(own not in [builtin.name for builtin in TAXONOMIES],
+            f"the name {own!r} is taken by a built-in taxonomy: choose another")
+
+    numbers = table.get("numbers")
+    numbers = list(range(len(names))) if numbers is None else numbers
+    require(isinstance(numbers, list) and all(type(number) is int and number >= 0 for number in numbers)
+            and len(numbers) == len(set(numbers)) == len(names),
+            f"numbers must be a list of {len(names)} different whole numbers from 0 on, one a class")
+
+    pairs = table.get("pairs", {})
+    require(isinstance(pairs, dict), 'pairs must be a table, as [pairs] with a line moved = ["happiness", "sadness"]')
+    basics = {normalize_label(name): two for name, two in pairs.items()}
+    for name, two in basics.items():
+        require(name in names, f"pairs has {name!r}, which is not one of the classes")
+        require(isinstance(two, list) and len(two) == 2 and two[0] != two[1] and set(map(str, two)) <= set(BASIC),
+                f"the pair of {name!r} is {two!r}: two different basic emotions are needed, of {', '.join(BASIC)}")
+        require(len(basic_emotions(name)) != 2 or set(two) == set(basic_emotions(name)),
+                f"the pair of {name!r} is {' and '.join(basic_emotions(name))}, as its name says")
+    return Taxonomy(normalize_label(own), target, names, tuple(numbers),
+                    pairs=tuple(tuple(basics.get(name, basic_emotions(name))) for name in names))
 
 
 def _fault(name: str) -> str:
@@ -315,41 +298,3 @@ def _fault(name: str) -> str:
     if name[0] in "=+-@" and not NUMBER.fullmatch(name):
         return f"begins with {name[0]!r}: spreadsheets take that for a formula"
     return ""
-
-
-def _target(target: object, names: Sequence[str]) -> str:
-    canonical = {"basic": all(name in BASIC for name in names),
-                 "compound": all(len(basic_emotions(name)) == 2 for name in names)}
-    if target is None:
-        return next((column for column, holds in canonical.items() if holds), OWN_COLUMN)
-    if not isinstance(target, str) or _fault(target) or target in NON_LABEL_COLUMNS:
-        raise InputError(f"the target {target!r} is no column of labels: it is basic, compound or a column of your own")
-    if not canonical.get(target, True):
-        strange = next(name for name in names if len(basic_emotions(name)) != {"basic": 1, "compound": 2}[target])
-        raise InputError(f"a manifest's column {target} holds canonical {target} names only, and {strange!r} is none: "
-                         f'put labels of your own in a column of their own, such as target = "{OWN_COLUMN}"')
-    return target
-
-
-def _numbers(numbers: object, count: int) -> tuple[int, ...]:
-    if numbers is None:
-        return tuple(range(count))
-    if (not isinstance(numbers, list) or len(set(map(str, numbers))) != count or len(numbers) != count
-            or not all(type(number) is int and number >= 0 for number in numbers)):
-        raise InputError(f"numbers must be a list of {count} different whole numbers from 0 on, one a class")
-    return tuple(numbers)
-
-
-def _pairs(pairs: object, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    if not isinstance(pairs, dict):
-        raise InputError('pairs must be a table, as [pairs] with a line moved = ["happiness", "sadness"]')
-    basics = {normalize_label(name): basics for name, basics in pairs.items()}
-    for name, two in basics.items():
-        if name not in names:
-            raise InputError(f"pairs has {name!r}, which is not one of the classes")
-        if not isinstance(two, list) or len(two) != 2 or two[0] == two[1] or not set(map(str, two)) <= set(BASIC):
-            raise InputError(f"the pair of {name!r} is {two!r}: two different basic emotions are needed, of "
-                             f"{', '.join(BASIC)}")
-        if len(basic_emotions(name)) == 2 and set(two) != set(basic_pair(name)):
-            raise InputError(f"the pair of {name!r} is {' and '.join(basic_pair(name))}, as its name says")
-    return tuple(tuple(basics.get(name, basic_emotions(name))) for name in names)

@@ -53,13 +53,9 @@ def build_manifest(table: pd.DataFrame, *, source: str, notes: Sequence[str] = (
     except UnicodeEncodeError:  # by pyarrow, where it is installed: it holds no broken names
         _check(table["key"], key_fault, source)
         raise
-    for name in COLUMNS:
-        if name not in table.columns:
-            table[name] = ""
+    table = table.assign(**{name: "" for name in COLUMNS if name not in table.columns})
     notes = list(notes)
-    for name in ("split", "basic", "compound", "group", "fold"):
-        if name not in table.columns:
-            continue
+    for name in table.columns.intersection([*COLUMNS[1:], "fold"]):
         stripped = table[name].str.strip()
         missing = stripped.isin(MISSING) | ((stripped == "") & (table[name] != ""))
         if missing.any():
@@ -67,14 +63,13 @@ def build_manifest(table: pd.DataFrame, *, source: str, notes: Sequence[str] = (
                          "taken as missing")
             table[name] = table[name].mask(missing, "")
     table = table[[*COLUMNS, *(name for name in table.columns if name not in COLUMNS)]].reset_index(drop=True)
-    for name, fault in (("key", key_fault), ("split", _split_fault), ("basic", _basic_fault),
-                        ("compound", _compound_fault)):
+    for name, fault in FAULTS.items():
         _check(table[name], fault, source)
     keys = table["key"]
-    duplicates = keys.duplicated()
-    if duplicates.any():
-        first = int((keys == keys[duplicates].iloc[0]).to_numpy().argmax())
-        check_cells(~duplicates, keys, source, f"stands in row {first + 2} already")
+    repeated = keys.duplicated()
+    if repeated.any():
+        first = keys.tolist().index(keys[repeated].iloc[0])
+        check_cells(~repeated, keys, source, f"stands in row {first + 2} already")
     return Manifest(table, tuple(notes))
 
 
@@ -108,10 +103,8 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
 
 def manifest_output(path: Path, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> Output:
     """A manifest to be written, by the rule of data/utils/outputs.py."""
-    def is_manifest(path: Path) -> bool:
-        return tuple(read_header(path)[:len(COLUMNS)]) == COLUMNS
-
-    return Output(path, OutputKind("a manifest", is_manifest, repeatable=True), overwrite, inputs)
+    kind = OutputKind("a manifest", lambda file: tuple(read_header(file)[:len(COLUMNS)]) == COLUMNS, repeatable=True)
+    return Output(path, kind, overwrite, inputs)
 
 
 def _check(column: pd.Series, fault: Callable[[str], str], source: str) -> None:
@@ -122,62 +115,37 @@ def _check(column: pd.Series, fault: Callable[[str], str], source: str) -> None:
         raise InputError(f"{source}: row {row + 2}, column {column.name!r}: {faults[column[row]]}")
 
 
-def _split_fault(split: str) -> str:
-    return "" if split in SPLITS else f"{split!r} is not train, val, test or empty"
-
-
-def _basic_fault(label: str) -> str:
-    return "" if label in ("", *BASIC) else f"{label!r} is not a basic emotion: {', '.join(BASIC)}"
-
-
 def _compound_fault(label: str) -> str:
     try:
-        if label:
-            basic_pair(label)
+        basic_pair(label)
     except InputError as error:
         return str(error)
     return ""
 
 
-@dataclass(frozen=True)
-class ManifestReport:
-    """A manifest as written to `path`. labels: the columns of labels that are counted."""
-
-    manifest: Manifest
-    path: Path
-    labels: tuple[str, ...] = ("basic", "compound")
-
-    def text(self) -> str:
-        """Samples by split and by class, a few lines."""
-        return "\n".join([f"{len(self.manifest):,} samples -> {self.path}", *summary_lines(self.manifest, self.labels)])
-
-    def record(self) -> dict:
-        """The same numbers by name."""
-        table = self.manifest.table
-        return {"manifest": str(self.path), "samples": len(table), "notes": list(self.manifest.notes),
-                **{name: _counts(table[name]) for name in ("split", *self.labels)},
-                "groups": int(table.loc[table["group"] != "", "group"].nunique())}
+#: why a value cannot stand in a column
+FAULTS: dict[str, Callable[[str], str]] = {
+    "key": key_fault,
+    "split": lambda split: "" if split in SPLITS else f"{split!r} is not train, val, test or empty",
+    "basic": lambda label: "" if label in ("", *BASIC) else f"{label!r} is not a basic emotion: {', '.join(BASIC)}",
+    "compound": lambda label: _compound_fault(label) if label else ""}
 
 
 def summary_lines(manifest: Manifest, labels: Sequence[str] = ("basic", "compound")) -> list[str]:
     """Counts by split, class and group; a line each."""
     table = manifest.table
-    rows = ["split     " + _counts_text(table["split"])]
+
+    def counted(column: pd.Series) -> str:
+        return ", ".join(f"{name or '(none)'} {count:,}" for name, count in column.value_counts().items())
+
+    rows = [f"split     {counted(table['split'])}"]
     for name in labels:
         labelled = table.loc[table[name] != "", name]
         if len(labelled):
-            rows.append(f"{name:9} {len(labelled):,} labelled: {_counts_text(labelled)}")
+            rows.append(f"{name:9} {len(labelled):,} labelled: {counted(labelled)}")
     if "fold" in table.columns:
-        rows.append("fold      " + _counts_text(table["fold"].sort_values()))
+        rows.append(f"fold      {counted(table['fold'].sort_values())}")
     grouped = table.loc[table["group"] != "", "group"]
     if len(grouped):
         rows.append(f"group     {grouped.nunique():,} groups of {len(grouped):,} samples")
     return rows
-
-
-def _counts(column: pd.Series) -> dict[str, int]:
-    return {str(name): int(count) for name, count in column.value_counts().items()}
-
-
-def _counts_text(column: pd.Series) -> str:
-    return ", ".join(f"{name or '(none)'} {count:,}" for name, count in _counts(column).items())

@@ -1,6 +1,7 @@
 """Merge manifests, and divide one into splits or folds."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,11 +21,9 @@ def merge(parts: Mapping[str, Manifest]) -> Manifest:
     for name, samples in parts.items():
         if not name or name in (".", "..") or "/" in name or "=" in name or "\\" in name:
             raise InputError(f"{name!r} cannot name a dataset: give NAME=FACES.csv with a plain word")
-        groups = samples.table["group"]
-        tables.append(samples.table.assign(key=f"{name}/" + samples.table["key"], dataset=name,
-                                         group=groups.where(groups == "", f"{name}/" + groups)))
-    if not tables:
-        raise InputError("nothing to merge: give NAME=FACES.csv, twice or more")
+        table = samples.table
+        groups = table["group"].where(table["group"] == "", f"{name}/" + table["group"])
+        tables.append(table.assign(key=f"{name}/" + table["key"], dataset=name, group=groups))
     return build_manifest(pd.concat(tables, ignore_index=True), source="merged manifest")
 
 
@@ -61,20 +60,17 @@ def resplit(
     A group that is then in two splits is noted. Raises InputError for fractions that leave nothing.
     """
     if val < 0 or test < 0 or not 0 < val + test < 1:
-        raise InputError(f"{val} for val and {test} for test leave nothing to split: their sum lies "
-                         f"between 0 and 1")
-    rows = _rows(samples, only)
-    labels, groups = _columns(samples, rows, target)
+        raise InputError(f"{val} for val and {test} for test leave nothing to split: their sum lies between 0 and 1")
+    rows, labels, groups = _selection(samples, only, target)
     split = np.full(len(rows), "train", object)
     outside = stratified_group_split(labels, groups, fraction=val + test, seed=seed)
     split[outside] = "val" if val else "test"
     if val and test:
         inner = stratified_group_split(labels[outside], groups[outside], fraction=test / (val + test), seed=seed + 1)
         split[np.flatnonzero(outside)[inner]] = "test"
-    splits = samples.table["split"].to_numpy(object).copy()
+    splits = samples.table["split"].to_numpy(object, copy=True)
     splits[rows] = split
-    table = samples.table.assign(split=splits)
-    return Manifest(table, (*samples.notes, *_notes(table)))
+    return _with_leaks_noted(replace(samples, table=samples.table.assign(split=splits)))
 
 
 def rename_splits(samples: Manifest, renames: Sequence[str]) -> Manifest:
@@ -91,52 +87,45 @@ def rename_splits(samples: Manifest, renames: Sequence[str]) -> Manifest:
         if old not in present:
             raise InputError(f"--rename {text!r}: no sample is in {old or 'no split'}")
         splits[old] = new
-    after = [splits.get(split, split) for split in sorted(present)]
-    if len(set(after)) < len(after):
+    if len({splits.get(split, split) for split in present}) < len(present):
         raise InputError(f"--rename {' '.join(renames)} would make two splits one: rename the other one too")
-    return build_manifest(samples.table.assign(split=samples.table["split"].replace(splits)), source="manifest",
-                    notes=samples.notes)
+    return replace(samples, table=samples.table.assign(split=samples.table["split"].replace(splits)))
 
 
 def drop_leaking_samples(samples: Manifest, only: str) -> Manifest:
     """The manifest without the samples of the split `only` whose group is in another split too, counted in a note."""
-    table = samples.table
-    elsewhere = table.loc[(table["split"] != only) & (table["group"] != ""), "group"]
-    leaks = ((table["split"] == only) & table["group"].isin(elsewhere)).to_numpy()
-    kept = samples.select(~leaks)
+    inside, groups = samples.table["split"] == only, samples.table["group"]
+    leaks = inside & groups.isin(groups[~inside & (groups != "")])
     note = f"{leaks.sum():,} samples of {only} are left out: their groups are in other splits too"
-    return Manifest(kept.table, (*samples.notes, note) if leaks.any() else samples.notes)
+    return Manifest(samples.select(~leaks).table, (*samples.notes, note) if leaks.any() else samples.notes)
 
 
 def assign_fold_column(samples: Manifest, *, folds: int, target: str, seed: int, only: str | None = None) -> Manifest:
     """The manifest with a column `fold`, 0 to folds - 1 (empty outside `only`), made as `resplit` does."""
-    rows = _rows(samples, only)
-    labels, groups = _columns(samples, rows, target)
+    rows, labels, groups = _selection(samples, only, target)
     fold_of = np.full(len(samples), "", object)
     fold_of[rows] = stratified_group_folds(labels, groups, folds=folds, seed=seed).astype(str)
-    return Manifest(samples.table.assign(fold=fold_of), (*samples.notes, *(_notes(samples.table) if only else ())))
+    folded = replace(samples, table=samples.table.assign(fold=fold_of))
+    return _with_leaks_noted(folded) if only else folded
 
 
-def _rows(samples: Manifest, only: str | None) -> np.ndarray:
+def _selection(samples: Manifest, only: str | None, target: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The rows to divide, their labels and their groups."""
     rows = np.arange(len(samples)) if only is None else np.flatnonzero(samples.table["split"] == only)
     if not len(rows):
         raise InputError(f"no samples to split{f' in {only}' if only else ''}")
-    return rows
-
-
-def _columns(samples: Manifest, rows: np.ndarray, target: str) -> tuple[np.ndarray, np.ndarray]:
     table = samples.table.iloc[rows]
     if target == "auto":
         target = "compound" if (table["compound"] != "").any() else "basic"
     if target not in table.columns or target in NON_LABEL_COLUMNS:
         own = [name for name in table.columns if name not in (*NON_LABEL_COLUMNS, "basic", "compound")]
         raise InputError(f"unknown target {target!r}: choose from {', '.join(('auto', 'compound', 'basic', *own))}")
-    return table[target].to_numpy(object), table["group"].to_numpy(object)
+    return rows, table[target].to_numpy(object), table["group"].to_numpy(object)
 
 
-def _notes(table: pd.DataFrame) -> tuple[str, ...]:
-    """A sentence on groups in several splits, which can remain when only one split was divided."""
-    splits = table[table["group"] != ""].groupby("group")["split"].nunique()
-    crossing = splits[splits > 1]
-    return (f"{len(crossing):,} groups are in several splits (the first is {crossing.index[0]})",) if len(
-        crossing) else ()
+def _with_leaks_noted(samples: Manifest) -> Manifest:
+    """With a note on groups in several splits, which can remain when only one split was divided."""
+    splits = samples.table[samples.table["group"] != ""].groupby("group")["split"].nunique()
+    crossing = splits.index[splits > 1]
+    note = f"{len(crossing):,} groups are in several splits (the first is {crossing[0]})" if len(crossing) else ""
+    return replace(samples, notes=(*samples.notes, note)) if note else samples

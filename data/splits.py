@@ -91,14 +91,12 @@ def assign_folds(manifest: Manifest, classes: Taxonomy, *, folds: int, seed: int
     have features. Raises InputError for fewer than two folds or fewer groups than folds.
     """
     number = {name: str(index) for index, name in enumerate(classes.classes)}
-    labels = [number.get(name, "") for name in manifest.table[classes.target]]
-    groups = [group or key for group, key in zip(manifest.table["group"], manifest.table["key"], strict=True)]
-    labelled = np.flatnonzero([bool(label) for label in labels])
+    table = manifest.table[manifest.table[classes.target].isin(classes.classes)]
+    named = parse_folds(table["fold"].to_numpy(object), folds=folds) if "fold" in table else None
     fold = np.full(len(manifest), -1)
-    column = manifest.table["fold"].to_numpy(object)[labelled] if "fold" in manifest.table.columns else None
-    named = None if column is None else parse_folds(column, folds=folds)
-    fold[labelled] = named if named is not None else stratified_group_folds(
-        [labels[row] for row in labelled], [groups[row] for row in labelled], folds=folds, seed=seed)
+    fold[table.index] = named if named is not None else stratified_group_folds(
+        table[classes.target].map(number).to_numpy(object),
+        table["group"].where(table["group"] != "", table["key"]).to_numpy(object), folds=folds, seed=seed)
     return fold
 
 
@@ -108,7 +106,5 @@ def parse_folds(column: np.ndarray, *, folds: int) -> np.ndarray | None:
     None if the column does not name that many folds.
     """
     names = sorted(set(column.tolist()) - {""}, key=lambda name: (not name.isdecimal(), len(name), name))
-    if len(names) != folds:
-        return None
     number = {name: fold for fold, name in enumerate(names)}
-    return np.array([number.get(name, -1) for name in column], np.int64)
+    return np.array([number.get(name, -1) for name in column], np.int64) if len(names) == folds else None

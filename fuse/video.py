@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from twofold.data.labels import Taxonomy
-from twofold.data.readers.cexpr import read_template
+from twofold.data.readers.cexpr import template_frames
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind
 
@@ -101,7 +101,7 @@ def template_keys(path: Path, classes: Taxonomy) -> tuple[str, ...]:
     if classes.name != CHALLENGE_CLASSES:
         raise InputError(f"a submission needs a run on the classes {CHALLENGE_CLASSES}, not {classes.name}: "
                          f"train it with `fuse --classes {CHALLENGE_CLASSES}`")
-    keys = read_template(path).keys
+    keys = template_frames(path)
     if [key for _, key, _ in _template_rows(path.read_bytes())] != list(keys):
         raise InputError(f"{path}: its lines end in other characters than line ends: get the template anew")
     return keys

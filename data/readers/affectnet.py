@@ -6,8 +6,6 @@ validation.csv.
 """
 
 import io
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -18,13 +16,19 @@ import pandas as pd
 from twofold.data.images.archives import Place
 from twofold.data.images.decode import PHOTO_LIMITS, ImageError, decode
 from twofold.data.images.sources import open_images
-from twofold.data.labels import builtin_taxonomy
+from twofold.data.labels import BASIC, builtin_taxonomy
 from twofold.data.manifest import Manifest, build_manifest
-from twofold.data.readers.common import Reader, check_choice, compare_counts, missing_note, parse_int, reads_archives
-from twofold.data.utils.atomic import atomic_write
+from twofold.data.readers.common import (
+    Reader,
+    check_choice,
+    compare_counts,
+    missing_note,
+    parse_int,
+    reads_archives,
+    write_images,
+)
 from twofold.data.utils.csv_files import check_cells, check_columns, read_table
 from twofold.data.utils.errors import InputError
-from twofold.data.utils.machine import usable_cores
 from twofold.data.utils.options import cli_option
 
 SETS = {"train_set": "train", "val_set": "val"}
@@ -56,10 +60,8 @@ def read_affectnet(
     check_choice(classes, tuple(PUBLISHED), "classes of AffectNet")
     check_choice(val_as, ("val", "test"), "AffectNet's validation set as")
     samples = _read_release(root, classes=classes)
-    if val_as == "val":
-        samples = Manifest(samples.table, (*samples.notes, NO_TEST))
-    else:
-        samples = Manifest(samples.table.assign(split=samples.table["split"].replace("val", val_as)), samples.notes)
+    table = samples.table.assign(split=samples.table["split"].replace("val", val_as))
+    samples = Manifest(table, samples.notes if val_as == "test" else (*samples.notes, NO_TEST))
     return crop_faces(samples, root, crop) if crop is not None else samples
 
 
@@ -67,14 +69,26 @@ def read_affectnet(
 def _read_release(root: Place, *, classes: str) -> Manifest:
     lists = [(folder / name, split) for folder in (root, root / "Manually_Annotated_file_lists")
              for name, split in LISTS.items() if (folder / name).is_file()]
-    if (root / "train_set").is_dir() or (root / "val_set").is_dir():
+    if any((root / name).is_dir() for name in SETS):
         table, notes = _read_sets(root)
     elif lists:
         table, notes = _read_lists(root, lists)
     else:
         raise InputError(f"{root}: neither train_set/ and val_set/ (the 2021 release) nor training.csv and "
                          f"validation.csv (the older one) in it")
-    return _labelled(table, notes, root, classes)
+    names, numbers = builtin_taxonomy(classes).classes, table.pop("expression")
+    unknown = ~numbers.isin([*range(len(BASIC)), *UNUSABLE])
+    if unknown.any():
+        raise InputError(f"{root}: expression {numbers[unknown].iloc[0]} of {table['key'][unknown].iloc[0]} is not one "
+                         f"of AffectNet's (0 to 7; 8 to 10 unusable)")
+    notes += [f"{int((numbers == number).sum()):,} samples labelled {number} ({meaning}) are left out"
+              for number, meaning in UNUSABLE.items() if (numbers == number).any()]
+    table["basic"] = numbers.map(dict(enumerate(BASIC)))
+    contempt = int((table["basic"] == "contempt").sum())
+    notes += [f"{contempt:,} samples of contempt are left out ({classes})"] if contempt and classes == "basic7" else []
+    table = table[table["basic"].isin(names)]
+    notes += compare_counts(f"AffectNet, {len(names)} classes", PUBLISHED[classes], table)
+    return build_manifest(table, source=str(root), notes=notes)
 
 
 def _read_sets(root: Place) -> tuple[pd.DataFrame, list[str]]:
@@ -93,15 +107,13 @@ def _read_sets(root: Place) -> tuple[pd.DataFrame, list[str]]:
             raise InputError(f"{images if stems else annotations}: no {'images' if stems else '<id>_exp.npy files'} "
                              f"in it: unpack {name} whole")
         order = sorted(stems & files.keys(), key=lambda stem: (int(stem) if stem.isdecimal() else -1, stem))
-        rows += [{"key": f"{name}/images/{files[stem]}", "split": split,
-                  "expression": _number(annotations / f"{stem}_exp.npy")} for stem in order]
-        for count, what in ((len(stems - files.keys()), "annotations without an image"),
-                            (len(files.keys() - stems), "images without an annotation")):
-            if count:
-                notes.append(f"{name}: {count:,} {what} are left out")
+        rows += [(f"{name}/images/{files[stem]}", split, _number(annotations / f"{stem}_exp.npy")) for stem in order]
+        notes += [f"{name}: {len(alone):,} {what} are left out" for alone, what in (
+            (stems - files.keys(), "annotations without an image"),
+            (files.keys() - stems, "images without an annotation")) if alone]
     if not rows:
         raise InputError(f"{root}: no image has an annotation of its name: {'; '.join(notes)}")
-    return pd.DataFrame(rows), notes
+    return pd.DataFrame(rows, columns=["key", "split", "expression"]), notes
 
 
 def _number(path: Place) -> int:
@@ -124,31 +136,13 @@ def _read_lists(root: Place, lists: list[tuple[Place, str]]) -> tuple[pd.DataFra
         check_columns(table, COLUMNS, path)
         numbers = table["expression"]
         check_cells(numbers.str.strip().str.fullmatch(r"[0-9]{1,9}"), numbers, path, "is no number")
-        table = table.drop(columns=["facial_landmarks"], errors="ignore")
-        tables.append(table.assign(key=f"{PICTURES}/" + table["subDirectory_filePath"].str.strip(), split=split,
-                                   expression=numbers.astype(int)))
+        key = f"{PICTURES}/" + table.pop("subDirectory_filePath").str.strip()
+        tables.append(table.assign(key=key, split=split, expression=numbers.astype(int)))
     if not (root / PICTURES).is_dir():
         raise InputError(f"{root / PICTURES}: no such folder: unpack the pictures there")
-    table = pd.concat(tables, ignore_index=True).drop(columns="subDirectory_filePath")
+    table = pd.concat(tables, ignore_index=True).drop(columns="facial_landmarks", errors="ignore")
     return table, [*missing_note(root, table["key"].tolist(), remedy=f"unpack the pictures into {PICTURES}/"),
                    NOT_CROPPED]
-
-
-def _labelled(table: pd.DataFrame, notes: list[str], root: Place, classes: str) -> Manifest:
-    taxonomy, wanted = builtin_taxonomy("basic8"), 8 if classes == "basic8" else 7
-    numbers = table["expression"]
-    unknown = sorted(set(numbers) - set(taxonomy.numbers) - set(UNUSABLE))
-    if unknown:
-        raise InputError(f"{root}: expression {unknown[0]} of {table['key'][int((numbers == unknown[0]).argmax())]} "
-                         f"is not one of AffectNet's (0 to 7; 8 to 10 unusable)")
-    notes = notes + [f"{int((numbers == number).sum()):,} samples labelled {number} ({meaning}) are left out"
-                     for number, meaning in UNUSABLE.items() if (numbers == number).any()]
-    if wanted == 7 and (numbers == 7).any():
-        notes = [*notes, f"{int((numbers == 7).sum()):,} samples of contempt are left out (basic7)"]
-    kept = table[numbers < wanted].reset_index(drop=True)
-    kept["basic"] = kept.pop("expression").map(taxonomy.label)
-    return build_manifest(kept, source=str(root), notes=[
-        *notes, *compare_counts(f"AffectNet, {wanted} classes", PUBLISHED[classes], kept)])
 
 
 def crop_faces(samples: Manifest, root: Path, folder: Path) -> Manifest:
@@ -161,44 +155,29 @@ def crop_faces(samples: Manifest, root: Path, folder: Path) -> Manifest:
     lacking = [name for name in BOX if name not in samples.table.columns]
     if lacking:
         raise InputError(f"{root}: nothing to crop: no column {', '.join(lacking)} (the 2021 release is cropped)")
-    source, folder = open_images(root), Path(folder)
-    keys = [str(PurePosixPath(key).with_suffix(".jpg")) for key in samples.keys]
-    for parent in {folder / os.path.dirname(key) for key in keys}:
-        parent.mkdir(parents=True, exist_ok=True)
+    source, boxes = open_images(root), samples.table[list(BOX)].to_numpy(str)
 
-    def crop(key: str, box: list[str], path: Path) -> str:
+    def crop(row: int) -> bytes:
+        image = decode(source.read(samples.keys[row]), limits)
         try:
-            if not path.exists():
-                content = _cropped(source.read(key), box)
-                with atomic_write(path, durable=False) as temporary:
-                    temporary.write_bytes(content)
-        except ImageError as error:
-            return str(error)
-        return ""
+            x, y, width, height = (round(float(value)) for value in boxes[row])
+        except ValueError:
+            raise ImageError("no box") from None
+        box = (max(0, x), max(0, y), min(image.width, x + width), min(image.height, y + height))
+        if box[2] <= box[0] or box[3] <= box[1]:
+            raise ImageError("box outside the picture")
+        file = io.BytesIO()
+        image.crop(box).save(file, "JPEG", quality=95)
+        return file.getvalue()
 
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        reasons = list(pool.map(crop, samples.keys, samples.table[list(BOX)].to_numpy(str),
-                                [folder / key for key in keys]))
-    failed = [(key, reason) for key, reason in zip(keys, reasons, strict=True) if reason]
+    limits = replace(PHOTO_LIMITS, shrink=False)  # boxes are in pixels of the whole picture
+    names = [str(PurePosixPath(key).with_suffix(".jpg")) for key in samples.keys]
+    written, reasons = write_images(samples, folder, names, crop)
     notes = [note for note in samples.notes if note != NOT_CROPPED]
-    if failed:
-        notes.append(f"{len(failed):,} faces could not be cropped (the first is {failed[0][0]}: {failed[0][1]})")
-    return build_manifest(samples.table.assign(key=keys), source=str(folder), notes=notes)
+    if reasons:
+        row, reason = next(iter(reasons.items()))
+        notes.append(f"{len(reasons):,} faces could not be cropped (the first is {names[row]}: {reason})")
+    return Manifest(written.table, tuple(notes))
 
 
-def _cropped(content: bytes, box: list[str]) -> bytes:
-    image = decode(content, replace(PHOTO_LIMITS, shrink=False))  # boxes are in pixels of the whole picture
-    try:
-        x, y, width, height = (round(float(value)) for value in box)
-    except ValueError:
-        raise ImageError("no box") from None
-    left, top = max(0, x), max(0, y)
-    right, bottom = min(image.width, x + width), min(image.height, y + height)
-    if right <= left or bottom <= top:
-        raise ImageError("box outside the picture")
-    file = io.BytesIO()
-    image.crop((left, top, right, bottom)).save(file, "JPEG", quality=95)
-    return file.getvalue()
-
-
-READER = Reader(read_affectnet, published=PUBLISHED)
+READER = Reader(read_affectnet)

@@ -1,18 +1,23 @@
 """What the readers share: the registry entry of a dataset, archives as roots, lists of file names, missing files."""
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path, PurePath, PurePosixPath
 
 import pandas as pd
 
 from twofold.data.images.archives import Archive, ArchivePath, Place, is_archive, read_head, relative_path
+from twofold.data.images.decode import ImageError
 from twofold.data.images.formats import is_hidden, is_image, left_out_note
 from twofold.data.manifest import Manifest, build_manifest
+from twofold.data.utils.atomic import atomic_write
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.machine import usable_cores
 
 MACOS_FOLDER = "__MACOSX"  #: what macOS adds to archives
 
@@ -22,13 +27,11 @@ class Reader:
     """The registry entry of a dataset: `READER` of the module that `manifest NAME` is called after.
 
     The verb is made from it: its help is the first paragraph of the module's docstring, its options are the annotated
-    keyword arguments of `read`, which returns the manifest of a root. published: samples by part of the dataset and
-    split as published ("" for all splits together), to tell a complete copy from an incomplete one.
+    keyword arguments of `read`, which returns the manifest of a root.
     """
 
     read: Callable[..., Manifest]
     root: str = "The dataset's folder or archive; keys are relative to it."  #: help of the argument
-    published: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def reads_archives(read: Callable[..., Manifest]) -> Callable[..., Manifest]:
@@ -57,23 +60,22 @@ def reads_archives(read: Callable[..., Manifest]) -> Callable[..., Manifest]:
 def find_images(root: Place, *, follow_links: bool = False) -> tuple[list[PurePath], list[str]]:
     """The images below a root, as sorted relative paths, and a sentence on what else is there and left out."""
     links: list[str] = []
+    places: list[Place] = []
     if isinstance(root, ArchivePath):
-        places: list[Place] = list(root.rglob("*"))
+        places += root.rglob("*")
     else:
-        places = []
         seen = {os.path.realpath(root)}
         for folder, folders, files in os.walk(root, followlinks=follow_links):
-            linked = {name for name in folders if os.path.islink(os.path.join(folder, name))}
-            repeated = {name for name in linked if os.path.realpath(os.path.join(folder, name)) in seen}
-            seen |= {os.path.realpath(os.path.join(folder, name)) for name in linked}
-            folders[:] = [name for name in folders if name not in repeated]  # a link to a folder above has no end
-            links += [] if follow_links else sorted(linked)
             places += [Path(folder, name) for name in files]
+            linked = {name: os.path.realpath(os.path.join(folder, name)) for name in folders
+                      if os.path.islink(os.path.join(folder, name))}
+            folders[:] = [name for name in folders if linked.get(name) not in seen]  # a link to a parent has no end
+            seen.update(linked.values())
+            links += [] if follow_links else sorted(linked)
     images, others = [], []
     for place in places:
         path = relative_path(place, root)
-        wanted = is_image(path, partial(read_head, place)) and (isinstance(place, ArchivePath) or place.is_file())
-        (images if wanted else others).append(path)
+        (images if is_image(path, partial(read_head, place)) and place.is_file() else others).append(path)
     notes = [left_out_note(root, others)] if any(not is_hidden(path) for path in others) else []
     if links:
         notes.append(f"{root}: {len(links):,} folders are links and are left out (the first is {links[0]}): "
@@ -110,34 +112,60 @@ def read_lines(path: Place) -> list[tuple[int, str]]:
     return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
-def read_numbered(path: Place, *, like: str) -> dict[str, tuple[int, int]]:
-    """Lines such as `0001.jpg 5` as name to (number, line number), in order.
+def read_numbered(path: Place, names: Sequence[str], what: str, *, like: str, first: int = 0) -> dict[str, str]:
+    """Lines such as `0001.jpg 5` as image to the name of the number, in order; the numbers count from `first`.
 
-    Raises InputError naming the line that is otherwise, or that names a file again.
+    Raises InputError naming the line that is otherwise, that names an image again, or whose number is not a `what`.
     """
-    rows: dict[str, tuple[int, int]] = {}
+    rows: dict[str, str] = {}
     for line, text in read_lines(path):
-        name, *numbers = text.split()
+        image, *numbers = text.split()
         number = parse_int(numbers[0]) if len(numbers) == 1 else None
         if number is None or number < 0:
             raise InputError(f"{path}: line {line}: {text!r} is not like {like!r}")
-        if name in rows:
-            raise InputError(f"{path}: line {line}: {name} stands in line {rows[name][1]} already")
-        rows[name] = (number, line)
+        if image in rows:
+            raise InputError(f"{path}: line {line}: {image} stands in another line already")
+        if not first <= number < first + len(names):
+            raise InputError(f"{path}: line {line}: {number} is not a {what} ({first} to {first + len(names) - 1})")
+        rows[image] = names[number - first]
     if not rows:
         raise InputError(f"{path}: no lines like {like!r}")
     return rows
 
 
+def write_images(
+    samples: Manifest, folder: Path, names: list[str], content: Callable[[int], bytes],
+) -> tuple[Manifest, dict[int, str]]:
+    """Write the picture of each row (from 0) into `folder` under its name, unless it is there already.
+
+    Returns the manifest of these files, and the reasons of the rows that cannot be read (ImageError).
+    """
+    for parent in {(folder / name).parent for name in names}:
+        parent.mkdir(parents=True, exist_ok=True)
+
+    def write(row: int) -> str:
+        try:
+            if not (folder / names[row]).exists():
+                data = content(row)
+                with atomic_write(folder / names[row], durable=False) as temporary:
+                    temporary.write_bytes(data)
+        except ImageError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        reasons = dict(enumerate(pool.map(write, range(len(names)))))
+    written = build_manifest(samples.table.assign(key=names), source=str(folder), notes=samples.notes)
+    return written, {row: reason for row, reason in reasons.items() if reason}
+
+
 def missing_files(root: Place, keys: Sequence[str]) -> list[str]:
     """The keys that are no files below root; folders are listed once, so that this is quick for a million."""
-    names: dict[str, set[str]] = {}
+    here: set[str] = set()
     for folder in {key.rpartition("/")[0] for key in keys}:
-        try:
-            names[folder] = {path.name for path in (root / folder).iterdir()}
-        except OSError:
-            names[folder] = set()
-    return [key for key in keys if key.rpartition("/")[2] not in names[key.rpartition("/")[0]]]
+        with contextlib.suppress(OSError):
+            here.update(f"{folder}/{path.name}".removeprefix("/") for path in (root / folder).iterdir())
+    return [key for key in keys if key not in here]
 
 
 def missing_note(root: Place, keys: Sequence[str], *, remedy: str) -> list[str]:

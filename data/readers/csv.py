@@ -1,25 +1,25 @@
 """Any CSV table; say which column is what. Columns called split, basic, compound, group are taken as they are."""
 
 import re
-from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
 
 from twofold.data.labels import (
+    SPLIT_OF,
     Taxonomy,
-    canonical_split,
+    canonical_label,
     label_column,
     load_taxonomy,
     normalize_label,
     parse_label_map,
-    rename_label,
 )
 from twofold.data.manifest import COLUMNS, Manifest, build_manifest
 from twofold.data.readers.common import Reader, parse_int
 from twofold.data.readers.folder import Classes, LabelMap
-from twofold.data.utils.csv_files import check_cells, read_table
+from twofold.data.utils.csv_files import check_cells, check_columns, read_table
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import cli_option
 
@@ -47,81 +47,58 @@ def read_csv(
     Raises InputError naming file, row and column.
     """
     taxonomy = load_taxonomy(classes) if classes else None
-    names = parse_label_map(label_map, taxonomy)
+    renamed = parse_label_map(label_map, taxonomy)
     table = read_table(root)
     columns = {"key": key, "split": split, "basic": basic, "compound": compound, "group": group}
-    columns = {ours: theirs or (ours if ours in table.columns else NONE) for ours, theirs in columns.items()}
-    columns = {ours: theirs for ours, theirs in columns.items() if theirs != NONE}
-    for ours, theirs in columns.items():
-        if theirs not in table.columns:
-            raise InputError(f"{root}: no column {theirs!r} (for {ours}); it has {', '.join(table.columns)}")
+    columns = {ours: theirs or ours for ours, theirs in columns.items()
+               if theirs != NONE and (theirs or ours in table.columns)}
+    check_columns(table, columns.values(), root)
     others = [name for name in table.columns if name not in COLUMNS and name not in columns.values()]
     samples = pd.DataFrame({ours: table[theirs] for ours, theirs in columns.items()}).join(table[others])
     samples["key"] = [_posix_path(key) for key in samples["key"]]
-    for name in ("basic", "compound"):
-        if name in columns:
-            samples[name] = _map_values(samples[name], lambda label: rename_label(label, names))
+    labels = [name for name in ("basic", "compound") if name in columns]
+    for name in labels:
+        samples[name] = samples[name].map(cache(lambda text: renamed.get(text, canonical_label(text))))
     if "split" in columns:
-        samples["split"] = _map_values(samples["split"], canonical_split)
+        samples["split"] = samples["split"].map(cache(lambda text: SPLIT_OF.get(text.strip().lower(), text)))
     if taxonomy is not None:
         _apply_taxonomy(samples, taxonomy, root, from_zero)
-    for name in ("basic", "compound"):
-        if name in columns:
-            _check_labels(samples[name], root)
+    for name in labels:
+        strange = [label for label in samples[name].unique() if label and label_column(label) != name]
+        check_cells(~samples[name].isin(strange), samples[name], root,
+                    f"is not a {name} emotion; for another word: --map {next(iter(strange), '')}=..., for numbers: "
+                    f"--classes NAME, for no labels: --{name} {NONE}")
     return build_manifest(samples, source=str(root))
 
 
 def _posix_path(key: str) -> str:
     """A path as lists have it (`./a.jpg`, `a\\b.jpg`, `a//b.jpg`) as a key."""
     key = key.strip().replace("\\", "/")
-    return key if not key else ("/" if key.startswith("/") else "") + "/".join(
-        part for part in key.split("/") if part not in ("", "."))
-
-
-def _map_values(column: pd.Series, rename: Callable[[str], str]) -> pd.Series:
-    """The column with each distinct value renamed."""
-    return column.map({value: rename(value) for value in column.unique()})
+    return ("/" if key.startswith("/") else "") + "/".join(part for part in key.split("/") if part not in ("", "."))
 
 
 def _apply_taxonomy(samples: pd.DataFrame, classes: Taxonomy, path: Path, from_zero: bool) -> None:
-    """Name the labels in the column of the taxonomy's target."""
-    own = classes.target not in COLUMNS
-    if classes.target not in samples.columns:
-        raise InputError(f"{path}: no column {classes.target!r}, the target of --classes {classes.name}; it has "
+    """Name the labels in the column of the taxonomy's target: official numbers, and names in its spelling."""
+    target, own = classes.target, classes.target not in COLUMNS
+    if target not in samples.columns:
+        raise InputError(f"{path}: no column {target!r}, the target of --classes {classes.name}; it has "
                          f"{', '.join(samples.columns)}" if own else
-                         f"--classes {classes.name} numbers {classes.target} labels: name their column with "
-                         f"--{classes.target}")
-    labels = samples[classes.target] = _named(samples[classes.target], classes, path, from_zero)
-    if own:
-        check_cells(labels.isin(["", *classes.classes]), labels, path,
-                    f"is not one of the classes of {classes.name}: {', '.join(classes.classes)}")
-
-
-def _named(column: pd.Series, classes: Taxonomy, path: Path, from_zero: bool) -> pd.Series:
-    """Official numbers as names, names in the spelling of `classes`; anything else stays as it is."""
-    names = {}
+                         f"--classes {classes.name} numbers {target} labels: name their column with --{target}")
+    column, names = samples[target], {}
+    numbers = range(len(classes.classes)) if from_zero else classes.numbers
     for value in column.unique():
+        number = parse_int(re.sub(r"\.0*$", "", value.strip()))  # pandas writes 1.0 where a column has empty cells
         if normalize_label(value) in classes.classes:
             names[value] = normalize_label(value)
-            continue
-        number = parse_int(re.sub(r"\.0*$", "", value.strip()))  # pandas writes 1.0 where a column has empty cells
-        if number is None:
-            continue
-        try:
-            names[value] = "" if number < 0 else classes.label(number + from_zero * classes.numbers[0])
-        except InputError as error:
-            row = int((column == value).to_numpy().argmax())
+        elif number is not None:
             hint = "; if labels count from 0, say --from-zero" if number == 0 else ""
-            raise InputError(f"{path}: row {row + 2}, column {column.name!r}: {error}{hint}") from None
-    return column.replace(names)
-
-
-def _check_labels(column: pd.Series, path: Path) -> None:
-    strange = [label for label in column.unique() if label and label_column(label) != column.name]
-    if strange:
-        check_cells(~column.isin(strange), column, path,
-                    f"is not a {column.name} emotion; for another word: --map {strange[0]}=..., for numbers: "
-                    f"--classes NAME, for no labels: --{column.name} {NONE}")
+            check_cells((column != value) | (number < 0 or number in numbers), column, path,
+                        f"is not a class number of {classes.name} ({min(numbers)} to {max(numbers)}){hint}")
+            names[value] = "" if number < 0 else classes.classes[numbers.index(number)]
+    samples[target] = column.replace(names)
+    if own:
+        check_cells(samples[target].isin(["", *classes.classes]), samples[target], path,
+                    f"is not one of the classes of {classes.name}: {', '.join(classes.classes)}")
 
 
 READER = Reader(read_csv, root="A CSV file: one row per sample, with a header line.")

@@ -12,11 +12,11 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 
-from twofold.data.images.csv_pixels import open_pixel_table, row_key
-from twofold.data.images.decode import ImageError
+from twofold.data.images.csv_pixels import row_key
+from twofold.data.images.sources import open_images
+from twofold.data.labels import WORDS
 from twofold.data.manifest import Manifest, build_manifest
-from twofold.data.readers.common import Reader, compare_counts
-from twofold.data.utils.atomic import atomic_write
+from twofold.data.readers.common import Reader, compare_counts, write_images
 from twofold.data.utils.csv_files import check_cells, check_columns, detect_separator, read_table
 from twofold.data.utils.errors import InputError, first_line
 from twofold.data.utils.options import cli_option
@@ -26,12 +26,10 @@ NUMBERS = {str(number): name for number, name in enumerate(EMOTIONS)}
 FILES = ("fer2013.csv", "icml_face_data.csv", "train.csv")  #: the challenge's name, and those of Kaggle's page
 MAX_HEADER_LETTERS = 10_000
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
-PUBLISHED = {"FER2013": {"train": 28_709, "val": 3_589, "test": 3_589}}
+PUBLISHED = {"train": 28_709, "val": 3_589, "test": 3_589}
 VOTED = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
 #: what a compound can be made of; as in every taxonomy of the field, the earlier one gives the adverb
 PAIRED = ("happiness", "sadness", "fear", "anger", "disgust", "surprise")
-ADVERBS = ("happily", "sadly", "fearfully", "angrily", "disgustedly", "")
-ADJECTIVES = ("", "sad", "fearful", "angry", "disgusted", "surprised")
 #: the rules' names, as the manifest's columns `basic_rule` and `compound_rule` give them
 MAJORITY, LOOSE, STRICT = "ferplus majority without single votes", "derived from ferplus votes", "derived, strict"
 
@@ -50,16 +48,18 @@ def read_fer2013(
     say which rule made the label of a row.
     Raises InputError naming file, row and column.
     """
-    path = _find_table(root)
+    path = next((root / name for name in FILES if (root / name).is_file()), root / FILES[0]) if root.is_dir() else root
     table = _columns(path)
     samples = pd.DataFrame({
         "key": [row_key(path.name, row) for row in range(len(table))],
         "split": _mapped(table["Usage"], USAGES, path), "basic": _mapped(table["emotion"], NUMBERS, path)})
-    notes = compare_counts("FER2013", PUBLISHED["FER2013"], samples)
+    notes = compare_counts("FER2013", PUBLISHED, samples)
     if ferplus is None and strict:
         raise InputError("strict compound labels come from the votes of FER+: give its file with --ferplus")
     if ferplus is not None:
-        samples, left_out = _voted(samples, table["Usage"], path, ferplus, strict)
+        samples = _voted(samples, table["Usage"], path, ferplus, strict)
+        left_out = int((samples["image"] == "").sum())
+        samples = samples[samples["image"] != ""]
         notes += [f"{left_out:,} rows without a face (no image name in FER+) are left out"] if left_out else []
     manifest = build_manifest(samples, source=str(path), notes=notes)
     return unpack_faces(manifest, path, unpack) if unpack is not None else manifest
@@ -70,48 +70,33 @@ def unpack_faces(samples: Manifest, source: Path, folder: Path) -> Manifest:
 
     Files already there are kept as they are. Raises InputError for a row whose pixels are not as published.
     """
-    pixels = open_pixel_table(source)
-    rows = [int(key[-11:-4]) for key in samples.keys]
-    names = samples.table["image"].tolist() if "image" in samples.table else [f"fer{row:07d}.png" for row in rows]
+    images, keys = open_images(source), samples.keys
+    names = samples.table["image"].tolist() if "image" in samples.table else [f"fer{key[-11:]}" for key in keys]
     if len(set(names)) < len(names) or any("/" in name or name.startswith(".") for name in names):
         raise InputError(f"{source}: the image names of FER+ are not as published (fer0000006.png, each once)")
-    folder.mkdir(parents=True, exist_ok=True)
-    for row, name in zip(rows, names, strict=True):
-        try:
-            if not (folder / name).exists():
-                content = pixels.read(row)
-                with atomic_write(folder / name, durable=False) as temporary:
-                    temporary.write_bytes(content)
-        except ImageError as error:
-            raise InputError(f"{source}: row {row + 2}, column 'pixels': {error}") from None
-    return build_manifest(samples.table.assign(key=names), source=str(folder), notes=samples.notes)
-
-
-def _find_table(root: Path) -> Path:
-    """The file with the pixels, under the names of its copies."""
-    names = [root / name for name in FILES if (root / name).is_file()] if root.is_dir() else [root]
-    return names[0] if names else root / FILES[0]
+    written, reasons = write_images(samples, folder, names, lambda row: images.read(keys[row]))
+    for row, reason in reasons.items():
+        raise InputError(f"{source}: row {int(keys[row][-11:-4]) + 2}, column 'pixels': {reason}")
+    return written
 
 
 def _columns(path: Path) -> pd.DataFrame:
     """Emotion and Usage, whatever the order of the columns; pixels are left where they are."""
-    wanted = ("emotion", "pixels", "Usage")
     try:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             separator = detect_separator(file.readline(MAX_HEADER_LETTERS))
-        names = [str(name) for name in pd.read_csv(path, sep=separator, nrows=0, encoding="utf-8-sig").columns]
-        bare = path.name == "train.csv" and "Usage" not in [name.strip() for name in names]  # Kaggle's training part
-        lacking = [name for name in (wanted[:2] if bare else wanted) if name not in [name.strip() for name in names]]
-        if lacking:
-            raise InputError(f"{path}: no column {', '.join(lacking)}; it has {', '.join(names)[:200]}")
-        kept = [name for name in names if name.strip() in ("emotion", "Usage")]
-        table = pd.read_csv(path, sep=separator, usecols=kept, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig",
+                            usecols=lambda name: name.strip() in ("emotion", "Usage"))
+        header = pd.read_csv(path, sep=separator, nrows=0, encoding="utf-8-sig").rename(columns=str.strip)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file: give fer2013.csv or the folder that holds it") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a CSV table in UTF-8 ({first_line(error)})") from None
     table = table.rename(columns=str.strip)
-    return table.assign(Usage="Training") if bare else table
+    if path.name == "train.csv" and "Usage" not in table:  # Kaggle's training part
+        table, header = table.assign(Usage="Training"), header.assign(Usage="")
+    check_columns(header, ("emotion", "pixels", "Usage"), path)
+    return table
 
 
 def _mapped(column: pd.Series, names: dict[str, str], path: Path) -> pd.Series:
@@ -120,37 +105,25 @@ def _mapped(column: pd.Series, names: dict[str, str], path: Path) -> pd.Series:
     return labels
 
 
-def _voted(
-    samples: pd.DataFrame, usage: pd.Series, path: Path, ferplus: Path, strict: bool,
-) -> tuple[pd.DataFrame, int]:
+def _voted(samples: pd.DataFrame, usage: pd.Series, path: Path, ferplus: Path, strict: bool) -> pd.DataFrame:
+    """The samples with the labels that follow from the votes; those without a face have no `image`."""
     table = read_table(ferplus).rename(columns=str.strip)
     check_columns(table, ("Usage", "Image name", *VOTED), ferplus)
     if len(table) != len(samples):
         raise InputError(f"{ferplus}: {len(table):,} rows, but {path} has {len(samples):,}: they must be of the "
                          "same samples")
-    other = (table["Usage"].str.strip() != usage.str.strip()).to_numpy()
-    if other.any():
-        row = int(other.argmax())
-        raise InputError(f"{ferplus}: row {row + 2}, column 'Usage': {table['Usage'][row]!r}, but {path} has "
-                         f"{usage[row]!r} there: the rows are not in the same order")
-    votes = _votes(table, ferplus)
-    labels, clear = compounds(votes)
-    labels = np.where(clear, labels, "") if strict else labels
-    basic, images = majority(votes), table["Image name"].str.strip()
-    full = samples.assign(
-        basic=basic, compound=labels, basic_rule=np.where(basic != "", MAJORITY, ""),
-        compound_rule=np.where(labels != "", np.where(clear, STRICT, LOOSE), ""),
-        image=images, compound_strict=np.where(clear, "1", "0"), fer2013=samples["basic"],
-        **{f"votes_{name}": votes[:, place] for place, name in enumerate(VOTED)})
-    kept = (images != "").to_numpy()
-    return full[kept].reset_index(drop=True), int((~kept).sum())
-
-
-def _votes(table: pd.DataFrame, path: Path) -> np.ndarray:
-    """(N, 10) votes in the order of `VOTED`."""
+    check_cells(table["Usage"].str.strip() == usage.str.strip(), table["Usage"], ferplus,
+                f"is not that of the row in {path}: the rows are not in the same order")
     for name in VOTED:
-        check_cells(table[name].str.strip().str.fullmatch(r"\d+"), table[name], path, "is not a number of votes")
-    return table[list(VOTED)].astype(int).to_numpy()
+        check_cells(table[name].str.strip().str.fullmatch(r"\d+"), table[name], ferplus, "is not a number of votes")
+    votes = table[list(VOTED)].astype(int).to_numpy()
+    basic, (compound, clear) = majority(votes), compounds(votes)
+    compound = np.where(clear, compound, "") if strict else compound
+    return samples.assign(
+        basic=basic, compound=compound, basic_rule=np.where(basic != "", MAJORITY, ""),
+        compound_rule=np.where(compound != "", np.where(clear, STRICT, LOOSE), ""),
+        image=table["Image name"].str.strip(), compound_strict=np.where(clear, "1", "0"), fer2013=samples["basic"],
+        **{f"votes_{name}": votes[:, place] for place, name in enumerate(VOTED)})
 
 
 def majority(votes: np.ndarray) -> np.ndarray:
@@ -173,14 +146,12 @@ def compounds(votes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     paired = votes[:, [VOTED.index(name) for name in PAIRED]]
     order = np.argsort(-paired, axis=1, kind="stable")
-    first, second, third = (np.take_along_axis(paired, order[:, place:place + 1], axis=1)[:, 0] for place in range(3))
+    first, second, third = np.take_along_axis(paired, order[:, :3], axis=1).T
     neutral = votes[:, VOTED.index("neutral")]
     loose = (second >= 2) & (first + second >= 5) & (second > third) & (neutral <= second)
     strict = loose & (second >= 3) & (first + second >= 6) & (neutral < second)
-    labels = [f"{ADVERBS[min(a, b)]}_{ADJECTIVES[max(a, b)]}" if clear else ""
-              for a, b, clear in zip(order[:, 0], order[:, 1], loose, strict=True)]
-    return np.array(labels, dtype=object), strict
+    labels = [f"{WORDS[PAIRED[a]][0]}_{WORDS[PAIRED[b]][1]}" for a, b in np.sort(order[:, :2], axis=1)]
+    return np.where(loose, np.array(labels, dtype=object), ""), strict
 
 
-READER = Reader(read_fer2013, root="fer2013.csv (or icml_face_data.csv), or the folder that holds it.",
-                published=PUBLISHED)
+READER = Reader(read_fer2013, root="fer2013.csv (or icml_face_data.csv), or the folder that holds it.")

@@ -4,24 +4,19 @@
 2 validation), `RAFCE_AUlabel.txt` the action units of each picture; pictures are `aligned/0001_aligned.jpg`.
 """
 
+from pathlib import PurePath
+
 import pandas as pd
 
 from twofold.data.images.archives import Place
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import Manifest, build_manifest
-from twofold.data.readers.common import (
-    Reader,
-    compare_counts,
-    missing_note,
-    read_lines,
-    read_numbered,
-    reads_archives,
-)
+from twofold.data.readers.common import Reader, compare_counts, missing_note, read_lines, read_numbered, reads_archives
 from twofold.data.utils.errors import InputError
 
 LABELS, PARTITION, UNITS = "RAFCE_emolabel.txt", "RAFCE_partition.txt", "RAFCE_AUlabel.txt"
 SPLITS = ("train", "test", "val")
-PUBLISHED = {"RAF-CE": {"": 4_549}}
+PUBLISHED = {"": 4_549}
 
 
 @reads_archives
@@ -35,32 +30,20 @@ def read_rafce(root: Place) -> Manifest:
             raise InputError(f"{root}: no {name} in it: give the folder that holds it and aligned/")
     if not (root / "aligned").is_dir():
         raise InputError(f"{root / 'aligned'}: no such folder: unpack the aligned pictures there")
-    classes = builtin_taxonomy("rafce14")
-    labels = read_numbered(root / LABELS, like="0001.jpg 5")
-    splits = read_numbered(root / PARTITION, like="0001.jpg 0")
-    units = _units(root / UNITS)
-    rows = []
-    for name, (number, line) in labels.items():
-        if number not in classes.numbers:
-            raise InputError(f"{root / LABELS}: line {line}: {number} is not a class of RAF-CE (0 to 13)")
-        split, where = splits.get(name, (None, 0))
-        if split is None:
-            raise InputError(f"{root / PARTITION}: no line for {name}, which {LABELS} has")
-        if split >= len(SPLITS):
-            raise InputError(f"{root / PARTITION}: line {where}: {split} is not 0 (train), 1 (test) or 2 (validation)")
-        stem, dot, suffix = name.rpartition(".")
-        rows.append({"key": f"aligned/{stem}_aligned{dot}{suffix}", "split": SPLITS[split],
-                     "compound": classes.label(number), **({"au": units.get(name, "")} if units else {})})
-    notes = missing_note(root, [row["key"] for row in rows], remedy="unpack the aligned pictures into aligned/")
-    table = pd.DataFrame(rows)
+    labels = read_numbered(root / LABELS, builtin_taxonomy("rafce14").classes, "class of RAF-CE", like="0001.jpg 5")
+    splits = read_numbered(root / PARTITION, SPLITS, f"split of RAF-CE: {', '.join(SPLITS)}", like="0001.jpg 0")
+    table = pd.DataFrame(labels.items(), columns=["image", "compound"])
+    table["split"] = table["image"].map(splits)
+    if table["split"].isna().any():
+        raise InputError(f"{root / PARTITION}: no line for {table['image'][table['split'].isna()].iloc[0]}, which "
+                         f"{LABELS} has")
+    if (root / UNITS).is_file():
+        units = dict(line.split(maxsplit=1) for _, line in read_lines(root / UNITS) if " " in line)
+        table["au"] = table["image"].map(units)
+    table["key"] = [f"aligned/{path.stem}_aligned{path.suffix}" for path in map(PurePath, table.pop("image"))]
+    notes = missing_note(root, table["key"].tolist(), remedy="unpack the aligned pictures into aligned/")
     return build_manifest(table, source=str(root / LABELS),
-                          notes=[*notes, *compare_counts("RAF-CE", PUBLISHED["RAF-CE"], table)])
+                          notes=[*notes, *compare_counts("RAF-CE", PUBLISHED, table)])
 
 
-def _units(path: Place) -> dict[str, str]:
-    if not path.is_file():
-        return {}
-    return {name: units.strip() for name, _, units in (text.partition(" ") for _, text in read_lines(path))}
-
-
-READER = Reader(read_rafce, published=PUBLISHED)
+READER = Reader(read_rafce)

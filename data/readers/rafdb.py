@@ -76,22 +76,20 @@ def _read_list(root: Place, base: Place, classes: Taxonomy, images: str) -> Mani
         other = "original" if images == "aligned" else "aligned"
         hint = f", or say --images {other}" if (folder.parent / other).is_dir() else ""
         raise InputError(f"{folder}: no such folder: unpack {images}.zip there{hint}")
-    start = relative_path(folder, root).as_posix()
-    rows = []
-    for name, (number, line) in read_numbered(path, like="train_00001.jpg 5").items():
+    labels = read_numbered(path, classes.classes, f"class of RAF-DB {classes.target}", first=1,
+                           like="train_00001.jpg 5")
+    start, rows = relative_path(folder, root).as_posix(), []
+    for name, label in labels.items():
         split, stem = name.partition("_")[0], name.rpartition(".")[0]
         if split not in ("train", "test"):
-            raise InputError(f"{path}: line {line}: {name!r} does not start with train_ or test_")
-        if number not in classes.numbers:
-            raise InputError(f"{path}: line {line}: {number} is not a class of RAF-DB {classes.target} "
-                             f"(1 to {len(classes.numbers)})")
+            raise InputError(f"{path}: {name!r} does not start with train_ or test_")
         file = f"{stem}_aligned{name[len(stem):]}" if images == "aligned" else name
-        rows.append({"key": f"{start}/{file}", "split": split, classes.target: classes.label(number)})
+        rows.append({"key": f"{start}/{file}", "split": split, classes.target: label})
     remedy = f"unpack {images}.zip into it"
-    if images == "aligned" and (folder / rows[0]["key"].rpartition("/")[2].replace("_aligned", "")).exists():
+    if images == "aligned" and (folder / next(iter(labels))).exists():
         remedy = "it holds the original pictures, whose names lack _aligned; the aligned ones belong there"
     notes = missing_note(root, [row["key"] for row in rows], remedy=remedy)
     return build_manifest(pd.DataFrame(rows), source=str(path), notes=notes)
 
 
-READER = Reader(read_rafdb, published=PUBLISHED)
+READER = Reader(read_rafdb)

@@ -9,7 +9,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,21 @@ from twofold.data.utils.options import with_signature
 MOST_LETTERS = 2_000  #: of a line
 #: control characters (C0 but tab and line end, DEL, C1), marks that change the direction of writing, lone surrogates
 UNPRINTABLE = re.compile("[\0-\b\v-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a verb prints: lines of text, or the same as JSON."""
+
+    lines: Sequence[str]
+    values: dict[str, Any]
+    exit_code: int = 0
+
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    def record(self) -> dict[str, Any]:
+        return self.values
 
 
 def add_json_option(app: typer.Typer) -> None:

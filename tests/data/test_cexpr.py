@@ -2,7 +2,7 @@
 
 import pytest
 
-from twofold.data.readers.cexpr import HEADER, frames_of, read_cexpr, read_template
+from twofold.data.readers.cexpr import HEADER, frames_of, read_cexpr, template_frames
 from twofold.data.utils.errors import InputError
 
 
@@ -40,11 +40,6 @@ def test_frames_of_other_formats_answer_to_the_template(cexpr):
     assert "3 of the template's 7 frames are not there (the first is 01/00002.jpg)" in faces.notes[1]
     both = frames_of(["1/a.jpg", "1/b.jpg"], ["1/a.jpg", "1/a.png", "1/b.bmp"])
     assert both == ["1/a.jpg", "1/b.bmp"]
-
-
-def test_the_template_itself(cexpr):
-    template = read_template(cexpr / "template.txt")
-    assert template.header == ",".join(HEADER) and len(template.keys) == 7
 
 
 def test_annotation_as_a_table_by_number_or_one_hot(cexpr):
@@ -88,9 +83,9 @@ def test_another_template(cexpr, old, new, says):
 
 def test_a_template_from_windows(cexpr):
     path = cexpr / "template.txt"
-    before = read_template(path)
+    before = template_frames(path)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
-    assert read_template(path) == before
+    assert template_frames(path) == before
 
 
 @pytest.mark.parametrize(("text", "says"), [("8", "8 is not a class number"), ("joy", "'joy' is not one class number"),

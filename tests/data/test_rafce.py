@@ -51,7 +51,7 @@ def test_lines_that_are_not_as_published(rafce, file, line, says):
 def test_an_unknown_side(rafce):
     path = rafce / "RAFCE_partition.txt"
     path.write_text(path.read_text().replace("0002.jpg 1", "0002.jpg 3"))
-    with pytest.raises(InputError, match="line 2: 3 is not 0"):
+    with pytest.raises(InputError, match="line 2: 3 is not a split of RAF-CE"):
         read_rafce(rafce)
 
 

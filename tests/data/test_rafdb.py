@@ -93,7 +93,7 @@ def test_a_few_images_gone_is_a_warning(rafdb):
     ("train_00099.jpg 12", "line 23: 12 is not a class of RAF-DB compound"),
     ("train_00099.jpg", "line 23: 'train_00099.jpg' is not like"),
     ("valid_00001.jpg 1", "does not start with train_ or test_"),
-    ("train_00001.jpg 1", "stands in line 1 already")])
+    ("train_00001.jpg 1", "stands in another line already")])
 def test_a_line_that_is_not_as_published(rafdb, line, says):
     path = rafdb / "compound" / LIST
     path.write_text(path.read_text() + line + "\n")

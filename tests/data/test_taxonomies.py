@@ -9,9 +9,7 @@ from twofold.data.labels import (
     TAXONOMIES,
     basic_emotions,
     basic_pair,
-    list_taxonomies,
     load_taxonomy,
-    read_taxonomy,
     taxonomy_from_labels,
     taxonomy_from_record,
     taxonomy_record,
@@ -27,20 +25,20 @@ def toml(tmp_path):
     def write(text: str):
         path = tmp_path / "own.toml"
         path.write_text(text, encoding="utf-8")
-        return path
+        return str(path)
 
     return write
 
 
 def test_emotions_in_another_language(toml):
-    classes = read_taxonomy(toml('classes = ["joie", "colère", "می\u200cخندد"]'))
+    classes = load_taxonomy(toml('classes = ["joie", "colère", "می\u200cخندد"]'))
     assert (classes.name, classes.target) == ("own", "label")
     assert classes.classes == ("joie", "colère", "می\u200cخندد") and classes.numbers == (0, 1, 2)
     assert classes.basics == ((), (), ())
 
 
 def test_blends_with_pairs_and_numbers(toml):
-    classes = read_taxonomy(toml('name = "blends"\ntarget = "blend"\nnumbers = [3, 1]\n'
+    classes = load_taxonomy(toml('name = "blends"\ntarget = "blend"\nnumbers = [3, 1]\n'
                                  'classes = ["bittersweet", "angrily_surprised"]\n'
                                  '[pairs]\nbittersweet = ["happiness", "sadness"]'))
     assert (classes.name, classes.target, classes.numbers) == ("blends", "blend", (3, 1))
@@ -52,12 +50,12 @@ def test_blends_with_pairs_and_numbers(toml):
     ('["happily_surprised", "sadly_angry"]', "compound"), ('["fear", "neutral"]', "basic"),
     ('["neutral", "sadly_angry"]', "label"), ('["AU1+2", "AU4"]', "label")])
 def test_the_column_follows_from_the_names(toml, names, target):
-    assert read_taxonomy(toml(f"classes = {names}")).target == target
+    assert load_taxonomy(toml(f"classes = {names}")).target == target
 
 
 def test_one_name_in_both_of_unicodes_forms_is_one_class(toml):
     with pytest.raises(InputError, match=r"own\.toml: the class 'colère' is listed twice"):
-        read_taxonomy(toml('classes = ["col\u00e8re", "cole\u0300re"]'))
+        load_taxonomy(toml('classes = ["col\u00e8re", "cole\u0300re"]'))
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -98,7 +96,7 @@ def test_one_name_in_both_of_unicodes_forms_is_one_class(toml):
     ("classes = [", "not a TOML of classes")])
 def test_what_is_refused_says_which_file_and_what(toml, text, message):
     with pytest.raises(InputError, match=r"own\.toml: .*" + message):
-        read_taxonomy(toml(text))
+        load_taxonomy(toml(text))
 
 
 def test_a_missing_file_a_folder_and_an_unknown_name(tmp_path):
@@ -125,7 +123,7 @@ def test_classes_from_the_labels_as_they_stand():
 
 
 def test_a_record_reads_back(toml):
-    own = read_taxonomy(toml('classes = ["bittersweet", "calm"]\n[pairs]\nbittersweet = ["happiness", "sadness"]'))
+    own = load_taxonomy(toml('classes = ["bittersweet", "calm"]\n[pairs]\nbittersweet = ["happiness", "sadness"]'))
     for classes in (*TAXONOMIES, own):
         assert taxonomy_from_record(json.loads(json.dumps({"taxonomy": taxonomy_record(classes)}))) == classes
 
@@ -161,10 +159,6 @@ def test_the_verb_lists_every_class_with_its_number(toml, capsys):
     assert main(["manifest", "classes", str(toml('classes = ["a", "b"]'))]) == 0
     assert "own (label, the manifest's column of that name), 2 classes" in capsys.readouterr().out
     assert main(["manifest", "classes", "nonsense"]) == 2
-
-
-def test_listing_is_of_all_or_of_one():
-    assert list_taxonomies().each == TAXONOMIES and [one.name for one in list_taxonomies("basic8").each] == ["basic8"]
 
 
 # ---------------------------------------------------------------------------------------- readers with own classes
