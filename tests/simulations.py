@@ -15,13 +15,13 @@ import numpy as np
 import twofold
 from tests.fuse.conftest import CLASSES, recipe, write_manifest
 from twofold.cache.feature_writer import write_feature_file
+from twofold.fuse.core.settings import resolve
 from twofold.fuse.evaluate import evaluate_all
 from twofold.fuse.fuse import fuse
 from twofold.fuse.metrics.scores import compute_scores
 from twofold.fuse.metrics.statistics import ACCURACY, MACRO_F1, compare, interval
 from twofold.fuse.report import analysis
 from twofold.fuse.runs.read import read_run
-from twofold.fuse.settings import resolve
 from twofold.fuse.sweep import sweep
 
 C = len(CLASSES)
