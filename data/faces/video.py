@@ -7,14 +7,14 @@ that crashes FFmpeg, or keeps it busy without end, costs that file and no more.
 import contextlib
 import json
 import mmap
+import multiprocessing
 import os
-import select
 import subprocess
 import sys
 import tempfile
 import warnings
 from collections.abc import Collection, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,6 @@ class VideoReader:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._memory: mmap.mmap | None = None
-        self._received = b""
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -78,8 +76,9 @@ class VideoReader:
         """End the worker process."""
         if self._process:
             self._process.kill()
-            self._process.communicate()
-            self._process, self._received = None, b""
+            self._process.wait()
+            self._connection.close()
+            self._process = None
 
     def facts(self, path: Path) -> VideoFacts:
         """Raises VideoError for a file without a video that can be decoded."""
@@ -98,39 +97,38 @@ class VideoReader:
         if is_animation(path):
             yield from _animation(path, sampling)
             return
-        request = {"fps": sampling.fps, "every": sampling.every, "skip": sorted(skip)}
-        with contextlib.closing(self._ask(path, **request)) as messages:
+        with contextlib.closing(self._ask(path, **asdict(sampling), skip=sorted(skip))) as messages:
             for message in messages:
-                if "end" in message:
-                    return
-                pixels, memory = None, self._memory
-                if memory is not None and "at" in message:
+                pixels = None
+                if "at" in message:
                     height, width, _ = shape = message["shape"]
-                    shared = np.frombuffer(memory, np.uint8, 3 * height * width, message["at"])
+                    shared = np.frombuffer(self._memory, np.uint8, 3 * height * width, message["at"])
                     pixels = shared.reshape(shape).copy()
-                    self._send("done")
-                yield Frame(message["frame"], message["time"], pixels)
+                    self._connection.send_bytes(b"done")
+                if "frame" in message:
+                    yield Frame(message["frame"], message["time"], pixels)
 
     def _ask(self, path: Path, **request: Any) -> Generator[dict[str, Any]]:
         """The worker's messages, the last one included. Raises VideoError."""
         require_av()
         try:
-            size = path.stat().st_size
+            request |= {"path": os.fspath(path), "size": path.stat().st_size}
         except OSError as error:
             raise VideoError(f"unreadable file ({error.strerror})") from None
         if not self._process:
             self._start()
         done = False
         try:
-            self._send(json.dumps(request | {"path": os.fspath(path), "size": size}))
+            self._connection.send_bytes(json.dumps(request).encode())
             while not done:
-                message = self._receive()
+                if not self._connection.poll(MAX_SILENCE):
+                    raise VideoError(f"keeps the decoder busy: not a frame in {MAX_SILENCE:.0f} seconds")
+                message = json.loads(self._connection.recv_bytes())
                 done = not message.keys().isdisjoint(("end", "error", "facts"))
                 if "error" in message:
                     raise VideoError(message["error"])
-                if message:
-                    yield message
-        except (BrokenPipeError, EOFError):
+                yield message
+        except (ConnectionError, EOFError):
             raise VideoError("crashes the decoder") from None
         finally:
             if not done:
@@ -140,30 +138,15 @@ class VideoReader:
         """Start the worker with this process's packages (-P: and not the modules beside the script)."""
         packages = os.pathsep.join(place for place in sys.path if os.path.isabs(place))
         in_memory = hasattr(os, "memfd_create")
-        with open(os.memfd_create("frames"), "r+b") if in_memory else tempfile.TemporaryFile() as file:
-            number = file.fileno()
-            os.truncate(number, SHARED_BYTES)
-            self._memory = mmap.mmap(number, SHARED_BYTES)
+        self._connection, theirs = multiprocessing.Pipe()
+        with theirs, open(os.memfd_create("frames"), "r+b") if in_memory else tempfile.TemporaryFile() as file:
+            os.truncate(file.fileno(), SHARED_BYTES)
+            self._memory = mmap.mmap(file.fileno(), SHARED_BYTES)
+            shared = theirs.fileno(), file.fileno()
             self._process = subprocess.Popen(
-                [sys.executable, "-P", str(WORKER), str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL, bufsize=0, pass_fds=[number], env=os.environ | {"PYTHONPATH": packages},
-                start_new_session=True)  # Ctrl-C is for this process
-
-    def _send(self, line: str) -> None:
-        assert self._process and self._process.stdin
-        self._process.stdin.write(line.encode() + b"\n")
-
-    def _receive(self) -> dict[str, Any]:
-        assert self._process and self._process.stdout
-        while b"\n" not in self._received:
-            if not select.select([self._process.stdout], [], [], MAX_SILENCE)[0]:
-                raise VideoError(f"keeps the decoder busy: not a frame in {MAX_SILENCE:.0f} seconds")
-            content = self._process.stdout.read(1 << 16)
-            if not content:
-                raise EOFError
-            self._received += content
-        line, _, self._received = self._received.partition(b"\n")
-        return json.loads(line)
+                [sys.executable, "-P", str(WORKER), *map(str, shared)], stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=shared,
+                env=os.environ | {"PYTHONPATH": packages}, start_new_session=True)  # Ctrl-C is for this process
 
 
 def is_animation(path: Path) -> bool:
@@ -215,7 +198,6 @@ def require_av():
         import av
         import av.error
         import av.logging
-        import av.stream
     except ImportError:
         raise InputError("videos need PyAV: pip install 'twofold[footage]' (or av)") from None
     av.logging.set_level(None)

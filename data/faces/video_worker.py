@@ -1,8 +1,8 @@
 """Decode video files for `twofold.data.faces.video`, in a process of its own: FFmpeg may crash, hang or fill the memory
 there without ending the run. It imports nothing of Twofold, so that it starts fast and from any installation.
 
-Requests come on stdin, a line of JSON each, and messages leave on stdout likewise. Pixels are written into a file that
-both processes map, in places that are used in turn; a line "done" on stdin says that the next one may be used again.
+Requests and messages are JSON. Pixels are written into a file that both processes map, in places that are used in turn;
+the message "done" says that the next one may be used again.
 """
 
 import contextlib
@@ -17,7 +17,8 @@ import sys
 import time
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any, BinaryIO
+from multiprocessing.connection import Connection
+from typing import Any
 
 import av
 import av.error
@@ -84,10 +85,9 @@ def frames(path: str, size: int, fps: float, every: int) -> Iterator[tuple[int, 
     size: bytes of the file; fps, every: see `Sampling`. Damaged parts are skipped. Raises VideoError, after the last
     frame, where parts were damaged or the file ends before it should.
     """
-    due, pixels, damage = 0, 0, []
+    due, pixels, standing, shift, duration = 0, 0, 0, Fraction(0), Fraction(0)
     first: Fraction | None = None
     last: Fraction | None = None
-    shift, duration, standing = Fraction(0), Fraction(0), 0
     with open_container(path) as container:
         stream = video_stream(container)
         if stream.width * stream.height > MAX_PIXELS:
@@ -97,8 +97,8 @@ def frames(path: str, size: int, fps: float, every: int) -> Iterator[tuple[int, 
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         step = 1 / Fraction(stream.average_rate or stream.guessed_rate or 25)
         length = _length(container, stream)
-        packets = _Packets(container, stream, damage)
-        for index, frame in enumerate(packets.frames()):
+        decoder = _Decoder(container, stream)
+        for index, frame in enumerate(decoder.frames()):
             pixels += frame.width * frame.height
             if frame.width * frame.height > MAX_PIXELS:
                 raise VideoError(f"has frames of more than {MAX_PIXELS} pixels")
@@ -111,60 +111,54 @@ def frames(path: str, size: int, fps: float, every: int) -> Iterator[tuple[int, 
             if last is not None and (time_ < last - JUMP * step or standing > JUMP):  # another recording, or no clock:
                 shift += last + step - time_  # time goes on from here
                 time_ = last + step
-            time_ = time_ if last is None or time_ > last else last
-            first, last = (time_ if first is None else first), time_
+            last = time_ if last is None else max(last, time_)
+            first = last if first is None else first
             duration = _seconds(frame, getattr(frame, "duration", 0)) or Fraction(0)
-            elapsed = time_ - first
-            if fps:
-                wanted = elapsed * Fraction(fps) >= due
-                due = math.floor(elapsed * Fraction(fps)) + 1 if wanted else due
-            else:
-                wanted = index % every == 0
+            elapsed = last - first
+            wanted = elapsed * Fraction(fps) >= due if fps else index % every == 0
+            if wanted:
+                due = math.floor(elapsed * Fraction(fps)) + 1
             yield (index, float(elapsed), frame) if wanted else None
+        damage = decoder.damage
         if first is None or last is None:
             raise VideoError(f"no frame in it can be decoded{f' ({damage[0]})' if damage else ''}")
         end = last + max(step, duration) - min(first, 0)  # clocks that begin late count from 0 in the length
         if _is_followed_by_another(path):
             raise VideoError("has another recording appended to it, which is not read: divide the file")
         missing = end < length - max(Fraction(1, 2), 5 * step, length / 50)  # edit lists cut a few frames off
-        if missing and not packets.are_all_there(path, size):
+        if missing and not decoder.has_all_packets(path, size):
             raise VideoError(f"ends after {float(end):.1f} of {float(length):.1f} s: the rest is missing or damaged")
     if damage:
         raise VideoError(f"is damaged in {len(damage)} places, where frames are missing ({damage[0]})")
 
 
-class _Packets:
-    """The packets of a stream, decoded. damage: receives why some could not be."""
+class _Decoder:
+    """Decodes the packets of a stream. damage: why some could not be; complete: the file could be read to its end."""
 
-    def __init__(self, container: Any, stream: Any, damage: list[str]):
-        self.container, self.stream, self.damage = container, stream, damage
-        self.count, self.complete = 0, True
+    def __init__(self, container: Any, stream: Any):
+        self.container, self.stream, self.packets, self.complete = container, stream, 0, True
+        self.damage: list[str] = []
 
     def frames(self) -> Iterator[Any]:
-        packets = self.container.demux(self.stream)
-        while True:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except av.error.FFmpegError as error:  # the file itself cannot be read on
-                self.damage.append(error.strerror or "damaged")
-                self.complete = False
-                return
-            self.count += bool(packet.size)
-            try:
-                yield from packet.decode()
-            except av.error.FFmpegError as error:
-                large = isinstance(error, av.error.ArgumentError)
-                self.damage.append(f"invalid, or more than {MAX_PIXELS} pixels" if large
-                                   else error.strerror or "damaged")
-                if len(self.damage) >= MAX_ERRORS:
-                    return
+        try:
+            for packet in self.container.demux(self.stream):
+                self.packets += bool(packet.size)
+                try:
+                    yield from packet.decode()
+                except av.error.FFmpegError as error:
+                    large = isinstance(error, av.error.ArgumentError)
+                    self.damage.append(f"invalid, or more than {MAX_PIXELS} pixels" if large
+                                       else error.strerror or "damaged")
+                    if len(self.damage) >= MAX_ERRORS:
+                        return
+        except av.error.FFmpegError as error:  # the file itself cannot be read on
+            self.damage.append(error.strerror or "damaged")
+            self.complete = False
 
-    def are_all_there(self, path: str, size: int) -> bool:
+    def has_all_packets(self, path: str, size: int) -> bool:
         """Whether nothing of the file is missing, so that a long pause before its end is the last frame's."""
         if self.stream.frames:
-            return self.complete and self.count >= self.stream.frames
+            return self.complete and self.packets >= self.stream.frames
         with open(path, "rb") as file:
             return self.complete and _matroska_size(file.read(1 << 12)) == size
 
@@ -215,9 +209,12 @@ def _seconds(frame: Any, count: int | None) -> Fraction | None:
 
 
 def upright(frame: Any) -> np.ndarray:
-    """(H, W, 3) BGR, turned and mirrored as the display matrix says. Pixels that are not square stay as they are."""
-    array = frame.to_ndarray(format="bgr24")
-    return np.ascontiguousarray(orient(array, _display_matrix(frame)))
+    """(H, W, 3) BGR, turned and mirrored as the display matrix says, to the nearest of the eight orientations. Pixels
+    that are not square stay as they are."""
+    array, (a, b, c, d) = frame.to_ndarray(format="bgr24"), _display_matrix(frame)
+    if abs(a) + abs(d) < abs(b) + abs(c):  # rows become columns
+        array, a, d = array.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(array[::-1 if d < 0 else 1, ::-1 if a < 0 else 1])
 
 
 def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
@@ -232,27 +229,21 @@ def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
     return 1, 0, 0, 1
 
 
-def orient(array: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
-    """An image (H, W, 3) as a display matrix shows it, to the nearest of the eight orientations."""
-    a, b, c, d = matrix
-    if abs(a) + abs(d) < abs(b) + abs(c):  # rows become columns
-        array, a, d = array.swapaxes(0, 1), c, b
-    return array[::-1 if d < 0 else 1, ::-1 if a < 0 else 1]
-
-
-def serve(requests: BinaryIO, out: BinaryIO, memory: mmap.mmap) -> None:
+def serve(connection: Connection, memory: mmap.mmap) -> None:
     """Answer requests until there are no more: {"path", "size"} for the facts, with "fps", "every", "skip" for frames.
 
     skip: indices of frames whose pixels are not wanted; memory: where pixels are written.
     """
-    slot, used, place = 0, 0, 1
+    slot, used, place, spoke = 0, 0, 1, 0.0
 
     def send(message: dict[str, Any]) -> None:
-        out.write(json.dumps(message).encode() + b"\n")
-        out.flush()
+        nonlocal spoke
+        connection.send_bytes(json.dumps(message).encode())
+        spoke = time.monotonic()
 
-    while line := requests.readline():
-        if line == b"done\n":
+    while True:
+        line = connection.recv_bytes()
+        if line == b"done":
             used -= 1
             continue
         request = json.loads(line)
@@ -267,7 +258,6 @@ def serve(requests: BinaryIO, out: BinaryIO, memory: mmap.mmap) -> None:
                 if each is None:
                     if time.monotonic() - spoke > 1:
                         send({})  # alive
-                        spoke = time.monotonic()
                     continue
                 index, seconds, frame = each
                 message = {"frame": index, "time": seconds}
@@ -275,13 +265,12 @@ def serve(requests: BinaryIO, out: BinaryIO, memory: mmap.mmap) -> None:
                     array = upright(frame)
                     slots = min(MAX_SLOTS, SHARED_BYTES // array.size)
                     while used and (used >= slots or array.size != place):
-                        used -= requests.readline() == b"done\n"
+                        used -= connection.recv_bytes() == b"done"
                     slot, used, place = (slot + 1) % slots, used + 1, array.size
                     np.frombuffer(memory, np.uint8, place, slot * place)[:] = array.reshape(-1)
                     message |= {"at": slot * place, "shape": array.shape}
                     del array  # so that its memory is used again
                 send(message)
-                spoke = time.monotonic()
             send({"end": True})
         except VideoError as error:
             send({"error": str(error)})
@@ -295,4 +284,5 @@ if __name__ == "__main__":
     av.logging.set_level(None)
     with contextlib.suppress(ValueError, OSError):  # a lower limit is set already, or none can be
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
-    serve(sys.stdin.buffer, sys.stdout.buffer, mmap.mmap(int(sys.argv[1]), SHARED_BYTES))
+    with contextlib.suppress(EOFError, ConnectionError):
+        serve(Connection(int(sys.argv[1])), mmap.mmap(int(sys.argv[2]), SHARED_BYTES))

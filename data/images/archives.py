@@ -32,23 +32,21 @@ ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, EOFErr
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in an archive. size: of its contents; offset: of those in a tar file; fault: why it cannot be read."""
+    """A file in an archive. fault: why it cannot be read; size: of its contents; offset: of those in a tar file, of the
+    header in a zip file, to which `info` belongs."""
 
-    size: int = 0
     fault: str = ""
+    size: int = 0
     offset: int = 0
     info: zipfile.ZipInfo | None = None
 
 
 @dataclass
 class Archive:
-    """An archive by its path. It is opened when it is first read, in each process anew; threads may share it."""
+    """An archive by its path, indexed when it is first read. Threads and forked processes may share it."""
 
     path: Path
-    _opened: "tuple[dict[str, Member], zipfile.ZipFile | io.BufferedReader] | None" = field(
-        default=None, repr=False, compare=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
-    _process: int = field(default=0, repr=False, compare=False)
 
     def __reduce__(self) -> tuple:
         return Archive, (self.path,)
@@ -56,45 +54,64 @@ class Archive:
     @property
     def members(self) -> dict[str, Member]:
         """Every file in it that has a safe name, in the archive's order. Raises InputError if it is no archive."""
-        return self._open()[0]
+        with self._lock:
+            return self._members
+
+    @cached_property
+    def _members(self) -> dict[str, Member]:
+        try:
+            listed = list(_zip_members(self.path) if self.path.name.lower().endswith(".zip")
+                          else _tar_members(self.path))
+        except ERRORS as error:
+            raise InputError(f"{self.path}: not an archive that can be read ({error})") from None
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({error.strerror or error})") from None
+        members: dict[str, Member] = {}
+        for name, member in listed:
+            name = name.replace("\\", "/").removeprefix("./")
+            if not key_fault(name):
+                members[name] = Member(DUPLICATE) if name in members else member
+        if not members:
+            raise InputError(f"{self.path}: no files in it")
+        if all(member.fault == ENCRYPTED for member in members.values()):
+            raise InputError(f"{self.path}: its members are encrypted: unpack it with its password")
+        return members
 
     @cached_property
     def folders(self) -> dict[str, set[str]]:
         """Folder ("" for the top) to the names in it."""
         folders: dict[str, set[str]] = {"": set()}
-        for key in self.members:
-            path = key
+        for path in self.members:
             while path:
                 folder, _, name = path.rpartition("/")
-                names = folders.setdefault(folder, set())
-                if name in names:
-                    break
-                names.add(name)
+                folders.setdefault(folder, set()).add(name)
                 path = folder
         return folders
 
+    @cached_property
+    def _file(self) -> io.FileIO:
+        return io.FileIO(self.path)
+
     def read(self, name: str) -> bytes:
         """The contents of a member. Raises ImageError if there is no such member, or it cannot be read."""
-        members, file = self._open()
-        member = members.get(name, Member(fault="missing file"))
+        member = self.members.get(name, Member("missing file"))
         if member.fault:
             raise ImageError(member.fault)
-        if member.size > MAX_FILE_BYTES:
+        stored = member.info.compress_size if member.info else member.size
+        if max(member.size, stored) > MAX_FILE_BYTES:
             raise ImageError(f"file larger than {MAX_FILE_BYTES >> 20} MB")
         try:
-            content = (file.read(member.info or name) if isinstance(file, zipfile.ZipFile)
-                       else os.pread(file.fileno(), member.size, member.offset))
+            file, start = self._file.fileno(), member.offset
+            if member.info:  # the header's length is written in it
+                start += 30 + sum(struct.unpack("<26x2H", os.pread(file, 30, start)))
+            content = os.pread(file, stored, start)
+            if member.info and member.info.compress_type == zipfile.ZIP_DEFLATED:
+                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, member.size + 1)
         except (OSError, *ERRORS):
             content = b""
-        if len(content) != member.size:
+        if len(content) != member.size or (member.info and zlib.crc32(content) != member.info.CRC):
             raise ImageError("damaged in its archive")
         return content
-
-    def _open(self) -> "tuple[dict[str, Member], zipfile.ZipFile | io.BufferedReader]":
-        with self._lock:
-            if self._opened is None or self._process != os.getpid():  # a fork shares the file's position: open anew
-                self._opened, self._process = _open_archive(self.path), os.getpid()
-            return self._opened
 
 
 def is_archive(path: Path) -> bool:
@@ -105,32 +122,14 @@ def is_archive(path: Path) -> bool:
     return name.endswith(SUFFIXES) and path.is_file()
 
 
-def _open_archive(path: Path) -> "tuple[dict[str, Member], zipfile.ZipFile | io.BufferedReader]":
-    try:
-        file = zipfile.ZipFile(path) if path.name.lower().endswith(".zip") else path.open("rb")
-        listed = ([(info.filename, _zip_member(info)) for info in file.infolist() if not info.is_dir()]
-                  if isinstance(file, zipfile.ZipFile) else list(_tar_members(path)))
-    except ERRORS as error:
-        raise InputError(f"{path}: not an archive that can be read ({error})") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    members: dict[str, Member] = {}
-    for name, member in listed:
-        name = name.replace("\\", "/").removeprefix("./")
-        if not key_fault(name):
-            members[name] = Member(fault=DUPLICATE) if name in members else member
-    if not members:
-        raise InputError(f"{path}: no files in it")
-    if all(member.fault == ENCRYPTED for member in members.values()):
-        raise InputError(f"{path}: its members are encrypted: unpack it with its password")
-    return members, file
-
-
-def _zip_member(info: zipfile.ZipInfo) -> Member:
-    fault = ENCRYPTED if info.flag_bits & 1 else ""
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        fault = fault or f"compressed in an unsupported way (method {info.compress_type})"
-    return Member(info.file_size, fault, info=info)
+def _zip_members(path: Path) -> Iterator[tuple[str, Member]]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            fault = ENCRYPTED if info.flag_bits & 1 else ""
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                fault = fault or f"compressed in an unsupported way (method {info.compress_type})"
+            if not info.is_dir():
+                yield info.filename, Member(fault, info.file_size, info.header_offset, info)
 
 
 class _HeaderReader(io.BufferedReader):
@@ -150,14 +149,14 @@ def _tar_members(path: Path) -> Iterator[tuple[str, Member]]:
             if info.size < 0:  # the next header would be this one, for ever
                 raise tarfile.ReadError("a member of negative size")
             if info.isreg():
-                fault = "sparse in its archive" if info.sparse is not None else ""
-                files[info.name] = Member(info.size, fault, info.offset_data)
+                files[info.name] = Member("sparse in its archive" if info.sparse is not None else "", info.size,
+                                          info.offset_data)
             if info.isreg() or (info.islnk() and info.linkname in files):
                 yield info.name, files[info.name if info.isreg() else info.linkname]
             archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  (half a million would be kept)
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class ArchivePath:
     """A path inside an archive, with as much of `pathlib.Path` as the readers of datasets use."""
 
@@ -217,7 +216,10 @@ class ArchivePath:
         return self.read_bytes().decode(encoding)
 
 
-def read_head(place: "Place") -> bytes:
+Place = Path | ArchivePath  #: a dataset's root: its folder, or a folder in its archive
+
+
+def read_head(place: Place) -> bytes:
     """The first bytes of a file; empty if it cannot be read."""
     try:
         if isinstance(place, ArchivePath):
@@ -226,9 +228,6 @@ def read_head(place: "Place") -> bytes:
             return file.read(HEAD_BYTES)
     except OSError:
         return b""
-
-
-Place = Path | ArchivePath  #: a dataset's root: its folder, or a folder in its archive
 
 
 def relative_path(place: Place, root: Place) -> PurePath:
