@@ -5,9 +5,9 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tqdm import tqdm
 
@@ -18,9 +18,8 @@ from twofold.data.faces.faces_table import IMAGES, CropReport, crop_report, face
 from twofold.data.faces.settings import VERSION, CropSettings, Sampling
 from twofold.data.faces.sources import Source
 from twofold.data.faces.video import VideoError, VideoReader
-from twofold.data.images.decode import MAX_FILE_BYTES
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
-from twofold.data.utils.atomic import atomic_write, try_lock
+from twofold.data.utils.atomic import atomic_write, try_lock, write_text
 from twofold.data.utils.errors import InputError
 
 FACES, FACTS, JOURNAL = "faces.csv", "crop.json", ".journal.jsonl"
@@ -35,34 +34,24 @@ def crop(sources: Sequence[Source], out: Path, model: DetectorModel, *, settings
     of other sources, cropped with the same settings: they stay in its manifest. Raises InputError for a folder with
     anything else in it, and faces cropped there with other settings, or from another file of the same name.
     """
-    began = time.monotonic()
-    line = settings.to_line(model.sha256)
+    began, line = time.monotonic(), settings.to_line(model.sha256)
     _claim_folder(out, {
         "version": VERSION, "settings": asdict(settings), "sampling": asdict(sampling),
         "detector": {"name": model.name, "sha256": model.sha256}, "template": [list(point) for point in TEMPLATE],
         "line": line})
-    _refuse_links(out)
-    labels = {source.name: source.labels for source in sources}
-
-    def manifest() -> Manifest:
-        entries = (replace(entry, source=replace(entry.source, labels=labels.get(entry.source.name,
-                                                                                 entry.source.labels)))
-                   for entry in journal.detections())
-        return faces_manifest(entries, settings, line)
-
     with Journal(out) as journal:
-        _check_unchanged(out / FACES, manifest(), overwrite)
-        digests = {source.name: _sha256(source) for source in sources}
-        for name, sha256 in journal.digests().items():
-            if digests.get(name, sha256) != sha256:
-                raise InputError(f"{out} has the faces of another file that is called {name}: choose another -o")
-        finished, previous = _resume(journal, out, sources, settings)
+        _check_unchanged(out / FACES, journal.manifest(sources, settings, line), overwrite)
+        digests = {source.name: source.sha256() for source in sources}
+        finished, previous = _resume(journal, out, digests, settings)
         rest = [source for source in sources if source.name not in finished]
-        config = DetectionConfig(model, settings, sampling, workers)
         frames, stopped, folders = 0, False, set()
+        pace = 0.5 if os.isatty(2) else LOG_SECONDS
         try:
-            with VideoReader() as reader, _progress_bar(rest, sampling, reader, progress) as bar, \
-                    closing(detect_faces(rest, config, previous, reader)) as detections:
+            with VideoReader() as reader, tqdm(
+                    total=sum(_expected_frames(source, sampling, reader) for source in rest), unit="frame",
+                    desc="crop", dynamic_ncols=True, mininterval=pace, maxinterval=2 * pace, disable=not progress,
+            ) as bar, closing(detect_faces(rest, DetectionConfig(model, settings, sampling, workers), previous,
+                                           reader)) as detections:
                 for entry in detections:
                     is_image = entry.frame is not None or not entry.source.video  # and not the end of a video
                     if (entry.source.name, entry.frame) not in previous:
@@ -80,7 +69,7 @@ def crop(sources: Sequence[Source], out: Path, model: DetectorModel, *, settings
                     bar.update(is_image)
         except KeyboardInterrupt:
             stopped = True
-        faces = manifest()
+        faces = journal.manifest(sources, settings, line)
     if not stopped:
         write_manifest(faces, out / FACES)
     return crop_report(faces, out / FACES, frames_now=frames, seconds=time.monotonic() - began, stopped=stopped)
@@ -88,14 +77,16 @@ def crop(sources: Sequence[Source], out: Path, model: DetectorModel, *, settings
 
 def _claim_folder(out: Path, facts: dict[str, Any]) -> None:
     """Write crop.json into an empty folder, or compare it: all that the faces depend on beside the images, no path and
-    no time. Raises InputError for another folder, and for other settings."""
+    no time. Raises InputError for another folder, other settings, and links: somebody else's may name any file."""
+    for name in (FACTS, FACES, JOURNAL, IMAGES):
+        if (out / name).is_symlink():
+            raise InputError(f"{out / name} is a link, and `crop` writes no file through a link: choose another -o")
     path = out / FACTS
     if not path.is_file():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{out} exists and is no folder of `crop`: choose another -o")
         out.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(facts, indent=2) + "\n")
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -107,13 +98,6 @@ def _claim_folder(out: Path, facts: dict[str, Any]) -> None:
         raise InputError(f"{path} is not what `crop` wrote: choose another -o") from None
     if other:
         raise InputError(f"{out} has faces that were cropped otherwise ({'; '.join(other)}): choose another -o")
-
-
-def _refuse_links(out: Path) -> None:
-    """Raises InputError where a file that is to be written is a link: somebody else's folder may name any file."""
-    for name in (FACTS, FACES, JOURNAL, IMAGES):
-        if (out / name).is_symlink():
-            raise InputError(f"{out / name} is a link, and `crop` writes no file through a link: choose another -o")
 
 
 def _check_unchanged(path: Path, faces: Manifest, overwrite: bool) -> None:
@@ -129,28 +113,23 @@ def _check_unchanged(path: Path, faces: Manifest, overwrite: bool) -> None:
         raise InputError(f"{path} was changed since `crop` wrote it: --overwrite replaces it, or give it another name")
 
 
-def _sha256(source: Source) -> str:
-    try:
-        too_large = not source.video and source.path.stat().st_size > MAX_FILE_BYTES  # and so never read
-        return "unreadable" if too_large else source.sha256()
-    except OSError:  # detection reports why
-        return "unreadable"
-
-
-def _resume(journal: "Journal", out: Path, sources: Sequence[Source], settings: CropSettings
+def _resume(journal: "Journal", out: Path, digests: Mapping[str, str], settings: CropSettings
             ) -> tuple[set[str], dict[tuple[str, int], FrameDetections]]:
-    """Names of finished sources, and the frames of the others that are done.
+    """Names of finished sources, and the frames of the others that are done, of those with these SHA-256.
 
-    The files decide: a source with a missing file, or one of another length than was written, is forgotten.
+    The files decide: a source with a missing file, or one of another length than was written, is forgotten. Raises
+    InputError for a source whose file is another than before.
     """
-    names = {source.name for source in sources}
     finished, previous, damaged = set(), {}, set()
-    for entry, sizes in journal.records():
+    for entry, record in journal.entries():
         name = entry.source.name
-        if name not in names or name in damaged:
+        if digests.get(name, record["sha256"]) != record["sha256"]:
+            raise InputError(f"{out} has the faces of another file that is called {name}: choose another -o")
+        paths = (out / face_key(entry, number, settings) for number in range(len(entry.faces)))
+        if name not in digests or name in damaged:
             continue
-        paths = [out / face_key(entry, number, settings) for number in range(len(entry.faces))]
-        if any(_size(path) != size for path, size in zip(paths, sizes, strict=True)):
+        if any(not path.is_file() or path.stat().st_size != face["bytes"]
+               for path, face in zip(paths, record["faces"], strict=True)):
             damaged.add(name)
         elif entry.last:
             finished.add(name)
@@ -159,20 +138,6 @@ def _resume(journal: "Journal", out: Path, sources: Sequence[Source], settings: 
     journal.forget(damaged)
     finished -= damaged
     return finished, {place: entry for place, entry in previous.items() if place[0] not in finished | damaged}
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
-
-
-def _progress_bar(sources: Sequence[Source], sampling: Sampling, reader: VideoReader, shown: bool) -> tqdm:
-    pace = 0.5 if os.isatty(2) else LOG_SECONDS
-    total = sum(_expected_frames(source, sampling, reader) for source in sources)
-    return tqdm(total=total, unit="frame", desc="crop", dynamic_ncols=True, mininterval=pace, maxinterval=2 * pace,
-                disable=not shown)
 
 
 def _expected_frames(source: Source, sampling: Sampling, reader: VideoReader) -> int:
@@ -197,9 +162,15 @@ class Journal:
         Raises InputError where another process writes.
         """
         self.path = folder / JOURNAL
-        self.file = self._open(self.path)
-        whole = sum(len(line) for line in self.file if line.endswith(b"\n"))
-        self.file.truncate(whole)
+        self._open()
+        self.file.truncate(sum(len(line) for line in self.file if line.endswith(b"\n")))
+
+    def _open(self) -> None:
+        self.file = self.path.open("a+b")
+        if not try_lock(self.file.fileno(), unknown=True):
+            self.file.close()
+            raise InputError(f"{self.path.parent}: another crop is writing there: wait for it, or choose another -o")
+        self.file.seek(0)
 
     def __enter__(self) -> "Journal":
         return self
@@ -208,24 +179,13 @@ class Journal:
         os.fsync(self.file.fileno())
         self.file.close()
 
-    @staticmethod
-    def _open(path: Path) -> BinaryIO:
-        file = path.open("a+b")
-        if not try_lock(file.fileno(), unknown=True):
-            file.close()
-            raise InputError(f"{path.parent}: another crop is writing there: wait for it, or choose another -o")
-        file.seek(0)
-        return file
-
     def add(self, entry: FrameDetections, sha256: str) -> None:
         """Append a photograph or frame, all of whose images are written; sha256 is its source's."""
-        faces = [{"box": face.detection.box, "landmarks": face.detection.landmarks, "score": face.detection.score,
-                  "scale": face.scale, "padded": face.padded, "sharpness": face.sharpness, "track": face.track,
-                  "bytes": len(face.content)} for face in entry.faces]
+        faces = [asdict(face.detection) | {"scale": face.scale, "padded": face.padded, "sharpness": face.sharpness,
+                                           "track": face.track, "bytes": len(face.content)} for face in entry.faces]
         record = {"source": entry.source.name, "video": entry.source.video, "sha256": sha256, "frame": entry.frame,
-                  "time": entry.time, "note": entry.note, "last": entry.last, "size": entry.size, "faces": faces}
-        if entry.source.labels:
-            record["labels"] = dict(entry.source.labels)
+                  "time": entry.time, "note": entry.note, "last": entry.last, "size": entry.size,
+                  "labels": dict(entry.source.labels), "faces": faces}
         self.file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8") + b"\n")
         self.file.flush()
 
@@ -235,35 +195,27 @@ class Journal:
             with atomic_write(self.path) as temporary, self.path.open("rb") as old, temporary.open("wb") as new:
                 new.writelines(line for line in old if json.loads(line)["source"] not in names)
             self.file.close()
-            self.file = self._open(self.path)
+            self._open()
 
-    def digests(self) -> dict[str, str]:
-        """SHA-256 of every source, by name."""
-        return {record["source"]: record["sha256"] for record in self._lines()}
-
-    def records(self) -> Iterator[tuple[FrameDetections, list[int]]]:
-        """Every line in order, without the images, and the sizes of its image files."""
-        for record in self._lines():
-            faces = tuple(_face(face) for face in record["faces"])
-            source = Source(record["source"], Path(), record["video"], record.get("labels", {}))
-            size = record["size"] and (record["size"][0], record["size"][1])
-            yield (FrameDetections(source, record["frame"], record["time"], faces, record["note"], record["last"],
-                                   size), [face["bytes"] for face in record["faces"]])
-
-    def detections(self) -> Iterator[FrameDetections]:
-        """Every line in order."""
-        return (entry for entry, _ in self.records())
-
-    def _lines(self) -> Iterator[dict[str, Any]]:
+    def entries(self, sources: Sequence[Source] = ()) -> Iterator[tuple[FrameDetections, dict[str, Any]]]:
+        """Every photograph and frame in order, without the images, and its record. These sources, whose labels may
+        have changed, take the place of those of their names."""
+        current = {source.name: source for source in sources}
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 try:
-                    yield json.loads(line)
+                    record = json.loads(line)
                 except ValueError:
                     raise InputError(f"{self.path}: line {number} is damaged: choose another -o and crop again"
                                      ) from None
+                faces = tuple(Face(Detection(tuple(face["box"]), tuple(map(tuple, face["landmarks"])), face["score"]),
+                                   b"", face["scale"], face["padded"], face["sharpness"], face["track"])
+                              for face in record["faces"])
+                name, size = record["source"], record["size"] and (record["size"][0], record["size"][1])
+                source = current.get(name) or Source(name, Path(), record["video"], record["labels"])
+                yield (FrameDetections(source, record["frame"], record["time"], faces, record["note"], record["last"],
+                                       size), record)
 
-
-def _face(record: Mapping[str, Any]) -> Face:
-    detection = Detection(tuple(record["box"]), tuple(map(tuple, record["landmarks"])), record["score"])
-    return Face(detection, b"", record["scale"], record["padded"], record["sharpness"], record["track"])
+    def manifest(self, sources: Sequence[Source], settings: CropSettings, line: str) -> Manifest:
+        """The manifest of everything in it; sources as in `entries`."""
+        return faces_manifest((entry for entry, _ in self.entries(sources)), settings, line)

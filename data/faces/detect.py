@@ -4,9 +4,11 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import local
 
 import numpy as np
+from PIL import Image
 
 from twofold.data.faces.align import crop_face, encode
 from twofold.data.faces.detectors import Detection, Detector, DetectorModel
@@ -69,83 +71,68 @@ def detect_faces(sources: Sequence[Source], config: DetectionConfig,
     Holds a bounded number of images, however long a video is. previous: results of an earlier run by source and frame,
     which are repeated without detection. A source that cannot be read is one entry with a note.
     """
-    tracker = Tracker()
-    with reader or VideoReader() as videos:
-        tasks = _tasks(sources, config, previous or {}, videos)
-        for entry in _run_in_order(tasks, config.workers or usable_cores()):
-            if entry.frame is not None:
-                tracks = tracker.update([face.detection for face in entry.faces], entry.time or 0.0)
-                faces = tuple(replace(face, track=track) for face, track in zip(entry.faces, tracks, strict=True))
-                yield replace(entry, faces=faces)
-            else:
-                tracker = Tracker()
-                yield entry
-
-
-Task = Callable[[], FrameDetections]
-
-
-def _run_in_order(tasks: Iterator[tuple[Task, int]], workers: int) -> Iterator[FrameDetections]:
-    """Run tasks in threads, a bounded number ahead, and yield their results in order. Each comes with its bytes."""
+    tracker, workers = Tracker(), config.workers or usable_cores()
     waiting: deque[tuple[Future[FrameDetections], int]] = deque()
-    queued = 0
-    with ThreadPoolExecutor(workers, "detect") as pool:
+
+    def next_entry() -> FrameDetections:
+        nonlocal tracker
+        entry = waiting.popleft()[0].result()
+        if entry.frame is None:
+            tracker = Tracker()
+            return entry
+        tracks = tracker.update([face.detection for face in entry.faces], entry.time or 0.0)
+        return replace(entry, faces=tuple(replace(face, track=track)
+                                          for face, track in zip(entry.faces, tracks, strict=True)))
+
+    with reader or VideoReader() as videos, ThreadPoolExecutor(workers, "detect") as pool:
         try:
-            for task, size in tasks:
+            for task, size in _tasks(sources, config, previous or {}, videos):
                 waiting.append((pool.submit(task), size))
-                queued += size
-                while len(waiting) > 16 * workers or (len(waiting) > workers and queued > MAX_QUEUED_BYTES):
-                    future, size = waiting.popleft()
-                    queued -= size
-                    yield future.result()
+                while len(waiting) > 16 * workers or (
+                        len(waiting) > workers and sum(held for _, held in waiting) > MAX_QUEUED_BYTES):
+                    yield next_entry()
             while waiting:
-                yield waiting.popleft()[0].result()
+                yield next_entry()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _tasks(sources: Sequence[Source], config: DetectionConfig, previous: Mapping[tuple[str, int], FrameDetections],
-           reader: VideoReader) -> Iterator[tuple[Task, int]]:
+           reader: VideoReader) -> Iterator[tuple[Callable[[], FrameDetections], int]]:
     """One task for each photograph and frame, and about how many bytes it holds until it is done."""
     detectors = local()
 
-    def find(image: np.ndarray) -> tuple[Face, ...]:
+    def detect(source: Source, frame: Frame | None = None) -> FrameDetections:
         if not hasattr(detectors, "own"):  # one for each thread
             detectors.own = config.model.create(config.settings)
-        return crop_faces(image, detectors.own, config.settings)[0]
+        try:
+            pixels = frame.pixels if frame else bgr_pixels(decode(source.read()))
+        except ImageError as error:
+            return FrameDetections(source, None, None, (), str(error), last=True)
+        faces, _ = crop_faces(pixels, detectors.own, config.settings)
+        index, seconds = (frame.index, round(frame.time, 6)) if frame else (None, None)
+        return FrameDetections(source, index, seconds, faces, "" if faces else NO_FACE, last=frame is None,
+                               size=(pixels.shape[1], pixels.shape[0]))
 
     for source in sources:
         if not source.video:
-            yield lambda source=source: _photograph(source, find), 0
+            yield partial(detect, source), 0
             continue
-        note, done = "", [index for name, index in previous if name == source.name]
+        note, done = "", {index: entry for (name, index), entry in previous.items() if name == source.name}
         try:
             for frame in reader.frames(source.path, config.sampling, skip=done):
-                before = previous.get((source.name, frame.index))
-                if before is not None:
-                    yield lambda before=before: before, 0
-                elif frame.pixels is not None:
-                    yield lambda source=source, frame=frame: _frame(source, frame, find), frame.pixels.nbytes
+                if frame.index in done:
+                    yield partial(done.__getitem__, frame.index), 0
+                else:
+                    yield partial(detect, source, frame), frame.pixels.nbytes
         except VideoError as error:
             note = str(error)
-        end = FrameDetections(source, None, None, (), note, last=True)
-        yield lambda end=end: end, 0
+        yield partial(FrameDetections, source, None, None, (), note, last=True), 0
 
 
-def _photograph(source: Source, find: Callable[[np.ndarray], tuple[Face, ...]]) -> FrameDetections:
-    try:
-        image = np.asarray(decode(source.read()))[..., ::-1]
-    except ImageError as error:
-        return FrameDetections(source, None, None, (), str(error), last=True)
-    faces = find(np.ascontiguousarray(image))
-    return FrameDetections(source, None, None, faces, "" if faces else NO_FACE, True, (image.shape[1], image.shape[0]))
-
-
-def _frame(source: Source, frame: Frame, find: Callable[[np.ndarray], tuple[Face, ...]]) -> FrameDetections:
-    assert frame.pixels is not None
-    faces = find(frame.pixels)
-    return FrameDetections(source, frame.index, round(frame.time, 6), faces, "" if faces else NO_FACE,
-                           size=(frame.pixels.shape[1], frame.pixels.shape[0]))
+def bgr_pixels(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) BGR of an RGB image, as OpenCV wants it."""
+    return np.ascontiguousarray(np.asarray(image)[..., ::-1])
 
 
 def crop_faces(image: np.ndarray, detector: Detector, settings: CropSettings, *, most: int | None = None

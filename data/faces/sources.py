@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 
 from twofold.data.faces.video import is_animation
 from twofold.data.images.archives import read_head
-from twofold.data.images.decode import ImageError
+from twofold.data.images.decode import MAX_FILE_BYTES, ImageError
 from twofold.data.images.formats import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -48,9 +48,13 @@ class Source:
             raise ImageError(f"unreadable file ({error.strerror})") from None
 
     def sha256(self) -> str:
-        """Of the file's bytes, hex. Raises OSError."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        """Of the file's bytes, hex; "unreadable" for a file that cannot be read, or is too large for a photograph."""
+        try:
+            with self.path.open("rb") as file:
+                too_large = not self.video and os.fstat(file.fileno()).st_size > MAX_FILE_BYTES
+                return "unreadable" if too_large else hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:  # detection reports why
+            return "unreadable"
 
 
 Labels = Callable[[Sequence[str]], Mapping[str, str]]  #: names of the folders below an input to columns

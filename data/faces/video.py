@@ -43,11 +43,11 @@ class VideoError(Exception):
 @dataclass(frozen=True)
 class Frame:
     """index: position among all frames of the file, from 0; time: seconds since the first; pixels: (H, W, 3) BGR uint8,
-    upright, None for a frame that was to be skipped."""
+    upright, empty for a frame that was to be skipped."""
 
     index: int
     time: float
-    pixels: np.ndarray | None
+    pixels: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class VideoReader:
             return
         with contextlib.closing(self._ask(path, **asdict(sampling), skip=sorted(skip))) as messages:
             for message in messages:
-                pixels = None
+                pixels = np.empty((0, 0, 3), np.uint8)
                 if "at" in message:
                     height, width, _ = shape = message["shape"]
                     shared = np.frombuffer(self._memory, np.uint8, 3 * height * width, message["at"])
