@@ -2,18 +2,18 @@
 
 import logging
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
 
 from twofold.data.faces.align import template
-from twofold.data.faces.detect import DetectionConfig, Face, FrameDetections, crop_faces, detect_faces
+from twofold.data.faces.detect import DetectionConfig, Face, FrameDetections, bgr_pixels, crop_faces, detect_faces
 from twofold.data.faces.detectors import Detector, open_detector
 from twofold.data.faces.faces_table import face_key, faces_manifest
 from twofold.data.faces.settings import CropSettings, Sampling, parse_crop_line
@@ -27,7 +27,9 @@ log = logging.getLogger(__name__)
 
 Treatment = Literal["auto", "detect", "cropped"]
 SampleKind = Literal["crops", "whole", "mixed"]  #: how the samples of a run were made: by `crop`, not at all, or both
-Item = TypeVar("Item")
+TAKEN_BECAUSE: dict[SampleKind, str] = {
+    "crops": "crops of this kind already", "whole": "as the run's samples were: --detect crops their faces instead",
+    "mixed": "guessed from how much a face fills them: --cropped or --detect decides"}
 
 CHUNK = 512  #: faces that are passed on together
 PREFETCHED = 2  #: chunks that are ready or in work while another is used
@@ -68,21 +70,25 @@ class FaceStream:
     uncropped: set[str] = field(default_factory=set)  #: names of photographs that are faces already
 
     def __post_init__(self) -> None:
+        self.settings = self.config.settings if self.config else CropSettings()
         videos = [source.name for source in self.sources if source.video]
         if self.config is None and videos:
             raise InputError(f"{videos[0]} is a video, whose faces only a detector finds: see `weights ls`, or give "
                              "--detector PATH")
 
-    @property
-    def settings(self) -> CropSettings:
-        return self.config.settings if self.config else CropSettings()
-
     def chunks(self) -> Iterator[FacesInMemory]:
-        """All faces, a bounded number at a time; the next ones are detected while some are used."""
-        with closing(_prefetch(self._chunks())) as chunks:
-            yield from chunks
+        """All faces, a bounded number at a time; the next ones are detected in a thread while some are used."""
+        chunks, end = self._chunks(), FacesInMemory([], {})
+        with closing(chunks), ThreadPoolExecutor(1, "prefetch") as pool:
+            waiting = deque(pool.submit(next, chunks, end) for _ in range(PREFETCHED))
+            try:
+                while (chunk := waiting.popleft().result()) is not end:
+                    waiting.append(pool.submit(next, chunks, end))
+                    yield chunk
+            finally:
+                pool.shutdown(cancel_futures=True)
 
-    def _chunks(self) -> Iterator[FacesInMemory]:
+    def _chunks(self) -> Generator[FacesInMemory]:
         chunk = FacesInMemory([], {})
         with tqdm(unit="frame", desc="frames", dynamic_ncols=True, disable=None) as bar:
             for entry in self._detect():
@@ -96,12 +102,11 @@ class FaceStream:
 
     def _detect(self) -> Iterator[FrameDetections]:
         """Photographs that are taken for faces come first, without detection, the others in their order."""
-        if self.config is None or self.treatment == "cropped":
-            for source in self.sources:
-                if not source.video:
-                    self.uncropped.add(source.name)
-                    yield FrameDetections(source, None, None, (), last=True)
-        rest = [source for source in self.sources if source.name not in self.uncropped]
+        whole = self.config is None or self.treatment == "cropped"
+        self.uncropped.update(source.name for source in self.sources if whole and not source.video)
+        yield from (FrameDetections(source, None, None, (), last=True) for source in self.sources
+                    if source.name in self.uncropped)
+        rest = [source for source in self.sources if not whole or source.video]
         if self.config and rest:
             yield from detect_faces(rest, self.config)
 
@@ -132,17 +137,14 @@ class FaceStream:
     def summary(self) -> str:
         """How many photographs were faces already, how many were cropped, and what the videos held."""
         photos = [entry for entry in self.detections if not entry.source.video]
-        cropped = [entry for entry in photos if entry.faces]
         frames = [entry for entry in self.detections if entry.frame is not None]
         parts = []
         if photos:
-            empty = sum(not entry.faces and entry.source.name not in self.uncropped for entry in photos)
-            why = {"crops": "crops of this kind already", "mixed": "guessed from how much a face fills them: --cropped "
-                   "or --detect decides", "whole": "as the run's samples were: --detect crops their faces instead"}
-            reason = f" ({why[self.samples]})" if self.uncropped and self.treatment == "auto" else ""
-            parts.append(f"{len(photos):,} pictures: {len(self.uncropped):,} taken as they are{reason}, "
-                         f"{len(cropped):,} cropped to {sum(len(entry.faces) for entry in cropped):,} faces, "
-                         f"{empty:,} without a face")
+            cropped, whole = [entry for entry in photos if entry.faces], len(self.uncropped)
+            reason = f" ({TAKEN_BECAUSE[self.samples]})" if whole and self.treatment == "auto" else ""
+            parts.append(f"{len(photos):,} pictures: {whole:,} taken as they are{reason}, {len(cropped):,} cropped to "
+                         f"{sum(len(entry.faces) for entry in cropped):,} faces, "
+                         f"{len(photos) - len(cropped) - whole:,} without a face")
         if frames:
             parts.append(f"{len(frames):,} frames of {len({entry.source.name for entry in frames}):,} videos: "
                          f"{sum(len(entry.faces) for entry in frames):,} faces, "
@@ -154,19 +156,6 @@ class FaceStream:
         """What could not be read, or not to its end, a sentence each."""
         return [f"{entry.source.name}: {entry.note}" for entry in self.detections
                 if entry.last and entry.note not in ("", NO_FACE)]
-
-
-def _prefetch(items: Iterable[Item]) -> Generator[Item]:
-    """The items in order, the next ones computed in a thread meanwhile; their exceptions are raised here."""
-    iterator, end = iter(items), object()
-    with ThreadPoolExecutor(1, "prefetch") as pool:
-        waiting = deque(pool.submit(next, iterator, end) for _ in range(PREFETCHED))
-        try:
-            while (item := waiting.popleft().result()) is not end:
-                waiting.append(pool.submit(next, iterator, end))
-                yield item  # pyright: ignore[reportReturnType]
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def sample_kind(lines: Sequence[str]) -> SampleKind:
@@ -203,18 +192,16 @@ def open_face_stream(sources: Sequence[Source], lines: Sequence[str], *, detecto
     detector: its weights file, None to search for it. Raises InputError where one is needed and missing; where it
     would only help, a warning says what the answers are worth without it.
     """
-    videos, samples = any(source.video for source in sources), sample_kind(lines)
-    if treatment == "cropped" and not videos:
-        return FaceStream(sources, None, treatment, samples)
+    videos, samples, config = any(source.video for source in sources), sample_kind(lines), None
     try:
-        config = open_detection(lines, detector=detector, sampling=sampling)
+        if treatment != "cropped" or videos:
+            config = open_detection(lines, detector=detector, sampling=sampling)
     except InputError as error:
         if detector or treatment == "detect" or videos:
             raise
         if samples != "whole":
             log.warning("warning: all pictures are taken for faces as they are; the answer for an uncropped one is "
                         "worth nothing (%s)", error)
-        return FaceStream(sources, None, treatment, samples)
     return FaceStream(sources, config, treatment, samples)
 
 
@@ -278,8 +265,7 @@ class FaceFinder:
         width, height = image.size
         box, score = (0.0, 0.0, float(width), float(height)), None
         if self._detector is not None:
-            faces, left_out = crop_faces(np.ascontiguousarray(np.asarray(image)[..., ::-1]), self._detector,
-                                         self._settings, most=most)
+            faces, left_out = crop_faces(bgr_pixels(image), self._detector, self._settings, most=most)
             if not is_taken_whole((width, height), faces, self._samples, self._settings):
                 return Picture(width, height, tuple(PictureFace(face.detection.box, face.content, face.detection.score)
                                                     for face in faces), left_out)
