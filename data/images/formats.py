@@ -34,12 +34,11 @@ IMAGE_SUFFIXES = frozenset(suffix for each in IMAGE_FORMATS for suffix in each.s
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp",
                             ".ogv", ".ts", ".mts", ".m2ts", ".vob", ".mxf"))
 OTHER_SUFFIXES = frozenset((".csv", ".txt", ".npy", ".json", ".xml", ".md", ".pdf", ".zip", ".tar", ".db", ".ini"))
-STARTS = tuple((each, re.compile(each.start, re.DOTALL)) for each in IMAGE_FORMATS)
 
 
 def image_format(head: bytes) -> ImageFormat | None:
     """The format of an image by the first bytes of its file; None for anything else."""
-    return next((each for each, start in STARTS if start.match(head)), None)
+    return next((each for each in IMAGE_FORMATS if re.match(each.start, head, re.DOTALL)), None)
 
 
 def is_hidden(path: PurePath) -> bool:

@@ -9,20 +9,21 @@ import hashlib
 import os
 import stat
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from twofold.data.images.archives import IN_ARCHIVE, Archive, is_archive
-from twofold.data.images.csv_pixels import PixelTable, open_pixel_table, parse_row_key
+from twofold.data.images.csv_pixels import open_pixel_table, parse_row_key
 from twofold.data.images.decode import FACE_LIMITS, MAX_FILE_BYTES, ImageError, Limits
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import NO_FACE, NO_FACE_SUFFIX, key_fault
 from twofold.data.utils.machine import usable_cores
 
 MISSING = "missing file"
+T = TypeVar("T")
 
 
 class ImageSource(Protocol):
@@ -40,9 +41,8 @@ class ImageRoots:
 
     roots: dict[str, Path | Archive]
     limits: Limits = FACE_LIMITS  #: of each image, where it is decoded
-    tables: dict[Path, PixelTable] = field(default_factory=dict)  #: CSV files of pixels, opened on first use
-    archives: dict[Path, Archive] = field(default_factory=dict)  #: within the roots, opened on first use
     follow_links: bool = False  #: read files that links lead to outside their root
+    opened: dict[Path, Any] = field(default_factory=dict)  #: CSV files of pixels and archives within the roots
 
     def read(self, key: str) -> bytes:
         """The bytes of the image file of `key`, whatever the Unicode form of its name on the disk.
@@ -60,24 +60,25 @@ class ImageRoots:
             raise
 
     def _read(self, key: str) -> bytes:
-        root, below = self._locate(key)
+        name, _, below = ("", "", key) if "" in self.roots else key.partition("/")
+        if name not in self.roots:
+            raise ImageError(f"no root for {name!r}")
+        root = self.roots[name]
         if isinstance(root, Archive):
             return root.read(below)
         row, member = parse_row_key(below), IN_ARCHIVE.fullmatch(below)
         try:
             if row is not None and (root / row[0]).is_file():
-                return self._table(self._resolve(root, row[0])).read(row[1])
+                return self._open(self._resolve(root, row[0]), open_pixel_table).read(row[1])
             if member and (root / member[1]).is_file():
-                return self._archive(self._resolve(root, member[1])).read(member[2])
+                return self._open(self._resolve(root, member[1]), Archive).read(member[2])
             return read_file(self._resolve(root, below))
         except FileNotFoundError:
             raise ImageError(MISSING) from None
-        except InputError as error:
-            raise ImageError(f"unreadable file ({error})") from None
         except OSError as error:
             raise ImageError(f"unreadable file ({error.strerror or 'bad name'})") from None
-        except ValueError:
-            raise ImageError("unreadable file (bad name)") from None
+        except ValueError as error:
+            raise ImageError(f"unreadable file ({error if isinstance(error, InputError) else 'bad name'})") from None
 
     def _resolve(self, root: Path, below: str) -> Path:
         """The file `below` the resolved folder `root`, with every link followed.
@@ -96,22 +97,10 @@ class ImageRoots:
             raise ImageError("outside its root (a link: --follow-links reads it)")
         return path
 
-    def _locate(self, key: str) -> tuple[Path | Archive, str]:
-        """The root of a key and the path below it."""
-        if "" in self.roots:
-            return self.roots[""], key
-        name, _, below = key.partition("/")
-        if name not in self.roots:
-            raise ImageError(f"no root for {name!r}")
-        return self.roots[name], below
-
-    def _table(self, path: Path) -> PixelTable:
-        if path not in self.tables:
-            self.tables[path] = open_pixel_table(path)
-        return self.tables[path]
-
-    def _archive(self, path: Path) -> Archive:
-        return self.archives.setdefault(path, Archive(path))
+    def _open(self, path: Path, kind: Callable[[Path], T]) -> T:
+        if path not in self.opened:
+            self.opened.setdefault(path, kind(path))  # another thread may have been first
+        return self.opened[path]
 
 
 def read_file(path: Path) -> bytes:
@@ -123,13 +112,9 @@ def read_file(path: Path) -> bytes:
         raise ImageError("unreadable file (not a regular file)")
     if status.st_size > MAX_FILE_BYTES:
         raise ImageError(f"file larger than {MAX_FILE_BYTES >> 20} MB")
-    with open(path, "rb", opener=_open_at_once) as file:
+    without_waiting = getattr(os, "O_NONBLOCK", 0)  # should a pipe have taken the file's place since
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | without_waiting)) as file:
         return file.read()
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    """Not waiting, should a pipe have taken the file's place since."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def parse_roots(roots: Sequence[str]) -> Path | dict[str, Path]:
@@ -149,20 +134,17 @@ def open_images(root: Path | dict[str, Path], *, limits: Limits = FACE_LIMITS, f
 
     Raises InputError for a folder that is not there, and for an archive that cannot be read.
     """
-    roots = root if isinstance(root, dict) else {"": root}
-    return ImageRoots({name: _open_root(Path(path)) for name, path in roots.items()}, limits,
-                      follow_links=follow_links)
-
-
-def _open_root(path: Path) -> Path | Archive:
-    if is_archive(path):
-        archive = Archive(path.resolve())
-        _ = archive.members  # read now: what is wrong with it is said before anything is done
-        return archive
-    folder = path.parent if path.suffix.lower() == ".csv" and path.is_file() else path
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder of images (--root)")
-    return folder.resolve()
+    opened: dict[str, Path | Archive] = {}
+    for name, path in (root if isinstance(root, dict) else {"": Path(root)}).items():
+        if is_archive(path):
+            opened[name] = archive = Archive(path.resolve())
+            _ = archive.members  # read now: what is wrong with it is said before anything is done
+            continue
+        folder = path.parent if path.suffix.lower() == ".csv" and path.is_file() else path
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder of images (--root)")
+        opened[name] = folder.resolve()
+    return ImageRoots(opened, limits, follow_links)
 
 
 def check_roots(images: ImageRoots, keys: Sequence[str]) -> None:
