@@ -154,35 +154,28 @@ def fingerprint_images(
     The difference hash is one bit for each pixel of a small grey copy: brighter than its left neighbour or not
     (N. Krawetz, "Kind of like that", 2013).
     """
-    workers = workers or usable_cores()
+    workers, rows = workers or usable_cores(), []
     several = workers > 1 and len(keys) > FEW
-    size = min(2048, max(64, len(keys) // (workers * 8))) if several else 256
-    chunks = [keys[place:place + size] for place in range(0, len(keys), size)]
-    parts = [np.zeros(0, FINGERPRINT)]
     with ProcessPoolExecutor(workers, CONTEXT) if several else nullcontext() as pool:
-        for part in (pool.map if pool else map)(partial(_fingerprint_chunk, images=images), chunks):
-            parts.append(part)
-            progress(len(part))
-    return np.concatenate(parts)
+        each = partial(_fingerprint, images=images)
+        for row in pool.map(each, keys, chunksize=128) if pool else map(each, keys):
+            rows.append(row)
+            progress(1)
+    return np.array(rows, FINGERPRINT)
 
 
-def _fingerprint_chunk(keys: Sequence[str], images: ImageRoots) -> np.ndarray:
-    prints = np.zeros(len(keys), FINGERPRINT)
-    prints["reason"] = ""
-    for row, key in enumerate(keys):
-        try:
-            content = images.read(key)
-            grey = decode(content, images.limits).convert("L")
-        except ImageError as error:
-            prints["reason"][row] = str(error)
-            continue
-        prints["sha256"][row] = np.frombuffer(hashlib.sha256(content).digest(), "u8")
-        prints["shows"][row] = np.asarray(grey.resize((16, 16), Image.Resampling.BOX)).std() >= FLAT
-        for name, side in (("coarse", 8), ("fine", 16)):
-            small = np.asarray(grey.resize((side + 1, side), Image.Resampling.BOX), np.int16)
-            bits = np.packbits(small[:, 1:] > small[:, :-1]).view("u8")
-            prints[name][row] = bits if len(bits) > 1 else bits[0]
-    return prints
+def _fingerprint(key: str, images: ImageRoots) -> tuple:
+    try:
+        content = images.read(key)
+        grey = decode(content, images.limits).convert("L")
+    except ImageError as error:
+        return (0,) * 4, 0, (0,) * 4, False, str(error)
+    hashes = []
+    for side in (8, 16):
+        small = np.asarray(grey.resize((side + 1, side), Image.Resampling.BOX), np.int16)
+        hashes.append(tuple(np.packbits(small[:, 1:] > small[:, :-1]).view("u8")))
+    shows = np.asarray(grey.resize((16, 16), Image.Resampling.BOX)).std() >= FLAT
+    return tuple(np.frombuffer(hashlib.sha256(content).digest(), "u8")), *hashes[0], hashes[1], shows, ""
 
 
 def exact_duplicates(prints: np.ndarray) -> np.ndarray:

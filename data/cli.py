@@ -43,17 +43,7 @@ manifest_app = typer.Typer(cls=ReaderGroup, no_args_is_help=True,
                            help="Index a dataset into a manifest, a table of samples; merge, split, check it.")
 
 
-def check_output(output: Path | None) -> Path | None:
-    """Refuse an output that is something else than a manifest before anything is read."""
-    from twofold.data.manifest import manifest_output
-
-    if output is not None:
-        manifest_output(output).check()
-    return output
-
-
-Output = Annotated[Path, typer.Option("-o", "--output", metavar="FACES.csv", callback=check_output,
-                                      help="The manifest to write.")]
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="FACES.csv", help="The manifest to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another manifest that is there.")]
 FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Read images that are links out of their root.")]
 Table = Annotated[Path, typer.Argument(metavar="FACES.csv", help="A manifest.")]
@@ -70,7 +60,7 @@ def reader_command(name: str, about: str) -> Any:
 
         inputs = [value for value in values.values() if isinstance(value, Path)]
         own = load_taxonomy(values["classes"]).target if values.get("classes") else "basic"
-        return save_samples(reader.read(**values), output, inputs, overwrite=overwrite, label=own)
+        return save_samples(lambda: reader.read(**values), output, inputs, overwrite=overwrite, label=own)
 
     root, *options = inspect.signature(reader.read, eval_str=True).parameters.values()
     argument = Annotated[Path, typer.Argument(metavar="ROOT", help=reader.root)]
@@ -84,13 +74,18 @@ def reader_command(name: str, about: str) -> Any:
 
 
 def save_samples(
-    samples: Manifest, output: Path, inputs: Sequence[Path] = (), *, overwrite: bool, label: str = "basic",
+    make: Callable[[], Manifest], output: Path, inputs: Sequence[Path] = (), *, overwrite: bool, label: str = "basic",
 ) -> Report:
-    """Write a manifest; what its reader noticed is logged. label: the column of the user's own labels, if any."""
+    """Make a manifest and write it, where `output` may be written; what its reader noticed is logged.
+
+    label: the column of the user's own labels, if any.
+    """
     from twofold.data.manifest import manifest_csv, manifest_output, summary_lines
     from twofold.data.utils.keys import ambiguous_keys
 
     place = manifest_output(output, overwrite=overwrite, inputs=inputs)
+    place.check()
+    samples = make()
     for note in (*samples.notes, *ambiguous_keys(samples.keys)):
         log.warning("warning: %s", note)
     if not len(samples):
@@ -115,8 +110,8 @@ def manifest_merge(
     paths = {name: Path(path) for name, _, path in (part.partition("=") for part in parts) if name and path}
     if len(paths) < len(parts):
         raise InputError("manifests to merge are given as NAME=FACES.csv, each name once")
-    merged = merge({name: read_manifest(path) for name, path in paths.items()})
-    return save_samples(merged, output, list(paths.values()), overwrite=overwrite)
+    return save_samples(lambda: merge({name: read_manifest(path) for name, path in paths.items()}), output,
+                        list(paths.values()), overwrite=overwrite)
 
 
 @manifest_app.command("split")
@@ -140,16 +135,18 @@ def manifest_split(
         raise InputError("--drop-leaks leaves samples out of one split: name it with --only (such as --only train)")
     if rename and (folds or only):
         raise InputError("--rename only gives splits other names: leave out --folds, --only and --drop-leaks")
-    table = read_manifest(manifest)
-    if drop_leaks and only:
-        table = drop_leaking_samples(table, only)
-    if rename:
-        table = rename_splits(table, rename)
-    elif folds:
-        table = assign_fold_column(table, folds=folds, target=target, seed=seed, only=only)
-    else:
-        table = resplit(table, val=val, test=test, target=target, seed=seed, only=only)
-    return save_samples(table, output, [manifest], overwrite=overwrite)
+
+    def divided() -> Manifest:
+        table = read_manifest(manifest)
+        if drop_leaks and only:
+            table = drop_leaking_samples(table, only)
+        if rename:
+            return rename_splits(table, rename)
+        if folds:
+            return assign_fold_column(table, folds=folds, target=target, seed=seed, only=only)
+        return resplit(table, val=val, test=test, target=target, seed=seed, only=only)
+
+    return save_samples(divided, output, [manifest], overwrite=overwrite)
 
 
 @manifest_app.command("classes")
@@ -169,7 +166,7 @@ def manifest_check(
     manifest: Table,
     root: Annotated[list[str], typer.Option(help="Folder that keys are relative to (or NAME=DIR, repeatable).")],
     group_duplicates: Annotated[bool, typer.Option("--group-duplicates", help="Write sets into `group`.")] = False,
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="GROUPED.csv", callback=check_output,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="GROUPED.csv",
                                                     help="Where --group-duplicates writes to.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 takes one a core.")] = 0,
     follow_links: FollowLinks = False,

@@ -43,9 +43,9 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def temporary_file(folder: Path) -> Iterator[Path]:
+def temporary_file(folder: Path, suffix: str = "") -> Iterator[Path]:
     """An empty file in `folder`, locked as long as this process lives; removed at the end unless it was renamed."""
-    path, descriptor, _ = _create(folder)
+    path, descriptor, _ = _create(folder, suffix)
     try:
         yield path
     finally:
@@ -53,10 +53,10 @@ def temporary_file(folder: Path) -> Iterator[Path]:
         remove(path)
 
 
-def _create(folder: Path) -> tuple[Path, int, bool]:
+def _create(folder: Path, suffix: str = "") -> tuple[Path, int, bool]:
     """A new file, its descriptor, and False if flock calls even this file, which nobody else knows, locked."""
     for attempt in range(CREATE_ATTEMPTS):
-        path = folder / f"{PREFIX}{socket.gethostname()}-{uuid.uuid4().hex}"
+        path = folder / f"{PREFIX}{socket.gethostname()}-{uuid.uuid4().hex}{suffix}"
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         except OSError as error:
@@ -68,13 +68,6 @@ def _create(folder: Path) -> tuple[Path, int, bool]:
         os.close(descriptor)  # another process has taken it for a stale file before it was locked
         remove(path)
     raise OSError(errno.EAGAIN, "other processes remove what is written here", str(folder))
-
-
-def _locks_work(folder: Path) -> bool:
-    path, descriptor, locked = _create(folder)
-    os.close(descriptor)
-    remove(path)
-    return locked
 
 
 @functools.cache
@@ -146,9 +139,13 @@ def file_lock(path: Path) -> Iterator[None]:
     descriptor, start, checked = os.open(path, os.O_CREAT | os.O_RDWR, 0o666), time.monotonic(), False
     try:
         while not try_lock(descriptor, unknown=True):
-            if not checked and not _locks_work(path.parent):
-                _note_missing_locks()
-                break
+            if not checked:
+                probe, opened, locks_work = _create(path.parent)
+                os.close(opened)
+                remove(probe)
+                if not locks_work:
+                    _note_missing_locks()
+                    break
             checked = True
             if time.monotonic() - start > LOCK_SECONDS:
                 raise TimeoutError(errno.ETIMEDOUT, "another process holds this lock and makes no progress", str(path))
@@ -173,25 +170,23 @@ def try_lock(descriptor: int, *, unknown: bool) -> bool:
 
 
 def remove_stale_files(folder: Path) -> int:
-    """Remove temporary files that dead processes have left in `folder`; return their number."""
-    return sum(_remove_if_stale(path) for path in folder.glob(f"{PREFIX}*"))
+    """Remove temporary files that dead processes have left in `folder`; return their number.
 
-
-def _remove_if_stale(path: Path) -> bool:
-    """Remove a temporary file that nobody has locked: its writer would hold the lock, in whatever container it runs.
-
-    It is removed under that lock: a writer that has created it and not locked it yet sees that it is gone.
+    Nobody has locked them: a writer holds the lock, in whatever container it runs. A file is removed under that lock: a
+    writer that has created it and not locked it yet sees that it is gone.
     """
-    try:
-        old = time.time() - path.stat().st_mtime > OTHER_HOST_SECONDS
-        descriptor = os.open(path, os.O_RDWR)
-    except OSError:
-        return False  # gone, or not ours
-    try:
-        local = path.name.rpartition("-")[0] == f"{PREFIX}{socket.gethostname()}"
-        stale = (old or local) and try_lock(descriptor, unknown=old)
-        if stale:
-            remove(path)
-        return stale
-    finally:
-        os.close(descriptor)
+    removed = 0
+    for path in folder.glob(f"{PREFIX}*"):
+        try:
+            old = time.time() - path.stat().st_mtime > OTHER_HOST_SECONDS
+            descriptor = os.open(path, os.O_RDWR)
+        except OSError:
+            continue  # gone, or not ours
+        local = path.name.startswith(f"{PREFIX}{socket.gethostname()}-")
+        try:
+            if (old or local) and try_lock(descriptor, unknown=old):
+                remove(path)
+                removed += 1
+        finally:
+            os.close(descriptor)
+    return removed

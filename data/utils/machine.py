@@ -1,7 +1,6 @@
 """What both stages ask of the machine, without torch: how its threads wait, which device a name means, its bf16."""
 
 import os
-import sys
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
@@ -49,12 +48,6 @@ def resolve_device(text: str, *, cuda_devices: int, mps: bool, auto: Sequence[st
     if not present[kind]:
         raise InputError(f"device {text} is not on this machine: {CHOICES}")
     return text
-
-
-def is_cpu_only() -> bool:
-    """True if this machine can have no other device than its CPU, as Linux shows; False where torch has to be asked."""
-    drivers = ("nvidia*", "nvhost*", "dxg", "kfd")  #: of NVIDIA's cards and boards, WSL, AMD's cards
-    return sys.platform == "linux" and not any(file for name in drivers for file in Path("/dev").glob(name))
 
 
 def usable_cores(root: Path = Path("/")) -> int:

@@ -40,14 +40,6 @@ class Option:
     above: float = -math.inf
     below: float = math.inf
 
-    def advice(self, value: object) -> str:
-        """What to do about a value that is not allowed; empty if it is."""
-        if self.choices:
-            return "" if value in self.choices else f"choose from {', '.join(self.choices)}"
-        if not isinstance(value, int | float) or (self.least <= value <= self.most and self.above < value < self.below):
-            return ""
-        return f"it must be {self.bounds or 'a finite number'}"
-
     @property
     def bounds(self) -> str:
         """The allowed range in words."""
@@ -78,10 +70,15 @@ def choices_of(kind: type, name: str) -> tuple[str, ...]:
 def check(settings: Any) -> None:
     """Raises InputError for the first setting that is not allowed."""
     for each in fields(settings):
-        value = getattr(settings, each.name)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{option_name(each.name)} {value!r}: it must be a finite number")
-        if advice := option_of(each).advice(value):
+        value, about, advice = getattr(settings, each.name), option_of(each), ""
+        if about.choices and value not in about.choices:
+            advice = f"choose from {', '.join(about.choices)}"
+        elif isinstance(value, float) and not math.isfinite(value):
+            advice = "it must be a finite number"
+        elif isinstance(value, int | float) and not (
+                about.least <= value <= about.most and about.above < value < about.below):
+            advice = f"it must be {about.bounds}"
+        if advice:
             raise InputError(f"{option_name(each.name)} {value!r}: {advice}")
 
 
@@ -91,23 +88,20 @@ def settings_from_record(kind: type[T], record: object) -> T:
     if not isinstance(record, dict):
         raise InputError("the settings are no table of names and values")
     types = {each.name: type(each.default) for each in fields(kind)}  # type: ignore[arg-type]
-    unknown = [str(name)[:80] for name in record if name not in types]
-    if unknown:
-        raise InputError(f"unknown setting {unknown[0]!r}: choose from {', '.join(types)}")
-    return kind(**{name: _converted(name, value, types[name]) for name, value in record.items()})
-
-
-def _converted(name: str, value: object, kind: type) -> object:
-    if kind is tuple and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if abs(value) > MAX_FLOAT:
-            raise InputError(f"setting {name!r}: the number is too large")
-        return float(value)
-    if type(value) is kind:
-        return value
-    needed = "a list of names" if kind is tuple else kind.__name__
-    raise InputError(f"setting {name!r} is {str(value)[:80]!r}: {needed} is needed")
+    values = {}
+    for name, value in record.items():
+        wanted = types.get(name)
+        if wanted is None:
+            raise InputError(f"unknown setting {str(name)[:80]!r}: choose from {', '.join(types)}")
+        if wanted is tuple and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            value = tuple(value)
+        elif wanted is float and type(value) is int and abs(value) <= MAX_FLOAT:
+            value = float(value)
+        if type(value) is not wanted or (wanted is float and abs(value) > MAX_FLOAT):
+            needed = "a list of names" if wanted is tuple else f"{wanted.__name__}, not too large,"
+            raise InputError(f"setting {name!r} is {str(value)[:80]!r}: {needed} is needed")
+        values[name] = value
+    return kind(**values)
 
 
 def resolve(
@@ -140,7 +134,21 @@ def split_names(text: str) -> list[str]:
 def with_options(kind: type) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """A decorator of a verb: an option for each setting of a kind; all reach the verb as the dict `changes`, None where
     an option was not used."""
-    options = [_parameter(each) for each in fields(kind)]
+    options = []
+    for each in fields(kind):
+        about, default, wanted = option_of(each), each.default, type(each.default)
+        many = wanted is tuple
+        usual = ",".join(default) if isinstance(default, tuple) else default
+        facts = "; ".join(filter(None, [
+            ", ".join(about.choices), "comma-separated" if many else about.bounds,
+            f"default {usual}" if usual != "" else ""]))
+        flag = option_name(each.name)
+        declared = typer.Option(
+            *([f"--{flag}/--no-{flag}"] if wanted is bool else []), rich_help_panel=about.panel, show_default=False,
+            help=about.help.removesuffix(".") + (f" ({facts})" if facts else "") + ".",
+            parser=split_names if many else None, metavar="NAMES" if many else None)
+        options.append(inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=None,
+                                         annotation=Annotated[wanted | None, declared]))
 
     def decorate(verb: Callable[..., T]) -> Callable[..., T]:
         def run(**values: Any) -> T:
@@ -163,22 +171,6 @@ def with_signature(verb: Callable[..., T], run: Callable[..., T], parameters: li
     return run
 
 
-def _parameter(setting: Field) -> inspect.Parameter:
-    about, default, kind = option_of(setting), setting.default, type(setting.default)
-    usual = ",".join(default) if isinstance(default, tuple) else default
-    facts = "; ".join(filter(None, [
-        ", ".join(about.choices), "comma-separated" if kind is tuple else about.bounds,
-        f"default {usual}" if usual != "" else ""]))
-    flag = option_name(setting.name)
-    declared = typer.Option(*([f"--{flag}/--no-{flag}"] if kind is bool else []),
-                            help=about.help.removesuffix(".") + (f" ({facts})" if facts else "") + ".",
-                            rich_help_panel=about.panel, show_default=False,
-                            parser=split_names if kind is tuple else None,
-                            metavar="NAMES" if kind is tuple else None)
-    return inspect.Parameter(setting.name, inspect.Parameter.KEYWORD_ONLY, default=None,
-                             annotation=Annotated[kind | None, declared])
-
-
 def read_toml(path: Path, what: str) -> dict[str, Any]:
     """The table in a TOML file. what: it should be, such as "settings of a sweep", for messages.
 
@@ -187,11 +179,11 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_TOML_BYTES + 1)
-        if len(data) > MAX_TOML_BYTES:
-            raise InputError(f"{path}: too large for {what} (more than {MAX_TOML_BYTES >> 10} KB)")
         text = data.decode("utf-8-sig").replace("\r\n", "\n")
+        if len(data) > MAX_TOML_BYTES:
+            raise ValueError(f"too large (more than {MAX_TOML_BYTES >> 10} KB)")
         if LONG_CHAIN.search(text):
-            raise InputError(f"{path}: nested too deep for {what}")
+            raise RecursionError
         return tomllib.loads(text)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file (a TOML of {what})") from None

@@ -10,12 +10,11 @@ import errno
 import filecmp
 import os
 import stat
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from twofold.data.utils.atomic import fsync
+from twofold.data.utils.atomic import fsync, temporary_file
 from twofold.data.utils.errors import InputError
 
 NO_LINKS_HERE = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EXDEV)
@@ -46,8 +45,7 @@ class Output:
 
     def check(self) -> None:
         """Raises InputError, before anything is computed, if the file could not be written."""
-        folder = self.path.parent
-        if not folder.is_dir():
+        if not self.path.parent.is_dir():
             raise self._unwritable("its folder is missing")
         if not os.access(self._target.parent, os.W_OK | os.X_OK):
             raise self._unwritable("its folder takes no files")
@@ -56,19 +54,17 @@ class Output:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Path]:
-        """A temporary name beside the file, with its suffix; put in its place at the end, unless an error occurs.
+        """A temporary file beside the file, with its suffix; put in its place at the end, unless an error occurs.
 
         Raises InputError if the file cannot be written, or if what is not to be replaced stands there by then.
         """
         self.check()
-        temporary = self._target.with_name(f".tmp-{uuid.uuid4().hex}{self.path.suffix}")
-        try:
+        target = self._target
+        with temporary_file(target.parent, self.path.suffix) as temporary:
             yield temporary
             fsync(temporary)
-            self._put_in_place(temporary)
-            fsync(temporary.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+            self._put_in_place(temporary, target)
+            fsync(target.parent)
 
     def write_text(self, text: str) -> None:
         """Write a text in UTF-8 whole or not at all. Raises InputError as `writing` does."""
@@ -88,10 +84,8 @@ class Output:
             return False
         except OSError as error:
             raise self._unwritable(error.strerror or "it cannot be looked at") from None
-        if stat.S_ISDIR(state.st_mode):
-            raise self._unwritable("it is a folder")
         if not stat.S_ISREG(state.st_mode):
-            raise self._unwritable("it is not a regular file")
+            raise self._unwritable("it is a folder" if stat.S_ISDIR(state.st_mode) else "it is not a regular file")
         for source in self.inputs:
             with contextlib.suppress(OSError):
                 if os.path.samestat(source.stat(), state):
@@ -100,39 +94,29 @@ class Output:
 
     def _require_own(self, *, decided: bool) -> None:
         """Raises InputError for a file that is not the verb's own or, if that is `decided`, may not be replaced."""
-        if not self._is_own():
+        try:
+            own = self.kind.own(self.path)
+        except (OSError, ValueError):
+            own = False
+        if not own:
             raise InputError(f"{self.path} is there already and is not {self.kind.name}: name another output, or take "
                              "it away")
         if decided and not self.overwrite:
             raise InputError(f"{self.path} is there already: --overwrite replaces it, or name another output")
 
-    def _is_own(self) -> bool:
+    def _put_in_place(self, temporary: Path, target: Path) -> None:
         try:
-            return self.kind.own(self.path)
-        except (OSError, ValueError):
-            return False
-
-    def _put_in_place(self, temporary: Path) -> None:
-        target = self._target
-        if not self._is_there() and self._linked(temporary, target):
-            return
+            if not self._is_there():
+                os.link(temporary, target)  # unlike a renaming, it never takes the place of anything
+                return
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, *NO_LINKS_HERE):
+                raise
         if self._is_there():  # maybe only since a moment ago
             if filecmp.cmp(temporary, target, shallow=False):
                 return
             self._require_own(decided=True)
         temporary.replace(target)
-
-    def _linked(self, temporary: Path, target: Path) -> bool:
-        """True if the file has its name now: a link, unlike a renaming, never takes the place of anything."""
-        try:
-            os.link(temporary, target)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno not in NO_LINKS_HERE:
-                raise
-            return False
-        return True
 
     def _unwritable(self, reason: str) -> InputError:
         return InputError(f"{self.path}: cannot be written: {reason}")

@@ -1,6 +1,5 @@
 """The one place where text goes out to a person: what strangers wrote is made printable, errors become sentences."""
 
-import contextlib
 import errno
 import inspect
 import io
@@ -9,7 +8,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -65,14 +64,19 @@ def with_json_option(verb: Callable[..., Any]) -> Callable[..., Any]:
 def run_verb(app: Callable[..., Any], words: list[str]) -> int:
     """Run a command line; returns the exit code.
 
-    A verb returns its report, which is printed here: as text, or as JSON where `--json` stands among the words.
+    A verb returns its report, which is printed here: as text, or as JSON where `--json` stands among the words. What
+    our packages log on the way (weights left aside, a download) goes to stderr; libraries only warn.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a log may be ASCII, a name is not
             stream.reconfigure(errors="backslashreplace")
+    handler, logger = logging.StreamHandler(sys.stderr), logging.getLogger("twofold")
+    handler.setFormatter(PrintableFormatter())
+    if not any(isinstance(other.formatter, PrintableFormatter) for other in logger.handlers):
+        logger.addHandler(handler)  # else one verb calls another, as `demo` does
+        logger.setLevel(logging.INFO)
     try:
-        with log_to_stderr():
-            report = app(words, standalone_mode=False)
+        report = app(words, standalone_mode=False)
         if report is None or isinstance(report, int):  # --help
             return report or 0
         print(json.dumps(report.record(), indent=2) if "--json" in words else printable(report.text()), flush=True)
@@ -86,6 +90,8 @@ def run_verb(app: Callable[..., Any], words: list[str]) -> int:
             raise
         print(printable(explanation[0]), file=sys.stderr)
         return explanation[1]
+    finally:
+        logger.removeHandler(handler)
 
 
 def printable(text: str) -> str:
@@ -94,22 +100,6 @@ def printable(text: str) -> str:
     text = UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
     return "\n".join(line if len(line) <= MOST_LETTERS else f"{line[:MOST_LETTERS]}... ({len(line):,} letters)"
                      for line in text.split("\n"))
-
-
-@contextlib.contextmanager
-def log_to_stderr() -> Iterator[None]:
-    """What our packages note on the way (weights left aside, a download) goes to stderr; libraries only warn."""
-    handler, logger = logging.StreamHandler(sys.stderr), logging.getLogger("twofold")
-    if any(isinstance(other.formatter, PrintableFormatter) for other in logger.handlers):
-        yield  # one verb calls another, as `demo` does
-        return
-    handler.setFormatter(PrintableFormatter())
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
 
 
 class PrintableFormatter(logging.Formatter):
