@@ -102,13 +102,13 @@ def cache_card(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older card of ours.")] = False,
 ) -> Report:
     """Write STORE/README.md, the page that the Hugging Face hub shows of a pushed store."""
-    from twofold.cache.card import is_card, make_card
+    from twofold.cache.card import CARD, card_page, is_card
     from twofold.data.utils.outputs import Output, OutputKind, read_head
 
-    card = make_card(store)
+    page, report = card_page(store)
     kind = OutputKind("a card that Twofold wrote", lambda path: is_card(read_head(path)), repeatable=True)
-    Output(card.path, kind, overwrite).write_text(card.page)
-    return card
+    Output(store / CARD, kind, overwrite).write_text(page)
+    return report
 
 
 @app.command("export")
@@ -120,7 +120,7 @@ def cache_export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older export.")] = False,
 ) -> Report:
     """Write features with labels, splits and groups for other programs."""
-    from twofold.cache.export import ExportReport, export_format, join_files
+    from twofold.cache.export import export_format, join_files
     from twofold.cache.store import Store
     from twofold.data.manifest import read_manifest
     from twofold.data.utils.options import split_names
@@ -133,7 +133,7 @@ def cache_export(
     inputs = [source.manifest_path, *(file.path for file in export.files)]
     with Output(out, kind, overwrite, inputs).writing() as temporary:
         write(temporary, export)
-    return ExportReport(out, export)
+    return export.report(out)
 
 
 @app.command("push")

@@ -7,15 +7,15 @@ import json
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
 
 from twofold.cache.errors import CacheError
-from twofold.cache.feature_file import FeatureFile
+from twofold.cache.feature_file import FeatureFile, bytes_of
+from twofold.cache.report import VerbReport
 from twofold.cache.store import Store
 from twofold.data.utils.outputs import OutputKind
 
@@ -34,46 +34,22 @@ class Export:
     files: tuple[FeatureFile, ...]
     left_out: dict[str, str]
 
-    @cached_property
-    def streams(self) -> list[str]:
-        """A name for each file that file systems and zip archives accept: its own without the suffix."""
-        return [file.path.name.removesuffix(".h5") for file in self.files]
+    @property
+    def streams(self) -> dict[str, FeatureFile]:
+        """Each file by a name that file systems and zip archives accept: its own without the suffix."""
+        return {file.path.name.removesuffix(".h5"): file for file in self.files}
 
-    @cached_property
-    def recipes_json(self) -> str:
-        """Stream to recipe, as JSON."""
-        return json.dumps({name: json.loads(file.recipe.canonical())
-                           for name, file in zip(self.streams, self.files, strict=True)}, indent=2, sort_keys=True)
-
-    def spans(self) -> Iterator[slice]:
-        """Slices of at most `BLOCK` samples, in order."""
-        return (slice(start, start + BLOCK) for start in range(0, len(self.keys), BLOCK))
-
-    def blocks(self, file: FeatureFile, dtype: str) -> Iterator[np.ndarray]:
-        """(at most `BLOCK`, D) features of one file in the order of the keys."""
-        return (file.read(self.keys[span], dtype=dtype) for span in self.spans())
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What was written."""
-
-    out: Path
-    export: Export
-
-    def record(self) -> dict[str, Any]:
-        streams = dict(zip(self.export.streams, self.export.files, strict=True))
-        return {"out": str(self.out), "samples": len(self.export.keys), "left_out": len(self.export.left_out),
-                "streams": {name: file.dim for name, file in streams.items()},
-                "untrained": [name for name, file in streams.items() if file.recipe.untrained]}
-
-    def text(self) -> str:
-        export = self.export
-        key, reason = next(iter(export.left_out.items()), ("", ""))
-        left_out = f"; {len(export.left_out):,} samples left out (the first is {key}: {reason})" if key else ""
-        return "\n".join([f"{self.out}: {len(export.keys):,} samples{left_out}", *(
-            f"  {name}  {file.dim}-d{' * UNTRAINED' if file.recipe.untrained else ''}"
-            for name, file in zip(export.streams, export.files, strict=True))])
+    def report(self, out: Path) -> VerbReport:
+        """What was written to `out`."""
+        untrained = [name for name, file in self.streams.items() if file.recipe.untrained]
+        key, reason = next(iter(self.left_out.items()), ("", ""))
+        left_out = f"; {len(self.left_out):,} samples left out (the first is {key}: {reason})" if key else ""
+        return VerbReport(
+            {"out": str(out), "samples": len(self.keys), "left_out": len(self.left_out),
+             "streams": {name: file.dim for name, file in self.streams.items()}, "untrained": untrained},
+            [f"{out}: {len(self.keys):,} samples{left_out}", *(
+                f"  {name}  {file.dim}-d{' * UNTRAINED' if name in untrained else ''}"
+                for name, file in self.streams.items())])
 
 
 def join_files(store: Store, *, backbones: Sequence[str], view: str,
@@ -113,18 +89,30 @@ def export_format(out: Path) -> tuple[OutputKind, Callable[[Path, Export], None]
 def write_npz(path: Path, export: Export) -> None:
     """Write `keys`, a text array for each label column, `streams`, `recipes` (JSON), keys and reasons of what is left
     out, and (N, D) features in the stored type under the name of each stream; `np.load(path)` needs no pickles."""
+    texts = {"keys": export.keys, **export.labels, "streams": [*export.streams],
+             "recipes": [file.recipe.canonical() for file in export.files],
+             "left_out": [*export.left_out], "left_out_reasons": [*export.left_out.values()]}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        for name, texts in {"keys": export.keys, **export.labels, "streams": export.streams,
-                            "recipes": [file.recipe.canonical() for file in export.files],
-                            "left_out": [*export.left_out], "left_out_reasons": [*export.left_out.values()]}.items():
-            dtype = np.dtype(f"<U{max(map(len, texts), default=1) or 1}")
-            spans = range(0, len(texts), BLOCK)
+        def write(name: str, shape: tuple[int, ...], dtype: np.dtype, blocks: Iterable[np.ndarray]) -> None:
+            """An array in NumPy's own format (version 1), given as blocks along its first axis."""
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                _write_array(member, (len(texts),), dtype, (np.array(texts[at:at + BLOCK], dtype) for at in spans))
-        for name, file in zip(export.streams, export.files, strict=True):
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                dtype = np.dtype(file.recipe.dtype)
-                _write_array(member, (len(export.keys), file.dim), dtype, export.blocks(file, file.recipe.dtype))
+                npy.write_array_header_1_0(member, {"descr": npy.dtype_to_descr(dtype), "fortran_order": False,
+                                                    "shape": shape})
+                for block in blocks:
+                    member.write(bytes_of(np.ascontiguousarray(block, dtype)))
+
+        for name, values in texts.items():
+            dtype = np.dtype(f"<U{max(map(len, values), default=1) or 1}")
+            write(name, (len(values),), dtype, (np.array(block, dtype) for block in _blocks(values)))
+        for name, file in export.streams.items():
+            dtype = np.dtype(file.recipe.dtype)
+            write(name, (len(export.keys), file.dim), dtype,
+                  (file.read(keys, dtype=dtype) for keys in _blocks(export.keys)))
+
+
+def _blocks(values: list[str]) -> Iterator[list[str]]:
+    """At most `BLOCK` of them at a time."""
+    return (values[start:start + BLOCK] for start in range(0, len(values), BLOCK))
 
 
 def is_own_npz(path: Path) -> bool:
@@ -135,14 +123,6 @@ def is_own_npz(path: Path) -> bool:
         return {"keys.npy", "streams.npy", "recipes.npy"} <= set(archive.namelist())
 
 
-def _write_array(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype, blocks: Iterable[np.ndarray]) -> None:
-    """Write an array in NumPy's own format (version 1), given as blocks along its first axis."""
-    header = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    npy.write_array_header_1_0(file, header)
-    for block in blocks:
-        file.write(np.ascontiguousarray(block, dtype).data.cast("B") if block.size else b"")
-
-
 def write_parquet(path: Path, export: Export) -> None:
     """Write columns `key`, the labels (null for none) and a list of float32 for each stream; a row group per block.
 
@@ -151,21 +131,17 @@ def write_parquet(path: Path, export: Export) -> None:
     parquet = _pyarrow_parquet()
     import pyarrow as pa
 
+    recipes = {name: json.loads(file.recipe.canonical()) for name, file in export.streams.items()}
     schema = pa.schema(
         [pa.field("key", pa.string(), nullable=False), *(pa.field(name, pa.string()) for name in export.labels),
-         *(pa.field(name, pa.list_(pa.float32(), file.dim))
-           for name, file in zip(export.streams, export.files, strict=True))],
-        metadata={MARK: export.recipes_json.encode(), LEFT_OUT: json.dumps(export.left_out).encode()})
+         *(pa.field(name, pa.list_(pa.float32(), file.dim)) for name, file in export.streams.items())],
+        metadata={MARK: json.dumps(recipes, indent=2, sort_keys=True), LEFT_OUT: json.dumps(export.left_out)})
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-        for span in export.spans():
-            keys = export.keys[span]
-            columns = [pa.array(keys, pa.string()),
-                       *(pa.array([text or None for text in texts[span]], pa.string())
-                         for texts in export.labels.values())]
-            for file in export.files:
-                values = pa.array(file.read(keys, dtype="float32").ravel())
-                columns.append(pa.FixedSizeListArray.from_arrays(values, file.dim))
-            writer.write_batch(pa.record_batch(columns, schema=schema))
+        for keys, *labels in zip(*map(_blocks, (export.keys, *export.labels.values())), strict=True):
+            features = [pa.FixedSizeListArray.from_arrays(pa.array(file.read(keys, dtype="float32").ravel()), file.dim)
+                        for file in export.files]
+            texts = [pa.array([text or None for text in column], pa.string()) for column in labels]
+            writer.write_batch(pa.record_batch([pa.array(keys, pa.string()), *texts, *features], schema=schema))
 
 
 def is_own_parquet(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """Write a feature file: whole, in one step, on disk space that is reserved beforehand.
 
 h5py lays out the HDF5 file (contiguous arrays, nothing of variable length, no filter); the bytes are written at the
-offsets that it chose, and these offsets into the user block in front (see `layout`).
+offsets that it chose, and these offsets into the user block in front (see `feature_file`).
 """
 
 import json
@@ -16,10 +16,22 @@ import msgspec
 import numpy as np
 import xxhash
 
-from twofold.cache import layout
 from twofold.cache.classifier import BackboneClassifier
 from twofold.cache.errors import CacheError
-from twofold.cache.layout import CHECKSUMS, FEATURES, MAX_BYTES, Header, StoredArray, UserBlock, bytes_of
+from twofold.cache.feature_file import (
+    CHECKSUMS,
+    FEATURES,
+    MAX_BYTES,
+    MAX_TEXT_BYTES,
+    Header,
+    StoredArray,
+    UserBlock,
+    block_checksum,
+    bytes_of,
+    check_keys,
+    checksum_of_rest,
+    first_non_finite_row,
+)
 from twofold.cache.recipe import Recipe
 
 CHECKSUM_ROWS = 256  #: rows that share a checksum
@@ -37,40 +49,44 @@ def write_feature_file(
     failures: key to reason; classifier: the backbone's own.
     Raises CacheError for keys that no feature file may hold or rows that do not add up, OSError if the disk is full.
     """
-    tables = {"keys": layout.encode_keys(keys), "sha256": np.asarray(sha256, "S64"),
-              "failures/keys": layout.encode_keys(list(failures)),
-              "failures/reasons": layout.encode_reasons(failures.values())}
-    layout.check_keys(tables["keys"], tables["failures/keys"], path)
+    reasons = [reason.encode()[:MAX_TEXT_BYTES].decode("utf-8", "ignore") for reason in failures.values()]
+    tables = {"keys": _encoded(keys), "sha256": np.asarray(sha256, "S64"),
+              "failures/keys": _encoded(list(failures)), "failures/reasons": _encoded(reasons)}
+    check_keys(tables["keys"], tables["failures/keys"])
     tables |= classifier.arrays(dim) if classifier else {}
     tables[CHECKSUMS] = np.zeros(-(-len(keys) // CHECKSUM_ROWS), "<u8")
+    versions = {name: sys.modules[name].__version__ for name in ("torch", "timm", "torchvision", "PIL", "onnxruntime")
+                if name in sys.modules}
+    software = {"python": sys.version.split()[0], "h5py": h5py.__version__, "numpy": np.__version__} | versions
     header = Header(
         backbone=recipe.backbone, view=recipe.view["name"], dim=dim, rows=len(keys), failed=len(failures),
         checksum_rows=CHECKSUM_ROWS, recipe=recipe.canonical(), fingerprint=recipe.fingerprint,
-        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), software=_software())
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), software=json.dumps(software))
     dtype = np.dtype(recipe.dtype).newbyteorder("<")
     longest = {name: StoredArray(MAX_BYTES, values.shape, values.dtype.str, "0" * 32)
                for name, values in tables.items()}
     longest[FEATURES] = StoredArray(MAX_BYTES, (len(keys), dim), dtype.str)
-    record = classifier.record() if classifier else None
-    block = UserBlock(header=header, arrays=longest, classifier=record, hdf5="0" * 32, size=MAX_BYTES)
+    block = UserBlock(header=header, arrays=longest, classifier=classifier.record() if classifier else None,
+                      hdf5="0" * 32, size=MAX_BYTES)
     start = 1 << (len(block.sealed()) - 1).bit_length()  # HDF5's user block is a power of two
     offsets = _lay_out(path, block, start=start)
     with path.open("r+b", buffering=0) as file:
-        descriptor = file.fileno()
-        rows = _checksummed(_full_blocks(features, dim, dtype, path), tables[CHECKSUMS], keys, recipe.fingerprint)
-        offset = offsets[FEATURES]
-        for content in rows:
-            _write_at(descriptor, content, offset)
-            offset += len(content)
+        descriptor, offset = file.fileno(), offsets[FEATURES]
+        for number, rows in enumerate(_full_blocks(features, len(keys), dim, dtype)):
+            if (wrong := first_non_finite_row(rows)) is not None:
+                raise CacheError(f"the features of {keys[number * CHECKSUM_ROWS + wrong]!r} are not finite numbers")
+            content = bytes_of(rows)
+            tables[CHECKSUMS][number] = block_checksum(content, recipe.fingerprint, number)
+            offset = _write_at(descriptor, content, offset)
         arrays = {FEATURES: StoredArray(offsets[FEATURES], (len(keys), dim), dtype.str)}
         for name, values in tables.items():
-            content = np.ascontiguousarray(values).tobytes()
-            digest = xxhash.xxh3_128_hexdigest(content)
-            arrays[name] = StoredArray(offsets[name], values.shape, values.dtype.str, digest)
+            content = bytes_of(np.ascontiguousarray(values))
+            arrays[name] = StoredArray(offsets[name], values.shape, values.dtype.str,
+                                       xxhash.xxh3_128_hexdigest(content))
             _write_at(descriptor, content, offsets[name])
         size = os.fstat(descriptor).st_size
-        rest = layout.checksum_of_rest(descriptor, arrays.values(), start=start, size=size)
-        block = UserBlock(header=header, arrays=arrays, classifier=record, hdf5=rest, size=size)
+        rest = checksum_of_rest(descriptor, arrays.values(), start=start, size=size)
+        block = msgspec.structs.replace(block, arrays=arrays, hdf5=rest, size=size)
         _write_at(descriptor, block.sealed(), 0)
 
 
@@ -93,8 +109,7 @@ def _lay_out(path: Path, block: UserBlock, *, start: int) -> dict[str, int]:
     groups.set_create_intermediate_group(1)
     offsets = {}
     with h5py.File(path, "r+", locking=False, alignment_threshold=1, alignment_interval=64) as file:
-        for name, value in msgspec.to_builtins(block.header).items():
-            _set_attribute(file, name, value)
+        _set_attributes(file, msgspec.to_builtins(block.header))
         for name, array in block.arrays.items():
             kind = h5py.string_dtype("utf-8", array.dtype.itemsize) if array.dtype.kind == "S" else array.dtype
             dataset = h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(kind, logical=True),
@@ -102,48 +117,31 @@ def _lay_out(path: Path, block: UserBlock, *, start: int) -> dict[str, int]:
             offsets[name] = dataset.get_offset() if array.nbytes else 0
         if block.classifier:
             attributes = msgspec.to_builtins(block.classifier)
-            for name, value in (attributes | {"classes": json.dumps(attributes["classes"])}).items():
-                _set_attribute(file.require_group("classifier"), name, value)
+            _set_attributes(file.require_group("classifier"), attributes | {
+                "classes": json.dumps(attributes["classes"])})
     return offsets
 
 
-def _set_attribute(group: h5py.Group, name: str, value: str | int) -> None:
+def _set_attributes(group: h5py.Group, attributes: dict[str, str | int]) -> None:
     """Texts of fixed length: in HDF5's heap for texts of any length one wrong bit makes readers hang."""
-    if isinstance(value, int):
-        group.attrs[name] = value
-    else:
-        content = value.encode() or b"\0"
-        group.attrs.create(name, content, dtype=h5py.string_dtype("utf-8", len(content)))
+    for name, value in attributes.items():
+        if isinstance(value, int):
+            group.attrs[name] = value
+        else:
+            content = value.encode() or b"\0"
+            group.attrs.create(name, content, dtype=h5py.string_dtype("utf-8", len(content)))
 
 
-def _checksummed(
-    blocks: Iterator[np.ndarray], checksums: np.ndarray, keys: Sequence[str], fingerprint: str,
-) -> Iterator[memoryview]:
-    """Yield the bytes of each block and fill in its checksum. Raises CacheError unless they are `keys` finite rows."""
-    row = 0
-    for number, rows in enumerate(blocks):
-        if row + len(rows) > len(keys):
-            raise CacheError(f"more rows of features than {len(keys)} keys")
-        if (wrong := layout.first_non_finite_row(rows)) is not None:
-            raise CacheError(f"the features of {keys[row + wrong]!r} are not finite numbers")
-        content = bytes_of(rows)
-        checksums[number] = xxhash.xxh3_64_intdigest(content, seed=layout.block_seed(fingerprint, number))
-        yield content
-        row += len(rows)
-    if row != len(keys):
-        raise CacheError(f"{row} rows of features for {len(keys)} keys")
-
-
-def _full_blocks(
-    features: np.ndarray | Iterable[np.ndarray], dim: int, dtype: np.dtype, path: Path,
-) -> Iterator[np.ndarray]:
-    """The same rows as stored, in blocks that share a checksum; the array is reused."""
-    block, count = np.empty((CHECKSUM_ROWS, dim), dtype), 0
+def _full_blocks(features: np.ndarray | Iterable[np.ndarray], total: int, dim: int, dtype: np.dtype
+                 ) -> Iterator[np.ndarray]:
+    """The same rows as stored, in blocks that share a checksum; the array is reused. Raises CacheError unless they are
+    `total` rows of `dim`."""
+    block, count, seen = np.empty((CHECKSUM_ROWS, dim), dtype), 0, 0
     for rows in [features] if isinstance(features, np.ndarray) else features:
         if rows.ndim != 2 or rows.shape[1] != dim:
-            raise CacheError(f"{path}: features of shape {rows.shape}, not rows of {dim}")
-        start = 0
-        while start < len(rows):
+            raise CacheError(f"features of shape {rows.shape}, not rows of {dim}")
+        start, seen = 0, seen + len(rows)
+        while start < len(rows) and seen <= total:
             taken = rows[start:start + CHECKSUM_ROWS - count]
             with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused
                 block[count:count + len(taken)] = taken
@@ -151,18 +149,25 @@ def _full_blocks(
             if count == CHECKSUM_ROWS:
                 yield block
                 count = 0
+    if seen != total:
+        raise CacheError(f"{seen} rows of features for {total} keys")
     if count:
         yield block[:count]
 
 
-def _write_at(descriptor: int, content: bytes | memoryview, offset: int) -> None:
+def _write_at(descriptor: int, content: bytes | memoryview, offset: int) -> int:
+    """Write all bytes; return the offset behind them."""
     buffer = memoryview(content)
     while len(buffer):
         count = os.pwrite(descriptor, buffer, offset)
         buffer, offset = buffer[count:], offset + count
+    return offset
 
 
-def _software() -> str:
-    versions = {name: sys.modules[name].__version__ for name in ("torch", "timm", "torchvision", "PIL", "onnxruntime")
-                if name in sys.modules}
-    return json.dumps({"python": sys.version.split()[0], "h5py": h5py.__version__, "numpy": np.__version__} | versions)
+def _encoded(texts: Sequence[str]) -> np.ndarray:
+    """(N,) UTF-8 bytes of fixed length. Raises CacheError for a text that is too long: cut, a key would be another."""
+    values = [text.encode("utf-8") for text in texts]
+    if long := next((value for value in values if len(value) > MAX_TEXT_BYTES), None):
+        raise CacheError(f"the key {long[:60].decode(errors='ignore') + '...'!r} has {len(long)} bytes; "
+                         f"{MAX_TEXT_BYTES} is the most: give the file a shorter path")
+    return np.array(values, f"S{max(map(len, values), default=1) or 1}")

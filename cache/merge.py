@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import numpy as np
 
 from twofold.cache.errors import CacheError, FileGone
 from twofold.cache.feature_file import BLOCK_ROWS, FeatureFile
 from twofold.cache.recipe import Recipe
+from twofold.cache.report import VerbReport
 from twofold.cache.shards import (
     CachedRows,
     FileState,
@@ -27,40 +26,7 @@ from twofold.data.utils.atomic import make_folder
 TOLERANCE = {"fp32": 0.002, "fp16": 0.02, "bf16": 0.05}  #: of a row's length: two machines round differently
 
 
-@dataclass(frozen=True)
-class MergedFile:
-    """One file of the merged store; sources: number of files and shards that it was made of."""
-
-    file: str
-    backbone: str
-    view: str
-    rows: int
-    failed: int
-    sources: int
-
-
-@dataclass(frozen=True)
-class MergeReport:
-    """The store that was made; samples: rows of its manifest."""
-
-    store: Path
-    samples: int
-    files: list[MergedFile]
-
-    def record(self) -> dict[str, Any]:
-        return {"store": str(self.store), "samples": self.samples, "files": [asdict(file) for file in self.files]}
-
-    def text(self) -> str:
-        lines = []
-        for file in self.files:
-            missing = self.samples - file.rows - file.failed
-            extract = f", {missing} to be extracted" if missing > 0 else ""
-            lines.append(f"{file.backbone} ({file.view}): {file.rows} samples, {file.failed} failed, sources: "
-                         f"{file.sources}{extract} -> {file.file}")
-        return "\n".join([*lines, f"{self.samples} samples in {self.store}"])
-
-
-def merge(stores: Sequence[Store], out: Store, keys: Sequence[str]) -> MergeReport:
+def merge(stores: Sequence[Store], out: Store, keys: Sequence[str]) -> VerbReport:
     """Write each recipe of the stores to `out`, rows in the order of `keys`; unfinished shards are included.
 
     What `out` holds takes part, so that an interrupted merge continues, and what another process adds to it meanwhile
@@ -74,7 +40,16 @@ def merge(stores: Sequence[Store], out: Store, keys: Sequence[str]) -> MergeRepo
     for recipe, rows in sources:
         retry_replace(out, recipe, lambda state, rows=rows: _unite([state.rows, *rows]))
     make_folder(out.path)
-    return MergeReport(out.path, len(keys), [_merge_recipe(out, recipe, rows, keys) for recipe, rows in sources])
+    files, lines = [], []
+    for recipe, rows in sources:
+        file, count = retry_replace(out, recipe, partial(_replaced, out, recipe, rows, keys))
+        files.append({"file": file.path.name, "backbone": file.backbone, "view": file.view, "rows": file.rows,
+                      "failed": file.failed, "sources": count})
+        missing = len(keys) - file.rows - file.failed
+        lines.append(f"{file.backbone} ({file.view}): {file.rows} samples, {file.failed} failed, sources: {count}"
+                     f"{f', {missing} to be extracted' if missing > 0 else ''} -> {file.path.name}")
+    return VerbReport({"store": str(out.path), "samples": len(keys), "files": files},
+                      [*lines, f"{len(keys)} samples in {out.path}"])
 
 
 def _recipes(store: Store) -> list[Recipe]:
@@ -124,20 +99,13 @@ def _both(a: CachedRows, b: CachedRows, key: str) -> str:
     return " and ".join(str(rows.files[rows.place[key][0]].path) for rows in (a, b))
 
 
-def _merge_recipe(out: Store, recipe: Recipe, sources: Sequence[CachedRows], keys: Sequence[str]) -> MergedFile:
-    def make(state: FileState) -> tuple[FeatureFile, int] | None:
-        rows = _unite([state.rows, *sources])
-        file = state.finished if _is_unchanged(state, rows, keys) else replace_finished(
-            out, recipe, rows.files[0].dim, keys, state, rows)
-        return (file, len(rows.files)) if file else None
-
-    file, count = retry_replace(out, recipe, make)
-    return MergedFile(file.path.name, file.backbone, file.view, file.rows, file.failed, count)
-
-
-def _is_unchanged(state: FileState, rows: CachedRows, keys: Sequence[str]) -> bool:
-    """True if the finished file holds exactly these rows already."""
+def _replaced(out: Store, recipe: Recipe, sources: Sequence[CachedRows], keys: Sequence[str], state: FileState
+              ) -> tuple[FeatureFile, int]:
+    """The finished file of all these rows, new unless it holds exactly them already; of how many files and shards."""
+    rows = _unite([state.rows, *sources])
     file, present = state.finished, [key for key in keys if key in rows.place]
-    return (file is not None and not state.shards and file.keys.tolist() == present and file.failures == rows.failures
+    if not (file is not None and not state.shards and file.keys.tolist() == present and file.failures == rows.failures
             and all(rows.place[key][0] == 0 for key in present)
-            and (file.classifier is not None or common_classifier(rows.files) is None))
+            and (file.classifier is not None or common_classifier(rows.files) is None)):
+        file = replace_finished(out, recipe, rows.files[0].dim, keys, state, rows)
+    return file, len(rows.files)

@@ -1,4 +1,4 @@
-"""What a store and a feature file hold, for a person (`text`) or a program (`record`)."""
+"""What a store and a feature file hold, and the form in which every verb of `cache` says what it did."""
 
 import json
 from collections import Counter
@@ -6,67 +6,31 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from twofold.cache.feature_file import FeatureFile
+from twofold.cache.recipe import Recipe
 from twofold.cache.shards import is_retired
 from twofold.cache.store import Store, files_at
 
 
 @dataclass(frozen=True)
-class Listing:
-    """Feature files, unreadable ones with the reason, number of shards and of retired rows per recipe."""
+class VerbReport:
+    """What a verb found or did: `data` for programs, `lines` for people; exit_code 1 if something is at fault."""
 
-    store: Path
-    files: list[FeatureFile]
-    unreadable: dict[Path, str]
-    shards: dict[str, int]
-    retired: dict[str, int]
-
-    def record(self) -> dict[str, Any]:
-        return {
-            "store": str(self.store),
-            "files": [{"file": file.path.name, "backbone": file.backbone, "view": file.view, "rows": file.rows,
-                       "failed": file.failed, "dim": file.dim, "dtype": file.recipe.dtype,
-                       "precision": file.recipe.precision, "weights": file.recipe.weights,
-                       "fingerprint": file.fingerprint, "bytes": file.path.stat().st_size} for file in self.files],
-            "unreadable": {path.name: reason for path, reason in self.unreadable.items()},
-            "unfinished_shards": self.shards, "retired_rows": self.retired,
-        }
-
-    def text(self) -> str:
-        lines = feature_table(self.record()["files"]) or [f"{self.store}: no feature files"]
-        lines += [f"unreadable: {reason}" for reason in self.unreadable.values()]
-        lines += [f"unfinished: {count} shards of recipe {name[:8]} (the same `extract` command continues them)"
-                  for name, count in self.shards.items()]
-        lines += [f"kept aside: {count} rows of recipe {name[:8]} of samples that have left the manifest (they come "
-                  "back with them)" for name, count in self.retired.items()]
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class Description:
-    """How each file was made; or, with `failures`, which of its samples have no features, and why."""
-
-    files: list[FeatureFile]
-    failures: bool
+    data: Any
+    lines: list[str]
+    exit_code: int = 0
 
     def record(self) -> Any:
-        if self.failures:
-            return {file.path.name: file.failures for file in self.files}
-        return [{"file": file.path.name, "created": file.header.created, "fingerprint": file.fingerprint,
-                 "rows": file.rows, "dim": file.dim, "failed": file.failed, "recipe": asdict(file.recipe),
-                 "software": json.loads(file.header.software), "failures": dict(Counter(file.failures.values()))}
-                for file in self.files]
+        return self.data
 
     def text(self) -> str:
-        if self.failures:
-            return "\n".join("\n  ".join([f"{name}: {len(failures)} of its samples have no features",
-                                          *(f"{key}: {reason}" for key, reason in failures.items())])
-                             for name, failures in self.record().items())
-        return "\n\n".join("\n".join(_described(record)) for record in self.record())
+        return "\n".join(self.lines)
 
 
-def listing(path: Path) -> Listing:
-    """What a store holds. Raises CacheError if `path` is not a store."""
+def listing(path: Path) -> VerbReport:
+    """The feature files of a store, unreadable ones with the reason, number of shards and of retired rows per recipe.
+
+    Raises CacheError if `path` is not a store.
+    """
     store = Store(path)
     good, bad = store.readable()
     shards, retired = Counter[str](), Counter[str]()
@@ -74,19 +38,56 @@ def listing(path: Path) -> Listing:
         name = shard.path.parent.name
         shards[name] += not is_retired(shard.path)
         retired[name] += shard.rows if is_retired(shard.path) else 0
-    return Listing(store.path, good, bad, dict(+shards), dict(+retired))
+    files = [feature_record(file.path.name, file.recipe, rows=file.rows, failed=file.failed, dim=file.dim,
+                            size=file.path.stat().st_size) for file in good]
+    data = {"store": str(path), "files": files, "unreadable": {path.name: reason for path, reason in bad.items()},
+            "unfinished_shards": dict(+shards), "retired_rows": dict(+retired)}
+    return VerbReport(data, [
+        *(feature_table(files) or [f"{path}: no feature files"]), *(f"unreadable: {reason}" for reason in bad.values()),
+        *(f"unfinished: {count} shards of recipe {name[:8]} (the same `extract` command continues them)"
+          for name, count in (+shards).items()),
+        *(f"kept aside: {count} rows of recipe {name[:8]} of samples that have left the manifest (they come back with "
+          "them)" for name, count in (+retired).items())])
 
 
-def describe(path: Path, *, failures: bool = False) -> Description:
-    """How a feature file, or every file of a store, was made. Raises CacheError if one cannot be read."""
-    return Description(files_at(path), failures)
+def describe(path: Path, *, failures: bool = False) -> VerbReport:
+    """How a feature file, or every file of a store, was made; or which of its samples have no features, and why.
+
+    Raises CacheError if one cannot be read.
+    """
+    files, lines = files_at(path), []
+    if failures:
+        for file in files:
+            lines += [f"{file.path.name}: {file.failed} of its samples have no features",
+                      *(f"  {key}: {reason}" for key, reason in file.failures.items())]
+        return VerbReport({file.path.name: file.failures for file in files}, lines)
+    data = []
+    for file in files:
+        facts = {"file": file.path.name, "created": file.header.created, "fingerprint": file.fingerprint,
+                 "rows": file.rows, "dim": file.dim, "failed": file.failed}
+        recipe, software, counts = (asdict(file.recipe), json.loads(file.header.software),
+                                    dict(Counter(file.failures.values())))
+        data.append(facts | {"recipe": recipe, "software": software, "failures": counts})
+        lines += [*([""] if lines else []), *(f"{name:12} {value}" for name, value in facts.items()),
+                  "recipe", *(f"  {name:14} {json.dumps(value)}" for name, value in recipe.items()),
+                  "made with      " + ", ".join(f"{name} {version}" for name, version in software.items()),
+                  *(["failures"] if counts else []), *(f"  {count:6} {reason}" for reason, count in counts.items())]
+    return VerbReport(data, lines)
+
+
+def feature_record(file: str, recipe: Recipe, *, rows: int, failed: int, dim: int, size: int) -> dict[str, Any]:
+    """What `cache ls` says of a feature file of `size` bytes."""
+    return {"file": file, "backbone": recipe.backbone, "view": recipe.view["name"], "rows": rows, "failed": failed,
+            "dim": dim, "dtype": recipe.dtype, "precision": recipe.precision, "weights": recipe.weights,
+            "fingerprint": recipe.fingerprint, "bytes": size}
 
 
 def feature_table(files: list[dict[str, Any]]) -> list[str]:
-    """A header and one line per feature file, given as `Listing.record` has them; nothing for no files."""
+    """A header and one line per feature file, each given as a `feature_record`; nothing for no files."""
     header = ("backbone", "view", "samples", "failed", "dim", "stored", "computed", "weights", "recipe", "MB")
     rows = [(file["backbone"], file["view"], str(file["rows"]), str(file["failed"]), str(file["dim"]), file["dtype"],
-             file["precision"], _weights(file["weights"]), file["fingerprint"][:8], f"{file['bytes'] / 1e6:.1f}")
+             file["precision"], f"UNTRAINED {file['weights']}" if file["weights"].startswith("random:")
+             else file["weights"].removeprefix("sha256:")[:8], file["fingerprint"][:8], f"{file['bytes'] / 1e6:.1f}")
             for file in files]
     return table([header, *rows]) if rows else []
 
@@ -95,15 +96,3 @@ def table(rows: list[tuple[str, ...]]) -> list[str]:
     """Lines of left-aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _weights(text: str) -> str:
-    return f"UNTRAINED {text}" if text.startswith("random:") else text.removeprefix("sha256:")[:8]
-
-
-def _described(record: dict[str, Any]) -> list[str]:
-    recipe, software, failures = (record.pop(name) for name in ("recipe", "software", "failures"))
-    return [*(f"{name:12} {value}" for name, value in record.items()),
-            "recipe", *(f"  {name:14} {json.dumps(value)}" for name, value in recipe.items()),
-            "made with      " + ", ".join(f"{name} {version}" for name, version in software.items()),
-            *(["failures"] if failures else []), *(f"  {count:6} {reason}" for reason, count in failures.items())]

@@ -147,8 +147,7 @@ def file_state(store: Store, recipe: Recipe, *, deep: bool = True) -> FileState:
 
 def shard_paths(store: Store, recipe: Recipe) -> list[Path]:
     """The shards of a recipe, the newest last: retired rows first, then by number."""
-    return sorted(h5_files(store.shard_folder(recipe)),
-                  key=lambda path: (not is_retired(path), _number(path), path.name))
+    return sorted(h5_files(store.shard_folder(recipe)), key=lambda path: (not is_retired(path), path.name))
 
 
 def retired_rows(store: Store, recipe: Recipe) -> int:
@@ -164,42 +163,30 @@ def is_retired(path: Path) -> bool:
     return path.name.startswith(RETIRED)
 
 
-def _number(path: Path) -> int:
-    numbered = SHARD_NAME.fullmatch(path.name)
-    return int(numbered[1]) if numbered else 0
-
-
 def _verified(store: Store, path: Path, recipe: Recipe, *, deep: bool) -> FeatureFile | None:
     """The file if it exists, is sound and belongs to the recipe; a damaged one is set aside."""
-    while True:
-        try:
-            return _check(path, recipe, deep=deep)
-        except FileGone:  # removed by another process, or replaced: look again
-            if not file_exists(path):
-                return None
-        except DamagedFile:
-            _set_aside(store, path, recipe, deep=deep)
+    def checked() -> FeatureFile:
+        file = FeatureFile(path)
+        if file.recipe != recipe:
+            raise DamagedFile(f"{path}: belongs to another recipe")
+        if deep:
+            file.check()
+        _ = file.keys
+        return file
 
-
-def _check(path: Path, recipe: Recipe, *, deep: bool) -> FeatureFile:
-    file = FeatureFile(path)
-    if file.recipe != recipe:
-        raise DamagedFile(f"{path}: belongs to another recipe")
-    if deep:
-        file.check()
-    _ = file.keys
-    return file
-
-
-def _set_aside(store: Store, path: Path, recipe: Recipe, *, deep: bool) -> None:
-    """Rename a damaged file, after another look: another process may have replaced it by a sound one."""
-    with file_lock(store.lock_path), suppress(FileGone):
-        try:
-            _check(path, recipe, deep=deep)
-        except DamagedFile as error:
-            aside = path.with_name(f"{path.name}.damaged")
-            atomic.publish(path, aside)
-            log.warning("set aside as %s, its rows are computed again: %s", aside, error)
+    while file_exists(path):
+        with suppress(FileGone):  # removed by another process, or replaced: look again
+            try:
+                return checked()
+            except DamagedFile:
+                with file_lock(store.lock_path):
+                    try:
+                        return checked()  # another process may have replaced it by a sound one
+                    except DamagedFile as error:
+                        aside = path.with_name(f"{path.name}.damaged")
+                        atomic.publish(path, aside)
+                        log.warning("set aside as %s, its rows are computed again: %s", aside, error)
+    return None
 
 
 def publish_shard(store: Store, recipe: Recipe, dim: int, rows: Rows) -> Path:
@@ -217,8 +204,8 @@ def _add_shard(store: Store, recipe: Recipe, temporary: Path, *, prefix: str = "
     """Rename a whole feature file to be the newest shard, under the store's lock: numbers are unique."""
     folder = store.shard_folder(recipe)
     atomic.make_folder(folder)
-    number = 1 + max(map(_number, h5_files(folder)), default=0)
-    path = folder / f"{prefix}{number:08d}-{uuid.uuid4().hex}.h5"
+    numbers = [int(named[1]) for path in h5_files(folder) if (named := SHARD_NAME.fullmatch(path.name))]
+    path = folder / f"{prefix}{1 + max(numbers, default=0):08d}-{uuid.uuid4().hex}.h5"
     atomic.publish(temporary, path)
     return path
 
@@ -232,56 +219,57 @@ def assemble(
     Returns None if a key is neither cached nor a recorded failure. Several processes may do this at once, and publish
     shards meanwhile: one that was overtaken starts again.
     """
-    def make(state: FileState) -> tuple[FeatureFile | None] | None:
+    def make(state: FileState) -> FeatureFile | None:
         if state.is_complete(keys, classifier=classifier):
             remove_leftovers(store, recipe)
-            return (state.finished,)
+            return state.finished
         if not state.rows.covers(keys):
-            return (None,)
+            return None
         try:
             file = replace_finished(store, recipe, dim, keys, state, state.rows, classifier=classifier)
         except DamagedFile:
             file_state(store, recipe)  # sets it aside
-            return None
-        if file:
-            _ = file.failures  # read now: later another process's file may stand there
-        return file and (file,)
+            raise FileGone("a damaged file has been set aside") from None
+        _ = file.failures  # read now: later another process's file may stand there
+        return file
 
-    return retry_replace(store, recipe, make)[0]
+    return retry_replace(store, recipe, make)
 
 
-def retry_replace(store: Store, recipe: Recipe, make: Callable[[FileState], Result | None]) -> Result:
-    """Call `make` with the current state until it succeeds (it returns None if another process was quicker)."""
+def retry_replace(store: Store, recipe: Recipe, make: Callable[[FileState], Result]) -> Result:
+    """Call `make` with the current state; again where another process was quicker, so that it raises FileGone."""
     for _ in range(ATTEMPTS):
         with suppress(FileGone):
-            result = make(file_state(store, recipe, deep=False))  # what goes into a new file is checked as it is read
-            if result is not None:
-                return result
+            return make(file_state(store, recipe, deep=False))  # what goes into a new file is checked as it is read
     raise CacheError(f"{store.path}: other processes keep changing it: run the same command again once they are done")
 
 
 def replace_finished(
     store: Store, recipe: Recipe, dim: int, keys: Sequence[str], state: FileState, rows: CachedRows, *,
     classifier: BackboneClassifier | None = None,
-) -> FeatureFile | None:
+) -> FeatureFile:
     """Make `rows` the finished file, in the order of `keys` (those not among them are left out).
 
     state: what the store held when `rows` was read; all of it is in `rows`. classifier: by default that of the files.
-    Returns None, and changes nothing, if another process has changed the finished file or removed shards since.
+    Raises FileGone, and changes nothing, if another process has changed the finished file or removed shards since.
     """
-    classifier = classifier or common_classifier(rows.files)
     wanted = set(keys)
+    finished = [key for key in keys if key in rows.place], [key for key in keys if key in rows.failures]
     retiring = [key for key in rows.place if key not in wanted], [key for key in rows.failures if key not in wanted]
     with ExitStack() as stack:
-        temporary = stack.enter_context(temporary_file(store.path))
-        _write(temporary, recipe, dim, rows, [key for key in keys if key in rows.place],
-               [key for key in keys if key in rows.failures], classifier=classifier)
-        retired = stack.enter_context(temporary_file(store.path)) if any(retiring) else None
-        if retired:
-            _write(retired, recipe, dim, rows, *retiring)
+        def write(written: list[str], failed: list[str], classifier: BackboneClassifier | None = None) -> Path:
+            path = stack.enter_context(temporary_file(store.path))
+            write_feature_file(path, recipe=recipe, dim=dim, keys=written, sha256=[rows.sha256(key) for key in written],
+                               features=rows.blocks(written), failures={key: rows.failures[key] for key in failed},
+                               classifier=classifier)
+            atomic.fsync(path)
+            return path
+
+        temporary = write(*finished, classifier or common_classifier(rows.files))
+        retired = write(*retiring) if any(retiring) else None
         stack.enter_context(file_lock(store.lock_path))
         if not state.is_current(store, recipe):
-            return None
+            raise FileGone(f"{store.path}: changed by another process")
         if retired:
             _add_shard(store, recipe, retired, prefix=RETIRED)
         atomic.publish(temporary, store.path_of(recipe))
@@ -304,13 +292,3 @@ def _remove_stale(store: Store, recipe: Recipe) -> None:
     for folder in (store.shard_folder(recipe), store.path / SHARDS):
         atomic.remove_stale_files(folder)
         atomic.remove_empty_folder(folder)
-
-
-def _write(
-    temporary: Path, recipe: Recipe, dim: int, rows: CachedRows, keys: Sequence[str], failed: Sequence[str], *,
-    classifier: BackboneClassifier | None = None,
-) -> None:
-    write_feature_file(temporary, recipe=recipe, dim=dim, keys=keys, sha256=[rows.sha256(key) for key in keys],
-                       features=rows.blocks(keys), failures={key: rows.failures[key] for key in failed},
-                       classifier=classifier)
-    atomic.fsync(temporary)

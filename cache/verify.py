@@ -2,69 +2,30 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from twofold.cache.errors import CacheError, FileGone
 from twofold.cache.feature_file import FeatureFile
+from twofold.cache.report import VerbReport
 from twofold.cache.store import Store
 from twofold.data.utils.atomic import file_exists
 
 ImageHashes = Callable[[Sequence[str]], dict[str, str]]  #: keys to the SHA-256 of their images; missing ones left out
 
 
-@dataclass(frozen=True)
-class FileReport:
-    """One file: sound, or its fault; notes on what may be suspicious though it is sound."""
-
-    file: str
-    rows: int = 0
-    failed: int = 0
-    fault: str = ""
-    notes: tuple[str, ...] = ()
-
-    @property
-    def sound(self) -> bool:
-        return not self.fault
-
-    def text(self) -> str:
-        first = (f"sound    {self.file}  {self.rows} samples, {self.failed} failed" if self.sound
-                 else f"AT FAULT {self.file}  {self.fault}")
-        return "\n".join([first, *(f"         note: {note}" for note in self.notes)])
-
-
-@dataclass(frozen=True)
-class Verification:
-    """The reports on all files of a store; exit code 1 if any is at fault."""
-
-    store: Path
-    files: list[FileReport]
-
-    @property
-    def exit_code(self) -> int:
-        return 0 if all(file.sound for file in self.files) else 1
-
-    def record(self) -> dict[str, Any]:
-        return {"store": str(self.store), "files": [asdict(file) | {"sound": file.sound} for file in self.files]}
-
-    def text(self) -> str:
-        return "\n".join(file.text() for file in self.files) or f"{self.store}: no feature files"
-
-
-def verify(path: Path, *, deep: bool = False, images: ImageHashes | None = None) -> Verification:
+def verify(path: Path, *, deep: bool = False, images: ImageHashes | None = None) -> VerbReport:
     """Check structure, checksums, recipe against fingerprint, duplicate keys and finiteness of every file and shard.
 
     path: a store or one feature file. deep: also note suspicious values, as equal rows of different images.
     images: also compare each image with the one that was encoded. Raises CacheError if `path` is neither.
     """
     store = None if path.is_file() else Store(path)
-    files = [*store.files(), *store.shards()] if store else [FeatureFile(path)]
-    listed, reports, hashes = store.listed_keys() if store else None, [], {}
-    for file in files:
-        name = str(file.path.relative_to(path if store else path.parent))
+    listed, hashes, files, lines = store.listed_keys() if store else None, {}, [], []
+    for file in [*store.files(), *store.shards()] if store else [FeatureFile(path)]:
+        record = {"file": str(file.path.relative_to(path if store else path.parent)), "rows": 0, "failed": 0,
+                  "fault": "", "notes": [], "sound": True}
         try:
             file = _checked(file)
             if file is None:
@@ -72,12 +33,16 @@ def verify(path: Path, *, deep: bool = False, images: ImageHashes | None = None)
             if images:
                 hashes |= images([key for key in file.keys if key not in hashes])
                 _require_images(file, hashes)
-            notes = [*(_compare_manifest(file, listed) if listed is not None and file.path.parent == path else []),
-                     *(_suspicious(file) if deep else [])]
-            reports.append(FileReport(name, file.rows, file.failed, notes=tuple(notes)))
+            notes = _compare_manifest(file, listed) if listed is not None and file.path.parent == path else []
+            record |= {"rows": file.rows, "failed": file.failed, "notes": notes + (_suspicious(file) if deep else [])}
+            lines.append(f"sound    {record['file']}  {file.rows} samples, {file.failed} failed")
+            lines += [f"         note: {note}" for note in record["notes"]]
         except CacheError as error:
-            reports.append(FileReport(name, fault=str(error)))
-    return Verification(path, reports)
+            record |= {"fault": str(error), "sound": False}
+            lines.append(f"AT FAULT {record['file']}  {error}")
+        files.append(record)
+    return VerbReport({"store": str(path), "files": files}, lines or [f"{path}: no feature files"],
+                      exit_code=0 if all(record["sound"] for record in files) else 1)
 
 
 def _checked(file: FeatureFile) -> FeatureFile | None:

@@ -8,18 +8,15 @@ Beside it, `.catalogue/` has one entry file for each shared file; whoever pushes
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 import numpy as np
 
 from twofold.cache.errors import CacheError
-from twofold.cache.feature_file import FeatureFile
-from twofold.cache.layout import MAX_DIM
+from twofold.cache.feature_file import MAX_DIM, FeatureFile
 from twofold.cache.recipe import Recipe
-from twofold.cache.report import feature_table
 from twofold.cache.store import MANIFEST, Store
 
 CATALOGUE = "store.json"
@@ -119,24 +116,6 @@ class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
                 raise CacheError(f"{source} has no features of {name!r}; it has {have or 'none at all'}")
         return msgspec.structs.replace(self, files=tuple(
             file for file in self.files if any(file.recipe.is_named(name) for name in backbones)))
-
-
-@dataclass(frozen=True)
-class SharedListing:
-    """What a shared store holds, as `cache ls` prints it."""
-
-    url: str
-    catalogue: Catalogue
-
-    def record(self) -> dict[str, Any]:
-        return {"store": self.url, "files": [
-            {"file": file.name, "backbone": file.recipe.backbone, "view": file.recipe.view["name"], "rows": file.rows,
-             "failed": file.failed, "dim": file.dim, "dtype": file.recipe.dtype, "precision": file.recipe.precision,
-             "weights": file.recipe.weights, "fingerprint": file.fingerprint, "bytes": file.bytes,
-             "sha256": file.sha256} for file in self.catalogue.files]}
-
-    def text(self) -> str:
-        return "\n".join(feature_table(self.record()["files"])) or f"{self.url}: no feature files"
 
 
 def catalogue_of(store: Store) -> Catalogue:

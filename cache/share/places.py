@@ -9,11 +9,11 @@ import errno
 import logging
 import os
 import re
-import urllib.parse
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote, urljoin, urlsplit
 
 from twofold.cache.errors import CacheError, TransferError
 from twofold.data.utils.outputs import NO_LINKS_HERE
@@ -24,17 +24,13 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  #: which the command line
 LOCAL, SSH, WEB = ("", "file", "local"), ("ssh", "sftp"), ("http", "https")
 DRIVERS = {"file": "", "ssh": "sshfs", "sftp": "sshfs", "http": "aiohttp", "https": "aiohttp", "s3": "s3fs",
            "gs": "gcsfs", "hf": "huggingface-hub"}  #: packages beside fsspec
-URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?:(?P<user>[^/@:?#]*)(?::(?P<password>[^/@?#]*))?@)?"
-                 r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^/@:?#\[\]]*)(?::(?P<port>\d{1,5}))?(?P<path>/[^?#]*)?(?P<query>[?#].*)?")
 CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
-BROKEN = (TransferError, "the connection broke off")
 REASONS = {  # by the names of classes of errors, as those of drivers need not be installed
     "HostKeyNotVerifiable": (CacheError, "the key of this host is not in ~/.ssh/known_hosts: connect to it once with "
                                          "`ssh`, which asks whether that is its key, or says that it has changed"),
     "ClientConnectorCertificateError": (CacheError, "its certificate is not to be trusted"),
-    "SFTPPermissionDenied": (CacheError, "no permission"), "PermissionError": (CacheError, "no permission"),
-    "FileNotFoundError": (CacheError, "there is no such file or folder"),
-    "NotADirectoryError": (CacheError, "there is no such file or folder"),
+    **dict.fromkeys(["SFTPPermissionDenied", "PermissionError"], (CacheError, "no permission")),
+    **dict.fromkeys(["FileNotFoundError", "NotADirectoryError"], (CacheError, "there is no such file or folder")),
     "FileExistsError": (TransferError, "another push is writing the same file"),
     "SFTPFailure": (TransferError, "the server says no more than 'Failure' (is its disk full, or a file in the way?)"),
     "SFTPNoSpaceOnFilesystem": (TransferError, "its disk is full"),
@@ -42,7 +38,7 @@ REASONS = {  # by the names of classes of errors, as those of drivers need not b
     "ConnectionRefusedError": (TransferError, "nothing answers there (connection refused)"),
     "TimeoutError": (TransferError, "no answer in time"),
     **dict.fromkeys(["DisconnectError", "SFTPConnectionLost", "ClientPayloadError", "ServerDisconnectedError",
-                     "ConnectionError"], BROKEN),
+                     "ConnectionError"], (TransferError, "the connection broke off")),
 }
 
 
@@ -50,41 +46,32 @@ class NameTaken(TransferError):
     """Somebody else has published a file of this name meanwhile."""
 
 
-@dataclass(frozen=True)
 class Address:
-    """A URL in parts, or a path on this machine (no scheme)."""
+    """A URL in parts, or a path on this machine (no scheme).
 
-    url: str
-    scheme: str = ""
-    user: str = ""
-    password: str = ""
-    host: str = ""
-    port: str = ""
-    path: str = ""
-    query: str = ""
+    shown: without password and query, which may hold a key. Raises CacheError, without secrets, for what is no URL of
+    one place.
+    """
 
-    @classmethod
-    def parse(cls, url: str) -> "Address":
-        """Raises CacheError, without secrets, for what is no URL of one place."""
-        if "://" not in url:
-            return cls(url, path=url)
-        parts = URL.fullmatch(url)
-        if parts is None:
+    def __init__(self, url: str):
+        try:
+            parts = urlsplit(url if "://" in url else "")
+            if "://" in url and not url.lower().startswith(f"{parts.scheme or '?'}://"):
+                raise ValueError
+            self.port = parts.port or 0
+        except ValueError:
             shown = re.sub(r"://.*@", "://", re.split(r"[?#]", url)[0])
             raise CacheError(f"{shown!r} is not a URL: give one place, as ssh://user@host:22/folder or s3://bucket/x, "
-                             "an IPv6 address as [::1]")
-        return cls(url, **{name: value or "" for name, value in parts.groupdict().items()})
-
-    @property
-    def shown(self) -> str:
-        """Without password and query, which may hold a key."""
-        if not self.scheme:
-            return self.url
-        user, port = (f"{self.user}@" if self.user else ""), (f":{self.port}" if self.port else "")
-        return f"{self.scheme}://{user}{self.host}{port}{self.path}".rstrip("/")
+                             "an IPv6 address as [::1]") from None
+        self.url, self.scheme, self.host, self.path = url, parts.scheme, parts.hostname or "", parts.path
+        self.user, self.password = unquote(parts.username or ""), unquote(parts.password or "")
+        self.query = url[re.search(r"[?#]|$", url).start():]
+        self.secrets = [secret for secret in (self.password, parts.password, self.query[1:]) if secret]
+        user, host = f"{parts.username}@" if parts.username else "", parts.netloc.rpartition("@")[2]
+        self.shown = f"{parts.scheme}://{user}{host}{parts.path}".rstrip("/") if parts.scheme else url
 
     def without_secrets(self, text: str) -> str:
-        for secret in filter(None, (self.password, urllib.parse.unquote(self.password), self.query[1:])):
+        for secret in self.secrets:
             text = text.replace(secret, "***")
         return text
 
@@ -92,7 +79,6 @@ class Address:
 @contextmanager
 def translate_errors(address: Address, name: str = "") -> Iterator[None]:
     """Turn whatever a driver raises into CacheError (mend something) or TransferError (the same may work later)."""
-    where = f"{address.shown}/{name}" if name else address.shown
     try:
         yield
     except (CacheError, ImportError):
@@ -100,20 +86,19 @@ def translate_errors(address: Address, name: str = "") -> Iterator[None]:
     except Exception as error:
         cause: Any = getattr(error, "os_error", error)  # aiohttp's around the socket's
         status = getattr(error, "status", None)
-        names = [kind.__name__ for kind in (*type(error).__mro__, *type(cause).__mro__)]
+        known = [each.__name__ for each in (*type(error).__mro__, *type(cause).__mro__) if each.__name__ in REASONS]
         if isinstance(cause, OSError) and cause.errno in FULL_DISK:
             raise cause from None
-        if status in (401, 403, 407):
-            kind, reason = CacheError, f"no permission (the server answers {status})"
-        elif isinstance(status, int):
+        if isinstance(status, int):
             kind = TransferError if status >= 500 or status in (408, 429) else CacheError
-            reason = f"the server answers {status}"
-        elif known := next((each for each in names if each in REASONS), ""):
-            kind, reason = REASONS[known]
+            denied = status in (401, 403, 407)
+            reason = f"no permission (the server answers {status})" if denied else f"the server answers {status}"
+        elif known:
+            kind, reason = REASONS[known[0]]
         else:
             said = address.without_secrets(" ".join(str(cause).split()))[:200]
             kind, reason = TransferError, said or type(cause).__name__
-        raise kind(f"{where}: {reason}") from None
+        raise kind(f"{address.shown}{f'/{name}' if name else ''}: {reason}") from None
 
 
 @dataclass(frozen=True)
@@ -138,28 +123,31 @@ class Place:
         self.address, self.files, self.root = address, files, root.rstrip("/")
         self.resumes = address.scheme in (*LOCAL, *SSH)  #: a file that broke off can be written on
 
+    def path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
     def size(self, name: str) -> int | None:
         """Bytes of a file, None if there is none."""
         self.files.invalidate_cache()
         with suppress(FileNotFoundError):
-            return self.files.info(self._path(name))["size"]
+            return self.files.info(self.path(name))["size"]
 
     def entries(self, folder: str = "") -> dict[str, dict[str, Any]]:
         """What is in a folder below, by name, with what fsspec says of it; nothing if the folder is not there."""
         self.files.invalidate_cache()
-        listed = []
         with suppress(FileNotFoundError):
-            listed = self.files.ls(self._path(folder), detail=True)
-        return {entry["name"].rstrip("/").rpartition("/")[2]: entry for entry in listed}
+            return {entry["name"].rstrip("/").rpartition("/")[2]: entry
+                    for entry in self.files.ls(self.path(folder), detail=True)}
+        return {}
 
     def read(self, name: str, start: int = 0) -> Stream:
         """The file from `start` on."""
-        file = self.files.open(self._path(name), "rb")
+        file = self.files.open(self.path(name), "rb")
         file.seek(start)
         return Stream(start, self.size(name), file)
 
     def make(self, folder: str = "") -> None:
-        self.files.makedirs(self._path(folder).rstrip("/") or "/", exist_ok=True)
+        self.files.makedirs(self.path(folder).rstrip("/") or "/", exist_ok=True)
 
     def resumable(self, name: str) -> int:
         """Bytes of a file that can be written on; 0 if there is none. A link of its name goes: it leads elsewhere."""
@@ -173,7 +161,7 @@ class Place:
 
     def write(self, name: str, chunks: Iterable[bytes], start: int = 0) -> None:
         """Write a file that is not there, or from `start` on one that `resumable` allows."""
-        with self.files.open(self._path(name), "wb" if not self.resumes else "r+b" if start else "xb") as file:
+        with self.files.open(self.path(name), "wb" if not self.resumes else "r+b" if start else "xb") as file:
             if start:
                 file.seek(start)
             for chunk in chunks:
@@ -184,39 +172,41 @@ class Place:
 
     def publish(self, temporary: str, name: str, *, replace: bool) -> None:
         """Give a file its name. Raises NameTaken for one that is there, unless it may be replaced."""
-        old, new = self._path(temporary), self._path(name)
         try:
-            if not replace and self.address.scheme in SSH:
-                from fsspec.asyn import sync
-
-                return sync(self.files.loop, self._rename_once, old, new)
-            if not replace and self.address.scheme in LOCAL:
-                try:
-                    self.files.link(old, new)
-                    return self.files.rm_file(old)
-                except OSError as error:
-                    if error.errno not in NO_LINKS_HERE:
-                        raise
-            if not replace and self.size(name) is not None:
-                raise FileExistsError(name)
-            self.files.mv(old, new)
+            if replace:
+                self.files.mv(self.path(temporary), self.path(name))
+            else:
+                self._rename_once(self.path(temporary), self.path(name))
         except Exception:
             if replace or self.size(name) is None:
                 raise
             raise NameTaken(f"{self.address.shown}/{name} has just been written by another push: run the same command "
                             "again") from None
 
-    async def _rename_once(self, old: str, new: str) -> None:
-        """SFTP's plain rename, which never replaces."""
-        async with self.files.client.start_sftp_client() as sftp:
-            await sftp.rename(old, new)
+    def _rename_once(self, old: str, new: str) -> None:
+        """Rename where nothing is replaced: in one step where the driver can do that, else after a look."""
+        if self.address.scheme in SSH:
+            from fsspec.asyn import sync
+
+            async def rename() -> None:
+                async with self.files.client.start_sftp_client() as sftp:
+                    await sftp.rename(old, new)
+
+            return sync(self.files.loop, rename)
+        if self.address.scheme in LOCAL:
+            try:
+                self.files.link(old, new)
+                return self.files.rm_file(old)
+            except OSError as error:
+                if error.errno not in NO_LINKS_HERE:
+                    raise
+        if self.files.exists(new):
+            raise FileExistsError(new)
+        self.files.mv(old, new)
 
     def remove(self, name: str) -> None:
         with suppress(FileNotFoundError):
-            self.files.rm_file(self._path(name))
-
-    def _path(self, name: str) -> str:
-        return f"{self.root}/{name}"
+            self.files.rm_file(self.path(name))
 
 
 class WebFolder(Place):
@@ -226,7 +216,7 @@ class WebFolder(Place):
         """The file from `start` on, or from its beginning if the server cannot do ranges."""
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         try:  # block_size 0: as a stream; size: not asked for before
-            file = self.files.open(f"{self._path(name)}{self.address.query}", block_size=0, size=1, headers=headers)
+            file = self.files.open(f"{self.path(name)}{self.address.query}", block_size=0, size=1, headers=headers)
         except Exception as error:
             if getattr(error, "status", None) != 416 or not start:
                 raise
@@ -238,24 +228,17 @@ class WebFolder(Place):
         return Stream(start if said else 0, int(length) if length.isdecimal() else None, file)
 
 
-async def _web_client(**options: Any) -> Any:
-    """aiohttp's session, which waits for the head of an answer no longer than TIMEOUT and stays with its host."""
-    import aiohttp
-
-    async def guarded(request: Any, handler: Any) -> Any:
-        async with asyncio.timeout(TIMEOUT):
-            answer = await handler(request)
-        if answer.status in (301, 302, 303, 307, 308) and (location := answer.headers.get("Location")):
-            there, here = urllib.parse.urlsplit(urllib.parse.urljoin(str(request.url), location)), request.url
-            if there.hostname != here.host or there.scheme not in (here.scheme, "https"):
-                answer.close()
-                raise CacheError(f"{here.scheme}://{here.authority}: it sends on to {there.scheme}://{there.netloc}, "
-                                 "which is not followed: if you trust that place, give its own URL")
-        return answer
-
-    return aiohttp.ClientSession(
-        middlewares=[guarded], auto_decompress=False, trust_env=True,
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT, sock_read=TIMEOUT), **options)
+async def _guarded(request: Any, handler: Any) -> Any:
+    """Wait for the head of an answer no longer than TIMEOUT, and stay with its host."""
+    async with asyncio.timeout(TIMEOUT):
+        answer = await handler(request)
+    if answer.status in (301, 302, 303, 307, 308) and (location := answer.headers.get("Location")):
+        there, here = urlsplit(urljoin(str(request.url), location)), request.url
+        if there.hostname != here.host or there.scheme not in (here.scheme, "https"):
+            answer.close()
+            raise CacheError(f"{here.scheme}://{here.authority}: it sends on to {there.scheme}://{there.netloc}, "
+                             "which is not followed: if you trust that place, give its own URL")
+    return answer
 
 
 def open_place(url: str, *, writing: bool = False) -> Place:
@@ -263,7 +246,7 @@ def open_place(url: str, *, writing: bool = False) -> Place:
 
     Raises CacheError if its driver is unknown or missing, or for the web to write to; TransferError if it is silent.
     """
-    address = Address.parse(url.removesuffix("/store.json"))
+    address = Address(url.removesuffix("/store.json"))
     if address.scheme in WEB and writing:
         raise CacheError(f"{address.shown}: a web server can only be read: push to the folder that it serves, on this "
                          "machine or by ssh://")
@@ -284,15 +267,19 @@ def _connected(address: Address) -> Place:
     for name in ("asyncio", "asyncssh"):  # of a connection that breaks off they log much, with tracebacks
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if address.scheme in LOCAL:  # a path, whatever it is called
-        return Place(address, fsspec.filesystem("file"), os.path.abspath(address.host + address.path + address.query))
+        return Place(address, fsspec.filesystem("file"), os.path.abspath(address.url.removeprefix(f"{address.scheme}://")))
     if address.scheme in SSH:
         return _ssh_folder(address)
     if address.scheme in WEB:
-        files = fsspec.filesystem("http", get_client=_web_client, skip_instance_cache=True)
-        return WebFolder(address, files, address.shown)
+        import aiohttp
+
+        options = {"middlewares": [_guarded], "auto_decompress": False, "trust_env": True,
+                   "timeout": aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT, sock_read=TIMEOUT)}
+        return WebFolder(address, fsspec.filesystem("http", client_kwargs=options, skip_instance_cache=True),
+                         address.shown)
+    if "::" in address.url:  # fsspec would chain places, and write elsewhere than is said
+        raise CacheError(f"{address.shown}: '::' is not taken: give one place")
     try:
-        if "::" in address.url:  # fsspec would chain places, and write elsewhere than is said
-            raise CacheError(f"{address.shown}: '::' is not taken: give one place")
         return Place(address, *fsspec.core.url_to_fs(address.url, skip_instance_cache=True))
     except ValueError as error:
         if "rotocol" not in str(error):
@@ -308,13 +295,12 @@ def _ssh_folder(address: Address) -> Place:
 
     if not address.host or not address.path.strip("/") or address.query:
         raise CacheError(f"{address.shown}: say which folder of which host, as ssh://user@host/path/of/the/folder")
-    options = {"username": urllib.parse.unquote(address.user), "password": urllib.parse.unquote(address.password),
-             "port": int(address.port or 0)}
+    login = {"username": address.user, "password": address.password, "port": address.port}
     try:
         files = SSHFileSystem(
-            address.host.strip("[]"), known_hosts=(), connect_timeout=TIMEOUT / 2, login_timeout=TIMEOUT / 2,
+            address.host, known_hosts=(), connect_timeout=TIMEOUT / 2, login_timeout=TIMEOUT / 2,
             keepalive_interval=TIMEOUT / 4, keepalive_count_max=3, skip_instance_cache=True,
-            **{name: value for name, value in options.items() if value})
+            **{name: value for name, value in login.items() if value})
     except HostKeyNotVerifiable:
         raise
     except (DisconnectError, ConnectionResetError, EOFError):

@@ -7,15 +7,14 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from twofold.cache.card import CARD, is_card
 from twofold.cache.errors import CacheError, TransferError
 from twofold.cache.feature_file import FeatureFile
+from twofold.cache.report import VerbReport, feature_record, feature_table
 from twofold.cache.share.catalogue import (
     CATALOGUE,
     ENTRIES,
@@ -23,7 +22,6 @@ from twofold.cache.share.catalogue import (
     Catalogue,
     Entry,
     FeatureEntry,
-    SharedListing,
     catalogue_of,
     parse,
 )
@@ -36,46 +34,16 @@ RESUMED_BYTES = 1 << 20  #: a smaller file is sent anew, under a name that no ot
 FORGOTTEN_SECONDS = 7 * 24 * 3600
 MOST_CARD_BYTES = 1 << 20
 Progress = Callable[[int, int], None]  #: bytes that have just gone one way or the other, and those to go in all
+Moved = Callable[[int], None]  #: bytes that have just gone one way or the other
 
 
-@dataclass(frozen=True)
-class Transfer:
-    """One push or pull that has succeeded."""
-
-    store: Path
-    url: str
-    pushed: bool
-    moved: tuple[Entry, ...]
-    present: tuple[Entry, ...]  #: asked for, but the other side had them
-    resumed: int  #: bytes of `moved` that had arrived in an earlier attempt
-    unfinished: int = 0  #: shards of unfinished work, which are not shared
-
-    def record(self) -> dict[str, Any]:
-        moved, present = ([{"file": entry.name, "bytes": entry.bytes, "sha256": entry.sha256} for entry in entries]
-                          for entries in (self.moved, self.present))
-        return {"store": str(self.store), "url": self.url, "pushed": self.pushed, "moved": moved,
-                "already_there": present, "bytes": _total(self.moved) - self.resumed, "resumed_bytes": self.resumed,
-                "unfinished_parts": self.unfinished}
-
-    def text(self) -> str:
-        ends = (self.store, self.url) if self.pushed else (self.url, self.store)
-        lines = [f"{'pushed ' if self.pushed else 'fetched'}        {entry.name}  {_mb(entry.bytes)}"
-                 for entry in self.moved]
-        lines += [f"already there  {entry.name}  {_mb(entry.bytes)}" for entry in self.present]
-        resumed = f", {_mb(self.resumed)} of them in an earlier attempt" if self.resumed else ""
-        lines.append(f"{ends[0]} -> {ends[1]}: " + (
-            f"{len(self.moved)} {'files' if len(self.moved) > 1 else 'file'}, {_mb(_total(self.moved))}{resumed}, "
-            "SHA-256 verified" if self.moved else "nothing to do, everything is there"))
-        if self.unfinished:
-            lines.append(f"not shared: unfinished work (parts: {self.unfinished}; the same `extract` command finishes "
-                         "it)")
-        return "\n".join(lines)
-
-
-def shared_listing(url: str) -> SharedListing:
+def shared_listing(url: str) -> VerbReport:
     """What the store at a URL holds; only its catalogue is fetched."""
     source = open_place(url)
-    return SharedListing(source.address.shown, fetch_catalogue(source))
+    files = [feature_record(file.name, file.recipe, rows=file.rows, failed=file.failed, dim=file.dim, size=file.bytes)
+             | {"sha256": file.sha256} for file in fetch_catalogue(source).files]
+    shown = source.address.shown
+    return VerbReport({"store": shown, "files": files}, feature_table(files) or [f"{shown}: no feature files"])
 
 
 def fetch_catalogue(source: Place) -> Catalogue:
@@ -88,7 +56,9 @@ def fetch_catalogue(source: Place) -> Catalogue:
             raise CacheError(f"{shown} has no {CATALOGUE}: it is not a store that `cache push` has written") from None
 
 
-def push(store: Store, url: str, *, replace: bool = False, progress: Progress = lambda count, total: None) -> Transfer:
+# ------------------------------------------------------------------------------------------------------------- push
+def push(store: Store, url: str, *, replace: bool = False, progress: Progress = lambda count, total: None
+         ) -> VerbReport:
     """Send the feature files and the manifest of a store to a folder elsewhere; what else that holds stays.
 
     Each is written under a hidden name (on from where an earlier attempt broke off, where that place can append), read
@@ -106,7 +76,7 @@ def push(store: Store, url: str, *, replace: bool = False, progress: Progress = 
         present, lacking, broken, other = [], [], [], []
         for name, entry in here.entries.items():
             listed, size = there.get(name), target.size(name)
-            if size == entry.bytes and (listed.sha256 if listed else _digest(target.read(name).chunks)) == entry.sha256:
+            if size == entry.bytes and (listed.sha256 if listed else _digest(target, name)) == entry.sha256:
                 present.append(entry)
                 continue
             lacking.append(entry)
@@ -120,11 +90,15 @@ def push(store: Store, url: str, *, replace: bool = False, progress: Progress = 
         for entry in lacking:
             resumed += _send(target, entry, store.path / entry.name, lambda count: progress(count, whole),
                              replace=replace or entry.name in broken)
-        _send_card(target, store.path / CARD)
+        card = store.path / CARD
+        if card.is_file():  # in place of an older one of ours; a page of somebody's own stays
+            size = target.size(CARD)
+            if size is None or (size <= MOST_CARD_BYTES
+                                and is_card(_small(target, CARD, size).decode("utf-8", "replace"))):
+                _put(target, CARD, card.read_bytes())
         if there | here.entries != indexed:
             write_catalogue(target, here)
-    return Transfer(store.path, target.address.shown, True, tuple(lacking), tuple(present), resumed,
-                    len(store.shards()))
+    return _report(store.path, target, lacking, present, resumed, pushed=True, unfinished=len(store.shards()))
 
 
 def write_catalogue(target: Place, ours: Catalogue) -> None:
@@ -139,12 +113,10 @@ def write_catalogue(target: Place, ours: Catalogue) -> None:
     target.make(ENTRIES)
     for entry in ours.entries.values():
         _put(target, f"{ENTRIES}/{entry.name}.json", msgspec.json.encode(entry))
-    entries = _entries(target)
-    while True:
+    seen, entries = None, _entries(target)
+    while entries != seen:
         _put(target, CATALOGUE, Catalogue.of(_indexed(target) | entries).json())
         seen, entries = entries, _entries(target)
-        if entries == seen:
-            return
 
 
 def _indexed(target: Place) -> dict[str, Entry]:
@@ -154,16 +126,14 @@ def _indexed(target: Place) -> dict[str, Entry]:
 def _entries(target: Place) -> dict[str, Entry]:
     """What the entry files say, by name."""
     entries = {}
-    for name in sorted(target.entries(ENTRIES)):
-        kind = Entry if name == f"{MANIFEST}.json" else FeatureEntry
-        path = f"{ENTRIES}/{name}"
-        if name.endswith(".json"):
-            entry = parse(_small(target, path, MAX_CATALOGUE_BYTES), kind, f"{target.address.shown}/{path}")
-            entries[entry.name] = entry
+    for path in (f"{ENTRIES}/{name}" for name in sorted(target.entries(ENTRIES)) if name.endswith(".json")):
+        kind = Entry if path == f"{ENTRIES}/{MANIFEST}.json" else FeatureEntry
+        entry = parse(_small(target, path, MAX_CATALOGUE_BYTES), kind, f"{target.address.shown}/{path}")
+        entries[entry.name] = entry
     return entries
 
 
-def _send(target: Place, entry: Entry, path: Path, progress: Callable[[int], None], *, replace: bool) -> int:
+def _send(target: Place, entry: Entry, path: Path, moved: Moved, *, replace: bool) -> int:
     """Send one file; returns how many of its bytes an earlier attempt had left there."""
     resumes = target.resumes and entry.bytes >= RESUMED_BYTES
     partial = f"{PUSHING}{entry.sha256 if resumes else uuid.uuid4().hex}"
@@ -171,12 +141,20 @@ def _send(target: Place, entry: Entry, path: Path, progress: Callable[[int], Non
     if have > entry.bytes:
         target.remove(partial)
         have = 0
-    progress(have)
+    moved(have)
+
+    def rest() -> Iterator[bytes]:
+        with path.open("rb") as file:
+            file.seek(have)
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+                moved(len(chunk))
+
     try:
         with translate_errors(target.address, entry.name):
             if have < entry.bytes or not have:
-                target.write(partial, _read(path, have, progress), have)
-            arrived = _digest(target.read(partial).chunks, progress)
+                target.write(partial, rest(), have)
+            arrived = _digest(target, partial, moved)
     except TransferError as error:
         kept = "what has arrived is kept there" if resumes else f"{entry.name} starts anew"
         raise TransferError(f"{error}: run the same command again, {kept}") from None
@@ -188,17 +166,9 @@ def _send(target: Place, entry: Entry, path: Path, progress: Callable[[int], Non
         target.publish(partial, entry.name, replace=replace)
     except NameTaken:
         target.remove(partial)
-        if _digest(target.read(entry.name).chunks) != entry.sha256:
+        if _digest(target, entry.name) != entry.sha256:
             raise
     return have
-
-
-def _send_card(target: Place, card: Path) -> None:
-    """The store's page, in place of an older one of ours; a page of somebody's own stays."""
-    if card.is_file():
-        size = target.size(CARD)
-        if size is None or (size <= MOST_CARD_BYTES and is_card(_small(target, CARD, size).decode("utf-8", "replace"))):
-            _put(target, CARD, card.read_bytes())
 
 
 def _put(target: Place, name: str, data: bytes) -> None:
@@ -210,10 +180,11 @@ def _put(target: Place, name: str, data: bytes) -> None:
     target.publish(partial, name, replace=True)
 
 
+# ------------------------------------------------------------------------------------------------------------- pull
 def pull(
     url: str, store: Store, *, backbones: Sequence[str] | None = None, replace: bool = False,
     progress: Progress = lambda count, total: None,
-) -> Transfer:
+) -> VerbReport:
     """Fetch the files of a shared store (of these `backbones`, see `Catalogue.chosen`) that `store` lacks.
 
     Each stands under a hidden name until its size, SHA-256 and layout are what the catalogue says. A file of the same
@@ -232,23 +203,16 @@ def pull(
         _refuse(other, store=store.path, url=source.address.shown, remedy=(
             "fetch with --replace what is there, or pull into another folder and `cache merge` the two"))
     store.path.mkdir(parents=True, exist_ok=True)
-    partials = {entry.name: store.path / f"{PULLING}{entry.sha256}" for entry in lacking}
-    needed = _total(lacking) - sum(path.stat().st_size for path in partials.values() if path.exists())
+    partials = [store.path / f"{PULLING}{entry.sha256}" for entry in lacking]
+    whole = _total(lacking)
+    needed = whole - sum(path.stat().st_size for path in partials if path.exists())
     if (free := shutil.disk_usage(store.path).free) < needed:
         raise TransferError(f"{store.path}: {_mb(needed)} are to be fetched and its disk has {_mb(free)} free: make "
                             "space, or choose some of the --backbones")
     resumed = 0
-    for entry in lacking:
-        partial = partials[entry.name]
+    for entry, partial in zip(lacking, partials, strict=True):
         with _locked(partial):
-            resumed += _receive(source, entry, partial, _total(lacking), progress)
-            if Entry.of(partial).sha256 != entry.sha256:
-                partial.unlink(missing_ok=True)
-                raise TransferError(f"{source.address.shown}/{entry.name} does not have the SHA-256 of its catalogue: "
-                                    "it was damaged on the way, or there; nothing of it is kept, run the same command "
-                                    "again")
-            with _refused(source, entry, partial):
-                _require_expected(entry, partial)
+            resumed += _fetch(source, entry, partial, lambda count: progress(count, whole))
             final = store.path / entry.name
             with file_lock(store.lock_path):  # `extract` may write to the store meanwhile
                 if replace or not file_exists(final):
@@ -260,7 +224,7 @@ def pull(
     for path in store.path.glob(f"{PULLING}*"):
         if time.time() - path.stat().st_mtime > FORGOTTEN_SECONDS:
             path.unlink(missing_ok=True)
-    return Transfer(store.path, source.address.shown, False, tuple(lacking), tuple(present), resumed)
+    return _report(store.path, source, lacking, present, resumed, pushed=False)
 
 
 @contextlib.contextmanager
@@ -271,48 +235,60 @@ def _locked(partial: Path) -> Iterator[None]:
     """
     descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     with os.fdopen(descriptor, "ab") as file:
-        if not try_lock(file.fileno(), unknown=True):  # without locks two processes would write the same bytes
-            raise TransferError(f"{partial.parent}: another process is fetching the same file into it: run the same "
-                                "command again when that is done")
-        if not partial.exists() or not os.path.samestat(os.fstat(file.fileno()), partial.stat()):
-            raise TransferError(f"{partial.parent}: another process has just fetched the same file into it: run the "
-                                "same command again")
+        busy = not try_lock(file.fileno(), unknown=True)  # without locks two processes would write the same bytes
+        if busy or not partial.exists() or not os.path.samestat(os.fstat(file.fileno()), partial.stat()):
+            raise TransferError(f"{partial.parent}: another process {'is fetching' if busy else 'has just fetched'} "
+                                "the same file into it: run the same command again when that is done")
         yield
 
 
-def _receive(source: Place, entry: Entry, partial: Path, whole: int, progress: Progress) -> int:
-    """Write what is missing of the file; returns where the other side began to send."""
-    have = partial.stat().st_size
-    if have > entry.bytes:
+def _fetch(source: Place, entry: Entry, partial: Path, moved: Moved) -> int:
+    """Write what is missing of one file and prove it; returns where the other side began to send.
+
+    Nothing is kept of a file that is not what the catalogue promises; what has arrived is, where a connection breaks.
+    """
+    where, start = f"{source.address.shown}/{entry.name}", partial.stat().st_size
+    if start > entry.bytes:
         os.truncate(partial, 0)
-        have = 0
-    if have == entry.bytes:
-        progress(have, whole)
-        return have
-    try:
-        with (translate_errors(source.address, entry.name), _refused(source, entry, partial),
-              partial.open("r+b") as file):
-            stream = source.read(entry.name, have)
-            with contextlib.closing(stream.file):
-                if stream.total not in (None, entry.bytes):
-                    raise CacheError(f"it has {stream.total} bytes and its catalogue says {entry.bytes}")
-                progress(file.seek(stream.start), whole)
-                for chunk in stream.chunks:
-                    if file.tell() + len(chunk) > entry.bytes:
-                        raise CacheError(f"it has more than the {entry.bytes} bytes that its catalogue says")
-                    file.write(chunk)
-                    progress(len(chunk), whole)
-            if file.tell() < entry.bytes:
-                raise ConnectionError("it ended too early")
-    except TransferError as error:
-        have = partial.stat().st_size
-        kept = f"it goes on from {_mb(have)} of the {_mb(entry.bytes)} of {entry.name}" if have else "it goes on there"
-        raise TransferError(f"{error}: run the same command again, {kept}") from None
-    return stream.start
+        start = 0
+    if start == entry.bytes:
+        moved(start)
+    else:
+        try:
+            with translate_errors(source.address, entry.name), _refused(where, partial), partial.open("r+b") as file:
+                stream = source.read(entry.name, start)
+                start = stream.start
+                with contextlib.closing(stream.file):
+                    if stream.total not in (None, entry.bytes):
+                        raise CacheError(f"it has {stream.total} bytes and its catalogue says {entry.bytes}")
+                    moved(file.seek(start))
+                    for chunk in stream.chunks:
+                        if file.tell() + len(chunk) > entry.bytes:
+                            raise CacheError(f"it has more than the {entry.bytes} bytes that its catalogue says")
+                        file.write(chunk)
+                        moved(len(chunk))
+                if file.tell() < entry.bytes:
+                    raise ConnectionError("it ended too early")
+        except TransferError as error:
+            have = partial.stat().st_size
+            kept = f"from {_mb(have)} of the {_mb(entry.bytes)} of {entry.name}" if have else "there"
+            raise TransferError(f"{error}: run the same command again, it goes on {kept}") from None
+    if Entry.of(partial).sha256 != entry.sha256:
+        partial.unlink(missing_ok=True)
+        raise TransferError(f"{where} does not have the SHA-256 of its catalogue: it was damaged on the way, or there; "
+                            "nothing of it is kept, run the same command again")
+    if isinstance(entry, FeatureEntry):
+        with _refused(where, partial):
+            received = FeatureFile(partial)
+            facts = [(file.recipe, file.rows, file.failed, file.dim) for file in (received, entry)]
+            received.check()
+            if facts[0] != facts[1]:
+                raise CacheError("it is of another recipe or size than its catalogue says")
+    return start
 
 
 @contextlib.contextmanager
-def _refused(source: Place, entry: Entry, partial: Path) -> Iterator[None]:
+def _refused(where: str, partial: Path) -> Iterator[None]:
     """Keep nothing of a file that is not what the catalogue promises; a connection that broke off is another thing."""
     try:
         yield
@@ -321,17 +297,27 @@ def _refused(source: Place, entry: Entry, partial: Path) -> Iterator[None]:
     except CacheError as error:
         partial.unlink(missing_ok=True)
         reason = str(error).removeprefix(f"{partial}: ")
-        raise CacheError(f"{source.address.shown}/{entry.name} is refused: {reason}; nothing of it is kept") from None
+        raise CacheError(f"{where} is refused: {reason}; nothing of it is kept") from None
 
 
-def _require_expected(entry: Entry, partial: Path) -> None:
-    """Raises CacheError for a file that is whole and not what the catalogue says."""
-    if isinstance(entry, FeatureEntry):
-        file = FeatureFile(partial)
-        received = (file.recipe, file.rows, file.failed, file.dim)
-        file.check()
-        if received != (entry.recipe, entry.rows, entry.failed, entry.dim):
-            raise CacheError("it is of another recipe or size than its catalogue says")
+# ------------------------------------------------------------------------------------------------------------- both
+def _report(store: Path, place: Place, moved: Sequence[Entry], present: Sequence[Entry], resumed: int, *, pushed: bool,
+            unfinished: int = 0) -> VerbReport:
+    """resumed: bytes of `moved` that had arrived in an earlier attempt; unfinished: shards, which are not shared."""
+    url = place.address.shown
+    records = [[{"file": entry.name, "bytes": entry.bytes, "sha256": entry.sha256} for entry in entries]
+               for entries in (moved, present)]
+    data = {"store": str(store), "url": url, "pushed": pushed, "moved": records[0], "already_there": records[1],
+            "bytes": _total(moved) - resumed, "resumed_bytes": resumed, "unfinished_parts": unfinished}
+    earlier = f", {_mb(resumed)} of them in an earlier attempt" if resumed else ""
+    did = (f"{len(moved)} {'files' if len(moved) > 1 else 'file'}, {_mb(_total(moved))}{earlier}, SHA-256 verified"
+           if moved else "nothing to do, everything is there")
+    return VerbReport(data, [
+        *(f"{'pushed ' if pushed else 'fetched'}        {entry.name}  {_mb(entry.bytes)}" for entry in moved),
+        *(f"already there  {entry.name}  {_mb(entry.bytes)}" for entry in present),
+        f"{store} -> {url}: {did}" if pushed else f"{url} -> {store}: {did}",
+        *([f"not shared: unfinished work (parts: {unfinished}; the same `extract` command finishes it)"]
+          if unfinished else [])])
 
 
 def _refuse(names: Sequence[str], *, store: Path, url: str, remedy: str) -> None:
@@ -351,19 +337,12 @@ def _small(place: Place, name: str, most: int) -> bytes:
     return bytes(data)
 
 
-def _read(path: Path, start: int, progress: Callable[[int], None]) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        file.seek(start)
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
-            progress(len(chunk))
-
-
-def _digest(chunks: Iterable[bytes], progress: Callable[[int], None] = lambda count: None) -> str:
+def _digest(place: Place, name: str, moved: Moved = lambda count: None) -> str:
+    """The SHA-256 of a file, read back."""
     sha256 = hashlib.sha256()
-    for chunk in chunks:
+    for chunk in place.read(name).chunks:
         sha256.update(chunk)
-        progress(len(chunk))
+        moved(len(chunk))
     return sha256.hexdigest()
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from twofold.cache.classifier import BackboneClassifier
-from twofold.cache.layout import MAX_DIM
+from twofold.cache.feature_file import MAX_DIM
 from twofold.data.utils.errors import InputError, first_line
 from twofold.extract.encoders.classifier import checkpoint_classifier
 from twofold.extract.encoders.devices import PRECISIONS, parse_device, resolve_precision

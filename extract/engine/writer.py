@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from twofold.cache.layout import first_non_finite_row
+from twofold.cache.feature_file import first_non_finite_row
 from twofold.cache.recipe import Recipe
 from twofold.cache.shards import Rows
 from twofold.extract.engine.batches import Batch, BatchPool

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from twofold.cache.classifier import TrainingSamples
-from twofold.cache.feature_file import FeatureFile
-from twofold.cache.layout import first_non_finite_row
+from twofold.cache.feature_file import FeatureFile, first_non_finite_row
 from twofold.cache.recipe import Recipe, differences
 from twofold.cache.store import Store
 from twofold.data.labels import BASIC, Taxonomy, normalize_label

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from twofold.cache.errors import CacheError, DamagedFile, FileGone
-from twofold.cache.feature_file import FeatureFile
+from twofold.cache.feature_file import FeatureFile, first_non_finite_row
 from twofold.cache.feature_writer import write_feature_file
-from twofold.cache.layout import first_non_finite_row
 
 
 def offset_of(path):

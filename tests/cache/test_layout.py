@@ -10,8 +10,7 @@ import pytest
 
 from twofold.cache import feature_writer
 from twofold.cache.errors import CacheError, DamagedFile
-from twofold.cache.feature_file import FeatureFile
-from twofold.cache.layout import MAGIC, SEAL_BYTES
+from twofold.cache.feature_file import MAGIC, SEAL_BYTES, FeatureFile
 
 
 def change(path, attack):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from tests.cache.conftest import put
 from twofold.cache.classifier import BackboneClassifier
 from twofold.cache.errors import CacheError, DamagedFile
 from twofold.cache.feature_file import FeatureFile
-from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.merge import merge
 from twofold.cache.shards import Rows, publish_shard
 from twofold.cache.store import Store
@@ -22,10 +22,9 @@ def store(tmp_path, recipe):
     def make(name, rows, *, values=VALUES, sha=None, failures=None, classifier=None, **changes):
         made = Store(tmp_path / name, new=True)
         made.path.mkdir(exist_ok=True)
-        how = recipe(dtype="float32", **changes)
-        write_feature_file(made.path_of(how), recipe=how, dim=4, keys=[KEYS[row] for row in rows],
-                          sha256=[sha or f"{row:064x}" for row in rows], features=values[list(rows)],
-                          failures=failures or {}, classifier=classifier)
+        put(made.path_of(recipe(dtype="float32", **changes)), values[list(rows)], keys=[KEYS[row] for row in rows],
+            sha256=[sha or f"{row:064x}" for row in rows], failures=failures, classifier=classifier, dtype="float32",
+            **changes)
         return made
 
     return make

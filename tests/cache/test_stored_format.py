@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from twofold.cache.layout import FORMAT_VERSION
+from twofold.cache.feature_file import FORMAT_VERSION
 from twofold.cache.shards import assemble, file_state
 from twofold.cache.store import Store
 from twofold.cache.verify import verify
