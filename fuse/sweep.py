@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from twofold.cache.errors import CacheError
@@ -25,7 +26,7 @@ from twofold.fuse.core.settings import HEAD_TYPES, Settings, settings_from
 from twofold.fuse.experiment import prepare, subsets, train_singles, train_subset
 from twofold.fuse.fuse import Fusion, fuse
 from twofold.fuse.runs.tensorboard import check_tensorboard, write_curves, write_trial
-from twofold.fuse.runs.write import check_run_folder, csv_text
+from twofold.fuse.runs.write import check_run_folder
 from twofold.fuse.tables import columns, percent
 
 log = logging.getLogger(__name__)
@@ -282,7 +283,7 @@ def _cell(trial: Trial, name: str) -> str:
 
 def _leaderboard(trials: Sequence[Trial], varied: tuple[str, ...]) -> str:
     header = ("rank", "trial", *varied, "val_macro_f1", "seconds", "error")
-    return csv_text([header, *(
+    return pd.DataFrame([
         (str(rank), trial.name, *(_cell(trial, name) for name in varied),
          "" if trial.error else f"{trial.score:.6f}", f"{trial.seconds:.2f}", trial.error)
-        for rank, trial in enumerate(trials, 1))])
+        for rank, trial in enumerate(trials, 1)], columns=header).to_csv(index=False, lineterminator="\n")

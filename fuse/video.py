@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import pandas as pd
 
 from twofold.data.labels import Taxonomy
 from twofold.data.readers.cexpr import template_frames
@@ -17,6 +18,7 @@ from twofold.data.utils.outputs import Output, OutputKind
 MAX_FRAMES = 1_000_000  #: nine hours of video: what numbers more is not a video
 MAX_WINDOW = 10_001  #: frames
 CHALLENGE_CLASSES = "cexpr7"
+STANDALONE = "::alone"  #: the sequence of rows that nothing comes before or after; no source's name has a colon
 
 
 def parse_window(text: str) -> np.ndarray:
@@ -39,61 +41,67 @@ def parse_window(text: str) -> np.ndarray:
     raise InputError(f"smoothing {text!r} is not box:N (N frames wide, odd), gauss:S (a deviation of S frames) or none")
 
 
-def rows_by_video(keys: Sequence[str], groups: Sequence[str]) -> dict[str, np.ndarray]:
-    """Rows of each video, in order: those of one `group`, or of one folder where there is no group."""
-    rows: dict[str, list[int]] = {}
-    for row, (key, group) in enumerate(zip(keys, groups, strict=True)):
-        rows.setdefault(group or key.rpartition("/")[0], []).append(row)
-    return {name: np.array(numbers) for name, numbers in rows.items()}
+def sequences(table: pd.DataFrame) -> np.ndarray:
+    """(N,) the sequence of each row, by name: a `group`; in footage the samples of a person.
+
+    Frames without a face belong to the person of their video if there is only one. Photographs, and other frames
+    without a face, stand alone.
+    """
+    if not {"source", "frame", "track"} <= set(table):
+        return table["group"].to_numpy(object)
+    source, track = table["source"], table["track"]
+    several = source.map(table[track != ""].groupby("source")["track"].nunique()) > 1
+    alone = (table["frame"] == "") | (several & (track == ""))
+    return source.mask(several, source + ", person " + track).mask(alone, STANDALONE).to_numpy(object)
+
+
+def smooth_videos(scores: np.ndarray, keys: Sequence[str], groups: Sequence[str], window: np.ndarray
+                  ) -> tuple[np.ndarray, list[str]]:
+    """(N, C) scores of all frames, interpolated and smoothed in each video, and the videos that have no face at all.
+
+    A video is the rows of a `group`, or of a folder where there is no group. scores: (N, C), nan where a frame has no
+    face; the rows of a video without any stay nan.
+    """
+    out, faceless = scores.copy(), []
+    videos = pd.Series([group or key.rpartition("/")[0] for key, group in zip(keys, groups, strict=True)], dtype=object)
+    for name, part in videos.groupby(videos, sort=False):
+        rows = part.index.to_numpy()
+        if np.isnan(scores[rows, 0]).all():
+            faceless.append(str(name))
+            continue
+        out[rows] = smooth_video(scores[rows], frame_numbers([keys[row] for row in rows], str(name)), window)
+    return out, faceless
 
 
 def frame_numbers(keys: Sequence[str], video: str) -> np.ndarray:
     """(n,) the number at the end of each frame's name. Raises InputError if they do not count frames."""
     matches = [re.search(r"(\d{1,18})$", PurePosixPath(key).stem, re.ASCII) for key in keys]
-    if not all(matches):
-        lacking = next(key for key, match in zip(keys, matches, strict=True) if not match)
-        raise InputError(f"video {video!r}: {lacking} has no frame number at the end of its name, as 00001.jpg has")
+    if None in matches:
+        raise InputError(f"video {video!r}: {keys[matches.index(None)]} has no frame number at the end of its name, as "
+                         "00001.jpg has")
     numbers = np.array([int(match[1]) for match in matches if match], np.int64)
-    if len(set(numbers.tolist())) < len(numbers):
+    if len(np.unique(numbers)) < len(numbers):
         raise InputError(f"video {video!r}: two of its frames have the same number: give each video a folder of its "
                          "own, or its name in the manifest's column 'group'")
-    if numbers.max() - numbers.min() >= MAX_FRAMES:
+    if np.ptp(numbers) >= MAX_FRAMES:
         raise InputError(f"video {video!r}: frames numbered from {numbers.min()} to {numbers.max()} are not a video")
     return numbers
 
 
-def smooth_video(scores: np.ndarray, present: np.ndarray, frames: np.ndarray, window: np.ndarray) -> np.ndarray:
-    """(n, C) scores of all frames of one video, from those (n, C) of the frames with a face.
+def smooth_video(scores: np.ndarray, frames: np.ndarray, window: np.ndarray) -> np.ndarray:
+    """(n, C) scores of all frames of one video, from scores (n, C) that are nan where a frame has no face.
 
-    present: (n,) bool, at least one true; frames: (n,) distinct frame numbers, in any order. Frames that are not among
-    the rows count as frames without a face. Linear between the nearest frames with a face, beyond them repeated.
+    frames: (n,) distinct frame numbers, in any order. Frames that are not among the rows count as frames without a
+    face. Linear between the nearest frames with a face, beyond them repeated.
     """
-    with_face = np.flatnonzero(present)[np.argsort(frames[present])]
-    times = np.arange(frames.min(), frames.max() + 1)
-    radius = len(window) // 2
-    out = np.empty((len(frames), scores.shape[1]), np.float32)
+    order = np.argsort(frames)
+    known = order[~np.isnan(scores[order, 0])]
+    times, radius = np.arange(frames.min(), frames.max() + 1), len(window) // 2
+    out = np.empty(scores.shape, np.float32)
     for c in range(scores.shape[1]):
-        line = np.pad(np.interp(times, frames[with_face], scores[with_face, c]), radius, mode="edge")
+        line = np.pad(np.interp(times, frames[known], scores[known, c]), radius, mode="edge")
         out[:, c] = np.convolve(line, window, mode="valid")[frames - times[0]]
     return out
-
-
-def smooth_videos(
-    scores: np.ndarray, keys: Sequence[str], groups: Sequence[str], window: np.ndarray,
-) -> tuple[np.ndarray, list[str]]:
-    """(N, C) scores of all frames, interpolated and smoothed in each video, and the videos that have no face at all.
-
-    scores: (N, C), nan where a frame has no face; the rows of a video without any stay nan.
-    """
-    out, faceless = scores.copy(), []
-    for name, rows in rows_by_video(keys, groups).items():
-        present = ~np.isnan(scores[rows, 0])
-        if not present.any():
-            faceless.append(name)
-            continue
-        frames = frame_numbers([keys[int(row)] for row in rows], name)
-        out[rows] = smooth_video(scores[rows], present, frames, window)
-    return out, faceless
 
 
 def template_keys(path: Path, classes: Taxonomy) -> tuple[str, ...]:
@@ -102,19 +110,16 @@ def template_keys(path: Path, classes: Taxonomy) -> tuple[str, ...]:
         raise InputError(f"a submission needs a run on the classes {CHALLENGE_CLASSES}, not {classes.name}: "
                          f"train it with `fuse --classes {CHALLENGE_CLASSES}`")
     keys = template_frames(path)
-    if [key for _, key, _ in _template_rows(path.read_bytes())] != list(keys):
+    if tuple(_frame_lines(path).values()) != keys:
         raise InputError(f"{path}: its lines end in other characters than line ends: get the template anew")
     return keys
 
 
 def submission_output(path: Path, template: Path, *, overwrite: bool, inputs: Sequence[Path]) -> Output:
     """The submission to be written, by the rule of data/utils/outputs.py: the verb's own has the template's frames."""
-
-    def own(there: Path) -> bool:
-        frames = ([key for _, key, _ in _template_rows(each.read_bytes())] for each in (there, template))
-        return next(frames) == next(frames)
-
-    return Output(path, OutputKind("a submission for this template", own), overwrite, [*inputs, template])
+    kind = OutputKind("a submission for this template",
+                      lambda there: [*_frame_lines(there).values()] == [*_frame_lines(template).values()])
+    return Output(path, kind, overwrite, [*inputs, template])
 
 
 def submission_scores(scores: np.ndarray, keys: Sequence[str], window: np.ndarray, *, fill: bool) -> np.ndarray:
@@ -133,16 +138,14 @@ def submission_scores(scores: np.ndarray, keys: Sequence[str], window: np.ndarra
 
 def write_submission(template: Path, out: Output, numbers: Sequence[int]) -> None:
     """Write the template to `out` with these class numbers, one per frame: all other bytes stay as they are."""
-    content = template.read_bytes()
-    lines = content.splitlines(keepends=True)
-    for (line, key, ending), number in zip(_template_rows(content), numbers, strict=True):
-        lines[line] = b"%s,%d%s" % (key.encode(), number, ending)
+    lines = template.read_bytes().splitlines(keepends=True)
+    for (line, key), number in zip(_frame_lines(template).items(), numbers, strict=True):
+        lines[line] = b"%s,%d%s" % (key.encode(), number, lines[line][len(lines[line].rstrip(b"\r\n")):])
     with out.writing() as temporary:
         temporary.write_bytes(b"".join(lines))
 
 
-def _template_rows(content: bytes) -> list[tuple[int, str, bytes]]:
-    """(line, frame, line end) of each line below the header that is not blank."""
-    filled = [(number, line) for number, line in enumerate(content.splitlines(keepends=True)) if line.strip()][1:]
-    return [(number, line.partition(b",")[0].strip().decode("utf-8", "replace"), line[len(line.rstrip(b"\r\n")):])
-            for number, line in filled]
+def _frame_lines(path: Path) -> dict[int, str]:
+    """The frame in each line below the header that is not blank, by the number of the line."""
+    filled = [(number, line) for number, line in enumerate(path.read_bytes().splitlines()) if line.strip()]
+    return {number: line.partition(b",")[0].strip().decode("utf-8", "replace") for number, line in filled[1:]}

@@ -7,6 +7,6 @@ class InputError(ValueError):
     exit_code = 2
 
 
-def first_line(error: BaseException, *, most: int = 200) -> str:
-    """The first line of what an error says, or its kind where it says nothing (as `TimeoutError()` does)."""
+def first_line(error: object, *, most: int = 200) -> str:
+    """The first line of a text or of what an error says, or its kind where it says nothing (as `TimeoutError()`)."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]

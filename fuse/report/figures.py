@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind
-from twofold.fuse.runs.read import LearningCurve
 from twofold.fuse.runs.schema import Interval, ReliabilityBins
 
 PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999")
@@ -94,15 +94,15 @@ def reliability(title: str, bins: ReliabilityBins) -> Drawing:
     return Drawing(axes.figure, f"accuracy by confidence, {title}: " + ", ".join(figures), {})
 
 
-def learning_curves(title: str, curves: Sequence[LearningCurve], name: str, *, scale: float) -> Drawing:
+def learning_curves(title: str, curves: Sequence[pd.DataFrame], name: str, *, scale: float) -> Drawing:
     """Values of `name` (loss or val_macro_f1) by epoch, one line per fold and seed."""
     with _axes(3.6, 2.5) as axes:
         for curve in curves:
-            axes.plot(curve.epochs, scale * getattr(curve, name), color=ACCENT, alpha=0.7, linewidth=1.2)
+            axes.plot(curve["epoch"], scale * curve[name], color=ACCENT, alpha=0.7, linewidth=1.2)
         axes.set(xlabel="epoch")
         axes.set_title(title, fontsize=9)
-    values = scale * np.concatenate([getattr(curve, name) for curve in curves])
-    return Drawing(axes.figure, f"{title}, {len(curves)} curves of up to {max(len(c.epochs) for c in curves)} epochs, "
+    values = scale * np.concatenate([curve[name] for curve in curves])
+    return Drawing(axes.figure, f"{title}, {len(curves)} curves of up to {max(map(len, curves))} epochs, "
                                 f"{np.nanmin(values):.2f} to {np.nanmax(values):.2f}", {})
 
 

@@ -21,7 +21,7 @@ from twofold.cache.recipe import Recipe, differences
 from twofold.cache.store import Store
 from twofold.data.labels import Taxonomy, taxonomy_from_record
 from twofold.data.utils.csv_files import unescape_cells
-from twofold.data.utils.errors import InputError
+from twofold.data.utils.errors import InputError, first_line
 from twofold.fuse.core.features import (
     Features,
     describe_differences,
@@ -48,43 +48,10 @@ from twofold.fuse.runs.schema import (
     StreamRecord,
     invalid,
     parse_json,
-    shorten,
 )
 from twofold.fuse.training.ensemble import Spec
 
 MAX_HEADER = 1 << 20  #: bytes of the header of head.safetensors
-
-
-@dataclass(frozen=True, eq=False)
-class TestPredictions:
-    """The fusion's predictions for n test samples. probabilities: (n, C), after temperature scaling; groups: digests,
-    or the key of a sample without a group."""
-
-    __test__ = False  # not a class of tests, whatever pytest thinks of the name
-    keys: tuple[str, ...]
-    groups: np.ndarray
-    target: np.ndarray
-    predicted: np.ndarray
-    probabilities: np.ndarray
-
-    @property
-    def confidence(self) -> np.ndarray:
-        """(n,) probability of the predicted class."""
-        return self.probabilities.max(axis=1, initial=0)
-
-    @property
-    def wrong(self) -> np.ndarray:
-        """(n,) bool."""
-        return self.predicted != self.target
-
-
-@dataclass(frozen=True, eq=False)
-class LearningCurve:
-    """Loss and validation macro-F1 of one fold and seed, by epoch."""
-
-    epochs: np.ndarray
-    loss: np.ndarray
-    val_macro_f1: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -133,30 +100,38 @@ class Run:
     @cached_property
     def metrics(self) -> MetricsRecord:
         """metrics.json. Raises InputError."""
-        record = parse_json(_content(self.path, METRICS), MetricsRecord, source=self.path / METRICS)
+        path = _file(self.path, METRICS)
+        record = parse_json(path.read_bytes(), MetricsRecord, source=path)
         if record.classes != self.taxonomy.classes:
-            raise invalid(self.path / METRICS, "its classes are not those of the run")
+            raise invalid(path, "its classes are not those of the run")
         return record
 
     @cached_property
-    def predictions(self) -> TestPredictions:
-        """The test samples of predictions.csv. Raises InputError."""
-        classes, path = list(self.taxonomy.classes), self.path / PREDICTIONS
-        table = _table(self.path, PREDICTIONS, ("key", "split", "group", "truth", "prediction", *classes))
-        table = table[table["split"] == "test"]
+    def predictions(self) -> pd.DataFrame:
+        """The fusion's test samples of predictions.csv: key, group (a digest, or the key of a sample without one),
+        target and predicted (class numbers), wrong, confidence, and the calibrated probabilities by class number.
+
+        Raises InputError.
+        """
+        classes = list(self.taxonomy.classes)
+        table = _table(self.path, PREDICTIONS, ["key", "split", "group", "truth", "prediction"], numbers=classes)
+        table = table[table["split"] == "test"].reset_index(drop=True)
         target, predicted = (pd.Index(classes).get_indexer(pd.Index(table[name])) for name in ("truth", "prediction"))
-        probabilities = _numbers(table[classes], path)
+        probabilities = table[classes].to_numpy()
         if (target < 0).any() or (predicted < 0).any() or not ((probabilities >= 0) & (probabilities <= 1)).all():
-            raise invalid(path, "it has classes that are not those of the run, or values that are not probabilities")
-        groups = np.where(table["group"] == "", "\0" + table["key"], table["group"]).astype(object)
-        return TestPredictions(tuple(unescape_cells(table["key"].tolist())), groups, target, predicted, probabilities)
+            raise invalid(self.path / PREDICTIONS, "it has classes that are not those of the run, or values that are "
+                                                   "not probabilities")
+        calls = pd.DataFrame({
+            "key": unescape_cells(table["key"].tolist()), "group": table["group"].mask(
+                table["group"] == "", "\0" + table["key"]), "target": target, "predicted": predicted,
+            "wrong": target != predicted, "confidence": probabilities.max(axis=1, initial=0)})
+        return calls.join(pd.DataFrame(probabilities))
 
     @cached_property
-    def history(self) -> list[LearningCurve]:
-        """history.csv, one curve per fold and seed. Raises InputError."""
-        table = _table(self.path, HISTORY, ("fold", "member", "epoch", "loss", "val_macro_f1"))
-        return [LearningCurve(*_numbers(lines[["epoch", "loss", "val_macro_f1"]], self.path / HISTORY).T)
-                for _, lines in table.groupby(["fold", "member"], sort=False)]
+    def history(self) -> list[pd.DataFrame]:
+        """The lines of history.csv for each fold and seed: epoch, loss, val_macro_f1. Raises InputError."""
+        table = _table(self.path, HISTORY, ["fold", "member"], numbers=["epoch", "loss", "val_macro_f1"])
+        return [lines for _, lines in table.groupby(["fold", "member"], sort=False)]
 
     def features(self, store: Store) -> tuple[Features, list[str]]:
         """The store's features in the order of the head's columns, and notes on recipes that differ in precision.
@@ -207,7 +182,7 @@ def check_features(features: np.ndarray, dims: Sequence[int], names: Sequence[st
 def read_run(path: Path) -> Run:
     """Read a run, which may come from a stranger. Raises InputError if it is not one, or not complete."""
     source = path / RECORD
-    record = parse_json(_content(path, RECORD), RunRecord, source=source)
+    record = parse_json(_file(path, RECORD).read_bytes(), RunRecord, source=source)
     try:
         taxonomy = taxonomy_from_record({"taxonomy": record.taxonomy})
         if not HEAD_TYPES[record.head.kind].learns_classes:
@@ -218,21 +193,22 @@ def read_run(path: Path) -> Run:
         raise invalid(source, f"the head's classes are not those of {taxonomy.name}")
     spec = replace(Spec(**msgspec.structs.asdict(record.head)), pairs=taxonomy.pairs)
     streams = tuple(_stream(stream, dim, source) for stream, dim in zip(record.streams, spec.dims, strict=True))
-    seen = parse_seen(_content(path, SEEN), folds=len(record.temperatures), source=str(path / SEEN))
+    seen = parse_seen(_file(path, SEEN).read_bytes(), folds=len(record.temperatures), source=str(path / SEEN))
     return Run(path, record, settings_from(record.settings), taxonomy, streams, _read_head(path, spec), seen)
 
 
 def _stream(stream: StreamRecord, dim: int, path: Path) -> tuple[str, str, Recipe]:
+    name = first_line(stream.backbone, most=120)
     try:
         recipe = Recipe.from_json(json.dumps(stream.recipe))
         fingerprint = recipe.fingerprint
     except (CacheError, RecursionError, ValueError) as error:
-        raise invalid(path, f"the recipe of {shorten(stream.backbone)}: {shorten(error)}") from None
+        raise invalid(path, f"the recipe of {name}: {first_line(error)}") from None
     if (recipe.backbone, recipe.view.get("name")) != (stream.backbone, stream.view):
-        raise invalid(path, f"the recipe is not that of {shorten(stream.backbone)} ({shorten(stream.view)})")
-    if stream.dim != dim or stream.fingerprint != fingerprint:
-        raise invalid(path, f"{shorten(stream.backbone)}: dim {stream.dim} and fingerprint "
-                            f"{shorten(stream.fingerprint)} are not {dim} and {fingerprint}, those of head and recipe")
+        raise invalid(path, f"the recipe is not that of {name} ({stream.view})")
+    if (stream.dim, stream.fingerprint) != (dim, fingerprint):
+        raise invalid(path, f"{name}: dim {stream.dim} and fingerprint {stream.fingerprint[:16]} are not {dim} and "
+                            f"{fingerprint}, those of head and recipe")
     return stream.backbone, stream.view, recipe
 
 
@@ -244,18 +220,17 @@ def _read_head(folder: Path, spec: Spec) -> StandardisedHead:
     """
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in StandardisedHead(spec).state_dict().items()}
-    path, size = run_file(folder, HEAD), _size(folder, HEAD)
-    needed = sum(4 * math.prod(shape) for shape in expected.values())
+    path, needed = _file(folder, HEAD), sum(4 * math.prod(shape) for shape in expected.values())
+    size = path.stat().st_size
     if not needed < size <= needed + MAX_HEADER:
         raise invalid(path, f"{size:,} bytes, where the head that run.json describes takes {needed:,}")
     try:
         with safe_open(path, framework="pt") as file:
+            if surplus := sorted(set(file.keys()) - set(expected)):
+                raise invalid(path, f"{surplus[0]} is not part of the head that run.json describes")
             state = {name: _tensor(file, name, shape, path) for name, shape in expected.items()}
-            surplus = sorted(set(file.keys()) - set(expected))
     except SafetensorError as error:
-        raise invalid(path, f"not the weights of the head that run.json describes ({shorten(error)})") from None
-    if surplus:
-        raise invalid(path, f"{shorten(surplus[0])} is not part of the head that run.json describes")
+        raise invalid(path, f"not the weights of the head that run.json describes ({error})") from None
     if not (state["std"] > 0).all() or not (state.get("body.absent", torch.zeros(1)) <= 0).all():
         raise invalid(path, "its standard deviations are not all positive")
     head = StandardisedHead(spec)
@@ -266,40 +241,29 @@ def _read_head(folder: Path, spec: Spec) -> StandardisedHead:
 def _tensor(file: Any, name: str, shape: torch.Size, path: Path) -> torch.Tensor:
     entry = file.get_slice(name)
     if entry.get_dtype() != "F32" or entry.get_shape() != list(shape):
-        raise invalid(path, f"{name} is {shorten(entry.get_dtype())} {shorten(entry.get_shape())}, not F32 "
-                            f"{list(shape)} as run.json describes the head")
+        raise invalid(path, f"{name} is {entry.get_dtype()} {entry.get_shape()}, not F32 {list(shape)} as run.json "
+                            "describes the head")
     tensor = file.get_tensor(name)
     if name != "body.absent" and not torch.isfinite(tensor).all():  # -inf: a basic emotion without training samples
         raise invalid(path, f"{name} has values that are not finite")
     return tensor
 
 
-def _content(folder: Path, name: str) -> bytes:
-    """The bytes of a run's file. Raises InputError if it is missing, unreadable or too large."""
-    if _size(folder, name) > MAX_BYTES[name]:
-        raise invalid(folder / name, f"{_size(folder, name):,} bytes are too many")
-    return run_file(folder, name).read_bytes()
-
-
-def _size(folder: Path, name: str) -> int:
+def _file(folder: Path, name: str) -> Path:
+    """The path of a run's file. Raises InputError if it is missing, unreadable or too large."""
     path = run_file(folder, name)
     if not path.is_file() or not os.access(path, os.R_OK):
         raise InputError(f"{folder}: not a run (no {name} that can be read): give a folder that `fuse --out` wrote")
-    return path.stat().st_size
+    if path.stat().st_size > MAX_BYTES[name]:
+        raise invalid(folder / name, f"{path.stat().st_size:,} bytes are too many")
+    return path
 
 
-def _table(folder: Path, name: str, columns: Sequence[str]) -> pd.DataFrame:
-    """The columns of a CSV file as text. Raises InputError."""
+def _table(folder: Path, name: str, texts: list[str], *, numbers: list[str]) -> pd.DataFrame:
+    """Columns of a CSV file as text and as float64, of which nan is one. Raises InputError."""
+    content = io.BytesIO(_file(folder, name).read_bytes())
     try:
-        table = pd.read_csv(io.BytesIO(_content(folder, name)), dtype=str, keep_default_na=False, index_col=False)
-        return table[list(columns)]
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError, KeyError) as error:
-        raise invalid(folder / name, shorten(error)) from None
-
-
-def _numbers(table: pd.DataFrame, path: Path) -> np.ndarray:
-    """(n, columns) of a table of text. Raises InputError for what is not a number; nan is one."""
-    try:
-        return table.to_numpy(object).astype(float)
-    except (ValueError, TypeError) as error:
-        raise invalid(path, shorten(error)) from None
+        table = pd.read_csv(content, dtype=str, keep_default_na=False, index_col=False)[[*texts, *numbers]]
+        return table.astype(dict.fromkeys(numbers, float))
+    except (KeyError, ValueError, TypeError) as error:
+        raise invalid(folder / name, error) from None

@@ -1,7 +1,4 @@
-"""The schema of a run's files: types and bounds of all that is written to them and read from them.
-
-A run may come from a stranger, so every value is checked here, once, for all readers.
-"""
+"""The schema of a run's files: types and bounds of all that is written and read, since a run may be a stranger's."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -9,14 +6,14 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from twofold.data.utils.errors import InputError
+from twofold.data.utils.errors import InputError, first_line
 from twofold.fuse.core.settings import HEAD_TYPES, RULES
 
 VERSION = 1
 RECORD, HEAD, METRICS, PREDICTIONS, HISTORY, SEEN = (
     "run.json", "head.safetensors", "metrics.json", "predictions.csv", "history.csv", "seen.csv")
 FILES = (RECORD, HEAD, METRICS, PREDICTIONS, HISTORY, SEEN)
-MAX_BYTES = {RECORD: 32 << 20, METRICS: 32 << 20, PREDICTIONS: 1 << 31, HISTORY: 1 << 30, SEEN: 1 << 31}
+MAX_BYTES = {RECORD: 32 << 20, HEAD: 1 << 40, METRICS: 32 << 20, PREDICTIONS: 1 << 31, HISTORY: 1 << 30, SEEN: 1 << 31}
 MAX_OUTPUTS = 1_000_000  #: members x classes of a head
 
 Name = Annotated[str, Meta(min_length=1, max_length=1000)]
@@ -28,6 +25,7 @@ Width = Annotated[int, Meta(ge=1, le=1_000_000)]
 Fraction = Annotated[float, Meta(ge=-1e-6, le=1 + 1e-6)]
 Fractions = Annotated[list[Fraction], Meta(max_length=100_000)]
 Temperature = Annotated[float, Meta(ge=1e-3, le=1e3)]
+Seconds = Annotated[float, Meta(ge=0, lt=1e12)]
 Bins = Annotated[list[Annotated[float, Meta(ge=0, le=1e9)]], Meta(min_length=15, max_length=15)]
 Interval = tuple[Fraction, Fraction] | None
 T = TypeVar("T")
@@ -97,7 +95,7 @@ class RunRecord(Struct, frozen=True):
     faces: Annotated[list[FoldSizes], Meta(min_length=1, max_length=1000)]
     crops: Annotated[list[str], Meta(max_length=10_000)]
     notes: Annotated[list[str], Meta(max_length=10_000)]
-    seconds: Annotated[float, Meta(ge=0, lt=1e12)]
+    seconds: Seconds
     software: dict[str, str] = {}
 
     def __post_init__(self) -> None:
@@ -159,7 +157,7 @@ class SystemRecord(Struct, frozen=True):
     reliability: ReliabilityBins
     reliability_before_temperature: ReliabilityBins
     contributions: dict[Name, Fraction] | None
-    seconds: Annotated[float, Meta(ge=0, lt=1e12)]
+    seconds: Seconds
 
 
 class MetricsRecord(Struct, frozen=True):
@@ -182,16 +180,9 @@ def parse_json(content: bytes, kind: type[T], *, source: Path) -> T:
     try:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        raise invalid(source, shorten(error)) from None
+        raise invalid(source, error) from None
 
 
-def invalid(path: Path, reason: str) -> InputError:
+def invalid(path: Path, reason: object) -> InputError:
     """The error for a file of a run that is not as this schema has it."""
-    return InputError(f"{path}: {reason}; the run cannot be read, train it again")
-
-
-def shorten(value: object) -> str:
-    """The first line of a text or error, at most 120 characters of it."""
-    lines = str(value).splitlines()
-    line = lines[0] if lines else type(value).__name__
-    return line if len(line) <= 120 else f"{line[:117]}..."
+    return InputError(f"{path}: {first_line(reason, most=300)}; the run cannot be read, train it again")

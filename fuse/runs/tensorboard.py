@@ -1,19 +1,15 @@
 """Histories of training for TensorBoard, and through it for others: a run of its own for each fold and seed."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twofold.data.utils.errors import InputError
 from twofold.fuse.training.loop import Epoch
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
 OURS = ".twofold-fuse"  #: ends the names of the event files that are written here
 FIGURES = ("accuracy", "macro_f1", "uar", "calibration_error")
+CURVES = ("loss", "val_macro_f1", "val_accuracy", "lr")
 
 
 def check_tensorboard() -> None:
@@ -25,51 +21,44 @@ def check_tensorboard() -> None:
 
 
 def write_curves(folder: Path, histories: Sequence[Sequence[Epoch]]) -> None:
-    """What each epoch gave, below folder/curves, in place of earlier ones of ours. histories: one a fold."""
-    _clear(folder / "curves")
+    """What each epoch gave, below folder/curves, in place of earlier ones of ours. histories: one per fold."""
+    boards: dict[str, list[tuple[str, float, int]]] = {}
     for fold, history in enumerate(histories):
-        for member in sorted({line.member for line in history}):
-            name = f"fold{fold}-seed{member}" if len(histories) > 1 else f"seed{member}"
-            with _board(folder / "curves" / name) as board:
-                for line in (line for line in history if line.member == member):
-                    for quantity, value in asdict(line).items():
-                        if quantity not in ("member", "epoch"):
-                            board.add_scalar(quantity, value, line.epoch)
+        for line in history:
+            name = f"fold{fold}-seed{line.member}" if len(histories) > 1 else f"seed{line.member}"
+            boards.setdefault(name, []).extend((curve, getattr(line, curve), line.epoch) for curve in CURVES)
+    _write(folder / "curves", boards)
 
 
 def write_figures(folder: Path, systems: Sequence[Mapping[str, Any]]) -> None:
     """The figures of metrics.json, each system a run below folder/systems, in place of earlier ones of ours."""
-    _clear(folder / "systems")
+    boards = {}
     for number, system in enumerate(systems, 1):
-        mark = " UNTRAINED" if system["untrained"] else ""
         name = "".join(letter if letter.isalnum() or letter in "-_+ ." else "-" for letter in system["name"])
-        with _board(folder / "systems" / f"{number} {name}{mark}") as board:
-            for figure in FIGURES:
-                board.add_scalar(f"test/{figure}", system[figure], 0)
+        boards[f"{number} {name}{' UNTRAINED' if system['untrained'] else ''}"] = [
+            (f"test/{figure}", system[figure], 0) for figure in FIGURES]
+    _write(folder / "systems", boards)
 
 
 def write_trial(folder: Path, settings: Mapping[str, Any], score: float) -> None:
     """The settings of a sweep's trial and its macro-F1 on validation, for the dashboard of hyperparameters."""
     from torch.utils.tensorboard.summary import hparams
 
-    _clear(folder / "trial")
     shown = {name: value if isinstance(value, bool | int | float) else " + ".join(value) if isinstance(value, list)
              else str(value) for name, value in settings.items()}
-    with _board(folder / "trial") as board:
-        for summary in hparams(shown, {"val_macro_f1": score}):
-            board.file_writer.add_summary(summary)  # type: ignore[union-attr]  # there is one while it is open
-        board.add_scalar("val_macro_f1", score, 0)
+    _write(folder / "trial", {"": [("val_macro_f1", score, 0)]}, summaries=hparams(shown, {"val_macro_f1": score}))
 
 
-@contextmanager
-def _board(folder: Path) -> "Iterator[SummaryWriter]":
+def _write(folder: Path, boards: Mapping[str, Iterable[tuple[str, float, int]]], *, summaries: Iterable[Any] = ()
+           ) -> None:
+    """Write (tag, value, step) of each board into a folder of its name, in place of event files of ours."""
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder), filename_suffix=OURS) as board:
-        yield board
-
-
-def _clear(folder: Path) -> None:
-    """Remove event files of ours, whatever else is there."""
     for path in folder.rglob(f"events.out.tfevents.*{OURS}"):
         path.unlink()
+    for name, scalars in boards.items():
+        with SummaryWriter(str(folder / name), filename_suffix=OURS) as board:
+            for summary in summaries:
+                board.file_writer.add_summary(summary)  # type: ignore[union-attr]  # there is one while it is open
+            for tag, value, step in scalars:
+                board.add_scalar(tag, value, step)

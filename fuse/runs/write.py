@@ -5,15 +5,13 @@ by one rename, too; from then on they are the run, for every reader, and are mov
 at any point leaves the old run or the new one, and other files in the folder untouched.
 """
 
-import csv
 import hashlib
-import io
 import json
 import os
 import platform
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from safetensors.torch import save
 
 from twofold.data.labels import taxonomy_record
@@ -95,7 +94,7 @@ def write_run(out: Path, *, record: dict[str, Any], metrics: dict[str, Any], tra
                        metadata={"format": f"twofold-head {VERSION}"})
         (temporary / HEAD).write_bytes(weights)  # safetensors itself writes files that no one else may read
         texts = {RECORD: json.dumps(record, indent=2) + "\n", METRICS: json.dumps(metrics, indent=2) + "\n",
-                 PREDICTIONS: predictions, HISTORY: _history(trained), SEEN: format_seen(seen)}
+                 PREDICTIONS: predictions, HISTORY: _history_csv(trained), SEEN: format_seen(seen)}
         for name, kind in ((RECORD, RunRecord), (METRICS, MetricsRecord)):
             parse_json(texts[name].encode(), kind, source=out / name)  # what is written can be read
         for name, text in texts.items():
@@ -106,7 +105,11 @@ def write_run(out: Path, *, record: dict[str, Any], metrics: dict[str, Any], tra
 
 
 def inputs_record(settings: dict[str, Any], features: Features, streams: Sequence[Stream]) -> dict[str, Any]:
-    """The part of run.json that a run is made of: settings, streams with the fingerprints of their files, labels."""
+    """The part of run.json that a run is made of: settings, streams with the fingerprints of their files, and the
+    SHA-256 of the labels, splits and groups of all samples."""
+    digest = hashlib.sha256()
+    for column in (features.keys, features.split, features.group, features.label, features.basic_label):
+        digest.update("\0".join(map(str, column.tolist())).encode() + b"\n")
     return {
         "settings": settings, "classes_name": features.taxonomy.name, "classes": list(features.taxonomy.classes),
         "taxonomy": taxonomy_record(features.taxonomy),
@@ -116,7 +119,7 @@ def inputs_record(settings: dict[str, Any], features: Features, streams: Sequenc
                                  "index_sha256": file.header_sha256} for file in stream.files],
                      **({"folds": [asdict(file.recipe) for file in stream.fold_files]} if stream.fold_files else {})}
                     for stream in streams],
-        "labels_sha256": labels_digest(features),
+        "labels_sha256": digest.hexdigest(),
     }
 
 
@@ -137,38 +140,21 @@ def run_record(
     }
 
 
-def labels_digest(features: Features) -> str:
-    """SHA-256 of the manifests' labels, splits and groups of all samples."""
-    digest = hashlib.sha256()
-    for column in (features.keys, features.split, features.group, features.label, features.basic_label):
-        digest.update("\0".join(map(str, column.tolist())).encode() + b"\n")
-    return digest.hexdigest()
-
-
 def predictions_csv(tables: Sequence[Predictions], classes: Sequence[str]) -> str:
     """The fusion's predictions as CSV: of test, and with fixed splits of validation."""
-    lines: list[Sequence[str]] = [("key", "split", "group", "truth", "prediction", *classes)]
-    for table in tables:
-        keys = escape_cells([str(key) for key in table.key])
-        for key, role, group, target, values in zip(keys, table.role, table.group_digest, table.target,
-                                                    table.calibrated, strict=True):
-            lines.append((key, role, group.decode(), str(classes[target]), str(classes[int(values.argmax())]),
-                          *(f"{value:.6f}" for value in values)))
-    return csv_text(lines)
+    names = np.array(classes, object)
+    rows = [pd.concat([pd.DataFrame({
+        "key": escape_cells([str(key) for key in table.key]), "split": table.role,
+        "group": [group.decode() for group in table.group_digest], "truth": names[table.target],
+        "prediction": names[table.calibrated.argmax(axis=1)]}), pd.DataFrame(table.calibrated, columns=names)], axis=1)
+        for table in tables]
+    return pd.concat(rows).to_csv(index=False, lineterminator="\n", float_format="%.6f")
 
 
-def csv_text(lines: Iterable[Sequence[str]]) -> str:
-    """The content of a CSV file with these cells."""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(lines)
-    return buffer.getvalue()
-
-
-def _history(trained: Sequence[TrainedHead]) -> str:
-    names = list(Epoch.__dataclass_fields__)
-    return csv_text([("fold", *names), *((str(fold), *(f"{value:.6g}" if isinstance(value, float) else str(value)
-                                                   for value in asdict(line).values()))
-                                     for fold, each in enumerate(trained) for line in each.history)])
+def _history_csv(trained: Sequence[TrainedHead]) -> str:
+    lines = [{"fold": fold, **vars(line)} for fold, each in enumerate(trained) for line in each.history]
+    table = pd.DataFrame(lines, columns=["fold", *Epoch.__dataclass_fields__])
+    return table.to_csv(index=False, lineterminator="\n", float_format="%.6g", na_rep="nan")
 
 
 def _put_in_place(temporary: Path, out: Path) -> None:

@@ -108,7 +108,7 @@ def test_a_report_compares_by_groups_without_the_store(make_store, tmp_path):
     for name, backbone in (("a", "timm:a"), ("b", "timm:b")):
         fuse([store], quick(backbones=[backbone]), out=tmp_path / name)
     compared, = compare_with_first([read_run(tmp_path / "a"), read_run(tmp_path / "b")])
-    assert compared.samples == 84 and compared.comparison.groups == 9
+    assert compared["faces"] == 84 and compared["groups"] == 9
     rows = list(csv.DictReader((tmp_path / "a/predictions.csv").open()))
     assert all(len(row["group"]) == 32 for row in rows)
 

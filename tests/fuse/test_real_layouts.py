@@ -74,7 +74,7 @@ def test_without_any_compound_label_a_run_has_nothing_to_score_and_predicts(rafd
     assert fusion.figures == [] and "no test sample has a label to score by" in fusion.text()
     assert fusion.record()["systems"] == []
     done = predict(read_run(tmp_path / "run"), store, PredictOptions(), out=tmp_path / "out.csv")
-    assert done.written.rows == 36 * len(SEVEN) and set(done.written.calls) <= set(CLASSES)
+    assert done.rows == 36 * len(SEVEN) and set(done.calls) <= set(CLASSES)
     with pytest.raises(InputError, match="to score by: leave out --folds"):
         fuse([store], resolve(changes=QUICK | {"head": "zeroshot", "folds": 3}), out=None)
 

@@ -26,8 +26,7 @@ from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.sources import licences
 from twofold.fuse.core.settings import resolve
 from twofold.fuse.fuse import fuse
-from twofold.fuse.report.page import drawings_of
-from twofold.fuse.report.report import report
+from twofold.fuse.report.report import drawings_of, report
 from twofold.fuse.runs.read import read_run
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -170,8 +169,8 @@ def test_runs_that_cannot_be_compared_say_why(run, tmp_path):
     path = tmp_path / "other" / "predictions.csv"
     path.write_text(path.read_text().replace("store/", "elsewhere/"))
     reported = report([run, tmp_path / "other"], out=tmp_path / "r.html")
-    assert reported.comparisons[0].obstacle == "no sample that both were tested on"
-    assert reported.comparisons[0].obstacle in page_of(tmp_path / "r.html").texts
+    assert reported.comparisons[0]["obstacle"] == "no sample that both were tested on"
+    assert reported.comparisons[0]["obstacle"] in page_of(tmp_path / "r.html").texts
 
 
 def test_streams_are_left_out_of_the_trained_head(run, tmp_path, cli):
@@ -206,7 +205,7 @@ def test_the_map_has_each_scored_sample_and_tells_errors_by_shape(run, tmp_path)
     predictions, analysis = reported.runs[0].predictions, reported.analyses[0]
     assert sorted(analysis.rows) == list(range(84)) and (analysis.positions.min(), analysis.positions.max()) == (0, 1)
     nearest = NearestNeighbors(n_neighbors=2).fit(analysis.positions).kneighbors(return_distance=False)[:, 0]
-    target = predictions.target[analysis.rows]
+    target = predictions["target"].to_numpy()[analysis.rows]
     assert (target[nearest] == target).mean() > 0.6  # by chance 0.14
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
     for name in ("target", "prediction"):  # the map is drawn twice, and one of them is shown
@@ -215,8 +214,8 @@ def test_the_map_has_each_scored_sample_and_tells_errors_by_shape(run, tmp_path)
         groups = re.findall(r'<g class="(right|wrong)">(.*?)</g>', drawing, re.DOTALL)
         titles = {kind: {title.partition(":")[0] for found, group in groups if found == kind
                          for title in re.findall("<title>(.*?)</title>", group)} for kind in ("right", "wrong")}
-        assert titles["wrong"] == {predictions.keys[row] for row in np.flatnonzero(predictions.wrong)}
-        assert titles["right"] == {predictions.keys[row] for row in np.flatnonzero(~predictions.wrong)}
+        assert titles["wrong"] == set(predictions["key"][predictions["wrong"]])
+        assert titles["right"] == set(predictions["key"][~predictions["wrong"]])
 
 
 def test_an_image_is_listed_once_whatever_its_keys(run, tmp_path):
@@ -346,14 +345,16 @@ def test_drawings_are_files_for_a_paper(run, tmp_path):
     matrix = ElementTree.parse(tmp_path / "figures" / "confusion-3.svg").getroot()
     counts = [int(text.text) for text in matrix.iter(f"{SVG}text") if text.text.isdecimal()]
     assert counts == np.array(read_run(run).metrics.systems[-1].confusion).ravel().tolist()
-    (tmp_path / "figures" / "map.png").write_bytes(b"mine")
-    with pytest.raises(InputError, match=r"map\.png is there already and is not a drawing of `report`"):
+    (tmp_path / "figures" / "map-target.png").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"map-target\.png is there already and is not a drawing of `report`"):
         report([run], out=tmp_path / "r.html", figures=tmp_path / "figures", store=tmp_path / "store", overwrite=True)
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
 def test_a_missing_package_is_one_sentence(run, tmp_path, cli, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
+    for module in ("figures", "report"):
+        monkeypatch.delitem(sys.modules, f"twofold.fuse.report.{module}")
     done = cli("report", run, "-o", tmp_path / "r.html")
     assert done.returncode == 2 and "pip install 'twofold[report]'" in done.stderr and package in done.stderr
 

@@ -15,7 +15,6 @@ from twofold.fuse.runs.read import read_run
 from twofold.fuse.video import (
     frame_numbers,
     parse_window,
-    rows_by_video,
     smooth_video,
     smooth_videos,
     submission_output,
@@ -31,43 +30,30 @@ def column(*values):
     return np.array(values, np.float32)[:, None]
 
 
-def filled(scores, at=None, weights="none"):
-    seen = ~np.isnan(scores[:, 0])
+@pytest.mark.parametrize("scores, at, weights, expected", [
+    ((NAN, 0.2, NAN, NAN, 0.8, NAN), None, "none", [0.2, 0.2, 0.4, 0.6, 0.8, 0.8]),  # a line, and edges repeat
+    ((0, NAN, 1), (1, 2, 5), "none", [0, 0.25, 1]),  # frames that are no rows count as frames without a face
+    ((1, 0, NAN), (5, 1, 2), "none", [1, 0, 0.25]),  # in any order
+    ((0, 0, 0, 3, 6), None, "box:3", [0, 0, 1, 3, 5]),  # 0 0 0 3 6, edges repeated: 0 0 | 0 0 0 3 6 | 6 6
+    ((0, 0, 0, 3, 6), None, "box:5", [0, 0.6, 1.8, 3, 4.2]),
+    ((0, NAN, 2, 5), None, "box:3", [1 / 3, 1, 8 / 3, 4])])  # filled before smoothed: 0 1 2 5 -> 1/3, 3/3, 8/3, 12/3
+def test_gaps_are_filled_and_frames_smoothed(scores, at, weights, expected):
     frames = np.arange(len(scores)) if at is None else np.array(at)
-    return smooth_video(scores, seen, frames, parse_window(weights))[:, 0]
+    assert smooth_video(column(*scores), frames, parse_window(weights))[:, 0] == pytest.approx(expected)
 
 
-def test_gaps_lie_on_the_line_between_the_nearest_faces_and_edges_repeat():
-    assert filled(column(NAN, 0.2, NAN, NAN, 0.8, NAN)) == pytest.approx([0.2, 0.2, 0.4, 0.6, 0.8, 0.8])
-
-
-def test_frames_that_are_no_rows_count_as_frames_without_a_face():
-    assert filled(column(0.0, NAN, 1.0), at=[1, 2, 5]) == pytest.approx([0, 0.25, 1])
-    assert filled(column(1.0, 0.0, NAN), at=[5, 1, 2]) == pytest.approx([1, 0, 0.25])  # in any order
-
-
-def test_a_box_is_the_mean_of_the_frames_under_it():
-    """0 0 0 3 6: edges repeated are 0 0 | 0 0 0 3 6 | 6 6."""
-    assert filled(column(0, 0, 0, 3, 6), weights="box:3") == pytest.approx([0, 0, 1, 3, 5])
-    assert filled(column(0, 0, 0, 3, 6), weights="box:5") == pytest.approx([0, 0.6, 1.8, 3, 4.2])
-
-
-def test_gaps_are_filled_before_they_are_smoothed():
-    """0 nan 2 5 -> 0 1 2 5 -> (0+0+1)/3, 3/3, 8/3, 12/3."""
-    assert filled(column(0, NAN, 2, 5), weights="box:3") == pytest.approx([1 / 3, 1, 8 / 3, 4])
-
-
-def test_the_gaussian_is_scipys():
+@pytest.mark.parametrize("deviation", [2, 30])
+def test_the_gaussian_is_scipys(deviation):
     line = np.random.default_rng(0).random(40).astype(np.float32)
-    assert filled(column(*line), weights="gauss:2") == pytest.approx(gaussian_filter1d(line, 2, mode="nearest"))
-    assert filled(column(*line), weights="gauss:30") == pytest.approx(gaussian_filter1d(line, 30, mode="nearest"))
+    ours = smooth_video(line[:, None], np.arange(40), parse_window(f"gauss:{deviation}"))[:, 0]
+    assert ours == pytest.approx(gaussian_filter1d(line, deviation, mode="nearest"))
 
 
 @pytest.mark.parametrize("text", ["box:5", "gauss:2", "gauss:0.1", "none"])
 def test_probabilities_stay_probabilities(text):
     scores = np.random.default_rng(0).dirichlet(np.ones(7), 20).astype(np.float32)
     scores[[0, 5, 6, 19]] = NAN
-    out = smooth_video(scores, ~np.isnan(scores[:, 0]), np.arange(20), parse_window(text))
+    out = smooth_video(scores, np.arange(20), parse_window(text))
     assert out.min() >= 0 and out.sum(axis=1) == pytest.approx(np.ones(20), abs=1e-5)
 
 
@@ -80,21 +66,18 @@ def test_other_smoothing_is_refused(text):
 
 def test_a_video_is_a_group_or_else_a_folder_and_none_reaches_into_another():
     keys = ["a/1.jpg", "b/1.jpg", "a/2.jpg", "c/9.jpg", "c/8.jpg"]
-    found = rows_by_video(keys, ["", "", "", "g", "g"])
-    assert {name: rows.tolist() for name, rows in found.items()} == {"a": [0, 2], "b": [1], "g": [3, 4]}
     scores, faceless = smooth_videos(column(1, NAN, NAN, 0, 4), keys, ["", "", "", "g", "g"], parse_window("box:3"))
     assert faceless == ["b"]
     assert scores[:, 0] == pytest.approx([1, NAN, 1, 4 / 3, 8 / 3], nan_ok=True)
 
 
-def test_names_that_do_not_count_frames_are_refused():
+@pytest.mark.parametrize("keys, reason", [
+    (["01/1.jpg", "01/anna.jpg"], "anna.jpg has no frame number"), (["a/1.jpg", "b/1.jpg"], "same number"),
+    (["a/1.jpg", "a/20261123.jpg"], "not a video")])
+def test_names_that_do_not_count_frames_are_refused(keys, reason):
     assert frame_numbers(["01/00001.jpg", "01/x_12.png"], "01").tolist() == [1, 12]
-    with pytest.raises(InputError, match="no frame number"):
-        frame_numbers(["01/1.jpg", "01/anna.jpg"], "01")
-    with pytest.raises(InputError, match="same number"):
-        frame_numbers(["a/1.jpg", "b/1.jpg"], "g")
-    with pytest.raises(InputError, match="not a video"):
-        frame_numbers(["a/1.jpg", "a/20261123.jpg"], "a")
+    with pytest.raises(InputError, match=reason):
+        frame_numbers(keys, "01")
 
 
 VIDEOS = {"01": 6, "02": 3, "03": 5}  #: frames of the template; 03 asks for one more than was decoded
@@ -114,9 +97,8 @@ def template(tmp_path):
 @pytest.fixture
 def challenge(make_store, tmp_path):
     """A trained run, and a store with the faces of the challenge, cut from the run's own kind of features."""
-    store = make_store()
     settings = resolve(changes={"epochs": 8, "lr": 3e-3, "warmup": 1, "hidden": 16, "seeds": 1})
-    fuse([store], settings, out=tmp_path / "run")
+    fuse([make_store()], settings, out=tmp_path / "run")
     run = read_run(tmp_path / "run")
     keys = [f"{video}/{frame:05d}.jpg" for video, frames in FACES.items() for frame in frames]
     place = tmp_path / "challenge"
@@ -151,9 +133,9 @@ def test_a_mock_challenge(challenge, template, tmp_path, smooth):
     run, place, keys, scores = challenge
     expected = by_hand(dict(zip(keys, scores, strict=True)), box=bool(smooth))
     assert len(set(expected)) > 1  # else the rows would prove nothing
-    wish = PredictOptions(template=template, fill=True, smooth=smooth)
-    done = predict(run, place, wish, out=tmp_path / "out.csv")
-    assert (done.written.rows, done.written.interpolated, done.exit_code) == (14, 9, 0)
+    options = PredictOptions(template=template, fill=True, smooth=smooth)
+    done = predict(run, place, options, out=tmp_path / "out.csv")
+    assert (done.rows, done.interpolated, done.exit_code) == (14, 9, 0)
     lines = template.read_bytes().split(b"\r\n")
     wanted = [lines[0], *(line[:-1] + b"%d" % call for line, call in zip(lines[1:], expected, strict=True))]
     assert (tmp_path / "out.csv").read_bytes() == b"\r\n".join(wanted)
@@ -176,16 +158,10 @@ def test_all_other_bytes_stay(tmp_path, start, ends):
     assert out.read_bytes() == expected.encode()
 
 
-def test_the_classes_stand_in_the_header_in_the_order_of_their_numbers():
+def test_what_has_no_answer_is_refused(template):
     classes = builtin_taxonomy("cexpr7")
     assert [name.lower() for name in HEADER[1:]] == list(classes.classes) and classes.numbers == tuple(range(7))
-
-
-def test_other_classes_are_refused(template):
     with pytest.raises(InputError, match="cexpr7"):
         template_keys(template, builtin_taxonomy("rafdb11"))
-
-
-def test_where_no_face_is_found_at_all_there_is_nothing_to_fill_with():
-    with pytest.raises(InputError, match="01, 02"):
+    with pytest.raises(InputError, match="01, 02"):  # no face at all: nothing to fill with
         submission_scores(np.full((2, 7), np.nan), ["01/1.jpg", "02/1.jpg"], parse_window("none"), fill=True)
