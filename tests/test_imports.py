@@ -20,7 +20,7 @@ ALLOWED = {
     "extract/cluster": {"extract", "data", "cache", "numpy", "tqdm", "ray"},
     "extract/doctor.py": {"twofold", "extract", "data", "torch", "PIL", "huggingface_hub", "filelock", "packaging"},
     "fuse/export": {"fuse", "data", "cache", "numpy", "torch", "onnx", "onnxruntime", "onnxscript"},
-    "fuse/report": {"fuse", "data", "cache", "numpy", "torch", "sklearn", "PIL", "matplotlib", "jinja2",
+    "fuse/report": {"fuse", "data", "cache", "numpy", "pandas", "torch", "sklearn", "PIL", "matplotlib", "jinja2",
                     "markupsafe", "msgspec"},
     "fuse/serve": {"fuse", "data", "numpy", "PIL", "starlette", "uvicorn"},
     "fuse": {"fuse", "data", "cache", "numpy", "pandas", "torch", "sklearn", "safetensors", "tqdm", "scipy",
