@@ -66,13 +66,13 @@ class Dataset:
         weights: backbone to a file, `random:SEED` or `hub`. Raises InputError or CacheError before anything is written
         if that makes no sense, RuntimeError if it was interrupted.
         """
-        from twofold.extract.extract import Request, extract
+        from twofold.extract.extract import extract
+        from twofold.extract.plan import open_workspace
         from twofold.extract.streams import parse_streams
 
         files = [f"{name}={file}" for name, file in (weights or {}).items()]
-        report = extract(Request(
-            manifest=self._manifest, roots=[str(self.root)], store=Path(store), device=device,
-            streams=parse_streams(backbones, views, weights=files, precision=precision)))
+        report = extract(open_workspace(self._manifest, [str(self.root)], Path(store)),
+                         parse_streams(backbones, views, weights=files, precision=precision), device=device)
         if report.exit_code > 1:
             raise RuntimeError(f"interrupted: {report.text()}")
         return Store(store)
@@ -245,14 +245,14 @@ class Run:
 
     def _recogniser(self, cropped: bool, detector: Path | str | None, weights: dict[str, str], device: str
                     ) -> Recogniser:
-        from twofold.extract.match import load_matching
+        from twofold.extract.match import MatchingEncoders
         from twofold.fuse.serve.recogniser import Recogniser
         from twofold.fuse.serve.worker import open_finder
 
         self._run.require_one_encoder_per_stream()
-        encoders = load_matching([recipe for _, _, recipe in self._run.streams], device=device,
-                                 weights=[f"{name}={file}" for name, file in weights.items()],
-                                 dims=self._run.head.spec.dims)
+        encoders = MatchingEncoders([recipe for _, _, recipe in self._run.streams], device=device,
+                                    weights=[f"{name}={file}" for name, file in weights.items()],
+                                    dims=self._run.head.spec.dims).load_all()
         finder = open_finder(self._run.record.crops, Path(detector) if detector else None, cropped)
         return Recogniser(self._run, finder, encoders.embed, max_faces=100)
 

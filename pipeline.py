@@ -95,7 +95,8 @@ def predict(
     import tempfile
 
     from twofold.data.faces.annotate import Drawing
-    from twofold.extract.inputs import FootageOptions, RunEncoders, extract_inputs
+    from twofold.extract.inputs import FootageOptions, extract_inputs
+    from twofold.extract.match import MatchingEncoders
     from twofold.fuse.predict import PredictOptions, check_options
     from twofold.fuse.predict import predict as run_predict
     from twofold.fuse.runs.read import read_run
@@ -109,8 +110,8 @@ def predict(
     drawing = Drawing(timeline=timeline, annotate=annotate, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
         faces = extract_inputs(
-            inputs, RunEncoders(recipes=[recipe for _, _, recipe in trained.streams], weights=weights or [],
-                                device=device, dims=trained.head.spec.dims),
+            inputs, MatchingEncoders([recipe for _, _, recipe in trained.streams], weights=weights or [],
+                                     device=device, dims=trained.head.spec.dims),
             crops=trained.record.crops, footage=footage, drawing=drawing, out=out, root=root or [],
             store=store, temporary=Path(folder, "store"), submission=submission is not None)
         if faces.stopped_by:
@@ -133,7 +134,7 @@ def serve(
     device: extract_cli.Device = "auto",
 ) -> Report:
     """A live page for one run: drop a picture, use the camera or a video, see what each face shows."""
-    from twofold.extract.match import load_matching
+    from twofold.extract.match import MatchingEncoders
     from twofold.fuse.runs.read import read_run
     from twofold.fuse.serve.serve import ServeOptions
     from twofold.fuse.serve.serve import serve as run_serve
@@ -141,9 +142,9 @@ def serve(
     options = ServeOptions(host=host, port=port, examples=examples, threshold=threshold, cropped=cropped,
                            detector=detector)
     trained = read_run(run)
-    return run_serve(trained, options, load=lambda: load_matching(
+    return run_serve(trained, options, load=lambda: MatchingEncoders(
         [recipe for _, _, recipe in trained.streams], weights=weights or [], device=device.split(",")[0],
-        dims=trained.head.spec.dims).embed)
+        dims=trained.head.spec.dims).load_all().embed)
 
 
 @app.command()

@@ -1,6 +1,5 @@
 """The verb `bench extract`: each stage of extraction alone, extraction as a whole, and which of them is the limit."""
 
-import hashlib
 import os
 import resource
 import tempfile
@@ -8,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,16 @@ import torch
 
 from twofold.cache.shards import Rows, publish_shard
 from twofold.cache.store import Store
-from twofold.data.images.decode import decode
 from twofold.data.images.sources import ImageSource, open_images, parse_roots
-from twofold.data.manifest import read_manifest
+from twofold.data.labels import builtin_taxonomy
+from twofold.data.manifest import read_manifest, write_manifest
+from twofold.data.synthetic.dataset import draw_dataset
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import openmp_settings, usable_cores
-from twofold.extract.engine.loop import run_jobs
-from twofold.extract.plan import ExtractOptions, Job, recipe_of
-from twofold.extract.streams import Encoders, Stream
-from twofold.extract.views import view
+from twofold.extract.engine.batches import BatchPool, LoadedSample, decode_into
+from twofold.extract.engine.loop import compute_task
+from twofold.extract.engine.task import ComputeTask, Encoders, FileRows, recipe_of
+from twofold.extract.streams import Stream
 
 SECONDS = 1.0  #: for which each stage runs at least, after one run that is not counted
 
@@ -76,74 +75,62 @@ class ExtractBench:
             f"that the {'slowest stage' if self.device == 'cuda' else 'cores'} would allow", f"{self.limit()}."])
 
 
-def bench_extract(streams: Sequence[Stream], *, manifest: Path, roots: Sequence[str], device: str, workers: int,
+def bench_extract(streams: Sequence[Stream], *, manifest: Path | None, roots: Sequence[str], device: str, workers: int,
                   samples: int) -> ExtractBench:
-    """Measure extraction of the first `samples` samples of a manifest. Raises InputError as `extract` does."""
-    keys = list(read_manifest(manifest).keys)[:samples]
-    source = open_images(parse_roots(roots))
-    if not keys:
-        raise InputError(f"{manifest}: no samples in it, and bench extract needs at least one")
-    encoders, workers = Encoders(device), workers or usable_cores()
-    jobs = []
-    for stream in streams:
-        encoder, seen = encoders.load(stream.source), view(stream.view)
-        jobs.append(Job(encoder, seen, recipe_of(encoder, seen, dtype=stream.dtype), np.ones(len(keys), bool)))
-    legs = _legs(jobs, keys, source, workers)
-    kind, cores = jobs[0].encoder.device.type, len(os.sched_getaffinity(0))
+    """Measure extraction of the first `samples` samples of a manifest, or of drawn faces. Raises as `extract`."""
+    if manifest and not roots:
+        raise InputError(f"{manifest} is a manifest: say with --root which folder its keys are relative to")
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
-        stats = run_jobs(jobs, keys, source, partial(publish_shard, Store(Path(folder), new=True)),
-                         options=ExtractOptions(workers=workers), progress=False)
+        if manifest is None:
+            manifest, classes, roots = Path(folder, "faces.csv"), builtin_taxonomy("cexpr7"), [f"{folder}/faces"]
+            write_manifest(draw_dataset(Path(folder, "faces"), taxonomy=classes, size=112, seed=0,
+                                        per_class=-(-samples // len(classes.classes))), manifest)
+        keys, images = read_manifest(manifest).keys[:samples], open_images(parse_roots(roots))
+        if not keys:
+            raise InputError(f"{manifest}: no samples in it, and bench extract needs at least one")
+        encoders, workers = Encoders(device), workers or usable_cores()
+        files = [FileRows(source=stream.source, rows=np.arange(len(keys)), recipe=recipe_of(
+            encoders.load(stream.source), stream.view, dtype=stream.dtype)) for stream in streams]
+        task = ComputeTask(files=files, keys=keys, images=images, store=Path(folder, "store"), workers=workers)
+        loaded = [encoders.load(file.source) for file in files]
+        size = min(encoder.batch_size for encoder in loaded)
+        batches = [(encoder, torch.zeros((size, encoder.preprocessing.size, encoder.preprocessing.size, 3),
+                                         dtype=torch.uint8, device=encoder.device)) for encoder in loaded]
+        shards = [(file.recipe, encoder.dim, Rows(
+            keys=[f"{row:08d}.jpg" for row in range(task.rows_per_shard)], sha256=[b"0" * 64] * task.rows_per_shard,
+            features=np.random.default_rng(0).standard_normal((task.rows_per_shard, encoder.dim), np.float32).astype(
+                file.recipe.dtype))) for file, encoder in zip(files, loaded, strict=True)]
+
+        def forward() -> None:
+            for encoder, batch in batches:
+                encoder.embed(batch)
+            if loaded[0].device.type == "cuda":
+                torch.cuda.synchronize(loaded[0].device)
+
+        def write() -> None:
+            for shard in shards:
+                publish_shard(Store(Path(folder, "written"), new=True), *shard)
+
+        kinds = {(file.recipe.view["name"], encoder.preprocessing) for file, encoder in zip(files, loaded, strict=True)}
+        pools = [BatchPool(view, how, np.ones(1, bool), batch_size=1, count=1, pinned=False) for view, how in kinds]
+        legs = [_decode(images, keys, pools, workers), _timed("forward", forward, size),
+                _timed("write", write, task.rows_per_shard)]
+        stats = compute_task(task, encoders, progress=False)
+    kind, cores = loaded[0].device.type, len(os.sched_getaffinity(0))
     return ExtractBench(
-        backbones=[job.encoder.name for job in jobs], samples=len(keys), device=kind, workers=workers, cores=cores,
-        legs=legs, whole=stats.samples / stats.seconds.wall,
+        backbones=[encoder.name for encoder in loaded], samples=len(keys), device=kind, workers=workers, cores=cores,
+        legs=legs, whole=stats.samples / stats.seconds["wall"],
         ceiling=min(leg.rate for leg in legs) if kind == "cuda" else cores / sum(leg.cpu_seconds for leg in legs))
 
 
-def _legs(jobs: Sequence[Job], keys: Sequence[str], source: ImageSource, workers: int) -> list[Leg]:
-    """The stages alone, one after the other."""
-    size, batches = min(job.encoder.batch_size for job in jobs), []
-    for encoder in (job.encoder for job in jobs):
-        side = encoder.preprocessing.size
-        batches.append((encoder, torch.zeros((size, side, side, 3), dtype=torch.uint8, device=encoder.device)))
-
-    def forward() -> None:
-        for encoder, batch in batches:
-            encoder.embed(batch)
-        for device in {encoder.device for encoder, _ in batches if encoder.device.type == "cuda"}:
-            torch.cuda.synchronize(device)
-
-    return [_decode(jobs, keys, source, workers), _timed("forward", forward, size), _write(jobs)]
-
-
-def _decode(jobs: Sequence[Job], keys: Sequence[str], source: ImageSource, workers: int) -> Leg:
-    """Read, decode and prepare all samples in as many threads as extraction does."""
-    kinds = {(job.view.name, job.encoder.preprocessing): job for job in jobs}.values()
-
-    def prepare(key: str) -> None:
-        content = source.read(key)
-        image, sha256 = decode(content, source.limits), hashlib.sha256(content).hexdigest()
-        for job in kinds:
-            job.encoder.preprocessing.prepare(job.view.apply(image, sha256))
-
+def _decode(images: ImageSource, keys: Sequence[str], pools: Sequence[BatchPool], workers: int) -> Leg:
+    """Read, decode and prepare all samples in as many threads as extraction does, all into one slot of each pool."""
+    slots = [(pool.free[0], 0) for pool in pools]
     began, before = time.perf_counter(), _cpu_seconds()
-    with ThreadPoolExecutor(workers, "decode") as pool:
-        for _ in pool.map(prepare, keys):
+    with ThreadPoolExecutor(workers, "decode") as threads:
+        for _ in threads.map(lambda key: decode_into(images, [(LoadedSample(0, key), slots)]), keys):
             pass
     return Leg("decode", len(keys) / (time.perf_counter() - began), (_cpu_seconds() - before) / len(keys))
-
-
-def _write(jobs: Sequence[Job]) -> Leg:
-    """Publish a shard of each file."""
-    count, draw = ExtractOptions().rows_per_shard, np.random.default_rng(0)
-    shards = [Rows(keys=[f"{row:08d}.jpg" for row in range(count)], sha256=[b"0" * 64] * count,
-                   features=draw.standard_normal((count, job.encoder.dim), np.float32).astype(job.recipe.dtype))
-              for job in jobs]
-    with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
-        def run() -> None:
-            for job, shard in zip(jobs, shards, strict=True):
-                publish_shard(Store(Path(folder), new=True), job.recipe, job.encoder.dim, shard)
-
-        return _timed("write", run, count)
 
 
 def _timed(name: str, run: Callable[[], None], samples: int) -> Leg:

@@ -65,10 +65,11 @@ def extract(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older job script.")] = False,
 ) -> Report:
     """Run each backbone once over all samples and write the embeddings."""
+    from twofold.data.utils.errors import InputError
     from twofold.data.utils.options import split_names
-    from twofold.extract.extract import Request
     from twofold.extract.extract import extract as run_extract
-    from twofold.extract.plan import ExtractOptions
+    from twofold.extract.extract import extract_on_ray
+    from twofold.extract.plan import ExtractOptions, open_workspace
     from twofold.extract.streams import parse_streams
 
     streams = parse_streams(split_names(backbones), split_names(views), weights=weights or [],
@@ -77,30 +78,20 @@ def extract(
     options = ExtractOptions(workers=workers, shard=shard, max_failures=max_failures, shard_rows=shard_rows,
                              retry_failures=retry_failures, recheck=recheck, with_logits=with_logits,
                              replace_manifest=replace_manifest)
-    request = Request(manifest=faces, roots=root, store=store, streams=streams, device=device, options=options,
-                      max_pixels=max_pixels, follow_links=follow_links)
+    workspace = open_workspace(faces, root, store, max_pixels=max_pixels, follow_links=follow_links)
     on_slurm = slurm is not None or slurm_script is not None
     if dry_run or (ray is None and not on_slurm):
-        return run_extract(request, dry=dry_run)
-    from twofold.data.utils.errors import InputError
-
+        return run_extract(workspace, streams, options, device=device, dry=dry_run)
+    if ray is not None and on_slurm:
+        raise InputError("--ray and --slurm are two ways to do the same: choose one")
     if ray is not None:
-        from twofold.extract.cluster.ray import extract_on_ray
-
-        if on_slurm:
-            raise InputError("--ray and --slurm are two ways to do the same: choose one")
-        return extract_on_ray(request, address=ray, workers=ray_workers)
-    from twofold.extract.cluster.slurm import script_of, submit, write_script
-    from twofold.extract.extract import open_workspace
+        return extract_on_ray(workspace, streams, options, address=ray, device=device, workers=ray_workers)
+    from twofold.extract.cluster.slurm import submit_or_write
 
     if shard:
         raise InputError("--slurm gives each task its shard: leave out --shard")
-    open_workspace(request)  # a wrong manifest or root is said here and not by every task
     words = command_words(context, without=("slurm", "slurm_script", "slurm_tasks", "shard", "overwrite", "as_json"))
-    script = script_of(words, options=slurm or "", tasks=slurm_tasks, file=str(slurm_script or "FILE"))
-    if slurm_script is None:
-        return submit(script, tasks=slurm_tasks)
-    return write_script(slurm_script, script, tasks=slurm_tasks, overwrite=overwrite)
+    return submit_or_write(words, options=slurm or "", tasks=slurm_tasks, path=slurm_script, overwrite=overwrite)
 
 
 def command_words(context: typer.Context, *, without: Collection[str]) -> list[str]:
@@ -233,26 +224,11 @@ def bench_extract(
     samples: Annotated[int, typer.Option(min=1, help="Samples to measure with.")] = 512,
 ) -> Report:
     """Each stage of extraction alone, extraction as a whole, and what limits it."""
-    import tempfile
-
-    from twofold.data.labels import builtin_taxonomy
-    from twofold.data.manifest import write_manifest
-    from twofold.data.synthetic.dataset import draw_dataset
-    from twofold.data.utils.errors import InputError
     from twofold.data.utils.options import split_names
     from twofold.extract.bench import bench_extract as run_bench
     from twofold.extract.streams import parse_streams
 
     names = split_names(backbones)
-    texts = weights if weights or faces else [f"{name}=random:0" for name in names]
-    streams = parse_streams(names, weights=texts or [], precision=precision)
-    with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
-        if faces is None:
-            drawn, classes = Path(folder, "faces"), builtin_taxonomy("cexpr7")
-            table = draw_dataset(drawn, taxonomy=classes, per_class=-(-samples // len(classes.classes)), size=112,
-                                 seed=0)
-            faces, root = Path(folder, "faces.csv"), [str(drawn)]
-            write_manifest(table, faces)
-        if not root:
-            raise InputError(f"{faces} is a manifest: say with --root which folder its keys are relative to")
-        return run_bench(streams, manifest=faces, roots=root, device=device, workers=workers, samples=samples)
+    texts = weights or ([] if faces else [f"{name}=random:0" for name in names])
+    return run_bench(parse_streams(names, weights=texts, precision=precision), manifest=faces, roots=root or [],
+                     device=device, workers=workers, samples=samples)

@@ -6,25 +6,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from twofold.cache.recipe import Recipe
-from twofold.cache.shards import publish_shard
-from twofold.cache.store import Store
 from twofold.data.faces.annotate import Drawing
 from twofold.data.faces.in_memory import FacesInMemory, open_face_stream
 from twofold.data.faces.settings import Sampling
 from twofold.data.faces.sources import Source, find_sources
-from twofold.data.images.sources import ImageSource, hash_images
+from twofold.data.images.sources import hash_images
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
 from twofold.data.utils.errors import InputError
-from twofold.extract.engine.devices import compute_on_devices
-from twofold.extract.engine.loop import run_jobs
+from twofold.extract.engine.loop import compute_on_devices, compute_task
 from twofold.extract.engine.progress import Stop
-from twofold.extract.extract import Request, add_missing, finish, open_workspace, own_store, plan_all
-from twofold.extract.match import check_widths, find_encoder, load_matching
-from twofold.extract.plan import ExtractOptions, Job, WantedFile, plan
+from twofold.extract.engine.task import EncoderSource
+from twofold.extract.extract import add_missing, finish
+from twofold.extract.match import MatchingEncoders
+from twofold.extract.plan import ExtractOptions, Wanted, open_workspace, own_store, plan, plan_all, task_of
 from twofold.extract.report import Extraction
-from twofold.extract.streams import Encoders, EncoderSource, parse_weights
-from twofold.extract.views import view
 
 log = logging.getLogger(__name__)
 
@@ -47,20 +42,6 @@ class FootageOptions:
                              "pictures")
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunEncoders:
-    """The recipes that a run was trained on, and where their encoders come from.
-
-    weights: NAME=PATH for what is not in the weights folder; dims: features of each recipe, where known.
-    """
-
-    recipes: Sequence[Recipe]
-    weights: Sequence[str] = ()
-    device: str = "auto"
-    dims: Sequence[int] = ()
-
-
-
 @dataclass(frozen=True)
 class ExtractedInputs:
     """The store with the features. sources: photographs and videos; faults: what could not be read of them, a sentence
@@ -73,8 +54,8 @@ class ExtractedInputs:
 
 
 def extract_inputs(
-    inputs: Sequence[Path], encoders: RunEncoders, *, crops: Sequence[str], footage: FootageOptions, drawing: Drawing,
-    out: Path, root: Sequence[str], store: Path | None, temporary: Path, submission: bool,
+    inputs: Sequence[Path], encoders: MatchingEncoders, *, crops: Sequence[str], footage: FootageOptions,
+    drawing: Drawing, out: Path, root: Sequence[str], store: Path | None, temporary: Path, submission: bool,
 ) -> ExtractedInputs:
     """Extract all inputs with the recipes of a run, into `store` if there is one, else into `temporary`.
 
@@ -92,10 +73,8 @@ def extract_inputs(
             return ExtractedInputs(first)
         if not root:
             raise InputError(f"{first} is a manifest: say with --root which folder its keys are relative to")
-        listed = temporary.with_name("faces.csv")
-        write_manifest(_merge_with_store(read_manifest(first), target / "manifest.csv"), listed)
-        extraction = extract_manifest(listed, encoders, roots=root, store=target, reused=store is not None,
-                                      follow_links=footage.follow_links)
+        extraction = extract_manifest(read_manifest(first), encoders, roots=root, store=target,
+                                      reused=store is not None, follow_links=footage.follow_links)
         log.info("%s", extraction.text())
         return ExtractedInputs(target, stopped_by=extraction.stats.stopped_by if extraction.stats else 0)
     if root:
@@ -111,50 +90,34 @@ def extract_inputs(
     return ExtractedInputs(target, sources, faces.faults, stopped_by)
 
 
-def extract_manifest(manifest: Path, encoders: RunEncoders, *, roots: Sequence[str], store: Path, reused: bool = False,
-                     follow_links: bool = False) -> Extraction:
+def extract_manifest(faces: Manifest, encoders: MatchingEncoders, *, roots: Sequence[str], store: Path,
+                     reused: bool = False, follow_links: bool = False) -> Extraction:
     """Extract the samples of a manifest with exactly these recipes into the store.
 
-    reused: the store may be of images that have changed since. An encoder is needed only if the store lacks rows of it.
-    Raises InputError, before anything is computed, where an encoder makes another recipe.
+    reused: the store may be of images that have changed since. Faces that are there keep the labels they have there.
+    An encoder is needed only if the store lacks rows of it. Raises InputError, before anything is computed, where an
+    encoder makes another recipe, or where faces or labels of the store would be lost.
     """
-    recipes, devices = encoders.recipes, encoders.device.split(",")
-    files = parse_weights(encoders.weights, [recipe.backbone for recipe in recipes])
+    if (path := store / "manifest.csv").is_file():
+        old = read_manifest(path)
+        unlabelled = bool((old.table[["split", "basic", "compound", "group"]] == "").to_numpy().all())
+        if set(old.keys) == set(faces.keys):
+            faces = old
+        elif not (unlabelled and set(old.keys) <= set(faces.keys)):
+            raise InputError(f"{store}: a store of other faces, which would be lost: choose another --store")
     options = ExtractOptions(recheck=reused, retry_failures=reused)
-    loaded = Encoders(devices[0])
-    workspace = open_workspace(Request(manifest=manifest, roots=roots, store=store, streams=[],
-                                       follow_links=follow_links))
-    plans, sources = [], []
-    for number, file in enumerate(plan_all(workspace, [WantedFile(recipe) for recipe in recipes], options)):
-        source = EncoderSource(backbone=file.recipe.backbone)
+    workspace = open_workspace(faces, roots, store, follow_links=follow_links)
+    plans = plan_all(workspace, [(EncoderSource(backbone=recipe.backbone), None, recipe)
+                                 for recipe in encoders.recipes], options)
+    for number, file in enumerate(plans):
         if file.missing.any():
-            check_widths([file.recipe], encoders.dims[number:number + 1])
-            source, encoder = find_encoder(file.recipe, files.get(file.recipe.backbone, []), loaded)
-            file = replace(file, dim=encoder.dim, classifier=encoder.classifier)
-        plans.append(file)
-        sources.append(source)
-    return add_missing(workspace, plans, sources, partial(compute_on_devices, devices=devices, encoders=loaded),
-                       options)
+            source, encoder = encoders.find(number)
+            plans[number] = replace(file, source=source, dim=encoder.dim, classifier=encoder.classifier)
+    return add_missing(workspace, plans, options,
+                       partial(compute_on_devices, devices=encoders.devices, encoders=encoders.encoders))
 
 
-def _merge_with_store(faces: Manifest, path: Path) -> Manifest:
-    """Return what the manifest of a store, at `path`, becomes when these faces are predicted with it.
-
-    The same faces keep the labels they have there. Raises InputError if faces or labels would be lost.
-    """
-    if not path.is_file():
-        return faces
-    old = read_manifest(path)
-    if set(old.keys) == set(faces.keys):
-        return old
-    unlabelled = bool((old.table[["split", "basic", "compound", "group"]] == "").to_numpy().all())
-    if unlabelled and set(old.keys) <= set(faces.keys):
-        return faces
-    raise InputError(f"{path.parent}: a store of other faces, which would be lost: choose another --store")
-
-
-# ----------------------------------------------------------------------------------------------- photographs and videos
-def extract_footage(chunks: Iterable[FacesInMemory], manifest: Callable[[], Manifest], encoders: RunEncoders, *,
+def extract_footage(chunks: Iterable[FacesInMemory], manifest: Callable[[], Manifest], encoders: MatchingEncoders, *,
                     store: Path) -> int:
     """Extract faces as they come into the store; return the signal that stopped it, or 0.
 
@@ -162,20 +125,21 @@ def extract_footage(chunks: Iterable[FacesInMemory], manifest: Callable[[], Mani
     manifest: called after the last chunk, for all keys, including those without a face. Raises InputError, before a
     face is read, where an encoder is not available or the store is of other faces.
     """
-    target = own_store(store)
-    before = _footage_keys(target)
-    loaded = load_matching(encoders.recipes, weights=encoders.weights, device=encoders.device.split(",")[0],
-                           dims=encoders.dims)
-    files = [WantedFile(recipe, encoder.dim, encoder.classifier)
-             for recipe, encoder in zip(loaded.recipes, loaded.encoders, strict=True)]
+    target, before = own_store(store), []
+    if target.manifest_path.is_file():
+        table = read_manifest(target.manifest_path).table
+        labelled = (table[["split", "basic", "compound"]] != "").any(axis=None)
+        if labelled or not {"source", "frame", "track"} <= set(table):
+            raise InputError(f"{store}: a store of other faces, which would be lost: choose another --store")
+        before = table["key"].tolist()
+    wanted: list[Wanted] = [(*encoders.find(number), recipe) for number, recipe in enumerate(encoders.recipes)]
     options, seen = ExtractOptions(retry_failures=True), set()
     target.path.mkdir(parents=True, exist_ok=True)
 
-    def compute(keys: list[str], images: ImageSource, stop: Stop) -> None:
-        plans = plan(target, keys, files, options=options, hashes=hash_images(images, keys))
-        jobs = [Job(encoder, view(file.recipe.view["name"]), file.recipe, file.missing)
-                for file, encoder in zip(plans, loaded.encoders, strict=True)]
-        run_jobs(jobs, keys, images, partial(publish_shard, target), options=options, progress=False, stop=stop)
+    def compute(keys: list[str], images: FacesInMemory, stop: Stop) -> None:
+        plans = plan(target, keys, wanted, options, hashes=hash_images(images, keys))
+        compute_task(task_of(plans, options, keys=keys, images=images, store=target), encoders.encoders, progress=False,
+                     stop=stop)
 
     with Stop() as stop:
         for chunk in chunks:
@@ -189,16 +153,5 @@ def extract_footage(chunks: Iterable[FacesInMemory], manifest: Callable[[], Mani
                              f"is {lost[0]}): name those inputs too, or choose another --store")
         compute([key for key in table.keys if key not in seen], FacesInMemory([], {}), stop)
     write_manifest(table, target.manifest_path)
-    finish(target, plan(target, table.keys, files, options=ExtractOptions()), table.keys)
+    finish(target, plan(target, table.keys, wanted, ExtractOptions()), table.keys)
     return 0
-
-
-def _footage_keys(store: Store) -> list[str]:
-    """Return the keys of an existing store. Raises InputError if its faces did not come from footage."""
-    if not store.manifest_path.is_file():
-        return []
-    table = read_manifest(store.manifest_path).table
-    labelled = (table[["split", "basic", "compound"]] != "").any(axis=None)
-    if labelled or not {"source", "frame", "track"} <= set(table):
-        raise InputError(f"{store.path}: a store of other faces, which would be lost: choose another --store")
-    return table["key"].tolist()

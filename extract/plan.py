@@ -1,10 +1,10 @@
 """What a run has to compute: for each feature file, the samples that the store lacks; is it the same dataset at all?"""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 
@@ -14,15 +14,16 @@ from twofold.cache.feature_file import FeatureFile
 from twofold.cache.recipe import Recipe
 from twofold.cache.shards import CachedRows, cached_rows, file_state, shard_paths
 from twofold.cache.store import Store
-from twofold.data.images.decode import DECODER
-from twofold.data.images.sources import ImageSource, hash_images
+from twofold.data.images.decode import FACE_LIMITS
+from twofold.data.images.sources import ImageRoots, ImageSource, check_roots, hash_images, open_images, parse_roots
+from twofold.data.manifest import Manifest, read_manifest
 from twofold.data.utils.errors import InputError
-from twofold.extract.views import View
-
-if TYPE_CHECKING:
-    from twofold.extract.encoders.encoder import Encoder
+from twofold.extract.encoders.encoder import Encoder
+from twofold.extract.engine.task import ComputeTask, EncoderSource, FileRows
 
 COMPARED_IMAGES = 32  #: that every run compares with the store, spread over the cached samples
+LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"),
+             ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"))  #: variables of torchrun and SLURM: which of how many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,51 +48,100 @@ class ExtractOptions:
     def __post_init__(self) -> None:
         parse_shard(self.shard)
 
-    @property
-    def rows_per_shard(self) -> int:
-        """Half of what may be lost: while a shard is open, the one before may still be on its way to the disk."""
-        return max(1, self.shard_rows // 2)
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """The samples, where their images come from, and where their features go to."""
+
+    manifest: Manifest
+    images: ImageRoots
+    store: Store
 
 
-@dataclass(frozen=True)
-class WantedFile:
-    """A feature file to be made: its recipe and, where known already, dimension and classifier."""
+def open_workspace(manifest: Path | Manifest, roots: Sequence[str], store: Path, *,
+                   max_pixels: int = FACE_LIMITS.pixels, follow_links: bool = False) -> Workspace:
+    """Read the manifest and check the roots; write nothing yet.
 
-    recipe: Recipe
-    dim: int = 0
-    classifier: BackboneClassifier | None = None
+    roots: one folder, or NAME=DIR for each dataset of a merged manifest; max_pixels: a larger image fails, no value
+    depends on it; follow_links: read images that are links out of their root. Raises InputError or CacheError.
+    """
+    table = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
+    images = open_images(parse_roots(roots), limits=FACE_LIMITS.scaled_to(max_pixels), follow_links=follow_links)
+    return Workspace(manifest=table, images=images, store=own_store(store))
+
+
+def own_store(path: Path) -> Store:
+    """Open a store that may be new. Raises CacheError for a folder of other things."""
+    store = Store(path, new=True)
+    store.require_own_folder()
+    return store
 
 
 @dataclass(frozen=True, kw_only=True)
-class FilePlan(WantedFile):
-    """A wanted file, what the store holds of it, and what this run adds.
+class FilePlan:
+    """A feature file to be made, what the store holds of it, and what this run adds.
 
     missing: (samples,) bool, the rows to compute; cached: (samples,) bool, the rows that are there and stay; failures:
-    key to reason, of failed samples that are not tried again; finished: the file, if it is complete.
+    key to reason, of failed samples that are not tried again; finished: the file, if it is complete; source, dim,
+    classifier: of the encoder, where they are known.
     """
 
+    recipe: Recipe
     missing: np.ndarray
     cached: np.ndarray
     failures: dict[str, str]
     finished: FeatureFile | None
+    source: EncoderSource
+    dim: int
+    classifier: BackboneClassifier | None
 
 
-@dataclass(frozen=True)
-class Job:
-    """Rows of one feature file to compute: an encoder, a view, their recipe, and which rows of the manifest.
+#: A feature file to be made: the source of its encoder, the encoder where it is loaded, and its recipe.
+Wanted = tuple[EncoderSource, Encoder | None, Recipe]
 
-    missing: (samples,) bool; max_batch: samples per forward pass, 0 for the encoder's batch size.
+
+def plan_all(workspace: Workspace, wanted: Sequence[Wanted], options: ExtractOptions) -> list[FilePlan]:
+    """Return what each wanted file lacks.
+
+    Raises InputError if something is missing and no image is below the roots; CacheError if the store is that of
+    another dataset.
     """
+    keys, store = workspace.manifest.keys, workspace.store
+    hashes = compare_with_store(store, keys, workspace.images, [recipe for _, _, recipe in wanted], options)
+    plans = plan(store, keys, wanted, options, hashes=hashes)
+    if any(file.missing.any() for file in plans):
+        check_roots(workspace.images, keys)
+    return plans
 
-    encoder: "Encoder"
-    view: View
-    recipe: Recipe
-    missing: np.ndarray
-    max_batch: int = 0
 
-    @property
-    def batch_size(self) -> int:
-        return self.max_batch or self.encoder.batch_size
+def plan(store: Store, keys: Sequence[str], wanted: Sequence[Wanted], options: ExtractOptions, *,
+         hashes: Mapping[str, str] | None = None) -> list[FilePlan]:
+    """Return a plan for each wanted file. hashes: SHA-256 of the images now, by key, to find changed ones."""
+    index, count = parse_shard(options.shard)
+    mine, plans, now = np.arange(len(keys)) % count == index, [], hashes or {}
+    for source, encoder, recipe in wanted:
+        state = file_state(store, recipe)
+        rows, classifier = state.rows, encoder.classifier if encoder else None
+        stays = np.fromiter((key in rows.place and (key not in now or now[key] == rows.sha256(key)) for key in keys),
+                            bool, len(keys))
+        failures = {} if options.retry_failures else {key: rows.failures[key] for key in keys if key in rows.failures}
+        done = stays | np.fromiter((key in failures for key in keys), bool, len(keys))
+        complete = done.all() and state.is_complete(keys, classifier=classifier)
+        plans.append(FilePlan(
+            recipe=recipe, missing=~done & mine, cached=stays, failures=failures,
+            finished=state.finished if complete else None, source=source, classifier=classifier,
+            dim=encoder.dim if encoder else next((cached.dim for cached in rows.files), 0)))
+    return plans
+
+
+def task_of(plans: Sequence[FilePlan], options: ExtractOptions, *, keys: Sequence[str], images: ImageSource,
+            store: Store) -> ComputeTask:
+    """Return all rows to compute, in the precision of the recipes on any device."""
+    return ComputeTask(
+        files=[FileRows(source=file.source.with_precision(file.recipe.precision), recipe=file.recipe,
+                        rows=np.flatnonzero(file.missing)) for file in plans if file.missing.any()],
+        keys=keys, images=images, store=store.path, workers=options.workers, max_failures=options.max_failures,
+        shard_rows=options.shard_rows)
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -99,54 +149,20 @@ def parse_shard(text: str) -> tuple[int, int]:
     if not text:
         return 0, 1
     if text == "auto":
-        return _shard_of_launcher()
+        for index, count in LAUNCHERS:
+            if index in os.environ and count in os.environ:
+                first = int(os.environ.get("SLURM_ARRAY_TASK_MIN", "0")) if "ARRAY" in index else 0
+                return parse_shard(f"{int(os.environ[index]) - first}/{os.environ[count]}")
+        raise InputError("--shard auto finds neither RANK and WORLD_SIZE nor SLURM_* in the environment: give it as "
+                         "i/n")
     index, slash, count = text.partition("/")
     if slash and index.isdecimal() and count.isdecimal() and int(index) < int(count):
         return int(index), int(count)
     raise InputError(f"shard {text!r} is not i/n with i from 0 to n-1, as 0/4")
 
 
-def _shard_of_launcher() -> tuple[int, int]:
-    """Return which of how many processes this is, from the variables of torchrun or SLURM."""
-    for index, count in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"),
-                         ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT")):
-        if index in os.environ and count in os.environ:
-            first = int(os.environ.get("SLURM_ARRAY_TASK_MIN", "0")) if "ARRAY" in index else 0
-            return parse_shard(f"{int(os.environ[index]) - first}/{os.environ[count]}")
-    raise InputError("--shard auto finds neither RANK and WORLD_SIZE nor SLURM_* in the environment: give it as i/n")
-
-
-def plan(store: Store, keys: Sequence[str], wanted: Sequence[WantedFile], *, options: ExtractOptions,
-         hashes: Mapping[str, str] | None = None) -> list[FilePlan]:
-    """Return a plan for each wanted file. hashes: SHA-256 of the images now, by key, to find changed ones."""
-    index, count = parse_shard(options.shard)
-    mine, plans, now = np.arange(len(keys)) % count == index, [], hashes or {}
-    for file in wanted:
-        state = file_state(store, file.recipe)
-        rows = state.rows
-        stays = np.fromiter((key in rows.place and (key not in now or now[key] == rows.sha256(key)) for key in keys),
-                            bool, len(keys))
-        failures = {} if options.retry_failures else {key: rows.failures[key] for key in keys if key in rows.failures}
-        done = stays | np.fromiter((key in failures for key in keys), bool, len(keys))
-        complete = done.all() and state.is_complete(keys, classifier=file.classifier)
-        plans.append(FilePlan(
-            recipe=file.recipe, dim=file.dim or next((cached.dim for cached in rows.files), 0),
-            classifier=file.classifier, missing=~done & mine, cached=stays, failures=failures,
-            finished=state.finished if complete else None))
-    return plans
-
-
-def recipe_of(encoder: "Encoder", view: View, *, dtype: str) -> Recipe:
-    """Return the recipe: everything that a value of this encoder and view depends on."""
-    return Recipe(
-        backbone=encoder.name, architecture=encoder.architecture, weights=encoder.weights, tap=encoder.tap,
-        preprocessing=encoder.preprocessing.record(), view=view.record(), decoder=DECODER,
-        precision=encoder.precision, dtype=dtype,
-    )
-
-
 # ------------------------------------------------------------------------------------ is the store of the same dataset?
-def compare_with_store(store: Store, keys: Sequence[str], images: ImageSource, wanted: Sequence[WantedFile],
+def compare_with_store(store: Store, keys: Sequence[str], images: ImageRoots, recipes: Sequence[Recipe],
                        options: ExtractOptions) -> Mapping[str, str] | None:
     """Check that the store holds this dataset; return the SHA-256 of each image now where all are compared, else None.
 
@@ -157,7 +173,7 @@ def compare_with_store(store: Store, keys: Sequence[str], images: ImageSource, w
         return hash_images(images, keys, workers=options.workers)
     store.require_same_dataset(keys)
     hashes = hash_images(images, keys, workers=options.workers) if options.recheck else None
-    stored = _stored_rows(store, wanted)
+    stored = _stored_rows(store, recipes)
     cached = [key for key in keys if any(key in rows.place for rows in stored)]
     sample = hashes or hash_images(images, cached[::-(-len(cached) // COMPARED_IMAGES) or 1], workers=options.workers)
     compared = [key for key in cached if key in sample]
@@ -174,24 +190,24 @@ def compare_with_store(store: Store, keys: Sequence[str], images: ImageSource, w
                      "belongs into another --store")
 
 
-def _stored_rows(store: Store, wanted: Sequence[WantedFile]) -> list[CachedRows]:
-    """Return the rows of each wanted file; where there are none at all, those of the store's other files."""
-    rows = [_rows_of(store, file.recipe) for file in wanted]
+def _stored_rows(store: Store, recipes: Sequence[Recipe]) -> list[CachedRows]:
+    """Return the rows of each recipe by keys and hashes alone; where there are none at all, of the store's other files.
+
+    Files that are damaged, or have just been merged, are left out.
+    """
+    def rows_of(recipe: Recipe) -> CachedRows:
+        return cached_rows(readable(map(FeatureFile, [store.path_of(recipe), *shard_paths(store, recipe)])))
+
+    def readable(files: Iterable[FeatureFile]) -> list[FeatureFile]:
+        sound = []
+        for file in files:
+            with suppress(CacheError):
+                _ = file.keys
+                sound.append(file)
+        return sound
+
+    rows = [rows_of(recipe) for recipe in recipes]
     if any(cached.place for cached in rows):
         return rows
-    recipes: dict[str, Recipe] = {}
-    for file in [*store.files(), *store.shards()]:
-        with suppress(CacheError):
-            recipes[file.fingerprint] = file.recipe
-    return [_rows_of(store, recipe) for recipe in recipes.values()]
-
-
-def _rows_of(store: Store, recipe: Recipe) -> CachedRows:
-    """Return the rows by keys and hashes alone; skip files that are damaged or have just been merged."""
-    files = []
-    for path in (store.path_of(recipe), *shard_paths(store, recipe)):
-        with suppress(CacheError):
-            file = FeatureFile(path)
-            _ = file.keys
-            files.append(file)
-    return cached_rows(files)
+    others = {file.fingerprint: file.recipe for file in readable([*store.files(), *store.shards()])}
+    return [rows_of(recipe) for recipe in others.values()]

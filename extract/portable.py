@@ -11,10 +11,11 @@ from torch import nn
 from twofold.cache.recipe import Recipe
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.encoder import Encoder
-from twofold.extract.encoders.sources import licences, published_weights
-from twofold.extract.engine.writer import storable
-from twofold.extract.match import find_encoder
-from twofold.extract.streams import Encoders, EncoderSource, parse_weights
+from twofold.extract.encoders.sources import licences as licences_of
+from twofold.extract.encoders.sources import published_weights
+from twofold.extract.engine.loop import storable
+from twofold.extract.engine.task import EncoderSource
+from twofold.extract.match import MatchingEncoders
 from twofold.extract.weights.find import find_weights, weights_folder
 from twofold.extract.weights.read import read_checkpoint
 
@@ -79,44 +80,38 @@ def export_encoders(recipes: Sequence[Recipe], *, weights: Sequence[str], stated
     if models:
         raise InputError(f"{', '.join(models)}: an ONNX model already, which cannot be exported into another: leave "
                          "out --face; head.onnx takes its features")
-    by_name = dict(_stated_licence(text) for text in stated)
-    files, loaded = parse_weights(weights, [recipe.backbone for recipe in recipes]), Encoders("cpu")
+    terms: dict[str, str] = {}
+    for text in stated:
+        name, _, licence = text.partition("=")
+        if not name or not licence.strip():
+            raise InputError(f"--licence {text!r}: say NAME=LICENCE, as timm:resnet18=Apache-2.0")
+        terms[name] = licence.strip()
     exact = tuple(replace(recipe, precision="fp32") for recipe in recipes)
-    encoders, terms = [], []
-    for recipe in exact:
-        source, encoder = find_encoder(recipe, files.get(recipe.backbone, []), loaded)
-        encoders.append(encoder)
-        terms.append(by_name.get(recipe.backbone) or _licence(recipe, source))
+    matching = MatchingEncoders(exact, weights=weights, device="cpu")
+    found = [matching.find(number) for number in range(len(exact))]
+    licences = [terms.get(recipe.backbone) or _licence(recipe, source)
+                for recipe, (source, _) in zip(exact, found, strict=True)]
+    encoders = tuple(encoder for _, encoder in found)
     modules: list[nn.Module] = [PortableEncoder(encoder, recipe).eval()
                                 for encoder, recipe in zip(encoders, exact, strict=True)]
     prepared = [{name: value for name, value in recipe.preprocessing.items() if name not in ("mean", "std", "scale")}
                 for recipe in exact]
     inputs = [each for number, each in enumerate(prepared) if each not in prepared[:number]]
-    return ExportedEncoders(exact, tuple(encoders), modules, inputs, [inputs.index(each) for each in prepared], terms)
+    return ExportedEncoders(exact, encoders, modules, inputs, [inputs.index(each) for each in prepared], licences)
 
 
 def _licence(recipe: Recipe, source: EncoderSource) -> str:
-    """The licence of the weights. Raises InputError where none is stated."""
+    """Return the licence of the weights. Raises InputError where none is stated."""
     if recipe.untrained:
         return "random numbers: none"
-    in_file = "" if source.weights == "hub" else _licence_in_file(source)
-    published = licences([recipe.backbone]).get(recipe.backbone, "not stated")
-    own = source.weights != "hub" and recipe.backbone.startswith("timm:")  # a file that timm does not publish
-    licence = in_file or ("not stated" if own else published)
+    licence = licences_of([recipe.backbone]).get(recipe.backbone, "not stated")
+    if source.weights != "hub":
+        path = find_weights(published_weights(source.backbone), weights=source.weights, folder=weights_folder())
+        metadata = read_checkpoint(path).metadata
+        own = recipe.backbone.startswith("timm:")  # a file that timm does not publish
+        licence = next((metadata[name] for name in LICENCE_KEYS if metadata.get(name)),
+                       "not stated" if own else licence)
     if licence.startswith("not stated"):
         raise InputError(f"nobody states under which licence the weights of {recipe.backbone} may be passed on: if you "
                          f"know that they may, say --licence {recipe.backbone}=LICENCE, or leave out --face")
     return licence
-
-
-def _licence_in_file(source: EncoderSource) -> str:
-    path = find_weights(published_weights(source.backbone), weights=source.weights, folder=weights_folder())
-    metadata = read_checkpoint(path).metadata
-    return next((metadata[name] for name in LICENCE_KEYS if metadata.get(name)), "")
-
-
-def _stated_licence(text: str) -> tuple[str, str]:
-    name, _, licence = text.partition("=")
-    if not name or not licence.strip():
-        raise InputError(f"--licence {text!r}: say NAME=LICENCE, as timm:resnet18=Apache-2.0")
-    return name, licence.strip()

@@ -2,7 +2,7 @@
 
 import signal
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,66 +13,47 @@ from twofold.cache.feature_file import FeatureFile
 from twofold.cache.shards import retired_rows
 from twofold.cache.store import Store
 from twofold.data.utils.keys import NO_FACE
-from twofold.extract.engine.stats import RunStats
-from twofold.extract.plan import ExtractOptions, FilePlan
+from twofold.extract.engine.progress import RunStats
+from twofold.extract.engine.task import ComputeTask
+from twofold.extract.plan import FilePlan
 
 LISTED = 20  #: failed samples that are named in the text; all are in the record
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileReport:
-    """One feature file of the run: cached + computed + failed + no_face + left are all samples.
+def file_report(store: Store, plan: FilePlan, file: FeatureFile | None, stats: RunStats, task: ComputeTask
+                ) -> dict[str, Any]:
+    """Return what a report says of one file: cached + computed + failed + no_face + left are all samples.
 
-    left: samples that no process has computed yet; to_compute, shards and bytes: what this run adds; retired: rows kept
-    of samples no longer in the manifest; failures: key to reason.
+    file: the finished one, or None. left: samples that no process has computed yet; to_compute, shards and bytes: what
+    the task adds; retired: rows kept of samples no longer in the manifest; failures: key to reason.
     """
-
-    backbone: str
-    view: str
-    fingerprint: str
-    dim: int
-    precision: str
-    untrained: bool
-    cached: int
-    computed: int
-    failed: int
-    no_face: int
-    left: int
-    to_compute: int
-    shards: int
-    bytes: int
-    retired: int
-    file: str
-    failures: dict[str, str]
-
-
-def file_report(store: Store, plan: FilePlan, file: FeatureFile | None, stats: RunStats,
-                options: ExtractOptions) -> FileReport:
-    """Return the report of one file. file: the finished one, or None."""
     recipe, samples, to_compute = plan.recipe, len(plan.missing), int(plan.missing.sum())
     dim = plan.dim or (file.dim if file else 0)
     computed = stats.rows[recipe.fingerprint]
     failures = file.failures if file else plan.failures | stats.failures.get(recipe.fingerprint, {})
     cached = file.rows - computed if file else int(plan.cached.sum())
-    return FileReport(
-        backbone=recipe.backbone, view=recipe.view["name"], fingerprint=recipe.fingerprint, dim=dim,
-        precision=recipe.precision, untrained=recipe.untrained, cached=cached, computed=computed,
-        failed=sum(reason != NO_FACE for reason in failures.values()),
-        no_face=sum(reason == NO_FACE for reason in failures.values()),
-        left=samples - cached - computed - len(failures), to_compute=to_compute,
-        shards=-(-to_compute // options.rows_per_shard), bytes=to_compute * dim * np.dtype(recipe.dtype).itemsize,
-        retired=retired_rows(store, recipe), file=file.path.name if file else "", failures=failures)
+    no_face = sum(reason == NO_FACE for reason in failures.values())
+    return {
+        "backbone": recipe.backbone, "view": recipe.view["name"], "fingerprint": recipe.fingerprint, "dim": dim,
+        "precision": recipe.precision, "untrained": recipe.untrained, "cached": cached, "computed": computed,
+        "failed": len(failures) - no_face, "no_face": no_face, "left": samples - cached - computed - len(failures),
+        "to_compute": to_compute, "shards": -(-to_compute // task.rows_per_shard),
+        "bytes": to_compute * dim * np.dtype(recipe.dtype).itemsize, "retired": retired_rows(store, recipe),
+        "file": file.path.name if file else "", "failures": failures}
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """The result of `extract`: a line for each file, then samples, failures, speed and where the time went."""
+    """The result of `extract`: a line for each file, then samples, failures, speed and where the time went.
+
+    files: as of `file_report`; stats: None for a dry run; expected_seconds: of a dry run.
+    """
 
     store: Path
     samples: int
-    files: list[FileReport]
-    stats: RunStats | None  #: None for a dry run
-    expected_seconds: float = 0.0  #: of a dry run
+    files: list[dict[str, Any]]
+    stats: RunStats | None
+    expected_seconds: float = 0.0
 
     @property
     def exit_code(self) -> int:
@@ -81,28 +62,27 @@ class Extraction:
             return 0
         if self.stats.stopped_by:
             return 128 + self.stats.stopped_by
-        return 1 if any(file.failed for file in self.files) else 0
+        return 1 if any(file["failed"] for file in self.files) else 0
 
     @property
     def failed_samples(self) -> dict[str, str]:
         """Key to reason, of all samples that failed for any file, in this run or earlier."""
-        return {key: reason for file in self.files for key, reason in file.failures.items() if reason != NO_FACE}
+        return {key: reason for file in self.files for key, reason in file["failures"].items() if reason != NO_FACE}
 
     def record(self) -> dict[str, Any]:
         stats = self.stats or RunStats()
         return {
-            "store": str(self.store), "samples": self.samples, "files": [asdict(file) for file in self.files],
+            "store": str(self.store), "samples": self.samples, "files": self.files,
             "computed_samples": stats.samples, "computed_rows": sum(stats.rows.values()),
             "failures": dict(Counter(self.failed_samples.values())), "failed_samples": self.failed_samples,
-            "seconds": asdict(stats.seconds) if self.stats else {},
+            "seconds": stats.seconds if self.stats else {},
             "expected_seconds": self.expected_seconds, "stopped_by": stats.stopped_by,
         }
 
     def text(self) -> str:
         lines = [_line(file, dry=self.stats is None) for file in self.files]
         if self.stats is None:
-            rows, shards, size = (sum(getattr(file, name) for file in self.files)
-                                 for name in ("to_compute", "shards", "bytes"))
+            rows, shards, size = (sum(file[name] for file in self.files) for name in ("to_compute", "shards", "bytes"))
             hours = f", about {timedelta(seconds=round(self.expected_seconds))} on this machine"
             return "\n".join([*lines, f"dry run: {rows} rows to compute, {size / 1e6:.1f} MB in {shards} shards"
                                       f"{hours if self.expected_seconds else ''}; nothing was written"])
@@ -118,19 +98,18 @@ class Extraction:
             lines += [*failures, f"{self.samples} samples, nothing to compute: all of it is cached in {self.store}"]
         else:
             lines += [f"{self.samples} samples, {self.stats.samples} computed, {len(self.stats.failed_samples)} "
-                      f"failures, {self.stats.samples / max(seconds.wall, 1e-9):.1f} samples/s over "
-                      f"{seconds.wall:.1f} s", *failures,
-                      f"seconds: decode {seconds.decode:.1f} (in threads), forward {seconds.forward:.1f}, "
-                      f"write {seconds.write:.1f}"]
+                      f"failures, {self.stats.samples / max(seconds['wall'], 1e-9):.1f} samples/s over "
+                      f"{seconds['wall']:.1f} s", *failures,
+                      f"seconds: decode {seconds['decode']:.1f} (in threads), forward {seconds['forward']:.1f}, "
+                      f"write {seconds['write']:.1f}"]
         return "\n".join(lines)
 
 
-def _line(file: FileReport, *, dry: bool) -> str:
-    name = f"{file.backbone} ({file.view}, {file.dim}-d, {file.precision}{', UNTRAINED' if file.untrained else ''})"
-    text = f"{name}: {file.cached} cached, "
-    text += f"{file.to_compute} to compute" if dry else f"{file.computed} computed"
-    text += f", {file.failed} failed" if file.failed else ""
-    text += f", {file.no_face} without a face" if file.no_face else ""
-    text += f", {file.left} left for other shards or a later run" if file.left and not dry else ""
-    text += f", {file.retired} kept of samples no longer in the manifest" if file.retired else ""
-    return text + (f" -> {file.file}" if file.file else "")
+def _line(file: dict[str, Any], *, dry: bool) -> str:
+    parts = [(file["cached"], "cached"), (file["to_compute"], "to compute") if dry else (file["computed"], "computed")]
+    parts += [(file[name], text) for name, text in (
+        ("failed", "failed"), ("no_face", "without a face"), ("left", "left for other shards or a later run"),
+        ("retired", "kept of samples no longer in the manifest")) if file[name] and not (dry and name == "left")]
+    untrained = ", UNTRAINED" if file["untrained"] else ""
+    return (f"{file['backbone']} ({file['view']}, {file['dim']}-d, {file['precision']}{untrained}): "
+            + ", ".join(f"{count} {text}" for count, text in parts) + (f" -> {file['file']}" if file["file"] else ""))

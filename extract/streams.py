@@ -1,48 +1,24 @@
-"""What to extract: streams, each one encoder and one view, and the encoders, loaded when they are needed."""
+"""What to extract, from the words of the command line: streams, each the features of one encoder and one view."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from twofold.cache.recipe import DTYPES
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.classifier import class_order
-from twofold.extract.views import view
+from twofold.extract.engine.task import EncoderSource
+from twofold.extract.engine.views import view_record
 from twofold.extract.weights.find import fold_paths
 
-if TYPE_CHECKING:
-    from twofold.extract.encoders.encoder import Encoder
 
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderSource:
-    """Where an encoder comes from: the arguments of `load_encoder` but for the device."""
-
-    backbone: str
-    weights: str | None = None
-    precision: str = "auto"
-    batch_size: int = 0
-    compiled: bool = False
-    classes: tuple[str, ...] = ()
-
-    def with_precision(self, precision: str) -> "EncoderSource":
-        """Return the same source in this precision on any device; ONNX models keep their own."""
-        return self if self.backbone.startswith("onnx:") else replace(self, precision=precision)
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Stream:
     """The features of one encoder and one view, and the dtype that they are stored in."""
 
     source: EncoderSource
-    view: str = "original"
-    dtype: str = "float16"
-
-    def __post_init__(self) -> None:
-        view(self.view)  # raises InputError for an unknown name
-        if self.dtype not in DTYPES:
-            raise InputError(f"unknown dtype {self.dtype!r}: choose from {', '.join(DTYPES)}")
+    view: str
+    dtype: str
 
 
 def parse_streams(backbones: Sequence[str], views: Sequence[str] = ("original",), *, weights: Sequence[str] = (),
@@ -56,6 +32,9 @@ def parse_streams(backbones: Sequence[str], views: Sequence[str] = ("original",)
     if not backbones or not views:
         raise InputError("no backbone is named: give --backbones NAME[,NAME...]" if not backbones else
                          "no view is named: give --views NAME[,NAME...]")
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}: choose from {', '.join(DTYPES)}")
+    names = [view_record(name)["name"] for name in dict.fromkeys(views)]
     files = parse_weights(weights, backbones)
     orders = _by_backbone(classes_of, backbones, what="classes", form="NAME=ORDER, as posterv2=rafdb")
     classes = {name: class_order(texts[-1]) for name, texts in orders.items()}
@@ -63,7 +42,7 @@ def parse_streams(backbones: Sequence[str], views: Sequence[str] = ("original",)
                              compiled=compiled, classes=classes.get(name, ()))
                for name in dict.fromkeys(backbones)
                for file in (dict.fromkeys(files[name]) if name in files else [None])]
-    return [Stream(source=source, view=name, dtype=dtype) for source in sources for name in dict.fromkeys(views)]
+    return [Stream(source, name, dtype) for source in sources for name in names]
 
 
 def parse_weights(texts: Sequence[str], backbones: Sequence[str]) -> dict[str, list[str]]:
@@ -93,25 +72,3 @@ def _by_backbone(texts: Sequence[str], backbones: Sequence[str], *, what: str, f
             raise InputError(f"{what} {text!r} is not {form}")
         values.setdefault(name, []).append(value)
     return values
-
-
-class Encoders:
-    """The encoders of one device, each loaded once."""
-
-    def __init__(self, device: str, loaded: "Mapping[EncoderSource, Encoder] | None" = None):
-        self.device = device
-        self._loaded = dict(loaded or {})
-
-    def load(self, source: EncoderSource) -> "Encoder":
-        """Load an encoder. Raises InputError for a name, device, precision or weights that are not available."""
-        if source not in self._loaded:
-            from twofold.extract.encoders.registry import load_encoder  # imports torch, which parsing does not need
-
-            self._loaded[source] = load_encoder(
-                source.backbone, weights=source.weights, device=self.device, precision=source.precision,
-                batch_size=source.batch_size, compiled=source.compiled, classes=source.classes)
-        return self._loaded[source]
-
-    def drop(self, source: EncoderSource) -> None:
-        """Free an encoder that is not the one searched for."""
-        self._loaded.pop(source, None)

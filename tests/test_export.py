@@ -19,9 +19,8 @@ from twofold.data.synthetic.dataset import draw_dataset
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.encoders.registry import load_encoder, load_network
-from twofold.extract.plan import recipe_of
+from twofold.extract.engine.task import recipe_of
 from twofold.extract.portable import PortableEncoder, export_encoders
-from twofold.extract.views import view
 
 pytest.importorskip("onnxscript", reason="writing ONNX is optional")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX is optional")
@@ -156,7 +155,7 @@ def test_weights_of_which_nobody_states_a_licence_are_not_passed_on(tmp_path):
         save_file(tensors, tmp_path / f"{name}.safetensors", metadata=metadata)
         weights = [f"timm:test_vit={tmp_path / name}.safetensors"]
         encoder = load_encoder("timm:test_vit", weights=str(tmp_path / f"{name}.safetensors"), device="cpu")
-        recipe = recipe_of(replace(encoder, precision="fp32"), view("original"), dtype="float16")
+        recipe = recipe_of(replace(encoder, precision="fp32"), "original", dtype="float16")
         if metadata:
             assert export_encoders([recipe], weights=weights, stated=[]).licences == ["BSD-2"]
         else:

@@ -13,8 +13,8 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +25,11 @@ from twofold.cache.feature_file import FeatureFile
 from twofold.cache.shards import shard_paths
 from twofold.cache.store import Store
 from twofold.data.images.decode import ImageError
-from twofold.data.images.sources import ImageSource
 from twofold.data.utils.errors import InputError, first_line
 from twofold.extract.encoders.devices import parse_device, resolve_precision
-from twofold.extract.engine.devices import ComputeTask, compute_task, missing_samples
-from twofold.extract.engine.progress import Stop, progress_bar
-from twofold.extract.engine.stats import RunStats, check_failure_limit
-from twofold.extract.extract import Request, extract
-from twofold.extract.plan import recipe_of
-from twofold.extract.report import Extraction
-from twofold.extract.streams import Encoders
-from twofold.extract.views import view
+from twofold.extract.engine.loop import compute_task
+from twofold.extract.engine.progress import RunStats, Stop, check_failure_limit, progress_bar
+from twofold.extract.engine.task import ComputeTask, Encoders, recipe_of
 from twofold.extract.weights.find import weights_folder
 
 PIPELINE = Path(__file__).parents[2] / "pipeline.py"  #: the command line, installed or in a plain clone
@@ -49,57 +43,12 @@ SAME_PATHS = "all nodes need the store, the images and the weights at the paths 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class WorkerSize:
-    """What one worker takes of a node: a GPU and its part of the cores, or all cores; count: of workers at most."""
-
-    device: str
-    cpus: int
-    gpus: int
-    count: int
-
-
-def extract_on_ray(request: Request, *, address: str, workers: int = 0) -> Extraction:
-    """Extract as `extract` does, computed by the workers of a cluster.
-
-    address: `local` for this machine, `auto` or HOST:PORT of a cluster; workers: at most, 0 for as many as there is
-    room for now. Raises InputError as `extract` does, and for no such cluster.
-    """
-    if workers < 0:
-        raise InputError(f"--ray-workers {workers}: there is at least one worker, or 0 for as many as fit")
-    with connected(address) as ray:
-        size = size_of_workers(ray.nodes(), request.device, cpus=request.options.workers, most=workers)
-        start = _actor_class(ray, size)
-
-        def resolve_auto() -> str:
-            actor = start()
-            try:
-                return _result(ray, actor.call.remote("resolve_auto"), "no worker starts")
-            finally:
-                ray.kill(actor)
-
-        here = replace(request, device="cpu", options=replace(request.options, workers=size.cpus))
-        return extract(here, compute=partial(compute_on_actors, ray, start, size), resolve_auto=resolve_auto)
-
-
-def size_of_workers(nodes: Sequence[Mapping[str, Any]], device: str, *, cpus: int = 0, most: int = 0) -> WorkerSize:
-    """Return the size of a worker. nodes: as Ray lists them; device: auto, cpu or cuda; cpus: for each worker, 0 for an
-    equal part of the smallest node; most: workers, 0 for as many as fit. Raises InputError for another device."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"--device {device} cannot be with --ray, which gives each worker its own: auto, cpu or cuda")
-    resources = [node["Resources"] for node in nodes if node["Alive"]]
-    if device == "auto":
-        device = "cuda" if any(node.get("GPU", 0) >= 1 for node in resources) else "cpu"
-    gpus = int(device == "cuda")
-    resources = [node for node in resources if node.get("CPU", 0) >= 1 and node.get("GPU", 0) >= gpus]
-    cpus = cpus or max(1, min((int(node["CPU"] / (node["GPU"] if gpus else 1)) for node in resources), default=1))
-    fitting = sum(int(min(node["CPU"] // cpus, node["GPU"] // gpus if gpus else node["CPU"])) for node in resources)
-    return WorkerSize(device=device, cpus=cpus, gpus=gpus, count=most or max(1, fitting))
-
-
 @contextlib.contextmanager
-def connected(address: str) -> Iterator[Any]:
-    """Connect to a cluster and yield the library. Raises InputError if either is not there."""
+def connected(address: str, *, device: str, cpus: int = 0, most: int = 0) -> "Iterator[RayWorkers]":
+    """Connect to a cluster; arguments and errors otherwise as of `size_of_workers`. Raises InputError for no cluster.
+
+    address: `local` for this machine, `auto` or HOST:PORT of a cluster.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what will be its default, without the warning
     os.environ.setdefault("RAY_worker_niceness", "0")  # of workers on this machine; Ray's 15 starves on a busy one
@@ -118,7 +67,7 @@ def connected(address: str) -> Iterator[Any]:
             raise InputError(f"--ray {address}: no such cluster ({first_line(error)}): `local` is this machine, "
                              "`ray start --head` prints the address of a new one") from None
         try:
-            yield ray
+            yield RayWorkers(ray, *size_of_workers(ray.nodes(), device, cpus=cpus, most=most))
         finally:
             if ours:
                 ray.shutdown()
@@ -134,83 +83,153 @@ def _require_listener(address: str) -> None:
                 raise OSError("another service answers there")
 
 
-def _result(ray: Any, reference: Any, what: str) -> Any:
-    """Return a result. Raises what the actor raised, if that is bad input or the file system's; InputError that begins
-    with `what` if Ray has given up."""
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, ValueError | OSError) else error) from None
-    except ray.exceptions.RayError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
-        reasons = [line for line in lines if not line.startswith("The actor died unexpectedly")]
-        reason = [*reasons, *lines, type(error).__name__][0][:300]
-        raise InputError(f"--ray: {what} ({reason}); what was computed is kept") from None
+def size_of_workers(nodes: Sequence[Mapping[str, Any]], device: str, *, cpus: int = 0, most: int = 0
+                    ) -> tuple[str, int, int, int]:
+    """Return the device, CPUs and GPUs of a worker (a GPU and its part of the cores, or all cores of a node), and their
+    number.
 
-
-def compute_on_actors(ray: Any, start: Callable[[], Any], size: WorkerSize, task: ComputeTask) -> RunStats:
-    """Compute a task on a cluster; raises as `extract`.
-
-    On Ctrl-C or SIGTERM actors finish and publish the batches in hand, and `RunStats.stopped_by` is set.
+    nodes: as Ray lists them; device: auto, cpu or cuda; cpus: for each worker, 0 for an equal part of the smallest
+    node; most: workers, 0 for as many as fit. Raises InputError for another device or number.
     """
-    began, stats = time.perf_counter(), RunStats()
-    probes = [key for key in task.keys[::max(1, len(task.keys) // PROBES)][:PROBES] if _is_readable(task.images, key)]
-    published = {path.name for file in task.files for path in shard_paths(Store(task.store, new=True), file.recipe)}
-    nothing = replace(task, keys=[], files=[replace(file, rows=file.rows[:0]) for file in task.files])
-    tasks, patient_until = split(task, workers=size.count), time.monotonic() + PATIENCE_SECONDS
-    # An actor waits for room, and so makes an autoscaler bring a node; which of them starts first gets a task first.
-    actors = [start() for _ in range(min(size.count, len(tasks)))]
-    waiting: dict[Any, tuple[Any, ComputeTask | None]] = {
-        actor.call.remote("prepare", nothing, probes): (actor, None) for actor in actors}
-    with Stop() as stop, progress_bar(len(missing_samples(task.files)), shown=True) as bar:
+    if most < 0:
+        raise InputError(f"--ray-workers {most}: there is at least one worker, or 0 for as many as fit")
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"--device {device} cannot be with --ray, which gives each worker its own: auto, cpu or cuda")
+    resources = [node["Resources"] for node in nodes if node["Alive"]]
+    if device == "auto":
+        device = "cuda" if any(node.get("GPU", 0) >= 1 for node in resources) else "cpu"
+    gpus = int(device == "cuda")
+    resources = [node for node in resources if node.get("CPU", 0) >= 1 and node.get("GPU", 0) >= gpus]
+    cpus = cpus or max(1, min((int(node["CPU"] / (node["GPU"] if gpus else 1)) for node in resources), default=1))
+    fitting = sum(int(min(node["CPU"] // cpus, node["GPU"] // gpus if gpus else node["CPU"])) for node in resources)
+    return device, cpus, gpus, most or max(1, fitting)
+
+
+class RayWorkers:
+    """The workers of a connected cluster; sizes as of `size_of_workers`."""
+
+    def __init__(self, ray: Any, device: str, cpus: int, gpus: int, count: int):
+        self.ray, self.device, self.cpus, self.gpus, self.count = ray, device, cpus, gpus, count
+
+    def resolve_auto(self) -> str:
+        """Return the precision that `auto` means on a worker."""
+        actor = self._start()
         try:
-            while waiting and not stop.signal:
-                done, _ = ray.wait([*waiting], timeout=POLL_SECONDS)
-                for reference in done:
-                    actor, part = waiting.pop(reference)
-                    if part is None:
-                        log.info("a worker on %s is ready", _result(ray, reference, "workers do not start"))
-                    else:
-                        computed, note = _result(
-                            ray, reference, f"a worker was lost {RESTARTS + 1} times, the last time at {len(part.keys)}"
-                                            f" samples, the first of them {part.keys[0]!r}")
-                        stats.add(computed)
-                        check_failure_limit(stats.failed_samples, task.options.max_failures)
-                        if note:
-                            log.warning("%s", note)
-                    if tasks:
-                        part = tasks.pop(0)
-                        waiting[actor.call.remote("compute", part, published)] = actor, part
-                    else:
-                        ray.kill(actor)  # makes room for those that have not started, or start again
-                busy = [actor for actor, part in waiting.values() if part]
-                if not tasks:
-                    for reference in [reference for reference, (_, part) in waiting.items() if part is None]:
-                        ray.kill(waiting.pop(reference)[0])
-                elif not busy and time.monotonic() > patient_until:
-                    patient_until += PATIENCE_SECONDS
-                    log.warning("no worker has come up yet: each wants %d CPUs and %d GPUs of one node (`ray status` "
-                                "shows what there is)", size.cpus, size.gpus)
-                if busy and not done:
-                    answers = ray.wait([actor.control.remote() for actor in busy], num_returns=len(busy), timeout=1)[0]
-                    with contextlib.suppress(ray.exceptions.RayError):  # one is lost: Ray retries its task
-                        bar.update(max(0, stats.samples + sum(ray.get(answers)) - bar.n))
-            working = {reference: actor for reference, (actor, part) in waiting.items() if part}
-            for actor in working.values():
-                actor.control.remote(stop.signal)
-            for reference in ray.wait([*working], num_returns=len(working), timeout=STOP_SECONDS)[0] if working else []:
-                stats.add(_result(ray, reference, "a worker was lost")[0])
+            return self._result(actor.call.remote("resolve_auto"), "no worker starts")
         finally:
-            for actor in actors:
-                ray.kill(actor)
-        bar.update(max(0, stats.samples - bar.n))
-    stats.stopped_by, stats.seconds.wall = stop.signal, time.perf_counter() - began
-    return stats
+            self.ray.kill(actor)
+
+    def compute(self, task: ComputeTask) -> RunStats:
+        """Compute a task on the cluster; raises as `extract`.
+
+        On Ctrl-C or SIGTERM actors finish and publish the batches in hand, and `RunStats.stopped_by` is set.
+        """
+        ray, began, stats = self.ray, time.perf_counter(), RunStats()
+        published = {path.name for file in task.files for path in shard_paths(Store(task.store, new=True), file.recipe)}
+        probes = task.keys[::max(1, len(task.keys) // PROBES)][:PROBES]
+        probes = [key for key in probes if not _unreadable(task, key)]
+        nothing = replace(task, keys=[], files=[replace(file, rows=file.rows[:0]) for file in task.files])
+        tasks, patient_until = split(task, workers=self.count), time.monotonic() + PATIENCE_SECONDS
+        # An actor waits for room, and so makes an autoscaler bring a node; the first that is ready gets a task first.
+        actors = [self._start() for _ in range(min(self.count, len(tasks)))]
+        starting = {actor.call.remote("prepare", nothing, probes): actor for actor in actors}
+        busy: dict[Any, tuple[Any, ComputeTask]] = {}
+        with Stop() as stop, progress_bar(len(task.samples), shown=True) as bar:
+            try:
+                while (starting or busy) and not stop.signal:
+                    done, _ = ray.wait([*starting, *busy], timeout=POLL_SECONDS)
+                    for reference in done:
+                        if reference in starting:
+                            actor, host = starting.pop(reference), self._result(reference, "workers do not start")
+                            log.info("a worker on %s is ready", host)
+                        else:
+                            actor, part = busy.pop(reference)
+                            computed, note = self._result(
+                                reference, f"a worker was lost {RESTARTS + 1} times, the last time at {len(part.keys)} "
+                                           f"samples, the first of them {part.keys[0]!r}")
+                            stats.add(computed)
+                            check_failure_limit(stats.failed_samples, task.max_failures)
+                            if note:
+                                log.warning("%s", note)
+                        if tasks:
+                            part = tasks.pop(0)
+                            busy[actor.call.remote("compute", part, published)] = actor, part
+                        else:
+                            ray.kill(actor)  # makes room for those that have not started, or start again
+                    if not tasks:
+                        for reference in [*starting]:
+                            ray.kill(starting.pop(reference))
+                    elif not busy and time.monotonic() > patient_until:
+                        patient_until += PATIENCE_SECONDS
+                        log.warning("no worker has come up yet: each wants %d CPUs and %d GPUs of one node (`ray "
+                                    "status` shows what there is)", self.cpus, self.gpus)
+                    if busy and not done:
+                        answers = [actor.control.remote() for actor, _ in busy.values()]
+                        answers = ray.wait(answers, num_returns=len(busy), timeout=1)[0]
+                        with contextlib.suppress(ray.exceptions.RayError):  # one is lost: Ray retries its task
+                            bar.update(max(0, stats.samples + sum(ray.get(answers)) - bar.n))
+                for actor, _ in busy.values():
+                    actor.control.remote(stop.signal)
+                ended = ray.wait([*busy], num_returns=len(busy), timeout=STOP_SECONDS)[0] if busy else []
+                for reference in ended:
+                    stats.add(self._result(reference, "a worker was lost")[0])
+            finally:
+                for actor in actors:
+                    ray.kill(actor)
+            bar.update(max(0, stats.samples - bar.n))
+        stats.stopped_by, stats.seconds["wall"] = stop.signal, time.perf_counter() - began
+        return stats
+
+    def _result(self, reference: Any, what: str) -> Any:
+        """Return a result. Raises what the actor raised, if that is bad input or the file system's; InputError that
+        begins with `what` if Ray has given up."""
+        try:
+            return self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, ValueError | OSError) else error) from None
+        except self.ray.exceptions.RayError as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
+            reasons = [line for line in lines if not line.startswith("The actor died unexpectedly")]
+            reason = [*reasons, *lines, type(error).__name__][0][:300]
+            raise InputError(f"--ray: {what} ({reason}); what was computed is kept") from None
+
+    @cached_property
+    def _start(self) -> Callable[[], Any]:
+        """What starts an actor. Its class is sent whole: a node needs only the driver's clone or an installation."""
+        ray = self.ray
+
+        class Extractor:
+            def __init__(self, pipeline: str, folder: str, environment: dict[str, str], device: str) -> None:
+                import importlib
+                import os
+                import runpy
+
+                os.environ.update(environment)  # before torch is imported
+                if os.path.isdir(folder):
+                    os.chdir(folder)  # relative paths of weights
+                if os.path.exists(pipeline):
+                    runpy.run_path(pipeline)
+                worker_class = importlib.import_module("twofold.extract.cluster.ray").Worker
+                self.worker = worker_class(device, restarted=ray.get_runtime_context().was_current_actor_reconstructed)
+
+            def call(self, method: str, *arguments: Any) -> Any:
+                return getattr(self.worker, method)(*arguments)
+
+            @ray.method(concurrency_group="control", max_task_retries=0)
+            def control(self, signal: int = 0) -> int:
+                self.worker.stop.set(signal)
+                return self.worker.decoded
+
+        environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+        environment["TWOFOLD_WEIGHTS"] = str(weights_folder().absolute())
+        actor_class = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_restarts=RESTARTS, max_task_retries=-1,
+                                 concurrency_groups={"control": 2})(Extractor)
+        return partial(actor_class.remote, str(PIPELINE), os.getcwd(), environment, self.device)
 
 
 def split(task: ComputeTask, *, workers: int) -> list[ComputeTask]:
     """Divide a task into several of equal size, each with only the keys that it needs."""
-    samples = missing_samples(task.files)
+    samples = task.samples
     count = max(1, min(TASKS_PER_WORKER * workers, len(samples) // MIN_TASK_SAMPLES))
     return [replace(task, keys=[str(task.keys[row]) for row in rows], files=[
         replace(file, rows=np.searchsorted(rows, mine)) for file in task.files
@@ -218,42 +237,13 @@ def split(task: ComputeTask, *, workers: int) -> list[ComputeTask]:
         for rows in np.array_split(samples, count)]
 
 
-def _is_readable(images: ImageSource, key: str) -> bool:
-    with contextlib.suppress(ImageError):
-        return bool(images.read(key))
-    return False
-
-
-def _actor_class(ray: Any, size: WorkerSize) -> Callable[[], Any]:
-    """Return what starts an actor. Its class is sent whole: a node needs only the driver's clone or an installation."""
-
-    class Extractor:
-        def __init__(self, pipeline: str, folder: str, environment: dict[str, str], device: str) -> None:
-            import importlib
-            import os
-            import runpy
-
-            os.environ.update(environment)  # before torch is imported
-            if os.path.isdir(folder):
-                os.chdir(folder)  # relative paths of weights
-            if os.path.exists(pipeline):
-                runpy.run_path(pipeline)
-            worker_class = importlib.import_module("twofold.extract.cluster.ray").Worker
-            self.worker = worker_class(device, restarted=ray.get_runtime_context().was_current_actor_reconstructed)
-
-        def call(self, method: str, *arguments: Any) -> Any:
-            return getattr(self.worker, method)(*arguments)
-
-        @ray.method(concurrency_group="control", max_task_retries=0)
-        def control(self, signal: int = 0) -> int:
-            self.worker.stop.set(signal)
-            return self.worker.decoded
-
-    environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
-    environment["TWOFOLD_WEIGHTS"] = str(weights_folder().absolute())
-    actor_class = ray.remote(num_cpus=size.cpus, num_gpus=size.gpus, max_restarts=RESTARTS, max_task_retries=-1,
-                             concurrency_groups={"control": 2})(Extractor)
-    return partial(actor_class.remote, str(PIPELINE), os.getcwd(), environment, size.device)
+def _unreadable(task: ComputeTask, key: str) -> str:
+    """Return why the image of a key cannot be read here, "" if it can."""
+    try:
+        task.images.read(key)
+    except ImageError as error:
+        return str(error)
+    return ""
 
 
 class Worker:
@@ -274,13 +264,11 @@ class Worker:
         if not Store(task.store, new=True).manifest_path.is_file():
             raise InputError(f"node {self.host} does not see the store {task.store}: {SAME_PATHS}")
         for key in probes:
-            try:
-                task.images.read(key)
-            except ImageError as error:
-                raise InputError(f"node {self.host} cannot read {key!r} ({error}): {SAME_PATHS}") from None
+            if reason := _unreadable(task, key):
+                raise InputError(f"node {self.host} cannot read {key!r} ({reason}): {SAME_PATHS}")
         for file in task.files:
-            own = recipe_of(self._encoders.load(file.source), view(file.recipe.view["name"]), dtype=file.recipe.dtype)
-            if own != file.recipe:
+            encoder = self._encoders.load(file.source)
+            if recipe_of(encoder, file.recipe.view["name"], dtype=file.recipe.dtype) != file.recipe:
                 raise InputError(f"node {self.host} would make other features of {file.recipe.backbone} than are wanted"
                                  ": its weights, or its version of Twofold or timm, differ")
         return self.host
@@ -320,5 +308,6 @@ def without_published(task: ComputeTask, published: Collection[str]) -> tuple[Co
         stats.failures[fingerprint] |= {key: failures[key] for key in wanted if key in failures}
         left = [row for row, key in zip(file.rows, wanted, strict=True) if key not in keys and key not in failures]
         files.append(replace(file, rows=np.array(left, int)))
-    stats.samples = len(missing_samples(task.files)) - len(missing_samples(files))
-    return replace(task, files=files), stats
+    left = replace(task, files=files)
+    stats.samples = len(task.samples) - len(left.samples)
+    return left, stats

@@ -42,10 +42,8 @@ if [ -n "$again" ] && [ "$code" -eq 143 ]; then
 fi
 exit "$code"
 """
-
-
 JOB_SCRIPT = OutputKind("a job script of `extract`", lambda path: "# Twofold: submit this file" in read_head(path),
-                  repeatable=True)
+                        repeatable=True)
 
 
 @dataclass(frozen=True)
@@ -69,13 +67,16 @@ class Submission:
                 f"`squeue --job {self.job},{self.last}` shows how far they are, `cache ls` what is there")
 
 
-def script_of(words: Sequence[str], *, options: str, tasks: int, file: str) -> str:
-    """Return the text of the job script. words: the arguments of `extract`; options: as `sbatch` takes them.
+def submit_or_write(words: Sequence[str], *, options: str, tasks: int, path: Path | None, overwrite: bool = False
+                    ) -> Submission:
+    """Submit the array and the job that depends on it; with a path write the job script there instead.
 
-    Raises InputError for options that Twofold sets, fewer than one task, and a file name of several lines.
+    words: the arguments of `extract`; options: as `sbatch` takes them. Raises InputError for options that Twofold sets,
+    fewer than one task, a file name of several lines, another file there, and with what SLURM says if it refuses.
     """
     if tasks < 1:
         raise InputError(f"--slurm-tasks {tasks}: there is at least one task")
+    file = str(path or "FILE")
     if not file.isprintable():  # it is named in a comment of the script
         raise InputError(f"--slurm-script {file!r}: a line end or control character in the name of a script")
     try:
@@ -88,26 +89,17 @@ def script_of(words: Sequence[str], *, options: str, tasks: int, file: str) -> s
         raise InputError(f"--slurm: {what} cannot be among the options: {', '.join(OURS)} are given by Twofold "
                          "(--slurm-tasks says how many tasks)")
     pipeline = str(Path(__file__).parents[2] / "pipeline.py")  # the command line, installed or in a plain clone
-    command = shlex.join([sys.executable, pipeline, "extract", *words])
-    return SCRIPT.format(options=options or "--ntasks=1", tasks=tasks, last=tasks - 1, warning=WARNING_SECONDS,
-                         command=command, file=shlex.quote(file))
-
-
-def write_script(path: Path, text: str, *, tasks: int, overwrite: bool = False) -> Submission:
-    """Write the job script. Raises InputError if there is another file already."""
-    Output(path, JOB_SCRIPT, overwrite).write_text(text)
-    return Submission(tasks, str(path))
-
-
-def submit(text: str, *, tasks: int) -> Submission:
-    """Submit the array and the job that depends on it. Raises InputError with what SLURM says if it refuses."""
+    text = SCRIPT.format(options=options or "--ntasks=1", tasks=tasks, last=tasks - 1, warning=WARNING_SECONDS,
+                         command=shlex.join([sys.executable, pipeline, "extract", *words]), file=shlex.quote(file))
+    if path:
+        Output(path, JOB_SCRIPT, overwrite).write_text(text)
+        return Submission(tasks, str(path))
     job = _sbatch(text)
     try:
-        last = _sbatch(text, f"--dependency=afterany:{job}", f"--array={tasks}")
+        return Submission(tasks, text, job, _sbatch(text, f"--dependency=afterany:{job}", f"--array={tasks}"))
     except InputError:
         subprocess.run(["scancel", job], check=False)
         raise
-    return Submission(tasks, text, job, last)
 
 
 def _sbatch(text: str, *options: str) -> str:

@@ -16,7 +16,7 @@ from PIL import Image
 from twofold.data.images.decode import ImageError, decode
 from twofold.data.images.sources import ImageSource
 from twofold.extract.encoders.preprocessing import Preprocessing
-from twofold.extract.views import View
+from twofold.extract.engine.views import apply_view
 
 
 @dataclass(slots=True)
@@ -36,6 +36,7 @@ class Batch:
     pixels: (B, S, S, 3) uint8, pinned where a CUDA device reads it.
     """
 
+    pool: "BatchPool"
     pixels: torch.Tensor
     samples: list[LoadedSample] = field(default_factory=list)
     decoded: int = 0  #: of its samples, the first ones
@@ -44,9 +45,15 @@ class Batch:
     def __post_init__(self) -> None:
         self.array = self.pixels.numpy()  # the same memory
 
-    @property
-    def is_full(self) -> bool:
-        return len(self.samples) == len(self.array)
+    def release(self) -> None:
+        """Count one forward pass less that reads the batch; return it to its pool after the last."""
+        self.users -= 1
+        if not self.users:
+            self.samples, self.decoded = [], 0
+            self.pool.free.append(self)
+
+
+Slot = tuple[Batch, int]  #: where the pixels of one sample go
 
 
 class BatchPool:
@@ -55,25 +62,29 @@ class BatchPool:
     missing: (samples,) bool, which samples; count: number of buffers, each reused once no forward pass reads it.
     """
 
-    def __init__(self, view: View, preprocessing: Preprocessing, missing: np.ndarray, *, batch_size: int, count: int,
+    def __init__(self, view: str, preprocessing: Preprocessing, missing: np.ndarray, *, batch_size: int, count: int,
                  pinned: bool):
         self.view, self.preprocessing, self.missing, self.batch_size = view, preprocessing, missing, batch_size
         shape = (batch_size, preprocessing.size, preprocessing.size, 3)
-        self.free = [Batch(torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)) for _ in range(count)]
+        self.free = [Batch(self, torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)) for _ in range(count)]
         self.filling: deque[Batch] = deque()  #: the oldest first; only the last may have free slots
+
+    def missing_of(self, samples: Sequence[LoadedSample]) -> int:
+        """Return how many of these samples the pool needs."""
+        return sum(bool(self.missing[sample.row]) for sample in samples)
 
     @property
     def free_slots(self) -> int:
         last = self.batch_size - len(self.filling[-1].samples) if self.filling else 0
         return last + len(self.free) * self.batch_size
 
-    def slot_for(self, sample: LoadedSample) -> "Slot":
+    def slot_for(self, sample: LoadedSample) -> Slot:
         """Reserve the next slot for this sample; there must be a free one."""
-        if not self.filling or self.filling[-1].is_full:
+        if not self.filling or len(self.filling[-1].samples) == self.batch_size:
             self.filling.append(self.free.pop())
         batch = self.filling[-1]
         batch.samples.append(sample)
-        return Slot(self, batch, len(batch.samples) - 1)
+        return batch, len(batch.samples) - 1
 
     def mark_decoded(self, count: int) -> list[Batch]:
         """Count the next `count` samples as decoded; return the batches that this completes."""
@@ -96,49 +107,30 @@ class BatchPool:
         batch.array[batch.decoded:] = 0
         return batch
 
-    def release(self, batch: Batch) -> None:
-        """Count one forward pass less that reads the batch; reuse its buffer after the last."""
-        batch.users -= 1
-        if not batch.users:
-            batch.samples, batch.decoded = [], 0
-            self.free.append(batch)
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """Where the pixels of one sample go."""
-
-    pool: BatchPool
-    batch: Batch
-    index: int
-
 
 def decode_into(images: ImageSource, wanted: Sequence[tuple[LoadedSample, Sequence[Slot]]]) -> float:
     """Read and decode each sample once and write its pixels to its slots; return this thread's CPU seconds.
 
-    A sample that cannot be read or decoded keeps the reason, and its slots become black.
+    Each view and each preprocessing is computed once, also where several slots share it. A sample that cannot be read
+    or decoded keeps the reason, and its slots become black.
     """
     began = time.thread_time()
     for sample, slots in wanted:
+        views: dict[str, Image.Image] = {}
+        prepared: dict[tuple[str, Preprocessing], np.ndarray] = {}
         try:
             content = images.read(sample.key)
             sample.sha256 = hashlib.sha256(content).hexdigest()
-            _write(decode(content, images.limits), sample.sha256, slots)
+            image = decode(content, images.limits)
+            for batch, index in slots:
+                view, preprocessing = batch.pool.view, batch.pool.preprocessing
+                if view not in views:
+                    views[view] = apply_view(view, image, sample.sha256)
+                if (view, preprocessing) not in prepared:
+                    prepared[view, preprocessing] = preprocessing.prepare(views[view])
+                batch.array[index] = prepared[view, preprocessing]
         except ImageError as error:
             sample.failure = str(error)
-            for slot in slots:
-                slot.batch.array[slot.index] = 0
+            for batch, index in slots:
+                batch.array[index] = 0
     return time.thread_time() - began
-
-
-def _write(image: Image.Image, sha256: str, slots: Sequence[Slot]) -> None:
-    """Compute each view and each preprocessing once, also where several slots share it."""
-    viewed: dict[str, Image.Image] = {}
-    prepared: dict[tuple[str, Preprocessing], np.ndarray] = {}
-    for slot in slots:
-        view, preprocessing = slot.pool.view, slot.pool.preprocessing
-        if view.name not in viewed:
-            viewed[view.name] = view.apply(image, sha256)
-        if (view.name, preprocessing) not in prepared:
-            prepared[view.name, preprocessing] = preprocessing.prepare(viewed[view.name])
-        slot.batch.array[slot.index] = prepared[view.name, preprocessing]

@@ -12,23 +12,23 @@ from twofold.extract.encoders.encoder import Encoder
 
 
 class ForwardPass(Protocol):
-    """A forward pass under way."""
+    """A forward pass under way; `result` waits for it: features (B, dim) float32, and the seconds of its device."""
 
     def done(self) -> bool: ...
 
-    def result(self) -> tuple[np.ndarray, float]:
-        """Wait for the pass; return the features (B, dim) float32 and the seconds that its device took."""
-        ...
+    def result(self) -> tuple[np.ndarray, float]: ...
 
 
 class DeviceRunner(Protocol):
-    """Runs batches on a device: several passes may be under way; those of one encoder end in order."""
+    """Runs batches on a device: several passes may be under way; those of one encoder end in order.
 
-    in_flight: int  #: passes of one encoder that are started before the first has ended, so that it never waits
+    in_flight: passes of one encoder that are started before the first has ended, so that it never waits. `start` takes
+    pixels (B, S, S, 3) uint8 on the host, which are not changed until the pass is done.
+    """
 
-    def start(self, encoder: Encoder, pixels: torch.Tensor) -> ForwardPass:
-        """Start a pass. pixels: (B, S, S, 3) uint8 on the host, not changed until the pass is done."""
-        ...
+    in_flight: int
+
+    def start(self, encoder: Encoder, pixels: torch.Tensor) -> ForwardPass: ...
 
     def close(self) -> None: ...
 
@@ -42,16 +42,14 @@ class HostRunner:
         self._thread = ThreadPoolExecutor(1, "forward")
 
     def start(self, encoder: Encoder, pixels: torch.Tensor) -> "Future[tuple[np.ndarray, float]]":
-        return self._thread.submit(_timed, encoder, pixels)
+        def run() -> tuple[np.ndarray, float]:
+            began = time.perf_counter()
+            return encoder.encode(pixels), time.perf_counter() - began
+
+        return self._thread.submit(run)
 
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
-
-
-def _timed(encoder: Encoder, pixels: torch.Tensor) -> tuple[np.ndarray, float]:
-    began = time.perf_counter()
-    features = encoder.encode(pixels)
-    return features, time.perf_counter() - began
 
 
 class CudaRunner:

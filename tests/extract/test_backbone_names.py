@@ -13,8 +13,7 @@ from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.encoders.presets import preset
 from twofold.extract.encoders.random_weights import noise_images
 from twofold.extract.encoders.registry import check_dim
-from twofold.extract.plan import recipe_of
-from twofold.extract.views import view
+from twofold.extract.engine.task import recipe_of
 
 
 # ------------------------------------------------------------------------------------- preprocessing behind the name
@@ -23,7 +22,7 @@ def test_a_name_may_say_its_preprocessing():
     assert other.name == "resnet18?size=96&mean=0.5&std=0.25,0.5,0.5"  # always in the same order
     assert other.preprocessing == Preprocessing(size=96, resize=96, rule="both", mean=(0.5,) * 3, std=(0.25, 0.5, 0.5))
     assert other.encode(np.zeros((2, 96, 96, 3), np.uint8)).shape == (2, 512)
-    fingerprints = {recipe_of(encoder, view("original"), dtype="float16").fingerprint for encoder in (plain, other)}
+    fingerprints = {recipe_of(encoder, "original", dtype="float16").fingerprint for encoder in (plain, other)}
     assert len(fingerprints) == 2
     again = load("resnet18?rule=shorter&resize=256&size=224&interpolation=bicubic", "random:3").preprocessing
     assert (again.size, again.resize, again.rule, again.interpolation) == (224, 256, "shorter", "bicubic")

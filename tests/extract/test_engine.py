@@ -3,14 +3,15 @@
 import hashlib
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.extract.simulated import SimulatedRunner
-from twofold.cache.shards import file_state, publish_shard
+from twofold.cache.shards import file_state
 from twofold.cache.store import Store
 from twofold.data.images.decode import decode
 from twofold.data.images.sources import open_images
@@ -19,12 +20,12 @@ from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.encoders.registry import load_encoder
 from twofold.extract.engine.batches import BatchPool, LoadedSample
-from twofold.extract.engine.loop import run_jobs
+from twofold.extract.engine.loop import compute_task, storable
 from twofold.extract.engine.progress import Stop
-from twofold.extract.engine.writer import storable
-from twofold.extract.plan import ExtractOptions, Job, parse_shard, recipe_of
+from twofold.extract.engine.task import ComputeTask, Encoders, EncoderSource, FileRows, recipe_of
+from twofold.extract.engine.views import VIEWS, apply_view, view_record
+from twofold.extract.plan import parse_shard
 from twofold.extract.streams import parse_weights
-from twofold.extract.views import view
 
 
 def test_values_that_cannot_be_stored_fail_their_face():
@@ -73,39 +74,41 @@ def encoder_of(name: str, batch_size: int) -> Encoder:
     return load_encoder(name, weights="random:0", device="cpu", precision="fp32", batch_size=batch_size)
 
 
-def job_of(encoder: Encoder, view_name: str, missing: np.ndarray) -> Job:
-    seen = view(view_name)
-    return Job(encoder, seen, recipe_of(encoder, seen, dtype="float32"), missing)
+@pytest.fixture
+def compute(drawn, tmp_path):
+    """Compute rows of feature files into a store, given encoder, view and rows of each; returns the statistics and what
+    is cached of each file then."""
+    def run(*wanted, keys=drawn.table.keys, images=None, fails="", runner=None, stop=None, **options):
+        sources = {EncoderSource(backbone=encoder.name): encoder for encoder, _, _ in wanted}
+        files = [FileRows(source=EncoderSource(backbone=encoder.name), rows=np.array(list(rows), int),
+                          recipe=recipe_of(encoder, view, dtype="float32")) for encoder, view, rows in wanted]
+        task = ComputeTask(files=files, keys=keys, images=images or open_images(drawn.root), store=tmp_path / "s",
+                           **options)
+        stats, raises = None, pytest.raises(RuntimeError, match=fails) if fails else nullcontext()
+        with raises:
+            stats = compute_task(task, Encoders("cpu", sources), progress=False, runner=runner, stop=stop)
+        return stats, [file_state(Store(tmp_path / "s"), file.recipe).rows for file in files]
 
-
-def expected(encoder: Encoder, view_name: str, root, key: str) -> np.ndarray:
-    """One face on its own, by the straight way."""
-    content = (root / key).read_bytes()
-    picture = view(view_name).apply(decode(content), hashlib.sha256(content).hexdigest())
-    return encoder.encode(encoder.preprocessing.prepare(picture)[None])[0]
+    return run
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_every_row_is_that_of_its_face_whatever_each_file_lacks(drawn, tmp_path, workers):
+def test_every_row_is_that_of_its_face_whatever_each_file_lacks(compute, drawn, workers):
     """Files that lack different faces, views, batches of different sizes, and faces that cannot be read."""
-    keys, store = [*drawn.table.keys, "nowhere.png"], Store(tmp_path / "s", new=True)
-    few = np.arange(len(keys)) % 3 == 1
-    few[-1] = True
-    everything = np.ones(len(keys), bool)
+    keys, few = [*drawn.table.keys, "nowhere.png"], [*range(1, 70, 3), 70]
     vit, resnet = encoder_of("timm:test_vit", 5), encoder_of("timm:test_resnet", 16)
-    jobs = [job_of(vit, "original", everything), job_of(vit, "flip", few), job_of(resnet, "original", everything),
-            job_of(resnet, "enhanced1", everything), job_of(resnet, "enhanced1", ~everything)]
-    done = run_jobs(jobs, keys, open_images(drawn.root), partial(publish_shard, store),
-                   options=ExtractOptions(workers=workers, shard_rows=20), progress=False)
+    wanted = [(vit, "original", range(71)), (vit, "flip", few), (resnet, "original", range(71)),
+              (resnet, "enhanced1", range(71)), (resnet, "enhanced2", [])]
+    done, stored = compute(*wanted, keys=keys, workers=workers, shard_rows=20)
     assert done.samples == 71 and done.failed_samples == {"nowhere.png": "missing file"}
-    assert [done.rows[job.recipe.fingerprint] for job in jobs[:4]] == [70, int(few[:-1].sum()), 70, 70]
-    for job in jobs[:4]:
-        cached = file_state(store, job.recipe).rows
-        wanted = [key for key, lacking in zip(keys, job.missing, strict=True) if lacking][:-1]
-        assert sorted(cached.place) == sorted(wanted) and cached.failures == {"nowhere.png": "missing file"}
-        for key, row in zip(wanted, np.concatenate(list(cached.blocks(wanted))), strict=True):
-            if wanted.index(key) % 10 == 0:
-                np.testing.assert_allclose(row, expected(job.encoder, job.view.name, drawn.root, key), atol=2e-4)
+    assert sorted(done.rows.values()) == [len(few) - 1, 70, 70, 70] and not stored[4].place
+    for (encoder, view, rows), cached in zip(wanted[:4], stored, strict=False):
+        lacking = [keys[row] for row in rows][:-1]
+        assert sorted(cached.place) == sorted(lacking) and cached.failures == {"nowhere.png": "missing file"}
+        for key, row in list(zip(lacking, np.concatenate(list(cached.blocks(lacking))), strict=True))[::10]:
+            content = (drawn.root / key).read_bytes()  # one face on its own, by the straight way
+            picture = apply_view(view, decode(content), hashlib.sha256(content).hexdigest())
+            np.testing.assert_allclose(row, encoder.encode(encoder.preprocessing.prepare(picture)[None])[0], atol=2e-4)
 
 
 class CountingRunner(SimulatedRunner):
@@ -130,30 +133,22 @@ class CountingRunner(SimulatedRunner):
         return Counted()
 
 
-def test_the_next_passes_are_started_before_one_is_waited_for(drawn, tmp_path):
-    encoder, keys = encoder_of("timm:test_vit", 4), list(drawn.table.keys)
-    job, store = job_of(encoder, "original", np.ones(len(keys), bool)), Store(tmp_path / "s", new=True)
+def test_the_next_passes_are_started_before_one_is_waited_for(compute):
     card = CountingRunner(total=18)
-    done = run_jobs([job], keys, open_images(drawn.root), partial(publish_shard, store), options=ExtractOptions(),
-                    progress=False, runner=card)
-    assert (card.started, done.rows.total()) == (18, 70)
-    assert len(file_state(store, job.recipe).rows.place) == 70
+    done, (cached,) = compute((encoder_of("timm:test_vit", 4), "original", range(70)), runner=card)
+    assert (card.started, done.rows.total(), len(cached.place)) == (18, 70, 70)
 
 
-def test_encoders_that_need_the_same_pixels_share_their_batches(drawn, tmp_path, monkeypatch):
-    prepared = []
-    prepare = Preprocessing.prepare
+def test_encoders_that_need_the_same_pixels_share_their_batches(compute, monkeypatch):
+    prepared, prepare = [], Preprocessing.prepare
     monkeypatch.setattr(Preprocessing, "prepare", lambda how, image: prepared.append(how) or prepare(how, image))
-    encoder, keys = encoder_of("timm:test_vit", 8), list(drawn.table.keys)[:20]
-    jobs = [job_of(encoder, "original", np.ones(20, bool)),
-            job_of(replace(encoder, name="timm:another"), "original", np.ones(20, bool))]
-    done = run_jobs(jobs, keys, open_images(drawn.root), partial(publish_shard, Store(tmp_path / "s", new=True)),
-                   options=ExtractOptions(), progress=False)
+    encoder = encoder_of("timm:test_vit", 8)
+    done, _ = compute((encoder, "original", range(20)), (replace(encoder, name="timm:another"), "original", range(20)))
     assert done.rows.total() == 40 and len(prepared) == 20
 
 
-def test_a_network_that_breaks_ends_the_run_and_keeps_what_is_published(drawn, tmp_path):
-    encoder, keys, calls = encoder_of("timm:test_vit", 4), list(drawn.table.keys), []
+def test_a_network_that_breaks_ends_the_run_and_keeps_what_is_published(compute):
+    encoder, calls = encoder_of("timm:test_vit", 4), []
 
     def breaking(pictures):
         calls.append(len(pictures))
@@ -161,39 +156,35 @@ def test_a_network_that_breaks_ends_the_run_and_keeps_what_is_published(drawn, t
             raise RuntimeError("the card is gone")
         return encoder.network(pictures)
 
-    job = job_of(replace(encoder, network=breaking), "original", np.ones(len(keys), bool))
-    store = Store(tmp_path / "s", new=True)
-    with pytest.raises(RuntimeError, match="the card is gone"):
-        run_jobs([job], keys, open_images(drawn.root), partial(publish_shard, store),
-                 options=ExtractOptions(shard_rows=8), progress=False)
-    assert 24 <= len(file_state(store, job.recipe).rows.place) <= 32
+    _, (cached,) = compute((replace(encoder, network=breaking), "original", range(70)), shard_rows=8,
+                           fails="the card is gone")
+    assert 24 <= len(cached.place) <= 32
 
 
 def test_a_pool_hands_out_a_bounded_number_of_slots():
-    pool = BatchPool(view("original"), Preprocessing(size=2, resize=2), np.ones(9, bool), batch_size=4, count=2,
+    pool = BatchPool("original", Preprocessing(size=2, resize=2), np.ones(9, bool), batch_size=4, count=2,
                      pinned=False)
     samples = [LoadedSample(row, str(row), sha256="x") for row in range(9)]
     assert pool.free_slots == 8
     slots = [pool.slot_for(sample) for sample in samples[:6]]
-    assert [slot.index for slot in slots] == [0, 1, 2, 3, 0, 1] and pool.free_slots == 2
+    assert [index for _, index in slots] == [0, 1, 2, 3, 0, 1] and pool.free_slots == 2
     assert pool.mark_decoded(3) == []
     (first,) = pool.mark_decoded(2)
     assert [sample.row for sample in first.samples] == [0, 1, 2, 3] and pool.free_slots == 2
     first.users = 2
-    pool.release(first)
+    first.release()
     assert pool.free_slots == 2
-    pool.release(first)
+    first.release()
     assert pool.free_slots == 6
-    slots[4].batch.array[:] = 7
+    slots[4][0].array[:] = 7
     last = pool.pop_partial()
     assert [sample.row for sample in last.samples] == [4] and last.array[1:].max() == 0 and last.array[0].min() == 7
     assert pool.pop_partial() is None
 
 
-def test_a_run_that_is_told_to_stop_does_not_wait_for_an_image(drawn, tmp_path):
+def test_a_run_that_is_told_to_stop_does_not_wait_for_an_image(compute, drawn):
     """One image takes for ever; what was decoded before it is encoded and published."""
-    encoder, keys, released = encoder_of("timm:test_vit", 4), list(drawn.table.keys), threading.Event()
-    images, stop = open_images(drawn.root), Stop()
+    keys, released, images, stop = drawn.table.keys, threading.Event(), open_images(drawn.root), Stop()
 
     class Slow:
         limits = images.limits
@@ -204,12 +195,35 @@ def test_a_run_that_is_told_to_stop_does_not_wait_for_an_image(drawn, tmp_path):
                 released.wait(60)
             return images.read(key)
 
-    job, store = job_of(encoder, "original", np.ones(len(keys), bool)), Store(tmp_path / "s", new=True)
     began = time.monotonic()
     try:
-        done = run_jobs([job], keys, Slow(), partial(publish_shard, store), options=ExtractOptions(workers=1),
-                        progress=False, stop=stop)
+        done, (cached,) = compute((encoder_of("timm:test_vit", 4), "original", range(70)), images=Slow(), workers=1,
+                                  stop=stop)
     finally:
         released.set()
     assert time.monotonic() - began < 20 and done.stopped_by == 15
-    assert list(file_state(store, job.recipe).rows.place) == keys[:done.samples] and 8 <= done.samples <= 20
+    assert list(cached.place) == keys[:done.samples] and 8 <= done.samples <= 20
+
+
+# --------------------------------------------------------------------------------------------------------------- views
+def test_a_view_depends_on_the_image_alone():
+    """The draw is part of the recipe: another NumPy or Pillow must give the same face."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8))
+
+    def pixels(name, sha256="ab" * 32):
+        return np.asarray(apply_view(name, image, sha256))
+
+    np.testing.assert_array_equal(pixels("original"), np.asarray(image))
+    np.testing.assert_array_equal(pixels("flip"), np.asarray(image)[:, ::-1])
+    for name, total in (("enhanced1", 393046), ("enhanced2", 527465)):
+        first = pixels(name)
+        assert (first != pixels(name, "cd" * 32)).any()  # other faces in between change nothing
+        np.testing.assert_array_equal(first, pixels(name))
+        assert first.shape == (40, 30, 3) and int(first.astype(int).sum()) == total
+
+
+def test_the_record_of_a_view_holds_its_parameters_and_an_unknown_one_is_named():
+    assert [(view_record(name)["name"], "scale" in view_record(name)) for name in VIEWS] == [
+        ("original", False), ("flip", False), ("enhanced1", True), ("enhanced2", True)]
+    with pytest.raises(InputError, match=r"'mirror'.*original, flip"):
+        view_record("mirror")

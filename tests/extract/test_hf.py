@@ -11,8 +11,7 @@ from tests.extract.encoders import load
 from tests.extract.encoders import logits as logits_of
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.sources import licences
-from twofold.extract.plan import recipe_of
-from twofold.extract.views import view
+from twofold.extract.engine.task import recipe_of
 
 transformers = pytest.importorskip("transformers")
 
@@ -53,7 +52,7 @@ def test_embeddings_and_logits_are_transformers_own(tmp_path, kind):
     np.testing.assert_allclose(ours, seen[0], rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(logits_of(encoder, ours), logits, rtol=1e-3, atol=1e-4)
     assert encoder.classifier.classes == ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
-    recipe = recipe_of(encoder, view("original"), dtype="float16")
+    recipe = recipe_of(encoder, "original", dtype="float16")
     assert recipe.backbone == "hf:tiny" and str(tmp_path) not in recipe.canonical()
     assert recipe.architecture == f"transformers.{kind}ForImageClassification"
 

@@ -23,22 +23,20 @@ BATCH = 3
 DRIVER = """
 import json, os, random, signal, sys, time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, {root!r})
 import torch
 torch.set_num_threads(1)
 
-from twofold.cache.shards import publish_shard
 from twofold.cache.store import Store
 from twofold.data.images.sources import open_images
 from twofold.data.manifest import read_manifest, write_manifest
 from twofold.extract.encoders.registry import load_encoder
-from twofold.extract.engine.loop import run_jobs
-from twofold.extract.plan import ExtractOptions, Job, WantedFile, plan, recipe_of
+from twofold.extract.engine.loop import compute_task
+from twofold.extract.engine.task import EncoderSource, Encoders, recipe_of
 from twofold.extract.extract import finish
-from twofold.extract.views import view
+from twofold.extract.plan import ExtractOptions, plan, task_of
 
 manifest, root, store, log, kills, shard_rows, batch = sys.argv[1:]
 kills, options = int(kills), ExtractOptions(shard_rows=int(shard_rows), workers=1)
@@ -56,11 +54,11 @@ def counted(pixels):
 encoder = replace(encoder, network=counted)
 
 def extract(store):
-    wanted = WantedFile(recipe_of(encoder, view("original"), dtype="float16"), encoder.dim)
-    plans = plan(store, keys, [wanted], options=options)
+    source = EncoderSource(backbone="timm:test_vit", precision="fp32")
+    plans = plan(store, keys, [(source, encoder, recipe_of(encoder, "original", dtype="float16"))], options)
     store.path.mkdir(parents=True, exist_ok=True)
-    jobs = [Job(encoder, view("original"), wanted.recipe, plans[0].missing)]
-    run_jobs(jobs, keys, faces, partial(publish_shard, store), options=options)
+    task = task_of(plans, options, keys=keys, images=faces, store=store)
+    compute_task(task, Encoders("cpu", {{source: encoder}}))
     finish(store, plans, keys)
 
 def start(store):

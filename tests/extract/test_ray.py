@@ -30,14 +30,14 @@ WATCHED = """
 import os, runpy, signal, sys, time
 from pathlib import Path
 runpy.run_path({pipeline!r})
-from twofold.extract.engine.writer import FeatureWriter
+from twofold.extract.engine.loop import FeatureWriter
 add = FeatureWriter.add
 
 def watched(self, batch, features):
     with open({log!r}, "a") as file:
         file.write("".join(sample.key + "\\n" for sample in batch.samples))
     for flag in Path({folder!r}).glob("die"):
-        if self.stats.rows[self.job.recipe.fingerprint] >= 40:
+        if self.stats.rows[self.recipe.fingerprint] >= 40:
             flag.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.02)

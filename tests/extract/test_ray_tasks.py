@@ -12,19 +12,16 @@ from twofold.cache.shards import Rows, publish_shard, shard_paths
 from twofold.cache.store import Store
 from twofold.data.images.sources import ImageRoots
 from twofold.extract.cluster.ray import MIN_TASK_SAMPLES, size_of_workers, split, without_published
-from twofold.extract.engine.devices import ComputeTask, MissingRows
-from twofold.extract.plan import ExtractOptions
-from twofold.extract.streams import EncoderSource
+from twofold.extract.engine.task import ComputeTask, EncoderSource, FileRows
 
 RECIPES = [Recipe(backbone=name, architecture=name, weights="random:0", tap="t", preprocessing={}, view={"name": "v"},
                   decoder="d", precision="fp32", dtype="float16") for name in ("a", "b")]
 
 
 def task(path, *rows) -> ComputeTask:
-    files = [MissingRows(source=EncoderSource(backbone=recipe.backbone), recipe=recipe, rows=np.array(list(lacking)))
+    files = [FileRows(source=EncoderSource(backbone=recipe.backbone), recipe=recipe, rows=np.array(list(lacking)))
              for recipe, lacking in zip(RECIPES, rows, strict=False)]
-    return ComputeTask(files=files, keys=[f"{row}.png" for row in range(5000)], images=ImageRoots({}), store=path,
-                       options=ExtractOptions())
+    return ComputeTask(files=files, keys=[f"{row}.png" for row in range(5000)], images=ImageRoots({}), store=path)
 
 
 def wanted(work: ComputeTask) -> set[tuple[str, str]]:
@@ -73,8 +70,7 @@ def node(cpus: float, gpus: float = 0, *, alive: bool = True) -> dict:
     ([node(0)], "auto", {}, ("cpu", 1, 0, 1)), ([node(4)], "cuda", {"most": 20}, ("cuda", 1, 1, 20)),
 ])
 def test_how_large_workers_are_and_how_many(nodes, device, options, expected):
-    size = size_of_workers(nodes, device, **options)
-    assert (size.device, size.cpus, size.gpus, size.count) == expected
+    assert size_of_workers(nodes, device, **options) == expected
 
 
 def test_without_the_library_it_says_how_to_get_it(cli, drawn, extract_args, tmp_path, monkeypatch):

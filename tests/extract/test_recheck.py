@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from twofold.cache.store import Store
 from twofold.data.images.sources import ImageRoots
 from twofold.extract import extract as stage_one
-from twofold.extract.encoders import registry
 from twofold.extract.encoders.registry import load_network
-from twofold.extract.engine.stats import RunStats
+from twofold.extract.engine import task
+from twofold.extract.engine.progress import RunStats
 
 ONE = "timm:test_vit"
 
@@ -34,10 +34,10 @@ def extracted(cli, drawn, extract_args, tmp_path):
 def test_recheck_reads_each_image_once_and_loads_each_encoder_once(cli, extracted, monkeypatch):
     words, root, keys = extracted
     reads, loads, tasks = [], [], []
-    read, load = ImageRoots.read, registry.load_encoder
+    read, load = ImageRoots.read, task.load_encoder
     monkeypatch.setattr(ImageRoots, "read", lambda self, key: reads.append(key) or read(self, key))
-    monkeypatch.setattr(registry, "load_encoder", lambda *names, **how: loads.append(names) or load(*names, **how))
-    monkeypatch.setattr(stage_one, "compute_on_devices", lambda task, **how: tasks.append(task) or RunStats())
+    monkeypatch.setattr(task, "load_encoder", lambda *names, **how: loads.append(names) or load(*names, **how))
+    monkeypatch.setattr(stage_one, "compute_on_devices", lambda task, **_: tasks.append(task) or RunStats())
     assert cli(*words, "--recheck").returncode == 0
     assert sorted(reads) == sorted(keys) and len(loads) == 1 and not tasks
     reads.clear()

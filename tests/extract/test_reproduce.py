@@ -9,10 +9,11 @@ import torch
 from tests.extract.stores import assert_equal_stores
 from twofold.cache.store import Store
 from twofold.data.images.decode import ImageError
+from twofold.data.manifest import read_manifest
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.registry import build
-from twofold.extract.inputs import RunEncoders, extract_manifest
-from twofold.extract.match import load_matching
+from twofold.extract.inputs import extract_manifest
+from twofold.extract.match import MatchingEncoders
 
 NAME = "timm:test_resnet"
 
@@ -43,9 +44,9 @@ def before(cli, drawn, folder, tmp_path):
 
 
 def again(recipes, drawn, store, *weights, manifest=None, root=None, reused=False):
-    encoders = RunEncoders(recipes=recipes, weights=[f"{NAME}={path}" for path in weights], device="cpu")
-    return extract_manifest(manifest or drawn.manifest, encoders, roots=[str(root or drawn.root)], store=store,
-                            reused=reused)
+    encoders = MatchingEncoders(recipes, weights=[f"{NAME}={path}" for path in weights], device="cpu")
+    return extract_manifest(read_manifest(manifest or drawn.manifest), encoders, store=store, reused=reused,
+                            roots=[str(root or drawn.root)])
 
 
 def test_weights_are_found_by_content_whatever_their_name(before, drawn, folder, tmp_path):
@@ -128,7 +129,7 @@ def test_cached_rows_need_no_weights_and_a_changed_image_asks_for_them(before, c
     assert done.returncode == 0 and len((tmp_path / "out.csv").read_text().splitlines()) == 1 + 70, done.stderr
     recipes = [file.recipe for file in Store(store).files()]
     (file,) = again(recipes, drawn, store, manifest=table, root=root, reused=True).files
-    assert (file.cached, file.computed, file.left) == (4, 0, 0)
+    assert [file[name] for name in ("cached", "computed", "left")] == [4, 0, 0]
     (root / "2.png").write_bytes((root / "3.png").read_bytes())
     with pytest.raises(InputError, match="no weights for timm:test_resnet"):
         again(recipes, drawn, store, manifest=table, root=root, reused=True)
@@ -137,7 +138,7 @@ def test_cached_rows_need_no_weights_and_a_changed_image_asks_for_them(before, c
 def test_images_in_memory_give_the_features_of_the_store(whole, drawn):
     """All four streams side by side, in any number."""
     files = Store(whole).files()
-    loaded = load_matching([file.recipe for file in files], weights=[], device="cpu", dims=[file.dim for file in files])
+    loaded = MatchingEncoders([file.recipe for file in files], device="cpu", dims=[file.dim for file in files])
     images = [(drawn.root / key).read_bytes() for key in files[0].keys]
     stored = np.concatenate([file.read() for file in files], axis=1)
     for number in (1, 3, 70):

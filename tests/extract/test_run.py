@@ -16,7 +16,8 @@ from tests.extract.stores import assert_equal_stores, values
 from twofold.cache.store import Store
 from twofold.data.manifest import Manifest, write_manifest
 from twofold.extract.engine import loop
-from twofold.extract.extract import Request, extract
+from twofold.extract.extract import extract
+from twofold.extract.plan import open_workspace
 from twofold.extract.streams import parse_streams
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -271,9 +272,8 @@ class StoppedRunner(SimulatedRunner):
 def test_a_stopped_run_reports_what_the_store_then_has(drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "runner_for", lambda device: StoppedRunner())
     streams = parse_streams(["timm:test_vit"], weights=["timm:test_vit=random:0"], precision="fp32", batch_size=4)
-    report = extract(Request(manifest=drawn.manifest, roots=[str(drawn.root)], store=tmp_path / "s", device="cpu",
-                             streams=streams))
+    report = extract(open_workspace(drawn.manifest, [str(drawn.root)], tmp_path / "s"), streams, device="cpu")
     (file,) = report.files
     assert report.exit_code == 128 + signal.SIGTERM and "the same command goes on" in report.text()
-    assert 12 <= file.computed == sum(part.rows for part in Store(tmp_path / "s").shards()) < 70
-    assert (file.cached, file.failed, file.left) == (0, 0, 70 - file.computed)
+    assert 12 <= file["computed"] == sum(part.rows for part in Store(tmp_path / "s").shards()) < 70
+    assert [file[name] for name in ("cached", "failed", "left")] == [0, 0, 70 - file["computed"]]

@@ -19,8 +19,8 @@ from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.classifier import CLASS_ORDERS, checkpoint_classifier, class_order, single_linear_layer
 from twofold.extract.encoders.posterv2 import PosterV2
 from twofold.extract.encoders.presets import preset
-from twofold.extract.extract import Request, extract
-from twofold.extract.plan import ExtractOptions
+from twofold.extract.extract import extract
+from twofold.extract.plan import ExtractOptions, open_workspace
 from twofold.extract.streams import parse_streams
 from twofold.extract.weights.convert import convert
 from twofold.extract.weights.read import read_checkpoint
@@ -256,11 +256,10 @@ def test_extract_keeps_the_classifier_and_insists_before_it_computes(resnet18, d
     few.write_text("".join(drawn.manifest.open().readlines()[:4]))
 
     def run(weights, folder, **options):
-        report = extract(Request(
-            manifest=few, roots=[str(drawn.root)], store=tmp_path / folder, device="cpu",
-            streams=parse_streams(["resnet18"], weights=[f"resnet18={weights}"], precision="fp32"),
-            options=ExtractOptions(**options)))
-        return report.files[0].to_compute, Store(tmp_path / folder).find("resnet18")
+        report = extract(open_workspace(few, [str(drawn.root)], tmp_path / folder),
+                         parse_streams(["resnet18"], weights=[f"resnet18={weights}"], precision="fp32"),
+                         ExtractOptions(**options), device="cpu")
+        return report.files[0]["to_compute"], Store(tmp_path / folder).find("resnet18")
 
     with pytest.raises(InputError, match="resnet18 do not say in which order their 3 classes are"):
         run(unnamed, "s", with_logits=True)

@@ -17,8 +17,8 @@ import twofold
 from tests.fuse.conftest import edit_record, write_manifest, write_store
 from twofold.cache.recipe import Recipe
 from twofold.data.utils.errors import InputError
-from twofold.extract.match import load_matching
-from twofold.extract.streams import Encoders
+from twofold.extract.engine.task import Encoders
+from twofold.extract.match import MatchingEncoders
 from twofold.fuse.core.settings import PENDING, resolve
 from twofold.fuse.fuse import fuse
 from twofold.fuse.runs.read import read_run
@@ -220,8 +220,8 @@ def test_a_giant_is_refused_before_it_is_built(run, tmp_path, monkeypatch, dim, 
     monkeypatch.setattr(Encoders, "load", load)
     save_file({"conv1.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match=says):
-        load_matching([recipe], weights=[f"{recipe.backbone}={tmp_path / 'other.safetensors'}"] if dim > 12 else [],
-                      device="cpu", dims=[dim])
+        MatchingEncoders([recipe], device="cpu", dims=[dim], weights=[
+            f"{recipe.backbone}={tmp_path / 'other.safetensors'}"] if dim > 12 else []).load_all()
 
 
 def test_a_giant_is_refused_by_predict(run, cli, tmp_path):

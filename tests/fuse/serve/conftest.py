@@ -22,7 +22,7 @@ from twofold.data.faces.settings import CropSettings, Sampling
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
-from twofold.extract.match import load_matching
+from twofold.extract.match import MatchingEncoders
 from twofold.fuse.runs.read import Run, read_run
 from twofold.fuse.serve.app import Access, App, Examples, application
 from twofold.fuse.serve.protocol import Protocol
@@ -60,8 +60,8 @@ def finding(recogniser) -> Recogniser:
 
 
 def embed_of(run: Run) -> Callable:
-    return load_matching([recipe for _, _, recipe in run.streams], weights=[], device="cpu",
-                         dims=run.head.spec.dims).embed
+    return MatchingEncoders([recipe for _, _, recipe in run.streams], device="cpu",
+                            dims=run.head.spec.dims).load_all().embed
 
 
 def picture(*heads: tuple, width: int = 160, height: int = 96, kind: str = "PNG") -> bytes:
