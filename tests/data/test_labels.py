@@ -1,54 +1,226 @@
-"""Emotions, compounds and official numbers."""
+"""Emotions, compounds, spellings and official numbers; classes of the user's own: read, refused, listed, recorded."""
+
+import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twofold.data.labels import ADVERBS, BASIC, NOUNS, TAXONOMIES, basic_pair, builtin_taxonomy
+from twofold.data.labels import (
+    ADVERBS,
+    BASIC,
+    NOUNS,
+    TAXONOMIES,
+    basic_emotions,
+    basic_pair,
+    builtin_taxonomy,
+    canonical_label,
+    label_column,
+    load_taxonomy,
+    taxonomy_from_labels,
+    taxonomy_from_record,
+    taxonomy_record,
+)
+from twofold.data.manifest import read_manifest
+from twofold.data.readers.csv import read_csv
 from twofold.data.utils.errors import InputError
 
 
-@pytest.mark.parametrize(("name", "number", "label"), [
-    ("cexpr7", 0, "fearfully_surprised"), ("cexpr7", 6, "sadly_angry"), ("rafdb11", 1, "happily_surprised"),
-    ("rafdb11", 9, "angrily_surprised"), ("rafce14", 8, "fearfully_disgusted"), ("rafce14", 13, "happily_sad"),
-    ("basic7", 1, "surprise"), ("basic7", 7, "neutral"), ("basic8", 7, "contempt"), ("basic8", 0, "neutral")])
-def test_official_numbers(name, number, label):
+@pytest.fixture
+def toml(tmp_path):
+    def write(text: str):
+        path = tmp_path / "own.toml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize(("name", "size", "numbers"), [
+    ("cexpr7", 7, {0: "fearfully_surprised", 6: "sadly_angry"}),
+    ("rafdb11", 11, {1: "happily_surprised", 9: "angrily_surprised"}),
+    ("rafce14", 14, {8: "fearfully_disgusted", 13: "happily_sad"}), ("basic7", 7, {1: "surprise", 7: "neutral"}),
+    ("basic8", 8, {7: "contempt", 0: "neutral"})])
+def test_official_numbers(name, size, numbers):
     classes = builtin_taxonomy(name)
-    assert classes.label(number) == label
-    assert classes.numbers[classes.index(label)] == number
+    assert len(set(classes.classes)) == len(classes.classes) == len(classes.numbers) == size
+    for number, label in numbers.items():
+        assert classes.label(number) == label and classes.numbers[classes.index(label)] == number
+    assert [canonical_label(label) for label in classes.classes] == list(classes.classes)
+    assert {label_column(label) for label in classes.classes} == {classes.target}
+    assert {emotion for basics in classes.basics for emotion in basics} <= set(BASIC)
 
 
-@pytest.mark.parametrize("classes", TAXONOMIES, ids=lambda classes: classes.name)
-def test_every_class_is_an_emotion_once(classes):
-    assert len(set(classes.classes)) == len(classes.classes) == len(classes.numbers)
-    for label in classes.classes:
-        assert label in BASIC if classes.target == "basic" else set(basic_pair(label)) <= set(BASIC)
-
-
-def test_sizes_are_in_the_names():
-    assert {classes.name: len(classes.classes) for classes in TAXONOMIES} == {
-        "cexpr7": 7, "rafdb11": 11, "rafce14": 14, "basic7": 7, "basic8": 8}
-
-
-def test_errors_list_what_there_is():
-    with pytest.raises(InputError, match="cexpr7, rafdb11, rafce14, basic7, basic8"):
-        builtin_taxonomy("cexpr")
-    with pytest.raises(InputError, match=r"happily_angry.* is not one of the classes of cexpr7: fearfully_surprised"):
-        builtin_taxonomy("cexpr7").index("happily_angry")
-    with pytest.raises(InputError, match=r"12 is not a class number of rafdb11 \(1 to 11\)"):
-        builtin_taxonomy("rafdb11").label(12)
+def test_errors_list_what_there_is(tmp_path):
+    (tmp_path / "folder.toml").mkdir()
+    for ask, says in (
+            (lambda: builtin_taxonomy("cexpr"), "cexpr7, rafdb11, rafce14, basic7, basic8"),
+            (lambda: builtin_taxonomy("cexpr7").index("happily_angry"), "'happily_angry' is not one of the classes of"),
+            (lambda: builtin_taxonomy("rafdb11").label(12), r"12 is not a class number of rafdb11 \(1 to 11\)"),
+            (lambda: load_taxonomy("no.toml"), r"no\.toml: no such file"),
+            (lambda: load_taxonomy(str(tmp_path / "folder.toml")), "not a TOML of classes"),
+            (lambda: load_taxonomy("cexpr"), r"unknown classes 'cexpr'.*or give a FILE\.toml"),
+            (lambda: load_taxonomy("from-data"), "only `fuse` and `sweep`")):
+        with pytest.raises(InputError, match=says):
+            ask()
 
 
 @given(st.sampled_from(sorted(ADVERBS)), st.sampled_from(sorted(NOUNS)))
 def test_a_compound_is_two_different_emotions(adverb, noun):
-    if ADVERBS[adverb] == NOUNS[noun]:
-        with pytest.raises(InputError):
-            basic_pair(f"{adverb}_{noun}")
-    else:
-        assert basic_pair(f"{adverb}_{noun}") == (ADVERBS[adverb], NOUNS[noun])
+    same = ADVERBS[adverb] == NOUNS[noun]
+    assert basic_emotions(f"{adverb}_{noun}") == (() if same else (ADVERBS[adverb], NOUNS[noun]))
 
 
 @pytest.mark.parametrize("text", ["happiness", "happily", "happy_surprised", "happily surprised", "", "_", "a_b_c"])
 def test_what_is_no_compound(text):
     with pytest.raises(InputError, match="as happily_surprised"):
         basic_pair(text)
+    assert basic_emotions(text) == (("happiness",) if text == "happiness" else ())
+
+
+@pytest.mark.parametrize(("label", "name"), [
+    ("happy", "happiness"), ("Sad", "sadness"), ("JOY", "happiness"), ("angry", "anger"), ("Suprise", "surprise"),
+    ("Happily Surprised", "happily_surprised"), ("happily-surprised", "happily_surprised"),
+    ("HappilySurprised", "happily_surprised"), ("sad angry", "sadly_angry"), ("fear+surprise", "fearfully_surprised"),
+    ("surprise_happy", "surprisedly_happy"), ("happy_happy", "happy_happy"), ("neutral_happy", "neutral_happy"),
+    ("4", "4"), ("", ""), (" contempt ", "contempt"), ("appalled", "appalled"), ("afraid", "fear")])
+def test_labels_as_people_write_them(label, name):
+    assert canonical_label(label) == name
+
+
+# ---------------------------------------------------------------------------------------------------- own classes
+
+
+def test_emotions_in_another_language(toml):
+    classes = load_taxonomy(toml('classes = ["joie", "colère", "می\u200cخندد"]'))
+    assert (classes.name, classes.target) == ("own", "label")
+    assert classes.classes == ("joie", "colère", "می\u200cخندد") and classes.numbers == (0, 1, 2)
+    assert classes.basics == ((), (), ())
+
+
+def test_blends_with_pairs_and_numbers(toml):
+    classes = load_taxonomy(toml('name = "blends"\ntarget = "blend"\nnumbers = [3, 1]\n'
+                                 'classes = ["bittersweet", "angrily_surprised"]\n'
+                                 '[pairs]\nbittersweet = ["happiness", "sadness"]'))
+    assert (classes.name, classes.target, classes.numbers) == ("blends", "blend", (3, 1))
+    assert classes.basics == (("happiness", "sadness"), ("anger", "surprise"))
+    assert classes.label(1) == "angrily_surprised"
+    for each in (*TAXONOMIES, classes):
+        assert taxonomy_from_record(json.loads(json.dumps({"taxonomy": taxonomy_record(each)}))) == each
+
+
+@pytest.mark.parametrize(("names", "target"), [
+    ('["happily_surprised", "sadly_angry"]', "compound"), ('["fear", "neutral"]', "basic"),
+    ('["neutral", "sadly_angry"]', "label"), ('["AU1+2", "AU4"]', "label")])
+def test_the_column_follows_from_the_names(toml, names, target):
+    assert load_taxonomy(toml(f"classes = {names}")).target == target
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ('classes = ["col\u00e8re", "cole\u0300re"]', "'colère' is listed twice"),  # Unicode's two forms
+    ('classes = ["joy", "joy"]', "'joy' is listed twice"),
+    ('classes = ["joy"]', "1 class: 2 to 500 are needed"),
+    ("classes = []", "0 classes: 2 to 500 are needed"),
+    ('name = "x"', "classes must be a list of names"),
+    ("classes = [1, 2]", "classes must be a list of names"),
+    ('classes = ["joy", ""]', "'' is not 1 to 100 characters long"),
+    ('classes = ["joy", "a\\u0007b"]', "has control characters"),
+    ('classes = ["joy", "a\\nb"]', "has control characters"),
+    ('classes = ["joy", "\\u202eyoj"]', "has control characters"),
+    ('classes = ["joy", "=1+1"]', "begins with '=': spreadsheets take that for a formula"),
+    ('classes = ["joy", "+joy"]', r"begins with '\+'"),
+    ('classes = ["joy", "-joy"]', "begins with '-'"),
+    ('classes = ["joy", "@joy"]', "begins with '@'"),
+    ('classes = ["joy", "prediction"]', "is the name of a column of our tables"),
+    ('classes = ["joy", "top3"]', "is the name of a column of our tables"),
+    ('classes = ["joy", "fun"]\ncolour = "red"', "unknown colour: keys are name, target, classes, numbers, pairs"),
+    ('classes = ["joy", "fun"]\ntarget = "key"', "the target 'key' is no column of labels"),
+    ('classes = ["joy", "fun"]\ntarget = 3', "the target 3 is no column of labels"),
+    ('classes = ["joy", "fear"]\ntarget = "basic"', "'joy' is none: put labels of your own in a column of their own"),
+    ('classes = ["fear", "sadly_angry"]\ntarget = "compound"', "'fear' is none"),
+    ('classes = ["joy", "fun"]\nname = "cexpr7"', "is taken by a built-in taxonomy"),
+    ('classes = ["joy", "fun"]\nname = "=x"', "cannot stand in a table"),
+    ('classes = ["joy", "fun"]\nname = 7', "cannot stand in a table"),
+    ('classes = ["joy", "fun"]\nnumbers = [1]', "a list of 2 different whole numbers"),
+    ('classes = ["joy", "fun"]\nnumbers = [1, 1]', "a list of 2 different whole numbers"),
+    ('classes = ["joy", "fun"]\nnumbers = [true, 2]', "a list of 2 different whole numbers"),
+    ('classes = ["joy", "fun"]\nnumbers = [-1, 2]', "a list of 2 different whole numbers"),
+    ('classes = ["joy", "fun"]\npairs = 3', "pairs must be a table"),
+    ('classes = ["joy", "fun"]\n[pairs]\njo = ["fear", "anger"]', "pairs has 'jo', which is not one of the classes"),
+    ('classes = ["joy", "fun"]\n[pairs]\njoy = ["joy", "anger"]', "two different basic emotions are needed"),
+    ('classes = ["joy", "fun"]\n[pairs]\njoy = ["anger", "anger"]', "two different basic emotions are needed"),
+    ('classes = ["joy", "fun"]\n[pairs]\njoy = ["anger"]', "two different basic emotions are needed"),
+    ('classes = ["joy", "fun"]\n[pairs]\njoy = [["anger"], 2]', "two different basic emotions are needed"),
+    ('classes = ["sadly_angry", "fun"]\n[pairs]\nsadly_angry = ["fear", "anger"]', "is sadness and anger, as its name"),
+    ("classes = [", "not a TOML of classes")])
+def test_what_is_refused_says_which_file_and_what(toml, text, message):
+    with pytest.raises(InputError, match=r"own\.toml: .*" + message):
+        load_taxonomy(toml(text))
+
+
+def test_classes_from_the_labels_as_they_stand():
+    assert taxonomy_from_labels(["b", "", "a", "b"], target="mood").classes == ("a", "b")
+    assert taxonomy_from_labels(["10", "2", "1"], target="mood").classes == ("1", "2", "10")
+    assert taxonomy_from_labels(["1", "-1", "0", "-0.5", "nan"], target="mood").classes == ("-1", "-0.5", "0", "1")
+    own = taxonomy_from_labels(["sadly_angry", "happily_surprised"], target="compound")
+    assert (own.name, own.target, own.basics[0]) == ("from-data", "compound", ("happiness", "surprise"))
+    for labels, message in ((["a", ""], "1 class"), ([], "0 classes"), (["=a", "b"], "formula"),
+                            ([f"{k}.png" for k in range(501)], "501 classes: 2 to 500")):
+        with pytest.raises(InputError, match=f"the labels in the column 'mood': .*{message}"):
+            taxonomy_from_labels(labels, target="mood")
+
+
+@pytest.mark.parametrize(("record", "message"), [
+    ([], "no classes"), ({}, "no classes are recorded"), ({"taxonomy": 3}, "no classes"), ({"taxonomy": {}}, "damaged"),
+    ({"taxonomy": {"source": "x", "name": "own"}}, "unknown classes"),
+    ({"taxonomy": {"name": "x", "classes": ["a", "b"], "parts": [[]]}}, "damaged"),
+    ({"taxonomy": {"name": "x", "classes": ["a", "=b"], "parts": [[], []]}}, "formula"),
+    ({"taxonomy": {"name": "x", "classes": ["a", ["b"]], "parts": [[], []]}}, "list of names"),
+    ({"taxonomy": {"name": "x", "classes": ["a", "b"], "parts": [["joy", 3], []]}}, "two different basic")])
+def test_what_a_stranger_wrote_is_checked(record, message):
+    with pytest.raises(InputError, match=message):
+        taxonomy_from_record(record)
+
+
+def test_the_verb_lists_every_class_with_its_number(toml, cli):
+    out = cli("manifest", "classes").stdout
+    assert all(f"{classes.name} ({classes.target})" in out for classes in TAXONOMIES)
+    assert "   9  angrily_surprised      anger + surprise" in out
+    record, = json.loads(cli("manifest", "classes", "rafdb11", "--json").stdout)["taxonomies"]
+    assert record["numbers"] == list(range(1, 12)) and record["parts"][0] == ["happiness", "surprise"]
+    own = cli("manifest", "classes", toml('classes = ["a", "b"]'))
+    assert "own (label, the manifest's column of that name), 2 classes" in own.stdout
+    assert cli("manifest", "classes", "nonsense").returncode == 2
+
+
+def test_class_folders_in_another_language_also_as_macos_spells_them(toml, tmp_path, put, cli):
+    for place in ("train/joie/0.png", "test/cole\u0300re/1.png", "train/joie/2.png"):  # the second one is decomposed
+        put(tmp_path / "faces" / place)
+    out, own = tmp_path / "faces.csv", toml('classes = ["joie", "col\u00e8re"]')
+    words = ("manifest", "folder", tmp_path / "faces", "-o", out)
+    assert "label     3 labelled: joie 2, col\u00e8re 1" in cli(*words, "--classes", own).stdout
+    table = read_manifest(out).table
+    assert sorted(table["label"]) == ["col\u00e8re", "joie", "joie"] and set(table["basic"]) == {""}
+    assert "for classes of your own --classes FILE.toml" in cli(*words).stderr
+    put(tmp_path / "faces/train/ennui/4.png")
+    refused = cli(*words, "--classes", own)
+    assert refused.returncode == 2
+    assert "'ennui' is neither a basic nor a compound expression nor one of joie" in refused.stderr
+
+
+def test_a_table_with_a_column_of_own_labels(toml, tmp_path):
+    table = tmp_path / "t.csv"
+
+    def read(text: str, own: str):
+        table.write_text(text, encoding="utf-8")
+        return read_csv(table, key="image", classes=toml(own)).table
+
+    numbered, below = 'target = "au"\nclasses = ["AU1+2", "AU4"]\nnumbers = [12, 4]', 'classes = ["-1", "0", "-0.5"]'
+    made = read("image,au,basic\na.png,AU4,\nb.png,12,\nc.png,,\nd.png,-1,\n", numbered)
+    assert made["au"].tolist() == ["AU4", "AU1+2", "", ""]
+    assert read("image,label\na.jpg,-1\nb.jpg,0\nc.jpg,-0.5\n", below)["label"].tolist() == ["-1", "0", "-0.5"]
+    for text, says in (
+            ("image,au\na.png,AU4\nb.png,AU9\n", r"row 3, column 'au': 'AU9' is not one of the classes of own: AU1\+2"),
+            ("image,label\na.png,AU4\n", "no column 'au', the target of --classes own; it has key, label")):
+        with pytest.raises(InputError, match=says):
+            read(text, numbered)

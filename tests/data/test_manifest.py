@@ -1,13 +1,23 @@
-"""The table of faces: written, read, and refused with row and column."""
+"""The table of samples: written, read back unchanged, run by no spreadsheet, and refused with row and column."""
+
+import csv
+import io
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from twofold.data.manifest import COLUMNS, Manifest, build_manifest, read_manifest, write_manifest
+from twofold.data.manifest import COLUMNS, Manifest, build_manifest, manifest_output, read_manifest, write_manifest
+from twofold.data.utils.atomic import atomic_write
+from twofold.data.utils.csv_files import detect_separator, escape_cells, read_table, table_to_csv, unescape_cells
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.keys import LONGEST, ambiguous_keys, key_fault
+
+TEXTS = st.text(st.sampled_from("abé =+-@'\"\t\r\n,;1.e_/"), max_size=8)
+KEYS = st.lists(st.text("abcé ,\"'.-_/", min_size=1, max_size=12), min_size=1, max_size=8, unique=True)
 
 
 def made(**columns) -> pd.DataFrame:
@@ -15,16 +25,17 @@ def made(**columns) -> pd.DataFrame:
 
 
 def test_it_reads_back_what_was_written(tmp_path):
-    table = made(split=["train", ""], compound=["happily_angry", ""], subject=["007", "é, \"x\""])
-    faces = build_manifest(table, source="x")
-    write_manifest(faces, tmp_path / "faces.csv")
-    again = read_manifest(tmp_path / "faces.csv")
-    assert again.table.equals(faces.table)
+    faces = build_manifest(made(split=["train", ""], compound=["happily_angry", ""], subject=["007", "é, \"x\""],
+                                box=["-4 3 40 40", ""]), source="x")
+    path = tmp_path / "faces.csv"
+    write_manifest(faces, path)
+    again = read_manifest(path)
+    assert again.table.equals(faces.table) and faces.select(np.array([False, True])).keys == ["b.png"]
     assert tuple(again.table.columns[:5]) == COLUMNS and again.table["subject"][0] == "007"
-    assert [path.name for path in tmp_path.iterdir()] == ["faces.csv"]
-
-
-KEYS = st.lists(st.text("abcé ,\"'.-_/", min_size=1, max_size=12), min_size=1, max_size=8, unique=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["faces.csv"] and ",'-4 3 40 40\n" in path.read_text()
+    before = path.stat()
+    write_manifest(faces, path)  # a complete store may be read-only
+    assert path.stat().st_ino == before.st_ino and path.stat().st_mtime_ns == before.st_mtime_ns
 
 
 @given(KEYS)
@@ -44,30 +55,28 @@ def test_any_keys_that_are_accepted_survive_the_file(tmp_path_factory, keys):
     ({"key": ["a.png", "C:/x.png"]}, "not a path relative"), ({"key": ["a.png", "b\\c.png"]}, "forward slashes"),
     ({"key": ["a/../../b.png", "b"]}, "row 2, column 'key': 'a/../../b.png' leaves the root"),
     ({"key": ["a.png", "./b.png"]}, "write it as 'b.png'"), ({"key": ["a.png", ""]}, "row 3, column 'key': the key"),
+    ({"key": ["a\rb.png", "b"]}, "'a\\rb.png' has a line end or another control character in it: rename the file"),
+    *(({"key": [f"a{letter}b.png", "b"]}, "control character") for letter in "\n\x1b\u2028\x85\0"),
+    *(({"key": [key, "b"]}, "longer than 4,096 bytes") for key in ("ä" * (LONGEST // 2 + 1),
+                                                                   "a/" * (LONGEST // 2) + "bc")),
     ({"split": ["train", "Train"]}, "row 3, column 'split': 'Train' is not train, val, test or empty"),
     ({"basic": ["joy", ""]}, "row 2, column 'basic': 'joy' is not a basic emotion"),
     ({"compound": ["", "happily_happy"]}, "row 3, column 'compound': 'happily_happy' is not a compound")])
 def test_errors_name_row_and_column(columns, says):
     with pytest.raises(InputError) as caught:
         build_manifest(made(**columns), source="faces.csv")
-    assert says in str(caught.value) and "faces.csv" in str(caught.value) and "\n" not in str(caught.value)
+    sentence = str(caught.value)
+    assert says in sentence and "faces.csv" in sentence and "\n" not in sentence and len(sentence) < 400
 
 
-def test_files_that_are_no_table(tmp_path):
-    with pytest.raises(InputError, match="no such file"):
-        read_manifest(tmp_path / "none.csv")
-    for content in (b"", b"\xff\xfe\x00", b'key\n"a\n'):
+@pytest.mark.parametrize(("content", "says"), [
+    (None, "no such file"), (b"", "not a CSV table"), (b"\xff\xfe\x00", "not a CSV table"),
+    (b'key\n"a\n', "not a CSV table"), (b"image,split\na,train\n", "no column 'key'; it has image, split")])
+def test_files_that_are_no_manifest(tmp_path, content, says):
+    if content is not None:
         (tmp_path / "x.csv").write_bytes(content)
-        with pytest.raises(InputError, match="not a CSV table"):
-            read_manifest(tmp_path / "x.csv")
-    (tmp_path / "x.csv").write_text("image,split\na,train\n")
-    with pytest.raises(InputError, match="no column 'key'; it has image, split"):
+    with pytest.raises(InputError, match=says):
         read_manifest(tmp_path / "x.csv")
-
-
-def test_a_byte_order_mark_and_windows_line_ends(tmp_path):
-    (tmp_path / "x.csv").write_bytes(b"\xef\xbb\xbfkey,split\r\na.png,train\r\n")
-    assert read_manifest(tmp_path / "x.csv").keys == ["a.png"]
 
 
 def test_words_that_pandas_takes_for_missing_stay_words_in_other_columns(tmp_path):
@@ -75,34 +84,92 @@ def test_words_that_pandas_takes_for_missing_stay_words_in_other_columns(tmp_pat
     assert read_manifest(tmp_path / "x.csv").table.loc[0, ["key", "subject", "note"]].tolist() == ["NA", "None", "nan"]
 
 
-def test_rows_can_be_selected():
-    faces = build_manifest(made(), source="x")
-    assert faces.select(np.array([False, True])).keys == ["b.png"] and len(faces) == 2
-
-
-def test_an_output_that_cannot_be_written_leaves_nothing(tmp_path):
-    faces = build_manifest(made(), source="x")
-    with pytest.raises(InputError, match="its folder is missing"):
-        write_manifest(faces, tmp_path / "none/faces.csv")
-    with pytest.raises(InputError, match="it is a folder"):
-        write_manifest(faces, tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "faces.csv"
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    faces, path = build_manifest(made(), source="x"), tmp_path / "faces.csv"
     path.write_text("old")
+    for place, says in ((tmp_path / "none/faces.csv", "its folder is missing"), (tmp_path, "it is a folder")):
+        with pytest.raises(InputError, match=says):
+            write_manifest(faces, place)
     with pytest.raises(UnicodeEncodeError):
         write_manifest(Manifest(pd.DataFrame({"key": ["a.png", "\udcff.png"]})), path)
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
     assert [file.name for file in tmp_path.iterdir()] == ["faces.csv"] and path.read_text() == "old"
 
 
-def test_a_manifest_that_says_the_same_is_not_written_again(tmp_path):
-    """A box past the left edge is an escaped cell; a complete store may be read-only."""
-    path = tmp_path / "manifest.csv"
-    manifest = build_manifest(pd.DataFrame({"key": ["a.png"], "box": ["-4 3 40 40"]}), source="x")
-    write_manifest(manifest, path)
-    before = path.stat()
-    write_manifest(manifest, path)
-    assert path.stat().st_ino == before.st_ino and path.stat().st_mtime_ns == before.st_mtime_ns
-    assert path.read_text().endswith("'-4 3 40 40\n") and read_manifest(path).table["box"][0] == "-4 3 40 40"
+@settings(deadline=None)
+@given(st.lists(TEXTS, min_size=1, max_size=6))
+@example(["=1+1", "'=1+1", "''=x", "-a.jpg", "'-a.jpg", "-0.25", "'-0.25", "@x", "+", "'", "''", "\rx"])
+def test_cells_read_back_and_are_no_formulas(texts):
+    cells = escape_cells(texts)
+    assert unescape_cells(cells) == texts
+    for cell in cells:
+        number = cell[1:].replace(".", "").replace("e", "").replace("-", "").replace("+", "").isdecimal()
+        assert cell[:1] not in ("=", "@", "\t", "\r") and (cell[:1] not in ("+", "-") or number)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=5))
+@example([("a\rb", "x"), ("'=c", "-1"), ("\r", "\n")])
+def test_any_table_survives_its_file(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("t") / "x.csv"
+    table = pd.DataFrame([(str(number), *row) for number, row in enumerate(rows)], columns=["n", "a", "b"])
+    path.write_text(table_to_csv(table), encoding="utf-8", newline="")
+    assert read_table(path).to_numpy().tolist() == table.to_numpy().tolist()
+
+
+def test_a_spreadsheet_sees_text_where_a_formula_stood(tmp_path):
+    """What another program's parser gets, and what we get back."""
+    keys = ["=HYPERLINK(1).jpg", "-a.jpg", "+b/@c.jpg", "@SUM(A1).jpg", "plain.jpg", "'-d.jpg"]
+    table = pd.DataFrame({"key": keys, "valence": ["-0.25", "+1", "-1e-3", "=2", "x", "-x"]})
+    faces = build_manifest(table, source="x")
+    write_manifest(faces, tmp_path / "faces.csv")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "faces.csv").read_text())))
+    assert [row["key"] for row in rows] == ["'=HYPERLINK(1).jpg", "'-a.jpg", "'+b/@c.jpg", "'@SUM(A1).jpg", "plain.jpg",
+                                            "''-d.jpg"]
+    assert [row["valence"] for row in rows] == ["-0.25", "+1", "-1e-3", "'=2", "x", "'-x"]  # numbers stay numbers
+    assert read_manifest(tmp_path / "faces.csv").table.equals(faces.table)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_tables_as_spreadsheets_save_them(tmp_path, separator, encoding, end):
+    lines = [["key", "split", "note"], ["a.png", "train", "é, x"], ["b;c.png", "", "-1,5"]]
+    quoted = [[f'"{cell}"' if "," in cell or ";" in cell else cell for cell in line] for line in lines]
+    text = end.join(separator.join(line) for line in quoted)
+    (tmp_path / "x.csv").write_bytes((text + end).encode(encoding))
+    assert read_table(tmp_path / "x.csv").to_numpy().tolist() == lines[1:]
+
+
+def test_the_separator_is_what_the_header_has_most_of():
+    assert detect_separator("key,a;b,c") == "," and detect_separator('"a,b,c";d') == ";"
+    assert detect_separator("key") == detect_separator("key\tlabel, as said") == ","
+
+
+def test_keys_that_other_systems_take_for_one_file(tmp_path, cli, put):
+    assert ambiguous_keys(["a.png", "b.png", "A/a.png"]) == () and not key_fault("a.png")
+    (note,) = ambiguous_keys(["é.png", "e\u0301.png", "f.png"])
+    assert note.startswith("1 pairs of keys differ only by the Unicode form of their letters") and "macOS" in note
+    (note,) = ambiguous_keys(["a/B.png", "A/b.png", "a/b.png"])
+    assert note.startswith("2 pairs of keys differ only by upper and lower case") and "'a/B.png' and 'A/b.png'" in note
+    for name in ("e\u0301.jpg", "é.jpg", "É.jpg"):
+        put(tmp_path / "faces/anger" / name, 1)
+    done = cli("manifest", "folder", tmp_path / "faces", "-o", tmp_path / "faces.csv")
+    if done.stdout.startswith("3 samples"):  # on a file system that keeps them apart
+        assert "Unicode form" in done.stderr and "upper and lower case" in done.stderr
+        checked = cli("manifest", "check", tmp_path / "faces.csv", "--root", tmp_path / "faces")
+        assert "Unicode form" in checked.stdout
+
+
+def test_what_is_no_manifest_is_not_written_over(tmp_path, cli, put):
+    put(tmp_path / "faces/anger/1.jpg")
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    done = cli("manifest", "folder", tmp_path / "faces", "-o", tmp_path / "photo.jpg")
+    assert done.returncode == 2 and "is there already and is not a manifest" in done.stderr
+    assert (tmp_path / "photo.jpg").read_bytes() == b"\xff\xd8\xff\xe0"
+    (tmp_path / "empty").touch()
+    assert cli("manifest", "folder", tmp_path / "faces", "-o", tmp_path / "empty").returncode == 0
+    with pytest.raises(InputError, match="not a regular file"):
+        manifest_output(Path("/dev/null")).check()

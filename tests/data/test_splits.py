@@ -1,49 +1,43 @@
-"""No group on two sides, classes in proportion."""
+"""Manifests merged, split and folded: no group on two sides, classes in proportion."""
+
+import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from twofold.data.manifest import build_manifest, read_manifest
+from twofold.data.merge import assign_fold_column, drop_leaking_samples, merge, merge_by_key, rename_splits, resplit
 from twofold.data.splits import stratified_group_folds, stratified_group_split
 from twofold.data.utils.errors import InputError
 
 FACES = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["", "1", "2", "3", "4", "5", "6"])),
                  min_size=2, max_size=60)
+LEAKY = {"split": ["test"] * 30 + ["train"] * 60, "group": ["x"] + [""] * 58 + ["x"] + [""] * 30}
 
 
-def sides_of(groups, side) -> dict[str, set]:
-    seen: dict[str, set] = {}
-    for group, here in zip(groups, side, strict=True):
-        if group:
-            seen.setdefault(group, set()).add(int(here))
-    return seen
-
-
-@settings(deadline=None)
-@given(FACES, st.floats(0.05, 0.95), st.integers(0, 5))
-def test_no_group_stands_on_both_sides(faces, fraction, seed):
-    labels, groups = zip(*faces, strict=True)
-    try:
-        held = stratified_group_split(labels, groups, fraction=fraction, seed=seed)
-    except InputError:
-        assert len(set(groups) - {""}) + groups.count("") < 2
-        return
-    assert held.shape == (len(faces),) and held.dtype == bool
-    assert all(len(sides) == 1 for sides in sides_of(groups, held).values())
+def made(count: int = 90, **columns):
+    table = {"key": [f"{row}.png" for row in range(count)],
+             "basic": [("anger", "fear", "neutral")[row % 3] for row in range(count)]}
+    return build_manifest(pd.DataFrame({**table, **columns}), source="x")
 
 
 @settings(deadline=None)
-@given(FACES, st.integers(2, 5), st.integers(0, 5))
-def test_no_group_stands_in_two_folds(faces, folds, seed):
+@given(FACES, st.integers(2, 5), st.floats(0.05, 0.95), st.integers(0, 5))
+def test_no_group_stands_on_two_sides(faces, folds, fraction, seed):
     labels, groups = zip(*faces, strict=True)
-    try:
-        fold = stratified_group_folds(labels, groups, folds=folds, seed=seed)
-    except InputError:
-        assert len(set(groups) - {""}) + groups.count("") < folds
-        return
-    assert set(fold) <= set(range(folds))
-    assert all(len(sides) == 1 for sides in sides_of(groups, fold).values())
+    for parts, divide in ((2, lambda: stratified_group_split(labels, groups, fraction=fraction, seed=seed)),
+                          (folds, lambda: stratified_group_folds(labels, groups, folds=folds, seed=seed))):
+        if len(set(groups) - {""}) + groups.count("") < parts:
+            with pytest.raises(InputError, match=f"groups of samples cannot be split into {parts} subsets"):
+                divide()
+            continue
+        sides = divide()
+        assert sides.shape == (len(faces),) and set(sides.tolist()) <= set(range(parts))
+        grouped = pd.DataFrame({"group": groups, "side": sides}).query("group != ''")
+        assert grouped.empty or grouped.groupby("group")["side"].nunique().max() == 1
 
 
 def test_single_faces_split_in_exact_proportion():
@@ -54,37 +48,106 @@ def test_single_faces_split_in_exact_proportion():
     assert np.bincount(fold).tolist() == [200] * 5
 
 
-def test_grouped_faces_split_nearly_in_proportion():
+def test_grouped_faces_split_nearly_in_proportion_and_repeat_by_seed():
     draw = np.random.default_rng(0)
     groups = draw.integers(0, 120, 2000).astype(str)
     labels = draw.choice(list("abcd"), 2000, p=[0.6, 0.25, 0.1, 0.05])
-    held = stratified_group_split(labels, groups, fraction=0.25, seed=1)
+    held, again, other = (stratified_group_split(labels, groups, fraction=0.25, seed=seed) for seed in (1, 1, 2))
     for name in "abcd":
         assert held[labels == name].mean() == pytest.approx(0.25, abs=0.04)
-
-
-def test_it_repeats_by_seed():
-    labels, groups = list("aabb") * 50, [str(row // 3) for row in range(200)]
-    one, again, other = (stratified_group_split(labels, groups, fraction=0.3, seed=seed) for seed in (4, 4, 5))
-    assert (one == again).all() and (one != other).any()
+    assert (held == again).all() and (held != other).any()
 
 
 def test_it_is_quick_for_many_faces():
-    import time
-
     draw, start = np.random.default_rng(0), time.perf_counter()
     held = stratified_group_split(draw.choice(list("abcdefg"), 300_000), [""] * 300_000, fraction=0.1, seed=0)
     assert held.sum() == pytest.approx(30_000, abs=7) and time.perf_counter() - start < 20
 
 
-@pytest.mark.parametrize("fraction", [0, 1, -0.5, float("nan")])
-def test_fractions_that_split_nothing(fraction):
-    with pytest.raises(InputError, match="between 0 and 1"):
-        stratified_group_split("ab", ["", ""], fraction=fraction, seed=0)
+@pytest.mark.parametrize(("call", "says"), [
+    *((lambda fraction=fraction: stratified_group_split("ab", ["", ""], fraction=fraction, seed=0), "between 0 and 1")
+      for fraction in (0, 1, -0.5, float("nan"))),
+    (lambda: stratified_group_folds("ab", ["", ""], folds=1, seed=0), "at least two"),
+    *((lambda val=val, test=test: resplit(made(), val=val, test=test, target="auto", seed=0), "leave nothing to split")
+      for val, test in ((0, 0), (0.5, 0.5), (-0.1, 0.5))),
+    (lambda: resplit(made(), val=0.1, test=0.1, target="auto", seed=0, only="val"), "no samples to split in val"),
+    (lambda: resplit(made(mood="a"), val=0.1, test=0.1, target="key", seed=0), "choose from auto, compound, basic, mo"),
+    *((lambda name=name: merge({name: made(1)}), "cannot name a dataset") for name in ("", "a/b", "..", "a=b")),
+    (lambda: merge_by_key({"A": made(5, split="train"), "B": made(5, split=["train", "test", "test", "", "train"])}),
+     r"A and B contradict each other: 'split' of '1\.png' is 'train' in one and 'test' in the other \(and so of 1 mo"),
+    *((lambda renames=renames: rename_splits(made(2, split=["train", "val"]), renames), says) for renames, says in (
+        (["val"], "is not OLD=NEW"), (["val=dev"], "is not OLD=NEW"), (["test=val"], "no sample is in"),
+        (["val=train"], "would make two splits one"), (["val=test", "val=train"], "each OLD once")))])
+def test_what_cannot_be_divided_or_merged_is_one_sentence(call, says):
+    with pytest.raises(InputError, match=says):
+        call()
 
 
-def test_too_few_groups():
-    with pytest.raises(InputError, match="1 groups of samples cannot be split into 2"):
-        stratified_group_split("ab", ["x", "x"], fraction=0.5, seed=0)
-    with pytest.raises(InputError, match="at least two"):
-        stratified_group_folds("ab", ["", ""], folds=1, seed=0)
+def test_new_splits_keep_groups_and_proportions():
+    faces = resplit(made(group=[str(row // 2) for row in range(90)]), val=0.1, test=0.2, target="auto", seed=0).table
+    assert faces["split"].value_counts().to_dict() == pytest.approx({"train": 63, "test": 18, "val": 9}, abs=3)
+    assert faces.groupby("group")["split"].nunique().max() == 1
+    assert faces.groupby("split")["basic"].nunique().min() == 3
+    own = resplit(made(200, mood=["b", "a", "a", "a"] * 50), val=0.1, test=0.2, target="mood", seed=0).table
+    assert (own.loc[own["split"] == "test", "mood"] == "b").mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_only_the_named_split_is_divided_and_leaks_are_said_or_left_out():
+    divide = {"val": 0.25, "test": 0, "target": "basic", "seed": 0, "only": "train"}
+    after = resplit(made(split=LEAKY["split"]), **divide).table["split"]
+    assert (after[:30] == "test").all() and after[30:].value_counts().to_dict() == {"train": 45, "val": 15}
+    before = made(**LEAKY)
+    assert "1 groups are in several splits (the first is x)" in resplit(before, **divide).notes
+    clean = drop_leaking_samples(before, "train")
+    assert len(clean) == 89 and "59.png" not in clean.keys and "0.png" in clean.keys
+    assert resplit(clean, **divide).notes == (
+        "1 samples of train are left out: their groups are in other splits too",)
+    assert drop_leaking_samples(clean, "train").table.equals(clean.table)
+
+
+def test_folds():
+    faces = assign_fold_column(made(group=[str(row // 3) for row in range(90)]), folds=5, target="basic", seed=0).table
+    assert faces["fold"].value_counts().to_dict() == dict.fromkeys("01234", 18)
+    assert faces.groupby("group")["fold"].nunique().max() == 1
+    part = assign_fold_column(made(split=LEAKY["split"]), folds=3, target="basic", seed=0, only="train").table
+    assert set(part["fold"][:30]) == {""} and set(part["fold"][30:]) == {"0", "1", "2"}
+
+
+def test_splits_are_renamed():
+    faces = build_manifest(pd.DataFrame({"key": list("abc"), "split": ["train", "val", ""]}), source="x")
+    assert list(rename_splits(faces, ["val=test"]).table["split"]) == ["train", "test", ""]
+    assert list(rename_splits(faces, ["val=train", "train=val", "=test"]).table["split"]) == ["val", "train", "test"]
+
+
+def test_keys_and_groups_get_the_dataset_in_front():
+    both = merge({"a": made(2, group=["g", ""]), "b": made(2, group=["g", ""], age=["3", "4"])})
+    assert both.keys == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
+    assert both.table["group"].tolist() == ["a/g", "", "b/g", ""]
+    assert both.table["dataset"].tolist() == ["a", "a", "b", "b"] and both.table["age"].tolist() == ["", "", "3", "4"]
+
+
+def test_manifests_of_one_root_are_united_by_key():
+    a = build_manifest(pd.DataFrame({"key": ["1", "2"], "split": ["train", ""], "age": ["3", ""]}), source="a")
+    b = build_manifest(pd.DataFrame({"key": ["3", "2"], "split": ["", "test"], "basic": ["fear", ""]}), source="b")
+    both = merge_by_key({"a": a, "b": b}).table
+    assert both["key"].tolist() == ["1", "2", "3"] and both["split"].tolist() == ["train", "test", ""]
+    assert both["basic"].tolist() == ["", "", "fear"] and both["age"].tolist() == ["3", "", ""]
+
+
+def test_the_unified_set_from_the_command_line(cli, affectnet, tmp_path, put):
+    """The paper's: AffectNet-8 and RAF-DB basic, each with its own root."""
+    for split in ("train", "test"):
+        for number in range(1, 8):
+            put(tmp_path / f"raf/basic/{split}/{number}/x.jpg", number)
+    assert cli("manifest", "affectnet", affectnet, "-o", tmp_path / "a.csv").returncode == 0
+    done = cli("manifest", "rafdb", tmp_path / "raf", "--part", "basic", "-o", tmp_path / "r.csv")
+    assert done.returncode == 0 and "warning: RAF-DB basic train: 7 samples here, 12,271 as published" in done.stderr
+    done = cli("manifest", "merge", f"affectnet={tmp_path / 'a.csv'}", f"rafdb={tmp_path / 'r.csv'}", "-o",
+               tmp_path / "unified.csv")
+    assert done.returncode == 0 and done.stdout.startswith("30 samples"), done.stderr
+    assert read_manifest(tmp_path / "unified.csv").keys[16].startswith("rafdb/basic/test/1/")
+    checked = cli("manifest", "check", tmp_path / "unified.csv", "--root", f"affectnet={affectnet}",
+                  "--root", f"rafdb={tmp_path / 'raf'}")
+    assert "every image can be read" in checked.stdout
+    wrong = cli("manifest", "merge", tmp_path / "a.csv", "-o", tmp_path / "x.csv")
+    assert wrong.returncode == 2 and "NAME=FACES.csv" in wrong.stderr

@@ -1,11 +1,13 @@
-"""Faces in archives: the same bytes, hashes and features as unpacked, and no harm from a hostile one."""
+"""The bytes of a key and no others: from folders, through links, from archives, and no harm from a hostile one."""
 
 import io
 import multiprocessing
+import os
 import pickle
 import random
 import struct
 import tarfile
+import unicodedata
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,12 +17,99 @@ import pytest
 from twofold.cache.store import Store
 from twofold.data.images.archives import Archive
 from twofold.data.images.decode import ImageError
-from twofold.data.images.sources import hash_images, open_images
+from twofold.data.images.sources import check_roots, hash_images, open_images, parse_roots
 from twofold.data.manifest import read_manifest
 from twofold.data.utils.errors import InputError
 
 BACKBONE = "torchvision:mobilenet_v2"
 KINDS = (".zip", ".tar")
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "faces/a").mkdir(parents=True)
+    (tmp_path / "faces/a/1.png").write_bytes(b"one")
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "fer2013.csv").write_text("emotion,pixels,Usage\n0,1,Training\n")
+    return tmp_path / "faces"
+
+
+def test_roots_by_name_and_links_within_a_root(root, tmp_path):
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/2.png").write_bytes(b"two")
+    (root / "b.png").symlink_to(root / "a/1.png")
+    assert open_images(root).read("a/1.png") == open_images(root).read("b.png") == b"one"
+    faces = open_images({"x": root, "y": tmp_path / "more"})
+    assert faces.read("x/a/1.png") == b"one" and faces.read("y/2.png") == b"two"
+    with pytest.raises(ImageError, match="no root for 'z'"):
+        faces.read("z/2.png")
+
+
+@pytest.mark.parametrize(("key", "reason"), [
+    ("a/2.png", "missing file"), *((key, "unreadable file") for key in ("a", "a/1.png/x", "a\0b")),
+    *((key, "outside its root") for key in ("../secret", "a/../../secret", "link", "linked/secret", "{root}/../secret",
+                                            "in.csv/0000000.png")),
+    pytest.param("locked.png", "Permission denied", marks=pytest.mark.skipif(os.geteuid() == 0, reason="root may"))])
+def test_what_cannot_be_read_has_a_reason_and_a_key_cannot_leave_its_root(root, key, reason):
+    (root / "link").symlink_to(root.parent / "secret")
+    (root / "linked").symlink_to(root.parent)
+    (root / "in.csv").symlink_to(root.parent / "fer2013.csv")
+    (root / "locked.png").touch(mode=0)
+    with pytest.raises(ImageError, match=reason):
+        open_images(root).read(key.format(root=root))
+
+
+def test_links_out_of_the_root_are_an_option(root, tmp_path, cli):
+    """As DVC, git-annex and storage folders of clusters have it; keys cannot leave the root all the same."""
+    (root / "link.png").symlink_to(root.parent / "secret")
+    (root / "linked").symlink_to(root.parent)
+    (tmp_path / "faces.csv").write_text("key\nlink.png\n")
+    images = open_images(root, follow_links=True)
+    assert images.read("link.png") == images.read("linked/secret") == b"secret"
+    for key in ("../secret", "linked/../secret", str(root.parent / "secret")):
+        with pytest.raises(ImageError, match=r"outside its root|missing file"):
+            images.read(key)
+    done = cli("manifest", "check", tmp_path / "faces.csv", "--root", root)
+    assert "outside its root (a link: --follow-links reads it) (link.png)" in done.stdout
+    done = cli("manifest", "check", tmp_path / "faces.csv", "--root", root, "--follow-links")
+    assert "not an image (link.png)" in done.stdout
+
+
+@pytest.mark.parametrize(("here", "asked"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_names_in_another_unicode_form_are_the_same_file(root, here, asked):
+    """macOS decomposes letters with accents; a manifest made there names them so."""
+    name = "Zoë/é.png"
+    path = root / unicodedata.normalize(here, name)
+    path.parent.mkdir()
+    path.write_bytes(b"there")
+    images, key = open_images(root), unicodedata.normalize(asked, name)
+    assert images.read(key) == b"there"
+    check_roots(images, [key])
+    with pytest.raises(ImageError, match="missing file"):
+        images.read("Zoë/è.png")
+
+
+def test_roots_that_cannot_be_meant_are_refused(root, tmp_path):
+    for wrong in (tmp_path / "none", {"x": tmp_path, "y": tmp_path / "none"}):
+        with pytest.raises(InputError, match="no such folder of images"):
+            open_images(wrong)
+    check_roots(open_images(root), ["a/2.png", "a/1.png"])
+    check_roots(open_images(root), [])
+    many = [f"a/{row + 2}.png" for row in range(5000)]
+    for roots, keys, says in (
+            (root, ["x/a/1.png", "x/a/2.png"], r"none of 2 images tried is below .*the first is x/a/1.png"),
+            ({"x": root}, ["x/a/1.png", "y/1.png"], "no root for the samples of y: give --root y=DIR too"),
+            (root, many, "none of 100 images tried")):
+        with pytest.raises(InputError, match=says):
+            check_roots(open_images(roots), keys)
+    assert parse_roots([str(root)]) == root
+    assert list(parse_roots(["x=/a", "y=/b=c"]).values())[1].as_posix() == "/b=c"
+    for words in (["/a", "/b"], ["x=/a", "x=/b"], ["x=", "y=/b"]):
+        with pytest.raises(InputError, match="NAME=DIR"):
+            parse_roots(words)
+
+
+# -------------------------------------------------------------------------------------------------------- archives
 
 
 def packed(folder: Path, archive: Path, *, top: str = "") -> Path:
@@ -124,9 +213,9 @@ def test_threads_and_processes_read_one_archive(kind, method, faces, tmp_path):
 
 def test_unsafe_names_are_not_in_an_archive(tmp_path, jpeg):
     names = ["../out.jpg", "/etc/out.jpg", "a/../../out.jpg", "C:/out.jpg", "a\rb.jpg", "good/1.jpg", "win\\2.jpg"]
-    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as zipped:
         for name in names:
-            file.writestr(name, jpeg())
+            zipped.writestr(name, jpeg())
     with tarfile.open(tmp_path / "x.tar", "w") as file:
         for name in names:
             info = tarfile.TarInfo(name)
