@@ -3,7 +3,7 @@
 import io
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
@@ -44,7 +44,7 @@ class Limits:
 
     def scaled_to(self, pixels: int) -> "Limits":
         """As many pixels, and memory in proportion."""
-        return Limits(pixels=pixels, memory=self.memory * pixels // self.pixels, shrink=self.shrink)
+        return replace(self, pixels=pixels, memory=self.memory * pixels // self.pixels)
 
 
 FACE_LIMITS = Limits(pixels=25_000_000, memory=512 << 20)  #: a camera's whole picture is within it
@@ -66,10 +66,12 @@ def decode(content: bytes, limits: Limits = PHOTO_LIMITS) -> Image.Image:
             formats = formats_for(content)
             check_parts(content)
             image = Image.open(io.BytesIO(content), formats=formats)
-            _shrink(image, limits)
-            _require(image, limits, content)
+            for _ in range(3):  # a JPEG decoder skips what a smaller picture does not need
+                if limits.shrink and image.format in JPEGS and image.width * image.height > limits.pixels:
+                    image.draft(None, (image.width // 2, image.height // 2))
+            _check_size(image, limits, content)
             image.load()
-            return _rgb(_upright(image))
+            return upright_rgb(image)
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -97,25 +99,16 @@ def formats_for(content: bytes) -> tuple[str, ...]:
     return ("HEIF",)
 
 
-def _shrink(image: Image.Image, limits: Limits) -> None:
-    """Let a JPEG decoder skip what a smaller picture does not need."""
-    scale = 2
-    while limits.shrink and image.format in JPEGS and image.width * image.height > limits.pixels and scale <= 8:
-        image.draft(None, (image.width // 2, image.height // 2))
-        scale *= 2
-
-
-def _require(image: Image.Image, limits: Limits, content: bytes) -> None:
+def _check_size(image: Image.Image, limits: Limits, content: bytes) -> None:
     """Raises ImageError for what asks for more pixels, memory or passes than the limits allow."""
     pixels = image.width * image.height
     if pixels > limits.pixels:
         raise ImageError(f"more than {limits.pixels} pixels")
     if pixels * PEAK_BYTES.get(image.format or "", OTHER_PEAK_BYTES) > limits.memory:
         raise ImageError(f"decoding takes more than {limits.memory >> 20} MB")
-    if image.format in JPEGS and content.count(b"\xff\xda") > min(MAX_SCANS, MAX_SCANNED_PIXELS // max(1, pixels)):
-        scans = count_scans(content)
-        if scans > min(MAX_SCANS, MAX_SCANNED_PIXELS // max(1, pixels)):
-            raise ImageError(f"progressive JPEG of {scans} scans")
+    scans = min(MAX_SCANS, MAX_SCANNED_PIXELS // max(1, pixels))
+    if image.format in JPEGS and content.count(b"\xff\xda") > scans and (there := count_scans(content)) > scans:
+        raise ImageError(f"progressive JPEG of {there} scans")
 
 
 def check_parts(content: bytes) -> None:
@@ -137,70 +130,54 @@ def check_parts(content: bytes) -> None:
 def count_scans(jpeg: bytes) -> int:
     """The scans of a JPEG file, as its markers say; thumbnails in its headers and what follows its end are not met."""
     place, scans = 2, 0
-    while place + 4 <= len(jpeg):
+    while 0 <= place <= len(jpeg) - 4 and jpeg[place:place + 2] != b"\xff\xd9":
         if jpeg[place] != 0xFF or jpeg[place + 1] in (0x00, 0xFF, *range(0xD0, 0xD8)):  # within a scan, or padding
             place = jpeg.find(b"\xff", place + 1)
-            if place < 0:
-                break
-            continue
-        if jpeg[place + 1] == 0xD9:
-            break
-        scans += jpeg[place + 1] == 0xDA
-        place += 2 + int.from_bytes(jpeg[place + 2:place + 4], "big")
+        else:
+            scans += jpeg[place + 1] == 0xDA
+            place += 2 + int.from_bytes(jpeg[place + 2:place + 4], "big")
     return scans
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A loaded image as `decode` gives it: upright as its EXIF orientation says, in RGB."""
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
     except Exception:  # broken EXIF data beside sound pixels is common
-        return image
-    return image.transpose(TRANSPOSE[orientation]) if orientation in TRANSPOSE else image
-
-
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """A copy of an opened image as `decode` gives it: upright as its EXIF orientation says, in RGB."""
-    return _rgb(_upright(image.copy()))
-
-
-def _rgb(image: Image.Image) -> Image.Image:
+        orientation = 1
+    if orientation in TRANSPOSE:
+        image = image.transpose(TRANSPOSE[orientation])
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _by_strips(image, _scaled_to_8_bit(image))
     if image.has_transparency_data:
-        return _by_strips(image, _on_white)
+        return _by_strips(image, lambda strip: Image.alpha_composite(
+            Image.new("RGBA", strip.size, "white"), strip.convert("RGBA")))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _by_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """`convert` pixel by pixel to RGB, some rows at a time: its temporary copies stay small."""
+    """`convert` pixel by pixel and to RGB, some rows at a time: its temporary copies stay small."""
     rows = max(1, STRIP_PIXELS // image.width)
     rgb = Image.new("RGB", image.size)
     for top in range(0, image.height, rows):
-        bottom = min(top + rows, image.height)
-        rgb.paste(convert(image.crop((0, top, image.width, bottom))), (0, top))
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb.paste(convert(strip).convert("RGB"), (0, top))
     return rgb
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
 def _scaled_to_8_bit(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
     """Grey of 16 or 32 bits or floats, which hold values of 8, 12 or 16 bits as often as of their own range."""
     values = np.asarray(image)
     largest = float(values[np.isfinite(values)].max(initial=0))
-    tags = getattr(image, "tag_v2", None) or {}
-    declared = np.ravel(tags.get(281, ()))  # TIFF's MaxSampleValue
+    declared = np.ravel((getattr(image, "tag_v2", None) or {}).get(281, ()))  # TIFF's MaxSampleValue
     maxima = (1, *GREY_MAXIMA) if image.mode == "F" else GREY_MAXIMA
+    top = next((maximum for maximum in maxima if largest <= maximum), largest)
     if declared.size and 0 < largest <= float(declared.max()):
         top = float(declared.max())
-    else:
-        top = next((maximum for maximum in maxima if largest <= maximum), largest)
 
     def scaled(strip: Image.Image) -> Image.Image:
         grey = np.nan_to_num(np.asarray(strip).astype(np.float64), posinf=top, neginf=0)
-        return Image.fromarray(np.clip(grey * (255.0 / top) + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(np.clip(grey * (255.0 / top) + 0.5, 0, 255).astype(np.uint8))
 
     return scaled
 
