@@ -81,18 +81,13 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> Crop:
         factor = np.array(small) / (right - left, bottom - top)
         region = cv2.resize(region, small, interpolation=cv2.INTER_AREA)
     linear = matrix[:, :2] / factor
-    shift = matrix[:, 2] + linear @ (0.5, 0.5) - 0.5
-    move = np.column_stack([linear, shift])
+    move = np.column_stack([linear, matrix[:, 2] + linear @ (0.5, 0.5) - 0.5])
     crop = cv2.warpAffine(region, move, (size, size), flags=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_LINEAR)
-    grey = cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY)
-    return Crop(crop, scale, _outside(inverse, size, width, height), float(cv2.Laplacian(grey, cv2.CV_32F).var()))
-
-
-def _outside(inverse: np.ndarray, size: int, width: int, height: int) -> float:
-    """Share of the crop that lies outside the image, on a grid of 32 x 32 points."""
-    line = (np.arange(32) + 0.5) * (size / 32)
+    line = (np.arange(32) + 0.5) * (size / 32)  # a grid of 32 x 32 points tells how much of it lies outside
     x, y = inverse[:, :2] @ np.stack(np.meshgrid(line, line)).reshape(2, -1) + inverse[:, 2:]
-    return float(((x < 0) | (y < 0) | (x > width) | (y > height)).mean())
+    padded = float(((x < 0) | (y < 0) | (x > width) | (y > height)).mean())
+    grey = cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY)
+    return Crop(crop, scale, padded, float(cv2.Laplacian(grey, cv2.CV_32F).var()))
 
 
 def encode(crop: Crop, settings: CropSettings) -> bytes:

@@ -74,27 +74,18 @@ class DetectorEntry:
 
     def find_file(self) -> Path:
         """The local weights file, else the hub's. Raises InputError that says what to fetch and where to put it."""
-        folder = weights_folder()
+        folder, reason = weights_folder(), ""
         if path := self.local_file(folder):
             return path
-        try:
-            return self._download()
-        except Exception as error:  # the network's, the hub's and the proxy's own kinds
-            log.debug("hub", exc_info=error)
-            reason = f"{type(error).__name__}: {first_line(error, most=160)}"
+        for name in self.hub_files:
+            try:
+                return hub_file(self.hub, name)
+            except Exception as error:  # the network's, the hub's and the proxy's own kinds
+                log.debug("hub", exc_info=error)
+                reason = f"{type(error).__name__}: {first_line(error, most=160)}"
         raise InputError(f"no face detector: {self.file} is not in {folder} and the hub could not give it ({reason}). "
                          f"Get it from {self.page} (licence: {self.licence}), save it as {folder / self.file}, or name "
                          "a file with --detector PATH")
-
-    def _download(self) -> Path:
-        from huggingface_hub.errors import EntryNotFoundError
-
-        for name in self.hub_files[:-1]:
-            try:
-                return hub_file(self.hub, name)
-            except EntryNotFoundError:
-                continue
-        return hub_file(self.hub, self.hub_files[-1])
 
 
 def open_detector(path: Path | None = None, name: str = "yunet") -> DetectorModel:
@@ -147,8 +138,9 @@ class YuNet:
         if side * scale > COARSE_SIDE:
             large = self._detect_at(image, COARSE_SIDE / side)
             faces = large + [face for face in faces if not any(is_same_face(face, other) for other in large)]
-        kept = [face for face in faces
-                if min(face.box[2:]) >= self.settings.min_size and _is_inside(face, width, height)]
+        whole = (0, 0, width, height)
+        kept = [face for face in faces if min(face.box[2:]) >= self.settings.min_size
+                and common_area(face.box, whole) >= BORDER * face.box[2] * face.box[3]]
         return sorted(kept, key=lambda face: (-face.box[2] * face.box[3], face.box))
 
     def _detect_at(self, image: np.ndarray, scale: float) -> list[Detection]:
@@ -158,20 +150,26 @@ class YuNet:
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
         self.network.setInputSize((width, height))
         rows = self.network.detect(np.ascontiguousarray(image))[1]
-        return [] if rows is None else [_detection(row, scale) for row in rows.astype(float) if np.isfinite(row).all()]
+        faces = []
+        for row in [] if rows is None else rows.astype(float):  # box (4), five landmarks (10), score
+            if np.isfinite(row).all():
+                x, y, w, h, *points = np.round(row[:14] / scale, 2).tolist()  # as in the table: to be cut again
+                faces.append(Detection((x, y, w, h), tuple(zip(points[::2], points[1::2], strict=True)),
+                                       round(float(row[14]), 4)))
+        return faces
 
 
-def _detection(row: np.ndarray, scale: float) -> Detection:
-    """A row of OpenCV's output: box (4), five landmarks (10), the person's right eye (left in the image) first."""
-    x, y, width, height = np.round(row[:4] / scale, 2).tolist()  # as in the table, so that crops can be cut again
-    landmarks = np.round(row[4:14] / scale, 2).reshape(5, 2).tolist()
-    return Detection((x, y, width, height), tuple((x, y) for x, y in landmarks), round(float(row[14]), 4))
+def common_area(first: tuple[float, ...], second: tuple[float, ...]) -> float:
+    """Of two boxes (x, y, width, height)."""
+    width = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
+    height = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
+    return max(0.0, width) * max(0.0, height)
 
 
-def _is_inside(face: Detection, width: int, height: int) -> bool:
-    x, y, w, h = face.box
-    inner = max(0.0, min(x + w, width) - max(x, 0)) * max(0.0, min(y + h, height) - max(y, 0))
-    return inner >= BORDER * w * h
+def iou(first: tuple[float, ...], second: tuple[float, ...]) -> float:
+    """Intersection over union of two boxes (x, y, width, height)."""
+    common = common_area(first, second)
+    return common / (first[2] * first[3] + second[2] * second[3] - common) if common else 0.0
 
 
 def is_same_face(small: Detection, large: Detection) -> bool:
@@ -179,16 +177,6 @@ def is_same_face(small: Detection, large: Detection) -> bool:
     share = iou(small.box, large.box)
     inner = share / (1 + share) * (1 + large.box[2] * large.box[3] / (small.box[2] * small.box[3]))
     return share >= NMS_IOU or inner >= INSIDE
-
-
-def iou(first: tuple[float, ...], second: tuple[float, ...]) -> float:
-    """Intersection over union of two boxes (x, y, width, height)."""
-    width = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
-    height = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    common = width * height
-    return common / (first[2] * first[3] + second[2] * second[3] - common)
 
 
 def require_opencv():

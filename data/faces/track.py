@@ -37,16 +37,14 @@ class Tracker:
     def update(self, faces: Sequence[Detection], time: float) -> list[int]:
         """The track numbers of one frame's faces, in their order."""
         self.frames += 1
-        self.tracks = [track for track in self.tracks
-                       if time - track.time <= MAX_GAP or self.frames - track.frame <= 1]
+        self.tracks = [track for track in self.tracks if time - track.time <= MAX_GAP or self.frames - track.frame <= 1]
         numbers = [-1] * len(faces)
-        for closeness in (_overlap, _nearness):
-            pairs = [(closeness(track.box, face.box), track.number, place) for track in self.tracks
-                     for place, face in enumerate(faces) if track.frame < self.frames and numbers[place] < 0]
-            for close, number, place in sorted(pairs, key=lambda pair: (-pair[0], pair[1:])):
-                track = next(track for track in self.tracks if track.number == number)
-                if close > 0 and numbers[place] < 0 and track.frame < self.frames:
-                    numbers[place] = number
+        for closeness, least in ((iou, MIN_IOU), (_nearness, 0.0)):
+            pairs = [(close, track, place) for track in self.tracks for place, face in enumerate(faces)
+                     if (close := closeness(track.box, face.box)) >= least and close > 0]
+            for _, track, place in sorted(pairs, key=lambda pair: (-pair[0], pair[1].number, pair[2])):
+                if numbers[place] < 0 and track.frame < self.frames:
+                    numbers[place] = track.number
                     track.box, track.time, track.frame = faces[place].box, time, self.frames
         for place, face in enumerate(faces):
             if numbers[place] < 0:
@@ -54,11 +52,6 @@ class Tracker:
                 self.tracks.append(Track(self.count, face.box, time, self.frames))
                 self.count += 1
         return numbers
-
-
-def _overlap(before: tuple[float, ...], now: tuple[float, ...]) -> float:
-    share = iou(before, now)
-    return share if share >= MIN_IOU else 0.0
 
 
 def _nearness(before: tuple[float, ...], now: tuple[float, ...]) -> float:
