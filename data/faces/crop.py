@@ -5,25 +5,82 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from twofold.data.faces.align import TEMPLATE
-from twofold.data.faces.detect import DetectionConfig, Face, FrameDetections, detect_faces
+from twofold.data.faces.detect import (
+    IMAGES,
+    DetectionConfig,
+    Face,
+    FrameDetections,
+    detect_faces,
+    face_key,
+    faces_manifest,
+)
 from twofold.data.faces.detectors import Detection, DetectorModel
-from twofold.data.faces.faces_table import IMAGES, CropReport, crop_report, face_key, faces_manifest
 from twofold.data.faces.settings import VERSION, CropSettings, Sampling
 from twofold.data.faces.sources import Source
 from twofold.data.faces.video import VideoError, VideoReader
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
 from twofold.data.utils.atomic import atomic_write, try_lock, write_text
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.keys import NO_FACE, NO_FACE_SUFFIX
 
 FACES, FACTS, JOURNAL = "faces.csv", "crop.json", ".journal.jsonl"
+SHOWN = 10  #: sources named in the report's text
 LOG_SECONDS = 30  #: between progress lines where stderr is not a terminal
+
+
+@dataclass(frozen=True)
+class CropReport:
+    """The result of `crop`. labelled: sources with a label; looks: photographs and frames in the manifest; frames_now:
+    those of this run; faceless: sources without any face; faults: by source, why it could not be read, or not to its
+    end."""
+
+    manifest: Path
+    photographs: int
+    videos: int
+    labelled: int
+    looks: int
+    faces: int
+    tracks: int
+    enlarged: int
+    faceless: tuple[str, ...]
+    faults: dict[str, str]
+    frames_now: int
+    seconds: float
+    stopped: bool
+
+    @property
+    def exit_code(self) -> int:
+        return 130 if self.stopped else 1 if self.faults else 0
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self) | {"manifest": str(self.manifest), "faceless": list(self.faceless),
+                               "seconds": round(self.seconds, 3)}
+
+    def text(self) -> str:
+        if self.stopped:
+            return (f"stopped after {self.frames_now:,} photographs and frames, {self.looks:,} with those of before; "
+                    "all of them are safe, the same command goes on")
+        more, rate = len(self.faceless) - SHOWN, self.frames_now / max(self.seconds, 1e-9)
+        lines = [
+            (True, f"{self.faces:,} faces in {self.photographs:,} photographs and {self.looks - self.photographs:,} "
+                   f"frames of {self.videos:,} videos (tracks: {self.tracks:,}) -> {self.manifest}"),
+            (self.labelled, f"{self.labelled:,} of {self.photographs + self.videos:,} sources have their folder's "
+                            "label"),
+            (self.enlarged, f"{self.enlarged:,} faces are smaller than their crop and were enlarged (column scale)"),
+            (self.faceless, f"no face in {len(self.faceless):,} sources: {', '.join(self.faceless[:SHOWN])}"
+                            f"{f' and {more:,} more' if more > 0 else ''}"),
+            *((True, f"{name}: {reason}") for name, reason in list(self.faults.items())[:SHOWN]),
+            (len(self.faults) > SHOWN,
+             f"... and {len(self.faults) - SHOWN:,} more files at fault: see the column note"),
+            (True, f"{self.frames_now:,} processed now, {rate:.1f} a second over {self.seconds:.1f} s")]
+        return "\n".join(line for shown, line in lines if shown)
 
 
 def crop(sources: Sequence[Source], out: Path, model: DetectorModel, *, settings: CropSettings, sampling: Sampling,
@@ -72,7 +129,19 @@ def crop(sources: Sequence[Source], out: Path, model: DetectorModel, *, settings
         faces = journal.manifest(sources, settings, line)
     if not stopped:
         write_manifest(faces, out / FACES)
-    return crop_report(faces, out / FACES, frames_now=frames, seconds=time.monotonic() - began, stopped=stopped)
+    table, own = faces.table, faces.table["source"]
+    seen, video = ~table["key"].str.endswith(NO_FACE_SUFFIX), table["frame"] != ""
+    notes = table.groupby("source")["note"].last()
+    faults = {str(name): note.removeprefix(f"{NO_FACE}; ") for name, note in notes.items() if note not in ("", NO_FACE)}
+    unread = set(faults) - set(own[seen | video])
+    return CropReport(
+        manifest=out / FACES, photographs=len(set(own[~video]) - unread), videos=len(set(own[video])),
+        labelled=len(set(own[(table[["basic", "compound"]] != "").any(axis=1)])),
+        looks=len(table[["source", "frame"]].drop_duplicates()) - len(unread), faces=int(seen.sum()),
+        tracks=len(table[seen & video][["source", "track"]].drop_duplicates()),
+        enlarged=int((table["scale"][seen].astype(float) > 1).sum()),
+        faceless=tuple(sorted(set(own) - set(own[seen]) - unread)), faults=faults,
+        frames_now=frames, seconds=time.monotonic() - began, stopped=stopped)
 
 
 def _claim_folder(out: Path, facts: dict[str, Any]) -> None:

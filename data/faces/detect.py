@@ -1,13 +1,14 @@
-"""Photographs and videos to aligned faces in memory: decode, detect, track and crop in threads, results in order."""
+"""Photographs and videos to aligned faces in memory, in threads, results in order; and to the rows of a manifest."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import local
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from twofold.data.faces.align import crop_face, encode
@@ -17,9 +18,13 @@ from twofold.data.faces.sources import Source
 from twofold.data.faces.track import Tracker
 from twofold.data.faces.video import Frame, VideoError, VideoReader
 from twofold.data.images.decode import ImageError, decode
-from twofold.data.utils.keys import NO_FACE
+from twofold.data.manifest import Manifest, build_manifest
+from twofold.data.utils.keys import NO_FACE, NO_FACE_SUFFIX
 from twofold.data.utils.machine import usable_cores
 
+IMAGES = "images"  #: the folder of crops
+COLUMNS = ("key", "group", "source", "frame", "time", "picture", "box", "landmarks", "score", "track",
+           "sharpness", "scale", "padded", "crop", "note")
 MAX_QUEUED_BYTES = 256 << 20  #: of frames that are decoded and wait for the detector
 
 
@@ -145,3 +150,45 @@ def crop_faces(image: np.ndarray, detector: Detector, settings: CropSettings, *,
         faces.append(Face(detection, encode(crop, settings), round(crop.scale, 3), round(crop.padded, 3),
                           round(crop.sharpness, 1)))
     return tuple(faces), len(detections) - len(faces)
+
+
+def face_key(entry: FrameDetections, number: int, settings: CropSettings) -> str:
+    """`images/clip.mp4/t0-000012.png` (track 0, frame 12), `images/photo.jpg.0.png`: the number-th face."""
+    if entry.frame is None:
+        return f"{IMAGES}/{entry.source.name}.{number}{settings.suffix}"
+    return f"{IMAGES}/{entry.source.name}/t{entry.faces[number].track}-{entry.frame:06d}{settings.suffix}"
+
+
+def faces_manifest(detections: Iterable[FrameDetections], settings: CropSettings, line: str,
+                   uncropped: Set[str] = frozenset()) -> Manifest:
+    """A row a face, or one without an image, whose key says so; sources sorted by name. What ended a video early is the
+    note of its last row.
+
+    line: of the column `crop`; uncropped: names of photographs that are faces already: a row each, whose key is the
+    name.
+    """
+    rows: list[dict[str, str]] = []
+    for entry in detections:
+        name, frame, note = entry.source.name, entry.frame, entry.note
+        ends_video = entry.last and entry.source.video
+        if ends_video and rows and rows[-1]["source"] == name:
+            rows[-1]["note"] = "; ".join(filter(None, (rows[-1]["note"], note and f"the video {note}")))
+            continue
+        row = dict(entry.source.labels) | {"key": name, "group": name, "source": name}
+        if name in uncropped:
+            rows.append(row)
+            continue
+        row |= {"crop": line, "note": note or "no frame" if ends_video else note,
+                "picture": " ".join(map(str, entry.size or ())), "frame": "" if frame is None else str(frame),
+                "time": "" if entry.time is None else f"{entry.time:.6f}".rstrip("0").rstrip(".")}
+        if not entry.faces:
+            rows.append(row | {"key": f"{IMAGES}/{name if frame is None else f'{name}/{frame:06d}'}{NO_FACE_SUFFIX}"})
+        for number, face in enumerate(entry.faces):
+            rows.append(row | {
+                "key": face_key(entry, number, settings), "box": " ".join(f"{value:g}" for value in face.detection.box),
+                "landmarks": " ".join(f"{value:g}" for point in face.detection.landmarks for value in point),
+                "score": f"{face.detection.score:g}", "track": "" if frame is None else str(face.track),
+                "sharpness": f"{face.sharpness:g}", "scale": f"{face.scale:g}", "padded": f"{face.padded:g}"})
+    rows.sort(key=lambda row: row["source"])  # stable: frames stay in order
+    names = list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)]))
+    return build_manifest(pd.DataFrame(rows, columns=names).fillna(""), source="faces.csv")

@@ -13,9 +13,17 @@ import numpy as np
 from tqdm import tqdm
 
 from twofold.data.faces.align import template
-from twofold.data.faces.detect import DetectionConfig, Face, FrameDetections, bgr_pixels, crop_faces, detect_faces
+from twofold.data.faces.detect import (
+    DetectionConfig,
+    Face,
+    FrameDetections,
+    bgr_pixels,
+    crop_faces,
+    detect_faces,
+    face_key,
+    faces_manifest,
+)
 from twofold.data.faces.detectors import Detector, open_detector
-from twofold.data.faces.faces_table import face_key, faces_manifest
 from twofold.data.faces.settings import CropSettings, Sampling, parse_crop_line
 from twofold.data.faces.sources import Source
 from twofold.data.images.decode import FACE_LIMITS, PHOTO_LIMITS, ImageError, Limits, decode
