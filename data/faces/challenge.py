@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pandas as pd
 
 from twofold.data.faces.crop import crop
@@ -31,35 +32,35 @@ def challenge_frames(table: pd.DataFrame, frames: Sequence[str]) -> list[str]:
     """
     faces = table[(table["track"] != "") & ~table["key"].str.endswith(NO_FACE_SUFFIX)]
     main = main_tracks(faces)
-    faces = faces[[main[source] == track for source, track in zip(faces["source"], faces["track"], strict=True)]]
+    faces = faces[faces["source"].map(main) == faces["track"]]
     keys = {(_video_name(source), int(frame)): key
             for source, frame, key in zip(faces["source"], faces["frame"], faces["key"], strict=True)}
-    return [keys.get(_video_and_frame(name), name) for name in frames]
+    found = []
+    for name in frames:
+        video, _, frame = name.partition("/")
+        number = PurePosixPath(frame).stem
+        found.append(keys.get((_video_name(f"{video}.x"), int(number) - 1), name) if number.isdecimal() else name)
+    return found
 
 
 def main_tracks(faces: pd.DataFrame) -> dict[str, str]:
     """The main track of each source: the largest sum of areas in the frames, weighted towards the centre."""
-    weights: dict[tuple[str, str], float] = {}
-    for source, track, box, picture in zip(faces["source"], faces["track"], faces["box"], faces["picture"],
-                                           strict=True):
-        x, y, width, height = map(float, box.split())
-        across, down = map(float, picture.split())
-        away = math.hypot(2 * (x + width / 2) / across - 1, 2 * (y + height / 2) / down - 1) / math.sqrt(2)
-        share = width * height / (across * down) * (1 - CORNER_PENALTY * min(1.0, away))
-        weights[source, track] = weights.get((source, track), 0.0) + share
-    main: dict[str, str] = {}
-    for source, track in sorted(weights, key=lambda person: (weights[person], -int(person[1]))):
-        main[source] = track
-    return main
+    if faces.empty:
+        return {}
+    x, y, width, height = (faces["box"].str.split(expand=True).astype(float)[place] for place in range(4))
+    across, down = (faces["picture"].str.split(expand=True).astype(float)[place] for place in range(2))
+    away = np.hypot(2 * (x + width / 2) / across - 1, 2 * (y + height / 2) / down - 1) / math.sqrt(2)
+    share = width * height / (across * down) * (1 - CORNER_PENALTY * away.clip(upper=1))
+    weights = faces.assign(share=share, number=-faces["track"].astype(int)).groupby(["source", "number"])["share"].sum()
+    order = weights.reset_index().sort_values(["share", "number"])  # the first track where two weigh the same
+    return {source: str(-number) for source, number in zip(order["source"], order["number"], strict=True)}
 
 
 def link_frames(table: pd.DataFrame, frames: Sequence[str], crops: Path, folder: Path) -> int:
     """Put the faces of a template's frames under their names (`01/00001.png`), as hard links to the crops where the
     file system has them, else as copies; returns how many frames have a face."""
-    count = 0
-    for name, key in zip(frames, challenge_frames(table, frames), strict=True):
-        if key == name:
-            continue
+    found = [(name, key) for name, key in zip(frames, challenge_frames(table, frames), strict=True) if key != name]
+    for name, key in found:
         target = folder / PurePosixPath(name).with_suffix(PurePosixPath(key).suffix)
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target, durable=False) as temporary:
@@ -68,20 +69,12 @@ def link_frames(table: pd.DataFrame, frames: Sequence[str], crops: Path, folder:
                 os.link(crops / key, temporary)
             except OSError:
                 shutil.copyfile(crops / key, temporary)
-        count += 1
-    return count
+    return len(found)
 
 
 def _video_name(source: str) -> str:
     stem = PurePosixPath(source).stem
     return str(int(stem)) if stem.isdecimal() else stem
-
-
-def _video_and_frame(name: str) -> tuple[str, int]:
-    """Video and frame, from 0, of `01/00001.jpg`."""
-    video, _, frame = name.partition("/")
-    number = PurePosixPath(frame).stem
-    return _video_name(video + ".x"), int(number) - 1 if number.isdecimal() else -1
 
 
 def crop_challenge(videos: Path, asked: Sequence[str], out: Path, detector: Path | None) -> Path:

@@ -191,4 +191,5 @@ def faces_manifest(detections: Iterable[FrameDetections], settings: CropSettings
                 "sharpness": f"{face.sharpness:g}", "scale": f"{face.scale:g}", "padded": f"{face.padded:g}"})
     rows.sort(key=lambda row: row["source"])  # stable: frames stay in order
     names = list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)]))
-    return build_manifest(pd.DataFrame(rows, columns=names).fillna(""), source="faces.csv")
+    cells = [[row.get(name, "") for name in names] for row in rows]
+    return build_manifest(pd.DataFrame(cells, columns=names), source="faces.csv")

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,18 +73,23 @@ def find_sources(inputs: Sequence[Path], *, ignore: Path | None = None, labels: 
     files: dict[Path, tuple[str, ...]] = {}  # resolved path to the parts of its name
     columns: dict[Path, Mapping[str, str]] = {}
     for place in inputs:
-        if place.is_dir():
-            below = _walk(place, ignore, follow_links)
-            for path in below:
-                parts = path.relative_to(place).parts
-                files.setdefault(path.resolve(), parts)
-                columns.setdefault(path.resolve(), labels(parts[:-1]))
-        elif place.is_file():
-            files.setdefault(place.resolve(), (place.name,))
-        else:
+        if not place.is_dir() and not place.is_file():
             raise InputError(f"{place}: no such file or folder")
-    names = _unique_names(files)
-    return sorted((Source(name, path, _is_video(path), columns.get(path, {})) for path, name in names.items()),
+        for path in _walk(place, ignore, follow_links) if place.is_dir() else [place]:
+            parts = path.relative_to(place).parts or (place.name,)
+            target = path.resolve()
+            files.setdefault(target, parts)
+            columns[target] = columns.get(target) or labels(parts[:-1])
+    clashing = list(files)
+    names: dict[Path, str] = {}
+    while clashing:
+        names |= {path: _key_name(files[path]) for path in clashing}
+        count = Counter(names.values())
+        clashing = [path for path in files if count[names[path]] > 1]
+        for number, path in enumerate(clashing):
+            own, length = path.parts[1:], len(files[path]) + 1
+            files[path] = own[-length:] if length <= len(own) else (*own, str(number))
+    return sorted((Source(name, path, _is_video(path), columns[path]) for path, name in names.items()),
                   key=lambda source: source.name)
 
 
@@ -120,27 +126,15 @@ def _is_video(path: Path) -> bool:
     return is_animation(path) if image_format(read_head(path)) else path.suffix.lower() not in IMAGE_SUFFIXES
 
 
-def _unique_names(files: dict[Path, tuple[str, ...]]) -> dict[Path, str]:
-    parts = dict(files)
-    while True:
-        count = Counter(map(_key_name, parts.values()))
-        clashing = [path for path in parts if count[_key_name(parts[path])] > 1]
-        if not clashing:
-            return {path: _key_name(parts[path]) for path in parts}
-        for path in clashing:
-            own = path.parts[1:]
-            length = min(len(parts[path]) + 1, len(own))
-            parts[path] = own[-length:] if length > len(parts[path]) else (*own, str(clashing.index(path)))
-
-
 def _key_name(parts: tuple[str, ...]) -> str:
     """A name that a manifest's key may begin with, whatever bytes, characters and lengths the file system allows."""
-    return "/".join(_key_part(part.encode("utf-8", "replace").decode("utf-8")) for part in parts)
-
-
-def _key_part(text: str) -> str:
-    plain = "".join("_" if letter in '\\:*?"<>|' else letter for letter in CONTROL.sub("_", text))
-    content = plain.encode()
-    if len(content) <= MAX_NAME_BYTES:
-        return plain
-    return content[:MAX_NAME_BYTES - 10].decode("utf-8", "ignore") + "~" + hashlib.sha256(content).hexdigest()[:9]
+    plain = []
+    for part in parts:
+        part = CONTROL.sub("_", part.encode("utf-8", "replace").decode("utf-8"))
+        part = re.sub(r'[\\:*?"<>|]', "_", part)
+        content = part.encode()
+        if len(content) > MAX_NAME_BYTES:
+            digest = hashlib.sha256(content).hexdigest()[:9]
+            part = f"{content[:MAX_NAME_BYTES - 10].decode('utf-8', 'ignore')}~{digest}"
+        plain.append(part)
+    return "/".join(plain)
