@@ -2,10 +2,11 @@
 
 import logging
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -97,45 +98,36 @@ class FaceStream:
                 pool.shutdown(cancel_futures=True)
 
     def _chunks(self) -> Generator[FacesInMemory]:
+        """Photographs that are taken for faces come first, without detection, the others in their order."""
+        whole = [] if self.config and self.treatment != "cropped" else [
+            source for source in self.sources if not source.video]
+        self.uncropped.update(source.name for source in whole)
+        entries: Iterable[FrameDetections] = (FrameDetections(source, None, None, (), last=True) for source in whole)
+        if self.config and len(whole) < len(self.sources):
+            rest = [source for source in self.sources if source.name not in self.uncropped]
+            entries = chain(entries, detect_faces(rest, self.config))
         chunk = FacesInMemory([], {})
-        with tqdm(unit="frame", desc="frames", dynamic_ncols=True, disable=None) as bar:
-            for entry in self._detect():
-                self._add(entry, chunk)
-                bar.update()
-                if len(chunk.keys) >= CHUNK:
-                    yield chunk
-                    chunk = FacesInMemory([], {})
+        for entry in tqdm(entries, unit="frame", desc="frames", dynamic_ncols=True, disable=None):
+            name = entry.source.name
+            if (self.treatment == "auto" and not entry.source.video and entry.size
+                    and is_taken_whole(entry.size, entry.faces, self.samples, self.settings)):
+                self.uncropped.add(name)
+            faces = {face_key(entry, number, self.settings): face.content for number, face in enumerate(entry.faces)}
+            entry = replace(entry, faces=tuple(replace(face, content=b"") for face in entry.faces))
+            if name in self.uncropped:
+                try:
+                    entry, faces = replace(entry, faces=(), note=""), {name: entry.source.read()}
+                except ImageError as error:
+                    entry, faces = replace(entry, faces=(), note=str(error)), {}
+                    self.uncropped.discard(name)
+            self.detections.append(entry)
+            chunk.keys.extend(faces)
+            chunk.contents.update(faces)
+            if len(chunk.keys) >= CHUNK:
+                yield chunk
+                chunk = FacesInMemory([], {})
         if chunk.keys:
             yield chunk
-
-    def _detect(self) -> Iterator[FrameDetections]:
-        """Photographs that are taken for faces come first, without detection, the others in their order."""
-        whole = self.config is None or self.treatment == "cropped"
-        self.uncropped.update(source.name for source in self.sources if whole and not source.video)
-        yield from (FrameDetections(source, None, None, (), last=True) for source in self.sources
-                    if source.name in self.uncropped)
-        rest = [source for source in self.sources if not whole or source.video]
-        if self.config and rest:
-            yield from detect_faces(rest, self.config)
-
-    def _add(self, entry: FrameDetections, chunk: FacesInMemory) -> None:
-        name = entry.source.name
-        if (self.treatment == "auto" and not entry.source.video and entry.size
-                and is_taken_whole(entry.size, entry.faces, self.samples, self.settings)):
-            self.uncropped.add(name)
-        if name in self.uncropped:
-            entry = replace(entry, faces=(), note="")
-            try:
-                chunk.contents[name] = entry.source.read()
-                chunk.keys.append(name)
-            except ImageError as error:
-                entry = replace(entry, note=str(error))
-                self.uncropped.discard(name)
-        for number, face in enumerate(entry.faces):
-            key = face_key(entry, number, self.settings)
-            chunk.keys.append(key)
-            chunk.contents[key] = face.content
-        self.detections.append(replace(entry, faces=tuple(replace(face, content=b"") for face in entry.faces)))
 
     def manifest(self) -> Manifest:
         """The manifest, as `crop` writes it; photographs that are not cropped stand under their own name."""
