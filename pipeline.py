@@ -136,15 +136,13 @@ def serve(
     """A live page for one run: drop a picture, use the camera or a video, see what each face shows."""
     from twofold.extract.match import MatchingEncoders
     from twofold.fuse.runs.read import read_run
-    from twofold.fuse.serve.serve import ServeOptions
     from twofold.fuse.serve.serve import serve as run_serve
 
-    options = ServeOptions(host=host, port=port, examples=examples, threshold=threshold, cropped=cropped,
-                           detector=detector)
     trained = read_run(run)
-    return run_serve(trained, options, load=lambda: MatchingEncoders(
-        [recipe for _, _, recipe in trained.streams], weights=weights or [], device=device.split(",")[0],
-        dims=trained.head.spec.dims).load_all().embed)
+    return run_serve(trained, host=host, port=port, examples=examples, threshold=threshold, cropped=cropped,
+                     detector=detector, load=lambda: MatchingEncoders(
+                         [recipe for _, _, recipe in trained.streams], weights=weights or [],
+                         device=device.split(",")[0], dims=trained.head.spec.dims).load_all().embed)
 
 
 @app.command()

@@ -1,22 +1,24 @@
-"""The server as an ASGI application: who may ask, the page, the answers."""
+"""The server as an ASGI application: who may ask, the page, the answers, and how long a connection may be idle."""
 
 import asyncio
 import hmac
 import ipaddress
-import secrets
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from twofold.data.images.decode import PHOTO_LIMITS, ImageError, thumbnail
 from twofold.data.images.formats import IMAGE_SUFFIXES
@@ -24,12 +26,13 @@ from twofold.data.utils.errors import InputError
 from twofold.fuse.serve.queue import RequestError, RequestQueue
 
 MAX_EXAMPLES, THUMBNAIL_SIDE = 48, 160
+IDLE_SECONDS = 10  #: of a connection without a complete request
+MAX_CONNECTIONS = 500
 COOKIE = "twofold-token"
 PAGE = Path(__file__).with_name("page")
 ASSETS = {"/": ("page.html", "text/html"), "/page.css": ("page.css", "text/css"),
-          "/page.js": ("page.js", "text/javascript"), "/face.js": ("face.js", "text/javascript"),
-          "/live.js": ("live.js", "text/javascript"), "/pictures.js": ("pictures.js", "text/javascript")}
-HEADERS = {
+          **{f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("page", "face", "live", "pictures")}}
+HEADERS = {  #: of every answer
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
                                "media-src blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
                                "frame-ancestors 'none'",
@@ -37,90 +40,19 @@ HEADERS = {
     "x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin", "cache-control": "no-store",
 }
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-@dataclass(frozen=True)
-class Access:
-    """The rules of one server. token: None on loopback, where only this machine can ask.
-
-    There, what can still reach it are pages that the user's browser has open: a name of theirs that resolves to
-    127.0.0.1 (DNS rebinding) is told by the header Host, a request of theirs by Origin and Sec-Fetch-Site.
-    """
-
-    token: str | None
-
-    def refusal(self, *, headers: Mapping[str, str], query: str, cookies: Mapping[str, str], opening: bool
-                ) -> RequestError | None:
-        """Why not, or None. headers: lower-case names; opening: the page itself is asked for, as by a link to it."""
-        host = headers.get("host", "")
-        if self.token is None and not is_loopback(_name(host)):
-            return RequestError(403, f"this page answers to localhost only, not to {host[:100]!r}")
-        origin = headers.get("origin", "")
-        if origin and _netloc(origin) != host.lower():
-            return RequestError(403, f"a page of {origin[:100]!r} asked, and only this server's own page may")
-        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not opening:
-            return RequestError(403, "a page of another site asked, and only this server's own page may")
-        if self.token is not None and not self._has_token(headers, query, cookies):
-            return RequestError(401, "the token is missing or wrong: open the address that `twofold serve` printed, "
-                                     "with all of its end")
-        return None
-
-    def _has_token(self, headers: Mapping[str, str], query: str, cookies: Mapping[str, str]) -> bool:
-        bearer = headers.get("authorization", "").removeprefix("Bearer ")
-        offers = (token_in(query), cookies.get(COOKIE, ""), bearer)
-        return any(hmac.compare_digest(offer.encode(), (self.token or "").encode()) for offer in offers)
-
-
-def access_for(host: str) -> Access:
-    """No token on loopback; elsewhere a fresh one of 192 bits."""
-    return Access(None if is_loopback(host) else secrets.token_urlsafe(24))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether this is an address of this machine that no other machine reaches, or `localhost`; no other name is."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def token_in(query: str) -> str:
-    """The token of a query string, or an empty text."""
-    return parse_qs(query).get("token", [""])[0]
-
-
-def _netloc(url: str) -> str:
-    """Host and port of a URL in lower case; empty for what is not a URL."""
-    try:
-        return urlsplit(url).netloc.lower()
-    except ValueError:
-        return ""
-
-
-def _name(host: str) -> str:
-    """The header Host without its port."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
-
-
-@dataclass(frozen=True)
 class Examples:
     """Image files that the page offers for a click; the page knows them by their numbers, never by a path."""
 
-    paths: tuple[Path, ...] = ()
-    _thumbnails: dict[int, bytes] = field(default_factory=dict)
-    _lock: Lock = field(default_factory=Lock)  #: a browser asks for several at once, and each is decoded whole
-
-    @property
-    def names(self) -> list[str]:
-        return [path.name for path in self.paths]
+    def __init__(self, paths: tuple[Path, ...] = ()):
+        self.paths = paths
+        self._thumbnails: dict[int, bytes] = {}
+        self._lock = Lock()  # a browser asks for several at once, and each is decoded whole
 
     def read(self, number: int) -> bytes:
         """The file's bytes. Raises IndexError for no such number, OSError."""
-        if number < 0:
-            raise IndexError(number)
         return self.paths[number].read_bytes()
 
     def thumbnail(self, number: int) -> bytes:
@@ -144,67 +76,126 @@ def find_examples(folder: Path | None, *, max_bytes: int) -> Examples:
     return Examples(tuple(paths[:MAX_EXAMPLES]))
 
 
-@dataclass(frozen=True)
-class App:
-    """What the application serves. description: of the run, as JSON."""
+def application(queue: RequestQueue, examples: Examples, description: dict[str, Any], *, token: str | None) -> ASGIApp:
+    """The page at `/`, its run at `/run`, answers at `POST /recognise`, the examples.
 
-    access: Access
-    queue: RequestQueue
-    examples: Examples
-    description: dict[str, Any]
+    description: of the run, as JSON; token: None on loopback (see `Guard`).
+    """
 
-    async def run(self, _: Request) -> Response:
-        return JSONResponse(self.description | {"examples": self.examples.names})
+    async def run(_: Request) -> Response:
+        return JSONResponse(description | {"examples": [path.name for path in examples.paths]})
 
-    async def recognise(self, request: Request) -> Response:
-        answer = await self.queue.answer(request.headers.get("content-length"), request.stream())
-        return JSONResponse(asdict(answer))
+    async def recognise(request: Request) -> Response:
+        return JSONResponse(asdict(await queue.answer(request.headers.get("content-length"), request.stream())))
+
+    routes = [Route(path, _asset(*asset, token)) for path, asset in ASSETS.items()]
+    routes += [Route("/run", run), Route("/recognise", recognise, methods=["POST"]),
+               Route("/examples/{number}", _example(examples.read, "application/octet-stream")),
+               Route("/examples/{number}/small", _example(examples.thumbnail, "image/jpeg"))]
+    return Guard(Starlette(routes=routes, exception_handlers=dict.fromkeys(
+        (RequestError, HTTPException, ClientDisconnect), _explain)), token)
 
 
-def application(app: App) -> ASGIApp:
-    """The page at `/`, its run at `/run`, answers at `POST /recognise`, the examples."""
-    routes = [Route(path, _asset(*asset, app.access)) for path, asset in ASSETS.items()]
-    routes += [Route("/run", app.run), Route("/recognise", app.recognise, methods=["POST"]),
-               Route("/examples/{number}", _example(app.examples.read, "application/octet-stream")),
-               Route("/examples/{number}/small", _example(app.examples.thumbnail, "image/jpeg"))]
-    starlette = Starlette(routes=routes, exception_handlers={
-        RequestError: _refused, HTTPException: _no_such_page, ClientDisconnect: _gone})
-    return Guard(starlette, app.access)  # outside of Starlette, whose own answer to a defect has the headers, too
+def make_server(app: ASGIApp) -> uvicorn.Server:
+    """A server of the application that puts `HEADERS` on each answer and closes idle connections."""
+    idle_since: dict[tuple[Any, object], float] = {}
+
+    async def close_idle() -> None:
+        """Close what is idle for too long; of too many connections the longest idle ones."""
+        now, connections = time.monotonic(), server.server_state.connections
+        idle = [(each, each.cycle) for each in connections if each.cycle is None or each.cycle.response_complete]
+        kept = {key: idle_since.get(key, now) for key in idle}
+        idle_since.clear()
+        idle_since.update(kept)
+        surplus = len(connections) - MAX_CONNECTIONS
+        for number, ((connection, _), since) in enumerate(sorted(kept.items(), key=lambda item: item[1])):
+            if number < surplus or now - since > IDLE_SECONDS:
+                connection.transport.close()
+
+    server = uvicorn.Server(uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="off", http=Protocol, ws="none", server_header=False,
+        proxy_headers=False, headers=list(HEADERS.items()), timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=3, timeout_notify=0, callback_notify=close_idle))
+    return server
+
+
+class Protocol(H11Protocol):
+    """uvicorn's HTTP/1.1, with the headers of every answer on its own sentence for what is no HTTP, too."""
+
+    def send_400_response(self, msg: str) -> None:
+        headers = {"content-type": "text/plain; charset=utf-8", "connection": "close", "content-length": len(msg)}
+        lines = [f"{name}: {value}" for name, value in (headers | HEADERS).items()]
+        self.transport.write("\r\n".join(["HTTP/1.1 400 Bad Request", *lines, "", msg]).encode("ascii"))
+        self.transport.close()
 
 
 class Guard:
-    """Refuses strangers before anything of their request is read, and adds the headers that every answer has."""
+    """Refuses strangers before anything of their request is read.
 
-    def __init__(self, app: ASGIApp, access: Access):
-        self.app, self.access = app, access
+    token: None on loopback, where only this machine can ask. There, what can still reach it are pages that the user's
+    browser has open: a name of theirs that resolves to 127.0.0.1 (DNS rebinding) is told by the header Host, a request
+    of theirs by Origin and Sec-Fetch-Site.
+    """
+
+    def __init__(self, app: ASGIApp, token: str | None):
+        self.app, self.token = app, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+        refusal = self._refusal(Request(scope)) if scope["type"] == "http" else None
+        await (refusal or self.app)(scope, receive, send)
 
-        async def send_with_headers(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *((name.encode(), value.encode())
-                                                             for name, value in HEADERS.items())]
-            await send(message)
+    def _refusal(self, request: Request) -> Response | None:
+        headers, at_page = request.headers, request.scope["path"] == "/"
+        host, origin = headers.get("host", ""), headers.get("origin", "")
+        status, sentence = 403, ""
+        if self.token is None and not is_loopback(_split(f"//{host}").hostname or ""):
+            sentence = f"this page answers to localhost only, not to {host[:100]!r}"
+        elif origin and _split(origin).netloc.lower() != host.lower():
+            sentence = f"a page of {origin[:100]!r} asked, and only this server's own page may"
+        elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not (
+                at_page and request.method == "GET"):  # a link to the page
+            sentence = "a page of another site asked, and only this server's own page may"
+        elif self.token is not None and not self._has_token(request):
+            status, sentence = 401, ("the token is missing or wrong: open the address that `twofold serve` printed, "
+                                     "with all of its end")
+        if not sentence:
+            return None
+        return Response(f"{sentence}\n", status, media_type="text/plain") if at_page else _sentence(status, sentence)
 
-        request, at_page = Request(scope), scope["path"] == "/"
-        refusal = self.access.refusal(headers=request.headers, query=scope["query_string"].decode("latin-1"),
-                                      cookies=request.cookies, opening=request.method == "GET" and at_page)
-        answer = _sentence(refusal.status, refusal.sentence, plain=at_page) if refusal else self.app
-        return await answer(scope, receive, send_with_headers)
+    def _has_token(self, request: Request) -> bool:
+        offers = (_token(request), request.cookies.get(COOKIE, ""),
+                  request.headers.get("authorization", "").removeprefix("Bearer "))
+        return any(hmac.compare_digest(offer.encode(), (self.token or "").encode()) for offer in offers)
 
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+def is_loopback(host: str) -> bool:
+    """Whether this is an address of this machine that no other machine reaches, or `localhost`; no other name is."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
-def _asset(name: str, media_type: str, access: Access) -> Endpoint:
+def _token(request: Request) -> str:
+    """The token in the query, or an empty text."""
+    return parse_qs(request.scope["query_string"].decode("latin-1")).get("token", [""])[0]
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of a URL; all are empty for what is not a URL."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
+
+
+def _asset(name: str, media_type: str, token: str | None) -> Endpoint:
     content = (PAGE / name).read_bytes()
 
     async def endpoint(request: Request) -> Response:
-        if access.token and token_in(request.url.query):  # into a cookie, so that it does not stay in the address bar
+        if token and _token(request):  # into a cookie, so that it does not stay in the address bar
             response = RedirectResponse("/", 303)
-            response.set_cookie(COOKIE, access.token, httponly=True, samesite="lax")
+            response.set_cookie(COOKIE, token, httponly=True, samesite="lax")
             return response
         return Response(content, media_type=media_type)
 
@@ -215,7 +206,7 @@ def _example(read: Callable[[int], bytes], media_type: str) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         try:
             number = request.path_params["number"]
-            content = await asyncio.to_thread(read, int(number) if number.isdecimal() else -1)
+            content = await asyncio.to_thread(read, int(number) if number.isdecimal() else MAX_EXAMPLES)
         except (ValueError, IndexError, OSError, ImageError):
             raise RequestError(404, "this example cannot be read") from None
         return Response(content, media_type=media_type)
@@ -223,21 +214,13 @@ def _example(read: Callable[[int], bytes], media_type: str) -> Endpoint:
     return endpoint
 
 
-def _sentence(status: int, sentence: str, *, plain: bool = False) -> Response:
-    headers = {"retry-after": "1"} if status == 503 else None
-    return (Response(sentence + "\n", status, headers, "text/plain") if plain
-            else JSONResponse({"error": sentence}, status, headers))
+def _sentence(status: int, sentence: str) -> Response:
+    return JSONResponse({"error": sentence}, status, {"retry-after": "1"} if status == 503 else None)
 
 
-def _refused(_: Request, refusal: Exception) -> Response:
-    assert isinstance(refusal, RequestError)
-    return _sentence(refusal.status, refusal.sentence)
-
-
-def _no_such_page(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return _sentence(error.status_code, "nothing is here" if error.status_code == 404 else str(error.detail).lower())
-
-
-def _gone(_: Request, __: Exception) -> Response:
+def _explain(_: Request, error: Exception) -> Response:
+    if isinstance(error, RequestError):
+        return _sentence(error.status, str(error))
+    if isinstance(error, HTTPException):
+        return _sentence(error.status_code, "nothing is here" if error.status_code == 404 else error.detail.lower())
     return _sentence(400, "the sender has left")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from twofold.data.images.decode import ImageError
 from twofold.data.utils.errors import InputError
@@ -20,7 +21,7 @@ class RequestError(Exception):
 
     def __init__(self, status: int, sentence: str):
         super().__init__(sentence)
-        self.status, self.sentence = status, sentence
+        self.status = status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +43,20 @@ class Limits:
 
 
 @dataclass
-class ServeStats:
-    """Counts of images, of their faces, and of refused images: unreadable, too large or too many."""
+class ServeReport:
+    """What was served: images, their faces, and refused images (unreadable, too large or too many)."""
 
+    url: str = ""
     pictures: int = 0
     faces: int = 0
     refused: int = 0
+
+    def record(self) -> dict[str, Any]:
+        return vars(self)
+
+    def text(self) -> str:
+        refused = f", {self.refused} refused" if self.refused else ""
+        return f"served {self.pictures} pictures with {self.faces} faces{refused}"
 
 
 class RequestQueue:
@@ -57,7 +66,7 @@ class RequestQueue:
     """
 
     def __init__(self, recognise: Callable[..., ImageResult], limits: Limits):
-        self.recognise, self.limits, self.stats = recognise, limits, ServeStats()
+        self.recognise, self.limits, self.stats = recognise, limits, ServeReport()
         self._occupied = 0
         self._turn = asyncio.Semaphore(limits.workers)
         self._threads = ThreadPoolExecutor(limits.workers, "recognise")
@@ -68,64 +77,58 @@ class RequestQueue:
         Raises RequestError where it cannot be had.
         """
         try:
-            return await self._answer(announced, stream)
+            if announced and announced.isdecimal() and (len(announced) > 12 or int(announced) > self.limits.bytes):
+                raise self._too_large()
+            if self._occupied >= self.limits.places:
+                raise RequestError(503, f"{self._occupied} other pictures are waiting already: try again in a moment")
+            self._occupied += 1
+            try:
+                answer = await self._recognise(await self._read(stream))
+            finally:
+                self._occupied -= 1
         except RequestError:
             self.stats.refused += 1
             raise
-
-    async def _answer(self, announced: str | None, stream: AsyncIterator[bytes]) -> ImageResult:
-        if announced and announced.isdecimal() and (len(announced) > 12 or int(announced) > self.limits.bytes):
-            raise self._too_large()
-        if self._occupied >= self.limits.places:
-            raise RequestError(503, f"{self._occupied} other pictures are waiting already: try again in a moment")
-        self._occupied += 1
-        try:
-            content = await self._read(stream)
-            waited = await self._wait()
-            try:
-                work = partial(self.recognise, content, waited=waited)
-                answer = await asyncio.get_running_loop().run_in_executor(self._threads, work)
-            except ImageError as error:
-                raise RequestError(422, _sentence(error)) from None
-            except InputError as error:  # an encoder does not fit into a device's memory
-                raise RequestError(500, str(error)) from None
-            except Exception as error:
-                log.error("no answer, by a defect of Twofold: %s: %s", type(error).__name__, error)
-                log.debug("the defect", exc_info=error)
-                raise RequestError(500, "the answer failed by a defect of Twofold: its terminal says more") from None
-            finally:
-                self._turn.release()
-        finally:
-            self._occupied -= 1
         self.stats.pictures += 1
         self.stats.faces += len(answer.faces)
         return answer
 
     async def _read(self, stream: AsyncIterator[bytes]) -> bytes:
-        content = bytearray()
+        content, seconds = bytearray(), self.limits.upload_seconds
         try:
-            async with asyncio.timeout(self.limits.upload_seconds):
+            async with asyncio.timeout(seconds):
                 async for chunk in stream:
                     content += chunk
                     if len(content) > self.limits.bytes:
                         raise self._too_large()
         except TimeoutError:
-            raise RequestError(408, "the picture did not arrive within "
-                                    f"{self.limits.upload_seconds:g} seconds") from None
+            raise RequestError(408, f"the picture did not arrive within {seconds:g} seconds") from None
         if not content:
             raise RequestError(422, "nothing was sent: the file is empty")
         return bytes(content)
 
-    async def _wait(self) -> float:
-        """Wait for this picture's turn; the seconds that it took."""
-        began = time.perf_counter()
+    async def _recognise(self, content: bytes) -> ImageResult:
+        """Wait for this picture's turn and answer for it in a thread."""
+        began, seconds = time.perf_counter(), self.limits.wait_seconds
         try:
-            async with asyncio.timeout(self.limits.wait_seconds):
+            async with asyncio.timeout(seconds):
                 await self._turn.acquire()
         except TimeoutError:
-            raise RequestError(503, f"the picture's turn did not come within {self.limits.wait_seconds:g} seconds: try "
-                               "again in a moment") from None
-        return time.perf_counter() - began
+            raise RequestError(503, f"the picture's turn did not come within {seconds:g} seconds: try again in a moment"
+                               ) from None
+        try:
+            work = partial(self.recognise, content, waited=time.perf_counter() - began)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except ImageError as error:
+            raise RequestError(422, _sentence(str(error))) from None
+        except InputError as error:  # an encoder does not fit into a device's memory
+            raise RequestError(500, str(error)) from None
+        except Exception as error:
+            log.error("no answer, by a defect of Twofold: %s: %s", type(error).__name__, error)
+            log.debug("the defect", exc_info=error)
+            raise RequestError(500, "the answer failed by a defect of Twofold: its terminal says more") from None
+        finally:
+            self._turn.release()
 
     def _too_large(self) -> RequestError:
         return RequestError(413, f"the file has more than {self.limits.bytes >> 20} MB: make it smaller")
@@ -134,11 +137,9 @@ class RequestQueue:
         self._threads.shutdown(cancel_futures=True)
 
 
-def _sentence(error: ImageError) -> str:
+def _sentence(reason: str) -> str:
     """What a decoder's reason means to a person who has chosen the file."""
-    reason = str(error)
     if reason == "not an image":
         return "this is not a picture that can be read: take JPEG, PNG, WebP, BMP, GIF, TIFF or JPEG 2000"
-    if reason.startswith("more than"):
-        return f"the picture has {reason}: make it smaller"
-    return f"the picture cannot be used: {reason}"
+    return f"the picture has {reason}: make it smaller" if reason.startswith("more than") else (
+        f"the picture cannot be used: {reason}")

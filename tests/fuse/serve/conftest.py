@@ -3,15 +3,14 @@
 import http.client
 import io
 import json
+import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from PIL import Image
 
 import twofold
@@ -24,11 +23,10 @@ from twofold.data.manifest import write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
 from twofold.extract.match import MatchingEncoders
 from twofold.fuse.runs.read import Run, read_run
-from twofold.fuse.serve.app import Access, App, Examples, application
-from twofold.fuse.serve.protocol import Protocol
-from twofold.fuse.serve.queue import Limits, RequestQueue, ServeStats
+from twofold.fuse.serve.app import Examples, application, make_server
+from twofold.fuse.serve.queue import Limits, RequestQueue, ServeReport
 from twofold.fuse.serve.recogniser import Recogniser
-from twofold.fuse.serve.serve import ServeOptions, describe_run
+from twofold.fuse.serve.serve import describe_run
 
 NETWORKS = {"timm:test_resnet": "random:0", "timm:test_vit": "random:0"}
 
@@ -80,7 +78,7 @@ class Served:
     """A server that runs. stats: what it did so far."""
 
     port: int
-    stats: ServeStats
+    stats: ServeReport
 
     @property
     def url(self) -> str:
@@ -110,17 +108,13 @@ def served() -> Iterator[Callable[..., Served]]:
     def start(recogniser: Recogniser, *, limits: Limits | None = None, token: str | None = None,
               examples: Examples | None = None, threshold: float = 0.5) -> Served:
         queue = RequestQueue(recogniser.recognise, limits or Limits(workers=1))
-        options = ServeOptions(limits=queue.limits, threshold=threshold)
-        app = App(Access(token), queue, examples or Examples(), describe_run(recogniser.run, options, detects=True))
-        server = uvicorn.Server(uvicorn.Config(application(app), port=0, log_level="warning", access_log=False,
-                                               lifespan="off", http=Protocol, ws="none"))
-        thread = threading.Thread(target=server.run)
+        description = describe_run(recogniser.run, queue.limits, threshold, detects=True)
+        server = make_server(application(queue, examples or Examples(), description, token=token))
+        listener = socket.create_server(("127.0.0.1", 0))
+        thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         servers.append((server, thread, queue))
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        return Served(server.servers[0].sockets[0].getsockname()[1], queue.stats)
+        return Served(listener.getsockname()[1], queue.stats)
 
     yield start
     for server, thread, queue in servers:

@@ -14,7 +14,7 @@ from tests.fuse.serve.conftest import picture, resident
 from tests.fuse.serve.finders import open_moody, open_nothing
 from twofold.data.images.decode import ImageError
 from twofold.data.utils.errors import InputError
-from twofold.fuse.serve import protocol
+from twofold.fuse.serve import app
 from twofold.fuse.serve.queue import Limits
 from twofold.fuse.serve.worker import FinderPool
 
@@ -77,9 +77,8 @@ def test_three_hundred_requests_two_hundred_idle_connections_and_a_slow_image(po
 
 
 def test_idle_connections_are_closed_and_too_many_push_out_the_oldest(recogniser, served, monkeypatch):
-    monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 10)
-    monkeypatch.setattr(protocol, "IDLE_SECONDS", 1)
-    monkeypatch.setattr(protocol, "TICK", 0.1)
+    monkeypatch.setattr(app, "MAX_CONNECTIONS", 10)
+    monkeypatch.setattr(app, "IDLE_SECONDS", 1)
     server = served(recogniser)
     idle = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(12)]
     idle[-1].sendall(b"GET /run HTTP/1.1\r\nHost: ")  # a head that never ends

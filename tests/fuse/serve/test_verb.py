@@ -83,9 +83,10 @@ def test_weights_that_are_not_there(cli, drawn, tmp_path, monkeypatch):
     assert done.returncode == 2 and "timm:test_resnet" in done.stderr and "--weights" in done.stderr
 
 
-@pytest.mark.parametrize("module", ["uvicorn", "starlette"])
+@pytest.mark.parametrize("module", ["uvicorn", "starlette.applications"])
 def test_a_library_that_is_not_there(cli, drawn, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "twofold.fuse.serve.app", raising=False)
     done = cli("serve", drawn / "gated", "--port", "0")
     assert done.returncode == 2 and "pip install 'twofold[serve]'" in done.stderr
 
