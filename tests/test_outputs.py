@@ -26,15 +26,13 @@ MINE = b"mine: years of work\n"
 
 @dataclass(frozen=True)
 class Verb:
-    """A command and the file it writes. words: {} stands for the file; input: a file it reads, if it could be named as
-    the output; again: running it twice is no replacement, since it takes seconds and gives the same bytes; other: words
-    that make another content of it."""
+    """A command and the file it writes."""
 
-    words: str
+    words: str  #: {} stands for the file
     name: str
-    input: str = ""
-    again: bool = True
-    other: str = ""
+    input: str = ""  #: a file it reads, if it could be named as the output
+    again: bool = True  #: running it twice is no replacement, since it takes seconds and gives the same bytes
+    other: str = ""  #: words that make another content of it
     creates: str = ""  #: of what is written, where the option names a folder
 
 

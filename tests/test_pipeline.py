@@ -1,6 +1,7 @@
 """What the command line itself does: printing what strangers sent, exit codes, speed of the first answer."""
 
 import json
+import logging
 import tomllib
 
 import pytest
@@ -20,50 +21,32 @@ class Spoken:
         return {"name": "\x1b[31m"}
 
 
-@pytest.fixture
-def app(monkeypatch):
-    """Let the command line's app do something else."""
-    return lambda verb: monkeypatch.setattr(pipeline, "app", verb)
+class Partly(Spoken):
+    exit_code = 1
 
 
-def test_a_report_reaches_the_terminal_without_its_escape_codes(app, capsys):
-    app(lambda words, standalone_mode: Spoken())
-    assert pipeline.main([]) == 0
-    out = capsys.readouterr().out
-    assert not set(out) & set("\x1b\x07\u202e") and "\\x1b" in out and "\tkept\n" in out
-    assert max(map(len, out.splitlines())) < 2_100
+def broken() -> Spoken:
+    raise CacheError("store \x1b[2J: " + "b" * 100_000)
 
 
-def test_json_stays_json(app, capsys):
-    app(lambda words, standalone_mode: Spoken())
+@pytest.mark.parametrize(("verb", "words", "code", "stream", "starts"), [
+    (Spoken, [], 0, "out", "name \\x1b]0;owned"), (Partly, [], 1, "out", "name "),
+    (broken, [], 2, "err", "store \\x1b[2J")])
+def test_what_reaches_the_terminal_is_printable(verb, words, code, stream, starts, monkeypatch, capsys):
+    monkeypatch.setattr(pipeline, "app", lambda words, standalone_mode: verb())
+    assert pipeline.main(words) == code
+    text = getattr(capsys.readouterr(), stream)
+    assert text.startswith(starts) and not set(text) & set("\x1b\x07\u202e")
+    assert max(map(len, text.splitlines())) < 2_100 and ("\tkept\n" in text) == (stream == "out")
+
+
+def test_json_stays_json_and_what_is_logged_is_printable(monkeypatch, capsys):
+    monkeypatch.setattr(pipeline, "app", lambda words, standalone_mode: Spoken())
     assert pipeline.main(["--json"]) == 0
     out = capsys.readouterr().out
     assert json.loads(out) == {"name": "\x1b[31m"} and "\x1b" not in out
-
-
-def test_an_error_is_a_printable_sentence(app, capsys):
-    def broken(words, standalone_mode):
-        raise CacheError("store \x1b[2J: " + "b" * 100_000)
-
-    app(broken)
-    assert pipeline.main([]) == 2
-    err = capsys.readouterr().err
-    assert "\x1b" not in err and len(err) < 2_100 and err.startswith("store \\x1b[2J")
-
-
-def test_what_is_logged_is_printable():
-    import logging
-
     record = logging.LogRecord("twofold", logging.INFO, "", 0, "left aside: %s", ("\x1b[31m\x9b2J",), None)
     assert PrintableFormatter().format(record) == "left aside: \\x1b[31m\\x9b2J"
-
-
-def test_a_verb_that_partly_failed_ends_with_its_code(app, capsys):
-    class Partly(Spoken):
-        exit_code = 1
-
-    app(lambda words, standalone_mode: Partly())
-    assert pipeline.main([]) == 1
 
 
 def test_every_verb_that_returns_a_report_takes_json_and_the_demo_does_not():

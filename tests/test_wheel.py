@@ -56,30 +56,19 @@ def away(installation, tmp_path):
     return run_away
 
 
-def test_the_command_answers(away):
-    assert "manifest" in away("twofold", "--help")
-    assert away("twofold", "cache", "ls", "--help")
-
-
-def test_a_store_is_listed(away, tmp_path):
+def test_the_command_answers_and_importing_it_loads_nothing_heavy(away, tmp_path):
+    assert "manifest" in away("twofold", "--help") and away("twofold", "cache", "ls", "--help")
     (tmp_path / "store").mkdir()
     assert "no feature files" in away("twofold", "cache", "ls", "store")
+    code = "import twofold, sys; print(*{'torch', 'pandas', 'h5py', 'numpy', 'typer'} & sys.modules.keys())"
+    assert away("python", "-c", code).split() == []
 
 
-def test_every_module_is_in_the_wheel(installation):
+def test_every_module_and_the_page_of_serve_are_in_the_wheel(installation):
     library, = installation.glob("lib/python*/site-packages/twofold")
     tracked = {path.relative_to(ROOT) for folder in ("data", "cache", "extract", "fuse")
                for path in (ROOT / folder).rglob("*.py")}
     assert {path.relative_to(library) for path in library.rglob("*.py")} == tracked | {Path("__init__.py"),
                                                                                      Path("pipeline.py")}
-
-
-def test_the_page_of_serve_is_in_the_wheel(installation):
-    library, = installation.glob("lib/python*/site-packages/twofold")
     assert {path.name: path.read_bytes() for path in (library / PAGE).iterdir()} == {
         path.name: path.read_bytes() for path in (ROOT / PAGE).iterdir()}
-
-
-def test_importing_it_loads_nothing_heavy(away):
-    code = "import twofold, sys; print(*{'torch', 'pandas', 'h5py', 'numpy', 'typer'} & sys.modules.keys())"
-    assert away("python", "-c", code).split() == []
