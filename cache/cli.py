@@ -72,8 +72,7 @@ def cache_merge(
     """Merge stores: other backbones and views side by side, other samples of one recipe in one file."""
     from twofold.cache.merge import merge
     from twofold.cache.store import Store
-    from twofold.data.manifest import read_manifest, write_manifest
-    from twofold.data.merge import merge_by_key
+    from twofold.data.manifest import merge_by_key, read_manifest, write_manifest
 
     sources, target = [Store(path) for path in stores], Store(out, new=True)
     target.require_own_folder()

@@ -104,8 +104,7 @@ def manifest_merge(
     output: Output, overwrite: Overwrite = False,
 ) -> Report:
     """Merge several manifests into one; extract it with --root NAME=DIR for each."""
-    from twofold.data.manifest import read_manifest
-    from twofold.data.merge import merge
+    from twofold.data.manifest import merge, read_manifest
 
     paths = {name: Path(path) for name, _, path in (part.partition("=") for part in parts) if name and path}
     if len(paths) < len(parts):
@@ -129,7 +128,7 @@ def manifest_split(
 ) -> Report:
     """Split anew: classes in proportion, no group (subject, video, duplicates) on two sides."""
     from twofold.data.manifest import read_manifest
-    from twofold.data.merge import assign_fold_column, drop_leaking_samples, rename_splits, resplit
+    from twofold.data.splits import assign_fold_column, drop_leaking_samples, rename_splits, resplit
 
     if drop_leaks and not only:
         raise InputError("--drop-leaks leaves samples out of one split: name it with --only (such as --only train)")

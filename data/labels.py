@@ -65,12 +65,6 @@ class Taxonomy:
         own = self.target not in ("basic", "compound")
         return f"label in the column {self.target!r}" if own else f"{self.target} label"
 
-    def index(self, label: str) -> int:
-        """Position of a label. Raises InputError if the taxonomy has no such class."""
-        if label not in self.classes:
-            raise InputError(f"{label!r} is not one of the classes of {self.name}: {', '.join(self.classes)}")
-        return self.classes.index(label)
-
     def label(self, number: int) -> str:
         """The class of an official number. Raises InputError if no class has it."""
         if number not in self.numbers:

@@ -1,7 +1,7 @@
-"""The manifest: the index of a dataset, one row per sample."""
+"""The manifest, the index of a dataset with one row per sample: built, read, merged, written."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +80,44 @@ def read_manifest(path: Path | pd.DataFrame) -> Manifest:
     for note in manifest.notes:
         log.warning("warning: %s: %s", source, note)
     return manifest
+
+
+def merge(parts: Mapping[str, Manifest]) -> Manifest:
+    """One manifest of several by name: `NAME/` is put before their keys and groups, the column `dataset` says which.
+
+    Their roots stay apart: `extract --root NAME=DIR` for each. Raises InputError for a name that cannot stand in a key.
+    """
+    tables = []
+    for name, samples in parts.items():
+        if not name or name in (".", "..") or "/" in name or "=" in name or "\\" in name:
+            raise InputError(f"{name!r} cannot name a dataset: give NAME=FACES.csv with a plain word")
+        table = samples.table
+        groups = table["group"].where(table["group"] == "", f"{name}/" + table["group"])
+        tables.append(table.assign(key=f"{name}/" + table["key"], dataset=name, group=groups))
+    return build_manifest(pd.concat(tables, ignore_index=True), source="merged manifest")
+
+
+def merge_by_key(parts: Mapping[str, Manifest]) -> Manifest:
+    """One manifest of several of the same root, by key: rows of the first, then what each later one adds.
+
+    Where two have the same key, an empty cell takes the other's value. Raises InputError naming the key and the column
+    where they contradict each other.
+    """
+    table = pd.concat([samples.table.assign(source=name) for name, samples in parts.items()], ignore_index=True)
+    table = table.fillna("")
+    keys = table["key"].drop_duplicates()
+    columns = {}
+    for name in table.columns.drop(["key", "source"]):
+        values = table.loc[table[name] != "", ["key", name, "source"]].drop_duplicates(["key", name])
+        disputed = values[values["key"].duplicated(keep=False)]
+        if len(disputed):
+            (_, first), (_, second) = list(disputed[disputed["key"] == disputed["key"].iloc[0]].iterrows())[:2]
+            more = disputed["key"].nunique() - 1
+            raise InputError(f"{first['source']} and {second['source']} contradict each other: {name!r} of "
+                             f"{first['key']!r} is {first[name]!r} in one and {second[name]!r} in the other"
+                             + (f" (and so of {more:,} more samples)" if more else ""))
+        columns[name] = values.set_index("key")[name].reindex(keys).fillna("").to_numpy(object)
+    return build_manifest(pd.DataFrame({"key": keys.to_numpy(object)} | columns), source="united manifest")
 
 
 def manifest_csv(manifest: Manifest) -> str:

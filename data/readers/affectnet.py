@@ -51,11 +51,10 @@ def read_affectnet(
     val_as: Annotated[str, cli_option(help="test makes its official validation set the test split.")] = "val",
     crop: Annotated[Path | None, cli_option(help="Older release: write the faces, cut out, to this folder.")] = None,
 ) -> Manifest:
-    """The manifest of either release, whichever `root` holds; `classes` is basic8, or basic7 without contempt.
+    """The manifest of either release, whichever `root` holds. Samples labelled 8 to 10 are left out and counted.
 
-    The official validation set has no test set beside it, and is what others report on; `val_as` test makes it the
-    test split. Samples labelled 8 to 10 (none, uncertain, no face) are left out and counted.
-    Raises InputError naming what is not there or not as published.
+    The official validation set has no test set beside it, and is what others report on. Raises InputError naming what
+    is not there or not as published.
     """
     check_choice(classes, tuple(PUBLISHED), "classes of AffectNet")
     check_choice(val_as, ("val", "test"), "AffectNet's validation set as")
@@ -98,9 +97,8 @@ def _read_sets(root: Place) -> tuple[pd.DataFrame, list[str]]:
         if not (root / name).is_dir():
             notes.append(f"{root / name}: no such folder: its samples are left out")
             continue
-        for folder in (images, annotations):
-            if not folder.is_dir():
-                raise InputError(f"{folder}: no such folder: unpack {name} whole, images and annotations")
+        if lacking := [folder for folder in (images, annotations) if not folder.is_dir()]:
+            raise InputError(f"{lacking[0]}: no such folder: unpack {name} whole, images and annotations")
         files = {path.name.rpartition(".")[0]: path.name for path in images.iterdir() if not path.name.startswith(".")}
         stems = {path.name.removesuffix("_exp.npy") for path in annotations.iterdir() if path.name.endswith("_exp.npy")}
         if not files or not stems:
@@ -146,11 +144,10 @@ def _read_lists(root: Place, lists: list[tuple[Place, str]]) -> tuple[pd.DataFra
 
 
 def crop_faces(samples: Manifest, root: Path, folder: Path) -> Manifest:
-    """Write the box of each row as a JPEG file (quality 95) below `folder`; returns the manifest of those.
+    """Write the box of each row, in pixels and cut off at the picture's edge, as a JPEG file below `folder`.
 
-    Boxes are pixels from the upper left corner, cut off at the picture's edge. Files already there are kept. A
-    picture that cannot be read is counted in the notes and stays in the manifest, without a file.
-    Raises InputError if the table has no boxes.
+    Returns the manifest of these files; a picture that cannot be read is counted in its notes and stays in it, without
+    a file. Raises InputError if the table has no boxes.
     """
     lacking = [name for name in BOX if name not in samples.table.columns]
     if lacking:

@@ -34,12 +34,10 @@ def read_cexpr(
 ) -> Manifest:
     """The manifest of a folder of frame folders, `group` being the video.
 
-    Rows are those of the template where given, whether or not their frame is there (a frame without a face has no
-    picture, and must be answered all the same); otherwise every frame there is. Frames may be .bmp, .png, ... where
-    the template says .jpg: their own names are the keys. `annotation` is a table like the template with the true
-    class, or a folder of `<video>.txt` with one class number a line below a header; -1 and 7 (other) mean no label.
-    `crop` writes the faces of the main person of each video as such frames first. Raises InputError naming what is not
-    as published.
+    Rows are those of the template where given, whether or not their frame is there (a frame without a face must be
+    answered all the same); otherwise every frame there is, under its own name, whatever its format. `annotation` is a
+    table like the template, or a folder of `<video>.txt` with one class number a line below a header; -1 and 7 (other)
+    mean no label. `crop` writes the faces of the main person of each video first. Raises InputError.
     """
     if crop is not None:
         from twofold.data.faces.challenge import crop_challenge

@@ -19,15 +19,12 @@ from twofold.data.utils.atomic import atomic_write
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import usable_cores
 
-MACOS_FOLDER = "__MACOSX"  #: what macOS adds to archives
-
 
 @dataclass(frozen=True)
 class Reader:
     """The registry entry of a dataset: `READER` of the module that `manifest NAME` is called after.
 
-    The verb is made from it: its help is the first paragraph of the module's docstring, its options are the annotated
-    keyword arguments of `read`, which returns the manifest of a root.
+    The verb's help is the first paragraph of the module's docstring; its options are the keyword arguments of `read`.
     """
 
     read: Callable[..., Manifest]
@@ -47,7 +44,7 @@ def reads_archives(read: Callable[..., Manifest]) -> Callable[..., Manifest]:
                 raise InputError(f"{root}: no such folder")
             return read(root, **options)
         top = ArchivePath(PurePosixPath("."), Archive(root.resolve()))
-        inside = [path for path in top.iterdir() if path.name != MACOS_FOLDER]
+        inside = [path for path in top.iterdir() if path.name != "__MACOSX"]
         if len(inside) != 1 or not inside[0].is_dir():
             return read(top, **options)
         samples = read(inside[0], **options)

@@ -40,10 +40,8 @@ def read_csv(
     """The manifest of a CSV file; key, split, basic, compound and group name its columns.
 
     An empty name takes the column that is called so already, if there is one; `none` leaves it out. Labels are
-    emotions in any spelling that `labels.ALIASES` has, what `label_map` (OLD=NEW) says, or the official numbers of
-    `classes`, which then says what the column of its target means; with `from_zero` they are positions in its order
-    instead, counted from 0, whatever its official numbers. A number below 0 is no label. All other columns are carried
-    along; where the target of `classes` is one of them, it must hold these classes.
+    emotions in any spelling of `labels.ALIASES`, what `label_map` (OLD=NEW) says, or, in the column of the target of
+    `classes`, its names and numbers; a number below 0 is no label. All other columns are carried along.
     Raises InputError naming file, row and column.
     """
     taxonomy = load_taxonomy(classes) if classes else None

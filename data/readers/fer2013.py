@@ -42,11 +42,9 @@ def read_fer2013(
 ) -> Manifest:
     """The manifest of `fer2013.csv` (or of the folder that holds it); faces stay inside the file, keyed by row.
 
-    Without FER+ the basic labels are FER2013's own. With it they are the majority of its votes, the compound labels
-    are derived from them (only the strict ones if `strict`), rows without a face are left out, and
-    the columns `image`, `compound_strict`, `fer2013` and `votes_*` are carried along. `basic_rule` and `compound_rule`
-    say which rule made the label of a row.
-    Raises InputError naming file, row and column.
+    Without FER+ the basic labels are FER2013's own. With it they follow from its votes, as do the compound labels
+    (`basic_rule` and `compound_rule` say how), rows without a face are left out, and the columns `image`,
+    `compound_strict`, `fer2013` and `votes_*` are carried along. Raises InputError naming file, row and column.
     """
     path = next((root / name for name in FILES if (root / name).is_file()), root / FILES[0]) if root.is_dir() else root
     table = _columns(path)
@@ -66,9 +64,9 @@ def read_fer2013(
 
 
 def unpack_faces(samples: Manifest, source: Path, folder: Path) -> Manifest:
-    """Write each face as a PNG file into `folder`, named as in FER+ (`fer0000006.png`); returns the manifest of those.
+    """Write each face as a PNG file named as in FER+ (`fer0000006.png`); returns the manifest of those.
 
-    Files already there are kept as they are. Raises InputError for a row whose pixels are not as published.
+    Raises InputError for a row whose pixels are not as published.
     """
     images, keys = open_images(source), samples.keys
     names = samples.table["image"].tolist() if "image" in samples.table else [f"fer{key[-11:]}" for key in keys]

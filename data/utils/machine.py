@@ -1,6 +1,7 @@
 """What both stages ask of the machine, without torch: how its threads wait, which device a name means, its bf16."""
 
 import os
+import re
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
@@ -36,17 +37,14 @@ def resolve_device(text: str, *, cuda_devices: int, mps: bool, auto: Sequence[st
     auto: the kinds in the order in which they are preferred. Raises InputError for another text, and for a device that
     this machine, which has so many CUDA devices and Apple's or not, lacks.
     """
-    present = {"cuda": cuda_devices > 0, "mps": mps, "cpu": True}
+    present = {"cpu", *(["mps"] if mps else []), *(["cuda"] if cuda_devices else []),
+               *(f"cuda:{index}" for index in range(cuda_devices))}
     if text == "auto":
-        return next(kind for kind in auto if present[kind])
-    kind, colon, index = text.partition(":")
-    numbered = index.isascii() and index.isdecimal()
-    if kind not in present or (colon and not numbered) or (numbered and kind != "cuda" and int(index) > 0):
+        return next(kind for kind in auto if kind in present)
+    if not re.fullmatch(r"cpu|mps|cuda(:[0-9]+)?", text):
         raise InputError(f"unknown device {text!r}: {CHOICES}")
-    if kind == "cuda" and int(index or 0) >= cuda_devices:
+    if text not in present:
         raise InputError(f"device {text} is not on this machine, which has {cuda_devices} CUDA devices: {CHOICES}")
-    if not present[kind]:
-        raise InputError(f"device {text} is not on this machine: {CHOICES}")
     return text
 
 

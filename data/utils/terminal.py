@@ -47,8 +47,7 @@ def add_json_option(app: typer.Typer) -> None:
 
 
 def with_json_option(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """The verb with the option `--json`; one that returns only an exit code stays as it is, for it prints as it runs.
-    """
+    """The verb with the option `--json`; one that returns only an exit code prints as it runs, and stays as it is."""
     signature = inspect.signature(verb, eval_str=True)
     if signature.return_annotation is int:
         return verb

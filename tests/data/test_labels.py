@@ -45,7 +45,7 @@ def test_official_numbers(name, size, numbers):
     classes = builtin_taxonomy(name)
     assert len(set(classes.classes)) == len(classes.classes) == len(classes.numbers) == size
     for number, label in numbers.items():
-        assert classes.label(number) == label and classes.numbers[classes.index(label)] == number
+        assert classes.label(number) == label
     assert [canonical_label(label) for label in classes.classes] == list(classes.classes)
     assert {label_column(label) for label in classes.classes} == {classes.target}
     assert {emotion for basics in classes.basics for emotion in basics} <= set(BASIC)
@@ -55,7 +55,6 @@ def test_errors_list_what_there_is(tmp_path):
     (tmp_path / "folder.toml").mkdir()
     for ask, says in (
             (lambda: builtin_taxonomy("cexpr"), "cexpr7, rafdb11, rafce14, basic7, basic8"),
-            (lambda: builtin_taxonomy("cexpr7").index("happily_angry"), "'happily_angry' is not one of the classes of"),
             (lambda: builtin_taxonomy("rafdb11").label(12), r"12 is not a class number of rafdb11 \(1 to 11\)"),
             (lambda: load_taxonomy("no.toml"), r"no\.toml: no such file"),
             (lambda: load_taxonomy(str(tmp_path / "folder.toml")), "not a TOML of classes"),

@@ -8,9 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twofold.data.manifest import build_manifest, read_manifest
-from twofold.data.merge import assign_fold_column, drop_leaking_samples, merge, merge_by_key, rename_splits, resplit
-from twofold.data.splits import stratified_group_folds, stratified_group_split
+from twofold.data.manifest import build_manifest, merge, merge_by_key, read_manifest
+from twofold.data.splits import (
+    assign_fold_column,
+    drop_leaking_samples,
+    rename_splits,
+    resplit,
+    stratified_group_folds,
+    stratified_group_split,
+)
 from twofold.data.utils.errors import InputError
 
 FACES = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["", "1", "2", "3", "4", "5", "6"])),

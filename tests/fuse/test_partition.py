@@ -5,8 +5,7 @@ import pandas as pd
 
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import build_manifest
-from twofold.data.merge import assign_fold_column
-from twofold.data.splits import assign_folds, parse_folds
+from twofold.data.splits import assign_fold_column, assign_folds, parse_folds
 from twofold.fuse.core.features import Features
 from twofold.fuse.core.settings import Settings
 from twofold.fuse.core.split import make_splits
