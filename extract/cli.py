@@ -153,7 +153,7 @@ def finetune(
 
 def licences_of(backbones: Iterable[str]) -> dict[str, str]:
     """The licence of each backbone for which one is stated."""
-    from twofold.extract.encoders.sources import licences
+    from twofold.extract.encoders.presets import licences
 
     return licences(backbones)
 
@@ -195,7 +195,7 @@ def weights_convert(
 ) -> Report:
     """Turn a published file into plain data, and say what was in it; nothing in it is run."""
     from twofold.extract.encoders.classifier import class_order
-    from twofold.extract.weights.convert import convert
+    from twofold.extract.encoders.report import convert
 
     return convert(source, out, classes=class_order(classes) if classes else (), overwrite=overwrite)
 

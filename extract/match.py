@@ -11,8 +11,8 @@ from twofold.data.faces.in_memory import FacesInMemory
 from twofold.data.images.decode import ImageError
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.encoder import Encoder
+from twofold.extract.encoders.presets import published_weights
 from twofold.extract.encoders.registry import check_dim, check_fit
-from twofold.extract.encoders.sources import published_weights
 from twofold.extract.engine.loop import compute_task
 from twofold.extract.engine.progress import Stop
 from twofold.extract.engine.task import ComputeTask, Encoders, EncoderSource, FileRows, recipe_of

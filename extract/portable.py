@@ -11,8 +11,8 @@ from torch import nn
 from twofold.cache.recipe import Recipe
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.encoder import Encoder
-from twofold.extract.encoders.sources import licences as licences_of
-from twofold.extract.encoders.sources import published_weights
+from twofold.extract.encoders.presets import licences as licences_of
+from twofold.extract.encoders.presets import published_weights
 from twofold.extract.engine.loop import storable
 from twofold.extract.engine.task import EncoderSource
 from twofold.extract.match import MatchingEncoders

@@ -1,21 +1,26 @@
-"""The classifier that a checkpoint brings besides its encoder, and the order of its classes.
+"""The classifier that a checkpoint brings besides its encoder, the order of its classes, and what `finetune` adds.
 
-A wrong order scores about 11 %. Imports no torch.
+A wrong order scores about 11 %. The names of the entries that `finetune` adds start with `twofold.`; the rest loads
+into the architecture as it is. Imports no torch until such a file is read.
 """
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from twofold.cache.classifier import BackboneClassifier
-from twofold.data.labels import JOINERS, TAXONOMIES, load_taxonomy
+from twofold.cache.classifier import BackboneClassifier, TrainingSamples
+from twofold.data.labels import JOINERS, TAXONOMIES, Taxonomy, load_taxonomy
 from twofold.data.utils.errors import InputError
+from twofold.extract.encoders.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from twofold.extract.weights.read import Checkpoint
 
@@ -34,8 +39,14 @@ ALPHABETICAL = "alphabetical:"
 CLASS_ORDER_HELP = (
     "say it with --classes-of NAME=ORDER, where ORDER is rafdb, affectnet7, affectnet8, a taxonomy (basic7), "
     "alphabetical:basic7 for folders that were read in the order of their names, or the classes between commas")
+PREFIX = "twofold."  #: of the entries that `finetune` adds
+SHA256, GROUPS = f"{PREFIX}taught.sha256", f"{PREFIX}taught.groups"
+PREPROCESSING = "preprocessing"
+OWN = "own"
+TARGETS = ("basic", "compound", OWN)  #: whose classifier becomes the encoder's, the first that it has
 
 
+# ------------------------------------------------------------------------------------------------ order of classes
 def class_order(text: str) -> tuple[str, ...]:
     """Parse a class order: a dataset of CLASS_ORDERS, a taxonomy or its file, `alphabetical:` before one of these, or
     names between commas. Raises InputError for anything else."""
@@ -57,17 +68,7 @@ def class_order(text: str) -> tuple[str, ...]:
     return names
 
 
-def _class_order(checkpoint: "Checkpoint", count: int, order_of_file: OrderOfFile | None) -> tuple[str, ...]:
-    """The classes that `finetune` or `weights convert --classes` wrote into the file, else those that its name says."""
-    written = checkpoint.metadata.get("classes", "")
-    if not written:
-        return order_of_file(checkpoint.path.name, count) if order_of_file else ()
-    names = tuple(written.split(","))
-    require_names(names, checkpoint.path)
-    return names if len(names) == count else ()
-
-
-def require_names(names: Sequence[str], path: Path) -> None:
+def _require_names(names: Sequence[str], path: Path) -> None:
     """Raise InputError for classes that no feature file may have: without a name, twice the same, endless ones."""
     bare = [name.translate(dict.fromkeys(map(ord, JOINERS))) for name in names]
     usable = all(name.isprintable() and name.strip() for name in bare) and len(set(names)) == len(names)
@@ -76,6 +77,7 @@ def require_names(names: Sequence[str], path: Path) -> None:
                          "--classes-of")
 
 
+# ----------------------------------------------------------------------------------------- of a checkpoint's author
 def single_linear_layer(entries: "Mapping[str, torch.Tensor]", *, dim: int) -> LinearLayer | None:
     """The linear layer of a classifier's entries, from `dim` numbers on, or None where there is more, or less, to it.
 
@@ -95,26 +97,113 @@ def checkpoint_classifier(name: str, layer: LinearLayer | None, checkpoint: "Che
                           ) -> tuple[BackboneClassifier | None, int]:
     """The layer with its classes; or None, and of how many classes it is where nobody says their order.
 
-    name: the backbone's; classes: the order that the user gave; order_of_file: what the preset says. Raises InputError
-    for an order of another number of classes, or for numbers that are not finite.
+    name: the backbone's; classes: the order that the user gave; order_of_file: what the preset says, where the file
+    names no classes itself. Raises InputError for an order of another number of classes, or for numbers that are not
+    finite.
     """
     if layer is None:
         if classes:
             raise InputError(f"--classes-of {name}: {checkpoint.path} brings no classifier of one linear layer")
         return None, 0
-    count = len(layer[1])
+    count, file = len(layer[1]), checkpoint.path
     if classes and len(classes) != count:
-        raise InputError(f"--classes-of {name}: {len(classes)} classes are named, the classifier of {checkpoint.path} "
-                         f"has {count}")
-    classes = classes or _class_order(checkpoint, count, order_of_file)
+        raise InputError(f"--classes-of {name}: {len(classes)} classes are named, the classifier of {file} has {count}")
+    if not classes and (written := checkpoint.metadata.get("classes")):
+        classes = tuple(written.split(","))
+        _require_names(classes, file)
+        classes = classes if len(classes) == count else ()
+    elif not classes and order_of_file:
+        classes = order_of_file(file.name, count)
+    if not classes and count > MAX_CLASSES:
+        log.info("%s: the %d classes of %s are no expressions, its classifier is left aside", name, count, file.name)
+        return None, 0
     if not classes:
-        if count > MAX_CLASSES:
-            log.info("%s: the %d classes of %s are no expressions, its classifier is left aside", name, count,
-                     checkpoint.path.name)
-            return None, 0
         log.info("%s: the order of the %d classes of %s is not known, its classifier is left aside: %s", name, count,
-                 checkpoint.path.name, CLASS_ORDER_HELP)
+                 file.name, CLASS_ORDER_HELP)
         return None, count
-    if not (np.isfinite(layer[0]).all() and np.isfinite(layer[1]).all()):
-        raise InputError(f"{checkpoint.path}: its classifier holds numbers that are not finite, so the file is damaged")
-    return BackboneClassifier(classes, *layer), 0
+    return _finite(BackboneClassifier(classes, *layer), file), 0
+
+
+def _finite(classifier: BackboneClassifier, path: Path) -> BackboneClassifier:
+    if not (np.isfinite(classifier.weight).all() and np.isfinite(classifier.bias).all()):
+        raise InputError(f"{path}: its classifier holds numbers that are not finite, so the file is damaged")
+    return classifier
+
+
+# ------------------------------------------------------------------------------------------ what `finetune` writes
+def finetuned_entries(classifiers: "nn.ModuleDict", samples: TrainingSamples) -> "dict[str, torch.Tensor]":
+    """The entries that are added: the classifier of each target, and the samples that were used in training."""
+    import torch
+
+    entries = {f"{PREFIX}{target if target in TARGETS else OWN}.{name}": tensor
+               for target, layer in classifiers.items() for name, tensor in layer.state_dict().items()}
+    return entries | {SHA256: torch.from_numpy(samples.sha256), GROUPS: torch.from_numpy(samples.groups)}
+
+
+def finetuned_metadata(how: Preprocessing, taxonomies: Mapping[str, Taxonomy], samples: TrainingSamples
+                       ) -> dict[str, str]:
+    """Preprocessing, classes of each target (canonical names with commas between, one's own as JSON), and the fold."""
+    metadata = {PREPROCESSING: json.dumps(asdict(how), sort_keys=True)}
+    for target, names in taxonomies.items():
+        if target in TARGETS[:2]:
+            metadata[f"{target}_classes"] = ",".join(names.classes)
+        else:
+            metadata[f"{OWN}_classes"] = json.dumps(names.classes, ensure_ascii=False)
+    if samples.folds:
+        metadata |= {"fold": str(samples.fold), "folds": str(samples.folds), "fold_set": samples.training_id}
+    return metadata
+
+
+def split_entries(checkpoint: "Checkpoint") -> "tuple[Checkpoint, dict[str, torch.Tensor]]":
+    """The checkpoint without what `finetune` added, and that."""
+    extra = {name: tensor for name, tensor in checkpoint.tensors.items() if name.startswith(PREFIX)}
+    rest = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in extra}
+    return replace(checkpoint, tensors=rest), extra
+
+
+def preprocessing_of(checkpoint: "Checkpoint | None") -> Preprocessing | None:
+    """How the faces were prepared that this encoder learned from; None for files of others. Raises InputError."""
+    if checkpoint is None or PREPROCESSING not in checkpoint.metadata:
+        return None
+    try:
+        record: dict[str, Any] = json.loads(checkpoint.metadata[PREPROCESSING])
+        return Preprocessing(**record | {name: tuple(record[name]) for name in ("mean", "std")})
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{checkpoint.path}: its preprocessing does not read back ({error})") from None
+
+
+def finetuned_classifier(checkpoint: "Checkpoint", extra: "Mapping[str, torch.Tensor]") -> BackboneClassifier | None:
+    """The classifier that became the encoder's own: of basics where it learned them, else of compounds or of classes of
+    one's own; None for files of others. Raises InputError where its entries do not fit together."""
+    target = next((name for name in TARGETS if f"{PREFIX}{name}.weight" in extra), None)
+    if target is None:
+        return None
+    path, text = checkpoint.path, checkpoint.metadata.get(f"{target}_classes", "")
+    try:
+        classes = tuple(map(str, json.loads(text) if text.startswith("[") else filter(None, text.split(","))))
+    except ValueError:
+        raise InputError(f"{path}: the classes that it names do not read back: fine-tune again") from None
+    _require_names(classes, path)
+    weight, bias = (_array(extra, f"{PREFIX}{target}.{name}") for name in ("weight", "bias"))
+    if weight.ndim != 2 or weight.shape[0] != len(classes) or bias.shape != (len(classes),):
+        raise InputError(f"{path}: its {target} classifier is {weight.shape} and {bias.shape} for {len(classes)} "
+                         "classes: fine-tune again")
+    return _finite(BackboneClassifier(classes, np.ascontiguousarray(weight.T, np.float32), bias.astype(np.float32),
+                                      training_samples_of(checkpoint, extra)), path)
+
+
+def training_samples_of(checkpoint: "Checkpoint", extra: "Mapping[str, torch.Tensor]") -> TrainingSamples:
+    """The training samples that a file of `finetune` names. Raises InputError where they are damaged."""
+    rows = [_array(extra, name) for name in (SHA256, GROUPS)]
+    for values, width in zip(rows, (32, 16), strict=True):
+        if values.dtype != np.uint8 or values.ndim != 2 or values.shape[1] != width:
+            raise InputError(f"{checkpoint.path}: its training samples do not read back: fine-tune again")
+    fold, folds, training = (checkpoint.metadata.get(name, "") for name in ("fold", "folds", "fold_set"))
+    return TrainingSamples(*rows, fold=int(fold) if fold.isdecimal() else -1,
+                           folds=int(folds) if folds.isdecimal() else 0, training_id=training)
+
+
+def _array(entries: "Mapping[str, torch.Tensor]", name: str) -> np.ndarray:
+    """An entry as an array, an empty one where it is missing."""
+    tensor = entries.get(name)
+    return np.empty(0) if tensor is None else (tensor.float() if tensor.is_floating_point() else tensor).numpy()

@@ -87,43 +87,37 @@ class Encoder:
         """The same, in batches that fit, left on the device; on a card it is under way when this returns."""
         blocks, start = [], 0
         while start < len(images):
-            count = self.limit.size
+            batch = images[start:start + self.limit.size]
             try:
-                blocks.append(self._forward(images[start:start + count]))
-                start += count
+                blocks.append(self._forward(batch))
+                start += len(batch)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                self._halve(min(count, len(images) - start))
+                if len(batch) == 1:
+                    raise InputError(f"backbone {self.name} does not fit into the memory of {self.device} with even "
+                                     "one face: use another device, or a lower precision") from None
+                self.limit.size = len(batch) // 2
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
         if len(blocks) == 1:
             return blocks[0]
         return torch.cat(blocks) if blocks else torch.empty((0, self.dim))
 
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode(), exact_fp32():
-            return self.network(self._normalised(images)).float()
+        """(B, S, S, 3) uint8, which is (B, 3, S, S) channels-last in memory already, normalised and embedded.
 
-    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, S, S, 3) uint8 to (B, 3, S, S), laid out channels-last, which it already is in memory."""
+        fp32 means fp32: without the flag, cuDNN computes convolutions in TF32, with ten bits of mantissa.
+        """
+        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False)
         scale, shift = self._normalisation
-        pixels = images.to(self.device, non_blocking=True).float()
-        return pixels.mul_(scale).sub_(shift).to(PRECISIONS[self.precision]).permute(0, 3, 1, 2)
+        with torch.inference_mode(), exact:
+            pixels = images.to(self.device, non_blocking=True).float()
+            pixels = pixels.mul_(scale).sub_(shift).to(PRECISIONS[self.precision]).permute(0, 3, 1, 2)
+            return self.network(pixels).float()
 
     @cached_property
     def _normalisation(self) -> tuple[torch.Tensor, torch.Tensor]:
         """On the device, once: to send numbers there with each batch would make the host wait for the one before."""
         std = torch.tensor(self.preprocessing.std, device=self.device)
         return self.preprocessing.scale / std, torch.tensor(self.preprocessing.mean, device=self.device) / std
-
-    def _halve(self, failed: int) -> None:
-        if failed <= 1:
-            raise InputError(f"backbone {self.name} does not fit into the memory of {self.device} with even one face: "
-                             "use another device, or a lower precision")
-        self.limit.size = max(1, failed // 2)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-def exact_fp32():
-    """fp32 means fp32: without this, cuDNN computes convolutions in TF32, with ten bits of mantissa."""
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False)

@@ -49,9 +49,13 @@ def _pairs(network: nn.Module, images: torch.Tensor) -> tuple[list[tuple[nn.Conv
             if output._version == version:  # nothing changed it in place on the way
                 pairs.append((convolution, module))
 
-    hooks = [module.register_forward_hook(convolved) for module in network.modules() if _is_plain(module)]
-    hooks += [module.register_forward_pre_hook(normed) for module in network.modules()
-              if isinstance(module, nn.BatchNorm2d) and module.track_running_stats]
+    hooks = []
+    for module in network.modules():
+        # a convolution whose weight is what it multiplies with, as a weight-standardised one's is not
+        if type(module) is nn.Conv2d or type(module).__name__ == "Conv2dSame":
+            hooks.append(module.register_forward_hook(convolved))
+        elif isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
+            hooks.append(module.register_forward_pre_hook(normed))
     try:
         with torch.no_grad():
             output = network(images)
@@ -59,11 +63,6 @@ def _pairs(network: nn.Module, images: torch.Tensor) -> tuple[list[tuple[nn.Conv
         for hook in hooks:
             hook.remove()
     return [pair for pair in pairs if all(calls[module] == 1 for module in pair)], output
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """True for convolutions whose weight is what they multiply with (a weight-standardised one is not)."""
-    return type(module) is nn.Conv2d or type(module).__name__ == "Conv2dSame"
 
 
 def _fold(network: nn.Module, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple:

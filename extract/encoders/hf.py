@@ -6,7 +6,6 @@ read here; nothing is downloaded but these files and the weights of a name that 
 
 import importlib.util
 import json
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,8 +41,7 @@ def check_name(name: str) -> None:
     """Raise InputError for a name without a configuration, for remote code, and if transformers is missing."""
     if importlib.util.find_spec("transformers") is None:
         raise InputError(f"hf:{name} needs transformers: install it with `pip install transformers`")
-    config, _ = _read(name, "config.json")
-    if "auto_map" in config:
+    if "auto_map" in _read(name, "config.json")[0]:
         raise InputError(f"hf:{name} wants code of its repository to be run, which is never done")
 
 
@@ -71,26 +69,28 @@ def build(name: str, *, checkpoint: Checkpoint | None, size: int, drop_path: flo
         raise InputError(f"{checkpoint.path}: these are not the weights of this network: {'; '.join(wrong)}")
     entries = {f"model.{entry}": tensor.clone() for entry, tensor in model.state_dict().items()} if checkpoint else None
     head = getattr(model, "classifier", None)
-    if not isinstance(head[-1] if isinstance(head, nn.Sequential) else head, nn.Linear):
+    layers = list(head) if isinstance(head, nn.Sequential) else [head]
+    if not isinstance(layers[-1], nn.Linear):
         raise InputError(f"hf:{name}: its classifier is not one linear layer")
-    if isinstance(head, nn.Sequential):
-        head[-1] = nn.Identity()
-    else:
-        model.classifier = nn.Identity()
+    model.classifier = nn.Sequential(*layers[:-1])
+    labels = record.get("id2label") or {}
+    classes = tuple(canonical_label(str(labels[key])) for key in sorted(labels, key=int))
+    expressions = {*classes} <= ALIASES.keys() and len({*classes}) == len(classes)
     revision = f", revision {path.parent.name}" if path.parent.parent.name == "snapshots" else ""
     return Architecture(
         name=f"transformers.{kind}{revision}", network=Embedding(model), tap="input of the last linear layer",
-        preprocessing=_preprocessing(name), heads=("model.classifier.",), entries=entries, classes=_classes(record))
+        preprocessing=_preprocessing(name), heads=("model.classifier.",), entries=entries,
+        classes=classes if expressions else ())
 
 
 def published(name: str) -> PublishedWeights:
-    """The safetensors file of the folder or repository."""
+    """The safetensors file of the folder or repository, under the licence that its model card states."""
     backbone = f"hf:{name}"
-    return PublishedWeights(backbone=backbone, files=(default_file(backbone),), download=partial(_file, name, HUB_FILE))
+    return PublishedWeights(backbone=backbone, files=(default_file(backbone),), download=partial(_file, name, HUB_FILE),
+                            read_licence=partial(_licence, name))
 
 
-def licence(name: str) -> str:
-    """What the model card states."""
+def _licence(name: str) -> str:
     try:
         lines = _file(name, "README.md").read_text(encoding="utf-8", errors="replace").splitlines()[:60]
     except Exception:  # no card, or no network
@@ -100,13 +100,12 @@ def licence(name: str) -> str:
 
 def _file(name: str, file: str) -> Path:
     """A file of a folder (below the weights folder, too) or of a repository on the hub."""
-    folders = [folder for folder in (Path(name), weights_folder() / name) if folder.is_dir()]
-    if folders:
-        path = folders[0] / file
-        if not path.is_file():
-            raise FileNotFoundError(f"{folders[0]} has no {file}")
-        return path
-    return hub_file(name, file)
+    folder = next((folder for folder in (Path(name), weights_folder() / name) if folder.is_dir()), None)
+    if folder is None:
+        return hub_file(name, file)
+    if not (folder / file).is_file():
+        raise FileNotFoundError(f"{folder} has no {file}")
+    return folder / file
 
 
 def _read(name: str, file: str) -> tuple[dict[str, Any], Path]:
@@ -125,20 +124,22 @@ def _preprocessing(name: str) -> Preprocessing:
     record, path = _read(name, "preprocessor_config.json")
     try:
         sides = record["size"] if isinstance(record["size"], dict) else {"height": record["size"]}
-        crop = _square(record["crop_size"]) if record.get("do_center_crop") else 0
-        edge = sides.get("shortest_edge", 0)
-        if edge and not crop:  # ConvNext
-            crop, edge, full = edge, int(edge / record["crop_pct"]) if edge < CONVNEXT_SIDE else 0, edge
+        edge, rule = sides.get("shortest_edge", 0), "shorter"
+        if edge and record.get("do_center_crop"):
+            size, resize = _square(record["crop_size"]), edge
+        elif edge:  # ConvNext
+            size, resize = edge, int(edge / record["crop_pct"]) if edge < CONVNEXT_SIDE else edge
+            rule = "shorter" if edge < CONVNEXT_SIDE else "both"
         else:
-            full = 0 if edge else _square(sides)
-        how = Preprocessing(size=crop or full, resize=edge or full, rule="shorter" if edge else "both",
-                            interpolation=FILTERS[record.get("resample", 2)])
-        if not record.get("do_resize", True):
-            how = replace(how, resize=0)
-        if record.get("do_normalize", True):
-            return replace(how, mean=tuple(record["image_mean"]), std=tuple(record["image_std"]),
-                           scale=float(record.get("rescale_factor", 1 / 255)))
-        return replace(how, mean=(0.0,) * 3, std=(1.0,) * 3, scale=float(record.get("rescale_factor", 1 / 255)))
+            size, resize, rule = _square(sides), _square(sides), "both"
+            if record.get("do_center_crop"):
+                size = _square(record["crop_size"])
+        normal = record.get("do_normalize", True)
+        return Preprocessing(
+            size=size, resize=resize if record.get("do_resize", True) else 0, rule=rule,
+            interpolation=FILTERS[record.get("resample", 2)], scale=float(record.get("rescale_factor", 1 / 255)),
+            mean=tuple(record["image_mean"]) if normal else (0.0,) * 3,
+            std=tuple(record["image_std"]) if normal else (1.0,) * 3)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} states no preprocessing that is supported here ({type(error).__name__}: "
                          f"{first_line(error)})") from None
@@ -150,10 +151,3 @@ def _square(sides: Any) -> int:
     if sides["height"] != sides.get("width", sides["height"]):
         raise ValueError("its input is not square")
     return int(sides["height"])
-
-
-def _classes(record: dict[str, Any]) -> tuple[str, ...]:
-    """The canonical names of `id2label`, in order; () unless all are basic emotions."""
-    labels = record.get("id2label") or {}
-    names = tuple(canonical_label(str(labels[key])) for key in sorted(labels, key=int))
-    return names if {*names} <= ALIASES.keys() and len({*names}) == len(names) else ()

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,14 +14,7 @@ from twofold.cache.feature_file import MAX_DIM
 from twofold.data.utils.errors import InputError, first_line
 from twofold.extract.encoders.classifier import MAX_CLASSES, LinearLayer, checkpoint_classifier
 from twofold.extract.encoders.encoder import FIRST_TRY, BatchLimit, Encoder
-from twofold.extract.encoders.preprocessing import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Preprocessing,
-    apply_options,
-    parse_rgb,
-    split_name,
-)
+from twofold.extract.encoders.preprocessing import Preprocessing, apply_options, split_name
 from twofold.extract.weights.read import Checkpoint, refuse_other_files
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
@@ -29,21 +22,36 @@ LUMA = (0.299, 0.587, 0.114)  #: ITU-R 601, as Pillow turns RGB into grey
 MAX_BYTES = 4 << 30  #: of a model and its data files
 
 
-@dataclass(frozen=True, eq=False)
 class OnnxNetwork:
     """A session as a function: (B, 3, S, S) float32 on the CPU to (B, D).
 
-    batch: the number of images that the model is fixed at, 0 for any; grey: it takes one channel, the luma. Small
-    fixed batches run side by side, one thread each, which on a CPU is faster than all threads on one of them.
+    batch: the number of images that the model is fixed at, 0 for any; grey: it takes one channel, the luma; side: of
+    its input, 0 for any. Small fixed batches run side by side, one thread each, which on a CPU is faster than all
+    threads on one of them.
     """
 
-    session: Any
-    output: str
-    batch: int
-    channels_last: bool
-    grey: bool
-    type: np.dtype
-    pool: ThreadPoolExecutor
+    def __init__(self, path: Path, session: Any, output: str | None) -> None:
+        """output: the name of the embedding. Raises InputError for a model that takes no pictures, or whose outputs do
+        not have it."""
+        self.session, inputs = session, session.get_inputs()
+        if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in TYPES:
+            raise InputError(f"{path} wants {[(part.name, part.type, part.shape) for part in inputs]}: one batch of "
+                             "pictures is supported")
+        batch, *shape = inputs[0].shape
+        self.channels_last = shape[2] in (1, 3) and shape[0] not in (1, 3)
+        side = shape[0 if self.channels_last else 1]
+        self.batch, self.side = (value if isinstance(value, int) else 0 for value in (batch, side))
+        self.grey = shape[2 if self.channels_last else 0] == 1
+        self.input, self.type = inputs[0].name, TYPES[inputs[0].type]
+        self.pool = ThreadPoolExecutor(torch.get_num_threads(), "onnx")
+        names = [part.name for part in session.get_outputs()]
+        if output is not None and output not in names:
+            raise InputError(f"{path} has no output {output!r}: it has {', '.join(names)}")
+        if output is None and len(names) > 1:
+            vectors = [part.name for part in session.get_outputs() if all(side == 1 for side in part.shape[2:])]
+            raise InputError(f"{path} has several outputs: say which is the embedding, as "
+                             f"?output={(vectors or names)[0]} (it has {', '.join(names)})")
+        self.output = output or names[0]
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         if self.grey:
@@ -57,7 +65,7 @@ class OnnxNetwork:
         fed = piece.astype(self.type)
         if len(piece) < self.batch:
             fed = np.concatenate([fed, np.zeros((self.batch - len(piece), *fed.shape[1:]), fed.dtype)])
-        (values,) = self.session.run([self.output], {self.session.get_inputs()[0].name: fed})
+        (values,) = self.session.run([self.output], {self.input: fed})
         rows, *rest = values.shape if values.ndim > 1 else (1, *values.shape)
         if rows != len(fed) or any(side > 1 for side in rest[1:]):
             raise InputError(f"output {self.output} of the ONNX model has shape {values.shape}, not one vector a face")
@@ -74,29 +82,18 @@ def load_onnx(name: str, *, device: torch.device, precision: str, batch_size: in
     content of the file and of the data files beside it. Raises InputError if onnx or onnxruntime is missing, or the
     model is broken or needs an option.
     """
-    path, options = parse_onnx_name(name)
+    plain, options = split_name(name, further=("output",))
+    path = Path(plain.removeprefix("onnx:"))
     if precision not in ("auto", "fp32"):
         raise InputError(f"onnx:{path.name} runs in the precision it was exported with: use --precision auto or fp32")
     model = read_model(path)
-    files = external_files(path, model)
-    digest = _content_digest([path, *files])
-    last = None if files else split_classifier(model)
-    if last and options.get("output", last.embedding) == last.embedding:
-        session = _session(path, device, model.SerializeToString())
-    else:
-        session, last = _session(path, device, str(path)), None
-    inputs = session.get_inputs()
-    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in TYPES:
-        raise InputError(f"{path} wants {[(part.name, part.type, part.shape) for part in inputs]}: one batch of "
-                         "pictures is supported")
-    batch, *shape = inputs[0].shape
-    layout = "NHWC" if shape[2] in (1, 3) and shape[0] not in (1, 3) else "NCHW"
-    network = OnnxNetwork(
-        session=session, output=_output(path, session, options.get("output")),
-        batch=batch if isinstance(batch, int) else 0, channels_last=layout == "NHWC",
-        grey=shape[layout.index("C") - 1] == 1, type=TYPES[inputs[0].type],
-        pool=ThreadPoolExecutor(torch.get_num_threads(), "onnx"))
-    how = _preprocessing(path, session, shape[layout.index("H") - 1], options, grey=network.grey)
+    digest = _content_digest([path, *external_files(path, model)])
+    last = split_classifier(path, model)
+    if last and options.get("output", last.embedding) != last.embedding:  # another output was asked for
+        last = None
+    session = _session(path, device, model.SerializeToString() if last else str(path))
+    network = OnnxNetwork(path, session, options.get("output"))
+    how = _preprocessing(path, network, options)
     try:
         dim = network(torch.zeros((1, 3, how.size, how.size))).shape[1]
     except Exception as error:  # onnxruntime's own kinds
@@ -104,7 +101,7 @@ def load_onnx(name: str, *, device: torch.device, precision: str, batch_size: in
     try:
         network(torch.zeros((2, 3, how.size, how.size)))
     except Exception:  # the input says any batch, and the graph holds a batch of one
-        network = replace(network, batch=1)
+        network.batch = 1
     if dim > MAX_DIM:
         raise InputError(f"{path} gives {dim} numbers a face; {MAX_DIM} is the most that can be stored")
     classifier, unnamed = (None, 0) if last is None else checkpoint_classifier(
@@ -114,12 +111,6 @@ def load_onnx(name: str, *, device: torch.device, precision: str, batch_size: in
         tap=network.output, dim=dim, preprocessing=how, device=torch.device("cpu"), network=network,
         precision="fp16" if network.type is np.float16 else "fp32", limit=BatchLimit(batch_size or FIRST_TRY["cpu"]),
         classifier=classifier, unnamed_classes=unnamed)
-
-
-def parse_onnx_name(name: str) -> tuple[Path, dict[str, str]]:
-    """`onnx:PATH?key=value&...` as path and options. Raises InputError for an option that is not known."""
-    plain, options = split_name(name, further=("output",))
-    return Path(plain.removeprefix("onnx:")), options
 
 
 # -------------------------------------------------------------------------------------------------------- files
@@ -134,7 +125,7 @@ def read_model(path: Path) -> Any:
         raise InputError(f"onnx:{path}: there is no such file")
     with path.open("rb") as stream:
         refuse_other_files(path, stream.read(512), path.stat().st_size)
-    _require_size(path, [path])
+    _require_size([path])
     try:
         model = onnx.load_model(path, load_external_data=False)
         if model.graph.node:
@@ -145,9 +136,9 @@ def read_model(path: Path) -> Any:
     raise InputError(f"{path} is not an ONNX model that can be read: {reason}")
 
 
-def _require_size(path: Path, files: list[Path]) -> None:
+def _require_size(files: list[Path]) -> None:
     if sum(file.stat().st_size for file in files) > MAX_BYTES:
-        raise InputError(f"{path} and its data have more than {MAX_BYTES >> 20} MB, the most that is read")
+        raise InputError(f"{files[0]} and its data have more than {MAX_BYTES >> 20} MB, the most that is read")
 
 
 def external_files(path: Path, model: Any) -> list[Path]:
@@ -159,19 +150,15 @@ def external_files(path: Path, model: Any) -> list[Path]:
 
     names = sorted({ExternalDataInfo(tensor).location for tensor in _get_all_tensors(model)
                     if uses_external_data(tensor)})
-    files = [_beside(path, name) for name in names]
-    _require_size(path, files)
+    for name in names:
+        plain, file = PurePosixPath(name), path.parent / name.replace("\0", "")
+        if plain.is_absolute() or ".." in plain.parts or "\\" in name or "\0" in name or not plain.parts:
+            raise InputError(f"{path} keeps numbers in {name[:200]!r}, which is not in its own folder: refused")
+        if not file.is_file() or not file.resolve().is_relative_to(path.parent.resolve()):
+            raise InputError(f"{path} keeps numbers in {name[:200]!r}, which is not there: put that file beside it")
+    files = [path.parent / name for name in names]
+    _require_size([path, *files])
     return files
-
-
-def _beside(path: Path, name: str) -> Path:
-    plain = PurePosixPath(name)
-    if plain.is_absolute() or ".." in plain.parts or "\\" in name or "\0" in name or not plain.parts:
-        raise InputError(f"{path} keeps numbers in {name[:200]!r}, which is not in its own folder: refused")
-    file = path.parent / plain
-    if not file.is_file() or not file.resolve().is_relative_to(path.parent.resolve()):
-        raise InputError(f"{path} keeps numbers in {name[:200]!r}, which is not there: put that file beside it")
-    return file
 
 
 def _content_digest(files: list[Path]) -> str:
@@ -194,39 +181,42 @@ class LastLayer:
     text: str
 
 
-def split_classifier(model: Any) -> LastLayer | None:
+def split_classifier(path: Path, model: Any) -> LastLayer | None:
     """Cut, in place, a classifier of at most MAX_CLASSES classes off a graph with one output; None where there is none.
 
-    A softmax behind it, and a bias that is added to a MatMul, go with it.
+    A softmax behind it, and a bias that is added to a MatMul, go with it. Its own tensors may lie in data files beside
+    the model, all of which `external_files` has seen.
     """
     from onnx import helper, numpy_helper
+
+    def array(name: str) -> np.ndarray:
+        return numpy_helper.to_array(constants[name], str(path.parent)).astype(np.float32)
 
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     producers = {output: node for node in model.graph.node for output in node.output}
     node = producers.get(model.graph.output[0].name) if len(model.graph.output) == 1 else None
     if node is not None and node.op_type in ("Softmax", "LogSoftmax", "Identity"):
         node = producers.get(node.input[0])
-    bias = None
+    bias = ""
     if node is not None and node.op_type == "Add":
-        bias = next((constants[name] for name in node.input if name in constants), None)
+        bias = next((name for name in node.input if name in constants), "")
         node = next((producers[name] for name in node.input if name in producers), None)
     if node is None or node.op_type not in ("Gemm", "MatMul") or node.input[1] not in constants:
         return None
     settings = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    weight = numpy_helper.to_array(constants[node.input[1]])
-    weight = weight.T if settings.get("transB") else weight
-    if len(node.input) > 2:
-        bias = constants.get(node.input[2])
-    if weight.ndim != 2 or not weight.shape[1] <= min(MAX_CLASSES, weight.shape[0] - 1) or settings.get("transA") or \
+    bias = node.input[2] if len(node.input) > 2 else bias
+    sides = list(constants[node.input[1]].dims)[::-1 if settings.get("transB") else 1]
+    if len(sides) != 2 or not sides[1] <= min(MAX_CLASSES, sides[0] - 1) or settings.get("transA") or \
             {settings.get("alpha", 1.0), settings.get("beta", 1.0)} != {1.0}:
         return None
-    offset = np.zeros(weight.shape[1], np.float32) if bias is None else numpy_helper.to_array(bias).reshape(-1)
-    if len(offset) != weight.shape[1]:
+    offset = array(bias).reshape(-1) if bias in constants else np.zeros(sides[1], np.float32)
+    if len(offset) != sides[1]:
         return None
+    weight = array(node.input[1])
     output = helper.make_tensor_value_info(node.input[0], model.graph.output[0].type.tensor_type.elem_type, None)
     del model.graph.output[:]
     model.graph.output.append(output)
-    return LastLayer(node.input[0], (weight.astype(np.float32), offset.astype(np.float32)),
+    return LastLayer(node.input[0], (weight.T if settings.get("transB") else weight, offset),
                      f", without its last {node.op_type}")
 
 
@@ -238,6 +228,7 @@ def _session(path: Path, device: torch.device, content: str | bytes) -> Any:
     settings.log_severity_level = 3
     for pool in ("intra_op", "inter_op"):  # idle threads leave the cores alone
         settings.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
+    settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     settings.intra_op_num_threads = torch.get_num_threads()
     cuda = device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     cards = [("CUDAExecutionProvider", {"device_id": device.index or 0})] if cuda else []
@@ -251,31 +242,16 @@ def _session(path: Path, device: torch.device, content: str | bytes) -> Any:
     return session
 
 
-def _output(path: Path, session: Any, name: str | None) -> str:
-    names = [part.name for part in session.get_outputs()]
-    if name is not None and name not in names:
-        raise InputError(f"{path} has no output {name!r}: it has {', '.join(names)}")
-    if name is None and len(names) > 1:
-        vectors = [part.name for part in session.get_outputs() if all(side == 1 for side in part.shape[2:])]
-        raise InputError(f"{path} has several outputs: say which is the embedding, as ?output={(vectors or names)[0]} "
-                         f"(it has {', '.join(names)})")
-    return name or names[0]
-
-
-def _preprocessing(path: Path, session: Any, side: int | str | None, options: dict[str, str], *, grey: bool
-                   ) -> Preprocessing:
-    written = session.get_modelmeta().custom_metadata_map
-    raw = session.get_inputs()[0].type == "tensor(uint8)"  # it normalises by itself
-    if "size" not in options and not isinstance(side, int):
+def _preprocessing(path: Path, network: OnnxNetwork, options: dict[str, str]) -> Preprocessing:
+    """What the options say, else the model's metadata; a model that takes bytes normalises by itself."""
+    written = network.session.get_modelmeta().custom_metadata_map
+    raw = network.type is np.uint8
+    if "size" not in options and not network.side:
         raise InputError(f"{path} takes pictures of any size: say which it was trained with, as ?size=112")
-    if grey and not raw and "mean" not in {*options, *written}:
+    if network.grey and not raw and "mean" not in {*options, *written}:
         raise InputError(f"{path} takes grey pictures and does not say how they are normalised: say it, as "
                          "?mean=0.5&std=0.5, or ?mean=0&std=1&scale=1 for 0 to 255")
-    name, size = f"onnx:{path}", side if isinstance(side, int) else 1
-    mean, std = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)) if raw else (IMAGENET_MEAN, IMAGENET_STD)
-    how = Preprocessing(
-        size=size, resize=size, scale=1.0 if raw else 1 / 255,
-        mean=parse_rgb(name, "mean", written["mean"]) if written.get("mean") else mean,
-        std=parse_rgb(name, "std", written["std"]) if written.get("std") else std,
-    )
-    return apply_options(how, options, name=name)
+    side: Any = {"size": network.side or 1, "resize": network.side or 1}
+    how = Preprocessing(**side, mean=(0.0,) * 3, std=(1.0,) * 3, scale=1.0) if raw else Preprocessing(**side)
+    stated = {key: written[key] for key in ("mean", "std") if written.get(key)}
+    return apply_options(how, stated | options, name=f"onnx:{path}")

@@ -1,7 +1,7 @@
 """The preprocessing of a backbone: pixels on the host, normalisation on the device; and as options behind its name."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from twofold.data.images.decode import ImageError
 from twofold.data.utils.errors import InputError
 
 INTERPOLATIONS = {mode.name.lower(): mode for mode in Image.Resampling}
-RULES = ("shorter", "both", "longer")
+CHOICES = {"rule": ("shorter", "both", "longer"), "interpolation": tuple(INTERPOLATIONS)}
 MAX_PIXELS = 64 * 2**20  #: in a resized image
 MAX_SIDE = 4096  #: pixels
 OPTIONS = ("size", "resize", "rule", "interpolation", "mean", "std", "scale")
@@ -41,7 +41,7 @@ class Preprocessing:
     scale: float = 1 / 255
 
     def __post_init__(self) -> None:
-        if self.interpolation not in INTERPOLATIONS or self.rule not in RULES:
+        if self.interpolation not in INTERPOLATIONS or self.rule not in CHOICES["rule"]:
             raise ValueError(f"no such interpolation or rule: {self.interpolation!r}, {self.rule!r}")
 
     def prepare(self, image: Image.Image) -> np.ndarray:
@@ -49,14 +49,22 @@ class Preprocessing:
 
         Raises ImageError for an image so long and thin that resizing its short side would fill the memory.
         """
-        target = self._resized(*image.size) if self.resize else image.size
-        if target[0] * target[1] > MAX_PIXELS:
+        width, height = self._resized(*image.size)
+        if width * height > MAX_PIXELS:
             raise ImageError(f"too long and thin: {image.size[0]} x {image.size[1]}")
-        if target != image.size:
-            image = image.resize(target, INTERPOLATIONS[self.interpolation])
-        return np.array(self._cropped(image))
+        if (width, height) != image.size:
+            image = image.resize((width, height), INTERPOLATIONS[self.interpolation])
+        if width < self.size or height < self.size:  # pad the side that is too short
+            fill = tuple(round(255 * mean) for mean in self.mean) if self.rule == "longer" else (0, 0, 0)
+            canvas = Image.new("RGB", (max(width, self.size), max(height, self.size)), fill)
+            canvas.paste(image, ((canvas.width - width) // 2, (canvas.height - height) // 2))
+            image = canvas
+        top, left = round((image.height - self.size) / 2), round((image.width - self.size) / 2)
+        return np.array(image.crop((left, top, left + self.size, top + self.size)))
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
+        if not self.resize:
+            return width, height
         if self.rule == "both":
             return self.resize, self.resize
         if self.rule == "longer":  # timm rounds here, torchvision truncates below
@@ -65,18 +73,6 @@ class Preprocessing:
         if width <= height:
             return self.resize, int(self.resize * height / width)
         return int(self.resize * width / height), self.resize
-
-    def _cropped(self, image: Image.Image) -> Image.Image:
-        """The middle `size` x `size`; a side that is too short is padded first."""
-        width, height = image.size
-        wide, high = max(width, self.size), max(height, self.size)
-        if (wide, high) != (width, height):
-            fill = tuple(round(255 * mean) for mean in self.mean) if self.rule == "longer" else (0, 0, 0)
-            canvas = Image.new("RGB", (wide, high), fill)
-            canvas.paste(image, ((wide - width) // 2, (high - height) // 2))
-            image = canvas
-        top, left = round((high - self.size) / 2), round((wide - self.size) / 2)
-        return image.crop((left, top, left + self.size, top + self.size))
 
     def record(self) -> dict[str, Any]:
         """What the recipe says of it."""
@@ -115,43 +111,27 @@ def apply_options(how: Preprocessing, options: Mapping[str, str], *, name: str) 
 
     name: of the backbone, for messages. Raises InputError for an impossible value.
     """
-    size = _side(name, "size", options["size"]) if "size" in options else how.size
-    resize = size if "size" in options else how.resize
-    return replace(
-        how, size=size, resize=_side(name, "resize", options["resize"]) if "resize" in options else resize,
-        rule=_choice(name, "rule", options.get("rule", how.rule), RULES),
-        interpolation=_choice(name, "interpolation", options.get("interpolation", how.interpolation), INTERPOLATIONS),
-        mean=parse_rgb(name, "mean", options["mean"]) if "mean" in options else how.mean,
-        std=parse_rgb(name, "std", options["std"]) if "std" in options else how.std,
-        scale=_numbers(name, "scale", options["scale"], 1)[0] if "scale" in options else how.scale,
-    )
+    values = {key: parse_option(key, text, name=name) for key, text in options.items() if key in OPTIONS}
+    return replace(how, **({"resize": values["size"]} if "size" in values else {}) | values)
 
 
-def parse_rgb(name: str, key: str, text: str) -> tuple[float, float, float]:
-    """Three numbers with commas, slashes or blanks between; one stands for all. Raises InputError."""
-    red, green, blue = _numbers(name, key, text, 3)
-    return red, green, blue
-
-
-def _numbers(name: str, key: str, text: str, count: int) -> list[float]:
+def parse_option(key: str, text: str, *, name: str) -> Any:
+    """The value of an option of OPTIONS: a side in pixels, a name, a number, or three numbers with commas, slashes or
+    blanks between, where one stands for all. Raises InputError."""
+    if key in CHOICES:
+        if text not in CHOICES[key]:
+            raise InputError(f"option {key}={text} of {name}: choose from {', '.join(CHOICES[key])}")
+        return text
+    if key in ("size", "resize"):
+        if not re.fullmatch("[0-9]{1,4}", text) or not 0 < int(text) <= MAX_SIDE:
+            raise InputError(f"option {key}={text} of {name} is not a side of 1 to {MAX_SIDE} pixels")
+        return int(text)
+    count, above = (1 if key == "scale" else 3), ("" if key == "mean" else " above 0")
     try:
         values = [float(part) for part in re.split(r"[,/;\s]+", text.strip(" []()"))]
     except ValueError:
         values = []
-    usable = all(abs(value) < float("inf") and (key == "mean" or value > 0) for value in values)
+    usable = all(abs(value) < float("inf") and (not above or value > 0) for value in values)
     if len(values) not in (1, count) or not usable:
-        raise InputError(f"option {key}={text} of {name} is not {count} {'number' if count == 1 else 'numbers'}"
-                         f"{'' if key == 'mean' else ' above 0'}")
-    return values if len(values) == count else values * count
-
-
-def _side(name: str, key: str, text: str) -> int:
-    if not re.fullmatch("[0-9]{1,4}", text) or not 0 < int(text) <= MAX_SIDE:
-        raise InputError(f"option {key}={text} of {name} is not a side of 1 to {MAX_SIDE} pixels")
-    return int(text)
-
-
-def _choice(name: str, key: str, text: str, choices: Iterable[str]) -> str:
-    if text not in choices:
-        raise InputError(f"option {key}={text} of {name}: choose from {', '.join(choices)}")
-    return text
+        raise InputError(f"option {key}={text} of {name} is not {count} number{'s' if count > 1 else ''}{above}")
+    return values[0] if count == 1 else tuple(values * (count // len(values)))

@@ -1,8 +1,13 @@
-"""The paper's encoders (arXiv 2407.12257, section 3): one entry holds all about one of them. Imports no torch."""
+"""Where a backbone of any name comes from, and the paper's encoders (arXiv 2407.12257, section 3) by their own names.
 
-from collections.abc import Callable, Mapping
+One entry of PRESETS holds all about one of them. Imports torch only for a source that needs it.
+"""
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.classifier import CLASS_ORDERS
@@ -15,13 +20,65 @@ if TYPE_CHECKING:
     from twofold.extract.encoders.encoder import Architecture
     from twofold.extract.weights.read import Checkpoint
 
+#: prefix of the name to the module that is a Source (ONNX models bring no network to build: see `onnx`)
+SOURCES = {"timm": "twofold.extract.encoders.timm", "torchvision": "twofold.extract.encoders.torchvision",
+           "hf": "twofold.extract.encoders.hf", "": "twofold.extract.encoders.presets"}
 VIT_SIZE, VIT_PATCH = 224, 16  #: pixels
 #: RGB bytes minus the mean of VGGFace2, as the ResNet-50 of FER+ was trained
 CAFFE_PIXELS = Preprocessing(size=224, resize=256, mean=(131.0912, 103.8827, 91.4953), std=(1.0, 1.0, 1.0), scale=1.0)
 Builder = Callable[["Preset", "Checkpoint | None", int, float], "Architecture"]
-ClassOrders = Mapping[tuple[str, int], tuple[str, ...]]
 
 
+class Source(Protocol):
+    """A module of backbones; `name` is what stands behind the prefix.
+
+    check_name raises InputError for a name that it does not have; build makes the network without its classifier
+    (checkpoint: what will be loaded, None for random weights; size: another side of its input, 0 for its own);
+    published says where its weights come from and under which licence.
+    """
+
+    def check_name(self, name: str) -> object: ...
+
+    def build(self, name: str, *, checkpoint: "Checkpoint | None", size: int, drop_path: float) -> "Architecture": ...
+
+    def published(self, name: str) -> PublishedWeights: ...
+
+
+def source_of(backbone: str) -> tuple[Source, str]:
+    """The source of a backbone's name, and the name that it has there. Options behind the name are left out."""
+    plain = backbone.partition("?")[0]
+    kind, colon, name = plain.partition(":")
+    kind, name = (kind, name) if colon and kind in SOURCES else ("", plain)
+    module: Source = importlib.import_module(SOURCES[kind])  # type: ignore[assignment]
+    return module, name
+
+
+def recorded_name(backbone: str) -> str:
+    """The name as a recipe has it: a folder without its path, which is found again below the weights folder."""
+    kind, _, name = backbone.partition(":")
+    return f"hf:{Path(name).resolve().name}" if kind == "hf" and Path(name).is_dir() else backbone
+
+
+def published_weights(backbone: str) -> PublishedWeights:
+    """Where the weights of a backbone come from. Raises InputError for an unknown name."""
+    source, name = source_of(backbone)
+    return source.published(name)
+
+
+def licences(backbones: Iterable[str]) -> dict[str, str]:
+    """The licence of each backbone for which one is stated."""
+    stated = {}
+    for backbone in backbones:
+        try:
+            weights = published_weights(backbone)
+        except InputError:  # an ONNX model
+            continue
+        if licence := weights.licence or weights.read_licence():
+            stated[backbone] = licence
+    return stated
+
+
+# -------------------------------------------------------------------------------------------------------- presets
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     """One encoder as declared facts; tests compare them with the networks.
@@ -45,13 +102,7 @@ class Preset:
     heads: tuple[str, ...] = ()
     note: str = ""  #: what a newcomer has to know about the files
     hub: str = ""
-    class_orders: ClassOrders = field(default_factory=dict)
-
-    @property
-    def weights(self) -> PublishedWeights:
-        """Where its weights come from."""
-        return PublishedWeights(backbone=self.name, files=self.files, page=self.page, licence=self.licence,
-                                hub=self.hub)
+    class_orders: Mapping[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
 
     def class_order(self, file: str, count: int) -> tuple[str, ...]:
         """The order of the `count` classes of a file with that name; () where it is not certain."""
@@ -65,6 +116,36 @@ class Preset:
 
         return Architecture(name=self.architecture, network=network, tap=self.tap, preprocessing=self.preprocessing,
                             heads=self.heads, **more)
+
+
+def find_preset(name: str) -> Preset | None:
+    """The preset of that name, or None."""
+    return next((entry for entry in PRESETS if entry.name == name), None)
+
+
+def preset(name: str) -> Preset:
+    """The preset of that name. Raises InputError that lists what a backbone may be called."""
+    if found := find_preset(name):
+        return found
+    names = ", ".join(entry.name for entry in PRESETS)
+    raise InputError(f"unknown backbone {name!r}: choose from {names}, timm:NAME, torchvision:NAME, hf:ORG/NAME, "
+                     "hf:FOLDER, onnx:PATH")
+
+
+check_name = preset
+
+
+def build(name: str, *, checkpoint: "Checkpoint | None", size: int, drop_path: float) -> "Architecture":
+    """The network of a preset."""
+    entry = preset(name)
+    return entry.build(entry, checkpoint, size, drop_path)
+
+
+def published(name: str) -> PublishedWeights:
+    """Where the weights of a preset come from."""
+    entry = preset(name)
+    return PublishedWeights(backbone=entry.name, files=entry.files, page=entry.page, licence=entry.licence,
+                            hub=entry.hub)
 
 
 # ------------------------------------------------------------------------------------------------------- builders
@@ -88,7 +169,7 @@ def _vit_mae(preset: Preset, checkpoint: "Checkpoint | None", size: int, drop_pa
     return replace(built, tap="norm of the mean of patch tokens (fc_norm)") if fine_tuned else built
 
 
-def _posterv2(preset: Preset, checkpoint: "Checkpoint | None", _size: int, _drop_path: float) -> "Architecture":
+def _posterv2(preset: Preset, checkpoint: "Checkpoint | None", *_: float) -> "Architecture":
     from twofold.extract.encoders.posterv2 import PosterV2
 
     head = checkpoint.tensors.get("VIT.head.linear.weight") if checkpoint else None
@@ -96,34 +177,33 @@ def _posterv2(preset: Preset, checkpoint: "Checkpoint | None", _size: int, _drop
     return preset.declared(PosterV2(classes), trim=PosterV2.trimmed, own_head="VIT.head.")
 
 
-def _manet(preset: Preset, _checkpoint: "Checkpoint | None", _size: int, _drop_path: float) -> "Architecture":
+def _manet(preset: Preset, *_: object) -> "Architecture":
     from twofold.extract.encoders.manet import MANet, combined_heads
 
     return preset.declared(MANet(), classifier=combined_heads)
 
 
-def _resnet18(preset: Preset, _checkpoint: "Checkpoint | None", _size: int, _drop_path: float) -> "Architecture":
+def _resnet18(preset: Preset, *_: object) -> "Architecture":
     from twofold.extract.encoders.torchvision import trunk
 
     return preset.declared(trunk("resnet18")[0])
 
 
-def _resnet50(preset: Preset, checkpoint: "Checkpoint | None", _size: int, _drop_path: float) -> "Architecture":
+def _resnet50(preset: Preset, checkpoint: "Checkpoint | None", *_: float) -> "Architecture":
     """torchvision's ResNet-50, with the strides, names and pixels of Caffe where the file has them."""
-    from twofold.extract.encoders.ferplus_resnet import is_caffe, torchvision_name, with_caffe_strides
-    from twofold.extract.encoders.torchvision import trunk
+    from twofold.extract.encoders.torchvision import is_caffe, rename_from_caffe, trunk, with_caffe_strides
 
     built = preset.declared(trunk("resnet50")[0])
     if checkpoint and is_caffe(checkpoint.tensors):
         return replace(built, name=f"{built.name}, strides of Caffe", network=with_caffe_strides(built.network),
-                       preprocessing=CAFFE_PIXELS, rename=torchvision_name)
+                       preprocessing=CAFFE_PIXELS, rename=rename_from_caffe)
     return replace(built, preprocessing=_RESNET50.preprocessing) if checkpoint else built
 
 
-def _resnet50_conv5(preset: Preset, checkpoint: "Checkpoint | None", size: int, drop_path: float) -> "Architecture":
-    from twofold.extract.encoders.ferplus_resnet import Conv5
+def _resnet50_conv5(preset: Preset, checkpoint: "Checkpoint | None", *_: float) -> "Architecture":
+    from twofold.extract.encoders.torchvision import Conv5
 
-    return replace(_resnet50(preset, checkpoint, size, drop_path), trim=Conv5)
+    return replace(_resnet50(preset, checkpoint), trim=Conv5)
 
 
 # -------------------------------------------------------------------------------------------------------- entries
@@ -174,35 +254,3 @@ PRESETS: tuple[Preset, ...] = (
         page="https://github.com/zengqunzhao/MA-Net", licence="not stated (research use)", heads=("fc_1.", "fc_2."),
     ),
 )
-
-
-# ----------------------------------------------------------------------------------- as a source, without a prefix
-def find_preset(name: str) -> Preset | None:
-    """The preset of that name, or None."""
-    return next((preset for preset in PRESETS if preset.name == name), None)
-
-
-def preset(name: str) -> Preset:
-    """The preset of that name. Raises InputError that lists what a backbone may be called."""
-    if found := find_preset(name):
-        return found
-    names = ", ".join(backbone.name for backbone in PRESETS)
-    raise InputError(f"unknown backbone {name!r}: choose from {names}, timm:NAME, torchvision:NAME, hf:ORG/NAME, "
-                     "hf:FOLDER, onnx:PATH")
-
-
-check_name = preset
-
-
-def build(name: str, *, checkpoint: "Checkpoint | None", size: int, drop_path: float) -> "Architecture":
-    entry = preset(name)
-    return entry.build(entry, checkpoint, size, drop_path)
-
-
-def published(name: str) -> PublishedWeights:
-    return preset(name).weights
-
-
-def licence(name: str) -> str:
-    entry = find_preset(name)
-    return entry.licence if entry else ""

@@ -1,10 +1,12 @@
-"""From the name of a backbone to an encoder: build the network, load its weights, make it fast."""
+"""From the name of a backbone to an encoder: build the network, load or draw its weights, make it fast."""
 
+import contextlib
 import logging
+import math
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,16 +17,18 @@ from torch import nn
 from twofold.cache.classifier import BackboneClassifier
 from twofold.cache.feature_file import MAX_DIM
 from twofold.data.utils.errors import InputError, first_line
-from twofold.extract.encoders.classifier import checkpoint_classifier
+from twofold.extract.encoders.classifier import (
+    checkpoint_classifier,
+    finetuned_classifier,
+    preprocessing_of,
+    split_entries,
+)
 from twofold.extract.encoders.devices import PRECISIONS, parse_device, resolve_precision
 from twofold.extract.encoders.encoder import FIRST_TRY, Architecture, BatchLimit, Encoder
-from twofold.extract.encoders.finetuned import finetuned_classifier, preprocessing_of, split_entries
 from twofold.extract.encoders.folding import fold_batch_norms
 from twofold.extract.encoders.onnx import load_onnx
 from twofold.extract.encoders.preprocessing import ENTRY, Preprocessing, apply_options, join_name, split_name
-from twofold.extract.encoders.presets import find_preset
-from twofold.extract.encoders.random_weights import init_random_weights, noise_images, seeded
-from twofold.extract.encoders.sources import published_weights, recorded_name, source_of
+from twofold.extract.encoders.presets import find_preset, published_weights, recorded_name, source_of
 from twofold.extract.weights.find import find_weights, weights_folder
 from twofold.extract.weights.load import (
     check_shapes,
@@ -64,15 +68,15 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
     check_name(plain)
     resolved = resolve_precision(precision, target)
     loaded = load_weights(name, weights, folder=folder or weights_folder(), build=partial(build, name))
-    built, network = loaded.architecture, _without_head(loaded.architecture)
+    built, network = loaded.architecture, loaded.embedding_network()
     images = noise_images(built.preprocessing, torch.Generator().manual_seed(0))[:1]
-    dim, identity = _embedding_dim(network, name, images), loaded.random or weights_digest(network)
+    dim, identity = embedding_dim(network, name, images), loaded.random or weights_digest(network)
     classifier, unnamed = _classifier(loaded, plain, dim, classes)
     fold_batch_norms(network, images)
     network.to(target, PRECISIONS[resolved]).to(memory_format=torch.channels_last)
-    architecture = ", ".join(filter(None, (built.name, loaded.resampled)))
     return Encoder(
-        name=join_name(recorded_name(plain), options), architecture=architecture,
+        name=join_name(recorded_name(plain), options),
+        architecture=", ".join(filter(None, (built.name, loaded.resampled))),
         weights=identity, tap=built.tap, dim=dim, preprocessing=built.preprocessing, precision=resolved,
         device=target, network=torch.compile(network) if compiled else network,
         limit=BatchLimit(batch_size or FIRST_TRY[target.type]), classifier=classifier, unnamed_classes=unnamed)
@@ -80,8 +84,8 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
 
 def load_network(name: str, *, weights: str | None = None, folder: Path | None = None) -> nn.Module:
     """The network as its library builds it, with its weights: what `load_encoder` makes fast. For comparisons."""
-    loaded = load_weights(name, weights, folder=folder or weights_folder(), build=partial(build, name))
-    return _without_head(loaded.architecture)
+    return load_weights(name, weights, folder=folder or weights_folder(), build=partial(build, name)
+                        ).embedding_network()
 
 
 # ------------------------------------------------------------------------------------------------- architecture
@@ -108,6 +112,26 @@ def build(name: str, *, checkpoint: Checkpoint | None, size: int = 0, drop_path:
     how = learned or built.preprocessing
     how = replace(how, size=size, resize=size) if size else how
     return replace(built, preprocessing=apply_options(how, options, name=plain), resized=size > 0)
+
+
+def embedding_dim(network: nn.Module, name: str, images: torch.Tensor) -> int:
+    """Length of an embedding, measured. Raises InputError if the network gives anything but (B, D)."""
+    try:
+        with torch.inference_mode():
+            embedding = network(images)
+    except RUN_ERRORS as error:
+        raise _does_not_run(name, images.shape[-1], error) from None
+    if not isinstance(embedding, torch.Tensor) or embedding.ndim != 2:
+        raise InputError(f"backbone {name} does not give one vector a face, so it cannot be used here")
+    if embedding.shape[1] > MAX_DIM:
+        raise InputError(f"backbone {name} gives {embedding.shape[1]} numbers a face: {MAX_DIM} is the most that a "
+                         "feature file may have")
+    return embedding.shape[1]
+
+
+def _does_not_run(name: str, side: int, error: Exception) -> InputError:
+    return InputError(f"backbone {name} does not run on pictures of side {side}: {first_line(error, most=160)}: choose "
+                      "another size")
 
 
 def check_dim(backbone: str, dim: int, *, untrained: bool = False) -> None:
@@ -164,6 +188,10 @@ class LoadedNetwork:
     checkpoint: Checkpoint | None = None
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
     resampled: str = ""
+
+    def embedding_network(self) -> nn.Module:
+        """What the forward pass needs of it, ready to run."""
+        return self.architecture.trim(self.architecture.network).eval().requires_grad_(False)
 
 
 def load_weights(name: str, weights: str | None, *, folder: Path, build: Build) -> LoadedNetwork:
@@ -227,24 +255,46 @@ def _classifier(loaded: LoadedNetwork, name: str, dim: int,
                                  if preset else lambda _file, count: declared if len(declared) == count else ())
 
 
-def _without_head(built: Architecture) -> nn.Module:
-    return built.trim(built.network).eval().requires_grad_(False)
+# ------------------------------------------------------- random weights, with which embeddings differ between faces
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, torch's CPU random numbers depend on `seed` alone; afterwards they go on as if nothing had happened."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reset the state of GPUs
+        yield
 
 
-def _does_not_run(name: str, side: int, error: Exception) -> InputError:
-    return InputError(f"backbone {name} does not run on pictures of side {side}: {first_line(error)}")
+def init_random_weights(network: nn.Module, preprocessing: Preprocessing, *, seed: int) -> None:
+    """Give a network on the CPU weights that depend on `seed` alone: for demonstrations and tests, never for results.
+
+    Convolutions and linear layers get He-normal weights, and batch norms the statistics that noise images, as
+    `preprocessing` gives them, have in front of them, so that signals neither vanish nor explode however deep the
+    network is. Other parameters stay as the constructor drew them.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            gain = 2.0 if isinstance(module, nn.Conv2d) else 1.0
+            nn.init.normal_(module.weight, std=math.sqrt(gain / math.prod(module.weight.shape[1:])), generator=draw)
+            if module.bias is not None:
+                nn.init.normal_(module.bias, std=0.02, generator=draw)
+    images = noise_images(preprocessing, draw)
+    norms = {module: module.momentum for module in network.eval().modules() if isinstance(module, nn.BatchNorm2d)}
+    if norms:
+        for norm in norms:
+            norm.momentum = 1.0
+            norm.train()
+        with torch.no_grad():
+            network(images)
+        for norm, momentum in norms.items():
+            norm.momentum = momentum
+            norm.eval()
 
 
-def _embedding_dim(network: nn.Module, name: str, images: torch.Tensor) -> int:
-    """Length of an embedding, measured. Raises InputError if the network gives anything but (B, D)."""
-    try:
-        with torch.inference_mode():
-            embedding = network(images)
-    except RUN_ERRORS as error:
-        raise _does_not_run(name, images.shape[-1], error) from None
-    if not isinstance(embedding, torch.Tensor) or embedding.ndim != 2:
-        raise InputError(f"backbone {name} does not give one vector a face, so it cannot be used here")
-    if embedding.shape[1] > MAX_DIM:
-        raise InputError(f"backbone {name} gives {embedding.shape[1]} numbers a face: {MAX_DIM} is the most that a "
-                         "feature file may have")
-    return embedding.shape[1]
+def noise_images(how: Preprocessing, draw: torch.Generator) -> torch.Tensor:
+    """(4, 3, S, S): normalised images of smooth noise, as bright and as contrasty as photographs."""
+    coarse = torch.randn((4, 3, 8, 8), generator=draw)
+    smooth = nn.functional.interpolate(coarse, size=(how.size, how.size), mode="bilinear")
+    pixels = (128 + 64 * smooth + 16 * torch.randn(smooth.shape, generator=draw)).clamp(0, 255)
+    mean, std = torch.tensor(how.mean)[:, None, None], torch.tensor(how.std)[:, None, None]
+    return (pixels * how.scale - mean) / std

@@ -1,5 +1,6 @@
-"""`weights ls` and `weights show`: what each preset needs, whether it is there, and what it is."""
+"""The verbs `weights ls`, `show` and `convert`: what each preset needs, whether it is there, and what a file is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,93 +8,92 @@ from typing import Any
 from twofold.cache.report import table
 from twofold.data.faces.detectors import DETECTORS
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.outputs import Output, OutputKind
 from twofold.data.utils.weights_files import hub_cached
-from twofold.extract.encoders.presets import PRESETS, Preset, preset
+from twofold.extract.encoders.presets import PRESETS, Preset, preset, published
 from twofold.extract.weights.find import HUB_FILE, find_in_folder
 
-
-@dataclass(frozen=True)
-class Listing:
-    """All presets and face detectors, and where their weights are."""
-
-    folder: Path
-    files: dict[str, Path | None]  #: preset to its file in the folder or in the hub's cache
-    detectors: dict[str, Path | None]  #: the same of the face detectors
-
-    def record(self) -> list[dict[str, Any]]:
-        rows = [_facts(backbone) | {"found": str(self.files[backbone.name] or "")} for backbone in PRESETS]
-        return rows + [{"backbone": entry.name, "architecture": "face detector, of `crop` and `predict`",
-                        "trained_on": entry.trained_on, "files": [entry.file, *entry.hub_files], "page": entry.page,
-                        "licence": entry.licence, "hub": entry.hub, "found": str(self.detectors[entry.name] or "")}
-                       for entry in DETECTORS.values()]
-
-    def text(self) -> str:
-        rows = [("BACKBONE", "DIM", "TRAINED ON", "FILE", "LICENCE", "HERE")]
-        for backbone in PRESETS:
-            here = self.files[backbone.name]
-            file = here.name if here else backbone.files[0]
-            rows.append((backbone.name, str(backbone.dim), backbone.trained_on, file, backbone.licence,
-                         "yes" if here else "hub" if backbone.hub else "no"))
-        for entry in DETECTORS.values():
-            here = self.detectors[entry.name]
-            rows.append((f"{entry.name} (detector)", "-", entry.trained_on, (here or Path(entry.file)).name,
-                         entry.licence, "yes" if here else "hub"))
-        folder = f"weights folder: {self.folder} (TWOFOLD_WEIGHTS names another)"
-        return "\n".join([*table(rows), "", folder, *self._advice()])
-
-    def _advice(self) -> list[str]:
-        lines = []
-        for backbone in PRESETS:
-            if self.files[backbone.name]:
-                continue
-            fetch = f"{backbone.name}: get it from {backbone.page} and save it as {self.folder / backbone.files[0]}"
-            if backbone.files[1:]:
-                fetch += f" (or {', '.join(backbone.files[1:])}: {backbone.note})"
-            if backbone.hub:
-                fetch += f"; without it, extract downloads {backbone.hub} from the Hugging Face hub"
-            lines.append(fetch)
-        lines += [f"{entry.name}: get it from {entry.page} and save it as {self.folder / entry.file}; without it, crop "
-                  f"and predict download {entry.hub} from the Hugging Face hub"
-                  for entry in DETECTORS.values() if not self.detectors[entry.name]]
-        if lines:
-            lines.append("a pickled file is read safely as it is; `weights convert IN -o OUT.safetensors` makes it "
-                         "plain data")
-        return lines
-
-
-def listing(folder: Path) -> Listing:
-    """Look for the weights of every preset in `folder` and in the cache of the hub. Downloads nothing."""
-    return Listing(folder, {backbone.name: _weights_of(backbone, folder) for backbone in PRESETS},
-                   {name: entry.local_file(folder) for name, entry in DETECTORS.items()})
-
-
-def _weights_of(backbone: Preset, folder: Path) -> Path | None:
-    return find_in_folder(backbone.weights, folder) or hub_cached(backbone.hub, HUB_FILE)
-
-
-def _facts(backbone: Preset) -> dict[str, Any]:
-    return {
-        "backbone": backbone.name, "architecture": backbone.architecture, "dim": backbone.dim, "tap": backbone.tap,
-        "preprocessing": backbone.preprocessing.record(), "trained_on": backbone.trained_on,
-        "files": list(backbone.files), "page": backbone.page, "licence": backbone.licence,
-        "hub": backbone.hub, "note": backbone.note,
-    }
+NOTHING = "is here, nothing to do"
+SHOWN = ("architecture", "dim", "tap", "preprocessing", "trained_on", "files", "page", "licence", "hub", "note")
 
 
 @dataclass(frozen=True)
-class Description:
-    """Everything about one preset, and about its weights file where there is one."""
+class WeightsReport:
+    """What one of these verbs prints: lines, or with --json the facts."""
 
-    facts: dict[str, Any]
-    file: dict[str, Any] | None
-
-    def record(self) -> dict[str, Any]:
-        return self.facts | {"file": self.file}
+    lines: list[str]
+    facts: Any
 
     def text(self) -> str:
-        lines = [f"{name}: {_text_of(value)}" for name, value in self.facts.items() if value]
-        file = [f"file {name}: {_text_of(value)}" for name, value in (self.file or {}).items() if value]
-        return "\n".join([*lines, *(file or ["file: none found"])])
+        return "\n".join(self.lines)
+
+    def record(self) -> Any:
+        return self.facts
+
+
+# ---------------------------------------------------------------------------------------------------------- `ls`
+def listing(folder: Path) -> WeightsReport:
+    """All presets and face detectors, whether their weights are in `folder` or in the cache of the hub, and in one line
+    each what to do. Downloads nothing."""
+    rows = [("BACKBONE", "DIM", "TRAINED ON", "FILE", "LICENCE", "HERE")]
+    advice, facts = [], []
+    for known in PRESETS:
+        here, wanted = _weights_of(known, folder), folder / known.files[0]
+        facts.append(_facts(known) | {"found": str(here or "")})
+        rows.append((known.name, str(known.dim), known.trained_on, (here or wanted).name, known.licence,
+                     "yes" if here else "hub" if known.hub else "no"))
+        others = f" (or {', '.join(known.files[1:])}: {known.note})" if known.files[1:] else ""
+        hub = f"; without it, extract downloads {known.hub} from the Hugging Face hub" if known.hub else ""
+        what = NOTHING if here else f"get it from {known.page} and save it as {wanted}{others}{hub}"
+        advice.append(f"{known.name}: {what}")
+    for entry in DETECTORS.values():
+        here, wanted = entry.local_file(folder), folder / entry.file
+        facts.append({"backbone": entry.name, "architecture": "face detector, of `crop` and `predict`",
+                      "trained_on": entry.trained_on, "files": [entry.file, *entry.hub_files], "page": entry.page,
+                      "licence": entry.licence, "hub": entry.hub, "found": str(here or "")})
+        rows.append((f"{entry.name} (detector)", "-", entry.trained_on, (here or wanted).name, entry.licence,
+                     "yes" if here else "hub"))
+        what = NOTHING if here else f"get it from {entry.page} and save it as {wanted}; without it, crop and predict " \
+                                    f"download {entry.hub} from the Hugging Face hub"
+        advice.append(f"{entry.name}: {what}")
+    return WeightsReport([
+        *table(rows), "", f"weights folder: {folder} (TWOFOLD_WEIGHTS names another)", *advice,
+        "a pickled file is read safely as it is; `weights convert IN -o OUT.safetensors` makes it plain data"], facts)
+
+
+def _weights_of(known: Preset, folder: Path) -> Path | None:
+    return find_in_folder(published(known.name), folder) or hub_cached(known.hub, HUB_FILE)
+
+
+def _facts(known: Preset) -> dict[str, Any]:
+    shown = {name: vars(known)[name] for name in SHOWN}
+    return {"backbone": known.name} | shown | {"preprocessing": known.preprocessing.record()}
+
+
+# -------------------------------------------------------------------------------------------------------- `show`
+def description(name: str, *, folder: Path, weights: Path | None = None) -> WeightsReport:
+    """Describe a preset; load its weights strictly where they are there, to say exactly what they are.
+
+    Raises InputError for an unknown preset, and for a file that is not its weights.
+    """
+    if ":" in name:
+        names = ", ".join(known.name for known in PRESETS)
+        raise InputError(f"weights show describes presets ({names}), not {name}")
+    known = preset(name)
+    path, facts, file = weights or _weights_of(known, folder), _facts(known), {}
+    if path:
+        from twofold.extract.encoders.registry import load_encoder
+        from twofold.extract.weights.read import read_checkpoint
+
+        checkpoint = read_checkpoint(path)
+        encoder = load_encoder(name, weights=str(path), device="cpu", precision="fp32")
+        classes = list(encoder.classifier.classes) if encoder.classifier else \
+            [f"{encoder.unnamed_classes} in an order that the file does not say"] if encoder.unnamed_classes else []
+        file = {"path": str(path), **checkpoint.record(), "metadata": checkpoint.metadata, "weights": encoder.weights,
+                "dim": encoder.dim, "classes": classes}
+    lines = [f"{name}: {_text_of(value)}" for name, value in facts.items() if value]
+    lines += [f"file {name}: {_text_of(value)}" for name, value in file.items() if value] or ["file: none found"]
+    return WeightsReport(lines, facts | {"file": file or None})
 
 
 def _text_of(value: object) -> str:
@@ -102,25 +102,37 @@ def _text_of(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def description(name: str, *, folder: Path, weights: Path | None = None) -> Description:
-    """Describe a preset; load its weights strictly where they are there, to say exactly what they are.
+# ----------------------------------------------------------------------------------------------------- `convert`
+def convert(source: Path, target: Path, *, classes: Sequence[str] = (), overwrite: bool = False) -> WeightsReport:
+    """Write the weights of `source` as safetensors, whole or not at all; what was in it.
 
-    Raises InputError for an unknown preset, and for a file that is not its weights.
+    classes: of the checkpoint's classifier, in order, kept in the file; overwrite: an older conversion. Raises
+    InputError for a source without weights, or a target with another suffix.
     """
-    if ":" in name:
-        names = ", ".join(backbone.name for backbone in PRESETS)
-        raise InputError(f"weights show describes presets ({names}), not {name}")
-    backbone = preset(name)
-    file = weights or _weights_of(backbone, folder)
-    if file is None:
-        return Description(_facts(backbone), None)
-    from twofold.extract.encoders.registry import load_encoder
-    from twofold.extract.weights.read import read_checkpoint
+    from safetensors.torch import save_file
 
-    checkpoint = read_checkpoint(file)
-    encoder = load_encoder(name, weights=str(file), device="cpu", precision="fp32")
-    classes = list(encoder.classifier.classes) if encoder.classifier else \
-        [f"{encoder.unnamed_classes} in an order that the file does not say"] if encoder.unnamed_classes else []
-    return Description(_facts(backbone), {
-        "path": str(file), **checkpoint.record(), "metadata": checkpoint.metadata, "weights": encoder.weights,
-        "dim": encoder.dim, "classes": classes})
+    from twofold.extract.weights.load import describe_architecture
+    from twofold.extract.weights.read import file_sha256, read_checkpoint, safetensors_metadata
+
+    if target.suffix != ".safetensors":
+        raise InputError(f"{target}: the converted file is safetensors, so give it that suffix")
+    kind = OutputKind("a file of `weights convert`", lambda path: "source_sha256" in safetensors_metadata(path),
+                      repeatable=True)
+    output = Output(target, kind, overwrite, [source])
+    output.check()
+    checkpoint = read_checkpoint(source)
+    metadata = checkpoint.metadata | {"source_sha256": checkpoint.metadata.get("source_sha256") or file_sha256(source)}
+    if classes:
+        metadata["classes"] = ",".join(classes)
+    tensors = {name: tensor.contiguous().clone() for name, tensor in checkpoint.tensors.items()}  # none may share
+    with output.writing() as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+    facts = {"source": str(source), "written": str(target), **checkpoint.record(),
+             "classes": metadata.get("classes", ""), "looks_like": describe_architecture(checkpoint.tensors)}
+    return WeightsReport([
+        f"{source}: {facts['format']}, {facts['tensors']} tensors, {facts['parameters']:,} parameters, "
+        f"{facts['looks_like']}",
+        *(f"  entry {name or '(the file itself)'}: {kind}" for name, kind in facts["entries"].items()),
+        *(f"  left out, not run: {name} x {count}" for name, count in facts["dropped"].items()),
+        *([f"  taken: {facts['container']}"] if checkpoint.others else []),
+        *([f"  classes: {facts['classes']}"] if facts["classes"] else []), f"wrote {target}"], facts)

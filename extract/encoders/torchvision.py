@@ -1,21 +1,32 @@
-"""Backbones `torchvision:NAME`: the classification models of torchvision, their classifier removed."""
+"""Backbones `torchvision:NAME`: the classification models of torchvision, their classifier removed.
+
+Also what the lineage's own ResNet-50 of FER+ needs, with Caffe's names and strides on torchvision's network:
+`resnet50_ferplus_dag`, https://www.robots.ox.ac.uk/~albanie/pytorch-models.html
+"""
 
 import logging
 import os
+import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from twofold.data.utils.errors import InputError
+from twofold.extract.encoders.classifier import PREPROCESSING
 from twofold.extract.encoders.encoder import Architecture
-from twofold.extract.encoders.finetuned import PREPROCESSING
 from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.weights.find import PublishedWeights, default_file
 from twofold.extract.weights.read import Checkpoint, file_sha256
 
 log = logging.getLogger(__name__)
+
+_CAFFE_LAYER = re.compile(r"conv([2-5])_(\d)_(1x1_reduce|3x3|1x1_increase|1x1_proj)(_bn)?\.(.+)")
+_CAFFE_NAMES = {"1x1_reduce": ("conv1", "bn1"), "3x3": ("conv2", "bn2"), "1x1_increase": ("conv3", "bn3"),
+                "1x1_proj": ("downsample.0", "downsample.1")}
 
 
 def check_name(name: str) -> None:
@@ -35,34 +46,28 @@ def build(name: str, *, checkpoint: Checkpoint | None, size: int, drop_path: flo
 
 
 def published(name: str) -> PublishedWeights:
-    """torchvision's first published weights of a model."""
+    """torchvision's first published weights of a model; it states no licence for them."""
     backbone = f"torchvision:{name}"
     return PublishedWeights(backbone=backbone, files=(default_file(backbone),), download=partial(_download, name))
 
 
-def licence(_name: str) -> str:
-    """torchvision states none for its weights."""
-    return ""
-
-
 def trunk(name: str) -> tuple[nn.Module, tuple[str, ...]]:
-    """A torchvision classifier with everything from its first trained head layer on taken off."""
+    """A torchvision classifier with everything from its first trained head layer on taken off, and the head's prefix.
+
+    What stands before that layer (norms, flattening), and any pooling after it, stays.
+    """
     from torchvision import models
 
     # what the two Inceptions do to their input when weights are asked for, which is how they were trained
     options = {"transform_input": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
     network = models.get_model(name, weights=None, **options)
     head = next(part for part in ("fc", "classifier", "heads", "head") if hasattr(network, part))
-    setattr(network, head, _without_classifier(getattr(network, head)))
-    return network, (f"{head}.",)
-
-
-def _without_classifier(head: nn.Module) -> nn.Module:
-    """What stands before the first linear or convolution of a head (norms, flattening), and any pooling after it."""
-    layers = list(head) if isinstance(head, nn.Sequential) else [head]
+    whole = network.get_submodule(head)
+    layers = list(whole.children()) if isinstance(whole, nn.Sequential) else [whole]
     first = next(i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear | nn.Conv2d))
-    kept = layers[:first] + [layer for layer in layers[first:] if isinstance(layer, nn.AdaptiveAvgPool2d)]
-    return nn.Sequential(*kept)
+    pools = [layer for layer in layers[first:] if isinstance(layer, nn.AdaptiveAvgPool2d)]
+    setattr(network, head, nn.Sequential(*layers[:first], *pools))
+    return network, (f"{head}.",)
 
 
 def _preprocessing(name: str, checkpoint: Checkpoint | None) -> Preprocessing:
@@ -83,10 +88,8 @@ def _preprocessing(name: str, checkpoint: Checkpoint | None) -> Preprocessing:
             log.warning("%s is not a file that torchvision publishes for %s: preprocessing is that of %s",
                         checkpoint.path, name, weights.name)
     transform = weights.transforms()
-    return Preprocessing(
-        size=transform.crop_size[0], resize=transform.resize_size[0], interpolation=transform.interpolation.value,
-        mean=tuple(transform.mean), std=tuple(transform.std),
-    )
+    return Preprocessing(size=transform.crop_size[0], resize=transform.resize_size[0], mean=tuple(transform.mean),
+                         std=tuple(transform.std), interpolation=transform.interpolation.value)
 
 
 def _download(name: str) -> Path:
@@ -102,3 +105,39 @@ def _download(name: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     torch.hub.download_url_to_file(url, str(target), hash_prefix=target.stem.rpartition("-")[2])
     return target
+
+
+# -------------------------------------------------------------------------------------------------- Caffe's ResNet
+def is_caffe(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """True for a ResNet-50 with Caffe's names."""
+    return "conv2_1_1x1_reduce.weight" in tensors
+
+
+def rename_from_caffe(name: str) -> str:
+    """The name that torchvision's ResNet has for an entry: `conv3_1_1x1_reduce_bn.bias` is `layer2.0.bn1.bias`."""
+    if layer := _CAFFE_LAYER.fullmatch(name):
+        stage, block, part, norm, rest = layer.groups()
+        return f"layer{int(stage) - 1}.{int(block) - 1}.{_CAFFE_NAMES[part][bool(norm)]}.{rest}"
+    return re.sub(r"^conv1_7x7_s2(_bn)?\.", lambda stem: "bn1." if stem[1] else "conv1.", name)
+
+
+def with_caffe_strides(resnet: Any) -> nn.Module:
+    """Change torchvision's ResNet-50, in place: blocks halve the map in their first 1x1, and pooling rounds up."""
+    resnet.maxpool = nn.MaxPool2d(3, 2, padding=0, ceil_mode=True)
+    for stage in (resnet.layer2, resnet.layer3, resnet.layer4):
+        stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+    return resnet
+
+
+class Conv5(nn.Module):
+    """A ResNet-50 up to its last 3x3 convolution (normed, rectified), averaged over the map: (B, 512)."""
+
+    def __init__(self, resnet: Any) -> None:
+        super().__init__()
+        last = resnet.layer4[2]
+        self.body = nn.Sequential(
+            resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool, resnet.layer1, resnet.layer2, resnet.layer3,
+            *resnet.layer4[:2], last.conv1, last.bn1, last.relu, last.conv2, last.bn2, last.relu)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x).mean((2, 3))

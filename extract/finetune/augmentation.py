@@ -37,27 +37,32 @@ def seed_part(seed: int, *place: int) -> None:
     torch.manual_seed(int(words[2]))
 
 
-def rand_augment(images: torch.Tensor, settings: Settings, mean: tuple[float, ...]) -> torch.Tensor:
-    """timm's RandAugment of (B, S, S, 3) uint8 images, on the CPU; unchanged where the settings name none."""
-    if not settings.rand_augment:
-        return images
-    from timm.data.auto_augment import rand_augment_transform
-
-    fill = tuple(min(255, round(255 * value)) for value in mean)
-    change = rand_augment_transform(settings.rand_augment, {"img_mean": fill})
-    return torch.from_numpy(np.stack([np.asarray(change(Image.fromarray(image.numpy()))) for image in images]))
-
-
 def augment(images: torch.Tensor, targets: torch.Tensor, settings: Settings, preprocessing: Preprocessing,
             device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, S, S, 3) uint8 images, augmented and normalised: (B, 3, S, S) channels-last; and their (B, C) targets."""
-    pixels = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
-    pixels = normalize(_jitter(_move(pixels, settings), settings), preprocessing)
+    if settings.rand_augment:
+        from timm.data.auto_augment import rand_augment_transform
+
+        fill = tuple(min(255, round(255 * value)) for value in preprocessing.mean)
+        change = rand_augment_transform(settings.rand_augment, {"img_mean": fill})
+        images = torch.from_numpy(np.stack([np.asarray(change(Image.fromarray(image.numpy()))) for image in images]))
+    pixels = _move(images.to(device, non_blocking=True).permute(0, 3, 1, 2).float(), settings)
+    if settings.jitter:  # of brightness and contrast
+        drawn = 2 * torch.rand(2, len(pixels), 1, 1, 1) - 1
+        brightness, contrast = 1 + drawn.to(pixels) * settings.jitter
+        centre = pixels.mean(dim=(1, 2, 3), keepdim=True)
+        pixels = (((pixels - centre) * contrast + centre) * brightness).clamp(0, 255)
+    pixels, targets = normalize(pixels, preprocessing), targets.to(device)
     if settings.erasing:
         from timm.data.random_erasing import RandomErasing  # arXiv 1708.04896
 
         RandomErasing(settings.erasing, mode="pixel", device=str(pixels.device))(pixels)
-    pixels, targets = _mix(pixels, targets.to(device), settings)
+    if (settings.mixup or settings.cutmix) and len(pixels) % 2 == 0:
+        from timm.data.mixup import Mixup
+
+        mixup = Mixup(settings.mixup, settings.cutmix, num_classes=targets.shape[1], label_smoothing=0.0,
+                      multi_label=True)
+        pixels, targets = mixup(pixels, targets)
     return pixels.contiguous(memory_format=torch.channels_last), targets
 
 
@@ -70,38 +75,17 @@ def normalize(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tenso
 
 def _move(images: torch.Tensor, settings: Settings) -> torch.Tensor:
     """(B, 3, S, S) float images mirrored, shifted, rotated and cropped, each by its own draw; bilinear."""
-    count = len(images)
     if not (settings.flip or settings.shift or settings.rotate or settings.crop < 1):
         return images
-    draw = torch.rand(6, count)
+    draw = torch.rand(6, len(images))
     mirror = 1 - 2 * (draw[0] < settings.flip).float()
     angle = (2 * draw[1] - 1) * math.radians(settings.rotate)
     side = (settings.crop + (1 - settings.crop) * draw[2]).sqrt()
-    stretch = torch.exp((2 * draw[3] - 1) * math.log(4 / 3) / 2) if settings.crop < 1 else torch.ones(count)
-    room = (1 - side).clamp_min(0)
-    shift = [(2 * draw[place] - 1) * (room + 2 * settings.shift) for place in (4, 5)]
+    stretch = torch.exp((2 * draw[3] - 1) * math.log(4 / 3) / 2) if settings.crop < 1 else torch.ones(len(images))
+    shift = (2 * draw[4:] - 1) * ((1 - side).clamp_min(0) + 2 * settings.shift)
     wide, high = (side * stretch).clamp_max(1.0), (side / stretch).clamp_max(1.0)
     cosine, sine = angle.cos(), angle.sin()
     theta = torch.stack([torch.stack([mirror * wide * cosine, -high * sine, shift[0]], 1),
                          torch.stack([mirror * wide * sine, high * cosine, shift[1]], 1)], 1)
     grid = functional.affine_grid(theta.to(images), list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
-
-
-def _jitter(images: torch.Tensor, settings: Settings) -> torch.Tensor:
-    """(B, 3, S, S) pixels in 0..255 with random brightness and contrast."""
-    if not settings.jitter:
-        return images
-    brightness, contrast = 1 + (2 * torch.rand(2, len(images), 1, 1, 1) - 1).to(images) * settings.jitter
-    centre = images.mean(dim=(1, 2, 3), keepdim=True)
-    return (((images - centre) * contrast + centre) * brightness).clamp(0, 255)
-
-
-def _mix(images: torch.Tensor, targets: torch.Tensor, settings: Settings) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mixup or CutMix of a batch with itself in reverse order; targets (B, C) are mixed alike. timm's."""
-    if not (settings.mixup or settings.cutmix) or len(images) % 2:
-        return images, targets
-    from timm.data.mixup import Mixup
-
-    mixup = Mixup(settings.mixup, settings.cutmix, num_classes=targets.shape[1], label_smoothing=0.0, multi_label=True)
-    return mixup(images, targets)

@@ -3,7 +3,8 @@
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from twofold.extract.engine.progress import progress_bar
 from twofold.extract.finetune.settings import Settings
 
 
-@dataclass(frozen=True)
+@dataclass
 class Splits:
     """Row numbers of a manifest. labels: of each target, (N,) class of each sample, -1 for none."""
 
@@ -28,14 +29,16 @@ class Splits:
     val: np.ndarray
     test: np.ndarray
     labels: dict[str, np.ndarray]
-    notes: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
 
-    def without(self, rows: np.ndarray, why: str) -> "Splits":
-        """The same less some rows of train and val; `why` finishes the sentence "N samples left out: ..."."""
-        kept = {name: np.setdiff1d(getattr(self, name), rows) for name in ("train", "val")}
-        lost = len(self.train) + len(self.val) - sum(map(len, kept.values()))
-        notes = (*self.notes, f"{lost} samples left out: {why}") if lost else self.notes
-        return replace(self, **kept, notes=notes)
+    def drop(self, rows: np.ndarray, why: str, *, validation: bool = True) -> None:
+        """Leave rows out of train and, unless `validation` says otherwise, of val, with a note that says why."""
+        before = len(self.train) + len(self.val)
+        self.train = np.setdiff1d(self.train, rows)
+        if validation:
+            self.val = np.setdiff1d(self.val, rows)
+        if lost := before - len(self.train) - len(self.val):
+            self.notes.append(f"{lost} samples left out{'' if validation else ' of train'}: {why}")
 
     def digest(self, keys: Sequence[str], sha256: dict[int, str]) -> str:
         """SHA-256 of the training and validation samples and their labels. sha256: of the image files, by row."""
@@ -52,45 +55,40 @@ def make_splits(manifest: Manifest, settings: Settings, *, fold: int = -1) -> Sp
     Groups of test leave train and validation; validation is carved from train by group where there is none, and its
     groups leave train. A sample without any label of the targets can only be in test. Raises InputError.
     """
-    labels = encode_labels(manifest, settings)
+    table, labels, notes = manifest.table, _encode_labels(manifest, settings), []
     labelled = np.any([label >= 0 for label in labels.values()], axis=0)
     if not labelled.any():
         names = " or ".join(f"{names.label_words} of {names.name}" for names in settings.taxonomies.values())
         raise InputError(f"no sample has a {names}: choose other --target or --classes")
-    split = manifest.table["split"].to_numpy(object)
-    groups = np.array([group or f"\0{key}" for group, key in
-                       zip(manifest.table["group"], manifest.table["key"], strict=True)], object)
-    notes = []
+    split = table["split"].to_numpy(str)
+    groups = np.array([group or f"\0{key}" for group, key in zip(table["group"], table["key"], strict=True)])
     if fold >= 0:
         classes = load_taxonomy(settings.fold_classes)
         in_fold = assign_folds(manifest, classes, folds=settings.folds, seed=settings.seed) == fold
-        split = np.where(in_fold, "test", "train").astype(object)
+        split = np.where(in_fold, "test", "train")
     elif (split == "").all():
-        split = np.full(len(split), "train", object)
+        split = np.full(len(split), "train")
         notes.append("the manifest has no splits: every sample may train, none is kept for a test")
     elif unsplit := int((labelled & (split == "")).sum()):
         notes.append(f"{unsplit} labelled samples without a split: left out")
-    test = split == "test"
-    shared = np.isin(groups.astype(str), groups[test].astype(str)) & ~test & (split != "") & labelled
-    if shared.any():
-        notes.append(f"{int(shared.sum())} samples left out: they share a group with test")
-    train, val = (np.flatnonzero(labelled & ~shared & (split == name)) for name in ("train", "val"))
-    if not len(train):
+    train, val = (np.flatnonzero(labelled & (split == name)) for name in ("train", "val"))
+    splits = Splits(train, val, np.flatnonzero(split == "test"), labels, notes)
+    with_test = np.isin(groups, groups[splits.test])
+    splits.drop(np.flatnonzero(with_test), "they share a group with test")
+    if not len(splits.train):
         raise InputError("the manifest has no labelled training samples: split it (`manifest split`)")
-    if not len(val):
-        usable = np.flatnonzero((split == "train") & ~np.isin(groups, groups[test]))
-        val = _carve_validation(manifest, settings, train, usable, groups)
-        train = np.setdiff1d(train, val)
-        notes.append(f"validation: {len(val)} samples carved from train by group")
+    if len(splits.val):
+        with_val = np.flatnonzero(np.isin(groups, groups[splits.val]))
+        splits.drop(with_val, "they share a group with validation", validation=False)
     else:
-        both = np.isin(groups[train].astype(str), groups[val].astype(str))
-        if both.any():
-            notes.append(f"{int(both.sum())} samples left out of train: they share a group with validation")
-        train = train[~both]
-    return Splits(train, val, np.flatnonzero(test), labels, tuple(notes))
+        usable = np.flatnonzero((split == "train") & ~with_test)
+        splits.val = _carve_validation(manifest, settings, splits.train, usable, groups)
+        splits.train = np.setdiff1d(splits.train, splits.val)
+        notes.append(f"validation: {len(splits.val)} samples carved from train by group")
+    return splits
 
 
-def encode_labels(manifest: Manifest, settings: Settings) -> dict[str, np.ndarray]:
+def _encode_labels(manifest: Manifest, settings: Settings) -> dict[str, np.ndarray]:
     """Of each target, (N,) the class of each sample, -1 for none. Raises InputError without a column of the target."""
     labels = {}
     for target, names in settings.taxonomies.items():
@@ -102,28 +100,6 @@ def encode_labels(manifest: Manifest, settings: Settings) -> dict[str, np.ndarra
     return labels
 
 
-def check_classes(splits: Splits, settings: Settings) -> Splits:
-    """Raises InputError for a class that cannot be learned or a target without validation; may add notes."""
-    notes = []
-    for target, names in settings.taxonomies.items():
-        labels, classes = splits.labels[target], len(names.classes)
-        train, val = (np.bincount(labels[rows][labels[rows] >= 0], minlength=classes)
-                      for rows in (splits.train, splits.val))
-        if not val.sum():
-            raise InputError(f"no {target} validation samples are left: add labelled samples of further groups, or a "
-                             "val split")
-        if (train > 0).sum() < 2:
-            raise InputError(f"training samples of {(train > 0).sum()} {target} class: two are needed at least")
-        rare = [f"{name} ({count})" for name, count in zip(names.classes, train, strict=True) if count < 2]
-        if (train == 1).any():
-            raise InputError(f"too few training samples of {', '.join(rare)}: add samples, or choose --classes without "
-                             "it")
-        if rare:
-            notes.append(f"no training samples of {', '.join(name.split(' ')[0] for name in rare)}: "
-                         f"the {target} classifier never predicts it")
-    return replace(splits, notes=(*splits.notes, *notes))
-
-
 def _carve_validation(manifest: Manifest, settings: Settings, train: np.ndarray, usable: np.ndarray,
                       groups: np.ndarray) -> np.ndarray:
     """Rows of train for validation, whole groups, in proportion. usable: all rows that share no group with test.
@@ -131,17 +107,16 @@ def _carve_validation(manifest: Manifest, settings: Settings, train: np.ndarray,
     Of the samples that `fuse` trains on they are those that it carves itself: it must not choose a head by samples
     whose features the encoder knows by heart. Raises InputError where the samples cannot be split.
     """
+    split = partial(stratified_group_split, fraction=settings.val_fraction, seed=settings.seed)
     classes = load_taxonomy(settings.fold_classes)
     number = {name: str(place) for place, name in enumerate(classes.classes)}
     column = manifest.table[classes.target] if classes.target in manifest.table else [""] * len(manifest)
-    label = np.array([number.get(normalize_label(name), "") for name in column], object)
+    label = np.array([number.get(normalize_label(name), "") for name in column])
     fused = usable[label[usable] != ""]
-    chosen = fused[:0]
     if len(np.unique(groups[fused])) > 1:
-        chosen = fused[stratified_group_split(label[fused].tolist(), groups[fused].tolist(),
-                                              fraction=settings.val_fraction, seed=settings.seed)]
+        chosen = fused[split(label[fused].tolist(), groups[fused].tolist())]
     else:
-        fused = chosen
+        chosen = fused = fused[:0]
     follow, rest = train[np.isin(groups[train], groups[chosen])], train[~np.isin(groups[train], groups[fused])]
     if not len(rest):
         return follow
@@ -149,15 +124,40 @@ def _carve_validation(manifest: Manifest, settings: Settings, train: np.ndarray,
     columns = dict.fromkeys([*(target for target in settings.targets if target != "basic"), "compound", "basic"])
     strata = np.array([next(filter(None, labels), "") for labels in
                        zip(*(manifest.table[name] for name in columns), strict=True)], object)
-    carved = stratified_group_split(strata[rest], groups[rest], fraction=settings.val_fraction, seed=settings.seed)
-    return np.union1d(follow, rest[carved])
+    return np.union1d(follow, rest[split(strata[rest], groups[rest])])
+
+
+def check_classes(splits: Splits, settings: Settings) -> list[str]:
+    """Notes on classes that nothing is learned of.
+
+    Raises InputError for a class that cannot be learned, or a target without validation.
+    """
+    notes = []
+    for target, names in settings.taxonomies.items():
+        labels, classes = splits.labels[target], len(names.classes)
+        train, val = (np.bincount(labels[rows][labels[rows] >= 0], minlength=classes)
+                      for rows in (splits.train, splits.val))
+        rare = [f"{name} ({count})" for name, count in zip(names.classes, train, strict=True) if count < 2]
+        if not val.sum():
+            raise InputError(f"no {target} validation samples are left: add labelled samples of further groups, or a "
+                             "val split")
+        if (train > 0).sum() < 2:
+            raise InputError(f"training samples of {(train > 0).sum()} {target} class: two are needed at least")
+        if (train == 1).any():
+            raise InputError(f"too few training samples of {', '.join(rare)}: add samples, or choose --classes without "
+                             "it")
+        if rare:
+            notes.append(f"no training samples of {', '.join(name.split(' ')[0] for name in rare)}: "
+                         f"the {target} classifier never predicts it")
+    return notes
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
     """Prepared images by row of the manifest. cached: (n, S, S, 3) uint8, or None: decoded whenever they are read.
 
-    place: (N,) where each row's image is in `cached`, -1 for rows without one; sha256: of the image files, by row.
+    place: (N,) where each row's image is in `cached`, -1 for rows without one; sha256: of the image files, by row;
+    failures: rows that cannot be read, with the reason.
     """
 
     keys: Sequence[str]
@@ -172,21 +172,17 @@ class Images:
         """(n, S, S, 3) uint8 of these rows."""
         if self.cached is not None:
             return self.cached[torch.from_numpy(self.place[rows])]
-
-        def decoded(row: int) -> np.ndarray:
-            return _prepare(self.keys[row], self.roots, self.preprocessing)[1]
-
         with ThreadPoolExecutor(usable_cores()) as pool:
-            images = list(pool.map(decoded, rows.tolist()))
-        return torch.from_numpy(np.stack(images))
+            return torch.from_numpy(np.stack(list(pool.map(self._decoded, rows.tolist()))))
+
+    def _decoded(self, row: int) -> np.ndarray:
+        return self.preprocessing.prepare(decode(self.roots.read(self.keys[row])))
 
 
 def read_images(keys: Sequence[str], rows: np.ndarray, roots: ImageRoots, preprocessing: Preprocessing, *,
                 memory: float, progress: bool = True) -> Images:
-    """Decode these rows once, to cache them in at most `memory` bytes or, if they are more, to know which can be read.
-
-    A sample that cannot be read is in `failures` with its reason.
-    """
+    """Decode these rows once, to cache them in at most `memory` bytes or, if they are more, to know which can be
+    read."""
     size = preprocessing.size
     fits = len(rows) * size**2 * 3 <= memory
     cached = torch.empty((len(rows) if fits else 0, size, size, 3), dtype=torch.uint8)
@@ -194,8 +190,9 @@ def read_images(keys: Sequence[str], rows: np.ndarray, roots: ImageRoots, prepro
 
     def prepare(row: int) -> tuple[int, str, np.ndarray | None, str]:
         try:
-            digest, image = _prepare(keys[row], roots, preprocessing)
-            return row, digest, image if fits else None, ""
+            content = roots.read(keys[row])
+            image = preprocessing.prepare(decode(content))
+            return row, hashlib.sha256(content).hexdigest(), image if fits else None, ""
         except ImageError as error:
             return row, "", None, str(error)
 
@@ -206,13 +203,7 @@ def read_images(keys: Sequence[str], rows: np.ndarray, roots: ImageRoots, prepro
                 if failure:
                     failures[row] = failure
                     continue
-                place[row] = len(sha256)
-                sha256[row] = digest
+                place[row], sha256[row] = len(sha256), digest
                 if image is not None:
                     cached[place[row]] = torch.from_numpy(image)
     return Images(keys, roots, preprocessing, place, cached[:len(sha256)] if fits else None, sha256, failures)
-
-
-def _prepare(key: str, roots: ImageRoots, preprocessing: Preprocessing) -> tuple[str, np.ndarray]:
-    content = roots.read(key)
-    return hashlib.sha256(content).hexdigest(), preprocessing.prepare(decode(content))

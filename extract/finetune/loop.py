@@ -7,8 +7,9 @@ import math
 import os
 import platform
 import time
+import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,17 +17,18 @@ import numpy as np
 import torch
 from torch import distributed, nn
 
+from twofold.data.utils.atomic import atomic_write, remove_stale_files
+from twofold.data.utils.errors import InputError, first_line
 from twofold.extract.encoders.devices import PRECISIONS, is_out_of_memory
 from twofold.extract.engine.progress import Stop, progress_bar
-from twofold.extract.finetune.augmentation import augment, normalize, own_random_state, rand_augment, seed_part
+from twofold.extract.finetune.augmentation import augment, normalize, own_random_state, seed_part
 from twofold.extract.finetune.data import Images, Splits
-from twofold.extract.finetune.model import Classifier, set_training_mode
-from twofold.extract.finetune.optimization import Loss, build_optimizer, learning_rate, set_learning_rate
-from twofold.extract.finetune.progress import Epoch, Progress, Score, load_state, save_state
+from twofold.extract.finetune.model import Classifier, Loss, build_optimizer, learning_rate, set_training_mode
 from twofold.extract.finetune.settings import Settings
 
 log = logging.getLogger(__name__)
 MMAP_MAX, TRIM_THRESHOLD, TOP_PAD = -4, -1, -2  #: parameters of mallopt(3)
+STATE_FORMAT = "twofold-finetune-state-3"
 
 
 def keep_freed_memory() -> bool:
@@ -41,6 +43,7 @@ def keep_freed_memory() -> bool:
     return all([mallopt(MMAP_MAX, 0), mallopt(TRIM_THRESHOLD, 2**31 - 1), mallopt(TOP_PAD, 64 * 2**20)])
 
 
+# ----------------------------------------------------------------------------------------------------- processes
 @dataclass(frozen=True)
 class Processes:
     """This process among `count`, which compute the parts of each step in turn and add up their gradients."""
@@ -60,14 +63,11 @@ class Processes:
         device = next(network.parameters()).device
         return nn.parallel.DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
 
-    @contextlib.contextmanager
-    def last_part(self, network: nn.Module, last: bool) -> Iterator[None]:
+    def gradients_of_part(self, network: nn.Module, *, last: bool) -> contextlib.AbstractContextManager:
         """Around forward and backward of a part: gradients travel after the last one only."""
         if self.count == 1 or last:
-            yield
-        else:
-            with cast(nn.parallel.DistributedDataParallel, network).no_sync():
-                yield
+            return contextlib.nullcontext()
+        return cast(nn.parallel.DistributedDataParallel, network).no_sync()
 
     def summed(self, value: torch.Tensor) -> torch.Tensor:
         """The sum over all processes."""
@@ -79,9 +79,7 @@ class Processes:
         """The largest of the processes' signals, so that all stop after the same step."""
         if self.count == 1:
             return signal
-        value = torch.tensor(signal)
-        if distributed.get_backend() == "nccl":
-            value = value.cuda()
+        value = torch.tensor(signal, device="cuda" if distributed.get_backend() == "nccl" else "cpu")
         distributed.all_reduce(value, distributed.ReduceOp.MAX)
         return int(value)
 
@@ -104,9 +102,108 @@ def processes(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
         distributed.destroy_process_group()
 
 
-@dataclass(frozen=True, eq=False)
+# ------------------------------------------------------------------------------------------------------ progress
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the training samples and the validation after it. scores: of each target, (accuracy, macro-F1) as
+    fractions of 1; seconds: since the training began."""
+
+    epoch: int
+    loss: float
+    rate: float
+    val_loss: float
+    scores: dict[str, tuple[float, float]]
+    seconds: float
+
+    @property
+    def score(self) -> float:
+        """What the best epoch is chosen by: macro-F1, the mean over the targets."""
+        return sum(macro_f1 for _, macro_f1 in self.scores.values()) / len(self.scores)
+
+    def row(self) -> dict[str, float]:
+        """Its line in the history."""
+        figures = {f"val_{target}_{name}": round(value, 6) for target, values in self.scores.items()
+                   for name, value in zip(("accuracy", "macro_f1"), values, strict=True)}
+        return {"epoch": self.epoch, "loss": round(self.loss, 6), "rate": self.rate,
+                "val_loss": round(self.val_loss, 6), **figures, "seconds": round(self.seconds, 1)}
+
+
+@dataclass
+class Progress:
+    """Where a training is. step: steps done in the open epoch; best: the weights that did best on validation.
+
+    stopped_by: the signal that ended it early, or 0; diverged: the epoch in which the loss was no number, or -1.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    losses: list[float] = field(default_factory=list)  #: of the steps of the open epoch
+    seconds: float = 0.0
+    parts: int = 1  #: that a step is computed in: more once memory has run out
+    history: list[Epoch] = field(default_factory=list)
+    best_epoch: int = -1
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
+    stopped_by: int = 0
+    diverged: int = -1
+
+    @property
+    def best_score(self) -> float:
+        return self.history[self.best_epoch].score if self.best_epoch >= 0 else float("-inf")
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are weights to keep: it came to an end, with a good epoch at least."""
+        return bool(self.best) and not self.stopped_by
+
+
+def save_state(path: Path, progress: Progress, training: str, parts: dict[str, Any]) -> None:
+    """Write the state whole or not at all. training: names the training; parts: what has a `state_dict()`. Raises
+    OSError for a full disk."""
+    state = {"format": STATE_FORMAT, "training": training,
+             "progress": vars(progress) | {"history": list(map(vars, progress.history))},
+             "states": {name: part.state_dict() for name, part in parts.items()}}
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # so torch ends where the disk is full, after the error that says so
+            raise error.__context__ or error from None
+
+
+def load_state(path: Path, training: str, parts: dict[str, Any], *, device: torch.device, overwrite: bool = False,
+               ) -> Progress | None:
+    """Go on from `path`, where there is such a file; overwrite: not from one of another training, which is replaced.
+
+    Raises InputError if it is of another training or damaged.
+    """
+    remove_stale_files(path.parent)
+    if not path.exists():
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip():
+                raise ValueError("its checksum does not match, so it is damaged")
+        state = torch.load(path, map_location=device, weights_only=True)
+        if state["format"] != STATE_FORMAT:
+            raise ValueError(f"format {state['format']}")
+    except Exception as error:  # whatever reading trips over is the file's fault
+        reason = first_line(error, most=120)
+        raise InputError(f"{path}: the state of an earlier training does not read back ({reason}): remove it") from None
+    if state["training"] != training:
+        if overwrite:
+            return None
+        raise InputError(f"{path} is the state of a training with other settings, samples or weights: go on with "
+                         "those, remove it, or choose another --out")
+    for name, part in parts.items():
+        part.load_state_dict(state["states"][name])
+    record = state["progress"]
+    best = {name: value.cpu() for name, value in record["best"].items()}
+    return Progress(**record | {"history": [Epoch(**epoch) for epoch in record["history"]], "best": best})
+
+
+# ------------------------------------------------------------------------------------------------------ training
+@dataclass(kw_only=True, eq=False)
 class Training:
-    """All that a training is made of. name: of its content, so that only its own state is taken up again."""
+    """A training in progress. name: of its content, so that only its own state is taken up again."""
 
     name: str
     model: Classifier
@@ -120,184 +217,162 @@ class Training:
     processes: Processes
     state: Path
     minutes: float  #: between states on disk
-    overwrite: bool = False  #: a state of another training at the same place
+    overwrite: bool  #: a state of another training at the same place
 
-    @property
-    def steps(self) -> int:
-        """Steps an epoch; an incomplete last batch is left out."""
-        return max(1, len(self.splits.train) // self.settings.batch_size)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """stopped_by: the signal that ended it early, or 0; diverged: the epoch in which the loss was no number, or -1."""
-
-    progress: Progress
-    stopped_by: int = 0
-    diverged: int = -1
-
-    @property
-    def has_weights(self) -> bool:
-        """Whether there are weights to keep: it came to an end, with a good epoch at least."""
-        return bool(self.progress.best) and not self.stopped_by
-
-
-def train(training: Training, *, progress: bool = True) -> Outcome:
-    """Train to the last epoch, or until a signal, from the state on disk if there is one."""
-    with own_random_state(), Stop() as stop:
-        return TrainingLoop(training).run(stop, progress)
-
-
-class TrainingLoop:
-    """A training in progress."""
-
-    def __init__(self, training: Training) -> None:
-        self.training, self.settings = training, training.settings
-        self.model = training.model.to(training.device)
+    def __post_init__(self) -> None:
+        self.steps = max(1, len(self.splits.train) // self.settings.batch_size)  #: an epoch; the rest is left out
+        self.model.to(self.device)
         self.model.to(memory_format=torch.channels_last)  # pyright: ignore (torch's stubs lack it)
         self.optimizer = build_optimizer(self.model, self.settings)
-        self.ema = self._moving_average()
-        self.scaler = torch.amp.GradScaler(training.device.type, enabled=training.precision == "fp16")
-        earlier = load_state(training.state, training.name, self._parts(), device=training.device,
-                             overwrite=training.overwrite)
-        self.progress = earlier or Progress(parts=self.settings.accumulate * training.processes.count)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.parts: dict[str, Any] = {"network": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
+        self.ema: Any = None
+        if self.settings.ema:
+            from timm.utils.model_ema import ModelEmaV3
+
+            self.ema = ModelEmaV3(self.model, decay=self.settings.ema, use_warmup=True)
+            self.parts["ema"] = self.ema.module
+        earlier = load_state(self.state, self.name, self.parts, device=self.device, overwrite=self.overwrite)
         if earlier:
             log.info("going on after %d epochs and %d steps", earlier.epoch, earlier.step)
-        self.network = training.processes.wrapped(self.model)
+        self.progress = earlier or Progress(parts=self.settings.accumulate * self.processes.count)
+        self.network = self.processes.wrapped(self.model)
 
-    def _moving_average(self) -> Any:
-        """timm's moving average of the weights, if asked for."""
-        if not self.settings.ema:
-            return None
-        from timm.utils.model_ema import ModelEmaV3
-
-        return ModelEmaV3(self.model, decay=self.settings.ema, use_warmup=True)
-
-    def _parts(self) -> dict[str, Any]:
-        parts = {"network": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
-        return parts | ({"ema": self.ema.module} if self.ema else {})
-
-    def run(self, stop: Stop, shown: bool) -> Outcome:
-        training, settings, progress = self.training, self.settings, self.progress
+    def run(self, *, shown: bool) -> Progress:
+        """Train to the last epoch, or until a signal, from the state on disk if there is one."""
+        progress, epochs = self.progress, self.settings.epochs
         began, saved = time.monotonic() - progress.seconds, time.monotonic()
-        with progress_bar(settings.epochs * training.steps, initial=progress.epoch * training.steps + progress.step,
-                          doing="finetune", unit="step", shown=shown and training.processes.first) as bar:
-            while progress.epoch < settings.epochs:
+        bar = progress_bar(epochs * self.steps, initial=progress.epoch * self.steps + progress.step, doing="finetune",
+                           unit="step", shown=shown and self.processes.first)
+        with own_random_state(), Stop() as stop, bar:
+            while progress.epoch < epochs:
                 order = self.order(progress.epoch)
-                set_training_mode(self.model, settings)
-                while progress.step < training.steps:
+                set_training_mode(self.model, self.settings)
+                while progress.step < self.steps:
                     loss = self._step(order)
                     if not math.isfinite(loss):
-                        return Outcome(progress, diverged=progress.epoch)
+                        progress.diverged = progress.epoch
+                        return progress
                     progress.losses.append(loss)
                     progress.step += 1
                     bar.update()
-                    signal = training.processes.agreed(stop.signal)
+                    signal = self.processes.agreed(stop.signal)
                     progress.seconds = time.monotonic() - began
-                    if signal or time.monotonic() - saved > 60 * training.minutes:
-                        self._save()
+                    if signal or time.monotonic() - saved > 60 * self.minutes:
+                        if self.processes.first:
+                            save_state(self.state, progress, self.name, self.parts)
                         saved = time.monotonic()
                     if signal:
-                        return Outcome(progress, stopped_by=signal)
+                        progress.stopped_by = signal
+                        return progress
                 self._end_epoch(began)
                 bar.set_postfix_str(f"val macro-F1 {progress.history[-1].score:.3f}, best {progress.best_score:.3f}")
-        return Outcome(progress)
+        return progress
 
     def order(self, epoch: int) -> np.ndarray:
         """(train,) rows in the order of an epoch, the same in every process."""
-        rows, draw = self.training.splits.train, np.random.default_rng([self.settings.seed, epoch])
-        if self.training.sampling_weights is None:
+        rows, draw = self.splits.train, np.random.default_rng([self.settings.seed, epoch])
+        if self.sampling_weights is None:
             return draw.permutation(rows)
-        return draw.choice(rows, len(rows), p=self.training.sampling_weights)
+        return draw.choice(rows, len(rows), p=self.sampling_weights)
 
     def _step(self, order: np.ndarray) -> float:
         """One step of the optimiser; its loss. Once memory runs out, the parts of a step become more and smaller."""
-        settings, progress = self.settings, self.progress
-        start = progress.step * settings.batch_size
-        batch = order[start:start + settings.batch_size]
-        moment = progress.epoch + progress.step / self.training.steps
-        set_learning_rate(self.optimizer, self._learning_rate(moment))
+        progress, start = self.progress, self.progress.step * self.settings.batch_size
+        batch = order[start:start + self.settings.batch_size]
+        rate = self._learning_rate(progress.epoch + progress.step / self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             try:
                 loss = self.backward(batch)
                 break
             except RuntimeError as error:
-                if not is_out_of_memory(error) or progress.parts >= len(batch) or self.training.processes.count > 1:
+                if not is_out_of_memory(error) or progress.parts >= len(batch) or self.processes.count > 1:
                     raise
                 progress.parts = min(len(batch), 2 * progress.parts)
                 log.warning("out of memory: a step is computed in %d parts from now on", progress.parts)
-                if self.training.device.type == "cuda":
+                if self.device.type == "cuda":
                     torch.cuda.empty_cache()
         if math.isfinite(loss):
             self.scaler.unscale_(self.optimizer)
-            if settings.clip:
-                nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
+            if self.settings.clip:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
             self.scaler.step(self.optimizer)
             self.scaler.update()
             if self.ema:
-                self.ema.update(self.model, step=progress.epoch * self.training.steps + progress.step)
+                self.ema.update(self.model, step=progress.epoch * self.steps + progress.step)
         return loss
 
     def backward(self, batch: np.ndarray) -> float:
         """Backward through this process's parts of the batch; the loss of all of it."""
-        training, settings, progress = self.training, self.settings, self.progress
-        labels = [label[batch] for label in training.splits.labels.values()]
-        totals = training.loss.totals(labels)
+        settings, progress, how = self.settings, self.progress, self.images.preprocessing
+        labels = [label[batch] for label in self.splits.labels.values()]
+        totals = self.loss.totals(labels)
         parts = np.array_split(np.arange(len(batch)), progress.parts)
-        mine = range(training.processes.rank, len(parts), training.processes.count)
-        sum_of_losses = torch.zeros((), device=training.device)
-        how = training.images.preprocessing
+        mine = range(self.processes.rank, len(parts), self.processes.count)
+        sum_of_losses = torch.zeros((), device=self.device)
         for number in mine:
             part = parts[number]
             seed_part(settings.seed, progress.epoch, progress.step, number)
-            images = rand_augment(training.images.read(batch[part]), settings, how.mean)
-            targets = training.loss.encode([label[part] for label in labels])
-            pixels, targets = augment(images, targets, settings, how, training.device)
-            with training.processes.last_part(self.network, number == mine[-1]):
-                with autocast(training):
+            targets = self.loss.encode([label[part] for label in labels])
+            pixels, targets = augment(self.images.read(batch[part]), targets, settings, how, self.device)
+            with self.processes.gradients_of_part(self.network, last=number == mine[-1]):
+                with self._autocast():
                     logits = self.network(pixels)
-                loss = training.loss(logits, targets, totals)
-                self.scaler.scale(loss * training.processes.count).backward()
+                loss = self.loss(logits, targets, totals)
+                self.scaler.scale(loss * self.processes.count).backward()
             sum_of_losses += loss.detach()
-        return float(training.processes.summed(sum_of_losses))
+        return float(self.processes.summed(sum_of_losses))
+
+    def _autocast(self) -> torch.autocast:
+        """The arithmetic of the forward pass."""
+        return torch.autocast(self.device.type, dtype=PRECISIONS[self.precision], enabled=self.precision != "fp32")
 
     def _learning_rate(self, epoch: float) -> float:
         return learning_rate(self.settings, epoch, [each.score for each in self.progress.history])
 
     def _end_epoch(self, began: float) -> None:
+        """Validate, and copy the weights to the CPU if they are the best so far."""
         progress, network = self.progress, self.ema.module if self.ema else self.model
-        val_loss, scores = validate(network, self.training)
+        val_loss, scores = self._validate(network)
         progress.seconds = time.monotonic() - began
-        progress.end_epoch(Epoch(progress.epoch, float(np.mean(progress.losses)),
-                                 self._learning_rate(progress.epoch + 1), val_loss, scores, progress.seconds), network)
+        epoch = Epoch(progress.epoch, float(np.mean(progress.losses)), self._learning_rate(progress.epoch + 1),
+                      val_loss, scores, progress.seconds)
+        if epoch.score > progress.best_score:
+            progress.best_epoch = progress.epoch
+            progress.best = {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}
+        progress.history.append(epoch)
+        progress.epoch, progress.step, progress.losses = progress.epoch + 1, 0, []
 
-    def _save(self) -> None:
-        if self.training.processes.first:
-            save_state(self.training.state, self.progress, self.training.name, self._parts())
+    @torch.inference_mode()
+    def _validate(self, network: nn.Module) -> tuple[float, dict[str, tuple[float, float]]]:
+        """Loss (not smoothed, not weighted) and scores of the validation samples."""
+        network.eval()
+        rows, size, blocks = self.splits.val, self.settings.batch_size, []
+        for start in range(0, len(rows), size):
+            images = self.images.read(rows[start:start + size]).to(self.device)
+            pixels = normalize(images.permute(0, 3, 1, 2).float(), self.images.preprocessing)
+            with self._autocast():
+                blocks.append(network(pixels.contiguous(memory_format=torch.channels_last)).float().cpu())
+        losses, scores = [], {}
+        logits = torch.cat(blocks).split(self.loss.widths, 1)
+        for (target, labels), block in zip(self.splits.labels.items(), logits, strict=True):
+            truth = labels[rows]
+            block, truth = block[torch.from_numpy(truth >= 0)], truth[truth >= 0]
+            losses.append(float(nn.functional.cross_entropy(block, torch.from_numpy(truth))))
+            scores[target] = accuracy_and_f1(truth, block.argmax(1).numpy(), block.shape[1])
+        return float(np.mean(losses)), scores
 
 
-def autocast(training: Training) -> torch.autocast:
-    """The arithmetic of the forward pass."""
-    return torch.autocast(training.device.type, dtype=PRECISIONS[training.precision],
-                          enabled=training.precision != "fp32")
+def accuracy_and_f1(truth: np.ndarray, predicted: np.ndarray, classes: int) -> tuple[float, float]:
+    """Of (N,) class numbers; the latter is the unweighted mean F1 of all classes.
 
-
-@torch.inference_mode()
-def validate(network: nn.Module, training: Training) -> tuple[float, dict[str, Score]]:
-    """Loss (not smoothed, not weighted) and scores of the validation samples."""
-    network.eval()
-    splits, how, rows = training.splits, training.images.preprocessing, training.splits.val
-    blocks = []
-    for start in range(0, len(rows), training.settings.batch_size):
-        images = training.images.read(rows[start:start + training.settings.batch_size]).to(training.device)
-        pixels = normalize(images.permute(0, 3, 1, 2).float(), how).contiguous(memory_format=torch.channels_last)
-        with autocast(training):
-            blocks.append(network(pixels).float().cpu())
-    logits, losses, scores = torch.cat(blocks).split(training.loss.widths, 1), [], {}
-    for (target, labels), block in zip(splits.labels.items(), logits, strict=True):
-        truth = labels[rows]
-        block, truth = block[torch.from_numpy(truth >= 0)], truth[truth >= 0]
-        losses.append(float(nn.functional.cross_entropy(block, torch.from_numpy(truth))))
-        scores[target] = Score.of(truth, block.argmax(1).numpy(), block.shape[1])
-    return float(np.mean(losses)), scores
+    A class without samples, or without any right prediction, counts 0.
+    """
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (truth, predicted), 1)
+    hits, samples, predictions = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    f1 = 2 * hits / np.maximum(samples + predictions, 1)
+    return float(hits.sum() / max(len(truth), 1)), float(f1.mean())

@@ -1,24 +1,27 @@
-"""The network that is trained: an encoder with its initial weights, and a linear classifier for each target."""
+"""What is trained, and towards what: an encoder with a linear classifier for each target, the loss, the optimiser."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from timm import optim as timm_optim
+from torch import nn, optim
 
 from twofold.cache.classifier import TrainingSamples
-from twofold.data.utils.errors import InputError, first_line
+from twofold.data.utils.errors import InputError
+from twofold.extract.encoders.classifier import training_samples_of
 from twofold.extract.encoders.encoder import Architecture
-from twofold.extract.encoders.finetuned import training_samples_of
-from twofold.extract.encoders.random_weights import noise_images, seeded
-from twofold.extract.encoders.registry import build, check_name, load_weights
+from twofold.extract.encoders.registry import build, check_name, embedding_dim, load_weights, noise_images, seeded
 from twofold.extract.finetune.settings import Settings
 from twofold.extract.weights.load import weights_digest
 
 
+# ------------------------------------------------------------------------------------------------------- network
 class Classifier(nn.Module):
     """(B, 3, S, S) to logits (B, C): the classes of each target side by side, in the order of `widths`."""
 
@@ -26,7 +29,11 @@ class Classifier(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
-        self.heads = nn.ModuleDict({target: _linear(dim, width) for target, width in widths.items()})
+        self.heads = nn.ModuleDict()
+        for target, width in widths.items():
+            self.heads[target] = head = nn.Linear(dim, width)
+            nn.init.trunc_normal_(head.weight, std=0.02)
+            nn.init.zeros_(head.bias)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         embedding = self.dropout(self.encoder(images))
@@ -34,19 +41,12 @@ class Classifier(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names that timm keeps weight decay away from."""
-        own: Callable[[], Collection[str]] | None = getattr(self.encoder, "no_weight_decay", None)
-        return {f"encoder.{name}" for name in (own() if own else ())}
+        own: Any = getattr(self.encoder, "no_weight_decay", set)
+        return {f"encoder.{name}" for name in own()}
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
         """Which layer a parameter belongs to, as timm's layer-wise decay asks for it."""
         return layers_of(self).__getitem__
-
-
-def _linear(dim: int, width: int) -> nn.Linear:
-    layer = nn.Linear(dim, width)
-    nn.init.trunc_normal_(layer.weight, std=0.02)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 def layers_of(model: Classifier) -> dict[str, int]:
@@ -55,55 +55,47 @@ def layers_of(model: Classifier) -> dict[str, int]:
     A timm network says itself what its layers are. Of others they are the children that hold parameters, a child
     with more than half of them being seen as its own children.
     """
-    encoder = model.encoder
+    encoder: Any = model.encoder
     names = [name for name, _ in encoder.named_parameters()]
     if hasattr(encoder, "group_matcher"):
-        numbers, last = _timm_layers(encoder, names)
+        from timm.models._manipulate import group_with_matcher
+
+        classifier = getattr(encoder, "pretrained_cfg", {}).get("classifier") or "head"
+        head = f"{classifier if isinstance(classifier, str) else classifier[0]}.weight"
+        numbers: Any = group_with_matcher(((name, None) for name in [*names, head]),
+                                          encoder.group_matcher(coarse=False), reverse=True)
+        last = numbers[head]
     else:
         units = _units(encoder)
-        numbers = {name: next(i for i, unit in enumerate(units) if name == unit or name.startswith(f"{unit}."))
-                   for name in names}
+        numbers = {name: next(i for i, unit in enumerate(units) if f"{name}.".startswith(f"{unit}.")) for name in names}
         last = len(units)
-    layers = {f"encoder.{name}": numbers[name] for name in names}
-    return layers | {name: last for name, _ in model.named_parameters() if name.startswith("heads.")}
-
-
-def _timm_layers(encoder: nn.Module, names: Sequence[str]) -> tuple[dict[str, int], int]:
-    from timm.models._manipulate import group_with_matcher
-
-    classifier = getattr(encoder, "pretrained_cfg", {}).get("classifier") or "head"
-    head = f"{classifier if isinstance(classifier, str) else classifier[0]}.weight"
-    describe: Callable[..., Any] = getattr(encoder, "group_matcher")  # noqa: B009 (what timm's networks bring)
-    numbers: Any = group_with_matcher(((name, None) for name in [*names, head]), describe(coarse=False), reverse=True)
-    return {name: numbers[name] for name in names}, numbers[head]
+    heads = {name: last for name, _ in model.named_parameters() if name.startswith("heads.")}
+    return {f"encoder.{name}": numbers[name] for name in names} | heads
 
 
 def _units(module: nn.Module, prefix: str = "") -> list[str]:
-    total = _size(module)
+    def size(part: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in part.parameters())
+
     names = [f"{prefix}{name}" for name, _ in module.named_parameters(recurse=False)]
     for name, child in module.named_children():
-        if _size(child):
-            inner = 2 * _size(child) > total and len([part for part in child.children() if _size(part)]) > 1
+        if size(child):
+            inner = 2 * size(child) > size(module) and sum(size(part) > 0 for part in child.children()) > 1
             names += _units(child, f"{prefix}{name}.") if inner else [f"{prefix}{name}"]
     return names
 
 
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def freeze(model: Classifier, settings: Settings) -> None:
-    """Train only what `settings.train` names, and the linear classifiers. Raises InputError for too many layers."""
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    if settings.train == "all":
+def freeze(model: Classifier, train: str) -> None:
+    """Train the linear classifiers and all, last:N or head of the encoder. Raises InputError for too many layers."""
+    model.requires_grad_(True)
+    if train == "all":
         return
     layers = layers_of(model)
     numbers = sorted({place for name, place in layers.items() if name.startswith("encoder.")})
-    count = 0 if settings.train == "head" else int(settings.train.removeprefix("last:"))
+    count = 0 if train == "head" else int(train.removeprefix("last:"))
     if count > len(numbers):
-        raise InputError(f"train {settings.train!r}: the network has {len(numbers)} layers; use --train all")
-    trained = set(numbers[len(numbers) - count:])
+        raise InputError(f"train {train!r}: the network has {len(numbers)} layers; use --train all")
+    trained = numbers[len(numbers) - count:]
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith("heads.") or layers[name] in trained)
 
@@ -126,12 +118,11 @@ class InitialModel:
     too, each read when it is called; training_samples: those of the fine-tuning that the weights come from, if any.
     """
 
-    name: str
     architecture: Architecture
     model: Classifier
     weights: str
     entries: dict[str, Callable[[], torch.Tensor]]
-    training_samples: TrainingSamples | None = None
+    training_samples: TrainingSamples | None
 
 
 def initial_model(name: str, *, weights: str | None, folder: Path, settings: Settings) -> InitialModel:
@@ -149,40 +140,130 @@ def initial_model(name: str, *, weights: str | None, folder: Path, settings: Set
     built = loaded.architecture
     if settings.drop_path and not any(hasattr(module, "drop_prob") for module in built.network.modules()):
         raise InputError(f"{name} has no paths to drop: leave out --drop-path (presets unified and compound set it)")
-    entries = {loaded.names.get(entry, entry): value for entry, value in _entries(built.network).items()}
-    encoder = built.trim(built.network)
-    dim = _embedding_dim(encoder, name, noise_images(built.preprocessing, torch.Generator().manual_seed(0))[:2])
+    state = built.network.state_dict()
+    entries: dict[str, Callable[[], torch.Tensor]] = {}
+    for prefix, module in built.network.named_modules():  # wherever training or trimming moves it to
+        for entry in [*module._parameters, *module._buffers]:
+            full = f"{prefix}.{entry}" if prefix else entry
+            if full in state:
+                entries[loaded.names.get(full, full)] = partial(_detached, module, entry)
+    encoder = built.trim(built.network).eval()
+    images = noise_images(built.preprocessing, torch.Generator().manual_seed(0))[:2]
+    dim = embedding_dim(encoder, name, images)
     with seeded(settings.seed):
         model = Classifier(encoder, dim, {target: len(names.classes) for target, names in settings.taxonomies.items()},
                            dropout=settings.dropout)
-    freeze(model, settings)
+    freeze(model, settings.train)
     samples = training_samples_of(loaded.checkpoint, loaded.extra) if loaded.checkpoint and loaded.extra else None
-    return InitialModel(name, built, model, loaded.random or weights_digest(encoder), entries, samples)
+    return InitialModel(built, model, loaded.random or weights_digest(encoder), entries, samples)
 
 
-def _entries(network: nn.Module) -> dict[str, Callable[[], torch.Tensor]]:
-    """The state of a network by name, wherever training or trimming moves its parts to."""
-    def value(module: nn.Module, name: str) -> Callable[[], torch.Tensor]:
-        return lambda: getattr(module, name).detach()
-
-    state, entries = network.state_dict(), {}
-    for prefix, module in network.named_modules():
-        for name in [*module._parameters, *module._buffers]:
-            full = f"{prefix}.{name}" if prefix else name
-            if full in state:
-                entries[full] = value(module, name)
-    return entries
+def _detached(module: nn.Module, entry: str) -> torch.Tensor:
+    return getattr(module, entry).detach()
 
 
-def _embedding_dim(encoder: nn.Module, name: str, images: torch.Tensor) -> int:
-    encoder.eval()
-    try:
-        with torch.inference_mode():
-            embedding = encoder(images)
-    except (RuntimeError, ValueError, AssertionError) as error:
-        reason = first_line(error, most=160)
-        raise InputError(f"{name} does not take images of {images.shape[-1]} pixels ({reason}): choose another "
-                         "--size; 0 is the network's own") from None
-    if not isinstance(embedding, torch.Tensor) or embedding.ndim != 2:
-        raise InputError(f"backbone {name} does not give one vector an image, so it cannot be used here")
-    return embedding.shape[1]
+# ---------------------------------------------------------------------------------------------------------- loss
+class Loss:
+    """Weighted cross-entropy of the logits of all targets, side by side. widths: classes of each target, in order;
+    class_weights: (C,) of all classes."""
+
+    def __init__(self, settings: Settings, labels: Sequence[np.ndarray]) -> None:
+        """labels: of each target, those of the training samples."""
+        self.widths = [len(names.classes) for names in settings.taxonomies.values()]
+        weights = [class_weights(label, width, settings.class_weights)
+                   for label, width in zip(labels, self.widths, strict=True)]
+        self.class_weights = torch.from_numpy(np.concatenate(weights)).float()
+        self.target_weights = [settings.basic_weight if settings.target == "both" and target == "basic" else 1.0
+                               for target in settings.targets]
+        self.smoothing = settings.label_smoothing
+
+    def encode(self, labels: Sequence[np.ndarray]) -> torch.Tensor:
+        """(B, C) one-hot rows of labels (B,) of each target, smoothed; zeros where a sample has no label (-1).
+
+        Class weights are in them: a row sums to the weight of its class.
+        """
+        blocks = []
+        for label, width, weights in zip(labels, self.widths, self.class_weights.split(self.widths), strict=True):
+            number = torch.from_numpy(label)
+            one_hot = nn.functional.one_hot(number.clamp_min(0), width).float()
+            smooth = one_hot * (1 - self.smoothing) + self.smoothing / width
+            blocks.append(smooth * (weights[number.clamp_min(0)] * (number >= 0))[:, None])
+        return torch.cat(blocks, 1)
+
+    def totals(self, labels: Sequence[np.ndarray]) -> list[float]:
+        """The sum of the class weights of a whole batch, of each target: what its loss is the mean over."""
+        return [float(weights[torch.from_numpy(label[label >= 0])].sum())
+                for label, weights in zip(labels, self.class_weights.split(self.widths), strict=True)]
+
+    def __call__(self, logits: torch.Tensor, encoded: torch.Tensor, totals: Sequence[float]) -> torch.Tensor:
+        """The loss of a part of a batch: weighted cross-entropy of each target over `totals`, summed.
+
+        Of a whole batch with weights w it is torch's cross_entropy(weight=w), but smoothing stays within the class
+        weight.
+        """
+        loss = logits.new_zeros(())
+        blocks = zip(logits.float().split(self.widths, 1), encoded.split(self.widths, 1), self.target_weights, totals,
+                     strict=True)
+        for block, wanted, weight, total in blocks:
+            if total:
+                loss = loss - weight * (wanted * block.log_softmax(1)).sum() / total
+        return loss
+
+
+def class_weights(labels: np.ndarray, classes: int, power: float) -> np.ndarray:
+    """(C,) inverse frequency to a power, so scaled that the mean over the samples is 1; 1 for classes without any."""
+    counts = np.bincount(labels[labels >= 0], minlength=classes).astype(float)
+    weights = np.where(counts > 0, np.maximum(counts, 1) ** -power, 0)
+    weights = weights * counts.sum() / max((weights * counts).sum(), 1e-12)
+    return np.where(counts > 0, weights, 1.0)
+
+
+def sampling_weights(labels: Sequence[np.ndarray], power: float) -> np.ndarray | None:
+    """(n,) the probability of drawing each sample: the inverse frequency of its class to a power; None for power 0.
+
+    labels: (n,) of each target; where a sample has several, the last counts.
+    """
+    if not power:
+        return None
+    weights = np.ones(len(labels[0]))
+    for label in labels:
+        weights = np.where(label >= 0, class_weights(label, label.max() + 1, power)[label], weights)
+    return weights / weights.sum()
+
+
+# ----------------------------------------------------------------------------------------------------- optimiser
+def learning_rate(settings: Settings, epoch: float, scores: Sequence[float]) -> float:
+    """The learning rate at a moment, before layer decay: a pure function, so that a resumed training goes on alike.
+
+    epoch: epochs done, with their fraction; scores: validation score after each whole epoch so far.
+    Warm-up is linear from 0; cosine is min + (lr - min) (1 + cos(pi t)) / 2, t being the fraction done of what follows
+    warm-up (as MAE's fine-tuning does it, arXiv 2111.06377, table 9). Where `lr_batch` is given the rate is scaled
+    linearly with the batch. (timm's schedulers would do, but for plateau, whose state its checkpoints lose.)
+    """
+    full = settings.lr * settings.batch_size / settings.lr_batch if settings.lr_batch else settings.lr
+    if epoch < settings.warmup:
+        return full * epoch / settings.warmup
+    if settings.schedule == "cosine":
+        done = (epoch - settings.warmup) / max(settings.epochs - settings.warmup, 1e-9)
+        return settings.min_lr + (full - settings.min_lr) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    if settings.schedule == "step":
+        return full * settings.lr_factor ** (int(epoch) // settings.step_epochs)
+    if settings.schedule == "plateau":
+        best, waited, plateaus = -math.inf, 0, 0  #: how often the best score has stood for more than `patience` epochs
+        for score in scores:
+            best, waited = (score, 0) if score > best else (best, waited + 1)
+            if waited > settings.patience:
+                plateaus, waited = plateaus + 1, 0
+        return max(settings.min_lr, full * settings.lr_factor ** plateaus)
+    return full
+
+
+def build_optimizer(model: Classifier, settings: Settings) -> optim.Optimizer:
+    """timm's Adam or AdamW over what is trained; each group has `lr_scale`, its factor of the rate."""
+    grouped: Any = timm_optim.param_groups_weight_decay  # pyright: ignore[reportPrivateImportUsage]
+    if settings.layer_decay != 1.0:
+        grouped = partial(timm_optim.param_groups_layer_decay,  # pyright: ignore[reportPrivateImportUsage]
+                          layer_decay=settings.layer_decay)
+    groups = grouped(model, settings.weight_decay, no_weight_decay_list=model.no_weight_decay())
+    return timm_optim.create_optimizer_v2(  # pyright: ignore[reportPrivateImportUsage]
+        groups, opt=settings.optimizer, lr=settings.lr, weight_decay=0.0)

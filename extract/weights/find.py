@@ -20,7 +20,8 @@ class PublishedWeights:
     """Where the weights of one backbone come from.
 
     backbone: its name; files: names that the weights folder is searched for (or the same with .safetensors); hub: the
-    repository on the Hugging Face hub, if it is there; download: fetches them from elsewhere.
+    repository on the Hugging Face hub, if it is there; download: fetches them from elsewhere; read_licence: where the
+    licence has to be looked up.
     """
 
     backbone: str
@@ -30,6 +31,7 @@ class PublishedWeights:
     hub: str = ""
     hub_file: str = HUB_FILE
     download: Callable[[], Path] | None = None
+    read_licence: Callable[[], str] = str
 
 
 def default_file(backbone: str) -> str:

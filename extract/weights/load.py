@@ -5,7 +5,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from math import isqrt
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,14 +57,21 @@ def load_strictly(network: nn.Module, checkpoint: Checkpoint, *, heads: tuple[st
     Raises InputError, and loads nothing, if one is missing, one is too many (unless it starts with a prefix of
     `heads`), or one has another shape, is not a number, or is of another kind.
     """
-    left_over = check_shapes(network, checkpoint, heads=heads)
-    expected = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(UNUSED)}
-    _check_values(expected, checkpoint.tensors, checkpoint.path)
-    network.load_state_dict({name: checkpoint.tensors[name].to(tensor.dtype) for name, tensor in expected.items()},
-                            strict=False)
+    left_over, path = check_shapes(network, checkpoint, heads=heads), checkpoint.path
+    state = {}
+    for name, tensor in network.state_dict().items():
+        if name.endswith(UNUSED):
+            continue
+        value = checkpoint.tensors[name]
+        if value.is_floating_point() != tensor.is_floating_point() or value.is_complex():
+            raise InputError(f"{path}: {name} is {value.dtype} instead of {tensor.dtype}")
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise InputError(f"{path}: {name} holds numbers that are not finite, so the file is damaged")
+        state[name] = value.to(tensor.dtype)
+    network.load_state_dict(state, strict=False)
     if checkpoint.dropped:
-        log.info("%s: objects left out, nothing of them was run: %s", checkpoint.path.name,
-                 ", ".join(list(checkpoint.dropped)[:5]))
+        log.info("%s (%s) %s; objects left out, nothing of them was run: %s", path.name, checkpoint.format,
+                 describe_architecture(checkpoint.tensors), ", ".join(list(checkpoint.dropped)[:5]))
     return left_over
 
 
@@ -74,31 +80,17 @@ def check_shapes(network: nn.Module, checkpoint: Checkpoint, *, heads: tuple[str
     expected = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(UNUSED)}
     tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.endswith(UNUSED)}
     left_over = [name for name in tensors if name not in expected and name.startswith(heads or ("\0",))]
-    missing = [name for name in expected if name not in tensors]
-    surplus = [name for name in tensors if name not in expected and name not in left_over]
-    shapes = [f"{name} {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}"
-              for name, tensor in expected.items() if name in tensors and tensors[name].shape != tensor.shape]
-    if missing or surplus or shapes:
-        parts = [_listed("missing", missing), _listed("unexpected", surplus), _listed("mis-shaped", shapes)]
-        raise InputError(f"{checkpoint.path}: these are not the weights of this network: "
-                         f"{'; '.join(filter(None, parts))}; the file {describe_architecture(tensors)}")
+    faults = {
+        "missing": [name for name in expected if name not in tensors],
+        "unexpected": [name for name in tensors if name not in expected and name not in left_over],
+        "mis-shaped": [f"{name} {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}"
+                       for name, tensor in expected.items() if name in tensors and tensors[name].shape != tensor.shape]}
+    found = [f"{len(names)} {what} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+             for what, names in faults.items() if names]
+    if found:
+        raise InputError(f"{checkpoint.path}: these are not the weights of this network: {'; '.join(found)}; the file "
+                         f"{describe_architecture(tensors)}")
     return left_over
-
-
-def _listed(what: str, names: list[str]) -> str:
-    """`3 missing (a, b, c)`: the count and the first five."""
-    if not names:
-        return ""
-    return f"{len(names)} {what} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
-
-
-def _check_values(expected: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], source: Path) -> None:
-    for name, tensor in expected.items():
-        value = tensors[name]
-        if value.is_floating_point() != tensor.is_floating_point() or value.is_complex():
-            raise InputError(f"{source}: {name} is {value.dtype} instead of {tensor.dtype}")
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise InputError(f"{source}: {name} holds numbers that are not finite, so the file is damaged")
 
 
 def weights_digest(network: nn.Module) -> str:

@@ -40,16 +40,22 @@ class TooMuch(pickle.UnpicklingError):
 
 # ---------------------------------------------------------------------------------------------------- stand-ins
 class StandIn:
-    """Takes the place of an object whose class is not loaded."""
+    """Takes the place of an object whose class is not loaded. state: what the object was pickled with."""
+
+    state: Any = None
 
     def __new__(cls, *_: object, **__: object) -> Any:
         return super().__new__(cls)
 
     def __init__(self, *_: object, **__: object) -> None: ...
 
-    def __setstate__(self, *_: Any) -> None: ...  # without it, a pickle could write into the class itself
+    def __setstate__(self, *state: Any) -> None:  # without it, a pickle could write into the class itself
+        if state:
+            self.state = state[0]
 
-    __setitem__ = append = extend = __setstate__
+    def append(self, *_: object) -> None: ...
+
+    __setitem__ = extend = append
 
 
 class DType(StandIn):
@@ -87,18 +93,14 @@ def _scalar(dtype: Any, raw: Any) -> object:
     return array if array.value is None else array.value.item()
 
 
-def _bytes(text: str, codec: str = "latin1") -> object:
-    """What protocol 2 calls for bytes."""
-    return text.encode("latin1") if codec == "latin1" else StandIn()
-
-
 NUMPY: dict[str, Any] = {"numpy.dtype": DType, "numpy.ndarray": StandIn}
 for core in ("numpy.core", "numpy._core"):
     NUMPY |= {f"{core}.multiarray._reconstruct": Array, f"{core}.multiarray.scalar": _scalar,
               f"{core}.numeric._frombuffer": _array}
 #: what torch's reader brings itself, for pickles that it does not take
 CONTAINERS = NUMPY | {
-    "collections.OrderedDict": OrderedDict, "builtins.set": set, "__builtin__.set": set, "_codecs.encode": _bytes,
+    "collections.OrderedDict": OrderedDict, "builtins.set": set, "__builtin__.set": set,
+    "_codecs.encode": lambda text, codec: text.encode("latin1") if codec == "latin1" else StandIn(),  # bytes
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
     "torch._utils._rebuild_parameter": lambda tensor, *_: tensor}
 READ_BY_TORCH = re.compile(
@@ -178,13 +180,13 @@ def bounded_memory(size: int) -> Iterator[None]:
 def read_zip(path: Path, size: int) -> tuple[Any, Counter[str]]:
     """The objects of a file of torch 1.6 and later, its tensors mapped, and the names of what was left out."""
     with zipfile.ZipFile(path) as archive:
-        folder = _folder(path, archive, size)
+        entries, folder = archive.infolist(), _folder(path, archive, size)
         names = scan(io.BytesIO(archive.read(f"{folder}data.pkl")))
-        sizes = sorted(entry.file_size for entry in archive.infolist() if entry.filename.startswith(f"{folder}data/"))
     tree, storages = _load(path, names, mmap=True)
-    if sorted(storages) != sizes:  # a mapped storage that is said to be longer reads on into what follows
+    if sorted(storages) != sorted(entry.file_size for entry in entries if entry.filename.startswith(f"{folder}data/")):
+        # a mapped storage that is said to be longer reads on into what follows
         raise ValueError("its tensors are declared with other sizes than they have")
-    return tree, left_out(names)
+    return tree, _left_out(names)
 
 
 def read_pickle(path: Path) -> tuple[str, Any, Counter[str]]:
@@ -195,10 +197,10 @@ def read_pickle(path: Path) -> tuple[str, Any, Counter[str]]:
         unpickler = StandInUnpickler(stream)
         tree = unpickler.load()
         if tree != LEGACY_MAGIC:
-            return "pickle", tree, left_out(unpickler.names)
+            return "pickle", tree, _left_out(unpickler.names)
         for _ in range(4):
             names += scan(stream)
-    return "torch before 1.6", _load(path, names, mmap=False)[0], left_out(names)
+    return "torch before 1.6", _load(path, names, mmap=False)[0], _left_out(names)
 
 
 def _load(path: Path, names: Counter[str], *, mmap: bool) -> tuple[Any, list[int]]:
@@ -220,7 +222,7 @@ def _load(path: Path, names: Counter[str], *, mmap: bool) -> tuple[Any, list[int
     return tree, storages
 
 
-def left_out(names: Counter[str]) -> Counter[str]:
+def _left_out(names: Counter[str]) -> Counter[str]:
     """Those of the names that neither torch nor this module reads."""
     return Counter({name: count for name, count in names.items()
                     if name not in NUMPY and not READ_BY_TORCH.fullmatch(name)})
@@ -228,8 +230,7 @@ def left_out(names: Counter[str]) -> Counter[str]:
 
 def _folder(path: Path, archive: zipfile.ZipFile, size: int) -> str:
     """The folder inside of the zip that holds `data.pkl`. Raises InputError if this is another kind of zip."""
-    entries = archive.infolist()
-    names = [entry.filename for entry in entries]
+    entries, names = archive.infolist(), archive.namelist()
     pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1 or len({name.lower() for name in names}) != len(names):
         raise InputError(f"{path} is a zip archive, but not one that torch.save wrote")

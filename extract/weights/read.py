@@ -16,6 +16,7 @@ from twofold.extract.weights.pickles import Array, StandIn, TooMuch, bounded_mem
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model")
 CONTAINERS = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params")
 PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+MAX_MODULES = 20_000  #: of a whole pickled model
 COUNTER = "n_averaged"  #: of torch.optim.swa_utils.AveragedModel
 AGAIN = "download it again"
 _PAGE = ("a web page, not weights: the download was answered with a login, quota or error page; open it in a browser, "
@@ -54,11 +55,11 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path, *, entry: str = "") -> Checkpoint:
-    """Read safetensors, torch files new and old, and plain pickles of arrays, all as data.
+    """Read safetensors, torch files new and old (whole pickled models, too), and plain pickles of arrays, all as data.
 
     entry: the one that the weights are under, where there are several; by default the averaged ones (EMA). Raises
     InputError that says what the file is instead: an error page, a Git LFS pointer, a cut-off download, an optimizer's
-    state, a whole pickled model, or something else.
+    state, or something else.
     """
     if not path.is_file():
         raise InputError(f"{path}: there is no such weights file")
@@ -68,7 +69,12 @@ def read_checkpoint(path: Path, *, entry: str = "") -> Checkpoint:
     refuse_other_files(path, start, size)
     try:
         with bounded_memory(size):
-            return _read(path, start, size, entry)
+            if start[4:9] == b"\0\0\0\0{":  # the length of a header as 64 bits, and its first character
+                return _read_safetensors(path)
+            if start[:4] == b"PK\x03\x04":
+                return _checkpoint(path, entry, "torch", *read_zip(path, size))
+            if start[:1] == b"\x80":
+                return _checkpoint(path, entry, *read_pickle(path))
     except InputError:
         raise
     except TooMuch as error:
@@ -78,15 +84,6 @@ def read_checkpoint(path: Path, *, entry: str = "") -> Checkpoint:
     except Exception as error:  # whatever reading trips over is the file's fault: it is data that we were given
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise InputError(f"{path} is cut off or damaged, at {size} bytes ({reason}): {AGAIN}") from None
-
-
-def _read(path: Path, start: bytes, size: int, entry: str) -> Checkpoint:
-    if start[4:9] == b"\0\0\0\0{":  # the length of a header as 64 bits, and its first character
-        return _read_safetensors(path)
-    if start[:4] == b"PK\x03\x04":
-        return _checkpoint(path, entry, "torch", *read_zip(path, size))
-    if start[:1] == b"\x80":
-        return _checkpoint(path, entry, *read_pickle(path))
     if path.suffix == ".onnx":
         raise InputError(f"{path} is an ONNX model: name it as a backbone, onnx:{path}")
     raise InputError(f"{path} is not a weights file: it starts with {start[:8]!r}")
@@ -130,7 +127,15 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 # ------------------------------------------------------------------------------------- from objects to a state dict
 def _checkpoint(path: Path, entry: str, form: str, tree: Any, dropped: dict[str, int]) -> Checkpoint:
-    names = _containers(tree)
+    if isinstance(tree, StandIn):
+        tree, form = _module_state(tree) or tree, f"{form}, a whole pickled model"
+    elif isinstance(tree, Mapping):
+        tree = {name: (isinstance(value, StandIn) and _module_state(value)) or value for name, value in tree.items()}
+    names: list[str] = []
+    if isinstance(tree, Mapping):
+        names = [name for name in (*AVERAGED, *CONTAINERS)
+                 if isinstance(tree.get(name), Mapping) and _share_of_tensors(tree[name]) > 0.5]
+        names = names or ([""] if _share_of_tensors(tree) == 1 else [])
     if entry and entry not in names:
         raise InputError(f"{path} holds no weights under {entry!r}: it has them under {', '.join(map(repr, names))}")
     if not names:
@@ -144,13 +149,20 @@ def _checkpoint(path: Path, entry: str, form: str, tree: Any, dropped: dict[str,
                       entries=_description(tree))
 
 
-def _containers(tree: Any) -> list[str]:
-    """The names of the entries that hold a state dict, [""] if the tree is one itself."""
-    if not isinstance(tree, Mapping):
-        return []
-    names = [name for name in (*AVERAGED, *CONTAINERS)
-            if isinstance(tree.get(name), Mapping) and _share_of_tensors(tree[name]) > 0.5]
-    return names or ([""] if _share_of_tensors(tree) == 1 else [])
+def _module_state(module: StandIn) -> dict[str, Any]:
+    """The state dict of a pickled module, whose class is not loaded; empty for another object."""
+    tensors, waiting = {}, [("", module)]
+    for _ in range(MAX_MODULES):
+        if not waiting:
+            return tensors
+        prefix, part = waiting.pop()
+        state = part.state if isinstance(part, StandIn) and isinstance(part.state, Mapping) else {}
+        own, buffers, inner = (state.get(name) or {} for name in ("_parameters", "_buffers", "_modules"))
+        passing = state.get("_non_persistent_buffers_set") or ()
+        kept = {**own, **{name: value for name, value in buffers.items() if name not in passing}}
+        tensors |= {f"{prefix}{name}": value for name, value in kept.items() if _is_tensor(value)}
+        waiting += [(f"{prefix}{name}.", child) for name, child in inner.items()]
+    raise TooMuch(f"it has more than {MAX_MODULES} modules")
 
 
 def _without_prefixes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -197,15 +209,14 @@ def _kind(value: object) -> str:
 def _why_no_weights(tree: Any) -> str:
     """Finish the sentence "the file ..." for a file without weights."""
     if isinstance(tree, StandIn):
-        return ("is a whole model, pickled with the class of its author, whose code would have to run to read it: "
-                "save its state_dict() and use that")
+        return ("is a pickled object of a class of its author, whose code would have to run to read it: save the "
+                "model's state_dict() and use that")
     if not isinstance(tree, Mapping):
         return f"holds no weights but {_kind(tree)}"
     inner = [tree, *(tree.get(name) for name in CONTAINERS)]
     if "optimizer" in tree or any(isinstance(part, Mapping) and "param_groups" in part for part in inner):
         return ("holds the state of an optimizer and no weights, as the files saved as 'best' by POSTER++'s newest "
                 "training script do: take the released checkpoint instead")
-    whole = next((name for name in CONTAINERS if isinstance(tree.get(name), StandIn)), None)
-    if whole:
-        return f"holds a whole pickled model under {whole!r}, which cannot be read safely: save its state_dict()"
+    if whole := next((name for name in CONTAINERS if isinstance(tree.get(name), StandIn)), None):
+        return f"holds a pickled object under {whole!r}, which cannot be read safely: save the model's state_dict()"
     return f"holds no weights, only {', '.join(map(repr, list(_description(tree)))) or 'nothing'}"

@@ -11,8 +11,7 @@ from twofold.extract.encoders.devices import parse_device, resolve_precision
 from twofold.extract.encoders.encoder import BatchLimit, Encoder
 from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.encoders.presets import preset
-from twofold.extract.encoders.random_weights import noise_images
-from twofold.extract.encoders.registry import check_dim
+from twofold.extract.encoders.registry import check_dim, noise_images
 from twofold.extract.engine.task import recipe_of
 
 
@@ -88,8 +87,7 @@ def test_a_plain_resnet50_gets_the_same_pixels_whichever_way_it_is_tapped(tmp_pa
 
 
 def test_resnet50_conv5_is_the_last_3x3_of_torchvisions_model():
-    from twofold.extract.encoders.random_weights import init_random_weights
-    from twofold.extract.encoders.registry import build
+    from twofold.extract.encoders.registry import build, init_random_weights
 
     built = build("resnet50_conv5", checkpoint=None)
     init_random_weights(built.network, built.preprocessing, seed=1)

@@ -11,7 +11,7 @@ from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.classifier import class_order
 from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.encoders.presets import PRESETS, preset
-from twofold.extract.encoders.random_weights import noise_images
+from twofold.extract.encoders.registry import noise_images
 
 pytestmark = pytest.mark.slow
 MOBILENET = "weights/imagenet/mobilenet_v2-b0353104.pth"
@@ -126,8 +126,7 @@ def test_vit_mae_is_the_mean_of_the_patch_tokens_of_timms_model():
     """Against timm's own tokens; its preprocessing is that of MAE's evaluation (256 / 224, bicubic), not timm's 0.9."""
     import timm
 
-    from twofold.extract.encoders.random_weights import init_random_weights
-    from twofold.extract.encoders.registry import build
+    from twofold.extract.encoders.registry import build, init_random_weights
 
     built = build("vit_mae", checkpoint=None)
     init_random_weights(built.network, built.preprocessing, seed=1)

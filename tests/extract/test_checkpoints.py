@@ -31,6 +31,10 @@ class RecorderMeter:
 RecorderMeter.__module__ = "__main__"
 
 
+class RecorderMeterWithoutTensors:
+    """An object whose class is not loaded."""
+
+
 @pytest.fixture
 def recorder(monkeypatch) -> RecorderMeter:
     monkeypatch.setattr(sys.modules["__main__"], "RecorderMeter", RecorderMeter, raising=False)
@@ -181,12 +185,40 @@ def test_files_without_weights(tmp_path, tree, message, legacy):
         read_checkpoint(tmp_path / "w.pth")
 
 
-def test_a_whole_pickled_model(tmp_path):
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "w.pth")
-    with pytest.raises(InputError, match=r"is a whole model, pickled.*names torch.nn.modules.linear.Linear"):
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: {"model": model, "epoch": 1}])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_whole_pickled_model_gives_its_state_dict_and_is_not_run(tmp_path, monkeypatch, caplog, wrap, legacy):
+    """As HSEmotion's files of timm's networks are; the class itself must not be asked for."""
+    import timm
+
+    model = timm.create_model("test_efficientnet", num_classes=8)
+    model.register_buffer("passing", torch.ones(2), persistent=False)
+    torch.save(wrap(model), tmp_path / "w.pt", _use_new_zipfile_serialization=not legacy)
+    torch.save(model.state_dict(), tmp_path / "state.pt")
+    monkeypatch.delattr("timm.models.efficientnet.EfficientNet")
+    checkpoint = read_checkpoint(tmp_path / "w.pt")
+    monkeypatch.undo()
+    state = model.state_dict()
+    assert checkpoint.tensors.keys() == state.keys() and next(iter(checkpoint.dropped)).endswith("EfficientNet")
+    assert all(torch.equal(tensor, state[name]) for name, tensor in checkpoint.tensors.items())
+    caplog.set_level("INFO")
+    whole, plain = (load("timm:test_efficientnet", tmp_path / name) for name in ("w.pt", "state.pt"))
+    assert (whole.weights, whole.unnamed_classes) == (plain.weights, 8)
+    assert "looks like a timm EfficientNet or MobileNet with 8 classes; objects left out, nothing of" in caplog.text
+
+
+def test_pickled_objects_that_are_no_module_and_modules_without_end(tmp_path):
+    torch.save(RecorderMeterWithoutTensors(), tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"is a pickled object of a class of its author.*names .*WithoutTensors"):
         read_checkpoint(tmp_path / "w.pth")
-    torch.save({"model": torch.nn.Linear(2, 2), "epoch": 1}, tmp_path / "w.pth")
-    with pytest.raises(InputError, match="whole pickled model under 'model'"):
+    torch.save({"model": RecorderMeterWithoutTensors(), "epoch": 1}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="holds a pickled object under 'model'"):
+        read_checkpoint(tmp_path / "w.pth")
+    module = torch.nn.Linear(2, 2)
+    for _ in range(40):  # each holds the one before it twice
+        module = torch.nn.ModuleList([module, module])
+    torch.save(module, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="more than 20000 modules"):
         read_checkpoint(tmp_path / "w.pth")
 
 

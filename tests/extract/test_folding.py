@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from twofold.extract.encoders.folding import fold_batch_norms
-from twofold.extract.encoders.random_weights import init_random_weights, noise_images
-from twofold.extract.encoders.registry import build
+from twofold.extract.encoders.registry import build, init_random_weights, noise_images
 
 
 def drawn(name: str):

@@ -10,7 +10,7 @@ from PIL import Image
 from tests.extract.encoders import load
 from tests.extract.encoders import logits as logits_of
 from twofold.data.utils.errors import InputError
-from twofold.extract.encoders.sources import licences
+from twofold.extract.encoders.presets import licences
 from twofold.extract.engine.task import recipe_of
 
 transformers = pytest.importorskip("transformers")

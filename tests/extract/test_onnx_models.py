@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from twofold.data.utils.errors import InputError
-from twofold.extract.encoders.onnx import external_files, parse_onnx_name, read_model
+from twofold.extract.encoders.onnx import external_files, read_model
 from twofold.extract.encoders.registry import load_encoder
 
 onnx = pytest.importorskip("onnx")
@@ -174,11 +174,6 @@ def test_an_embedding_too_long_for_a_feature_file_is_refused_before_anything_is_
         load(f"onnx:{tmp_path / 'w.onnx'}")
 
 
-def test_names_as_they_are_written():
-    assert parse_onnx_name("onnx:a/b.onnx") == (Path("a/b.onnx"), {})
-    assert parse_onnx_name("onnx:b.onnx?size=8&mean=1,2,3") == (Path("b.onnx"), {"size": "8", "mean": "1,2,3"})
-
-
 def test_the_command_line_takes_their_options_with_commas(cli, drawn, tmp_path):
     from twofold.cache.store import Store
 
@@ -240,7 +235,7 @@ def test_grey_inputs_get_the_luma_and_must_say_their_normalisation(tmp_path, lay
     np.testing.assert_allclose(values, (MEANS * [0.299, 0.587, 0.114]).sum(1, keepdims=True), rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["Gemm", "transposed Gemm", "MatMul", "MatMul and softmax"])
+@pytest.mark.parametrize("kind", ["Gemm", "transposed Gemm", "MatMul", "MatMul and softmax", "Gemm in a data file"])
 def test_a_model_that_ends_in_logits_gives_their_input_and_the_classifier(tmp_path, kind):
     helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
     draw = np.random.default_rng(0)
@@ -259,7 +254,8 @@ def test_a_model_that_ends_in_logits_gives_their_input_and_the_classifier(tmp_pa
         [helper.make_tensor_value_info(nodes[-1].output[0], float32, ["n", 7])],
         [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()])
     path = tmp_path / "expressions.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path,
+              save_as_external_data="data file" in kind, location="expressions.data", size_threshold=100)
     encoder = load(f"onnx:{path}?mean=0&std=1", classes=tuple("abcdefg"))
     np.testing.assert_allclose(encoder.encode(PIXELS), MEANS / 255 @ wide, rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(encoder.classifier.weight, weight)

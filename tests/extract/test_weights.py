@@ -19,10 +19,10 @@ from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.classifier import CLASS_ORDERS, checkpoint_classifier, class_order, single_linear_layer
 from twofold.extract.encoders.posterv2 import PosterV2
 from twofold.extract.encoders.presets import preset
+from twofold.extract.encoders.report import convert
 from twofold.extract.extract import extract
 from twofold.extract.plan import ExtractOptions, open_workspace
 from twofold.extract.streams import parse_streams
-from twofold.extract.weights.convert import convert
 from twofold.extract.weights.read import read_checkpoint
 
 

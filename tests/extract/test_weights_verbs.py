@@ -8,11 +8,9 @@ from safetensors.torch import load_file
 
 from tests.extract.encoders import load, state_of
 from twofold.data.utils.errors import InputError
-from twofold.extract.encoders.presets import PRESETS
+from twofold.extract.encoders.presets import PRESETS, published_weights
 from twofold.extract.encoders.registry import load_encoder
-from twofold.extract.encoders.report import description, listing
-from twofold.extract.encoders.sources import published_weights
-from twofold.extract.weights.convert import convert
+from twofold.extract.encoders.report import convert, description, listing
 from twofold.extract.weights.find import find_in_folder, find_weights, weights_folder
 
 

@@ -23,7 +23,7 @@ from tests.fuse.serve.browser import CHROMIUM, Browser
 from twofold.cache.errors import CacheError
 from twofold.cache.store import Store
 from twofold.data.utils.errors import InputError
-from twofold.extract.encoders.sources import licences
+from twofold.extract.encoders.presets import licences
 from twofold.fuse.core.settings import resolve
 from twofold.fuse.fuse import fuse
 from twofold.fuse.report.report import drawings_of, report

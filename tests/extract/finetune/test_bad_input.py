@@ -79,7 +79,7 @@ def test_settings_that_do_not_hold(chosen, message):
 
 
 def test_weights_of_another_architecture(request_for, tmp_path):
-    made = finetune(request_for("small.safetensors", epochs=1)).out
+    made = finetune(request_for("small.safetensors", epochs=1)).request.out
     with pytest.raises(InputError, match="not the weights of this network"):
         finetune(request_for(backbone="torchvision:mobilenet_v3_small", weights=str(made)))
     assert not (tmp_path / "weights.safetensors").exists()
@@ -93,21 +93,21 @@ def test_onnx_models_and_sizes_that_do_not_fit(request_for):
 
 
 def test_a_loss_that_is_no_number_ends_with_the_last_good_weights(request_for, monkeypatch):
-    original = loop.TrainingLoop.backward
+    original = loop.Training.backward
 
     def poisoned(self, batch):
         return math.nan if self.progress.epoch == 1 else original(self, batch)
 
-    monkeypatch.setattr(loop.TrainingLoop, "backward", poisoned)
+    monkeypatch.setattr(loop.Training, "backward", poisoned)
     request = request_for(epochs=3)
     report = finetune(request)
     assert report.exit_code == 1 and request.out.exists()
     assert "the loss was not finite any more" in report.text() and "last good epoch" in report.text()
-    assert len(report.outcome.progress.history) == 1
+    assert len(report.progress.history) == 1
 
 
 def test_a_loss_that_is_no_number_at_once_writes_nothing(request_for, monkeypatch):
-    monkeypatch.setattr(loop.TrainingLoop, "backward", lambda self, batch: math.nan)
+    monkeypatch.setattr(loop.Training, "backward", lambda self, batch: math.nan)
     request = request_for()
     report = finetune(request)
     assert report.exit_code == 1 and "nothing was written" in report.text() and not request.out.exists()
@@ -124,7 +124,7 @@ def test_out_of_memory_makes_the_parts_smaller(request_for, monkeypatch):
 
     monkeypatch.setattr(loop, "augment", limited)
     report = finetune(request_for(epochs=1))
-    assert report.exit_code == 0 and report.outcome.progress.parts == 4 and set(sizes) == {4}
+    assert report.exit_code == 0 and report.progress.parts == 4 and set(sizes) == {4}
 
 
 def test_labels_are_not_blamed_for_images_that_cannot_be_read(request_for, faces, tmp_path):

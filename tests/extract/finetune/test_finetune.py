@@ -28,7 +28,7 @@ def metadata_of(path):
 def test_what_it_writes_extracts(cli, faces, request_for, tmp_path, backbone):
     request = request_for(backbone=backbone, target="both", epochs=1)
     report = finetune(request)
-    assert report.exit_code == 0 and report.outcome.progress.best_epoch == 0
+    assert report.exit_code == 0 and report.progress.best_epoch == 0
     done = cli("extract", faces.path, "--root", faces.root, "--store", tmp_path / "store", "--backbones", backbone,
                "--weights", f"{backbone}={request.out}", "--device", "cpu")
     assert done.returncode == 0, done.stderr
@@ -49,7 +49,7 @@ def test_the_file_says_how_it_came_about(request_for, faces):
     assert metadata["basic_classes"].split(",")[0] == "surprise"
     assert json.loads(metadata["settings"])["epochs"] == 2
     assert json.loads(metadata["preprocessing"])["size"] == 48
-    best = report.outcome.progress.history[report.outcome.progress.best_epoch]
+    best = report.progress.history[report.progress.best_epoch]
     assert json.loads(metadata["validation"])["val_basic_macro_f1"] == pytest.approx(best.score, abs=1e-6)
     test = faces.table.table["split"] == "test"
     assert len(tensors["twofold.taught.sha256"]) == int((~test & (faces.table.table["basic"] != "")).sum())
@@ -59,7 +59,7 @@ def test_the_file_says_how_it_came_about(request_for, faces):
 
 
 def test_the_same_command_gives_the_same_weights(request_for):
-    first, second = (load_file(finetune(request_for(name, mixup=0.2, erasing=0.3, drop_path=0.1)).out)
+    first, second = (load_file(finetune(request_for(name, mixup=0.2, erasing=0.3, drop_path=0.1)).request.out)
                      for name in ("a.safetensors", "b.safetensors"))
     assert first.keys() == second.keys()
     assert all(np.array_equal(first[name], second[name]) for name in first)
@@ -102,7 +102,7 @@ def own(faces, tmp_path):
 def test_they_travel_into_the_features(own, faces, request_for, cli, tmp_path):
     path, toml = own
     report = finetune(request_for(manifest=path, classes=toml))
-    assert report.settings.target == "mood" and list(report.outcome.progress.history[-1].scores) == ["mood"]
+    assert report.request.settings.target == "mood" and list(report.progress.history[-1].scores) == ["mood"]
     file = tmp_path / "weights.safetensors"
     settings = json.loads(read_checkpoint(file).metadata["settings"])
     assert settings["classes"] == "moods" and str(tmp_path) not in json.dumps(read_checkpoint(file).metadata)
@@ -135,10 +135,11 @@ def test_the_second_stage_knows_the_faces_of_the_first_and_says_how_many_are_of_
     table.loc[test, "split"] = "train"  # the leak: the first stage learns the second one's test faces
     write_manifest(Manifest(table), tmp_path / "leaky.csv")
     first = finetune(request_for("basic.safetensors", manifest=tmp_path / "leaky.csv", target="basic", epochs=1))
-    second = finetune(request_for("compound.safetensors", weights=str(first.out), target="compound", epochs=1))
+    second = finetune(request_for("compound.safetensors", weights=str(first.request.out), target="compound", epochs=1))
     alone = finetune(request_for("alone.safetensors", target="compound", epochs=1))
-    assert taught(second.out) == taught(first.out) | taught(alone.out)
-    names = [{row.tobytes() for row in load_file(path)["twofold.taught.groups"]} for path in (first.out, second.out)]
+    assert taught(second.request.out) == taught(first.request.out) | taught(alone.request.out)
+    names = [{row.tobytes() for row in load_file(report.request.out)["twofold.taught.groups"]}
+             for report in (first, second)]
     assert names[0] <= names[1]
     assert f"the initial weights were trained on {int(test.sum())} of {int(test.sum())} test samples" in second.text()
     assert "initial weights" not in alone.text()
@@ -168,7 +169,7 @@ def test_each_fold_starts_from_the_same_folds_encoder_and_from_no_other(request_
 
 
 def test_an_encoder_of_the_same_faces_in_other_groups_is_not_taken_for_finished(request_for, faces, tmp_path):
-    out = finetune(request_for("first.safetensors", target="basic", epochs=1)).out
+    out = finetune(request_for("first.safetensors", target="basic", epochs=1)).request.out
     stamp = out.stat().st_mtime_ns
     finetune(request_for("first.safetensors", target="basic", epochs=1))
     assert out.stat().st_mtime_ns == stamp  # finished: nothing to do

@@ -10,13 +10,17 @@ from torch import nn
 
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.registry import build
-from twofold.extract.finetune import finetune as verb
 from twofold.extract.finetune.augmentation import normalize
 from twofold.extract.finetune.finetune import finetune
-from twofold.extract.finetune.loop import Training, TrainingLoop
-from twofold.extract.finetune.model import Classifier, freeze, initial_model, layers_of
-from twofold.extract.finetune.optimization import build_optimizer, learning_rate
-from twofold.extract.finetune.progress import Score
+from twofold.extract.finetune.loop import Training, accuracy_and_f1
+from twofold.extract.finetune.model import (
+    Classifier,
+    build_optimizer,
+    freeze,
+    initial_model,
+    layers_of,
+    learning_rate,
+)
 from twofold.extract.finetune.settings import PRESETS, resolve
 
 PLAIN = {"flip": 0.0, "shift": 0.0, "rotate": 0.0, "crop": 1.0, "jitter": 0.0}
@@ -25,14 +29,14 @@ PLAIN = {"flip": 0.0, "shift": 0.0, "rotate": 0.0, "crop": 1.0, "jitter": 0.0}
 @pytest.fixture
 def loop_of(request_for, monkeypatch):
     """The loop of a request, as it stands before its first step."""
-    def make(**chosen) -> TrainingLoop:
-        loops = []
+    def make(**chosen) -> Training:
+        loops: list[Training] = []
 
         def stop(training: Training, **_: object) -> None:
-            loops.append(TrainingLoop(training))
+            loops.append(training)
             raise InputError("enough")
 
-        monkeypatch.setattr(verb, "train", stop)
+        monkeypatch.setattr(Training, "run", stop)
         with pytest.raises(InputError, match="enough"):
             finetune(request_for(**chosen))
         return loops[0]
@@ -44,7 +48,7 @@ def loop_of(request_for, monkeypatch):
 def test_loss_and_gradients_of_a_step_equal_a_plain_loop(loop_of, accumulate):
     loop = loop_of(target="both", label_smoothing=0.1, class_weights=0.5, accumulate=accumulate,
                    backbone="timm:test_vit", **PLAIN)
-    training, model = loop.training, loop.model
+    training, model = loop, loop.model
     plain = copy.deepcopy(model).train()
     batch = loop.order(0)[:16]
     loss = loop.backward(batch)
@@ -65,7 +69,7 @@ def test_loss_and_gradients_of_a_step_equal_a_plain_loop(loop_of, accumulate):
 
 def test_class_weights_equal_torchs_weighted_cross_entropy(loop_of):
     loop = loop_of(target="compound", label_smoothing=0.0, class_weights=1.0, backbone="timm:test_vit", **PLAIN)
-    training, batch = loop.training, loop.order(0)[:16]
+    training, batch = loop, loop.order(0)[:16]
     loss = loop.backward(batch)
     images = training.images.read(batch).permute(0, 3, 1, 2).float()
     with torch.no_grad():
@@ -122,21 +126,21 @@ def test_last_layers_and_head_alone_learn():
     network.classifier = nn.Sequential()
     model = Classifier(network, 576, {"basic": 7})
     count = 1 + max(place for name, place in layers_of(model).items() if name.startswith("encoder."))
-    freeze(model, resolve(preset="quick", chosen={"train": "last:2"}))
+    freeze(model, "last:2")
     learning = {name.split(".")[2] for name, each in model.named_parameters()
                 if each.requires_grad and name.startswith("encoder.")}
     assert learning == {"11", "12"} and count == 13
-    freeze(model, resolve(preset="quick", chosen={"train": "head"}))
+    freeze(model, "head")
     assert {name.split(".")[0] for name, each in model.named_parameters() if each.requires_grad} == {"heads"}
     with pytest.raises(InputError, match="has 13 layers"):
-        freeze(model, resolve(preset="quick", chosen={"train": "last:14"}))
+        freeze(model, "last:14")
 
 
 def test_a_frozen_encoder_stays_as_it_was(request_for):
     from safetensors.numpy import load_file
 
-    first = load_file(finetune(request_for("a.safetensors", train="head", epochs=1)).out)
-    second = load_file(finetune(request_for("b.safetensors", train="head", epochs=2)).out)
+    first = load_file(finetune(request_for("a.safetensors", train="head", epochs=1)).request.out)
+    second = load_file(finetune(request_for("b.safetensors", train="head", epochs=2)).request.out)
     encoder = [name for name in first if not name.startswith("twofold.")]
     assert all(np.array_equal(first[name], second[name]) for name in encoder)
 
@@ -145,9 +149,8 @@ def test_scores_equal_scikit_learn(draw):
     from sklearn.metrics import accuracy_score, f1_score
 
     truth, prediction = draw.integers(0, 5, 200), draw.integers(0, 5, 200)
-    ours = Score.of(truth, prediction, 5)
-    assert ours.macro_f1 == pytest.approx(f1_score(truth, prediction, average="macro"))
-    assert ours.accuracy == pytest.approx(accuracy_score(truth, prediction))
+    theirs = accuracy_score(truth, prediction), f1_score(truth, prediction, average="macro")
+    assert accuracy_and_f1(truth, prediction, 5) == pytest.approx(theirs)
 
 
 def test_presets_are_the_authors_settings():

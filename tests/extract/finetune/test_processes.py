@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.mark.slow
 def test_two_processes_equal_one(faces, request_for, tmp_path):
     chosen = {"backbone": "timm:test_vit", "target": "both", "mixup": 0.2, "epochs": 1}
-    alone = load_file(finetune(request_for("alone.safetensors", accumulate=2, **chosen)).out)
+    alone = load_file(finetune(request_for("alone.safetensors", accumulate=2, **chosen)).request.out)
     words = ["finetune", faces.path, "--root", faces.root, "--backbone", "timm:test_vit", "--weights", "random:0",
              "--size", "48", "--epochs", "1", "--batch-size", "16", "--precision", "fp32", "--target", "both",
              "--mixup", "0.2", "--device", "cpu", "--out", tmp_path / "two.safetensors"]
