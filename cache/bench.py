@@ -16,6 +16,7 @@ from twofold.cache.report import VerbReport, table
 
 SCATTERED_ROWS = 20_000
 REPEATS = 5
+FULL_READ = "full read as float16, checksums verified"
 READ_LIMIT = 0.75  #: of np.load's speed, that a verified full read should reach
 
 
@@ -24,15 +25,25 @@ def bench_cache(*, rows: int, dim: int, folder: Path | None = None) -> VerbRepor
 
     folder: where the files are written and removed again, by default the temporary folder. Raises OSError.
     """
+    recipe = Recipe(backbone="bench", architecture="none", weights="random:0", tap="none", preprocessing={},
+                    view={"name": "original"}, decoder="none", precision="fp32", dtype="float16")
+    features = np.random.default_rng(0).standard_normal((rows, dim), np.float32).astype(np.float16)
+    scattered = np.random.default_rng(1).choice(rows, min(SCATTERED_ROWS, rows), replace=False)
+    keys, hashes = [f"{row:08d}.jpg" for row in range(rows)], [b"0" * 64] * rows
     with tempfile.TemporaryDirectory(dir=folder) as name:
-        ours, plain, rng = Path(name, "ours.h5"), Path(name, "plain.npy"), np.random.default_rng(0)
-        features = rng.standard_normal((rows, dim), np.float32).astype(np.float16)
-        scattered = np.random.default_rng(1).choice(rows, min(SCATTERED_ROWS, rows), replace=False)
-        full = "full read as float16, checksums verified"
+        ours, plain = Path(name, "ours.h5"), Path(name, "plain.npy")
+
+        def save() -> None:
+            with plain.open("wb") as file:
+                np.save(file, features)
+                file.flush()
+                os.fsync(file.fileno())
+
         contests: list[tuple[str, Callable[[], object], str, Callable[[], object]]] = [
-            ("write, checksums and fsync included", lambda: _write(ours, features),
-             "np.save and fsync", lambda: _save(plain, features)),
-            (full, lambda: FeatureFile(ours).read(dtype=np.float16), "np.load", lambda: np.load(plain)),
+            ("write, checksums and fsync included", lambda: write_feature_file(
+                ours, recipe=recipe, dim=dim, keys=keys, sha256=hashes, features=features, failures={}),
+             "np.save and fsync", save),
+            (FULL_READ, lambda: FeatureFile(ours).read(dtype=np.float16), "np.load", lambda: np.load(plain)),
             ("full read as float32", lambda: FeatureFile(ours).read(),
              "np.load and astype", lambda: np.load(plain).astype(np.float32)),
             (f"{len(scattered)} scattered rows", lambda: FeatureFile(ours).read_rows(scattered, dtype=np.float16),
@@ -43,7 +54,7 @@ def bench_cache(*, rows: int, dim: int, folder: Path | None = None) -> VerbRepor
         for what, work, baseline, other in contests:
             seconds, against = _fastest(work, other)
             timings.append({"what": what, "seconds": seconds, "baseline": baseline, "ratio": against / seconds})
-    ratio = next(timing["ratio"] for timing in timings if timing["what"] == full)
+    ratio = next(timing["ratio"] for timing in timings if timing["what"] == FULL_READ)
     limit = (f"a verified full read has {ratio:.2f} of np.load's speed, {'within' if ratio >= READ_LIMIT else 'below'} "
              f"the limit of {READ_LIMIT}")
     return VerbReport({"rows": rows, "dim": dim, "timings": timings, "limit": limit}, [
@@ -51,20 +62,6 @@ def bench_cache(*, rows: int, dim: int, folder: Path | None = None) -> VerbRepor
         *table([("", "time", "speed", "of"), *(
             (timing["what"], f"{timing['seconds'] * 1e3:.1f} ms", f"{timing['ratio']:.2f} x", timing["baseline"])
             for timing in timings)]), f"{limit}."])
-
-
-def _write(path: Path, features: np.ndarray) -> None:
-    recipe = Recipe(backbone="bench", architecture="none", weights="random:0", tap="none", preprocessing={},
-                    view={"name": "original"}, decoder="none", precision="fp32", dtype="float16")
-    write_feature_file(path, recipe=recipe, dim=features.shape[1], features=features, failures={},
-                      keys=[f"{row:08d}.jpg" for row in range(len(features))], sha256=[b"0" * 64] * len(features))
-
-
-def _save(path: Path, features: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, features)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _fastest(*works: Callable[[], object]) -> list[float]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -141,8 +139,7 @@ def cache_push(store: StorePath, url: Url, replace: Replace = False) -> Report:
     from twofold.cache.share.transfer import push
     from twofold.cache.store import Store
 
-    with transferring() as progress:
-        return push(Store(store), url, replace=replace, progress=progress)
+    return push(Store(store), url, replace=replace)
 
 
 @app.command("pull")
@@ -152,9 +149,8 @@ def cache_pull(url: Url, store: StorePath, backbones: Backbones = None, replace:
     from twofold.cache.store import Store
     from twofold.data.utils.options import split_names
 
-    with transferring() as progress:
-        return pull(url, Store(store, new=True), backbones=None if backbones is None else split_names(backbones),
-                    replace=replace, progress=progress)
+    return pull(url, Store(store, new=True), backbones=None if backbones is None else split_names(backbones),
+                replace=replace)
 
 
 def bench_cache(
@@ -166,16 +162,3 @@ def bench_cache(
     from twofold.cache.bench import bench_cache as run_bench
 
     return run_bench(rows=rows, dim=dim, folder=folder)
-
-
-@contextlib.contextmanager
-def transferring() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar of bytes; yields a function of (bytes moved, total)."""
-    from tqdm import tqdm
-
-    with tqdm(unit="B", unit_scale=True, disable=None) as bar:
-        def moved(count: int, total: int) -> None:
-            bar.total = total
-            bar.update(count)
-
-        yield moved

@@ -24,8 +24,7 @@ from twofold.cache.classifier import BIAS, GROUPS, SHA256, WEIGHT, BackboneClass
 from twofold.cache.errors import CacheError, DamagedFile, FileGone
 from twofold.cache.recipe import Recipe
 
-FORMAT = "twofold-features"
-FORMAT_VERSION = 3
+FORMAT, FORMAT_VERSION = "twofold-features", 3
 MAGIC = f"{FORMAT} {FORMAT_VERSION} ".encode()
 SEAL_BYTES = len(MAGIC) + 8 + 1 + 64 + 1  #: of the first line: magic, length of the JSON, its SHA-256
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -34,7 +33,7 @@ MAX_TEXT_BYTES = 4096  #: longest key or reason, in UTF-8
 MAX_DIM = 1 << 15  #: the largest embedding in use has 4096 numbers
 MAX_BYTES = 1 << 60
 BLOCK_ROWS = 8192
-SPAN = 4  #: checksum blocks of one read: fewer cost calls, more leave the processor's cache before they are checked
+READ_BYTES = 1 << 19  #: of one read: less costs calls, more leaves the processor's cache before it is checked
 
 FEATURES, CHECKSUMS = "features", "checksums"
 TABLES = ("keys", "sha256", "failures/keys", "failures/reasons")
@@ -92,7 +91,7 @@ class UserBlock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     size: Count
 
     def sealed(self) -> bytes:
-        """The user block as it is written: one line with length and SHA-256 of what follows, then JSON."""
+        """As it is written: one line with length and SHA-256 of what follows, then JSON."""
         text = msgspec.json.format(msgspec.json.encode(self), indent=1)
         return MAGIC + f"{len(text):08d} {hashlib.sha256(text).hexdigest()}\n".encode() + text
 
@@ -122,10 +121,8 @@ class UserBlock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 def read_user_block(descriptor: int) -> tuple[bytes, UserBlock]:
-    """Read and check the user block of an open file; return its first line, too.
-
-    Raises DamagedFile, or CacheError for a file of another format version, which may be sound.
-    """
+    """Read and check the user block of an open file; return its first line, too. Raises DamagedFile, or CacheError for
+    a file of another format version, which may be sound."""
     seal = os.pread(descriptor, SEAL_BYTES, 0)
     if seal.startswith(HDF5_SIGNATURE):
         raise DamagedFile("an HDF5 file without Twofold's user block (h5repack and other programs leave it out): "
@@ -152,8 +149,8 @@ def read_user_block(descriptor: int) -> tuple[bytes, UserBlock]:
 class FeatureFile:
     """A feature file, opened anew for each read, so that it pickles and works in any process and on read-only mounts.
 
-    The header is read and checked on first use. Raises CacheError for a file that cannot be used, DamagedFile (a kind
-    of it) if its bytes are not those that were written, OSError if it cannot be read just now.
+    Raises CacheError for a file that cannot be used, DamagedFile (a kind of it) if its bytes are not those that were
+    written, OSError if it cannot be read just now.
     """
 
     def __init__(self, path: Path | str):
@@ -164,12 +161,11 @@ class FeatureFile:
 
     @cached_property
     def _opened(self) -> tuple[bytes, UserBlock]:
-        with self._open() as descriptor, self._named():
+        with self._open(again=False) as descriptor, self._named():
             return read_user_block(descriptor)
 
     @property
     def header(self) -> Header:
-        """What the file says of itself, checked against the recipe."""
         return self._opened[1].header
 
     @property
@@ -203,7 +199,6 @@ class FeatureFile:
 
     @property
     def failed(self) -> int:
-        """Number of samples that could not be encoded."""
         return self.header.failed
 
     @cached_property
@@ -264,23 +259,20 @@ class FeatureFile:
             for (start, block), place in zip(self.blocks(numbers.tolist()), places, strict=False):
                 values[place] = block[rows[place] - start]
         elif values.dtype == np.dtype(self.recipe.dtype):  # straight into place: no byte is copied twice
-            checksums = self._table(CHECKSUMS)
-            with self._unchanged() as descriptor:
-                for first in range(0, len(checksums), SPAN):
-                    self._read_span(descriptor, first, values[first * size:(first + SPAN) * size], checksums)
+            checksums, span = self._table(CHECKSUMS), max(1, READ_BYTES // (size * self.dim * values.itemsize))
+            with self._open() as descriptor:
+                for first in range(0, len(checksums), span):
+                    self._read_span(descriptor, first, values[first * size:(first + span) * size], checksums)
         else:
             for start, block in self.blocks():
                 values[start:start + len(block)] = block
         return values
 
     def blocks(self, numbers: Iterable[int] | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (index of the first row, verified rows as stored) of every checksum block, or of these numbers.
-
-        The array is reused.
-        """
+        """Yield (index of first row, verified rows as stored) of all checksum blocks, or these; the array is reused."""
         size, checksums = self.header.checksum_rows, self._table(CHECKSUMS)
         buffer = np.empty((min(size, self.rows), self.dim), self._opened[1].arrays[FEATURES].dtype)
-        with self._unchanged() as descriptor:
+        with self._open() as descriptor:
             for number in range(len(checksums)) if numbers is None else numbers:
                 rows = buffer[:min(size, self.rows - number * size)]
                 self._read_span(descriptor, number, rows, checksums)
@@ -288,7 +280,7 @@ class FeatureFile:
 
     def is_current(self) -> bool:
         """True if the file that was read is still in its place. Raises OSError if that cannot be told."""
-        with contextlib.suppress(FileGone), self._unchanged():
+        with contextlib.suppress(FileGone), self._open():
             return True
         return False
 
@@ -300,7 +292,7 @@ class FeatureFile:
                 raise DamagedFile(f"{self.path}: the features of {self.keys[start + row]!r} are not finite numbers: "
                                   "delete it and extract again")
         block = self._opened[1]
-        with self._unchanged() as descriptor:
+        with self._open() as descriptor:
             start = 512  # where HDF5 looks for its signature, too: here, and at each power of two
             while start < block.size and os.pread(descriptor, 4, start) != HDF5_SIGNATURE[:4]:
                 start *= 2
@@ -312,7 +304,7 @@ class FeatureFile:
         """Any array but the features, whole."""
         array = self._opened[1].arrays[name]
         values = np.empty(array.shape, array.dtype)
-        with self._unchanged() as descriptor:
+        with self._open() as descriptor:
             self._read_into(descriptor, values, array.offset, name)
         if xxhash.xxh3_128_hexdigest(bytes_of(values)) != array.xxh3:
             raise DamagedFile(f"{self.path}: the checksum of /{name} does not match: delete it and extract again")
@@ -346,17 +338,12 @@ class FeatureFile:
             raise type(error)(f"{self.path}: {error}") from None
 
     @contextlib.contextmanager
-    def _unchanged(self) -> Iterator[int]:
-        """Open the file whose header was read. Raises FileGone if another has taken its place."""
-        seal, block = self._opened
-        with self._open() as descriptor:
-            if os.fstat(descriptor).st_size != block.size or os.pread(descriptor, SEAL_BYTES, 0) != seal:
-                raise FileGone(f"{self.path}: replaced by another process while it was read: try again")
-            yield descriptor
+    def _open(self, *, again: bool = True) -> Iterator[int]:
+        """Open the file whose header was read, `again`, or whatever file is there.
 
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[int]:
-        """Open to read. Raises FileGone, DamagedFile for what is no regular file, OSError as the system does."""
+        Raises FileGone, also if another has taken its place, DamagedFile for what is no regular file, OSError.
+        """
+        seal, block = self._opened if again else (b"", None)
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would block
         except FileNotFoundError:
@@ -364,6 +351,8 @@ class FeatureFile:
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise DamagedFile(f"{self.path}: not a regular file")
+            if block and (os.fstat(descriptor).st_size, os.pread(descriptor, SEAL_BYTES, 0)) != (block.size, seal):
+                raise FileGone(f"{self.path}: replaced by another process while it was read: try again")
             yield descriptor
         finally:
             os.close(descriptor)

@@ -63,10 +63,9 @@ def write_feature_file(
         checksum_rows=CHECKSUM_ROWS, recipe=recipe.canonical(), fingerprint=recipe.fingerprint,
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), software=json.dumps(software))
     dtype = np.dtype(recipe.dtype).newbyteorder("<")
-    longest = {name: StoredArray(MAX_BYTES, values.shape, values.dtype.str, "0" * 32)
-               for name, values in tables.items()}
-    longest[FEATURES] = StoredArray(MAX_BYTES, (len(keys), dim), dtype.str)
-    block = UserBlock(header=header, arrays=longest, classifier=classifier.record() if classifier else None,
+    arrays = {name: StoredArray(MAX_BYTES, values.shape, values.dtype.str, "0" * 32)
+              for name, values in tables.items()} | {FEATURES: StoredArray(MAX_BYTES, (len(keys), dim), dtype.str)}
+    block = UserBlock(header=header, arrays=arrays, classifier=classifier.record() if classifier else None,
                       hdf5="0" * 32, size=MAX_BYTES)
     start = 1 << (len(block.sealed()) - 1).bit_length()  # HDF5's user block is a power of two
     offsets = _lay_out(path, block, start=start)
@@ -86,8 +85,7 @@ def write_feature_file(
             _write_at(descriptor, content, offsets[name])
         size = os.fstat(descriptor).st_size
         rest = checksum_of_rest(descriptor, arrays.values(), start=start, size=size)
-        block = msgspec.structs.replace(block, arrays=arrays, hdf5=rest, size=size)
-        _write_at(descriptor, block.sealed(), 0)
+        _write_at(descriptor, msgspec.structs.replace(block, arrays=arrays, hdf5=rest, size=size).sealed(), 0)
 
 
 def _lay_out(path: Path, block: UserBlock, *, start: int) -> dict[str, int]:

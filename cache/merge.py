@@ -104,7 +104,8 @@ def _replaced(out: Store, recipe: Recipe, sources: Sequence[CachedRows], keys: S
     """The finished file of all these rows, new unless it holds exactly them already; of how many files and shards."""
     rows = _unite([state.rows, *sources])
     file, present = state.finished, [key for key in keys if key in rows.place]
-    if not (file is not None and not state.shards and file.keys.tolist() == present and file.failures == rows.failures
+    if not (file is not None and all(is_retired(shard.path) for shard in state.shards)
+            and file.keys.tolist() == present and file.failures == rows.failures
             and all(rows.place[key][0] == 0 for key in present)
             and (file.classifier is not None or common_classifier(rows.files) is None)):
         file = replace_finished(out, recipe, rows.files[0].dim, keys, state, rows)

@@ -70,12 +70,11 @@ class Recipe:
 
 def differences(a: Recipe, b: Recipe) -> dict[str, tuple[object, object]]:
     """Fields that differ between two recipes, with both values; nested fields as `preprocessing.size`."""
-    left, right = _flatten(asdict(a)), _flatten(asdict(b))
+    def flat(record: dict[str, Any], prefix: str = "") -> dict[str, object]:
+        fields: dict[str, object] = {}
+        for name, value in record.items():
+            fields |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        return fields
+
+    left, right = flat(asdict(a)), flat(asdict(b))
     return {name: (left.get(name), right.get(name)) for name in left | right if left.get(name) != right.get(name)}
-
-
-def _flatten(record: dict[str, Any], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, value in record.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat

@@ -3,8 +3,7 @@
 Everything slow happens without the store's lock. It is held while three things are done: check that the files that
 were read are still there, rename the new file into its place, remove the shards that went into it, the oldest first.
 Whatever of this a crash leaves undone, the newest value of every key is the same: a shard holds nothing newer than the
-file that it went into. Only bytes that were read and are wrong count as damage (the file is renamed to `.damaged` and
-its rows are computed again); a file that cannot be read just now is an error.
+file that it went into. Only wrong bytes count as damage; a file that cannot be read just now is an error.
 """
 
 import logging
@@ -58,10 +57,6 @@ class CachedRows:
         file, row = self.place[key]
         return self.files[file].sha256[row].decode()
 
-    def covers(self, keys: Sequence[str]) -> bool:
-        """True if every key is cached or a recorded failure."""
-        return all(key in self.place or key in self.failures for key in keys)
-
     def blocks(self, keys: Sequence[str]) -> Iterator[np.ndarray]:
         """Blocks of rows (<= BLOCK_ROWS, D), as stored, in the order of `keys`; each file is read once per block."""
         for start in range(0, len(keys), BLOCK_ROWS):
@@ -100,17 +95,16 @@ def common_classifier(files: Sequence[FeatureFile]) -> BackboneClassifier | None
 class FileState:
     """What a store holds of one recipe at one moment: its finished file, if any, and its shards, the oldest first.
 
-    Rows of samples that have left the manifest (`retired`) are as old as the finished file, so they precede shards.
+    Rows of samples that have left the manifest are as old as the finished file, so these shards precede the others.
     """
 
     finished: FeatureFile | None
-    retired: tuple[FeatureFile, ...]
-    shards: tuple[FeatureFile, ...]
+    shards: list[FeatureFile]
 
     @cached_property
     def rows(self) -> CachedRows:
         """All that is cached; of a key in several files the newest row."""
-        return cached_rows([*([self.finished] if self.finished else []), *self.retired, *self.shards])
+        return cached_rows([*([self.finished] if self.finished else []), *self.shards])
 
     def is_complete(self, keys: Sequence[str], *, classifier: BackboneClassifier | None = None) -> bool:
         """True if the finished file holds exactly these keys, in this order but for failures, and no shards are left.
@@ -118,15 +112,17 @@ class FileState:
         classifier: require that the file carries this one, too.
         """
         file = self.finished
-        return (file is not None and not self.shards and len(file.keys) + len(file.failures) == len(keys)
+        return (file is not None and all(is_retired(shard.path) for shard in self.shards)
+                and len(file.keys) + len(file.failures) == len(keys)
                 and (classifier is None or classifier.equals(file.classifier))
                 and [key for key in keys if key not in file.failures] == file.keys.tolist())
 
     def is_current(self, store: Store, recipe: Recipe) -> bool:
         """True if all these files are still in place and no other rows have retired; newer shards do not matter."""
         same = self.finished.is_current() if self.finished else not file_exists(store.path_of(recipe))
-        return (same and all(file_exists(shard.path) for shard in self.shards)
-                and [shard.path for shard in self.retired] == list(filter(is_retired, shard_paths(store, recipe))))
+        paths = [shard.path for shard in self.shards]
+        return (same and all(map(file_exists, paths))
+                and list(filter(is_retired, paths)) == list(filter(is_retired, shard_paths(store, recipe))))
 
 
 def file_state(store: Store, recipe: Recipe, *, deep: bool = True) -> FileState:
@@ -139,10 +135,7 @@ def file_state(store: Store, recipe: Recipe, *, deep: bool = True) -> FileState:
         files = [_verified(store, path, recipe, deep=True) for path in paths]
         finished = _verified(store, store.path_of(recipe), recipe, deep=deep)  # last: has what removed shards held
         if {*filter(is_retired, shard_paths(store, recipe))} <= {*paths}:  # else it lacks what has retired meanwhile
-            break
-    sound = [file for file in files if file is not None]
-    return FileState(finished, tuple(file for file in sound if is_retired(file.path)),
-                     tuple(file for file in sound if not is_retired(file.path)))
+            return FileState(finished, [file for file in files if file is not None])
 
 
 def shard_paths(store: Store, recipe: Recipe) -> list[Path]:
@@ -223,7 +216,7 @@ def assemble(
         if state.is_complete(keys, classifier=classifier):
             remove_leftovers(store, recipe)
             return state.finished
-        if not state.rows.covers(keys):
+        if not all(key in state.rows.place or key in state.rows.failures for key in keys):
             return None
         try:
             file = replace_finished(store, recipe, dim, keys, state, state.rows, classifier=classifier)
@@ -273,22 +266,18 @@ def replace_finished(
         if retired:
             _add_shard(store, recipe, retired, prefix=RETIRED)
         atomic.publish(temporary, store.path_of(recipe))
-        for shard in (*state.retired, *state.shards):
+        for shard in state.shards:
             atomic.remove(shard.path)
-        _remove_stale(store, recipe)
+        atomic.remove_stale_files(store.path)
+    remove_leftovers(store, recipe)
     return FeatureFile(store.path_of(recipe))
 
 
 def remove_leftovers(store: Store, recipe: Recipe) -> None:
-    """Remove what a writer that was killed between publishing the finished file and tidying up has left."""
+    """Remove temporary files of dead processes and the folder of shards if it is empty, also after a writer that was
+    killed between publishing the finished file and tidying up; a read-only store keeps them."""
     if (store.path / SHARDS).is_dir():
-        with suppress(OSError), file_lock(store.lock_path):  # a read-only store keeps them
-            _remove_stale(store, recipe)
-
-
-def _remove_stale(store: Store, recipe: Recipe) -> None:
-    """Remove temporary files of dead processes and the folder of shards, if it is empty; under the store's lock."""
-    atomic.remove_stale_files(store.path)
-    for folder in (store.shard_folder(recipe), store.path / SHARDS):
-        atomic.remove_stale_files(folder)
-        atomic.remove_empty_folder(folder)
+        with suppress(OSError), file_lock(store.lock_path):
+            for folder in (store.path, store.shard_folder(recipe), store.path / SHARDS):
+                atomic.remove_stale_files(folder)
+                atomic.remove_empty_folder(folder)

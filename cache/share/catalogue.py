@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from twofold.cache.errors import CacheError
-from twofold.cache.feature_file import MAX_DIM, FeatureFile
+from twofold.cache.feature_file import MAX_DIM
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import MANIFEST, Store
 
@@ -67,13 +67,6 @@ class FeatureEntry(Entry, frozen=True, forbid_unknown_fields=True):
         if self.rows * self.dim * np.dtype(recipe.dtype).itemsize > self.bytes:
             raise ValueError(f"{self.name}: {self.rows} x {self.dim} values do not fit into {self.bytes} bytes")
 
-    @classmethod
-    def of_file(cls, file: FeatureFile) -> "FeatureEntry":
-        _ = file.keys  # raises CacheError unless it can be read
-        entry = Entry.of(file.path)
-        return cls(entry.name, entry.bytes, entry.sha256, file.rows, file.failed, file.dim, file.fingerprint,
-                   file.recipe)
-
 
 class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="format", tag="twofold-store-2"):
     """The feature files of a shared store, by name, and its manifest."""
@@ -83,8 +76,8 @@ class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
 
     def __post_init__(self) -> None:
         counts = Counter(file.name.casefold() for file in self.files)  # one file on disks that ignore case
-        if twice := [name for name, count in counts.items() if count > 1]:
-            raise ValueError(f"it lists {twice[0]} twice")
+        if max(counts.values(), default=0) > 1:
+            raise ValueError(f"it lists {counts.most_common(1)[0][0]} twice")
         if self.manifest and (self.manifest.name != MANIFEST or self.manifest.bytes > MAX_MANIFEST_BYTES):
             raise ValueError(f"the manifest is not {MANIFEST} of at most {MAX_MANIFEST_BYTES >> 30} GB")
 
@@ -97,8 +90,7 @@ class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     @property
     def entries(self) -> dict[str, Entry]:
         """Every file by its name, the manifest first: whatever arrives after it can be used at once."""
-        manifest = (self.manifest,) if self.manifest else ()
-        return {entry.name: entry for entry in (*manifest, *self.files)}
+        return {entry.name: entry for entry in (self.manifest, *self.files) if entry}
 
     def json(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
@@ -123,9 +115,13 @@ def catalogue_of(store: Store) -> Catalogue:
 
     Raises CacheError for a file that cannot be read, or whose name would not do elsewhere.
     """
-    entries = {file.path.name: FeatureEntry.of_file(file) for file in store.files()}
-    manifest = {MANIFEST: Entry.of(store.manifest_path)} if store.manifest_path.exists() else {}
-    catalogue = Catalogue.of(manifest | entries)
+    entries = {MANIFEST: Entry.of(store.manifest_path)} if store.manifest_path.exists() else {}
+    for file in store.files():
+        _ = file.keys  # raises CacheError unless it can be read
+        entries[file.path.name] = FeatureEntry(
+            **msgspec.structs.asdict(Entry.of(file.path)), rows=file.rows, failed=file.failed, dim=file.dim,
+            fingerprint=file.fingerprint, recipe=file.recipe)
+    catalogue = Catalogue.of(entries)
     return parse(catalogue.json(), Catalogue, str(store.path))  # what we would refuse is not sent out, either
 
 

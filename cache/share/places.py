@@ -25,7 +25,8 @@ LOCAL, SSH, WEB = ("", "file", "local"), ("ssh", "sftp"), ("http", "https")
 DRIVERS = {"file": "", "ssh": "sshfs", "sftp": "sshfs", "http": "aiohttp", "https": "aiohttp", "s3": "s3fs",
            "gs": "gcsfs", "hf": "huggingface-hub"}  #: packages beside fsspec
 CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
-REASONS = {  # by the names of classes of errors, as those of drivers need not be installed
+Reasons = dict[str, tuple[type[CacheError], str]]
+REASONS: Reasons = {  # by the names of classes of errors, as those of drivers need not be installed
     "HostKeyNotVerifiable": (CacheError, "the key of this host is not in ~/.ssh/known_hosts: connect to it once with "
                                          "`ssh`, which asks whether that is its key, or says that it has changed"),
     "ClientConnectorCertificateError": (CacheError, "its certificate is not to be trusted"),
@@ -40,6 +41,11 @@ REASONS = {  # by the names of classes of errors, as those of drivers need not b
     **dict.fromkeys(["DisconnectError", "SFTPConnectionLost", "ClientPayloadError", "ServerDisconnectedError",
                      "ConnectionError"], (TransferError, "the connection broke off")),
 }
+LOGIN_REASONS = REASONS | {
+    **dict.fromkeys(["DisconnectError", "ConnectionResetError", "EOFError"],
+                    (TransferError, "it does not answer as an SSH server does")),
+    "PermissionError": (CacheError, "the login is refused: it needs a key of ~/.ssh or of ssh-agent that the host "
+                                    "accepts, as `ssh` does (one with a passphrase: `ssh-add` first)")}
 
 
 class NameTaken(TransferError):
@@ -77,7 +83,7 @@ class Address:
 
 
 @contextmanager
-def translate_errors(address: Address, name: str = "") -> Iterator[None]:
+def translate_errors(address: Address, name: str = "", *, reasons: Reasons = REASONS) -> Iterator[None]:
     """Turn whatever a driver raises into CacheError (mend something) or TransferError (the same may work later)."""
     try:
         yield
@@ -86,7 +92,7 @@ def translate_errors(address: Address, name: str = "") -> Iterator[None]:
     except Exception as error:
         cause: Any = getattr(error, "os_error", error)  # aiohttp's around the socket's
         status = getattr(error, "status", None)
-        known = [each.__name__ for each in (*type(error).__mro__, *type(cause).__mro__) if each.__name__ in REASONS]
+        known = [each.__name__ for each in (*type(error).__mro__, *type(cause).__mro__) if each.__name__ in reasons]
         if isinstance(cause, OSError) and cause.errno in FULL_DISK:
             raise cause from None
         if isinstance(status, int):
@@ -94,7 +100,7 @@ def translate_errors(address: Address, name: str = "") -> Iterator[None]:
             denied = status in (401, 403, 407)
             reason = f"no permission (the server answers {status})" if denied else f"the server answers {status}"
         elif known:
-            kind, reason = REASONS[known[0]]
+            kind, reason = reasons[known[0]]
         else:
             said = address.without_secrets(" ".join(str(cause).split()))[:200]
             kind, reason = TransferError, said or type(cause).__name__
@@ -172,37 +178,31 @@ class Place:
 
     def publish(self, temporary: str, name: str, *, replace: bool) -> None:
         """Give a file its name. Raises NameTaken for one that is there, unless it may be replaced."""
+        old, new = self.path(temporary), self.path(name)
         try:
-            if replace:
-                self.files.mv(self.path(temporary), self.path(name))
-            else:
-                self._rename_once(self.path(temporary), self.path(name))
+            if not replace and self.address.scheme in SSH:
+                from fsspec.asyn import sync
+
+                async def rename() -> None:  # SFTP's plain rename, which never replaces
+                    async with self.files.client.start_sftp_client() as sftp:
+                        await sftp.rename(old, new)
+
+                return sync(self.files.loop, rename)
+            if not replace and self.address.scheme in LOCAL:
+                try:
+                    self.files.link(old, new)
+                    return self.files.rm_file(old)
+                except OSError as error:
+                    if error.errno not in NO_LINKS_HERE:
+                        raise
+            if not replace and self.size(name) is not None:
+                raise FileExistsError(name)
+            self.files.mv(old, new)
         except Exception:
             if replace or self.size(name) is None:
                 raise
             raise NameTaken(f"{self.address.shown}/{name} has just been written by another push: run the same command "
                             "again") from None
-
-    def _rename_once(self, old: str, new: str) -> None:
-        """Rename where nothing is replaced: in one step where the driver can do that, else after a look."""
-        if self.address.scheme in SSH:
-            from fsspec.asyn import sync
-
-            async def rename() -> None:
-                async with self.files.client.start_sftp_client() as sftp:
-                    await sftp.rename(old, new)
-
-            return sync(self.files.loop, rename)
-        if self.address.scheme in LOCAL:
-            try:
-                self.files.link(old, new)
-                return self.files.rm_file(old)
-            except OSError as error:
-                if error.errno not in NO_LINKS_HERE:
-                    raise
-        if self.files.exists(new):
-            raise FileExistsError(new)
-        self.files.mv(old, new)
 
     def remove(self, name: str) -> None:
         with suppress(FileNotFoundError):
@@ -252,8 +252,10 @@ def open_place(url: str, *, writing: bool = False) -> Place:
                          "machine or by ssh://")
     if address.scheme in WEB and address.password:
         raise CacheError(f"{address.shown}: no password is sent to a web server: leave it out, or use ssh://")
+    for name in ("asyncio", "asyncssh"):  # of a connection that breaks off they log much, with tracebacks
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        with translate_errors(address):
+        with translate_errors(address, reasons=LOGIN_REASONS if address.scheme in SSH else REASONS):
             return _connected(address)
     except ImportError:
         scheme = address.scheme or "file"
@@ -262,14 +264,22 @@ def open_place(url: str, *, writing: bool = False) -> Place:
 
 
 def _connected(address: Address) -> Place:
+    """SSH: logged in as `ssh` does, by `~/.ssh/config`, `known_hosts`, keys and ssh-agent."""
     import fsspec
 
-    for name in ("asyncio", "asyncssh"):  # of a connection that breaks off they log much, with tracebacks
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     if address.scheme in LOCAL:  # a path, whatever it is called
-        return Place(address, fsspec.filesystem("file"), os.path.abspath(address.url.removeprefix(f"{address.scheme}://")))
+        path = address.url.removeprefix(f"{address.scheme}://")
+        return Place(address, fsspec.filesystem("file"), os.path.abspath(path))
     if address.scheme in SSH:
-        return _ssh_folder(address)
+        from sshfs import SSHFileSystem
+
+        if not address.host or not address.path.strip("/") or address.query:
+            raise CacheError(f"{address.shown}: say which folder of which host, as ssh://user@host/path/of/the/folder")
+        login = {"username": address.user, "password": address.password, "port": address.port}
+        return Place(address, SSHFileSystem(
+            address.host, known_hosts=(), connect_timeout=TIMEOUT / 2, login_timeout=TIMEOUT / 2,
+            keepalive_interval=TIMEOUT / 4, keepalive_count_max=3, skip_instance_cache=True,
+            **{name: value for name, value in login.items() if value}), address.path)
     if address.scheme in WEB:
         import aiohttp
 
@@ -279,33 +289,7 @@ def _connected(address: Address) -> Place:
                          address.shown)
     if "::" in address.url:  # fsspec would chain places, and write elsewhere than is said
         raise CacheError(f"{address.shown}: '::' is not taken: give one place")
-    try:
-        return Place(address, *fsspec.core.url_to_fs(address.url, skip_instance_cache=True))
-    except ValueError as error:
-        if "rotocol" not in str(error):
-            raise
+    if address.scheme not in fsspec.available_protocols():
         raise CacheError(f"{address.shown}: {address.scheme}:// is no kind of place that fsspec knows (ssh, sftp, "
-                         "http, https, file, s3, gs, hf and others)") from None
-
-
-def _ssh_folder(address: Address) -> Place:
-    """Log in as `ssh` does: by `~/.ssh/config`, `known_hosts`, keys and ssh-agent."""
-    from asyncssh import DisconnectError, HostKeyNotVerifiable
-    from sshfs import SSHFileSystem
-
-    if not address.host or not address.path.strip("/") or address.query:
-        raise CacheError(f"{address.shown}: say which folder of which host, as ssh://user@host/path/of/the/folder")
-    login = {"username": address.user, "password": address.password, "port": address.port}
-    try:
-        files = SSHFileSystem(
-            address.host, known_hosts=(), connect_timeout=TIMEOUT / 2, login_timeout=TIMEOUT / 2,
-            keepalive_interval=TIMEOUT / 4, keepalive_count_max=3, skip_instance_cache=True,
-            **{name: value for name, value in login.items() if value})
-    except HostKeyNotVerifiable:
-        raise
-    except (DisconnectError, ConnectionResetError, EOFError):
-        raise TransferError(f"{address.shown}: it does not answer as an SSH server does") from None
-    except PermissionError:
-        raise CacheError(f"{address.shown}: the login is refused: it needs a key of ~/.ssh or of ssh-agent that the "
-                         "host accepts, as `ssh` does (one with a passphrase: `ssh-add` first)") from None
-    return Place(address, files, address.path)
+                         "http, https, file, s3, gs, hf and others)")
+    return Place(address, *fsspec.core.url_to_fs(address.url, skip_instance_cache=True))

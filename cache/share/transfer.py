@@ -6,10 +6,13 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial as preset
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
+from tqdm import tqdm
 
 from twofold.cache.card import CARD, is_card
 from twofold.cache.errors import CacheError, TransferError
@@ -33,8 +36,7 @@ PUSHING, PULLING = ".push-", ".pull-"  #: and the SHA-256 of what it is to becom
 RESUMED_BYTES = 1 << 20  #: a smaller file is sent anew, under a name that no other push has
 FORGOTTEN_SECONDS = 7 * 24 * 3600
 MOST_CARD_BYTES = 1 << 20
-Progress = Callable[[int, int], None]  #: bytes that have just gone one way or the other, and those to go in all
-Moved = Callable[[int], None]  #: bytes that have just gone one way or the other
+bar_of_bytes = preset(tqdm, unit="B", unit_scale=True, disable=None)
 
 
 def shared_listing(url: str) -> VerbReport:
@@ -57,13 +59,12 @@ def fetch_catalogue(source: Place) -> Catalogue:
 
 
 # ------------------------------------------------------------------------------------------------------------- push
-def push(store: Store, url: str, *, replace: bool = False, progress: Progress = lambda count, total: None
-         ) -> VerbReport:
+def push(store: Store, url: str, *, replace: bool = False) -> VerbReport:
     """Send the feature files and the manifest of a store to a folder elsewhere; what else that holds stays.
 
     Each is written under a hidden name (on from where an earlier attempt broke off, where that place can append), read
     back, compared by SHA-256 and renamed; the catalogue comes last. A file of the same name with other contents is
-    refused before anything is sent, unless it may be replaced. `progress` counts each byte twice, out and back.
+    refused before anything is sent, unless it may be replaced.
     Raises CacheError, and TransferError where the same command may succeed later.
     """
     here = catalogue_of(store)
@@ -86,10 +87,9 @@ def push(store: Store, url: str, *, replace: bool = False, progress: Progress = 
             _refuse(other, store=store.path, url=target.address.shown, remedy=(
                 "push with --replace what is here, or pull that into another folder and `cache merge` the two"))
         target.make()
-        resumed, whole = 0, 2 * _total(lacking)
-        for entry in lacking:
-            resumed += _send(target, entry, store.path / entry.name, lambda count: progress(count, whole),
-                             replace=replace or entry.name in broken)
+        with bar_of_bytes(total=2 * _total(lacking)) as bar:  # each byte counts twice, out and back
+            resumed = sum(_send(target, entry, store.path / entry.name, bar, replace=replace or entry.name in broken)
+                          for entry in lacking)
         card = store.path / CARD
         if card.is_file():  # in place of an older one of ours; a page of somebody's own stays
             size = target.size(CARD)
@@ -133,7 +133,7 @@ def _entries(target: Place) -> dict[str, Entry]:
     return entries
 
 
-def _send(target: Place, entry: Entry, path: Path, moved: Moved, *, replace: bool) -> int:
+def _send(target: Place, entry: Entry, path: Path, bar: tqdm, *, replace: bool) -> int:
     """Send one file; returns how many of its bytes an earlier attempt had left there."""
     resumes = target.resumes and entry.bytes >= RESUMED_BYTES
     partial = f"{PUSHING}{entry.sha256 if resumes else uuid.uuid4().hex}"
@@ -141,20 +141,20 @@ def _send(target: Place, entry: Entry, path: Path, moved: Moved, *, replace: boo
     if have > entry.bytes:
         target.remove(partial)
         have = 0
-    moved(have)
+    bar.update(have)
 
     def rest() -> Iterator[bytes]:
         with path.open("rb") as file:
             file.seek(have)
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk
-                moved(len(chunk))
+                bar.update(len(chunk))
 
     try:
         with translate_errors(target.address, entry.name):
             if have < entry.bytes or not have:
                 target.write(partial, rest(), have)
-            arrived = _digest(target, partial, moved)
+            arrived = _digest(target, partial, bar)
     except TransferError as error:
         kept = "what has arrived is kept there" if resumes else f"{entry.name} starts anew"
         raise TransferError(f"{error}: run the same command again, {kept}") from None
@@ -181,10 +181,7 @@ def _put(target: Place, name: str, data: bytes) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- pull
-def pull(
-    url: str, store: Store, *, backbones: Sequence[str] | None = None, replace: bool = False,
-    progress: Progress = lambda count, total: None,
-) -> VerbReport:
+def pull(url: str, store: Store, *, backbones: Sequence[str] | None = None, replace: bool = False) -> VerbReport:
     """Fetch the files of a shared store (of these `backbones`, see `Catalogue.chosen`) that `store` lacks.
 
     Each stands under a hidden name until its size, SHA-256 and layout are what the catalogue says. A file of the same
@@ -204,87 +201,77 @@ def pull(
             "fetch with --replace what is there, or pull into another folder and `cache merge` the two"))
     store.path.mkdir(parents=True, exist_ok=True)
     partials = [store.path / f"{PULLING}{entry.sha256}" for entry in lacking]
-    whole = _total(lacking)
-    needed = whole - sum(path.stat().st_size for path in partials if path.exists())
+    needed = _total(lacking) - sum(path.stat().st_size for path in partials if path.exists())
     if (free := shutil.disk_usage(store.path).free) < needed:
         raise TransferError(f"{store.path}: {_mb(needed)} are to be fetched and its disk has {_mb(free)} free: make "
                             "space, or choose some of the --backbones")
-    resumed = 0
-    for entry, partial in zip(lacking, partials, strict=True):
-        with _locked(partial):
-            resumed += _fetch(source, entry, partial, lambda count: progress(count, whole))
-            final = store.path / entry.name
-            with file_lock(store.lock_path):  # `extract` may write to the store meanwhile
-                if replace or not file_exists(final):
-                    publish(partial, final)
-                    continue
-            partial.unlink()
-            if Entry.of(final).sha256 != entry.sha256:  # else another pull was faster
-                raise TransferError(f"{final} has just been written by another process: run the same command again")
+    with bar_of_bytes(total=_total(lacking)) as bar:
+        resumed = sum(_fetch(source, entry, path, store, bar, replace=replace)
+                      for entry, path in zip(lacking, partials, strict=True))
     for path in store.path.glob(f"{PULLING}*"):
         if time.time() - path.stat().st_mtime > FORGOTTEN_SECONDS:
             path.unlink(missing_ok=True)
     return _report(store.path, source, lacking, present, resumed, pushed=False)
 
 
-@contextlib.contextmanager
-def _locked(partial: Path) -> Iterator[None]:
-    """Make the file if it is not there and keep others from writing to it; the system forgets that with the process.
-
-    Raises TransferError if another process is fetching it, or has just done so.
-    """
-    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    with os.fdopen(descriptor, "ab") as file:
-        busy = not try_lock(file.fileno(), unknown=True)  # without locks two processes would write the same bytes
-        if busy or not partial.exists() or not os.path.samestat(os.fstat(file.fileno()), partial.stat()):
-            raise TransferError(f"{partial.parent}: another process {'is fetching' if busy else 'has just fetched'} "
-                                "the same file into it: run the same command again when that is done")
-        yield
-
-
-def _fetch(source: Place, entry: Entry, partial: Path, moved: Moved) -> int:
-    """Write what is missing of one file and prove it; returns where the other side began to send.
+def _fetch(source: Place, entry: Entry, partial: Path, store: Store, bar: tqdm, *, replace: bool) -> int:
+    """Write what is missing of one file, prove it, give it its name; returns where the other side began to send.
 
     Nothing is kept of a file that is not what the catalogue promises; what has arrived is, where a connection breaks.
     """
-    where, start = f"{source.address.shown}/{entry.name}", partial.stat().st_size
-    if start > entry.bytes:
-        os.truncate(partial, 0)
-        start = 0
-    if start == entry.bytes:
-        moved(start)
-    else:
-        try:
-            with translate_errors(source.address, entry.name), _refused(where, partial), partial.open("r+b") as file:
-                stream = source.read(entry.name, start)
-                start = stream.start
-                with contextlib.closing(stream.file):
-                    if stream.total not in (None, entry.bytes):
-                        raise CacheError(f"it has {stream.total} bytes and its catalogue says {entry.bytes}")
-                    moved(file.seek(start))
-                    for chunk in stream.chunks:
-                        if file.tell() + len(chunk) > entry.bytes:
-                            raise CacheError(f"it has more than the {entry.bytes} bytes that its catalogue says")
-                        file.write(chunk)
-                        moved(len(chunk))
-                if file.tell() < entry.bytes:
-                    raise ConnectionError("it ended too early")
-        except TransferError as error:
-            have = partial.stat().st_size
-            kept = f"from {_mb(have)} of the {_mb(entry.bytes)} of {entry.name}" if have else "there"
-            raise TransferError(f"{error}: run the same command again, it goes on {kept}") from None
-    if Entry.of(partial).sha256 != entry.sha256:
-        partial.unlink(missing_ok=True)
-        raise TransferError(f"{where} does not have the SHA-256 of its catalogue: it was damaged on the way, or there; "
-                            "nothing of it is kept, run the same command again")
-    if isinstance(entry, FeatureEntry):
-        with _refused(where, partial):
-            received = FeatureFile(partial)
-            facts = [(file.recipe, file.rows, file.failed, file.dim) for file in (received, entry)]
-            received.check()
-            if facts[0] != facts[1]:
-                raise CacheError("it is of another recipe or size than its catalogue says")
+    where, final = f"{source.address.shown}/{entry.name}", store.path / entry.name
+    with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b") as file:
+        busy = not try_lock(file.fileno(), unknown=True)  # without locks two processes would write the same bytes
+        if busy or not partial.exists() or not os.path.samestat(os.fstat(file.fileno()), partial.stat()):
+            raise TransferError(f"{store.path}: another process {'is fetching' if busy else 'has just fetched'} the "
+                                "same file into it: run the same command again when that is done")
+        start = file.seek(0, os.SEEK_END)
+        if start > entry.bytes:
+            start = file.truncate(0)
+        if start < entry.bytes:
+            start = _receive(source, entry, partial, file, start, bar)
+        if Entry.of(partial).sha256 != entry.sha256:
+            partial.unlink(missing_ok=True)
+            raise TransferError(f"{where} does not have the SHA-256 of its catalogue: it was damaged on the way, or "
+                                "there; nothing of it is kept, run the same command again")
+        if isinstance(entry, FeatureEntry):
+            with _refused(where, partial):
+                received = FeatureFile(partial)
+                facts = [(each.recipe, each.rows, each.failed, each.dim) for each in (received, entry)]
+                received.check()
+                if facts[0] != facts[1]:
+                    raise CacheError("it is of another recipe or size than its catalogue says")
+        with file_lock(store.lock_path):  # `extract` may write to the store meanwhile
+            if replace or not file_exists(final):
+                publish(partial, final)
+                return start
+        partial.unlink()
+    if Entry.of(final).sha256 != entry.sha256:  # else another pull was faster
+        raise TransferError(f"{final} has just been written by another process: run the same command again")
     return start
+
+
+def _receive(source: Place, entry: Entry, partial: Path, file: BinaryIO, start: int, bar: tqdm) -> int:
+    """Write the rest of a file, from `start` on, or from where the other side begins to send, which is returned."""
+    try:
+        with translate_errors(source.address, entry.name), _refused(f"{source.address.shown}/{entry.name}", partial):
+            stream = source.read(entry.name, start)
+            with contextlib.closing(stream.file):
+                if stream.total not in (None, entry.bytes):
+                    raise CacheError(f"it has {stream.total} bytes and its catalogue says {entry.bytes}")
+                bar.update(file.seek(stream.start))
+                for chunk in stream.chunks:
+                    if file.tell() + len(chunk) > entry.bytes:
+                        raise CacheError(f"it has more than the {entry.bytes} bytes that its catalogue says")
+                    bar.update(file.write(chunk))
+            if file.tell() < entry.bytes:
+                raise ConnectionError("it ended too early")
+    except TransferError as error:
+        have = file.seek(0, os.SEEK_END)
+        kept = f"from {_mb(have)} of the {_mb(entry.bytes)} of {entry.name}" if have else "there"
+        raise TransferError(f"{error}: run the same command again, it goes on {kept}") from None
+    file.flush()
+    return stream.start
 
 
 @contextlib.contextmanager
@@ -304,20 +291,19 @@ def _refused(where: str, partial: Path) -> Iterator[None]:
 def _report(store: Path, place: Place, moved: Sequence[Entry], present: Sequence[Entry], resumed: int, *, pushed: bool,
             unfinished: int = 0) -> VerbReport:
     """resumed: bytes of `moved` that had arrived in an earlier attempt; unfinished: shards, which are not shared."""
-    url = place.address.shown
-    records = [[{"file": entry.name, "bytes": entry.bytes, "sha256": entry.sha256} for entry in entries]
-               for entries in (moved, present)]
-    data = {"store": str(store), "url": url, "pushed": pushed, "moved": records[0], "already_there": records[1],
-            "bytes": _total(moved) - resumed, "resumed_bytes": resumed, "unfinished_parts": unfinished}
-    earlier = f", {_mb(resumed)} of them in an earlier attempt" if resumed else ""
+    url, earlier = place.address.shown, f", {_mb(resumed)} of them in an earlier attempt" if resumed else ""
+    data = {"store": str(store), "url": url, "pushed": pushed} | {
+        what: [{"file": entry.name, "bytes": entry.bytes, "sha256": entry.sha256} for entry in entries]
+        for what, entries in (("moved", moved), ("already_there", present))} | {
+        "bytes": _total(moved) - resumed, "resumed_bytes": resumed, "unfinished_parts": unfinished}
     did = (f"{len(moved)} {'files' if len(moved) > 1 else 'file'}, {_mb(_total(moved))}{earlier}, SHA-256 verified"
            if moved else "nothing to do, everything is there")
-    return VerbReport(data, [
-        *(f"{'pushed ' if pushed else 'fetched'}        {entry.name}  {_mb(entry.bytes)}" for entry in moved),
-        *(f"already there  {entry.name}  {_mb(entry.bytes)}" for entry in present),
-        f"{store} -> {url}: {did}" if pushed else f"{url} -> {store}: {did}",
-        *([f"not shared: unfinished work (parts: {unfinished}; the same `extract` command finishes it)"]
-          if unfinished else [])])
+    lines = [f"{what:13}  {entry.name}  {_mb(entry.bytes)}" for what, entries in (
+        ("pushed" if pushed else "fetched", moved), ("already there", present)) for entry in entries]
+    lines.append(f"{store} -> {url}: {did}" if pushed else f"{url} -> {store}: {did}")
+    if unfinished:
+        lines.append(f"not shared: unfinished work (parts: {unfinished}; the same `extract` command finishes it)")
+    return VerbReport(data, lines)
 
 
 def _refuse(names: Sequence[str], *, store: Path, url: str, remedy: str) -> None:
@@ -337,12 +323,13 @@ def _small(place: Place, name: str, most: int) -> bytes:
     return bytes(data)
 
 
-def _digest(place: Place, name: str, moved: Moved = lambda count: None) -> str:
+def _digest(place: Place, name: str, bar: tqdm | None = None) -> str:
     """The SHA-256 of a file, read back."""
     sha256 = hashlib.sha256()
     for chunk in place.read(name).chunks:
         sha256.update(chunk)
-        moved(len(chunk))
+        if bar is not None:
+            bar.update(len(chunk))
     return sha256.hexdigest()
 
 

@@ -50,7 +50,7 @@ def test_a_sample_taken_out_is_kept_aside_and_comes_back_for_nothing(cli, store,
     assemble(store, how, 2, KEYS)
     fewer = assemble(store, how, 2, KEYS[100:])
     assert fewer.keys.tolist() == KEYS[100:] and retired_rows(store, how) == 100
-    assert file_state(store, how).is_complete(KEYS[100:]) and file_state(store, how).rows.covers(KEYS)
+    assert file_state(store, how).is_complete(KEYS[100:]) and {*file_state(store, how).rows.place} == {*KEYS}
     listed = cli("cache", "ls", store.path).stdout
     assert "kept aside: 100 rows" in listed and "unfinished" not in listed
     whole = assemble(store, how, 2, KEYS)
@@ -156,7 +156,7 @@ def test_shards_that_another_process_assembles_meanwhile_are_not_missed(store, r
         return found
 
     monkeypatch.setattr(shards_module, "shard_paths", listed_then_assembled_elsewhere)
-    assert file_state(store, how).rows.covers(KEYS)
+    assert {*file_state(store, how).rows.place} == {*KEYS}
     assert others[1].rows == 600 and not store.shards()
 
 

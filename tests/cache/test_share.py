@@ -293,7 +293,7 @@ def test_a_disk_without_hard_links_is_shared_to(store, there, monkeypatch):
 @pytest.mark.parametrize("by", ["web", "ssh"])
 def test_a_pull_that_breaks_off_goes_on_where_it_was(store, back, there, by, request):
     push(store, str(there))
-    partial, counted = back.path / f".pull-{Entry.of(store.path / 'a.h5').sha256}", []
+    partial = back.path / f".pull-{Entry.of(store.path / 'a.h5').sha256}"
     match = r"connection broke off: .* again, it goes on from [01]\.\d MB of the .* of a\.h5"
     if by == "web":
         site = request.getfixturevalue("site")
@@ -312,8 +312,7 @@ def test_a_pull_that_breaks_off_goes_on_where_it_was(store, back, there, by, req
     assert not (back.path / "a.h5").exists() and (back.path / "manifest.csv").exists()
     had = partial.stat().st_size
     assert 500_000 < had <= 1_900_000
-    again = pull(url, back, progress=lambda count, _: counted.append(count))
-    assert again.data["resumed_bytes"] == had == counted[0]
+    assert pull(url, back).data["resumed_bytes"] == had
     assert by == "ssh" or site.sent["a.h5"] == os.stat(store.path / "a.h5").st_size - had, "only the rest is sent"
     assert shared_files(back.path) == shared_files(store.path)
 

@@ -44,8 +44,7 @@ def test_its_shards_go_into_the_finished_file(tmp_path):
     copy = Store(shutil.copytree(STORE.path, tmp_path / "store"))
     recipe = copy.find("timm:tiny").recipe
     state = file_state(copy, recipe)
-    assert [shard.keys.tolist() for shard in state.shards] == [KEYS[6:8]]
-    assert [shard.keys.tolist() for shard in state.retired] == [["gone.png"]]
+    assert [shard.keys.tolist() for shard in state.shards] == [["gone.png"], KEYS[6:8]]
     file = assemble(copy, recipe, 3, KEYS)
     assert file.keys.tolist() == KEYS[:8]
     np.testing.assert_array_equal(file.read(), FEATURES[:8])

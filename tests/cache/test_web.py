@@ -100,12 +100,12 @@ def test_damage_on_the_way_is_caught(site, store, back, cli):
 
 @pytest.mark.parametrize("change", [lambda data: data + b"more", lambda data: data[:-1000]])
 def test_a_file_of_another_length_is_refused_at_once(site, back, change):
-    path, counted = site.folder / "a.h5", []
+    path = site.folder / "a.h5"
     path.write_bytes(change(path.read_bytes()))
+    site.pause = 600  # after its first bytes: who fetches the rest has no answer in time
     with pytest.raises(CacheError, match=r"a\.h5 is refused: it has \d+ bytes and its catalogue says \d+"):
-        pull(site.url, back, progress=lambda count, whole: counted.append(count))
+        pull(site.url, back)
     assert arrived(back) == ["manifest.csv"]
-    assert sum(counted) == (back.path / "manifest.csv").stat().st_size, "no byte of it is taken"
 
 
 def test_a_file_without_an_end_is_cut_off(site, store, back):
