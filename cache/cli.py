@@ -15,6 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="Look at, check, combine and move s
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store: a folder of feature files.")]
 Url = Annotated[str, typer.Argument(metavar="URL", help="A folder, ssh://, sftp://, s3://, ...; http(s):// to read.")]
 Replace = Annotated[bool, typer.Option("--overwrite", "--replace", help="Replace other contents of the same name.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an older one of ours.")]
 Backbones = Annotated[str | None, typer.Option(help="Comma-separated, NAME or NAME@FINGERPRINT; else all.")]
 
 
@@ -53,12 +54,9 @@ def cache_verify(
 ) -> Report:
     """Read everything back and check it."""
     from twofold.cache.verify import verify
+    from twofold.data.images.sources import hash_images, open_images, parse_roots
 
-    images = None
-    if root:
-        from twofold.data.images.sources import hash_images, open_images, parse_roots
-
-        images = partial(hash_images, open_images(parse_roots(root), follow_links=follow_links))
+    images = partial(hash_images, open_images(parse_roots(root), follow_links=follow_links)) if root else None
     return verify(store, deep=deep, images=images)
 
 
@@ -74,8 +72,7 @@ def cache_merge(
 
     sources, target = [Store(path) for path in stores], Store(out, new=True)
     target.require_own_folder()
-    paths = [*([target.manifest_path] if target.manifest_path.exists() else []),
-             *(store.manifest_path for store in sources)]
+    paths = [store.manifest_path for store in ([target] if target.manifest_path.exists() else []) + sources]
     manifest = merge_by_key({str(path): read_manifest(path) for path in paths})
     report = merge(sources, target, manifest.keys)
     write_manifest(manifest, target.manifest_path)
@@ -94,10 +91,7 @@ def cache_diff(
 
 
 @app.command("card")
-def cache_card(
-    store: StorePath,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older card of ours.")] = False,
-) -> Report:
+def cache_card(store: StorePath, overwrite: Overwrite = False) -> Report:
     """Write STORE/README.md, the page that the Hugging Face hub shows of a pushed store."""
     from twofold.cache.card import CARD, card_page, is_card
     from twofold.data.utils.outputs import Output, OutputKind, read_head
@@ -114,7 +108,7 @@ def cache_export(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="NAME.npz or NAME.parquet.")],
     backbones: Backbones = None,
     view: Annotated[str, typer.Option(help="The view of the samples.")] = "original",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older export.")] = False,
+    overwrite: Overwrite = False,
 ) -> Report:
     """Write features with labels, splits and groups for other programs."""
     from twofold.cache.export import export_format, join_files
@@ -149,8 +143,8 @@ def cache_pull(url: Url, store: StorePath, backbones: Backbones = None, replace:
     from twofold.cache.store import Store
     from twofold.data.utils.options import split_names
 
-    return pull(url, Store(store, new=True), backbones=None if backbones is None else split_names(backbones),
-                replace=replace)
+    names = None if backbones is None else split_names(backbones)
+    return pull(url, Store(store, new=True), backbones=names, replace=replace)
 
 
 def bench_cache(

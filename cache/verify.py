@@ -33,10 +33,16 @@ def verify(path: Path, *, deep: bool = False, images: ImageHashes | None = None)
             if images:
                 hashes |= images([key for key in file.keys if key not in hashes])
                 _require_images(file, hashes)
-            notes = _compare_manifest(file, listed) if listed is not None and file.path.parent == path else []
-            record |= {"rows": file.rows, "failed": file.failed, "notes": notes + (_suspicious(file) if deep else [])}
-            lines.append(f"sound    {record['file']}  {file.rows} samples, {file.failed} failed")
-            lines += [f"         note: {note}" for note in record["notes"]]
+            notes = []
+            if listed is not None and file.path.parent == path:
+                if missing := len(listed - {*file.keys} - {*file.failures}):
+                    notes.append(f"{missing} samples of the manifest are not in it (`extract` continues)")
+                if surplus := len({*file.keys} - listed):
+                    notes.append(f"{surplus} of its samples are not in the manifest")
+            notes += _suspicious(file) if deep else []
+            record |= {"rows": file.rows, "failed": file.failed, "notes": notes}
+            lines += [f"sound    {record['file']}  {file.rows} samples, {file.failed} failed",
+                      *(f"         note: {note}" for note in notes)]
         except CacheError as error:
             record |= {"fault": str(error), "sound": False}
             lines.append(f"AT FAULT {record['file']}  {error}")
@@ -55,13 +61,6 @@ def _checked(file: FeatureFile) -> FeatureFile | None:
             if not file_exists(file.path):
                 return None
             file = FeatureFile(file.path)  # replaced meanwhile: look at the new one
-
-
-def _compare_manifest(file: FeatureFile, listed: set[str]) -> list[str]:
-    missing = len(listed - set(file.keys) - set(file.failures))
-    surplus = len(set(file.keys) - listed)
-    return [*([f"{missing} samples of the manifest are not in it (`extract` continues)"] if missing else []),
-            *([f"{surplus} of its samples are not in the manifest"] if surplus else [])]
 
 
 def _require_images(file: FeatureFile, hashes: dict[str, str]) -> None:
