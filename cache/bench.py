@@ -12,7 +12,8 @@ import numpy as np
 from twofold.cache.feature_file import FeatureFile
 from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.recipe import Recipe
-from twofold.cache.report import VerbReport, table
+from twofold.cache.report import table
+from twofold.data.utils.terminal import Summary
 
 SCATTERED_ROWS = 20_000
 REPEATS = 5
@@ -20,7 +21,7 @@ FULL_READ = "full read as float16, checksums verified"
 READ_LIMIT = 0.75  #: of np.load's speed, that a verified full read should reach
 
 
-def bench_cache(*, rows: int, dim: int, folder: Path | None = None) -> VerbReport:
+def bench_cache(*, rows: int, dim: int, folder: Path | None = None) -> Summary:
     """Write and read (rows, dim) float16 as a feature file and as a NumPy file; compare the ratios, not the seconds.
 
     folder: where the files are written and removed again, by default the temporary folder. Raises OSError.
@@ -57,7 +58,7 @@ def bench_cache(*, rows: int, dim: int, folder: Path | None = None) -> VerbRepor
     ratio = next(timing["ratio"] for timing in timings if timing["what"] == FULL_READ)
     limit = (f"a verified full read has {ratio:.2f} of np.load's speed, {'within' if ratio >= READ_LIMIT else 'below'} "
              f"the limit of {READ_LIMIT}")
-    return VerbReport({"rows": rows, "dim": dim, "timings": timings, "limit": limit}, [
+    return Summary(values={"rows": rows, "dim": dim, "timings": timings, "limit": limit}, lines=[
         f"{rows} x {dim} float16, the fastest of {REPEATS}, file cache warm",
         *table([("", "time", "speed", "of"), *(
             (timing["what"], f"{timing['seconds'] * 1e3:.1f} ms", f"{timing['ratio']:.2f} x", timing["baseline"])

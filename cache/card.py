@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from twofold.cache.errors import CacheError
-from twofold.cache.report import VerbReport, listing
+from twofold.cache.report import listing
 from twofold.cache.store import Store
 from twofold.data.utils.csv_files import read_table
+from twofold.data.utils.terminal import Summary
 
 CARD = "README.md"
 MARK = "twofold-store"  #: the tag of our cards
@@ -21,10 +22,10 @@ MAX_LABELS = 50
 SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 1 << 62: "n>1M"}
 
 
-def card_page(path: Path) -> tuple[str, VerbReport]:
+def card_page(path: Path) -> tuple[str, Summary]:
     """The page of a store. Raises CacheError for one without readable feature files, InputError for its manifest."""
     store = Store(path)
-    files, name = listing(path).data["files"], store.path.resolve().name
+    files, name = listing(path).values["files"], store.path.resolve().name
     if not files:
         raise CacheError(f"{path}: no feature files to describe")
     table = read_table(store.manifest_path) if store.manifest_path.exists() else {"key": []}
@@ -54,9 +55,9 @@ def card_page(path: Path) -> tuple[str, VerbReport]:
         "## Licence and privacy", "",
         "The licences of the images and of every backbone bind what is made with these features. Embeddings can "
         "identify people: treat them as personal data.", ""]
-    return "\n".join(page), VerbReport(
-        {"card": str(store.path / CARD), "files": len(files), "samples": samples},
-        [f"{store.path / CARD}: {len(files)} feature files of {samples:,} samples; `cache push` sends it along"])
+    return "\n".join(page), Summary(
+        values={"card": str(store.path / CARD), "files": len(files), "samples": samples},
+        lines=[f"{store.path / CARD}: {len(files)} feature files of {samples:,} samples; `cache push` sends it along"])
 
 
 def is_card(text: str) -> bool:

@@ -8,11 +8,12 @@ import numpy as np
 from twofold.cache.errors import CacheError
 from twofold.cache.feature_file import BLOCK_ROWS, FeatureFile
 from twofold.cache.recipe import differences
-from twofold.cache.report import VerbReport, table
+from twofold.cache.report import table
 from twofold.cache.store import files_at
+from twofold.data.utils.terminal import Summary
 
 
-def diff(a: Path, b: Path) -> VerbReport:
+def diff(a: Path, b: Path) -> Summary:
     """Compare two feature files, or two stores: files of one recipe first, then those of one backbone and view.
 
     Raises CacheError if a path is neither, or one of each, or a file cannot be read.
@@ -32,8 +33,8 @@ def diff(a: Path, b: Path) -> VerbReport:
         lines += [*_lines(file), ""]
     only = {side: [file.path.name for file in unpaired] for side, unpaired in (("A", left), ("B", right))}
     lines += [f"only in {side}: {name}" for side, names in only.items() for name in names]
-    return VerbReport({"files": files, "only_a": only["A"], "only_b": only["B"]},
-                      lines[:-1] if lines and not lines[-1] else lines or ["no feature files in either"])
+    return Summary(values={"files": files, "only_a": only["A"], "only_b": only["B"]},
+                   lines=lines[:-1] if lines and not lines[-1] else lines or ["no feature files in either"])
 
 
 def _compare(a: FeatureFile, b: FeatureFile) -> dict[str, Any]:

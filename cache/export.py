@@ -15,9 +15,9 @@ from numpy.lib import format as npy
 
 from twofold.cache.errors import CacheError
 from twofold.cache.feature_file import FeatureFile, bytes_of
-from twofold.cache.report import VerbReport
 from twofold.cache.store import Store
 from twofold.data.utils.outputs import OutputKind
+from twofold.data.utils.terminal import Summary
 
 BLOCK = 4096  #: samples in memory at once
 RESERVED = {"keys", "streams", "recipes", "left_out", "left_out_reasons"}  #: names of other arrays of an archive
@@ -39,15 +39,15 @@ class Export:
         """Each file by a name that file systems and zip archives accept: its own without the suffix."""
         return {file.path.name.removesuffix(".h5"): file for file in self.files}
 
-    def report(self, out: Path) -> VerbReport:
+    def report(self, out: Path) -> Summary:
         """What was written to `out`."""
         untrained = [name for name, file in self.streams.items() if file.recipe.untrained]
         key, reason = next(iter(self.left_out.items()), ("", ""))
         left_out = f"; {len(self.left_out):,} samples left out (the first is {key}: {reason})" if key else ""
-        return VerbReport(
-            {"out": str(out), "samples": len(self.keys), "left_out": len(self.left_out),
+        return Summary(
+            values={"out": str(out), "samples": len(self.keys), "left_out": len(self.left_out),
              "streams": {name: file.dim for name, file in self.streams.items()}, "untrained": untrained},
-            [f"{out}: {len(self.keys):,} samples{left_out}", *(
+            lines=[f"{out}: {len(self.keys):,} samples{left_out}", *(
                 f"  {name}  {file.dim}-d{' * UNTRAINED' if name in untrained else ''}"
                 for name, file in self.streams.items())])
 

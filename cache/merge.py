@@ -9,7 +9,6 @@ import numpy as np
 from twofold.cache.errors import CacheError, FileGone
 from twofold.cache.feature_file import BLOCK_ROWS, FeatureFile
 from twofold.cache.recipe import Recipe
-from twofold.cache.report import VerbReport
 from twofold.cache.shards import (
     CachedRows,
     FileState,
@@ -22,11 +21,12 @@ from twofold.cache.shards import (
 )
 from twofold.cache.store import Store
 from twofold.data.utils.atomic import make_folder
+from twofold.data.utils.terminal import Summary
 
 TOLERANCE = {"fp32": 0.002, "fp16": 0.02, "bf16": 0.05}  #: of a row's length: two machines round differently
 
 
-def merge(stores: Sequence[Store], out: Store, keys: Sequence[str]) -> VerbReport:
+def merge(stores: Sequence[Store], out: Store, keys: Sequence[str]) -> Summary:
     """Write each recipe of the stores to `out`, rows in the order of `keys`; unfinished shards are included.
 
     What `out` holds takes part, so that an interrupted merge continues, and what another process adds to it meanwhile
@@ -48,8 +48,8 @@ def merge(stores: Sequence[Store], out: Store, keys: Sequence[str]) -> VerbRepor
         missing = len(keys) - file.rows - file.failed
         lines.append(f"{file.backbone} ({file.view}): {file.rows} samples, {file.failed} failed, sources: {count}"
                      f"{f', {missing} to be extracted' if missing > 0 else ''} -> {file.path.name}")
-    return VerbReport({"store": str(out.path), "samples": len(keys), "files": files},
-                      [*lines, f"{len(keys)} samples in {out.path}"])
+    return Summary(values={"store": str(out.path), "samples": len(keys), "files": files},
+                   lines=[*lines, f"{len(keys)} samples in {out.path}"])
 
 
 def _recipes(store: Store) -> list[Recipe]:

@@ -1,32 +1,18 @@
-"""What a store and a feature file hold, and the form in which every verb of `cache` says what it did."""
+"""What a store and a feature file hold."""
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from twofold.cache.recipe import Recipe
 from twofold.cache.shards import is_retired
 from twofold.cache.store import Store, files_at
+from twofold.data.utils.terminal import Summary
 
 
-@dataclass(frozen=True)
-class VerbReport:
-    """What a verb found or did: `data` for programs, `lines` for people; exit_code 1 if something is at fault."""
-
-    data: Any
-    lines: list[str]
-    exit_code: int = 0
-
-    def record(self) -> Any:
-        return self.data
-
-    def text(self) -> str:
-        return "\n".join(self.lines)
-
-
-def listing(path: Path) -> VerbReport:
+def listing(path: Path) -> Summary:
     """The feature files of a store, unreadable ones with the reason, number of shards and of retired rows per recipe.
 
     Raises CacheError if `path` is not a store.
@@ -42,7 +28,7 @@ def listing(path: Path) -> VerbReport:
                             size=file.path.stat().st_size) for file in good]
     data = {"store": str(path), "files": files, "unreadable": {path.name: reason for path, reason in bad.items()},
             "unfinished_shards": dict(+shards), "retired_rows": dict(+retired)}
-    return VerbReport(data, [
+    return Summary(values=data, lines=[
         *(feature_table(files) or [f"{path}: no feature files"]), *(f"unreadable: {reason}" for reason in bad.values()),
         *(f"unfinished: {count} shards of recipe {name[:8]} (the same `extract` command continues them)"
           for name, count in (+shards).items()),
@@ -50,7 +36,7 @@ def listing(path: Path) -> VerbReport:
           "them)" for name, count in (+retired).items())])
 
 
-def describe(path: Path, *, failures: bool = False) -> VerbReport:
+def describe(path: Path, *, failures: bool = False) -> Summary:
     """How a feature file, or every file of a store, was made; or which of its samples have no features, and why.
 
     Raises CacheError if one cannot be read.
@@ -60,7 +46,7 @@ def describe(path: Path, *, failures: bool = False) -> VerbReport:
         for file in files:
             lines += [f"{file.path.name}: {file.failed} of its samples have no features",
                       *(f"  {key}: {reason}" for key, reason in file.failures.items())]
-        return VerbReport({file.path.name: file.failures for file in files}, lines)
+        return Summary(lines, {file.path.name: file.failures for file in files})
     data = []
     for file in files:
         facts = {"file": file.path.name, "created": file.header.created, "fingerprint": file.fingerprint,
@@ -72,7 +58,7 @@ def describe(path: Path, *, failures: bool = False) -> VerbReport:
                   "recipe", *(f"  {name:14} {json.dumps(value)}" for name, value in recipe.items()),
                   "made with      " + ", ".join(f"{name} {version}" for name, version in software.items()),
                   *(["failures"] if counts else []), *(f"  {count:6} {reason}" for reason, count in counts.items())]
-    return VerbReport(data, lines)
+    return Summary(lines, data)
 
 
 def feature_record(file: str, recipe: Recipe, *, rows: int, failed: int, dim: int, size: int) -> dict[str, Any]:

@@ -8,14 +8,14 @@ import numpy as np
 
 from twofold.cache.errors import CacheError, FileGone
 from twofold.cache.feature_file import FeatureFile
-from twofold.cache.report import VerbReport
 from twofold.cache.store import Store
 from twofold.data.utils.atomic import file_exists
+from twofold.data.utils.terminal import Summary
 
 ImageHashes = Callable[[Sequence[str]], dict[str, str]]  #: keys to the SHA-256 of their images; missing ones left out
 
 
-def verify(path: Path, *, deep: bool = False, images: ImageHashes | None = None) -> VerbReport:
+def verify(path: Path, *, deep: bool = False, images: ImageHashes | None = None) -> Summary:
     """Check structure, checksums, recipe against fingerprint, duplicate keys and finiteness of every file and shard.
 
     path: a store or one feature file. deep: also note suspicious values, as equal rows of different images.
@@ -47,8 +47,8 @@ def verify(path: Path, *, deep: bool = False, images: ImageHashes | None = None)
             record |= {"fault": str(error), "sound": False}
             lines.append(f"AT FAULT {record['file']}  {error}")
         files.append(record)
-    return VerbReport({"store": str(path), "files": files}, lines or [f"{path}: no feature files"],
-                      exit_code=0 if all(record["sound"] for record in files) else 1)
+    return Summary(values={"store": str(path), "files": files}, lines=lines or [f"{path}: no feature files"],
+                   exit_code=0 if all(record["sound"] for record in files) else 1)
 
 
 def _checked(file: FeatureFile) -> FeatureFile | None:

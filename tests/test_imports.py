@@ -13,7 +13,7 @@ ALLOWED = {
     "data/utils": {"data", "numpy", "pandas", "huggingface_hub", "typer"},
     "data/images": {"data", "numpy", "pandas", "PIL", "pillow_heif"},
     "data/faces": {"data", "numpy", "pandas", "PIL", "cv2", "av", "tqdm", "huggingface_hub", "matplotlib"},
-    "cache/share": {"cache", "data", "numpy", "msgspec", "fsspec", "sshfs", "asyncssh", "aiohttp"},
+    "cache/share": {"cache", "data", "numpy", "msgspec", "fsspec", "sshfs", "aiohttp", "tqdm"},
     "cache": {"cache", "data", "numpy", "h5py", "msgspec", "xxhash", "pyarrow"},
     "extract": {"extract", "data", "cache", "numpy", "torch", "timm", "torchvision", "safetensors", "tqdm", "PIL",
                 "onnx", "onnxruntime", "transformers", "huggingface_hub"},

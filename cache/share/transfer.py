@@ -17,7 +17,7 @@ from tqdm import tqdm
 from twofold.cache.card import CARD, is_card
 from twofold.cache.errors import CacheError, TransferError
 from twofold.cache.feature_file import FeatureFile
-from twofold.cache.report import VerbReport, feature_record, feature_table
+from twofold.cache.report import feature_record, feature_table
 from twofold.cache.share.catalogue import (
     CATALOGUE,
     ENTRIES,
@@ -31,6 +31,7 @@ from twofold.cache.share.catalogue import (
 from twofold.cache.share.places import CHUNK_BYTES, NameTaken, Place, open_place, translate_errors
 from twofold.cache.store import MANIFEST, Store
 from twofold.data.utils.atomic import file_exists, file_lock, publish, try_lock
+from twofold.data.utils.terminal import Summary
 
 PUSHING, PULLING = ".push-", ".pull-"  #: and the SHA-256 of what it is to become
 RESUMED_BYTES = 1 << 20  #: a smaller file is sent anew, under a name that no other push has
@@ -39,13 +40,13 @@ MOST_CARD_BYTES = 1 << 20
 bar_of_bytes = preset(tqdm, unit="B", unit_scale=True, disable=None)
 
 
-def shared_listing(url: str) -> VerbReport:
+def shared_listing(url: str) -> Summary:
     """What the store at a URL holds; only its catalogue is fetched."""
     source = open_place(url)
     files = [feature_record(file.name, file.recipe, rows=file.rows, failed=file.failed, dim=file.dim, size=file.bytes)
              | {"sha256": file.sha256} for file in fetch_catalogue(source).files]
     shown = source.address.shown
-    return VerbReport({"store": shown, "files": files}, feature_table(files) or [f"{shown}: no feature files"])
+    return Summary(feature_table(files) or [f"{shown}: no feature files"], {"store": shown, "files": files})
 
 
 def fetch_catalogue(source: Place) -> Catalogue:
@@ -59,7 +60,7 @@ def fetch_catalogue(source: Place) -> Catalogue:
 
 
 # ------------------------------------------------------------------------------------------------------------- push
-def push(store: Store, url: str, *, replace: bool = False) -> VerbReport:
+def push(store: Store, url: str, *, replace: bool = False) -> Summary:
     """Send the feature files and the manifest of a store to a folder elsewhere; what else that holds stays.
 
     Each is written under a hidden name (on from where an earlier attempt broke off, where that place can append), read
@@ -181,7 +182,7 @@ def _put(target: Place, name: str, data: bytes) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- pull
-def pull(url: str, store: Store, *, backbones: Sequence[str] | None = None, replace: bool = False) -> VerbReport:
+def pull(url: str, store: Store, *, backbones: Sequence[str] | None = None, replace: bool = False) -> Summary:
     """Fetch the files of a shared store (of these `backbones`, see `Catalogue.chosen`) that `store` lacks.
 
     Each stands under a hidden name until its size, SHA-256 and layout are what the catalogue says. A file of the same
@@ -289,7 +290,7 @@ def _refused(where: str, partial: Path) -> Iterator[None]:
 
 # ------------------------------------------------------------------------------------------------------------- both
 def _report(store: Path, place: Place, moved: Sequence[Entry], present: Sequence[Entry], resumed: int, *, pushed: bool,
-            unfinished: int = 0) -> VerbReport:
+            unfinished: int = 0) -> Summary:
     """resumed: bytes of `moved` that had arrived in an earlier attempt; unfinished: shards, which are not shared."""
     url, earlier = place.address.shown, f", {_mb(resumed)} of them in an earlier attempt" if resumed else ""
     data = {"store": str(store), "url": url, "pushed": pushed} | {
@@ -303,7 +304,7 @@ def _report(store: Path, place: Place, moved: Sequence[Entry], present: Sequence
     lines.append(f"{store} -> {url}: {did}" if pushed else f"{url} -> {store}: {did}")
     if unfinished:
         lines.append(f"not shared: unfinished work (parts: {unfinished}; the same `extract` command finishes it)")
-    return VerbReport(data, lines)
+    return Summary(lines, data)
 
 
 def _refuse(names: Sequence[str], *, store: Path, url: str, remedy: str) -> None:

@@ -26,13 +26,13 @@ class Summary:
     """What a verb prints: lines of text, or the same as JSON."""
 
     lines: Sequence[str]
-    values: dict[str, Any]
+    values: Any
     exit_code: int = 0
 
     def text(self) -> str:
         return "\n".join(self.lines)
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Any:
         return self.values
 
 

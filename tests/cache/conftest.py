@@ -9,10 +9,10 @@ import pytest
 from tests.cache.servers import Host, Site, serve_ssh, serve_web
 from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.recipe import Recipe
-from twofold.cache.report import VerbReport
 from twofold.cache.share.catalogue import CATALOGUE, ENTRIES, Entry
 from twofold.cache.share.transfer import push
 from twofold.cache.store import Store
+from twofold.data.utils.terminal import Summary
 
 
 def make_recipe(**changes) -> Recipe:
@@ -105,9 +105,9 @@ def url(request, there):
             "memory": f"memory://{uuid.uuid4().hex}/deep"}[request.param]
 
 
-def moved(report: VerbReport, what: str = "moved") -> list[str]:
+def moved(report: Summary, what: str = "moved") -> list[str]:
     """The names of the files that a push or pull has moved."""
-    return [entry["file"] for entry in report.data[what]]
+    return [entry["file"] for entry in report.values[what]]
 
 
 def shared_files(folder: Path) -> dict[str, str]:

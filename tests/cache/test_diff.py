@@ -16,7 +16,7 @@ def test_equal_files(write, tmp_path):
     path, _ = write()
     shutil.copy(path, tmp_path / "copy.h5")
     found = diff(path, tmp_path / "copy.h5")
-    (file,) = found.data["files"]
+    (file,) = found.values["files"]
     assert (file["recipe"], file["only_a"], file["only_b"], file["common"]) == ({}, [], [], 700)
     assert file["values"] == {"equal": 700, "largest": 0, "mean_cosine": 1, "least_cosine": 1,
                               "least_key": "train/é 0000.jpg"}
@@ -31,7 +31,7 @@ def test_what_differs_is_said_face_by_face(tmp_path):
     b = put(tmp_path / "b.h5", turned[[1, 2, 3, 0]], keys="bcdz", sha256=[one * 64 for one in "0100"], dtype="float32",
             failures={"y": "not an image", "w": "empty"}, preprocessing={"size": 64, "mean": [0.5, 0.5, 0.5]})
     found = diff(a, b)
-    (file,) = found.data["files"]
+    (file,) = found.values["files"]
     assert file["recipe"] == {"preprocessing.size": (32, 64)}
     assert (file["only_a"], file["only_b"], file["changed_images"], file["common"]) == (["a"], ["z"], ["c"], 3)
     assert file["failures"] == {"y": ("missing file", "not an image"), "w": ("", "empty")}
@@ -42,7 +42,7 @@ def test_what_differs_is_said_face_by_face(tmp_path):
 
 def test_lengths_that_cannot_be_compared(write, tmp_path):
     found = diff(write(tmp_path / "a.h5", dim=3)[0], write(tmp_path / "b.h5", dim=4)[0])
-    assert found.data["files"][0]["values"] is None and "different lengths" in found.text()
+    assert found.values["files"][0]["values"] is None and "different lengths" in found.text()
 
 
 def test_stores_pair_by_recipe_then_by_backbone(cli, recipe, write, tmp_path):

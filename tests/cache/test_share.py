@@ -44,7 +44,7 @@ def test_a_store_that_holds_less_takes_nothing_away(url, store, back, tmp_path, 
     (tmp_path / "more").mkdir()
     write(tmp_path / "more" / "z.h5", backbone="timm:third")
     push(Store(tmp_path / "more"), url)
-    assert [file["file"] for file in shared_listing(url).data["files"]] == ["a.h5", "b.h5", "z.h5"]
+    assert [file["file"] for file in shared_listing(url).values["files"]] == ["a.h5", "b.h5", "z.h5"]
     assert len(moved(pull(url, back))) == 4
 
 
@@ -83,7 +83,7 @@ def test_what_is_there_already_is_not_sent_twice_and_what_was_cut_off_is(store, 
     push(store, str(there))
     (there / CATALOGUE).unlink()  # a push without its end: what is read back equal is not sent
     assert moved(push(store, str(there))) == []
-    assert len(shared_listing(f"file://{there}").data["files"]) == 2
+    assert len(shared_listing(f"file://{there}").values["files"]) == 2
     os.truncate(there / "a.h5", 1000)
     assert moved(push(store, str(there))) == ["a.h5"]
     assert shared_files(there) == shared_files(store.path)
@@ -118,8 +118,8 @@ def test_what_is_left_there_longer_than_the_file_is_started_again(url, store):
     target = open_place(url)
     target.make()
     target.write(f".push-{Entry.of(store.path / 'a.h5').sha256}", [b"x" * 4_000_000])
-    assert push(store, url).data["resumed_bytes"] == 0
-    listed = {file["file"]: file["sha256"] for file in shared_listing(url).data["files"]}
+    assert push(store, url).values["resumed_bytes"] == 0
+    listed = {file["file"]: file["sha256"] for file in shared_listing(url).values["files"]}
     assert shared_files(store.path).items() >= listed.items()
 
 
@@ -215,7 +215,7 @@ def test_pushes_at_once_lose_no_entry_of_the_catalogue(tmp_path, write):
         os.close(reading)
         os.close(writing)
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        listed = {file["file"] for file in shared_listing(str(there)).data["files"]}
+        listed = {file["file"] for file in shared_listing(str(there)).values["files"]}
         outcomes.update(lost=listed != {"a.h5", "b.h5"}, failed=codes != [0, 0], left=len(list(there.glob(".push-*"))))
     assert outcomes == Counter(lost=0, failed=0, left=0), outcomes
 
@@ -312,7 +312,7 @@ def test_a_pull_that_breaks_off_goes_on_where_it_was(store, back, there, by, req
     assert not (back.path / "a.h5").exists() and (back.path / "manifest.csv").exists()
     had = partial.stat().st_size
     assert 500_000 < had <= 1_900_000
-    assert pull(url, back).data["resumed_bytes"] == had
+    assert pull(url, back).values["resumed_bytes"] == had
     assert by == "ssh" or site.sent["a.h5"] == os.stat(store.path / "a.h5").st_size - had, "only the rest is sent"
     assert shared_files(back.path) == shared_files(store.path)
 

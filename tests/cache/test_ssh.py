@@ -35,7 +35,7 @@ def test_a_push_that_breaks_off_goes_on_where_it_was(host, store, there, caplog)
         time.sleep(0.1)
         sizes.append(sum(path.stat().st_size for path in there.glob(".push-*")))
     again = push(store, host.url(there))
-    assert again.data["resumed_bytes"] == sizes[-1] >= 32768 and sizes[-1] < Entry.of(store.path / "a.h5").bytes
+    assert again.values["resumed_bytes"] == sizes[-1] >= 32768 and sizes[-1] < Entry.of(store.path / "a.h5").bytes
     assert shared_files(there) == shared_files(store.path)
 
 

@@ -62,7 +62,7 @@ def test_notes(store, recipe):
     put(store.path_of(recipe(backbone="timm:stuck")), [[1., 2, 0], [1, 2, 0], [1, 3, 0], [1, 2, 0]],
         sha256=[one * 64 for one in "0011"], backbone="timm:stuck")
     report = verify(store.path, deep=True)
-    notes = {file["file"].split(".")[0]: file["notes"] for file in report.data["files"]}
+    notes = {file["file"].split(".")[0]: file["notes"] for file in report.values["files"]}
     assert report.exit_code == 0
     assert notes["timm-tiny"] == ["2 samples of the manifest are not in it (`extract` continues)",
                                   "1 of its samples are not in the manifest"]
@@ -74,12 +74,12 @@ def test_a_damaged_shard_is_named(store, recipe):
     path = publish_shard(store, recipe(), 2, Rows(keys=["new.jpg"], sha256=["0" * 64], features=np.ones((1, 2))))
     path.write_bytes(path.read_bytes()[:1000])
     report = verify(store.path)
-    assert report.exit_code == 1 and [file["sound"] for file in report.data["files"]] == [True, False]
-    assert report.data["files"][1]["file"].startswith(".shards/")
+    assert report.exit_code == 1 and [file["sound"] for file in report.values["files"]] == [True, False]
+    assert report.values["files"][1]["file"].startswith(".shards/")
 
 
 def test_one_file_and_an_empty_folder(store, tmp_path):
     (file,) = store.files()
-    assert verify(file.path).data["files"][0]["sound"]
+    assert verify(file.path).values["files"][0]["sound"]
     (tmp_path / "empty").mkdir()
     assert "no feature files" in verify(tmp_path / "empty").text()

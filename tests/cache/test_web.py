@@ -52,7 +52,7 @@ def test_a_server_without_ranges_starts_a_file_again(site, store, back):
     with pytest.raises(TransferError):
         pull(site.url, back)
     site.break_after = None
-    assert pull(site.url, back).data["resumed_bytes"] == 0
+    assert pull(site.url, back).values["resumed_bytes"] == 0
     assert shared_files(back.path) == shared_files(store.path)
 
 
@@ -72,7 +72,7 @@ def test_a_pull_that_is_killed_goes_on(site, store, back):
     process.communicate()
     assert back.files() == [] and had() < (store.path / "a.h5").stat().st_size
     site.pause, kept = 0, had()
-    assert pull(site.url, back).data["resumed_bytes"] == kept
+    assert pull(site.url, back).values["resumed_bytes"] == kept
     assert shared_files(back.path) == shared_files(store.path)
 
 
@@ -133,7 +133,7 @@ def test_secrets_of_an_address_are_never_shown(site, cli):
         done = cli("cache", "ls", site.url.replace("://", f"://{secret}") + "?token=abcdef")
         assert done.returncode == 2 and "no password is sent to a web server" in done.stderr and not site.queries
         assert "sesame" not in done.stderr and "abcdef" not in done.stderr
-    assert len(shared_listing(f"{site.url}?token=abcdef").data["files"]) == 2
+    assert len(shared_listing(f"{site.url}?token=abcdef").values["files"]) == 2
     assert site.queries == ["token=abcdef"]
     site.status = 403
     done = cli("cache", "ls", f"{site.url}?token=abcdef")
