@@ -16,7 +16,7 @@ from twofold.data.utils.errors import InputError
 from twofold.fuse.core.features import Features as JoinedFeatures
 from twofold.fuse.core.predictions import Predictions, compare_predictions, figures
 from twofold.fuse.core.settings import Settings, resolve
-from twofold.fuse.experiment import experiment_on, predict_test, predict_with_estimator, train_singles, train_subset
+from twofold.fuse.experiment import cross_validate, experiment_on
 from twofold.fuse.heads.head import run_on_array
 from twofold.fuse.metrics.scores import apply_temperature, confusion_matrix
 from twofold.fuse.runs.read import check_features
@@ -66,10 +66,8 @@ class Features:
             raise InputError(f"these features have an encoder per fold: train with folds={len(self._by_fold)}")
         experiment = experiment_on(self._joined, resolved, by_fold=self._by_fold)
         with _threads(n_jobs):
-            if not isinstance(head, str):
-                return Result(self, predict_with_estimator(experiment, head, name=name), resolved.seed)
-            trained = train_subset(experiment, range(len(self.streams)), train_singles(experiment))
-        return Result(self, predict_test(experiment, trained, name=name or head), resolved.seed)
+            predictions, _ = cross_validate(experiment, name=name, estimator=None if isinstance(head, str) else head)
+        return Result(self, predictions, resolved.seed)
 
 
 class Head:
@@ -91,7 +89,7 @@ class Head:
         settings = _resolve(features, self.head, self.random_state, self.settings)
         experiment = experiment_on(features._joined, settings, needs_test=False)
         with _threads(self.n_jobs):
-            self._trained, = train_subset(experiment, range(len(features.streams)), train_singles(experiment))
+            _, (self._trained,) = cross_validate(experiment)
         self.classes_, self._names, self.notes_ = np.array(features.classes, object), features.streams, experiment.notes
         return self
 

@@ -13,7 +13,7 @@ from twofold.data.utils.machine import openmp_settings
 from twofold.fuse.core.settings import PRESETS, settings_from
 from twofold.fuse.heads.head import build
 from twofold.fuse.tables import columns
-from twofold.fuse.training.data import Samples, Scaler
+from twofold.fuse.training.data import Samples
 from twofold.fuse.training.ensemble import Spec, initialise
 from twofold.fuse.training.loop import train
 
@@ -98,12 +98,10 @@ def training_seconds(size: str, seeds: int, precision: str) -> float:
     y = np.arange(count) % CLASSES
     spec = Spec(kind="mlp", dims=dims, classes=tuple(map(str, range(CLASSES))), members=seeds, hidden=HIDDEN)
     settings = settings_from(PRESETS["paper"] | {"epochs": EPOCHS, "batch_size": BATCH, "seeds": seeds})
-    scale = Scaler(mean=np.zeros(x.shape[1], np.float32), std=np.ones(x.shape[1], np.float32))
 
     def examples(rows: int) -> Samples:
-        return Samples(rows=np.arange(rows), label=y[:rows], basic=np.zeros((rows, 8), np.float32),
-                        basic_label=np.full(rows, -1), read=lambda numbers: x[numbers], scaler=scale,
-                        device=torch.device("cpu"), x=torch.from_numpy(x[:rows]))
+        return Samples(label=y[:rows], basic=np.zeros((rows, 8), np.float32), basic_label=np.full(rows, -1),
+                       read=lambda numbers: x[numbers], device=torch.device("cpu"), x=torch.from_numpy(x[:rows]))
 
     training, validation = examples(count), examples(100)
 

@@ -22,7 +22,6 @@ from twofold.fuse.metrics.statistics import Comparison
 from twofold.fuse.predict import PARQUET, check_table_name
 from twofold.fuse.runs.read import Run, read_run
 from twofold.fuse.tables import (
-    UNTRAINED,
     columns,
     comparison_record,
     describe_comparison,
@@ -52,21 +51,57 @@ class Evaluation:
                 **self.figures.record(self.classes)}
 
     def text(self) -> str:
-        scores = self.figures.scores
+        table = self.figures.scores
         rows = [("class", "n", "precision", "recall", "F1"), *(
-            (name, str(scores.n[c]), *(percent(each[c]) for each in (scores.precision, scores.recall, scores.f1)))
+            (name, str(table.n[c]), *(percent(each[c]) for each in (table.precision, table.recall, table.f1)))
             for c, name in enumerate(self.classes))]
-        samples = f"{scores.n.sum()} {self.split} samples, {self.figures.groups} groups{self.seen_words}"
-        lines = [f"{self.run} on {samples}", "", *figures_lines([self.figures]), "", *columns(rows, left=1), "",
-                 *uncertainty_lines([self.figures], self.classes)]
-        if self.figures.system.untrained:
-            lines += [f"* {UNTRAINED}"]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        return "\n".join([f"{self.run} on {self.samples}{self.seen_words}", "", *figures_lines([self.figures]), "",
+                          *columns(rows, left=1), "", *uncertainty_lines([self.figures], self.classes),
+                          *(f"note: {note}" for note in self.notes)])
+
+    @property
+    def samples(self) -> str:
+        return f"{self.figures.scores.n.sum()} {self.split} samples, {self.figures.groups} groups"
 
     @property
     def seen_words(self) -> str:
         """The warning that goes with the figures of seen samples."""
         return f" ({self.seen} SEEN in training or validation: no figure of new samples)" if self.seen else ""
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """Several runs on the same samples, side by side. table: plain or paper; comparison: of the last with the best of
+    the others."""
+
+    each: list[Evaluation]
+    table: str
+    comparison: Comparison | None
+    best_other: str
+
+    def record(self) -> dict:
+        return {"runs": [evaluation.record() for evaluation in self.each],
+                "comparison": comparison_record(self.comparison, self.best_other, chosen_on="the samples scored")}
+
+    def text(self) -> str:
+        seen = "".join(f"; {evaluation.run}{evaluation.seen_words}" for evaluation in self.each if evaluation.seen)
+        lines = [f"{self.each[0].samples}{seen}", "", *figures_table(
+            [evaluation.figures for evaluation in self.each], self.each[0].classes, style=self.table)]
+        if self.comparison:
+            best = "" if len(self.each) == 2 else ", the best of the others on these very samples"
+            lines += ["", f"{self.each[-1].run} against {self.best_other}{best}: "
+                          f"{describe_comparison(self.comparison)}"]
+        notes = dict.fromkeys(note for evaluation in self.each for note in evaluation.notes)
+        return "\n".join([*lines, *(f"note: {note}" for note in notes)])
+
+
+def evaluated_output(out: Path, *, overwrite: bool) -> Output:
+    """The file of `write_evaluated`. Raises InputError, before anything is scored, if it cannot be written."""
+    check_table_name(out)
+    output = Output(out, OutputKind("a table of `evaluate`", lambda path: path.suffix.lower() == PARQUET or read_header(
+        path)[:4] == ["run", "key", "truth", "prediction"]), overwrite)
+    output.check()
+    return output
 
 
 def write_evaluated(evaluations: Sequence[Evaluation], out: Output) -> None:
@@ -87,51 +122,24 @@ def write_evaluated(evaluations: Sequence[Evaluation], out: Output) -> None:
             table.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def evaluated_output(out: Path, *, overwrite: bool) -> Output:
-    """The file of `write_evaluated`. Raises InputError, before anything is scored, if it cannot be written."""
-    check_table_name(out)
-    output = Output(out, OutputKind("a table of `evaluate`", lambda path: path.suffix.lower() == PARQUET or read_header(
-        path)[:4] == ["run", "key", "truth", "prediction"]), overwrite)
-    output.check()
-    return output
-
-
-@dataclass(frozen=True)
-class Evaluations:
-    """Several runs on the same samples, side by side. table: plain or paper."""
-
-    each: list[Evaluation]
-    table: str
-    comparison: Comparison | None
-    best_other: str
-
-    def record(self) -> dict:
-        return {"runs": [evaluation.record() for evaluation in self.each],
-                "comparison": comparison_record(self.comparison, self.best_other, chosen_on="the samples scored")}
-
-    def text(self) -> str:
-        every, classes = [evaluation.figures for evaluation in self.each], self.each[0].classes
-        seen = "".join(f"; {evaluation.run}{evaluation.seen_words}" for evaluation in self.each if evaluation.seen)
-        lines = [f"{every[0].scores.n.sum()} {self.each[0].split} samples, {every[0].groups} groups{seen}", "",
-                 *figures_table(every, classes, style=self.table)]
-        if self.comparison:
-            best = "" if len(self.each) == 2 else ", the best of the others on these very samples"
-            lines += ["", f"{self.each[-1].run} against {self.best_other}{best}: "
-                          f"{describe_comparison(self.comparison)}"]
-        notes = dict.fromkeys(note for evaluation in self.each for note in evaluation.notes)
-        return "\n".join([*lines, *(f"note: {note}" for note in notes)])
-
-
 def evaluate_all(runs: Sequence[Path], store: Path, *, split: str = "", table: str = "plain", allow_seen: bool = False
                  ) -> Evaluations:
-    """Score runs on the same samples, those that none of them has seen; compare the last with the best of the others.
+    """Score the runs in these folders on the same samples of a store, those that none of them has seen; compare the
+    last with the best of the others.
 
-    Raises InputError if their classes or, for lack of features, their samples are not the same, or nothing is left.
+    split: train, val, test or all; empty = test if there is any, else all, and all for cross-validated runs.
+    Samples that a run has seen (in training or validation: the same bytes or group) are left out, and a
+    cross-validated run predicts a sample by the members that have not seen it; allow_seen: they are scored like all
+    others, and the figures say so. Raises InputError if the store's features are of another recipe, with the
+    difference spelled out (another precision is only a note), if the runs' classes or, for lack of features, their
+    samples are not the same, or if no sample has a label or none is left; CacheError if a backbone is missing.
     """
     tables = choices_of(Settings, "table")
     if table not in tables:
         raise InputError(f"unknown table {table!r}: choose from {', '.join(tables)}")
-    matched = _match_all(runs, store, split=split, allow_seen=allow_seen)
+    read = [read_run(path) for path in runs]
+    split = split or ("all" if all(run.folds > 1 for run in read) else "")  # as when they were trained
+    matched = [match_run_to_store(run, store, split=split, allow_seen=allow_seen) for run in read]
     first = matched[0]
     for other in matched[1:]:
         if other.run.taxonomy.classes != first.run.taxonomy.classes:
@@ -140,27 +148,18 @@ def evaluate_all(runs: Sequence[Path], store: Path, *, split: str = "", table: s
             raise InputError(f"{store} has features of {len(first.keys)} samples for {first.run.path} and of "
                              f"{len(other.keys)} for {other.run.path}: extract what is missing, or evaluate them one "
                              "by one")
-    scorable = np.asarray(np.logical_and.reduce([each.use.any(axis=1) for each in matched]))
+    scorable = np.logical_and.reduce([each.use.any(axis=1) for each in matched])
     evaluations = [score_run(each, scorable) for each in matched]
     if len(evaluations) == 1:
         return Evaluations(evaluations, table, None, "")
-    best = max(evaluations[:-1], key=lambda evaluation: evaluation.figures.scores.macro_f1)
+    best = max(evaluations[:-1], key=lambda evaluation: evaluation.figures.score)
     comparison = compare_predictions(evaluations[-1].figures.predictions, best.figures.predictions, seed=0)
     return Evaluations(evaluations, table, comparison, str(best.run))
 
 
 def evaluate(path: Path, store: Path, *, split: str = "", allow_seen: bool = False) -> Evaluation:
-    """Score the run in `path` on a store. split: train, val, test or all; empty = test if there is any, else all, and
-    all for a cross-validated run.
-
-    Samples that the run has seen (in training or validation: the same bytes or group) are left out, and a
-    cross-validated run predicts a sample by the members that have not seen it; allow_seen: they are scored like all
-    others, and the figures say so. Raises InputError if the store's features are of another recipe, with the
-    difference spelled out (another precision is only a note), if no sample has a label or none is left; CacheError if
-    a backbone is missing.
-    """
-    matched, = _match_all([path], store, split=split, allow_seen=allow_seen)
-    return score_run(matched, np.asarray(matched.use.any(axis=1)))
+    """Score one run on a store, as `evaluate_all` does it."""
+    return evaluate_all([path], store, split=split, allow_seen=allow_seen).each[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,19 +180,18 @@ class RunOnStore:
         return self.features.keys[self.rows]
 
 
-def _match_all(paths: Sequence[Path], store: Path, *, split: str, allow_seen: bool) -> list[RunOnStore]:
-    """Match each run; without a `split`, cross-validated runs predict all samples, as when they were trained."""
-    runs = [read_run(path) for path in paths]
-    split = split or ("all" if all(run.folds > 1 for run in runs) else "")
-    return [match_run_to_store(run, store, split=split, allow_seen=allow_seen) for run in runs]
-
-
 def match_run_to_store(run: Run, store: Path, *, split: str, allow_seen: bool) -> RunOnStore:
-    """Join the store's features for a run, and find which folds may predict which sample."""
+    """Join the store's features for a run, and find which folds may predict which labelled sample of the split."""
     features, notes = run.features(Store(store))
     for note in notes:
         log.warning("warning: %s", note)
-    rows, split = _labelled_rows(features, split)
+    if split not in ("", "train", "val", "test", "all"):
+        raise InputError(f"unknown split {split!r}: choose train, val, test or all")
+    labelled = features.label >= 0
+    split = split or ("test" if (labelled & (features.split == "test")).any() else "all")
+    rows = np.flatnonzero(labelled & ((features.split == split) | (split == "all")))
+    if not len(rows):
+        raise InputError(f"no labelled samples of {features.taxonomy.name} in the split {split!r} of the store")
     use = run.seen.unseen(features, rows)
     leaked = encoder_training_samples(features)[rows]
     use[leaked] = False
@@ -211,17 +209,10 @@ def match_run_to_store(run: Run, store: Path, *, split: str, allow_seen: bool) -
 
 def score_run(matched: RunOnStore, scorable: np.ndarray) -> Evaluation:
     """Score the run on the samples (n,) bool that may be scored."""
-    run, rows = matched.run, matched.rows[scorable]
+    run, features, rows, use = matched.run, matched.features, matched.rows[scorable], matched.use[scorable]
     if not len(rows):
         raise InputError(f"nothing is left to score: {run.path} or an encoder was trained or validated on all "
                          f"{len(matched.rows)} labelled samples; --allow-seen scores them all the same, and says so")
-    predictions = _predict(run, matched.features, rows, matched.use[scorable])
-    return Evaluation(
-        run=run.path, split=matched.split, figures=figures(predictions, seed=run.settings.seed),
-        classes=run.taxonomy.classes, seen=matched.seen if matched.allow_seen else 0, notes=matched.notes)
-
-
-def _predict(run: Run, features: Features, rows: np.ndarray, use: np.ndarray) -> Predictions:
     output = run.scores(features, rows)
     outputs, weights, calibrated = output.probabilities, output.stream_weights, run.calibrated(output)
     if run.folds > 1 and not use.all():
@@ -231,13 +222,16 @@ def _predict(run: Run, features: Features, rows: np.ndarray, use: np.ndarray) ->
         each = np.stack([apply_temperature(fold.mean(axis=0), temperature) for fold, temperature in
                          zip(np.split(output.probabilities, run.folds), run.temperatures, strict=True)])
         calibrated = np.where(np.all(use, axis=1, keepdims=True), calibrated, np.einsum("nf,fnc->nc", share, each))
-    mean_weights = None if weights is None else weights.mean(axis=(0, 1)).tolist()
-    system = System(
-        name=str(run.path), backbones=run.stream_names, head=run.kind, dim=features.dim, untrained=run.untrained,
-        temperature=run.temperature, folds=run.folds if use.all() else 1,
-        stream_weights=dict(zip(run.stream_names, mean_weights, strict=True)) if mean_weights else None)
-    return Predictions.of(features, rows, system=system, fold=use.argmax(axis=1), outputs=outputs,
-                          calibrated=calibrated)
+    mean_weights = None if weights is None else dict(zip(run.stream_names, weights.mean(axis=(0, 1)).tolist(),
+                                                         strict=True))
+    system = System(name=str(run.path), backbones=run.stream_names, head=run.kind, dim=features.dim,
+                    untrained=run.untrained, temperature=run.temperature, folds=run.folds if use.all() else 1,
+                    stream_weights=mean_weights)
+    predictions = Predictions.of(features, rows, system=system, fold=use.argmax(axis=1), outputs=outputs,
+                                 calibrated=calibrated)
+    return Evaluation(
+        run=run.path, split=matched.split, figures=figures(predictions, seed=run.settings.seed),
+        classes=run.taxonomy.classes, seen=matched.seen if matched.allow_seen else 0, notes=matched.notes)
 
 
 def _average_folds(members: np.ndarray, share: np.ndarray) -> np.ndarray:
@@ -245,15 +239,3 @@ def _average_folds(members: np.ndarray, share: np.ndarray) -> np.ndarray:
     folds = share.shape[1]
     by_fold = members.reshape(folds, len(members) // folds, *members.shape[1:])
     return np.einsum("nf,fsnc->snc", share, by_fold).astype(np.float32)
-
-
-def _labelled_rows(features: Features, split: str) -> tuple[np.ndarray, str]:
-    """The labelled samples of a split, and its name."""
-    if split not in ("", "train", "val", "test", "all"):
-        raise InputError(f"unknown split {split!r}: choose train, val, test or all")
-    labelled = features.label >= 0
-    split = split or ("test" if (labelled & (features.split == "test")).any() else "all")
-    rows = np.flatnonzero(labelled & ((features.split == split) | (split == "all")))
-    if not len(rows):
-        raise InputError(f"no labelled samples of {features.taxonomy.name} in the split {split!r} of the store")
-    return rows, split

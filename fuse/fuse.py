@@ -11,18 +11,9 @@ from twofold.data.faces.settings import read_crop_lines
 from twofold.data.labels import Taxonomy
 from twofold.data.utils.options import settings_record
 from twofold.fuse.core.features import Features
-from twofold.fuse.core.predictions import Figures, compare_predictions, figures
+from twofold.fuse.core.predictions import Figures, Predictions, compare_predictions, figures
 from twofold.fuse.core.settings import Settings
-from twofold.fuse.experiment import (
-    predict_test,
-    predict_validation,
-    prepare,
-    seen_by,
-    subset_name,
-    subsets,
-    train_singles,
-    train_subset,
-)
+from twofold.fuse.experiment import cross_validate, predict_validation, prepare, seen_by, subset_name, subsets
 from twofold.fuse.heads.head import input_streams
 from twofold.fuse.metrics.statistics import Comparison
 from twofold.fuse.runs.tensorboard import check_tensorboard, write_curves, write_figures
@@ -41,15 +32,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Fusion:
-    """What `fuse` returns. figures: of the singles (or all subsets), the fusion of all streams last."""
+    """What `fuse` returns: predictions of the singles (or all subsets), of the fusion of all streams last.
+
+    figures: of these, none where no sample can be scored; comparison: of the fusion with the best single.
+    """
 
     out: Path | None
     settings: Settings
     classes: Taxonomy
-    figures: list[Figures]  #: none where no sample can be scored
-    val: list[tuple[str, float]]  #: name and validation score of each
-    score_name: str  #: of the validation score
-    comparison: Comparison | None  #: of the fusion with the best single
+    predictions: list[Predictions]
+    figures: list[Figures]
+    comparison: Comparison | None
     best_single: str
     notes: list[str]
     seconds: float
@@ -62,18 +55,20 @@ class Fusion:
                                                                 chosen_on="validation")}
 
     def text(self) -> str:
-        where = f"; run in {self.out}" if self.out else ""
-        notes = [*(f"note: {note}" for note in self.notes), f"{self.seconds:.1f} s{where}"]
+        settings, classes = self.settings, self.classes
+        notes = [*(f"note: {note}" for note in self.notes),
+                 f"{self.seconds:.1f} s" + (f"; run in {self.out}" if self.out else "")]
         if not self.figures:
-            table = columns([("features", f"{self.score_name} on validation"),
-                             *((name, percent(value)) for name, value in self.val)], left=1)
-            return "\n".join([f"{self.classes.name}, head {self.settings.head}: no test sample has a label to score by",
-                              "", *table, "", *notes])
-        fused, settings = self.figures[-1], self.settings
+            systems = [each.system for each in self.predictions]
+            table = columns([("features", f"{systems[0].score_name} on validation"),
+                             *((system.name, percent(system.val_score)) for system in systems)], left=1)
+            return "\n".join([f"{classes.name}, head {settings.head}: no test sample has a label to score by", "",
+                              *table, "", *notes])
+        fused = self.figures[-1]
         scored = f"{settings.folds} folds by group" if settings.folds else "the test split"
-        headline = (f"{self.classes.name} ({self.classes.target}), head {settings.head}, {fused.predictions.ensemble}, "
+        headline = (f"{classes.name} ({classes.target}), head {settings.head}, {fused.predictions.ensemble}, "
                     f"{len(fused.predictions)} samples of {scored}, {fused.groups} groups")
-        table = figures_table(self.figures, self.classes.classes, style=settings.table)
+        table = figures_table(self.figures, classes.classes, style=settings.table)
         return "\n".join([headline, "", *table, "", *fusion_lines(fused, self.comparison, self.best_single), "",
                           *notes])
 
@@ -97,28 +92,26 @@ def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, overwr
     if out and not overwrite:
         streams = [features.streams[k] for k in input_streams(settings, features, range(len(features.streams)))]
         check_same_inputs(out, inputs_record(repeatable, features, streams))
-    singles = train_singles(experiment)
     predictions, trained = [], []
-    for streams in subsets(features, settings):
-        name = subset_name(features, streams, settings)
+    for subset in subsets(features, settings):
+        name = subset_name(features, subset, settings)
         log.info("%s on %s", settings.head, name)
-        trained = train_subset(experiment, streams, singles)
-        predictions.append(predict_test(experiment, trained, name=name))
-    scored = [figures(each, seed=settings.seed) for each in predictions if len(each)]
-    singles_alone = [each.predictions for each in scored[:-1] if len(each.system.backbones) == 1]
-    best = max(singles_alone, key=lambda each: each.system.val_score, default=None)  # test only scores
+        predicted, trained = cross_validate(experiment, subset, name=name)
+        predictions.append(predicted)
+    fused = predictions[-1]
+    singles = [each for each in predictions[:-1] if len(each) and len(each.system.backbones) == 1]
+    best = max(singles, key=lambda each: each.system.val_score, default=None)  # test only scores
     fusion = Fusion(
-        out=out, settings=settings, classes=features.taxonomy, figures=scored,
-        val=[(each.system.name, each.system.val_score) for each in predictions], score_name=experiment.task.score_name,
-        comparison=compare_predictions(predictions[-1], best, seed=settings.seed) if best else None,
+        out=out, settings=settings, classes=features.taxonomy, predictions=predictions,
+        figures=[figures(each, seed=settings.seed) for each in predictions if len(each)],
+        comparison=compare_predictions(fused, best, seed=settings.seed) if best else None,
         best_single=best.system.name if best else "", notes=experiment.notes, seconds=time.perf_counter() - started)
     if out:
+        crops = [line for store in stores for line in read_crop_lines(Store(store).manifest_path)]
         record = run_record(repeatable, features, trained, experiment.splits, seconds=fusion.seconds,
-                            notes=experiment.notes,
-                            crops=_crop_lines(stores))
-        tables = [predictions[-1]]
-        if len(experiment.folds) == 1:
-            tables.append(predict_validation(experiment, trained, system=predictions[-1].system))
+                            notes=experiment.notes, crops=list(dict.fromkeys(crops)) if any(crops) else [])
+        tables = [fused] if len(experiment.folds) > 1 else [
+            fused, predict_validation(experiment, trained, system=fused.system)]
         write_run(out, record=record, metrics=fusion.record(), trained=trained, seen=seen_by(experiment),
                   predictions=predictions_csv(tables, features.taxonomy.classes))
     if tensorboard:
@@ -134,9 +127,3 @@ def _repeatable(settings: Settings, features: Features) -> dict:
     return settings_record(settings) | {
         "classes": features.taxonomy.name, "target": features.taxonomy.target,
         "backbones": names if len(settings.views) == 1 else [stream.backbone for stream in first]}
-
-
-def _crop_lines(stores: Sequence[Path]) -> list[str]:
-    """The crop settings of all samples, an empty text among them where some have none; nothing if none has any."""
-    lines = [line for store in stores for line in read_crop_lines(Store(store).manifest_path)]
-    return list(dict.fromkeys(lines)) if any(lines) else []

@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,30 +21,65 @@ from twofold.data.utils.errors import InputError, first_line
 from twofold.data.utils.machine import usable_cores
 from twofold.data.utils.options import read_toml
 from twofold.data.utils.processes import map_unordered
-from twofold.fuse.ablation import Row, Trial, ablation_rows, ablation_table, nested_macro_f1, score_folds, variations
+from twofold.fuse.core.predictions import Predictions, figures
 from twofold.fuse.core.settings import HEAD_TYPES, Settings, settings_from
-from twofold.fuse.experiment import prepare, subsets, train_singles, train_subset
+from twofold.fuse.core.task import Task
+from twofold.fuse.experiment import cross_validate, prepare, subsets
 from twofold.fuse.fuse import Fusion, fuse
+from twofold.fuse.metrics.scores import confusion_matrix
+from twofold.fuse.metrics.statistics import Comparison, compare
 from twofold.fuse.runs.tensorboard import check_tensorboard, write_curves, write_trial
 from twofold.fuse.runs.write import check_run_folder
-from twofold.fuse.tables import columns, percent
+from twofold.fuse.tables import columns, grouped_columns, percent, span, spread
 
 log = logging.getLogger(__name__)
-KEYS = ("backbones", "heads", "seeds", "settings", "grid", "ablation")
 ADVICE = ('keys are backbones = "all" or lists of names, heads, seeds, and the tables [settings] and [grid] or '
           "[ablation]")
 TRIAL = re.compile(r"[0-9a-f]{10}\.json")
 FIGURES = 3  #: version of what a trial is scored by
+VAL_SCORE = f"val_{Task.score.key}"
 SHOWN = 20  #: lines of the leaderboard in the terminal
+PER_SAMPLE = ("truth", "group", "prediction", "fold")  #: of what a trial has scored: too long for the report
+SAMPLES_DEPEND_ON = ("backbones", "views", "target", "classes", "folds", "seed", "val_fraction")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The settings of all trials, each once; what varies between them; whether it is an ablation of the first."""
+class Trial:
+    """One setting and its score on validation. error: why it failed, else empty.
 
-    trials: list[dict]
-    varied: tuple[str, ...]
-    ablation: bool
+    settings: as the TOML has them, so that one that makes no sense is a row as well. scored: with folds, figures over
+    all of them, and truth, group, prediction and fold of each sample.
+    """
+
+    name: str
+    settings: dict
+    score: float
+    seconds: float
+    error: str
+    scored: dict | None = None
+
+    def cell(self, setting: str) -> str:
+        """A setting as tables have it."""
+        value = self.settings.get(setting, "")
+        return " + ".join(value) if isinstance(value, list) else str(value)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trial of an ablation. comparison: with no change, None for that itself."""
+
+    change: str
+    trial: Trial
+    comparison: Comparison | None
+
+    @property
+    def scored(self) -> dict:
+        return self.trial.scored or {}
+
+    def record(self) -> dict:
+        kept = {name: value for name, value in self.scored.items() if name not in PER_SAMPLE}
+        return {"change": self.change, VAL_SCORE: self.trial.score, **kept,
+                "against_no_change": asdict(self.comparison) if self.comparison else None}
 
 
 @dataclass(frozen=True)
@@ -58,7 +93,7 @@ class Sweep:
     varied: tuple[str, ...]
     seconds: float
     ablated: tuple[Row, ...] = ()
-    nested: float | None = None  #: with folds, the macro-F1 of the choice itself; see `nested_macro_f1`
+    nested: float | None = None  #: with folds, the score of the choice itself; see `nested_score`
 
     @property
     def exit_code(self) -> int:
@@ -66,40 +101,32 @@ class Sweep:
 
     def record(self) -> dict:
         return {"leaderboard": [{"trial": trial.name, "settings": trial.settings, "seconds": trial.seconds,
-                                 "val_macro_f1": None if trial.error else trial.score, "error": trial.error}
+                                 VAL_SCORE: None if trial.error else trial.score, "error": trial.error}
                                 for trial in self.trials],
                 "reused": self.reused, "seconds": self.seconds, "best": self.best.record() if self.best else None,
-                "nested_macro_f1": self.nested,
+                f"nested_{Task.score.key}": self.nested,
                 "ablation": [row.record() for row in self.ablated]}
 
     def text(self) -> str:
-        rows = [("rank", "trial", *self.varied, "val macro-F1", "seconds")]
-        rows += [(str(rank), trial.name, *(_cell(trial, name) for name in self.varied), percent(trial.score),
-                  f"{trial.seconds:.1f}") for rank, trial in enumerate(self._good[:SHOWN], 1)]
-        failed = [trial for trial in self.trials if trial.error]
-        more = [f"... {len(self._good) - SHOWN} more"] if len(self._good) > SHOWN else []
+        good, failed = ([trial for trial in self.trials if bool(trial.error) == bad] for bad in (False, True))
+        rows = [("rank", "trial", *self.varied, f"val {Task.score.name}", "seconds")]
+        rows += [(str(rank), trial.name, *map(trial.cell, self.varied), percent(trial.score), f"{trial.seconds:.1f}")
+                 for rank, trial in enumerate(good[:SHOWN], 1)]
+        more = [f"... {len(good) - SHOWN} more"] if len(good) > SHOWN else []
         lines = ablation_table(self.ablated) if self.ablated else [*columns(rows, left=len(rows[0]) - 2), *more]
-        lines += [f"failed: {trial.name} ({', '.join(_cell(trial, name) for name in self.varied)}): {trial.error}"
+        lines += [f"failed: {trial.name} ({', '.join(map(trial.cell, self.varied))}): {trial.error}"
                   for trial in failed]
         lines += ["", f"{len(self.trials)} trials ({self.reused} done before), {len(failed)} failed, "
                       f"{self.seconds:.1f} s; all in {self.out / 'leaderboard.csv'}"]
         if self.best:
             lines += ["", "the best by validation, scored once on test:", self.best.text()]
         if self.best and self.best.settings.folds:
+            honest = "" if self.nested is None or not self.best.figures else (
+                f" by {100 * (self.best.figures[-1].score - self.nested):+.2f} points: chosen within each fold it is "
+                f"{percent(self.nested)}")
             lines += ["", "the best was chosen by the validation of all folds, whose samples other folds test: its "
-                          "macro-F1 is optimistic" + self._optimism]
+                          f"{Task.score.name} is optimistic{honest}"]
         return "\n".join(lines)
-
-    @property
-    def _optimism(self) -> str:
-        if self.nested is None or not self.best or not self.best.figures:
-            return ""
-        gain = self.best.figures[-1].scores.macro_f1 - self.nested
-        return f" by {100 * gain:+.2f} points: chosen within each fold it is {percent(self.nested)}"
-
-    @property
-    def _good(self) -> list[Trial]:
-        return [trial for trial in self.trials if not trial.error]
 
 
 def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, overwrite: bool = False,
@@ -115,17 +142,12 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, ove
     started = time.perf_counter()
     if tensorboard:
         check_tensorboard()
-    planned = plan(config, stores)
-    wanted, varied = planned.trials, planned.varied
-    if not planned.ablation:
-        _check_scores(config, wanted)
-    with_scores = planned.ablation or any(settings.get("folds") for settings in wanted)
-    inputs = _inputs(stores)
-    names = [_name(settings, [FIGURES, _classes(settings), *inputs]) for settings in wanted]
+    wanted, varied, is_ablation = plan(config, stores)
+    with_scores = is_ablation or any(settings.get("folds") for settings in wanted)
+    names = _names(wanted, stores)
     _claim(out, names, overwrite)
     finished = {name: trial for name, settings in zip(names, wanted, strict=True)
-                if (trial := _read(out, name, settings)) and not trial.error
-                and (trial.scored or not with_scores)}
+                if (trial := _read(out, name, settings)) and not trial.error and (trial.scored or not with_scores)}
     todo = [(name, settings) for name, settings in zip(names, wanted, strict=True) if name not in finished]
     jobs = min(jobs or usable_cores(), max(len(todo), 1))
     calls = [(list(stores), out, name, settings, with_scores, tensorboard) for name, settings in todo]
@@ -136,32 +158,75 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, ove
         finished[trial.name] = trial
         log.info("%d/%d %s %s (%.1f s)", number, len(todo), trial.name, trial.error or percent(trial.score),
                  trial.seconds)
-    trials = sorted(finished.values(), key=lambda trial: (bool(trial.error), -trial.score, trial.name))
-    write_text(out / "leaderboard.csv", _leaderboard(trials, varied))
+    trials = sorted(finished.values(),
+                    key=lambda trial: (bool(trial.error), 0 if trial.error else -trial.score, trial.name))
+    table = pd.DataFrame(
+        [(rank, trial.name, *map(trial.cell, varied), "" if trial.error else f"{trial.score:.6f}",
+          f"{trial.seconds:.2f}", trial.error) for rank, trial in enumerate(trials, 1)],
+        columns=("rank", "trial", *varied, VAL_SCORE, "seconds", "error"))
+    write_text(out / "leaderboard.csv", table.to_csv(index=False, lineterminator="\n"))
     good = [trial for trial in trials if not trial.error]
     if tensorboard:
         for trial in good:
             write_trial(tensorboard / trial.name, trial.settings, trial.score)
-    rows, best, nested = [], None, None
-    if planned.ablation:
-        done = [finished[name] for name in names if not finished[name].error]
-        rows = ablation_rows(wanted[0], [(trial.settings, trial.scored or {}, trial.score) for trial in done])
+    rows, best, nested = (), None, None
+    if is_ablation:
+        rows = ablation_rows(wanted[0], [finished[name] for name in names if not finished[name].error])
     elif good:
-        nested = nested_macro_f1(good)
+        nested = nested_score(good)
         best = fuse(stores, settings_from(good[0].settings), out=out / "best", overwrite=True,
                     tensorboard=tensorboard / "best" if tensorboard else None)
-    return Sweep(out, trials, len(wanted) - len(todo), best, varied, time.perf_counter() - started, tuple(rows), nested)
+    return Sweep(out, trials, len(wanted) - len(todo), best, varied, time.perf_counter() - started, rows, nested)
 
 
-def _check_scores(config: Path, trials: Sequence[dict]) -> None:
-    """Raise InputError for heads that are validated on different classes: their scores cannot be ranked."""
-    heads = {name: HEAD_TYPES[name].learns_classes for trial in trials
-             if (name := trial.get("head", "mlp")) in HEAD_TYPES}
-    if len(set(heads.values())) > 1:
-        basic = ", ".join(name for name, learns in heads.items() if not learns)
-        raise InputError(f"{config}: {basic} is validated on basic emotions, the other heads on the classes: their "
-                         "scores cannot stand in one leaderboard; sweep them apart and compare the runs with "
-                         "`evaluate`")
+def plan(config: Path, stores: Sequence[Path]) -> tuple[list[dict], tuple[str, ...], bool]:
+    """What a TOML asks for: the settings of all trials, each once; what varies between them; whether it is an ablation
+    of the first. Raises InputError for what makes no sense."""
+
+    def refuse(reason: str) -> InputError:
+        return InputError(f"{config}: {reason}")
+
+    table = read_toml(config, "settings of a sweep")
+    if unknown := [name for name in table if name not in ("backbones", "heads", "seeds", "settings", "grid",
+                                                          "ablation")]:
+        raise refuse(f"unknown {', '.join(unknown)}: {ADVICE}")
+    grid, changes = table.get("grid", {}), table.get("ablation", {})
+    base = table.get("settings", {}) | ({"seeds": table["seeds"]} if "seeds" in table else {})
+    if not all(isinstance(values, list) and values for values in grid.values()):
+        raise refuse("[grid] needs a list of values for each setting")
+    names = Store(stores[0]).backbones(next(iter(base.get("views", ["original"]))))
+    lists = table.get("backbones", [names] if changes else "all")
+    if lists == "all":
+        lists = [list(subset) for size in range(1, len(names) + 1) for subset in itertools.combinations(names, size)]
+    if not isinstance(lists, list) or not lists or not all(isinstance(names, list) and names for names in lists):
+        raise refuse(f"backbones is {lists!r}: {ADVICE}")
+    axes = {"backbones": lists, "head": table.get("heads", ["mlp"]), **grid}
+    if not isinstance(axes["head"], list) or not axes["head"]:
+        raise refuse("heads must be a list of names")
+    if misnamed := [name for name in (*base, *grid, *changes) if name not in Settings.__dataclass_fields__]:
+        raise refuse(f"there is no setting {', '.join(misnamed)}: {ADVICE}")
+    trials = [base | dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    if not changes:
+        heads = {name: HEAD_TYPES[name].learns_classes for trial in trials
+                 if (name := trial.get("head", "mlp")) in HEAD_TYPES}
+        if len(set(heads.values())) > 1:
+            basic = ", ".join(name for name, learns in heads.items() if not learns)
+            raise refuse(f"{basic} is validated on basic emotions, the other heads on the classes: their scores cannot "
+                         "stand in one leaderboard; sweep them apart and compare the runs with `evaluate`")
+        return [trial for number, trial in enumerate(trials) if trial not in trials[:number]], tuple(axes), False
+    if len(trials) > 1:
+        raise refuse("an ablation changes one base: give one subset of backbones, one head, no [grid]")
+    for name, values in changes.items():
+        if name in SAMPLES_DEPEND_ON:
+            raise refuse(f"[ablation] cannot change {name}: all rows must score the same samples")
+        if not isinstance(values, list) or not values:
+            raise refuse(f"[ablation] needs a list of values for {name}")
+    if base.get("folds", 0) < 2:
+        raise refuse("an ablation is scored on folds: give folds = 5 in [settings]")
+    usual = settings_from(trials[0])
+    changed = [trials[0] | {name: value} for name, values in changes.items() for value in values
+               if getattr(usual, name) != value]
+    return trials + changed, tuple(changes), True
 
 
 def _claim(out: Path, names: Sequence[str], overwrite: bool) -> None:
@@ -182,108 +247,111 @@ def _claim(out: Path, names: Sequence[str], overwrite: bool) -> None:
         path.unlink()
 
 
-def plan(config: Path, stores: Sequence[Path]) -> Plan:
-    """What a TOML asks for. Raises InputError for what makes no sense."""
-    table = read_toml(config, "settings of a sweep")
-    unknown = [name for name in table if name not in KEYS]
-    if unknown:
-        raise InputError(f"{config}: unknown {', '.join(unknown)}: {ADVICE}")
-    common = dict(table.get("settings", {}))
-    if "seeds" in table:
-        common["seeds"] = table["seeds"]
-    grid = table.get("grid", {})
-    if not all(isinstance(values, list) and values for values in grid.values()):
-        raise InputError(f"{config}: [grid] needs a list of values for each setting")
-    changes = table.get("ablation", {})
-    everything = [Store(stores[0]).backbones(next(iter(common.get("views", ["original"]))))]
-    axes = {"backbones": everything if changes and "backbones" not in table else
-            _subsets_of_backbones(table.get("backbones", "all"), stores, common, config),
-            "head": table.get("heads", ["mlp"]), **grid}
-    if not isinstance(axes["head"], list) or not axes["head"]:
-        raise InputError(f"{config}: heads must be a list of names")
-    misnamed = [name for name in (*common, *grid, *changes) if name not in Settings.__dataclass_fields__]
-    if misnamed:
-        raise InputError(f"{config}: there is no setting {', '.join(misnamed)}: {ADVICE}")
-    trials = [common | dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-    if changes and len(trials) > 1:
-        raise InputError(f"{config}: an ablation changes one base: give one subset of backbones, one head, no [grid]")
-    if changes:
-        return Plan(variations(trials[0], changes, config), tuple(changes), True)
-    once = [trial for number, trial in enumerate(trials) if trial not in trials[:number]]
-    return Plan(once, tuple(axes), False)
-
-
-def _subsets_of_backbones(word: object, stores: Sequence[Path], common: dict, config: Path) -> list[list[str]]:
-    """The subsets of backbones: all 2^k - 1 by the word `all`, or as listed."""
-    if word == "all":
-        names = Store(stores[0]).backbones(next(iter(common.get("views", ["original"]))))
-        return [list(subset) for size in range(1, len(names) + 1) for subset in itertools.combinations(names, size)]
-    if isinstance(word, list) and word and all(isinstance(subset, list) and subset for subset in word):
-        return word
-    raise InputError(f"{config}: backbones is {word!r}: {ADVICE}")
+def _names(wanted: Sequence[dict], stores: Sequence[Path]) -> list[str]:
+    """A name for each trial: other settings, classes, features or labels make another trial."""
+    inputs = [[sorted(file.header_sha256 for file in Store(path).readable()[0]),
+               hashlib.sha256(Store(path).manifest_path.read_bytes()).hexdigest()] for path in stores]
+    names = []
+    for settings in wanted:
+        path = Path(settings.get("classes", ""))
+        classes = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        made_of = json.dumps([settings, [FIGURES, classes, *inputs]], sort_keys=True)
+        names.append(hashlib.sha256(made_of.encode()).hexdigest()[:10])
+    return names
 
 
 def _try(stores: list[Path], out: Path, name: str, record: dict, with_scores: bool, tensorboard: Path | None) -> Trial:
-    """Train one setting and keep its validation score; test samples are predicted in ablations and folds only."""
-    started, scored = time.perf_counter(), None
+    """Train one setting and keep its validation score; test samples are scored in ablations and folds only."""
+    started, score, error, scored = time.perf_counter(), float("nan"), "", None
     try:
-        settings = settings_from(record)
-        experiment = prepare(stores, settings)
-        everything = subsets(experiment.features, experiment.settings)[-1]
-        trained = train_subset(experiment, everything, train_singles(experiment))
-        score, error = float(np.mean([each.val_score for each in trained])), ""
-        scored = score_folds(experiment, trained) if with_scores else None
+        experiment = prepare(stores, settings_from(record))
+        predictions, trained = cross_validate(experiment, subsets(experiment.features, experiment.settings)[-1])
+        score = predictions.system.val_score
+        scored = _scored(predictions, experiment.settings.seed, [each.val_score for each in trained]
+                         ) if with_scores else None
         if np.isnan(score):
             raise InputError("nothing is trained or validated: there is no score to rank it by")
         if tensorboard:
             write_curves(tensorboard / name, [each.history for each in trained])
     except (InputError, CacheError) as failure:
-        score, error = float("nan"), str(failure)
+        error = str(failure)
     except Exception as failure:  # one bad setting must not end the night's sweep: it is a row with its reason
-        score, error = float("nan"), f"{type(failure).__name__}: {first_line(failure)}"
+        error = f"{type(failure).__name__}: {first_line(failure)}"
     trial = Trial(name, record, score, time.perf_counter() - started, error, scored)
-    write_text(out / "trials" / f"{name}.json", json.dumps({
-        "settings": record, "val_macro_f1": None if error else score, "error": error,
-        "seconds": trial.seconds, "figures": scored}) + "\n")
+    write_text(out / "trials" / f"{name}.json", json.dumps(asdict(trial)) + "\n")
     return trial
 
 
 def _read(out: Path, name: str, settings: dict) -> Trial | None:
     """A trial that an earlier sweep has finished; None if there is none that reads back."""
     try:
-        record = json.loads((out / "trials" / f"{name}.json").read_text(encoding="utf-8"))
-        if record["settings"] != settings:
-            return None
-        score = float("nan" if record["error"] else record["val_macro_f1"])
-        return Trial(name, settings, score, record["seconds"], record["error"], record.get("figures"))
-    except (OSError, ValueError, KeyError, TypeError):
+        trial = Trial(**json.loads((out / "trials" / f"{name}.json").read_text(encoding="utf-8")))
+        return trial if trial.settings == settings else None
+    except (OSError, ValueError, TypeError):
         return None
 
 
-def _classes(settings: dict) -> str:
-    """The digest of a file of classes: a trial on other classes is another trial."""
-    path = Path(settings.get("classes", ""))
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+def _scored(predictions: Predictions, seed: int, val_scores: list[float]) -> dict:
+    """Figures over the samples of all folds, and the prediction for each, as JSON holds them."""
+    each, key = figures(predictions, seed=seed), Task.score.key
+    return {"accuracy": each.scores.accuracy, key: each.score, "uar": each.scores.uar,
+            f"{key}_interval": list(each.score_interval) if each.score_interval else None,
+            f"seeds_{key}": list(each.seeds_score),
+            "figures_of": predictions.ensemble, "calibration_error": each.reliability.error,
+            "classes": predictions.classes, "truth": predictions.target.tolist(),
+            "group": np.unique(predictions.group.astype(str), return_inverse=True)[1].tolist(),
+            "prediction": predictions.predicted.tolist(), "fold": predictions.fold.tolist(), "val_scores": val_scores}
 
 
-def _inputs(stores: Sequence[Path]) -> list:
-    """What identifies the features and labels: a trial on others is another trial."""
-    return [[sorted(file.header_sha256 for file in Store(path).readable()[0]),
-             hashlib.sha256(Store(path).manifest_path.read_bytes()).hexdigest()] for path in stores]
+def nested_score(trials: Sequence[Trial]) -> float | None:
+    """The score of choosing within each fold, by its own validation, the trial that predicts its test samples.
+
+    One fold's validation samples are test samples of others, so the best trial's own figure is optimistic; this one
+    is not. None without folds, or where trials do not share them.
+    """
+    if len({json.dumps([trial.settings.get(name) for name in SAMPLES_DEPEND_ON[1:]]) for trial in trials}) != 1:
+        return None
+    records = [trial.scored for trial in trials if trial.scored is not None]
+    if len(records) < len(trials):
+        return None
+    targets, predicted = [], []
+    for fold in range(len(records[0]["val_scores"])):
+        chosen = max(records, key=lambda record: record["val_scores"][fold])
+        rows = np.array(chosen["fold"]) == fold
+        targets.append(np.array(chosen["truth"])[rows])
+        predicted.append(np.array(chosen["prediction"])[rows])
+    confusion = confusion_matrix(np.concatenate(targets), np.concatenate(predicted), records[0]["classes"])
+    return float(Task.score.value(confusion))
 
 
-def _name(settings: dict, inputs: list) -> str:
-    return hashlib.sha256(json.dumps([settings, inputs], sort_keys=True).encode()).hexdigest()[:10]
+def ablation_rows(base: dict, trials: Sequence[Trial]) -> tuple[Row, ...]:
+    """Rows of the trials that worked, the base first, each compared with it."""
+    unchanged = next((trial.scored for trial in trials if trial.settings == base), None)
+    rows = []
+    for trial in trials:
+        change, comparison = ", ".join(f"{name} = {value}" for name, value in trial.settings.items()
+                                       if base.get(name) != value), None
+        if change and unchanged and trial.scored:
+            truth, group, ours = (np.array(trial.scored[name]) for name in ("truth", "group", "prediction"))
+            comparison = compare(truth, ours, np.array(unchanged["prediction"]), group,
+                                 classes=unchanged["classes"], seed=0)
+        rows.append(Row(change or "no change", trial, comparison))
+    return tuple(rows)
 
 
-def _cell(trial: Trial, name: str) -> str:
-    value = trial.settings.get(name, "")
-    return " + ".join(value) if isinstance(value, list) else str(value)
-
-
-def _leaderboard(trials: Sequence[Trial], varied: tuple[str, ...]) -> str:
-    header = ("rank", "trial", *varied, "val_macro_f1", "seconds", "error")
-    return pd.DataFrame([
-        (str(rank), trial.name, *(_cell(trial, name) for name in varied),
-         "" if trial.error else f"{trial.score:.6f}", f"{trial.seconds:.2f}", trial.error)
-        for rank, trial in enumerate(trials, 1)], columns=header).to_csv(index=False, lineterminator="\n")
+def ablation_table(rows: Sequence[Row]) -> list[str]:
+    """One line per change, in points of a hundred."""
+    score = Task.score
+    lines: list[tuple[str, ...]] = [("change", "accuracy", score.name, "95 %", "calibration error", score.name,
+                                     score.name, score.name, "95 %", "")]
+    for row in rows:
+        record, comparison = row.scored, row.comparison
+        difference = ("", "", "") if comparison is None else (
+            f"{100 * comparison.difference:+.2f}", span(comparison.interval, sign="+"), comparison.verdict)
+        lines.append((row.change, percent(record["accuracy"]), percent(record[score.key]),
+                      span(record[f"{score.key}_interval"]), f"{record['calibration_error']:.3f}",
+                      spread(record[f"seeds_{score.key}"]), percent(row.trial.score), *difference))
+    base = rows[0].scored
+    groups = [("", 1), (base["figures_of"], 4), ("one seed, mean ± sd", 1), ("validation", 1), ("difference", 3)]
+    return [f"{len(base['truth'])} samples of all folds, {len(set(base['group']))} groups; intervals and paired "
+            "differences by bootstrap of groups", "", *grouped_columns(lines, groups, left=1)]

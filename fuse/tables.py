@@ -1,12 +1,13 @@
 """Tables of stage two in a terminal: columns, figures with their uncertainty, the paper's Tables 1 and 2."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 
 from twofold.data.labels import basic_emotions
 from twofold.fuse.core.predictions import Figures
+from twofold.fuse.core.task import Task
 from twofold.fuse.metrics.statistics import FEWEST_GROUPS, Comparison
 
 
@@ -50,85 +51,69 @@ def spread(shares: Sequence[float]) -> str:
 
 
 UNTRAINED = "UNTRAINED weights: random features, the figures say nothing about the backbones"
-NOTABLE = 0.01  #: of macro-F1: a line says when one sample moves it by more
+NOTABLE = 0.01  #: of the score: a line says when one sample moves it by more
 
 
 def figures_table(heads: Sequence[Figures], classes: tuple[str, ...], *, style: str = "plain") -> list[str]:
     """Figures and recalls of heads scored on the same samples, `plain` or as the `paper` has them."""
-    lines = paper_table(heads, classes) if style == "paper" else [
-        *figures_lines(heads), "", *columns(recall_rows(heads, classes), left=1)]
-    lines += ["", *uncertainty_lines(heads, classes)]
-    return [*lines, f"* {UNTRAINED}"] if any(each.system.untrained for each in heads) else lines
+    if style == "paper":
+        lines = paper_table(heads, classes)
+    else:
+        recalls = [(name, str(heads[0].scores.n[c]), *(percent(each.scores.recall[c]) for each in heads))
+                   for c, name in enumerate(classes)]
+        header = ("recall of", "samples", *(f"#{number}" for number in range(1, len(heads) + 1)))
+        lines = [*figures_lines(heads), "", *columns([header, *recalls], left=1)]
+    return [*lines, "", *uncertainty_lines(heads, classes)]
 
 
 def figures_lines(heads: Sequence[Figures]) -> list[str]:
     """One line per head: its figures and their intervals, under titles that say what they are of."""
     ensembles = list(dict.fromkeys(each.predictions.ensemble for each in heads))
-    seeds = max(len(each.seeds_macro_f1) for each in heads)
+    seeds = max(len(each.seeds_score) for each in heads)
     validated = any(each.system.val_score == each.system.val_score for each in heads)
     groups = [("", 3), (ensembles[0] if len(ensembles) == 1 else "mean of a head's members", 6)]
     groups += [("one seed, mean ± sd", 2)] if seeds > 1 else []
     groups += [("validation", 1)] if validated else []
-    rows = [("#", "features", "dim", "accuracy", "95 %", "macro-F1", "95 %", "UAR", "calibration error",
-             *(("accuracy", "macro-F1") if seeds > 1 else ()), *((heads[0].system.score_name,) if validated else ()))]
+    score = Task.score.name
+    rows = [("#", "features", "dim", "accuracy", "95 %", score, "95 %", "UAR", "calibration error",
+             *(("accuracy", score) if seeds > 1 else ()), *((heads[0].system.score_name,) if validated else ()))]
     for number, each in enumerate(heads, 1):
         ensemble = f" ({each.predictions.ensemble})" if len(ensembles) > 1 else ""
         star = " * UNTRAINED" if each.system.untrained else ""
         rows.append((
             str(number), each.system.name + ensemble + star, str(each.system.dim),
-            percent(each.scores.accuracy), span(each.accuracy_interval), percent(each.scores.macro_f1),
-            span(each.macro_f1_interval), percent(each.scores.uar), f"{each.reliability.error:.3f}",
-            *((spread(each.seeds_accuracy), spread(each.seeds_macro_f1)) if seeds > 1 else ()),
+            percent(each.scores.accuracy), span(each.accuracy_interval), percent(each.score),
+            span(each.score_interval), percent(each.scores.uar), f"{each.reliability.error:.3f}",
+            *((spread(each.seeds_accuracy), spread(each.seeds_score)) if seeds > 1 else ()),
             *((percent(each.system.val_score),) if validated else ())))
     return grouped_columns(rows, groups)
 
 
-def recall_rows(heads: Sequence[Figures], classes: Sequence[str]) -> list[tuple[str, ...]]:
-    """One line per class: its recall by each head."""
-    header = ("recall of", "samples", *(f"#{number}" for number in range(1, len(heads) + 1)))
-    return [header, *((name, str(heads[0].scores.n[c]), *(percent(each.scores.recall[c]) for each in heads))
-                      for c, name in enumerate(classes))]
-
-
 def uncertainty_lines(heads: Sequence[Figures], classes: Sequence[str]) -> list[str]:
-    """How far the figures of these heads can be trusted: intervals, absent classes, rare classes."""
-    return [interval_line(heads), *absent_lines(heads, classes), *rare_lines(heads[-1], classes)]
-
-
-def interval_line(heads: Sequence[Figures]) -> str:
-    """What the intervals are, or why there are none."""
-    samples, groups = len(heads[0].predictions), heads[0].groups
+    """How far the figures of these heads, scored on the same samples, can be trusted: what the intervals are or why
+    there are none; absent classes; by how much one sample of the rarest class moves the score; untrained weights."""
+    table, samples, groups, score = heads[-1].scores, len(heads[0].predictions), heads[0].groups, Task.score.name
     if groups < FEWEST_GROUPS:
-        each = "1 group" if groups == 1 else f"{groups} groups"
-        return (f"no intervals: the {samples} samples are of {each} (subjects, videos, duplicates), and fewer than "
-                f"{FEWEST_GROUPS} give no reliable interval")
-    alike = any(not each.accuracy_interval or not each.macro_f1_interval for each in heads)
-    return (f"95 %: how figures vary with the samples, by bootstrap of their {groups} groups"
-            + ("; ± how they vary with the seed" if len(heads[-1].seeds_macro_f1) > 1 else "")
-            + ("; - where all groups score alike" if alike else ""))
-
-
-def absent_lines(heads: Sequence[Figures], classes: Sequence[str]) -> list[str]:
-    """What classes without samples do to macro-F1; no line if every class has samples."""
-    absent = [name for c, name in enumerate(classes) if not heads[0].scores.n[c]]
-    if not absent:
-        return []
-    other = ", ".join(f"#{number} {percent(each.scores.macro_f1_present)}" for number, each in enumerate(heads, 1))
-    return [f"no samples of {', '.join(absent)}: such a class counts 0 in macro-F1, the mean over all {len(classes)} "
-            f"classes; over the {len(classes) - len(absent)} that have samples it is {other}"]
-
-
-def rare_lines(figures: Figures, classes: Sequence[str]) -> list[str]:
-    """By how much one sample of the rarest class moves macro-F1; no line where it is little."""
-    scores = figures.scores
-    rare = min((c for c in range(len(classes)) if scores.n[c]), key=lambda c: scores.n[c])
-    hits, predicted = scores.confusion[rare, rare], scores.n[rare] + scores.confusion[:, rare].sum()
+        lines = [f"no intervals: the {samples} samples are of {'1 group' if groups == 1 else f'{groups} groups'} "
+                 f"(subjects, videos, duplicates), and fewer than {FEWEST_GROUPS} give no reliable interval"]
+    else:
+        alike = any(not each.accuracy_interval or not each.score_interval for each in heads)
+        lines = [f"95 %: how figures vary with the samples, by bootstrap of their {groups} groups"
+                 + ("; ± how they vary with the seed" if len(heads[-1].seeds_score) > 1 else "")
+                 + ("; - where all groups score alike" if alike else "")]
+    if absent := [name for name, count in zip(classes, table.n, strict=True) if not count]:
+        other = ", ".join(f"#{number} {percent(each.scores.score_present)}" for number, each in enumerate(heads, 1))
+        lines.append(f"no samples of {', '.join(absent)}: such a class counts 0 in {score}, the mean over all "
+                     f"{len(classes)} classes; over the {len(classes) - len(absent)} that have samples it is {other}")
+    rare = min(np.flatnonzero(table.n), key=lambda c: table.n[c])
+    count, hits = table.n[rare], table.confusion[rare, rare]
+    predicted = count + table.confusion[:, rare].sum()
     worth = float(2 * (hits + 1) / (predicted + 1) - 2 * hits / predicted) / len(classes)
-    if worth < NOTABLE or hits == scores.n[rare]:
-        return []
-    samples = f"{scores.n[rare]} samples" if scores.n[rare] > 1 else "1 sample"
-    return [f"few samples: one more hit among the {samples} of {classes[rare]} is worth {100 * worth:.1f} points of "
-            "macro-F1"]
+    if worth >= NOTABLE and hits < count:
+        samples = f"{count} samples" if count > 1 else "1 sample"
+        lines.append(f"few samples: one more hit among the {samples} of {classes[rare]} is worth "
+                     f"{100 * worth:.1f} points of {score}")
+    return [*lines, f"* {UNTRAINED}"] if any(each.system.untrained for each in heads) else lines
 
 
 def fusion_lines(fused: Figures, comparison: Comparison | None, best_single: str) -> list[str]:
@@ -149,18 +134,15 @@ def describe_comparison(comparison: Comparison) -> str:
     if comparison.interval is None:
         verdict = "" if comparison.groups >= FEWEST_GROUPS else f" (no interval from {comparison.groups} groups)"
     else:
-        verdict = f" {span(comparison.interval, sign='+')} (95 %), " + (
-            "within noise" if comparison.within_noise else "beyond noise")
-    return (f"macro-F1 {100 * comparison.difference:+.2f}{verdict}; samples that only one of them predicts right "
-            f"{comparison.only_a} : {comparison.only_b}, p = {comparison.p_value:.2g} by sign flips of groups")
+        verdict = f" {span(comparison.interval, sign='+')} (95 %), {comparison.verdict}"
+    return (f"{Task.score.name} {100 * comparison.difference:+.2f}{verdict}; samples that only one of them predicts "
+            f"right {comparison.only_a} : {comparison.only_b}, p = {comparison.p_value:.2g} by sign flips of groups")
 
 
 def comparison_record(comparison: Comparison | None, best: str, *, chosen_on: str) -> dict | None:
     """As metrics.json holds it. chosen_on: the samples by which the other head was found to be the best."""
-    if comparison is None:
-        return None
-    return asdict(comparison) | {"within_noise": comparison.within_noise, "best_single": best,
-                                 "best_single_chosen_on": chosen_on}
+    return None if comparison is None else asdict(comparison) | {
+        "within_noise": comparison.within_noise, "best_single": best, "best_single_chosen_on": chosen_on}
 
 
 ROWS = ("angrily_surprised", "disgustedly_surprised", "fearfully_surprised", "happily_surprised", "sadly_angry",
@@ -168,26 +150,10 @@ ROWS = ("angrily_surprised", "disgustedly_surprised", "fearfully_surprised", "ha
 SAMPLES = (38, 35, 116, 135, 33, 22, 18)  #: of RAF-DB's 397-image test split, in the order of ROWS
 
 
-@dataclass(frozen=True)
-class Published:
-    """One column of the paper. right: predicted right of SAMPLES, recounted from its cells; f1: as its prose has it,
-    None where only the table, which contradicts the cells, gives one."""
-
-    name: str
-    right: tuple[int, ...]
-    f1: float | None
-
-    @property
-    def accuracy(self) -> float:
-        return sum(self.right) / sum(SAMPLES)
-
-
-PUBLISHED = (
-    Published("ViT", (23, 18, 93, 125, 28, 16, 7), 0.7025),
-    Published("PosterV2", (20, 13, 94, 121, 25, 14, 7), 0.6357),
-    Published("ResNet", (21, 21, 88, 116, 28, 14, 10), 0.6819),
-    Published("Ensemble", (19, 16, 101, 116, 28, 17, 5), None),
-)
+#: columns of the paper: predicted right of SAMPLES, recounted from its cells, and the F1 of its prose; nan where only
+#: the table, which contradicts the cells, gives one
+PUBLISHED = {"ViT": ((23, 18, 93, 125, 28, 16, 7), 0.7025), "PosterV2": ((20, 13, 94, 121, 25, 14, 7), 0.6357),
+             "ResNet": ((21, 21, 88, 116, 28, 14, 10), 0.6819), "Ensemble": ((19, 16, 101, 116, 28, 17, 5), np.nan)}
 
 
 def paper_table(heads: Sequence[Figures], classes: tuple[str, ...]) -> list[str]:
@@ -198,18 +164,16 @@ def paper_table(heads: Sequence[Figures], classes: tuple[str, ...]) -> list[str]
     names = ROWS if set(classes) == set(ROWS) else classes
     place = [classes.index(name) for name in names]
     same = names == ROWS and tuple(int(n) for n in heads[0].scores.n[place]) == SAMPLES
-    beside = PUBLISHED if same else ()
+    beside = PUBLISHED if same else {}
     kind = "Compound Expression" if all(len(basic_emotions(name)) == 2 for name in names) else "class"
-    rows = [(kind, *(f"#{number}" for number in range(1, len(heads) + 1)),
-             *(f"paper: {column.name}" for column in beside))]
+    rows = [(kind, *(f"#{number}" for number in range(1, len(heads) + 1)), *(f"paper: {name}" for name in beside))]
     for row, (name, c) in enumerate(zip(names, place, strict=True)):
         said = name.replace("_", " ").title() if basic_emotions(name) else name  # own names stay as they are
         rows.append((said, *(percent(each.scores.recall[c]) for each in heads),
-                     *(percent(column.right[row] / SAMPLES[row]) for column in beside)))
+                     *(percent(right[row] / SAMPLES[row]) for right, _ in beside.values())))
     rows.append(("acc", *(percent(each.scores.accuracy) for each in heads),
-                 *(percent(column.accuracy) for column in beside)))
-    rows.append(("F1", *(percent(each.scores.macro_f1) for each in heads),
-                 *(percent(np.nan if column.f1 is None else column.f1) for column in beside)))
+                 *(percent(sum(right) / sum(SAMPLES)) for right, _ in beside.values())))
+    rows.append(("F1", *(percent(each.score) for each in heads), *(percent(f1) for _, f1 in beside.values())))
     legend = [f"#{number}  {each.system.name} ({each.predictions.ensemble})" for number, each in enumerate(heads, 1)]
     why = ("paper: acc recounted from its cells (its printed acc row contradicts them), F1 from its prose; the "
            "ensemble's printed acc 73.80 and F1 63.79 are not what its cells give") if same else (

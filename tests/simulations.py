@@ -18,8 +18,8 @@ from twofold.cache.feature_writer import write_feature_file
 from twofold.fuse.core.settings import resolve
 from twofold.fuse.evaluate import evaluate_all
 from twofold.fuse.fuse import fuse
-from twofold.fuse.metrics.scores import compute_scores
-from twofold.fuse.metrics.statistics import ACCURACY, MACRO_F1, compare, interval
+from twofold.fuse.metrics.scores import ACCURACY, SCORE, compute_scores
+from twofold.fuse.metrics.statistics import compare, interval
 from twofold.fuse.report import analysis
 from twofold.fuse.runs.read import read_run
 from twofold.fuse.sweep import sweep
@@ -146,9 +146,9 @@ def sweep_gains(draws: int, trials: int = 16, groups: int = 20) -> dict[str, np.
             chosen = sweep([own], sweep_toml(folder / "a.toml", streams, quick), out=folder / "a", jobs=1).best
             config = sweep_toml(folder / "b.toml", streams, quick | {"folds": 3})
             crossed = sweep([whole], config, out=folder / "b", jobs=1)
-            new = evaluate_all([folder / "a/best"], other).each[0].figures.scores.macro_f1
+            new = evaluate_all([folder / "a/best"], other).each[0].figures.score
             worth = float(np.mean([trial.scored["macro_f1"] for trial in crossed.trials]))
-            figures = [made.figures[-1].scores.macro_f1 for made in (chosen, crossed.best)]
+            figures = [made.figures[-1].score for made in (chosen, crossed.best)]
             gains["by splits: the winner on test, over new samples"].append(figures[0] - new)
             gains["by folds: the figure called honest, over the mean trial"].append(crossed.nested - worth)
             gains["by folds: the winner's own figure, over the mean trial"].append(figures[1] - worth)
@@ -174,10 +174,10 @@ def coverage(draws: int) -> Iterator[tuple[str, int, list[float]]]:
             covered = np.zeros((draws, 3))
             for seed in range(draws):
                 target, a, b, group = draw_two(np.random.default_rng(seed), groups, *population)
-                found = [interval(metric, target, a, group, classes=C, seed=seed) for metric in (ACCURACY, MACRO_F1)]
+                found = [interval(metric, target, a, group, classes=C, seed=seed) for metric in (ACCURACY, SCORE)]
                 found.append(compare(target, a, b, group, classes=C, seed=seed).interval)
                 covered[seed] = [bool(ends) and ends[0] <= value <= ends[1] for ends, value in
-                                 zip(found, (truth.accuracy, truth.macro_f1, 0), strict=True)]
+                                 zip(found, (truth.accuracy, truth.score, 0), strict=True)]
             yield name, groups, covered.mean(axis=0).tolist()
 
 

@@ -7,8 +7,9 @@ import numpy as np
 
 from twofold.fuse.core.features import Features
 from twofold.fuse.core.split import group_digests
-from twofold.fuse.metrics.scores import Reliability, Scores, compute_scores, reliability
-from twofold.fuse.metrics.statistics import ACCURACY, MACRO_F1, Comparison, Interval, compare, interval
+from twofold.fuse.core.task import Task
+from twofold.fuse.metrics.scores import ACCURACY, Reliability, Scores, compute_scores, reliability
+from twofold.fuse.metrics.statistics import Comparison, Interval, compare, interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +98,11 @@ class Figures:
 
     predictions: Predictions
     scores: Scores
+    score: float  #: `Task.score`
     groups: int
     accuracy_interval: Interval | None
-    macro_f1_interval: Interval | None
-    seeds_macro_f1: tuple[float, ...]  #: of each seed by itself
+    score_interval: Interval | None
+    seeds_score: tuple[float, ...]  #: of each seed by itself
     seeds_accuracy: tuple[float, ...]
     reliability: Reliability  #: of the calibrated probabilities
     raw_reliability: Reliability  #: before the temperature
@@ -111,7 +113,7 @@ class Figures:
 
     def record(self, classes: Sequence[str]) -> dict:
         """As metrics.json holds it; nan (the recall of a class without samples) becomes None."""
-        system, table = self.system, self.scores
+        system, table, key = self.system, self.scores, Task.score.key
         per_class = {name: {"n": int(table.n[c])} | {kind: _none_if_nan(getattr(table, kind)[c])
                                                      for kind in ("precision", "recall", "f1")}
                      for c, name in enumerate(classes)}
@@ -119,11 +121,11 @@ class Figures:
             "name": system.name, "backbones": list(system.backbones), "head": system.head, "dim": system.dim,
             "untrained": system.untrained, "n": len(self.predictions), "groups": self.groups,
             "figures_of": self.predictions.ensemble,
-            "accuracy": table.accuracy, "accuracy_interval": self.accuracy_interval, "macro_f1": table.macro_f1,
-            "macro_f1_interval": self.macro_f1_interval, "macro_f1_of_classes_with_faces": table.macro_f1_present,
+            "accuracy": table.accuracy, "accuracy_interval": self.accuracy_interval, key: self.score,
+            f"{key}_interval": self.score_interval, f"{key}_of_classes_with_faces": table.score_present,
             "uar": table.uar, "per_class": per_class, "confusion": table.confusion.tolist(),
-            "seeds_macro_f1": self.seeds_macro_f1, "seeds_accuracy": self.seeds_accuracy,
-            "val_macro_f1": _none_if_nan(system.val_score), "calibration_error": self.reliability.error,
+            f"seeds_{key}": self.seeds_score, "seeds_accuracy": self.seeds_accuracy,
+            f"val_{key}": _none_if_nan(system.val_score), "calibration_error": self.reliability.error,
             "calibration_error_before_temperature": self.raw_reliability.error, "temperature": system.temperature,
             "reliability": self.reliability.record(),
             "reliability_before_temperature": self.raw_reliability.record(),
@@ -134,19 +136,20 @@ class Figures:
 def figures(predictions: Predictions, *, seed: int) -> Figures:
     """All figures of predictions."""
     target, predicted, classes = predictions.target, predictions.predicted, predictions.classes
-    accuracy, macro_f1 = (interval(metric, target, predicted, predictions.group, classes=classes, seed=seed)
-                          for metric in (ACCURACY, MACRO_F1))
+    accuracy, score = (interval(metric, target, predicted, predictions.group, classes=classes, seed=seed)
+                       for metric in (ACCURACY, Task.score))
     seeds = [compute_scores(target, output.argmax(axis=1), classes) for output in predictions.outputs]
+    scores = compute_scores(target, predicted, classes)
     return Figures(
-        predictions=predictions, scores=compute_scores(target, predicted, classes),
-        groups=len(np.unique(predictions.group.astype(str))), accuracy_interval=accuracy, macro_f1_interval=macro_f1,
-        seeds_macro_f1=tuple(each.macro_f1 for each in seeds), seeds_accuracy=tuple(each.accuracy for each in seeds),
+        predictions=predictions, scores=scores, score=scores.score, accuracy_interval=accuracy, score_interval=score,
+        groups=len(np.unique(predictions.group.astype(str))), seeds_score=tuple(each.score for each in seeds),
+        seeds_accuracy=tuple(each.accuracy for each in seeds),
         reliability=reliability(predictions.calibrated, target),
         raw_reliability=reliability(predictions.mean, target))
 
 
 def compare_predictions(a: Predictions, b: Predictions, *, seed: int) -> Comparison:
-    """System a against b in macro-F1, on the same samples in the same order."""
+    """System a against b by the task's score, on the same samples in the same order."""
     return compare(a.target, a.predicted, b.predicted, a.group, classes=a.classes, seed=seed)
 
 

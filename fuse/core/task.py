@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,10 +23,11 @@ DEFAULT_CLASSES = {"": "cexpr7", "compound": "cexpr7", "basic": "basic7"}  #: of
 class Task:
     """Classification of samples into the classes of a taxonomy: a class number in, a softmax out.
 
-    learns_classes: False for zero-shot heads, which learn from basic labels and are only scored by the classes;
-    trains: False where nothing is to be learned.
+    score: the metric that heads are chosen and compared by. learns_classes: False for zero-shot heads, which learn from
+    basic labels and are only scored by the classes; trains: False where nothing is to be learned.
     """
 
+    score: ClassVar[scores.Metric] = scores.SCORE
     taxonomy: Taxonomy
     learns_classes: bool = True
     trains: bool = True
@@ -43,7 +45,7 @@ class Task:
     @property
     def score_name(self) -> str:
         """What `validate` returns as a score, in words: only equal ones may be ranked."""
-        return "macro-F1" if self.learns_classes else "macro-F1 of the basic emotions"
+        return self.score.name if self.learns_classes else f"{self.score.name} of the basic emotions"
 
     def learned(self, features: Features) -> np.ndarray:
         """(N,) numbers of the learned classes, -1 for none."""
@@ -61,13 +63,10 @@ class Task:
         """
         target = self.learned(features)[rows]
         if self.learns_classes:
-            return scores.fit_temperature(probabilities, target), self.score(target, probabilities)
+            figures = scores.compute_scores(target, probabilities.argmax(axis=1), probabilities.shape[1])
+            return scores.fit_temperature(probabilities, target), figures.score
         assert basic is not None
-        return 1.0, scores.compute_scores(target, basic.argmax(axis=1), len(BASIC)).macro_f1_present
-
-    def score(self, target: np.ndarray, probabilities: np.ndarray) -> float:
-        """The score of (n, C) probabilities of samples with these classes (n,)."""
-        return scores.compute_scores(target, probabilities.argmax(axis=1), probabilities.shape[1]).macro_f1
+        return 1.0, scores.compute_scores(target, basic.argmax(axis=1), len(BASIC)).score_present
 
 
 def chosen_classes(settings: Settings, stores: Sequence[Store]) -> Taxonomy:
@@ -75,17 +74,31 @@ def chosen_classes(settings: Settings, stores: Sequence[Store]) -> Taxonomy:
 
     Raises InputError for a target that is not that of the classes, or a column that no manifest has.
     """
+    def labels(target: str) -> list[str]:
+        tables = [read_manifest(store.manifest_path).table for store in stores]
+        if not any(target in table.columns for table in tables):
+            raise InputError(f"{stores[0].manifest_path}: no column {target!r} of labels; it has "
+                             f"{', '.join(tables[0].columns)}")
+        return [label for table in tables if target in table.columns for label in table[target].unique()]
+
     name = settings.classes or DEFAULT_CLASSES.get(settings.target, FROM_DATA)
     if name == FROM_DATA:
         target = settings.target or "compound"
-        return taxonomy_from_labels(_labels(stores, target), target=target)
-    classes = _classes_of_run(Path(name)) if name.endswith(".json") else load_taxonomy(name)
+        return taxonomy_from_labels(labels(target), target=target)
+    if name.endswith(".json"):
+        path = Path(name)
+        try:
+            classes = taxonomy_from_record(json.loads(run_file(path.parent, path.name).read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: no record of a run's classes: {error}") from None
+    else:
+        classes = load_taxonomy(name)
     if settings.target not in ("", classes.target):
         raise InputError(f"--classes {classes.name} are {classes.target} expressions: use --target {classes.target}"
                          if classes.target in DEFAULT_CLASSES else f"--classes {classes.name} stand in the column "
                          f"{classes.target!r}: leave out --target {settings.target}")
     if classes.target not in DEFAULT_CLASSES:
-        _labels(stores, classes.target)
+        labels(classes.target)
     return classes
 
 
@@ -95,20 +108,3 @@ def check_pairs(classes: Taxonomy) -> None:
     if unpaired:
         raise InputError(f"zero-shot makes classes of two basic emotions, and nothing says which two make "
                          f"{', '.join(unpaired)}: choose compound --classes, or name them under [pairs] in a FILE.toml")
-
-
-def _labels(stores: Sequence[Store], target: str) -> list[str]:
-    """The labels in a column of the stores' manifests; raises InputError if none has it."""
-    tables = [read_manifest(store.manifest_path).table for store in stores]
-    if not any(target in table.columns for table in tables):
-        raise InputError(f"{stores[0].manifest_path}: no column {target!r} of labels; it has "
-                         f"{', '.join(tables[0].columns)}")
-    return [label for table in tables if target in table.columns for label in table[target].unique()]
-
-
-def _classes_of_run(path: Path) -> Taxonomy:
-    try:
-        return taxonomy_from_record(json.loads(run_file(path.parent, path.name).read_text(
-            encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no record of a run's classes: {error}") from None

@@ -1,7 +1,7 @@
 """Networks that learn from the classes: linear, MLP, gated, the paper's, and late fusion of one MLP per stream."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,11 +19,6 @@ from twofold.fuse.training.optimiser import resolve_precision
 
 DRAWS = 2000  #: of weights for late fusion
 VAL_FOLDS = 3  #: of validation, to score weights on samples that did not choose them
-
-
-def weighted_sum(parts: Sequence[torch.Tensor], weights: torch.Tensor) -> torch.Tensor:
-    """(M, B, W) sum of K parts (M, B, W), each times its column of the weights (..., K)."""
-    return functools.reduce(torch.add, (weights[..., k, None] * part for k, part in enumerate(parts)))
 
 
 class GradientBody(Body):
@@ -76,7 +71,7 @@ class Gated(GradientBody):
         gates = self.gate(x).softmax(dim=-1)
         hidden = [layer(columns).relu()
                   for layer, columns in zip(self.streams, x.split(self.dims, dim=-1), strict=True)]
-        h = weighted_sum(hidden, gates) * len(hidden)
+        h = functools.reduce(torch.add, (gates[..., k, None] * part for k, part in enumerate(hidden))) * len(hidden)
         if random and self.dropout:
             h = h * random.keep(self.dropout, *h.shape[1:])
         return Output(self.last(h), stream_weights=gates)
@@ -88,8 +83,6 @@ class Paper(GradientBody):
     The softmax of the basic logits goes through a learned map (8, C) that starts at the taxonomy's pair membership.
     `x` may carry the columns of enhanced versions after those of the original; only the contrastive loss sees them.
     """
-
-    needs_basic = True
 
     def __init__(self, spec: Spec):
         super().__init__()
@@ -141,27 +134,21 @@ class Late(Body):
         weights = self.weights.mean(dim=-1)[:, None].expand(-1, x.shape[-2], -1)
         return Output(mixed.clamp_min(1e-12).log(), stream_weights=weights)
 
-    def validate_singles(self, val: np.ndarray, target: np.ndarray, groups: np.ndarray, *, settings: Settings
-                         ) -> np.ndarray | None:
-        """(n, C) probabilities of validation samples that did not choose the weights; see `cross_fitted`. None where
-        no weights are chosen."""
-        if len(val) == 1 or settings.late == "mean":
-            return None
-        return cross_fitted(val, target, groups, how=settings.late, seed=settings.seed)
-
-    def average_singles(self, singles: Sequence[nn.Module], val: np.ndarray, target: np.ndarray, *, settings: Settings
-                        ) -> dict[str, torch.Tensor]:
+    def average_singles(self, singles: Sequence[nn.Module], val: np.ndarray, target: np.ndarray, groups: np.ndarray, *,
+                        settings: Settings) -> tuple[dict[str, torch.Tensor], np.ndarray | None]:
         """The state of a StandardisedHead of trained single heads, with weights found on validation.
 
-        val: (K, M, n, C) probabilities of the singles for the validation samples, whose classes are `target` (n,).
+        val: (K, M, n, C) probabilities of the singles for the validation samples of these classes and groups (n,). Also
+        returns (n, C) probabilities of them by weights that they did not choose (`cross_fitted`), where any are chosen.
         """
-        states = [single.state_dict() for single in singles]
-        weights = np.stack([find_weights(val[:, member], target, how=settings.late, seed=settings.seed)
-                            for member in range(val.shape[1])])
-        return {f"body.single.{k}.{name.removeprefix('body.')}": values for k, state in enumerate(states)
-                for name, values in state.items() if name.startswith("body.")
-                } | {name: torch.cat([state[name] for state in states], dim=-1) for name in ("mean", "std")
-                     } | {"body.weights": torch.from_numpy(weights.astype(np.float32))}
+        states, how = [single.state_dict() for single in singles], {"how": settings.late, "seed": settings.seed}
+        weights = np.stack([find_weights(val[:, member], target, **how) for member in range(val.shape[1])])
+        state = {f"body.single.{k}.{name.removeprefix('body.')}": values for k, state in enumerate(states)
+                 for name, values in state.items() if name.startswith("body.")}
+        state |= {name: torch.cat([state[name] for state in states], dim=-1) for name in ("mean", "std")}
+        state["body.weights"] = torch.from_numpy(weights.astype(np.float32))
+        chosen = len(val) > 1 and settings.late != "mean"
+        return state, cross_fitted(val, target, groups, **how) if chosen else None
 
 
 def cross_fitted(val: np.ndarray, target: np.ndarray, groups: np.ndarray, *, how: str, seed: int) -> np.ndarray:
@@ -184,27 +171,24 @@ def find_weights(probabilities: np.ndarray, target: np.ndarray, *, how: str, see
                  ) -> np.ndarray:
     """(K, C) weights, summing to one over K, of K heads' probabilities (K, N, C) for the targets (N,).
 
-    mean: all alike. weighted: one weight per head, the draw with the best macro-F1. per-class: weights of each
-    class drawn by themselves, the draw with the best mean recall (AVCER, arXiv 2403.12687). Draws are Dirichlet(1); all
-    alike is tried first and kept unless beaten.
+    mean: all alike. weighted: one weight per head, the draw with the best score. per-class: weights of each class drawn
+    by themselves, the draw with the best mean recall (AVCER, arXiv 2403.12687). Draws are Dirichlet(1); all alike is
+    tried first and kept unless beaten.
     """
     heads, _, classes = probabilities.shape
-    alike = np.full((heads, classes), 1 / heads)
+    metric = scores.uar if how == "per-class" else scores.SCORE.value
+
+    def score(weights: np.ndarray) -> float:
+        prediction = np.einsum("kc,knc->nc", weights, probabilities).argmax(axis=1)
+        return float(metric(scores.confusion_matrix(target, prediction, classes)))
+
+    best = np.full((heads, classes), 1 / heads)
     if how == "mean" or heads == 1:
-        return alike
-    generator = np.random.default_rng((seed, 3))
-    metric = scores.uar if how == "per-class" else scores.macro_f1
-    best, best_score = alike, _score(metric, alike, probabilities, target)
+        return best
+    generator, best_score = np.random.default_rng((seed, 3)), score(best)
     for _ in range(draws):
         drawn = generator.dirichlet(np.ones(heads), classes if how == "per-class" else 1).T
         weights = np.broadcast_to(drawn, (heads, classes))
-        score = _score(metric, weights, probabilities, target)
-        if score > best_score:
-            best, best_score = weights, score
+        if (reached := score(weights)) > best_score:
+            best, best_score = weights, reached
     return best
-
-
-def _score(metric: Callable[[np.ndarray], np.ndarray], weights: np.ndarray, probabilities: np.ndarray,
-           target: np.ndarray) -> float:
-    prediction = np.einsum("kc,knc->nc", weights, probabilities).argmax(axis=1)
-    return float(metric(scores.confusion_matrix(target, prediction, probabilities.shape[2])))

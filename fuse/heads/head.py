@@ -3,7 +3,7 @@
 import importlib
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -12,10 +12,10 @@ from torch import nn
 from twofold.cache.classifier import BackboneClassifier
 from twofold.data.utils.errors import InputError
 from twofold.fuse.core.features import Features
-from twofold.fuse.core.settings import HEAD_TYPES, SINGLE, Settings
+from twofold.fuse.core.settings import HEAD_TYPES, Settings
 from twofold.fuse.core.split import Split
 from twofold.fuse.core.task import Task
-from twofold.fuse.training.data import Samples, Scaler, fit_scaler
+from twofold.fuse.training.data import Samples, fit_scaler
 from twofold.fuse.training.ensemble import Body, Output, Spec, torch_defaults
 from twofold.fuse.training.loop import Epoch
 from twofold.fuse.training.optimiser import parse_device
@@ -86,11 +86,8 @@ def run_head(head: StandardisedHead, features: Features, rows: np.ndarray, strea
     step = max(64, BLOCK // head.spec.members)
     blocks = [run_on_array(head, features.read(rows[start:start + step], streams))
               for start in range(0, max(len(rows), 1), step)]
-    weights = [block.stream_weights for block in blocks if block.stream_weights is not None]
-    basic = [block.basic for block in blocks if block.basic is not None]
-    return HeadOutput(np.concatenate([block.probabilities for block in blocks], axis=1),
-                      np.concatenate(weights, axis=1) if weights else None,
-                      np.concatenate(basic, axis=1) if basic else None)
+    columns = [[getattr(block, field.name) for block in blocks] for field in fields(HeadOutput)]
+    return HeadOutput(*(None if column[0] is None else np.concatenate(column, axis=1) for column in columns))
 
 
 @torch.inference_mode()
@@ -119,6 +116,14 @@ class TrainedHead:
     val_score: float
     seconds: float
 
+    @property
+    def name(self) -> str:
+        return self.head.spec.kind
+
+    def predict(self, features: Features, rows: np.ndarray) -> HeadOutput:
+        """What its members predict for these rows."""
+        return run_head(self.head, features, rows, self.streams)
+
 
 @torch_defaults()
 def fit(
@@ -138,12 +143,10 @@ def fit(
                 own=bool(pretrained), pairs=features.taxonomy.pairs)
     head, history, honest = StandardisedHead(spec), [], None  # honest: validation that chose no weights
     if singles:
-        val = np.stack([run_head(single.head, features, split.val, single.streams).probabilities
-                        for single in singles])
-        head.load_state_dict(head.body.average_singles([single.head for single in singles], val,
-                                                       features.label[split.val], settings=settings))
-        honest = head.body.validate_singles(val, features.label[split.val], features.group[split.val],
-                                            settings=settings)
+        val = np.stack([single.predict(features, split.val).probabilities for single in singles])
+        state, honest = head.body.average_singles([single.head for single in singles], val, features.label[split.val],
+                                                  features.group[split.val], settings=settings)
+        head.load_state_dict(state)
         history = [line for single in singles for line in single.history]
     elif pretrained:
         head.body.copy_classifiers(pretrained)
@@ -158,11 +161,6 @@ def fit(
                                            None if output.basic is None else output.basic.mean(axis=0))
     seconds = time.perf_counter() - started + sum(single.seconds for single in singles)
     return TrainedHead(head, tuple(read), history, temperature, score, seconds)
-
-
-def fit_single(settings: Settings, task: Task, features: Features, split: Split, stream: int) -> TrainedHead:
-    """What a head that averages singles is made of: an mlp on one stream."""
-    return fit(replace(settings, head=SINGLE), task, features, split, (stream,))
 
 
 def input_streams(settings: Settings, features: Features, streams: Sequence[int]) -> list[int]:
@@ -184,20 +182,22 @@ def training_rows(settings: Settings, features: Features, split: Split) -> np.nd
 def _train(head: StandardisedHead, settings: Settings, task: Task, features: Features, split: Split,
            streams: Sequence[int]) -> list[Epoch]:
     """Standardise, and train the body of the head in place."""
-    device, read = parse_device(settings.device), input_streams(settings, features, streams)
-    rows = training_rows(settings, features, split)
-    scaler = fit_scaler(lambda some: features.read(some, read), rows)
-    with torch.no_grad():
-        head.mean.copy_(torch.from_numpy(scaler.mean))
-        head.std.copy_(torch.from_numpy(scaler.std))
-    scaler = scaler.tiled(len(streams) // len(read))
-    data, val = (_samples(task, features, some, streams, scaler, device) for some in (rows, split.val))
-    return head.body.fit(data, val, spec=head.spec, settings=settings)
+    read, rows = input_streams(settings, features, streams), training_rows(settings, features, split)
+    scale = fit_scaler(lambda some: features.read(some, read), rows)
+    for buffer, values in zip((head.mean, head.std), scale, strict=True):
+        buffer.copy_(torch.from_numpy(values))
+    mean, std = (np.tile(values, len(streams) // len(read)) for values in scale)  # versions stand side by side
+    device = parse_device(settings.device)
 
+    def samples(rows: np.ndarray) -> Samples:
+        def standardised(positions: np.ndarray) -> np.ndarray:
+            x = features.read(rows[positions], streams)
+            x -= mean
+            x /= std
+            return x
 
-def _samples(task: Task, features: Features, rows: np.ndarray, streams: Sequence[int], scaler: Scaler,
-             device: torch.device) -> Samples:
-    samples = Samples(rows=rows, label=task.learned(features)[rows], basic=features.basic[rows],
-                      basic_label=features.basic_label[rows], read=lambda some: features.read(some, streams),
-                      scaler=scaler, device=device)
-    return samples.resident() if features.matrix is not None else samples
+        some = Samples(label=task.learned(features)[rows], basic=features.basic[rows], device=device,
+                       basic_label=features.basic_label[rows], read=standardised)
+        return some.resident() if features.matrix is not None else some
+
+    return head.body.fit(samples(rows), samples(split.val), spec=head.spec, settings=settings)

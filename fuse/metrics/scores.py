@@ -1,5 +1,6 @@
 """How good predictions are: accuracy, macro-F1, recalls, calibration. Plain numpy, checked against scikit-learn."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,13 +9,26 @@ BINS = 15  #: of the expected calibration error, as Guo et al., arXiv 1706.04599
 
 
 @dataclass(frozen=True)
+class Metric:
+    """A figure of confusions (..., C, C): its value (...), and its derivative (..., C, C) by each count.
+
+    key: in files; name: in tables.
+    """
+
+    key: str
+    name: str
+    value: Callable[[np.ndarray], np.ndarray]
+    gradient: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
 class Scores:
     """Figures of one set of predictions. Per-class arrays are (C,) in class order."""
 
     confusion: np.ndarray  #: (C, C) counts, rows = target
     accuracy: float
-    macro_f1: float  #: mean over all classes; one that has no samples counts 0 (arXiv 2407.12257, equation 5)
-    macro_f1_present: float  #: the other convention: mean over the classes that have samples
+    score: float  #: macro-F1, the mean over all classes; one that has no samples counts 0
+    score_present: float  #: the other convention: mean over the classes that have samples
     uar: float  #: unweighted average recall of the classes that have samples
     precision: np.ndarray
     recall: np.ndarray  #: nan for a class without samples
@@ -30,11 +44,8 @@ def confusion_matrix(target: np.ndarray, prediction: np.ndarray, classes: int) -
 def compute_scores(target: np.ndarray, prediction: np.ndarray, classes: int) -> Scores:
     """All figures of (N,) predictions."""
     matrix = confusion_matrix(target, prediction, classes)
-    precision, recall, f1 = per_class(matrix)
-    return Scores(
-        confusion=matrix, accuracy=float(accuracy(matrix)), macro_f1=float(macro_f1(matrix)),
-        macro_f1_present=float(macro_f1_present(matrix)), uar=float(uar(matrix)),
-        precision=precision, recall=recall, f1=f1, n=matrix.sum(axis=1))
+    means = (float(mean(matrix)) for mean in (accuracy, macro_f1, macro_f1_present, uar))
+    return Scores(matrix, *means, *per_class(matrix), n=matrix.sum(axis=1))
 
 
 def per_class(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -55,6 +66,12 @@ def accuracy(confusion: np.ndarray) -> np.ndarray:
     return hits / np.maximum(confusion.sum(axis=(-2, -1)), 1)
 
 
+def accuracy_gradient(confusion: np.ndarray) -> np.ndarray:
+    """(..., C, C) derivative of accuracy by each count of confusions (..., C, C)."""
+    samples = np.maximum(confusion.sum(axis=(-2, -1)), 1)[..., None, None]
+    return (np.eye(confusion.shape[-1]) - accuracy(confusion)[..., None, None]) / samples
+
+
 def macro_f1(confusion: np.ndarray) -> np.ndarray:
     """Unweighted mean F1 over all classes, of confusions (..., C, C): the paper's metric (arXiv 2407.12257, Eq. 5).
 
@@ -66,12 +83,6 @@ def macro_f1(confusion: np.ndarray) -> np.ndarray:
 def macro_f1_present(confusion: np.ndarray) -> np.ndarray:
     """Unweighted mean F1 over the classes that have samples, of confusions (..., C, C): not what others publish."""
     return per_class(confusion)[2].sum(axis=-1) / np.maximum((confusion.sum(axis=-1) > 0).sum(axis=-1), 1)
-
-
-def accuracy_gradient(confusion: np.ndarray) -> np.ndarray:
-    """(..., C, C) derivative of accuracy by each count of confusions (..., C, C)."""
-    samples = np.maximum(confusion.sum(axis=(-2, -1)), 1)[..., None, None]
-    return (np.eye(confusion.shape[-1]) - accuracy(confusion)[..., None, None]) / samples
 
 
 def macro_f1_gradient(confusion: np.ndarray) -> np.ndarray:
@@ -93,6 +104,10 @@ def uar(confusion: np.ndarray) -> np.ndarray:
     recall = per_class(confusion)[1]
     present = ~np.isnan(recall)
     return np.where(present, recall, 0).sum(axis=-1) / np.maximum(present.sum(axis=-1), 1)
+
+
+ACCURACY = Metric("accuracy", "accuracy", accuracy, accuracy_gradient)
+SCORE = Metric("macro_f1", "macro-F1", macro_f1, macro_f1_gradient)  #: what heads are chosen and compared by
 
 
 @dataclass(frozen=True, eq=False)

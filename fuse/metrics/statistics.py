@@ -1,12 +1,12 @@
 """How sure figures are: intervals by a studentised bootstrap of groups, an exact paired test by group."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from twofold.fuse.metrics import scores
+from twofold.fuse.metrics.scores import SCORE, Metric, confusion_matrix
 
 REPLICATES = 2000
 #: below so many groups no interval is given: in simulations it then covered the target in less than 90 % (README)
@@ -18,21 +18,9 @@ CELLS = 4_000_000  #: of resamples x kinds of groups at a time: bounds memory
 Interval = tuple[float, float]  #: of 95 %
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A figure of confusions (R, C, C): its value (R,), and its derivative (R, C, C) by each count."""
-
-    value: Callable[[np.ndarray], np.ndarray]
-    gradient: Callable[[np.ndarray], np.ndarray]
-
-
-ACCURACY = Metric(scores.accuracy, scores.accuracy_gradient)
-MACRO_F1 = Metric(scores.macro_f1, scores.macro_f1_gradient)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Head a against head b on the same samples. difference: macro-F1 of a minus that of b."""
+    """Head a against head b on the same samples. difference: the score of a minus that of b."""
 
     difference: float
     interval: Interval | None  #: None for too few groups, or where a and b call every sample alike
@@ -46,15 +34,9 @@ class Comparison:
         """True unless the interval is all on one side of nought."""
         return self.interval is None or self.interval[0] <= 0 <= self.interval[1]
 
-
-@dataclass(frozen=True)
-class BootstrapResult:
-    """A figure and its standard error, as observed and of each resample (R,)."""
-
-    value: float
-    error: float
-    values: np.ndarray
-    errors: np.ndarray
+    @property
+    def verdict(self) -> str:
+        return "within noise" if self.within_noise else "beyond noise"
 
 
 def interval(
@@ -71,11 +53,19 @@ def interval(
     study = _bootstrap(metric, [group_confusions(target, prediction, groups, classes)], seed)
     if study is None:
         return None
-    centre, scale = _arcsine(study.value), _arcsine_slope(study.value)
-    error = study.error / scale
-    errors = np.maximum(study.errors / _arcsine_slope(study.values), LEAST_SPREAD * error)
-    low, high = np.percentile((_arcsine(study.values) - centre) / errors, (2.5, 97.5))
-    ends = np.clip(centre - np.array([high, low]) * error, 0, np.pi / 2)
+    value, error, values, errors = study
+
+    def slope(share: float | np.ndarray) -> np.ndarray:
+        """By how much a step in a share is longer than the same step in its angle."""
+        return 2 * np.sqrt(np.maximum(share * (1 - np.asarray(share)), 1e-6))
+
+    def angle(share: float | np.ndarray) -> np.ndarray:
+        return np.arcsin(np.sqrt(np.clip(share, 0, 1)))
+
+    error = error / slope(value)
+    errors = np.maximum(errors / slope(values), LEAST_SPREAD * error)
+    low, high = np.percentile((angle(values) - angle(value)) / errors, (2.5, 97.5))
+    ends = np.clip(angle(value) - np.array([high, low]) * error, 0, np.pi / 2)
     return float(np.sin(ends[0]) ** 2), float(np.sin(ends[1]) ** 2)
 
 
@@ -89,22 +79,22 @@ def difference_interval(
     study = _bootstrap(metric, [group_confusions(target, calls, groups, classes) for calls in (a, b)], seed)
     if study is None:
         return None
-    errors = np.maximum(study.errors, LEAST_SPREAD * study.error)
-    reach = float(np.percentile(np.abs(study.values - study.value) / errors, 95)) * study.error
-    return max(-1.0, study.value - reach), min(1.0, study.value + reach)
+    value, error, values, errors = study
+    reach = float(np.percentile(np.abs(values - value) / np.maximum(errors, LEAST_SPREAD * error), 95)) * error
+    return max(-1.0, value - reach), min(1.0, value + reach)
 
 
 def compare(
     target: np.ndarray, a: np.ndarray, b: np.ndarray, groups: np.ndarray, *, classes: int, seed: int,
 ) -> Comparison:
-    """Predictions a and b (N,) compared: macro-F1 with its interval, and a test of which is right more often."""
-    values = [float(scores.macro_f1(scores.confusion_matrix(target, calls, classes))) for calls in (a, b)]
+    """Predictions a and b (N,) compared: their scores with an interval, and a test of which is right more often."""
+    values = [float(SCORE.value(confusion_matrix(target, calls, classes))) for calls in (a, b)]
     right_a, right_b = a == target, b == target
     _, number = np.unique(groups.astype(str), return_inverse=True)
     ahead = np.bincount(number, right_a.astype(float) - right_b).astype(int)
     return Comparison(
         difference=values[0] - values[1], groups=len(ahead), only_a=int((right_a & ~right_b).sum()),
-        interval=difference_interval(MACRO_F1, target, a, b, groups, classes=classes, seed=seed),
+        interval=difference_interval(SCORE, target, a, b, groups, classes=classes, seed=seed),
         only_b=int((right_b & ~right_a).sum()), p_value=sign_flip_test(ahead))
 
 
@@ -119,18 +109,13 @@ def sign_flip_test(ahead: np.ndarray) -> float:
     shares = np.ones(1)  # of the flips, by half of how far the sum is above its least
     for size, count in zip(*np.unique(sizes, return_counts=True), strict=True):
         longer = np.zeros(len(shares) + size * count)
-        for number, share in enumerate(_binomial_half_pmf(count)):
+        factorial = [math.lgamma(number + 1) for number in range(count + 1)]
+        logs = np.array([factorial[-1] - factorial[number] - factorial[count - number] for number in range(count + 1)])
+        for number, share in enumerate(np.exp(logs - count * math.log(2))):  # of so many heads in `count` tosses
             longer[number * size:number * size + len(shares)] += share * shares
         shares = longer
     sums = 2 * np.arange(len(shares)) - sizes.sum()
     return float(np.clip(shares[np.abs(sums) >= abs(ahead.sum())].sum(), 2.0 ** (1 - min(len(sizes), 1000)), 1))
-
-
-def _binomial_half_pmf(count: int) -> np.ndarray:
-    """(count + 1,) the probability of each number of heads."""
-    factorial = [math.lgamma(number + 1) for number in range(count + 1)]
-    logs = [factorial[-1] - factorial[number] - factorial[count - number] for number in range(count + 1)]
-    return np.exp(np.array(logs) - count * math.log(2))
 
 
 def group_confusions(target: np.ndarray, prediction: np.ndarray, groups: np.ndarray, classes: int) -> np.ndarray:
@@ -141,8 +126,10 @@ def group_confusions(target: np.ndarray, prediction: np.ndarray, groups: np.ndar
     return flat.reshape(-1, cells)
 
 
-def _bootstrap(metric: Metric, tables: Sequence[np.ndarray], seed: int) -> BootstrapResult | None:
-    """The metric of the first tables (G, C * C), less that of the second if there is one, with resamples of groups.
+def _bootstrap(metric: Metric, tables: Sequence[np.ndarray], seed: int
+               ) -> tuple[float, float, np.ndarray, np.ndarray] | None:
+    """The metric of the first tables (G, C * C), less that of the second if there is one, and its standard error; both
+    of each resample of groups (R,). None for too few groups, or if all score alike.
 
     Groups with the same counts are drawn as one kind, so that a million single samples cost as much as a hundred.
     """
@@ -151,39 +138,27 @@ def _bootstrap(metric: Metric, tables: Sequence[np.ndarray], seed: int) -> Boots
         return None
     kinds, count = np.unique(np.hstack(tables), axis=0, return_counts=True)
     parts = np.split(kinds.astype(float), len(tables), axis=1)
-    value, error = _measure(metric, parts, count[None].astype(float), classes)
+
+    def measure(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Value and standard error (R,) of R samples that hold each kind of group `times` (R, K) often.
+
+        The error is that of the metric's linear approximation (the delta method), its terms being one a group.
+        """
+        values, influence = np.zeros(len(times)), np.zeros_like(times)
+        for sign, part in zip((1, -1), parts, strict=False):
+            confusions = (times @ part).reshape(-1, classes, classes)
+            values += sign * metric.value(confusions)
+            influence += sign * metric.gradient(confusions).reshape(len(times), -1) @ part.T
+        drawn = times.sum(axis=1)
+        return values, np.sqrt(drawn / (drawn - 1) * (times * influence**2).sum(axis=1))
+
+    value, error = measure(count[None].astype(float))
     if error[0] < 1e-12:
         return None
     generator = np.random.default_rng(seed)
     blocks, step = [], max(1, CELLS // len(kinds))
     for start in range(0, REPLICATES, step):
         size = min(step, REPLICATES - start)
-        times = generator.multinomial(groups, count / groups, size=size).astype(float)
-        blocks.append(_measure(metric, parts, times, classes))
+        blocks.append(measure(generator.multinomial(groups, count / groups, size=size).astype(float)))
     values, errors = (np.concatenate(column) for column in zip(*blocks, strict=True))
-    return BootstrapResult(float(value[0]), float(error[0]), values, errors)
-
-
-def _measure(
-    metric: Metric, parts: Sequence[np.ndarray], times: np.ndarray, classes: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Value and standard error (R,) of R samples that hold each kind of group `times` (R, K) often.
-
-    The error is that of the metric's linear approximation (the delta method), its terms being one a group.
-    """
-    values, influence = np.zeros(len(times)), np.zeros_like(times)
-    for sign, part in zip((1, -1), parts, strict=False):
-        confusions = (times @ part).reshape(-1, classes, classes)
-        values += sign * metric.value(confusions)
-        influence += sign * metric.gradient(confusions).reshape(len(times), -1) @ part.T
-    groups = times.sum(axis=1)
-    return values, np.sqrt(groups / (groups - 1) * (times * influence**2).sum(axis=1))
-
-
-def _arcsine(share: float | np.ndarray) -> np.ndarray:
-    return np.arcsin(np.sqrt(np.clip(share, 0, 1)))
-
-
-def _arcsine_slope(share: float | np.ndarray) -> np.ndarray:
-    """By how much a step in a share is longer than the same step in its angle."""
-    return 2 * np.sqrt(np.maximum(share * (1 - np.asarray(share)), 1e-6))
+    return float(value[0]), float(error[0]), values, errors

@@ -101,7 +101,7 @@ def _without(matched: RunOnStore, scorable: np.ndarray, absent: Collection[int])
     """The head with some streams at their mean over the training samples, and its macro-F1."""
     run = replace(matched.run, head=without_streams(matched.run.head, absent))
     figures = score_run(replace(matched, run=run), scorable).figures
-    return figures.predictions, figures.scores.macro_f1
+    return figures.predictions, figures.score
 
 
 def _embed(matched: RunOnStore, scorable: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:

@@ -15,29 +15,12 @@ from twofold.fuse.training.ensemble import MemberRandom
 CHUNK = 256  #: rows that are read together: a chunk of a feature file
 BLOCK = 8192  #: rows of a streamed block, and of a step in any pass over many rows
 
-Read = Callable[[np.ndarray], np.ndarray]  #: row numbers (n,) to raw features (n, D) float32
+Read = Callable[[np.ndarray], np.ndarray]  #: row numbers (n,) to features (n, D) float32, a new array
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scaler:
-    """Mean and standard deviation (D,) of training features; a constant column has deviation 1."""
-
-    mean: np.ndarray
-    std: np.ndarray
-
-    def tiled(self, times: int) -> "Scaler":
-        """The same for each of several versions side by side."""
-        return Scaler(mean=np.tile(self.mean, times), std=np.tile(self.std, times))
-
-    def apply(self, x: np.ndarray) -> np.ndarray:
-        """Raw (n, D), standardised in place."""
-        x -= self.mean
-        x /= self.std
-        return x
-
-
-def fit_scaler(read: Read, rows: np.ndarray) -> Scaler:
-    """The scaler of these rows, in one pass (Chan et al., 1983: sums of squares of blocks about their own means)."""
+def fit_scaler(read: Read, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (D,) of these rows, 1 for a constant column, in one pass (Chan et al., 1983: sums of
+    squares of blocks about their own means)."""
     count, mean, squares = 0, np.zeros(1), np.zeros(1)
     for start in range(0, len(rows), BLOCK):
         block = read(rows[start:start + BLOCK])
@@ -49,28 +32,24 @@ def fit_scaler(read: Read, rows: np.ndarray) -> Scaler:
         mean, count = mean + shift * len(block) / total, total
     std = np.sqrt(squares / max(count, 1))
     std = np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-3), std, 1.0)
-    return Scaler(mean=mean.astype(np.float32), std=std.astype(np.float32))
+    return mean.astype(np.float32), std.astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """n samples. label: (n,) class, -1 for none; basic: (n, 8) that sum to 1, zeros for none; basic_label:
-    (n,), -1 for none.
-
-    x: (n, D) standardised on the device, or None, and then rows are read when needed.
+    """n samples. label: (n,) class, -1 for none; basic: (n, 8) that sum to 1, zeros for none; basic_label: (n,), -1 for
+    none. read: from positions among them to standardised features; x: all of these (n, D) on the device, if they fit.
     """
 
-    rows: np.ndarray
     label: np.ndarray
     basic: np.ndarray
     basic_label: np.ndarray
     read: Read
-    scaler: Scaler
     device: torch.device
     x: torch.Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.label)
 
     def blocks(self, generator: np.random.Generator | None = None) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
         """(positions, features on the device): everything at once if resident, else blocks.
@@ -86,13 +65,11 @@ class Samples:
         shuffled = [chunks[number] for number in order]
         for start in range(0, len(shuffled), BLOCK // CHUNK):
             positions = np.sort(np.concatenate(shuffled[start:start + BLOCK // CHUNK]))
-            x = self.scaler.apply(self.read(self.rows[positions]))
-            yield positions, torch.from_numpy(x).to(self.device)
+            yield positions, torch.from_numpy(self.read(positions)).to(self.device)
 
     def resident(self) -> "Samples":
-        """The same with all features on the device, standardised once."""
-        x = self.scaler.apply(self.read(self.rows))
-        return replace(self, x=torch.from_numpy(x).to(self.device))
+        """The same with all features on the device."""
+        return replace(self, x=torch.from_numpy(self.read(np.arange(len(self)))).to(self.device))
 
 
 @dataclass(frozen=True)
@@ -127,10 +104,8 @@ def membership(parts: Sequence[Sequence[str]]) -> np.ndarray:
 
 
 def pools(basic_label: np.ndarray, parts: Sequence[Sequence[str]], device: torch.device) -> Pools | None:
-    """Pools from (N,) basic labels, -1 for none; None if no class can be made from them, as in a block of few samples.
-
-    parts: the basic emotions that each class is made of.
-    """
+    """Pools from (N,) basic labels, -1 for none, for classes made of these parts; None if none can be made, as in a
+    block of few samples."""
     rows = [np.flatnonzero(basic_label == number) for number in range(len(BASIC))]
     part = membership(parts)
     able = [c for c in range(len(parts))

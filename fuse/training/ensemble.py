@@ -1,7 +1,6 @@
 """Ensemble members (seeds, folds) side by side: layers with parameters (M, in, out), a random generator for each."""
 
 import contextlib
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -45,20 +44,15 @@ class Output:
     stream_weights: torch.Tensor | None = None
 
 
-@dataclass(frozen=True)
 class MemberRandom:
-    """One random generator per ensemble member, so that results do not depend on the other members.
+    """One random generator per ensemble member, from its seed, so that results do not depend on the other members.
 
     Results are (M, ...) tensors on `device`.
     """
 
-    generators: tuple[np.random.Generator, ...]
-    device: torch.device
-
-    @classmethod
-    def of(cls, seeds: Sequence[int], device: torch.device) -> "MemberRandom":
-        """Generators for the seeds of the members."""
-        return cls(tuple(np.random.default_rng((seed, 1)) for seed in seeds), device)
+    def __init__(self, seeds: Sequence[int], device: torch.device):
+        self.generators = [np.random.default_rng((seed, 1)) for seed in seeds]
+        self.device = device
 
     def _stack(self, draws: list[np.ndarray]) -> torch.Tensor:
         return torch.from_numpy(np.stack(draws)).to(self.device)
@@ -105,13 +99,6 @@ class StackedLinear(nn.Module):
             x = x.expand(len(self.weight), *x.shape)
         return torch.baddbmm(self.bias, x, self.weight)
 
-    @torch.no_grad()
-    def draw(self, member: int, generator: torch.Generator) -> None:
-        """Fill one member as torch.nn.Linear does: uniform within 1 / sqrt(inputs)."""
-        bound = 1 / math.sqrt(self.weight.shape[1])
-        for values in (self.weight[member], self.bias[member]):
-            values.copy_(torch.empty(values.shape).uniform_(-bound, bound, generator=generator))
-
 
 class StackedMLP(nn.Module):
     """Affine, ReLU, dropout, affine: (M, B, in) to (M, B, out)."""
@@ -131,13 +118,16 @@ class StackedMLP(nn.Module):
         return self.last(self.hidden(x, random))
 
 
+@torch.no_grad()
 def initialise(module: nn.Module, seeds: Sequence[int]) -> None:
-    """Draw the weights of member m from seeds[m] alone, whatever the other members are."""
+    """Draw the weights of member m from seeds[m] alone, as torch.nn.Linear does: uniform within 1 / sqrt(inputs)."""
     for member, seed in enumerate(seeds):
         generator = torch.Generator().manual_seed(seed)
-        for part in module.modules():
-            if isinstance(part, StackedLinear):
-                part.draw(member, generator)
+        for layer in module.modules():
+            if isinstance(layer, StackedLinear):
+                bound = 1 / math.sqrt(layer.weight.shape[1])
+                for values in (layer.weight[member], layer.bias[member]):
+                    values.copy_(torch.empty(values.shape).uniform_(-bound, bound, generator=generator))
 
 
 @contextlib.contextmanager
@@ -153,38 +143,8 @@ def torch_defaults() -> Iterator[None]:
 
 
 class Body(nn.Module):
-    """What a head is behind the standardisation of its features: (M, B, D), or (B, D) for all members alike.
-
-    needs_basic: samples with a basic label alone train it, too.
-    """
-
-    needs_basic = False
+    """What a head is behind the standardisation of its features: (M, B, D), or (B, D) for all members alike."""
 
     def add_losses(self, loss: torch.Tensor, output: Output, batch: Any, settings: Any) -> torch.Tensor:
         """(M,) the loss of each member with what this head adds to its cross-entropy."""
         return loss
-
-    def fit(self, data: Any, val: Any, *, spec: Spec, settings: Any) -> list:
-        """Train on standardised samples; the history."""
-        raise NotImplementedError
-
-    def average_singles(self, singles: Any, val: np.ndarray, target: np.ndarray, *, settings: Any) -> dict:
-        """The state of a head made of trained ones, one per stream."""
-        raise NotImplementedError
-
-    def validate_singles(self, val: np.ndarray, target: np.ndarray, groups: np.ndarray, *, settings: Any
-                         ) -> np.ndarray | None:
-        """(n, C) probabilities of validation samples that had no part in averaging the singles."""
-        raise NotImplementedError
-
-    def copy_classifiers(self, classifiers: Any) -> None:
-        """Take the classifiers that the backbones bring along."""
-        raise NotImplementedError
-
-
-def members_of(head: Body, first: int, count: int) -> Body:
-    """A head of `count` members from number `first` on that shares their weights: training it trains `head`."""
-    part = copy.deepcopy(head)
-    for shared, p in zip(part.parameters(), head.parameters(), strict=True):
-        shared.data = p.data[first:first + count]
-    return part

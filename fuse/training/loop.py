@@ -1,6 +1,7 @@
 """The one training loop: all members (seeds) of a head at once, data on the device, nothing done sample by sample."""
 
 import contextlib
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,11 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from twofold.fuse.core.settings import Settings
+from twofold.fuse.core.settings import HEAD_TYPES, Settings
 from twofold.fuse.metrics import scores
-from twofold.fuse.training.data import Batch, Pools, Samples, drop_streams, mix_compounds, mixup, pools
-from twofold.fuse.training.ensemble import Body, MemberRandom, Spec, members_of
-from twofold.fuse.training.optimiser import AdamW, BestWeights, Plateau, swapped_parameters
+from twofold.fuse.training.data import Batch, Samples, drop_streams, mix_compounds, mixup, pools
+from twofold.fuse.training.ensemble import Body, MemberRandom, Spec
+from twofold.fuse.training.optimiser import AdamW, BestWeights, Plateau
 
 
 def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -54,6 +55,14 @@ def contrastive_loss(z: torch.Tensor, positive: torch.Tensor, temperature: float
     return (each * anchors).sum(dim=-1) / anchors.sum(dim=-1).clamp_min(1)
 
 
+def positive_pairs(label: torch.Tensor, views: int) -> torch.Tensor:
+    """(M, V B, V B) True where two of V versions of B samples, version after version, show one class or one sample."""
+    times = views // label.shape[1]
+    label = label.repeat(1, times)
+    sample = torch.arange(views // times, device=label.device).repeat(times)
+    return ((label[:, :, None] == label[:, None]) & (label[:, :, None] >= 0)) | (sample[:, None] == sample)
+
+
 #: Largest tensor on a CPU. glibc maps what is larger than 32 MiB afresh each time: with eight members of 2816 x 512,
 #: the page faults of each step's gradient took a fifth of the time. Below it, more members at once are no faster.
 TENSOR = 28 << 20
@@ -71,18 +80,6 @@ class Epoch:
     lr: float
 
 
-@dataclass(frozen=True)
-class Targets:
-    """Labels of all samples on the device, in the form the loss takes; see `Batch`. prior: (C,) class shares."""
-
-    target: torch.Tensor
-    weight: torch.Tensor
-    basic: torch.Tensor
-    label: torch.Tensor
-    class_weight: torch.Tensor
-    prior: torch.Tensor
-
-
 def train(
     head: Body, data: Samples, val: Samples, *, spec: Spec, settings: Settings, seeds: Sequence[int],
     precision: str = "fp32", together: int = 0,
@@ -92,14 +89,15 @@ def train(
     together: how many members share a batched product at most; 0 = the fastest. Returns the history, ordered by
     epoch, then member. A member's numbers do not depend on the others, up to the rounding of the product.
     """
-    targets = _targets(data, settings, spec)
     size = together or _members_at_once(head, data, settings)
     history: list[Epoch] = []
     with flushed_denormals():
         for members in np.array_split(np.arange(len(seeds)), -(-len(seeds) // size)):
-            first, last = int(members[0]), int(members[-1])
-            part = members_of(head, first, len(members))
-            lines = _train(part, data, val, targets, spec, settings, seeds[first:last + 1], precision)
+            first, end = int(members[0]), int(members[-1]) + 1
+            part = copy.deepcopy(head)
+            for shared, p in zip(part.parameters(), head.parameters(), strict=True):
+                shared.data = p.data[first:end]  # training the part trains the head
+            lines = _train(part, data, val, spec, settings, seeds[first:end], precision)
             history += [replace(line, member=line.member + first) for line in lines]
     return sorted(history, key=lambda line: (line.epoch, line.member))
 
@@ -130,51 +128,67 @@ def _members_at_once(head: Body, data: Samples, settings: Settings) -> int:
     return max(1, TENSOR // (4 * max(widest, settings.batch_size * data.x.shape[1])))
 
 
-def _train(
-    head: Body, data: Samples, val: Samples, targets: Targets, spec: Spec, settings: Settings,
-    seeds: Sequence[int], precision: str,
-) -> list[Epoch]:
+def _train(head: Body, data: Samples, val: Samples, spec: Spec, settings: Settings, seeds: Sequence[int],
+           precision: str) -> list[Epoch]:
     """The loop: all members of `head` at once."""
-    random = MemberRandom.of(seeds, data.device)
+    random = MemberRandom(seeds, data.device)
     shuffle = np.random.default_rng((0, 2))  # of blocks, for all members: a seed's numbers are its own
-    parameters: list[torch.Tensor] = list(head.parameters())
+    parameters = list(head.parameters())
     optimiser = AdamW(parameters, weight_decay=settings.weight_decay)
-    average = [p.detach().clone() for p in parameters] if settings.ema else None
-    best = BestWeights.of(parameters, len(seeds))
-    history: list[Epoch] = []
-    plateau = Plateau()
-    samples = len(data) if head.needs_basic else int((data.label >= 0).sum())  # that an epoch draws
+    average = [p.detach().clone() for p in parameters] if settings.ema else []
+    best, plateau, history = BestWeights(parameters, len(seeds)), Plateau(), []
+    labels, class_weight, prior = _labels(data, settings, spec)
+    with_basic = HEAD_TYPES[spec.kind].needs_basic
+    samples = len(data) if with_basic else int((data.label >= 0).sum())  # that an epoch draws
     step, rate = 0, 0.0
     for epoch in range(settings.epochs):
         losses, total = torch.zeros(len(seeds), device=data.device), 0
         for positions, x in data.blocks(shuffle):
-            order = _order(data, positions, settings, random, with_basic=head.needs_basic)
-            basics = _pools(data, positions, spec, settings)
+            order = _order(data.label[positions], settings, random, with_basic=with_basic)
+            basics = pools(data.basic_label[positions], spec.parts, data.device) if settings.compound_mixup else None
             place = torch.from_numpy(positions).to(data.device)
             for start in range(0, order.shape[1], settings.batch_size):
                 here = order[:, start:start + settings.batch_size]
                 rate = settings.lr * plateau.factor * rate_factor(epoch + min(total / samples, 1), settings)
-                batch = _augmented(_gather(x, here, place, targets), x, basics, targets, spec, settings, random)
+                batch = Batch(x.index_select(0, here.reshape(-1)).view(*here.shape, -1),
+                              *(values[place[here]] for values in labels))
+                if basics:
+                    batch = mix_compounds(batch, x, basics, settings.compound_mixup, class_weight, random)
+                if settings.mixup:
+                    batch = mixup(batch, settings.mixup, random)
+                if settings.stream_dropout and len(spec.dims) > 1:
+                    batch = drop_streams(batch, spec.dims, settings.stream_dropout, random)
                 with torch.autocast(data.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    loss = losses_of(head, batch, targets.prior, settings, random)
+                    output = head(batch.x, random)
+                    loss = soft_cross_entropy(adjust_logits(output.logits.float(), prior, settings.logit_adjustment),
+                                              smooth_labels(batch.target, settings.label_smoothing), batch.weight)
+                    loss = head.add_losses(loss, output, batch, settings)
                 loss.sum().backward()
                 optimiser.step(rate)
                 step, total = step + 1, total + here.shape[1]
                 losses += loss.detach() * here.shape[1]
-                if average:
-                    for mean, p in zip(average, parameters, strict=True):
-                        mean.lerp_(p.detach(), 1 - min(settings.ema, (1 + step) / (10 + step)))
-        with swapped_parameters(parameters, average):
-            figures = _validate(head, val, len(spec.classes), precision)
-            best.update(parameters, figures, settings.patience)
+                for mean, p in zip(average, parameters, strict=False):
+                    mean.lerp_(p.detach(), 1 - min(settings.ema, (1 + step) / (10 + step)))
+        _exchange(parameters, average)
+        figures = _validate(head, val, len(spec.classes), precision)
+        best.update(parameters, figures[0], settings.patience)
+        _exchange(parameters, average)
         if settings.schedule == "plateau":
             plateau = plateau.after(figures[0][0])
-        history += [Epoch(member, epoch, float(loss), *values, rate) for member, (loss, values)
-                    in enumerate(zip((losses / total).tolist(), figures, strict=True))]
-        if best.all_done:
+        history += [Epoch(member, epoch, *values, rate)
+                    for member, values in enumerate(zip((losses / total).tolist(), *figures, strict=True))]
+        if best.done.all():
             break
-    best.restore(parameters)
+    with torch.no_grad():
+        for kept, p in zip(best.weights, parameters, strict=True):
+            p.copy_(kept)
     return history
+
+
+def _exchange(parameters: Sequence[torch.Tensor], average: Sequence[torch.Tensor]) -> None:
+    """Parameters and their average, if there is one, take each other's values."""
+    for p, other in zip(parameters, average, strict=False):
+        p.data, other.data = other.data, p.data
 
 
 def rate_factor(progress: float, settings: Settings) -> float:
@@ -187,24 +201,6 @@ def rate_factor(progress: float, settings: Settings) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(share, 1)))
 
 
-def losses_of(
-    head: Body, batch: Batch, prior: torch.Tensor, settings: Settings, random: MemberRandom | None,
-) -> torch.Tensor:
-    """(M,) the loss of each member: L_ce, for the paper's head L_ce + a L_basic + b L_CL."""
-    output = head(batch.x, random)
-    loss = soft_cross_entropy(adjust_logits(output.logits.float(), prior, settings.logit_adjustment),
-                              smooth_labels(batch.target, settings.label_smoothing), batch.weight)
-    return head.add_losses(loss, output, batch, settings)
-
-
-def positive_pairs(label: torch.Tensor, views: int) -> torch.Tensor:
-    """(M, V B, V B) True where two of V versions of B samples, version after version, show one class or one sample."""
-    times = views // label.shape[1]
-    label = label.repeat(1, times)
-    sample = torch.arange(views // times, device=label.device).repeat(times)
-    return ((label[:, :, None] == label[:, None]) & (label[:, :, None] >= 0)) | (sample[:, None] == sample)
-
-
 def training_distribution(data: Samples, settings: Settings, spec: Spec) -> np.ndarray:
     """(C,) the share of each class among what training sees: after balanced sampling and compound mixup.
 
@@ -213,37 +209,27 @@ def training_distribution(data: Samples, settings: Settings, spec: Spec) -> np.n
     count = np.maximum(np.bincount(data.label[data.label >= 0], minlength=len(spec.classes)), 1)
     share = count ** (1 - settings.balanced_sampling)
     share = share / share.sum()
-    basics = _pools(data, np.arange(len(data)), spec, settings)
+    basics = pools(data.basic_label, spec.parts, data.device) if settings.compound_mixup else None
     if basics:
         mixed_share = np.bincount(basics.classes.cpu().numpy(), minlength=len(share)) / len(basics.classes)
         share = (1 - settings.compound_mixup) * share + settings.compound_mixup * mixed_share
     return share
 
 
-def _targets(data: Samples, settings: Settings, spec: Spec) -> Targets:
-    classes = len(spec.classes)
-    labelled = data.label >= 0
-    prior = training_distribution(data, settings, spec)
-    weight = (1 / classes / prior) ** settings.class_weights
-    target = np.eye(classes, dtype=np.float32)[np.maximum(data.label, 0)] * labelled[:, None]
+def _labels(data: Samples, settings: Settings, spec: Spec) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Target, weight, basic and label of all samples, as `Batch` has them; class weights and prior (C,)."""
+    labelled, prior = data.label >= 0, training_distribution(data, settings, spec)
+    weight = (1 / len(spec.classes) / prior) ** settings.class_weights
+    target = np.eye(len(spec.classes), dtype=np.float32)[np.maximum(data.label, 0)] * labelled[:, None]
     weights = np.where(labelled, weight[np.maximum(data.label, 0)], 0).astype(np.float32)
     arrays = target, weights, data.basic, data.label, weight.astype(np.float32), prior.astype(np.float32)
-    return Targets(*(torch.from_numpy(values).to(data.device) for values in arrays))
+    *labels, class_weight, class_prior = (torch.from_numpy(values).to(data.device) for values in arrays)
+    return labels, class_weight, class_prior
 
 
-def _pools(data: Samples, positions: np.ndarray, spec: Spec, settings: Settings) -> Pools | None:
-    """What compounds are made of in this block; only classes of two basics can be made."""
-    if not settings.compound_mixup or not any(len(basics) == 2 for basics in spec.parts):
-        return None
-    return pools(data.basic_label[positions], spec.parts, data.device)
-
-
-def _order(
-    data: Samples, positions: np.ndarray, settings: Settings, random: MemberRandom, *, with_basic: bool,
-) -> torch.Tensor:
-    """(M, n) places in the block, shuffled; with balanced sampling drawn anew. Samples without a class only where they
-    teach."""
-    label = data.label[positions]
+def _order(label: np.ndarray, settings: Settings, random: MemberRandom, *, with_basic: bool) -> torch.Tensor:
+    """(M, n) places among the labels of a block, shuffled; with balanced sampling drawn anew. with_basic: samples
+    without a class, too."""
     drawn = np.arange(len(label)) if with_basic else np.flatnonzero(label >= 0)
     if settings.balanced_sampling and (label >= 0).any():
         count = np.maximum(np.bincount(label[label >= 0], minlength=1), 1)
@@ -255,30 +241,12 @@ def _order(
     return torch.from_numpy(drawn).to(picked.device)[picked]
 
 
-def _gather(x: torch.Tensor, here: torch.Tensor, place: torch.Tensor, targets: Targets) -> Batch:
-    rows = place[here]
-    return Batch(x.index_select(0, here.reshape(-1)).view(*here.shape, -1), targets.target[rows], targets.weight[rows],
-                 targets.basic[rows], targets.label[rows])
-
-
-def _augmented(batch: Batch, x: torch.Tensor, basics: Pools | None, targets: Targets, spec: Spec, settings: Settings,
-               random: MemberRandom) -> Batch:
-    if basics:
-        batch = mix_compounds(batch, x, basics, settings.compound_mixup, targets.class_weight, random)
-    if settings.mixup:
-        batch = mixup(batch, settings.mixup, random)
-    if settings.stream_dropout and len(spec.dims) > 1:
-        batch = drop_streams(batch, spec.dims, settings.stream_dropout, random)
-    return batch
-
-
 @torch.inference_mode()
-def _validate(head: nn.Module, val: Samples, classes: int, precision: str) -> list[tuple[float, float]]:
-    """Macro-F1 and accuracy of each member."""
-    tables: np.ndarray | int = 0
+def _validate(head: nn.Module, val: Samples, classes: int, precision: str) -> tuple[list[float], list[float]]:
+    """The score by which the best epoch is chosen and the accuracy of each member."""
+    tables = 0
     for positions, x in val.blocks():
         with torch.autocast(val.device.type, torch.bfloat16, enabled=precision == "bf16"):
             calls = head(x).logits.argmax(dim=-1).cpu().numpy()
         tables = tables + np.stack([scores.confusion_matrix(val.label[positions], row, classes) for row in calls])
-    tables = np.asarray(tables)
-    return list(zip(scores.macro_f1(tables).tolist(), scores.accuracy(tables).tolist(), strict=True))
+    return scores.SCORE.value(tables).tolist(), scores.accuracy(tables).tolist()

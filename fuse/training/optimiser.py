@@ -1,7 +1,6 @@
 """Adam, the learning rate on a plateau, the best epoch, and the device that heads train on."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,14 +27,10 @@ class AdamW:
     def step(self, rate: float) -> None:
         """Move the parameters against their gradients, and clear these."""
         trained = [k for k, p in enumerate(self.parameters) if p.grad is not None]
-
-        def of(values: list[torch.Tensor]) -> list[torch.Tensor]:
-            return [values[k] for k in trained]
-
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        adamw(of(self.parameters), gradients, of(self.first), of(self.second), [],
-              of(self.steps), fused=True, amsgrad=False, beta1=0.9, beta2=0.999, lr=rate,
-              weight_decay=self.weight_decay, eps=1e-8, maximize=False)
+        parameters, first, second, steps = ([values[k] for k in trained] for values in (
+            self.parameters, self.first, self.second, self.steps))
+        adamw(parameters, [p.grad for p in self.parameters if p.grad is not None], first, second, [], steps, fused=True,
+              amsgrad=False, beta1=0.9, beta2=0.999, lr=rate, weight_decay=self.weight_decay, eps=1e-8, maximize=False)
         for p in self.parameters:
             p.grad = None
 
@@ -64,23 +59,16 @@ class Plateau:
 
 
 class BestWeights:
-    """The best weights so far of each member; a member whose patience is over takes no new ones."""
+    """The best weights so far of each of M members; a member whose patience is over (`done`) takes no new ones."""
 
-    def __init__(self, weights: list[torch.Tensor], score: np.ndarray):
-        self.weights, self.score, self.since = weights, score, np.zeros(len(score), int)
-        self.done = np.zeros(len(score), bool)
+    def __init__(self, parameters: Sequence[torch.Tensor], members: int):
+        self.weights = [p.detach().clone() for p in parameters]
+        self.score, self.since = np.full(members, -np.inf), np.zeros(members, int)
+        self.done = np.zeros(members, bool)
 
-    @classmethod
-    def of(cls, parameters: list[torch.Tensor], members: int) -> "BestWeights":
-        return cls([p.detach().clone() for p in parameters], np.full(members, -1.0))
-
-    @property
-    def all_done(self) -> bool:
-        return bool(self.done.all())
-
-    def update(self, parameters: list[torch.Tensor], figures: list[tuple[float, float]], patience: int) -> None:
-        """Keep the weights of members whose macro-F1, the first of their figures, is their best so far."""
-        for member, (score, _) in enumerate(figures):
+    def update(self, parameters: Sequence[torch.Tensor], scores: Sequence[float], patience: int) -> None:
+        """Keep the weights of members whose score is their best so far. patience: in epochs, 0 for no end of it."""
+        for member, score in enumerate(scores):
             if score > self.score[member] and not self.done[member]:
                 self.score[member], self.since[member] = score, 0
                 for kept, p in zip(self.weights, parameters, strict=True):
@@ -88,25 +76,6 @@ class BestWeights:
             else:
                 self.since[member] += 1
         self.done |= (self.since >= patience) & (patience > 0)
-
-    def restore(self, parameters: list[torch.Tensor]) -> None:
-        with torch.no_grad():
-            for kept, p in zip(self.weights, parameters, strict=True):
-                p.copy_(kept)
-
-
-@contextlib.contextmanager
-def swapped_parameters(parameters: list[torch.Tensor], average: list[torch.Tensor] | None) -> Iterator[None]:
-    """Within it, parameters hold the values of `average`, if there is one."""
-    def swap() -> None:
-        for p, other in zip(parameters, average or parameters, strict=True):
-            p.data, other.data = other.data, p.data
-
-    swap()
-    try:
-        yield
-    finally:
-        swap()
 
 
 def parse_device(text: str) -> torch.device:

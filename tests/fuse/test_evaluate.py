@@ -30,8 +30,8 @@ def test_runs_side_by_side_have_the_figures_they_have_alone(runs):
         assert one.figures.scores.accuracy == evaluate(path, store).figures.scores.accuracy
     text = found.text()
     assert all(str(path) in text for path in paths) and "against" in text and "by sign flips of groups" in text
-    best = max(found.each[:2], key=lambda one: one.figures.scores.macro_f1)
-    gain = found.each[2].figures.scores.macro_f1 - best.figures.scores.macro_f1
+    best = max(found.each[:2], key=lambda one: one.figures.score)
+    gain = found.each[2].figures.score - best.figures.score
     assert found.best_other == str(best.run) and np.isclose(found.comparison.difference, gain)
 
 

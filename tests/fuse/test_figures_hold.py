@@ -16,7 +16,6 @@ from tests.fuse.test_taught import faces, taught_with, write_store  # noqa: F401
 from tests.fuse.test_training import QUICK, _examples, _train
 from twofold.cache.store import Store
 from twofold.data.utils.errors import InputError
-from twofold.fuse.ablation import Trial, nested_macro_f1
 from twofold.fuse.core.settings import resolve
 from twofold.fuse.core.split import encoder_training_samples, group_digests
 from twofold.fuse.evaluate import evaluate
@@ -27,7 +26,7 @@ from twofold.fuse.heads.head import run_on_array
 from twofold.fuse.metrics.scores import compute_scores
 from twofold.fuse.report.analysis import compare_with_first
 from twofold.fuse.runs.read import read_run
-from twofold.fuse.sweep import plan, sweep
+from twofold.fuse.sweep import Trial, nested_score, plan, sweep
 from twofold.fuse.training.loop import contrastive_loss, training_distribution
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +42,7 @@ def test_a_sweep_refuses_scores_of_different_classes(make_store, tmp_path):
     with pytest.raises(InputError, match="cannot stand in one leaderboard"):
         sweep([make_store(rows=70)], tmp_path / "a.toml", out=tmp_path / "out")
     (tmp_path / "a.toml").write_text('heads = ["zeroshot"]\nbackbones = [["timm:a"]]')
-    assert len(plan(tmp_path / "a.toml", [tmp_path / "store"]).trials) == 1
+    assert len(plan(tmp_path / "a.toml", [tmp_path / "store"])[0]) == 1
 
 
 def test_late_is_validated_on_samples_that_did_not_choose_its_weights():
@@ -68,7 +67,7 @@ def test_the_winner_of_a_sweep_by_folds_is_scored_by_a_choice_within_each_fold(m
         "truth": truth.tolist(), "prediction": generator.integers(0, 3, 60).tolist(), "fold": fold.tolist(),
         "classes": 3, "val_scores": scores}) for number, scores in enumerate(([0.9, 0.1], [0.1, 0.9]))]
     chosen = np.where(fold == 0, *(trial.scored["prediction"] for trial in trials))
-    assert nested_macro_f1(trials) == compute_scores(truth, chosen, 3).macro_f1
+    assert nested_score(trials) == compute_scores(truth, chosen, 3).score
     (tmp_path / "a.toml").write_text('heads = ["linear", "mlp"]\nbackbones = [["timm:a", "timm:b"]]\nseeds = 1\n'
                                      "[settings]\nfolds = 3\nepochs = 2\n")
     made = sweep([make_store(rows=210)], tmp_path / "a.toml", out=tmp_path / "out", jobs=1)

@@ -49,7 +49,7 @@ def test_emotions_in_another_language_go_the_whole_way(french, tmp_path, cli):
     assert run.taxonomy.classes == tuple(FRENCH.values()) and run.taxonomy.target == "label"
     evaluation = evaluate(tmp_path / "run", store)
     figures = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))["systems"][-1]
-    assert evaluation.figures.scores.macro_f1 == pytest.approx(figures["macro_f1"]) and figures["macro_f1"] > 0.9
+    assert evaluation.figures.score == pytest.approx(figures["macro_f1"]) and figures["macro_f1"] > 0.9
     predict(run, store, PredictOptions(top=2), out=tmp_path / "out.csv")
     table = list(csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8")))
     assert {row["prediction"] for row in table} == set(FRENCH.values()) and "rancœur" in table[0]
@@ -76,8 +76,8 @@ def test_labels_as_they_stand(french, tmp_path):
     store, _ = french
     settings = resolve(changes=QUICK | {"classes": "from-data", "target": "label"})
     fusion = fuse([store], settings, out=tmp_path / "run")
-    assert fusion.classes.classes == tuple(sorted(FRENCH.values())) and fusion.figures[-1].scores.macro_f1 > 0.9
-    assert evaluate(tmp_path / "run", store).figures.scores.macro_f1 == fusion.figures[-1].scores.macro_f1
+    assert fusion.classes.classes == tuple(sorted(FRENCH.values())) and fusion.figures[-1].score > 0.9
+    assert evaluate(tmp_path / "run", store).figures.score == fusion.figures[-1].score
     implied = fuse([store], resolve(changes=QUICK | {"target": "label"}), out=None)
     assert implied.classes == fusion.classes
 
@@ -105,7 +105,7 @@ def test_pairs_do_for_own_names_what_names_do_for_the_built_in(make_store, blend
     assert (ours.figures[-1].scores.confusion == theirs.figures[-1].scores.confusion).all()
     run = read_run(tmp_path / "run")
     assert run.head.spec.parts == builtin_taxonomy("cexpr7").basics
-    assert evaluate(tmp_path / "run", store).figures.scores.macro_f1 == ours.figures[-1].scores.macro_f1
+    assert evaluate(tmp_path / "run", store).figures.score == ours.figures[-1].score
 
 
 def test_a_sweep_over_other_classes_is_another_sweep(french, tmp_path):

@@ -9,10 +9,9 @@ from scipy.stats import binomtest
 
 from twofold.fuse.metrics import scores as metrics
 from twofold.fuse.metrics import statistics
+from twofold.fuse.metrics.scores import ACCURACY, SCORE
 from twofold.fuse.metrics.statistics import (
-    ACCURACY,
     FEWEST_GROUPS,
-    MACRO_F1,
     compare,
     difference_interval,
     interval,
@@ -63,7 +62,7 @@ def test_faces_of_one_group_are_one_piece_of_evidence():
 # -------------------------------------------------------------------------------------------------------- intervals
 
 
-@pytest.mark.parametrize("metric", [ACCURACY, MACRO_F1])
+@pytest.mark.parametrize("metric", [ACCURACY, SCORE])
 def test_gradients_are_what_a_small_step_changes(metric):
     confusion = np.random.default_rng(0).integers(0, 30, (5, 5)).astype(float)
     confusion[3] = 0  # a class without faces that is called
@@ -103,7 +102,7 @@ def test_intervals_cover_the_truth_with_rare_classes_and_few_groups(groups, face
     covered, trials = Counter(), 100
     for trial in range(trials):
         truth, calls, group = _population(np.random.default_rng(trial + 1), groups, **kinds)
-        for name, metric, value in (("accuracy", ACCURACY, whole.accuracy), ("macro-F1", MACRO_F1, whole.macro_f1)):
+        for name, metric, value in (("accuracy", ACCURACY, whole.accuracy), ("macro-F1", SCORE, whole.score)):
             low, high = interval(metric, truth, calls, group, classes=7, seed=trial)
             covered[name] += low <= value <= high
     assert min(covered.values()) / trials >= least, covered
@@ -141,9 +140,9 @@ def test_too_few_groups_have_no_interval():
     truth = np.arange(400) % 4
     calls = np.where(np.arange(400) % 3, truth, (truth + 1) % 4)
     few, enough = np.arange(400) % (FEWEST_GROUPS - 1), np.arange(400) % FEWEST_GROUPS
-    assert interval(MACRO_F1, truth, calls, few, classes=4, seed=0) is None
+    assert interval(SCORE, truth, calls, few, classes=4, seed=0) is None
     assert compare(truth, calls, truth, few, classes=4, seed=0).interval is None
-    assert interval(MACRO_F1, truth, calls, enough, classes=4, seed=0) is not None
+    assert interval(SCORE, truth, calls, enough, classes=4, seed=0) is not None
 
 
 def test_an_interval_holds_its_figure_shrinks_with_the_faces_and_stays_a_share():
@@ -152,8 +151,8 @@ def test_an_interval_holds_its_figure_shrinks_with_the_faces_and_stays_a_share()
     for count in (200, 3200):
         truth = generator.integers(0, 4, count)
         calls = np.where(generator.random(count) < 0.6, truth, generator.integers(0, 4, count))
-        low, high = interval(MACRO_F1, truth, calls, np.arange(count), classes=4, seed=0)
-        assert low < metrics.compute_scores(truth, calls, 4).macro_f1 < high
+        low, high = interval(SCORE, truth, calls, np.arange(count), classes=4, seed=0)
+        assert low < metrics.compute_scores(truth, calls, 4).score < high
         widths.append(high - low)
     assert widths[0] / widths[1] == pytest.approx(4, rel=0.3)
     truth = np.arange(40) % 4
@@ -179,7 +178,7 @@ def test_a_paired_comparison_sees_what_two_intervals_do_not():
     assert 0 < comparison.interval[0] < comparison.difference < comparison.interval[1]
     assert comparison.only_b == 0 and comparison.only_a > 10 and comparison.p_value < 1e-3
     assert not comparison.within_noise
-    ends = [interval(MACRO_F1, truth, calls, np.arange(600), classes=3, seed=0) for calls in (better, worse)]
+    ends = [interval(SCORE, truth, calls, np.arange(600), classes=3, seed=0) for calls in (better, worse)]
     assert ends[0][0] < ends[1][1]  # the two intervals overlap
 
 
@@ -189,5 +188,5 @@ def test_groups_alike_drawn_as_one_kind_are_drawn_as_groups_are():
     truth, calls, group = _population(generator, 40, shares=RARE, right=RIGHT, faces=5, spread=5)
     order = generator.permutation(len(truth))
     names = np.array([f"subject {number}" for number in group], object)
-    assert interval(MACRO_F1, truth, calls, group, classes=7, seed=0) == pytest.approx(
-        interval(MACRO_F1, truth[order], calls[order], names[order], classes=7, seed=0), abs=1e-12)
+    assert interval(SCORE, truth, calls, group, classes=7, seed=0) == pytest.approx(
+        interval(SCORE, truth[order], calls[order], names[order], classes=7, seed=0), abs=1e-12)

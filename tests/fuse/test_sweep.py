@@ -125,7 +125,7 @@ def test_an_ablation_changes_one_setting_at_a_time_and_compares_on_the_same_face
     assert slow.comparison.interval[1] < 0 and slow.comparison.difference == pytest.approx(
         slow.scored["macro_f1"] - base.scored["macro_f1"])
     plain = fuse([store], resolve(changes=made.trials[0].settings | {"head": "mlp", "lr": 0.01}), out=None)
-    assert plain.figures[-1].scores.macro_f1 == pytest.approx(base.scored["macro_f1"])
+    assert plain.figures[-1].score == pytest.approx(base.scored["macro_f1"])
     again = sweep([store], config, out=tmp_path / "out", jobs=1)
     assert again.reused == 3 and again.ablated == made.ablated
     text = made.text()

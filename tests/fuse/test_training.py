@@ -11,7 +11,7 @@ from twofold.data.labels import BASIC, basic_pair, builtin_taxonomy
 from twofold.fuse.core.settings import Settings
 from twofold.fuse.heads.fusion import find_weights
 from twofold.fuse.heads.head import build
-from twofold.fuse.training.data import Batch, Samples, Scaler, drop_streams, fit_scaler, mix_compounds, mixup, pools
+from twofold.fuse.training.data import Batch, Samples, drop_streams, fit_scaler, mix_compounds, mixup, pools
 from twofold.fuse.training.ensemble import MemberRandom, Spec, StackedMLP, initialise
 from twofold.fuse.training.loop import _members_at_once, flushed_denormals, positive_pairs, rate_factor, train
 from twofold.fuse.training.optimiser import BestWeights
@@ -25,9 +25,10 @@ def _examples(rows=300, dim=10, seed=0, shares=None, noise=1.0, resident=True):
     generator = np.random.default_rng(seed)
     label = generator.choice(7, rows, p=shares)
     x = (np.random.default_rng(9).standard_normal((7, dim))[label] + noise * generator.standard_normal((rows, dim)))
-    made = Samples(rows=np.arange(rows), label=label, basic=np.zeros((rows, 8), np.float32),
-                    basic_label=label % 7 + 1, read=lambda some: x[some].astype(np.float32),
-                    scaler=fit_scaler(lambda some: x[some].astype(np.float32), np.arange(rows)), device=CPU)
+    x = x.astype(np.float32)
+    mean, std = fit_scaler(lambda some: x[some], np.arange(rows))
+    made = Samples(label=label, basic=np.zeros((rows, 8), np.float32), basic_label=label % 7 + 1,
+                   read=lambda some: (x[some] - mean) / std, device=CPU)
     return made.resident() if resident else made
 
 
@@ -107,7 +108,7 @@ def test_without_options_it_is_a_plain_torch_loop():
             layer.bias.copy_(ours.bias[0, 0])
     train(head, data, val, spec=spec, settings=settings, seeds=(7,))
     optimiser = torch.optim.Adam(plain.parameters(), lr=1e-3)
-    for some in MemberRandom.of((7,), CPU).order(100)[0].split(25):
+    for some in MemberRandom((7,), CPU).order(100)[0].split(25):
         optimiser.zero_grad()
         nn.functional.cross_entropy(plain(data.x[some]), torch.from_numpy(data.label)[some]).backward()
         optimiser.step()
@@ -129,16 +130,16 @@ def test_streamed_blocks_hold_every_face_once_in_another_order_each_time():
     assert not np.array_equal(*orders)
     assert all(np.array_equal(np.sort(order), np.arange(20_000)) for order in orders)
     for positions, x in data.blocks(generator):
-        assert torch.allclose(x, torch.from_numpy(data.scaler.apply(data.read(positions))))
+        assert torch.allclose(x, torch.from_numpy(data.read(positions)))
 
 
 def test_the_scale_is_numpys_and_a_constant_column_stays_finite():
     x = np.random.default_rng(0).normal(50, 3, (20_000, 5)).astype(np.float32)
     x[:, 2] = 7.25
-    scale = fit_scaler(lambda rows: x[rows], np.arange(len(x)))
-    assert np.allclose(scale.mean, x.mean(axis=0, dtype=np.float64), rtol=1e-5)
-    assert np.allclose(np.delete(scale.std, 2), np.delete(x.std(axis=0, dtype=np.float64), 2), rtol=1e-4)
-    assert scale.std[2] == 1 and (scale.apply(x.copy())[:, 2] == 0).all()
+    mean, std = fit_scaler(lambda rows: x[rows], np.arange(len(x)))
+    assert np.allclose(mean, x.mean(axis=0, dtype=np.float64), rtol=1e-5)
+    assert np.allclose(np.delete(std, 2), np.delete(x.std(axis=0, dtype=np.float64), 2), rtol=1e-4)
+    assert std[2] == 1 and mean[2] == 7.25
 
 
 def _minority_calls(**options):
@@ -175,12 +176,11 @@ def test_patience_ends_training_and_averaging_differs_from_the_last_step():
 
 def test_the_best_epoch_is_kept_and_a_member_out_of_patience_takes_no_more():
     weight = torch.zeros(2, 1)
-    best = BestWeights.of([weight], 2)
+    best = BestWeights([weight], 2)
     for epoch, found in enumerate([(0.5, 0.1), (0.4, 0.2), (0.9, 0.3)], 1):
         weight.fill_(epoch)
-        best.update([weight], [(score, 0.0) for score in found], patience=1)
-    best.restore([weight])
-    assert weight.flatten().tolist() == [1, 3]
+        best.update([weight], found, patience=1)
+    assert best.weights[0].flatten().tolist() == [1, 3]
 
 
 def test_the_rate_warms_up_then_falls_as_a_cosine():
@@ -197,7 +197,7 @@ def _batch(members=2, rows=64, dim=6):
 
 def test_mixup_mixes_features_and_labels_by_the_same_share():
     batch = replace(_batch(), x=_batch().target.repeat(1, 1, 1))
-    mixed = mixup(batch, 0.5, MemberRandom.of((0, 1), CPU))
+    mixed = mixup(batch, 0.5, MemberRandom((0, 1), CPU))
     assert torch.allclose(mixed.x, mixed.target, atol=1e-6)
     assert torch.allclose(mixed.target.sum(-1), torch.ones(2, 64)) and not torch.equal(mixed.target, batch.target)
 
@@ -206,7 +206,7 @@ def test_made_compounds_lie_between_faces_of_their_two_basics():
     basic_label = np.repeat(np.arange(8), 5)
     x = nn.functional.one_hot(torch.from_numpy(basic_label), 8).float()
     batch = replace(_batch(dim=8), x=torch.zeros(2, 64, 8))
-    made = mix_compounds(batch, x, pools(basic_label, PARTS, CPU), 0.25, torch.ones(7), MemberRandom.of((0, 1), CPU))
+    made = mix_compounds(batch, x, pools(basic_label, PARTS, CPU), 0.25, torch.ones(7), MemberRandom((0, 1), CPU))
     assert (made.x[:, :48] == 0).all() and (made.label[:, 48:] == -1).all()
     for member, row in [(0, 48), (0, 63), (1, 50)]:
         present = {BASIC[e] for e in np.flatnonzero(made.x[member, row].numpy())}
@@ -220,7 +220,7 @@ def test_compounds_cannot_be_made_without_basics():
 
 def test_dropped_streams_go_as_a_whole_and_never_all():
     batch = replace(_batch(rows=4000, dim=5), x=torch.ones(2, 4000, 5))
-    dropped = drop_streams(batch, (2, 3), 0.5, MemberRandom.of((0, 1), CPU)).x
+    dropped = drop_streams(batch, (2, 3), 0.5, MemberRandom((0, 1), CPU)).x
     first, second = dropped[..., :2], dropped[..., 2:]
     assert all((part.min(-1).values == part.max(-1).values).all() for part in (first, second))
     assert (dropped.sum(-1) > 0).all()
@@ -228,7 +228,7 @@ def test_dropped_streams_go_as_a_whole_and_never_all():
 
 
 def test_dropout_keeps_the_mean():
-    mask = MemberRandom.of((0,), CPU).keep(0.3, 500, 500)
+    mask = MemberRandom((0,), CPU).keep(0.3, 500, 500)
     assert mask.mean().item() == pytest.approx(1, abs=0.01)
     assert (mask == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
 
@@ -276,8 +276,3 @@ def test_gates_are_shares():
     initialise(head, (0, 1))
     gates = head(torch.randn(5, 6)).stream_weights
     assert gates.shape == (2, 5, 2) and torch.allclose(gates.sum(-1), torch.ones(2, 5), atol=1e-6)
-
-
-def test_a_scale_is_tiled_for_versions():
-    scale = Scaler(mean=np.arange(2.0), std=np.ones(2)).tiled(3)
-    assert scale.mean.tolist() == [0, 1] * 3

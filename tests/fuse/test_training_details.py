@@ -24,13 +24,13 @@ FAST = {"epochs": 2, "hidden": 8, "seeds": 1, "batch_size": 64}
 def test_a_mixture_of_two_classes_is_no_positive_of_either_for_the_contrastive_loss():
     batch = _batch()
     batch = replace(batch, label=torch.tensor([0, 0, 1, 2, 2, 2, -1, 3]).repeat(2, 8))
-    label = mixup(batch, 0.4, MemberRandom.of((0, 1), CPU)).label[0, 8:16].tolist()
+    label = mixup(batch, 0.4, MemberRandom((0, 1), CPU)).label[0, 8:16].tolist()
     assert label == [-1, 0, -1, -1, 2, 2, -1, -1]  # each with its neighbour before it
 
 
 def test_stream_dropout_leaves_no_version_of_a_face_empty():
     batch = replace(_batch(rows=4000), x=torch.ones(2, 4000, 15))  # three versions of two streams
-    kept = drop_streams(batch, (2, 3), 0.6, MemberRandom.of((0, 1), CPU)).x
+    kept = drop_streams(batch, (2, 3), 0.6, MemberRandom((0, 1), CPU)).x
     for version in kept.split(5, dim=-1):
         assert (version.sum(dim=-1) > 0).all()
     assert (kept[..., :5].sum(dim=-1) < 5).float().mean() == pytest.approx(1 - 0.4**2, abs=0.02)
@@ -48,8 +48,8 @@ def test_the_rate_rises_through_the_whole_of_an_epoch_where_faces_without_a_clas
 def test_streamed_blocks_without_pairs_or_without_labels_train_all_the_same():
     data = _examples(rows=20_000, resident=False)
     order = np.argsort(data.basic_label, kind="stable")  # the blocks' faces have few basic emotions
-    data = replace(data, rows=data.rows[order], label=np.where(np.arange(20_000) < 9_000, -1, data.label[order]),
-                   basic_label=np.sort(data.basic_label))
+    read, label = data.read, np.where(np.arange(20_000) < 9_000, -1, data.label[order])
+    data = replace(data, read=lambda some: read(order[some]), label=label, basic_label=np.sort(data.basic_label))
     settings = replace(QUICK, epochs=1, compound_mixup=0.25, balanced_sampling=0.5)
     _, history = _train(settings, data, _examples(seed=1))
     assert np.isfinite(history[0].loss) and history[0].val_macro_f1 > 0.1
