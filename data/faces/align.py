@@ -29,10 +29,8 @@ def template(settings: CropSettings) -> np.ndarray:
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(2, 3) matrix [s R | t] that maps points (n, 2) onto others with the least squared error.
-
-    In complex numbers it is target = a source + b with a = s e^(i angle), so it has the closed form of a line's fit.
-    """
+    """(2, 3) matrix [s R | t] that maps points (n, 2) onto others with the least squared error. In complex numbers it
+    is target = a source + b with a = s e^(i angle), so it has the closed form of a line's fit."""
     p, q = (points @ np.array([1, 1j]) for points in (source, target))
     p0, q0 = p.mean(), q.mean()
     a = np.vdot(p - p0, q - q0) / np.vdot(p - p0, p - p0).real
@@ -60,11 +58,9 @@ def crop_face(image: np.ndarray, face: Detection, settings: CropSettings) -> Cro
 
 
 def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> Crop:
-    """Map an image by a similarity (2, 3) to a square of `size` pixels, black outside the image.
-
-    In the matrix, a pixel's centre is at half-integers, so that it holds at any scale. Before a reduction, pixels are
-    averaged: sampling alone would alias.
-    """
+    """Map an image by a similarity (2, 3) to a square of `size` pixels, black outside the image. In the matrix, a
+    pixel's centre is at half-integers, so that it holds at any scale. Before a reduction, pixels are averaged: sampling
+    alone would alias."""
     cv2 = require_opencv()
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]

@@ -134,10 +134,8 @@ def draw_timeline(table: pd.DataFrame, classes: Sequence[str], out: Output) -> N
 
 
 def annotate_video(video: Path, rows: pd.DataFrame, classes: Sequence[str], out: Output) -> None:
-    """Write the video with the rows of `predict` drawn into it, without its sound, whole or not at all.
-
-    Every frame is written, at its own time; between frames that were used, the last answer stays.
-    """
+    """Write the video with the rows of `predict` drawn into it, without its sound, whole or not at all. Every frame is
+    written, at its own time; between frames that were used, the last answer stays."""
     av, cv2 = require_av(), require_opencv()
     answers = {int(str(frame)): group for frame, group in rows[rows["frame"] != ""].groupby("frame")}
     current, stamp, size = pd.DataFrame(columns=rows.columns), -1, ()

@@ -25,11 +25,9 @@ log = logging.getLogger(__name__)
 
 
 def challenge_frames(table: pd.DataFrame, frames: Sequence[str]) -> list[str]:
-    """For each frame of a template, the key of its face; where there is none, the frame as it is written there.
-
-    table: of a manifest that `crop` wrote. A video is its file's name without the suffix, `01` or `1`; the template
-    counts frames from 1. A video has one face a frame: that of its main person (`main_tracks`).
-    """
+    """For each frame of a template, the key of its face; where there is none, the frame as it is written there. table:
+    of a manifest that `crop` wrote. A video is its file's name without the suffix, `01` or `1`; the template counts
+    frames from 1. A video has one face a frame: that of its main person (`main_tracks`)."""
     faces = table[(table["track"] != "") & ~table["key"].str.endswith(NO_FACE_SUFFIX)]
     main = main_tracks(faces)
     faces = faces[faces["source"].map(main) == faces["track"]]

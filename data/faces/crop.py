@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -184,11 +184,9 @@ def _check_unchanged(path: Path, faces: Manifest, overwrite: bool) -> None:
 
 def _resume(journal: "Journal", out: Path, digests: Mapping[str, str], settings: CropSettings
             ) -> tuple[set[str], dict[tuple[str, int], FrameDetections]]:
-    """Names of finished sources, and the frames of the others that are done, of those with these SHA-256.
-
-    The files decide: a source with a missing file, or one of another length than was written, is forgotten. Raises
-    InputError for a source whose file is another than before.
-    """
+    """Names of finished sources, and the frames of the others that are done, of those with these SHA-256. The files
+    decide: a source with a missing file, or one of another length than was written, is forgotten. Raises InputError for
+    a source whose file is another than before."""
     finished, previous, damaged = set(), {}, set()
     for entry, record in journal.entries():
         name = entry.source.name
@@ -222,14 +220,12 @@ def _expected_frames(source: Source, sampling: Sampling, reader: VideoReader) ->
     return -(-facts.frames // sampling.every)
 
 
-class Journal:
+class Journal(AbstractContextManager):
     """A line for each photograph and frame done, appended after its images are written. One process at a time."""
 
     def __init__(self, folder: Path):
-        """Open or create the journal of a folder, and drop a last line that a crash cut off.
-
-        Raises InputError where another process writes.
-        """
+        """Open or create the journal of a folder, and drop a last line that a crash cut off. Raises InputError where
+        another process writes."""
         self.path = folder / JOURNAL
         self._open()
         self.file.truncate(sum(len(line) for line in self.file if line.endswith(b"\n")))
@@ -240,9 +236,6 @@ class Journal:
             self.file.close()
             raise InputError(f"{self.path.parent}: another crop is writing there: wait for it, or choose another -o")
         self.file.seek(0)
-
-    def __enter__(self) -> "Journal":
-        return self
 
     def __exit__(self, *_: object) -> None:
         os.fsync(self.file.fileno())

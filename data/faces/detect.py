@@ -42,11 +42,9 @@ class Face:
 
 @dataclass(frozen=True)
 class FrameDetections:
-    """A photograph, or a frame of a video, and its faces, the largest first.
-
-    frame and time (seconds) are None for a photograph and for the entry that ends a video, which has no faces;
-    note: why there are no faces, or what ended the video early; last: the source ends here.
-    """
+    """A photograph, or a frame of a video, and its faces, the largest first. frame and time (seconds) are None for a
+    photograph and for the entry that ends a video, which has no faces; note: why there are no faces, or what ended the
+    video early; last: the source ends here."""
 
     source: Source
     frame: int | None
@@ -70,12 +68,9 @@ class DetectionConfig:
 def detect_faces(sources: Sequence[Source], config: DetectionConfig,
                  previous: Mapping[tuple[str, int], FrameDetections] | None = None,
                  reader: VideoReader | None = None) -> Generator[FrameDetections]:
-    """Detect and crop the faces of the sources, in order, frame by frame; every source ends with an entry that is
-    its `last`.
-
-    Holds a bounded number of images, however long a video is. previous: results of an earlier run by source and frame,
-    which are repeated without detection. A source that cannot be read is one entry with a note.
-    """
+    """Detect and crop the faces of the sources, in order, frame by frame; every source ends with an entry that is its
+    `last`. Holds a bounded number of images, however long a video is. previous: results of an earlier run by source and
+    frame, which are repeated without detection. A source that cannot be read is one entry with a note."""
     tracker, workers = Tracker(), config.workers or usable_cores()
     waiting: deque[tuple[Future[FrameDetections], int]] = deque()
 
@@ -162,11 +157,8 @@ def face_key(entry: FrameDetections, number: int, settings: CropSettings) -> str
 def faces_manifest(detections: Iterable[FrameDetections], settings: CropSettings, line: str,
                    uncropped: Set[str] = frozenset()) -> Manifest:
     """A row a face, or one without an image, whose key says so; sources sorted by name. What ended a video early is the
-    note of its last row.
-
-    line: of the column `crop`; uncropped: names of photographs that are faces already: a row each, whose key is the
-    name.
-    """
+    note of its last row. line: of the column `crop`; uncropped: names of photographs that are faces already: a row
+    each, whose key is the name."""
     rows: list[dict[str, str]] = []
     for entry in detections:
         name, frame, note = entry.source.name, entry.frame, entry.note

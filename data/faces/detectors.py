@@ -51,11 +51,9 @@ class DetectorModel:
 
 @dataclass(frozen=True)
 class DetectorEntry:
-    """A detector of the registry.
-
-    file: its name in the weights folder; hub, hub_files: repository and file names there, the first one that exists is
-    downloaded; build: weights file's bytes and settings to a detector, raises any exception for another file.
-    """
+    """A detector of the registry. file: its name in the weights folder; hub, hub_files: repository and file names
+    there, the first one that exists is downloaded; build: weights file's bytes and settings to a detector, raises any
+    exception for another file."""
 
     name: str
     file: str
@@ -89,11 +87,8 @@ class DetectorEntry:
 
 
 def open_detector(path: Path | None = None, name: str = "yunet") -> DetectorModel:
-    """A detector of the registry, tried once on an empty image.
-
-    path: its weights file, None for the weights folder, then the hub. Raises InputError where no file is found, and
-    for a file of anything else.
-    """
+    """A detector of the registry, tried once on an empty image. path: its weights file, None for the weights folder,
+    then the hub. Raises InputError where no file is found, and for a file of anything else."""
     entry = DETECTORS[name]
     if path is not None and not path.is_file():
         raise InputError(f"--detector {path} is not a file")

@@ -66,10 +66,8 @@ class FacesInMemory:
 @dataclass
 class FaceStream:
     """The faces of sources, detected while they are used. `chunks` runs once; the rest reports on what it yielded.
-
     config: None without a detector: every photograph is taken for a face. treatment: `auto` takes or crops it as the
-    samples of the run were, `detect` crops every photograph, `cropped` none (videos are always cropped).
-    """
+    samples of the run were, `detect` crops every photograph, `cropped` none (videos are always cropped)."""
 
     sources: Sequence[Source]
     config: DetectionConfig | None
@@ -165,10 +163,8 @@ def sample_kind(lines: Sequence[str]) -> SampleKind:
 
 def is_taken_whole(size: tuple[int, int], faces: Sequence[Face], samples: SampleKind, settings: CropSettings) -> bool:
     """Whether an image of this width and height is taken as it is and not cropped. faces: in it, the largest first.
-
     samples `crops`: if it is such a crop itself; `whole`: unless it shows a group or a face far away, which no sample
-    of one face does; `mixed`: by a guess, if its face fills it, or it is very small and no face was found.
-    """
+    of one face does; `mixed`: by a guess, if its face fills it, or it is very small and no face was found."""
     width, height = size
     if width * height > FACE_LIMITS.pixels:
         return False
@@ -187,11 +183,9 @@ def is_taken_whole(size: tuple[int, int], faces: Sequence[Face], samples: Sample
 
 def open_face_stream(sources: Sequence[Source], lines: Sequence[str], *, detector: Path | None, sampling: Sampling,
                      treatment: Treatment) -> FaceStream:
-    """Sources to be cropped as the faces were that have these lines of crop settings.
-
-    detector: its weights file, None to search for it. Raises InputError where one is needed and missing; where it
-    would only help, a warning says what the answers are worth without it.
-    """
+    """Sources to be cropped as the faces were that have these lines of crop settings. detector: its weights file, None
+    to search for it. Raises InputError where one is needed and missing; where it would only help, a warning says what
+    the answers are worth without it."""
     videos, samples, config = any(source.video for source in sources), sample_kind(lines), None
     try:
         if treatment != "cropped" or videos:
@@ -206,10 +200,8 @@ def open_face_stream(sources: Sequence[Source], lines: Sequence[str], *, detecto
 
 
 def open_detection(lines: Sequence[str], *, detector: Path | None, sampling: Sampling) -> DetectionConfig:
-    """The detector, and settings that crop faces as those were that have these lines of crop settings.
-
-    A warning says where that is not quite so. Raises InputError without a detector.
-    """
+    """The detector, and settings that crop faces as those were that have these lines of crop settings. A warning says
+    where that is not quite so. Raises InputError without a detector."""
     model, settings, lines = open_detector(detector), CropSettings(), list(filter(None, lines))
     if lines:
         settings, digest = parse_crop_line(lines[0])
@@ -258,9 +250,7 @@ class FaceFinder:
 
     def find(self, content: bytes, *, most: int) -> Picture:
         """The image in these bytes of an image file, and its `most` largest faces; a face crop is taken as it is.
-
-        Raises ImageError for one that cannot be read or is too large, which its header says before it is decoded.
-        """
+        Raises ImageError for one that cannot be read or is too large, which its header says before it is decoded."""
         image = decode(content, PHOTO_LIMITS if self._detector else FACE_LIMITS)
         width, height = image.size
         box, score = (0.0, 0.0, float(width), float(height)), None

@@ -12,11 +12,9 @@ VERSION = 1  #: of detection, alignment and encoding: their results may only cha
 
 @dataclass(frozen=True, kw_only=True)
 class CropSettings:
-    """What the pixels of a crop depend on, beside the image.
-
-    align: `similarity` (landmarks onto the template, see align.py) or `square` (the box, upright); margin: share of the
-    side added on every side; min_score: of the detector; min_size: the shorter side of the box, pixels of the image.
-    """
+    """What the pixels of a crop depend on, beside the image. align: `similarity` (landmarks onto the template, see
+    align.py) or `square` (the box, upright); margin: share of the side added on every side; min_score: of the detector;
+    min_size: the shorter side of the box, pixels of the image."""
 
     align: str = option("similarity", help="Landmarks onto a template, or the square around the box.",
                         choices=("similarity", "square"))
@@ -59,22 +57,18 @@ def read_crop_lines(manifest: Path) -> list[str]:
 
     table = pd.read_csv(manifest, usecols=lambda name: name in ("key", "crop"), dtype=str, keep_default_na=False,
                         encoding="utf-8-sig")
-    if "crop" not in table:
-        return [""]
-    return list(table["crop"][~table["key"].str.endswith(NO_FACE_SUFFIX)].value_counts(sort=True).index)
+    faces = table[~table["key"].str.endswith(NO_FACE_SUFFIX)]
+    return list(faces["crop"].value_counts(sort=True).index) if "crop" in table else [""]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """Which frames of a video are used: all, `fps` a second of its time, or each `every`-th. Raises InputError."""
 
-    fps: float = 0.0
-    every: int = 1
+    fps: float = option(0.0, least=0, most=1000)
+    every: int = option(1, least=1)
 
     def __post_init__(self) -> None:
+        check(self)
         if self.fps and self.every > 1:
             raise InputError("--fps and --every both say which frames to use: give one of them")
-        if not 0 <= self.fps <= 1000:
-            raise InputError(f"--fps {self.fps:g} is not between 0 (all frames) and 1000")
-        if self.every < 1:
-            raise InputError(f"--every {self.every} is not a number of frames")

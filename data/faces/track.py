@@ -24,11 +24,9 @@ class Track:
 
 @dataclass
 class Tracker:
-    """Assigns a track number, from 0, to each face of each frame, in order of time.
-
-    The largest overlaps are matched first, so that people side by side keep their tracks. A face without overlap may
-    continue a nearby track that was lost at most `MAX_GAP` ago (or in the previous frame, where few frames are used).
-    """
+    """Assigns a track number, from 0, to each face of each frame, in order of time. The largest overlaps are matched
+    first, so that people side by side keep their tracks. A face without overlap may continue a nearby track that was
+    lost at most `MAX_GAP` ago (or in the previous frame, where few frames are used)."""
 
     tracks: list[Track] = field(default_factory=list)
     frames: int = 0

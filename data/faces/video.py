@@ -60,14 +60,11 @@ class VideoFacts:
     height: int
 
 
-class VideoReader:
+class VideoReader(contextlib.AbstractContextManager):
     """Reads videos, one at a time, in one worker process, which is started anew where it was lost."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> "VideoReader":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -90,10 +87,8 @@ class VideoReader:
 
     def frames(self, path: Path, sampling: Sampling, skip: Collection[int] = ()) -> Iterator[Frame]:
         """The frames that `sampling` selects, in order of time. Holds one at a time. skip: indices without pixels.
-
         Damaged parts are skipped. Raises VideoError, after the last frame that could be read, where parts were damaged
-        or the file ends before it should.
-        """
+        or the file ends before it should."""
         if is_animation(path):
             yield from _animation(path, sampling)
             return
@@ -152,14 +147,12 @@ class VideoReader:
 def is_animation(path: Path) -> bool:
     """Whether an image file has several frames, as GIF, APNG, WebP, AVIF and HEIC bursts may."""
     try:
-        head = read_head(path)
+        with path.open("rb") as file:
+            head = file.read(APNG_HEAD_BYTES)
         kind = image_format(head)
-        if kind is None or kind.name not in ANIMATED:
+        if kind is None or kind.name not in ANIMATED or (kind.name == "PNG" and b"acTL" not in head):
             return False
         if kind.name == "PNG":
-            with path.open("rb") as file:
-                if b"acTL" not in file.read(APNG_HEAD_BYTES):
-                    return False
             check_parts(read_file(path))  # of thousands of chunks, opening it would take minutes
         with warnings.catch_warnings(), Image.open(path, formats=formats_for(head)) as image:
             return getattr(image, "n_frames", 1) > 1

@@ -1,8 +1,5 @@
 """Decode video files for `twofold.data.faces.video`, in a process of its own: FFmpeg may crash, hang or fill the memory
 there without ending the run. It imports nothing of Twofold, so that it starts fast and from any installation.
-
-Requests and messages are JSON. Pixels are written into a file that both processes map, in places that are used in turn;
-the message "done" says that the next one may be used again.
 """
 
 import contextlib
@@ -80,11 +77,9 @@ def facts(path: str) -> dict[str, Any]:
 
 
 def frames(path: str, size: int, fps: float, every: int) -> Iterator[tuple[int, float, Any] | None]:
-    """(index, seconds, frame) of the frames that are used, in order of time, and None for others, now and then.
-
-    size: bytes of the file; fps, every: see `Sampling`. Damaged parts are skipped. Raises VideoError, after the last
-    frame, where parts were damaged or the file ends before it should.
-    """
+    """(index, seconds, frame) of the frames that are used, in order of time, and None for others, now and then. size:
+    bytes of the file; fps, every: see `Sampling`. Damaged parts are skipped. Raises VideoError, after the last frame,
+    where parts were damaged or the file ends before it should."""
     due, pixels, standing, shift, duration = 0, 0, 0, Fraction(0), Fraction(0)
     first: Fraction | None = None
     last: Fraction | None = None
@@ -194,13 +189,12 @@ def _matroska_size(head: bytes) -> int:
 
 def _length(container: Any, stream: Any) -> Fraction:
     """Seconds of the video stream by the file's header, 0 where it is silent; sound may be longer than the video."""
+    length = Fraction(0) if container.streams.audio else Fraction(container.duration or 0, 1_000_000)
     written = re.fullmatch(r"(\d{1,6}):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")[:40])  # Matroska's
     if stream.duration and stream.time_base:
         length = stream.duration * Fraction(stream.time_base)
     elif written:
         length = 3600 * int(written[1]) + 60 * int(written[2]) + Fraction(written[3])
-    else:
-        length = Fraction(0) if container.streams.audio else Fraction(container.duration or 0, 1_000_000)
     return length if length < MAX_SECONDS else Fraction(0)
 
 
@@ -231,9 +225,8 @@ def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
 
 def serve(connection: Connection, memory: mmap.mmap) -> None:
     """Answer requests until there are no more: {"path", "size"} for the facts, with "fps", "every", "skip" for frames.
-
-    skip: indices of frames whose pixels are not wanted; memory: where pixels are written.
-    """
+    skip: indices of frames whose pixels are not wanted; memory: mapped by both processes, receives pixels in places
+    that are used in turn; the message "done" says that the next one may be used again."""
     slot, used, place, spoke = 0, 0, 1, 0.0
 
     def send(message: dict[str, Any]) -> None:

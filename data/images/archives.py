@@ -1,7 +1,6 @@
 """Archives of images (.zip, .tar) read in place: indexed once, then any member is one read away.
 
-An archive is untrusted: names that leave it are not listed, the sizes that it declares bound what is read, and a
-member that is encrypted, listed twice or compressed in an unsupported way is a failure with a reason.
+An archive is untrusted: names that leave it are not listed, and the sizes that it declares bound what is read.
 """
 
 import io

@@ -73,13 +73,10 @@ def encode_png(grey: bytes, side: int) -> bytes:
     blocks = [rows[place:place + 65535] for place in range(0, len(rows), 65535)]
     stored = b"".join(struct.pack("<BHH", block is blocks[-1], len(block), 65535 - len(block)) + block
                       for block in blocks)
-    body = b"\x78\x01" + stored + struct.pack(">I", zlib.adler32(rows))
-    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
-
-
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)),
+              (b"IDAT", b"\x78\x01" + stored + struct.pack(">I", zlib.adler32(rows))), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(body)) + kind + body + struct.pack(
+        ">I", zlib.crc32(kind + body)) for kind, body in chunks)
 
 
 def row_key(file: str, row: int) -> str:

@@ -184,9 +184,7 @@ def _scaled_to_8_bit(image: Image.Image) -> Callable[[Image.Image], Image.Image]
 
 def thumbnail(content: bytes, *, side: int, limits: Limits = FACE_LIMITS) -> bytes:
     """The image in `content` as JPEG within side x side pixels, never enlarged. Raises ImageError as `decode` does.
-
-    Nothing of the file goes along but its pixels: no place, no time, no owner.
-    """
+    Nothing of the file goes along but its pixels: no place, no time, no owner."""
     image = decode(content, limits)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     file = io.BytesIO()

@@ -45,10 +45,8 @@ class ImageRoots:
     opened: dict[Path, Any] = field(default_factory=dict)  #: CSV files of pixels and archives within the roots
 
     def read(self, key: str) -> bytes:
-        """The bytes of the image file of `key`, whatever the Unicode form of its name on the disk.
-
-        Raises ImageError if there is none, or it lies outside its root.
-        """
+        """The bytes of the image file of `key`, whatever the Unicode form of its name on the disk. Raises ImageError if
+        there is none, or it lies outside its root."""
         if key.endswith(NO_FACE_SUFFIX):
             raise ImageError(NO_FACE)
         try:
@@ -81,10 +79,8 @@ class ImageRoots:
             raise ImageError(f"unreadable file ({error if isinstance(error, InputError) else 'bad name'})") from None
 
     def _resolve(self, root: Path, below: str) -> Path:
-        """The file `below` the resolved folder `root`, with every link followed.
-
-        Raises ImageError if that leads out of the root, else OSError.
-        """
+        """The file `below` the resolved folder `root`, with every link followed. Raises ImageError if that leads out of
+        the root, else OSError."""
         try:
             path = (root / below).resolve(strict=True)
         except RuntimeError:  # before Python 3.13; an OSError since
@@ -130,10 +126,8 @@ def parse_roots(roots: Sequence[str]) -> Path | dict[str, Path]:
 
 def open_images(root: Path | dict[str, Path], *, limits: Limits = FACE_LIMITS, follow_links: bool = False
                 ) -> ImageRoots:
-    """Images below one folder or in one archive, or several by name; a CSV file of pixels stands for its folder.
-
-    Raises InputError for a folder that is not there, and for an archive that cannot be read.
-    """
+    """Images below one folder or in one archive, or several by name; a CSV file of pixels stands for its folder. Raises
+    InputError for a folder that is not there, and for an archive that cannot be read."""
     opened: dict[str, Path | Archive] = {}
     for name, path in (root if isinstance(root, dict) else {"": Path(root)}).items():
         if is_archive(path):
@@ -149,9 +143,7 @@ def open_images(root: Path | dict[str, Path], *, limits: Limits = FACE_LIMITS, f
 
 def check_roots(images: ImageRoots, keys: Sequence[str]) -> None:
     """Refuse roots that cannot be meant: a dataset of the keys without one, or none of the images tried below them.
-
-    Tries up to 100 keys, spread over all, until one is there. Raises InputError.
-    """
+    Tries up to 100 keys, spread over all, until one is there. Raises InputError."""
     if "" not in images.roots:
         lacking = sorted({key.partition("/")[0] for key in keys} - set(images.roots))
         if lacking:

@@ -47,10 +47,7 @@ def action_units(emotions: Sequence[str]) -> dict[int, float]:
 def draw_dataset(out: Path, *, taxonomy: Taxonomy, per_class: int, size: int, seed: int,
                  per_identity: int = 2) -> Manifest:
     """Draw `per_class` faces of each class as PNG files below `out`, `per_identity` of each person; returns their
-    manifest.
-
-    Each person (`group`) shows every class and is in one split only; a compound row has no basic label.
-    """
+    manifest. Each person (`group`) shows every class and is in one split only; a compound row has no basic label."""
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for label in taxonomy.classes:
@@ -95,10 +92,8 @@ def _shade(colour: Colour, factor: float) -> Colour:
 
 
 class _Face:
-    """One person with one expression, in coordinates from 0 to 1, the face's centre at (0.5, 0.54).
-
-    person: chooses what is the same in all images of a person; units: action unit to strength; shift: of the centre.
-    """
+    """One person with one expression, in coordinates from 0 to 1, the face's centre at (0.5, 0.54). person: chooses
+    what is the same in all images of a person; units: action unit to strength; shift: of the centre."""
 
     def __init__(self, canvas: Image.Image, person: np.random.Generator, units: dict[int, float], shift: Point):
         self.canvas, self.side, self.pen = canvas, canvas.width, ImageDraw.Draw(canvas)

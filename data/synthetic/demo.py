@@ -19,11 +19,8 @@ LEARNER = "timm:test_resnet"  #: small enough to train from random weights withi
 
 
 def run_demo(out: Path, *, untrained: Sequence[str], device: str, verb: Callable[[list[str]], int]) -> int:
-    """Draw the faces and run each command with `verb`, until one fails; returns the exit code.
-
-    Each command is printed before it runs, so that it can be repeated with other faces. Raises InputError if `out` has
-    something else in it.
-    """
+    """Draw the faces and run each command with `verb`, until one fails; returns the exit code. Each command is printed
+    before it runs, so that it can be repeated with other faces. Raises InputError if `out` has something else in it."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is no folder: name another (--out)")
     out.mkdir(parents=True, exist_ok=True)
