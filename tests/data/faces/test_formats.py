@@ -1,7 +1,6 @@
 """Image formats that Pillow writes and videos that PyAV writes: read as OpenCV reads them, none of them black."""
 
 import io
-import sys
 
 import av
 import numpy as np
@@ -12,7 +11,7 @@ from tests.data.faces.films import film
 from twofold.data.faces.settings import Sampling
 from twofold.data.faces.sources import find_sources
 from twofold.data.faces.video import VideoReader
-from twofold.data.images.decode import ImageError, decode
+from twofold.data.images.decode import decode
 from twofold.data.images.formats import IMAGE_FORMATS, image_format
 from twofold.data.synthetic.dataset import draw_face
 
@@ -60,9 +59,3 @@ def test_a_video_is_read_as_opencv_reads_it(tmp_path, codec, suffix):
     assert len(frames) >= len(theirs) and len(frames) >= 5 and min(frame.mean() for frame in frames) > 30
     for ours, other in zip(frames, theirs, strict=False):
         assert ours.shape == other.shape and np.abs(ours.astype(int) - other).mean() < 2
-
-
-def test_heic_without_its_decoder_is_refused_with_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(ImageError, match=r"HEIC.* pip install 'twofold\[footage\]'"):
-        decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64))

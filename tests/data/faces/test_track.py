@@ -1,47 +1,26 @@
 """Who is who from frame to frame."""
 
+import pytest
+
 from twofold.data.faces.detectors import Detection
 from twofold.data.faces.track import Tracker
 
-NOWHERE = ((0.0, 0.0),) * 5
 
-
-def face(x, y=0.0, side=40.0):
-    return Detection((x, y, side, side), NOWHERE, 0.9)
-
-
-def tracks(frames, fps=25.0):
-    tracker = Tracker()
-    return [tracker.update([face(*place) if isinstance(place, tuple) else face(place) for place in places],
-                           number / fps) for number, places in enumerate(frames)]
-
-
-def test_two_people_side_by_side_keep_their_numbers_whoever_comes_first():
-    assert tracks([[0, 100], [104, 3], [8, 96], [90, 12]]) == [[0, 1], [1, 0], [0, 1], [1, 0]]
-
-
-def test_one_more_person_begins_a_track():
-    assert tracks([[0], [2, 200], [4, 202]]) == [[0], [0, 1], [0, 1]]
-
-
-def test_the_larger_overlap_wins_where_boxes_cross():
-    assert tracks([[0, 30], [16, 28]]) == [[0, 1], [0, 1]]
-
-
-def test_a_short_gap_is_bridged_and_a_long_one_is_not():
-    assert tracks([[0]] + [[]] * 20 + [[25]]) == [[0]] + [[]] * 20 + [[0]]
-    assert tracks([[0]] + [[]] * 30 + [[0]]) == [[0]] + [[]] * 30 + [[1]]
-
-
-def test_after_a_gap_somebody_far_away_or_of_another_size_is_somebody_else():
-    assert tracks([[0], [], [100]]) == [[0], [], [1]]
-    assert tracks([[(0, 0, 40)], [], [(0, 0, 80)]]) == [[0], [], [1]]
-
-
-def test_few_frames_a_second_still_link():
-    assert tracks([[0], [10], [20]], fps=0.2) == [[0], [0], [0]]
-
-
-def test_no_two_faces_of_a_frame_share_a_track():
-    for numbers in tracks([[0, 1, 2, 3], [3, 2, 1, 0], [0, 0, 0, 0, 0]]):
-        assert len(set(numbers)) == len(numbers)
+@pytest.mark.parametrize("frames, fps, expected", [
+    ([[0, 100], [104, 3], [8, 96], [90, 12]], 25, [[0, 1], [1, 0], [0, 1], [1, 0]]),  # side by side, in any order
+    ([[0], [2, 200], [4, 202]], 25, [[0], [0, 1], [0, 1]]),  # one more person
+    ([[0, 30], [16, 28]], 25, [[0, 1], [0, 1]]),  # the larger overlap wins where boxes cross
+    ([[0]] + [[]] * 20 + [[25]], 25, [[0]] + [[]] * 20 + [[0]]),  # a short gap is bridged
+    ([[0]] + [[]] * 30 + [[0]], 25, [[0]] + [[]] * 30 + [[1]]),  # a long one is not
+    ([[0], [], [100]], 25, [[0], [], [1]]),  # somebody far away
+    ([[(0, 40)], [], [(0, 80)]], 25, [[0], [], [1]]),  # or of another size
+    ([[0], [10], [20]], 0.2, [[0], [0], [0]]),  # few frames a second
+    ([[0, 1, 2, 3], [3, 2, 1, 0], [0, 0, 0, 0, 0]], 25, [[0, 1, 2, 3], [3, 2, 1, 0], [0, 1, 2, 3, 4]]),
+])
+def test_faces_keep_the_numbers_of_their_people(frames, fps, expected):
+    tracker, found = Tracker(), []
+    for number, places in enumerate(frames):
+        boxes = [place if isinstance(place, tuple) else (place, 40) for place in places]
+        faces = [Detection((x, 0, side, side), ((0.0, 0.0),) * 5, 0.9) for x, side in boxes]
+        found.append(tracker.update(faces, number / fps))
+    assert found == expected
