@@ -68,15 +68,17 @@ def run_of(cli, place):
     return place / "run"
 
 
+def pair(shift=0, *, both=True):
+    """Two people side by side, or only the first, who moves."""
+    image = portrait(1, size=(480, 240), at=(30 + shift, 50))
+    if both:
+        image.paste(portrait(2).crop((90, 50, 210, 170)), (300, 60))
+    return image
+
+
 def two_people(path):
     """12 frames; the second person is away in frames 5 to 7."""
-    frames = []
-    for number in range(12):
-        frame = portrait(1, size=(480, 240), at=(30 + 2 * number, 50))
-        if not 5 <= number <= 7:
-            frame.paste(portrait(2).crop((90, 50, 210, 170)), (300, 60))
-        frames.append(np.asarray(frame))
-    return film(path, frames)
+    return film(path, [np.asarray(pair(2 * number, both=not 5 <= number <= 7)) for number in range(12)])
 
 
 def test_one_command_says_what_three_say(cli, ready, tmp_path):
@@ -210,21 +212,16 @@ def test_without_a_detector_pictures_are_answered_with_a_warning_and_videos_are_
 
 def test_drawings_that_cannot_be_are_refused_before_the_work(cli, ready, tmp_path):
     run, video = run_of(cli, ready), two_people(tmp_path / "a.mp4")
+    tiny = film(tmp_path / "tiny.mkv", [np.full((1, 1, 3), 90, np.uint8)] * 3, codec="ffv1", pixels="bgr0")
     for arguments, reason in (([ready / "photos", "--timeline", tmp_path / "t.png"], "no video"),
                               ([video, "--annotate", video], "is the input"),
                               ([video, "--timeline", tmp_path / "t.jpg"], ".png"),
                               ([video, two_people(tmp_path / "b.mp4"), "--annotate", tmp_path / "c.mp4"], "one video"),
+                              ([tiny, "--annotate", tmp_path / "c.mp4"], "frames of 1 x 1 pixels"),
                               ([video, "--annotate", tmp_path / "gone/c.mp4"], "its folder is missing")):
         done = cli("predict", run, *arguments, "-o", tmp_path / "out.csv")
         assert done.returncode == 2 and reason in done.stderr and not (tmp_path / "out.csv").exists()
     assert video.stat().st_size > 1000
-
-
-def test_a_video_of_single_pixels_is_not_annotated(cli, ready, tmp_path):
-    run, path = run_of(cli, ready), tmp_path / "tiny.mkv"
-    film(path, [np.full((1, 1, 3), 90, np.uint8)] * 3, codec="ffv1", pixels="bgr0")
-    done = cli("predict", run, path, "-o", tmp_path / "out.csv", "--annotate", tmp_path / "a.mp4")
-    assert done.returncode == 2 and "frames of 1 x 1 pixels" in done.stderr and not (tmp_path / "a.mp4").exists()
 
 
 def test_pictures_are_taken_or_cropped_as_the_samples_of_the_run_were(cli, ready, real, tmp_path):
@@ -263,8 +260,6 @@ def test_pictures_are_taken_or_cropped_as_the_samples_of_the_run_were(cli, ready
     crop = (ready / "cropped/images/03.png.0.png").read_bytes()
     assert FaceFinder(config, "crops").find(crop, most=1).faces[0].content == crop
     group = tmp_path / "group.png"
-    image = portrait(1, size=(480, 240), at=(30, 50))
-    image.paste(portrait(2).crop((90, 50, 210, 170)), (300, 60))
-    image.save(group)
+    pair().save(group)
     assert len(FaceFinder(config, "whole").find(group.read_bytes(), most=4).faces) == 2
     assert (sample_kind([]), sample_kind(["a"]), sample_kind(["a", ""])) == ("whole", "crops", "mixed")

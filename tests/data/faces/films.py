@@ -81,9 +81,3 @@ def set_matrix(path: Path, a: int, b: int, c: int, d: int) -> Path:
     content[start:start + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
     return path
-
-
-def turn(path: Path, degrees: int) -> None:
-    """Turn the image of an MP4 file clockwise, as a telephone held upright does."""
-    cos, sin = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
-    set_matrix(path, cos, sin, -sin, cos)

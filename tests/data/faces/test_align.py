@@ -1,35 +1,27 @@
 """Cutting faces out: the similarity against least squares by numpy, and crops against what must be in them."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from twofold.data.faces.align import TEMPLATE, crop_face, encode, similarity, square_matrix, template, warp
 from twofold.data.faces.detectors import Detection
 from twofold.data.faces.settings import CropSettings
 
-
-def least_squares(source, target):
-    """A similarity as four unknowns of a linear system, two equations a point."""
-    rows, values = [], []
-    for (x, y), (u, v) in zip(source, target, strict=True):
-        rows += [[x, -y, 1, 0], [y, x, 0, 1]]
-        values += [u, v]
-    a, b, c, d = np.linalg.lstsq(np.array(rows), np.array(values), rcond=None)[0]
-    return np.array([[a, -b, c], [b, a, d]])
+WHOLE = np.array([[1, 0, 0], [0, 1, 0.0]])
+NOISE = np.random.default_rng(0).integers(0, 256, (100, 120, 3), np.uint8)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_similarity_is_that_of_least_squares(seed):
-    rng = np.random.default_rng(seed)
-    source = rng.uniform(0, 4000, (5, 2))
-    np.testing.assert_allclose(similarity(source, np.array(TEMPLATE)), least_squares(source, TEMPLATE), atol=1e-8)
-
-
-def test_an_exact_similarity_is_found_exactly():
-    angle, scale = 0.7, 3.3
-    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    matrix = similarity(np.array(TEMPLATE), np.array(TEMPLATE) @ turn.T + (5, -7))
-    np.testing.assert_allclose(matrix, np.column_stack([turn, (5, -7)]), atol=1e-9)
+    source, rows, values = np.random.default_rng(seed).uniform(0, 4000, (5, 2)), [], []
+    for (x, y), (u, v) in zip(source, TEMPLATE, strict=True):  # four unknowns, two equations a point
+        rows += [[x, -y, 1, 0], [y, x, 0, 1]]
+        values += [u, v]
+    a, b, c, d = np.linalg.lstsq(np.array(rows), np.array(values), rcond=None)[0]
+    np.testing.assert_allclose(similarity(source, np.array(TEMPLATE)), [[a, -b, c], [b, a, d]], atol=1e-8)
 
 
 def test_the_template_scales_with_the_size_and_shrinks_about_the_centre_with_the_margin():
@@ -70,11 +62,12 @@ def test_square_takes_the_longer_side_and_the_margin_about_the_middle_of_the_box
     np.testing.assert_allclose(corners, [[0, 120], [0, 120]])
 
 
-def test_a_crop_of_whole_pixels_is_those_pixels():
-    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
-    crop = warp(image, np.array([[1, 0, -30], [0, 1, -20.0]]), 64)
-    np.testing.assert_array_equal(crop.image, image[20:84, 30:94])
+def test_a_crop_of_whole_pixels_is_those_pixels_as_is_that_of_a_face_whose_landmarks_coincide():
+    crop = warp(NOISE, np.array([[1, 0, -30], [0, 1, -20.0]]), 64)
+    np.testing.assert_array_equal(crop.image, NOISE[20:84, 30:94])
     assert crop.scale == 1 and crop.padded == 0
+    face = Detection((20, 20, 64, 64), ((50, 50),) * 5, 0.9)
+    np.testing.assert_array_equal(crop_face(NOISE, face, CropSettings(size=64)).image, NOISE[20:84, 20:84])
 
 
 def test_what_lies_outside_the_picture_is_black_and_counted():
@@ -93,26 +86,13 @@ def test_making_smaller_averages_instead_of_picking_pixels():
     assert np.abs(crop.image[2:-2, 2:-2].astype(int) - 127).max() <= 2
 
 
-def test_a_face_whose_landmarks_coincide_is_cut_by_its_box():
-    image = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
-    face = Detection((20, 20, 64, 64), ((50, 50),) * 5, 0.9)
-    np.testing.assert_array_equal(crop_face(image, face, CropSettings(size=64)).image, image[20:84, 20:84])
-
-
 def test_sharpness_tells_a_blurred_face_from_a_sharp_one():
-    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    blurred = (image.astype(float) + np.roll(image, 1, 0) + np.roll(image, 1, 1)) / 3
-    whole = np.array([[1, 0, 0], [0, 1, 0.0]])
-    assert warp(image, whole, 64).sharpness > 2 * warp(blurred.astype(np.uint8), whole, 64).sharpness
+    blurred = (NOISE.astype(float) + np.roll(NOISE, 1, 0) + np.roll(NOISE, 1, 1)) / 3
+    assert warp(NOISE, WHOLE, 64).sharpness > 2 * warp(blurred.astype(np.uint8), WHOLE, 64).sharpness
 
 
 def test_png_keeps_every_value_and_jpeg_is_jpeg():
-    import io
-
-    from PIL import Image
-
-    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    crop = warp(image, np.array([[1, 0, 0], [0, 1, 0.0]]), 64)
-    png = Image.open(io.BytesIO(encode(crop, CropSettings(size=64))))
-    np.testing.assert_array_equal(np.asarray(png)[..., ::-1], image)
-    assert Image.open(io.BytesIO(encode(crop, CropSettings(size=64, jpeg=90)))).format == "JPEG"
+    crop = warp(NOISE, WHOLE, 64)
+    png, jpeg = (Image.open(io.BytesIO(encode(crop, CropSettings(size=64, jpeg=quality)))) for quality in (0, 90))
+    np.testing.assert_array_equal(np.asarray(png)[..., ::-1], NOISE[:64, :64])
+    assert jpeg.format == "JPEG"

@@ -1,14 +1,12 @@
 """`crop` from end to end: what is in the folder afterwards, and what becomes of it when things go wrong."""
 
-import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.faces.films import BLOBS, GREEN, RED, film, sound, still, turn
+from tests.data.faces.films import BLOBS, GREEN, RED, film, sound, still
 from twofold.data.faces.crop import crop
 from twofold.data.faces.settings import CropSettings, Sampling, parse_crop_line
 from twofold.data.faces.sources import find_sources
@@ -60,11 +58,13 @@ def test_frames_times_tracks_and_crops_are_those_of_the_film(two_people, tmp_pat
 
 
 def test_settings_travel_in_every_row_and_beside_it(two_people, tmp_path):
-    run([two_people], tmp_path / "out", margin=0.2)
-    facts = json.loads((tmp_path / "out/crop.json").read_text())
-    assert set(table(tmp_path / "out")["crop"]) == {facts["line"]}
-    assert parse_crop_line(facts["line"]) == (CropSettings(size=32, align="square", margin=0.2), "b" * 16)
-    assert facts["detector"]["sha256"] == "b" * 64
+    run([two_people], tmp_path / "out", margin=0.2, jpeg=90, sampling=Sampling(fps=5))
+    facts, rows = json.loads((tmp_path / "out/crop.json").read_text()), table(tmp_path / "out")
+    settings = CropSettings(size=32, align="square", margin=0.2, jpeg=90)
+    assert set(rows["crop"]) == {facts["line"]} and facts["detector"]["sha256"] == "b" * 64
+    assert parse_crop_line(facts["line"]) == (settings, "b" * 16)
+    assert sorted(set(rows["frame"].astype(int))) == [0, 5, 10, 15] and rows["key"][0].endswith("t0-000000.jpg")
+    assert Image.open(tmp_path / "out" / rows["key"][0]).format == "JPEG"
 
 
 def test_pictures_and_frames_without_a_face_are_rows_without_an_image(tmp_path):
@@ -80,14 +80,6 @@ def test_pictures_and_frames_without_a_face_are_rows_without_an_image(tmp_path):
     assert report.faceless == ("nobody.png",) and report.exit_code == 0 and "no face in 1" in report.text()
     assert {path.name for path in (tmp_path / "out/images").rglob("*.*") if path.is_file()} == {
         "t0-000000.png", "t0-000002.png", "pair.png.0.png", "pair.png.1.png"}
-
-
-def test_a_turned_film_gives_upright_boxes(tmp_path):
-    path = film(tmp_path / "a.mp4", [still((RED, 0, 0))] * 2)
-    turn(path, 90)
-    run([path], tmp_path / "out")
-    x, y, width, height = (float(value) for value in table(tmp_path / "out")["box"][0].split())
-    assert abs(x - (96 - 32)) < 2 and y < 2 and abs(width - 32) < 3 and abs(height - 32) < 3
 
 
 def test_bad_files_are_rows_with_a_reason_and_the_rest_is_done(tmp_path):
@@ -124,11 +116,12 @@ def test_a_film_cut_off_keeps_its_frames_and_says_where_it_ends(tmp_path):
     assert report.faces == len(rows) and "ends after" in report.text()
 
 
-def test_the_same_command_again_looks_at_nothing_and_changes_nothing(two_people, tmp_path):
-    run([two_people], tmp_path / "out")
+def test_the_same_command_again_and_the_number_of_threads_change_nothing(two_people, tmp_path):
+    run([two_people], tmp_path / "out", workers=1)
     before = contents(tmp_path / "out")
     assert run([two_people], tmp_path / "out").frames_now == 0
-    assert contents(tmp_path / "out") == before
+    run([two_people], tmp_path / "more", workers=5)
+    assert contents(tmp_path / "out") == before == contents(tmp_path / "more")
 
 
 class Interrupted:
@@ -169,12 +162,8 @@ def test_a_line_cut_off_and_an_image_that_is_gone_are_done_again(two_people, tmp
     (tmp_path / "out/images/two people.mp4/t1-000009.png").write_bytes(b"half")
     assert run([two_people], tmp_path / "out").frames_now == 20
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
-def test_more_inputs_join_those_that_are_there(two_people, tmp_path):
-    run([two_people], tmp_path / "out")
     Image.fromarray(still((RED, 5, 5))).save(tmp_path / "a.png")
-    assert run([tmp_path / "a.png"], tmp_path / "out").frames_now == 1
+    assert run([tmp_path / "a.png"], tmp_path / "out").frames_now == 1  # another input joins those that are there
     assert set(table(tmp_path / "out")["source"]) == {"a.png", "two people.mp4"}
 
 
@@ -185,12 +174,11 @@ def test_what_is_not_ours_is_not_touched(two_people, tmp_path):
         run([two_people], tmp_path / "other")
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]
     run([two_people], tmp_path / "out")
-    with pytest.raises(InputError, match=r"cropped otherwise \(size 32 there, 64 here\)"):
-        run([two_people], tmp_path / "out", size=64)
-    with pytest.raises(InputError, match="every 1 there, 3 here"):
-        run([two_people], tmp_path / "out", sampling=Sampling(every=3))
-    with pytest.raises(InputError, match=r"sha256 b+ there, c+ here"):
-        run([two_people], tmp_path / "out", model=type(BLOBS)("c" * 64, BLOBS.create))
+    for changes, says in (({"size": 64}, r"cropped otherwise \(size 32 there, 64 here\)"),
+                          ({"sampling": Sampling(every=3)}, "every 1 there, 3 here"),
+                          ({"model": type(BLOBS)("c" * 64, BLOBS.create)}, r"sha256 b+ there, c+ here")):
+        with pytest.raises(InputError, match=says):
+            run([two_people], tmp_path / "out", **changes)
     film(two_people, [still((GREEN, 9, 9))])
     with pytest.raises(InputError, match=r"another file that is called two people\.mp4"):
         run([two_people], tmp_path / "out")
@@ -208,20 +196,6 @@ def test_labels_that_somebody_has_added_are_not_lost(two_people, tmp_path):
     assert path.read_text() != changed
 
 
-def test_jpeg_and_fps(two_people, tmp_path):
-    run([two_people], tmp_path / "out", jpeg=90, sampling=Sampling(fps=5))
-    rows = table(tmp_path / "out")
-    assert sorted(set(rows["frame"].astype(int))) == [0, 5, 10, 15]
-    assert rows["key"][0].endswith("t0-000000.jpg")
-    assert Image.open(tmp_path / "out" / rows["key"][0]).format == "JPEG"
-
-
-def test_the_number_of_threads_changes_nothing(two_people, tmp_path):
-    for workers in (1, 5):
-        run([two_people], tmp_path / str(workers), workers=workers)
-    assert contents(tmp_path / "1") == contents(tmp_path / "5")
-
-
 @pytest.mark.parametrize("options", [{"align": "oval"}, {"size": 4}, {"min_score": 2}, {"min_size": 0}, {"jpeg": 101},
                                      {"margin": -1}])
 def test_settings_out_of_range_are_said(options):
@@ -230,26 +204,19 @@ def test_settings_out_of_range_are_said(options):
 
 
 def test_upright_by_exif_and_enlarged_faces_are_counted(tmp_path):
-    image, exif = Image.fromarray(still((RED, 0, 0))), Image.Exif()
+    exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees clockwise
-    file = io.BytesIO()
-    image.save(file, "PNG", exif=exif)
-    Path(tmp_path / "phone.png").write_bytes(file.getvalue())
+    Image.fromarray(still((RED, 0, 0))).save(tmp_path / "phone.png", exif=exif)
     report = run([tmp_path / "phone.png"], tmp_path / "out", size=64)
     row = table(tmp_path / "out").iloc[0]
     assert row["box"] == "64 0 32 32" and row["scale"] == "2" and report.enlarged == 1
 
 
-def class_folders(root):
+def test_class_folders_keep_their_labels(cli, tmp_path):
+    root, out, labels = tmp_path / "in", tmp_path / "out", folder_labels()
     for name in ("train/happy/a.png", "val/Sadly Angry/b.png", "holiday/c.png"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(still((RED, 5, 5))).save(root / name)
-    return root
-
-
-def test_class_folders_keep_their_labels(cli, tmp_path):
-    root, out = class_folders(tmp_path / "in"), tmp_path / "out"
-    labels = folder_labels()
     report = run([root], out, labels=labels)
     rows = table(out).set_index("source")[["split", "basic", "compound"]].to_dict("index")
     assert rows == {"train/happy/a.png": {"split": "train", "basic": "happiness", "compound": ""},
@@ -283,15 +250,11 @@ def test_a_received_folder_with_a_link_is_refused(two_people, tmp_path, name):
     before = contents(target) if target.is_dir() else target.read_bytes()
     (tmp_path / "out" / name).symlink_to(target)
     Image.fromarray(still((RED, 5, 5))).save(tmp_path / "a.png")
+    if name.endswith("mp4"):
+        (tmp_path / "out/.journal.jsonl").write_text("")  # so that its images are written again
     with pytest.raises(InputError, match="link"):
-        run([tmp_path / "a.png"], tmp_path / "out") if not name.endswith("mp4") else again(two_people, tmp_path)
+        run([two_people, tmp_path / "a.png"], tmp_path / "out")
     assert (contents(target) if target.is_dir() else target.read_bytes()) == before
-
-
-def again(two_people, tmp_path):
-    """Crop anew into the folder of images of a video, whose journal has been lost."""
-    (tmp_path / "out/.journal.jsonl").write_text("")
-    run([two_people], tmp_path / "out")
 
 
 def test_a_file_too_large_to_be_a_photograph_is_not_read(tmp_path):

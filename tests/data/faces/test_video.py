@@ -1,5 +1,6 @@
 """Frames and their times, out of files as they come."""
 
+import re
 from fractions import Fraction
 
 import av
@@ -15,6 +16,7 @@ from twofold.data.faces.video import VideoError, VideoReader
 from twofold.data.utils.errors import InputError
 
 HEADS = [still((RED, 4 * place, 20)) for place in range(20)]
+NOISE = np.random.default_rng(0).integers(0, 256, (50, 96, 160, 3), np.uint8)
 
 
 def frames_of(path, **sampling):
@@ -33,20 +35,18 @@ def reason(path):
     return str(error.value)
 
 
-def test_every_frame_comes_with_its_time(tmp_path):
-    indices, times = read(film(tmp_path / "a.mp4", HEADS))
-    assert indices == list(range(20))
-    np.testing.assert_allclose(times, np.arange(20) / 25, atol=1e-9)
+def test_every_frame_comes_with_its_pixels_and_its_time(tmp_path):
+    path = film(tmp_path / "a.mp4", HEADS)
+    frames = list(frames_of(path))
+    assert [frame.index for frame in frames] == list(range(20))
+    np.testing.assert_allclose([frame.time for frame in frames], np.arange(20) / 25, atol=1e-9)
+    for frame in frames:
+        assert frame.pixels.shape == (96, 160, 3) and frame.pixels.dtype == np.uint8
+        assert np.abs(frame.pixels[..., ::-1].astype(int) - HEADS[frame.index]).mean() < 4
     with VideoReader() as reader:
-        facts = reader.facts(tmp_path / "a.mp4")
+        facts = reader.facts(path)
     assert (facts.frames, facts.rate, facts.width, facts.height) == (20, 25, 160, 96)
-
-
-def test_pixels_are_the_pictures(tmp_path):
-    for frame in frames_of(film(tmp_path / "a.mp4", HEADS)):
-        pixels = frame.pixels
-        assert pixels.shape == (96, 160, 3) and pixels.dtype == np.uint8
-        assert np.abs(pixels[..., ::-1].astype(int) - HEADS[frame.index]).mean() < 4
+    assert read(film(tmp_path / "b.mp4", HEADS[:1])) == ([0], [0])
 
 
 def test_a_variable_frame_rate_keeps_its_times(tmp_path):
@@ -63,12 +63,12 @@ def test_times_begin_at_the_first_frame_whatever_the_clock_says(tmp_path):
 
 def test_frames_are_picked_by_number_or_by_time(tmp_path):
     path = film(tmp_path / "a.mp4", HEADS)
-    assert read(path, every=6)[0] == [0, 6, 12, 18]
-    assert read(path, fps=5)[0] == [0, 5, 10, 15]
-    assert read(path, fps=10)[0] == [0, 3, 5, 8, 10, 13, 15, 18]
-    assert read(path, fps=100)[0] == list(range(20))
-    with pytest.raises(InputError, match="give one"):
-        Sampling(fps=5, every=2)
+    for sampling, used in (({"every": 6}, [0, 6, 12, 18]), ({"fps": 5}, [0, 5, 10, 15]),
+                           ({"fps": 10}, [0, 3, 5, 8, 10, 13, 15, 18]), ({"fps": 100}, list(range(20)))):
+        assert read(path, **sampling)[0] == used
+    for wrong, says in (({"fps": 5, "every": 2}, "give one"), ({"fps": -1.0}, "at least 0"), ({"every": 0}, "least 1")):
+        with pytest.raises(InputError, match=says):
+            Sampling(**wrong)
 
 
 @pytest.mark.parametrize("a, b, c, d", [(1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1),
@@ -129,17 +129,13 @@ def test_a_burst_of_photographs_is_a_short_video(tmp_path):
 
 @pytest.mark.parametrize("name, options", [("a.gif", {}), ("a.png", {}), ("a.webp", {"lossless": True})])
 def test_an_animation_is_a_short_video(tmp_path, name, options):
-    path = animation(tmp_path / name, path_kind(name), **options)
+    path = animation(tmp_path / name, name[2:].upper(), **options)
     assert video.is_animation(path) and read(path) == (list(range(6)), pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0]))
     assert read(path, fps=2.5)[0] == [0, 2, 4]
     for frame in frames_of(path):
         assert np.abs(frame.pixels[24:48, 4 * frame.index + 4:4 * frame.index + 28, ::-1].astype(int) - RED).max() < 40
     Image.fromarray(HEADS[0]).save(path)
     assert not video.is_animation(path)
-
-
-def path_kind(name):
-    return {"gif": "GIF", "png": "PNG", "webp": "WEBP"}[name.partition(".")[2]]
 
 
 @pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile 'secret.mp4'\n", "ffconcat version 1.0\nfile 'x.mp4'\n",
@@ -187,13 +183,8 @@ def test_frames_are_refused_by_their_size_and_their_number(tmp_path, monkeypatch
         assert sentence in reason(path)
 
 
-def test_a_film_of_one_frame(tmp_path):
-    assert read(film(tmp_path / "a.mp4", HEADS[:1])) == ([0], [0])
-
-
 def test_a_film_cut_off_ends_where_it_ends_and_says_so(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (50, 96, 160, 3), np.uint8)
-    path = film(tmp_path / "a.mkv", list(noise))
+    path = film(tmp_path / "a.mkv", list(NOISE))
     content = path.read_bytes()
     path.write_bytes(content[:len(content) // 2])
     indices = []
@@ -204,8 +195,7 @@ def test_a_film_cut_off_ends_where_it_ends_and_says_so(tmp_path):
 
 
 def test_a_damaged_place_costs_its_frames_and_no_more(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (50, 96, 160, 3), np.uint8)
-    path = film(tmp_path / "a.mp4", list(noise), codec="mjpeg", pixels="yuvj420p")
+    path = film(tmp_path / "a.mp4", list(NOISE), codec="mjpeg", pixels="yuvj420p")
     with av.open(str(path)) as container:
         place, size = next((packet.pos, packet.size) for packet in container.demux() if packet.pts and
                            packet.pts * packet.time_base == 1)
@@ -222,17 +212,12 @@ def test_a_damaged_place_costs_its_frames_and_no_more(tmp_path):
 def test_what_is_no_film_says_what_it_is(tmp_path):
     for name, content in (("zero.mp4", b""), ("junk.mp4", b"not a film " * 200)):
         (tmp_path / name).write_bytes(content)
-    assert reason(tmp_path / "zero.mp4") == "empty file"
-    assert "not a video that can be read" in reason(tmp_path / "junk.mp4")
-    assert reason(sound(tmp_path / "sound.wav")) == "no video in it, only sound"
-    assert "unreadable file" in reason(tmp_path / "gone.mp4")
-
-
-def test_a_film_whose_index_is_cut_off_cannot_be_read(tmp_path):
-    path = film(tmp_path / "a.mp4", [still((GREEN, 3, 3))] * 9)  # MP4 writes its index last
+    path = film(tmp_path / "cut.mp4", [still((GREEN, 3, 3))] * 9)  # MP4 writes its index last
     path.write_bytes(path.read_bytes()[:-200])
-    assert reason(path) in ("no frame in it can be decoded", "not a video that can be read (Invalid data found when "
-                            "processing input)")
+    for name, says in (("zero.mp4", "empty file"), ("junk.mp4", "not a video that can be read"),
+                       ("gone.mp4", "unreadable file"), ("cut.mp4", "not a video that can be read|no frame in it")):
+        assert re.match(says, reason(tmp_path / name))
+    assert reason(sound(tmp_path / "sound.wav")) == "no video in it, only sound"
 
 
 def test_frames_of_two_sizes_keep_their_pixels(tmp_path):
