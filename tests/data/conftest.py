@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from twofold.data.labels import basic_pair, builtin_taxonomy
+from twofold.data.readers.cexpr import HEADER
 from twofold.data.synthetic.dataset import draw_face
 
 
@@ -58,13 +59,11 @@ def rafdb(tmp_path, put) -> Path:
 @pytest.fixture
 def rafce(tmp_path, put) -> Path:
     """RAF-CE: each class once, splits in turn."""
-    numbers = range(14)
-    for number in numbers:
+    for number in range(14):
         put(tmp_path / f"aligned/{number + 1:04d}_aligned.jpg", number)
-    for name, value in (("emolabel", lambda n: n), ("partition", lambda n: n % 3),
-                        ("AUlabel", lambda n: f"{n + 1}+12")):
-        text = "".join(f"{number + 1:04d}.jpg {value(number)}\n" for number in numbers)
-        (tmp_path / f"RAFCE_{name}.txt").write_text(text)
+        for name, value in (("emolabel", number), ("partition", number % 3), ("AUlabel", f"{number + 1}+12")):
+            with (tmp_path / f"RAFCE_{name}.txt").open("a") as file:
+                file.write(f"{number + 1:04d}.jpg {value}\n")
     return tmp_path
 
 
@@ -83,13 +82,11 @@ def affectnet(tmp_path, put) -> Path:
 @pytest.fixture
 def older_affectnet(tmp_path, put) -> Path:
     """AffectNet's older lists, with uncropped pictures."""
-    header = ("subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,"
-              "arousal\n")
     for name, offset, expressions in (("training", 0, range(11)), ("validation", 20, range(8))):
-        text = header
+        text = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence\n"
         for number in expressions:
             put(tmp_path / f"Manually_Annotated_Images/{number}/{number + offset}ab.jpg", number)
-            text += f"{number}/{number + offset}ab.jpg,8,10,32,60,1;2;3,{number},0.5,-2\n"
+            text += f"{number}/{number + offset}ab.jpg,8,10,32,60,1;2;3,{number},0.5\n"
         (tmp_path / f"{name}.csv").write_text(text)
     return tmp_path
 
@@ -127,7 +124,5 @@ def cexpr(tmp_path, put) -> Path:
             put(tmp_path / f"frames/{video}/{frame:05d}.jpg", frame)
     asked = [f"{video}/{frame:05d}.jpg" for video, last in (("01", 3), ("02", 2), ("03", 2))
              for frame in range(1, last + 1)]
-    header = ("image_location,Fearfully_Surprised,Happily_Surprised,Sadly_Surprised,Disgustedly_Surprised,"
-              "Angrily_Surprised,Sadly_Fearful,Sadly_Angry")
-    (tmp_path / "template.txt").write_text("\n".join([header, *(f"{key},0" for key in asked)]) + "\n")
+    (tmp_path / "template.txt").write_text("\n".join([",".join(HEADER), *(f"{key},0" for key in asked)]) + "\n")
     return tmp_path

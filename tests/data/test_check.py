@@ -48,47 +48,41 @@ def faces(tmp_path, jpeg):
     return build_manifest(table, source="x")
 
 
-def test_everything_wrong_is_found(faces, tmp_path):
-    found = check_manifest(faces, open_images(tmp_path), workers=1)
+@pytest.fixture
+def check(tmp_path):
+    return lambda manifest: check_manifest(manifest, open_images(tmp_path), workers=1)
+
+
+def test_everything_wrong_is_found(faces, check):
+    found = check(faces)
     exact, near, groups = found.sets.values()
     assert found.unreadable == {"missing file": ["7.jpg"], "not an image": ["6.jpg"]}
     assert (exact.sets, exact.samples, exact.crossing) == (1, 2, ["0.jpg (train) = 1.jpg (test)"])
     assert (near.sets, near.crossing, near.disagreeing) == (1, [], ["2.png (fear) = 3.jpg (surprise)"])
     assert groups.crossing == ["4.jpg (train) = 5.jpg (val)"]
-    assert found.exit_code == 1
-    text = found.text()
-    assert "1 samples: missing file (7.jpg)" in text and "the splits leak" in text
+    assert found.exit_code == 1 and "1 samples: missing file (7.jpg)" in found.text()
+    assert "the splits leak" in found.text()
     assert found.record()["near_duplicates"] == {"sets": 1, "samples": 2, "crossing_splits": 0, "different_labels": 1}
+    sound = check(faces.select(np.array([1, 0, 1, 0, 1, 0, 0, 0])))
+    assert sound.exit_code == 0 and "every image can be read" in sound.text() and "leak" not in sound.text()
 
 
-def test_a_sound_manifest_passes(faces, tmp_path):
-    sound = faces.select(np.array([1, 0, 1, 0, 1, 0, 0, 0]))
-    found = check_manifest(sound, open_images(tmp_path), workers=1)
-    assert found.exit_code == 0 and "every image can be read" in found.text() and "leak" not in found.text()
-
-
-def test_duplicates_become_groups(faces, tmp_path):
-    grouped = group_duplicates(check_manifest(faces, open_images(tmp_path), workers=1))
+def test_duplicates_become_groups_and_sets_that_share_a_group_are_joined(faces, check):
+    grouped = group_duplicates(check(faces))
     assert grouped.table["group"].tolist() == ["same0000000"] * 2 + ["same0000002"] * 2 + ["p", "p", "", ""]
-    again = check_manifest(grouped, open_images(tmp_path), workers=1)
-    assert len(again.sets["groups"].crossing) == 2
-
-
-def test_sets_that_share_a_group_are_joined(faces, tmp_path):
-    table = faces.table.assign(group=["", "a", "a", "", "b", "", "", ""])
-    grouped = group_duplicates(check_manifest(build_manifest(table, source="x"), open_images(tmp_path), workers=1))
-    assert grouped.table["group"].tolist() == ["a"] * 4 + ["b", "", "", ""]
+    assert len(check(grouped).sets["groups"].crossing) == 2
+    shared = build_manifest(faces.table.assign(group=["", "a", "a", "", "b", "", "", ""]), source="x")
+    assert group_duplicates(check(shared)).table["group"].tolist() == ["a"] * 4 + ["b", "", "", ""]
 
 
 def test_the_command_line(faces, tmp_path, cli):
     write_manifest(faces, tmp_path / "faces.csv")
-    done = cli("manifest", "check", tmp_path / "faces.csv", "--root", tmp_path, "--group-duplicates",
-               "-o", tmp_path / "grouped.csv")
+    done = cli("manifest", "check", "faces.csv", "--root", ".", "--group-duplicates", "-o", "grouped.csv", cwd=tmp_path)
     assert done.returncode == 1 and "exact duplicates: 1 sets of 2 samples" in done.stdout
-    assert read_manifest(tmp_path / "grouped.csv").table["group"][1] == "same0000000"
-    split = cli("manifest", "split", tmp_path / "grouped.csv", "--test", 0.4, "--val", 0, "-o", tmp_path / "new.csv")
+    split = cli("manifest", "split", "grouped.csv", "--test", 0.4, "--val", 0, "-o", "new.csv", cwd=tmp_path)
     assert split.returncode == 0, split.stderr
     made = read_manifest(tmp_path / "new.csv").table
+    assert made["group"][1] == "same0000000"
     assert made["split"][0] == made["split"][1] and made["split"][4] == made["split"][5]
 
 

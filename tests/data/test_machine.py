@@ -39,9 +39,6 @@ def test_openmp_threads_give_up_spinning_soon_in_every_entry(entry):
 
 def test_the_users_own_waiting_is_kept():
     assert "GOMP_SPINCOUNT = '77'" in displayed(["-c", "import twofold, torch"], GOMP_SPINCOUNT="77")
-
-
-def test_a_wait_policy_of_the_user_is_all_that_counts():
     environment = {"OMP_WAIT_POLICY": "active"}
     limit_openmp_spinning(environment)
     assert environment == {"OMP_WAIT_POLICY": "active"}
@@ -49,16 +46,13 @@ def test_a_wait_policy_of_the_user_is_all_that_counts():
     assert openmp_settings({}) == "as the OpenMP library likes"
 
 
-@pytest.mark.parametrize("text", ["gpu", "", "cpu:1", "cuda:", "cuda:x", "cuda:²", "cuda:-1", "meta", "auto:0", "CPU"])
-def test_a_name_that_is_no_device(text):
-    with pytest.raises(InputError, match="unknown device"):
-        resolve_device(text, cuda_devices=2, mps=True)
-
-
-@pytest.mark.parametrize("text", ["cuda", "cuda:0", "mps"])
-def test_a_device_that_is_not_here(text):
-    with pytest.raises(InputError, match=f"device {text} is not on this machine"):
-        resolve_device(text, cuda_devices=0, mps=False)
+@pytest.mark.parametrize(("text", "cuda", "mps", "says"), [
+    *((text, 2, True, "unknown device") for text in ("gpu", "", "cpu:1", "cuda:", "cuda:x", "cuda:²", "cuda:-1", "meta",
+                                                     "auto:0", "CPU")),
+    *((text, 0, False, f"device {text} is not on this machine") for text in ("cuda", "cuda:0", "mps"))])
+def test_a_name_that_is_no_device_or_none_that_is_here(text, cuda, mps, says):
+    with pytest.raises(InputError, match=says):
+        resolve_device(text, cuda_devices=cuda, mps=mps)
 
 
 def test_auto_takes_the_best_device_there_is():

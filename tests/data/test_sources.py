@@ -192,11 +192,8 @@ def read_in_process(root, key: str, results) -> None:
     results.put(root.read(key))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize(("kind", "method"), [(".zip", "fork"), (".tar", "fork"), (".zip", "spawn")])
 def test_threads_and_processes_read_one_archive(kind, method, faces, tmp_path):
-    if method not in multiprocessing.get_all_start_methods() or (method == "spawn" and kind != ".zip"):
-        pytest.skip("not here, or tried with another kind")
     root = open_images(packed(faces, tmp_path / f"faces{kind}"))
     keys = sorted(path.relative_to(faces).as_posix() for path in faces.rglob("*.jpg")) * 20
     expected = [(faces / key).read_bytes() for key in keys]
@@ -271,23 +268,20 @@ def test_a_changed_member_is_found_out(tmp_path, faces):
         open_images(path).read("anger/0.jpg")
 
 
-def tar_header(path: Path, *, size: int, kind: bytes = tarfile.REGTYPE) -> None:
+def tar_header(size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
     """A tar file of one header that declares this size."""
     info = tarfile.TarInfo("a.jpg")
     info.type, info.size = kind, size
-    path.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(10 * 512))
+    return info.tobuf(tarfile.GNU_FORMAT) + bytes(10 * 512)
 
 
-@pytest.mark.parametrize(("name", "write", "says"), [
-    ("x.zip", lambda path: path.write_bytes(b"PK nothing"), "not an archive that can be read"),
-    ("x.zip", lambda path: zipfile.ZipFile(path, "w").close(), "no files in it"),
-    ("x.tar", lambda path: path.write_bytes(b"a" * 2000), "not an archive that can be read"),
-    ("x.tar", lambda path: tar_header(path, size=-512), "negative size"),
-    ("x.tar", lambda path: tar_header(path, size=1 << 30, kind=tarfile.XHDTYPE), "a header of more than 1024 KB"),
-    ("x.tar.gz", lambda path: path.write_bytes(b"x"), "unpack it, or repack it as .zip"),
-    ("x.rar", lambda path: path.write_bytes(b"Rar!"), "only .zip and .tar are read in place")])
-def test_what_is_no_archive_is_one_sentence(name, write, says, tmp_path, cli):
-    write(tmp_path / name)
+@pytest.mark.parametrize(("name", "content", "says"), [
+    ("x.zip", b"PK nothing", "not an archive that can be read"), ("x.zip", b"PK\5\6" + bytes(18), "no files in it"),
+    ("x.tar", b"a" * 2000, "not an archive that can be read"), ("x.tar", tar_header(-512), "negative size"),
+    ("x.tar", tar_header(1 << 30, tarfile.XHDTYPE), "a header of more than 1024 KB"),
+    ("x.tar.gz", b"x", "unpack it, or repack it as .zip"), ("x.rar", b"Rar!", "only .zip and .tar are read in place")])
+def test_what_is_no_archive_is_one_sentence(name, content, says, tmp_path, cli):
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=says):
         open_images(tmp_path / name)
     done = cli("manifest", "folder", tmp_path / name, "-o", tmp_path / "faces.csv")
