@@ -1,5 +1,6 @@
 """Features of several backbones side by side, joined by key with the manifest: the one way from stores to a head."""
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,13 +12,14 @@ from twofold.cache.classifier import TrainingSamples
 from twofold.cache.feature_file import FeatureFile, first_non_finite_row
 from twofold.cache.recipe import Recipe, differences
 from twofold.cache.store import Store
-from twofold.data.labels import BASIC, Taxonomy, normalize_label
-from twofold.data.labels import basic_emotions as parts_of
-from twofold.data.manifest import Manifest, read_manifest
+from twofold.data.labels import BASIC, Taxonomy, basic_emotions, normalize_label
+from twofold.data.manifest import read_manifest
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import USUAL_MEMORY, free_memory
 
 COPIES = 2.5  #: the joined matrix, the standardised training rows of the widest head, and what is passing through
+VIEWS = ("original", "flip", "enhanced1", "enhanced2")
+PRECISION = {"precision", "dtype"}  #: of a recipe: what may differ between files whose features are the same
 
 
 @dataclass(frozen=True)
@@ -30,18 +32,17 @@ class Stream:
 
     backbone: str
     view: str
-    recipe: Recipe
-    dim: int
     files: tuple[FeatureFile, ...]
     fold_files: tuple[FeatureFile, ...] = ()
     mark: str = ""
 
-    def of_fold(self, fold: int) -> "Stream":
-        """The stream as the encoder of that fold gives it; itself where there is one encoder for all."""
-        if not self.fold_files:
-            return self
-        file = self.fold_files[fold]
-        return replace(self, recipe=file.recipe, dim=file.dim, files=(file,))
+    @property
+    def recipe(self) -> Recipe:
+        return self.files[0].recipe
+
+    @property
+    def dim(self) -> int:
+        return self.files[0].dim
 
     @property
     def name(self) -> str:
@@ -104,57 +105,45 @@ class Features:
     @property
     def shared_groups(self) -> frozenset[str]:
         """Names of groups that several stores have."""
-        if len(self.datasets) == 1:
-            return frozenset()
-        stores: dict[str, set[int]] = {}
-        for name, store in zip(self.group_names[self.grouped], self.store[self.grouped], strict=True):
-            stores.setdefault(name, set()).add(store)
-        return frozenset(name for name, found in stores.items() if len(found) > 1)
-
-    def columns(self, streams: Sequence[int]) -> np.ndarray:
-        """Columns of `matrix` that these streams take, in their order."""
-        starts = np.cumsum([0, *(stream.dim for stream in self.streams)])
-        return np.concatenate([np.arange(starts[k], starts[k + 1]) for k in streams])
+        pairs = set(zip(self.group_names[self.grouped], self.store[self.grouped], strict=True))
+        return frozenset(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
 
     def read(self, rows: np.ndarray, streams: Sequence[int] | None = None) -> np.ndarray:
-        """(n, D of these streams) float32, their features side by side, of these rows. streams: all, unless given."""
-        everything = range(len(self.streams))
-        streams = everything if streams is None else streams
+        """(n, D of these streams) float32, their features side by side, of these rows. streams: all, unless given.
+
+        Raises InputError for features that are not finite.
+        """
+        streams = range(len(self.streams)) if streams is None else streams
         if self.matrix is not None:
-            if list(streams) == list(everything):
+            if list(streams) == list(range(len(self.streams))):
                 return self.matrix[rows]
-            return self.matrix[np.ix_(rows, self.columns(streams))]
+            starts = np.cumsum([0, *(stream.dim for stream in self.streams)])
+            columns = np.concatenate([np.arange(starts[k], starts[k + 1]) for k in streams])
+            return self.matrix[np.ix_(rows, columns)]
         block = np.empty((len(rows), sum(self.streams[k].dim for k in streams)), np.float32)
         start = 0
         for k in streams:
-            self._fill(block[:, start:start + self.streams[k].dim], rows, k)
-            start += self.streams[k].dim
+            stream = self.streams[k]
+            for number, file in enumerate(stream.files):
+                here = np.flatnonzero(self.store[rows] == number)
+                places = self.row[rows[here], k]
+                values = file.read_rows(places) if len(here) else np.empty((0, stream.dim))
+                if (wrong := first_non_finite_row(values)) is not None:
+                    raise InputError(f"{file.path}: the features of {file.keys[places[wrong]]!r} are not finite "
+                                     "numbers: see `cache verify`")
+                block[here, start:start + stream.dim] = values
+            start += stream.dim
         return block
 
     def loaded(self) -> "Features":
         """The same with all features in memory, 4 N D bytes."""
         return replace(self, matrix=self.read(np.arange(len(self))))
 
-    def _fill(self, block: np.ndarray, rows: np.ndarray, k: int) -> None:
-        for number, file in enumerate(self.streams[k].files):
-            here = np.flatnonzero(self.store[rows] == number)
-            if len(here):
-                places = self.row[rows[here], k]
-                values = file.read_rows(places)
-                if (wrong := first_non_finite_row(values)) is not None:
-                    key = file.keys[places[wrong]]
-                    raise InputError(f"{file.path}: the features of {key!r} are not finite numbers: see `cache verify`")
-                block[here] = values
-
 
 def fits_in_memory(features: Features, limit_gb: float) -> bool:
     """True if all features may be held as float32 in `limit_gb` gigabytes; 0 means half of the memory that is free."""
     limit = limit_gb * 1e9 if limit_gb else 0.5 * (free_memory() or USUAL_MEMORY)
     return COPIES * 4 * len(features) * features.dim <= limit
-
-
-VIEWS = ("original", "flip", "enhanced1", "enhanced2")
-PRECISION = {"precision", "dtype"}  #: of a recipe: what may differ between files whose features are the same
 
 
 def join(
@@ -172,12 +161,25 @@ def join(
         damaged = "".join(f"; {reason}" for reason in list(stores[0].readable()[1].values())[:1])
         raise InputError(f"{stores[0].path}: no feature files of the view {views[0]!r} to fuse{damaged} (`cache ls` "
                          "shows what there is)")
-    streams = [_stream_of_name(stores, backbone, view, folds) for view in views for backbone in names]
-    _check_different(streams)
-    streams.sort(key=lambda stream: (_rank(stream.view), stream.backbone, stream.recipe.fingerprint))
-    names = stream_marks([(stream.backbone, stream.view, stream.recipe) for stream in streams])
-    streams = [replace(stream, mark=mark) for stream, mark in zip(streams, names, strict=True)]
-    return join_streams(stores, streams, taxonomy=taxonomy)
+    streams: dict[str, Stream] = {}
+    for view, backbone in itertools.product(views, names):
+        of_folds = fold_files(stores[0], backbone, view, folds=folds) if len(stores) == 1 else ()
+        files = of_folds[:1] or tuple(store.find(backbone, view) for store in stores)
+        for store, file in zip(stores[1:], files[1:], strict=True):
+            difference = differences(files[0].recipe, file.recipe)
+            if set(difference) - PRECISION:
+                raise InputError(f"{store.path}: {backbone} ({view}) was made otherwise than in {stores[0].path}: "
+                                 + describe_differences(difference))
+        stream = Stream(files[0].backbone, view, files, of_folds)
+        if stream.recipe.fingerprint in streams:
+            raise InputError(f"{stream.name} is asked for twice")
+        streams[stream.recipe.fingerprint] = stream
+    ranked = sorted(streams.values(), key=lambda stream: (  # the paper's head predicts from the first view
+        VIEWS.index(stream.view) if stream.view in VIEWS else len(VIEWS), stream.view, stream.backbone,
+        stream.recipe.fingerprint))
+    marks = stream_marks([(stream.backbone, stream.view, stream.recipe) for stream in ranked])
+    return join_streams(stores, [replace(stream, mark=mark) for stream, mark in zip(ranked, marks, strict=True)],
+                        taxonomy=taxonomy)
 
 
 def join_streams(stores: Sequence[Store], streams: Sequence[Stream], *, taxonomy: Taxonomy) -> Features:
@@ -187,13 +189,30 @@ def join_streams(stores: Sequence[Store], streams: Sequence[Stream], *, taxonomy
     """
     joined = [_join_store(number, store, streams, taxonomy) for number, store in enumerate(stores)]
     columns = {name: np.concatenate([each[name] for each, _ in joined]) for name in joined[0][0]}
-    features = Features(taxonomy=taxonomy, streams=tuple(streams), notes=(), **columns, datasets=tuple(
-        store.path.resolve().name for store in stores))
-    shared = features.shared_groups
-    notes = [note for _, notes in joined for note in notes] + ([
-        f"{len(shared)} group names are in several stores, e.g. {min(shared)}: taken for different groups, one per "
-        "store"] if shared else [])
-    return replace(features, notes=tuple(notes))
+    features = Features(taxonomy=taxonomy, streams=tuple(streams), **columns,
+                        notes=tuple(note for _, notes in joined for note in notes),
+                        datasets=tuple(store.path.resolve().name for store in stores))
+    if not (shared := features.shared_groups):
+        return features
+    return replace(features, notes=(*features.notes, f"{len(shared)} group names are in several stores, e.g. "
+                                                     f"{min(shared)}: taken for different groups, one per store"))
+
+
+def join_folds(stores: Sequence[Store], features: Features, *, folds: int) -> tuple[Features, ...]:
+    """The same samples as the encoders of each fold give them; nothing where no encoder is fine-tuned one a fold.
+
+    Raises InputError if the files of the folds hold different samples.
+    """
+    if not any(stream.fold_files for stream in features.streams):
+        return ()
+    joined = tuple(join_streams(stores, [
+        replace(stream, files=(stream.fold_files[fold],), fold_files=()) if stream.fold_files else stream
+        for stream in features.streams], taxonomy=features.taxonomy) for fold in range(folds))
+    for other in joined:
+        if not (np.array_equal(other.keys, features.keys) and np.array_equal(other.sha256, features.sha256)):
+            raise InputError(f"{stores[0].path}: the encoders of the folds have features of different samples: extract "
+                             "what is missing")
+    return joined
 
 
 def find_stream(store: Store, backbone: str, view: str, recipe: Recipe, *, source: str) -> Stream:
@@ -205,138 +224,75 @@ def find_stream(store: Store, backbone: str, view: str, recipe: Recipe, *, sourc
     files = [file for file in store.readable()[0] if (file.backbone, file.view) == (backbone, view)]
     if not files:
         store.find(backbone, view)  # raises, naming what the store has
-    file = min(files, key=lambda file: _distance(recipe, file))
-    difference = differences(recipe, file.recipe)
+    found = [(differences(recipe, file.recipe), file) for file in files]
+    difference, file = min(found, key=lambda each: (bool(set(each[0]) - PRECISION), len(each[0])))
     if set(difference) - PRECISION:
         raise InputError(f"{file.path}: {backbone} was extracted otherwise than what {source} was trained on (there, "
                          f"here): {describe_differences(difference)}; extract it as the run wants it")
-    return Stream(backbone, view, file.recipe, file.dim, (file,))
+    return Stream(backbone, view, (file,))
 
 
 def describe_differences(difference: dict[str, tuple[object, object]]) -> str:
     """Differences of two recipes in words."""
-    return "; ".join(f"{name} {_short(a)} there, {_short(b)} here" for name, (a, b) in difference.items())
+    def short(value: object) -> str:
+        text = "none" if value is None else str(value)
+        return text if len(text) <= 40 else f"{text[:20]}..."
+
+    return "; ".join(f"{name} {short(a)} there, {short(b)} here" for name, (a, b) in difference.items())
 
 
-def _distance(recipe: Recipe, file: FeatureFile) -> tuple[bool, int]:
-    difference = differences(recipe, file.recipe)
-    return bool(set(difference) - PRECISION), len(difference)
-
-
-def join_folds(stores: Sequence[Store], features: Features, *, folds: int) -> tuple[Features, ...]:
-    """The same samples as the encoders of each fold give them; nothing where no encoder is fine-tuned one a fold.
-
-    Raises InputError if the files of the folds hold different samples.
-    """
-    if not any(stream.fold_files for stream in features.streams):
-        return ()
-    joined = tuple(join_streams(stores, [stream.of_fold(fold) for stream in features.streams],
-                                taxonomy=features.taxonomy) for fold in range(folds))
-    for other in joined:
-        if not (np.array_equal(other.keys, features.keys) and np.array_equal(other.sha256, features.sha256)):
-            raise InputError(f"{stores[0].path}: the encoders of the folds have features of different samples: extract "
-                             "what is missing")
-    return joined
-
-
-def _stream_of_name(stores: Sequence[Store], backbone: str, view: str, folds: int) -> Stream:
-    of_folds = fold_files(stores[0], backbone, view, folds=folds) if len(stores) == 1 else ()
-    files = of_folds[:1] or tuple(store.find(backbone, view) for store in stores)
-    for store, file in zip(stores[1:], files[1:], strict=True):
-        difference = differences(files[0].recipe, file.recipe)
-        if set(difference) - PRECISION:
-            raise InputError(f"{store.path}: {backbone} ({view}) was made otherwise than in {stores[0].path}: "
-                             + describe_differences(difference))
-    return Stream(files[0].backbone, view, files[0].recipe, files[0].dim, files, of_folds)
-
-
-def _rank(view: str) -> tuple[int, str]:
-    """The original first: the paper's head predicts from the first view."""
-    return VIEWS.index(view) if view in VIEWS else len(VIEWS), view
-
-
-def _short(value: object) -> str:
-    text = "none" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:20]}..."
-
-
-def _check_different(streams: Sequence[Stream]) -> None:
-    prints = [stream.recipe.fingerprint for stream in streams]
-    for number, stream in enumerate(streams):
-        if stream.recipe.fingerprint in prints[:number]:
-            raise InputError(f"{stream.name} is asked for twice")
-
-
-def _join_store(
-    number: int, store: Store, streams: Sequence[Stream], taxonomy: Taxonomy,
-) -> tuple[dict[str, np.ndarray], list[str]]:
+def _join_store(number: int, store: Store, streams: Sequence[Stream], taxonomy: Taxonomy
+                ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Columns of `Features` for one store, and what is to be said about it."""
-    manifest = read_manifest(store.manifest_path)
-    keys = np.array(manifest.keys, object)
-    files = [stream.files[number] for stream in streams]
-    places = np.column_stack([pd.Index(file.keys).get_indexer(pd.Index(keys)) for file in files])
+    table, notes = read_manifest(store.manifest_path).table, []
+    keys = table["key"].to_numpy(object)
+    places = np.full((len(keys), len(streams)), -1)
+    for k, (stream, file) in enumerate((stream, stream.files[number]) for stream in streams):
+        places[:, k] = pd.Index(file.keys).get_indexer(pd.Index(keys))
+        name, lacking = f"{store.path.name}'s {stream.name}", keys[places[:, k] < 0]
+        if len(lacking):
+            failed = sum(key in file.failures for key in lacking)
+            notes.append(f"{len(lacking)} samples left out: not in {name} ({failed} recorded as failed), e.g. "
+                         f"{lacking[0]}")
+        if surplus := file.rows - (len(keys) - len(lacking)):
+            notes.append(f"{surplus} rows of {name} are not in the manifest: left out")
     present = (places >= 0).all(axis=1)
-    notes = _missing(store, streams, places, files, keys)
     if not present.any():
         raise InputError(f"{store.path}: no sample of its manifest has features of all of "
                          f"{', '.join(stream.name for stream in streams)}: extract them for the same samples")
-    labels, faults = _labels(manifest, taxonomy)
-    group = manifest.table["group"].to_numpy(object)
-    fold = manifest.table["fold"].to_numpy(object) if "fold" in manifest.table else np.full(len(keys), "", object)
+    labels, faults = _labels(table, taxonomy)
+    group = table["group"].to_numpy(object)
     columns = {
-        "keys": keys, "fold": fold, "store": np.full(len(keys), number),
-        "split": manifest.table["split"].to_numpy(object),
+        "keys": keys, "store": np.full(len(keys), number), "split": table["split"].to_numpy(object),
         "group": np.array([f"{number}\0{name or key}" for name, key in zip(group, keys, strict=True)], object),
-        "grouped": group != "",
-        **labels, "row": places,
+        "grouped": group != "", "row": places, **labels,
+        "fold": table["fold"].to_numpy(object) if "fold" in table else np.full(len(keys), "", object),
     }
     columns = {name: values[present] for name, values in columns.items()}
-    columns["sha256"] = files[0].sha256[columns["row"][:, 0]]
+    columns["sha256"] = streams[0].files[number].sha256[columns["row"][:, 0]]
     return columns, notes + faults
 
 
-def _missing(store: Store, streams: Sequence[Stream], places: np.ndarray, files: Sequence[FeatureFile],
-             keys: np.ndarray) -> list[str]:
-    notes = []
-    for k, (stream, file) in enumerate(zip(streams, files, strict=True)):
-        lacking = places[:, k] < 0
-        if lacking.any():
-            failed = sum(key in file.failures for key in keys[lacking])
-            notes.append(f"{lacking.sum()} samples left out: not in {store.path.name}'s {stream.name} "
-                         f"({failed} recorded as failed), e.g. {keys[lacking][0]}")
-        surplus = file.rows - int((~lacking).sum())
-        if surplus:
-            notes.append(f"{surplus} rows of {store.path.name}'s {stream.name} are not in the manifest: left out")
-    return notes
-
-
-def _labels(manifest: Manifest, taxonomy: Taxonomy) -> tuple[dict[str, np.ndarray], list[str]]:
-    basic, compound = (manifest.table[name].to_numpy(object) for name in ("basic", "compound"))
-    own = taxonomy.target in manifest.table.columns  # a store to predict on need not have a column of one's own
-    column = manifest.table[taxonomy.target].to_numpy(object) if own else np.full(len(basic), "", object)
+def _labels(table: pd.DataFrame, taxonomy: Taxonomy) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The columns label, basic_label and basic of `Features`, and notes on samples without a label."""
+    own = taxonomy.target in table.columns  # a store to predict on need not have a column of one's own
+    column = table[taxonomy.target].to_numpy(object) if own else np.full(len(table), "", object)
     number = {name: index for index, name in enumerate(taxonomy.classes)}
     places = {name: number.get(normalize_label(name), -1) for name in set(column)}
     label = np.array([places[name] for name in column], np.int64)
-    outside = sum(bool(name) for name in column[label < 0])
-    notes = [f"{outside} samples with a {taxonomy.label_words} outside {taxonomy.name}"] if outside else []
-    unlabelled = int((column == "").sum())
-    if unlabelled:
+    notes = []
+    if outside := int(((label < 0) & (column != "")).sum()):
+        notes.append(f"{outside} samples with a {taxonomy.label_words} outside {taxonomy.name}")
+    if unlabelled := int((column == "").sum()):
         notes.append(f"{unlabelled} samples without a {taxonomy.label_words}")
-    basic_label = np.array([BASIC.index(name) if name else -1 for name in basic], np.int64)
-    rows = list(zip(basic, compound, label.tolist(), strict=True))
-    shares = {row: _shares(*row[:2], taxonomy.basics[row[2]] if row[2] >= 0 else ()) for row in set(rows)}
+    basic_label = np.array([BASIC.index(name) if name else -1 for name in table["basic"]], np.int64)
+    rows = list(zip(table["basic"], table["compound"], label.tolist(), strict=True))
+    shares = {}
+    for basic, compound, c in set(rows):  # the compound's pair, or that of the class, says more than the basic label
+        parts = basic_emotions(compound) or (taxonomy.basics[c] if c >= 0 and len(taxonomy.basics[c]) == 2 else ())
+        parts = parts or ((basic,) if basic else ())
+        shares[basic, compound, c] = np.array([(name in parts) / max(len(parts), 1) for name in BASIC], np.float32)
     return {"label": label, "basic_label": basic_label, "basic": np.stack([shares[row] for row in rows])}, notes
-
-
-def _shares(basic: str, compound: str, parts: tuple[str, ...]) -> np.ndarray:
-    """(8,) the compound's pair, or that of the sample's class, half each, before the basic label: it says more."""
-    shares = np.zeros(len(BASIC), np.float32)
-    pair = parts_of(compound) or (parts if len(parts) == 2 else ())
-    if pair:
-        shares[[BASIC.index(name) for name in pair]] = 0.5
-    elif basic:
-        shares[BASIC.index(basic)] = 1.0
-    return shares
 
 
 def fold_files(store: Store, backbone: str, view: str, *, folds: int) -> tuple[FeatureFile, ...]:
@@ -346,15 +302,15 @@ def fold_files(store: Store, backbone: str, view: str, *, folds: int) -> tuple[F
     Raises InputError if there are not as many as `folds`, or some of them have no features here.
     """
     name, _, digits = backbone.partition("@")
-    files = [(file, trained[0] if (trained := training_samples_of([file])) else None) for file in store.readable()[0]
+    files = [(file, next(iter(training_samples_of([file])), None)) for file in store.readable()[0]
              if (file.backbone, file.view) == (name, view)]
     trainings = {trained.training_id if trained else "" for file, trained in files
                  if file.fingerprint.startswith(digits)}
     if len(trainings) != 1 or "" in trainings:
         return ()
-    members = sorted(((trained.fold, file.path, file, trained) for file, trained in files
+    members = sorted(((trained.fold, file.path, file, trained.folds) for file, trained in files
                       if trained and trained.training_id in trainings), key=lambda each: each[:2])
-    count = members[0][3].folds
+    count = members[0][3]
     if count != folds:
         raise InputError(f"the encoders of {name} were fine-tuned for {count} folds: use --folds {count}"
                          + (f", not {folds}" if folds else ""))

@@ -162,21 +162,15 @@ def run_file(folder: Path, name: str) -> Path:
 
 
 def read_config(path: Path) -> dict:
-    """The settings in a TOML file or in a run.json. Raises InputError if it is neither."""
+    """The settings in a TOML file or in a run.json, whose own classes are then those of that file. Raises InputError if
+    it is neither."""
     if path.suffix != ".json":
         return read_toml(path, "settings")
     try:
-        record = settings_of_run(json.loads(run_file(path.parent, path.name).read_text(encoding="utf-8")), path)
+        record = json.loads(run_file(path.parent, path.name).read_text(encoding="utf-8"))
+        own = record.get("taxonomy", {}).get("source") == ""
+        return dict(record["settings"]) | ({"classes": str(path)} if own else {})
     except FileNotFoundError:
         raise InputError(f"{path}: no such file (a TOML of settings, or the run.json of a run)") from None
     except (KeyError, TypeError, ValueError, AttributeError, OSError, RecursionError) as error:
         raise InputError(f"{path}: not settings: {error}") from None
-    if not isinstance(record, dict):
-        raise InputError(f"{path}: not settings: a table of names and values is needed")
-    return record
-
-
-def settings_of_run(record: dict, path: Path) -> dict:
-    """The settings in a run's record; classes of the user's own are those of the record."""
-    own = record.get("taxonomy", {}).get("source") == ""
-    return record["settings"] | {"classes": str(path)} if own else record["settings"]
