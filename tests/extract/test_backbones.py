@@ -31,38 +31,42 @@ def prepared(encoder: Encoder, images: list[Image.Image]) -> torch.Tensor:
 
 
 # ------------------------------------------------------------------------------------- agreement with the libraries
-def test_torchvision_pipeline_on_real_faces(real, faces):
-    """The twenty plain lines that a user would write; the head is cut off by hand."""
+def torchvision_features(real, faces) -> np.ndarray:
+    """The plain lines that a user would write; the head is cut off by hand."""
     from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 
-    transform = MobileNet_V2_Weights.IMAGENET1K_V1.transforms()
-    model = mobilenet_v2()
+    transform, model = MobileNet_V2_Weights.IMAGENET1K_V1.transforms(), mobilenet_v2().eval()
     model.load_state_dict(torch.load(real / MOBILENET, weights_only=True))
-    model.eval()
-    with torch.inference_mode():
-        maps = model.features(torch.stack([transform(face) for face in faces]))
-        theirs = maps.mean((2, 3)).numpy()
-    encoder = load("torchvision:mobilenet_v2", real / MOBILENET)
-    ours = encoder.encode(prepared(encoder, faces))
-    assert ours.shape == (10, 1280) and np.abs(ours - theirs).max() < 1e-4
-    np.testing.assert_allclose(ours.astype(np.float16), theirs.astype(np.float16), rtol=1e-3, atol=1e-3)
+    return model.features(torch.stack([transform(face) for face in faces])).mean((2, 3)).numpy()
 
 
-def test_timm_pipeline_on_real_faces(real, faces):
+def timm_features(real, faces) -> np.ndarray:
     import timm
     from safetensors.torch import load_file
     from timm.data import create_transform, resolve_model_data_config
 
-    model = timm.create_model("tf_efficientnet_lite0")
+    model = timm.create_model("tf_efficientnet_lite0").eval()
     model.load_state_dict(load_file(real / LITE0))
     model.reset_classifier(0)
-    model.eval()
     transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    return model(torch.stack([transform(face) for face in faces])).numpy()
+
+
+@pytest.mark.parametrize("name, file, features", [
+    ("torchvision:mobilenet_v2", MOBILENET, torchvision_features),
+    ("timm:tf_efficientnet_lite0", LITE0, timm_features),
+])
+def test_the_librarys_own_pipeline_on_real_faces(real, faces, name, file, features):
     with torch.inference_mode():
-        theirs = model(torch.stack([transform(face) for face in faces])).numpy()
-    encoder = load("timm:tf_efficientnet_lite0", real / LITE0)
-    ours = encoder.encode(prepared(encoder, faces))
+        theirs = features(real, faces)
+    encoder = load(name, real / file)
+    pictures = prepared(encoder, faces)
+    ours = encoder.encode(pictures)
     assert ours.shape == (10, 1280) and np.abs(ours - theirs).max() < 1e-4
+    np.testing.assert_allclose(ours.astype(np.float16), theirs.astype(np.float16), rtol=1e-3, atol=1e-3)
+    alone = np.concatenate([encoder.encode(pictures[i:i + 1]) for i in range(len(pictures))])  # in other batches
+    np.testing.assert_allclose(alone, ours, atol=2e-5)
+    assert encoder.encode(pictures[:0]).shape == (0, 1280)
 
 
 def test_bf16_points_the_same_way(real, faces):
@@ -72,14 +76,6 @@ def test_bf16_points_the_same_way(real, faces):
     assert cosine.min() > 0.98 and cosine.mean() > 0.99 and np.abs(a - b).max() > 0  # really another arithmetic
     assert (exact.precision, fast.precision) == ("fp32", "bf16") and exact.weights == fast.weights
 
-
-def test_the_same_faces_in_other_batches(real, faces):
-    encoder = load("torchvision:mobilenet_v2", real / MOBILENET)
-    pictures = prepared(encoder, faces)
-    together = encoder.encode(pictures)
-    alone = np.concatenate([encoder.encode(pictures[i:i + 1]) for i in range(len(pictures))])
-    np.testing.assert_allclose(alone, together, atol=2e-5)
-    assert encoder.encode(pictures[:0]).shape == (0, 1280)
 
 # --------------------------------------------------------------------------------------- presets against reality
 #: of the picture below: two prepared pixels, and the start and the length of the embedding with random:3. Whoever has
@@ -92,16 +88,6 @@ GOLDEN = {
     "manet": ([0, 0, 255], [116, 70, 139], [0.4027, 0.3642, 0.2766, 0.7126], 36.601),
     "resnet50_conv5": ([31, 25, 224], [127, 81, 128], [0.8935, 0.4792, 0.1497, 1.3239], 20.173),
 }
-
-
-def assert_golden(encoder: Encoder) -> None:
-    ramp = np.add.outer(np.arange(90) * 2, np.arange(120)).astype(np.uint8)
-    image = Image.fromarray(np.stack([ramp, ramp.T[:90, :90].repeat(2, 1)[:, :120], 255 - ramp], axis=2))
-    pixels = encoder.preprocessing.prepare(image)
-    corner, middle, start, length = GOLDEN[encoder.name]
-    assert np.abs(pixels[0, 0] - np.array(corner)).max() <= 1 and np.abs(pixels[111, 50] - np.array(middle)).max() <= 1
-    values = encoder.encode(pixels[None])[0]
-    np.testing.assert_allclose([*values[:4], np.linalg.norm(values)], [*start, length], rtol=0.01, atol=0.02)
 
 
 @pytest.mark.parametrize("name", [known.name for known in PRESETS])
@@ -119,7 +105,12 @@ def test_declared_facts_of_a_preset(name):
     assert np.abs(embeddings).max() < 1000 and encoder.untrained and encoder.weights == "random:3"
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert np.abs(embeddings[a] - embeddings[b]).mean() > 0.01 * np.abs(embeddings).mean()
-    assert_golden(encoder)
+    ramp = np.add.outer(np.arange(90) * 2, np.arange(120)).astype(np.uint8)
+    picture = how.prepare(Image.fromarray(np.stack([ramp, ramp.T[:90, :90].repeat(2, 1)[:, :120], 255 - ramp], axis=2)))
+    corner, middle, start, length = GOLDEN[name]
+    assert np.abs(picture[[0, 111], [0, 50]] - np.array([corner, middle])).max() <= 1
+    values = encoder.encode(picture[None])[0]
+    np.testing.assert_allclose([*values[:4], np.linalg.norm(values)], [*start, length], rtol=0.01, atol=0.02)
 
 
 def test_vit_mae_is_the_mean_of_the_patch_tokens_of_timms_model():
@@ -181,14 +172,11 @@ def test_a_fine_tuned_mae_gives_timms_own_features_and_its_classifier(fine_tuned
     assert "fc_norm" in encoder.tap and encoder.tap != preset("vit_mae").tap
 
 
-@pytest.mark.parametrize("order, message", [
-    (class_order("basic8"), "8 classes are named, the classifier of .* has 7"), (("a",), "1 classes are named")])
-def test_an_order_of_another_number_of_classes_is_refused(fine_tuned, order, message):
-    with pytest.raises(InputError, match=message):
-        load("vit_mae", fine_tuned[0], classes=order)
-
-
-def test_a_file_with_both_norms_is_neither(fine_tuned, tmp_path):
+def test_an_order_of_another_number_of_classes_and_a_file_with_both_norms_are_refused(fine_tuned, tmp_path):
+    for order, message in ((class_order("basic8"), "8 classes are named, the classifier of .* has 7"),
+                           (("a",), "1 classes are named")):
+        with pytest.raises(InputError, match=message):
+            load("vit_mae", fine_tuned[0], classes=order)
     state = fine_tuned[1].state_dict() | {"norm.weight": torch.ones(768), "norm.bias": torch.zeros(768)}
     torch.save(state, tmp_path / "both.pth")
     with pytest.raises(InputError, match="fc_norm"):

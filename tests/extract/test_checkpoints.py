@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import sys
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -12,52 +11,23 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.extract.encoders import load
+from tests.extract.encoders import WEIGHTS, RecorderMeter, assert_whole, load
 from twofold.data.utils.errors import InputError
 from twofold.extract.weights.read import read_checkpoint
 
-WEIGHTS = {"conv.weight": torch.arange(24.0).reshape(2, 3, 2, 2), "bn.running_mean": torch.tensor([1.0, -2.0]),
-           "bn.num_batches_tracked": torch.tensor(7), "half.weight": torch.ones(3, dtype=torch.float16)}
 
-
-class RecorderMeter:
-    """As in the training script of POSTER++: pickled by name, with numpy arrays inside."""
-
-    def __init__(self) -> None:
-        self.epoch_losses = np.zeros((200, 2), np.float32)
-        self.current_epoch = 12
-        self.best = torch.tensor([92.2])
-
-RecorderMeter.__module__ = "__main__"
-
-
-class RecorderMeterWithoutTensors:
-    """An object whose class is not loaded."""
-
-
-@pytest.fixture
-def recorder(monkeypatch) -> RecorderMeter:
-    monkeypatch.setattr(sys.modules["__main__"], "RecorderMeter", RecorderMeter, raising=False)
-    return RecorderMeter()
-
-
-def poster_like(recorder: object) -> dict:
+def poster_like() -> dict:
     """The entries of a published POSTER++ checkpoint."""
+    recorder = RecorderMeter()
     return {"epoch": 150, "state_dict": OrderedDict((f"module.{name}", value) for name, value in WEIGHTS.items()),
             "best_acc": torch.tensor([92.21]), "optimizer": {"state": {0: {"m": torch.ones(9)}}, "param_groups": []},
             "recorder": recorder, "recorder1": recorder}
 
 
-def assert_whole(tensors: dict[str, torch.Tensor]) -> None:
-    assert list(tensors) == list(WEIGHTS)
-    for name, tensor in tensors.items():
-        assert torch.equal(tensor, WEIGHTS[name]) and tensor.dtype == WEIGHTS[name].dtype
-
-
 # --------------------------------------------------------------------------------------------------- good files
 @pytest.mark.parametrize("wrap", [
-    lambda w: w, lambda w: {"state_dict": w}, lambda w: {"model": w, "epoch": 3}, lambda w: OrderedDict(w),
-    lambda w: {"state_dict": {f"module.{k}": v for k, v in w.items()}}, lambda w: {"model_state_dict": w, "loss": 0.5},
+    lambda w: w, lambda w: {"model": w, "epoch": 3}, lambda w: OrderedDict(w),
+    lambda w: {"model_state_dict": {f"module.{k}": v for k, v in w.items()}, "loss": 0.5},
     lambda w: {f"_orig_mod.module.{k}": v for k, v in w.items()},
     lambda w: {"model": {k: torch.nn.Parameter(v, requires_grad=False) for k, v in w.items()}},
 ])
@@ -71,13 +41,13 @@ def test_every_container_gives_the_same_weights(tmp_path, wrap, legacy):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_file_with_pickled_recorders_of_numpy_arrays(tmp_path, recorder, legacy):
-    torch.save(poster_like(recorder), tmp_path / "poster.pth", _use_new_zipfile_serialization=not legacy)
+def test_a_file_with_pickled_recorders_of_numpy_arrays(tmp_path, legacy):
+    torch.save(poster_like(), tmp_path / "poster.pth", _use_new_zipfile_serialization=not legacy)
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "poster.pth", weights_only=True)
     checkpoint = read_checkpoint(tmp_path / "poster.pth")
     assert_whole(checkpoint.tensors)
-    assert checkpoint.dropped == {"__main__.RecorderMeter": 1} and checkpoint.container == "state_dict"
+    assert checkpoint.dropped == {"tests.extract.encoders.RecorderMeter": 1} and checkpoint.container == "state_dict"
     assert list(checkpoint.entries) == ["epoch", "state_dict", "best_acc", "optimizer", "recorder", "recorder1"]
 
 
@@ -112,22 +82,18 @@ def test_whatever_else_training_scripts_put_beside_the_weights(tmp_path):
     assert [name.split(".")[-1] for name in checkpoint.dropped] == ["Namespace", type(tmp_path).__name__]
 
 
-def test_views_and_shared_storages_come_back_as_they_were(tmp_path, recorder):
+def test_views_and_shared_storages_come_back_as_they_were(tmp_path):
     base = torch.arange(20.0)
     given = {"a.w": base[4:10].reshape(2, 3).T, "b.w": base, "empty.w": torch.empty(0, 3)}
-    torch.save({"state_dict": given, "recorder": recorder}, tmp_path / "w.pth")
+    torch.save({"state_dict": given, "recorder": RecorderMeter()}, tmp_path / "w.pth")
     tensors = read_checkpoint(tmp_path / "w.pth").tensors
     assert all(torch.equal(tensors[name], given[name]) for name in given)
 
 # ---------------------------------------------------------------------------------------------------- bad files
-HTML = b"\n<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head></html>"
-
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 351234567\n"
-
-
 @pytest.mark.parametrize("content, message", [
-    (b"", "is empty: download it again"), (HTML, "is a web page, not weights"),
-    (b"\xef\xbb\xbf<html>Sign in</html>", "is a web page, not weights"), (POINTER, "is a Git LFS pointer"),
+    (b"", "is empty: download it again"), (b"\n<!DOCTYPE html><html>Quota</html>", "is a web page, not weights"),
+    (b"\xef\xbb\xbf<html>Sign in</html>", "is a web page, not weights"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 351234567\n", "is a Git LFS pointer"),
     (b'{"error": "Not Found"}', "is a JSON text"), (b"\x89HDF\r\n\x1a\n" + bytes(99), "HDF5 file, as Keras"),
     (b"\xff\xd8\xff\xe0 a photograph", "is not a weights file: it starts with"),
 ])
@@ -137,27 +103,27 @@ def test_what_people_get_instead_of_weights(tmp_path, content, message):
         read_checkpoint(tmp_path / "w.pth")
 
 
-def whole_files(folder: Path, recorder: object) -> list[Path]:
-    torch.save(poster_like(recorder), folder / "zip.pth")
+def whole_files(folder: Path) -> list[Path]:
+    torch.save(poster_like(), folder / "zip.pth")
     torch.save({"state_dict": WEIGHTS}, folder / "plain.pth")
-    torch.save(poster_like(recorder), folder / "legacy.pth", _use_new_zipfile_serialization=False)
+    torch.save(poster_like(), folder / "legacy.pth", _use_new_zipfile_serialization=False)
     save_file(WEIGHTS, folder / "st.safetensors")
     (folder / "np.pkl").write_bytes(pickle.dumps({"a": np.zeros((40, 40), np.float32)}))
     return sorted(folder.iterdir())
 
 
 @pytest.mark.parametrize("share", [0.2, 0.6, 0.97])
-def test_a_truncated_download_of_any_kind(tmp_path, recorder, share):
-    for path in whole_files(tmp_path, recorder):
+def test_a_truncated_download_of_any_kind(tmp_path, share):
+    for path in whole_files(tmp_path):
         content = path.read_bytes()
         path.write_bytes(content[:max(12, int(share * len(content)))])
         with pytest.raises(InputError, match=r"cut off or damaged.*download it again"):
             read_checkpoint(path)
 
 
-def test_bits_that_flipped_never_end_in_a_traceback(tmp_path, recorder):
+def test_bits_that_flipped_never_end_in_a_traceback(tmp_path):
     draw = np.random.default_rng(0)
-    for path in whole_files(tmp_path, recorder):
+    for path in whole_files(tmp_path):
         content = path.read_bytes()
         for _ in range(60):
             damaged = bytearray(content)
@@ -208,10 +174,10 @@ def test_a_whole_pickled_model_gives_its_state_dict_and_is_not_run(tmp_path, mon
 
 
 def test_pickled_objects_that_are_no_module_and_modules_without_end(tmp_path):
-    torch.save(RecorderMeterWithoutTensors(), tmp_path / "w.pth")
-    with pytest.raises(InputError, match=r"is a pickled object of a class of its author.*names .*WithoutTensors"):
+    torch.save(RecorderMeter(), tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"is a pickled object of a class of its author.*names .*RecorderMeter"):
         read_checkpoint(tmp_path / "w.pth")
-    torch.save({"model": RecorderMeterWithoutTensors(), "epoch": 1}, tmp_path / "w.pth")
+    torch.save({"model": RecorderMeter(), "epoch": 1}, tmp_path / "w.pth")
     with pytest.raises(InputError, match="holds a pickled object under 'model'"):
         read_checkpoint(tmp_path / "w.pth")
     module = torch.nn.Linear(2, 2)

@@ -13,17 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.extract.encoders import WEIGHTS, assert_whole
 from twofold.data.utils.errors import InputError
 from twofold.extract.weights.read import read_checkpoint
-
-WEIGHTS = {"conv.weight": torch.arange(24.0).reshape(2, 3, 2, 2), "bn.running_mean": torch.tensor([1.0, -2.0]),
-           "bn.num_batches_tracked": torch.tensor(7), "half.weight": torch.ones(3, dtype=torch.float16)}
-
-
-def assert_whole(tensors: dict[str, torch.Tensor]) -> None:
-    assert list(tensors) == list(WEIGHTS)
-    for name, tensor in tensors.items():
-        assert torch.equal(tensor, WEIGHTS[name]) and tensor.dtype == WEIGHTS[name].dtype
 
 
 # ------------------------------------------------------------------------------------------------ live payloads

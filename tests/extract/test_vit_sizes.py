@@ -36,14 +36,11 @@ def test_positions_are_interpolated_and_prefix_tokens_kept():
     assert nothing == "" and again.keys() == ours.keys()
 
 
-def test_the_recipe_says_so(file):
+def test_the_recipe_says_so_and_nothing_is_resampled_unasked(file, tmp_path):
     small = load_encoder(f"{NAME}?size=96", weights=str(file), device="cpu", precision="fp32")
     assert small.preprocessing.size == 96 and "resampled from 10 x 10 to 6 x 6" in small.architecture
     usual = load_encoder(NAME, weights=str(file), device="cpu", precision="fp32")
     assert usual.architecture == "timm.test_vit" and usual.weights != small.weights
-
-
-def test_nothing_is_resampled_unasked(file, tmp_path):
     other = timm.create_model("test_vit", img_size=96).state_dict()
     save_file({name: value.contiguous() for name, value in other.items()}, tmp_path / "small.safetensors")
     with pytest.raises(InputError, match="mis-shaped"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.extract.encoders import load, state_of
+from tests.extract.encoders import RecorderMeter, load, state_of
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.presets import PRESETS, published_weights
 from twofold.extract.encoders.registry import load_encoder
@@ -52,25 +52,19 @@ def test_offline_the_hub_is_not_asked(pipeline, tmp_path, drawn):
 
 
 @pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18"])
-def test_other_names_say_where_their_file_may_be_put(name, tmp_path, monkeypatch):
+def test_other_names_say_where_their_file_may_be_put_and_use_what_is_cached(name, tmp_path, monkeypatch, resnet18):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(InputError, match=f"no weights for {name}: the hub could not give them") as refused:
         find_weights(published_weights(name), weights=None, folder=tmp_path)
-    assert f"no weights for {name}: the hub could not give them" in str(refused.value)
     assert str(tmp_path / f"{name.replace(':', '-')}.pth") in str(refused.value)
-
-
-def test_what_the_hub_has_cached_is_used_offline(tmp_path, monkeypatch, resnet18):
-    """torchvision's cache, as its own download leaves it."""
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints/resnet18-f37072fd.pth").hardlink_to(resnet18)
-    found = find_weights(published_weights("torchvision:resnet18"), weights="hub", folder=tmp_path)
-    assert found.name == "resnet18-f37072fd.pth"
+    if name.startswith("torchvision"):  # its cache, as its own download leaves it
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints/resnet18-f37072fd.pth").hardlink_to(resnet18)
+        found = find_weights(published_weights(name), weights="hub", folder=tmp_path)
+        assert found.name == "resnet18-f37072fd.pth"
 
 
 # ------------------------------------------------------------------------------------------------------------- verbs
@@ -88,7 +82,9 @@ def test_the_listing_finds_what_is_there(resnet18, tmp_path):
     (tmp_path / "resnet18_msceleb.pth").hardlink_to(resnet18)
     found = {row["backbone"]: row["found"] for row in listing(tmp_path).record()}
     assert found["resnet18"] == str(tmp_path / "resnet18_msceleb.pth") and not found["posterv2"]
-    assert "resnet18: get it" not in listing(tmp_path).text() and "resnet50: get it" in listing(tmp_path).text()
+    lines = listing(tmp_path).text().splitlines()
+    assert "resnet18: is here, nothing to do" in lines  # one line each says what to do
+    assert [sum(line.startswith(f"{known.name}: ") for line in lines) for known in PRESETS] == [1] * len(PRESETS)
 
 
 def test_show_describes_a_preset_and_checks_its_file(cli, resnet18, tmp_path):
@@ -105,13 +101,16 @@ def test_show_describes_a_preset_and_checks_its_file(cli, resnet18, tmp_path):
         description("timm:resnet18", folder=tmp_path)
 
 
-def test_convert_keeps_the_weights_and_says_what_was_there(resnet18, tmp_path):
-    done = convert(resnet18, tmp_path / "out.safetensors")
+def test_convert_keeps_the_weights_and_says_what_was_there(cli, resnet18, tmp_path):
+    torch.save(torch.load(resnet18) | {"recorder": RecorderMeter()}, tmp_path / "w.pth")
+    done = convert(tmp_path / "w.pth", tmp_path / "out.safetensors")
     before, after = state_of(resnet18), load_file(tmp_path / "out.safetensors")
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-    text = done.text()
-    assert "122 tensors, 11,699,112 parameters, looks like a ResNet-18 with 1000 classes" in text
-    assert "entry state_dict: 122 tensors" in text and "entry epoch: 10" in text and str(tmp_path) in text
+    for part in ("122 tensors, 11,699,112 parameters, looks like a ResNet-18 with 1000 classes", "entry epoch: 10",
+                 "entry state_dict: 122 tensors", "not run: tests.extract.encoders.RecorderMeter x 1", str(tmp_path)):
+        assert part in done.text()
+    again = cli("weights", "convert", tmp_path / "w.pth", "-o", tmp_path / "out.safetensors", "--json")
+    assert again.returncode == 0 and json.loads(again.stdout) == done.record()
 
 
 @pytest.mark.parametrize("out, message", [("out.pth", "give it that suffix"),

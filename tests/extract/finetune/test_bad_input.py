@@ -4,7 +4,6 @@ import math
 import shutil
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 
 from twofold.data.manifest import build_manifest, write_manifest
@@ -14,47 +13,27 @@ from twofold.extract.finetune.finetune import finetune
 from twofold.extract.finetune.settings import resolve
 
 
-@pytest.fixture
-def changed(faces, tmp_path):
-    """The manifest with its table changed, written beside."""
-    def write(change) -> object:
-        table = change(faces.table.table.copy())
-        write_manifest(build_manifest(pd.DataFrame(table), source="test"), tmp_path / "changed.csv")
-        return tmp_path / "changed.csv"
-
-    return write
+def one_left(table):
+    lonely = (table["basic"] == "fear") & (table["split"] == "train")
+    return table.drop(table.index[lonely][1:])
 
 
-def test_a_class_with_one_face(request_for, changed):
-    def one_left(table):
-        lonely = (table["basic"] == "fear") & (table["split"] == "train")
-        return table.drop(table.index[lonely][1:])
-
-    with pytest.raises(InputError, match=r"too few training samples of fear \(1\)"):
-        finetune(request_for(manifest=changed(one_left)))
-
-
-def test_a_class_without_faces_is_said(request_for, changed):
-    report = finetune(request_for(manifest=changed(lambda table: table[table["basic"] != "fear"])))
-    assert report.text().count("no training samples of fear: the basic classifier never predicts it") == 1
-
-
-def test_no_validation_possible(request_for, changed):
-    def one_group(table):
-        table["group"], table["split"] = "one", "train"
-        return table
-
-    with pytest.raises(InputError, match="cannot be split"):
-        finetune(request_for(manifest=changed(one_group)))
-
-
-def test_no_label_of_the_taxonomy(request_for, changed):
-    def unlabelled(table):
-        table["basic"] = ""
-        return table
-
-    with pytest.raises(InputError, match="no sample has a basic label of basic7"):
-        finetune(request_for(manifest=changed(unlabelled)))
+@pytest.mark.parametrize("change, message", [
+    (one_left, r"too few training samples of fear \(1\)"),
+    (lambda table: table.assign(group="one", split="train"), "cannot be split"),
+    (lambda table: table.assign(basic=""), "no sample has a basic label of basic7"),
+    (lambda table: table[table["basic"] != "fear"], ""),
+])
+def test_manifests_that_nothing_is_learned_of(request_for, faces, tmp_path, change, message):
+    table = build_manifest(change(faces.table.table.copy()), source="test")
+    write_manifest(table, tmp_path / "changed.csv")
+    request = request_for(manifest=tmp_path / "changed.csv")
+    if not message:  # a class without samples is only said
+        assert finetune(request).text().count(
+            "no training samples of fear: the basic classifier never predicts it") == 1
+        return
+    with pytest.raises(InputError, match=message):
+        finetune(request)
 
 
 @pytest.mark.parametrize(("chosen", "message"), [
@@ -92,25 +71,15 @@ def test_onnx_models_and_sizes_that_do_not_fit(request_for):
         finetune(request_for(backbone="timm:test_vit", size=7))
 
 
-def test_a_loss_that_is_no_number_ends_with_the_last_good_weights(request_for, monkeypatch):
-    original = loop.Training.backward
-
-    def poisoned(self, batch):
-        return math.nan if self.progress.epoch == 1 else original(self, batch)
-
-    monkeypatch.setattr(loop.Training, "backward", poisoned)
-    request = request_for(epochs=3)
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_loss_that_is_no_number_ends_with_the_last_good_weights(request_for, monkeypatch, epoch):
+    original, request = loop.Training.backward, request_for(epochs=3)
+    monkeypatch.setattr(loop.Training, "backward", lambda self, batch: math.nan if self.progress.epoch == epoch else
+                        original(self, batch))
     report = finetune(request)
-    assert report.exit_code == 1 and request.out.exists()
-    assert "the loss was not finite any more" in report.text() and "last good epoch" in report.text()
-    assert len(report.progress.history) == 1
-
-
-def test_a_loss_that_is_no_number_at_once_writes_nothing(request_for, monkeypatch):
-    monkeypatch.setattr(loop.Training, "backward", lambda self, batch: math.nan)
-    request = request_for()
-    report = finetune(request)
-    assert report.exit_code == 1 and "nothing was written" in report.text() and not request.out.exists()
+    assert report.exit_code == 1 and "the loss was not finite any more" in report.text()
+    assert len(report.progress.history) == epoch and request.out.exists() == (epoch > 0)
+    assert ("last good epoch" if epoch else "nothing was written") in report.text()
 
 
 def test_out_of_memory_makes_the_parts_smaller(request_for, monkeypatch):
