@@ -6,6 +6,11 @@ import pytest
 import torch
 from torch.nn import functional
 
+from twofold.data.labels import builtin_taxonomy
+from twofold.fuse.core.settings import Settings
+from twofold.fuse.heads.head import build
+from twofold.fuse.training.data import Batch
+from twofold.fuse.training.ensemble import Spec, initialise
 from twofold.fuse.training.loop import adjust_logits, contrastive_loss, smooth_labels, soft_cross_entropy
 
 
@@ -71,6 +76,24 @@ def test_the_contrastive_loss_is_its_definition(temperature):
     found = contrastive_loss(z, positive, temperature)
     assert found[0].item() == pytest.approx(_contrastive_by_loops(z[0], positive[0], temperature), rel=1e-4)
     assert found[1].item() == 0  # nobody has company
+
+
+@pytest.mark.parametrize("weights", [(0.0, 0.0), (0.7, 0.0), (0.0, 0.3), (0.5, 0.1)])
+def test_the_papers_loss_is_the_sum_of_its_three_terms(weights):
+    """L_ce + a L_basic + b L_CL (arXiv 2407.12257, Fig. 1), each by torch's own functions and by loops."""
+    head = build(Spec(kind="paper", dims=(6,), classes=builtin_taxonomy("cexpr7").classes, members=2, hidden=8))
+    initialise(head, (0, 1))
+    generator = torch.Generator().manual_seed(0)
+    label = torch.tensor([[0, 0, 1, 2, -1]]).expand(2, -1)
+    batch = Batch(torch.randn(2, 5, 6, generator=generator), torch.zeros(2, 5, 7), torch.ones(2, 5),
+                  torch.rand(2, 5, 8, generator=generator).softmax(dim=-1), label)
+    settings = Settings(basic_weight=weights[0], contrastive_weight=weights[1], contrastive_temperature=0.5)
+    output, l_ce = head(batch.x), torch.tensor([2.0, 3.0])
+    found = head.add_losses(l_ce, output, batch, settings)
+    for member, z in enumerate(head.projections(batch.x).detach()):
+        l_basic = functional.cross_entropy(output.basic[member], batch.basic[member]).item()
+        l_cl = _contrastive_by_loops(z, (label[member, :, None] == label[member]).tolist(), 0.5)
+        assert found[member].item() == pytest.approx(2.0 + member + weights[0] * l_basic + weights[1] * l_cl, rel=1e-4)
 
 
 def test_gradients_are_those_of_finite_differences():

@@ -1,0 +1,153 @@
+"""Does the suite notice a bug in what figures depend on? `python -m tests.mutations [WORDS ...]`.
+
+Each mutation is one deliberate bug in training, selection, calibration, splitting or statistics. The tree is copied,
+one bug at a time is put into it, and the tests that should notice run until the first one fails. WORDS: only mutations
+whose description contains one of them. Takes some seconds a mutation; ends with code 1 if more than two survive.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+MOST_SURVIVORS = 2
+
+
+class Mutation(NamedTuple):
+    """A bug: `old`, which stands once in the file below fuse/, becomes `new`. tests: names below tests/fuse/test_*."""
+
+    bug: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTATIONS = [Mutation(*fields) for fields in (
+    # training
+    ("L_basic is dropped", "heads/fusion.py", "settings.basic_weight * soft_cross_entropy",
+     "0 * soft_cross_entropy", "losses training"),
+    ("L_CL is dropped", "heads/fusion.py", "settings.contrastive_weight * contrastive_loss(", "0 * contrastive_loss(",
+     "losses training"),
+    ("weights of samples are ignored", "training/loop.py", "return (weights * each).sum(dim=-1) / weights.sum(dim=-1)",
+     "return each.sum(dim=-1) / torch.ones_like(weights).sum(dim=-1)", "losses training"),
+    ("class weights are ignored", "training/loop.py", ") ** settings.class_weights", ") ** 0",
+     "training_details training figures_hold"),
+    ("the logit adjustment has the wrong sign", "training/loop.py", "logits + tau * prior", "logits - tau * prior",
+     "losses training"),
+    ("labels are not smoothed", "training/loop.py", "smooth_labels(batch.target, settings.label_smoothing)",
+     "batch.target", "training training_details"),
+    ("sampling is not balanced", "training/loop.py", "random.sample(weight[drawn], len(drawn))",
+     "random.order(len(drawn))", "training training_details"),
+    ("corrections start from raw counts", "training/loop.py", "count ** (1 - settings.balanced_sampling)",
+     "count ** 1.0", "figures_hold"),
+    ("one epoch too few", "training/loop.py", "for epoch in range(settings.epochs):",
+     "for epoch in range(1, settings.epochs):", "training optimiser training_details"),
+    ("the best epoch is chosen on training samples", "training/loop.py", "figures = _validate(head, val,",
+     "figures = _validate(head, data,", "training training_details"),
+    ("all seeds draw alike", "training/loop.py", "random = MemberRandom(seeds, data.device)",
+     "random = MemberRandom([seeds[0]] * len(seeds), data.device)", "training training_details"),
+    ("the average of weights forgets too fast", "training/loop.py", "1 - min(settings.ema, (1 + step) / (10 + step))",
+     "min(settings.ema, (1 + step) / (10 + step))", "training training_details optimiser"),
+    ("no warm-up", "training/loop.py", "if progress < settings.warmup:", "if progress < 0:",
+     "training training_details optimiser"),
+    ("of equal epochs the last is kept", "training/optimiser.py", "if score > self.score[member]",
+     "if score >= self.score[member]", "training training_details optimiser"),
+    ("patience is one epoch longer", "training/optimiser.py", "self.since >= patience", "self.since > patience",
+     "training training_details optimiser"),
+    ("weights do not decay", "training/optimiser.py", "weight_decay=self.weight_decay", "weight_decay=0.0",
+     "optimiser training"),
+    ("mixup leaves the targets", "training/data.py", "target=mass / weight.clamp_min(1e-12)", "target=batch.target",
+     "training training_details losses"),
+    ("all streams of a sample may be dropped", "training/data.py", "((draws >= drop) | luckiest)", "(draws >= drop)",
+     "training training_details losses"),
+    ("test samples are in the standardisation", "heads/head.py", "features.read(some, read), rows)",
+     "features.read(some, read), np.arange(len(features)))", "fuse training seen"),
+    # selection
+    ("the best single is chosen on test", "fuse.py", "key=lambda each: each.system.val_score",
+     "key=lambda each: (each.predicted == each.target).mean()", "fuse"),
+    ("late is validated on what chose its weights", "heads/fusion.py",
+     "cross_fitted(val, target, groups, **how) if chosen else None", "None", "figures_hold fuse"),
+    ("late keeps the worst weights", "heads/fusion.py", "(reached := score(weights)) > best_score",
+     "(reached := score(weights)) < best_score", "training_details figures_hold fuse"),
+    ("a sweep ranks from the worst", "sweep.py", "else -trial.score", "else trial.score", "sweep"),
+    ("the honest choice looks at one fold", "sweep.py", 'record["val_scores"][fold]', 'record["val_scores"][0]',
+     "figures_hold"),
+    ("logreg keeps its last penalty", "heads/sklearn.py", "if result.score > best:", "if result.score > -1:",
+     "fuse training_details"),
+    # calibration
+    ("the temperature multiplies", "metrics/scores.py", "np.log(np.maximum(probabilities, 1e-12)) / temperature",
+     "np.log(np.maximum(probabilities, 1e-12)) * temperature", "metrics"),
+    ("all folds have the temperature of the first", "experiment.py", ".mean(axis=0), each.temperature)",
+     ".mean(axis=0), trained[0].temperature)", "fuse evaluate partition"),
+    ("over- and underconfidence cancel out", "metrics/scores.py", "np.abs(self.right - self.confidence).sum()",
+     "abs((self.right - self.confidence).sum())", "metrics"),
+    # splitting
+    ("groups of test samples train", "core/split.py", "leaked = (grouped | np.isin(", "leaked = (np.isin(",
+     "partition fuse seen"),
+    ("validation is carved without groups", "core/split.py", "_texts(features.group[own]), fraction=",
+     "_texts(features.keys[own]), fraction=", "partition carved_alike fuse"),
+    ("folds cut through groups", "core/split.py", "_texts(features.group[own]), folds=",
+     "_texts(features.keys[own]), folds=", "partition fuse"),
+    ("an encoder's training samples validate", "core/split.py", "val = val[~seen[val]]", "val = val",
+     "figures_hold taught"),
+    ("validation samples count as unseen", "core/split.py", '(b"l", b"c")', '(b"l",)', "seen evaluate"),
+    ("a learned group counts as unseen", "core/split.py", "self.group[fitted], [b\"\"]", "self.group[:0], [b\"\"]",
+     "seen"),
+    ("members predict samples that they have seen", "evaluate.py", "share = use / np.sum(use, axis=1, keepdims=True)",
+     "share = np.ones(use.shape) / use.shape[1]", "seen evaluate taught"),
+    # statistics
+    ("samples are resampled, not groups", "metrics/statistics.py", "    cells = classes * classes",
+     "    number, cells = np.arange(len(target)), classes * classes", "statistics"),
+    ("the interval is of 90 %", "metrics/statistics.py", "(2.5, 97.5)", "(5, 95)", "statistics"),
+    ("the test is one-sided", "metrics/statistics.py", "shares[np.abs(sums) >=", "shares[sums >=", "statistics"),
+    ("the report compares sample by sample", "report/analysis.py", 'both["group"].to_numpy(object)',
+     'both["key"].to_numpy(object)', "figures_hold"),
+)]
+
+
+def survivors(mutations: list[Mutation]) -> list[Mutation]:
+    """The mutations that no test notices. Raises RuntimeError where the tests fail without any."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "twofold"  # the package's name: the folder that holds it is all that Python needs
+        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "__pycache__", "demo", "*.egg-info"))
+        every = " ".join(dict.fromkeys(" ".join(mutation.tests for mutation in mutations).split()))
+        if tests_fail(tree, every):
+            raise RuntimeError(f"without any mutation, the tests fail: {every}")
+        alive = []
+        for mutation in mutations:
+            path = tree / "fuse" / mutation.file
+            content = path.read_text(encoding="utf-8")
+            path.write_text(content.replace(mutation.old, mutation.new), encoding="utf-8")
+            killed = tests_fail(tree, mutation.tests)
+            path.write_text(content, encoding="utf-8")
+            print(f"{'killed' if killed else 'SURVIVES':9} {mutation.bug}", flush=True)
+            alive += [] if killed else [mutation]
+    return alive
+
+
+def tests_fail(tree: Path, names: str) -> bool:
+    """True if a test in these files below tests/fuse fails."""
+    files = [f"tests/fuse/test_{name}.py" for name in names.split()]
+    done = subprocess.run([sys.executable, "-B", "-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider",
+                           *files],
+                          cwd=tree, env=os.environ | {"PYTHONPATH": str(tree.parent)}, capture_output=True, text=True)
+    if done.returncode not in (0, 1):
+        raise RuntimeError(done.stdout + done.stderr)
+    return done.returncode == 1
+
+
+def main() -> int:
+    words = sys.argv[1:]
+    chosen = [mutation for mutation in MUTATIONS if not words or any(word in mutation.bug for word in words)]
+    alive = survivors(chosen)
+    print(f"{len(chosen) - len(alive)} of {len(chosen)} killed")
+    return int(len(alive) > MOST_SURVIVORS)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
