@@ -100,7 +100,7 @@ def uncertainty_lines(heads: Sequence[Figures], classes: Sequence[str]) -> list[
         alike = any(not each.accuracy_interval or not each.score_interval for each in heads)
         lines = [f"95 %: how figures vary with the samples, by bootstrap of their {groups} groups"
                  + ("; ± how they vary with the seed" if len(heads[-1].seeds_score) > 1 else "")
-                 + ("; - where all groups score alike" if alike else "")]
+                 + ("; - where all score alike, or few groups have most samples" if alike else "")]
     if absent := [name for name, count in zip(classes, table.n, strict=True) if not count]:
         other = ", ".join(f"#{number} {percent(each.scores.score_present)}" for number, each in enumerate(heads, 1))
         lines.append(f"no samples of {', '.join(absent)}: such a class counts 0 in {score}, the mean over all "

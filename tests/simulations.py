@@ -176,9 +176,9 @@ def coverage(draws: int) -> Iterator[tuple[str, int, list[float]]]:
                 target, a, b, group = draw_two(np.random.default_rng(seed), groups, *population)
                 found = [interval(metric, target, a, group, classes=C, seed=seed) for metric in (ACCURACY, SCORE)]
                 found.append(compare(target, a, b, group, classes=C, seed=seed).interval)
-                covered[seed] = [bool(ends) and ends[0] <= value <= ends[1] for ends, value in
+                covered[seed] = [ends[0] <= value <= ends[1] if ends else np.nan for ends, value in
                                  zip(found, (truth.accuracy, truth.score, 0), strict=True)]
-            yield name, groups, covered.mean(axis=0).tolist()
+            yield name, groups, np.nanmean(covered, axis=0).tolist()
 
 
 def main() -> None:

@@ -92,20 +92,20 @@ RIGHT = np.array([0.7, 0.6, 0.35, 0.3, 0.5, 0.4, 0.7])
 
 
 @pytest.mark.parametrize(("groups", "faces", "spread", "least"), [
-    (FEWEST_GROUPS, 20, 5, 0.83), (30, 20, 5, 0.87), (300, 1, 0, 0.85)])
+    (20, 20, 5, 0.85), (30, 20, 5, 0.87), (300, 1, 0, 0.85)])
 def test_intervals_cover_the_truth_with_rare_classes_and_few_groups(groups, faces, spread, least, monkeypatch):
     """A short run of the simulation whose figures are in fuse/MEASURED.md; percentile intervals fail it."""
     monkeypatch.setattr(statistics, "REPLICATES", 400)
     kinds = {"shares": RARE, "right": RIGHT, "faces": faces, "spread": spread}
     truth, calls, _ = _population(np.random.default_rng(0), 200_000 // faces, **kinds)
     whole = metrics.compute_scores(truth, calls, 7)
-    covered, trials = Counter(), 100
-    for trial in range(trials):
+    covered = {"accuracy": [], "macro-F1": []}
+    for trial in range(100):
         truth, calls, group = _population(np.random.default_rng(trial + 1), groups, **kinds)
         for name, metric, value in (("accuracy", ACCURACY, whole.accuracy), ("macro-F1", SCORE, whole.score)):
-            low, high = interval(metric, truth, calls, group, classes=7, seed=trial)
-            covered[name] += low <= value <= high
-    assert min(covered.values()) / trials >= least, covered
+            if ends := interval(metric, truth, calls, group, classes=7, seed=trial):  # none of too unequal groups
+                covered[name].append(ends[0] <= value <= ends[1])
+    assert all(len(each) > 70 and np.mean(each) >= least for each in covered.values()), covered
 
 
 def test_intervals_of_differences_cover_nought_for_heads_equally_good(monkeypatch):
@@ -143,6 +143,8 @@ def test_too_few_groups_have_no_interval():
     assert interval(SCORE, truth, calls, few, classes=4, seed=0) is None
     assert compare(truth, calls, truth, few, classes=4, seed=0).interval is None
     assert interval(SCORE, truth, calls, enough, classes=4, seed=0) is not None
+    one_rules = np.where(np.arange(400) % 3, 0, enough + 1)  # eleven groups, of which one has two thirds of the samples
+    assert interval(SCORE, truth, calls, one_rules, classes=4, seed=0) is None
 
 
 def test_an_interval_holds_its_figure_shrinks_with_the_faces_and_stays_a_share():

@@ -54,7 +54,7 @@ def test_seeds_by_themselves_are_not_the_ensemble():
     record = each.record(CLASSES)
     assert record["figures_of"] == "ensemble of 3 seeds" and record["accuracy"] == 1
     assert record["seeds_accuracy"] == pytest.approx((2 / 3,) * 3) and record["accuracy_interval"] is None
-    assert "- where all groups score alike" in text(scored(TRUTH, calls, members=3))
+    assert "- where all score alike" in text(scored(TRUTH, calls, members=3))
 
 
 def test_few_groups_are_told_and_have_no_interval():
