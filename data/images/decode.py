@@ -1,12 +1,15 @@
 """Decode the bytes of an image file to RGB pixels: safely, and the same way every time."""
 
 import io
+import sys
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError, features
 
 from twofold.data.images.formats import HEAD_BYTES, IMAGE_FORMATS, image_format
 
@@ -22,7 +25,11 @@ OTHER_PEAK_BYTES = 12
 MAX_SCANS, MAX_SCANNED_PIXELS = 100, 1_500_000_000  #: of a progressive JPEG, whose scans each pass over all pixels
 MAX_PARTS = 20_000  #: chunks of a PNG, headers of a JPEG: each takes microseconds
 MAX_TEXT_BYTES = 20 << 20  #: of a picture whose pixels are written as text, two megabytes a second
-GREY_MAXIMA = (255, 4095, 65535)  #: of 8, 12 and 16 bits, which files with more room per pixel hold
+MAX_SECONDS = 30.0  #: of this thread's computing for one picture: none of a few megabytes needs one
+MAXIMA = (255, 4095, 65535)  #: of 8, 12 and 16 bits, which files with more room per pixel hold
+#: Pillow reads the upper byte of colours of 16 bits, with these names of their byte order it reads the lower one
+LOWER = {f"{mode};16{order}": f"{mode};16{other}" for mode in ("RGB", "RGBA", "RGBX") for order, other in (
+    ("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))}
 JPEGS = ("JPEG", "MPO")  #: what Pillow calls them; some cameras append a second picture
 ORIENTATION = 0x0112  #: the EXIF tag; its values 2 to 8 are undone by these
 TRANSPOSE = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -54,8 +61,8 @@ PHOTO_LIMITS = Limits(pixels=64_000_000, memory=800 << 20, shrink=True)  #: face
 def decode(content: bytes, limits: Limits = PHOTO_LIMITS) -> Image.Image:
     """The RGB image in `content`, upright as its EXIF orientation says.
 
-    Grey becomes three equal channels, grey of more than 8 bits is scaled by what it holds, palettes are looked up, CMYK
-    is converted, and what is transparent is shown on white. Of an animation it is the first frame. EXIF data that
+    Grey becomes three equal channels, values of more than 8 bits are scaled by what they hold, palettes are looked up,
+    CMYK is converted, and what is transparent is shown on white. Of an animation it is the first frame. EXIF data that
     cannot be read is no orientation. Raises ImageError, whatever a decoder stumbles over: one file never ends a run.
     """
     if not content:
@@ -65,12 +72,19 @@ def decode(content: bytes, limits: Limits = PHOTO_LIMITS) -> Image.Image:
             warnings.simplefilter("ignore")
             formats = formats_for(content)
             check_parts(content)
-            image = Image.open(io.BytesIO(content), formats=formats)
-            for _ in range(3):  # a JPEG decoder skips what a smaller picture does not need
-                if limits.shrink and image.format in JPEGS and image.width * image.height > limits.pixels:
-                    image.draft(None, (image.width // 2, image.height // 2))
-            _check_size(image, limits, content)
+            file = _TimedFile(content)
+            try:
+                image = Image.open(file, formats=formats)
+            except Image.DecompressionBombError:
+                if not limits.shrink or not content.startswith(b"\xff\xd8"):
+                    raise
+                file.seek(0)
+                image = JpegImagePlugin.jpeg_factory(file)  # which does not look at the size
+            _fit(image, limits, content)
+            is_deep = image.info.get("bit_depth", 8) > 8 or any(_raw_mode(tile.args) in LOWER for tile in image.tile)
             image.load()
+            if is_deep and image.mode in ("RGB", "RGBA"):
+                image = _scaled_colours(image, content, formats)
             return upright_rgb(image)
     except ImageError:
         raise
@@ -99,16 +113,35 @@ def formats_for(content: bytes) -> tuple[str, ...]:
     return ("HEIF",)
 
 
-def _check_size(image: Image.Image, limits: Limits, content: bytes) -> None:
-    """Raises ImageError for what asks for more pixels, memory or passes than the limits allow."""
+def _fit(image: Image.Image, limits: Limits, content: bytes) -> None:
+    """Let a JPEG decoder skip what a smaller picture does not need. Raises ImageError for what asks for more pixels,
+    memory or passes than the limits allow."""
+    is_jpeg, whole = image.format in JPEGS, image.width * image.height
+    for _ in range(3):
+        if limits.shrink and is_jpeg and image.width * image.height > limits.pixels:
+            image.draft(None, (image.width // 2, image.height // 2))
     pixels = image.width * image.height
     if pixels > limits.pixels:
         raise ImageError(f"more than {limits.pixels} pixels")
-    if pixels * PEAK_BYTES.get(image.format or "", OTHER_PEAK_BYTES) > limits.memory:
+    kept = 6 * whole if is_jpeg and image.info.get("progressive") and pixels < whole else 0  # between its scans
+    if pixels * PEAK_BYTES.get(image.format or "", OTHER_PEAK_BYTES) + kept > limits.memory:
         raise ImageError(f"decoding takes more than {limits.memory >> 20} MB")
-    scans = min(MAX_SCANS, MAX_SCANNED_PIXELS // max(1, pixels))
-    if image.format in JPEGS and content.count(b"\xff\xda") > scans and (there := count_scans(content)) > scans:
+    scans = min(MAX_SCANS, MAX_SCANNED_PIXELS // max(1, whole))
+    if is_jpeg and content.count(b"\xff\xda") > scans and (there := count_scans(content)) > scans:
         raise ImageError(f"progressive JPEG of {there} scans")
+
+
+class _TimedFile(io.BytesIO):
+    """A file that gives no more once decoding it has taken too long: decoders ask for one block after the other."""
+
+    def __init__(self, content: bytes):
+        super().__init__(content)
+        self.end = time.thread_time() + MAX_SECONDS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if time.thread_time() > self.end:
+            raise ImageError(f"decoding takes more than {MAX_SECONDS:g} seconds")
+        return super().read(size)
 
 
 def check_parts(content: bytes) -> None:
@@ -165,21 +198,53 @@ def _by_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]
     return rgb
 
 
+def _largest_value(image: Image.Image, largest: float, maxima: tuple[int, ...] = MAXIMA) -> float:
+    """The value that is white: the largest as declared by tags, or of the smallest range that holds all values."""
+    declared = float(np.max((getattr(image, "tag_v2", None) or {}).get(281, 0)))  # TIFF's MaxSampleValue
+    return declared if 0 < largest <= declared else next((top for top in maxima if largest <= top), largest)
+
+
 def _scaled_to_8_bit(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
     """Grey of 16 or 32 bits or floats, which hold values of 8, 12 or 16 bits as often as of their own range."""
     values = np.asarray(image)
     largest = float(values[np.isfinite(values)].max(initial=0))
-    declared = np.ravel((getattr(image, "tag_v2", None) or {}).get(281, ()))  # TIFF's MaxSampleValue
-    maxima = (1, *GREY_MAXIMA) if image.mode == "F" else GREY_MAXIMA
-    top = next((maximum for maximum in maxima if largest <= maximum), largest)
-    if declared.size and 0 < largest <= float(declared.max()):
-        top = float(declared.max())
+    top = _largest_value(image, largest, (1, *MAXIMA) if image.mode == "F" else MAXIMA)
 
     def scaled(strip: Image.Image) -> Image.Image:
         grey = np.nan_to_num(np.asarray(strip).astype(np.float64), posinf=top, neginf=0)
         return Image.fromarray(np.clip(grey * (255.0 / top) + 0.5, 0, 255).astype(np.uint8))
 
     return scaled
+
+
+def _scaled_colours(image: Image.Image, content: bytes, formats: tuple[str, ...]) -> Image.Image:
+    """A picture of more than 8 bits a channel, of which `image` has the upper 8, scaled where it holds values of 8 or
+    12 bits in 16."""
+    brightest = max(high for _, high in image.getextrema()[:3])
+    if brightest >= 16:
+        return image
+    if image.format == "HEIF":
+        import pillow_heif
+
+        deep = np.asarray(pillow_heif.open_heif(io.BytesIO(content), convert_hdr_to_8bit=False))
+        planes = [deep[..., number] for number in range(deep.shape[2])]
+    else:
+        lower = Image.open(_TimedFile(content), formats=formats)
+        lower.tile = [tile._replace(args=LOWER[tile.args] if isinstance(tile.args, str) else (
+            LOWER[tile.args[0]], *tile.args[1:])) for tile in lower.tile]
+        planes = [np.asarray(high).astype(np.uint16) * 256 + np.asarray(low)
+                  for high, low in zip(image.split(), lower.split(), strict=True)]
+    top = _largest_value(image, float(max(plane.max() for plane in planes[:3])))
+    shades = np.clip(np.arange(1 << 16) * (255.0 / top) + 0.5, 0, 255).astype(np.uint8)
+    channels = [Image.fromarray(shades[plane]) for plane in planes[:3]]
+    if image.mode == "RGBA":
+        channels.append(Image.fromarray(shades[planes[3]]) if planes[3].max() <= top else image.getchannel("A"))
+    return Image.merge(image.mode, channels)
+
+
+def _raw_mode(arguments: Any) -> str:
+    """How pixels are stored, out of the arguments of a decoder."""
+    return arguments if isinstance(arguments, str) else str(arguments and arguments[0])
 
 
 def thumbnail(content: bytes, *, side: int, limits: Limits = FACE_LIMITS) -> bytes:

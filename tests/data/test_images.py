@@ -56,6 +56,26 @@ def test_grey_of_many_bits_is_scaled_by_what_it_holds(dtype, factor, kind):
     assert np.abs(grey_of(saved(Image.fromarray(values), kind)) - RAMP).max() <= 1
 
 
+@pytest.mark.parametrize("kind", [".png", ".tif"])
+@pytest.mark.parametrize("factor", [1, 16, 257])
+@pytest.mark.parametrize("alpha", [None, 0, 65535])
+def test_colours_of_many_bits_are_scaled_by_what_they_hold(kind, factor, alpha):
+    cv2 = pytest.importorskip("cv2")
+    colours = np.dstack([RAMP, 255 - RAMP, RAMP // 2])
+    stored = (colours[..., ::-1].astype(int) * factor).astype(np.uint16)
+    stored = stored if alpha is None else np.dstack([stored, np.full((30, 40), alpha or 255 * factor, np.uint16)])
+    for options in ([], [cv2.IMWRITE_TIFF_COMPRESSION, 1]):
+        shown = np.asarray(decode(cv2.imencode(kind, stored, options)[1].tobytes())).astype(int)
+        assert np.abs(shown - colours).max() <= 1
+
+
+def test_a_heic_picture_of_ten_bits_is_not_dark():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file, colours = io.BytesIO(), np.dstack([RAMP] * 3).astype(np.uint16) * 16
+    pillow_heif.from_bytes("RGB;16", (40, 30), colours.tobytes()).save(file)
+    assert np.abs(grey_of(file.getvalue()) - RAMP).max() <= 12
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_honoured(orientation, kind):
@@ -97,6 +117,32 @@ def test_tags_say_how_much_a_grey_value_can_be():
     dark = RAMP.astype(np.uint16) // 4  # a dark picture of 12 bits
     shown = grey_of(saved(Image.fromarray(dark * 16), "TIFF", tiffinfo={281: 4095}))
     assert np.abs(shown - RAMP // 4).max() <= 1
+
+
+def test_a_photograph_over_the_limit_is_decoded_smaller_where_that_is_allowed():
+    content = saved(Image.fromarray(RAMP).resize((400, 300)), "JPEG")
+    assert decode(content, Limits(pixels=40_000, memory=1 << 30, shrink=True)).size == (200, 150)
+    with pytest.raises(ImageError, match="more than 40000 pixels"):
+        decode(content, Limits(pixels=40_000, memory=1 << 30))
+    content = saved(Image.new("L", (16_400, 12_300), 90), "JPEG")  # more than Pillow opens by itself
+    assert decode(content).size == (8_200, 6_150)
+    with pytest.raises(ImageError, match="more than 25000000 pixels"):
+        decode(content, FACE_LIMITS)
+    content = saved(Image.new("RGB", (4_000, 3_000)), "JPEG", progressive=True)
+    with pytest.raises(ImageError, match="decoding takes more than 68 MB"):  # all of it is kept between the scans
+        decode(content, Limits(pixels=4_000_000, memory=68 << 20, shrink=True))
+
+
+def test_a_picture_that_takes_too_long_is_refused_while_it_is_decoded(monkeypatch):
+    noise = Image.effect_noise((1000, 1000), 90)
+    for kind in ("JPEG", "PNG", "BMP"):
+        content = saved(noise, kind)
+        assert decode(content).size == (1000, 1000)
+        with monkeypatch.context() as patch:
+            clock = iter(range(1000))
+            patch.setattr("twofold.data.images.decode.time.thread_time", lambda clock=clock: 10.0 * next(clock))
+            with pytest.raises(ImageError, match="decoding takes more than 30 seconds"):
+                decode(content)
 
 
 def test_pictures_in_endless_parts_are_refused_before_they_are_opened():
