@@ -34,6 +34,9 @@ MAX_TOTAL_PIXELS, MAX_PIXELS_A_BYTE = 100_000_000_000, 1_000_000
 MAX_ERRORS = 1000  #: packets that cannot be decoded
 MAX_SECONDS = 10.0 ** 9  #: a longer duration in a header is no duration
 JUMP = 3  #: frames by which a clock is set back, or for which it stands, where another recording was appended
+#: what FLV and ASF files begin with
+HEADERS = (re.compile(rb"FLV\x01[\x01\x04\x05]\0{3}\x09\0{4}"),
+           re.compile(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\0\xaa\0\x62\xce\x6c"))
 #: FFmpeg's demuxers for containers of video and sound. None of them opens other files, as those of playlists do.
 CONTAINERS = ("mov,matroska,avi,mpegts,mpeg,mpegvideo,asf,flv,live_flv,ogg,mxf,gxf,nut,ivf,dv,rm,wtv,m4v,h261,h263,"
               "h264,hevc,vvc,obu,av1,vc1,mjpeg,dirac,yuv4mpegpipe,nsv,wav,w64,mp3,flac,aac,aiff,au,amr,ac3,caf")
@@ -159,10 +162,17 @@ class _Decoder:
 
 
 def _is_followed_by_another(path: str) -> bool:
-    """Whether an MP4 or MOV file has two indices, as files have that were joined byte by byte."""
+    """Whether a file has a second beginning, as files have that were joined byte by byte: MP4 and MOV another index,
+    FLV and ASF (WMV) another header. Their demuxers end, or go astray, where it stands."""
     indices, place, size = 0, 0, os.path.getsize(path)
     with open(path, "rb") as file:
-        while indices < 2 and place + 16 <= size:
+        kept = file.read(64)
+        header, kept = next((header for header in HEADERS if header.match(kept)), None), kept[1:]
+        while header and (block := file.read(1 << 24)):
+            if header.search(kept + block):
+                return True
+            kept = block[-64:]
+        while not header and indices < 2 and place + 16 <= size:
             file.seek(place)
             length, kind, long = struct.unpack(">I4sQ", file.read(16))
             if not (place or kind == b"ftyp"):

@@ -97,9 +97,11 @@ def test_joined_recordings_go_on_where_the_clock_is_set_back(tmp_path, suffix, f
     assert len(indices) >= used - 1 and times == pytest.approx([index / 25 for index in indices], abs=0.17)
 
 
-def test_a_recording_that_no_player_sees_is_named(tmp_path):
-    path = append(*(film(tmp_path / name, HEADS) for name in ("a.mp4", "b.mp4")))
-    assert "has another recording appended to it" in reason(path)
+@pytest.mark.parametrize("suffix, codec", [("mp4", "mpeg4"), ("flv", "flv"), ("wmv", "wmv2")])
+def test_a_recording_that_no_player_sees_is_named(tmp_path, suffix, codec):
+    paths = [film(tmp_path / f"{name}.{suffix}", HEADS, codec=codec) for name in "ab"]
+    assert read(paths[0])[0] == list(range(20))
+    assert "has another recording appended to it" in reason(append(*paths))
 
 
 @pytest.mark.parametrize("name", ["held.mp4", "held.mkv"])
