@@ -91,7 +91,11 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older table and drawings.")] = False,
     device: extract_cli.Device = "auto",
 ) -> Report | int:
-    """Classify faces with a trained head: a row a face, or the file that a challenge wants."""
+    """Classify faces with a trained head: a row a face, or the file that a challenge wants.
+
+    Formats and limits of photographs and videos are those of `crop`: other files of a folder are left out and counted,
+    what cannot be read is a row with its reason, and exit code 1.
+    """
     import tempfile
 
     from twofold.data.faces.annotate import Drawing

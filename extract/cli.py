@@ -64,7 +64,11 @@ def extract(
     slurm_tasks: Annotated[int, typer.Option(help="Tasks of the array job, a shard each.")] = 4,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older job script.")] = False,
 ) -> Report:
-    """Run each backbone once over all samples and write the embeddings."""
+    """Run each backbone once over all samples and write the embeddings.
+
+    Images are JPEG, PNG, BMP, GIF, TIFF, WebP, PPM, JPEG 2000, AVIF and HEIC. One that cannot be read, is larger than
+    256 MB or --max-pixels, or takes 30 seconds to decode is a recorded failure with its reason: the others go on.
+    """
     from twofold.data.utils.errors import InputError
     from twofold.data.utils.options import split_names
     from twofold.extract.extract import extract as run_extract

@@ -1,4 +1,4 @@
-"""Class folders: split/class/*.jpg or class/*.jpg, classes by name or by official number."""
+"""Class folders: split/class/*.jpg or class/*.jpg, classes by name or by official number; other files are counted."""
 
 from collections.abc import Callable, Sequence
 from pathlib import PurePath

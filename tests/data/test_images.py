@@ -107,6 +107,13 @@ def test_every_format_of_the_list_is_read_and_identified(suffix):
     assert found and found.name == kind and np.abs(grey_of(content) - RAMP).max() <= 16
 
 
+@pytest.mark.parametrize("verb", ["crop", "extract"])
+def test_help_names_formats_and_limits(verb, cli):
+    shown = "".join(cli(verb, "--help").stdout.split()).lower()
+    names = [each.name.lower().replace("heif", "heic") for each in IMAGE_FORMATS]
+    assert all(words in shown for words in (*names, "256mb", "30seconds"))
+
+
 def test_a_heic_picture_without_its_library_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(ImageError, match=r"pip install 'twofold\[footage\]'"):
