@@ -126,11 +126,7 @@ def test_tags_say_how_much_a_grey_value_can_be():
     assert np.abs(shown - RAMP // 4).max() <= 1
 
 
-def test_a_photograph_over_the_limit_is_decoded_smaller_where_that_is_allowed():
-    content = saved(Image.fromarray(RAMP).resize((400, 300)), "JPEG")
-    assert decode(content, Limits(pixels=40_000, memory=1 << 30, shrink=True)).size == (200, 150)
-    with pytest.raises(ImageError, match="more than 40000 pixels"):
-        decode(content, Limits(pixels=40_000, memory=1 << 30))
+def test_a_photograph_of_200_megapixels_is_decoded_smaller():
     content = saved(Image.new("L", (16_400, 12_300), 90), "JPEG")  # more than Pillow opens by itself
     assert decode(content).size == (8_200, 6_150)
     with pytest.raises(ImageError, match="more than 25000000 pixels"):
