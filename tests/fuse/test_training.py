@@ -176,12 +176,12 @@ def test_patience_ends_training_and_averaging_differs_from_the_last_step():
 
 
 def test_the_best_epoch_is_kept_and_a_member_out_of_patience_takes_no_more():
-    weight = torch.zeros(2, 1)
-    best = BestWeights([weight], 2)
-    for epoch, found in enumerate([(0.5, 0.1), (0.4, 0.2), (0.9, 0.3)], 1):
+    weight = torch.zeros(3, 1)
+    best = BestWeights([weight], 3)
+    for epoch, found in enumerate([(0.5, 0.1, 0.5), (0.4, 0.2, 0.5), (0.9, 0.3, 0.4)], 1):
         weight.fill_(epoch)
         best.update([weight], found, patience=1)
-    assert best.weights[0].flatten().tolist() == [1, 3]
+    assert best.weights[0].flatten().tolist() == [1, 3, 1]  # of equal epochs the first
 
 
 def test_the_rate_warms_up_then_falls_as_a_cosine():
