@@ -7,40 +7,38 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from tests.cache.conftest import make_recipe
+from tests.cache.conftest import put
 from twofold.cache import export as export_module
 from twofold.cache.export import join_files, write_npz
-from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.store import Store
 from twofold.data.labels import builtin_taxonomy
 
-ROWS = 30
-KEYS = [f"faces/{number:02d}é.jpg" for number in range(ROWS)]
-
-
-def put(path, *, keys, dim=4, weights="sha256:" + "0" * 64, backbone="timm:a"):
-    """A feature file of these faces."""
-    how = make_recipe(backbone=backbone, weights=weights)
-    features = np.random.default_rng(dim).standard_normal((len(keys), dim)).astype(np.float16)
-    write_feature_file(path, recipe=how, dim=dim, keys=keys, sha256=[f"{row:064x}" for row in range(len(keys))],
-                      features=features, failures={})
+KEYS = [f"faces/{number:02d}é.jpg" for number in range(30)]
+COLUMNS = ("key", "split", "basic", "compound", "group", "time", "source")
 
 
 @pytest.fixture
 def store(tmp_path):
     """Two files of 30 faces, of which one file lacks the first two; manifest order is not that of the files."""
-    folder = tmp_path / "store"
+    folder, rng = tmp_path / "store", np.random.default_rng(0)
     folder.mkdir()
-    put(folder / "a.original.h5", keys=KEYS, backbone="timm:a", dim=5)
-    put(folder / "b.original.h5", keys=KEYS[2:], backbone="timm:b", dim=3, weights="random:0")
+    put(folder / "a.original.h5", rng.standard_normal((30, 5)), keys=KEYS, backbone="timm:a",
+        weights="sha256:" + "0" * 64)
+    put(folder / "b.original.h5", rng.standard_normal((28, 3)), keys=KEYS[2:], backbone="timm:b")
     with (folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("key", "split", "basic", "compound", "group", "time", "source"))
+        writer.writerow(COLUMNS)
         for number, key in reversed(list(enumerate(KEYS))):
             label = builtin_taxonomy("cexpr7").classes[number % 7] if number % 3 else ""
             split = ("train", "test", "")[number % 3]
             writer.writerow((key, split, "", label, f"s{number // 4}", f"{number}.5", "clip.mp4"))
     return Store(folder)
+
+
+@pytest.fixture
+def export(cli, store, tmp_path):
+    """Export the store to a file of tmp_path by the verb; more words are options."""
+    return lambda name, *words: cli("cache", "export", store.path, "-o", tmp_path / name, *words)
 
 
 @pytest.fixture
@@ -57,28 +55,27 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(export_module, "BLOCK", 7)
 
 
-def test_numpy_reads_the_archive_without_pickles(store, expected, cli, tmp_path):
-    done = cli("cache", "export", store.path, "-o", tmp_path / "out.npz", "--json")
+def test_numpy_reads_the_archive_without_pickles(export, expected, tmp_path):
+    done = export("out.npz", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["left_out"] == 2 and json.loads(done.stdout)["untrained"] == ["b.original"]
     rows, features = expected
     with np.load(tmp_path / "out.npz", allow_pickle=False) as archive:
         assert archive["keys"].tolist() == [row["key"] for row in rows]
-        for name in ("split", "basic", "compound", "group", "time", "source"):
+        for name in COLUMNS[1:]:
             assert archive[name].tolist() == [row[name] for row in rows]
         assert archive["streams"].tolist() == list(features) and archive["left_out"].tolist() == [KEYS[1], KEYS[0]]
         assert archive["left_out_reasons"].tolist() == ["not in b.original.h5"] * 2
         for name, values in features.items():
             assert archive[name].dtype == np.float16
             np.testing.assert_array_equal(archive[name], values)
-        recipes = [json.loads(text)["backbone"] for text in archive["recipes"]]
-    assert recipes == ["timm:a", "timm:b"]
+        assert [json.loads(text)["backbone"] for text in archive["recipes"]] == ["timm:a", "timm:b"]
 
 
-def test_pyarrow_and_pandas_read_the_table(store, expected, cli, tmp_path):
+def test_pyarrow_and_pandas_read_the_table(export, expected, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet is optional")
     pandas = pytest.importorskip("pandas")
-    done = cli("cache", "export", store.path, "-o", tmp_path / "out.parquet")
+    done = export("out.parquet")
     assert done.returncode == 0 and "28 samples; 2 samples left out (the first is faces/01" in done.stdout, done.stderr
     assert "b.original  3-d * UNTRAINED" in done.stdout
     rows, features = expected
@@ -95,59 +92,51 @@ def test_pyarrow_and_pandas_read_the_table(store, expected, cli, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["out.npz", "out.parquet"])
-def test_nothing_is_replaced_unawares(store, cli, tmp_path, name):
+def test_nothing_is_replaced_unawares(export, tmp_path, name):
     pytest.importorskip("pyarrow", reason="Parquet is optional")
-    out = tmp_path / name
-    export = ("cache", "export", store.path, "-o", out)
-    assert cli(*export).returncode == 0
-    again = cli(*export, "--backbones", "timm:a")
+    assert export(name).returncode == 0
+    again = export(name, "--backbones", "timm:a")
     assert again.returncode == 2 and "--overwrite" in again.stderr
-    over = cli(*export, "--backbones", "timm:a", "--overwrite")
+    over = export(name, "--backbones", "timm:a", "--overwrite")
     assert over.returncode == 0 and "30 samples" in over.stdout, over.stderr
-    foreign = tmp_path / "mine" / name
-    foreign.parent.mkdir()
-    foreign.write_text("mine")
-    refused = cli("cache", "export", store.path, "-o", foreign, "--overwrite")
-    assert refused.returncode == 2 and ("is not a" in refused.stderr)
-    assert foreign.read_text() == "mine"
-    assert not list(tmp_path.rglob(".tmp-*"))
+    (tmp_path / name).write_text("mine")
+    refused = export(name, "--overwrite")
+    assert refused.returncode == 2 and "is not a" in refused.stderr
+    assert (tmp_path / name).read_text() == "mine" and not list(tmp_path.rglob(".tmp-*"))
 
 
-def test_what_cannot_be_exported_is_a_sentence(store, cli, tmp_path):
-    for words, sentence in ((("-o", tmp_path / "x.csv"), "an export is NAME.npz"),
-                            (("-o", tmp_path / "x.npz", "--view", "grey"), "no feature files of view 'grey'"),
-                            (("-o", tmp_path / "x.npz", "--backbones", "timm:z"), "no features of 'timm:z'")):
-        done = cli("cache", "export", store.path, *words)
+def test_what_cannot_be_exported_is_a_sentence(export, store, tmp_path):
+    for words, sentence in ((["x.csv"], "an export is NAME.npz"),
+                            (["x.npz", "--view", "grey"], "no feature files of view 'grey'"),
+                            (["x.npz", "--backbones", "timm:z"], "no features of 'timm:z'")):
+        done = export(*words)
         assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
-    put(store.path / "c.original.h5", keys=["elsewhere.jpg"], backbone="timm:c")
-    done = cli("cache", "export", store.path, "-o", tmp_path / "x.npz")
+    put(store.path / "c.original.h5", np.zeros((1, 4)), keys=["elsewhere.jpg"], backbone="timm:c")
+    done = export("x.npz")
     assert done.returncode == 2 and "no sample that all 3 files have" in done.stderr
     assert not (tmp_path / "x.npz").exists()
 
 
-def test_a_damaged_file_leaves_no_export(store, cli, tmp_path):
+def test_a_damaged_file_leaves_no_export(export, store, tmp_path):
     path = store.path / "b.original.h5"
-    content = bytearray(path.read_bytes())
-    place = content.find(store.files()[1].read(KEYS[10:11], dtype="float16").tobytes())
-    content[place] ^= 1
-    path.write_bytes(content)
-    done = cli("cache", "export", store.path, "-o", tmp_path / "out.npz")
+    row = store.files()[1].read(KEYS[10:11], dtype="float16").tobytes()
+    path.write_bytes(path.read_bytes().replace(row, row[::-1]))
+    done = export("out.npz")
     assert done.returncode == 2 and "b.original.h5" in done.stderr
     assert [each.name for each in tmp_path.iterdir()] == ["store"]
 
 
-def test_a_file_that_cannot_be_read_is_named_and_not_left_out(store, cli, tmp_path):
+def test_a_file_that_cannot_be_read_is_named_and_not_left_out(export, store, cli):
     (store.path / "b.original.h5").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
-    for verb in (("cache", "export", store.path, "-o", tmp_path / "out.npz"), ("fuse", store.path)):
-        done = cli(*verb)
+    for done in (export("out.npz"), cli("fuse", store.path)):
         assert done.returncode == 2 and "b.original.h5" in done.stderr and "git lfs pull" in done.stderr, done.stderr
         assert len(done.stderr.splitlines()) == 1
-    assert cli("cache", "export", store.path, "-o", tmp_path / "out.npz", "--backbones", "timm:a").returncode == 0
+    assert export("out.npz", "--backbones", "timm:a").returncode == 0
 
 
-def test_a_store_without_a_manifest_is_exported_without_labels(store, cli, tmp_path):
+def test_a_store_without_a_manifest_is_exported_without_labels(export, store, tmp_path):
     store.manifest_path.unlink()
-    assert cli("cache", "export", store.path, "-o", tmp_path / "out.npz").returncode == 0
+    assert export("out.npz").returncode == 0
     with np.load(tmp_path / "out.npz") as archive:
         assert archive["keys"].tolist() == KEYS[2:] and len(archive["left_out"]) == 2 and "split" not in archive.files
 
@@ -155,7 +144,7 @@ def test_a_store_without_a_manifest_is_exported_without_labels(store, cli, tmp_p
 def test_memory_is_that_of_a_block(tmp_path, monkeypatch):
     monkeypatch.setattr(export_module, "BLOCK", 512)
     (tmp_path / "large").mkdir()
-    put(tmp_path / "large" / "a.original.h5", keys=[f"{number}.jpg" for number in range(20_000)], dim=256)
+    put(tmp_path / "large" / "a.h5", np.ones((20_000, 256)), keys=[f"{number}.jpg" for number in range(20_000)])
     faces = join_files(Store(tmp_path / "large"), backbones=(), view="original", manifest=None)
     _ = faces.files[0].position
     tracemalloc.start()
