@@ -12,11 +12,13 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 from twofold.cache.errors import CacheError, TransferError
-from twofold.data.utils.outputs import NO_LINKS_HERE
+from twofold.data.utils import atomic
+from twofold.data.utils.atomic import file_exists, file_lock, try_lock
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT = 60.0  #: seconds of silence after which a connection counts as broken
@@ -127,7 +129,8 @@ class Place:
 
     def __init__(self, address: Address, files: Any, root: str):
         self.address, self.files, self.root = address, files, root.rstrip("/")
-        self.resumes = address.scheme in (*LOCAL, *SSH)  #: a file that broke off can be written on
+        self.is_local = address.scheme in LOCAL
+        self.resumes = self.is_local or address.scheme in SSH  #: a file that broke off can be written on
 
     def path(self, name: str) -> str:
         return f"{self.root}/{name}"
@@ -165,16 +168,29 @@ class Place:
         self.remove(name)
         return 0
 
+    @contextmanager
+    def reserved(self, name: str) -> Iterator[None]:
+        """On this machine make a file if it is not there, and keep others from writing to it; the system forgets that
+        with the process. Raises TransferError if another process writes to it, or has just renamed it."""
+        if not self.is_local:
+            yield
+            return
+        path = Path(self.path(name))
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b") as file:
+            mine = try_lock(file.fileno(), unknown=True)  # without locks two processes would write the same bytes
+            if not mine or not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                raise TransferError(f"{self.root}: another process is writing the same file into it: run the same "
+                                    "command again when that is done")
+            yield
+
     def write(self, name: str, chunks: Iterable[bytes], start: int = 0) -> None:
         """Write a file that is not there, or from `start` on one that `resumable` allows."""
-        with self.files.open(self.path(name), "wb" if not self.resumes else "r+b" if start else "xb") as file:
+        there = start or (self.is_local and self.files.exists(self.path(name)))
+        with self.files.open(self.path(name), "wb" if not self.resumes else "r+b" if there else "xb") as file:
             if start:
                 file.seek(start)
             for chunk in chunks:
                 file.write(chunk)
-            if self.address.scheme in LOCAL:
-                file.flush()
-                os.fsync(file.fileno())
 
     def publish(self, temporary: str, name: str, *, replace: bool) -> None:
         """Give a file its name. Raises NameTaken for one that is there, unless it may be replaced."""
@@ -188,13 +204,11 @@ class Place:
                         await sftp.rename(old, new)
 
                 return sync(self.files.loop, rename)
-            if not replace and self.address.scheme in LOCAL:
-                try:
-                    self.files.link(old, new)
-                    return self.files.rm_file(old)
-                except OSError as error:
-                    if error.errno not in NO_LINKS_HERE:
-                        raise
+            if self.is_local:
+                with file_lock(Path(self.path(".lock"))):  # it may be a store that `extract` writes to meanwhile
+                    if not replace and file_exists(Path(new)):
+                        raise FileExistsError(name)
+                    return atomic.publish(Path(old), Path(new))
             if not replace and self.size(name) is not None:
                 raise FileExistsError(name)
             self.files.mv(old, new)

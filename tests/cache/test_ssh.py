@@ -33,7 +33,7 @@ def test_a_push_that_breaks_off_goes_on_where_it_was(host, store, there, caplog)
     sizes = [-1]
     while len(sizes) < 3 or len(set(sizes[-3:])) > 1:  # the server writes on what has reached it
         time.sleep(0.1)
-        sizes.append(sum(path.stat().st_size for path in there.glob(".push-*")))
+        sizes.append(sum(path.stat().st_size for path in there.glob(".part-*")))
     again = push(store, host.url(there))
     assert again.values["resumed_bytes"] == sizes[-1] >= 32768 and sizes[-1] < Entry.of(store.path / "a.h5").bytes
     assert shared_files(there) == shared_files(store.path)
@@ -104,7 +104,7 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_there_is_said(host, store, small_disk, cli):
-    for url, said in ((host.url(small_disk), "its disk"), (small_disk, "the disk is full")):
+    for url, said in ((host.url(small_disk), "its disk"), (small_disk, "its disk has")):
         done = cli("cache", "push", store.path, url)
         assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
         assert "damaged" not in done.stderr and not (small_disk / "a.h5").exists()

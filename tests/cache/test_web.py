@@ -44,7 +44,7 @@ def test_what_has_arrived_stays_where_the_rest_is_not_there(site, back):
     (site.folder / "a.h5").unlink()
     with pytest.raises(CacheError, match=r"a\.h5: there is no such file"):
         pull(site.url, back)
-    assert any(path.stat().st_size for path in back.path.glob(".pull-*"))
+    assert any(path.stat().st_size for path in back.path.glob(".part-*"))
 
 
 def test_a_server_without_ranges_starts_a_file_again(site, store, back):
@@ -63,7 +63,7 @@ def test_a_pull_that_is_killed_goes_on(site, store, back):
                                cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def had() -> int:
-        return sum(path.stat().st_size for path in back.path.glob(".pull-*"))
+        return sum(path.stat().st_size for path in back.path.glob(".part-*"))
 
     while had() < 300_000:
         assert process.poll() is None, process.stderr.read()
@@ -89,7 +89,7 @@ def test_damage_on_the_way_is_caught(site, store, back, cli):
     with pytest.raises(TransferError):
         pull(site.url, back)
     site.break_after = None
-    with next(back.path.glob(".pull-*")).open("r+b") as file:  # what an earlier attempt has left can be damaged, too
+    with next(back.path.glob(".part-*")).open("r+b") as file:  # what an earlier attempt has left can be damaged, too
         file.write(b"\0\0\0\0")
     with pytest.raises(TransferError, match="SHA-256"):
         pull(site.url, back)
