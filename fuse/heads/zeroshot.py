@@ -11,7 +11,7 @@ from torch import nn
 from twofold.cache.classifier import BackboneClassifier
 from twofold.data.labels import BASIC
 from twofold.data.utils.errors import InputError
-from twofold.fuse.core.features import Features, Stream
+from twofold.fuse.core.features import Features
 from twofold.fuse.core.settings import Settings
 from twofold.fuse.heads.fusion import MLP
 from twofold.fuse.training.data import Samples, membership
@@ -31,8 +31,7 @@ def pair_scores(basic: torch.Tensor, pairs: Sequence[Sequence[str]], *, rule: st
     contempt, the mean d of 4.67 stands in).
     mean, geometric, harmonic: that mean of the pair (arXiv 2407.13184).
     """
-    first, second = (torch.tensor([BASIC.index(basics[side]) for basics in pairs], device=basic.device)
-                     for side in (0, 1))
+    first, second = torch.tensor([[BASIC.index(name) for name in pair] for pair in pairs], device=basic.device).T
     a, b = basic[..., first], basic[..., second]
     if rule == "threshold":
         scores = a * (a > THRESHOLD) + b * (b > THRESHOLD)
@@ -105,34 +104,28 @@ class PretrainedClassifiers(Body):
             layer.get_parameter("bias").copy_(torch.from_numpy(classifier.bias))
 
 
-NONE = "has no classifier"
 UNKNOWN = -1e4  #: the logit of a basic emotion that the backbone does not know
 
 
 def pretrained_classifiers(features: Features) -> tuple[list[BackboneClassifier], str]:
     """The classifier of each stream, weight (D, 8) and bias (8,) in the order of BASIC, or none at all where a stream
     has none; and a note that says so."""
-    classifiers = [_classifier_of(stream) for stream in features.streams]
-    reasons = {stream.name: reason for stream, reason in zip(features.streams, classifiers, strict=True)
-               if isinstance(reason, str)}
+    classifiers, reasons = [], {}
+    for stream in features.streams:
+        own = next((file.classifier for file in stream.files if file.classifier), None)
+        if own is None:
+            reasons[stream.name] = "has no classifier"
+        elif other := [name for name in own.classes if name not in BASIC]:
+            reasons[stream.name] = f"has a classifier of {other[0]!r}, which is no basic emotion"
+        else:
+            columns = [BASIC.index(name) for name in own.classes]
+            weight = np.zeros((len(own.weight), len(BASIC)), np.float32)
+            bias = np.full(len(BASIC), UNKNOWN, np.float32)
+            weight[:, columns], bias[columns] = own.weight, own.bias
+            classifiers.append(BackboneClassifier(BASIC, weight, bias))
     if not reasons:
-        return ([classifier for classifier in classifiers if not isinstance(classifier, str)],
-                "zero-shot from the backbones' own classifiers: nothing is trained")
-    if set(reasons.values()) == {NONE} and len(reasons) == len(classifiers):
+        return classifiers, "zero-shot from the backbones' own classifiers: nothing is trained"
+    if set(reasons.values()) == {"has no classifier"} and not classifiers:
         return [], "zero-shot from a basic classifier trained on basic labels: no stream has a classifier of its own"
     return [], ("zero-shot from a basic classifier trained on basic labels, not from the backbones' own: "
                 + ", ".join(f"{name} {reason}" for name, reason in reasons.items()))
-
-
-def _classifier_of(stream: Stream) -> BackboneClassifier | str:
-    """All basic emotions in the order of BASIC, from the first file that has a classifier; or why there is none."""
-    classifier = next((file.classifier for file in stream.files if file.classifier), None)
-    if classifier is None:
-        return NONE
-    if other := [name for name in classifier.classes if name not in BASIC]:
-        return f"has a classifier of {other[0]!r}, which is no basic emotion"
-    columns = [BASIC.index(name) for name in classifier.classes]
-    weight = np.zeros((len(classifier.weight), len(BASIC)), np.float32)
-    bias = np.full(len(BASIC), UNKNOWN, np.float32)
-    weight[:, columns], bias[columns] = classifier.weight, classifier.bias
-    return BackboneClassifier(BASIC, weight, bias)

@@ -12,6 +12,7 @@ import pytest
 from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.recipe import Recipe
 from twofold.data.labels import basic_pair, builtin_taxonomy
+from twofold.fuse.core.settings import resolve
 
 CLASSES = builtin_taxonomy("cexpr7").classes
 SPLITS = ("train", "train", "train", "val", "test")
@@ -67,6 +68,22 @@ def write_store(place: Path, streams=None, *, name="store", rows=420, seed=0, no
 def make_store(tmp_path):
     """Write a store beside what else the test has: `write_store`."""
     return partial(write_store, tmp_path)
+
+
+def quick(**given):
+    """Settings of a head that is trained in a moment, with these changes."""
+    return resolve(changes={"epochs": 12, "lr": 3e-3, "warmup": 1, "hidden": 32, "seeds": 2, "batch_size": 64} | given)
+
+
+def edit_manifest(store: Path, change: Callable[[int, dict], dict]) -> None:
+    """Replace each row of the manifest, a dict, by what `change` makes of its number and itself."""
+    path = store / "manifest.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [change(number, row) for number, row in enumerate(csv.DictReader(file))]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def edit_record(run: Path, change: Callable[[dict], object]) -> dict:

@@ -5,13 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from tests.fuse.conftest import quick
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.utils.errors import InputError
-from twofold.fuse.core.settings import resolve
 from twofold.fuse.evaluate import evaluate, evaluate_all
 from twofold.fuse.fuse import fuse
-
-QUICK = {"epochs": 6, "lr": 3e-3, "warmup": 1, "hidden": 16, "seeds": 1, "batch_size": 64}
 
 
 @pytest.fixture
@@ -19,7 +17,7 @@ def runs(make_store, tmp_path):
     """A store, and runs on its first backbone, its second, and both."""
     store = make_store()
     for name, backbones in {"a": ["timm:a"], "b": ["timm:b"], "both": ["timm:a", "timm:b"]}.items():
-        fuse([store], resolve(changes=QUICK | {"backbones": backbones}), out=tmp_path / name)
+        fuse([store], quick(epochs=6, hidden=16, seeds=1, backbones=backbones), out=tmp_path / name)
     return store, [tmp_path / name for name in ("a", "b", "both")]
 
 
@@ -57,7 +55,7 @@ def test_runs_that_cannot_stand_side_by_side(cli, make_store, runs, tmp_path):
         key, split, basic, _, group = table[row + 1].split(",")
         table[row + 1] = ",".join((key, split if row > 22 else "train", basic, name, group))
     (eleven / "manifest.csv").write_text("\n".join(table) + "\n")
-    fuse([eleven], resolve(changes=QUICK | {"classes": "rafdb11"}), out=tmp_path / "run11")
+    fuse([eleven], quick(epochs=6, hidden=16, seeds=1, classes="rafdb11"), out=tmp_path / "run11")
     done = cli("evaluate", tmp_path / "run11", paths[0], store)
     assert done.returncode == 2 and "different classes" in done.stderr, done.stderr
     short = make_store(name="short", drop=[("b", row) for row in range(0, 420, 7)])

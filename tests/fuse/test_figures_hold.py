@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.fuse import conftest
+from tests.fuse.conftest import edit_manifest
 from tests.fuse.conftest import write_store as write_small_store
 from tests.fuse.test_taught import faces, taught_with, write_store  # noqa: F401  # fixtures
 from tests.fuse.test_training import QUICK, _examples, _train
-from twofold.cache.store import Store
 from twofold.data.utils.errors import InputError
 from twofold.fuse.core.settings import resolve
 from twofold.fuse.core.split import encoder_training_samples, group_digests
@@ -30,11 +31,8 @@ from twofold.fuse.sweep import Trial, nested_score, plan, sweep
 from twofold.fuse.training.loop import contrastive_loss, training_distribution
 
 ROOT = Path(__file__).resolve().parents[2]
-FAST = {"epochs": 3, "lr": 3e-3, "warmup": 1, "hidden": 16, "seeds": 1, "batch_size": 64}
-
-
 def quick(**given):
-    return resolve(changes=FAST | given)
+    return conftest.quick(**{"epochs": 3, "hidden": 16, "seeds": 1} | given)
 
 
 def test_a_sweep_refuses_scores_of_different_classes(make_store, tmp_path):
@@ -158,17 +156,10 @@ def test_a_seeds_numbers_are_its_own_where_features_are_streamed():
 
 def test_other_folds_than_the_manifest_names_are_said_and_a_class_in_one_group_is_named(make_store):
     store = make_store(groups=[f"g{row // 2}" for row in range(420)])
-    path = Store(store).manifest_path
-    rows = list(csv.reader(path.open(encoding="utf-8")))
-    table = [[*rows[0], "fold"], *([*row, str(number // 2 % 3)] for number, row in enumerate(rows[1:]))]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(table)
+    edit_manifest(store, lambda number, row: row | {"fold": str(number // 2 % 3)})
     assert any("names 3 folds, not 5" in note for note in prepare([store], quick(folds=5)).notes)
     assert not any("names 3 folds" in note for note in prepare([store], quick(folds=3)).notes)
-    for row in table[1:]:
-        row[4] = "only" if row[3] == "sadly_angry" else row[4]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(table)
+    edit_manifest(store, lambda _, row: row | ({"group": "only"} if row["compound"] == "sadly_angry" else {}))
     with pytest.raises(InputError, match=r"all samples of sadly_angry are of one group \(only\)"):
         prepare([store], quick(folds=5))
 
@@ -208,8 +199,7 @@ def test_what_is_not_finite_is_no_prediction(make_store, tmp_path):
 
 def test_advice_names_what_would_help(make_store):
     unlabelled = make_store(name="unlabelled", rows=70)
-    for line in ("compound", "basic"):
-        _change(unlabelled, line, lambda _: "")
+    edit_manifest(unlabelled, lambda _, row: row | {"compound": "", "basic": ""})
     with pytest.raises(InputError, match="fill the manifest's column 'basic'"):
         prepare([unlabelled], quick(head="zeroshot"))
     with pytest.raises(InputError, match="all of them share a group or their bytes with test"):
@@ -224,13 +214,3 @@ def test_a_sweep_runs_in_processes_from_a_plain_clone(make_store, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(words, text=True, capture_output=True, env=environment, cwd=tmp_path, timeout=300)
     assert done.returncode == 0 and "2 trials (0 done before), 0 failed" in done.stdout, done.stderr
-
-
-def _change(store, column, change):
-    """Rewrite a column of the manifest."""
-    path = Store(store).manifest_path
-    rows = list(csv.DictReader(path.open(encoding="utf-8")))
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(row | {column: change(row[column])} for row in rows)

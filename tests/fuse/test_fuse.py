@@ -9,6 +9,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 
+from tests.fuse.conftest import edit_manifest, quick
 from twofold.cache.feature_file import FeatureFile
 from twofold.cache.feature_writer import write_feature_file
 from twofold.data.utils.errors import InputError
@@ -17,12 +18,6 @@ from twofold.fuse.evaluate import evaluate
 from twofold.fuse.experiment import prepare
 from twofold.fuse.fuse import fuse
 from twofold.fuse.runs.read import read_run
-
-QUICK = {"epochs": 12, "lr": 3e-3, "warmup": 1, "hidden": 32, "seeds": 2, "batch_size": 64}
-
-
-def quick(**given):
-    return resolve(changes=QUICK | given)
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp", "gated", "late", "logreg", "paper"])
@@ -40,29 +35,25 @@ def test_zero_shot_learns_from_basics_and_sees_no_compound_label(make_store, tmp
     settings = quick(head="zeroshot", seeds=1)
     first = fuse([store], settings, out=None).figures[-1]
     assert first.scores.accuracy > 0.45 and first.system.temperature == 1  # chance is 0.14
-    _shuffle(store, "compound", only=("train", "val"))
+    shuffle_compounds(store, "train", "val")
     again = fuse([store], settings, out=None).figures[-1]
     assert np.allclose(again.predictions.mean, first.predictions.mean, atol=1e-6)
 
 
-def _shuffle(store, column, *, only):
-    path = store / "manifest.csv"
-    rows = list(csv.DictReader(path.open(encoding="utf-8")))
-    chosen = [row for row in rows if row["split"] in only and row[column]]
-    moved = np.random.default_rng(0).permutation([row[column] for row in chosen])
-    for row, value in zip(chosen, moved, strict=True):
-        row[column] = value
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+def shuffle_compounds(store, *splits):
+    """Shuffle the compound labels of these splits."""
+    with (store / "manifest.csv").open(encoding="utf-8") as file:
+        labels = {row["key"]: row["compound"] for row in csv.DictReader(file) if row["split"] in splits
+                  and row["compound"]}
+    moved = dict(zip(labels, np.random.default_rng(0).permutation(list(labels.values())), strict=True))
+    edit_manifest(store, lambda _, row: row | {"compound": moved.get(row["key"], row["compound"])})
 
 
 @pytest.mark.parametrize("head", ["mlp", "late", "logreg", "paper"])
 def test_test_labels_have_no_say_in_what_is_learned(make_store, tmp_path, head):
     store = make_store()
     fuse([store], quick(head=head), out=tmp_path / "honest")
-    _shuffle(store, "compound", only=("test",))
+    shuffle_compounds(store, "test")
     fuse([store], quick(head=head), out=tmp_path / "shuffled")
     assert ((tmp_path / "honest/head.safetensors").read_bytes()
             == (tmp_path / "shuffled/head.safetensors").read_bytes())
@@ -251,3 +242,12 @@ def test_features_that_are_no_numbers_are_refused(make_store, cli, monkeypatch):
                           sha256=[digest.decode() for digest in file.sha256], features=features, failures={})
     done = cli("fuse", store, "--epochs", 1)
     assert done.returncode == 2 and f"the features of {file.keys[17]!r} are not finite numbers" in done.stderr
+
+
+def test_streamed_features_give_the_predictions_of_those_in_memory(make_store, tmp_path):
+    store, predictions = make_store(), []
+    for name, gigabytes in (("whole", 0.0), ("streamed", 1e-6)):
+        made = fuse([store], quick(epochs=3, hidden=16, device="cpu", memory_gb=gigabytes), out=tmp_path / name)
+        assert ("features streamed from disk" in made.text()) == (name == "streamed")
+        predictions.append(made.figures[-1].predictions.predicted.tolist())
+    assert predictions[0] == predictions[1] and len(set(predictions[0])) > 1

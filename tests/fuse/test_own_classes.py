@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from tests.fuse.conftest import edit_manifest, quick
 from twofold.cache.store import Store
 from twofold.data.labels import BASIC, builtin_taxonomy
 from twofold.data.utils.errors import InputError
@@ -15,26 +16,15 @@ from twofold.fuse.predict import PredictOptions, predict
 from twofold.fuse.runs.read import read_run
 from twofold.fuse.sweep import sweep
 
-QUICK = {"epochs": 12, "lr": 3e-3, "warmup": 1, "hidden": 32, "seeds": 1, "batch_size": 64}
 FRENCH = dict(zip(builtin_taxonomy("cexpr7").classes,
                   ("effroi", "joie", "peine", "dégoût", "colère", "crainte", "rancœur"), strict=True))
-
-
-def rewrite(store, change):
-    """The store's manifest with each row (a dict) changed by a function."""
-    path = store / "manifest.csv"
-    rows = [change(dict(row)) for row in csv.DictReader(path.open(encoding="utf-8"))]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 @pytest.fixture
 def french(make_store, tmp_path):
     """A store whose faces have labels in French, in a column of their own, and no others; and the file of them."""
     store = make_store()
-    rewrite(store, lambda row: row | {"label": FRENCH[row["compound"]], "compound": "", "basic": ""})
+    edit_manifest(store, lambda _, row: row | {"label": FRENCH[row["compound"]], "compound": "", "basic": ""})
     (tmp_path / "fr.toml").write_text(f"classes = {json.dumps(list(FRENCH.values()))}", encoding="utf-8")
     return store, str(tmp_path / "fr.toml")
 
@@ -53,7 +43,7 @@ def test_emotions_in_another_language_go_the_whole_way(french, tmp_path, cli):
     predict(run, store, PredictOptions(top=2), out=tmp_path / "out.csv")
     table = list(csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8")))
     assert {row["prediction"] for row in table} == set(FRENCH.values()) and "rancœur" in table[0]
-    rewrite(store, lambda row: {name: text for name, text in row.items() if name != "label"})
+    edit_manifest(store, lambda _, row: {name: text for name, text in row.items() if name != "label"})
     again = predict(run, store, PredictOptions(), out=tmp_path / "again.csv")  # needs no labels
     assert again.rows == 420
     with pytest.raises(InputError, match="no labelled samples of fr"):
@@ -62,7 +52,7 @@ def test_emotions_in_another_language_go_the_whole_way(french, tmp_path, cli):
 
 def test_a_run_of_own_classes_is_repeated_without_the_file(french, tmp_path):
     store, own = french
-    first = fuse([store], resolve(changes=QUICK | {"classes": own}), out=tmp_path / "a")
+    first = fuse([store], quick(**{"seeds": 1} | {"classes": own}), out=tmp_path / "a")
     (tmp_path / "fr.toml").unlink()
     second = fuse([store], resolve(config=tmp_path / "a" / "run.json"), out=tmp_path / "b")
     assert second.classes == first.classes
@@ -74,11 +64,11 @@ def test_a_run_of_own_classes_is_repeated_without_the_file(french, tmp_path):
 
 def test_labels_as_they_stand(french, tmp_path):
     store, _ = french
-    settings = resolve(changes=QUICK | {"classes": "from-data", "target": "label"})
+    settings = quick(**{"seeds": 1} | {"classes": "from-data", "target": "label"})
     fusion = fuse([store], settings, out=tmp_path / "run")
     assert fusion.classes.classes == tuple(sorted(FRENCH.values())) and fusion.figures[-1].score > 0.9
     assert evaluate(tmp_path / "run", store).figures.score == fusion.figures[-1].score
-    implied = fuse([store], resolve(changes=QUICK | {"target": "label"}), out=None)
+    implied = fuse([store], quick(**{"seeds": 1} | {"target": "label"}), out=None)
     assert implied.classes == fusion.classes
 
 
@@ -88,7 +78,7 @@ def blends(make_store, tmp_path):
     store = make_store({"a": ("ab", 16)})
     names = {name: f"blend {number}" for number, name in enumerate(builtin_taxonomy("cexpr7").classes)}
     pairs = zip(names.values(), builtin_taxonomy("cexpr7").basics, strict=True)
-    rewrite(store, lambda row: row | {"blend": names[row["compound"]], "compound": ""})
+    edit_manifest(store, lambda _, row: row | {"blend": names[row["compound"]], "compound": ""})
     (tmp_path / "blends.toml").write_text(
         f"target = 'blend'\nclasses = {json.dumps(list(names.values()))}\n[pairs]\n"
         + "".join(f"{json.dumps(name)} = {json.dumps(list(pair))}\n" for name, pair in pairs), encoding="utf-8")
@@ -99,8 +89,8 @@ def blends(make_store, tmp_path):
 def test_pairs_do_for_own_names_what_names_do_for_the_built_in(make_store, blends, tmp_path, head):
     """Zero-shot, the paper's pair map and compound-mixup know the parts: the same figures as under canonical names."""
     store, own = blends
-    ours = fuse([store], resolve(changes=QUICK | {"classes": own, "head": head}), out=tmp_path / "run")
-    theirs = fuse([make_store({"a": ("ab", 16)}, name="canonical")], resolve(changes=QUICK | {"head": head}), out=None)
+    ours = fuse([store], quick(**{"seeds": 1} | {"classes": own, "head": head}), out=tmp_path / "run")
+    theirs = fuse([make_store({"a": ("ab", 16)}, name="canonical")], quick(**{"seeds": 1} | {"head": head}), out=None)
     assert not any("compound-mixup left out" in note for note in ours.notes)
     assert (ours.figures[-1].scores.confusion == theirs.figures[-1].scores.confusion).all()
     run = read_run(tmp_path / "run")
@@ -133,13 +123,13 @@ def test_bad_wishes_are_one_sentence(french, tmp_path, changes, message):
     store, own = french
     changes = {name: own if value == "FILE" else value for name, value in changes.items()}
     with pytest.raises(InputError, match=message):
-        fuse([store], resolve(changes=QUICK | changes), out=tmp_path / "run")
+        fuse([store], quick(**changes), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_labels_outside_the_own_classes_are_counted(french, tmp_path):
     store, _ = french
     (tmp_path / "few.toml").write_text('classes = ["joie", "peine"]', encoding="utf-8")
-    fusion = fuse([store], resolve(changes=QUICK | {"classes": str(tmp_path / "few.toml")}), out=None)
+    fusion = fuse([store], quick(**{"seeds": 1} | {"classes": str(tmp_path / "few.toml")}), out=None)
     assert any("300 samples with a label in the column 'label' outside few" in note for note in fusion.notes)
     assert len(Store(store).readable()[0]) == 2 and len(BASIC) == 8

@@ -1,22 +1,19 @@
 """Layouts as datasets have them: a face has a basic or a compound label, splits are the publishers'."""
 
-import csv
 
 import numpy as np
 import pytest
 
-from tests.fuse.conftest import CLASSES, recipe, write_manifest
+from tests.fuse.conftest import CLASSES, edit_manifest, quick, recipe, write_manifest
 from twofold.cache.feature_writer import write_feature_file
 from twofold.data.labels import BASIC, basic_pair
 from twofold.data.utils.errors import InputError
-from twofold.fuse.core.settings import resolve
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.experiment import prepare
 from twofold.fuse.fuse import fuse
 from twofold.fuse.predict import PredictOptions, predict
 from twofold.fuse.runs.read import read_run
 
-QUICK = {"epochs": 12, "lr": 1e-2, "warmup": 1, "hidden": 32, "seeds": 2, "batch_size": 64}
 SEVEN = [name for name in BASIC if name != "contempt"]
 
 
@@ -51,7 +48,7 @@ def rafdb(tmp_path):
 
 def test_zero_shot_on_rafdbs_own_layout_chooses_its_epoch_by_basic_labels(rafdb):
     """Chance is 0.14, and that is what was reached while validation was empty: every epoch scored 0, the first won."""
-    store, settings = rafdb(), resolve(changes=QUICK | {"head": "zeroshot"})
+    store, settings = rafdb(), quick(lr=1e-2, head="zeroshot")
     experiment = prepare([store], settings)
     part, basic = experiment.splits[0], experiment.features.basic_label
     assert len(part.val) and (basic[part.val] >= 0).all() and (basic[part.train] >= 0).all()
@@ -63,25 +60,25 @@ def test_zero_shot_on_rafdbs_own_layout_chooses_its_epoch_by_basic_labels(rafdb)
 
 def test_basics_in_train_and_compounds_in_test_only_score(rafdb, tmp_path):
     store = rafdb(basic_splits=("train",), compound_splits=("test",))
-    fusion = fuse([store], resolve(changes=QUICK | {"head": "zeroshot"}), out=tmp_path / "run")
+    fusion = fuse([store], quick(lr=1e-2, head="zeroshot"), out=tmp_path / "run")
     assert fusion.figures[-1].scores.accuracy > 0.8 and len(fusion.figures[-1].predictions.target) == 12 * len(CLASSES)
     assert evaluate(tmp_path / "run", store).figures.scores.accuracy == fusion.figures[-1].scores.accuracy
 
 
 def test_without_any_compound_label_a_run_has_nothing_to_score_and_predicts(rafdb, tmp_path):
     store = rafdb(compound_splits=())
-    fusion = fuse([store], resolve(changes=QUICK | {"head": "zeroshot"}), out=tmp_path / "run")
+    fusion = fuse([store], quick(lr=1e-2, head="zeroshot"), out=tmp_path / "run")
     assert fusion.figures == [] and "no test sample has a label to score by" in fusion.text()
     assert fusion.record()["systems"] == []
     done = predict(read_run(tmp_path / "run"), store, PredictOptions(), out=tmp_path / "out.csv")
     assert done.rows == 36 * len(SEVEN) and set(done.calls) <= set(CLASSES)
     with pytest.raises(InputError, match="to score by: leave out --folds"):
-        fuse([store], resolve(changes=QUICK | {"head": "zeroshot", "folds": 3}), out=None)
+        fuse([store], quick(lr=1e-2, head="zeroshot", folds=3), out=None)
 
 
 @pytest.mark.parametrize("head", ["mlp", "paper", "late", "logreg"])
 def test_compound_heads_on_rafdbs_own_layout_choose_by_compounds(rafdb, head):
-    experiment = prepare([rafdb()], resolve(changes=QUICK | {"head": head}))
+    experiment = prepare([rafdb()], quick(lr=1e-2, head=head))
     part, label = experiment.splits[0], experiment.features.label
     assert all((label[rows] >= 0).all() and len(rows) for rows in (part.train, part.val, part.test))
     assert (label[part.extra] < 0).all() and len(part.extra) == 24 * len(SEVEN)
@@ -90,10 +87,8 @@ def test_compound_heads_on_rafdbs_own_layout_choose_by_compounds(rafdb, head):
 @pytest.mark.parametrize("head", ["mlp", "zeroshot"])
 def test_validation_of_one_class_is_refused(rafdb, head):
     store = rafdb()
-    column, label = (2, "happiness") if head == "zeroshot" else (3, "happily_surprised")
-    rows = list(csv.reader((store / "manifest.csv").open(encoding="utf-8")))[1:]
-    for row in rows:
-        row[1] = "val" if row[column] == label and row[1] == "train" else row[1]
-    write_manifest(store, rows)
+    column, label = ("basic", "happiness") if head == "zeroshot" else ("compound", "happily_surprised")
+    edit_manifest(store, lambda _, row: row | (
+        {"split": "val"} if row[column] == label and row["split"] == "train" else {}))
     with pytest.raises(InputError, match=f"validation samples are {label}"):
-        fuse([store], resolve(changes=QUICK | {"head": head}), out=None)
+        fuse([store], quick(lr=1e-2, head=head), out=None)

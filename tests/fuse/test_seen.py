@@ -1,14 +1,13 @@
 """A run knows whom it has seen, and is not scored on them."""
 
-import csv
 import json
 
 import numpy as np
 import pytest
 
-from tests.fuse.conftest import write_manifest
+from tests.fuse import conftest
+from tests.fuse.conftest import edit_manifest
 from twofold.data.utils.errors import InputError
-from twofold.fuse.core.settings import resolve
 from twofold.fuse.core.split import format_seen, parse_seen
 from twofold.fuse.evaluate import evaluate, evaluate_all
 from twofold.fuse.experiment import prepare, seen_by
@@ -16,21 +15,23 @@ from twofold.fuse.fuse import fuse
 from twofold.fuse.predict import PredictOptions, predict
 from twofold.fuse.runs.read import read_run
 
-QUICK = {"epochs": 6, "lr": 3e-3, "warmup": 1, "hidden": 16, "seeds": 2, "batch_size": 64}
 FIGURES = ("accuracy", "macro_f1", "uar", "calibration_error", "calibration_error_before_temperature", "n")
 
 
-def _split(store, split):
+def quick(**given):
+    return conftest.quick(**{"epochs": 6, "hidden": 16} | given)
+
+
+def split_anew(store, split):
     """Write another split into the manifest: a function of the row number."""
-    rows = list(csv.reader((store / "manifest.csv").open(encoding="utf-8")))[1:]
-    write_manifest(store, [(key, split(number), *rest) for number, (key, _, *rest) in enumerate(rows)])
+    edit_manifest(store, lambda number, row: row | {"split": split(number)})
 
 
 @pytest.mark.parametrize("head", ["mlp", "late", "logreg"])
 def test_a_cross_validated_run_has_the_same_figures_from_evaluate(make_store, tmp_path, head):
     groups = [f"{row % 4} {row // 12}" for row in range(420)]
     store = make_store(noise=1.5, groups=groups)
-    fused = fuse([store], resolve(changes=QUICK | {"folds": 3, "head": head}), out=tmp_path / "run").figures[-1]
+    fused = fuse([store], quick(folds=3, head=head), out=tmp_path / "run").figures[-1]
     again = evaluate(tmp_path / "run", store)
     assert again.split == "all"
     ours, theirs = (figures.record(again.classes) for figures in (fused, again.figures))
@@ -44,12 +45,12 @@ def test_a_cross_validated_run_has_the_same_figures_from_evaluate(make_store, tm
 
 def test_a_manifest_that_is_split_anew_does_not_make_learned_faces_new(make_store, tmp_path, cli):
     store = make_store(noise=1.5)
-    fused = fuse([store], resolve(changes=QUICK), out=tmp_path / "run").figures[-1]
-    _split(store, lambda row: "test")
+    fused = fuse([store], quick(), out=tmp_path / "run").figures[-1]
+    split_anew(store, lambda row: "test")
     again = evaluate(tmp_path / "run", store)
     assert again.figures.scores.n.sum() == 84 and "336 of 420 samples left out" in " ".join(again.notes)
     assert again.figures.score == pytest.approx(fused.score)
-    _split(store, lambda row: ("test", "", "", "", "")[row % 5])  # what taught it, and nothing else
+    split_anew(store, lambda row: ("test", "", "", "", "")[row % 5])  # what taught it, and nothing else
     done = cli("evaluate", tmp_path / "run", store)
     assert done.returncode == 2 and "nothing is left to score" in done.stderr
     done = cli("evaluate", tmp_path / "run", store, "--allow-seen")
@@ -60,7 +61,7 @@ def test_a_manifest_that_is_split_anew_does_not_make_learned_faces_new(make_stor
 
 def test_a_face_of_a_known_group_is_seen_and_an_unnamed_one_is_known_by_its_bytes_alone(make_store, tmp_path):
     groups = [f"person {row % 5 + row // 25 * 5}" if row < 300 else "" for row in range(420)]  # each of one split
-    fuse([make_store(groups=groups)], resolve(changes=QUICK), out=tmp_path / "run")
+    fuse([make_store(groups=groups)], quick(), out=tmp_path / "run")
     other = make_store(name="other", seed=9, rows=70, groups=[f"person {row}" for row in range(70)])
     again = evaluate(tmp_path / "run", other, split="all")
     assert again.figures.scores.n.sum() == 10 + 12  # 60 people are known, 12 of them from the test split
@@ -70,9 +71,9 @@ def test_a_face_of_a_known_group_is_seen_and_an_unnamed_one_is_known_by_its_byte
 
 def test_several_runs_are_compared_on_what_none_has_seen(make_store, tmp_path):
     store = make_store()
-    fuse([store], resolve(changes=QUICK), out=tmp_path / "a")
-    _split(store, lambda row: ("train", "train", "val", "test", "train")[row % 5])
-    fuse([store], resolve(changes=QUICK | {"backbones": ["timm:a"]}), out=tmp_path / "b")
+    fuse([store], quick(), out=tmp_path / "a")
+    split_anew(store, lambda row: ("train", "train", "val", "test", "train")[row % 5])
+    fuse([store], quick(backbones=["timm:a"]), out=tmp_path / "b")
     with pytest.raises(InputError, match="nothing is left"):  # a has seen all but row 4 of 5, b all but row 3
         evaluate_all([tmp_path / "a", tmp_path / "b"], store, split="all")
     more = make_store(name="more", rows=490, seed=0)  # the same bytes, and seventy new faces
@@ -83,7 +84,7 @@ def test_several_runs_are_compared_on_what_none_has_seen(make_store, tmp_path):
 
 def test_the_record_is_what_was_learned_chosen_by_and_scored(make_store, tmp_path):
     groups = [f"{row % 4} {row // 12}" for row in range(420)]
-    store, settings = make_store(groups=groups, basic_only=5), resolve(changes=QUICK | {"folds": 3})
+    store, settings = make_store(groups=groups, basic_only=5), quick(folds=3)
     experiment = prepare([store], settings)
     fuse([store], settings, out=tmp_path / "run")
     seen, features = read_run(tmp_path / "run").seen, experiment.features
@@ -98,7 +99,7 @@ def test_the_record_is_what_was_learned_chosen_by_and_scored(make_store, tmp_pat
 
 def test_predict_says_how_many_faces_taught_the_run(make_store, tmp_path):
     store = make_store()
-    fuse([store], resolve(changes=QUICK), out=tmp_path / "run")
+    fuse([store], quick(), out=tmp_path / "run")
     done = predict(read_run(tmp_path / "run"), store, PredictOptions(), out=tmp_path / "out.csv")
     assert any(note.startswith("336 of 420 samples were in the training") for note in done.notes)
     other = make_store(name="other", seed=4, rows=35)
@@ -114,7 +115,7 @@ def test_a_malformed_list_of_seen_samples_is_refused(text):
 
 
 def test_a_list_reads_back_as_it_was_written(make_store):
-    seen = seen_by(prepare([make_store()], resolve(changes=QUICK)))
+    seen = seen_by(prepare([make_store()], quick()))
     again = parse_seen(format_seen(seen).encode(), folds=1, source="seen.csv")
     order = np.argsort(seen.sha256)
     assert (again.sha256 == seen.sha256[order]).all() and (again.roles == seen.roles[order]).all()

@@ -13,7 +13,6 @@ from twofold.fuse.metrics.scores import ACCURACY, SCORE
 from twofold.fuse.metrics.statistics import (
     FEWEST_GROUPS,
     compare,
-    difference_interval,
     interval,
     sign_flip_test,
 )
@@ -106,34 +105,6 @@ def test_intervals_cover_the_truth_with_rare_classes_and_few_groups(groups, face
             if ends := interval(metric, truth, calls, group, classes=7, seed=trial):  # none of too unequal groups
                 covered[name].append(ends[0] <= value <= ends[1])
     assert all(len(each) > 70 and np.mean(each) >= least for each in covered.values()), covered
-
-
-def test_intervals_of_differences_cover_nought_for_heads_equally_good(monkeypatch):
-    monkeypatch.setattr(statistics, "REPLICATES", 300)
-    covered = 0
-    for trial in range(100):
-        generator = np.random.default_rng(trial)
-        truth, a, group = _population(generator, 25, shares=RARE, right=RIGHT, faces=20, spread=5)
-        anew = np.where(generator.random(len(truth)) < RIGHT[truth], truth, (truth + 1) % 7)
-        b = np.where(generator.random(len(truth)) < 0.3, anew, a)
-        a = np.where(generator.random(len(truth)) < 0.3, np.where(generator.random(len(truth)) < RIGHT[truth], truth,
-                                                                  (truth + 1) % 7), a)
-        low, high = difference_interval(ACCURACY, truth, a, b, group, classes=7, seed=trial)
-        covered += low <= 0 <= high
-    assert covered >= 88
-
-
-def test_faces_that_stand_and_fall_together_are_not_taken_for_so_many_faces(monkeypatch):
-    monkeypatch.setattr(statistics, "REPLICATES", 300)
-    covered = Counter()
-    for trial in range(60):
-        generator = np.random.default_rng(trial)
-        truth, hit = generator.integers(0, 4, 480), np.repeat(generator.random(120) < 0.7, 4)
-        calls, group = np.where(hit, truth, (truth + 1) % 4), np.repeat(np.arange(120), 4)
-        for name, units in (("group", group), ("face", np.arange(480))):
-            low, high = interval(ACCURACY, truth, calls, units, classes=4, seed=0)
-            covered[name] += low <= 0.7 <= high
-    assert covered["group"] >= 53 and covered["face"] <= 48
 
 
 def test_too_few_groups_have_no_interval():

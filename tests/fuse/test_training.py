@@ -43,20 +43,10 @@ QUICK = Settings(epochs=6, lr=1e-2, warmup=1, hidden=16, compound_mixup=0.0, str
                  balanced_sampling=0.0, label_smoothing=0.0, batch_size=128)
 
 
-def test_a_member_learns_the_same_alone_and_in_company():
-    data, val = _examples(), _examples(seed=1)
-    settings = replace(QUICK, dropout=0.3, mixup=0.4)
-    together, history = _train(settings, data, val, seeds=(3, 4, 5))
-    alone, own = _train(settings, data, val, seeds=(4,))
-    for a, b in zip(together.parameters(), alone.parameters(), strict=True):
-        assert torch.allclose(a[1], b[0], atol=1e-4)
-    assert [line.val_macro_f1 for line in history if line.member == 1] == [line.val_macro_f1 for line in own]
-
-
 @pytest.mark.parametrize("kind", ["mlp", "gated", "paper", "linear"])
 def test_members_learn_the_same_in_groups_of_any_size(kind):
     data, val = _examples(noise=3.0), _examples(noise=3.0, seed=1)
-    settings = replace(QUICK, epochs=12, patience=2)  # members end at different epochs
+    settings = replace(QUICK, epochs=12, patience=2, dropout=0.3, mixup=0.4)  # members end at different epochs
     made = [_train(settings, data, val, seeds=(3, 4, 5), kind=kind, together=size) for size in (3, 2, 1)]
     for head, history in made[1:]:
         for a, b in zip(made[0][0].parameters(), head.parameters(), strict=True):
@@ -85,13 +75,6 @@ def test_how_denormals_count_is_as_before_once_a_head_has_learned(before):
         assert (torch.tensor(1e-40) * 1 == 0) == before
     finally:
         torch.set_flush_denormal(False)
-
-
-def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
-    data, val = _examples(), _examples(seed=1)
-    first, second, other = (_train(QUICK, data, val, seeds=(seed,))[0] for seed in (0, 0, 1))
-    weights = [torch.cat([p.flatten() for p in head.parameters()]) for head in (first, second, other)]
-    assert torch.equal(weights[0], weights[1]) and not torch.allclose(weights[0], weights[2], atol=1e-2)
 
 
 def test_without_options_it_is_a_plain_torch_loop():

@@ -16,7 +16,7 @@ from twofold.fuse.heads.zeroshot import pair_scores
 from twofold.fuse.metrics import scores as metrics
 from twofold.fuse.training.data import drop_streams, mixup
 from twofold.fuse.training.ensemble import MemberRandom
-from twofold.fuse.training.optimiser import FALL, LEAST, PATIENCE, Plateau
+from twofold.fuse.training.optimiser import FALL, LEAST, PATIENCE, AdamW, Plateau
 
 FAST = {"epochs": 2, "hidden": 8, "seeds": 1, "batch_size": 64}
 
@@ -123,3 +123,21 @@ def test_the_authors_preset_is_what_they_ran(make_store):
         prepare([make_store(name="other")], authors)
     with pytest.raises(InputError, match="choose from constant, cosine, plateau"):
         resolve(changes={"schedule": "steps"})
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_it_is_torchs_fused_adamw(decay):
+    start = [torch.randn(40, 30), torch.randn(30)]
+    ours, theirs = ([p.clone().requires_grad_() for p in start] for _ in range(2))
+    optimiser = AdamW(ours, weight_decay=decay)
+    reference = torch.optim.AdamW(theirs, lr=1.0, weight_decay=decay, fused=True)
+    for step in range(20):
+        rate = 1e-2 / (1 + step)
+        reference.param_groups[0]["lr"] = rate
+        for p, q in zip(ours, theirs, strict=True):
+            q.grad = torch.randn(p.shape)
+            p.grad = q.grad.clone()
+        optimiser.step(rate)
+        reference.step()
+    assert all(torch.equal(p, q) for p, q in zip(ours, theirs, strict=True))
+    assert all(p.grad is None for p in ours)
