@@ -5,8 +5,9 @@ Recognition in the Wild", IEEE Transactions on Image Processing 30 (2021).
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, conv1x1, conv3x3
@@ -101,33 +102,25 @@ class MANet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.layer2(self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x))))))
         quarters = [quarter for row in x.chunk(2, dim=2) for quarter in row.chunk(2, dim=3)]  # top left first
-        local = torch.stack([self._local(number, quarter)
-                             for number, quarter in zip(GROUPS, quarters, strict=True)]).mean(0)
+        for stage in (3, 4):  # each (B, 128, 14, 14) to (B, 512, 7, 7), all of one size: their mean is that of the face
+            quarters = [self.get_submodule(f"layer{stage}_1_p{number}")(quarter)
+                        for number, quarter in zip(GROUPS, quarters, strict=True)]
+        local = torch.stack([quarter.mean((2, 3)) for quarter in quarters]).mean(0)
         return torch.cat([local, self.layer4_2(self.layer3_2(x)).mean((2, 3))], dim=1)
-
-    def _local(self, number: int, quarter: torch.Tensor) -> torch.Tensor:
-        """(B, 128, 14, 14) to (B, 512): the quarters' 7 x 7 maps are of one size, so their mean is that of the face."""
-        stages = (self.get_submodule(f"layer{stage}_1_p{number}") for stage in (3, 4))
-        for stage in stages:
-            quarter = stage(quarter)
-        return quarter.mean((2, 3))
 
 
 def combined_heads(entries: Mapping[str, torch.Tensor], *, dim: int) -> LinearLayer | None:
     """The classifiers of both branches as one layer of the whole embedding: weight (1024, C), bias (C,)."""
-    branches = [{name: tensor for name, tensor in entries.items() if name.startswith(prefix)}
-                for prefix in LOGIT_WEIGHTS]
-    layers = [single_linear_layer(branch, dim=dim // 2) for branch in branches]
-    if any(layer is None for layer in layers) or len({len(layer[1]) for layer in layers if layer}) != 1:
+    layers = [single_linear_layer({name: tensor for name, tensor in entries.items() if name.startswith(prefix)},
+                                  dim=dim // 2) for prefix in LOGIT_WEIGHTS]
+    if layers[0] is None or layers[1] is None or len(layers[0][1]) != len(layers[1][1]):
         return None
-    heads = [torch.from_numpy(part) for layer in layers if layer for part in layer]
-    local, of_all = LOGIT_WEIGHTS.values()
-    weight = torch.cat([local * heads[0], of_all * heads[2]])
-    return weight.numpy(), (local * heads[1] + of_all * heads[3]).numpy()
+    (local, local_bias), (of_all, bias) = layers
+    first, second = map(np.float32, LOGIT_WEIGHTS.values())
+    return np.concatenate([first * local, second * of_all]), first * local_bias + second * bias
 
 
-def _stage(block: type[AttentionBlock] | type[MultiScaleBlock], inputs: int, outputs: int, stride: int,
-           ) -> nn.Sequential:
+def _stage(block: Callable[[int, int, int], nn.Module], inputs: int, outputs: int, stride: int) -> nn.Sequential:
     return nn.Sequential(block(inputs, outputs, stride), block(outputs, outputs, 1))
 
 

@@ -1,7 +1,6 @@
 """POSTER++ (POSTER V2, arXiv 2301.12149): landmarks look at the picture on three scales, a small ViT joins the scales.
 
-Attribute names are those of the published checkpoints (747 entries, 58.32 M parameters), so that they load strictly.
-The constructor reads no file. DropPath and dropout are left out: this network only ever runs in evaluation.
+Attribute names are those of the published checkpoints, so that they load strictly. DropPath and dropout are left out.
 """
 
 from collections import OrderedDict
@@ -19,16 +18,15 @@ WIDTH = 768
 SCALES = ((64, 28), (128, 14), (256, 7))  #: channels and side of the map, which one window covers, fine to coarse
 
 
-def conv_block(inputs: int, outputs: int, *, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
+def conv_block(inputs: int, outputs: int, *, kernel: int = 1, stride: int = 1, groups: int = 1,
+               activated: bool = True) -> nn.Sequential:
     """Convolution, batch norm, PReLU."""
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(outputs), prelu=nn.PReLU(outputs)))
-
-
-def linear_block(inputs: int, outputs: int, *, kernel: int = 1, groups: int = 1) -> nn.Sequential:
-    """Convolution and batch norm without activation."""
-    conv = nn.Conv2d(inputs, outputs, kernel, groups=groups, bias=False)
-    return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(outputs)))
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv=nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        bn=nn.BatchNorm2d(outputs))
+    if activated:
+        layers["prelu"] = nn.PReLU(outputs)
+    return nn.Sequential(layers)
 
 
 class DepthWise(nn.Module):
@@ -38,7 +36,7 @@ class DepthWise(nn.Module):
         super().__init__()
         self.conv = conv_block(inputs, width)
         self.conv_dw = conv_block(width, width, kernel=3, stride=stride, groups=width)
-        self.project = linear_block(width, outputs)
+        self.project = conv_block(width, outputs, activated=False)
         self.residual = residual
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -67,8 +65,8 @@ class MobileFaceNet(nn.Module):
         self.conv_5 = residuals(128, width=256, count=2)
         self.conv_6_sep = conv_block(128, 512)
         self.output_layer = nn.ModuleDict({  # from the last map to 68 landmarks: never in the forward pass
-            "conv_6_dw": linear_block(512, 512, kernel=7, groups=512), "linear": nn.Linear(512, 136, bias=False),
-            "bn": nn.BatchNorm1d(136)})
+            "conv_6_dw": conv_block(512, 512, kernel=7, groups=512, activated=False),
+            "linear": nn.Linear(512, 136, bias=False), "bn": nn.BatchNorm1d(136)})
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         fine = self.conv_3(self.conv_23(self.conv2_dw(self.conv1(x))))
@@ -99,16 +97,11 @@ class IR50(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.input_layer = nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64))
-        self.body1 = self._stage(64, 64, units=3)
-        self.body2 = self._stage(64, 128, units=4)
-        self.body3 = self._stage(128, 256, units=14)
+        self.body1, self.body2, self.body3 = (
+            nn.Sequential(Unit(inputs, width, stride=2), *(Unit(width, width, stride=1) for _ in range(units - 1)))
+            for inputs, width, units in ((64, 64, 3), (64, 128, 4), (128, 256, 14)))
         self.output_layer = nn.Sequential(  # of the face recogniser it was trained as: never in the forward pass
             nn.BatchNorm2d(512), nn.Dropout(), nn.Flatten(), nn.Linear(512 * 7 * 7, 512), nn.BatchNorm1d(512))
-
-    @staticmethod
-    def _stage(inputs: int, outputs: int, *, units: int) -> nn.Sequential:
-        rest = (Unit(outputs, outputs, stride=1) for _ in range(units - 1))
-        return nn.Sequential(Unit(inputs, outputs, stride=2), *rest)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         fine = self.body1(self.input_layer(x))
@@ -128,7 +121,10 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
         table = torch.empty((2 * side - 1) ** 2, self.heads)
         self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
-        self.register_buffer("relative_position_index", relative_position_index(side))
+        # (N, N): for two cells of the map, the row of the bias table for their offset
+        cells = torch.arange(side * side)
+        down, right = (axis[:, None] - axis[None] + side - 1 for axis in (cells // side, cells % side))
+        self.register_buffer("relative_position_index", down * (2 * side - 1) + right)
 
     def forward(self, landmarks: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         batch, count, channels = tokens.shape
@@ -137,14 +133,6 @@ class CrossAttention(nn.Module):
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
         mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias[None], scale=HEAD_DIM**-0.5)
         return self.proj(mixed.transpose(1, 2).reshape(batch, count, channels))
-
-
-def relative_position_index(side: int) -> torch.Tensor:
-    """(N, N) int64: for two cells of a side x side map, the row of the bias table for their offset."""
-    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    down = row.flatten()[:, None] - row.flatten()[None] + side - 1
-    right = column.flatten()[:, None] - column.flatten()[None] + side - 1
-    return down * (2 * side - 1) + right
 
 
 class FeedForward(nn.Module):
@@ -162,18 +150,6 @@ class FeedForward(nn.Module):
         return x + self.gamma2 * self.mlp(self.norm(x))
 
 
-class Gate(nn.Module):
-    """Weighs each channel by what all of them say."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear1 = nn.Linear(WIDTH, WIDTH)
-        self.linear2 = nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * torch.sigmoid(self.linear2(F.relu(self.linear1(x))))
-
-
 class VisionTransformer(nn.Module):
     """Tokens (B, 147, 768) of three scales to the gated class token (B, 768), which is the embedding."""
 
@@ -184,7 +160,7 @@ class VisionTransformer(nn.Module):
         norm: Any = partial(nn.LayerNorm, eps=1e-6)
         self.blocks = nn.Sequential(*(Block(WIDTH, num_heads=8, qkv_bias=True, norm_layer=norm) for _ in range(2)))
         self.norm = norm(WIDTH)
-        self.se_block = Gate()
+        self.se_block = nn.ModuleDict({name: nn.Linear(WIDTH, WIDTH) for name in ("linear1", "linear2")})
         self.head = nn.ModuleDict({"linear": nn.Linear(WIDTH, classes)})
         # what follows is in the checkpoints and unused
         for block in self.blocks:
@@ -197,7 +173,8 @@ class VisionTransformer(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         x = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1) + self.pos_embed
-        return self.se_block(self.norm(self.blocks(x)[:, 0]))
+        x = self.norm(self.blocks(x)[:, 0])
+        return x * torch.sigmoid(self.se_block["linear2"](F.relu(self.se_block["linear1"](x))))  # weighs each channel
 
 
 class PosterV2(nn.Module):

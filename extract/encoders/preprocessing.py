@@ -3,13 +3,16 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from twofold.data.images.decode import ImageError
 from twofold.data.utils.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 INTERPOLATIONS = {mode.name.lower(): mode for mode in Image.Resampling}
 CHOICES = {"rule": ("shorter", "both", "longer"), "interpolation": tuple(INTERPOLATIONS)}
@@ -73,6 +76,11 @@ class Preprocessing:
         if width <= height:
             return self.resize, int(self.resize * height / width)
         return int(self.resize * width / height), self.resize
+
+    def normalize(self, pixels: "torch.Tensor") -> "torch.Tensor":
+        """(B, 3, S, S) float pixels in 0..255 as the network takes them."""
+        mean, std = (pixels.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (pixels * self.scale - mean) / std
 
     def record(self) -> dict[str, Any]:
         """What the recipe says of it."""

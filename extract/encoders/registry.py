@@ -295,6 +295,4 @@ def noise_images(how: Preprocessing, draw: torch.Generator) -> torch.Tensor:
     """(4, 3, S, S): normalised images of smooth noise, as bright and as contrasty as photographs."""
     coarse = torch.randn((4, 3, 8, 8), generator=draw)
     smooth = nn.functional.interpolate(coarse, size=(how.size, how.size), mode="bilinear")
-    pixels = (128 + 64 * smooth + 16 * torch.randn(smooth.shape, generator=draw)).clamp(0, 255)
-    mean, std = torch.tensor(how.mean)[:, None, None], torch.tensor(how.std)[:, None, None]
-    return (pixels * how.scale - mean) / std
+    return how.normalize((128 + 64 * smooth + 16 * torch.randn(smooth.shape, generator=draw)).clamp(0, 255))

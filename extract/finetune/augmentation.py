@@ -52,7 +52,7 @@ def augment(images: torch.Tensor, targets: torch.Tensor, settings: Settings, pre
         brightness, contrast = 1 + drawn.to(pixels) * settings.jitter
         centre = pixels.mean(dim=(1, 2, 3), keepdim=True)
         pixels = (((pixels - centre) * contrast + centre) * brightness).clamp(0, 255)
-    pixels, targets = normalize(pixels, preprocessing), targets.to(device)
+    pixels, targets = preprocessing.normalize(pixels), targets.to(device)
     if settings.erasing:
         from timm.data.random_erasing import RandomErasing  # arXiv 1708.04896
 
@@ -64,13 +64,6 @@ def augment(images: torch.Tensor, targets: torch.Tensor, settings: Settings, pre
                       multi_label=True)
         pixels, targets = mixup(pixels, targets)
     return pixels.contiguous(memory_format=torch.channels_last), targets
-
-
-def normalize(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    """(B, 3, S, S) pixels in 0..255 as the network takes them."""
-    mean, std = (torch.tensor(values, device=images.device)[:, None, None]
-                 for values in (preprocessing.mean, preprocessing.std))
-    return (images * preprocessing.scale - mean) / std
 
 
 def _move(images: torch.Tensor, settings: Settings) -> torch.Tensor:

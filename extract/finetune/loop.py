@@ -21,7 +21,7 @@ from twofold.data.utils.atomic import atomic_write, remove_stale_files
 from twofold.data.utils.errors import InputError, first_line
 from twofold.extract.encoders.devices import PRECISIONS, is_out_of_memory
 from twofold.extract.engine.progress import Stop, progress_bar
-from twofold.extract.finetune.augmentation import augment, normalize, own_random_state, seed_part
+from twofold.extract.finetune.augmentation import augment, own_random_state, seed_part
 from twofold.extract.finetune.data import Images, Splits
 from twofold.extract.finetune.model import Classifier, Loss, build_optimizer, learning_rate, set_training_mode
 from twofold.extract.finetune.settings import Settings
@@ -147,8 +147,8 @@ class Progress:
     diverged: int = -1
 
     @property
-    def best_score(self) -> float:
-        return self.history[self.best_epoch].score if self.best_epoch >= 0 else float("-inf")
+    def scores(self) -> list[float]:
+        return [epoch.score for epoch in self.history]
 
     @property
     def has_weights(self) -> bool:
@@ -266,7 +266,7 @@ class Training:
                         progress.stopped_by = signal
                         return progress
                 self._end_epoch(began)
-                bar.set_postfix_str(f"val macro-F1 {progress.history[-1].score:.3f}, best {progress.best_score:.3f}")
+                bar.set_postfix_str(f"val macro-F1 {progress.history[-1].score:.3f}, best {max(progress.scores):.3f}")
         return progress
 
     def order(self, epoch: int) -> np.ndarray:
@@ -280,7 +280,7 @@ class Training:
         """One step of the optimiser; its loss. Once memory runs out, the parts of a step become more and smaller."""
         progress, start = self.progress, self.progress.step * self.settings.batch_size
         batch = order[start:start + self.settings.batch_size]
-        rate = self._learning_rate(progress.epoch + progress.step / self.steps)
+        rate = learning_rate(self.settings, progress.epoch + progress.step / self.steps, progress.scores)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
         while True:
@@ -330,17 +330,15 @@ class Training:
         """The arithmetic of the forward pass."""
         return torch.autocast(self.device.type, dtype=PRECISIONS[self.precision], enabled=self.precision != "fp32")
 
-    def _learning_rate(self, epoch: float) -> float:
-        return learning_rate(self.settings, epoch, [each.score for each in self.progress.history])
-
     def _end_epoch(self, began: float) -> None:
         """Validate, and copy the weights to the CPU if they are the best so far."""
         progress, network = self.progress, self.ema.module if self.ema else self.model
         val_loss, scores = self._validate(network)
         progress.seconds = time.monotonic() - began
-        epoch = Epoch(progress.epoch, float(np.mean(progress.losses)), self._learning_rate(progress.epoch + 1),
-                      val_loss, scores, progress.seconds)
-        if epoch.score > progress.best_score:
+        epoch = Epoch(progress.epoch, float(np.mean(progress.losses)),
+                      learning_rate(self.settings, progress.epoch + 1, progress.scores), val_loss, scores,
+                      progress.seconds)
+        if epoch.score > max(progress.scores, default=-math.inf):
             progress.best_epoch = progress.epoch
             progress.best = {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}
         progress.history.append(epoch)
@@ -353,7 +351,7 @@ class Training:
         rows, size, blocks = self.splits.val, self.settings.batch_size, []
         for start in range(0, len(rows), size):
             images = self.images.read(rows[start:start + size]).to(self.device)
-            pixels = normalize(images.permute(0, 3, 1, 2).float(), self.images.preprocessing)
+            pixels = self.images.preprocessing.normalize(images.permute(0, 3, 1, 2).float())
             with self._autocast():
                 blocks.append(network(pixels.contiguous(memory_format=torch.channels_last)).float().cpu())
         losses, scores = [], {}

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from tests.extract.encoders import load
@@ -13,6 +14,7 @@ from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.encoders.presets import preset
 from twofold.extract.encoders.registry import check_dim, noise_images
 from twofold.extract.engine.task import recipe_of
+from twofold.extract.weights.load import resample_position_embeddings
 
 
 # ------------------------------------------------------------------------------------- preprocessing behind the name
@@ -93,6 +95,37 @@ def test_resnet50_conv5_is_the_last_3x3_of_torchvisions_model():
         expected = caught[0].relu().mean((2, 3))
         torch.testing.assert_close(built.trim(built.network)(pictures), expected)
     assert expected.shape == (2, 512) and caught[0].shape[2:] == (7, 7)
+
+
+# ----------------------------------------------------------- vision transformers at another size than their weights
+def test_positions_are_interpolated_and_prefix_tokens_kept():
+    torch.manual_seed(0)
+    theirs = timm.create_model("test_vit", num_classes=0).state_dict()
+    network = timm.create_model("test_vit", num_classes=0, img_size=96)
+    ours, said = resample_position_embeddings(network, theirs)
+    grid = theirs["pos_embed"][:, 1:].reshape(1, 10, 10, -1).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(grid, (6, 6), mode="bicubic", antialias=True).flatten(2).mT
+    torch.testing.assert_close(ours["pos_embed"], torch.cat([theirs["pos_embed"][:, :1], expected], 1))
+    assert said == "position embeddings resampled from 10 x 10 to 6 x 6"
+    network.load_state_dict(ours)
+    again, nothing = resample_position_embeddings(network, ours)
+    assert nothing == "" and again.keys() == ours.keys()
+
+
+def test_the_recipe_says_so_and_nothing_is_resampled_unasked(tmp_path):
+    for name, size in (("own", {}), ("small", {"img_size": 96})):  # of the network: 160 pixels in patches of 16
+        torch.save(timm.create_model("test_vit", **size).state_dict(), tmp_path / f"{name}.pth")
+    small = load("timm:test_vit?size=96", tmp_path / "own.pth")
+    assert small.preprocessing.size == 96 and "resampled from 10 x 10 to 6 x 6" in small.architecture
+    usual = load("timm:test_vit", tmp_path / "own.pth")
+    assert usual.architecture == "timm.test_vit" and usual.weights != small.weights
+    with pytest.raises(InputError, match="mis-shaped"):
+        load("timm:test_vit", tmp_path / "small.pth")
+
+
+def test_the_masked_autoencoder_takes_whole_patches_only():
+    with pytest.raises(InputError, match="vit_mae does not take faces of 100 pixels"):
+        load("vit_mae?size=100", "random:0")
 
 
 # -------------------------------------------------------------------------------------------------- random weights

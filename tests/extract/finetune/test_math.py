@@ -10,7 +10,6 @@ from torch import nn
 
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.registry import build
-from twofold.extract.finetune.augmentation import normalize
 from twofold.extract.finetune.finetune import finetune
 from twofold.extract.finetune.loop import Training, accuracy_and_f1
 from twofold.extract.finetune.model import (
@@ -53,7 +52,7 @@ def test_loss_and_gradients_of_a_step_equal_a_plain_loop(loop_of, accumulate, sm
     batch = loop.order(0)[:16]
     loss = loop.backward(batch)
     images = training.images.read(batch).permute(0, 3, 1, 2).float()
-    logits = plain(normalize(images, training.images.preprocessing)).split(training.loss.widths, 1)
+    logits = plain(training.images.preprocessing.normalize(images)).split(training.loss.widths, 1)
     weights = training.loss.class_weights.split(training.loss.widths)
     expected = torch.zeros(())
     for block, weight, labels in zip(logits, weights, training.splits.labels.values(), strict=True):
