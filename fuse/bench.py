@@ -2,14 +2,13 @@
 
 import timeit
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import openmp_settings
+from twofold.data.utils.terminal import Summary
 from twofold.fuse.core.settings import PRESETS, settings_from
 from twofold.fuse.heads.head import build
 from twofold.fuse.tables import columns
@@ -18,62 +17,36 @@ from twofold.fuse.training.ensemble import Spec, initialise
 from twofold.fuse.training.loop import train
 
 CLASSES, HIDDEN, BATCH, EPOCHS, REPEATS = 14, 512, 128, 4, 3
-PRODUCTS = "matrix products alone"
 #: samples and the dims of the streams: RAF-CE with vit_mae and resnet50; a large set with all four presets
 SIZES = {"rafce": (3_162, (768, 2048)), "large": (100_000, (768, 768, 512, 2048))}
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of an epoch of all seeds together. ratio: over those of the matrix products alone."""
+def bench_fuse(names: Sequence[str]) -> Summary:
+    """Time an epoch of an MLP head for each named size, one seed and eight. Raises InputError for an unknown size.
 
-    size: str
-    what: str
-    seeds: int
-    seconds: float
-    ratio: float
-
-
-@dataclass(frozen=True)
-class FuseBench:
-    """Timings of one run on one machine; compare the ratios, not the seconds."""
-
-    timings: list[Timing]
-    threads: int
-
-    def record(self) -> dict[str, Any]:
-        return {"threads": self.threads, "waiting": openmp_settings(), "limit": self.limit(),
-                "timings": [asdict(timing) for timing in self.timings]}
-
-    def limit(self) -> str:
-        """How much of an epoch is matrix products, in a sentence."""
-        best = min((timing for timing in self.timings if timing.what != PRODUCTS), key=lambda timing: timing.ratio)
-        return f"the matrix products are the limit: {1 / best.ratio:.0%} of an epoch ({best.what}, {best.seeds} seeds)"
-
-    def text(self) -> str:
-        rows = [("size", "what", "seeds", "s an epoch", "x the products"),
-                *((timing.size, timing.what, str(timing.seeds), f"{timing.seconds:.3f}", f"{timing.ratio:.2f}")
-                  for timing in self.timings)]
-        return "\n".join([f"{self.threads} threads ({openmp_settings()})", "", *columns(rows), "", f"{self.limit()}."])
-
-
-def bench_fuse(names: Sequence[str]) -> FuseBench:
-    """Time an epoch of an MLP head for each named size, one seed and eight. Raises InputError for an unknown size."""
-    unknown = [name for name in names if name not in SIZES]
-    if unknown:
+    Compare the ratios, over the seconds of the matrix products alone, not the seconds: they are of this machine.
+    """
+    if unknown := [name for name in names if name not in SIZES]:
         raise InputError(f"unknown size {unknown[0]!r}: choose from {', '.join(SIZES)}")
-    timings: list[Timing] = []
+    timings = []
     for name in names:
         for seeds in (1, 8):
-            least = _product_seconds(name, seeds)
-            timings.append(Timing(name, PRODUCTS, seeds, least, 1.0))
-            for precision in ("fp32", "bf16"):
-                seconds = training_seconds(name, seeds, precision)
-                timings.append(Timing(name, f"training, {precision}", seeds, seconds, seconds / least))
-    return FuseBench(timings, torch.get_num_threads())
+            seconds = {"matrix products alone": product_seconds(name, seeds)} | {
+                f"training, {precision}": training_seconds(name, seeds, precision) for precision in ("fp32", "bf16")}
+            timings += [{"size": name, "what": what, "seeds": seeds, "seconds": each,
+                         "ratio": each / seconds["matrix products alone"]} for what, each in seconds.items()]
+    best = min((each for each in timings if each["what"].startswith("training")), key=lambda each: each["ratio"])
+    limit = (f"the matrix products are the limit: {1 / best['ratio']:.0%} of an epoch ({best['what']}, {best['seeds']} "
+             "seeds)")
+    threads, waiting = torch.get_num_threads(), openmp_settings()
+    rows = [("size", "what", "seeds", "s an epoch", "x the products"), *(
+        (each["size"], each["what"], str(each["seeds"]), f"{each['seconds']:.3f}", f"{each['ratio']:.2f}")
+        for each in timings)]
+    return Summary([f"{threads} threads ({waiting})", "", *columns(rows), "", f"{limit}."],
+                   {"threads": threads, "waiting": waiting, "limit": limit, "timings": timings})
 
 
-def _product_seconds(size: str, seeds: int) -> float:
+def product_seconds(size: str, seeds: int) -> float:
     """Seconds of the products of forward and backward pass, operands in place: no training can be faster."""
     rows, dim = SIZES[size][0], sum(SIZES[size][1])
     x, h, g = (torch.randn(seeds, BATCH, width) for width in (dim, HIDDEN, CLASSES))
@@ -98,12 +71,10 @@ def training_seconds(size: str, seeds: int, precision: str) -> float:
     y = np.arange(count) % CLASSES
     spec = Spec(kind="mlp", dims=dims, classes=tuple(map(str, range(CLASSES))), members=seeds, hidden=HIDDEN)
     settings = settings_from(PRESETS["paper"] | {"epochs": EPOCHS, "batch_size": BATCH, "seeds": seeds})
-
-    def examples(rows: int) -> Samples:
-        return Samples(label=y[:rows], basic=np.zeros((rows, 8), np.float32), basic_label=np.full(rows, -1),
-                       read=lambda numbers: x[numbers], device=torch.device("cpu"), x=torch.from_numpy(x[:rows]))
-
-    training, validation = examples(count), examples(100)
+    training, validation = (Samples(
+        label=y[:rows], basic=np.zeros((rows, 8), np.float32), basic_label=np.full(rows, -1),
+        read=lambda numbers: x[numbers], device=torch.device("cpu"), x=torch.from_numpy(x[:rows]))
+        for rows in (count, 100))
 
     def run() -> None:
         head = build(spec)

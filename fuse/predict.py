@@ -101,42 +101,43 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, inputs
     Raises InputError if the store's features are of another recipe than the run's (another precision is only a note),
     or no sample has features; CacheError if a backbone is missing.
     """
-    output = check_options(options, run, out, inputs=inputs)
-    place = Store(store)
-    samples = read_manifest(place.manifest_path).table
-    keys = list(template_keys(options.template, run.taxonomy)) if options.template else samples["key"].tolist()
-    without_face = np.array([key.endswith(NO_FACE_SUFFIX) for key in keys], bool)
+    output, template, classes = check_options(options, run, out, inputs=inputs), options.template, run.taxonomy.classes
+    samples = read_manifest(Store(store).manifest_path).table
+    keys = pd.Series(template_keys(template, run.taxonomy) if template else samples["key"], dtype=object)
+    without_face = keys.str.endswith(NO_FACE_SUFFIX).to_numpy(bool)
     rows, notes, features = np.full(len(keys), -1), list(faults), None
     if not without_face.all():
-        features, notes = run.features(place)
+        features, notes = run.features(Store(store))
         seen = np.asarray(~np.all(run.seen.unseen(features, np.arange(len(features))), axis=1))
         notes += [*([UNTRAINED] if run.untrained else []), *faults, *seen_samples_note(run, seen)]
-        frames = _template_frames(samples, keys, features.keys) if options.template else keys
+        frames = _template_frames(samples, keys.tolist(), features.keys) if template else keys
         rows = pd.Index(features.keys).get_indexer(pd.Index(frames))
         if (rows < 0).all():
             raise InputError(f"{store}: none of the {len(keys)} samples has features of all backbones of {run.path}")
         for note in notes:
             log.warning("warning: %s", note)
     probabilities, basic, stream_weights = _scores(run, features, rows)
-    if options.template:
-        probabilities = submission_scores(probabilities, keys, parse_window(options.smooth or "none"),
+    if template:
+        probabilities = submission_scores(probabilities, keys.tolist(), parse_window(options.smooth or "none"),
                                           fill=options.fill)
         predicted = probabilities.argmax(axis=1)
-        write_submission(options.template, output, [run.taxonomy.numbers[c] for c in predicted])
-        return PredictReport(out, Counter(run.taxonomy.classes[c] for c in predicted), int((rows < 0).sum()), 0, notes,
-                             len(faults))
+        write_submission(template, output, [run.taxonomy.numbers[c] for c in predicted])
+        return PredictReport(out, Counter(classes[c] for c in predicted), int((rows < 0).sum()), 0, notes, len(faults))
     if options.smooth:
         groups, both = sequences(samples), np.hstack([probabilities, basic])
         timed = np.flatnonzero(groups != STANDALONE)
-        both[timed], faceless = smooth_videos(both[timed], samples["key"].iloc[timed].tolist(), groups[timed].tolist(),
+        both[timed], faceless = smooth_videos(both[timed], keys[timed].tolist(), groups[timed].tolist(),
                                               parse_window(options.smooth))
-        probabilities, basic = np.split(both, [len(run.taxonomy.classes)], axis=1)
+        probabilities, basic = np.split(both, [len(classes)], axis=1)
         notes += [f"no face in {len(faceless)} videos: {', '.join(faceless[:10])}"] if faceless else []
     scored = ~np.isnan(probabilities[:, 0])
-    lacking = [key for key, row in zip(keys, rows, strict=True) if row < 0 and not key.endswith(NO_FACE_SUFFIX)]
     left_out = int((~scored & ~without_face).sum())
     if left_out and features:
-        notes += [f"{left_out} samples have no features and are left out", *_reasons(features, lacking)]
+        failures = [file.failures for stream in features.streams for file in stream.files]
+        reasons = Counter(next((each[key] for each in failures if key in each), "not in the store")
+                          for key in keys[(rows < 0) & ~without_face])
+        notes += [f"{left_out} samples have no features and are left out",
+                  *(f"{count} x {reason}" for reason, count in reasons.most_common(5))]
     table = _table(run, options, samples, probabilities, basic, stream_weights, found=rows >= 0)
     table = table[scored | without_face]
     write_table(table, output)
@@ -203,25 +204,24 @@ def _is_table(path: Path) -> bool:
     return names[:2] == ["key", "prediction"] or names[:2 + len(ORIGIN)] == ["key", *ORIGIN, "prediction"]
 
 
-def _scores(run: Run, features: Features | None, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _scores(run: Run, features: Features | None, rows: np.ndarray) -> list[np.ndarray]:
     """Probabilities (N, C), of basic emotions (N, 8), and weights of the streams (N, K) in these rows of the features,
     nan in rows of -1. The last two have no columns for heads without them.
 
     `BLOCK_ROWS` samples at a time: no more than one block of features is ever in memory.
     """
-    found, blocks = rows[rows >= 0], []
-    for start in range(0, len(found), BLOCK_ROWS) if features else ():
-        output = run.scores(features, found[start:start + BLOCK_ROWS])
-        blocks.append((run.calibrated(output), *(
-            np.empty((len(found[start:start + BLOCK_ROWS]), 0)) if each is None else each.mean(axis=0)
-            for each in (output.basic, output.stream_weights))))
-    columns = map(np.concatenate, zip(*blocks, strict=True)) if blocks else (
-        np.empty((0, width)) for width in (len(run.taxonomy.classes), 0, 0))
+    found, blocks = rows[rows >= 0], [[np.empty((0, len(run.taxonomy.classes)))] + [np.empty((0, 0))] * 2]
+    if features:
+        blocks = [[run.calibrated(output), *(
+            np.empty((len(output.probabilities[0]), 0)) if each is None else each.mean(axis=0)
+            for each in (output.basic, output.stream_weights))]
+            for output in (run.scores(features, found[start:start + BLOCK_ROWS])
+                           for start in range(0, len(found), BLOCK_ROWS))]
     spaced = []
-    for values in columns:
+    for values in map(np.concatenate, zip(*blocks, strict=True)):
         spaced.append(np.full((len(rows), values.shape[1]), np.nan, np.float32))
         spaced[-1][rows >= 0] = values
-    return tuple(spaced)
+    return spaced
 
 
 def _table(run: Run, options: PredictOptions, samples: pd.DataFrame, probabilities: np.ndarray, basic: np.ndarray,
@@ -249,10 +249,3 @@ def _template_frames(samples: pd.DataFrame, frames: list[str], keys: np.ndarray)
     if {"source", "track", "box", "picture"} <= set(samples):
         return challenge_frames(samples, frames)
     return frames_of(frames, keys)
-
-
-def _reasons(features: Features, lacking: Sequence[str]) -> list[str]:
-    """Why samples have no features, counted by reason."""
-    failures = [file.failures for stream in features.streams for file in stream.files]
-    reasons = Counter(next((each[key] for each in failures if key in each), "not in the store") for key in lacking)
-    return [f"{count} x {reason}" for reason, count in reasons.most_common(5)]

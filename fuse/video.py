@@ -110,15 +110,14 @@ def template_keys(path: Path, classes: Taxonomy) -> tuple[str, ...]:
         raise InputError(f"a submission needs a run on the classes {CHALLENGE_CLASSES}, not {classes.name}: "
                          f"train it with `fuse --classes {CHALLENGE_CLASSES}`")
     keys = template_frames(path)
-    if tuple(_frame_lines(path).values()) != keys:
+    if keys != tuple(_frame_lines(path).values()):
         raise InputError(f"{path}: its lines end in other characters than line ends: get the template anew")
     return keys
 
 
 def submission_output(path: Path, template: Path, *, overwrite: bool, inputs: Sequence[Path]) -> Output:
     """The submission to be written, by the rule of data/utils/outputs.py: the verb's own has the template's frames."""
-    kind = OutputKind("a submission for this template",
-                      lambda there: [*_frame_lines(there).values()] == [*_frame_lines(template).values()])
+    kind = OutputKind("a submission for this template", lambda there: _frame_lines(there) == _frame_lines(template))
     return Output(path, kind, overwrite, [*inputs, template])
 
 

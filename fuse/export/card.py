@@ -21,54 +21,46 @@ def model_card(run: Run, *, licences: Mapping[str, str], inputs: Sequence[Mappin
     licences: of the encoders, where one is stated; inputs: of the model with encoders, if there is one.
     Raises InputError for a run whose metrics.json cannot be read.
     """
-    system = run.metrics.systems[-1] if run.metrics.systems else None
-    return "\n".join([*_metadata(run, system), "", *_page(run, system, licences, inputs), ""])
-
-
-def _metadata(run: Run, system: SystemRecord | None) -> list[str]:
-    """YAML whose values are JSON, which is YAML too: nothing in a name can break out of it."""
-    metrics = [{"type": "accuracy", "value": system.accuracy},
-               {"type": "f1", "name": "macro-F1", "value": system.macro_f1}] if system else []
-    results = [{"task": {"type": "image-classification"}, "metrics": metrics, "dataset": {
-        "name": f"{system.n} samples of {run.taxonomy.name}", "type": run.taxonomy.name}}] if system else []
-    values = {
+    system, folds = run.metrics.systems[-1] if run.metrics.systems else None, run.record.faces
+    metadata = {
         "license": "other", "license_name": "of-its-encoders-and-data", "library_name": "twofold",
         "pipeline_tag": "image-classification",
-        "tags": ["facial-expression-recognition", "compound-expressions", "twofold"],
-        **({"model-index": [{"name": run.path.resolve().name, "results": results}]} if results else {}),
-    }
-    return ["---", *(f"{name}: {json.dumps(value)}" for name, value in values.items()), "---"]
-
-
-def _page(run: Run, system: SystemRecord | None, licences: Mapping[str, str],
-          inputs: Sequence[Mapping[str, Any]]) -> list[str]:
-    folds = run.record.faces
-    untrained = ["", "**Some of its encoders have random weights: its figures mean nothing.**"] if run.untrained else []
-    return [
+        "tags": ["facial-expression-recognition", "compound-expressions", "twofold"]}
+    if system:
+        metadata["model-index"] = [{"name": run.path.resolve().name, "results": [{
+            "task": {"type": "image-classification"}, "metrics": [
+                {"type": "accuracy", "value": system.accuracy},
+                {"type": "f1", "name": "macro-F1", "value": system.macro_f1}],
+            "dataset": {"name": f"{system.n} samples of {run.taxonomy.name}", "type": run.taxonomy.name}}]}]
+    encoders = [
+        (backbone + (" * UNTRAINED" if recipe.untrained else ""), view, f"{dim}-d", recipe.weights[:23],
+         "random numbers: none" if recipe.untrained else licences.get(backbone, "not stated"))
+        for (backbone, view, recipe), dim in zip(run.streams, run.head.spec.dims, strict=True)]
+    crops = [f"* Faces were cropped with {_code(line)}." for line in run.record.crops] or [
+        "* Images were taken whole, as the dataset has them: their manifest records no crop settings."]
+    preprocessing = dict.fromkeys((backbone, json.dumps(recipe.preprocessing)) for backbone, _, recipe in run.streams)
+    models = [f"* `face.onnx`: `{each['name']}` ({', '.join(map(str, each['shape']))}) uint8 RGB, faces that were "
+              "cropped, aligned and resized as `face.json` says, to the same; it holds the encoders' weights, under "
+              "their licences." for each in inputs]
+    return "\n".join([
+        # YAML whose values are JSON, which is YAML too: nothing in a name can break out of it
+        "---", *(f"{name}: {json.dumps(value)}" for name, value in metadata.items()), "---", "",
         f"# {escape(run.taxonomy.name)}: {run.kind} on {len(run.streams)} "
         f"encoder{'s' if len(run.streams) > 1 else ''}", "",
-        f"Compound facial expressions from cached features, {MARK}", *untrained, "",
+        f"Compound facial expressions from cached features, {MARK}",
+        *(["", "**Some of its encoders have random weights: its figures mean nothing.**"] if run.untrained else []), "",
         "## Figures", "", *(_figures(run, system) if system else ["No test sample had a label to score by."]), "",
-        "## Encoders", "",
-        *markdown_table(("backbone", "view", "embedding", "weights", "licence"), [
-            (backbone + (" * UNTRAINED" if recipe.untrained else ""), view, f"{dim}-d", recipe.weights[:23],
-             "random numbers: none" if recipe.untrained else licences.get(backbone, "not stated"))
-            for (backbone, view, recipe), dim in zip(run.streams, run.head.spec.dims, strict=True)]), "",
+        "## Encoders", "", *markdown_table(("backbone", "view", "embedding", "weights", "licence"), encoders), "",
         "What is made with an encoder is under its licence too.", "",
-        "## Preprocessing", "", *_preprocessing(run), "", "## Use", "", *_use(run, inputs), "",
+        "## Preprocessing", "", *crops, *(f"* {escape(backbone)}: {_code(how)}" for backbone, how in preprocessing), "",
+        "## Use", "",
+        f"* `head.onnx`: `features` (N, {sum(run.head.spec.dims)}) float32, the encoders' embeddings side by side "
+        f"in the order above, to `probabilities` (N, {len(run.taxonomy.classes)}).", *models,
+        f"* Classes, in order: {escape(', '.join(run.taxonomy.classes), most=10_000)}.", "",
         "## Data", "",
         f"{sum(fold.train for fold in folds) // len(folds)} training samples"
         f"{' per fold' if len(folds) > 1 else ''}; samples of one group never cross a split.", "",
-        *(f"* {escape(note, most=2000)}" for note in run.record.notes), "", "## Limits", "", LIMITS]
-
-
-def _use(run: Run, inputs: Sequence[Mapping[str, Any]]) -> list[str]:
-    head = (f"* `head.onnx`: `features` (N, {sum(run.head.spec.dims)}) float32, the encoders' embeddings side by side "
-            f"in the order above, to `probabilities` (N, {len(run.taxonomy.classes)}).")
-    faces = [f"* `face.onnx`: `{each['name']}` ({', '.join(map(str, each['shape']))}) uint8 RGB, faces that were "
-             "cropped, aligned and resized as `face.json` says, to the same; it holds the encoders' weights, under "
-             "their licences." for each in inputs]
-    return [head, *faces, f"* Classes, in order: {escape(', '.join(run.taxonomy.classes), most=10_000)}."]
+        *(f"* {escape(note, most=2000)}" for note in run.record.notes), "", "## Limits", "", LIMITS, ""])
 
 
 def _figures(run: Run, system: SystemRecord) -> list[str]:
@@ -84,14 +76,6 @@ def _figures(run: Run, system: SystemRecord) -> list[str]:
         *markdown_table(("class" + mark, "samples", "precision", "recall", "F1"), [
             (name, str(each.n), _percent(each.precision), _percent(each.recall), _percent(each.f1))
             for name, each in system.per_class.items()])]
-
-
-def _preprocessing(run: Run) -> list[str]:
-    """How a face became the input of each encoder: crop settings and the steps of the recipe."""
-    crops = [f"* Faces were cropped with {_code(line)}." for line in run.record.crops] or [
-        "* Images were taken whole, as the dataset has them: their manifest records no crop settings."]
-    steps = dict.fromkeys((backbone, json.dumps(recipe.preprocessing)) for backbone, _, recipe in run.streams)
-    return [*crops, *(f"* {escape(backbone)}: {_code(how)}" for backbone, how in steps)]
 
 
 def _code(text: str) -> str:

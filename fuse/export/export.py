@@ -11,7 +11,7 @@ from typing import Any
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind, read_head
 from twofold.fuse.export.card import MARK, model_card
-from twofold.fuse.export.onnx import Encoders, face_record, is_exported_model, write_face, write_head
+from twofold.fuse.export.onnx import Encoders, face_record, is_exported_model, write_model
 from twofold.fuse.runs.read import Run
 
 HEAD, FACE, PREPROCESSING, CARD = "head.onnx", "face.onnx", "face.json", "README.md"
@@ -25,21 +25,21 @@ class Export:
     """What was written to a folder. differences: the largest of each model's probabilities from the run's own."""
 
     folder: Path
+    files: list[str]
     differences: dict[str, float]
     note: str
 
     def record(self) -> dict[str, Any]:
-        face = [PREPROCESSING] if FACE in self.differences else []
-        return {"folder": str(self.folder), "files": [*self.differences, *face, CARD],
-                "largest_difference": self.differences[HEAD], "largest_differences": self.differences}
+        return {"folder": str(self.folder), "files": self.files, "largest_difference": self.differences[HEAD],
+                "largest_differences": self.differences}
 
     def text(self) -> str:
-        about = {HEAD: "raw features to probabilities", FACE: f"faces, prepared as {PREPROCESSING} says, to "
-                                                              "probabilities"}
+        about = {HEAD: "raw features to probabilities",
+                 FACE: f"faces, prepared as {PREPROCESSING} says, to probabilities"}
         lines = [f"{self.folder / name}: {about[name]}, at most {difference:.1g} from the run's own"
                  for name, difference in self.differences.items()]
-        note = [f"note: {self.note}"] if self.note else []
-        return "\n".join([*lines, f"{self.folder / CARD}: a model card with figures, encoders, data and limits", *note])
+        return "\n".join([*lines, f"{self.folder / CARD}: a model card with figures, encoders, data and limits",
+                          *([f"note: {self.note}"] if self.note else [])])
 
 
 def export(run: Run, out: Path, *, licences: Mapping[str, str], encoders: Encoders | None = None,
@@ -51,31 +51,30 @@ def export(run: Run, out: Path, *, licences: Mapping[str, str], encoders: Encode
     replaced. Raises InputError for a folder of anything else.
     """
     if encoders:
-        licences = {**licences, **dict(zip((backbone for backbone, _, _ in run.streams), encoders.licences,
-                                           strict=True))}
-    names = [HEAD, *([FACE, PREPROCESSING] if encoders else []), CARD]
-    outputs = {name: Output(out / name, KINDS[name], overwrite) for name in names}
-    card = model_card(run, licences=licences, inputs=face_record(run, encoders)["inputs"] if encoders else [])
+        own = zip((backbone for backbone, _, _ in run.streams), encoders.licences, strict=True)
+        licences = {**licences, **dict(own)}
+    how = face_record(run, encoders) if encoders else {"inputs": []}
+    texts = {PREPROCESSING: json.dumps(how, indent=2) + "\n"} if encoders else {}
+    texts[CARD] = model_card(run, licences=licences, inputs=how["inputs"])
+    outputs = {name: Output(out / name, KINDS[name], overwrite) for name in (
+        HEAD, *([FACE] if encoders else []), *texts)}
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not any((out / name).is_file() for name in (HEAD, CARD)):
             raise InputError(f"{out} holds something already, and is not a folder of `export`: choose another -o")
         for output in outputs.values():
             output.check()
+    note = ""
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
-        differences = {HEAD: write_head(run, Path(folder, HEAD))}
-        Path(folder, CARD).write_text(card, encoding="utf-8")
+        differences = {HEAD: write_model(run, Path(folder, HEAD))}
         if encoders:
-            differences[FACE] = write_face(run, encoders, Path(folder, FACE))
-            Path(folder, PREPROCESSING).write_text(json.dumps(face_record(run, encoders), indent=2) + "\n",
-                                                   encoding="utf-8")
+            differences[FACE] = write_model(run, Path(folder, FACE), encoders)
+            other = [backbone for backbone, _, recipe in run.streams if recipe.precision != "fp32"]
+            note = (f"{FACE} computes in fp32 what the run's features were computed in bf16 or fp16 "
+                    f"({', '.join(other)}): answers differ by that") if other else ""
+        for name, text in texts.items():
+            Path(folder, name).write_text(text, encoding="utf-8")
         out.mkdir(parents=True, exist_ok=True)
         for name, output in outputs.items():
             with output.writing() as temporary:
                 shutil.copyfile(Path(folder, name), temporary)
-    return Export(out, differences, _precision_note(run) if encoders else "")
-
-
-def _precision_note(run: Run) -> str:
-    other = [backbone for backbone, _, recipe in run.streams if recipe.precision != "fp32"]
-    return (f"{FACE} computes in fp32 what the run's features were computed in bf16 or fp16 ({', '.join(other)}): "
-            "answers differ by that") if other else ""
+    return Export(out, list(outputs), differences, note)

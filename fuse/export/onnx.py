@@ -14,9 +14,7 @@ from torch import nn
 from twofold.data.utils.errors import InputError, first_line
 from twofold.fuse.runs.read import Run
 
-TOLERANCE = {"head": 1e-5, "face": 1e-4}  #: largest difference of the model's probabilities from the run's own
 TAIL_BYTES = 1 << 20
-SAMPLES = {"head": 64, "face": 6}  #: that they are compared on
 
 
 class Encoders(Protocol):
@@ -66,36 +64,12 @@ def is_exported_model(path: Path) -> bool:
     return b"classes" in tail and b"streams" in tail
 
 
-def write_head(run: Run, path: Path) -> float:
-    """Write the head, run it beside the run on drawn features, and return the largest difference.
-
-    The model's input is `features` (N, D) float32, streams side by side in the run's order, its output
-    `probabilities` (N, C). Raises InputError as `_write` does.
-    """
-    features = torch.randn(SAMPLES["head"], sum(run.head.spec.dims), generator=torch.Generator().manual_seed(0))
-    features = features * run.head.std.mean(dim=0) + run.head.mean.mean(dim=0)
-    return _write(CalibratedHead(run), {"features": features}, run.probabilities(features.numpy()), path, run=run,
-                  tolerance=TOLERANCE["head"], facts={})
-
-
-def write_face(run: Run, encoders: Encoders, path: Path) -> float:
-    """Write encoders and head as one model, run it beside the run on drawn pixels, and return the largest difference.
-
-    Its inputs are (N, 3, H, W) uint8 RGB, resized and cropped as `face_record` says. Raises InputError as `_write`
-    does.
-    """
-    pixels = [np.stack([_drawn_pixels(each["size"][0], each["size"][1], seed) for seed in range(SAMPLES["face"])])
-              for each in encoders.inputs]
-    inputs = {name: torch.from_numpy(each) for name, each in zip(_names(encoders), pixels, strict=True)}
-    return _write(FaceModel(run, encoders), inputs, run.probabilities(encoders.features(pixels)), path, run=run,
-                  tolerance=TOLERANCE["face"], facts={"licences": list(encoders.licences)})
-
-
 def face_record(run: Run, encoders: Encoders) -> dict[str, Any]:
-    """What a program must know to use the model of `write_face`: how a face becomes its inputs, and its classes."""
+    """What a program must know to use the model with encoders: how a face becomes its inputs, and its classes."""
+    names = ["faces"] if len(encoders.inputs) == 1 else [f"faces_{n}" for n in range(1, len(encoders.inputs) + 1)]
     return {
         "inputs": [{"name": name, "shape": ["N", 3, *each["size"]], "dtype": "uint8", "colour": "RGB",
-                    "preprocessing": each} for name, each in zip(_names(encoders), encoders.inputs, strict=True)],
+                    "preprocessing": each} for name, each in zip(names, encoders.inputs, strict=True)],
         "normalisation": "inside the model", "crops": list(run.record.crops),
         "output": {"name": "probabilities", "shape": ["N", len(run.taxonomy.classes)],
                    "classes": list(run.taxonomy.classes)},
@@ -103,17 +77,14 @@ def face_record(run: Run, encoders: Encoders) -> dict[str, Any]:
                     for (backbone, view, recipe), licence in zip(run.streams, encoders.licences, strict=True)]}
 
 
-def _names(encoders: Encoders) -> list[str]:
-    count = len(encoders.inputs)
-    return ["faces"] if count == 1 else [f"faces_{number}" for number in range(1, count + 1)]
+def write_model(run: Run, path: Path, encoders: Encoders | None = None) -> float:
+    """Write the head, or encoders and head, as a model of any number of rows; run it beside the run on drawn inputs and
+    return the largest difference.
 
-
-def _write(module: nn.Module, inputs: dict[str, torch.Tensor], expected: np.ndarray, path: Path, *, run: Run,
-           tolerance: float, facts: dict[str, Any]) -> float:
-    """Write `module` as a model of any number of rows, from these inputs to `probabilities`, and run it on them.
-
-    Classes, streams and `facts` stand as JSON in its metadata. Raises InputError if the packages for it are missing, if
-    the module cannot be traced, or if the difference from what is expected is not below the tolerance.
+    The head's input is `features` (N, D) float32, streams side by side in the run's order; those of encoders and head
+    are (N, 3, H, W) uint8 RGB, resized and cropped as `face_record` says. The output is `probabilities` (N, C). Classes
+    and streams stand as JSON in the metadata. Raises InputError if the packages for it are missing, if it cannot be
+    traced, or if the difference is not below the tolerance.
     """
     try:
         import onnx
@@ -122,31 +93,43 @@ def _write(module: nn.Module, inputs: dict[str, torch.Tensor], expected: np.ndar
     except ImportError as error:
         raise InputError(f"writing ONNX needs {error.name}: pip install 'twofold[onnx]'") from None
     logging.getLogger("onnxscript").setLevel(logging.WARNING)
+    facts: dict[str, object] = {"classes": run.taxonomy.classes, "streams": [
+        [backbone, view, recipe.fingerprint] for backbone, view, recipe in run.streams]}
+    if encoders is None:
+        features = torch.randn(64, sum(run.head.spec.dims), generator=torch.Generator().manual_seed(0))
+        features = features * run.head.std.mean(dim=0) + run.head.mean.mean(dim=0)
+        module, inputs = CalibratedHead(run), {"features": features.numpy()}
+        expected, tolerance = run.probabilities(inputs["features"]), 1e-5
+    else:
+        names = [each["name"] for each in face_record(run, encoders)["inputs"]]
+        module, inputs = FaceModel(run, encoders), {
+            name: np.stack([_drawn_pixels(*each["size"], seed=seed) for seed in range(6)])
+            for name, each in zip(names, encoders.inputs, strict=True)}
+        expected, tolerance = run.probabilities(encoders.features(list(inputs.values()))), 1e-4
+        facts["licences"] = list(encoders.licences)
     rows = torch.export.Dim("rows")
     shapes = tuple({0: rows} for _ in inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
-                module.eval(), tuple(inputs.values()), dynamo=True, verbose=False, input_names=list(inputs),
-                output_names=["probabilities"], dynamic_shapes=(shapes,) if isinstance(module, FaceModel) else shapes)
+                module.eval(), tuple(map(torch.from_numpy, inputs.values())), dynamo=True, verbose=False,
+                input_names=list(inputs), output_names=["probabilities"],
+                dynamic_shapes=(shapes,) if encoders else shapes)
         except Exception as error:  # the tracer's own kinds
             raise InputError(f"{run.path}: it cannot be traced into ONNX: {first_line(error)}") from None
     assert program is not None
     model = program.model_proto
-    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in {
-        "classes": run.taxonomy.classes,
-        "streams": [[backbone, view, recipe.fingerprint] for backbone, view, recipe in run.streams], **facts}.items()})
+    onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in facts.items()})
     onnx.save(model, path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    result = session.run(None, {name: each.numpy() for name, each in inputs.items()})[0]
-    difference = float(np.abs(np.asarray(result) - expected).max())
+    difference = float(np.abs(np.asarray(session.run(None, inputs)[0]) - expected).max())
     if not difference < tolerance:
         raise InputError(f"{path}: the written model differs from the run by {difference:.2g}: do not use it")
     return difference
 
 
-def _drawn_pixels(height: int, width: int, seed: int) -> np.ndarray:
+def _drawn_pixels(height: int, width: int, *, seed: int) -> np.ndarray:
     """(3, height, width) uint8: smooth waves and noise."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[:height, :width] / max(height, width)
