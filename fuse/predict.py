@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +19,7 @@ from twofold.data.utils.csv_files import escape_cells
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import NO_FACE, NO_FACE_SUFFIX
 from twofold.data.utils.outputs import Output, OutputKind, read_header
+from twofold.data.utils.terminal import Summary
 from twofold.fuse.core.features import Features
 from twofold.fuse.core.settings import HEAD_TYPES
 from twofold.fuse.runs.read import Run
@@ -60,39 +60,8 @@ class PredictOptions:
     overwrite: bool = False
 
 
-@dataclass(frozen=True)
-class PredictReport:
-    """What `predict` wrote. calls: how often each class is predicted; interpolated: rows without a face; left_out:
-    samples without features; faults: inputs that could not be read, or not to their end."""
-
-    out: Path
-    calls: Counter[str]
-    interpolated: int
-    left_out: int
-    notes: list[str]
-    faults: int
-
-    @property
-    def rows(self) -> int:
-        return self.calls.total()
-
-    @property
-    def exit_code(self) -> int:
-        return 1 if self.left_out or self.faults else 0
-
-    def record(self) -> dict[str, Any]:
-        return {"out": str(self.out), "rows": self.rows, "interpolated": self.interpolated, "left_out": self.left_out,
-                "calls": self.calls, "notes": self.notes}
-
-    def text(self) -> str:
-        between = f", {self.interpolated} of them without a face and interpolated" if self.interpolated else ""
-        return "\n".join([f"{self.rows} rows{between} -> {self.out}",
-                          *(f"{count:8}  {name}" for name, count in self.calls.most_common()),
-                          *(f"note: {note}" for note in self.notes)])
-
-
 def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, inputs: Sequence[Path] = (),
-            faults: Sequence[str] = ()) -> PredictReport:
+            faults: Sequence[str] = ()) -> Summary:
     """Predict every sample of the store's manifest (of the template, if any) and write `out`, whole or not at all.
 
     inputs: where the samples come from, which `out` must not be; faults: what is already known to be wrong with them,
@@ -122,7 +91,7 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, inputs
                                           fill=options.fill)
         predicted = probabilities.argmax(axis=1)
         write_submission(template, output, [run.taxonomy.numbers[c] for c in predicted])
-        return PredictReport(out, Counter(classes[c] for c in predicted), int((rows < 0).sum()), 0, notes, len(faults))
+        return _summary(out, [classes[c] for c in predicted], int((rows < 0).sum()), 0, notes, faults)
     if options.smooth:
         groups, both = sequences(samples), np.hstack([probabilities, basic])
         timed = np.flatnonzero(groups != STANDALONE)
@@ -141,8 +110,19 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, inputs
     table = _table(run, options, samples, probabilities, basic, stream_weights, found=rows >= 0)
     table = table[scored | without_face]
     write_table(table, output)
-    return PredictReport(out, Counter(table["prediction"].tolist()), int((scored & (rows < 0)).sum()), left_out, notes,
-                         len(faults))
+    return _summary(out, table["prediction"].tolist(), int((scored & (rows < 0)).sum()), left_out, notes, faults)
+
+
+def _summary(out: Path, predictions: Sequence[str], interpolated: int, left_out: int, notes: Sequence[str],
+             faults: Sequence[str]) -> Summary:
+    """What was written: one prediction per row; interpolated: rows without a face; left_out: samples without features.
+    """
+    calls = Counter(predictions)
+    between = f", {interpolated} of them without a face and interpolated" if interpolated else ""
+    lines = [f"{len(predictions)} rows{between} -> {out}",
+             *(f"{count:8}  {name}" for name, count in calls.most_common()), *(f"note: {note}" for note in notes)]
+    return Summary(lines, {"out": str(out), "rows": len(predictions), "interpolated": interpolated,
+                           "left_out": left_out, "calls": calls, "notes": notes}, int(bool(left_out or faults)))
 
 
 def check_table_name(out: Path) -> None:

@@ -4,12 +4,11 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind, read_head
+from twofold.data.utils.terminal import Summary
 from twofold.fuse.export.card import MARK, model_card
 from twofold.fuse.export.onnx import Encoders, face_record, is_exported_model, write_model
 from twofold.fuse.runs.read import Run
@@ -20,30 +19,11 @@ KINDS = {HEAD: MODEL, FACE: MODEL, CARD: OutputKind("a card that `export` wrote"
          PREPROCESSING: OutputKind("a file that `export` wrote", lambda path: '"inputs"' in read_head(path))}
 
 
-@dataclass(frozen=True)
-class Export:
-    """What was written to a folder. differences: the largest of each model's probabilities from the run's own."""
-
-    folder: Path
-    files: list[str]
-    differences: dict[str, float]
-    note: str
-
-    def record(self) -> dict[str, Any]:
-        return {"folder": str(self.folder), "files": self.files, "largest_difference": self.differences[HEAD],
-                "largest_differences": self.differences}
-
-    def text(self) -> str:
-        about = {HEAD: "raw features to probabilities",
-                 FACE: f"faces, prepared as {PREPROCESSING} says, to probabilities"}
-        lines = [f"{self.folder / name}: {about[name]}, at most {difference:.1g} from the run's own"
-                 for name, difference in self.differences.items()]
-        return "\n".join([*lines, f"{self.folder / CARD}: a model card with figures, encoders, data and limits",
-                          *([f"note: {self.note}"] if self.note else [])])
+ABOUT = {HEAD: "raw features to probabilities", FACE: f"faces, prepared as {PREPROCESSING} says, to probabilities"}
 
 
 def export(run: Run, out: Path, *, licences: Mapping[str, str], encoders: Encoders | None = None,
-           overwrite: bool = False) -> Export:
+           overwrite: bool = False) -> Summary:
     """Write the run's head as ONNX and its model card to a new or empty folder; see `onnx` and `card` for what may
     fail.
 
@@ -63,18 +43,22 @@ def export(run: Run, out: Path, *, licences: Mapping[str, str], encoders: Encode
             raise InputError(f"{out} holds something already, and is not a folder of `export`: choose another -o")
         for output in outputs.values():
             output.check()
-    note = ""
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
         differences = {HEAD: write_model(run, Path(folder, HEAD))}
         if encoders:
             differences[FACE] = write_model(run, Path(folder, FACE), encoders)
-            other = [backbone for backbone, _, recipe in run.streams if recipe.precision != "fp32"]
-            note = (f"{FACE} computes in fp32 what the run's features were computed in bf16 or fp16 "
-                    f"({', '.join(other)}): answers differ by that") if other else ""
         for name, text in texts.items():
             Path(folder, name).write_text(text, encoding="utf-8")
         out.mkdir(parents=True, exist_ok=True)
         for name, output in outputs.items():
             with output.writing() as temporary:
                 shutil.copyfile(Path(folder, name), temporary)
-    return Export(out, list(outputs), differences, note)
+    other = [backbone for backbone, _, recipe in run.streams if encoders and recipe.precision != "fp32"]
+    lines = [*(f"{out / name}: {ABOUT[name]}, at most {difference:.1g} from the run's own"
+               for name, difference in differences.items()),
+             f"{out / CARD}: a model card with figures, encoders, data and limits"]
+    if other:
+        lines.append(f"note: {FACE} computes in fp32 what the run's features were computed in bf16 or fp16 "
+                     f"({', '.join(other)}): answers differ by that")
+    return Summary(lines, {"folder": str(out), "files": list(outputs), "largest_difference": differences[HEAD],
+                           "largest_differences": differences})

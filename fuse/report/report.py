@@ -3,7 +3,6 @@ drawings as files for a paper. The page's words and tables stand in the template
 
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from twofold.data.images.decode import ImageError, thumbnail
 from twofold.data.images.sources import ImageSource, check_roots, open_images
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind, read_head
+from twofold.data.utils.terminal import Summary
 from twofold.fuse.report.analysis import StoreAnalysis, analyse_on_store, compare_with_first
 from twofold.fuse.runs.read import Run, read_run
 from twofold.fuse.runs.schema import SystemRecord
@@ -36,36 +36,10 @@ LISTED = 15  #: samples in each list
 SIDE = 96  #: pixels of a thumbnail, at most
 
 
-@dataclass(frozen=True)
-class WrittenReport:
-    """What `report` wrote. figures: the files of the drawings; comparisons, analyses: see `report.analysis`; licences:
-    of the encoders where one is stated."""
-
-    out: Path
-    runs: list[Run]
-    figures: list[Path]
-    comparisons: list[dict[str, Any]]
-    analyses: list[StoreAnalysis | None]
-    licences: dict[str, str]
-
-    def text(self) -> str:
-        files = f"; {len(self.figures)} files of drawings in {self.figures[0].parent}" if self.figures else ""
-        return f"{len(self.runs)} run{'s' if len(self.runs) > 1 else ''} -> {self.out}{files}"
-
-    def record(self) -> dict[str, Any]:
-        return {"out": str(self.out), "figures": [str(path) for path in self.figures],
-                "runs": [{"run": str(run.path), "classes": list(run.taxonomy.classes),
-                          "systems": msgspec.to_builtins(run.metrics.systems),
-                          "fusion_against_best_single": run.metrics.fusion_against_best_single,
-                          "streams": analysis.record if analysis else None}
-                         for run, analysis in zip(self.runs, self.analyses, strict=True)],
-                "licences": self.licences, "against_the_first": self.comparisons}
-
-
 def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
            root: Path | dict[str, Path] | None = None, store: Path | None = None,
            licences_of: Callable[[Iterable[str]], dict[str, str]] = lambda backbones: {}, overwrite: bool = False
-           ) -> WrittenReport:
+           ) -> Summary:
     """Write the page of these runs to `out`, and their drawings as SVG, PDF and PNG files into `figures`.
 
     licences_of: gives the licences of encoders, where they are known. root: the folder of the images; with it, and only
@@ -104,7 +78,14 @@ def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
         files = drawn.write_drawings(figures, named | ({"side-by-side": forest} if several else {}),
                                      overwrite=overwrite)
     page.write_text(text)
-    return WrittenReport(out, runs, files, comparisons, analyses, licences)
+    return Summary([f"{len(runs)} run{'s' if len(runs) > 1 else ''} -> {out}"
+                    + (f"; {len(files)} files of drawings in {figures}" if files else "")], {
+        "out": str(out), "figures": [str(path) for path in files], "runs": [
+            {"run": str(run.path), "classes": list(run.taxonomy.classes),
+             "systems": msgspec.to_builtins(run.metrics.systems),
+             "fusion_against_best_single": run.metrics.fusion_against_best_single,
+             "streams": analysis.record if analysis else None} for run, analysis in zip(runs, analyses, strict=True)],
+        "licences": licences, "against_the_first": comparisons})
 
 
 def drawings_of(run: Run, analysis: StoreAnalysis | None) -> dict[str, Drawing]:

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from twofold.data.images.decode import ImageError
 from twofold.data.utils.errors import InputError
@@ -42,31 +41,15 @@ class Limits:
     find_seconds: float = 10.0
 
 
-@dataclass
-class ServeReport:
-    """What was served: images, their faces, and refused images (unreadable, too large or too many)."""
-
-    url: str = ""
-    pictures: int = 0
-    faces: int = 0
-    refused: int = 0
-
-    def record(self) -> dict[str, Any]:
-        return vars(self)
-
-    def text(self) -> str:
-        refused = f", {self.refused} refused" if self.refused else ""
-        return f"served {self.pictures} pictures with {self.faces} faces{refused}"
-
-
 class RequestQueue:
     """Receives images and has them answered, a few at a time.
 
-    recognise: (bytes, waited=seconds) to the result, from `limits.workers` threads; raises ImageError.
+    recognise: (bytes, waited=seconds) to the result, from `limits.workers` threads; raises ImageError. counts: of
+    images (pictures), of their faces, and of refused images (unreadable, too large or too many), counted on here.
     """
 
-    def __init__(self, recognise: Callable[..., ImageResult], limits: Limits):
-        self.recognise, self.limits, self.stats = recognise, limits, ServeReport()
+    def __init__(self, recognise: Callable[..., ImageResult], limits: Limits, counts: dict[str, int]):
+        self.recognise, self.limits, self.counts = recognise, limits, counts
         self._occupied = 0
         self._turn = asyncio.Semaphore(limits.workers)
         self._threads = ThreadPoolExecutor(limits.workers, "recognise")
@@ -87,10 +70,10 @@ class RequestQueue:
             finally:
                 self._occupied -= 1
         except RequestError:
-            self.stats.refused += 1
+            self.counts["refused"] += 1
             raise
-        self.stats.pictures += 1
-        self.stats.faces += len(answer.faces)
+        self.counts["pictures"] += 1
+        self.counts["faces"] += len(answer.faces)
         return answer
 
     async def _read(self, stream: AsyncIterator[bytes]) -> bytes:

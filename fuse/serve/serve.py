@@ -13,9 +13,10 @@ from typing import Any
 from twofold.data.images.decode import PHOTO_LIMITS
 from twofold.data.labels import BASIC
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.terminal import Summary
 from twofold.fuse.core.settings import HEAD_TYPES
 from twofold.fuse.runs.read import Run
-from twofold.fuse.serve.queue import Limits, RequestQueue, ServeReport
+from twofold.fuse.serve.queue import Limits, RequestQueue
 from twofold.fuse.serve.recogniser import Embed, Recogniser
 from twofold.fuse.serve.worker import FinderPool, open_finder
 
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 
 def serve(run: Run, *, load: Callable[[], Embed], host: str = "127.0.0.1", port: int = 7860,
           examples: Path | None = None, threshold: float = 0.5, cropped: bool = False, detector: Path | None = None
-          ) -> ServeReport:
+          ) -> Summary:
     """Serve the run until Ctrl-C or SIGTERM.
 
     load: the encoders of its streams, called once; port: 0 takes a free one; threshold: calls with less are 'uncertain'
@@ -46,6 +47,7 @@ def serve(run: Run, *, load: Callable[[], Embed], host: str = "127.0.0.1", port:
     limits = Limits()
     offered = find_examples(examples, max_bytes=limits.bytes)
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
+    counts, url = dict.fromkeys(("pictures", "faces", "refused"), 0), ""
     with _listen(host, port) as listener, _ended_by_signals(), contextlib.ExitStack() as stack:
         # this machine's name where it listens on all interfaces
         name = host if host not in ("0.0.0.0", "::") else socket.gethostname()
@@ -55,7 +57,7 @@ def serve(run: Run, *, load: Callable[[], Embed], host: str = "127.0.0.1", port:
             seconds=limits.find_seconds, detects=not cropped)))
         recogniser = Recogniser(run, finder, load(), limits.faces)
         recogniser.warm_up()
-        queue = RequestQueue(recogniser.recognise, limits)
+        queue = RequestQueue(recogniser.recognise, limits, counts)
         stack.callback(queue.close)
         stack.callback(finder.close)  # first, so that no thread waits for a process
         app = application(queue, offered, describe_run(run, limits, threshold, detects=not cropped), token=token)
@@ -63,9 +65,9 @@ def serve(run: Run, *, load: Callable[[], Embed], host: str = "127.0.0.1", port:
         log.info("open %s%s (Ctrl-C ends it)%s", url, f"?token={token}" if token else "", "" if token is None else
                  ". Whoever has this address may send pictures, over a line that is not encrypted; browsers give their "
                  "camera to localhost only")
-        queue.stats.url = url
         make_server(app).run(sockets=[listener])
-    return queue.stats
+    return Summary([f"served {counts['pictures']} pictures with {counts['faces']} faces"
+                    + (f", {counts['refused']} refused" if counts["refused"] else "")], {"url": url} | counts)
 
 
 def describe_run(run: Run, limits: Limits, threshold: float, *, detects: bool) -> dict[str, Any]:

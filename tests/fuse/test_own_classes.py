@@ -45,7 +45,7 @@ def test_emotions_in_another_language_go_the_whole_way(french, tmp_path, cli):
     assert {row["prediction"] for row in table} == set(FRENCH.values()) and "rancœur" in table[0]
     edit_manifest(store, lambda _, row: {name: text for name, text in row.items() if name != "label"})
     again = predict(run, store, PredictOptions(), out=tmp_path / "again.csv")  # needs no labels
-    assert again.rows == 420
+    assert again.values["rows"] == 420
     with pytest.raises(InputError, match="no labelled samples of fr"):
         evaluate(tmp_path / "run", store)
 

@@ -37,7 +37,7 @@ def test_predict_gives_what_evaluate_and_the_run_itself_say(make_store, tmp_path
     run = trained(make_store(), tmp_path / "run", head=head)
     done = predict(run, tmp_path / "store", PredictOptions(), out=tmp_path / "out.csv")
     rows = {row["key"]: row for row in table(tmp_path / "out.csv")}
-    assert done.rows == 420 and done.exit_code == 0 and sum(done.calls.values()) == 420
+    assert done.values["rows"] == 420 and done.exit_code == 0 and sum(done.values["calls"].values()) == 420
     said = evaluate(tmp_path / "run", tmp_path / "store", split="all", allow_seen=True).figures.predictions
     keys = Store(tmp_path / "store").files()[0].keys
     for key, expected in zip(said.key, said.calibrated, strict=True):
@@ -72,7 +72,7 @@ def test_top_threshold_and_basic(make_store, tmp_path):
     run = trained(make_store(), tmp_path / "run", head="paper")
     done = predict(run, tmp_path / "store", PredictOptions(top=3, threshold=0.9, basic=True), out=tmp_path / "out.csv")
     rows, classes = table(tmp_path / "out.csv"), run.taxonomy.classes
-    assert 0 < done.calls["uncertain"] < 420
+    assert 0 < done.values["calls"]["uncertain"] < 420
     for row in rows:
         best = sorted(classes, key=lambda name: -float(row[name]))
         assert {row["top1"], row["top2"], row["top3"]} == set(best[:3]) and row["top1"] == best[0]
@@ -85,11 +85,11 @@ def test_faces_without_features_are_counted_and_left_out_or_interpolated(make_st
     run = trained(tmp_path / "train", tmp_path / "run")
     store = make_store(rows=20, seed=1, drop=[("a", 4), ("b", 5)])
     done = predict(run, store, PredictOptions(), out=tmp_path / "out.csv")
-    assert (done.rows, done.left_out, done.exit_code) == (18, 2, 1)
-    assert "2 x not in the store" in done.notes
+    assert (done.values["rows"], done.values["left_out"], done.exit_code) == (18, 2, 1)
+    assert "2 x not in the store" in done.values["notes"]
     plain = {row["key"]: row for row in table(tmp_path / "out.csv")}
     done = predict(run, store, PredictOptions(smooth="none", overwrite=True), out=tmp_path / "out.csv")
-    assert (done.rows, done.interpolated, done.exit_code) == (20, 2, 0)
+    assert (done.values["rows"], done.values["interpolated"], done.exit_code) == (20, 2, 0)
     rows = table(tmp_path / "out.csv")
     assert [row["face"] for row in rows].count("no") == 2
     for name in run.taxonomy.classes:

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
@@ -26,6 +27,7 @@ from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.presets import licences
 from twofold.fuse.core.settings import resolve
 from twofold.fuse.fuse import fuse
+from twofold.fuse.report.analysis import analyse_on_store
 from twofold.fuse.report.report import drawings_of, report
 from twofold.fuse.runs.read import read_run
 
@@ -62,11 +64,11 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
         if tag == "table":
-            self._cells, self._caption = [], ""
+            self._rows = []
         if tag == "tr":
-            self._cells.append([])
+            self._rows.append([])
         if tag in ("td", "th"):
-            self._cells[-1].append([])
+            self._rows[-1].append("")
         if tag not in ("meta", "br", "img", "input"):
             self.open.append(tag)
 
@@ -75,19 +77,19 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
-        if tag == "table":
-            self.tables[self._caption] = [["".join(cell[:1]) for cell in row] for row in self._cells[1:]]
 
     def handle_data(self, data):
         self.texts.append(data)
         if self.open and self.open[-1] == "caption":
-            self._caption = data
+            self.tables[data] = self._rows
         if self.open and self.open[-1] in ("td", "th"):
-            self._cells[-1][-1].append(data)
+            self._rows[-1][-1] = self._rows[-1][-1] or data
 
 
 def page_of(path) -> Page:
-    return Page(path.read_text(encoding="utf-8"))
+    page = Page(path.read_text(encoding="utf-8"))
+    page.tables = {caption: rows[1:] for caption, rows in page.tables.items()}
+    return page
 
 
 def percent(value) -> str:
@@ -117,12 +119,7 @@ def test_the_numbers_are_those_of_the_run(run, tmp_path, cli):
     assert len(labels) == 6 and all(labels)  # two forests, two of reliability, two learning curves
     for name in ("calibration_error", "calibration_error_before_temperature"):
         assert any(f"calibration error {fused[name]:.3f}" in text for text in page.texts)
-
-
-def test_nothing_leaves_the_page(run, tmp_path):
-    report([run], out=tmp_path / "r.html")
-    page = page_of(tmp_path / "r.html")
-    assert not {"script", "img", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert not {"script", "img", "link", "iframe", "object"} & {tag for tag, _ in page.tags}  # nothing leaves the page
     assert all(value.startswith("#") for _, attributes in page.tags
                for name, value in attributes.items() if name in ("href", "src", "xlink:href"))
     assert (tmp_path / "r.html").stat().st_size < 200_000
@@ -169,8 +166,8 @@ def test_runs_that_cannot_be_compared_say_why(run, tmp_path):
     path = tmp_path / "other" / "predictions.csv"
     path.write_text(path.read_text().replace("store/", "elsewhere/"))
     reported = report([run, tmp_path / "other"], out=tmp_path / "r.html")
-    assert reported.comparisons[0]["obstacle"] == "no sample that both were tested on"
-    assert reported.comparisons[0]["obstacle"] in page_of(tmp_path / "r.html").texts
+    obstacle = reported.values["against_the_first"][0]["obstacle"]
+    assert obstacle == "no sample that both were tested on" and obstacle in page_of(tmp_path / "r.html").texts
 
 
 def test_streams_are_left_out_of_the_trained_head(run, tmp_path, cli):
@@ -201,8 +198,8 @@ def test_streams_are_left_out_of_the_trained_head(run, tmp_path, cli):
 
 
 def test_the_map_has_each_scored_sample_and_tells_errors_by_shape(run, tmp_path):
-    reported = report([run], out=tmp_path / "r.html", store=tmp_path / "store")
-    predictions, analysis = reported.runs[0].predictions, reported.analyses[0]
+    report([run], out=tmp_path / "r.html", store=tmp_path / "store")
+    predictions, analysis = read_run(run).predictions, analyse_on_store(read_run(run), tmp_path / "store")
     assert sorted(analysis.rows) == list(range(84)) and (analysis.positions.min(), analysis.positions.max()) == (0, 1)
     nearest = NearestNeighbors(n_neighbors=2).fit(analysis.positions).kneighbors(return_distance=False)[:, 0]
     target = predictions["target"].to_numpy()[analysis.rows]
@@ -230,28 +227,23 @@ def test_an_image_is_listed_once_whatever_its_keys(run, tmp_path):
     assert len(names) == len(set(names)) == 30
 
 
-def test_a_store_of_other_samples_is_refused(run, tmp_path, make_store):
-    with pytest.raises(InputError, match="none of the samples that it was scored on is in the store"):
-        report([run], out=tmp_path / "r.html", store=make_store(name="elsewhere", seed=3))
-    with pytest.raises(CacheError, match="has no features of"):
-        report([run], out=tmp_path / "r.html", store=tmp_path)
-    assert not (tmp_path / "r.html").exists()
-
-
-def test_what_is_not_a_run_and_what_cannot_be_written(run, tmp_path):
+def test_what_cannot_be_is_a_sentence_and_no_page(run, tmp_path, make_store):
+    elsewhere = make_store(name="elsewhere", seed=3)
+    for error, reason, options in (
+            (InputError, "none of the samples that it was scored on is in the store", {"store": elsewhere}),
+            (CacheError, "has no features of", {"store": tmp_path}),
+            (InputError, "it is a folder", {"out": tmp_path}),
+            (InputError, "its folder is missing", {"out": tmp_path / "none" / "r.html"}),
+            (InputError, "not a folder", {"figures": run / "run.json"})):
+        with pytest.raises(error, match=reason):
+            report([run], **({"out": tmp_path / "r.html"} | options))
     with pytest.raises(InputError, match=r"not a run \(no run\.json"):
         report([tmp_path], out=tmp_path / "r.html")
-    with pytest.raises(InputError, match="it is a folder"):
-        report([run], out=tmp_path)
-    with pytest.raises(InputError, match="its folder is missing"):
-        report([run], out=tmp_path / "none" / "r.html")
-    with pytest.raises(InputError, match="not a folder"):
-        report([run], out=tmp_path / "r.html", figures=run / "run.json")
     assert not (tmp_path / "r.html").exists()
 
 
-def test_images_are_shown_only_with_a_root(run, tmp_path, cli):
-    keys = [line.split(",")[0] for line in (run / "predictions.csv").read_text(encoding="utf-8").splitlines()[1:]]
+def test_images_are_shown_only_with_a_root_and_a_missing_one_is_said(run, tmp_path, cli):
+    keys = pd.read_csv(run / "predictions.csv")["key"].tolist()
     exif = Image.Exif()
     exif[0x010E] = "at home"  # ImageDescription
     for number, key in enumerate(keys):
@@ -271,14 +263,9 @@ def test_images_are_shown_only_with_a_root(run, tmp_path, cli):
         assert head == "data:image/jpeg;base64"
         picture = Image.open(io.BytesIO(base64.b64decode(content)))
         assert picture.size == (96, 64) and not picture.getexif()
-
-
-def test_an_image_that_cannot_be_read_is_said_and_a_wrong_root_refused(run, tmp_path):
-    for line in (run / "predictions.csv").read_text(encoding="utf-8").splitlines()[1:]:
-        path = tmp_path / "root" / line.split(",")[0]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"not an image")
-    report([run], out=tmp_path / "r.html", root=tmp_path / "root")
+    for key in keys:
+        (tmp_path / "root" / key).write_bytes(b"not an image")
+    report([run], out=tmp_path / "r.html", root=tmp_path / "root", overwrite=True)
     page = page_of(tmp_path / "r.html")
     assert "no picture" in page.texts and not any(tag == "img" for tag, _ in page.tags)
     (tmp_path / "empty").mkdir()
@@ -302,7 +289,7 @@ def test_the_bins_are_those_of_the_predictions(make_store, tmp_path, folds):
 def test_every_row_of_an_untrained_encoder_says_so(make_store, tmp_path):
     store = make_store(noise=1.0, changes={"weights": "random:0"})
     fuse([store], resolve(changes=QUICK | {"epochs": 1}), out=tmp_path / "run")
-    reported = report([tmp_path / "run"] * 2, out=tmp_path / "r.html", store=store)
+    report([tmp_path / "run"] * 2, out=tmp_path / "r.html", store=store)
     page = page_of(tmp_path / "r.html")
     rows = [row[0] for table in page.tables.values() for row in table]
     streams = [row for row in rows if re.search(r"timm:|fusion of|^run", row)]
@@ -311,7 +298,8 @@ def test_every_row_of_an_untrained_encoder_says_so(make_store, tmp_path):
             if re.search("by the fusion|samples by target|Without a stream", caption)]
     assert told and all("* UNTRAINED" in caption for caption in told)
     assert "random numbers: none" in page.texts
-    for name, drawing in drawings_of(reported.runs[0], reported.analyses[0]).items():
+    run = read_run(tmp_path / "run")
+    for name, drawing in drawings_of(run, analyse_on_store(run, store)).items():
         assert "* UNTRAINED" in drawing.inline(), name
 
 
@@ -330,7 +318,8 @@ def test_licences_stand_beside_the_encoders_where_they_are_stated(run, tmp_path,
 
 def test_drawings_are_files_for_a_paper(run, tmp_path):
     for overwrite in (False, True):  # the same bytes again, whatever the time
-        files = report([run], out=tmp_path / "r.html", figures=tmp_path / "figures", overwrite=overwrite).figures
+        done = report([run], out=tmp_path / "r.html", figures=tmp_path / "figures", overwrite=overwrite)
+    files = list(map(Path, done.values["figures"]))
     assert len(files) == 3 * 9 and {path.suffix for path in files} == {".svg", ".pdf", ".png"}
     for path in files:
         if path.suffix == ".svg":

@@ -101,10 +101,10 @@ def test_predict_says_how_many_faces_taught_the_run(make_store, tmp_path):
     store = make_store()
     fuse([store], quick(), out=tmp_path / "run")
     done = predict(read_run(tmp_path / "run"), store, PredictOptions(), out=tmp_path / "out.csv")
-    assert any(note.startswith("336 of 420 samples were in the training") for note in done.notes)
+    assert any(note.startswith("336 of 420 samples were in the training") for note in done.values["notes"])
     other = make_store(name="other", seed=4, rows=35)
     done = predict(read_run(tmp_path / "run"), other, PredictOptions(), out=tmp_path / "other.csv")
-    assert not any("were in the training" in note for note in done.notes)
+    assert not any("were in the training" in note for note in done.values["notes"])
 
 
 @pytest.mark.parametrize("text", ["", "sha256,group,folds", "sha256,group,folds\n" + "0" * 64 + ",,ll\n",

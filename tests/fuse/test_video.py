@@ -135,7 +135,7 @@ def test_a_mock_challenge(challenge, template, tmp_path, smooth):
     assert len(set(expected)) > 1  # else the rows would prove nothing
     options = PredictOptions(template=template, fill=True, smooth=smooth)
     done = predict(run, place, options, out=tmp_path / "out.csv")
-    assert (done.rows, done.interpolated, done.exit_code) == (14, 9, 0)
+    assert (done.values["rows"], done.values["interpolated"], done.exit_code) == (14, 9, 0)
     lines = template.read_bytes().split(b"\r\n")
     wanted = [lines[0], *(line[:-1] + b"%d" % call for line, call in zip(lines[1:], expected, strict=True))]
     assert (tmp_path / "out.csv").read_bytes() == b"\r\n".join(wanted)

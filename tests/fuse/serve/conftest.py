@@ -24,7 +24,7 @@ from twofold.data.synthetic.dataset import draw_dataset
 from twofold.extract.match import MatchingEncoders
 from twofold.fuse.runs.read import Run, read_run
 from twofold.fuse.serve.app import Examples, application, make_server
-from twofold.fuse.serve.queue import Limits, RequestQueue, ServeReport
+from twofold.fuse.serve.queue import Limits, RequestQueue
 from twofold.fuse.serve.recogniser import Recogniser
 from twofold.fuse.serve.serve import describe_run
 
@@ -78,7 +78,7 @@ class Served:
     """A server that runs. stats: what it did so far."""
 
     port: int
-    stats: ServeReport
+    stats: dict[str, int]
 
     @property
     def url(self) -> str:
@@ -107,14 +107,15 @@ def served() -> Iterator[Callable[..., Served]]:
 
     def start(recogniser: Recogniser, *, limits: Limits | None = None, token: str | None = None,
               examples: Examples | None = None, threshold: float = 0.5) -> Served:
-        queue = RequestQueue(recogniser.recognise, limits or Limits(workers=1))
+        stats = dict.fromkeys(("pictures", "faces", "refused"), 0)
+        queue = RequestQueue(recogniser.recognise, limits or Limits(workers=1), stats)
         description = describe_run(recogniser.run, queue.limits, threshold, detects=True)
         server = make_server(application(queue, examples or Examples(), description, token=token))
         listener = socket.create_server(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         servers.append((server, thread, queue))
-        return Served(listener.getsockname()[1], queue.stats)
+        return Served(listener.getsockname()[1], stats)
 
     yield start
     for server, thread, queue in servers:

@@ -71,7 +71,7 @@ def test_several_faces_the_largest_first_and_none(finding, served):
     assert set(answer["seconds"]) == {"wait", "find", "encode", "decide"}
     status, answer = server.recognise(picture())
     assert (status, answer["faces"]) == (200, [])
-    assert (server.stats.pictures, server.stats.faces, server.stats.refused) == (2, 2, 0)
+    assert (server.stats["pictures"], server.stats["faces"], server.stats["refused"]) == (2, 2, 0)
 
 
 def test_five_people_in_a_photograph(real, recogniser):

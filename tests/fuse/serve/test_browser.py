@@ -123,10 +123,10 @@ def test_the_camera_and_its_end(browser, recogniser, served):
     browser.run("document.querySelector('#camera').click()")
     browser.until("document.querySelector('.face') && !document.querySelector('#video').hidden")
     assert browser.text("#status") == "Camera: Stop or the Escape key ends it"
-    before = server.stats.pictures
+    before = server.stats["pictures"]
     browser.until("performance.getEntriesByType('resource').filter(entry => entry.name.endsWith('recognise'))"
                   f".length > {before + 1}")
-    assert shown(browser) == 1 and server.stats.pictures > before
+    assert shown(browser) == 1 and server.stats["pictures"] > before
     assert browser.run("document.querySelector('#picture').hidden && document.querySelector('#camera').hidden")
     browser.run("document.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape' }))")
     browser.until("document.querySelector('#video').hidden && document.querySelector('#stop').hidden")
@@ -141,7 +141,7 @@ def test_a_video_file_is_looked_at_frame_by_frame(browser, finding, served, tmp_
     opened(browser, server.url)
     browser.choose("#files", tmp_path / "one.webm")
     browser.until("document.querySelector('#video').ended")
-    assert server.stats.pictures >= 2 and server.stats.faces == server.stats.pictures
+    assert server.stats["pictures"] >= 2 and server.stats["faces"] == server.stats["pictures"]
     assert shown(browser) == 1
     (tmp_path / "no.mp4").write_bytes(b"Dear Sir or Madam,")
     browser.choose("#files", tmp_path / "no.mp4")
