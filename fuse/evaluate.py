@@ -13,6 +13,7 @@ from twofold.data.utils.csv_files import escape_cells
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import choices_of
 from twofold.data.utils.outputs import Output, OutputKind, read_header
+from twofold.fuse import tables
 from twofold.fuse.core.features import Features
 from twofold.fuse.core.predictions import Figures, Predictions, System, compare_predictions, figures
 from twofold.fuse.core.settings import Settings
@@ -21,15 +22,6 @@ from twofold.fuse.metrics.scores import apply_temperature
 from twofold.fuse.metrics.statistics import Comparison
 from twofold.fuse.predict import PARQUET, check_table_name
 from twofold.fuse.runs.read import Run, read_run
-from twofold.fuse.tables import (
-    columns,
-    comparison_record,
-    describe_comparison,
-    figures_lines,
-    figures_table,
-    percent,
-    uncertainty_lines,
-)
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +45,11 @@ class Evaluation:
     def text(self) -> str:
         table = self.figures.scores
         rows = [("class", "n", "precision", "recall", "F1"), *(
-            (name, str(table.n[c]), *(percent(each[c]) for each in (table.precision, table.recall, table.f1)))
+            (name, str(table.n[c]), *(tables.percent(each[c]) for each in (table.precision, table.recall, table.f1)))
             for c, name in enumerate(self.classes))]
-        return "\n".join([f"{self.run} on {self.samples}{self.seen_words}", "", *figures_lines([self.figures]), "",
-                          *columns(rows, left=1), "", *uncertainty_lines([self.figures], self.classes),
-                          *(f"note: {note}" for note in self.notes)])
+        lines = [f"{self.run} on {self.samples}{self.seen_words}", "", *tables.figures_lines([self.figures]), "",
+                 *tables.columns(rows, left=1), "", *tables.uncertainty_lines([self.figures], self.classes)]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     @property
     def samples(self) -> str:
@@ -81,16 +73,17 @@ class Evaluations:
 
     def record(self) -> dict:
         return {"runs": [evaluation.record() for evaluation in self.each],
-                "comparison": comparison_record(self.comparison, self.best_other, chosen_on="the samples scored")}
+                "comparison": tables.comparison_record(self.comparison, self.best_other,
+                                                       chosen_on="the samples scored")}
 
     def text(self) -> str:
         seen = "".join(f"; {evaluation.run}{evaluation.seen_words}" for evaluation in self.each if evaluation.seen)
-        lines = [f"{self.each[0].samples}{seen}", "", *figures_table(
+        lines = [f"{self.each[0].samples}{seen}", "", *tables.figures_table(
             [evaluation.figures for evaluation in self.each], self.each[0].classes, style=self.table)]
         if self.comparison:
             best = "" if len(self.each) == 2 else ", the best of the others on these very samples"
             lines += ["", f"{self.each[-1].run} against {self.best_other}{best}: "
-                          f"{describe_comparison(self.comparison)}"]
+                          f"{tables.describe_comparison(self.comparison)}"]
         notes = dict.fromkeys(note for evaluation in self.each for note in evaluation.notes)
         return "\n".join([*lines, *(f"note: {note}" for note in notes)])
 
@@ -106,14 +99,13 @@ def evaluated_output(out: Path, *, overwrite: bool) -> Output:
 
 def write_evaluated(evaluations: Sequence[Evaluation], out: Output) -> None:
     """Write one row per run and sample: run, key, truth, prediction, and the calibrated probability of each class."""
-    tables = []
+    parts = []
     for each in evaluations:
         predictions, classes = each.figures.predictions, np.array(each.classes, object)
-        table = pd.DataFrame({"run": str(each.run), "key": predictions.key, "truth": classes[predictions.target],
+        named = pd.DataFrame({"run": str(each.run), "key": predictions.key, "truth": classes[predictions.target],
                               "prediction": classes[predictions.predicted]})
-        tables.append(pd.concat([table, pd.DataFrame(predictions.calibrated.round(6), columns=list(each.classes))],
-                                axis=1))
-    table = pd.concat(tables)
+        parts.append(pd.concat([named, pd.DataFrame(predictions.calibrated.round(6), columns=classes)], axis=1))
+    table = pd.concat(parts)
     with out.writing() as temporary:
         if out.path.suffix.lower() == PARQUET:
             table.to_parquet(temporary, index=False)
@@ -134,9 +126,8 @@ def evaluate_all(runs: Sequence[Path], store: Path, *, split: str = "", table: s
     difference spelled out (another precision is only a note), if the runs' classes or, for lack of features, their
     samples are not the same, or if no sample has a label or none is left; CacheError if a backbone is missing.
     """
-    tables = choices_of(Settings, "table")
-    if table not in tables:
-        raise InputError(f"unknown table {table!r}: choose from {', '.join(tables)}")
+    if table not in (styles := choices_of(Settings, "table")):
+        raise InputError(f"unknown table {table!r}: choose from {', '.join(styles)}")
     read = [read_run(path) for path in runs]
     split = split or ("all" if all(run.folds > 1 for run in read) else "")  # as when they were trained
     matched = [match_run_to_store(run, store, split=split, allow_seen=allow_seen) for run in read]

@@ -17,7 +17,7 @@ from twofold.fuse.core.predictions import Predictions, System
 from twofold.fuse.core.settings import HEAD_TYPES, SINGLE, Settings
 from twofold.fuse.core.split import SeenSamples, Split, drop_encoder_training_samples, make_splits, seen_samples
 from twofold.fuse.core.task import Task, check_pairs, chosen_classes
-from twofold.fuse.heads.head import TrainedHead, fit, training_rows
+from twofold.fuse.heads.head import TrainedHead, fit, input_streams, training_rows
 from twofold.fuse.heads.sklearn import FittedEstimator, fit_estimator
 from twofold.fuse.heads.zeroshot import pretrained_classifiers
 from twofold.fuse.metrics.scores import apply_temperature
@@ -143,12 +143,9 @@ def subsets(features: Features, settings: Settings) -> list[tuple[int, ...]]:
 
 
 def subset_name(features: Features, streams: Sequence[int], settings: Settings) -> str:
-    """What the table calls a subset."""
-    view, versions = features.streams[0].view, HEAD_TYPES[settings.head].views == "versions"
-    first = [k for k in streams if not versions or features.streams[k].view == view]
-    if len(first) == 1:
-        return features.streams[first[0]].name
-    if len(streams) == len(features.streams):
+    """What the table calls a subset: of versions only the first is named."""
+    first = input_streams(settings, features, streams)
+    if len(first) > 1 and len(streams) == len(features.streams):
         return f"fusion of all {len(first)}"
     return " + ".join(features.streams[k].name for k in first)
 

@@ -16,15 +16,8 @@ from twofold.fuse.core.settings import Settings
 from twofold.fuse.experiment import cross_validate, predict_validation, prepare, seen_by, subset_name, subsets
 from twofold.fuse.heads.head import input_streams
 from twofold.fuse.metrics.statistics import Comparison
+from twofold.fuse.runs import write
 from twofold.fuse.runs.tensorboard import check_tensorboard, write_curves, write_figures
-from twofold.fuse.runs.write import (
-    check_run_folder,
-    check_same_inputs,
-    inputs_record,
-    predictions_csv,
-    run_record,
-    write_run,
-)
 from twofold.fuse.tables import columns, comparison_record, figures_table, fusion_lines, percent
 
 log = logging.getLogger(__name__)
@@ -83,7 +76,7 @@ def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, overwr
     """
     started = time.perf_counter()
     if out:
-        check_run_folder(out)
+        write.check_run_folder(out)
     if tensorboard:
         check_tensorboard()
     experiment = prepare(stores, settings)
@@ -91,7 +84,7 @@ def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, overwr
     repeatable = _repeatable(settings, features)
     if out and not overwrite:
         streams = [features.streams[k] for k in input_streams(settings, features, range(len(features.streams)))]
-        check_same_inputs(out, inputs_record(repeatable, features, streams))
+        write.check_same_inputs(out, write.inputs_record(repeatable, features, streams))
     predictions, trained = [], []
     for subset in subsets(features, settings):
         name = subset_name(features, subset, settings)
@@ -108,12 +101,12 @@ def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, overwr
         best_single=best.system.name if best else "", notes=experiment.notes, seconds=time.perf_counter() - started)
     if out:
         crops = [line for store in stores for line in read_crop_lines(Store(store).manifest_path)]
-        record = run_record(repeatable, features, trained, experiment.splits, seconds=fusion.seconds,
-                            notes=experiment.notes, crops=list(dict.fromkeys(crops)) if any(crops) else [])
+        record = write.run_record(repeatable, features, trained, experiment.splits, seconds=fusion.seconds,
+                                  notes=experiment.notes, crops=list(dict.fromkeys(crops)) if any(crops) else [])
         tables = [fused] if len(experiment.folds) > 1 else [
             fused, predict_validation(experiment, trained, system=fused.system)]
-        write_run(out, record=record, metrics=fusion.record(), trained=trained, seen=seen_by(experiment),
-                  predictions=predictions_csv(tables, features.taxonomy.classes))
+        write.write_run(out, record=record, metrics=fusion.record(), trained=trained, seen=seen_by(experiment),
+                        predictions=write.predictions_csv(tables, features.taxonomy.classes))
     if tensorboard:
         write_curves(tensorboard, [each.history for each in trained])
         write_figures(tensorboard, fusion.record()["systems"])

@@ -112,10 +112,8 @@ SCORE = Metric("macro_f1", "macro-F1", macro_f1, macro_f1_gradient)  #: what hea
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """How often calls of each confidence are right, in `BINS` equal bins of confidence, each (15,).
-
-    samples: called with so much; right: of these; confidence: the sum of theirs.
-    """
+    """For each of `BINS` equal bins of confidence (15,): the samples called with so much, how many of these are right,
+    and the sum of their confidences."""
 
     samples: np.ndarray
     right: np.ndarray
