@@ -21,7 +21,7 @@ from twofold.data.utils.errors import InputError, first_line
 from twofold.data.utils.machine import usable_cores
 from twofold.data.utils.options import read_toml
 from twofold.data.utils.processes import map_unordered
-from twofold.fuse.core.predictions import Predictions, figures
+from twofold.fuse.core.predictions import figures
 from twofold.fuse.core.settings import HEAD_TYPES, Settings, settings_from
 from twofold.fuse.core.task import Task
 from twofold.fuse.experiment import cross_validate, prepare, subsets
@@ -39,7 +39,6 @@ TRIAL = re.compile(r"[0-9a-f]{10}\.json")
 FIGURES = 3  #: version of what a trial is scored by
 VAL_SCORE = f"val_{Task.score.key}"
 SHOWN = 20  #: lines of the leaderboard in the terminal
-PER_SAMPLE = ("truth", "group", "prediction", "fold")  #: of what a trial has scored: too long for the report
 SAMPLES_DEPEND_ON = ("backbones", "views", "target", "classes", "folds", "seed", "val_fraction")
 
 
@@ -48,7 +47,7 @@ class Trial:
     """One setting and its score on validation. error: why it failed, else empty.
 
     settings: as the TOML has them, so that one that makes no sense is a row as well. scored: with folds, figures over
-    all of them, and truth, group, prediction and fold of each sample.
+    all of them; samples: truth, group, prediction and fold of each.
     """
 
     name: str
@@ -57,29 +56,12 @@ class Trial:
     seconds: float
     error: str
     scored: dict | None = None
+    samples: dict | None = None
 
     def cell(self, setting: str) -> str:
         """A setting as tables have it."""
         value = self.settings.get(setting, "")
         return " + ".join(value) if isinstance(value, list) else str(value)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A trial of an ablation. comparison: with no change, None for that itself."""
-
-    change: str
-    trial: Trial
-    comparison: Comparison | None
-
-    @property
-    def scored(self) -> dict:
-        return self.trial.scored or {}
-
-    def record(self) -> dict:
-        kept = {name: value for name, value in self.scored.items() if name not in PER_SAMPLE}
-        return {"change": self.change, VAL_SCORE: self.trial.score, **kept,
-                "against_no_change": asdict(self.comparison) if self.comparison else None}
 
 
 @dataclass(frozen=True)
@@ -92,7 +74,7 @@ class Sweep:
     best: Fusion | None
     varied: tuple[str, ...]
     seconds: float
-    ablated: tuple[Row, ...] = ()
+    ablated: Sequence[dict] = ()  #: see `ablation_rows`
     nested: float | None = None  #: with folds, the score of the choice itself; see `nested_score`
 
     @property
@@ -105,7 +87,7 @@ class Sweep:
                                 for trial in self.trials],
                 "reused": self.reused, "seconds": self.seconds, "best": self.best.record() if self.best else None,
                 f"nested_{Task.score.key}": self.nested,
-                "ablation": [row.record() for row in self.ablated]}
+                "ablation": list(self.ablated)}
 
     def text(self) -> str:
         good, failed = ([trial for trial in self.trials if bool(trial.error) == bad] for bad in (False, True))
@@ -169,7 +151,7 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, ove
     if tensorboard:
         for trial in good:
             write_trial(tensorboard / trial.name, trial.settings, trial.score)
-    rows, best, nested = (), None, None
+    rows, best, nested = [], None, None
     if is_ablation:
         rows = ablation_rows(wanted[0], [finished[name] for name in names if not finished[name].error])
     elif good:
@@ -262,22 +244,30 @@ def _names(wanted: Sequence[dict], stores: Sequence[Path]) -> list[str]:
 
 def _try(stores: list[Path], out: Path, name: str, record: dict, with_scores: bool, tensorboard: Path | None) -> Trial:
     """Train one setting and keep its validation score; test samples are scored in ablations and folds only."""
-    started, score, error, scored = time.perf_counter(), float("nan"), "", None
+    started, score, error, scored, samples = time.perf_counter(), float("nan"), "", None, None
     try:
         experiment = prepare(stores, settings_from(record))
         predictions, trained = cross_validate(experiment, subsets(experiment.features, experiment.settings)[-1])
         score = predictions.system.val_score
-        scored = _scored(predictions, experiment.settings.seed, [each.val_score for each in trained]
-                         ) if with_scores else None
         if np.isnan(score):
             raise InputError("nothing is trained or validated: there is no score to rank it by")
+        if with_scores:
+            each, key = figures(predictions, seed=experiment.settings.seed), Task.score.key
+            scored = {"accuracy": each.scores.accuracy, key: each.score, "uar": each.scores.uar,
+                      f"{key}_interval": list(each.score_interval) if each.score_interval else None,
+                      f"seeds_{key}": list(each.seeds_score), "figures_of": predictions.ensemble,
+                      "calibration_error": each.reliability.error, "classes": predictions.classes,
+                      "groups": each.groups, "val_scores": [head.val_score for head in trained]}
+            samples = {"truth": predictions.target.tolist(), "fold": predictions.fold.tolist(),
+                       "group": np.unique(predictions.group.astype(str), return_inverse=True)[1].tolist(),
+                       "prediction": predictions.predicted.tolist()}
         if tensorboard:
             write_curves(tensorboard / name, [each.history for each in trained])
     except (InputError, CacheError) as failure:
         error = str(failure)
     except Exception as failure:  # one bad setting must not end the night's sweep: it is a row with its reason
         error = f"{type(failure).__name__}: {first_line(failure)}"
-    trial = Trial(name, record, score, time.perf_counter() - started, error, scored)
+    trial = Trial(name, record, score, time.perf_counter() - started, error, scored, samples)
     write_text(out / "trials" / f"{name}.json", json.dumps(asdict(trial)) + "\n")
     return trial
 
@@ -291,67 +281,54 @@ def _read(out: Path, name: str, settings: dict) -> Trial | None:
         return None
 
 
-def _scored(predictions: Predictions, seed: int, val_scores: list[float]) -> dict:
-    """Figures over the samples of all folds, and the prediction for each, as JSON holds them."""
-    each, key = figures(predictions, seed=seed), Task.score.key
-    return {"accuracy": each.scores.accuracy, key: each.score, "uar": each.scores.uar,
-            f"{key}_interval": list(each.score_interval) if each.score_interval else None,
-            f"seeds_{key}": list(each.seeds_score),
-            "figures_of": predictions.ensemble, "calibration_error": each.reliability.error,
-            "classes": predictions.classes, "truth": predictions.target.tolist(),
-            "group": np.unique(predictions.group.astype(str), return_inverse=True)[1].tolist(),
-            "prediction": predictions.predicted.tolist(), "fold": predictions.fold.tolist(), "val_scores": val_scores}
-
-
 def nested_score(trials: Sequence[Trial]) -> float | None:
     """The score of choosing within each fold, by its own validation, the trial that predicts its test samples.
 
     One fold's validation samples are test samples of others, so the best trial's own figure is optimistic; this one
     is not. None without folds, or where trials do not share them.
     """
-    if len({json.dumps([trial.settings.get(name) for name in SAMPLES_DEPEND_ON[1:]]) for trial in trials}) != 1:
-        return None
-    records = [trial.scored for trial in trials if trial.scored is not None]
-    if len(records) < len(trials):
+    shared = {json.dumps([trial.settings.get(name) for name in SAMPLES_DEPEND_ON[1:]]) for trial in trials}
+    done = [(trial.scored, trial.samples) for trial in trials if trial.scored and trial.samples]
+    if len(shared) != 1 or len(done) < len(trials):
         return None
     targets, predicted = [], []
-    for fold in range(len(records[0]["val_scores"])):
-        chosen = max(records, key=lambda record: record["val_scores"][fold])
-        rows = np.array(chosen["fold"]) == fold
-        targets.append(np.array(chosen["truth"])[rows])
-        predicted.append(np.array(chosen["prediction"])[rows])
-    confusion = confusion_matrix(np.concatenate(targets), np.concatenate(predicted), records[0]["classes"])
+    for fold in range(len(done[0][0]["val_scores"])):
+        _, samples = max(done, key=lambda trial: trial[0]["val_scores"][fold])
+        rows = np.array(samples["fold"]) == fold
+        targets.append(np.array(samples["truth"])[rows])
+        predicted.append(np.array(samples["prediction"])[rows])
+    confusion = confusion_matrix(np.concatenate(targets), np.concatenate(predicted), done[0][0]["classes"])
     return float(Task.score.value(confusion))
 
 
-def ablation_rows(base: dict, trials: Sequence[Trial]) -> tuple[Row, ...]:
-    """Rows of the trials that worked, the base first, each compared with it."""
-    unchanged = next((trial.scored for trial in trials if trial.settings == base), None)
+def ablation_rows(base: dict, trials: Sequence[Trial]) -> list[dict]:
+    """The figures of the trials that worked, and `against_no_change`: each compared with that of the base."""
+    unchanged = next((trial for trial in trials if trial.settings == base), None)
     rows = []
     for trial in trials:
-        change, comparison = ", ".join(f"{name} = {value}" for name, value in trial.settings.items()
-                                       if base.get(name) != value), None
-        if change and unchanged and trial.scored:
-            truth, group, ours = (np.array(trial.scored[name]) for name in ("truth", "group", "prediction"))
-            comparison = compare(truth, ours, np.array(unchanged["prediction"]), group,
-                                 classes=unchanged["classes"], seed=0)
-        rows.append(Row(change or "no change", trial, comparison))
-    return tuple(rows)
+        change = ", ".join(f"{name} = {value}" for name, value in trial.settings.items() if base.get(name) != value)
+        comparison = None
+        if change and unchanged and unchanged.samples and trial.scored and trial.samples:
+            truth, group, ours = (np.array(trial.samples[name]) for name in ("truth", "group", "prediction"))
+            comparison = asdict(compare(truth, ours, np.array(unchanged.samples["prediction"]), group,
+                                        classes=trial.scored["classes"], seed=0))
+        rows.append({"change": change or "no change", VAL_SCORE: trial.score, **(trial.scored or {}),
+                     "samples": len(trial.samples["truth"]) if trial.samples else 0, "against_no_change": comparison})
+    return rows
 
 
-def ablation_table(rows: Sequence[Row]) -> list[str]:
+def ablation_table(rows: Sequence[dict]) -> list[str]:
     """One line per change, in points of a hundred."""
     score = Task.score
     lines: list[tuple[str, ...]] = [("change", "accuracy", score.name, "95 %", "calibration error", score.name,
                                      score.name, score.name, "95 %", "")]
     for row in rows:
-        record, comparison = row.scored, row.comparison
+        comparison = Comparison(**row["against_no_change"]) if row["against_no_change"] else None
         difference = ("", "", "") if comparison is None else (
             f"{100 * comparison.difference:+.2f}", span(comparison.interval, sign="+"), comparison.verdict)
-        lines.append((row.change, percent(record["accuracy"]), percent(record[score.key]),
-                      span(record[f"{score.key}_interval"]), f"{record['calibration_error']:.3f}",
-                      spread(record[f"seeds_{score.key}"]), percent(row.trial.score), *difference))
-    base = rows[0].scored
-    groups = [("", 1), (base["figures_of"], 4), ("one seed, mean ± sd", 1), ("validation", 1), ("difference", 3)]
-    return [f"{len(base['truth'])} samples of all folds, {len(set(base['group']))} groups; intervals and paired "
-            "differences by bootstrap of groups", "", *grouped_columns(lines, groups, left=1)]
+        lines.append((row["change"], percent(row["accuracy"]), percent(row[score.key]),
+                      span(row[f"{score.key}_interval"]), f"{row['calibration_error']:.3f}",
+                      spread(row[f"seeds_{score.key}"]), percent(row[VAL_SCORE]), *difference))
+    groups = [("", 1), (rows[0]["figures_of"], 4), ("one seed, mean ± sd", 1), ("validation", 1), ("difference", 3)]
+    return [f"{rows[0]['samples']} samples of all folds, {rows[0]['groups']} groups; intervals and paired differences "
+            "by bootstrap of groups", "", *grouped_columns(lines, groups, left=1)]

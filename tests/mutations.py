@@ -75,7 +75,7 @@ MUTATIONS = [Mutation(*fields) for fields in (
     ("late keeps the worst weights", "heads/fusion.py", "(reached := score(weights)) > best_score",
      "(reached := score(weights)) < best_score", "training_details figures_hold fuse"),
     ("a sweep ranks from the worst", "sweep.py", "else -trial.score", "else trial.score", "sweep"),
-    ("the honest choice looks at one fold", "sweep.py", 'record["val_scores"][fold]', 'record["val_scores"][0]',
+    ("the honest choice looks at one fold", "sweep.py", 'trial[0]["val_scores"][fold]', 'trial[0]["val_scores"][0]',
      "figures_hold"),
     ("logreg keeps its last penalty", "heads/sklearn.py", "if result.score > best:", "if result.score > -1:",
      "fuse training_details"),

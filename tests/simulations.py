@@ -113,7 +113,8 @@ def compare_equal_heads(folder: Path, draw: int, groups: int, size: int) -> dict
     a, b = (twofold.Store(whole).features(backbones=[name]).train(**crossed) for name in STREAMS)
     return {
         "fuse: fusion against the best single": made["both"].comparison.interval,
-        "sweep: row of an ablation": sweep([whole], ablation, out=folder / "t", jobs=1).ablated[1].comparison.interval,
+        "sweep: row of an ablation": sweep(
+            [whole], ablation, out=folder / "t", jobs=1).ablated[1]["against_no_change"]["interval"],
         "evaluate A B, on the store of training": evaluate_all(runs, store).comparison.interval,
         "evaluate A B, on another store": evaluate_all(runs, other).comparison.interval,
         "report A B, without a store": analysis.compare_with_first([read_run(run) for run in runs])[0]["interval"],
