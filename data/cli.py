@@ -223,7 +223,7 @@ def crop(
 
     In class folders (class/*.jpg or split/class/*.jpg), faces have the label of their folder. Images are JPEG, PNG,
     BMP, GIF, TIFF, WebP, PPM, JPEG 2000, AVIF and HEIC, up to 256 MB, 64 megapixels (a larger JPEG is decoded smaller)
-    and 30 seconds of decoding. Other files of a folder are left out and counted; what cannot be read is a row with its
+    and 60 seconds of decoding. Other files of a folder are left out and counted; what cannot be read is a row with its
     reason, and exit code 1.
     """
     from twofold.data.faces.crop import crop as run_crop

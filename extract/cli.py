@@ -67,7 +67,7 @@ def extract(
     """Run each backbone once over all samples and write the embeddings.
 
     Images are JPEG, PNG, BMP, GIF, TIFF, WebP, PPM, JPEG 2000, AVIF and HEIC. One that cannot be read, is larger than
-    256 MB or --max-pixels, or takes 30 seconds to decode is a recorded failure with its reason: the others go on.
+    256 MB or --max-pixels, or takes 60 seconds to decode is a recorded failure with its reason: the others go on.
     """
     from twofold.data.utils.errors import InputError
     from twofold.data.utils.options import split_names

@@ -25,7 +25,7 @@ OTHER_PEAK_BYTES = 12
 MAX_SCANS, MAX_SCANNED_PIXELS = 100, 1_500_000_000  #: of a progressive JPEG, whose scans each pass over all pixels
 MAX_PARTS = 20_000  #: chunks of a PNG, headers of a JPEG: each takes microseconds
 MAX_TEXT_BYTES = 20 << 20  #: of a picture whose pixels are written as text, two megabytes a second
-MAX_SECONDS = 30.0  #: of this thread's computing for one picture: none of a few megabytes needs one
+MAX_SECONDS = 60.0  #: of this thread's computing for one picture: none of a few megabytes needs one
 MAXIMA = (255, 4095, 65535)  #: of 8, 12 and 16 bits, which files with more room per pixel hold
 #: Pillow reads the upper byte of colours of 16 bits, with these names of their byte order it reads the lower one
 LOWER = {f"{mode};16{order}": f"{mode};16{other}" for mode in ("RGB", "RGBA", "RGBX") for order, other in (
@@ -67,12 +67,12 @@ def decode(content: bytes, limits: Limits = PHOTO_LIMITS) -> Image.Image:
     """
     if not content:
         raise ImageError("empty file")
+    file = _TimedFile(content)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             formats = formats_for(content)
             check_parts(content)
-            file = _TimedFile(content)
             try:
                 image = Image.open(file, formats=formats)
             except Image.DecompressionBombError:
@@ -95,6 +95,8 @@ def decode(content: bytes, limits: Limits = PHOTO_LIMITS) -> Image.Image:
     except MemoryError:
         raise ImageError("not enough memory to decode it") from None
     except Exception as error:  # decoders raise anything: struct.error, AttributeError, ZeroDivisionError, ...
+        if time.thread_time() > file.end:
+            raise ImageError(f"decoding takes more than {MAX_SECONDS:g} seconds") from None
         raise ImageError("truncated image" if "truncated" in str(error) else "damaged image") from None
 
 
@@ -140,7 +142,7 @@ class _TimedFile(io.BytesIO):
 
     def read(self, size: int | None = -1, /) -> bytes:
         if time.thread_time() > self.end:
-            raise ImageError(f"decoding takes more than {MAX_SECONDS:g} seconds")
+            raise TimeoutError
         return super().read(size)
 
 

@@ -111,7 +111,7 @@ def test_every_format_of_the_list_is_read_and_identified(suffix):
 def test_help_names_formats_and_limits(verb, cli):
     shown = "".join(cli(verb, "--help").stdout.split()).lower()
     names = [each.name.lower().replace("heif", "heic") for each in IMAGE_FORMATS]
-    assert all(words in shown for words in (*names, "256mb", "30seconds"))
+    assert all(words in shown for words in (*names, "256mb", "60seconds"))
 
 
 def test_a_heic_picture_without_its_library_names_it(monkeypatch):
@@ -137,14 +137,14 @@ def test_a_photograph_of_200_megapixels_is_decoded_smaller():
 
 
 def test_a_picture_that_takes_too_long_is_refused_while_it_is_decoded(monkeypatch):
-    noise = Image.effect_noise((1000, 1000), 90)
-    for kind in ("JPEG", "PNG", "BMP"):
+    noise = Image.effect_noise((400, 400), 90)
+    for kind in ("JPEG", "PNG", "BMP", "JPEG2000"):
         content = saved(noise, kind)
-        assert decode(content).size == (1000, 1000)
+        assert decode(content).size == (400, 400)
         with monkeypatch.context() as patch:
             clock = iter(range(1000))
-            patch.setattr("twofold.data.images.decode.time.thread_time", lambda clock=clock: 10.0 * next(clock))
-            with pytest.raises(ImageError, match="decoding takes more than 30 seconds"):
+            patch.setattr("twofold.data.images.decode.time.thread_time", lambda clock=clock: 25.0 * next(clock))
+            with pytest.raises(ImageError, match="decoding takes more than 60 seconds"):
                 decode(content)
 
 
