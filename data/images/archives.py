@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePath
 
 from twofold.data.images.decode import MAX_FILE_BYTES, ImageError
 from twofold.data.images.formats import HEAD_BYTES
@@ -124,11 +124,11 @@ def is_archive(path: Path) -> bool:
 def _zip_members(path: Path) -> Iterator[tuple[str, Member]]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            fault = ENCRYPTED if info.flag_bits & 1 else ""
-            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                fault = fault or f"compressed in an unsupported way (method {info.compress_type})"
+            readable = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+            fault = "" if readable else f"compressed in an unsupported way (method {info.compress_type})"
             if not info.is_dir():
-                yield info.filename, Member(fault, info.file_size, info.header_offset, info)
+                yield info.filename, Member(ENCRYPTED if info.flag_bits & 1 else fault, info.file_size,
+                                            info.header_offset, info)
 
 
 class _HeaderReader(io.BufferedReader):
@@ -157,29 +157,24 @@ def _tar_members(path: Path) -> Iterator[tuple[str, Member]]:
 
 @dataclass(frozen=True)
 class ArchivePath:
-    """A path inside an archive, with as much of `pathlib.Path` as the readers of datasets use."""
+    """A path inside an archive, with as much of `pathlib.Path` as the readers of datasets use. key: the name there."""
 
-    inner: PurePosixPath  #: below the archive's top, which is "."
-    archive: Archive = field(compare=False)
+    archive: Archive
+    key: str = ""
 
     def __truediv__(self, name: str) -> "ArchivePath":
-        return ArchivePath(self.inner / name, self.archive)
+        return ArchivePath(self.archive, "/".join(filter(None, (self.key, name))))
 
     def __str__(self) -> str:
-        return str(PurePosixPath(self.archive.path.as_posix()) / self.inner)
-
-    @property
-    def key(self) -> str:
-        """The name in the archive; empty for its top."""
-        return "" if self.inner == PurePosixPath(".") else self.inner.as_posix()
+        return f"{self.archive.path.as_posix()}/{self.key}".rstrip("/")
 
     @property
     def name(self) -> str:
-        return self.inner.name or self.archive.path.name
+        return self.key.rpartition("/")[2] or self.archive.path.name
 
     @property
     def parent(self) -> "ArchivePath":
-        return ArchivePath(self.inner.parent, self.archive)
+        return ArchivePath(self.archive, self.key.rpartition("/")[0])
 
     def resolve(self) -> "ArchivePath":
         return self
@@ -201,8 +196,8 @@ class ArchivePath:
 
     def rglob(self, _everything: str) -> Iterator["ArchivePath"]:
         """Every file below this folder; the one pattern is `*`."""
-        keys, start = self.archive.members, f"{self.key}/" if self.key else ""
-        return (ArchivePath(PurePosixPath(key), self.archive) for key in keys if key.startswith(start))
+        start = f"{self.key}/" if self.key else ""
+        return (ArchivePath(self.archive, key) for key in self.archive.members if key.startswith(start))
 
     def read_bytes(self) -> bytes:
         """The contents of the file. Raises OSError."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial, wraps
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePath
 
 import pandas as pd
 
@@ -43,7 +43,7 @@ def reads_archives(read: Callable[..., Manifest]) -> Callable[..., Manifest]:
             if not root.is_dir():
                 raise InputError(f"{root}: no such folder")
             return read(root, **options)
-        top = ArchivePath(PurePosixPath("."), Archive(root.resolve()))
+        top = ArchivePath(Archive(root.resolve()))
         inside = [path for path in top.iterdir() if path.name != "__MACOSX"]
         if len(inside) != 1 or not inside[0].is_dir():
             return read(top, **options)
