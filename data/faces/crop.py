@@ -1,10 +1,11 @@
 """The verb `crop`: photographs and videos to a folder of aligned faces and its manifest, with a journal to resume."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -209,15 +210,12 @@ def _resume(journal: "Journal", out: Path, digests: Mapping[str, str], settings:
 
 def _expected_frames(source: Source, sampling: Sampling, reader: VideoReader) -> int:
     """1 for a photograph; for a video what its header promises."""
-    try:
-        facts = reader.facts(source.path) if source.video else None
-    except VideoError:
-        facts = None
-    if facts is None:
-        return 1
-    if sampling.fps and facts.rate > sampling.fps:
-        return round(facts.frames * sampling.fps / facts.rate)
-    return -(-facts.frames // sampling.every)
+    with suppress(VideoError):
+        if source.video:
+            facts = reader.facts(source.path)
+            every = facts.rate / sampling.fps if facts.rate > sampling.fps > 0 else sampling.every
+            return math.ceil(facts.frames / every)
+    return 1
 
 
 class Journal(AbstractContextManager):
