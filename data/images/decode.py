@@ -182,8 +182,11 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         orientation = 1
     if orientation in TRANSPOSE:
         image = image.transpose(TRANSPOSE[orientation])
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _by_strips(image, _scaled_to_8_bit(image))
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # values of 8, 12 or 16 bits as often as of its own
+        values = np.asarray(image)
+        largest = float(values[np.isfinite(values)].max(initial=0))
+        top = _largest_value(image, largest, (1, *MAXIMA) if image.mode == "F" else MAXIMA)
+        return _by_strips(image, lambda strip: Image.fromarray(_shades(np.asarray(strip), top)))
     if image.has_transparency_data:
         return _by_strips(image, lambda strip: Image.alpha_composite(
             Image.new("RGBA", strip.size, "white"), strip.convert("RGBA")))
@@ -206,17 +209,10 @@ def _largest_value(image: Image.Image, largest: float, maxima: tuple[int, ...] =
     return declared if 0 < largest <= declared else next((top for top in maxima if largest <= top), largest)
 
 
-def _scaled_to_8_bit(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """Grey of 16 or 32 bits or floats, which hold values of 8, 12 or 16 bits as often as of their own range."""
-    values = np.asarray(image)
-    largest = float(values[np.isfinite(values)].max(initial=0))
-    top = _largest_value(image, largest, (1, *MAXIMA) if image.mode == "F" else MAXIMA)
-
-    def scaled(strip: Image.Image) -> Image.Image:
-        grey = np.nan_to_num(np.asarray(strip).astype(np.float64), posinf=top, neginf=0)
-        return Image.fromarray(np.clip(grey * (255.0 / top) + 0.5, 0, 255).astype(np.uint8))
-
-    return scaled
+def _shades(values: np.ndarray, top: float) -> np.ndarray:
+    """Values of which `top` is white, in 8 bits; what is no number is black."""
+    finite = np.nan_to_num(values.astype(np.float64), posinf=top, neginf=0)
+    return np.clip(finite * (255.0 / top) + 0.5, 0, 255).astype(np.uint8)
 
 
 def _scaled_colours(image: Image.Image, content: bytes, formats: tuple[str, ...]) -> Image.Image:
@@ -237,7 +233,7 @@ def _scaled_colours(image: Image.Image, content: bytes, formats: tuple[str, ...]
         planes = [np.asarray(high).astype(np.uint16) * 256 + np.asarray(low)
                   for high, low in zip(image.split(), lower.split(), strict=True)]
     top = _largest_value(image, float(max(plane.max() for plane in planes[:3])))
-    shades = np.clip(np.arange(1 << 16) * (255.0 / top) + 0.5, 0, 255).astype(np.uint8)
+    shades = _shades(np.arange(1 << 16), top)
     channels = [Image.fromarray(shades[plane]) for plane in planes[:3]]
     if image.mode == "RGBA":
         channels.append(Image.fromarray(shades[planes[3]]) if planes[3].max() <= top else image.getchannel("A"))
