@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from twofold.cache.errors import CacheError, FileGone
@@ -16,21 +17,16 @@ BESIDE = {MANIFEST, "README.md", "store.json"}  #: what a store without any feat
 
 
 class Store:
-    """The folder at `path`. Raises CacheError if there is none, unless it may be `new`."""
+    """The folder at `path`. Raises CacheError if there is none, unless it may be `new`.
+
+    lock_path: the lock of whoever changes files in several steps; readers do not use it.
+    """
 
     def __init__(self, path: Path | str, *, new: bool = False):
         self.path = Path(path)
+        self.manifest_path, self.lock_path = self.path / MANIFEST, self.path / ".lock"
         if not new and not self.path.is_dir():
             raise CacheError(f"{self.path}: no such store (a folder that `extract --store` has written)")
-
-    @property
-    def manifest_path(self) -> Path:
-        return self.path / MANIFEST
-
-    @property
-    def lock_path(self) -> Path:
-        """The lock of whoever changes files in several steps; readers do not use it."""
-        return self.path / ".lock"
 
     def require_own_folder(self) -> None:
         """Raise CacheError if the folder holds other things and no store: nothing of ours is mixed with them."""
@@ -47,10 +43,9 @@ class Store:
         """The keys of the manifest; None without a readable one."""
         from twofold.data.utils.csv_files import read_table  # late: it imports pandas
 
-        try:
+        with suppress(InputError, KeyError):
             return set(read_table(self.manifest_path)["key"])
-        except (InputError, KeyError):
-            return None
+        return None
 
     def require_same_dataset(self, keys: Collection[str]) -> None:
         """Raise CacheError if the store has a manifest and files, but none of these keys: it is of another dataset."""
@@ -75,10 +70,9 @@ class Store:
             try:
                 _ = file.header
                 good.append(file)
-            except FileGone:
-                continue
             except CacheError as error:
-                bad[file.path] = str(error)
+                if not isinstance(error, FileGone):
+                    bad[file.path] = str(error)
         return good, bad
 
     def files_of(self, view: str) -> list[FeatureFile]:

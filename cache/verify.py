@@ -69,9 +69,8 @@ def _require_images(file: FeatureFile, hashes: dict[str, str]) -> None:
     missing = [key for key, sha256 in zip(file.keys, now, strict=True) if sha256 is None]
     changed = [key for key, then, sha256 in zip(file.keys, file.sha256, now, strict=True)
                if sha256 not in (None, then.decode())]
-    faults = [f"{len(keys)} images {what} (the first is {keys[0]})"
-              for what, keys in (("have changed since", changed), ("are not below --root", missing)) if keys]
-    if faults:
+    if faults := [f"{len(keys)} images {what} (the first is {keys[0]})" for what, keys in (
+            ("have changed since", changed), ("are not below --root", missing)) if keys]:
         remedy = "; `extract --recheck` computes changed ones again" if changed else ""
         raise CacheError(" and ".join(faults) + remedy)
 

@@ -78,11 +78,6 @@ class Address:
         user, host = f"{parts.username}@" if parts.username else "", parts.netloc.rpartition("@")[2]
         self.shown = f"{parts.scheme}://{user}{host}{parts.path}".rstrip("/") if parts.scheme else url
 
-    def without_secrets(self, text: str) -> str:
-        for secret in self.secrets:
-            text = text.replace(secret, "***")
-        return text
-
 
 @contextmanager
 def translate_errors(address: Address, name: str = "", *, reasons: Reasons = REASONS) -> Iterator[None]:
@@ -99,13 +94,15 @@ def translate_errors(address: Address, name: str = "", *, reasons: Reasons = REA
             raise cause from None
         if isinstance(status, int):
             kind = TransferError if status >= 500 or status in (408, 429) else CacheError
-            denied = status in (401, 403, 407)
-            reason = f"no permission (the server answers {status})" if denied else f"the server answers {status}"
+            reason = f"the server answers {status}"
+            reason = f"no permission ({reason})" if status in (401, 403, 407) else reason
         elif known:
             kind, reason = reasons[known[0]]
         else:
-            said = address.without_secrets(" ".join(str(cause).split()))[:200]
-            kind, reason = TransferError, said or type(cause).__name__
+            said = " ".join(str(cause).split()) or type(cause).__name__
+            for secret in address.secrets:
+                said = said.replace(secret, "***")
+            kind, reason = TransferError, said[:200]
         raise kind(f"{address.shown}{f'/{name}' if name else ''}: {reason}") from None
 
 

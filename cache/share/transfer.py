@@ -68,11 +68,9 @@ def push(store: Store, url: str, *, replace: bool = False) -> Summary:
         there = indexed | _entries(target)
         report = _copy_all(here.entries, open_place(str(store.path)), target, there, pushed=True, replace=replace)
         card = store.path / CARD
-        if card.is_file():  # in place of an older one of ours; a page of somebody's own stays
-            size = target.size(CARD)
-            if size is None or (size <= MOST_CARD_BYTES
-                                and is_card(_small(target, CARD, size).decode("utf-8", "replace"))):
-                _put(target, CARD, card.read_bytes())
+        if card.is_file() and (target.size(CARD) is None or is_card(  # a page of somebody's own stays
+                _small(target, CARD, MOST_CARD_BYTES).decode("utf-8", "replace"))):
+            _put(target, CARD, card.read_bytes())
         if there | here.entries != indexed:
             write_catalogue(target, here)
     unfinished = len(store.shards())

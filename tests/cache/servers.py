@@ -39,8 +39,7 @@ class Site:
 class Handler(http.server.BaseHTTPRequestHandler):
     site: Site
 
-    def log_message(self, *_: object) -> None:
-        pass
+    def log_message(self, *_: object) -> None: ...
 
     def do_GET(self) -> None:
         site, name = self.site, self.path.partition("?")[0].rpartition("/")[2]
@@ -56,32 +55,26 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_file(name, path.read_bytes())
 
     def send_file(self, name: str, data: bytes) -> None:
-        site, start = self.site, 0
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if asked and site.ranges:
-            start = int(asked[1])
-            self.send_response(206)
+        site, misbehaves = self.site, name.endswith(".h5")
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")) if self.site.ranges else None
+        start = int(asked[1]) if asked else 0
+        self.send_response(206 if asked else 200)
+        if asked:
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        else:
-            self.send_response(200)
-        if site.endless and name.endswith(".h5"):
+        if site.endless and misbehaves:
             data *= 1000
         else:
             self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
-        stop = len(data)
-        if name.endswith(".h5"):
-            if site.damage is not None:
-                data = data[:site.damage] + bytes([data[site.damage] ^ 1]) + data[site.damage + 1:]
-            stop = min(stop, start + site.break_after) if site.break_after is not None else stop
-        for place in range(start, stop, 65536):
-            piece = data[place:min(place + 65536, stop)]
-            try:
+        if site.damage is not None and misbehaves:
+            data = data[:site.damage] + bytes([data[site.damage] ^ 1]) + data[site.damage + 1:]
+        data = data[start:start + site.break_after if site.break_after is not None and misbehaves else None]
+        for place in range(0, len(data), 65536):
+            piece = data[place:place + 65536]
+            with contextlib.suppress(OSError):  # the other side was killed
                 self.wfile.write(piece)
-            except OSError:  # the other side was killed
-                return
-            site.sent[name] = site.sent.get(name, 0) + len(piece)
-            time.sleep(site.pause if name.endswith(".h5") else 0)
+                site.sent[name] = site.sent.get(name, 0) + len(piece)
+                time.sleep(site.pause if misbehaves else 0)
 
 
 def serve_web(folder: Path) -> Iterator[Site]:

@@ -103,23 +103,17 @@ def lie(tmp_path, there, write):
     return change
 
 
-@pytest.mark.parametrize("name", ["../escaped.h5", "/tmp/escaped.h5", "sub/escaped.h5", ".hidden.h5"])
-def test_nothing_is_written_outside_the_store(lie, back, tmp_path, name):
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(CacheError, match=r"files\[0\].name"):
-        pull(lie(name=name), back)
-    assert sorted(tmp_path.rglob("*")) == before
-
-
 @pytest.mark.parametrize(("change", "said"), [
-    ({"rows": 699}, "another recipe or size"), ({"failed": 0}, "another recipe or size"),
+    ({"name": "../escaped.h5"}, r"files\[0\].name"), ({"rows": 699}, "another recipe or size"),
+    ({"failed": 0}, "another recipe or size"),
     ({"dim": 5}, "another recipe or size"), (recipe_with(decoder="other"), "another recipe or size"),
     ({"sha256": "0" * 64}, "does not have the SHA-256"), ({"bytes": 1 << 43}, "its disk has"),
     ({"bytes": 500_000}, "bytes and its catalogue says")])
-def test_a_file_that_is_not_what_the_catalogue_says_is_refused(lie, back, change, said):
+def test_a_file_that_is_not_what_the_catalogue_says_is_refused(lie, back, tmp_path, change, said):
+    before = {*tmp_path.rglob("*"), back.path}
     with pytest.raises(CacheError, match=said):
         pull(lie(**change), back)
-    assert list(back.path.iterdir()) == []
+    assert {*tmp_path.rglob("*")} <= before
 
 
 def test_a_foreign_file_with_the_right_hash_is_refused(lie, there, back):

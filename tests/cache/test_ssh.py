@@ -70,11 +70,6 @@ def test_names_of_the_ssh_config_are_known(host, store, tmp_path, monkeypatch):
     assert len(moved(push(store, f"ssh://box{tmp_path}/there"))) == 3
 
 
-def test_a_folder_without_a_catalogue(host, there):
-    with pytest.raises(CacheError, match=r"has no store\.json"):
-        shared_listing(host.url(there))
-
-
 def test_who_is_no_ssh_server_is_said_to_be_none(host, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         def greet() -> None:

@@ -140,12 +140,6 @@ def test_secrets_of_an_address_are_never_shown(site, cli):
     assert done.returncode == 2 and "no permission" in done.stderr and "abcdef" not in done.stderr
 
 
-def test_a_page_instead_of_a_catalogue_is_refused(site, cli):
-    (site.folder / CATALOGUE).write_text("<html>Welcome</html>")
-    done = cli("cache", "ls", site.url)
-    assert done.returncode == 2 and "is not one that `cache push` of" in done.stderr
-
-
 @pytest.mark.parametrize("elsewhere", ["http://localhost:9/x", "ftp://127.0.0.1/x"])
 def test_nobody_is_followed_to_another_host(site, cli, elsewhere):
     site.move_to = elsewhere
