@@ -14,10 +14,8 @@ from twofold.data.utils.terminal import Summary
 
 
 def diff(a: Path, b: Path) -> Summary:
-    """Compare two feature files, or two stores: files of one recipe first, then those of one backbone and view.
-
-    Raises CacheError if a path is neither, or one of each, or a file cannot be read.
-    """
+    """Compare two feature files, or two stores: files of one recipe first, then those of one backbone and view. Raises
+    CacheError if a path is neither, or one of each, or a file cannot be read."""
     left, right = files_at(a), files_at(b)
     if a.is_file() != b.is_file():
         raise CacheError(f"{a} and {b}: compare two stores, or two feature files")
@@ -52,10 +50,8 @@ def _compare(a: FeatureFile, b: FeatureFile) -> dict[str, Any]:
 
 
 def _compare_values(a: FeatureFile, b: FeatureFile, keys: list[str]) -> dict[str, Any]:
-    """Bit-identical rows, largest absolute difference, cosine of a row and its partner.
-
-    Block by block: two files may be larger than memory.
-    """
+    """Bit-identical rows, largest absolute difference, cosine of a row and its partner. Block by block: two files may
+    be larger than memory."""
     equal, largest, cosines = 0, 0.0, []
     for start in range(0, len(keys), BLOCK_ROWS):
         left, right = (file.read(keys[start:start + BLOCK_ROWS]) for file in (a, b))

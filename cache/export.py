@@ -125,9 +125,7 @@ def is_own_npz(path: Path) -> bool:
 
 def write_parquet(path: Path, export: Export) -> None:
     """Write columns `key`, the labels (null for none) and a list of float32 for each stream; a row group per block.
-
-    float32, since few readers know Parquet's halves; zstd takes back most of what that costs.
-    """
+    float32, since few readers know Parquet's halves; zstd takes back most of what that costs."""
     parquet = _pyarrow_parquet()
     import pyarrow as pa
 

@@ -148,10 +148,8 @@ def read_user_block(descriptor: int) -> tuple[bytes, UserBlock]:
 
 class FeatureFile:
     """A feature file, opened anew for each read, so that it pickles and works in any process and on read-only mounts.
-
     Raises CacheError for a file that cannot be used, DamagedFile (a kind of it) if its bytes are not those that were
-    written, OSError if it cannot be read just now.
-    """
+    written, OSError if it cannot be read just now."""
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
@@ -241,10 +239,8 @@ class FeatureFile:
             return read_classifier(self._opened[1].classifier, arrays, self.dim)
 
     def read(self, keys: Sequence[str] | None = None, *, dtype: np.dtype | type | str = np.float32) -> np.ndarray:
-        """(N, D) array of `dtype`: all rows, or those of `keys` in their order; each block is read at most once.
-
-        Raises KeyError for a key that is not in the file, DamagedFile where a checksum does not match.
-        """
+        """(N, D) array of `dtype`: all rows, or those of `keys` in their order; each block is read at most once. Raises
+        KeyError for a key that is not in the file, DamagedFile where a checksum does not match."""
         rows = None if keys is None else np.fromiter((self.position[key] for key in keys), np.int64, len(keys))
         return self.read_rows(rows, dtype=dtype)
 
@@ -339,10 +335,8 @@ class FeatureFile:
 
     @contextlib.contextmanager
     def _open(self, *, again: bool = True) -> Iterator[int]:
-        """Open the file whose header was read, `again`, or whatever file is there.
-
-        Raises FileGone, also if another has taken its place, DamagedFile for what is no regular file, OSError.
-        """
+        """Open the file whose header was read, `again`, or whatever file is there. Raises FileGone, also if another has
+        taken its place, DamagedFile for what is no regular file, OSError."""
         seal, block = self._opened if again else (b"", None)
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would block

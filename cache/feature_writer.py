@@ -89,11 +89,9 @@ def write_feature_file(
 
 
 def _lay_out(path: Path, block: UserBlock, *, start: int) -> dict[str, int]:
-    """Create the HDF5 file with these attributes and arrays, without values; return the offset of each array.
-
-    Raises OSError if the disk has no space: HDF5 itself handles a full disk badly, its write cache stays behind and
-    crashes the process at its end.
-    """
+    """Create the HDF5 file with these attributes and arrays, without values; return the offset of each array. Raises
+    OSError if the disk has no space: HDF5 itself handles a full disk badly, its write cache stays behind and crashes
+    the process at its end."""
     h5py.File(path, "w", locking=False, userblock_size=start).close()
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:

@@ -17,11 +17,9 @@ DTYPES = ("float16", "float32")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How one backbone turns one view of a face crop into one embedding.
-
-    Two feature files may be joined, merged or compared row by row only if their recipes are equal; a change of
-    values without a change of recipe is a bug. Holds no path, time or host, so that it means the same everywhere.
-    """
+    """How one backbone turns one view of a face crop into one embedding. Two feature files may be joined, merged or
+    compared row by row only if their recipes are equal; a change of values without a change of recipe is a bug.
+    Holds no path, time or host, so that it means the same everywhere."""
 
     backbone: str  #: the name that the user gave, as `timm:resnet18`
     architecture: str  #: what was built, as `timm.resnet18`

@@ -14,9 +14,7 @@ from twofold.data.utils.terminal import Summary
 
 def listing(path: Path) -> Summary:
     """The feature files of a store, unreadable ones with the reason, number of shards and of retired rows per recipe.
-
-    Raises CacheError if `path` is not a store.
-    """
+    Raises CacheError if `path` is not a store."""
     store = Store(path)
     good, bad = store.readable()
     shards, retired = Counter[str](), Counter[str]()
@@ -37,10 +35,8 @@ def listing(path: Path) -> Summary:
 
 
 def describe(path: Path, *, failures: bool = False) -> Summary:
-    """How a feature file, or every file of a store, was made; or which of its samples have no features, and why.
-
-    Raises CacheError if one cannot be read.
-    """
+    """How a feature file, or every file of a store, was made; or which of its samples have no features, and why. Raises
+    CacheError if one cannot be read."""
     files, lines = files_at(path), []
     if failures:
         for file in files:

@@ -93,10 +93,8 @@ def common_classifier(files: Sequence[FeatureFile]) -> BackboneClassifier | None
 
 @dataclass(frozen=True)
 class FileState:
-    """What a store holds of one recipe at one moment: its finished file, if any, and its shards, the oldest first.
-
-    Rows of samples that have left the manifest are as old as the finished file, so these shards precede the others.
-    """
+    """What a store holds of one recipe at one moment: its finished file, if any, and its shards, the oldest first. Rows
+    of samples that have left the manifest are as old as the finished file, so these shards precede the others."""
 
     finished: FeatureFile | None
     shards: list[FeatureFile]
@@ -126,10 +124,8 @@ class FileState:
 
 
 def file_state(store: Store, recipe: Recipe, *, deep: bool = True) -> FileState:
-    """What is cached of a recipe. Verifies shards (`deep`: the finished file, too); damaged files are set aside.
-
-    Raises CacheError or OSError for a file that cannot be read though nothing shows that it is damaged.
-    """
+    """What is cached of a recipe. Verifies shards (`deep`: the finished file, too); damaged files are set aside. Raises
+    CacheError or OSError for a file that cannot be read though nothing shows that it is damaged."""
     while True:
         paths = shard_paths(store, recipe)
         files = [_verified(store, path, recipe, deep=True) for path in paths]

@@ -88,10 +88,8 @@ class Store:
         return list(dict.fromkeys(file.backbone for file in self.files_of(view)))
 
     def find(self, backbone: str, view: str = "original") -> FeatureFile:
-        """The one file of this backbone (`NAME`, or `NAME@FINGERPRINT` with any number of its digits) and view.
-
-        Raises CacheError if there is none, or more than one and no fingerprint chooses.
-        """
+        """The one file of this backbone (`NAME`, or `NAME@FINGERPRINT` with any number of its digits) and view. Raises
+        CacheError if there is none, or more than one and no fingerprint chooses."""
         good, bad = self.readable()
         files = [file for file in good if file.view == view and file.recipe.is_named(backbone)]
         if len(files) == 1:

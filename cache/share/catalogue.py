@@ -97,9 +97,7 @@ class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
 
     def chosen(self, backbones: Sequence[str] | None, source: str) -> "Catalogue":
         """The files of these backbones (`NAME` or `NAME@FINGERPRINT`, all their views) and the manifest; None: all.
-
-        Raises CacheError for one that is not there.
-        """
+        Raises CacheError for one that is not there."""
         if backbones is None:
             return self
         for name in backbones:
@@ -111,10 +109,8 @@ class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
 
 
 def catalogue_of(store: Store) -> Catalogue:
-    """What a store on this machine has to share: every file is hashed. Unfinished work is not in it.
-
-    Raises CacheError for a file that cannot be read, or whose name would not do elsewhere.
-    """
+    """What a store on this machine has to share: every file is hashed. Unfinished work is not in it. Raises CacheError
+    for a file that cannot be read, or whose name would not do elsewhere."""
     entries = {MANIFEST: Entry.of(store.manifest_path)} if store.manifest_path.exists() else {}
     for file in store.files():
         _ = file.keys  # raises CacheError unless it can be read

@@ -253,10 +253,8 @@ async def _guarded(request: Any, handler: Any) -> Any:
 
 
 def open_place(url: str, *, writing: bool = False) -> Place:
-    """A place to read from or to write to.
-
-    Raises CacheError if its driver is unknown or missing, or for the web to write to; TransferError if it is silent.
-    """
+    """A place to read from or to write to. Raises CacheError if its driver is unknown or missing, or for the web to
+    write to; TransferError if it is silent."""
     address = Address(url.removesuffix("/store.json"))
     if address.scheme in WEB and writing:
         raise CacheError(f"{address.shown}: a web server can only be read: push to the folder that it serves, on this "

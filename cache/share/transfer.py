@@ -54,11 +54,9 @@ def fetch_catalogue(source: Place) -> Catalogue:
 
 
 def push(store: Store, url: str, *, replace: bool = False) -> Summary:
-    """Send the feature files and the manifest of a store to a folder elsewhere; what else that holds stays.
-
-    The catalogue comes last. A file of the same name with other contents is refused before anything is sent, unless it
-    may be replaced. Raises CacheError, and TransferError where the same command may succeed later.
-    """
+    """Send the feature files and the manifest of a store to a folder elsewhere; what else that holds stays. The
+    catalogue comes last. A file of the same name with other contents is refused before anything is sent, unless it
+    may be replaced. Raises CacheError, and TransferError where the same command may succeed later."""
     here = catalogue_of(store)
     if not here.files:
         raise CacheError(f"{store.path}: no feature files to share")
@@ -215,9 +213,7 @@ def _refused(where: str, target: Place, part: str) -> Iterator[None]:
 
 def write_catalogue(target: Place, ours: Catalogue) -> None:
     """Write our entries, and from all that are there `store.json`, again and again until no entry has come meanwhile.
-
-    So the last who writes it has seen the entries of everybody who has ended before, and nobody needs a lock.
-    """
+    So the last who writes it has seen the entries of everybody who has ended before, and nobody needs a lock."""
     folder = target.entries().get(ENTRIES, {})
     if folder.get("islink") or folder.get("type") == "link":
         raise CacheError(f"{target.address.shown}/{ENTRIES} is a link: remove it there, nothing is written "
