@@ -14,12 +14,11 @@ from twofold.cache.shards import (
     FileState,
     cached_rows,
     common_classifier,
-    is_retired,
     replace_finished,
     retry_replace,
     shard_paths,
 )
-from twofold.cache.store import Store
+from twofold.cache.store import Store, is_retired
 from twofold.data.utils.atomic import make_folder
 from twofold.data.utils.terminal import Summary
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from twofold.cache.recipe import Recipe
-from twofold.cache.shards import is_retired
-from twofold.cache.store import Store, files_at
+from twofold.cache.store import Store, files_at, is_retired
 from twofold.data.utils.terminal import Summary
 
 

@@ -23,13 +23,12 @@ from twofold.cache.errors import CacheError, DamagedFile, FileGone
 from twofold.cache.feature_file import BLOCK_ROWS, FeatureFile
 from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.recipe import Recipe
-from twofold.cache.store import SHARDS, Store, h5_files
+from twofold.cache.store import RETIRED, SHARDS, Store, h5_files, is_retired
 from twofold.data.utils import atomic
 from twofold.data.utils.atomic import file_exists, file_lock, temporary_file
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
-RETIRED = "retired-"  #: starts the name of a shard with rows of samples that are no longer in the manifest
 SHARD_NAME = re.compile(r"(?:retired-)?(\d{8})-[0-9a-f]{32}\.h5")
 ATTEMPTS = 50  #: each that fails is one at which another process succeeded
 
@@ -146,10 +145,6 @@ def retired_rows(store: Store, recipe: Recipe) -> int:
         with suppress(FileGone):
             rows += FeatureFile(path).rows
     return rows
-
-
-def is_retired(path: Path) -> bool:
-    return path.name.startswith(RETIRED)
 
 
 def _verified(store: Store, path: Path, recipe: Recipe, *, deep: bool) -> FeatureFile | None:

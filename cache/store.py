@@ -9,10 +9,12 @@ from pathlib import Path
 from twofold.cache.errors import CacheError, FileGone
 from twofold.cache.feature_file import FeatureFile
 from twofold.cache.recipe import Recipe
+from twofold.data.utils.csv_files import read_table
 from twofold.data.utils.errors import InputError
 
 MANIFEST = "manifest.csv"
 SHARDS = ".shards"
+RETIRED = "retired-"  #: starts the name of a shard with rows of samples that are no longer in the manifest
 BESIDE = {MANIFEST, "README.md", "store.json"}  #: what a store without any feature file may hold
 
 
@@ -41,8 +43,6 @@ class Store:
 
     def listed_keys(self) -> set[str] | None:
         """The keys of the manifest; None without a readable one."""
-        from twofold.data.utils.csv_files import read_table  # late: it imports pandas
-
         with suppress(InputError, KeyError):
             return set(read_table(self.manifest_path)["key"])
         return None
@@ -109,6 +109,10 @@ class Store:
 
     def shard_folder(self, recipe: Recipe) -> Path:
         return self.path / SHARDS / recipe.fingerprint
+
+
+def is_retired(path: Path) -> bool:
+    return path.name.startswith(RETIRED)
 
 
 def files_at(path: Path) -> list[FeatureFile]:

@@ -70,6 +70,13 @@ def test_the_command_line_imports_heavy_things_inside_its_verbs(path):
         f"twofold.data.utils.{name}" for name in ("errors", "options", "terminal")}  # these import Typer alone
 
 
+@pytest.mark.parametrize("words", [["--help"], ["cache", "ls", str(ROOT / "tests/cache/store")]])
+def test_help_and_cache_ls_load_nothing_heavy(pipeline, words):
+    done = pipeline(*words, PYTHONPROFILEIMPORTTIME="1")
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert done.returncode == 0 and "typer" in loaded and not loaded & {"torch", "pandas", "h5py", "PIL", "sklearn"}
+
+
 def test_no_imports_go_in_a_circle():
     files = [path for package in ("data", "cache", "extract", "fuse") for path in (ROOT / package).rglob("*.py")]
     module = {"twofold." + ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in files}

@@ -5,14 +5,18 @@ is no plain number) is written with an apostrophe before it, the spreadsheets' o
 again. So a key such as `-a.jpg` stays what it is for us, and is text for everybody else.
 """
 
+from __future__ import annotations
+
 import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 from twofold.data.utils.errors import InputError, first_line
 
@@ -35,6 +39,8 @@ def read_table(path: Readable | pd.DataFrame) -> pd.DataFrame:
 
     Cells may be separated by commas, semicolons or tabs, whichever the header line has most of. Raises InputError.
     """
+    import pandas as pd  # late: the command line's help needs none of it
+
     if isinstance(path, pd.DataFrame):
         table = path.reset_index(drop=True).rename(columns=str).astype(object)
         return table.where(table.notna(), "").astype(str)
