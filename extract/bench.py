@@ -1,18 +1,17 @@
 """The verb `bench extract`: each stage of extraction alone, extraction as a whole, and which of them is the limit."""
 
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from twofold.cache.report import VerbReport
 from twofold.cache.shards import Rows, publish_shard
 from twofold.cache.store import Store
 from twofold.data.images.sources import ImageSource, open_images, parse_roots
@@ -26,58 +25,15 @@ from twofold.extract.engine.loop import compute_task
 from twofold.extract.engine.task import ComputeTask, Encoders, FileRows, recipe_of
 from twofold.extract.streams import Stream
 
-SECONDS = 1.0  #: for which each stage runs at least, after one run that is not counted
-
-
-@dataclass(frozen=True)
-class Leg:
-    """A stage alone. rate: samples a second, for all encoders together; cpu_seconds: a sample, over all threads."""
-
-    name: str
-    rate: float
-    cpu_seconds: float
-
-
-@dataclass(frozen=True)
-class ExtractBench:
-    """One run on one machine. whole: samples a second, all stages at once; ceiling: what `whole` cannot exceed, on a
-    GPU the rate of the slowest stage, on a CPU what the summed CPU time of all stages allows."""
-
-    backbones: list[str]
-    samples: int
-    device: str
-    workers: int
-    cores: int
-    legs: list[Leg]
-    whole: float
-    ceiling: float
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self) | {"waiting": openmp_settings(), "limit": self.limit()}
-
-    def limit(self) -> str:
-        """What is in the way, in a sentence."""
-        if self.device == "cuda":
-            slowest = min(self.legs, key=lambda leg: leg.rate)
-            return f"{slowest.name} is the limit: {slowest.rate:.0f} samples/s alone"
-        costly = max(self.legs, key=lambda leg: leg.cpu_seconds)
-        share = costly.cpu_seconds / sum(leg.cpu_seconds for leg in self.legs)
-        return f"the {self.cores} cores are the limit: {share:.0%} of their time is {costly.name}"
-
-    def text(self) -> str:
-        slowest = min(leg.rate for leg in self.legs)
-        return "\n".join([
-            f"{', '.join(self.backbones)} on {self.device}: {self.samples} samples, {self.workers} decoding threads, "
-            f"{openmp_settings()}",
-            *(f"  {leg.name:9} {leg.rate:10.1f} samples/s alone, {leg.rate / slowest:7.1f} x the slowest, "
-              f"{1e3 * leg.cpu_seconds:8.3f} ms of CPU a sample" for leg in self.legs),
-            f"  {'whole':9} {self.whole:10.1f} samples/s, {self.whole / self.ceiling:.2f} of the {self.ceiling:.1f} "
-            f"that the {'slowest stage' if self.device == 'cuda' else 'cores'} would allow", f"{self.limit()}."])
-
 
 def bench_extract(streams: Sequence[Stream], *, manifest: Path | None, roots: Sequence[str], device: str, workers: int,
-                  samples: int) -> ExtractBench:
-    """Measure extraction of the first `samples` samples of a manifest, or of drawn faces. Raises as `extract`."""
+                  samples: int) -> VerbReport:
+    """Measure extraction of the first `samples` samples of a manifest, or of drawn faces. Raises as `extract`.
+
+    In the record, a leg is a stage alone: rate, samples a second for all encoders together; cpu_seconds, of a sample,
+    over all threads. whole: samples a second, all stages at once; ceiling: what `whole` cannot exceed, on a GPU the
+    rate of the slowest stage, on a CPU what the summed CPU time of all stages allows.
+    """
     if manifest and not roots:
         raise InputError(f"{manifest} is a manifest: say with --root which folder its keys are relative to")
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
@@ -116,32 +72,43 @@ def bench_extract(streams: Sequence[Stream], *, manifest: Path | None, roots: Se
         legs = [_decode(images, keys, pools, workers), _timed("forward", forward, size),
                 _timed("write", write, task.rows_per_shard)]
         stats = compute_task(task, encoders, progress=False)
-    kind, cores = loaded[0].device.type, len(os.sched_getaffinity(0))
-    return ExtractBench(
-        backbones=[encoder.name for encoder in loaded], samples=len(keys), device=kind, workers=workers, cores=cores,
-        legs=legs, whole=stats.samples / stats.seconds["wall"],
-        ceiling=min(leg.rate for leg in legs) if kind == "cuda" else cores / sum(leg.cpu_seconds for leg in legs))
+    kind, cores, slowest = loaded[0].device.type, len(os.sched_getaffinity(0)), min(legs, key=lambda leg: leg["rate"])
+    whole, total = stats.samples / stats.seconds["wall"], sum(leg["cpu_seconds"] for leg in legs)
+    ceiling, what = (slowest["rate"], "slowest stage") if kind == "cuda" else (cores / total, "cores")
+    costly = max(legs, key=lambda leg: leg["cpu_seconds"])
+    limit = (f"{slowest['name']} is the limit: {slowest['rate']:.0f} samples/s alone" if kind == "cuda" else
+             f"the {cores} cores are the limit: {costly['cpu_seconds'] / total:.0%} of their time is {costly['name']}")
+    names = [encoder.name for encoder in loaded]
+    return VerbReport({
+        "backbones": names, "samples": len(keys), "device": kind, "workers": workers, "cores": cores, "legs": legs,
+        "whole": whole, "ceiling": ceiling, "waiting": openmp_settings(), "limit": limit,
+    }, [f"{', '.join(names)} on {kind}: {len(keys)} samples, {workers} decoding threads, {openmp_settings()}",
+        *(f"  {leg['name']:9} {leg['rate']:10.1f} samples/s alone, {leg['rate'] / slowest['rate']:7.1f} x the slowest, "
+          f"{1e3 * leg['cpu_seconds']:8.3f} ms of CPU a sample" for leg in legs),
+        f"  {'whole':9} {whole:10.1f} samples/s, {whole / ceiling:.2f} of the {ceiling:.1f} that the {what} would "
+        "allow", f"{limit}."])
 
 
-def _decode(images: ImageSource, keys: Sequence[str], pools: Sequence[BatchPool], workers: int) -> Leg:
+def _decode(images: ImageSource, keys: Sequence[str], pools: Sequence[BatchPool], workers: int) -> dict[str, Any]:
     """Read, decode and prepare all samples in as many threads as extraction does, all into one slot of each pool."""
     slots = [(pool.free[0], 0) for pool in pools]
-    began, before = time.perf_counter(), _cpu_seconds()
-    with ThreadPoolExecutor(workers, "decode") as threads:
-        for _ in threads.map(lambda key: decode_into(images, [(LoadedSample(0, key), slots)]), keys):
-            pass
-    return Leg("decode", len(keys) / (time.perf_counter() - began), (_cpu_seconds() - before) / len(keys))
+
+    def run() -> None:
+        with ThreadPoolExecutor(workers, "decode") as threads:
+            for _ in threads.map(lambda key: decode_into(images, [(LoadedSample(0, key), slots)]), keys):
+                pass
+
+    return _timed("decode", run, len(keys), seconds=0.0)
 
 
-def _timed(name: str, run: Callable[[], None], samples: int) -> Leg:
-    run()
-    began, before, rounds = time.perf_counter(), _cpu_seconds(), 0
-    while (seconds := time.perf_counter() - began) < SECONDS:
+def _timed(name: str, run: Callable[[], None], samples: int, *, seconds: float = 1.0) -> dict[str, Any]:
+    """Run a stage for at least so long, after one run that is not counted."""
+    if seconds:
+        run()
+    began, before, rounds = time.perf_counter(), time.process_time(), 0
+    while not rounds or time.perf_counter() - began < seconds:
         run()
         rounds += 1
-    return Leg(name, rounds * samples / seconds, (_cpu_seconds() - before) / (rounds * samples))
-
-
-def _cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+    samples *= rounds
+    return {"name": name, "rate": samples / (time.perf_counter() - began),
+            "cpu_seconds": (time.process_time() - before) / samples}

@@ -9,10 +9,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from twofold.cache.report import VerbReport
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind, read_head
 
@@ -46,29 +45,8 @@ JOB_SCRIPT = OutputKind("a job script of `extract`", lambda path: "# Twofold: su
                         repeatable=True)
 
 
-@dataclass(frozen=True)
-class Submission:
-    """The array job and the one that depends on it, or only the file that was written."""
-
-    tasks: int
-    script: str
-    job: str = ""
-    last: str = ""
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def text(self) -> str:
-        if not self.job:
-            file = shlex.quote(self.script)
-            return (f"{self.tasks} tasks -> {self.script}: submit it with\n  job=$(sbatch --parsable {file}) && "
-                    f"sbatch --dependency=afterany:$job --array={self.tasks} {file}")
-        return (f"job {self.job}: {self.tasks} tasks; then job {self.last} computes what is left and assembles\n"
-                f"`squeue --job {self.job},{self.last}` shows how far they are, `cache ls` what is there")
-
-
 def submit_or_write(words: Sequence[str], *, options: str, tasks: int, path: Path | None, overwrite: bool = False
-                    ) -> Submission:
+                    ) -> VerbReport:
     """Submit the array and the job that depends on it; with a path write the job script there instead.
 
     words: the arguments of `extract`; options: as `sbatch` takes them. Raises InputError for options that Twofold sets,
@@ -91,15 +69,21 @@ def submit_or_write(words: Sequence[str], *, options: str, tasks: int, path: Pat
     pipeline = str(Path(__file__).parents[2] / "pipeline.py")  # the command line, installed or in a plain clone
     text = SCRIPT.format(options=options or "--ntasks=1", tasks=tasks, last=tasks - 1, warning=WARNING_SECONDS,
                          command=shlex.join([sys.executable, pipeline, "extract", *words]), file=shlex.quote(file))
+    record = {"tasks": tasks, "script": str(path or text), "job": "", "last": ""}
     if path:
         Output(path, JOB_SCRIPT, overwrite).write_text(text)
-        return Submission(tasks, str(path))
+        name = shlex.quote(file)
+        return VerbReport(record, [f"{tasks} tasks -> {path}: submit it with", f"  job=$(sbatch --parsable {name}) && "
+                                   f"sbatch --dependency=afterany:$job --array={tasks} {name}"])
     job = _sbatch(text)
     try:
-        return Submission(tasks, text, job, _sbatch(text, f"--dependency=afterany:{job}", f"--array={tasks}"))
+        last = _sbatch(text, f"--dependency=afterany:{job}", f"--array={tasks}")
     except InputError:
         subprocess.run(["scancel", job], check=False)
         raise
+    return VerbReport(record | {"job": job, "last": last}, [
+        f"job {job}: {tasks} tasks; then job {last} computes what is left and assembles",
+        f"`squeue --job {job},{last}` shows how far they are, `cache ls` what is there"])
 
 
 def _sbatch(text: str, *options: str) -> str:
