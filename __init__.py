@@ -245,7 +245,7 @@ class Run:
 
     def _recogniser(self, cropped: bool, detector: Path | str | None, weights: dict[str, str], device: str
                     ) -> Recogniser:
-        from twofold.extract.match import MatchingEncoders
+        from twofold.extract.streams import MatchingEncoders
         from twofold.fuse.serve.recogniser import Recogniser
         from twofold.fuse.serve.worker import open_finder
 

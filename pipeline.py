@@ -100,7 +100,7 @@ def predict(
 
     from twofold.data.faces.annotate import Drawing
     from twofold.extract.inputs import FootageOptions, extract_inputs
-    from twofold.extract.match import MatchingEncoders
+    from twofold.extract.streams import MatchingEncoders
     from twofold.fuse.predict import PredictOptions, check_options
     from twofold.fuse.predict import predict as run_predict
     from twofold.fuse.runs.read import read_run
@@ -138,7 +138,7 @@ def serve(
     device: extract_cli.Device = "auto",
 ) -> Report:
     """A live page for one run: drop a picture, use the camera or a video, see what each face shows."""
-    from twofold.extract.match import MatchingEncoders
+    from twofold.extract.streams import MatchingEncoders
     from twofold.fuse.runs.read import read_run
     from twofold.fuse.serve.serve import serve as run_serve
 

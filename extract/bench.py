@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from twofold.cache.report import VerbReport
 from twofold.cache.shards import Rows, publish_shard
 from twofold.cache.store import Store
 from twofold.data.images.sources import ImageSource, open_images, parse_roots
@@ -20,6 +19,7 @@ from twofold.data.manifest import read_manifest, write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import openmp_settings, usable_cores
+from twofold.data.utils.terminal import Summary
 from twofold.extract.engine.batches import BatchPool, LoadedSample, decode_into
 from twofold.extract.engine.loop import compute_task
 from twofold.extract.engine.task import ComputeTask, Encoders, FileRows, recipe_of
@@ -27,7 +27,7 @@ from twofold.extract.streams import Stream
 
 
 def bench_extract(streams: Sequence[Stream], *, manifest: Path | None, roots: Sequence[str], device: str, workers: int,
-                  samples: int) -> VerbReport:
+                  samples: int) -> Summary:
     """Measure extraction of the first `samples` samples of a manifest, or of drawn faces. Raises as `extract`.
 
     In the record, a leg is a stage alone: rate, samples a second for all encoders together; cpu_seconds, of a sample,
@@ -79,14 +79,14 @@ def bench_extract(streams: Sequence[Stream], *, manifest: Path | None, roots: Se
     limit = (f"{slowest['name']} is the limit: {slowest['rate']:.0f} samples/s alone" if kind == "cuda" else
              f"the {cores} cores are the limit: {costly['cpu_seconds'] / total:.0%} of their time is {costly['name']}")
     names = [encoder.name for encoder in loaded]
-    return VerbReport({
-        "backbones": names, "samples": len(keys), "device": kind, "workers": workers, "cores": cores, "legs": legs,
-        "whole": whole, "ceiling": ceiling, "waiting": openmp_settings(), "limit": limit,
-    }, [f"{', '.join(names)} on {kind}: {len(keys)} samples, {workers} decoding threads, {openmp_settings()}",
+    return Summary([
+        f"{', '.join(names)} on {kind}: {len(keys)} samples, {workers} decoding threads, {openmp_settings()}",
         *(f"  {leg['name']:9} {leg['rate']:10.1f} samples/s alone, {leg['rate'] / slowest['rate']:7.1f} x the slowest, "
           f"{1e3 * leg['cpu_seconds']:8.3f} ms of CPU a sample" for leg in legs),
         f"  {'whole':9} {whole:10.1f} samples/s, {whole / ceiling:.2f} of the {ceiling:.1f} that the {what} would "
-        "allow", f"{limit}."])
+        "allow", f"{limit}."], {
+        "backbones": names, "samples": len(keys), "device": kind, "workers": workers, "cores": cores, "legs": legs,
+        "whole": whole, "ceiling": ceiling, "waiting": openmp_settings(), "limit": limit})
 
 
 def _decode(images: ImageSource, keys: Sequence[str], pools: Sequence[BatchPool], workers: int) -> dict[str, Any]:

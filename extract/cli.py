@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 app = typer.Typer()
 weights_app = typer.Typer(no_args_is_help=True, help="Which weights each backbone needs, and where they are.")
 
+Faces = Annotated[Path, typer.Argument(metavar="FACES.csv", help="The manifest of faces.")]
+Roots = Annotated[list[str], typer.Option("--root", help="Folder that keys are relative to (or NAME=DIR, repeatable).")]
 Backbones = Annotated[str, typer.Option(help="Comma-separated: presets, timm:NAME, torchvision:NAME, onnx:PATH.")]
-Views = Annotated[str, typer.Option(help="Comma-separated: original, flip, enhanced1, enhanced2.")]
+Weights = Annotated[list[str] | None, typer.Option(
+    help="NAME=PATH (the --out of `finetune --folds`: every fold's), NAME=random:SEED or NAME=hub.")]
+Precision = Annotated[str, typer.Option(help="auto (decided once for a store), fp32, bf16 or fp16.")]
+Workers = Annotated[int, typer.Option(min=0, help="Decoding threads; 0: one per core.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an older file of the same verb.")]
 FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Read images that are links out of their root.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; `extract` takes several: cuda:0,cuda:1.")]
@@ -28,20 +33,19 @@ PRESETS = "vit_mae,posterv2,resnet18,resnet50"
 @app.command()
 def extract(
     context: typer.Context,
-    faces: Annotated[Path, typer.Argument(metavar="FACES.csv", help="The manifest of faces.")],
-    root: Annotated[list[str], typer.Option(help="Folder that keys are relative to (or NAME=DIR, repeatable).")],
+    faces: Faces,
+    root: Roots,
     store: Annotated[Path, typer.Option(help="Folder for the features; made if missing.")],
     backbones: Backbones = PRESETS,
-    views: Views = "original",
-    weights: Annotated[list[str] | None, typer.Option(help="NAME=PATH (the --out of `finetune --folds`: every fold's), "
-                                                           "NAME=random:SEED or NAME=hub.")] = None,
+    views: Annotated[str, typer.Option(help="Comma-separated: original, flip, enhanced1, enhanced2.")] = "original",
+    weights: Weights = None,
     classes_of: Annotated[list[str] | None, typer.Option(
         help="NAME=ORDER: class order of a classifier (a taxonomy, alphabetical:TAXONOMY, names).")] = None,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="auto (decided once for a store), fp32, bf16 or fp16.")] = "auto",
+    precision: Precision = "auto",
     dtype: Annotated[str, typer.Option(help="Stored values: float16 or float32.")] = "float16",
     batch_size: Annotated[int, typer.Option(min=0, help="Samples per forward pass; 0: the usual number.")] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Decoding threads; 0: one per core.")] = 0,
+    workers: Workers = 0,
     shard: Annotated[str, typer.Option(help="i/n: the i-th of n slices, from 0; or auto, from RANK or SLURM.")] = "",
     max_failures: Annotated[int, typer.Option(min=-1, help="Stop after more failures than this; -1: never.")] = -1,
     shard_rows: Annotated[int, typer.Option(min=1, help="Samples that a crash repeats at most.")] = 2048,
@@ -54,15 +58,14 @@ def extract(
     follow_links: FollowLinks = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile at the networks.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be computed, and stop.")] = False,
-    ray: Annotated[str | None, typer.Option(
-        metavar="ADDRESS", help="Compute on a Ray cluster: local, auto or HOST:PORT.")] = None,
+    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Compute on Ray: local, auto, HOST:PORT.")] = None,
     ray_workers: Annotated[int, typer.Option(min=0, help="Workers on it at most; 0: as there is room now.")] = 0,
     slurm: Annotated[str | None, typer.Option(
         metavar="OPTIONS", help="Submit it as an array job with these options of sbatch.")] = None,
-    slurm_script: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the job script, submit nothing.")]
-    = None,
+    slurm_script: Annotated[Path | None, typer.Option(
+        metavar="FILE", help="Write the job script, submit nothing.")] = None,
     slurm_tasks: Annotated[int, typer.Option(help="Tasks of the array job, a shard each.")] = 4,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older job script.")] = False,
+    overwrite: Overwrite = False,
 ) -> Report:
     """Run each backbone once over all samples and write the embeddings.
 
@@ -71,14 +74,14 @@ def extract(
     """
     from twofold.data.utils.errors import InputError
     from twofold.data.utils.options import split_names
+    from twofold.extract.cluster.ray import connected
+    from twofold.extract.cluster.slurm import submit_or_write
     from twofold.extract.extract import extract as run_extract
-    from twofold.extract.extract import extract_on_ray
     from twofold.extract.plan import ExtractOptions, open_workspace
     from twofold.extract.streams import parse_streams
 
-    streams = parse_streams(split_names(backbones), split_names(views), weights=weights or [],
-                            classes_of=classes_of or [], precision=precision, dtype=dtype, batch_size=batch_size,
-                            compiled=compiled)
+    streams = parse_streams(split_names(backbones), split_names(views), weights=weights or [], dtype=dtype,
+                            classes_of=classes_of or [], precision=precision, batch_size=batch_size, compiled=compiled)
     options = ExtractOptions(workers=workers, shard=shard, max_failures=max_failures, shard_rows=shard_rows,
                              retry_failures=retry_failures, recheck=recheck, with_logits=with_logits,
                              replace_manifest=replace_manifest)
@@ -86,14 +89,12 @@ def extract(
     on_slurm = slurm is not None or slurm_script is not None
     if dry_run or (ray is None and not on_slurm):
         return run_extract(workspace, streams, options, device=device, dry=dry_run)
-    if ray is not None and on_slurm:
-        raise InputError("--ray and --slurm are two ways to do the same: choose one")
-    if ray is not None:
-        return extract_on_ray(workspace, streams, options, address=ray, device=device, workers=ray_workers)
-    from twofold.extract.cluster.slurm import submit_or_write
-
-    if shard:
-        raise InputError("--slurm gives each task its shard: leave out --shard")
+    if ray is not None and not on_slurm:
+        with connected(ray, device=device, cpus=workers, most=ray_workers) as cluster:
+            return run_extract(workspace, streams, options, cluster=cluster)
+    if ray is not None or shard:
+        raise InputError("--slurm gives each task its shard: leave out --shard" if ray is None else
+                         "--ray and --slurm are two ways to do the same: choose one")
     words = command_words(context, without=("slurm", "slurm_script", "slurm_tasks", "shard", "overwrite", "as_json"))
     return submit_or_write(words, options=slurm or "", tasks=slurm_tasks, path=slurm_script, overwrite=overwrite)
 
@@ -105,13 +106,12 @@ def command_words(context: typer.Context, *, without: Collection[str]) -> list[s
         value = context.params.get(parameter.name or "")
         if parameter.name in without or value is None or value == parameter.default:
             continue
-        values = list(value) if isinstance(value, list | tuple) else [value]
         if isinstance(value, bool):
             words += [(parameter.opts if value else parameter.secondary_opts)[0]]
-        elif parameter.param_type_name == "argument":
-            words += map(str, values)
-        else:
-            words += [word for item in values for word in (parameter.opts[0], str(item))]
+            continue
+        flag = [] if parameter.param_type_name == "argument" else parameter.opts[:1]
+        for item in value if isinstance(value, list | tuple) else [value]:
+            words += [*flag, str(item)]
     return words
 
 
@@ -126,8 +126,8 @@ def with_settings(verb: Callable[..., Report]) -> Callable[..., Report]:
 @app.command()
 @with_settings
 def finetune(
-    faces: Annotated[Path, typer.Argument(metavar="FACES.csv", help="The manifest of faces.")],
-    root: Annotated[list[str], typer.Option(help="Folder that keys are relative to (or NAME=DIR, repeatable).")],
+    faces: Faces,
+    root: Roots,
     backbone: Annotated[str, typer.Option(help="A preset, timm:NAME or torchvision:NAME.")],
     out: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="The weights file to write.")],
     changes: dict[str, Any],
@@ -221,10 +221,10 @@ def bench_extract(
     faces: Annotated[Path | None, typer.Argument(metavar="FACES.csv", help="A manifest; drawn faces if none.")] = None,
     root: Annotated[list[str] | None, typer.Option(help="Folder that its keys are relative to.")] = None,
     backbones: Backbones = PRESETS,
-    weights: Annotated[list[str] | None, typer.Option(help="NAME=PATH, NAME=random:SEED or NAME=hub.")] = None,
+    weights: Weights = None,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    workers: Annotated[int, typer.Option(min=0, help="Decoding threads; 0: one per core.")] = 0,
+    precision: Precision = "auto",
+    workers: Workers = 0,
     samples: Annotated[int, typer.Option(min=1, help="Samples to measure with.")] = 512,
 ) -> Report:
     """Each stage of extraction alone, extraction as a whole, and what limits it."""

@@ -20,10 +20,10 @@ from packaging.requirements import Requirement
 from PIL import features
 
 import twofold
-from twofold.cache.report import VerbReport
 from twofold.data.manifest import read_manifest
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import free_memory, openmp_settings
+from twofold.data.utils.terminal import Summary
 from twofold.extract.encoders.devices import has_native_bf16
 from twofold.extract.encoders.presets import PRESETS
 from twofold.extract.encoders.registry import load_encoder
@@ -42,7 +42,7 @@ MARKS = {"ok": " ", "absent": "-", "broken": "!"}
 Check = dict[str, str]
 
 
-def diagnose(*, store: Path, manifest: Path | None, backbones: Sequence[str]) -> VerbReport:
+def diagnose(*, store: Path, manifest: Path | None, backbones: Sequence[str]) -> Summary:
     """Check packages, machine, decoders, weights, hub and file system; with a manifest, what extracting it would take.
 
     Raises InputError for a manifest that cannot be read, or an unknown backbone.
@@ -57,9 +57,9 @@ def diagnose(*, store: Path, manifest: Path | None, backbones: Sequence[str]) ->
         lines.append(f" {MARKS[check['state']]} {check['name']:{width}}  {check['text']}")
         lines += [f"   {'':{width}}  -> {check['remedy']}"] if check["remedy"] else []
     broken = [check["name"] for check in checks if check["state"] == "broken"]
-    return VerbReport({"broken": bool(broken), "checks": checks}, [
-        *lines, "", f"to mend (!): {', '.join(broken)}" if broken else
-        "nothing is broken; what is absent (-) is only needed if you ask for it"], int(bool(broken)))
+    return Summary([*lines, "", f"to mend (!): {', '.join(broken)}" if broken else
+                    "nothing is broken; what is absent (-) is only needed if you ask for it"],
+                   {"broken": bool(broken), "checks": checks}, int(bool(broken)))
 
 
 def _check(topic: str, name: str, text: str, fault: str = "", remedy: str = "", *, optional: bool = False) -> Check:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from twofold.cache.store import Store
 from twofold.data.faces.annotate import Drawing
 from twofold.data.faces.in_memory import FacesInMemory, open_face_stream
 from twofold.data.faces.settings import Sampling
@@ -13,13 +14,13 @@ from twofold.data.faces.sources import Source, find_sources
 from twofold.data.images.sources import hash_images
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.terminal import Summary
 from twofold.extract.engine.loop import compute_on_devices, compute_task
 from twofold.extract.engine.progress import Stop
 from twofold.extract.engine.task import EncoderSource
 from twofold.extract.extract import add_missing, finish
-from twofold.extract.match import MatchingEncoders
-from twofold.extract.plan import ExtractOptions, Wanted, open_workspace, own_store, plan, plan_all, task_of
-from twofold.extract.report import Extraction
+from twofold.extract.plan import ExtractOptions, Wanted, open_workspace, plan, plan_all, task_of
+from twofold.extract.streams import MatchingEncoders
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +45,8 @@ class FootageOptions:
 
 @dataclass(frozen=True)
 class ExtractedInputs:
-    """The store with the features. sources: photographs and videos; faults: what could not be read of them, a sentence
-    each; stopped_by: the signal that ended the extraction early, or 0."""
+    """The store with the features; the photographs and videos, and the sentences on what could not be read of them; the
+    signal that ended the extraction early, or 0."""
 
     store: Path
     sources: Sequence[Source] = ()
@@ -76,7 +77,7 @@ def extract_inputs(
         extraction = extract_manifest(read_manifest(first), encoders, roots=root, store=target,
                                       reused=store is not None, follow_links=footage.follow_links)
         log.info("%s", extraction.text())
-        return ExtractedInputs(target, stopped_by=extraction.stats.stopped_by if extraction.stats else 0)
+        return ExtractedInputs(target, stopped_by=extraction.values["stopped_by"])
     if root:
         raise InputError("--root goes with a manifest; images and folders are where they are")
     sources = find_sources(inputs, follow_links=footage.follow_links)
@@ -91,7 +92,7 @@ def extract_inputs(
 
 
 def extract_manifest(faces: Manifest, encoders: MatchingEncoders, *, roots: Sequence[str], store: Path,
-                     reused: bool = False, follow_links: bool = False) -> Extraction:
+                     reused: bool = False, follow_links: bool = False) -> Summary:
     """Extract the samples of a manifest with exactly these recipes into the store.
 
     reused: the store may be of images that have changed since. Faces that are there keep the labels they have there.
@@ -125,7 +126,8 @@ def extract_footage(chunks: Iterable[FacesInMemory], manifest: Callable[[], Mani
     manifest: called after the last chunk, for all keys, including those without a face. Raises InputError, before a
     face is read, where an encoder is not available or the store is of other faces.
     """
-    target, before = own_store(store), []
+    target, before = Store(store, new=True), []
+    target.require_own_folder()
     if target.manifest_path.is_file():
         table = read_manifest(target.manifest_path).table
         labelled = (table[["split", "basic", "compound"]] != "").any(axis=None)

@@ -28,12 +28,10 @@ LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"),
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractOptions:
-    """How to compute; no stored value depends on these options.
+    """How to compute; no stored value depends on it. workers, max_failures, shard_rows: as of `ComputeTask`.
 
-    workers: decoding threads, 0 for one per core; shard: `i/n`, counted from 0, or empty for all; max_failures: stop
-    after more failed samples than this, -1 for never; shard_rows: what a crash repeats at most; with_logits: refuse to
-    begin unless the classifiers in the weights can be stored; replace_manifest: accept the manifest of another dataset
-    and compare every image as by recheck.
+    shard: `i/n`, counted from 0, or empty for all; with_logits: refuse to begin unless the classifiers in the weights
+    can be stored; replace_manifest: accept the manifest of another dataset and compare every image as by recheck.
     """
 
     workers: int = 0
@@ -67,14 +65,8 @@ def open_workspace(manifest: Path | Manifest, roots: Sequence[str], store: Path,
     """
     table = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
     images = open_images(parse_roots(roots), limits=FACE_LIMITS.scaled_to(max_pixels), follow_links=follow_links)
-    return Workspace(manifest=table, images=images, store=own_store(store))
-
-
-def own_store(path: Path) -> Store:
-    """Open a store that may be new. Raises CacheError for a folder of other things."""
-    store = Store(path, new=True)
-    store.require_own_folder()
-    return store
+    Store(store, new=True).require_own_folder()
+    return Workspace(manifest=table, images=images, store=Store(store, new=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +93,7 @@ Wanted = tuple[EncoderSource, Encoder | None, Recipe]
 
 
 def plan_all(workspace: Workspace, wanted: Sequence[Wanted], options: ExtractOptions) -> list[FilePlan]:
-    """Return what each wanted file lacks.
-
-    Raises InputError if something is missing and no image is below the roots; CacheError if the store is that of
-    another dataset.
-    """
+    """Return what each wanted file lacks. Raises as `compare_with_store`; InputError if no image is below the roots."""
     keys, store = workspace.manifest.keys, workspace.store
     hashes = compare_with_store(store, keys, workspace.images, [recipe for _, _, recipe in wanted], options)
     plans = plan(store, keys, wanted, options, hashes=hashes)
@@ -122,10 +110,9 @@ def plan(store: Store, keys: Sequence[str], wanted: Sequence[Wanted], options: E
     for source, encoder, recipe in wanted:
         state = file_state(store, recipe)
         rows, classifier = state.rows, encoder.classifier if encoder else None
-        stays = np.fromiter((key in rows.place and (key not in now or now[key] == rows.sha256(key)) for key in keys),
-                            bool, len(keys))
+        stays = np.array([key in rows.place and (key not in now or now[key] == rows.sha256(key)) for key in keys], bool)
         failures = {} if options.retry_failures else {key: rows.failures[key] for key in keys if key in rows.failures}
-        done = stays | np.fromiter((key in failures for key in keys), bool, len(keys))
+        done = stays | np.array([key in failures for key in keys], bool)
         complete = done.all() and state.is_complete(keys, classifier=classifier)
         plans.append(FilePlan(
             recipe=recipe, missing=~done & mine, cached=stays, failures=failures,
@@ -153,8 +140,7 @@ def parse_shard(text: str) -> tuple[int, int]:
             if index in os.environ and count in os.environ:
                 first = int(os.environ.get("SLURM_ARRAY_TASK_MIN", "0")) if "ARRAY" in index else 0
                 return parse_shard(f"{int(os.environ[index]) - first}/{os.environ[count]}")
-        raise InputError("--shard auto finds neither RANK and WORLD_SIZE nor SLURM_* in the environment: give it as "
-                         "i/n")
+        raise InputError("--shard auto finds neither RANK and WORLD_SIZE nor SLURM_* in the environment: give i/n")
     index, slash, count = text.partition("/")
     if slash and index.isdecimal() and count.isdecimal() and int(index) < int(count):
         return int(index), int(count)
@@ -195,9 +181,6 @@ def _stored_rows(store: Store, recipes: Sequence[Recipe]) -> list[CachedRows]:
 
     Files that are damaged, or have just been merged, are left out.
     """
-    def rows_of(recipe: Recipe) -> CachedRows:
-        return cached_rows(readable(map(FeatureFile, [store.path_of(recipe), *shard_paths(store, recipe)])))
-
     def readable(files: Iterable[FeatureFile]) -> list[FeatureFile]:
         sound = []
         for file in files:
@@ -205,6 +188,9 @@ def _stored_rows(store: Store, recipes: Sequence[Recipe]) -> list[CachedRows]:
                 _ = file.keys
                 sound.append(file)
         return sound
+
+    def rows_of(recipe: Recipe) -> CachedRows:
+        return cached_rows(readable(map(FeatureFile, [store.path_of(recipe), *shard_paths(store, recipe)])))
 
     rows = [rows_of(recipe) for recipe in recipes]
     if any(cached.place for cached in rows):

@@ -15,7 +15,7 @@ from twofold.extract.encoders.presets import licences as licences_of
 from twofold.extract.encoders.presets import published_weights
 from twofold.extract.engine.loop import storable
 from twofold.extract.engine.task import EncoderSource
-from twofold.extract.match import MatchingEncoders
+from twofold.extract.streams import MatchingEncoders
 from twofold.extract.weights.find import find_weights, weights_folder
 from twofold.extract.weights.read import read_checkpoint
 

@@ -1,15 +1,27 @@
-"""What to extract, from the words of the command line: streams, each the features of one encoder and one view."""
+"""The encoders to extract with: named on the command line, or those that make the recipes of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from twofold.cache.recipe import DTYPES
+import numpy as np
+
+from twofold.cache.recipe import DTYPES, Recipe, differences
+from twofold.cache.shards import Rows
+from twofold.data.faces.in_memory import FacesInMemory
+from twofold.data.images.decode import ImageError
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.classifier import class_order
-from twofold.extract.engine.task import EncoderSource
+from twofold.extract.encoders.encoder import Encoder
+from twofold.extract.encoders.presets import published_weights
+from twofold.extract.encoders.registry import check_dim, check_fit
+from twofold.extract.engine.loop import compute_task
+from twofold.extract.engine.progress import Stop
+from twofold.extract.engine.task import ComputeTask, Encoders, EncoderSource, FileRows, recipe_of
 from twofold.extract.engine.views import view_record
-from twofold.extract.weights.find import fold_paths
+from twofold.extract.weights.find import fold_paths, weights_folder
+
+WEIGHTS_FILES = (".pth", ".pt", ".safetensors", ".bin", ".tar", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -72,3 +84,111 @@ def _by_backbone(texts: Sequence[str], backbones: Sequence[str], *, what: str, f
             raise InputError(f"{what} {text!r} is not {form}")
         values.setdefault(name, []).append(value)
     return values
+
+
+# ------------------------------------------------------------------------------------------- the recipes of a run again
+class MatchingEncoders:
+    """The encoders that make the recipes of a run, in the order of its streams; each is found when it is asked for.
+
+    weights: NAME=PATH, for what is not in the weights folder; device: one, or several with commas between, of which
+    the first holds the encoders; dims: features that each recipe must give, where known.
+    """
+
+    def __init__(self, recipes: Sequence[Recipe], *, weights: Sequence[str] = (), device: str = "auto",
+                 dims: Sequence[int] = ()):
+        self.recipes, self.weights, self.devices = tuple(recipes), weights, device.split(",")
+        self.encoders = Encoders(self.devices[0])
+        self._dims = dims or [0] * len(recipes)
+        self._files = parse_weights(weights, [recipe.backbone for recipe in recipes])
+        self._found: dict[int, EncoderSource] = {}
+
+    def load_all(self) -> "MatchingEncoders":
+        """Find every encoder; raises as `find`."""
+        for number in range(len(self.recipes)):
+            self.find(number)
+        return self
+
+    def find(self, number: int) -> tuple[EncoderSource, Encoder]:
+        """Return the first source whose encoder makes the recipe of that number, and the encoder.
+
+        The named weights are tried first, then those in the weights folder. They are recognised by their content,
+        whatever their name (ONNX models apart, whose name is in the recipe). Raises InputError that says what those
+        tried make instead, and for one that would not give that many features, before it is built.
+        """
+        if number in self._found:
+            return self._found[number], self.encoders.load(self._found[number])
+        recipe = self.recipes[number]
+        if self._dims[number]:
+            check_dim(recipe.backbone, self._dims[number], untrained=recipe.untrained)
+        differing: dict[str, tuple[object, object]] = {}
+        tried, failure = 0, None
+        for source in _sources(recipe, self._files.get(recipe.backbone, [])):
+            try:
+                if source.weights and not recipe.untrained and source.weights != "hub":
+                    check_fit(recipe.backbone, Path(source.weights))
+                encoder = self.encoders.load(source)
+            except InputError as error:  # a file of another network; the last error tells how to get the right one
+                failure = error
+                continue
+            differing = differences(recipe, recipe_of(encoder, recipe.view["name"], dtype=recipe.dtype))
+            tried += 1
+            if not differing:
+                self._found[number] = source
+                return source, encoder
+            self.encoders.drop(source)
+        if not tried and failure:
+            raise failure
+        if "weights" in differing or not differing:
+            raise InputError(f"the weights of {recipe.backbone} that the run was trained on ({recipe.weights}) are not "
+                             f"here{f' ({tried} others are)' if tried else ''}: give their file with --weights "
+                             f"{recipe.backbone}=PATH, or put it into {weights_folder()}")
+        what = "; ".join(f"{field} {there} there, {here} here" for field, (there, here) in differing.items())
+        raise InputError(f"{recipe.backbone} is computed otherwise here than what the run was trained on: {what}")
+
+    def embed(self, images: Sequence[bytes]) -> np.ndarray:
+        """Return (N, D) float32 features of these image files of faces, all streams side by side, rounded as stored.
+
+        They are those that `extract` stores but for the last digits, since batches are only as long as they need be.
+        Raises ImageError for an image that cannot be read or encoded.
+        """
+        keys = [str(row) for row in range(len(images))]
+        files = {recipe.fingerprint: FileRows(source=self.find(number)[0], recipe=recipe, rows=np.arange(len(images)))
+                 for number, recipe in enumerate(self.recipes)}
+        shards: dict[str, list[np.ndarray]] = {fingerprint: [] for fingerprint in files}
+
+        def keep(recipe: Recipe, _dim: int, rows: Rows) -> None:
+            shards[recipe.fingerprint].append(rows.features)
+
+        task = ComputeTask(files=list(files.values()), keys=keys, store=Path(), max_batch=len(images),
+                           images=FacesInMemory(keys, dict(zip(keys, images, strict=True))))
+        stats = compute_task(task, self.encoders, publish=keep, progress=False, stop=Stop())
+        for reason in (reason for failures in stats.failures.values() for reason in failures.values()):
+            raise ImageError(reason)
+        return np.concatenate([np.concatenate(shards[recipe.fingerprint]) for recipe in self.recipes], axis=1,
+                              dtype=np.float32)
+
+
+def _sources(recipe: Recipe, weights: Sequence[str]) -> Iterator[EncoderSource]:
+    """Yield where the encoder of a recipe may come from, the likeliest first."""
+    name, folder = recipe.backbone, weights_folder()
+
+    def source(file: str | None, backbone: str = name) -> EncoderSource:
+        return EncoderSource(backbone=backbone, weights=file).with_precision(recipe.precision)
+
+    if name.startswith("onnx:"):
+        how = recipe.preprocessing
+        options = {"size": how["size"][0], "resize": how["resize"], "rule": how["resize_rule"],
+                   "interpolation": how["interpolation"],
+                   "mean": "/".join(map(repr, how["mean"])), "std": "/".join(map(repr, how["std"])),
+                   "scale": repr(how["scale"]), "output": recipe.tap}
+        query = "&".join(f"{key}={value}" for key, value in options.items())
+        for path in dict.fromkeys([*map(Path, weights), *sorted(folder.glob("*.onnx"))]):
+            yield source(None, f"onnx:{path}?{query}")
+    elif recipe.untrained:
+        yield from map(source, weights or [recipe.weights])
+    else:
+        yield from map(source, weights)
+        usual = {Path(file).stem for file in published_weights(name).files}
+        files = [path for path in folder.glob("*") if path.suffix in WEIGHTS_FILES and str(path) not in weights]
+        yield from (source(str(path)) for path in sorted(files, key=lambda path: (path.stem not in usual, path)))
+        yield source("hub")

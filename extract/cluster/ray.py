@@ -1,9 +1,9 @@
 """Extraction on a Ray cluster: the driver plans, hands tasks to actors and merges; actors do all of the rest.
 
 Each actor runs the loop that one machine runs, decoding included, on a GPU or the cores of a node, so only keys and
-counts pass through Ray. Ray restarts lost actors and retries their tasks; what such a task has published is in the
-store and is not computed again. Ray Data would carry decoded pixels (150 kB a sample) through its object store, and its
-pools stay at one GPU actor on an autoscaling cluster (ray issue 59144) and may hang when an actor dies (62746).
+counts pass through Ray. Ray restarts lost actors and retries their tasks; what such a task has published is not
+computed again. (Ray Data would carry decoded pixels through its object store; its pools stay at one GPU actor on an
+autoscaling cluster, ray issue 59144, and may hang when an actor dies, 62746.)
 """
 
 import contextlib
@@ -20,9 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from twofold.cache.errors import CacheError
 from twofold.cache.feature_file import FeatureFile
-from twofold.cache.shards import shard_paths
+from twofold.cache.shards import cached_rows, shard_paths
 from twofold.cache.store import Store
 from twofold.data.images.decode import ImageError
 from twofold.data.utils.errors import InputError, first_line
@@ -85,8 +84,7 @@ def _require_listener(address: str) -> None:
 
 def size_of_workers(nodes: Sequence[Mapping[str, Any]], device: str, *, cpus: int = 0, most: int = 0
                     ) -> tuple[str, int, int, int]:
-    """Return the device, CPUs and GPUs of a worker (a GPU and its part of the cores, or all cores of a node), and their
-    number.
+    """Return device, CPUs and GPUs of a worker (a GPU and its part of the cores, or all cores of a node); how many.
 
     nodes: as Ray lists them; device: auto, cpu or cuda; cpus: for each worker, 0 for an equal part of the smallest
     node; most: workers, 0 for as many as fit. Raises InputError for another device or number.
@@ -120,14 +118,13 @@ class RayWorkers:
             self.ray.kill(actor)
 
     def compute(self, task: ComputeTask) -> RunStats:
-        """Compute a task on the cluster; raises as `extract`.
+        """Compute a task with as many decoding threads as a worker has CPUs; raises as `compute_task`.
 
         On Ctrl-C or SIGTERM actors finish and publish the batches in hand, and `RunStats.stopped_by` is set.
         """
-        ray, began, stats = self.ray, time.perf_counter(), RunStats()
+        ray, began, stats, task = self.ray, time.perf_counter(), RunStats(), replace(task, workers=self.cpus)
         published = {path.name for file in task.files for path in shard_paths(Store(task.store, new=True), file.recipe)}
-        probes = task.keys[::max(1, len(task.keys) // PROBES)][:PROBES]
-        probes = [key for key in probes if not _unreadable(task, key)]
+        probes = [key for key in task.keys[::max(1, len(task.keys) // PROBES)][:PROBES] if not _unreadable(task, key)]
         nothing = replace(task, keys=[], files=[replace(file, rows=file.rows[:0]) for file in task.files])
         tasks, patient_until = split(task, workers=self.count), time.monotonic() + PATIENCE_SECONDS
         # An actor waits for room, and so makes an autoscaler bring a node; the first that is ready gets a task first.
@@ -170,8 +167,7 @@ class RayWorkers:
                             bar.update(max(0, stats.samples + sum(ray.get(answers)) - bar.n))
                 for actor, _ in busy.values():
                     actor.control.remote(stop.signal)
-                ended = ray.wait([*busy], num_returns=len(busy), timeout=STOP_SECONDS)[0] if busy else []
-                for reference in ended:
+                for reference in ray.wait([*busy], num_returns=len(busy), timeout=STOP_SECONDS)[0] if busy else []:
                     stats.add(self._result(reference, "a worker was lost")[0])
             finally:
                 for actor in actors:
@@ -181,8 +177,7 @@ class RayWorkers:
         return stats
 
     def _result(self, reference: Any, what: str) -> Any:
-        """Return a result. Raises what the actor raised, if that is bad input or the file system's; InputError that
-        begins with `what` if Ray has given up."""
+        """Return a result. Raises what the actor raised; InputError that begins with `what` if Ray has given up."""
         try:
             return self.ray.get(reference)
         except self.ray.exceptions.RayTaskError as error:
@@ -257,9 +252,9 @@ class Worker:
         return resolve_precision("auto", parse_device(self._device))
 
     def prepare(self, task: ComputeTask, probes: Sequence[str]) -> str:
-        """Load the encoders; check that this node sees the driver's store and images and makes the same recipes.
+        """Load the encoders and return the host's name.
 
-        Returns the host's name. Raises InputError where that is not so.
+        Raises InputError unless this node sees the driver's store and images and makes the same recipes.
         """
         if not Store(task.store, new=True).manifest_path.is_file():
             raise InputError(f"node {self.host} does not see the store {task.store}: {SAME_PATHS}")
@@ -283,31 +278,25 @@ class Worker:
             task, stats = without_published(task, published)
             note = (f"a worker was lost: {stats.samples} of the {len(task.keys)} samples it had are safe, the others "
                     f"were computed again on {self.host}")
-            self._restarted = False
-        self.decoded = stats.samples
-        stats.add(compute_task(task, self._encoders, stop=self.stop, on_decoded=self._count))
-        return stats, note
+        self.decoded, self._restarted = stats.samples, False
 
-    def _count(self, samples: int) -> None:
-        self.decoded += samples
+        def count(samples: int) -> None:
+            self.decoded += samples
+
+        stats.add(compute_task(task, self._encoders, stop=self.stop, on_decoded=count))
+        return stats, note
 
 
 def without_published(task: ComputeTask, published: Collection[str]) -> tuple[ComputeTask, RunStats]:
     """Return what is left of a task, and what was done, by the shards that are not among `published`."""
     files, stats = [], RunStats()
     for file in task.files:
-        fingerprint, keys, failures = file.recipe.fingerprint, set(), {}
-        for path in shard_paths(Store(task.store, new=True), file.recipe):
-            if path.name not in published:
-                with contextlib.suppress(CacheError):
-                    shard = FeatureFile(path)
-                    keys |= {*shard.keys.tolist()}
-                    failures |= shard.failures
-        wanted = [str(task.keys[row]) for row in file.rows]
-        stats.rows[fingerprint] += sum(key in keys for key in wanted)
-        stats.failures[fingerprint] |= {key: failures[key] for key in wanted if key in failures}
-        left = [row for row, key in zip(file.rows, wanted, strict=True) if key not in keys and key not in failures]
-        files.append(replace(file, rows=np.array(left, int)))
+        fingerprint, paths = file.recipe.fingerprint, shard_paths(Store(task.store, new=True), file.recipe)
+        done = cached_rows([FeatureFile(path) for path in paths if path.name not in published])
+        keys = {int(row): str(task.keys[row]) for row in file.rows}
+        stats.rows[fingerprint] += sum(key in done.place for key in keys.values())
+        stats.failures[fingerprint] |= {key: done.failures[key] for key in keys.values() if key in done.failures}
+        files.append(replace(file, rows=np.array([row for row, key in keys.items() if not done.covers([key])], int)))
     left = replace(task, files=files)
     stats.samples = len(task.samples) - len(left.samples)
     return left, stats

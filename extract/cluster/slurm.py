@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from twofold.cache.report import VerbReport
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind, read_head
+from twofold.data.utils.terminal import Summary
 
 WARNING_SECONDS = 60  #: before the time limit, at which a task finishes its batches and asks for another turn
 OURS = ("--array", "-a", "--dependency", "-d", "--requeue", "--no-requeue", "--signal", "--wrap")
@@ -46,7 +46,7 @@ JOB_SCRIPT = OutputKind("a job script of `extract`", lambda path: "# Twofold: su
 
 
 def submit_or_write(words: Sequence[str], *, options: str, tasks: int, path: Path | None, overwrite: bool = False
-                    ) -> VerbReport:
+                    ) -> Summary:
     """Submit the array and the job that depends on it; with a path write the job script there instead.
 
     words: the arguments of `extract`; options: as `sbatch` takes them. Raises InputError for options that Twofold sets,
@@ -73,17 +73,17 @@ def submit_or_write(words: Sequence[str], *, options: str, tasks: int, path: Pat
     if path:
         Output(path, JOB_SCRIPT, overwrite).write_text(text)
         name = shlex.quote(file)
-        return VerbReport(record, [f"{tasks} tasks -> {path}: submit it with", f"  job=$(sbatch --parsable {name}) && "
-                                   f"sbatch --dependency=afterany:$job --array={tasks} {name}"])
+        return Summary([f"{tasks} tasks -> {path}: submit it with", f"  job=$(sbatch --parsable {name}) && "
+                        f"sbatch --dependency=afterany:$job --array={tasks} {name}"], record)
     job = _sbatch(text)
     try:
         last = _sbatch(text, f"--dependency=afterany:{job}", f"--array={tasks}")
     except InputError:
         subprocess.run(["scancel", job], check=False)
         raise
-    return VerbReport(record | {"job": job, "last": last}, [
-        f"job {job}: {tasks} tasks; then job {last} computes what is left and assembles",
-        f"`squeue --job {job},{last}` shows how far they are, `cache ls` what is there"])
+    return Summary([f"job {job}: {tasks} tasks; then job {last} computes what is left and assembles",
+                    f"`squeue --job {job},{last}` shows how far they are, `cache ls` what is there"],
+                   record | {"job": job, "last": last})
 
 
 def _sbatch(text: str, *options: str) -> str:

@@ -30,7 +30,7 @@ from twofold.data.utils.processes import CONTEXT
 from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.engine.batches import Batch, BatchPool, LoadedSample, decode_into
 from twofold.extract.engine.progress import RunStats, Stop, check_failure_limit, progress_bar
-from twofold.extract.engine.runners import DeviceRunner, ForwardPass, runner_for
+from twofold.extract.engine.runners import ForwardPass, Runner, runner_for
 from twofold.extract.engine.task import ComputeTask, Encoders
 
 DECODED_TOGETHER = 8  #: samples: few enough to be done soon, enough to make the overhead small
@@ -41,15 +41,13 @@ Publish = Callable[[Recipe, int, Rows], object]  #: takes recipe, dimension and 
 
 
 def compute_task(task: ComputeTask, encoders: Encoders, *, publish: Publish | None = None, progress: bool = True,
-                 runner: DeviceRunner | None = None, stop: Stop | None = None,
-                 on_decoded: Callable[[int], object] | None = None) -> RunStats:
+                 stop: Stop | None = None, on_decoded: Callable[[int], object] | None = None) -> RunStats:
     """Compute the rows of a task and hand them, shard by shard, to `publish`, by default into its store.
 
-    runner: runs the forward passes, by default that of each encoder's device; stop: checked instead of the signals of
-    this process; on_decoded: called with each number of decoded samples, instead of a progress bar. A sample that
-    cannot be read, decoded or encoded is recorded with its reason; more than `max_failures` of them raise InputError.
-    On Ctrl-C or SIGTERM the batches in hand are finished and published, and `RunStats.stopped_by` is set. Published
-    shards stay, whatever is raised.
+    stop: checked instead of the signals of this process; on_decoded: called with each number of decoded samples,
+    instead of a progress bar. A sample that cannot be read, decoded or encoded is recorded with its reason; more than
+    `max_failures` of them raise InputError. On Ctrl-C or SIGTERM the batches in hand are finished and published, and
+    the result says so. Published shards stay, whatever is raised.
     """
     stats, began = RunStats(), time.perf_counter()
     publish = publish or partial(publish_shard, Store(task.store, new=True))
@@ -57,24 +55,24 @@ def compute_task(task: ComputeTask, encoders: Encoders, *, publish: Publish | No
         stop = stop or stack.enter_context(Stop())
         thread = stack.enter_context(ThreadPoolExecutor(1, "write"))
         pools: dict[tuple, BatchPool] = {}
-        runners: dict[torch.device, DeviceRunner] = {}
+        runners: dict[torch.device, Runner] = {}
         writers = []
         for file in task.files:
             if not len(file.rows):
                 continue
             encoder, view = encoders.load(file.source), file.recipe.view["name"]
             if encoder.device not in runners:
-                runners[encoder.device] = runner or runner_for(encoder.device)
+                runners[encoder.device] = runner_for(encoder.device)
                 stack.callback(runners[encoder.device].close)
-            own, pinned = runners[encoder.device], encoder.device.type == "cuda"
+            runner, pinned = runners[encoder.device], encoder.device.type == "cuda"
             size = min(encoder.batch_size, task.max_batch or encoder.batch_size)
             key = (view, encoder.preprocessing, size, pinned, file.rows.tobytes())
             if key not in pools:
                 missing = np.zeros(len(task.keys), bool)
                 missing[file.rows] = True
                 pools[key] = BatchPool(view, encoder.preprocessing, missing, batch_size=size,
-                                       count=AHEAD + own.in_flight, pinned=pinned)
-            writers.append(FeatureWriter(encoder, file.recipe, pools[key], own, partial(publish, file.recipe),
+                                       count=AHEAD + runner.in_flight, pinned=pinned)
+            writers.append(FeatureWriter(encoder, file.recipe, pools[key], runner, partial(publish, file.recipe),
                                          task.rows_per_shard, thread, stats))
         samples = task.samples.tolist()
         bar = stack.enter_context(progress_bar(len(samples), shown=progress and on_decoded is None))
@@ -129,7 +127,8 @@ class Loop:
         """Encode what is decoded and wait for all results."""
         for pool, writers in self.users.items():
             if batch := pool.pop_partial():
-                self._start(batch, writers)
+                for writer in writers:
+                    writer.start(batch)
         for writer in self.writers:
             while writer.in_flight:
                 writer.collect()
@@ -158,18 +157,14 @@ class Loop:
             check_failure_limit(self.unreadable | self.stats.failed_samples, self.task.max_failures)
         for pool, writers in self.users.items():
             for batch in pool.mark_decoded(pool.missing_of(samples)):
-                self._start(batch, writers)
-
-    def _start(self, batch: Batch, writers: "Sequence[FeatureWriter]") -> None:
-        batch.users = len(writers)
-        for writer in writers:
-            writer.start(batch)
+                for writer in writers:
+                    writer.start(batch)
 
 
 class FeatureWriter:
     """Starts the forward passes of one feature file, a few at once, and publishes the features in shards."""
 
-    def __init__(self, encoder: Encoder, recipe: Recipe, pool: BatchPool, runner: DeviceRunner,
+    def __init__(self, encoder: Encoder, recipe: Recipe, pool: BatchPool, runner: Runner,
                  publish: Callable[[int, Rows], object], rows_per_shard: int, thread: ThreadPoolExecutor,
                  stats: RunStats):
         self.encoder, self.recipe, self.pool, self.runner, self.stats = encoder, recipe, pool, runner, stats
@@ -183,6 +178,7 @@ class FeatureWriter:
         """Start the forward pass of a batch, once not too many are in flight."""
         while len(self.in_flight) >= self.runner.in_flight:
             self.collect()
+        batch.users += 1
         self.in_flight.append((batch, self.runner.start(self.encoder, batch.pixels)))
 
     def collect_done(self) -> None:

@@ -1,36 +1,18 @@
-"""Forward passes that are started without waiting: on CUDA streams, elsewhere in a thread."""
+"""Forward passes that are started without waiting: on CUDA streams, elsewhere in a thread.
+
+A runner starts passes on pixels (B, S, S, 3) uint8 on the host, which are not changed until the pass is done. A pass
+says whether it is `done`; its `result` waits for it: features (B, dim) float32, and seconds of the device. Passes of
+one encoder end in order; `in_flight` of them are started before the first has ended, so that it never waits.
+"""
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from twofold.extract.encoders.encoder import Encoder
-
-
-class ForwardPass(Protocol):
-    """A forward pass under way; `result` waits for it: features (B, dim) float32, and the seconds of its device."""
-
-    def done(self) -> bool: ...
-
-    def result(self) -> tuple[np.ndarray, float]: ...
-
-
-class DeviceRunner(Protocol):
-    """Runs batches on a device: several passes may be under way; those of one encoder end in order.
-
-    in_flight: passes of one encoder that are started before the first has ended, so that it never waits. `start` takes
-    pixels (B, S, S, 3) uint8 on the host, which are not changed until the pass is done.
-    """
-
-    in_flight: int
-
-    def start(self, encoder: Encoder, pixels: torch.Tensor) -> ForwardPass: ...
-
-    def close(self) -> None: ...
 
 
 class HostRunner:
@@ -41,7 +23,7 @@ class HostRunner:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "forward")
 
-    def start(self, encoder: Encoder, pixels: torch.Tensor) -> "Future[tuple[np.ndarray, float]]":
+    def start(self, encoder: Encoder, pixels: torch.Tensor) -> Future[tuple[np.ndarray, float]]:
         def run() -> tuple[np.ndarray, float]:
             began = time.perf_counter()
             return encoder.encode(pixels), time.perf_counter() - began
@@ -109,5 +91,9 @@ class CudaPass:
         return self.features.numpy(), self.began.elapsed_time(self.ended) / 1e3
 
 
-def runner_for(device: torch.device) -> DeviceRunner:
+Runner = HostRunner | CudaRunner
+ForwardPass = Future[tuple[np.ndarray, float]] | CudaPass
+
+
+def runner_for(device: torch.device) -> Runner:
     return CudaRunner(device) if device.type == "cuda" else HostRunner()

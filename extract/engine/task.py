@@ -72,7 +72,7 @@ class ComputeTask:
     """What one process computes, complete in itself, so that it can be sent to another process or node.
 
     workers: decoding threads, 0 for one a core; max_failures: stop after more failed samples than this, -1 for never;
-    shard_rows: what a crash repeats at most; max_batch: samples per forward pass at most, 0 for the encoder's number.
+    shard_rows: what a crash repeats at most; max_batch: samples per forward pass, 0 for the encoder's number.
     """
 
     files: Sequence[FileRows]

@@ -95,8 +95,8 @@ def main() -> None:
         bench = bench_extract(streams, manifest=Path(name, "faces.csv"), roots=[str(Path(name, "faces"))],
                               device="cpu", workers=0, samples=len(faces))
         rate = extract_peer(Path(name, "faces"), list(faces.keys))
-        print(f"timm over a DataLoader: {rate:.1f} samples/s; ours {bench.data['whole'] / rate:.1f} x, forward alone "
-              f"{bench.data['legs'][1]['rate'] / rate:.1f} x")
+        print(f"timm over a DataLoader: {rate:.1f} samples/s; ours {bench.values['whole'] / rate:.1f} x, forward alone "
+              f"{bench.values['legs'][1]['rate'] / rate:.1f} x")
 
 
 if __name__ == "__main__":

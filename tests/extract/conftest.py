@@ -1,8 +1,12 @@
 """A small drawn dataset and the command that extracts it with two small real networks."""
 
+import json
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from twofold.data.labels import builtin_taxonomy
@@ -17,6 +21,22 @@ class Dataset:
     root: Path
     manifest: Path
     table: Manifest
+
+
+class SimulatedRunner:
+    """A device whose forward passes are done at once; features are ones. started: their number."""
+
+    in_flight = 3
+    started = 0
+
+    def start(self, encoder, pixels) -> Future:
+        self.started += 1
+        done: Future = Future()
+        done.set_result((np.ones((len(pixels), encoder.dim), np.float32), 0.0))
+        return done
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +58,20 @@ def extract_args():
                 *weights, "--device", "cpu", "--precision", "fp32", "--batch-size", "8", *map(str, more)]
 
     return make
+
+
+@pytest.fixture
+def extract(cli, drawn, extract_args, tmp_path):
+    """Run `extract --json` with one network, by default on the drawn faces into the store `s`; it must end with this
+    code. Returns the report, or the sentence where it is refused."""
+
+    def run(*more: object, manifest: Path = drawn.manifest, root: Path = drawn.root, store: Path = tmp_path / "s",
+            networks: tuple[str, ...] = NETWORKS[:1], code: int = 0) -> Any:
+        done = cli(*extract_args(manifest, root, store, *more, networks=networks), "--json")
+        assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+        return done.stderr if code == 2 else json.loads(done.stdout)
+
+    return run
 
 
 @pytest.fixture(scope="session")

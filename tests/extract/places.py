@@ -22,17 +22,14 @@ FILES = 64
 def main(folder: Path) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "/dev/shm"], check=True)
-    verbs = Verbs(folder)
+    verbs, shared = Verbs(folder), folder / "shared"
     verbs.extract("few files and no shared memory", "few.csv")
     verbs.run("verify", "cache", "verify", verbs.store, "--root", verbs.faces)
     with read_only(verbs.store):
         verbs.extract("read-only, complete", "few.csv")
         verbs.extract("read-only, incomplete", "all.csv")
-        verbs.run("read-only, ls", "cache", "ls", verbs.store)
-        verbs.run("read-only, show", "cache", "show", verbs.store)
-        verbs.run("read-only, verify", "cache", "verify", verbs.store)
-        verbs.run("read-only, push", "cache", "push", verbs.store, folder / "shared")
-        verbs.run("read-only, card", "cache", "card", verbs.store)
+        for verb, *more in (("ls",), ("show",), ("verify",), ("push", shared), ("card",)):
+            verbs.run(f"read-only, {verb}", "cache", verb, verbs.store, *more)
     (file,) = verbs.store.glob("*.h5")
     with without_permission(file):
         verbs.extract("no permission for the file", "few.csv")
@@ -42,9 +39,9 @@ def main(folder: Path) -> None:
     with without_permission(verbs.store):
         verbs.extract("no permission for the store", "few.csv")
         verbs.run("no permission for the store, ls", "cache", "ls", verbs.store)
-        verbs.run("no permission for the store, pull", "cache", "pull", folder / "shared", verbs.store)
-    with without_permission(folder / "shared", 0o555):
-        verbs.run("no permission to push", "cache", "push", verbs.store, folder / "shared" / "there")
+        verbs.run("no permission for the store, pull", "cache", "pull", shared, verbs.store)
+    with without_permission(shared, 0o555):
+        verbs.run("no permission to push", "cache", "push", verbs.store, shared / "there")
     verbs.extract("as before", "few.csv")
     with without_permission(verbs.faces / "5.png"):
         verbs.extract("no permission for an image", "all.csv")

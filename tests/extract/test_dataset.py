@@ -1,14 +1,22 @@
-"""A store holds one dataset: its keys, and the images under them."""
+"""A store holds one dataset, its keys and the images under them: what a run reads, refuses and computes again."""
 
-import json
+import shutil
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tests.extract.stores import assert_equal_stores, values
 from twofold.cache.store import Store
+from twofold.data.images.sources import ImageRoots
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
+from twofold.extract import extract as stage_one
+from twofold.extract.encoders.registry import load_network
+from twofold.extract.engine import task
+from twofold.extract.engine.progress import RunStats
 
 ONE, OTHER = ("timm:test_vit",), ("timm:test_resnet",)
 
@@ -26,11 +34,9 @@ def two(tmp_path_factory):
 
 
 @pytest.fixture
-def run(cli, extract_args):
-    def extract(root, store, *more, networks=ONE):
-        return cli(*extract_args(root.with_suffix(".csv"), root, store, "--json", *more, networks=networks))
-
-    return extract
+def run(extract):
+    """Run `extract` on the faces in a folder, whose manifest lies beside it."""
+    return lambda root, *more, **options: extract(*more, manifest=root.with_suffix(".csv"), root=root, **options)
 
 
 @pytest.mark.parametrize("how", [(), ("--recheck",), ("--dry-run",), ("--shard", "0/2")])
@@ -38,54 +44,108 @@ def run(cli, extract_args):
 def test_another_dataset_with_the_same_keys_is_refused(run, two, tmp_path, how, networks):
     """Also where another backbone's file is all that the store has of these keys."""
     store = tmp_path / "s"
-    assert run(two[0], store).returncode == 0
+    run(two[0])
     before, manifest = values(store), (store / "manifest.csv").read_bytes()
-    done = run(two[1], store, *how, networks=networks)
-    assert done.returncode == 2 and "is the store of another dataset" in done.stderr, done.stderr
-    assert "14 of the 14 keys" in done.stderr and "--replace-manifest" in done.stderr
+    sentence = run(two[1], *how, networks=networks, code=2)
+    assert "is the store of another dataset" in sentence and "14 of the 14 keys" in sentence
+    assert "--replace-manifest" in sentence
     assert values(store).keys() == before.keys() and (store / "manifest.csv").read_bytes() == manifest
     assert not list(store.glob(".shards"))
 
 
 def test_told_to_replace_it_believes_no_row_of_the_other_dataset(run, two, tmp_path):
-    assert run(two[0], tmp_path / "s").returncode == 0
-    done = run(two[1], tmp_path / "s", "--replace-manifest")
-    assert done.returncode == 0 and json.loads(done.stdout)["computed_rows"] == 14
-    assert run(two[1], tmp_path / "fresh").returncode == 0
+    run(two[0])
+    assert run(two[1], "--replace-manifest")["computed_rows"] == 14
+    run(two[1], store=tmp_path / "fresh")
     assert_equal_stores(tmp_path / "s", tmp_path / "fresh")
 
 
 def test_other_keys_are_another_dataset_too_and_its_rows_are_kept_aside_when_told(run, two, tmp_path, cli):
     root, store = tmp_path / "faces", tmp_path / "s"
-    assert run(two[0], store).returncode == 0
+    run(two[0])
     root.mkdir()
     keys = [f"{number}.png" for number in range(14)]
     for key, path in zip(keys, sorted(two[0].rglob("*.png")), strict=True):
         (root / key).write_bytes(path.read_bytes())
     root.with_suffix(".csv").write_text("key\n" + "\n".join(keys) + "\n")
-    done = run(root, store)
-    assert done.returncode == 2 and "none of its 14 samples is in this manifest" in done.stderr
+    assert "none of its 14 samples is in this manifest" in run(root, code=2)
     assert Store(store).find(*ONE).rows == 14
-    assert run(root, store, "--replace-manifest").returncode == 0
+    run(root, "--replace-manifest")
     assert Store(store).find(*ONE).keys.tolist() == keys
     assert "kept aside: 14 rows" in cli("cache", "ls", store).stdout
 
 
 def test_changed_images_are_said_and_recheck_is_enough(run, two, tmp_path):
-    root, store = tmp_path / "faces", tmp_path / "s"
-    paths = sorted(path.relative_to(two[0]) for path in two[0].rglob("*.png"))
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes((two[0] / path).read_bytes())
-    root.with_suffix(".csv").write_bytes(two[0].with_suffix(".csv").read_bytes())
-    assert run(root, store).returncode == 0
+    root = tmp_path / "faces"
+    shutil.copytree(two[0], root)
+    shutil.copy(two[0].with_suffix(".csv"), root.with_suffix(".csv"))
+    run(root)
+    paths = sorted(path.relative_to(root) for path in root.rglob("*.png"))
     for path in paths[1:]:
-        (root / path).write_bytes((two[1] / path).read_bytes())
-    done = run(root, store)
-    assert done.returncode == 2 and "13 of the 14 keys" in done.stderr and "say --recheck" in done.stderr
-    done = run(root, store, "--recheck")
-    assert done.returncode == 0 and json.loads(done.stdout)["computed_rows"] == 13
-    assert run(root, store).returncode == 0
-    for path in paths:  # without images there is nothing to compare, and nothing to compute
-        (root / path).unlink()
-    assert run(root, store).returncode == 0
+        shutil.copy(two[1] / path, root / path)
+    sentence = run(root, code=2)
+    assert "13 of the 14 keys" in sentence and "say --recheck" in sentence
+    assert run(root, "--recheck")["computed_rows"] == 13
+    run(root)
+    shutil.rmtree(root)
+    root.mkdir()
+    run(root)  # without images there is nothing to compare, and nothing to compute
+
+
+@pytest.fixture
+def extracted(run, two, tmp_path):
+    """A folder of faces that can be changed, extracted once, and their keys."""
+    root = tmp_path / "own"
+    shutil.copytree(two[0], root)
+    shutil.copy(two[0].with_suffix(".csv"), root.with_suffix(".csv"))
+    run(root)
+    return root, Store(tmp_path / "s").find(*ONE).keys.tolist()
+
+
+def test_recheck_reads_each_image_once_and_loads_each_encoder_once(run, extracted, monkeypatch):
+    root, keys = extracted
+    reads, loads, tasks = [], [], []
+    read, load = ImageRoots.read, task.load_encoder
+    monkeypatch.setattr(ImageRoots, "read", lambda self, key: reads.append(key) or read(self, key))
+    monkeypatch.setattr(task, "load_encoder", lambda *names, **how: loads.append(names) or load(*names, **how))
+    monkeypatch.setattr(stage_one, "compute_on_devices", lambda task, **_: tasks.append(task) or RunStats())
+    run(root, "--recheck")
+    assert sorted(reads) == sorted(keys) and len(loads) == 1 and not tasks
+    reads.clear()
+    for key in keys[2:4]:
+        (root / key).write_bytes((root / keys[7]).read_bytes())
+    run(root, "--recheck")
+    assert set(reads) == set(keys) and max(reads.count(key) for key in keys[1:]) == 1  # the first: is the root right?
+    assert [row for task in tasks for file in task.files for row in file.rows.tolist()] == [2, 3]
+
+
+@pytest.mark.parametrize("more", [[], ["--recheck"]])
+def test_a_rotten_finished_file_is_computed_again(run, extracted, tmp_path, more):
+    file = Store(tmp_path / "s").find(*ONE)
+    before = file.read()
+    content, rows = file.path.read_bytes(), file.read(dtype=np.float16).tobytes()
+    file.path.write_bytes(content.replace(rows, rows[:-1] + bytes([rows[-1] ^ 1])))
+    assert run(extracted[0], *more)["computed_rows"] == 14
+    np.testing.assert_array_equal(Store(tmp_path / "s").find(*ONE).read(), before)
+    assert file.path.with_name(f"{file.path.name}.damaged").exists()
+
+
+def test_with_logits_through_the_command_line(cli, drawn, tmp_path):
+    name, weights = "torchvision:resnet18", tmp_path / "w.safetensors"
+    head = {"fc.weight": torch.randn(7, 512), "fc.bias": torch.randn(7)}
+    save_file(dict(load_network(name, weights="random:1").state_dict()) | head, weights)
+    (tmp_path / "faces.csv").write_text("".join(drawn.manifest.open().readlines()[:4]))
+
+    def extract(weights, *more):
+        return cli("extract", tmp_path / "faces.csv", "--root", drawn.root, "--store", tmp_path / "s", "--backbones",
+                   name, "--device", "cpu", "--precision", "fp32", "--with-logits", "--weights", f"{name}={weights}",
+                   *more)
+
+    for words, sentence in (("random:0", "bring no classifier of expressions"), (weights, "order their 7 classes are")):
+        done = extract(words)
+        assert done.returncode == 2 and sentence in done.stderr and not (tmp_path / "s").exists()
+    done = extract(weights, "--classes-of", f"{name}=basic7")
+    assert done.returncode == 0, done.stderr
+    classifier = Store(tmp_path / "s").find(name).classifier
+    assert len(classifier.classes) == 7
+    np.testing.assert_array_equal(classifier.weight, head["fc.weight"].T)

@@ -1,7 +1,6 @@
 """Stores and faces in places where something is forbidden, missing, oddly named or changing."""
 
 import csv
-import hashlib
 import itertools
 import json
 import os
@@ -49,42 +48,28 @@ def results(drawn, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "said"), [
-    ("few files and no shared memory", "5 computed"), ("verify", "sound"),
-    ("read-only, complete", "nothing to compute"), ("read-only, ls", NETWORK), ("read-only, show", NETWORK),
-    ("read-only, verify", "sound"),
-    ("read-only, push", "SHA-256 verified"), ("as before", "nothing to compute"),
-    ("permission is back", "1 computed")])
-def test_it_works(results, name, said):
-    code, out, err = results[name]
-    assert code == 0 and said in out, (out, err)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "said"), [
-    ("read-only, incomplete", "Read-only file system"), ("read-only, card", "cannot be written"),
-    ("no permission for the file", ".h5: Permission denied"),
-    ("no permission to write", "Permission denied"),
-    ("no permission for the file, verify", ".h5: Permission denied"),
-    ("no permission for the store", "not readable"), ("no permission for the store, ls", "store: Permission denied"),
-    ("no permission for the store, pull", "not readable"), ("no permission to push", "no permission")])
-def test_it_says_in_one_sentence_what_is_in_the_way(results, name, said):
-    code, out, err = results[name]
-    sentence = err.strip().splitlines()[-1]
-    assert code == 2 and said in sentence and "Traceback" not in err and not out, (out, err)
-
-
-@pytest.mark.slow
-def test_an_image_that_may_not_be_read_is_a_failed_face(results):
-    code, out, err = results["no permission for an image"]
-    assert code == 1 and "1 failure" in out and "Permission denied" in out, (out, err)
+@pytest.mark.parametrize(("code", "name", "said"), [
+    (0, "few files and no shared memory", "5 computed"), (0, "verify", "sound"),
+    (0, "read-only, complete", "nothing to compute"), (0, "read-only, ls", NETWORK), (0, "read-only, show", NETWORK),
+    (0, "read-only, verify", "sound"), (0, "read-only, push", "SHA-256 verified"),
+    (0, "as before", "nothing to compute"), (0, "permission is back", "1 computed"),
+    (1, "no permission for an image", "Permission denied"),
+    (2, "read-only, incomplete", "Read-only file system"), (2, "read-only, card", "cannot be written"),
+    (2, "no permission for the file", ".h5: Permission denied"), (2, "no permission to write", "Permission denied"),
+    (2, "no permission for the file, verify", ".h5: Permission denied"),
+    (2, "no permission for the store", "not readable"), (2, "no permission for the store, ls", "store: Permission den"),
+    (2, "no permission for the store, pull", "not readable"), (2, "no permission to push", "no permission")])
+def test_it_works_or_says_in_one_sentence_what_is_in_the_way(results, code, name, said):
+    ended, out, err = results[name]
+    assert ended == code and "Traceback" not in err and (not out or code < 2), (out, err)
+    assert said in (err.strip().splitlines()[-1] if code == 2 else out), (out, err)
 
 
 NAMES = ["with space/a b.png", "quote'\"s.png", f"{'é' * 125}x.png", unicodedata.normalize("NFC", "Zoé.png"),
          unicodedata.normalize("NFD", "Zoé.png"), "Upper.png", "upper.png", "-dash.png", "#hash,comma;.png"]
 
 
-def test_faces_and_folders_of_any_name(cli, drawn, extract_args, tmp_path):
+def test_faces_and_folders_of_any_name(cli, extract, drawn, tmp_path):
     """Spaces, quotes, 255 bytes, both Unicode forms of one name, names that differ in case: each its own face."""
     assert len(NAMES[2].encode()) == 255
     root, store = tmp_path / "the faces, all 'of' them", tmp_path / "a store\u00a0é"
@@ -93,32 +78,29 @@ def test_faces_and_folders_of_any_name(cli, drawn, extract_args, tmp_path):
         (root / name).write_bytes(path.read_bytes())
     with (tmp_path / "my faces.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["key"], *([name] for name in NAMES)])
-    done = cli(*extract_args(tmp_path / "my faces.csv", root, store, networks=(NETWORK,)))
-    assert done.returncode == 0, done.stderr
+    extract(manifest=tmp_path / "my faces.csv", root=root, store=store)
     file = Store(store).find(NETWORK)
     assert file.keys.tolist() == NAMES and len({row.tobytes() for row in file.read()}) == len(NAMES)
-    assert cli("cache", "verify", store, "--root", root).returncode == 0
     there, copy = tmp_path / "there \u00e9", tmp_path / "x y"
-    for words in (("push", store, there), ("pull", there, copy), ("verify", copy)):
+    for words in (("verify", store, "--root", root), ("push", store, there), ("pull", there, copy), ("verify", copy)):
         assert cli("cache", *words).returncode == 0
 
 
 def test_a_store_or_root_that_is_a_loop_of_links(cli, drawn, extract_args, tmp_path):
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
-    for words in (extract_args(drawn.manifest, drawn.root, loop, networks=(NETWORK,)),
-                  extract_args(drawn.manifest, drawn.root, loop / "below", networks=(NETWORK,)),
-                  extract_args(drawn.manifest, loop, tmp_path / "s", networks=(NETWORK,)), ["cache", "ls", loop],
+    for words in (extract_args(drawn.manifest, drawn.root, loop), extract_args(drawn.manifest, drawn.root, loop / "a"),
+                  extract_args(drawn.manifest, loop, tmp_path / "s"), ["cache", "ls", loop],
                   ["cache", "verify", loop], ["cache", "push", tmp_path, loop]):
         done = cli(*words)
         assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, (words, done.stderr)
         assert "Traceback" not in done.stderr and not (tmp_path / "s").exists()
 
 
-def test_images_that_are_replaced_while_they_are_read(cli, drawn, extract_args, tmp_path):
+def test_images_that_are_replaced_while_they_are_read(cli, extract, drawn, extract_args, tmp_path):
     """Each row is of the bytes whose hash stands beside it, whichever of them these are; half a file is a failure."""
-    root, store, pictures = tmp_path / "faces", tmp_path / "s", sorted(drawn.root.rglob("*.png"))
-    keys, versions = [f"{number}.png" for number in range(24)], [path.read_bytes() for path in pictures[:2]]
+    root, keys = tmp_path / "faces", [f"{number}.png" for number in range(24)]
+    versions = [path.read_bytes() for path in sorted(drawn.root.rglob("*.png"))[:2]]
     root.mkdir()
     for key in keys:
         (root / key).write_bytes(versions[0])
@@ -133,19 +115,17 @@ def test_images_that_are_replaced_while_they_are_read(cli, drawn, extract_args, 
     writer = threading.Thread(target=keep_replacing)
     writer.start()
     try:
-        args = extract_args(manifest(tmp_path / "faces.csv", keys), root, store, "--workers", "4", networks=(NETWORK,))
-        assert cli(*args).returncode in (0, 1)
+        assert cli(*extract_args(manifest(tmp_path / "faces.csv", keys), root, tmp_path / "s", "--workers", "4",
+                                 networks=(NETWORK,))).returncode in (0, 1)
     finally:
         done.set()
         writer.join()
-    file = Store(store).find(NETWORK)
-    right = {}
-    for number, content in enumerate(versions):
-        (root / f"{number}.png").write_bytes(content)
-        args = extract_args(manifest(tmp_path / "one.csv", [f"{number}.png"]), root, tmp_path / f"v{number}",
-                            networks=(NETWORK,))
-        assert cli(*args).returncode == 0
-        right[hashlib.sha256(content).hexdigest()] = Store(tmp_path / f"v{number}").find(NETWORK).read()[0]
+    for key, content in zip(keys, versions, strict=False):
+        (root / key).write_bytes(content)
+    extract(manifest=manifest(tmp_path / "two.csv", keys[:2]), root=root, store=tmp_path / "right")
+    right = Store(tmp_path / "right").find(NETWORK)
+    wanted = dict(zip(right.sha256, right.read(), strict=True))
+    file = Store(tmp_path / "s").find(NETWORK)
     assert len(file.keys) + len(file.failures) == len(keys)
     for sha256, row in zip(file.sha256, file.read(), strict=True):
-        np.testing.assert_allclose(row, right[sha256.decode()], atol=2e-3)
+        np.testing.assert_allclose(row, wanted[sha256], atol=2e-3)

@@ -8,8 +8,6 @@ import os
 import signal
 import threading
 import time
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -49,26 +47,13 @@ FeatureWriter.add = watched
 """
 
 
-@dataclass(frozen=True)
-class Watched:
-    """A command line for workers that write down which faces they compute, and die where a file `die` says so."""
-
-    folder: Path
-    script: Path
-
-    def repeated(self) -> int:
-        """Rows that were computed again."""
-        counts = Counter((self.folder / "log").read_text().split())
-        return sum(counts.values()) - len(counts)
-
-
 @pytest.fixture
-def watched(tmp_path, monkeypatch) -> Watched:
-    script = tmp_path / "watched.py"
-    script.write_text(WATCHED.format(pipeline=str(ROOT / "pipeline.py"), log=str(tmp_path / "log"),
-                                     folder=str(tmp_path)))
+def repeated(tmp_path, monkeypatch):
+    """Workers write down which faces they compute, and die where a file `die` says so; how many rows were repeated."""
+    script, log = tmp_path / "watched.py", tmp_path / "log"
+    script.write_text(WATCHED.format(pipeline=str(ROOT / "pipeline.py"), log=str(log), folder=str(tmp_path)))
     monkeypatch.setattr("twofold.extract.cluster.ray.PIPELINE", script)
-    return Watched(tmp_path, script)
+    return lambda: len(keys := log.read_text().split()) - len(set(keys))
 
 
 @pytest.fixture(scope="module")
@@ -127,16 +112,16 @@ def when_shards(store: Path, count: int, act) -> threading.Thread:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("nodes", [1, 2, 4] if NODES > 2 else [NODES])
-def test_any_number_of_nodes_makes_the_file_of_one_process(cli, cluster, words, alone, watched, tmp_path, nodes):
+def test_any_number_of_nodes_makes_the_file_of_one_process(cli, cluster, words, alone, repeated, tmp_path, nodes):
     done = cli(*words(tmp_path / "s", "--ray", cluster.address, "--ray-workers", nodes, "--json"))
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
-    assert record["computed_samples"] == record["computed_rows"] == 70 * ROUNDS and watched.repeated() == 0
+    assert record["computed_samples"] == record["computed_rows"] == 70 * ROUNDS and repeated() == 0
     assert_equal_stores(tmp_path / "s", alone)
 
 
 @pytest.mark.slow
-def test_a_lost_node_costs_the_open_parts_at_most(cli, cluster, words, alone, watched, tmp_path):
+def test_a_lost_node_costs_the_open_parts_at_most(cli, cluster, words, alone, repeated, tmp_path):
     def lose() -> None:
         (tmp_path / "wait").touch()  # nobody is done before the node is gone
         try:
@@ -149,7 +134,7 @@ def test_a_lost_node_costs_the_open_parts_at_most(cli, cluster, words, alone, wa
     loss.join()
     cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["computed_rows"] == 70 * ROUNDS and 0 <= watched.repeated() <= OPEN_ROWS
+    assert json.loads(done.stdout)["computed_rows"] == 70 * ROUNDS and 0 <= repeated() <= OPEN_ROWS
     assert_equal_stores(tmp_path / "s", alone)
 
 
@@ -165,10 +150,10 @@ def busy_node(cluster):
 
 
 @pytest.mark.slow
-def test_a_killed_driver_and_a_stopped_one_go_on(cli, forked, cluster, words, alone, watched, tmp_path):
+def test_a_killed_driver_and_a_stopped_one_go_on(cli, forked, cluster, words, alone, repeated, tmp_path):
     store, args = tmp_path / "s", words(tmp_path / "s", "--ray", cluster.address, "--ray-workers", 1)
     killed = forked(*args, code=f"from pathlib import Path; from twofold.extract.cluster import ray; "
-                                f"ray.PIPELINE = Path({str(watched.script)!r})")
+                                f"ray.PIPELINE = Path({str(tmp_path / 'watched.py')!r})")
     when_shards(store, 4, lambda: killed.signal(signal.SIGKILL)).join(timeout=120)
     ended, _, err = killed.finish()
     assert ended == -signal.SIGKILL, err
@@ -179,37 +164,25 @@ def test_a_killed_driver_and_a_stopped_one_go_on(cli, forked, cluster, words, al
     assert "extract:" in stopped.stderr  # the progress bar
     again = cli(*args)
     assert again.returncode == 0 and "nothing to compute" not in again.stdout, again.stderr
-    assert 0 <= watched.repeated() <= OPEN_ROWS  # of the worker that died with the first driver
+    assert 0 <= repeated() <= OPEN_ROWS  # of the worker that died with the first driver
     assert_equal_stores(store, alone)
 
 
 @pytest.mark.slow
-def test_a_worker_out_of_memory_is_replaced_and_failures_are_as_without(cli, cluster, drawn, extract_args, watched,
-                                                                        tmp_path, caplog):
+def test_a_worker_out_of_memory_is_replaced_and_failures_are_as_without(extract, cluster, drawn, repeated, tmp_path,
+                                                                        caplog):
     """The system ends a process that takes too much by SIGKILL, and so does Ray's memory monitor."""
     bad, root = spoil(drawn.root, tmp_path / "faces")
     for name, more in (("a", ()), ("b", ("--ray", cluster.address, "--ray-workers", 1, "--shard-rows", SHARD_ROWS))):
         (tmp_path / "die").touch()
-        done = cli(*extract_args(drawn.manifest, root, tmp_path / name, *more, "--json", networks=ONE))
-        record = json.loads(done.stdout)
-        assert done.returncode == 1 and set(record["failed_samples"]) == set(bad), done.stderr
-        assert record["computed_rows"] == 70 - len(bad)
+        record = extract(*more, root=root, store=tmp_path / name, code=1)
+        assert set(record["failed_samples"]) == set(bad) and record["computed_rows"] == 70 - len(bad)
     assert caplog.text.count("was lost") == 1 and not (tmp_path / "die").exists()
-    assert 0 < watched.repeated() <= OPEN_ROWS
+    assert 0 < repeated() <= OPEN_ROWS
     assert_equal_stores(tmp_path / "a", tmp_path / "b")
 
 
 @pytest.mark.slow
-def test_too_many_failures_end_it_as_without(cli, cluster, drawn, extract_args, tmp_path):
+def test_too_many_failures_end_it_as_without(extract, cluster, drawn, tmp_path):
     _, root = spoil(drawn.root, tmp_path / "faces")
-    args = extract_args(drawn.manifest, root, tmp_path / "s", "--ray", cluster.address, networks=ONE)
-    done = cli(*args, "--max-failures", "1")
-    assert done.returncode == 2 and "(--max-failures 1)" in done.stderr and "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(("more", "sentence"), [
-    (["--ray", "127.0.0.1:1"], "--ray 127.0.0.1:1: no such cluster"), (["--slurm", ""], "choose one"),
-])
-def test_what_makes_no_sense_is_one_sentence(cli, drawn, extract_args, tmp_path, more, sentence):
-    done = cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--ray", "local", *more, networks=ONE))
-    assert done.returncode == 2 and sentence in done.stderr and not (tmp_path / "s").exists(), done.stderr
+    assert "(--max-failures 1)" in extract("--ray", cluster.address, "--max-failures", "1", root=root, code=2)

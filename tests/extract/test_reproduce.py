@@ -13,7 +13,7 @@ from twofold.data.manifest import read_manifest
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.registry import build
 from twofold.extract.inputs import extract_manifest
-from twofold.extract.match import MatchingEncoders
+from twofold.extract.streams import MatchingEncoders
 
 NAME = "timm:test_resnet"
 
@@ -128,7 +128,7 @@ def test_cached_rows_need_no_weights_and_a_changed_image_asks_for_them(before, c
     done = cli("predict", tmp_path / "run", drawn.manifest, *place, "-o", tmp_path / "out.csv")
     assert done.returncode == 0 and len((tmp_path / "out.csv").read_text().splitlines()) == 1 + 70, done.stderr
     recipes = [file.recipe for file in Store(store).files()]
-    (file,) = again(recipes, drawn, store, manifest=table, root=root, reused=True).files
+    (file,) = again(recipes, drawn, store, manifest=table, root=root, reused=True).values["files"]
     assert [file[name] for name in ("cached", "computed", "left")] == [4, 0, 0]
     (root / "2.png").write_bytes((root / "3.png").read_bytes())
     with pytest.raises(InputError, match="no weights for timm:test_resnet"):

@@ -191,7 +191,7 @@ def test_extract_keeps_the_classifier_and_insists_before_it_computes(resnet18, d
         report = extract(open_workspace(few, [str(drawn.root)], tmp_path / folder),
                          parse_streams(["resnet18"], weights=[f"resnet18={weights}"], precision="fp32"),
                          ExtractOptions(**options), device="cpu")
-        return report.files[0]["to_compute"], Store(tmp_path / folder).find("resnet18")
+        return report.values["files"][0]["to_compute"], Store(tmp_path / folder).find("resnet18")
 
     with pytest.raises(InputError, match="resnet18 do not say in which order their 3 classes are"):
         run(unnamed, "s", with_logits=True)

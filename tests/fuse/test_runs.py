@@ -18,7 +18,7 @@ from tests.fuse.conftest import edit_record, write_manifest, write_store
 from twofold.cache.recipe import Recipe
 from twofold.data.utils.errors import InputError
 from twofold.extract.engine.task import Encoders
-from twofold.extract.match import MatchingEncoders
+from twofold.extract.streams import MatchingEncoders
 from twofold.fuse.core.settings import PENDING, resolve
 from twofold.fuse.fuse import fuse
 from twofold.fuse.runs.read import read_run

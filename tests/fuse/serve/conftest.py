@@ -21,7 +21,7 @@ from twofold.data.faces.settings import CropSettings, Sampling
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
-from twofold.extract.match import MatchingEncoders
+from twofold.extract.streams import MatchingEncoders
 from twofold.fuse.runs.read import Run, read_run
 from twofold.fuse.serve.app import Examples, application, make_server
 from twofold.fuse.serve.queue import Limits, RequestQueue

@@ -1,8 +1,11 @@
-"""The tasks of a run on Ray, without a cluster."""
+"""Ray and SLURM without a cluster: the tasks of a run on Ray, and the job script, run by bash as SLURM would run it."""
 
+import os
 import socket
+import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,16 +76,20 @@ def test_how_large_workers_are_and_how_many(nodes, device, options, expected):
     assert size_of_workers(nodes, device, **options) == expected
 
 
-def test_without_the_library_it_says_how_to_get_it(cli, drawn, extract_args, tmp_path, monkeypatch):
+def test_without_the_library_it_says_how_to_get_it(extract, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    done = cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--ray", "local"))
-    assert done.returncode == 2 and 'pip install "twofold[ray]"' in done.stderr and not (tmp_path / "s").exists()
-    done = cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--ray", "local", "--device", "mps"))
-    assert done.returncode == 2
+    assert 'pip install "twofold[ray]"' in extract("--ray", "local", code=2) and not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(("more", "sentence"), [
+    (["--ray", "127.0.0.1:1"], "127.0.0.1:1: no such cluster"), (["--ray", "local", "--slurm", ""], "choose one")])
+def test_a_cluster_that_makes_no_sense_is_one_sentence(extract, tmp_path, more, sentence):
+    pytest.importorskip("ray")
+    assert sentence in extract(*more, code=2) and not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.2\r\n"])
-def test_a_service_that_is_no_cluster_is_refused_soon(cli, drawn, extract_args, tmp_path, monkeypatch, answer):
+def test_a_service_that_is_no_cluster_is_refused_soon(extract, tmp_path, monkeypatch, answer):
     """Ray itself waited for fourteen minutes."""
     pytest.importorskip("ray")
     monkeypatch.setattr("twofold.extract.cluster.ray.CONNECT_SECONDS", 0.5)
@@ -94,6 +101,45 @@ def test_a_service_that_is_no_cluster_is_refused_soon(cli, drawn, extract_args, 
             open_connections[0].sendall(answer)
 
         threading.Thread(target=serve, daemon=True).start()
-        done = cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--ray",
-                                 f"127.0.0.1:{server.getsockname()[1]}"))
-    assert done.returncode == 2 and "no such cluster" in done.stderr and not (tmp_path / "s").exists(), done.stderr
+        sentence = extract("--ray", f"127.0.0.1:{server.getsockname()[1]}", code=2)
+    assert "no such cluster" in sentence and not (tmp_path / "s").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------------- SLURM
+def script(cli, drawn, extract_args, path: Path, *more: object):
+    return cli(*extract_args(drawn.manifest, drawn.root, path.parent / "a store", "--shard-rows", "7",
+                             networks=("timm:test_vit",)), "--slurm-script", path, *more)
+
+
+def test_the_script_runs_what_was_asked_for(cli, drawn, extract_args, tmp_path):
+    """Run by bash as SLURM would run it: three shards, then the last task."""
+    path = tmp_path / "job.sbatch"
+    done = script(cli, drawn, extract_args, path, "--slurm", "--partition=gpu --gres=gpu:1", "--slurm-tasks", "3")
+    assert done.returncode == 0 and f"sbatch --parsable {path}" in done.stdout
+    text = path.read_text()
+    assert "#SBATCH --partition=gpu --gres=gpu:1\n" in text and "#SBATCH --array=0-2\n" in text
+    assert "--shard-rows 7" in text and "--slurm" not in text.split("\n\n")[1] and "'" in text
+    subprocess.run(["bash", "-n", path], check=True)
+    task = {**os.environ, "SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "7"}
+    ran = subprocess.run(["bash", path], env=task, text=True, capture_output=True, timeout=240)
+    assert ran.returncode == 0 and "47 left for other shards" in ran.stdout, ran.stderr
+
+
+@pytest.mark.parametrize(("more", "sentence"), [
+    (["--slurm", "--array=0-9"], "--array=0-9 cannot be among the options"),
+    (["--slurm", "-p 'gpu"], "No closing quotation"), (["--slurm-tasks", "0"], "there is at least one task"),
+    (["--shard", "0/2"], "leave out --shard"), (["--views", "sideways"], "unknown view"),
+    (["--slurm-script", "a\ntouch b.sbatch"], "a line end or control character"),
+])
+def test_what_makes_no_sense_is_said_before_anything_is_submitted(cli, drawn, extract_args, tmp_path, more, sentence):
+    done = script(cli, drawn, extract_args, tmp_path / "job.sbatch", *more)
+    assert done.returncode == 2 and sentence in done.stderr and not (tmp_path / "job.sbatch").exists()
+
+
+def test_another_file_is_not_overwritten_and_no_slurm_is_said(cli, extract, drawn, extract_args, tmp_path, monkeypatch):
+    path = tmp_path / "notes.txt"
+    path.write_text("mine")
+    done = script(cli, drawn, extract_args, path)
+    assert done.returncode == 2 and "not a job script of `extract`" in done.stderr and path.read_text() == "mine"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "no sbatch on this machine" in extract("--slurm", "", code=2)
