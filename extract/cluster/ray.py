@@ -296,7 +296,8 @@ def without_published(task: ComputeTask, published: Collection[str]) -> tuple[Co
         keys = {int(row): str(task.keys[row]) for row in file.rows}
         stats.rows[fingerprint] += sum(key in done.place for key in keys.values())
         stats.failures[fingerprint] |= {key: done.failures[key] for key in keys.values() if key in done.failures}
-        files.append(replace(file, rows=np.array([row for row, key in keys.items() if not done.covers([key])], int)))
-    left = replace(task, files=files)
-    stats.samples = len(task.samples) - len(left.samples)
-    return left, stats
+        left = [row for row, key in keys.items() if key not in done.place and key not in done.failures]
+        files.append(replace(file, rows=np.array(left, int)))
+    rest = replace(task, files=files)
+    stats.samples = len(task.samples) - len(rest.samples)
+    return rest, stats
