@@ -15,7 +15,7 @@ import numpy as np
 
 from twofold.cache.feature_file import FeatureFile
 from twofold.cache.recipe import PRECISIONS
-from twofold.cache.shards import assemble, remove_leftovers, retired_rows
+from twofold.cache.shards import assemble, retired_rows
 from twofold.cache.store import Store
 from twofold.data.manifest import write_manifest
 from twofold.data.utils.atomic import atomic_write, file_lock
@@ -85,11 +85,7 @@ def add_missing(workspace: Workspace, plans: Sequence[FilePlan], options: Extrac
 
 def finish(store: Store, plans: Sequence[FilePlan], keys: Sequence[str]) -> list[FeatureFile | None]:
     """Merge the shards of each plan that has all its rows now, whoever computed them; None for the others."""
-    for file in plans:
-        if file.finished:
-            remove_leftovers(store, file.recipe)
-    return [file.finished or assemble(store, file.recipe, file.dim, keys, classifier=file.classifier)
-            for file in plans]
+    return [assemble(store, file.recipe, file.dim, keys, classifier=file.classifier) for file in plans]
 
 
 def read_auto_precision(store: Store) -> str:

@@ -135,7 +135,7 @@ class MatchingEncoders:
             if not differing:
                 self._found[number] = source
                 return source, encoder
-            self.encoders.drop(source)
+            del self.encoders.loaded[source]
         if not tried and failure:
             raise failure
         if "weights" in differing or not differing:

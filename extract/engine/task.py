@@ -34,19 +34,15 @@ class Encoders:
     """The encoders of one device, each loaded once."""
 
     def __init__(self, device: str, loaded: Mapping[EncoderSource, Encoder] | None = None):
-        self.device, self._loaded = device, dict(loaded or {})
+        self.device, self.loaded = device, dict(loaded or {})
 
     def load(self, source: EncoderSource) -> Encoder:
         """Load an encoder. Raises InputError for a name, device, precision or weights that are not available."""
-        if source not in self._loaded:
-            self._loaded[source] = load_encoder(
+        if source not in self.loaded:
+            self.loaded[source] = load_encoder(
                 source.backbone, weights=source.weights, device=self.device, precision=source.precision,
                 batch_size=source.batch_size, compiled=source.compiled, classes=source.classes)
-        return self._loaded[source]
-
-    def drop(self, source: EncoderSource) -> None:
-        """Free an encoder that is not the one searched for."""
-        self._loaded.pop(source, None)
+        return self.loaded[source]
 
 
 def recipe_of(encoder: Encoder, view: str, *, dtype: str) -> Recipe:
