@@ -25,7 +25,7 @@ from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import free_memory, openmp_settings
 from twofold.data.utils.terminal import Summary
 from twofold.extract.encoders.devices import has_native_bf16
-from twofold.extract.encoders.presets import PRESETS
+from twofold.extract.encoders.presets import PRESETS, published
 from twofold.extract.encoders.registry import load_encoder
 from twofold.extract.weights.find import find_in_folder, how_to_get, weights_folder
 
@@ -132,14 +132,14 @@ def _weights() -> Iterator[Check]:
     """Each preset's file, loaded strictly where it is there."""
     folder = weights_folder()
     for preset in PRESETS:
-        text, fault, path = "", "no file", None
+        text, fault, wanted = "", "no file", published(preset.name)
         try:
-            if path := find_in_folder(preset.weights, folder):
+            if path := find_in_folder(wanted, folder):
                 encoder = load_encoder(preset.name, weights=str(path), device="cpu", precision="fp32")
                 text, fault = f"{path.name} loads strictly, {encoder.dim}-d, {encoder.weights[:23]}", ""
         except InputError as error:
             fault = str(error)
-        yield _check(f"Weights in {folder}", preset.name, text, fault, how_to_get(preset.weights, folder),
+        yield _check(f"Weights in {folder}", preset.name, text, fault, how_to_get(wanted, folder),
                      optional=fault == "no file")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.extract.conftest import NETWORKS, SimulatedRunner
 from tests.extract.stores import assert_equal_stores, values
@@ -87,6 +88,17 @@ def test_bad_faces_are_recorded_and_retried_when_asked(extract, drawn, whole, tm
         os.link(drawn.root / name, root / name)
     assert extract(*both, "--retry-failures", root=root, networks=NETWORKS)["computed_samples"] == 3
     assert_equal_stores(tmp_path / "s", whole)
+
+
+def test_a_picture_that_decodes_for_too_long_is_a_recorded_failure(extract, drawn, tmp_path, monkeypatch):
+    _, root = spoil(drawn.root, tmp_path / "faces")
+    Image.effect_noise((3000, 3000), 90).save(root / "slow.jpg", quality=95, progressive=True)
+    keys = [*drawn.table.keys[5:10], "slow.jpg"]
+    (tmp_path / "few.csv").write_text("key\n" + "\n".join(keys) + "\n")
+    monkeypatch.setattr("twofold.data.images.decode.MAX_SECONDS", 0.05)
+    record = extract(manifest=tmp_path / "few.csv", root=root, code=1)
+    assert record["failed_samples"] == {"slow.jpg": "decoding takes more than 0.05 seconds"}
+    assert record["computed_rows"] == 5
 
 
 def test_too_many_failures_stop_the_run(extract, drawn, tmp_path):
