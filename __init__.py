@@ -58,21 +58,24 @@ class Dataset:
         return self._manifest.table.copy()
 
     def extract(
-        self, store: Path | str, *, backbones: Sequence[str], views: Sequence[str] = ("original",),
-        weights: dict[str, str] | None = None, device: str = "auto", precision: str = "auto",
+        self, store: Path | str, *, backbones: Sequence[str] | str, views: Sequence[str] | str = "original",
+        weights: dict[str, Path | str] | Path | str | None = None, device: str = "auto", precision: str = "auto",
     ) -> Store:
         """Embed every face with every backbone that the store lacks; the store. As the verb `extract`.
 
-        weights: backbone to a file, `random:SEED` or `hub`. Raises InputError or CacheError before anything is written
-        if that makes no sense, RuntimeError if it was interrupted.
+        weights: a file, `random:SEED` or `hub`, of each backbone or of all. Raises InputError or CacheError before
+        anything is written if that makes no sense, RuntimeError if it was interrupted.
         """
         from twofold.extract.extract import extract
         from twofold.extract.plan import open_workspace
         from twofold.extract.streams import parse_streams
 
-        files = [f"{name}={file}" for name, file in (weights or {}).items()]
+        names, given = _names(backbones), weights if isinstance(weights, dict) else {}
+        if isinstance(weights, str | Path):
+            given = dict.fromkeys(names, weights)
+        files = [f"{name}={file}" for name, file in given.items()]
         report = extract(open_workspace(self._manifest, [str(self.root)], Path(store)),
-                         parse_streams(backbones, views, weights=files, precision=precision), device=device)
+                         parse_streams(names, _names(views), weights=files, precision=precision), device=device)
         if report.exit_code > 1:
             raise RuntimeError(f"interrupted: {report.text()}")
         return Store(store)
@@ -85,10 +88,11 @@ class Encoder:
     or weights that are not to be had.
     """
 
-    def __init__(self, name: str, *, weights: str | None = None, device: str = "auto", precision: str = "auto"):
+    def __init__(self, name: str, *, weights: Path | str | None = None, device: str = "auto", precision: str = "auto"):
         from twofold.extract.encoders.registry import load_encoder
 
-        self._network: Network = load_encoder(name, weights=weights, device=device, precision=precision)
+        self._network: Network = load_encoder(name, weights=None if weights is None else str(weights), device=device,
+                                              precision=precision)
         self.dim = self._network.dim
 
     def embed(self, images: Sequence[Image | np.ndarray | Path | str] | Image | np.ndarray | Path | str) -> np.ndarray:
@@ -134,13 +138,13 @@ class Store:
         return pd.DataFrame(listing(self.path).record()["files"])
 
     def features(
-        self, *, classes: str = "cexpr7", target: str = "", backbones: Sequence[str] = (),
-        views: Sequence[str] = ("original",), folds: int = 0,
+        self, *, classes: str | Path | Sequence[str] = "cexpr7", target: str = "", backbones: Sequence[str] | str = (),
+        views: Sequence[str] | str = "original", folds: int = 0,
     ) -> Features:
         """The embeddings of these backbones (none: all) side by side, joined by key with the manifest's labels.
 
-        classes: as of `fuse`; `from-data` takes the labels in the manifest's column `target`. folds: for encoders that
-        were fine-tuned one per fold; trained with as many folds, each has its own encoder.
+        classes: as of `fuse`, or a list of names; `from-data` takes the labels in the column `target`. folds: for
+        encoders that were fine-tuned one per fold; trained with as many folds, each has its own encoder.
         """
         from twofold.cache.store import Store as Folder
         from twofold.fuse.api import Features
@@ -149,9 +153,10 @@ class Store:
         from twofold.fuse.core.task import chosen_classes
 
         stores = [Folder(self.path)]
-        taxonomy = chosen_classes(resolve(changes={"classes": classes, "target": target}), stores)
-        joined = join(stores, backbones=list(backbones), views=list(views), taxonomy=taxonomy, folds=folds)
-        return Features(joined.loaded(), join_folds(stores, joined, folds=folds))
+        settings = resolve(changes={"classes": classes, "target": target, "folds": folds})
+        joined = join(stores, backbones=_names(backbones), views=_names(views),
+                      taxonomy=chosen_classes(settings, stores), folds=settings.folds)
+        return Features(joined.loaded(), join_folds(stores, joined, folds=settings.folds))
 
     def fuse(self, *, out: Path | str | None = None, overwrite: bool = False, preset: str = "default", **settings: Any
              ) -> pd.DataFrame:
@@ -272,6 +277,13 @@ def _file_content(image: Image | Path | str) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
+
+
+def _names(given: Sequence[str] | str) -> list[str]:
+    """One name, names between commas, or a list of names."""
+    from twofold.data.utils.options import split_names
+
+    return split_names(given) if isinstance(given, str) else list(map(str, given))
 
 
 def _array(names: Sequence[str]) -> np.ndarray:

@@ -158,7 +158,7 @@ def parse_label_map(texts: Sequence[str] | None, classes: Taxonomy | None = None
     """
     names: dict[str, str] = {}
     own = classes.classes if classes else ()
-    for text in texts or ():
+    for text in [texts] if isinstance(texts, str) else texts or ():
         old, mark, new = text.partition("=")
         name = new if new in own else canonical_label(new)
         if not mark or not old or (name and name not in own and not basic_emotions(name)):
@@ -169,16 +169,21 @@ def parse_label_map(texts: Sequence[str] | None, classes: Taxonomy | None = None
     return names
 
 
-def load_taxonomy(text: str) -> Taxonomy:
-    """A built-in taxonomy by name, or one's own by the path of its TOML file. Raises InputError.
+def load_taxonomy(chosen: str | Path | Sequence[str], *, target: str = "") -> Taxonomy:
+    """A built-in taxonomy by name, or one's own: names (a list, or between commas) or a TOML file. Raises InputError.
 
-    The file has classes, the names in their order, and perhaps name (else the file's), target (the manifest's column:
-    basic or compound where all names are canonical, else `label`), numbers (official numbers, else 0, 1, ...), and a
-    table pairs, `NAME = ["happiness", "surprise"]`, of the two basic emotions that a class is made of.
+    target: the column of labels that a list of names is for. A file has classes, the names in their order, and perhaps
+    name (else the file's), target (the manifest's column: basic or compound where all names are canonical, else
+    `label`), numbers (official numbers, else 0, 1, ...), and a table pairs, `NAME = ["happiness", "surprise"]`, of the
+    two basic emotions that a class is made of.
     """
+    text = chosen if isinstance(chosen, str) else str(chosen) if isinstance(chosen, Path) else ",".join(chosen)
     if text == FROM_DATA:
         raise InputError(f"--classes {FROM_DATA} takes the labels of a store's manifest: only `fuse` and `sweep` "
                          "know it; elsewhere give a name or a FILE.toml")
+    if "," in text and not text.endswith(".toml"):
+        table = {"name": "own", "target": target or None, "classes": [name.strip() for name in text.split(",")]}
+        return _own_taxonomy(table, f"--classes {text[:MAX_NAME_LETTERS]}: ")
     if not text.endswith(".toml"):
         return builtin_taxonomy(text)
     path = Path(text)

@@ -28,8 +28,8 @@ def dataset(tmp_path_factory) -> twofold.Dataset:
 
 @pytest.fixture(scope="module")
 def store(dataset) -> twofold.Store:
-    return dataset.extract(dataset.manifest.parent / "store", backbones=[NETWORK], weights={NETWORK: "random:0"},
-                         device="cpu", precision="fp32")
+    return dataset.extract(dataset.manifest.parent / "store", backbones=NETWORK, weights="random:0", device="cpu",
+                           precision="fp32")
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,23 @@ def test_a_table_in_memory_and_classes_from_its_labels(dataset, tmp_path):
                                                           weights={NETWORK: "random:0"})
     features = store.features(classes="from-data", target="mood")
     assert features.classes == ("calm", "tense") and features.y.tolist() == [0, 1] * (len(dataset) // 2)
+
+
+def test_arguments_as_notebooks_have_them(store, tmp_path):
+    """One name where a list is wanted, numpy's numbers, a path or a list for the classes."""
+    table = twofold.Dataset(store.path / "manifest.csv", root=".").frame()
+    (tmp_path / "own.toml").write_text(f'target = "compound"\nclasses = {sorted(set(table["compound"]))}')
+    features = store.features(classes=tmp_path / "own.toml", backbones=NETWORK, views="original", folds=np.int64(0))
+    listed = store.features(classes=sorted(set(table["compound"])), backbones=[NETWORK])
+    assert features.classes == listed.classes == tuple(sorted(set(table["compound"])))
+    assert features.y.tolist() == listed.y.tolist() and min(listed.y) >= 0
+    result = listed.train("linear", folds=np.int64(2), seeds=np.int32(1), epochs=np.int64(1), lr=np.float32(0.01))
+    assert len(result.predictions) == len(table)
+    figures = store.fuse(classes=list(listed.classes), backbones=NETWORK, views="original", seeds=np.int64(1),
+                         epochs=1, head="linear", out=tmp_path / "run")
+    assert len(figures) == 1 and twofold.Run(tmp_path / "run").classes == listed.classes
+    with pytest.raises(InputError, match="no column 'mood' of labels"):
+        store.features(classes=["calm", "tense"], target="mood")
 
 
 def test_the_files_of_a_store_are_a_table(store):

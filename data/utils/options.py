@@ -84,7 +84,7 @@ def check(settings: Any) -> None:
 
 def settings_from_record(kind: type[T], record: object) -> T:
     """Settings of a plain record; what it does not name has its default. Raises InputError naming what is unknown,
-    of the wrong type or not allowed."""
+    of the wrong type or not allowed; numbers of numpy, paths, and one name for a list or a list for one are taken."""
     if not isinstance(record, dict):
         raise InputError("the settings are no table of names and values")
     types = {each.name: type(each.default) for each in fields(kind)}  # type: ignore[arg-type]
@@ -93,8 +93,12 @@ def settings_from_record(kind: type[T], record: object) -> T:
         wanted = types.get(name)
         if wanted is None:
             raise InputError(f"unknown setting {str(name)[:80]!r}: choose from {', '.join(types)}")
-        if wanted is tuple and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-            value = tuple(value)
+        value = value.tolist() if hasattr(value, "tolist") else value  # of numpy
+        names = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+        if wanted is tuple and (names or isinstance(value, str)):
+            value = tuple(split_names(value) if isinstance(value, str) else value)
+        elif wanted is str and (names or isinstance(value, Path)):
+            value = str(value) if isinstance(value, Path) else ",".join(value)
         elif wanted is float and type(value) is int and abs(value) <= MAX_FLOAT:
             value = float(value)
         if type(value) is not wanted or (wanted is float and abs(value) > MAX_FLOAT):

@@ -92,7 +92,7 @@ def chosen_classes(settings: Settings, stores: Sequence[Store]) -> Taxonomy:
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: no record of a run's classes: {error}") from None
     else:
-        classes = load_taxonomy(name)
+        classes = load_taxonomy(name, target=settings.target)
     if settings.target not in ("", classes.target):
         raise InputError(f"--classes {classes.name} are {classes.target} expressions: use --target {classes.target}"
                          if classes.target in DEFAULT_CLASSES else f"--classes {classes.name} stand in the column "
