@@ -1,6 +1,8 @@
-"""Worker processes in each way of starting: a plain clone that is not on the path, and a script without a guard."""
+"""Worker processes in each way of starting: a plain clone that is not on the path, a script without a guard, a user
+without a home."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,10 +35,10 @@ def words(tmp_path):
     return extract, ["sweep", "store", "--config", "sweep.toml", "--out", "swept", "--jobs", "2"]
 
 
-def run(folder: Path, *command: object) -> str:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=folder, env=environment, text=True,
-                          capture_output=True, timeout=300)
+def run(folder: Path, *command: object, before: tuple[str, ...] = (), **env: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HOME")}
+    done = subprocess.run([*before, sys.executable, *map(str, command)], cwd=folder, env={**environment, **env},
+                          text=True, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -53,3 +55,15 @@ def test_a_script_without_a_main_guard_runs_once(words, tmp_path):
     for verb in words:
         (tmp_path / "script.py").write_text(SCRIPT.format(pipeline=str(ROOT / "pipeline.py"), words=verb))
         assert run(tmp_path, tmp_path / "script.py").count("the script ran") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("home", ["", "read-only"])
+def test_a_user_without_a_name_and_without_a_home_to_write_to(words, tmp_path, home):
+    """As containers start: the user's number is in no list of users, HOME is missing or cannot be written to."""
+    stranger = ("unshare", "--user", "--map-user=54321", "--map-group=54321")
+    if not shutil.which("unshare") or subprocess.run([*stranger, "true"], capture_output=True).returncode:
+        pytest.skip("this system starts no process of an unknown user")
+    (tmp_path / "read-only").mkdir(mode=0o555)
+    run(tmp_path, ROOT / "pipeline.py", *words[0], before=stranger, **({"HOME": str(tmp_path / home)} if home else {}))
+    assert (tmp_path / "store/manifest.csv").is_file()
