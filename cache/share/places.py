@@ -73,7 +73,7 @@ class Address:
                              "an IPv6 address as [::1]") from None
         self.url, self.scheme, self.host, self.path = url, parts.scheme, parts.hostname or "", parts.path
         self.user, self.password = unquote(parts.username or ""), unquote(parts.password or "")
-        self.query = url[re.search(r"[?#]|$", url).start():]
+        self.query = url[len(re.split(r"[?#]", url)[0]):]
         self.secrets = [secret for secret in (self.password, parts.password, self.query[1:]) if secret]
         user, host = f"{parts.username}@" if parts.username else "", parts.netloc.rpartition("@")[2]
         self.shown = f"{parts.scheme}://{user}{host}{parts.path}".rstrip("/") if parts.scheme else url

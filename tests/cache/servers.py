@@ -144,8 +144,8 @@ def serve_ssh(home: Path) -> Iterator[Host]:
 
 
 @contextlib.contextmanager
-def cut_off_after(port: int, *, up: int = 1 << 60, down: int = 1 << 60) -> Iterator[int]:
-    """A way to `port` that breaks off once so many bytes have gone up or down; gives the port of its beginning."""
+def cut_off_after(port: int, count: int) -> Iterator[int]:
+    """A way to `port` that breaks off once so many bytes have gone up; gives the port of its beginning."""
     listener = socket.create_server(("127.0.0.1", 0))
     ends: list[socket.socket] = [listener]
 
@@ -161,17 +161,14 @@ def cut_off_after(port: int, *, up: int = 1 << 60, down: int = 1 << 60) -> Itera
     def serve() -> None:
         with contextlib.suppress(OSError):
             while True:
-                near, _ = listener.accept()
-                far = socket.create_connection(("127.0.0.1", port))
+                near, far = listener.accept()[0], socket.create_connection(("127.0.0.1", port))
                 ends.extend((near, far))
-                threading.Thread(target=carry, args=(near, far, up), daemon=True).start()
-                threading.Thread(target=carry, args=(far, near, down), daemon=True).start()
+                for ways in ((near, far, count), (far, near, 1 << 60)):
+                    threading.Thread(target=carry, args=ways, daemon=True).start()
 
     threading.Thread(target=serve, daemon=True).start()
     try:
         yield listener.getsockname()[1]
     finally:
         for end in ends:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
             end.close()

@@ -24,7 +24,7 @@ def test_a_process_that_has_pulled_ends(host, store, back, there, pipeline):
 
 
 def test_a_push_that_breaks_off_goes_on_where_it_was(host, store, there, caplog):
-    with cut_off_after(host.port, up=2_500_000) as port:
+    with cut_off_after(host.port, 2_500_000) as port:
         host.introduce(port)
         with pytest.raises(TransferError, match="run the same command again, what has arrived is kept"):
             push(store, host.url(there, port))
