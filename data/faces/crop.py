@@ -13,15 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from twofold.data.faces.align import TEMPLATE
-from twofold.data.faces.detect import (
-    IMAGES,
-    DetectionConfig,
-    Face,
-    FrameDetections,
-    detect_faces,
-    face_key,
-    faces_manifest,
-)
+from twofold.data.faces.detect import IMAGES, DetectionConfig, Face, FrameDetections, detect_faces, faces_manifest
 from twofold.data.faces.detectors import Detection, DetectorModel
 from twofold.data.faces.settings import VERSION, CropSettings, Sampling
 from twofold.data.faces.sources import Source
@@ -114,7 +106,7 @@ def crop(sources: Sequence[Source], out: Path, model: DetectorModel, *, settings
                     is_image = entry.frame is not None or not entry.source.video  # and not the end of a video
                     if (entry.source.name, entry.frame) not in previous:
                         for number, face in enumerate(entry.faces):
-                            path = out / face_key(entry, number, settings)
+                            path = out / entry.face_key(number, settings)
                             if path.parent not in folders:
                                 path.parent.mkdir(parents=True, exist_ok=True)
                                 if not path.parent.resolve().is_relative_to(out.resolve()):
@@ -193,7 +185,7 @@ def _resume(journal: "Journal", out: Path, digests: Mapping[str, str], settings:
         name = entry.source.name
         if digests.get(name, record["sha256"]) != record["sha256"]:
             raise InputError(f"{out} has the faces of another file that is called {name}: choose another -o")
-        paths = (out / face_key(entry, number, settings) for number in range(len(entry.faces)))
+        paths = (out / entry.face_key(number, settings) for number in range(len(entry.faces)))
         if name not in digests or name in damaged:
             continue
         if any(not path.is_file() or path.stat().st_size != face["bytes"]

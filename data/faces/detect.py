@@ -54,6 +54,12 @@ class FrameDetections:
     last: bool = False
     size: tuple[int, int] | None = None  #: width and height of the image, upright
 
+    def face_key(self, number: int, settings: CropSettings) -> str:
+        """`images/clip.mp4/t0-000012.png` (track 0, frame 12), `images/photo.jpg.0.png`: the number-th face."""
+        if self.frame is None:
+            return f"{IMAGES}/{self.source.name}.{number}{settings.suffix}"
+        return f"{IMAGES}/{self.source.name}/t{self.faces[number].track}-{self.frame:06d}{settings.suffix}"
+
 
 @dataclass(frozen=True)
 class DetectionConfig:
@@ -106,13 +112,13 @@ def _tasks(sources: Sequence[Source], config: DetectionConfig, previous: Mapping
         if not hasattr(detectors, "own"):  # one for each thread
             detectors.own = config.model.create(config.settings)
         try:
-            pixels = frame.pixels if frame else bgr_pixels(decode(source.read()))
+            image = frame.pixels if frame else decode(source.read())
         except ImageError as error:
             return FrameDetections(source, None, None, (), str(error), last=True)
-        faces, _ = crop_faces(pixels, detectors.own, config.settings)
+        faces, _ = crop_faces(image, detectors.own, config.settings)
+        width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
         index, seconds = (frame.index, round(frame.time, 6)) if frame else (None, None)
-        return FrameDetections(source, index, seconds, faces, "" if faces else NO_FACE, last=frame is None,
-                               size=(pixels.shape[1], pixels.shape[0]))
+        return FrameDetections(source, index, seconds, faces, "" if faces else NO_FACE, not frame, (width, height))
 
     for source in sources:
         if not source.video:
@@ -130,28 +136,17 @@ def _tasks(sources: Sequence[Source], config: DetectionConfig, previous: Mapping
         yield partial(FrameDetections, source, None, None, (), note, last=True), 0
 
 
-def bgr_pixels(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) BGR of an RGB image, as OpenCV wants it."""
-    return np.ascontiguousarray(np.asarray(image)[..., ::-1])
-
-
-def crop_faces(image: np.ndarray, detector: Detector, settings: CropSettings, *, most: int | None = None
+def crop_faces(image: Image.Image | np.ndarray, detector: Detector, settings: CropSettings, *, most: int | None = None
                ) -> tuple[tuple[Face, ...], int]:
-    """The `most` largest faces of an (H, W, 3) BGR image, and how many smaller ones were left out."""
-    detections = detector.detect(image)
+    """The `most` largest faces of an RGB image, or an array (H, W, 3) in BGR, and how many smaller ones it has."""
+    pixels = np.ascontiguousarray(np.asarray(image)[..., ::-1]) if isinstance(image, Image.Image) else image
+    detections = detector.detect(pixels)
     faces = []
     for detection in detections[:most]:
-        crop = crop_face(image, detection, settings)
+        crop = crop_face(pixels, detection, settings)
         faces.append(Face(detection, encode(crop, settings), round(crop.scale, 3), round(crop.padded, 3),
                           round(crop.sharpness, 1)))
     return tuple(faces), len(detections) - len(faces)
-
-
-def face_key(entry: FrameDetections, number: int, settings: CropSettings) -> str:
-    """`images/clip.mp4/t0-000012.png` (track 0, frame 12), `images/photo.jpg.0.png`: the number-th face."""
-    if entry.frame is None:
-        return f"{IMAGES}/{entry.source.name}.{number}{settings.suffix}"
-    return f"{IMAGES}/{entry.source.name}/t{entry.faces[number].track}-{entry.frame:06d}{settings.suffix}"
 
 
 def faces_manifest(detections: Iterable[FrameDetections], settings: CropSettings, line: str,
@@ -177,7 +172,7 @@ def faces_manifest(detections: Iterable[FrameDetections], settings: CropSettings
             rows.append(row | {"key": f"{IMAGES}/{name if frame is None else f'{name}/{frame:06d}'}{NO_FACE_SUFFIX}"})
         for number, face in enumerate(entry.faces):
             rows.append(row | {
-                "key": face_key(entry, number, settings), "box": " ".join(f"{value:g}" for value in face.detection.box),
+                "key": entry.face_key(number, settings), "box": " ".join(f"{value:g}" for value in face.detection.box),
                 "landmarks": " ".join(f"{value:g}" for point in face.detection.landmarks for value in point),
                 "score": f"{face.detection.score:g}", "track": "" if frame is None else str(face.track),
                 "sharpness": f"{face.sharpness:g}", "scale": f"{face.scale:g}", "padded": f"{face.padded:g}"})

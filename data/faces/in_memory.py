@@ -14,16 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from twofold.data.faces.align import template
-from twofold.data.faces.detect import (
-    DetectionConfig,
-    Face,
-    FrameDetections,
-    bgr_pixels,
-    crop_faces,
-    detect_faces,
-    face_key,
-    faces_manifest,
-)
+from twofold.data.faces.detect import DetectionConfig, Face, FrameDetections, crop_faces, detect_faces, faces_manifest
 from twofold.data.faces.detectors import Detector, open_detector
 from twofold.data.faces.settings import CropSettings, Sampling, parse_crop_line
 from twofold.data.faces.sources import Source
@@ -110,7 +101,7 @@ class FaceStream:
             if (self.treatment == "auto" and not entry.source.video and entry.size
                     and is_taken_whole(entry.size, entry.faces, self.samples, self.settings)):
                 self.uncropped.add(name)
-            faces = {face_key(entry, number, self.settings): face.content for number, face in enumerate(entry.faces)}
+            faces = {entry.face_key(number, self.settings): face.content for number, face in enumerate(entry.faces)}
             entry = replace(entry, faces=tuple(replace(face, content=b"") for face in entry.faces))
             if name in self.uncropped:
                 try:
@@ -255,7 +246,7 @@ class FaceFinder:
         width, height = image.size
         box, score = (0.0, 0.0, float(width), float(height)), None
         if self._detector is not None:
-            faces, left_out = crop_faces(bgr_pixels(image), self._detector, self._settings, most=most)
+            faces, left_out = crop_faces(image, self._detector, self._settings, most=most)
             if not is_taken_whole((width, height), faces, self._samples, self._settings):
                 return Picture(width, height, tuple(PictureFace(face.detection.box, face.content, face.detection.score)
                                                     for face in faces), left_out)
