@@ -105,7 +105,7 @@ def draw_timeline(table: pd.DataFrame, classes: Sequence[str], out: Output) -> N
     face was not seen. People seen in a single frame are left out, and counted."""
     from matplotlib.figure import Figure
 
-    videos = {source: np.unique(rows["time"].astype(float)) for source, rows in table[table["time"] != ""].groupby(
+    videos = {str(source): np.unique(rows["time"].astype(float)) for source, rows in table[table["time"] != ""].groupby(
         "source")}
     seen = table[(table["time"] != "") & (table["track"] != "")]
     tracks = [(source, track, rows) for (source, track), rows in seen.groupby(["source", seen["track"].astype(int)])]
@@ -114,7 +114,7 @@ def draw_timeline(table: pd.DataFrame, classes: Sequence[str], out: Output) -> N
     panels = figure.subplots(max(1, len(shown)), squeeze=False)[:, 0]
     colours = [COLOURS[number % len(COLOURS)] for number in range(len(classes))]
     for panel, (source, track, rows) in zip(panels, shown, strict=False):
-        clock, times = videos[source], rows["time"].astype(float).to_numpy()
+        clock, times = videos[str(source)], rows["time"].astype(float).to_numpy()
         panel.set(title=f"{source}, person {track}", xlim=clock[[0, -1]] if len(clock) > 1 else None, ylim=(0, 1),
                   xlabel="seconds", facecolor="#e6e6e6")  # grey: not seen
         panel.title.set_parse_math(False)

@@ -28,8 +28,9 @@ MAX_TEXT_BYTES = 20 << 20  #: of a picture whose pixels are written as text, two
 MAX_SECONDS = 60.0  #: of this thread's computing for one picture: none of a few megabytes needs one
 MAXIMA = (255, 4095, 65535)  #: of 8, 12 and 16 bits, which files with more room per pixel hold
 #: Pillow reads the upper byte of colours of 16 bits, with these names of their byte order it reads the lower one
-LOWER = {f"{mode};16{order}": f"{mode};16{other}" for mode in ("RGB", "RGBA", "RGBX") for order, other in (
+LOWER = {f"{mode};16{order}": f"{mode};16{other}" for mode in ("RGB", "RGBA", "RGBX", *"RGBA") for order, other in (
     ("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))}
+LOWER["LA;16B"] = "RGBA"  #: all four bytes of a pixel
 JPEGS = ("JPEG", "MPO")  #: what Pillow calls them; some cameras append a second picture
 ORIENTATION = 0x0112  #: the EXIF tag; its values 2 to 8 are undone by these
 TRANSPOSE = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -81,9 +82,10 @@ def decode(content: bytes, limits: Limits = PHOTO_LIMITS) -> Image.Image:
                 file.seek(0)
                 image = JpegImagePlugin.jpeg_factory(file)  # which does not look at the size
             _fit(image, limits, content)
-            is_deep = image.info.get("bit_depth", 8) > 8 or any(_raw_mode(tile.args) in LOWER for tile in image.tile)
+            tiles = image.tile = _tiles(image)
             image.load()
-            if is_deep and image.mode in ("RGB", "RGBA"):
+            if image.mode in ("RGB", "RGBA") and (image.info.get("bit_depth", 8) > 8 or any(
+                    tile.args[0] in LOWER for tile in tiles)):
                 image = _scaled_colours(image, content, formats)
             return upright_rgb(image)
     except ImageError:
@@ -218,8 +220,7 @@ def _shades(values: np.ndarray, top: float) -> np.ndarray:
 def _scaled_colours(image: Image.Image, content: bytes, formats: tuple[str, ...]) -> Image.Image:
     """A picture of more than 8 bits a channel, of which `image` has the upper 8, scaled where it holds values of 8 or
     12 bits in 16."""
-    brightest = max(high for _, high in image.getextrema()[:3])
-    if brightest >= 16:
+    if np.max(image.getextrema()[:3]) >= 16:
         return image
     if image.format == "HEIF":
         import pillow_heif
@@ -228,10 +229,13 @@ def _scaled_colours(image: Image.Image, content: bytes, formats: tuple[str, ...]
         planes = [deep[..., number] for number in range(deep.shape[2])]
     else:
         lower = Image.open(_TimedFile(content), formats=formats)
-        lower.tile = [tile._replace(args=LOWER[tile.args] if isinstance(tile.args, str) else (
-            LOWER[tile.args[0]], *tile.args[1:])) for tile in lower.tile]
+        tiles = _tiles(lower)
+        lower.tile = [tile._replace(args=(LOWER[tile.args[0]], *tile.args[1:])) for tile in tiles]
+        highs, lows = image.split(), lower.split()
+        if tiles[0].args[0] == "LA;16B":
+            highs, lows = [lows[0]] * 3 + [lows[2]], [lows[1]] * 3 + [lows[3]]
         planes = [np.asarray(high).astype(np.uint16) * 256 + np.asarray(low)
-                  for high, low in zip(image.split(), lower.split(), strict=True)]
+                  for high, low in zip(highs, lows, strict=True)]
     top = _largest_value(image, float(max(plane.max() for plane in planes[:3])))
     shades = _shades(np.arange(1 << 16), top)
     channels = [Image.fromarray(shades[plane]) for plane in planes[:3]]
@@ -240,9 +244,18 @@ def _scaled_colours(image: Image.Image, content: bytes, formats: tuple[str, ...]
     return Image.merge(image.mode, channels)
 
 
-def _raw_mode(arguments: Any) -> str:
-    """How pixels are stored, out of the arguments of a decoder."""
-    return arguments if isinstance(arguments, str) else str(arguments and arguments[0])
+def _tiles(image: Any) -> list[Any]:
+    """The parts of an image, with tuples as arguments of their decoders, whose first says how pixels are stored. Of
+    uncompressed TIFF planes of 16 bits Pillow takes that for 8 bits."""
+    tags = getattr(image, "tag_v2", {})
+    is_planar = tags.get(284) == 2 and tags.get(258, (8,))[0] == 16
+    tiles = []
+    for tile in image.tile:
+        mode, *rest = (tile.args,) if isinstance(tile.args, str) else tile.args or ("",)
+        if is_planar and mode in "RGBA":
+            mode = f"{mode};16{'B' if tags.prefix == b'MM' else 'L'}"
+        tiles.append(tile._replace(args=(mode, *rest)))
+    return tiles
 
 
 def thumbnail(content: bytes, *, side: int, limits: Limits = FACE_LIMITS) -> bytes:

@@ -69,6 +69,36 @@ def test_colours_of_many_bits_are_scaled_by_what_they_hold(kind, factor, alpha):
         assert np.abs(shown - colours).max() <= 1
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """A chunk of a PNG file."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def grey_png_with_alpha(factor: int) -> bytes:
+    values = np.dstack([RAMP.astype(int) * factor, np.full((30, 40), 65535)]).astype(">u2")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 40, 30, 16, 4, 0, 0, 0))
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in values))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def tiff_of_planes(factor: int) -> bytes:
+    """Three planes of 16 bits, one after the other, without compression."""
+    planes, at = (RAMP.astype(int) * factor).astype(">u2").tobytes() * 3, 8 + 3 * 2400
+    places = struct.pack(">6I3H", *range(8, at, 2400), *[2400] * 3, 16, 16, 16)
+    tags = ((256, 40, 1), (257, 30, 1), (258, at + 24, 3), (259, 1, 1), (262, 2, 1), (273, at, 3), (277, 3, 1),
+            (278, 30, 1), (279, at + 12, 3), (284, 2, 1))
+    entries = b"".join(struct.pack(">HHI", tag, 3 if tag == 258 else 4, count) + struct.pack(">I", value)
+                       for tag, value, count in tags)
+    header = struct.pack(">2sHI", b"MM", 42, at + 30)
+    return header + planes + places + struct.pack(">H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("made", [grey_png_with_alpha, tiff_of_planes])
+@pytest.mark.parametrize("factor", [1, 16, 257])
+def test_other_pictures_of_16_bits_a_channel_are_scaled_too(made, factor):
+    assert np.abs(grey_of(made(factor)) - RAMP).max() <= 1
+
+
 def test_a_heic_picture_of_ten_bits_is_not_dark():
     pillow_heif = pytest.importorskip("pillow_heif")
     file, colours = io.BytesIO(), np.dstack([RAMP] * 3).astype(np.uint16) * 16
@@ -179,8 +209,6 @@ def test_what_is_transparent_is_white():
 
 
 def test_bombs_are_refused_before_they_are_opened():
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
     for side in (9_000, 60_000):
         header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
         with pytest.raises(ImageError, match="more than 64000000 pixels"):
