@@ -129,10 +129,12 @@ PLAIN = {"patience": 0, "dropout": 0.0, "weight_decay": 0.0, "class_weights": 0.
          "ema": 0.0}
 PRESETS: dict[str, dict] = {
     "default": {},
-    # arXiv 2407.12257, Fig. 1: two heads on the original, two enhanced versions for the contrastive loss; section 4:
-    # Adam, learning rate 5e-5, batch 128, 100 epochs, cross-entropy; its warm-up is of the ViT's pretraining
-    "paper": PLAIN | {"head": "paper", "views": ("original",), "extra_views": ("enhanced1", "enhanced2"), "epochs": 100,
-                      "lr": 5e-5, "batch_size": 128, "warmup": 0, "schedule": "constant", "hidden": 512},
+    # arXiv 2407.12257, its Tables 1 and 2: ViT, POSTER++ and ResNet; Fig. 1: two heads on the original, two enhanced
+    # versions for the contrastive loss; section 4: Adam, learning rate 5e-5, batch 128, 100 epochs, cross-entropy; its
+    # warm-up is of the ViT's pretraining
+    "paper": PLAIN | {"head": "paper", "backbones": ("vit_mae", "posterv2", "resnet50"), "views": ("original",),
+                      "extra_views": ("enhanced1", "enhanced2"), "epochs": 100, "lr": 5e-5, "batch_size": 128,
+                      "warmup": 0, "schedule": "constant", "hidden": 512},
     # what its authors' public code and logs show: 1024 + 768 + 512 = 2304 -> 1152 -> 7 on frozen encoders
     "authors": PLAIN | {"head": "mlp", "backbones": ("manet", "vit_mae", "resnet50_conv5"), "views": ("original",),
                         "epochs": 100, "lr": 5e-5, "batch_size": 128, "warmup": 0, "schedule": "plateau",

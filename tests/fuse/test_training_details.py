@@ -90,7 +90,9 @@ def test_the_plateau_is_torchs():
 
 def test_the_papers_preset_is_its_figure_1_with_enhanced_views_where_there_are_any(make_store):
     plain, rich = make_store(), make_store(name="rich", views=("original", "enhanced1", "enhanced2"))
-    settings = resolve(preset="paper", changes=FAST)
+    assert resolve(preset="paper").backbones == ("vit_mae", "posterv2", "resnet50")  # of the paper's Tables 1 and 2
+    fast = FAST | {"backbones": ["timm:a", "timm:b"]}
+    settings = resolve(preset="paper", changes=fast)
     assert (settings.head, settings.lr, settings.contrastive_weight) == ("paper", 5e-5, 0.1)
     experiment = prepare([rich], settings)
     assert [stream.view for stream in experiment.features.streams] == ["original"] * 2 + ["enhanced1"] * 2 + [
@@ -100,7 +102,7 @@ def test_the_papers_preset_is_its_figure_1_with_enhanced_views_where_there_are_a
     notes = prepare([plain], settings).notes
     assert any(note.startswith("without the view enhanced1: there is none of timm:a, timm:b") for note in notes)
     with pytest.raises(ValueError, match="enhanced1"):  # a view that was asked for by name must be there
-        prepare([plain], resolve(preset="paper", changes=FAST | {"views": ["original", "enhanced1"]}))
+        prepare([plain], resolve(preset="paper", changes=fast | {"views": ["original", "enhanced1"]}))
 
 
 def test_contrastive_temperature_and_projection_change_what_is_learned(make_store):
