@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from twofold.data.labels import NON_LABEL_COLUMNS, Taxonomy
+from twofold.data.labels import NON_LABEL_COLUMNS, Taxonomy, normalize_label
 from twofold.data.manifest import SPLITS, Manifest
 from twofold.data.utils.errors import InputError
 
@@ -92,11 +92,11 @@ def assign_folds(manifest: Manifest, classes: Taxonomy, *, folds: int, seed: int
     have features. Raises InputError for fewer than two folds or fewer groups than folds.
     """
     number = {name: str(index) for index, name in enumerate(classes.classes)}
-    table = manifest.table[manifest.table[classes.target].isin(classes.classes)]
+    table = manifest.table[manifest.table[classes.target].map(normalize_label).isin(classes.classes)]
     named = parse_folds(table["fold"].to_numpy(object), folds=folds) if "fold" in table else None
     fold = np.full(len(manifest), -1)
     fold[table.index] = named if named is not None else stratified_group_folds(
-        table[classes.target].map(number).to_numpy(object),
+        table[classes.target].map(normalize_label).map(number).to_numpy(object),
         table["group"].where(table["group"] != "", table["key"]).to_numpy(object), folds=folds, seed=seed)
     return fold
 

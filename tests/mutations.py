@@ -91,8 +91,9 @@ MUTATIONS = [Mutation(*fields) for fields in (
      "partition fuse seen"),
     ("validation is carved without groups", "core/split.py", "features.group[own], fraction=",
      "features.keys[own], fraction=", "partition fuse"),
-    ("folds cut through groups", "core/split.py", "features.group[own], folds=",
-     "features.keys[own], folds=", "partition fuse"),
+    ("folds are divided anew where samples lack features", "core/split.py", "assigned = assign_folds(manifest,",
+     "assigned = assign_folds(replace(manifest, table=manifest.table[manifest.table['key'].isin(features.keys)]"
+     ".reset_index(drop=True)),", "partition"),
     ("an encoder's training samples validate", "core/split.py", "left[name] = clean",
      "left[name] = clean if name == 'test' else rows", "figures_hold taught"),
     ("validation samples count as unseen", "core/split.py", '(b"l", b"c")', '(b"l",)', "seen evaluate"),

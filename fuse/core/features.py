@@ -13,7 +13,7 @@ from twofold.cache.feature_file import FeatureFile, first_non_finite_row
 from twofold.cache.recipe import Recipe, differences
 from twofold.cache.store import Store
 from twofold.data.labels import BASIC, Taxonomy, basic_emotions, normalize_label
-from twofold.data.manifest import read_manifest
+from twofold.data.manifest import Manifest, read_manifest
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import USUAL_MEMORY, free_memory
 
@@ -69,7 +69,7 @@ class Features:
     compound its pair, half each, else the basic label, else zeros. basic_label: the basic label alone, -1 if none.
     group: samples that must stay on one side of a split, by store and name; grouped: False for a sample that is only
     its own group. datasets: name of each store, which qualifies a group name that several stores have.
-    fold: the manifest's column of that name, empty where it has none.
+    manifest: of the first store, with samples that have no features, too.
     row: (N, K) place of the sample in each stream's file. matrix: (N, D) float32 once loaded, else None.
     """
 
@@ -80,12 +80,12 @@ class Features:
     split: np.ndarray
     group: np.ndarray
     grouped: np.ndarray
-    fold: np.ndarray
     label: np.ndarray
     basic: np.ndarray
     basic_label: np.ndarray
     sha256: np.ndarray
     row: np.ndarray
+    manifest: Manifest
     notes: tuple[str, ...]
     datasets: tuple[str, ...] = ("",)
     matrix: np.ndarray | None = None
@@ -188,9 +188,9 @@ def join_streams(stores: Sequence[Store], streams: Sequence[Stream], *, taxonomy
     What only one side has is left out and counted in `notes`. Raises InputError if nothing of a store is left.
     """
     joined = [_join_store(number, store, streams, taxonomy) for number, store in enumerate(stores)]
-    columns = {name: np.concatenate([each[name] for each, _ in joined]) for name in joined[0][0]}
-    features = Features(taxonomy=taxonomy, streams=tuple(streams), **columns,
-                        notes=tuple(note for _, notes in joined for note in notes),
+    columns = {name: np.concatenate([each[name] for each, *_ in joined]) for name in joined[0][0]}
+    features = Features(taxonomy=taxonomy, streams=tuple(streams), **columns, manifest=joined[0][2],
+                        notes=tuple(note for _, notes, _ in joined for note in notes),
                         datasets=tuple(store.path.resolve().name for store in stores))
     if not (shared := features.shared_groups):
         return features
@@ -242,9 +242,10 @@ def describe_differences(difference: dict[str, tuple[object, object]]) -> str:
 
 
 def _join_store(number: int, store: Store, streams: Sequence[Stream], taxonomy: Taxonomy
-                ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Columns of `Features` for one store, and what is to be said about it."""
-    table, notes = read_manifest(store.manifest_path).table, []
+                ) -> tuple[dict[str, np.ndarray], list[str], Manifest]:
+    """Columns of `Features` for one store, what is to be said about it, and its manifest."""
+    manifest, notes = read_manifest(store.manifest_path), []
+    table = manifest.table
     keys = table["key"].to_numpy(object)
     places = np.full((len(keys), len(streams)), -1)
     for k, (stream, file) in enumerate((stream, stream.files[number]) for stream in streams):
@@ -266,11 +267,10 @@ def _join_store(number: int, store: Store, streams: Sequence[Stream], taxonomy: 
         "keys": keys, "store": np.full(len(keys), number), "split": table["split"].to_numpy(object),
         "group": np.array([f"{number}\0{name or key}" for name, key in zip(group, keys, strict=True)], object),
         "grouped": group != "", "row": places, **labels,
-        "fold": table["fold"].to_numpy(object) if "fold" in table else np.full(len(keys), "", object),
     }
     columns = {name: values[present] for name, values in columns.items()}
     columns["sha256"] = streams[0].files[number].sha256[columns["row"][:, 0]]
-    return columns, notes + faults
+    return columns, notes + faults, manifest
 
 
 def _labels(table: pd.DataFrame, taxonomy: Taxonomy) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from twofold.cache.classifier import group_digest
-from twofold.data.splits import parse_folds, stratified_group_folds, stratified_group_split
+from twofold.data.splits import assign_folds, parse_folds, stratified_group_split
 from twofold.data.utils.errors import InputError
 from twofold.fuse.core.features import Features, training_samples_of
 from twofold.fuse.core.task import Task
@@ -29,7 +29,7 @@ def make_splits(features: Features, task: Task, *, folds: int, val_fraction: flo
                 ) -> list[Split]:
     """One split as the manifest has it, or `folds` of them whose test sets together are all labelled samples.
 
-    The folds are those of the manifest's column `fold` where it names as many, else the samples are divided.
+    The folds are those of `data.splits.assign_folds`, as for `finetune`, whichever samples have features.
     Groups of test leave train and validation, groups of validation leave train; validation is carved from train by
     group where the manifest has none. Stores after the first only train. Raises InputError for an empty set, for a
     class without training samples and for validation samples of fewer than two classes; a zero-shot head, and one that
@@ -47,7 +47,8 @@ def make_splits(features: Features, task: Task, *, folds: int, val_fraction: flo
     sides = _fold_sides(features, task, folds, seed) if folds else [_manifest_side(features, needs_test)]
     splits = [_make_split(features, task, side, val_fraction=val_fraction, seed=seed, needs_test=needs_test)
               for side in sides]
-    named = len(set(features.fold.tolist()) - {""}) if folds else 0
+    table = features.manifest.table
+    named = len(set(table["fold"]) - {""}) if folds and "fold" in table else 0
     if named not in (0, folds):
         note = f"the manifest names {named} folds, not {folds}: its samples are divided anew"
         splits = [replace(split, notes=(*split.notes, note)) for split in splits]
@@ -67,18 +68,19 @@ def _manifest_side(features: Features, needs_test: bool) -> np.ndarray:
 
 def _fold_sides(features: Features, task: Task, folds: int, seed: int) -> list[np.ndarray]:
     own = np.flatnonzero((task.scored(features) >= 0) & (features.store == 0))
-    fold = np.full(len(features), -1)
-    official = parse_folds(features.fold[own], folds=folds)
-    fold[own] = official if official is not None else stratified_group_folds(
-        task.scored(features)[own].astype(str), features.group[own], folds=folds, seed=seed)
-    for c, name in enumerate(task.learned_classes if task.learns_classes and official is None else ()):
+    manifest, fold = features.manifest, np.full(len(features), -1)
+    assigned = assign_folds(manifest, features.taxonomy, folds=folds, seed=seed)
+    fold[own] = assigned[pd.Index(manifest.table["key"]).get_indexer(features.keys[own])]
+    official = "fold" in manifest.table and parse_folds(  # named by the manifest
+        manifest.table["fold"].to_numpy(object)[assigned >= 0], folds=folds) is not None
+    for c, name in enumerate(task.learned_classes if task.learns_classes and not official else ()):
         groups = set(features.group[features.label == c])
         if len(groups) == 1 and (features.label == c).sum() > 1:
             raise InputError(f"all samples of {name} are of one group ({groups.pop().partition(chr(0))[2]}): the fold "
                              "that tests it has none to train on; leave the class out (--classes FILE.toml), add "
                              "another group of it, or use the manifest's splits (--folds 0)")
     usable = (features.store == 0) | np.isin(features.split, ("train", ""))
-    if official is not None:  # of folds within train alone: the official test samples stay out of it
+    if official:  # of folds within train alone: the official test samples stay out of it
         usable &= (fold >= 0) | (features.split != "test")
     return [np.where(fold == number, "test", np.where(usable, "train", "")).astype(object) for number in range(folds)]
 

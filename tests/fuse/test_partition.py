@@ -25,7 +25,7 @@ def faces_of(table: pd.DataFrame) -> Features:
         taxonomy=CLASSES, streams=(), keys=table["key"].to_numpy(object), store=np.zeros(count, int),
         split=table["split"].to_numpy(object), group=table["group"].to_numpy(object),
         grouped=(table["group"] != "").to_numpy(),
-        fold=table["fold"].to_numpy(object), label=label, basic=np.eye(8)[label % 8], basic_label=label,
+        manifest=build_manifest(table, source="x"), label=label, basic=np.eye(8)[label % 8], basic_label=label,
         sha256=table["key"].to_numpy(object), row=np.zeros((count, 1), int), notes=())
 
 
@@ -66,3 +66,13 @@ def test_no_head_is_chosen_by_faces_that_taught_its_encoder(make_store, target):
         taught, chose = set(keys[splits.train]), set(keys[splits.val])
         assert len(part.val) > 30 and not taught & set(features.keys[part.val])
         assert not chose & set(features.keys[part.train]) and len(chose) > 20
+
+
+def test_samples_without_features_do_not_move_the_others_to_another_fold(make_store):
+    store = Store(make_store(groups=[str(row // 3) for row in range(420)], drop={("b", row) for row in range(60)}))
+    features = join([store], backbones=[], views=["original"], taxonomy=builtin_taxonomy("cexpr7"))
+    assigned = dict(zip(features.manifest.keys, assign_folds(features.manifest, features.taxonomy, folds=3, seed=0),
+                        strict=True))
+    task = Task.of(Settings(), features.taxonomy)
+    for fold, part in enumerate(make_splits(features, task, folds=3, val_fraction=0.15, seed=0)):
+        assert len(part.test) > 90 and {assigned[key] for key in features.keys[part.test]} == {fold}
