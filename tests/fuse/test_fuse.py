@@ -15,9 +15,22 @@ from twofold.cache.feature_writer import write_feature_file
 from twofold.data.utils.errors import InputError
 from twofold.fuse.core.settings import resolve
 from twofold.fuse.evaluate import evaluate
-from twofold.fuse.experiment import prepare
+from twofold.fuse.experiment import cross_validate, prepare
 from twofold.fuse.fuse import fuse
+from twofold.fuse.metrics.scores import apply_temperature
 from twofold.fuse.runs.read import read_run
+
+
+def test_the_scale_is_that_of_the_training_samples_and_each_fold_has_its_own_temperature(make_store):
+    work = prepare([make_store()], quick(folds=2, head="linear"))
+    predictions, trained = cross_validate(work)
+    for number, (each, split) in enumerate(zip(trained, work.splits, strict=True)):
+        train = work.features.read(split.train).astype(float)
+        assert np.allclose(each.head.mean[0, 0], train.mean(axis=0), atol=1e-5)
+        assert np.allclose(each.head.std[0, 0], train.std(axis=0), rtol=1e-4)
+        own = predictions.fold == number
+        assert np.allclose(predictions.calibrated[own], apply_temperature(predictions.mean[own], each.temperature))
+    assert abs(trained[0].temperature - trained[1].temperature) > 1e-3
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp", "gated", "late", "logreg", "paper"])
