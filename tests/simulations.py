@@ -22,7 +22,7 @@ from twofold.fuse.metrics.scores import ACCURACY, SCORE, compute_scores
 from twofold.fuse.metrics.statistics import compare, interval
 from twofold.fuse.report import analysis
 from twofold.fuse.runs.read import read_run
-from twofold.fuse.sweep import sweep
+from twofold.fuse.sweep import Trial, nested_score, sweep
 
 C = len(CLASSES)
 EVEN = np.full(C, 1 / C)
@@ -31,8 +31,7 @@ RIGHT = np.array([0.7, 0.6, 0.35, 0.3, 0.5, 0.4, 0.7])
 QUICK = {"head": "linear", "epochs": 16, "lr": 0.15, "warmup": 0, "seeds": 1, "batch_size": 512, "stream_dropout": 0.0,
          "balanced_sampling": 0.0}
 STREAMS = "timm:s0", "timm:s1"
-#: populations of `coverage`: shares of the classes, chance of each to be called right, samples per group, spread of the
-#: classes among groups (0: alike in all; small: each group shows one class), numbers of groups
+#: shares of the classes, chance of each to be right, mean size of a group, spread of classes among groups, groups
 POPULATIONS = {
     "rare classes, subjects": (RARE, RIGHT, 20, 5.0, (10, 20, 30)),
     "even classes, subjects": (EVEN, np.full(C, 0.65), 20, 5.0, (10, 30)),
@@ -51,11 +50,9 @@ def draw_targets(generator: np.random.Generator, sizes: np.ndarray, shares: np.n
     return np.minimum((shown.cumsum(axis=1)[group] < draws).sum(axis=1), len(shares) - 1), group
 
 
-def draw_calls(generator: np.random.Generator, target: np.ndarray, group: np.ndarray, right: np.ndarray
-               ) -> np.ndarray:
+def draw_calls(generator: np.random.Generator, target: np.ndarray, group: np.ndarray, right: np.ndarray) -> np.ndarray:
     """(n,) predictions that are right with chance (C,) `right`; some groups of several samples are easier."""
-    single = group.max() + 1 == len(group)
-    ease = 0 if single else generator.normal(0, 0.12, group.max() + 1)[group]
+    ease = generator.normal(0, 0.12, group.max() + 1)[group] if group.max() + 1 < len(group) else 0
     other = (target + generator.integers(1, C, len(target))) % C
     return np.where(generator.random(len(target)) < right[target] + ease, target, other)
 
@@ -75,21 +72,11 @@ def write_store(folder: Path, generator: np.random.Generator, splits: Sequence[s
 
 
 def equal_store(folder: Path, generator: np.random.Generator, splits: Sequence[str], size: int) -> Path:
-    """A store of two streams that are equally good by construction, in groups of `size`.
-
-    Each shows a drawn prediction, right in 60 % and independent of the other's. Where they agree every head follows
-    both; where they differ each is as likely to be right, so that whatever a head makes of them is as good as another.
-    """
+    """Two streams that each show a drawn prediction, right in 60 %. Where they agree every head follows both; where
+    they differ each is as likely to be right, so that whatever a head makes of them is as good as any other head."""
     target, group = draw_targets(generator, np.full(len(splits), size), EVEN, 20.0)
     streams = [np.eye(C)[draw_calls(generator, target, group, np.full(C, 0.6))]
                * generator.uniform(0.6, 1.4, (len(target), 1)) for _ in range(2)]
-    return write_store(folder, generator, splits, streams, target, group)
-
-
-def noise_store(folder: Path, generator: np.random.Generator, splits: Sequence[str], trials: int) -> Path:
-    """A store of `trials` streams that tell nothing, in groups of 20."""
-    target, group = draw_targets(generator, np.full(len(splits), 20), EVEN, 5.0)
-    streams = [generator.standard_normal((len(target), 6)) for _ in range(trials)]
     return write_store(folder, generator, splits, streams, target, group)
 
 
@@ -135,39 +122,53 @@ def null_rates(draws: int, groups: int = 20, size: int = 20) -> dict[str, float]
 
 
 def sweep_gains(draws: int, trials: int = 16, groups: int = 20) -> dict[str, np.ndarray]:
-    """By how much (draws,) the figures of a sweep's winner exceed what it is worth, where all trials are noise."""
+    """By how much (draws,) the figures of a sweep with folds exceed the mean trial's, where all trials are noise."""
     gains: dict[str, list[float]] = defaultdict(list)
     streams = [(f"timm:s{number}",) for number in range(trials)]
     for draw in range(draws):
-        generator, test = np.random.default_rng(draw), ["test"] * groups
+        generator, quick = np.random.default_rng(draw), QUICK | {"seed": draw, "epochs": 3, "folds": 3}
         with tempfile.TemporaryDirectory() as name:
-            folder, quick = Path(name), QUICK | {"seed": draw, "epochs": 3, "batch_size": 256}
-            own = noise_store(folder / "own", generator, ["train"] * groups + ["val"] * groups + test, trials)
-            whole, other = (noise_store(folder / name, generator, test, trials) for name in ("whole", "other"))
-            chosen = sweep([own], sweep_toml(folder / "a.toml", streams, quick), out=folder / "a", jobs=1).best
-            config = sweep_toml(folder / "b.toml", streams, quick | {"folds": 3})
-            crossed = sweep([whole], config, out=folder / "b", jobs=1)
-            new = evaluate_all([folder / "a/best"], other).each[0].figures.score
-            worth = float(np.mean([trial.scored["macro_f1"] for trial in crossed.trials]))
-            figures = [made.figures[-1].score for made in (chosen, crossed.best)]
-            gains["by splits: the winner on test, over new samples"].append(figures[0] - new)
-            gains["by folds: the figure called honest, over the mean trial"].append(crossed.nested - worth)
-            gains["by folds: the winner's own figure, over the mean trial"].append(figures[1] - worth)
+            folder = Path(name)
+            target, group = draw_targets(generator, np.full(groups, 20), EVEN, 5.0)
+            noise = generator.standard_normal((trials, len(target), 6))
+            store = write_store(folder / "store", generator, ["test"] * groups, noise, target, group)
+            made = sweep([store], sweep_toml(folder / "a.toml", streams, quick), out=folder / "a", jobs=1)
+            worth = float(np.mean([trial.scored["macro_f1"] for trial in made.trials]))
+            gains["trained: the figure called honest"].append(made.nested - worth)
+            gains["trained: the winner's own figure"].append(made.best.figures[-1].score - worth)
+    return {name: np.array(each) for name, each in gains.items()}
+
+
+def choice_gains(draws: int, trials: int = 16) -> dict[str, np.ndarray]:
+    """As `sweep_gains`, of drawn trials that predict a sample alike whether it validates or tests: the worst case."""
+    gains: dict[str, list[float]] = defaultdict(list)
+    for draw in range(draws):
+        generator, group, made, worth = np.random.default_rng(draw), np.repeat(np.arange(20), 20), [], []
+        fold, target = np.repeat(generator.permutation(20) % 5, 20), generator.integers(0, C, 400)
+        for number in range(trials):
+            calls, scored = generator.integers(0, C, 400), {"classes": C, "val_scores": []}
+            for k in range(5):
+                val = np.isin(group, generator.choice(np.unique(group[fold != k]), 3, replace=False))
+                scored["val_scores"].append(compute_scores(target[val], calls[val], C).score)
+            samples = {"truth": target, "prediction": calls, "fold": fold}
+            made.append(Trial(str(number), {"folds": 5}, np.mean(scored["val_scores"]), 0.0, "", scored, samples))
+            worth.append(compute_scores(target, calls, C).score)
+        gains["drawn: the figure called honest"].append(nested_score(made) - np.mean(worth))
+        gains["drawn: the winner's own figure"].append(worth[np.argmax([each.score for each in made])] - np.mean(worth))
     return {name: np.array(each) for name, each in gains.items()}
 
 
 def draw_two(generator: np.random.Generator, groups: int, shares: np.ndarray, right: np.ndarray, size: int,
              spread: float) -> tuple[np.ndarray, ...]:
     """Targets (n,), the predictions of two equal heads that agree on half of the samples and more, and groups."""
-    sizes = generator.geometric(1 / size, groups) if size > 1 else np.ones(groups, int)
+    sizes = np.full(groups, size) if groups == 10 else generator.geometric(1 / size, groups)  # ten are of equal size
     target, group = draw_targets(generator, sizes, shares, spread)
     a, other = (draw_calls(generator, target, group, right) for _ in range(2))
     return target, a, np.where(generator.random(len(target)) < 0.5, a, other), group
 
 
 def coverage(draws: int) -> Iterator[tuple[str, int, list[float]]]:
-    """Population, groups, and the shares of 95 % intervals that contain the true accuracy, the true macro-F1, and the
-    difference of nought in macro-F1 between two equal heads."""
+    """Shares of 95 % intervals that contain the true accuracy, macro-F1, and difference of nought of equal heads."""
     for name, (*population, counts) in POPULATIONS.items():
         target, calls, *_ = draw_two(np.random.default_rng(10**6), 10**6 // population[2], *population)
         truth = compute_scores(target, calls, C)
@@ -183,17 +184,16 @@ def coverage(draws: int) -> Iterator[tuple[str, int, list[float]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser()
     parser.add_argument("which", choices=("null", "sweep", "coverage"))
     parser.add_argument("--draws", type=int, default=400)
     which, draws = vars(parser.parse_args()).values()
     for name, rate in null_rates(draws).items() if which == "null" else ():
         print(f"{name:45} {100 * rate:5.1f} % ± {100 * (rate * (1 - rate) / draws) ** 0.5:.1f}")
-    for name, each in sweep_gains(draws).items() if which == "sweep" else ():
-        print(f"{name:65} {100 * each.mean():+.2f} ± {100 * each.std() / draws ** 0.5:.2f} points")
+    for name, each in (sweep_gains(draws // 10) | choice_gains(draws)).items() if which == "sweep" else ():
+        print(f"{name:35} {100 * each.mean():+.2f} ± {100 * each.std() / len(each) ** 0.5:.2f} points")
     for name, groups, shares in coverage(draws) if which == "coverage" else ():
-        print(f"{name:28} {groups:4} groups: accuracy, macro-F1, difference "
-              + ", ".join(f"{100 * share:.1f}" for share in shares), flush=True)
+        print(f"{name:28} {groups:4}: accuracy, F1, difference", *(f"{100 * each:.1f}" for each in shares), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from tests.fuse.conftest import edit_manifest, quick
+from tests.fuse.conftest import CLASSES, edit_manifest, quick
 from twofold.cache.feature_file import FeatureFile
 from twofold.cache.feature_writer import write_feature_file
 from twofold.data.utils.errors import InputError
@@ -31,6 +31,15 @@ def test_the_scale_is_that_of_the_training_samples_and_each_fold_has_its_own_tem
         own = predictions.fold == number
         assert np.allclose(predictions.calibrated[own], apply_temperature(predictions.mean[own], each.temperature))
     assert abs(trained[0].temperature - trained[1].temperature) > 1e-3
+
+
+def test_the_best_single_is_chosen_on_validation(make_store):
+    """On validation a is right throughout; in test all labels are others, and only b is right now and then."""
+    store, moved = make_store({"a": ("ab", 16), "b": ("b", 8)}), dict(zip(CLASSES, CLASSES[2:] + CLASSES[1:3],
+                                                                          strict=True))
+    edit_manifest(store, lambda _, row: row | ({"compound": moved[row["compound"]]} if row["split"] == "test" else {}))
+    made = fuse([store], quick(), out=None)
+    assert made.figures[0].score < made.figures[1].score and made.best_single == "timm:a"
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp", "gated", "late", "logreg", "paper"])
