@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from tests.fuse import conftest
 from tests.fuse.conftest import edit_manifest
@@ -20,10 +22,11 @@ from twofold.data.utils.errors import InputError
 from twofold.fuse.core.settings import resolve
 from twofold.fuse.core.split import encoder_training_samples, group_digests
 from twofold.fuse.evaluate import evaluate
-from twofold.fuse.experiment import prepare
+from twofold.fuse.experiment import cross_validate, predict_validation, prepare
 from twofold.fuse.fuse import fuse
 from twofold.fuse.heads.fusion import cross_fitted, find_weights
 from twofold.fuse.heads.head import run_on_array
+from twofold.fuse.heads.sklearn import C_VALUES
 from twofold.fuse.metrics.scores import compute_scores
 from twofold.fuse.report.analysis import compare_with_first
 from twofold.fuse.runs.read import read_run
@@ -56,6 +59,20 @@ def test_late_is_validated_on_samples_that_did_not_choose_its_weights():
         gains.append([compute_scores(target, each.argmax(axis=1), 7).uar for each in (fooled, honest)])
     fooled, honest = np.mean(gains, axis=0)
     assert fooled > 1 / 7 + 0.06 and abs(honest - 1 / 7) < 0.05
+
+
+def test_what_chose_is_not_what_validates_late_and_logreg_is_the_best_of_its_penalties(make_store):
+    work = prepare([make_store({"a": ("", 12), "b": ("", 8)})], quick(head="late", late="per-class"))
+    predictions, trained = cross_validate(work)
+    fooled = predict_validation(work, trained, system=predictions.system)
+    assert trained[0].val_score < compute_scores(fooled.target, fooled.predicted, 7).score
+    work = prepare([make_store({"c": ("ab", 200)}, name="penalties", noise=12.0)], quick(head="logreg"))
+    (train, val), features = (work.splits[0].train, work.splits[0].val), work.features
+    scale = StandardScaler().fit(features.read(train))
+    scores = [compute_scores(features.label[val], LogisticRegression(C=c, max_iter=1000).fit(
+        scale.transform(features.read(train)), features.label[train]).predict(scale.transform(features.read(val))), 7
+        ).score for c in C_VALUES]
+    assert cross_validate(work)[1][0].val_score == pytest.approx(max(scores), abs=1e-3) and max(scores) > scores[-1]
 
 
 def test_the_winner_of_a_sweep_by_folds_is_scored_by_a_choice_within_each_fold(make_store, tmp_path):
