@@ -1,10 +1,14 @@
 """The manifest verbs as a person types them."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import twofold
 from twofold.data.manifest import read_manifest
 
 
@@ -28,6 +32,24 @@ def test_each_reader_writes_a_manifest(words, samples, says, request, cli, tmp_p
     record = json.loads(cli("manifest", *words, "--json", cwd=tmp_path).stdout)
     assert record["samples"] == samples == sum(record["split"].values()) and any(says in note for note in (
         *record["notes"], done.stderr))
+
+
+def test_the_commands_of_the_readme(rafdb, rafce, affectnet, fer2013, cexpr, tmp_path, put, cli):
+    """Each dataset's folder is the one in which all these small copies lie."""
+    text = (Path(twofold.__file__).parent / "data/README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    for name in ("RAF-DB", "RAF-CE", "AffectNet", "FER2013"):
+        (tmp_path / name).symlink_to(".")
+    put(tmp_path / "folders/anger/1.png")
+    (tmp_path / "TABLE.csv").write_text("image,label,subject\n" + "".join(
+        f"{row}.png,{('happily_surprised', 'sadly_angry')[row % 2]},p{row}\n" for row in range(40)))
+    (tmp_path / "words.csv").write_text("key,basic\na.png,glücklich\nb.png,unklar\n", encoding="utf-8")
+    cli("manifest", "rafdb", "RAF-DB", "--part", "basic", "-o", "basic.csv", cwd=tmp_path)
+    commands = re.findall(r"(?:^|`)twofold (manifest [^`\n]+)", text, re.MULTILINE)
+    assert len(commands) >= 14
+    for words in map(shlex.split, commands):
+        done = cli(*words, cwd=tmp_path)
+        assert done.returncode == 0, (words, done.stderr)
 
 
 def test_the_exact_command_of_the_readme(real, cli, tmp_path):
