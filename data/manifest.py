@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from twofold.data.labels import BASIC, basic_pair
+from twofold.data.labels import BASIC, basic_pair, label_column
 from twofold.data.utils.atomic import atomic_write
-from twofold.data.utils.csv_files import MISSING, check_cells, read_table, table_to_csv
+from twofold.data.utils.csv_files import MISSING, check_cells, check_columns, read_table, table_to_csv
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import key_fault
 from twofold.data.utils.outputs import Output, OutputKind, read_header
@@ -18,6 +18,9 @@ from twofold.data.utils.outputs import Output, OutputKind, read_header
 log = logging.getLogger(__name__)
 COLUMNS = ("key", "split", "basic", "compound", "group")
 SPLITS = ("train", "val", "test", "")
+SOFT = "p_"  #: before a class: the column of its share in a soft label
+NO_EMOTION = ("unknown", "NF")  #: what FER+'s annotators could vote for besides; NF is no face
+MAX_VOTES = 1e9
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,32 @@ class Manifest:
     def keys(self) -> list[str]:
         """The keys in order: POSIX paths relative to the root, unique."""
         return self.table["key"].tolist()
+
+    @property
+    def soft_classes(self) -> tuple[str, ...]:
+        """The emotions, and FER+'s `unknown` and `NF`, that have a column of soft labels."""
+        names = [name.removeprefix(SOFT) for name in self.table.columns if name.startswith(SOFT)]
+        return tuple(name for name in names if label_column(name) or name in NO_EMOTION)
+
+    def soft_labels(self, classes: Sequence[str], *, source: str = "the manifest") -> np.ndarray | None:
+        """(N, C) shares of these classes, from the columns `p_<class>`; None if there is no such column.
+
+        Votes and shares of any sum are normalised to one. A row whose cells are all zero or empty has no soft label: it
+        is all zero. Raises InputError for a class that lacks its column, and naming row and column of a wrong cell.
+        """
+        columns = [f"{SOFT}{name}" for name in classes]
+        if not any(name in self.table.columns for name in columns):
+            return None
+        check_columns(self.table, columns, source)
+        shares = np.zeros((len(self), len(columns)))
+        for place, name in enumerate(columns):
+            cells = self.table[name]
+            empty = cells.str.strip().isin(["", *MISSING])
+            shares[:, place] = pd.to_numeric(cells.mask(empty, "0"), errors="coerce")
+            check_cells((shares[:, place] >= 0) & (shares[:, place] <= MAX_VOTES), cells, source,
+                        f"is not a share or a number of votes, from 0 to {MAX_VOTES:g}")
+        total = shares.sum(axis=1, keepdims=True)
+        return np.divide(shares, total, out=np.zeros_like(shares), where=total > 0)
 
     def select(self, mask: np.ndarray) -> "Manifest":
         """The rows where `mask` (N,) is true, in order."""
@@ -70,7 +99,9 @@ def build_manifest(table: pd.DataFrame, *, source: str, notes: Sequence[str] = (
     if repeated.any():
         first = keys.tolist().index(keys[repeated].iloc[0])
         check_cells(~repeated, keys, source, f"stands in row {first + 2} already")
-    return Manifest(table, tuple(notes))
+    manifest = Manifest(table, tuple(notes))
+    manifest.soft_labels(manifest.soft_classes, source=source)
+    return manifest
 
 
 def read_manifest(path: Path | pd.DataFrame) -> Manifest:
@@ -181,6 +212,9 @@ def summary_lines(manifest: Manifest, labels: Sequence[str] = ("basic", "compoun
         labelled = table.loc[table[name] != "", name]
         if len(labelled):
             rows.append(f"{name:9} {len(labelled):,} labelled: {counted(labelled)}")
+    shares = manifest.soft_labels(manifest.soft_classes)
+    if shares is not None:
+        rows.append(f"soft      {int(shares.any(axis=1).sum()):,} soft labels of {shares.shape[1]} classes")
     if "fold" in table.columns:
         rows.append(f"fold      {counted(table['fold'].sort_values())}")
     grouped = table.loc[table["group"] != "", "group"]

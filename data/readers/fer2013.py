@@ -15,7 +15,7 @@ import pandas as pd
 from twofold.data.images.csv_pixels import row_key
 from twofold.data.images.sources import open_images
 from twofold.data.labels import WORDS
-from twofold.data.manifest import Manifest, build_manifest
+from twofold.data.manifest import NO_EMOTION, SOFT, Manifest, build_manifest
 from twofold.data.readers.common import Reader, compare_counts, write_images
 from twofold.data.utils.csv_files import check_cells, check_columns, detect_separator, read_table
 from twofold.data.utils.errors import InputError, first_line
@@ -27,7 +27,7 @@ FILES = ("fer2013.csv", "icml_face_data.csv", "train.csv")  #: the challenge's n
 MAX_HEADER_LETTERS = 10_000
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 PUBLISHED = {"train": 28_709, "val": 3_589, "test": 3_589}
-VOTED = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
+VOTED = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", *NO_EMOTION)
 #: what a compound can be made of; as in every taxonomy of the field, the earlier one gives the adverb
 PAIRED = ("happiness", "sadness", "fear", "anger", "disgust", "surprise")
 #: the rules' names, as the manifest's columns `basic_rule` and `compound_rule` give them
@@ -44,7 +44,8 @@ def read_fer2013(
 
     Without FER+ the basic labels are FER2013's own. With it they follow from its votes, as do the compound labels
     (`basic_rule` and `compound_rule` say how), rows without a face are left out, and the columns `image`,
-    `compound_strict`, `fer2013` and `votes_*` are carried along. Raises InputError naming file, row and column.
+    `compound_strict` and `fer2013` are carried along; the ten votes are the soft label. Raises InputError naming file,
+    row and column.
     """
     path = next((root / name for name in FILES if (root / name).is_file()), root / FILES[0]) if root.is_dir() else root
     table = _columns(path)
@@ -121,7 +122,7 @@ def _voted(samples: pd.DataFrame, usage: pd.Series, path: Path, ferplus: Path, s
         basic=basic, compound=compound, basic_rule=np.where(basic != "", MAJORITY, ""),
         compound_rule=np.where(compound != "", np.where(clear, STRICT, LOOSE), ""),
         image=table["Image name"].str.strip(), compound_strict=np.where(clear, "1", "0"), fer2013=samples["basic"],
-        **{f"votes_{name}": votes[:, place] for place, name in enumerate(VOTED)})
+        **{f"{SOFT}{name}": votes[:, place] for place, name in enumerate(VOTED)})
 
 
 def majority(votes: np.ndarray) -> np.ndarray:

@@ -48,7 +48,9 @@ def test_votes_make_the_labels(fer2013):
     for row, expected in ((0, ["happiness", "happily_surprised", "1", MAJORITY, STRICT]), (1, ["", "", "0", "", ""]),
                           (2, ["", "sadly_surprised", "0", "", LOOSE]), (7, ["neutral", "", "0", MAJORITY, ""])):
         assert list(table.loc[f"fer{row:07d}.png", columns]) == expected
-    assert list(table.loc["fer0000007.png", ["fer2013", "votes_neutral"]]) == ["anger", "9"]
+    assert list(table.loc["fer0000007.png", ["fer2013", "p_neutral"]]) == ["anger", "9"]
+    assert faces.soft_classes == VOTED
+    assert faces.soft_labels(VOTED[:8])[0].tolist() == [0, 0.6, 0.4, 0, 0, 0, 0, 0]  # of eight emotions, unknown aside
     strict = read_fer2013(fer2013, ferplus=fer2013 / "fer2013new.csv", strict=True).table
     assert set(strict["compound"]) == {"", "happily_surprised"}
     with pytest.raises(InputError, match="--ferplus"):

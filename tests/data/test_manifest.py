@@ -10,7 +10,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from twofold.data.manifest import COLUMNS, Manifest, build_manifest, manifest_output, read_manifest, write_manifest
+from twofold.data.manifest import (
+    COLUMNS,
+    Manifest,
+    build_manifest,
+    manifest_output,
+    read_manifest,
+    summary_lines,
+    write_manifest,
+)
 from twofold.data.utils.atomic import atomic_write
 from twofold.data.utils.csv_files import detect_separator, escape_cells, read_table, table_to_csv, unescape_cells
 from twofold.data.utils.errors import InputError
@@ -67,6 +75,27 @@ def test_errors_name_row_and_column(columns, says):
         build_manifest(made(**columns), source="faces.csv")
     sentence = str(caught.value)
     assert says in sentence and "faces.csv" in sentence and "\n" not in sentence and len(sentence) < 400
+
+
+def test_soft_labels_are_shares_or_votes_of_the_classes(tmp_path):
+    table = pd.DataFrame({"key": list("abcd"), "p_fear": ["4", "0.5", "", "0"], "p_anger": [" 1", "", "nan", "1e3"],
+                          "p_value": ["x", "-1", "", "?"], "p_calm": ["1", "2", "", ""]})
+    faces = build_manifest(table, source="x")
+    write_manifest(faces, tmp_path / "x.csv")
+    for manifest in (faces, read_manifest(tmp_path / "x.csv")):  # p_value is a column of somebody's own
+        assert manifest.soft_classes == ("fear", "anger")
+        assert manifest.soft_labels(["anger", "fear"]).tolist() == [[0.2, 0.8], [0, 1], [0, 0], [1, 0]]
+        assert manifest.soft_labels(["calm"]).tolist() == [[1], [1], [0], [0]]
+        assert manifest.soft_labels(["joy"]) is None and manifest.soft_labels([]) is None
+        assert "soft      3 soft labels of 2 classes" in summary_lines(manifest)
+        with pytest.raises(InputError, match="no column p_sadness"):
+            manifest.soft_labels(["fear", "sadness"])
+
+
+@pytest.mark.parametrize("cell", ["-0.1", "nine", "inf", "1e99", "0x10"])
+def test_a_share_that_is_none_is_named_by_row_and_column(cell):
+    with pytest.raises(InputError, match=f"x: row 3, column 'p_fear': '{cell}' is not a share or a number of votes"):
+        build_manifest(made(p_fear=["0", cell], p_anger=["", "1"]), source="x")
 
 
 @pytest.mark.parametrize(("content", "says"), [
