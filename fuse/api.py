@@ -56,11 +56,9 @@ class Features:
         n_jobs: threads. An estimator takes folds, random_state, n_jobs and val_fraction; what else it needs it has
         itself. Both have the same samples, groups and folds. Raises InputError for what cannot be.
         """
-        if not isinstance(head, str):
-            own = sorted(settings.keys() - {"folds", "seed", "val_fraction"})
-            if own:
-                raise InputError(f"{', '.join(own)}: settings of our heads; set those of {type(head).__name__} on "
-                                   "the estimator itself")
+        if not isinstance(head, str) and (own := sorted(settings.keys() - {"folds", "seed", "val_fraction"})):
+            raise InputError(f"{', '.join(own)}: settings of our heads; set those of {type(head).__name__} on the "
+                             "estimator itself")
         resolved = _resolve(self, head if isinstance(head, str) else "mlp", random_state, settings)
         if self._by_fold and resolved.folds != len(self._by_fold):
             raise InputError(f"these features have an encoder per fold: train with folds={len(self._by_fold)}")
@@ -118,8 +116,8 @@ class Result:
     @property
     def figures(self) -> pd.DataFrame:
         """One row: accuracy and macro-F1 with their 95 % intervals, groups, seeds, calibration, as metrics.json."""
-        classes = self._features.classes
-        return pd.DataFrame([figures_row(figures(self._predictions, seed=self._seed).record(classes))])
+        record = figures(self._predictions, seed=self._seed).record(self._features.classes)
+        return pd.DataFrame([figures_row(record)])
 
     @property
     def confusion(self) -> pd.DataFrame:
@@ -131,10 +129,9 @@ class Result:
     @property
     def predictions(self) -> pd.DataFrame:
         """One row per test sample: key, truth, prediction, and the calibrated probability of each class."""
-        classes = list(self._features.classes)
-        table = self._predictions
-        calls = pd.DataFrame({"key": table.key, "truth": [classes[label] for label in table.target],
-                              "prediction": [classes[label] for label in table.calibrated.argmax(axis=1)]})
+        classes, table = np.array(self._features.classes, object), self._predictions
+        calls = pd.DataFrame({"key": table.key, "truth": classes[table.target],
+                              "prediction": classes[table.calibrated.argmax(axis=1)]})
         return pd.concat([calls, pd.DataFrame(table.calibrated, columns=classes)], axis=1)
 
     def compare(self, other: Result) -> ResultComparison:
@@ -154,10 +151,8 @@ class Result:
 
 @dataclass(frozen=True)
 class ResultComparison:
-    """A difference in macro-F1: its 95 % interval (None from too few groups), and p by sign flips of groups.
-
-    It prints as a sentence.
-    """
+    """A difference in macro-F1, which prints as a sentence. interval: of 95 %, None from too few groups; p: by sign
+    flips of groups."""
 
     difference: float
     interval: tuple[float, float] | None
@@ -172,9 +167,7 @@ class ResultComparison:
 
 def _resolve(features: Features | None, head: str, random_state: int | None, settings: dict[str, Any]) -> Settings:
     """Settings of a head on features. Raises InputError for what is unknown, or decided by the features already."""
-
-    joined = [name for name in ("backbones", "views", "extra_views", "target", "classes") if name in settings]
-    if joined:
+    if joined := [name for name in ("backbones", "views", "extra_views", "target", "classes") if name in settings]:
         raise InputError(f"{', '.join(joined)}: decided by the features already; choose in Store.features(...)")
     if random_state is not None:
         settings = settings | {"seed": int(random_state)}

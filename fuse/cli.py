@@ -22,7 +22,7 @@ Stores = Annotated[list[Path], typer.Argument(metavar="STORE...", help="Stores; 
 
 
 def with_settings(verb: Callable[..., Report]) -> Callable[..., Report]:
-    """The verb with an option for each of `Settings`' fields; they reach it as the dict `changes`."""
+    """The verb with an option for each field of `Settings`; they reach it as the dict `changes`."""
     from twofold.data.utils.options import with_options
     from twofold.fuse.core.settings import Settings
 

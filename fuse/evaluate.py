@@ -211,12 +211,12 @@ def score_run(matched: RunOnStore, scorable: np.ndarray) -> Evaluation:
         outputs = _average_folds(outputs, share)
         weights = None if weights is None else _average_folds(weights, share)
         each = np.stack([apply_temperature(fold.mean(axis=0), temperature) for fold, temperature in
-                         zip(np.split(output.probabilities, run.folds), run.temperatures, strict=True)])
+                         zip(np.split(output.probabilities, run.folds), run.record.temperatures, strict=True)])
         calibrated = np.where(np.all(use, axis=1, keepdims=True), calibrated, np.einsum("nf,fnc->nc", share, each))
     mean_weights = None if weights is None else dict(zip(run.stream_names, weights.mean(axis=(0, 1)).tolist(),
                                                          strict=True))
     system = System(name=str(run.path), backbones=run.stream_names, head=run.kind, dim=features.dim,
-                    untrained=run.untrained, temperature=run.temperature, folds=run.folds if use.all() else 1,
+                    untrained=run.untrained, temperature=run.record.temperature, folds=run.folds if use.all() else 1,
                     stream_weights=mean_weights)
     predictions = Predictions.of(features, rows, system=system, fold=use.argmax(axis=1), outputs=outputs,
                                  calibrated=calibrated)

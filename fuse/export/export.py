@@ -1,18 +1,26 @@
-"""The verb `export`: a run as files for programs and people that have no Twofold."""
+"""The verb `export`: a run for programs and people that have no Twofold: ONNX models, and a page that the Hugging Face
+hub shows (what the run is, its figures with their uncertainty, its limits)."""
 
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from twofold.cache.card import escape, markdown_table
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind, read_head
 from twofold.data.utils.terminal import Summary
-from twofold.fuse.export.card import MARK, model_card
 from twofold.fuse.export.onnx import Encoders, face_record, is_exported_model, write_model
 from twofold.fuse.runs.read import Run
+from twofold.fuse.runs.schema import SystemRecord
 
+MARK = "trained with Twofold."  #: in every card, so that a later export knows its own
+LIMITS = """\
+* The answers are what annotators would call a face, not what a person feels; do not decide about people with them.
+* Faces must be cropped and aligned as those it was trained on; of other people it may be less sure.
+* Compound classes are rare and their labels uncertain: read the intervals, and the per-class figures above."""
 HEAD, FACE, PREPROCESSING, CARD = "head.onnx", "face.onnx", "face.json", "README.md"
 MODEL = OutputKind("a model that `export` wrote", is_exported_model)
 KINDS = {HEAD: MODEL, FACE: MODEL, CARD: OutputKind("a card that `export` wrote", lambda path: MARK in read_head(path)),
@@ -24,8 +32,7 @@ ABOUT = {HEAD: "raw features to probabilities", FACE: f"faces, prepared as {PREP
 
 def export(run: Run, out: Path, *, licences: Mapping[str, str], encoders: Encoders | None = None,
            overwrite: bool = False) -> Summary:
-    """Write the run's head as ONNX and its model card to a new or empty folder; see `onnx` and `card` for what may
-    fail.
+    """Write the run's head as ONNX and its model card to a new or empty folder; see `onnx` for what may fail.
 
     encoders: write encoders and head as one model, too. overwrite: an older export, of which only its files are
     replaced. Raises InputError for a folder of anything else.
@@ -62,3 +69,78 @@ def export(run: Run, out: Path, *, licences: Mapping[str, str], encoders: Encode
                      f"({', '.join(other)}): answers differ by that")
     return Summary(lines, {"folder": str(out), "files": list(outputs), "largest_difference": differences[HEAD],
                            "largest_differences": differences})
+
+
+def model_card(run: Run, *, licences: Mapping[str, str], inputs: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The text of a README.md with the hub's metadata in front.
+
+    licences: of the encoders, where one is stated; inputs: of the model with encoders, if there is one.
+    Raises InputError for a run whose metrics.json cannot be read.
+    """
+    system, folds = run.metrics.systems[-1] if run.metrics.systems else None, run.record.faces
+    metadata = {
+        "license": "other", "license_name": "of-its-encoders-and-data", "library_name": "twofold",
+        "pipeline_tag": "image-classification",
+        "tags": ["facial-expression-recognition", "compound-expressions", "twofold"]}
+    if system:
+        metadata["model-index"] = [{"name": run.path.resolve().name, "results": [{
+            "task": {"type": "image-classification"}, "metrics": [
+                {"type": "accuracy", "value": system.accuracy},
+                {"type": "f1", "name": "macro-F1", "value": system.macro_f1}],
+            "dataset": {"name": f"{system.n} samples of {run.taxonomy.name}", "type": run.taxonomy.name}}]}]
+    encoders = [
+        (backbone + (" * UNTRAINED" if recipe.untrained else ""), view, f"{dim}-d", recipe.weights[:23],
+         "random numbers: none" if recipe.untrained else licences.get(backbone, "not stated"))
+        for (backbone, view, recipe), dim in zip(run.streams, run.head.spec.dims, strict=True)]
+    crops = [f"* Faces were cropped with {_code(line)}." for line in run.record.crops] or [
+        "* Images were taken whole, as the dataset has them: their manifest records no crop settings."]
+    preprocessing = dict.fromkeys((backbone, json.dumps(recipe.preprocessing)) for backbone, _, recipe in run.streams)
+    models = [f"* `face.onnx`: `{each['name']}` ({', '.join(map(str, each['shape']))}) uint8 RGB, faces that were "
+              "cropped, aligned and resized as `face.json` says, to the same; it holds the encoders' weights, under "
+              "their licences." for each in inputs]
+    return "\n".join([
+        # YAML whose values are JSON, which is YAML too: nothing in a name can break out of it
+        "---", *(f"{name}: {json.dumps(value)}" for name, value in metadata.items()), "---", "",
+        f"# {escape(run.taxonomy.name)}: {run.kind} on {len(run.streams)} "
+        f"encoder{'s' if len(run.streams) > 1 else ''}", "",
+        f"Compound facial expressions from cached features, {MARK}",
+        *(["", "**Some of its encoders have random weights: its figures mean nothing.**"] if run.untrained else []), "",
+        "## Figures", "", *(_figures(run, system) if system else ["No test sample had a label to score by."]), "",
+        "## Encoders", "", *markdown_table(("backbone", "view", "embedding", "weights", "licence"), encoders), "",
+        "What is made with an encoder is under its licence too.", "",
+        "## Preprocessing", "", *crops, *(f"* {escape(backbone)}: {_code(how)}" for backbone, how in preprocessing), "",
+        "## Use", "",
+        f"* `head.onnx`: `features` (N, {sum(run.head.spec.dims)}) float32, the encoders' embeddings side by side "
+        f"in the order above, to `probabilities` (N, {len(run.taxonomy.classes)}).", *models,
+        f"* Classes, in order: {escape(', '.join(run.taxonomy.classes), most=10_000)}.", "",
+        "## Data", "",
+        f"{sum(fold.train for fold in folds) // len(folds)} training samples"
+        f"{' per fold' if len(folds) > 1 else ''}; samples of one group never cross a split.", "",
+        *(f"* {escape(note, most=2000)}" for note in run.record.notes), "", "## Limits", "", LIMITS, ""])
+
+
+def _figures(run: Run, system: SystemRecord) -> list[str]:
+    mark = " * UNTRAINED" if run.untrained else ""
+    scored = f"{run.folds} folds by group" if run.folds > 1 else "the test split"
+    return [
+        f"Of {system.n} samples of {scored}, none of which it was trained or validated on; "
+        f"{escape(system.figures_of)}; 95 % intervals by bootstrap of groups.", "",
+        *markdown_table((mark, "value", "95 %"), [
+            ("accuracy", _percent(system.accuracy), _span(system.accuracy_interval)),
+            ("macro-F1", _percent(system.macro_f1), _span(system.macro_f1_interval)),
+            ("calibration error", f"{system.calibration_error:.3f}", "")]), "",
+        *markdown_table(("class" + mark, "samples", "precision", "recall", "F1"), [
+            (name, str(each.n), _percent(each.precision), _percent(each.recall), _percent(each.f1))
+            for name, each in system.per_class.items()])]
+
+
+def _code(text: str) -> str:
+    return f"`{' '.join(text.replace('`', '').split())}`"
+
+
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def _span(interval: Sequence[float] | None) -> str:
+    return f"{_percent(interval[0])} to {_percent(interval[1])}" if interval else "none: too few groups"

@@ -36,7 +36,7 @@ class CalibratedHead(nn.Module):
 
     def __init__(self, run: Run):
         super().__init__()
-        self.head, self.temperature = run.head, run.temperature
+        self.head, self.temperature = run.head, run.record.temperature
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         mean = self.head(features).logits.softmax(dim=-1).mean(dim=0)

@@ -1,8 +1,4 @@
-"""The drawings of a report, by matplotlib: inside the page as SVG that follows its colours, and as files for a paper.
-
-Colours: the scheme "bright" of Paul Tol, Colour Schemes (SRON/EPS/TN/09-002, 2021), which colour-blind readers can tell
-apart.
-"""
+"""The drawings of a report, by matplotlib: in the page as SVG that follows its colours, and as files for a paper."""
 
 import io
 import re
@@ -23,6 +19,7 @@ from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind
 from twofold.fuse.runs.schema import Interval, ReliabilityBins
 
+#: the scheme "bright" of Paul Tol, Colour Schemes (SRON/EPS/TN/09-002, 2021), for colour-blind readers, too
 PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999")
 INK, FAINT, ACCENT = "#1c2430", "#c9d0d9", "#2563a8"  #: on the page, variables of its style
 VARIABLES = {INK: f"var(--ink, {INK})", FAINT: f"var(--faint, {FAINT})", ACCENT: f"var(--accent, {ACCENT})"}
@@ -31,9 +28,10 @@ METADATA: dict[str, dict[str, str | None]] = {"svg": {"Creator": MARK, "Date": N
                                               "pdf": {"Creator": MARK, "CreationDate": None}}
 DPI = 300
 STYLE: Any = {"font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9, "svg.fonttype": "none",
-         "svg.hashsalt": "twofold", "text.parse_math": False, "text.color": INK, "axes.labelcolor": INK,
-         "xtick.color": INK, "ytick.color": INK,
-         "axes.edgecolor": FAINT, "axes.spines.top": False, "axes.spines.right": False, "grid.color": FAINT}
+              "svg.hashsalt": "twofold", "text.parse_math": False, "axes.spines.top": False, "axes.spines.right": False,
+              **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+              "axes.edgecolor": FAINT, "grid.color": FAINT, "axes.titlesize": 9}
+OWN = OutputKind("a drawing of `report`", lambda path: MARK.encode() in path.read_bytes(), repeatable=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +87,7 @@ def reliability(title: str, bins: ReliabilityBins) -> Drawing:
                      alpha=0.35 + 0.65 * min(1, n / 20))
             figures.append(f"{(b + 0.5) / count:.2f} {100 * accuracy:.0f} % of {n:.0f}")
         axes.plot([0, 100], [0, 100], color=INK, linewidth=1)
-        axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="confidence, %", ylabel="accuracy, %")
-        axes.set_title(title, fontsize=9)
+        axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="confidence, %", ylabel="accuracy, %", title=title)
     return Drawing(axes.figure, f"accuracy by confidence, {title}: " + ", ".join(figures), {})
 
 
@@ -99,8 +96,7 @@ def learning_curves(title: str, curves: Sequence[pd.DataFrame], name: str, *, sc
     with _axes(3.6, 2.5) as axes:
         for curve in curves:
             axes.plot(curve["epoch"], scale * curve[name], color=ACCENT, alpha=0.7, linewidth=1.2)
-        axes.set(xlabel="epoch")
-        axes.set_title(title, fontsize=9)
+        axes.set(xlabel="epoch", title=title)
     values = scale * np.concatenate([curve[name] for curve in curves])
     return Drawing(axes.figure, f"{title}, {len(curves)} curves of up to {max(map(len, curves))} epochs, "
                                 f"{np.nanmin(values):.2f} to {np.nanmax(values):.2f}", {})
@@ -113,16 +109,14 @@ def confusion(title: str, counts: np.ndarray, classes: Sequence[str]) -> Drawing
         fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
         for row, column in np.ndindex(*counts.shape):
-            fraction = fractions[row, column]
-            axes.text(column, row, f"{counts[row, column]}", ha="center", va="bottom", fontsize=9,
-                      color="white" if fraction > 0.6 else INK)
-            axes.text(column, row, f"{100 * fraction:.0f} %", ha="center", va="top", fontsize=7,
-                      color="white" if fraction > 0.6 else INK)
+            colour = "white" if fractions[row, column] > 0.6 else INK
+            axes.text(column, row, f"{counts[row, column]}", ha="center", va="bottom", color=colour)
+            axes.text(column, row, f"{100 * fractions[row, column]:.0f} %", ha="center", va="top", fontsize=7,
+                      color=colour)
         axes.set_xticks(range(len(classes)), classes, rotation=50, ha="left")
         axes.set_yticks(range(len(classes)), classes)
         axes.xaxis.tick_top()
-        axes.set(ylabel="target", xlabel="prediction")
-        axes.set_title(title, fontsize=9)
+        axes.set(ylabel="target", xlabel="prediction", title=title)
     rows = "; ".join(f"{name} {', '.join(map(str, row))}" for name, row in zip(classes, counts.tolist(), strict=True))
     return Drawing(axes.figure, f"confusion of {title}: {rows}", {})
 
@@ -137,14 +131,13 @@ def embedding_map(title: str, positions: np.ndarray, colours: np.ndarray, wrong:
     with _axes(5.4, 5.4 + 0.2 * -(-len(classes) // 2)) as axes:
         for number in range(len(classes)):
             again, colour = number >= len(PALETTE), PALETTE[number % len(PALETTE)]
-            for kind, marker, rows in (("right", "o", (colours == number) & ~wrong),
-                                       ("wrong", "+" if again else "x", (colours == number) & wrong)):
-                if rows.any():
-                    titles[f"{kind}-{number}"] = [name for name, shown in zip(names, rows, strict=True) if shown]
-                    points = axes.scatter(*positions[rows].T, s=26 if kind == "wrong" else 20, marker=marker,
-                                          linewidths=1.4, edgecolors=colour if marker == "o" else None,
-                                          c="none" if again and marker == "o" else colour)
-                    points.set_gid(f"{kind}-{number}")
+            ring = {"edgecolors": colour, "c": "none" if again else colour}
+            for kind, rows, look in (("right", ~wrong, {"s": 20, "marker": "o"} | ring),
+                                     ("wrong", wrong, {"s": 26, "marker": "+" if again else "x", "c": colour})):
+                rows = np.flatnonzero((colours == number) & rows)
+                if len(rows):
+                    titles[f"{kind}-{number}"] = [names[row] for row in rows]
+                    axes.scatter(*positions[rows].T, linewidths=1.4, gid=f"{kind}-{number}", **look)
             handles += axes.plot([], [], "o", color=colour, fillstyle="none" if again else "full", markersize=4)
         axes.set(xticks=[], yticks=[])
         axes.legend(handles, classes, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=8)
@@ -165,9 +158,6 @@ def write_drawings(folder: Path, drawings: Mapping[str, Drawing], *, overwrite: 
         with output.writing() as temporary:
             temporary.write_bytes(_render(drawing.figure, kind, transparent=False))
     return [output.path for output in files]
-
-
-OWN = OutputKind("a drawing of `report`", lambda path: MARK.encode() in path.read_bytes(), repeatable=True)
 
 
 @contextmanager

@@ -22,33 +22,14 @@ from twofold.cache.store import Store
 from twofold.data.labels import Taxonomy, taxonomy_from_record
 from twofold.data.utils.csv_files import unescape_cells
 from twofold.data.utils.errors import InputError, first_line
-from twofold.fuse.core.features import (
-    Features,
-    describe_differences,
-    find_stream,
-    join_streams,
-    stream_marks,
-    stream_name,
-)
+from twofold.fuse.core import features as joined
 from twofold.fuse.core.settings import HEAD_TYPES, Settings, run_file, settings_from
 from twofold.fuse.core.split import SeenSamples, parse_seen
 from twofold.fuse.core.task import check_pairs
 from twofold.fuse.heads.head import HeadOutput, StandardisedHead, run_head, run_on_array
 from twofold.fuse.metrics.scores import apply_temperature
-from twofold.fuse.runs.schema import (
-    HEAD,
-    HISTORY,
-    MAX_BYTES,
-    METRICS,
-    PREDICTIONS,
-    RECORD,
-    SEEN,
-    MetricsRecord,
-    RunRecord,
-    StreamRecord,
-    invalid,
-    parse_json,
-)
+from twofold.fuse.runs import schema
+from twofold.fuse.runs.schema import invalid
 from twofold.fuse.training.ensemble import Spec
 
 MAX_HEADER = 1 << 20  #: bytes of the header of head.safetensors
@@ -58,11 +39,11 @@ MAX_HEADER = 1 << 20  #: bytes of the header of head.safetensors
 class Run:
     """A trained run. streams: (backbone, view, recipe) in the order of the head's columns.
 
-    The head's members are ordered by fold: members per fold x folds. temperatures: one per fold.
+    The head's members are ordered by fold: members per fold x folds.
     """
 
     path: Path
-    record: RunRecord
+    record: schema.RunRecord
     settings: Settings
     taxonomy: Taxonomy
     streams: tuple[tuple[str, str, Recipe], ...]
@@ -75,18 +56,10 @@ class Run:
         return self.head.spec.kind
 
     @property
-    def temperature(self) -> float:
-        return self.record.temperature
-
-    @property
-    def temperatures(self) -> tuple[float, ...]:
-        return tuple(self.record.temperatures)
-
-    @property
     def stream_names(self) -> tuple[str, ...]:
         """The names of the streams in tables."""
-        return tuple(stream_name(backbone + mark, view)
-                     for (backbone, view, _), mark in zip(self.streams, stream_marks(self.streams), strict=True))
+        return tuple(joined.stream_name(backbone + mark, view)
+                     for (backbone, view, _), mark in zip(self.streams, joined.stream_marks(self.streams), strict=True))
 
     @property
     def folds(self) -> int:
@@ -98,10 +71,10 @@ class Run:
         return any(recipe.untrained for _, _, recipe in self.streams)
 
     @cached_property
-    def metrics(self) -> MetricsRecord:
+    def metrics(self) -> schema.MetricsRecord:
         """metrics.json. Raises InputError."""
-        path = _file(self.path, METRICS)
-        record = parse_json(path.read_bytes(), MetricsRecord, source=path)
+        path = _file(self.path, schema.METRICS)
+        record = schema.parse_json(path.read_bytes(), schema.MetricsRecord, source=path)
         if record.classes != self.taxonomy.classes:
             raise invalid(path, "its classes are not those of the run")
         return record
@@ -114,13 +87,13 @@ class Run:
         Raises InputError.
         """
         classes = list(self.taxonomy.classes)
-        table = _table(self.path, PREDICTIONS, ["key", "split", "group", "truth", "prediction"], numbers=classes)
+        table = _table(self.path, schema.PREDICTIONS, ["key", "split", "group", "truth", "prediction"], numbers=classes)
         table = table[table["split"] == "test"].reset_index(drop=True)
         target, predicted = (pd.Index(classes).get_indexer(pd.Index(table[name])) for name in ("truth", "prediction"))
         probabilities = table[classes].to_numpy()
         if (target < 0).any() or (predicted < 0).any() or not ((probabilities >= 0) & (probabilities <= 1)).all():
-            raise invalid(self.path / PREDICTIONS, "it has classes that are not those of the run, or values that are "
-                                                   "not probabilities")
+            raise invalid(self.path / schema.PREDICTIONS, "it has classes that are not those of the run, or values "
+                                                          "that are not probabilities")
         calls = pd.DataFrame({
             "key": unescape_cells(table["key"].tolist()), "group": table["group"].mask(
                 table["group"] == "", "\0" + table["key"]), "target": target, "predicted": predicted,
@@ -130,20 +103,20 @@ class Run:
     @cached_property
     def history(self) -> list[pd.DataFrame]:
         """The lines of history.csv for each fold and seed: epoch, loss, val_macro_f1. Raises InputError."""
-        table = _table(self.path, HISTORY, ["fold", "member"], numbers=["epoch", "loss", "val_macro_f1"])
+        table = _table(self.path, schema.HISTORY, ["fold", "member"], numbers=["epoch", "loss", "val_macro_f1"])
         return [lines for _, lines in table.groupby(["fold", "member"], sort=False)]
 
-    def features(self, store: Store) -> tuple[Features, list[str]]:
+    def features(self, store: Store) -> tuple[joined.Features, list[str]]:
         """The store's features in the order of the head's columns, and notes on recipes that differ in precision.
 
         Raises InputError if they are of another recipe otherwise, CacheError if a backbone is missing.
         """
         self.require_one_encoder_per_stream()
-        streams = [find_stream(store, *stream, source=str(self.path)) for stream in self.streams]
+        streams = [joined.find_stream(store, *stream, source=str(self.path)) for stream in self.streams]
         notes = [f"{stream.backbone}: other than what the run was trained on (there, here): "
-                 + describe_differences(differences(recipe, stream.recipe)) for stream, (_, _, recipe)
+                 + joined.describe_differences(differences(recipe, stream.recipe)) for stream, (_, _, recipe)
                  in zip(streams, self.streams, strict=True) if stream.recipe.fingerprint != recipe.fingerprint]
-        return join_streams([store], streams, taxonomy=self.taxonomy), notes
+        return joined.join_streams([store], streams, taxonomy=self.taxonomy), notes
 
     def require_one_encoder_per_stream(self) -> None:
         """Raises InputError for a run whose folds had encoders of their own: none of them fits a new sample."""
@@ -153,13 +126,13 @@ class Run:
                              "figures only: to predict, fine-tune one encoder (`finetune` without --folds) and train "
                              "a run on its features")
 
-    def scores(self, features: Features, rows: np.ndarray) -> HeadOutput:
+    def scores(self, features: joined.Features, rows: np.ndarray) -> HeadOutput:
         """The scores of each member for these rows of `features`."""
         return run_head(self.head, features, rows, range(len(self.streams)))
 
     def calibrated(self, scores: HeadOutput) -> np.ndarray:
         """(n, C) the mean probabilities of the members, after temperature scaling."""
-        return apply_temperature(scores.probabilities.mean(axis=0), self.temperature)
+        return apply_temperature(scores.probabilities.mean(axis=0), self.record.temperature)
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """(N, C) calibrated probabilities of raw features (N, D), streams side by side in `streams`' order.
@@ -181,8 +154,8 @@ def check_features(features: np.ndarray, dims: Sequence[int], names: Sequence[st
 
 def read_run(path: Path) -> Run:
     """Read a run, which may come from a stranger. Raises InputError if it is not one, or not complete."""
-    source = path / RECORD
-    record = parse_json(_file(path, RECORD).read_bytes(), RunRecord, source=source)
+    source = path / schema.RECORD
+    record = schema.parse_json(_file(path, schema.RECORD).read_bytes(), schema.RunRecord, source=source)
     try:
         taxonomy = taxonomy_from_record({"taxonomy": record.taxonomy})
         if not HEAD_TYPES[record.head.kind].learns_classes:
@@ -193,22 +166,21 @@ def read_run(path: Path) -> Run:
         raise invalid(source, f"the head's classes are not those of {taxonomy.name}")
     spec = replace(Spec(**msgspec.structs.asdict(record.head)), pairs=taxonomy.pairs)
     streams = tuple(_stream(stream, dim, source) for stream, dim in zip(record.streams, spec.dims, strict=True))
-    seen = parse_seen(_file(path, SEEN).read_bytes(), folds=len(record.temperatures), source=str(path / SEEN))
+    listed = _file(path, schema.SEEN)
+    seen = parse_seen(listed.read_bytes(), folds=len(record.temperatures), source=str(listed))
     return Run(path, record, settings_from(record.settings), taxonomy, streams, _read_head(path, spec), seen)
 
 
-def _stream(stream: StreamRecord, dim: int, path: Path) -> tuple[str, str, Recipe]:
+def _stream(stream: schema.StreamRecord, dim: int, path: Path) -> tuple[str, str, Recipe]:
     name = first_line(stream.backbone, most=120)
     try:
         recipe = Recipe.from_json(json.dumps(stream.recipe))
         fingerprint = recipe.fingerprint
     except (CacheError, RecursionError, ValueError) as error:
         raise invalid(path, f"the recipe of {name}: {first_line(error)}") from None
-    if (recipe.backbone, recipe.view.get("name")) != (stream.backbone, stream.view):
-        raise invalid(path, f"the recipe is not that of {name} ({stream.view})")
-    if (stream.dim, stream.fingerprint) != (dim, fingerprint):
-        raise invalid(path, f"{name}: dim {stream.dim} and fingerprint {stream.fingerprint[:16]} are not {dim} and "
-                            f"{fingerprint}, those of head and recipe")
+    if (recipe.backbone, recipe.view.get("name"), dim, fingerprint) != (
+            stream.backbone, stream.view, stream.dim, stream.fingerprint):
+        raise invalid(path, f"name, view, dim or fingerprint of {name} are not those of its recipe and of the head")
     return stream.backbone, stream.view, recipe
 
 
@@ -220,7 +192,7 @@ def _read_head(folder: Path, spec: Spec) -> StandardisedHead:
     """
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in StandardisedHead(spec).state_dict().items()}
-    path, needed = _file(folder, HEAD), sum(4 * math.prod(shape) for shape in expected.values())
+    path, needed = _file(folder, schema.HEAD), sum(4 * math.prod(shape) for shape in expected.values())
     size = path.stat().st_size
     if not needed < size <= needed + MAX_HEADER:
         raise invalid(path, f"{size:,} bytes, where the head that run.json describes takes {needed:,}")
@@ -254,7 +226,7 @@ def _file(folder: Path, name: str) -> Path:
     path = run_file(folder, name)
     if not path.is_file() or not os.access(path, os.R_OK):
         raise InputError(f"{folder}: not a run (no {name} that can be read): give a folder that `fuse --out` wrote")
-    if path.stat().st_size > MAX_BYTES[name]:
+    if path.stat().st_size > schema.MAX_BYTES[name]:
         raise invalid(folder / name, f"{path.stat().st_size:,} bytes are too many")
     return path
 

@@ -31,19 +31,7 @@ from twofold.fuse.core.predictions import Predictions
 from twofold.fuse.core.settings import PENDING, run_file, settings_from
 from twofold.fuse.core.split import SeenSamples, Split, format_seen
 from twofold.fuse.heads.head import TrainedHead, stack_heads
-from twofold.fuse.runs.schema import (
-    FILES,
-    HEAD,
-    HISTORY,
-    METRICS,
-    PREDICTIONS,
-    RECORD,
-    SEEN,
-    VERSION,
-    MetricsRecord,
-    RunRecord,
-    parse_json,
-)
+from twofold.fuse.runs import schema
 from twofold.fuse.training.loop import Epoch
 
 LIBRARIES = ("torch", "numpy", "scikit-learn", "h5py", "safetensors")
@@ -51,7 +39,7 @@ LIBRARIES = ("torch", "numpy", "scikit-learn", "h5py", "safetensors")
 
 def check_run_folder(out: Path) -> None:
     """Raises InputError now rather than after training if a run cannot be written to `out`."""
-    if out.exists() and not run_file(out, RECORD).is_file() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not run_file(out, schema.RECORD).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not a run: choose another --out")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -64,14 +52,13 @@ def check_run_folder(out: Path) -> None:
 
 def check_same_inputs(out: Path, record: Mapping[str, Any]) -> None:
     """Raises InputError if `out` holds a run of other settings, features or labels than those of `record`."""
-    if not run_file(out, RECORD).is_file():
+    if not run_file(out, schema.RECORD).is_file():
         return
     try:
-        old = json.loads(run_file(out, RECORD).read_text(encoding="utf-8"))
-        before, now = settings_from(old["settings"]), settings_from(record["settings"])
-        changed = [name for name in vars(now) if getattr(before, name) != getattr(now, name)]
-        changed += ["features"] if _inputs(old) != _inputs(record) else []
-        changed += ["labels"] if old.get("labels_sha256") != record["labels_sha256"] else []
+        old = json.loads(run_file(out, schema.RECORD).read_text(encoding="utf-8"))
+        before, now = (vars(settings_from(of["settings"])) | {"labels": of["labels_sha256"], "features": [
+            (each["backbone"], each["view"], each["inputs"]) for each in of["streams"]]} for of in (old, record))
+        changed = [name for name in now if before[name] != now[name]]
     except (OSError, ValueError, KeyError, TypeError):
         changed = ["inputs, which cannot be read"]
     if changed:
@@ -91,12 +78,13 @@ def write_run(out: Path, *, record: dict[str, Any], metrics: dict[str, Any], tra
         head = stack_heads([each.head for each in trained])
         # one entry of metadata: several have no fixed order, and the same run would give other bytes
         weights = save({name: values.contiguous() for name, values in head.state_dict().items()},
-                       metadata={"format": f"twofold-head {VERSION}"})
-        (temporary / HEAD).write_bytes(weights)  # safetensors itself writes files that no one else may read
-        texts = {RECORD: json.dumps(record, indent=2) + "\n", METRICS: json.dumps(metrics, indent=2) + "\n",
-                 PREDICTIONS: predictions, HISTORY: _history_csv(trained), SEEN: format_seen(seen)}
-        for name, kind in ((RECORD, RunRecord), (METRICS, MetricsRecord)):
-            parse_json(texts[name].encode(), kind, source=out / name)  # what is written can be read
+                       metadata={"format": f"twofold-head {schema.VERSION}"})
+        (temporary / schema.HEAD).write_bytes(weights)  # safetensors itself writes files that no one else may read
+        texts = {schema.PREDICTIONS: predictions, schema.HISTORY: _history_csv(trained), schema.SEEN: format_seen(seen)}
+        for name, content, kind in ((schema.RECORD, record, schema.RunRecord),
+                                    (schema.METRICS, metrics, schema.MetricsRecord)):
+            texts[name] = json.dumps(content, indent=2) + "\n"
+            schema.parse_json(texts[name].encode(), kind, source=out / name)  # what is written can be read
         for name, text in texts.items():
             (temporary / name).write_text(text, encoding="utf-8", newline="")
         _put_in_place(temporary, out)
@@ -129,7 +117,7 @@ def run_record(
 ) -> dict[str, Any]:
     """The content of run.json, as `RunRecord` has it."""
     return {
-        "version": VERSION, "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "version": schema.VERSION, "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         **inputs_record(settings, features, [features.streams[k] for k in trained[0].streams]),
         "head": asdict(stack_heads([each.head for each in trained]).spec),
         "temperature": float(np.mean([each.temperature for each in trained])),
@@ -176,12 +164,8 @@ def _move_pending(out: Path) -> None:
     pending = out / PENDING
     if not pending.is_dir():
         return
-    for name in FILES:
+    for name in schema.FILES:
         if (pending / name).is_file():
             os.replace(pending / name, out / name)
     shutil.rmtree(pending)
     fsync(out)
-
-
-def _inputs(record: Mapping[str, Any]) -> list[Any]:
-    return [(stream["backbone"], stream["view"], stream["inputs"]) for stream in record["streams"]]

@@ -102,14 +102,12 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
 
     async def close_idle() -> None:
         """Close what is idle for too long; of too many connections the longest idle ones."""
+        nonlocal idle_since
         now, connections = time.monotonic(), server.server_state.connections
         idle = [(each, each.cycle) for each in connections if each.cycle is None or each.cycle.response_complete]
-        kept = {key: idle_since.get(key, now) for key in idle}
-        idle_since.clear()
-        idle_since.update(kept)
-        surplus = len(connections) - MAX_CONNECTIONS
-        for number, ((connection, _), since) in enumerate(sorted(kept.items(), key=lambda item: item[1])):
-            if number < surplus or now - since > IDLE_SECONDS:
+        idle_since = {key: idle_since.get(key, now) for key in idle}
+        for number, (connection, cycle) in enumerate(sorted(idle, key=lambda key: idle_since[key])):
+            if number < len(connections) - MAX_CONNECTIONS or now - idle_since[connection, cycle] > IDLE_SECONDS:
                 connection.transport.close()
 
     server = uvicorn.Server(uvicorn.Config(

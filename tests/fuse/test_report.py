@@ -273,11 +273,9 @@ def test_images_are_shown_only_with_a_root_and_a_missing_one_is_said(run, tmp_pa
         report([run], out=tmp_path / "other.html", root=tmp_path / "empty")
 
 
-@pytest.mark.parametrize("folds", [0, 2])
-def test_the_bins_are_those_of_the_predictions(make_store, tmp_path, folds):
-    fuse([make_store(noise=1.0)], resolve(changes=QUICK | {"folds": folds}), out=tmp_path / "run")
-    bins = read_run(tmp_path / "run").metrics.systems[-1].reliability
-    table = pd.read_csv(tmp_path / "run" / "predictions.csv").query("split == 'test'")
+def test_the_bins_are_those_of_the_predictions(trained):
+    bins = read_run(trained / "run").metrics.systems[-1].reliability
+    table = pd.read_csv(trained / "run" / "predictions.csv").query("split == 'test'")
     confidence = table.iloc[:, 5:].to_numpy().max(axis=1)
     right = (table["truth"] == table["prediction"]).to_numpy()
     for number in range(15):

@@ -10,11 +10,11 @@ from twofold.data.readers.cexpr import HEADER
 from twofold.data.utils.errors import InputError
 from twofold.fuse.core.settings import resolve
 from twofold.fuse.fuse import fuse
-from twofold.fuse.predict import PredictOptions, predict
-from twofold.fuse.runs.read import read_run
-from twofold.fuse.video import (
+from twofold.fuse.predict import (
+    PredictOptions,
     frame_numbers,
     parse_window,
+    predict,
     smooth_video,
     smooth_videos,
     submission_output,
@@ -22,6 +22,7 @@ from twofold.fuse.video import (
     template_keys,
     write_submission,
 )
+from twofold.fuse.runs.read import read_run
 
 NAN = float("nan")
 

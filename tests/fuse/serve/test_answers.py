@@ -56,7 +56,7 @@ def test_a_stream_left_out_stands_at_its_mean(drawn, recogniser):
             with torch.inference_mode():
                 logits = run.head(torch.from_numpy(changed)).logits[member]
             members.append(logits.softmax(dim=-1).numpy())
-        expected.append(apply_temperature(np.mean(members, axis=0), run.temperature)[0, place])
+        expected.append(apply_temperature(np.mean(members, axis=0), run.record.temperature)[0, place])
     assert face.without == pytest.approx(expected, abs=1e-5)
     assert max(abs(share - face.expressions[place]) for share in face.without) > 1e-4
 
