@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import twofold
+from tests.extract.encoders import load_network
 from tests.fuse.conftest import edit_record, write_store
 from twofold.cache.recipe import Recipe
 from twofold.data.labels import builtin_taxonomy
@@ -18,7 +19,7 @@ from twofold.data.manifest import write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.preprocessing import Preprocessing
-from twofold.extract.encoders.registry import load_encoder, load_network
+from twofold.extract.encoders.registry import load_encoder
 from twofold.extract.engine.task import recipe_of
 from twofold.extract.portable import PortableEncoder, export_encoders
 

@@ -167,7 +167,8 @@ def preprocessing_of(checkpoint: "Checkpoint | None") -> Preprocessing | None:
         return None
     try:
         record: dict[str, Any] = json.loads(checkpoint.metadata[PREPROCESSING])
-        return Preprocessing(**record | {name: tuple(record[name]) for name in ("mean", "std")})
+        record |= {name: tuple(record[name]) for name in ("mean", "std")}
+        return Preprocessing(**record)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{checkpoint.path}: its preprocessing does not read back ({error})") from None
 

@@ -18,7 +18,7 @@ from twofold.data.labels import ALIASES, canonical_label
 from twofold.data.utils.errors import InputError, first_line
 from twofold.data.utils.weights_files import hub_file, weights_folder
 from twofold.extract.encoders.encoder import Architecture
-from twofold.extract.encoders.preprocessing import Preprocessing
+from twofold.extract.encoders.preprocessing import AS_IT_IS, Preprocessing
 from twofold.extract.weights.find import HUB_FILE, PublishedWeights, default_file
 from twofold.extract.weights.read import Checkpoint
 
@@ -69,7 +69,7 @@ def build(name: str, *, checkpoint: Checkpoint | None, size: int, drop_path: flo
         raise InputError(f"{checkpoint.path}: these are not the weights of this network: {'; '.join(wrong)}")
     entries = {f"model.{entry}": tensor.clone() for entry, tensor in model.state_dict().items()} if checkpoint else None
     head = getattr(model, "classifier", None)
-    layers = list(head) if isinstance(head, nn.Sequential) else [head]
+    layers: list[Any] = list(head) if isinstance(head, nn.Sequential) else [head]
     if not isinstance(layers[-1], nn.Linear):
         raise InputError(f"hf:{name}: its classifier is not one linear layer")
     model.classifier = nn.Sequential(*layers[:-1])
@@ -134,12 +134,11 @@ def _preprocessing(name: str) -> Preprocessing:
             size, resize, rule = _square(sides), _square(sides), "both"
             if record.get("do_center_crop"):
                 size = _square(record["crop_size"])
-        normal = record.get("do_normalize", True)
+        normal = {"mean": tuple(record["image_mean"]), "std": tuple(record["image_std"])} \
+            if record.get("do_normalize", True) else AS_IT_IS
         return Preprocessing(
-            size=size, resize=resize if record.get("do_resize", True) else 0, rule=rule,
-            interpolation=FILTERS[record.get("resample", 2)], scale=float(record.get("rescale_factor", 1 / 255)),
-            mean=tuple(record["image_mean"]) if normal else (0.0,) * 3,
-            std=tuple(record["image_std"]) if normal else (1.0,) * 3)
+            size=size, resize=resize if record.get("do_resize", True) else 0, rule=rule, **normal,
+            interpolation=FILTERS[record.get("resample", 2)], scale=float(record.get("rescale_factor", 1 / 255)))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} states no preprocessing that is supported here ({type(error).__name__}: "
                          f"{first_line(error)})") from None

@@ -111,13 +111,12 @@ class MANet(nn.Module):
 
 def combined_heads(entries: Mapping[str, torch.Tensor], *, dim: int) -> LinearLayer | None:
     """The classifiers of both branches as one layer of the whole embedding: weight (1024, C), bias (C,)."""
-    layers = [single_linear_layer({name: tensor for name, tensor in entries.items() if name.startswith(prefix)},
-                                  dim=dim // 2) for prefix in LOGIT_WEIGHTS]
-    if layers[0] is None or layers[1] is None or len(layers[0][1]) != len(layers[1][1]):
+    local, of_all = (single_linear_layer({name: tensor for name, tensor in entries.items() if name.startswith(prefix)},
+                                         dim=dim // 2) for prefix in LOGIT_WEIGHTS)
+    if local is None or of_all is None or len(local[1]) != len(of_all[1]):
         return None
-    (local, local_bias), (of_all, bias) = layers
     first, second = map(np.float32, LOGIT_WEIGHTS.values())
-    return np.concatenate([first * local, second * of_all]), first * local_bias + second * bias
+    return np.concatenate([first * local[0], second * of_all[0]]), first * local[1] + second * of_all[1]
 
 
 def _stage(block: Callable[[int, int, int], nn.Module], inputs: int, outputs: int, stride: int) -> nn.Sequential:

@@ -14,8 +14,8 @@ from twofold.cache.feature_file import MAX_DIM
 from twofold.data.utils.errors import InputError, first_line
 from twofold.extract.encoders.classifier import MAX_CLASSES, LinearLayer, checkpoint_classifier
 from twofold.extract.encoders.encoder import FIRST_TRY, BatchLimit, Encoder
-from twofold.extract.encoders.preprocessing import Preprocessing, apply_options, split_name
-from twofold.extract.weights.read import Checkpoint, refuse_other_files
+from twofold.extract.encoders.preprocessing import AS_IT_IS, Preprocessing, apply_options, split_name
+from twofold.extract.weights.read import Checkpoint, file_sha256, refuse_other_files
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 LUMA = (0.299, 0.587, 0.114)  #: ITU-R 601, as Pillow turns RGB into grey
@@ -87,7 +87,7 @@ def load_onnx(name: str, *, device: torch.device, precision: str, batch_size: in
     if precision not in ("auto", "fp32"):
         raise InputError(f"onnx:{path.name} runs in the precision it was exported with: use --precision auto or fp32")
     model = read_model(path)
-    digest = _content_digest([path, *external_files(path, model)])
+    digest = _content_digest(path, external_files(path, model))
     last = split_classifier(path, model)
     if last and options.get("output", last.embedding) != last.embedding:  # another output was asked for
         last = None
@@ -161,13 +161,12 @@ def external_files(path: Path, model: Any) -> list[Path]:
     return files
 
 
-def _content_digest(files: list[Path]) -> str:
+def _content_digest(path: Path, data: list[Path]) -> str:
     """`sha256:<hex>` of the model and of its data files."""
-    with files[0].open("rb") as stream:
+    with path.open("rb") as stream:
         total = hashlib.file_digest(stream, "sha256")
-    for file in files[1:]:
-        with file.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
+    for file in data:
+        total.update(bytes.fromhex(file_sha256(file)))
     return f"sha256:{total.hexdigest()}"
 
 
@@ -252,6 +251,6 @@ def _preprocessing(path: Path, network: OnnxNetwork, options: dict[str, str]) ->
         raise InputError(f"{path} takes grey pictures and does not say how they are normalised: say it, as "
                          "?mean=0.5&std=0.5, or ?mean=0&std=1&scale=1 for 0 to 255")
     side: Any = {"size": network.side or 1, "resize": network.side or 1}
-    how = Preprocessing(**side, mean=(0.0,) * 3, std=(1.0,) * 3, scale=1.0) if raw else Preprocessing(**side)
+    how = Preprocessing(**side, **AS_IT_IS, scale=1.0) if raw else Preprocessing(**side)
     stated = {key: written[key] for key in ("mean", "std") if written.get(key)}
     return apply_options(how, stated | options, name=f"onnx:{path}")

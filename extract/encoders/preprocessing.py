@@ -22,6 +22,7 @@ OPTIONS = ("size", "resize", "rule", "interpolation", "mean", "std", "scale")
 ENTRY = "entry"  #: option of a name: where in a checkpoint its weights are
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+AS_IT_IS: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  #: without normalisation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -191,10 +191,10 @@ def _resnet18(preset: Preset, *_: object) -> "Architecture":
 
 def _resnet50(preset: Preset, checkpoint: "Checkpoint | None", *_: float) -> "Architecture":
     """torchvision's ResNet-50, with the strides, names and pixels of Caffe where the file has them."""
-    from twofold.extract.encoders.torchvision import is_caffe, rename_from_caffe, trunk, with_caffe_strides
+    from twofold.extract.encoders.torchvision import rename_from_caffe, trunk, with_caffe_strides
 
     built = preset.declared(trunk("resnet50")[0])
-    if checkpoint and is_caffe(checkpoint.tensors):
+    if checkpoint and "conv2_1_1x1_reduce.weight" in checkpoint.tensors:
         return replace(built, name=f"{built.name}, strides of Caffe", network=with_caffe_strides(built.network),
                        preprocessing=CAFFE_PIXELS, rename=rename_from_caffe)
     return replace(built, preprocessing=_RESNET50.preprocessing) if checkpoint else built

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from twofold.cache.classifier import BackboneClassifier
 from twofold.cache.feature_file import MAX_DIM
 from twofold.data.utils.errors import InputError, first_line
 from twofold.extract.encoders.classifier import (
@@ -68,10 +67,17 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
     check_name(plain)
     resolved = resolve_precision(precision, target)
     loaded = load_weights(name, weights, folder=folder or weights_folder(), build=partial(build, name))
-    built, network = loaded.architecture, loaded.embedding_network()
+    built = loaded.architecture
+    network = built.trim(built.network).eval().requires_grad_(False)
     images = noise_images(built.preprocessing, torch.Generator().manual_seed(0))[:1]
     dim, identity = embedding_dim(network, name, images), loaded.random or weights_digest(network)
-    classifier, unnamed = _classifier(loaded, plain, dim, classes)
+    classifier, unnamed, checkpoint = None, 0, loaded.checkpoint
+    if checkpoint is not None:
+        classifier = None if classes else finetuned_classifier(checkpoint, loaded.extra)
+    if checkpoint is not None and classifier is None:
+        preset, layer = find_preset(plain), built.classifier(loaded.head, dim=dim)
+        classifier, unnamed = checkpoint_classifier(plain, layer, checkpoint, classes=classes, order_of_file=(
+            preset.class_order if preset else lambda _, count: built.classes if len(built.classes) == count else ()))
     fold_batch_norms(network, images)
     network.to(target, PRECISIONS[resolved]).to(memory_format=torch.channels_last)
     return Encoder(
@@ -80,12 +86,6 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
         weights=identity, tap=built.tap, dim=dim, preprocessing=built.preprocessing, precision=resolved,
         device=target, network=torch.compile(network) if compiled else network,
         limit=BatchLimit(batch_size or FIRST_TRY[target.type]), classifier=classifier, unnamed_classes=unnamed)
-
-
-def load_network(name: str, *, weights: str | None = None, folder: Path | None = None) -> nn.Module:
-    """The network as its library builds it, with its weights: what `load_encoder` makes fast. For comparisons."""
-    return load_weights(name, weights, folder=folder or weights_folder(), build=partial(build, name)
-                        ).embedding_network()
 
 
 # ------------------------------------------------------------------------------------------------- architecture
@@ -189,10 +189,6 @@ class LoadedNetwork:
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
     resampled: str = ""
 
-    def embedding_network(self) -> nn.Module:
-        """What the forward pass needs of it, ready to run."""
-        return self.architecture.trim(self.architecture.network).eval().requires_grad_(False)
-
 
 def load_weights(name: str, weights: str | None, *, folder: Path, build: Build) -> LoadedNetwork:
     """Build a network and give it random weights or exactly those of a file; weights, folder: as of `load_encoder`.
@@ -238,21 +234,6 @@ def _build_for(checkpoint: Checkpoint, build: Build) -> tuple[Architecture, Chec
     if checkpoint.others:
         built = replace(built, name=f"{built.name}, weights of {checkpoint.container}")
     return built, unwrapped
-
-
-def _classifier(loaded: LoadedNetwork, name: str, dim: int,
-                classes: tuple[str, ...]) -> tuple[BackboneClassifier | None, int]:
-    """What the weights bring along, or None and of how many classes it is where nobody says their order."""
-    if loaded.checkpoint is None:
-        return None, 0
-    learned = finetuned_classifier(loaded.checkpoint, loaded.extra)
-    if learned and not classes:
-        return learned, 0
-    layer = loaded.architecture.classifier(loaded.head, dim=dim)
-    preset = find_preset(name)
-    declared = loaded.architecture.classes
-    return checkpoint_classifier(name, layer, loaded.checkpoint, classes=classes, order_of_file=preset.class_order
-                                 if preset else lambda _file, count: declared if len(declared) == count else ())
 
 
 # ------------------------------------------------------- random weights, with which embeddings differ between faces

@@ -7,7 +7,6 @@ Also what the lineage's own ResNet-50 of FER+ needs, with Caffe's names and stri
 import logging
 import os
 import re
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -108,11 +107,6 @@ def _download(name: str) -> Path:
 
 
 # -------------------------------------------------------------------------------------------------- Caffe's ResNet
-def is_caffe(tensors: Mapping[str, torch.Tensor]) -> bool:
-    """True for a ResNet-50 with Caffe's names."""
-    return "conv2_1_1x1_reduce.weight" in tensors
-
-
 def rename_from_caffe(name: str) -> str:
     """The name that torchvision's ResNet has for an entry: `conv3_1_1x1_reduce_bn.bias` is `layer2.0.bn1.bias`."""
     if layer := _CAFFE_LAYER.fullmatch(name):

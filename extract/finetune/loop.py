@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,12 +62,6 @@ class Processes:
             return network
         device = next(network.parameters()).device
         return nn.parallel.DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
-
-    def gradients_of_part(self, network: nn.Module, *, last: bool) -> contextlib.AbstractContextManager:
-        """Around forward and backward of a part: gradients travel after the last one only."""
-        if self.count == 1 or last:
-            return contextlib.nullcontext()
-        return cast(nn.parallel.DistributedDataParallel, network).no_sync()
 
     def summed(self, value: torch.Tensor) -> torch.Tensor:
         """The sum over all processes."""
@@ -237,6 +231,7 @@ class Training:
             log.info("going on after %d epochs and %d steps", earlier.epoch, earlier.step)
         self.progress = earlier or Progress(parts=self.settings.accumulate * self.processes.count)
         self.network = self.processes.wrapped(self.model)
+        self.no_sync: Any = getattr(self.network, "no_sync", contextlib.nullcontext)
 
     def run(self, *, shown: bool) -> Progress:
         """Train to the last epoch, or until a signal, from the state on disk if there is one."""
@@ -318,7 +313,7 @@ class Training:
             seed_part(settings.seed, progress.epoch, progress.step, number)
             targets = self.loss.encode([label[part] for label in labels])
             pixels, targets = augment(self.images.read(batch[part]), targets, settings, how, self.device)
-            with self.processes.gradients_of_part(self.network, last=number == mine[-1]):
+            with contextlib.nullcontext() if number == mine[-1] else self.no_sync():  # gradients travel after the last
                 with self._autocast():
                     logits = self.network(pixels)
                 loss = self.loss(logits, targets, totals)

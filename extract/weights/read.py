@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 
 from twofold.data.utils.errors import InputError
 from twofold.extract.weights.pickles import Array, StandIn, TooMuch, bounded_memory, read_pickle, read_zip
@@ -70,7 +71,10 @@ def read_checkpoint(path: Path, *, entry: str = "") -> Checkpoint:
     try:
         with bounded_memory(size):
             if start[4:9] == b"\0\0\0\0{":  # the length of a header as 64 bits, and its first character
-                return _read_safetensors(path)
+                with safe_open(path, framework="pt") as file:
+                    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+                    return Checkpoint(path=path, format="safetensors", tensors=_without_prefixes(tensors),
+                                      metadata=file.metadata() or {}, entries={"": f"{len(tensors)} tensors"})
             if start[:4] == b"PK\x03\x04":
                 return _checkpoint(path, entry, "torch", *read_zip(path, size))
             if start[:1] == b"\x80":
@@ -101,8 +105,6 @@ def refuse_other_files(path: Path, start: bytes, size: int) -> None:
 
 def safetensors_metadata(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file; empty for every other file. Raises OSError."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
@@ -114,15 +116,6 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _read_safetensors(path: Path) -> Checkpoint:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        return Checkpoint(path=path, format="safetensors", tensors=_without_prefixes(tensors),
-                          metadata=file.metadata() or {}, entries={"": f"{len(tensors)} tensors"})
 
 
 # ------------------------------------------------------------------------------------- from objects to a state dict

@@ -20,11 +20,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from tests.extract.encoders import load_network
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
 from twofold.extract.bench import bench_extract
-from twofold.extract.encoders.registry import load_network
 from twofold.extract.streams import parse_streams
 from twofold.fuse.bench import BATCH, CLASSES, EPOCHS, HIDDEN, SIZES, training_seconds
 

@@ -1,13 +1,14 @@
 """Encoders as the tests load them, and what is in published checkpoints."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from twofold.extract.encoders.encoder import Encoder
-from twofold.extract.encoders.registry import load_encoder
+from twofold.extract.encoders.registry import build, load_encoder, load_weights
 
 WEIGHTS = {"conv.weight": torch.arange(24.0).reshape(2, 3, 2, 2), "bn.running_mean": torch.tensor([1.0, -2.0]),
            "bn.num_batches_tracked": torch.tensor(7), "half.weight": torch.ones(3, dtype=torch.float16)}
@@ -24,6 +25,12 @@ class RecorderMeter:
 
 def load(name: str, weights: object, *, precision: str = "fp32", **more) -> Encoder:
     return load_encoder(name, weights=str(weights), device="cpu", precision=precision, **more)
+
+
+def load_network(name: str, *, weights: str | None = None) -> torch.nn.Module:
+    """The network as its library builds it, with its weights: what `load_encoder` makes fast."""
+    built = load_weights(name, weights, folder=Path("weights"), build=partial(build, name)).architecture
+    return built.trim(built.network).eval().requires_grad_(False)
 
 
 def state_of(path: Path) -> dict[str, torch.Tensor]:
@@ -64,3 +71,25 @@ def noisy(shapes: dict[str, torch.Tensor], seed: int = 0) -> dict[str, torch.Ten
 def keys_digest(lines: list[str]) -> str:
     """SHA-256 over the lines "name<TAB>shape<TAB>dtype" of a checkpoint, sorted."""
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def save_onnx(path: Path, nodes: list, arrays: dict[str, np.ndarray], *, shape: list, outputs: tuple[str, ...],
+              kind: int = 1, metadata: dict[str, str] | None = None, **more) -> Path:
+    """A model of these nodes, from `pixels` (of float32, or another kind of number) to the outputs.
+
+    nodes: (operator, inputs, output, attributes).
+    """
+    import onnx
+
+    helper = onnx.helper
+    graph = helper.make_graph(
+        [helper.make_node(operator, inputs.split(), [output], **(options or {}))
+         for operator, inputs, output, options in nodes], "tiny",
+        [helper.make_tensor_value_info("pixels", kind, shape)],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs],
+        [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    for key, value in (metadata or {}).items():
+        made.metadata_props.add(key=key, value=value)
+    onnx.save(made, path, **more)
+    return path

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.extract.encoders import load_network
 from tests.extract.stores import assert_equal_stores, values
 from twofold.cache.store import Store
 from twofold.data.images.sources import ImageRoots
@@ -14,7 +15,6 @@ from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
 from twofold.extract import extract as stage_one
-from twofold.extract.encoders.registry import load_network
 from twofold.extract.engine import task
 from twofold.extract.engine.progress import RunStats
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.extract.encoders import save_onnx
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.onnx import external_files, read_model
 from twofold.extract.encoders.registry import load_encoder
@@ -17,31 +18,14 @@ onnxruntime = pytest.importorskip("onnxruntime")
 MOBILEFACENET = "weights/face_recognition/mobilefacenet_foamliu_msceleb_128d.onnx"
 
 
-def save(path: Path, nodes: list, arrays: dict[str, np.ndarray], *, shape: list, outputs: tuple[str, ...],
-         kind: int = onnx.TensorProto.FLOAT, metadata: dict[str, str] | None = None, **more) -> Path:
-    """A model of these nodes, from `pixels` to the outputs. nodes: (operator, inputs, output, attributes)."""
-    helper = onnx.helper
-    graph = helper.make_graph(
-        [helper.make_node(operator, inputs.split(), [output], **(options or {}))
-         for operator, inputs, output, options in nodes], "tiny",
-        [helper.make_tensor_value_info("pixels", kind, shape)],
-        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs],
-        [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()])
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    for key, value in (metadata or {}).items():
-        made.metadata_props.add(key=key, value=value)
-    onnx.save(made, path, **more)
-    return path
-
-
 def model(path: Path, *, outputs: tuple[str, ...] = ("mean",), axes: tuple[int, ...] = (2, 3), keepdims: int = 0,
           **more) -> Path:
     """A model that averages the pixels of each channel (and again, for each further output)."""
     nodes = [("Cast", "pixels", "cast", {"to": onnx.TensorProto.FLOAT}),
              ("ReduceSum", "zeros", "nothing", {"keepdims": 0}), ("Add", "cast nothing", "real", None)]
     nodes += [("ReduceMean", "real axes", name, {"keepdims": keepdims}) for name in outputs]
-    return save(path, nodes, {"axes": np.array(axes, np.int64), "zeros": np.zeros(300, np.float32)}, outputs=outputs,
-                **more)
+    arrays = {"axes": np.array(axes, np.int64), "zeros": np.zeros(300, np.float32)}
+    return save_onnx(path, nodes, arrays, outputs=outputs, **more)
 
 
 def load(name: str, **more):
@@ -159,8 +143,8 @@ def test_data_outside_of_the_models_folder_is_refused_unopened(tmp_path, name):
 
 
 def test_an_embedding_too_long_for_a_feature_file_is_refused_before_anything_is_computed(tmp_path):
-    path = save(tmp_path / "w.onnx", [("Flatten", "pixels", "flat", None)], {}, shape=["n", 3, 112, 112],
-                outputs=("flat",))
+    path = save_onnx(tmp_path / "w.onnx", [("Flatten", "pixels", "flat", None)], {}, shape=["n", 3, 112, 112],
+                     outputs=("flat",))
     with pytest.raises(InputError, match="gives 37632 numbers a face; 32768 is the most"):
         load(f"onnx:{path}")
 
@@ -206,8 +190,8 @@ def test_without_onnxruntime_the_install_line_is_given(real, monkeypatch):
 def test_a_batch_of_one_inside_of_the_graph_is_run_one_by_one(tmp_path, shape):
     """The input says any batch; a Reshape holds one (exports of MXNet, models of the zoo)."""
     nodes = [("GlobalAveragePool", "pixels", "pool", None), ("Reshape", "pool shape", "flat", None)]
-    path = save(tmp_path / "b.onnx", nodes, {"shape": np.array(shape, np.int64)}, shape=["None", 3, 16, 16],
-                outputs=("flat",))
+    path = save_onnx(tmp_path / "b.onnx", nodes, {"shape": np.array(shape, np.int64)}, shape=["None", 3, 16, 16],
+                     outputs=("flat",))
     np.testing.assert_allclose(load(f"onnx:{path}?mean=0&std=1").encode(PIXELS), MEANS / 255, rtol=1e-4)
 
 
@@ -232,7 +216,7 @@ def test_a_model_that_ends_in_logits_gives_their_input_and_the_classifier(tmp_pa
     nodes += [("Softmax", "logits", "probabilities", None)] if "softmax" in kind else []
     arrays = {"axes": np.array([2, 3], np.int64), "wide": wide, "bias": bias,
               "weight": weight.T.copy() if "transposed" in kind else weight}
-    path = save(tmp_path / "expressions.onnx", nodes, arrays, shape=["n", 3, 16, 16], outputs=(nodes[-1][2],),
+    path = save_onnx(tmp_path / "expressions.onnx", nodes, arrays, shape=["n", 3, 16, 16], outputs=(nodes[-1][2],),
                 save_as_external_data="data file" in kind, location="expressions.data", size_threshold=100)
     encoder = load(f"onnx:{path}?mean=0&std=1", classes=tuple("abcdefg"))
     np.testing.assert_allclose(encoder.encode(PIXELS), MEANS / 255 @ wide, rtol=1e-3, atol=1e-4)

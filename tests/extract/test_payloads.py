@@ -114,12 +114,8 @@ def test_tensors_that_claim_more_than_the_file_holds(tmp_path, count, size, stri
     path = crafted(tensor_pickle(count, size, stride, offset, extra), tmp_path, {"0": struct.pack("4f", 1, 2, 3, 4)})
     with pytest.raises(InputError, match="cut off or damaged"):
         read_checkpoint(path)
-
-
-@pytest.mark.parametrize("extra", [None, Payload(np.zeros, 3)])
-def test_the_crafted_tensor_is_fine_when_it_is_honest(tmp_path, extra):
     path = crafted(tensor_pickle(4, (2, 2), (1, 2), extra=extra), tmp_path, {"0": struct.pack("4f", 1, 2, 3, 4)})
-    assert read_checkpoint(path).tensors["a.weight"].tolist() == [[1, 3], [2, 4]]
+    assert read_checkpoint(path).tensors["a.weight"].tolist() == [[1, 3], [2, 4]]  # an honest one
 
 
 def test_a_zip_bomb_is_refused_unread(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.extract.encoders import save_onnx
 from tests.extract.stores import assert_equal_stores
 from twofold.cache.store import Store
 from twofold.data.images.decode import ImageError
@@ -49,10 +50,21 @@ def again(recipes, drawn, store, *weights, manifest=None, root=None, reused=Fals
                             roots=[str(root or drawn.root)])
 
 
-def test_weights_are_found_by_content_whatever_their_name(before, drawn, folder, tmp_path):
+def test_weights_are_found_by_content_whatever_their_name_or_named_where_they_are_not_there(
+        before, drawn, folder, tmp_path):
     path, store = before
     (file,) = store.files()
-    save(folder / "timm-test_resnet.pth", 2)  # the usual name, and other weights
+    with pytest.raises(InputError, match=r"no weights for timm:test_resnet.*--weights timm:test_resnet=PATH"):
+        again([file.recipe], drawn, tmp_path / "after")
+    changed = replace(file.recipe, preprocessing=file.recipe.preprocessing | {"size": [96, 96]})
+    with pytest.raises(InputError, match=r"computed otherwise here .* preprocessing\.size"):
+        again([changed], drawn, tmp_path / "after", path)
+    other = save(folder / "timm-test_resnet.pth", 2)  # the usual name, and other weights
+    for files, message in (((), rf"{file.recipe.weights}\) are not here \(1 others are\): give their file"),
+                           ((other,), "are not here")):
+        with pytest.raises(InputError, match=message):
+            again([file.recipe], drawn, tmp_path / "after", *files)
+    assert not (tmp_path / "after").exists()
     (folder / "a-note.pth").write_text("not weights at all")
     path.rename(folder / "zz.pt")
     another = save(tmp_path / "another.pth", 3)  # named for a second recipe, perhaps: the folder is searched, too
@@ -60,43 +72,11 @@ def test_weights_are_found_by_content_whatever_their_name(before, drawn, folder,
     assert_equal_stores(tmp_path / "after", store.path)
 
 
-def test_weights_that_are_not_there_are_named(before, drawn, folder, tmp_path):
-    path, store = before
-    (file,) = store.files()
-    other = save(folder / "timm-test_resnet.pth", 2)
-    with pytest.raises(InputError, match=rf"{file.recipe.weights}\) are not here \(1 others are\): give their file"):
-        again([file.recipe], drawn, tmp_path / "after")
-    with pytest.raises(InputError, match="are not here"):
-        again([file.recipe], drawn, tmp_path / "after", other)
-    other.unlink()
-    with pytest.raises(InputError, match=r"no weights for timm:test_resnet.*--weights timm:test_resnet=PATH"):
-        again([file.recipe], drawn, tmp_path / "after")
-    assert not (tmp_path / "after").exists()
-    again([file.recipe], drawn, tmp_path / "after", path)
-    assert_equal_stores(tmp_path / "after", store.path)
-
-
-def test_another_preprocessing_is_spelled_out(before, drawn, tmp_path):
-    path, store = before
-    (file,) = store.files()
-    changed = replace(file.recipe, preprocessing=file.recipe.preprocessing | {"size": [96, 96]})
-    with pytest.raises(InputError, match=r"computed otherwise here .* preprocessing\.size"):
-        again([changed], drawn, tmp_path / "after", path)
-
-
 def test_onnx_models_come_with_the_options_of_the_recipe(cli, drawn, folder, tmp_path):
-    onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    helper = onnx.helper
-    graph = helper.make_graph(
-        [helper.make_node("ReduceMean", ["pixels", "axes"], ["low"], keepdims=0),
-         helper.make_node("Mul", ["low", "two"], ["high"])], "tiny",
-        [helper.make_tensor_value_info("pixels", onnx.TensorProto.FLOAT, ["n", 3, "h", "w"])],
-        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("low", "high")],
-        [onnx.numpy_helper.from_array(np.array((2, 3), np.int64), "axes"),
-         onnx.numpy_helper.from_array(np.array(2, np.float32), "two")])
-    path = tmp_path / "tiny.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    nodes = [("ReduceMean", "pixels axes", "low", {"keepdims": 0}), ("Mul", "low two", "high", None)]
+    path = save_onnx(tmp_path / "tiny.onnx", nodes, {"axes": np.array((2, 3)), "two": np.array(2, np.float32)},
+                     shape=["n", 3, "h", "w"], outputs=("low", "high"))
     name = f"onnx:{path}?size=24&resize=30&interpolation=bicubic&mean=0.1,0.2,0.3&std=0.4&scale=0.01&output=high"
     done = cli("extract", drawn.manifest, "--root", drawn.root, "--store", tmp_path / "before", "--backbones", name)
     assert done.returncode == 0, done.stderr

@@ -1,35 +1,28 @@
 """Drawn faces of basics and compounds, and a small network that learns from them in seconds."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from twofold.data.labels import builtin_taxonomy
-from twofold.data.manifest import Manifest, build_manifest, write_manifest
+from twofold.data.manifest import build_manifest, write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
 from twofold.extract.finetune.finetune import Request
 from twofold.extract.finetune.settings import resolve
 
 
-@dataclass(frozen=True)
-class Dataset:
-    root: Path
-    path: Path
-    table: Manifest
-
-
 @pytest.fixture(scope="session")
-def faces(tmp_path_factory) -> Dataset:
+def faces(tmp_path_factory) -> SimpleNamespace:
     """140 drawn faces, 48 x 48, of the seven basics and the seven compounds, each person in one split. Read only."""
     root = tmp_path_factory.mktemp("faces")
     tables = [draw_dataset(root / "faces", taxonomy=builtin_taxonomy(name), per_class=10, size=48, seed=0).table
               for name in ("basic7", "cexpr7")]
     table = build_manifest(pd.concat(tables, ignore_index=True), source="drawn")
     write_manifest(table, root / "faces.csv")
-    return Dataset(root / "faces", root / "faces.csv", table)
+    return SimpleNamespace(root=root / "faces", path=root / "faces.csv", table=table)
 
 
 @pytest.fixture
