@@ -46,6 +46,7 @@ def test_it_reads_back_what_was_written(tmp_path):
     assert path.stat().st_ino == before.st_ino and path.stat().st_mtime_ns == before.st_mtime_ns
 
 
+@settings(deadline=None)
 @given(KEYS)
 def test_any_keys_that_are_accepted_survive_the_file(tmp_path_factory, keys):
     try:
