@@ -107,15 +107,15 @@ def check_manifest(
     failed = manifest.table["key"].groupby(prints["reason"])
     table = manifest.table[["key", "split", "basic", "compound"]]
 
-    def sets(heads: np.ndarray, labels: Sequence[str] = ("basic", "compound"), member: object = None) -> Sets:
+    def sets(heads: np.ndarray, labels: Sequence[str] = ("basic", "compound"), member: np.ndarray | None = None) -> Sets:
         """Those with more than one sample (more than one of `member`, where given)."""
-        rows = table.assign(head=heads, member=table.index if member is None else member)
+        rows = table.assign(head=heads, member=np.arange(len(table)) if member is None else member)
         rows = rows[rows.groupby("head")["member"].transform("nunique") > 1]
         return Sets(int(rows["head"].nunique()), len(rows), _differing(rows, ["split"]), _differing(rows, labels))
 
     same, same_bytes = near_duplicates(prints), exact_duplicates(prints)
     found = (sets(same_bytes), sets(same, member=same_bytes), sets(_group_heads(manifest), labels=()))
-    return Findings(manifest, {reason: keys.tolist() for reason, keys in failed if reason},
+    return Findings(manifest, {str(reason): keys.tolist() for reason, keys in failed if reason},
                     dict(zip(MEANINGS, found, strict=True)), same)
 
 

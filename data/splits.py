@@ -158,7 +158,7 @@ def drop_leaking_samples(samples: Manifest, only: str) -> Manifest:
     inside, groups = samples.table["split"] == only, samples.table["group"]
     leaks = inside & groups.isin(groups[~inside & (groups != "")])
     note = f"{leaks.sum():,} samples of {only} are left out: their groups are in other splits too"
-    return Manifest(samples.select(~leaks).table, (*samples.notes, note) if leaks.any() else samples.notes)
+    return Manifest(samples.select(~leaks.to_numpy()).table, (*samples.notes, note) if leaks.any() else samples.notes)
 
 
 def assign_fold_column(samples: Manifest, *, folds: int, target: str, seed: int, only: str | None = None) -> Manifest:

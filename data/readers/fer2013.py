@@ -85,7 +85,7 @@ def _columns(path: Path) -> pd.DataFrame:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             separator = detect_separator(file.readline(MAX_HEADER_LETTERS))
         table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig",
-                            usecols=lambda name: name.strip() in ("emotion", "Usage"))
+                            usecols=lambda name: str(name).strip() in ("emotion", "Usage"))
         header = pd.read_csv(path, sep=separator, nrows=0, encoding="utf-8-sig").rename(columns=str.strip)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file: give fer2013.csv or the folder that holds it") from None

@@ -101,7 +101,7 @@ def settings_from_record(kind: type[T], record: object) -> T:
             value = str(value) if isinstance(value, Path) else ",".join(value)
         elif wanted is float and type(value) is int and abs(value) <= MAX_FLOAT:
             value = float(value)
-        if type(value) is not wanted or (wanted is float and abs(value) > MAX_FLOAT):
+        if type(value) is not wanted or (isinstance(value, float) and abs(value) > MAX_FLOAT):
             needed = "a list of names" if wanted is tuple else f"{wanted.__name__}, not too large,"
             raise InputError(f"setting {name!r} is {str(value)[:80]!r}: {needed} is needed")
         values[name] = value
