@@ -19,6 +19,7 @@ from twofold.data.utils.machine import usable_cores
 from twofold.data.utils.processes import CONTEXT
 
 MAX_EXAMPLES = 3  #: per finding
+LABELS = ("basic", "compound")
 FLAT = 2.0  #: standard deviation of grey levels below which a picture shows nothing to compare
 FEW = 4000  #: images that are hashed sooner than processes start
 COARSE, FINE = 6, 32  #: bits of 64 and of 256 in which the hashes of near-duplicates may differ, see `near_duplicates`
@@ -66,7 +67,7 @@ class Findings:
         """All findings, a line or a few each."""
         table = self.manifest.table
         rows = [f"{len(table):,} samples", *summary_lines(self.manifest, labels=())]
-        for name in ("basic", "compound"):
+        for name in LABELS:
             labelled = table[table[name] != ""]
             if len(labelled):
                 counts = pd.crosstab(labelled[name], labelled["split"].replace("", "(none)"))
@@ -105,9 +106,9 @@ def check_manifest(
     """Read every image and compare it with all others; see `fingerprint_images` for workers and progress."""
     prints = fingerprint_images(manifest.keys, images, workers=workers, progress=progress)
     failed = manifest.table["key"].groupby(prints["reason"])
-    table = manifest.table[["key", "split", "basic", "compound"]]
+    table = manifest.table[["key", "split", *LABELS]]
 
-    def sets(heads: np.ndarray, labels: Sequence[str] = ("basic", "compound"), member: np.ndarray | None = None) -> Sets:
+    def sets(heads: np.ndarray, labels: Sequence[str] = LABELS, member: np.ndarray | None = None) -> Sets:
         """Those with more than one sample (more than one of `member`, where given)."""
         rows = table.assign(head=heads, member=np.arange(len(table)) if member is None else member)
         rows = rows[rows.groupby("head")["member"].transform("nunique") > 1]
