@@ -58,9 +58,14 @@ def extract(workspace: Workspace, streams: Sequence[Stream], options: ExtractOpt
         if not any(encoder.classifier for encoder in loaded):
             names = ", ".join(dict.fromkeys(encoder.name for encoder in loaded))
             raise InputError(f"--with-logits: the weights of {names} bring no classifier of expressions")
-    wanted: list[Wanted] = [(source, encoder, recipe_of(encoder, stream.view, dtype=stream.dtype))
-                            for stream, source, encoder in zip(streams, sources, loaded, strict=True)]
-    plans = plan_all(workspace, wanted, options)
+    wanted: dict[str, Wanted] = {}
+    for stream, source, encoder in zip(streams, sources, loaded, strict=True):
+        recipe = recipe_of(encoder, stream.view, dtype=stream.dtype)
+        _, same, _ = wanted.setdefault(recipe.fingerprint, (source, encoder, recipe))
+        if same and encoder.classifier and not encoder.classifier.equals(same.classifier):
+            raise InputError(f"{encoder.name}: {source.weights} has the weights of another file named, but another "
+                             "classifier or other training samples: a store cannot hold both; name one of them")
+    plans = plan_all(workspace, list(wanted.values()), options)
     if dry:
         task = task_of(plans, options, keys=workspace.manifest.keys, images=workspace.images, store=store)
         return report(store, task, plans, [file.finished for file in plans], None,

@@ -146,6 +146,14 @@ def test_with_logits_through_the_command_line(cli, drawn, tmp_path):
         assert done.returncode == 2 and sentence in done.stderr and not (tmp_path / "s").exists()
     done = extract(weights, "--classes-of", f"{name}=basic7")
     assert done.returncode == 0, done.stderr
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(weights.read_bytes())
+    done = extract(weights, "--weights", f"{name}={copy}", "--classes-of", f"{name}=basic7")
+    assert done.returncode == 0 and done.stdout.count("3 cached, 0 computed") == 1  # the same weights: one file
+    save_file(dict(load_network(name, weights="random:1").state_dict()) | {key: -value for key, value in head.items()},
+              copy)
+    done = extract(weights, "--weights", f"{name}={copy}", "--classes-of", f"{name}=basic7")
+    assert done.returncode == 2 and "a store cannot hold both" in done.stderr
     classifier = Store(tmp_path / "s").find(name).classifier
     assert len(classifier.classes) == 7
     np.testing.assert_array_equal(classifier.weight, head["fc.weight"].T)
