@@ -28,7 +28,7 @@ def doctor(cli, monkeypatch, tmp_path):
 def test_a_machine_without_weights_is_in_order_and_hears_where_to_get_them(doctor):
     code, checks = doctor()
     assert code == 0
-    assert checks["torch"]["state"] == "ok" and checks["locks"]["state"] == "ok"
+    assert checks["torch"]["state"] == checks["locks"]["state"] == "ok" and len(checks["file system"]["text"]) > 8
     assert checks["posterv2"]["state"] == "absent" and "github.com" in checks["posterv2"]["remedy"]
     assert checks["huggingface.co"]["text"].startswith("HF_HUB_OFFLINE")
 
@@ -87,8 +87,3 @@ def test_bytes_and_hours_of_a_manifest(doctor, tmp_path):
     work = checks["timm:test_vit"]
     assert code == 0 and work["topic"] == "Work" and checks["disk"]["state"] == "ok"
     assert work["text"].startswith("1,000 samples") and "samples/s" in work["text"]
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/mounts"), reason="no /proc/mounts on this system")
-def test_the_file_system_is_that_of_the_longest_mount(tmp_path):
-    assert module.file_system(tmp_path)

@@ -26,7 +26,6 @@ from twofold.extract.engine.loop import compute_task, storable
 from twofold.extract.engine.progress import Stop
 from twofold.extract.engine.task import ComputeTask, Encoders, EncoderSource, FileRows, recipe_of
 from twofold.extract.engine.views import VIEWS, apply_view, view_record
-from twofold.extract.plan import parse_shard
 from twofold.extract.streams import parse_weights
 
 
@@ -36,12 +35,6 @@ def test_values_that_cannot_be_stored_fail_their_face():
     assert stored.dtype == np.float16 and stored[0].tolist() == [1, 2]
     assert faults == ["", "embedding not finite", "embedding out of the range of float16", "embedding not finite"]
     assert storable(features, "float32")[1][2] == ""
-
-
-@pytest.mark.parametrize("text", ["5/5", "a/2", "1", "-1/2", "1/0"])
-def test_what_is_no_shard_is_refused(text):
-    with pytest.raises(InputError, match="i/n"):
-        parse_shard(text)
 
 
 def test_weights_belong_to_a_backbone_and_one_name_stands_for_the_encoders_of_all_folds(tmp_path):

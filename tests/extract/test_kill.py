@@ -92,5 +92,5 @@ def test_kills_lose_nothing(drawn, tmp_path):
     assert_equal_stores(tmp_path / "killed", tmp_path / "calm")
     assert counts["killed"] == kills and counts["batches needed"] == -(-len(drawn.table) // BATCH)
     again = batches - (counts["finished"] + 1) * counts["batches needed"]
-    print(f"{counts}: {again} batches of {BATCH} faces computed again after {kills} kills, parts of {SHARD_ROWS} faces")
+    print(f"{counts}: {again} batches of {BATCH} faces computed again after {kills} kills")
     assert 0 <= again <= kills * (SHARD_ROWS // BATCH + 1)

@@ -32,11 +32,6 @@ def test_a_run_makes_one_file_for_each_backbone_and_view(whole, drawn):
     assert (whole / "manifest.csv").read_bytes() == drawn.manifest.read_bytes()
 
 
-def test_the_flip_of_a_face_is_another_face(whole):
-    original, flip = (Store(whole).find("timm:test_vit", view).read() for view in ("original", "flip"))
-    assert (np.abs(original - flip).max(axis=1) > 0).mean() > 0.9
-
-
 def test_running_it_again_computes_nothing(cli, drawn, extract_args, whole):
     before = {path: path.stat().st_mtime_ns for path in whole.glob("*.h5")}
     done = cli(*extract_args(drawn.manifest, drawn.root, whole, "--views", "original,flip"))
@@ -146,7 +141,7 @@ def test_a_stopped_run_keeps_its_batches_and_goes_on(drawn, forked, cli, extract
     ("--root", ".", "none of 70 images tried"), ("--views", "sideways", "unknown view 'sideways'"),
     ("--backbones", "resnet19", "resnet19"), ("--backbones", "timm:nonsense", "nonsense"),
     ("--backbones", ",", "no backbone"), ("--device", "abacus", "abacus"), ("--precision", "fp7", "fp7"),
-    ("--dtype", "int8", "int8"), ("--shard", "3/3", "shard '3/3'"),
+    ("--dtype", "int8", "int8"), ("--shard", "3/3", "shard '3/3'"), ("--shard", "-1/2", "is not i/n"),
     ("--weights", "resnet18=random:0", "'resnet18', which is not among"), ("--weights", "random:0", "NAME=PATH"),
     ("--weights", "timm:test_vit=no/such.pth", "no/such.pth"), ("--store", "file", "file is a file")])
 def test_a_request_that_makes_no_sense_is_one_sentence(cli, drawn, tmp_path, option, value, sentence):
