@@ -13,7 +13,6 @@ from twofold.data.utils.weights_files import hub_cached
 from twofold.extract.encoders.presets import PRESETS, Preset, preset, published
 from twofold.extract.weights.find import HUB_FILE, find_in_folder
 
-NOTHING = "is here, nothing to do"
 SHOWN = ("architecture", "dim", "tap", "preprocessing", "trained_on", "files", "page", "licence", "hub", "note")
 
 
@@ -35,27 +34,24 @@ class WeightsReport:
 def listing(folder: Path) -> WeightsReport:
     """All presets and face detectors, whether their weights are in `folder` or in the cache of the hub, and in one line
     each what to do. Downloads nothing."""
-    rows = [("BACKBONE", "DIM", "TRAINED ON", "FILE", "LICENCE", "HERE")]
-    advice, facts = [], []
-    for known in PRESETS:
-        here, wanted = _weights_of(known, folder), folder / known.files[0]
-        facts.append(_facts(known) | {"found": str(here or "")})
-        rows.append((known.name, str(known.dim), known.trained_on, (here or wanted).name, known.licence,
-                     "yes" if here else "hub" if known.hub else "no"))
-        others = f" (or {', '.join(known.files[1:])}: {known.note})" if known.files[1:] else ""
-        hub = f"; without it, extract downloads {known.hub} from the Hugging Face hub" if known.hub else ""
-        what = NOTHING if here else f"get it from {known.page} and save it as {wanted}{others}{hub}"
-        advice.append(f"{known.name}: {what}")
-    for entry in DETECTORS.values():
-        here, wanted = entry.local_file(folder), folder / entry.file
-        facts.append({"backbone": entry.name, "architecture": "face detector, of `crop` and `predict`",
-                      "trained_on": entry.trained_on, "files": [entry.file, *entry.hub_files], "page": entry.page,
-                      "licence": entry.licence, "hub": entry.hub, "found": str(here or "")})
-        rows.append((f"{entry.name} (detector)", "-", entry.trained_on, (here or wanted).name, entry.licence,
-                     "yes" if here else "hub"))
-        what = NOTHING if here else f"get it from {entry.page} and save it as {wanted}; without it, crop and predict " \
-                                    f"download {entry.hub} from the Hugging Face hub"
-        advice.append(f"{entry.name}: {what}")
+    facts = [_facts(known) | {"found": str(_weights_of(known, folder) or "")} for known in PRESETS]
+    facts += [{"backbone": entry.name, "architecture": "face detector, of `crop` and `predict`",
+               "trained_on": entry.trained_on, "files": [entry.file, *entry.hub_files], "page": entry.page,
+               "licence": entry.licence, "hub": entry.hub, "found": str(entry.local_file(folder) or "")}
+              for entry in DETECTORS.values()]
+    rows, advice = [("BACKBONE", "DIM", "TRAINED ON", "FILE", "LICENCE", "HERE")], []
+    for entry in facts:
+        name, files, detector = entry["backbone"], entry["files"], "dim" not in entry
+        rows.append((f"{name} (detector)" if detector else name, str(entry.get("dim", "-")), entry["trained_on"],
+                     Path(entry["found"] or files[0]).name, entry["licence"],
+                     "yes" if entry["found"] else "hub" if entry["hub"] else "no"))
+        what = f"get it from {entry['page']} and save it as {folder / files[0]}"
+        if files[1:] and not detector:
+            what += f" (or {', '.join(files[1:])}: {entry['note']})"
+        if entry["hub"]:
+            verbs = "crop and predict download" if detector else "extract downloads"
+            what += f"; without it, {verbs} {entry['hub']} from the Hugging Face hub"
+        advice.append(f"{name}: {'is here, nothing to do' if entry['found'] else what}")
     return WeightsReport([
         *table(rows), "", f"weights folder: {folder} (TWOFOLD_WEIGHTS names another)", *advice,
         "a pickled file is read safely as it is; `weights convert IN -o OUT.safetensors` makes it plain data"], facts)

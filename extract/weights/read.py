@@ -154,7 +154,7 @@ def _module_state(module: StandIn) -> dict[str, Any]:
         passing = state.get("_non_persistent_buffers_set") or ()
         kept = {**own, **{name: value for name, value in buffers.items() if name not in passing}}
         tensors |= {f"{prefix}{name}": value for name, value in kept.items() if _is_tensor(value)}
-        waiting += [(f"{prefix}{name}.", child) for name, child in inner.items()]
+        waiting += [(f"{prefix}{name}.", child) for name, child in reversed(inner.items())]
     raise TooMuch(f"it has more than {MAX_MODULES} modules")
 
 
