@@ -67,6 +67,8 @@ MUTATIONS = [Mutation(*fields) for fields in (
      "training training_details losses"),
     ("test samples are in the standardisation", "heads/head.py", "features.read(some, read), rows)",
      "features.read(some, read), np.arange(len(features)))", "fuse"),
+    ("the loop leaves out a head's own losses", "training/loop.py",
+     "loss = head.add_losses(loss, output, batch, settings)", "pass", "training_details"),
     # selection
     ("the best single is chosen on test", "fuse.py", "key=lambda each: each.system.val_score",
      "key=lambda each: (each.predicted == each.target).mean()", "fuse"),
@@ -74,7 +76,7 @@ MUTATIONS = [Mutation(*fields) for fields in (
      "cross_fitted(val, target, groups, **how) if chosen else None", "None", "figures_hold"),
     ("late keeps the worst weights", "heads/fusion.py", "(reached := score(weights)) > best_score",
      "(reached := score(weights)) < best_score", "figures_hold training"),
-    ("a sweep ranks from the worst", "sweep.py", "else -trial.score", "else trial.score", "sweep"),
+    ("a sweep ranks from the worst", "sweep.py", "else -trial.score", "else trial.score", "figures_hold"),
     ("the honest choice looks at one fold", "sweep.py", 'trial[0]["val_scores"][fold]', 'trial[0]["val_scores"][0]',
      "figures_hold"),
     ("logreg keeps its last penalty", "heads/sklearn.py", "if result.score > best:", "if result.score > -1:",

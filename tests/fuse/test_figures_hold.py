@@ -86,6 +86,8 @@ def test_the_winner_of_a_sweep_by_folds_is_scored_by_a_choice_within_each_fold(m
     (tmp_path / "a.toml").write_text('heads = ["linear", "mlp"]\nbackbones = [["timm:a", "timm:b"]]\nseeds = 1\n'
                                      "[settings]\nfolds = 3\nepochs = 2\n")
     made = sweep([make_store(rows=210)], tmp_path / "a.toml", out=tmp_path / "out", jobs=1)
+    best, worst = (trial.score for trial in made.trials)
+    assert best > worst and made.best.figures[-1].system.val_score == pytest.approx(best)
     assert made.nested is not None and "optimistic by" in made.text()
     assert made.record()["nested_macro_f1"] == made.nested
 
