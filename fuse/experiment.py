@@ -12,13 +12,14 @@ import torch
 
 from twofold.cache.classifier import BackboneClassifier
 from twofold.cache.store import Store
-from twofold.fuse.core.features import Features, fits_in_memory, join, join_folds
+from twofold.data.utils.machine import USUAL_MEMORY, free_memory
+from twofold.fuse.core.features import Features, join, join_folds
 from twofold.fuse.core.predictions import Predictions, System
 from twofold.fuse.core.settings import HEAD_TYPES, SINGLE, Settings
-from twofold.fuse.core.split import SeenSamples, Split, drop_encoder_training_samples, make_splits, seen_samples
+from twofold.fuse.core.split import Split, drop_encoder_training_samples, make_splits
 from twofold.fuse.core.task import Task, check_pairs, chosen_classes
-from twofold.fuse.heads.head import TrainedHead, fit, input_streams, training_rows
-from twofold.fuse.heads.sklearn import FittedEstimator, fit_estimator
+from twofold.fuse.heads.head import TrainedHead, fit, input_streams
+from twofold.fuse.heads.sklearn import FittedEstimator
 from twofold.fuse.heads.zeroshot import pretrained_classifiers
 from twofold.fuse.metrics.scores import apply_temperature
 from twofold.fuse.training.data import pools
@@ -26,6 +27,8 @@ from twofold.fuse.training.data import pools
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
+#: of the features in memory: joined, the standardised training rows of the widest head, and what is passing through
+COPIES = 2.5
 FEW_STEPS = 100  #: of training: a note says when a head takes fewer
 CPU = torch.device("cpu")
 
@@ -99,7 +102,8 @@ def experiment_on(features: Features, settings: Settings, *, by_fold: tuple[Feat
         notes.append("compound-mixup left out: no training samples with basic labels of both emotions of a class")
         settings = replace(settings, compound_mixup=0.0)
     classifiers = [pretrained_classifiers(each)[0] if by_fold and pretrained else pretrained for each in of_fold]
-    if fits_in_memory(features, settings.memory_gb / max(len(by_fold), 1)):
+    memory = settings.memory_gb * 1e9 or 0.5 * (free_memory() or USUAL_MEMORY)
+    if COPIES * 4 * len(features) * features.dim * max(len(by_fold), 1) <= memory:
         features, by_fold = features.loaded(), tuple(each.loaded() for each in by_fold)
     else:
         notes.append("features streamed from disk: they exceed the memory allowed")
@@ -127,34 +131,22 @@ def _with_extra_views(stores: Sequence[Store], settings: Settings) -> tuple[Sett
     return replace(settings, views=tuple(views), extra_views=()), notes
 
 
-def subsets(features: Features, settings: Settings) -> list[tuple[int, ...]]:
-    """The subsets of streams in the table, small ones first, all streams last.
+def subsets(features: Features, settings: Settings) -> list[tuple[str, list[int]]]:
+    """The subsets of streams in the table, each with its name, small ones first, all streams last.
 
-    Views that are versions of one stream stay together.
+    Views that are versions of one stream stay together, and only the first is named.
     """
-    count = len(features.streams)
-    units = [(k,) for k in range(count)]
-    if HEAD_TYPES[settings.head].views == "versions":
-        backbones = count // len(settings.views)
-        units = [tuple(range(k, count, backbones)) for k in range(backbones)]
+    everything = range(len(features.streams))
+    first = input_streams(settings, features, everything)
+    units = [list(everything[k::len(first)]) for k in range(len(first))]
     sizes = range(1, len(units)) if settings.subsets == "all" else [1] if len(units) > 1 else []
-    smaller = [combination for size in sizes for combination in itertools.combinations(units, size)]
-    return [tuple(sorted(itertools.chain(*combination))) for combination in [*smaller, tuple(units)]]
-
-
-def subset_name(features: Features, streams: Sequence[int], settings: Settings) -> str:
-    """What the table calls a subset: of versions only the first is named."""
-    first = input_streams(settings, features, streams)
-    if len(first) > 1 and len(streams) == len(features.streams):
-        return f"fusion of all {len(first)}"
-    return " + ".join(features.streams[k].name for k in first)
-
-
-def seen_by(experiment: Experiment) -> SeenSamples:
-    """The training, validation and test samples of each fold."""
-    return seen_samples(experiment.features, [
-        (training_rows(experiment.settings, experiment.features, split), split.val, split.test)
-        for split in experiment.splits])
+    found = []
+    for chosen in itertools.chain(*(itertools.combinations(units, size) for size in sizes), [units]):
+        streams = sorted(itertools.chain(*chosen))
+        names = [features.streams[k].name for k in input_streams(settings, features, streams)]
+        whole = len(chosen) == len(units) > 1
+        found.append((f"fusion of all {len(names)}" if whole else " + ".join(names), streams))
+    return found
 
 
 def cross_validate(experiment: Experiment, streams: Sequence[int] = (), *, name: str = "",
@@ -168,7 +160,7 @@ def cross_validate(experiment: Experiment, streams: Sequence[int] = (), *, name:
     trained: list[TrainedHead | FittedEstimator] = []
     for number, fold in enumerate(experiment.folds):
         if estimator is not None:
-            trained.append(fit_estimator(estimator, experiment.task, fold.features, fold.split))
+            trained.append(FittedEstimator(estimator, experiment.task, fold.features, fold.split))
             continue
         averaged = HEAD_TYPES[experiment.settings.head].averages_singles
         trained.append(fit(experiment.settings, experiment.task, fold.features, fold.split, streams,

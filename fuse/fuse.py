@@ -13,8 +13,9 @@ from twofold.data.utils.options import settings_record
 from twofold.fuse.core.features import Features
 from twofold.fuse.core.predictions import Figures, Predictions, compare_predictions, figures
 from twofold.fuse.core.settings import Settings
-from twofold.fuse.experiment import cross_validate, predict_validation, prepare, seen_by, subset_name, subsets
-from twofold.fuse.heads.head import input_streams
+from twofold.fuse.core.split import seen_samples
+from twofold.fuse.experiment import cross_validate, predict_validation, prepare, subsets
+from twofold.fuse.heads.head import input_streams, training_rows
 from twofold.fuse.metrics.statistics import Comparison
 from twofold.fuse.runs import write
 from twofold.fuse.runs.tensorboard import check_tensorboard, write_curves, write_figures
@@ -86,8 +87,7 @@ def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, overwr
         streams = [features.streams[k] for k in input_streams(settings, features, range(len(features.streams)))]
         write.check_same_inputs(out, write.inputs_record(repeatable, features, streams))
     predictions, trained = [], []
-    for subset in subsets(features, settings):
-        name = subset_name(features, subset, settings)
+    for name, subset in subsets(features, settings):
         log.info("%s on %s", settings.head, name)
         predicted, trained = cross_validate(experiment, subset, name=name)
         predictions.append(predicted)
@@ -103,9 +103,11 @@ def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, overwr
         crops = [line for store in stores for line in read_crop_lines(Store(store).manifest_path)]
         record = write.run_record(repeatable, features, trained, experiment.splits, seconds=fusion.seconds,
                                   notes=experiment.notes, crops=list(dict.fromkeys(crops)) if any(crops) else [])
+        seen = seen_samples(features, [(training_rows(settings, features, split), split.val, split.test)
+                                       for split in experiment.splits])
         tables = [fused] if len(experiment.folds) > 1 else [
             fused, predict_validation(experiment, trained, system=fused.system)]
-        write.write_run(out, record=record, metrics=fusion.record(), trained=trained, seen=seen_by(experiment),
+        write.write_run(out, record=record, metrics=fusion.record(), trained=trained, seen=seen,
                         predictions=write.predictions_csv(tables, features.taxonomy.classes))
     if tensorboard:
         write_curves(tensorboard, [each.history for each in trained])

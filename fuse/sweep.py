@@ -247,7 +247,7 @@ def _try(stores: list[Path], out: Path, name: str, record: dict, with_scores: bo
     started, score, error, scored, samples = time.perf_counter(), float("nan"), "", None, None
     try:
         experiment = prepare(stores, settings_from(record))
-        predictions, trained = cross_validate(experiment, subsets(experiment.features, experiment.settings)[-1])
+        predictions, trained = cross_validate(experiment, subsets(experiment.features, experiment.settings)[-1][1])
         score = predictions.system.val_score
         if np.isnan(score):
             raise InputError("nothing is trained or validated: there is no score to rank it by")

@@ -15,9 +15,7 @@ from twofold.cache.store import Store
 from twofold.data.labels import BASIC, Taxonomy, basic_emotions, normalize_label
 from twofold.data.manifest import Manifest, read_manifest
 from twofold.data.utils.errors import InputError
-from twofold.data.utils.machine import USUAL_MEMORY, free_memory
 
-COPIES = 2.5  #: the joined matrix, the standardised training rows of the widest head, and what is passing through
 VIEWS = ("original", "flip", "enhanced1", "enhanced2")
 PRECISION = {"precision", "dtype"}  #: of a recipe: what may differ between files whose features are the same
 
@@ -138,12 +136,6 @@ class Features:
     def loaded(self) -> "Features":
         """The same with all features in memory, 4 N D bytes."""
         return replace(self, matrix=self.read(np.arange(len(self))))
-
-
-def fits_in_memory(features: Features, limit_gb: float) -> bool:
-    """True if all features may be held as float32 in `limit_gb` gigabytes; 0 means half of the memory that is free."""
-    limit = limit_gb * 1e9 if limit_gb else 0.5 * (free_memory() or USUAL_MEMORY)
-    return COPIES * 4 * len(features) * features.dim <= limit
 
 
 def join(

@@ -3,7 +3,6 @@
 import logging
 import time
 import warnings
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,8 +22,6 @@ from twofold.fuse.training.loop import Epoch
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
-    from sklearn.linear_model import LogisticRegression as Model
-    from sklearn.pipeline import Pipeline
 
 MAX_ITERATIONS = 1000
 C_VALUES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1)  #: inverse penalties; the best on validation is kept
@@ -61,79 +58,59 @@ class LogisticRegression(Linear):
                             "the minimum", c, MAX_ITERATIONS)
             result = scores.compute_scores(val.label, np.asarray(model.predict(x_val)), len(spec.classes))
             if result.score > best:
-                best, kept = result.score, c
-                self._copy(model)
+                best, kept, weight, bias = result.score, c, model.coef_, model.intercept_
         log.info("logreg: C = %g has the best score on validation of %s", kept, C_VALUES)
-        return []
-
-    def _copy(self, model: "Model") -> None:
-        """scikit-learn's (C, D) into ours (1, D, C); of two classes it keeps one row, the other is its negative."""
-        weight, bias = model.coef_, model.intercept_
-        if len(model.classes_) == 2:
+        if len(model.classes_) == 2:  # scikit-learn keeps one row, the other is its negative
             weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
         with torch.no_grad():
             self.only.weight.zero_()
             self.only.bias.fill_(NEVER)
             self.only.weight[0][:, model.classes_] = torch.from_numpy(weight.T).float()
             self.only.bias[0][:, model.classes_] = torch.from_numpy(bias).float()
+        return []
 
 
-@dataclass(frozen=True)
 class FittedEstimator:
-    """A scikit-learn classifier on standardised features, calibrated on validation; as `TrainedHead` where it is used.
+    """A fresh copy of a scikit-learn classifier, fitted on the standardised training features; in the place of a
+    `TrainedHead`. Validation samples only calibrate.
+
+    Raises InputError for what is no classifier, or one that gives no score for each class.
     """
 
-    pipeline: "Pipeline"
-    classes: int
-    streams: tuple[int, ...]
-    name: str
-    temperature: float
-    val_score: float
-    seconds: float
+    def __init__(self, estimator: "BaseEstimator", task: Task, features: Features, split: Split):
+        from sklearn.base import clone, is_classifier
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        started, self.name = time.perf_counter(), type(estimator).__name__
+        if not is_classifier(estimator):
+            raise InputError(f"{self.name} is no scikit-learn classifier")
+        self.streams = tuple(range(len(features.streams)))
+        self.pipeline = make_pipeline(StandardScaler(), clone(estimator))
+        self.pipeline.fit(features.read(split.train), features.label[split.train])
+        self.temperature, self.val_score = task.validate(
+            features, split.val, self.predict(features, split.val).probabilities[0], None)
+        self.seconds = time.perf_counter() - started
 
     def predict(self, features: Features, rows: np.ndarray) -> HeadOutput:
-        return HeadOutput(_probabilities(self.pipeline, features.read(rows), self.classes)[None], None, None)
-
-
-def fit_estimator(estimator: "BaseEstimator", task: Task, features: Features, split: Split) -> FittedEstimator:
-    """Fit a fresh copy on the standardised training features; validation samples only calibrate.
-
-    Probabilities are those of `predict_proba`, else the softmax of `decision_function`. Raises InputError for what is
-    no classifier, or one that has neither.
-    """
-    from sklearn.base import clone, is_classifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    started, name, classes = time.perf_counter(), type(estimator).__name__, len(features.taxonomy.classes)
-    if not is_classifier(estimator):
-        raise InputError(f"{name} is no scikit-learn classifier")
-    pipeline = make_pipeline(StandardScaler(), clone(estimator))
-    pipeline.fit(features.read(split.train), features.label[split.train])
-    temperature, score = task.validate(features, split.val, _probabilities(pipeline, features.read(split.val), classes),
-                                       None)
-    return FittedEstimator(pipeline, classes, tuple(range(len(features.streams))), name, temperature, score,
-                           time.perf_counter() - started)
-
-
-def _probabilities(pipeline: "Pipeline", x: np.ndarray, classes: int) -> np.ndarray:
-    """(n, C) float32; 0 for a class that the estimator was not trained on."""
-    name = type(pipeline[-1]).__name__
-    if hasattr(pipeline, "predict_proba"):
-        shares = pipeline.predict_proba(x)
-    elif hasattr(pipeline, "decision_function"):
-        margins = pipeline.decision_function(x)
-        margins = np.column_stack([-margins, margins]) if margins.ndim == 1 else margins
-        shares = np.exp(margins - margins.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
-    else:
-        raise InputError(f"{name} has neither predict_proba nor decision_function: take a classifier with one, or wrap "
-                         "it in CalibratedClassifierCV")
-    if np.shape(shares) != (len(x), len(pipeline.classes_)):
-        raise InputError(f"{name} gives {np.shape(shares)[-1]} scores per sample for {len(pipeline.classes_)} classes: "
-                         "let it give one each (decision_function_shape='ovr', or probability=True)")
-    if not np.isfinite(shares).all():
-        raise InputError(f"{name} gives scores that are not finite numbers")
-    probabilities = np.zeros((len(x), classes), np.float32)
-    probabilities[:, pipeline.classes_] = shares
-    return probabilities
+        """Probabilities by `predict_proba`, else the softmax of `decision_function`; 0 for a class that it was not
+        trained on."""
+        x, classes = features.read(rows), self.pipeline.classes_
+        if hasattr(self.pipeline, "predict_proba"):
+            shares = self.pipeline.predict_proba(x)
+        elif hasattr(self.pipeline, "decision_function"):
+            margins = self.pipeline.decision_function(x)
+            margins = np.column_stack([-margins, margins]) if margins.ndim == 1 else margins
+            shares = np.exp(margins - margins.max(axis=1, keepdims=True))
+            shares /= shares.sum(axis=1, keepdims=True)
+        else:
+            raise InputError(f"{self.name} has neither predict_proba nor decision_function: take a classifier with "
+                             "one, or wrap it in CalibratedClassifierCV")
+        if np.shape(shares) != (len(x), len(classes)):
+            raise InputError(f"{self.name} gives {np.shape(shares)[-1]} scores per sample for {len(classes)} classes: "
+                             "let it give one each (decision_function_shape='ovr', or probability=True)")
+        if not np.isfinite(shares).all():
+            raise InputError(f"{self.name} gives scores that are not finite numbers")
+        probabilities = np.zeros((1, len(x), len(features.taxonomy.classes)), np.float32)
+        probabilities[0][:, classes] = shares
+        return HeadOutput(probabilities, None, None)

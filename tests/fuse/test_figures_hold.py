@@ -92,19 +92,6 @@ def test_the_winner_of_a_sweep_by_folds_is_scored_by_a_choice_within_each_fold(m
     assert made.record()["nested_macro_f1"] == made.nested
 
 
-@pytest.mark.parametrize("correction", [{"logit_adjustment": 1.0}, {"class_weights": 1.0}])
-def test_corrections_for_rare_classes_start_from_what_training_sees(correction):
-    """With half balanced sampling a correction once corrected twice: the most frequent class was hardly called."""
-    shares = [0.6, 0.3, 0.02, 0.02, 0.02, 0.02, 0.02]
-    skewed, even = _examples(rows=3000, noise=3.0, shares=shares), _examples(rows=2100, noise=3.0, seed=5)
-    recalls = []
-    for sampling in (0.0, 0.5):
-        head, _ = _train(replace(QUICK, epochs=15, balanced_sampling=sampling, **correction), skewed, skewed)
-        predicted = head(even.x).logits[0].argmax(-1).numpy()
-        recalls.append((predicted[even.label == 0] == 0).mean())
-    assert recalls[1] > recalls[0] - 0.12
-
-
 def test_the_distribution_that_training_sees_is_the_one_it_draws():
     data = _examples(rows=700, shares=[0.5, 0.2, 0.1, 0.1, 0.05, 0.03, 0.02])
     from twofold.fuse.training.ensemble import Spec

@@ -172,15 +172,6 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(make_store, tmp_path, give
     assert not (tmp_path / "run").exists() and not list(tmp_path.glob(".tmp*"))
 
 
-@pytest.mark.parametrize(("given", "message"), [
-    ({"head": "tree"}, "head 'tree': choose from"), ({"seeds": 0}, "seeds 0"), ({"folds": 1}, "folds 1"),
-    ({"dropout": 1.0}, "dropout"), ({"colour": 1}, "unknown setting 'colour'"), ({"epochs": "many"}, "int is needed"),
-])
-def test_settings_that_make_no_sense_are_named(given, message):
-    with pytest.raises(InputError, match=message):
-        resolve(changes=given)
-
-
 def test_no_test_faces_or_an_occupied_folder_are_said_before_training(make_store, tmp_path):
     with pytest.raises(InputError, match="no test samples"):
         fuse([make_store(splits=("train", "val"))], quick(), out=None)
@@ -189,10 +180,6 @@ def test_no_test_faces_or_an_occupied_folder_are_said_before_training(make_store
     with pytest.raises(InputError, match="not a run"):
         fuse([make_store(name="other")], quick(), out=tmp_path / "full")
     assert (tmp_path / "full/thesis.txt").read_text() == "years of work"
-
-
-def test_untrained_weights_are_said_in_the_table(make_store):
-    assert "UNTRAINED" in fuse([make_store(changes={"weights": "random:0"})], quick(epochs=1), out=None).text()
 
 
 def test_the_papers_own_columns_stand_beside_ours_on_its_split_only(make_store):

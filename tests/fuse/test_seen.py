@@ -8,9 +8,9 @@ import pytest
 from tests.fuse import conftest
 from tests.fuse.conftest import edit_manifest
 from twofold.data.utils.errors import InputError
-from twofold.fuse.core.split import format_seen, parse_seen
+from twofold.fuse.core.split import format_seen, parse_seen, seen_samples
 from twofold.fuse.evaluate import evaluate, evaluate_all
-from twofold.fuse.experiment import prepare, seen_by
+from twofold.fuse.experiment import prepare
 from twofold.fuse.fuse import fuse
 from twofold.fuse.predict import PredictOptions, predict
 from twofold.fuse.runs.read import read_run
@@ -115,7 +115,8 @@ def test_a_malformed_list_of_seen_samples_is_refused(text):
 
 
 def test_a_list_reads_back_as_it_was_written(make_store):
-    seen = seen_by(prepare([make_store()], quick()))
+    experiment = prepare([make_store()], quick())
+    seen = seen_samples(experiment.features, [(each.train, each.val, each.test) for each in experiment.splits])
     again = parse_seen(format_seen(seen).encode(), folds=1, source="seen.csv")
     order = np.argsort(seen.sha256)
     assert (again.sha256 == seen.sha256[order]).all() and (again.roles == seen.roles[order]).all()

@@ -46,3 +46,9 @@ def test_what_is_out_of_bounds_or_of_another_kind_is_refused_by_name(field):
         with pytest.raises(InputError, match=f"{field.name}|{option_name(field.name)}"):
             settings_from({field.name: value})
     assert settings_from({field.name: settings_record(Settings())[field.name]}) == Settings()
+
+
+@pytest.mark.parametrize(("given", "message"), [({"folds": 1}, "folds 1"), ({"colour": 1}, "unknown setting 'colour'")])
+def test_settings_that_make_no_sense_are_named(given, message):
+    with pytest.raises(InputError, match=message):
+        resolve(changes=given)

@@ -14,13 +14,13 @@ from twofold.fuse.tables import describe_comparison, figures_table, grouped_colu
 CLASSES = ("joie", "AU1+2", "happily_surprised")
 
 
-def scored(truth, calls, *, groups=None, name="a", val=0.5, members=2, folds=1) -> Predictions:
+def scored(truth, calls, *, groups=None, name="a", val=0.5, members=2, folds=1, untrained=False) -> Predictions:
     """A head of which every member is quite sure of its calls; calls: (n,) of all, or (M, n) of each member."""
     calls = np.broadcast_to(calls, (members, len(truth)))
     probabilities = np.full((*calls.shape, len(CLASSES)), 0.05)
     np.put_along_axis(probabilities, calls[..., None], 0.9, axis=2)
-    system = System(name=name, backbones=(name,), head="mlp", dim=8, untrained=False, temperature=1.0, val_score=val,
-                    folds=folds)
+    system = System(name=name, backbones=(name,), head="mlp", dim=8, untrained=untrained, temperature=1.0,
+                    val_score=val, folds=folds)
     rows = np.arange(len(truth))
     return Predictions(system=system, key=rows, sha256=rows, group=rows if groups is None else groups,
                        group_digest=rows, fold=rows * 0,
@@ -42,6 +42,7 @@ def test_columns_say_whether_they_are_of_the_ensemble_or_of_one_seed():
     alone = text(scored(TRUTH, CALLS, members=1))
     assert "one seed" in alone.splitlines()[0] and "ensemble" not in alone and "±" not in alone
     assert "ensemble of 2 folds x 3 seeds" in text(scored(TRUTH, CALLS, members=6, folds=2))
+    assert "a * UNTRAINED" in text(scored(TRUTH, CALLS, untrained=True)) and "UNTRAINED" not in said
     mixed = text(scored(TRUTH, CALLS, members=3), scored(TRUTH, CALLS, members=1, name="b"))
     assert "a (ensemble of 3 seeds)" in mixed and "b (one seed)" in mixed
 
