@@ -34,8 +34,8 @@ MAX_TOTAL_PIXELS, MAX_PIXELS_A_BYTE = 100_000_000_000, 1_000_000
 MAX_ERRORS = 1000  #: packets that cannot be decoded
 MAX_SECONDS = 10.0 ** 9  #: a longer duration in a header is no duration
 JUMP = 3  #: frames by which a clock is set back, or for which it stands, where another recording was appended
-#: what FLV and ASF files begin with
-HEADERS = (re.compile(rb"FLV\x01[\x01\x04\x05]\0{3}\x09\0{4}"),
+#: what FLV, ASF and NUT files begin with
+HEADERS = (re.compile(rb"FLV\x01[\x01\x04\x05]\0{3}\x09\0{4}"), re.compile(rb"nut/multimedia container\0"),
            re.compile(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\0\xaa\0\x62\xce\x6c"))
 #: FFmpeg's demuxers for containers of video and sound. None of them opens other files, as those of playlists do.
 CONTAINERS = ("mov,matroska,avi,mpegts,mpeg,mpegvideo,asf,flv,live_flv,ogg,mxf,gxf,nut,ivf,dv,rm,wtv,m4v,h261,h263,"
@@ -163,7 +163,7 @@ class _Decoder:
 
 def _is_followed_by_another(path: str) -> bool:
     """Whether a file has a second beginning, as files have that were joined byte by byte: MP4 and MOV another index,
-    FLV and ASF (WMV) another header. Their demuxers end, or go astray, where it stands."""
+    FLV, ASF (WMV) and NUT another header. Their demuxers end, or go astray, where it stands."""
     indices, place, size = 0, 0, os.path.getsize(path)
     with open(path, "rb") as file:
         kept = file.read(64)
@@ -175,7 +175,7 @@ def _is_followed_by_another(path: str) -> bool:
         while not header and indices < 2 and place + 16 <= size:
             file.seek(place)
             length, kind, long = struct.unpack(">I4sQ", file.read(16))
-            if not (place or kind == b"ftyp"):
+            if not place and kind not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
                 return False
             indices += kind == b"moov"
             place += long if length == 1 else length if length >= 8 else size

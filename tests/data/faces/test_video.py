@@ -97,7 +97,7 @@ def test_joined_recordings_go_on_where_the_clock_is_set_back(tmp_path, suffix, f
     assert len(indices) >= used - 1 and times == pytest.approx([index / 25 for index in indices], abs=0.17)
 
 
-@pytest.mark.parametrize("suffix, codec", [("mp4", "mpeg4"), ("flv", "flv"), ("wmv", "wmv2")])
+@pytest.mark.parametrize("suffix, codec", [("mp4", "mpeg4"), ("flv", "flv"), ("wmv", "wmv2"), ("nut", "mpeg4")])
 def test_a_recording_that_no_player_sees_is_named(tmp_path, suffix, codec):
     paths = [film(tmp_path / f"{name}.{suffix}", HEADS, codec=codec) for name in "ab"]
     assert read(paths[0])[0] == list(range(20))
