@@ -247,7 +247,7 @@ def _scaled_colours(image: Image.Image, content: bytes, formats: tuple[str, ...]
 def _tiles(image: Any) -> list[Any]:
     """The parts of an image, with tuples as arguments of their decoders, whose first says how pixels are stored. Of
     uncompressed TIFF planes of 16 bits Pillow takes that for 8 bits."""
-    tags = getattr(image, "tag_v2", {})
+    tags: Any = getattr(image, "tag_v2", {})
     is_planar = tags.get(284) == 2 and tags.get(258, (8,))[0] == 16
     tiles = []
     for tile in image.tile:
