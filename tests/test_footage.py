@@ -51,21 +51,36 @@ def portrait(number, size=(300, 220), at=(90, 50)):
     return image
 
 
+def train(cli, faces, root, store, run):
+    """Extract the faces of a manifest and train a head on them."""
+    assert cli("extract", faces, "--root", root, "--store", store, "--backbones", "resnet18", "--precision",
+               "fp32").returncode == 0
+    done = cli("fuse", store, "--out", run, "--epochs", "3", "--hidden", "8", "--seeds", "1")
+    assert done.returncode == 0, done.stderr
+
+
 def run_of(cli, place):
     """Cropped, labelled, extracted, trained: once for all tests."""
-    if (place / "run").exists():
-        return place / "run"
-    assert cli("crop", place / "photos", "-o", place / "cropped", *CROP).returncode == 0
-    table = read_table(place / "cropped/faces.csv")
-    assert len(table) == 49 and (table["score"] != "").sum() > 40  # it is drawn faces that YuNet is asked for
-    table["compound"] = [LABELS[int(name[:2]) % 7] for name in table["source"]]
-    table["split"] = ["train"] * 35 + ["val"] * 7 + ["test"] * 7
-    table.to_csv(place / "cropped/labelled.csv", index=False)
-    assert cli("extract", place / "cropped/labelled.csv", "--root", place / "cropped", "--store", place / "store",
-               "--backbones", "resnet18", "--precision", "fp32").returncode == 0
-    done = cli("fuse", place / "store", "--out", place / "run", "--epochs", "3", "--hidden", "8", "--seeds", "1")
-    assert done.returncode == 0, done.stderr
+    if not (place / "run").exists():
+        assert cli("crop", place / "photos", "-o", place / "cropped", *CROP).returncode == 0
+        table = read_table(place / "cropped/faces.csv")
+        assert len(table) == 49 and (table["score"] != "").sum() > 40  # it is drawn faces that YuNet is asked for
+        table["compound"] = [LABELS[int(name[:2]) % 7] for name in table["source"]]
+        table["split"] = ["train"] * 35 + ["val"] * 7 + ["test"] * 7
+        table.to_csv(place / "cropped/labelled.csv", index=False)
+        train(cli, place / "cropped/labelled.csv", place / "cropped", place / "store", place / "run")
     return place / "run"
+
+
+@pytest.fixture
+def predict(cli, ready, tmp_path):
+    """Run `predict`, which writes to `out` and ends with `code`."""
+    def command(*words, out="out.csv", code=0, run=None):
+        done = cli("predict", run or run_of(cli, ready), *words, "-o", tmp_path / out)
+        assert done.returncode == code, done.stderr
+        return done
+
+    return command
 
 
 def pair(shift=0, *, both=True):
@@ -81,19 +96,15 @@ def two_people(path):
     return film(path, [np.asarray(pair(2 * number, both=not 5 <= number <= 7)) for number in range(12)])
 
 
-def test_one_command_says_what_three_say(cli, ready, tmp_path):
-    run = run_of(cli, ready)
-    lines = json.loads((run / "run.json").read_text())["crops"]
+def test_one_command_says_what_three_say(cli, predict, ready, tmp_path):
+    lines = json.loads((run_of(cli, ready) / "run.json").read_text())["crops"]
     assert len(lines) == 1 and lines[0].startswith("align=similarity size=96 margin=0.1 ")
     inputs = [two_people(tmp_path / "a film.mp4"), ready / "photos/03.png"]
-    done = cli("predict", run, *inputs, "-o", tmp_path / "one.csv", "--timeline", tmp_path / "t.png", "--annotate",
-               tmp_path / "a.mp4")
-    assert done.returncode == 0, done.stderr
+    done = predict(*inputs, "--timeline", tmp_path / "t.png", "--annotate", tmp_path / "a.mp4", out="one.csv")
     assert "1 pictures: 0 taken as they are, 1 cropped to 1 faces" in done.stderr
     assert "12 frames of 1 videos: 21 faces, 0 frames without one" in done.stderr
     assert cli("crop", *inputs, "-o", tmp_path / "faces", *CROP).returncode == 0
-    three = cli("predict", run, tmp_path / "faces/faces.csv", "--root", tmp_path / "faces", "-o", tmp_path / "two.csv")
-    assert three.returncode == 0, three.stderr
+    predict(tmp_path / "faces/faces.csv", "--root", tmp_path / "faces", out="two.csv")
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
     table = read_table(tmp_path / "one.csv")
     assert list(table["track"].value_counts()) == [12, 9, 1]  # one was away for a while, and is the same again
@@ -116,72 +127,63 @@ def drawn(annotated, original, table):
         assert np.median(away) < 4
 
 
-def test_a_picture_that_its_face_fills_is_taken_as_it_is_and_the_answer_is_that_of_the_whole(cli, ready, tmp_path):
-    run = run_of(cli, ready)
+def test_a_picture_that_its_face_fills_is_taken_as_it_is_and_the_answer_is_that_of_the_whole(predict, ready, tmp_path):
+    photo = ready / "photos/03.png"
+    predict(photo)  # so that there are crops
     crop = ready / "cropped/images/03.png.0.png"
     for options, said in (([], "1 taken as they are"), (["--cropped"], "1 taken as they are"),
                           (["--detect"], "1 cropped to 1 faces")):
-        done = cli("predict", run, crop, "-o", tmp_path / "out.csv", "--overwrite", *options)
-        assert done.returncode == 0 and said in done.stderr
-    cli("predict", run, crop, "-o", tmp_path / "crop.csv")
-    cli("predict", run, ready / "photos/03.png", "-o", tmp_path / "whole.csv")
-    cli("predict", run, ready / "photos/03.png", "-o", tmp_path / "raw.csv", "--cropped")
+        assert said in predict(crop, "--overwrite", *options).stderr
+    predict(crop, out="crop.csv")
+    predict(photo, out="whole.csv")
+    predict(photo, "--cropped", out="raw.csv")
     crop, whole, raw = (read_table(tmp_path / name).iloc[0] for name in ("crop.csv", "whole.csv", "raw.csv"))
     scores = list(crop.index[crop.index.get_loc("prediction"):])
     assert list(crop[scores]) == list(whole[scores]) != list(raw[scores])
-    assert "contradict" in cli("predict", run, ready / "photos", "-o", tmp_path / "x.csv", "--cropped",
-                               "--detect").stderr
+    assert "contradict" in predict(photo, "--cropped", "--detect", out="x.csv", code=2).stderr
 
 
-def test_pictures_without_a_face_say_so_and_damaged_ones_are_counted(cli, ready, tmp_path):
-    run = run_of(cli, ready)
+def test_pictures_without_a_face_say_so_and_damaged_ones_are_counted(predict, ready, tmp_path):
     Image.new("RGB", (400, 300), "grey").save(tmp_path / "nobody.png")
-    done = cli("predict", run, tmp_path / "nobody.png", "-o", tmp_path / "none.csv")
-    assert done.returncode == 0 and "1 without a face" in done.stderr
-    assert read_table(tmp_path / "none.csv")["prediction"].tolist() == ["no face"]
+    assert "1 without a face" in predict(tmp_path / "nobody.png").stderr
+    assert read_table(tmp_path / "out.csv")["prediction"].tolist() == ["no face"]
     (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff")
     film(tmp_path / "still.mp4", [np.full((96, 160, 3), 90, np.uint8)] * 3)
-    done = cli("predict", run, tmp_path / "nobody.png", tmp_path / "cut.jpg", tmp_path / "still.mp4",
-               ready / "photos/00.png", "-o", tmp_path / "some.csv", "--smooth", "box:3")
+    done = predict(*(tmp_path / name for name in ("nobody.png", "cut.jpg", "still.mp4")), ready / "photos/00.png",
+                   "--smooth", "box:3", out="some.csv", code=1)
     table = read_table(tmp_path / "some.csv").set_index("source")
-    assert done.returncode == 1 and "cut.jpg: " in done.stdout
+    assert "cut.jpg: " in done.stdout
     assert list(table.index) == ["00.png", "cut.jpg", "nobody.png", *["still.mp4"] * 3]
     assert list(table["prediction"] == "no face") == [False, *[True] * 5] and table["note"]["cut.jpg"] != "no face"
 
 
-def test_a_store_keeps_features_for_the_next_time_and_other_faces_are_not_lost(cli, ready, tmp_path):
-    run, video = run_of(cli, ready), two_people(tmp_path / "a.mp4")
+def test_a_store_keeps_features_for_the_next_time_and_other_faces_are_not_lost(predict, ready, tmp_path):
+    video = two_people(tmp_path / "a.mp4")
     for name in ("one.csv", "two.csv"):
-        assert cli("predict", run, video, "-o", tmp_path / name, "--store", tmp_path / "s").returncode == 0
+        predict(video, "--store", tmp_path / "s", out=name)
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
     before = (ready / "store/manifest.csv").read_bytes()
-    done = cli("predict", run, video, "-o", tmp_path / "x.csv", "--store", ready / "store")
-    assert done.returncode == 2 and "a store of other faces" in done.stderr
+    assert "a store of other faces" in predict(video, "--store", ready / "store", out="x.csv", code=2).stderr
     assert (ready / "store/manifest.csv").read_bytes() == before
-    done = cli("predict", run, ready / "photos/03.png", "-o", tmp_path / "x.csv", "--store", tmp_path / "s")
-    assert done.returncode == 2 and "21 faces of other footage" in done.stderr
+    done = predict(ready / "photos/03.png", "--store", tmp_path / "s", out="x.csv", code=2)
+    assert "21 faces of other footage" in done.stderr
 
 
-def test_gaps_of_the_only_person_are_filled_by_smoothing(cli, ready, tmp_path):
-    run = run_of(cli, ready)
+def test_gaps_of_the_only_person_are_filled_by_smoothing(predict, tmp_path):
     frames = [np.asarray(portrait(1) if number not in (3, 4) else Image.new("RGB", (300, 220))) for number in range(8)]
-    done = cli("predict", run, film(tmp_path / "a.mp4", frames), "-o", tmp_path / "out.csv", "--smooth", "none")
-    assert done.returncode == 0, done.stderr
+    predict(film(tmp_path / "a.mp4", frames), "--smooth", "none")
     table = read_table(tmp_path / "out.csv")
     assert list(table["face"]) == ["yes"] * 3 + ["no"] * 2 + ["yes"] * 3
-    name = table["prediction"][0]
-    scores = table[name].astype(float)
+    scores = table[table["prediction"][0]].astype(float)
     assert scores[3] == pytest.approx(scores[2] + (scores[5] - scores[2]) / 3, abs=2e-6)
 
 
-def test_the_challenge_is_answered_from_its_videos_by_one_command_or_by_three(cli, ready, tmp_path):
-    run = run_of(cli, ready)
+def test_the_challenge_is_answered_from_its_videos_by_one_command_or_by_three(cli, predict, tmp_path):
     (tmp_path / "videos").mkdir()
     two_people(tmp_path / "videos/01.mp4")  # 12 frames, and the template asks for one more
     template = tmp_path / "template.txt"
     template.write_text("\n".join([",".join(HEADER), *(f"01/{frame:05d}.jpg," for frame in range(1, 14))]) + "\n")
-    done = cli("predict", run, tmp_path / "videos", "--submission", template, "-o", tmp_path / "one.txt")
-    assert done.returncode == 0, done.stderr
+    predict(tmp_path / "videos", "--submission", template, out="one.txt")
     lines = (tmp_path / "one.txt").read_text().splitlines()
     assert lines[0] == ",".join(HEADER) and len(lines) == 14 and all(line[-1] in "0123456" for line in lines[1:])
     done = cli("manifest", "cexpr", tmp_path / "videos", "--template", template, "--crop", tmp_path / "crops",
@@ -189,29 +191,28 @@ def test_the_challenge_is_answered_from_its_videos_by_one_command_or_by_three(cl
     assert done.returncode == 0 and "12 of 13 frames of the template have a face" in done.stderr
     assert read_table(tmp_path / "cexpr.csv")["key"].tolist() == [
         *(f"01/{frame:05d}.png" for frame in range(1, 13)), "01/00013.jpg"]
-    done = cli("predict", run, tmp_path / "cexpr.csv", "--root", tmp_path / "crops/frames", "--submission", template,
-               "-o", tmp_path / "three.txt")
-    assert done.returncode == 0 and len((tmp_path / "three.txt").read_text().splitlines()) == 14
+    predict(tmp_path / "cexpr.csv", "--root", tmp_path / "crops/frames", "--submission", template, out="three.txt")
+    assert len((tmp_path / "three.txt").read_text().splitlines()) == 14
     done = cli("manifest", "cexpr", tmp_path / "videos", "--crop", tmp_path / "crops", "-o", tmp_path / "x.csv")
     assert done.returncode == 2 and "--template" in done.stderr
 
 
-def test_without_a_detector_pictures_are_answered_with_a_warning_and_videos_are_not(cli, ready, tmp_path, monkeypatch):
-    run = run_of(cli, ready)
+def test_without_a_detector_pictures_are_answered_with_a_warning_videos_not(cli, predict, ready, tmp_path, monkeypatch):
+    run_of(cli, ready)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/resnet18_msceleb.pth").symlink_to(ready / "weights/resnet18_msceleb.pth")
     monkeypatch.setenv("TWOFOLD_WEIGHTS", str(tmp_path / "empty"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    done = cli("predict", run, ready / "photos/03.png", "-o", tmp_path / "out.csv")
-    assert done.returncode == 0 and "worth nothing" in done.stderr and "face_detection_yunet.onnx" in done.stderr
+    done = predict(ready / "photos/03.png")
+    assert "worth nothing" in done.stderr and "face_detection_yunet.onnx" in done.stderr
     for arguments in ([two_people(tmp_path / "a.mp4")], [ready / "photos", "--detect"]):
-        done = cli("predict", run, *arguments, "-o", tmp_path / "no.csv")
-        assert done.returncode == 2 and "no face detector" in done.stderr and not (tmp_path / "no.csv").exists()
+        assert "no face detector" in predict(*arguments, out="no.csv", code=2).stderr
+        assert not (tmp_path / "no.csv").exists()
 
 
-def test_drawings_that_cannot_be_are_refused_before_the_work(cli, ready, tmp_path):
-    run, video = run_of(cli, ready), two_people(tmp_path / "a.mp4")
+def test_drawings_that_cannot_be_are_refused_before_the_work(predict, ready, tmp_path):
+    video = two_people(tmp_path / "a.mp4")
     tiny = film(tmp_path / "tiny.mkv", [np.full((1, 1, 3), 90, np.uint8)] * 3, codec="ffv1", pixels="bgr0")
     for arguments, reason in (([ready / "photos", "--timeline", tmp_path / "t.png"], "no video"),
                               ([video, "--annotate", video], "is the input"),
@@ -219,40 +220,34 @@ def test_drawings_that_cannot_be_are_refused_before_the_work(cli, ready, tmp_pat
                               ([video, two_people(tmp_path / "b.mp4"), "--annotate", tmp_path / "c.mp4"], "one video"),
                               ([tiny, "--annotate", tmp_path / "c.mp4"], "frames of 1 x 1 pixels"),
                               ([video, "--annotate", tmp_path / "gone/c.mp4"], "its folder is missing")):
-        done = cli("predict", run, *arguments, "-o", tmp_path / "out.csv")
-        assert done.returncode == 2 and reason in done.stderr and not (tmp_path / "out.csv").exists()
+        assert reason in predict(*arguments, code=2).stderr and not (tmp_path / "out.csv").exists()
     assert video.stat().st_size > 1000
 
 
-def test_pictures_are_taken_or_cropped_as_the_samples_of_the_run_were(cli, ready, real, tmp_path):
+def test_pictures_are_taken_or_cropped_as_the_samples_of_the_run_were(cli, predict, ready, tmp_path):
     """Tight photographs, which a face fills: a run on crops crops them, a run on whole ones takes them whole."""
     tight = tmp_path / "tight"
     tight.mkdir()
     for number in range(0, 49, 7):
         portrait(number, size=(140, 150), at=(10, 20)).save(tight / f"{number:02d}.png")
-    crops = run_of(cli, ready)
-    done = cli("predict", crops, tight, "-o", tmp_path / "one.csv")
-    assert done.returncode == 0 and "7 pictures: 0 taken as they are, 7 cropped to 7 faces" in done.stderr, done.stderr
+    assert "7 pictures: 0 taken as they are, 7 cropped to 7 faces" in predict(tight, out="one.csv").stderr
     assert cli("crop", tight, "-o", tmp_path / "faces", *CROP).returncode == 0
-    assert cli("predict", crops, tmp_path / "faces/faces.csv", "--root", tmp_path / "faces", "-o",
-               tmp_path / "two.csv").returncode == 0
+    predict(tmp_path / "faces/faces.csv", "--root", tmp_path / "faces", out="two.csv")
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
     rows = "".join(f"{number:02d}.png,{'train' if number < 42 else 'test'},{LABELS[number % 7]}\n"
                    for number in range(49))
     (tmp_path / "whole.csv").write_text(f"key,split,compound\n{rows}")
     store, run = tmp_path / "whole", tmp_path / "run"
-    assert cli("extract", tmp_path / "whole.csv", "--root", ready / "photos", "--store", store, "--backbones",
-               "resnet18", "--precision", "fp32").returncode == 0
-    done = cli("fuse", store, "--out", run, "--epochs", "3", "--hidden", "8", "--seeds", "1")
-    assert done.returncode == 0 and json.loads((run / "run.json").read_text())["crops"] == [], done.stderr
-    done = cli("predict", run, ready / "photos", "-o", tmp_path / "direct.csv")
-    assert done.returncode == 0 and "49 taken as they are (as the run's samples were: --detect" in done.stderr
+    train(cli, tmp_path / "whole.csv", ready / "photos", store, run)
+    assert json.loads((run / "run.json").read_text())["crops"] == []
+    done = predict(ready / "photos", out="direct.csv", run=run)
+    assert "49 taken as they are (as the run's samples were: --detect" in done.stderr
     assert "were in the training or validation set" in done.stdout
-    assert cli("predict", run, store, "-o", tmp_path / "stored.csv").returncode == 0
+    predict(store, out="stored.csv", run=run)
     direct, stored = (read_table(tmp_path / f"{name}.csv").set_index("key") for name in ("direct", "stored"))
     scores = list(stored.columns[stored.columns.get_loc("prediction"):])
     assert direct[scores].equals(stored.loc[direct.index, scores])
-    config = open_detection(read_run(crops).record.crops, detector=None, sampling=Sampling())
+    config = open_detection(read_run(run_of(cli, ready)).record.crops, detector=None, sampling=Sampling())
     content = (tight / "07.png").read_bytes()
     assert FaceFinder(config, "crops").find(content, most=1).faces[0].content != content
     for finder in (FaceFinder(config, "whole"), FaceFinder(config, "mixed")):
