@@ -189,7 +189,10 @@ def split_classifier(path: Path, model: Any) -> LastLayer | None:
     from onnx import helper, numpy_helper
 
     def array(name: str) -> np.ndarray:
-        return numpy_helper.to_array(constants[name], str(path.parent)).astype(np.float32)
+        try:
+            return numpy_helper.to_array(constants[name], str(path.parent)).astype(np.float32)
+        except Exception as error:  # onnx's own kinds: the tensor says another size than it has
+            raise InputError(f"{path}: tensor {name!r} is cut off or damaged: {first_line(error)}") from None
 
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     producers = {output: node for node in model.graph.node for output in node.output}

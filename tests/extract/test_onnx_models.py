@@ -228,3 +228,7 @@ def test_a_model_that_ends_in_logits_gives_their_input_and_the_classifier(tmp_pa
     assert (again.architecture, again.tap, unnamed.unnamed_classes) == (encoder.architecture, encoder.tap, 7)
     if "softmax" not in kind:
         assert load(f"onnx:{path}?mean=0&std=1&output=logits").dim == 7  # asked for
+    if "data file" in kind:
+        (tmp_path / "expressions.data").write_bytes(b"cut off")
+        with pytest.raises(InputError, match="'weight' is cut off or damaged"):
+            load(f"onnx:{path}?mean=0&std=1")

@@ -1,19 +1,22 @@
-"""Two processes under torchrun come to what one comes to with the same batch; and what a process does with memory."""
+"""Two processes, and a CUDA device, come to what one CPU process comes to; and what a process does with memory."""
 
 import os
 import platform
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from twofold.extract.finetune.finetune import finetune
 
 ROOT = Path(__file__).resolve().parents[3]
+CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
 
 @pytest.mark.slow
@@ -57,3 +60,21 @@ def test_a_second_step_touches_no_fresh_pages():
     assert done.returncode == 0, done.stderr
     usual, kept = map(int, done.stdout.split())
     assert usual > 30 and kept < usual / 10
+
+
+@pytest.mark.gpu
+@CARD
+def test_the_card_learns_what_the_host_learns(request_for):
+    card, host = (finetune(replace(request_for(f"{number}.safetensors"), device=device))
+                  for number, device in enumerate(("cuda", "cpu")))
+    for here, there in zip(card.progress.history, host.progress.history, strict=True):
+        assert here.loss == pytest.approx(there.loss, rel=0.02)
+        assert here.val_loss == pytest.approx(there.val_loss, rel=0.05)
+
+
+@pytest.mark.gpu
+@CARD
+def test_half_the_bits_learn_too(request_for):
+    report = finetune(replace(request_for(precision="bf16", epochs=3), device="cuda"))
+    losses = [epoch.loss for epoch in report.progress.history]
+    assert losses[-1] < losses[0]
