@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
@@ -255,10 +255,11 @@ class FeatureFile:
             for (start, block), place in zip(self.blocks(numbers.tolist()), places, strict=False):
                 values[place] = block[rows[place] - start]
         elif values.dtype == np.dtype(self.recipe.dtype):  # straight into place: no byte is copied twice
-            checksums, span = self._table(CHECKSUMS), max(1, READ_BYTES // (size * self.dim * values.itemsize))
-            with self._open() as descriptor:
-                for first in range(0, len(checksums), span):
-                    self._read_span(descriptor, first, values[first * size:(first + span) * size], checksums)
+            content, length = bytes_of(values), size * self.dim * values.itemsize
+            span = max(1, READ_BYTES // length)
+            with self._block_reader() as read:
+                for first in range(0, -(-self.rows // size), span):
+                    read(first, content[first * length:(first + span) * length])
         else:
             for start, block in self.blocks():
                 values[start:start + len(block)] = block
@@ -266,12 +267,12 @@ class FeatureFile:
 
     def blocks(self, numbers: Iterable[int] | None = None) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (index of first row, verified rows as stored) of all checksum blocks, or these; the array is reused."""
-        size, checksums = self.header.checksum_rows, self._table(CHECKSUMS)
+        size = self.header.checksum_rows
         buffer = np.empty((min(size, self.rows), self.dim), self._opened[1].arrays[FEATURES].dtype)
-        with self._open() as descriptor:
-            for number in range(len(checksums)) if numbers is None else numbers:
+        with self._block_reader() as read:
+            for number in range(-(-self.rows // size)) if numbers is None else numbers:
                 rows = buffer[:min(size, self.rows - number * size)]
-                self._read_span(descriptor, number, rows, checksums)
+                read(number, bytes_of(rows))
                 yield number * size, rows
 
     def is_current(self) -> bool:
@@ -301,29 +302,34 @@ class FeatureFile:
         array = self._opened[1].arrays[name]
         values = np.empty(array.shape, array.dtype)
         with self._open() as descriptor:
-            self._read_into(descriptor, values, array.offset, name)
+            self._read_into(descriptor, bytes_of(values), array.offset, name)
         if xxhash.xxh3_128_hexdigest(bytes_of(values)) != array.xxh3:
             raise DamagedFile(f"{self.path}: the checksum of /{name} does not match: delete it and extract again")
         return values
 
-    def _read_span(self, descriptor: int, first: int, rows: np.ndarray, checksums: np.ndarray) -> None:
-        """Fill `rows` from the start of block `first` on, and check each block of them."""
-        size, fingerprint = self.header.checksum_rows, self.fingerprint
-        length = size * rows.strides[0]
-        self._read_into(descriptor, rows, self._opened[1].arrays[FEATURES].offset + first * length, FEATURES)
-        content = bytes_of(rows)
-        for number, start in enumerate(range(0, len(content), length), first):
-            if block_checksum(content[start:start + length], fingerprint, number) != checksums[number]:
-                last = min((number + 1) * size, self.rows) - 1
-                raise DamagedFile(f"{self.path}: the features do not read back (the checksum of rows {number * size} "
-                                  f"to {last} does not match): delete it and extract again")
+    @contextlib.contextmanager
+    def _block_reader(self) -> Iterator[Callable[[int, memoryview], None]]:
+        """Yield a function that fills bytes from the start of a block on, and checks each block of them."""
+        size, checksums, fingerprint = self.header.checksum_rows, self._table(CHECKSUMS).tolist(), self.fingerprint
+        array = self._opened[1].arrays[FEATURES]
+        length = size * self.dim * array.dtype.itemsize
 
-    def _read_into(self, descriptor: int, values: np.ndarray, offset: int, name: str) -> None:
-        buffer = bytes_of(values)
-        while len(buffer):
-            if not (count := os.preadv(descriptor, [buffer], offset)):
+        def read(first: int, content: memoryview) -> None:
+            self._read_into(descriptor, content, array.offset + first * length, FEATURES)
+            for number, start in enumerate(range(0, len(content), length), first):
+                if block_checksum(content[start:start + length], fingerprint, number) != checksums[number]:
+                    last = min((number + 1) * size, self.rows) - 1
+                    raise DamagedFile(f"{self.path}: the features do not read back (the checksum of rows "
+                                      f"{number * size} to {last} does not match): delete it and extract again")
+
+        with self._open() as descriptor:
+            yield read
+
+    def _read_into(self, descriptor: int, content: memoryview, offset: int, name: str) -> None:
+        while len(content):
+            if not (count := os.preadv(descriptor, [content], offset)):
                 raise DamagedFile(f"{self.path}: cut off in /{name}: delete it and extract again")
-            buffer, offset = buffer[count:], offset + count
+            content, offset = content[count:], offset + count
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:

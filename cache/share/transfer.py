@@ -119,7 +119,7 @@ def _copy_all(entries: Mapping[str, Entry], source: Place, target: Place, listed
         needed = whole - sum(target.size(f"{PART}{entry.sha256}") or 0 for entry in lacking)
         if (free := shutil.disk_usage(target.root).free) < needed:
             raise TransferError(f"{target.root}: {_mb(needed)} are to be written and its disk has {_mb(free)} free: "
-                                "make space, or choose some of the --backbones")
+                                f"make space{'' if pushed else ', or choose some of the --backbones'}")
     with tqdm(total=2 * whole, unit="B", unit_scale=True, disable=None) as bar:  # twice: all is read back
         resumed = sum(_copy(entry, source, target, remote.address, bar, replace=replace or entry.name in broken)
                       for entry in lacking)
