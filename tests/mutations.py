@@ -29,6 +29,8 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [Mutation(*fields) for fields in (
     # training
+    ("L_ce is dropped", "training/loop.py", "loss = soft_cross_entropy(adjust", "loss = 0 * soft_cross_entropy(adjust",
+     "training"),
     ("L_basic is dropped", "heads/fusion.py", "settings.basic_weight * soft_cross_entropy",
      "0 * soft_cross_entropy", "losses"),
     ("L_CL is dropped", "heads/fusion.py", "settings.contrastive_weight * contrastive_loss(", "0 * contrastive_loss(",

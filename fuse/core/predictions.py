@@ -28,7 +28,7 @@ class System:
     untrained: bool
     temperature: float
     val_score: float = float("nan")
-    score_name: str = "macro-F1"
+    score_name: str = Task.score.name
     stream_weights: dict[str, float] | None = None
     seconds: float = 0.0
     folds: int = 1
