@@ -6,7 +6,7 @@ import inspect
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -46,6 +46,7 @@ manifest_app = typer.Typer(cls=ReaderGroup, no_args_is_help=True,
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="FACES.csv", help="The manifest to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another manifest that is there.")]
 FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Read images that are links out of their root.")]
+Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The dataset's folder or archive.")]
 Table = Annotated[Path, typer.Argument(metavar="FACES.csv", help="A manifest.")]
 
 
@@ -53,20 +54,20 @@ def reader_command(name: str, about: str) -> Any:
     """The verb of a reader: its root, the annotated arguments of its function, and where to write the manifest."""
     from twofold.data.readers import load_reader
 
-    reader = load_reader(name)
+    read = load_reader(name)
 
     def run(output: Path, overwrite: bool, **values: Any) -> Report:
         from twofold.data.labels import load_taxonomy
 
         inputs = [value for value in values.values() if isinstance(value, Path)]
         own = load_taxonomy(values["classes"]).target if values.get("classes") else "basic"
-        return save_samples(lambda: reader.read(**values), output, inputs, overwrite=overwrite, label=own)
+        return save_samples(lambda: read(**values), output, inputs, overwrite=overwrite, label=own)
 
-    root, *options = inspect.signature(reader.read, eval_str=True).parameters.values()
-    argument = Annotated[Path, typer.Argument(metavar="ROOT", help=reader.root)]
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    verb = with_signature(reader.read, run, [
-        root.replace(annotation=argument, kind=keyword), inspect.Parameter("output", keyword, annotation=Output),
+    root, *options = inspect.signature(read, eval_str=True).parameters.values()
+    own, keyword = get_origin(root.annotation) is Annotated, inspect.Parameter.KEYWORD_ONLY
+    verb = with_signature(read, run, [
+        root.replace(annotation=root.annotation if own else Root, kind=keyword),
+        inspect.Parameter("output", keyword, annotation=Output),
         *options, inspect.Parameter("overwrite", keyword, default=False, annotation=Overwrite)])
     app = typer.Typer(add_completion=False)
     app.command(name, help=about)(with_json_option(verb))

@@ -1,12 +1,16 @@
-"""One module per dataset, each with a registry entry `READER` (common.py); the verb `manifest NAME` follows from it.
+"""One module per dataset; the verb `manifest NAME` follows from it.
+
+Its help is the first paragraph of the module's docstring. `READER` is the function from a root to its manifest: the
+verb's options are its annotated keyword arguments.
 """
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from twofold.data.readers.common import Reader
+    from twofold.data.manifest import Manifest
 
 
 def reader_help() -> dict[str, str]:
@@ -16,6 +20,6 @@ def reader_help() -> dict[str, str]:
             if name not in ("__init__", "common")}
 
 
-def load_reader(name: str) -> "Reader":
-    """The registry entry of a dataset."""
+def load_reader(name: str) -> "Callable[..., Manifest]":
+    """The reader of a dataset."""
     return importlib.import_module(f"twofold.data.readers.{name}").READER

@@ -19,7 +19,6 @@ from twofold.data.images.sources import open_images
 from twofold.data.labels import BASIC, builtin_taxonomy
 from twofold.data.manifest import Manifest, build_manifest
 from twofold.data.readers.common import (
-    Reader,
     check_choice,
     compare_counts,
     missing_note,
@@ -177,4 +176,4 @@ def crop_faces(samples: Manifest, root: Path, folder: Path) -> Manifest:
     return Manifest(written.table, tuple(notes))
 
 
-READER = Reader(read_affectnet)
+READER = read_affectnet

@@ -15,7 +15,7 @@ from twofold.data.images.archives import Place, read_head
 from twofold.data.images.formats import is_image
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import Manifest, build_manifest
-from twofold.data.readers.common import Reader, compare_counts, missing_files, parse_int, read_lines, reads_archives
+from twofold.data.readers.common import compare_counts, missing_files, parse_int, read_lines, reads_archives
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import cli_option
 
@@ -137,4 +137,4 @@ def _annotated(path: Path, keys: list[str]) -> dict[str, str]:
     return {key: labels[name] for key, name in zip(keys, frames_of(keys, labels), strict=True) if name in labels}
 
 
-READER = Reader(read_cexpr)
+READER = read_cexpr

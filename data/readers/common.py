@@ -1,11 +1,10 @@
-"""What the readers share: the registry entry of a dataset, archives as roots, lists of file names, missing files."""
+"""What the readers share: archives as roots, lists of file names, missing files, pictures that they write."""
 
 import contextlib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path, PurePath
 
@@ -18,17 +17,6 @@ from twofold.data.manifest import Manifest, build_manifest
 from twofold.data.utils.atomic import atomic_write
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import usable_cores
-
-
-@dataclass(frozen=True)
-class Reader:
-    """The registry entry of a dataset: `READER` of the module that `manifest NAME` is called after.
-
-    The verb's help is the first paragraph of the module's docstring; its options are the keyword arguments of `read`.
-    """
-
-    read: Callable[..., Manifest]
-    root: str = "The dataset's folder or archive; keys are relative to it."  #: help of the argument
 
 
 def reads_archives(read: Callable[..., Manifest]) -> Callable[..., Manifest]:

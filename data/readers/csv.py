@@ -17,17 +17,17 @@ from twofold.data.labels import (
     parse_label_map,
 )
 from twofold.data.manifest import COLUMNS, Manifest, build_manifest
-from twofold.data.readers.common import Reader, parse_int
+from twofold.data.readers.common import parse_int
 from twofold.data.readers.folder import Classes, LabelMap
 from twofold.data.utils.csv_files import check_cells, check_columns, read_table
 from twofold.data.utils.errors import InputError
-from twofold.data.utils.options import cli_option
+from twofold.data.utils.options import cli_argument, cli_option
 
 NONE = "none"  #: instead of a column's name: leave it out
 
 
 def read_csv(
-    root: Path, *,
+    root: Annotated[Path, cli_argument(metavar="ROOT", help="A CSV file: one row per sample, with a header line.")], *,
     key: Annotated[str, cli_option(help="Column of image paths.")] = "key",
     split: Annotated[str, cli_option(help="Column of train, val, test; here and below: none leaves it out.")] = "",
     basic: Annotated[str, cli_option(help="Column of basic emotions.")] = "",
@@ -99,4 +99,4 @@ def _apply_taxonomy(samples: pd.DataFrame, classes: Taxonomy, path: Path, from_z
                     f"is not one of the classes of {classes.name}: {', '.join(classes.classes)}")
 
 
-READER = Reader(read_csv, root="A CSV file: one row per sample, with a header line.")
+READER = read_csv

@@ -16,10 +16,10 @@ from twofold.data.images.csv_pixels import row_key
 from twofold.data.images.sources import open_images
 from twofold.data.labels import WORDS
 from twofold.data.manifest import NO_EMOTION, SOFT, Manifest, build_manifest
-from twofold.data.readers.common import Reader, compare_counts, write_images
+from twofold.data.readers.common import compare_counts, write_images
 from twofold.data.utils.csv_files import check_cells, check_columns, detect_separator, read_table
 from twofold.data.utils.errors import InputError, first_line
-from twofold.data.utils.options import cli_option
+from twofold.data.utils.options import cli_argument, cli_option
 
 EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 NUMBERS = {str(number): name for number, name in enumerate(EMOTIONS)}
@@ -35,7 +35,7 @@ MAJORITY, LOOSE, STRICT = "ferplus majority without single votes", "derived from
 
 
 def read_fer2013(
-    root: Path, *,
+    root: Annotated[Path, cli_argument(metavar="ROOT", help="fer2013.csv (or icml_face_data.csv), or its folder.")], *,
     ferplus: Annotated[Path | None, cli_option(help="fer2013new.csv: votes for basic and compound labels.")] = None,
     strict: Annotated[bool, cli_option("--strict", help="Only the clearer compound labels.")] = False,
     unpack: Annotated[Path | None, cli_option(help="Write the faces as PNG files to this folder.")] = None,
@@ -153,4 +153,4 @@ def compounds(votes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(loose, np.array(labels, dtype=object), ""), strict
 
 
-READER = Reader(read_fer2013, root="fer2013.csv (or icml_face_data.csv), or the folder that holds it.")
+READER = read_fer2013

@@ -9,7 +9,7 @@ import pandas as pd
 from twofold.data.images.archives import Place
 from twofold.data.labels import SPLIT_OF, canonical_label, label_column, load_taxonomy, normalize_label, parse_label_map
 from twofold.data.manifest import Manifest, build_manifest
-from twofold.data.readers.common import Reader, find_images, reads_archives
+from twofold.data.readers.common import find_images, reads_archives
 from twofold.data.utils.csv_files import read_table
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import cli_option
@@ -87,4 +87,4 @@ def folder_labels(
     return labels if strict else lenient
 
 
-READER = Reader(read_folder)
+READER = read_folder

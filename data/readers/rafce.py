@@ -11,7 +11,7 @@ import pandas as pd
 from twofold.data.images.archives import Place
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import Manifest, build_manifest
-from twofold.data.readers.common import Reader, compare_counts, missing_note, read_lines, read_numbered, reads_archives
+from twofold.data.readers.common import compare_counts, missing_note, read_lines, read_numbered, reads_archives
 from twofold.data.utils.errors import InputError
 
 LABELS, PARTITION, UNITS = "RAFCE_emolabel.txt", "RAFCE_partition.txt", "RAFCE_AUlabel.txt"
@@ -46,4 +46,4 @@ def read_rafce(root: Place) -> Manifest:
                           notes=[*notes, *compare_counts("RAF-CE", PUBLISHED, table)])
 
 
-READER = Reader(read_rafce)
+READER = read_rafce

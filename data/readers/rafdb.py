@@ -13,14 +13,7 @@ import pandas as pd
 from twofold.data.images.archives import Place, relative_path
 from twofold.data.labels import Taxonomy, builtin_taxonomy
 from twofold.data.manifest import Manifest, build_manifest
-from twofold.data.readers.common import (
-    Reader,
-    check_choice,
-    compare_counts,
-    missing_note,
-    read_numbered,
-    reads_archives,
-)
+from twofold.data.readers.common import check_choice, compare_counts, missing_note, read_numbered, reads_archives
 from twofold.data.readers.folder import read_folder
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import cli_option
@@ -92,4 +85,4 @@ def _read_list(root: Place, base: Place, classes: Taxonomy, images: str) -> Mani
     return build_manifest(pd.DataFrame(rows), source=str(path), notes=notes)
 
 
-READER = Reader(read_rafdb)
+READER = read_rafdb

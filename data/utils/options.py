@@ -22,7 +22,7 @@ import typer
 from twofold.data.utils.errors import InputError
 
 T = TypeVar("T")
-cli_option = typer.Option  #: for functions that become verbs, in packages that do not import typer
+cli_option, cli_argument = typer.Option, typer.Argument  #: for functions that become verbs, where typer is not imported
 MAX_FLOAT = 1e300  #: more is a slip of the finger, or a hostile file
 MAX_TOML_BYTES = 1 << 18
 LONG_CHAIN = re.compile(r"""(?:[\w"'-]+\s*\.\s*){33}""")  #: a.a.a...: reading it takes the square of its length
