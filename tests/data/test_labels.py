@@ -87,9 +87,6 @@ def test_labels_as_people_write_them(label, name):
     assert canonical_label(label) == name
 
 
-# ---------------------------------------------------------------------------------------------------- own classes
-
-
 def test_emotions_in_another_language(toml):
     classes = load_taxonomy(toml('classes = ["joie", "colère", "می\u200cخندد"]'))
     assert (classes.name, classes.target) == ("own", "label")

@@ -20,9 +20,6 @@ CLASS_FOLDERS = [f"{split}/{number}/{split}_{number:05d}_aligned.jpg" for split 
                  for number in range(1, 8)]
 
 
-# -------------------------------------------------------------------------------------------------------- RAF-DB
-
-
 def test_each_part_of_rafdb_has_its_own_numbers(rafdb):
     compound, basic = read_rafdb(rafdb, part="compound"), read_rafdb(rafdb, part="basic")
     assert compound.table["split"].value_counts().to_dict() == {"train": 11, "test": 11}
@@ -65,9 +62,6 @@ def test_a_list_with_tabs_and_a_picture_that_is_gone(rafdb):
             in faces.notes)
 
 
-# -------------------------------------------------------------------------------------------------------- RAF-CE
-
-
 def test_rafce_as_published(rafce):
     faces = read_rafce(rafce)
     assert faces.keys[0] == "aligned/0001_aligned.jpg" and faces.table["au"][4] == "5+12"
@@ -83,9 +77,6 @@ def test_rafce_without_action_units_and_with_line_ends_of_windows(rafce):
         (rafce / name).write_bytes(b"\xef\xbb\xbf" + (rafce / name).read_bytes().replace(b"\n", b"\r\n"))
     faces = read_rafce(rafce)
     assert len(faces) == 14 and "au" not in faces.table
-
-
-# ------------------------------------------------------------------------------------------------------ AffectNet
 
 
 def test_affectnet_of_2021(affectnet):
@@ -168,9 +159,6 @@ def test_odd_annotation_arrays_of_affectnet_are_one_sentence(affectnet, value):
         read_affectnet(affectnet)
 
 
-# ------------------------------------------------------------------------------------------------------ C-EXPR-DB
-
-
 def test_frames_of_cexpr_alone(cexpr):
     (cexpr / "frames/01/._00001.jpg").write_bytes(b"x")  # as macOS leaves them
     (cexpr / "frames/__MACOSX").mkdir()
@@ -222,9 +210,6 @@ def test_annotations_of_cexpr(cexpr):
     (folder / "01.txt").write_text("Fearfully Surprised,Happily Surprised\r\n3\r\n5\r\n4\r\n")
     faces = read_cexpr(cexpr / "frames", annotation=folder)
     assert list(faces.table["compound"]) == ["disgustedly_surprised", "angrily_surprised", "", "", ""]
-
-
-# -------------------------------------------------------------------------------------------------- broken copies
 
 
 def keep(root: Path) -> None:
