@@ -4,10 +4,9 @@ import asyncio
 import hmac
 import ipaddress
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from threading import Lock
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
@@ -43,55 +42,49 @@ HEADERS = {  #: of every answer
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-class Examples:
-    """Image files that the page offers for a click; the page knows them by their numbers, never by a path."""
-
-    def __init__(self, paths: tuple[Path, ...] = ()):
-        self.paths = paths
-        self._thumbnails: dict[int, bytes] = {}
-        self._lock = Lock()  # a browser asks for several at once, and each is decoded whole
-
-    def read(self, number: int) -> bytes:
-        """The file's bytes. Raises IndexError for no such number, OSError."""
-        return self.paths[number].read_bytes()
-
-    def thumbnail(self, number: int) -> bytes:
-        """The image as a small JPEG. Raises IndexError, OSError and ImageError."""
-        with self._lock:
-            if number not in self._thumbnails:
-                self._thumbnails[number] = thumbnail(self.read(number), side=THUMBNAIL_SIDE, limits=PHOTO_LIMITS)
-            return self._thumbnails[number]
-
-
-def find_examples(folder: Path | None, *, max_bytes: int) -> Examples:
+def find_examples(folder: Path | None, *, max_bytes: int) -> list[Path]:
     """The first images of a folder by name, of files that are not too large. Raises InputError if there are none."""
     if folder is None:
-        return Examples()
+        return []
     if not folder.is_dir():
         raise InputError(f"--examples {folder}: no such folder")
     paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
              and not path.name.startswith(".") and path.stat().st_size <= max_bytes]
     if not paths:
         raise InputError(f"--examples {folder}: no pictures in it")
-    return Examples(tuple(paths[:MAX_EXAMPLES]))
+    return paths[:MAX_EXAMPLES]
 
 
-def application(queue: RequestQueue, examples: Examples, description: dict[str, Any], *, token: str | None) -> ASGIApp:
+def application(queue: RequestQueue, examples: Sequence[Path], description: dict[str, Any], *, token: str | None
+                ) -> ASGIApp:
     """The page at `/`, its run at `/run`, answers at `POST /recognise`, the examples.
 
-    description: of the run, as JSON; token: None on loopback (see `Guard`).
+    examples: image files that the page offers for a click, and knows by their numbers, never by a path; description: of
+    the run, as JSON; token: None on loopback (see `Guard`).
     """
+    decoding = asyncio.Lock()  # a browser asks for several at once, and each is decoded whole
 
     async def run(_: Request) -> Response:
-        return JSONResponse(description | {"examples": [path.name for path in examples.paths]})
+        return JSONResponse(description | {"examples": [path.name for path in examples]})
 
     async def recognise(request: Request) -> Response:
         return JSONResponse(asdict(await queue.answer(request.headers.get("content-length"), request.stream())))
 
+    async def example(request: Request) -> Response:
+        try:
+            number = request.path_params["number"]
+            content = examples[int(number) if number.isdecimal() else MAX_EXAMPLES].read_bytes()
+            if not request.scope["path"].endswith("small"):
+                return Response(content, media_type="application/octet-stream")
+            async with decoding:
+                small = await asyncio.to_thread(thumbnail, content, side=THUMBNAIL_SIDE, limits=PHOTO_LIMITS)
+            return Response(small, media_type="image/jpeg")
+        except (ValueError, IndexError, OSError, ImageError):
+            raise RequestError(404, "this example cannot be read") from None
+
     routes = [Route(path, _asset(*asset, token)) for path, asset in ASSETS.items()]
     routes += [Route("/run", run), Route("/recognise", recognise, methods=["POST"]),
-               Route("/examples/{number}", _example(examples.read, "application/octet-stream")),
-               Route("/examples/{number}/small", _example(examples.thumbnail, "image/jpeg"))]
+               Route("/examples/{number}", example), Route("/examples/{number}/small", example)]
     return Guard(Starlette(routes=routes, exception_handlers=dict.fromkeys(
         (RequestError, HTTPException, ClientDisconnect), _explain)), token)
 
@@ -195,18 +188,6 @@ def _asset(name: str, media_type: str, token: str | None) -> Endpoint:
             response = RedirectResponse("/", 303)
             response.set_cookie(COOKIE, token, httponly=True, samesite="lax")
             return response
-        return Response(content, media_type=media_type)
-
-    return endpoint
-
-
-def _example(read: Callable[[int], bytes], media_type: str) -> Endpoint:
-    async def endpoint(request: Request) -> Response:
-        try:
-            number = request.path_params["number"]
-            content = await asyncio.to_thread(read, int(number) if number.isdecimal() else MAX_EXAMPLES)
-        except (ValueError, IndexError, OSError, ImageError):
-            raise RequestError(404, "this example cannot be read") from None
         return Response(content, media_type=media_type)
 
     return endpoint

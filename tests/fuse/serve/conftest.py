@@ -5,7 +5,7 @@ import io
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from twofold.data.manifest import write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
 from twofold.extract.streams import MatchingEncoders
 from twofold.fuse.runs.read import Run, read_run
-from twofold.fuse.serve.app import Examples, application, make_server
+from twofold.fuse.serve.app import application, make_server
 from twofold.fuse.serve.queue import Limits, RequestQueue
 from twofold.fuse.serve.recogniser import Recogniser
 from twofold.fuse.serve.serve import describe_run
@@ -106,11 +106,11 @@ def served() -> Iterator[Callable[..., Served]]:
     servers = []
 
     def start(recogniser: Recogniser, *, limits: Limits | None = None, token: str | None = None,
-              examples: Examples | None = None, threshold: float = 0.5) -> Served:
+              examples: Sequence[Path] = (), threshold: float = 0.5) -> Served:
         stats = dict.fromkeys(("pictures", "faces", "refused"), 0)
         queue = RequestQueue(recogniser.recognise, limits or Limits(workers=1), stats)
         description = describe_run(recogniser.run, queue.limits, threshold, detects=True)
-        server = make_server(application(queue, examples or Examples(), description, token=token))
+        server = make_server(application(queue, examples, description, token=token))
         listener = socket.create_server(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.data.faces.films import RED
 from tests.fuse.serve.conftest import encoded, picture
-from twofold.fuse.serve.app import Examples, is_loopback
+from twofold.fuse.serve.app import is_loopback
 from twofold.fuse.serve.queue import Limits
 
 FACE = picture((RED, 20, 30))
@@ -141,7 +141,7 @@ def test_loopback_answers_to_its_own_names_and_pages_only(finding, served):
 
 
 def test_a_token_is_asked_for_everything(finding, served):
-    server = served(finding, token="the-right-one", examples=Examples((Path(__file__),)))
+    server = served(finding, token="the-right-one", examples=[Path(__file__)])
     for path in ("/", "/run", "/page.js", "/examples/0", "/?token=wrong", "/?token=", "/run?token=the-right-on",
                  "/?token=%ff%fe"):
         status, headers, body = server.ask("GET", path)
@@ -167,7 +167,7 @@ def test_only_loopback_goes_without_a_token():
 
 def test_what_is_not_there_is_a_sentence(finding, served, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"?")
-    server = served(finding, examples=Examples((tmp_path / "broken.png", tmp_path / "gone.png")))
+    server = served(finding, examples=[tmp_path / "broken.png", tmp_path / "gone.png"])
     for method, path, status in (("GET", "/nothing", 404), ("GET", "/../pyproject.toml", 404), ("PUT", "/", 405),
                                  ("GET", "/recognise", 405), ("GET", "/examples/2", 404), ("GET", "/examples/1", 404),
                                  ("GET", "/examples/0/small", 404), ("GET", "/examples/-1", 404)):
