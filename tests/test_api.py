@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.ensemble import VotingClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -195,6 +196,38 @@ def test_features_of_another_width_are_a_sentence(store, features, tmp_path):
         for X in (features.X[:, :5], features.X[0], np.full_like(features.X, np.nan)):
             with pytest.raises(InputError, match=r"\(N, 96\) is needed, 96 of timm:test_resnet|not finite"):
                 model.predict_proba(X)
+
+
+def test_a_notebook_as_it_is(dataset, store, features, tmp_path):
+    """Gradients off, float64 the default, numbers of numpy, one name for a list, paths as texts, a list of classes."""
+    def answers(whole, number, one, place):
+        again = store.features(classes=one(list(features.classes)) if one is list else "cexpr7", folds=number(0),
+                               backbones=NETWORK if one is list else [NETWORK])
+        head = twofold.Head("mlp", random_state=number(3), n_jobs=number(1), seeds=number(2), epochs=number(3))
+        result = again.train("mlp", folds=number(2), seeds=number(1), epochs=number(2), n_jobs=number(1))
+        table = store.fuse(out=place(tmp_path / whole), seeds=number(1), epochs=number(2),
+                           backbones=NETWORK if one is list else [NETWORK])
+        path = dataset.root / features.keys[0]
+        run = twofold.Run(place(tmp_path / whole))
+        return [again.X, head.fit(again).predict_proba(again), result.predictions[list(again.classes)].to_numpy(),
+                table["macro_f1"].to_numpy(), run.predict_proba(again.X),
+                run.predict(place(path), cropped=True, device="cpu")[list(run.classes)].to_numpy(),
+                twofold.Encoder(NETWORK, weights="random:0", device="cpu", precision="fp32").embed(place(path))]
+
+    expected = answers("usual", int, tuple, lambda path: path)
+    with torch.no_grad():
+        torch.set_default_dtype(torch.float64)
+        try:
+            found = answers("odd", np.int64, list, str)
+            again = twofold.Dataset(str(dataset.manifest), root=str(dataset.root)).extract(
+                str(tmp_path / "store"), backbones=NETWORK, weights="random:0", device="cpu", precision="fp32")
+            np.testing.assert_array_equal(again.features().X, expected[0])
+            assert torch.get_default_dtype() == torch.float64 and not torch.is_grad_enabled()  # as they were
+        finally:
+            torch.set_default_dtype(torch.float32)
+    for before, now in zip(expected, found, strict=True):
+        assert before.dtype == now.dtype
+        np.testing.assert_array_equal(now, before)
 
 
 def test_a_misspelt_setting_is_refused(store):

@@ -119,5 +119,6 @@ class Encoder:
     @cached_property
     def _normalisation(self) -> tuple[torch.Tensor, torch.Tensor]:
         """On the device, once: to send numbers there with each batch would make the host wait for the one before."""
-        std = torch.tensor(self.preprocessing.std, device=self.device)
-        return self.preprocessing.scale / std, torch.tensor(self.preprocessing.mean, device=self.device) / std
+        mean, std = (torch.tensor(values, dtype=torch.float32, device=self.device)
+                     for values in (self.preprocessing.mean, self.preprocessing.std))
+        return self.preprocessing.scale / std, mean / std

@@ -45,6 +45,18 @@ RUN_ERRORS = (RuntimeError, AssertionError, ValueError)  #: of a network that do
 MAX_RANDOM_PARAMETERS = 150_000_000  #: that a run may ask for: 600 MB, more than any of the presets has
 
 
+@contextlib.contextmanager
+def float32_default() -> Iterator[None]:
+    """Inside, torch's default dtype is float32, for which networks are built; a notebook may have set another one."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@float32_default()
 def load_encoder(name: str, *, weights: str | None = None, device: str = "auto", precision: str = "auto",
                  folder: Path | None = None, batch_size: int = 0, compiled: bool = False,
                  classes: tuple[str, ...] = ()) -> Encoder:
