@@ -90,7 +90,8 @@ def detect_faces(sources: Sequence[Source], config: DetectionConfig,
         return replace(entry, faces=tuple(replace(face, track=track)
                                           for face, track in zip(entry.faces, tracks, strict=True)))
 
-    with reader or VideoReader() as videos, ThreadPoolExecutor(workers, "detect") as pool:
+    pool = ThreadPoolExecutor(workers, "decode")
+    with reader or VideoReader() as videos:
         try:
             for task, size in _tasks(sources, config, previous or {}, videos):
                 waiting.append((pool.submit(task), size))
@@ -99,8 +100,8 @@ def detect_faces(sources: Sequence[Source], config: DetectionConfig,
                     yield next_entry()
             while waiting:
                 yield next_entry()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        finally:  # whoever stops it does not wait for a picture that takes a minute
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _tasks(sources: Sequence[Source], config: DetectionConfig, previous: Mapping[tuple[str, int], FrameDetections],

@@ -1,12 +1,15 @@
 """`crop` from end to end: what is in the folder afterwards, and what becomes of it when things go wrong."""
 
 import json
+import threading
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.data.faces.films import BLOBS, GREEN, RED, film, sound, still
+from twofold.data.faces import detect
 from twofold.data.faces.crop import crop
 from twofold.data.faces.settings import CropSettings, Sampling, parse_crop_line
 from twofold.data.faces.sources import find_sources
@@ -150,6 +153,17 @@ def test_an_interrupted_crop_goes_on_and_ends_the_same(two_people, tmp_path, pic
     again = run(inputs, tmp_path / "out")
     assert again.frames_now == 21 - pictures
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_crop_is_stopped_while_a_picture_is_decoded(tmp_path, monkeypatch):
+    for number, name in enumerate("ab"):
+        Image.fromarray(still((RED, 5, 5 + number))).save(tmp_path / f"{name}.png")
+    slow, began, done, decode = (tmp_path / "b.png").read_bytes(), time.monotonic(), threading.Event(), detect.decode
+    monkeypatch.setattr(detect, "decode", lambda content: decode(content) if content != slow else done.wait(20))
+    detector = Interrupted(0)
+    report = run([tmp_path], tmp_path / "out", model=type(BLOBS)(BLOBS.sha256, lambda settings: detector))
+    assert report.stopped and time.monotonic() - began < 10
+    done.set()
 
 
 def test_a_line_cut_off_and_an_image_that_is_gone_are_done_again(two_people, tmp_path):
