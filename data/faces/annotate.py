@@ -1,8 +1,10 @@
 """What `predict` draws beside its table: class scores over time, and a video with a box and classes at every face."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -71,20 +73,14 @@ class Drawing:
             if kind is ANNOTATED and len(videos) > 1:
                 raise InputError(f"--annotate writes one video, and there are {len(videos)} among the inputs")
             self._output(path, kind, sources).check()
-        if self.timeline:
-            try:
-                import matplotlib  # noqa: F401
-            except ImportError:
-                raise InputError("--timeline needs matplotlib: pip install 'twofold[report]' (or matplotlib)") from None
+        if self.timeline and find_spec("matplotlib") is None:
+            raise InputError("--timeline needs matplotlib: pip install 'twofold[report]' (or matplotlib)")
         if self.annotate:
-            with VideoReader() as reader:
-                try:
-                    facts = reader.facts(videos[0])
-                except VideoError:  # reported elsewhere
-                    return
-            if min(facts.width, facts.height) < 2:
-                raise InputError(f"--annotate: {videos[0]} has frames of {facts.width} x {facts.height} pixels, and at "
-                                 "least 2 x 2 can be written")
+            with VideoReader() as reader, suppress(VideoError):  # which is reported elsewhere
+                facts = reader.facts(videos[0])
+                if min(facts.width, facts.height) < 2:
+                    raise InputError(f"--annotate: {videos[0]} has frames of {facts.width} x {facts.height} pixels, "
+                                     "and at least 2 x 2 can be written")
 
     def draw(self, sources: Sequence[Source], out: Path, classes: Sequence[str]) -> None:
         """Draw from the table that `predict` wrote to `out`."""
@@ -143,7 +139,7 @@ def annotate_video(video: Path, rows: pd.DataFrame, classes: Sequence[str], out:
     with VideoReader() as reader, out.writing() as temporary, av.open(str(temporary), "w") as container:
         rate = reader.facts(video).rate
         container.metadata["comment"] = MARK
-        try:
+        with suppress(VideoError):  # the annotated video ends where its source does; the table says why
             for frame in reader.frames(video, Sampling()):
                 size = size or tuple(side // 2 * 2 for side in frame.pixels.shape[1::-1])
                 pixels = frame.pixels[:size[1], :size[0]].copy()
@@ -157,8 +153,6 @@ def annotate_video(video: Path, rows: pd.DataFrame, classes: Sequence[str], out:
                 stamp = max(stamp + 1, round(Fraction(frame.time) / TIME_BASE))
                 image.pts, image.time_base = stamp, TIME_BASE
                 container.mux(stream.encode(image))
-        except VideoError:  # the annotated video ends where its source does; the table says why
-            pass
         if stream is not None:
             container.mux(stream.encode())
 
