@@ -162,8 +162,7 @@ class RunOnStore:
     rows: np.ndarray
     split: str
     use: np.ndarray
-    seen: int  #: samples that every fold has seen
-    allow_seen: bool
+    seen: int  #: samples that every fold has seen and that are scored all the same
     notes: list[str]
 
     @property
@@ -195,7 +194,7 @@ def match_run_to_store(run: Run, store: Path, *, split: str, allow_seen: bool) -
     elif seen:
         notes.append(f"{seen} of {len(rows)} samples left out: {run.path} or an encoder was trained or validated on "
                      "them (the same bytes or group)")
-    return RunOnStore(run, features, rows, split, use, seen, allow_seen, [*features.notes, *notes])
+    return RunOnStore(run, features, rows, split, use, seen if allow_seen else 0, [*features.notes, *notes])
 
 
 def score_run(matched: RunOnStore, scorable: np.ndarray) -> Evaluation:
@@ -220,9 +219,8 @@ def score_run(matched: RunOnStore, scorable: np.ndarray) -> Evaluation:
                     stream_weights=mean_weights)
     predictions = Predictions.of(features, rows, system=system, fold=use.argmax(axis=1), outputs=outputs,
                                  calibrated=calibrated)
-    return Evaluation(
-        run=run.path, split=matched.split, figures=figures(predictions, seed=run.settings.seed),
-        classes=run.taxonomy.classes, seen=matched.seen if matched.allow_seen else 0, notes=matched.notes)
+    return Evaluation(run.path, matched.split, figures(predictions, seed=run.settings.seed), run.taxonomy.classes,
+                      matched.seen, matched.notes)
 
 
 def _average_folds(members: np.ndarray, share: np.ndarray) -> np.ndarray:

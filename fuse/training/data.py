@@ -3,6 +3,7 @@
 An augmentation returns the batch to go on with; it may write into the `x` it was given, which belongs to this step.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -97,10 +98,7 @@ class Pools:
 
 def membership(parts: Sequence[Sequence[str]]) -> np.ndarray:
     """(8, C) 1 where a basic emotion is one of the parts of a class: both of a compound's pair, the one of a basic."""
-    out = np.zeros((len(BASIC), len(parts)), np.float32)
-    for column, basics in enumerate(parts):
-        out[[BASIC.index(basic) for basic in basics], column] = 1
-    return out
+    return np.array([[basic in basics for basics in parts] for basic in BASIC], np.float32)
 
 
 def pools(basic_label: np.ndarray, parts: Sequence[Sequence[str]], device: torch.device) -> Pools | None:
@@ -108,8 +106,7 @@ def pools(basic_label: np.ndarray, parts: Sequence[Sequence[str]], device: torch
     block of few samples."""
     rows = [np.flatnonzero(basic_label == number) for number in range(len(BASIC))]
     part = membership(parts)
-    able = [c for c in range(len(parts))
-            if part[:, c].sum() == 2 and all(len(rows[basic]) for basic in np.flatnonzero(part[:, c]))]
+    able = [c for c, shown in enumerate(part.T) if shown.sum() == 2 and all(map(len, itertools.compress(rows, shown)))]
     if not able:
         return None
     padded = np.zeros((len(BASIC), max(map(len, rows))), np.int64)

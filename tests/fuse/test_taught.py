@@ -157,13 +157,8 @@ def test_folds_dealt_otherwise_are_caught(cli, faces, fold_sides, write_store):
     assert (done.returncode, "test samples left out" in done.stdout) == (0, True) or done.returncode == 2
 
 
-def test_another_number_of_folds_is_refused(cli, faces, fold_sides, write_store):
-    store = write_store(*fold_set(faces, fold_sides))
-    done = cli(*fuse_args(store, "--folds", 5))
-    assert done.returncode == 2 and "fine-tuned for 3 folds: use --folds 3" in done.stderr
-
-
-def test_a_missing_fold_is_named(cli, faces, fold_sides, write_store):
-    store = write_store(*fold_set(faces, fold_sides)[:2])
-    done = cli(*fuse_args(store, "--folds", 3))
-    assert done.returncode == 2 and "fold 3 of 3 has no features" in done.stderr
+@pytest.mark.parametrize(("kept", "folds", "message"), [
+    (FOLDS, 5, "fine-tuned for 3 folds: use --folds 3"), (2, FOLDS, "fold 3 of 3 has no features")])
+def test_another_number_of_folds_or_a_missing_one_is_named(cli, faces, fold_sides, write_store, kept, folds, message):
+    done = cli(*fuse_args(write_store(*fold_set(faces, fold_sides)[:kept]), "--folds", folds))
+    assert done.returncode == 2 and message in done.stderr
