@@ -13,7 +13,7 @@ import torch
 
 from twofold.cache.shards import Rows, publish_shard
 from twofold.cache.store import Store
-from twofold.data.images.sources import ImageSource, open_images, parse_roots
+from twofold.data.images.sources import open_images, parse_roots
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import read_manifest, write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
@@ -69,7 +69,14 @@ def bench_extract(streams: Sequence[Stream], *, manifest: Path | None, roots: Se
 
         kinds = {(file.recipe.view["name"], encoder.preprocessing) for file, encoder in zip(files, loaded, strict=True)}
         pools = [BatchPool(view, how, np.ones(1, bool), batch_size=1, count=1, pinned=False) for view, how in kinds]
-        legs = [_decode(images, keys, pools, workers), _timed("forward", forward, size),
+        slots = [(pool.free[0], 0) for pool in pools]  # all samples go into the same ones
+
+        def decode() -> None:
+            with ThreadPoolExecutor(workers, "decode") as threads:
+                for _ in threads.map(lambda key: decode_into(images, [(LoadedSample(0, key), slots)]), keys):
+                    pass
+
+        legs = [_timed("decode", decode, len(keys), seconds=0.0), _timed("forward", forward, size),
                 _timed("write", write, task.rows_per_shard)]
         stats = compute_task(task, encoders, progress=False)
     kind, cores, slowest = loaded[0].device.type, len(os.sched_getaffinity(0)), min(legs, key=lambda leg: leg["rate"])
@@ -87,18 +94,6 @@ def bench_extract(streams: Sequence[Stream], *, manifest: Path | None, roots: Se
         "allow", f"{limit}."], {
         "backbones": names, "samples": len(keys), "device": kind, "workers": workers, "cores": cores, "legs": legs,
         "whole": whole, "ceiling": ceiling, "waiting": openmp_settings(), "limit": limit})
-
-
-def _decode(images: ImageSource, keys: Sequence[str], pools: Sequence[BatchPool], workers: int) -> dict[str, Any]:
-    """Read, decode and prepare all samples in as many threads as extraction does, all into one slot of each pool."""
-    slots = [(pool.free[0], 0) for pool in pools]
-
-    def run() -> None:
-        with ThreadPoolExecutor(workers, "decode") as threads:
-            for _ in threads.map(lambda key: decode_into(images, [(LoadedSample(0, key), slots)]), keys):
-                pass
-
-    return _timed("decode", run, len(keys), seconds=0.0)
 
 
 def _timed(name: str, run: Callable[[], None], samples: int, *, seconds: float = 1.0) -> dict[str, Any]:

@@ -58,8 +58,13 @@ def connected(address: str, *, device: str, cpus: int = 0, most: int = 0) -> "It
     ours = not ray.is_initialized()  # else of a notebook, or of a job that was submitted: it stays
     with contextlib.redirect_stdout(sys.stderr):  # where Ray's own notes belong: stdout is the report's
         try:
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            if ours and host and port.isdecimal():  # is it gRPC that answers? Ray would find out after minutes
+                with socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS) as connection:
+                    connection.sendall(HTTP2_GREETING)
+                    if connection.recv(9)[3:4] != b"\x04":  # a server's first frame has its settings
+                        raise OSError("another service answers there")
             if ours:
-                _require_listener(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR,
                          include_dashboard=False if address == "local" else None)
         except (OSError, ValueError, RuntimeError) as error:
@@ -70,16 +75,6 @@ def connected(address: str, *, device: str, cpus: int = 0, most: int = 0) -> "It
         finally:
             if ours:
                 ray.shutdown()
-
-
-def _require_listener(address: str) -> None:
-    """Raise OSError unless a gRPC server answers at HOST:PORT, which Ray would find out after minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdecimal():
-        with socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS) as connection:
-            connection.sendall(HTTP2_GREETING)
-            if connection.recv(9)[3:4] != b"\x04":  # a server's first frame has its settings
-                raise OSError("another service answers there")
 
 
 def size_of_workers(nodes: Sequence[Mapping[str, Any]], device: str, *, cpus: int = 0, most: int = 0

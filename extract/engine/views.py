@@ -35,31 +35,20 @@ def apply_view(name: str, image: Image.Image, sha256: str) -> Image.Image:
         return ImageOps.mirror(image)
     digest = hashlib.sha256(f"{sha256}/{name}/{ENHANCEMENT['seed']}".encode()).digest()
     draw = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
-    image = _crop(image, draw)
-    if draw.random() < ENHANCEMENT["flip"]:
-        image = ImageOps.mirror(image)
-    for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        image = change(image).enhance(1 + draw.uniform(-ENHANCEMENT["jitter"], ENHANCEMENT["jitter"]))
-    return _erase(image, draw) if draw.random() < ENHANCEMENT["erase"] else image
-
-
-def _crop(image: Image.Image, draw: np.random.Generator) -> Image.Image:
-    """Crop a random area of a random shape, resized to the size of the image (bicubic)."""
     width, height = image.size
     area = draw.uniform(*ENHANCEMENT["scale"]) * width * height
     ratio = np.exp(draw.uniform(*np.log(ENHANCEMENT["ratio"])))
     wide = int(np.clip(round((area * ratio) ** 0.5), 1, width))
     high = int(np.clip(round((area / ratio) ** 0.5), 1, height))
-    left, top = draw.integers(0, width - wide + 1), draw.integers(0, height - high + 1)
-    box = (int(left), int(top), int(left) + wide, int(top) + high)
-    return image.resize((width, height), Image.Resampling.BICUBIC, box=box)
-
-
-def _erase(image: Image.Image, draw: np.random.Generator) -> Image.Image:
-    width, height = image.size
-    side = (draw.uniform(*ENHANCEMENT["erase_scale"])) ** 0.5
-    wide, high = max(1, round(side * width)), max(1, round(side * height))
     left, top = int(draw.integers(0, width - wide + 1)), int(draw.integers(0, height - high + 1))
-    image = image.copy()
-    image.paste((128, 128, 128), (left, top, left + wide, top + high))
+    image = image.resize((width, height), Image.Resampling.BICUBIC, box=(left, top, left + wide, top + high))
+    if draw.random() < ENHANCEMENT["flip"]:
+        image = ImageOps.mirror(image)
+    for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        image = change(image).enhance(1 + draw.uniform(-ENHANCEMENT["jitter"], ENHANCEMENT["jitter"]))
+    if draw.random() < ENHANCEMENT["erase"]:
+        side = draw.uniform(*ENHANCEMENT["erase_scale"]) ** 0.5
+        wide, high = max(1, round(side * width)), max(1, round(side * height))
+        left, top = int(draw.integers(0, width - wide + 1)), int(draw.integers(0, height - high + 1))
+        image.paste((128, 128, 128), (left, top, left + wide, top + high))
     return image
