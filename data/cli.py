@@ -81,7 +81,8 @@ def save_samples(
 
     label: the column of the user's own labels, if any.
     """
-    from twofold.data.manifest import manifest_csv, manifest_output, summary_lines
+    from twofold.data.manifest import manifest_output, summary_lines
+    from twofold.data.utils.csv_files import table_to_csv
     from twofold.data.utils.keys import ambiguous_keys
 
     place = manifest_output(output, overwrite=overwrite, inputs=inputs)
@@ -91,7 +92,7 @@ def save_samples(
         log.warning("warning: %s", note)
     if not len(samples):
         raise InputError(f"no samples: {output} is not written")
-    place.write_text(manifest_csv(samples))
+    place.write_text(table_to_csv(samples.table))
     table, labels = samples.table, tuple(dict.fromkeys(("basic", "compound", label)))
     return Summary([f"{len(samples):,} samples -> {output}", *summary_lines(samples, labels)], {
         "manifest": str(output), "samples": len(samples), "notes": list(samples.notes),
@@ -177,7 +178,8 @@ def manifest_check(
 
     from twofold.data import audit
     from twofold.data.images.sources import check_roots, open_images, parse_roots
-    from twofold.data.manifest import manifest_csv, manifest_output, read_manifest
+    from twofold.data.manifest import manifest_output, read_manifest
+    from twofold.data.utils.csv_files import table_to_csv
 
     if (output is not None) != group_duplicates:
         raise InputError("-o is where --group-duplicates writes the grouped manifest: give both or neither")
@@ -189,7 +191,7 @@ def manifest_check(
     with tqdm(total=len(table), unit="sample", disable=None) as bar:
         findings = audit.check_manifest(table, source, workers=workers, progress=bar.update)
     if place:
-        place.write_text(manifest_csv(audit.group_duplicates(findings)))
+        place.write_text(table_to_csv(audit.group_duplicates(findings).table))
         log.info("sets of (near-)identical pictures are groups now -> %s", output)
     return findings
 

@@ -151,17 +151,12 @@ def merge_by_key(parts: Mapping[str, Manifest]) -> Manifest:
     return build_manifest(pd.DataFrame({"key": keys.to_numpy(object)} | columns), source="united manifest")
 
 
-def manifest_csv(manifest: Manifest) -> str:
-    """The text of a manifest's file."""
-    return table_to_csv(manifest.table)
-
-
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write a manifest as UTF-8 CSV, whole or not at all; a file that says the same stays as it is.
 
     Raises InputError if it cannot be written there.
     """
-    content = manifest_csv(manifest).encode()
+    content = table_to_csv(manifest.table).encode()
     if path.is_file() and path.read_bytes() == content:  # a complete store may well be read-only
         return
     if not path.parent.is_dir() or path.is_dir():

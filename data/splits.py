@@ -15,9 +15,8 @@ Texts = Sequence[str] | np.ndarray  #: one per sample
 def stratified_group_folds(labels: Texts, groups: Texts, *, folds: int, seed: int) -> np.ndarray:
     """(N,) fold of each sample, from 0 to folds - 1; a sample without a group (empty) is a group of its own.
 
-    Groups are assigned greedily, those with the rarest classes first, each to the fold that most lacks its classes;
-    groups of one sample fill up what each fold then lacks.
-    Raises InputError for fewer than two folds or fewer groups than folds.
+    Greedily: groups with the rarest classes first, each to the fold that most lacks its classes; those of one sample
+    fill up the rest. Raises InputError for fewer than two folds or fewer groups than folds.
     """
     if folds < 2:
         raise InputError(f"{folds} folds: at least two are needed")
@@ -88,8 +87,7 @@ def assign_folds(manifest: Manifest, classes: Taxonomy, *, folds: int, seed: int
     """(N,) the fold, from 0, that tests each sample with a label in `classes`; -1 for the others.
 
     `fuse --folds` and `finetune --folds` must agree on it: it is the manifest's column `fold` where that names as many
-    folds, else a stratified group split. Depends on keys, labels, groups and that column alone, never on which samples
-    have features. Raises InputError for fewer than two folds or fewer groups than folds.
+    folds, else a stratified group split, and never depends on which samples have features. Raises InputError.
     """
     number = {name: str(index) for index, name in enumerate(classes.classes)}
     table = manifest.table[manifest.table[classes.target].map(normalize_label).isin(classes.classes)]

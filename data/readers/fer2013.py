@@ -128,8 +128,7 @@ def _voted(samples: pd.DataFrame, usage: pd.Series, path: Path, ferplus: Path, s
 def majority(votes: np.ndarray) -> np.ndarray:
     """(N,) the emotion with more than half of the votes (N, 10) that count, else empty; `unknown` and `NF` are none.
 
-    As the authors' `ferplus.py` has it: an emotion that only one person saw is an outlier, and its vote counts for
-    nothing. The plain majority of all ten loses 4,010 of the full file's labels (train 21,811 instead of 25,060).
+    As the authors' `ferplus.py` has it, a single vote for an emotion counts for nothing.
     """
     counted = np.where(votes > 1, votes, 0)
     best = counted.argmax(axis=1)

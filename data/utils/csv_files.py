@@ -1,8 +1,7 @@
 """CSV files: read as people write them, written so that they read back unchanged and no spreadsheet runs them.
 
 A cell that a spreadsheet would take for a formula (it begins with `=`, `+`, `-`, `@`, a tab or a carriage return and
-is no plain number) is written with an apostrophe before it, the spreadsheets' own sign for text; reading takes it away
-again. So a key such as `-a.jpg` stays what it is for us, and is text for everybody else.
+is no plain number) is written with an apostrophe before it, the spreadsheets' own sign for text, and read without it.
 """
 
 from __future__ import annotations

@@ -15,10 +15,8 @@ CHOICES = "choose auto, cpu, cuda, cuda:N or mps"
 def limit_openmp_spinning(environment: MutableMapping[str, str] = os.environ) -> None:
     """Let OpenMP threads that wait for work give up their core soon, unless the user has said how they wait.
 
-    GNU's OpenMP, which torch uses on Linux, spins for milliseconds. As soon as another process keeps a core busy, the
-    thread that all others wait for is the one without a core, and the others spin in its place: training took 15 to 25
-    times as long, extraction 7. The library reads this when it is loaded, so it has to stand here before torch is
-    imported; processes that are started inherit it.
+    GNU's OpenMP, which torch uses on Linux, spins for milliseconds: with one core busy, training took 15 to 25 times as
+    long, extraction 7. It reads this when it is loaded, so call it before torch is imported; processes inherit it.
     """
     if "OMP_WAIT_POLICY" not in environment:
         environment.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
@@ -60,8 +58,7 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 
 def free_memory(root: Path = Path("/")) -> float | None:
-    """Bytes of memory that are free or can be freed, on the machine and in the control groups of this process; None on
-    systems that do not say."""
+    """Bytes that are free or can be freed, on the machine and in this process's control groups; None if unknown."""
     try:
         with open(root / "proc/meminfo", encoding="ascii") as lines:
             free = next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))

@@ -1,8 +1,7 @@
 """The one rule for every file that a verb writes: nothing that a person has is replaced unawares.
 
 A file that is there already stays as it is, unless the same verb wrote it (each kind of file has a mark that tells) and
-`overwrite` says so. One with the very bytes that would be written stays, too, and all is well: a command can be run
-again. An input is never the output, whatever its names. A crash leaves the old file or the whole new one.
+`overwrite` says so, or the bytes are the same. An input is never the output. A crash leaves the old file or the new.
 """
 
 import contextlib

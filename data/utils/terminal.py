@@ -94,8 +94,7 @@ def run_verb(app: Callable[..., Any], words: list[str]) -> int:
 
 
 def printable(text: str) -> str:
-    """Text that may come from a stranger's file, as a terminal can bear it: no control or direction-changing
-    characters but tabs and line ends, and no endless lines."""
+    """Text of strangers as a terminal can bear it: no control characters but tabs and line ends, no endless lines."""
     text = UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
     return "\n".join(line if len(line) <= MOST_LETTERS else f"{line[:MOST_LETTERS]}... ({len(line):,} letters)"
                      for line in text.split("\n"))

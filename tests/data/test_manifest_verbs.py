@@ -52,19 +52,6 @@ def test_the_commands_of_the_readme(rafdb, rafce, affectnet, fer2013, cexpr, tmp
         assert done.returncode == 0, (words, done.stderr)
 
 
-def test_the_exact_command_of_the_readme(real, cli, tmp_path):
-    done = cli("manifest", "csv", real / "faces_ferplus/labels.csv", "--key", "image", "--split", "split", "--basic",
-               "basic", "--compound", "compound", "--group", "dup_group", "-o", "fer.csv", cwd=tmp_path)
-    assert done.returncode == 0 and "5,564 samples -> fer.csv" in done.stdout
-    assert "train 4,324, test 633, val 607" in done.stdout
-
-
-def test_folds_from_the_command_line(rafdb, cli, tmp_path):
-    cli("manifest", "rafdb", rafdb, "-o", tmp_path / "out.csv")
-    done = cli("manifest", "split", tmp_path / "out.csv", "--folds", 4, "-o", tmp_path / "folds.csv")
-    assert done.returncode == 0 and set(read_manifest(tmp_path / "folds.csv").table["fold"]) == set("0123")
-
-
 @pytest.mark.parametrize(("words", "says"), [
     ("rafdb none", "none: no such folder"), ("imagenet x", "imagenet"), ("csv none.csv", "no such file"),
     ("folder .", "no images"), ("rafdb . --part x", "choose from basic, compound, both"),
