@@ -128,6 +128,9 @@ def test_an_interval_holds_its_figure_shrinks_with_the_faces_and_stays_a_share()
         assert low < metrics.compute_scores(truth, calls, 4).score < high
         widths.append(high - low)
     assert widths[0] / widths[1] == pytest.approx(4, rel=0.3)
+    right = (truth == calls).mean()  # of single faces the normal interval is as good
+    low, high = interval(ACCURACY, truth, calls, np.arange(3200), classes=4, seed=0)
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(right * (1 - right) / 3200), rel=0.06)
     share = float((calls == truth).mean())  # of so many single samples the interval is the normal one, of 95 %
     low, high = interval(ACCURACY, truth, calls, np.arange(count), classes=4, seed=0)
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(share * (1 - share) / count), rel=0.06)
