@@ -113,14 +113,11 @@ def cache_export(
     """Write features with labels, splits and groups for other programs."""
     from twofold.cache.export import export_format, join_files
     from twofold.cache.store import Store
-    from twofold.data.manifest import read_manifest
     from twofold.data.utils.options import split_names
     from twofold.data.utils.outputs import Output
 
     source, (kind, write) = Store(store), export_format(out)
-    table = read_manifest(source.manifest_path).table if source.manifest_path.exists() else None
-    export = join_files(source, backbones=split_names(backbones or ""), view=view,
-                        manifest=None if table is None else {str(name): table[name].tolist() for name in table})
+    export = join_files(source, backbones=split_names(backbones or ""), view=view)
     inputs = [source.manifest_path, *(file.path for file in export.files)]
     with Output(out, kind, overwrite, inputs).writing() as temporary:
         write(temporary, export)

@@ -5,7 +5,7 @@ Samples are read a block at a time, so that memory does not grow with the store.
 
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.lib import format as npy
 from twofold.cache.errors import CacheError
 from twofold.cache.feature_file import FeatureFile, bytes_of
 from twofold.cache.store import Store
+from twofold.data.manifest import read_manifest
 from twofold.data.utils.outputs import OutputKind
 from twofold.data.utils.terminal import Summary
 
@@ -52,24 +53,21 @@ class Export:
                 for name, file in self.streams.items())])
 
 
-def join_files(store: Store, *, backbones: Sequence[str], view: str,
-               manifest: Mapping[str, Sequence[str]] | None) -> Export:
-    """Join the files of these backbones (none: all files of the view).
-
-    manifest: its columns, `key` among them; None for a store without one, whose samples then have no labels.
-    Raises CacheError if there is no such file, or no sample that all files have.
-    """
+def join_files(store: Store, *, backbones: Sequence[str], view: str) -> Export:
+    """Join the files of these backbones (none: all files of the view); samples of a store without a manifest have no
+    labels. Raises CacheError if there is no such file, or no sample that all files have."""
     files = tuple(store.find(name, view) for name in backbones) if backbones else tuple(store.files_of(view))
     if not files:
         raise CacheError(f"{store.path}: no feature files of view {view!r} to export")
-    listed = list(manifest["key"]) if manifest is not None else list(dict.fromkeys(
+    table = read_manifest(store.manifest_path).table if store.manifest_path.exists() else {}
+    listed = list(table["key"]) if "key" in table else list(dict.fromkeys(
         key for file in files for key in (*file.keys, *file.failures)))
     lacking = {key: next((file for file in files if key not in file.position), None) for key in listed}
     rows = [row for row, key in enumerate(listed) if lacking[key] is None]
     if not rows:
         raise CacheError(f"{store.path}: no sample that all {len(files)} files have: choose among them with "
                          "--backbones")
-    labels = {name: [str(column[row]) for row in rows] for name, column in (manifest or {}).items() if name != "key"}
+    labels = {str(name): [*map(str, table[name].iloc[rows])] for name in table if name != "key"}
     export = Export([listed[row] for row in rows], labels, files,
                     {key: file.failures.get(key, f"not in {file.path.name}") for key, file in lacking.items() if file})
     if taken := labels.keys() & (RESERVED | {*export.streams}):

@@ -169,10 +169,10 @@ class Place:
     def reserved(self, name: str) -> Iterator[None]:
         """On this machine make a file if it is not there, and keep others from writing to it; the system forgets that
         with the process. Raises TransferError if another process writes to it, or has just renamed it."""
+        path = Path(self.path(name))
         if not self.is_local:
             yield
             return
-        path = Path(self.path(name))
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b") as file:
             mine = try_lock(file.fileno(), unknown=True)  # without locks two processes would write the same bytes
             if not mine or not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):

@@ -16,6 +16,7 @@ from twofold.data.utils.terminal import Summary
 
 
 def make_recipe(**changes) -> Recipe:
+    """A recipe; keyword arguments replace fields."""
     base = {
         "backbone": "timm:tiny", "architecture": "timm.tiny", "weights": "random:0", "tap": "pool",
         "preprocessing": {"size": 32, "mean": [0.5, 0.5, 0.5]}, "view": {"name": "original"}, "decoder": "pillow-rgb-1",
@@ -32,12 +33,6 @@ def put(path: Path, features, *, keys=None, sha256=None, failures=None, classifi
                        sha256=[f"{row:064x}" for row in range(len(keys))] if sha256 is None else sha256,
                        failures=failures or {}, classifier=classifier)
     return path
-
-
-@pytest.fixture
-def recipe():
-    """Make a recipe; keyword arguments replace fields."""
-    return make_recipe
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.cache.conftest import put
+from tests.cache.conftest import make_recipe, put
 from twofold.cache.diff import diff
 from twofold.cache.errors import CacheError
 from twofold.cache.store import Store
@@ -45,13 +45,13 @@ def test_lengths_that_cannot_be_compared(write, tmp_path):
     assert found.values["files"][0]["values"] is None and "different lengths" in found.text()
 
 
-def test_stores_pair_by_recipe_then_by_backbone(cli, recipe, write, tmp_path):
+def test_stores_pair_by_recipe_then_by_backbone(cli, write, tmp_path):
     stores = [Store(tmp_path / name, new=True) for name in "ab"]
     for store, changes in zip(stores, ([{}, {"precision": "bf16"}, {"backbone": "timm:only-a"}],
                                        [{"precision": "bf16"}, {"precision": "fp16"}]), strict=True):
         store.path.mkdir()
         for change in changes:
-            write(store.path_of(recipe(**change)), **change)
+            write(store.path_of(make_recipe(**change)), **change)
     done = cli("cache", "diff", str(stores[0].path), str(stores[1].path), "--json")
     found = json.loads(done.stdout)
     assert [file["recipe"] for file in found["files"]] == [{}, {"precision": ["fp32", "fp16"]}]

@@ -145,7 +145,7 @@ def test_memory_is_that_of_a_block(tmp_path, monkeypatch):
     monkeypatch.setattr(export_module, "BLOCK", 512)
     (tmp_path / "large").mkdir()
     put(tmp_path / "large" / "a.h5", np.ones((20_000, 256)), keys=[f"{number}.jpg" for number in range(20_000)])
-    faces = join_files(Store(tmp_path / "large"), backbones=(), view="original", manifest=None)
+    faces = join_files(Store(tmp_path / "large"), backbones=(), view="original")
     _ = faces.files[0].position
     tracemalloc.start()
     write_npz(tmp_path / "out.npz", faces)

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from tests.cache.conftest import put
+from tests.cache.conftest import make_recipe, put
 from twofold.cache.classifier import BackboneClassifier
 from twofold.cache.errors import CacheError, DamagedFile
 from twofold.cache.feature_file import FeatureFile
@@ -18,13 +18,13 @@ KEYS = [f"{row}.jpg" for row in range(10)]
 
 
 @pytest.fixture
-def store(tmp_path, recipe):
+def store(tmp_path):
     """Make a store of some rows of VALUES under a recipe; more changes replace what it holds."""
 
     def make(name, rows, *, values=VALUES, sha=None, failures=None, classifier=None, **changes):
         made = Store(tmp_path / name, new=True)
         made.path.mkdir(exist_ok=True)
-        put(made.path_of(recipe(dtype="float32", **changes)), values[list(rows)], keys=[KEYS[row] for row in rows],
+        put(made.path_of(make_recipe(dtype="float32", **changes)), values[list(rows)], keys=[KEYS[row] for row in rows],
             sha256=[sha or f"{row:064x}" for row in rows], failures=failures, classifier=classifier, dtype="float32",
             **changes)
         return made
@@ -59,10 +59,10 @@ def test_other_backbones_and_recipes_stand_side_by_side(store, out):
         ("timm:other", "fp32"), ("timm:tiny", "bf16"), ("timm:tiny", "fp32")]
 
 
-def test_shards_of_unfinished_work_come_along(store, recipe, out):
+def test_shards_of_unfinished_work_come_along(store, out):
     a = store("a", range(0, 3))
     for rows in ([3, 4], [5, 6]):
-        publish_shard(a, recipe(dtype="float32"), 4, Rows(
+        publish_shard(a, make_recipe(dtype="float32"), 4, Rows(
             keys=[KEYS[row] for row in rows], sha256=["0" * 64] * 2, features=VALUES[rows]))
     merge([a, store("b", range(7, 10))], out, KEYS)
     np.testing.assert_array_equal(only(out).read(), VALUES)

@@ -1,14 +1,19 @@
-"""A small store written once: the format does not change by accident (a change needs another version number).
+"""Recipes, and a small store written once: neither changes by accident (a change needs another version number).
 
-To write it anew for a new version: git log of this file.
+To write the store anew for a new version: git log of this file.
 """
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from tests.cache.conftest import make_recipe
+from twofold.cache.errors import CacheError
 from twofold.cache.feature_file import FORMAT_VERSION
+from twofold.cache.recipe import Recipe, differences
 from twofold.cache.shards import assemble, file_state
 from twofold.cache.store import Store
 from twofold.cache.verify import verify
@@ -49,3 +54,31 @@ def test_its_shards_go_into_the_finished_file(tmp_path):
     assert file.keys.tolist() == KEYS[:8]
     np.testing.assert_array_equal(file.read(), FEATURES[:8])
     assert file_state(copy, recipe).rows.place.keys() == {*KEYS[:8], "gone.png"}
+
+
+def test_a_fingerprint_is_for_ever():
+    """A change of what goes into a fingerprint orphans every cache in the world: it needs a new recipe version."""
+    assert make_recipe().fingerprint == "351882886007dcdd"
+    assert Recipe.from_json(make_recipe().canonical()) == make_recipe()
+
+
+@pytest.mark.parametrize("change", [
+    {"weights": "random:1"}, {"precision": "bf16"}, {"dtype": "float32"}, {"view": {"name": "flip"}},
+    {"tap": "conv5"}, {"preprocessing": {"size": 33, "mean": [0.5, 0.5, 0.5]}}, {"decoder": "other"}])
+def test_everything_that_changes_a_value_changes_the_fingerprint(change):
+    assert make_recipe(**change).fingerprint != make_recipe().fingerprint
+
+
+def test_differences_name_nested_fields():
+    other = make_recipe(precision="bf16", preprocessing={"size": 64, "mean": [0.5, 0.5, 0.5]})
+    assert differences(make_recipe(), other) == {"precision": ("fp32", "bf16"), "preprocessing.size": (32, 64)}
+
+
+@pytest.mark.parametrize("text", [
+    "", "[]", "3", '"x"', "{}", '{"version": 2}', '{"version": 1}', "[" * 100_000,
+    *(json.dumps(json.loads(make_recipe().canonical()) | {field: value})
+      for field in ("backbone", "weights", "preprocessing", "view", "precision", "dtype")
+      for value in (None, 3, [1], *([] if field in ("backbone", "weights") else ["surprise"])))])
+def test_what_is_no_recipe_is_refused(text):
+    with pytest.raises(CacheError):
+        Recipe.from_json(text)

@@ -6,14 +6,14 @@ import json
 import numpy as np
 import pytest
 
-from tests.cache.conftest import put
+from tests.cache.conftest import make_recipe, put
 from twofold.cache.shards import Rows, publish_shard
 from twofold.cache.store import Store
 from twofold.cache.verify import verify
 
 
 @pytest.fixture
-def store(tmp_path, recipe):
+def store(tmp_path):
     """A store of four faces with real image files below `faces/`."""
     made, root = Store(tmp_path / "store", new=True), tmp_path / "faces"
     made.path.mkdir()
@@ -21,7 +21,7 @@ def store(tmp_path, recipe):
     keys = [f"{row}.jpg" for row in range(4)]
     for key in keys:
         (root / key).write_bytes(key.encode())
-    put(made.path_of(recipe()), np.arange(8.0).reshape(4, 2), keys=keys, failures={"bad.jpg": "not an image"},
+    put(made.path_of(make_recipe()), np.arange(8.0).reshape(4, 2), keys=keys, failures={"bad.jpg": "not an image"},
         sha256=[hashlib.sha256(key.encode()).hexdigest() for key in keys])
     made.manifest_path.write_text("key\n" + "\n".join([*keys, "bad.jpg"]) + "\n")
     return made
@@ -56,10 +56,10 @@ def test_images_that_changed_or_went(cli, store):
     assert done.returncode == 2 and "no such folder" in done.stderr
 
 
-def test_notes(store, recipe):
+def test_notes(store):
     """Samples that only the manifest has or only the file; equal rows and numbers that never vary."""
     store.manifest_path.write_text("key\n0.jpg\n1.jpg\n2.jpg\nnew1.jpg\nnew2.jpg\n")
-    put(store.path_of(recipe(backbone="timm:stuck")), [[1., 2, 0], [1, 2, 0], [1, 3, 0], [1, 2, 0]],
+    put(store.path_of(make_recipe(backbone="timm:stuck")), [[1., 2, 0], [1, 2, 0], [1, 3, 0], [1, 2, 0]],
         sha256=[one * 64 for one in "0011"], backbone="timm:stuck")
     report = verify(store.path, deep=True)
     notes = {file["file"].split(".")[0]: file["notes"] for file in report.values["files"]}
@@ -70,8 +70,8 @@ def test_notes(store, recipe):
                                         "2 of its 3 numbers are the same for every sample"]
 
 
-def test_a_damaged_shard_is_named(store, recipe):
-    path = publish_shard(store, recipe(), 2, Rows(keys=["new.jpg"], sha256=["0" * 64], features=np.ones((1, 2))))
+def test_a_damaged_shard_is_named(store):
+    path = publish_shard(store, make_recipe(), 2, Rows(keys=["new.jpg"], sha256=["0" * 64], features=np.ones((1, 2))))
     path.write_bytes(path.read_bytes()[:1000])
     report = verify(store.path)
     assert report.exit_code == 1 and [file["sound"] for file in report.values["files"]] == [True, False]
