@@ -152,58 +152,46 @@ def check_classes(splits: Splits, settings: Settings) -> list[str]:
     return notes
 
 
-@dataclass(frozen=True, eq=False)
 class Images:
-    """Prepared images by row of the manifest. cached: (n, S, S, 3) uint8, or None: decoded whenever they are read.
+    """Prepared images of some rows of a manifest, decoded once: to cache them in at most `memory` bytes or, if they are
+    more, to know which can be read.
 
-    place: (N,) where each row's image is in `cached`, -1 for rows without one; sha256: of the image files, by row;
-    failures: rows that cannot be read, with the reason.
+    sha256: of the image files, by row; failures: rows that cannot be read, with the reason.
     """
 
-    keys: Sequence[str]
-    roots: ImageRoots
-    preprocessing: Preprocessing
-    place: np.ndarray
-    cached: torch.Tensor | None
-    sha256: dict[int, str]
-    failures: dict[int, str]
+    def __init__(self, keys: Sequence[str], rows: np.ndarray, roots: ImageRoots, preprocessing: Preprocessing, *,
+                 memory: float, progress: bool = True) -> None:
+        self.keys, self.roots, self.preprocessing, size = keys, roots, preprocessing, preprocessing.size
+        self.sha256: dict[int, str] = {}
+        self.failures: dict[int, str] = {}
+        self._fits = len(rows) * size**2 * 3 <= memory
+        self._cached = torch.empty((len(rows) if self._fits else 0, size, size, 3), dtype=torch.uint8)
+        self._place = np.full(len(keys), -1, np.int64)  #: of each row in the cache
+        with ThreadPoolExecutor(usable_cores()) as pool, progress_bar(len(rows), shown=progress, doing="decode") as bar:
+            for start in range(0, len(rows), 4096):  # a million waiting tasks would fill the memory
+                for row, digest, image, failure in pool.map(self._try, rows[start:start + 4096].tolist()):
+                    bar.update()
+                    if failure:
+                        self.failures[row] = failure
+                        continue
+                    self._place[row], self.sha256[row] = len(self.sha256), digest
+                    if image is not None:
+                        self._cached[self._place[row]] = torch.from_numpy(image)
 
-    def read(self, rows: np.ndarray) -> torch.Tensor:
-        """(n, S, S, 3) uint8 of these rows."""
-        if self.cached is not None:
-            return self.cached[torch.from_numpy(self.place[rows])]
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            return torch.from_numpy(np.stack(list(pool.map(self._decoded, rows.tolist()))))
-
-    def _decoded(self, row: int) -> np.ndarray:
-        return self.preprocessing.prepare(decode(self.roots.read(self.keys[row])))
-
-
-def read_images(keys: Sequence[str], rows: np.ndarray, roots: ImageRoots, preprocessing: Preprocessing, *,
-                memory: float, progress: bool = True) -> Images:
-    """Decode these rows once, to cache them in at most `memory` bytes or, if they are more, to know which can be
-    read."""
-    size = preprocessing.size
-    fits = len(rows) * size**2 * 3 <= memory
-    cached = torch.empty((len(rows) if fits else 0, size, size, 3), dtype=torch.uint8)
-    place, sha256, failures = np.full(len(keys), -1, np.int64), {}, {}
-
-    def prepare(row: int) -> tuple[int, str, np.ndarray | None, str]:
+    def _try(self, row: int) -> tuple[int, str, np.ndarray | None, str]:
+        """A row with the SHA-256 of its file and, where the cache takes it, its image; or the reason for none."""
         try:
-            content = roots.read(keys[row])
-            image = preprocessing.prepare(decode(content))
-            return row, hashlib.sha256(content).hexdigest(), image if fits else None, ""
+            content = self.roots.read(self.keys[row])
+            image = self.preprocessing.prepare(decode(content))
+            return row, hashlib.sha256(content).hexdigest(), image if self._fits else None, ""
         except ImageError as error:
             return row, "", None, str(error)
 
-    with ThreadPoolExecutor(usable_cores()) as pool, progress_bar(len(rows), shown=progress, doing="decode") as bar:
-        for start in range(0, len(rows), 4096):  # a million waiting tasks would fill the memory
-            for row, digest, image, failure in pool.map(prepare, rows[start:start + 4096].tolist()):
-                bar.update()
-                if failure:
-                    failures[row] = failure
-                    continue
-                place[row], sha256[row] = len(sha256), digest
-                if image is not None:
-                    cached[place[row]] = torch.from_numpy(image)
-    return Images(keys, roots, preprocessing, place, cached[:len(sha256)] if fits else None, sha256, failures)
+    def read(self, rows: np.ndarray) -> torch.Tensor:
+        """(n, S, S, 3) uint8 of these rows."""
+        if self._fits:
+            return self._cached[torch.from_numpy(self._place[rows])]
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            contents = pool.map(self.roots.read, [self.keys[row] for row in rows])
+            images = pool.map(lambda content: self.preprocessing.prepare(decode(content)), contents)
+            return torch.from_numpy(np.stack(list(images)))

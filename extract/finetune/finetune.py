@@ -26,7 +26,7 @@ from twofold.data.utils.machine import USUAL_MEMORY, free_memory
 from twofold.data.utils.outputs import Output, OutputKind, read_header
 from twofold.extract.encoders.classifier import finetuned_entries, finetuned_metadata
 from twofold.extract.encoders.devices import parse_device, resolve_precision
-from twofold.extract.finetune.data import Images, Splits, check_classes, make_splits, read_images
+from twofold.extract.finetune.data import Images, Splits, check_classes, make_splits
 from twofold.extract.finetune.loop import Epoch, Processes, Progress, Training, keep_freed_memory, processes
 from twofold.extract.finetune.model import InitialModel, Loss, initial_model, sampling_weights
 from twofold.extract.finetune.settings import DEFAULT_CLASSES, Settings, record_of
@@ -114,26 +114,26 @@ class FinetuneReport:
     def text(self) -> str:
         if not self.first:
             return ""
-        untrained = ["it started from random weights"] if self.initial_weights.startswith("random:") else []
-        return "\n".join([*self._end(), *(f"note: {note}" for note in (*untrained, *self.splits.notes))])
-
-    def _end(self) -> list[str]:
         progress, request, epochs = self.progress, self.request, self.request.settings.epochs
         where = f"epoch {progress.epoch + 1} of {epochs}"
-        if progress.stopped_by:
-            return [f"stopped by {signal.Signals(progress.stopped_by).name} in {where}; the same command goes on"]
         diverged = f"in {where} the loss was not finite any more: lower --lr, or use --clip 1"
-        if not progress.best:
-            return [f"{diverged}; nothing was written"]
-        best = progress.history[progress.best_epoch]
-        scores = ", ".join(f"{target} macro-F1 {100 * macro_f1:.2f}, accuracy {100 * accuracy:.2f}"
-                           for target, (accuracy, macro_f1) in best.scores.items())
-        return [*([f"{diverged}; what follows is of the last good epoch"] if progress.diverged >= 0 else []),
-                f"{request.backbone} ({self.precision}) from {self.initial_weights[:19]}: {len(self.splits.train)} "
-                f"training and {len(self.splits.val)} validation samples, epoch {best.epoch + 1} of {epochs} chosen, "
-                f"in {timedelta(seconds=round(self.seconds))}",
-                f"on validation: {scores}",
-                f"wrote {request.out}" + ("" if request.settings.folds else f"; use it with {_usage(request)}")]
+        lines = []
+        if progress.stopped_by:
+            lines += [f"stopped by {signal.Signals(progress.stopped_by).name} in {where}; the same command goes on"]
+        elif not progress.best:
+            lines += [f"{diverged}; nothing was written"]
+        else:
+            best = progress.history[progress.best_epoch]
+            scores = ", ".join(f"{target} macro-F1 {100 * macro_f1:.2f}, accuracy {100 * accuracy:.2f}"
+                               for target, (accuracy, macro_f1) in best.scores.items())
+            usage = "" if request.settings.folds else f"; use it with {_usage(request)}"
+            lines += [f"{diverged}; what follows is of the last good epoch"] if progress.diverged >= 0 else []
+            lines += [f"{request.backbone} ({self.precision}) from {self.initial_weights[:19]}: "
+                      f"{len(self.splits.train)} training and {len(self.splits.val)} validation samples, epoch "
+                      f"{best.epoch + 1} of {epochs} chosen, in {timedelta(seconds=round(self.seconds))}",
+                      f"on validation: {scores}", f"wrote {request.out}{usage}"]
+        untrained = ["it started from random weights"] if self.initial_weights.startswith("random:") else []
+        return "\n".join([*lines, *(f"note: {note}" for note in (*untrained, *self.splits.notes))])
 
 
 @dataclass(frozen=True)
@@ -241,8 +241,8 @@ def _read_images(request: Request, manifest: Manifest, roots: ImageRoots, initia
     none would be left to score the encoder.
     """
     keys, memory = manifest.keys, request.memory_gb * 1e9 or MEMORY_FRACTION * (free_memory() or USUAL_MEMORY)
-    images = read_images(keys, np.union1d(splits.train, splits.val), roots, initial.architecture.preprocessing,
-                         memory=memory, progress=request.progress)
+    images = Images(keys, np.union1d(splits.train, splits.val), roots, initial.architecture.preprocessing,
+                    memory=memory, progress=request.progress)
     unread = next((f"{keys[row]}: {reason}" for row, reason in images.failures.items()), "")
     splits.drop(np.array(list(images.failures), int), f"their image files cannot be read ({unread})")
     test = hash_images(roots, [keys[row] for row in splits.test])
@@ -324,7 +324,7 @@ def _write_weights(request: Request, initial: InitialModel, progress: Progress, 
     """Write the best epoch's weights whole or not at all: the encoder's entries under its architecture's own names, the
     linear classifiers and the digests of the training samples under names of ours; metadata: DESIGN.md, section 3."""
     initial.model.load_state_dict(progress.best)
-    tensors = {name: value() for name, value in initial.entries.items()}
+    tensors = {name: getattr(module, entry).detach() for name, (module, entry) in initial.entries.items()}
     tensors |= finetuned_entries(initial.model.heads, samples)
     versions = {name: sys.modules[name].__version__ for name in ("torch", "timm", "torchvision", "PIL")
                 if name in sys.modules}

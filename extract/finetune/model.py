@@ -115,13 +115,13 @@ class InitialModel:
     """A classifier before training and where its weights come from.
 
     weights: `sha256:<hex>` or `random:<seed>`; entries: of the whole encoder as a weights file names them, unused ones
-    too, each read when it is called; training_samples: those of the fine-tuning that the weights come from, if any.
+    too: the module and its attribute; training_samples: those of the fine-tuning that the weights come from, if any.
     """
 
     architecture: Architecture
     model: Classifier
     weights: str
-    entries: dict[str, Callable[[], torch.Tensor]]
+    entries: dict[str, tuple[nn.Module, str]]
     training_samples: TrainingSamples | None
 
 
@@ -141,12 +141,12 @@ def initial_model(name: str, *, weights: str | None, folder: Path, settings: Set
     if settings.drop_path and not any(hasattr(module, "drop_prob") for module in built.network.modules()):
         raise InputError(f"{name} has no paths to drop: leave out --drop-path (presets unified and compound set it)")
     state = built.network.state_dict()
-    entries: dict[str, Callable[[], torch.Tensor]] = {}
+    entries: dict[str, tuple[nn.Module, str]] = {}
     for prefix, module in built.network.named_modules():  # wherever training or trimming moves it to
         for entry in [*module._parameters, *module._buffers]:
             full = f"{prefix}.{entry}" if prefix else entry
             if full in state:
-                entries[loaded.names.get(full, full)] = partial(_detached, module, entry)
+                entries[loaded.names.get(full, full)] = module, entry
     encoder = built.trim(built.network).eval()
     images = noise_images(built.preprocessing, torch.Generator().manual_seed(0))[:2]
     dim = embedding_dim(encoder, name, images)
@@ -156,10 +156,6 @@ def initial_model(name: str, *, weights: str | None, folder: Path, settings: Set
     freeze(model, settings.train)
     samples = training_samples_of(loaded.checkpoint, loaded.extra) if loaded.checkpoint and loaded.extra else None
     return InitialModel(built, model, loaded.random or weights_digest(encoder), entries, samples)
-
-
-def _detached(module: nn.Module, entry: str) -> torch.Tensor:
-    return getattr(module, entry).detach()
 
 
 # ---------------------------------------------------------------------------------------------------------- loss

@@ -10,6 +10,7 @@ from torch import nn
 
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.registry import build
+from twofold.extract.finetune.data import Images
 from twofold.extract.finetune.finetune import finetune
 from twofold.extract.finetune.loop import Training, accuracy_and_f1
 from twofold.extract.finetune.model import (
@@ -67,6 +68,13 @@ def test_loss_and_gradients_of_a_step_equal_a_plain_loop(loop_of, accumulate, sm
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_images_that_do_not_fit_in_memory_are_decoded_whenever_they_are_read(loop_of):
+    cached = loop_of(target="basic").images
+    rows = np.array(list(cached.sha256))[[5, 0, 3]]
+    decoded = Images(cached.keys, rows, cached.roots, cached.preprocessing, memory=0, progress=False)
+    assert torch.equal(decoded.read(rows), cached.read(rows)) and decoded.sha256.keys() == set(rows)
 
 
 def test_warm_up_and_cosine_equal_the_formulas():
