@@ -46,33 +46,30 @@ class VideoError(Exception):
     """A file that cannot be read as a video, or no further; the message is the reason."""
 
 
-def open_container(path: str) -> Any:
-    """Raises VideoError for a file of no known container."""
+@contextlib.contextmanager
+def open_video(path: str) -> Iterator[tuple[Any, Any]]:
+    """A container and its first video stream that is no cover picture of a sound file. Raises VideoError."""
     try:
-        return av.open(path, metadata_errors="replace",
-                       options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS})
+        container = av.open(path, metadata_errors="replace",
+                            options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS})
     except av.error.FFmpegError as error:
         reason = "in no known container" if error.errno == 22 else error.strerror or type(error).__name__
         raise VideoError(f"not a video that can be read ({reason})") from None
     except OSError as error:
         raise VideoError(f"unreadable file ({error.strerror})") from None
-
-
-def video_stream(container: Any) -> Any:
-    """The first video stream that is no cover picture of a sound file. Raises VideoError."""
-    streams = [stream for stream in container.streams.video
-               if not stream.disposition & av.stream.Disposition.attached_pic]
-    if not streams:
-        raise VideoError("no video in it, only sound" if container.streams.audio else "no video in it")
-    if streams[0].codec_context is None:
-        raise VideoError("its codec is unknown here")
-    return streams[0]
+    with container:
+        streams = [stream for stream in container.streams.video
+                   if not stream.disposition & av.stream.Disposition.attached_pic]
+        if not streams:
+            raise VideoError("no video in it, only sound" if container.streams.audio else "no video in it")
+        if streams[0].codec_context is None:
+            raise VideoError("its codec is unknown here")
+        yield container, streams[0]
 
 
 def facts(path: str) -> dict[str, Any]:
     """What a file's header says: frames (an estimate, 0 where unknown), their rate in 1/s, width and height."""
-    with open_container(path) as container:
-        stream = video_stream(container)
+    with open_video(path) as (container, stream):
         rate = float(stream.average_rate or stream.guessed_rate or 0)
         seconds = float(_length(container, stream)) or (container.duration or 0) / 1e6
         frames = stream.frames or max(0, round(min(seconds, MAX_SECONDS) * rate))
@@ -86,8 +83,7 @@ def frames(path: str, size: int, fps: float, every: int) -> Iterator[tuple[int, 
     due, pixels, standing, shift, duration = 0, 0, 0, Fraction(0), Fraction(0)
     first: Fraction | None = None
     last: Fraction | None = None
-    with open_container(path) as container:
-        stream = video_stream(container)
+    with open_video(path) as (container, stream):
         if stream.width * stream.height > MAX_PIXELS:
             raise VideoError(f"has frames of more than {MAX_PIXELS} pixels")
         stream.thread_type = "AUTO"
