@@ -13,6 +13,7 @@ import torch
 
 from twofold.cache.shards import Rows, publish_shard
 from twofold.cache.store import Store
+from twofold.data.images.decode import ImageError
 from twofold.data.images.sources import open_images, parse_roots
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import read_manifest, write_manifest
@@ -27,7 +28,7 @@ from twofold.extract.streams import Stream
 
 
 def bench_extract(streams: Sequence[Stream], *, manifest: Path | None, roots: Sequence[str], device: str, workers: int,
-                  samples: int) -> Summary:
+                  samples: int, follow_links: bool = False) -> Summary:
     """Measure extraction of the first `samples` samples of a manifest, or of drawn faces. Raises as `extract`.
 
     In the record, a leg is a stage alone: rate, samples a second for all encoders together; cpu_seconds, of a sample,
@@ -41,9 +42,14 @@ def bench_extract(streams: Sequence[Stream], *, manifest: Path | None, roots: Se
             manifest, classes, roots = Path(folder, "faces.csv"), builtin_taxonomy("cexpr7"), [f"{folder}/faces"]
             write_manifest(draw_dataset(Path(folder, "faces"), taxonomy=classes, size=112, seed=0,
                                         per_class=-(-samples // len(classes.classes))), manifest)
-        keys, images = read_manifest(manifest).keys[:samples], open_images(parse_roots(roots))
+        keys, images = read_manifest(manifest).keys[:samples], open_images(
+            parse_roots(roots), follow_links=follow_links)
         if not keys:
             raise InputError(f"{manifest}: no samples in it, and bench extract needs at least one")
+        try:
+            images.read(keys[0])
+        except ImageError as error:  # nothing would be decoded, and fast
+            raise InputError(f"{manifest}: its first image cannot be read: {keys[0]}: {error}") from None
         encoders, workers = Encoders(device), workers or usable_cores()
         files = [FileRows(source=stream.source, rows=np.arange(len(keys)), recipe=recipe_of(
             encoders.load(stream.source), stream.view, dtype=stream.dtype)) for stream in streams]

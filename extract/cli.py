@@ -226,6 +226,7 @@ def bench_extract(
     precision: Precision = "auto",
     workers: Workers = 0,
     samples: Annotated[int, typer.Option(min=1, help="Samples to measure with.")] = 512,
+    follow_links: FollowLinks = False,
 ) -> Report:
     """Each stage of extraction alone, extraction as a whole, and what limits it."""
     from twofold.data.utils.options import split_names
@@ -235,4 +236,4 @@ def bench_extract(
     names = split_names(backbones)
     texts = weights or ([] if faces else [f"{name}=random:0" for name in names])
     return run_bench(parse_streams(names, weights=texts, precision=precision), manifest=faces, roots=root or [],
-                     device=device, workers=workers, samples=samples)
+                     device=device, workers=workers, samples=samples, follow_links=follow_links)

@@ -107,6 +107,8 @@ def publishing_verbs(*, licences_of: Callable[[Iterable[str]], dict[str, str]], 
                                                        "folder of their images, or NAME=DIR for each dataset.")] = None,
         store: Annotated[Path | None, typer.Option(metavar="STORE", help="The store that the runs were scored on.")]
         = None,
+        follow_links: Annotated[bool, typer.Option("--follow-links", help="Read images that are links out of their "
+                                                   "root.")] = False,
         overwrite: Overwrite = False,
     ) -> Report:
         """Tables and pictures of runs on one page: figures, intervals, confusions, calibration, learning, errors."""
@@ -114,7 +116,7 @@ def publishing_verbs(*, licences_of: Callable[[Iterable[str]], dict[str, str]], 
         from twofold.fuse.report.report import report as run_report
 
         return run_report(runs, out=out, figures=figures, root=parse_roots(root) if root else None, store=store,
-                          licences_of=licences_of, overwrite=overwrite)
+                          licences_of=licences_of, follow_links=follow_links, overwrite=overwrite)
 
     @shown.command()
     def export(

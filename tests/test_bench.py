@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from twofold.fuse import bench as fuse_bench
 
@@ -19,10 +20,16 @@ def test_bench_extract_measures_each_stage_and_the_whole(cli):
     assert record["samples"] == 21 and record["whole"] > 0 and record["waiting"] and "the limit" in record["limit"]
 
 
-def test_bench_extract_refuses_in_one_sentence(cli, tmp_path):
+def test_bench_extract_refuses_in_one_sentence_and_follows_links(cli, tmp_path):
     (tmp_path / "faces.csv").write_text("key\na.png\n")
     done = cli("bench", "extract", tmp_path / "faces.csv", *ENCODERS)
     assert done.returncode == 2 and "say with --root" in done.stderr and len(done.stderr.splitlines()) == 1
+    Image.new("RGB", (64, 64)).save(tmp_path / "away.png")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/a.png").symlink_to(tmp_path / "away.png")
+    words = ("bench", "extract", tmp_path / "faces.csv", "--root", tmp_path / "root", *ENCODERS)
+    refused, followed = cli(*words), cli(*words, "--follow-links")
+    assert refused.returncode == 2 and "--follow-links" in refused.stderr and followed.returncode == 0, followed.stderr
 
 
 def test_bench_cache_compares_with_numpy(cli, tmp_path):

@@ -38,20 +38,21 @@ SIDE = 96  #: pixels of a thumbnail, at most
 
 def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
            root: Path | dict[str, Path] | None = None, store: Path | None = None,
-           licences_of: Callable[[Iterable[str]], dict[str, str]] = lambda backbones: {}, overwrite: bool = False
-           ) -> Summary:
+           licences_of: Callable[[Iterable[str]], dict[str, str]] = lambda backbones: {}, follow_links: bool = False,
+           overwrite: bool = False) -> Summary:
     """Write the page of these runs to `out`, and their drawings as SVG, PDF and PNG files into `figures`.
 
     licences_of: gives the licences of encoders, where they are known. root: the folder of the images; with it, and only
-    then, the page shows the samples that it lists. store: whose features show the effect of each stream and a map of
-    the samples. overwrite: a page, and drawings, of earlier reports.
+    then, the page shows the samples that it lists; follow_links: also those that are links out of it. store: whose
+    features show the effect of each stream and a map of the samples. overwrite: a page, and drawings, of earlier
+    reports.
     Raises InputError for a folder that is not a run, images that are not below `root`, and an output that cannot be
     written.
     """
     runs = [read_run(path) for path in paths]
     page = Output(out, PAGE, overwrite)
     page.check()
-    images = open_images(root) if root else None
+    images = open_images(root, follow_links=follow_links) if root else None
     if images:
         keys = [key for run in runs for _, rows in _listed(run.predictions) for key in rows["key"]]
         check_roots(images, list(dict.fromkeys(keys)))
@@ -143,13 +144,13 @@ def _listed(predictions: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _data_uri(images: ImageSource | None, key: str) -> str:
-    """The image as a JPEG within `SIDE` x `SIDE` pixels, without metadata; empty if it cannot be read."""
+    """The image as a JPEG within `SIDE` x `SIDE` pixels, without metadata; why there is none if it cannot be read."""
     if images is None:
         return ""
     try:
         content = thumbnail(images.read(key), side=SIDE, limits=images.limits)
-    except ImageError:
-        return ""
+    except ImageError as error:
+        return str(error)
     return "data:image/jpeg;base64," + base64.b64encode(content).decode("ascii")
 
 

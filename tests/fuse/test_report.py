@@ -267,7 +267,17 @@ def test_images_are_shown_only_with_a_root_and_a_missing_one_is_said(run, tmp_pa
         (tmp_path / "root" / key).write_bytes(b"not an image")
     report([run], out=tmp_path / "r.html", root=tmp_path / "root", overwrite=True)
     page = page_of(tmp_path / "r.html")
-    assert "no picture" in page.texts and not any(tag == "img" for tag, _ in page.tags)
+    assert "no picture: not an image" in page.texts and not any(tag == "img" for tag, _ in page.tags)
+    (tmp_path / "elsewhere").mkdir()
+    for key in keys:  # as DVC and git-annex keep images
+        Image.new("RGB", (60, 60)).save(tmp_path / "elsewhere" / key.replace("/", "-"))
+        (tmp_path / "root" / key).unlink()
+        (tmp_path / "root" / key).symlink_to(tmp_path / "elsewhere" / key.replace("/", "-"))
+    for option, pictures in (((), 0), (("--follow-links",), len(images))):
+        done = cli("report", run, "-o", tmp_path / "r.html", "--root", tmp_path / "root", "--overwrite", *option)
+        page = page_of(tmp_path / "r.html")
+        assert done.returncode == 0 and sum(tag == "img" for tag, _ in page.tags) == pictures, done.stderr
+        assert any("--follow-links reads it" in text for text in page.texts) == (not pictures)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"none of .* images tried is below"):
         report([run], out=tmp_path / "other.html", root=tmp_path / "empty")
