@@ -105,7 +105,7 @@ def uncertainty_lines(heads: Sequence[Figures], classes: Sequence[str]) -> list[
         other = ", ".join(f"#{number} {percent(each.scores.score_present)}" for number, each in enumerate(heads, 1))
         lines.append(f"no samples of {', '.join(absent)}: such a class counts 0 in {score}, the mean over all "
                      f"{len(classes)} classes; over the {len(classes) - len(absent)} that have samples it is {other}")
-    rare = min(np.flatnonzero(table.n), key=lambda c: table.n[c])
+    rare = int(min(np.flatnonzero(table.n), key=lambda c: table.n[c]))
     count, hits = table.n[rare], table.confusion[rare, rare]
     predicted = count + table.confusion[:, rare].sum()
     worth = float(2 * (hits + 1) / (predicted + 1) - 2 * hits / predicted) / len(classes)

@@ -81,7 +81,7 @@ MUTATIONS = [Mutation(*fields) for fields in (
     ("a sweep ranks from the worst", "sweep.py", "else -trial.score", "else trial.score", "figures_hold"),
     ("the honest choice looks at one fold", "sweep.py", 'trial[0]["val_scores"][fold]', 'trial[0]["val_scores"][0]',
      "figures_hold"),
-    ("logreg keeps its last penalty", "heads/sklearn.py", "if result.score > best:", "if result.score > -1:",
+    ("logreg keeps its last penalty", "heads/sklearn.py", "max(fits, key=lambda fit: fit[0])", "fits[-1]",
      "figures_hold"),
     # calibration
     ("the temperature multiplies", "metrics/scores.py", "np.log(np.maximum(probabilities, 1e-12)) / temperature",

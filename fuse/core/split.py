@@ -70,7 +70,7 @@ def _fold_sides(features: Features, task: Task, folds: int, seed: int) -> list[n
     own = np.flatnonzero((task.scored(features) >= 0) & (features.store == 0))
     manifest, fold = features.manifest, np.full(len(features), -1)
     assigned = assign_folds(manifest, features.taxonomy, folds=folds, seed=seed)
-    fold[own] = assigned[pd.Index(manifest.table["key"]).get_indexer(features.keys[own])]
+    fold[own] = assigned[pd.Index(manifest.table["key"]).get_indexer(pd.Index(features.keys[own]))]
     official = "fold" in manifest.table and parse_folds(  # named by the manifest
         manifest.table["fold"].to_numpy(object)[assigned >= 0], folds=folds) is not None
     for c, name in enumerate(task.learned_classes if task.learns_classes and not official else ()):

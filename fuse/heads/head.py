@@ -4,6 +4,7 @@ import importlib
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ class StandardisedHead(nn.Module):
 
     mean: torch.Tensor
     std: torch.Tensor
+    body: Any  #: a Body; how it is trained depends on the head
 
     def __init__(self, spec: Spec):
         super().__init__()
@@ -86,8 +88,10 @@ def run_head(head: StandardisedHead, features: Features, rows: np.ndarray, strea
     step = max(64, BLOCK // head.spec.members)
     blocks = [run_on_array(head, features.read(rows[start:start + step], streams))
               for start in range(0, max(len(rows), 1), step)]
-    columns = [[getattr(block, field.name) for block in blocks] for field in fields(HeadOutput)]
-    return HeadOutput(*(None if column[0] is None else np.concatenate(column, axis=1) for column in columns))
+    columns: dict[str, Any] = {field.name: [getattr(block, field.name) for block in blocks]
+                               for field in fields(HeadOutput)}
+    return HeadOutput(**{name: None if parts[0] is None else np.concatenate(parts, axis=1)
+                         for name, parts in columns.items()})
 
 
 @torch.inference_mode()

@@ -47,7 +47,7 @@ class LogisticRegression(Linear):
         labelled = data.label >= 0
         x, y = data.x.cpu().numpy()[labelled].astype(np.float64), data.label[labelled]
         x_val = val.x.cpu().numpy().astype(np.float64)
-        best, kept = -1.0, C_VALUES[0]
+        fits = []
         model = Model(max_iter=MAX_ITERATIONS, tol=1e-4, warm_start=True, random_state=settings.seed)
         for c in C_VALUES:
             with warnings.catch_warnings():
@@ -57,8 +57,8 @@ class LogisticRegression(Linear):
                 log.warning("logreg with C = %g has not converged after %d iterations: its figures are not those of "
                             "the minimum", c, MAX_ITERATIONS)
             result = scores.compute_scores(val.label, np.asarray(model.predict(x_val)), len(spec.classes))
-            if result.score > best:
-                best, kept, weight, bias = result.score, c, model.coef_, model.intercept_
+            fits.append((result.score, c, model.coef_, model.intercept_))
+        _, kept, weight, bias = max(fits, key=lambda fit: fit[0])  # of equal ones the first
         log.info("logreg: C = %g has the best score on validation of %s", kept, C_VALUES)
         if len(model.classes_) == 2:  # scikit-learn keeps one row, the other is its negative
             weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2

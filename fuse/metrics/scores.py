@@ -44,8 +44,8 @@ def confusion_matrix(target: np.ndarray, prediction: np.ndarray, classes: int) -
 def compute_scores(target: np.ndarray, prediction: np.ndarray, classes: int) -> Scores:
     """All figures of (N,) predictions."""
     matrix = confusion_matrix(target, prediction, classes)
-    means = (float(mean(matrix)) for mean in (accuracy, macro_f1, macro_f1_present, uar))
-    return Scores(matrix, *means, *per_class(matrix), n=matrix.sum(axis=1))
+    return Scores(matrix, float(accuracy(matrix)), float(macro_f1(matrix)), float(macro_f1_present(matrix)),
+                  float(uar(matrix)), *per_class(matrix), matrix.sum(axis=1))
 
 
 def per_class(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -244,7 +244,7 @@ def _order(label: np.ndarray, settings: Settings, random: MemberRandom, *, with_
 @torch.inference_mode()
 def _validate(head: nn.Module, val: Samples, classes: int, precision: str) -> tuple[list[float], list[float]]:
     """The score by which the best epoch is chosen and the accuracy of each member."""
-    tables = 0
+    tables = np.zeros((1, classes, classes), int)
     for positions, x in val.blocks():
         with torch.autocast(val.device.type, torch.bfloat16, enabled=precision == "bf16"):
             calls = head(x).logits.argmax(dim=-1).cpu().numpy()
