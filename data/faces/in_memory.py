@@ -234,11 +234,6 @@ class FaceFinder:
         self._settings = config.settings if config else CropSettings()
         self._detector: Detector | None = config.model.create(config.settings) if config else None
 
-    @property
-    def detects(self) -> bool:
-        """Whether it detects faces, or takes every image for one."""
-        return self._detector is not None
-
     def find(self, content: bytes, *, most: int) -> Picture:
         """The image in these bytes of an image file, and its `most` largest faces; a face crop is taken as it is.
         Raises ImageError for one that cannot be read or is too large, which its header says before it is decoded."""
