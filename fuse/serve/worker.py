@@ -4,11 +4,14 @@ Encoders need no such process: they are given only files that were decoded here 
 `data/images/decode.py`, and faces of a bounded number and size.
 """
 
+import contextlib
 import queue
 import signal
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import Any
 
 from twofold.data.faces.in_memory import FaceFinder, Picture, open_detection, sample_kind
 from twofold.data.faces.settings import Sampling
@@ -30,91 +33,84 @@ def open_finder(crops: Sequence[str], detector: Path | None, cropped: bool) -> F
 
 
 class FinderPool:
-    """Several processes that find faces; each image takes one of them. open_finder: picklable, makes the finder there.
+    """Several processes that find faces; each image takes one, which is replaced where it takes too long or crashes.
 
-    detects: whether they detect faces, or take whole images; seconds: for an image. Raises InputError where a finder
-    cannot be made.
+    open_finder: picklable, makes the finder there; seconds: for an image; detects: whether faces are detected, or whole
+    images taken. Raises InputError where a finder cannot be made.
     """
 
     def __init__(self, open_finder: Callable[[], FaceFinder], *, workers: int, seconds: float, detects: bool):
-        self.detects = detects
-        self._processes = [FinderProcess(open_finder, seconds) for _ in range(workers)]
-        self._idle: queue.SimpleQueue[FinderProcess] = queue.SimpleQueue()
+        self.detects, self._open_finder, self._seconds, self._closed = detects, open_finder, seconds, False
+        self._processes: dict[Connection, SpawnProcess] = {}
+        self._ready: set[Connection] = set()
+        self._idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+        for _ in range(workers):
+            self._start()
         try:
-            for process in self._processes:
-                process.wait_until_ready()
-                self._idle.put(process)
+            for connection in self._processes:
+                self._wait_until_ready(connection)
         except InputError:
             self.close()
             raise
 
+    def _start(self) -> None:
+        ours, theirs = CONTEXT.Pipe()
+        self._processes[ours] = process = CONTEXT.Process(target=_find_faces, args=(theirs, self._open_finder),
+                                                          daemon=True)
+        process.start()
+        theirs.close()
+        self._idle.put(ours)
+
     def find(self, content: bytes, *, most: int) -> Picture:
         """As `FaceFinder.find`, from several threads at once."""
-        process = self._idle.get()
+        connection = self._idle.get()
         try:
-            return process.find(content, most=most)
-        finally:
-            self._idle.put(process)
+            self._wait_until_ready(connection)
+            with contextlib.suppress(OSError):  # the process has ended: nothing is received
+                connection.send((content, most))
+            answer = self._receive(connection, self._seconds)
+        except (ImageError, InputError):
+            self._end(self._processes.pop(connection))
+            if not self._closed:
+                self._start()
+            raise
+        self._idle.put(connection)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _wait_until_ready(self, connection: Connection) -> None:
+        """Wait for the first message of a process: that its finder is made, or the InputError why not."""
+        if connection in self._ready:
+            return
+        try:
+            error = self._receive(connection, START_SECONDS)
+        except ImageError:
+            error = InputError(f"the process that finds faces ended, or did not start within {START_SECONDS} seconds")
+        if error is not None:
+            raise error
+        self._ready.add(connection)
+
+    @staticmethod
+    def _receive(connection: Connection, seconds: float) -> Any:
+        """What a process sends. Raises ImageError where it ends, or sends nothing for so long."""
+        try:
+            if connection.poll(seconds):
+                return connection.recv()
+        except (EOFError, OSError):
+            raise ImageError("reading it ended the process that does it") from None
+        raise ImageError(f"reading it takes more than {seconds:g} seconds")
 
     def close(self) -> None:
         """End all processes, whatever they are at."""
-        for process in self._processes:
-            process.close()
-
-
-class FinderProcess:
-    """A FaceFinder in a process of its own, which is ended and started again where an image takes too long."""
-
-    def __init__(self, open_finder: Callable[[], FaceFinder], seconds: float):
-        self._open_finder, self._seconds, self._closed = open_finder, seconds, False
-        self._start()
-
-    def _start(self) -> None:
-        self._connection, theirs = CONTEXT.Pipe()
-        self._process = CONTEXT.Process(target=_find_faces, args=(theirs, self._open_finder), daemon=True)
-        self._process.start()
-        theirs.close()
-        self._ready = False
-
-    def wait_until_ready(self) -> None:
-        """Raises InputError where the process cannot make its finder."""
-        if self._ready:
-            return
-        try:
-            error = self._connection.recv() if self._connection.poll(START_SECONDS) else InputError(
-                f"finding faces did not start within {START_SECONDS} seconds")
-        except (EOFError, OSError):
-            error = InputError("the process that finds faces ended at its start")
-        if error is not None:
-            raise error
-        self._ready = True
-
-    def find(self, content: bytes, *, most: int) -> Picture:
-        """As `FaceFinder.find`; ends the process, and starts a new one, if that takes too long or crashes it."""
-        try:
-            self.wait_until_ready()
-            self._connection.send((content, most))
-            result = self._connection.recv() if self._connection.poll(self._seconds) else None
-            reason = f"reading it takes more than {self._seconds:g} seconds"
-        except (EOFError, OSError):
-            result, reason = None, "reading it ended the process that does it"
-        if isinstance(result, Picture):
-            return result
-        if isinstance(result, Exception):
-            raise result
-        self._end()
-        if not self._closed:
-            self._start()
-        raise ImageError(reason)
-
-    def close(self) -> None:
-        """End the process for good."""
         self._closed = True
-        self._end()
+        for process in list(self._processes.values()):
+            self._end(process)
 
-    def _end(self) -> None:
-        self._process.kill()
-        self._process.join()
+    @staticmethod
+    def _end(process: SpawnProcess) -> None:
+        process.kill()
+        process.join()
 
 
 def _find_faces(connection: Connection, open_finder: Callable[[], FaceFinder]) -> None:
@@ -125,14 +121,12 @@ def _find_faces(connection: Connection, open_finder: Callable[[], FaceFinder]) -
         connection.send(error)
         return
     connection.send(None)
-    while True:
-        try:
+    with contextlib.suppress(EOFError):  # the server has ended
+        while True:
             content, most = connection.recv()
-        except EOFError:
-            return
-        try:
-            connection.send(finder.find(content, most=most))
-        except (ImageError, InputError) as error:
-            connection.send(error)
-        except MemoryError:
-            connection.send(ImageError("it takes too much memory"))
+            try:
+                connection.send(finder.find(content, most=most))
+            except (ImageError, InputError) as error:
+                connection.send(error)
+            except MemoryError:
+                connection.send(ImageError("it takes too much memory"))

@@ -27,11 +27,14 @@ def pool():
         yield pool
 
 
-def test_a_file_that_hangs_or_crashes_costs_one_answer(pool):
+def test_a_file_that_hangs_or_crashes_costs_one_answer_and_reaches_no_encoder(pool, recogniser):
+    embedded = []
+    watched = replace(recogniser, finder=pool, embed=lambda files: embedded.extend(files) or recogniser.embed(files))
     for content, reason in ((b"hang", "more than 3 seconds"), (b"crash", "ended the process"), (b"x", "not an image")):
         with pytest.raises(ImageError, match=reason):
-            pool.find(content, most=1)
-        assert pool.find(FACE, most=1).width == 160
+            watched.recognise(content)
+        assert watched.recognise(FACE).width == 160
+    assert embedded == [FACE] * 3
     with pytest.raises(InputError, match="no detector"):
         FinderPool(open_nothing, workers=1, seconds=3, detects=True)
 
