@@ -88,10 +88,11 @@ def run_head(head: StandardisedHead, features: Features, rows: np.ndarray, strea
     step = max(64, BLOCK // head.spec.members)
     blocks = [run_on_array(head, features.read(rows[start:start + step], streams))
               for start in range(0, max(len(rows), 1), step)]
-    columns: dict[str, Any] = {field.name: [getattr(block, field.name) for block in blocks]
-                               for field in fields(HeadOutput)}
-    return HeadOutput(**{name: None if parts[0] is None else np.concatenate(parts, axis=1)
-                         for name, parts in columns.items()})
+    joined: dict[str, Any] = {}
+    for field in fields(HeadOutput):
+        parts = [getattr(block, field.name) for block in blocks]
+        joined[field.name] = None if parts[0] is None else np.concatenate(parts, axis=1)
+    return HeadOutput(**joined)
 
 
 @torch.inference_mode()
