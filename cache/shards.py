@@ -269,6 +269,7 @@ def remove_leftovers(store: Store, recipe: Recipe) -> None:
     killed between publishing the finished file and tidying up; a read-only store keeps them."""
     if (store.path / SHARDS).is_dir():
         with suppress(OSError), file_lock(store.lock_path):
-            for folder in (store.path, store.shard_folder(recipe), store.path / SHARDS):
+            atomic.remove_stale_files(store.path)
+            for folder in (store.shard_folder(recipe), store.path / SHARDS):
                 atomic.remove_stale_files(folder)
                 atomic.remove_empty_folder(folder)
