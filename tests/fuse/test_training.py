@@ -11,7 +11,7 @@ from twofold.data.labels import BASIC, basic_pair, builtin_taxonomy
 from twofold.fuse.core.settings import Settings
 from twofold.fuse.heads.fusion import find_weights
 from twofold.fuse.heads.head import build
-from twofold.fuse.training.data import Batch, Samples, drop_streams, fit_scaler, mix_compounds, mixup, pools
+from twofold.fuse.training.data import Batch, Samples, fit_scaler, mix_compounds, mixup, pools
 from twofold.fuse.training.ensemble import MemberRandom, Spec, StackedMLP, initialise
 from twofold.fuse.training.loop import _members_at_once, flushed_denormals, positive_pairs, rate_factor, train
 from twofold.fuse.training.optimiser import BestWeights
@@ -196,19 +196,7 @@ def test_made_compounds_lie_between_faces_of_their_two_basics():
         present = {BASIC[e] for e in np.flatnonzero(made.x[member, row].numpy())}
         assert present == set(basic_pair(CLASSES[int(made.target[member, row].argmax())]))
         assert made.x[member, row].min() >= 0 and made.x[member, row].max() <= 0.7 + 1e-6
-
-
-def test_compounds_cannot_be_made_without_basics():
     assert pools(np.full(10, -1), PARTS, CPU) is None
-
-
-def test_dropped_streams_go_as_a_whole_and_never_all():
-    batch = replace(_batch(rows=4000, dim=5), x=torch.ones(2, 4000, 5))
-    dropped = drop_streams(batch, (2, 3), 0.5, MemberRandom((0, 1), CPU)).x
-    first, second = dropped[..., :2], dropped[..., 2:]
-    assert all((part.min(-1).values == part.max(-1).values).all() for part in (first, second))
-    assert (dropped.sum(-1) > 0).all()
-    assert first.mean() == pytest.approx(0.625, abs=0.03)  # kept 0.5, and half of the 0.25 where both would go
 
 
 def test_dropout_keeps_the_mean():

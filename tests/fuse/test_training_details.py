@@ -33,6 +33,7 @@ def test_stream_dropout_leaves_no_version_of_a_face_empty():
     kept = drop_streams(batch, (2, 3), 0.6, MemberRandom((0, 1), CPU)).x
     for version in kept.split(5, dim=-1):
         assert (version.sum(dim=-1) > 0).all()
+        assert all((part.min(-1).values == part.max(-1).values).all() for part in version.split((2, 3), dim=-1))
     assert (kept[..., :5].sum(dim=-1) < 5).float().mean() == pytest.approx(1 - 0.4**2, abs=0.02)
 
 
