@@ -6,6 +6,7 @@ is reused. Batches are padded to full size, so that a value does not depend on h
 """
 
 import contextlib
+import os
 import signal
 import time
 from collections import deque
@@ -14,6 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, 
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
+from multiprocessing.util import Finalize
 from typing import Any
 
 import numpy as np
@@ -279,6 +281,7 @@ def _share_stop(shared: Any) -> None:
     """Take signals to stop from the process that started this one, which gets those of the terminal, too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _stop.shared = shared
+    Finalize(None, os._exit, args=(0,), exitpriority=-100)  # nobody waits for a thread that still decodes an image
 
 
 def _compute_on(task: ComputeTask, device: str) -> RunStats:

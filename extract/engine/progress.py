@@ -30,7 +30,7 @@ class Stop:
     """
 
     def __init__(self, shared: Any = None) -> None:
-        self.shared = shared or SimpleNamespace(value=0)
+        self.shared = SimpleNamespace(value=0) if shared is None else shared  # a shared 0 is false
         self._before: dict[int, Any] = {}
 
     @property

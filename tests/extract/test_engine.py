@@ -17,6 +17,7 @@ from twofold.cache.store import Store
 from twofold.data.images.decode import decode
 from twofold.data.images.sources import open_images
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.processes import CONTEXT
 from twofold.extract.encoders.encoder import Encoder
 from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.encoders.registry import load_encoder
@@ -170,6 +171,12 @@ def test_a_run_that_is_told_to_stop_does_not_wait_for_an_image(compute, drawn):
         released.set()
     assert time.monotonic() - began < 20 and done.stopped_by == 15
     assert list(cached.place) == keys[:done.samples] and 8 <= done.samples <= 20
+
+
+def test_a_signal_to_stop_reaches_the_processes_of_other_devices():
+    shared = CONTEXT.Value("i", 0, lock=False)
+    Stop(shared).set(15)
+    assert shared.value == 15
 
 
 # --------------------------------------------------------------------------------------------------------------- views
