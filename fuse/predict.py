@@ -278,7 +278,7 @@ def smooth_videos(scores: np.ndarray, keys: Sequence[str], groups: Sequence[str]
         if np.isnan(scores[rows, 0]).all():
             faceless.append(str(name))
             continue
-        out[rows] = smooth_video(scores[rows], frame_numbers([keys[row] for row in rows], str(name)), window)
+        out[rows] = smooth_video(scores[rows], frame_numbers([keys[int(row)] for row in rows], str(name)), window)
     return out, faceless
 
 

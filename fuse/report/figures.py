@@ -136,7 +136,7 @@ def embedding_map(title: str, positions: np.ndarray, colours: np.ndarray, wrong:
                                      ("wrong", wrong, {"s": 26, "marker": "+" if again else "x", "c": colour})):
                 rows = np.flatnonzero((colours == number) & rows)
                 if len(rows):
-                    titles[f"{kind}-{number}"] = [names[row] for row in rows]
+                    titles[f"{kind}-{number}"] = [names[int(row)] for row in rows]
                     axes.scatter(*positions[rows].T, linewidths=1.4, gid=f"{kind}-{number}", **look)
             handles += axes.plot([], [], "o", color=colour, fillstyle="none" if again else "full", markersize=4)
         axes.set(xticks=[], yticks=[])

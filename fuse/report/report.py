@@ -108,8 +108,8 @@ def drawings_of(run: Run, analysis: StoreAnalysis | None) -> dict[str, Drawing]:
                      "learning-loss": drawn.learning_curves("training loss" + mark, history, "loss", scale=1)}
     if analysis and analysis.positions is not None:
         shown = every.iloc[analysis.rows]
-        titles = [f"{row.key}: {classes[row.target]}, predicted {classes[row.predicted]} ({row.confidence:.2f})"
-                  for row in shown[["key", "target", "predicted", "confidence"]].itertuples()]
+        titles = [f"{row['key']}: {classes[row['target']]}, predicted {classes[row['predicted']]} "
+                  f"({row['confidence']:.2f})" for row in shown.to_dict("records")]
         colours = {"target": "target"} | ({"prediction": "predicted"} if len(classes) <= len(drawn.PALETTE) else {})
         drawings |= {f"map-{name}": drawn.embedding_map(
             f"Map of {len(shown)} samples by their fused features, coloured by {name}{mark}", analysis.positions,
@@ -123,9 +123,9 @@ def _section(run: Run, analysis: StoreAnalysis | None, drawings: Mapping[str, Dr
     """What the template shows of one run. Each list has its caption and samples."""
     inline = {name: Markup(each.inline()) for name, each in drawings.items() if not name.startswith("confusion")}
     lists = [(caption, [
-        {"key": row.key, "target": run.taxonomy.classes[row.target], "predicted": run.taxonomy.classes[row.predicted],
-         "confidence": f"{row.confidence:.2f}", "wrong": row.wrong, "image": _data_uri(images, row.key)}
-        for row in rows[["key", "target", "predicted", "confidence", "wrong"]].itertuples()])
+        {"key": row["key"], "target": run.taxonomy.classes[row["target"]],
+         "predicted": run.taxonomy.classes[row["predicted"]], "confidence": f"{row['confidence']:.2f}",
+         "wrong": row["wrong"], "image": _data_uri(images, row["key"])} for row in rows.to_dict("records")])
         for caption, rows in (_listed(run.predictions) if run.metrics.systems else []) if len(rows)]
     return {"run": run, "mark": _mark(run), "drawings": inline, "analysis": analysis, "lists": lists,
             "encoders": list(zip(run.streams, run.head.spec.dims, run.stream_names, strict=True)), "licences": licences,
@@ -135,7 +135,7 @@ def _section(run: Run, analysis: StoreAnalysis | None, drawings: Mapping[str, Dr
 def _listed(predictions: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The most confident errors, and the least confident other predictions; each image once, for one that stands under
     several keys has the same probabilities."""
-    classes = [name for name in predictions if isinstance(name, int)]
+    classes: list[Any] = [name for name in predictions if isinstance(name, int)]
     order = predictions.drop_duplicates(classes).sort_values(["confidence", *classes], kind="stable",
                                                              ascending=[False, *[True] * len(classes)])
     errors = order[order["wrong"]][:LISTED]

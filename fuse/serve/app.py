@@ -97,7 +97,8 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
         """Close what is idle for too long; of too many connections the longest idle ones."""
         nonlocal idle_since
         now, connections = time.monotonic(), server.server_state.connections
-        idle = [(each, each.cycle) for each in connections if each.cycle is None or each.cycle.response_complete]
+        idle = [(each, each.cycle) for each in connections
+                if isinstance(each, Protocol) and (each.cycle is None or each.cycle.response_complete)]
         idle_since = {key: idle_since.get(key, now) for key in idle}
         for number, (connection, cycle) in enumerate(sorted(idle, key=lambda key: idle_since[key])):
             if number < len(connections) - MAX_CONNECTIONS or now - idle_since[connection, cycle] > IDLE_SECONDS:

@@ -47,7 +47,8 @@ def serve(run: Run, *, load: Callable[[], Embed], host: str = "127.0.0.1", port:
     limits = Limits()
     offered = find_examples(examples, max_bytes=limits.bytes)
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
-    counts, url = dict.fromkeys(("pictures", "faces", "refused"), 0), ""
+    counts: dict[str, int] = dict.fromkeys(("pictures", "faces", "refused"), 0)
+    url = ""
     with _listen(host, port) as listener, _ended_by_signals(), contextlib.ExitStack() as stack:
         # this machine's name where it listens on all interfaces
         name = host if host not in ("0.0.0.0", "::") else socket.gethostname()

@@ -41,9 +41,9 @@ class FinderPool:
 
     def __init__(self, open_finder: Callable[[], FaceFinder], *, workers: int, seconds: float, detects: bool):
         self.detects, self._open_finder, self._seconds, self._closed = detects, open_finder, seconds, False
-        self._processes: dict[Connection, SpawnProcess] = {}
-        self._ready: set[Connection] = set()
-        self._idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+        self._processes: dict[Any, SpawnProcess] = {}  # by our end of its pipe, of another class on Windows
+        self._ready: set[Any] = set()
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(workers):
             self._start()
         try:
@@ -79,7 +79,7 @@ class FinderPool:
             raise answer
         return answer
 
-    def _wait_until_ready(self, connection: Connection) -> None:
+    def _wait_until_ready(self, connection: Any) -> None:
         """Wait for the first message of a process: that its finder is made, or the InputError why not."""
         if connection in self._ready:
             return
@@ -92,7 +92,7 @@ class FinderPool:
         self._ready.add(connection)
 
     @staticmethod
-    def _receive(connection: Connection, seconds: float) -> Any:
+    def _receive(connection: Any, seconds: float) -> Any:
         """What a process sends. Raises ImageError where it ends, or sends nothing for so long."""
         try:
             if connection.poll(seconds):
