@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePath
 
-from twofold.data.faces.video import is_animation
+from twofold.data.faces.video import is_animation, is_jpeg_stream
 from twofold.data.images.archives import read_head
 from twofold.data.images.decode import MAX_FILE_BYTES, ImageError
 from twofold.data.images.formats import (
@@ -122,8 +122,12 @@ def _walk(folder: Path, ignore: Path | None, follow_links: bool) -> list[Path]:
 
 
 def _is_video(path: Path) -> bool:
-    """By the file's first bytes, or by its suffix where they are those of no image."""
-    return is_animation(path) if image_format(read_head(path)) else path.suffix.lower() not in IMAGE_SUFFIXES
+    """By the file's first bytes, or by its suffix where they are those of no image, or of a JPEG: raw Motion JPEG
+    begins as one."""
+    kind, named = image_format(read_head(path)), path.suffix.lower() in IMAGE_SUFFIXES
+    if kind is None:
+        return not named
+    return is_animation(path) or (kind.name == "JPEG" and not named and is_jpeg_stream(path))
 
 
 def _key_name(parts: tuple[str, ...]) -> str:

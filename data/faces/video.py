@@ -5,10 +5,12 @@ that crashes FFmpeg, or keeps it busy without end, costs that file and no more.
 """
 
 import contextlib
+import io
 import json
 import mmap
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,9 +24,9 @@ import numpy as np
 from PIL import Image
 
 from twofold.data.faces.settings import Sampling
-from twofold.data.images.archives import read_head
-from twofold.data.images.decode import PHOTO_LIMITS, ImageError, check_parts, formats_for, upright_rgb
-from twofold.data.images.formats import image_format
+from twofold.data.images.archives import ArchivePath, Place, read_head
+from twofold.data.images.decode import MAX_FILE_BYTES, PHOTO_LIMITS, ImageError, check_parts, formats_for, upright_rgb
+from twofold.data.images.formats import HEAD_BYTES, image_format
 from twofold.data.images.sources import read_file
 from twofold.data.utils.errors import InputError
 
@@ -32,7 +34,8 @@ MAX_SILENCE = 60.0  #: seconds without a message from the worker
 SHARED_BYTES = 400_000_000  #: that both processes map, as in video_worker.py
 WORKER = Path(__file__).with_name("video_worker.py")
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "HEIF")  #: formats whose further images are frames, or shots of a burst
-APNG_HEAD_BYTES = 1 << 16  #: in which the chunk that makes a PNG an animation is expected
+MAX_HEAD_BYTES = 1 << 16  #: in which the chunk that makes a PNG an animation is expected
+NEXT_JPEG = re.compile(rb"\xff\xd9[^\xff]{0,256}\xff\xd8\xff")  #: the end of one and the beginning of another
 MAX_ANIMATION_PIXELS = 20_000_000_000  #: of all frames together
 
 
@@ -144,20 +147,35 @@ class VideoReader(contextlib.AbstractContextManager):
                 env=os.environ | {"PYTHONPATH": packages}, start_new_session=True)  # Ctrl-C is for this process
 
 
-def is_animation(path: Path) -> bool:
+def is_animation(place: Place) -> bool:
     """Whether an image file has several frames, as GIF, APNG, WebP, AVIF and HEIC bursts may."""
     try:
-        with path.open("rb") as file:
-            head = file.read(APNG_HEAD_BYTES)
-        kind = image_format(head)
-        if kind is None or kind.name not in ANIMATED or (kind.name == "PNG" and b"acTL" not in head):
-            return False
-        if kind.name == "PNG":
-            check_parts(read_file(path))  # of thousands of chunks, opening it would take minutes
-        with warnings.catch_warnings(), Image.open(path, formats=formats_for(head)) as image:
-            return getattr(image, "n_frames", 1) > 1
+        with io.BytesIO(place.read_bytes()) if isinstance(place, ArchivePath) else place.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+            kind = image_format(head)
+            if kind is None or kind.name not in ANIMATED:
+                return False
+            if kind.name == "PNG":
+                if b"acTL" not in file.read(MAX_HEAD_BYTES):
+                    return False
+                # of thousands of chunks, opening it would take minutes
+                check_parts(file.getvalue() if isinstance(file, io.BytesIO) else read_file(Path(str(place))))
+            file.seek(0)
+            with warnings.catch_warnings(), Image.open(file, formats=formats_for(head)) as image:
+                return getattr(image, "is_animated", False)
     except Exception:  # decoders raise anything; reading it as an image reports why
         return False
+
+
+def is_jpeg_stream(path: Path) -> bool:
+    """Whether a file that begins as a JPEG has another right after it, as raw Motion JPEG has. Photographs with a
+    second view (MPO), which say so in their head, are none."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES)
+    except OSError:
+        return False
+    return b"MPF\0" not in content[:MAX_HEAD_BYTES] and NEXT_JPEG.search(content) is not None
 
 
 def _animation(path: Path, sampling: Sampling) -> Iterator[Frame]:

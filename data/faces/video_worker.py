@@ -37,6 +37,8 @@ JUMP = 3  #: frames by which a clock is set back, or for which it stands, where 
 #: what FLV, ASF and NUT files begin with
 HEADERS = (re.compile(rb"FLV\x01[\x01\x04\x05]\0{3}\x09\0{4}"), re.compile(rb"nut/multimedia container\0"),
            re.compile(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\0\xaa\0\x62\xce\x6c"))
+BOX_NAME = re.compile(rb"[\xa9 -~]{4}")  #: of MP4 and MOV
+INDEX = re.compile(rb"moov\0...[a-z]{4}", re.DOTALL)  #: a box and the first one in it
 #: FFmpeg's demuxers for containers of video and sound. None of them opens other files, as those of playlists do.
 CONTAINERS = ("mov,matroska,avi,mpegts,mpeg,mpegvideo,asf,flv,live_flv,ogg,mxf,gxf,nut,ivf,dv,rm,wtv,m4v,h261,h263,"
               "h264,hevc,vvc,obu,av1,vc1,mjpeg,dirac,yuv4mpegpipe,nsv,wav,w64,mp3,flac,aac,aiff,au,amr,ac3,caf")
@@ -117,7 +119,7 @@ def frames(path: str, size: int, fps: float, every: int) -> Iterator[tuple[int, 
         if first is None or last is None:
             raise VideoError(f"no frame in it can be decoded{f' ({damage[0]})' if damage else ''}")
         end = last + max(step, duration) - min(first, 0)  # clocks that begin late count from 0 in the length
-        if _is_followed_by_another(path):
+        if _is_followed_by_another(path, "mov" in container.format.name.split(",")):
             raise VideoError("has another recording appended to it, which is not read: divide the file")
         missing = end < length - max(Fraction(1, 2), 5 * step, length / 50)  # edit lists cut a few frames off
         if missing and not decoder.has_all_packets(path, size):
@@ -157,25 +159,31 @@ class _Decoder:
             return self.complete and _matroska_size(file.read(1 << 12)) == size
 
 
-def _is_followed_by_another(path: str) -> bool:
+def _is_followed_by_another(path: str, is_mov: bool) -> bool:
     """Whether a file has a second beginning, as files have that were joined byte by byte: MP4 and MOV another index,
-    FLV, ASF (WMV) and NUT another header. Their demuxers end, or go astray, where it stands."""
-    indices, place, size = 0, 0, os.path.getsize(path)
+    FLV, ASF (WMV) and NUT another header. Their demuxers end, or go astray, where it stands. is_mov: MP4 or MOV, whose
+    boxes are followed as far as they are sound; what comes then may be anything, such as zeros between recordings."""
+    count, place, size = 0, 0, os.path.getsize(path)
     with open(path, "rb") as file:
-        kept = file.read(64)
-        header, kept = next((header for header in HEADERS if header.match(kept)), None), kept[1:]
-        while header and (block := file.read(1 << 24)):
-            if header.search(kept + block):
-                return True
-            kept = block[-64:]
-        while not header and indices < 2 and place + 16 <= size:
+        while is_mov and place + 16 <= size:
             file.seek(place)
             length, kind, long = struct.unpack(">I4sQ", file.read(16))
-            if not place and kind not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
-                return False
-            indices += kind == b"moov"
-            place += long if length == 1 else length if length >= 8 else size
-    return indices > 1
+            length = long if length == 1 else length
+            if length < 8 or place + length > size or not BOX_NAME.fullmatch(kind):
+                break
+            count += kind == b"moov"
+            place += length
+        file.seek(place)
+        kept = b"" if is_mov else file.read(64)
+        beginning = INDEX if is_mov else next((header for header in HEADERS if header.match(kept)), None)
+        count += bool(kept)
+        kept = kept[1:]
+        while beginning and count < 2 and (block := file.read(1 << 24)):
+            block = kept + block
+            matches = list(beginning.finditer(block))
+            count += len(matches)
+            kept = block[max(len(block) - 64, matches[-1].end() if matches else 0):]
+    return bool(beginning) and count > 1
 
 
 def _matroska_size(head: bytes) -> int:

@@ -32,7 +32,7 @@ IMAGE_FORMATS = (
 )
 IMAGE_SUFFIXES = frozenset(suffix for each in IMAGE_FORMATS for suffix in each.suffixes)
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp",
-                            ".ogv", ".ts", ".mts", ".m2ts", ".vob", ".mxf"))
+                            ".ogv", ".ts", ".mts", ".m2ts", ".vob", ".mxf", ".mjpg", ".mjpeg"))
 OTHER_SUFFIXES = frozenset((".csv", ".txt", ".npy", ".json", ".xml", ".md", ".pdf", ".zip", ".tar", ".db", ".ini"))
 
 

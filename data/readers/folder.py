@@ -1,17 +1,21 @@
 """Class folders: split/class/*.jpg or class/*.jpg, classes by name or by official number; other files are counted."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePath
 from typing import Annotated
 
 import pandas as pd
 
-from twofold.data.images.archives import Place
+from twofold.data.faces.video import is_animation
+from twofold.data.images.archives import ArchivePath, Place
+from twofold.data.images.formats import IMAGE_FORMATS
 from twofold.data.labels import SPLIT_OF, canonical_label, label_column, load_taxonomy, normalize_label, parse_label_map
 from twofold.data.manifest import Manifest, build_manifest
 from twofold.data.readers.common import find_images, reads_archives
 from twofold.data.utils.csv_files import read_table
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.machine import usable_cores
 from twofold.data.utils.options import cli_option
 
 Classes = Annotated[str, cli_option(help="Taxonomy, or FILE.toml, whose names or numbers the labels are.")]
@@ -46,7 +50,20 @@ def read_folder(
         raise InputError(f"{root}: {error}") from None
     if not rows:
         raise InputError("; ".join([f"{root}: no images in split/class/*.jpg or class/*.jpg below it", *notes]))
+    notes += _animations_note(root, keys)
     return build_manifest(pd.DataFrame(rows, dtype=object), source=str(root), notes=notes)
+
+
+def _animations_note(root: Place, keys: Sequence[PurePath]) -> list[str]:
+    """A sentence on the images that are animations by their content. In archives, whose files are read whole for this,
+    those named as JPEG are not looked at."""
+    if isinstance(root, ArchivePath):
+        keys = [key for key in keys if key.suffix.lower() not in IMAGE_FORMATS[0].suffixes]
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        found = [key for key, animated in zip(keys, pool.map(lambda key: is_animation(root / key.as_posix()), keys),
+                                              strict=True) if animated]
+    return [f"{root}: {len(found):,} samples are animations (the first is {found[0].as_posix()}): their first frame is "
+            "taken; `crop` reads all frames"] if found else []
 
 
 def folder_labels(

@@ -1,11 +1,13 @@
 """Tables and folders of anyone's making."""
 
+import shutil
 import sys
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image, features
 
 from twofold.data.images.formats import IMAGE_SUFFIXES
 from twofold.data.labels import builtin_taxonomy
@@ -163,6 +165,22 @@ def test_what_is_no_image_by_name_or_content_is_counted(tmp_path, jpeg, cli):
     done = cli("manifest", "folder", tmp_path / "d", "-o", tmp_path / "m.csv")
     assert read_manifest(tmp_path / "m.csv").keys == [f"fear/{name}" for name in ("a.JPG", "b.jfif", "c", "d.image")]
     assert "4 files are no images and are left out (1 .dat, 1 .mp4, 1 .txt, 1 no suffix)" in done.stderr
+
+
+@pytest.mark.parametrize("suffix", ["", ".zip"])
+def test_animations_are_counted_by_their_content(tmp_path, put, cli, suffix):
+    frames = [Image.new("RGB", (48, 48), colour) for colour in ("white", "red", "blue")]
+    put(put(tmp_path / "d/fear/x.jpg").parents[1] / "anger/x.jpg")
+    kinds = [kind for kind in ("GIF", "PNG", "WEBP", "AVIF") if kind != "AVIF" or features.check("avif")]
+    for kind in kinds:
+        frames[0].save(tmp_path / f"d/fear/{kind}.png", kind, save_all=True, append_images=frames[1:], duration=100)
+        frames[0].save(tmp_path / f"d/fear/still.{kind}", kind)
+    if suffix:
+        shutil.make_archive(str(tmp_path / "d"), "zip", tmp_path / "d")
+    done = cli("manifest", "folder", tmp_path / f"d{suffix}", "-o", tmp_path / "m.csv")
+    assert len(read_manifest(tmp_path / "m.csv")) == 2 * len(kinds) + 2
+    assert f"{len(kinds)} samples are animations (the first is " in done.stderr
+    assert "their first frame is taken; `crop` reads all frames" in done.stderr
 
 
 def test_class_folders_that_are_links(tmp_path, put):

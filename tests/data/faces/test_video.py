@@ -104,6 +104,34 @@ def test_a_recording_that_no_player_sees_is_named(tmp_path, suffix, codec):
     assert "has another recording appended to it" in reason(append(*paths))
 
 
+@pytest.mark.parametrize("head", [b"", b"\0\0\0\x18pdin", b"\0\0\0\x18styp", b"\0\0\0\x18uuid", b"\0\0\0\x18meta"])
+@pytest.mark.parametrize("between", [b"", b"\0" * 7, b"\r\n"])
+@pytest.mark.parametrize("flags", ["", "frag_keyframe+empty_moov+default_base_moof"])
+def test_a_second_index_is_named_whatever_stands_before_it(tmp_path, head, between, flags):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w", options={"movflags": flags or "0"}) as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 96, 160, "yuv420p"
+        container.mux([packet for image in HEADS for packet in
+                       stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24"))] + stream.encode())
+    whole, head = path.read_bytes(), head and head + bytes(16)
+    path.write_bytes(whole + between)
+    assert read(path)[0] == list(range(20))
+    path.write_bytes((head if flags else b"") + whole + between + whole)
+    assert "has another recording appended to it" in reason(path)
+
+
+@pytest.mark.parametrize("name, video", [("cam.mjpg", True), ("cam.MJPEG", True), ("cam", True), ("cam.jpg", False)])
+def test_jpegs_one_after_the_other_are_a_video(tmp_path, name, video):
+    with (tmp_path / name).open("wb") as file:
+        for image in HEADS:
+            Image.fromarray(image).save(file, "JPEG")
+    (tmp_path / f"one{name[3:]}").write_bytes((tmp_path / name).read_bytes().partition(b"\xff\xd9")[0] + b"\xff\xd9")
+    assert [source.video for source in find_sources([tmp_path])] == [video, False]
+    if video:
+        assert read(tmp_path / name) == (list(range(20)), pytest.approx([place / 25 for place in range(20)]))
+
+
 @pytest.mark.parametrize("name", ["held.mp4", "held.mkv"])
 def test_a_last_frame_that_is_held_for_seconds_is_no_damage(tmp_path, name):
     with av.open(str(tmp_path / name), "w") as container:
