@@ -20,6 +20,7 @@ from twofold.data.images.formats import (
     is_hidden,
     is_image,
     left_out_note,
+    unreadable_notes,
 )
 from twofold.data.images.sources import read_file
 from twofold.data.utils.errors import InputError
@@ -77,7 +78,7 @@ def find_sources(inputs: Sequence[Path], *, ignore: Path | None = None, labels: 
             raise InputError(f"{place}: no such file or folder")
         for path in _walk(place, ignore, follow_links) if place.is_dir() else [place]:
             parts = path.relative_to(place).parts or (place.name,)
-            target = path.resolve()
+            target = Path(os.path.realpath(path))
             files.setdefault(target, parts)
             columns[target] = columns.get(target) or labels(parts[:-1])
     clashing = list(files)
@@ -95,14 +96,14 @@ def find_sources(inputs: Sequence[Path], *, ignore: Path | None = None, labels: 
 
 def _walk(folder: Path, ignore: Path | None, follow_links: bool) -> list[Path]:
     """The photographs and videos below a folder, by suffix or, where that is unknown, by content."""
-    sources, others, links = [], [], []
+    sources, others, links, irregular, locked = [], [], [], [], []
     top, ignored, seen = folder.resolve(), ignore and ignore.resolve(), set()
-    for place, folders, names in os.walk(folder, followlinks=follow_links):
+    for place, folders, names in os.walk(folder, followlinks=follow_links, onerror=locked.append):
         seen.add(os.path.realpath(place))
         linked = [] if follow_links else [name for name in folders if os.path.islink(os.path.join(place, name))]
         folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in seen]
         for path in (Path(place, name) for name in [*linked, *names]):
-            target = path.resolve()
+            target = Path(os.path.realpath(path))
             if is_hidden(path.relative_to(folder)) or (ignored and target.is_relative_to(ignored)):
                 continue
             if not follow_links and not target.is_relative_to(top):
@@ -111,7 +112,10 @@ def _walk(folder: Path, ignore: Path | None, follow_links: bool) -> list[Path]:
                 is_video = path.suffix.lower() in VIDEO_SUFFIXES
                 wanted = is_video or is_image(PurePath(path.name), partial(read_head, path))
                 (sources if wanted else others).append(path)
+            elif not target.is_dir():
+                irregular.append(path)
     notes = [left_out_note(folder, others)] if others else []
+    notes += unreadable_notes(folder, irregular, locked)
     notes += [f"{folder}: {len(links):,} links lead out of it and are left out (the first is {links[0].name}): "
               "--follow-links reads them, too"] if links else []
     if not sources:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -59,3 +59,11 @@ def left_out_note(place: object, paths: Iterable[PurePath]) -> str:
     counts = Counter(path.suffix.lower() or "no suffix" for path in paths if not is_hidden(path))
     kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(counts.items()))
     return f"{place}: {counts.total():,} files are no images and are left out ({kinds})" if counts else ""
+
+
+def unreadable_notes(place: object, irregular: Sequence[PurePath], locked: Sequence[OSError]) -> list[str]:
+    """A sentence each on entries of a folder that are no regular files, and on folders in it that cannot be read."""
+    notes = [f"{place}: {len(irregular):,} entries are links to nothing or no regular files and are left out "
+             f"(the first is {irregular[0].name})"] if irregular else []
+    return notes + ([f"{place}: {len(locked):,} folders cannot be read and are left out (the first is "
+                     f"{locked[0].filename}: {locked[0].strerror})"] if locked else [])

@@ -52,10 +52,28 @@ class ImageRoots:
         try:
             return self._read(key)
         except ImageError as error:
-            for form in () if key.isascii() or str(error) != MISSING else ("NFC", "NFD"):
+            if key.isascii() or str(error) != MISSING:
+                raise
+            for other in (unicodedata.normalize("NFC", key), unicodedata.normalize("NFD", key), self._same_name(key)):
                 with contextlib.suppress(ImageError):
-                    return self._read(unicodedata.normalize(form, key))
+                    return self._read(other)
             raise
+
+    def _same_name(self, key: str) -> str:
+        """The key with each part in the Unicode form that the file system, or the archive, has it in."""
+        name, _, below = ("", "", key) if "" in self.roots else key.partition("/")
+        root = self.roots.get(name)
+        if isinstance(root, Archive):
+            form = unicodedata.normalize("NFC", below)
+            below = next((member for member in root.members if unicodedata.normalize("NFC", member) == form), below)
+        elif root and not key_fault(below):
+            parts: list[str] = []
+            for part in below.split("/"):
+                folder, form = root.joinpath(*parts), unicodedata.normalize("NFC", part)
+                there = sorted(os.listdir(folder)) if folder.is_dir() and os.access(folder, os.R_OK) else []
+                parts.append(next((item for item in there if unicodedata.normalize("NFC", item) == form), part))
+            below = "/".join(parts)
+        return f"{name}/{below}" if name else below
 
     def _read(self, key: str) -> bytes:
         name, _, below = ("", "", key) if "" in self.roots else key.partition("/")

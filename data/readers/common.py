@@ -12,7 +12,7 @@ import pandas as pd
 
 from twofold.data.images.archives import Archive, ArchivePath, Place, is_archive, read_head, relative_path
 from twofold.data.images.decode import ImageError
-from twofold.data.images.formats import is_hidden, is_image, left_out_note
+from twofold.data.images.formats import is_hidden, is_image, left_out_note, unreadable_notes
 from twofold.data.manifest import Manifest, build_manifest
 from twofold.data.utils.atomic import atomic_write
 from twofold.data.utils.errors import InputError
@@ -46,22 +46,27 @@ def find_images(root: Place, *, follow_links: bool = False) -> tuple[list[PurePa
     """The images below a root, as sorted relative paths, and a sentence on what else is there and left out."""
     links: list[str] = []
     places: list[Place] = []
+    locked: list[OSError] = []
     if isinstance(root, ArchivePath):
         places += root.rglob("*")
     else:
         seen = {os.path.realpath(root)}
-        for folder, folders, files in os.walk(root, followlinks=follow_links):
+        for folder, folders, files in os.walk(root, followlinks=follow_links, onerror=locked.append):
             places += [Path(folder, name) for name in files]
             linked = {name: os.path.realpath(os.path.join(folder, name)) for name in folders
                       if os.path.islink(os.path.join(folder, name))}
             folders[:] = [name for name in folders if linked.get(name) not in seen]  # a link to a parent has no end
             seen.update(linked.values())
             links += [] if follow_links else sorted(linked)
-    images, others = [], []
+    images, others, irregular = [], [], []
     for place in places:
         path = relative_path(place, root)
-        (images if is_image(path, partial(read_head, place)) and place.is_file() else others).append(path)
+        if place.is_file():
+            (images if is_image(path, partial(read_head, place)) else others).append(path)
+        elif isinstance(place, Path) and not is_hidden(path):
+            irregular.append(path)
     notes = [left_out_note(root, others)] if any(not is_hidden(path) for path in others) else []
+    notes += unreadable_notes(root, irregular, locked)
     if links:
         notes.append(f"{root}: {len(links):,} folders are links and are left out (the first is {links[0]}): "
                      "--follow-links reads them, too")

@@ -1,11 +1,15 @@
 """What photographs and videos are called."""
 
+import os
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from PIL import Image
 
 from twofold.data.faces.sources import find_sources
 from twofold.data.manifest import build_manifest
+from twofold.data.readers.common import find_images
 from twofold.data.utils.errors import InputError
 
 
@@ -67,6 +71,29 @@ def test_links_out_of_a_folder_are_used_only_when_asked_for(tmp_path, caplog):
     (tmp_path / "links/a.jpg").symlink_to(tmp_path / "in/a.jpg")
     with pytest.raises(InputError, match="--follow-links"):
         find_sources([tmp_path / "links"])
+
+
+@pytest.mark.parametrize("follow_links", [False, True])
+def test_what_cannot_be_read_in_a_folder_is_counted(tmp_path, caplog, monkeypatch, follow_links):
+    """In `crop` and `predict`, and in `manifest folder` alike."""
+    touch(tmp_path, "in/a.jpg", "in/locked/b.jpg")
+    (tmp_path / "in/loop.jpg").symlink_to(tmp_path / "in/loop.jpg")
+    (tmp_path / "in/none.jpg").symlink_to(tmp_path / "in/gone.jpg")
+    os.mkfifo(tmp_path / "in/pipe.jpg")
+    scandir = os.scandir
+
+    def refuse(place):
+        if Path(place).name == "locked":  # for everybody, also for the superuser
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert names([tmp_path / "in"], follow_links=follow_links) == ["a.jpg"]
+    images, notes = find_images(tmp_path / "in", follow_links=follow_links)
+    assert [str(path) for path in images] == ["a.jpg"]
+    for said in (caplog.text, "; ".join(notes)):
+        assert "3 entries are links to nothing or no regular files and are left out (the first is" in said
+        assert "1 folders cannot be read and are left out (the first is" in said and "Permission denied" in said
 
 
 def test_photographs_are_known_by_content_and_others_are_counted(tmp_path, caplog):
