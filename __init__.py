@@ -11,7 +11,7 @@ Nothing heavy is imported before it is used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -96,23 +96,34 @@ class Encoder:
         self.dim = self._network.dim
 
     def embed(self, images: Sequence[Image | np.ndarray | Path | str] | Image | np.ndarray | Path | str) -> np.ndarray:
-        """(N, D) float32 embeddings of N images of faces, in order: PIL images, (H, W, 3) uint8 RGB arrays, or paths of
-        image files. A single one counts as a list of one.
+        """(N, D) float32 embeddings of N images of faces, in order: PIL images, (H, W, 3) RGB or (H, W) grey uint8
+        arrays, or paths of image files. A single one counts as a list of one.
 
-        Raises ImageError for a picture that cannot be read, InputError if none fits the device.
+        Raises ImageError for a picture that cannot be read, InputError for what is no picture, or if none fits the
+        device.
         """
         import numpy as np
         import PIL.Image as pillow
 
         from twofold.data.images.decode import decode, upright_rgb
+        from twofold.data.utils.errors import InputError
 
         def opened(image: Image | np.ndarray | Path | str) -> Image:
             if isinstance(image, str | Path):
                 return decode(Path(image).read_bytes())
-            return upright_rgb(pillow.fromarray(image) if isinstance(image, np.ndarray) else image)
+            if isinstance(image, pillow.Image):
+                return upright_rgb(image)
+            shape = getattr(image, "shape", ())
+            if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or 0 in shape or not (
+                    len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))):
+                raise InputError(f"{type(image).__name__} {getattr(image, 'dtype', '')} {tuple(shape)} is no picture: "
+                                 "give PIL images, uint8 arrays of (H, W, 3) or (H, W), or paths of image files")
+            return upright_rgb(pillow.fromarray(image))
 
-        if isinstance(images, str | Path | pillow.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
+        if not isinstance(images, Iterable) or isinstance(images, str | bytes) or (
+                isinstance(images, np.ndarray) and images.ndim < 4):
             images = [images]
+        images = list(images)
         prepare, size = self._network.preprocessing.prepare, self._network.batch_size
         blocks = []
         for start in range(0, len(images), size):

@@ -347,6 +347,9 @@ class FeatureFile:
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would block
         except FileNotFoundError:
+            if self.path.is_symlink():
+                raise CacheError(f"{self.path}: a link to nothing, as DVC and git-annex leave it until it is fetched"
+                                 ) from None
             raise FileGone(f"{self.path}: no such feature file") from None
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -44,7 +44,7 @@ def extract(
     device: Device = "auto",
     precision: Precision = "auto",
     dtype: Annotated[str, typer.Option(help="Stored values: float16 or float32.")] = "float16",
-    batch_size: Annotated[int, typer.Option(min=0, help="Samples per forward pass; 0: the usual number.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=0, max=65_536, help="Samples a forward pass; 0: as usual.")] = 0,
     workers: Workers = 0,
     shard: Annotated[str, typer.Option(help="i/n: the i-th of n slices, from 0; or auto, from RANK or SLURM.")] = "",
     max_failures: Annotated[int, typer.Option(min=-1, help="Stop after more failures than this; -1: never.")] = -1,

@@ -90,6 +90,11 @@ def test_an_encoder_embeds_paths_and_pictures_as_extract_does(dataset, features)
     for single in (paths[0], str(paths[0]), decode(paths[0].read_bytes()), np.array(decode(paths[0].read_bytes()))):
         np.testing.assert_allclose(encoder.embed(single), from_paths[:1], atol=1e-5)  # one is a list of one
     np.testing.assert_allclose(from_paths, features.X[:3], rtol=2e-3, atol=2e-3)  # the store keeps float16
+    grey = np.array(decode(paths[0].read_bytes()).convert("L"))
+    np.testing.assert_allclose(encoder.embed(grey), encoder.embed(np.stack([grey] * 3, 2)), atol=1e-6)
+    for wrong in (torch.zeros(3, 64, 64), b"x", 3, grey / 255, grey[:0], np.zeros((3, 64, 64), np.uint8)):
+        with pytest.raises(InputError, match="no picture: give PIL images"):
+            encoder.embed(wrong)
 
 
 @pytest.mark.parametrize("estimator", [LogisticRegression(C=0.01), LinearSVC(C=0.01)])
@@ -225,7 +230,10 @@ def test_a_notebook_as_it_is(dataset, store, features, tmp_path):
             assert torch.get_default_dtype() == torch.float64 and not torch.is_grad_enabled()  # as they were
         finally:
             torch.set_default_dtype(torch.float32)
-    for before, now in zip(expected, found, strict=True):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = answers("autocast", int, tuple, lambda path: path)
+    for before, now, cast in zip(expected, found, inside, strict=True):
+        np.testing.assert_array_equal(cast, before)
         assert before.dtype == now.dtype
         np.testing.assert_array_equal(now, before)
 

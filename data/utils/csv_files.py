@@ -10,6 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -44,6 +45,8 @@ def read_table(path: Readable | pd.DataFrame) -> pd.DataFrame:
         table = path.reset_index(drop=True).rename(columns=str).astype(object)
         return table.where(table.notna(), "").astype(str)
     try:
+        if isinstance(path, Path) and path.exists() and not path.is_file():  # opening a named pipe would wait for ever
+            raise InputError(f"{path}: no regular file")
         content = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file (make a manifest with `manifest READER ROOT -o FACES.csv`)") from None

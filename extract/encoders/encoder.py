@@ -107,11 +107,12 @@ class Encoder:
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 3) uint8, which is (B, 3, S, S) channels-last in memory already, normalised and embedded.
 
-        fp32 means fp32: without the flag, cuDNN computes convolutions in TF32, with ten bits of mantissa.
+        fp32 means fp32: without the flag, cuDNN computes convolutions in TF32, with ten bits of mantissa; and a
+        caller's autocast does not reach in here.
         """
         exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False)
         scale, shift = self._normalisation
-        with torch.inference_mode(), exact:
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False), exact:
             pixels = images.to(self.device, non_blocking=True).float()
             pixels = pixels.mul_(scale).sub_(shift).to(PRECISIONS[self.precision]).permute(0, 3, 1, 2)
             return self.network(pixels).float()

@@ -47,11 +47,12 @@ MAX_RANDOM_PARAMETERS = 150_000_000  #: that a run may ask for: 600 MB, more tha
 
 @contextlib.contextmanager
 def float32_default() -> Iterator[None]:
-    """Inside, torch's default dtype is float32, for which networks are built; a notebook may have set another one."""
+    """Compute in float32, for which networks are built; a notebook may have set another dtype, or autocast."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        yield
+        with torch.autocast("cpu", enabled=False):
+            yield
     finally:
         torch.set_default_dtype(before)
 

@@ -107,7 +107,7 @@ def convert(source: Path, target: Path, *, classes: Sequence[str] = (), overwrit
     """
     from safetensors.torch import save_file
 
-    from twofold.extract.weights.load import describe_architecture
+    from twofold.extract.weights.load import describe_architecture, is_quantised
     from twofold.extract.weights.read import file_sha256, read_checkpoint, safetensors_metadata
 
     if target.suffix != ".safetensors":
@@ -117,6 +117,8 @@ def convert(source: Path, target: Path, *, classes: Sequence[str] = (), overwrit
     output = Output(target, kind, overwrite, [source])
     output.check()
     checkpoint = read_checkpoint(source)
+    if is_quantised(checkpoint.tensors):
+        raise InputError(f"{source} {describe_architecture(checkpoint.tensors)}")
     metadata = checkpoint.metadata | {"source_sha256": checkpoint.metadata.get("source_sha256") or file_sha256(source)}
     if classes:
         metadata["classes"] = ",".join(classes)

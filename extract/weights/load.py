@@ -132,8 +132,7 @@ def resample_position_embeddings(network: nn.Module, tensors: Mapping[str, torch
 # --------------------------------------------------------------------------------- what a state dict looks like
 def describe_architecture(tensors: Mapping[str, torch.Tensor]) -> str:
     """Say which network a state dict looks like, to finish the sentence "the file ..."."""
-    if any(name.endswith(("zero_point", "_packed_params.dtype", ".SCB")) or tensor.dtype == torch.int8 or
-           tensor.is_quantized for name, tensor in tensors.items()):
+    if is_quantised(tensors):
         return "holds a quantised network (int8): take the checkpoint in float32 or float16"
     blocks = tuple(_blocks(tensors, f"layer{stage}.") for stage in range(1, 5))
     bottleneck = "layer1.0.conv3.weight" in tensors
@@ -145,6 +144,11 @@ def describe_architecture(tensors: Mapping[str, torch.Tensor]) -> str:
     if name == "a vision transformer":
         name += f", {_blocks(tensors, 'blocks.')} blocks of width {tensors['patch_embed.proj.weight'].shape[0]}"
     return f"looks like {name}{f' with {tensors[head].shape[0]} classes' if head in tensors else ''}"
+
+
+def is_quantised(tensors: Mapping[str, torch.Tensor]) -> bool:
+    return any(name.endswith(("zero_point", "_packed_params.dtype", ".SCB")) or tensor.dtype == torch.int8 or
+               tensor.is_quantized for name, tensor in tensors.items())
 
 
 def _blocks(tensors: Mapping[str, torch.Tensor], prefix: str) -> int:

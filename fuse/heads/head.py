@@ -96,6 +96,7 @@ def run_head(head: StandardisedHead, features: Features, rows: np.ndarray, strea
 
 
 @torch.inference_mode()
+@torch.autocast("cpu", enabled=False)  # of the caller
 def run_on_array(head: StandardisedHead, x: np.ndarray) -> HeadOutput:
     """Run a head on raw features (n, D) float32."""
     output = head(torch.from_numpy(x))

@@ -132,11 +132,13 @@ def initialise(module: nn.Module, seeds: Sequence[int]) -> None:
 
 @contextlib.contextmanager
 def torch_defaults() -> Iterator[None]:
-    """torch as it starts: gradients on, float32. A notebook may have set either otherwise, and gets it back."""
+    """torch as it starts: gradients on, float32, no autocast. A notebook may have set each otherwise, and gets it
+    back."""
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        with (torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False),
+              torch.autocast("cuda", enabled=False)):
             yield
     finally:
         torch.set_default_dtype(dtype)

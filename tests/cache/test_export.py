@@ -131,6 +131,10 @@ def test_a_file_that_cannot_be_read_is_named_and_not_left_out(export, store, cli
     for done in (export("out.npz"), cli("fuse", store.path)):
         assert done.returncode == 2 and "b.original.h5" in done.stderr and "git lfs pull" in done.stderr, done.stderr
         assert len(done.stderr.splitlines()) == 1
+    (store.path / "b.original.h5").unlink()
+    (store.path / "b.original.h5").symlink_to("not fetched")
+    done = export("out.npz")
+    assert done.returncode == 2 and "b.original.h5: a link to nothing" in done.stderr
     assert export("out.npz", "--backbones", "timm:a").returncode == 0
 
 

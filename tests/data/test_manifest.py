@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,12 @@ def test_files_that_are_no_manifest(tmp_path, content, says):
         (tmp_path / "x.csv").write_bytes(content)
     with pytest.raises(InputError, match=says):
         read_manifest(tmp_path / "x.csv")
+
+
+def test_a_pipe_in_the_place_of_a_manifest_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "manifest.csv")
+    with pytest.raises(InputError, match="no regular file"):
+        read_manifest(tmp_path / "manifest.csv")
 
 
 def test_words_that_pandas_takes_for_missing_stay_words_in_other_columns(tmp_path):

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from tests.extract.encoders import WEIGHTS, RecorderMeter, assert_whole, load
 from twofold.data.utils.errors import InputError
+from twofold.extract.encoders.report import convert
 from twofold.extract.weights.read import read_checkpoint
 
 
@@ -226,8 +227,10 @@ def test_what_a_wrapper_puts_before_the_names_is_removed(tmp_path, wrap):
 
 def test_weights_of_other_kinds_are_named(tmp_path):
     torch.save({"conv1.weight": torch.ones(2, dtype=torch.int8), "conv1.scale": torch.ones(1)}, tmp_path / "int8.pth")
-    with pytest.raises(InputError, match="holds a quantised network"):
-        load("timm:test_resnet", tmp_path / "int8.pth")
+    for refused in (lambda path: load("timm:test_resnet", path), lambda path: convert(path, tmp_path / "x.safetensors")
+                    ):
+        with pytest.raises(InputError, match="holds a quantised network"):
+            refused(tmp_path / "int8.pth")
     save_file({"vit.embeddings.cls_token": torch.ones(1, 1, 8)}, tmp_path / "model.safetensors")
     with pytest.raises(InputError, match="looks like a ViT of transformers"):
         load("timm:test_vit", tmp_path / "model.safetensors")
