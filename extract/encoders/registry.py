@@ -225,6 +225,9 @@ def load_weights(name: str, weights: str | None, *, folder: Path, build: Build) 
     if checkpoint.others:
         log.info("%s holds several sets of weights: those under %r are taken; %s?%s=%s takes the others", path.name,
                  checkpoint.container, plain, ENTRY, checkpoint.others[0])
+    if checkpoint.unread:
+        log.info("%s also holds an average of the weights that cannot be read by name, under %s: it is not used",
+                 path.name, " and ".join(map(repr, checkpoint.unread)))
     with seeded(0):  # the constructors' random numbers are not used
         built, checkpoint = _build_for(checkpoint, build)
     names = {built.rename(entry): entry for entry in checkpoint.tensors}

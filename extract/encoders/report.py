@@ -133,4 +133,5 @@ def convert(source: Path, target: Path, *, classes: Sequence[str] = (), overwrit
         *(f"  entry {name or '(the file itself)'}: {kind}" for name, kind in facts["entries"].items()),
         *(f"  left out, not run: {name} x {count}" for name, count in facts["dropped"].items()),
         *([f"  taken: {facts['container']}"] if checkpoint.others else []),
+        *(f"  not read, an average of the weights without their names: {name}" for name in checkpoint.unread),
         *([f"  classes: {facts['classes']}"] if facts["classes"] else []), f"wrote {target}"], facts)

@@ -1,8 +1,11 @@
 """Read any published weights file as data, and say what is wrong with it if it holds no weights."""
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,11 @@ from twofold.extract.weights.pickles import Array, StandIn, TooMuch, bounded_mem
 
 #: where averaged weights are kept beside those of the last step; like timm, they are taken before CONTAINERS
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model")
+#: a word of other names (split at _ and .) under which averages are looked for, beside weights of the last step
+AVERAGE_WORDS = {"ema", "swa", "average", "averaged", "shadow"}
+AVERAGE_LEVELS = 2  #: below such a name
+MAX_PARTS = 1_000  #: looked at there
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_.]{1,80}")  #: of an entry that may be shown and asked for
 CONTAINERS = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params")
 PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
 MAX_MODULES = 20_000  #: of a whole pickled model
@@ -35,7 +43,8 @@ class Checkpoint:
     """The weights of a file and what else was in it.
 
     container: the entry that the weights were under, "" for the file itself; others: further entries with weights,
-    where some are averaged; entries: top-level entries and what each is; dropped: names of classes and functions that
+    where some are averaged; unread: entries with what seems an average of the weights, but without or under other
+    names; entries: top-level entries and what each is; dropped: names of classes and functions that
     were left unread, with how often.
     """
 
@@ -44,6 +53,7 @@ class Checkpoint:
     tensors: dict[str, torch.Tensor] = field(repr=False)
     container: str = ""
     others: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
     entries: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
@@ -125,21 +135,99 @@ def _checkpoint(path: Path, entry: str, form: str, tree: Any, dropped: dict[str,
     elif isinstance(tree, Mapping):
         tree = {name: (isinstance(value, StandIn) and _module_state(value)) or value for name, value in tree.items()}
     names: list[str] = []
+    sets: dict[str, Mapping] = {}
+    averages: dict[str, Mapping] = {}
+    unread: list[str] = []
     if isinstance(tree, Mapping):
         names = [name for name in (*AVERAGED, *CONTAINERS)
                  if isinstance(tree.get(name), Mapping) and _share_of_tensors(tree[name]) > 0.5]
         names = names or ([""] if _share_of_tensors(tree) == 1 else [])
+        sets = {name: tree[name] if name else tree for name in names}
+        averages, unread = _find_averages(tree, sets)
+        sets = {name: sets[name] for name in names if name in AVERAGED} | averages | sets
+        names = list(sets)
     if entry and entry not in names:
         raise InputError(f"{path} holds no weights under {entry!r}: it has them under {', '.join(map(repr, names))}")
     if not names:
         classes = f" (it also names {', '.join(list(dropped)[:3])}; none of that was run)" if dropped else ""
         raise InputError(f"{path} {_why_no_weights(tree)}{classes}")
     container = entry or names[0]
-    entries = tree[container] if container else tree
-    tensors = {name: _tensor(value) for name, value in entries.items() if isinstance(name, str) and _is_tensor(value)}
+    tensors = {name: _tensor(value) for name, value in _named_tensors(sets[container]).items()}
     return Checkpoint(path=path, format=form, tensors=_without_prefixes(tensors), container=container, dropped=dropped,
-                      others=tuple(name for name in names if name != container) if {*names} & {*AVERAGED} else (),
-                      entries=_description(tree))
+                      others=tuple(name for name in names if name != container)
+                      if averages or {*names} & {*AVERAGED} else (), unread=tuple(unread), entries=_description(tree))
+
+
+def _find_averages(tree: Mapping, sets: Mapping[str, Mapping]) -> tuple[dict[str, Mapping], list[str]]:
+    """Averages of the raw state dicts among `sets`, by top-level entry; and entries that seem one but have not the same
+    names and shapes: shadow parameters in a list, without buffers, or inside the state dict itself."""
+    raw = [entries for name, entries in sets.items() if name not in AVERAGED]
+    raw_names, raw_shapes = [_names_and_shapes(entries) for entries in raw], [_shapes(entries) for entries in raw]
+    found: dict[str, Mapping] = {}
+    unread: list[str] = []
+    seen: set[int] = set()
+    outside = {name: value for name, value in tree.items() if name not in sets and _is_average(name)} if raw else {}
+    parts = ((name, part) for name, value in outside.items() for part in _parts(value, AVERAGE_LEVELS, seen))
+    for name, part in islice(parts, MAX_PARTS):
+        if name in found:
+            continue
+        if isinstance(part, Mapping) and _share_of_tensors(part) > 0.5 and _names_and_shapes(part) in raw_names:
+            found[name] = part
+        elif any(_seems_average(part, shapes) for shapes in raw_shapes):
+            unread.append(name)
+    for entries in raw:
+        by_word: dict[str, dict] = {}
+        for name, value in _named_tensors(entries).items():
+            by_word.setdefault(name.partition(".")[0], {})[name] = value
+        inside = {word: by_word.pop(word) for word in [*by_word] if _is_average(word)}
+        rest = _shapes({name: value for values in by_word.values() for name, value in values.items()})
+        unread += [word for word, values in inside.items() if _seems_average(values, rest)]
+    return found, [name for name in dict.fromkeys(unread) if name not in found]
+
+
+def _is_average(name: object) -> bool:
+    return (isinstance(name, str) and PLAIN_NAME.fullmatch(name) is not None
+            and not AVERAGE_WORDS.isdisjoint(re.split("[_.]", name.lower())))
+
+
+def _parts(value: object, levels: int, seen: set[int]) -> Iterator[Mapping | list | tuple]:
+    """The value and what it holds, as deep as `levels`, each once, since a file can hold one object many times."""
+    if isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+        seen.add(id(value))
+        yield value
+        for inner in (value.values() if isinstance(value, Mapping) else value) if levels else ():
+            yield from _parts(inner, levels - 1, seen)
+
+
+def _named_tensors(entries: Mapping) -> dict[str, Any]:
+    return {name: value for name, value in entries.items() if isinstance(name, str) and _is_tensor(value)}
+
+
+def _names_and_shapes(entries: Mapping) -> dict[str, tuple[int, ...]]:
+    """Without words before all names, and without what is only counted."""
+    shapes = {name: _shape(value) for name, value in _named_tensors(entries).items()
+              if name != COUNTER and not name.endswith("num_batches_tracked")}
+    for _ in range(3):  # wrappers
+        if len({name.partition(".")[0] for name in shapes}) != 1 or not all("." in name for name in shapes):
+            break
+        shapes = {name.partition(".")[2]: shape for name, shape in shapes.items()}
+    return shapes
+
+
+def _shapes(part: Mapping | list | tuple) -> Counter[tuple[int, ...]]:
+    """How often a tensor of each shape is there, single numbers aside."""
+    values = part.values() if isinstance(part, Mapping) else part
+    return Counter(shape for value in values if _is_tensor(value) and (shape := _shape(value)))
+
+
+def _seems_average(part: Mapping | list | tuple, raw: Counter[tuple[int, ...]]) -> bool:
+    """Whether a part has only shapes that the raw weights have, and half of their tensors or more."""
+    shapes = _shapes(part)
+    return 0 < raw.total() <= 2 * shapes.total() and all(count <= raw[shape] for shape, count in shapes.items())
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple((value.value if isinstance(value, Array) else value).shape)
 
 
 def _module_state(module: StandIn) -> dict[str, Any]:

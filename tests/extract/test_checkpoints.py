@@ -187,27 +187,86 @@ def test_zips_that_are_no_checkpoint(tmp_path):
 
 
 # --------------------------------------------------------------------------------------- several sets, and wrappers
-@pytest.mark.parametrize("container", ["state_dict_ema", "model_ema", "ema"])
-def test_averaged_weights_are_taken_as_timm_does_and_the_others_can_be_had(tmp_path, caplog, container):
+LAYOUTS = [  # of weights of the last step and their average, and the entries of both
+    *((lambda raw, mean, raw_name=raw_name, name=name: {raw_name: raw, name: mean, "epoch": 3}, name, raw_name)
+      for raw_name, name in (
+          ("state_dict", "state_dict_ema"), ("state_dict", "model_ema"), ("state_dict", "ema"),
+          ("params", "params_ema"), ("model_state_dict", "ema_model_state_dict"), ("net", "net_ema"),
+          ("model_state_dict", "model_ema_state_dict"), ("state_dict", "swa_state_dict"), ("model", "averaged.model"))),
+    (lambda raw, mean: {"model": raw, "model_ema": {"module": mean, "decay": 0.99}}, "model_ema", "model"),
+    (lambda raw, mean: {"state_dict": raw, "ema": {"state_dict": mean}}, "ema", "state_dict"),
+    (lambda raw, mean: {"model": raw, "ema_state": {"shadow": mean}}, "ema_state", "model"),
+    (lambda raw, mean: {"model": raw, "Ema_state": [{"step": 1, "sets": mean}]}, "Ema_state", "model"),
+    (lambda raw, mean: {"model": raw, "swa_model": {
+        "n_averaged": torch.tensor(3), **{f"module.{name}": value for name, value in mean.items()}}}, "swa_model",
+     "model"),
+    (lambda raw, mean: {"model": {f"model.{name}": value for name, value in raw.items()}, "my_ema": mean}, "my_ema",
+     "model"),
+]
+
+
+@pytest.mark.parametrize("layout, container, other", LAYOUTS)
+def test_averaged_weights_are_taken_as_timm_does_and_the_others_can_be_had(tmp_path, caplog, layout, container, other):
     import timm
 
     raw = {name: value * 2 if value.is_floating_point() else value
            for name, value in timm.create_model("test_resnet").state_dict().items()}
     averaged = timm.create_model("test_resnet").state_dict()
     path = tmp_path / "last.pth.tar"
-    torch.save({"state_dict": raw, container: averaged, "epoch": 3}, path)
+    torch.save(layout(raw, averaged), path)
     torch.save(raw, tmp_path / "raw.pth")
-    torch.save({container: averaged}, tmp_path / "alone.pth")
+    torch.save({"ema": averaged}, tmp_path / "alone.pth")
     caplog.set_level("INFO")
     ours = load("timm:test_resnet", path)
-    assert f"those under '{container}' are taken; timm:test_resnet?entry=state_dict takes the others" in caplog.text
-    assert ours.architecture == f"timm.test_resnet, weights of {container}"
+    assert f"those under '{container}' are taken; timm:test_resnet?entry={other} takes the others" in caplog.text
+    assert ours.architecture == f"timm.test_resnet, weights of {container}" and "cannot be read" not in caplog.text
     alone = load("timm:test_resnet", tmp_path / "alone.pth")
     assert alone.weights == ours.weights and alone.architecture == "timm.test_resnet"
-    last_step = load("timm:test_resnet?entry=state_dict", path)
+    last_step = load(f"timm:test_resnet?entry={other}", path)
     assert last_step.weights == load("timm:test_resnet", tmp_path / "raw.pth").weights
     with pytest.raises(InputError, match="no weights under 'swa': it has them under"):
         load("timm:test_resnet?entry=swa", path)
+
+
+@pytest.mark.parametrize("layout", [
+    lambda raw, mean, parameters: {"model": raw, "my_ema": {"decay": 0.99, "shadow_params": [*parameters.values()]}},
+    lambda raw, mean, parameters: {"model": raw, "my_ema": {"shadow": parameters}},  # without buffers
+    lambda raw, mean, parameters: {"model": raw, "my_ema": {f"other{i}": v for i, v in enumerate(mean.values())}},
+    lambda raw, mean, parameters: {"state_dict": {f"{word}.{name.replace('.', '') if word == 'my_ema' else name}": value
+                                   for word, values in (("model", raw), ("my_ema", parameters))
+                                   for name, value in values.items()}},
+])
+def test_an_average_that_cannot_be_read_by_name_is_said(tmp_path, caplog, layout):
+    import timm
+
+    model = timm.create_model("test_resnet")
+    raw, path = model.state_dict(), tmp_path / "last.pth"
+    mean = {name: value * 2 for name, value in raw.items()}
+    torch.save(layout(raw, mean, {name: mean[name] for name, _ in model.named_parameters()}), path)
+    torch.save({"model": raw}, tmp_path / "raw.pth")
+    caplog.set_level("INFO")
+    inside = "state_dict" in read_checkpoint(path).entries
+    if inside:  # names that are not the network's are refused
+        with pytest.raises(InputError, match=r"unexpected \(my_ema"):
+            load("timm:test_resnet", path)
+    else:
+        assert load("timm:test_resnet", path).weights == load("timm:test_resnet", tmp_path / "raw.pth").weights
+    assert "last.pth also holds an average of the weights that cannot be read by name, under 'my_ema'" in caplog.text
+    assert "several sets" not in caplog.text
+
+
+def test_no_average_is_seen_in_other_entries(tmp_path):
+    loop: dict = {"a": torch.ones(2, 3)}
+    loop["loop"] = loop
+    beside = {"ema_loss": torch.ones(3), "average": {"a.weight": torch.ones(2)}, "shadow": loop, "schema": WEIGHTS,
+              "ema\x1b[2J": WEIGHTS, "ema_deep": {"a": {"b": {"c": WEIGHTS}}}, "swa": {"decay": 0.9, "n": [1, 2]}}
+    torch.save({"model": WEIGHTS, **beside}, tmp_path / "w.pth")
+    checkpoint = read_checkpoint(tmp_path / "w.pth")
+    assert_whole(checkpoint.tensors)
+    assert (checkpoint.container, checkpoint.others, checkpoint.unread) == ("model", (), ())
+    torch.save({"params_ema": WEIGHTS}, tmp_path / "w.pth")  # nothing to compare with
+    with pytest.raises(InputError, match="holds no weights, only 'params_ema'"):
+        read_checkpoint(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("wrap", [
