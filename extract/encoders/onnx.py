@@ -94,14 +94,19 @@ def load_onnx(name: str, *, device: torch.device, precision: str, batch_size: in
     session = _session(path, device, model.SerializeToString() if last else str(path))
     network = OnnxNetwork(path, session, options.get("output"))
     how = _preprocessing(path, network, options)
+    noise = torch.rand((2, 3, how.size, how.size), generator=torch.Generator().manual_seed(0))
     try:
-        dim = network(torch.zeros((1, 3, how.size, how.size))).shape[1]
+        alone = [network(noise[:1]), network(noise[:1])]
+        dim = alone[0].shape[1]
     except Exception as error:  # onnxruntime's own kinds
         raise InputError(f"{path} does not run on pictures of side {how.size}: {first_line(error)}") from None
     try:
-        network(torch.zeros((2, 3, how.size, how.size)))
+        together = network(noise)[:1]
     except Exception:  # the input says any batch, and the graph holds a batch of one
-        network.batch = 1
+        network.batch, together = 1, alone[0]
+    for other, cause in ((alone[1], "comes out otherwise each time"), (together, "depends on the others in its batch")):
+        if (other - alone[0]).abs().max() > 0.05 * alone[0].abs().max():  # not for NaN, which fails sample by sample
+            raise InputError(f"{path}: what it gives for a picture {cause}; export it in evaluation mode")
     if dim > MAX_DIM:
         raise InputError(f"{path} gives {dim} numbers a face; {MAX_DIM} is the most that can be stored")
     classifier, unnamed = (None, 0) if last is None else checkpoint_classifier(

@@ -109,10 +109,13 @@ def _make_split(features: Features, task: Task, side: np.ndarray, *, val_fractio
     if not task.trains:
         return Split(train=test[:0], val=test[:0], test=test, extra=test[:0], notes=tuple(notes))
     if not len(labelled("train")):
-        raise InputError("no train samples are left: all of them share a group or their bytes with test samples; "
-                         "split the manifest by group (`manifest split`), or cross-validate with more groups" if notes
-                         else f"the manifest has no {'' if task.learns_classes else 'basic-'}labelled train samples: "
-                         "split it (`manifest split`), or use --folds 5")
+        if not notes:
+            raise InputError(f"the manifest has no {'' if task.learns_classes else 'basic-'}labelled train samples: "
+                             "split it (`manifest split`), or use --folds 5")
+        groups = len(np.unique(features.group[learnable]))
+        raise InputError("no train samples are left: all of them share a group or their bytes with test samples; " + (
+            "split the manifest by group (`manifest split`), or cross-validate" if groups > 2 else "training, "
+            f"validation and test samples need groups of their own, and there are only {groups} with labels"))
     if not len(labelled("val")):
         own = np.flatnonzero(learnable & (side == "train") & (features.store == 0))
         if not len(own):

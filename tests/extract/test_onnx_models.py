@@ -45,6 +45,17 @@ def test_any_batch_and_layout(tmp_path, batch, layout, axes):
     np.testing.assert_allclose(encoder.encode(PIXELS), (MEANS / 255 - MEAN) / STD, rtol=1e-4)
 
 
+@pytest.mark.parametrize("node, says", [
+    (("ReduceMean", "mean zero", "batch", {"keepdims": 1}), "depends on the others in its batch"),
+    (("RandomNormalLike", "mean", "batch", {}), "comes out otherwise each time")])
+def test_a_model_in_training_mode_is_refused(tmp_path, node, says):
+    nodes = [("ReduceMean", "pixels axes", "mean", {"keepdims": 0}), node, ("Sub", "mean batch", "y", {})]
+    path = save_onnx(tmp_path / "m.onnx", nodes, {"axes": np.array((2, 3)), "zero": np.array([0])}, outputs=("y",),
+                     shape=["n", 3, 16, 16])
+    with pytest.raises(InputError, match=f"{says}; export it in evaluation mode"):
+        load(f"onnx:{path}")
+
+
 def test_what_options_and_metadata_say_about_the_input(tmp_path):
     path = model(tmp_path / "m.onnx", shape=["n", 3, "h", "w"], metadata={"mean": "0.5,0.5,0.5", "std": "[0.25]"})
     with pytest.raises(InputError, match=r"pictures of any size: say which .* \?size=112"):

@@ -208,7 +208,7 @@ def test_advice_names_what_would_help(make_store):
     edit_manifest(unlabelled, lambda _, row: row | {"compound": "", "basic": ""})
     with pytest.raises(InputError, match="fill the manifest's column 'basic'"):
         prepare([unlabelled], quick(head="zeroshot"))
-    with pytest.raises(InputError, match="all of them share a group or their bytes with test"):
+    with pytest.raises(InputError, match="with test samples; training, validation and test samples need groups"):
         prepare([make_store(rows=70, groups=["one"] * 70)], quick())
 
 
