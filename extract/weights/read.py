@@ -146,11 +146,11 @@ def _checkpoint(path: Path, entry: str, form: str, tree: Any, dropped: dict[str,
         averages, unread = _find_averages(tree, sets)
         sets = {name: sets[name] for name in names if name in AVERAGED} | averages | sets
         names = list(sets)
-    if entry and entry not in names:
-        raise InputError(f"{path} holds no weights under {entry!r}: it has them under {', '.join(map(repr, names))}")
     if not names:
         classes = f" (it also names {', '.join(list(dropped)[:3])}; none of that was run)" if dropped else ""
         raise InputError(f"{path} {_why_no_weights(tree)}{classes}")
+    if entry and entry not in names:
+        raise InputError(f"{path} holds no weights under {entry!r}: it has them under {', '.join(map(repr, names))}")
     container = entry or names[0]
     tensors = {name: _tensor(value) for name, value in _named_tensors(sets[container]).items()}
     return Checkpoint(path=path, format=form, tensors=_without_prefixes(tensors), container=container, dropped=dropped,
@@ -227,7 +227,8 @@ def _seems_average(part: Mapping | list | tuple, raw: Counter[tuple[int, ...]]) 
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    return tuple((value.value if isinstance(value, Array) else value).shape)
+    held = value.value if isinstance(value, Array) else value
+    return () if held is None else tuple(held.shape)
 
 
 def _module_state(module: StandIn) -> dict[str, Any]:
