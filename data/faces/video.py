@@ -18,14 +18,22 @@ import warnings
 from collections.abc import Collection, Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from twofold.data.faces.settings import Sampling
 from twofold.data.images.archives import ArchivePath, Place, read_head
-from twofold.data.images.decode import MAX_FILE_BYTES, PHOTO_LIMITS, ImageError, check_parts, formats_for, upright_rgb
+from twofold.data.images.decode import (
+    MAX_FILE_BYTES,
+    MAX_PARTS,
+    PHOTO_LIMITS,
+    ImageError,
+    check_parts,
+    formats_for,
+    upright_rgb,
+)
 from twofold.data.images.formats import HEAD_BYTES, image_format
 from twofold.data.images.sources import read_file
 from twofold.data.utils.errors import InputError
@@ -147,6 +155,17 @@ class VideoReader(contextlib.AbstractContextManager):
                 env=os.environ | {"PYTHONPATH": packages}, start_new_session=True)  # Ctrl-C is for this process
 
 
+def _announces_frames(png: BinaryIO) -> bool:
+    """Whether a PNG has the chunk that makes it an animation, which comes before its pixels."""
+    png.seek(8)
+    for _ in range(MAX_PARTS):
+        head = png.read(8)
+        if len(head) < 8 or head[4:] in (b"acTL", b"IDAT"):
+            return head[4:] == b"acTL"
+        png.seek(4 + int.from_bytes(head[:4], "big"), os.SEEK_CUR)
+    return False
+
+
 def is_animation(place: Place) -> bool:
     """Whether an image file has several frames, as GIF, APNG, WebP, AVIF and HEIC bursts may."""
     try:
@@ -156,7 +175,7 @@ def is_animation(place: Place) -> bool:
             if kind is None or kind.name not in ANIMATED:
                 return False
             if kind.name == "PNG":
-                if b"acTL" not in file.read(MAX_HEAD_BYTES):
+                if not _announces_frames(file):
                     return False
                 # of thousands of chunks, opening it would take minutes
                 check_parts(file.getvalue() if isinstance(file, io.BytesIO) else read_file(Path(str(place))))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from PIL import Image, JpegImagePlugin, UnidentifiedImageError, features
+from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError, features
 
 from twofold.data.images.formats import HEAD_BYTES, IMAGE_FORMATS, image_format
 
@@ -27,6 +27,7 @@ MAX_PARTS = 20_000  #: chunks of a PNG, headers of a JPEG: each takes microsecon
 MAX_TEXT_BYTES = 20 << 20  #: of a picture whose pixels are written as text, two megabytes a second
 MAX_SECONDS = 60.0  #: of this thread's computing for one picture: none of a few megabytes needs one
 MAXIMA = (255, 4095, 65535)  #: of 8, 12 and 16 bits, which files with more room per pixel hold
+SAMPLES = 1 << 20  #: of the values of a picture, for its percentiles
 #: Pillow reads the upper byte of colours of 16 bits, with these names of their byte order it reads the lower one
 LOWER = {f"{mode};16{order}": f"{mode};16{other}" for mode in ("RGB", "RGBA", "RGBX", *"RGBA") for order, other in (
     ("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))}
@@ -84,14 +85,17 @@ def decode(content: bytes, limits: Limits = PHOTO_LIMITS) -> Image.Image:
             _fit(image, limits, content)
             tiles = image.tile = _tiles(image)
             image.load()
-            if image.mode in ("RGB", "RGBA") and (image.info.get("bit_depth", 8) > 8 or any(
+            if image.format == "JPEG2000":
+                _check_depth(image, content)
+            is_deep_ppm = image.format == "PPM" and tiles[0].codec_name == "ppm" and tiles[0].args[-1] > 4095
+            if image.mode in ("RGB", "RGBA") and (is_deep_ppm or image.info.get("bit_depth", 8) > 8 or any(
                     tile.args[0] in LOWER for tile in tiles)):
                 image = _scaled_colours(image, content, formats)
             return upright_rgb(image)
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError("not an image") from None
+        raise ImageError(_unread_tiff(content) or "not an image") from None
     except Image.DecompressionBombError:
         raise ImageError(f"more than {limits.pixels} pixels") from None
     except MemoryError:
@@ -115,6 +119,31 @@ def formats_for(content: bytes) -> tuple[str, ...]:
         raise ImageError("a HEIC/HEIF image, which needs pip install 'twofold[footage]' (or pillow-heif)") from None
     pillow_heif.register_heif_opener(thumbnails=False)
     return ("HEIF",)
+
+
+def _unread_tiff(content: bytes) -> str | None:
+    """Why a TIFF file is not read whose tags are sound: a sample format that Pillow does not know."""
+    if content[:4] not in (b"II*\0", b"MM\0*"):
+        return None
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(content[:8])
+        file = io.BytesIO(content)
+        file.seek(tags.next)
+        tags.load(file)
+        if not (tags.get(256) and tags.get(257)):
+            return None
+        kind = {2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex "}.get(tags.get(339, (1,))[0], "")
+        return f"TIFF of {int(tags.get(277, 1))} x {int(tags.get(258, (1,))[0])}-bit {kind}samples, which is not read"
+    except Exception:  # damaged tags
+        return None
+
+
+def _check_depth(image: Image.Image, content: bytes) -> None:
+    """Raises ImageError for JPEG 2000 colours of 16 bits that hold 12 or fewer: Pillow gives their upper 8 only."""
+    size = content.find(b"\xff\x4f\xff\x51")
+    bits = (content[size + 42] & 127) + 1 if 0 <= size < len(content) - 42 else 8
+    if image.mode in ("RGB", "RGBA") and bits == 16 and 0 < np.max(image.getextrema()[:3]) <= 16:
+        raise ImageError("JPEG 2000 colours of 12 or fewer bits in 16, which are not read")
 
 
 def _fit(image: Image.Image, limits: Limits, content: bytes) -> None:
@@ -178,6 +207,7 @@ def count_scans(jpeg: bytes) -> int:
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """A loaded image as `decode` gives it: upright as its EXIF orientation says, in RGB."""
+    tags: Any = getattr(image, "tag_v2", None) or {}  # which a turned copy lacks
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
     except Exception:  # broken EXIF data beside sound pixels is common
@@ -185,10 +215,20 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     if orientation in TRANSPOSE:
         image = image.transpose(TRANSPOSE[orientation])
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # values of 8, 12 or 16 bits as often as of its own
-        values = np.asarray(image)
-        largest = float(values[np.isfinite(values)].max(initial=0))
-        top = _largest_value(image, largest, (1, *MAXIMA) if image.mode == "F" else MAXIMA)
-        return _by_strips(image, lambda strip: Image.fromarray(_shades(np.asarray(strip), top)))
+        is_unsigned = image.mode == "I" and len(tags) > 0 and tags.get(339, (1,)) == (1,)  # but read as signed
+
+        def values_of(part: Image.Image) -> np.ndarray:
+            values = np.asarray(part)
+            return values.view(np.uint32) if is_unsigned else values
+
+        black, white = _grey_range(image.mode, values_of(image), tags)
+        is_negative = tags.get(262) == 0  # TIFF's WhiteIsZero, which Pillow undoes where there are 8 bits or fewer
+
+        def shown(strip: Image.Image) -> Image.Image:
+            shades = _shades(values_of(strip), white, black)
+            return Image.fromarray(255 - shades if is_negative else shades)
+
+        return _by_strips(image, shown)
     if image.has_transparency_data:
         return _by_strips(image, lambda strip: Image.alpha_composite(
             Image.new("RGBA", strip.size, "white"), strip.convert("RGBA")))
@@ -205,28 +245,65 @@ def _by_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]
     return rgb
 
 
-def _largest_value(image: Image.Image, largest: float, maxima: tuple[int, ...] = MAXIMA) -> float:
+def _grey_range(mode: str, values: np.ndarray, tags: Any) -> tuple[float, float]:
+    """The values that are black and white in a grey picture of more than 8 bits.
+
+    White is the largest value as in `_largest_value`, unless few values lie above a smaller range and are more likely
+    errors: overshoot of a filter, hot pixels, burnt-in text. Where many values are negative, the range is theirs.
+    """
+    finite = values[np.isfinite(values)]
+    largest, is_float = float(finite.max(initial=0)), mode == "F"
+    maxima = (1, *MAXIMA) if is_float else MAXIMA
+    top = _largest_value(tags, largest, maxima)
+    if not finite.size or 0 < largest <= _declared(tags):
+        return 0.0, top
+    sample = np.sort(finite[::finite.size // SAMPLES | 1].astype(np.float64))
+    least, low, high, most = (float(sample[int(share * (sample.size - 1))]) for share in (0.001, 0.01, 0.99, 0.999))
+    below = (sample < -abs(high) / 16) & (sample > sample[0])  # the lowest value may stand for "no data"
+    if below.sum() >= 0.05 * sample.size:
+        is_unit = is_float and low >= -1 and high <= 1 and max(-low, high) > 0.5
+        return (-1.0, 1.0) if is_unit else (least, max(most, np.nextafter(least, np.inf)))
+    usual = next((each for each in maxima if high <= each * (1.25 if is_float else 1)), None)
+    if usual is None:
+        return 0.0, high if largest > 16 * high else top
+    if 16 * high > usual and top >= 8 * usual and (
+            usual == 1 or largest > MAXIMA[-1] or (is_float and largest <= 1.5 * usual)
+            or bool((finite[finite > usual] == MAXIMA[-1]).all())):
+        return 0.0, usual
+    return 0.0, top
+
+
+def _declared(tags: Any) -> float:
+    """The largest value by TIFF's MaxSampleValue, or 0."""
+    return float(np.max(tags.get(281, 0)))
+
+
+def _largest_value(tags: Any, largest: float, maxima: tuple[int, ...] = MAXIMA) -> float:
     """The value that is white: the largest as declared by tags, or of the smallest range that holds all values."""
-    declared = float(np.max((getattr(image, "tag_v2", None) or {}).get(281, 0)))  # TIFF's MaxSampleValue
+    declared = _declared(tags)
     return declared if 0 < largest <= declared else next((top for top in maxima if largest <= top), largest)
 
 
-def _shades(values: np.ndarray, top: float) -> np.ndarray:
-    """Values of which `top` is white, in 8 bits; what is no number is black."""
-    finite = np.nan_to_num(values.astype(np.float64), posinf=top, neginf=0)
-    return np.clip(finite * (255.0 / top) + 0.5, 0, 255).astype(np.uint8)
+def _shades(values: np.ndarray, top: float, black: float = 0.0) -> np.ndarray:
+    """Values from `black` to white, which is `top`, in 8 bits; what is no number is black."""
+    finite = np.nan_to_num(values.astype(np.float64), nan=black, posinf=top, neginf=black)
+    return np.clip((finite - black) * (255.0 / (top - black)) + 0.5, 0, 255).astype(np.uint8)
 
 
 def _scaled_colours(image: Image.Image, content: bytes, formats: tuple[str, ...]) -> Image.Image:
     """A picture of more than 8 bits a channel, of which `image` has the upper 8, scaled where it holds values of 8 or
     12 bits in 16."""
-    if np.max(image.getextrema()[:3]) >= 16:
+    if np.max(image.getextrema()[:3]) > (16 if image.format == "PPM" else 15):  # the one is rounded, others are cut off
         return image
     if image.format == "HEIF":
         import pillow_heif
 
         deep = np.asarray(pillow_heif.open_heif(io.BytesIO(content), convert_hdr_to_8bit=False))
         planes = [deep[..., number] for number in range(deep.shape[2])]
+    elif image.format == "PPM":
+        offset = Image.open(_TimedFile(content), formats=formats).tile[0].offset
+        deep = np.frombuffer(content, ">u2", image.width * image.height * 3, offset)
+        planes = list(deep.reshape(image.height, image.width, 3).astype(np.uint16).transpose(2, 0, 1))
     else:
         lower = Image.open(_TimedFile(content), formats=formats)
         tiles = _tiles(lower)
@@ -236,7 +313,7 @@ def _scaled_colours(image: Image.Image, content: bytes, formats: tuple[str, ...]
             highs, lows = [lows[0]] * 3 + [lows[2]], [lows[1]] * 3 + [lows[3]]
         planes = [np.asarray(high).astype(np.uint16) * 256 + np.asarray(low)
                   for high, low in zip(highs, lows, strict=True)]
-    top = _largest_value(image, float(max(plane.max() for plane in planes[:3])))
+    top = _largest_value(getattr(image, "tag_v2", None) or {}, float(max(plane.max() for plane in planes[:3])))
     shades = _shades(np.arange(1 << 16), top)
     channels = [Image.fromarray(shades[plane]) for plane in planes[:3]]
     if image.mode == "RGBA":

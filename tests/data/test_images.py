@@ -56,6 +56,47 @@ def test_grey_of_many_bits_is_scaled_by_what_it_holds(dtype, factor, kind):
     assert np.abs(grey_of(saved(Image.fromarray(values), kind)) - RAMP).max() <= 1
 
 
+def retagged(tiff: bytes, *tags: tuple[int, int, int]) -> bytes:
+    """A TIFF file of Pillow with other tags in the place of some: number before, number after, value."""
+    for before, after, value in tags:
+        place = tiff.index(struct.pack("<HHI", before, 3, 1))
+        tiff = tiff[:place] + struct.pack("<HHIH", after, 3, 1, value) + tiff[place + 10:]
+    return tiff
+
+
+def test_grey_of_32_bits_without_sign():
+    values = (RAMP.astype("u4") << 24).view("i4")
+    assert np.abs(grey_of(retagged(saved(Image.fromarray(values), "TIFF"), (339, 339, 1))) - RAMP).max() <= 1
+
+
+FLOATS = saved(Image.fromarray(np.zeros((8, 8), "f4")), "TIFF")
+#: positions of few values among RAMP's 1200, for each kind of error
+FEW = {"burnt": np.s_[:2, :5], "hot": np.s_[3:4, 7:8], "none": np.s_[:0]}
+
+
+@pytest.mark.parametrize(("dtype", "factor", "offset", "few", "value", "kind"), [
+    ("f4", 1 / 255, 0, "hot", 1.02, "TIFF"), ("f4", 1 / 255, 0, "hot", 40, "TIFF"), ("f4", 1, 0, "hot", 264, "TIFF"),
+    ("f4", 1, 0, "hot", 1e7, "TIFF"), ("f4", 1.1, -10, "none", 0, "TIFF"), ("f4", 2 / 255, -1, "none", 0, "TIFF"),
+    ("f4", 4 / 255, -2, "none", 0, "TIFF"), ("f4", 4 / 255, -2, "hot", -900, "TIFF"),
+    ("i4", 1 << 23, -(1 << 30), "none", 0, "TIFF"), ("u2", 16, 0, "burnt", 65535, "PNG"),
+    ("u2", 1, 0, "burnt", 65535, "PNG")])
+def test_few_values_and_negative_ones_do_not_darken_a_picture(dtype, factor, offset, few, value, kind):
+    values = (RAMP.astype("f8") * factor + offset).astype(dtype)
+    values[FEW[few]] = value
+    differences = np.abs(grey_of(saved(Image.fromarray(values), kind)) - RAMP)
+    differences[FEW[few]] = 0
+    assert differences.max() <= (14 if factor == 1.1 else 1)
+
+
+@pytest.mark.parametrize(("values", "white"), [
+    (np.where(RAMP > 253, 30_000, RAMP.astype("u2") * 16), 65535), (np.where(RAMP > 254, 4095.0, RAMP // 2), 4095),
+    (np.where(RAMP < 20, -5.0, RAMP), 255), (np.where(RAMP < 100, -9999.0, RAMP), 255)])
+def test_a_night_with_lamps_and_values_for_no_data_stay_dark(values, white):
+    values = values.astype("u2" if white == 65535 else "f4")
+    shown = np.floor(np.clip(values.astype(float) * (255.0 / white) + 0.5, 0, 255))
+    assert (grey_of(saved(Image.fromarray(values), "TIFF")) == shown).all()
+
+
 @pytest.mark.parametrize("kind", [".png", ".tif"])
 @pytest.mark.parametrize("factor", [1, 16, 257])
 @pytest.mark.parametrize("alpha", [None, 0, 65535])
@@ -93,7 +134,15 @@ def tiff_of_planes(factor: int) -> bytes:
     return header + planes + places + struct.pack(">H", len(tags)) + entries + bytes(4)
 
 
-@pytest.mark.parametrize("made", [grey_png_with_alpha, tiff_of_planes])
+def ppm_of_16_bits(factor: int) -> bytes:
+    return b"P6\n# 16 bits\n40 30\n65535\n" + (np.dstack([RAMP] * 3).astype(int) * factor).astype(">u2").tobytes()
+
+
+def tiff_whose_white_is_zero(factor: int) -> bytes:
+    return saved(Image.fromarray(((255 - RAMP).astype(int) * factor).astype(np.uint16)), "TIFF", tiffinfo={262: 0})
+
+
+@pytest.mark.parametrize("made", [grey_png_with_alpha, tiff_of_planes, ppm_of_16_bits, tiff_whose_white_is_zero])
 @pytest.mark.parametrize("factor", [1, 16, 257])
 def test_other_pictures_of_16_bits_a_channel_are_scaled_too(made, factor):
     assert np.abs(grey_of(made(factor)) - RAMP).max() <= 1
@@ -215,7 +264,19 @@ def test_bombs_are_refused_before_they_are_opened():
             decode(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
 
 
+
+
+def test_jpeg_2000_colours_of_12_bits_in_16_are_not_nearly_black():
+    cv2 = pytest.importorskip("cv2")
+    colours = np.kron(np.dstack([np.minimum(RAMP, 250)] * 3), np.ones((8, 8, 1))).astype(np.uint16)
+    assert np.abs(np.asarray(decode(cv2.imencode(".jp2", colours * 257)[1].tobytes()), int) - colours).max() <= 9
+    with pytest.raises(ImageError, match="12 or fewer bits in 16"):
+        decode(cv2.imencode(".jp2", colours * 16)[1].tobytes())
+
+
 @pytest.mark.parametrize(("content", "reason"), [
+    (retagged(FLOATS, (258, 258, 64)), "TIFF of 1 x 64-bit floating-point samples, which is not read"),
+    (retagged(FLOATS, (284, 277, 3)), "TIFF of 3 x 32-bit floating-point samples, which is not read"),
     (b"", "empty file"), (b"<html>", "not an image"), (saved(Image.fromarray(RAMP), "JPEG")[:300], "truncated image"),
     (b"\x89PNG\r\n\x1a\n", "not an image"),  # below: Pillow hands an EPS file to Ghostscript, whatever its name is
     (saved(Image.new("RGB", (8, 8)), "EPS"), "not an image"), (saved(Image.new("RGB", (8, 8)), "PCX"), "not an image")])

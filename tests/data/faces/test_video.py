@@ -1,6 +1,8 @@
 """Frames and their times, out of files as they come."""
 
 import re
+import struct
+import zlib
 from fractions import Fraction
 
 import av
@@ -164,6 +166,11 @@ def test_an_animation_is_a_short_video(tmp_path, name, options):
     assert read(path, fps=2.5)[0] == [0, 2, 4]
     for frame in frames_of(path):
         assert np.abs(frame.pixels[24:48, 4 * frame.index + 4:4 * frame.index + 28, ::-1].astype(int) - RED).max() < 40
+    if name == "a.png":
+        content, profile = path.read_bytes(), bytes(100_000)
+        body = struct.pack(">I", len(profile)) + b"teSt" + profile + struct.pack(">I", zlib.crc32(b"teSt" + profile))
+        path.write_bytes(content[:33] + body + content[33:])
+        assert video.is_animation(path) and read(path)[0] == list(range(6))
     Image.fromarray(HEADS[0]).save(path)
     assert not video.is_animation(path)
 
