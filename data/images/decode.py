@@ -86,7 +86,7 @@ def decode(content: bytes, limits: Limits = PHOTO_LIMITS) -> Image.Image:
             tiles = image.tile = _tiles(image)
             image.load()
             if image.format == "JPEG2000":
-                _check_depth(image, content)
+                _mend_jpeg_2000(image, content, formats)
             is_deep_ppm = image.format == "PPM" and tiles[0].codec_name == "ppm" and tiles[0].args[-1] > 4095
             if image.mode in ("RGB", "RGBA") and (is_deep_ppm or image.info.get("bit_depth", 8) > 8 or any(
                     tile.args[0] in LOWER for tile in tiles)):
@@ -138,11 +138,27 @@ def _unread_tiff(content: bytes) -> str | None:
         return None
 
 
-def _check_depth(image: Image.Image, content: bytes) -> None:
-    """Raises ImageError for JPEG 2000 colours of 16 bits that hold 12 or fewer: Pillow gives their upper 8 only."""
-    size = content.find(b"\xff\x4f\xff\x51")
-    bits = (content[size + 42] & 127) + 1 if 0 <= size < len(content) - 42 else 8
-    if image.mode in ("RGB", "RGBA") and bits == 16 and 0 < np.max(image.getextrema()[:3]) <= 16:
+def _mend_jpeg_2000(image: Image.Image, content: bytes, formats: tuple[str, ...]) -> None:
+    """Make a loaded JPEG 2000 picture white where Pillow, which rounds more than 8 bits up to 256, made it 0.
+
+    Raises ImageError for colours of 16 bits that hold 12 or fewer: Pillow gives their upper 8 only.
+    """
+    place = content.find(b"\xff\x4f\xff\x51") + 42  # where the header says how many bits the first channel has
+    bits = (content[place] & 127) + 1 if 42 <= place < len(content) else 8
+    channels = len(image.getbands())
+    if image.mode not in ("LA", "RGB", "RGBA") or not 8 < bits <= 16:
+        return
+    if np.min(image.getextrema()) == 0:  # told to be of one bit more, it shows black as 64 and white as 192
+        deeper = bytearray(content)
+        for channel in range(channels):
+            deeper[place + 3 * channel] += 1
+        shown, values = np.asarray(Image.open(_TimedFile(bytes(deeper)), formats=formats)), np.array(image)
+        some = np.s_[::shown.size // SAMPLES | 1]
+        is_half = np.abs(shown[some].astype(np.int16) - (values[some] >> 1) - 64) <= 1
+        if is_half[values[some] > 0].all():
+            values[(values == 0) & (shown > 128)] = 255
+            image.paste(Image.fromarray(values))
+    if bits == 16 and channels > 2 and 0 < np.max(image.getextrema()[:3]) <= 16:
         raise ImageError("JPEG 2000 colours of 12 or fewer bits in 16, which are not read")
 
 

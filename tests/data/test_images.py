@@ -266,12 +266,15 @@ def test_bombs_are_refused_before_they_are_opened():
 
 
 
-def test_jpeg_2000_colours_of_12_bits_in_16_are_not_nearly_black():
+def test_jpeg_2000_colours_of_16_bits_are_right_or_refused():
     cv2 = pytest.importorskip("cv2")
-    colours = np.kron(np.dstack([np.minimum(RAMP, 250)] * 3), np.ones((8, 8, 1))).astype(np.uint16)
-    assert np.abs(np.asarray(decode(cv2.imencode(".jp2", colours * 257)[1].tobytes()), int) - colours).max() <= 9
+    colours = np.kron(np.dstack([RAMP] * 3), np.ones((8, 8, 1))).astype(np.uint16)
+    lossless = [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000]
+    for stored in (colours * 257, np.dstack([colours * 257, np.full((240, 320), 65535, np.uint16)])):
+        shown = np.asarray(decode(cv2.imencode(".jp2", stored, lossless)[1].tobytes()), int)
+        assert np.abs(shown - colours).max() <= 9 and (shown == 255).any()  # white, and nothing is transparent
     with pytest.raises(ImageError, match="12 or fewer bits in 16"):
-        decode(cv2.imencode(".jp2", colours * 16)[1].tobytes())
+        decode(cv2.imencode(".jp2", colours * 16, lossless)[1].tobytes())
 
 
 @pytest.mark.parametrize(("content", "reason"), [
