@@ -42,7 +42,7 @@ MAX_SILENCE = 60.0  #: seconds without a message from the worker
 SHARED_BYTES = 400_000_000  #: that both processes map, as in video_worker.py
 WORKER = Path(__file__).with_name("video_worker.py")
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "HEIF")  #: formats whose further images are frames, or shots of a burst
-MAX_HEAD_BYTES = 1 << 16  #: in which the chunk that makes a PNG an animation is expected
+MAX_HEAD_BYTES = 1 << 16  #: in which a JPEG is expected to list its further pictures
 NEXT_JPEG = re.compile(rb"\xff\xd9[^\xff]{0,256}\xff\xd8\xff")  #: the end of one and the beginning of another
 MAX_ANIMATION_PIXELS = 20_000_000_000  #: of all frames together
 
