@@ -45,10 +45,8 @@ Count = Annotated[int, Meta(ge=0, le=MAX_BYTES)]
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a feature file says of itself; also the attributes of the HDF5 file.
-
-    checksum_rows: rows that share a checksum; failed: samples without features; software: JSON.
-    """
+    """What a feature file says of itself; also the attributes of the HDF5 file. checksum_rows: rows that share a
+    checksum; failed: samples without features; software: JSON."""
 
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
@@ -348,8 +346,7 @@ class FeatureFile:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would block
         except FileNotFoundError:
             if self.path.is_symlink():
-                raise CacheError(f"{self.path}: a link to nothing, as DVC and git-annex leave it until it is fetched"
-                                 ) from None
+                raise CacheError(f"{self.path}: a link to nothing: fetch it first (DVC, git-annex)") from None
             raise FileGone(f"{self.path}: no such feature file") from None
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
