@@ -70,10 +70,10 @@ class Dataset:
         from twofold.extract.plan import open_workspace
         from twofold.extract.streams import parse_streams
 
-        names, given = _names(backbones), weights if isinstance(weights, dict) else {}
+        names, weights_of = _names(backbones), weights if isinstance(weights, dict) else {}
         if isinstance(weights, str | Path):
-            given = dict.fromkeys(names, weights)
-        files = [f"{name}={file}" for name, file in given.items()]
+            weights_of = dict.fromkeys(names, weights)
+        files = [f"{name}={file}" for name, file in weights_of.items()]
         report = extract(open_workspace(self._manifest, [str(self.root)], Path(store)),
                          parse_streams(names, _names(views), weights=files, precision=precision), device=device)
         if report.exit_code > 1:

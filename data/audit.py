@@ -56,7 +56,7 @@ class Findings:
 
     @property
     def leaks(self) -> bool:
-        return any(found.crossing for found in self.sets.values())
+        return any(summary.crossing for summary in self.sets.values())
 
     @property
     def exit_code(self) -> int:
@@ -77,11 +77,11 @@ class Findings:
             more = ", ..." if len(keys) > MAX_EXAMPLES else ""
             rows.append(f"{len(keys):,} samples: {reason} ({', '.join(keys[:MAX_EXAMPLES])}{more})")
         rows += ambiguous_keys(self.manifest.keys)
-        for name, found in self.sets.items():
-            count = f"{found.sets:,} sets of {found.samples:,} samples" if found.sets else "none"
+        for name, summary in self.sets.items():
+            count = f"{summary.sets:,} sets of {summary.samples:,} samples" if summary.sets else "none"
             rows.append(f"{name}: {count} ({MEANINGS[name]})")
-            for what, examples in (("are in several splits", found.crossing),
-                                   ("have different labels", found.disagreeing)):
+            for what, examples in (("are in several splits", summary.crossing),
+                                   ("have different labels", summary.disagreeing)):
                 if examples:
                     rows += [f"  {len(examples):,} sets {what}", *(f"    {each}" for each in examples[:MAX_EXAMPLES])]
         if self.leaks:
@@ -94,8 +94,8 @@ class Findings:
         return {"samples": len(self.manifest), "unreadable": self.unreadable,
                 "ambiguous_keys": ambiguous_keys(self.manifest.keys),
                 **{name.replace("-", "_").replace(" ", "_"): {
-                    "sets": found.sets, "samples": found.samples, "crossing_splits": len(found.crossing),
-                    "different_labels": len(found.disagreeing)} for name, found in self.sets.items()},
+                    "sets": summary.sets, "samples": summary.samples, "crossing_splits": len(summary.crossing),
+                    "different_labels": len(summary.disagreeing)} for name, summary in self.sets.items()},
                 "threshold": {"coarse": [COARSE, 64], "fine": [FINE, 256]}}
 
 
@@ -115,9 +115,9 @@ def check_manifest(
         return Sets(int(rows["head"].nunique()), len(rows), _differing(rows, ["split"]), _differing(rows, labels))
 
     same, same_bytes = near_duplicates(prints), exact_duplicates(prints)
-    found = (sets(same_bytes), sets(same, member=same_bytes), sets(_group_heads(manifest), labels=()))
+    summaries = (sets(same_bytes), sets(same, member=same_bytes), sets(_group_heads(manifest), labels=()))
     return Findings(manifest, {str(reason): keys.tolist() for reason, keys in failed if reason},
-                    dict(zip(MEANINGS, found, strict=True)), same)
+                    dict(zip(MEANINGS, summaries, strict=True)), same)
 
 
 def group_duplicates(findings: Findings) -> Manifest:

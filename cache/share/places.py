@@ -89,15 +89,15 @@ def translate_errors(address: Address, name: str = "", *, reasons: Reasons = REA
     except Exception as error:
         cause: Any = getattr(error, "os_error", error)  # aiohttp's around the socket's
         status = getattr(error, "status", None)
-        known = [each.__name__ for each in (*type(error).__mro__, *type(cause).__mro__) if each.__name__ in reasons]
+        causes = [each.__name__ for each in (*type(error).__mro__, *type(cause).__mro__) if each.__name__ in reasons]
         if isinstance(cause, OSError) and cause.errno in FULL_DISK:
             raise cause from None
         if isinstance(status, int):
             kind = TransferError if status >= 500 or status in (408, 429) else CacheError
             reason = f"the server answers {status}"
             reason = f"no permission ({reason})" if status in (401, 403, 407) else reason
-        elif known:
-            kind, reason = reasons[known[0]]
+        elif causes:
+            kind, reason = reasons[causes[0]]
         else:
             said = " ".join(str(cause).split()) or type(cause).__name__
             for secret in address.secrets:

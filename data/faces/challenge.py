@@ -33,12 +33,12 @@ def challenge_frames(table: pd.DataFrame, frames: Sequence[str]) -> list[str]:
     faces = faces[faces["source"].map(main) == faces["track"]]
     keys = {(_video_name(source), int(frame)): key
             for source, frame, key in zip(faces["source"], faces["frame"], faces["key"], strict=True)}
-    found = []
+    frame_keys = []
     for name in frames:
         video, _, frame = name.partition("/")
         number = PurePosixPath(frame).stem
-        found.append(keys.get((_video_name(f"{video}.x"), int(number) - 1), name) if number.isdecimal() else name)
-    return found
+        frame_keys.append(keys.get((_video_name(f"{video}.x"), int(number) - 1), name) if number.isdecimal() else name)
+    return frame_keys
 
 
 def main_tracks(faces: pd.DataFrame) -> dict[str, str]:
@@ -57,8 +57,8 @@ def main_tracks(faces: pd.DataFrame) -> dict[str, str]:
 def link_frames(table: pd.DataFrame, frames: Sequence[str], crops: Path, folder: Path) -> int:
     """Put the faces of a template's frames under their names (`01/00001.png`), as hard links to the crops where the
     file system has them, else as copies; returns how many frames have a face."""
-    found = [(name, key) for name, key in zip(frames, challenge_frames(table, frames), strict=True) if key != name]
-    for name, key in found:
+    pairs = [(name, key) for name, key in zip(frames, challenge_frames(table, frames), strict=True) if key != name]
+    for name, key in pairs:
         target = folder / PurePosixPath(name).with_suffix(PurePosixPath(key).suffix)
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target, durable=False) as temporary:
@@ -67,7 +67,7 @@ def link_frames(table: pd.DataFrame, frames: Sequence[str], crops: Path, folder:
                 os.link(crops / key, temporary)
             except OSError:
                 shutil.copyfile(crops / key, temporary)
-    return len(found)
+    return len(pairs)
 
 
 def _video_name(source: str) -> str:

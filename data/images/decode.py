@@ -86,7 +86,7 @@ def decode(content: bytes, limits: Limits = PHOTO_LIMITS) -> Image.Image:
             tiles = image.tile = _tiles(image)
             image.load()
             if image.format == "JPEG2000":
-                _mend_jpeg_2000(image, content, formats)
+                _restore_white_of_jpeg_2000(image, content, formats)
             is_deep_ppm = image.format == "PPM" and tiles[0].codec_name == "ppm" and tiles[0].args[-1] > 4095
             if image.mode in ("RGB", "RGBA") and (is_deep_ppm or image.info.get("bit_depth", 8) > 8 or any(
                     tile.args[0] in LOWER for tile in tiles)):
@@ -138,7 +138,7 @@ def _unread_tiff(content: bytes) -> str | None:
         return None
 
 
-def _mend_jpeg_2000(image: Image.Image, content: bytes, formats: tuple[str, ...]) -> None:
+def _restore_white_of_jpeg_2000(image: Image.Image, content: bytes, formats: tuple[str, ...]) -> None:
     """Make a loaded JPEG 2000 picture white where Pillow, which rounds more than 8 bits up to 256, made it 0.
 
     Raises ImageError for colours of 16 bits that hold 12 or fewer: Pillow gives their upper 8 only.
@@ -153,9 +153,9 @@ def _mend_jpeg_2000(image: Image.Image, content: bytes, formats: tuple[str, ...]
         for channel in range(channels):
             deeper[place + 3 * channel] += 1
         shown, values = np.asarray(Image.open(_TimedFile(bytes(deeper)), formats=formats)), np.array(image)
-        some = np.s_[::shown.size // SAMPLES | 1]
-        is_half = np.abs(shown[some].astype(np.int16) - (values[some] >> 1) - 64) <= 1
-        if is_half[values[some] > 0].all():
+        sampled = np.s_[::shown.size // SAMPLES | 1]
+        is_half = np.abs(shown[sampled].astype(np.int16) - (values[sampled] >> 1) - 64) <= 1
+        if is_half[values[sampled] > 0].all():
             values[(values == 0) & (shown > 128)] = 255
             image.paste(Image.fromarray(values))
     if bits == 16 and channels > 2 and 0 < np.max(image.getextrema()[:3]) <= 16:

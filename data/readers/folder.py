@@ -60,10 +60,10 @@ def _animations_note(root: Place, keys: Sequence[PurePath]) -> list[str]:
     if isinstance(root, ArchivePath):
         keys = [key for key in keys if key.suffix.lower() not in IMAGE_FORMATS[0].suffixes]
     with ThreadPoolExecutor(usable_cores()) as pool:
-        found = [key for key, animated in zip(keys, pool.map(lambda key: is_animation(root / key.as_posix()), keys),
-                                              strict=True) if animated]
-    return [f"{root}: {len(found):,} samples are animations (the first is {found[0].as_posix()}): their first frame is "
-            "taken; `crop` reads all frames"] if found else []
+        animated = pool.map(lambda key: is_animation(root / key.as_posix()), keys)
+        animations = [key.as_posix() for key, moves in zip(keys, animated, strict=True) if moves]
+    return [f"{root}: {len(animations):,} samples are animations (the first is {animations[0]}): their first frame is "
+            "taken; `crop` reads all frames"] if animations else []
 
 
 def folder_labels(

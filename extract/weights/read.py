@@ -163,16 +163,16 @@ def _find_averages(tree: Mapping, sets: Mapping[str, Mapping]) -> tuple[dict[str
     names and shapes: shadow parameters in a list, without buffers, or inside the state dict itself."""
     raw = [entries for name, entries in sets.items() if name not in AVERAGED]
     raw_names, raw_shapes = [_names_and_shapes(entries) for entries in raw], [_shapes(entries) for entries in raw]
-    found: dict[str, Mapping] = {}
+    averages: dict[str, Mapping] = {}
     unread: list[str] = []
     seen: set[int] = set()
     outside = {name: value for name, value in tree.items() if name not in sets and _is_average(name)} if raw else {}
     parts = ((name, part) for name, value in outside.items() for part in _parts(value, AVERAGE_LEVELS, seen))
     for name, part in islice(parts, MAX_PARTS):
-        if name in found:
+        if name in averages:
             continue
         if isinstance(part, Mapping) and _share_of_tensors(part) > 0.5 and _names_and_shapes(part) in raw_names:
-            found[name] = part
+            averages[name] = part
         elif any(_seems_average(part, shapes) for shapes in raw_shapes):
             unread.append(name)
     for entries in raw:
@@ -182,7 +182,7 @@ def _find_averages(tree: Mapping, sets: Mapping[str, Mapping]) -> tuple[dict[str
         inside = {word: by_word.pop(word) for word in [*by_word] if _is_average(word)}
         rest = _shapes({name: value for values in by_word.values() for name, value in values.items()})
         unread += [word for word, values in inside.items() if _seems_average(values, rest)]
-    return found, [name for name in dict.fromkeys(unread) if name not in found]
+    return averages, [name for name in dict.fromkeys(unread) if name not in averages]
 
 
 def _is_average(name: object) -> bool:
