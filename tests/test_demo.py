@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 
@@ -24,8 +25,12 @@ def test_every_step_of_the_demonstration_runs(cli, tmp_path, monkeypatch):
     assert f"{tmp_path / 'demo' / 'report.html'}\n$ twofold report" in done.stdout
     systems = json.loads((tmp_path / "demo" / "run" / "metrics.json").read_text())["systems"]
     assert [system["backbones"] for system in systems][-1] == [demo.LEARNER, "timm:test_vit"]
+    (tmp_path / "demo" / "report.html").unlink()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as where only requirements.txt is installed
     again = cli("demo", "--out", tmp_path / "demo", "--device", "cpu")
     assert again.returncode == 0 and "(done before)" in again.stdout
+    assert "(left out: pip install matplotlib jinja2, then run it)\n$ twofold report" in again.stdout
+    assert not (tmp_path / "demo" / "report.html").exists()
 
 
 def test_a_folder_with_somebodys_faces_is_left_alone(cli, tmp_path):

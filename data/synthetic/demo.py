@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -36,9 +37,11 @@ def run_demo(out: Path, *, untrained: Sequence[str], device: str, verb: Callable
     print(f"{len(both)} faces drawn in {out / 'faces'}: basic and compound expressions, each person in one "
           "split only; chance is 14 % for seven classes", flush=True)
     for about, words in _steps(out, untrained=untrained, device=device):
-        done = words[0] == "finetune" and Path(words[-1]).exists()
-        print(f"\n# {about}{' (done before)' if done else ''}\n$ twofold {shlex.join(words)}", flush=True)
-        if not done and (code := verb(list(words))):
+        note = "done before" if words[0] == "finetune" and Path(words[-1]).exists() else ""
+        if words[0] == "report" and not all(map(find_spec, ("matplotlib", "jinja2"))):
+            note = "left out: pip install matplotlib jinja2, then run it"
+        print(f"\n# {about}{f' ({note})' if note else ''}\n$ twofold {shlex.join(words)}", flush=True)
+        if not note and (code := verb(list(words))):
             return code
     return 0
 
