@@ -10,7 +10,14 @@ import pandas as pd
 
 from twofold.data.labels import BASIC, basic_pair, label_column
 from twofold.data.utils.atomic import atomic_write
-from twofold.data.utils.csv_files import MISSING, check_cells, check_columns, read_table, table_to_csv
+from twofold.data.utils.csv_files import (
+    MISSING,
+    check_cells,
+    check_columns,
+    read_numbers,
+    read_table,
+    table_to_csv,
+)
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import key_fault
 from twofold.data.utils.outputs import Output, OutputKind, read_header
@@ -54,13 +61,9 @@ class Manifest:
         if not any(name in self.table.columns for name in columns):
             return None
         check_columns(self.table, columns, source)
-        shares = np.zeros((len(self), len(columns)))
-        for place, name in enumerate(columns):
-            cells = self.table[name]
-            empty = cells.str.strip().isin(["", *MISSING])
-            shares[:, place] = pd.to_numeric(cells.mask(empty, "0"), errors="coerce")
-            check_cells((shares[:, place] >= 0) & (shares[:, place] <= MAX_VOTES), cells, source,
-                        f"is not a share or a number of votes, from 0 to {MAX_VOTES:g}")
+        what = "a share or a number of votes,"
+        shares = np.nan_to_num(np.column_stack([
+            read_numbers(self.table[name], source, 0, MAX_VOTES, what) for name in columns]))
         total = shares.sum(axis=1, keepdims=True)
         return np.divide(shares, total, out=np.zeros_like(shares), where=total > 0)
 

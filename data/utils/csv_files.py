@@ -83,6 +83,20 @@ def check_cells(sound: np.ndarray | pd.Series, column: pd.Series, source: object
         raise InputError(f"{source}: row {row + 2}, column {column.name!r}: {column.iloc[row]!r} {fault}")
 
 
+def read_numbers(column: pd.Series, source: object, least: float, most: float, what: str = "a number") -> np.ndarray:
+    """(N,) float64 of a column of text, NaN for an empty or missing cell.
+
+    Raises InputError naming source, row, column and cell of the first that is not a number from `least` to `most`.
+    """
+    import pandas as pd
+
+    empty = column.str.strip().isin(["", *MISSING])
+    values = pd.to_numeric(column.mask(empty, "nan"), errors="coerce").to_numpy(float, na_value=np.nan)
+    check_cells(empty | ((values >= least) & (values <= most)), column, source,
+                f"is not {what} from {least:g} to {most:g}")
+    return values
+
+
 def table_to_csv(table: pd.DataFrame) -> str:
     """Text columns as CSV."""
     cells = table.apply(lambda column: escape_cells(column.tolist()))
