@@ -13,7 +13,8 @@ from PIL import Image
 
 from twofold.data.images.decode import ImageError, decode
 from twofold.data.images.sources import ImageRoots
-from twofold.data.manifest import Manifest, summary_lines
+from twofold.data.manifest import Manifest
+from twofold.data.targets import summary_lines
 from twofold.data.utils.keys import ambiguous_keys
 from twofold.data.utils.machine import usable_cores
 from twofold.data.utils.processes import CONTEXT

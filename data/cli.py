@@ -1,4 +1,4 @@
-"""The verbs of `manifest`, one per reader from its registry entry, and merge, split, check, classes; `crop`."""
+"""The verbs of `manifest`, one per reader from its registry entry, and merge, derive, split, check, classes; `crop`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def reader_command(name: str, about: str) -> Any:
         from twofold.data.labels import load_taxonomy
 
         inputs = [value for value in values.values() if isinstance(value, Path)]
-        own = load_taxonomy(values["classes"]).target if values.get("classes") else "basic"
+        own = load_taxonomy(values["classes"]).target if values.get("classes") else ""
         return save_samples(lambda: read(**values), output, inputs, overwrite=overwrite, label=own)
 
     root, *options = inspect.signature(read, eval_str=True).parameters.values()
@@ -75,13 +75,15 @@ def reader_command(name: str, about: str) -> Any:
 
 
 def save_samples(
-    make: Callable[[], Manifest], output: Path, inputs: Sequence[Path] = (), *, overwrite: bool, label: str = "basic",
+    make: Callable[[], Manifest], output: Path, inputs: Sequence[Path] = (), *, overwrite: bool, label: str = "",
 ) -> Report:
     """Make a manifest and write it, where `output` may be written; what its reader noticed is logged.
 
     label: the column of the user's own labels, if any.
     """
-    from twofold.data.manifest import manifest_output, summary_lines
+    from twofold.data.labels import OWN_COLUMN
+    from twofold.data.manifest import manifest_output
+    from twofold.data.targets import summary_lines
     from twofold.data.utils.csv_files import table_to_csv
     from twofold.data.utils.keys import ambiguous_keys
 
@@ -93,7 +95,8 @@ def save_samples(
     if not len(samples):
         raise InputError(f"no samples: {output} is not written")
     place.write_text(table_to_csv(samples.table))
-    table, labels = samples.table, tuple(dict.fromkeys(("basic", "compound", label)))
+    table = samples.table
+    labels = [name for name in dict.fromkeys(("basic", "compound", label or OWN_COLUMN)) if name in table]
     return Summary([f"{len(samples):,} samples -> {output}", *summary_lines(samples, labels)], {
         "manifest": str(output), "samples": len(samples), "notes": list(samples.notes),
         **{name: table[name].value_counts().to_dict() for name in ("split", *labels)},
@@ -103,16 +106,39 @@ def save_samples(
 @manifest_app.command("merge")
 def manifest_merge(
     parts: Annotated[list[str], typer.Argument(metavar="NAME=FACES.csv...", help="Manifests; NAME goes before keys.")],
-    output: Output, overwrite: Overwrite = False,
+    output: Output,
+    by_key: Annotated[bool, typer.Option("--by-key", help="They are of one root: unite what each says of a key.")]
+    = False,
+    overwrite: Overwrite = False,
 ) -> Report:
     """Merge several manifests into one; extract it with --root NAME=DIR for each."""
-    from twofold.data.manifest import merge, read_manifest
+    from twofold.data.manifest import merge, merge_by_key, read_manifest
 
     paths = {name: Path(path) for name, _, path in (part.partition("=") for part in parts) if name and path}
+    if by_key and not any("=" in part for part in parts):
+        paths = {part: Path(part) for part in parts}
     if len(paths) < len(parts):
         raise InputError("manifests to merge are given as NAME=FACES.csv, each name once")
-    return save_samples(lambda: merge({name: read_manifest(path) for name, path in paths.items()}), output,
+    unite = merge_by_key if by_key else merge
+    return save_samples(lambda: unite({name: read_manifest(path) for name, path in paths.items()}), output,
                         list(paths.values()), overwrite=overwrite)
+
+
+@manifest_app.command("derive")
+def manifest_derive(
+    manifest: Table, output: Output,
+    second: Annotated[float, typer.Option(min=0, max=1, help="Least share of the second emotion.")] = 0.2,
+    both: Annotated[float, typer.Option(min=0, max=1, help="Least share of both emotions together.")] = 0.5,
+    over_neutral: Annotated[float, typer.Option(min=-1, max=1, help="Least lead of the second over neutral.")] = 0.0,
+    overwrite: Overwrite = False,
+) -> Report:
+    """Compound labels from soft labels of basic emotions: the two largest, if they are clear."""
+    from twofold.data.manifest import read_manifest
+    from twofold.data.targets import with_derived_compounds
+
+    return save_samples(lambda: with_derived_compounds(
+        read_manifest(manifest), second=second, both=both, over_neutral=over_neutral), output, [manifest],
+        overwrite=overwrite)
 
 
 @manifest_app.command("split")

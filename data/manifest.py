@@ -28,6 +28,7 @@ SPLITS = ("train", "val", "test", "")
 SOFT = "p_"  #: before a class: the column of its share in a soft label
 NO_EMOTION = ("unknown", "NF")  #: what FER+'s annotators could vote for besides; NF is no face
 MAX_VOTES = 1e9
+VOTES = "a share or a number of votes,"
 
 
 @dataclass(frozen=True)
@@ -55,17 +56,27 @@ class Manifest:
         """(N, C) shares of these classes, from the columns `p_<class>`; None if there is no such column.
 
         Votes and shares of any sum are normalised to one. A row whose cells are all zero or empty has no soft label: it
-        is all zero. Raises InputError for a class that lacks its column, and naming row and column of a wrong cell.
+        is all zero. So is one in which `unknown` or `NF` has more votes than each emotion, as FER+'s authors leave such
+        a face out. Raises InputError for a class that lacks its column, and naming row and column of a wrong cell.
         """
         columns = [f"{SOFT}{name}" for name in classes]
         if not any(name in self.table.columns for name in columns):
             return None
         check_columns(self.table, columns, source)
-        what = "a share or a number of votes,"
-        shares = np.nan_to_num(np.column_stack([
-            read_numbers(self.table[name], source, 0, MAX_VOTES, what) for name in columns]))
+        shares = self._votes(classes, source)
+        none = [name for name in NO_EMOTION if f"{SOFT}{name}" in self.table.columns and name not in classes]
+        if none:
+            emotions = [name for name in self.soft_classes if name not in NO_EMOTION]
+            most = np.column_stack([shares, self._votes(emotions, source)]).max(axis=1)
+            shares[self._votes(none, source).max(axis=1) > most] = 0
         total = shares.sum(axis=1, keepdims=True)
         return np.divide(shares, total, out=np.zeros_like(shares), where=total > 0)
+
+    def _votes(self, classes: Sequence[str], source: str) -> np.ndarray:
+        """(N, C) the cells of `p_<class>`, 0 where they are empty."""
+        return np.nan_to_num(np.column_stack([
+            np.zeros((len(self), 0)), *(read_numbers(self.table[f"{SOFT}{name}"], source, 0, MAX_VOTES, VOTES)
+                                        for name in classes)]))
 
     def select(self, mask: np.ndarray) -> "Manifest":
         """The rows where `mask` (N,) is true, in order."""
@@ -134,23 +145,29 @@ def merge(parts: Mapping[str, Manifest]) -> Manifest:
 def merge_by_key(parts: Mapping[str, Manifest]) -> Manifest:
     """One manifest of several of the same root, by key: rows of the first, then what each later one adds.
 
-    Where two have the same key, an empty cell takes the other's value. Raises InputError naming the key and the column
-    where they contradict each other.
+    Where two have the same key, an empty cell takes the other's value; the shares of a soft label are taken together,
+    so that none is made of two. Raises InputError naming the key and the column where they contradict each other.
     """
     table = pd.concat([samples.table.assign(source=name) for name, samples in parts.items()], ignore_index=True)
     table = table.fillna("")
     keys = table["key"].drop_duplicates()
-    columns = {}
+    together: dict[str, list[str]] = {}
     for name in table.columns.drop(["key", "source"]):
-        values = table.loc[table[name] != "", ["key", name, "source"]].drop_duplicates(["key", name])
+        kind = label_column(name.removeprefix(SOFT)) if name.startswith(SOFT) else ""
+        together.setdefault(f"soft {kind} label" if kind else name, []).append(name)
+    columns: dict[str, np.ndarray] = {}
+    for what, names in together.items():
+        values = table.loc[(table[names] != "").any(axis=1), ["key", *names, "source"]].drop_duplicates(["key", *names])
         disputed = values[values["key"].duplicated(keep=False)]
         if len(disputed):
             (_, first), (_, second) = list(disputed[disputed["key"] == disputed["key"].iloc[0]].iterrows())[:2]
             more = disputed["key"].nunique() - 1
-            raise InputError(f"{first['source']} and {second['source']} contradict each other: {name!r} of "
-                             f"{first['key']!r} is {first[name]!r} in one and {second[name]!r} in the other"
+            one, other = (", ".join(row[names]) for row in (first, second))
+            raise InputError(f"{first['source']} and {second['source']} contradict each other: {what!r} of "
+                             f"{first['key']!r} is {one!r} in one and {other!r} in the other"
                              + (f" (and so of {more:,} more samples)" if more else ""))
-        columns[name] = values.set_index("key")[name].reindex(keys).fillna("").to_numpy(object)
+        united = values.set_index("key")[names].reindex(keys).fillna("")
+        columns |= {name: united[name].to_numpy(object) for name in names}
     return build_manifest(pd.DataFrame({"key": keys.to_numpy(object)} | columns), source="united manifest")
 
 
@@ -196,26 +213,3 @@ FAULTS: dict[str, Callable[[str], str]] = {
     "split": lambda split: "" if split in SPLITS else f"{split!r} is not train, val, test or empty",
     "basic": lambda label: "" if label in ("", *BASIC) else f"{label!r} is not a basic emotion: {', '.join(BASIC)}",
     "compound": lambda label: _compound_fault(label) if label else ""}
-
-
-def summary_lines(manifest: Manifest, labels: Sequence[str] = ("basic", "compound")) -> list[str]:
-    """Counts by split, class and group; a line each."""
-    table = manifest.table
-
-    def counted(column: pd.Series) -> str:
-        return ", ".join(f"{name or '(none)'} {count:,}" for name, count in column.value_counts().items())
-
-    rows = [f"split     {counted(table['split'])}"]
-    for name in labels:
-        labelled = table.loc[table[name] != "", name]
-        if len(labelled):
-            rows.append(f"{name:9} {len(labelled):,} labelled: {counted(labelled)}")
-    shares = manifest.soft_labels(manifest.soft_classes)
-    if shares is not None:
-        rows.append(f"soft      {int(shares.any(axis=1).sum()):,} soft labels of {shares.shape[1]} classes")
-    if "fold" in table.columns:
-        rows.append(f"fold      {counted(table['fold'].sort_values())}")
-    grouped = table.loc[table["group"] != "", "group"]
-    if len(grouped):
-        rows.append(f"group     {grouped.nunique():,} groups of {len(grouped):,} samples")
-    return rows

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
-from twofold.data.labels import NON_LABEL_COLUMNS, Taxonomy, normalize_label
+from twofold.data.labels import NON_LABEL_COLUMNS, Taxonomy, label_column, normalize_label
 from twofold.data.manifest import SPLITS, Manifest
+from twofold.data.targets import default_task, largest_shares
 from twofold.data.utils.errors import InputError
 
 Texts = Sequence[str] | np.ndarray  #: one per sample
@@ -84,19 +86,30 @@ def _quotas(lack: np.ndarray, label: int, count: int, fractions: np.ndarray) -> 
 
 
 def assign_folds(manifest: Manifest, classes: Taxonomy, *, folds: int, seed: int) -> np.ndarray:
-    """(N,) the fold, from 0, that tests each sample with a label in `classes`; -1 for the others.
+    """(N,) the fold, from 0, that tests each sample with a label in `classes`, hard or soft; -1 for the others.
 
     `fuse --folds` and `finetune --folds` must agree on it: it is the manifest's column `fold` where that names as many
     folds, else a stratified group split, and never depends on which samples have features. Raises InputError.
     """
     number = {name: str(index) for index, name in enumerate(classes.classes)}
-    table = manifest.table[manifest.table[classes.target].map(normalize_label).isin(classes.classes)]
+    strata = pd.Series(_strata(manifest, classes.target, classes.classes)).map(number)
+    table = manifest.table[strata.notna()]
     named = parse_folds(table["fold"].to_numpy(object), folds=folds) if "fold" in table else None
     fold = np.full(len(manifest), -1)
     fold[table.index] = named if named is not None else stratified_group_folds(
-        table[classes.target].map(normalize_label).map(number).to_numpy(object),
+        strata[table.index].to_numpy(object),
         table["group"].where(table["group"] != "", table["key"]).to_numpy(object), folds=folds, seed=seed)
     return fold
+
+
+def _strata(manifest: Manifest, target: str, classes: Sequence[str]) -> np.ndarray:
+    """(N,) the class by which each sample is divided: its hard label, else that of its largest share; empty: none."""
+    soft = default_task(manifest, classes) == "distribution"
+    shares = largest_shares(manifest, classes if soft else ())
+    if target not in manifest.table.columns:
+        return shares
+    hard = manifest.table[target].map(normalize_label)
+    return np.where(hard.isin(classes), hard, shares)
 
 
 def parse_folds(column: np.ndarray, *, folds: int) -> np.ndarray | None:
@@ -173,13 +186,16 @@ def _selection(samples: Manifest, only: str | None, target: str) -> tuple[np.nda
     rows = np.arange(len(samples)) if only is None else np.flatnonzero(samples.table["split"] == only)
     if not len(rows):
         raise InputError(f"no samples to split{f' in {only}' if only else ''}")
-    table = samples.table.iloc[rows]
+    chosen = replace(samples, table=samples.table.iloc[rows].reset_index(drop=True))
+    table, soft = chosen.table, {name: label_column(name) for name in samples.soft_classes}
     if target == "auto":
-        target = "compound" if (table["compound"] != "").any() else "basic"
+        target = "compound" if (table["compound"] != "").any() or "compound" in soft.values() else "basic"
     if target not in table.columns or target in NON_LABEL_COLUMNS:
         own = [name for name in table.columns if name not in (*NON_LABEL_COLUMNS, "basic", "compound")]
         raise InputError(f"unknown target {target!r}: choose from {', '.join(('auto', 'compound', 'basic', *own))}")
-    return rows, table[target].to_numpy(object), table["group"].to_numpy(object)
+    shares = largest_shares(chosen, [name for name, column in soft.items() if column == target])
+    labels = table[target].where(table[target] != "", shares)
+    return rows, labels.to_numpy(object), table["group"].to_numpy(object)
 
 
 def _with_leaks_noted(samples: Manifest) -> Manifest:

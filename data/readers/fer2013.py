@@ -14,9 +14,9 @@ import pandas as pd
 
 from twofold.data.images.csv_pixels import row_key
 from twofold.data.images.sources import open_images
-from twofold.data.labels import WORDS
 from twofold.data.manifest import NO_EMOTION, SOFT, Manifest, build_manifest
 from twofold.data.readers.common import compare_counts, write_images
+from twofold.data.targets import derive_compounds
 from twofold.data.utils.csv_files import check_cells, check_columns, detect_separator, read_table
 from twofold.data.utils.errors import InputError, first_line
 from twofold.data.utils.options import cli_argument, cli_option
@@ -28,8 +28,6 @@ MAX_HEADER_LETTERS = 10_000
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 PUBLISHED = {"train": 28_709, "val": 3_589, "test": 3_589}
 VOTED = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", *NO_EMOTION)
-#: what a compound can be made of; as in every taxonomy of the field, the earlier one gives the adverb
-PAIRED = ("happiness", "sadness", "fear", "anger", "disgust", "surprise")
 #: the rules' names, as the manifest's columns `basic_rule` and `compound_rule` give them
 MAJORITY, LOOSE, STRICT = "ferplus majority without single votes", "derived from ferplus votes", "derived, strict"
 
@@ -116,13 +114,14 @@ def _voted(samples: pd.DataFrame, usage: pd.Series, path: Path, ferplus: Path, s
     for name in VOTED:
         check_cells(table[name].str.strip().str.fullmatch(r"\d+"), table[name], ferplus, "is not a number of votes")
     votes = table[list(VOTED)].astype(int).to_numpy()
-    basic, (compound, clear) = majority(votes), compounds(votes)
-    compound = np.where(clear, compound, "") if strict else compound
+    basic, shares = majority(votes), votes / np.maximum(votes.sum(axis=1, keepdims=True), 1)
+    clear = derive_compounds(shares, VOTED, second=0.3, both=0.6, over_neutral=0.1)
+    compound = clear if strict else derive_compounds(shares, VOTED)
     return samples.assign(
         basic=basic, compound=compound, basic_rule=np.where(basic != "", MAJORITY, ""),
-        compound_rule=np.where(compound != "", np.where(clear, STRICT, LOOSE), ""),
-        image=table["Image name"].str.strip(), compound_strict=np.where(clear, "1", "0"), fer2013=samples["basic"],
-        **{f"{SOFT}{name}": votes[:, place] for place, name in enumerate(VOTED)})
+        compound_rule=np.where(compound != "", np.where(clear != "", STRICT, LOOSE), ""),
+        image=table["Image name"].str.strip(), compound_strict=np.where(clear != "", "1", "0"),
+        fer2013=samples["basic"], **{f"{SOFT}{name}": votes[:, place] for place, name in enumerate(VOTED)})
 
 
 def majority(votes: np.ndarray) -> np.ndarray:
@@ -134,22 +133,6 @@ def majority(votes: np.ndarray) -> np.ndarray:
     best = counted.argmax(axis=1)
     clear = (counted.max(axis=1) * 2 > counted.sum(axis=1)) & (best < VOTED.index("unknown"))
     return np.where(clear, np.array(VOTED, dtype=object)[best], "")
-
-
-def compounds(votes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) compound labels, empty where there is none, and (N,) bool, true where they are strict, from votes (N, 10).
-
-    The two emotions of `PAIRED` with most votes make the compound if the second has at least 2 votes and more than
-    the third, both together at least 5, and neutral no more than the second. Strict: at least 3 and 6, neutral fewer.
-    """
-    paired = votes[:, [VOTED.index(name) for name in PAIRED]]
-    order = np.argsort(-paired, axis=1, kind="stable")
-    first, second, third = np.take_along_axis(paired, order[:, :3], axis=1).T
-    neutral = votes[:, VOTED.index("neutral")]
-    loose = (second >= 2) & (first + second >= 5) & (second > third) & (neutral <= second)
-    strict = loose & (second >= 3) & (first + second >= 6) & (neutral < second)
-    labels = [f"{WORDS[PAIRED[a]][0]}_{WORDS[PAIRED[b]][1]}" for a, b in np.sort(order[:, :2], axis=1)]
-    return np.where(loose, np.array(labels, dtype=object), ""), strict
 
 
 READER = read_fer2013

@@ -17,9 +17,9 @@ from twofold.data.manifest import (
     build_manifest,
     manifest_output,
     read_manifest,
-    summary_lines,
     write_manifest,
 )
+from twofold.data.targets import summary_lines
 from twofold.data.utils.atomic import atomic_write
 from twofold.data.utils.csv_files import detect_separator, escape_cells, read_table, table_to_csv, unescape_cells
 from twofold.data.utils.errors import InputError
@@ -89,7 +89,7 @@ def test_soft_labels_are_shares_or_votes_of_the_classes(tmp_path):
         assert manifest.soft_labels(["anger", "fear"]).tolist() == [[0.2, 0.8], [0, 1], [0, 0], [1, 0]]
         assert manifest.soft_labels(["calm"]).tolist() == [[1], [1], [0], [0]]
         assert manifest.soft_labels(["joy"]) is None and manifest.soft_labels([]) is None
-        assert "soft      3 soft labels of 2 classes" in summary_lines(manifest)
+        assert "soft      3 soft labels of 2 basic classes; largest share: fear 2, anger 1" in summary_lines(manifest)
         with pytest.raises(InputError, match="no column p_sadness"):
             manifest.soft_labels(["fear", "sadness"])
 

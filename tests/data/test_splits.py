@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import build_manifest, merge, merge_by_key, read_manifest
 from twofold.data.splits import (
     assign_fold_column,
+    assign_folds,
     drop_leaking_samples,
     rename_splits,
     resplit,
@@ -119,6 +121,29 @@ def test_folds():
     assert set(part["fold"][:30]) == {""} and set(part["fold"][30:]) == {"0", "1", "2"}
 
 
+def soft(count: int = 90, **columns):
+    """A third has the hard label anger, the others the soft labels fear or happiness, and the last no label."""
+    hard = ["anger" if row % 3 == 0 else "" for row in range(count)]
+    shares = {"fear": 1, "happiness": 2}
+    table = {f"p_{name}": ["1" if row < count - 1 and (row % 3 == shares.get(name, 3) or name == "anger") else "0"
+                           for row in range(count)] for name in builtin_taxonomy("basic7").classes}
+    table |= {f"p_{name}": ["3" if row < count - 1 and row % 3 == place else cell
+                            for row, cell in enumerate(table[f"p_{name}"])] for name, place in shares.items()}
+    return made(count, **{"basic": hard} | table | columns)
+
+
+def test_soft_labels_are_divided_in_proportion_of_their_largest_share():
+    for faces in (soft(), soft(basic="")):
+        table = assign_fold_column(faces, folds=3, target="auto", seed=0).table
+        assert [table.loc[table["p_fear"] == "3", "fold"].value_counts()[fold] for fold in "012"] == [10, 10, 10]
+        held = resplit(faces, val=0, test=0.2, target="basic", seed=0).table
+        assert (held.loc[held["split"] == "test", "p_happiness"] == "3").sum() in (5, 6)
+    fold = assign_folds(soft(), builtin_taxonomy("basic7"), folds=3, seed=0)
+    assert np.bincount(fold[1:-1:3]).tolist() == [10, 10, 10] and fold[-1] == -1 and (fold[:-1] >= 0).all()
+    without = made(basic=["anger", "fear", ""] * 30, p_fear="1")  # no soft labels of all the classes
+    assert (assign_folds(without, builtin_taxonomy("basic7"), folds=3, seed=0)[2::3] == -1).all()
+
+
 def test_splits_are_renamed():
     faces = build_manifest(pd.DataFrame({"key": list("abc"), "split": ["train", "val", ""]}), source="x")
     assert list(rename_splits(faces, ["val=test"]).table["split"]) == ["train", "test", ""]
@@ -138,6 +163,23 @@ def test_manifests_of_one_root_are_united_by_key():
     both = merge_by_key({"a": a, "b": b}).table
     assert both["key"].tolist() == ["1", "2", "3"] and both["split"].tolist() == ["train", "test", ""]
     assert both["basic"].tolist() == ["", "", "fear"] and both["age"].tolist() == ["3", "", ""]
+
+
+def test_soft_labels_are_united_whole(tmp_path, cli):
+    votes = made(3, basic="", p_fear=["3", "", ""], p_anger=["", "", "1"])
+    shares = made(3, p_fear=["", "0.5", ""], p_anger=["", "0.5", "1"], p_sadly_angry=["1", "", ""])
+    both = merge_by_key({"a": votes, "b": shares})
+    assert both.table[["p_fear", "p_anger", "p_sadly_angry"]].to_numpy().tolist() == [
+        ["3", "", "1"], ["0.5", "0.5", ""], ["", "1", ""]]
+    for name, faces in (("a", votes), ("b", made(3, basic="fear", p_anger=["0.5", "", ""]))):
+        faces.table.to_csv(tmp_path / f"{name}.csv", index=False)
+    words = ["manifest", "merge", "--by-key", "-o", tmp_path / "c.csv", tmp_path / "a.csv"]
+    done = cli(*words, tmp_path / "b.csv")
+    assert done.returncode == 2 and "'soft basic label' of '0.png' is '3, ' in one and ', 0.5' in the" in done.stderr
+    made(3, basic="fear", p_anger="").table.to_csv(tmp_path / "b.csv", index=False)
+    assert cli(*words, tmp_path / "b.csv").returncode == 0
+    table = read_manifest(tmp_path / "c.csv").table
+    assert table["basic"].tolist() == ["fear"] * 3 and table["p_fear"].tolist() == ["3", "", ""]
 
 
 def test_the_unified_set_from_the_command_line(cli, affectnet, tmp_path, put):

@@ -4,15 +4,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from twofold.data.labels import builtin_taxonomy, load_taxonomy
+from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import build_manifest
 from twofold.data.targets import (
     contradictions,
     default_task,
+    derive_compounds,
+    largest_shares,
     multilabel_targets,
     numeric_targets,
     soft_targets,
+    summary_lines,
     target_columns,
+    with_derived_compounds,
 )
 from twofold.data.utils.errors import InputError
 
@@ -45,8 +49,8 @@ def test_distributions_and_hard_labels_that_contradict_them():
     assert soft_targets(faces, ["sadness", "surprise"]).tolist() == [[0, 0]] * 3
     assert default_task(faces, ["anger", "fear"]) == "distribution"
     assert default_task(faces, ["anger", "sadness"]) == "classification" == default_task(faces, [])
-    assert contradictions(faces, load_taxonomy(["anger", "fear"])).tolist() == [True, False, False]
-    assert not contradictions(faces, builtin_taxonomy("cexpr7")).any()
+    assert contradictions(faces, "basic", ["anger", "fear"]).tolist() == [True, False, False]
+    assert not contradictions(faces, "compound", builtin_taxonomy("cexpr7").classes).any()
     with pytest.raises(InputError, match="no column p_sadness; it has key"):
         soft_targets(faces, ["fear", "sadness"])  # a distribution over other classes
 
@@ -75,3 +79,53 @@ def test_columns_that_are_not_there():
         multilabel_targets(faces, ["au_9"])
     with pytest.raises(InputError, match="no columns of labels"):
         numeric_targets(faces, [])
+
+
+def test_faces_of_which_unknown_or_no_face_wins_have_no_soft_label():
+    """As FER+'s authors leave them out."""
+    faces = made(p_fear=["3", "2", "5"], p_anger=["4", "1", "0"], p_unknown=["4", "3", "1"], p_NF=["0", "0", "6"])
+    assert soft_targets(faces, ["fear"]).tolist() == [[1], [0], [0]]
+    np.testing.assert_allclose(soft_targets(faces, ["anger", "fear"]), [[4 / 7, 3 / 7], [0, 0], [0, 0]])
+    assert soft_targets(faces, ["fear", "anger", "unknown", "NF"])[1].tolist() == [np.float32(2 / 6), np.float32(1 / 6),
+                                                                                   0.5, 0]
+    assert largest_shares(faces, ["fear", "anger"]).tolist() == ["anger", "", ""]
+    assert largest_shares(faces, []).tolist() == ["", "", ""]
+
+
+def test_compounds_contradict_shares_of_other_emotions():
+    soft = {"p_fear": ["4", "4", "0"], "p_surprise": ["3", "3", "0"], "p_sadness": ["0", "3", "6"],
+            "p_neutral": ["9", "0", "0"]}
+    faces = made(**soft, compound=["fearfully_surprised", "fearfully_surprised", "sadly_surprised"])
+    assert contradictions(faces, "compound", faces.soft_classes).tolist() == [False, False, False]
+    wrong = made(**soft, compound=["sadly_fearful", "", "fearfully_surprised"])
+    assert contradictions(wrong, "compound", faces.soft_classes).tolist() == [True, False, True]
+    assert "          2 of them contradict the label in column compound" in summary_lines(wrong)
+
+
+def test_compounds_are_derived_from_any_shares_by_a_rule_that_can_be_changed(tmp_path, cli):
+    shares = np.array([[0.3, 0.2, 0.25, 0.25], [0.5, 0.18, 0.1, 0.22], [0.35, 0.35, 0.3, 0.0]])
+    classes = ("happiness", "surprise", "neutral", "anger")
+    assert derive_compounds(shares, classes).tolist() == ["happily_angry", "happily_angry", "happily_surprised"]
+    assert derive_compounds(shares, classes, second=0.23).tolist() == ["happily_angry", "", "happily_surprised"]
+    assert derive_compounds(shares, classes, over_neutral=0.1).tolist() == ["", "happily_angry", ""]
+    assert derive_compounds(shares, classes, both=0.71).tolist() == ["", "happily_angry", ""]
+    assert not derive_compounds(shares[:, :1], classes[:1], second=0, both=0).any()  # one emotion is no pair
+    faces = made(p_happiness=["6", "2", ""], p_surprise=["14", "2", ""], compound=["", "sadly_angry", ""])
+    faces.table.to_csv(tmp_path / "soft.csv", index=False)
+    done = cli("manifest", "derive", tmp_path / "soft.csv", "-o", tmp_path / "hard.csv", "--second", "0.3")
+    table = pd.read_csv(tmp_path / "hard.csv", keep_default_na=False)
+    assert table["compound"].tolist() == ["happily_surprised", "sadly_angry", ""] and done.returncode == 0
+    assert table["compound_rule"].tolist() == ["derived: 0.3, 0.5, 0", "", ""]
+    assert "1 samples keep a compound label that differs from the derived one" in done.stderr
+    with pytest.raises(InputError, match="no soft labels of basic emotions"):
+        with_derived_compounds(made(), second=0.2, both=0.5, over_neutral=0)
+
+
+def test_the_summary_counts_numbers_and_names_what_is_none():
+    faces = made(au_1=["1", "0", ""], au_2=["3", "", ""], valence=["-0.5", "", "0"], label=["x", "", "x"])
+    lines = summary_lines(faces, ("label",))
+    assert "label     2 labelled: x 2" in lines
+    assert ("numbers   2 samples have action units, share of samples that show each: au_1 0.50, au_2 1.00" in lines
+            and "numbers   2 samples have mean: valence -0.25" in lines)
+    assert ("numbers   the manifest: row 2, column 'au_1': '9' is not a number from 0 to 5"
+            in summary_lines(made(au_1=["9", "0", ""])))
