@@ -19,16 +19,17 @@ from twofold.data.utils.machine import usable_cores
 from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.engine.progress import progress_bar
 from twofold.extract.finetune.settings import Settings
+from twofold.extract.finetune.targets import Target, make_targets
 
 
 @dataclass
 class Splits:
-    """Row numbers of a manifest. labels: of each target, (N,) class of each sample, -1 for none."""
+    """Row numbers of a manifest, and what each of its samples teaches about each target."""
 
     train: np.ndarray
     val: np.ndarray
     test: np.ndarray
-    labels: dict[str, np.ndarray]
+    targets: dict[str, Target]
     notes: list[str] = field(default_factory=list)
 
     def drop(self, rows: np.ndarray, why: str, *, validation: bool = True) -> None:
@@ -44,7 +45,8 @@ class Splits:
         """SHA-256 of the training and validation samples and their labels. sha256: of the image files, by row."""
         total = hashlib.sha256()
         for row in (*self.train, *self.val):
-            labels = [int(label[row]) for label in self.labels.values()]
+            labels = [target.shares[row].tobytes().hex() if target.soft[row] else int(target.labels[row])
+                      for target in self.targets.values()]
             total.update(f"{keys[row]}\0{sha256[row]}\0{labels}\n".encode())
         return total.hexdigest()
 
@@ -55,8 +57,8 @@ def make_splits(manifest: Manifest, settings: Settings, *, fold: int = -1) -> Sp
     Groups of test leave train and validation; validation is carved from train by group where there is none, and its
     groups leave train. A sample without any label of the targets can only be in test. Raises InputError.
     """
-    table, labels, notes = manifest.table, _encode_labels(manifest, settings), []
-    labelled = np.any([label >= 0 for label in labels.values()], axis=0)
+    table, (targets, notes) = manifest.table, make_targets(manifest, settings)
+    labelled = np.any([target.known for target in targets.values()], axis=0)
     if not labelled.any():
         names = " or ".join(f"{names.label_words} of {names.name}" for names in settings.taxonomies.values())
         raise InputError(f"no sample has a {names}: choose other --target or --classes")
@@ -72,7 +74,7 @@ def make_splits(manifest: Manifest, settings: Settings, *, fold: int = -1) -> Sp
     elif unsplit := int((labelled & (split == "")).sum()):
         notes.append(f"{unsplit} labelled samples without a split: left out")
     train, val = (np.flatnonzero(labelled & (split == name)) for name in ("train", "val"))
-    splits = Splits(train, val, np.flatnonzero(split == "test"), labels, notes)
+    splits = Splits(train, val, np.flatnonzero(split == "test"), targets, notes)
     with_test = np.isin(groups, groups[splits.test])
     splits.drop(np.flatnonzero(with_test), "they share a group with test")
     if not len(splits.train):
@@ -86,18 +88,6 @@ def make_splits(manifest: Manifest, settings: Settings, *, fold: int = -1) -> Sp
         splits.train = np.setdiff1d(splits.train, splits.val)
         notes.append(f"validation: {len(splits.val)} samples carved from train by group")
     return splits
-
-
-def _encode_labels(manifest: Manifest, settings: Settings) -> dict[str, np.ndarray]:
-    """Of each target, (N,) the class of each sample, -1 for none. Raises InputError without a column of the target."""
-    labels = {}
-    for target, names in settings.taxonomies.items():
-        if target not in manifest.table:
-            raise InputError(f"the manifest has no column {target!r} of labels: it has "
-                             f"{', '.join(manifest.table.columns)}")
-        number = {name: index for index, name in enumerate(names.classes)}
-        labels[target] = np.array([number.get(normalize_label(name), -1) for name in manifest.table[target]], np.int64)
-    return labels
 
 
 def _carve_validation(manifest: Manifest, settings: Settings, train: np.ndarray, usable: np.ndarray,
@@ -121,23 +111,22 @@ def _carve_validation(manifest: Manifest, settings: Settings, train: np.ndarray,
     if not len(rest):
         return follow
     # in proportion to the label of one's own, else the compound label, else the basic one
-    columns = dict.fromkeys([*(target for target in settings.targets if target != "basic"), "compound", "basic"])
+    columns = dict.fromkeys([*(target for target in settings.targets
+                              if target != "basic" and target in manifest.table), "compound", "basic"])
     strata = np.array([next(filter(None, labels), "") for labels in
                        zip(*(manifest.table[name] for name in columns), strict=True)], object)
     return np.union1d(follow, rest[split(strata[rest], groups[rest])])
 
 
-def check_classes(splits: Splits, settings: Settings) -> list[str]:
+def check_classes(splits: Splits) -> list[str]:
     """Notes on classes that nothing is learned of.
 
     Raises InputError for a class that cannot be learned, or a target without validation.
     """
     notes = []
-    for target, names in settings.taxonomies.items():
-        labels, classes = splits.labels[target], len(names.classes)
-        train, val = (np.bincount(labels[rows][labels[rows] >= 0], minlength=classes)
-                      for rows in (splits.train, splits.val))
-        rare = [f"{name} ({count})" for name, count in zip(names.classes, train, strict=True) if count < 2]
+    for target, taught in splits.targets.items():
+        train, val = ((taught.shares[rows] > 0).sum(axis=0) for rows in (splits.train, splits.val))
+        rare = [f"{name} ({count})" for name, count in zip(taught.outputs, train, strict=True) if count < 2]
         if not val.sum():
             raise InputError(f"no {target} validation samples are left: add labelled samples of further groups, or a "
                              "val split")

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import itertools
 import json
 import signal
 import sys
@@ -20,7 +21,7 @@ from safetensors.torch import save_file
 
 from twofold.cache.classifier import TrainingSamples, group_digest
 from twofold.data.images.sources import ImageRoots, check_roots, hash_images, open_images, parse_roots
-from twofold.data.manifest import Manifest, read_manifest
+from twofold.data.manifest import SOFT, Manifest, read_manifest
 from twofold.data.utils.errors import InputError, first_line
 from twofold.data.utils.machine import USUAL_MEMORY, free_memory
 from twofold.data.utils.outputs import Output, OutputKind, read_header
@@ -28,8 +29,9 @@ from twofold.extract.encoders.classifier import finetuned_entries, finetuned_met
 from twofold.extract.encoders.devices import parse_device, resolve_precision
 from twofold.extract.finetune.data import Images, Splits, check_classes, make_splits
 from twofold.extract.finetune.loop import Epoch, Processes, Progress, Training, keep_freed_memory, processes
-from twofold.extract.finetune.model import InitialModel, Loss, initial_model, sampling_weights
+from twofold.extract.finetune.model import InitialModel, initial_model
 from twofold.extract.finetune.settings import DEFAULT_CLASSES, Settings, record_of
+from twofold.extract.finetune.targets import Loss, sampling_weights
 from twofold.extract.weights.find import fold_path, weights_folder
 from twofold.extract.weights.read import read_checkpoint, safetensors_metadata
 
@@ -124,8 +126,8 @@ class FinetuneReport:
             lines += [f"{diverged}; nothing was written"]
         else:
             best = progress.history[progress.best_epoch]
-            scores = ", ".join(f"{target} macro-F1 {100 * macro_f1:.2f}, accuracy {100 * accuracy:.2f}"
-                               for target, (accuracy, macro_f1) in best.scores.items())
+            scores = "; ".join(f"{target} {', '.join(itertools.starmap(_score_text, values.items()))}"
+                               for target, values in best.scores.items())
             usage = "" if request.settings.folds else f"; use it with {_usage(request)}"
             lines += [f"{diverged}; what follows is of the last good epoch"] if progress.diverged >= 0 else []
             lines += [f"{request.backbone} ({self.precision}) from {self.initial_weights[:19]}: "
@@ -156,6 +158,12 @@ class FoldsReport:
         if reports[-1].first and sum(report.progress.has_weights for report in reports) == folds:
             texts.append(f"use all of them with {_usage(self.request)}")
         return "\n\n".join(texts)
+
+
+def _score_text(name: str, value: float) -> str:
+    """A score in words, a share in percent."""
+    figure = f"{100 * value:.2f}" if name in ("macro_f1", "accuracy", "intersection") else f"{value:.3f}"
+    return f"{name.replace('macro_f1', 'macro-F1')} {figure}"
 
 
 def _usage(request: Request) -> str:
@@ -196,7 +204,7 @@ def _finetune(request: Request, manifest: Manifest, roots: ImageRoots, fold: int
               device: torch.device) -> FinetuneReport:
     began, settings = time.perf_counter(), request.settings
     splits = make_splits(manifest, settings, fold=fold)
-    check_classes(splits, settings)  # before an image is read; again once it is known which can be
+    check_classes(splits)  # before an image is read; again once it is known which can be
     check_roots(roots, [manifest.keys[row] for row in splits.train])
     initial = initial_model(request.backbone, weights=request.weights, folder=weights_folder(), settings=settings)
     images = _read_images(request, manifest, roots, initial, splits)
@@ -212,10 +220,12 @@ def _finetune(request: Request, manifest: Manifest, roots: ImageRoots, fold: int
     if finished:
         progress = finished
     else:
-        labels = [label[splits.train] for label in splits.labels.values()]
+        for target in splits.targets.values():
+            target.balance(splits.train, settings.class_weights)
         training = Training(
-            name=name, model=initial.model, images=images, splits=splits, loss=Loss(settings, labels),
-            sampling_weights=sampling_weights(labels, settings.balanced_sampling), settings=settings,
+            name=name, model=initial.model, images=images, splits=splits, loss=Loss([*splits.targets.values()]),
+            sampling_weights=sampling_weights(splits.targets, splits.train, settings.balanced_sampling),
+            settings=settings,
             precision=precision, device=device, processes=own, state=request.out.with_suffix(".state"),
             minutes=request.minutes, overwrite=request.overwrite)
         progress = training.run(shown=request.progress)
@@ -267,7 +277,7 @@ def _read_images(request: Request, manifest: Manifest, roots: ImageRoots, initia
     splits.drop(np.array([row for row in splits.train if images.sha256[row] in validation], int),
                 "their image files are those of validation samples", validation=False)
     try:
-        splits.notes += check_classes(splits, request.settings)
+        splits.notes += check_classes(splits)
     except InputError as error:
         if not unread:
             raise
@@ -294,7 +304,9 @@ def _training_samples(request: Request, manifest: Manifest, images: Images, init
     training_id = ""
     if settings.folds:
         source = before.training_id if before and before.folds == settings.folds else initial.weights
-        table = manifest.table[["key", "split", "basic", "compound", "group"]].to_csv(index=False)
+        columns = ["key", "split", "basic", "compound", "group"]
+        columns += [name for name in manifest.table if name.startswith(SOFT)]
+        table = manifest.table[columns].to_csv(index=False)
         training_id = _digest([record_of(settings), request.backbone, source, table])
     return TrainingSamples(*arrays, fold=fold, folds=settings.folds, training_id=training_id)
 

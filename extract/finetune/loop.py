@@ -23,12 +23,13 @@ from twofold.extract.encoders.devices import PRECISIONS, is_out_of_memory
 from twofold.extract.engine.progress import Stop, progress_bar
 from twofold.extract.finetune.augmentation import augment, own_random_state, seed_part
 from twofold.extract.finetune.data import Images, Splits
-from twofold.extract.finetune.model import Classifier, Loss, build_optimizer, learning_rate, set_training_mode
+from twofold.extract.finetune.model import Classifier, build_optimizer, learning_rate, set_training_mode
 from twofold.extract.finetune.settings import Settings
+from twofold.extract.finetune.targets import Loss
 
 log = logging.getLogger(__name__)
 MMAP_MAX, TRIM_THRESHOLD, TOP_PAD = -4, -1, -2  #: parameters of mallopt(3)
-STATE_FORMAT = "twofold-finetune-state-3"
+STATE_FORMAT = "twofold-finetune-state-4"
 
 
 def keep_freed_memory() -> bool:
@@ -99,25 +100,25 @@ def processes(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
 # ------------------------------------------------------------------------------------------------------ progress
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the training samples and the validation after it. scores: of each target, (accuracy, macro-F1) as
-    fractions of 1; seconds: since the training began."""
+    """One pass over the training samples and the validation after it. scores: of each target, the first of which is
+    what it is chosen by; seconds: since the training began."""
 
     epoch: int
     loss: float
     rate: float
     val_loss: float
-    scores: dict[str, tuple[float, float]]
+    scores: dict[str, dict[str, float]]
     seconds: float
 
     @property
     def score(self) -> float:
-        """What the best epoch is chosen by: macro-F1, the mean over the targets."""
-        return sum(macro_f1 for _, macro_f1 in self.scores.values()) / len(self.scores)
+        """What the best epoch is chosen by: the mean over the targets of the first score of each."""
+        return sum(next(iter(values.values())) for values in self.scores.values()) / len(self.scores)
 
     def row(self) -> dict[str, float]:
         """Its line in the history."""
         figures = {f"val_{target}_{name}": round(value, 6) for target, values in self.scores.items()
-                   for name, value in zip(("accuracy", "macro_f1"), values, strict=True)}
+                   for name, value in values.items()}
         return {"epoch": self.epoch, "loss": round(self.loss, 6), "rate": self.rate,
                 "val_loss": round(self.val_loss, 6), **figures, "seconds": round(self.seconds, 1)}
 
@@ -261,7 +262,7 @@ class Training:
                         progress.stopped_by = signal
                         return progress
                 self._end_epoch(began)
-                bar.set_postfix_str(f"val macro-F1 {progress.history[-1].score:.3f}, best {max(progress.scores):.3f}")
+                bar.set_postfix_str(f"val score {progress.history[-1].score:.3f}, best {max(progress.scores):.3f}")
         return progress
 
     def order(self, epoch: int) -> np.ndarray:
@@ -303,15 +304,14 @@ class Training:
     def backward(self, batch: np.ndarray) -> float:
         """Backward through this process's parts of the batch; the loss of all of it."""
         settings, progress, how = self.settings, self.progress, self.images.preprocessing
-        labels = [label[batch] for label in self.splits.labels.values()]
-        totals = self.loss.totals(labels)
+        totals = self.loss.totals(batch)
         parts = np.array_split(np.arange(len(batch)), progress.parts)
         mine = range(self.processes.rank, len(parts), self.processes.count)
         sum_of_losses = torch.zeros((), device=self.device)
         for number in mine:
             part = parts[number]
             seed_part(settings.seed, progress.epoch, progress.step, number)
-            targets = self.loss.encode([label[part] for label in labels])
+            targets = self.loss.encode(batch[part])
             pixels, targets = augment(self.images.read(batch[part]), targets, settings, how, self.device)
             with contextlib.nullcontext() if number == mine[-1] else self.no_sync():  # gradients travel after the last
                 with self._autocast():
@@ -340,7 +340,7 @@ class Training:
         progress.epoch, progress.step, progress.losses = progress.epoch + 1, 0, []
 
     @torch.inference_mode()
-    def _validate(self, network: nn.Module) -> tuple[float, dict[str, tuple[float, float]]]:
+    def _validate(self, network: nn.Module) -> tuple[float, dict[str, dict[str, float]]]:
         """Loss (not smoothed, not weighted) and scores of the validation samples."""
         network.eval()
         rows, size, blocks = self.splits.val, self.settings.batch_size, []
@@ -351,21 +351,7 @@ class Training:
                 blocks.append(network(pixels.contiguous(memory_format=torch.channels_last)).float().cpu())
         losses, scores = [], {}
         logits = torch.cat(blocks).split(self.loss.widths, 1)
-        for (target, labels), block in zip(self.splits.labels.items(), logits, strict=True):
-            truth = labels[rows]
-            block, truth = block[torch.from_numpy(truth >= 0)], truth[truth >= 0]
-            losses.append(float(nn.functional.cross_entropy(block, torch.from_numpy(truth))))
-            scores[target] = accuracy_and_f1(truth, block.argmax(1).numpy(), block.shape[1])
+        for target, block in zip(self.loss.targets, logits, strict=True):
+            loss, scores[target.name] = target.score(rows, block)
+            losses.append(loss)
         return float(np.mean(losses)), scores
-
-
-def accuracy_and_f1(truth: np.ndarray, predicted: np.ndarray, classes: int) -> tuple[float, float]:
-    """Of (N,) class numbers; the latter is the unweighted mean F1 of all classes.
-
-    A class without samples, or without any right prediction, counts 0.
-    """
-    confusion = np.zeros((classes, classes), np.int64)
-    np.add.at(confusion, (truth, predicted), 1)
-    hits, samples, predictions = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-    f1 = 2 * hits / np.maximum(samples + predictions, 1)
-    return float(hits.sum() / max(len(truth), 1)), float(f1.mean())

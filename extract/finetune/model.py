@@ -1,4 +1,4 @@
-"""What is trained, and towards what: an encoder with a linear classifier for each target, the loss, the optimiser."""
+"""What is trained, and how: an encoder with a linear classifier for each target, the layers, rates, the optimiser."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from timm import optim as timm_optim
 from torch import nn, optim
@@ -156,75 +155,6 @@ def initial_model(name: str, *, weights: str | None, folder: Path, settings: Set
     freeze(model, settings.train)
     samples = training_samples_of(loaded.checkpoint, loaded.extra) if loaded.checkpoint and loaded.extra else None
     return InitialModel(built, model, loaded.random or weights_digest(encoder), entries, samples)
-
-
-# ---------------------------------------------------------------------------------------------------------- loss
-class Loss:
-    """Weighted cross-entropy of the logits of all targets, side by side. widths: classes of each target, in order;
-    class_weights: (C,) of all classes."""
-
-    def __init__(self, settings: Settings, labels: Sequence[np.ndarray]) -> None:
-        """labels: of each target, those of the training samples."""
-        self.widths = [len(names.classes) for names in settings.taxonomies.values()]
-        weights = [class_weights(label, width, settings.class_weights)
-                   for label, width in zip(labels, self.widths, strict=True)]
-        self.class_weights = torch.from_numpy(np.concatenate(weights)).float()
-        self.target_weights = [settings.basic_weight if settings.target == "both" and target == "basic" else 1.0
-                               for target in settings.targets]
-        self.smoothing = settings.label_smoothing
-
-    def encode(self, labels: Sequence[np.ndarray]) -> torch.Tensor:
-        """(B, C) one-hot rows of labels (B,) of each target, smoothed; zeros where a sample has no label (-1).
-
-        Class weights are in them: a row sums to the weight of its class.
-        """
-        blocks = []
-        for label, width, weights in zip(labels, self.widths, self.class_weights.split(self.widths), strict=True):
-            number = torch.from_numpy(label)
-            one_hot = nn.functional.one_hot(number.clamp_min(0), width).float()
-            smooth = one_hot * (1 - self.smoothing) + self.smoothing / width
-            blocks.append(smooth * (weights[number.clamp_min(0)] * (number >= 0))[:, None])
-        return torch.cat(blocks, 1)
-
-    def totals(self, labels: Sequence[np.ndarray]) -> list[float]:
-        """The sum of the class weights of a whole batch, of each target: what its loss is the mean over."""
-        return [float(weights[torch.from_numpy(label[label >= 0])].sum())
-                for label, weights in zip(labels, self.class_weights.split(self.widths), strict=True)]
-
-    def __call__(self, logits: torch.Tensor, encoded: torch.Tensor, totals: Sequence[float]) -> torch.Tensor:
-        """The loss of a part of a batch: weighted cross-entropy of each target over `totals`, summed.
-
-        Of a whole batch with weights w it is torch's cross_entropy(weight=w), but smoothing stays within the class
-        weight.
-        """
-        loss = logits.new_zeros(())
-        blocks = zip(logits.float().split(self.widths, 1), encoded.split(self.widths, 1), self.target_weights, totals,
-                     strict=True)
-        for block, wanted, weight, total in blocks:
-            if total:
-                loss = loss - weight * (wanted * block.log_softmax(1)).sum() / total
-        return loss
-
-
-def class_weights(labels: np.ndarray, classes: int, power: float) -> np.ndarray:
-    """(C,) inverse frequency to a power, so scaled that the mean over the samples is 1; 1 for classes without any."""
-    counts = np.bincount(labels[labels >= 0], minlength=classes).astype(float)
-    weights = np.where(counts > 0, np.maximum(counts, 1) ** -power, 0)
-    weights = weights * counts.sum() / max((weights * counts).sum(), 1e-12)
-    return np.where(counts > 0, weights, 1.0)
-
-
-def sampling_weights(labels: Sequence[np.ndarray], power: float) -> np.ndarray | None:
-    """(n,) the probability of drawing each sample: the inverse frequency of its class to a power; None for power 0.
-
-    labels: (n,) of each target; where a sample has several, the last counts.
-    """
-    if not power:
-        return None
-    weights = np.ones(len(labels[0]))
-    for label in labels:
-        weights = np.where(label >= 0, class_weights(label, label.max() + 1, power)[label], weights)
-    return weights / weights.sum()
 
 
 # ----------------------------------------------------------------------------------------------------- optimiser

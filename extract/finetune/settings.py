@@ -28,6 +28,10 @@ class Settings:
                                           "--classes stands alone, those that it is of.")
     classes: str = option("", LEARNS, "A taxonomy or FILE.toml, or two with a comma between for both; empty: basic7, "
                                       "cexpr7.")
+    task: str = option("", LEARNS, "classification (hard labels) or distribution (soft ones, too); empty: the latter "
+                                   "where the manifest has columns p_<class> of all classes.",
+                       choices=("", "classification", "distribution"))
+    teach: str = option("soft", LEARNS, "Which label teaches where a sample has both.", choices=("soft", "hard"))
     size: int = option(0, LEARNS, "Side of the input in pixels, the whole image in it; 0: the network's own.", least=0,
                        most=1024)
     train: str = option("all", LEARNS, "What is trained: all, last:N (its last N layers) or head.")
@@ -49,7 +53,7 @@ class Settings:
     clip: float = option(0.0, STEPS, "Largest norm of the gradient; 0: any.", least=0)
     drop_path: float = option(0.0, LOSS, "Stochastic depth, for networks that have it.", least=0, below=1)
     dropout: float = option(0.0, LOSS, "Before the classifiers.", least=0, below=1)
-    label_smoothing: float = option(0.1, LOSS, "Probability spread over all classes.", least=0, below=1)
+    label_smoothing: float = option(0.1, LOSS, "Probability spread over all classes, of hard labels.", least=0, below=1)
     class_weights: float = option(0.0, LOSS, "Power of inverse frequency in the loss.", least=0)
     balanced_sampling: float = option(0.0, LOSS, "The same for drawing samples.", least=0)
     basic_weight: float = option(1.0, LOSS, "Weight of the basic loss where both are learned.", least=0)

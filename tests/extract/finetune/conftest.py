@@ -10,7 +10,9 @@ import pytest
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import build_manifest, write_manifest
 from twofold.data.synthetic.dataset import draw_dataset
-from twofold.extract.finetune.finetune import Request
+from twofold.data.utils.errors import InputError
+from twofold.extract.finetune.finetune import Request, finetune
+from twofold.extract.finetune.loop import Training
 from twofold.extract.finetune.settings import resolve
 
 
@@ -34,6 +36,24 @@ def request_for(faces, tmp_path):
         return Request(manifest=manifest, roots=[str(faces.root)], backbone=backbone, weights=weights,
                        out=tmp_path / out, settings=resolve(preset="quick", chosen=settings), device="cpu",
                        progress=False, minutes=minutes)
+
+    return make
+
+
+@pytest.fixture
+def loop_of(request_for, monkeypatch):
+    """The loop of a request, as it stands before its first step."""
+    def make(**chosen) -> Training:
+        loops: list[Training] = []
+
+        def stop(training: Training, **_: object) -> None:
+            loops.append(training)
+            raise InputError("enough")
+
+        monkeypatch.setattr(Training, "run", stop)
+        with pytest.raises(InputError, match="enough"):
+            finetune(request_for(**chosen))
+        return loops[0]
 
     return make
 

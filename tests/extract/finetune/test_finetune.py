@@ -53,7 +53,7 @@ def test_the_file_says_how_it_came_about(request_for, faces):
     assert len(tensors["twofold.taught.sha256"]) == int((~test & (faces.table.table["basic"] != "")).sum())
     assert not list(request.out.parent.glob("*.state"))
     history = request.out.with_suffix(".history.csv").read_text().splitlines()
-    assert len(history) == 3 and history[0].startswith("epoch,loss,rate,val_loss,val_basic_accuracy")
+    assert len(history) == 3 and history[0].startswith("epoch,loss,rate,val_loss,val_basic_macro_f1")
 
 
 def test_an_output_that_exists_is_refused(request_for):

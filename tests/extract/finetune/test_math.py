@@ -12,7 +12,6 @@ from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.registry import build
 from twofold.extract.finetune.data import Images
 from twofold.extract.finetune.finetune import finetune
-from twofold.extract.finetune.loop import Training, accuracy_and_f1
 from twofold.extract.finetune.model import (
     Classifier,
     build_optimizer,
@@ -22,26 +21,9 @@ from twofold.extract.finetune.model import (
     learning_rate,
 )
 from twofold.extract.finetune.settings import PRESETS, resolve
+from twofold.extract.finetune.targets import accuracy_and_f1
 
 PLAIN = {"flip": 0.0, "shift": 0.0, "rotate": 0.0, "crop": 1.0, "jitter": 0.0}
-
-
-@pytest.fixture
-def loop_of(request_for, monkeypatch):
-    """The loop of a request, as it stands before its first step."""
-    def make(**chosen) -> Training:
-        loops: list[Training] = []
-
-        def stop(training: Training, **_: object) -> None:
-            loops.append(training)
-            raise InputError("enough")
-
-        monkeypatch.setattr(Training, "run", stop)
-        with pytest.raises(InputError, match="enough"):
-            finetune(request_for(**chosen))
-        return loops[0]
-
-    return make
 
 
 @pytest.mark.parametrize("accumulate, smoothing", [(1, 0.1), (4, 0.1), (1, 0.0)])
@@ -54,10 +36,9 @@ def test_loss_and_gradients_of_a_step_equal_a_plain_loop(loop_of, accumulate, sm
     loss = loop.backward(batch)
     images = training.images.read(batch).permute(0, 3, 1, 2).float()
     logits = plain(training.images.preprocessing.normalize(images)).split(training.loss.widths, 1)
-    weights = training.loss.class_weights.split(training.loss.widths)
     expected = torch.zeros(())
-    for block, weight, labels in zip(logits, weights, training.splits.labels.values(), strict=True):
-        truth = torch.from_numpy(labels[batch])
+    for block, target in zip(logits, training.splits.targets.values(), strict=True):
+        truth, weight = torch.from_numpy(target.labels[batch]), target.class_weights
         block, truth = block[truth >= 0], truth[truth >= 0]
         each = nn.functional.cross_entropy(block, truth, label_smoothing=smoothing, reduction="none")
         expected = expected + (each * weight[truth]).sum() / weight[truth].sum()
