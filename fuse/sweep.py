@@ -309,9 +309,9 @@ def ablation_rows(base: dict, trials: Sequence[Trial]) -> list[dict]:
         change = ", ".join(f"{name} = {value}" for name, value in trial.settings.items() if base.get(name) != value)
         comparison = None
         if change and unchanged and unchanged.samples and trial.scored and trial.samples:
-            truth, group, ours = (np.array(trial.samples[name]) for name in ("truth", "group", "prediction"))
-            comparison = asdict(compare(truth, ours, np.array(unchanged.samples["prediction"]), group,
-                                        classes=trial.scored["classes"], seed=0))
+            truth, group = (np.array(trial.samples[name]) for name in ("truth", "group"))
+            ours, theirs = (np.eye(trial.scored["classes"])[each.samples["prediction"]] for each in (trial, unchanged))
+            comparison = asdict(compare(Task.score, truth, ours, theirs, group, seed=0))
         rows.append({"change": change or "no change", VAL_SCORE: trial.score, **(trial.scored or {}),
                      "samples": len(trial.samples["truth"]) if trial.samples else 0, "against_no_change": comparison})
     return rows

@@ -176,8 +176,9 @@ def coverage(draws: int) -> Iterator[tuple[str, int, list[float]]]:
             covered = np.zeros((draws, 3))
             for seed in range(draws):
                 target, a, b, group = draw_two(np.random.default_rng(seed), groups, *population)
-                found = [interval(metric, target, a, group, classes=C, seed=seed) for metric in (ACCURACY, SCORE)]
-                found.append(compare(target, a, b, group, classes=C, seed=seed).interval)
+                a, b = np.eye(C)[a], np.eye(C)[b]
+                found = [interval(metric, target, a, group, seed=seed) for metric in (ACCURACY, SCORE)]
+                found.append(compare(SCORE, target, a, b, group, seed=seed).interval)
                 covered[seed] = [ends[0] <= value <= ends[1] if ends else np.nan for ends, value in
                                  zip(found, (truth.accuracy, truth.score, 0), strict=True)]
             yield name, groups, np.nanmean(covered, axis=0).tolist()

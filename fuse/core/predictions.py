@@ -136,7 +136,7 @@ class Figures:
 def figures(predictions: Predictions, *, seed: int) -> Figures:
     """All figures of predictions."""
     target, predicted, classes = predictions.target, predictions.predicted, predictions.classes
-    accuracy, score = (interval(metric, target, predicted, predictions.group, classes=classes, seed=seed)
+    accuracy, score = (interval(metric, target, predictions.mean, predictions.group, seed=seed)
                        for metric in (ACCURACY, Task.score))
     seeds = [compute_scores(target, output.argmax(axis=1), classes) for output in predictions.outputs]
     scores = compute_scores(target, predicted, classes)
@@ -150,7 +150,7 @@ def figures(predictions: Predictions, *, seed: int) -> Figures:
 
 def compare_predictions(a: Predictions, b: Predictions, *, seed: int) -> Comparison:
     """System a against b by the task's score, on the same samples in the same order."""
-    return compare(a.target, a.predicted, b.predicted, a.group, classes=a.classes, seed=seed)
+    return compare(Task.score, a.target, a.mean, b.mean, a.group, seed=seed)
 
 
 def _none_if_nan(value: float) -> float | None:

@@ -27,7 +27,7 @@ class Task:
     basic labels and are only scored by the classes; trains: False where nothing is to be learned.
     """
 
-    score: ClassVar[scores.Metric] = scores.SCORE
+    score: ClassVar[scores.SumMetric] = scores.SCORE
     taxonomy: Taxonomy
     learns_classes: bool = True
     trains: bool = True

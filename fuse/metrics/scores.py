@@ -1,24 +1,12 @@
 """How good predictions are: accuracy, macro-F1, recalls, calibration. Plain numpy, checked against scikit-learn."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from twofold.fuse.metrics.metric import SumMetric
+
 BINS = 15  #: of the expected calibration error, as Guo et al., arXiv 1706.04599
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A figure of confusions (..., C, C): its value (...), and its derivative (..., C, C) by each count.
-
-    key: in files; name: in tables.
-    """
-
-    key: str
-    name: str
-    value: Callable[[np.ndarray], np.ndarray]
-    gradient: Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -106,8 +94,24 @@ def uar(confusion: np.ndarray) -> np.ndarray:
     return np.where(present, recall, 0).sum(axis=-1) / np.maximum(present.sum(axis=-1), 1)
 
 
-ACCURACY = Metric("accuracy", "accuracy", accuracy, accuracy_gradient)
-SCORE = Metric("macro_f1", "macro-F1", macro_f1, macro_f1_gradient)  #: what heads are chosen and compared by
+def group_confusions(target: np.ndarray, output: np.ndarray, number: np.ndarray, groups: int) -> np.ndarray:
+    """(G, C, C) confusion counts of each group. target: (N,) class numbers; output: (N, C), the largest is called."""
+    classes = output.shape[1]
+    cells = classes * classes
+    flat = np.bincount(number * cells + target * classes + output.argmax(axis=1), minlength=groups * cells)
+    return flat.reshape(groups, classes, classes)
+
+
+def wrong(target: np.ndarray, output: np.ndarray) -> np.ndarray:
+    """(N,) 1 for a sample that is called wrong, else 0."""
+    return (output.argmax(axis=1) != target).astype(float)
+
+
+ACCURACY = SumMetric(key="accuracy", name="accuracy", loss=wrong, sums=group_confusions, value=accuracy,
+                     gradient=accuracy_gradient)
+#: what heads are chosen and compared by
+SCORE = SumMetric(key="macro_f1", name="macro-F1", loss=wrong, sums=group_confusions, value=macro_f1,
+                  gradient=macro_f1_gradient)
 
 
 @dataclass(frozen=True, eq=False)

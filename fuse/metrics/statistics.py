@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twofold.fuse.metrics.scores import SCORE, Metric, confusion_matrix
+from twofold.fuse.metrics.metric import Metric, SumMetric, WeightedMetric, group_sums
 
 REPLICATES = 2000
+WEIGHTED_REPLICATES = 500  #: of a metric that looks at every sample in each
+MOST_KINDS = 1000  #: of groups, where no two are alike
 #: below so many groups no interval is given: in simulations it then covered the target in less than 90 % (README)
 FEWEST_GROUPS = 10
 #: nor where groups are so unequal that they are worth fewer equal ones (Kish, 1965): it then covered 90 to 92 %
@@ -22,14 +24,14 @@ Interval = tuple[float, float]  #: of 95 %
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Head a against head b on the same samples. difference: the score of a minus that of b."""
+    """Head a against head b on the same samples. difference: the metric of a minus that of b."""
 
     difference: float
     interval: Interval | None  #: None for too few groups, or where a and b call every sample alike
     groups: int
-    only_a: int  #: samples that only a calls right
+    only_a: int  #: samples on which a is better by the metric's loss; of classes, those that only a calls right
     only_b: int
-    p_value: float  #: of the samples called right, two-sided; see `sign_flip_test`
+    p_value: float  #: of these samples, two-sided; see `sign_flip_test`
 
     @property
     def within_noise(self) -> bool:
@@ -41,63 +43,63 @@ class Comparison:
         return "within noise" if self.within_noise else "beyond noise"
 
 
-def interval(
-    metric: Metric, target: np.ndarray, prediction: np.ndarray, groups: np.ndarray, *, classes: int, seed: int,
-) -> Interval | None:
-    """The 95 % interval of a share (a metric from 0 to 1) of (N,) predictions.
+def interval(metric: Metric, target: np.ndarray, output: np.ndarray, groups: np.ndarray, *, seed: int
+             ) -> Interval | None:
+    """The 95 % interval of a metric of outputs (N, ...).
 
     Whole groups are drawn with replacement, so that the samples of one subject or video count as one piece of evidence.
     Each resample is measured in its own standard errors (bootstrap-t: Davison & Hinkley, 1997, section 5.2) on the
-    scale of the arcsine of the root, on which a share has an even spread: the usual percentile interval misses
-    macro-F1 with rare classes, since resamples lose them. None for fewer than `FEWEST_GROUPS` groups, for fewer than
-    `FEWEST_EQUAL_GROUPS` by their sizes, or if all score alike, so that nothing tells how they vary.
+    metric's scale, that of a share being the arcsine of its root, on which it has an even spread: the usual percentile
+    interval misses macro-F1 with rare classes, since resamples lose them. A metric that is none of sums has the
+    percentile interval all the same. None for fewer than `FEWEST_GROUPS` groups, for fewer than `FEWEST_EQUAL_GROUPS`
+    by their sizes, or if all score alike, so that nothing tells how they vary.
     """
-    study = _bootstrap(metric, [group_confusions(target, prediction, groups, classes)], seed)
+    study = _bootstrap(metric, target, [output], groups, seed)
     if study is None:
         return None
     value, error, values, errors = study
-
-    def slope(share: float | np.ndarray) -> np.ndarray:
-        """By how much a step in a share is longer than the same step in its angle."""
-        return 2 * np.sqrt(np.maximum(share * (1 - np.asarray(share)), 1e-6))
-
-    def angle(share: float | np.ndarray) -> np.ndarray:
-        return np.arcsin(np.sqrt(np.clip(share, 0, 1)))
-
-    error = error / slope(value)
-    errors = np.maximum(errors / slope(values), LEAST_SPREAD * error)
-    low, high = np.percentile((angle(values) - angle(value)) / errors, (2.5, 97.5))
-    ends = np.clip(angle(value) - np.array([high, low]) * error, 0, np.pi / 2)
-    return float(np.sin(ends[0]) ** 2), float(np.sin(ends[1]) ** 2)
+    if errors is None:
+        low, high = np.percentile(values, (2.5, 97.5))
+        return float(low), float(high)
+    scale = metric.scale
+    error = error / scale.step(value)
+    errors = np.maximum(errors / scale.step(values), LEAST_SPREAD * error)
+    low, high = np.percentile((scale.place(values) - scale.place(value)) / errors, (2.5, 97.5))
+    ends = scale.back(scale.place(value) - np.array([high, low]) * error)
+    return float(ends[0]), float(ends[1])
 
 
 def difference_interval(
-    metric: Metric, target: np.ndarray, a: np.ndarray, b: np.ndarray, groups: np.ndarray, *, classes: int, seed: int,
+    metric: Metric, target: np.ndarray, a: np.ndarray, b: np.ndarray, groups: np.ndarray, *, seed: int,
 ) -> Interval | None:
-    """The 95 % interval of a metric of predictions a less that of b, both (N,), as `interval` makes it.
+    """The 95 % interval of a metric of outputs a less that of b, both (N, ...), as `interval` makes it.
 
     Symmetric (the distances without their signs), which covers differences better. None as for `interval`.
     """
-    study = _bootstrap(metric, [group_confusions(target, calls, groups, classes) for calls in (a, b)], seed)
+    study = _bootstrap(metric, target, [a, b], groups, seed)
     if study is None:
         return None
     value, error, values, errors = study
-    reach = float(np.percentile(np.abs(values - value) / np.maximum(errors, LEAST_SPREAD * error), 95)) * error
-    return max(-1.0, value - reach), min(1.0, value + reach)
+    if errors is None:
+        reach = float(np.percentile(np.abs(values - value), 95))
+    else:
+        reach = float(np.percentile(np.abs(values - value) / np.maximum(errors, LEAST_SPREAD * error), 95)) * error
+    return max(-metric.scale.span, value - reach), min(metric.scale.span, value + reach)
 
 
-def compare(
-    target: np.ndarray, a: np.ndarray, b: np.ndarray, groups: np.ndarray, *, classes: int, seed: int,
-) -> Comparison:
-    """Predictions a and b (N,) compared: their scores with an interval, and a test of which is right more often."""
-    values = [float(SCORE.value(confusion_matrix(target, calls, classes))) for calls in (a, b)]
-    right_a, right_b = a == target, b == target
-    _, number = np.unique(groups.astype(str), return_inverse=True)
-    ahead = np.bincount(number, right_a.astype(float) - right_b).astype(int)
+def compare(metric: Metric, target: np.ndarray, a: np.ndarray, b: np.ndarray, groups: np.ndarray, *, seed: int
+            ) -> Comparison:
+    """Outputs a and b (N, ...) compared: the metric of both with an interval, and a test of which is better on more
+    samples, by the metric's loss."""
+    losses = np.stack([metric.loss(target, output) for output in (a, b)])
+    counts = ~np.isnan(losses).any(axis=0)
+    ahead = np.sign(losses[1, counts] - losses[0, counts]).astype(int)
+    _, number = np.unique(groups[counts].astype(str), return_inverse=True)
     return Comparison(
-        difference=values[0] - values[1], groups=len(ahead), only_a=int((right_a & ~right_b).sum()),
-        interval=difference_interval(SCORE, target, a, b, groups, classes=classes, seed=seed),
-        only_b=int((right_b & ~right_a).sum()), p_value=sign_flip_test(ahead))
+        difference=metric.of(target, a) - metric.of(target, b), groups=int(number.max(initial=-1)) + 1,
+        only_a=int((ahead > 0).sum()), only_b=int((ahead < 0).sum()),
+        interval=difference_interval(metric, target, a, b, groups, seed=seed),
+        p_value=sign_flip_test(np.bincount(number, ahead).astype(int)))
 
 
 def sign_flip_test(ahead: np.ndarray) -> float:
@@ -120,26 +122,50 @@ def sign_flip_test(ahead: np.ndarray) -> float:
     return float(np.clip(shares[np.abs(sums) >= abs(ahead.sum())].sum(), 2.0 ** (1 - min(len(sizes), 1000)), 1))
 
 
-def group_confusions(target: np.ndarray, prediction: np.ndarray, groups: np.ndarray, classes: int) -> np.ndarray:
-    """(G, C * C) confusion counts of each group."""
-    _, number = np.unique(groups.astype(str), return_inverse=True)
-    cells = classes * classes
-    flat = np.bincount(number * cells + target * classes + prediction, minlength=(number.max() + 1) * cells)
-    return flat.reshape(-1, cells)
-
-
-def _bootstrap(metric: Metric, tables: Sequence[np.ndarray], seed: int
-               ) -> tuple[float, float, np.ndarray, np.ndarray] | None:
-    """The metric of the first tables (G, C * C), less that of the second if there is one, and its standard error; both
-    of each resample of groups (R,). None for too few groups, or if all score alike.
-
-    Groups with the same counts are drawn as one kind, so that a million single samples cost as much as a hundred.
+def _bootstrap(metric: Metric, target: np.ndarray, outputs: Sequence[np.ndarray], groups: np.ndarray, seed: int
+               ) -> tuple[float, float, np.ndarray, np.ndarray | None] | None:
+    """The metric of the first outputs, less that of the second if there are any, and its standard error; both of each
+    resample of groups (R,). No errors (None) of a metric that is none of sums. None for too few groups, or if all
+    score alike.
     """
-    groups, classes = len(tables[0]), math.isqrt(tables[0].shape[1])
-    sizes = tables[0].sum(axis=1)
-    if groups < FEWEST_GROUPS or sizes.sum() ** 2 < FEWEST_EQUAL_GROUPS * (sizes**2).sum():
+    counts = ~np.isnan(metric.loss(target, outputs[0]))
+    target, outputs = target[counts], [output[counts] for output in outputs]
+    _, number = np.unique(groups[counts].astype(str), return_inverse=True)
+    sizes = np.bincount(number)
+    if len(sizes) < FEWEST_GROUPS or sizes.sum() ** 2 < FEWEST_EQUAL_GROUPS * (sizes**2).sum():
         return None
-    kinds, count = np.unique(np.hstack(tables), axis=0, return_counts=True)
+    generator = np.random.default_rng(seed)
+    if isinstance(metric, SumMetric):
+        return _bootstrap_sums(metric, [metric.sums(target, output, number, len(sizes)) for output in outputs],
+                               generator)
+    assert isinstance(metric, WeightedMetric)
+
+    def measure(weights: np.ndarray) -> np.ndarray:
+        return sum(sign * metric.weighted(target, output, weights)
+                   for sign, output in zip((1, -1), outputs, strict=False))
+
+    step, values = max(1, CELLS // len(target)), []
+    for start in range(0, WEIGHTED_REPLICATES, step):
+        times = generator.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)),
+                                      size=min(step, WEIGHTED_REPLICATES - start))
+        values.append(measure(times[:, number].astype(float)))
+    drawn = np.concatenate(values)
+    return (float(measure(np.ones((1, len(target))))[0]), float(drawn.std()), drawn, None) if np.ptp(drawn) else None
+
+
+def _bootstrap_sums(metric: SumMetric, tables: Sequence[np.ndarray], generator: np.random.Generator
+                    ) -> tuple[float, float, np.ndarray, np.ndarray] | None:
+    """`_bootstrap` of a metric of sums, whose tables (G, ...) are those of each group.
+
+    Groups with the same sums are drawn as one kind, so that a million single samples cost as much as a hundred. Where
+    hardly any are the same, since they are no counts, groups are put together by chance until `MOST_KINDS` are left.
+    """
+    groups, shape = len(tables[0]), tables[0].shape[1:]
+    flat = np.hstack([table.reshape(groups, -1) for table in tables])
+    if groups > MOST_KINDS and flat.dtype.kind == "f":
+        flat = group_sums(flat, generator.permutation(groups) % MOST_KINDS, MOST_KINDS)
+        groups = MOST_KINDS
+    kinds, count = np.unique(flat, axis=0, return_counts=True)
     parts = np.split(kinds.astype(float), len(tables), axis=1)
 
     def measure(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -149,16 +175,15 @@ def _bootstrap(metric: Metric, tables: Sequence[np.ndarray], seed: int
         """
         values, influence = np.zeros(len(times)), np.zeros_like(times)
         for sign, part in zip((1, -1), parts, strict=False):
-            confusions = (times @ part).reshape(-1, classes, classes)
-            values += sign * metric.value(confusions)
-            influence += sign * metric.gradient(confusions).reshape(len(times), -1) @ part.T
+            sums = (times @ part).reshape(-1, *shape)
+            values += sign * metric.value(sums)
+            influence += sign * metric.gradient(sums).reshape(len(times), -1) @ part.T
         drawn = times.sum(axis=1)
         return values, np.sqrt(drawn / (drawn - 1) * (times * influence**2).sum(axis=1))
 
     value, error = measure(count[None].astype(float))
     if error[0] < 1e-12:
         return None
-    generator = np.random.default_rng(seed)
     blocks, step = [], max(1, CELLS // len(kinds))
     for start in range(0, REPLICATES, step):
         size = min(step, REPLICATES - start)

@@ -17,6 +17,7 @@ from twofold.data.utils.errors import InputError
 from twofold.fuse.core.predictions import Predictions, compare_predictions
 from twofold.fuse.evaluate import RunOnStore, match_run_to_store, score_run
 from twofold.fuse.heads.head import without_streams
+from twofold.fuse.metrics.scores import SCORE
 from twofold.fuse.metrics.statistics import compare
 from twofold.fuse.runs.read import Run
 
@@ -55,7 +56,8 @@ def _compare(run: Run, first: Run) -> dict[str, Any]:
     if (both["target"] != both["target_first"]).any():
         return {"obstacle": "other labels of the same samples"}
     target, ours, theirs = (both[name].to_numpy() for name in ("target", "predicted", "predicted_first"))
-    result = compare(target, ours, theirs, both["group"].to_numpy(object), classes=len(run.taxonomy.classes), seed=0)
+    called = np.eye(len(run.taxonomy.classes))
+    result = compare(SCORE, target, called[ours], called[theirs], both["group"].to_numpy(object), seed=0)
     return {"faces": len(both), "kappa": kappa(ours, theirs), "difference": result.difference,
             "interval": result.interval, "groups": result.groups, "only_first": result.only_b,
             "only_this": result.only_a, "p_value": result.p_value}

@@ -52,8 +52,8 @@ def test_sign_flips_are_all_ways_the_groups_could_have_come_out(seed):
 def test_faces_of_one_group_are_one_piece_of_evidence():
     """Twelve faces that only one head calls right: telling if they are of twelve subjects, not if they are of one."""
     truth, a, b = np.zeros(12, int), np.zeros(12, int), np.ones(12, int)
-    each = compare(truth, a, b, np.arange(12), classes=2, seed=0)
-    together = compare(truth, a, b, np.zeros(12), classes=2, seed=0)
+    each = compare(SCORE, truth, np.eye(2)[a], np.eye(2)[b], np.arange(12), seed=0)
+    together = compare(SCORE, truth, np.eye(2)[a], np.eye(2)[b], np.zeros(12), seed=0)
     assert (each.only_a, each.only_b, each.groups) == (together.only_a, together.only_b, 12) == (12, 0, 12)
     assert each.p_value == pytest.approx(2 / 2**12) and together.p_value == 1 and together.groups == 1
 
@@ -102,7 +102,7 @@ def test_intervals_cover_the_truth_with_rare_classes_and_few_groups(groups, face
     for trial in range(100):
         truth, calls, group = _population(np.random.default_rng(trial + 1), groups, **kinds)
         for name, metric, value in (("accuracy", ACCURACY, whole.accuracy), ("macro-F1", SCORE, whole.score)):
-            if ends := interval(metric, truth, calls, group, classes=7, seed=trial):  # none of too unequal groups
+            if ends := interval(metric, truth, np.eye(7)[calls], group, seed=trial):  # none of too unequal groups
                 covered[name].append(ends[0] <= value <= ends[1])
     assert all(len(each) > 70 and np.mean(each) >= least for each in covered.values()), covered
 
@@ -111,11 +111,11 @@ def test_too_few_groups_have_no_interval():
     truth = np.arange(400) % 4
     calls = np.where(np.arange(400) % 3, truth, (truth + 1) % 4)
     few, enough = np.arange(400) % (FEWEST_GROUPS - 1), np.arange(400) % FEWEST_GROUPS
-    assert interval(SCORE, truth, calls, few, classes=4, seed=0) is None
-    assert compare(truth, calls, truth, few, classes=4, seed=0).interval is None
-    assert interval(SCORE, truth, calls, enough, classes=4, seed=0) is not None
+    assert interval(SCORE, truth, np.eye(4)[calls], few, seed=0) is None
+    assert compare(SCORE, truth, np.eye(4)[calls], np.eye(4)[truth], few, seed=0).interval is None
+    assert interval(SCORE, truth, np.eye(4)[calls], enough, seed=0) is not None
     one_rules = np.where(np.arange(400) % 3, 0, enough + 1)  # eleven groups, of which one has two thirds of the samples
-    assert interval(SCORE, truth, calls, one_rules, classes=4, seed=0) is None
+    assert interval(SCORE, truth, np.eye(4)[calls], one_rules, seed=0) is None
 
 
 def test_an_interval_holds_its_figure_shrinks_with_the_faces_and_stays_a_share():
@@ -124,27 +124,27 @@ def test_an_interval_holds_its_figure_shrinks_with_the_faces_and_stays_a_share()
     for count in (200, 3200):
         truth = generator.integers(0, 4, count)
         calls = np.where(generator.random(count) < 0.6, truth, generator.integers(0, 4, count))
-        low, high = interval(SCORE, truth, calls, np.arange(count), classes=4, seed=0)
+        low, high = interval(SCORE, truth, np.eye(4)[calls], np.arange(count), seed=0)
         assert low < metrics.compute_scores(truth, calls, 4).score < high
         widths.append(high - low)
     assert widths[0] / widths[1] == pytest.approx(4, rel=0.3)
     right = (truth == calls).mean()  # of single faces the normal interval is as good
-    low, high = interval(ACCURACY, truth, calls, np.arange(3200), classes=4, seed=0)
+    low, high = interval(ACCURACY, truth, np.eye(4)[calls], np.arange(3200), seed=0)
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(right * (1 - right) / 3200), rel=0.06)
     share = float((calls == truth).mean())  # of so many single samples the interval is the normal one, of 95 %
-    low, high = interval(ACCURACY, truth, calls, np.arange(count), classes=4, seed=0)
+    low, high = interval(ACCURACY, truth, np.eye(4)[calls], np.arange(count), seed=0)
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(share * (1 - share) / count), rel=0.06)
     truth = np.arange(40) % 4
     calls = truth.copy()
     calls[0] = 1
-    low, high = interval(ACCURACY, truth, calls, np.arange(40), classes=4, seed=0)
+    low, high = interval(ACCURACY, truth, np.eye(4)[calls], np.arange(40), seed=0)
     assert 0.75 < low < 39 / 40 < high <= 1
 
 
 def test_nothing_that_varies_gives_no_interval():
     truth = np.arange(60) % 3
-    assert interval(ACCURACY, truth, truth, np.arange(60), classes=3, seed=0) is None
-    same = compare(truth, truth[::-1], truth[::-1], np.arange(60), classes=3, seed=0)
+    assert interval(ACCURACY, truth, np.eye(3)[truth], np.arange(60), seed=0) is None
+    same = compare(SCORE, truth, np.eye(3)[truth[::-1]], np.eye(3)[truth[::-1]], np.arange(60), seed=0)
     assert (same.difference, same.interval, same.p_value, same.within_noise) == (0, None, 1, True)
 
 
@@ -153,11 +153,11 @@ def test_a_paired_comparison_sees_what_two_intervals_do_not():
     truth = generator.integers(0, 3, 600)
     worse = np.where(generator.random(600) < 0.6, truth, (truth + 1) % 3)
     better = np.where((generator.random(600) < 0.1), truth, worse)
-    comparison = compare(truth, better, worse, np.arange(600), classes=3, seed=0)
+    comparison = compare(SCORE, truth, np.eye(3)[better], np.eye(3)[worse], np.arange(600), seed=0)
     assert 0 < comparison.interval[0] < comparison.difference < comparison.interval[1]
     assert comparison.only_b == 0 and comparison.only_a > 10 and comparison.p_value < 1e-3
     assert not comparison.within_noise
-    ends = [interval(SCORE, truth, calls, np.arange(600), classes=3, seed=0) for calls in (better, worse)]
+    ends = [interval(SCORE, truth, np.eye(3)[calls], np.arange(600), seed=0) for calls in (better, worse)]
     assert ends[0][0] < ends[1][1]  # the two intervals overlap
 
 
@@ -167,5 +167,5 @@ def test_groups_alike_drawn_as_one_kind_are_drawn_as_groups_are():
     truth, calls, group = _population(generator, 40, shares=RARE, right=RIGHT, faces=5, spread=5)
     order = generator.permutation(len(truth))
     names = np.array([f"subject {number}" for number in group], object)
-    assert interval(SCORE, truth, calls, group, classes=7, seed=0) == pytest.approx(
-        interval(SCORE, truth[order], calls[order], names[order], classes=7, seed=0), abs=1e-12)
+    assert interval(SCORE, truth, np.eye(7)[calls], group, seed=0) == pytest.approx(
+        interval(SCORE, truth[order], np.eye(7)[calls[order]], names[order], seed=0), abs=1e-12)
