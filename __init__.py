@@ -6,6 +6,8 @@
     head = twofold.Head("mlp", random_state=0).fit(features)      # head.predict(features), head.predict_proba(X)
     result.figures, result.confusion, result.compare(other)
 
+    twofold.analyze("photo.jpg")                                  # a row a face, from the run that comes with Twofold
+
 Nothing heavy is imported before it is used.
 """
 
@@ -23,10 +25,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from twofold.extract.encoders.encoder import Encoder as Network
+    from twofold.extract.streams import MatchingEncoders
     from twofold.fuse.api import Features, Head, Result
+    from twofold.fuse.runs.read import Run as TrainedRun
     from twofold.fuse.serve.recogniser import Recogniser
 
-__all__ = ["Dataset", "Encoder", "Features", "Head", "Report", "Result", "Run", "Store"]
+__all__ = ["Dataset", "Encoder", "Features", "Head", "Report", "Result", "Run", "Store", "analyze"]
 
 limit_openmp_spinning()  # before anything imports torch, in every entry and every worker process
 
@@ -187,8 +191,18 @@ class Store:
         return pd.DataFrame([figures_row(figures.record(fusion.classes.classes)) for figures in fusion.figures])
 
 
+def analyze(images: Image | Path | str | Sequence[Image | Path | str], *, run: Path | str = "starter",
+            cropped: bool = False, detector: Path | str | None = None, device: str = "auto") -> pd.DataFrame:
+    """The expressions of the faces in images (PIL, or paths of files), a row a face: as `Run.predict`.
+
+    run: the one that comes with Twofold, or another one's folder. Raises InputError, for instance where no detector is
+    to be had, and ImageError for what is no image.
+    """
+    return Run(run).predict(images, cropped=cropped, detector=detector, device=device)
+
+
 class Run:
-    """A run that `fuse --out` has written, read back. Raises InputError if it is not one.
+    """A run that `fuse --out` has written, or `starter`, read back. Raises InputError if it is not one.
 
     classes: in the order of `predict_proba`'s columns; streams: the backbones (and views) of the columns that it wants.
     """
@@ -225,11 +239,16 @@ class Run:
 
         A store: one row per sample, with `seen` where it, or its group, was in the run's training or validation set,
         so that its prediction says nothing about new samples; a warning counts them. Images (PIL, or paths of files):
-        one row per face, with its image's number and box, cropped as the run's samples were, or taken whole (cropped:
-        all of them); detector, weights, device: as the options of the verb `predict`. For videos: that verb.
+        one row per face, cropped as the run's samples were, or taken whole (cropped: all of them), with its image's
+        number and file, its box (x, y, width, height in pixels), the detector's score, and the probabilities of basic
+        expressions where the head gives them; an image without a face has no row. detector, weights, device: as the
+        options of the verb `predict`. For videos: that verb.
         """
         import numpy as np
         import pandas as pd
+
+        from twofold.data.labels import BASIC
+        from twofold.fuse.core.settings import HEAD_TYPES
 
         if isinstance(inputs, np.ndarray) and inputs.ndim == 2:
             return self._frame(pd.DataFrame(), self._run.probabilities(inputs))
@@ -239,8 +258,14 @@ class Run:
         recogniser = self._recogniser(cropped, detector, weights or {}, device)
         results = [recogniser.recognise(_file_content(image)) for image in images]
         faces = [(number, face) for number, result in enumerate(results) for face in result.faces]
-        columns = pd.DataFrame({"image": [number for number, _ in faces], "box": [face.box for _, face in faces]})
-        return self._frame(columns, np.array([face.expressions for _, face in faces]).reshape(-1, len(self.classes)))
+        columns = pd.DataFrame({
+            "image": [number for number, _ in faces],
+            "source": [str(images[number]) if isinstance(images[number], str | Path) else "" for number, _ in faces],
+            "box": [face.box for _, face in faces], "score": [face.detection for _, face in faces]})
+        basics = pd.DataFrame([face.basic for _, face in faces if face.basic], columns=list(BASIC)) \
+            if HEAD_TYPES[self._run.kind].outputs_basic else pd.DataFrame()
+        return self._frame(columns.join(basics),
+                           np.array([face.expressions for _, face in faces]).reshape(-1, len(self.classes)))
 
     def _predict_store(self, path: Path) -> pd.DataFrame:
         import warnings
@@ -261,14 +286,11 @@ class Run:
 
     def _recogniser(self, cropped: bool, detector: Path | str | None, weights: dict[str, str], device: str
                     ) -> Recogniser:
-        from twofold.extract.streams import MatchingEncoders
         from twofold.fuse.serve.recogniser import Recogniser
         from twofold.fuse.serve.worker import open_finder
 
         self._run.require_one_encoder_per_stream()
-        encoders = MatchingEncoders([recipe for _, _, recipe in self._run.streams], device=device,
-                                    weights=[f"{name}={file}" for name, file in weights.items()],
-                                    dims=self._run.head.spec.dims).load_all()
+        encoders = encoders_of(self._run, [f"{name}={file}" for name, file in weights.items()], device).load_all()
         finder = open_finder(self._run.record.crops, Path(detector) if detector else None, cropped)
         return Recogniser(self._run, finder, encoders.embed, max_faces=100)
 
@@ -277,6 +299,15 @@ class Run:
 
         calls = pd.DataFrame({"prediction": self.classes_[probabilities.argmax(axis=1)]})
         return pd.concat([columns, calls, pd.DataFrame(probabilities, columns=list(self.classes))], axis=1)
+
+
+def encoders_of(run: TrainedRun, weights: Sequence[str], device: str) -> MatchingEncoders:
+    """The encoders that a run was trained on. weights: NAME=PATH, for what is neither beside it nor in the weights
+    folder; device: as of the option of `predict`."""
+    from twofold.extract.streams import MatchingEncoders
+
+    return MatchingEncoders([recipe for _, _, recipe in run.streams], weights=weights, beside=run.path, device=device,
+                            dims=run.head.spec.dims)
 
 
 def _file_content(image: Image | Path | str) -> bytes:

@@ -22,7 +22,7 @@ import twofold.cache.cli as cache_cli
 import twofold.data.cli as data_cli
 import twofold.extract.cli as extract_cli
 import twofold.fuse.cli as fuse_cli
-from twofold import Report
+from twofold import Report, encoders_of
 from twofold.data.utils.terminal import add_json_option, run_verb
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -67,10 +67,11 @@ Cropped = Annotated[bool, typer.Option("--cropped", help="All pictures are faces
 
 @app.command()
 def predict(
-    run: fuse_cli.RunPath,
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Photographs, faces, videos, folders of "
-                                                                          "them; or one manifest, or one store.")],
-    out: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.csv", help="The table to write.")],
+    words: Annotated[list[Path], typer.Argument(
+        metavar="[RUN] INPUT...", help="A folder that `fuse` wrote (none: starter); then photographs, faces, videos, "
+                                       "folders of them, or one manifest, or one store.")],
+    out: Annotated[Path | None, typer.Option("-o", "--output", metavar="OUT.csv",
+                                             help="The table to write; none: a summary on the terminal.")] = None,
     root: Annotated[list[str] | None, typer.Option(help="Of a manifest: as `extract` wants it.")] = None,
     store: Annotated[Path | None, typer.Option(help="Keep the features here, and use those that are here.")] = None,
     weights: Weights = None,
@@ -100,12 +101,12 @@ def predict(
 
     from twofold.data.faces.annotate import Drawing
     from twofold.extract.inputs import FootageOptions, extract_inputs
-    from twofold.extract.streams import MatchingEncoders
     from twofold.fuse.predict import PredictOptions, check_options
     from twofold.fuse.predict import predict as run_predict
-    from twofold.fuse.runs.read import read_run
+    from twofold.fuse.runs.read import open_run, split_run
 
-    trained = read_run(run)
+    run, inputs = split_run(words)
+    trained = open_run(run)
     options = PredictOptions(top=top, threshold=threshold, smooth=smooth, basic=basic, template=submission,
                              fill=fill_videos, overwrite=overwrite)
     check_options(options, trained, out, inputs=inputs)
@@ -114,20 +115,21 @@ def predict(
     drawing = Drawing(timeline=timeline, annotate=annotate, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
         faces = extract_inputs(
-            inputs, MatchingEncoders([recipe for _, _, recipe in trained.streams], weights=weights or [],
-                                     device=device, dims=trained.head.spec.dims),
-            crops=trained.record.crops, footage=footage, drawing=drawing, out=out, root=root or [],
-            store=store, temporary=Path(folder, "store"), submission=submission is not None)
+            inputs, encoders_of(trained, weights or [], device), crops=trained.record.crops, footage=footage,
+            drawing=drawing, out=out, root=root or [], store=store, temporary=Path(folder, "store"),
+            submission=submission is not None)
         if faces.stopped_by:
             return 128 + faces.stopped_by
         predictions = run_predict(trained, faces.store, options, out=out, inputs=inputs, faults=faces.faults)
-    drawing.draw(faces.sources, out, trained.taxonomy.classes)
+    if out:
+        drawing.draw(faces.sources, out, trained.taxonomy.classes)
     return predictions
 
 
 @app.command()
 def serve(
-    run: fuse_cli.RunPath,
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A folder that `fuse` wrote; none: starter.")]
+    = None,
     host: Annotated[str, typer.Option(help="Listen there; beyond this machine, a token is asked for.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 7860,
     examples: Annotated[Path | None, typer.Option(metavar="DIR", help="Offer these pictures for a click.")] = None,
@@ -138,15 +140,13 @@ def serve(
     device: extract_cli.Device = "auto",
 ) -> Report:
     """A live page for one run: drop a picture, use the camera or a video, see what each face shows."""
-    from twofold.extract.streams import MatchingEncoders
-    from twofold.fuse.runs.read import read_run
+    from twofold.fuse.runs.read import open_run
     from twofold.fuse.serve.serve import serve as run_serve
 
-    trained = read_run(run)
+    trained = open_run(run)
     return run_serve(trained, host=host, port=port, examples=examples, threshold=threshold, cropped=cropped,
-                     detector=detector, load=lambda: MatchingEncoders(
-                         [recipe for _, _, recipe in trained.streams], weights=weights or [],
-                         device=device.split(",")[0], dims=trained.head.spec.dims).load_all().embed)
+                     detector=detector,
+                     load=lambda: encoders_of(trained, weights or [], device.split(",")[0]).load_all().embed)
 
 
 @app.command()

@@ -162,11 +162,12 @@ def licences_of(backbones: Iterable[str]) -> dict[str, str]:
     return licences(backbones)
 
 
-def export_encoders(recipes: Sequence[Recipe], *, weights: Sequence[str], stated: Sequence[str]) -> ExportedEncoders:
+def export_encoders(recipes: Sequence[Recipe], *, weights: Sequence[str], stated: Sequence[str], beside: Path
+                    ) -> ExportedEncoders:
     """The encoders of these recipes, for `export --face`; see `extract.portable`."""
     from twofold.extract.portable import export_encoders
 
-    return export_encoders(recipes, weights=weights, stated=stated)
+    return export_encoders(recipes, weights=weights, stated=stated, beside=beside)
 
 
 @weights_app.command("ls")

@@ -56,7 +56,7 @@ class ExtractedInputs:
 
 def extract_inputs(
     inputs: Sequence[Path], encoders: MatchingEncoders, *, crops: Sequence[str], footage: FootageOptions,
-    drawing: Drawing, out: Path, root: Sequence[str], store: Path | None, temporary: Path, submission: bool,
+    drawing: Drawing, out: Path | None, root: Sequence[str], store: Path | None, temporary: Path, submission: bool,
 ) -> ExtractedInputs:
     """Extract all inputs with the recipes of a run, into `store` if there is one, else into `temporary`.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,11 +71,13 @@ class ExportedEncoders:
         return np.concatenate(blocks, axis=1)
 
 
-def export_encoders(recipes: Sequence[Recipe], *, weights: Sequence[str], stated: Sequence[str]) -> ExportedEncoders:
+def export_encoders(recipes: Sequence[Recipe], *, weights: Sequence[str], stated: Sequence[str],
+                    beside: Path | None = None) -> ExportedEncoders:
     """Load the encoders of a run for export.
 
-    weights: NAME=PATH; stated: NAME=LICENCE, from the user. Raises InputError where an encoder is not to be found or
-    cannot be exported, or where nobody states under which licence its weights may be passed on.
+    weights: NAME=PATH; stated: NAME=LICENCE, from the user; beside: the run's folder. Raises InputError where an
+    encoder is not to be found or cannot be exported, or where nobody states under which licence its weights may be
+    passed on.
     """
     models = [recipe.backbone for recipe in recipes if recipe.backbone.startswith("onnx:")]
     if models:
@@ -87,7 +90,7 @@ def export_encoders(recipes: Sequence[Recipe], *, weights: Sequence[str], stated
             raise InputError(f"--licence {text!r}: say NAME=LICENCE, as timm:resnet18=Apache-2.0")
         terms[name] = licence.strip()
     exact = tuple(replace(recipe, precision="fp32") for recipe in recipes)
-    matching = MatchingEncoders(exact, weights=weights, device="cpu")
+    matching = MatchingEncoders(exact, weights=weights, beside=beside, device="cpu")
     found = [matching.find(number) for number in range(len(exact))]
     licences = [terms.get(recipe.backbone) or _licence(recipe, source)
                 for recipe, (source, _) in zip(exact, found, strict=True)]

@@ -90,16 +90,18 @@ def _by_backbone(texts: Sequence[str], backbones: Sequence[str], *, what: str, f
 class MatchingEncoders:
     """The encoders that make the recipes of a run, in the order of its streams; each is found when it is asked for.
 
-    weights: NAME=PATH, for what is not in the weights folder; device: one, or several with commas between, of which
-    the first holds the encoders; dims: features that each recipe must give, where known.
+    weights: NAME=PATH, for what is not in the weights folder; beside: the run's folder, whose `encoder*.safetensors`
+    come next; device: one, or several with commas between, of which the first holds the encoders; dims: features that
+    each recipe must give, where known.
     """
 
-    def __init__(self, recipes: Sequence[Recipe], *, weights: Sequence[str] = (), device: str = "auto",
-                 dims: Sequence[int] = ()):
+    def __init__(self, recipes: Sequence[Recipe], *, weights: Sequence[str] = (), beside: Path | None = None,
+                 device: str = "auto", dims: Sequence[int] = ()):
         self.recipes, self.weights, self.devices = tuple(recipes), weights, device.split(",")
         self.encoders = Encoders(self.devices[0])
         self._dims = dims or [0] * len(recipes)
         self._files = parse_weights(weights, [recipe.backbone for recipe in recipes])
+        self._beside = sorted(map(str, beside.glob("encoder*.safetensors"))) if beside else []
         self._found: dict[int, EncoderSource] = {}
 
     def load_all(self) -> "MatchingEncoders":
@@ -111,9 +113,10 @@ class MatchingEncoders:
     def find(self, number: int) -> tuple[EncoderSource, Encoder]:
         """Return the first source whose encoder makes the recipe of that number, and the encoder.
 
-        The named weights are tried first, then those in the weights folder. They are recognised by their content,
-        whatever their name (ONNX models apart, whose name is in the recipe). Raises InputError that says what those
-        tried make instead, and for one that would not give that many features, before it is built.
+        The named weights are tried first, then those beside the run, then those in the weights folder. They are
+        recognised by their content, whatever their name (ONNX models apart, whose name is in the recipe). Raises
+        InputError that says what those tried make instead, and for one that would not give that many features, before
+        it is built.
         """
         if number in self._found:
             return self._found[number], self.encoders.load(self._found[number])
@@ -122,7 +125,7 @@ class MatchingEncoders:
             check_dim(recipe.backbone, self._dims[number], untrained=recipe.untrained)
         differing: dict[str, tuple[object, object]] = {}
         tried, failure = 0, None
-        for source in _sources(recipe, self._files.get(recipe.backbone, [])):
+        for source in _sources(recipe, self._files.get(recipe.backbone, []), self._beside):
             try:
                 if source.weights and not recipe.untrained and source.weights != "hub":
                     check_fit(recipe.backbone, Path(source.weights))
@@ -168,7 +171,7 @@ class MatchingEncoders:
                               dtype=np.float32)
 
 
-def _sources(recipe: Recipe, weights: Sequence[str]) -> Iterator[EncoderSource]:
+def _sources(recipe: Recipe, weights: Sequence[str], beside: Sequence[str]) -> Iterator[EncoderSource]:
     """Yield where the encoder of a recipe may come from, the likeliest first."""
     name, folder = recipe.backbone, weights_folder()
 
@@ -187,7 +190,7 @@ def _sources(recipe: Recipe, weights: Sequence[str]) -> Iterator[EncoderSource]:
     elif recipe.untrained:
         yield from map(source, weights or [recipe.weights])
     else:
-        yield from map(source, weights)
+        yield from map(source, (*weights, *beside))
         usual = {Path(file).stem for file in published_weights(name).files}
         files = [path for path in folder.glob("*") if path.suffix in WEIGHTS_FILES and str(path) not in weights]
         yield from (source(str(path)) for path in sorted(files, key=lambda path: (path.stem not in usual, path)))

@@ -16,8 +16,8 @@ StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store: a fol
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the same verb wrote there before; "
                                                              "other files stay.")]
 Tensorboard = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for TensorBoard, too.")]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fuse` wrote.")]
-RunPaths = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `fuse` wrote.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fuse` wrote, or starter.")]
+RunPaths = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `fuse` wrote, or starter.")]
 Stores = Annotated[list[Path], typer.Argument(metavar="STORE...", help="Stores; the first one's faces are scored.")]
 
 
@@ -135,7 +135,8 @@ def publishing_verbs(*, licences_of: Callable[[Iterable[str]], dict[str, str]], 
 
         trained = read_run(run)
         recipes = [recipe for _, _, recipe in trained.streams]
-        encoders = export_encoders(recipes, weights=weights or [], stated=licence or []) if face else None
+        encoders = export_encoders(recipes, weights=weights or [], stated=licence or [], beside=trained.path
+                                   ) if face else None
         return run_export(trained, out, licences=licences_of(recipe.backbone for recipe in recipes), encoders=encoders,
                           overwrite=overwrite)
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from twofold.cache.feature_file import BLOCK_ROWS
+from twofold.cache.report import table as text_table
 from twofold.cache.store import Store
 from twofold.data.faces.challenge import challenge_frames
 from twofold.data.labels import BASIC, Taxonomy
@@ -25,6 +26,7 @@ from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import NO_FACE, NO_FACE_SUFFIX
 from twofold.data.utils.outputs import Output, OutputKind, read_header
 from twofold.data.utils.terminal import Summary
+from twofold.fuse.answers import MOST_LINES, answer_rows, answers
 from twofold.fuse.core.features import Features
 from twofold.fuse.core.settings import HEAD_TYPES
 from twofold.fuse.runs.read import Run
@@ -59,9 +61,10 @@ class PredictOptions:
     overwrite: bool = False
 
 
-def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, inputs: Sequence[Path] = (),
+def predict(run: Run, store: Path, options: PredictOptions, *, out: Path | None, inputs: Sequence[Path] = (),
             faults: Sequence[str] = ()) -> Summary:
-    """Predict every sample of the store's manifest (of the template, if any) and write `out`, whole or not at all.
+    """Predict every sample of the store's manifest (of the template, if any) and write `out`, whole or not at all;
+    without it the answers stand in the summary.
 
     inputs: where the samples come from, which `out` must not be; faults: what is already known to be wrong with them,
     a sentence each.
@@ -85,12 +88,12 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, inputs
         for note in notes:
             log.warning("warning: %s", note)
     probabilities, basic, stream_weights = _scores(run, features, rows)
-    if template:
+    if template and output:
         probabilities = submission_scores(probabilities, keys.tolist(), parse_window(options.smooth or "none"),
                                           fill=options.fill)
         predicted = probabilities.argmax(axis=1)
         write_submission(template, output, [run.taxonomy.numbers[c] for c in predicted])
-        return _summary(out, [classes[c] for c in predicted], int((rows < 0).sum()), 0, notes, faults)
+        return _summary(output.path, [classes[c] for c in predicted], int((rows < 0).sum()), 0, notes, faults)
     if options.smooth:
         groups, both = sequences(samples), np.hstack([probabilities, basic])
         timed = np.flatnonzero(groups != STANDALONE)
@@ -107,9 +110,16 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path, inputs
         notes += [f"{left_out} samples have no features and are left out",
                   *(f"{count} x {reason}" for reason, count in reasons.most_common(5))]
     table = _table(run, options, samples, probabilities, basic, stream_weights, found=rows >= 0)
-    table = table[scored | without_face]
+    kept = scored | without_face
+    table = table[kept]
+    if output is None:
+        records = answers(table, classes, basic[kept])
+        more = [f"... and {len(records) - MOST_LINES} more: -o OUT.csv writes all"] if len(records) > MOST_LINES else []
+        return Summary([*text_table(answer_rows(records)), *more, *(f"note: {note}" for note in notes)],
+                       {"answers": records, "left_out": left_out, "notes": notes}, int(bool(left_out or faults)))
     write_table(table, output)
-    return _summary(out, table["prediction"].tolist(), int((scored & (rows < 0)).sum()), left_out, notes, faults)
+    interpolated = int((scored & (rows < 0)).sum())
+    return _summary(output.path, table["prediction"].tolist(), interpolated, left_out, notes, faults)
 
 
 def _summary(out: Path, predictions: Sequence[str], interpolated: int, left_out: int, notes: Sequence[str],
@@ -141,8 +151,8 @@ def seen_samples_note(run: Run, seen: np.ndarray) -> list[str]:
             "predictions say nothing about new samples"] if seen.any() else []
 
 
-def check_options(options: PredictOptions, run: Run, out: Path, *, inputs: Sequence[Path]) -> Output:
-    """The file to be written. Raises InputError now, rather than after an extraction, for what cannot be done."""
+def check_options(options: PredictOptions, run: Run, out: Path | None, *, inputs: Sequence[Path]) -> Output | None:
+    """The file to be written, if any. Raises InputError now, not after an extraction, for what cannot be done."""
     classes = run.taxonomy.classes
     parse_window(options.smooth or "none")
     if not 0 <= options.threshold <= 1:
@@ -153,6 +163,10 @@ def check_options(options: PredictOptions, run: Run, out: Path, *, inputs: Seque
         able = " and ".join(name for name, kind in HEAD_TYPES.items() if kind.outputs_basic)
         raise InputError(f"--basic: the head of {run.path} is {run.kind!r}, which predicts no basic expression; "
                          f"{able} do")
+    if out is None and options.template:
+        raise InputError("--submission writes a file: name it with -o")
+    if out is None:
+        return None
     if options.template:
         template_keys(options.template, run.taxonomy)
         if options.top or options.threshold or options.basic:

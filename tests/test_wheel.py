@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+STARTER = Path("fuse/starter")
 PAGE = Path("fuse/serve/page")  #: what `serve` shows: files that are no modules
 
 
@@ -35,6 +36,8 @@ def installation(tmp_path_factory) -> Path:
         (source / place).mkdir(parents=True, exist_ok=True)
         for path in (ROOT / place).glob("*.py"):
             shutil.copy(path, source / place)
+    (source / STARTER).mkdir()
+    (source / STARTER / "encoder.safetensors").write_bytes(b"weights")
     for name in ("pyproject.toml", "README.md", "LICENSE", "requirements.txt"):
         shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
@@ -72,3 +75,4 @@ def test_every_module_and_the_page_of_serve_are_in_the_wheel(installation):
                                                                                      Path("pipeline.py")}
     assert {path.name: path.read_bytes() for path in (library / PAGE).iterdir()} == {
         path.name: path.read_bytes() for path in (ROOT / PAGE).iterdir()}
+    assert (library / STARTER / "encoder.safetensors").read_bytes() == b"weights"

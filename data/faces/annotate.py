@@ -55,13 +55,15 @@ class Drawing:
     def wanted(self) -> bool:
         return bool(self.timeline or self.annotate)
 
-    def check(self, sources: Sequence[Source], out: Path, *, submission: bool) -> None:
+    def check(self, sources: Sequence[Source], out: Path | None, *, submission: bool) -> None:
         """Raises InputError, before anything is computed, for what cannot be drawn or would overwrite an input."""
         videos = [source.path for source in sources if source.video]
         for option, path, suffixes, kind in (("--timeline", self.timeline, (".png",), TIMELINE),
                                              ("--annotate", self.annotate, (".mp4", ".mkv", ".mov"), ANNOTATED)):
             if path is None:
                 continue
+            if out is None:
+                raise InputError(f"{option} draws from the table: name one with -o")
             if path.resolve() == out.resolve():
                 raise InputError(f"{option} {path} is the table, too: choose another name")
             if not videos:

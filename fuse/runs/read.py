@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -32,7 +33,11 @@ from twofold.fuse.runs import schema
 from twofold.fuse.runs.schema import invalid
 from twofold.fuse.training.ensemble import Spec
 
+log = logging.getLogger(__name__)
+
 MAX_HEADER = 1 << 20  #: bytes of the header of head.safetensors
+STARTER = "starter"  #: the name of the run that comes with Twofold
+STARTER_FOLDER = Path(__file__).parents[1] / STARTER  #: where it is, its encoder beside it
 
 
 @dataclass(frozen=True)
@@ -152,8 +157,44 @@ def check_features(features: np.ndarray, dims: Sequence[int], names: Sequence[st
         raise InputError("the features have values that are not finite numbers")
 
 
+def find_run(path: Path) -> Path:
+    """The folder of a run. `starter` names the run that comes with Twofold, unless a folder here is called so.
+
+    Raises InputError where this installation has none.
+    """
+    if path != STARTER_FOLDER and (str(path) != STARTER or path.exists()):
+        return path
+    if not (STARTER_FOLDER / schema.RECORD).is_file():
+        raise InputError("the run `starter` is not part of this installation: install Twofold anew, or give a folder "
+                         "that `fuse --out` wrote")
+    return STARTER_FOLDER
+
+
+def split_run(words: Sequence[Path]) -> tuple[Path | None, list[Path]]:
+    """The run that is named first, None where there is none, and the inputs. Raises InputError for no input."""
+    first = words[0]
+    if str(first) != STARTER and not run_file(first, schema.RECORD).is_file():
+        if not first.exists():
+            raise InputError(f"{first}: there is no such run, photograph, video or folder")
+        return None, list(words)
+    if not words[1:]:
+        raise InputError(f"{first} is a run: name what it is to predict behind it, a photograph, a video, a folder")
+    return first, list(words[1:])
+
+
+def open_run(path: Path | None) -> Run:
+    """Read a run, or the starter where none is named, which is said."""
+    run = read_run(path or find_run(STARTER_FOLDER))
+    if path is None:
+        log.info("no RUN is named: the run `starter` answers, which comes with Twofold and knows %s; what it was made "
+                 "from, and how well it does, is in %s", run.record.classes_name, run.path)
+    return run
+
+
 def read_run(path: Path) -> Run:
-    """Read a run, which may come from a stranger. Raises InputError if it is not one, or not complete."""
+    """Read a run, a folder or `starter`; it may come from a stranger. Raises InputError if it is not one, or not
+    complete."""
+    path = find_run(path)
     source = path / schema.RECORD
     record = schema.parse_json(_file(path, schema.RECORD).read_bytes(), schema.RunRecord, source=source)
     try:
