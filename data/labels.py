@@ -111,7 +111,9 @@ def label_column(label: str) -> str:
 
 def _builtin(name: str, first: int, source: str, names: str) -> Taxonomy:
     classes = tuple(names.split())
-    return Taxonomy(name, label_column(classes[0]), classes, tuple(range(first, first + len(classes))), source)
+    columns = set(map(label_column, classes))
+    target = columns.pop() if len(columns) == 1 else OWN_COLUMN
+    return Taxonomy(name, target, classes, tuple(range(first, first + len(classes))), source)
 
 
 TAXONOMIES = (
@@ -127,6 +129,10 @@ TAXONOMIES = (
              "disgustedly_surprised happily_fearful happily_sad"),
     _builtin("basic7", 1, "RAF-DB, basic part", "surprise fear disgust happiness sadness anger neutral"),
     _builtin("basic8", 0, "AffectNet", " ".join(BASIC)),
+    _builtin("basic6", 1, "RAF-ML", "surprise fear disgust happiness sadness anger"),
+    _builtin("blemore6", 0, "BLEMORE", "anger disgust fear happiness neutral sadness"),
+    _builtin("mafw11", 0, "MAFW", "anger disgust fear happiness neutral sadness surprise contempt anxiety helplessness "
+             "disappointment"),
 )
 
 

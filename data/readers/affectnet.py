@@ -1,8 +1,9 @@
 """AffectNet (http://mohammadmahoor.com/affectnet/): train_set/ and val_set/ of 2021, or the older training.csv and
 validation.csv.
 
-2021: `train_set/images/<id>.jpg` with `train_set/annotations/<id>_exp.npy`, `val_set/` alike. Older: `training.csv` and
-`validation.csv` with pictures under `Manually_Annotated_Images/`, uncropped, the face's box in the table.
+2021: `train_set/images/<id>.jpg` with `train_set/annotations/<id>_exp.npy` (and `_val`, `_aro`), `val_set/` alike.
+Older: `training.csv` and `validation.csv` with pictures under `Manually_Annotated_Images/`, uncropped, the face's box
+in the table. Valence and arousal lie from -1 to 1; -2 stands for none.
 """
 
 import io
@@ -26,6 +27,7 @@ from twofold.data.readers.common import (
     reads_archives,
     write_images,
 )
+from twofold.data.targets import AFFECT
 from twofold.data.utils.csv_files import check_cells, check_columns, read_table
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import cli_option
@@ -74,6 +76,8 @@ def _read_release(root: Place, *, classes: str) -> Manifest:
     else:
         raise InputError(f"{root}: neither train_set/ and val_set/ (the 2021 release) nor training.csv and "
                          f"validation.csv (the older one) in it")
+    for name in (name for name in AFFECT if name in table):
+        table[name] = table[name].where(~table[name].str.strip().str.fullmatch(r"-2(\.0*)?"), "")
     names, numbers = builtin_taxonomy(classes).classes, table.pop("expression")
     unknown = ~numbers.isin([*range(len(BASIC)), *UNUSABLE])
     if unknown.any():
@@ -86,6 +90,11 @@ def _read_release(root: Place, *, classes: str) -> Manifest:
     notes += [f"{contempt:,} samples of contempt are left out ({classes})"] if contempt and classes == "basic7" else []
     table = table[table["basic"].isin(names)]
     notes += compare_counts(f"AffectNet, {len(names)} classes", PUBLISHED[classes], table)
+    for name in (name for name in AFFECT if name in table):
+        wrong = (table[name] != "") & ~pd.to_numeric(table[name], errors="coerce").between(-1, 1)
+        if wrong.any():
+            raise InputError(f"{root}: {name} {table[name][wrong].iloc[0]!r} of {table['key'][wrong].iloc[0]} is not a "
+                             "number from -1 to 1, nor -2 for none")
     return build_manifest(table, source=str(root), notes=notes)
 
 
@@ -104,26 +113,34 @@ def _read_sets(root: Place) -> tuple[pd.DataFrame, list[str]]:
             raise InputError(f"{images if stems else annotations}: no {'images' if stems else '<id>_exp.npy files'} "
                              f"in it: unpack {name} whole")
         order = sorted(stems & files.keys(), key=lambda stem: (int(stem) if stem.isdecimal() else -1, stem))
-        rows += [(f"{name}/images/{files[stem]}", split, _number(annotations / f"{stem}_exp.npy")) for stem in order]
+        rows += [(f"{name}/images/{files[stem]}", split, _number(annotations / f"{stem}_exp.npy"),
+                  *(_scalar(annotations / f"{stem}_{kind}.npy", "") for kind in ("val", "aro"))) for stem in order]
         notes += [f"{name}: {len(alone):,} {what} are left out" for alone, what in (
             (stems - files.keys(), "annotations without an image"),
             (files.keys() - stems, "images without an annotation")) if alone]
     if not rows:
         raise InputError(f"{root}: no image has an annotation of its name: {'; '.join(notes)}")
-    return pd.DataFrame(rows, columns=["key", "split", "expression"]), notes
+    return pd.DataFrame(rows, columns=["key", "split", "expression", *AFFECT]), notes
 
 
 def _number(path: Place) -> int:
-    """The release stores each number as text in an array without dimensions."""
-    try:
-        content = path.read_bytes()
-        value = np.load(io.BytesIO(content[:MAX_ANNOTATION_BYTES]), allow_pickle=False).item()
-        number = parse_int((value.decode() if isinstance(value, bytes) else str(value)).strip().removesuffix(".0"))
-    except Exception:  # an array's header may say anything, and numpy raises as much
-        number = None
+    """The expression in a file. Raises InputError if it holds none."""
+    number = parse_int((_scalar(path) or "").removesuffix(".0"))
     if number is None:
         raise InputError(f"{path}: not one expression number")
     return number
+
+
+def _scalar(path: Place, missing: str | None = None) -> str:
+    """The release stores each number as text in an array without dimensions; `missing` where there is no such file.
+    Raises InputError for what is no such array."""
+    if missing is not None and not path.is_file():
+        return missing
+    try:
+        value = np.load(io.BytesIO(path.read_bytes()[:MAX_ANNOTATION_BYTES]), allow_pickle=False).item()
+        return (value.decode() if isinstance(value, bytes) else str(value)).strip()
+    except Exception:  # an array's header may say anything, and numpy raises as much
+        raise InputError(f"{path}: not one {'number' if missing is not None else 'expression number'}") from None
 
 
 def _read_lists(root: Place, lists: list[tuple[Place, str]]) -> tuple[pd.DataFrame, list[str]]:

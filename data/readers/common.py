@@ -12,9 +12,10 @@ import pandas as pd
 
 from twofold.data.images.archives import Archive, ArchivePath, Place, is_archive, read_head, relative_path
 from twofold.data.images.decode import ImageError
-from twofold.data.images.formats import is_hidden, is_image, left_out_note, unreadable_notes
-from twofold.data.manifest import Manifest, build_manifest
+from twofold.data.images.formats import VIDEO_SUFFIXES, is_hidden, is_image, left_out_note, unreadable_notes
+from twofold.data.manifest import SOFT, Manifest, build_manifest
 from twofold.data.utils.atomic import atomic_write
+from twofold.data.utils.csv_files import read_table
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import usable_cores
 
@@ -121,6 +122,58 @@ def read_numbered(path: Place, names: Sequence[str], what: str, *, like: str, fi
     if not rows:
         raise InputError(f"{path}: no lines like {like!r}")
     return rows
+
+
+def read_shares(path: Place, classes: Sequence[str], *, like: str) -> pd.DataFrame:
+    """Lines such as `0001.jpg 0.5 0.5 0`, an image and its shares or votes, as columns `p_<class>` by image.
+
+    Raises InputError naming the line that is otherwise, that names an image again, or whose number is none.
+    """
+    rows: dict[str, list[str]] = {}
+    for line, text in read_lines(path):
+        image, *shares = text.split()
+        try:
+            sound = len(shares) == len(classes) and all(0 <= float(share) < float("inf") for share in shares)
+        except ValueError:
+            sound = False
+        if not sound:
+            raise InputError(f"{path}: line {line}: {text[:200]!r} is not like {like!r}: an image and {len(classes)} "
+                             "shares from 0 on")
+        if image in rows:
+            raise InputError(f"{path}: line {line}: {image} stands in another line already")
+        rows[image] = shares
+    if not rows:
+        raise InputError(f"{path}: no lines like {like!r}")
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[f"{SOFT}{name}" for name in classes])
+
+
+def join_images(table: pd.DataFrame, images: pd.Series, shares: pd.DataFrame, path: Place) -> list[str]:
+    """Add the columns of `shares`, by image, to a table whose rows show these `images`; notes on what has no partner.
+    Raises InputError if nothing has one."""
+    known, listed = images.isin(shares.index), shares.index.isin(images)
+    if not known.any():
+        raise InputError(f"{path}: none of its images is one of the dataset's (the first is {shares.index[0]})")
+    table[shares.columns] = shares.reindex(images).fillna("").to_numpy(object)
+    return [f"{path}: {count:,} {what}" for count, what in (
+        (int((~known).sum()), "of the dataset's images have no line in it"),
+        (int((~listed).sum()), "of its lines are of no image of the dataset")) if count]
+
+
+def find_clips(root: Place) -> tuple[pd.DataFrame, list[str]]:
+    """The videos below a root as samples, or the faces that `crop` wrote of them, with the video of each as `source`.
+
+    The notes say how to go on with videos. Raises InputError if there are neither.
+    """
+    if (root / "crop.json").is_file() and (root / "faces.csv").is_file():
+        table = read_table(root / "faces.csv")
+        return table.drop(columns=["basic", "compound", "split"], errors="ignore"), []
+    keys = sorted(relative_path(path, root).as_posix() for path in root.rglob("*")
+                  if PurePath(path.name).suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    keys = [key for key in keys if not is_hidden(PurePath(key))]
+    if not keys:
+        raise InputError(f"{root}: no videos below it, nor the faces that `crop` made of them")
+    return pd.DataFrame({"key": keys, "source": keys}), [
+        f"a sample is a video: `crop {root} -o DIR` cuts out the faces, then read DIR by the same verb"]
 
 
 def write_images(

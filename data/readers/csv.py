@@ -16,7 +16,7 @@ from twofold.data.labels import (
     normalize_label,
     parse_label_map,
 )
-from twofold.data.manifest import COLUMNS, Manifest, build_manifest
+from twofold.data.manifest import COLUMNS, NO_EMOTION, SOFT, Manifest, build_manifest
 from twofold.data.readers.common import parse_int
 from twofold.data.readers.folder import Classes, LabelMap
 from twofold.data.utils.csv_files import check_cells, check_columns, read_table
@@ -36,17 +36,22 @@ def read_csv(
     classes: Classes = "",
     from_zero: Annotated[bool, cli_option("--from-zero", help="Numbers are positions in its order, from 0.")] = False,
     label_map: LabelMap = None,
+    soft: Annotated[str | None, cli_option(metavar="PREFIX", help="Columns PREFIX<class> are soft labels, votes or "
+                                           "shares; '' where they are called as the classes.")] = None,
 ) -> Manifest:
     """The manifest of a CSV file; key, split, basic, compound and group name its columns.
 
     An empty name takes the column that is called so already, if there is one; `none` leaves it out. Labels are
     emotions in any spelling of `labels.ALIASES`, what `label_map` (OLD=NEW) says, or, in the column of the target of
-    `classes`, its names and numbers; a number below 0 is no label. All other columns are carried along.
+    `classes`, its names and numbers; a number below 0 is no label. Columns that begin with `soft` are soft labels, the
+    rest of the name being a class in any spelling, or FER+'s unknown and NF. All other columns are carried along.
     Raises InputError naming file, row and column.
     """
     taxonomy = load_taxonomy(classes) if classes else None
     renamed = parse_label_map(label_map, taxonomy)
     table = read_table(root)
+    if soft is not None:
+        table = table.rename(columns=_soft_columns(table, soft, taxonomy, renamed, root))
     columns = {"key": key, "split": split, "basic": basic, "compound": compound, "group": group}
     columns = {ours: theirs or ours for ours, theirs in columns.items()
                if theirs != NONE and (theirs or ours in table.columns)}
@@ -59,7 +64,7 @@ def read_csv(
         samples[name] = samples[name].map(cache(lambda text: renamed.get(text, canonical_label(text))))
     if "split" in columns:
         samples["split"] = samples["split"].map(cache(lambda text: SPLIT_OF.get(text.strip().lower(), text)))
-    if taxonomy is not None:
+    if taxonomy is not None and (soft is None or taxonomy.target in samples.columns):
         _apply_taxonomy(samples, taxonomy, root, from_zero)
     for name in labels:
         strange = [label for label in samples[name].unique() if label and label_column(label) != name]
@@ -67,6 +72,31 @@ def read_csv(
                     f"is not a {name} emotion; for another word: --map {next(iter(strange), '')}=..., for numbers: "
                     f"--classes NAME, for no labels: --{name} {NONE}")
     return build_manifest(samples, source=str(root))
+
+
+def _soft_columns(
+    table: pd.DataFrame, prefix: str, classes: Taxonomy | None, renamed: dict[str, str], path: Path,
+) -> dict[str, str]:
+    """Column of the table to `p_<class>`; without a prefix, columns of other names are no soft labels.
+
+    Raises InputError for a name after the prefix that is no class, a class of two columns, and where there are none.
+    """
+    columns: dict[str, str] = {}
+    for column in (name for name in table.columns if name.startswith(prefix)):
+        word = normalize_label(column.removeprefix(prefix))
+        label = renamed.get(word, canonical_label(word))
+        own = classes.classes if classes else ()
+        label = word if word in own else next((name for name in NO_EMOTION if name.lower() == word.lower()), label)
+        if label in own or label in NO_EMOTION or label_column(label):
+            if f"{SOFT}{label}" in columns.values() or (f"{SOFT}{label}" in table.columns and prefix != SOFT):
+                raise InputError(f"{path}: column {column!r}: another column has the soft label of {label}, too")
+            columns[column] = f"{SOFT}{label}"
+        elif prefix and label:
+            raise InputError(f"{path}: column {column!r}: {word!r} is no emotion; for another word: --map "
+                             f"{word}=happiness (or nothing after the =), for classes of your own: --classes FILE.toml")
+    if not columns:
+        raise InputError(f"{path}: no column {prefix}<class> of soft labels; it has {', '.join(table.columns)[:200]}")
+    return columns
 
 
 def _posix_path(key: str) -> str:

@@ -1,9 +1,11 @@
 """RAF-CE (http://www.whdeld.cn/RAF/model4.html): the folder that holds RAFCE_emolabel.txt and aligned/.
 
 `RAFCE_emolabel.txt` has lines `0001.jpg 5` (from 0), `RAFCE_partition.txt` lines `0001.jpg 0` (0 train, 1 test,
-2 validation), `RAFCE_AUlabel.txt` the action units of each picture; pictures are `aligned/0001_aligned.jpg`.
+2 validation), `RAFCE_AUlabel.txt` lines `0001.jpg 1+4+L12` (`null`: none; L, R, T, B before a number: only left,
+right, top, bottom); pictures are `aligned/0001_aligned.jpg`.
 """
 
+import re
 from pathlib import PurePath
 
 import pandas as pd
@@ -17,11 +19,13 @@ from twofold.data.utils.errors import InputError
 LABELS, PARTITION, UNITS = "RAFCE_emolabel.txt", "RAFCE_partition.txt", "RAFCE_AUlabel.txt"
 SPLITS = ("train", "test", "val")
 PUBLISHED = {"": 4_549}
+UNIT_CODES = re.compile(r"null|[LRTB]*[0-9]{1,2}(\+[LRTB]*[0-9]{1,2})*")
 
 
 @reads_archives
 def read_rafce(root: Place) -> Manifest:
-    """The manifest of RAF-CE in the order of its label list; the column `au` carries the action units, if listed.
+    """The manifest of RAF-CE in the order of its label list. If action units are listed, `au` has them as published and
+    each that occurs has a column `au_<number>` of 1 and 0, on whatever side of the face.
 
     Raises InputError naming the file that is not there or the line that is not as published.
     """
@@ -38,12 +42,26 @@ def read_rafce(root: Place) -> Manifest:
         raise InputError(f"{root / PARTITION}: no line for {table['image'][table['split'].isna()].iloc[0]}, which "
                          f"{LABELS} has")
     if (root / UNITS).is_file():
-        units = dict(line.split(maxsplit=1) for _, line in read_lines(root / UNITS) if " " in line)
+        units = _read_units(root / UNITS)
         table["au"] = table["image"].map(units)
+        shown = {image: set(map(int, re.findall("[0-9]+", text))) - {0} for image, text in units.items()}
+        for unit in sorted(set().union(*shown.values())):
+            table[f"au_{unit}"] = [str(int(unit in shown[image])) if image in shown else "" for image in table["image"]]
     table["key"] = [f"aligned/{path.stem}_aligned{path.suffix}" for path in map(PurePath, table.pop("image"))]
     notes = missing_note(root, table["key"].tolist(), remedy="unpack the aligned pictures into aligned/")
     return build_manifest(table, source=str(root / LABELS),
                           notes=[*notes, *compare_counts("RAF-CE", PUBLISHED, table)])
+
+
+def _read_units(path: Place) -> dict[str, str]:
+    """Image to its action units as they are written there. Raises InputError naming the line that is otherwise."""
+    units = {}
+    for line, text in read_lines(path):
+        image, *codes = text.split()
+        if len(codes) > 1 or not UNIT_CODES.fullmatch("".join(codes) or "null"):
+            raise InputError(f"{path}: line {line}: {text[:200]!r} is not like '0001.jpg 1+4+L12' or '0001.jpg null'")
+        units[image] = "".join(codes) or "null"
+    return units
 
 
 READER = read_rafce

@@ -3,9 +3,12 @@ repackaged into class folders.
 
 `basic/EmoLabel/list_patition_label.txt` (spelled so) has lines `train_00001.jpg 5`; the pictures are
 `basic/Image/aligned/train_00001_aligned.jpg` or `basic/Image/original/train_00001.jpg`; `compound/` is alike.
-Repackaged copies have `train/5/*.jpg` and `test/5/*.jpg` instead.
+Repackaged copies have `train/5/*.jpg` and `test/5/*.jpg` instead. `distribution_basic.txt`, in `basic/EmoLabel/`,
+`basic/` or the root, has the shares of about 40 annotators: lines `train_00001.jpg` and seven numbers in the order of
+the classes.
 """
 
+from pathlib import PurePath
 from typing import Annotated
 
 import pandas as pd
@@ -13,12 +16,21 @@ import pandas as pd
 from twofold.data.images.archives import Place, relative_path
 from twofold.data.labels import Taxonomy, builtin_taxonomy
 from twofold.data.manifest import Manifest, build_manifest
-from twofold.data.readers.common import check_choice, compare_counts, missing_note, read_numbered, reads_archives
+from twofold.data.readers.common import (
+    check_choice,
+    compare_counts,
+    join_images,
+    missing_note,
+    read_numbered,
+    read_shares,
+    reads_archives,
+)
 from twofold.data.readers.folder import read_folder
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import cli_option
 
 LIST = "EmoLabel/list_patition_label.txt"
+SHARES = "distribution_basic.txt"
 PARTS = {"basic": "basic7", "compound": "rafdb11"}
 PUBLISHED = {"basic": {"train": 12_271, "test": 3_068}, "compound": {"": 3_954}}
 
@@ -59,8 +71,13 @@ def _read_part(root: Place, part: str, images: str) -> Manifest:
     if base == root and part == "compound" and set(samples.table["compound"]) == set(classes.classes[:7]):
         raise InputError(f"{root}: these are classes 1 to 7, as of RAF-DB basic: say --part basic, or put them into a "
                          f"folder named compound")
-    notes = compare_counts(f"RAF-DB {part}", PUBLISHED[part], samples.table)
-    return Manifest(samples.table, (*samples.notes, *notes))
+    table, notes = samples.table, [*samples.notes, *compare_counts(f"RAF-DB {part}", PUBLISHED[part], samples.table)]
+    path = next((folder / SHARES for folder in (base / "EmoLabel", base, root) if (folder / SHARES).is_file()), None)
+    if part == "basic" and path:
+        shares = read_shares(path, classes.classes, like="train_00001.jpg 0.1 0 0 0.8 0 0 0.1")
+        names = table["key"].map(lambda key: PurePath(key).name.replace("_aligned.", "."))
+        notes += join_images(table, names, shares, path)
+    return build_manifest(table, source=str(root), notes=notes)
 
 
 def _read_list(root: Place, base: Place, classes: Taxonomy, images: str) -> Manifest:

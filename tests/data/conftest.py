@@ -61,7 +61,8 @@ def rafce(tmp_path, put) -> Path:
     """RAF-CE: each class once, splits in turn."""
     for number in range(14):
         put(tmp_path / f"aligned/{number + 1:04d}_aligned.jpg", number)
-        for name, value in (("emolabel", number), ("partition", number % 3), ("AUlabel", f"{number + 1}+12")):
+        for name, value in (("emolabel", number), ("partition", number % 3),
+                            ("AUlabel", f"{number + 1}+L12" if number else "null")):
             with (tmp_path / f"RAFCE_{name}.txt").open("a") as file:
                 file.write(f"{number + 1:04d}.jpg {value}\n")
     return tmp_path

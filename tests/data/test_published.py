@@ -64,7 +64,10 @@ def test_a_list_with_tabs_and_a_picture_that_is_gone(rafdb):
 
 def test_rafce_as_published(rafce):
     faces = read_rafce(rafce)
-    assert faces.keys[0] == "aligned/0001_aligned.jpg" and faces.table["au"][4] == "5+12"
+    assert faces.keys[0] == "aligned/0001_aligned.jpg" and faces.table["au"][4] == "5+L12"
+    assert [name for name in faces.table if name.startswith("au_")] == [f"au_{unit}" for unit in range(2, 15)]
+    assert faces.table.loc[[0, 3, 4], ["au_4", "au_5", "au_12"]].to_numpy().tolist() == [
+        ["0", "0", "0"], ["1", "0", "1"], ["0", "1", "1"]]  # on the left side only, too
     assert tuple(faces.table["compound"]) == builtin_taxonomy("rafce14").classes
     assert list(faces.table["split"][:4]) == ["train", "test", "val", "train"]
     assert faces.notes == ("RAF-CE: 14 samples here, 4,549 as published",)
@@ -93,6 +96,18 @@ def test_affectnet_of_2021(affectnet):
     seven = read_affectnet(affectnet, classes="basic7")
     assert len(seven) == 14 and "contempt" not in set(seven.table["basic"])
     assert "2 samples of contempt are left out (basic7)" in seven.notes
+
+
+def test_valence_and_arousal_of_affectnet(affectnet, older_affectnet):
+    """-2 stands for none."""
+    np.save(affectnet / "train_set/annotations/7_val.npy", np.array("-2.000"))
+    (affectnet / "train_set/annotations/14_aro.npy").unlink()
+    table = read_affectnet(affectnet / ".").table
+    assert table["valence"][:3].tolist() == ["0.1", "", "0.1"]
+    assert table["arousal"][:3].tolist() == ["-0.25", "-0.25", ""]
+    path = older_affectnet / "training.csv"
+    path.write_text(path.read_text().replace(",1,0.5", ",1,-2"))
+    assert read_affectnet(older_affectnet).table["valence"][:3].tolist() == ["0.1", "", "0.1"]
 
 
 def test_the_official_validation_set_can_be_the_test_split(affectnet, older_affectnet):
@@ -241,6 +256,10 @@ def expression(value: str) -> Callable[[Path], object]:
     return lambda root: np.save(root / "train_set/annotations/7_exp.npy", np.array(value))
 
 
+def affect(kind: str, value: str) -> Callable[[Path], object]:
+    return lambda root: np.save(root / f"train_set/annotations/7_{kind}.npy", np.array(value))
+
+
 def rename_images(root: Path) -> None:
     for path in [*root.glob("*_set/images/*")]:
         path.rename(path.with_name(f"x{path.name}"))
@@ -252,6 +271,7 @@ def original_as_aligned(root: Path) -> None:
 
 
 LIST, LABELS, PARTITION = "compound/EmoLabel/list_patition_label.txt", "RAFCE_emolabel.txt", "RAFCE_partition.txt"
+UNITS = "RAFCE_AUlabel.txt"
 TEMPLATE, TRUTH = {"template": "template.txt"}, {"annotation": "truth"}
 PICTURES = "Manually_Annotated_Images"
 
@@ -275,6 +295,11 @@ PICTURES = "Manually_Annotated_Images"
     ("rafce", add(LABELS, "0015.jpg 3"), {}, "no line for 0015.jpg"),
     ("rafce", add(PARTITION, "0015.jpg x"), {}, "line 15: '0015.jpg x' is not like"),
     ("rafce", edit(PARTITION, "0002.jpg 1", "0002.jpg 3"), {}, "line 2: 3 is not a split of RAF-CE"),
+    *(("rafce", edit(UNITS, "3+L12", code), {}, "line 3: '0003.jpg .*' is not like '0001.jpg 1[+]4[+]L12'")
+      for code in ("3,12", "3 12", "AU3", "3+", "nil")),
+    *(("affectnet", affect(name, value), {}, f"{name}: not one number|{says} '?{value}'? of train_set/images/7.jpg")
+      for name, value, says in (("val", "1.5", "valence"), ("aro", "x", "arousal"), ("aro", "nan", "arousal"))),
+    ("affectnet", lambda root: np.save(root / "train_set/annotations/7_val.npy", np.zeros(3)), {}, "not one number"),
     ("affectnet", keep, {"val_as": "train"}, "choose from val, test"),
     ("affectnet", keep, {"classes": "cexpr7"}, "choose from basic8, basic7"),
     ("affectnet", keep, {"crop": "crops"}, "nothing to crop"),
