@@ -195,6 +195,7 @@ def weights_show(
 def weights_convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A weights file of any kind.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where to write it, as .safetensors.")],
+    entry: Annotated[str, typer.Option(help="Where in the file they are, of several: model, student.backbone.")] = "",
     classes: Annotated[str, typer.Option(help="Order of its classes: a data set, taxonomy or names.")] = "",
     overwrite: Overwrite = False,
 ) -> Report:
@@ -202,7 +203,7 @@ def weights_convert(
     from twofold.extract.encoders.classifier import class_order
     from twofold.extract.encoders.report import convert
 
-    return convert(source, out, classes=class_order(classes) if classes else (), overwrite=overwrite)
+    return convert(source, out, entry=entry, classes=class_order(classes) if classes else (), overwrite=overwrite)
 
 
 @app.command()

@@ -222,14 +222,9 @@ def load_weights(name: str, weights: str | None, *, folder: Path, build: Build) 
     plain, options = split_name(name)
     path = find_weights(published_weights(plain), weights=weights, folder=folder)
     checkpoint, extra = split_entries(read_checkpoint(path, entry=options.get(ENTRY, "")))
-    if checkpoint.others:
-        log.info("%s holds several sets of weights: those under %r are taken; %s?%s=%s takes the others", path.name,
-                 checkpoint.container, plain, ENTRY, checkpoint.others[0])
-    if checkpoint.unread:
-        log.info("%s also holds an average of the weights that cannot be read by name, under %s: it is not used",
-                 path.name, " and ".join(map(repr, checkpoint.unread)))
     with seeded(0):  # the constructors' random numbers are not used
         built, checkpoint = _build_for(checkpoint, build)
+    _say_choice(checkpoint, plain)
     names = {built.rename(entry): entry for entry in checkpoint.tensors}
     tensors = dict(built.entries or {entry: checkpoint.tensors[spelled] for entry, spelled in names.items()})
     resampled = ""
@@ -244,12 +239,22 @@ def load_weights(name: str, weights: str | None, *, folder: Path, build: Build) 
 def _build_for(checkpoint: Checkpoint, build: Build) -> tuple[Architecture, Checkpoint]:
     """The network for a checkpoint, and the checkpoint with the network's names."""
     built = build(checkpoint=checkpoint)
-    unwrapped = without_wrapper(built.network, checkpoint)
+    unwrapped = without_wrapper(built.network, checkpoint, heads=built.heads, rename=built.rename)
     if unwrapped is not checkpoint:
         built = build(checkpoint=unwrapped)
-    if checkpoint.others:
-        built = replace(built, name=f"{built.name}, weights of {checkpoint.container}")
+    if unwrapped.others:
+        built = replace(built, name=f"{built.name}, weights of {unwrapped.container}")
     return built, unwrapped
+
+
+def _say_choice(checkpoint: Checkpoint, name: str) -> None:
+    if checkpoint.others:
+        log.info("%s holds several sets of weights: those under %r are taken; %s?%s=%s takes the others%s",
+                 checkpoint.path.name, checkpoint.container, name, ENTRY, checkpoint.others[0],
+                 f" (or {', '.join(checkpoint.others[1:4])})" if checkpoint.others[1:] else "")
+    if checkpoint.unread:
+        log.info("%s also holds an average of the weights that cannot be read by name, under %s: it is not used",
+                 checkpoint.path.name, " and ".join(map(repr, checkpoint.unread)))
 
 
 # ------------------------------------------------------- random weights, with which embeddings differ between faces

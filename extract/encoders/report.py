@@ -99,10 +99,11 @@ def _text_of(value: object) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------- `convert`
-def convert(source: Path, target: Path, *, classes: Sequence[str] = (), overwrite: bool = False) -> WeightsReport:
+def convert(source: Path, target: Path, *, entry: str = "", classes: Sequence[str] = (), overwrite: bool = False
+            ) -> WeightsReport:
     """Write the weights of `source` as safetensors, whole or not at all; what was in it.
 
-    classes: of the checkpoint's classifier, in order, kept in the file; overwrite: an older conversion. Raises
+    entry: the one of several that the weights are under; classes: of the checkpoint's classifier, in order, kept in the file; overwrite: an older conversion. Raises
     InputError for a source without weights, or a target with another suffix.
     """
     from safetensors.torch import save_file
@@ -116,7 +117,7 @@ def convert(source: Path, target: Path, *, classes: Sequence[str] = (), overwrit
                       repeatable=True)
     output = Output(target, kind, overwrite, [source])
     output.check()
-    checkpoint = read_checkpoint(source)
+    checkpoint = read_checkpoint(source, entry=entry)
     if is_quantised(checkpoint.tensors):
         raise InputError(f"{source} {describe_architecture(checkpoint.tensors)}")
     metadata = checkpoint.metadata | {"source_sha256": checkpoint.metadata.get("source_sha256") or file_sha256(source)}
@@ -132,6 +133,6 @@ def convert(source: Path, target: Path, *, classes: Sequence[str] = (), overwrit
         f"{facts['looks_like']}",
         *(f"  entry {name or '(the file itself)'}: {kind}" for name, kind in facts["entries"].items()),
         *(f"  left out, not run: {name} x {count}" for name, count in facts["dropped"].items()),
-        *([f"  taken: {facts['container']}"] if checkpoint.others else []),
+        *([f"  taken: {facts['container']} (--entry {checkpoint.others[0]} takes the others)"] if checkpoint.others else []),
         *(f"  not read, an average of the weights without their names: {name}" for name in checkpoint.unread),
         *([f"  classes: {facts['classes']}"] if facts["classes"] else []), f"wrote {target}"], facts)

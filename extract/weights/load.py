@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import isqrt
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from twofold.data.utils.errors import InputError
-from twofold.extract.weights.read import Checkpoint
+from twofold.extract.weights.read import PLAIN_NAME, Checkpoint, is_average
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +39,51 @@ MARKS = (  # an entry that only this network has, and the entry of its classifie
 )
 
 
-def without_wrapper(network: nn.Module, checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint without the first word that a wrapper (Lightning's `model.`, `backbone.`, ...) put before
-    its names, if that gives all names of `network`; else as it is."""
-    expected = {name for name in network.state_dict() if not name.endswith(UNUSED)}
-    words = dict.fromkeys(name.partition(".")[0] for name in checkpoint.tensors)
-    for word in words if not expected <= checkpoint.tensors.keys() else ():
-        renamed = {name.removeprefix(f"{word}."): tensor for name, tensor in checkpoint.tensors.items()}
-        if expected <= renamed.keys():
-            return replace(checkpoint, tensors=renamed)
-    return checkpoint
+def without_wrapper(network: nn.Module, checkpoint: Checkpoint, *, heads: tuple[str, ...],
+                    rename: Callable[[str], str]) -> Checkpoint:
+    """The checkpoint with the names of `network`, whatever path of wrappers (Lightning's `model.`, `model.backbone.`,
+    a mean teacher's `teacher.`) stands before them; as it is where no path gives all names.
+
+    Of several such networks those of the right shapes are preferred, then averages (see `is_average`), then the first;
+    `others` has the others. What lies outside of the path belongs to other modules (a loss, a queue): it is left out,
+    and said, but for classifiers (entries that begin with one of `heads`). rename: from the file's names.
+    """
+    expected = {name: tensor.shape for name, tensor in network.state_dict().items() if not name.endswith(UNUSED)}
+    anchor, tensors = next(iter(expected), ""), checkpoint.tensors
+    paths = dict.fromkeys(name[:start] for name in tensors for start in (0, *_word_ends(name))
+                          if rename(name[start:]) == anchor and (not start or PLAIN_NAME.fullmatch(name[:start])))
+    fitting: dict[str, bool] = {}
+    for path in paths:
+        shapes = {rename(name.removeprefix(path)): tensor.shape for name, tensor in tensors.items()
+                  if name.startswith(path)}
+        if expected.keys() <= shapes.keys():
+            fitting[path] = all(shapes[name] == shape for name, shape in expected.items())
+    order = sorted(fitting, key=lambda path: (not fitting[path], not is_average(path)))
+    if order in ([], [""]):
+        return checkpoint
+    chosen, *others = order
+    nested = tuple(path for path in others if path and not chosen.startswith(path))
+    kept = {name.removeprefix(chosen): tensor for name, tensor in tensors.items()
+            if name.startswith(chosen) and not name.startswith(nested)}
+    outside = [name for name in tensors if not name.startswith((chosen, *nested))]
+    left_out = []
+    for name in outside:  # of `model.backbone.`, `model.fc.weight` is the classifier
+        parent = max((chosen[:end] for end in _word_ends(chosen) if name.startswith(chosen[:end])), key=len, default="")
+        if name.removeprefix(parent).startswith(heads or ("\0",)) and "" not in others:
+            kept.setdefault(name.removeprefix(parent), tensors[name])
+        elif "" not in others:
+            left_out.append(name)
+    if left_out:
+        log.info("%s: %d of its %d tensors are no part of this network and left out (%s)", checkpoint.path.name,
+                 len(left_out), len(tensors), ", ".join(left_out[:3]))
+    alike = tuple(path.rstrip(".") for path in others if path and fitting[path] == fitting[chosen])
+    named = {"container": chosen.rstrip(".") or checkpoint.container, "others": alike} if alike else {}
+    return replace(checkpoint, tensors=kept, **named)
+
+
+def _word_ends(name: str) -> list[int]:
+    """Where each word of a name and its dot end."""
+    return [place + 1 for place, letter in enumerate(name) if letter == "."]
 
 
 def load_strictly(network: nn.Module, checkpoint: Checkpoint, *, heads: tuple[str, ...]) -> list[str]:

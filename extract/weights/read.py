@@ -16,13 +16,13 @@ from safetensors import SafetensorError, safe_open
 from twofold.data.utils.errors import InputError
 from twofold.extract.weights.pickles import Array, StandIn, TooMuch, bounded_memory, read_pickle, read_zip
 
-#: where averaged weights are kept beside those of the last step; like timm, they are taken before CONTAINERS
-AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model")
-#: a word of other names (split at _ and .) under which averages are looked for, beside weights of the last step
-AVERAGE_WORDS = {"ema", "swa", "average", "averaged", "shadow"}
-AVERAGE_LEVELS = 2  #: below such a name
-MAX_PARTS = 1_000  #: looked at there
+#: words of the names (split at _ and .) of averaged weights: of an EMA, of stochastic weight averaging, of a mean teacher
+AVERAGE_WORDS = {"ema", "swa", "average", "averaged", "shadow", "teacher"}
+LEVELS = 2  #: of entries below the top in which weights are looked for
+MAX_PARTS = 1_000  #: looked at
+SMALL_SHARE = 10  #: a set with less than a tenth of the tensors of the largest is no network: a loss, statistics
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_.]{1,80}")  #: of an entry that may be shown and asked for
+#: where weights usually are; of several sets the first of these is taken, where none is an average
 CONTAINERS = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params")
 PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
 MAX_MODULES = 20_000  #: of a whole pickled model
@@ -42,10 +42,10 @@ OTHER_FILES = {
 class Checkpoint:
     """The weights of a file and what else was in it.
 
-    container: the entry that the weights were under, "" for the file itself; others: further entries with weights,
-    where some are averaged; unread: entries with what seems an average of the weights, but without or under other
-    names; entries: top-level entries and what each is; dropped: names of classes and functions that
-    were left unread, with how often.
+    container: the entry that the weights were under, "" for the file itself; others: further entries with as many
+    weights, or nearly; unread: entries with what seems an average of the weights, but without or under other names;
+    entries: top-level entries and what each is; dropped: names of classes and functions that were left unread, with
+    how often.
     """
 
     path: Path
@@ -68,9 +68,10 @@ class Checkpoint:
 def read_checkpoint(path: Path, *, entry: str = "") -> Checkpoint:
     """Read safetensors, torch files new and old (whole pickled models, too), and plain pickles of arrays, all as data.
 
-    entry: the one that the weights are under, where there are several; by default the averaged ones (EMA). Raises
-    InputError that says what the file is instead: an error page, a Git LFS pointer, a cut-off download, an optimizer's
-    state, or something else.
+    entry: the one that the weights are under, such as `model`, `ema.module` or the first words of names in it,
+    `student.backbone`. By default averaged ones that match the others, then the first of CONTAINERS, then the largest.
+    Raises InputError that says what the file is instead: an error page, a Git LFS pointer, a cut-off download, an
+    optimizer's state, or something else.
     """
     if not path.is_file():
         raise InputError(f"{path}: there is no such weights file")
@@ -83,8 +84,7 @@ def read_checkpoint(path: Path, *, entry: str = "") -> Checkpoint:
             if start[4:9] == b"\0\0\0\0{":  # the length of a header as 64 bits, and its first character
                 with safe_open(path, framework="pt") as file:
                     tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-                    return Checkpoint(path=path, format="safetensors", tensors=_without_prefixes(tensors),
-                                      metadata=file.metadata() or {}, entries={"": f"{len(tensors)} tensors"})
+                    return _checkpoint(path, entry, "safetensors", tensors, {}, file.metadata() or {})
             if start[:4] == b"PK\x03\x04":
                 return _checkpoint(path, entry, "torch", *read_zip(path, size))
             if start[:1] == b"\x80":
@@ -129,63 +129,99 @@ def file_sha256(path: Path) -> str:
 
 
 # ------------------------------------------------------------------------------------- from objects to a state dict
-def _checkpoint(path: Path, entry: str, form: str, tree: Any, dropped: dict[str, int]) -> Checkpoint:
+def _checkpoint(path: Path, entry: str, form: str, tree: Any, dropped: dict[str, int],
+                metadata: dict[str, str] | None = None) -> Checkpoint:
     if isinstance(tree, StandIn):
         tree, form = _module_state(tree) or tree, f"{form}, a whole pickled model"
-    elif isinstance(tree, Mapping):
-        tree = {name: (isinstance(value, StandIn) and _module_state(value)) or value for name, value in tree.items()}
-    names: list[str] = []
-    sets: dict[str, Mapping] = {}
-    averages: dict[str, Mapping] = {}
-    unread: list[str] = []
-    if isinstance(tree, Mapping):
-        names = [name for name in (*AVERAGED, *CONTAINERS)
-                 if isinstance(tree.get(name), Mapping) and _share_of_tensors(tree[name]) > 0.5]
-        names = names or ([""] if _share_of_tensors(tree) == 1 else [])
-        sets = {name: tree[name] if name else tree for name in names}
-        averages, unread = _find_averages(tree, sets)
-        sets = {name: sets[name] for name in names if name in AVERAGED} | averages | sets
-        names = list(sets)
+    sets = _find_sets(tree)
+    names = _by_preference(sets)
     if not names:
         classes = f" (it also names {', '.join(list(dropped)[:3])}; none of that was run)" if dropped else ""
         raise InputError(f"{path} {_why_no_weights(tree)}{classes}")
-    if entry and entry not in names:
-        raise InputError(f"{path} holds no weights under {entry!r}: it has them under {', '.join(map(repr, names))}")
-    container = entry or names[0]
-    tensors = {name: _tensor(value) for name, value in _named_tensors(sets[container]).items()}
+    container, taken = names[0], sets[names[0]]
+    if entry:
+        container, taken = entry, sets.get(entry) or next(filter(None, (below(sets[name], entry) for name in names)), {})
+    if not taken:
+        words = dict.fromkeys(word for word in (name.partition(".")[0] for name in _named_tensors(sets[names[0]]))
+                              if PLAIN_NAME.fullmatch(word))
+        raise InputError(f"{path} holds no weights under {entry!r}: it has them under "
+                         f"{', '.join(map(repr, [*filter(None, names), *words][:12]))}")
+    tensors = {name: _tensor(value) for name, value in _named_tensors(taken).items()}
+    unread = _unread_averages(tree, sets)
+    others = [name for name in names
+              if name not in ("", container, *unread) and 2 * len(sets[name]) >= len(taken)]
     return Checkpoint(path=path, format=form, tensors=_without_prefixes(tensors), container=container, dropped=dropped,
-                      others=tuple(name for name in names if name != container)
-                      if averages or {*names} & {*AVERAGED} else (), unread=tuple(unread), entries=_description(tree))
+                      others=tuple(others), unread=tuple(unread if container == names[0] else ()),
+                      entries=_description(tree), metadata=metadata or {})
 
 
-def _find_averages(tree: Mapping, sets: Mapping[str, Mapping]) -> tuple[dict[str, Mapping], list[str]]:
-    """Averages of the raw state dicts among `sets`, by top-level entry; and entries that seem one but have not the same
-    names and shapes: shadow parameters in a list, without buffers, or inside the state dict itself."""
-    raw = [entries for name, entries in sets.items() if name not in AVERAGED]
-    raw_names, raw_shapes = [_names_and_shapes(entries) for entries in raw], [_shapes(entries) for entries in raw]
-    averages: dict[str, Mapping] = {}
-    unread: list[str] = []
-    seen: set[int] = set()
-    outside = {name: value for name, value in tree.items() if name not in sets and _is_average(name)} if raw else {}
-    parts = ((name, part) for name, value in outside.items() for part in _parts(value, AVERAGE_LEVELS, seen))
-    for name, part in islice(parts, MAX_PARTS):
-        if name in averages:
+def below(entries: Mapping, words: str) -> dict[str, Any]:
+    """The entries whose names begin with these words and a dot, without them."""
+    return {name.removeprefix(f"{words}."): value for name, value in entries.items()
+            if isinstance(name, str) and name.startswith(f"{words}.")}
+
+
+def _find_sets(tree: Any) -> dict[str, Mapping]:
+    """Every set of named weights in a file, by its entry (`ema`, or `ema.module` where `ema` has several), each once,
+    since a file can hold one object many times. A set of weights is mostly tensors."""
+    if _share_of_tensors(tree) > 0.5:
+        return {"": tree}
+    found: dict[str, list[tuple[str, Mapping]]] = {}
+    seen = {id(tree)}
+    waiting = [(name, name, value, 0) for name, value in islice(_inner(tree), MAX_PARTS)]
+    for _ in range(MAX_PARTS):
+        if not waiting:
+            break
+        top, path, part, level = waiting.pop(0)
+        part = _module_state(part) or part if isinstance(part, StandIn) else part
+        if id(part) in seen:
             continue
-        if isinstance(part, Mapping) and _share_of_tensors(part) > 0.5 and _names_and_shapes(part) in raw_names:
-            averages[name] = part
-        elif any(_seems_average(part, shapes) for shapes in raw_shapes):
-            unread.append(name)
-    for entries in raw:
-        by_word: dict[str, dict] = {}
-        for name, value in _named_tensors(entries).items():
-            by_word.setdefault(name.partition(".")[0], {})[name] = value
-        inside = {word: by_word.pop(word) for word in [*by_word] if _is_average(word)}
-        rest = _shapes({name: value for values in by_word.values() for name, value in values.items()})
-        unread += [word for word, values in inside.items() if _seems_average(values, rest)]
-    return averages, [name for name in dict.fromkeys(unread) if name not in averages]
+        seen.add(id(part))
+        if _share_of_tensors(part) > 0.5:
+            found.setdefault(top, []).append((path, part))
+        elif level < LEVELS:
+            waiting += [(top, f"{path}.{name}", inner, level + 1) for name, inner in islice(_inner(part), MAX_PARTS)]
+    sets = {top if len(parts) == 1 else path: part for top, parts in found.items() for path, part in parts}
+    most = max(map(len, sets.values()), default=0)
+    return {name: part for name, part in sets.items() if SMALL_SHARE * len(part) >= most}
 
 
-def _is_average(name: object) -> bool:
+def _inner(part: Any) -> Iterator[tuple[str, Any]]:
+    """What a part of a file holds, by plain names; nothing of an optimizer, whose averages have the weights' shapes."""
+    if isinstance(part, list | tuple):
+        yield from ((str(place), value) for place, value in enumerate(part))
+    elif isinstance(part, Mapping) and "param_groups" not in part:
+        yield from ((name, value) for name, value in part.items()
+                    if isinstance(name, str) and PLAIN_NAME.fullmatch(name) and not name.startswith("optim"))
+
+
+def _by_preference(sets: Mapping[str, Mapping]) -> list[str]:
+    """Names of the sets, the one to take first: averages of others, as timm takes them; usual names; large ones."""
+    shapes = {name: _names_and_shapes(entries) for name, entries in sets.items()}
+    raw = [shapes[name] for name in sets if not is_average(name)]
+    averages = [name for name in sets if is_average(name) and shapes[name] in raw]
+    place = {name: number for number, name in enumerate(CONTAINERS)}
+    rest = [name for name in sets if name not in averages]
+    rest.sort(key=lambda name: (place.get(name, len(place)), is_average(name), -len(sets[name])))
+    return averages + rest
+
+
+def _unread_averages(tree: Any, sets: Mapping[str, Mapping]) -> list[str]:
+    """Entries that seem an average of weights but have not their names: shadow parameters in a list, or without
+    buffers."""
+    raw = [_shapes(entries) for name, entries in sets.items() if not is_average(name)]
+    same = [_names_and_shapes(entries) for name, entries in sets.items() if not is_average(name)]
+    unread, seen = [], set()
+    for name, value in islice(_inner(tree), MAX_PARTS) if raw else ():
+        for part in _parts(value, LEVELS, seen) if is_average(name) else ():
+            named = isinstance(part, Mapping) and _names_and_shapes(part) in same
+            if not named and any(_seems_average(part, shapes) for shapes in raw):
+                unread.append(name)
+    return list(dict.fromkeys(unread))
+
+
+def is_average(name: object) -> bool:
+    """Whether an entry's name says that its weights are averaged ones."""
     return (isinstance(name, str) and PLAIN_NAME.fullmatch(name) is not None
             and not AVERAGE_WORDS.isdisjoint(re.split("[_.]", name.lower())))
 
@@ -256,7 +292,9 @@ def _without_prefixes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     return tensors
 
 
-def _share_of_tensors(entries: Mapping) -> float:
+def _share_of_tensors(entries: Any) -> float:
+    if not isinstance(entries, Mapping):
+        return 0.0
     return sum(isinstance(name, str) and _is_tensor(value) for name, value in entries.items()) / max(1, len(entries))
 
 
@@ -275,9 +313,10 @@ def _tensor(value: Any) -> torch.Tensor:
 
 def _description(tree: Any) -> dict[str, str]:
     """The top-level entries and what each is, for a person."""
-    if _share_of_tensors(tree) == 1:
+    if _share_of_tensors(tree) > 0.5:
         return {"": f"{len(tree)} tensors"}
-    return {str(name)[:80]: _kind(value) for name, value in list(tree.items())[:50]}
+    held = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
+    return {str(name)[:80]: _kind(value) for name, value in islice(held, 50)}
 
 
 def _kind(value: object) -> str:

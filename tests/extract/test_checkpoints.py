@@ -232,9 +232,6 @@ def test_averaged_weights_are_taken_as_timm_does_and_the_others_can_be_had(tmp_p
     lambda raw, mean, parameters: {"model": raw, "my_ema": {"decay": 0.99, "shadow_params": [*parameters.values()]}},
     lambda raw, mean, parameters: {"model": raw, "my_ema": {"shadow": parameters}},  # without buffers
     lambda raw, mean, parameters: {"model": raw, "my_ema": {f"other{i}": v for i, v in enumerate(mean.values())}},
-    lambda raw, mean, parameters: {"state_dict": {f"{word}.{name.replace('.', '') if word == 'my_ema' else name}": value
-                                   for word, values in (("model", raw), ("my_ema", parameters))
-                                   for name, value in values.items()}},
 ])
 def test_an_average_that_cannot_be_read_by_name_is_said(tmp_path, caplog, layout):
     import timm
@@ -245,12 +242,7 @@ def test_an_average_that_cannot_be_read_by_name_is_said(tmp_path, caplog, layout
     torch.save(layout(raw, mean, {name: mean[name] for name, _ in model.named_parameters()}), path)
     torch.save({"model": raw}, tmp_path / "raw.pth")
     caplog.set_level("INFO")
-    inside = "state_dict" in read_checkpoint(path).entries
-    if inside:  # names that are not the network's are refused
-        with pytest.raises(InputError, match=r"unexpected \(my_ema"):
-            load("timm:test_resnet", path)
-    else:
-        assert load("timm:test_resnet", path).weights == load("timm:test_resnet", tmp_path / "raw.pth").weights
+    assert load("timm:test_resnet", path).weights == load("timm:test_resnet", tmp_path / "raw.pth").weights
     assert "last.pth also holds an average of the weights that cannot be read by name, under 'my_ema'" in caplog.text
     assert "several sets" not in caplog.text
 
@@ -264,24 +256,78 @@ def test_no_average_is_seen_in_other_entries(tmp_path):
     checkpoint = read_checkpoint(tmp_path / "w.pth")
     assert_whole(checkpoint.tensors)
     assert (checkpoint.container, checkpoint.others, checkpoint.unread) == ("model", (), ())
-    torch.save({"params_ema": WEIGHTS}, tmp_path / "w.pth")  # nothing to compare with
-    with pytest.raises(InputError, match="holds no weights, only 'params_ema'"):
-        read_checkpoint(tmp_path / "w.pth")
 
 
-@pytest.mark.parametrize("wrap", [
-    lambda state: {"state_dict": {f"model.{name}": value for name, value in state.items()}},
-    lambda state: {"model": {f"encoder.{name}": value for name, value in state.items()}, "epoch": 3},
-    lambda state: {"n_averaged": torch.tensor(3), **{f"module.{name}": value for name, value in state.items()}},
+def under(path: str, state: dict) -> dict:
+    return {f"{path}.{name}": value for name, value in state.items()}
+
+
+@pytest.mark.parametrize("wrap, left_out", [
+    (lambda state: {"state_dict": under("model", state)}, ""), (lambda state: {"model": under("encoder", state)}, ""),
+    (lambda state: {"n_averaged": torch.tensor(3), **under("module", state)}, ""),
+    (lambda state: {"state_dict": under("model.backbone", state)}, ""),
+    (lambda state: under("_forward_module.model.net.encoder", state), ""),
+    (lambda state: {"state_dict": {**under("module.encoder", state), "module.loss.weight": torch.ones(7)}},
+     "1 of its 78 tensors are no part of this network and left out (loss.weight)"),
+    (lambda state: {**under("model.backbone", {name: value for name, value in state.items() if name[:3] != "fc."}),
+                    **{f"model.{name}": value for name, value in state.items() if name[:3] == "fc."},
+                    "queue": torch.ones(3)}, "left out (queue)"),
+    (lambda state: {"state_dict": {**under("model", state), **{f"my_ema.{name.replace('.', '')}": value for name, value
+                                                               in state.items()}}}, "left out (my_ema.conv10weight, "),
+    (lambda state: {"weights": {"params": state}}, ""), (lambda state: [state], ""),
+    (lambda state: {"params_ema": state, "epoch": 3}, ""), (lambda state: {"ema": {"module": state, "updates": 3}}, ""),
+    (lambda state: {"epoch": 3, "best": 0.5, **state}, ""),
 ])
-def test_what_a_wrapper_puts_before_the_names_is_removed(tmp_path, wrap):
+def test_what_wrappers_put_before_the_names_is_removed(tmp_path, caplog, wrap, left_out):
     import timm
 
     state = timm.create_model("test_resnet", num_classes=7).state_dict()
+    state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "plain.pth")
     torch.save(wrap(state), tmp_path / "wrapped.pth")
+    caplog.set_level("INFO")
     plain, wrapped = (load("timm:test_resnet", tmp_path / f"{name}.pth") for name in ("plain", "wrapped"))
-    assert (wrapped.weights, wrapped.unnamed_classes) == (plain.weights, 7)
+    assert (wrapped.weights, wrapped.architecture, wrapped.unnamed_classes) == (plain.weights, "timm.test_resnet", 7)
+    assert left_out in caplog.text and ("left out" in caplog.text) == bool(left_out) and "several" not in caplog.text
+
+
+@pytest.mark.parametrize("layout, taken, other", [  # of the last step's weights and those that are taken
+    (lambda raw, mean: {"student": under("module.backbone", raw), "teacher": under("backbone", mean)},
+     "teacher", "student"),
+    (lambda raw, mean: {"state_dict": under("model", raw) | under("teacher", mean)}, "teacher", "model"),
+    (lambda raw, mean: {"state_dict": under("model", raw) | under("model_ema.module", mean)}, "model_ema.module",
+     "model"),
+    (lambda raw, mean: under("student.backbone", raw) | under("teacher.backbone", mean) | {
+        "student.head.weight": torch.ones(9, 96), "center": torch.ones(1, 9)}, "teacher.backbone", "student.backbone"),
+    (lambda raw, mean: under("encoder_q", mean) | under("encoder_k", raw) | {"queue": torch.ones(3)}, "encoder_q",
+     "encoder_k"),
+    (lambda raw, mean: {"online": mean, "target": raw}, "online", "target"),
+    (lambda raw, mean: {"model": mean, "best_model": raw}, "model", "best_model"),
+    (lambda raw, mean: {"g": raw, "g_ema": mean}, "g_ema", "g"),
+    (lambda raw, mean: {"student": mean, "teacher": {name: value[:1] for name, value in raw.items() if value.ndim}},
+     "student", ""),  # of a larger teacher whose knowledge was distilled
+    (lambda raw, mean: under("teacher", {name: torch.cat([value, value]) for name, value in raw.items() if value.ndim}
+                             ) | under("student", mean), "student", ""),
+])
+def test_of_two_networks_in_a_file_one_is_taken_by_rule_and_the_other_offered(tmp_path, caplog, layout, taken, other):
+    import timm
+
+    mean = timm.create_model("test_resnet", num_classes=7).state_dict()
+    raw = {name: value * 2 if value.is_floating_point() else value for name, value in mean.items()}
+    for name, tree in (("two", layout(raw, mean)), ("raw", raw), ("mean", mean)):
+        torch.save(tree, tmp_path / f"{name}.pth")
+    weights = {name: load("timm:test_resnet", tmp_path / f"{name}.pth").weights for name in ("raw", "mean")}
+    caplog.set_level("INFO")
+    assert load("timm:test_resnet", tmp_path / "two.pth").weights == weights["mean"]
+    if other:
+        said = f"those under '{taken}' are taken; timm:test_resnet?entry={other} takes the others"
+        assert said in caplog.text
+        assert load(f"timm:test_resnet?entry={other}", tmp_path / "two.pth").weights == weights["raw"]
+        convert(tmp_path / "two.pth", tmp_path / "raw.safetensors", entry=other)
+        assert load("timm:test_resnet", tmp_path / "raw.safetensors").weights == weights["raw"]
+    assert load(f"timm:test_resnet?entry={taken}", tmp_path / "two.pth").weights == weights["mean"]
+    with pytest.raises(InputError, match=f"no weights under 'nope': it has them under .*'{taken.partition('.')[0]}"):
+        convert(tmp_path / "two.pth", tmp_path / "nope.safetensors", entry="nope")
 
 
 def test_weights_of_other_kinds_are_named(tmp_path):
