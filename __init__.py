@@ -95,8 +95,8 @@ class Encoder:
     def __init__(self, name: str, *, weights: Path | str | None = None, device: str = "auto", precision: str = "auto"):
         from twofold.extract.encoders.registry import load_encoder
 
-        self._network: Network = load_encoder(name, weights=None if weights is None else str(weights), device=device,
-                                              precision=precision)
+        self._network: Network = load_encoder(name, weights=None if weights is None else str(weights),
+                                              device=str(device), precision=precision)
         self.dim = self._network.dim
 
     def embed(self, images: Sequence[Image | np.ndarray | Path | str] | Image | np.ndarray | Path | str) -> np.ndarray:
@@ -250,7 +250,7 @@ class Run:
         from twofold.data.labels import BASIC
         from twofold.fuse.core.settings import HEAD_TYPES
 
-        if isinstance(inputs, np.ndarray) and inputs.ndim == 2:
+        if getattr(inputs, "ndim", 0) or (isinstance(inputs, list | tuple) and not all(map(_is_image, inputs))):
             return self._frame(pd.DataFrame(), self._run.probabilities(inputs))
         if isinstance(inputs, Store) or (isinstance(inputs, str | Path) and Path(inputs).is_dir()):
             return self._predict_store(Path(inputs.path if isinstance(inputs, Store) else inputs))
@@ -310,6 +310,10 @@ def encoders_of(run: TrainedRun, weights: Sequence[str], device: str) -> Matchin
                             dims=run.head.spec.dims)
 
 
+def _is_image(image: object) -> bool:
+    return isinstance(image, str | Path) or hasattr(image, "save")
+
+
 def _file_content(image: Image | Path | str) -> bytes:
     """The bytes of an image file; of an image in memory, as PNG."""
     import io
@@ -321,11 +325,11 @@ def _file_content(image: Image | Path | str) -> bytes:
     return file.getvalue()
 
 
-def _names(given: Sequence[str] | str) -> list[str]:
-    """One name, names between commas, or a list of names."""
+def _names(given: Sequence[str] | str | None) -> list[str]:
+    """One name, names between commas, or a list of names; None is an empty one."""
     from twofold.data.utils.options import split_names
 
-    return split_names(given) if isinstance(given, str) else list(map(str, given))
+    return split_names(str(given)) if isinstance(given, str | Path) else list(map(str, given or ()))
 
 
 def _array(names: Sequence[str]) -> np.ndarray:

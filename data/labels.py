@@ -140,7 +140,8 @@ def builtin_taxonomy(name: str) -> Taxonomy:
     """The built-in taxonomy of that name. Raises InputError listing those there are."""
     builtin = {classes.name: classes for classes in TAXONOMIES}
     if name not in builtin:
-        raise InputError(f"unknown classes {name!r}: choose from {', '.join(builtin)}, or give a FILE.toml of your own")
+        raise InputError(f"unknown classes {name!r}: choose from {', '.join(builtin)}, or give "
+                         "two or more names of your own between commas, or a FILE.toml")
     return builtin[name]
 
 

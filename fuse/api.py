@@ -19,7 +19,7 @@ from twofold.fuse.core.settings import Settings, resolve
 from twofold.fuse.experiment import cross_validate, experiment_on
 from twofold.fuse.heads.head import run_on_array
 from twofold.fuse.metrics.scores import apply_temperature, confusion_matrix
-from twofold.fuse.runs.read import check_features
+from twofold.fuse.runs.read import as_features
 from twofold.fuse.tables import describe_comparison
 
 
@@ -95,10 +95,10 @@ class Head:
         """(N, C) calibrated probabilities in the order of `classes_`; features: as `fit` had, or their X."""
         if not hasattr(self, "_trained"):
             raise InputError("the head is not trained: call fit first")
-        X = features.X if isinstance(features, Features) else np.asarray(features)
         head = self._trained.head
-        check_features(X, head.spec.dims, [self._names[k] for k in self._trained.streams])
-        output = run_on_array(head, np.ascontiguousarray(X, np.float32))
+        X = as_features(features.X if isinstance(features, Features) else features, head.spec.dims,
+                        [self._names[k] for k in self._trained.streams])
+        output = run_on_array(head, X)
         return apply_temperature(output.probabilities.mean(axis=0), self._trained.temperature)
 
     def predict(self, features: Features | np.ndarray) -> np.ndarray:
@@ -170,6 +170,8 @@ def _resolve(features: Features | None, head: str, random_state: int | None, set
     if joined := [name for name in ("backbones", "views", "extra_views", "target", "classes") if name in settings]:
         raise InputError(f"{', '.join(joined)}: decided by the features already; choose in Store.features(...)")
     if random_state is not None:
+        if not isinstance(random_state, int | np.integer):
+            raise InputError(f"random_state is {str(random_state)[:80]}: give a whole number, from which all is drawn")
         settings = settings | {"seed": int(random_state)}
     taxonomy = features._joined.taxonomy if features else None
     classes = {"target": taxonomy.target, "classes": taxonomy.name} if taxonomy else {}
@@ -178,11 +180,14 @@ def _resolve(features: Features | None, head: str, random_state: int | None, set
 
 @contextlib.contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """torch with that many threads (None or -1: as it is) while something trains."""
+    """torch with that many threads (None or -1: as it is) while something trains, its tensors on the CPU unless said
+    otherwise, whatever a notebook has made the default device."""
+    usual = torch.get_default_device().type == "cpu"
     before = torch.get_num_threads()
     torch.set_num_threads(count if count and count > 0 else before)
     try:
-        yield
+        with contextlib.nullcontext() if usual else torch.device("cpu"):
+            yield
     finally:
         torch.set_num_threads(before)
 

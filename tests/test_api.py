@@ -1,9 +1,14 @@
 """The Python API on drawn faces: from a folder to figures, with a head of ours and one of scikit-learn's."""
 
+import contextlib
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import VotingClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
@@ -183,13 +188,89 @@ def test_a_setting_that_means_nothing_is_refused(features, settings, says):
 @pytest.mark.parametrize(("estimator", "settings", "says"), [
     (LinearSVC(), {"epochs": 3}, "epochs: settings of our heads; set those of LinearSVC on the estimator itself"),
     (LinearSVC(), {"seeds": 3, "lr": 0.1}, "lr, seeds"),
-    (SVC(decision_function_shape="ovo"), {}, "SVC gives 21 scores per sample for 7 classes"),
+    (SVC(decision_function_shape="ovo"), {}, "SVC gives scores of shape .*, 21\\) for .* samples and 7 classes"),
     (VotingClassifier([("a", LinearSVC())]), {}, "has neither predict_proba nor decision_function"),
     (Ridge(), {}, "Ridge is no scikit-learn classifier"),
+    (LinearSVC, {}, "give an estimator made of it, LinearSVC\\(\\)"),
 ])
 def test_an_estimator_that_cannot_be_is_a_sentence(features, estimator, settings, says):
     with pytest.raises(InputError, match=says):
         features.train(estimator, folds=2, **settings)
+
+
+class Scores(DummyClassifier):
+    """Gives what `change` makes of equal probabilities."""
+
+    def __init__(self, change=lambda shares: shares):
+        super().__init__()
+        self.change = change
+
+    def predict_proba(self, X):
+        return self.change(np.full((len(X), len(self.classes_)), 1 / len(self.classes_)))
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    (lambda shares: -shares, "gives no probabilities"), (lambda shares: 5 * shares, "gives no probabilities"),
+    (lambda shares: 0 * shares, "gives no probabilities"),
+    (lambda shares: shares + np.eye(7)[0] - np.eye(7)[1], "gives no probabilities"),
+    (lambda shares: np.log(shares), "gives no probabilities"), (lambda shares: shares.astype(str) + "x", "no table"),
+    (lambda shares: [[1], *shares], "no table of numbers"), (lambda shares: shares[:-1], "gives scores of shape"),
+    (lambda shares: np.where(np.eye(*shares.shape), np.nan, shares), "not finite"),
+    (lambda shares: shares.astype(np.float16), ""), (lambda shares: shares.astype(object).tolist(), ""),
+])
+def test_what_predict_proba_gives_must_be_a_distribution(features, change, says):
+    with pytest.raises(InputError, match=says) if says else contextlib.nullcontext():
+        features.train(Scores(change), folds=2)
+
+
+def test_tables_that_are_no_features_are_a_sentence(store, features, tmp_path):
+    X, none = features.X, features.X[:0]
+    store.fuse(out=tmp_path / "run", seeds=1, epochs=1, head="linear")
+    run, head = twofold.Run(tmp_path / "run"), twofold.Head("linear", seeds=1, epochs=1).fit(features)
+    large = X.astype(np.float64)
+    large[3, 3] = 1e300
+    wrong = [X.astype(object), X.astype(str), X + 0j, X > 0, None, [X[0], X[1][:3]], "abc", [{}], X[None], X[0], 7,
+             large, pd.DataFrame(X).astype(str), np.empty((0, 5)), []]
+    for model in (run, head):
+        for table in wrong:
+            with pytest.raises(InputError, match=r"table of real numbers|is needed|not finite"):
+                model.predict_proba(table)
+        expected = model.predict_proba(X)
+        for table in (X.astype(np.float64), X.tolist(), pd.DataFrame(X), torch.tensor(X, requires_grad=True)):
+            np.testing.assert_array_equal(model.predict_proba(table), expected)
+        assert model.predict_proba(none).shape == (0, 7) and len(model.predict(none)) == 0
+    np.testing.assert_array_equal(run.predict(pd.DataFrame(X))["prediction"], run.predict(X)["prediction"])
+    for table in (X[0], X[None], [1.0, 2.0], [X[0], X[1]]):
+        if np.ndim(table) != 2:
+            with pytest.raises(InputError, match="is needed"):
+                run.predict(table)
+
+
+@pytest.mark.parametrize(("settings", "says"), [
+    ({"epochs": 2.5}, "epochs.*give a whole number"), ({"epochs": "5"}, "give a whole number"),
+    ({"lr": "0.1"}, "give a number"), ({"head": {"mlp"}}, "unknown head|give a name"),
+    ({"random_state": np.random.RandomState(0)}, "random_state is RandomState.*give a whole number"),
+    ({"random_state": "7"}, "give a whole number"), ({"epochs": True}, "give a whole number")])
+def test_what_is_no_setting_is_answered_with_what_to_give(settings, says):
+    with pytest.raises(InputError, match=says):
+        twofold.Head(**({"head": "mlp"} | settings))
+
+
+def test_numbers_devices_and_lists_as_notebooks_have_them(store, features):
+    again = twofold.Head("mlp", random_state=np.int64(1), epochs=2.0, seeds=np.float64(1), device=torch.device("cpu"))
+    plain = twofold.Head("mlp", random_state=1, epochs=2, seeds=1).fit(features)
+    np.testing.assert_array_equal(again.fit(features).predict_proba(features), plain.predict_proba(features))
+    assert store.features(backbones=None, views=Path("original")).X.shape == features.X.shape
+    with pytest.raises(InputError, match=r"unknown classes 'calm': .*two or more names of your own"):
+        store.features(classes=["calm"])
+    torch.set_default_device("meta")
+    try:
+        head = twofold.Head("mlp", random_state=1, epochs=2, seeds=1).fit(features)
+        np.testing.assert_array_equal(head.predict_proba(features), plain.predict_proba(features))
+        encoder = twofold.Encoder(NETWORK, weights="random:0", device=torch.device("cpu"), precision="fp32")
+        assert np.ptp(encoder.embed(np.eye(40, dtype=np.uint8) * 255)) > 0 and torch.get_default_device().type == "meta"
+    finally:
+        torch.set_default_device(None)
 
 
 def test_features_of_another_width_are_a_sentence(store, features, tmp_path):

@@ -23,6 +23,8 @@ from twofold.data.utils.errors import InputError
 
 T = TypeVar("T")
 cli_option, cli_argument = typer.Option, typer.Argument  #: for functions that become verbs, where typer is not imported
+NEEDED = {int: "a whole number", float: "a number", bool: "True or False", str: "a name, or a list of names",
+          tuple: "a list of names"}  #: what a setting of a type has to be
 MAX_FLOAT = 1e300  #: more is a slip of the finger, or a hostile file
 MAX_TOML_BYTES = 1 << 18
 LONG_CHAIN = re.compile(r"""(?:[\w"'-]+\s*\.\s*){33}""")  #: a.a.a...: reading it takes the square of its length
@@ -97,13 +99,16 @@ def settings_from_record(kind: type[T], record: object) -> T:
         names = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
         if wanted is tuple and (names or isinstance(value, str)):
             value = tuple(split_names(value) if isinstance(value, str) else value)
-        elif wanted is str and (names or isinstance(value, Path)):
-            value = str(value) if isinstance(value, Path) else ",".join(value)
+        elif wanted is str and names:
+            value = ",".join(value)
+        elif wanted is str and (isinstance(value, Path) or type(value).__name__ == "device"):  # torch's
+            value = str(value)
+        elif wanted is int and type(value) is float and value.is_integer():
+            value = int(value)
         elif wanted is float and type(value) is int and abs(value) <= MAX_FLOAT:
             value = float(value)
         if type(value) is not wanted or (isinstance(value, float) and abs(value) > MAX_FLOAT):
-            needed = "a list of names" if wanted is tuple else f"{wanted.__name__}, not too large,"
-            raise InputError(f"setting {name!r} is {str(value)[:80]!r}: {needed} is needed")
+            raise InputError(f"setting {name!r} is {str(value)[:80]!r}: give {NEEDED[wanted]}")
         values[name] = value
     return kind(**values)
 

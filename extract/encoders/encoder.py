@@ -81,7 +81,7 @@ class Encoder:
 
         Raises InputError if not even one fits the device.
         """
-        return self.embed(torch.as_tensor(images)).cpu().numpy()
+        return self.embed(torch.from_numpy(images) if isinstance(images, np.ndarray) else images).cpu().numpy()
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """The same, in batches that fit, left on the device; on a card it is under way when this returns."""

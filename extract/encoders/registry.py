@@ -47,11 +47,12 @@ MAX_RANDOM_PARAMETERS = 150_000_000  #: that a run may ask for: 600 MB, more tha
 
 @contextlib.contextmanager
 def float32_default() -> Iterator[None]:
-    """Compute in float32, for which networks are built; a notebook may have set another dtype, or autocast."""
+    """Compute in float32 on the CPU, where networks are built; a notebook may have set another dtype or device, or
+    autocast."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast("cpu", enabled=False), torch.device("cpu"):
             yield
     finally:
         torch.set_default_dtype(before)

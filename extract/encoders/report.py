@@ -103,8 +103,9 @@ def convert(source: Path, target: Path, *, entry: str = "", classes: Sequence[st
             ) -> WeightsReport:
     """Write the weights of `source` as safetensors, whole or not at all; what was in it.
 
-    entry: the one of several that the weights are under; classes: of the checkpoint's classifier, in order, kept in the file; overwrite: an older conversion. Raises
-    InputError for a source without weights, or a target with another suffix.
+    entry: the one of several that the weights are under; classes: of the checkpoint's classifier, in order, kept in the
+    file; overwrite: an older conversion. Raises InputError for a source without weights, or a target with another
+    suffix.
     """
     from safetensors.torch import save_file
 
@@ -133,6 +134,6 @@ def convert(source: Path, target: Path, *, entry: str = "", classes: Sequence[st
         f"{facts['looks_like']}",
         *(f"  entry {name or '(the file itself)'}: {kind}" for name, kind in facts["entries"].items()),
         *(f"  left out, not run: {name} x {count}" for name, count in facts["dropped"].items()),
-        *([f"  taken: {facts['container']} (--entry {checkpoint.others[0]} takes the others)"] if checkpoint.others else []),
+        *(f"  taken: {facts['container']} (--entry {other} takes the others)" for other in checkpoint.others[:1]),
         *(f"  not read, an average of the weights without their names: {name}" for name in checkpoint.unread),
         *([f"  classes: {facts['classes']}"] if facts["classes"] else []), f"wrote {target}"], facts)

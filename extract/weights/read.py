@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from twofold.data.utils.errors import InputError
 from twofold.extract.weights.pickles import Array, StandIn, TooMuch, bounded_memory, read_pickle, read_zip
 
-#: words of the names (split at _ and .) of averaged weights: of an EMA, of stochastic weight averaging, of a mean teacher
+#: words (split at _ and .) in the names of averaged weights: of an EMA, stochastic weight averaging, a mean teacher
 AVERAGE_WORDS = {"ema", "swa", "average", "averaged", "shadow", "teacher"}
 LEVELS = 2  #: of entries below the top in which weights are looked for
 MAX_PARTS = 1_000  #: looked at
@@ -140,7 +140,8 @@ def _checkpoint(path: Path, entry: str, form: str, tree: Any, dropped: dict[str,
         raise InputError(f"{path} {_why_no_weights(tree)}{classes}")
     container, taken = names[0], sets[names[0]]
     if entry:
-        container, taken = entry, sets.get(entry) or next(filter(None, (below(sets[name], entry) for name in names)), {})
+        inside = filter(None, (below(sets[name], entry) for name in names))
+        container, taken = entry, sets.get(entry) or next(inside, {})
     if not taken:
         words = dict.fromkeys(word for word in (name.partition(".")[0] for name in _named_tensors(sets[names[0]]))
                               if PLAIN_NAME.fullmatch(word))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_ITERATIONS = 1000
 C_VALUES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1)  #: inverse penalties; the best on validation is kept
+TOLERANCE = 1e-3  #: of an estimator's probabilities, some of which compute in float16
 NEVER = -1e4  #: the logit of a class without training samples
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,8 @@ class FittedEstimator:
         from sklearn.preprocessing import StandardScaler
 
         started, self.name = time.perf_counter(), type(estimator).__name__
+        if isinstance(estimator, type):
+            raise InputError(f"{estimator.__name__} is a class: give an estimator made of it, {estimator.__name__}()")
         if not is_classifier(estimator):
             raise InputError(f"{self.name} is no scikit-learn classifier")
         self.streams = tuple(range(len(features.streams)))
@@ -106,11 +109,19 @@ class FittedEstimator:
         else:
             raise InputError(f"{self.name} has neither predict_proba nor decision_function: take a classifier with "
                              "one, or wrap it in CalibratedClassifierCV")
-        if np.shape(shares) != (len(x), len(classes)):
-            raise InputError(f"{self.name} gives {np.shape(shares)[-1]} scores per sample for {len(classes)} classes: "
-                             "let it give one each (decision_function_shape='ovr', or probability=True)")
+        try:
+            shares = np.asarray(shares, np.float64)
+        except (TypeError, ValueError):
+            raise InputError(f"{self.name} gives scores that are no table of numbers") from None
+        if shares.shape != (len(x), len(classes)):
+            raise InputError(f"{self.name} gives scores of shape {shares.shape} for {len(x)} samples and "
+                             f"{len(classes)} classes: let it give one each (decision_function_shape='ovr', or "
+                             "probability=True)")
         if not np.isfinite(shares).all():
             raise InputError(f"{self.name} gives scores that are not finite numbers")
+        if (shares < -TOLERANCE).any() or (abs(shares.sum(axis=1) - 1) > TOLERANCE).any():
+            raise InputError(f"{self.name}: its predict_proba gives no probabilities (each from 0, a sample's classes "
+                             "together 1): normalise them there, or wrap it in CalibratedClassifierCV")
         probabilities = np.zeros((1, len(x), len(features.taxonomy.classes)), np.float32)
         probabilities[0][:, classes] = shares
         return HeadOutput(probabilities, None, None)

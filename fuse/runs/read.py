@@ -144,17 +144,29 @@ class Run:
 
         Raises InputError for another width, and for features that are not finite.
         """
-        check_features(features, self.head.spec.dims, self.stream_names)
-        return self.calibrated(run_on_array(self.head, np.ascontiguousarray(features, np.float32)))
+        return self.calibrated(run_on_array(self.head, as_features(features, self.head.spec.dims, self.stream_names)))
 
 
-def check_features(features: np.ndarray, dims: Sequence[int], names: Sequence[str]) -> None:
-    """Raises InputError for features (N, D) that are not those of these streams."""
-    if np.ndim(features) != 2 or np.shape(features)[1] != sum(dims):
+def as_features(table: object, dims: Sequence[int], names: Sequence[str]) -> np.ndarray:
+    """Features (N, D) of these streams, an array, tensor, DataFrame or list, as float32.
+
+    Raises InputError for what is no table of real numbers, has another width, or has values that are not finite.
+    """
+    try:
+        features = np.asarray(table.detach().cpu() if isinstance(table, torch.Tensor) else table)
+    except (TypeError, ValueError):  # rows of different lengths
+        features = np.empty(1, object)
+    if features.dtype.kind not in "fiu":
+        raise InputError(f"features must be a table of real numbers, not {type(table).__name__} of {features.dtype}")
+    if features.ndim != 2 or features.shape[1] != sum(dims):
         streams = " + ".join(f"{dim} of {name}" for dim, name in zip(dims, names, strict=True))
-        raise InputError(f"features of shape {np.shape(features)}: (N, {sum(dims)}) is needed, {streams}")
+        raise InputError(f"features of shape {features.shape}: (N, {sum(dims)}) is needed, {streams}"
+                         f"{'; of one sample, give features[None]' if features.shape == (sum(dims),) else ''}")
+    with np.errstate(over="ignore"):  # what is too large for float32 is told next
+        features = np.ascontiguousarray(features, np.float32)
     if not np.isfinite(features).all():
         raise InputError("the features have values that are not finite numbers")
+    return features
 
 
 def find_run(path: Path) -> Path:
