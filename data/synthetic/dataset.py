@@ -2,7 +2,8 @@
 
 Which facial muscles move in which emotion (action units of the Facial Action Coding System): P. Ekman, W. V. Friesen,
 Facial Action Coding System (1978), with the emotion table of EMFACS; compounds as the union of their two basics: S. Du,
-Y. Tao, A. M. Martinez, Compound facial expressions of emotion, PNAS 111 (2014). Deterministic by seed.
+Y. Tao, A. M. Martinez, Compound facial expressions of emotion, PNAS 111 (2014); valence and arousal after J. A. Russell,
+A circumplex model of affect (1980). Deterministic by seed.
 """
 
 from collections import defaultdict
@@ -13,8 +14,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFilter
 
-from twofold.data.labels import Taxonomy, basic_pair
-from twofold.data.manifest import Manifest, build_manifest
+from twofold.data.labels import BASIC, Taxonomy, basic_pair
+from twofold.data.manifest import SOFT, Manifest, build_manifest
+from twofold.data.targets import UNIT
 
 Point = tuple[float, float]
 Colour = tuple[int, int, int]  #: red, green, blue
@@ -33,21 +35,31 @@ BASIC_UNITS: dict[str, dict[int, float]] = {
     "anger": {4: 1.0, 5: 0.4, 7: 0.9, 23: 1.0, 24: 0.6},
     "contempt": {14: 1.0},  # on one side of the mouth only
 }
+UNITS = sorted({unit for units in BASIC_UNITS.values() for unit in units})
+#: valence and arousal of a full expression, from -1 to 1
+CIRCUMPLEX = {"neutral": (0.0, 0.0), "happiness": (0.9, 0.4), "sadness": (-0.8, -0.4), "surprise": (0.1, 0.9),
+              "fear": (-0.6, 0.8), "disgust": (-0.7, 0.2), "anger": (-0.5, 0.7), "contempt": (-0.5, -0.1)}
+BLENDS = ((0.5, 0.5), (0.7, 0.3), (0.3, 0.7))  #: shares of the two emotions of a face of known truth, by person in turn
 
 
-def action_units(emotions: Sequence[str]) -> dict[int, float]:
-    """Action units of a basic emotion, or of a compound: the union of its parts, the stronger where both move."""
+def action_units(emotions: Sequence[str], shares: Sequence[float] = ()) -> dict[int, float]:
+    """Action units of a basic emotion, or of a compound: the union of its parts, the stronger where both move; the
+    part with the largest of the `shares` moves fully, others in proportion to theirs (without: all fully)."""
     units: dict[int, float] = {}
-    for emotion in emotions:
+    for emotion, share in zip(emotions, shares or [1.0] * len(emotions), strict=True):
         for unit, strength in BASIC_UNITS[emotion].items():
-            units[unit] = max(units.get(unit, 0.0), strength)
+            units[unit] = max(units.get(unit, 0.0), strength * share / max(shares or [1.0]))
     return units
 
 
 def draw_dataset(out: Path, *, taxonomy: Taxonomy, per_class: int, size: int, seed: int,
-                 per_identity: int = 2) -> Manifest:
+                 per_identity: int = 2, truth: bool = False) -> Manifest:
     """Draw `per_class` faces of each class as PNG files below `out`, `per_identity` of each person; returns their
-    manifest. Each person (`group`) shows every class and is in one split only; a compound row has no basic label."""
+    manifest. Each person (`group`) shows every class and is in one split only; a compound row has no basic label.
+
+    truth: blend compounds in the shares of `BLENDS`, and add what was drawn: these shares as `p_<emotion>`, `au_<n>`
+    from 0 to 5, valence and arousal.
+    """
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for label in taxonomy.classes:
@@ -56,19 +68,38 @@ def draw_dataset(out: Path, *, taxonomy: Taxonomy, per_class: int, size: int, se
             person = number // per_identity
             key = f"{label}/{number:04d}.png"
             (out / label).mkdir(exist_ok=True)
-            face = draw_face(identity=seed * 100_003 + person, emotions=emotions, size=size, seed=number)
-            face.save(out / key)
+            who = seed * 100_003 + person
+            shares = BLENDS[person % len(BLENDS)] if truth and len(emotions) == 2 else ()
+            draw_face(identity=who, emotions=emotions, size=size, seed=number, shares=shares).save(out / key)
             rows.append({"key": key, "split": SPLIT_OF[person % len(SPLIT_OF)], taxonomy.target: label,
                          "group": f"person{person:04d}"})
+            if truth:
+                strength, units, _ = _pose(who, emotions, number, shares)
+                rows[-1] |= _truth(dict(zip(emotions, shares or (1.0,), strict=True)), strength, units)
     return build_manifest(pd.DataFrame(rows), source=str(out))
 
 
-def draw_face(*, identity: int, emotions: tuple[str, ...], size: int, seed: int) -> Image.Image:
-    """An RGB image, size x size, of one person showing one or two basic emotions; deterministic."""
+def _truth(shares: dict[str, float], strength: float, units: dict[int, float]) -> dict[str, str]:
+    """Columns of the manifest for what was drawn."""
+    valence, arousal = strength * sum(share * np.array(CIRCUMPLEX[name]) for name, share in shares.items())
+    return {**{f"{SOFT}{name}": f"{shares.get(name, 0):g}" for name in BASIC},
+            **{f"{UNIT}{unit}": f"{min(5.0, 5 * units.get(unit, 0.0)):.3f}" for unit in UNITS},
+            "valence": f"{valence:.4f}", "arousal": f"{arousal:.4f}"}
+
+
+def _pose(identity: int, emotions: Sequence[str], seed: int, shares: Sequence[float]
+          ) -> tuple[float, dict[int, float], np.random.Generator]:
+    """How strong an expression is, its action units with their strength, and what draws the rest of the image."""
     draw = np.random.default_rng([identity, seed, 11])
     strength = draw.uniform(0.65, 1.0)
-    units = {unit: float(np.clip(value * strength * draw.uniform(0.8, 1.2), 0, 1.1))
-             for unit, value in action_units(emotions).items()}
+    return strength, {unit: float(np.clip(value * strength * draw.uniform(0.8, 1.2), 0, 1.1))
+                      for unit, value in action_units(emotions, shares).items()}, draw
+
+
+def draw_face(*, identity: int, emotions: tuple[str, ...], size: int, seed: int, shares: Sequence[float] = ()
+              ) -> Image.Image:
+    """An RGB image, size x size, of one person showing one or two basic emotions, in these shares; deterministic."""
+    _, units, draw = _pose(identity, emotions, seed, shares)
     base = draw.integers(90, 220)
     shift = draw.uniform(-0.02, 0.02), draw.uniform(-0.02, 0.02)
     tilt, light = draw.uniform(-7, 7), draw.uniform(-0.22, 0.22)

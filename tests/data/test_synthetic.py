@@ -6,6 +6,7 @@ import pytest
 from twofold.data.labels import BASIC, basic_pair, builtin_taxonomy
 from twofold.data.manifest import read_manifest, write_manifest
 from twofold.data.synthetic.dataset import BASIC_UNITS, action_units, draw_dataset, draw_face
+from twofold.data.targets import numeric_targets, soft_targets, target_columns
 
 
 def drawn(*emotions: str, identity: int = 3, seed: int = 0, size: int = 96) -> np.ndarray:
@@ -77,3 +78,37 @@ def test_expressions_can_be_told_apart_on_people_never_seen():
     train, test = train - centre, test - centre
     weights = np.linalg.solve(train.T @ train + 100 * np.eye(train.shape[1]), train.T @ (np.eye(7)[told] - 1 / 7))
     assert ((test @ weights).argmax(axis=1) == truth).mean() > 0.5
+
+
+def test_what_was_drawn_is_known_where_it_is_asked_for(tmp_path, cli):
+    words = ["manifest", "drawn", tmp_path / "faces", "--people", "6", "--size", "32", "-o", tmp_path / "faces.csv"]
+    assert cli(*words, "--truth").returncode == 0
+    table = read_manifest(tmp_path / "faces.csv").table
+    faces = read_manifest(tmp_path / "faces.csv")
+    shares = soft_targets(faces, BASIC)
+    for row, label in enumerate(table["compound"]):
+        first, second = (BASIC.index(name) for name in basic_pair(label))
+        assert sorted(shares[row].tolist())[-2:] == sorted([shares[row, first], shares[row, second]])
+    assert set(np.unique(shares.max(axis=1)).round(6)) == {0.5, np.float32(0.7).round(6)}
+    units = numeric_targets(faces, target_columns(faces, "multilabel"))
+    assert units.min() == 0 and 4 < units.max() <= 5
+    fear = (table["compound"] == "sadly_fearful").to_numpy()
+    assert (units[fear][:, [name == "au_12" for name in target_columns(faces, "multilabel")]] == 0).all()
+    affect = numeric_targets(faces, ["valence", "arousal"])
+    assert affect[fear, 0].max() < 0 < affect[(table["compound"] == "happily_surprised").to_numpy(), 0].min()
+    done = cli(*words, "--overwrite")
+    assert done.returncode == 2 and "is not a new or empty folder" in done.stderr
+
+
+def test_a_larger_share_moves_more():
+    equal, mostly = action_units(("happiness", "sadness")), action_units(("happiness", "sadness"), (0.7, 0.3))
+    assert mostly[12] == equal[12] == 1 and mostly[15] == pytest.approx(3 / 7) and equal[15] == 1
+    first = [drawn("happiness", "surprise", identity=7)] + [
+        np.asarray(draw_face(identity=7, emotions=("happiness", "surprise"), size=96, seed=0, shares=shares), int)
+        for shares in ((0.5, 0.5), (0.7, 0.3))]
+    assert (first[0] == first[1]).all() and np.abs(first[0] - first[2]).mean() > 0.5
+
+
+def test_the_faces_of_demonstrations_stay_the_same():
+    means = [drawn(name, identity=9, seed=1, size=48).mean() for name in BASIC]
+    assert means == pytest.approx([164.14, 153.45, 169.73, 168.7, 157.49, 146.62, 146.71, 162.86], abs=0.02)
