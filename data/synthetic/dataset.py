@@ -2,8 +2,8 @@
 
 Which facial muscles move in which emotion (action units of the Facial Action Coding System): P. Ekman, W. V. Friesen,
 Facial Action Coding System (1978), with the emotion table of EMFACS; compounds as the union of their two basics: S. Du,
-Y. Tao, A. M. Martinez, Compound facial expressions of emotion, PNAS 111 (2014); valence and arousal after J. A. Russell,
-A circumplex model of affect (1980). Deterministic by seed.
+Y. Tao, A. M. Martinez, Compound facial expressions of emotion, PNAS 111 (2014); valence and arousal after
+J. A. Russell, A circumplex model of affect (1980). Deterministic by seed.
 """
 
 from collections import defaultdict
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFilter
 
-from twofold.data.labels import BASIC, Taxonomy, basic_pair
+from twofold.data.labels import BASIC, Taxonomy
 from twofold.data.manifest import SOFT, Manifest, build_manifest
 from twofold.data.targets import UNIT
 
@@ -35,7 +35,6 @@ BASIC_UNITS: dict[str, dict[int, float]] = {
     "anger": {4: 1.0, 5: 0.4, 7: 0.9, 23: 1.0, 24: 0.6},
     "contempt": {14: 1.0},  # on one side of the mouth only
 }
-UNITS = sorted({unit for units in BASIC_UNITS.values() for unit in units})
 #: valence and arousal of a full expression, from -1 to 1
 CIRCUMPLEX = {"neutral": (0.0, 0.0), "happiness": (0.9, 0.4), "sadness": (-0.8, -0.4), "surprise": (0.1, 0.9),
               "fear": (-0.6, 0.8), "disgust": (-0.7, 0.2), "anger": (-0.5, 0.7), "contempt": (-0.5, -0.1)}
@@ -61,9 +60,9 @@ def draw_dataset(out: Path, *, taxonomy: Taxonomy, per_class: int, size: int, se
     from 0 to 5, valence and arousal.
     """
     out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for label in taxonomy.classes:
-        emotions = basic_pair(label) if taxonomy.target == "compound" else (label,)
+    rows, parts = [], dict(zip(taxonomy.classes, taxonomy.basics, strict=True))
+    moving = sorted({unit for emotions in parts.values() for unit in action_units(emotions)})
+    for label, emotions in parts.items():
         for number in range(per_class):
             person = number // per_identity
             key = f"{label}/{number:04d}.png"
@@ -75,7 +74,8 @@ def draw_dataset(out: Path, *, taxonomy: Taxonomy, per_class: int, size: int, se
                          "group": f"person{person:04d}"})
             if truth:
                 strength, units, _ = _pose(who, emotions, number, shares)
-                rows[-1] |= _truth(dict(zip(emotions, shares or (1.0,), strict=True)), strength, units)
+                rows[-1] |= _truth(dict(zip(emotions, shares or (1.0,), strict=True)), strength,
+                                   {unit: units.get(unit, 0.0) for unit in moving})
     return build_manifest(pd.DataFrame(rows), source=str(out))
 
 
@@ -83,7 +83,7 @@ def _truth(shares: dict[str, float], strength: float, units: dict[int, float]) -
     """Columns of the manifest for what was drawn."""
     valence, arousal = strength * sum(share * np.array(CIRCUMPLEX[name]) for name, share in shares.items())
     return {**{f"{SOFT}{name}": f"{shares.get(name, 0):g}" for name in BASIC},
-            **{f"{UNIT}{unit}": f"{min(5.0, 5 * units.get(unit, 0.0)):.3f}" for unit in UNITS},
+            **{f"{UNIT}{unit}": f"{min(5.0, 5 * value):.3f}" for unit, value in units.items()},
             "valence": f"{valence:.4f}", "arousal": f"{arousal:.4f}"}
 
 
@@ -96,7 +96,7 @@ def _pose(identity: int, emotions: Sequence[str], seed: int, shares: Sequence[fl
                       for unit, value in action_units(emotions, shares).items()}, draw
 
 
-def draw_face(*, identity: int, emotions: tuple[str, ...], size: int, seed: int, shares: Sequence[float] = ()
+def draw_face(*, identity: int, emotions: Sequence[str], size: int, seed: int, shares: Sequence[float] = ()
               ) -> Image.Image:
     """An RGB image, size x size, of one person showing one or two basic emotions, in these shares; deterministic."""
     _, units, draw = _pose(identity, emotions, seed, shares)
