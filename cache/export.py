@@ -4,8 +4,10 @@ Samples are read a block at a time, so that memory does not grow with the store.
 """
 
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,17 +23,20 @@ from twofold.data.utils.outputs import OutputKind
 from twofold.data.utils.terminal import Summary
 
 BLOCK = 4096  #: samples in memory at once
+#: columns of numbers: those of `crop`, soft labels, action units, valence and arousal
+NUMBERS = re.compile(r"(frame|track|time|score|sharpness|scale|padded|valence|arousal|(p|au)_.+)")
 RESERVED = {"keys", "streams", "recipes", "left_out", "left_out_reasons"}  #: names of other arrays of an archive
 MARK, LEFT_OUT = b"twofold-recipes", b"twofold-left-out"  #: entries of Parquet metadata, as JSON
 
 
 @dataclass(frozen=True, eq=False)
 class Export:
-    """Samples that every file has. labels: each manifest column but the key, as a text for each sample ('' for none);
-    left_out: key to reason of the samples that some file lacks."""
+    """Samples that every file has. labels: each manifest column but the key, a text for each sample ('' for none), or a
+    float64 (NaN for none) where a column of `NUMBERS` has nothing else; left_out: key to reason of the samples that
+    some file lacks."""
 
     keys: list[str]
-    labels: dict[str, list[str]]
+    labels: dict[str, np.ndarray]
     files: tuple[FeatureFile, ...]
     left_out: dict[str, str]
 
@@ -67,12 +72,20 @@ def join_files(store: Store, *, backbones: Sequence[str], view: str) -> Export:
     if not rows:
         raise CacheError(f"{store.path}: no sample that all {len(files)} files have: choose among them with "
                          "--backbones")
-    labels = {str(name): [*map(str, table[name].iloc[rows])] for name in table if name != "key"}
+    labels = {str(name): _values(str(name), [*map(str, table[name].iloc[rows])]) for name in table if name != "key"}
     export = Export([listed[row] for row in rows], labels, files,
                     {key: file.failures.get(key, f"not in {file.path.name}") for key, file in lacking.items() if file})
     if taken := labels.keys() & (RESERVED | {*export.streams}):
         raise CacheError(f"{store.manifest_path}: an export cannot hold a column {min(taken)!r}: rename it")
     return export
+
+
+def _values(name: str, texts: list[str]) -> np.ndarray:
+    """A column as `Export.labels` has it."""
+    if NUMBERS.fullmatch(name) and any(texts):
+        with suppress(ValueError):
+            return np.array([text or "nan" for text in texts], np.float64)
+    return np.array(texts)
 
 
 def export_format(out: Path) -> tuple[OutputKind, Callable[[Path, Export], None]]:
@@ -100,15 +113,15 @@ def write_npz(path: Path, export: Export) -> None:
                     member.write(bytes_of(np.ascontiguousarray(block, dtype)))
 
         for name, values in texts.items():
-            dtype = np.dtype(f"<U{max(map(len, values), default=1) or 1}")
-            write(name, (len(values),), dtype, (np.array(block, dtype) for block in _blocks(values)))
+            values = np.asarray(values) if len(values) else np.zeros(0, "<U1")
+            write(name, (len(values),), values.dtype, _blocks(values))
         for name, file in export.streams.items():
             dtype = np.dtype(file.recipe.dtype)
             write(name, (len(export.keys), file.dim), dtype,
                   (file.read(keys, dtype=dtype) for keys in _blocks(export.keys)))
 
 
-def _blocks(values: list[str]) -> Iterator[list[str]]:
+def _blocks(values: Any) -> Iterator[Any]:
     """At most `BLOCK` of them at a time."""
     return (values[start:start + BLOCK] for start in range(0, len(values), BLOCK))
 
@@ -122,22 +135,27 @@ def is_own_npz(path: Path) -> bool:
 
 
 def write_parquet(path: Path, export: Export) -> None:
-    """Write columns `key`, the labels (null for none) and a list of float32 for each stream; a row group per block.
-    float32, since few readers know Parquet's halves; zstd takes back most of what that costs."""
+    """Write columns `key`, the labels (null for none; numbers as int64 where all are whole, else as double) and a list
+    of float32 for each stream; a row group per block. float32, since few readers know Parquet's halves; zstd takes
+    back most of what that costs."""
     parquet = _pyarrow_parquet()
     import pyarrow as pa
 
+    types = {name: pa.string() if values.dtype.kind == "U" else
+             pa.int64() if (values[~np.isnan(values)] % 1 == 0).all() else pa.float64()
+             for name, values in export.labels.items()}
     recipes = {name: json.loads(file.recipe.canonical()) for name, file in export.streams.items()}
     schema = pa.schema(
-        [pa.field("key", pa.string(), nullable=False), *(pa.field(name, pa.string()) for name in export.labels),
+        [pa.field("key", pa.string(), nullable=False), *(pa.field(*column) for column in types.items()),
          *(pa.field(name, pa.list_(pa.float32(), file.dim)) for name, file in export.streams.items())],
         metadata={MARK: json.dumps(recipes, indent=2, sort_keys=True), LEFT_OUT: json.dumps(export.left_out)})
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         for keys, *labels in zip(*map(_blocks, (export.keys, *export.labels.values())), strict=True):
             features = [pa.FixedSizeListArray.from_arrays(pa.array(file.read(keys, dtype="float32").ravel()), file.dim)
                         for file in export.files]
-            texts = [pa.array([text or None for text in column], pa.string()) for column in labels]
-            writer.write_batch(pa.record_batch([pa.array(keys, pa.string()), *texts, *features], schema=schema))
+            columns = [pa.array(column, kind, mask=column == "" if kind == pa.string() else np.isnan(column))
+                       for column, kind in zip(labels, types.values(), strict=True)]
+            writer.write_batch(pa.record_batch([pa.array(keys, pa.string()), *columns, *features], schema=schema))
 
 
 def is_own_parquet(path: Path) -> bool:

@@ -17,6 +17,7 @@ from twofold.cache.feature_file import FeatureFile
 from twofold.cache.recipe import PRECISIONS
 from twofold.cache.shards import assemble, retired_rows
 from twofold.cache.store import Store
+from twofold.data.images.decode import remark_lines
 from twofold.data.manifest import write_manifest
 from twofold.data.utils.atomic import atomic_write, file_lock
 from twofold.data.utils.errors import InputError
@@ -165,15 +166,16 @@ def report(store: Store, task: ComputeTask, plans: Sequence[FilePlan], files: Se
     counts = Counter(failed.values())
     data = {"store": str(store.path), "samples": samples, "files": records, "computed_samples": done.samples,
             "computed_rows": done.rows.total(), "failures": dict(counts), "failed_samples": failed,
-            "seconds": done.seconds if stats else {}, "expected_seconds": expected_seconds,
-            "stopped_by": done.stopped_by}
+            "remarks": dict(done.remarks), "seconds": done.seconds if stats else {},
+            "expected_seconds": expected_seconds, "stopped_by": done.stopped_by}
     lines = [_line(file, dry=stats is None) for file in records]
     if stats is None:
         rows, shards, size = (sum(file[name] for file in records) for name in ("to_compute", "shards", "bytes"))
         hours = f", about {timedelta(seconds=round(expected_seconds))} on this machine" if expected_seconds else ""
         return Summary([*lines, f"dry run: {rows} rows to compute, {size / 1e6:.1f} MB in {shards} shards"
                                 f"{hours}; nothing was written"], data)
-    failures = [f"  {count:6} failed: {reason}" for reason, count in counts.most_common()]
+    failures = [f"  {line}" for line in remark_lines(stats.remarks)]
+    failures += [f"  {count:6} failed: {reason}" for reason, count in counts.most_common()]
     failures += [f"  {key}: {reason}" for key, reason in list(failed.items())[:LISTED]]
     if len(failed) > LISTED:
         failures.append(f"  and {len(failed) - LISTED} more: `cache show {store.path} --failures`")

@@ -1,7 +1,8 @@
 """Photographs and videos to aligned faces in memory, in threads, results in order; and to the rows of a manifest."""
 
+import logging
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -17,10 +18,12 @@ from twofold.data.faces.detectors import Detection, Detector, DetectorModel, iou
 from twofold.data.faces.settings import CropSettings, Sampling
 from twofold.data.faces.sources import Source
 from twofold.data.faces.video import Frame, VideoError, VideoReader
-from twofold.data.images.decode import ImageError, decode
+from twofold.data.images.decode import REMARKS, ImageError, decode, remark_lines
 from twofold.data.manifest import Manifest, build_manifest
 from twofold.data.utils.keys import NO_FACE, NO_FACE_SUFFIX
 from twofold.data.utils.machine import usable_cores
+
+log = logging.getLogger(__name__)
 
 IMAGES = "images"  #: the folder of crops
 COLUMNS = ("key", "group", "source", "frame", "time", "picture", "box", "landmarks", "score", "track",
@@ -82,6 +85,7 @@ def detect_faces(sources: Sequence[Source], config: DetectionConfig,
     `last`. Holds a bounded number of images, however long a video is. previous: results of an earlier run by source and
     frame, which are repeated without detection. A source that cannot be read is one entry with a note."""
     tracker, workers = Tracker(), config.workers or usable_cores()
+    remarks: list[Counter[str]] = []
     waiting: deque[tuple[Future[FrameDetections], int]] = deque()
 
     def next_entry() -> FrameDetections:
@@ -97,7 +101,7 @@ def detect_faces(sources: Sequence[Source], config: DetectionConfig,
     pool = ThreadPoolExecutor(workers, "decode")
     with reader or VideoReader() as videos:
         try:
-            for task, size in _tasks(sources, config, previous or {}, videos):
+            for task, size in _tasks(sources, config, previous or {}, videos, remarks):
                 waiting.append((pool.submit(task), size))
                 while len(waiting) > 16 * workers or (
                         len(waiting) > workers and sum(held for _, held in waiting) > MAX_QUEUED_BYTES):
@@ -106,11 +110,14 @@ def detect_faces(sources: Sequence[Source], config: DetectionConfig,
                 yield next_entry()
         finally:  # whoever stops it does not wait for a picture that takes a minute
             pool.shutdown(wait=False, cancel_futures=True)
+            for line in remark_lines(sum(remarks, Counter())):
+                log.warning("warning: %s", line)
 
 
 def _tasks(sources: Sequence[Source], config: DetectionConfig, previous: Mapping[tuple[str, int], FrameDetections],
-           reader: VideoReader) -> Iterator[tuple[Callable[[], FrameDetections], int]]:
-    """One task for each photograph and frame, and about how many bytes it holds until it is done."""
+           reader: VideoReader, remarks: list[Counter[str]]) -> Iterator[tuple[Callable[[], FrameDetections], int]]:
+    """One task for each photograph and frame, and about how many bytes it holds until it is done. remarks: gets those
+    of the decoder."""
     detectors = local()
 
     def detect(source: Source, frame: Frame | None = None) -> FrameDetections:
@@ -120,6 +127,8 @@ def _tasks(sources: Sequence[Source], config: DetectionConfig, previous: Mapping
             image = frame.pixels if frame else decode(source.read())
         except ImageError as error:
             return FrameDetections(source, None, None, (), str(error), last=True)
+        if isinstance(image, Image.Image):
+            remarks.append(image.info[REMARKS])
         faces, _ = crop_faces(image, detectors.own, config.settings)
         width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
         index, seconds = (frame.index, round(frame.time, 6)) if frame else (None, None)

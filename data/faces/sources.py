@@ -12,7 +12,6 @@ from pathlib import Path, PurePath
 
 from twofold.data.faces.video import is_animation, is_jpeg_stream
 from twofold.data.images.archives import read_head
-from twofold.data.images.decode import MAX_FILE_BYTES, ImageError
 from twofold.data.images.formats import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -22,6 +21,7 @@ from twofold.data.images.formats import (
     left_out_note,
     unreadable_notes,
 )
+from twofold.data.images.limits import MAX_FILE_BYTES, ImageError
 from twofold.data.images.sources import read_file
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import CONTROL
@@ -59,16 +59,17 @@ class Source:
             return "unreadable"
 
 
-Labels = Callable[[Sequence[str]], Mapping[str, str]]  #: names of the folders below an input to columns
+Labels = Callable[[Sequence[str]], Mapping[str, str]]  #: names of the folders around a file to columns
 
 
 def find_sources(inputs: Sequence[Path], *, ignore: Path | None = None, labels: Labels = lambda folders: {},
                  follow_links: bool = False) -> list[Source]:
     """The photographs and videos among files and, recursively, folders: each file once, sorted by name.
 
-    ignore: a folder, such as that of the output, that is skipped; follow_links: use links that lead out of their
-    folder. What is left out is counted in a warning. A file is called by its own name, one in a folder by its path
-    below it; where two names are equal, parent folders are put before them until they differ.
+    labels: asked for the last two folders around each file, then for the last one; ignore: a folder, such as that of
+    the output, that is skipped; follow_links: use links that lead out of their folder. What is left out is counted in a
+    warning. A file is called by its own name, one in a folder by its path below it; where two names are equal, parent
+    folders are put before them until they differ.
     Raises InputError for a missing file, and for a folder with neither photographs nor videos.
     """
     files: dict[Path, tuple[str, ...]] = {}  # resolved path to the parts of its name
@@ -80,7 +81,8 @@ def find_sources(inputs: Sequence[Path], *, ignore: Path | None = None, labels: 
             parts = path.relative_to(place).parts or (place.name,)
             target = Path(os.path.realpath(path))
             files.setdefault(target, parts)
-            columns[target] = columns.get(target) or labels(parts[:-1])
+            folders = Path(os.path.abspath(path)).parts[1:-1]
+            columns[target] = columns.get(target) or labels(folders[-2:]) or labels(folders[-1:])
     clashing = list(files)
     names: dict[Path, str] = {}
     while clashing:

@@ -24,24 +24,32 @@ import numpy as np
 from PIL import Image
 
 from twofold.data.faces.settings import Sampling
-from twofold.data.images.archives import ArchivePath, Place, read_head
+from twofold.data.images.archives import ArchivePath, Place
 from twofold.data.images.decode import (
-    MAX_FILE_BYTES,
-    MAX_PARTS,
-    PHOTO_LIMITS,
-    ImageError,
-    check_parts,
+    count_images,
+    decode,
+    fit,
     formats_for,
     upright_rgb,
 )
 from twofold.data.images.formats import HEAD_BYTES, image_format
+from twofold.data.images.limits import (
+    MAX_FILE_BYTES,
+    MAX_PARTS,
+    PHOTO_LIMITS,
+    TIFF_STARTS,
+    ImageError,
+    TimedFile,
+    tiff_images,
+)
 from twofold.data.images.sources import read_file
 from twofold.data.utils.errors import InputError
 
 MAX_SILENCE = 60.0  #: seconds without a message from the worker
 SHARED_BYTES = 400_000_000  #: that both processes map, as in video_worker.py
 WORKER = Path(__file__).with_name("video_worker.py")
-ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "HEIF")  #: formats whose further images are frames, or shots of a burst
+#: formats whose further images are frames, shots of a burst, or pages
+ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "HEIF", "TIFF")
 MAX_HEAD_BYTES = 1 << 16  #: in which a JPEG is expected to list its further pictures
 NEXT_JPEG = re.compile(rb"\xff\xd9[^\xff]{0,256}\xff\xd8\xff")  #: the end of one and the beginning of another
 MAX_ANIMATION_PIXELS = 20_000_000_000  #: of all frames together
@@ -91,8 +99,9 @@ class VideoReader(contextlib.AbstractContextManager):
     def facts(self, path: Path) -> VideoFacts:
         """Raises VideoError for a file without a video that can be decoded."""
         if is_animation(path):
-            with Image.open(path, formats=formats_for(read_head(path))) as image:
-                return VideoFacts(getattr(image, "n_frames", 1), 0.0, *image.size)
+            content = path.read_bytes()
+            with Image.open(path, formats=formats_for(content)) as image:
+                return VideoFacts(count_images(content), 0.0, *image.size)
         with contextlib.closing(self._ask(path)) as messages:
             return VideoFacts(**next(messages)["facts"])
 
@@ -167,21 +176,16 @@ def _announces_frames(png: BinaryIO) -> bool:
 
 
 def is_animation(place: Place) -> bool:
-    """Whether an image file has several frames, as GIF, APNG, WebP, AVIF and HEIC bursts may."""
+    """Whether an image file has several frames or pages, as GIF, APNG, WebP, AVIF, TIFF and HEIC bursts may."""
     try:
         with io.BytesIO(place.read_bytes()) if isinstance(place, ArchivePath) else place.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-            kind = image_format(head)
-            if kind is None or kind.name not in ANIMATED:
+            kind = image_format(file.read(HEAD_BYTES))
+            if kind is None or kind.name not in ANIMATED or (kind.name == "PNG" and not _announces_frames(file)):
                 return False
-            if kind.name == "PNG":
-                if not _announces_frames(file):
-                    return False
-                # of thousands of chunks, opening it would take minutes
-                check_parts(file.getvalue() if isinstance(file, io.BytesIO) else read_file(Path(str(place))))
-            file.seek(0)
-            with warnings.catch_warnings(), Image.open(file, formats=formats_for(head)) as image:
-                return getattr(image, "is_animated", False)
+            content = file.getvalue() if isinstance(file, io.BytesIO) else read_file(Path(str(place)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return count_images(content) > 1
     except Exception:  # decoders raise anything; reading it as an image reports why
         return False
 
@@ -198,28 +202,42 @@ def is_jpeg_stream(path: Path) -> bool:
 
 
 def _animation(path: Path, sampling: Sampling) -> Iterator[Frame]:
-    """The frames of an animated image, transparent parts on white; a frame without a duration lasts 0.1 s."""
-    elapsed, due, pixels = 0.0, 0.0, 0
+    """The frames of an animated image, transparent parts on white, or the pages of a TIFF; one without a duration lasts
+    0.1 s."""
+    elapsed, due = 0.0, 0.0
     try:
-        with Image.open(path, formats=formats_for(read_head(path))) as image:
-            if image.width * image.height > PHOTO_LIMITS.pixels:
-                raise VideoError(f"has frames of more than {PHOTO_LIMITS.pixels} pixels")
-            for index in range(getattr(image, "n_frames", 1)):
-                pixels += image.width * image.height
-                if pixels > MAX_ANIMATION_PIXELS:
-                    raise VideoError(f"has more than {MAX_ANIMATION_PIXELS} pixels in all frames together")
-                image.seek(index)
-                image.load()
-                if elapsed * sampling.fps >= due if sampling.fps else index % sampling.every == 0:
-                    due = int(elapsed * sampling.fps) + 1
-                    yield Frame(index, elapsed, np.ascontiguousarray(np.asarray(upright_rgb(image))[..., ::-1]))
-                elapsed += (image.info.get("duration") or 100) / 1000
+        content = read_file(path)
+        for index, (image, seconds) in enumerate(_images(content)):
+            if elapsed * sampling.fps >= due if sampling.fps else index % sampling.every == 0:
+                due = int(elapsed * sampling.fps) + 1
+                yield Frame(index, elapsed, np.ascontiguousarray(np.asarray(image)[..., ::-1]))
+            elapsed += seconds
     except (VideoError, GeneratorExit):
         raise
     except ImageError as error:
         raise VideoError(str(error)) from None
     except Exception as error:  # decoders raise anything
         raise VideoError(f"is damaged ({type(error).__name__})") from None
+
+
+def _images(content: bytes) -> Iterator[tuple[Image.Image, float]]:
+    """RGB images of an animation with their durations in seconds."""
+    count = count_images(content)
+    if content[:4] in TIFF_STARTS:
+        yield from ((decode(page), 0.1) for page in tiff_images(content))
+        return
+    if count > MAX_PARTS:
+        raise VideoError(f"has more than {MAX_PARTS} frames")
+    file = TimedFile(content)
+    with Image.open(file, formats=formats_for(content)) as image:
+        fit(image, PHOTO_LIMITS, content)
+        if count * image.width * image.height > MAX_ANIMATION_PIXELS:
+            raise VideoError(f"has more than {MAX_ANIMATION_PIXELS} pixels in all frames together")
+        for index in range(count):
+            file.restart()
+            image.seek(index)
+            image.load()
+            yield upright_rgb(image), (image.info.get("duration") or 100) / 1000
 
 
 def require_av():

@@ -37,6 +37,9 @@ JUMP = 3  #: frames by which a clock is set back, or for which it stands, where 
 #: what FLV, ASF and NUT files begin with
 HEADERS = (re.compile(rb"FLV\x01[\x01\x04\x05]\0{3}\x09\0{4}"), re.compile(rb"nut/multimedia container\0"),
            re.compile(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\0\xaa\0\x62\xce\x6c"))
+#: what stands before the size of the file in FLV, and in ASF
+FILE_SIZE = re.compile(rb"\0\x08filesize\0(.{8})|"
+                       rb"\xa1\xdc\xab\x8c\x47\xa9\xcf\x11\x8e\xe4\0\xc0\x0c\x20\x53\x65.{24}(.{8})", re.DOTALL)
 BOX_NAME = re.compile(rb"[\xa9 -~]{4}")  #: of MP4 and MOV
 INDEX = re.compile(rb"moov\0...[a-z]{4}", re.DOTALL)  #: a box and the first one in it
 #: FFmpeg's demuxers for containers of video and sound. None of them opens other files, as those of playlists do.
@@ -122,8 +125,11 @@ def frames(path: str, size: int, fps: float, every: int) -> Iterator[tuple[int, 
         if _is_followed_by_another(path, "mov" in container.format.name.split(",")):
             raise VideoError("has another recording appended to it, which is not read: divide the file")
         missing = end < length - max(Fraction(1, 2), 5 * step, length / 50)  # edit lists cut a few frames off
-        if missing and not decoder.has_all_packets(path, size):
-            raise VideoError(f"ends after {float(end):.1f} of {float(length):.1f} s: the rest is missing or damaged")
+        written = _written_size(path, size)
+        is_whole = decoder.complete and (0 < stream.frames <= decoder.packets or written == size)  # the last is held
+        if (missing and not is_whole) or (not length and written > size):
+            whole = f"of {float(length):.1f} s" if length else f"s, with {size} of {written} bytes"
+            raise VideoError(f"ends after {float(end):.1f} {whole}: the rest is missing or damaged")
     if damage:
         raise VideoError(f"is damaged in {len(damage)} places, where frames are missing ({damage[0]})")
 
@@ -150,13 +156,6 @@ class _Decoder:
         except av.error.FFmpegError as error:  # the file itself cannot be read on
             self.damage.append(error.strerror or "damaged")
             self.complete = False
-
-    def has_all_packets(self, path: str, size: int) -> bool:
-        """Whether nothing of the file is missing, so that a long pause before its end is the last frame's."""
-        if self.stream.frames:
-            return self.complete and self.packets >= self.stream.frames
-        with open(path, "rb") as file:
-            return self.complete and _matroska_size(file.read(1 << 12)) == size
 
 
 def _is_followed_by_another(path: str, is_mov: bool) -> bool:
@@ -186,8 +185,20 @@ def _is_followed_by_another(path: str, is_mov: bool) -> bool:
     return bool(beginning) and count > 1
 
 
-def _matroska_size(head: bytes) -> int:
-    """Bytes of a whole Matroska or WebM file as its head says, 0 where it does not."""
+def _written_size(path: str, size: int) -> int:
+    """Bytes of a whole Matroska, WebM, AVI, FLV or ASF file as its head says, 0 where it does not. An FLV without it is
+    whole where it ends with the size of its last tag, which that tag's head says, too."""
+    with open(path, "rb") as file:
+        head = file.read(1 << 12)
+        if HEADERS[0].match(head) and not FILE_SIZE.search(head):
+            file.seek(-4, os.SEEK_END)
+            last = min(int.from_bytes(file.read()), size - 4)
+            file.seek(size - 4 - last)
+            return size if int.from_bytes(file.read(4)[1:]) == last - 11 else 0
+    if match := FILE_SIZE.search(head):
+        return int(struct.unpack(">d", match[1])[0]) if match[1] else int.from_bytes(match[2], "little")
+    if head.startswith(b"RIFF"):
+        return 8 + int.from_bytes(head[4:8], "little")
     place = 0
     for identifier in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # EBML header, segment
         if head[place:place + 4] != identifier or len(head) < place + 13:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath
 
-from twofold.data.images.decode import MAX_FILE_BYTES, ImageError
 from twofold.data.images.formats import HEAD_BYTES
+from twofold.data.images.limits import MAX_FILE_BYTES, ImageError
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import key_fault
 

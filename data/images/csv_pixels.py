@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from twofold.data.images.decode import MAX_FILE_BYTES, ImageError
+from twofold.data.images.limits import MAX_FILE_BYTES, ImageError
 from twofold.data.utils.csv_files import detect_separator
 from twofold.data.utils.errors import InputError
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from twofold.data.images.archives import IN_ARCHIVE, Archive, is_archive
 from twofold.data.images.csv_pixels import open_pixel_table, parse_row_key
-from twofold.data.images.decode import FACE_LIMITS, MAX_FILE_BYTES, ImageError, Limits
+from twofold.data.images.limits import FACE_LIMITS, MAX_FILE_BYTES, ImageError, Limits
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import NO_FACE, NO_FACE_SUFFIX, key_fault
 from twofold.data.utils.machine import usable_cores

@@ -5,7 +5,7 @@ A `BatchPool` hands out slots of a few reused buffers, so that decoding is never
 
 import hashlib
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from twofold.data.images.decode import ImageError, decode
+from twofold.data.images.decode import REMARKS, ImageError, decode
 from twofold.data.images.sources import ImageSource
 from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.engine.views import apply_view
@@ -21,12 +21,14 @@ from twofold.extract.engine.views import apply_view
 
 @dataclass(slots=True)
 class LoadedSample:
-    """A sample by row and key; once decoded it has the SHA-256 of its image, or the reason for its failure."""
+    """A sample by row and key; once decoded it has the SHA-256 of its image, or the reason for its failure, and the
+    decoder's `REMARKS`."""
 
     row: int
     key: str
     sha256: str = ""
     failure: str = ""
+    remarks: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(eq=False)
@@ -122,6 +124,7 @@ def decode_into(images: ImageSource, wanted: Sequence[tuple[LoadedSample, Sequen
             content = images.read(sample.key)
             sample.sha256 = hashlib.sha256(content).hexdigest()
             image = decode(content, images.limits)
+            sample.remarks = image.info[REMARKS]
             for batch, index in slots:
                 view, preprocessing = batch.pool.view, batch.pool.preprocessing
                 if view not in views:

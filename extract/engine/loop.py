@@ -153,6 +153,8 @@ class Loop:
         samples, decoding = self.decoding.popleft()
         self.stats.seconds["decode"] += decoding.result()
         self.stats.samples += len(samples)
+        for sample in samples:
+            self.stats.remarks += sample.remarks
         self.on_decoded(len(samples))
         self.unreadable |= {sample.key: sample.failure for sample in samples if sample.failure not in ("", NO_FACE)}
         if self.task.max_failures >= 0:

@@ -55,12 +55,13 @@ class Stop:
 @dataclass
 class RunStats:
     """What one run computed. samples: decoded; rows: computed, by fingerprint of the feature file; failures: by
-    fingerprint, key to reason; seconds: decode is summed over threads, forward over devices; stopped_by: the signal
-    that ended the run early, or 0."""
+    fingerprint, key to reason; remarks: of the decoder, and how often; seconds: decode is summed over threads, forward
+    over devices; stopped_by: the signal that ended the run early, or 0."""
 
     samples: int = 0
     rows: Counter[str] = field(default_factory=Counter)
     failures: defaultdict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+    remarks: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("decode", "forward", "write", "wall"), 0.0))
     stopped_by: int = 0
@@ -75,6 +76,7 @@ class RunStats:
         """Add the statistics of another process; the wall time becomes that of the slower."""
         self.samples += other.samples
         self.rows += other.rows
+        self.remarks += other.remarks
         for fingerprint, failures in other.failures.items():
             self.failures[fingerprint] |= failures
         wall = max(self.seconds["wall"], other.seconds["wall"])

@@ -1,6 +1,8 @@
 """The samples of a fine-tuning: those that train, validate and test, with their labels and pixels."""
 
 import hashlib
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -9,7 +11,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from twofold.data.images.decode import ImageError, decode
+from twofold.data.images.decode import REMARKS, ImageError, decode, remark_lines
 from twofold.data.images.sources import ImageRoots
 from twofold.data.labels import load_taxonomy, normalize_label
 from twofold.data.manifest import Manifest
@@ -20,6 +22,8 @@ from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.engine.progress import progress_bar
 from twofold.extract.finetune.settings import Settings
 from twofold.extract.finetune.targets import Target, make_targets
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -153,6 +157,7 @@ class Images:
         self.keys, self.roots, self.preprocessing, size = keys, roots, preprocessing, preprocessing.size
         self.sha256: dict[int, str] = {}
         self.failures: dict[int, str] = {}
+        self.remarks: list[Counter[str]] = []
         self._fits = len(rows) * size**2 * 3 <= memory
         self._cached = torch.empty((len(rows) if self._fits else 0, size, size, 3), dtype=torch.uint8)
         self._place = np.full(len(keys), -1, np.int64)  #: of each row in the cache
@@ -166,12 +171,16 @@ class Images:
                     self._place[row], self.sha256[row] = len(self.sha256), digest
                     if image is not None:
                         self._cached[self._place[row]] = torch.from_numpy(image)
+        for line in remark_lines(sum(self.remarks, Counter())):
+            log.warning("warning: %s", line)
 
     def _try(self, row: int) -> tuple[int, str, np.ndarray | None, str]:
         """A row with the SHA-256 of its file and, where the cache takes it, its image; or the reason for none."""
         try:
             content = self.roots.read(self.keys[row])
-            image = self.preprocessing.prepare(decode(content))
+            decoded = decode(content)
+            self.remarks.append(decoded.info[REMARKS])
+            image = self.preprocessing.prepare(decoded)
             return row, hashlib.sha256(content).hexdigest(), image if self._fits else None, ""
         except ImageError as error:
             return row, "", None, str(error)

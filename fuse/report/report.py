@@ -52,6 +52,8 @@ def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
     runs = [read_run(path) for path in paths]
     page = Output(out, PAGE, overwrite)
     page.check()
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"{out}: a report is an HTML page, NAME.html (--figures DIR writes its drawings as PDF, too)")
     images = open_images(root, follow_links=follow_links) if root else None
     if images:
         keys = [key for run in runs for _, rows in _listed(run.predictions) for key in rows["key"]]

@@ -14,7 +14,7 @@ from twofold.cache.store import Store
 from twofold.data.labels import builtin_taxonomy
 
 KEYS = [f"faces/{number:02d}é.jpg" for number in range(30)]
-COLUMNS = ("key", "split", "basic", "compound", "group", "time", "source")
+COLUMNS = ("key", "split", "basic", "compound", "group", "time", "source", "frame")
 
 
 @pytest.fixture
@@ -31,7 +31,8 @@ def store(tmp_path):
         for number, key in reversed(list(enumerate(KEYS))):
             label = builtin_taxonomy("cexpr7").classes[number % 7] if number % 3 else ""
             split = ("train", "test", "")[number % 3]
-            writer.writerow((key, split, "", label, f"s{number // 4}", f"{number}.5", "clip.mp4"))
+            writer.writerow((key, split, "", label, f"s{number // 4}", f"{number}.5", "clip.mp4",
+                             number if number % 2 else ""))
     return Store(folder)
 
 
@@ -50,6 +51,11 @@ def expected(store):
     return rows, {file.path.stem: file.read(keys, dtype="float16") for file in store.files()}
 
 
+def as_text(value) -> str:
+    """A number, or a text, as the manifest has it."""
+    return value if isinstance(value, str) else "" if value != value else f"{value:g}"
+
+
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     monkeypatch.setattr(export_module, "BLOCK", 7)
@@ -63,7 +69,8 @@ def test_numpy_reads_the_archive_without_pickles(export, expected, tmp_path):
     with np.load(tmp_path / "out.npz", allow_pickle=False) as archive:
         assert archive["keys"].tolist() == [row["key"] for row in rows]
         for name in COLUMNS[1:]:
-            assert archive[name].tolist() == [row[name] for row in rows]
+            assert [as_text(value) for value in archive[name].tolist()] == [row[name] for row in rows]
+        assert archive["time"].dtype == archive["frame"].dtype == np.float64 and archive["group"].dtype.kind == "U"
         assert archive["streams"].tolist() == list(features) and archive["left_out"].tolist() == [KEYS[1], KEYS[0]]
         assert archive["left_out_reasons"].tolist() == ["not in b.original.h5"] * 2
         for name, values in features.items():
@@ -82,7 +89,9 @@ def test_pyarrow_and_pandas_read_the_table(export, expected, tmp_path):
     table = parquet.read_table(tmp_path / "out.parquet")
     assert table.schema.names == [*rows[0], *features]
     for name in rows[0]:
-        assert table[name].to_pylist() == [row[name] or None for row in rows]
+        values = [None if value is None else as_text(value) for value in table[name].to_pylist()]
+        assert values == [row[name] or None for row in rows]
+    assert [str(table.schema.field(name).type) for name in ("time", "frame", "group")] == ["double", "int64", "string"]
     frame = pandas.read_parquet(tmp_path / "out.parquet")
     for name, values in features.items():
         assert table.schema.field(name).type.list_size == values.shape[1]

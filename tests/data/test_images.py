@@ -17,8 +17,17 @@ from PIL import Image
 
 from twofold.cache.store import Store
 from twofold.data.images.csv_pixels import encode_png
-from twofold.data.images.decode import FACE_LIMITS, PHOTO_LIMITS, ImageError, Limits, count_scans, decode
+from twofold.data.images.decode import (
+    FACE_LIMITS,
+    LEFT_OUT,
+    PHOTO_LIMITS,
+    REMARKS,
+    ImageError,
+    Limits,
+    decode,
+)
 from twofold.data.images.formats import IMAGE_FORMATS, IMAGE_SUFFIXES, image_format
+from twofold.data.images.limits import count_scans, tiff_images, tiff_pages
 
 BACKBONE = "torchvision:mobilenet_v2"
 ENCODER = ("--backbones", BACKBONE, "--weights", f"{BACKBONE}=random:0", "--device", "cpu", "--precision", "fp32")
@@ -48,7 +57,8 @@ def test_every_mode_gives_the_same_grey(mode, kind, options):
 
 @pytest.mark.parametrize(("dtype", "factor", "kind"), [
     ("f4", 1, "TIFF"), ("f4", 1, "PPM"), ("f4", 257, "TIFF"), ("f4", 1 / 255, "TIFF"), ("i4", 1, "TIFF"),
-    ("i4", 257, "TIFF"), ("i4", 1 << 22, "TIFF"), ("u2", 1, "PNG"), ("u2", 16, "PNG"), ("u2", 16, "TIFF"),
+    ("i4", 257, "TIFF"), ("i4", 1 << 22, "TIFF"), ("u2", 4, "PNG"), ("u2", 64, "TIFF"), ("i4", 4, "TIFF"),
+    ("f4", 4, "TIFF"), ("f4", 64, "TIFF"), ("u2", 1, "PNG"), ("u2", 16, "PNG"), ("u2", 16, "TIFF"),
     ("u2", 257, "PNG"), ("nan", 1, "TIFF")])
 def test_grey_of_many_bits_is_scaled_by_what_it_holds(dtype, factor, kind):
     values = np.where(RAMP == 0, np.nan, RAMP).astype("f4") if dtype == "nan" else (
@@ -79,7 +89,7 @@ FEW = {"burnt": np.s_[:2, :5], "hot": np.s_[3:4, 7:8], "none": np.s_[:0]}
     ("f4", 1, 0, "hot", 1e7, "TIFF"), ("f4", 1.1, -10, "none", 0, "TIFF"), ("f4", 2 / 255, -1, "none", 0, "TIFF"),
     ("f4", 4 / 255, -2, "none", 0, "TIFF"), ("f4", 4 / 255, -2, "hot", -900, "TIFF"),
     ("i4", 1 << 23, -(1 << 30), "none", 0, "TIFF"), ("u2", 16, 0, "burnt", 65535, "PNG"),
-    ("u2", 1, 0, "burnt", 65535, "PNG")])
+    ("u2", 64, 0, "burnt", 65535, "PNG"), ("u2", 4, 0, "burnt", 65535, "TIFF"), ("u2", 1, 0, "burnt", 65535, "PNG")])
 def test_few_values_and_negative_ones_do_not_darken_a_picture(dtype, factor, offset, few, value, kind):
     values = (RAMP.astype("f8") * factor + offset).astype(dtype)
     values[FEW[few]] = value
@@ -98,7 +108,7 @@ def test_a_night_with_lamps_and_values_for_no_data_stay_dark(values, white):
 
 
 @pytest.mark.parametrize("kind", [".png", ".tif"])
-@pytest.mark.parametrize("factor", [1, 16, 257])
+@pytest.mark.parametrize("factor", [1, 4, 16, 64, 257])
 @pytest.mark.parametrize("alpha", [None, 0, 65535])
 def test_colours_of_many_bits_are_scaled_by_what_they_hold(kind, factor, alpha):
     cv2 = pytest.importorskip("cv2")
@@ -142,10 +152,60 @@ def tiff_whose_white_is_zero(factor: int) -> bytes:
     return saved(Image.fromarray(((255 - RAMP).astype(int) * factor).astype(np.uint16)), "TIFF", tiffinfo={262: 0})
 
 
-@pytest.mark.parametrize("made", [grey_png_with_alpha, tiff_of_planes, ppm_of_16_bits, tiff_whose_white_is_zero])
-@pytest.mark.parametrize("factor", [1, 16, 257])
+def ppm_in_words(factor: int) -> bytes:
+    words = " ".join(map(str, (np.dstack([RAMP] * 3).astype(int) * factor).reshape(-1)))
+    return f"P3\n40 30\n65535\n# and these\n{words}\n".encode()
+
+
+@pytest.mark.parametrize("made", [grey_png_with_alpha, tiff_of_planes, ppm_of_16_bits, ppm_in_words,
+                                  tiff_whose_white_is_zero])
+@pytest.mark.parametrize("factor", [1, 4, 16, 64, 257])
 def test_other_pictures_of_16_bits_a_channel_are_scaled_too(made, factor):
     assert np.abs(grey_of(made(factor)) - RAMP).max() <= 1
+
+
+@pytest.mark.parametrize("kind", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_text_burnt_into_colours_does_not_darken_them(kind, channels):
+    cv2 = pytest.importorskip("cv2")
+    stored = np.dstack([RAMP.astype(np.uint16) * 16] * 3 + [np.full((30, 40), 65535, np.uint16)] * (channels - 3))
+    stored[:2, :5] = 65535
+    shown = grey_of(cv2.imencode(kind, stored)[1].tobytes())
+    assert (shown[:2, :5] == 255).all() and np.abs(shown - RAMP)[2:].max() <= 1
+
+
+def test_dark_pictures_that_say_what_is_white_stay_dark():
+    dark = RAMP.astype(np.uint16) // 16 * 257  # of 8 bits, stretched
+    png = saved(Image.fromarray(RAMP.astype(np.uint16)), "PNG")
+    for content, shown in (
+            (saved(Image.fromarray(dark), "PNG"), RAMP // 16),
+            (b"P5\n40 30\n4095\n" + RAMP.astype(">u2").tobytes(), RAMP // 16),
+            (b"P6\n40 30\n4095\n" + np.repeat(RAMP.astype(">u2"), 3).tobytes(), RAMP // 16),
+            (png[:33] + chunk(b"sBIT", b"\x0a") + png[33:], RAMP // 4),
+            (saved(Image.fromarray(RAMP.astype(np.uint16)), "TIFF", tiffinfo={50717: 1023}), RAMP // 4)):
+        assert np.abs(grey_of(content) - shown).max() <= 1 and not decode(content).info[REMARKS]
+
+
+def test_what_was_guessed_or_left_out_is_said():
+    images = [Image.fromarray(RAMP.astype(np.uint16) * 4), Image.fromarray(RAMP), Image.fromarray(255 - RAMP)]
+    (guess, times), = decode(saved(images[0], "PNG")).info[REMARKS].items()
+    assert times == 1 and "0 taken for black, 1023 for white" in guess
+    assert not decode(saved(images[1], "PNG")).info[REMARKS]
+    for kind in ("GIF", "PNG", "WEBP", "TIFF", "AVIF"):
+        several = saved(images[1], kind, save_all=True, append_images=[images[2], images[1]])
+        assert decode(several).info[REMARKS] == {LEFT_OUT: 2}
+        assert np.abs(np.asarray(decode(several), int)[..., 0] - RAMP).mean() < 3
+
+
+def test_a_preview_before_the_page_of_a_tiff_is_not_taken_for_it():
+    both = saved(Image.fromarray(RAMP[:10, :10]), "TIFF", save_all=True, append_images=[Image.fromarray(RAMP)],
+                 tiffinfo={254: 0})
+    both = both.replace(struct.pack("<HHII", 254, 4, 1, 0), struct.pack("<HHII", 254, 4, 1, 1), 1)
+    assert len(tiff_pages(both)) == 2 and len(tiff_images(both)) == 1
+    assert (grey_of(both) == RAMP).all() and not decode(both).info[REMARKS]
+    pages = [Image.fromarray(RAMP), Image.fromarray(255 - RAMP)]
+    big = saved(pages[0], "TIFF", big_tiff=True, save_all=True, append_images=pages[1:])
+    assert [(grey_of(page) == grey).all() for page, grey in zip(tiff_images(big), (RAMP, 255 - RAMP), strict=True)]
 
 
 def test_a_heic_picture_of_ten_bits_is_not_dark():
@@ -222,17 +282,23 @@ def test_a_picture_that_takes_too_long_is_refused_while_it_is_decoded(monkeypatc
         assert decode(content).size == (400, 400)
         with monkeypatch.context() as patch:
             clock = iter(range(1000))
-            patch.setattr("twofold.data.images.decode.time.thread_time", lambda clock=clock: 25.0 * next(clock))
+            patch.setattr("twofold.data.images.limits.time.thread_time", lambda clock=clock: 25.0 * next(clock))
             with pytest.raises(ImageError, match="decoding takes more than 60 seconds"):
                 decode(content)
 
 
 def test_pictures_in_endless_parts_are_refused_before_they_are_opened():
     png, jpeg = (saved(Image.fromarray(RAMP), kind) for kind in ("PNG", "JPEG"))
+    gif = saved(Image.fromarray(RAMP), "GIF")
+    count = 400_000  # places of tiles of a pixel each
+    tiled = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 324, 4, count, 26) + bytes(4 + 4 * count)
     text = struct.pack(">I", 3) + b"tEXta\0b" + struct.pack(">I", zlib.crc32(b"tEXta\0b"))
     for content, reason in ((png[:33] + text * 30_000 + png[33:], "more than 20000 chunks"),
                             (png[:-12] + text * 30_000 + png[-12:], "more than 20000 chunks"),
                             (jpeg[:2] + b"\xff\xfe\0\2" * 30_000 + jpeg[2:], "more than 20000 headers"),
+                            (gif[:-1] + b"\x21\xfe" + b"\x01x" * 30_000 + b"\0;", "GIF of more than 20000 blocks"),
+                            (gif[:-1] + b"\x2c" + bytes(9) + b"\x01x" * 1_300_000, "GIF of more than 1200000"),
+                            (tiled, "TIFF of more than 300000 strips, tiles"),
                             (b"P3\n3000 3000\n255\n" + b"0 " * 15_000_000, "written as text in more than 20 MB")):
         with pytest.raises(ImageError, match=reason):
             decode(content)
@@ -273,7 +339,7 @@ def test_jpeg_2000_colours_of_16_bits_are_right_or_refused():
     for stored in (colours * 257, np.dstack([colours * 257, np.full((240, 320), 65535, np.uint16)])):
         shown = np.asarray(decode(cv2.imencode(".jp2", stored, lossless)[1].tobytes()), int)
         assert np.abs(shown - colours).max() <= 9 and (shown == 255).any()  # white, and nothing is transparent
-    with pytest.raises(ImageError, match="12 or fewer bits in 16"):
+    with pytest.raises(ImageError, match="14 or fewer bits in 16"):
         decode(cv2.imencode(".jp2", colours * 16, lossless)[1].tobytes())
 
 
@@ -389,6 +455,7 @@ def bad_folder(tmp_path, put) -> Path:
     (root / "exif.jpg").write_bytes(WRONG_EXIF[0])
     (root / "exif2.jpg").write_bytes(WRONG_EXIF[2])
     (root / "bomb.png").write_bytes(saved(Image.new("1", (7000, 7000)), "PNG"))
+    Image.new("L", (40, 40)).save(root / "m.gif", save_all=True, append_images=[Image.new("L", (40, 40), 90)])
     (root / "long.jpg").write_bytes(saved(Image.new("L", (1, 60_000)), "PNG"))
     return root
 
@@ -403,7 +470,8 @@ def test_each_bad_face_is_a_recorded_failure_at_every_rerun(bad_folder, tmp_path
         assert done.returncode in (0, 1), done.stderr
         file = Store(tmp_path / "store").find(BACKBONE)
         good = [key for key in file.keys if not key.startswith("exif")]
-        assert good == ["a good.jpg", "z good.jpg"]
+        assert good == ["a good.jpg", "m.gif", "z good.jpg"]
+        assert options or "  1 frames or pages after the first of a file are left out" in done.stdout
         assert {key: reason for key, reason in file.failures.items() if not key.startswith("exif")} == {
             "absent.jpg": "missing file", "bomb.png": "more than 25000000 pixels", "dangling.jpg": "missing file",
             "empty.jpg": "empty file", "folder.jpg": "unreadable file (Is a directory)",

@@ -234,12 +234,13 @@ def test_what_cannot_be_is_a_sentence_and_no_page(run, tmp_path, make_store):
             (CacheError, "has no features of", {"store": tmp_path}),
             (InputError, "it is a folder", {"out": tmp_path}),
             (InputError, "its folder is missing", {"out": tmp_path / "none" / "r.html"}),
+            (InputError, "a report is an HTML page", {"out": tmp_path / "r.pdf"}),
             (InputError, "not a folder", {"figures": run / "run.json"})):
         with pytest.raises(error, match=reason):
             report([run], **({"out": tmp_path / "r.html"} | options))
     with pytest.raises(InputError, match=r"not a run \(no run\.json"):
         report([tmp_path], out=tmp_path / "r.html")
-    assert not (tmp_path / "r.html").exists()
+    assert not list(tmp_path.glob("r.*"))
 
 
 def test_images_are_shown_only_with_a_root_and_a_missing_one_is_said(run, tmp_path, cli):

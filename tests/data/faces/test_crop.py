@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -247,6 +248,19 @@ def test_class_folders_keep_their_labels(cli, tmp_path):
     assert done.returncode == 0, done.stderr
     again = read_manifest(tmp_path / "m.csv").table
     assert set(again["crop"]) == set(table(out)["crop"]) and list(again["key"]) == list(table(out)["key"])
+
+
+def test_class_folders_that_are_named_themselves_keep_their_labels(tmp_path, monkeypatch):
+    for name in ("set/happiness/a.png", "set/anger/a.png", "set/train/fear/b.png", "set/holiday/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(still((RED, 5, 5))).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path / "set/train")
+    inputs = [tmp_path / "set/happiness", Path("../anger/a.png"), Path("fear"), tmp_path / "set/holiday/c.png"]
+    labels = {source.path.parent.name: dict(source.labels) for source in find_sources(inputs, labels=folder_labels())}
+    assert labels == {"happiness": {"basic": "happiness"}, "anger": {"basic": "anger"},
+                      "fear": {"split": "train", "basic": "fear"}, "holiday": {}}
+    monkeypatch.chdir("fear")
+    assert dict(find_sources([Path()], labels=folder_labels())[0].labels) == {"split": "train", "basic": "fear"}
 
 
 def test_names_with_control_characters_are_cropped(tmp_path):

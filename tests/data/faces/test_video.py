@@ -2,6 +2,7 @@
 
 import re
 import struct
+import time
 import zlib
 from fractions import Fraction
 
@@ -134,7 +135,7 @@ def test_jpegs_one_after_the_other_are_a_video(tmp_path, name, video):
         assert read(tmp_path / name) == (list(range(20)), pytest.approx([place / 25 for place in range(20)]))
 
 
-@pytest.mark.parametrize("name", ["held.mp4", "held.mkv"])
+@pytest.mark.parametrize("name", ["held.mp4", "held.mkv", "held.flv", "held.avi"])
 def test_a_last_frame_that_is_held_for_seconds_is_no_damage(tmp_path, name):
     with av.open(str(tmp_path / name), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"bf": "0"})
@@ -150,6 +151,27 @@ def animation(path, kind, **options):
     images = [Image.fromarray(still((RED, 4 * place, 20))) for place in range(6)]
     images[0].save(path, kind, save_all=True, append_images=images[1:], duration=200, **options)
     return path
+
+
+def test_the_pages_of_a_tiff_are_a_short_video_and_endless_ones_are_refused(tmp_path):
+    path = animation(tmp_path / "a.tif", "TIFF")
+    assert [source.video for source in find_sources([path])] == [True]
+    assert read(path) == (list(range(6)), pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5]))
+    frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0"
+    (tmp_path / "b.gif").write_bytes(b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6) + frame * 30_000)
+    began = time.monotonic()
+    with VideoReader() as reader, pytest.raises(VideoError, match="has more than 20000 frames"):
+        assert reader.facts(tmp_path / "b.gif").frames == 30_000
+        next(reader.frames(tmp_path / "b.gif", Sampling()))
+    assert time.monotonic() - began < 5
+
+
+def test_a_cut_off_asf_file_says_so(tmp_path):
+    content = film(tmp_path / "a.wmv", HEADS, codec="wmv2").read_bytes()
+    assert read(tmp_path / "a.wmv")[0] == list(range(20))
+    (tmp_path / "a.wmv").write_bytes(content[:len(content) * 2 // 3])
+    with pytest.raises(VideoError, match=r"ends after .* bytes: the rest is missing"):
+        read(tmp_path / "a.wmv")
 
 
 def test_a_burst_of_photographs_is_a_short_video(tmp_path):
