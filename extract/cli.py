@@ -197,13 +197,15 @@ def weights_convert(
     out: Annotated[Path, typer.Option("-o", "--out", help="Where to write it, as .safetensors.")],
     entry: Annotated[str, typer.Option(help="Where in the file they are, of several: model, student.backbone.")] = "",
     classes: Annotated[str, typer.Option(help="Order of its classes: a data set, taxonomy or names.")] = "",
+    half: Annotated[bool, typer.Option("--half", help="Round to float16: half the size.")] = False,
     overwrite: Overwrite = False,
 ) -> Report:
     """Turn a published file into plain data, and say what was in it; nothing in it is run."""
     from twofold.extract.encoders.classifier import class_order
     from twofold.extract.encoders.report import convert
 
-    return convert(source, out, entry=entry, classes=class_order(classes) if classes else (), overwrite=overwrite)
+    return convert(source, out, entry=entry, classes=class_order(classes) if classes else (), half=half,
+                   overwrite=overwrite)
 
 
 @app.command()

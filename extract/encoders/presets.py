@@ -103,6 +103,7 @@ class Preset:
     note: str = ""  #: what a newcomer has to know about the files
     hub: str = ""
     class_orders: Mapping[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
+    packaged: Path | None = None  #: where the file is in the package, if it comes with Twofold
 
     def class_order(self, file: str, count: int) -> tuple[str, ...]:
         """The order of the `count` classes of a file with that name; () where it is not certain."""
@@ -145,7 +146,7 @@ def published(name: str) -> PublishedWeights:
     """Where the weights of a preset come from."""
     entry = preset(name)
     return PublishedWeights(backbone=entry.name, files=entry.files, page=entry.page, licence=entry.licence,
-                            hub=entry.hub)
+                            hub=entry.hub, packaged=entry.packaged)
 
 
 # ------------------------------------------------------------------------------------------------------- builders
@@ -181,6 +182,12 @@ def _manet(preset: Preset, *_: object) -> "Architecture":
     from twofold.extract.encoders.manet import MANet, combined_heads
 
     return preset.declared(MANet(), classifier=combined_heads)
+
+
+def _starter(preset: Preset, *_: object) -> "Architecture":
+    from twofold.extract.encoders.starter import Starter
+
+    return preset.declared(Starter())
 
 
 def _resnet18(preset: Preset, *_: object) -> "Architecture":
@@ -252,5 +259,12 @@ PRESETS: tuple[Preset, ...] = (
         note="the file does not say the order of its classes: --classes-of manet=ORDER, affectnet7 where its authors' "
              "instructions were followed",
         page="https://github.com/zengqunzhao/MA-Net", licence="not stated (research use)", heads=("fc_1.", "fc_2."),
+    ),
+    Preset(
+        name="starter", build=_starter, architecture="twofold.starter", tap="global average pool", dim=256,
+        trained_on="expressions, votes of FER+, from random weights",
+        preprocessing=Preprocessing(size=48, resize=48, rule="both", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+        files=("starter.safetensors",), page="fuse/starter/README.md", licence="MIT, as Twofold; see its card",
+        packaged=Path(__file__).parents[2] / "fuse/starter/encoder.safetensors", note="it comes with Twofold",
     ),
 )

@@ -99,13 +99,13 @@ def _text_of(value: object) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------- `convert`
-def convert(source: Path, target: Path, *, entry: str = "", classes: Sequence[str] = (), overwrite: bool = False
-            ) -> WeightsReport:
+def convert(source: Path, target: Path, *, entry: str = "", classes: Sequence[str] = (), half: bool = False,
+            overwrite: bool = False) -> WeightsReport:
     """Write the weights of `source` as safetensors, whole or not at all; what was in it.
 
     entry: the one of several that the weights are under; classes: of the checkpoint's classifier, in order, kept in the
-    file; overwrite: an older conversion. Raises InputError for a source without weights, or a target with another
-    suffix.
+    file; half: round to float16; overwrite: an older conversion. Raises InputError for a source without weights, or
+    with numbers too large for float16, or a target with another suffix.
     """
     from safetensors.torch import save_file
 
@@ -125,6 +125,11 @@ def convert(source: Path, target: Path, *, entry: str = "", classes: Sequence[st
     if classes:
         metadata["classes"] = ",".join(classes)
     tensors = {name: tensor.contiguous().clone() for name, tensor in checkpoint.tensors.items()}  # none may share
+    if half:
+        tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise InputError(f"{source}: {name} has values that float16 cannot hold: leave out --half")
     with output.writing() as temporary:
         save_file(tensors, temporary, metadata=metadata)
     facts = {"source": str(source), "written": str(target), **checkpoint.record(),

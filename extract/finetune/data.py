@@ -15,7 +15,7 @@ from twofold.data.images.decode import REMARKS, ImageError, decode, remark_lines
 from twofold.data.images.sources import ImageRoots
 from twofold.data.labels import load_taxonomy, normalize_label
 from twofold.data.manifest import Manifest
-from twofold.data.splits import assign_folds, stratified_group_split
+from twofold.data.splits import assign_folds, parse_folds, stratified_group_split
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import usable_cores
 from twofold.extract.encoders.preprocessing import Preprocessing
@@ -70,8 +70,11 @@ def make_splits(manifest: Manifest, settings: Settings, *, fold: int = -1) -> Sp
     groups = np.array([group or f"\0{key}" for group, key in zip(table["group"], table["key"], strict=True)])
     if fold >= 0:
         classes = load_taxonomy(settings.fold_classes)
-        in_fold = assign_folds(manifest, classes, folds=settings.folds, seed=settings.seed) == fold
-        split = np.where(in_fold, "test", "train")
+        folds = assign_folds(manifest, classes, folds=settings.folds, seed=settings.seed)
+        named = parse_folds(table["fold"].to_numpy(object), folds=settings.folds) if "fold" in table else None
+        if named is not None:  # then samples with other labels have a fold, too: the same encoders score these
+            folds = np.where(folds >= 0, folds, named)
+        split = np.where(folds == fold, "test", "train")
     elif (split == "").all():
         split = np.full(len(split), "train")
         notes.append("the manifest has no splits: every sample may train, none is kept for a test")

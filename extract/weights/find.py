@@ -20,8 +20,8 @@ class PublishedWeights:
     """Where the weights of one backbone come from.
 
     backbone: its name; files: names that the weights folder is searched for (or the same with .safetensors); hub: the
-    repository on the Hugging Face hub, if it is there; download: fetches them from elsewhere; read_licence: where the
-    licence has to be looked up.
+    repository on the Hugging Face hub, if it is there; packaged: the file, where it comes with Twofold; download:
+    fetches them from elsewhere; read_licence: where the licence has to be looked up.
     """
 
     backbone: str
@@ -30,6 +30,7 @@ class PublishedWeights:
     licence: str = ""
     hub: str = ""
     hub_file: str = HUB_FILE
+    packaged: Path | None = None
     download: Callable[[], Path] | None = None
     read_licence: Callable[[], str] = str
 
@@ -56,13 +57,16 @@ def find_weights(published: PublishedWeights, *, weights: str | None, folder: Pa
 
 
 def find_in_folder(published: PublishedWeights, folder: Path) -> Path | None:
-    """The weights file of a backbone in the weights folder, if there is one. Raises InputError if there are two."""
+    """The weights file of a backbone in the weights folder, or that which comes with Twofold, if there is one. Raises
+    InputError if there are two in the folder."""
     files = [path for file in published.files
              for path in (folder / file, (folder / file).with_suffix(".safetensors")) if path.is_file()]
     if len({path.stem for path in files}) > 1:
         raise InputError(f"weights of {published.backbone}: {' and '.join(map(str, files))} are both there: "
                          f"choose with --weights {published.backbone}=PATH")
-    return files[-1] if files else None  # the converted file, where both are there: it loads faster
+    if files:
+        return files[-1]  # the converted file, where both are there: it loads faster
+    return published.packaged if published.packaged and published.packaged.is_file() else None
 
 
 def _from_hub(published: PublishedWeights, folder: Path) -> Path:

@@ -2,9 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.extract.encoders import RecorderMeter, load, state_of
 from twofold.data.utils.errors import InputError
@@ -72,7 +73,8 @@ def test_a_newcomer_is_told_exactly_what_to_fetch(pipeline, tmp_path):
     done = pipeline("weights", "ls", cwd=tmp_path, HF_HOME=str(tmp_path), TWOFOLD_WEIGHTS="")
     assert done.returncode == 0 and not done.stderr
     for known in PRESETS:
-        assert f"{known.name}: get it from {known.page} and save it as weights/{known.files[0]}" in done.stdout
+        what = f"get it from {known.page} and save it as weights/{known.files[0]}"
+        assert f"{known.name}: {'is here, nothing to do' if known.packaged else what}" in done.stdout
         assert known.licence in done.stdout and str(known.dim) in done.stdout
     assert "CC-BY-NC" in done.stdout and "downloads timm/vit_base_patch16_224.mae" in done.stdout
     assert max(map(len, done.stdout.splitlines()[:6])) <= 160
@@ -111,6 +113,20 @@ def test_convert_keeps_the_weights_and_says_what_was_there(cli, resnet18, tmp_pa
         assert part in done.text()
     again = cli("weights", "convert", tmp_path / "w.pth", "-o", tmp_path / "out.safetensors", "--json")
     assert again.returncode == 0 and json.loads(again.stdout) == done.record()
+
+
+def test_convert_half_rounds_to_float16_and_refuses_what_it_cannot_hold(cli, tmp_path):
+    number, counts = torch.tensor([[1 + 2**-12, -3e-3, 60_000.0]]), torch.tensor([70_000])
+    save_file({"a.weight": number, "a.counts": counts}, tmp_path / "w.safetensors")
+    done = cli("weights", "convert", tmp_path / "w.safetensors", "-o", tmp_path / "half.safetensors", "--half")
+    assert done.returncode == 0, done.stderr
+    after = load_file(tmp_path / "half.safetensors")
+    assert after["a.weight"].dtype == torch.float16 and torch.equal(after["a.counts"], counts)
+    np.testing.assert_array_equal(after["a.weight"].numpy(), number.numpy().astype(np.float16))
+    save_file({"a.weight": 2 * number}, tmp_path / "large.safetensors")
+    with pytest.raises(InputError, match="a.weight has values that float16 cannot hold"):
+        convert(tmp_path / "large.safetensors", tmp_path / "no.safetensors", half=True)
+    assert not (tmp_path / "no.safetensors").exists()
 
 
 @pytest.mark.parametrize("out, message", [("out.pth", "give it that suffix"),

@@ -46,6 +46,20 @@ def test_fuse_and_finetune_take_the_folds_of_the_manifest():
     assert sorted(np.concatenate([part.test for part in other])) == list(range(140))  # divided anew
 
 
+def test_a_fold_that_the_manifest_names_keeps_samples_of_every_label_from_the_encoder():
+    table = pd.DataFrame({
+        "key": [f"{row}.png" for row in range(60)], "basic": "", "compound": "", "group": "", "split": "train",
+        "fold": [str(row % 3) for row in range(60)]})
+    compounds, basics = builtin_taxonomy("cexpr7").classes, builtin_taxonomy("basic7").classes
+    table.loc[:29, "compound"] = [compounds[row // 3 % 2] for row in range(30)]
+    table.loc[30:, "basic"] = [basics[row // 3 % 2] for row in range(30, 60)]
+    settings = resolve(preset="quick", chosen={"target": "both", "folds": 3})
+    for fold in range(3):
+        splits = make_finetune_splits(build_manifest(table, source="x"), settings, fold=fold)
+        assert splits.test.tolist() == list(range(fold, 60, 3))  # those without a compound label, too
+        assert sorted([*splits.train, *splits.val]) == [row for row in range(60) if row % 3 != fold]
+
+
 def test_named_folds():
     assert parse_folds(np.array(["b", "", "a", "b"], object), folds=2).tolist() == [1, -1, 0, 1]
     assert parse_folds(np.array([str(n) for n in (10, 2, 1)], object), folds=3).tolist() == [2, 1, 0]
