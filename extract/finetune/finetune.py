@@ -205,7 +205,8 @@ def _finetune(request: Request, manifest: Manifest, roots: ImageRoots, fold: int
     began, settings = time.perf_counter(), request.settings
     splits = make_splits(manifest, settings, fold=fold)
     check_classes(splits)  # before an image is read; again once it is known which can be
-    check_roots(roots, [manifest.keys[row] for row in splits.train])
+    keys = manifest.keys
+    check_roots(roots, [keys[row] for row in splits.train])
     initial = initial_model(request.backbone, weights=request.weights, folder=weights_folder(), settings=settings)
     images = _read_images(request, manifest, roots, initial, splits)
     samples = _training_samples(request, manifest, images, initial, splits, fold)
