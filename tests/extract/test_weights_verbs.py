@@ -74,7 +74,7 @@ def test_a_newcomer_is_told_exactly_what_to_fetch(pipeline, tmp_path):
     assert done.returncode == 0 and not done.stderr
     for known in PRESETS:
         what = f"get it from {known.page} and save it as weights/{known.files[0]}"
-        assert f"{known.name}: {'is here, nothing to do' if known.packaged else what}" in done.stdout
+        assert f"{known.name}: {'is here, nothing to do' if known.packaged and known.packaged.is_file() else what}" in done.stdout
         assert known.licence in done.stdout and str(known.dim) in done.stdout
     assert "CC-BY-NC" in done.stdout and "downloads timm/vit_base_patch16_224.mae" in done.stdout
     assert max(map(len, done.stdout.splitlines()[:6])) <= 160
@@ -124,7 +124,7 @@ def test_convert_half_rounds_to_float16_and_refuses_what_it_cannot_hold(cli, tmp
     assert after["a.weight"].dtype == torch.float16 and torch.equal(after["a.counts"], counts)
     np.testing.assert_array_equal(after["a.weight"].numpy(), number.numpy().astype(np.float16))
     save_file({"a.weight": 2 * number}, tmp_path / "large.safetensors")
-    with pytest.raises(InputError, match="a.weight has values that float16 cannot hold"):
+    with pytest.raises(InputError, match=r"a\.weight has values that float16 cannot hold"):
         convert(tmp_path / "large.safetensors", tmp_path / "no.safetensors", half=True)
     assert not (tmp_path / "no.safetensors").exists()
 
