@@ -74,7 +74,8 @@ def test_a_newcomer_is_told_exactly_what_to_fetch(pipeline, tmp_path):
     assert done.returncode == 0 and not done.stderr
     for known in PRESETS:
         what = f"get it from {known.page} and save it as weights/{known.files[0]}"
-        assert f"{known.name}: {'is here, nothing to do' if known.packaged and known.packaged.is_file() else what}" in done.stdout
+        what = "is here, nothing to do" if known.packaged and known.packaged.is_file() else what
+        assert f"{known.name}: {what}" in done.stdout
         assert known.licence in done.stdout and str(known.dim) in done.stdout
     assert "CC-BY-NC" in done.stdout and "downloads timm/vit_base_patch16_224.mae" in done.stdout
     assert max(map(len, done.stdout.splitlines()[:6])) <= 160
