@@ -125,7 +125,7 @@ def _read_sets(root: Place) -> tuple[pd.DataFrame, list[str]]:
 
 def _number(path: Place) -> int:
     """The expression in a file. Raises InputError if it holds none."""
-    number = parse_int((_scalar(path) or "").removesuffix(".0"))
+    number = parse_int(_scalar(path))
     if number is None:
         raise InputError(f"{path}: not one expression number")
     return number
@@ -149,9 +149,10 @@ def _read_lists(root: Place, lists: list[tuple[Place, str]]) -> tuple[pd.DataFra
         table = read_table(path)
         check_columns(table, COLUMNS, path)
         numbers = table["expression"]
-        check_cells(numbers.str.strip().str.fullmatch(r"[0-9]{1,9}"), numbers, path, "is no number")
-        key = f"{PICTURES}/" + table.pop("subDirectory_filePath").str.strip()
-        tables.append(table.assign(key=key, split=split, expression=numbers.astype(int)))
+        whole = numbers.map(parse_int)
+        check_cells(whole.notna(), numbers, path, "is no number of an expression")
+        key = f"{PICTURES}/" + table.pop("subDirectory_filePath").str.strip().str.replace("\\", "/", regex=False)
+        tables.append(table.assign(key=key, split=split, expression=whole.astype(int)))
     if not (root / PICTURES).is_dir():
         raise InputError(f"{root / PICTURES}: no such folder: unpack the pictures there")
     table = pd.concat(tables, ignore_index=True).drop(columns="facial_landmarks", errors="ignore")

@@ -15,7 +15,7 @@ from twofold.data.images.decode import ImageError
 from twofold.data.images.formats import VIDEO_SUFFIXES, is_hidden, is_image, left_out_note, unreadable_notes
 from twofold.data.manifest import SOFT, Manifest, build_manifest
 from twofold.data.utils.atomic import atomic_write
-from twofold.data.utils.csv_files import read_table
+from twofold.data.utils.csv_files import read_table, text_encoding
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import usable_cores
 
@@ -88,18 +88,22 @@ def compare_counts(dataset: str, published: Mapping[str, int], table: pd.DataFra
 
 
 def parse_int(text: str) -> int | None:
-    """A whole number of a few ASCII digits; None for any other text."""
-    return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else None
+    """A whole number of a few ASCII digits, also as pandas writes it where a column has empty cells (`3.0`); None for
+    any other text."""
+    whole = re.fullmatch(r"(-?[0-9]{1,9})(\.0*)?", text.strip())
+    return int(whole[1]) if whole else None
 
 
 def read_lines(path: Place) -> list[tuple[int, str]]:
-    """The lines that are not blank, with their numbers from 1; any line ends, with or without a byte order mark."""
+    """The lines that are not blank, with their numbers from 1; any line ends, in UTF-8, or UTF-16 with a byte order
+    mark. Raises InputError."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+        text = content.decode(text_encoding(content))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file in UTF-8") from None
+        raise InputError(f"{path}: not a text file in UTF-8: save it as UTF-8") from None
     return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
@@ -113,7 +117,7 @@ def read_numbered(path: Place, names: Sequence[str], what: str, *, like: str, fi
         image, *numbers = text.split()
         number = parse_int(numbers[0]) if len(numbers) == 1 else None
         if number is None or number < 0:
-            raise InputError(f"{path}: line {line}: {text!r} is not like {like!r}")
+            raise InputError(f"{path}: line {line}: {text[:200]!r} is not like {like!r}")
         if image in rows:
             raise InputError(f"{path}: line {line}: {image} stands in another line already")
         if not first <= number < first + len(names):

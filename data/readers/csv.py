@@ -1,6 +1,5 @@
 """Any CSV table; say which column is what. Columns called split, basic, compound, group are taken as they are."""
 
-import re
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -19,8 +18,9 @@ from twofold.data.labels import (
 from twofold.data.manifest import COLUMNS, NO_EMOTION, SOFT, Manifest, build_manifest
 from twofold.data.readers.common import parse_int
 from twofold.data.readers.folder import Classes, LabelMap
-from twofold.data.utils.csv_files import check_cells, check_columns, read_table
+from twofold.data.utils.csv_files import MISSING, check_cells, check_columns, read_table
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.keys import URL
 from twofold.data.utils.options import cli_argument, cli_option
 
 NONE = "none"  #: instead of a column's name: leave it out
@@ -64,14 +64,18 @@ def read_csv(
         samples[name] = samples[name].map(cache(lambda text: renamed.get(text, canonical_label(text))))
     if "split" in columns:
         samples["split"] = samples["split"].map(cache(lambda text: SPLIT_OF.get(text.strip().lower(), text)))
+    notes = []
     if taxonomy is not None and (soft is None or taxonomy.target in samples.columns):
-        _apply_taxonomy(samples, taxonomy, root, from_zero)
+        notes = _apply_taxonomy(samples, taxonomy, root, from_zero)
     for name in labels:
-        strange = [label for label in samples[name].unique() if label and label_column(label) != name]
+        strange = [label for label in samples[name].unique()
+                   if label.strip() not in ("", *MISSING) and label_column(label) != name]
+        known = taxonomy if taxonomy is not None and taxonomy.target == name else None
         check_cells(~samples[name].isin(strange), samples[name], root,
-                    f"is not a {name} emotion; for another word: --map {next(iter(strange), '')}=..., for numbers: "
-                    f"--classes NAME, for no labels: --{name} {NONE}")
-    return build_manifest(samples, source=str(root))
+                    f"is not a {name} emotion{f' nor a class number of {known.name}' if known else ''}; for another "
+                    f"word: --map {next(iter(strange), '')}=..., {'' if known else 'for numbers: --classes NAME, '}"
+                    f"for no labels: --{name} {NONE}")
+    return build_manifest(samples, source=str(root), notes=notes)
 
 
 def _soft_columns(
@@ -100,22 +104,26 @@ def _soft_columns(
 
 
 def _posix_path(key: str) -> str:
-    """A path as lists have it (`./a.jpg`, `a\\b.jpg`, `a//b.jpg`) as a key."""
+    """A path as lists have it (`./a.jpg`, `a\\b.jpg`, `a//b.jpg`) as a key; a URL as it is, for which there is a
+    sentence."""
+    if URL.match(key.strip()):
+        return key.strip()
     key = key.strip().replace("\\", "/")
     return ("/" if key.startswith("/") else "") + "/".join(part for part in key.split("/") if part not in ("", "."))
 
 
-def _apply_taxonomy(samples: pd.DataFrame, classes: Taxonomy, path: Path, from_zero: bool) -> None:
-    """Name the labels in the column of the taxonomy's target: official numbers, and names in its spelling."""
+def _apply_taxonomy(samples: pd.DataFrame, classes: Taxonomy, path: Path, from_zero: bool) -> list[str]:
+    """Name the labels in the column of the taxonomy's target: official numbers, and names in its spelling. Returns a
+    note on numbers below 0, which are no labels."""
     target, own = classes.target, classes.target not in COLUMNS
     if target not in samples.columns:
         raise InputError(f"{path}: no column {target!r}, the target of --classes {classes.name}; it has "
                          f"{', '.join(samples.columns)}" if own else
                          f"--classes {classes.name} numbers {target} labels: name their column with --{target}")
-    column, names = samples[target], {}
+    column, names, below = samples[target], {}, []
     numbers = range(len(classes.classes)) if from_zero else classes.numbers
     for value in column.unique():
-        number = parse_int(re.sub(r"\.0*$", "", value.strip()))  # pandas writes 1.0 where a column has empty cells
+        number = parse_int(value)
         if normalize_label(value) in classes.classes:
             names[value] = normalize_label(value)
         elif number is not None:
@@ -123,10 +131,13 @@ def _apply_taxonomy(samples: pd.DataFrame, classes: Taxonomy, path: Path, from_z
             check_cells((column != value) | (number < 0 or number in numbers), column, path,
                         f"is not a class number of {classes.name} ({min(numbers)} to {max(numbers)}){hint}")
             names[value] = "" if number < 0 else classes.classes[numbers.index(number)]
+            below += [value] if number < 0 else []
     samples[target] = column.replace(names)
     if own:
         check_cells(samples[target].isin(["", *classes.classes]), samples[target], path,
                     f"is not one of the classes of {classes.name}: {', '.join(classes.classes)}")
+    return [f"column {target}: {int(column.isin(below).sum()):,} cells such as {below[0]!r}, numbers below 0, are "
+            "taken as no label"] if below else []
 
 
 READER = read_csv

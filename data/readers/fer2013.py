@@ -6,6 +6,7 @@ Barsoum et al. 2016 (arXiv 1608.01041): the basic label is the authors' majority
 FER+ has no compound labels; the compound rule is this project's.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,18 +15,24 @@ import pandas as pd
 
 from twofold.data.images.csv_pixels import row_key
 from twofold.data.images.sources import open_images
+from twofold.data.labels import SPLIT_OF, canonical_label
 from twofold.data.manifest import NO_EMOTION, SOFT, Manifest, build_manifest
-from twofold.data.readers.common import compare_counts, write_images
+from twofold.data.readers.common import compare_counts, parse_int, write_images
 from twofold.data.targets import derive_compounds
-from twofold.data.utils.csv_files import check_cells, check_columns, detect_separator, read_table
+from twofold.data.utils.csv_files import (
+    check_cells,
+    check_columns,
+    detect_separator,
+    read_table,
+    require_distinct,
+    text_encoding,
+)
 from twofold.data.utils.errors import InputError, first_line
 from twofold.data.utils.options import cli_argument, cli_option
 
 EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
-NUMBERS = {str(number): name for number, name in enumerate(EMOTIONS)}
 FILES = ("fer2013.csv", "icml_face_data.csv", "train.csv")  #: the challenge's name, and those of Kaggle's page
 MAX_HEADER_LETTERS = 10_000
-USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 PUBLISHED = {"train": 28_709, "val": 3_589, "test": 3_589}
 VOTED = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", *NO_EMOTION)
 #: the rules' names, as the manifest's columns `basic_rule` and `compound_rule` give them
@@ -49,7 +56,8 @@ def read_fer2013(
     table = _columns(path)
     samples = pd.DataFrame({
         "key": [row_key(path.name, row) for row in range(len(table))],
-        "split": _mapped(table["Usage"], USAGES, path), "basic": _mapped(table["emotion"], NUMBERS, path)})
+        "split": _mapped(table["Usage"], _split, path, "Training, PublicTest, PrivateTest"),
+        "basic": _mapped(table["emotion"], _emotion, path, f"0 to {len(EMOTIONS) - 1}, nor {', '.join(EMOTIONS)}")})
     notes = compare_counts("FER2013", PUBLISHED, samples)
     if ferplus is None and strict:
         raise InputError("strict compound labels come from the votes of FER+: give its file with --ferplus")
@@ -80,26 +88,43 @@ def unpack_faces(samples: Manifest, source: Path, folder: Path) -> Manifest:
 def _columns(path: Path) -> pd.DataFrame:
     """Emotion and Usage, whatever the order of the columns; pixels are left where they are."""
     try:
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            separator = detect_separator(file.readline(MAX_HEADER_LETTERS))
+        with path.open("rb") as file:
+            head = file.read(MAX_HEADER_LETTERS)
+        if text_encoding(head) == "utf-16":
+            raise InputError(f"{path}: in UTF-16, of which no single row can be read: save it as UTF-8")
+        header = head.decode("utf-8-sig", "replace").partition("\n")[0]
+        separator = detect_separator(header)
+        require_distinct(header.rstrip("\r").split(separator), path)
         table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig",
                             usecols=lambda name: str(name).strip() in ("emotion", "Usage"))
-        header = pd.read_csv(path, sep=separator, nrows=0, encoding="utf-8-sig").rename(columns=str.strip)
+        columns = pd.read_csv(path, sep=separator, nrows=0, encoding="utf-8-sig").rename(columns=str.strip)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file: give fer2013.csv or the folder that holds it") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a CSV table in UTF-8 ({first_line(error)})") from None
     table = table.rename(columns=str.strip)
     if path.name == "train.csv" and "Usage" not in table:  # Kaggle's training part
-        table, header = table.assign(Usage="Training"), header.assign(Usage="")
-    check_columns(header, ("emotion", "pixels", "Usage"), path)
+        table, columns = table.assign(Usage="Training"), columns.assign(Usage="")
+    check_columns(columns, ("emotion", "pixels", "Usage"), path)
     return table
 
 
-def _mapped(column: pd.Series, names: dict[str, str], path: Path) -> pd.Series:
-    labels = column.str.strip().map(names)
-    check_cells(labels.notna(), column, path, f"is not one of {', '.join(names)}")
+def _mapped(column: pd.Series, name_of: Callable[[str], str], path: Path, choices: str) -> pd.Series:
+    labels = column.map({text: name_of(text) for text in column.unique()})
+    check_cells(labels != "", column, path, f"is not one of {choices}")
     return labels
+
+
+def _split(usage: str) -> str:
+    return SPLIT_OF.get(usage.strip().lower(), "")
+
+
+def _emotion(text: str) -> str:
+    """The emotion of a number or a name; empty for any other text."""
+    number, name = parse_int(text), canonical_label(text.strip())
+    if number is None:
+        return name if name in EMOTIONS else ""
+    return EMOTIONS[number] if 0 <= number < len(EMOTIONS) else ""
 
 
 def _voted(samples: pd.DataFrame, usage: pd.Series, path: Path, ferplus: Path, strict: bool) -> pd.DataFrame:

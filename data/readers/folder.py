@@ -12,7 +12,7 @@ from twofold.data.images.archives import ArchivePath, Place
 from twofold.data.images.formats import IMAGE_FORMATS
 from twofold.data.labels import SPLIT_OF, canonical_label, label_column, load_taxonomy, normalize_label, parse_label_map
 from twofold.data.manifest import Manifest, build_manifest
-from twofold.data.readers.common import find_images, reads_archives
+from twofold.data.readers.common import find_images, parse_int, reads_archives
 from twofold.data.utils.csv_files import read_table
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import usable_cores
@@ -86,8 +86,8 @@ def folder_labels(
             label, column = "", "basic"
         elif own is not None and normalize_label(folder) in own.classes:
             label, column = normalize_label(folder), own.target
-        elif own is not None and folder.isdecimal():
-            label, column = own.label(int(folder)), own.target
+        elif own is not None and (number := parse_int(folder)) is not None and number >= 0:
+            label, column = own.label(number), own.target
         elif not (column := label_column(label)):
             hint = f" nor one of {', '.join(own.classes)}" if own else (
                 "; for numbered folders say --classes NAME, for classes of your own --classes FILE.toml")

@@ -37,11 +37,13 @@ class Readable(Protocol):
 def read_table(path: Readable | pd.DataFrame) -> pd.DataFrame:
     """A CSV file in UTF-8 (or UTF-16 with a byte order mark), or a table in memory, as text columns.
 
-    Cells may be separated by commas, semicolons or tabs, whichever the header line has most of. Raises InputError.
+    Cells may be separated by commas, semicolons or tabs, whichever the header line has most of. Raises InputError, for
+    a column that stands twice as well.
     """
     import pandas as pd  # late: the command line's help needs none of it
 
     if isinstance(path, pd.DataFrame):
+        require_distinct(map(str, path.columns), "the table")
         table = path.reset_index(drop=True).rename(columns=str).astype(object)
         return table.where(table.notna(), "").astype(str)
     try:
@@ -52,12 +54,18 @@ def read_table(path: Readable | pd.DataFrame) -> pd.DataFrame:
         raise InputError(f"{path}: no such file (make a manifest with `manifest READER ROOT -o FACES.csv`)") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    encoding = "utf-16" if content.startswith(UTF16) else "utf-8-sig"
+    encoding = text_encoding(content)
     try:
-        separator = detect_separator(content[:1 << 16].decode(encoding, "replace").partition("\n")[0])
+        text = content[:1 << 16].decode(encoding, "replace")
+        if text[:4].lower() == "sep=":  # Excel's own line, before the header line
+            raise InputError(f"{path}: its first line is {text.splitlines()[0]!r}, for Excel: take that line out")
+        separator = detect_separator(text.partition("\n")[0])
+        lines = io.TextIOWrapper(io.BytesIO(content), encoding, errors="replace", newline="")
+        require_distinct(next(csv.reader(lines, delimiter=separator), []), path)
         table = pd.read_csv(io.BytesIO(content), sep=separator, dtype=str, keep_default_na=False, encoding=encoding)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError) as error:
-        raise InputError(f"{path}: not a CSV table in UTF-8 ({first_line(error)})") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a CSV table in UTF-8 ({first_line(error)}): save it as UTF-8, with as many "
+                         "cells in each row as in the header line") from None
     if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first column for names of rows
         raise InputError(f"{path}: row 2 has more cells than the header line: name each column, or take out the "
                          f"{'comma' if separator == ',' else 'separator'} at the end of the rows")
@@ -65,6 +73,20 @@ def read_table(path: Readable | pd.DataFrame) -> pd.DataFrame:
         for name in table.columns:
             table[name] = unescape_cells(table[name].tolist())
     return table
+
+
+def text_encoding(content: bytes) -> str:
+    """UTF-16 where a byte order mark says so, else UTF-8, whose mark is left out."""
+    return "utf-16" if content.startswith(UTF16) else "utf-8-sig"
+
+
+def require_distinct(header: Iterable[str], source: object) -> None:
+    """Raises InputError, naming the source, for a name that stands twice in a header line: which one is meant?"""
+    seen: set[str] = set()
+    for name in map(str.strip, header):
+        if name in seen:
+            raise InputError(f"{source}: the column {name[:80]!r} stands twice in its header line: rename one of them")
+        seen.update([name] if name else [])
 
 
 def check_columns(table: pd.DataFrame, names: Iterable[str], source: object) -> None:

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 LONGEST = 4096  #: bytes in UTF-8: the longest path of most systems, and the longest text in a feature file
 PLAIN = re.compile(r"(?:[\w-][\w.,;=+ -]*/)*[\w-][\w.,;=+ -]*", re.ASCII)  #: what nearly every key looks like
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  #: a line end in a key has moved a label to another face
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  #: with one letter it is a Windows drive
 NO_FACE_SUFFIX = ".noface"  #: of keys that stand for a picture or a frame without a face: there is no image to read
 NO_FACE = "no face"  #: why they have no features
 
@@ -20,6 +21,8 @@ def key_fault(key: str) -> str:
         return "the key is empty"
     if CONTROL.search(key):
         return f"{key[:200]!r} has a line end or another control character in it: rename the file"
+    if URL.match(key):
+        return f"{key[:200]!r} is a URL: download the files, and name them by their paths below the root"
     if key.startswith("/") or "\\" in key or (len(key) > 1 and key[1] == ":"):
         return f"{key[:200]!r} is not a path relative to the root, with forward slashes"
     if ".." in key.split("/"):

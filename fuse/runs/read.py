@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -288,7 +289,9 @@ def _table(folder: Path, name: str, texts: list[str], *, numbers: list[str]) -> 
     """Columns of a CSV file as text and as float64, of which nan is one. Raises InputError."""
     content = io.BytesIO(_file(folder, name).read_bytes())
     try:
-        table = pd.read_csv(content, dtype=str, keep_default_na=False, index_col=False)[[*texts, *numbers]]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows with more cells than the header line
+            table = pd.read_csv(content, dtype=str, keep_default_na=False, index_col=False)[[*texts, *numbers]]
         return table.astype(dict.fromkeys(numbers, float))
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, pd.errors.ParserWarning) as error:
         raise invalid(folder / name, error) from None

@@ -39,6 +39,20 @@ def test_fer2013_alone(fer2013):
     assert (read_pixels(renamed, read_fer2013(renamed).keys) == pixels_in(renamed)).all()
 
 
+def test_fer2013_as_others_have_written_it_again(fer2013):
+    expected, path = read_fer2013(fer2013).table, fer2013 / "fer2013.csv"
+    lines = path.read_text().splitlines()
+    names = ("angry", "Disgust", " fear", "happy", "sad", "surprised", "neutral")
+    for write in (lambda cell: f"{cell}.0", lambda cell: names[int(cell)]):
+        rows = [f"{write(line.partition(',')[0])},{line.partition(',')[2]}" for line in lines[1:]]
+        text = "\n".join([lines[0], *rows]).replace("Training", "train").replace("PrivateTest", "Test")
+        path.write_text(f"{text}\n", encoding="utf-8-sig")
+        assert read_fer2013(fer2013).table.equals(expected)
+    path.write_text(text, encoding="utf-16")
+    with pytest.raises(InputError, match="in UTF-16, of which no single row can be read: save it as UTF-8"):
+        read_fer2013(fer2013)
+
+
 def test_votes_make_the_labels(fer2013):
     faces = read_fer2013(fer2013, ferplus=fer2013 / "fer2013new.csv")
     table = faces.table.set_index("image")
@@ -106,8 +120,10 @@ ROW = "Training,fer0000000.png,0,6,4,0,0,0,0,0,0,0"
 @pytest.mark.parametrize(("file", "old", "new", "says"), [
     ("fer2013.csv", None, None, "no such file"),
     ("fer2013.csv", "emotion,", "label,", "no column emotion; it has label"),
-    ("fer2013.csv", "\n1,", "\n7,", "row 3, column 'emotion': '7' is not one of 0, 1"),
-    ("fer2013.csv", "Training", "train", "row 2, column 'Usage': 'train'"),
+    ("fer2013.csv", "\n1,", "\n7,", "row 3, column 'emotion': '7' is not one of 0 to 6"),
+    ("fer2013.csv", "\n1,", "\ncontempt,", "'contempt' is not one of 0 to 6, nor anger"),
+    ("fer2013.csv", "Training", "teach", "row 2, column 'Usage': 'teach'"),
+    ("fer2013.csv", "emotion,", "emotion,emotion,", "the column 'emotion' stands twice"),
     ("fer2013new.csv", f"{ROW}\n", "", "11 rows, but"),
     ("fer2013new.csv", ROW, ROW.replace("Training", "PublicTest"), "row 2, column 'Usage'"),
     ("fer2013new.csv", ROW, ROW.replace(",6,", ",six,"), "column 'happiness': 'six' is not a number of votes"),

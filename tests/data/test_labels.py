@@ -58,7 +58,7 @@ def test_errors_list_what_there_is(tmp_path):
             (lambda: builtin_taxonomy("rafdb11").label(12), r"12 is not a class number of rafdb11 \(1 to 11\)"),
             (lambda: load_taxonomy("no.toml"), r"no\.toml: no such file"),
             (lambda: load_taxonomy(str(tmp_path / "folder.toml")), "not a TOML of classes"),
-            (lambda: load_taxonomy("cexpr"), r"unknown classes 'cexpr'.*or give a FILE\.toml"),
+            (lambda: load_taxonomy("cexpr"), r"unknown classes 'cexpr'.*or a FILE\.toml"),
             (lambda: load_taxonomy("from-data"), "only `fuse` and `sweep`")):
         with pytest.raises(InputError, match=says):
             ask()

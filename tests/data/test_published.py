@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from twofold.data.images.decode import decode
@@ -50,6 +51,22 @@ def test_repackaged_class_folders_of_rafdb(tmp_path, put):
     assert faces.table["split"].value_counts().to_dict() == {"train": 7, "test": 7}
     assert read_rafdb(tmp_path / "basic", part="basic").keys[0] == "test/1/test_00001_aligned.jpg"
     assert set(read_rafdb(tmp_path / "valid", part="basic").table["split"]) == {"train", "val"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_list_that_a_spreadsheet_has_saved(rafdb, encoding):
+    before, path = read_rafdb(rafdb).table, rafdb / "compound/EmoLabel/list_patition_label.txt"
+    path.write_text("".join(f"{line}.0\r\n" for line in path.read_text().splitlines()), encoding=encoding)
+    assert read_rafdb(rafdb).table.equals(before)
+
+
+def test_older_lists_of_affectnet_that_pandas_has_written_again_on_windows(older_affectnet):
+    expected, path = read_affectnet(older_affectnet).table, older_affectnet / "training.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table["expression"] += ".0"
+    table["subDirectory_filePath"] = table["subDirectory_filePath"].str.replace("/", "\\")
+    table.to_csv(path, index=False, encoding="utf-16")
+    assert read_affectnet(older_affectnet).table.equals(expected)
 
 
 def test_a_list_with_tabs_and_a_picture_that_is_gone(rafdb):

@@ -71,6 +71,41 @@ def test_what_is_wrong_in_a_table_is_named_by_row_and_column(table, text, option
         read_csv(table(text), **options)
 
 
+@pytest.mark.parametrize(("text", "options", "says"), [
+    ("image,label,label\na.jpg,1,2\n", {}, "the column 'label' stands twice in its header line"),
+    ('"image";" label";label\na.jpg;1;2\n', {}, "the column 'label' stands twice"),
+    ("sep=;\nimage;label\na.jpg;1\n", {}, "its first line is 'sep=;', for Excel: take that line out"),
+    ("image,label\nhttps://x.y/a.jpg,1\n", {}, "row 2, column 'key': 'https://x.y/a.jpg' is a URL: download the files"),
+    ("image,label\na.jpg,1\ns3:/b/a.jpg,1\n", {}, "row 3, column 'key': 's3:/b/a.jpg' is a URL"),
+    ("image,label\nfile:///d/a.jpg,1\n", {}, "is a URL"),
+    ("image,label\na.jpg,1\nb.jpg,1.5\n", {"classes": "basic7"},
+     "row 3.*'1.5' is not a basic emotion nor a class number of basic7; for another word: --map 1.5=..., for no "),
+    ("image,label\na.jpg,1\nb.jpg,1,2\n", {}, "with as many cells in each row as in the header line"),
+])
+def test_tables_that_would_be_misread_are_refused(table, text, options, says):
+    with pytest.raises(InputError, match=says):
+        read_csv(table(text), **{"key": "image", "basic": "label", "classes": "basic7"} | options)
+
+
+def test_columns_of_a_table_in_memory_that_stand_twice():
+    with pytest.raises(InputError, match="the table: the column 'label' stands twice"):
+        read_csv(pd.DataFrame([["a.jpg", "1", "2"]], columns=["key", "label", "label"]), basic="label")
+
+
+def test_wide_tables_have_distinct_columns_beyond_any_block(table):
+    names = [f"embedding_dimension_{number}" for number in range(8_000)]
+    assert len(read_csv(table(f"key,{','.join(names)}\na.jpg{',0' * 8_000}\n")).table.columns) == 8_005
+
+
+@pytest.mark.parametrize("from_zero", [False, True])
+def test_numbers_below_zero_are_said_to_be_no_labels(table, from_zero):
+    faces = read_csv(table("key,basic\na.jpg,-1\nb.jpg,1.0\nc.jpg,-1.0\nd.jpg,nan\n"), classes="basic7",
+                     from_zero=from_zero)
+    assert faces.table["basic"].tolist() == ["", "fear" if from_zero else "surprise", "", ""]
+    assert faces.notes == ("column basic: 2 cells such as '-1', numbers below 0, are taken as no label",
+                           "column basic: 1 cells such as 'nan' are taken as missing")
+
+
 def test_other_words_are_mapped(table, tmp_path, put, cli):
     path = table("key\tbasic\na.png\tglücklich\nb.png\tunklar\nc.png\tsad\n", encoding="utf-8-sig")
     words = ["manifest", "csv", path, "-o", tmp_path / "out.csv", "--map"]
@@ -135,6 +170,15 @@ def test_class_folders_alone_and_numbered_with_every_image_format(tmp_path, put)
     assert faces.keys == sorted(faces.keys) and set(faces.table["split"]) == {""}
     put(tmp_path / "n/3/a.png")
     assert read_folder(tmp_path / "n", classes="rafdb11").table["compound"][0] == "sadly_fearful"
+
+
+def test_class_folders_whose_numbers_pandas_wrote(tmp_path, put):
+    for name in ("1.0", "2.", "03"):
+        put(tmp_path / name / "a.jpg")
+    assert read_folder(tmp_path, classes="basic7").table["basic"].tolist() == ["disgust", "surprise", "fear"]
+    put(tmp_path / "1.5" / "a.jpg")
+    with pytest.raises(InputError, match=r"the folder '1\.5' is neither"):
+        read_folder(tmp_path, classes="basic7")
 
 
 @pytest.mark.parametrize(("place", "says"), [
