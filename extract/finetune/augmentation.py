@@ -51,7 +51,7 @@ def augment(images: torch.Tensor, targets: torch.Tensor, settings: Settings, pre
         drawn = 2 * torch.rand(2, len(pixels), 1, 1, 1) - 1
         brightness, contrast = 1 + drawn.to(pixels) * settings.jitter
         centre = pixels.mean(dim=(1, 2, 3), keepdim=True)
-        pixels = (((pixels - centre) * contrast + centre) * brightness).clamp(0, 255)
+        pixels = pixels.sub_(centre).mul_(contrast).add_(centre).mul_(brightness).clamp_(0, 255)  # a copy already
     pixels, targets = preprocessing.normalize(pixels), targets.to(device)
     if settings.erasing:
         from timm.data.random_erasing import RandomErasing  # arXiv 1708.04896

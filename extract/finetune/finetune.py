@@ -29,7 +29,7 @@ from twofold.extract.encoders.classifier import finetuned_entries, finetuned_met
 from twofold.extract.encoders.devices import parse_device, resolve_precision
 from twofold.extract.finetune.data import Images, Splits, check_classes, make_splits
 from twofold.extract.finetune.loop import Epoch, Processes, Progress, Training, keep_freed_memory, processes
-from twofold.extract.finetune.model import InitialModel, initial_model
+from twofold.extract.finetune.model import InitialModel, has_depthwise_convolutions, initial_model
 from twofold.extract.finetune.settings import DEFAULT_CLASSES, Settings, record_of
 from twofold.extract.finetune.targets import Loss, sampling_weights
 from twofold.extract.weights.find import fold_path, weights_folder
@@ -210,11 +210,11 @@ def _finetune(request: Request, manifest: Manifest, roots: ImageRoots, fold: int
     initial = initial_model(request.backbone, weights=request.weights, folder=weights_folder(), settings=settings)
     images = _read_images(request, manifest, roots, initial, splits)
     samples = _training_samples(request, manifest, images, initial, splits, fold)
-    slow = settings.precision == "auto" and device.type == "cpu"  # bf16's depth-wise convolutions take twice the time
-    precision = "fp32" if slow else resolve_precision(settings.precision, device)
+    auto = settings.precision == "auto" and device.type == "cpu" and has_depthwise_convolutions(initial.model)
+    precision = "fp32" if auto else resolve_precision(settings.precision, device)  # theirs are slower in bf16 on a CPU
     own_classes = {target: names.classes for target, names in settings.taxonomies.items()
                    if target not in DEFAULT_CLASSES}
-    name = _digest({"settings": record_of(settings), "start": initial.weights, "precision": precision,
+    name = _digest({"settings": record_of(settings), "start": initial.weights,
                     "faces": splits.digest(images.keys, images.sha256), "taught": samples.digest(),
                     **({"own": own_classes} if own_classes else {})})
     finished = _read_finished(request, name)
@@ -236,8 +236,8 @@ def _finetune(request: Request, manifest: Manifest, roots: ImageRoots, fold: int
             _write_weights(request, initial, progress, samples, name)
             training.state.unlink(missing_ok=True)
     return FinetuneReport(request=request, initial_weights=initial.weights, splits=splits, progress=progress,
-                          precision=precision, seconds=time.perf_counter() - began, failures=len(images.failures),
-                          first=own.first)
+                          precision=progress.precision, seconds=time.perf_counter() - began,
+                          failures=len(images.failures), first=own.first)
 
 
 def _digest(content: object) -> str:
@@ -329,7 +329,7 @@ def _read_finished(request: Request, training: str) -> Progress | None:
     history = [Epoch(**record) for record in json.loads(checkpoint.metadata["history"])]
     best = max(range(len(history)), key=lambda place: (history[place].score, -place))
     return Progress(epoch=len(history), history=history, best_epoch=best, best=checkpoint.tensors,
-                    diverged=int(checkpoint.metadata["diverged"]))
+                    diverged=int(checkpoint.metadata["diverged"]), precision=checkpoint.metadata["precision"])
 
 
 def _write_weights(request: Request, initial: InitialModel, progress: Progress, samples: TrainingSamples,
@@ -347,7 +347,7 @@ def _write_weights(request: Request, initial: InitialModel, progress: Progress, 
         **finetuned_metadata(initial.architecture.preprocessing, request.settings.taxonomies, samples),
         "settings": json.dumps(record_of(request.settings), sort_keys=True),
         "validation": json.dumps(progress.history[progress.best_epoch].row(), sort_keys=True),
-        "history": json.dumps(list(map(vars, progress.history))),
+        "history": json.dumps(list(map(vars, progress.history))), "precision": progress.precision,
         "software": json.dumps({"python": sys.version.split()[0], **versions}, sort_keys=True),
         "training": training, "diverged": str(progress.diverged),
     }

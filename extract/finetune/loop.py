@@ -134,6 +134,7 @@ class Progress:
     step: int = 0
     losses: list[float] = field(default_factory=list)  #: of the steps of the open epoch
     seconds: float = 0.0
+    precision: str = "fp32"  #: of the forward pass: a resumed training keeps its own
     parts: int = 1  #: that a step is computed in: more once memory has run out
     history: list[Epoch] = field(default_factory=list)
     best_epoch: int = -1
@@ -218,7 +219,8 @@ class Training:
         self.steps = max(1, len(self.splits.train) // self.settings.batch_size)  #: an epoch; the rest is left out
         self.model.to(self.device)
         self.model.to(memory_format=torch.channels_last)  # pyright: ignore (torch's stubs lack it)
-        self.optimizer = build_optimizer(self.model, self.settings)
+        fused = self.device.type == "cpu" and self.precision != "fp32"
+        self.optimizer = build_optimizer(self.model, self.settings, fused=fused)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.parts: dict[str, Any] = {"network": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
         self.ema: Any = None
@@ -230,7 +232,8 @@ class Training:
         earlier = load_state(self.state, self.name, self.parts, device=self.device, overwrite=self.overwrite)
         if earlier:
             log.info("going on after %d epochs and %d steps", earlier.epoch, earlier.step)
-        self.progress = earlier or Progress(parts=self.settings.accumulate * self.processes.count)
+        self.progress = earlier or Progress(precision=self.precision,
+                                            parts=self.settings.accumulate * self.processes.count)
         self.network = self.processes.wrapped(self.model)
         self.no_sync: Any = getattr(self.network, "no_sync", contextlib.nullcontext)
 
@@ -323,7 +326,8 @@ class Training:
 
     def _autocast(self) -> torch.autocast:
         """The arithmetic of the forward pass."""
-        return torch.autocast(self.device.type, dtype=PRECISIONS[self.precision], enabled=self.precision != "fp32")
+        precision = self.progress.precision
+        return torch.autocast(self.device.type, dtype=PRECISIONS[precision], enabled=precision != "fp32")
 
     def _end_epoch(self, began: float) -> None:
         """Validate, and copy the weights to the CPU if they are the best so far."""

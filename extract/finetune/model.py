@@ -99,6 +99,10 @@ def freeze(model: Classifier, train: str) -> None:
         parameter.requires_grad_(name.startswith("heads.") or layers[name] in trained)
 
 
+def has_depthwise_convolutions(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1 for module in model.modules())
+
+
 def set_training_mode(model: Classifier, settings: Settings) -> None:
     """Training mode for what is trained: frozen parts and, where asked for, batch norms keep their statistics."""
     model.train()
@@ -184,12 +188,13 @@ def learning_rate(settings: Settings, epoch: float, scores: Sequence[float]) -> 
     return full
 
 
-def build_optimizer(model: Classifier, settings: Settings) -> optim.Optimizer:
-    """timm's Adam or AdamW over what is trained; each group has `lr_scale`, its factor of the rate."""
+def build_optimizer(model: Classifier, settings: Settings, *, fused: bool = False) -> optim.Optimizer:
+    """timm's Adam or AdamW over what is trained; each group has `lr_scale`, its factor of the rate. fused: in one pass,
+    on a CPU in a quarter of the time, with another rounding."""
     grouped: Any = timm_optim.param_groups_weight_decay  # pyright: ignore[reportPrivateImportUsage]
     if settings.layer_decay != 1.0:
         grouped = partial(timm_optim.param_groups_layer_decay,  # pyright: ignore[reportPrivateImportUsage]
                           layer_decay=settings.layer_decay)
     groups = grouped(model, settings.weight_decay, no_weight_decay_list=model.no_weight_decay())
     return timm_optim.create_optimizer_v2(  # pyright: ignore[reportPrivateImportUsage]
-        groups, opt=settings.optimizer, lr=settings.lr, weight_decay=0.0)
+        groups, opt=settings.optimizer, lr=settings.lr, weight_decay=0.0, **({"fused": True} if fused else {}))

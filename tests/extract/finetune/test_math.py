@@ -98,6 +98,20 @@ def test_layer_decay_gives_each_block_its_rate():
         assert decay == (0.0 if none else 0.05), name
 
 
+def test_the_fused_optimiser_takes_the_same_steps():
+    settings, weights = resolve(preset="quick", chosen={}), []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(12, 8)), 8, {"basic": 7})
+        optimizer = build_optimizer(model, settings, fused=fused)
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.arange(24.0).reshape(2, 3, 2, 2)).square().sum().backward()
+            optimizer.step()
+        weights.append(model.heads["basic"].weight.detach())
+    torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-7)
+
+
 def test_last_layers_and_head_alone_learn():
     from torchvision.models import mobilenet_v3_small
 

@@ -12,9 +12,11 @@ from safetensors.numpy import load_file
 
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.terminal import explain_error
+from twofold.extract.encoders import devices
 from twofold.extract.finetune import loop
 from twofold.extract.finetune.finetune import finetune
 from twofold.extract.finetune.loop import Progress, load_state, save_state
+from twofold.extract.weights.read import safetensors_metadata
 
 CHANGES = {"mixup": 0.2, "cutmix": 0.5, "erasing": 0.25, "drop_path": 0.1, "dropout": 0.1, "ema": 0.9, "epochs": 3,
            "rand_augment": "rand-m5-mstd0.5", "balanced_sampling": 0.5}
@@ -117,3 +119,20 @@ def test_a_full_disk_is_an_error_of_the_disk(tmp_path):
             say(str(explain_error(error)))
 
     assert "the disk is full" in in_child(limited) and os.listdir(tmp_path) == []
+
+
+def test_precision_follows_from_processor_and_network_and_stays_with_a_training(request_for, stop_after, monkeypatch):
+    monkeypatch.setattr(devices, "has_native_bf16", lambda device: True)
+    assert finetune(request_for("deep.safetensors", backbone="torchvision:mobilenet_v3_small", precision="auto",
+                                epochs=1)).precision == "fp32"  # its depth-wise convolutions are slower in bf16
+    whole = finetune(request_for("whole.safetensors", precision="auto"))
+    request = request_for("resumed.safetensors", precision="auto")
+    stop_after(3)
+    assert finetune(request).progress.stopped_by and whole.precision == "bf16"
+    monkeypatch.setattr(devices, "has_native_bf16", lambda device: False)  # as if another machine went on
+    resumed = finetune(request)
+    assert resumed.precision == safetensors_metadata(request.out)["precision"] == "bf16"
+    first, second = load_file(whole.request.out), load_file(request.out)
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    again = finetune(request_for("whole.safetensors", precision="auto"))  # finished: nothing is trained anew
+    assert again.precision == "bf16" and again.progress.history == whole.progress.history
