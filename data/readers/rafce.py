@@ -1,4 +1,4 @@
-"""RAF-CE (http://www.whdeld.cn/RAF/model4.html): the folder that holds RAFCE_emolabel.txt and aligned/.
+"""RAF-CE (http://www.whdeng.cn/RAF/model4.html): the folder that holds RAFCE_emolabel.txt and aligned/.
 
 `RAFCE_emolabel.txt` has lines `0001.jpg 5` (from 0), `RAFCE_partition.txt` lines `0001.jpg 0` (0 train, 1 test,
 2 validation), `RAFCE_AUlabel.txt` lines `0001.jpg 1+4+L12` (`null`: none; L, R, T, B before a number: only left,

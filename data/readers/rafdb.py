@@ -1,4 +1,4 @@
-"""RAF-DB (http://www.whdeld.cn/RAF/model1.html): the folder that holds basic/ and compound/, as published or
+"""RAF-DB (http://www.whdeng.cn/RAF/model1.html): the folder that holds basic/ and compound/, as published or
 repackaged into class folders.
 
 `basic/EmoLabel/list_patition_label.txt` (spelled so) has lines `train_00001.jpg 5`; the pictures are

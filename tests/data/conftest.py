@@ -127,3 +127,49 @@ def cexpr(tmp_path, put) -> Path:
              for frame in range(1, last + 1)]
     (tmp_path / "template.txt").write_text("\n".join([",".join(HEADER), *(f"{key},0" for key in asked)]) + "\n")
     return tmp_path
+
+
+#: of BLEMORE
+VIDEOS = ("A102_ang_int1_ver1", "A102_neu_sit4_ver2", "A411_mix_ang_hap_30_70_ver1", "A411_mix_sad_fea_50_50_ver1")
+
+
+@pytest.fixture
+def rafml(tmp_path, put) -> Path:
+    """RAF-ML: three faces."""
+    (tmp_path / "EmoLabel").mkdir()
+    (tmp_path / "EmoLabel/distribution.txt").write_text(
+        "0001.jpg 0.5 0 0 0.5 0 0 \n0002.jpg 0 0.1 0.1 0 0.8 0 \n0003.jpg 0 0 0 0 0 0\n")
+    (tmp_path / "EmoLabel/partition_label.txt").write_text("0001.jpg 0\n0002.jpg 1\n0003.jpg 0\n")
+    for number in (1, 2, 3):
+        put(tmp_path / f"Image/aligned/{number:04d}_aligned.jpg", number)
+    return tmp_path
+
+
+@pytest.fixture
+def blemore(tmp_path) -> Path:
+    """BLEMORE: four training videos with a table of folds, a test video."""
+    root = tmp_path / "BLEMORE"
+    for name in (*(f"train/{name}.mov" for name in VIDEOS), "test/test_0001.mov"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    (root / "train_metadata.csv").write_text("filename,video_id,fold\n" + "".join(
+        f"{name},{name[:4]},{number}\n" for number, name in enumerate(VIDEOS)))
+    return root
+
+
+@pytest.fixture
+def mafw(tmp_path) -> Path:
+    """MAFW: two videos in the single lists and their folds, one of several emotions."""
+    root = tmp_path / "MAFW"
+    for name in ("00001", "00002", "00003"):
+        (root / "clips").mkdir(parents=True, exist_ok=True)
+        (root / f"clips/{name}.mp4").write_bytes(b"")
+    (root / "labels").mkdir()
+    (root / "labels/multi_label.txt").write_text("00003.mp4\tanger_disgust_anxiety\t<br>text\t<br>A frown.\n")
+    for fold, (train, test) in enumerate(((1, 2), (2, 1)), 1):
+        folder = root / f"Train & Test Set/single/no_caption/set_{fold}"
+        folder.mkdir(parents=True)
+        for name, number in (("train", train), ("test", test)):
+            label = "anger" if number == 1 else "helplessness"
+            (folder / f"{name}.txt").write_text(f"0000{number}.mp4 {label}\n")
+    return root

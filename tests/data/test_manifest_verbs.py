@@ -19,6 +19,9 @@ from twofold.data.manifest import read_manifest
     ("affectnet {older_affectnet} --crop crops", 16, "AffectNet has no test split"),
     ("fer2013 {fer2013}", 12, "FER2013 train: 8 samples here"),
     ("fer2013 {fer2013}/fer2013.csv --ferplus {fer2013}/fer2013new.csv --unpack crops", 11, "without a face"),
+    ("rafml {rafml}", 3, "RAF-ML: 3 samples here, 4,908 as published"),
+    ("blemore {blemore}", 5, "a sample is a video: `crop "),
+    ("mafw {mafw} --part single", 2, "not in the single lists"),
     ("cexpr {cexpr}/frames --template {cexpr}/template.txt", 7, "whole videos are not there: 03"),
     ("folder {folder}", 1, "")])
 def test_each_reader_writes_a_manifest(words, samples, says, request, cli, tmp_path, put):
@@ -34,19 +37,25 @@ def test_each_reader_writes_a_manifest(words, samples, says, request, cli, tmp_p
         *record["notes"], done.stderr))
 
 
-def test_the_commands_of_the_readme(rafdb, rafce, affectnet, fer2013, cexpr, tmp_path, put, cli):
+def test_the_commands_of_the_readme(rafdb, rafce, affectnet, fer2013, cexpr, rafml, blemore, mafw, tmp_path, put, cli):
     """Each dataset's folder is the one in which all these small copies lie."""
-    text = (Path(twofold.__file__).parent / "data/README.md").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 150
-    for name in ("RAF-DB", "RAF-CE", "AffectNet", "FER2013"):
+    texts = [(Path(twofold.__file__).parent / f"data/{name}.md").read_text(encoding="utf-8")
+             for name in ("README", "LABELS")]
+    text = "\n".join(texts)
+    assert max(len(each.splitlines()) for each in texts) <= 150
+    for name in ("RAF-DB", "RAF-CE", "AffectNet", "FER2013", "RAF-ML"):
         (tmp_path / name).symlink_to(".")
+    (tmp_path / "votes.csv").write_text("image,votes_happy,votes_angry\na.png,6,4\nb.png,0,0\n")
+    (tmp_path / "basic-labels.csv").write_text("key,basic\na.png,happiness\nc.png,fear\n")
+    put(tmp_path / "blemore-faces/crop.json")
+    (tmp_path / "blemore-faces/faces.csv").write_text("key,source\na.png,train/A102_ang_int1_ver1.mov\n")
     put(tmp_path / "folders/anger/1.png")
     (tmp_path / "TABLE.csv").write_text("image,label,subject\n" + "".join(
         f"{row}.png,{('happily_surprised', 'sadly_angry')[row % 2]},p{row}\n" for row in range(40)))
     (tmp_path / "words.csv").write_text("key,basic\na.png,glücklich\nb.png,unklar\n", encoding="utf-8")
     cli("manifest", "rafdb", "RAF-DB", "--part", "basic", "-o", "basic.csv", cwd=tmp_path)
     commands = re.findall(r"(?:^|`)twofold (manifest [^`\n]+)", text, re.MULTILINE)
-    assert len(commands) >= 14
+    assert len(commands) >= 24
     for words in map(shlex.split, commands):
         done = cli(*words, cwd=tmp_path)
         assert done.returncode == 0, (words, done.stderr)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.data.conftest import VIDEOS
 from twofold.data.images.sources import open_images
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import SOFT
@@ -20,49 +21,6 @@ from twofold.data.targets import soft_targets
 from twofold.data.utils.errors import InputError
 
 SIX, SEVEN = builtin_taxonomy("basic6").classes, builtin_taxonomy("basic7").classes
-VIDEOS = ("A102_ang_int1_ver1", "A102_neu_sit4_ver2", "A411_mix_ang_hap_30_70_ver1", "A411_mix_sad_fea_50_50_ver1")
-
-
-@pytest.fixture
-def rafml(tmp_path, put) -> Path:
-    """RAF-ML: three faces."""
-    (tmp_path / "EmoLabel").mkdir()
-    (tmp_path / "EmoLabel/distribution.txt").write_text(
-        "0001.jpg 0.5 0 0 0.5 0 0 \n0002.jpg 0 0.1 0.1 0 0.8 0 \n0003.jpg 0 0 0 0 0 0\n")
-    (tmp_path / "EmoLabel/partition_label.txt").write_text("0001.jpg 0\n0002.jpg 1\n0003.jpg 0\n")
-    for number in (1, 2, 3):
-        put(tmp_path / f"Image/aligned/{number:04d}_aligned.jpg", number)
-    return tmp_path
-
-
-@pytest.fixture
-def videos(tmp_path) -> Path:
-    """BLEMORE: four training videos with a table of folds, a test video."""
-    root = tmp_path / "BLEMORE"
-    for name in (*(f"train/{name}.mov" for name in VIDEOS), "test/test_0001.mov"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"")
-    (root / "train_metadata.csv").write_text("filename,video_id,fold\n" + "".join(
-        f"{name},{name[:4]},{number}\n" for number, name in enumerate(VIDEOS)))
-    return root
-
-
-@pytest.fixture
-def mafw(tmp_path) -> Path:
-    """MAFW: two videos in the single lists and their folds, one of several emotions."""
-    root = tmp_path / "MAFW"
-    for name in ("00001", "00002", "00003"):
-        (root / "clips").mkdir(parents=True, exist_ok=True)
-        (root / f"clips/{name}.mp4").write_bytes(b"")
-    (root / "labels").mkdir()
-    (root / "labels/multi_label.txt").write_text("00003.mp4\tanger_disgust_anxiety\t<br>text\t<br>A frown.\n")
-    for fold, (train, test) in enumerate(((1, 2), (2, 1)), 1):
-        folder = root / f"Train & Test Set/single/no_caption/set_{fold}"
-        folder.mkdir(parents=True)
-        for name, number in (("train", train), ("test", test)):
-            label = "anger" if number == 1 else "helplessness"
-            (folder / f"{name}.txt").write_text(f"0000{number}.mp4 {label}\n")
-    return root
 
 
 def test_distributions_of_rafdb_are_joined_by_image(rafdb, tmp_path, put):
@@ -108,9 +66,9 @@ def test_a_copy_of_rafml_that_differs_is_one_sentence(rafml, name, text, says):
         read_rafml(rafml)
 
 
-def test_names_of_blemore_say_everything(videos, tmp_path):
+def test_names_of_blemore_say_everything(blemore):
     assert tuple(EMOTIONS.values()) == builtin_taxonomy("blemore6").classes
-    faces = read_blemore(videos)
+    faces = read_blemore(blemore)
     table = faces.table.set_index(faces.table["source"].map(lambda source: Path(source).stem))
     assert table.loc[[*VIDEOS], "fold"].tolist() == list("0123") and table.loc["test_0001", "fold"] == ""
     assert table["split"].tolist() == ["test", "train", "train", "train", "train"]
@@ -124,11 +82,11 @@ def test_names_of_blemore_say_everything(videos, tmp_path):
     assert any("`crop " in note for note in faces.notes)
 
 
-def test_faces_that_were_cropped_out_of_videos_have_the_labels_of_their_video(videos, mafw, tmp_path):
+def test_faces_that_were_cropped_out_of_videos_have_the_labels_of_their_video(blemore, mafw, tmp_path):
     for read, sources, options in (
-            (read_blemore, [f"{VIDEOS[2]}.mov", "test/test_0001.mov"], {"table": videos / "train_metadata.csv"}),
+            (read_blemore, [f"{VIDEOS[2]}.mov", "test/test_0001.mov"], {"table": blemore / "train_metadata.csv"}),
             (read_mafw, ["00001.mp4", "clips/00002.mp4"], {"lists": mafw})):
-        root = mafw if read is read_mafw else videos
+        root = mafw if read is read_mafw else blemore
         folder = tmp_path / read.__name__
         folder.mkdir()
         (folder / "crop.json").write_text(json.dumps({}))
@@ -147,20 +105,20 @@ def test_faces_that_were_cropped_out_of_videos_have_the_labels_of_their_video(vi
     ("A102_joy_int1_ver1", "the video 'train/A102_joy_int1_ver1.mov' is not named as published: A102_ang_int1_ver1,"),
     ("A102_mix_ang_ang_50_50_ver1", "not named"), ("A102_mix_neu_ang_50_50_ver1", "not named"),
     ("A102_mix_sad_ang_60_40_ver1", "not named"), ("A102_ang_int5_ver1", "not named"), ("102_ang_int1_ver1", "not na")])
-def test_videos_of_other_names_are_one_sentence(videos, name, says):
-    (videos / f"train/{name}.mov").write_bytes(b"")
+def test_videos_of_other_names_are_one_sentence(blemore, name, says):
+    (blemore / f"train/{name}.mov").write_bytes(b"")
     with pytest.raises(InputError, match=says):
-        read_blemore(videos)
+        read_blemore(blemore)
 
 
 @pytest.mark.parametrize(("text", "says"), [
     ("filename,fold\nA102_joy_int1_ver1,0\n", "row 2, column 'filename': 'A102_joy_int1_ver1' is not like A102_ang"),
     ("filename,fold\nA102_ang_int1_ver1,7\n", "row 2, column 'fold': '7' is no fold 0 to 4"),
     ("filename,set\nA102_ang_int1_ver1,7\n", "no column fold")])
-def test_a_table_of_blemore_that_differs_is_named_by_row(videos, text, says):
-    (videos / "train_metadata.csv").write_text(text)
+def test_a_table_of_blemore_that_differs_is_named_by_row(blemore, text, says):
+    (blemore / "train_metadata.csv").write_text(text)
     with pytest.raises(InputError, match=says):
-        read_blemore(videos)
+        read_blemore(blemore)
 
 
 def test_mafw_by_its_lists(mafw):
