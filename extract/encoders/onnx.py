@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,7 @@ from twofold.extract.weights.read import Checkpoint, file_sha256, refuse_other_f
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 LUMA = (0.299, 0.587, 0.114)  #: ITU-R 601, as Pillow turns RGB into grey
+INNER_BATCHES = (2, 4, 8, 16, 32, 64)  #: tried where a model says that it takes any, and does not take one
 MAX_BYTES = 4 << 30  #: of a model and its data files
 
 
@@ -34,14 +36,19 @@ class OnnxNetwork:
         """output: the name of the embedding. Raises InputError for a model that takes no pictures, or whose outputs do
         not have it."""
         self.session, inputs = session, session.get_inputs()
-        if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in TYPES:
-            raise InputError(f"{path} wants {[(part.name, part.type, part.shape) for part in inputs]}: one batch of "
-                             "pictures is supported")
+        given = ", ".join(f"{part.name} {part.type.removeprefix('tensor')} {list(part.shape)}" for part in inputs)
+        if len(inputs) != 1:
+            raise InputError(f"{path} has {len(inputs)} inputs ({given}): export it with one, a batch of pictures")
+        if len(inputs[0].shape) != 4 or inputs[0].type not in TYPES:
+            raise InputError(f"{path} takes {given}: export it for one batch of pictures, (batch, 3, side, side) of "
+                             f"{', '.join(np.dtype(kind).name for kind in TYPES.values())}")
         batch, *shape = inputs[0].shape
         self.channels_last = shape[2] in (1, 3) and shape[0] not in (1, 3)
-        side = shape[0 if self.channels_last else 1]
+        side, channels = shape[0 if self.channels_last else 1], shape[2 if self.channels_last else 0]
+        if isinstance(channels, int) and channels not in (1, 3):
+            raise InputError(f"{path} takes {given}: pictures of {channels} channels; 3 (RGB) or 1 (grey) are read")
         self.batch, self.side = (value if isinstance(value, int) else 0 for value in (batch, side))
-        self.grey = shape[2 if self.channels_last else 0] == 1
+        self.grey = channels == 1
         self.input, self.type = inputs[0].name, TYPES[inputs[0].type]
         self.pool = ThreadPoolExecutor(torch.get_num_threads(), "onnx")
         names = [part.name for part in session.get_outputs()]
@@ -66,9 +73,13 @@ class OnnxNetwork:
         if len(piece) < self.batch:
             fed = np.concatenate([fed, np.zeros((self.batch - len(piece), *fed.shape[1:]), fed.dtype)])
         (values,) = self.session.run([self.output], {self.input: fed})
+        if values.dtype.kind != "f":
+            raise InputError(f"its output {self.output} holds {values.dtype}, class numbers perhaps, and no embedding: "
+                             "say another with ?output=NAME, or export it with one")
         rows, *rest = values.shape if values.ndim > 1 else (1, *values.shape)
         if rows != len(fed) or any(side > 1 for side in rest[1:]):
-            raise InputError(f"output {self.output} of the ONNX model has shape {values.shape}, not one vector a face")
+            raise InputError(f"its output {self.output} has shape {values.shape} for {len(fed)} pictures, not one "
+                             "vector a face: say another with ?output=NAME, or export it with one")
         return values.reshape(rows, -1).astype(np.float32)[:len(piece)]
 
 
@@ -95,11 +106,8 @@ def load_onnx(name: str, *, device: torch.device, precision: str, batch_size: in
     network = OnnxNetwork(path, session, options.get("output"))
     how = _preprocessing(path, network, options)
     noise = torch.rand((2, 3, how.size, how.size), generator=torch.Generator().manual_seed(0))
-    try:
-        alone = [network(noise[:1]), network(noise[:1])]
-        dim = alone[0].shape[1]
-    except Exception as error:  # onnxruntime's own kinds
-        raise InputError(f"{path} does not run on pictures of side {how.size}: {first_line(error)}") from None
+    alone = _alone(path, network, noise[:1])
+    dim = alone[0].shape[1]
     try:
         together = network(noise)[:1]
     except Exception:  # the input says any batch, and the graph holds a batch of one
@@ -116,6 +124,29 @@ def load_onnx(name: str, *, device: torch.device, precision: str, batch_size: in
         tap=network.output, dim=dim, preprocessing=how, device=torch.device("cpu"), network=network,
         precision="fp16" if network.type is np.float16 else "fp32", limit=BatchLimit(batch_size or FIRST_TRY["cpu"]),
         classifier=classifier, unnamed_classes=unnamed)
+
+
+def _alone(path: Path, network: OnnxNetwork, image: torch.Tensor) -> list[torch.Tensor]:
+    """What the network gives for one image, twice. Its batch becomes the size that its graph holds, where that is not
+    the input's. Raises InputError where it runs with none."""
+    failure: Exception | None = None
+    for batch in (network.batch,) if network.batch else (0, *INNER_BATCHES):
+        network.batch = batch
+        try:
+            return [network(image), network(image)]
+        except Exception as error:  # onnxruntime's own kinds
+            failure = failure or error
+    assert failure is not None
+    if isinstance(failure, InputError):
+        raise InputError(f"{path}: {failure}") from None
+    raise InputError(f"{path} does not run on pictures of side {image.shape[-1]}: export it for any number of pictures "
+                     f"(dynamic_axes), or choose another ?size=; onnxruntime says: {_reason(failure)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What an error of onnxruntime says, without its codes and the places in its own sources."""
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src\S+|onnxruntime::\S+\([^)]*\)", "", str(error))
+    return first_line(" ".join(text.split()))
 
 
 # -------------------------------------------------------------------------------------------------------- files
@@ -232,7 +263,7 @@ def _session(path: Path, device: torch.device, content: str | bytes) -> Any:
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3
+    settings.log_severity_level = 4  # what fails is said by us
     for pool in ("intra_op", "inter_op"):  # idle threads leave the cores alone
         settings.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
     settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
@@ -245,7 +276,7 @@ def _session(path: Path, device: torch.device, content: str | bytes) -> Any:
             settings.intra_op_num_threads = 1
             session = onnxruntime.InferenceSession(content, settings, providers=[*cards, "CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own kinds
-        raise InputError(f"{path} is not an ONNX model that onnxruntime can load: {first_line(error)}") from None
+        raise InputError(f"{path} is not an ONNX model that onnxruntime can load: {_reason(error)}") from None
     return session
 
 

@@ -108,6 +108,35 @@ def test_files_that_are_no_encoder(tmp_path):
         load(f"onnx:{flat}", precision="bf16")
 
 
+@pytest.mark.parametrize("inner", [1, 2, 8])
+def test_a_batch_that_is_fixed_inside_the_graph(tmp_path, inner):
+    """The input says any number, a Reshape another: it is found, and faces are fed so many at a time."""
+    nodes = [("ReduceMean", "pixels axes", "mean", {"keepdims": 0}), ("Reshape", "mean shape", "y", None)]
+    path = save_onnx(tmp_path / "b.onnx", nodes, {"axes": np.array((2, 3)), "shape": np.array([inner, 3])},
+                     outputs=("y",), shape=["n", 3, 16, 16])
+    np.testing.assert_allclose(load(f"onnx:{path}").encode(PIXELS), (MEANS / 255 - MEAN) / STD, rtol=1e-4)
+
+
+@pytest.mark.parametrize("node, more, says", [
+    (("Identity", "pixels", "y", None), {"shape": ["n", 4, 16, 16]}, "pictures of 4 channels; 3"),
+    (("Identity", "pixels", "y", None), {"shape": [3, 16, 16]}, r"export it for one batch of pictures, \(batch, 3, "),
+    (("Cast", "pixels", "y", {"to": 1}), {"shape": ["n", 3, 16, 16], "kind": onnx.TensorProto.INT64},
+     r"takes pixels \(int64\) .* export it for one batch of pictures, .* of float32, float16, uint8"),
+    (("ArgMax", "pixels", "y", {"axis": 1}), {"shape": ["n", 3, 16, 16]}, "y holds int64, class numbers perhaps"),
+    (("Reshape", "pixels five", "y", None), {"shape": ["n", 3, 16, 16]},
+     "does not run on pictures of side 16: export it for any number of pictures"),
+    (("Foo", "pixels", "y", None), {"shape": ["n", 3, 16, 16]}, "can load: .*Foo")])
+def test_what_a_model_takes_or_gives_that_is_no_encoder(tmp_path, capfd, node, more, says):
+    path = save_onnx(tmp_path / "o.onnx", [node], {"five": np.array([5, 7])}, outputs=("y",), **more)
+    if node[0] == "ArgMax":
+        made = onnx.load(path)
+        made.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+        onnx.save(made, path)
+    with pytest.raises(InputError, match=says) as caught:
+        load(f"onnx:{path}")
+    assert "onnxruntime_src" not in str(caught.value) and not capfd.readouterr().err
+
+
 def test_data_files_are_found_at_any_depth_and_length_of_name(tmp_path):
     """As `onnx` writes them: a name of over 127 bytes, a tensor inside of a node of a subgraph, several files."""
     names = ["x" * 140 + ".bin", "b.bin", "deep.bin"]
