@@ -12,6 +12,8 @@ from twofold.data.utils.csv_files import check_columns, read_numbers
 from twofold.data.utils.errors import InputError
 
 TASKS = ("classification", "distribution", "multilabel", "regression")
+#: what a compound can be made of; as in every taxonomy of the field, the earlier one gives the adverb
+PAIRED = ("happiness", "sadness", "fear", "anger", "disgust", "surprise")
 UNIT = "au_"  #: before a number: the column of that action unit, 0 or 1, or its intensity from 0 to 5
 MAX_INTENSITY = 5.0  #: of the Facial Action Coding System, A to E
 AFFECT = ("valence", "arousal")  #: columns of numbers from -1 to 1
@@ -77,7 +79,7 @@ def contradictions(manifest: Manifest, target: str, classes: Sequence[str]) -> n
     """(N,) bool, true where the hard label in column `target` is not the largest share, or one of the largest, of a
     soft label of these classes.
 
-    A compound contradicts shares of basic emotions if its two are not the largest of those that are not neutral.
+    A compound contradicts shares of basic emotions if its two are not the largest of those in `PAIRED`.
     """
     shares = soft_targets(manifest, classes)
     found = np.zeros(len(manifest), bool)
@@ -87,13 +89,11 @@ def contradictions(manifest: Manifest, target: str, classes: Sequence[str]) -> n
         rows = np.flatnonzero((labels == label) & shares.any(axis=1))
         if parts and set(parts) <= set(classes):
             inside = np.array([name in parts for name in classes])
-            outside = np.array([name not in parts and (len(parts) < 2 or name != "neutral") for name in classes])
+            outside = np.array([name not in parts and (len(parts) < 2 or name in PAIRED) for name in classes])
             found[rows] = shares[rows][:, inside].min(axis=1) < shares[rows][:, outside].max(axis=1, initial=0)
     return found
 
 
-#: what a compound can be made of; as in every taxonomy of the field, the earlier one gives the adverb
-PAIRED = ("happiness", "sadness", "fear", "anger", "disgust", "surprise")
 NEAR = 1e-9  #: shares that differ by less are equal
 
 

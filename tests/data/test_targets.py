@@ -94,7 +94,7 @@ def test_faces_of_which_unknown_or_no_face_wins_have_no_soft_label():
 
 def test_compounds_contradict_shares_of_other_emotions():
     soft = {"p_fear": ["4", "4", "0"], "p_surprise": ["3", "3", "0"], "p_sadness": ["0", "3", "6"],
-            "p_neutral": ["9", "0", "0"]}
+            "p_neutral": ["9", "0", "0"], "p_contempt": ["5", "0", "0"]}
     faces = made(**soft, compound=["fearfully_surprised", "fearfully_surprised", "sadly_surprised"])
     assert contradictions(faces, "compound", faces.soft_classes).tolist() == [False, False, False]
     wrong = made(**soft, compound=["sadly_fearful", "", "fearfully_surprised"])
