@@ -16,7 +16,7 @@ from tqdm import tqdm
 from twofold.data.faces.align import template
 from twofold.data.faces.detect import DetectionConfig, Face, FrameDetections, crop_faces, detect_faces, faces_manifest
 from twofold.data.faces.detectors import Detector, open_detector
-from twofold.data.faces.settings import CropSettings, Sampling, parse_crop_line
+from twofold.data.faces.settings import UNDETECTED, CropSettings, Sampling, parse_crop_line
 from twofold.data.faces.sources import Source
 from twofold.data.images.decode import FACE_LIMITS, PHOTO_LIMITS, ImageError, Limits, decode
 from twofold.data.manifest import Manifest
@@ -199,7 +199,7 @@ def open_detection(lines: Sequence[str], *, detector: Path | None, sampling: Sam
         if len(lines) > 1:
             log.warning("warning: the run's faces were cropped in %d ways; these as the most of them: %s", len(lines),
                         lines[0])
-        if digest != model.sha256[:16]:
+        if digest not in (UNDETECTED, model.sha256[:16]):
             log.warning("warning: the run's faces were found by another detector (%s, here %s)", digest,
                         model.sha256[:16])
     return DetectionConfig(model, settings, sampling)

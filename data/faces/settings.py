@@ -7,6 +7,7 @@ from typing import Any
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import check, option
 
+UNDETECTED = "none"  #: in place of a detector's digest: faces that came cropped, framed as the settings would
 VERSION = 1  #: of detection, alignment and encoding: their results may only change together with this number
 
 
@@ -32,7 +33,7 @@ class CropSettings:
         return ".jpg" if self.jpeg else ".png"
 
     def to_line(self, detector_sha256: str) -> str:
-        """The settings and the detector's SHA-256 as one line: the manifest's column `crop`."""
+        """The settings and the detector's SHA-256, or UNDETECTED, as one line: the manifest's column `crop`."""
         return (f"align={self.align} size={self.size} margin={self.margin:g} min_score={self.min_score:g} "
                 f"min_size={self.min_size} jpeg={self.jpeg} detector={detector_sha256[:16]} version={VERSION}")
 

@@ -13,6 +13,7 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 
+from twofold.data.faces.settings import UNDETECTED, CropSettings
 from twofold.data.images.csv_pixels import row_key
 from twofold.data.images.sources import open_images
 from twofold.data.labels import SPLIT_OF, canonical_label
@@ -35,6 +36,8 @@ FILES = ("fer2013.csv", "icml_face_data.csv", "train.csv")  #: the challenge's n
 MAX_HEADER_LETTERS = 10_000
 PUBLISHED = {"train": 28_709, "val": 3_589, "test": 3_589}
 VOTED = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", *NO_EMOTION)
+#: how `crop` would frame a face as these are: by the landmarks of 576 of them, median. `predict` crops photographs so
+FRAMING = CropSettings(size=48, margin=0.08).to_line(UNDETECTED)
 #: the rules' names, as the manifest's columns `basic_rule` and `compound_rule` give them
 MAJORITY, LOOSE, STRICT = "ferplus majority without single votes", "derived from ferplus votes", "derived, strict"
 
@@ -55,7 +58,7 @@ def read_fer2013(
     path = next((root / name for name in FILES if (root / name).is_file()), root / FILES[0]) if root.is_dir() else root
     table = _columns(path)
     samples = pd.DataFrame({
-        "key": [row_key(path.name, row) for row in range(len(table))],
+        "key": [row_key(path.name, row) for row in range(len(table))], "crop": FRAMING,
         "split": _mapped(table["Usage"], _split, path, "Training, PublicTest, PrivateTest"),
         "basic": _mapped(table["emotion"], _emotion, path, f"0 to {len(EMOTIONS) - 1}, nor {', '.join(EMOTIONS)}")})
     notes = compare_counts("FER2013", PUBLISHED, samples)

@@ -9,6 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from twofold.data.faces import in_memory
+from twofold.data.faces.detectors import DetectorModel
+from twofold.data.faces.settings import CropSettings, Sampling
 from twofold.data.images.decode import ImageError, decode
 from twofold.data.images.sources import open_images
 from twofold.data.readers.fer2013 import LOOSE, MAJORITY, STRICT, VOTED, majority, read_fer2013
@@ -37,6 +40,16 @@ def test_fer2013_alone(fer2013):
         assert (read_pixels(root, faces.keys) == pixels_in(path)).all()
     renamed = path.rename(fer2013 / "ICML.CSV")
     assert (read_pixels(renamed, read_fer2013(renamed).keys) == pixels_in(renamed)).all()
+
+
+def test_photographs_are_cropped_as_these_faces_are_framed(fer2013, monkeypatch, caplog):
+    line, = set(read_fer2013(fer2013).table["crop"])
+    monkeypatch.setattr(in_memory, "open_detector", lambda _: DetectorModel("ab" * 32, lambda _: None, "a detector"))
+    config = in_memory.open_detection([line], detector=None, sampling=Sampling())
+    assert config.settings == CropSettings(size=48, margin=0.08) and in_memory.sample_kind([line]) == "crops"
+    assert not caplog.records  # no detector found them, so that none is another one
+    in_memory.open_detection([line.replace("none", "0" * 16)], detector=None, sampling=Sampling())
+    assert "found by another detector" in caplog.text
 
 
 def test_fer2013_as_others_have_written_it_again(fer2013):
