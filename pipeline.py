@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 if "twofold" not in sys.modules:  # `python pipeline.py` in a plain clone: this folder is the package
     root = Path(__file__).resolve().with_name("__init__.py")
@@ -23,7 +23,12 @@ import twofold.data.cli as data_cli
 import twofold.extract.cli as extract_cli
 import twofold.fuse.cli as fuse_cli
 from twofold import Report, encoders_of
+from twofold.data.utils.errors import InputError
 from twofold.data.utils.terminal import add_json_option, run_verb
+
+if TYPE_CHECKING:
+    from twofold.extract.streams import MatchingEncoders
+    from twofold.fuse.runs.read import Run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 bench_app = typer.Typer(no_args_is_help=True, help="How near this machine is to its limit, and what is in the way.")
@@ -70,6 +75,10 @@ def predict(
     words: Annotated[list[Path], typer.Argument(
         metavar="[RUN] INPUT...", help="A folder that `fuse` wrote (none: starter); then photographs, faces, videos, "
                                        "folders of them, or one manifest, or one store.")],
+    zero_shot: Annotated[str, typer.Option(metavar="NAME[,NAME]", help="No RUN: compounds from the classifiers of "
+                                           "basic expressions that these backbones bring, averaged.")] = "",
+    classes_of: Annotated[list[str] | None, typer.Option(metavar="NAME=ORDER", help="Their order, as of `extract`.")]
+    = None,
     out: Annotated[Path | None, typer.Option("-o", "--output", metavar="OUT.csv",
                                              help="The table to write; none: a summary on the terminal.")] = None,
     root: Annotated[list[str] | None, typer.Option(help="Of a manifest: as `extract` wants it.")] = None,
@@ -106,7 +115,13 @@ def predict(
     from twofold.fuse.runs.read import open_run, split_run
 
     run, inputs = split_run(words)
-    trained = open_run(run)
+    if zero_shot:
+        trained, encoders = _zero_shot(run, zero_shot, weights or [], classes_of or [], device)
+    elif classes_of:
+        raise InputError("--classes-of goes with --zero-shot: a RUN has its own classes")
+    else:
+        trained = open_run(run)
+        encoders = encoders_of(trained, weights or [], device)
     options = PredictOptions(top=top, threshold=threshold, smooth=smooth, basic=basic, template=submission,
                              fill=fill_videos, overwrite=overwrite)
     check_options(options, trained, out, inputs=inputs)
@@ -115,15 +130,32 @@ def predict(
     drawing = Drawing(timeline=timeline, annotate=annotate, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
         faces = extract_inputs(
-            inputs, encoders_of(trained, weights or [], device), crops=trained.record.crops, footage=footage,
-            drawing=drawing, out=out, root=root or [], store=store, temporary=Path(folder, "store"),
-            submission=submission is not None)
+            inputs, encoders, crops=None if zero_shot else trained.record.crops, footage=footage, drawing=drawing,
+            out=out, root=root or [], store=store, temporary=Path(folder, "store"), submission=submission is not None)
         if faces.stopped_by:
             return 128 + faces.stopped_by
         predictions = run_predict(trained, faces.store, options, out=out, inputs=inputs, faults=faces.faults)
     if out:
         drawing.draw(faces.sources, out, trained.taxonomy.classes)
     return predictions
+
+
+def _zero_shot(run: Path | None, names: str, weights: list[str], classes_of: list[str], device: str
+               ) -> tuple[Run, MatchingEncoders]:
+    """A run on the classifiers of these backbones, and their encoders. Raises InputError where they cannot make it."""
+    from twofold.data.labels import builtin_taxonomy
+    from twofold.data.utils.options import split_names
+    from twofold.extract.streams import MatchingEncoders, parse_streams
+    from twofold.fuse.runs.zeroshot import zero_shot_run
+
+    if run:
+        raise InputError(f"--zero-shot needs no run: leave out {run}")
+    streams = parse_streams(split_names(names), weights=weights, classes_of=classes_of)
+    encoders = MatchingEncoders.of_streams(streams, device=device)
+    loaded = [encoders.find(number) for number in range(len(streams))]
+    return zero_shot_run([(source.backbone, recipe, encoder.classifier, encoder.unnamed_classes)
+                          for recipe, (source, encoder) in zip(encoders.recipes, loaded, strict=True)],
+                         builtin_taxonomy("cexpr7")), encoders
 
 
 @app.command()

@@ -55,13 +55,14 @@ class ExtractedInputs:
 
 
 def extract_inputs(
-    inputs: Sequence[Path], encoders: MatchingEncoders, *, crops: Sequence[str], footage: FootageOptions,
+    inputs: Sequence[Path], encoders: MatchingEncoders, *, crops: Sequence[str] | None, footage: FootageOptions,
     drawing: Drawing, out: Path | None, root: Sequence[str], store: Path | None, temporary: Path, submission: bool,
 ) -> ExtractedInputs:
     """Extract all inputs with the recipes of a run, into `store` if there is one, else into `temporary`.
 
-    crops: lines of the settings that the run's faces were cropped with; drawing, out, submission: what will be written,
-    checked before anything is computed. Raises InputError for inputs and options that do not go together.
+    crops: lines of the settings that the run's faces were cropped with, None if nobody knows; drawing, out, submission:
+    what will be written, checked before anything is computed. Raises InputError for inputs and options that do not go
+    together.
     """
     first, target = inputs[0] if len(inputs) == 1 else None, store or temporary
     if first and (first.suffix.lower() == ".csv" or any(first.glob("*.h5"))):

@@ -104,6 +104,15 @@ class MatchingEncoders:
         self._beside = sorted(map(str, beside.glob("encoder*.safetensors"))) if beside else []
         self._found: dict[int, EncoderSource] = {}
 
+    @classmethod
+    def of_streams(cls, streams: Sequence[Stream], *, device: str) -> "MatchingEncoders":
+        """The encoders of streams that were named, not of a run. Raises InputError as `Encoders.load`."""
+        encoders = Encoders(device.split(",")[0])
+        matching = cls([recipe_of(encoders.load(each.source), each.view, dtype=each.dtype) for each in streams],
+                       device=device)
+        matching.encoders, matching._found = encoders, {row: each.source for row, each in enumerate(streams)}
+        return matching
+
     def load_all(self) -> "MatchingEncoders":
         """Find every encoder; raises as `find`."""
         for number in range(len(self.recipes)):

@@ -147,9 +147,10 @@ class FaceStream:
                 if entry.last and entry.note not in ("", NO_FACE)]
 
 
-def sample_kind(lines: Sequence[str]) -> SampleKind:
-    """How the samples of a run were made that has these lines of crop settings (an empty one: samples without)."""
-    return "whole" if not any(lines) else "crops" if all(lines) else "mixed"
+def sample_kind(lines: Sequence[str] | None) -> SampleKind:
+    """How the samples of a run were made that has these lines of crop settings (an empty one: samples without; None:
+    nobody knows)."""
+    return "mixed" if lines is None else "whole" if not any(lines) else "crops" if all(lines) else "mixed"
 
 
 def is_taken_whole(size: tuple[int, int], faces: Sequence[Face], samples: SampleKind, settings: CropSettings) -> bool:
@@ -172,15 +173,15 @@ def is_taken_whole(size: tuple[int, int], faces: Sequence[Face], samples: Sample
     return box[2] >= MIN_FACE_SHARE[0] * width and box[3] >= MIN_FACE_SHARE[1] * height
 
 
-def open_face_stream(sources: Sequence[Source], lines: Sequence[str], *, detector: Path | None, sampling: Sampling,
-                     treatment: Treatment) -> FaceStream:
+def open_face_stream(sources: Sequence[Source], lines: Sequence[str] | None, *, detector: Path | None,
+                     sampling: Sampling, treatment: Treatment) -> FaceStream:
     """Sources to be cropped as the faces were that have these lines of crop settings. detector: its weights file, None
     to search for it. Raises InputError where one is needed and missing; where it would only help, a warning says what
     the answers are worth without it."""
     videos, samples, config = any(source.video for source in sources), sample_kind(lines), None
     try:
         if treatment != "cropped" or videos:
-            config = open_detection(lines, detector=detector, sampling=sampling)
+            config = open_detection(lines or (), detector=detector, sampling=sampling)
     except InputError as error:
         if detector or treatment == "detect" or videos:
             raise

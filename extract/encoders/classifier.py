@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from twofold.cache.classifier import BackboneClassifier, TrainingSamples
-from twofold.data.labels import JOINERS, TAXONOMIES, Taxonomy, load_taxonomy
+from twofold.data.labels import JOINERS, TAXONOMIES, Taxonomy, canonical_label, load_taxonomy
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.preprocessing import Preprocessing
 
@@ -62,7 +62,7 @@ def class_order(text: str) -> tuple[str, ...]:
         return load_taxonomy(text).classes
     if "," not in text:
         raise InputError(f"unknown class order {text!r}: {CLASS_ORDER_HELP}")
-    names = tuple(name.strip() for name in text.split(","))
+    names = tuple(canonical_label(name.strip()) for name in text.split(","))
     if not all(map(str.isprintable, names)) or not all(names) or len(set(names)) != len(names):
         raise InputError(f"class order {text!r}: a class has no name, or two have the same")
     return names

@@ -6,6 +6,7 @@ read here; nothing is downloaded but these files and the weights of a name that 
 
 import importlib.util
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from twofold.data.labels import ALIASES, canonical_label
+from twofold.data.labels import canonical_label
 from twofold.data.utils.errors import InputError, first_line
 from twofold.data.utils.weights_files import hub_file, weights_folder
+from twofold.extract.encoders.classifier import MAX_CLASSES
 from twofold.extract.encoders.encoder import Architecture
 from twofold.extract.encoders.preprocessing import AS_IT_IS, Preprocessing
 from twofold.extract.weights.find import HUB_FILE, PublishedWeights, default_file
@@ -75,12 +77,13 @@ def build(name: str, *, checkpoint: Checkpoint | None, size: int, drop_path: flo
     model.classifier = nn.Sequential(*layers[:-1])
     labels = record.get("id2label") or {}
     classes = tuple(canonical_label(str(labels[key])) for key in sorted(labels, key=int))
-    expressions = {*classes} <= ALIASES.keys() and len({*classes}) == len(classes)
+    named = 0 < len({*classes}) == len(classes) <= MAX_CLASSES and not any(  # LABEL_0: transformers' own, of no name
+        re.fullmatch(r"LABEL_\d+|\s*", name) or not name.isprintable() for name in classes)
     revision = f", revision {path.parent.name}" if path.parent.parent.name == "snapshots" else ""
     return Architecture(
         name=f"transformers.{kind}{revision}", network=Embedding(model), tap="input of the last linear layer",
         preprocessing=_preprocessing(name), heads=("model.classifier.",), entries=entries,
-        classes=classes if expressions else ())
+        classes=classes if named else ())
 
 
 def published(name: str) -> PublishedWeights:

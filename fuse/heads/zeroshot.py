@@ -107,6 +107,15 @@ class PretrainedClassifiers(Body):
 UNKNOWN = -1e4  #: the logit of a basic emotion that the backbone does not know
 
 
+def in_order_of_basics(own: BackboneClassifier) -> BackboneClassifier:
+    """A classifier of basic emotions with weight (D, 8) and bias (8,) in the order of BASIC."""
+    columns = [BASIC.index(name) for name in own.classes]
+    weight = np.zeros((len(own.weight), len(BASIC)), np.float32)
+    bias = np.full(len(BASIC), UNKNOWN, np.float32)
+    weight[:, columns], bias[columns] = own.weight, own.bias
+    return BackboneClassifier(BASIC, weight, bias)
+
+
 def pretrained_classifiers(features: Features) -> tuple[list[BackboneClassifier], str]:
     """The classifier of each stream, weight (D, 8) and bias (8,) in the order of BASIC, or none at all where a stream
     has none; and a note that says so."""
@@ -118,11 +127,7 @@ def pretrained_classifiers(features: Features) -> tuple[list[BackboneClassifier]
         elif other := [name for name in own.classes if name not in BASIC]:
             reasons[stream.name] = f"has a classifier of {other[0]!r}, which is no basic emotion"
         else:
-            columns = [BASIC.index(name) for name in own.classes]
-            weight = np.zeros((len(own.weight), len(BASIC)), np.float32)
-            bias = np.full(len(BASIC), UNKNOWN, np.float32)
-            weight[:, columns], bias[columns] = own.weight, own.bias
-            classifiers.append(BackboneClassifier(BASIC, weight, bias))
+            classifiers.append(in_order_of_basics(own))
     if not reasons:
         return classifiers, "zero-shot from the backbones' own classifiers: nothing is trained"
     if set(reasons.values()) == {"has no classifier"} and not classifiers:
