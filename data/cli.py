@@ -250,7 +250,8 @@ def crop(
 ) -> Report:
     """Photographs and videos to aligned faces: DIR/faces.csv, a manifest, and DIR/images/.
 
-    In class folders (class/*.jpg or split/class/*.jpg), faces have the label of their folder. Images are JPEG, PNG,
+    In class folders (class/*.jpg or split/class/*.jpg), faces have the label of their folder. Animations and TIFFs of
+    several pages are read as short videos. Images are JPEG, PNG,
     BMP, GIF, TIFF, WebP, PPM, JPEG 2000, AVIF and HEIC, up to 256 MB, 64 megapixels (a larger JPEG is decoded smaller)
     and 60 seconds of decoding. Other files of a folder are left out and counted; what cannot be read is a row with its
     reason, and exit code 1.
