@@ -154,23 +154,27 @@ class Store:
 
     def features(
         self, *, classes: str | Path | Sequence[str] = "cexpr7", target: str = "", backbones: Sequence[str] | str = (),
-        views: Sequence[str] | str = "original", folds: int = 0,
+        views: Sequence[str] | str = "original", folds: int = 0, task: str = "", labels: Sequence[str] | str = (),
+        teach: str = "soft",
     ) -> Features:
         """The embeddings of these backbones (none: all) side by side, joined by key with the manifest's labels.
 
         classes: as of `fuse`, or a list of names; `from-data` takes the labels in the column `target`. folds: for
-        encoders that were fine-tuned one per fold; trained with as many folds, each has its own encoder.
+        encoders that were fine-tuned one per fold; trained with as many folds, each has its own encoder. task, labels,
+        teach: as of `fuse`.
         """
         from twofold.cache.store import Store as Folder
         from twofold.fuse.api import Features
+        from twofold.fuse.core.choice import chosen_task
         from twofold.fuse.core.features import join, join_folds
         from twofold.fuse.core.settings import resolve
-        from twofold.fuse.core.task import chosen_classes
 
         stores = [Folder(self.path)]
-        settings = resolve(changes={"classes": classes, "target": target, "folds": folds})
+        asked = {} if task in ("multilabel", "regression") else {"classes": classes, "target": target}
+        settings = resolve(changes=asked | {"folds": folds, "task": _names(task), "labels": _names(labels),
+                                            "teach": teach})
         joined = join(stores, backbones=_names(backbones), views=_names(views),
-                      taxonomy=chosen_classes(settings, stores), folds=settings.folds)
+                      task=chosen_task(settings, stores), folds=settings.folds)
         return Features(joined.loaded(), join_folds(stores, joined, folds=settings.folds))
 
     def fuse(self, *, out: Path | str | None = None, overwrite: bool = False, preset: str = "default", **settings: Any
@@ -188,7 +192,7 @@ class Store:
 
         fusion = fuse([self.path], resolve(preset=preset, changes=settings), out=Path(out) if out else None,
                       overwrite=overwrite)
-        return pd.DataFrame([figures_row(figures.record(fusion.classes.classes)) for figures in fusion.figures])
+        return pd.DataFrame([figures_row(figures.record()) for figures in fusion.figures])
 
 
 def analyze(images: Image | Path | str | Sequence[Image | Path | str], *, run: Path | str = "starter",
@@ -211,7 +215,7 @@ class Run:
         from twofold.fuse.runs.read import read_run
 
         self._run = read_run(Path(path))
-        self.classes, self.streams = tuple(self._run.taxonomy.classes), list(self._run.stream_names)
+        self.classes, self.streams = self._run.task.outputs, list(self._run.stream_names)
         self.classes_ = _array(self.classes)
 
     @property
@@ -297,7 +301,8 @@ class Run:
     def _frame(self, columns: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
         import pandas as pd
 
-        calls = pd.DataFrame({"prediction": self.classes_[probabilities.argmax(axis=1)]})
+        calls = pd.DataFrame({"prediction": self._run.task.decide(
+            probabilities, self._run.calibration.rows(len(probabilities)))})
         return pd.concat([columns, calls, pd.DataFrame(probabilities, columns=list(self.classes))], axis=1)
 
 

@@ -136,7 +136,7 @@ def predict(
             return 128 + faces.stopped_by
         predictions = run_predict(trained, faces.store, options, out=out, inputs=inputs, faults=faces.faults)
     if out:
-        drawing.draw(faces.sources, out, trained.taxonomy.classes)
+        drawing.draw(faces.sources, out, trained.task.outputs)
     return predictions
 
 

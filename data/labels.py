@@ -10,6 +10,7 @@ from twofold.data.utils.csv_files import MISSING, NUMBER
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import read_toml
 
+TASKS = ("classification", "distribution", "multilabel", "regression")  #: what can be learned
 FROM_DATA = "from-data"
 OWN_COLUMN = "label"  #: where own labels stand in a manifest unless the file says otherwise
 TOML_KEYS = ("name", "target", "classes", "numbers", "pairs")

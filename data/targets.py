@@ -6,12 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from twofold.data.labels import WORDS, basic_emotions, label_column, normalize_label
+from twofold.data.labels import TASKS, WORDS, basic_emotions, label_column, normalize_label
 from twofold.data.manifest import SOFT, Manifest
 from twofold.data.utils.csv_files import check_columns, read_numbers
 from twofold.data.utils.errors import InputError
 
-TASKS = ("classification", "distribution", "multilabel", "regression")
 #: what a compound can be made of; as in every taxonomy of the field, the earlier one gives the adverb
 PAIRED = ("happiness", "sadness", "fear", "anger", "disgust", "surprise")
 UNIT = "au_"  #: before a number: the column of that action unit, 0 or 1, or its intensity from 0 to 5

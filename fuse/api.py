@@ -18,7 +18,7 @@ from twofold.fuse.core.predictions import Predictions, compare_predictions, figu
 from twofold.fuse.core.settings import Settings, resolve
 from twofold.fuse.experiment import cross_validate, experiment_on
 from twofold.fuse.heads.head import run_on_array
-from twofold.fuse.metrics.scores import apply_temperature, confusion_matrix
+from twofold.fuse.metrics.scores import SCORE, confusion_matrix
 from twofold.fuse.runs.read import as_features
 from twofold.fuse.tables import describe_comparison
 
@@ -27,16 +27,18 @@ class Features:
     """Embeddings and labels of N samples as arrays, in the manifest's order.
 
     X (N, D) float32: the streams side by side; y (N,): numbers of `classes`, -1 for a sample without a label of the
-    taxonomy; groups, keys, split (N,): text, samples of one group must not cross a split (a sample without a group is
-    its own, by its key); streams: the backbones (and views) whose columns X has, in order.
+    taxonomy; of other tasks than a classification (N, C), a column each of `classes`; groups, keys, split (N,): text,
+    samples of one group must not cross a split (a sample without a group is its own, by its key); streams: the
+    backbones (and views) whose columns X has, in order.
     """
 
     def __init__(self, joined: JoinedFeatures, by_fold: tuple[JoinedFeatures, ...] = ()):
         self._joined, self._by_fold = joined, by_fold
         self.X: np.ndarray = joined.read(np.arange(len(joined)), range(len(joined.streams)))
-        self.y, self.keys, self.split = joined.label, joined.keys, joined.split
+        self.keys, self.split = joined.keys, joined.split
+        self.y: np.ndarray = joined.label if joined.task.score is SCORE else joined.truth
         self.groups = np.array([group.rpartition("\0")[2] for group in joined.group], object)
-        self.classes = tuple(joined.taxonomy.classes)
+        self.classes = joined.task.outputs
         self.streams = [stream.name for stream in joined.streams]
 
     def __len__(self) -> int:
@@ -44,9 +46,11 @@ class Features:
 
     def frame(self) -> pd.DataFrame:
         """One row per sample: key, split, group, label."""
+        columns = {"key": self.keys, "split": self.split, "group": self.groups}
+        if self.y.ndim > 1:
+            return pd.DataFrame(columns | dict(zip(self.classes, self.y.T, strict=True)))
         names = [*self.classes, ""]  # -1 takes the last
-        return pd.DataFrame({"key": self.keys, "split": self.split, "group": self.groups,
-                             "label": [names[label] for label in self.y]})
+        return pd.DataFrame(columns | {"label": [names[label] for label in self.y]})
 
     def train(self, head: str | BaseEstimator = "mlp", *, name: str = "", random_state: int | None = None,
               n_jobs: int | None = None, **settings: Any) -> Result:
@@ -88,23 +92,25 @@ class Head:
         experiment = experiment_on(features._joined, settings, needs_test=False)
         with _threads(self.n_jobs):
             _, (self._trained,) = cross_validate(experiment)
+        self._task = experiment.task
         self.classes_, self._names, self.notes_ = np.array(features.classes, object), features.streams, experiment.notes
         return self
 
     def predict_proba(self, features: Features | np.ndarray) -> np.ndarray:
-        """(N, C) calibrated probabilities in the order of `classes_`; features: as `fit` had, or their X."""
+        """(N, C) calibrated probabilities, of a regression its numbers, in the order of `classes_`; features: as `fit`
+        had, or their X."""
         if not hasattr(self, "_trained"):
             raise InputError("the head is not trained: call fit first")
         head = self._trained.head
         X = as_features(features.X if isinstance(features, Features) else features, head.spec.dims,
                         [self._names[k] for k in self._trained.streams])
         output = run_on_array(head, X)
-        return apply_temperature(output.probabilities.mean(axis=0), self._trained.temperature)
+        return self._task.calibrate(output.probabilities.mean(axis=0), self._trained.calibration)
 
     def predict(self, features: Features | np.ndarray) -> np.ndarray:
-        """(N,) names of the classes."""
-        best = self.predict_proba(features).argmax(axis=1)
-        return self.classes_[best]
+        """(N,) names of the classes; of labels and numbers the answers in words."""
+        outputs = self.predict_proba(features)
+        return self._task.decide(outputs, self._trained.calibration.rows(len(outputs)))
 
 
 class Result:
@@ -115,27 +121,26 @@ class Result:
 
     @property
     def figures(self) -> pd.DataFrame:
-        """One row: accuracy and macro-F1 with their 95 % intervals, groups, seeds, calibration, as metrics.json."""
-        record = figures(self._predictions, seed=self._seed).record(self._features.classes)
+        """One row: the task's metrics with their 95 % intervals, groups, seeds, calibration, as metrics.json."""
+        record = figures(self._predictions, seed=self._seed).record()
         return pd.DataFrame([figures_row(record)])
 
     @property
     def confusion(self) -> pd.DataFrame:
-        """(C, C) counts: rows truth, columns prediction."""
+        """(C, C) counts: rows truth, columns prediction. Raises InputError for a task without classes."""
         classes = list(self._features.classes)
+        if not self._predictions.task.classes:
+            raise InputError(f"{self._predictions.task.kind} has no confusion matrix: see figures")
         counts = confusion_matrix(self._predictions.target, self._predictions.predicted, len(classes))
         return pd.DataFrame(counts, index=pd.Index(classes, name="truth"), columns=classes)
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """One row per test sample: key, truth, prediction, and the calibrated probability of each class."""
-        classes, table = np.array(self._features.classes, object), self._predictions
-        calls = pd.DataFrame({"key": table.key, "truth": classes[table.target],
-                              "prediction": classes[table.calibrated.argmax(axis=1)]})
-        return pd.concat([calls, pd.DataFrame(table.calibrated, columns=classes)], axis=1)
+        """One row per test sample: key, truth, prediction, and each calibrated output."""
+        return pd.DataFrame({"key": self._predictions.key, **self._predictions.columns()})
 
     def compare(self, other: Result) -> ResultComparison:
-        """The difference in macro-F1 on the same samples, paired by group.
+        """The difference in the task's score on the same samples, paired by group.
 
         Raises InputError if the two were scored on different samples.
         """
@@ -146,13 +151,13 @@ class Result:
         return ResultComparison(
             difference=result.difference, interval=result.interval, p=result.p_value, groups=result.groups,
             within_noise=result.within_noise,
-            text=f"{ours.system.name} against {theirs.system.name}: {describe_comparison(result)}")
+            text=f"{ours.system.name} against {theirs.system.name}: {describe_comparison(result, ours.task)}")
 
 
 @dataclass(frozen=True)
 class ResultComparison:
-    """A difference in macro-F1, which prints as a sentence. interval: of 95 %, None from too few groups; p: by sign
-    flips of groups."""
+    """A difference in the task's score, which prints as a sentence. interval: of 95 %, None from too few groups;
+    p: by sign flips of groups."""
 
     difference: float
     interval: tuple[float, float] | None
@@ -167,15 +172,15 @@ class ResultComparison:
 
 def _resolve(features: Features | None, head: str, random_state: int | None, settings: dict[str, Any]) -> Settings:
     """Settings of a head on features. Raises InputError for what is unknown, or decided by the features already."""
-    if joined := [name for name in ("backbones", "views", "extra_views", "target", "classes") if name in settings]:
+    if joined := [name for name in ("backbones", "views", "extra_views", "task", "labels", "teach", "target", "classes")
+                  if name in settings]:
         raise InputError(f"{', '.join(joined)}: decided by the features already; choose in Store.features(...)")
     if random_state is not None:
         if not isinstance(random_state, int | np.integer):
             raise InputError(f"random_state is {str(random_state)[:80]}: give a whole number, from which all is drawn")
         settings = settings | {"seed": int(random_state)}
-    taxonomy = features._joined.taxonomy if features else None
-    classes = {"target": taxonomy.target, "classes": taxonomy.name} if taxonomy else {}
-    return resolve(changes={**classes, "head": head, **settings})
+    task = features._joined.task.settings() if features else {}
+    return resolve(changes={**task, "head": head, **settings})
 
 
 @contextlib.contextmanager

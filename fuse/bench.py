@@ -9,6 +9,8 @@ import torch
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import openmp_settings
 from twofold.data.utils.terminal import Summary
+from twofold.fuse.core.choice import label_taxonomy
+from twofold.fuse.core.kinds import Classification, one_hot
 from twofold.fuse.core.settings import PRESETS, settings_from
 from twofold.fuse.heads.head import build
 from twofold.fuse.tables import columns
@@ -71,10 +73,11 @@ def training_seconds(size: str, seeds: int, precision: str) -> float:
     y = np.arange(count) % CLASSES
     spec = Spec(kind="mlp", dims=dims, classes=tuple(map(str, range(CLASSES))), members=seeds, hidden=HIDDEN)
     settings = settings_from(PRESETS["paper"] | {"epochs": EPOCHS, "batch_size": BATCH, "seeds": seeds})
+    task = Classification(label_taxonomy("classification", spec.classes))
     training, validation = (Samples(
-        label=y[:rows], basic=np.zeros((rows, 8), np.float32), basic_label=np.full(rows, -1),
-        read=lambda numbers: x[numbers], device=torch.device("cpu"), x=torch.from_numpy(x[:rows]))
-        for rows in (count, 100))
+        task=task, target=one_hot(y[:rows], CLASSES), label=y[:rows], basic=np.zeros((rows, 8), np.float32),
+        basic_label=np.full(rows, -1), read=lambda numbers: x[numbers],
+        device=torch.device("cpu"), x=torch.from_numpy(x[:rows])) for rows in (count, 100))
 
     def run() -> None:
         head = build(spec)

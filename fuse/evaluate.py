@@ -18,7 +18,6 @@ from twofold.fuse.core.features import Features
 from twofold.fuse.core.predictions import Figures, Predictions, System, compare_predictions, figures
 from twofold.fuse.core.settings import Settings
 from twofold.fuse.core.split import encoder_training_samples, leaking_encoders
-from twofold.fuse.metrics.scores import apply_temperature
 from twofold.fuse.metrics.statistics import Comparison
 from twofold.fuse.predict import PARQUET, check_table_name
 from twofold.fuse.runs.read import Run, read_run
@@ -34,26 +33,21 @@ class Evaluation:
     run: Path
     split: str
     figures: Figures
-    classes: tuple[str, ...]
     seen: int
     notes: list[str]
 
     def record(self) -> dict:
         return {"run": str(self.run), "split": self.split, "seen": self.seen, "notes": self.notes,
-                **self.figures.record(self.classes)}
+                **self.figures.record()}
 
     def text(self) -> str:
-        table = self.figures.scores
-        rows = [("class", "n", "precision", "recall", "F1"), *(
-            (name, str(table.n[c]), *(tables.percent(each[c]) for each in (table.precision, table.recall, table.f1)))
-            for c, name in enumerate(self.classes))]
         lines = [f"{self.run} on {self.samples}{self.seen_words}", "", *tables.figures_lines([self.figures]), "",
-                 *tables.columns(rows, left=1), "", *tables.uncertainty_lines([self.figures], self.classes)]
+                 *tables.output_lines(self.figures), "", *tables.uncertainty_lines([self.figures])]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     @property
     def samples(self) -> str:
-        return f"{self.figures.scores.n.sum()} {self.split} samples, {self.figures.groups} groups"
+        return f"{len(self.figures.predictions)} {self.split} samples, {self.figures.groups} groups"
 
     @property
     def seen_words(self) -> str:
@@ -79,11 +73,11 @@ class Evaluations:
     def text(self) -> str:
         seen = "".join(f"; {evaluation.run}{evaluation.seen_words}" for evaluation in self.each if evaluation.seen)
         lines = [f"{self.each[0].samples}{seen}", "", *tables.figures_table(
-            [evaluation.figures for evaluation in self.each], self.each[0].classes, style=self.table)]
+            [evaluation.figures for evaluation in self.each], style=self.table)]
         if self.comparison:
             best = "" if len(self.each) == 2 else ", the best of the others on these very samples"
             lines += ["", f"{self.each[-1].run} against {self.best_other}{best}: "
-                          f"{tables.describe_comparison(self.comparison)}"]
+                          f"{tables.describe_comparison(self.comparison, self.each[0].figures.task)}"]
         notes = dict.fromkeys(note for evaluation in self.each for note in evaluation.notes)
         return "\n".join([*lines, *(f"note: {note}" for note in notes)])
 
@@ -91,21 +85,20 @@ class Evaluations:
 def evaluated_output(out: Path, *, overwrite: bool) -> Output:
     """The file of `write_evaluated`. Raises InputError, before anything is scored, if it cannot be written."""
     check_table_name(out)
-    output = Output(out, OutputKind("a table of `evaluate`", lambda path: path.suffix.lower() == PARQUET or read_header(
-        path)[:4] == ["run", "key", "truth", "prediction"]), overwrite)
+    output = Output(out, OutputKind("a table of `evaluate`", _is_evaluated), overwrite)
     output.check()
     return output
 
 
+def _is_evaluated(path: Path) -> bool:
+    names = ["run", "key", "prediction"] if path.suffix.lower() == PARQUET else read_header(path)
+    return names[:2] == ["run", "key"] and "prediction" in names
+
+
 def write_evaluated(evaluations: Sequence[Evaluation], out: Output) -> None:
-    """Write one row per run and sample: run, key, truth, prediction, and the calibrated probability of each class."""
-    parts = []
-    for each in evaluations:
-        predictions, classes = each.figures.predictions, np.array(each.classes, object)
-        named = pd.DataFrame({"run": str(each.run), "key": predictions.key, "truth": classes[predictions.target],
-                              "prediction": classes[predictions.predicted]})
-        parts.append(pd.concat([named, pd.DataFrame(predictions.calibrated.round(6), columns=classes)], axis=1))
-    table = pd.concat(parts)
+    """Write one row per run and sample: run, key, truth, prediction, and each calibrated output."""
+    table = pd.concat([pd.DataFrame({"run": str(each.run), "key": each.figures.predictions.key,
+                                     **each.figures.predictions.columns()}) for each in evaluations]).round(6)
     with out.writing() as temporary:
         if out.path.suffix.lower() == PARQUET:
             table.to_parquet(temporary, index=False)
@@ -133,8 +126,9 @@ def evaluate_all(runs: Sequence[Path], store: Path, *, split: str = "", table: s
     matched = [match_run_to_store(run, store, split=split, allow_seen=allow_seen) for run in read]
     first = matched[0]
     for other in matched[1:]:
-        if other.run.taxonomy.classes != first.run.taxonomy.classes:
-            raise InputError(f"{first.run.path} and {other.run.path} have different classes: evaluate them one by one")
+        if (other.run.task.kind, other.run.task.outputs) != (first.run.task.kind, first.run.task.outputs):
+            raise InputError(f"{first.run.path} and {other.run.path} have different classes or tasks: evaluate them "
+                             "one by one")
         if not np.array_equal(other.keys, first.keys):
             raise InputError(f"{store} has features of {len(first.keys)} samples for {first.run.path} and of "
                              f"{len(other.keys)} for {other.run.path}: extract what is missing, or evaluate them one "
@@ -143,7 +137,7 @@ def evaluate_all(runs: Sequence[Path], store: Path, *, split: str = "", table: s
     evaluations = [score_run(each, scorable) for each in matched]
     if len(evaluations) == 1:
         return Evaluations(evaluations, table, None, "")
-    best = max(evaluations[:-1], key=lambda evaluation: evaluation.figures.score)
+    best = max(evaluations[:-1], key=lambda each: each.figures.task.score.rank(each.figures.score))
     comparison = compare_predictions(evaluations[-1].figures.predictions, best.figures.predictions, seed=0)
     return Evaluations(evaluations, table, comparison, str(best.run))
 
@@ -181,7 +175,7 @@ def match_run_to_store(run: Run, store: Path, *, split: str, allow_seen: bool) -
     split = split or ("test" if (labelled & (features.split == "test")).any() else "all")
     rows = np.flatnonzero(labelled & ((features.split == split) | (split == "all")))
     if not len(rows):
-        raise InputError(f"no labelled samples of {features.taxonomy.name} in the split {split!r} of the store")
+        raise InputError(f"no samples with a {features.task.words} in the split {split!r} of the store")
     use = run.seen.unseen(features, rows)
     leaked = encoder_training_samples(features)[rows]
     use[leaked] = False
@@ -205,12 +199,14 @@ def score_run(matched: RunOnStore, scorable: np.ndarray) -> Evaluation:
                          f"{len(matched.rows)} labelled samples; --allow-seen scores them all the same, and says so")
     output = run.scores(features, rows)
     outputs, weights, calibrated = output.probabilities, output.stream_weights, run.calibrated(output)
+    thresholds = run.calibration.rows(len(rows))
     if run.folds > 1 and not use.all():
         share = use / np.sum(use, axis=1, keepdims=True)
         outputs = _average_folds(outputs, share)
         weights = None if weights is None else _average_folds(weights, share)
-        each = np.stack([apply_temperature(fold.mean(axis=0), temperature) for fold, temperature in
-                         zip(np.split(output.probabilities, run.folds), run.record.temperatures, strict=True)])
+        each = np.stack([run.task.calibrate(fold.mean(axis=0), calibration) for fold, calibration in
+                         zip(np.split(output.probabilities, run.folds), run.calibrations, strict=True)])
+        thresholds = share @ np.stack([calibration.thresholds for calibration in run.calibrations])
         calibrated = np.where(np.all(use, axis=1, keepdims=True), calibrated, np.einsum("nf,fnc->nc", share, each))
     mean_weights = None if weights is None else dict(zip(run.stream_names, weights.mean(axis=(0, 1)).tolist(),
                                                          strict=True))
@@ -218,9 +214,9 @@ def score_run(matched: RunOnStore, scorable: np.ndarray) -> Evaluation:
                     untrained=run.untrained, temperature=run.record.temperature, folds=run.folds if use.all() else 1,
                     stream_weights=mean_weights)
     predictions = Predictions.of(features, rows, system=system, fold=use.argmax(axis=1), outputs=outputs,
-                                 calibrated=calibrated)
-    return Evaluation(run.path, matched.split, figures(predictions, seed=run.settings.seed), run.taxonomy.classes,
-                      matched.seen, matched.notes)
+                                 calibrated=calibrated, thresholds=thresholds)
+    return Evaluation(run.path, matched.split, figures(predictions, seed=run.settings.seed), matched.seen,
+                      matched.notes)
 
 
 def _average_folds(members: np.ndarray, share: np.ndarray) -> np.ndarray:

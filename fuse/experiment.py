@@ -13,15 +13,15 @@ import torch
 from twofold.cache.classifier import BackboneClassifier
 from twofold.cache.store import Store
 from twofold.data.utils.machine import USUAL_MEMORY, free_memory
+from twofold.fuse.core.choice import check_head, check_pairs, chosen_task
 from twofold.fuse.core.features import Features, join, join_folds
 from twofold.fuse.core.predictions import Predictions, System
 from twofold.fuse.core.settings import HEAD_TYPES, SINGLE, Settings
 from twofold.fuse.core.split import Split, drop_encoder_training_samples, make_splits
-from twofold.fuse.core.task import Task, check_pairs, chosen_classes
+from twofold.fuse.core.task import Task, mean_calibration
 from twofold.fuse.heads.head import TrainedHead, fit, input_streams
 from twofold.fuse.heads.sklearn import FittedEstimator
 from twofold.fuse.heads.zeroshot import pretrained_classifiers
-from twofold.fuse.metrics.scores import apply_temperature
 from twofold.fuse.training.data import pools
 
 if TYPE_CHECKING:
@@ -70,9 +70,9 @@ class Experiment:
 def prepare(stores: Sequence[Path], settings: Settings) -> Experiment:
     """Join the stores' features, in memory if they fit, and split the samples. Raises InputError, CacheError."""
     places = [Store(path) for path in stores]
-    classes = chosen_classes(settings, places)
+    task = chosen_task(settings, places)
     settings, notes = _with_extra_views(places, settings)
-    features = join(places, backbones=settings.backbones, views=settings.views, taxonomy=classes, folds=settings.folds)
+    features = join(places, backbones=settings.backbones, views=settings.views, task=task, folds=settings.folds)
     features = replace(features, notes=(*features.notes, *notes))
     return experiment_on(features, settings, by_fold=join_folds(places, features, folds=settings.folds))
 
@@ -84,10 +84,11 @@ def experiment_on(features: Features, settings: Settings, *, by_fold: tuple[Feat
     by_fold: the same samples as the encoders of each fold give them. Raises InputError.
     """
     pretrained, note = [], ""
+    check_head(features.task, settings.head)
     if not HEAD_TYPES[settings.head].learns_classes:
         check_pairs(features.taxonomy)
         pretrained, note = pretrained_classifiers(features)
-    task = Task.of(settings, features.taxonomy, trains=not pretrained)
+    task = replace(features.task, learns_classes=HEAD_TYPES[settings.head].learns_classes, trains=not pretrained)
     splits = make_splits(features, task, folds=settings.folds, val_fraction=settings.val_fraction, seed=settings.seed,
                          needs_test=needs_test)
     of_fold = by_fold or (features,) * len(splits)
@@ -173,7 +174,7 @@ def cross_validate(experiment: Experiment, streams: Sequence[int] = (), *, name:
     system = System(
         name=name or trained[0].name, backbones=tuple(stream.name for stream in read), head=trained[0].name,
         dim=sum(stream.dim for stream in read), untrained=any(stream.recipe.untrained for stream in read),
-        temperature=float(np.mean([each.temperature for each in trained])),
+        temperature=mean_calibration([each.calibration for each in trained]).temperature,
         val_score=float(np.mean([each.val_score for each in trained])), score_name=experiment.task.score_name,
         stream_weights=dict(zip((stream.name for stream in read), np.mean(weights, axis=0).tolist(), strict=True))
         if weights else None,
@@ -183,8 +184,11 @@ def cross_validate(experiment: Experiment, streams: Sequence[int] = (), *, name:
         experiment.features, np.concatenate(tests), system=system,
         fold=np.repeat(np.arange(len(tests)), [len(rows) for rows in tests]),
         outputs=np.concatenate([each.probabilities for each in outputs], axis=1),
-        calibrated=np.concatenate([apply_temperature(output.probabilities.mean(axis=0), each.temperature)
-                                   for output, each in zip(outputs, trained, strict=True)])), trained
+        calibrated=np.concatenate([
+            experiment.task.calibrate(output.probabilities.mean(axis=0), each.calibration)
+            for output, each in zip(outputs, trained, strict=True)]),
+        thresholds=np.concatenate([each.calibration.rows(len(rows))
+                                   for rows, each in zip(tests, trained, strict=True)])), trained
 
 
 def predict_validation(experiment: Experiment, trained: Sequence[TrainedHead], *, system: System) -> Predictions:
@@ -193,4 +197,5 @@ def predict_validation(experiment: Experiment, trained: Sequence[TrainedHead], *
     rows = fold.split.val[fold.features.label[fold.split.val] >= 0]
     outputs = trained[0].predict(fold.features, rows).probabilities
     return Predictions.of(fold.features, rows, system=system, fold=np.zeros(len(rows), int), outputs=outputs,
-                          calibrated=apply_temperature(outputs.mean(axis=0), trained[0].temperature), role="val")
+                          calibrated=experiment.task.calibrate(outputs.mean(axis=0), trained[0].calibration),
+                          thresholds=trained[0].calibration.rows(len(rows)), role="val")

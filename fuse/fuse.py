@@ -8,18 +8,18 @@ from pathlib import Path
 
 from twofold.cache.store import Store
 from twofold.data.faces.settings import read_crop_lines
-from twofold.data.labels import Taxonomy
 from twofold.data.utils.options import settings_record
 from twofold.fuse.core.features import Features
 from twofold.fuse.core.predictions import Figures, Predictions, compare_predictions, figures
 from twofold.fuse.core.settings import Settings
 from twofold.fuse.core.split import seen_samples
+from twofold.fuse.core.task import Task
 from twofold.fuse.experiment import cross_validate, predict_validation, prepare, subsets
 from twofold.fuse.heads.head import input_streams, training_rows
 from twofold.fuse.metrics.statistics import Comparison
 from twofold.fuse.runs import write
 from twofold.fuse.runs.tensorboard import check_tensorboard, write_curves, write_figures
-from twofold.fuse.tables import columns, comparison_record, figures_table, fusion_lines, percent
+from twofold.fuse.tables import columns, comparison_record, figures_table, fusion_lines, say
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Fusion:
 
     out: Path | None
     settings: Settings
-    classes: Taxonomy
+    task: Task
     predictions: list[Predictions]
     figures: list[Figures]
     comparison: Comparison | None
@@ -43,26 +43,25 @@ class Fusion:
 
     def record(self) -> dict:
         return {"split": f"{self.settings.folds} folds" if self.settings.folds else "test",
-                "classes": list(self.classes.classes),
-                "systems": [each.record(self.classes.classes) for each in self.figures],
+                "classes": list(self.task.outputs), "systems": [each.record() for each in self.figures],
                 "fusion_against_best_single": comparison_record(self.comparison, self.best_single,
                                                                 chosen_on="validation")}
 
     def text(self) -> str:
-        settings, classes = self.settings, self.classes
+        settings, classes = self.settings, self.task.taxonomy
         notes = [*(f"note: {note}" for note in self.notes),
                  f"{self.seconds:.1f} s" + (f"; run in {self.out}" if self.out else "")]
         if not self.figures:
             systems = [each.system for each in self.predictions]
             table = columns([("features", f"{systems[0].score_name} on validation"),
-                             *((system.name, percent(system.val_score)) for system in systems)], left=1)
+                             *((system.name, say(self.task.score, system.val_score)) for system in systems)], left=1)
             return "\n".join([f"{classes.name}, head {settings.head}: no test sample has a label to score by", "",
                               *table, "", *notes])
         fused = self.figures[-1]
         scored = f"{settings.folds} folds by group" if settings.folds else "the test split"
-        headline = (f"{classes.name} ({classes.target}), head {settings.head}, {fused.predictions.ensemble}, "
+        headline = (f"{self.task.title}, head {settings.head}, {fused.predictions.ensemble}, "
                     f"{len(fused.predictions)} samples of {scored}, {fused.groups} groups")
-        table = figures_table(self.figures, classes.classes, style=settings.table)
+        table = figures_table(self.figures, style=settings.table)
         return "\n".join([headline, "", *table, "", *fusion_lines(fused, self.comparison, self.best_single), "",
                           *notes])
 
@@ -93,9 +92,9 @@ def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, overwr
         predictions.append(predicted)
     fused = predictions[-1]
     singles = [each for each in predictions[:-1] if len(each) and len(each.system.backbones) == 1]
-    best = max(singles, key=lambda each: each.system.val_score, default=None)  # test only scores
+    best = max(singles, key=lambda each: each.task.score.rank(each.system.val_score), default=None)  # test only scores
     fusion = Fusion(
-        out=out, settings=settings, classes=features.taxonomy, predictions=predictions,
+        out=out, settings=settings, task=features.task, predictions=predictions,
         figures=[figures(each, seed=settings.seed) for each in predictions if len(each)],
         comparison=compare_predictions(fused, best, seed=settings.seed) if best else None,
         best_single=best.system.name if best else "", notes=experiment.notes, seconds=time.perf_counter() - started)
@@ -107,11 +106,11 @@ def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, overwr
                                        for split in experiment.splits])
         tables = [fused] if len(experiment.folds) > 1 else [
             fused, predict_validation(experiment, trained, system=fused.system)]
-        write.write_run(out, record=record, metrics=fusion.record(), trained=trained, seen=seen,
-                        predictions=write.predictions_csv(tables, features.taxonomy.classes))
+        write.write_run(out, task=features.task, record=record, metrics=fusion.record(), trained=trained, seen=seen,
+                        predictions=write.predictions_csv(tables))
     if tensorboard:
         write_curves(tensorboard, [each.history for each in trained])
-        write_figures(tensorboard, fusion.record()["systems"])
+        write_figures(tensorboard, fusion.record()["systems"], features.task)
     return fusion
 
 
@@ -119,6 +118,5 @@ def _repeatable(settings: Settings, features: Features) -> dict:
     """Settings as resolved: the backbones by name and fingerprint, so that a repeat takes the same files."""
     first = [stream for stream in features.streams if stream.view == features.streams[0].view]
     names = [f"{stream.backbone}@{stream.recipe.fingerprint[:8]}" for stream in first]
-    return settings_record(settings) | {
-        "classes": features.taxonomy.name, "target": features.taxonomy.target,
+    return settings_record(settings) | features.task.settings() | {
         "backbones": names if len(settings.views) == 1 else [stream.backbone for stream in first]}

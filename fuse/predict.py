@@ -34,6 +34,7 @@ from twofold.fuse.tables import UNTRAINED
 
 log = logging.getLogger(__name__)
 UNCERTAIN = "uncertain"
+SHOWN = 50  #: answers that the summary counts
 PARQUET = ".parquet"
 MAX_FRAMES = 1_000_000  #: nine hours of video: what numbers more is not a video
 MAX_WINDOW = 10_001  #: frames
@@ -72,7 +73,7 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path | None,
     Raises InputError if the store's features are of another recipe than the run's (another precision is only a note),
     or no sample has features; CacheError if a backbone is missing.
     """
-    output, template, classes = check_options(options, run, out, inputs=inputs), options.template, run.taxonomy.classes
+    output, template, task = check_options(options, run, out, inputs=inputs), options.template, run.task
     samples = read_manifest(Store(store).manifest_path).table
     keys = pd.Series(template_keys(template, run.taxonomy) if template else samples["key"], dtype=object)
     without_face = keys.str.endswith(NO_FACE_SUFFIX).to_numpy(bool)
@@ -93,13 +94,13 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path | None,
                                           fill=options.fill)
         predicted = probabilities.argmax(axis=1)
         write_submission(template, output, [run.taxonomy.numbers[c] for c in predicted])
-        return _summary(output.path, [classes[c] for c in predicted], int((rows < 0).sum()), 0, notes, faults)
+        return _summary(output.path, [task.outputs[c] for c in predicted], int((rows < 0).sum()), 0, notes, faults)
     if options.smooth:
         groups, both = sequences(samples), np.hstack([probabilities, basic])
         timed = np.flatnonzero(groups != STANDALONE)
         both[timed], faceless = smooth_videos(both[timed], keys[timed].tolist(), groups[timed].tolist(),
                                               parse_window(options.smooth))
-        probabilities, basic = np.split(both, [len(classes)], axis=1)
+        probabilities, basic = np.split(both, [len(task.outputs)], axis=1)
         notes += [f"no face in {len(faceless)} videos: {', '.join(faceless[:10])}"] if faceless else []
     scored = ~np.isnan(probabilities[:, 0])
     left_out = int((~scored & ~without_face).sum())
@@ -113,23 +114,24 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path | None,
     kept = scored | without_face
     table = table[kept]
     if output is None:
-        records = answers(table, classes, basic[kept])
+        records = answers(table, task.outputs, basic[kept])
         more = [f"... and {len(records) - MOST_LINES} more: -o OUT.csv writes all"] if len(records) > MOST_LINES else []
         return Summary([*text_table(answer_rows(records)), *more, *(f"note: {note}" for note in notes)],
                        {"answers": records, "left_out": left_out, "notes": notes}, int(bool(left_out or faults)))
     write_table(table, output)
     interpolated = int((scored & (rows < 0)).sum())
-    return _summary(output.path, table["prediction"].tolist(), interpolated, left_out, notes, faults)
+    return _summary(output.path, table["prediction"].tolist(), interpolated, left_out, notes, faults,
+                    counted=not any(task.numbers))
 
 
 def _summary(out: Path, predictions: Sequence[str], interpolated: int, left_out: int, notes: Sequence[str],
-             faults: Sequence[str]) -> Summary:
+             faults: Sequence[str], *, counted: bool = True) -> Summary:
     """What was written: one prediction per row; interpolated: rows without a face; left_out: samples without features.
     """
-    calls = Counter(predictions)
+    calls = Counter(predictions if counted else ())
     between = f", {interpolated} of them without a face and interpolated" if interpolated else ""
     lines = [f"{len(predictions)} rows{between} -> {out}",
-             *(f"{count:8}  {name}" for name, count in calls.most_common()), *(f"note: {note}" for note in notes)]
+             *(f"{count:8}  {name}" for name, count in calls.most_common(SHOWN)), *(f"note: {note}" for note in notes)]
     return Summary(lines, {"out": str(out), "rows": len(predictions), "interpolated": interpolated,
                            "left_out": left_out, "calls": calls, "notes": notes}, int(bool(left_out or faults)))
 
@@ -153,12 +155,13 @@ def seen_samples_note(run: Run, seen: np.ndarray) -> list[str]:
 
 def check_options(options: PredictOptions, run: Run, out: Path | None, *, inputs: Sequence[Path]) -> Output | None:
     """The file to be written, if any. Raises InputError now, not after an extraction, for what cannot be done."""
-    classes = run.taxonomy.classes
     parse_window(options.smooth or "none")
     if not 0 <= options.threshold <= 1:
         raise InputError(f"--threshold {options.threshold:g} is not a probability (0 to 1)")
-    if not 0 <= options.top <= len(classes):
-        raise InputError(f"--top {options.top}: the run has {len(classes)} classes")
+    if (options.top or options.threshold) and not run.task.classes:
+        raise InputError(f"--top and --threshold are of classes: {run.path} is a run of {run.task.kind}")
+    if not 0 <= options.top <= len(run.task.outputs):
+        raise InputError(f"--top {options.top}: the run has {len(run.task.outputs)} classes")
     if options.basic and not HEAD_TYPES[run.kind].outputs_basic:
         able = " and ".join(name for name, kind in HEAD_TYPES.items() if kind.outputs_basic)
         raise InputError(f"--basic: the head of {run.path} is {run.kind!r}, which predicts no basic expression; "
@@ -203,7 +206,7 @@ def _scores(run: Run, features: Features | None, rows: np.ndarray) -> list[np.nd
 
     `BLOCK_ROWS` samples at a time: no more than one block of features is ever in memory.
     """
-    found, blocks = rows[rows >= 0], [[np.empty((0, len(run.taxonomy.classes)))] + [np.empty((0, 0))] * 2]
+    found, blocks = rows[rows >= 0], [[np.empty((0, len(run.task.outputs)))] + [np.empty((0, 0))] * 2]
     if features:
         blocks = [[run.calibrated(output), *(
             np.empty((len(output.probabilities[0]), 0)) if each is None else each.mean(axis=0)
@@ -221,10 +224,11 @@ def _table(run: Run, options: PredictOptions, samples: pd.DataFrame, probabiliti
            stream_weights: np.ndarray, *, found: np.ndarray) -> pd.DataFrame:
     """Key, origin, prediction, the columns asked for, a probability per class, and a weight per stream of heads with
     such. A row without scores is a picture without a face, and says so."""
-    classes, scored = np.array(run.taxonomy.classes, object), ~np.isnan(probabilities[:, 0])
+    classes, scored = np.array(run.task.outputs, object), ~np.isnan(probabilities[:, 0])
     order = np.argsort(-probabilities, axis=1, kind="stable")
-    certain = np.take_along_axis(probabilities, order[:, :1], axis=1)[:, 0] >= options.threshold
-    columns = {"prediction": np.where(certain, classes[order[:, 0]], UNCERTAIN)}
+    certain = ~scored | (probabilities.max(axis=1, initial=0) >= options.threshold) | (options.threshold == 0)
+    called = run.task.decide(probabilities, run.calibration.rows(len(probabilities)))
+    columns = {"prediction": np.where(certain, called, UNCERTAIN)}
     columns |= {"face": np.where(found, "yes", "no")} if options.smooth else {}
     columns |= {f"top{k + 1}": classes[order[:, k]] for k in range(options.top)}
     columns |= {"basic": np.array(BASIC, object)[basic.argmax(axis=1)] if basic.size else ""} if options.basic else {}

@@ -1,5 +1,6 @@
 """The verb `sweep`: many heads on many subsets, ordered by validation; or one setting changed at a time."""
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -21,33 +22,34 @@ from twofold.data.utils.errors import InputError, first_line
 from twofold.data.utils.machine import usable_cores
 from twofold.data.utils.options import read_toml
 from twofold.data.utils.processes import map_unordered
+from twofold.fuse.core.choice import chosen_task
+from twofold.fuse.core.kinds import TASK_TYPES, Classification
 from twofold.fuse.core.predictions import figures
 from twofold.fuse.core.settings import HEAD_TYPES, Settings, settings_from
-from twofold.fuse.core.task import Task
 from twofold.fuse.experiment import cross_validate, prepare, subsets
 from twofold.fuse.fuse import Fusion, fuse
-from twofold.fuse.metrics.scores import confusion_matrix
+from twofold.fuse.metrics.metric import Metric
 from twofold.fuse.metrics.statistics import Comparison, compare
 from twofold.fuse.runs.tensorboard import check_tensorboard, write_curves, write_trial
 from twofold.fuse.runs.write import check_run_folder
-from twofold.fuse.tables import columns, grouped_columns, percent, span, spread
+from twofold.fuse.tables import columns, grouped_columns, say, say_difference, say_interval, say_spread
 
 log = logging.getLogger(__name__)
 ADVICE = ('keys are backbones = "all" or lists of names, heads, seeds, and the tables [settings] and [grid] or '
           "[ablation]")
 TRIAL = re.compile(r"[0-9a-f]{10}\.json")
-FIGURES = 3  #: version of what a trial is scored by
-VAL_SCORE = f"val_{Task.score.key}"
+FIGURES = 4  #: version of what a trial is scored by
 SHOWN = 20  #: lines of the leaderboard in the terminal
-SAMPLES_DEPEND_ON = ("backbones", "views", "target", "classes", "folds", "seed", "val_fraction")
+SAMPLES_DEPEND_ON = ("backbones", "views", "task", "labels", "target", "classes", "folds", "seed", "val_fraction")
+ASKS_FOR_TASK = ("task", "labels", "target", "classes", "head")
 
 
 @dataclass(frozen=True)
 class Trial:
     """One setting and its score on validation. error: why it failed, else empty.
 
-    settings: as the TOML has them, so that one that makes no sense is a row as well. scored: with folds, figures over
-    all of them; samples: truth, group, prediction and fold of each.
+    settings: as the TOML has them, so that one that makes no sense is a row as well. task: its kind. scored: with
+    folds, figures over all of them; samples: of each truth and output, as the score wants them, group and fold.
     """
 
     name: str
@@ -57,6 +59,12 @@ class Trial:
     error: str
     scored: dict | None = None
     samples: dict | None = None
+    task: str = Classification.kind
+
+    @property
+    def metric(self) -> Metric:
+        """What it is ranked by."""
+        return TASK_TYPES[self.task].score
 
     def cell(self, setting: str) -> str:
         """A setting as tables have it."""
@@ -78,22 +86,27 @@ class Sweep:
     nested: float | None = None  #: with folds, the score of the choice itself; see `nested_score`
 
     @property
+    def metric(self) -> Metric:
+        """What the trials are ranked by."""
+        return self.trials[0].metric
+
+    @property
     def exit_code(self) -> int:
         return 1 if any(trial.error for trial in self.trials) else 0
 
     def record(self) -> dict:
         return {"leaderboard": [{"trial": trial.name, "settings": trial.settings, "seconds": trial.seconds,
-                                 VAL_SCORE: None if trial.error else trial.score, "error": trial.error}
+                                 f"val_{self.metric.key}": None if trial.error else trial.score, "error": trial.error}
                                 for trial in self.trials],
                 "reused": self.reused, "seconds": self.seconds, "best": self.best.record() if self.best else None,
-                f"nested_{Task.score.key}": self.nested,
+                f"nested_{self.metric.key}": self.nested,
                 "ablation": list(self.ablated)}
 
     def text(self) -> str:
         good, failed = ([trial for trial in self.trials if bool(trial.error) == bad] for bad in (False, True))
-        rows = [("rank", "trial", *self.varied, f"val {Task.score.name}", "seconds")]
-        rows += [(str(rank), trial.name, *map(trial.cell, self.varied), percent(trial.score), f"{trial.seconds:.1f}")
-                 for rank, trial in enumerate(good[:SHOWN], 1)]
+        rows = [("rank", "trial", *self.varied, f"val {self.metric.name}", "seconds")]
+        rows += [(str(rank), trial.name, *map(trial.cell, self.varied), say(self.metric, trial.score),
+                  f"{trial.seconds:.1f}") for rank, trial in enumerate(good[:SHOWN], 1)]
         more = [f"... {len(good) - SHOWN} more"] if len(good) > SHOWN else []
         lines = ablation_table(self.ablated) if self.ablated else [*columns(rows, left=len(rows[0]) - 2), *more]
         lines += [f"failed: {trial.name} ({', '.join(map(trial.cell, self.varied))}): {trial.error}"
@@ -104,10 +117,10 @@ class Sweep:
             lines += ["", "the best by validation, scored once on test:", self.best.text()]
         if self.best and self.best.settings.folds:
             honest = "" if self.nested is None or not self.best.figures else (
-                f" by {100 * (self.best.figures[-1].score - self.nested):+.2f} points: chosen within each fold it is "
-                f"{percent(self.nested)}")
+                f" by {say_difference(self.metric, self.best.figures[-1].score - self.nested)}: chosen within each "
+                f"fold it is {say(self.metric, self.nested)}")
             lines += ["", "the best was chosen by the validation of all folds, whose samples other folds test: its "
-                          f"{Task.score.name} is optimistic{honest}"]
+                          f"{self.metric.name} is optimistic{honest}"]
         return "\n".join(lines)
 
 
@@ -125,6 +138,7 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, ove
     if tensorboard:
         check_tensorboard()
     wanted, varied, is_ablation = plan(config, stores)
+    kind = _kind(wanted, stores)
     with_scores = is_ablation or any(settings.get("folds") for settings in wanted)
     names = _names(wanted, stores)
     _claim(out, names, overwrite)
@@ -132,25 +146,26 @@ def sweep(stores: Sequence[Path], config: Path, *, out: Path, jobs: int = 0, ove
                 if (trial := _read(out, name, settings)) and not trial.error and (trial.scored or not with_scores)}
     todo = [(name, settings) for name, settings in zip(names, wanted, strict=True) if name not in finished]
     jobs = min(jobs or usable_cores(), max(len(todo), 1))
-    calls = [(list(stores), out, name, settings, with_scores, tensorboard) for name, settings in todo]
+    calls = [(list(stores), out, name, settings, kind, with_scores, tensorboard) for name, settings in todo]
     # the processes share the cores; one job runs in this process, whose threads stay as they are
     results = map_unordered(_try, calls, workers=jobs, initializer=torch.set_num_threads,
                             initargs=(max(1, usable_cores() // jobs),))
     for number, trial in enumerate(results, 1):
         finished[trial.name] = trial
-        log.info("%d/%d %s %s (%.1f s)", number, len(todo), trial.name, trial.error or percent(trial.score),
+        log.info("%d/%d %s %s (%.1f s)", number, len(todo), trial.name, trial.error or say(trial.metric, trial.score),
                  trial.seconds)
     trials = sorted(finished.values(),
-                    key=lambda trial: (bool(trial.error), 0 if trial.error else -trial.score, trial.name))
+                    key=lambda trial: (bool(trial.error), 0 if trial.error else -trial.metric.rank(trial.score),
+                                       trial.name))
     table = pd.DataFrame(
         [(rank, trial.name, *map(trial.cell, varied), "" if trial.error else f"{trial.score:.6f}",
           f"{trial.seconds:.2f}", trial.error) for rank, trial in enumerate(trials, 1)],
-        columns=("rank", "trial", *varied, VAL_SCORE, "seconds", "error"))
+        columns=("rank", "trial", *varied, f"val_{trials[0].metric.key}", "seconds", "error"))
     write_text(out / "leaderboard.csv", table.to_csv(index=False, lineterminator="\n"))
     good = [trial for trial in trials if not trial.error]
     if tensorboard:
         for trial in good:
-            write_trial(tensorboard / trial.name, trial.settings, trial.score)
+            write_trial(tensorboard / trial.name, trial.settings, f"val_{trial.metric.key}", trial.score)
     rows, best, nested = [], None, None
     if is_ablation:
         rows = ablation_rows(wanted[0], [finished[name] for name in names if not finished[name].error])
@@ -211,6 +226,21 @@ def plan(config: Path, stores: Sequence[Path]) -> tuple[list[dict], tuple[str, .
     return trials + changed, tuple(changes), True
 
 
+def _kind(wanted: Sequence[dict], stores: Sequence[Path]) -> str:
+    """The kind of task of all trials. Raises InputError if they are not of one: their scores could not be ranked."""
+    asked, kinds = {}, {}
+    for settings in wanted:
+        asked[json.dumps([settings.get(name) for name in ASKS_FOR_TASK])] = settings
+    for settings in asked.values():
+        with contextlib.suppress(InputError):  # a setting that makes no sense is a row with its reason
+            task = chosen_task(settings_from(settings), [Store(path) for path in stores])
+            kinds[task.kind] = settings.get("head", "mlp")
+    if len(kinds) > 1:
+        heads = ", ".join(f"{kind} of {head}" for kind, head in kinds.items())
+        raise InputError(f"the trials do not have one task ({heads}): give task = [...] in [settings]")
+    return next(iter(kinds), Classification.kind)
+
+
 def _claim(out: Path, names: Sequence[str], overwrite: bool) -> None:
     """Make the folder of a sweep. Raises InputError if it is another sweep's, or something else."""
     trials = out / "trials"
@@ -242,7 +272,8 @@ def _names(wanted: Sequence[dict], stores: Sequence[Path]) -> list[str]:
     return names
 
 
-def _try(stores: list[Path], out: Path, name: str, record: dict, with_scores: bool, tensorboard: Path | None) -> Trial:
+def _try(stores: list[Path], out: Path, name: str, record: dict, kind: str, with_scores: bool,
+         tensorboard: Path | None) -> Trial:
     """Train one setting and keep its validation score; test samples are scored in ablations and folds only."""
     started, score, error, scored, samples = time.perf_counter(), float("nan"), "", None, None
     try:
@@ -252,22 +283,18 @@ def _try(stores: list[Path], out: Path, name: str, record: dict, with_scores: bo
         if np.isnan(score):
             raise InputError("nothing is trained or validated: there is no score to rank it by")
         if with_scores:
-            each, key = figures(predictions, seed=experiment.settings.seed), Task.score.key
-            scored = {"accuracy": each.scores.accuracy, key: each.score, "uar": each.scores.uar,
-                      f"{key}_interval": list(each.score_interval) if each.score_interval else None,
-                      f"seeds_{key}": list(each.seeds_score), "figures_of": predictions.ensemble,
-                      "calibration_error": each.reliability.error, "classes": predictions.classes,
-                      "groups": each.groups, "val_scores": [head.val_score for head in trained]}
-            samples = {"truth": predictions.target.tolist(), "fold": predictions.fold.tolist(),
-                       "group": np.unique(predictions.group.astype(str), return_inverse=True)[1].tolist(),
-                       "prediction": predictions.predicted.tolist()}
+            record_of = json.dumps(figures(predictions, seed=experiment.settings.seed).record())  # as it is read back
+            scored = json.loads(record_of) | {"val_scores": [head.val_score for head in trained]}
+            truth, output = predictions.task.compared(predictions.task.score, predictions)
+            samples = {"truth": truth.tolist(), "output": output.tolist(), "fold": predictions.fold.tolist(),
+                       "group": np.unique(predictions.group.astype(str), return_inverse=True)[1].tolist()}
         if tensorboard:
             write_curves(tensorboard / name, [each.history for each in trained])
     except (InputError, CacheError) as failure:
         error = str(failure)
     except Exception as failure:  # one bad setting must not end the night's sweep: it is a row with its reason
         error = f"{type(failure).__name__}: {first_line(failure)}"
-    trial = Trial(name, record, score, time.perf_counter() - started, error, scored, samples)
+    trial = Trial(name, record, score, time.perf_counter() - started, error, scored, samples, kind)
     write_text(out / "trials" / f"{name}.json", json.dumps(asdict(trial)) + "\n")
     return trial
 
@@ -291,14 +318,13 @@ def nested_score(trials: Sequence[Trial]) -> float | None:
     done = [(trial.scored, trial.samples) for trial in trials if trial.scored and trial.samples]
     if len(shared) != 1 or len(done) < len(trials):
         return None
-    targets, predicted = [], []
+    metric, targets, outputs = trials[0].metric, [], []
     for fold in range(len(done[0][0]["val_scores"])):
-        _, samples = max(done, key=lambda trial: trial[0]["val_scores"][fold])
+        _, samples = max(done, key=lambda trial: metric.rank(trial[0]["val_scores"][fold]))
         rows = np.array(samples["fold"]) == fold
         targets.append(np.array(samples["truth"])[rows])
-        predicted.append(np.array(samples["prediction"])[rows])
-    confusion = confusion_matrix(np.concatenate(targets), np.concatenate(predicted), done[0][0]["classes"])
-    return float(Task.score.value(confusion))
+        outputs.append(np.array(samples["output"])[rows])
+    return metric.of(np.concatenate(targets), np.concatenate(outputs))
 
 
 def ablation_rows(base: dict, trials: Sequence[Trial]) -> list[dict]:
@@ -309,26 +335,30 @@ def ablation_rows(base: dict, trials: Sequence[Trial]) -> list[dict]:
         change = ", ".join(f"{name} = {value}" for name, value in trial.settings.items() if base.get(name) != value)
         comparison = None
         if change and unchanged and unchanged.samples and trial.scored and trial.samples:
-            truth, group = (np.array(trial.samples[name]) for name in ("truth", "group"))
-            ours, theirs = (np.eye(trial.scored["classes"])[each.samples["prediction"]] for each in (trial, unchanged))
-            comparison = asdict(compare(Task.score, truth, ours, theirs, group, seed=0))
-        rows.append({"change": change or "no change", VAL_SCORE: trial.score, **(trial.scored or {}),
+            truth, group, ours = (np.array(trial.samples[name]) for name in ("truth", "group", "output"))
+            theirs = np.array(unchanged.samples["output"])
+            comparison = asdict(compare(trial.metric, truth, ours, theirs, group, seed=0))
+        rows.append({"change": change or "no change", **(trial.scored or {}), f"val_{trial.metric.key}": trial.score,
+                     "task": trial.task,
                      "samples": len(trial.samples["truth"]) if trial.samples else 0, "against_no_change": comparison})
     return rows
 
 
 def ablation_table(rows: Sequence[dict]) -> list[str]:
     """One line per change, in points of a hundred."""
-    score = Task.score
-    lines: list[tuple[str, ...]] = [("change", "accuracy", score.name, "95 %", "calibration error", score.name,
+    task = TASK_TYPES[rows[0]["task"]]
+    score, others = task.score, [metric for metric in task.metrics if metric is not task.score]
+    lines: list[tuple[str, ...]] = [("change", *(metric.name for metric in others), score.name, "95 %", score.name,
                                      score.name, score.name, "95 %", "")]
     for row in rows:
         comparison = Comparison(**row["against_no_change"]) if row["against_no_change"] else None
         difference = ("", "", "") if comparison is None else (
-            f"{100 * comparison.difference:+.2f}", span(comparison.interval, sign="+"), comparison.verdict)
-        lines.append((row["change"], percent(row["accuracy"]), percent(row[score.key]),
-                      span(row[f"{score.key}_interval"]), f"{row['calibration_error']:.3f}",
-                      spread(row[f"seeds_{score.key}"]), percent(row[VAL_SCORE]), *difference))
-    groups = [("", 1), (rows[0]["figures_of"], 4), ("one seed, mean ± sd", 1), ("validation", 1), ("difference", 3)]
+            say_difference(score, comparison.difference), say_interval(score, comparison.interval, sign="+"),
+            comparison.verdict)
+        lines.append((row["change"], *(say(metric, row[metric.key]) for metric in others), say(score, row[score.key]),
+                      say_interval(score, row[f"{score.key}_interval"]), say_spread(score, row[f"seeds_{score.key}"]),
+                      say(score, row[f"val_{score.key}"]), *difference))
+    groups = [("", 1), (rows[0]["figures_of"], 2 + len(others)), ("one seed, mean ± sd", 1), ("validation", 1),
+              ("difference", 3)]
     return [f"{rows[0]['samples']} samples of all folds, {rows[0]['groups']} groups; intervals and paired differences "
             "by bootstrap of groups", "", *grouped_columns(lines, groups, left=1)]

@@ -8,6 +8,8 @@ import numpy as np
 from twofold.data.labels import basic_emotions
 from twofold.fuse.core.predictions import Figures
 from twofold.fuse.core.task import Task
+from twofold.fuse.metrics.metric import Metric
+from twofold.fuse.metrics.scores import ACCURACY, SCORE
 from twofold.fuse.metrics.statistics import FEWEST_GROUPS, Comparison
 
 
@@ -54,56 +56,120 @@ UNTRAINED = "UNTRAINED weights: random features, the figures say nothing about t
 NOTABLE = 0.01  #: of the score: a line says when one sample moves it by more
 
 
-def figures_table(heads: Sequence[Figures], classes: tuple[str, ...], *, style: str = "plain") -> list[str]:
-    """Figures and recalls of heads scored on the same samples, `plain` or as the `paper` has them."""
-    if style == "paper":
-        lines = paper_table(heads, classes)
+SHARES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "map": "mAP", "recall": "recall", "precision": "precision",
+          "f1": "F1", "average_precision": "AP"}  #: figures that tables give in percent
+
+
+def say(metric: Metric, value: float | None) -> str:
+    """A value of a metric: shares of samples called right in percent, others as they are."""
+    return say_figure(metric.key, value)
+
+
+def say_figure(key: str, value: float | None) -> str:
+    if key in SHARES:
+        return percent(value)
+    return "-" if value is None or np.isnan(value) else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def say_interval(metric: Metric, interval: Sequence[float] | None, *, sign: str = "") -> str:
+    """An interval of a metric, `-` if there is none."""
+    if metric.key in SHARES:
+        return span(interval, sign=sign)
+    return f"[{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]" if interval else "-"
+
+
+def say_difference(metric: Metric, difference: float) -> str:
+    return f"{100 * difference:+.2f}" if metric.key in SHARES else f"{difference:+.3f}"
+
+
+def say_spread(metric: Metric, values: Sequence[float]) -> str:
+    """Mean and, of several, standard deviation of a metric."""
+    if metric.key in SHARES:
+        return spread(values)
+    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+
+
+def heading(key: str) -> str:
+    """A figure's name at the head of a column."""
+    return SHARES.get(key, {"n": "samples", "ccc": "CCC", "pearson": "Pearson", "rmse": "RMSE"}.get(
+        key, key.replace("_", " ")))
+
+
+def figures_table(heads: Sequence[Figures], *, style: str = "plain") -> list[str]:
+    """Figures of heads scored on the same samples and, of each class, label or number, the first of them; `plain` or as
+    the `paper` has them."""
+    if style == "paper" and heads[0].scores:
+        lines = paper_table(heads, heads[0].task.outputs)
     else:
-        recalls = [(name, str(heads[0].scores.n[c]), *(percent(each.scores.recall[c]) for each in heads))
-                   for c, name in enumerate(classes)]
-        header = ("recall of", "samples", *(f"#{number}" for number in range(1, len(heads) + 1)))
-        lines = [*figures_lines(heads), "", *columns([header, *recalls], left=1)]
-    return [*lines, "", *uncertainty_lines(heads, classes)]
+        key = heads[0].task.shown
+        rows = [(name, str(each["n"]), *(say_figure(key, one.by_output[name][key]) for one in heads))
+                for name, each in heads[0].by_output.items()]
+        header = (f"{heading(key)} of", "samples", *(f"#{number}" for number in range(1, len(heads) + 1)))
+        lines = [*figures_lines(heads), "", *columns([header, *rows], left=1)]
+    return [*lines, "", *uncertainty_lines(heads)]
+
+
+def output_lines(figures: Figures) -> list[str]:
+    """All figures of each class, label or number."""
+    by_output = figures.by_output
+    keys = list(next(iter(by_output.values())))
+    rows = [(name, *(say_figure(key, each[key]) for key in keys)) for name, each in by_output.items()]
+    first = "class" if figures.scores else "column"
+    return columns([(first, *map(heading, keys)), *rows], left=1)
 
 
 def figures_lines(heads: Sequence[Figures]) -> list[str]:
     """One line per head: its figures and their intervals, under titles that say what they are of."""
-    ensembles = list(dict.fromkeys(each.predictions.ensemble for each in heads))
-    seeds = max(len(each.seeds_score) for each in heads)
+    task, ensembles = heads[0].task, list(dict.fromkeys(each.predictions.ensemble for each in heads))
+    seeds = max(len(each.predictions.outputs) for each in heads)
     validated = any(each.system.val_score == each.system.val_score for each in heads)
-    groups = [("", 3), (ensembles[0] if len(ensembles) == 1 else "mean of a head's members", 6)]
-    groups += [("one seed, mean ± sd", 2)] if seeds > 1 else []
+    several = [metric for metric in task.metrics if metric in (ACCURACY, SCORE, task.score)]  # shown of single seeds
+    further = ("UAR", "calibration error") if heads[0].scores else ()
+    groups = [("", 3), (ensembles[0] if len(ensembles) == 1 else "mean of a head's members",
+                        2 * len(task.metrics) + len(further))]
+    groups += [("one seed, mean ± sd", len(several))] if seeds > 1 else []
     groups += [("validation", 1)] if validated else []
-    score = Task.score.name
-    rows = [("#", "features", "dim", "accuracy", "95 %", score, "95 %", "UAR", "calibration error",
-             *(("accuracy", score) if seeds > 1 else ()), *((heads[0].system.score_name,) if validated else ()))]
+    rows: list[tuple[str, ...]] = [
+        ("#", "features", "dim", *(text for metric in task.metrics for text in (metric.name, "95 %")), *further,
+         *(metric.name for metric in several if seeds > 1), *((heads[0].system.score_name,) if validated else ()))]
     for number, each in enumerate(heads, 1):
         ensemble = f" ({each.predictions.ensemble})" if len(ensembles) > 1 else ""
         star = " * UNTRAINED" if each.system.untrained else ""
         rows.append((
             str(number), each.system.name + ensemble + star, str(each.system.dim),
-            percent(each.scores.accuracy), span(each.accuracy_interval), percent(each.score),
-            span(each.score_interval), percent(each.scores.uar), f"{each.reliability.error:.3f}",
-            *((spread(each.seeds_accuracy), spread(each.seeds_score)) if seeds > 1 else ()),
-            *((percent(each.system.val_score),) if validated else ())))
+            *(text for metric in task.metrics for text in (
+                say(metric, each.of[metric.key].value), say_interval(metric, each.of[metric.key].interval))),
+            *((percent(each.scores.uar), f"{each.reliability.error:.3f}") if each.scores and each.reliability else ()),
+            *(say_spread(metric, each.of[metric.key].seeds) for metric in several if seeds > 1),
+            *((say(task.score, each.system.val_score),) if validated else ())))
     return grouped_columns(rows, groups)
 
 
-def uncertainty_lines(heads: Sequence[Figures], classes: Sequence[str]) -> list[str]:
+def uncertainty_lines(heads: Sequence[Figures]) -> list[str]:
     """How far the figures of these heads, scored on the same samples, can be trusted: what the intervals are or why
     there are none; absent classes; by how much one sample of the rarest class moves the score; untrained weights."""
-    table, samples, groups, score = heads[-1].scores, len(heads[0].predictions), heads[0].groups, Task.score.name
+    samples, groups = len(heads[0].predictions), heads[0].groups
     if groups < FEWEST_GROUPS:
         lines = [f"no intervals: the {samples} samples are of {'1 group' if groups == 1 else f'{groups} groups'} "
                  f"(subjects, videos, duplicates), and fewer than {FEWEST_GROUPS} give no reliable interval"]
     else:
-        alike = any(not each.accuracy_interval or not each.score_interval for each in heads)
+        alike = any(not figure.interval for each in heads for figure in each.of.values())
         lines = [f"95 %: how figures vary with the samples, by bootstrap of their {groups} groups"
-                 + ("; ± how they vary with the seed" if len(heads[-1].seeds_score) > 1 else "")
+                 + ("; ± how they vary with the seed" if len(heads[-1].predictions.outputs) > 1 else "")
                  + ("; - where all score alike, or few groups have most samples" if alike else "")]
+    lines += _rare_classes(heads)
+    return [*lines, f"* {UNTRAINED}"] if any(each.system.untrained for each in heads) else lines
+
+
+def _rare_classes(heads: Sequence[Figures]) -> list[str]:
+    """Of tasks with classes: those without samples, and by how much one sample of the rarest moves macro-F1."""
+    table, classes, lines = heads[-1].scores, heads[0].task.outputs, []
+    if table is None:
+        return []
     if absent := [name for name, count in zip(classes, table.n, strict=True) if not count]:
-        other = ", ".join(f"#{number} {percent(each.scores.score_present)}" for number, each in enumerate(heads, 1))
-        lines.append(f"no samples of {', '.join(absent)}: such a class counts 0 in {score}, the mean over all "
+        other = ", ".join(f"#{number} {percent(each.scores.score_present)}" for number, each in enumerate(heads, 1)
+                          if each.scores)
+        lines.append(f"no samples of {', '.join(absent)}: such a class counts 0 in {SCORE.name}, the mean over all "
                      f"{len(classes)} classes; over the {len(classes) - len(absent)} that have samples it is {other}")
     rare = int(min(np.flatnonzero(table.n), key=lambda c: table.n[c]))
     count, hits = table.n[rare], table.confusion[rare, rare]
@@ -112,31 +178,33 @@ def uncertainty_lines(heads: Sequence[Figures], classes: Sequence[str]) -> list[
     if worth >= NOTABLE and hits < count:
         samples = f"{count} samples" if count > 1 else "1 sample"
         lines.append(f"few samples: one more hit among the {samples} of {classes[rare]} is worth "
-                     f"{100 * worth:.1f} points of {score}")
-    return [*lines, f"* {UNTRAINED}"] if any(each.system.untrained for each in heads) else lines
+                     f"{100 * worth:.1f} points of {SCORE.name}")
+    return lines
 
 
 def fusion_lines(fused: Figures, comparison: Comparison | None, best_single: str) -> list[str]:
     """The lines below the table of a fusion: its gain, the weight of each stream, calibration."""
     system = fused.system
-    lines = [f"fusion against the single that is best on validation ({best_single}): {describe_comparison(comparison)}"
-             ] if comparison else []
+    lines = [f"fusion against the single that is best on validation ({best_single}): "
+             f"{describe_comparison(comparison, fused.task)}"] if comparison else []
     if system.stream_weights:
         lines += ["mean weight: " + ", ".join(f"{name} {weight:.2f}" for name, weight in system.stream_weights.items())]
-    if system.temperature == 1:  # zero-shot may not look at compound labels to fit one
+    if system.temperature == 1 or not fused.raw_reliability:  # zero-shot may not look at compound labels to fit one
         return lines
     return [*lines, f"calibration error of the fusion without its temperature of {system.temperature:.2f} (fitted on "
                     f"validation): {fused.raw_reliability.error:.3f}"]
 
 
-def describe_comparison(comparison: Comparison) -> str:
+def describe_comparison(comparison: Comparison, task: Task) -> str:
     """One head against another, in a sentence."""
     if comparison.interval is None:
         verdict = "" if comparison.groups >= FEWEST_GROUPS else f" (no interval from {comparison.groups} groups)"
     else:
-        verdict = f" {span(comparison.interval, sign='+')} (95 %), {comparison.verdict}"
-    return (f"{Task.score.name} {100 * comparison.difference:+.2f}{verdict}; samples that only one of them predicts "
-            f"right {comparison.only_a} : {comparison.only_b}, p = {comparison.p_value:.2g} by sign flips of groups")
+        verdict = f" {say_interval(task.score, comparison.interval, sign='+')} (95 %), {comparison.verdict}"
+    difference = say_difference(task.score, comparison.difference)
+    better = "that only one of them predicts right" if task.score is SCORE else "on which one of them is better"
+    return (f"{task.score.name} {difference}{verdict}; samples {better} {comparison.only_a} : {comparison.only_b}, "
+            f"p = {comparison.p_value:.2g} by sign flips of groups")
 
 
 def comparison_record(comparison: Comparison | None, best: str, *, chosen_on: str) -> dict | None:

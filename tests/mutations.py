@@ -29,20 +29,19 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [Mutation(*fields) for fields in (
     # training
-    ("L_ce is dropped", "training/loop.py", "loss = soft_cross_entropy(adjust", "loss = 0 * soft_cross_entropy(adjust",
-     "training"),
+    ("L_ce is dropped", "training/loop.py", "loss = task.loss(", "loss = 0 * task.loss(", "training"),
     ("L_basic is dropped", "heads/fusion.py", "settings.basic_weight * soft_cross_entropy",
      "0 * soft_cross_entropy", "losses"),
     ("L_CL is dropped", "heads/fusion.py", "settings.contrastive_weight * contrastive_loss(", "0 * contrastive_loss(",
      "losses"),
-    ("weights of samples are ignored", "training/loop.py", "return (weights * each).sum(dim=-1) / weights.sum(dim=-1)",
+    ("weights of samples are ignored", "core/losses.py", "return (weights * each).sum(dim=-1) / weights.sum(dim=-1)",
      "return each.sum(dim=-1) / torch.ones_like(weights).sum(dim=-1)", "losses training"),
     ("class weights are ignored", "training/loop.py", ") ** settings.class_weights", ") ** 0",
      "training_details training figures_hold"),
-    ("the logit adjustment has the wrong sign", "training/loop.py", "logits + tau * prior", "logits - tau * prior",
+    ("the logit adjustment has the wrong sign", "core/losses.py", "logits + tau * prior", "logits - tau * prior",
      "losses training"),
-    ("labels are not smoothed", "training/loop.py", "smooth_labels(batch.target, settings.label_smoothing)",
-     "batch.target", "training training_details"),
+    ("labels are not smoothed", "core/kinds.py", " smooth_labels(target, settings.label_smoothing), weight)",
+     " target, weight)", "training training_details"),
     ("sampling is not balanced", "training/loop.py", "random.sample(weight[drawn], len(drawn))",
      "random.order(len(drawn))", "training training_details"),
     ("corrections start from raw counts", "training/loop.py", "count ** (1 - settings.balanced_sampling)",
@@ -63,7 +62,8 @@ MUTATIONS = [Mutation(*fields) for fields in (
      "training training_details"),
     ("weights do not decay", "training/optimiser.py", "weight_decay=self.weight_decay", "weight_decay=0.0",
      "training_details training"),
-    ("mixup leaves the targets", "training/data.py", "target=mass / weight.clamp_min(1e-12)", "target=batch.target",
+    ("mixup leaves the targets", "training/data.py",
+     "target=torch.cat([shares, mixed(batch.target[..., classes:])], dim=-1)", "target=batch.target",
      "training training_details losses"),
     ("all streams of a sample may be dropped", "training/data.py", "((draws >= drop) | luckiest)", "(draws >= drop)",
      "training training_details losses"),
@@ -72,13 +72,14 @@ MUTATIONS = [Mutation(*fields) for fields in (
     ("the loop leaves out a head's own losses", "training/loop.py",
      "loss = head.add_losses(loss, output, batch, settings)", "pass", "training_details"),
     # selection
-    ("the best single is chosen on test", "fuse.py", "key=lambda each: each.system.val_score",
+    ("the best single is chosen on test", "fuse.py", "key=lambda each: each.task.score.rank(each.system.val_score)",
      "key=lambda each: (each.predicted == each.target).mean()", "fuse"),
     ("late is validated on what chose its weights", "heads/fusion.py",
      "cross_fitted(val, target, groups, **how) if chosen else None", "None", "figures_hold"),
     ("late keeps the worst weights", "heads/fusion.py", "(reached := score(weights)) > best_score",
      "(reached := score(weights)) < best_score", "figures_hold training"),
-    ("a sweep ranks from the worst", "sweep.py", "else -trial.score", "else trial.score", "figures_hold"),
+    ("a sweep ranks from the worst", "sweep.py", "else -trial.metric.rank(trial.score)",
+     "else trial.metric.rank(trial.score)", "figures_hold"),
     ("the honest choice looks at one fold", "sweep.py", 'trial[0]["val_scores"][fold]', 'trial[0]["val_scores"][0]',
      "figures_hold"),
     ("logreg keeps its last penalty", "heads/sklearn.py", "max(fits, key=lambda fit: fit[0])", "fits[-1]",
@@ -86,8 +87,8 @@ MUTATIONS = [Mutation(*fields) for fields in (
     # calibration
     ("the temperature multiplies", "metrics/scores.py", "np.log(np.maximum(probabilities, 1e-12)) / temperature",
      "np.log(np.maximum(probabilities, 1e-12)) * temperature", "metrics"),
-    ("all folds have the temperature of the first", "experiment.py", ".mean(axis=0), each.temperature)",
-     ".mean(axis=0), trained[0].temperature)", "fuse"),
+    ("all folds have the temperature of the first", "experiment.py", ".mean(axis=0), each.calibration)",
+     ".mean(axis=0), trained[0].calibration)", "fuse"),
     ("over- and underconfidence cancel out", "metrics/scores.py", "np.abs(self.right - self.confidence).sum()",
      "abs((self.right - self.confidence).sum())", "metrics"),
     # splitting
@@ -95,8 +96,8 @@ MUTATIONS = [Mutation(*fields) for fields in (
      "partition fuse seen"),
     ("validation is carved without groups", "core/split.py", "features.group[own], fraction=",
      "features.keys[own], fraction=", "partition fuse"),
-    ("folds are divided anew where samples lack features", "core/split.py", "assigned = assign_folds(manifest,",
-     "assigned = assign_folds(replace(manifest, table=manifest.table[manifest.table['key'].isin(features.keys)]"
+    ("folds are divided anew where samples lack features", "core/split.py", "assigned = task.assign_folds(manifest,",
+     "assigned = task.assign_folds(replace(manifest, table=manifest.table[manifest.table['key'].isin(features.keys)]"
      ".reset_index(drop=True)),", "partition"),
     ("an encoder's training samples validate", "core/split.py", "left[name] = clean",
      "left[name] = clean if name == 'test' else rows", "figures_hold taught"),
@@ -106,12 +107,13 @@ MUTATIONS = [Mutation(*fields) for fields in (
     ("members predict samples that they have seen", "evaluate.py", "share = use / np.sum(use, axis=1, keepdims=True)",
      "share = np.ones(use.shape) / use.shape[1]", "seen evaluate taught"),
     # statistics
-    ("samples are resampled, not groups", "metrics/statistics.py", "    cells = classes * classes",
-     "    number, cells = np.arange(len(target)), classes * classes", "statistics"),
-    ("the interval is of 90 %", "metrics/statistics.py", "(2.5, 97.5)", "(5, 95)", "statistics"),
+    ("samples are resampled, not groups", "metrics/statistics.py", "    sizes = np.bincount(number)\n",
+     "    number = np.arange(len(target))\n    sizes = np.bincount(number)\n", "statistics"),
+    ("the interval is of 90 %", "metrics/statistics.py", "/ errors, (2.5, 97.5))", "/ errors, (5, 95))", "statistics"),
     ("the test is one-sided", "metrics/statistics.py", "shares[np.abs(sums) >=", "shares[sums >=", "statistics"),
-    ("the report compares sample by sample", "report/analysis.py", 'both["group"].to_numpy(object)',
-     'both["key"].to_numpy(object)', "figures_hold"),
+    ("the report compares sample by sample", "report/analysis.py",
+     "result = compare_predictions(ours, theirs, seed=0)",
+     "result = compare_predictions(replace(ours, group=ours.key), theirs, seed=0)", "figures_hold"),
 )]
 
 

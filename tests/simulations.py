@@ -150,7 +150,7 @@ def choice_gains(draws: int, trials: int = 16) -> dict[str, np.ndarray]:
             for k in range(5):
                 val = np.isin(group, generator.choice(np.unique(group[fold != k]), 3, replace=False))
                 scored["val_scores"].append(compute_scores(target[val], calls[val], C).score)
-            samples = {"truth": target, "prediction": calls, "fold": fold}
+            samples = {"truth": target, "output": np.eye(C)[calls], "fold": fold}
             made.append(Trial(str(number), {"folds": 5}, np.mean(scored["val_scores"]), 0.0, "", scored, samples))
             worth.append(compute_scores(target, calls, C).score)
         gains["drawn: the figure called honest"].append(nested_score(made) - np.mean(worth))

@@ -65,7 +65,7 @@ def test_the_card_is_read_by_the_hubs_library_and_has_the_runs_figures(make_run,
     metrics = json.loads((run / "metrics.json").read_text())["systems"][-1]
     assert [result.metric_value for result in card.data.eval_results] == [metrics["accuracy"], metrics["macro_f1"]]
     assert f"Of {metrics['n']} samples of 2 folds by group" in card.text
-    assert f"| accuracy | {100 * metrics['accuracy']:.1f} |" in card.text and "| timm:a |" in card.text
+    assert f"| accuracy | {100 * metrics['accuracy']:.2f} |" in card.text and "| timm:a |" in card.text
 
 
 def test_texts_of_a_received_run_are_text_on_its_card_and_odd_figures_are_refused(make_run, cli, tmp_path):

@@ -12,9 +12,10 @@ from twofold.cache.classifier import TrainingSamples
 from twofold.cache.feature_file import FeatureFile, first_non_finite_row
 from twofold.cache.recipe import Recipe, differences
 from twofold.cache.store import Store
-from twofold.data.labels import BASIC, Taxonomy, basic_emotions, normalize_label
+from twofold.data.labels import BASIC, Taxonomy, basic_emotions
 from twofold.data.manifest import Manifest, read_manifest
 from twofold.data.utils.errors import InputError
+from twofold.fuse.core.task import Task
 
 VIEWS = ("original", "flip", "enhanced1", "enhanced2")
 PRECISION = {"precision", "dtype"}  #: of a recipe: what may differ between files whose features are the same
@@ -63,7 +64,7 @@ def stream_name(backbone: str, view: str) -> str:
 class Features:
     """N samples that every stream has, in manifest order, the first store's first. All arrays have N rows.
 
-    label: class in the taxonomy, -1 if none. basic: (N, 8) shares of the basic emotions in BASIC's order, for a
+    label, truth, taught: as `Targets` has them. basic: (N, 8) shares of the basic emotions in BASIC's order, for a
     compound its pair, half each, else the basic label, else zeros. basic_label: the basic label alone, -1 if none.
     group: samples that must stay on one side of a split, by store and name; grouped: False for a sample that is only
     its own group. datasets: name of each store, which qualifies a group name that several stores have.
@@ -71,7 +72,7 @@ class Features:
     row: (N, K) place of the sample in each stream's file. matrix: (N, D) float32 once loaded, else None.
     """
 
-    taxonomy: Taxonomy
+    task: Task
     streams: tuple[Stream, ...]
     keys: np.ndarray
     store: np.ndarray
@@ -79,6 +80,8 @@ class Features:
     group: np.ndarray
     grouped: np.ndarray
     label: np.ndarray
+    truth: np.ndarray
+    taught: np.ndarray
     basic: np.ndarray
     basic_label: np.ndarray
     sha256: np.ndarray
@@ -90,6 +93,10 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        return self.task.taxonomy
 
     @property
     def dim(self) -> int:
@@ -139,7 +146,7 @@ class Features:
 
 
 def join(
-    stores: Sequence[Store], *, backbones: Sequence[str], views: Sequence[str], taxonomy: Taxonomy, folds: int = 0,
+    stores: Sequence[Store], *, backbones: Sequence[str], views: Sequence[str], task: Task, folds: int = 0,
 ) -> Features:
     """The features of these backbones and views of all stores, joined as `join_streams` does.
 
@@ -171,17 +178,17 @@ def join(
         stream.recipe.fingerprint))
     marks = stream_marks([(stream.backbone, stream.view, stream.recipe) for stream in ranked])
     return join_streams(stores, [replace(stream, mark=mark) for stream, mark in zip(ranked, marks, strict=True)],
-                        taxonomy=taxonomy)
+                        task=task)
 
 
-def join_streams(stores: Sequence[Store], streams: Sequence[Stream], *, taxonomy: Taxonomy) -> Features:
+def join_streams(stores: Sequence[Store], streams: Sequence[Stream], *, task: Task) -> Features:
     """Join the files of the streams by key with each store's manifest, and the stores one after the other.
 
     What only one side has is left out and counted in `notes`. Raises InputError if nothing of a store is left.
     """
-    joined = [_join_store(number, store, streams, taxonomy) for number, store in enumerate(stores)]
+    joined = [_join_store(number, store, streams, task) for number, store in enumerate(stores)]
     columns = {name: np.concatenate([each[name] for each, *_ in joined]) for name in joined[0][0]}
-    features = Features(taxonomy=taxonomy, streams=tuple(streams), **columns, manifest=joined[0][2],
+    features = Features(task=task, streams=tuple(streams), **columns, manifest=joined[0][2],
                         notes=tuple(note for _, notes, _ in joined for note in notes),
                         datasets=tuple(store.path.resolve().name for store in stores))
     if not (shared := features.shared_groups):
@@ -199,7 +206,7 @@ def join_folds(stores: Sequence[Store], features: Features, *, folds: int) -> tu
         return ()
     joined = tuple(join_streams(stores, [
         replace(stream, files=(stream.fold_files[fold],), fold_files=()) if stream.fold_files else stream
-        for stream in features.streams], taxonomy=features.taxonomy) for fold in range(folds))
+        for stream in features.streams], task=features.task) for fold in range(folds))
     for other in joined:
         if not (np.array_equal(other.keys, features.keys) and np.array_equal(other.sha256, features.sha256)):
             raise InputError(f"{stores[0].path}: the encoders of the folds have features of different samples: extract "
@@ -233,7 +240,7 @@ def describe_differences(difference: dict[str, tuple[object, object]]) -> str:
     return "; ".join(f"{name} {short(a)} there, {short(b)} here" for name, (a, b) in difference.items())
 
 
-def _join_store(number: int, store: Store, streams: Sequence[Stream], taxonomy: Taxonomy
+def _join_store(number: int, store: Store, streams: Sequence[Stream], task: Task
                 ) -> tuple[dict[str, np.ndarray], list[str], Manifest]:
     """Columns of `Features` for one store, what is to be said about it, and its manifest."""
     manifest, notes = read_manifest(store.manifest_path), []
@@ -253,38 +260,29 @@ def _join_store(number: int, store: Store, streams: Sequence[Stream], taxonomy: 
     if not present.any():
         raise InputError(f"{store.path}: no sample of its manifest has features of all of "
                          f"{', '.join(stream.name for stream in streams)}: extract them for the same samples")
-    labels, faults = _labels(table, taxonomy)
+    targets = task.encode(manifest)
     group = table["group"].to_numpy(object)
     columns = {
         "keys": keys, "store": np.full(len(keys), number), "split": table["split"].to_numpy(object),
         "group": np.array([f"{number}\0{name or key}" for name, key in zip(group, keys, strict=True)], object),
-        "grouped": group != "", "row": places, **labels,
+        "grouped": group != "", "row": places, "label": targets.label, "truth": targets.truth,
+        "taught": targets.taught, **_basics(table, targets.label, task.taxonomy.basics),
     }
     columns = {name: values[present] for name, values in columns.items()}
     columns["sha256"] = streams[0].files[number].sha256[columns["row"][:, 0]]
-    return columns, notes + faults, manifest
+    return columns, [*notes, *targets.notes], manifest
 
 
-def _labels(table: pd.DataFrame, taxonomy: Taxonomy) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The columns label, basic_label and basic of `Features`, and notes on samples without a label."""
-    own = taxonomy.target in table.columns  # a store to predict on need not have a column of one's own
-    column = table[taxonomy.target].to_numpy(object) if own else np.full(len(table), "", object)
-    number = {name: index for index, name in enumerate(taxonomy.classes)}
-    places = {name: number.get(normalize_label(name), -1) for name in set(column)}
-    label = np.array([places[name] for name in column], np.int64)
-    notes = []
-    if outside := int(((label < 0) & (column != "")).sum()):
-        notes.append(f"{outside} samples with a {taxonomy.label_words} outside {taxonomy.name}")
-    if unlabelled := int((column == "").sum()):
-        notes.append(f"{unlabelled} samples without a {taxonomy.label_words}")
+def _basics(table: pd.DataFrame, label: np.ndarray, parts: Sequence[tuple[str, ...]]) -> dict[str, np.ndarray]:
+    """The columns basic_label and basic of `Features`. parts: the basic emotions of each class."""
     basic_label = np.array([BASIC.index(name) if name else -1 for name in table["basic"]], np.int64)
-    rows = list(zip(table["basic"], table["compound"], label.tolist(), strict=True))
+    rows = list(zip(table["basic"], table["compound"], np.where(label < len(parts), label, -1).tolist(), strict=True))
     shares = {}
     for basic, compound, c in set(rows):  # the compound's pair, or that of the class, says more than the basic label
-        parts = basic_emotions(compound) or (taxonomy.basics[c] if c >= 0 and len(taxonomy.basics[c]) == 2 else ())
-        parts = parts or ((basic,) if basic else ())
-        shares[basic, compound, c] = np.array([(name in parts) / max(len(parts), 1) for name in BASIC], np.float32)
-    return {"label": label, "basic_label": basic_label, "basic": np.stack([shares[row] for row in rows])}, notes
+        pair = basic_emotions(compound) or (parts[c] if c >= 0 and len(parts[c]) == 2 else ())
+        pair = pair or ((basic,) if basic else ())
+        shares[basic, compound, c] = np.array([(name in pair) / max(len(pair), 1) for name in BASIC], np.float32)
+    return {"basic_label": basic_label, "basic": np.stack([shares[row] for row in rows])}
 
 
 def fold_files(store: Store, backbone: str, view: str, *, folds: int) -> tuple[FeatureFile, ...]:

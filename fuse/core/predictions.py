@@ -1,14 +1,14 @@
 """The one table of results, and its figures with their uncertainty."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from twofold.fuse.core.features import Features
 from twofold.fuse.core.split import group_digests
 from twofold.fuse.core.task import Task
-from twofold.fuse.metrics.scores import ACCURACY, Reliability, Scores, compute_scores, reliability
+from twofold.fuse.metrics.scores import Reliability, Scores, compute_scores, reliability
 from twofold.fuse.metrics.statistics import Comparison, Interval, compare, interval
 
 
@@ -28,7 +28,7 @@ class System:
     untrained: bool
     temperature: float
     val_score: float = float("nan")
-    score_name: str = Task.score.name
+    score_name: str = ""
     stream_weights: dict[str, float] | None = None
     seconds: float = 0.0
     folds: int = 1
@@ -39,10 +39,12 @@ class Predictions:
     """The predictions of a system for n samples, all folds together: every array has a row per sample.
 
     group_digest: as files hold it, empty for a sample without a group; fold: the fold whose head predicts it; role:
-    `test` or `val`; target: class number. outputs: (S, n, C) probabilities of each seed; the system predicts by their
-    mean. calibrated: (n, C), that mean under the temperature fitted on validation.
+    `test` or `val`; target: class number, or stratum; truth: (n, C) as `Targets` has it. outputs: (S, n, C) of each
+    seed; the system predicts by their mean. calibrated: (n, C), that mean as calibrated on validation; thresholds:
+    (n, C), (n, 0) where nothing has one.
     """
 
+    task: Task
     system: System
     key: np.ndarray
     sha256: np.ndarray
@@ -51,33 +53,32 @@ class Predictions:
     fold: np.ndarray
     role: np.ndarray
     target: np.ndarray
+    truth: np.ndarray
     outputs: np.ndarray
     calibrated: np.ndarray
+    thresholds: np.ndarray
 
     @classmethod
     def of(cls, features: Features, rows: np.ndarray, *, system: System, fold: np.ndarray, outputs: np.ndarray,
-           calibrated: np.ndarray, role: str = "test") -> "Predictions":
+           calibrated: np.ndarray, thresholds: np.ndarray, role: str = "test") -> "Predictions":
         """The predictions for these rows of the features."""
-        return cls(system=system, key=features.keys[rows], sha256=features.sha256[rows], group=features.group[rows],
-                   group_digest=group_digests(features, rows), fold=fold, role=np.full(len(rows), role, object),
-                   target=features.label[rows], outputs=outputs, calibrated=calibrated)
+        return cls(task=features.task, system=system, key=features.keys[rows], sha256=features.sha256[rows],
+                   group=features.group[rows], group_digest=group_digests(features, rows), fold=fold,
+                   role=np.full(len(rows), role, object), target=features.label[rows], truth=features.truth[rows],
+                   outputs=outputs, calibrated=calibrated, thresholds=thresholds)
 
     def __len__(self) -> int:
         return len(self.key)
 
     @property
     def mean(self) -> np.ndarray:
-        """(n, C) mean probabilities over the seeds."""
+        """(n, C) mean outputs over the seeds."""
         return self.outputs.mean(axis=0)
 
     @property
     def predicted(self) -> np.ndarray:
-        """(n,) class numbers."""
+        """(n,) class numbers, of tasks with classes."""
         return self.mean.argmax(axis=1)
-
-    @property
-    def classes(self) -> int:
-        return self.outputs.shape[2]
 
     @property
     def ensemble(self) -> str:
@@ -88,70 +89,103 @@ class Predictions:
             return f"ensemble of {folds} folds x {each}"
         return "one seed" if seeds == 1 else f"ensemble of {each}"
 
+    @property
+    def answers(self) -> np.ndarray:
+        """(n,) the predictions in words."""
+        return self.task.decide(self.mean, self.thresholds)
+
+    def select(self, rows: np.ndarray) -> "Predictions":
+        """These rows, by number or as a mask."""
+        columns = {field.name: getattr(self, field.name) for field in fields(self)
+                   if field.name not in ("task", "system", "outputs")}
+        return replace(self, outputs=self.outputs[:, rows], **{name: values[rows] for name, values in columns.items()})
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The columns of tables of results: the truth, the prediction, and each output."""
+        return self.task.truth_columns(self.target, self.truth) | {
+            "prediction": self.answers} | dict(
+                zip(self.task.outputs, self.calibrated.T, strict=True))
+
+
+class Figure(NamedTuple):
+    """A metric of predictions. interval: of 95 %, by bootstrap of groups, None where there is none; seeds: of each seed
+    by itself."""
+
+    value: float
+    interval: Interval | None
+    seeds: tuple[float, ...]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Figures:
-    """The figures of predictions: of the mean over seeds, unless the name says `seeds`.
-
-    Intervals are 95 %, by bootstrap of groups; None where there is none (see `statistics.interval`).
-    """
+    """The figures of predictions. of: each of the task's metrics by key; by_output: figures of each class, label or
+    number; scores and reliability: of tasks with classes, else None; raw_reliability: before the temperature."""
 
     predictions: Predictions
-    scores: Scores
-    score: float  #: `Task.score`
+    of: dict[str, Figure]
+    by_output: dict[str, dict[str, float]]
     groups: int
-    accuracy_interval: Interval | None
-    score_interval: Interval | None
-    seeds_score: tuple[float, ...]  #: of each seed by itself
-    seeds_accuracy: tuple[float, ...]
-    reliability: Reliability  #: of the calibrated probabilities
-    raw_reliability: Reliability  #: before the temperature
+    scores: Scores | None
+    reliability: Reliability | None
+    raw_reliability: Reliability | None
 
     @property
     def system(self) -> System:
         return self.predictions.system
 
-    def record(self, classes: Sequence[str]) -> dict:
+    @property
+    def task(self) -> Task:
+        return self.predictions.task
+
+    @property
+    def score(self) -> float:
+        """`Task.score`."""
+        return self.of[self.task.score.key].value
+
+    def record(self) -> dict:
         """As metrics.json holds it; nan (the recall of a class without samples) becomes None."""
-        system, table, key = self.system, self.scores, Task.score.key
-        per_class = {name: {"n": int(table.n[c])} | {kind: _none_if_nan(getattr(table, kind)[c])
-                                                     for kind in ("precision", "recall", "f1")}
-                     for c, name in enumerate(classes)}
-        return {
+        system, score = self.system, self.task.score.key
+        record = {
             "name": system.name, "backbones": list(system.backbones), "head": system.head, "dim": system.dim,
             "untrained": system.untrained, "n": len(self.predictions), "groups": self.groups,
-            "figures_of": self.predictions.ensemble,
-            "accuracy": table.accuracy, "accuracy_interval": self.accuracy_interval, key: self.score,
-            f"{key}_interval": self.score_interval, f"{key}_of_classes_with_faces": table.score_present,
-            "uar": table.uar, "per_class": per_class, "confusion": table.confusion.tolist(),
-            f"seeds_{key}": self.seeds_score, "seeds_accuracy": self.seeds_accuracy,
-            f"val_{key}": _none_if_nan(system.val_score), "calibration_error": self.reliability.error,
-            "calibration_error_before_temperature": self.raw_reliability.error, "temperature": system.temperature,
-            "reliability": self.reliability.record(),
-            "reliability_before_temperature": self.raw_reliability.record(),
-            "contributions": system.stream_weights, "seconds": system.seconds,
-        }
+            "figures_of": self.predictions.ensemble}
+        for key, figure in self.of.items():
+            record |= {key: _none_if_nan(figure.value), f"{key}_interval": figure.interval,
+                       f"seeds_{key}": [_none_if_nan(value) for value in figure.seeds]}
+        record |= {f"val_{score}": _none_if_nan(system.val_score), "temperature": system.temperature, "per_class": {
+            name: {key: _none_if_nan(value) for key, value in each.items()} for name, each in self.by_output.items()}}
+        if self.scores and self.reliability and self.raw_reliability:
+            record |= {
+                "macro_f1_of_classes_with_faces": self.scores.score_present, "uar": self.scores.uar,
+                "confusion": self.scores.confusion.tolist(), "calibration_error": self.reliability.error,
+                "calibration_error_before_temperature": self.raw_reliability.error,
+                "reliability": self.reliability.record(),
+                "reliability_before_temperature": self.raw_reliability.record()}
+        return record | {"contributions": system.stream_weights, "seconds": system.seconds}
 
 
 def figures(predictions: Predictions, *, seed: int) -> Figures:
     """All figures of predictions."""
-    target, predicted, classes = predictions.target, predictions.predicted, predictions.classes
-    accuracy, score = (interval(metric, target, predictions.mean, predictions.group, seed=seed)
-                       for metric in (ACCURACY, Task.score))
-    seeds = [compute_scores(target, output.argmax(axis=1), classes) for output in predictions.outputs]
-    scores = compute_scores(target, predicted, classes)
+    task, target, each = predictions.task, predictions.target, {}
+    for metric in task.metrics:
+        pair = task.compared(metric, predictions)
+        each[metric.key] = Figure(
+            metric.of(*pair), interval(metric, *pair, predictions.group, seed=seed),
+            tuple(metric.of(*task.compared(metric, predictions, output)) for output in predictions.outputs))
     return Figures(
-        predictions=predictions, scores=scores, score=scores.score, accuracy_interval=accuracy, score_interval=score,
-        groups=len(np.unique(predictions.group.astype(str))), seeds_score=tuple(each.score for each in seeds),
-        seeds_accuracy=tuple(each.accuracy for each in seeds),
-        reliability=reliability(predictions.calibrated, target),
-        raw_reliability=reliability(predictions.mean, target))
+        predictions=predictions, of=each, by_output=task.figures_by_output(predictions),
+        groups=len(np.unique(predictions.group.astype(str))),
+        scores=compute_scores(target, predictions.predicted, task.classes) if task.classes else None,
+        reliability=reliability(predictions.calibrated, target) if task.classes else None,
+        raw_reliability=reliability(predictions.mean, target) if task.classes else None)
 
 
 def compare_predictions(a: Predictions, b: Predictions, *, seed: int) -> Comparison:
     """System a against b by the task's score, on the same samples in the same order."""
-    return compare(Task.score, a.target, a.mean, b.mean, a.group, seed=seed)
+    metric, target = a.task.score, a.task.compared(a.task.score, a)[0]
+    ours, theirs = (each.task.compared(metric, each)[1] for each in (a, b))
+    return compare(metric, target, ours, theirs, a.group, seed=seed)
 
 
 def _none_if_nan(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+    return value if isinstance(value, int) else None if np.isnan(value) else float(value)

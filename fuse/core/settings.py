@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from twofold.data.labels import TASKS
 from twofold.data.utils import options
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import check, option, read_toml
@@ -17,7 +18,8 @@ class HeadType:
     classifiers along. learns_classes: False for one that learns from basic labels and only is scored by the classes.
     needs_basic: samples with a basic label alone train it, too. outputs_basic: it predicts basic expressions on the
     way. views: `streams` of their own, or `versions` of one stream, of which the first predicts. averages_singles: it
-    is made of one mlp per stream. seeded: its members differ by their seeds; else one member is all of it.
+    is made of one mlp per stream. seeded: its members differ by their seeds; else one member is all of it. tasks: what
+    it can learn.
     """
 
     body: str
@@ -28,17 +30,18 @@ class HeadType:
     views: str = "streams"
     averages_singles: bool = False
     seeded: bool = True
+    tasks: tuple[str, ...] = ("classification", "distribution")
 
 
 HEAD_TYPES = {
     "paper": HeadType(body="fusion:Paper", needs_basic=True, outputs_basic=True, views="versions"),
-    "linear": HeadType(body="fusion:Linear"),
-    "mlp": HeadType(body="fusion:MLP"),
-    "gated": HeadType(body="fusion:Gated"),
+    "linear": HeadType(body="fusion:Linear", tasks=TASKS),
+    "mlp": HeadType(body="fusion:MLP", tasks=TASKS),
+    "gated": HeadType(body="fusion:Gated", tasks=TASKS),
     "late": HeadType(body="fusion:Late", averages_singles=True),
-    "logreg": HeadType(body="sklearn:LogisticRegression", seeded=False),
+    "logreg": HeadType(body="sklearn:LogisticRegression", seeded=False, tasks=TASKS),
     "zeroshot": HeadType(body="zeroshot:ZeroShot", pretrained_body="zeroshot:PretrainedClassifiers",
-                         learns_classes=False, outputs_basic=True),
+                         learns_classes=False, outputs_basic=True, tasks=("classification",)),
 }
 SINGLE = "mlp"  #: the head on one stream that a head with `averages_singles` is made of
 
@@ -66,6 +69,12 @@ class Settings:
     target: str = option("", SAMPLES, "Column of labels: compound, basic or your own; empty: that of the classes.")
     classes: str = option("", SAMPLES, "cexpr7, rafdb11, rafce14, basic7, basic8, FILE.toml of your own, or from-data: "
                                      "the labels as they stand; empty: cexpr7 or basic7.")
+    task: tuple[str, ...] = option((), SAMPLES, "classification, distribution (soft labels), multilabel or regression; "
+                                   "empty: distribution where the labels are soft, else classification.")
+    labels: tuple[str, ...] = option((), SAMPLES, "Columns of a multilabel task or regression; empty: au_*, or valence "
+                                                  "and arousal.")
+    teach: str = option("soft", SAMPLES, "What teaches a distribution where a sample has both, its soft or hard label.",
+                        choices=("soft", "hard"))
     folds: int = option(0, SAMPLES, "Cross-validation by group instead of the manifest's splits; 0: these.",
                         least=0, most=1000)
     val_fraction: float = option(0.15, SAMPLES, "Of train, carved out where there is no validation.", above=0, below=1)
@@ -86,8 +95,8 @@ class Settings:
     batch_size: int = option(256, TRAINING, "Samples a step.", least=2, most=VERY_MANY)
     warmup: int = option(2, TRAINING, "Epochs of linear warm-up.", least=0)
     schedule: str = option("cosine", TRAINING, "The rate after warm-up; plateau: halved after 5 epochs without "
-                           "a better validation macro-F1.", choices=("constant", "cosine", "plateau"))
-    patience: int = option(0, TRAINING, "Epochs without a better validation macro-F1 before the end; 0: never.",
+                           "a better validation score.", choices=("constant", "cosine", "plateau"))
+    patience: int = option(0, TRAINING, "Epochs without a better validation score before the end; 0: never.",
                            least=0)
     ema: float = option(0.0, TRAINING, "Decay of the average of the weights, a step; 0: off.", least=0, below=1)
 
@@ -121,6 +130,8 @@ class Settings:
         check(self)
         if self.folds == 1:
             raise InputError("folds 1: take 2 or more, or 0 for the manifest's splits")
+        if unknown := [name for name in self.task if name not in TASKS]:
+            raise InputError(f"task {unknown[0]!r}: choose from {', '.join(TASKS)}")
 
 
 #: without what we found to help

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from twofold.cache.classifier import group_digest
-from twofold.data.splits import assign_folds, parse_folds, stratified_group_split
+from twofold.data.splits import parse_folds, stratified_group_split
 from twofold.data.utils.errors import InputError
 from twofold.fuse.core.features import Features, training_samples_of
 from twofold.fuse.core.task import Task
@@ -31,17 +31,18 @@ def make_splits(features: Features, task: Task, *, folds: int, val_fraction: flo
 
     The folds are those of `data.splits.assign_folds`, as for `finetune`, whichever samples have features.
     Groups of test leave train and validation, groups of validation leave train; validation is carved from train by
-    group where the manifest has none. Stores after the first only train. Raises InputError for an empty set, for a
-    class without training samples and for validation samples of fewer than two classes; a zero-shot head, and one that
-    is only to be trained (not needs_test), may have no test set.
+    group where the manifest has none. Stores after the first only train. Raises InputError for an empty set, and for
+    what `Task.check` refuses; a zero-shot head, and one that is only to be trained (not needs_test), may have no test
+    set.
     """
-    words, learned = f"{features.taxonomy.label_words} of {features.taxonomy.name}", task.learned(features)
-    if not ((learned >= 0) | (task.scored(features) >= 0)).any():
-        raise InputError(f"no sample has a {words}: choose other --target or --classes" if task.learns_classes else
+    words, learned = task.words, task.learned(features)
+    other = "choose other --target or --classes" if task.classes else "choose other --labels"
+    if not ((learned >= 0) | (features.label >= 0)).any():
+        raise InputError(f"no sample has a {words}: {other}" if task.learns_classes else
                          "no sample has a basic label to train on, or a label to score by: fill the manifest's column "
                          "'basic', or take backbones that bring a classifier of basic emotions along")
-    if folds and not ((task.scored(features) >= 0) & (features.store == 0)).any():
-        raise InputError(f"no sample has a {words}: choose other --target or --classes" if task.learns_classes else
+    if folds and not ((features.label >= 0) & (features.store == 0)).any():
+        raise InputError(f"no sample has a {words}: {other}" if task.learns_classes else
                          f"no sample has a {words} to score by: leave out --folds")
     needs_test = needs_test and task.learns_classes
     sides = _fold_sides(features, task, folds, seed) if folds else [_manifest_side(features, needs_test)]
@@ -67,9 +68,9 @@ def _manifest_side(features: Features, needs_test: bool) -> np.ndarray:
 
 
 def _fold_sides(features: Features, task: Task, folds: int, seed: int) -> list[np.ndarray]:
-    own = np.flatnonzero((task.scored(features) >= 0) & (features.store == 0))
+    own = np.flatnonzero((features.label >= 0) & (features.store == 0))
     manifest, fold = features.manifest, np.full(len(features), -1)
-    assigned = assign_folds(manifest, features.taxonomy, folds=folds, seed=seed)
+    assigned = task.assign_folds(manifest, folds=folds, seed=seed)
     fold[own] = assigned[pd.Index(manifest.table["key"]).get_indexer(pd.Index(features.keys[own]))]
     official = "fold" in manifest.table and parse_folds(  # named by the manifest
         manifest.table["fold"].to_numpy(object)[assigned >= 0], folds=folds) is not None
@@ -105,7 +106,7 @@ def _make_split(features: Features, task: Task, side: np.ndarray, *, val_fractio
         side[leaked] = ""
 
     hold_out("test", ("train", "val"))
-    test = np.flatnonzero((task.scored(features) >= 0) & (side == "test"))
+    test = np.flatnonzero((features.label >= 0) & (side == "test"))
     if not task.trains:
         return Split(train=test[:0], val=test[:0], test=test, extra=test[:0], notes=tuple(notes))
     if not len(labelled("train")):
@@ -133,15 +134,7 @@ def _make_split(features: Features, task: Task, side: np.ndarray, *, val_fractio
     for name, rows in (("train", split.train), ("val", split.val), *((("test", test),) if needs_test else ())):
         if not len(rows):
             raise InputError(f"no labelled {name} samples with features are left: check the splits of the manifest")
-    classes, validated = task.learned_classes, np.unique(learned[split.val])
-    if len(validated) < 2:
-        raise InputError(f"all {len(split.val)} validation samples are {classes[validated[0]]}: nothing can be "
-                         "chosen by one class; give `val` samples of several classes, or none and a larger "
-                         "--val-fraction")
-    absent = [name for c, name in enumerate(classes) if c not in learned[split.train]]
-    if absent and task.learns_classes:  # what a zero-shot head needs depends on its compounds: its fit says so
-        raise InputError(f"no training samples of {', '.join(absent)}: choose --classes that the data has, or add "
-                         "samples")
+    task.check(features, split.train, split.val)
     return split
 
 

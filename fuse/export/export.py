@@ -12,9 +12,10 @@ from twofold.cache.card import escape, markdown_table
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind, read_head
 from twofold.data.utils.terminal import Summary
-from twofold.fuse.export.onnx import Encoders, face_record, is_exported_model, write_model
+from twofold.fuse.export.onnx import OUTPUT, Encoders, face_record, is_exported_model, write_model
+from twofold.fuse.metrics.metric import Metric
 from twofold.fuse.runs.read import Run
-from twofold.fuse.runs.schema import SystemRecord
+from twofold.fuse.tables import heading, say, say_figure
 
 MARK = "trained with Twofold."  #: in every card, so that a later export knows its own
 LIMITS = """\
@@ -27,7 +28,8 @@ KINDS = {HEAD: MODEL, FACE: MODEL, CARD: OutputKind("a card that `export` wrote"
          PREPROCESSING: OutputKind("a file that `export` wrote", lambda path: '"inputs"' in read_head(path))}
 
 
-ABOUT = {HEAD: "raw features to probabilities", FACE: f"faces, prepared as {PREPROCESSING} says, to probabilities"}
+ABOUT = {HEAD: f"raw features to {OUTPUT}", FACE: f"faces, prepared as {PREPROCESSING} says, to {OUTPUT}"}
+HUB_NAMES = {"macro_f1": "f1"}  #: of metrics, where the hub has another
 
 
 def export(run: Run, out: Path, *, licences: Mapping[str, str], encoders: Encoders | None = None,
@@ -77,6 +79,7 @@ def model_card(run: Run, *, licences: Mapping[str, str], inputs: Sequence[Mappin
     licences: of the encoders, where one is stated; inputs: of the model with encoders, if there is one.
     Raises InputError for a run whose metrics.json cannot be read.
     """
+    thresholds = run.calibration.thresholds
     system, folds = run.metrics.systems[-1] if run.metrics.systems else None, run.record.faces
     metadata = {
         "license": "other", "license_name": "of-its-encoders-and-data", "library_name": "twofold",
@@ -85,8 +88,8 @@ def model_card(run: Run, *, licences: Mapping[str, str], inputs: Sequence[Mappin
     if system:
         metadata["model-index"] = [{"name": run.path.resolve().name, "results": [{
             "task": {"type": "image-classification"}, "metrics": [
-                {"type": "accuracy", "value": system.accuracy},
-                {"type": "f1", "name": "macro-F1", "value": system.macro_f1}],
+                {"type": HUB_NAMES.get(metric.key, metric.key), "name": metric.name, "value": value}
+                for metric in run.task.metrics if (value := getattr(system, metric.key)) is not None],
             "dataset": {"name": f"{system.n} samples of {run.taxonomy.name}", "type": run.taxonomy.name}}]}]
     encoders = [
         (backbone + (" * UNTRAINED" if recipe.untrained else ""), view, f"{dim}-d", recipe.weights[:23],
@@ -111,36 +114,33 @@ def model_card(run: Run, *, licences: Mapping[str, str], inputs: Sequence[Mappin
         "## Preprocessing", "", *crops, *(f"* {escape(backbone)}: {_code(how)}" for backbone, how in preprocessing), "",
         "## Use", "",
         f"* `head.onnx`: `features` (N, {sum(run.head.spec.dims)}) float32, the encoders' embeddings side by side "
-        f"in the order above, to `probabilities` (N, {len(run.taxonomy.classes)}).", *models,
-        f"* Classes, in order: {escape(', '.join(run.taxonomy.classes), most=10_000)}.", "",
+        f"in the order above, to `{OUTPUT}` (N, {len(run.task.outputs)}): {run.task.kind}.", *models,
+        f"* Columns, in order: {escape(', '.join(run.task.outputs), most=10_000)}.",
+        *([f"* A label is called from its threshold on: {', '.join(f'{value:.3f}' for value in thresholds)}."]
+          if thresholds else []), "",
         "## Data", "",
         f"{sum(fold.train for fold in folds) // len(folds)} training samples"
         f"{' per fold' if len(folds) > 1 else ''}; samples of one group never cross a split.", "",
         *(f"* {escape(note, most=2000)}" for note in run.record.notes), "", "## Limits", "", LIMITS, ""])
 
 
-def _figures(run: Run, system: SystemRecord) -> list[str]:
-    mark = " * UNTRAINED" if run.untrained else ""
+def _figures(run: Run, system: Any) -> list[str]:
+    mark, keys = " * UNTRAINED" if run.untrained else "", list(next(iter(system.per_class.values())))
     scored = f"{run.folds} folds by group" if run.folds > 1 else "the test split"
     return [
         f"Of {system.n} samples of {scored}, none of which it was trained or validated on; "
         f"{escape(system.figures_of)}; 95 % intervals by bootstrap of groups.", "",
         *markdown_table((mark, "value", "95 %"), [
-            ("accuracy", _percent(system.accuracy), _span(system.accuracy_interval)),
-            ("macro-F1", _percent(system.macro_f1), _span(system.macro_f1_interval)),
-            ("calibration error", f"{system.calibration_error:.3f}", "")]), "",
-        *markdown_table(("class" + mark, "samples", "precision", "recall", "F1"), [
-            (name, str(each.n), _percent(each.precision), _percent(each.recall), _percent(each.f1))
-            for name, each in system.per_class.items()])]
+            *((metric.name, say(metric, getattr(system, metric.key)), _span(metric, getattr(
+                system, f"{metric.key}_interval"))) for metric in run.task.metrics),
+            *([("calibration error", f"{system.calibration_error:.3f}", "")] if run.task.classes else [])]), "",
+        *markdown_table(("" + mark, *(heading(key) for key in keys)), [
+            (name, *(say_figure(key, each[key]) for key in keys)) for name, each in system.per_class.items()])]
 
 
 def _code(text: str) -> str:
     return f"`{' '.join(text.replace('`', '').split())}`"
 
 
-def _percent(fraction: float | None) -> str:
-    return "-" if fraction is None else f"{100 * fraction:.1f}"
-
-
-def _span(interval: Sequence[float] | None) -> str:
-    return f"{_percent(interval[0])} to {_percent(interval[1])}" if interval else "none: too few groups"
+def _span(metric: Metric, interval: Sequence[float] | None) -> str:
+    return f"{say(metric, interval[0])} to {say(metric, interval[1])}" if interval else "none: too few groups"

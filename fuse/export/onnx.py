@@ -15,6 +15,7 @@ from twofold.data.utils.errors import InputError, first_line
 from twofold.fuse.runs.read import Run
 
 TAIL_BYTES = 1 << 20
+OUTPUT = "probabilities"
 
 
 class Encoders(Protocol):
@@ -32,19 +33,18 @@ class Encoders(Protocol):
 
 
 class CalibratedHead(nn.Module):
-    """Raw features (N, D) to the run's calibrated probabilities (N, C): standardisation, all members, temperature."""
+    """Raw features (N, D) to the run's calibrated outputs (N, C): standardisation, all members, temperature."""
 
     def __init__(self, run: Run):
         super().__init__()
-        self.head, self.temperature = run.head, run.record.temperature
+        self.head, self.task, self.calibration = run.head, run.task, run.calibration
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        mean = self.head(features).logits.softmax(dim=-1).mean(dim=0)
-        return (mean.clamp_min(1e-12).log() / self.temperature).softmax(dim=-1)
+        return self.task.calibrate_in_torch(self.task.link(self.head(features).logits).mean(dim=0), self.calibration)
 
 
 class FaceModel(nn.Module):
-    """Pixels (N, 3, H, W) uint8 RGB of each input to the run's calibrated probabilities (N, C)."""
+    """Pixels (N, 3, H, W) uint8 RGB of each input to the run's calibrated outputs (N, C)."""
 
     def __init__(self, run: Run, encoders: Encoders):
         super().__init__()
@@ -54,6 +54,13 @@ class FaceModel(nn.Module):
     def forward(self, *pixels: torch.Tensor) -> torch.Tensor:
         features = [encoder(pixels[number]) for encoder, number in zip(self.encoders, self.input_of, strict=True)]
         return self.head(torch.cat(features, dim=1))
+
+
+def _output_facts(run: Run) -> dict[str, object]:
+    """What the columns of the output are."""
+    thresholds = run.calibration.thresholds
+    return {"task": run.task.kind, "classes": list(run.task.outputs)} | (
+        {"thresholds": list(thresholds)} if thresholds else {})
 
 
 def is_exported_model(path: Path) -> bool:
@@ -71,8 +78,7 @@ def face_record(run: Run, encoders: Encoders) -> dict[str, Any]:
         "inputs": [{"name": name, "shape": ["N", 3, *each["size"]], "dtype": "uint8", "colour": "RGB",
                     "preprocessing": each} for name, each in zip(names, encoders.inputs, strict=True)],
         "normalisation": "inside the model", "crops": list(run.record.crops),
-        "output": {"name": "probabilities", "shape": ["N", len(run.taxonomy.classes)],
-                   "classes": list(run.taxonomy.classes)},
+        "output": {"name": OUTPUT, "shape": ["N", len(run.task.outputs)], **_output_facts(run)},
         "streams": [{"backbone": backbone, "view": view, "fingerprint": recipe.fingerprint, "licence": licence}
                     for (backbone, view, recipe), licence in zip(run.streams, encoders.licences, strict=True)]}
 
@@ -82,9 +88,9 @@ def write_model(run: Run, path: Path, encoders: Encoders | None = None) -> float
     return the largest difference.
 
     The head's input is `features` (N, D) float32, streams side by side in the run's order; those of encoders and head
-    are (N, 3, H, W) uint8 RGB, resized and cropped as `face_record` says. The output is `probabilities` (N, C). Classes
-    and streams stand as JSON in the metadata. Raises InputError if the packages for it are missing, if it cannot be
-    traced, or if the difference is not below the tolerance.
+    are (N, 3, H, W) uint8 RGB, resized and cropped as `face_record` says. The output is `probabilities` (N, C), of a
+    regression its numbers. Task, classes, thresholds and streams stand as JSON in the metadata. Raises InputError if
+    the packages for it are missing, if it cannot be traced, or if the difference is not below the tolerance.
     """
     try:
         import onnx
@@ -93,7 +99,7 @@ def write_model(run: Run, path: Path, encoders: Encoders | None = None) -> float
     except ImportError as error:
         raise InputError(f"writing ONNX needs {error.name}: pip install 'twofold[onnx]'") from None
     logging.getLogger("onnxscript").setLevel(logging.WARNING)
-    facts: dict[str, object] = {"classes": run.taxonomy.classes, "streams": [
+    facts: dict[str, object] = _output_facts(run) | {"streams": [
         [backbone, view, recipe.fingerprint] for backbone, view, recipe in run.streams]}
     if encoders is None:
         features = torch.randn(64, sum(run.head.spec.dims), generator=torch.Generator().manual_seed(0))
@@ -114,7 +120,7 @@ def write_model(run: Run, path: Path, encoders: Encoders | None = None) -> float
         try:
             program = torch.onnx.export(
                 module.eval(), tuple(map(torch.from_numpy, inputs.values())), dynamo=True, verbose=False,
-                input_names=list(inputs), output_names=["probabilities"],
+                input_names=list(inputs), output_names=[OUTPUT],
                 dynamic_shapes=(shapes,) if encoders else shapes)
         except Exception as error:  # the tracer's own kinds
             raise InputError(f"{run.path}: it cannot be traced into ONNX: {first_line(error)}") from None

@@ -10,11 +10,12 @@ from torch import nn
 
 from twofold.data.labels import BASIC
 from twofold.data.splits import stratified_group_folds
+from twofold.fuse.core.losses import soft_cross_entropy
 from twofold.fuse.core.settings import Settings
 from twofold.fuse.metrics import scores
 from twofold.fuse.training.data import Batch, Samples, membership
 from twofold.fuse.training.ensemble import Body, MemberRandom, Output, Spec, StackedLinear, StackedMLP, initialise
-from twofold.fuse.training.loop import Epoch, contrastive_loss, positive_pairs, soft_cross_entropy, train
+from twofold.fuse.training.loop import Epoch, contrastive_loss, positive_pairs, train
 from twofold.fuse.training.optimiser import resolve_precision
 
 DRAWS = 2000  #: of weights for late fusion
@@ -39,6 +40,10 @@ class Linear(GradientBody):
         super().__init__()
         self.only = StackedLinear(spec.members, sum(spec.dims), len(spec.classes))
 
+    @property
+    def output_layer(self) -> StackedLinear:
+        return self.only
+
     def forward(self, x: torch.Tensor, random: MemberRandom | None = None) -> Output:
         return Output(self.only(x))
 
@@ -49,6 +54,10 @@ class MLP(GradientBody):
     def __init__(self, spec: Spec):
         super().__init__()
         self.mlp = StackedMLP(spec.members, sum(spec.dims), spec.hidden, len(spec.classes), spec.dropout)
+
+    @property
+    def output_layer(self) -> StackedLinear:
+        return self.mlp.last
 
     def forward(self, x: torch.Tensor, random: MemberRandom | None = None) -> Output:
         return Output(self.mlp(x, random))
@@ -66,6 +75,10 @@ class Gated(GradientBody):
         self.streams = nn.ModuleList(StackedLinear(spec.members, dim, spec.hidden) for dim in spec.dims)
         self.gate = StackedLinear(spec.members, sum(spec.dims), len(spec.dims))
         self.last = StackedLinear(spec.members, spec.hidden, len(spec.classes))
+
+    @property
+    def output_layer(self) -> StackedLinear:
+        return self.last
 
     def forward(self, x: torch.Tensor, random: MemberRandom | None = None) -> Output:
         gates = self.gate(x).softmax(dim=-1)

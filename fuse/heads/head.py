@@ -15,7 +15,7 @@ from twofold.data.utils.errors import InputError
 from twofold.fuse.core.features import Features
 from twofold.fuse.core.settings import HEAD_TYPES, Settings
 from twofold.fuse.core.split import Split
-from twofold.fuse.core.task import Task
+from twofold.fuse.core.task import Calibration, Task
 from twofold.fuse.training.data import Samples, fit_scaler
 from twofold.fuse.training.ensemble import Body, Output, Spec, torch_defaults
 from twofold.fuse.training.loop import Epoch
@@ -74,8 +74,8 @@ def without_streams(head: StandardisedHead, absent: Collection[int]) -> Standard
 class HeadOutput:
     """What the M members of a head predict for n samples, as float32.
 
-    probabilities: (M, n, C). stream_weights: (M, n, K), of heads that weigh the streams; basic: (M, n, 8)
-    probabilities of the basic emotions, of heads that predict them on the way; else None.
+    probabilities: (M, n, C), of a regression its numbers. stream_weights: (M, n, K), of heads that weigh the streams;
+    basic: (M, n, 8) probabilities of the basic emotions, of heads that predict them on the way; else None.
     """
 
     probabilities: np.ndarray
@@ -103,7 +103,7 @@ def run_on_array(head: StandardisedHead, x: np.ndarray) -> HeadOutput:
     if not torch.isfinite(output.logits).all():
         raise InputError("the head's output is not finite: its features have values far outside those it was trained "
                          "on, or that are not finite")
-    return HeadOutput(output.logits.float().softmax(dim=-1).numpy(),
+    return HeadOutput(head.spec.link(output.logits).numpy(),
                       None if output.stream_weights is None else output.stream_weights.float().numpy(),
                       None if output.basic is None else output.basic.float().softmax(dim=-1).numpy())
 
@@ -112,19 +112,23 @@ def run_on_array(head: StandardisedHead, x: np.ndarray) -> HeadOutput:
 class TrainedHead:
     """A head and how it was trained. streams: numbers of those it reads, in the order of its columns.
 
-    temperature: fitted on validation; 1 for a head that may not look at the classes. val_score: on validation.
+    calibration: fitted on validation; none for a head that may not look at the classes. val_score: on validation.
     """
 
     head: StandardisedHead
     streams: tuple[int, ...]
     history: list[Epoch]
-    temperature: float
+    calibration: Calibration
     val_score: float
     seconds: float
 
     @property
     def name(self) -> str:
         return self.head.spec.kind
+
+    @property
+    def temperature(self) -> float:
+        return self.calibration.temperature
 
     def predict(self, features: Features, rows: np.ndarray) -> HeadOutput:
         """What its members predict for these rows."""
@@ -144,9 +148,9 @@ def fit(
     started = time.perf_counter()
     kind, read = HEAD_TYPES[settings.head], input_streams(settings, features, streams)
     spec = Spec(kind=settings.head, dims=tuple(features.streams[k].dim for k in read),
-                classes=features.taxonomy.classes, members=settings.seeds if kind.seeded and not pretrained else 1,
+                classes=task.outputs, members=settings.seeds if kind.seeded and not pretrained else 1,
                 hidden=settings.hidden, dropout=settings.dropout, projection=settings.projection, rule=settings.rule,
-                own=bool(pretrained), pairs=features.taxonomy.pairs)
+                own=bool(pretrained), pairs=features.taxonomy.pairs, task=task.kind)
     head, history, honest = StandardisedHead(spec), [], None  # honest: validation that chose no weights
     if singles:
         val = np.stack([single.predict(features, split.val).probabilities for single in singles])
@@ -159,14 +163,14 @@ def fit(
     else:
         history = _train(head, settings, task, features, split, streams)
     head = head.cpu().eval()
-    temperature, score = 1.0, float("nan")
+    calibration, score = Calibration(), float("nan")
     if len(split.val):
         output = run_head(head, features, split.val, read)
         probabilities = output.probabilities.mean(axis=0) if honest is None else honest
-        temperature, score = task.validate(features, split.val, probabilities,
-                                           None if output.basic is None else output.basic.mean(axis=0))
+        calibration, score = task.validate(features, split.val, probabilities,
+                                            None if output.basic is None else output.basic.mean(axis=0))
     seconds = time.perf_counter() - started + sum(single.seconds for single in singles)
-    return TrainedHead(head, tuple(read), history, temperature, score, seconds)
+    return TrainedHead(head, tuple(read), history, calibration, score, seconds)
 
 
 def input_streams(settings: Settings, features: Features, streams: Sequence[int]) -> list[int]:
@@ -194,16 +198,27 @@ def _train(head: StandardisedHead, settings: Settings, task: Task, features: Fea
         buffer.copy_(torch.from_numpy(values))
     mean, std = (np.tile(values, len(streams) // len(read)) for values in scale)  # versions stand side by side
     device = parse_device(settings.device)
+    learned, targets = task.taught(features)
+    scale_shift = learned.output_scale(targets.taught[split.train], settings)
 
-    def samples(rows: np.ndarray) -> Samples:
+    def samples(rows: np.ndarray, target: np.ndarray) -> Samples:
         def standardised(positions: np.ndarray) -> np.ndarray:
             x = features.read(rows[positions], streams)
             x -= mean
             x /= std
             return x
 
-        some = Samples(label=task.learned(features)[rows], basic=features.basic[rows], device=device,
-                       basic_label=features.basic_label[rows], read=standardised)
+        label = targets.label[rows] if learned.classes else np.minimum(targets.label[rows], 0)
+        some = Samples(task=learned, target=learned.normalise(target[rows], scale_shift), label=label,
+                       basic=features.basic[rows], basic_label=features.basic_label[rows], read=standardised,
+                       device=device)
         return some.resident() if features.matrix is not None else some
 
-    return head.body.fit(samples(rows), samples(split.val), spec=head.spec, settings=settings)
+    history = head.body.fit(samples(rows, targets.taught), samples(split.val, targets.truth), spec=head.spec,
+                            settings=settings)
+    if not learned.classes:
+        scale, shift = (torch.from_numpy(values).float().to(device) for values in scale_shift)
+        with torch.no_grad():
+            head.body.output_layer.weight.mul_(scale)
+            head.body.output_layer.bias.mul_(scale).add_(shift)
+    return history

@@ -3,19 +3,19 @@
 import logging
 import time
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from twofold.data.utils.errors import InputError
 from twofold.fuse.core.features import Features
+from twofold.fuse.core.kinds import Classification, positive_weight
 from twofold.fuse.core.settings import Settings
 from twofold.fuse.core.split import Split
 from twofold.fuse.core.task import Task
 from twofold.fuse.heads.fusion import Linear
 from twofold.fuse.heads.head import HeadOutput
-from twofold.fuse.metrics import scores
 from twofold.fuse.training.data import Samples
 from twofold.fuse.training.ensemble import Spec
 from twofold.fuse.training.loop import Epoch
@@ -32,7 +32,9 @@ log = logging.getLogger(__name__)
 
 
 class LogisticRegression(Linear):
-    """One affine map of all streams, fitted by scikit-learn instead of the training loop."""
+    """One affine map of all streams, fitted by scikit-learn instead of the training loop: multinomial logistic
+    regression of classes (each sample weighted by its share of each), one-vs-rest of labels, ridge regression of
+    numbers."""
 
     def fit(self, data: Samples, val: Samples, *, spec: Spec, settings: Settings) -> list[Epoch]:
         """Fit with each penalty to its minimum, and keep the best by its score on validation.
@@ -41,34 +43,60 @@ class LogisticRegression(Linear):
         figures. Returns no history: a path of penalties is no learning curve. Raises InputError if the features are
         not in memory.
         """
-        from sklearn.linear_model import LogisticRegression as Model
-
         if data.x is None or val.x is None:
             raise InputError("logreg needs the features in memory: raise --memory-gb, or use --head linear")
-        labelled = data.label >= 0
-        x, y = data.x.cpu().numpy()[labelled].astype(np.float64), data.label[labelled]
-        x_val = val.x.cpu().numpy().astype(np.float64)
-        fits = []
-        model = Model(max_iter=MAX_ITERATIONS, tol=1e-4, warm_start=True, random_state=settings.seed)
+        x, x_val = (each.x.cpu().numpy().astype(np.float64) for each in (data, val))
+        models, fits = _models(data, settings), []
         for c in C_VALUES:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # said below, in our words
-                model.set_params(C=c).fit(x, y)
-            if np.max(model.n_iter_) >= MAX_ITERATIONS:
-                log.warning("logreg with C = %g has not converged after %d iterations: its figures are not those of "
-                            "the minimum", c, MAX_ITERATIONS)
-            result = scores.compute_scores(val.label, np.asarray(model.predict(x_val)), len(spec.classes))
-            fits.append((result.score, c, model.coef_, model.intercept_))
+            weight, bias = np.zeros((x.shape[1], len(spec.classes))), np.full(len(spec.classes), NEVER)
+            for columns, rows, y, sample_weight, model in models:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # said below, in our words
+                    model.set_params(**({"C": c} if hasattr(model, "C") else {"alpha": 1 / c}))
+                    model.fit(x[rows], y, sample_weight)
+                if np.max(0 if model.n_iter_ is None else model.n_iter_) >= MAX_ITERATIONS:
+                    log.warning("logreg with C = %g has not converged after %d iterations: its figures are not those "
+                                "of the minimum", c, MAX_ITERATIONS)
+                coefficients, intercept = np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_)
+                if len(columns) == 1:
+                    weight[:, columns], bias[columns] = coefficients.T, intercept
+                    continue
+                if len(model.classes_) == 2:  # scikit-learn keeps one row, the other is its negative
+                    coefficients, intercept = (np.concatenate([-each, each]) / 2 for each in (coefficients, intercept))
+                weight[:, model.classes_], bias[model.classes_] = coefficients.T, intercept
+            figures = data.task.epoch_figures(torch.from_numpy(x_val @ weight + bias), val.target, val.label)
+            fits.append((data.task.score.rank(next(iter(figures.values()))), c, weight, bias))
         _, kept, weight, bias = max(fits, key=lambda fit: fit[0])  # of equal ones the first
         log.info("logreg: C = %g has the best score on validation of %s", kept, C_VALUES)
-        if len(model.classes_) == 2:  # scikit-learn keeps one row, the other is its negative
-            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
         with torch.no_grad():
-            self.only.weight.zero_()
-            self.only.bias.fill_(NEVER)
-            self.only.weight[0][:, model.classes_] = torch.from_numpy(weight.T).float()
-            self.only.bias[0][:, model.classes_] = torch.from_numpy(bias).float()
+            self.only.weight[0].copy_(torch.from_numpy(weight))
+            self.only.bias[0].copy_(torch.from_numpy(bias))
         return []
+
+
+def _models(data: Samples, settings: Settings) -> list[tuple[list[int], np.ndarray, np.ndarray, np.ndarray, Any]]:
+    """What is fitted by itself: its columns, the rows of x, their targets and weights, and the model. Classes are one,
+    each label or number is one."""
+    from sklearn.linear_model import LogisticRegression as Model
+    from sklearn.linear_model import Ridge
+
+    def logistic() -> Any:
+        return Model(max_iter=MAX_ITERATIONS, tol=1e-4, warm_start=True, random_state=settings.seed)
+
+    task, classes, models = data.task, data.task.classes, []
+    if classes:
+        rows, label = np.nonzero(data.target[:, :classes])
+        models.append((list(range(classes)), rows, label, data.target[rows, label].astype(float), logistic()))
+    rates = np.nanmean(data.target[:, classes:], axis=0, dtype=float)
+    weight = positive_weight(torch.from_numpy(rates), settings).numpy()
+    for column in range(classes, data.target.shape[1]):
+        rows = np.flatnonzero(~np.isnan(data.target[:, column]))
+        y = data.target[rows, column].astype(float)
+        if task.numbers[column]:
+            models.append(([column], rows, y, np.ones(len(y)), Ridge()))
+        else:
+            models.append(([column], rows, y, np.where(y > 0, weight[column - classes], 1.0), logistic()))
+    return models
 
 
 class FittedEstimator:
@@ -86,12 +114,13 @@ class FittedEstimator:
         started, self.name = time.perf_counter(), type(estimator).__name__
         if isinstance(estimator, type):
             raise InputError(f"{estimator.__name__} is a class: give an estimator made of it, {estimator.__name__}()")
-        if not is_classifier(estimator):
-            raise InputError(f"{self.name} is no scikit-learn classifier")
+        if not is_classifier(estimator) or task.kind != Classification.kind:
+            raise InputError(f"{self.name} is no scikit-learn classifier" if task.kind == Classification.kind else
+                             f"scikit-learn estimators do classification only, not {task.kind}: take a head of ours")
         self.streams = tuple(range(len(features.streams)))
         self.pipeline = make_pipeline(StandardScaler(), clone(estimator))
         self.pipeline.fit(features.read(split.train), features.label[split.train])
-        self.temperature, self.val_score = task.validate(
+        self.calibration, self.val_score = task.validate(
             features, split.val, self.predict(features, split.val).probabilities[0], None)
         self.seconds = time.perf_counter() - started
 

@@ -49,6 +49,10 @@ class Metric:
         """The figure of these samples; nan if none has a label."""
         raise NotImplementedError
 
+    def rank(self, value: float) -> float:
+        """A value of the metric as one of which more is better."""
+        return value if self.higher else -value
+
 
 @dataclass(frozen=True, kw_only=True)
 class SumMetric(Metric):

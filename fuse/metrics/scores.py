@@ -150,7 +150,9 @@ def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarr
 
 
 def fit_temperature(probabilities: np.ndarray, target: np.ndarray) -> float:
-    """The temperature in [0.05, 20] under which (N, C) give (N,) the greatest likelihood (Guo et al., 2017).
+    """The temperature in [0.05, 20] under which (N, C) give the targets the greatest likelihood (Guo et al., 2017).
+
+    target: (N,) class numbers, or (N, C) shares of the classes.
 
     One sample in N + 1 is taken to be of any class alike (Laplace's rule of succession): else a head that calls all N
     right would be given the least temperature there is, and certainty.
@@ -158,11 +160,12 @@ def fit_temperature(probabilities: np.ndarray, target: np.ndarray) -> float:
     """
     logits = np.log(np.maximum(probabilities, 1e-12))
     doubt = 1 / (len(target) + 1)
+    shares = (np.eye(probabilities.shape[1])[target] if target.ndim == 1 else target).astype(probabilities.dtype)
 
     def loss(inverse: float) -> float:
         scaled = logits * inverse
         scaled -= scaled.max(axis=1, keepdims=True)
-        likelihood = (1 - doubt) * scaled[np.arange(len(target)), target] + doubt * scaled.mean(axis=1)
+        likelihood = (1 - doubt) * (shares * scaled).sum(axis=1) + doubt * scaled.mean(axis=1)
         return float((np.log(np.exp(scaled).sum(axis=1)) - likelihood).mean())
 
     low, high, ratio = 0.05, 20.0, (np.sqrt(5) - 1) / 2

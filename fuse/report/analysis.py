@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.metrics import cohen_kappa_score
@@ -17,8 +18,6 @@ from twofold.data.utils.errors import InputError
 from twofold.fuse.core.predictions import Predictions, compare_predictions
 from twofold.fuse.evaluate import RunOnStore, match_run_to_store, score_run
 from twofold.fuse.heads.head import without_streams
-from twofold.fuse.metrics.scores import SCORE
-from twofold.fuse.metrics.statistics import compare
 from twofold.fuse.runs.read import Run
 
 MAX_POINTS = 2000  #: samples on the map; of more, a random choice
@@ -46,61 +45,62 @@ def compare_with_first(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _compare(run: Run, first: Run) -> dict[str, Any]:
-    if run.taxonomy.classes != first.taxonomy.classes:
-        return {"obstacle": "other classes"}
-    if not (run.predictions["key"].is_unique and first.predictions["key"].is_unique):
+    if (run.task.kind, run.task.outputs) != (first.task.kind, first.task.outputs):
+        return {"obstacle": "another task, or other classes"}
+    ours, theirs = run.predictions, first.predictions
+    if len(set(ours.key)) < len(ours) or len(set(theirs.key)) < len(theirs):
         return {"obstacle": "a key stands for several samples"}
-    both = run.predictions.merge(first.predictions, on="key", suffixes=("", "_first"))
-    if both.empty:
+    place = pd.Index(theirs.key).get_indexer(pd.Index(ours.key))
+    if (place < 0).all():
         return {"obstacle": "no sample that both were tested on"}
-    if (both["target"] != both["target_first"]).any():
+    ours, theirs = ours.select(place >= 0), theirs.select(place[place >= 0])
+    if not np.array_equal(ours.truth, theirs.truth, equal_nan=True) or (ours.target != theirs.target).any():
         return {"obstacle": "other labels of the same samples"}
-    target, ours, theirs = (both[name].to_numpy() for name in ("target", "predicted", "predicted_first"))
-    called = np.eye(len(run.taxonomy.classes))
-    result = compare(SCORE, target, called[ours], called[theirs], both["group"].to_numpy(object), seed=0)
-    return {"faces": len(both), "kappa": kappa(ours, theirs), "difference": result.difference,
-            "interval": result.interval, "groups": result.groups, "only_first": result.only_b,
-            "only_this": result.only_a, "p_value": result.p_value}
+    result = compare_predictions(ours, theirs, seed=0)
+    return {"faces": len(ours), "kappa": kappa(ours.answers, theirs.answers) if not any(run.task.numbers) else None,
+            "difference": result.difference, "interval": result.interval, "groups": result.groups,
+            "only_first": result.only_b, "only_this": result.only_a, "p_value": result.p_value}
 
 
 def analyse_on_store(run: Run, store: Path) -> StoreAnalysis | None:
     """Run the head on its test samples in the store; None for a run that scored none.
 
-    The record: macro-F1 of the head, for each stream the difference without it and the macro-F1 of it alone, Cohen's
+    The record: the score of the head, for each stream the difference without it and the score of it alone, Cohen's
     kappa (K, K) of the predictions from one stream each, and how many predictions are not those of predictions.csv.
     Raises InputError or CacheError for a store without these samples, or without features of the run's recipes.
     """
     if not run.metrics.systems:
         return None
     matched = match_run_to_store(run, store, split="all", allow_seen=False)
-    place = {key: row for row, key in enumerate(run.predictions["key"])}
+    place = {key: row for row, key in enumerate(run.predictions.key)}
     scorable = np.array([key in place for key in matched.keys], bool) & matched.use.any(axis=1)
     if not scorable.any():
         raise InputError(f"{run.path}: none of the samples that it was scored on is in the store (--store)")
     every = set(range(len(run.streams)))
-    whole, macro_f1 = _without(matched, scorable, set())
-    singles = [_without(matched, scorable, every - {k}) for k in every] if len(every) > 1 else [(whole, macro_f1)]
+    whole, score = _without(matched, scorable, set())
+    singles = [_without(matched, scorable, every - {k}) for k in every] if len(every) > 1 else [(whole, score)]
     streams = []
     for k, (name, (_, alone)) in enumerate(zip(run.stream_names, singles, strict=True)):
         without = compare_predictions(_without(matched, scorable, {k})[0], whole, seed=0)
         streams.append({"name": name, "without": without.difference, "without_interval": without.interval,
                         "alone": alone})
     rows = np.array([place[key] for key in matched.keys[scorable]])
-    differing = (run.predictions["predicted"].to_numpy()[rows] != whole.calibrated.argmax(axis=1)).sum()
+    differing = (run.predictions.answers[rows] != run.task.decide(whole.calibrated, whole.thresholds)).sum()
     positions, shown = _embed(matched, scorable)
     return StoreAnalysis({
-        "faces": int(scorable.sum()), "macro_f1": macro_f1, "differing_calls": int(differing), "streams": streams,
-        "agreement": [[kappa(a.predicted, b.predicted) for a, _ in singles] for b, _ in singles]},
+        "faces": int(scorable.sum()), run.task.score.key: score, "differing_calls": int(differing), "streams": streams,
+        "agreement": [[kappa(a.answers, b.answers) for a, _ in singles]
+                      for b, _ in singles if not any(run.task.numbers)]},
         positions, rows[shown])
 
 
 def kappa(a: np.ndarray, b: np.ndarray) -> float:
     """Cohen's kappa (1960) of two predictions (n,); 1 where both are the same class throughout."""
-    return 1.0 if np.array_equal(a, b) else float(cohen_kappa_score(a, b))
+    return 1.0 if np.array_equal(a, b) else float(cohen_kappa_score(a.astype(str), b.astype(str)))
 
 
 def _without(matched: RunOnStore, scorable: np.ndarray, absent: Collection[int]) -> tuple[Predictions, float]:
-    """The head with some streams at their mean over the training samples, and its macro-F1."""
+    """The head with some streams at their mean over the training samples, and its score."""
     run = replace(matched.run, head=without_streams(matched.run.head, absent))
     figures = score_run(replace(matched, run=run), scorable).figures
     return figures.predictions, figures.score

@@ -59,21 +59,22 @@ class Drawing:
         return f'<g class="{group[1]}">{points}</g>'
 
 
-def forest(title: str, rows: Sequence[tuple[str, float, Interval]]) -> Drawing:
-    """One row per system: its figure as a dot, its 95 % interval as a bar; fractions, shown as percentages."""
+def forest(title: str, scale: float, rows: Sequence[tuple[str, float, Interval]]) -> Drawing:
+    """One row per system: its figure as a dot, its 95 % interval as a bar, times `scale`: 100 shows percentages."""
+    digits = 1 if scale == 100 else 3
     with _axes(5.2, 0.5 + 0.48 * len(rows)) as axes:
         for row, (name, value, interval) in enumerate(rows):
             if interval:
-                axes.plot([100 * end for end in interval], [row, row], color=ACCENT, linewidth=2.5)
-            axes.plot(100 * value, row, "o", color=ACCENT, markersize=6)
+                axes.plot([scale * end for end in interval], [row, row], color=ACCENT, linewidth=2.5)
+            axes.plot(scale * value, row, "o", color=ACCENT, markersize=6)
             axes.text(0, row - 0.3, name if len(name) <= 60 else f"{name[:59]}…",
                       transform=axes.get_yaxis_transform())
-            axes.text(1.01, row, f"{100 * value:.1f}", transform=axes.get_yaxis_transform(), va="center")
+            axes.text(1.01, row, f"{scale * value:.{digits}f}", transform=axes.get_yaxis_transform(), va="center")
         axes.set(ylim=(len(rows) - 0.5, -0.75), yticks=[])
         axes.margins(x=0.12)
         axes.grid(axis="x")
         axes.spines["left"].set_visible(False)
-    figures = "; ".join(f"{name} {100 * value:.1f}" for name, value, _ in rows)
+    figures = "; ".join(f"{name} {scale * value:.{digits}f}" for name, value, _ in rows)
     return Drawing(axes.figure, f"{title}: {figures}", {})
 
 
@@ -92,7 +93,7 @@ def reliability(title: str, bins: ReliabilityBins) -> Drawing:
 
 
 def learning_curves(title: str, curves: Sequence[pd.DataFrame], name: str, *, scale: float) -> Drawing:
-    """Values of `name` (loss or val_macro_f1) by epoch, one line per fold and seed."""
+    """Values of `name` (loss or the score) by epoch, one line per fold and seed."""
     with _axes(3.6, 2.5) as axes:
         for curve in curves:
             axes.plot(curve["epoch"], scale * curve[name], color=ACCENT, alpha=0.7, linewidth=1.2)

@@ -15,10 +15,21 @@ from twofold.data.images.sources import ImageSource, check_roots, open_images
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind, read_head
 from twofold.data.utils.terminal import Summary
+from twofold.fuse.core.predictions import Predictions
+from twofold.fuse.metrics.metric import Metric
 from twofold.fuse.report.analysis import StoreAnalysis, analyse_on_store, compare_with_first
 from twofold.fuse.runs.read import Run, read_run
-from twofold.fuse.runs.schema import SystemRecord
-from twofold.fuse.tables import UNTRAINED, percent, span
+from twofold.fuse.tables import (
+    SHARES,
+    UNTRAINED,
+    heading,
+    percent,
+    say,
+    say_difference,
+    say_figure,
+    say_interval,
+    span,
+)
 
 try:
     import jinja2
@@ -56,21 +67,27 @@ def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
         raise InputError(f"{out}: a report is an HTML page, NAME.html (--figures DIR writes its drawings as PDF, too)")
     images = open_images(root, follow_links=follow_links) if root else None
     if images:
-        keys = [key for run in runs for _, rows in _listed(run.predictions) for key in rows["key"]]
+        keys = [run.predictions.key[row] for run in runs for _, rows in _listed(run.predictions) for row in rows]
         check_roots(images, list(dict.fromkeys(keys)))
     comparisons = compare_with_first(runs)
     analyses = [analyse_on_store(run, store) if store else None for run in runs]
     licences = licences_of(dict.fromkeys(stream.backbone for run in runs for stream in run.record.streams))
     drawings = [drawings_of(run, analysis) for run, analysis in zip(runs, analyses, strict=True)]
-    forest = drawn.forest("macro-F1, %", [
-        (f"{run.path.name} ({run.record.classes_name}, {system.n} samples){_mark(run)}", system.macro_f1,
-         system.macro_f1_interval) for run in runs for system in run.metrics.systems[-1:]])
-    several = len(runs) > 1 and any(run.metrics.systems for run in runs)
+    score = runs[0].task.score
+    alike = [run for run in runs if run.task.score is score and run.metrics.systems]
+    several = len(runs) > 1 and bool(alike)
+    forest = drawn.forest(*words_and_scale(score), [
+        (f"{run.path.name} ({run.record.classes_name}, {run.metrics.systems[-1].n} samples){_mark(run)}",
+         getattr(run.metrics.systems[-1], score.key), getattr(run.metrics.systems[-1], f"{score.key}_interval"))
+        for run in alike])
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
                                      undefined=jinja2.StrictUndefined)
-    environment.filters |= {"percent": percent, "span": span, "named": _named}
+    environment.filters |= {"percent": percent, "span": span, "named": _named, "say": say, "say_interval": say_interval,
+                            "heading": heading, "say_figure": say_figure, "say_difference": say_difference,
+                            "titled": lambda metric: words_and_scale(metric)[0]}
     text = environment.get_template("page.html").render(
-        mark=MARK, star=UNTRAINED_MARK, untrained=UNTRAINED, images=images is not None, comparisons=comparisons,
+        score=score, mark=MARK, star=UNTRAINED_MARK, untrained=UNTRAINED, images=images is not None,
+        comparisons=comparisons,
         forest=Markup(forest.inline()) if several else None,
         title="Twofold report: " + ", ".join(run.path.name for run in runs),
         sections=[_section(*each, licences, images) for each in zip(runs, analyses, drawings, strict=True)])
@@ -84,7 +101,7 @@ def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
     return Summary([f"{len(runs)} run{'s' if len(runs) > 1 else ''} -> {out}"
                     + (f"; {len(files)} files of drawings in {figures}" if files else "")], {
         "out": str(out), "figures": [str(path) for path in files], "runs": [
-            {"run": str(run.path), "classes": list(run.taxonomy.classes),
+            {"run": str(run.path), "task": run.task.kind, "classes": list(run.task.outputs),
              "systems": msgspec.to_builtins(run.metrics.systems),
              "fusion_against_best_single": run.metrics.fusion_against_best_single,
              "streams": analysis.record if analysis else None} for run, analysis in zip(runs, analyses, strict=True)],
@@ -96,26 +113,31 @@ def drawings_of(run: Run, analysis: StoreAnalysis | None) -> dict[str, Drawing]:
     matrices, which are tables there. None for a run that scored no samples."""
     if not run.metrics.systems:
         return {}
-    mark, systems, classes, history = _mark(run), run.metrics.systems, run.taxonomy.classes, run.history
-    fusion, every = systems[-1], run.predictions
-    drawings = {f"forest-{kind}": drawn.forest(words, [
-        (_named(system), getattr(system, kind), getattr(system, f"{kind}_interval")) for system in systems])
-        for kind, words in (("macro_f1", "macro-F1, %"), ("accuracy", "accuracy, %"))}
-    drawings |= {"reliability": drawn.reliability("with temperature scaling" + mark, fusion.reliability),
-                 "reliability-before-temperature": drawn.reliability(
-                     "before temperature scaling" + mark, fusion.reliability_before_temperature)}
+    mark, systems, classes, history = _mark(run), run.metrics.systems, run.task.outputs, run.history
+    fusion, every, score = systems[-1], run.predictions, run.task.score
+    drawings = {f"forest-{metric.key}": drawn.forest(*words_and_scale(metric), [
+        (_named(system), getattr(system, metric.key), getattr(system, f"{metric.key}_interval")) for system in systems
+        if getattr(system, metric.key) is not None]) for metric in run.task.metrics}
+    if run.task.classes:
+        drawings |= {"reliability": drawn.reliability("with temperature scaling" + mark, fusion.reliability),
+                     "reliability-before-temperature": drawn.reliability(
+                         "before temperature scaling" + mark, fusion.reliability_before_temperature)}
     if history:
-        drawings |= {"learning-macro_f1": drawn.learning_curves("validation macro-F1, %" + mark, history,
-                                                                "val_macro_f1", scale=100),
+        words, scale = words_and_scale(score)
+        drawings |= {f"learning-{score.key}": drawn.learning_curves(f"validation {words}{mark}", history,
+                                                                    f"val_{score.key}", scale=scale),
                      "learning-loss": drawn.learning_curves("training loss" + mark, history, "loss", scale=1)}
+    if not run.task.classes:
+        return drawings
     if analysis and analysis.positions is not None:
-        shown = every.iloc[analysis.rows]
-        titles = [f"{row['key']}: {classes[row['target']]}, predicted {classes[row['predicted']]} "
-                  f"({row['confidence']:.2f})" for row in shown.to_dict("records")]
-        colours = {"target": "target"} | ({"prediction": "predicted"} if len(classes) <= len(drawn.PALETTE) else {})
+        shown = every.select(analysis.rows)
+        titles = [f"{key}: {classes[target]}, predicted {answer} ({confidence:.2f})" for key, target, answer, confidence
+                  in zip(shown.key, shown.target, shown.answers, shown.calibrated.max(axis=1), strict=True)]
+        colours = {"target": shown.target} | (
+            {"prediction": shown.predicted} if len(classes) <= len(drawn.PALETTE) else {})
         drawings |= {f"map-{name}": drawn.embedding_map(
             f"Map of {len(shown)} samples by their fused features, coloured by {name}{mark}", analysis.positions,
-            shown[column].to_numpy(), shown["wrong"].to_numpy(), titles, classes) for name, column in colours.items()}
+            numbers, shown.predicted != shown.target, titles, classes) for name, numbers in colours.items()}
     return drawings | {f"confusion-{number}": drawn.confusion(_named(system), np.array(system.confusion), classes)
                        for number, system in enumerate(systems, 1)}
 
@@ -124,25 +146,39 @@ def _section(run: Run, analysis: StoreAnalysis | None, drawings: Mapping[str, Dr
              images: ImageSource | None) -> dict[str, Any]:
     """What the template shows of one run. Each list has its caption and samples."""
     inline = {name: Markup(each.inline()) for name, each in drawings.items() if not name.startswith("confusion")}
-    lists = [(caption, [
-        {"key": row["key"], "target": run.taxonomy.classes[row["target"]],
-         "predicted": run.taxonomy.classes[row["predicted"]], "confidence": f"{row['confidence']:.2f}",
-         "wrong": row["wrong"], "image": _data_uri(images, row["key"])} for row in rows.to_dict("records")])
-        for caption, rows in (_listed(run.predictions) if run.metrics.systems else []) if len(rows)]
+    every, lists = run.predictions, []
+    for caption, rows in _listed(every) if run.metrics.systems else []:
+        truth = run.task.decide(every.truth, np.full_like(every.thresholds, 0.5)) if not run.task.classes else np.array(
+            run.task.outputs, object)[every.target]
+        lists.append((caption, [
+            {"key": every.key[row], "target": truth[row], "predicted": every.answers[row],
+             "confidence": f"{every.calibrated[row].max():.2f}" if run.task.classes else "",
+             "wrong": truth[row] != every.answers[row], "image": _data_uri(images, every.key[row])} for row in rows]))
     return {"run": run, "mark": _mark(run), "drawings": inline, "analysis": analysis, "lists": lists,
             "encoders": list(zip(run.streams, run.head.spec.dims, run.stream_names, strict=True)), "licences": licences,
             "maps": {name.removeprefix("map-"): svg for name, svg in inline.items() if name.startswith("map-")}}
 
 
-def _listed(predictions: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The most confident errors, and the least confident other predictions; each image once, for one that stands under
-    several keys has the same probabilities."""
-    classes: list[Any] = [name for name in predictions if isinstance(name, int)]
-    order = predictions.drop_duplicates(classes).sort_values(["confidence", *classes], kind="stable",
-                                                             ascending=[False, *[True] * len(classes)])
+def _listed(every: Predictions) -> list[tuple[str, list[int]]]:
+    """Rows of samples to look at, by list: the most confident errors and the least confident other predictions, of
+    tasks without classes the largest errors; each image once, for one that stands under several keys has the same
+    outputs."""
+    outputs = pd.DataFrame(every.calibrated).drop_duplicates()
+    if not every.task.classes:
+        losses = pd.Series(every.task.score.loss(*every.task.compared(every.task.score, every)))[outputs.index]
+        worst = losses.dropna().sort_values(ascending=False, kind="stable")
+        return [("The largest errors", worst.index[:LISTED].tolist())]
+    order = outputs.assign(confidence=outputs.max(axis=1), wrong=(every.predicted != every.target)[outputs.index])
+    order = order.sort_values(["confidence", *outputs], kind="stable", ascending=[False, *[True] * outputs.shape[1]])
     errors = order[order["wrong"]][:LISTED]
-    return [("The most confident errors", errors),
-            ("The least confident predictions", order.drop(errors.index)[::-1][:LISTED])]
+    lists = [("The most confident errors", errors.index.tolist()),
+             ("The least confident predictions", order.drop(errors.index)[::-1][:LISTED].index.tolist())]
+    return [(caption, rows) for caption, rows in lists if rows]
+
+
+def words_and_scale(metric: Metric) -> tuple[str, float]:
+    """A metric in the title of a drawing, and what its values are multiplied by there."""
+    return (f"{metric.name}, %", 100) if metric.key in SHARES else (metric.name, 1)
 
 
 def _data_uri(images: ImageSource | None, key: str) -> str:
@@ -161,5 +197,5 @@ def _mark(run: Run) -> str:
     return UNTRAINED_MARK if run.untrained else ""
 
 
-def _named(system: SystemRecord) -> str:
+def _named(system: Any) -> str:
     return system.name + (UNTRAINED_MARK if system.untrained else "")

@@ -21,15 +21,16 @@ from safetensors import SafetensorError, safe_open
 from twofold.cache.errors import CacheError
 from twofold.cache.recipe import Recipe, differences
 from twofold.cache.store import Store
-from twofold.data.labels import Taxonomy, taxonomy_from_record
+from twofold.data.labels import Taxonomy
 from twofold.data.utils.csv_files import unescape_cells
 from twofold.data.utils.errors import InputError, first_line
 from twofold.fuse.core import features as joined
+from twofold.fuse.core.choice import check_pairs, recorded_task
+from twofold.fuse.core.predictions import Predictions, System
 from twofold.fuse.core.settings import HEAD_TYPES, Settings, run_file, settings_from
 from twofold.fuse.core.split import SeenSamples, parse_seen
-from twofold.fuse.core.task import check_pairs
+from twofold.fuse.core.task import Calibration, Task, mean_calibration
 from twofold.fuse.heads.head import HeadOutput, StandardisedHead, run_head, run_on_array
-from twofold.fuse.metrics.scores import apply_temperature
 from twofold.fuse.runs import schema
 from twofold.fuse.runs.schema import invalid
 from twofold.fuse.training.ensemble import Spec
@@ -43,7 +44,7 @@ STARTER_FOLDER = Path(__file__).parents[1] / STARTER  #: where it is, its encode
 
 @dataclass(frozen=True)
 class Run:
-    """A trained run. streams: (backbone, view, recipe) in the order of the head's columns.
+    """A trained run. task: what it predicts; streams: (backbone, view, recipe) in the order of the head's columns.
 
     The head's members are ordered by fold: members per fold x folds.
     """
@@ -51,7 +52,7 @@ class Run:
     path: Path
     record: schema.RunRecord
     settings: Settings
-    taxonomy: Taxonomy
+    task: Task
     streams: tuple[tuple[str, str, Recipe], ...]
     head: StandardisedHead
     seen: SeenSamples
@@ -60,6 +61,22 @@ class Run:
     def kind(self) -> str:
         """The head's name."""
         return self.head.spec.kind
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        return self.task.taxonomy
+
+    @property
+    def calibrations(self) -> list[Calibration]:
+        """What each fold's validation fitted."""
+        thresholds = self.record.thresholds or [[]] * self.folds
+        return [Calibration(temperature, tuple(each))
+                for temperature, each in zip(self.record.temperatures, thresholds, strict=True)]
+
+    @property
+    def calibration(self) -> Calibration:
+        """That of all folds together."""
+        return replace(mean_calibration(self.calibrations), temperature=self.record.temperature)
 
     @property
     def stream_names(self) -> tuple[str, ...]:
@@ -80,36 +97,43 @@ class Run:
     def metrics(self) -> schema.MetricsRecord:
         """metrics.json. Raises InputError."""
         path = _file(self.path, schema.METRICS)
-        record = schema.parse_json(path.read_bytes(), schema.MetricsRecord, source=path)
-        if record.classes != self.taxonomy.classes:
+        record = schema.parse_json(path.read_bytes(), schema.metrics_record(self.task), source=path)
+        if record.classes != self.task.outputs:
             raise invalid(path, "its classes are not those of the run")
         return record
 
     @cached_property
-    def predictions(self) -> pd.DataFrame:
-        """The fusion's test samples of predictions.csv: key, group (a digest, or the key of a sample without one),
-        target and predicted (class numbers), wrong, confidence, and the calibrated probabilities by class number.
-
-        Raises InputError.
-        """
-        classes = list(self.taxonomy.classes)
-        table = _table(self.path, schema.PREDICTIONS, ["key", "split", "group", "truth", "prediction"], numbers=classes)
+    def predictions(self) -> Predictions:
+        """The fusion's test samples of predictions.csv; a group is a digest, or the key of a sample without one. Of the
+        thresholds, which are not in it, only on which side of them an output is. Raises InputError."""
+        task, nothing = self.task, np.zeros((0, len(self.task.outputs)))
+        truth = task.truth_columns(np.zeros(0, int), nothing)
+        texts = ["key", "split", "group", "prediction", *(name for name in truth if truth[name].dtype == "O")]
+        table = _table(self.path, schema.PREDICTIONS, texts,
+                       numbers=[*(name for name in truth if name not in texts), *task.outputs])
         table = table[table["split"] == "test"].reset_index(drop=True)
-        target, predicted = (pd.Index(classes).get_indexer(pd.Index(table[name])) for name in ("truth", "prediction"))
-        probabilities = table[classes].to_numpy()
-        if (target < 0).any() or (predicted < 0).any() or not ((probabilities >= 0) & (probabilities <= 1)).all():
-            raise invalid(self.path / schema.PREDICTIONS, "it has classes that are not those of the run, or values "
-                                                          "that are not probabilities")
-        calls = pd.DataFrame({
-            "key": unescape_cells(table["key"].tolist()), "group": table["group"].mask(
-                table["group"] == "", "\0" + table["key"]), "target": target, "predicted": predicted,
-            "wrong": target != predicted, "confidence": probabilities.max(axis=1, initial=0)})
-        return calls.join(pd.DataFrame(probabilities))
+        outputs = table[list(task.outputs)].to_numpy()
+        try:
+            target, known = task.read_truth(table, outputs)
+            thresholds = task.read_decisions(table["prediction"].tolist())
+        except ValueError as error:
+            raise invalid(self.path / schema.PREDICTIONS, error) from None
+        digest = table["group"].to_numpy(object)
+        keys = np.array(unescape_cells(table["key"].tolist()), object)
+        system = System(name=str(self.path), backbones=self.stream_names, head=self.kind, dim=sum(self.head.spec.dims),
+                        untrained=self.untrained, temperature=self.record.temperature)
+        return Predictions(
+            task=task, system=system, key=keys, sha256=np.full(len(keys), ""), group_digest=digest, target=target,
+            group=np.where(digest == "", "\0" + table["key"].to_numpy(object), digest), truth=known,
+            fold=np.zeros(len(keys), int), role=table["split"].to_numpy(object), outputs=outputs[None],
+            calibrated=outputs, thresholds=thresholds)
 
     @cached_property
     def history(self) -> list[pd.DataFrame]:
-        """The lines of history.csv for each fold and seed: epoch, loss, val_macro_f1. Raises InputError."""
-        table = _table(self.path, schema.HISTORY, ["fold", "member"], numbers=["epoch", "loss", "val_macro_f1"])
+        """The lines of history.csv for each fold and seed: epoch, loss, and val_ with the key of the task's score.
+        Raises InputError."""
+        table = _table(self.path, schema.HISTORY, ["fold", "member"],
+                       numbers=["epoch", "loss", f"val_{self.task.score.key}"])
         return [lines for _, lines in table.groupby(["fold", "member"], sort=False)]
 
     def features(self, store: Store) -> tuple[joined.Features, list[str]]:
@@ -122,7 +146,7 @@ class Run:
         notes = [f"{stream.backbone}: other than what the run was trained on (there, here): "
                  + joined.describe_differences(differences(recipe, stream.recipe)) for stream, (_, _, recipe)
                  in zip(streams, self.streams, strict=True) if stream.recipe.fingerprint != recipe.fingerprint]
-        return joined.join_streams([store], streams, taxonomy=self.taxonomy), notes
+        return joined.join_streams([store], streams, task=self.task), notes
 
     def require_one_encoder_per_stream(self) -> None:
         """Raises InputError for a run whose folds had encoders of their own: none of them fits a new sample."""
@@ -137,11 +161,11 @@ class Run:
         return run_head(self.head, features, rows, range(len(self.streams)))
 
     def calibrated(self, scores: HeadOutput) -> np.ndarray:
-        """(n, C) the mean probabilities of the members, after temperature scaling."""
-        return apply_temperature(scores.probabilities.mean(axis=0), self.record.temperature)
+        """(n, C) the mean outputs of the members, calibrated."""
+        return self.task.calibrate(scores.probabilities.mean(axis=0), self.calibration)
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
-        """(N, C) calibrated probabilities of raw features (N, D), streams side by side in `streams`' order.
+        """(N, C) calibrated outputs of raw features (N, D), streams side by side in `streams`' order.
 
         Raises InputError for another width, and for features that are not finite.
         """
@@ -211,18 +235,18 @@ def read_run(path: Path) -> Run:
     source = path / schema.RECORD
     record = schema.parse_json(_file(path, schema.RECORD).read_bytes(), schema.RunRecord, source=source)
     try:
-        taxonomy = taxonomy_from_record({"taxonomy": record.taxonomy})
+        task = recorded_task(record.head.task, record.classes, record.taxonomy)
         if not HEAD_TYPES[record.head.kind].learns_classes:
-            check_pairs(taxonomy)
+            check_pairs(task.taxonomy)
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
-    if taxonomy.classes != record.classes or taxonomy.name != record.classes_name:
-        raise invalid(source, f"the head's classes are not those of {taxonomy.name}")
-    spec = replace(Spec(**msgspec.structs.asdict(record.head)), pairs=taxonomy.pairs)
+    if task.outputs != record.classes or task.taxonomy.name != record.classes_name:
+        raise invalid(source, f"the head's classes are not those of {task.taxonomy.name}")
+    spec = replace(Spec(**msgspec.structs.asdict(record.head)), pairs=task.taxonomy.pairs)
     streams = tuple(_stream(stream, dim, source) for stream, dim in zip(record.streams, spec.dims, strict=True))
     listed = _file(path, schema.SEEN)
     seen = parse_seen(listed.read_bytes(), folds=len(record.temperatures), source=str(listed))
-    return Run(path, record, settings_from(record.settings), taxonomy, streams, _read_head(path, spec), seen)
+    return Run(path, record, settings_from(record.settings), task, streams, _read_head(path, spec), seen)
 
 
 def _stream(stream: schema.StreamRecord, dim: int, path: Path) -> tuple[str, str, Recipe]:

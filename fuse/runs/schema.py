@@ -7,7 +7,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from twofold.data.utils.errors import InputError, first_line
+from twofold.fuse.core.kinds import Classification
 from twofold.fuse.core.settings import HEAD_TYPES, RULES
+from twofold.fuse.core.task import Task
 
 VERSION = 1
 RECORD, HEAD, METRICS, PREDICTIONS, HISTORY, SEEN = (
@@ -18,7 +20,7 @@ MAX_OUTPUTS = 1_000_000  #: members x classes of a head
 
 Name = Annotated[str, Meta(min_length=1, max_length=1000)]
 Names = Annotated[list[Name], Meta(min_length=1, max_length=256)]
-Classes = Annotated[tuple[Name, ...], Meta(min_length=2, max_length=500)]
+Classes = Annotated[tuple[Name, ...], Meta(min_length=1, max_length=500)]
 Count = Annotated[int, Meta(ge=0, le=10**9)]
 Dim = Annotated[int, Meta(ge=1, le=65_536)]
 Width = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -27,7 +29,9 @@ Fractions = Annotated[list[Fraction], Meta(max_length=100_000)]
 Temperature = Annotated[float, Meta(ge=1e-3, le=1e3)]
 Seconds = Annotated[float, Meta(ge=0, lt=1e12)]
 Bins = Annotated[list[Annotated[float, Meta(ge=0, le=1e9)]], Meta(min_length=15, max_length=15)]
-Interval = tuple[Fraction, Fraction] | None
+Number = Annotated[float, Meta(ge=-1e30, le=1e30)]
+BOUNDS: dict[float, Any] = {1.0: Fraction, 2.0: Annotated[float, Meta(ge=-1 - 1e-6, le=1 + 1e-6)]}  #: by a scale's span
+Interval = tuple[Number, Number] | None
 T = TypeVar("T")
 
 
@@ -56,10 +60,11 @@ class HeadRecord(Struct, frozen=True, forbid_unknown_fields=True):
     rule: Name
     own: bool
     pairs: list[list[Name]]
+    task: Name = Classification.kind
 
     def __post_init__(self) -> None:
-        if self.kind not in HEAD_TYPES or self.rule not in RULES:
-            raise ValueError("unknown head or rule")
+        if self.kind not in HEAD_TYPES or self.rule not in RULES or self.task not in HEAD_TYPES[self.kind].tasks:
+            raise ValueError("unknown head, rule or task")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("a class appears twice")
         if self.members * len(self.classes) > MAX_OUTPUTS:
@@ -97,6 +102,7 @@ class RunRecord(Struct, frozen=True):
     notes: Annotated[list[str], Meta(max_length=10_000)]
     seconds: Seconds
     software: dict[str, str] = {}
+    thresholds: Annotated[list[Fractions], Meta(max_length=1000)] = []
 
     def __post_init__(self) -> None:
         if len(self.streams) != len(self.head.dims):
@@ -106,15 +112,8 @@ class RunRecord(Struct, frozen=True):
                              f"{len(self.faces)} folds")
         if self.classes != self.head.classes:
             raise ValueError("the head has other classes")
-
-
-class ClassFigures(Struct, frozen=True):
-    """Figures of one class; None where it has no samples."""
-
-    n: Count
-    precision: Fraction | None
-    recall: Fraction | None
-    f1: Fraction | None
+        if self.thresholds and {len(each) for each in self.thresholds} - {0, len(self.classes)}:
+            raise ValueError("the thresholds are not one a label")
 
 
 class ReliabilityBins(Struct, frozen=True):
@@ -130,7 +129,7 @@ class ReliabilityBins(Struct, frozen=True):
 
 
 class SystemRecord(Struct, frozen=True):
-    """The figures of one head, as `Figures.record` gives them."""
+    """The figures of one head, as `Figures.record` gives them; those of a task stand in addition."""
 
     name: Name
     backbones: Names
@@ -140,39 +139,50 @@ class SystemRecord(Struct, frozen=True):
     n: Count
     groups: Count
     figures_of: Name
-    accuracy: Fraction
-    accuracy_interval: Interval
-    macro_f1: Fraction
-    macro_f1_interval: Interval
-    macro_f1_of_classes_with_faces: Fraction
-    uar: Fraction
-    per_class: dict[str, ClassFigures]
-    confusion: list[list[Count]]
-    seeds_macro_f1: Fractions
-    seeds_accuracy: Fractions
-    val_macro_f1: Fraction | None
-    calibration_error: Fraction
-    calibration_error_before_temperature: Fraction
     temperature: Temperature
-    reliability: ReliabilityBins
-    reliability_before_temperature: ReliabilityBins
+    per_class: dict[str, dict[Name, Count | Number | None]]
     contributions: dict[Name, Fraction] | None
     seconds: Seconds
 
 
+#: what tasks with classes have besides
+CLASS_FIGURES: list[tuple[str, Any]] = [
+    ("uar", Fraction), ("macro_f1_of_classes_with_faces", Fraction), ("confusion", list[list[Count]]),
+    ("calibration_error", Fraction), ("calibration_error_before_temperature", Fraction),
+    ("reliability", ReliabilityBins), ("reliability_before_temperature", ReliabilityBins)]
+
+
 class MetricsRecord(Struct, frozen=True):
-    """metrics.json. systems: the heads on single streams (or subsets), the fusion of all streams last."""
+    """metrics.json. systems: the heads on single streams (or subsets), the fusion of all streams last, a `SystemRecord`
+    with the figures of its task each."""
 
     split: Name
     classes: Classes
-    systems: Annotated[list[SystemRecord], Meta(max_length=10_000)]
+    systems: Annotated[list[Any], Meta(max_length=10_000)]
     fusion_against_best_single: dict[str, Any] | None
 
     def __post_init__(self) -> None:
         count = len(self.classes)
-        if any(tuple(system.per_class) != self.classes or [len(row) for row in system.confusion] != [count] * count
+        if any(tuple(system.per_class) != self.classes or
+               [len(row) for row in getattr(system, "confusion", [self.classes] * count)] != [count] * count
                for system in self.systems):
             raise ValueError("the figures are of other classes")
+
+
+def metrics_record(task: Task) -> type[MetricsRecord]:
+    """The kind of a task's metrics.json."""
+    fields: list[tuple[str, Any]] = []
+    for metric in task.metrics:
+        value: Any = BOUNDS.get(metric.scale.span, Number)
+        value = value if task.classes and metric in Classification.metrics else value | None
+        fields += [(metric.key, value), (f"{metric.key}_interval", tuple[value, value] | None),
+                   (f"seeds_{metric.key}", Annotated[list[value], Meta(max_length=100_000)])]
+    fields += [(f"val_{task.score.key}", BOUNDS.get(task.score.scale.span, Number) | None),
+               *(CLASS_FIGURES if task.classes else [])]
+    system: Any = msgspec.defstruct("TaskSystemRecord", fields, bases=(SystemRecord,), frozen=True, kw_only=True)
+    systems: Any = Annotated[list[system], Meta(max_length=10_000)]
+    return msgspec.defstruct("TaskMetricsRecord", [("systems", systems)], bases=(MetricsRecord,), frozen=True,
+                             kw_only=True)
 
 
 def parse_json(content: bytes, kind: type[T], *, source: Path) -> T:

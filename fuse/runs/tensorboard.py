@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from twofold.data.utils.errors import InputError
+from twofold.fuse.core.task import Task
 from twofold.fuse.training.loop import Epoch
 
 OURS = ".twofold-fuse"  #: ends the names of the event files that are written here
-FIGURES = ("accuracy", "macro_f1", "uar", "calibration_error")
-CURVES = ("loss", "val_macro_f1", "val_accuracy", "lr")
+FURTHER = ("uar", "calibration_error")  #: figures of tasks with classes, besides the task's metrics
 
 
 def check_tensorboard() -> None:
@@ -26,27 +26,29 @@ def write_curves(folder: Path, histories: Sequence[Sequence[Epoch]]) -> None:
     for fold, history in enumerate(histories):
         for line in history:
             name = f"fold{fold}-seed{line.member}" if len(histories) > 1 else f"seed{line.member}"
-            boards.setdefault(name, []).extend((curve, getattr(line, curve), line.epoch) for curve in CURVES)
+            boards.setdefault(name, []).extend((curve, value, line.epoch) for curve, value in line.record().items()
+                                               if curve not in ("member", "epoch"))
     _write(folder / "curves", boards)
 
 
-def write_figures(folder: Path, systems: Sequence[Mapping[str, Any]]) -> None:
+def write_figures(folder: Path, systems: Sequence[Mapping[str, Any]], task: Task) -> None:
     """The figures of metrics.json, each system a run below folder/systems, in place of earlier ones of ours."""
     boards = {}
     for number, system in enumerate(systems, 1):
         name = "".join(letter if letter.isalnum() or letter in "-_+ ." else "-" for letter in system["name"])
         boards[f"{number} {name}{' UNTRAINED' if system['untrained'] else ''}"] = [
-            (f"test/{figure}", system[figure], 0) for figure in FIGURES]
+            (f"test/{figure}", system[figure], 0) for figure in (*(metric.key for metric in task.metrics), *FURTHER)
+            if system.get(figure) is not None]
     _write(folder / "systems", boards)
 
 
-def write_trial(folder: Path, settings: Mapping[str, Any], score: float) -> None:
-    """The settings of a sweep's trial and its macro-F1 on validation, for the dashboard of hyperparameters."""
+def write_trial(folder: Path, settings: Mapping[str, Any], key: str, score: float) -> None:
+    """The settings of a sweep's trial and its score on validation, for the dashboard of hyperparameters."""
     from torch.utils.tensorboard.summary import hparams
 
     shown = {name: value if isinstance(value, bool | int | float) else " + ".join(value) if isinstance(value, list)
              else str(value) for name, value in settings.items()}
-    _write(folder / "trial", {"": [("val_macro_f1", score, 0)]}, summaries=hparams(shown, {"val_macro_f1": score}))
+    _write(folder / "trial", {"": [(key, score, 0)]}, summaries=hparams(shown, {key: score}))
 
 
 def _write(folder: Path, boards: Mapping[str, Iterable[tuple[str, float, int]]], *, summaries: Iterable[Any] = ()

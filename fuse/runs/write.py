@@ -18,7 +18,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from safetensors.torch import save
 
@@ -30,9 +29,9 @@ from twofold.fuse.core.features import Features, Stream
 from twofold.fuse.core.predictions import Predictions
 from twofold.fuse.core.settings import PENDING, run_file, settings_from
 from twofold.fuse.core.split import SeenSamples, Split, format_seen
+from twofold.fuse.core.task import Task, mean_calibration
 from twofold.fuse.heads.head import TrainedHead, stack_heads
 from twofold.fuse.runs import schema
-from twofold.fuse.training.loop import Epoch
 
 LIBRARIES = ("torch", "numpy", "scikit-learn", "h5py", "safetensors")
 
@@ -66,7 +65,7 @@ def check_same_inputs(out: Path, record: Mapping[str, Any]) -> None:
                          "--out")
 
 
-def write_run(out: Path, *, record: dict[str, Any], metrics: dict[str, Any], trained: Sequence[TrainedHead],
+def write_run(out: Path, *, task: Task, record: dict[str, Any], metrics: dict[str, Any], trained: Sequence[TrainedHead],
               seen: SeenSamples, predictions: str) -> None:
     """Write a whole run under another name, then put it in place of the run that `out` was.
 
@@ -80,9 +79,10 @@ def write_run(out: Path, *, record: dict[str, Any], metrics: dict[str, Any], tra
         weights = save({name: values.contiguous() for name, values in head.state_dict().items()},
                        metadata={"format": f"twofold-head {schema.VERSION}"})
         (temporary / schema.HEAD).write_bytes(weights)  # safetensors itself writes files that no one else may read
-        texts = {schema.PREDICTIONS: predictions, schema.HISTORY: _history_csv(trained), schema.SEEN: format_seen(seen)}
+        texts = {schema.PREDICTIONS: predictions, schema.HISTORY: _history_csv(trained, task),
+                 schema.SEEN: format_seen(seen)}
         for name, content, kind in ((schema.RECORD, record, schema.RunRecord),
-                                    (schema.METRICS, metrics, schema.MetricsRecord)):
+                                    (schema.METRICS, metrics, schema.metrics_record(task))):
             texts[name] = json.dumps(content, indent=2) + "\n"
             schema.parse_json(texts[name].encode(), kind, source=out / name)  # what is written can be read
         for name, text in texts.items():
@@ -98,8 +98,10 @@ def inputs_record(settings: dict[str, Any], features: Features, streams: Sequenc
     digest = hashlib.sha256()
     for column in (features.keys, features.split, features.group, features.label, features.basic_label):
         digest.update("\0".join(map(str, column.tolist())).encode() + b"\n")
+    for targets in (features.truth, features.taught):
+        digest.update(targets.tobytes())
     return {
-        "settings": settings, "classes_name": features.taxonomy.name, "classes": list(features.taxonomy.classes),
+        "settings": settings, "classes_name": features.taxonomy.name, "classes": list(features.task.outputs),
         "taxonomy": taxonomy_record(features.taxonomy),
         "streams": [{"backbone": stream.backbone, "view": stream.view, "dim": stream.dim,
                      "fingerprint": stream.recipe.fingerprint, "recipe": asdict(stream.recipe),
@@ -120,28 +122,27 @@ def run_record(
         "version": schema.VERSION, "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         **inputs_record(settings, features, [features.streams[k] for k in trained[0].streams]),
         "head": asdict(stack_heads([each.head for each in trained]).spec),
-        "temperature": float(np.mean([each.temperature for each in trained])),
+        "temperature": mean_calibration([each.calibration for each in trained]).temperature,
         "temperatures": [each.temperature for each in trained],
+        "thresholds": [list(each.calibration.thresholds) for each in trained],
         "faces": [{name: len(getattr(part, name)) for name in ("train", "val", "test", "extra")} for part in parts],
         "crops": list(crops), "notes": list(notes), "seconds": round(seconds, 3),
         "software": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
     }
 
 
-def predictions_csv(tables: Sequence[Predictions], classes: Sequence[str]) -> str:
+def predictions_csv(tables: Sequence[Predictions]) -> str:
     """The fusion's predictions as CSV: of test, and with fixed splits of validation."""
-    names = np.array(classes, object)
-    rows = [pd.concat([pd.DataFrame({
+    rows = [pd.DataFrame({
         "key": escape_cells([str(key) for key in table.key]), "split": table.role,
-        "group": [group.decode() for group in table.group_digest], "truth": names[table.target],
-        "prediction": names[table.calibrated.argmax(axis=1)]}), pd.DataFrame(table.calibrated, columns=names)], axis=1)
-        for table in tables]
+        "group": [group.decode() for group in table.group_digest], **table.columns()}) for table in tables]
     return pd.concat(rows).to_csv(index=False, lineterminator="\n", float_format="%.6f")
 
 
-def _history_csv(trained: Sequence[TrainedHead]) -> str:
-    lines = [{"fold": fold, **vars(line)} for fold, each in enumerate(trained) for line in each.history]
-    table = pd.DataFrame(lines, columns=["fold", *Epoch.__dataclass_fields__])
+def _history_csv(trained: Sequence[TrainedHead], task: Task) -> str:
+    lines = [{"fold": fold, **line.record()} for fold, each in enumerate(trained) for line in each.history]
+    table = pd.DataFrame(lines, columns=[*lines[0]] if lines else [
+        "fold", "member", "epoch", "loss", f"val_{task.score.key}", "lr"])
     return table.to_csv(index=False, lineterminator="\n", float_format="%.6g", na_rep="nan")
 
 

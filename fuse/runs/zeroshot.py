@@ -11,9 +11,10 @@ from twofold.cache.classifier import BackboneClassifier
 from twofold.cache.recipe import Recipe
 from twofold.data.labels import BASIC, Taxonomy, taxonomy_record
 from twofold.data.utils.errors import InputError
+from twofold.fuse.core.choice import check_pairs
+from twofold.fuse.core.kinds import Classification
 from twofold.fuse.core.settings import Settings
 from twofold.fuse.core.split import SeenSamples
-from twofold.fuse.core.task import check_pairs
 from twofold.fuse.heads.head import StandardisedHead
 from twofold.fuse.heads.zeroshot import in_order_of_basics
 from twofold.fuse.runs import schema
@@ -43,7 +44,7 @@ def zero_shot_run(encoders: Sequence[tuple[str, Recipe, BackboneClassifier | Non
                  for (name, view, recipe), dim in zip(streams, dims, strict=True)],
         head=schema.HeadRecord(**{name: value for name, value in vars(spec).items() if name != "pairs"}, pairs=[]),
         faces=[schema.FoldSizes(0, 0, 0, 0)], crops=[], notes=[], seconds=0.0)
-    return Run(Path("zero-shot"), record, settings, taxonomy, streams, head,
+    return Run(Path("zero-shot"), record, settings, Classification(taxonomy), streams, head,
                SeenSamples(np.empty(0, "S64"), np.empty(0, "S32"), np.empty((0, 1), "S1")))
 
 

@@ -74,7 +74,7 @@ def serve(run: Run, *, load: Callable[[], Embed], host: str = "127.0.0.1", port:
 def describe_run(run: Run, limits: Limits, threshold: float, *, detects: bool) -> dict[str, Any]:
     """What the page says of the run."""
     return {
-        "name": run.path.resolve().name, "classes": run.taxonomy.classes, "taxonomy": run.taxonomy.name,
+        "name": run.path.resolve().name, "classes": run.task.outputs, "taxonomy": run.taxonomy.name,
         "head": run.kind, "members": run.head.spec.members, "streams": run.stream_names,
         "untrained": [name for name, (_, _, recipe) in zip(run.stream_names, run.streams, strict=True)
                       if recipe.untrained],

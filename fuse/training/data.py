@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from twofold.data.labels import BASIC
+from twofold.fuse.core.task import Task
 from twofold.fuse.training.ensemble import MemberRandom
 
 CHUNK = 256  #: rows that are read together: a chunk of a feature file
@@ -38,10 +39,13 @@ def fit_scaler(read: Read, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """n samples. label: (n,) class, -1 for none; basic: (n, 8) that sum to 1, zeros for none; basic_label: (n,), -1 for
-    none. read: from positions among them to standardised features; x: all of these (n, D) on the device, if they fit.
+    """n samples of a task. target: (n, C) what they teach; label: (n,) class, -1 for none, 0 where there are no
+    classes; basic: (n, 8) that sum to 1, zeros for none; basic_label: (n,), -1 for none. read: from positions among
+    them to standardised features; x: all of these (n, D) on the device, if they fit.
     """
 
+    task: Task
+    target: np.ndarray
     label: np.ndarray
     basic: np.ndarray
     basic_label: np.ndarray
@@ -75,7 +79,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Batch:
-    """x (M, B, D); target (M, B, C) shares of the classes; weight (M, B), 0 for a sample without a class;
+    """x (M, B, D); target (M, B, C), shares of the classes first; weight (M, B), 0 for a sample without a class;
     basic (M, B, 8) shares, zeros if unknown; label (M, B), -1 where there is no single class."""
 
     x: torch.Tensor
@@ -117,10 +121,11 @@ def pools(basic_label: np.ndarray, parts: Sequence[Sequence[str]], device: torch
     return Pools(*(torch.from_numpy(values).to(device) for values in tensors))
 
 
-def mixup(batch: Batch, alpha: float, random: MemberRandom) -> Batch:
+def mixup(batch: Batch, alpha: float, random: MemberRandom, *, classes: int) -> Batch:
     """Each row mixed with its neighbour (batches are shuffled), shares from Beta(alpha, alpha); arXiv 1710.09412.
 
-    A mixture of two classes has no single one: for the contrastive loss it belongs with its own versions only.
+    classes: how many columns of the target, the first, are shares. A mixture of two has no single
+    class: for the contrastive loss it belongs with its own versions only.
     """
     share = random.beta(alpha, batch.x.shape[1])[..., None]
     other = 1 - share
@@ -128,11 +133,11 @@ def mixup(batch: Batch, alpha: float, random: MemberRandom) -> Batch:
     def mixed(values: torch.Tensor) -> torch.Tensor:
         return share * values + other * values.roll(1, dims=1)
 
-    mass = mixed(batch.weight[..., None] * batch.target)
     weight = mixed(batch.weight[..., None])
+    shares = mixed(batch.weight[..., None] * batch.target[..., :classes]) / weight.clamp_min(1e-12)
     label = torch.where(batch.label == batch.label.roll(1, dims=1), batch.label, -1)
-    return replace(batch, x=mixed(batch.x).to(batch.x.dtype), target=mass / weight.clamp_min(1e-12),
-                   weight=weight[..., 0], basic=mixed(batch.basic), label=label)
+    return replace(batch, x=mixed(batch.x).to(batch.x.dtype), weight=weight[..., 0], basic=mixed(batch.basic),
+                   target=torch.cat([shares, mixed(batch.target[..., classes:])], dim=-1), label=label)
 
 
 def mix_compounds(batch: Batch, x: torch.Tensor, basics: Pools, share: float, class_weight: torch.Tensor,

@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from twofold.data.labels import basic_emotions
+from twofold.fuse.core.kinds import TASK_TYPES, Classification
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """What a head is, besides its weights. dims: of the streams, in the order of the columns; own: for zero-shot, the
-    basic classifiers that the backbones bring along, instead of a trained one; pairs: as in `Taxonomy`."""
+    basic classifiers that the backbones bring along, instead of a trained one; pairs: as in `Taxonomy`; task: as
+    `--task` names it, which says what becomes of the logits."""
 
     kind: str
     dims: tuple[int, ...]
@@ -28,6 +30,11 @@ class Spec:
     rule: str = "geometric"
     own: bool = False
     pairs: tuple[tuple[str, ...], ...] = ()
+    task: str = Classification.kind
+
+    def link(self, logits: torch.Tensor) -> torch.Tensor:
+        """Outputs of logits (..., C)."""
+        return TASK_TYPES[self.task].link(logits)
 
     @property
     def parts(self) -> tuple[tuple[str, ...], ...]:
@@ -146,6 +153,11 @@ def torch_defaults() -> Iterator[None]:
 
 class Body(nn.Module):
     """What a head is behind the standardisation of its features: (M, B, D), or (B, D) for all members alike."""
+
+    @property
+    def output_layer(self) -> StackedLinear:
+        """The layer that gives the logits, of heads that learn other tasks than classes, too."""
+        raise NotImplementedError
 
     def add_losses(self, loss: torch.Tensor, output: Output, batch: Any, settings: Any) -> torch.Tensor:
         """(M,) the loss of each member with what this head adds to its cross-entropy."""

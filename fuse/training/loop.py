@@ -11,31 +11,9 @@ import torch
 from torch import nn
 
 from twofold.fuse.core.settings import HEAD_TYPES, Settings
-from twofold.fuse.metrics import scores
 from twofold.fuse.training.data import Batch, Samples, drop_streams, mix_compounds, mixup, pools
 from twofold.fuse.training.ensemble import Body, MemberRandom, Spec
 from twofold.fuse.training.optimiser import AdamW, BestWeights, Plateau
-
-
-def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Weighted mean over B of -sum(target * log softmax): logits and targets (M, B, C), weights (M, B).
-
-    With one-hot targets and class weights it is torch's weighted cross-entropy. Zero where all weights are zero.
-    """
-    each = -(targets * logits.float().log_softmax(dim=-1)).sum(dim=-1)
-    return (weights * each).sum(dim=-1) / weights.sum(dim=-1).clamp_min(1e-12)
-
-
-def smooth_labels(targets: torch.Tensor, amount: float) -> torch.Tensor:
-    """Targets (..., C) with `amount` of their mass spread evenly (Szegedy et al., arXiv 1512.00567, section 7)."""
-    if not amount:
-        return targets
-    return (1 - amount) * targets + amount * targets.sum(-1, keepdim=True) / targets.shape[-1]
-
-
-def adjust_logits(logits: torch.Tensor, prior: torch.Tensor, tau: float) -> torch.Tensor:
-    """Logits (..., C) plus tau log prior (C,), for the loss only (Menon et al., arXiv 2007.07314, equation 10)."""
-    return logits if not tau else logits + tau * prior.clamp_min(1e-12).log()
 
 
 def contrastive_loss(z: torch.Tensor, positive: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -75,16 +53,24 @@ class Epoch:
     member: int
     epoch: int
     loss: float
-    val_macro_f1: float
-    val_accuracy: float
+    val: dict[str, float]  #: figures on validation by key, the score first
     lr: float
+
+    @property
+    def score(self) -> float:
+        return next(iter(self.val.values()))
+
+    def record(self) -> dict[str, float]:
+        return {"member": self.member, "epoch": self.epoch, "loss": self.loss,
+                **{f"val_{key}": value for key, value in self.val.items()}, "lr": self.lr}
 
 
 def train(
     head: Body, data: Samples, val: Samples, *, spec: Spec, settings: Settings, seeds: Sequence[int],
     precision: str = "fp32", together: int = 0,
 ) -> list[Epoch]:
-    """Train the members of `head` in place, each from its seed; leave each at its best epoch by validation macro-F1.
+    """Train the members of `head` in place, each from its seed; leave each at its best epoch by the task's score on
+    validation.
 
     together: how many members share a batched product at most; 0 = the fastest. Returns the history, ordered by
     epoch, then member. A member's numbers do not depend on the others, up to the rounding of the product.
@@ -137,7 +123,8 @@ def _train(head: Body, data: Samples, val: Samples, spec: Spec, settings: Settin
     optimiser = AdamW(parameters, weight_decay=settings.weight_decay)
     average = [p.detach().clone() for p in parameters] if settings.ema else []
     best, plateau, history = BestWeights(parameters, len(seeds)), Plateau(), []
-    labels, class_weight, prior = _labels(data, settings, spec)
+    task = data.task
+    labels, class_weight, rates = _labels(data, settings, spec)
     with_basic = HEAD_TYPES[spec.kind].needs_basic
     samples = len(data) if with_basic else int((data.label >= 0).sum())  # that an epoch draws
     step, rate = 0, 0.0
@@ -155,13 +142,12 @@ def _train(head: Body, data: Samples, val: Samples, spec: Spec, settings: Settin
                 if basics:
                     batch = mix_compounds(batch, x, basics, settings.compound_mixup, class_weight, random)
                 if settings.mixup:
-                    batch = mixup(batch, settings.mixup, random)
+                    batch = mixup(batch, settings.mixup, random, classes=task.classes)
                 if settings.stream_dropout and len(spec.dims) > 1:
                     batch = drop_streams(batch, spec.dims, settings.stream_dropout, random)
                 with torch.autocast(data.device.type, torch.bfloat16, enabled=precision == "bf16"):
                     output = head(batch.x, random)
-                    loss = soft_cross_entropy(adjust_logits(output.logits.float(), prior, settings.logit_adjustment),
-                                              smooth_labels(batch.target, settings.label_smoothing), batch.weight)
+                    loss = task.loss(output.logits, batch.target, batch.weight, rates, settings)
                     loss = head.add_losses(loss, output, batch, settings)
                 loss.sum().backward()
                 optimiser.step(rate)
@@ -170,13 +156,14 @@ def _train(head: Body, data: Samples, val: Samples, spec: Spec, settings: Settin
                 for mean, p in zip(average, parameters, strict=False):
                     mean.lerp_(p.detach(), 1 - min(settings.ema, (1 + step) / (10 + step)))
         _exchange(parameters, average)
-        figures = _validate(head, val, len(spec.classes), precision)
-        best.update(parameters, figures[0], settings.patience)
+        figures = _validate(head, val, precision)
+        ranks = [task.score.rank(next(iter(each.values()))) for each in figures]
+        best.update(parameters, ranks, settings.patience)
         _exchange(parameters, average)
         if settings.schedule == "plateau":
-            plateau = plateau.after(figures[0][0])
-        history += [Epoch(member, epoch, *values, rate)
-                    for member, values in enumerate(zip((losses / total).tolist(), *figures, strict=True))]
+            plateau = plateau.after(ranks[0])
+        history += [Epoch(member, epoch, loss, val, rate)
+                    for member, (loss, val) in enumerate(zip((losses / total).tolist(), figures, strict=True))]
         if best.done.all():
             break
     with torch.no_grad():
@@ -202,37 +189,40 @@ def rate_factor(progress: float, settings: Settings) -> float:
 
 
 def training_distribution(data: Samples, settings: Settings, spec: Spec) -> np.ndarray:
-    """(C,) the share of each class among what training sees: after balanced sampling and compound mixup.
+    """(C,) the share of each class among what training sees: after balanced sampling and compound mixup; after the
+    classes, the share of the samples that each further label has.
 
     Corrections for rare classes start from it, so that they do not correct twice.
     """
-    count = np.maximum(np.bincount(data.label[data.label >= 0], minlength=len(spec.classes)), 1)
+    classes = data.target[:, :data.task.classes]
+    count = np.maximum(classes.sum(axis=0, dtype=np.float64), 1)
     share = count ** (1 - settings.balanced_sampling)
     share = share / share.sum()
     basics = pools(data.basic_label, spec.parts, data.device) if settings.compound_mixup else None
     if basics:
         mixed_share = np.bincount(basics.classes.cpu().numpy(), minlength=len(share)) / len(basics.classes)
         share = (1 - settings.compound_mixup) * share + settings.compound_mixup * mixed_share
-    return share
+    return np.concatenate([share, np.nanmean(data.target[:, data.task.classes:], axis=0, dtype=np.float64)])
 
 
 def _labels(data: Samples, settings: Settings, spec: Spec) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
-    """Target, weight, basic and label of all samples, as `Batch` has them; class weights and prior (C,)."""
-    labelled, prior = data.label >= 0, training_distribution(data, settings, spec)
-    weight = (1 / len(spec.classes) / prior) ** settings.class_weights
-    target = np.eye(len(spec.classes), dtype=np.float32)[np.maximum(data.label, 0)] * labelled[:, None]
-    weights = np.where(labelled, weight[np.maximum(data.label, 0)], 0).astype(np.float32)
-    arrays = target, weights, data.basic, data.label, weight.astype(np.float32), prior.astype(np.float32)
-    *labels, class_weight, class_prior = (torch.from_numpy(values).to(data.device) for values in arrays)
-    return labels, class_weight, class_prior
+    """Target, weight, basic and label of all samples, as `Batch` has them; class weights and rates (C,)."""
+    rates, classes = training_distribution(data, settings, spec), data.task.classes
+    weight = (1 / max(classes, 1) / rates[:classes]) ** settings.class_weights
+    weights = data.target[:, :classes] @ weight if classes else np.ones(len(data))
+    arrays = (data.target, weights.astype(np.float32), data.basic, data.label, weight.astype(np.float32),
+              rates.astype(np.float32))
+    *labels, class_weight, class_rates = (torch.from_numpy(values).to(data.device) for values in arrays)
+    return labels, class_weight, class_rates
 
 
 def _order(label: np.ndarray, settings: Settings, random: MemberRandom, *, with_basic: bool) -> torch.Tensor:
     """(M, n) places among the labels of a block, shuffled; with balanced sampling drawn anew. with_basic: samples
     without a class, too."""
     drawn = np.arange(len(label)) if with_basic else np.flatnonzero(label >= 0)
-    if settings.balanced_sampling and (label >= 0).any():
-        count = np.maximum(np.bincount(label[label >= 0], minlength=1), 1)
+    count = np.bincount(label[label >= 0], minlength=1)
+    if settings.balanced_sampling and np.count_nonzero(count) > 1:
+        count = np.maximum(count, 1)
         weight = np.where(label >= 0, (1 / count[np.maximum(label, 0)]) ** settings.balanced_sampling, 0)
         weight[label < 0] = weight[label >= 0].mean()
         picked = random.sample(weight[drawn], len(drawn))
@@ -242,11 +232,12 @@ def _order(label: np.ndarray, settings: Settings, random: MemberRandom, *, with_
 
 
 @torch.inference_mode()
-def _validate(head: nn.Module, val: Samples, classes: int, precision: str) -> tuple[list[float], list[float]]:
-    """The score by which the best epoch is chosen and the accuracy of each member."""
-    tables = np.zeros((1, classes, classes), int)
+def _validate(head: nn.Module, val: Samples, precision: str) -> list[dict[str, float]]:
+    """The task's figures of each member; the first is the score by which the best epoch is chosen."""
+    blocks, order = [], []
     for positions, x in val.blocks():
         with torch.autocast(val.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            calls = head(x).logits.argmax(dim=-1).cpu().numpy()
-        tables = tables + np.stack([scores.confusion_matrix(val.label[positions], row, classes) for row in calls])
-    return scores.SCORE.value(tables).tolist(), scores.accuracy(tables).tolist()
+            blocks.append(head(x).logits.float().cpu())
+        order.append(positions)
+    rows = np.concatenate(order)
+    return [val.task.epoch_figures(logits, val.target[rows], val.label[rows]) for logits in torch.cat(blocks, dim=1)]

@@ -78,10 +78,10 @@ def test_what_chose_is_not_what_validates_late_and_logreg_is_the_best_of_its_pen
 def test_the_winner_of_a_sweep_by_folds_is_scored_by_a_choice_within_each_fold(make_store, tmp_path):
     generator = np.random.default_rng(0)
     truth, fold = np.arange(60) % 3, np.arange(60) // 30
-    trials = [Trial(str(number), {"folds": 2}, 0.0, 0.0, "", {"classes": 3, "val_scores": scores}, {
-        "truth": truth.tolist(), "prediction": generator.integers(0, 3, 60).tolist(), "fold": fold.tolist()})
+    trials = [Trial(str(number), {"folds": 2}, 0.0, 0.0, "", {"val_scores": scores}, {
+        "truth": truth.tolist(), "output": generator.random((60, 3)).tolist(), "fold": fold.tolist()})
         for number, scores in enumerate(([0.9, 0.1], [0.1, 0.9]))]
-    chosen = np.where(fold == 0, *(trial.samples["prediction"] for trial in trials))
+    chosen = np.where(fold == 0, *(np.argmax(trial.samples["output"], axis=1) for trial in trials))
     assert nested_score(trials) == compute_scores(truth, chosen, 3).score
     (tmp_path / "a.toml").write_text('heads = ["linear", "mlp"]\nbackbones = [["timm:a", "timm:b"]]\nseeds = 1\n'
                                      "[settings]\nfolds = 3\nepochs = 2\n")

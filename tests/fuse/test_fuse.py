@@ -86,7 +86,7 @@ def test_test_labels_have_no_say_in_what_is_learned(make_store, tmp_path, head):
 
 def test_on_noise_no_system_is_better_than_chance(make_store):
     made = fuse([make_store({"a": ("", 30), "b": ("", 30)}, noise=1.0, rows=700)], quick(folds=3, epochs=6), out=None)
-    low, high = made.figures[-1].accuracy_interval
+    low, high = made.figures[-1].of["accuracy"].interval
     assert low < 1 / 7 < high + 0.02 and high < 0.22
 
 

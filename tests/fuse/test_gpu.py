@@ -16,5 +16,5 @@ def test_many_seeds_on_the_card_learn_what_they_learn_on_the_host(make_store, he
     store = make_store({"a": ("a", 24), "b": ("b", 16)})
     runs = [fuse([store], resolve(changes={"head": head, "seeds": 32, "epochs": 12, "device": device,
                                            "precision": "fp32"}), out=None).figures[-1] for device in (CARD, "cpu")]
-    card, host = (np.array(run.seeds_accuracy) for run in runs)
+    card, host = (np.array(run.of["accuracy"].seeds) for run in runs)
     assert len(card) == 32 and abs(card.mean() - host.mean()) < 0.04 and card.mean() > 0.5

@@ -7,11 +7,12 @@ import torch
 from torch.nn import functional
 
 from twofold.data.labels import builtin_taxonomy
+from twofold.fuse.core.losses import adjust_logits, smooth_labels, soft_cross_entropy
 from twofold.fuse.core.settings import Settings
 from twofold.fuse.heads.head import build
 from twofold.fuse.training.data import Batch
 from twofold.fuse.training.ensemble import Spec, initialise
-from twofold.fuse.training.loop import adjust_logits, contrastive_loss, smooth_labels, soft_cross_entropy
+from twofold.fuse.training.loop import contrastive_loss
 
 
 def _problem(members=3, rows=10, classes=5, seed=0):

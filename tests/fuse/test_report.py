@@ -202,7 +202,7 @@ def test_the_map_has_each_scored_sample_and_tells_errors_by_shape(run, tmp_path)
     predictions, analysis = read_run(run).predictions, analyse_on_store(read_run(run), tmp_path / "store")
     assert sorted(analysis.rows) == list(range(84)) and (analysis.positions.min(), analysis.positions.max()) == (0, 1)
     nearest = NearestNeighbors(n_neighbors=2).fit(analysis.positions).kneighbors(return_distance=False)[:, 0]
-    target = predictions["target"].to_numpy()[analysis.rows]
+    target, wrong = predictions.target[analysis.rows], predictions.target != predictions.predicted
     assert (target[nearest] == target).mean() > 0.6  # by chance 0.14
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
     for name in ("target", "prediction"):  # the map is drawn twice, and one of them is shown
@@ -211,8 +211,8 @@ def test_the_map_has_each_scored_sample_and_tells_errors_by_shape(run, tmp_path)
         groups = re.findall(r'<g class="(right|wrong)">(.*?)</g>', drawing, re.DOTALL)
         titles = {kind: {title.partition(":")[0] for found, group in groups if found == kind
                          for title in re.findall("<title>(.*?)</title>", group)} for kind in ("right", "wrong")}
-        assert titles["wrong"] == set(predictions["key"][predictions["wrong"]])
-        assert titles["right"] == set(predictions["key"][~predictions["wrong"]])
+        assert titles["wrong"] == set(predictions.key[wrong])
+        assert titles["right"] == set(predictions.key[~wrong])
 
 
 def test_an_image_is_listed_once_whatever_its_keys(run, tmp_path):

@@ -34,7 +34,7 @@ def test_a_cross_validated_run_has_the_same_figures_from_evaluate(make_store, tm
     fused = fuse([store], quick(folds=3, head=head), out=tmp_path / "run").figures[-1]
     again = evaluate(tmp_path / "run", store)
     assert again.split == "all"
-    ours, theirs = (figures.record(again.classes) for figures in (fused, again.figures))
+    ours, theirs = (figures.record() for figures in (fused, again.figures))
     assert [theirs[name] for name in FIGURES] == pytest.approx([ours[name] for name in FIGURES], abs=1e-6)
     assert theirs["seeds_macro_f1"] == pytest.approx(ours["seeds_macro_f1"])
     seen = evaluate(tmp_path / "run", store, split="all", allow_seen=True)

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from twofold.fuse.core.choice import label_taxonomy
+from twofold.fuse.core.kinds import Classification, one_hot
 from twofold.fuse.core.predictions import Predictions, System, compare_predictions, figures
 from twofold.fuse.core.settings import resolve
 from twofold.fuse.evaluate import evaluate
@@ -12,6 +14,7 @@ from twofold.fuse.fuse import fuse
 from twofold.fuse.tables import describe_comparison, figures_table, grouped_columns
 
 CLASSES = ("joie", "AU1+2", "happily_surprised")
+TASK = Classification(label_taxonomy("x", CLASSES))
 
 
 def scored(truth, calls, *, groups=None, name="a", val=0.5, members=2, folds=1, untrained=False) -> Predictions:
@@ -22,13 +25,15 @@ def scored(truth, calls, *, groups=None, name="a", val=0.5, members=2, folds=1, 
     system = System(name=name, backbones=(name,), head="mlp", dim=8, untrained=untrained, temperature=1.0,
                     val_score=val, folds=folds)
     rows = np.arange(len(truth))
-    return Predictions(system=system, key=rows, sha256=rows, group=rows if groups is None else groups,
+    return Predictions(task=TASK, system=system, key=rows, sha256=rows,
+                       group=rows if groups is None else groups,
                        group_digest=rows, fold=rows * 0,
-                       role=rows, target=truth, outputs=probabilities, calibrated=probabilities.mean(axis=0))
+                       role=rows, target=truth, truth=one_hot(truth, len(CLASSES)), outputs=probabilities,
+                       calibrated=probabilities.mean(axis=0), thresholds=np.empty((len(truth), 0)))
 
 
 def text(*heads: Predictions) -> str:
-    return "\n".join(figures_table([figures(head, seed=0) for head in heads], CLASSES))
+    return "\n".join(figures_table([figures(head, seed=0) for head in heads]))
 
 
 TRUTH = np.arange(60) % 3
@@ -51,8 +56,8 @@ def test_seeds_by_themselves_are_not_the_ensemble():
     """Three members that err on different faces: together they are always right, each alone is not."""
     calls = np.stack([np.where(np.arange(60) % 3 == member, (TRUTH + 1) % 3, TRUTH) for member in range(3)])
     each = figures(scored(TRUTH, calls, members=3), seed=0)
-    assert each.scores.accuracy == 1 and each.seeds_accuracy == pytest.approx((2 / 3,) * 3)
-    record = each.record(CLASSES)
+    assert each.scores.accuracy == 1 and each.of["accuracy"].seeds == pytest.approx((2 / 3,) * 3)
+    record = each.record()
     assert record["figures_of"] == "ensemble of 3 seeds" and record["accuracy"] == 1
     assert record["seeds_accuracy"] == pytest.approx((2 / 3,) * 3) and record["accuracy_interval"] is None
     assert "- where all score alike" in text(scored(TRUTH, calls, members=3))
@@ -61,7 +66,7 @@ def test_seeds_by_themselves_are_not_the_ensemble():
 def test_few_groups_are_told_and_have_no_interval():
     said = text(scored(TRUTH, CALLS, groups=np.arange(60) % 5))
     assert "no intervals: the 60 samples are of 5 groups" in said and "[" not in said
-    record = figures(scored(TRUTH, CALLS, groups=np.arange(60) % 5), seed=0).record(CLASSES)
+    record = figures(scored(TRUTH, CALLS, groups=np.arange(60) % 5), seed=0).record()
     assert record["groups"] == 5 and record["macro_f1_interval"] is None
     assert json.loads(json.dumps(record))["accuracy"] == pytest.approx(0.75)
     assert "bootstrap of their 60 groups" in text(scored(TRUTH, CALLS))
@@ -80,17 +85,19 @@ def test_a_difference_within_noise_is_called_that():
     other = CALLS.copy()
     other[:2] = TRUTH[:2]
     comparison = compare_predictions(scored(TRUTH, other), scored(TRUTH, CALLS), seed=0)
-    assert "within noise" in describe_comparison(comparison) and "beyond" not in describe_comparison(comparison)
+    said = describe_comparison(comparison, TASK)
+    assert "within noise" in said and "beyond" not in said
     better = compare_predictions(scored(TRUTH, TRUTH), scored(TRUTH, CALLS), seed=0)
-    assert "beyond noise" in describe_comparison(better)
-    assert "15 : 0, p = 6.1e-05 by sign flips" in describe_comparison(better)
+    assert "beyond noise" in describe_comparison(better, TASK)
+    assert "15 : 0, p = 6.1e-05 by sign flips" in describe_comparison(better, TASK)
     few = compare_predictions(scored(TRUTH, TRUTH, groups=TRUTH), scored(TRUTH, CALLS, groups=TRUTH), seed=0)
-    assert "(no interval from 3 groups)" in describe_comparison(few) and "noise" not in describe_comparison(few)
+    said = describe_comparison(few, TASK)
+    assert "(no interval from 3 groups)" in said and "noise" not in said
 
 
 def test_the_papers_table_of_any_classes():
     heads = [figures(scored(TRUTH, CALLS, members=3), seed=0)]
-    lines = figures_table(heads, CLASSES, style="paper")
+    lines = figures_table(heads, style="paper")
     assert lines[0].split() == ["class", "#1"]
     names = [line[:17].strip() for line in lines[1:6]]
     assert names == ["joie", "AU1+2", "Happily Surprised", "acc", "F1"]

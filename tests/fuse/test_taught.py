@@ -16,6 +16,7 @@ from twofold.data.manifest import build_manifest, write_manifest
 from twofold.data.splits import assign_folds
 from twofold.data.utils.errors import InputError
 from twofold.fuse.core.features import join, join_folds
+from twofold.fuse.core.kinds import Classification
 
 CLASSES = builtin_taxonomy("cexpr7").classes
 FACES, DIM, FOLDS = 210, 6, 3
@@ -143,7 +144,8 @@ def test_python_reaches_the_encoders_of_the_folds(cli, faces, fold_sides, write_
 
 def test_a_folds_features_are_those_of_its_file(faces, fold_sides, write_store):
     store = Store(write_store(*fold_set(faces, fold_sides)))
-    features = join([store], backbones=[], views=["original"], taxonomy=builtin_taxonomy("cexpr7"), folds=FOLDS)
+    features = join([store], backbones=[], views=["original"],
+                    task=Classification(builtin_taxonomy("cexpr7")), folds=FOLDS)
     for fold, joined in enumerate(join_folds([store], features, folds=FOLDS)):
         file = features.streams[0].fold_files[fold]
         assert file.classifier is not None and file.classifier.training_samples is not None

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from twofold.data.labels import BASIC, basic_pair, builtin_taxonomy
+from twofold.fuse.core.kinds import Classification, one_hot
 from twofold.fuse.core.settings import Settings
 from twofold.fuse.heads.fusion import find_weights
 from twofold.fuse.heads.head import build
@@ -27,7 +28,8 @@ def _examples(rows=300, dim=10, seed=0, shares=None, noise=1.0, resident=True):
     x = (np.random.default_rng(9).standard_normal((7, dim))[label] + noise * generator.standard_normal((rows, dim)))
     x = x.astype(np.float32)
     mean, std = fit_scaler(lambda some: x[some], np.arange(rows))
-    made = Samples(label=label, basic=np.zeros((rows, 8), np.float32), basic_label=label % 7 + 1,
+    made = Samples(task=Classification(builtin_taxonomy("cexpr7")), target=one_hot(label, 7), label=label,
+                   basic=np.zeros((rows, 8), np.float32), basic_label=label % 7 + 1,
                    read=lambda some: (x[some] - mean) / std, device=CPU)
     return made.resident() if resident else made
 
@@ -53,8 +55,8 @@ def test_members_learn_the_same_in_groups_of_any_size(kind):
             assert torch.allclose(a, b, atol=1e-4)
         assert history == sorted(history, key=lambda line: (line.epoch, line.member))
         for member in range(3):
-            own = [line.val_macro_f1 for line in history if line.member == member]
-            assert own == [line.val_macro_f1 for line in made[0][1] if line.member == member][:len(own)]
+            own = [line.score for line in history if line.member == member]
+            assert own == [line.score for line in made[0][1] if line.member == member][:len(own)]
 
 
 def test_wide_heads_train_in_groups_on_a_cpu_and_all_at_once_where_features_are_streamed():
@@ -102,7 +104,7 @@ def test_streamed_features_train_as_well_as_resident_ones():
     kept = []
     for resident in (True, False):  # 9,000 rows: two blocks
         _, history = _train(replace(QUICK, epochs=3), _examples(rows=9_000, resident=resident), _examples(seed=1))
-        kept.append(max(line.val_macro_f1 for line in history))
+        kept.append(max(line.score for line in history))
     assert kept[1] == pytest.approx(kept[0], abs=0.04) and kept[0] > 0.6
 
 
@@ -151,7 +153,7 @@ def test_smoothing_and_decay_keep_the_head_modest():
 def test_patience_ends_training_and_averaging_differs_from_the_last_step():
     data, val = _examples(noise=3.0), _examples(noise=3.0, seed=1)
     _, short = _train(replace(QUICK, epochs=200, patience=3), data, val)
-    best = max(range(len(short)), key=lambda epoch: short[epoch].val_macro_f1)
+    best = max(range(len(short)), key=lambda epoch: short[epoch].score)
     assert len(short) == best + 1 + 3
     once = replace(QUICK, epochs=1, batch_size=8, schedule="constant")
     last, short, long = (_train(replace(once, ema=ema), data, val)[0].mlp.first.weight for ema in (0.0, 0.5, 0.99))
@@ -181,7 +183,7 @@ def _batch(members=2, rows=64, dim=6):
 
 def test_mixup_mixes_features_and_labels_by_the_same_share():
     batch = replace(_batch(), x=_batch().target.repeat(1, 1, 1))
-    mixed = mixup(batch, 0.5, MemberRandom((0, 1), CPU))
+    mixed = mixup(batch, 0.5, MemberRandom((0, 1), CPU), classes=7)
     assert torch.allclose(mixed.x, mixed.target, atol=1e-6)
     assert torch.allclose(mixed.target.sum(-1), torch.ones(2, 64)) and not torch.equal(mixed.target, batch.target)
 

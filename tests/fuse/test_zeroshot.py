@@ -13,6 +13,7 @@ from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
 from twofold.data.labels import BASIC, basic_pair, builtin_taxonomy
 from twofold.fuse.core.features import join
+from twofold.fuse.core.kinds import Classification
 from twofold.fuse.core.settings import resolve
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.fuse import fuse
@@ -78,7 +79,7 @@ def _store(folder, *, rows=300, dim=6, classes=RAFDB, classifier=True):
 
 
 def _joined(store):
-    return join([Store(store)], backbones=(), views=("original",), taxonomy=builtin_taxonomy("cexpr7"))
+    return join([Store(store)], backbones=(), views=("original",), task=Classification(builtin_taxonomy("cexpr7")))
 
 
 def test_the_own_classifier_gives_the_basic_probabilities_that_the_backbone_gave(tmp_path):

@@ -1,0 +1,239 @@
+"""The four tasks on features whose truth is known, from `fuse` to predictions, beside scikit-learn and plain loops."""
+
+import csv
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import pearsonr
+from sklearn.metrics import average_precision_score, f1_score
+
+from tests.fuse.conftest import edit_manifest, quick, write_store
+from twofold.data.utils.errors import InputError
+from twofold.fuse.core.losses import binary_cross_entropy, concordance_loss
+from twofold.fuse.evaluate import evaluate
+from twofold.fuse.experiment import cross_validate, prepare
+from twofold.fuse.fuse import fuse
+from twofold.fuse.predict import PredictOptions, predict
+from twofold.fuse.runs.read import read_run
+
+BASICS = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")  # basic7
+UNITS = ("au_1", "au_4", "au_12")
+NUMBERS = ("valence", "arousal")
+ROWS = 420
+
+
+def truth_of(rows=ROWS, seed=5):
+    """Shares of the classes, labels and numbers that follow from the features' latent state, and that state."""
+    generator = np.random.default_rng(seed)
+    latent = generator.standard_normal((rows, 6))
+    shares = np.exp(1.5 * np.c_[latent, -latent[:, :1]])
+    shares /= shares.sum(axis=1, keepdims=True)
+    present = latent[:, :3] > [0, 0.8, -0.5]
+    numbers = np.tanh(latent[:, 3:5] * [1, 0.5])
+    return latent, shares, present, numbers
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Faces whose embedding shows all of it; every seventh has no soft label, every fifth lacks one label and one
+    number, the hard label is that of the largest share."""
+    latent, shares, present, numbers = truth_of()
+    folder = write_store(tmp_path_factory.mktemp("tasks"), {"a": ("", 12), "b": ("", 8)})
+
+    def change(row, cells):
+        hard = BASICS[shares[row].argmax()]
+        soft = {f"p_{name}": "" if row % 7 == 0 else f"{shares[row, c]:.4f}" for c, name in enumerate(BASICS)}
+        units = {name: "" if row % 11 == c else str(int(present[row, c])) for c, name in enumerate(UNITS)}
+        values = {name: "" if row % 11 == 3 + c else f"{numbers[row, c]:.4f}" for c, name in enumerate(NUMBERS)}
+        return cells | {"basic": hard, "compound": "", "group": f"g{row % 5}-{row // 20}"} | soft | units | values
+
+    edit_manifest(folder, change)
+    from twofold.cache.feature_file import FeatureFile
+    from twofold.cache.feature_writer import write_feature_file
+    mix = np.random.default_rng(1).standard_normal((6, 20))
+    noise = np.random.default_rng(2).standard_normal((ROWS, 20))
+    x = (latent @ mix + 0.3 * noise).astype(np.float16)
+    for name, columns in (("a", x[:, :12]), ("b", x[:, 12:])):
+        path = folder / f"{name}.original.h5"
+        file = FeatureFile(path)
+        keys, sha256, recipe = list(file.keys), list(file.sha256), file.recipe
+        path.unlink()
+        write_feature_file(path, recipe=recipe, dim=columns.shape[1], keys=keys, sha256=sha256,
+                           features=np.ascontiguousarray(columns), failures={})
+    return folder
+
+
+TASKS = {"distribution": {"classes": "basic7", "task": ("distribution",)},
+         "multilabel": {"task": ("multilabel",)}, "regression": {"task": ("regression",)}}
+
+
+def ccc(x, y):
+    return 2 * np.cov(x, y, bias=True)[0, 1] / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
+
+
+def slow_figures(kind, table):
+    """The figures of a predictions.csv by scikit-learn, scipy and loops."""
+    if kind == "distribution":
+        p, q = table[[f"truth {name}" for name in BASICS]].to_numpy(), table[list(BASICS)].to_numpy()
+        soft = p.sum(axis=1) > 0
+        kl = np.mean([sum(a * np.log(a / b) for a, b in zip(*pair, strict=True) if a > 0)
+                      for pair in zip(p[soft] / p[soft].sum(axis=1, keepdims=True), q[soft], strict=True)])
+        return {"kl": kl, "macro_f1": f1_score(table["truth"], table["prediction"], labels=BASICS, average="macro"),
+                "intersection": np.minimum(p[soft], q[soft]).sum(axis=1).mean()}
+    if kind == "multilabel":
+        f1, precision = [], []
+        for name in UNITS:
+            known = table[table[f"truth {name}"].notna()]
+            calls = known["prediction"].map(lambda text, name=name: name in text.split(" + "))
+            f1.append(f1_score(known[f"truth {name}"], calls))
+            precision.append(average_precision_score(known[f"truth {name}"], known[name]))
+        return {"macro_f1": np.mean(f1), "map": np.mean(precision)}
+    columns = [(table.loc[table[f"truth {name}"].notna(), f"truth {name}"], table.loc[
+        table[f"truth {name}"].notna(), name]) for name in NUMBERS]
+    return {"ccc": np.mean([ccc(x, y) for x, y in columns]),
+            "pearson": np.mean([pearsonr(x, y)[0] for x, y in columns]),
+            "rmse": np.mean([np.sqrt(np.mean((x - y) ** 2)) for x, y in columns])}
+
+
+GOOD = {"distribution": ("intersection", 0.75), "multilabel": ("macro_f1", 0.75), "regression": ("ccc", 0.6)}
+
+
+@pytest.mark.parametrize("head", ["mlp", "linear", "gated", "logreg"])
+@pytest.mark.parametrize("kind", TASKS)
+def test_each_task_recovers_its_truth_and_its_figures_are_those_of_others(store, tmp_path, kind, head):
+    rate = {"lr": 0.03} if head == "linear" else {}
+    made = fuse([store], quick(head=head, epochs=20, **TASKS[kind], **rate), out=tmp_path / "run")
+    table = pd.read_csv(tmp_path / "run/predictions.csv")
+    system = json.loads((tmp_path / "run/metrics.json").read_text())["systems"][-1]
+    expected = slow_figures(kind, table[table["split"] == "test"])
+    assert {name: system[name] for name in expected} == pytest.approx(expected, abs=2e-5)
+    name, least = GOOD[kind]
+    assert system[name] > least and system[f"{name}_interval"][0] < system[name] < system[f"{name}_interval"][1]
+    again = evaluate(tmp_path / "run", store)
+    assert again.figures.record()[name] == pytest.approx(system[name], abs=1e-6)
+    assert again.figures.score == pytest.approx(made.figures[-1].score, abs=1e-6)
+    assert "95 %" in made.text() and "95 %" in again.text()
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_by_folds_every_sample_is_predicted_and_evaluate_says_the_same(store, tmp_path, kind):
+    made = fuse([store], quick(head="linear", lr=0.03, folds=3, **TASKS[kind]), out=tmp_path / "run")
+    again = evaluate(tmp_path / "run", store)
+    assert len(made.figures[-1].predictions) == ROWS == len(again.figures.predictions)
+    assert again.figures.score == pytest.approx(made.figures[-1].score, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_test_samples_have_no_say_in_weights_thresholds_and_temperature(store, tmp_path, kind):
+    settings = quick(seeds=1, **TASKS[kind])
+    fuse([store], settings, out=tmp_path / "honest")
+    import shutil
+    other = shutil.copytree(store, tmp_path / "other")
+    order = [row for row in range(ROWS) if row % 5 == 4]
+    moved = dict(zip(order, np.random.default_rng(0).permutation(order), strict=True))
+    with (store / "manifest.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    own = [name for name in rows[0] if name not in ("key", "split", "group")]
+    edit_manifest(other, lambda row, cells: cells | {name: rows[moved.get(row, row)][name] for name in own})
+    fuse([other], settings, out=tmp_path / "moved")
+    first, second = (read_run(tmp_path / name) for name in ("honest", "moved"))
+    assert first.record.temperatures == second.record.temperatures
+    assert first.record.thresholds == second.record.thresholds
+    assert (tmp_path / "honest/head.safetensors").read_bytes() == (tmp_path / "moved/head.safetensors").read_bytes()
+
+
+def test_thresholds_are_the_best_on_validation_by_trying_all(store):
+    work = prepare([store], quick(seeds=1, **TASKS["multilabel"]))
+    _, (trained,) = cross_validate(work)
+    val = work.splits[0].val
+    outputs = trained.predict(work.features, val).probabilities.mean(axis=0)
+    for c, threshold in enumerate(trained.calibration.thresholds):
+        known = ~np.isnan(work.features.truth[val, c])
+        truth, values = work.features.truth[val, c][known], outputs[known, c]
+        best = max(f1_score(truth, values >= each) for each in np.unique(values))
+        assert f1_score(truth, values >= threshold) == pytest.approx(best)
+
+
+def test_probabilities_of_rare_labels_stay_what_they_say(store):
+    """The loss weighs a rare label more; the mean probability is its rate all the same."""
+    work = prepare([store], quick(epochs=30, class_weights=0.5, **TASKS["multilabel"]))
+    predictions, _ = cross_validate(work)
+    for c in range(len(UNITS)):
+        known = ~np.isnan(predictions.truth[:, c])
+        assert predictions.calibrated[known, c].mean() == pytest.approx(predictions.truth[known, c].mean(), abs=0.08)
+
+
+def test_missing_cells_count_in_no_loss():
+    logits = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
+    target = (torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(1)) > 0).float()
+    target[:, :2, 1] = torch.nan
+    weight = torch.tensor([1.0, 2.0, 0.5])
+    for member in range(2):
+        cells = []
+        for row in range(6):
+            for c in range(3):
+                y, z = target[member, row, c], logits[member, row, c]
+                if not y.isnan():
+                    p = z.sigmoid()
+                    cells.append(-(weight[c] * y * p.log() + (1 - y) * (1 - p).log()))
+        assert binary_cross_entropy(logits, target, weight)[member].item() == pytest.approx(
+            torch.stack(cells).mean().item(), rel=1e-5)
+    number = torch.where(target.isnan(), torch.nan, logits.flip(0))
+    for member in range(2):
+        losses = []
+        for c in range(3):
+            known = ~number[member, :, c].isnan()
+            x, y = logits[member, known, c].double().numpy(), number[member, known, c].double().numpy()
+            losses.append(1 - ccc(x, y) + np.mean((x - y) ** 2))
+        assert concordance_loss(logits, number)[member].item() == pytest.approx(np.mean(losses), rel=1e-4)
+    assert torch.isfinite(concordance_loss(logits, torch.full_like(logits, torch.nan))).all()
+
+
+def test_soft_labels_teach_proportions_better_than_hard_ones_do(store):
+    from twofold.fuse.core.predictions import compare_predictions
+    soft, hard = (cross_validate(prepare([store], quick(teach=teach, epochs=20, **TASKS["distribution"])))[0]
+                  for teach in ("soft", "hard"))
+    result = compare_predictions(soft, hard, seed=0)
+    assert result.difference < 0 and result.interval[1] < 0  # KL: less is better
+
+
+def test_the_task_follows_from_the_labels_and_contradictions_are_counted(store, tmp_path):
+    assert prepare([store], quick(classes="basic7")).task.kind == "distribution"
+    assert prepare([store], quick(classes="basic7", head="logreg", task=("classification",))).task.kind == (
+        "classification")
+    import shutil
+    other = shutil.copytree(store, tmp_path / "other")
+    edit_manifest(other, lambda row, cells: cells | ({"basic": "anger" if cells["basic"] != "anger" else "fear"}
+                                                     if row in (1, 2, 3) else {}))
+    notes = " ".join(prepare([other], quick(classes="basic7")).notes)
+    assert "3 hard labels contradict" in notes and "360 samples with a soft label" in notes
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    ({"task": ("multilabel",), "classes": "basic7"}, "leave them out"),
+    ({"task": ("classification",), "labels": UNITS}, "goes with"),
+    ({"task": ("regression",), "labels": ("pain",)}, "pain"),
+    ({"task": ("multilabel",), "head": "paper"}, "head paper cannot do multilabel: linear, mlp, gated, logreg can"),
+    ({"task": ("regression",), "head": "late"}, "cannot do regression"),
+    ({"task": ("distribution",), "head": "zeroshot"}, "cannot do distribution"),
+    ({"task": ("multilabel",), "labels": ("au_1", "au_1")}, "twice"),
+    ({"task": ("regression",), "labels": ("group",)}, "rename"),
+])
+def test_what_cannot_be_is_said_in_a_sentence(store, given, words):
+    with pytest.raises(InputError, match=words):
+        prepare([store], quick(**given))
+
+
+def test_predict_has_a_column_a_label_or_number(store, tmp_path):
+    for kind, columns in (("multilabel", UNITS), ("regression", NUMBERS)):
+        fuse([store], quick(seeds=1, **TASKS[kind]), out=tmp_path / kind)
+        bare = write_store(tmp_path, {"a": ("", 12), "b": ("", 8)}, name=f"bare-{kind}", rows=30)  # without labels
+        predict(read_run(tmp_path / kind), bare, PredictOptions(), out=tmp_path / f"{kind}.csv")
+        table = pd.read_csv(tmp_path / f"{kind}.csv")
+        assert list(table) == ["key", "prediction", *columns] and len(table) == 30
+        assert np.isfinite(table[list(columns)].to_numpy()).all()
+        with pytest.raises(InputError, match="of classes"):
+            predict(read_run(tmp_path / kind), bare, PredictOptions(top=1), out=tmp_path / "x.csv")
