@@ -12,6 +12,7 @@ from twofold.extract.encoders.classifier import class_order
 from twofold.extract.encoders.manet import MANet
 from twofold.extract.encoders.posterv2 import PosterV2
 from twofold.extract.encoders.presets import preset
+from twofold.extract.encoders.starter import Body
 
 #: of published checkpoints with 7 classes: entries, and the digest of their table of keys
 TABLES = {"posterv2": (747, "d14da1051503155db8edbe9cc4c3bf0c1634fe79fcffa24a6da103a2865e5238"),
@@ -35,6 +36,22 @@ def test_the_entries_are_those_of_the_published_checkpoints(states, real, name, 
     numbers = sum(tensor.numel() for entry, tensor in states[name].items()
                   if "running" not in entry and "index" not in entry and tensor.ndim)
     assert numbers == pytest.approx(parameters, rel=1e-4)
+
+
+def test_the_starter_is_timms_network():
+    from timm.models.resnet import BasicBlock, ResNet
+
+    torch.manual_seed(0)
+    peer = ResNet(BasicBlock, layers=[1, 1, 2, 1], channels=(32, 64, 128, 256), num_classes=0, in_chans=1,
+                  stem_type="deep", stem_width=16)
+    peer.maxpool = torch.nn.Identity()
+    peer.load_state_dict(noisy(peer.state_dict()))
+    ours = Body()
+    assert ours.state_dict().keys() == peer.state_dict().keys() and not ours.layer2[0].bn2.weight.any()
+    ours.load_state_dict(peer.state_dict())
+    images = torch.randn(3, 1, 48, 48)
+    for mode in (False, True):
+        torch.testing.assert_close(ours.train(mode)(images), peer.train(mode)(images), rtol=1e-4, atol=1e-5)
 
 
 def test_the_embedding_of_poster(states):
