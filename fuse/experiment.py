@@ -12,6 +12,7 @@ import torch
 
 from twofold.cache.classifier import BackboneClassifier
 from twofold.cache.store import Store
+from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import USUAL_MEMORY, free_memory
 from twofold.fuse.core.choice import check_head, check_pairs, chosen_task
 from twofold.fuse.core.features import Features, join, join_folds
@@ -37,7 +38,7 @@ CPU = torch.device("cpu")
 class Fold:
     """One split, and the features that its heads see: those of its own encoders, if it has such.
 
-    pretrained: for zero-shot, the classifier that each stream brings along; none: one is trained.
+    pretrained: the classifier that each stream brings along, for heads that take it; zero-shot trains one if none.
     """
 
     features: Features
@@ -85,10 +86,16 @@ def experiment_on(features: Features, settings: Settings, *, by_fold: tuple[Feat
     """
     pretrained, note = [], ""
     check_head(features.task, settings.head)
-    if not HEAD_TYPES[settings.head].learns_classes:
+    kind = HEAD_TYPES[settings.head]
+    if not kind.learns_classes:
         check_pairs(features.taxonomy)
+    if kind.pretrained_body:
         pretrained, note = pretrained_classifiers(features)
-    task = replace(features.task, learns_classes=HEAD_TYPES[settings.head].learns_classes, trains=not pretrained)
+        if not pretrained and not kind.body:
+            raise InputError(f"head {settings.head}: not every stream has an encoder with a classifier of basic "
+                             "emotions, as `finetune` writes them: choose other --backbones or another --head")
+        note = "" if kind.learns_classes else note
+    task = replace(features.task, learns_classes=kind.learns_classes, trains=kind.learns_classes or not pretrained)
     splits = make_splits(features, task, folds=settings.folds, val_fraction=settings.val_fraction, seed=settings.seed,
                          needs_test=needs_test)
     of_fold = by_fold or (features,) * len(splits)

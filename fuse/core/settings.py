@@ -15,14 +15,14 @@ class HeadType:
     """What a head needs and gives.
 
     body: module and class of its network; pretrained_body: of what stands there when the backbones bring their own
-    classifiers along. learns_classes: False for one that learns from basic labels and only is scored by the classes.
-    needs_basic: samples with a basic label alone train it, too. outputs_basic: it predicts basic expressions on the
-    way. views: `streams` of their own, or `versions` of one stream, of which the first predicts. averages_singles: it
-    is made of one mlp per stream. seeded: its members differ by their seeds; else one member is all of it. tasks: what
-    it can learn.
+    classifiers of basic emotions along; without `body` they have to. learns_classes: False for one that learns from
+    basic labels and only is scored by the classes. needs_basic: samples with a basic label alone train it, too.
+    outputs_basic: it predicts basic expressions on the way. views: `streams` of their own, or `versions` of one stream,
+    of which the first predicts. averages_singles: it is made of one mlp per stream. seeded: its members differ by their
+    seeds; else one member is all of it. tasks: what it can learn.
     """
 
-    body: str
+    body: str = ""
     pretrained_body: str = ""
     learns_classes: bool = True
     needs_basic: bool = False
@@ -37,6 +37,7 @@ HEAD_TYPES = {
     "paper": HeadType(body="fusion:Paper", needs_basic=True, outputs_basic=True, views="versions"),
     "linear": HeadType(body="fusion:Linear", tasks=TASKS),
     "mlp": HeadType(body="fusion:MLP", tasks=TASKS),
+    "tuned": HeadType(pretrained_body="zeroshot:Tuned", outputs_basic=True),
     "gated": HeadType(body="fusion:Gated", tasks=TASKS),
     "late": HeadType(body="fusion:Late", averages_singles=True),
     "logreg": HeadType(body="sklearn:LogisticRegression", seeded=False, tasks=TASKS),

@@ -27,7 +27,7 @@ BLOCK = 2048  #: members x samples of one pass, at most
 def build(spec: Spec) -> Body:
     """The network of a head, its weights zero; its module is imported here."""
     kind = HEAD_TYPES[spec.kind]
-    module, _, name = (kind.pretrained_body if spec.own else kind.body).partition(":")
+    module, _, name = (kind.pretrained_body if spec.own or not kind.body else kind.body).partition(":")
     return getattr(importlib.import_module(f"twofold.fuse.heads.{module}"), name)(spec)
 
 
@@ -142,13 +142,14 @@ def fit(
 ) -> TrainedHead:
     """Train settings.head on the streams with these numbers.
 
-    singles: what a head that averages singles is made of, one trained on each of the streams; pretrained: for
-    zero-shot, the classifiers of the streams, where nothing is to be trained.
+    singles: what a head that averages singles is made of, one trained on each of the streams; pretrained: the
+    classifiers of the streams, for heads that take them; for zero-shot nothing is trained then.
     """
     started = time.perf_counter()
     kind, read = HEAD_TYPES[settings.head], input_streams(settings, features, streams)
+    trains = kind.learns_classes or not pretrained
     spec = Spec(kind=settings.head, dims=tuple(features.streams[k].dim for k in read),
-                classes=task.outputs, members=settings.seeds if kind.seeded and not pretrained else 1,
+                classes=task.outputs, members=settings.seeds if kind.seeded and trains else 1,
                 hidden=settings.hidden, dropout=settings.dropout, projection=settings.projection, rule=settings.rule,
                 own=bool(pretrained), pairs=features.taxonomy.pairs, task=task.kind)
     head, history, honest = StandardisedHead(spec), [], None  # honest: validation that chose no weights
@@ -158,10 +159,10 @@ def fit(
                                                   features.group[split.val], settings=settings)
         head.load_state_dict(state)
         history = [line for single in singles for line in single.history]
-    elif pretrained:
-        head.body.copy_classifiers(pretrained)
-    else:
+    elif trains:
         history = _train(head, settings, task, features, split, streams)
+    if pretrained:
+        head.body.copy_classifiers(pretrained, head.mean, head.std)
     head = head.cpu().eval()
     calibration, score = Calibration(), float("nan")
     if len(split.val):

@@ -89,19 +89,42 @@ class PretrainedClassifiers(Body):
         self.dims, self.pairs, self.rule = list(spec.dims), spec.parts, spec.rule
         self.own = nn.ModuleList(StackedLinear(spec.members, dim, len(BASIC)) for dim in spec.dims)
 
-    def forward(self, x: torch.Tensor, random: MemberRandom | None = None) -> Output:
+    def basic(self, x: torch.Tensor) -> torch.Tensor:
+        """(M, B, 8) logarithms of the mean probabilities of the basic emotions."""
         parts = [layer(part).float().softmax(dim=-1)
                  for layer, part in zip(self.own, x.split(self.dims, dim=-1), strict=True)]
-        basic = functools.reduce(torch.add, parts) / len(parts)
-        scores = pair_scores(basic, self.pairs, rule=self.rule)
-        return Output(scores.clamp_min(1e-12).log(), basic=basic.clamp_min(1e-12).log())
+        return (functools.reduce(torch.add, parts) / len(parts)).clamp_min(1e-12).log()
+
+    def forward(self, x: torch.Tensor, random: MemberRandom | None = None) -> Output:
+        basic = self.basic(x)
+        scores = pair_scores(basic.exp(), self.pairs, rule=self.rule)
+        return Output(scores.clamp_min(1e-12).log(), basic=basic)
 
     @torch.no_grad()
-    def copy_classifiers(self, classifiers: Sequence[BackboneClassifier]) -> None:
-        """Take the classifier of each stream."""
-        for layer, classifier in zip(self.own, classifiers, strict=True):
-            layer.get_parameter("weight").copy_(torch.from_numpy(classifier.weight))
-            layer.get_parameter("bias").copy_(torch.from_numpy(classifier.bias))
+    def copy_classifiers(self, classifiers: Sequence[BackboneClassifier], mean: torch.Tensor, std: torch.Tensor
+                         ) -> None:
+        """Take the classifier of each stream, for features (x - mean) / std, both (M, 1, D)."""
+        parts = zip(self.own, classifiers, mean.split(self.dims, -1), std.split(self.dims, -1), strict=True)
+        for layer, classifier, shift, scale in parts:
+            weight, bias = torch.from_numpy(classifier.weight), torch.from_numpy(classifier.bias)
+            layer.get_parameter("weight").copy_(scale.mT * weight)
+            layer.get_parameter("bias").copy_(shift @ weight + bias)
+
+
+class Tuned(MLP):
+    """An MLP for the classes; basic emotions by the classifiers that the backbones bring along, averaged."""
+
+    def __init__(self, spec: Spec):
+        super().__init__(spec)
+        self.own = PretrainedClassifiers(spec)
+
+    def forward(self, x: torch.Tensor, random: MemberRandom | None = None) -> Output:
+        return Output(self.mlp(x, random), basic=self.own.basic(x))
+
+    def copy_classifiers(self, classifiers: Sequence[BackboneClassifier], mean: torch.Tensor, std: torch.Tensor
+                         ) -> None:
+        """Take the classifier of each stream, for features (x - mean) / std."""
+        self.own.copy_classifiers(classifiers, mean, std)
 
 
 UNKNOWN = -1e4  #: the logit of a basic emotion that the backbone does not know

@@ -12,6 +12,7 @@ from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import Store
 from twofold.data.labels import BASIC, basic_pair, builtin_taxonomy
+from twofold.data.utils.errors import InputError
 from twofold.fuse.core.features import join
 from twofold.fuse.core.kinds import Classification
 from twofold.fuse.core.settings import resolve
@@ -19,6 +20,7 @@ from twofold.fuse.evaluate import evaluate
 from twofold.fuse.fuse import fuse
 from twofold.fuse.heads.head import build
 from twofold.fuse.heads.zeroshot import UNKNOWN, pair_scores, pretrained_classifiers
+from twofold.fuse.runs.read import read_run
 from twofold.fuse.training.data import membership
 from twofold.fuse.training.ensemble import Spec
 
@@ -105,6 +107,22 @@ def test_with_an_own_classifier_no_label_is_needed_to_learn_from_and_the_run_pre
     assert any("own classifiers" in note for note in made.notes)
     without, _, _ = _store(tmp_path / "t", dim=12, classifier=False)
     assert evaluate(tmp_path / "run", without).figures.scores.accuracy == made.figures[-1].scores.accuracy
+
+
+def test_an_mlp_on_tuned_encoders_gives_their_basic_probabilities_beside_its_own_classes(tmp_path):
+    store, weight, bias = _store(tmp_path / "s", dim=12)
+    made = fuse([store], resolve(changes={"head": "tuned", "seeds": 2}), out=tmp_path / "run").figures[-1]
+    plain = fuse([store], resolve(changes={"head": "mlp", "seeds": 2}), out=None).figures[-1]
+    assert np.allclose(made.predictions.outputs, plain.predictions.outputs, atol=1e-6)  # the same MLP, trained alike
+    run, features = read_run(tmp_path / "run"), FeatureFile(store / "posterv2.h5").read()
+    logits = features @ weight.T + bias
+    joined, _ = run.features(Store(store))
+    basic = run.scores(joined, np.arange(len(joined))).basic.mean(axis=0)
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert np.allclose(basic[:, [BASIC.index(name) for name in RAFDB]], shares, atol=2e-3)
+    without, _, _ = _store(tmp_path / "t", dim=12, classifier=False)
+    with pytest.raises(InputError, match="head tuned: not every stream has an encoder with a classifier of basic"):
+        fuse([without], resolve(changes={"head": "tuned"}), out=None)
 
 
 def test_probabilities_of_several_backbones_are_averaged_before_the_rule():
