@@ -22,7 +22,14 @@ train() {  # MANIFEST OUT [options]
 }
 
 features() {  # MANIFEST WEIGHTS STORE
-    $twofold extract "$1" --root "$fer" --store "$3" --backbones starter --weights "starter=$2"
+    $twofold extract "$1" --root "$fer" --store "$3" --backbones starter --weights "starter=$2" --views original,flip
+}
+
+compounds() {  # STORE [options]
+    store=$1
+    shift
+    $twofold fuse "$store" --classes cexpr7 --head tuned --views original,flip --val-fraction 0.1 --compound-mixup 0 \
+        --balanced-sampling 0 --logit-adjustment 0.5 "$@"
 }
 
 mkdir "$work"
@@ -34,14 +41,15 @@ if [ "$folds" ]; then
     $twofold manifest split "$work/grouped.csv" --folds "$folds" -o "$work/folds.csv"
     train "$work/folds.csv" "$work/folds.safetensors" --folds "$folds" "$@"
     features "$work/folds.csv" "$work/folds.safetensors" "$work/folds"
-    $twofold fuse "$work/folds" --classes cexpr7 --folds "$folds" --val-fraction 0.1 --out "$work/folds-compound"
-    $twofold fuse "$work/folds" --classes basic8 --folds "$folds" --val-fraction 0.1 --out "$work/folds-basic"
+    compounds "$work/folds" --folds "$folds" --out "$work/folds-compound"
+    $twofold fuse "$work/folds" --classes basic8 --task classification --views original,flip --folds "$folds" \
+        --val-fraction 0.1 --out "$work/folds-basic"
 fi
 
 train "$work/grouped.csv" "$work/float32.safetensors" "$@"
 mkdir "$work/weights"
 $twofold weights convert "$work/float32.safetensors" --half -o "$work/weights/encoder.safetensors"
 features "$work/grouped.csv" "$work/weights/encoder.safetensors" "$work/store"
-$twofold fuse "$work/store" --classes cexpr7 --head paper --seeds 5 --out "$work/starter"
+compounds "$work/store" --out "$work/starter"
 cp "$work/weights/encoder.safetensors" "$work/starter/"
 $twofold export "$work/starter" -o "$work/card"
