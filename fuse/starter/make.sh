@@ -22,7 +22,7 @@ train() {  # MANIFEST OUT [options]
 }
 
 features() {  # MANIFEST WEIGHTS STORE
-    $twofold extract "$1" --root "$fer" --store "$3" --backbones starter --weights "starter=$2" --views original,flip
+    $twofold extract "$1" --root "$fer" --store "$3" --backbones starter --weights "starter=$2" --views original,flip --precision fp32
 }
 
 compounds() {  # STORE [options]
