@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from twofold.cache.classifier import BackboneClassifier, TrainingSamples
-from twofold.data.labels import JOINERS, TAXONOMIES, Taxonomy, canonical_label, load_taxonomy
+from twofold.data.labels import JOINERS, TAXONOMIES, canonical_label, load_taxonomy
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.preprocessing import Preprocessing
 
@@ -43,7 +43,8 @@ PREFIX = "twofold."  #: of the entries that `finetune` adds
 SHA256, GROUPS = f"{PREFIX}taught.sha256", f"{PREFIX}taught.groups"
 PREPROCESSING = "preprocessing"
 OWN = "own"
-TARGETS = ("basic", "compound", OWN)  #: whose classifier becomes the encoder's, the first that it has
+#: whose linear layer becomes the encoder's classifier, the first that it has
+TARGETS = ("basic", "compound", OWN, "multilabel", "regression")
 
 
 # ------------------------------------------------------------------------------------------------ order of classes
@@ -140,15 +141,14 @@ def finetuned_entries(classifiers: "nn.ModuleDict", samples: TrainingSamples) ->
     return entries | {SHA256: torch.from_numpy(samples.sha256), GROUPS: torch.from_numpy(samples.groups)}
 
 
-def finetuned_metadata(how: Preprocessing, taxonomies: Mapping[str, Taxonomy], samples: TrainingSamples
+def finetuned_metadata(how: Preprocessing, outputs: Mapping[str, Sequence[str]], samples: TrainingSamples
                        ) -> dict[str, str]:
-    """Preprocessing, classes of each target (canonical names with commas between, one's own as JSON), and the fold."""
+    """Preprocessing, classes or columns of each target (canonical names with commas between, one's own as JSON), and
+    the fold."""
     metadata = {PREPROCESSING: json.dumps(asdict(how), sort_keys=True)}
-    for target, names in taxonomies.items():
-        if target in TARGETS[:2]:
-            metadata[f"{target}_classes"] = ",".join(names.classes)
-        else:
-            metadata[f"{OWN}_classes"] = json.dumps(names.classes, ensure_ascii=False)
+    for target, names in outputs.items():
+        text = ",".join(names) if target in TARGETS[:2] else json.dumps(names, ensure_ascii=False)
+        metadata[f"{target if target in TARGETS else OWN}_classes"] = text
     if samples.folds:
         metadata |= {"fold": str(samples.fold), "folds": str(samples.folds), "fold_set": samples.training_id}
     return metadata

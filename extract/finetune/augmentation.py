@@ -5,7 +5,7 @@ All random numbers come from the generators that `seed_part` sets, so they depen
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -37,9 +37,10 @@ def seed_part(seed: int, *place: int) -> None:
     torch.manual_seed(int(words[2]))
 
 
-def augment(images: torch.Tensor, targets: torch.Tensor, settings: Settings, preprocessing: Preprocessing,
-            device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, S, S, 3) uint8 images, augmented and normalised: (B, 3, S, S) channels-last; and their (B, C) targets."""
+def augment(images: torch.Tensor, targets: Sequence[torch.Tensor], settings: Settings, preprocessing: Preprocessing,
+            device: torch.device) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+    """(B, S, S, 3) uint8 images, augmented and normalised: (B, 3, S, S) channels-last; and what each target's (B, E)
+    teaches of them."""
     if settings.rand_augment:
         from timm.data.auto_augment import rand_augment_transform
 
@@ -52,7 +53,7 @@ def augment(images: torch.Tensor, targets: torch.Tensor, settings: Settings, pre
         brightness, contrast = 1 + drawn.to(pixels) * settings.jitter
         centre = pixels.mean(dim=(1, 2, 3), keepdim=True)
         pixels = pixels.sub_(centre).mul_(contrast).add_(centre).mul_(brightness).clamp_(0, 255)  # a copy already
-    pixels, targets = preprocessing.normalize(pixels), targets.to(device)
+    pixels, side_by_side = preprocessing.normalize(pixels), torch.cat(list(targets), 1).to(device)
     if settings.erasing:
         from timm.data.random_erasing import RandomErasing  # arXiv 1708.04896
 
@@ -60,10 +61,11 @@ def augment(images: torch.Tensor, targets: torch.Tensor, settings: Settings, pre
     if (settings.mixup or settings.cutmix) and len(pixels) % 2 == 0:
         from timm.data.mixup import Mixup
 
-        mixup = Mixup(settings.mixup, settings.cutmix, num_classes=targets.shape[1], label_smoothing=0.0,
+        mixup = Mixup(settings.mixup, settings.cutmix, num_classes=side_by_side.shape[1], label_smoothing=0.0,
                       multi_label=True)
-        pixels, targets = mixup(pixels, targets)
-    return pixels.contiguous(memory_format=torch.channels_last), targets
+        pixels, side_by_side = mixup(pixels, side_by_side)
+    widths = [target.shape[1] for target in targets]
+    return pixels.contiguous(memory_format=torch.channels_last), side_by_side.split(widths, 1)
 
 
 def _move(images: torch.Tensor, settings: Settings) -> torch.Tensor:

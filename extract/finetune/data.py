@@ -49,8 +49,7 @@ class Splits:
         """SHA-256 of the training and validation samples and their labels. sha256: of the image files, by row."""
         total = hashlib.sha256()
         for row in (*self.train, *self.val):
-            labels = [target.shares[row].tobytes().hex() if target.soft[row] else int(target.labels[row])
-                      for target in self.targets.values()]
+            labels = [target.record(row) for target in self.targets.values()]
             total.update(f"{keys[row]}\0{sha256[row]}\0{labels}\n".encode())
         return total.hexdigest()
 
@@ -64,8 +63,9 @@ def make_splits(manifest: Manifest, settings: Settings, *, fold: int = -1) -> Sp
     table, (targets, notes) = manifest.table, make_targets(manifest, settings)
     labelled = np.any([target.known for target in targets.values()], axis=0)
     if not labelled.any():
-        names = " or ".join(f"{names.label_words} of {names.name}" for names in settings.taxonomies.values())
-        raise InputError(f"no sample has a {names}: choose other --target or --classes")
+        names = [f"{names.label_words} of {names.name}" for names in settings.taxonomies.values()]
+        names += [f"{task} label" for task in targets if task not in settings.taxonomies]
+        raise InputError(f"no sample has a {' or '.join(names)}: choose other --target, --classes or --labels")
     split = table["split"].to_numpy(str)
     groups = np.array([group or f"\0{key}" for group, key in zip(table["group"], table["key"], strict=True)])
     if fold >= 0:
@@ -125,27 +125,9 @@ def _carve_validation(manifest: Manifest, settings: Settings, train: np.ndarray,
     return np.union1d(follow, rest[split(strata[rest], groups[rest])])
 
 
-def check_classes(splits: Splits) -> list[str]:
-    """Notes on classes that nothing is learned of.
-
-    Raises InputError for a class that cannot be learned, or a target without validation.
-    """
-    notes = []
-    for target, taught in splits.targets.items():
-        train, val = ((taught.shares[rows] > 0).sum(axis=0) for rows in (splits.train, splits.val))
-        rare = [f"{name} ({count})" for name, count in zip(taught.outputs, train, strict=True) if count < 2]
-        if not val.sum():
-            raise InputError(f"no {target} validation samples are left: add labelled samples of further groups, or a "
-                             "val split")
-        if (train > 0).sum() < 2:
-            raise InputError(f"training samples of {(train > 0).sum()} {target} class: two are needed at least")
-        if (train == 1).any():
-            raise InputError(f"too few training samples of {', '.join(rare)}: add samples, or choose --classes without "
-                             "it")
-        if rare:
-            notes.append(f"no training samples of {', '.join(name.split(' ')[0] for name in rare)}: "
-                         f"the {target} classifier never predicts it")
-    return notes
+def check_targets(splits: Splits) -> list[str]:
+    """Notes on what cannot be learned. Raises InputError where a target cannot be, or has no validation."""
+    return [note for target in splits.targets.values() for note in target.check(splits.train, splits.val)]
 
 
 class Images:

@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -27,7 +27,7 @@ from twofold.data.utils.machine import USUAL_MEMORY, free_memory
 from twofold.data.utils.outputs import Output, OutputKind, read_header
 from twofold.extract.encoders.classifier import finetuned_entries, finetuned_metadata
 from twofold.extract.encoders.devices import parse_device, resolve_precision
-from twofold.extract.finetune.data import Images, Splits, check_classes, make_splits
+from twofold.extract.finetune.data import Images, Splits, check_targets, make_splits
 from twofold.extract.finetune.loop import Epoch, Processes, Progress, Training, keep_freed_memory, processes
 from twofold.extract.finetune.model import InitialModel, has_depthwise_convolutions, initial_model
 from twofold.extract.finetune.settings import DEFAULT_CLASSES, Settings, record_of
@@ -162,8 +162,8 @@ class FoldsReport:
 
 def _score_text(name: str, value: float) -> str:
     """A score in words, a share in percent."""
-    figure = f"{100 * value:.2f}" if name in ("macro_f1", "accuracy", "intersection") else f"{value:.3f}"
-    return f"{name.replace('macro_f1', 'macro-F1')} {figure}"
+    figure = f"{100 * value:.2f}" if name in ("macro_f1", "accuracy", "intersection", "mean_ap") else f"{value:.3f}"
+    return f"{name.replace('macro_f1', 'macro-F1').replace('mean_ap', 'mean AP')} {figure}"
 
 
 def _usage(request: Request) -> str:
@@ -204,16 +204,17 @@ def _finetune(request: Request, manifest: Manifest, roots: ImageRoots, fold: int
               device: torch.device) -> FinetuneReport:
     began, settings = time.perf_counter(), request.settings
     splits = make_splits(manifest, settings, fold=fold)
-    check_classes(splits)  # before an image is read; again once it is known which can be
+    check_targets(splits)  # before an image is read; again once it is known which can be
     keys = manifest.keys
     check_roots(roots, [keys[row] for row in splits.train])
-    initial = initial_model(request.backbone, weights=request.weights, folder=weights_folder(), settings=settings)
+    outputs = {target: each.outputs for target, each in splits.targets.items()}
+    initial = initial_model(request.backbone, weights=request.weights, folder=weights_folder(), settings=settings,
+                            widths={target: len(names) for target, names in outputs.items()})
     images = _read_images(request, manifest, roots, initial, splits)
     samples = _training_samples(request, manifest, images, initial, splits, fold)
     auto = settings.precision == "auto" and device.type == "cpu" and has_depthwise_convolutions(initial.model)
     precision = "fp32" if auto else resolve_precision(settings.precision, device)  # theirs are slower in bf16 on a CPU
-    own_classes = {target: names.classes for target, names in settings.taxonomies.items()
-                   if target not in DEFAULT_CLASSES}
+    own_classes = {target: names for target, names in outputs.items() if target not in DEFAULT_CLASSES}
     name = _digest({"settings": record_of(settings), "start": initial.weights,
                     "faces": splits.digest(images.keys, images.sha256), "taught": samples.digest(),
                     **({"own": own_classes} if own_classes else {})})
@@ -233,7 +234,7 @@ def _finetune(request: Request, manifest: Manifest, roots: ImageRoots, fold: int
         if own.first and progress.history:
             _write_history(request, progress.history)
         if own.first and progress.has_weights:
-            _write_weights(request, initial, progress, samples, name)
+            _write_weights(request, initial, progress, samples, outputs, name)
             training.state.unlink(missing_ok=True)
     return FinetuneReport(request=request, initial_weights=initial.weights, splits=splits, progress=progress,
                           precision=progress.precision, seconds=time.perf_counter() - began,
@@ -278,7 +279,7 @@ def _read_images(request: Request, manifest: Manifest, roots: ImageRoots, initia
     splits.drop(np.array([row for row in splits.train if images.sha256[row] in validation], int),
                 "their image files are those of validation samples", validation=False)
     try:
-        splits.notes += check_classes(splits)
+        splits.notes += check_targets(splits)
     except InputError as error:
         if not unread:
             raise
@@ -333,7 +334,7 @@ def _read_finished(request: Request, training: str) -> Progress | None:
 
 
 def _write_weights(request: Request, initial: InitialModel, progress: Progress, samples: TrainingSamples,
-                   training: str) -> None:
+                   outputs: Mapping[str, Sequence[str]], training: str) -> None:
     """Write the best epoch's weights whole or not at all: the encoder's entries under its architecture's own names, the
     linear classifiers and the digests of the training samples under names of ours; metadata: DESIGN.md, section 3."""
     initial.model.load_state_dict(progress.best)
@@ -344,7 +345,7 @@ def _write_weights(request: Request, initial: InitialModel, progress: Progress, 
     metadata = {
         "made_by": MARK, "backbone": request.backbone, "architecture": initial.architecture.name,
         "started_from": initial.weights,
-        **finetuned_metadata(initial.architecture.preprocessing, request.settings.taxonomies, samples),
+        **finetuned_metadata(initial.architecture.preprocessing, outputs, samples),
         "settings": json.dumps(record_of(request.settings), sort_keys=True),
         "validation": json.dumps(progress.history[progress.best_epoch].row(), sort_keys=True),
         "history": json.dumps(list(map(vars, progress.history))), "precision": progress.precision,

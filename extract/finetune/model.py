@@ -128,11 +128,13 @@ class InitialModel:
     training_samples: TrainingSamples | None
 
 
-def initial_model(name: str, *, weights: str | None, folder: Path, settings: Settings) -> InitialModel:
+def initial_model(name: str, *, weights: str | None, folder: Path, settings: Settings, widths: Mapping[str, int]
+                  ) -> InitialModel:
     """Build a backbone, load its initial weights and put new linear classifiers behind it.
 
-    weights: a file, `random:SEED`, `hub` or None, as `extract` takes them. Raises InputError for an unknown name, an
-    ONNX model, a size that the network does not allow, and weights that are not exactly its own.
+    weights: a file, `random:SEED`, `hub` or None, as `extract` takes them; widths: outputs of each target. Raises
+    InputError for an unknown name, an ONNX model, a size that the network does not allow, and weights that are not
+    exactly its own.
     """
     if name.startswith(("onnx:", "hf:")):
         raise InputError(f"{name}: an ONNX model cannot be trained here, nor one of transformers: name the "
@@ -154,8 +156,7 @@ def initial_model(name: str, *, weights: str | None, folder: Path, settings: Set
     images = noise_images(built.preprocessing, torch.Generator().manual_seed(0))[:2]
     dim = embedding_dim(encoder, name, images)
     with seeded(settings.seed):
-        model = Classifier(encoder, dim, {target: len(names.classes) for target, names in settings.taxonomies.items()},
-                           dropout=settings.dropout)
+        model = Classifier(encoder, dim, widths, dropout=settings.dropout)
     freeze(model, settings.train)
     samples = training_samples_of(loaded.checkpoint, loaded.extra) if loaded.checkpoint and loaded.extra else None
     return InitialModel(built, model, loaded.random or weights_digest(encoder), entries, samples)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from twofold.data.labels import Taxonomy, load_taxonomy
+from twofold.data.targets import TASKS
 from twofold.data.utils import options
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import check, option
@@ -17,6 +18,7 @@ IMAGES = "Augmentation"
 SPLITS = "Validation and folds"
 
 RAND_AUGMENT = re.compile(r"rand(-(m|n|mmax)[0-9]{1,2}|-(mstd|p)[0-9]{1,3}(\.[0-9]+)?|-inc[01]|-w0)*")
+CLASS_TASKS = dict.fromkeys(TASKS[:2], "classes")  #: classification and distribution, two tasks of a classifier
 DEFAULT_CLASSES = {"basic": "basic7", "compound": "cexpr7"}
 
 
@@ -28,9 +30,12 @@ class Settings:
                                           "--classes stands alone, those that it is of.")
     classes: str = option("", LEARNS, "A taxonomy or FILE.toml, or two with a comma between for both; empty: basic7, "
                                       "cexpr7.")
-    task: str = option("", LEARNS, "classification (hard labels) or distribution (soft ones, too); empty: the latter "
-                                   "where the manifest has columns p_<class> of all classes.",
-                       choices=("", "classification", "distribution"))
+    task: tuple[str, ...] = option((), LEARNS, "Classification (hard labels) or distribution (soft ones, too), "
+                                               "multilabel, regression, or several with commas; empty: distribution "
+                                               "where the manifest has columns p_<class> of all classes.")
+    task_weights: tuple[str, ...] = option((), LEARNS, "Of the losses of several tasks, in their order; empty: 1 each.")
+    labels: tuple[str, ...] = option((), LEARNS, "Columns of multilabel (with regression: those named au_*) and of "
+                                                 "regression; empty: au_*; valence and arousal.")
     teach: str = option("soft", LEARNS, "Which label teaches where a sample has both.", choices=("soft", "hard"))
     size: int = option(0, LEARNS, "Side of the input in pixels, the whole image in it; 0: the network's own.", least=0,
                        most=1024)
@@ -83,15 +88,41 @@ class Settings:
         if self.rand_augment and not RAND_AUGMENT.fullmatch(self.rand_augment):
             raise InputError(f"rand-augment {self.rand_augment!r}: timm takes rand and sections with - between, as "
                              "rand-m9-mstd0.5-inc1")
+        if unknown := [name for name in self.task if name not in TASKS]:
+            raise InputError(f"task {unknown[0]!r}: choose from {', '.join(TASKS)}")
+        if len(set(self.task)) < len(self.task) or {*CLASS_TASKS} <= {*self.task} or self.target in TASKS:
+            raise InputError(f"task {','.join(self.task)} of target {self.target}: name each once, classification or "
+                             "distribution, and no target like a task")
+        if self.labels and not {"multilabel", "regression"} & {*self.task}:
+            raise InputError("labels: they are of --task multilabel or regression")
+        if self.task_weights and len(self.task_weights) != len(self.task):
+            raise InputError(f"task-weights {','.join(self.task_weights)}: one for each of {len(self.task)} tasks is "
+                             "needed")
+        for text in self.task_weights:
+            if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text):
+                raise InputError(f"task-weights {text!r}: a number from 0 on is needed, as 0.5")
+        if self.classes and not self.targets:
+            raise InputError(f"classes {self.classes}: they go with --task classification or distribution")
         self.taxonomies  # noqa: B018 (raises for names that do not fit)
+
+    def weight_of(self, task: str) -> float:
+        """The weight of a task's loss."""
+        weights = {CLASS_TASKS.get(name, name): float(weight)
+                   for name, weight in zip(self.task, self.task_weights, strict=False)}
+        return weights.get(CLASS_TASKS.get(task, task), 1.0)
 
     @property
     def targets(self) -> tuple[str, ...]:
+        """The columns of classes that are learned."""
+        if self.task and not {*CLASS_TASKS} & {*self.task}:
+            return ()
         return ("basic", "compound") if self.target == "both" else (self.target,)
 
     @property
     def taxonomies(self) -> dict[str, Taxonomy]:
         """The classes of each target. Raises InputError for names that are unknown or of another target."""
+        if not self.targets:
+            return {}
         chosen = {target: load_taxonomy(name) for target, name in DEFAULT_CLASSES.items() if target in self.targets}
         for named in _taxonomies(self.classes):
             if named.target not in self.targets:

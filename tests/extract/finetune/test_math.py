@@ -171,4 +171,4 @@ def test_it_grows_with_depth_as_in_mae(rate):
 def test_a_network_without_paths_refuses_it(tmp_path):
     with pytest.raises(InputError, match="torchvision:mobilenet_v2 has no paths to drop"):
         initial_model("torchvision:mobilenet_v2", weights="random:0", folder=tmp_path,
-              settings=resolve(preset="quick", chosen={"drop_path": 0.1}))
+                      settings=resolve(preset="quick", chosen={"drop_path": 0.1}), widths={"basic": 7})

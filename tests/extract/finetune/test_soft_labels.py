@@ -84,21 +84,21 @@ def test_each_sample_teaches_what_it_has_and_contradictions_are_counted():
     fear, anger = BASICS.index("fear"), BASICS.index("anger")
     for teach, first, second in (("soft", (0.6, 0.4), (0.25, 0.75)), ("hard", (1, 0), (1, 0))):
         targets, notes = targets_of(table_of(), teach=teach)
-        shares = targets["basic"].shares[:, [fear, anger]]
+        shares = targets["basic"].values[:, [fear, anger]]
         np.testing.assert_allclose(shares, [first, second, (0.25, 0.75), (0, 1)], rtol=1e-6)
         assert targets["basic"].labels.tolist() == [fear, fear, anger, anger]
         assert targets["basic"].soft.tolist() == [teach == "soft", teach == "soft", True, False]
         assert any("1 of 2 samples with both have a hard label that is not their largest" in note for note in notes)
     targets, notes = targets_of(table_of(), task="classification")
     assert targets["basic"].labels.tolist() == [fear, fear, -1, anger] and not notes
-    assert targets["basic"].shares.sum(axis=1).tolist() == [1, 1, 0, 1]
+    assert targets["basic"].values.sum(axis=1).tolist() == [1, 1, 0, 1]
 
 
 def test_votes_for_other_things_are_no_label_of_these_classes():
     other = {"p_contempt": ["0", "0", "9", ""], "p_unknown": ["1", "5", "0", ""]}
     targets, notes = targets_of(table_of(**other))
     assert targets["basic"].soft.tolist() == [True, False, False, False]
-    assert targets["basic"].shares[0, BASICS.index("fear")] == pytest.approx(0.6)
+    assert targets["basic"].values[0, BASICS.index("fear")] == pytest.approx(0.6)
     assert any("2 samples have more than half of their shares in none of basic7" in note for note in notes)
     with_all, _ = targets_of(table_of(**other), classes="basic8")
     assert with_all["basic"].soft.tolist() == [True, False, True, False]
