@@ -4,8 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from twofold.data.labels import Taxonomy, load_taxonomy
-from twofold.data.targets import TASKS
+from twofold.data.labels import TASKS, Taxonomy, load_taxonomy
 from twofold.data.utils import options
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import check, option
