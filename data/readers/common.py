@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, wraps
 from pathlib import Path, PurePath
+from typing import TypeVar
 
 import pandas as pd
 
@@ -18,6 +19,8 @@ from twofold.data.utils.atomic import atomic_write
 from twofold.data.utils.csv_files import read_table, text_encoding
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import usable_cores
+
+T = TypeVar("T")
 
 
 def reads_archives(read: Callable[..., Manifest]) -> Callable[..., Manifest]:
@@ -107,25 +110,52 @@ def read_lines(path: Place) -> list[tuple[int, str]]:
     return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
+def read_by_image(path: Place, parse: Callable[[list[str]], T | None], *, like: str) -> dict[str, T]:
+    """Lines that begin with an image, as image to what `parse` makes of the other words, in order.
+
+    Raises InputError naming the line that `parse` refuses (by None, or by an InputError of its own) or that names an
+    image again, and for a file without lines.
+    """
+    rows: dict[str, T] = {}
+    for line, text in read_lines(path):
+        image, *words = text.split()
+        try:
+            value = parse(words)
+        except InputError as error:
+            raise InputError(f"{path}: line {line}: {error}") from None
+        if value is None:
+            raise InputError(f"{path}: line {line}: {text[:200]!r} is not like {like!r}")
+        if image in rows:
+            raise InputError(f"{path}: line {line}: {image} stands in another line already")
+        rows[image] = value
+    if not rows:
+        raise InputError(f"{path}: no lines like {like!r}")
+    return rows
+
+
 def read_numbered(path: Place, names: Sequence[str], what: str, *, like: str, first: int = 0) -> dict[str, str]:
     """Lines such as `0001.jpg 5` as image to the name of the number, in order; the numbers count from `first`.
 
     Raises InputError naming the line that is otherwise, that names an image again, or whose number is not a `what`.
     """
-    rows: dict[str, str] = {}
-    for line, text in read_lines(path):
-        image, *numbers = text.split()
-        number = parse_int(numbers[0]) if len(numbers) == 1 else None
+    def name(words: list[str]) -> str | None:
+        number = parse_int(words[0]) if len(words) == 1 else None
         if number is None or number < 0:
-            raise InputError(f"{path}: line {line}: {text[:200]!r} is not like {like!r}")
-        if image in rows:
-            raise InputError(f"{path}: line {line}: {image} stands in another line already")
+            return None
         if not first <= number < first + len(names):
-            raise InputError(f"{path}: line {line}: {number} is not a {what} ({first} to {first + len(names) - 1})")
-        rows[image] = names[number - first]
-    if not rows:
-        raise InputError(f"{path}: no lines like {like!r}")
-    return rows
+            raise InputError(f"{number} is not a {what} ({first} to {first + len(names) - 1})")
+        return names[number - first]
+
+    return read_by_image(path, name, like=like)
+
+
+def read_partition(path: Place, images: pd.Series, splits: Sequence[str], dataset: str) -> list[str]:
+    """The split of each of these images, by lines such as `0001.jpg 0`. Raises InputError for an image without one."""
+    of_image = read_numbered(path, splits, f"split of {dataset}: {', '.join(splits)}", like="0001.jpg 0")
+    for image in images:
+        if image not in of_image:
+            raise InputError(f"{path}: no line for {image}, which the list of labels has")
+    return [of_image[image] for image in images]
 
 
 def read_shares(path: Place, classes: Sequence[str], *, like: str) -> pd.DataFrame:
@@ -133,22 +163,15 @@ def read_shares(path: Place, classes: Sequence[str], *, like: str) -> pd.DataFra
 
     Raises InputError naming the line that is otherwise, that names an image again, or whose number is none.
     """
-    rows: dict[str, list[str]] = {}
-    for line, text in read_lines(path):
-        image, *shares = text.split()
+    def shares(words: list[str]) -> list[str] | None:
         try:
-            sound = len(shares) == len(classes) and all(0 <= float(share) < float("inf") for share in shares)
+            sound = len(words) == len(classes) and all(0 <= float(word) < float("inf") for word in words)
         except ValueError:
             sound = False
-        if not sound:
-            raise InputError(f"{path}: line {line}: {text[:200]!r} is not like {like!r}: an image and {len(classes)} "
-                             "shares from 0 on")
-        if image in rows:
-            raise InputError(f"{path}: line {line}: {image} stands in another line already")
-        rows[image] = shares
-    if not rows:
-        raise InputError(f"{path}: no lines like {like!r}")
-    return pd.DataFrame.from_dict(rows, orient="index", columns=[f"{SOFT}{name}" for name in classes])
+        return words if sound else None
+
+    return pd.DataFrame.from_dict(read_by_image(path, shares, like=like), orient="index",
+                                  columns=[f"{SOFT}{name}" for name in classes])
 
 
 def join_images(table: pd.DataFrame, images: pd.Series, shares: pd.DataFrame, path: Place) -> list[str]:

@@ -13,7 +13,14 @@ import pandas as pd
 from twofold.data.images.archives import Place
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import Manifest, build_manifest
-from twofold.data.readers.common import compare_counts, missing_note, read_lines, read_numbered, reads_archives
+from twofold.data.readers.common import (
+    compare_counts,
+    missing_note,
+    read_by_image,
+    read_numbered,
+    read_partition,
+    reads_archives,
+)
 from twofold.data.utils.errors import InputError
 
 LABELS, PARTITION, UNITS = "RAFCE_emolabel.txt", "RAFCE_partition.txt", "RAFCE_AUlabel.txt"
@@ -35,14 +42,10 @@ def read_rafce(root: Place) -> Manifest:
     if not (root / "aligned").is_dir():
         raise InputError(f"{root / 'aligned'}: no such folder: unpack the aligned pictures there")
     labels = read_numbered(root / LABELS, builtin_taxonomy("rafce14").classes, "class of RAF-CE", like="0001.jpg 5")
-    splits = read_numbered(root / PARTITION, SPLITS, f"split of RAF-CE: {', '.join(SPLITS)}", like="0001.jpg 0")
     table = pd.DataFrame(labels.items(), columns=["image", "compound"])
-    table["split"] = table["image"].map(splits)
-    if table["split"].isna().any():
-        raise InputError(f"{root / PARTITION}: no line for {table['image'][table['split'].isna()].iloc[0]}, which "
-                         f"{LABELS} has")
+    table["split"] = read_partition(root / PARTITION, table["image"], SPLITS, "RAF-CE")
     if (root / UNITS).is_file():
-        units = _read_units(root / UNITS)
+        units = read_by_image(root / UNITS, _units, like="0001.jpg 1+4+L12")
         table["au"] = table["image"].map(units)
         shown = {image: set(map(int, re.findall("[0-9]+", text))) - {0} for image, text in units.items()}
         for unit in sorted(set().union(*shown.values())):
@@ -53,15 +56,10 @@ def read_rafce(root: Place) -> Manifest:
                           notes=[*notes, *compare_counts("RAF-CE", PUBLISHED, table)])
 
 
-def _read_units(path: Place) -> dict[str, str]:
-    """Image to its action units as they are written there. Raises InputError naming the line that is otherwise."""
-    units = {}
-    for line, text in read_lines(path):
-        image, *codes = text.split()
-        if len(codes) > 1 or not UNIT_CODES.fullmatch("".join(codes) or "null"):
-            raise InputError(f"{path}: line {line}: {text[:200]!r} is not like '0001.jpg 1+4+L12' or '0001.jpg null'")
-        units[image] = "".join(codes) or "null"
-    return units
+def _units(words: list[str]) -> str | None:
+    """The action units of an image as they are written; none at all is `null`."""
+    text = words[0] if words else "null"
+    return text if len(words) < 2 and UNIT_CODES.fullmatch(text) else None
 
 
 READER = read_rafce

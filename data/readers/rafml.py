@@ -16,7 +16,7 @@ from twofold.data.readers.common import (
     check_choice,
     compare_counts,
     missing_note,
-    read_numbered,
+    read_partition,
     read_shares,
     reads_archives,
 )
@@ -41,11 +41,7 @@ def read_rafml(
     shares = read_shares(root / SHARES, builtin_taxonomy("basic6").classes, like="0001.jpg 0.5 0 0 0.5 0 0")
     table = shares.rename_axis("image").reset_index()
     if (root / PARTITION).is_file():
-        splits = read_numbered(root / PARTITION, ("train", "test"), "split of RAF-ML: train, test", like="0001.jpg 0")
-        table["split"] = table["image"].map(splits)
-        if table["split"].isna().any():
-            raise InputError(f"{root / PARTITION}: no line for {table['image'][table['split'].isna()].iloc[0]}, which "
-                             f"{SHARES} has")
+        table["split"] = read_partition(root / PARTITION, table["image"], ("train", "test"), "RAF-ML")
         if (table["split"] == "test").mean() > 0.5:
             raise InputError(f"{root / PARTITION}: more samples of 1 than of 0, which should be train: name the splits "
                              "by a table of your own (`manifest csv`)")

@@ -312,7 +312,7 @@ PICTURES = "Manually_Annotated_Images"
     ("rafce", add(LABELS, "0015.jpg 3"), {}, "no line for 0015.jpg"),
     ("rafce", add(PARTITION, "0015.jpg x"), {}, "line 15: '0015.jpg x' is not like"),
     ("rafce", edit(PARTITION, "0002.jpg 1", "0002.jpg 3"), {}, "line 2: 3 is not a split of RAF-CE"),
-    *(("rafce", edit(UNITS, "3+L12", code), {}, "line 3: '0003.jpg .*' is not like '0001.jpg 1[+]4[+]L12'")
+    *(("rafce", edit(UNITS, "3+L12", code), {}, "line 3: '0003.jpg .*' is not like '0001.jpg 1[+]4[+]L12'$")
       for code in ("3,12", "3 12", "AU3", "3+", "nil")),
     *(("affectnet", affect(name, value), {}, f"{name}: not one number|{says} '?{value}'? of train_set/images/7.jpg")
       for name, value, says in (("val", "1.5", "valence"), ("aro", "x", "arousal"), ("aro", "nan", "arousal"))),
