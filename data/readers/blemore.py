@@ -9,6 +9,7 @@ import re
 from pathlib import Path, PurePath
 from typing import Annotated
 
+import numpy as np
 import pandas as pd
 
 from twofold.data.images.archives import Place
@@ -39,7 +40,7 @@ def read_blemore(
     Raises InputError naming the video or the row of the table whose name is not as published.
     """
     clips, notes = find_clips(root)
-    stems = clips["source"].map(lambda source: PurePath(source).stem)
+    stems = [PurePath(source).stem for source in clips["source"]]
     labels = pd.DataFrame([_parse(stem, f"{root}: the video {source!r}") for stem, source in zip(
         stems, clips["source"], strict=True)]).fillna("")
     samples = clips.drop(columns="group", errors="ignore").join(labels)
@@ -47,8 +48,9 @@ def read_blemore(
     if table or place.is_file():
         folds, source = read_table(place), str(place)
         check_columns(folds, ("filename", "fold"), source)
-        names = folds["filename"].map(lambda name: PurePath(name).stem)
-        check_cells(names.str.fullmatch(NAME), folds["filename"], source, f"is not like {LIKE}")
+        names = [PurePath(name).stem for name in folds["filename"]]
+        named = np.array([NAME.fullmatch(name) is not None for name in names])
+        check_cells(named, folds["filename"], source, f"is not like {LIKE}")
         check_cells(folds["fold"].str.strip().str.fullmatch(r"[0-4](\.0)?"), folds["fold"], source, "is no fold 0 to 4")
         of_name = dict(zip(names, folds["fold"].str.strip().str[0], strict=True))
         samples["fold"] = [of_name.get(stem, "") for stem in stems]
@@ -66,7 +68,7 @@ def _parse(stem: str, what: str) -> dict[str, str]:
     if TEST.fullmatch(stem):
         return {"split": "test", "group": stem}
     found = NAME.fullmatch(stem)
-    pair = (found["first"], found["second"]) if found else ()
+    pair = (found["first"], found["second"]) if found else ("", "")
     if not found or (pair[0] and (pair[0] == pair[1] or "neu" in pair)):
         raise InputError(f"{what} is not named as published: {LIKE}")
     shares = ({found["only"]: "100"} if found["only"] else

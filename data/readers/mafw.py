@@ -10,6 +10,8 @@ bring the shares of a table.
 from pathlib import Path, PurePath
 from typing import Annotated
 
+import pandas as pd
+
 from twofold.data.images.archives import Place
 from twofold.data.labels import builtin_taxonomy, label_column
 from twofold.data.manifest import SOFT, Manifest, build_manifest
@@ -36,8 +38,8 @@ def read_mafw(
     check_choice(part, tuple(PUBLISHED), "part of MAFW")
     table, notes = find_clips(root)
     emotions, folds = _read_lists(lists or root, part)
-    names = table["source"].map(lambda source: PurePath(source).name)
-    names = names.where(names.isin(emotions), names.map(lambda name: f"{PurePath(name).stem}.mp4"))
+    names = pd.Series([path.name if path.name in emotions else f"{path.stem}.mp4"
+                       for path in map(PurePath, table["source"])], dtype=object)
     known = names.isin(emotions)
     if not known.any():
         raise InputError(f"{root}: none of the videos is in the {part} lists (the first is {table['source'].iloc[0]})")

@@ -75,7 +75,7 @@ def _read_part(root: Place, part: str, images: str) -> Manifest:
     path = next((folder / SHARES for folder in (base / "EmoLabel", base, root) if (folder / SHARES).is_file()), None)
     if part == "basic" and path:
         shares = read_shares(path, classes.classes, like="train_00001.jpg 0.1 0 0 0.8 0 0 0.1")
-        names = table["key"].map(lambda key: PurePath(key).name.replace("_aligned.", "."))
+        names = pd.Series([PurePath(key).name.replace("_aligned.", ".") for key in table["key"]], dtype=object)
         notes += join_images(table, names, shares, path)
     return build_manifest(table, source=str(root), notes=notes)
 

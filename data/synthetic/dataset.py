@@ -81,7 +81,7 @@ def draw_dataset(out: Path, *, taxonomy: Taxonomy, per_class: int, size: int, se
 
 def _truth(shares: dict[str, float], strength: float, units: dict[int, float]) -> dict[str, str]:
     """Columns of the manifest for what was drawn."""
-    valence, arousal = strength * sum(share * np.array(CIRCUMPLEX[name]) for name, share in shares.items())
+    valence, arousal = strength * np.sum([share * np.array(CIRCUMPLEX[name]) for name, share in shares.items()], axis=0)
     return {**{f"{SOFT}{name}": f"{shares.get(name, 0):g}" for name in BASIC},
             **{f"{UNIT}{unit}": f"{min(5.0, 5 * value):.3f}" for unit, value in units.items()},
             "valence": f"{valence:.4f}", "arousal": f"{arousal:.4f}"}
