@@ -14,11 +14,12 @@ from sklearn.base import BaseEstimator
 
 from twofold.data.utils.errors import InputError
 from twofold.fuse.core.features import Features as JoinedFeatures
+from twofold.fuse.core.kinds import Classification
 from twofold.fuse.core.predictions import Predictions, compare_predictions, figures
 from twofold.fuse.core.settings import Settings, resolve
 from twofold.fuse.experiment import cross_validate, experiment_on
 from twofold.fuse.heads.head import run_on_array
-from twofold.fuse.metrics.scores import SCORE, confusion_matrix
+from twofold.fuse.metrics.scores import confusion_matrix
 from twofold.fuse.runs.read import as_features
 from twofold.fuse.tables import describe_comparison
 
@@ -36,7 +37,7 @@ class Features:
         self._joined, self._by_fold = joined, by_fold
         self.X: np.ndarray = joined.read(np.arange(len(joined)), range(len(joined.streams)))
         self.keys, self.split = joined.keys, joined.split
-        self.y: np.ndarray = joined.label if joined.task.score is SCORE else joined.truth
+        self.y: np.ndarray = joined.label if joined.task.kind == Classification.kind else joined.truth
         self.groups = np.array([group.rpartition("\0")[2] for group in joined.group], object)
         self.classes = joined.task.outputs
         self.streams = [stream.name for stream in joined.streams]
@@ -128,10 +129,11 @@ class Result:
     @property
     def confusion(self) -> pd.DataFrame:
         """(C, C) counts: rows truth, columns prediction. Raises InputError for a task without classes."""
-        classes = list(self._features.classes)
-        if not self._predictions.task.classes:
-            raise InputError(f"{self._predictions.task.kind} has no confusion matrix: see figures")
-        counts = confusion_matrix(self._predictions.target, self._predictions.predicted, len(classes))
+        first = self._predictions.parts()[0][1]
+        classes = list(first.task.outputs)
+        if not first.task.classes:
+            raise InputError(f"{first.task.kind} has no confusion matrix: see figures")
+        counts = confusion_matrix(first.target, first.predicted, len(classes))
         return pd.DataFrame(counts, index=pd.Index(classes, name="truth"), columns=classes)
 
     @property
@@ -172,8 +174,8 @@ class ResultComparison:
 
 def _resolve(features: Features | None, head: str, random_state: int | None, settings: dict[str, Any]) -> Settings:
     """Settings of a head on features. Raises InputError for what is unknown, or decided by the features already."""
-    if joined := [name for name in ("backbones", "views", "extra_views", "task", "labels", "teach", "target", "classes")
-                  if name in settings]:
+    if joined := [name for name in ("backbones", "views", "extra_views", "task", "task_weights", "labels", "teach",
+                                    "target", "classes") if name in settings]:
         raise InputError(f"{', '.join(joined)}: decided by the features already; choose in Store.features(...)")
     if random_state is not None:
         if not isinstance(random_state, int | np.integer):

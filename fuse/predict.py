@@ -158,7 +158,7 @@ def check_options(options: PredictOptions, run: Run, out: Path | None, *, inputs
     parse_window(options.smooth or "none")
     if not 0 <= options.threshold <= 1:
         raise InputError(f"--threshold {options.threshold:g} is not a probability (0 to 1)")
-    if (options.top or options.threshold) and not run.task.classes:
+    if (options.top or options.threshold) and run.task.classes < len(run.task.outputs):
         raise InputError(f"--top and --threshold are of classes: {run.path} is a run of {run.task.kind}")
     if not 0 <= options.top <= len(run.task.outputs):
         raise InputError(f"--top {options.top}: the run has {len(run.task.outputs)} classes")

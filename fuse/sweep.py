@@ -64,7 +64,7 @@ class Trial:
     @property
     def metric(self) -> Metric:
         """What it is ranked by."""
-        return TASK_TYPES[self.task].score
+        return TASK_TYPES[self.task.partition("+")[0]].score
 
     def cell(self, setting: str) -> str:
         """A setting as tables have it."""
@@ -285,9 +285,10 @@ def _try(stores: list[Path], out: Path, name: str, record: dict, kind: str, with
         if with_scores:
             record_of = json.dumps(figures(predictions, seed=experiment.settings.seed).record())  # as it is read back
             scored = json.loads(record_of) | {"val_scores": [head.val_score for head in trained]}
-            truth, output = predictions.task.compared(predictions.task.score, predictions)
-            samples = {"truth": truth.tolist(), "output": output.tolist(), "fold": predictions.fold.tolist(),
-                       "group": np.unique(predictions.group.astype(str), return_inverse=True)[1].tolist()}
+            first = predictions.parts()[0][1]
+            truth, output = first.task.compared(first.task.score, first)
+            samples = {"truth": truth.tolist(), "output": output.tolist(), "fold": first.fold.tolist(),
+                       "group": np.unique(first.group.astype(str), return_inverse=True)[1].tolist()}
         if tensorboard:
             write_curves(tensorboard / name, [each.history for each in trained])
     except (InputError, CacheError) as failure:
@@ -346,7 +347,7 @@ def ablation_rows(base: dict, trials: Sequence[Trial]) -> list[dict]:
 
 def ablation_table(rows: Sequence[dict]) -> list[str]:
     """One line per change, in points of a hundred."""
-    task = TASK_TYPES[rows[0]["task"]]
+    task = TASK_TYPES[rows[0]["task"].partition("+")[0]]
     score, others = task.score, [metric for metric in task.metrics if metric is not task.score]
     lines: list[tuple[str, ...]] = [("change", *(metric.name for metric in others), score.name, "95 %", score.name,
                                      score.name, score.name, "95 %", "")]

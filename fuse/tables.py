@@ -65,26 +65,31 @@ def say(metric: Metric, value: float | None) -> str:
     return say_figure(metric.key, value)
 
 
+def is_share(key: str) -> bool:
+    """Whether tables give this figure, or that of one task among several, in percent."""
+    return any(key == name or key.endswith(f"_{name}") for name in SHARES)
+
+
 def say_figure(key: str, value: float | None) -> str:
-    if key in SHARES:
+    if is_share(key):
         return percent(value)
     return "-" if value is None or np.isnan(value) else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def say_interval(metric: Metric, interval: Sequence[float] | None, *, sign: str = "") -> str:
     """An interval of a metric, `-` if there is none."""
-    if metric.key in SHARES:
+    if is_share(metric.key):
         return span(interval, sign=sign)
     return f"[{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]" if interval else "-"
 
 
 def say_difference(metric: Metric, difference: float) -> str:
-    return f"{100 * difference:+.2f}" if metric.key in SHARES else f"{difference:+.3f}"
+    return f"{100 * difference:+.2f}" if is_share(metric.key) else f"{difference:+.3f}"
 
 
 def say_spread(metric: Metric, values: Sequence[float]) -> str:
     """Mean and, of several, standard deviation of a metric."""
-    if metric.key in SHARES:
+    if is_share(metric.key):
         return spread(values)
     return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
@@ -99,23 +104,27 @@ def figures_table(heads: Sequence[Figures], *, style: str = "plain") -> list[str
     """Figures of heads scored on the same samples and, of each class, label or number, the first of them; `plain` or as
     the `paper` has them."""
     if style == "paper" and heads[0].scores:
-        lines = paper_table(heads, heads[0].task.outputs)
+        lines = paper_table(heads, heads[0].task.outputs[:heads[0].task.classes])
     else:
-        key = heads[0].task.shown
-        rows = [(name, str(each["n"]), *(say_figure(key, one.by_output[name][key]) for one in heads))
-                for name, each in heads[0].by_output.items()]
-        header = (f"{heading(key)} of", "samples", *(f"#{number}" for number in range(1, len(heads) + 1)))
-        lines = [*figures_lines(heads), "", *columns([header, *rows], left=1)]
+        lines = figures_lines(heads)
+        for part in heads[0].task.parts:
+            key = part.task.shown
+            rows = [(name, str(heads[0].by_output[name]["n"]), *(
+                say_figure(key, one.by_output[name][key]) for one in heads)) for name in part.task.outputs]
+            header = (f"{heading(key)} of", "samples", *(f"#{number}" for number in range(1, len(heads) + 1)))
+            lines += ["", *columns([header, *rows], left=1)]
     return [*lines, "", *uncertainty_lines(heads)]
 
 
 def output_lines(figures: Figures) -> list[str]:
     """All figures of each class, label or number."""
-    by_output = figures.by_output
-    keys = list(next(iter(by_output.values())))
-    rows = [(name, *(say_figure(key, each[key]) for key in keys)) for name, each in by_output.items()]
-    first = "class" if figures.scores else "column"
-    return columns([(first, *map(heading, keys)), *rows], left=1)
+    lines: list[str] = []
+    for part in figures.task.parts:
+        keys = list(figures.by_output[part.task.outputs[0]])
+        rows = [(name, *(say_figure(key, figures.by_output[name][key]) for key in keys)) for name in part.task.outputs]
+        first = "class" if part.task.classes else "column"
+        lines += [*([""] if lines else []), *columns([(first, *map(heading, keys)), *rows], left=1)]
+    return lines
 
 
 def figures_lines(heads: Sequence[Figures]) -> list[str]:
@@ -163,9 +172,10 @@ def uncertainty_lines(heads: Sequence[Figures]) -> list[str]:
 
 def _rare_classes(heads: Sequence[Figures]) -> list[str]:
     """Of tasks with classes: those without samples, and by how much one sample of the rarest moves macro-F1."""
-    table, classes, lines = heads[-1].scores, heads[0].task.outputs, []
+    table, lines = heads[-1].scores, []
     if table is None:
         return []
+    classes = heads[0].task.outputs[:len(table.n)]
     if absent := [name for name, count in zip(classes, table.n, strict=True) if not count]:
         other = ", ".join(f"#{number} {percent(each.scores.score_present)}" for number, each in enumerate(heads, 1)
                           if each.scores)
@@ -231,17 +241,18 @@ def paper_table(heads: Sequence[Figures], classes: tuple[str, ...]) -> list[str]
     """
     names = ROWS if set(classes) == set(ROWS) else classes
     place = [classes.index(name) for name in names]
-    same = names == ROWS and tuple(int(n) for n in heads[0].scores.n[place]) == SAMPLES
+    scores = [each.scores for each in heads if each.scores]
+    same = names == ROWS and tuple(int(n) for n in scores[0].n[place]) == SAMPLES
     beside = PUBLISHED if same else {}
     kind = "Compound Expression" if all(len(basic_emotions(name)) == 2 for name in names) else "class"
     rows = [(kind, *(f"#{number}" for number in range(1, len(heads) + 1)), *(f"paper: {name}" for name in beside))]
     for row, (name, c) in enumerate(zip(names, place, strict=True)):
         said = name.replace("_", " ").title() if basic_emotions(name) else name  # own names stay as they are
-        rows.append((said, *(percent(each.scores.recall[c]) for each in heads),
+        rows.append((said, *(percent(each.recall[c]) for each in scores),
                      *(percent(right[row] / SAMPLES[row]) for right, _ in beside.values())))
-    rows.append(("acc", *(percent(each.scores.accuracy) for each in heads),
+    rows.append(("acc", *(percent(each.accuracy) for each in scores),
                  *(percent(sum(right) / sum(SAMPLES)) for right, _ in beside.values())))
-    rows.append(("F1", *(percent(each.score) for each in heads), *(percent(f1) for _, f1 in beside.values())))
+    rows.append(("F1", *(percent(each.score) for each in scores), *(percent(f1) for _, f1 in beside.values())))
     legend = [f"#{number}  {each.system.name} ({each.predictions.ensemble})" for number, each in enumerate(heads, 1)]
     why = ("paper: acc recounted from its cells (its printed acc row contradicts them), F1 from its prose; the "
            "ensemble's printed acc 73.80 and F1 63.79 are not what its cells give") if same else (

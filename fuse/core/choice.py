@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from twofold.cache.store import Store
@@ -15,11 +16,12 @@ from twofold.data.labels import (
     taxonomy_from_record,
 )
 from twofold.data.manifest import COLUMNS, read_manifest
-from twofold.data.targets import default_task, target_columns
+from twofold.data.targets import AFFECT, default_task, target_columns
 from twofold.data.utils.csv_files import check_columns
 from twofold.data.utils.errors import InputError
 from twofold.fuse.core.kinds import TASK_TYPES, Classification, Distribution
-from twofold.fuse.core.settings import HEAD_TYPES, Settings, run_file
+from twofold.fuse.core.settings import HEAD_TYPES, VERY_MANY, Settings, run_file
+from twofold.fuse.core.several import Several
 from twofold.fuse.core.task import Task
 
 log = logging.getLogger(__name__)
@@ -74,8 +76,10 @@ def chosen_task(settings: Settings, stores: Sequence[Store]) -> Task:
     Raises InputError for what is contradictory, or columns that are not there.
     """
     if len(settings.task) > 1:
-        raise InputError(f"--task {','.join(settings.task)}: give one task")
+        return _several(settings, stores)
     kind = settings.task[0] if settings.task else ""
+    if settings.task_weights:
+        raise InputError("--task-weights goes with several tasks")
     if kind in TASK_TYPES and not issubclass(TASK_TYPES[kind], Classification):
         if settings.classes or settings.target:
             raise InputError(f"--classes and --target are of classes: leave them out with --task {kind}")
@@ -89,6 +93,31 @@ def chosen_task(settings: Settings, stores: Sequence[Store]) -> Task:
         if kind != Classification.kind:
             log.info("task %s: the manifest has soft labels of all classes (--task classification: hard ones)", kind)
     return Distribution(taxonomy, teach=settings.teach) if kind == Distribution.kind else Classification(taxonomy)
+
+
+def _several(settings: Settings, stores: Sequence[Store]) -> Several:
+    """The tasks of the settings side by side, that of classes first. Of --labels, valence and arousal are numbers."""
+    kinds = [kind for kind in TASK_TYPES if kind in settings.task]
+    if len(kinds) < len(settings.task) or {Classification.kind, Distribution.kind} <= set(kinds):
+        raise InputError(f"--task {','.join(settings.task)}: each once, and classification or distribution")
+    try:
+        given = [float(text) for text in settings.task_weights] or [1.0] * len(kinds)
+        if len(given) != len(kinds) or not all(0 < weight < VERY_MANY for weight in given):
+            raise ValueError
+    except ValueError:
+        raise InputError(f"--task-weights {','.join(settings.task_weights)}: a number above 0 is needed for each of "
+                         f"the {len(kinds)} tasks") from None
+    of = dict(zip(settings.task, given, strict=True))
+    own = {"multilabel": tuple(name for name in settings.labels if name not in AFFECT or "regression" not in kinds),
+           "regression": tuple(name for name in settings.labels if name in AFFECT or "multilabel" not in kinds)}
+    alone = [replace(settings, task=(kind,), task_weights=(), labels=own.get(kind, ()), **(
+        {"classes": "", "target": ""} if kind in own else {})) for kind in kinds]
+    tasks = tuple(chosen_task(each, stores) for each in alone)
+    task = Several(tasks[0].taxonomy, each=tasks, weights=tuple(of[kind] for kind in kinds))
+    if len(set(task.outputs)) < len(task.outputs):
+        raise InputError(f"--task {','.join(settings.task)}: two of the columns {', '.join(task.outputs)} have the "
+                         "same name")
+    return task
 
 
 def _label_columns(kind: str, settings: Settings, store: Store) -> Taxonomy:
@@ -110,12 +139,20 @@ def label_taxonomy(kind: str, names: Sequence[str]) -> Taxonomy:
 
 def check_head(task: Task, head: str) -> None:
     """Raise InputError for a head that cannot do the task."""
-    if task.kind not in HEAD_TYPES[head].tasks:
-        able = ", ".join(name for name, kind in HEAD_TYPES.items() if task.kind in kind.tasks)
+    kinds = {part.task.kind for part in task.parts}
+    if not kinds <= set(HEAD_TYPES[head].tasks):
+        able = ", ".join(name for name, kind in HEAD_TYPES.items() if kinds <= set(kind.tasks))
         raise InputError(f"head {head} cannot do {task.kind}: {able} can")
 
 
-def recorded_task(kind: str, outputs: Sequence[str], record: dict) -> Task:
-    """The task of a run's record, which is untrusted. Raises InputError."""
+def recorded_task(layout: str, outputs: Sequence[str], record: dict) -> Task:
+    """The task of a run's record, which is untrusted but for the kinds of its layout. Raises InputError."""
+    if "+" in layout:
+        tasks, start = [], 0
+        for kind, _, columns in (part.partition(":") for part in layout.split("+")):
+            tasks.append(recorded_task(kind, outputs[start:start + int(columns)], record))
+            start += int(columns)
+        return Several(tasks[0].taxonomy, each=tuple(tasks), weights=(1.0,) * len(tasks))
+    kind = layout
     of_classes = issubclass(TASK_TYPES[kind], Classification)
     return TASK_TYPES[kind](taxonomy_from_record({"taxonomy": record}) if of_classes else label_taxonomy(kind, outputs))

@@ -106,7 +106,7 @@ class Classification(Task):
         return np.array(self.taxonomy.classes, object)[outputs.argmax(axis=1)]
 
     def truth_columns(self, label: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
-        return {"truth": np.array(self.taxonomy.classes, object)[label]}
+        return {"truth": np.array([*self.taxonomy.classes, ""], object)[label]}  # -1 takes the last
 
     def read_truth(self, table: pd.DataFrame, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         target = pd.Index(self.taxonomy.classes).get_indexer(pd.Index(table["truth"]))
@@ -339,6 +339,15 @@ class Regression(Task):
 
 
 TASK_TYPES: dict[str, type[Task]] = {each.kind: each for each in (Classification, Distribution, Multilabel, Regression)}
+
+
+def link_of(layout: str, logits: torch.Tensor) -> torch.Tensor:
+    """Outputs of logits (..., C) whose columns are those of one task, or of several: `KIND:COLUMNS+KIND:COLUMNS`."""
+    kinds = [name.partition(":") for name in layout.split("+")]
+    if len(kinds) == 1:
+        return TASK_TYPES[layout].link(logits)
+    parts = logits.split([int(columns) for _, _, columns in kinds], dim=-1)
+    return torch.cat([TASK_TYPES[kind].link(part) for (kind, _, _), part in zip(kinds, parts, strict=True)], dim=-1)
 
 
 def positive_weight(rates: torch.Tensor, settings: Settings) -> torch.Tensor:

@@ -100,6 +100,21 @@ class Predictions:
                    if field.name not in ("task", "system", "outputs")}
         return replace(self, outputs=self.outputs[:, rows], **{name: values[rows] for name, values in columns.items()})
 
+    def parts(self) -> "list[tuple[str, Predictions]]":
+        """What the task, or each of several tasks, predicts, of the samples that have a target of it; by the prefix of
+        its figures' keys."""
+        if len(self.task.parts) == 1:
+            return [("", self)]
+        parts = []
+        for part in self.task.parts:
+            target = part.label(self.target, self.truth)
+            whole = replace(
+                self, task=part.task, target=target, truth=self.truth[:, part.columns],
+                outputs=self.outputs[..., part.columns], calibrated=self.calibrated[:, part.columns],
+                thresholds=self.thresholds[:, part.columns])
+            parts.append((part.prefix, whole.select(target >= 0)))
+        return parts
+
     def columns(self) -> dict[str, np.ndarray]:
         """The columns of tables of results: the truth, the prediction, and each output."""
         return self.task.truth_columns(self.target, self.truth) | {
@@ -166,22 +181,25 @@ class Figures:
 
 def figures(predictions: Predictions, *, seed: int) -> Figures:
     """All figures of predictions."""
-    task, target, each = predictions.task, predictions.target, {}
-    for metric in task.metrics:
-        pair = task.compared(metric, predictions)
-        each[metric.key] = Figure(
-            metric.of(*pair), interval(metric, *pair, predictions.group, seed=seed),
-            tuple(metric.of(*task.compared(metric, predictions, output)) for output in predictions.outputs))
+    of, by_output, parts = {}, {}, predictions.parts()
+    for prefix, part in parts:
+        for metric in part.task.metrics:
+            pair = part.task.compared(metric, part)
+            of[prefix + metric.key] = Figure(
+                metric.of(*pair), interval(metric, *pair, part.group, seed=seed),
+                tuple(metric.of(*part.task.compared(metric, part, output)) for output in part.outputs))
+        by_output |= part.task.figures_by_output(part)
+    first, classes = parts[0][1], parts[0][1].task.classes
     return Figures(
-        predictions=predictions, of=each, by_output=task.figures_by_output(predictions),
-        groups=len(np.unique(predictions.group.astype(str))),
-        scores=compute_scores(target, predictions.predicted, task.classes) if task.classes else None,
-        reliability=reliability(predictions.calibrated, target) if task.classes else None,
-        raw_reliability=reliability(predictions.mean, target) if task.classes else None)
+        predictions=predictions, of=of, by_output=by_output, groups=len(np.unique(predictions.group.astype(str))),
+        scores=compute_scores(first.target, first.predicted, classes) if classes else None,
+        reliability=reliability(first.calibrated, first.target) if classes else None,
+        raw_reliability=reliability(first.mean, first.target) if classes else None)
 
 
 def compare_predictions(a: Predictions, b: Predictions, *, seed: int) -> Comparison:
     """System a against b by the task's score, on the same samples in the same order."""
+    (_, a), (_, b) = a.parts()[0], b.parts()[0]
     metric, target = a.task.score, a.task.compared(a.task.score, a)[0]
     ours, theirs = (each.task.compared(metric, each)[1] for each in (a, b))
     return compare(metric, target, ours, theirs, a.group, seed=seed)

@@ -70,8 +70,10 @@ class Settings:
     target: str = option("", SAMPLES, "Column of labels: compound, basic or your own; empty: that of the classes.")
     classes: str = option("", SAMPLES, "cexpr7, rafdb11, rafce14, basic7, basic8, FILE.toml of your own, or from-data: "
                                      "the labels as they stand; empty: cexpr7 or basic7.")
-    task: tuple[str, ...] = option((), SAMPLES, "classification, distribution (soft labels), multilabel or regression; "
-                                   "empty: distribution where the labels are soft, else classification.")
+    task: tuple[str, ...] = option((), SAMPLES, "classification, distribution (soft labels), multilabel, regression, "
+                                   "or several at once; empty: distribution where the labels are soft, else "
+                                   "classification.")
+    task_weights: tuple[str, ...] = option((), SAMPLES, "Of several tasks in the loss, a number each; empty: 1 each.")
     labels: tuple[str, ...] = option((), SAMPLES, "Columns of a multilabel task or regression; empty: au_*, or valence "
                                                   "and arousal.")
     teach: str = option("soft", SAMPLES, "What teaches a distribution where a sample has both, its soft or hard label.",

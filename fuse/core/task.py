@@ -29,6 +29,11 @@ class Targets:
     taught: np.ndarray
     notes: tuple[str, ...] = ()
 
+    @property
+    def basic_label(self) -> np.ndarray:
+        """None are known here."""
+        return np.full(len(self.label), -1)
+
 
 class Encoded(Protocol):
     """Samples with their targets, as `Features` has them."""
@@ -100,6 +105,16 @@ class Task:
     def outputs(self) -> tuple[str, ...]:
         """The name of each column."""
         return self.taxonomy.classes
+
+    @property
+    def layout(self) -> str:
+        """What a head's file says of its columns; see `kinds.link_of`."""
+        return self.kind
+
+    @property
+    def parts(self) -> "tuple[Part, ...]":
+        """The tasks that this one is made of, each with its columns."""
+        return (Part(self, slice(0, len(self.outputs)), ""),)
 
     @property
     def numbers(self) -> tuple[bool, ...]:
@@ -221,3 +236,18 @@ class Task:
     def figures_by_output(self, predictions: Predicted) -> dict[str, dict[str, float]]:
         """Figures of each class, label or number by its name."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Part:
+    """A task among several. columns: its own; prefix: of its figures' keys."""
+
+    task: Task
+    columns: slice
+    prefix: str
+
+    def label(self, label: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """(N,) the labels of this task, -1 for none, of labels and targets of all of them: a class number, else 0."""
+        if self.task.classes:
+            return np.where(label < self.task.classes, label, -1)
+        return np.where(np.isnan(truth[:, self.columns]).all(axis=1), -1, 0)

@@ -12,6 +12,7 @@ from twofold.cache.card import escape, markdown_table
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind, read_head
 from twofold.data.utils.terminal import Summary
+from twofold.fuse.core.task import Task
 from twofold.fuse.export.onnx import OUTPUT, Encoders, face_record, is_exported_model, write_model
 from twofold.fuse.metrics.metric import Metric
 from twofold.fuse.runs.read import Run
@@ -125,7 +126,7 @@ def model_card(run: Run, *, licences: Mapping[str, str], inputs: Sequence[Mappin
 
 
 def _figures(run: Run, system: Any) -> list[str]:
-    mark, keys = " * UNTRAINED" if run.untrained else "", list(next(iter(system.per_class.values())))
+    mark = " * UNTRAINED" if run.untrained else ""
     scored = f"{run.folds} folds by group" if run.folds > 1 else "the test split"
     return [
         f"Of {system.n} samples of {scored}, none of which it was trained or validated on; "
@@ -134,8 +135,13 @@ def _figures(run: Run, system: Any) -> list[str]:
             *((metric.name, say(metric, getattr(system, metric.key)), _span(metric, getattr(
                 system, f"{metric.key}_interval"))) for metric in run.task.metrics),
             *([("calibration error", f"{system.calibration_error:.3f}", "")] if run.task.classes else [])]), "",
-        *markdown_table(("" + mark, *(heading(key) for key in keys)), [
-            (name, *(say_figure(key, each[key]) for key in keys)) for name, each in system.per_class.items()])]
+        *(line for part in run.task.parts for line in _by_output(part.task, system, mark))]
+
+
+def _by_output(task: Task, system: Any, mark: str) -> list[str]:
+    keys = list(system.per_class[task.outputs[0]])
+    return [*markdown_table((("class" if task.classes else "column") + mark, *map(heading, keys)), [
+        (name, *(say_figure(key, system.per_class[name][key]) for key in keys)) for name in task.outputs]), ""]
 
 
 def _code(text: str) -> str:

@@ -40,7 +40,8 @@ class CalibratedHead(nn.Module):
         self.head, self.task, self.calibration = run.head, run.task, run.calibration
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.task.calibrate_in_torch(self.task.link(self.head(features).logits).mean(dim=0), self.calibration)
+        return self.task.calibrate_in_torch(
+            self.head.spec.link(self.head(features).logits).mean(dim=0), self.calibration)
 
 
 class FaceModel(nn.Module):
@@ -58,9 +59,8 @@ class FaceModel(nn.Module):
 
 def _output_facts(run: Run) -> dict[str, object]:
     """What the columns of the output are."""
-    thresholds = run.calibration.thresholds
-    return {"task": run.task.kind, "classes": list(run.task.outputs)} | (
-        {"thresholds": list(thresholds)} if thresholds else {})
+    facts: dict[str, object] = {"task": run.task.kind, "classes": list(run.task.outputs)}
+    return facts | {"thresholds": list(run.calibration.thresholds)} if run.calibration.thresholds else facts
 
 
 def is_exported_model(path: Path) -> bool:

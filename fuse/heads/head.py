@@ -151,7 +151,7 @@ def fit(
     spec = Spec(kind=settings.head, dims=tuple(features.streams[k].dim for k in read),
                 classes=task.outputs, members=settings.seeds if kind.seeded and trains else 1,
                 hidden=settings.hidden, dropout=settings.dropout, projection=settings.projection, rule=settings.rule,
-                own=bool(pretrained), pairs=features.taxonomy.pairs, task=task.kind)
+                own=bool(pretrained), pairs=features.taxonomy.pairs, task=task.layout)
     head, history, honest = StandardisedHead(spec), [], None  # honest: validation that chose no weights
     if singles:
         val = np.stack([single.predict(features, split.val).probabilities for single in singles])
@@ -217,7 +217,7 @@ def _train(head: StandardisedHead, settings: Settings, task: Task, features: Fea
 
     history = head.body.fit(samples(rows, targets.taught), samples(split.val, targets.truth), spec=head.spec,
                             settings=settings)
-    if not learned.classes:
+    if learned.classes < len(learned.outputs):
         scale, shift = (torch.from_numpy(values).float().to(device) for values in scale_shift)
         with torch.no_grad():
             head.body.output_layer.weight.mul_(scale)

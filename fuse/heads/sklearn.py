@@ -45,7 +45,7 @@ class LogisticRegression(Linear):
         """
         if data.x is None or val.x is None:
             raise InputError("logreg needs the features in memory: raise --memory-gb, or use --head linear")
-        x, x_val = (each.x.cpu().numpy().astype(np.float64) for each in (data, val))
+        x, x_val = (values.cpu().numpy().astype(np.float64) for values in (data.x, val.x))
         models, fits = _models(data, settings), []
         for c in C_VALUES:
             weight, bias = np.zeros((x.shape[1], len(spec.classes))), np.full(len(spec.classes), NEVER)

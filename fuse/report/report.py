@@ -20,9 +20,9 @@ from twofold.fuse.metrics.metric import Metric
 from twofold.fuse.report.analysis import StoreAnalysis, analyse_on_store, compare_with_first
 from twofold.fuse.runs.read import Run, read_run
 from twofold.fuse.tables import (
-    SHARES,
     UNTRAINED,
     heading,
+    is_share,
     percent,
     say,
     say_difference,
@@ -67,7 +67,8 @@ def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
         raise InputError(f"{out}: a report is an HTML page, NAME.html (--figures DIR writes its drawings as PDF, too)")
     images = open_images(root, follow_links=follow_links) if root else None
     if images:
-        keys = [run.predictions.key[row] for run in runs for _, rows in _listed(run.predictions) for row in rows]
+        firsts = [run.predictions.parts()[0][1] for run in runs]
+        keys = [every.key[row] for every in firsts for _, rows in _listed(every) for row in rows]
         check_roots(images, list(dict.fromkeys(keys)))
     comparisons = compare_with_first(runs)
     analyses = [analyse_on_store(run, store) if store else None for run in runs]
@@ -114,7 +115,8 @@ def drawings_of(run: Run, analysis: StoreAnalysis | None) -> dict[str, Drawing]:
     if not run.metrics.systems:
         return {}
     mark, systems, classes, history = _mark(run), run.metrics.systems, run.task.outputs, run.history
-    fusion, every, score = systems[-1], run.predictions, run.task.score
+    fusion, every, score = systems[-1], run.predictions.parts()[0][1], run.task.score
+    classes = every.task.outputs
     drawings = {f"forest-{metric.key}": drawn.forest(*words_and_scale(metric), [
         (_named(system), getattr(system, metric.key), getattr(system, f"{metric.key}_interval")) for system in systems
         if getattr(system, metric.key) is not None]) for metric in run.task.metrics}
@@ -129,7 +131,7 @@ def drawings_of(run: Run, analysis: StoreAnalysis | None) -> dict[str, Drawing]:
                      "learning-loss": drawn.learning_curves("training loss" + mark, history, "loss", scale=1)}
     if not run.task.classes:
         return drawings
-    if analysis and analysis.positions is not None:
+    if analysis and analysis.positions is not None and len(every) == len(run.predictions):
         shown = every.select(analysis.rows)
         titles = [f"{key}: {classes[target]}, predicted {answer} ({confidence:.2f})" for key, target, answer, confidence
                   in zip(shown.key, shown.target, shown.answers, shown.calibrated.max(axis=1), strict=True)]
@@ -146,10 +148,10 @@ def _section(run: Run, analysis: StoreAnalysis | None, drawings: Mapping[str, Dr
              images: ImageSource | None) -> dict[str, Any]:
     """What the template shows of one run. Each list has its caption and samples."""
     inline = {name: Markup(each.inline()) for name, each in drawings.items() if not name.startswith("confusion")}
-    every, lists = run.predictions, []
+    every, lists = run.predictions.parts()[0][1], []
     for caption, rows in _listed(every) if run.metrics.systems else []:
-        truth = run.task.decide(every.truth, np.full_like(every.thresholds, 0.5)) if not run.task.classes else np.array(
-            run.task.outputs, object)[every.target]
+        truth = every.task.decide(every.truth, np.full_like(every.thresholds, 0.5)) if not every.task.classes else (
+            np.array(every.task.outputs, object)[every.target])
         lists.append((caption, [
             {"key": every.key[row], "target": truth[row], "predicted": every.answers[row],
              "confidence": f"{every.calibrated[row].max():.2f}" if run.task.classes else "",
@@ -178,7 +180,7 @@ def _listed(every: Predictions) -> list[tuple[str, list[int]]]:
 
 def words_and_scale(metric: Metric) -> tuple[str, float]:
     """A metric in the title of a drawing, and what its values are multiplied by there."""
-    return (f"{metric.name}, %", 100) if metric.key in SHARES else (metric.name, 1)
+    return (f"{metric.name}, %", 100) if is_share(metric.key) else (metric.name, 1)
 
 
 def _data_uri(images: ImageSource | None, key: str) -> str:

@@ -310,12 +310,16 @@ def _file(folder: Path, name: str) -> Path:
 
 
 def _table(folder: Path, name: str, texts: list[str], *, numbers: list[str]) -> pd.DataFrame:
-    """Columns of a CSV file as text and as float64, of which nan is one. Raises InputError."""
+    """Columns of a CSV file as text and as float64, of which nan is one, and an empty cell of a truth. Raises
+    InputError."""
     content = io.BytesIO(_file(folder, name).read_bytes())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows with more cells than the header line
             table = pd.read_csv(content, dtype=str, keep_default_na=False, index_col=False)[[*texts, *numbers]]
-        return table.astype(dict.fromkeys(numbers, float))
+        for column in numbers:
+            table[column] = (table[column].replace("", "nan") if column.startswith("truth ") else table[column]).astype(
+                float)
+        return table
     except (KeyError, ValueError, TypeError, pd.errors.ParserWarning) as error:
         raise invalid(folder / name, error) from None

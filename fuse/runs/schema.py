@@ -1,7 +1,7 @@
 """The schema of a run's files: types and bounds of all that is written and read, since a run may be a stranger's."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -63,8 +63,13 @@ class HeadRecord(Struct, frozen=True, forbid_unknown_fields=True):
     task: Name = Classification.kind
 
     def __post_init__(self) -> None:
-        if self.kind not in HEAD_TYPES or self.rule not in RULES or self.task not in HEAD_TYPES[self.kind].tasks:
+        parts = [part.partition(":") for part in self.task.split("+")]
+        if self.kind not in HEAD_TYPES or self.rule not in RULES or any(
+                kind not in HEAD_TYPES[self.kind].tasks for kind, _, _ in parts):
             raise ValueError("unknown head, rule or task")
+        counts = [int(columns) if columns.isdecimal() else 0 for _, _, columns in parts]
+        if len(parts) > 1 and (sum(counts) != len(self.classes) or min(counts) < 1):
+            raise ValueError("the columns are not those of its tasks")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("a class appears twice")
         if self.members * len(self.classes) > MAX_OUTPUTS:
@@ -160,16 +165,16 @@ class MetricsRecord(Struct, frozen=True):
     classes: Classes
     systems: Annotated[list[Any], Meta(max_length=10_000)]
     fusion_against_best_single: dict[str, Any] | None
+    confused: ClassVar[int] = 0  #: classes, of the task
 
     def __post_init__(self) -> None:
-        count = len(self.classes)
+        count = self.confused
         if any(tuple(system.per_class) != self.classes or
-               [len(row) for row in getattr(system, "confusion", [self.classes] * count)] != [count] * count
-               for system in self.systems):
+               [len(row) for row in getattr(system, "confusion", [])] != [count] * count for system in self.systems):
             raise ValueError("the figures are of other classes")
 
 
-def metrics_record(task: Task) -> type[MetricsRecord]:
+def metrics_record(task: Task) -> Any:
     """The kind of a task's metrics.json."""
     fields: list[tuple[str, Any]] = []
     for metric in task.metrics:
@@ -182,7 +187,7 @@ def metrics_record(task: Task) -> type[MetricsRecord]:
     system: Any = msgspec.defstruct("TaskSystemRecord", fields, bases=(SystemRecord,), frozen=True, kw_only=True)
     systems: Any = Annotated[list[system], Meta(max_length=10_000)]
     return msgspec.defstruct("TaskMetricsRecord", [("systems", systems)], bases=(MetricsRecord,), frozen=True,
-                             kw_only=True)
+                             kw_only=True, namespace={"confused": task.classes})
 
 
 def parse_json(content: bytes, kind: type[T], *, source: Path) -> T:

@@ -160,7 +160,9 @@ def mix_compounds(batch: Batch, x: torch.Tensor, basics: Pools, share: float, cl
     ratio = (0.3 + 0.4 * draws[:, 3])[..., None]
     label = basics.classes[which]
     batch.x[:, -count:] = torch.lerp(samples[1], samples[0], ratio.to(x.dtype))
-    new = {"target": torch.nn.functional.one_hot(label, batch.target.shape[-1]).float(), "weight": class_weight[label],
+    target = torch.nn.functional.one_hot(label, batch.target.shape[-1]).float()
+    target[..., len(class_weight):] = torch.nan  # of other tasks nothing is known
+    new = {"target": target, "weight": class_weight[label],
            "basic": basics.basic[which], "label": torch.full_like(batch.label[:, -count:], -1)}
     kept = {name: getattr(batch, name)[:, :-count] for name in new}
     return replace(batch, **{name: torch.cat([kept[name], values], dim=1) for name, values in new.items()})

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from twofold.data.labels import basic_emotions
-from twofold.fuse.core.kinds import TASK_TYPES, Classification
+from twofold.fuse.core.kinds import Classification, link_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """What a head is, besides its weights. dims: of the streams, in the order of the columns; own: for zero-shot, the
-    basic classifiers that the backbones bring along, instead of a trained one; pairs: as in `Taxonomy`; task: as
-    `--task` names it, which says what becomes of the logits."""
+    basic classifiers that the backbones bring along, instead of a trained one; pairs: as in `Taxonomy`; task: its
+    layout, which says what becomes of the logits."""
 
     kind: str
     dims: tuple[int, ...]
@@ -34,7 +34,7 @@ class Spec:
 
     def link(self, logits: torch.Tensor) -> torch.Tensor:
         """Outputs of logits (..., C)."""
-        return TASK_TYPES[self.task].link(logits)
+        return link_of(self.task, logits)
 
     @property
     def parts(self) -> tuple[tuple[str, ...], ...]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,13 @@ import torch
 from scipy.stats import pearsonr
 from sklearn.metrics import average_precision_score, f1_score
 
+import twofold
 from tests.fuse.conftest import edit_manifest, quick, write_store
+from twofold.cache.feature_file import FeatureFile
+from twofold.cache.feature_writer import write_feature_file
 from twofold.data.utils.errors import InputError
 from twofold.fuse.core.losses import binary_cross_entropy, concordance_loss
+from twofold.fuse.core.predictions import compare_predictions, figures
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.experiment import cross_validate, prepare
 from twofold.fuse.fuse import fuse
@@ -51,8 +56,6 @@ def store(tmp_path_factory):
         return cells | {"basic": hard, "compound": "", "group": f"g{row % 5}-{row // 20}"} | soft | units | values
 
     edit_manifest(folder, change)
-    from twofold.cache.feature_file import FeatureFile
-    from twofold.cache.feature_writer import write_feature_file
     mix = np.random.default_rng(1).standard_normal((6, 20))
     noise = np.random.default_rng(2).standard_normal((ROWS, 20))
     x = (latent @ mix + 0.3 * noise).astype(np.float16)
@@ -71,7 +74,7 @@ TASKS = {"distribution": {"classes": "basic7", "task": ("distribution",)},
 
 
 def ccc(x, y):
-    return 2 * np.cov(x, y, bias=True)[0, 1] / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
+    return 2 * np.cov(x, y, bias=True)[0, 1] / (np.var(x, ddof=0) + np.var(y, ddof=0) + (np.mean(x) - np.mean(y)) ** 2)
 
 
 def slow_figures(kind, table):
@@ -130,7 +133,6 @@ def test_by_folds_every_sample_is_predicted_and_evaluate_says_the_same(store, tm
 def test_test_samples_have_no_say_in_weights_thresholds_and_temperature(store, tmp_path, kind):
     settings = quick(seeds=1, **TASKS[kind])
     fuse([store], settings, out=tmp_path / "honest")
-    import shutil
     other = shutil.copytree(store, tmp_path / "other")
     order = [row for row in range(ROWS) if row % 5 == 4]
     moved = dict(zip(order, np.random.default_rng(0).permutation(order), strict=True))
@@ -193,7 +195,6 @@ def test_missing_cells_count_in_no_loss():
 
 
 def test_soft_labels_teach_proportions_better_than_hard_ones_do(store):
-    from twofold.fuse.core.predictions import compare_predictions
     soft, hard = (cross_validate(prepare([store], quick(teach=teach, epochs=20, **TASKS["distribution"])))[0]
                   for teach in ("soft", "hard"))
     result = compare_predictions(soft, hard, seed=0)
@@ -204,7 +205,6 @@ def test_the_task_follows_from_the_labels_and_contradictions_are_counted(store, 
     assert prepare([store], quick(classes="basic7")).task.kind == "distribution"
     assert prepare([store], quick(classes="basic7", head="logreg", task=("classification",))).task.kind == (
         "classification")
-    import shutil
     other = shutil.copytree(store, tmp_path / "other")
     edit_manifest(other, lambda row, cells: cells | ({"basic": "anger" if cells["basic"] != "anger" else "fear"}
                                                      if row in (1, 2, 3) else {}))
@@ -237,3 +237,86 @@ def test_predict_has_a_column_a_label_or_number(store, tmp_path):
         assert np.isfinite(table[list(columns)].to_numpy()).all()
         with pytest.raises(InputError, match="of classes"):
             predict(read_run(tmp_path / kind), bare, PredictOptions(top=1), out=tmp_path / "x.csv")
+
+
+EVERY = {"classes": "basic7", "task": ("distribution", "multilabel", "regression"), "task_weights": ("1", "0.5", "0.5")}
+
+
+@pytest.mark.parametrize("head", ["mlp", "logreg"])
+def test_several_tasks_at_once_have_the_figures_of_each(store, tmp_path, head):
+    """Some faces have no class, others no numbers; each task is scored on those that have its own."""
+    other = shutil.copytree(store, tmp_path / "other")
+    edit_manifest(other, lambda row, cells: cells | (
+        dict.fromkeys(("basic", *(f"p_{name}" for name in BASICS)), "") if row % 9 == 2 else {}))
+    made = fuse([other], quick(head=head, epochs=20, **EVERY), out=tmp_path / "run")
+    table = pd.read_csv(tmp_path / "run/predictions.csv", keep_default_na=True)
+    table = table[table["split"] == "test"]
+    answers = table["prediction"].str.split(" | ", regex=False, expand=True)
+    system = json.loads((tmp_path / "run/metrics.json").read_text())["systems"][-1]
+    named = table.assign(prediction=answers[0])[table["truth"].notna()]
+    assert 0 < len(named) < len(table) == len(made.figures[-1].predictions)
+    expected = slow_figures("distribution", named)
+    for kind in ("multilabel", "regression"):
+        found = slow_figures(kind, table.assign(prediction=answers[1]))
+        expected |= {f"{kind}_{key}": value for key, value in found.items()}
+    assert {name: system[name] for name in expected} == pytest.approx(expected, abs=2e-5)
+    assert system["intersection"] > 0.7 and system["multilabel_macro_f1"] > 0.7 and system["regression_ccc"] > 0.5
+    again = evaluate(tmp_path / "run", other)
+    assert {name: again.figures.record()[name] for name in expected} == pytest.approx(
+        {name: system[name] for name in expected}, abs=1e-6)
+    run = read_run(tmp_path / "run")
+    assert (run.predictions.answers == table["prediction"]).all() and "mAP" in again.text()
+    predict(run, other, PredictOptions(), out=tmp_path / "out.csv")
+    assert list(pd.read_csv(tmp_path / "out.csv"))[2:] == [*BASICS, *UNITS, *NUMBERS]
+
+
+def test_a_task_of_no_weight_learns_nothing_and_weights_are_checked(store):
+    one, other = (cross_validate(prepare([store], quick(seeds=1, **EVERY | {"task_weights": ("1", "1", weight)})))[0]
+                  for weight in ("1", "0.000001"))
+    key = "regression_ccc"
+    assert figures(one, seed=0).of[key].value > figures(other, seed=0).of[key].value + 0.2
+    for given, words in (
+            ({"task_weights": ("1", "2")}, "each of the 3"), ({"task_weights": ("1", "0", "1")}, "above 0"),
+            ({"task": ("classification", "distribution")}, "or distribution"), ({"head": "paper"}, "cannot")):
+        with pytest.raises(InputError, match=words):
+            prepare([store], quick(**EVERY | given))
+
+
+@pytest.mark.parametrize("task", [*TASKS.values(), EVERY], ids=[*TASKS, "every"])
+def test_report_and_export_of_each_task(store, tmp_path, task):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("matplotlib")
+    from twofold.fuse.export.export import export
+    from twofold.fuse.report.report import report
+    for number in (1, 2):
+        fuse([store], quick(seeds=number, epochs=4, **task), out=tmp_path / str(number))
+    run = read_run(tmp_path / "1")
+    report([tmp_path / "1", tmp_path / "2"], out=tmp_path / "r.html", figures=tmp_path / "drawn", store=store)
+    page = (tmp_path / "r.html").read_text()
+    assert all(metric.name in page for metric in run.task.metrics) and all(name in page for name in run.task.outputs)
+    assert "Side by side" in page and (tmp_path / "drawn/side-by-side.svg").is_file()
+    export(run, tmp_path / "export", licences={})
+    x = prepare([store], quick(**task)).features.read(np.arange(40))
+    session = onnxruntime.InferenceSession(str(tmp_path / "export/head.onnx"), providers=["CPUExecutionProvider"])
+    assert np.allclose(session.run(None, {"features": x})[0], run.probabilities(x), atol=1e-5)
+    facts = session.get_modelmeta().custom_metadata_map
+    assert json.loads(facts["task"]) == run.task.kind and json.loads(facts["classes"]) == list(run.task.outputs)
+    card = (tmp_path / "export/README.md").read_text()
+    assert all(metric.name in card for metric in run.task.metrics)
+
+
+def test_the_python_api_knows_the_tasks(store):
+    features = twofold.Store(store).features(task="multilabel", labels=UNITS[:2])
+    assert features.y.shape == (ROWS, 2) and features.classes == UNITS[:2]
+    assert list(features.frame())[3:] == [*UNITS[:2]]
+    result = features.train("linear", seeds=1, epochs=4)
+    assert result.figures["macro_f1"].iloc[0] > 0.3 and "prediction" in result.predictions
+    with pytest.raises(InputError, match="no confusion"):
+        _ = result.confusion
+    head = twofold.Head("linear", seeds=1, epochs=4).fit(features)
+    assert head.predict_proba(features).shape == (ROWS, 2)
+    assert set(head.predict(features)) <= {"none", "au_1", "au_4", "au_1 + au_4"}
+    from sklearn.svm import SVC
+    with pytest.raises(InputError, match="classification only"):
+        features.train(SVC())

@@ -9,6 +9,7 @@ import torch
 from tests.fuse.test_training import CLASSES, CPU, QUICK, _batch, _examples, _train
 from twofold.data.labels import BASIC, basic_pair
 from twofold.data.utils.errors import InputError
+from twofold.fuse.core.kinds import one_hot
 from twofold.fuse.core.settings import PRESETS, resolve
 from twofold.fuse.experiment import prepare
 from twofold.fuse.fuse import fuse
@@ -50,7 +51,8 @@ def test_streamed_blocks_without_pairs_or_without_labels_train_all_the_same():
     data = _examples(rows=20_000, resident=False)
     order = np.argsort(data.basic_label, kind="stable")  # the blocks' faces have few basic emotions
     read, label = data.read, np.where(np.arange(20_000) < 9_000, -1, data.label[order])
-    data = replace(data, read=lambda some: read(order[some]), label=label, basic_label=np.sort(data.basic_label))
+    data = replace(data, read=lambda some: read(order[some]), label=label, basic_label=np.sort(data.basic_label),
+                   target=one_hot(label, 7))
     settings = replace(QUICK, epochs=1, compound_mixup=0.25, balanced_sampling=0.5)
     _, history = _train(settings, data, _examples(seed=1))
     assert np.isfinite(history[0].loss) and history[0].score > 0.1
