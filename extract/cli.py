@@ -179,6 +179,17 @@ def weights_ls() -> Report:
     return listing(weights_folder())
 
 
+@weights_app.command("get")
+def weights_get(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A preset, yunet, timm:NAME, torchvision:NAME or "
+                                                             "hf:ORG/NAME.")],
+) -> Report:
+    """Download the weights of a backbone or detector that have a public address; says the licence first."""
+    from twofold.extract.download import get
+
+    return get(name)
+
+
 @weights_app.command("show")
 def weights_show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A preset, as `weights ls` lists them.")],

@@ -9,6 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+HUB_REASONS = {  # by the names of classes of the hub client's errors, which need not be installed; subclasses first
+    "LocalEntryNotFoundError": "the hub cannot be reached, and its cache on this machine does not have the file",
+    "GatedRepoError": "it is gated: accept its conditions on its page, and log in with `hf auth login`",
+    "RepositoryNotFoundError": "there is no such repository on the hub, or it is private",
+    "EntryNotFoundError": "the repository has no such file"}
 
 
 def weights_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -29,7 +34,7 @@ def hub_cached(repository: str, file: str) -> Path | None:
 def hub_file(repository: str, file: str) -> Path:
     """The file in the hub's cache, downloaded if it is not there. Honours HF_HUB_OFFLINE and HF_ENDPOINT.
 
-    Raises whatever the network, the proxy and the hub's client do.
+    Raises FileNotFoundError with a reason where the hub does not give it, else whatever the network and proxy do.
     """
     if cached := hub_cached(repository, file):
         return cached
@@ -40,4 +45,10 @@ def hub_file(repository: str, file: str) -> Path:
         port = hub.port or (80 if hub.scheme == "http" else 443)
         with socket.create_connection((hub.hostname or "", port), timeout=10):  # its client would try for minutes
             log.info("downloading %s of %s", file, repository)
-    return Path(hf_hub_download(repository, file))
+    try:
+        return Path(hf_hub_download(repository, file))
+    except Exception as error:
+        names = [kind.__name__ for kind in type(error).__mro__]
+        if reason := next((HUB_REASONS[name] for name in names if name in HUB_REASONS), ""):
+            raise FileNotFoundError(f"{repository}, {file}: {reason}") from None
+        raise

@@ -40,11 +40,13 @@ class Embedding(nn.Module):
 
 
 def check_name(name: str) -> None:
-    """Raise InputError for a name without a configuration, for remote code, and if transformers is missing."""
+    """Raise InputError for a name without a configuration or a preprocessing, for remote code, and if transformers is
+    missing."""
     if importlib.util.find_spec("transformers") is None:
         raise InputError(f"hf:{name} needs transformers: install it with `pip install transformers`")
     if "auto_map" in _read(name, "config.json")[0]:
         raise InputError(f"hf:{name} wants code of its repository to be run, which is never done")
+    _preprocessing(name)  # before weights are downloaded
 
 
 def build(name: str, *, checkpoint: Checkpoint | None, size: int, drop_path: float) -> Architecture:

@@ -85,7 +85,8 @@ class Preset:
 
     build: from (preset, checkpoint, size, drop_path) to the network; dim: length of the embedding; heads: prefixes of
     classifier entries that a weights file may hold besides; files: the names that the weights folder is searched for
-    (or the same with .safetensors); hub: the repository on the Hugging Face hub, where it is published there;
+    (or the same with .safetensors); hub: the repository on the Hugging Face hub, where it is published there; url: a
+    stable address of the first of the files;
     class_orders: by (text in the file's name, number of classes).
     """
 
@@ -102,6 +103,7 @@ class Preset:
     heads: tuple[str, ...] = ()
     note: str = ""  #: what a newcomer has to know about the files
     hub: str = ""
+    url: str = ""
     class_orders: Mapping[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
     packaged: Path | None = None  #: where the file is in the package, if it comes with Twofold
 
@@ -146,7 +148,7 @@ def published(name: str) -> PublishedWeights:
     """Where the weights of a preset come from."""
     entry = preset(name)
     return PublishedWeights(backbone=entry.name, files=entry.files, page=entry.page, licence=entry.licence,
-                            hub=entry.hub, packaged=entry.packaged)
+                            hub=entry.hub, url=entry.url, packaged=entry.packaged)
 
 
 # ------------------------------------------------------------------------------------------------------- builders
@@ -221,6 +223,7 @@ _RESNET50 = Preset(
     page="https://www.robots.ox.ac.uk/~albanie/pytorch-models.html", licence="not stated (research use)",
     note="the second is for any torchvision or timm ResNet-50 trained on FER2013",
     heads=("fc.", "classifier.", "head."),
+    url="https://www.robots.ox.ac.uk/~albanie/models/pytorch-mcn/resnet50_ferplus_dag.pth",
 )
 
 PRESETS: tuple[Preset, ...] = (

@@ -13,7 +13,7 @@ from twofold.data.utils.weights_files import hub_cached
 from twofold.extract.encoders.presets import PRESETS, Preset, preset, published
 from twofold.extract.weights.find import HUB_FILE, find_in_folder
 
-SHOWN = ("architecture", "dim", "tap", "preprocessing", "trained_on", "files", "page", "licence", "hub", "note")
+SHOWN = ("architecture", "dim", "tap", "preprocessing", "trained_on", "files", "page", "licence", "hub", "url", "note")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ def listing(folder: Path) -> WeightsReport:
                      Path(entry["found"] or files[0]).name, entry["licence"],
                      "yes" if entry["found"] else "hub" if entry["hub"] else "no"))
         what = f"get it from {entry['page']} and save it as {folder / files[0]}"
+        if entry["hub"] or entry.get("url"):
+            what = f"`twofold weights get {name}` downloads it, or {what}"
         if files[1:] and not detector:
             what += f" (or {', '.join(files[1:])}: {entry['note']})"
         if entry["hub"]:

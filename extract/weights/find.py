@@ -20,7 +20,8 @@ class PublishedWeights:
     """Where the weights of one backbone come from.
 
     backbone: its name; files: names that the weights folder is searched for (or the same with .safetensors); hub: the
-    repository on the Hugging Face hub, if it is there; packaged: the file, where it comes with Twofold; download:
+    repository on the Hugging Face hub, if it is there; url, url_sha256: a stable address of the file elsewhere, and how
+    its digest starts, if that is known; packaged: the file, where it comes with Twofold; download:
     fetches them from elsewhere; read_licence: where the licence has to be looked up.
     """
 
@@ -30,6 +31,8 @@ class PublishedWeights:
     licence: str = ""
     hub: str = ""
     hub_file: str = HUB_FILE
+    url: str = ""
+    url_sha256: str = ""
     packaged: Path | None = None
     download: Callable[[], Path] | None = None
     read_licence: Callable[[], str] = str

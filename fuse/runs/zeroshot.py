@@ -35,7 +35,7 @@ def zero_shot_run(encoders: Sequence[tuple[str, Recipe, BackboneClassifier | Non
     spec = Spec(kind="zeroshot", dims=dims, classes=taxonomy.classes, members=1, rule=settings.rule, own=True,
                 pairs=taxonomy.pairs)
     head = StandardisedHead(spec).eval()
-    head.body.copy_classifiers(classifiers)
+    head.body.copy_classifiers(classifiers, head.mean, head.std)
     streams = tuple((recipe.backbone, recipe.view["name"], recipe) for _, recipe, _, _ in encoders)
     record = schema.RunRecord(
         version=1, created="now", settings=asdict(settings), classes_name=taxonomy.name, classes=taxonomy.classes,

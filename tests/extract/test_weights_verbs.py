@@ -74,6 +74,7 @@ def test_a_newcomer_is_told_exactly_what_to_fetch(pipeline, tmp_path):
     assert done.returncode == 0 and not done.stderr
     for known in PRESETS:
         what = f"get it from {known.page} and save it as weights/{known.files[0]}"
+        what = f"`twofold weights get {known.name}` downloads it, or {what}" if known.hub or known.url else what
         what = "is here, nothing to do" if known.packaged and known.packaged.is_file() else what
         assert f"{known.name}: {what}" in done.stdout
         assert known.licence in done.stdout and str(known.dim) in done.stdout
