@@ -1,6 +1,6 @@
 """Answers for the terminal: a line for each face of a photograph, and for each person of a video."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,12 +40,15 @@ def answers(table: pd.DataFrame, classes: Sequence[str], basic: np.ndarray) -> l
     return records
 
 
-def answer_rows(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """The records as a table's rows, the first its head."""
+def answer_rows(records: Sequence[dict[str, Any]], say: Callable[[dict[str, float]], str] | None = None
+                ) -> list[tuple[str, ...]]:
+    """The records as a table's rows, the first its head. say: the answer of outputs that are no shares of classes."""
     kinds = [kind for kind in ("basics", "expressions") if any(kind in record for record in records)]
-    head = ("SOURCE", "FACE", *({"basics": "BASIC", "expressions": "EXPRESSION"}[kind] for kind in kinds))
+    head = ("SOURCE", "FACE", *({"basics": "BASIC", "expressions": "ANSWER" if say else "EXPRESSION"}[kind]
+                              for kind in kinds))
     return [head, *((record["source"], record.get("where", ""), *(
-        _likeliest(record[kind]) if kind in record else record.get("note", "") for kind in kinds))
+        (say if say and kind == "expressions" else _likeliest)(record[kind]) if kind in record else
+        record.get("note", "") for kind in kinds))
         for record in records[:MOST_LINES])]
 
 

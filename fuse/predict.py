@@ -116,7 +116,9 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path | None,
     if output is None:
         records = answers(table, task.outputs, basic[kept])
         more = [f"... and {len(records) - MOST_LINES} more: -o OUT.csv writes all"] if len(records) > MOST_LINES else []
-        return Summary([*text_table(answer_rows(records)), *more, *(f"note: {note}" for note in notes)],
+        say = None if task.classes == len(task.outputs) else lambda outputs: str(
+            task.decide(np.array([list(outputs.values())]), run.calibration.rows(1))[0])
+        return Summary([*text_table(answer_rows(records, say)), *more, *(f"note: {note}" for note in notes)],
                        {"answers": records, "left_out": left_out, "notes": notes}, int(bool(left_out or faults)))
     write_table(table, output)
     interpolated = int((scored & (rows < 0)).sum())

@@ -53,6 +53,7 @@ def spread(shares: Sequence[float]) -> str:
 
 
 UNTRAINED = "UNTRAINED weights: random features, the figures say nothing about the backbones"
+MOST_SPANS = 4  #: metrics whose intervals a table in a terminal has room for
 NOTABLE = 0.01  #: of the score: a line says when one sample moves it by more
 
 
@@ -134,20 +135,22 @@ def figures_lines(heads: Sequence[Figures]) -> list[str]:
     validated = any(each.system.val_score == each.system.val_score for each in heads)
     several = [metric for metric in task.metrics if metric in (ACCURACY, SCORE, task.score)]  # shown of single seeds
     further = ("UAR", "calibration error") if heads[0].scores else ()
+    spans = task.metrics if len(task.metrics) <= MOST_SPANS else several  # the others' are in metrics.json
     groups = [("", 3), (ensembles[0] if len(ensembles) == 1 else "mean of a head's members",
-                        2 * len(task.metrics) + len(further))]
+                        len(task.metrics) + len(spans) + len(further))]
     groups += [("one seed, mean ± sd", len(several))] if seeds > 1 else []
     groups += [("validation", 1)] if validated else []
     rows: list[tuple[str, ...]] = [
-        ("#", "features", "dim", *(text for metric in task.metrics for text in (metric.name, "95 %")), *further,
+        ("#", "features", "dim", *(text for metric in task.metrics for text in (
+            metric.name, *(["95 %"] if metric in spans else []))), *further,
          *(metric.name for metric in several if seeds > 1), *((heads[0].system.score_name,) if validated else ()))]
     for number, each in enumerate(heads, 1):
         ensemble = f" ({each.predictions.ensemble})" if len(ensembles) > 1 else ""
         star = " * UNTRAINED" if each.system.untrained else ""
         rows.append((
             str(number), each.system.name + ensemble + star, str(each.system.dim),
-            *(text for metric in task.metrics for text in (
-                say(metric, each.of[metric.key].value), say_interval(metric, each.of[metric.key].interval))),
+            *(text for metric in task.metrics for text in (say(metric, each.of[metric.key].value), *(
+                [say_interval(metric, each.of[metric.key].interval)] if metric in spans else []))),
             *((percent(each.scores.uar), f"{each.reliability.error:.3f}") if each.scores and each.reliability else ()),
             *(say_spread(metric, each.of[metric.key].seeds) for metric in several if seeds > 1),
             *((say(task.score, each.system.val_score),) if validated else ())))

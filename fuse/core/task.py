@@ -18,6 +18,8 @@ from twofold.data.splits import assign_folds
 from twofold.fuse.core.settings import Settings
 from twofold.fuse.metrics.metric import Metric
 
+NAMED = 6  #: columns that a headline names
+
 
 @dataclass(frozen=True, eq=False)
 class Targets:
@@ -139,7 +141,8 @@ class Task:
     @property
     def title(self) -> str:
         """The task and its columns in a headline."""
-        return f"{self.kind} of {', '.join(self.outputs)}"
+        names = self.outputs if len(self.outputs) <= NAMED else (*self.outputs[:2], "...", self.outputs[-1])
+        return f"{self.kind} of {len(self.outputs)} ({', '.join(names)})"
 
     @property
     def words(self) -> str:

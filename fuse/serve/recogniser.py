@@ -21,13 +21,14 @@ Embed = Callable[[Sequence[bytes]], np.ndarray]  #: N image files of faces to (N
 class FaceResult:
     """One face. box: x, y, width, height in pixels of the upright image; detection: the detector's score, or None.
 
-    expressions: (C,) calibrated probabilities; basic: (8,), empty for heads that predict no basic expressions;
-    stream_weights: (K,), empty for heads without them; without: (K,) the probability of the likeliest expression with
-    each stream at its training mean, empty for a single stream.
+    answer: in words; expressions: (C,) calibrated probabilities, of a regression its numbers; basic: (8,), empty for
+    heads that predict no basic expressions; stream_weights: (K,), empty for heads without them; without: (K,) the
+    probability of the likeliest expression with each stream at its training mean, empty for a single stream.
     """
 
     box: tuple[float, ...]
     detection: float | None
+    answer: str
     expressions: tuple[float, ...]
     basic: tuple[float, ...]
     stream_weights: tuple[float, ...]
@@ -90,5 +91,7 @@ class Recogniser:
         without = [self.run.calibrated(run_on_array(without_streams(head, {k}), features))[rows, best]
                    for k in range(len(self.run.streams)) if len(self.run.streams) > 1]
         columns = (probabilities, basic, weights, np.stack(without, axis=1) if without else absent)
-        return tuple(FaceResult(face.box, face.detection, *(tuple(map(float, values[row])) for values in columns))
+        answers = self.run.task.decide(probabilities, self.run.calibration.rows(len(faces)))
+        return tuple(FaceResult(face.box, face.detection, str(answers[row]),
+                                *(tuple(map(float, values[row])) for values in columns))
                      for row, face in enumerate(faces))

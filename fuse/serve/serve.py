@@ -75,6 +75,7 @@ def describe_run(run: Run, limits: Limits, threshold: float, *, detects: bool) -
     """What the page says of the run."""
     return {
         "name": run.path.resolve().name, "classes": run.task.outputs, "taxonomy": run.taxonomy.name,
+        "columns": "" if run.task.classes == len(run.task.outputs) else run.task.kind, "numbers": run.task.numbers,
         "head": run.kind, "members": run.head.spec.members, "streams": run.stream_names,
         "untrained": [name for name, (_, _, recipe) in zip(run.stream_names, run.streams, strict=True)
                       if recipe.untrained],

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -23,6 +24,7 @@ from twofold.fuse.experiment import cross_validate, prepare
 from twofold.fuse.fuse import fuse
 from twofold.fuse.predict import PredictOptions, predict
 from twofold.fuse.runs.read import read_run
+from twofold.fuse.sweep import sweep
 
 BASICS = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")  # basic7
 UNITS = ("au_1", "au_4", "au_12")
@@ -320,3 +322,43 @@ def test_the_python_api_knows_the_tasks(store):
     from sklearn.svm import SVC
     with pytest.raises(InputError, match="classification only"):
         features.train(SVC())
+
+
+def test_a_sweep_ranks_by_the_tasks_score_and_refuses_a_mixture_of_tasks(store, tmp_path):
+    config = tmp_path / "a.toml"
+    config.write_text('heads = ["linear"]\nbackbones = [["timm:a", "timm:b"]]\nseeds = 1\n[settings]\n'
+                      'classes = "basic7"\nepochs = 3\n[grid]\nlr = [1e-7, 0.03]\n')
+    made = sweep([store], config, out=tmp_path / "out", jobs=1)
+    assert [trial.settings["lr"] for trial in made.trials] == [0.03, 1e-7]  # of KL less is better
+    assert made.trials[0].score < made.trials[1].score and "val_kl" in (tmp_path / "out/leaderboard.csv").read_text()
+    config.write_text(config.read_text().replace('["linear"]', '["linear", "zeroshot"]'))
+    with pytest.raises(InputError, match=r"basic emotions|one task"):
+        sweep([store], config, out=tmp_path / "other", jobs=1)
+
+
+def test_without_an_output_the_answers_are_said_in_words(store, tmp_path):
+    for kind, word in (("multilabel", "none|au_"), ("regression", r"valence [+-]0\.\d\d, arousal")):
+        fuse([store], quick(seeds=1, epochs=3, **TASKS[kind]), out=tmp_path / kind)
+        said = predict(read_run(tmp_path / kind), store, PredictOptions(), out=None).text()
+        assert "ANSWER" in said and re.search(word, said)
+
+
+def test_the_live_page_has_answers_in_words_and_numbers(store, tmp_path):
+    from twofold.data.faces.in_memory import Picture, PictureFace
+    from twofold.fuse.serve.queue import Limits
+    from twofold.fuse.serve.recogniser import Recogniser
+    from twofold.fuse.serve.serve import describe_run
+
+    class Finder:
+        def find(self, content, *, most):
+            return Picture(8, 8, [PictureFace((0, 0, 8, 8), content, None)], 0)
+
+    fuse([store], quick(seeds=1, epochs=3, **EVERY), out=tmp_path / "run")
+    run = read_run(tmp_path / "run")
+    x = prepare([store], quick(**EVERY)).features.read(np.arange(1))
+    (face,) = Recogniser(run, Finder(), lambda contents: x, 1).recognise(b"").faces
+    assert face.expressions == pytest.approx(run.probabilities(x)[0].tolist())
+    assert face.answer.count(" | ") == 2 and "valence" in face.answer
+    about = describe_run(run, Limits(), 0.5, detects=False)
+    assert about["numbers"] == (False,) * 10 + (True,) * 2 and about["columns"] == run.task.kind
+    assert list(about["classes"]) == [*BASICS, *UNITS, *NUMBERS]

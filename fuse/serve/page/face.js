@@ -13,13 +13,14 @@ const element = (tag, parent, className = "") => {
 
 /** The likeliest expression of a face, and whether it is surer than the threshold. */
 export function callOf(face, run, threshold) {
+  if (run.columns) return { name: words(face.answer), sure: true };  // labels or numbers: no one class is the answer
   const place = face.expressions.indexOf(Math.max(...face.expressions));
   const share = face.expressions[place];
   return { name: words(run.classes[place]), share, sure: share >= threshold };
 }
 
 export const spoken = ({ name, share, sure }) =>
-  sure ? `${name}, ${percent(share)}` : `uncertain, at most ${name} with ${percent(share)}`;
+  share === undefined ? name : sure ? `${name}, ${percent(share)}` : `uncertain, at most ${name} with ${percent(share)}`;
 
 /** Names with shares as rows of bars: as many of the likeliest as `most`, in their order or the likeliest first. */
 class Bars {
@@ -29,7 +30,8 @@ class Bars {
     this.rows = [];
   }
 
-  fill(names, shares, { sorted = false, marked = sorted, most = names.length, more } = {}) {
+  /** numbers: for each name, whether it has a number instead of a share: its bar is as long as it is far from nought. */
+  fill(names, shares, { sorted = false, marked = sorted, most = names.length, more, numbers = [] } = {}) {
     const ranked = names.map((_, place) => place).sort((a, b) => shares[b] - shares[a]);
     const likeliest = ranked[0];
     const order = ranked.slice(0, most);
@@ -41,8 +43,8 @@ class Bars {
       const place = order[rank];
       row.line.className = place === likeliest && marked ? "first" : "";
       row.name.textContent = names[place];
-      row.bar.style.width = percent(shares[place]).replace(" ", "");
-      row.number.textContent = percent(shares[place]);
+      row.bar.style.width = percent(Math.min(Math.abs(shares[place]), 1)).replace(" ", "");
+      row.number.textContent = numbers[place] ? shares[place].toFixed(2) : percent(shares[place]);
       if (more) row.more.textContent = more[place];
     });
   }
@@ -85,15 +87,16 @@ export class Card {
     this.title.id = `face-${number}`;
     this.root.setAttribute("aria-labelledby", this.title.id);
     this.detail = element("p", text);
-    this.top = new Bars(this.root, "Expressions, the likeliest first");
-    this.most = run.classes.length > FEW ? SHOWN : run.classes.length;
-    if (run.classes.length > FEW) {
+    this.top = new Bars(this.root, run.columns || "Expressions, the likeliest first");
+    const many = run.classes.length > FEW && !run.columns;
+    this.most = many ? SHOWN : run.classes.length;
+    if (many) {
       this.all = new Bars(new Fold(this.root, `All ${run.classes.length} expressions`, false).box, "All expressions");
     }
     if (run.basic.length) {
       this.basic = new Bars(new Fold(this.root, "Basic expressions", true).box, "Basic expressions");
     }
-    if (run.streams.length > 1) {
+    if (run.streams.length > 1 && !run.columns) {
       this.streams = new StreamTable(new Fold(this.root, "What each encoder adds", number === 1).box, run);
     }
   }
@@ -105,10 +108,11 @@ export class Card {
     this.root.hidden = false;
     this.root.classList.toggle("uncertain", !call.sure);
     this.title.textContent = `${this.number}  ${call.sure ? call.name : "uncertain"}`;
-    this.detail.textContent = call.sure ? `${percent(call.share)} likely`
-      : `at most ${call.name}, ${percent(call.share)}: below ${percent(threshold)}`;
-    this.top.fill(names, face.expressions, { sorted: !live, marked: true, most: this.most });
-    this.all?.fill(names, face.expressions);
+    this.detail.textContent = this.run.columns || (call.sure ? `${percent(call.share)} likely`
+      : `at most ${call.name}, ${percent(call.share)}: below ${percent(threshold)}`);
+    const { columns, numbers } = this.run;
+    this.top.fill(names, face.expressions, { sorted: !live && !columns, marked: !columns, most: this.most, numbers });
+    this.all?.fill(names, face.expressions, { numbers });
     this.basic?.fill(this.run.basic.map(words), face.basic, { sorted: !live, marked: true });
     this.streams?.fill(face, call);
     this.draw(face, source);
@@ -167,7 +171,7 @@ export function drawBoxes(parent, answer, run, threshold) {
     box.classList.toggle("high", y < 0.08 * answer.height);
     const [number, text] = box.firstChild.childNodes;
     number.textContent = `${place + 1} `;
-    text.textContent = call.sure ? `${call.name} ${percent(call.share)}` : "uncertain";
+    text.textContent = run.columns ? call.name : call.sure ? `${call.name} ${percent(call.share)}` : "uncertain";
   });
   placeLabels(parent);
 }

@@ -231,7 +231,8 @@ function describe() {
   document.title = `Twofold: ${run.name}`;
   at("name").textContent = run.name;
   const members = run.members > 1 ? `, ${run.members} members` : "";
-  at("about").textContent = `${run.classes.length} expressions (${run.taxonomy}), head ${run.head}${members}, on `
+  at("about").textContent = `${run.columns ? run.classes.map((name) => name.replaceAll("_", " ")).join(", ")
+    : `${run.classes.length} expressions (${run.taxonomy})`}, head ${run.head}${members}, on `
     + `${run.streams.join(" + ")}` + (run.detects ? "." : ". Each picture is taken for one face as it is.");
   at("untrained").hidden = !run.untrained.length;
   at("untrained").textContent = `UNTRAINED weights (${run.untrained.join(", ")}): random features, so these answers `
