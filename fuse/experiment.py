@@ -73,9 +73,11 @@ def prepare(stores: Sequence[Path], settings: Settings) -> Experiment:
     places = [Store(path) for path in stores]
     task = chosen_task(settings, places)
     settings, notes = _with_extra_views(places, settings)
-    features = join(places, backbones=settings.backbones, views=settings.views, task=task, folds=settings.folds)
+    features = join(places, backbones=settings.backbones, views=settings.views, task=task, folds=settings.folds,
+                    unit=settings.unit, pool=settings.pool)
     features = replace(features, notes=(*features.notes, *notes))
-    return experiment_on(features, settings, by_fold=join_folds(places, features, folds=settings.folds))
+    return experiment_on(features, settings, by_fold=join_folds(places, features, folds=settings.folds,
+                                                                   unit=settings.unit))
 
 
 def experiment_on(features: Features, settings: Settings, *, by_fold: tuple[Features, ...] = (), needs_test: bool = True

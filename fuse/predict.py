@@ -1,15 +1,13 @@
 """The verb `predict`: a trained run on the samples of a store, labelled or not; one row per sample.
 
-Frames of a video may be interpolated between the nearest frames with a face, then smoothed by a box or a Gaussian,
-edges repeated (arXiv 2407.13184), and written as the submission of the ABAW challenge.
+Scores of a video's frames may be smoothed, or written as the submission of a challenge.
 """
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,10 +15,7 @@ import pandas as pd
 from twofold.cache.feature_file import BLOCK_ROWS
 from twofold.cache.report import table as text_table
 from twofold.cache.store import Store
-from twofold.data.faces.challenge import challenge_frames
-from twofold.data.labels import BASIC, Taxonomy
-from twofold.data.manifest import read_manifest
-from twofold.data.readers.cexpr import frames_of, template_frames
+from twofold.data.labels import BASIC
 from twofold.data.utils.csv_files import escape_cells
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import NO_FACE, NO_FACE_SUFFIX
@@ -30,16 +25,14 @@ from twofold.fuse.answers import MOST_LINES, answer_rows, answers
 from twofold.fuse.core.features import Features
 from twofold.fuse.core.settings import HEAD_TYPES
 from twofold.fuse.runs.read import Run
+from twofold.fuse.smoothing import STANDALONE, parse_window, sequences, smooth_videos
+from twofold.fuse.submission import read_template
 from twofold.fuse.tables import UNTRAINED
 
 log = logging.getLogger(__name__)
 UNCERTAIN = "uncertain"
 SHOWN = 50  #: answers that the summary counts
 PARQUET = ".parquet"
-MAX_FRAMES = 1_000_000  #: nine hours of video: what numbers more is not a video
-MAX_WINDOW = 10_001  #: frames
-CHALLENGE_CLASSES = "cexpr7"
-STANDALONE = "::alone"  #: the sequence of rows that nothing comes before or after; no source's name has a colon
 ORIGIN = ("source", "frame", "time", "track", "box", "note")  #: columns of a manifest that `crop` wrote
 
 
@@ -73,16 +66,17 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path | None,
     Raises InputError if the store's features are of another recipe than the run's (another precision is only a note),
     or no sample has features; CacheError if a backbone is missing.
     """
-    output, template, task = check_options(options, run, out, inputs=inputs), options.template, run.task
-    samples = read_manifest(Store(store).manifest_path).table
-    keys = pd.Series(template_keys(template, run.taxonomy) if template else samples["key"], dtype=object)
+    output, task = check_options(options, run, out, inputs=inputs), run.task
+    samples = run.samples(Store(store)).table
+    template = read_template(options.template, task) if options.template else None
+    keys = pd.Series(template.keys if template else samples["key"], dtype=object)
     without_face = keys.str.endswith(NO_FACE_SUFFIX).to_numpy(bool)
     rows, notes, features = np.full(len(keys), -1), list(faults), None
     if not without_face.all():
         features, notes = run.features(Store(store))
         seen = np.asarray(~np.all(run.seen.unseen(features, np.arange(len(features))), axis=1))
         notes += [*([UNTRAINED] if run.untrained else []), *faults, *seen_samples_note(run, seen)]
-        frames = _template_frames(samples, keys.tolist(), features.keys) if template else keys
+        frames = template.find(samples, features.keys) if template else keys
         rows = pd.Index(features.keys).get_indexer(pd.Index(frames))
         if (rows < 0).all():
             raise InputError(f"{store}: none of the {len(keys)} samples has features of all backbones of {run.path}")
@@ -90,11 +84,12 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path | None,
             log.warning("warning: %s", note)
     probabilities, basic, stream_weights = _scores(run, features, rows)
     if template and output:
-        probabilities = submission_scores(probabilities, keys.tolist(), parse_window(options.smooth or "none"),
-                                          fill=options.fill)
-        predicted = probabilities.argmax(axis=1)
-        write_submission(template, output, [run.taxonomy.numbers[c] for c in predicted])
-        return _summary(output.path, [task.outputs[c] for c in predicted], int((rows < 0).sum()), 0, notes, faults)
+        probabilities = template.complete(probabilities, parse_window(options.smooth or "none"), fill=options.fill)
+        thresholds = run.calibration.rows(len(probabilities))
+        with output.writing() as temporary:
+            template.write(temporary, template.content(task, probabilities, thresholds))
+        answered = task.decide(probabilities, thresholds).tolist()
+        return _summary(output.path, answered, int((rows < 0).sum()), 0, notes, faults)
     if options.smooth:
         groups, both = sequences(samples), np.hstack([probabilities, basic])
         timed = np.flatnonzero(groups != STANDALONE)
@@ -158,6 +153,8 @@ def seen_samples_note(run: Run, seen: np.ndarray) -> list[str]:
 def check_options(options: PredictOptions, run: Run, out: Path | None, *, inputs: Sequence[Path]) -> Output | None:
     """The file to be written, if any. Raises InputError now, not after an extraction, for what cannot be done."""
     parse_window(options.smooth or "none")
+    if options.smooth and run.settings.unit:
+        raise InputError(f"--smooth is of frames: {run.path} answers once a {run.settings.unit}")
     if not 0 <= options.threshold <= 1:
         raise InputError(f"--threshold {options.threshold:g} is not a probability (0 to 1)")
     if (options.top or options.threshold) and run.task.classes < len(run.task.outputs):
@@ -173,10 +170,11 @@ def check_options(options: PredictOptions, run: Run, out: Path | None, *, inputs
     if out is None:
         return None
     if options.template:
-        template_keys(options.template, run.taxonomy)
+        template = read_template(options.template, run.task)
         if options.top or options.threshold or options.basic:
-            raise InputError("a submission has one class a row: leave out --top, --threshold and --basic")
-        output = submission_output(out, options.template, overwrite=options.overwrite, inputs=inputs)
+            raise InputError("a submission has one answer a row: leave out --top, --threshold and --basic")
+        output = Output(out, OutputKind("a submission for this template", template.is_filled), options.overwrite,
+                        [*inputs, options.template])
     else:
         if options.fill:
             raise InputError("--fill-videos goes with --submission TEMPLATE")
@@ -241,139 +239,3 @@ def _table(run: Run, options: PredictOptions, samples: pd.DataFrame, probabiliti
     origin = samples[["key", *(ORIGIN if set(ORIGIN) <= set(samples) else ())]]
     return pd.concat([origin, texts, pd.DataFrame(probabilities.astype(float), columns=classes),
                       pd.DataFrame(stream_weights.astype(float), columns=shares)], axis=1)
-
-
-def _template_frames(samples: pd.DataFrame, frames: list[str], keys: np.ndarray) -> list[str]:
-    """The samples for the frames of a template: cropped from its videos, or kept in its folders, maybe as PNG."""
-    if {"source", "track", "box", "picture"} <= set(samples):
-        return challenge_frames(samples, frames)
-    return frames_of(frames, keys)
-
-
-def parse_window(text: str) -> np.ndarray:
-    """(2 r + 1,) weights that sum to one: `box:5` is 5 frames wide, `gauss:2` has a deviation of 2 frames, `none` is 1.
-
-    The Gaussian ends at four deviations. Raises InputError for anything else.
-    """
-    kind, _, size = text.partition(":")
-    try:
-        if text == "none":
-            return np.ones(1)
-        if kind == "box" and int(size) % 2 and 0 < int(size) <= MAX_WINDOW:
-            return np.full(int(size), 1 / int(size))
-        if kind == "gauss" and 0 < float(size) <= MAX_WINDOW / 10:
-            radius = int(4 * float(size) + 0.5)
-            weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / float(size)) ** 2)
-            return weights / weights.sum()
-    except ValueError:
-        pass
-    raise InputError(f"smoothing {text!r} is not box:N (N frames wide, odd), gauss:S (a deviation of S frames) or none")
-
-
-def sequences(table: pd.DataFrame) -> np.ndarray:
-    """(N,) the sequence of each row, by name: a `group`; in footage the samples of a person.
-
-    Frames without a face belong to the person of their video if there is only one. Photographs, and other frames
-    without a face, stand alone.
-    """
-    if not {"source", "frame", "track"} <= set(table):
-        return table["group"].to_numpy(object)
-    source, track = table["source"], table["track"]
-    several = source.map(table[track != ""].groupby("source")["track"].nunique()) > 1
-    alone = (table["frame"] == "") | (several & (track == ""))
-    return source.mask(several, source + ", person " + track).mask(alone, STANDALONE).to_numpy(object)
-
-
-def smooth_videos(scores: np.ndarray, keys: Sequence[str], groups: Sequence[str], window: np.ndarray
-                  ) -> tuple[np.ndarray, list[str]]:
-    """(N, C) scores of all frames, interpolated and smoothed in each video, and the videos that have no face at all.
-
-    A video is the rows of a `group`, or of a folder where there is no group. scores: (N, C), nan where a frame has no
-    face; the rows of a video without any stay nan.
-    """
-    out, faceless = scores.copy(), []
-    videos = pd.Series([group or key.rpartition("/")[0] for key, group in zip(keys, groups, strict=True)], dtype=object)
-    for name, part in videos.groupby(videos, sort=False):
-        rows = part.index.to_numpy()
-        if np.isnan(scores[rows, 0]).all():
-            faceless.append(str(name))
-            continue
-        out[rows] = smooth_video(scores[rows], frame_numbers([keys[int(row)] for row in rows], str(name)), window)
-    return out, faceless
-
-
-def frame_numbers(keys: Sequence[str], video: str) -> np.ndarray:
-    """(n,) the number at the end of each frame's name. Raises InputError if they do not count frames."""
-    matches = [re.search(r"(\d{1,18})$", PurePosixPath(key).stem, re.ASCII) for key in keys]
-    if None in matches:
-        raise InputError(f"video {video!r}: {keys[matches.index(None)]} has no frame number at the end of its name, as "
-                         "00001.jpg has")
-    numbers = np.array([int(match[1]) for match in matches if match], np.int64)
-    if len(np.unique(numbers)) < len(numbers):
-        raise InputError(f"video {video!r}: two of its frames have the same number: give each video a folder of its "
-                         "own, or its name in the manifest's column 'group'")
-    if np.ptp(numbers) >= MAX_FRAMES:
-        raise InputError(f"video {video!r}: frames numbered from {numbers.min()} to {numbers.max()} are not a video")
-    return numbers
-
-
-def smooth_video(scores: np.ndarray, frames: np.ndarray, window: np.ndarray) -> np.ndarray:
-    """(n, C) scores of all frames of one video, from scores (n, C) that are nan where a frame has no face.
-
-    frames: (n,) distinct frame numbers, in any order. Frames that are not among the rows count as frames without a
-    face. Linear between the nearest frames with a face, beyond them repeated.
-    """
-    order = np.argsort(frames)
-    known = order[~np.isnan(scores[order, 0])]
-    times, radius = np.arange(frames.min(), frames.max() + 1), len(window) // 2
-    out = np.empty(scores.shape, np.float32)
-    for c in range(scores.shape[1]):
-        line = np.pad(np.interp(times, frames[known], scores[known, c]), radius, mode="edge")
-        out[:, c] = np.convolve(line, window, mode="valid")[frames - times[0]]
-    return out
-
-
-def template_keys(path: Path, classes: Taxonomy) -> tuple[str, ...]:
-    """The frames of a template. Raises InputError for another taxonomy, or a template that is not as published."""
-    if classes.name != CHALLENGE_CLASSES:
-        raise InputError(f"a submission needs a run on the classes {CHALLENGE_CLASSES}, not {classes.name}: "
-                         f"train it with `fuse --classes {CHALLENGE_CLASSES}`")
-    keys = template_frames(path)
-    if keys != tuple(_frame_lines(path).values()):
-        raise InputError(f"{path}: its lines end in other characters than line ends: get the template anew")
-    return keys
-
-
-def submission_output(path: Path, template: Path, *, overwrite: bool, inputs: Sequence[Path]) -> Output:
-    """The submission to be written, by the rule of data/utils/outputs.py: the verb's own has the template's frames."""
-    kind = OutputKind("a submission for this template", lambda there: _frame_lines(there) == _frame_lines(template))
-    return Output(path, kind, overwrite, [*inputs, template])
-
-
-def submission_scores(scores: np.ndarray, keys: Sequence[str], window: np.ndarray, *, fill: bool) -> np.ndarray:
-    """(N, C) scores of every frame of the template; a video is a folder.
-
-    scores: (N, C), nan where there is no face. fill: give videos without any face the mean scores of all other faces;
-    else raises InputError listing them, since as a rule their frames were forgotten.
-    """
-    smoothed, faceless = smooth_videos(scores, keys, [""] * len(keys), window)
-    if faceless and (not fill or np.isnan(smoothed).all()):
-        raise InputError(f"{len(faceless)} whole videos of the template have no face: {', '.join(sorted(faceless))}; "
-                         "add their frames, or say --fill-videos if they have none (they get the mean of all others)")
-    smoothed[np.isnan(smoothed[:, 0])] = np.nanmean(scores, axis=0)
-    return smoothed
-
-
-def write_submission(template: Path, out: Output, numbers: Sequence[int]) -> None:
-    """Write the template to `out` with these class numbers, one per frame: all other bytes stay as they are."""
-    lines = template.read_bytes().splitlines(keepends=True)
-    for (line, key), number in zip(_frame_lines(template).items(), numbers, strict=True):
-        lines[line] = b"%s,%d%s" % (key.encode(), number, lines[line][len(lines[line].rstrip(b"\r\n")):])
-    with out.writing() as temporary:
-        temporary.write_bytes(b"".join(lines))
-
-
-def _frame_lines(path: Path) -> dict[int, str]:
-    """The frame in each line below the header that is not blank, by the number of the line."""
-    filled = [(number, line) for number, line in enumerate(path.read_bytes().splitlines()) if line.strip()]
-    return {number: line.partition(b",")[0].strip().decode("utf-8", "replace") for number, line in filled[1:]}

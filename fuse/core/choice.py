@@ -19,6 +19,7 @@ from twofold.data.manifest import COLUMNS, read_manifest
 from twofold.data.targets import AFFECT, default_task, target_columns
 from twofold.data.utils.csv_files import check_columns
 from twofold.data.utils.errors import InputError
+from twofold.fuse.core.blends import distribution_task
 from twofold.fuse.core.kinds import TASK_TYPES, Classification, Distribution
 from twofold.fuse.core.settings import HEAD_TYPES, VERY_MANY, Settings, run_file
 from twofold.fuse.core.several import Several
@@ -92,7 +93,7 @@ def chosen_task(settings: Settings, stores: Sequence[Store]) -> Task:
         kind = kind if kind in HEAD_TYPES[settings.head].tasks else Classification.kind
         if kind != Classification.kind:
             log.info("task %s: the manifest has soft labels of all classes (--task classification: hard ones)", kind)
-    return Distribution(taxonomy, teach=settings.teach) if kind == Distribution.kind else Classification(taxonomy)
+    return distribution_task(taxonomy, teach=settings.teach) if kind == Distribution.kind else Classification(taxonomy)
 
 
 def _several(settings: Settings, stores: Sequence[Store]) -> Several:
@@ -153,6 +154,7 @@ def recorded_task(layout: str, outputs: Sequence[str], record: dict) -> Task:
             tasks.append(recorded_task(kind, outputs[start:start + int(columns)], record))
             start += int(columns)
         return Several(tasks[0].taxonomy, each=tuple(tasks), weights=(1.0,) * len(tasks))
-    kind = layout
-    of_classes = issubclass(TASK_TYPES[kind], Classification)
-    return TASK_TYPES[kind](taxonomy_from_record({"taxonomy": record}) if of_classes else label_taxonomy(kind, outputs))
+    if not issubclass(TASK_TYPES[layout], Classification):
+        return TASK_TYPES[layout](label_taxonomy(layout, outputs))
+    taxonomy = taxonomy_from_record({"taxonomy": record})
+    return distribution_task(taxonomy) if layout == Distribution.kind else Classification(taxonomy)

@@ -1,5 +1,6 @@
 """Features of several backbones side by side, joined by key with the manifest: the one way from stores to a head."""
 
+import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Sequence
@@ -9,13 +10,15 @@ import numpy as np
 import pandas as pd
 
 from twofold.cache.classifier import TrainingSamples
-from twofold.cache.feature_file import FeatureFile, first_non_finite_row
+from twofold.cache.feature_file import BLOCK_ROWS, FeatureFile, first_non_finite_row
 from twofold.cache.recipe import Recipe, differences
 from twofold.cache.store import Store
 from twofold.data.labels import BASIC, Taxonomy, basic_emotions
 from twofold.data.manifest import Manifest, read_manifest
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.keys import NO_FACE_SUFFIX
 from twofold.fuse.core.task import Task
+from twofold.fuse.core.units import pool_frames, units_of
 
 VIEWS = ("original", "flip", "enhanced1", "enhanced2")
 PRECISION = {"precision", "dtype"}  #: of a recipe: what may differ between files whose features are the same
@@ -27,6 +30,7 @@ class Stream:
 
     fold_files: where the encoder was fine-tuned one a fold, the file of each fold (of the one store); then `files` is
     that of the first. mark: what tells it apart from streams of the same backbone and view, as `stream_marks` gives it.
+    pool: where samples are units of several rows, the statistics of their features that stand side by side.
     """
 
     backbone: str
@@ -34,6 +38,7 @@ class Stream:
     files: tuple[FeatureFile, ...]
     fold_files: tuple[FeatureFile, ...] = ()
     mark: str = ""
+    pool: tuple[str, ...] = ()
 
     @property
     def recipe(self) -> Recipe:
@@ -41,7 +46,7 @@ class Stream:
 
     @property
     def dim(self) -> int:
-        return self.files[0].dim
+        return self.files[0].dim * max(len(self.pool), 1)
 
     @property
     def name(self) -> str:
@@ -69,7 +74,8 @@ class Features:
     group: samples that must stay on one side of a split, by store and name; grouped: False for a sample that is only
     its own group. datasets: name of each store, which qualifies a group name that several stores have.
     manifest: of the first store, with samples that have no features, too.
-    row: (N, K) place of the sample in each stream's file. matrix: (N, D) float32 once loaded, else None.
+    row: (N, K) place of the sample in each stream's file; of a unit, that of its first frame. frames: where samples are
+    units, (N,) the places (T, K) of all frames of each, in time. matrix: (N, D) float32 once loaded, else None.
     """
 
     task: Task
@@ -90,6 +96,7 @@ class Features:
     notes: tuple[str, ...]
     datasets: tuple[str, ...] = ("",)
     matrix: np.ndarray | None = None
+    frames: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -131,14 +138,30 @@ class Features:
             stream = self.streams[k]
             for number, file in enumerate(stream.files):
                 here = np.flatnonzero(self.store[rows] == number)
-                places = self.row[rows[here], k]
-                values = file.read_rows(places) if len(here) else np.empty((0, stream.dim))
-                if (wrong := first_non_finite_row(values)) is not None:
-                    raise InputError(f"{file.path}: the features of {file.keys[places[wrong]]!r} are not finite "
-                                     "numbers: see `cache verify`")
-                block[here, start:start + stream.dim] = values
+                block[here, start:start + stream.dim] = self._read_stream(rows[here], k, file)
             start += stream.dim
         return block
+
+    def _read_stream(self, rows: np.ndarray, k: int, file: FeatureFile) -> np.ndarray:
+        """(n, D of the stream) of rows of one store. Units are pooled one after the other, at most `BLOCK_ROWS` frames
+        at a time, or one unit."""
+        if self.frames is None or not len(rows):
+            return _finite_rows(file, self.row[rows, k]) if len(rows) else np.empty((0, self.streams[k].dim))
+        places = [places[:, k] for places in self.frames[rows]]
+        pooled, block = [], np.cumsum([len(each) for each in places]) // BLOCK_ROWS
+        for number in np.unique(block):
+            units = [places[unit] for unit in np.flatnonzero(block == number)]
+            values = _finite_rows(file, np.concatenate(units))
+            pooled += [pool_frames(each, self.streams[k].pool)
+                       for each in np.split(values, np.cumsum([len(unit) for unit in units])[:-1])]
+        return np.stack(pooled)
+
+    def holds(self, images: np.ndarray) -> np.ndarray:
+        """(N,) bool: samples of which an image is among these SHA-256 (S64)."""
+        if self.frames is None:
+            return np.isin(self.sha256.astype("S64"), images)
+        return np.array([np.isin(self.streams[0].files[store].sha256[places[:, 0]].astype("S64"), images).any()
+                         for store, places in zip(self.store, self.frames, strict=True)], bool)
 
     def loaded(self) -> "Features":
         """The same with all features in memory, 4 N D bytes."""
@@ -147,12 +170,14 @@ class Features:
 
 def join(
     stores: Sequence[Store], *, backbones: Sequence[str], views: Sequence[str], task: Task, folds: int = 0,
+    unit: str = "", pool: Sequence[str] = (),
 ) -> Features:
     """The features of these backbones and views of all stores, joined as `join_streams` does.
 
     backbones: names or NAME@FINGERPRINT; none = all of the first store. The stores must agree on each recipe. The
     order in which they are named means nothing: streams stand by view, then by name, so that seeds draw the same.
-    folds: of the cross-validation that they are for, whose fold-wise encoders are wanted then.
+    folds: of the cross-validation that they are for, whose fold-wise encoders are wanted then. unit: the column whose
+    units are the samples, with the statistics `pool` of their rows; empty: each row is a sample.
     Raises CacheError for a backbone that a store lacks or has twice, InputError if nothing is left or recipes differ.
     """
     names = list(backbones) or stores[0].backbones(views[0])
@@ -169,7 +194,7 @@ def join(
             if set(difference) - PRECISION:
                 raise InputError(f"{store.path}: {backbone} ({view}) was made otherwise than in {stores[0].path}: "
                                  + describe_differences(difference))
-        stream = Stream(files[0].backbone, view, files, of_folds)
+        stream = Stream(files[0].backbone, view, files, of_folds, pool=tuple(pool) if unit else ())
         if stream.recipe.fingerprint in streams:
             raise InputError(f"{stream.name} is asked for twice")
         streams[stream.recipe.fingerprint] = stream
@@ -178,15 +203,15 @@ def join(
         stream.recipe.fingerprint))
     marks = stream_marks([(stream.backbone, stream.view, stream.recipe) for stream in ranked])
     return join_streams(stores, [replace(stream, mark=mark) for stream, mark in zip(ranked, marks, strict=True)],
-                        task=task)
+                        task=task, unit=unit)
 
 
-def join_streams(stores: Sequence[Store], streams: Sequence[Stream], *, task: Task) -> Features:
+def join_streams(stores: Sequence[Store], streams: Sequence[Stream], *, task: Task, unit: str = "") -> Features:
     """Join the files of the streams by key with each store's manifest, and the stores one after the other.
 
     What only one side has is left out and counted in `notes`. Raises InputError if nothing of a store is left.
     """
-    joined = [_join_store(number, store, streams, task) for number, store in enumerate(stores)]
+    joined = [_join_store(number, store, streams, task, unit) for number, store in enumerate(stores)]
     columns = {name: np.concatenate([each[name] for each, *_ in joined]) for name in joined[0][0]}
     features = Features(task=task, streams=tuple(streams), **columns, manifest=joined[0][2],
                         notes=tuple(note for _, notes, _ in joined for note in notes),
@@ -197,7 +222,7 @@ def join_streams(stores: Sequence[Store], streams: Sequence[Stream], *, task: Ta
                                                      f"{min(shared)}: taken for different groups, one per store"))
 
 
-def join_folds(stores: Sequence[Store], features: Features, *, folds: int) -> tuple[Features, ...]:
+def join_folds(stores: Sequence[Store], features: Features, *, folds: int, unit: str = "") -> tuple[Features, ...]:
     """The same samples as the encoders of each fold give them; nothing where no encoder is fine-tuned one a fold.
 
     Raises InputError if the files of the folds hold different samples.
@@ -206,7 +231,7 @@ def join_folds(stores: Sequence[Store], features: Features, *, folds: int) -> tu
         return ()
     joined = tuple(join_streams(stores, [
         replace(stream, files=(stream.fold_files[fold],), fold_files=()) if stream.fold_files else stream
-        for stream in features.streams], task=features.task) for fold in range(folds))
+        for stream in features.streams], task=features.task, unit=unit) for fold in range(folds))
     for other in joined:
         if not (np.array_equal(other.keys, features.keys) and np.array_equal(other.sha256, features.sha256)):
             raise InputError(f"{stores[0].path}: the encoders of the folds have features of different samples: extract "
@@ -240,37 +265,64 @@ def describe_differences(difference: dict[str, tuple[object, object]]) -> str:
     return "; ".join(f"{name} {short(a)} there, {short(b)} here" for name, (a, b) in difference.items())
 
 
-def _join_store(number: int, store: Store, streams: Sequence[Stream], task: Task
+def _join_store(number: int, store: Store, streams: Sequence[Stream], task: Task, unit: str
                 ) -> tuple[dict[str, np.ndarray], list[str], Manifest]:
-    """Columns of `Features` for one store, what is to be said about it, and its manifest."""
+    """Columns of `Features` for one store, what is to be said about it, and its manifest, that of its units."""
     manifest, notes = read_manifest(store.manifest_path), []
-    table = manifest.table
-    keys = table["key"].to_numpy(object)
+    keys = manifest.table["key"].to_numpy(object)
     places = np.full((len(keys), len(streams)), -1)
+    faceless = manifest.table["key"].str.endswith(NO_FACE_SUFFIX).to_numpy(bool) & bool(unit)
     for k, (stream, file) in enumerate((stream, stream.files[number]) for stream in streams):
         places[:, k] = pd.Index(file.keys).get_indexer(pd.Index(keys))
-        name, lacking = f"{store.path.name}'s {stream.name}", keys[places[:, k] < 0]
+        name, lacking = f"{store.path.name}'s {stream.name}", keys[(places[:, k] < 0) & ~faceless]
         if len(lacking):
             failed = sum(key in file.failures for key in lacking)
             notes.append(f"{len(lacking)} samples left out: not in {name} ({failed} recorded as failed), e.g. "
                          f"{lacking[0]}")
-        if surplus := file.rows - (len(keys) - len(lacking)):
+        if surplus := file.rows - int((places[:, k] >= 0).sum()):
             notes.append(f"{surplus} rows of {name} are not in the manifest: left out")
     present = (places >= 0).all(axis=1)
     if not present.any():
         raise InputError(f"{store.path}: no sample of its manifest has features of all of "
                          f"{', '.join(stream.name for stream in streams)}: extract them for the same samples")
-    targets = task.encode(manifest)
+    digests, frames = streams[0].files[number].sha256, {}
+    if unit:
+        manifest, parts = units_of(manifest, unit, labels=(task.taxonomy.target, *task.outputs),
+                                   source=str(store.manifest_path))
+        keys, notes = manifest.table["key"].to_numpy(object), [*notes, *manifest.notes]
+        each = [places[part[present[part]]] for part in parts]
+        frames = {"frames": _object_array(each)}
+        places = np.stack([part[0] if len(part) else np.full(len(streams), -1) for part in each])
+        present = np.array([len(part) > 0 for part in each])
+    table, targets = manifest.table, task.encode(manifest)
     group = table["group"].to_numpy(object)
     columns = {
         "keys": keys, "store": np.full(len(keys), number), "split": table["split"].to_numpy(object),
         "group": np.array([f"{number}\0{name or key}" for name, key in zip(group, keys, strict=True)], object),
         "grouped": group != "", "row": places, "label": targets.label, "truth": targets.truth,
-        "taught": targets.taught, **_basics(table, targets.label, task.taxonomy.basics),
+        "taught": targets.taught, **_basics(table, targets.label, task.taxonomy.basics), **frames,
     }
     columns = {name: values[present] for name, values in columns.items()}
-    columns["sha256"] = streams[0].files[number].sha256[columns["row"][:, 0]]
+    columns["sha256"] = digests[columns["row"][:, 0]] if not unit else np.array([
+        hashlib.sha256(digests[part[:, 0]].tobytes()).hexdigest() for part in columns["frames"]], digests.dtype)
     return columns, [*notes, *targets.notes], manifest
+
+
+def _object_array(values: Sequence[np.ndarray]) -> np.ndarray:
+    """(N,) of arrays of any shape."""
+    array = np.empty(len(values), object)
+    for place, value in enumerate(values):
+        array[place] = value
+    return array
+
+
+def _finite_rows(file: FeatureFile, places: np.ndarray) -> np.ndarray:
+    """The rows of a file. Raises InputError for one that is not finite."""
+    values = file.read_rows(places)
+    if (wrong := first_non_finite_row(values)) is not None:
+        raise InputError(f"{file.path}: the features of {file.keys[places[wrong]]!r} are not finite numbers: see "
+                         "`cache verify`")
+    return values
 
 
 def _basics(table: pd.DataFrame, label: np.ndarray, parts: Sequence[tuple[str, ...]]) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """What a person can set about a fusion, and the heads to choose from: options, TOML keys, checks and help follow."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,9 @@ HEAD_TYPES = {
 }
 SINGLE = "mlp"  #: the head on one stream that a head with `averages_singles` is made of
 
+DEFAULT_POOL = ("mean", "std", "p10", "p25", "p50", "p75", "p90")  #: of BLEMORE's baselines, arXiv 2601.13225
+STATISTICS = ("mean", "std", "slope", "start", "middle", "end")  #: of a unit's frames, besides percentiles
+PERCENTILE = re.compile(r"p(\d|[1-9]\d|100)")
 RULES = ("threshold", "weighted", "mean", "geometric", "harmonic")
 VERY_MANY = 1_000_000  #: of what is counted: more is a slip of the finger, or a hostile file
 
@@ -78,6 +82,10 @@ class Settings:
                                                   "and arousal.")
     teach: str = option("soft", SAMPLES, "What teaches a distribution where a sample has both, its soft or hard label.",
                         choices=("soft", "hard"))
+    unit: str = option("", SAMPLES, "Column that names each row's clip, source or person: these are the samples then; "
+                                    "empty: each row is one.")
+    pool: tuple[str, ...] = option(DEFAULT_POOL, SAMPLES, "Of a unit's frames: mean, std, p<percent>, slope, start, "
+                                                          "middle, end (means of thirds in time).")
     folds: int = option(0, SAMPLES, "Cross-validation by group instead of the manifest's splits; 0: these.",
                         least=0, most=1000)
     val_fraction: float = option(0.15, SAMPLES, "Of train, carved out where there is no validation.", above=0, below=1)
@@ -131,6 +139,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         check(self)
+        if not self.pool or len(set(self.pool)) < len(self.pool) or not all(
+                name in STATISTICS or PERCENTILE.fullmatch(name) for name in self.pool):
+            raise InputError(f"pool {','.join(self.pool)}: choose from {', '.join(STATISTICS)} and percentiles p0 to "
+                             "p100, each once")
         if self.folds == 1:
             raise InputError("folds 1: take 2 or more, or 0 for the manifest's splits")
         if unknown := [name for name in self.task if name not in TASKS]:

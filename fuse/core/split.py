@@ -220,14 +220,13 @@ def parse_seen(content: bytes, *, folds: int, source: str) -> SeenSamples:
 
 def encoder_training_samples(features: Features, streams: Sequence[int] | None = None) -> np.ndarray:
     """(N,) bool: samples whose bytes or group an encoder of these streams (default: all) was fine-tuned with."""
-    names = features.sha256.astype("S64")
     groups = group_digests(features, np.arange(len(features)), qualified=False)
     seen = np.zeros(len(features), bool)
     for k in range(len(features.streams)) if streams is None else streams:
         for samples in training_samples_of(features.streams[k].files):
             images, people = ([row.tobytes().hex().encode() for row in rows]
                               for rows in (samples.sha256, samples.groups))
-            seen |= np.isin(names, np.array(images, "S64"))
+            seen |= features.holds(np.array(images, "S64"))
             seen |= (groups != b"") & np.isin(groups, np.array(people, "S32"))
     return seen
 

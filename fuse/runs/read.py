@@ -22,6 +22,7 @@ from twofold.cache.errors import CacheError
 from twofold.cache.recipe import Recipe, differences
 from twofold.cache.store import Store
 from twofold.data.labels import Taxonomy
+from twofold.data.manifest import Manifest, read_manifest
 from twofold.data.utils.csv_files import unescape_cells
 from twofold.data.utils.errors import InputError, first_line
 from twofold.fuse.core import features as joined
@@ -30,6 +31,7 @@ from twofold.fuse.core.predictions import Predictions, System
 from twofold.fuse.core.settings import HEAD_TYPES, Settings, run_file, settings_from
 from twofold.fuse.core.split import SeenSamples, parse_seen
 from twofold.fuse.core.task import Calibration, Task, mean_calibration
+from twofold.fuse.core.units import units_of
 from twofold.fuse.heads.head import HeadOutput, StandardisedHead, run_head, run_on_array
 from twofold.fuse.runs import schema
 from twofold.fuse.runs.schema import invalid
@@ -136,6 +138,11 @@ class Run:
                        numbers=["epoch", "loss", f"val_{self.task.score.key}"])
         return [lines for _, lines in table.groupby(["fold", "member"], sort=False)]
 
+    def samples(self, store: Store) -> Manifest:
+        """The manifest of a store's samples as the run has them: its rows, or the units of these. Raises InputError."""
+        manifest, unit = read_manifest(store.manifest_path), self.settings.unit
+        return units_of(manifest, unit, source=str(store.manifest_path))[0] if unit else manifest
+
     def features(self, store: Store) -> tuple[joined.Features, list[str]]:
         """The store's features in the order of the head's columns, and notes on recipes that differ in precision.
 
@@ -146,7 +153,11 @@ class Run:
         notes = [f"{stream.backbone}: other than what the run was trained on (there, here): "
                  + joined.describe_differences(differences(recipe, stream.recipe)) for stream, (_, _, recipe)
                  in zip(streams, self.streams, strict=True) if stream.recipe.fingerprint != recipe.fingerprint]
-        return joined.join_streams([store], streams, task=self.task), notes
+        if self.settings.unit:
+            streams = [replace(stream, pool=self.settings.pool) for stream in streams]
+        if tuple(stream.dim for stream in streams) != tuple(self.head.spec.dims):
+            raise InputError(f"{store.path}: its features are not as wide as those of {self.path}")
+        return joined.join_streams([store], streams, task=self.task, unit=self.settings.unit), notes
 
     def require_one_encoder_per_stream(self) -> None:
         """Raises InputError for a run whose folds had encoders of their own: none of them fits a new sample."""

@@ -17,22 +17,14 @@ from twofold.data.labels import BASIC, builtin_taxonomy
 from twofold.data.readers.cexpr import HEADER
 from twofold.data.utils.errors import InputError
 from twofold.fuse import predict as module
+from twofold.fuse.core.kinds import Classification
 from twofold.fuse.core.settings import resolve
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.fuse import fuse
-from twofold.fuse.predict import (
-    PredictOptions,
-    frame_numbers,
-    parse_window,
-    predict,
-    smooth_video,
-    smooth_videos,
-    submission_output,
-    submission_scores,
-    template_keys,
-    write_submission,
-)
+from twofold.fuse.predict import PredictOptions, predict
 from twofold.fuse.runs.read import read_run
+from twofold.fuse.smoothing import frame_numbers, parse_window, smooth_video, smooth_videos
+from twofold.fuse.submission import FrameTemplate, read_template
 
 QUICK = {"epochs": 6, "lr": 3e-3, "warmup": 1, "hidden": 16, "seeds": 2, "batch_size": 64}
 
@@ -304,8 +296,11 @@ def test_all_other_bytes_stay(tmp_path, start, ends):
     text = start + ends.join([",".join(HEADER), "01/00001.jpg,0", "01/00002.jpg,", "02/00001.jpg", ""])
     path, out = tmp_path / "t.csv", tmp_path / "out.csv"
     path.write_bytes(text.encode())
-    assert template_keys(path, builtin_taxonomy("cexpr7")) == ("01/00001.jpg", "01/00002.jpg", "02/00001.jpg")
-    write_submission(path, submission_output(out, path, overwrite=False, inputs=()), [6, 3, 1])
+    task = Classification(builtin_taxonomy("cexpr7"))
+    asked = read_template(path, task)
+    assert asked.keys == ("01/00001.jpg", "01/00002.jpg", "02/00001.jpg")
+    asked.write(out, asked.content(task, np.eye(7)[[6, 3, 1]], np.zeros((3, 0))))
+    assert asked.is_filled(out)
     expected = start + ends.join([",".join(HEADER), "01/00001.jpg,6", "01/00002.jpg,3", "02/00001.jpg,1", ""])
     assert out.read_bytes() == expected.encode()
 
@@ -314,6 +309,7 @@ def test_what_has_no_answer_is_refused(template):
     classes = builtin_taxonomy("cexpr7")
     assert [name.lower() for name in HEADER[1:]] == list(classes.classes) and classes.numbers == tuple(range(7))
     with pytest.raises(InputError, match="cexpr7"):
-        template_keys(template, builtin_taxonomy("rafdb11"))
+        read_template(template, Classification(builtin_taxonomy("rafdb11")))
     with pytest.raises(InputError, match="01, 02"):  # no face at all: nothing to fill with
-        submission_scores(np.full((2, 7), np.nan), ["01/1.jpg", "02/1.jpg"], parse_window("none"), fill=True)
+        FrameTemplate(template, ("01/1.jpg", "02/1.jpg")).complete(np.full((2, 7), np.nan), parse_window("none"),
+                                                                   fill=True)
