@@ -293,7 +293,7 @@ class Run:
         from twofold.fuse.serve.recogniser import Recogniser
         from twofold.fuse.serve.worker import open_finder
 
-        self._run.require_one_encoder_per_stream()
+        self._run.require_single_images()
         encoders = encoders_of(self._run, [f"{name}={file}" for name, file in weights.items()], device).load_all()
         finder = open_finder(self._run.record.crops, Path(detector) if detector else None, cropped)
         return Recogniser(self._run, finder, encoders.embed, max_faces=100)

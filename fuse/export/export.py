@@ -41,6 +41,7 @@ def export(run: Run, out: Path, *, licences: Mapping[str, str], encoders: Encode
     replaced. Raises InputError for a folder of anything else.
     """
     if encoders:
+        run.require_single_images()
         own = zip((backbone for backbone, _, _ in run.streams), encoders.licences, strict=True)
         licences = {**licences, **dict(own)}
     how = face_record(run, encoders) if encoders else {"inputs": []}

@@ -145,8 +145,8 @@ def pretrained_classifiers(features: Features) -> tuple[list[BackboneClassifier]
     classifiers, reasons = [], {}
     for stream in features.streams:
         own = next((file.classifier for file in stream.files if file.classifier), None)
-        if own is None:
-            reasons[stream.name] = "has no classifier"
+        if own is None or stream.pool:
+            reasons[stream.name] = "has no classifier" if own is None else "is pooled over frames"
         elif other := [name for name in own.classes if name not in BASIC]:
             reasons[stream.name] = f"has a classifier of {other[0]!r}, which is no basic emotion"
         else:

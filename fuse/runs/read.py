@@ -167,6 +167,13 @@ class Run:
                              "figures only: to predict, fine-tune one encoder (`finetune` without --folds) and train "
                              "a run on its features")
 
+    def require_single_images(self) -> None:
+        """Raises InputError for a run that cannot answer for an image by itself."""
+        self.require_one_encoder_per_stream()
+        if self.settings.unit:
+            raise InputError(f"{self.path} answers once a {self.settings.unit}, from all its frames: use `predict` on "
+                             "a store, or on videos")
+
     def scores(self, features: joined.Features, rows: np.ndarray) -> HeadOutput:
         """The scores of each member for these rows of `features`."""
         return run_head(self.head, features, rows, range(len(self.streams)))

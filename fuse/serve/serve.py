@@ -43,7 +43,7 @@ def serve(run: Run, *, load: Callable[[], Embed], host: str = "127.0.0.1", port:
         from twofold.fuse.serve.app import application, find_examples, is_loopback, make_server
     except ImportError:
         raise InputError("serving a page needs starlette and uvicorn: pip install 'twofold[serve]'") from None
-    run.require_one_encoder_per_stream()
+    run.require_single_images()
     limits = Limits()
     offered = find_examples(examples, max_bytes=limits.bytes)
     token = None if is_loopback(host) else secrets.token_urlsafe(24)

@@ -135,3 +135,5 @@ def test_what_clips_cannot_do_is_said(tmp_path, classes):
     fuse([store], settings(), out=tmp_path / "run")
     with pytest.raises(InputError, match="smooth"):
         predict(read_run(tmp_path / "run"), store, PredictOptions(smooth="box:3"), out=tmp_path / "p.csv")
+    with pytest.raises(InputError, match="answers once a source"):
+        read_run(tmp_path / "run").require_single_images()
