@@ -155,13 +155,13 @@ class Store:
     def features(
         self, *, classes: str | Path | Sequence[str] = "cexpr7", target: str = "", backbones: Sequence[str] | str = (),
         views: Sequence[str] | str = "original", folds: int = 0, task: str = "", labels: Sequence[str] | str = (),
-        teach: str = "soft",
+        teach: str = "soft", unit: str = "", pool: Sequence[str] | str = (),
     ) -> Features:
         """The embeddings of these backbones (none: all) side by side, joined by key with the manifest's labels.
 
         classes: as of `fuse`, or a list of names; `from-data` takes the labels in the column `target`. folds: for
         encoders that were fine-tuned one per fold; trained with as many folds, each has its own encoder. task, labels,
-        teach: as of `fuse`.
+        teach, unit, pool: as of `fuse`.
         """
         from twofold.cache.store import Store as Folder
         from twofold.fuse.api import Features
@@ -172,10 +172,10 @@ class Store:
         stores = [Folder(self.path)]
         asked = {} if task in ("multilabel", "regression") else {"classes": classes, "target": target}
         settings = resolve(changes=asked | {"folds": folds, "task": _names(task), "labels": _names(labels),
-                                            "teach": teach})
+                                            "teach": teach, "unit": unit} | ({"pool": _names(pool)} if pool else {}))
         joined = join(stores, backbones=_names(backbones), views=_names(views),
-                      task=chosen_task(settings, stores), folds=settings.folds)
-        return Features(joined.loaded(), join_folds(stores, joined, folds=settings.folds))
+                      task=chosen_task(settings, stores), folds=settings.folds, unit=settings.unit, pool=settings.pool)
+        return Features(joined.loaded(), join_folds(stores, joined, folds=settings.folds, unit=settings.unit))
 
     def fuse(self, *, out: Path | str | None = None, overwrite: bool = False, preset: str = "default", **settings: Any
              ) -> pd.DataFrame:
@@ -312,7 +312,7 @@ def encoders_of(run: TrainedRun, weights: Sequence[str], device: str) -> Matchin
     from twofold.extract.streams import MatchingEncoders
 
     return MatchingEncoders([recipe for _, _, recipe in run.streams], weights=weights, beside=run.path, device=device,
-                            dims=run.head.spec.dims)
+                            dims=run.frame_dims)
 
 
 def _is_image(image: object) -> bool:

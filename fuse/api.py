@@ -175,7 +175,7 @@ class ResultComparison:
 def _resolve(features: Features | None, head: str, random_state: int | None, settings: dict[str, Any]) -> Settings:
     """Settings of a head on features. Raises InputError for what is unknown, or decided by the features already."""
     if joined := [name for name in ("backbones", "views", "extra_views", "task", "task_weights", "labels", "teach",
-                                    "target", "classes") if name in settings]:
+                                    "target", "classes", "unit", "pool") if name in settings]:
         raise InputError(f"{', '.join(joined)}: decided by the features already; choose in Store.features(...)")
     if random_state is not None:
         if not isinstance(random_state, int | np.integer):

@@ -87,6 +87,12 @@ class Run:
                      for (backbone, view, _), mark in zip(self.streams, joined.stream_marks(self.streams), strict=True))
 
     @property
+    def frame_dims(self) -> tuple[int, ...]:
+        """The width of each stream's features of one row: where samples are units, of which statistics are read."""
+        statistics = len(self.settings.pool) if self.settings.unit else 1
+        return tuple(dim // statistics for dim in self.head.spec.dims)
+
+    @property
     def folds(self) -> int:
         return len(self.record.temperatures)
 
