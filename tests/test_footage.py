@@ -197,15 +197,16 @@ def test_the_challenge_is_answered_from_its_videos_by_one_command_or_by_three(cl
     assert done.returncode == 2 and "--template" in done.stderr
 
 
-def test_without_a_detector_pictures_are_answered_with_a_warning_videos_not(cli, predict, ready, tmp_path, monkeypatch):
+def test_without_a_detector_only_faces_are_answered(cli, predict, ready, tmp_path, monkeypatch):
     run_of(cli, ready)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/resnet18_msceleb.pth").symlink_to(ready / "weights/resnet18_msceleb.pth")
     monkeypatch.setenv("TWOFOLD_WEIGHTS", str(tmp_path / "empty"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    done = predict(ready / "photos/03.png")
-    assert "worth nothing" in done.stderr and "face_detection_yunet.onnx" in done.stderr
+    said = predict(ready / "photos/03.png", out="no.csv", code=2).stderr
+    assert "face_detection_yunet.onnx" in said and "weights get yunet" in said and "--cropped" in said
+    predict(ready / "photos/03.png", "--cropped")
     for arguments in ([two_people(tmp_path / "a.mp4")], [ready / "photos", "--detect"]):
         assert "no face detector" in predict(*arguments, out="no.csv", code=2).stderr
         assert not (tmp_path / "no.csv").exists()

@@ -82,8 +82,9 @@ class DetectorEntry:
                 log.debug("hub", exc_info=error)
                 reason = f"{type(error).__name__}: {first_line(error, most=160)}"
         raise InputError(f"no face detector: {self.file} is not in {folder} and the hub could not give it ({reason}). "
-                         f"Get it from {self.page} (licence: {self.licence}), save it as {folder / self.file}, or name "
-                         "a file with --detector PATH")
+                         f"Where there is a network, `twofold weights get {self.name}` downloads it; or get it from "
+                         f"{self.page} (licence: {self.licence}), save it as {folder / self.file}, or name a file with "
+                         "--detector PATH")
 
 
 def open_detector(path: Path | None = None, name: str = "yunet") -> DetectorModel:

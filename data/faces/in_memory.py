@@ -176,8 +176,7 @@ def is_taken_whole(size: tuple[int, int], faces: Sequence[Face], samples: Sample
 def open_face_stream(sources: Sequence[Source], lines: Sequence[str] | None, *, detector: Path | None,
                      sampling: Sampling, treatment: Treatment) -> FaceStream:
     """Sources to be cropped as the faces were that have these lines of crop settings. detector: its weights file, None
-    to search for it. Raises InputError where one is needed and missing; where it would only help, a warning says what
-    the answers are worth without it."""
+    to search for it. Raises InputError where one is needed and missing."""
     videos, samples, config = any(source.video for source in sources), sample_kind(lines), None
     try:
         if treatment != "cropped" or videos:
@@ -186,8 +185,7 @@ def open_face_stream(sources: Sequence[Source], lines: Sequence[str] | None, *, 
         if detector or treatment == "detect" or videos:
             raise
         if samples != "whole":
-            log.warning("warning: all pictures are taken for faces as they are; the answer for an uncropped one is "
-                        "worth nothing (%s)", error)
+            raise InputError(f"{error}; or say with --cropped that every picture is a face already") from None
     return FaceStream(sources, config, treatment, samples)
 
 
