@@ -175,7 +175,7 @@ def match_run_to_store(run: Run, store: Path, *, split: str, allow_seen: bool) -
     split = split or ("test" if (labelled & (features.split == "test")).any() else "all")
     rows = np.flatnonzero(labelled & ((features.split == split) | (split == "all")))
     if not len(rows):
-        raise InputError(f"no samples with a {features.task.words} in the split {split!r} of the store")
+        raise InputError(f"no labelled samples of {features.taxonomy.name} in the split {split!r} of the store")
     use = run.seen.unseen(features, rows)
     leaked = encoder_training_samples(features)[rows]
     use[leaked] = False

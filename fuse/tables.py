@@ -135,13 +135,16 @@ def figures_lines(heads: Sequence[Figures]) -> list[str]:
     validated = any(each.system.val_score == each.system.val_score for each in heads)
     several = [metric for metric in task.metrics if metric in (ACCURACY, SCORE, task.score)]  # shown of single seeds
     further = ("UAR", "calibration error") if heads[0].scores else ()
-    spans = task.metrics if len(task.metrics) <= MOST_SPANS else several  # the others' are in metrics.json
+    scores = {part.prefix + part.task.score.key for part in task.parts}
+    metrics = [metric for metric in task.metrics if len(task.parts) == 1 or metric.key in scores]  # of several tasks
+    # where there is no room, the intervals of the others stand in metrics.json alone
+    spans = [metric for metric in metrics if len(metrics) <= MOST_SPANS or metric in several]
     groups = [("", 3), (ensembles[0] if len(ensembles) == 1 else "mean of a head's members",
-                        len(task.metrics) + len(spans) + len(further))]
+                        len(metrics) + len(spans) + len(further))]
     groups += [("one seed, mean ± sd", len(several))] if seeds > 1 else []
     groups += [("validation", 1)] if validated else []
     rows: list[tuple[str, ...]] = [
-        ("#", "features", "dim", *(text for metric in task.metrics for text in (
+        ("#", "features", "dim", *(text for metric in metrics for text in (
             metric.name, *(["95 %"] if metric in spans else []))), *further,
          *(metric.name for metric in several if seeds > 1), *((heads[0].system.score_name,) if validated else ()))]
     for number, each in enumerate(heads, 1):
@@ -149,7 +152,7 @@ def figures_lines(heads: Sequence[Figures]) -> list[str]:
         star = " * UNTRAINED" if each.system.untrained else ""
         rows.append((
             str(number), each.system.name + ensemble + star, str(each.system.dim),
-            *(text for metric in task.metrics for text in (say(metric, each.of[metric.key].value), *(
+            *(text for metric in metrics for text in (say(metric, each.of[metric.key].value), *(
                 [say_interval(metric, each.of[metric.key].interval)] if metric in spans else []))),
             *((percent(each.scores.uar), f"{each.reliability.error:.3f}") if each.scores and each.reliability else ()),
             *(say_spread(metric, each.of[metric.key].seeds) for metric in several if seeds > 1),

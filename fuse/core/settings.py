@@ -196,7 +196,7 @@ def read_config(path: Path) -> dict:
         return read_toml(path, "settings")
     try:
         record = json.loads(run_file(path.parent, path.name).read_text(encoding="utf-8"))
-        own = record.get("taxonomy", {}).get("source") == ""
+        own = record["settings"].get("classes") and record.get("taxonomy", {}).get("source") == ""
         return dict(record["settings"]) | ({"classes": str(path)} if own else {})
     except FileNotFoundError:
         raise InputError(f"{path}: no such file (a TOML of settings, or the run.json of a run)") from None

@@ -13,7 +13,7 @@ from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind, read_head
 from twofold.data.utils.terminal import Summary
 from twofold.fuse.core.task import Task
-from twofold.fuse.export.onnx import OUTPUT, Encoders, face_record, is_exported_model, write_model
+from twofold.fuse.export.onnx import Encoders, face_record, is_exported_model, output_name, write_model
 from twofold.fuse.metrics.metric import Metric
 from twofold.fuse.runs.read import Run
 from twofold.fuse.tables import heading, say, say_figure
@@ -29,7 +29,7 @@ KINDS = {HEAD: MODEL, FACE: MODEL, CARD: OutputKind("a card that `export` wrote"
          PREPROCESSING: OutputKind("a file that `export` wrote", lambda path: '"inputs"' in read_head(path))}
 
 
-ABOUT = {HEAD: f"raw features to {OUTPUT}", FACE: f"faces, prepared as {PREPROCESSING} says, to {OUTPUT}"}
+ABOUT = {HEAD: "raw features", FACE: f"faces, prepared as {PREPROCESSING} says,"}
 HUB_NAMES = {"macro_f1": "f1"}  #: of metrics, where the hub has another
 
 
@@ -65,7 +65,7 @@ def export(run: Run, out: Path, *, licences: Mapping[str, str], encoders: Encode
             with output.writing() as temporary:
                 shutil.copyfile(Path(folder, name), temporary)
     other = [backbone for backbone, _, recipe in run.streams if encoders and recipe.precision != "fp32"]
-    lines = [*(f"{out / name}: {ABOUT[name]}, at most {difference:.1g} from the run's own"
+    lines = [*(f"{out / name}: {ABOUT[name]} to {output_name(run)}, at most {difference:.1g} from the run's own"
                for name, difference in differences.items()),
              f"{out / CARD}: a model card with figures, encoders, data and limits"]
     if other:
@@ -116,7 +116,7 @@ def model_card(run: Run, *, licences: Mapping[str, str], inputs: Sequence[Mappin
         "## Preprocessing", "", *crops, *(f"* {escape(backbone)}: {_code(how)}" for backbone, how in preprocessing), "",
         "## Use", "",
         f"* `head.onnx`: `features` (N, {sum(run.head.spec.dims)}) float32, the encoders' embeddings side by side "
-        f"in the order above, to `{OUTPUT}` (N, {len(run.task.outputs)}): {run.task.kind}.", *models,
+        f"in the order above, to `{output_name(run)}` (N, {len(run.task.outputs)}): {run.task.kind}.", *models,
         f"* Columns, in order: {escape(', '.join(run.task.outputs), most=10_000)}.",
         *([f"* A label is called from its threshold on: {', '.join(f'{value:.3f}' for value in thresholds)}."]
           if thresholds else []), "",

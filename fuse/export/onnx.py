@@ -15,7 +15,6 @@ from twofold.data.utils.errors import InputError, first_line
 from twofold.fuse.runs.read import Run
 
 TAIL_BYTES = 1 << 20
-OUTPUT = "probabilities"
 
 
 class Encoders(Protocol):
@@ -57,6 +56,11 @@ class FaceModel(nn.Module):
         return self.head(torch.cat(features, dim=1))
 
 
+def output_name(run: Run) -> str:
+    """What the outputs are."""
+    return {(False,): "probabilities", (True,): "numbers"}.get(tuple(sorted(set(run.task.numbers))), "outputs")
+
+
 def _output_facts(run: Run) -> dict[str, object]:
     """What the columns of the output are."""
     facts: dict[str, object] = {"task": run.task.kind, "classes": list(run.task.outputs)}
@@ -78,7 +82,7 @@ def face_record(run: Run, encoders: Encoders) -> dict[str, Any]:
         "inputs": [{"name": name, "shape": ["N", 3, *each["size"]], "dtype": "uint8", "colour": "RGB",
                     "preprocessing": each} for name, each in zip(names, encoders.inputs, strict=True)],
         "normalisation": "inside the model", "crops": list(run.record.crops),
-        "output": {"name": OUTPUT, "shape": ["N", len(run.task.outputs)], **_output_facts(run)},
+        "output": {"name": output_name(run), "shape": ["N", len(run.task.outputs)], **_output_facts(run)},
         "streams": [{"backbone": backbone, "view": view, "fingerprint": recipe.fingerprint, "licence": licence}
                     for (backbone, view, recipe), licence in zip(run.streams, encoders.licences, strict=True)]}
 
@@ -88,9 +92,10 @@ def write_model(run: Run, path: Path, encoders: Encoders | None = None) -> float
     return the largest difference.
 
     The head's input is `features` (N, D) float32, streams side by side in the run's order; those of encoders and head
-    are (N, 3, H, W) uint8 RGB, resized and cropped as `face_record` says. The output is `probabilities` (N, C), of a
-    regression its numbers. Task, classes, thresholds and streams stand as JSON in the metadata. Raises InputError if
-    the packages for it are missing, if it cannot be traced, or if the difference is not below the tolerance.
+    are (N, 3, H, W) uint8 RGB, resized and cropped as `face_record` says. The output is `probabilities`, `numbers` or,
+    of several tasks, `outputs` (N, C). Task, classes, thresholds and streams stand as JSON in the metadata. Raises
+    InputError if the packages for it are missing, if it cannot be traced, or if the difference is not below the
+    tolerance.
     """
     try:
         import onnx
@@ -120,7 +125,7 @@ def write_model(run: Run, path: Path, encoders: Encoders | None = None) -> float
         try:
             program = torch.onnx.export(
                 module.eval(), tuple(map(torch.from_numpy, inputs.values())), dynamo=True, verbose=False,
-                input_names=list(inputs), output_names=[OUTPUT],
+                input_names=list(inputs), output_names=[output_name(run)],
                 dynamic_shapes=(shapes,) if encoders else shapes)
         except Exception as error:  # the tracer's own kinds
             raise InputError(f"{run.path}: it cannot be traced into ONNX: {first_line(error)}") from None

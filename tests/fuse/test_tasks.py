@@ -19,6 +19,7 @@ from twofold.cache.feature_writer import write_feature_file
 from twofold.data.utils.errors import InputError
 from twofold.fuse.core.losses import binary_cross_entropy, concordance_loss
 from twofold.fuse.core.predictions import compare_predictions, figures
+from twofold.fuse.core.settings import resolve
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.experiment import cross_validate, prepare
 from twofold.fuse.fuse import fuse
@@ -149,6 +150,14 @@ def test_test_samples_have_no_say_in_weights_thresholds_and_temperature(store, t
     assert (tmp_path / "honest/head.safetensors").read_bytes() == (tmp_path / "moved/head.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_run_is_repeated_by_its_own_record(store, tmp_path, kind):
+    fuse([store], quick(seeds=1, epochs=2, **TASKS[kind]), out=tmp_path / "run")
+    again = resolve(config=tmp_path / "run/run.json")
+    fuse([store], again, out=tmp_path / "again")
+    assert (tmp_path / "again/predictions.csv").read_bytes() == (tmp_path / "run/predictions.csv").read_bytes()
+
+
 def test_thresholds_are_the_best_on_validation_by_trying_all(store):
     work = prepare([store], quick(seeds=1, **TASKS["multilabel"]))
     _, (trained,) = cross_validate(work)
@@ -241,6 +250,7 @@ def test_predict_has_a_column_a_label_or_number(store, tmp_path):
             predict(read_run(tmp_path / kind), bare, PredictOptions(top=1), out=tmp_path / "x.csv")
 
 
+EVERY_KIND = "distribution+multilabel+regression"
 EVERY = {"classes": "basic7", "task": ("distribution", "multilabel", "regression"), "task_weights": ("1", "0.5", "0.5")}
 
 
@@ -303,6 +313,8 @@ def test_report_and_export_of_each_task(store, tmp_path, task):
     session = onnxruntime.InferenceSession(str(tmp_path / "export/head.onnx"), providers=["CPUExecutionProvider"])
     assert np.allclose(session.run(None, {"features": x})[0], run.probabilities(x), atol=1e-5)
     facts = session.get_modelmeta().custom_metadata_map
+    assert session.get_outputs()[0].name == {"regression": "numbers", EVERY_KIND: "outputs"}.get(
+        run.task.kind, "probabilities")
     assert json.loads(facts["task"]) == run.task.kind and json.loads(facts["classes"]) == list(run.task.outputs)
     card = (tmp_path / "export/README.md").read_text()
     assert all(metric.name in card for metric in run.task.metrics)
