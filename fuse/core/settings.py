@@ -72,8 +72,8 @@ class Settings:
     views: tuple[str, ...] = option(("original",), SAMPLES, "Of original, flip, enhanced1, enhanced2.")
     extra_views: tuple[str, ...] = option((), SAMPLES, "Views that are taken where the store has them.")
     target: str = option("", SAMPLES, "Column of labels: compound, basic or your own; empty: that of the classes.")
-    classes: str = option("", SAMPLES, "cexpr7, rafdb11, rafce14, basic7, basic8, FILE.toml of your own, or from-data: "
-                                     "the labels as they stand; empty: cexpr7 or basic7.")
+    classes: str = option("", SAMPLES, "One of `manifest classes`, FILE.toml of your own, or from-data: the labels as "
+                                     "they stand; empty: cexpr7 or basic7.")
     task: tuple[str, ...] = option((), SAMPLES, "classification, distribution (soft labels), multilabel, regression, "
                                    "or several at once; empty: distribution where the labels are soft, else "
                                    "classification.")
