@@ -1,6 +1,6 @@
 """Several tasks that one head learns together."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -161,7 +161,7 @@ class Several(Task):
                 label[known] = found[0]
         return label, truth
 
-    def read_decisions(self, answers: list[str]) -> np.ndarray:
+    def read_decisions(self, answers: Sequence[str]) -> np.ndarray:
         thresholds = np.zeros((len(answers), len(self.outputs)))
         for number, part in enumerate(self.parts):
             found = part.task.read_decisions([(answer.split(APART) + [""] * len(self.each))[number]

@@ -171,7 +171,8 @@ def _listed(every: Predictions) -> list[tuple[str, list[int]]]:
         worst = losses.dropna().sort_values(ascending=False, kind="stable")
         return [("The largest errors", worst.index[:LISTED].tolist())]
     order = outputs.assign(confidence=outputs.max(axis=1), wrong=(every.predicted != every.target)[outputs.index])
-    order = order.sort_values(["confidence", *outputs], kind="stable", ascending=[False, *[True] * outputs.shape[1]])
+    by: list[Any] = ["confidence", *outputs]
+    order = order.sort_values(by, kind="stable", ascending=[False, *[True] * outputs.shape[1]])
     errors = order[order["wrong"]][:LISTED]
     lists = [("The most confident errors", errors.index.tolist()),
              ("The least confident predictions", order.drop(errors.index)[::-1][:LISTED].index.tolist())]

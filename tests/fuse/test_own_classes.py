@@ -55,7 +55,7 @@ def test_a_run_of_own_classes_is_repeated_without_the_file(french, tmp_path):
     first = fuse([store], quick(**{"seeds": 1} | {"classes": own}), out=tmp_path / "a")
     (tmp_path / "fr.toml").unlink()
     second = fuse([store], resolve(config=tmp_path / "a" / "run.json"), out=tmp_path / "b")
-    assert second.classes == first.classes
+    assert second.task == first.task
     assert (tmp_path / "b" / "predictions.csv").read_bytes() == (tmp_path / "a" / "predictions.csv").read_bytes()
     assert read_run(tmp_path / "b").taxonomy == read_run(tmp_path / "a").taxonomy
     text = (tmp_path / "a" / "run.json").read_text(encoding="utf-8")
@@ -66,10 +66,10 @@ def test_labels_as_they_stand(french, tmp_path):
     store, _ = french
     settings = quick(**{"seeds": 1} | {"classes": "from-data", "target": "label"})
     fusion = fuse([store], settings, out=tmp_path / "run")
-    assert fusion.classes.classes == tuple(sorted(FRENCH.values())) and fusion.figures[-1].score > 0.9
+    assert fusion.task.outputs == tuple(sorted(FRENCH.values())) and fusion.figures[-1].score > 0.9
     assert evaluate(tmp_path / "run", store).figures.score == fusion.figures[-1].score
     implied = fuse([store], quick(**{"seeds": 1} | {"target": "label"}), out=None)
-    assert implied.classes == fusion.classes
+    assert implied.task == fusion.task
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_sweep_over_other_classes_is_another_sweep(french, tmp_path):
     config.write_text(f'backbones = [["timm:a", "timm:b"]]\n[settings]\nclasses = "{own}"\nepochs = 2\nseeds = 1\n',
                       encoding="utf-8")
     first = sweep([store], config, out=tmp_path / "out", jobs=1)
-    assert not any(trial.error for trial in first.trials) and first.best.classes.name == "fr"
+    assert not any(trial.error for trial in first.trials) and first.best.task.taxonomy.name == "fr"
     assert sweep([store], config, out=tmp_path / "out", jobs=1).reused == 1
     (tmp_path / "fr.toml").write_text(f"classes = {json.dumps(list(FRENCH.values())[::-1])}", encoding="utf-8")
     with pytest.raises(InputError, match="1 trials of another sweep"):

@@ -23,6 +23,7 @@ from twofold.fuse.core.settings import resolve
 from twofold.fuse.evaluate import evaluate
 from twofold.fuse.experiment import cross_validate, prepare
 from twofold.fuse.fuse import fuse
+from twofold.fuse.metrics.scores import apply_temperature
 from twofold.fuse.predict import PredictOptions, predict
 from twofold.fuse.runs.read import read_run
 from twofold.fuse.sweep import sweep
@@ -168,6 +169,28 @@ def test_thresholds_are_the_best_on_validation_by_trying_all(store):
         truth, values = work.features.truth[val, c][known], outputs[known, c]
         best = max(f1_score(truth, values >= each) for each in np.unique(values))
         assert f1_score(truth, values >= threshold) == pytest.approx(best)
+
+
+def test_the_temperature_of_distributions_is_the_best_for_the_votes_of_validation(store):
+    work = prepare([store], quick(seeds=1, **TASKS["distribution"]))
+    predictions, (trained,) = cross_validate(work)
+    val = work.splits[0].val
+    votes = work.features.truth[val]
+    soft = votes.any(axis=1)
+    outputs = trained.predict(work.features, val).probabilities.mean(axis=0)[soft]
+    doubt = 1 / (soft.sum() + 1)
+
+    def loss(temperature):
+        q = outputs ** (1 / temperature)
+        q = np.log(q / q.sum(axis=1, keepdims=True))
+        return -np.mean(((1 - doubt) * votes[soft] * q).sum(axis=1) + doubt * q.mean(axis=1))
+
+    tried = np.geomspace(0.1, 5, 400)
+    assert trained.temperature == pytest.approx(tried[np.argmin([loss(each) for each in tried])], rel=0.02)
+    assert trained.temperature != 1
+    test = work.splits[0].test
+    raw = trained.predict(work.features, test).probabilities.mean(axis=0)
+    assert np.allclose(predictions.calibrated, apply_temperature(raw, trained.temperature), atol=1e-6)
 
 
 def test_probabilities_of_rare_labels_stay_what_they_say(store):
