@@ -21,8 +21,11 @@ train() {  # MANIFEST OUT [options]
         --lr 4e-3 --clip 1 --precision bf16 --erasing 0.25 --jitter 0.3 --val-fraction 0.1 --seed 0 "$@"
 }
 
-features() {  # MANIFEST WEIGHTS STORE
-    $twofold extract "$1" --root "$fer" --store "$3" --backbones starter --weights "starter=$2" --views original,flip --precision fp32
+features() {  # MANIFEST WEIGHTS STORE [options]
+    manifest=$1 weights=$2 store=$3
+    shift 3
+    $twofold extract "$manifest" --root "$fer" --store "$store" --backbones starter --weights "starter=$weights" \
+        --views original,flip "$@"
 }
 
 compounds() {  # STORE [options]
@@ -49,7 +52,7 @@ fi
 train "$work/grouped.csv" "$work/float32.safetensors" "$@"
 mkdir "$work/weights"
 $twofold weights convert "$work/float32.safetensors" --half -o "$work/weights/encoder.safetensors"
-features "$work/grouped.csv" "$work/weights/encoder.safetensors" "$work/store"
+features "$work/grouped.csv" "$work/weights/encoder.safetensors" "$work/store" --precision fp32
 compounds "$work/store" --out "$work/starter"
 cp "$work/weights/encoder.safetensors" "$work/starter/"
 $twofold export "$work/starter" -o "$work/card"
