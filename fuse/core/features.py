@@ -17,6 +17,7 @@ from twofold.data.labels import BASIC, Taxonomy, basic_emotions
 from twofold.data.manifest import Manifest, read_manifest
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import NO_FACE_SUFFIX
+from twofold.fuse.core.settings import pool_width
 from twofold.fuse.core.task import Task
 from twofold.fuse.core.units import pool_frames, units_of
 
@@ -46,7 +47,7 @@ class Stream:
 
     @property
     def dim(self) -> int:
-        return self.files[0].dim * max(len(self.pool), 1)
+        return self.files[0].dim * pool_width(self.pool)
 
     @property
     def name(self) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,8 +49,8 @@ HEAD_TYPES = {
 SINGLE = "mlp"  #: the head on one stream that a head with `averages_singles` is made of
 
 DEFAULT_POOL = ("mean", "std", "p10", "p25", "p50", "p75", "p90")  #: of BLEMORE's baselines, arXiv 2601.13225
-STATISTICS = ("mean", "std", "slope", "start", "middle", "end")  #: of a unit's frames, besides percentiles
-PERCENTILE = re.compile(r"p(\d|[1-9]\d|100)")
+STEPS = "steps"  #: before a number: the means of that many spans of a unit's time
+STATISTIC = re.compile(rf"mean|std|slope|p(\d|[1-9]\d|100)|{STEPS}([2-9]|[1-5]\d|6[0-4])")  #: of a unit's frames
 RULES = ("threshold", "weighted", "mean", "geometric", "harmonic")
 VERY_MANY = 1_000_000  #: of what is counted: more is a slip of the finger, or a hostile file
 
@@ -84,8 +85,8 @@ class Settings:
                         choices=("soft", "hard"))
     unit: str = option("", SAMPLES, "Column that names each row's clip, source or person: these are the samples then; "
                                     "empty: each row is one.")
-    pool: tuple[str, ...] = option(DEFAULT_POOL, SAMPLES, "Of a unit's frames: mean, std, p<percent>, slope, start, "
-                                                          "middle, end (means of thirds in time).")
+    pool: tuple[str, ...] = option(DEFAULT_POOL, SAMPLES, "Of a unit's frames: mean, std, p<percent>, slope, and "
+                                                          "steps<number>: means of so many spans of time.")
     folds: int = option(0, SAMPLES, "Cross-validation by group instead of the manifest's splits; 0: these.",
                         least=0, most=1000)
     val_fraction: float = option(0.15, SAMPLES, "Of train, carved out where there is no validation.", above=0, below=1)
@@ -139,10 +140,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         check(self)
-        if not self.pool or len(set(self.pool)) < len(self.pool) or not all(
-                name in STATISTICS or PERCENTILE.fullmatch(name) for name in self.pool):
-            raise InputError(f"pool {','.join(self.pool)}: choose from {', '.join(STATISTICS)} and percentiles p0 to "
-                             "p100, each once")
+        if not self.pool or len(set(self.pool)) < len(self.pool) or not all(map(STATISTIC.fullmatch, self.pool)):
+            raise InputError(f"pool {','.join(self.pool)}: choose from mean, std, slope, percentiles p0 to p100, and "
+                             "steps2 to steps64, each once")
         if self.folds == 1:
             raise InputError("folds 1: take 2 or more, or 0 for the manifest's splits")
         if unknown := [name for name in self.task if name not in TASKS]:
@@ -166,6 +166,11 @@ PRESETS: dict[str, dict] = {
                         "epochs": 100, "lr": 5e-5, "batch_size": 128, "warmup": 0, "schedule": "plateau",
                         "hidden": 1152, "dropout": 0.1},
 }
+
+
+def pool_width(pool: Sequence[str]) -> int:
+    """How many values of each feature these statistics are; 1 where there are none."""
+    return sum(int(name.removeprefix(STEPS)) if name.startswith(STEPS) else 1 for name in pool) or 1
 
 
 def resolve(*, preset: str = "default", config: Path | None = None, changes: dict | None = None) -> Settings:

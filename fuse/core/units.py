@@ -1,6 +1,6 @@
 """Samples of several rows: a clip, a video, a person. A manifest of units, and their frames' features as one row."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +10,7 @@ from twofold.data.manifest import COLUMNS, SOFT, Manifest
 from twofold.data.utils.csv_files import check_columns
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import NO_FACE_SUFFIX
+from twofold.fuse.core.settings import STEPS
 
 
 def _slope(frames: np.ndarray) -> np.ndarray:
@@ -18,26 +19,25 @@ def _slope(frames: np.ndarray) -> np.ndarray:
     return time @ (frames - frames.mean(axis=0)) / max(float(time @ time), 1e-12)
 
 
-def _third(number: int) -> Callable[[np.ndarray], np.ndarray]:
-    """The mean of the first, second or third third in time; of fewer than three frames, of the frame that is there."""
-    def mean(frames: np.ndarray) -> np.ndarray:
-        low = number * len(frames) // 3
-        return frames[low:max(low + 1, -(-(number + 1) * len(frames) // 3))].mean(axis=0)
-    return mean
-
-
-STATISTICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "mean": lambda frames: frames.mean(axis=0), "std": lambda frames: frames.std(axis=0), "slope": _slope,
-    "start": _third(0), "middle": _third(1), "end": _third(2)}
+def _steps(frames: np.ndarray, count: int) -> np.ndarray:
+    """(count D,) means of as many equal spans of time, one after the other; of fewer frames, some stand twice."""
+    lows = np.arange(count) * len(frames) // count
+    highs = np.maximum(lows + 1, -(-np.arange(1, count + 1) * len(frames) // count))
+    return np.concatenate([frames[low:high].mean(axis=0) for low, high in zip(lows, highs, strict=True)])
 
 
 def pool_frames(frames: np.ndarray, pool: Sequence[str]) -> np.ndarray:
     """(P D,) float32: these statistics of frames (T, D) over time, one after the other."""
-    exact = frames.astype(np.float64)
-    cuts = [float(name[1:]) for name in pool if name not in STATISTICS]
-    percentiles = iter(np.percentile(exact, cuts, axis=0) if cuts else ())
-    return np.concatenate([STATISTICS[name](exact) if name in STATISTICS else next(percentiles)
-                           for name in pool]).astype(np.float32)
+    exact, found = frames.astype(np.float64), []
+    for name in pool:
+        if name.startswith(STEPS):
+            found.append(_steps(exact, int(name.removeprefix(STEPS))))
+        elif name == "slope":
+            found.append(_slope(exact))
+        else:
+            found.append(exact.mean(axis=0) if name == "mean" else exact.std(axis=0) if name == "std" else
+                         np.percentile(exact, float(name[1:]), axis=0))
+    return np.concatenate(found).astype(np.float32)
 
 
 def units_of(manifest: Manifest, column: str, *, labels: Sequence[str] = (), source: str

@@ -28,7 +28,7 @@ from twofold.data.utils.errors import InputError, first_line
 from twofold.fuse.core import features as joined
 from twofold.fuse.core.choice import check_pairs, recorded_task
 from twofold.fuse.core.predictions import Predictions, System
-from twofold.fuse.core.settings import HEAD_TYPES, Settings, run_file, settings_from
+from twofold.fuse.core.settings import HEAD_TYPES, Settings, pool_width, run_file, settings_from
 from twofold.fuse.core.split import SeenSamples, parse_seen
 from twofold.fuse.core.task import Calibration, Task, mean_calibration
 from twofold.fuse.core.units import units_of
@@ -89,8 +89,8 @@ class Run:
     @property
     def frame_dims(self) -> tuple[int, ...]:
         """The width of each stream's features of one row: where samples are units, of which statistics are read."""
-        statistics = len(self.settings.pool) if self.settings.unit else 1
-        return tuple(dim // statistics for dim in self.head.spec.dims)
+        width = pool_width(self.settings.pool if self.settings.unit else ())
+        return tuple(dim // width for dim in self.head.spec.dims)
 
     @property
     def folds(self) -> int:

@@ -60,7 +60,7 @@ def test_statistics_of_frames_are_numpys(count):
     expected = np.concatenate([frames.mean(0), frames.std(0),
                                *(np.percentile(frames, q, axis=0) for q in (10, 25, 50, 75, 90))])
     assert pool_frames(frames, DEFAULT_POOL) == pytest.approx(expected, abs=1e-5)
-    mixed = pool_frames(frames, ("p50", "slope", "mean", "p0", "start", "middle", "end")).reshape(7, 5)
+    mixed = pool_frames(frames, ("p50", "slope", "mean", "p0", "steps3")).reshape(7, 5)
     line = np.polyfit(np.linspace(0, 1, count), frames, 1)[0] if count > 1 else np.zeros(5)
     assert mixed[1] == pytest.approx(line, abs=1e-4) and mixed[3] == pytest.approx(frames.min(0))
     assert mixed[0] == pytest.approx(np.median(frames, 0), abs=1e-5)
@@ -72,7 +72,7 @@ def test_statistics_of_frames_are_numpys(count):
 
 
 def test_statistics_that_there_are_not():
-    resolve(changes={"pool": ("mean", "p100", "p5")})
-    for wrong in ((), ("median",), ("p101",), ("p05",), ("mean", "mean")):
-        with pytest.raises(InputError, match="choose from mean, std"):
+    resolve(changes={"pool": ("mean", "p100", "p5", "steps64")})
+    for wrong in ((), ("median",), ("p101",), ("p05",), ("steps1",), ("steps65",), ("mean", "mean")):
+        with pytest.raises(InputError, match="choose from mean"):
             resolve(changes={"pool": wrong})
