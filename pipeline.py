@@ -88,7 +88,8 @@ def predict(
     threshold: Annotated[float, typer.Option(help="Less likely calls are 'uncertain'.")] = 0.0,
     smooth: Annotated[str, typer.Option(help="Videos: box:N, gauss:S or none (fills gaps only).")] = "",
     basic: Annotated[bool, typer.Option("--basic", help="The basic expression too (heads paper, zeroshot).")] = False,
-    submission: Annotated[Path | None, typer.Option(help="Write the ABAW submission of this template.")] = None,
+    submission: Annotated[Path | None, typer.Option(metavar="TEMPLATE", help="Write what ABAW or BLEMORE wants of "
+                                                                             "their template.")] = None,
     fill_videos: Annotated[bool, typer.Option("--fill-videos", help="Answer videos without any face, too.")] = False,
     cropped: Cropped = False,
     detect: Annotated[bool, typer.Option("--detect", help="No picture is a face yet: find and crop them.")] = False,

@@ -161,8 +161,9 @@ class Features:
         """(N,) bool: samples of which an image is among these SHA-256 (S64)."""
         if self.frames is None:
             return np.isin(self.sha256.astype("S64"), images)
-        return np.array([np.isin(self.streams[0].files[store].sha256[places[:, 0]].astype("S64"), images).any()
-                         for store, places in zip(self.store, self.frames, strict=True)], bool)
+        held = [np.isin(file.sha256, images) for file in self.streams[0].files]
+        return np.array([held[number][places[:, 0]].any()
+                         for number, places in zip(self.store, self.frames, strict=True)], bool)
 
     def loaded(self) -> "Features":
         """The same with all features in memory, 4 N D bytes."""
