@@ -12,7 +12,6 @@ from twofold.data.utils.options import read_toml
 
 TASKS = ("classification", "distribution", "multilabel", "regression")  #: what can be learned
 FROM_DATA = "from-data"
-TASKS = ("classification", "distribution", "multilabel", "regression")  #: what can be learned of labels
 OWN_COLUMN = "label"  #: where own labels stand in a manifest unless the file says otherwise
 TOML_KEYS = ("name", "target", "classes", "numbers", "pairs")
 MAX_CLASSES = 500  #: classes; a column with more different values holds something else

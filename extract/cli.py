@@ -142,6 +142,7 @@ def finetune(
     overwrite: Overwrite = False,
     follow_links: FollowLinks = False,
     fold: Annotated[int, typer.Option(help="Of --folds the only one to train now, from 1 on; 0: all in turn.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what memory and steps it needs, and stop.")] = False,
 ) -> Report:
     """Train a backbone on labelled faces; `extract --weights NAME=FILE` takes what it writes."""
     from twofold.extract.finetune.finetune import Request
@@ -152,7 +153,7 @@ def finetune(
     return run_finetune(Request(
         manifest=faces, roots=root, backbone=backbone, weights=origin, out=out, device=device, memory_gb=memory_gb,
         settings=resolve(preset=preset, chosen=changes), minutes=minutes, tensorboard=tensorboard,
-        overwrite=overwrite, fold=fold, follow_links=follow_links))
+        overwrite=overwrite, fold=fold, follow_links=follow_links, dry=dry_run))
 
 
 def licences_of(backbones: Iterable[str]) -> dict[str, str]:

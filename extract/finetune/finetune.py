@@ -28,7 +28,9 @@ from twofold.data.utils.outputs import Output, OutputKind, read_header
 from twofold.extract.encoders.classifier import finetuned_entries, finetuned_metadata
 from twofold.extract.encoders.devices import parse_device, resolve_precision
 from twofold.extract.finetune.data import Images, Splits, check_targets, make_splits
+from twofold.extract.finetune.estimate import Estimate, estimate
 from twofold.extract.finetune.loop import Epoch, Processes, Progress, Training, keep_freed_memory, processes
+from twofold.extract.finetune.lora import merge_adapters
 from twofold.extract.finetune.model import InitialModel, has_depthwise_convolutions, initial_model
 from twofold.extract.finetune.settings import DEFAULT_CLASSES, Settings, record_of
 from twofold.extract.finetune.targets import Loss, sampling_weights
@@ -63,6 +65,7 @@ class Request:
     overwrite: bool = False  #: weights of another fine-tuning at the same place
     fold: int = 0
     follow_links: bool = False  #: read images that are links out of their root
+    dry: bool = False  #: only say what it needs, with folds the first of them
 
     @property
     def output(self) -> Output:
@@ -171,7 +174,7 @@ def _usage(request: Request) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- verb
-def finetune(request: Request) -> FinetuneReport | FoldsReport:
+def finetune(request: Request) -> FinetuneReport | FoldsReport | Estimate:
     """Train as `request` says and write the weights of the best epoch; the same command goes on after a stop.
 
     With `settings.folds` it is one encoder a fold, each in a file of its own. Raises InputError for what a person must
@@ -194,14 +197,17 @@ def finetune(request: Request) -> FinetuneReport | FoldsReport:
             keep_freed_memory()
         reports: dict[int, FinetuneReport] = {}
         for fold, each in requests.items():
-            reports[fold + 1] = _finetune(each, manifest, roots, fold, own, device)
-            if reports[fold + 1].progress.stopped_by:
+            report = _finetune(each, manifest, roots, fold, own, device)
+            if isinstance(report, Estimate):
+                return report
+            reports[fold + 1] = report
+            if report.progress.stopped_by:
                 break
     return FoldsReport(reports, request) if folds else reports[0]
 
 
 def _finetune(request: Request, manifest: Manifest, roots: ImageRoots, fold: int, own: Processes,
-              device: torch.device) -> FinetuneReport:
+              device: torch.device) -> FinetuneReport | Estimate:
     began, settings = time.perf_counter(), request.settings
     splits = make_splits(manifest, settings, fold=fold)
     check_targets(splits)  # before an image is read; again once it is known which can be
@@ -210,10 +216,12 @@ def _finetune(request: Request, manifest: Manifest, roots: ImageRoots, fold: int
     outputs = {target: each.outputs for target, each in splits.targets.items()}
     initial = initial_model(request.backbone, weights=request.weights, folder=weights_folder(), settings=settings,
                             widths={target: len(names) for target, names in outputs.items()})
-    images = _read_images(request, manifest, roots, initial, splits)
-    samples = _training_samples(request, manifest, images, initial, splits, fold)
     auto = settings.precision == "auto" and device.type == "cpu" and has_depthwise_convolutions(initial.model)
     precision = "fp32" if auto else resolve_precision(settings.precision, device)  # theirs are slower in bf16 on a CPU
+    if request.dry:
+        return estimate(initial, settings, splits, backbone=request.backbone, precision=precision)
+    images = _read_images(request, manifest, roots, initial, splits)
+    samples = _training_samples(request, manifest, images, initial, splits, fold)
     own_classes = {target: names for target, names in outputs.items() if target not in DEFAULT_CLASSES}
     name = _digest({"settings": record_of(settings), "start": initial.weights,
                     "faces": splits.digest(images.keys, images.sha256), "taught": samples.digest(),
@@ -338,6 +346,7 @@ def _write_weights(request: Request, initial: InitialModel, progress: Progress, 
     """Write the best epoch's weights whole or not at all: the encoder's entries under its architecture's own names, the
     linear classifiers and the digests of the training samples under names of ours; metadata: DESIGN.md, section 3."""
     initial.model.load_state_dict(progress.best)
+    merge_adapters(initial.model.encoder)
     tensors = {name: getattr(module, entry).detach() for name, (module, entry) in initial.entries.items()}
     tensors |= finetuned_entries(initial.model.heads, samples)
     versions = {name: sys.modules[name].__version__ for name in ("torch", "timm", "torchvision", "PIL")

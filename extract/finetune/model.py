@@ -16,6 +16,7 @@ from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.classifier import training_samples_of
 from twofold.extract.encoders.encoder import Architecture
 from twofold.extract.encoders.registry import build, check_name, embedding_dim, load_weights, noise_images, seeded
+from twofold.extract.finetune import lora
 from twofold.extract.finetune.settings import Settings
 from twofold.extract.weights.load import weights_digest
 
@@ -113,6 +114,18 @@ def set_training_mode(model: Classifier, settings: Settings) -> None:
             module.eval()
 
 
+def _checkpoint_activations(model: Classifier, name: str, settings: Settings) -> None:
+    """Let the network compute its activations anew in the backward pass. Raises InputError where it cannot."""
+    frozen = settings.frozen_norms or settings.train.startswith(lora.PREFIX)
+    if not frozen and any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in model.encoder.modules()):
+        raise InputError("checkpointing: batch norms would count each batch twice: use --frozen-norms")
+    encoder: Any = model.encoder
+    try:
+        encoder.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError):  # timm's, where a network cannot
+        raise InputError(f"{name} cannot compute activations anew: leave out --checkpointing") from None
+
+
 @dataclass(frozen=True, eq=False)
 class InitialModel:
     """A classifier before training and where its weights come from.
@@ -155,11 +168,17 @@ def initial_model(name: str, *, weights: str | None, folder: Path, settings: Set
     encoder = built.trim(built.network).eval()
     images = noise_images(built.preprocessing, torch.Generator().manual_seed(0))[:2]
     dim = embedding_dim(encoder, name, images)
+    identity = loaded.random or weights_digest(encoder)
     with seeded(settings.seed):
         model = Classifier(encoder, dim, widths, dropout=settings.dropout)
-    freeze(model, settings.train)
+        if settings.checkpointing:
+            _checkpoint_activations(model, name, settings)
+        if settings.train.startswith(lora.PREFIX):
+            lora.add_adapters(encoder, int(settings.train.removeprefix(lora.PREFIX)), images, name)
+        else:
+            freeze(model, settings.train)
     samples = training_samples_of(loaded.checkpoint, loaded.extra) if loaded.checkpoint and loaded.extra else None
-    return InitialModel(built, model, loaded.random or weights_digest(encoder), entries, samples)
+    return InitialModel(built, model, identity, entries, samples)
 
 
 # ----------------------------------------------------------------------------------------------------- optimiser

@@ -38,7 +38,9 @@ class Settings:
     teach: str = option("soft", LEARNS, "Which label teaches where a sample has both.", choices=("soft", "hard"))
     size: int = option(0, LEARNS, "Side of the input in pixels, the whole image in it; 0: the network's own.", least=0,
                        most=1024)
-    train: str = option("all", LEARNS, "What is trained: all, last:N (its last N layers) or head.")
+    train: str = option("all", LEARNS, "What is trained: all, last:N (its last N layers), head, or lora:RANK "
+                                        "(low-rank changes of the linear layers of a transformer).")
+    checkpointing: bool = option(False, LEARNS, "Compute activations anew, backward: less memory, more time.")
     frozen_norms: bool = option(False, LEARNS, "Batch norms keep the statistics they came with.")
     epochs: int = option(12, STEPS, "Passes over the training samples.", least=1)
     batch_size: int = option(64, STEPS, "Samples a step, of all processes together.", least=2)
@@ -82,8 +84,8 @@ class Settings:
         check(self)
         if self.folds == 1:
             raise InputError("folds 1: take 2 or more, or 0 for the manifest's splits")
-        if not re.fullmatch(r"all|head|last:0*[1-9][0-9]{0,5}", self.train):
-            raise InputError(f"train {self.train!r}: choose all, head, or last:N with N from 1")
+        if not re.fullmatch(r"all|head|(last|lora):0*[1-9][0-9]{0,5}", self.train):
+            raise InputError(f"train {self.train!r}: choose all, head, or last:N or lora:RANK with a number from 1")
         if self.rand_augment and not RAND_AUGMENT.fullmatch(self.rand_augment):
             raise InputError(f"rand-augment {self.rand_augment!r}: timm takes rand and sections with - between, as "
                              "rand-m9-mstd0.5-inc1")
