@@ -92,6 +92,8 @@ def say_spread(metric: Metric, values: Sequence[float]) -> str:
     """Mean and, of several, standard deviation of a metric."""
     if is_share(metric.key):
         return spread(values)
+    if np.isnan(values).any():
+        return "-"
     return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
 

@@ -71,6 +71,13 @@ MUTATIONS = [Mutation(*fields) for fields in (
      "features.read(some, read), np.arange(len(features)))", "fuse"),
     ("the loop leaves out a head's own losses", "training/loop.py",
      "loss = head.add_losses(loss, output, batch, settings)", "pass", "training_details"),
+    ("missing cells teach that a label is absent", "core/losses.py", "known = ~targets.isnan()\n    present",
+     "known = torch.ones_like(targets) > 0\n    present", "tasks"),
+    ("hard labels teach where there are soft ones", "core/kinds.py", '(~soft | (self.teach == "hard"))', "soft",
+     "tasks"),
+    ("numbers stay without their mean", "heads/head.py", ".bias.mul_(scale).add_(shift)", ".bias.mul_(scale)", "tasks"),
+    ("probabilities keep the weight of rare labels", "core/kinds.py", "-weight.log().numpy()", "0 * weight.numpy()",
+     "tasks"),
     # selection
     ("the best single is chosen on test", "fuse.py", "key=lambda each: each.task.score.rank(each.system.val_score)",
      "key=lambda each: (each.predicted == each.target).mean()", "fuse"),
@@ -84,6 +91,8 @@ MUTATIONS = [Mutation(*fields) for fields in (
      "figures_hold"),
     ("logreg keeps its last penalty", "heads/sklearn.py", "max(fits, key=lambda fit: fit[0])", "fits[-1]",
      "figures_hold"),
+    ("every threshold is a half", "core/kinds.py", "thresholds = labels.choose_thresholds(truth, outputs)",
+     "thresholds = np.full(truth.shape[1], 0.5)", "tasks"),
     # calibration
     ("the temperature multiplies", "metrics/scores.py", "np.log(np.maximum(probabilities, 1e-12)) / temperature",
      "np.log(np.maximum(probabilities, 1e-12)) * temperature", "metrics"),
