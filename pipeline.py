@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -134,6 +135,7 @@ def predict(
             inputs, encoders, crops=None if zero_shot else trained.record.crops, footage=footage, drawing=drawing,
             out=out, root=root or [], store=store, temporary=Path(folder, "store"), submission=submission is not None)
         if faces.stopped_by:
+            typer.echo(f"stopped by {signal.Signals(faces.stopped_by).name}: nothing was written", err=True)
             return 128 + faces.stopped_by
         predictions = run_predict(trained, faces.store, options, out=out, inputs=inputs, faults=faces.faults)
     if out:

@@ -1,6 +1,7 @@
 """Check a manifest and its images: missing and damaged files, duplicates, leakage across splits, labels."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from twofold.data.images.decode import ImageError, decode
+from twofold.data.images.decode import REMARKS, ImageError, decode, remark_lines
 from twofold.data.images.sources import ImageRoots
 from twofold.data.manifest import Manifest
 from twofold.data.targets import summary_lines
@@ -29,8 +30,9 @@ MAX_PAIRS = 1 << 22  #: compared at once
 MEANINGS = {"exact duplicates": "the same bytes",
             "near-duplicates": f"hashes within {COARSE} of 64 and {FINE} of 256 bits", "groups": "column group"}
 #: of an image file: difference hashes of 8 x 8 and 16 x 16 bits; shows: not too flat to compare; reason: why it cannot
-#: be read, empty where it was
-FINGERPRINT = np.dtype([("sha256", "u8", 4), ("coarse", "u8"), ("fine", "u8", 4), ("shows", bool), ("reason", object)])
+#: be read, empty where it was; remarks: of the decoder
+FINGERPRINT = np.dtype([("sha256", "u8", 4), ("coarse", "u8"), ("fine", "u8", 4), ("shows", bool), ("reason", object),
+                        ("remarks", object)])
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Sets:
 
 @dataclass(frozen=True)
 class Findings:
-    """The outcome of a check. unreadable: keys by reason; sets: by the names in `MEANINGS`.
+    """The outcome of a check. unreadable: keys by reason; sets: by the names in `MEANINGS`; remarks: of the decoder.
 
     same (N,): the first row of each sample's set of (near-)identical pictures.
     """
@@ -54,6 +56,7 @@ class Findings:
     unreadable: dict[str, list[str]]
     sets: dict[str, Sets]
     same: np.ndarray
+    remarks: Counter[str]
 
     @property
     def leaks(self) -> bool:
@@ -77,7 +80,7 @@ class Findings:
         for reason, keys in self.unreadable.items():
             more = ", ..." if len(keys) > MAX_EXAMPLES else ""
             rows.append(f"{len(keys):,} samples: {reason} ({', '.join(keys[:MAX_EXAMPLES])}{more})")
-        rows += ambiguous_keys(self.manifest.keys)
+        rows += [*remark_lines(self.remarks), *ambiguous_keys(self.manifest.keys)]
         for name, summary in self.sets.items():
             count = f"{summary.sets:,} sets of {summary.samples:,} samples" if summary.sets else "none"
             rows.append(f"{name}: {count} ({MEANINGS[name]})")
@@ -93,6 +96,7 @@ class Findings:
     def record(self) -> dict:
         """The findings by name, for a program."""
         return {"samples": len(self.manifest), "unreadable": self.unreadable,
+                "remarks": dict(self.remarks),
                 "ambiguous_keys": ambiguous_keys(self.manifest.keys),
                 **{name.replace("-", "_").replace(" ", "_"): {
                     "sets": summary.sets, "samples": summary.samples, "crossing_splits": len(summary.crossing),
@@ -118,7 +122,7 @@ def check_manifest(
     same, same_bytes = near_duplicates(prints), exact_duplicates(prints)
     summaries = (sets(same_bytes), sets(same, member=same_bytes), sets(_group_heads(manifest), labels=()))
     return Findings(manifest, {str(reason): keys.tolist() for reason, keys in failed if reason},
-                    dict(zip(MEANINGS, summaries, strict=True)), same)
+                    dict(zip(MEANINGS, summaries, strict=True)), same, sum(prints["remarks"], Counter()))
 
 
 def group_duplicates(findings: Findings) -> Manifest:
@@ -169,15 +173,16 @@ def fingerprint_images(
 def _fingerprint(key: str, images: ImageRoots) -> tuple:
     try:
         content = images.read(key)
-        grey = decode(content, images.limits).convert("L")
+        image = decode(content, images.limits)
     except ImageError as error:
-        return (0,) * 4, 0, (0,) * 4, False, str(error)
+        return (0,) * 4, 0, (0,) * 4, False, str(error), Counter()
+    grey, remarks = image.convert("L"), image.info[REMARKS]
     hashes = []
     for side in (8, 16):
         small = np.asarray(grey.resize((side + 1, side), Image.Resampling.BOX), np.int16)
         hashes.append(tuple(np.packbits(small[:, 1:] > small[:, :-1]).view("u8")))
     shows = np.asarray(grey.resize((16, 16), Image.Resampling.BOX)).std() >= FLAT
-    return tuple(np.frombuffer(hashlib.sha256(content).digest(), "u8")), *hashes[0], hashes[1], shows, ""
+    return tuple(np.frombuffer(hashlib.sha256(content).digest(), "u8")), *hashes[0], hashes[1], shows, "", remarks
 
 
 def exact_duplicates(prints: np.ndarray) -> np.ndarray:

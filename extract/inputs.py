@@ -1,16 +1,18 @@
 """Extract what `predict` is given (photographs and videos, a manifest, or a store) with the recipes of a run."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from twofold.cache.store import Store
 from twofold.data.faces.annotate import Drawing
-from twofold.data.faces.in_memory import FacesInMemory, open_face_stream
+from twofold.data.faces.in_memory import FacesInMemory, FaceStream, open_face_stream
 from twofold.data.faces.settings import Sampling
 from twofold.data.faces.sources import Source, find_sources
+from twofold.data.images.decode import remark_lines
 from twofold.data.images.sources import hash_images
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
 from twofold.data.utils.errors import InputError
@@ -86,7 +88,7 @@ def extract_inputs(
     faces = open_face_stream(
         sources, crops, detector=footage.detector, sampling=Sampling(fps=footage.fps, every=footage.every),
         treatment="cropped" if footage.cropped else "detect" if footage.detect else "auto")
-    stopped_by = extract_footage(faces.chunks(), faces.manifest, encoders, store=target)
+    stopped_by = extract_footage(faces, encoders, store=target)
     if not stopped_by:
         log.info("%s", faces.summary())
     return ExtractedInputs(target, sources, faces.faults, stopped_by)
@@ -119,13 +121,11 @@ def extract_manifest(faces: Manifest, encoders: MatchingEncoders, *, roots: Sequ
                        partial(compute_on_devices, devices=encoders.devices, encoders=encoders.encoders))
 
 
-def extract_footage(chunks: Iterable[FacesInMemory], manifest: Callable[[], Manifest], encoders: MatchingEncoders, *,
-                    store: Path) -> int:
+def extract_footage(faces: FaceStream, encoders: MatchingEncoders, *, store: Path) -> int:
     """Extract faces as they come into the store; return the signal that stopped it, or 0.
 
     The values are those that `extract` computes from the same bytes in files; cached rows of the same bytes are used.
-    manifest: called after the last chunk, for all keys, including those without a face. Raises InputError, before a
-    face is read, where an encoder is not available or the store is of other faces.
+    Raises InputError, before a face is read, where an encoder is not available or the store is of other faces.
     """
     target, before = Store(store, new=True), []
     target.require_own_folder()
@@ -136,25 +136,27 @@ def extract_footage(chunks: Iterable[FacesInMemory], manifest: Callable[[], Mani
             raise InputError(f"{store}: a store of other faces, which would be lost: choose another --store")
         before = table["key"].tolist()
     wanted: list[Wanted] = [(*encoders.find(number), recipe) for number, recipe in enumerate(encoders.recipes)]
-    options, seen = ExtractOptions(retry_failures=True), set()
+    options, seen, remarks = ExtractOptions(retry_failures=True), set(), Counter[str]()
     target.path.mkdir(parents=True, exist_ok=True)
 
     def compute(keys: list[str], images: FacesInMemory, stop: Stop) -> None:
         plans = plan(target, keys, wanted, options, hashes=hash_images(images, keys))
-        compute_task(task_of(plans, options, keys=keys, images=images, store=target), encoders.encoders, progress=False,
-                     stop=stop)
+        task = task_of(plans, options, keys=keys, images=images, store=target)
+        remarks.update(compute_task(task, encoders.encoders, progress=False, stop=stop).remarks)
 
     with Stop() as stop:
-        for chunk in chunks:
+        for chunk in faces.chunks(lambda: bool(stop.signal)):
             compute(chunk.keys, chunk, stop)
             seen.update(chunk.keys)
-            if stop.signal:
-                return stop.signal
-        table = manifest()
+        if stop.signal:
+            return stop.signal
+        table = faces.manifest()
         if lost := sorted(set(before) - set(table.keys)):
             raise InputError(f"{target.path} holds {len(lost)} faces of other footage, which would be lost (the first "
                              f"is {lost[0]}): name those inputs too, or choose another --store")
         compute([key for key in table.keys if key not in seen], FacesInMemory([], {}), stop)
+    for line in [] if faces.looks_at_photographs else remark_lines(remarks):  # else detection has said it
+        log.warning("warning: %s", line)
     write_manifest(table, target.manifest_path)
     finish(target, plan(target, table.keys, wanted, ExtractOptions()), table.keys)
     return 0

@@ -110,7 +110,7 @@ def detect_faces(sources: Sequence[Source], config: DetectionConfig,
                 yield next_entry()
         finally:  # whoever stops it does not wait for a picture that takes a minute
             pool.shutdown(wait=False, cancel_futures=True)
-            for line in remark_lines(sum(remarks, Counter())):
+            for line in remark_lines(sum(remarks, videos.remarks)):
                 log.warning("warning: %s", line)
 
 

@@ -1,10 +1,9 @@
 """Photographs and videos to aligned faces without a file in between: the input of `predict` and `serve`."""
 
 import logging
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -18,7 +17,7 @@ from twofold.data.faces.detect import DetectionConfig, Face, FrameDetections, cr
 from twofold.data.faces.detectors import Detector, open_detector
 from twofold.data.faces.settings import UNDETECTED, CropSettings, Sampling, parse_crop_line
 from twofold.data.faces.sources import Source
-from twofold.data.images.decode import FACE_LIMITS, PHOTO_LIMITS, ImageError, Limits, decode
+from twofold.data.images.decode import FACE_LIMITS, PHOTO_LIMITS, REMARKS, ImageError, Limits, decode
 from twofold.data.manifest import Manifest
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import NO_FACE, NO_FACE_SUFFIX
@@ -33,6 +32,7 @@ TAKEN_BECAUSE: dict[SampleKind, str] = {
 
 CHUNK = 512  #: faces that are passed on together
 PREFETCHED = 2  #: chunks that are ready or in work while another is used
+STOP_SECONDS = 0.5  #: between looks whether to stop
 MIN_FACE_SHARE = (0.5, 0.6)  #: of an image's width and height: a larger box marks the image as a face already
 MAX_CROP_SIDE = 128  #: pixels: a smaller image in which no face is found is taken for a tight crop of one
 MAX_LANDMARK_SHIFT = 0.12  #: of a crop's side: mean distance of its landmarks from the template
@@ -74,22 +74,31 @@ class FaceStream:
             raise InputError(f"{videos[0]} is a video, whose faces only a detector finds: see `weights ls`, or give "
                              "--detector PATH")
 
-    def chunks(self) -> Iterator[FacesInMemory]:
-        """All faces, a bounded number at a time; the next ones are detected in a thread while some are used."""
-        chunks, end = self._chunks(), FacesInMemory([], {})
-        with closing(chunks), ThreadPoolExecutor(1, "prefetch") as pool:
-            waiting = deque(pool.submit(next, chunks, end) for _ in range(PREFETCHED))
-            try:
-                while (chunk := waiting.popleft().result()) is not end:
-                    waiting.append(pool.submit(next, chunks, end))
-                    yield chunk
-            finally:
-                pool.shutdown(cancel_futures=True)
+    @property
+    def looks_at_photographs(self) -> bool:
+        """Whether photographs are decoded here, to detect faces in them."""
+        return self.config is not None and self.treatment != "cropped"
 
-    def _chunks(self) -> Generator[FacesInMemory]:
+    def chunks(self, stopped: Callable[[], bool] = lambda: False) -> Iterator[FacesInMemory]:
+        """All faces, a bounded number at a time; the next ones are detected in a thread while some are used. Ends early
+        where `stopped` says so, and then does not wait for that thread, which may decode a picture for a minute."""
+        chunks, end = self._chunks(stopped), FacesInMemory([], {})
+        pool = ThreadPoolExecutor(1, "decode ahead")
+        waiting = deque(pool.submit(next, chunks, end) for _ in range(PREFETCHED))
+        try:
+            while not stopped():
+                if not wait([waiting[0]], timeout=STOP_SECONDS).done:
+                    continue
+                if (chunk := waiting.popleft().result()) is end:
+                    break
+                waiting.append(pool.submit(next, chunks, end))
+                yield chunk
+        finally:
+            pool.shutdown(wait=not stopped(), cancel_futures=True)
+
+    def _chunks(self, stopped: Callable[[], bool]) -> Generator[FacesInMemory]:
         """Photographs that are taken for faces come first, without detection, the others in their order."""
-        whole = [] if self.config and self.treatment != "cropped" else [
-            source for source in self.sources if not source.video]
+        whole = [] if self.looks_at_photographs else [source for source in self.sources if not source.video]
         self.uncropped.update(source.name for source in whole)
         entries: Iterable[FrameDetections] = (FrameDetections(source, None, None, (), last=True) for source in whole)
         if self.config and len(whole) < len(self.sources):
@@ -97,6 +106,8 @@ class FaceStream:
             entries = chain(entries, detect_faces(rest, self.config))
         chunk = FacesInMemory([], {})
         for entry in tqdm(entries, unit="frame", desc="frames", dynamic_ncols=True, disable=None):
+            if stopped():
+                return
             name = entry.source.name
             if (self.treatment == "auto" and not entry.source.video and entry.size
                     and is_taken_whole(entry.size, entry.faces, self.samples, self.settings)):
@@ -216,12 +227,14 @@ class PictureFace:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image and its faces, the largest first. left_out: smaller faces, beyond the number asked for."""
+    """An image and its faces, the largest first. left_out: smaller faces, beyond the number asked for; remarks: of the
+    decoder (see `decode`)."""
 
     width: int
     height: int
     faces: tuple[PictureFace, ...]
     left_out: int = 0
+    remarks: Counter[str] = field(default_factory=Counter)
 
 
 class FaceFinder:
@@ -237,13 +250,13 @@ class FaceFinder:
         """The image in these bytes of an image file, and its `most` largest faces; a face crop is taken as it is.
         Raises ImageError for one that cannot be read or is too large, which its header says before it is decoded."""
         image = decode(content, PHOTO_LIMITS if self._detector else FACE_LIMITS)
-        width, height = image.size
+        (width, height), remarks = image.size, image.info[REMARKS]
         box, score = (0.0, 0.0, float(width), float(height)), None
         if self._detector is not None:
             faces, left_out = crop_faces(image, self._detector, self._settings, most=most)
             if not is_taken_whole((width, height), faces, self._samples, self._settings):
                 return Picture(width, height, tuple(PictureFace(face.detection.box, face.content, face.detection.score)
-                                                    for face in faces), left_out)
+                                                    for face in faces), left_out, remarks)
             if faces:
                 box, score = faces[0].detection.box, faces[0].detection.score
-        return Picture(width, height, (PictureFace(box, content, score),))
+        return Picture(width, height, (PictureFace(box, content, score),), remarks=remarks)

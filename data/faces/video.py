@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Collection, Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from PIL import Image
 from twofold.data.faces.settings import Sampling
 from twofold.data.images.archives import ArchivePath, Place
 from twofold.data.images.decode import (
+    REMARKS,
     count_images,
     decode,
     fit,
@@ -84,6 +86,7 @@ class VideoReader(contextlib.AbstractContextManager):
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self.remarks = Counter[str]()  #: of the decoder, on animations
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -110,7 +113,7 @@ class VideoReader(contextlib.AbstractContextManager):
         Damaged parts are skipped. Raises VideoError, after the last frame that could be read, where parts were damaged
         or the file ends before it should."""
         if is_animation(path):
-            yield from _animation(path, sampling)
+            yield from _animation(path, sampling, self.remarks)
             return
         with contextlib.closing(self._ask(path, **asdict(sampling), skip=sorted(skip))) as messages:
             for message in messages:
@@ -201,13 +204,13 @@ def is_jpeg_stream(path: Path) -> bool:
     return b"MPF\0" not in content[:MAX_HEAD_BYTES] and NEXT_JPEG.search(content) is not None
 
 
-def _animation(path: Path, sampling: Sampling) -> Iterator[Frame]:
+def _animation(path: Path, sampling: Sampling, remarks: Counter[str]) -> Iterator[Frame]:
     """The frames of an animated image, transparent parts on white, or the pages of a TIFF; one without a duration lasts
-    0.1 s."""
+    0.1 s. remarks: counts those of the decoder."""
     elapsed, due = 0.0, 0.0
     try:
         content = read_file(path)
-        for index, (image, seconds) in enumerate(_images(content)):
+        for index, (image, seconds) in enumerate(_images(content, remarks)):
             if elapsed * sampling.fps >= due if sampling.fps else index % sampling.every == 0:
                 due = int(elapsed * sampling.fps) + 1
                 yield Frame(index, elapsed, np.ascontiguousarray(np.asarray(image)[..., ::-1]))
@@ -220,11 +223,14 @@ def _animation(path: Path, sampling: Sampling) -> Iterator[Frame]:
         raise VideoError(f"is damaged ({type(error).__name__})") from None
 
 
-def _images(content: bytes) -> Iterator[tuple[Image.Image, float]]:
+def _images(content: bytes, remarks: Counter[str]) -> Iterator[tuple[Image.Image, float]]:
     """RGB images of an animation with their durations in seconds."""
     count = count_images(content)
     if content[:4] in TIFF_STARTS:
-        yield from ((decode(page), 0.1) for page in tiff_images(content))
+        for page in tiff_images(content):
+            image = decode(page)
+            remarks.update(image.info[REMARKS])
+            yield image, 0.1
         return
     if count > MAX_PARTS:
         raise VideoError(f"has more than {MAX_PARTS} frames")
@@ -237,7 +243,7 @@ def _images(content: bytes) -> Iterator[tuple[Image.Image, float]]:
             file.restart()
             image.seek(index)
             image.load()
-            yield upright_rgb(image), (image.info.get("duration") or 100) / 1000
+            yield upright_rgb(image, remarks=remarks), (image.info.get("duration") or 100) / 1000
 
 
 def require_av():

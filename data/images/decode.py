@@ -14,6 +14,7 @@ from twofold.data.images.deep import (
     LOWER,
     declared_white,
     grey_range,
+    load_jpeg_2000,
     restore_white_of_jpeg_2000,
     scaled_colours,
     shades_of,
@@ -21,6 +22,7 @@ from twofold.data.images.deep import (
 )
 from twofold.data.images.formats import HEAD_BYTES, IMAGE_FORMATS, image_format
 from twofold.data.images.limits import (
+    COLOR_MAP,
     FACE_LIMITS,
     MAX_SCANNED_PIXELS,
     MAX_SCANS,
@@ -31,6 +33,7 @@ from twofold.data.images.limits import (
     Limits,
     TimedFile,
     check_structure,
+    check_tiff,
     count_scans,
     tiff_images,
 )
@@ -68,9 +71,10 @@ def decode(content: bytes, limits: Limits = PHOTO_LIMITS) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             formats, count = formats_for(content), check_structure(content)
-            if content[:4] in TIFF_STARTS and (images := tiff_images(content)):
-                content = images[0]
+            if content[:4] in TIFF_STARTS:
+                content = (tiff_images(content) or [content])[0]
                 file = TimedFile(content)
+                check_tiff(content)
             try:
                 image = Image.open(file, formats=formats)
             except Image.DecompressionBombError:
@@ -81,12 +85,16 @@ def decode(content: bytes, limits: Limits = PHOTO_LIMITS) -> Image.Image:
             fit(image, limits, content)
             count = getattr(image, "n_frames", 1) if image.format in COUNTED else count
             tiles = image.tile = tiles_of(image)
-            image.load()
             if image.format == "JPEG2000":
+                load_jpeg_2000(image, content)
                 restore_white_of_jpeg_2000(image, content, formats)
+            image.load()
             if image.mode in ("RGB", "RGBA") and (image.info.get("bit_depth", 8) > 8 or image.format == "PPM" or any(
                     tile.args[0] in LOWER for tile in tiles)):
                 image = scaled_colours(image, tiles, content, formats, remarks)
+            colours = getattr(image, "tag_v2", {}).get(COLOR_MAP, ()) if image.mode == "P" else ()
+            if colours and max(colours) < 256:  # of 8 bits, not of 16
+                image.putpalette(np.reshape(colours, (3, -1)).T.astype(np.uint8).tobytes())
             image = upright_rgb(image, declared_white(image, content), remarks)
             if count > 1:
                 remarks[LEFT_OUT] += count - 1

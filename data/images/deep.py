@@ -1,7 +1,10 @@
 """Values of more than 8 bits to 8: what is black and white in a picture, by its tags or by what it holds."""
 
 import io
+import os
 import re
+import signal
+import subprocess
 import sys
 from collections import Counter
 from typing import Any
@@ -9,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from twofold.data.images.limits import ImageError, TimedFile
+from twofold.data.images.limits import MAX_SECONDS, ImageError, TimedFile
 
 COARSE = (255, 4095, 65535)  #: the usual largest values
 MAXIMA = (255, 1023, 4095, 16383, 65535)  #: of 8, 10, 12, 14 and 16 bits, which files with more room a value hold
@@ -21,6 +24,16 @@ SIGNIFICANT_BITS = re.compile(rb"\0\0\0[\1-\4]sBIT([\x09-\x0f])")  #: a chunk of
 LOWER = {f"{mode};16{order}": f"{mode};16{other}" for mode in ("RGB", "RGBA", "RGBX", *"RGBA") for order, other in (
     ("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))}
 LOWER["LA;16B"] = "RGBA"  #: all four bytes of a pixel
+LOADED_HERE = 1 << 20  #: pixels of a JPEG 2000 picture that are decoded in less than a second
+LOADER = """
+import contextlib, ctypes, io, resource, sys
+from PIL import Image
+with contextlib.suppress(Exception):  # Linux: it ends with its parent (PR_SET_PDEATHSIG, SIGKILL)
+    ctypes.CDLL(None).prctl(1, 9)
+resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[1]), int(sys.argv[1]) + 1))
+Image.MAX_IMAGE_PIXELS = None
+sys.stdout.buffer.write(Image.open(io.BytesIO(sys.stdin.buffer.read()), formats=["JPEG2000"]).tobytes())
+"""
 
 
 def declared_white(image: Any, content: bytes) -> float:
@@ -151,6 +164,22 @@ def tiles_of(image: Any) -> list[Any]:
     return tiles
 
 
+def load_jpeg_2000(image: Any, content: bytes) -> None:
+    """Load an opened JPEG 2000 picture, a large one in a process of its own: OpenJPEG keeps the interpreter for all of
+    its time, so that this one would neither answer a signal nor see how long it takes. Raises ImageError."""
+    if image.width * image.height <= LOADED_HERE:
+        image.load()
+        return
+    packages = os.pathsep.join(place for place in sys.path if os.path.isabs(place))
+    done = subprocess.run([sys.executable, "-P", "-c", LOADER, f"{MAX_SECONDS:.0f}"], input=content,
+                          capture_output=True, start_new_session=True, env=os.environ | {"PYTHONPATH": packages})
+    if done.returncode == -signal.SIGXCPU:
+        raise ImageError(f"decoding takes more than {MAX_SECONDS:g} seconds")
+    if done.returncode:
+        raise ImageError("damaged image")
+    image.tile, image.im = [], Image.frombytes(image.mode, image.size, done.stdout).im
+
+
 def restore_white_of_jpeg_2000(image: Image.Image, content: bytes, formats: tuple[str, ...]) -> None:
     """Make a loaded JPEG 2000 picture white where Pillow, which rounds more than 8 bits up to 256, made it 0.
 
@@ -163,7 +192,9 @@ def restore_white_of_jpeg_2000(image: Image.Image, content: bytes, formats: tupl
         deeper = bytearray(content)
         for channel in range(channels):
             deeper[place + 3 * channel] += 1
-        shown, values = np.asarray(Image.open(TimedFile(bytes(deeper)), formats=formats)), np.array(image)
+        with Image.open(TimedFile(bytes(deeper)), formats=formats) as other:
+            load_jpeg_2000(other, bytes(deeper))
+            shown, values = np.asarray(other), np.array(image)
         sampled = np.s_[::shown.size // SAMPLES | 1]
         is_half = np.abs(shown[sampled].astype(np.int16) - (values[sampled] >> 1) - 64) <= 1
         if is_half[values[sampled] > 0].all():

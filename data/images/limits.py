@@ -15,6 +15,7 @@ MAX_TIFF_VALUES = 300_000  #: of a page's tags, such as places of strips and til
 MAX_TEXT_BYTES = 20 << 20  #: of a picture whose pixels are written as text, two megabytes a second
 MAX_SECONDS = 60.0  #: of this thread's computing for one picture: none of a few megabytes needs one
 NEW_SUBFILE_TYPE, REDUCED_OR_MASK = 254, 0b101  #: TIFF 6.0, page 36: previews and masks are no pages
+BITS, COLOR_MAP, SUB_PAGES, SAMPLE_FORMAT = 258, 320, 330, 339  #: tags of TIFF
 
 
 class ImageError(Exception):
@@ -138,6 +139,16 @@ def tiff_pages(content: bytes) -> dict[int, Tags]:
 def is_page(tags: Tags) -> bool:
     """Whether a page of a TIFF is neither a preview nor a mask of another one."""
     return not tags.get(NEW_SUBFILE_TYPE, (4, 1, 0))[2] & REDUCED_OR_MASK
+
+
+def check_tiff(content: bytes) -> None:
+    """Raises ImageError for a TIFF whose first page would be read as another picture: a preview beside a camera's raw
+    pixels, and values with a sign in 8 bits."""
+    tags = next(iter(tiff_pages(content).values()), {})
+    if not is_page(tags) and SUB_PAGES in tags:
+        raise ImageError("a camera's raw file, of which only a preview can be read: save it as JPEG, PNG or TIFF")
+    if [tags.get(tag, (3, 1, 1))[1:] for tag in (SAMPLE_FORMAT, BITS)] == [(1, 2), (1, 8)]:
+        raise ImageError("TIFF of 8-bit signed samples, which is not read")
 
 
 def tiff_images(content: bytes) -> list[bytes]:

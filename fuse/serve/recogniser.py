@@ -1,6 +1,7 @@
 """From the bytes of an image to the expressions of its faces: detector, encoders and head, all loaded once."""
 
 import io
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +11,12 @@ import numpy as np
 from PIL import Image
 
 from twofold.data.faces.in_memory import FaceFinder, PictureFace
+from twofold.data.images.decode import remark_lines
 from twofold.fuse.heads.head import run_on_array, without_streams
 from twofold.fuse.runs.read import Run
 from twofold.fuse.serve.worker import FinderPool
+
+log = logging.getLogger(__name__)
 
 Embed = Callable[[Sequence[bytes]], np.ndarray]  #: N image files of faces to (N, D) float32, in the head's columns
 
@@ -38,13 +42,15 @@ class FaceResult:
 @dataclass(frozen=True)
 class ImageResult:
     """An image's size and faces, the largest first. left_out: smaller faces that were not looked at further; seconds:
-    in the queue (wait), for decoding and detection (find), in the encoders (encode) and in the head (decide)."""
+    in the queue (wait), for decoding and detection (find), in the encoders (encode) and in the head (decide); remarks:
+    what was left out or guessed in decoding it."""
 
     width: int
     height: int
     faces: tuple[FaceResult, ...]
     left_out: int
     seconds: dict[str, float]
+    remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,9 @@ class Recogniser:
         began = time.perf_counter()
         picture = self.finder.find(content, most=self.max_faces)
         found = encoded = time.perf_counter()
+        remarks = remark_lines(picture.remarks)
+        for line in remarks:
+            log.warning("warning: %s", line)
         faces: tuple[FaceResult, ...] = ()
         if picture.faces:
             with self._lock:
@@ -73,7 +82,7 @@ class Recogniser:
                 faces = self._decide(picture.faces, features)
         return ImageResult(picture.width, picture.height, faces, picture.left_out, {
             "wait": waited, "find": found - began, "encode": encoded - found,
-            "decide": time.perf_counter() - encoded})
+            "decide": time.perf_counter() - encoded}, tuple(remarks))
 
     def warm_up(self) -> None:
         """Answer for a black face, so that the first person does not wait for what libraries do at a first call."""

@@ -67,6 +67,14 @@ def test_everything_wrong_is_found(faces, check):
     assert sound.exit_code == 0 and "every image can be read" in sound.text() and "leak" not in sound.text()
 
 
+def test_what_the_decoder_guessed_is_counted(check, tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40)).save(tmp_path / name)
+    found = check(build_manifest(pd.DataFrame({"key": ["a.png", "b.png"]}), source="x"))
+    assert found.exit_code == 0 and "2 pictures of more than 8 bits a value do not say which is white" in found.text()
+    assert list(found.record()["remarks"].values()) == [2]
+
+
 def test_duplicates_become_groups_and_sets_that_share_a_group_are_joined(faces, check):
     grouped = group_duplicates(check(faces))
     assert grouped.table["group"].tolist() == ["same0000000"] * 2 + ["same0000002"] * 2 + ["p", "p", "", ""]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from twofold.cache.store import Store
+from twofold.data.images import deep
 from twofold.data.images.csv_pixels import encode_png
 from twofold.data.images.decode import (
     FACE_LIMITS,
@@ -341,6 +342,44 @@ def test_jpeg_2000_colours_of_16_bits_are_right_or_refused():
         assert np.abs(shown - colours).max() <= 9 and (shown == 255).any()  # white, and nothing is transparent
     with pytest.raises(ImageError, match="14 or fewer bits in 16"):
         decode(cv2.imencode(".jp2", colours * 16, lossless)[1].tobytes())
+
+
+def test_a_large_jpeg_2000_picture_is_decoded_in_a_process_that_can_be_ended(monkeypatch):
+    image = Image.fromarray(np.dstack([RAMP, 255 - RAMP, RAMP // 2]))
+    pictures = [saved(image.convert(mode), "JPEG2000") for mode in ("RGB", "RGBA", "L")]
+    here = [np.asarray(decode(content)).tolist() for content in pictures]
+    monkeypatch.setattr("twofold.data.images.deep.LOADED_HERE", 0)
+    assert [np.asarray(decode(content)).tolist() for content in pictures] == here
+    with pytest.raises(ImageError, match="damaged image"):
+        decode(pictures[0][:-300])
+    monkeypatch.setattr("twofold.data.images.deep.MAX_SECONDS", 1.0)
+    monkeypatch.setattr("twofold.data.images.deep.LOADER", deep.LOADER + "while True: pass")
+    with pytest.raises(ImageError, match="decoding takes more than 1 seconds"):
+        decode(pictures[0])
+
+
+def raw_file(*tags: tuple[int, int, int, int]) -> bytes:
+    """A TIFF of one page of 8-bit grey, RAMP, with these tags: number, type, count, value."""
+    tags = ((256, 4, 1, 40), (257, 4, 1, 30), (258, 3, 1, 8), (259, 3, 1, 1), (273, 4, 1, 8), (277, 3, 1, 1),
+            (278, 4, 1, 30), (279, 4, 1, 1200), *tags)
+    return (b"II*\0" + struct.pack("<I", 1208) + RAMP.tobytes() + struct.pack("<H", len(tags))
+            + b"".join(struct.pack("<HHII", *tag) for tag in sorted(tags)) + bytes(4))
+
+
+def test_a_raw_file_is_not_taken_for_its_preview_nor_signed_values_for_others():
+    grey, preview, below = (262, 3, 1, 1), (254, 4, 1, 1), (330, 4, 1, 8)
+    assert all((grey_of(raw_file(*tags)) == RAMP).all() for tags in ([grey], [grey, preview], [grey, below]))
+    with pytest.raises(ImageError, match="raw file, of which only a preview"):
+        decode(raw_file(grey, preview, below))
+    with pytest.raises(ImageError, match="8-bit signed samples"):
+        decode(raw_file(grey, (339, 3, 1, 2)))
+
+
+@pytest.mark.parametrize("factor", [1, 256, 257])
+def test_a_palette_of_8_bits_in_16_is_not_black(factor):
+    content = raw_file((262, 3, 1, 3), (320, 3, 768, 1400))
+    palette = (np.tile(np.arange(256), 3) * factor).astype("<u2").tobytes()
+    assert (grey_of(content.ljust(1400, b"\0") + palette) == RAMP).all()
 
 
 @pytest.mark.parametrize(("content", "reason"), [

@@ -166,6 +166,14 @@ def test_the_pages_of_a_tiff_are_a_short_video_and_endless_ones_are_refused(tmp_
     assert time.monotonic() - began < 5
 
 
+def test_guesses_on_pages_of_many_bits_are_counted(tmp_path):
+    pages = [Image.fromarray(np.full((30, 40), value, np.uint16)) for value in (900, 1000, 4000)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with VideoReader() as reader:
+        assert len(list(reader.frames(tmp_path / "a.tif", Sampling()))) == 3
+        assert sorted(reader.remarks.values()) == [1, 2]
+
+
 def test_a_cut_off_asf_file_says_so(tmp_path):
     content = film(tmp_path / "a.wmv", HEADS, codec="wmv2").read_bytes()
     assert read(tmp_path / "a.wmv")[0] == list(range(20))

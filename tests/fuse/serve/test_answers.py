@@ -96,6 +96,13 @@ def test_a_picture_that_is_a_face_is_taken_as_it_is(finding, recogniser):
     assert face.expressions == recogniser.recognise(content).faces[0].expressions
 
 
+def test_what_the_decoder_guessed_is_said(recogniser, caplog):
+    file = io.BytesIO()
+    Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40)).save(file, "PNG")
+    remark, = recogniser.recognise(file.getvalue()).remarks
+    assert "0 taken for black, 4095 for white" in remark and remark in caplog.text
+
+
 def test_an_upright_picture_whatever_its_file_says(finding):
     """A phone's picture lies on its side, and EXIF says how to turn it: boxes are of what the browser shows."""
     exif = Image.Exif()
