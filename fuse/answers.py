@@ -28,8 +28,10 @@ def answers(table: pd.DataFrame, classes: Sequence[str], basic: np.ndarray) -> l
     for _, rows in table.groupby(together, sort=False):
         places, first = table.index.get_indexer(rows.index), rows.iloc[0]
         record: dict[str, Any] = {"source": source[rows.index[0]], "frames": len(rows)}
-        if footage:
-            record["where"] = _box(first["box"]) if first["frame"] == "" else _span(rows)
+        if footage and first["frame"] != "":
+            record["where"] = _span(rows)
+        elif footage and first["prediction"] != NO_FACE:
+            record["where"] = _box(first["box"])
         if first["prediction"] == NO_FACE:
             record["note"] = first["note"] if footage and first["note"] else NO_FACE
         else:
@@ -46,10 +48,9 @@ def answer_rows(records: Sequence[dict[str, Any]], say: Callable[[dict[str, floa
     kinds = [kind for kind in ("basics", "expressions") if any(kind in record for record in records)]
     head = ("SOURCE", "FACE", *({"basics": "BASIC", "expressions": "ANSWER" if say else "EXPRESSION"}[kind]
                               for kind in kinds))
-    return [head, *((record["source"], record.get("where", ""), *(
-        (say if say and kind == "expressions" else _likeliest)(record[kind]) if kind in record else
-        record.get("note", "") for kind in kinds))
-        for record in records[:MOST_LINES])]
+    return [head, *((record["source"], ", ".join(record[name] for name in ("where", "note") if name in record), *(
+        (say if say and kind == "expressions" else _likeliest)(record[kind]) if kind in record else ""
+        for kind in kinds)) for record in records[:MOST_LINES])]
 
 
 def _likeliest(probabilities: dict[str, float]) -> str:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 import twofold
 from twofold.data.labels import BASIC, builtin_taxonomy
 from twofold.data.manifest import write_manifest
-from twofold.data.synthetic.dataset import draw_dataset
+from twofold.data.synthetic.dataset import draw_dataset, draw_face
 from twofold.data.utils.errors import InputError
 from twofold.fuse.runs import read
 
@@ -112,3 +112,30 @@ def test_what_cannot_be_done_is_said_in_a_sentence(cli, starter, tmp_path, monke
     for words in (["predict", faces(starter)[0], "--cropped"], ["serve"], ["report", "starter"]):
         done = cli(*words)
         assert done.returncode == 2 and "not part of this installation" in done.stderr
+
+
+def test_odd_pictures_are_answered_or_said(cli, starter, real, tmp_path):
+    """Each through the command line: none, five and drawn faces, grey, an animation, HEIC, no image, far too large."""
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    portrait = Image.open(real / "media/single_face.jpg").convert("RGB")
+    portrait.convert("L").save(tmp_path / "grey.png")
+    portrait.save(tmp_path / "phone.heic")
+    portrait.save(tmp_path / "moving.gif", save_all=True, append_images=[portrait.rotate(8)], duration=100)
+    draw_face(identity=1, emotions=("happiness", "surprise"), size=200, seed=1).save(tmp_path / "drawn.png")
+    Image.new("RGB", (300, 200), (20, 90, 160)).save(tmp_path / "sky.png")
+    Image.new("L", (10_000, 10_000)).save(tmp_path / "large.png")
+    (tmp_path / "text.jpg").write_text("no image")
+    words = ("predict", real / "media/multi_face.jpg", *sorted(tmp_path.glob("*.*")), "--detect",
+             "--detector", real / "weights/detectors/yunet_n_dynamic.onnx")
+    done = cli(*words, "--json")
+    answers = pd.DataFrame(json.loads(done.stdout)["answers"]).fillna("")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert answers["source"].value_counts().to_dict() == dict.fromkeys(
+        ["grey.png", "phone.heic", "moving.gif", "drawn.png", "sky.png", "large.png", "text.jpg"], 1) | {
+        "multi_face.jpg": 5}
+    assert answers.set_index("source")["note"][["sky.png", "large.png", "text.jpg", "grey.png", "phone.heic"]].tolist(
+        ) == ["no face", "more than 64000000 pixels", "not an image", "", ""]
+    assert answers.set_index("source").loc["moving.gif", "where"].startswith("person 0, 2 frames")
+    shown = cli("predict", tmp_path / "sky.png", *words[-3:]).stdout.splitlines()
+    assert shown[:2] == ["SOURCE   FACE", "sky.png  no face"]
