@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 import timm
@@ -15,6 +16,7 @@ from twofold.data.labels import BASIC, builtin_taxonomy
 from twofold.data.manifest import write_manifest
 from twofold.data.synthetic.dataset import draw_dataset, draw_face
 from twofold.data.utils.errors import InputError
+from twofold.extract.encoders.registry import load_encoder
 from twofold.fuse.runs import read
 
 NAME, CLASSES = "timm:test_resnet", builtin_taxonomy("cexpr7").classes
@@ -139,3 +141,16 @@ def test_odd_pictures_are_answered_or_said(cli, starter, real, tmp_path):
     assert answers.set_index("source").loc["moving.gif", "where"].startswith("person 0, 2 frames")
     shown = cli("predict", tmp_path / "sky.png", *words[-3:]).stdout.splitlines()
     assert shown[:2] == ["SOURCE   FACE", "sky.png  no face"]
+
+
+def test_the_run_that_ships_is_whole_small_and_what_its_card_says():
+    run, card = read.read_run(read.STARTER_FOLDER), (read.STARTER_FOLDER / "README.md").read_text()
+    assert sum(path.stat().st_size for path in read.STARTER_FOLDER.iterdir()) <= 6_000_000
+    encoder = load_encoder("starter", device="cpu", precision="fp32")  # no weights are named: it comes with Twofold
+    assert {recipe.weights for _, _, recipe in run.streams} == {encoder.weights} and encoder.weights in card
+    assert run.taxonomy.classes == CLASSES and encoder.classifier is not None and encoder.dim == 256
+    assert set(encoder.classifier.classes) == set(BASIC)
+    face = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), np.uint8)
+    grey = (face @ [0.299, 0.587, 0.114]).astype(np.uint8)[..., None].repeat(3, axis=3)
+    colour, plain = (encoder.encode(images) for images in (face, grey))
+    assert np.abs(colour - plain).max() < 0.05 * np.abs(plain).max()  # colour says nothing
