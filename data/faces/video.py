@@ -27,6 +27,7 @@ from PIL import Image
 from twofold.data.faces.settings import Sampling
 from twofold.data.images.archives import ArchivePath, Place
 from twofold.data.images.decode import (
+    LEFT_OUT,
     REMARKS,
     count_images,
     decode,
@@ -229,7 +230,7 @@ def _images(content: bytes, remarks: Counter[str]) -> Iterator[tuple[Image.Image
     if content[:4] in TIFF_STARTS:
         for page in tiff_images(content):
             image = decode(page)
-            remarks.update(image.info[REMARKS])
+            remarks.update({remark: count for remark, count in image.info[REMARKS].items() if remark != LEFT_OUT})
             yield image, 0.1
         return
     if count > MAX_PARTS:
