@@ -13,9 +13,10 @@ Nothing heavy is imported before it is used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from twofold.data.utils.machine import limit_openmp_spinning
 
@@ -33,6 +34,23 @@ if TYPE_CHECKING:
 __all__ = ["Dataset", "Encoder", "Features", "Head", "Report", "Result", "Run", "Store", "analyze"]
 
 limit_openmp_spinning()  # before anything imports torch, in every entry and every worker process
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _on_cpu(method: Method) -> Method:
+    """Have its tensors on the CPU unless it says otherwise, whatever device a notebook has made the default one."""
+    @wraps(method)
+    def inside(*arguments: Any, **named: Any) -> Any:
+        import torch
+
+        if torch.get_default_device().type == "cpu":
+            return method(*arguments, **named)
+        with torch.device("cpu"):
+            return method(*arguments, **named)
+
+    return inside  # pyright: ignore[reportReturnType]
 
 
 class Report(Protocol):
@@ -61,6 +79,7 @@ class Dataset:
         """One row per sample: key, split, basic, compound, group, and whatever else the manifest carries."""
         return self._manifest.table.copy()
 
+    @_on_cpu
     def extract(
         self, store: Path | str, *, backbones: Sequence[str] | str, views: Sequence[str] | str = "original",
         weights: dict[str, Path | str] | Path | str | None = None, device: str = "auto", precision: str = "auto",
@@ -177,6 +196,7 @@ class Store:
                       task=chosen_task(settings, stores), folds=settings.folds, unit=settings.unit, pool=settings.pool)
         return Features(joined.loaded(), join_folds(stores, joined, folds=settings.folds, unit=settings.unit))
 
+    @_on_cpu
     def fuse(self, *, out: Path | str | None = None, overwrite: bool = False, preset: str = "default", **settings: Any
              ) -> pd.DataFrame:
         """Train a head on each backbone and on all; their figures, a row a system, the fusion last. As the verb `fuse`.
@@ -211,6 +231,7 @@ class Run:
     classes: in the order of `predict_proba`'s columns; streams: the backbones (and views) of the columns that it wants.
     """
 
+    @_on_cpu
     def __init__(self, path: Path | str):
         from twofold.fuse.runs.read import read_run
 
@@ -228,6 +249,7 @@ class Run:
 
         return pd.DataFrame([figures_row(to_builtins(system)) for system in self._run.metrics.systems])
 
+    @_on_cpu
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """(N, C) calibrated probabilities of raw features (N, D), side by side in the order of `streams`.
 
@@ -235,6 +257,7 @@ class Run:
         """
         return self._run.probabilities(X)
 
+    @_on_cpu
     def predict(
         self, inputs: Store | np.ndarray | Path | str | Image | Sequence[Image | Path | str], *, cropped: bool = False,
         detector: Path | str | None = None, weights: dict[str, str] | None = None, device: str = "auto",
@@ -254,6 +277,7 @@ class Run:
         from twofold.data.labels import BASIC
         from twofold.fuse.core.settings import HEAD_TYPES
 
+        inputs = list(inputs) if isinstance(inputs, Iterator) else inputs  # of Path.glob
         if getattr(inputs, "ndim", 0) or (isinstance(inputs, list | tuple) and not all(map(_is_image, inputs))):
             return self._frame(pd.DataFrame(), self._run.probabilities(inputs))
         if isinstance(inputs, Store) or (isinstance(inputs, str | Path) and Path(inputs).is_dir()):
@@ -284,7 +308,7 @@ class Run:
         rows = np.arange(len(features))
         seen = np.asarray(~np.all(self._run.seen.unseen(features, rows), axis=1))
         for note in [*notes, *seen_samples_note(self._run, seen)]:
-            warnings.warn(note, stacklevel=3)
+            warnings.warn(note, stacklevel=4)
         return self._frame(pd.DataFrame({"key": features.keys, "seen": seen}),
                            self._run.calibrated(self._run.scores(features, rows)))
 
@@ -320,13 +344,19 @@ def _is_image(image: object) -> bool:
 
 
 def _file_content(image: Image | Path | str) -> bytes:
-    """The bytes of an image file; of an image in memory, as PNG."""
+    """The bytes of an image file; of an image in memory, upright and in RGB, as PNG. Raises InputError for no file."""
     import io
 
+    from twofold.data.images.decode import upright_rgb
+    from twofold.data.utils.errors import InputError
+
     if isinstance(image, str | Path):
-        return Path(image).read_bytes()
+        try:
+            return Path(image).read_bytes()
+        except OSError as error:
+            raise InputError(f"{image}: {error.strerror or error}") from None
     file = io.BytesIO()
-    image.save(file, "PNG")
+    upright_rgb(image).save(file, "PNG")
     return file.getvalue()
 
 

@@ -256,21 +256,50 @@ def test_what_is_no_setting_is_answered_with_what_to_give(settings, says):
         twofold.Head(**({"head": "mlp"} | settings))
 
 
-def test_numbers_devices_and_lists_as_notebooks_have_them(store, features):
+def test_numbers_devices_and_lists_as_notebooks_have_them(dataset, store, features, tmp_path):
     again = twofold.Head("mlp", random_state=np.int64(1), epochs=2.0, seeds=np.float64(1), device=torch.device("cpu"))
     plain = twofold.Head("mlp", random_state=1, epochs=2, seeds=1).fit(features)
     np.testing.assert_array_equal(again.fit(features).predict_proba(features), plain.predict_proba(features))
     assert store.features(backbones=None, views=Path("original")).X.shape == features.X.shape
     with pytest.raises(InputError, match=r"unknown classes 'calm': .*two or more names of your own"):
         store.features(classes=["calm"])
+    answers: list[list[np.ndarray]] = []
     torch.set_default_device("meta")
     try:
         head = twofold.Head("mlp", random_state=1, epochs=2, seeds=1).fit(features)
         np.testing.assert_array_equal(head.predict_proba(features), plain.predict_proba(features))
         encoder = twofold.Encoder(NETWORK, weights="random:0", device=torch.device("cpu"), precision="fp32")
         assert np.ptp(encoder.embed(np.eye(40, dtype=np.uint8) * 255)) > 0 and torch.get_default_device().type == "meta"
+        for folder in (tmp_path / "meta", tmp_path / "usual"):  # whole runs, with and without it
+            store.fuse(out=folder, seeds=1, epochs=1, head="linear")
+            run = twofold.Run(folder)
+            answers.append([run.predict_proba(features.X), run.predict(store)[list(run.classes)].to_numpy(),
+                            run.predict(dataset.root.glob("*/*.png"), cropped=True, device="cpu")[
+                                list(run.classes)].to_numpy()])
+            torch.set_default_device(None)
     finally:
         torch.set_default_device(None)
+    for meta, usual in zip(*answers, strict=True):
+        assert len(meta)
+        np.testing.assert_array_equal(meta, usual)
+
+
+def test_images_in_memory_are_read_as_files_are(dataset, store, features, tmp_path):
+    """A PIL image is turned as its EXIF data says, as Pillow itself does not, and may have any mode."""
+    store.fuse(out=tmp_path / "run", seeds=1, epochs=1, head="linear")
+    run, image = twofold.Run(tmp_path / "run"), Image.open(dataset.root / features.keys[0]).convert("RGB")
+    exif = Image.Exif()
+    exif[0x112] = 6
+    image.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+
+    def answer(given):
+        return run.predict(given, cropped=True, device="cpu")[list(run.classes)].to_numpy()
+
+    for given in (tmp_path / "turned.png", Image.open(tmp_path / "turned.png"), image.convert("RGBA")):
+        np.testing.assert_array_equal(answer(given), answer(image))
+    assert all(np.isfinite(answer(image.convert(mode))).all() for mode in ("CMYK", "F", "HSV"))
+    with pytest.raises(InputError, match=r"none.png: No such file"):
+        answer(tmp_path / "none.png")
 
 
 def test_features_of_another_width_are_a_sentence(store, features, tmp_path):

@@ -71,7 +71,8 @@ class Address:
             shown = re.sub(r"://.*@", "://", re.split(r"[?#]", url)[0])
             raise CacheError(f"{shown!r} is not a URL: give one place, as ssh://user@host:22/folder or s3://bucket/x, "
                              "an IPv6 address as [::1]") from None
-        self.url, self.scheme, self.host, self.path = url, parts.scheme, parts.hostname or "", parts.path
+        self.url, self.scheme, self.path = url, parts.scheme, parts.path
+        self.host = unquote(parts.hostname or "")  # of [fe80::1%25eth0] the zone
         self.user, self.password = unquote(parts.username or ""), unquote(parts.password or "")
         self.query = url[len(re.split(r"[?#]", url)[0]):]
         self.secrets = [secret for secret in (self.password, parts.password, self.query[1:]) if secret]

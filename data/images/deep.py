@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from twofold.data.images.limits import MAX_SECONDS, ImageError, TimedFile
+from twofold.data.utils.errors import plain_number
 
 COARSE = (255, 4095, 65535)  #: the usual largest values
 MAXIMA = (255, 1023, 4095, 16383, 65535)  #: of 8, 10, 12, 14 and 16 bits, which files with more room a value hold
@@ -75,7 +76,8 @@ def grey_range(mode: str, values: np.ndarray, declared: float, remarks: Counter[
     black, white = _likely_range(finite, mode == "F")
     if white != 65535 or black:
         is_usual = white in (1, *MAXIMA) and black in (0, -1)
-        guess = f"{black:g} taken for black, {white:g} for white" if is_usual else "the range of most values is taken"
+        guess = f"{plain_number(black)} taken for black, {plain_number(white)} for white"
+        guess = guess if is_usual else "the range of most values is taken"
         remarks[f"pictures of more than 8 bits a value do not say which is white: {guess}"] += 1
     return black, white
 

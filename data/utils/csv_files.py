@@ -18,7 +18,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-from twofold.data.utils.errors import InputError, first_line
+from twofold.data.utils.errors import InputError, first_line, plain_number
 
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -115,7 +115,7 @@ def read_numbers(column: pd.Series, source: object, least: float, most: float, w
     empty = column.str.strip().isin(["", *MISSING])
     values = pd.to_numeric(column.mask(empty, "nan"), errors="coerce").to_numpy(float, na_value=np.nan)
     check_cells(empty | ((values >= least) & (values <= most)), column, source,
-                f"is not {what} from {least:g} to {most:g}")
+                f"is not {what} from {plain_number(least)} to {plain_number(most)}")
     return values
 
 

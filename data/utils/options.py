@@ -19,7 +19,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from twofold.data.utils.errors import InputError
+from twofold.data.utils.errors import InputError, plain_number
 
 T = TypeVar("T")
 cli_option, cli_argument = typer.Option, typer.Argument  #: for functions that become verbs, where typer is not imported
@@ -46,7 +46,7 @@ class Option:
     def bounds(self) -> str:
         """The allowed range in words."""
         words = [("at least", self.least), ("above", self.above), ("at most", self.most), ("below", self.below)]
-        return " and ".join(f"{word} {value:g}" for word, value in words if math.isfinite(value))
+        return " and ".join(f"{word} {plain_number(value)}" for word, value in words if math.isfinite(value))
 
 
 def option(default: Any, *about: Any, **bounds: Any) -> Any:

@@ -7,6 +7,7 @@ autoscaling cluster, ray issue 59144, and may hang when an actor dies, 62746.)
 """
 
 import contextlib
+import importlib.util
 import logging
 import os
 import socket
@@ -51,19 +52,21 @@ def connected(address: str, *, device: str, cpus: int = 0, most: int = 0) -> "It
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what will be its default, without the warning
     os.environ.setdefault("RAY_worker_niceness", "0")  # of workers on this machine; Ray's 15 starves on a busy one
-    try:
-        import ray
-    except ImportError:
-        raise InputError('--ray needs Ray: pip install "twofold[ray]", or pip install ray') from None
-    ours = not ray.is_initialized()  # else of a notebook, or of a job that was submitted: it stays
+    if importlib.util.find_spec("ray") is None:
+        raise InputError('--ray needs Ray: pip install "twofold[ray]", or pip install ray')
     with contextlib.redirect_stdout(sys.stderr):  # where Ray's own notes belong: stdout is the report's
         try:
             host, _, port = address.removeprefix("ray://").rpartition(":")
-            if ours and host and port.isdecimal():  # is it gRPC that answers? Ray would find out after minutes
-                with socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS) as connection:
+            loaded = sys.modules.get("ray")
+            if not (loaded and loaded.is_initialized()) and host and port.isdecimal():
+                # Is it gRPC that answers? Before Ray is imported, which takes seconds and would find out after minutes.
+                with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS) as connection:
                     connection.sendall(HTTP2_GREETING)
                     if connection.recv(9)[3:4] != b"\x04":  # a server's first frame has its settings
                         raise OSError("another service answers there")
+            import ray
+
+            ours = not ray.is_initialized()  # else of a notebook, or of a job that was submitted: it stays
             if ours:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR,
                          include_dashboard=False if address == "local" else None)

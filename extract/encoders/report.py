@@ -10,6 +10,7 @@ from twofold.data.faces.detectors import DETECTORS
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind
 from twofold.data.utils.weights_files import hub_cached
+from twofold.extract.encoders.preprocessing import ENTRY, split_name
 from twofold.extract.encoders.presets import PRESETS, Preset, preset, published
 from twofold.extract.weights.find import HUB_FILE, find_in_folder
 
@@ -77,13 +78,14 @@ def description(name: str, *, folder: Path, weights: Path | None = None) -> Weig
     if ":" in name:
         names = ", ".join(known.name for known in PRESETS)
         raise InputError(f"weights show describes presets ({names}), not {name}")
-    known = preset(name)
+    plain, options = split_name(name)
+    known = preset(plain)
     path, facts, file = weights or _weights_of(known, folder), _facts(known), {}
     if path:
         from twofold.extract.encoders.registry import load_encoder
         from twofold.extract.weights.read import read_checkpoint
 
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(path, entry=options.get(ENTRY, ""))
         encoder = load_encoder(name, weights=str(path), device="cpu", precision="fp32")
         classes = list(encoder.classifier.classes) if encoder.classifier else \
             [f"{encoder.unnamed_classes} in an order that the file does not say"] if encoder.unnamed_classes else []

@@ -16,9 +16,10 @@ from safetensors import SafetensorError, safe_open
 from twofold.data.utils.errors import InputError
 from twofold.extract.weights.pickles import Array, StandIn, TooMuch, bounded_memory, read_pickle, read_zip
 
-#: words (split at _ and .) in the names of averaged weights: of an EMA, stochastic weight averaging, a mean teacher
-AVERAGE_WORDS = {"ema", "swa", "average", "averaged", "shadow", "teacher"}
-LEVELS = 2  #: of entries below the top in which weights are looked for
+#: words in the names of averaged weights: of an EMA, stochastic weight averaging, a mean teacher
+AVERAGE_WORDS = {"ema", "swa", "average", "averaged", "averaging", "avg", "polyak", "shadow", "teacher"}
+WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  #: of a name, in camel case, too: EMACallback, model_ema, netEMA
+LEVELS = 3  #: of entries below the top in which weights are looked for
 MAX_PARTS = 1_000  #: looked at
 SMALL_SHARE = 10  #: a set with less than a tenth of the tensors of the largest is no network: a loss, statistics
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_.]{1,80}")  #: of an entry that may be shown and asked for
@@ -168,32 +169,43 @@ def _find_sets(tree: Any) -> dict[str, Mapping]:
     if _share_of_tensors(tree) > 0.5:
         return {"": tree}
     found: dict[str, list[tuple[str, Mapping]]] = {}
-    seen = {id(tree)}
-    waiting = [(name, name, value, 0) for name, value in islice(_inner(tree), MAX_PARTS)]
-    for _ in range(MAX_PARTS):
-        if not waiting:
-            break
-        top, path, part, level = waiting.pop(0)
-        part = _module_state(part) or part if isinstance(part, StandIn) else part
-        if id(part) in seen:
-            continue
-        seen.add(id(part))
+    for top, path, part in _walk(tree):
         if _share_of_tensors(part) > 0.5:
             found.setdefault(top, []).append((path, part))
-        elif level < LEVELS:
-            waiting += [(top, f"{path}.{name}", inner, level + 1) for name, inner in islice(_inner(part), MAX_PARTS)]
-    sets = {top if len(parts) == 1 else path: part for top, parts in found.items() for path, part in parts}
+    sets = {top if len(parts) == 1 and is_average(top) == is_average(path) else path: part
+            for top, parts in found.items() for path, part in parts}
     most = max(map(len, sets.values()), default=0)
     return {name: part for name, part in sets.items() if SMALL_SHARE * len(part) >= most}
 
 
+def _walk(tree: Any) -> Iterator[tuple[str, str, Any]]:
+    """What a file holds, level by level, each object once: its top-level entry, its path, and itself."""
+    waiting, seen = [(name, name, value, 0) for name, value in islice(_inner(tree), MAX_PARTS)], {id(tree): tree}
+    for _ in range(MAX_PARTS):
+        if not waiting:
+            return
+        top, path, held, level = waiting.pop(0)
+        if id(held) in seen:
+            continue
+        seen[id(held)] = held
+        part = _module_state(held) or held if isinstance(held, StandIn) else held
+        yield top, path, part
+        if level < LEVELS:
+            waiting += [(top, f"{path}.{name}", inner, level + 1) for name, inner in islice(_inner(part), MAX_PARTS)]
+
+
 def _inner(part: Any) -> Iterator[tuple[str, Any]]:
-    """What a part of a file holds, by plain names; nothing of an optimizer, whose averages have the weights' shapes."""
+    """The containers in a part of a file, by the plain beginnings of their names (`EMA` of Lightning's "EMA{'decay':
+    0.99}"); nothing of an optimizer, whose averages have the weights' shapes."""
+    names: set[str] = set()
     if isinstance(part, list | tuple):
-        yield from ((str(place), value) for place, value in enumerate(part))
-    elif isinstance(part, Mapping) and "param_groups" not in part:
-        yield from ((name, value) for name, value in part.items()
-                    if isinstance(name, str) and PLAIN_NAME.fullmatch(name) and not name.startswith("optim"))
+        part = {str(place): value for place, value in enumerate(islice(part, MAX_PARTS))}
+    for name, value in part.items() if isinstance(part, Mapping) and "param_groups" not in part else ():
+        start = PLAIN_NAME.match(name) if isinstance(name, str) and not name.startswith("optim") else None
+        if start and isinstance(value, Mapping | list | tuple | StandIn):
+            plain = f"{start[0]}.{len(names)}" if start[0] in names else start[0]
+            names.add(plain)
+            yield plain, value
 
 
 def _by_preference(sets: Mapping[str, Mapping]) -> list[str]:
@@ -212,28 +224,17 @@ def _unread_averages(tree: Any, sets: Mapping[str, Mapping]) -> list[str]:
     buffers."""
     raw = [_shapes(entries) for name, entries in sets.items() if not is_average(name)]
     same = [_names_and_shapes(entries) for name, entries in sets.items() if not is_average(name)]
-    unread, seen = [], set()
-    for name, value in islice(_inner(tree), MAX_PARTS) if raw else ():
-        for part in _parts(value, LEVELS, seen) if is_average(name) else ():
-            named = isinstance(part, Mapping) and _names_and_shapes(part) in same
-            if not named and any(_seems_average(part, shapes) for shapes in raw):
-                unread.append(name)
+    unread = [top if is_average(top) else path for top, path, part in _walk(tree)
+              if is_average(path) and isinstance(part, Mapping | list | tuple)
+              and not (isinstance(part, Mapping) and _names_and_shapes(part) in same)
+              and any(_seems_average(part, shapes) for shapes in raw)]
     return list(dict.fromkeys(unread))
 
 
 def is_average(name: object) -> bool:
     """Whether an entry's name says that its weights are averaged ones."""
     return (isinstance(name, str) and PLAIN_NAME.fullmatch(name) is not None
-            and not AVERAGE_WORDS.isdisjoint(re.split("[_.]", name.lower())))
-
-
-def _parts(value: object, levels: int, seen: set[int]) -> Iterator[Mapping | list | tuple]:
-    """The value and what it holds, as deep as `levels`, each once, since a file can hold one object many times."""
-    if isinstance(value, Mapping | list | tuple) and id(value) not in seen:
-        seen.add(id(value))
-        yield value
-        for inner in (value.values() if isinstance(value, Mapping) else value) if levels else ():
-            yield from _parts(inner, levels - 1, seen)
+            and not AVERAGE_WORDS.isdisjoint(word.lower() for word in WORD.findall(name)))
 
 
 def _named_tensors(entries: Mapping) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Limits:
     places: int = 8
     workers: int = 2
     upload_seconds: float = 30.0
-    wait_seconds: float = 60.0
+    wait_seconds: float = 4.0  #: "try again" comes within the 5 seconds that a person waits
     find_seconds: float = 10.0
 
 

@@ -35,7 +35,8 @@ def open_finder(crops: Sequence[str], detector: Path | None, cropped: bool) -> F
 class FinderPool:
     """Several processes that find faces; each image takes one, which is replaced where it takes too long or crashes.
 
-    open_finder: picklable, makes the finder there; seconds: for an image; detects: whether faces are detected, or whole
+    open_finder: picklable, makes the finder there; workers: images at once, for which there is a process more, so that
+    none waits while another starts; seconds: for an image; detects: whether faces are detected, or whole
     images taken. Raises InputError where a finder cannot be made.
     """
 
@@ -52,6 +53,7 @@ class FinderPool:
         except InputError:
             self.close()
             raise
+        self._start()
 
     def _start(self) -> None:
         ours, theirs = CONTEXT.Pipe()
@@ -63,7 +65,7 @@ class FinderPool:
 
     def find(self, content: bytes, *, most: int) -> Picture:
         """As `FaceFinder.find`, from several threads at once."""
-        connection = self._idle.get()
+        connection = self._take()
         try:
             self._wait_until_ready(connection)
             with contextlib.suppress(OSError):  # the process has ended: nothing is received
@@ -71,6 +73,8 @@ class FinderPool:
             answer = self._receive(connection, self._seconds)
         except (ImageError, InputError):
             self._end(self._processes.pop(connection))
+            self._ready.discard(connection)
+            connection.close()
             if not self._closed:
                 self._start()
             raise
@@ -78,6 +82,19 @@ class FinderPool:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def _take(self) -> Any:
+        """A process that is free; one that is ready, if there is one. Raises ImageError once all were ended."""
+        connection = self._idle.get()
+        for _ in range(self._idle.qsize()):
+            if connection is None or connection in self._ready or connection.poll():
+                break
+            self._idle.put(connection)
+            connection = self._idle.get()
+        if connection is None:
+            self._idle.put(None)  # for the next one
+            raise ImageError("the server ends")
+        return connection
 
     def _wait_until_ready(self, connection: Any) -> None:
         """Wait for the first message of a process: that its finder is made, or the InputError why not."""
@@ -104,6 +121,7 @@ class FinderPool:
     def close(self) -> None:
         """End all processes, whatever they are at."""
         self._closed = True
+        self._idle.put(None)
         for process in list(self._processes.values()):
             self._end(process)
 

@@ -245,6 +245,7 @@ def test_an_address_is_shown_without_its_secrets(url, shown):
     assert Address(url).shown == shown
     with pytest.raises(TransferError, match=r"GET /x\?\*\*\* failed"), translate_errors(Address("https://h/x?token=abc")):
         raise ValueError("GET /x?token=abc failed")
+    assert (Address("ssh://[fe80::1%25eth0]:22/x").host, Address("ssh://h/x").host) == ("fe80::1%eth0", "h")
 
 
 @pytest.mark.parametrize("url", [

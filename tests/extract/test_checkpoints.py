@@ -202,6 +202,12 @@ LAYOUTS = [  # of weights of the last step and their average, and the entries of
      "model"),
     (lambda raw, mean: {"model": {f"model.{name}": value for name, value in raw.items()}, "my_ema": mean}, "my_ema",
      "model"),
+    *((lambda raw, mean, name=name: {"state_dict": under("model", raw), "callbacks": {  # Lightning
+        "ModelCheckpoint{'mode': 'min'}": {"best": 0.5}, f"{name}{{'decay': 0.99}}": {"state": under("model", mean)}}},
+       f"callbacks.{name}.state", "state_dict") for name in ("EMA", "EMACallback", "WeightAveraging")),
+    (lambda raw, mean: {"state_dict": raw, "callbacks": {"a": {"net": {"ema": mean}}}}, "callbacks.a.net.ema",
+     "state_dict"),
+    *((lambda raw, mean, name=name: {"model": raw, name: mean}, name, "model") for name in ("modelEMA", "avg_model")),
 ]
 
 
@@ -231,6 +237,7 @@ def test_averaged_weights_are_taken_as_timm_does_and_the_others_can_be_had(tmp_p
 @pytest.mark.parametrize("layout", [
     lambda raw, mean, parameters: {"model": raw, "my_ema": {"decay": 0.99, "shadow_params": [*parameters.values()]}},
     lambda raw, mean, parameters: {"model": raw, "my_ema": {"shadow": parameters}},  # without buffers
+    lambda raw, mean, parameters: {"model": raw, "callbacks": {"my_ema": {"weights": [*parameters.values()]}}},
     lambda raw, mean, parameters: {"model": raw, "my_ema": {f"other{i}": v for i, v in enumerate(mean.values())}},
 ])
 def test_an_average_that_cannot_be_read_by_name_is_said(tmp_path, caplog, layout):
@@ -243,7 +250,8 @@ def test_an_average_that_cannot_be_read_by_name_is_said(tmp_path, caplog, layout
     torch.save({"model": raw}, tmp_path / "raw.pth")
     caplog.set_level("INFO")
     assert load("timm:test_resnet", path).weights == load("timm:test_resnet", tmp_path / "raw.pth").weights
-    assert "last.pth also holds an average of the weights that cannot be read by name, under 'my_ema'" in caplog.text
+    assert "last.pth also holds an average of the weights that cannot be read by name, under '" in caplog.text
+    assert "my_ema" in caplog.text
     assert "several sets" not in caplog.text
 
 

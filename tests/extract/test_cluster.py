@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from twofold.cache.recipe import Recipe
 from twofold.cache.shards import Rows, publish_shard, shard_paths
 from twofold.cache.store import Store
 from twofold.data.images.sources import ImageRoots
-from twofold.extract.cluster.ray import MIN_TASK_SAMPLES, size_of_workers, split, without_published
+from twofold.data.utils.errors import InputError
+from twofold.extract.cluster.ray import MIN_TASK_SAMPLES, connected, size_of_workers, split, without_published
 from twofold.extract.engine.task import ComputeTask, EncoderSource, FileRows
 
 RECIPES = [Recipe(backbone=name, architecture=name, weights="random:0", tap="t", preprocessing={}, view={"name": "v"},
@@ -86,6 +88,17 @@ def test_without_the_library_it_says_how_to_get_it(extract, tmp_path, monkeypatc
 def test_a_cluster_that_makes_no_sense_is_one_sentence(extract, tmp_path, more, sentence):
     pytest.importorskip("ray")
     assert sentence in extract(*more, code=2) and not (tmp_path / "s").exists()
+
+
+def test_a_closed_port_is_refused_before_ray_is_imported_which_takes_seconds(monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    with pytest.raises(InputError, match=r"127\.0\.0\.1:1: no such cluster"), connected("127.0.0.1:1", device="cpu"):
+        pass
+    assert "ray" not in sys.modules
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, __spec__=object()))
+    with pytest.raises(InputError, match=r"127\.0\.0\.1:1: no such cluster"), connected("127.0.0.1:1", device="cpu"):
+        pass
 
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.2\r\n"])

@@ -13,6 +13,7 @@ from twofold.extract.encoders.presets import PRESETS, published_weights
 from twofold.extract.encoders.registry import load_encoder
 from twofold.extract.encoders.report import convert, description, listing
 from twofold.extract.weights.find import find_in_folder, find_weights, weights_folder
+from twofold.extract.weights.read import read_checkpoint
 
 
 # ---------------------------------------------------------------------------------------------------- where they are
@@ -94,6 +95,12 @@ def test_the_listing_finds_what_is_there(resnet18, tmp_path):
 def test_show_describes_a_preset_and_checks_its_file(cli, resnet18, tmp_path):
     assert "file: none found" in description("resnet18", folder=tmp_path).text()
     assert "dim: 512" in description("resnet18", folder=tmp_path).text()
+    state = read_checkpoint(resnet18).tensors
+    torch.save({"model": state, "old": {name: value * 2 for name, value in state.items()}}, tmp_path / "two.pth")
+    taken = {entry: description(f"resnet18?entry={entry}", folder=tmp_path, weights=tmp_path / "two.pth").facts["file"]
+             for entry in ("model", "old")}
+    assert [file["container"] for file in taken.values()] == ["model", "old"]
+    assert taken["model"]["weights"] != taken["old"]["weights"]
     done = cli("weights", "show", "resnet18", "--weights", resnet18, "--json")
     described = json.loads(done.stdout)["file"]
     assert described["weights"] == load("resnet18", resnet18).weights and described["container"] == "state_dict"

@@ -302,3 +302,17 @@ def test_a_sweep_goes_on_in_its_own_folder_only(make_store, tmp_path):
     with pytest.raises(InputError, match="is not a sweep"):
         run([4])
     assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("ragged", [lambda row: f"{row},0.5", lambda row: f"{row},", lambda row: row.rpartition(",")[0],
+                                    lambda row: row.partition(",")[2], lambda row: f"{row},,,"])
+def test_a_row_of_predictions_with_more_or_fewer_cells_is_refused(run, ragged):
+    """pandas would take the first cells for an index, or fill those that are missing."""
+    path = run / "predictions.csv"
+    head, *rows = path.read_text().splitlines()
+    assert len(read_run(run).predictions.key)
+    tests = [number for number, row in enumerate(rows) if ",test," in row]
+    for place in (tests[0], tests[-1]):
+        path.write_text("\n".join([head, *rows[:place], ragged(rows[place]), *rows[place + 1:]]) + "\n")
+        with pytest.raises(InputError, match=r"predictions\.csv"):
+            _ = read_run(run).predictions

@@ -14,7 +14,11 @@ let run, threshold = 0.5, current, pending = Promise.resolve();
 async function ask(path, options) {
   let response;
   try {
-    response = await fetch(path, options);
+    for (let tries = 0; tries < 30; tries += 1) {
+      response = await fetch(path, options);
+      if (response.status !== 503) break;  // others wait already
+      await new Promise((resume) => setTimeout(resume, 1000));
+    }
   } catch {
     throw new Error("the server does not answer: start twofold serve again");
   }

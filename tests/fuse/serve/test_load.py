@@ -11,7 +11,7 @@ import pytest
 
 from tests.data.faces.films import RED
 from tests.fuse.serve.conftest import picture, resident
-from tests.fuse.serve.finders import open_moody, open_nothing
+from tests.fuse.serve.finders import open_moody, open_nothing, open_sleeping
 from twofold.data.images.decode import ImageError
 from twofold.data.utils.errors import InputError
 from twofold.fuse.serve import app
@@ -47,6 +47,19 @@ def test_closing_does_not_wait_for_a_file_that_hangs():
         pool.close()
         with pytest.raises(ImageError):
             found.result(timeout=10)
+        with pytest.raises(ImageError, match="the server ends"):
+            threads.submit(pool.find, FACE, most=1).result(timeout=10)
+
+
+def test_no_image_waits_for_a_process_that_starts(monkeypatch):
+    with contextlib.closing(FinderPool(open_moody, workers=1, seconds=600, detects=False)) as pool:
+        pool._wait_until_ready(list(pool._processes)[-1])
+        monkeypatch.setattr(pool, "_open_finder", open_sleeping)
+        with pytest.raises(ImageError, match="ended the process"):
+            pool.find(b"crash", most=1)
+        began = time.monotonic()
+        assert [pool.find(FACE, most=1).width for _ in range(3)] == [160] * 3 and time.monotonic() - began < 30
+        assert len(pool._processes) == 2 and len(pool._ready) == 1  # nothing of the ended one is kept
 
 
 def test_three_hundred_requests_two_hundred_idle_connections_and_a_slow_image(pool, recogniser, served):
