@@ -91,7 +91,7 @@ class FinderPool:
                 break
             self._idle.put(connection)
             connection = self._idle.get()
-        if connection is None:
+        if self._closed:
             self._idle.put(None)  # for the next one
             raise ImageError("the server ends")
         return connection
