@@ -206,7 +206,8 @@ def main(arguments: list[str] | None = None) -> int:
 def command() -> None:
     """The console command `twofold`."""
     code = main()
-    if any(thread.name.startswith("decode") for thread in threading.enumerate()):  # stopped within an image
+    stopped = any(thread.name.startswith("decode") for thread in threading.enumerate())  # within an image
+    if stopped or "twofold.fuse.serve.serve" in sys.modules:  # whose interpreter's end can take many seconds
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
