@@ -135,7 +135,10 @@ def convert(source: Path, target: Path, *, entry: str = "", classes: Sequence[st
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise InputError(f"{source}: {name} has values that float16 cannot hold: leave out --half")
     with output.writing() as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the umask says; safetensors writes files that only their owner can read
         save_file(tensors, temporary, metadata=metadata)
+        temporary.chmod(mode)
     facts = {"source": str(source), "written": str(target), **checkpoint.record(),
              "classes": metadata.get("classes", ""), "looks_like": describe_architecture(checkpoint.tensors)}
     return WeightsReport([

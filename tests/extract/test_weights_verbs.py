@@ -130,6 +130,8 @@ def test_convert_half_rounds_to_float16_and_refuses_what_it_cannot_hold(cli, tmp
     done = cli("weights", "convert", tmp_path / "w.safetensors", "-o", tmp_path / "half.safetensors", "--half")
     assert done.returncode == 0, done.stderr
     after = load_file(tmp_path / "half.safetensors")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "half.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert after["a.weight"].dtype == torch.float16 and torch.equal(after["a.counts"], counts)
     np.testing.assert_array_equal(after["a.weight"].numpy(), number.numpy().astype(np.float16))
     save_file({"a.weight": 2 * number}, tmp_path / "large.safetensors")
