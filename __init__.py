@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from twofold.data.utils.machine import limit_openmp_spinning
 
@@ -277,9 +277,10 @@ class Run:
         from twofold.data.labels import BASIC
         from twofold.fuse.core.settings import HEAD_TYPES
 
-        inputs = list(inputs) if isinstance(inputs, Iterator) else inputs  # of Path.glob
+        if isinstance(inputs, Iterator):  # of Path.glob
+            inputs = list(inputs)
         if getattr(inputs, "ndim", 0) or (isinstance(inputs, list | tuple) and not all(map(_is_image, inputs))):
-            return self._frame(pd.DataFrame(), self._run.probabilities(inputs))
+            return self._frame(pd.DataFrame(), self._run.probabilities(cast("np.ndarray", inputs)))
         if isinstance(inputs, Store) or (isinstance(inputs, str | Path) and Path(inputs).is_dir()):
             return self._predict_store(Path(inputs.path if isinstance(inputs, Store) else inputs))
         images: list[Any] = list(inputs) if isinstance(inputs, list | tuple) else [inputs]

@@ -30,7 +30,8 @@ def get(name: str) -> Summary:
     TransferError where a connection broke off: the same command goes on from there.
     """
     folder = weights_folder()
-    if entry := DETECTORS.get(name):
+    weights, entry = None, DETECTORS.get(name)
+    if entry:
         found, licence, page = entry.local_file(folder), entry.licence, entry.page
     else:
         source, plain = source_of(name)
@@ -43,14 +44,16 @@ def get(name: str) -> Summary:
     log.info("%s: licence %s (%s)", name, licence or "not stated", page)
     if entry:
         path, digest = entry.find_file(), ""
-    elif weights.url:
-        path, digest = folder / weights.files[0], weights.url_sha256
-        fetch(weights.url, path, sha256=digest)
-    elif weights.hub or weights.download:
-        path, digest = find_weights(weights, weights="hub", folder=folder), ""
     else:
-        raise InputError(f"{name}: its weights have no address that a program could fetch. "
-                         f"{how_to_get(weights, folder)}")
+        assert weights is not None
+        if weights.url:
+            path, digest = folder / weights.files[0], weights.url_sha256
+            fetch(weights.url, path, sha256=digest)
+        elif weights.hub or weights.download:
+            path, digest = find_weights(weights, weights="hub", folder=folder), ""
+        else:
+            raise InputError(f"{name}: its weights have no address that a program could fetch. "
+                             f"{how_to_get(weights, folder)}")
     published = digest or _stated_sha256(path)
     found_digest = file_sha256(path)
     if not found_digest.startswith(published):

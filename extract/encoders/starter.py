@@ -59,6 +59,8 @@ class Body(nn.Module):
 class Starter(nn.Module):
     """(B, 3, 48, 48) to (B, 256). The input becomes grey, so that colour says nothing: FER2013's faces have none."""
 
+    luma: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.body = Body()

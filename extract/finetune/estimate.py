@@ -76,5 +76,5 @@ def _held(model: Classifier, count: int, how: Preprocessing, precision: str) -> 
         loss.backward()
     model.zero_grad(set_to_none=True)
     assert recorded.profiler is not None and recorded.profiler.kineto_results is not None
-    events = [each for each in recorded.profiler.kineto_results.events() if each.name() == "[memory]"]
+    events: list[Any] = [each for each in recorded.profiler.kineto_results.events() if each.name() == "[memory]"]
     return np.cumsum([event.nbytes() for event in sorted(events, key=lambda each: each.start_ns())])

@@ -315,7 +315,7 @@ def _training_samples(request: Request, manifest: Manifest, images: Images, init
     if settings.folds:
         source = before.training_id if before and before.folds == settings.folds else initial.weights
         columns = ["key", "split", "basic", "compound", "group"]
-        columns += [name for name in manifest.table if name.startswith(SOFT)]
+        columns += [name for name in map(str, manifest.table) if name.startswith(SOFT)]
         table = manifest.table[columns].to_csv(index=False)
         training_id = _digest([record_of(settings), request.backbone, source, table])
     return TrainingSamples(*arrays, fold=fold, folds=settings.folds, training_id=training_id)

@@ -216,5 +216,6 @@ def build_optimizer(model: Classifier, settings: Settings, *, fused: bool = Fals
         grouped = partial(timm_optim.param_groups_layer_decay,  # pyright: ignore[reportPrivateImportUsage]
                           layer_decay=settings.layer_decay)
     groups = grouped(model, settings.weight_decay, no_weight_decay_list=model.no_weight_decay())
+    options: dict[str, Any] = {"fused": True} if fused else {}
     return timm_optim.create_optimizer_v2(  # pyright: ignore[reportPrivateImportUsage]
-        groups, opt=settings.optimizer, lr=settings.lr, weight_decay=0.0, **({"fused": True} if fused else {}))
+        groups, opt=settings.optimizer, lr=settings.lr, weight_decay=0.0, **options)

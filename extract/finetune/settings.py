@@ -17,7 +17,7 @@ IMAGES = "Augmentation"
 SPLITS = "Validation and folds"
 
 RAND_AUGMENT = re.compile(r"rand(-(m|n|mmax)[0-9]{1,2}|-(mstd|p)[0-9]{1,3}(\.[0-9]+)?|-inc[01]|-w0)*")
-CLASS_TASKS = dict.fromkeys(TASKS[:2], "classes")  #: classification and distribution, two tasks of a classifier
+CLASS_TASKS: dict[str, str] = dict.fromkeys(TASKS[:2], "classes")  #: both are tasks of a classifier
 DEFAULT_CLASSES = {"basic": "basic7", "compound": "cexpr7"}
 
 

@@ -30,7 +30,7 @@ class Target:
     @property
     def known(self) -> np.ndarray:
         """(N,) bool: which samples teach something."""
-        return ~np.isnan(self.values).all(axis=1)
+        return np.asarray(~np.isnan(self.values).all(axis=1))
 
     def record(self, row: int) -> object:
         """What a sample teaches, as text of a digest."""
@@ -84,7 +84,7 @@ class Classes(Target):
 
     @property
     def known(self) -> np.ndarray:
-        return self.values.any(axis=1)
+        return np.asarray(self.values.any(axis=1))
 
     def record(self, row: int) -> object:
         return super().record(row) if self.soft[row] else int(self.labels[row])
@@ -318,8 +318,8 @@ def _class_target(manifest: Manifest, name: str, taxonomy: Taxonomy, settings: S
     shares[taught, labels[taught]] = 1
     basic_weight = settings.basic_weight if settings.target == "both" and name == "basic" else 1.0
     task = "distribution" if with_soft and (soft.any() or "distribution" in settings.task) else "classification"
-    return Classes(name, task, classes, shares, basic_weight * settings.weight_of(task), soft=soft, labels=labels,
-                   smoothing=settings.label_smoothing), notes
+    return Classes(name, task, classes, shares, basic_weight * settings.weight_of(task), soft=np.asarray(soft),
+                   labels=labels, smoothing=settings.label_smoothing), notes
 
 
 # ------------------------------------------------------------------------------------------------------- balance

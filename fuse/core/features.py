@@ -283,7 +283,7 @@ def _join_store(number: int, store: Store, streams: Sequence[Stream], task: Task
                          f"{lacking[0]}")
         if surplus := file.rows - int((places[:, k] >= 0).sum()):
             notes.append(f"{surplus} rows of {name} are not in the manifest: left out")
-    present = (places >= 0).all(axis=1)
+    present = np.asarray((places >= 0).all(axis=1))
     if not present.any():
         raise InputError(f"{store.path}: no sample of its manifest has features of all of "
                          f"{', '.join(stream.name for stream in streams)}: extract them for the same samples")

@@ -141,8 +141,8 @@ def _bootstrap(metric: Metric, target: np.ndarray, outputs: Sequence[np.ndarray]
     assert isinstance(metric, WeightedMetric)
 
     def measure(weights: np.ndarray) -> np.ndarray:
-        return sum(sign * metric.weighted(target, output, weights)
-                   for sign, output in zip((1, -1), outputs, strict=False))
+        values = [metric.weighted(target, output, weights) for output in outputs]
+        return values[0] - values[1] if len(values) > 1 else values[0]
 
     step, values = max(1, CELLS // len(target)), []
     for start in range(0, WEIGHTED_REPLICATES, step):

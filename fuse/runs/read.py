@@ -201,6 +201,7 @@ def as_features(table: object, dims: Sequence[int], names: Sequence[str]) -> np.
 
     Raises InputError for what is no table of real numbers, has another width, or has values that are not finite.
     """
+    features: np.ndarray
     try:
         features = np.asarray(table.detach().cpu() if isinstance(table, torch.Tensor) else table)
     except (TypeError, ValueError):  # rows of different lengths
