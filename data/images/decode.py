@@ -26,7 +26,6 @@ from twofold.data.images.limits import (
     FACE_LIMITS,
     MAX_SCANNED_PIXELS,
     MAX_SCANS,
-    MAX_SECONDS,
     PHOTO_LIMITS,
     TIFF_STARTS,
     ImageError,
@@ -110,7 +109,7 @@ def decode(content: bytes, limits: Limits = PHOTO_LIMITS) -> Image.Image:
         raise ImageError("not enough memory to decode it") from None
     except Exception as error:  # decoders raise anything: struct.error, AttributeError, ZeroDivisionError, ...
         if time.thread_time() > file.end:
-            raise ImageError(f"decoding takes more than {MAX_SECONDS:g} seconds") from None
+            raise ImageError(f"decoding takes more than {file.seconds:g} seconds") from None
         raise ImageError("truncated image" if "truncated" in str(error) else "damaged image") from None
 
 

@@ -44,11 +44,12 @@ class TimedFile(io.BytesIO):
 
     def __init__(self, content: bytes):
         super().__init__(content)
+        self.seconds = MAX_SECONDS
         self.restart()
 
     def restart(self) -> None:
         """Give all of the time again, for the next frame."""
-        self.end = time.thread_time() + MAX_SECONDS
+        self.end = time.thread_time() + self.seconds
 
     def read(self, size: int | None = -1, /) -> bytes:
         if time.thread_time() > self.end:

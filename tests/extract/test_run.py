@@ -90,7 +90,7 @@ def test_a_picture_that_decodes_for_too_long_is_a_recorded_failure(extract, draw
     Image.effect_noise((3000, 3000), 90).save(root / "slow.jpg", quality=95, progressive=True)
     keys = [*drawn.table.keys[5:10], "slow.jpg"]
     (tmp_path / "few.csv").write_text("key\n" + "\n".join(keys) + "\n")
-    monkeypatch.setattr("twofold.data.images.decode.MAX_SECONDS", 0.05)
+    monkeypatch.setattr("twofold.data.images.limits.MAX_SECONDS", 0.05)
     record = extract(manifest=tmp_path / "few.csv", root=root, code=1)
     assert record["failed_samples"] == {"slow.jpg": "decoding takes more than 0.05 seconds"}
     assert record["computed_rows"] == 5

@@ -300,7 +300,7 @@ def test_several_tasks_at_once_have_the_figures_of_each(store, tmp_path, head):
     assert {name: again.figures.record()[name] for name in expected} == pytest.approx(
         {name: system[name] for name in expected}, abs=1e-6)
     run = read_run(tmp_path / "run")
-    assert (run.predictions.answers == table["prediction"]).all() and "mAP" in again.text()
+    assert (run.predictions.answers == table["prediction"]).all() and "multilabel macro-F1" in again.text()
     predict(run, other, PredictOptions(), out=tmp_path / "out.csv")
     assert list(pd.read_csv(tmp_path / "out.csv"))[2:] == [*BASICS, *UNITS, *NUMBERS]
 
