@@ -169,10 +169,10 @@ def parse_label_map(texts: Sequence[str] | None, classes: Taxonomy | None = None
     for text in [texts] if isinstance(texts, str) else texts or ():
         old, mark, new = text.partition("=")
         name = new if new in own else canonical_label(new)
-        if not mark or not old or (name and name not in own and not basic_emotions(name)):
+        if not mark or not normalize_label(old) or (name and name not in own and not basic_emotions(name)):
             raise InputError(f"--map {text!r} is not OLD=NEW, NEW being a basic emotion ({', '.join(BASIC)}), a "
                              "compound as happily_surprised, or empty for no label")
-        if names.setdefault(old, name) != name:
+        if names.setdefault(normalize_label(old), name) != name:
             raise InputError(f"--map names {old!r} twice")
     return names
 

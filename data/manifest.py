@@ -27,7 +27,9 @@ COLUMNS = ("key", "split", "basic", "compound", "group")
 SPLITS = ("train", "val", "test", "")
 SOFT = "p_"  #: before a class: the column of its share in a soft label
 NO_EMOTION = ("unknown", "NF")  #: what FER+'s annotators could vote for besides; NF is no face
+BLANKS = ("none", "missing", ".", "?", "-")  #: in the columns split, group and fold, missing values too
 MAX_VOTES = 1e9
+PART = "\0part"  #: a column within `merge_by_key`: no table that a person has can have one of that name
 VOTES = "a share or a number of votes,"
 
 
@@ -100,11 +102,13 @@ def build_manifest(table: pd.DataFrame, *, source: str, notes: Sequence[str] = (
     notes = list(notes)
     for name in table.columns.intersection([*COLUMNS[1:], "fold"]):
         stripped = table[name].str.strip()
-        missing = stripped.isin(MISSING) | ((stripped == "") & (table[name] != ""))
+        blanks = (*MISSING, *BLANKS) if name in ("split", "group", "fold") else MISSING
+        missing = stripped.isin(blanks) | ((stripped == "") & (table[name] != ""))
         if missing.any():
             notes.append(f"column {name}: {int(missing.sum()):,} cells such as {table[name][missing].iloc[0]!r} are "
                          "taken as missing")
             table[name] = table[name].mask(missing, "")
+    table["group"] = table["group"].str.normalize("NFC")  # one subject, whatever the form of the letters
     table = table[[*COLUMNS, *(name for name in table.columns if name not in COLUMNS)]].reset_index(drop=True)
     for name, fault in FAULTS.items():
         _check(table[name], fault, source)
@@ -148,22 +152,22 @@ def merge_by_key(parts: Mapping[str, Manifest]) -> Manifest:
     Where two have the same key, an empty cell takes the other's value; the shares of a soft label are taken together,
     so that none is made of two. Raises InputError naming the key and the column where they contradict each other.
     """
-    table = pd.concat([samples.table.assign(source=name) for name, samples in parts.items()], ignore_index=True)
+    table = pd.concat([samples.table.assign(**{PART: name}) for name, samples in parts.items()], ignore_index=True)
     table = table.fillna("")
     keys = table["key"].drop_duplicates()
     together: dict[str, list[str]] = {}
-    for name in table.columns.drop(["key", "source"]):
+    for name in table.columns.drop(["key", PART]):
         kind = label_column(name.removeprefix(SOFT)) if name.startswith(SOFT) else ""
         together.setdefault(f"soft {kind} label" if kind else name, []).append(name)
     columns: dict[str, np.ndarray] = {}
     for what, names in together.items():
-        values = table.loc[(table[names] != "").any(axis=1), ["key", *names, "source"]].drop_duplicates(["key", *names])
+        values = table.loc[(table[names] != "").any(axis=1), ["key", *names, PART]].drop_duplicates(["key", *names])
         disputed = values[values["key"].duplicated(keep=False)]
         if len(disputed):
             (_, first), (_, second) = list(disputed[disputed["key"] == disputed["key"].iloc[0]].iterrows())[:2]
             more = disputed["key"].nunique() - 1
             one, other = (", ".join(row[names]) for row in (first, second))
-            raise InputError(f"{first['source']} and {second['source']} contradict each other: {what!r} of "
+            raise InputError(f"{first[PART]} and {second[PART]} contradict each other: {what!r} of "
                              f"{first['key']!r} is {one!r} in one and {other!r} in the other"
                              + (f" (and so of {more:,} more samples)" if more else ""))
         united = values.set_index("key")[names].reindex(keys).fillna("")

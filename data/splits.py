@@ -22,6 +22,8 @@ def stratified_group_folds(labels: Texts, groups: Texts, *, folds: int, seed: in
     """
     if folds < 2:
         raise InputError(f"{folds} folds: at least two are needed")
+    if folds > len(labels):
+        raise InputError(f"{folds} folds of {len(labels)} samples: choose fewer folds")
     return _assign(labels, groups, np.full(folds, 1 / folds), seed)
 
 

@@ -175,7 +175,7 @@ def crop_faces(samples: Manifest, root: Path, folder: Path) -> Manifest:
         image = decode(source.read(samples.keys[row]), limits)
         try:
             x, y, width, height = (round(float(value)) for value in boxes[row])
-        except ValueError:
+        except (ValueError, OverflowError):
             raise ImageError("no box") from None
         box = (max(0, x), max(0, y), min(image.width, x + width), min(image.height, y + height))
         if box[2] <= box[0] or box[3] <= box[1]:

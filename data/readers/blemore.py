@@ -49,9 +49,11 @@ def read_blemore(
         folds, source = read_table(place), str(place)
         check_columns(folds, ("filename", "fold"), source)
         names = [PurePath(name).stem for name in folds["filename"]]
-        named = np.array([NAME.fullmatch(name) is not None for name in names])
-        check_cells(named, folds["filename"], source, f"is not like {LIKE}")
+        named = np.array([NAME.fullmatch(name) is not None for name in names], bool)
+        check_cells(named, folds["filename"], source, f"is not like {LIKE.partition(' or ')[0]}")
         check_cells(folds["fold"].str.strip().str.fullmatch(r"[0-4](\.0)?"), folds["fold"], source, "is no fold 0 to 4")
+        repeated = pd.Series(names, dtype=object).duplicated()
+        check_cells(~repeated, folds["filename"], source, "stands in another row already: take one of them out")
         of_name = dict(zip(names, folds["fold"].str.strip().str[0], strict=True))
         samples["fold"] = [of_name.get(stem, "") for stem in stems]
         lacking = (samples["split"] == "train") & (samples["fold"] == "")

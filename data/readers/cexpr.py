@@ -115,7 +115,7 @@ def _annotated(path: Path, keys: list[str]) -> dict[str, str]:
     if path.is_dir():
         videos = sorted({key.partition("/")[0] for key in keys})
         numbers = {f"{video}/{frame:05d}.jpg": text for video in videos if (path / f"{video}.txt").is_file()
-                   for frame, (_, text) in enumerate(read_lines(path / f"{video}.txt")) if frame}
+                   for frame, text in _lines_of_frames(path / f"{video}.txt")}
         if not numbers:
             raise InputError(f"{path}: no <video>.txt for any of the videos (such as {videos[0]}.txt)")
     else:
@@ -135,6 +135,16 @@ def _annotated(path: Path, keys: list[str]) -> dict[str, str]:
         except InputError as error:
             raise InputError(f"{path}: {key}: {error}") from None
     return {key: labels[name] for key, name in zip(keys, frames_of(keys, labels), strict=True) if name in labels}
+
+
+def _lines_of_frames(path: Path) -> list[tuple[int, str]]:
+    """Frame and its line; a blank one is of a frame without a label. Raises InputError for a file without a header,
+    in which each label would go to the frame before its own."""
+    lines = read_lines(path)
+    if lines and parse_int(lines[0][1].partition(",")[0]) is not None:
+        raise InputError(f"{path}: line {lines[0][0]} is {lines[0][1][:80]!r}, a label, where the header should be: "
+                         f"put the line {','.join(HEADER[1:])} before it")
+    return [(number - lines[0][0], text) for number, text in lines[1:]]
 
 
 READER = read_cexpr

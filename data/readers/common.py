@@ -16,11 +16,12 @@ from twofold.data.images.decode import ImageError
 from twofold.data.images.formats import VIDEO_SUFFIXES, is_hidden, is_image, left_out_note, unreadable_notes
 from twofold.data.manifest import SOFT, Manifest, build_manifest
 from twofold.data.utils.atomic import atomic_write
-from twofold.data.utils.csv_files import read_table, text_encoding
+from twofold.data.utils.csv_files import check_columns, read_table, text_encoding
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import usable_cores
 
 T = TypeVar("T")
+LABELS = ("basic", "compound", "split", "intensity")  #: columns, beside shares, that a reader of clips writes anew
 
 
 def reads_archives(read: Callable[..., Manifest]) -> Callable[..., Manifest]:
@@ -193,7 +194,11 @@ def find_clips(root: Place) -> tuple[pd.DataFrame, list[str]]:
     """
     if (root / "crop.json").is_file() and (root / "faces.csv").is_file():
         table = read_table(root / "faces.csv")
-        return table.drop(columns=["basic", "compound", "split"], errors="ignore"), []
+        check_columns(table, ("key", "source"), f"{root / 'faces.csv'} (not as `crop` writes it)")
+        if not len(table):
+            raise InputError(f"{root / 'faces.csv'}: no faces in it: `crop` found none in the videos")
+        labels = [name for name in table.columns if name in LABELS or name.startswith(SOFT)]
+        return table.drop(columns=labels), []
     keys = sorted(relative_path(path, root).as_posix() for path in root.rglob("*")
                   if PurePath(path.name).suffix.lower() in VIDEO_SUFFIXES and path.is_file())
     keys = [key for key in keys if not is_hidden(PurePath(key))]

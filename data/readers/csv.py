@@ -61,7 +61,7 @@ def read_csv(
     samples["key"] = [_posix_path(key) for key in samples["key"]]
     labels = [name for name in ("basic", "compound") if name in columns]
     for name in labels:
-        samples[name] = samples[name].map(cache(lambda text: renamed.get(text, canonical_label(text))))
+        samples[name] = samples[name].map(cache(lambda text: renamed.get(normalize_label(text), canonical_label(text))))
     if "split" in columns:
         samples["split"] = samples["split"].map(cache(lambda text: SPLIT_OF.get(text.strip().lower(), text)))
     notes = []
@@ -114,17 +114,20 @@ def _posix_path(key: str) -> str:
 
 def _apply_taxonomy(samples: pd.DataFrame, classes: Taxonomy, path: Path, from_zero: bool) -> list[str]:
     """Name the labels in the column of the taxonomy's target: official numbers, and names in its spelling. Returns a
-    note on numbers below 0, which are no labels."""
+    note each on numbers below 0 and missing values, which are no labels."""
     target, own = classes.target, classes.target not in COLUMNS
     if target not in samples.columns:
         raise InputError(f"{path}: no column {target!r}, the target of --classes {classes.name}; it has "
                          f"{', '.join(samples.columns)}" if own else
                          f"--classes {classes.name} numbers {target} labels: name their column with --{target}")
-    column, names, below = samples[target], {}, []
+    column, names, below, missing = samples[target], {}, [], []
     numbers = range(len(classes.classes)) if from_zero else classes.numbers
     for value in column.unique():
         number = parse_int(value)
-        if normalize_label(value) in classes.classes:
+        if value.strip() in MISSING:
+            names[value] = ""
+            missing.append(value)
+        elif normalize_label(value) in classes.classes:
             names[value] = normalize_label(value)
         elif number is not None:
             hint = "; if labels count from 0, say --from-zero" if number == 0 else ""
@@ -136,8 +139,8 @@ def _apply_taxonomy(samples: pd.DataFrame, classes: Taxonomy, path: Path, from_z
     if own:
         check_cells(samples[target].isin(["", *classes.classes]), samples[target], path,
                     f"is not one of the classes of {classes.name}: {', '.join(classes.classes)}")
-    return [f"column {target}: {int(column.isin(below).sum()):,} cells such as {below[0]!r}, numbers below 0, are "
-            "taken as no label"] if below else []
+    return [f"column {target}: {int(column.isin(cells).sum()):,} cells such as {cells[0]!r}{what}" for cells, what in (
+        (below, ", numbers below 0, are taken as no label"), (missing, " are taken as missing")) if cells]
 
 
 READER = read_csv

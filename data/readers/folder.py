@@ -13,7 +13,7 @@ from twofold.data.images.formats import IMAGE_FORMATS
 from twofold.data.labels import SPLIT_OF, canonical_label, label_column, load_taxonomy, normalize_label, parse_label_map
 from twofold.data.manifest import Manifest, build_manifest
 from twofold.data.readers.common import find_images, parse_int, reads_archives
-from twofold.data.utils.csv_files import read_table
+from twofold.data.utils.csv_files import check_columns, read_table
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import usable_cores
 from twofold.data.utils.options import cli_option
@@ -38,6 +38,7 @@ def read_folder(
     if (root / "crop.json").is_file() and (root / "faces.csv").is_file():
         labels = folder_labels(classes=classes, label_map=label_map)
         table = build_manifest(read_table(root / "faces.csv"), source=str(root / "faces.csv")).table
+        check_columns(table, ("source",), f"{root / 'faces.csv'} (not as `crop` writes it)")
         bare = table.index[(table[["basic", "compound"]] == "").all(axis=1)]
         own = pd.DataFrame([labels(PurePath(name).parts[:-1]) for name in table.loc[bare, "source"]], index=bare)
         table = own.replace("", None).combine_first(table) if len(own.columns) else table
@@ -80,7 +81,7 @@ def folder_labels(
         split = SPLIT_OF.get(folders[0].lower(), "") if len(folders) == 2 else ""
         if len(folders) != 1 and not split:
             raise InputError(f"{'/'.join(folders) or '.'} is not split/class or class (splits: train, val, test)")
-        folder = names.get(folders[-1], folders[-1])
+        folder = names.get(normalize_label(folders[-1]), folders[-1])
         label = canonical_label(folder)
         if not folder:
             label, column = "", "basic"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -24,7 +25,9 @@ FORMULA = re.compile(r"'*[=+\-@\t\r]")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 SEPARATORS = ",;\t"
 #: a missing value as programs write it; as text it would be one group of thousands, a class or a fold
-MISSING = ("nan", "NaN", "NAN", "NA", "N/A", "n/a", "<NA>", "#N/A", "None", "null", "NULL", "NaT")
+MISSING = ("nan", "NaN", "NAN", "NA", "N/A", "n/a", "<NA>", "#N/A", "None", "null", "NULL", "NaT",
+           "Null", "Nan", "-nan", "-NaN", "#NA", "#N/A N/A", "#NULL!", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN",
+           r"\N")
 UTF16 = (b"\xff\xfe", b"\xfe\xff")  #: byte order marks of what spreadsheets call "Unicode text"
 
 
@@ -44,7 +47,7 @@ def read_table(path: Readable | pd.DataFrame) -> pd.DataFrame:
 
     if isinstance(path, pd.DataFrame):
         require_distinct(map(str, path.columns), "the table")
-        table = path.reset_index(drop=True).rename(columns=str).astype(object)
+        table = path.reset_index(drop=True).rename(columns=_composed).astype(object)
         return table.where(table.notna(), "").astype(str)
     try:
         if isinstance(path, Path) and path.exists() and not path.is_file():  # opening a named pipe would wait for ever
@@ -69,6 +72,7 @@ def read_table(path: Readable | pd.DataFrame) -> pd.DataFrame:
     if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first column for names of rows
         raise InputError(f"{path}: row 2 has more cells than the header line: name each column, or take out the "
                          f"{'comma' if separator == ',' else 'separator'} at the end of the rows")
+    table = table.rename(columns=_composed)
     if b"'" in content:
         for name in table.columns:
             table[name] = unescape_cells(table[name].tolist())
@@ -83,10 +87,15 @@ def text_encoding(content: bytes) -> str:
 def require_distinct(header: Iterable[str], source: object) -> None:
     """Raises InputError, naming the source, for a name that stands twice in a header line: which one is meant?"""
     seen: set[str] = set()
-    for name in map(str.strip, header):
+    for name in map(str.strip, map(_composed, header)):
         if name in seen:
             raise InputError(f"{source}: the column {name[:80]!r} stands twice in its header line: rename one of them")
         seen.update([name] if name else [])
+
+
+def _composed(name: object) -> str:
+    """A column's name in Unicode's composed form, in which people type it; macOS may have written it in the other."""
+    return unicodedata.normalize("NFC", str(name))
 
 
 def check_columns(table: pd.DataFrame, names: Iterable[str], source: object) -> None:

@@ -66,6 +66,7 @@ def free_memory(root: Path = Path("/")) -> float | None:
         return None
     for group in _control_groups("memory", root):
         for limit, used, cached in (("memory.max", "memory.current", "inactive_file"),
+                                    ("memory.high", "memory.current", "inactive_file"),
                                     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")):
             numbers = [*_numbers(group / limit), *_numbers(group / used)]
             if len(numbers) == 2:
@@ -80,11 +81,12 @@ def _control_groups(controller: str, root: Path) -> list[Path]:
     except OSError:
         return []
     folders = []
-    for _, controllers, path in (line.split(":", 2) for line in lines):
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") > 1):
         if controllers == "" or controller in controllers.split(","):
-            top = root / "sys/fs/cgroup" / (controller if controllers else "")
-            group = top / path.lstrip("/")
-            folders += [folder for folder in (group, *group.parents) if folder == top or top in folder.parents]
+            for name in {controllers, controller} if controllers else {""}:  # `cpu` is often a link to `cpu,cpuacct`
+                top = root / "sys/fs/cgroup" / name
+                group = top / path.lstrip("/")
+                folders += [folder for folder in (group, *group.parents) if folder == top or top in folder.parents]
     return folders
 
 

@@ -23,6 +23,7 @@ from twofold.data.labels import (
 )
 from twofold.data.manifest import read_manifest
 from twofold.data.readers.csv import read_csv
+from twofold.data.readers.folder import read_folder
 from twofold.data.utils.errors import InputError
 
 
@@ -209,3 +210,21 @@ def test_a_table_with_a_column_of_own_labels(toml, tmp_path):
             ("image,label\na.png,AU4\n", "no column 'au', the target of --classes own; it has key, label")):
         with pytest.raises(InputError, match=says):
             read(text, numbered)
+
+
+def test_missing_values_among_own_labels_are_counted(tmp_path):
+    (tmp_path / "x.csv").write_text("key,label\na.png,calm\nb.png,NA\nc.png,tense\n")
+    faces = read_csv(tmp_path / "x.csv", classes="calm,tense")
+    assert faces.table["label"].tolist() == ["calm", "", "tense"]
+    assert "column label: 1 cells such as 'NA' are taken as missing" in faces.notes
+
+
+def test_labels_are_mapped_in_either_unicode_form(tmp_path, put):
+    composed, other = "fr\u00f6hlich", "fro\u0308hlich"
+    (tmp_path / "x.csv").write_text(f"key,basic,v_{other}\na.png,{other},1\n")
+    put(tmp_path / "d" / other / "a.jpg")
+    for word in (composed, other):
+        assert read_csv(tmp_path / "x.csv", label_map=[f"{word}=happiness"]).table["basic"].tolist() == ["happiness"]
+        assert read_csv(tmp_path / "x.csv", soft="v_", basic="none",
+                        label_map=[f"{word}=happiness"]).soft_classes == ("happiness",)
+        assert read_folder(tmp_path / "d", label_map=[f"{word}=happiness"]).table["basic"].tolist() == ["happiness"]

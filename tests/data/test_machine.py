@@ -73,6 +73,12 @@ LIMITS = {
                   "memory/memory.limit_in_bytes": "9223372036854771712", "memory/memory.usage_in_bytes": "9e9",
                   "cpu/job/cpu.cfs_quota_us": "100000", "cpu/job/cpu.cfs_period_us": "100000",
                   "cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}),
+    "version 1, controllers in one folder, a line of another kind": (
+        "garbage\n7:cpu,cpuacct:/job\n5:memory:/job\n", {
+            "cpu,cpuacct/job/cpu.cfs_quota_us": "100000", "cpu,cpuacct/job/cpu.cfs_period_us": "100000",
+            "memory/job/memory.limit_in_bytes": "500000000", "memory/job/memory.usage_in_bytes": "100000000"}),
+    "a soft limit": ("0::/job\n", {"job/memory.max": "max", "job/memory.high": "500000000",
+                                   "job/memory.current": "100000000", "job/cpu.max": "50000 100000"}),
 }
 
 

@@ -121,6 +121,22 @@ def test_words_that_pandas_takes_for_missing_stay_words_in_other_columns(tmp_pat
     assert read_manifest(tmp_path / "x.csv").table.loc[0, ["key", "subject", "note"]].tolist() == ["NA", "None", "nan"]
 
 
+@pytest.mark.parametrize("text", ["-nan", "#NA", "Null", "1.#QNAN", r"\N", "none", "missing", ".", "?", "-"])
+def test_other_words_for_missing_are_no_split_group_or_fold(text):
+    faces = build_manifest(made(split=["train", text], group=["g", text], fold=["0", text]), source="x")
+    assert faces.table[["split", "group", "fold"]].iloc[1].tolist() == ["", "", ""]
+    assert len([note for note in faces.notes if f"1 cells such as {text!r} are taken as missing" in note]) == 3
+
+
+def test_names_in_either_unicode_form_are_one_group_and_one_column(tmp_path):
+    (tmp_path / "x.csv").write_text("key,group,Gefu\u0308hl\na.png,Zo\u00eb,x\nb.png,Zoe\u0308,y\n")
+    faces = read_manifest(tmp_path / "x.csv")
+    assert faces.table["group"].nunique() == 1 and faces.table["Gef\u00fchl"].tolist() == ["x", "y"]
+    (tmp_path / "x.csv").write_text("key,\u00e9,e\u0301\na.png,x,y\n")
+    with pytest.raises(InputError, match="stands twice in its header line"):
+        read_manifest(tmp_path / "x.csv")
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     faces, path = build_manifest(made(), source="x"), tmp_path / "faces.csv"
     path.write_text("old")

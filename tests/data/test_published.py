@@ -242,6 +242,20 @@ def test_annotations_of_cexpr(cexpr):
     (folder / "01.txt").write_text("Fearfully Surprised,Happily Surprised\r\n3\r\n5\r\n4\r\n")
     faces = read_cexpr(cexpr / "frames", annotation=folder)
     assert list(faces.table["compound"]) == ["disgustedly_surprised", "angrily_surprised", "", "", ""]
+    (folder / "01.txt").write_text("Fearfully Surprised\n3\n\n4\n")  # a blank line is a frame without a label
+    faces = read_cexpr(cexpr / "frames", annotation=folder)
+    assert list(faces.table["compound"]) == ["disgustedly_surprised", "angrily_surprised", "", "", ""]
+    for text in ("3\n5\n4\n", "0,1,0,0,0,0,0\n1,0,0,0,0,0,0\n"):
+        (folder / "01.txt").write_text(text)
+        with pytest.raises(InputError, match=r"01.txt: line 1 is .*, a label, where the header should be"):
+            read_cexpr(cexpr / "frames", annotation=folder)
+
+
+def test_a_box_without_end_is_a_face_that_could_not_be_cropped(older_affectnet, tmp_path):
+    path = older_affectnet / "training.csv"
+    path.write_text(path.read_text().replace("1ab.jpg,8,10,32", "1ab.jpg,8,10,1e400", 1))
+    faces = read_affectnet(older_affectnet, crop=tmp_path / "cropped")
+    assert any("1 faces could not be cropped" in note and "no box" in note for note in faces.notes)
 
 
 def keep(root: Path) -> None:

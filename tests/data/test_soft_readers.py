@@ -14,6 +14,7 @@ from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import SOFT
 from twofold.data.readers.blemore import EMOTIONS, read_blemore
 from twofold.data.readers.csv import read_csv
+from twofold.data.readers.folder import read_folder
 from twofold.data.readers.mafw import read_mafw
 from twofold.data.readers.rafdb import read_rafdb
 from twofold.data.readers.rafml import read_rafml
@@ -114,11 +115,32 @@ def test_videos_of_other_names_are_one_sentence(blemore, name, says):
 @pytest.mark.parametrize(("text", "says"), [
     ("filename,fold\nA102_joy_int1_ver1,0\n", "row 2, column 'filename': 'A102_joy_int1_ver1' is not like A102_ang"),
     ("filename,fold\nA102_ang_int1_ver1,7\n", "row 2, column 'fold': '7' is no fold 0 to 4"),
+    ("filename,fold\nA102_ang_int1_ver1,0\nx/A102_ang_int1_ver1.mov,1\n", "row 3, .* stands in another row already"),
     ("filename,set\nA102_ang_int1_ver1,7\n", "no column fold")])
 def test_a_table_of_blemore_that_differs_is_named_by_row(blemore, text, says):
     (blemore / "train_metadata.csv").write_text(text)
     with pytest.raises(InputError, match=says):
         read_blemore(blemore)
+
+
+@pytest.mark.parametrize("read", [read_blemore, read_mafw, read_folder])
+def test_a_table_of_faces_that_crop_did_not_write_is_one_sentence(tmp_path, mafw, read):
+    (tmp_path / "crop.json").write_text("{}")
+    options = {"lists": mafw} if read is read_mafw else {}
+    (tmp_path / "faces.csv").write_text("key,frame\na.png,1\n")
+    with pytest.raises(InputError, match=r"faces.csv .not as `crop` writes it.: no column source; it has key"):
+        read(tmp_path, **options)
+    if read is not read_folder:
+        (tmp_path / "faces.csv").write_text("key,source\n")
+        with pytest.raises(InputError, match="no faces in it"):
+            read(tmp_path, **options)
+
+
+def test_labels_in_a_table_of_faces_give_way_to_those_of_the_video(tmp_path):
+    (tmp_path / "crop.json").write_text("{}")
+    (tmp_path / "faces.csv").write_text(f"key,source,intensity,p_anger\na.png,{VIDEOS[0]}.mov,9,3\n")
+    table = read_blemore(tmp_path).table
+    assert table[["intensity", "p_anger"]].to_numpy().tolist() == [["1", "100"]]
 
 
 def test_mafw_by_its_lists(mafw):

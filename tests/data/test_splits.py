@@ -165,6 +165,18 @@ def test_manifests_of_one_root_are_united_by_key():
     assert both["basic"].tolist() == ["", "", "fear"] and both["age"].tolist() == ["3", "", ""]
 
 
+def test_a_column_called_source_stays_where_manifests_are_united():
+    one = build_manifest(pd.DataFrame({"key": ["a", "b"], "source": ["v.mp4", "w.mp4"]}), source="x")
+    two = build_manifest(pd.DataFrame({"key": ["b"], "p_anger": ["1"]}), source="y")
+    table = merge_by_key({"one": one, "two": two}).table
+    assert table[["source", "p_anger"]].to_numpy().tolist() == [["v.mp4", ""], ["w.mp4", "1"]]
+
+
+def test_more_folds_than_samples_are_one_sentence():
+    with pytest.raises(InputError, match="99999999999999999999 folds of 2 samples: choose fewer folds"):
+        stratified_group_folds(["a", "b"], ["", ""], folds=99999999999999999999, seed=0)
+
+
 def test_soft_labels_are_united_whole(tmp_path, cli):
     votes = made(3, basic="", p_fear=["3", "", ""], p_anger=["", "", "1"])
     shares = made(3, p_fear=["", "0.5", ""], p_anger=["", "0.5", "1"], p_sadly_angry=["1", "", ""])
