@@ -22,8 +22,7 @@ def stratified_group_folds(labels: Texts, groups: Texts, *, folds: int, seed: in
     """
     if folds < 2:
         raise InputError(f"{folds} folds: at least two are needed")
-    if folds > len(labels):
-        raise InputError(f"{folds} folds of {len(labels)} samples: choose fewer folds")
+    _require_groups(groups, folds)
     return _assign(labels, groups, np.full(folds, 1 / folds), seed)
 
 
@@ -34,7 +33,17 @@ def stratified_group_split(labels: Texts, groups: Texts, *, fraction: float, see
     """
     if not 0 < fraction < 1:
         raise InputError(f"{fraction} is no fraction to hold out: it must lie between 0 and 1")
+    _require_groups(groups, 2)
     return _assign(labels, groups, np.array([1 - fraction, fraction]), seed) == 1
+
+
+def _require_groups(groups: Texts, parts: int) -> None:
+    """Raises InputError for fewer groups than parts; a sample without a group is one of its own."""
+    named = [group for group in groups if group]
+    count = len(groups) - len(named) + len(set(named))
+    if count < parts:
+        raise InputError(f"{count} groups of samples cannot be split into {parts} subsets, for none may be on two "
+                         "sides: take fewer folds, or only one of val and test (--val 0), or other groups")
 
 
 def _assign(labels: Texts, groups: Texts, fractions: np.ndarray, seed: int) -> np.ndarray:
@@ -43,8 +52,6 @@ def _assign(labels: Texts, groups: Texts, fractions: np.ndarray, seed: int) -> n
     names = [group or f"\0{row}" for row, group in enumerate(groups)]
     _, group_of = np.unique(names, return_inverse=True)
     sizes = np.bincount(group_of)
-    if len(sizes) < len(fractions):
-        raise InputError(f"{len(sizes)} groups of samples cannot be split into {len(fractions)} subsets")
     rng = np.random.default_rng(seed)
     lack = fractions[:, None] * np.bincount(label_of)
     subset = np.empty(len(sizes), int)
