@@ -22,7 +22,7 @@ def stratified_group_folds(labels: Texts, groups: Texts, *, folds: int, seed: in
     """
     if folds < 2:
         raise InputError(f"{folds} folds: at least two are needed")
-    _require_groups(groups, folds)
+    _require_groups(groups, folds, "take fewer folds")
     return _assign(labels, groups, np.full(folds, 1 / folds), seed)
 
 
@@ -33,17 +33,18 @@ def stratified_group_split(labels: Texts, groups: Texts, *, fraction: float, see
     """
     if not 0 < fraction < 1:
         raise InputError(f"{fraction} is no fraction to hold out: it must lie between 0 and 1")
-    _require_groups(groups, 2)
+    _require_groups(groups, 2, "take only one of val and test, or none")
     return _assign(labels, groups, np.array([1 - fraction, fraction]), seed) == 1
 
 
-def _require_groups(groups: Texts, parts: int) -> None:
+def _require_groups(groups: Texts, parts: int, remedy: str) -> None:
     """Raises InputError for fewer groups than parts; a sample without a group is one of its own."""
     named = [group for group in groups if group]
     count = len(groups) - len(named) + len(set(named))
     if count < parts:
         raise InputError(f"{count} groups of samples cannot be split into {parts} subsets, for none may be on two "
-                         "sides: take fewer folds, or only one of val and test (--val 0), or other groups")
+                         f"sides: {f'{remedy}, or ' if count > 1 else ''}name smaller groups in the column group, or "
+                         "leave it empty")
 
 
 def _assign(labels: Texts, groups: Texts, fractions: np.ndarray, seed: int) -> np.ndarray:

@@ -145,7 +145,7 @@ def _claim_folder(out: Path, facts: dict[str, Any]) -> None:
             raise InputError(f"{out / name} is a link, and `crop` writes no file through a link: choose another -o")
     path = out / FACTS
     if not path.is_file():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if (out.exists() or out.is_symlink()) and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{out} exists and is no folder of `crop`: choose another -o")
         out.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(facts, indent=2) + "\n")

@@ -175,6 +175,8 @@ def test_a_column_called_source_stays_where_manifests_are_united():
 def test_far_more_folds_than_samples_are_one_sentence():
     with pytest.raises(InputError, match="2 groups of samples cannot be split into 99999999999999999999 subsets"):
         stratified_group_folds(["a", "b"], ["", ""], folds=99999999999999999999, seed=0)
+    with pytest.raises(InputError, match="on two sides: name smaller groups in the column group, or leave it empty"):
+        stratified_group_folds(["a", "b"], ["g", "g"], folds=2, seed=0)
 
 
 def test_soft_labels_are_united_whole(tmp_path, cli):

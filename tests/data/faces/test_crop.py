@@ -188,6 +188,9 @@ def test_what_is_not_ours_is_not_touched(two_people, tmp_path):
     with pytest.raises(InputError, match="no folder of `crop`"):
         run([two_people], tmp_path / "other")
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(InputError, match="link exists and is no folder of `crop`"):
+        run([two_people], tmp_path / "link")
     run([two_people], tmp_path / "out")
     for changes, says in (({"size": 64}, r"cropped otherwise \(size 32 there, 64 here\)"),
                           ({"sampling": Sampling(every=3)}, "every 1 there, 3 here"),
