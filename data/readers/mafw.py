@@ -3,8 +3,8 @@
 Below the folder of lists: `single_label.txt` and `multi_label.txt` have lines `03747.mp4 anger ...` and
 `20045.mp4 anger_disgust_anxiety ...`; `single/no_caption/set_1/train.txt` and `test.txt` to `set_5` have lines
 `03747.mp4 anger`, the published folds. The file of the 11-dimensional distributions of the annotators is described
-nowhere in public: of several emotions each has an equal share here; `manifest csv --soft` and `manifest merge --by-key`
-bring the shares of a table.
+nowhere in public: of several emotions each has an equal share here. `manifest csv --soft` reads the shares of a table;
+take the columns `p_...` out of this manifest before `manifest merge --by-key` unites the two, for they contradict them.
 """
 
 from pathlib import Path, PurePath
