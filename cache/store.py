@@ -97,7 +97,11 @@ class Store:
         if not files:
             have = ", ".join(sorted({f"{file.backbone} ({file.view})" for file in good})) or "nothing"
             damaged = f"; unreadable: {', '.join(path.name for path in bad)}" if bad else ""
-            raise CacheError(f"{self.path} has no features of {backbone!r} (view {view!r}); it has {have}{damaged}")
+            others = {file.view for file in good if file.recipe.is_named(backbone)}
+            advice = f"; `extract --views {','.join([*sorted(others), view])}` with the same images adds the view" \
+                if others else ""
+            raise CacheError(f"{self.path} has no features of {backbone!r} (view {view!r}); it has {have}{damaged}"
+                             f"{advice}")
         choices = " or ".join(f"{file.backbone}@{file.fingerprint[:8]}" for file in files)
         raise CacheError(f"{self.path} has {len(files)} files of {files[0].backbone!r} (view {view!r}) with different "
                          f"recipes: choose {choices} (`cache diff` shows what differs)")

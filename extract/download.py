@@ -35,7 +35,11 @@ def get(name: str) -> Summary:
         found, licence, page = entry.local_file(folder), entry.licence, entry.page
     else:
         source, plain = source_of(name)
-        source.check_name(plain)  # of a hub, which has its configuration
+        try:
+            source.check_name(plain)  # of a hub, which has its configuration
+        except InputError as error:
+            also = "" if ":" in name else f", or a face detector: {', '.join(DETECTORS)}"
+            raise InputError(f"{error}{also}") from None
         weights = published_weights(name)
         found, page = find_in_folder(weights, folder), weights.page or (f"hub {weights.hub}" if weights.hub else name)
         licence = "" if found else weights.licence or weights.read_licence()

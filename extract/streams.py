@@ -200,7 +200,10 @@ def _sources(recipe: Recipe, weights: Sequence[str], beside: Sequence[str]) -> I
         yield from map(source, weights or [recipe.weights])
     else:
         yield from map(source, (*weights, *beside))
-        usual = {Path(file).stem for file in published_weights(name).files}
+        published = published_weights(name)
+        usual = {Path(file).stem for file in published.files}
         files = [path for path in folder.glob("*") if path.suffix in WEIGHTS_FILES and str(path) not in weights]
         yield from (source(str(path)) for path in sorted(files, key=lambda path: (path.stem not in usual, path)))
+        if published.packaged:
+            yield source(str(published.packaged))
         yield source("hub")

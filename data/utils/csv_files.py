@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -102,7 +103,8 @@ def check_columns(table: pd.DataFrame, names: Iterable[str], source: object) -> 
     """Raises InputError, naming the source, for columns that a table lacks."""
     lacking = [name for name in names if name not in table.columns]
     if lacking:
-        raise InputError(f"{source}: no column {', '.join(lacking)}; it has {', '.join(table.columns)[:200]}")
+        raise InputError(f"{source}: no column {', '.join(lacking)}; it has "
+                         f"{shorten(', '.join(table.columns), 200, placeholder=' ...')}")
 
 
 def check_cells(sound: np.ndarray | pd.Series, column: pd.Series, source: object, fault: str) -> None:

@@ -21,7 +21,7 @@ from twofold.data.utils.csv_files import check_columns
 from twofold.data.utils.errors import InputError
 from twofold.fuse.core.blends import distribution_task
 from twofold.fuse.core.kinds import TASK_TYPES, Classification, Distribution
-from twofold.fuse.core.settings import HEAD_TYPES, VERY_MANY, Settings, run_file
+from twofold.fuse.core.settings import DEFAULT_POOL, HEAD_TYPES, VERY_MANY, Settings, run_file
 from twofold.fuse.core.several import Several
 from twofold.fuse.core.task import Task
 
@@ -76,6 +76,8 @@ def chosen_task(settings: Settings, stores: Sequence[Store]) -> Task:
 
     Raises InputError for what is contradictory, or columns that are not there.
     """
+    if settings.pool != DEFAULT_POOL and not settings.unit:
+        raise InputError("--pool goes with --unit COLUMN, which says what rows are one sample")
     if len(settings.task) > 1:
         return _several(settings, stores)
     kind = settings.task[0] if settings.task else ""

@@ -238,6 +238,8 @@ def split_run(words: Sequence[Path]) -> tuple[Path | None, list[Path]]:
     if str(first) != STARTER and not run_file(first, schema.RECORD).is_file():
         if not first.exists():
             raise InputError(f"{first}: there is no such run, photograph, video or folder")
+        if runs := [word for word in words[1:] if run_file(word, schema.RECORD).is_file()]:
+            raise InputError(f"{runs[0]} is a run: name it first, before what it is to predict")
         return None, list(words)
     if not words[1:]:
         raise InputError(f"{first} is a run: name what it is to predict behind it, a photograph, a video, a folder")

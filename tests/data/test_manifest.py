@@ -21,7 +21,14 @@ from twofold.data.manifest import (
 )
 from twofold.data.targets import summary_lines
 from twofold.data.utils.atomic import atomic_write
-from twofold.data.utils.csv_files import detect_separator, escape_cells, read_table, table_to_csv, unescape_cells
+from twofold.data.utils.csv_files import (
+    check_columns,
+    detect_separator,
+    escape_cells,
+    read_table,
+    table_to_csv,
+    unescape_cells,
+)
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import LONGEST, ambiguous_keys, key_fault
 
@@ -222,3 +229,9 @@ def test_an_empty_file_as_mktemp_makes_it_is_replaced(tmp_path, cli, put):
     assert cli("manifest", "folder", tmp_path / "faces", "-o", tmp_path / "empty").returncode == 0
     with pytest.raises(InputError, match="not a regular file"):
         manifest_output(Path("/dev/null")).check()
+
+
+def test_a_long_list_of_columns_is_cut_between_names():
+    table = pd.DataFrame(columns=[f"au_{number}" for number in range(99)])
+    with pytest.raises(InputError, match=r"no column smile; it has au_0, .*au_\d+, \.\.\.$"):
+        check_columns(table, ["smile"], "m.csv")

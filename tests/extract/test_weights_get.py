@@ -65,6 +65,7 @@ def test_what_no_program_can_fetch_names_the_page(cli, monkeypatch, tmp_path):
     assert done.returncode == 2 and "https://github.com/Talented-Q/POSTER_V2" in done.stderr
     done = cli("weights", "get", "resnet19")
     assert done.returncode == 2 and "unknown backbone" in done.stderr
+    assert "or a face detector: yunet" in done.stderr
     assert "is here already" in cli("weights", "get", "starter").stdout
 
 

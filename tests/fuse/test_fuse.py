@@ -164,7 +164,9 @@ def test_missing_faces_are_counted_not_shifted(make_store):
     ({"classes": "rafdb12"}, "unknown classes"),
     ({"classes": "rafce14"}, "no training samples of happily_disgusted"),
     ({"device": "tpu"}, "unknown device"),
+    ({"pool": ["mean"]}, "--pool goes with --unit COLUMN"),
     ({"views": ["flip"]}, "no feature files of the view 'flip'"),
+    ({"views": ["original", "flip"]}, "`extract --views original,flip` with the same images adds the view"),
 ])
 def test_bad_input_is_one_sentence_and_leaves_nothing(make_store, tmp_path, given, message):
     with pytest.raises(ValueError, match=message):
