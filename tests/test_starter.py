@@ -102,10 +102,19 @@ def test_an_encoder_beside_a_run_is_taken_only_if_it_is_the_runs(starter, made, 
         twofold.Run(tmp_path / "mine").predict(faces(starter, 1), cropped=True)
 
 
+def test_a_run_of_ones_own_on_the_starters_encoder_needs_no_weights_folder(starter, tmp_path):
+    store = twofold.Dataset(starter / "faces.csv", root=starter / "faces").extract(
+        tmp_path / "store", backbones="starter", device="cpu")
+    store.fuse(out=tmp_path / "run", head="logreg")
+    table = twofold.Run(tmp_path / "run").predict(faces(starter), cropped=True)
+    assert len(table) == 2 and table[list(CLASSES)].sum(axis=1).tolist() == pytest.approx([1, 1], abs=1e-4)
+
+
 def test_what_cannot_be_done_is_said_in_a_sentence(cli, starter, tmp_path, monkeypatch):
     for words, said in (
             (["predict", "nowhere", "photo.png"], "no such run, photograph, video or folder"),
             (["predict", "starter"], "name what it is to predict"),
+            (["predict", starter / "faces", starter / "starter"], "is a run: name it first"),
             (["predict", faces(starter)[0], "--timeline", "t.png"], "-o"),
             (["predict", faces(starter)[0], "--submission", "t.csv"], "-o")):
         done = cli(*words)
