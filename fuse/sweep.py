@@ -23,6 +23,7 @@ from twofold.data.utils.machine import usable_cores
 from twofold.data.utils.options import read_toml
 from twofold.data.utils.processes import map_unordered
 from twofold.fuse.core.choice import chosen_task
+from twofold.fuse.core.features import file_names
 from twofold.fuse.core.kinds import TASK_TYPES, Classification
 from twofold.fuse.core.predictions import figures
 from twofold.fuse.core.settings import HEAD_TYPES, Settings, settings_from
@@ -192,7 +193,7 @@ def plan(config: Path, stores: Sequence[Path]) -> tuple[list[dict], tuple[str, .
     base = table.get("settings", {}) | ({"seeds": table["seeds"]} if "seeds" in table else {})
     if not all(isinstance(values, list) and values for values in grid.values()):
         raise refuse("[grid] needs a list of values for each setting")
-    names = Store(stores[0]).backbones(next(iter(base.get("views", ["original"]))))
+    names = file_names(Store(stores[0]), next(iter(base.get("views", ["original"]))))
     lists = table.get("backbones", [names] if changes else "all")
     if lists == "all":
         lists = [list(subset) for size in range(1, len(names) + 1) for subset in itertools.combinations(names, size)]

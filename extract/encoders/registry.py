@@ -244,14 +244,15 @@ def _build_for(checkpoint: Checkpoint, build: Build) -> tuple[Architecture, Chec
     if unwrapped is not checkpoint:
         built = build(checkpoint=unwrapped)
     if unwrapped.others:
-        built = replace(built, name=f"{built.name}, weights of {unwrapped.container}")
+        built = replace(built, name=f"{built.name}, weights of {unwrapped.container or 'the file itself'}")
     return built, unwrapped
 
 
 def _say_choice(checkpoint: Checkpoint, name: str) -> None:
     if checkpoint.others:
-        log.info("%s holds several sets of weights: those under %r are taken; %s?%s=%s takes the others%s",
-                 checkpoint.path.name, checkpoint.container, name, ENTRY, checkpoint.others[0],
+        taken = f"under {checkpoint.container!r}" if checkpoint.container else "of the file itself"
+        log.info("%s holds several sets of weights: those %s are taken; %s?%s=%s takes the others%s",
+                 checkpoint.path.name, taken, name, ENTRY, checkpoint.others[0],
                  f" (or {', '.join(checkpoint.others[1:4])})" if checkpoint.others[1:] else "")
     if checkpoint.unread:
         log.info("%s also holds an average of the weights that cannot be read by name, under %s: it is not used",

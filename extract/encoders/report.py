@@ -146,6 +146,7 @@ def convert(source: Path, target: Path, *, entry: str = "", classes: Sequence[st
         f"{facts['looks_like']}",
         *(f"  entry {name or '(the file itself)'}: {kind}" for name, kind in facts["entries"].items()),
         *(f"  left out, not run: {name} x {count}" for name, count in facts["dropped"].items()),
-        *(f"  taken: {facts['container']} (--entry {other} takes the others)" for other in checkpoint.others[:1]),
+        *(f"  taken: {facts['container'] or '(the file itself)'} (--entry {other} takes the others)"
+          for other in checkpoint.others[:1]),
         *(f"  not read, an average of the weights without their names: {name}" for name in checkpoint.unread),
         *([f"  classes: {facts['classes']}"] if facts["classes"] else []), f"wrote {target}"], facts)

@@ -165,15 +165,16 @@ def below(entries: Mapping, words: str) -> dict[str, Any]:
 
 def _find_sets(tree: Any) -> dict[str, Mapping]:
     """Every set of named weights in a file, by its entry (`ema`, or `ema.module` where `ema` has several), each once,
-    since a file can hold one object many times. A set of weights is mostly tensors."""
-    if _share_of_tensors(tree) > 0.5:
-        return {"": tree}
+    since a file can hold one object many times. A set of weights is mostly tensors; where the file itself is one, the
+    others are the averages beside its tensors."""
+    whole = {"": tree} if _share_of_tensors(tree) > 0.5 else {}
     found: dict[str, list[tuple[str, Mapping]]] = {}
     for top, path, part in _walk(tree):
-        if _share_of_tensors(part) > 0.5:
+        if _share_of_tensors(part) > 0.5 and (not whole or is_average(top) or is_average(path)):
             found.setdefault(top, []).append((path, part))
     sets = {top if len(parts) == 1 and is_average(top) == is_average(path) else path: part
             for top, parts in found.items() for path, part in parts}
+    sets = whole | sets
     most = max(map(len, sets.values()), default=0)
     return {name: part for name, part in sets.items() if SMALL_SHARE * len(part) >= most}
 
@@ -209,14 +210,15 @@ def _inner(part: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _by_preference(sets: Mapping[str, Mapping]) -> list[str]:
-    """Names of the sets, the one to take first: averages of others, as timm takes them; usual names; large ones."""
+    """Names of the sets, the one to take first: the file itself; averages of others, as timm takes them; usual names;
+    large ones."""
     shapes = {name: _names_and_shapes(entries) for name, entries in sets.items()}
     raw = [shapes[name] for name in sets if not is_average(name)]
     averages = [name for name in sets if is_average(name) and shapes[name] in raw]
     place = {name: number for number, name in enumerate(CONTAINERS)}
     rest = [name for name in sets if name not in averages]
-    rest.sort(key=lambda name: (place.get(name, len(place)), is_average(name), -len(sets[name])))
-    return averages + rest
+    rest.sort(key=lambda name: (name != "", place.get(name, len(place)), is_average(name), -len(sets[name])))
+    return averages + rest if "" not in sets else ["", *averages, *(name for name in rest if name)]
 
 
 def _unread_averages(tree: Any, sets: Mapping[str, Mapping]) -> list[str]:

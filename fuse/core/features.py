@@ -366,6 +366,17 @@ def fold_files(store: Store, backbone: str, view: str, *, folds: int) -> tuple[F
     return tuple(file for _, _, file, _ in members)
 
 
+def file_names(store: Store, view: str) -> list[str]:
+    """What names each file of a view: `NAME`, or `NAME@FINGERPRINT` where the backbone has several files, those that
+    were fine-tuned one a fold being one. Raises CacheError if any file of the store cannot be read."""
+    files: dict[str, dict[str, str]] = {}
+    for file in store.files_of(view):
+        training = next((trained.training_id for trained in training_samples_of([file])), "")
+        files.setdefault(file.backbone, {}).setdefault(training or file.fingerprint, file.fingerprint)
+    return [name if len(each) == 1 else f"{name}@{fingerprint[:8]}"
+            for name, each in files.items() for fingerprint in each.values()]
+
+
 def training_samples_of(files: Sequence[FeatureFile]) -> list[TrainingSamples]:
     """The samples that the encoders of these files were fine-tuned with, where a file says so."""
     classifiers = [file.classifier for file in files]

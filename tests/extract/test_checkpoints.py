@@ -234,6 +234,20 @@ def test_averaged_weights_are_taken_as_timm_does_and_the_others_can_be_had(tmp_p
         load("timm:test_resnet?entry=swa", path)
 
 
+def test_an_average_beside_the_tensors_of_the_file_itself_is_offered(tmp_path, caplog):
+    import timm
+
+    raw = {name: value * 2 if value.is_floating_point() else value
+           for name, value in timm.create_model("test_resnet").state_dict().items()}
+    torch.save(raw | {"ema": timm.create_model("test_resnet").state_dict()}, tmp_path / "flat.pth")
+    torch.save(raw, tmp_path / "raw.pth")
+    caplog.set_level("INFO")
+    taken = load("timm:test_resnet", tmp_path / "flat.pth")
+    assert "those of the file itself are taken; timm:test_resnet?entry=ema takes the others" in caplog.text
+    assert taken.weights == load("timm:test_resnet", tmp_path / "raw.pth").weights
+    assert load("timm:test_resnet?entry=ema", tmp_path / "flat.pth").weights != taken.weights
+
+
 @pytest.mark.parametrize("layout", [
     lambda raw, mean, parameters: {"model": raw, "my_ema": {"decay": 0.99, "shadow_params": [*parameters.values()]}},
     lambda raw, mean, parameters: {"model": raw, "my_ema": {"shadow": parameters}},  # without buffers

@@ -7,9 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from tests.fuse.conftest import recipe
+from twofold.cache.feature_file import FeatureFile
+from twofold.cache.feature_writer import write_feature_file
 from twofold.data.utils.errors import InputError
 from twofold.fuse.core.settings import resolve
 from twofold.fuse.fuse import fuse
@@ -81,6 +85,19 @@ def test_what_fails_is_a_row_with_its_reason(make_store, tmp_path):
         torch.set_num_threads(threads)
     assert made.exit_code == 1 and [bool(trial.error) for trial in made.trials] == [False, True, True, True]
     assert "tree" in made.text() and "timm:lost" in (tmp_path / "out/leaderboard.csv").read_text()
+
+
+def test_several_files_of_one_backbone_are_chosen_apart(make_store, tmp_path):
+    store, config = make_store(), tmp_path / "sweep.toml"
+    first = FeatureFile(store / "a.original.h5")
+    write_feature_file(store / "again.h5", recipe=recipe("a", weights="sha256:" + "1" * 64), dim=12,
+                       keys=list(first.keys), sha256=list(first.sha256), failures={},
+                       features=np.asarray(first.read_rows(np.arange(first.rows)), np.float16))
+    config.write_text('backbones = "all"\nheads = ["linear"]\nseeds = 1\n[settings]\nepochs = 1\n')
+    made = sweep([store], config, out=tmp_path / "out", jobs=1)
+    names = {f"timm:a@{file.fingerprint[:8]}" for file in (first, FeatureFile(store / "again.h5"))} | {"timm:b"}
+    assert {name for trial in made.trials for name in trial.settings["backbones"]} == names
+    assert made.exit_code == 0 and len(made.trials) == 7
 
 
 @pytest.mark.parametrize(("text", "message"), [
