@@ -3,10 +3,12 @@
 import asyncio
 import hmac
 import ipaddress
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
@@ -19,11 +21,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from twofold.data.images.archives import read_head
 from twofold.data.images.decode import PHOTO_LIMITS, ImageError, thumbnail
-from twofold.data.images.formats import IMAGE_SUFFIXES
+from twofold.data.images.formats import is_image, left_out_note
 from twofold.data.utils.errors import InputError
 from twofold.fuse.serve.queue import RequestError, RequestQueue
 
+log = logging.getLogger(__name__)
 MAX_EXAMPLES, THUMBNAIL_SIDE = 48, 160
 IDLE_SECONDS = 10  #: of a connection without a complete request
 MAX_CONNECTIONS = 500
@@ -43,15 +47,22 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def find_examples(folder: Path | None, *, max_bytes: int) -> list[Path]:
-    """The first images of a folder by name, of files that are not too large. Raises InputError if there are none."""
+    """The first `MAX_EXAMPLES` images of a folder by name, of files that are not too large; what is left out is counted
+    in a warning. Raises InputError if there are none."""
     if folder is None:
         return []
     if not folder.is_dir():
         raise InputError(f"--examples {folder}: no such folder")
-    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-             and not path.name.startswith(".") and path.stat().st_size <= max_bytes]
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    images = [path for path in files if is_image(PurePath(path.name), partial(read_head, path))]
+    if note := left_out_note(folder, set(files).difference(images)):
+        log.warning("warning: --examples %s", note)
+    paths = [path for path in images if path.stat().st_size <= max_bytes]
     if not paths:
         raise InputError(f"--examples {folder}: no pictures in it")
+    if len(images) > len(paths[:MAX_EXAMPLES]):
+        log.warning("warning: --examples %s: of %d pictures the first %d of at most %d MB are offered", folder,
+                    len(images), len(paths[:MAX_EXAMPLES]), max_bytes >> 20)
     return paths[:MAX_EXAMPLES]
 
 

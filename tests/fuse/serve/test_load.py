@@ -123,3 +123,13 @@ def test_a_strange_header_is_no_defect(recogniser, served, line, statuses, caplo
 def test_a_strange_number_is_not_found(recogniser, served, path):
     status, headers, _ = served(recogniser).ask("GET", path)
     assert status == 404 and "content-security-policy" in headers
+
+
+def test_examples_are_images_by_content_and_what_is_left_out_is_counted(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(app, "MAX_EXAMPLES", 2)
+    for name, content in {"a.JFIF": FACE, "b": FACE, "c.png": FACE, "d.png": FACE + bytes(1 << 20), "e.txt": b"a",
+                          ".f.png": FACE}.items():
+        (tmp_path / name).write_bytes(content)
+    assert [path.name for path in app.find_examples(tmp_path, max_bytes=1 << 20)] == ["a.JFIF", "b"]
+    assert "1 files are no images and are left out (1 .txt)" in caplog.text
+    assert "of 4 pictures the first 2 of at most 1 MB are offered" in caplog.text
