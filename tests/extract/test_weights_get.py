@@ -41,7 +41,8 @@ def test_a_download_that_breaks_off_goes_on(cli, site, tmp_path):
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["sha256"] == hashlib.sha256(CONTENT).hexdigest() and not said["verified"]
-    assert site.sent["w.h5"] == len(CONTENT) and Path(said["path"]).read_bytes() == CONTENT
+    assert len(CONTENT) <= site.sent["w.h5"] < len(CONTENT) + (1 << 18)  # what was on its way when it broke comes twice
+    assert Path(said["path"]).read_bytes() == CONTENT
     assert "is here already" in cli("weights", "get", "resnet50").stdout
 
 
