@@ -29,13 +29,13 @@ def target_columns(manifest: Manifest, task: str) -> tuple[str, ...]:
     if task not in TASKS:
         raise InputError(f"unknown task {task!r}: choose from {', '.join(TASKS)}")
     columns = manifest.table.columns
-    found = {"classification": (), "distribution": tuple(f"{SOFT}{name}" for name in manifest.soft_classes),
+    chosen = {"classification": (), "distribution": tuple(f"{SOFT}{name}" for name in manifest.soft_classes),
              "multilabel": tuple(name for name in columns if name.startswith(UNIT)),
              "regression": tuple(name for name in AFFECT if name in columns)}[task]
-    if not found and task in ("multilabel", "regression"):
+    if not chosen and task in ("multilabel", "regression"):
         usual = f"{UNIT}<number>" if task == "multilabel" else " or ".join(AFFECT)
         raise InputError(f"{task}: the manifest has no column {usual}: name columns of your own with --labels")
-    return found
+    return chosen
 
 
 def default_task(manifest: Manifest, classes: Sequence[str]) -> str:
@@ -81,7 +81,7 @@ def contradictions(manifest: Manifest, target: str, classes: Sequence[str]) -> n
     A compound contradicts shares of basic emotions if its two are not the largest of those in `PAIRED`.
     """
     shares = soft_targets(manifest, classes)
-    found = np.zeros(len(manifest), bool)
+    contradicting = np.zeros(len(manifest), bool)
     labels = manifest.table[target].map(normalize_label)
     for label in set(labels) - {""}:
         parts = [label] if label in classes else basic_emotions(label)
@@ -89,8 +89,8 @@ def contradictions(manifest: Manifest, target: str, classes: Sequence[str]) -> n
         if parts and set(parts) <= set(classes):
             inside = np.array([name in parts for name in classes])
             outside = np.array([name not in parts and (len(parts) < 2 or name in PAIRED) for name in classes])
-            found[rows] = shares[rows][:, inside].min(axis=1) < shares[rows][:, outside].max(axis=1, initial=0)
-    return found
+            contradicting[rows] = shares[rows][:, inside].min(axis=1) < shares[rows][:, outside].max(axis=1, initial=0)
+    return contradicting
 
 
 NEAR = 1e-9  #: shares that differ by less are equal
@@ -166,9 +166,9 @@ def summary_lines(manifest: Manifest, labels: Sequence[str] = ("basic", "compoun
         except InputError as error:
             rows += [f"numbers   {error}"] if columns else []
             continue
-        known = ~np.isnan(values)
-        means = np.nansum(values, axis=0) / np.maximum(known.sum(axis=0), 1)
-        rows.append(f"numbers   {int(known.any(axis=1).sum()):,} samples have {what}: "
+        mask = ~np.isnan(values)
+        means = np.nansum(values, axis=0) / np.maximum(mask.sum(axis=0), 1)
+        rows.append(f"numbers   {int(mask.any(axis=1).sum()):,} samples have {what}: "
                     + ", ".join(f"{name} {mean:.2f}" for name, mean in zip(columns, means, strict=True)))
     if "fold" in table.columns:
         rows.append(f"fold      {counted(table['fold'].sort_values())}")

@@ -89,10 +89,10 @@ def smooth_video(scores: np.ndarray, frames: np.ndarray, window: np.ndarray) -> 
     face. Linear between the nearest frames with a face, beyond them repeated.
     """
     order = np.argsort(frames)
-    known = order[~np.isnan(scores[order, 0])]
+    scored = order[~np.isnan(scores[order, 0])]
     times, radius = np.arange(frames.min(), frames.max() + 1), len(window) // 2
     out = np.empty(scores.shape, np.float32)
     for c in range(scores.shape[1]):
-        line = np.pad(np.interp(times, frames[known], scores[known, c]), radius, mode="edge")
+        line = np.pad(np.interp(times, frames[scored], scores[scored, c]), radius, mode="edge")
         out[:, c] = np.convolve(line, window, mode="valid")[frames - times[0]]
     return out

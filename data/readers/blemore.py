@@ -69,14 +69,14 @@ def _parse(stem: str, what: str) -> dict[str, str]:
     """Columns of the manifest that the name of a video says. Raises InputError."""
     if TEST.fullmatch(stem):
         return {"split": "test", "group": stem}
-    found = NAME.fullmatch(stem)
-    pair = (found["first"], found["second"]) if found else ("", "")
-    if not found or (pair[0] and (pair[0] == pair[1] or "neu" in pair)):
+    match = NAME.fullmatch(stem)
+    pair = (match["first"], match["second"]) if match else ("", "")
+    if not match or (pair[0] and (pair[0] == pair[1] or "neu" in pair)):
         raise InputError(f"{what} is not named as published: {LIKE}")
-    shares = ({found["only"]: "100"} if found["only"] else
-              dict(zip(pair, found["shares"].split("_"), strict=True)))
-    return {"split": "train", "group": found["actor"], "basic": EMOTIONS.get(found["only"], ""),
-            "intensity": found["intensity"] or "",
+    shares = ({match["only"]: "100"} if match["only"] else
+              dict(zip(pair, match["shares"].split("_"), strict=True)))
+    return {"split": "train", "group": match["actor"], "basic": EMOTIONS.get(match["only"], ""),
+            "intensity": match["intensity"] or "",
             **{f"{SOFT}{name}": shares.get(code, "0") for code, name in EMOTIONS.items()}}
 
 

@@ -70,10 +70,10 @@ def read_csv(
     for name in labels:
         strange = [label for label in samples[name].unique()
                    if label.strip() not in ("", *MISSING) and label_column(label) != name]
-        known = taxonomy if taxonomy is not None and taxonomy.target == name else None
+        scheme = taxonomy if taxonomy is not None and taxonomy.target == name else None
         check_cells(~samples[name].isin(strange), samples[name], root,
-                    f"is not a {name} emotion{f' nor a class number of {known.name}' if known else ''}; for another "
-                    f"word: --map {next(iter(strange), '')}=..., {'' if known else 'for numbers: --classes NAME, '}"
+                    f"is not a {name} emotion{f' nor a class number of {scheme.name}' if scheme else ''}; for another "
+                    f"word: --map {next(iter(strange), '')}=..., {'' if scheme else 'for numbers: --classes NAME, '}"
                     f"for no labels: --{name} {NONE}")
     return build_manifest(samples, source=str(root), notes=notes)
 

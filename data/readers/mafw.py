@@ -40,12 +40,12 @@ def read_mafw(
     emotions, folds = _read_lists(lists or root, part)
     names = pd.Series([path.name if path.name in emotions else f"{path.stem}.mp4"
                        for path in map(PurePath, table["source"])], dtype=object)
-    known = names.isin(emotions)
-    if not known.any():
+    listed = names.isin(emotions)
+    if not listed.any():
         raise InputError(f"{root}: none of the videos is in the {part} lists (the first is {table['source'].iloc[0]})")
-    table, names = table[known].reset_index(drop=True), names[known].reset_index(drop=True)
-    notes += [f"{int((~known).sum()):,} samples whose video is not in the {part} lists are left out"
-              ] if not known.all() else []
+    table, names = table[listed].reset_index(drop=True), names[listed].reset_index(drop=True)
+    notes += [f"{int((~listed).sum()):,} samples whose video is not in the {part} lists are left out"
+              ] if not listed.all() else []
     for name in CLASSES:
         table[f"{SOFT}{name}"] = [str(int(name in emotions[video])) for video in names]
     table["label"] = [emotions[video][0] if len(emotions[video]) == 1 else "" for video in names]
@@ -67,12 +67,12 @@ def _read_lists(root: Place, part: str) -> tuple[dict[str, tuple[str, ...]], dic
     for path in paths + [path for fold in sets.values() for path in fold]:
         for line, text in read_lines(path):
             video, *words = text.split(maxsplit=2)
-            found = tuple(words[0].lower().split("_")) if words else ()
-            if not found or not set(found) <= set(CLASSES) or len(set(found)) < len(found):
+            names = tuple(words[0].lower().split("_")) if words else ()
+            if not names or not set(names) <= set(CLASSES) or len(set(names)) < len(names):
                 raise InputError(f"{path}: line {line}: {text[:80]!r} is not like '03747.mp4 anger' (of several: "
                                  f"anger_disgust): {', '.join(CLASSES)}")
-            if set(emotions.setdefault(video, found)) != set(found):
-                raise InputError(f"{path}: line {line}: {video} is {'_'.join(found)} here, but "
+            if set(emotions.setdefault(video, names)) != set(names):
+                raise InputError(f"{path}: line {line}: {video} is {'_'.join(names)} here, but "
                                  f"{'_'.join(emotions[video])} in another list")
     for fold, listed in sets.items():
         for video in (text.split()[0] for path in listed if path.name == "test.txt" for _, text in read_lines(path)):

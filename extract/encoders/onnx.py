@@ -36,17 +36,17 @@ class OnnxNetwork:
         """output: the name of the embedding. Raises InputError for a model that takes no pictures, or whose outputs do
         not have it."""
         self.session, inputs = session, session.get_inputs()
-        given = ", ".join(f"{part.name} {part.type.removeprefix('tensor')} {list(part.shape)}" for part in inputs)
+        named = ", ".join(f"{part.name} {part.type.removeprefix('tensor')} {list(part.shape)}" for part in inputs)
         if len(inputs) != 1:
-            raise InputError(f"{path} has {len(inputs)} inputs ({given}): export it with one, a batch of pictures")
+            raise InputError(f"{path} has {len(inputs)} inputs ({named}): export it with one, a batch of pictures")
         if len(inputs[0].shape) != 4 or inputs[0].type not in TYPES:
-            raise InputError(f"{path} takes {given}: export it for one batch of pictures, (batch, 3, side, side) of "
-                             f"{', '.join(np.dtype(kind).name for kind in TYPES.values())}")
+            raise InputError(f"{path} takes {named}: export it for one batch of pictures, "
+                             f"(batch, 3, side, side) of {', '.join(np.dtype(kind).name for kind in TYPES.values())}")
         batch, *shape = inputs[0].shape
         self.channels_last = shape[2] in (1, 3) and shape[0] not in (1, 3)
         side, channels = shape[0 if self.channels_last else 1], shape[2 if self.channels_last else 0]
         if isinstance(channels, int) and channels not in (1, 3):
-            raise InputError(f"{path} takes {given}: pictures of {channels} channels; 3 (RGB) or 1 (grey) are read")
+            raise InputError(f"{path} takes {named}: pictures of {channels} channels; 3 (RGB) or 1 (grey) are read")
         self.batch, self.side = (value if isinstance(value, int) else 0 for value in (batch, side))
         self.grey = channels == 1
         self.input, self.type = inputs[0].name, TYPES[inputs[0].type]

@@ -79,8 +79,8 @@ def description(name: str, *, folder: Path, weights: Path | None = None) -> Weig
         names = ", ".join(known.name for known in PRESETS)
         raise InputError(f"weights show describes presets ({names}), not {name}")
     plain, options = split_name(name)
-    known = preset(plain)
-    path, facts, file = weights or _weights_of(known, folder), _facts(known), {}
+    entry = preset(plain)
+    path, facts, file = weights or _weights_of(entry, folder), _facts(entry), {}
     if path:
         from twofold.extract.encoders.registry import load_encoder
         from twofold.extract.weights.read import read_checkpoint

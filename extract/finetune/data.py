@@ -61,7 +61,7 @@ def make_splits(manifest: Manifest, settings: Settings, *, fold: int = -1) -> Sp
     groups leave train. A sample without any label of the targets can only be in test. Raises InputError.
     """
     table, (targets, notes) = manifest.table, make_targets(manifest, settings)
-    labelled = np.any([target.known for target in targets.values()], axis=0)
+    labelled = np.any([target.labelled for target in targets.values()], axis=0)
     if not labelled.any():
         names = [f"{names.label_words} of {names.name}" for names in settings.taxonomies.values()]
         names += [f"{task} label" for task in targets if task not in settings.taxonomies]

@@ -28,7 +28,7 @@ class Target:
     weight: float = 1.0
 
     @property
-    def known(self) -> np.ndarray:
+    def labelled(self) -> np.ndarray:
         """(N,) bool: which samples teach something."""
         return np.asarray(~np.isnan(self.values).all(axis=1))
 
@@ -39,7 +39,7 @@ class Target:
     def check(self, train: np.ndarray, val: np.ndarray) -> list[str]:
         """Notes on outputs of which these rows teach nothing. Raises InputError for one that cannot be learned, and
         without validation."""
-        if not self.known[val].any():
+        if not self.labelled[val].any():
             raise InputError(f"no {self.name} validation samples are left: add labelled samples of further groups, or "
                              "a val split")
         return []
@@ -83,7 +83,7 @@ class Classes(Target):
         self.class_weights = torch.ones(len(self.outputs))
 
     @property
-    def known(self) -> np.ndarray:
+    def labelled(self) -> np.ndarray:
         return np.asarray(self.values.any(axis=1))
 
     def record(self, row: int) -> object:
@@ -112,7 +112,7 @@ class Classes(Target):
         return smooth * (shares * self.class_weights).sum(1, keepdim=True)
 
     def total(self, rows: np.ndarray) -> float:
-        rows = rows[self.known[rows]]
+        rows = rows[self.labelled[rows]]
         return float((torch.from_numpy(self.values[rows]) * self.class_weights).sum(1).sum())
 
     def loss(self, logits: torch.Tensor, encoded: torch.Tensor) -> torch.Tensor:
@@ -127,8 +127,8 @@ class Classes(Target):
     def score(self, rows: np.ndarray, logits: torch.Tensor) -> tuple[float, dict[str, float]]:
         """intersection: mean over samples of the sum of min(share, probability); kl: of the labels from the
         predictions, in nats."""
-        known = self.known[rows]
-        rows, logits = rows[known], logits[torch.from_numpy(known)]
+        mask = self.labelled[rows]
+        rows, logits = rows[mask], logits[torch.from_numpy(mask)]
         labels, shares = self.labels[rows], torch.from_numpy(self.values[rows])
         accuracy, macro_f1 = accuracy_and_f1(labels[labels >= 0], logits.argmax(1).numpy()[labels >= 0], len(shares.T))
         scores = {"macro_f1": macro_f1, "accuracy": accuracy}
@@ -178,10 +178,10 @@ class Labels(Target):
     def score(self, rows: np.ndarray, logits: torch.Tensor) -> tuple[float, dict[str, float]]:
         """mean_ap: of the labels that are there and absent, average precision; macro_f1: of those, at one half."""
         values, logits = self.values[rows], logits.double()
-        known = ~np.isnan(values)
-        loss = functional.binary_cross_entropy_with_logits(logits[known], torch.from_numpy(values[known]).double())
+        mask = ~np.isnan(values)
+        loss = functional.binary_cross_entropy_with_logits(logits[mask], torch.from_numpy(values[mask]).double())
         precisions, f1 = [], []
-        for truth, score, rated in zip(values.T, logits.numpy().T, known.T, strict=True):
+        for truth, score, rated in zip(values.T, logits.numpy().T, mask.T, strict=True):
             truth, score = truth[rated] == 1, score[rated]
             if truth.any() and not truth.all():
                 precisions.append(average_precision(truth, score))
@@ -218,10 +218,10 @@ class Numbers(Target):
     def score(self, rows: np.ndarray, logits: torch.Tensor) -> tuple[float, dict[str, float]]:
         """ccc: Lin's concordance, the mean over the columns; rmse: in the numbers' own unit, likewise."""
         values = torch.from_numpy(self.values[rows]).double()
-        known = ~values.isnan()
-        weights = known / known.sum(0).clamp_min(1)
+        mask = ~values.isnan()
+        weights = mask / mask.sum(0).clamp_min(1)
         squared, concordance = moments(logits.double(), values.nan_to_num(), weights)
-        kept = known.any(0)
+        kept = mask.any(0)
         return float((squared + 1 - concordance)[kept].mean()), {
             "ccc": float(concordance[kept].mean()), "rmse": float(squared[kept].sqrt().mean())}
 

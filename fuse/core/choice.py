@@ -104,13 +104,13 @@ def _several(settings: Settings, stores: Sequence[Store]) -> Several:
     if len(kinds) < len(settings.task) or {Classification.kind, Distribution.kind} <= set(kinds):
         raise InputError(f"--task {','.join(settings.task)}: each once, and classification or distribution")
     try:
-        given = [float(text) for text in settings.task_weights] or [1.0] * len(kinds)
-        if len(given) != len(kinds) or not all(0 < weight < VERY_MANY for weight in given):
+        weights = [float(text) for text in settings.task_weights] or [1.0] * len(kinds)
+        if len(weights) != len(kinds) or not all(0 < weight < VERY_MANY for weight in weights):
             raise ValueError
     except ValueError:
         raise InputError(f"--task-weights {','.join(settings.task_weights)}: a number above 0 is needed for each of "
                          f"the {len(kinds)} tasks") from None
-    of = dict(zip(settings.task, given, strict=True))
+    of = dict(zip(settings.task, weights, strict=True))
     own = {"multilabel": tuple(name for name in settings.labels if name not in AFFECT or "regression" not in kinds),
            "regression": tuple(name for name in settings.labels if name in AFFECT or "multilabel" not in kinds)}
     alone = [replace(settings, task=(kind,), task_weights=(), labels=own.get(kind, ()), **(

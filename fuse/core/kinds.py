@@ -294,10 +294,10 @@ class Regression(Task):
 
     def encode(self, manifest: Manifest) -> Targets:
         truth = read_columns(numeric_targets, manifest, self.outputs)
-        known = ~np.isnan(truth)
-        mean = np.where(known, truth, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
-        edges = np.quantile(mean[known.any(axis=1)], (0.25, 0.5, 0.75)) if known.any() else []
-        return Targets(np.where(known.any(axis=1), np.searchsorted(edges, mean), -1), truth, truth)
+        mask = ~np.isnan(truth)
+        mean = np.where(mask, truth, 0).sum(axis=1) / np.maximum(mask.sum(axis=1), 1)
+        edges = np.quantile(mean[mask.any(axis=1)], (0.25, 0.5, 0.75)) if mask.any() else []
+        return Targets(np.where(mask.any(axis=1), np.searchsorted(edges, mean), -1), truth, truth)
 
     def check(self, features: Encoded, train: np.ndarray, val: np.ndarray) -> None:
         for name, learned, chosen in zip(self.outputs, features.taught[train].T, features.truth[val].T, strict=True):

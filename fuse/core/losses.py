@@ -27,21 +27,21 @@ def adjust_logits(logits: torch.Tensor, prior: torch.Tensor, tau: float) -> torc
 
 def binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, positive_weight: torch.Tensor) -> torch.Tensor:
     """(M,) mean over the cells (M, B, L) that are not nan; positive_weight (L,): of a label that is present."""
-    known = ~targets.isnan()
-    present = torch.where(known, targets, 0)
+    mask = ~targets.isnan()
+    present = torch.where(mask, targets, 0)
     each = torch.nn.functional.binary_cross_entropy_with_logits(
         logits.float(), present, pos_weight=positive_weight, reduction="none")
-    return (each * known).sum(dim=(1, 2)) / known.sum(dim=(1, 2)).clamp_min(1)
+    return (each * mask).sum(dim=(1, 2)) / mask.sum(dim=(1, 2)).clamp_min(1)
 
 
 def concordance_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """(M,) one minus Lin's concordance, plus the mean squared error, of the cells (M, B, D) that are not nan; the mean
     over columns. A column with fewer than two cells has its squared error only."""
-    known = ~targets.isnan()
-    count = known.sum(dim=1).clamp_min(1)
-    x, y = torch.where(known, outputs.float(), 0), torch.where(known, targets, 0)
+    mask = ~targets.isnan()
+    count = mask.sum(dim=1).clamp_min(1)
+    x, y = torch.where(mask, outputs.float(), 0), torch.where(mask, targets, 0)
     mean_x, mean_y = (values.sum(dim=1, keepdim=True) / count[:, None] for values in (x, y))
-    dx, dy = torch.where(known, x - mean_x, 0), torch.where(known, y - mean_y, 0)
+    dx, dy = torch.where(mask, x - mean_x, 0), torch.where(mask, y - mean_y, 0)
     spread = (dx**2 + dy**2).sum(dim=1) / count + (mean_x - mean_y)[:, 0] ** 2
     concordance = 2 * (dx * dy).sum(dim=1) / count / spread.clamp_min(1e-8)
     squared = ((x - y) ** 2).sum(dim=1) / count

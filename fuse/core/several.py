@@ -118,19 +118,19 @@ class Several(Task):
         for part in self.parts:
             own = part.label(label, target)
             rows = np.flatnonzero(own >= 0)
-            found = part.task.epoch_figures(logits[rows][:, part.columns], target[rows][:, part.columns], own[rows])
-            figures |= {part.prefix + key: value for key, value in found.items()}
+            each = part.task.epoch_figures(logits[rows][:, part.columns], target[rows][:, part.columns], own[rows])
+            figures |= {part.prefix + key: value for key, value in each.items()}
         return figures
 
     def validate(self, features: Encoded, rows: np.ndarray, outputs: np.ndarray, basic: np.ndarray | None
                  ) -> tuple[Calibration, float]:
-        found = []
+        fitted = []
         for part, targets in self._targets(features):
-            known = targets.label[rows] >= 0
-            found.append(part.task.validate(targets, rows[known], outputs[known][:, part.columns], None))
-        thresholds = [value for (calibration, _), task in zip(found, self.each, strict=True)
+            labelled = targets.label[rows] >= 0
+            fitted.append(part.task.validate(targets, rows[labelled], outputs[labelled][:, part.columns], None))
+        thresholds = [value for (calibration, _), task in zip(fitted, self.each, strict=True)
                       for value in calibration.thresholds or [0.0] * len(task.outputs)]
-        return Calibration(found[0][0].temperature, tuple(thresholds)), found[0][1]
+        return Calibration(fitted[0][0].temperature, tuple(thresholds)), fitted[0][1]
 
     def calibrate(self, outputs: np.ndarray, calibration: Calibration) -> np.ndarray:
         return np.concatenate([part.task.calibrate(outputs[..., part.columns], calibration) for part in self.parts],
@@ -153,19 +153,20 @@ class Several(Task):
     def read_truth(self, table: pd.DataFrame, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         label, truth = np.full(len(table), self.classes), np.zeros(outputs.shape)
         for part in self.parts:
-            known = (table["truth"] != "").to_numpy() if part.task.classes else np.ones(len(table), bool)
-            answers: Any = {"prediction": table.loc[known, "truth"]} if part.task.classes else {}
-            found = part.task.read_truth(table[known].assign(**answers), outputs[known][:, part.columns])
-            truth[np.ix_(known, np.arange(outputs.shape[1])[part.columns])] = found[1]
+            labelled = (table["truth"] != "").to_numpy() if part.task.classes else np.ones(len(table), bool)
+            answers: Any = {"prediction": table.loc[labelled, "truth"]} if part.task.classes else {}
+            numbers, values = part.task.read_truth(table[labelled].assign(**answers),
+                                                   outputs[labelled][:, part.columns])
+            truth[np.ix_(labelled, np.arange(outputs.shape[1])[part.columns])] = values
             if part.task.classes:
-                label[known] = found[0]
+                label[labelled] = numbers
         return label, truth
 
     def read_decisions(self, answers: Sequence[str]) -> np.ndarray:
         thresholds = np.zeros((len(answers), len(self.outputs)))
         for number, part in enumerate(self.parts):
-            found = part.task.read_decisions([(answer.split(APART) + [""] * len(self.each))[number]
-                                              for answer in answers])
-            if found.shape[1]:
-                thresholds[:, part.columns] = found
+            decided = part.task.read_decisions([(answer.split(APART) + [""] * len(self.each))[number]
+                                                for answer in answers])
+            if decided.shape[1]:
+                thresholds[:, part.columns] = decided
         return thresholds

@@ -28,16 +28,16 @@ def _steps(frames: np.ndarray, count: int) -> np.ndarray:
 
 def pool_frames(frames: np.ndarray, pool: Sequence[str]) -> np.ndarray:
     """(P D,) float32: these statistics of frames (T, D) over time, one after the other."""
-    exact, found = frames.astype(np.float64), []
+    exact, statistics = frames.astype(np.float64), []
     for name in pool:
         if name.startswith(STEPS):
-            found.append(_steps(exact, int(name.removeprefix(STEPS))))
+            statistics.append(_steps(exact, int(name.removeprefix(STEPS))))
         elif name == "slope":
-            found.append(_slope(exact))
+            statistics.append(_slope(exact))
         else:
-            found.append(exact.mean(axis=0) if name == "mean" else exact.std(axis=0) if name == "std" else
+            statistics.append(exact.mean(axis=0) if name == "mean" else exact.std(axis=0) if name == "std" else
                          np.percentile(exact, float(name[1:]), axis=0))
-    return np.concatenate(found).astype(np.float32)
+    return np.concatenate(statistics).astype(np.float32)
 
 
 def units_of(manifest: Manifest, column: str, *, labels: Sequence[str] = (), source: str

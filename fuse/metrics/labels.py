@@ -65,14 +65,14 @@ DISTRIBUTION_METRICS = (KL, CHEBYSHEV, CLARK, CANBERRA, COSINE, INTERSECTION)
 
 def _label_counts(target: np.ndarray, output: np.ndarray) -> np.ndarray:
     """(N, L, 4) of each cell: 1 where it has a label, is rightly called, wrongly called, missed."""
-    known, called, present = ~np.isnan(target), output >= THRESHOLD, target > 0
-    return np.stack([known, known & called & present, known & called & ~present, known & ~called & present], axis=-1)
+    mask, called, present = ~np.isnan(target), output >= THRESHOLD, target > 0
+    return np.stack([mask, mask & called & present, mask & called & ~present, mask & ~called & present], axis=-1)
 
 
 def _labels_wrong(target: np.ndarray, output: np.ndarray) -> np.ndarray:
     """(N,) share of a sample's labels that are called wrong."""
-    known, wrong = _label_counts(target, output)[..., 0], _label_counts(target, output)[..., 2:].any(axis=-1)
-    return np.where(known.any(axis=1), wrong.sum(axis=1) / np.maximum(known.sum(axis=1), 1), np.nan)
+    mask, wrong = _label_counts(target, output)[..., 0], _label_counts(target, output)[..., 2:].any(axis=-1)
+    return np.where(mask.any(axis=1), wrong.sum(axis=1) / np.maximum(mask.sum(axis=1), 1), np.nan)
 
 
 def f1_of_labels(sums: np.ndarray) -> np.ndarray:
@@ -114,7 +114,7 @@ def average_precision_by_label(target: np.ndarray, output: np.ndarray, weights: 
 
     The sum over thresholds of precision times the step in recall, equal outputs being one threshold, as scikit-learn.
     """
-    found = np.full((len(weights), target.shape[1]), np.nan)
+    scores = np.full((len(weights), target.shape[1]), np.nan)
     for column, (truth, score) in enumerate(zip(target.T, output.T, strict=True)):
         rows = np.flatnonzero(~np.isnan(truth))
         rows = rows[np.argsort(-score[rows], kind="stable")]
@@ -126,8 +126,8 @@ def average_precision_by_label(target: np.ndarray, output: np.ndarray, weights: 
         gained = np.diff(hits, axis=1, prepend=0)
         total = hits[:, -1]
         precision = (gained * hits / np.where(calls > 0, calls, 1)).sum(axis=1)
-        found[:, column] = np.where(total > 0, precision / np.where(total > 0, total, 1), np.nan)
-    return found
+        scores[:, column] = np.where(total > 0, precision / np.where(total > 0, total, 1), np.nan)
+    return scores
 
 
 MEAN_AVERAGE_PRECISION = WeightedMetric(
@@ -171,11 +171,11 @@ def _number_sums(target: np.ndarray, output: np.ndarray, number: np.ndarray, gro
 
     Both less the mean of the target, which changes no figure and keeps the squares small.
     """
-    known = ~np.isnan(target)
-    x = np.where(known, target, 0).astype(float)
-    mean = x.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-    x, y = np.where(known, x - mean, 0), np.where(known, output - mean, 0)
-    return group_sums(np.stack([known.astype(float), x, y, x * x, y * y, x * y], axis=-1), number, groups)
+    mask = ~np.isnan(target)
+    x = np.where(mask, target, 0).astype(float)
+    mean = x.sum(axis=0) / np.maximum(mask.sum(axis=0), 1)
+    x, y = np.where(mask, x - mean, 0), np.where(mask, output - mean, 0)
+    return group_sums(np.stack([mask.astype(float), x, y, x * x, y * y, x * y], axis=-1), number, groups)
 
 
 def _number_loss(target: np.ndarray, output: np.ndarray) -> np.ndarray:
