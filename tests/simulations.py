@@ -72,11 +72,11 @@ def write_store(folder: Path, generator: np.random.Generator, splits: Sequence[s
 
 
 def equal_store(folder: Path, generator: np.random.Generator, splits: Sequence[str], size: int) -> Path:
-    """Two streams that each show a drawn prediction, right in 60 %. Where they agree every head follows both; where
-    they differ each is as likely to be right, so that whatever a head makes of them is as good as any other head."""
+    """Two streams that each show a drawn prediction, right in 60 %, plainly enough that every head follows it. Where
+    the two differ each is as likely to be right, so that whatever a head makes of both is as good as any other."""
     target, group = draw_targets(generator, np.full(len(splits), size), EVEN, 20.0)
     streams = [np.eye(C)[draw_calls(generator, target, group, np.full(C, 0.6))]
-               * generator.uniform(0.6, 1.4, (len(target), 1)) for _ in range(2)]
+               * generator.uniform(0.9, 1.1, (len(target), 1)) for _ in range(2)]
     return write_store(folder, generator, splits, streams, target, group)
 
 
