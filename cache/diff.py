@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from twofold.cache.errors import CacheError
-from twofold.cache.feature_file import BLOCK_ROWS, FeatureFile
+from twofold.cache.feature_file import FeatureFile, block_rows
 from twofold.cache.recipe import differences
 from twofold.cache.report import table
 from twofold.cache.store import files_at
@@ -53,8 +53,9 @@ def _compare_values(a: FeatureFile, b: FeatureFile, keys: list[str]) -> dict[str
     """Bit-identical rows, largest absolute difference, cosine of a row and its partner. Block by block: two files may
     be larger than memory."""
     equal, largest, cosines = 0, 0.0, []
-    for start in range(0, len(keys), BLOCK_ROWS):
-        left, right = (file.read(keys[start:start + BLOCK_ROWS]) for file in (a, b))
+    count = block_rows(a.dim)
+    for start in range(0, len(keys), count):
+        left, right = (file.read(keys[start:start + count]) for file in (a, b))
         distances = np.abs(left - right).max(axis=1)
         equal, largest = equal + int((distances == 0).sum()), max(largest, float(distances.max()))
         lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from twofold.cache.errors import CacheError
-from twofold.cache.feature_file import FeatureFile, bytes_of
+from twofold.cache.feature_file import FeatureFile, block_rows, bytes_of
 from twofold.cache.store import Store
 from twofold.data.manifest import read_manifest
 from twofold.data.utils.outputs import OutputKind
@@ -99,7 +99,8 @@ def export_format(out: Path) -> tuple[OutputKind, Callable[[Path, Export], None]
 
 def write_npz(path: Path, export: Export) -> None:
     """Write `keys`, a text array for each label column, `streams`, `recipes` (JSON), keys and reasons of what is left
-    out, and (N, D) features in the stored type under the name of each stream; `np.load(path)` needs no pickles."""
+    out, and the features in the stored type under the name of each stream, (N, D), or (N, L, D) where they are of L
+    equal pieces; `np.load(path)` needs no pickles."""
     texts = {"keys": export.keys, **export.labels, "streams": [*export.streams],
              "recipes": [file.recipe.canonical() for file in export.files],
              "left_out": [*export.left_out], "left_out_reasons": [*export.left_out.values()]}
@@ -117,13 +118,14 @@ def write_npz(path: Path, export: Export) -> None:
             write(name, (len(values),), values.dtype, _blocks(values))
         for name, file in export.streams.items():
             dtype = np.dtype(file.recipe.dtype)
-            write(name, (len(export.keys), file.dim), dtype,
-                  (file.read(keys, dtype=dtype) for keys in _blocks(export.keys)))
+            write(name, file.recipe.shape(len(export.keys), file.dim), dtype,
+                  (file.read(keys, dtype=dtype) for keys in _blocks(export.keys, block_rows(file.dim, BLOCK))))
 
 
-def _blocks(values: Any) -> Iterator[Any]:
-    """At most `BLOCK` of them at a time."""
-    return (values[start:start + BLOCK] for start in range(0, len(values), BLOCK))
+def _blocks(values: Any, count: int = 0) -> Iterator[Any]:
+    """At most `count` of them at a time, by default `BLOCK`."""
+    count = count or BLOCK
+    return (values[start:start + count] for start in range(0, len(values), count))
 
 
 def is_own_npz(path: Path) -> bool:
@@ -150,7 +152,9 @@ def write_parquet(path: Path, export: Export) -> None:
          *(pa.field(name, pa.list_(pa.float32(), file.dim)) for name, file in export.streams.items())],
         metadata={MARK: json.dumps(recipes, indent=2, sort_keys=True), LEFT_OUT: json.dumps(export.left_out)})
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-        for keys, *labels in zip(*map(_blocks, (export.keys, *export.labels.values())), strict=True):
+        count = block_rows(max(file.dim for file in export.files), BLOCK)
+        for keys, *labels in zip(*(_blocks(each, count) for each in (export.keys, *export.labels.values())),
+                                 strict=True):
             features = [pa.FixedSizeListArray.from_arrays(pa.array(file.read(keys, dtype="float32").ravel()), file.dim)
                         for file in export.files]
             columns = [pa.array(column, kind, mask=column == "" if kind == pa.string() else np.isnan(column))

@@ -1,7 +1,7 @@
 """Write a feature file: whole, in one step, on disk space that is reserved beforehand.
 
 h5py lays out the HDF5 file (contiguous arrays, nothing of variable length, no filter); the bytes are written at the
-offsets that it chose, and these offsets into the user block in front (see `feature_file`).
+offsets that it chose, and these offsets into the user block in front (see `user_block`).
 """
 
 import json
@@ -18,7 +18,9 @@ import xxhash
 
 from twofold.cache.classifier import BackboneClassifier
 from twofold.cache.errors import CacheError
-from twofold.cache.feature_file import (
+from twofold.cache.feature_file import block_checksum, bytes_of, check_keys, checksum_of_rest, first_non_finite_row
+from twofold.cache.recipe import Recipe
+from twofold.cache.user_block import (
     CHECKSUMS,
     FEATURES,
     MAX_BYTES,
@@ -26,15 +28,10 @@ from twofold.cache.feature_file import (
     Header,
     StoredArray,
     UserBlock,
-    block_checksum,
-    bytes_of,
-    check_keys,
-    checksum_of_rest,
-    first_non_finite_row,
 )
-from twofold.cache.recipe import Recipe
 
 CHECKSUM_ROWS = 256  #: rows that share a checksum
+CHECKSUM_BYTES = 1 << 16  #: that share one where rows have pieces: they are long, and training reads a few at a time
 SMALL_FILE = 1 << 16  #: bytes of HDF5's own tables
 
 
@@ -54,30 +51,31 @@ def write_feature_file(
               "failures/keys": _encoded(list(failures)), "failures/reasons": _encoded(reasons)}
     check_keys(tables["keys"], tables["failures/keys"])
     tables |= classifier.arrays(dim) if classifier else {}
-    tables[CHECKSUMS] = np.zeros(-(-len(keys) // CHECKSUM_ROWS), "<u8")
+    dtype, shape = np.dtype(recipe.dtype).newbyteorder("<"), recipe.shape(len(keys), dim)
+    together = max(1, min(CHECKSUM_ROWS, CHECKSUM_BYTES // (dim * dtype.itemsize))) if recipe.pieces else CHECKSUM_ROWS
+    tables[CHECKSUMS] = np.zeros(-(-len(keys) // together), "<u8")
     versions = {name: sys.modules[name].__version__ for name in ("torch", "timm", "torchvision", "PIL", "onnxruntime")
                 if name in sys.modules}
     software = {"python": sys.version.split()[0], "h5py": h5py.__version__, "numpy": np.__version__} | versions
     header = Header(
         backbone=recipe.backbone, view=recipe.view["name"], dim=dim, rows=len(keys), failed=len(failures),
-        checksum_rows=CHECKSUM_ROWS, recipe=recipe.canonical(), fingerprint=recipe.fingerprint,
+        checksum_rows=together, recipe=recipe.canonical(), fingerprint=recipe.fingerprint,
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), software=json.dumps(software))
-    dtype = np.dtype(recipe.dtype).newbyteorder("<")
     arrays = {name: StoredArray(MAX_BYTES, values.shape, values.dtype.str, "0" * 32)
-              for name, values in tables.items()} | {FEATURES: StoredArray(MAX_BYTES, (len(keys), dim), dtype.str)}
+              for name, values in tables.items()} | {FEATURES: StoredArray(MAX_BYTES, shape, dtype.str)}
     block = UserBlock(header=header, arrays=arrays, classifier=classifier.record() if classifier else None,
                       hdf5="0" * 32, size=MAX_BYTES)
     start = 1 << (len(block.sealed()) - 1).bit_length()  # HDF5's user block is a power of two
     offsets = _lay_out(path, block, start=start)
     with path.open("r+b", buffering=0) as file:
         descriptor, offset = file.fileno(), offsets[FEATURES]
-        for number, rows in enumerate(_full_blocks(features, len(keys), dim, dtype)):
+        for number, rows in enumerate(_full_blocks(features, len(keys), dim, dtype, size=together)):
             if (wrong := first_non_finite_row(rows)) is not None:
-                raise CacheError(f"the features of {keys[number * CHECKSUM_ROWS + wrong]!r} are not finite numbers")
+                raise CacheError(f"the features of {keys[number * together + wrong]!r} are not finite numbers")
             content = bytes_of(rows)
             tables[CHECKSUMS][number] = block_checksum(content, recipe.fingerprint, number)
             offset = _write_at(descriptor, content, offset)
-        arrays = {FEATURES: StoredArray(offsets[FEATURES], (len(keys), dim), dtype.str)}
+        arrays = {FEATURES: StoredArray(offsets[FEATURES], shape, dtype.str)}
         for name, values in tables.items():
             content = bytes_of(np.ascontiguousarray(values))
             arrays[name] = StoredArray(offsets[name], values.shape, values.dtype.str,
@@ -105,7 +103,8 @@ def _lay_out(path: Path, block: UserBlock, *, start: int) -> dict[str, int]:
     groups.set_create_intermediate_group(1)
     offsets = {}
     with h5py.File(path, "r+", locking=False, alignment_threshold=1, alignment_interval=64) as file:
-        _set_attributes(file, msgspec.to_builtins(block.header))
+        pieces = Recipe.from_json(block.header.recipe).pieces
+        _set_attributes(file, msgspec.to_builtins(block.header) | ({"pieces": json.dumps(pieces)} if pieces else {}))
         for name, array in block.arrays.items():
             kind = h5py.string_dtype("utf-8", array.dtype.itemsize) if array.dtype.kind == "S" else array.dtype
             dataset = h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(kind, logical=True),
@@ -128,21 +127,21 @@ def _set_attributes(group: h5py.Group, attributes: dict[str, str | int]) -> None
             group.attrs.create(name, content, dtype=h5py.string_dtype("utf-8", len(content)))
 
 
-def _full_blocks(features: np.ndarray | Iterable[np.ndarray], total: int, dim: int, dtype: np.dtype
+def _full_blocks(features: np.ndarray | Iterable[np.ndarray], total: int, dim: int, dtype: np.dtype, *, size: int
                  ) -> Iterator[np.ndarray]:
-    """The same rows as stored, in blocks that share a checksum; the array is reused. Raises CacheError unless they are
-    `total` rows of `dim`."""
-    block, count, seen = np.empty((CHECKSUM_ROWS, dim), dtype), 0, 0
+    """The same rows as stored, in blocks of `size` that share a checksum; the array is reused. Raises CacheError unless
+    they are `total` rows of `dim`."""
+    block, count, seen = np.empty((size, dim), dtype), 0, 0
     for rows in [features] if isinstance(features, np.ndarray) else features:
         if rows.ndim != 2 or rows.shape[1] != dim:
             raise CacheError(f"features of shape {rows.shape}, not rows of {dim}")
         start, seen = 0, seen + len(rows)
         while start < len(rows) and seen <= total:
-            taken = rows[start:start + CHECKSUM_ROWS - count]
+            taken = rows[start:start + size - count]
             with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused
                 block[count:count + len(taken)] = taken
             start, count = start + len(taken), count + len(taken)
-            if count == CHECKSUM_ROWS:
+            if count == size:
                 yield block
                 count = 0
     if seen != total:

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from twofold.cache.errors import CacheError, FileGone
-from twofold.cache.feature_file import BLOCK_ROWS, FeatureFile
+from twofold.cache.feature_file import FeatureFile
 from twofold.cache.recipe import Recipe
 from twofold.cache.shards import (
     CachedRows,
@@ -83,7 +83,8 @@ def _require_equal(a: CachedRows, b: CachedRows, keys: Sequence[str]) -> None:
     if other := next((key for key in keys if a.sha256(key) != b.sha256(key)), None):
         raise CacheError(f"{_both(a, b, other)} were made from different images of {other!r}: extract one of them "
                          "again with --recheck, or merge under different keys")
-    for start, left, right in zip(range(0, len(keys), BLOCK_ROWS), a.blocks(keys), b.blocks(keys), strict=True):
+    start = 0
+    for left, right in zip(a.blocks(keys), b.blocks(keys), strict=True):
         left, right = left.astype(np.float32), right.astype(np.float32)
         distance = np.linalg.norm(left - right, axis=1)
         bound = TOLERANCE[a.files[0].recipe.precision] * np.linalg.norm(left, axis=1)
@@ -92,6 +93,7 @@ def _require_equal(a: CachedRows, b: CachedRows, keys: Sequence[str]) -> None:
             key = keys[start + row]
             raise CacheError(f"{_both(a, b, key)} have different values for {key!r} under one recipe (they are "
                              f"{distance[row]:.3g} apart): one of them is wrong; compare them with `cache diff`")
+        start += len(left)
 
 
 def _both(a: CachedRows, b: CachedRows, key: str) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 import msgspec
@@ -13,6 +13,9 @@ from twofold.cache.errors import CacheError
 RECIPE_VERSION = 1
 PRECISIONS = ("fp32", "bf16", "fp16")
 DTYPES = ("float16", "float32")
+EMBEDDING = "embedding"  #: the piece of a row of layers that is what the backbone gives without them
+LAYERS = "layers="  #: the option of a backbone's name that asks for layers, the last of its options
+Piece = tuple[Annotated[str, Meta(pattern=r"^[a-z0-9.]{1,40}$")], Annotated[int, Meta(ge=1, le=1 << 20)]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +34,37 @@ class Recipe:
     precision: Annotated[str, Meta(pattern=f"^({'|'.join(PRECISIONS)})$")]  #: arithmetic of the forward pass
     dtype: Annotated[str, Meta(pattern=f"^({'|'.join(DTYPES)})$")]  #: of the stored values
     version: int = RECIPE_VERSION
+    pieces: tuple[Piece, ...] = ()  #: name and width of what stands side by side in a row; none: one embedding
+
+    def record(self) -> dict[str, Any]:
+        """The fields as JSON has them; without `pieces` where there are none."""
+        return {name: value for name, value in asdict(self).items() if name != "pieces" or value}
 
     def canonical(self) -> str:
         """The recipe as canonical JSON: sorted keys, no blanks, ASCII."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+        return json.dumps(self.record(), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+    def shape(self, rows: int, dim: int) -> tuple[int, ...]:
+        """Of the stored array: (rows, pieces, width) where all pieces are equally wide, else (rows, dim)."""
+        widths = {width for _, width in self.pieces}
+        return (rows, len(self.pieces), *widths) if len(widths) == 1 else (rows, dim)
+
+    def columns(self, piece: str) -> slice:
+        """Where a piece stands in a row. An embedding without pieces is the piece `embedding`; "" is the whole row."""
+        start = 0
+        for name, width in self.pieces if piece else ():
+            if name == piece:
+                return slice(start, start + width)
+            start += width
+        return slice(None)
+
+    def of_pieces(self) -> dict[str, "Recipe"]:
+        """For each piece of layers the recipe of that piece alone, which `NAME?layers=PIECE` makes; for `embedding` it
+        is that of the plain `NAME`. Nothing for tokens."""
+        name, _, _ = self.backbone.rpartition(LAYERS)
+        return {piece: replace(self, backbone=f"{name}{LAYERS}{piece}", pieces=((piece, width),))
+                if piece != EMBEDDING else replace(self, backbone=name.rstrip("?&"), pieces=())
+                for piece, width in self.pieces if name}
 
     @property
     def fingerprint(self) -> str:
@@ -61,6 +91,8 @@ class Recipe:
             raise CacheError(f"not a recipe: {error}") from None
         if recipe.version != RECIPE_VERSION:
             raise CacheError(f"recipe version {recipe.version} is not {RECIPE_VERSION}: update Twofold")
+        if len(dict(recipe.pieces)) < len(recipe.pieces):
+            raise CacheError("not a recipe: two pieces have one name")
         if surplus or not isinstance(recipe.view.get("name"), str):
             raise CacheError(f"not a recipe: {f'unknown field {min(surplus)[:60]!r}' if surplus else 'no view name'}")
         return recipe

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def describe(path: Path, *, failures: bool = False) -> Summary:
     for file in files:
         facts = {"file": file.path.name, "created": file.header.created, "fingerprint": file.fingerprint,
                  "rows": file.rows, "dim": file.dim, "failed": file.failed}
-        recipe, software, counts = (asdict(file.recipe), json.loads(file.header.software),
+        recipe, software, counts = (file.recipe.record(), json.loads(file.header.software),
                                     dict(Counter(file.failures.values())))
         data.append(facts | {"recipe": recipe, "software": software, "failures": counts})
         lines += [*([""] if lines else []), *(f"{name:12} {value}" for name, value in facts.items()),

@@ -20,7 +20,7 @@ import numpy as np
 
 from twofold.cache.classifier import BackboneClassifier
 from twofold.cache.errors import CacheError, DamagedFile, FileGone
-from twofold.cache.feature_file import BLOCK_ROWS, FeatureFile
+from twofold.cache.feature_file import FeatureFile, block_rows
 from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import RETIRED, SHARDS, Store, h5_files, is_retired
@@ -57,9 +57,11 @@ class CachedRows:
         return self.files[file].sha256[row].decode()
 
     def blocks(self, keys: Sequence[str]) -> Iterator[np.ndarray]:
-        """Blocks of rows (<= BLOCK_ROWS, D), as stored, in the order of `keys`; each file is read once per block."""
-        for start in range(0, len(keys), BLOCK_ROWS):
-            places = np.array([self.place[key] for key in keys[start:start + BLOCK_ROWS]])
+        """Blocks of at most `block_rows(D)` rows, (n, D), as stored, in the order of `keys`; each file is read once per
+        block."""
+        count = block_rows(self.files[0].dim) if self.files else 1
+        for start in range(0, len(keys), count):
+            places = np.array([self.place[key] for key in keys[start:start + count]])
             first = self.files[places[0, 0]]
             block = np.empty((len(places), first.dim), first.recipe.dtype)
             for number in np.unique(places[:, 0]):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from twofold.cache.feature_file import BLOCK_ROWS
+from twofold.cache.feature_file import BLOCK_ROWS, block_rows
 from twofold.cache.report import table as text_table
 from twofold.cache.store import Store
 from twofold.data.labels import BASIC
@@ -204,15 +204,16 @@ def _scores(run: Run, features: Features | None, rows: np.ndarray) -> list[np.nd
     """Probabilities (N, C), of basic emotions (N, 8), and weights of the streams (N, K) in these rows of the features,
     nan in rows of -1. The last two have no columns for heads without them.
 
-    `BLOCK_ROWS` samples at a time: no more than one block of features is ever in memory.
+    At most `BLOCK_ROWS` samples at a time: no more than one block of features is ever in memory.
     """
+    count = block_rows(sum(run.head.spec.dims), BLOCK_ROWS)
     found, blocks = rows[rows >= 0], [[np.empty((0, len(run.task.outputs)))] + [np.empty((0, 0))] * 2]
     if features:
         blocks = [[run.calibrated(output), *(
             np.empty((len(output.probabilities[0]), 0)) if each is None else each.mean(axis=0)
             for each in (output.basic, output.stream_weights))]
-            for output in (run.scores(features, found[start:start + BLOCK_ROWS])
-                           for start in range(0, len(found), BLOCK_ROWS))]
+            for output in (run.scores(features, found[start:start + count])
+                           for start in range(0, len(found), count))]
     spaced = []
     for values in map(np.concatenate, zip(*blocks, strict=True)):
         spaced.append(np.full((len(rows), values.shape[1]), np.nan, np.float32))

@@ -23,10 +23,10 @@ from twofold.data.utils.machine import usable_cores
 from twofold.data.utils.options import read_toml
 from twofold.data.utils.processes import map_unordered
 from twofold.fuse.core.choice import chosen_task
-from twofold.fuse.core.features import file_names
 from twofold.fuse.core.kinds import TASK_TYPES, Classification
 from twofold.fuse.core.predictions import figures
 from twofold.fuse.core.settings import HEAD_TYPES, Settings, settings_from
+from twofold.fuse.core.streams import file_names
 from twofold.fuse.experiment import cross_validate, prepare, subsets
 from twofold.fuse.fuse import Fusion, fuse
 from twofold.fuse.metrics.metric import Metric

@@ -15,9 +15,9 @@ import msgspec
 import numpy as np
 
 from twofold.cache.errors import CacheError
-from twofold.cache.feature_file import MAX_DIM
 from twofold.cache.recipe import Recipe
 from twofold.cache.store import MANIFEST, Store
+from twofold.cache.user_block import MAX_DIM
 
 CATALOGUE = "store.json"
 ENTRIES = ".catalogue"  #: the folder of the entry files

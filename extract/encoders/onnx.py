@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from twofold.cache.feature_file import MAX_DIM
+from twofold.cache.user_block import MAX_DIM
 from twofold.data.utils.errors import InputError, first_line
 from twofold.extract.encoders.classifier import MAX_CLASSES, LinearLayer, checkpoint_classifier
 from twofold.extract.encoders.encoder import FIRST_TRY, BatchLimit, Encoder

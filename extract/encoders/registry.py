@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from twofold.cache.feature_file import MAX_DIM
+from twofold.cache.user_block import MAX_DIM
 from twofold.data.utils.errors import InputError, first_line
 from twofold.extract.encoders.classifier import (
     checkpoint_classifier,

@@ -9,61 +9,27 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from twofold.cache.classifier import TrainingSamples
-from twofold.cache.feature_file import BLOCK_ROWS, FeatureFile, first_non_finite_row
-from twofold.cache.recipe import Recipe, differences
+from twofold.cache.feature_file import FeatureFile, block_rows, first_non_finite_row
+from twofold.cache.recipe import differences
 from twofold.cache.store import Store
 from twofold.data.labels import BASIC, Taxonomy, basic_emotions
 from twofold.data.manifest import Manifest, read_manifest
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import NO_FACE_SUFFIX
-from twofold.fuse.core.settings import pool_width
+from twofold.fuse.core.streams import (
+    PRECISION,
+    Stream,
+    candidates,
+    describe_differences,
+    find_file,
+    fold_files,
+    recipe_of,
+    stream_marks,
+)
 from twofold.fuse.core.task import Task
 from twofold.fuse.core.units import pool_frames, units_of
 
 VIEWS = ("original", "flip", "enhanced1", "enhanced2")
-PRECISION = {"precision", "dtype"}  #: of a recipe: what may differ between files whose features are the same
-
-
-@dataclass(frozen=True)
-class Stream:
-    """One backbone and view: its columns of the joined features. files: one for each store, in order.
-
-    fold_files: where the encoder was fine-tuned one a fold, the file of each fold (of the one store); then `files` is
-    that of the first. mark: what tells it apart from streams of the same backbone and view, as `stream_marks` gives it.
-    pool: where samples are units of several rows, the statistics of their features that stand side by side.
-    """
-
-    backbone: str
-    view: str
-    files: tuple[FeatureFile, ...]
-    fold_files: tuple[FeatureFile, ...] = ()
-    mark: str = ""
-    pool: tuple[str, ...] = ()
-
-    @property
-    def recipe(self) -> Recipe:
-        return self.files[0].recipe
-
-    @property
-    def dim(self) -> int:
-        return self.files[0].dim * pool_width(self.pool)
-
-    @property
-    def name(self) -> str:
-        return stream_name(self.backbone + self.mark, self.view)
-
-
-def stream_marks(streams: Sequence[tuple[str, str, Recipe]]) -> list[str]:
-    """Of each (backbone, view, recipe): `@` and the digits that its file is named by, where another has the same
-    backbone and view; else nothing."""
-    count = Counter((backbone, view) for backbone, view, _ in streams)
-    return [f"@{recipe.fingerprint[:8]}" if count[backbone, view] > 1 else "" for backbone, view, recipe in streams]
-
-
-def stream_name(backbone: str, view: str) -> str:
-    """What tables call a stream: the backbone, with the view unless it is the original."""
-    return backbone if view == "original" else f"{backbone} ({view})"
 
 
 @dataclass(frozen=True)
@@ -144,15 +110,16 @@ class Features:
         return block
 
     def _read_stream(self, rows: np.ndarray, k: int, file: FeatureFile) -> np.ndarray:
-        """(n, D of the stream) of rows of one store. Units are pooled one after the other, at most `BLOCK_ROWS` frames
-        at a time, or one unit."""
+        """(n, D of the stream) of rows of one store. Units are pooled one after the other, at most `block_rows`
+        frames at a time, or one unit."""
         if self.frames is None or not len(rows):
-            return _finite_rows(file, self.row[rows, k]) if len(rows) else np.empty((0, self.streams[k].dim))
+            return _finite_rows(file, self.row[rows, k], self.streams[k].columns(file)) if len(rows) else \
+                np.empty((0, self.streams[k].dim))
         places = [places[:, k] for places in self.frames[rows]]
-        pooled, block = [], np.cumsum([len(each) for each in places]) // BLOCK_ROWS
+        pooled, block = [], np.cumsum([len(each) for each in places]) // block_rows(file.dim)
         for number in np.unique(block):
             units = [places[unit] for unit in np.flatnonzero(block == number)]
-            values = _finite_rows(file, np.concatenate(units))
+            values = _finite_rows(file, np.concatenate(units), self.streams[k].columns(file))
             pooled += [pool_frames(each, self.streams[k].pool)
                        for each in np.split(values, np.cumsum([len(unit) for unit in units])[:-1])]
         return np.stack(pooled)
@@ -176,8 +143,9 @@ def join(
 ) -> Features:
     """The features of these backbones and views of all stores, joined as `join_streams` does.
 
-    backbones: names or NAME@FINGERPRINT; none = all of the first store. The stores must agree on each recipe. The
-    order in which they are named means nothing: streams stand by view, then by name, so that seeds draw the same.
+    backbones: names, NAME@FINGERPRINT or NAME@PIECE; none = all of the first store. The stores must agree on each
+    recipe. The order in which they are named means nothing: streams stand by view, then by name, so that seeds draw the
+    same.
     folds: of the cross-validation that they are for, whose fold-wise encoders are wanted then. unit: the column whose
     units are the samples, with the statistics `pool` of their rows; empty: each row is a sample.
     Raises CacheError for a backbone that a store lacks or has twice, InputError if nothing is left or recipes differ.
@@ -190,13 +158,15 @@ def join(
     streams: dict[str, Stream] = {}
     for view, backbone in itertools.product(views, names):
         of_folds = fold_files(stores[0], backbone, view, folds=folds) if len(stores) == 1 else ()
-        files = of_folds[:1] or tuple(store.find(backbone, view) for store in stores)
-        for store, file in zip(stores[1:], files[1:], strict=True):
-            difference = differences(files[0].recipe, file.recipe)
+        chosen = candidates(stores[0], backbone, view)[:1] if of_folds else [
+            find_file(store, backbone, view) for store in stores]
+        recipe, files = recipe_of(chosen[0]), of_folds[:1] or tuple(file for file, _ in chosen)
+        for store, other in zip(stores[1:], chosen[1:], strict=True):
+            difference = differences(recipe, recipe_of(other))
             if set(difference) - PRECISION:
                 raise InputError(f"{store.path}: {backbone} ({view}) was made otherwise than in {stores[0].path}: "
                                  + describe_differences(difference))
-        stream = Stream(files[0].backbone, view, files, of_folds, pool=tuple(pool) if unit else ())
+        stream = Stream(recipe.backbone, view, files, of_folds, pool=tuple(pool) if unit else (), piece=chosen[0][1])
         if stream.recipe.fingerprint in streams:
             raise InputError(f"{stream.name} is asked for twice")
         streams[stream.recipe.fingerprint] = stream
@@ -239,32 +209,6 @@ def join_folds(stores: Sequence[Store], features: Features, *, folds: int, unit:
             raise InputError(f"{stores[0].path}: the encoders of the folds have features of different samples: extract "
                              "what is missing")
     return joined
-
-
-def find_stream(store: Store, backbone: str, view: str, recipe: Recipe, *, source: str) -> Stream:
-    """The stream of a store with this recipe, or with one that differs in precision alone.
-
-    source: what is named as having asked for the recipe. Raises InputError for any other difference, CacheError if the
-    store has no such backbone.
-    """
-    files = [file for file in store.readable()[0] if (file.backbone, file.view) == (backbone, view)]
-    if not files:
-        store.find(backbone, view)  # raises, naming what the store has
-    found = [(differences(recipe, file.recipe), file) for file in files]
-    difference, file = min(found, key=lambda each: (bool(set(each[0]) - PRECISION), len(each[0])))
-    if set(difference) - PRECISION:
-        raise InputError(f"{file.path}: {backbone} was extracted otherwise than what {source} was trained on (there, "
-                         f"here): {describe_differences(difference)}; extract it as the run wants it")
-    return Stream(backbone, view, (file,))
-
-
-def describe_differences(difference: dict[str, tuple[object, object]]) -> str:
-    """Differences of two recipes in words."""
-    def short(value: object) -> str:
-        text = "none" if value is None else str(value)
-        return text if len(text) <= 40 else f"{text[:20]}..."
-
-    return "; ".join(f"{name} {short(a)} there, {short(b)} here" for name, (a, b) in difference.items())
 
 
 def _join_store(number: int, store: Store, streams: Sequence[Stream], task: Task, unit: str
@@ -318,9 +262,9 @@ def _object_array(values: Sequence[np.ndarray]) -> np.ndarray:
     return array
 
 
-def _finite_rows(file: FeatureFile, places: np.ndarray) -> np.ndarray:
-    """The rows of a file. Raises InputError for one that is not finite."""
-    values = file.read_rows(places)
+def _finite_rows(file: FeatureFile, places: np.ndarray, columns: slice) -> np.ndarray:
+    """These columns of the rows of a file. Raises InputError for one that is not finite."""
+    values = file.read_rows(places, columns=columns)
     if (wrong := first_non_finite_row(values)) is not None:
         raise InputError(f"{file.path}: the features of {file.keys[places[wrong]]!r} are not finite numbers: see "
                          "`cache verify`")
@@ -337,48 +281,3 @@ def _basics(table: pd.DataFrame, label: np.ndarray, parts: Sequence[tuple[str, .
         pair = pair or ((basic,) if basic else ())
         shares[basic, compound, c] = np.array([(name in pair) / max(len(pair), 1) for name in BASIC], np.float32)
     return {"basic_label": basic_label, "basic": np.stack([shares[row] for row in rows])}
-
-
-def fold_files(store: Store, backbone: str, view: str, *, folds: int) -> tuple[FeatureFile, ...]:
-    """The feature files of the encoders that `backbone` (`NAME`, or the `NAME@FINGERPRINT` of any of them) means, which
-    were fine-tuned one a fold, in the order of the folds; none where it means another file.
-
-    Raises InputError if there are not as many as `folds`, or some of them have no features here.
-    """
-    name, _, digits = backbone.partition("@")
-    files = [(file, next(iter(training_samples_of([file])), None)) for file in store.readable()[0]
-             if (file.backbone, file.view) == (name, view)]
-    trainings = {trained.training_id if trained else "" for file, trained in files
-                 if file.fingerprint.startswith(digits)}
-    if len(trainings) != 1 or "" in trainings:
-        return ()
-    members = sorted(((trained.fold, file.path, file, trained.folds) for file, trained in files
-                      if trained and trained.training_id in trainings), key=lambda each: each[:2])
-    count = members[0][3]
-    if count != folds:
-        raise InputError(f"the encoders of {name} were fine-tuned for {count} folds: use --folds {count}"
-                         + (f", not {folds}" if folds else ""))
-    missing = sorted(set(range(count)) - {fold for fold, *_ in members})
-    if missing or len(members) != count:
-        what = f"fold {missing[0] + 1} of {count} has no features" if missing else "a fold has several files"
-        raise InputError(f"{store.path}: {name} is fine-tuned one encoder a fold, and {what} here: extract with the "
-                         "weights of each fold, in the same precision")
-    return tuple(file for _, _, file, _ in members)
-
-
-def file_names(store: Store, view: str) -> list[str]:
-    """What names each file of a view: `NAME`, or `NAME@FINGERPRINT` where the backbone has several files, those that
-    were fine-tuned one a fold being one. Raises CacheError if any file of the store cannot be read."""
-    files: dict[str, dict[str, str]] = {}
-    for file in store.files_of(view):
-        training = next((trained.training_id for trained in training_samples_of([file])), "")
-        files.setdefault(file.backbone, {}).setdefault(training or file.fingerprint, file.fingerprint)
-    return [name if len(each) == 1 else f"{name}@{fingerprint[:8]}"
-            for name, each in files.items() for fingerprint in each.values()]
-
-
-def training_samples_of(files: Sequence[FeatureFile]) -> list[TrainingSamples]:
-    """The samples that the encoders of these files were fine-tuned with, where a file says so."""
-    classifiers = [file.classifier for file in files]
-    return [classifier.training_samples for classifier in classifiers
-            if classifier is not None and classifier.training_samples is not None]

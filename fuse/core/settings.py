@@ -69,7 +69,7 @@ PENDING = ".new"  #: where new files of a run stand together before they are mov
 class Settings:
     """All that decides the outcome of a fusion besides the features; every field is an option of `fuse`."""
 
-    backbones: tuple[str, ...] = option((), SAMPLES, "NAME or NAME@FINGERPRINT; none: all that the store has.")
+    backbones: tuple[str, ...] = option((), SAMPLES, "NAME, NAME@FINGERPRINT or NAME@PIECE; none: all of the store.")
     views: tuple[str, ...] = option(("original",), SAMPLES, "Of original, flip, enhanced1, enhanced2.")
     extra_views: tuple[str, ...] = option((), SAMPLES, "Views that are taken where the store has them.")
     target: str = option("", SAMPLES, "Column of labels: compound, basic or your own; empty: that of the classes.")

@@ -10,7 +10,8 @@ import pandas as pd
 from twofold.cache.classifier import group_digest
 from twofold.data.splits import parse_folds, stratified_group_split
 from twofold.data.utils.errors import InputError
-from twofold.fuse.core.features import Features, training_samples_of
+from twofold.fuse.core.features import Features
+from twofold.fuse.core.streams import training_samples_of
 from twofold.fuse.core.task import Task
 
 

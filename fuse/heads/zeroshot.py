@@ -144,7 +144,7 @@ def pretrained_classifiers(features: Features) -> tuple[list[BackboneClassifier]
     has none; and a note that says so."""
     classifiers, reasons = [], {}
     for stream in features.streams:
-        own = next((file.classifier for file in stream.files if file.classifier), None)
+        own = stream.classifier
         if own is None or stream.pool:
             reasons[stream.name] = "has no classifier" if own is None else "is pooled over frames"
         elif other := [name for name in own.classes if name not in BASIC]:

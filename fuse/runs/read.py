@@ -25,11 +25,12 @@ from twofold.data.labels import Taxonomy
 from twofold.data.manifest import Manifest, read_manifest
 from twofold.data.utils.csv_files import unescape_cells
 from twofold.data.utils.errors import InputError, first_line
-from twofold.fuse.core import features as joined
 from twofold.fuse.core.choice import check_pairs, recorded_task
+from twofold.fuse.core.features import Features, join_streams
 from twofold.fuse.core.predictions import Predictions, System
 from twofold.fuse.core.settings import HEAD_TYPES, Settings, pool_width, run_file, settings_from
 from twofold.fuse.core.split import SeenSamples, parse_seen
+from twofold.fuse.core.streams import describe_differences, find_stream, stream_marks, stream_name
 from twofold.fuse.core.task import Calibration, Task, mean_calibration
 from twofold.fuse.core.units import units_of
 from twofold.fuse.heads.head import HeadOutput, StandardisedHead, run_head, run_on_array
@@ -83,8 +84,8 @@ class Run:
     @property
     def stream_names(self) -> tuple[str, ...]:
         """The names of the streams in tables."""
-        return tuple(joined.stream_name(backbone + mark, view)
-                     for (backbone, view, _), mark in zip(self.streams, joined.stream_marks(self.streams), strict=True))
+        return tuple(stream_name(backbone + mark, view)
+                     for (backbone, view, _), mark in zip(self.streams, stream_marks(self.streams), strict=True))
 
     @property
     def frame_dims(self) -> tuple[int, ...]:
@@ -149,21 +150,21 @@ class Run:
         manifest, unit = read_manifest(store.manifest_path), self.settings.unit
         return units_of(manifest, unit, source=str(store.manifest_path))[0] if unit else manifest
 
-    def features(self, store: Store) -> tuple[joined.Features, list[str]]:
+    def features(self, store: Store) -> tuple[Features, list[str]]:
         """The store's features in the order of the head's columns, and notes on recipes that differ in precision.
 
         Raises InputError if they are of another recipe otherwise, CacheError if a backbone is missing.
         """
         self.require_one_encoder_per_stream()
-        streams = [joined.find_stream(store, *stream, source=str(self.path)) for stream in self.streams]
+        streams = [find_stream(store, *stream, source=str(self.path)) for stream in self.streams]
         notes = [f"{stream.backbone}: other than what the run was trained on (there, here): "
-                 + joined.describe_differences(differences(recipe, stream.recipe)) for stream, (_, _, recipe)
+                 + describe_differences(differences(recipe, stream.recipe)) for stream, (_, _, recipe)
                  in zip(streams, self.streams, strict=True) if stream.recipe.fingerprint != recipe.fingerprint]
         if self.settings.unit:
             streams = [replace(stream, pool=self.settings.pool) for stream in streams]
         if tuple(stream.dim for stream in streams) != tuple(self.head.spec.dims):
             raise InputError(f"{store.path}: its features are not as wide as those of {self.path}")
-        return joined.join_streams([store], streams, task=self.task, unit=self.settings.unit), notes
+        return join_streams([store], streams, task=self.task, unit=self.settings.unit), notes
 
     def require_one_encoder_per_stream(self) -> None:
         """Raises InputError for a run whose folds had encoders of their own: none of them fits a new sample."""
@@ -180,7 +181,7 @@ class Run:
             raise InputError(f"{self.path} answers once a {self.settings.unit}, from all its frames: use `predict` on "
                              "a store, or on videos")
 
-    def scores(self, features: joined.Features, rows: np.ndarray) -> HeadOutput:
+    def scores(self, features: Features, rows: np.ndarray) -> HeadOutput:
         """The scores of each member for these rows of `features`."""
         return run_head(self.head, features, rows, range(len(self.streams)))
 

@@ -25,10 +25,11 @@ from twofold.data.labels import taxonomy_record
 from twofold.data.utils.atomic import fsync
 from twofold.data.utils.csv_files import escape_cells
 from twofold.data.utils.errors import InputError
-from twofold.fuse.core.features import Features, Stream
+from twofold.fuse.core.features import Features
 from twofold.fuse.core.predictions import Predictions
 from twofold.fuse.core.settings import PENDING, run_file, settings_from
 from twofold.fuse.core.split import SeenSamples, Split, format_seen
+from twofold.fuse.core.streams import Stream
 from twofold.fuse.core.task import Task, mean_calibration
 from twofold.fuse.heads.head import TrainedHead, stack_heads
 from twofold.fuse.runs import schema
@@ -104,10 +105,10 @@ def inputs_record(settings: dict[str, Any], features: Features, streams: Sequenc
         "settings": settings, "classes_name": features.taxonomy.name, "classes": list(features.task.outputs),
         "taxonomy": taxonomy_record(features.taxonomy),
         "streams": [{"backbone": stream.backbone, "view": stream.view, "dim": stream.dim,
-                     "fingerprint": stream.recipe.fingerprint, "recipe": asdict(stream.recipe),
+                     "fingerprint": stream.recipe.fingerprint, "recipe": stream.recipe.record(),
                      "inputs": [{"fingerprint": file.fingerprint, "rows": file.rows,
                                  "index_sha256": file.header_sha256} for file in stream.files],
-                     **({"folds": [asdict(file.recipe) for file in stream.fold_files]} if stream.fold_files else {})}
+                     **({"folds": [file.recipe.record() for file in stream.fold_files]} if stream.fold_files else {})}
                     for stream in streams],
         "labels_sha256": digest.hexdigest(),
     }

@@ -16,7 +16,8 @@ import pytest
 from tests.cache.conftest import put
 from twofold.cache import feature_writer
 from twofold.cache.errors import CacheError, DamagedFile, FileGone
-from twofold.cache.feature_file import MAGIC, SEAL_BYTES, FeatureFile, first_non_finite_row
+from twofold.cache.feature_file import FeatureFile, first_non_finite_row
+from twofold.cache.user_block import MAGIC, SEAL_BYTES
 
 
 def test_what_was_written_is_read(write):
@@ -191,7 +192,8 @@ def terabytes_everywhere(record):
     (at("arrays", "keys", 0, value=10**30), "schema"), (at("arrays", "keys", 2, value="|O"), "`$.arrays[...]"),
     (at("arrays", "keys", 2, value="|S1000000000"), "`$.arrays[...]"),
     (at("arrays", "keys", 2, value="|S9999"), "is the most"),
-    (at("arrays", "keys", 1, value=[7, 10, 10]), "`$.arrays[...]"),
+    (at("arrays", "keys", 1, value=[7, 10, 10, 1]), "`$.arrays[...]"),
+    (at("arrays", "keys", 1, value=[7, 10, 10]), "as the format does not store it"),
     (at("arrays", "keys", 3, value="0" * 32), "checksum of /keys"),
     (at("arrays", "notes", value=[0, [1], "|u1", ""]), "lacks or adds arrays"),
     (at("arrays", "keys", delete=True), "lacks or adds arrays"), (at("arrays", delete=True), "field `arrays`"),

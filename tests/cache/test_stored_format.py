@@ -12,10 +12,10 @@ import pytest
 
 from tests.cache.conftest import make_recipe
 from twofold.cache.errors import CacheError
-from twofold.cache.feature_file import FORMAT_VERSION
 from twofold.cache.recipe import Recipe, differences
 from twofold.cache.shards import assemble, file_state
 from twofold.cache.store import Store
+from twofold.cache.user_block import FORMAT_VERSION
 from twofold.cache.verify import verify
 
 STORE = Store(Path(__file__).parent / "store")

@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 
 from twofold.cache.errors import CacheError
-from twofold.cache.feature_file import MAGIC, SEAL_BYTES, FeatureFile
+from twofold.cache.feature_file import FeatureFile
 from twofold.cache.share.catalogue import Catalogue, catalogue_of, parse
 from twofold.cache.store import Store
+from twofold.cache.user_block import MAGIC, SEAL_BYTES
 from twofold.data.images.decode import FACE_LIMITS, ImageError, decode
 from twofold.data.labels import load_taxonomy
 from twofold.data.manifest import read_manifest
