@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 bench_app = typer.Typer(no_args_is_help=True, help="How near this machine is to its limit, and what is in the way.")
 app.add_typer(data_cli.manifest_app, name="manifest")
-app.command()(data_cli.crop)
+app.command()(data_cli.crop_verb(extract_cli.open_identity))
 app.add_typer(extract_cli.app)
 app.add_typer(fuse_cli.app)
 app.add_typer(fuse_cli.publishing_verbs(licences_of=extract_cli.licences_of,

@@ -232,38 +232,57 @@ def _with_crop_settings(verb: Callable[..., Report]) -> Callable[..., Report]:
     return with_options(CropSettings)(verb)
 
 
-@_with_crop_settings
-def crop(
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Photographs, videos, folders of them.")],
-    out: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for faces.csv and images/.")],
-    changes: dict[str, Any],
-    fps: Annotated[float, typer.Option(help="Videos: use that many frames a second; 0 is all.")] = 0.0,
-    every: Annotated[int, typer.Option(help="Videos: use each N-th frame.")] = 1,
-    classes: Annotated[str, typer.Option(help="Taxonomy, or FILE.toml, of class folders with its names or numbers.")]
-    = "",
-    label_map: Annotated[list[str] | None, typer.Option("--map", metavar="OLD=NEW", help="A class folder by another "
-                                                                                         "name (repeatable).")] = None,
-    follow_links: FollowLinks = False,
-    detector: Detector = None,
-    workers: Annotated[int, typer.Option(min=0, help="Threads; 0 takes one a core.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a faces.csv that was changed since.")] = False,
-) -> Report:
-    """Photographs and videos to aligned faces: DIR/faces.csv, a manifest, and DIR/images/.
+def crop_verb(open_identity: Callable[..., Any]) -> Callable[..., Report]:
+    """The verb `crop`. open_identity: of stage one (`extract.cli`), which this package does not import."""
 
-    In class folders (class/*.jpg or split/class/*.jpg), faces have the label of their folder. Animations and TIFFs of
-    several pages are read as short videos. Images are JPEG, PNG,
-    BMP, GIF, TIFF, WebP, PPM, JPEG 2000, AVIF and HEIC, up to 256 MB, 64 megapixels (a larger JPEG is decoded smaller)
-    and 60 seconds of decoding. Other files of a folder are left out and counted; what cannot be read is a row with its
-    reason, and exit code 1.
-    """
-    from twofold.data.faces.crop import crop as run_crop
-    from twofold.data.faces.detectors import open_detector
-    from twofold.data.faces.settings import CropSettings, Sampling
-    from twofold.data.faces.sources import find_sources
-    from twofold.data.readers.folder import folder_labels
+    @_with_crop_settings
+    def crop(
+        inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Photographs, videos, folders of them.")],
+        out: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for faces.csv and images/.")],
+        changes: dict[str, Any],
+        fps: Annotated[float, typer.Option(help="Videos: use that many frames a second; 0 is all.")] = 0.0,
+        every: Annotated[int, typer.Option(help="Videos: use each N-th frame.")] = 1,
+        classes: Annotated[str, typer.Option(help="Taxonomy, or FILE.toml, of class folders with its names or "
+                                                  "numbers.")] = "",
+        label_map: Annotated[list[str] | None, typer.Option(
+            "--map", metavar="OLD=NEW", help="A class folder by another name (repeatable).")] = None,
+        follow_links: FollowLinks = False,
+        detector: Detector = None,
+        workers: Annotated[int, typer.Option(min=0, help="Threads; 0 takes one a core.")] = 0,
+        identity: Annotated[str, typer.Option(metavar="NAME", help="Videos: tell people apart by this backbone, which "
+                                              "should be one for face recognition, such as onnx:PATH.")] = "",
+        same_person: Annotated[float | None, typer.Option(help="Least cosine similarity of one person (else 0.35).")]
+        = None,
+        weights: Annotated[list[str] | None, typer.Option(help="Of --identity: NAME=PATH.")] = None,
+        session: Annotated[bool, typer.Option("--session", help="People keep their number from file to file.")] = False,
+        group: Annotated[str, typer.Option(help="The column group: source or person.")] = "source",
+        device: Annotated[str, typer.Option(help="Of --identity: auto, cpu, cuda, cuda:1, mps.")] = "auto",
+        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a faces.csv that was changed since.")] = False,
+    ) -> Report:
+        """Photographs and videos to aligned faces: DIR/faces.csv, a manifest, and DIR/images/.
 
-    settings = CropSettings(**{name: value for name, value in changes.items() if value is not None})
-    sampling, labels = Sampling(fps=fps, every=every), folder_labels(classes=classes, label_map=label_map)
-    sources = find_sources(inputs, ignore=out, labels=labels, follow_links=follow_links)
-    return run_crop(sources, out, open_detector(detector), settings=settings, sampling=sampling, workers=workers,
-                    overwrite=overwrite)
+        In class folders (class/*.jpg or split/class/*.jpg), faces have the label of their folder. Animations and TIFFs
+        of several pages are read as short videos. Images are JPEG, PNG, BMP, GIF, TIFF, WebP, PPM, JPEG 2000, AVIF and
+        HEIC, up to 256 MB, 64 megapixels (a larger JPEG is decoded smaller) and 60 seconds of decoding. Other files of
+        a folder are left out and counted; what cannot be read is a row with its reason, and exit code 1.
+        """
+        from twofold.data.faces.crop import crop as run_crop
+        from twofold.data.faces.detectors import open_detector
+        from twofold.data.faces.settings import CropSettings, Sampling
+        from twofold.data.faces.sources import find_sources
+        from twofold.data.readers.folder import folder_labels
+
+        if group not in ("source", "person"):
+            raise InputError(f"--group {group!r}: choose source or person")
+        if not identity and (session or same_person is not None or group == "person"):
+            raise InputError("--session, --same-person and --group person are about people: say with --identity NAME "
+                             "which backbone tells them apart")
+        settings = CropSettings(**{name: value for name, value in changes.items() if value is not None})
+        sampling, labels = Sampling(fps=fps, every=every), folder_labels(classes=classes, label_map=label_map)
+        sources = find_sources(inputs, ignore=out, labels=labels, follow_links=follow_links)
+        people = open_identity(identity, weights or [], threshold=same_person, session=session,
+                               device=device) if identity else None
+        return run_crop(sources, out, open_detector(detector), settings=settings, sampling=sampling, workers=workers,
+                        overwrite=overwrite, identity=people, by_person=group == "person")
+
+    return crop

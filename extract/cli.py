@@ -12,6 +12,7 @@ from twofold import Report
 
 if TYPE_CHECKING:
     from twofold.cache.recipe import Recipe
+    from twofold.data.faces.identity import IdentityModel
     from twofold.extract.portable import ExportedEncoders
 
 app = typer.Typer()
@@ -161,6 +162,14 @@ def licences_of(backbones: Iterable[str]) -> dict[str, str]:
     from twofold.extract.encoders.presets import licences
 
     return licences(backbones)
+
+
+def open_identity(name: str, weights: Sequence[str], *, threshold: float | None, session: bool, device: str
+                  ) -> IdentityModel:
+    """The network that tells people apart, for `crop --identity`; see `extract.inputs`."""
+    from twofold.extract.inputs import open_identity
+
+    return open_identity(name, weights, threshold=threshold, session=session, device=device)
 
 
 def export_encoders(recipes: Sequence[Recipe], *, weights: Sequence[str], stated: Sequence[str], beside: Path

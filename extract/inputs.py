@@ -7,8 +7,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from twofold.cache.store import Store
 from twofold.data.faces.annotate import Drawing
+from twofold.data.faces.identity import MEASURED_WITH, THRESHOLD, IdentityModel
 from twofold.data.faces.in_memory import FacesInMemory, FaceStream, open_face_stream
 from twofold.data.faces.settings import Sampling
 from twofold.data.faces.sources import Source, find_sources
@@ -17,12 +21,13 @@ from twofold.data.images.sources import hash_images
 from twofold.data.manifest import Manifest, read_manifest, write_manifest
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.terminal import Summary
+from twofold.extract.encoders.registry import load_encoder
 from twofold.extract.engine.loop import compute_on_devices, compute_task
 from twofold.extract.engine.progress import Stop
 from twofold.extract.engine.task import EncoderSource
 from twofold.extract.extract import add_missing, finish
 from twofold.extract.plan import ExtractOptions, Wanted, open_workspace, plan, plan_all, task_of
-from twofold.extract.streams import MatchingEncoders
+from twofold.extract.streams import MatchingEncoders, parse_weights
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +59,26 @@ class ExtractedInputs:
     sources: Sequence[Source] = ()
     faults: Sequence[str] = ()
     stopped_by: int = 0
+
+
+def open_identity(name: str, weights: Sequence[str] = (), *, threshold: float | None = None, session: bool = False,
+                  device: str = "auto") -> IdentityModel:
+    """A backbone as the network that tells people apart. weights: NAME=PATH; threshold: None takes the one that was
+    measured, with a warning for other networks. Raises InputError as `load_encoder`, and for a threshold that is no
+    similarity."""
+    least = THRESHOLD if threshold is None else threshold
+    model = IdentityModel(name, "", np.asarray, least, session)  # raises before anything is loaded
+    files = parse_weights(weights, [name]).get(name, [None])
+    encoder = load_encoder(name, weights=files[-1], device=device)
+    if threshold is None and encoder.weights != MEASURED_WITH:
+        log.warning("warning: the least similarity of one person, %g, was measured with MobileFaceNet; %s may "
+                    "need another --same-person, and networks that were not trained to recognise faces hardly tell "
+                    "people apart", THRESHOLD, encoder.name)
+
+    def embed(portraits: np.ndarray) -> np.ndarray:
+        return encoder.encode(np.stack([encoder.preprocessing.prepare(Image.fromarray(each)) for each in portraits]))
+
+    return replace(model, name=encoder.name, weights=encoder.weights, embed=embed)
 
 
 def extract_inputs(

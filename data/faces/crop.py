@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from twofold.data.faces.align import TEMPLATE
 from twofold.data.faces.detect import IMAGES, DetectionConfig, Face, FrameDetections, detect_faces, faces_manifest
 from twofold.data.faces.detectors import Detection, DetectorModel
+from twofold.data.faces.identity import Gallery, IdentityModel
 from twofold.data.faces.settings import VERSION, CropSettings, Sampling
 from twofold.data.faces.sources import Source
 from twofold.data.faces.video import VideoError, VideoReader
@@ -32,7 +34,7 @@ LOG_SECONDS = 30  #: between progress lines where stderr is not a terminal
 class CropReport:
     """The result of `crop`. labelled: sources with a label; looks: photographs and frames in the manifest; frames_now:
     those of this run; faceless: sources without any face; faults: by source, why it could not be read, or not to its
-    end."""
+    end; persons: how many there are, by the network and threshold in `identity`."""
 
     manifest: Path
     photographs: int
@@ -47,6 +49,8 @@ class CropReport:
     frames_now: int
     seconds: float
     stopped: bool
+    persons: int = 0
+    identity: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -64,6 +68,7 @@ class CropReport:
         lines = [
             (True, f"{self.faces:,} faces in {self.photographs:,} photographs and {self.looks - self.photographs:,} "
                    f"frames of {self.videos:,} videos (tracks: {self.tracks:,}) -> {self.manifest}"),
+            (self.identity, f"{self.persons:,} persons, {self.identity}"),
             (self.labelled, f"{self.labelled:,} of {self.photographs + self.videos:,} sources have their folder's "
                             "label"),
             (self.enlarged, f"{self.enlarged:,} faces are smaller than their crop and were enlarged (column scale)"),
@@ -77,22 +82,31 @@ class CropReport:
 
 
 def crop(sources: Sequence[Source], out: Path, model: DetectorModel, *, settings: CropSettings, sampling: Sampling,
-         workers: int = 0, overwrite: bool = False, progress: bool = True) -> CropReport:
+         workers: int = 0, overwrite: bool = False, progress: bool = True, identity: IdentityModel | None = None,
+         by_person: bool = False) -> CropReport:
     """Detect and crop the faces of photographs and videos into a folder. The same call resumes an interrupted one.
 
-    workers: threads, 0 for one a core; overwrite: replace a faces.csv that was changed since. The folder may hold faces
-    of other sources, cropped with the same settings: they stay in its manifest. Raises InputError for a folder with
-    anything else in it, and faces cropped there with other settings, or from another file of the same name.
+    workers: threads, 0 for one a core; identity: tells people apart; by_person: they are the groups; overwrite: replace
+    a faces.csv that was changed since. The folder may hold faces of other sources, cropped with the same settings: they
+    stay in its manifest. Raises InputError for a folder with anything else in it, and faces cropped there with other
+    settings, or from another file of the same name.
     """
     began, line = time.monotonic(), settings.to_line(model.sha256)
     _claim_folder(out, {
         "version": VERSION, "settings": asdict(settings), "sampling": asdict(sampling),
         "detector": {"name": model.name, "sha256": model.sha256}, "template": [list(point) for point in TEMPLATE],
-        "line": line})
+        "line": line} | ({"identity": identity.record()} if identity else {}))
     with Journal(out) as journal:
-        _check_unchanged(out / FACES, journal.manifest(sources, settings, line), overwrite)
+        def manifest() -> Manifest:
+            return faces_manifest((entry for entry, _ in journal.entries(sources)), settings, line, identity=identity,
+                                  by_person=by_person)
+
+        _check_unchanged(out / FACES, manifest(), overwrite)
         digests = {source.name: source.sha256() for source in sources}
         finished, previous = _resume(journal, out, digests, settings)
+        config, gallery = DetectionConfig(model, settings, sampling, workers, identity), Gallery()
+        for entry, _ in journal.entries() if identity and identity.session else ():
+            gallery.add(entry.sums)
         rest = [source for source in sources if source.name not in finished]
         frames, stopped, folders = 0, False, set()
         pace = 0.5 if os.isatty(2) else LOG_SECONDS
@@ -100,8 +114,7 @@ def crop(sources: Sequence[Source], out: Path, model: DetectorModel, *, settings
             with VideoReader() as reader, tqdm(
                     total=sum(_expected_frames(source, sampling, reader) for source in rest), unit="frame",
                     desc="crop", dynamic_ncols=True, mininterval=pace, maxinterval=2 * pace, disable=not progress,
-            ) as bar, closing(detect_faces(rest, DetectionConfig(model, settings, sampling, workers), previous,
-                                           reader)) as detections:
+            ) as bar, closing(detect_faces(rest, config, previous, reader, gallery)) as detections:
                 for entry in detections:
                     is_image = entry.frame is not None or not entry.source.video  # and not the end of a video
                     if (entry.source.name, entry.frame) not in previous:
@@ -119,7 +132,7 @@ def crop(sources: Sequence[Source], out: Path, model: DetectorModel, *, settings
                     bar.update(is_image)
         except KeyboardInterrupt:
             stopped = True
-        faces = journal.manifest(sources, settings, line)
+        faces = manifest()
     if not stopped:
         write_manifest(faces, out / FACES)
     table, own = faces.table, faces.table["source"]
@@ -127,6 +140,7 @@ def crop(sources: Sequence[Source], out: Path, model: DetectorModel, *, settings
     notes = table.groupby("source")["note"].last()
     faults = {str(name): note.removeprefix(f"{NO_FACE}; ") for name, note in notes.items() if note not in ("", NO_FACE)}
     unread = set(faults) - set(own[seen | video])
+    persons = table[table["person"] != ""] if identity else table[:0]
     return CropReport(
         manifest=out / FACES, photographs=len(set(own[~video]) - unread), videos=len(set(own[video])),
         labelled=len(set(own[(table[["basic", "compound"]] != "").any(axis=1)])),
@@ -134,7 +148,9 @@ def crop(sources: Sequence[Source], out: Path, model: DetectorModel, *, settings
         tracks=len(table[seen & video][["source", "track"]].drop_duplicates()),
         enlarged=int((table["scale"][seen].astype(float) > 1).sum()),
         faceless=tuple(sorted(set(own) - set(own[seen]) - unread)), faults=faults,
-        frames_now=frames, seconds=time.monotonic() - began, stopped=stopped)
+        frames_now=frames, seconds=time.monotonic() - began, stopped=stopped,
+        persons=len(persons[["person"] if identity and identity.session else ["source", "person"]].drop_duplicates())
+        if identity else 0, identity=identity.text() if identity else "")
 
 
 def _claim_folder(out: Path, facts: dict[str, Any]) -> None:
@@ -152,8 +168,10 @@ def _claim_folder(out: Path, facts: dict[str, Any]) -> None:
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        other = [f"{name} {before[part][name]} there, {value} here" for part in ("settings", "sampling", "detector")
+        other = [f"{name} {before[part].get(name)} there, {value} here" for part in ("settings", "sampling", "detector")
                  for name, value in facts[part].items() if before[part].get(name) != value]
+        if (there := before.get("identity")) != (here := facts.get("identity")):
+            other.append(f"identity {there or 'off'} there, {here or 'off'} here")
         if before["version"] != facts["version"]:
             other.append(f"version {before['version']} there, {facts['version']} here")
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -238,6 +256,9 @@ class Journal(AbstractContextManager):
         record = {"source": entry.source.name, "video": entry.source.video, "sha256": sha256, "frame": entry.frame,
                   "time": entry.time, "note": entry.note, "last": entry.last, "size": entry.size,
                   "labels": dict(entry.source.labels), "faces": faces}
+        if entry.persons:
+            record |= {"persons": dict(entry.persons), "sums": {
+                person: total.astype(float).tolist() for person, total in entry.sums.items()}}
         self.file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8") + b"\n")
         self.file.flush()
 
@@ -265,9 +286,7 @@ class Journal(AbstractContextManager):
                               for face in record["faces"])
                 name, size = record["source"], record["size"] and (record["size"][0], record["size"][1])
                 source = current.get(name) or Source(name, Path(), record["video"], record["labels"])
+                persons = {int(track): person for track, person in record.get("persons", {}).items()}
+                sums = {int(person): np.array(total, np.float32) for person, total in record.get("sums", {}).items()}
                 yield (FrameDetections(source, record["frame"], record["time"], faces, record["note"], record["last"],
-                                       size), record)
-
-    def manifest(self, sources: Sequence[Source], settings: CropSettings, line: str) -> Manifest:
-        """The manifest of everything in it; sources as in `entries`."""
-        return faces_manifest((entry for entry, _ in self.entries(sources)), settings, line)
+                                       size, persons=persons, sums=sums), record)

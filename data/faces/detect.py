@@ -1,7 +1,6 @@
 """Photographs and videos to aligned faces in memory, in threads, results in order; and to the rows of a manifest."""
 
 import logging
-import math
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +13,9 @@ import pandas as pd
 from PIL import Image
 
 from twofold.data.faces.align import crop_face, encode
-from twofold.data.faces.detectors import Detection, Detector, DetectorModel, iou
+from twofold.data.faces.detectors import Detection, Detector, DetectorModel
+from twofold.data.faces.follow import Follower
+from twofold.data.faces.identity import PORTRAIT, PORTRAIT_POINTS, CutFinder, Gallery, IdentityModel, Tracker
 from twofold.data.faces.settings import CropSettings, Sampling
 from twofold.data.faces.sources import Source
 from twofold.data.faces.video import Frame, VideoError, VideoReader
@@ -27,17 +28,15 @@ log = logging.getLogger(__name__)
 
 IMAGES = "images"  #: the folder of crops
 COLUMNS = ("key", "group", "source", "frame", "time", "picture", "box", "landmarks", "score", "track",
-           "sharpness", "scale", "padded", "crop", "note")
+           "person", "sharpness", "scale", "padded", "crop", "note")
 MAX_QUEUED_BYTES = 256 << 20  #: of frames that are decoded and wait for the detector
-MIN_IOU = 0.3  #: of a face's boxes in consecutive frames
-MAX_GAP = 1.0  #: seconds after which a lost face does not continue its track
-MAX_DISTANCE = 1.0  #: between a lost face and the one that continues its track, in widths of the face
-MAX_RATIO = 1.6  #: of their sizes
+MAX_GROUP_BYTES = 64 << 20  #: of frames that are followed from one detection: of 8K, fewer than asked for
 
 
 @dataclass(frozen=True)
 class Face:
-    """An aligned face. content: the bytes of its image file; the rest as in `Detection` and `Crop`."""
+    """An aligned face. content: the bytes of its image file; the rest as in `Detection` and `Crop`; portrait: what
+    tells who it is, (112, 112, 3) RGB, until its track is known."""
 
     detection: Detection
     content: bytes
@@ -45,13 +44,15 @@ class Face:
     padded: float
     sharpness: float
     track: int = 0
+    portrait: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class FrameDetections:
     """A photograph, or a frame of a video, and its faces, the largest first. frame and time (seconds) are None for a
     photograph and for the entry that ends a video, which has no faces; note: why there are no faces, or what ended the
-    video early; last: the source ends here."""
+    video early; last: the source ends here; cut: another shot begins here; persons, with an identity model, in the
+    entry that is the last: the person of each track (photograph: of each face)."""
 
     source: Source
     frame: int | None
@@ -60,6 +61,9 @@ class FrameDetections:
     note: str = ""
     last: bool = False
     size: tuple[int, int] | None = None  #: width and height of the image, upright
+    cut: bool = False
+    persons: Mapping[int, int] = field(default_factory=dict)
+    sums: Mapping[int, np.ndarray] = field(default_factory=dict)  #: of the embeddings of each person in this source
 
     def face_key(self, number: int, settings: CropSettings) -> str:
         """`images/clip.mp4/t0-000012.png` (track 0, frame 12), `images/photo.jpg.0.png`: the number-th face."""
@@ -70,33 +74,34 @@ class FrameDetections:
 
 @dataclass(frozen=True)
 class DetectionConfig:
-    """How to detect and crop. workers: threads, 0 for one a core."""
+    """How to detect and crop. workers: threads, 0 for one a core; identity: tells people apart, None for tracks by
+    overlap alone."""
 
     model: DetectorModel
     settings: CropSettings
     sampling: Sampling
     workers: int = 0
+    identity: IdentityModel | None = None
+
+    @property
+    def compares_frames(self) -> bool:
+        """Whether frames are compared with those before them."""
+        return self.identity is not None or self.settings.detect_every > 1
 
 
 def detect_faces(sources: Sequence[Source], config: DetectionConfig,
                  previous: Mapping[tuple[str, int], FrameDetections] | None = None,
-                 reader: VideoReader | None = None) -> Generator[FrameDetections]:
+                 reader: VideoReader | None = None, gallery: Gallery | None = None) -> Generator[FrameDetections]:
     """Detect and crop the faces of the sources, in order, frame by frame; every source ends with an entry that is its
     `last`. Holds a bounded number of images, however long a video is. previous: results of an earlier run by source and
-    frame, which are repeated without detection. A source that cannot be read is one entry with a note."""
-    tracker, workers = Tracker(), config.workers or usable_cores()
+    frame, which are repeated without detection; gallery: persons of other sources of the session. A source that cannot
+    be read is one entry with a note."""
+    people, workers = _People(config.identity, gallery or Gallery()), config.workers or usable_cores()
     remarks: list[Counter[str]] = []
-    waiting: deque[tuple[Future[FrameDetections], int]] = deque()
+    waiting: deque[tuple[Future[list[FrameDetections]], int]] = deque()
 
-    def next_entry() -> FrameDetections:
-        nonlocal tracker
-        entry = waiting.popleft()[0].result()
-        if entry.frame is None:
-            tracker = Tracker()
-            return entry
-        tracks = tracker.update([face.detection for face in entry.faces], entry.time or 0.0)
-        return replace(entry, faces=tuple(replace(face, track=track)
-                                          for face, track in zip(entry.faces, tracks, strict=True)))
+    def next_entries() -> Iterator[FrameDetections]:
+        return map(people.identify, waiting.popleft()[0].result())
 
     pool = ThreadPoolExecutor(workers, "decode")
     with reader or VideoReader() as videos:
@@ -105,49 +110,123 @@ def detect_faces(sources: Sequence[Source], config: DetectionConfig,
                 waiting.append((pool.submit(task), size))
                 while len(waiting) > 16 * workers or (
                         len(waiting) > workers and sum(held for _, held in waiting) > MAX_QUEUED_BYTES):
-                    yield next_entry()
+                    yield from next_entries()
             while waiting:
-                yield next_entry()
+                yield from next_entries()
         finally:  # whoever stops it does not wait for a picture that takes a minute
             pool.shutdown(wait=False, cancel_futures=True)
             for line in remark_lines(sum(remarks, videos.remarks)):
                 log.warning("warning: %s", line)
 
 
-def _tasks(sources: Sequence[Source], config: DetectionConfig, previous: Mapping[tuple[str, int], FrameDetections],
-           reader: VideoReader, remarks: list[Counter[str]]) -> Iterator[tuple[Callable[[], FrameDetections], int]]:
-    """One task for each photograph and frame, and about how many bytes it holds until it is done. remarks: gets those
-    of the decoder."""
-    detectors = local()
+class _People:
+    """Numbers the tracks of each source, frame by frame, and its persons where it ends."""
 
-    def detect(source: Source, frame: Frame | None = None) -> FrameDetections:
+    def __init__(self, model: IdentityModel | None, gallery: Gallery):
+        self.model, self.gallery, self.tracker = model, gallery, Tracker(model)
+
+    def identify(self, entry: FrameDetections) -> FrameDetections:
+        if entry.frame is not None or (self.model and self.model.session and entry.faces):
+            portraits = [face.portrait for face in entry.faces if face.portrait is not None]
+            tracks = self.tracker.update([face.detection for face in entry.faces], entry.time or 0.0,
+                                         portraits=portraits, cut=entry.cut)
+            entry = replace(entry, faces=tuple(replace(face, track=track, portrait=None)
+                                               for face, track in zip(entry.faces, tracks, strict=True)))
+        if not entry.last:
+            return entry
+        tracker, self.tracker = self.tracker, Tracker(self.model)
+        if not self.model:
+            return entry
+        persons = self.gallery.persons(tracker.sums, tracker.together, self.model.threshold)
+        sums = {person: np.sum([tracker.sums[track] for track in persons if persons[track] == person], axis=0)
+                for person in sorted(set(persons.values()))}
+        if self.model.session:
+            self.gallery.add(sums)
+        return replace(entry, persons=persons, sums=sums if self.model.session else {},
+                       faces=tuple(replace(face, portrait=None) for face in entry.faces))
+
+
+def _tasks(sources: Sequence[Source], config: DetectionConfig, previous: Mapping[tuple[str, int], FrameDetections],
+           reader: VideoReader, remarks: list[Counter[str]]
+           ) -> Iterator[tuple[Callable[[], list[FrameDetections]], int]]:
+    """One task for each photograph and each group of frames, the first of which is shown to the detector, and about how
+    many bytes it holds until it is done. remarks: gets those of the decoder."""
+    detectors, settings = local(), config.settings
+
+    def detector() -> Detector:
         if not hasattr(detectors, "own"):  # one for each thread
-            detectors.own = config.model.create(config.settings)
+            detectors.own = config.model.create(settings)
+        return detectors.own
+
+    def detect(source: Source) -> list[FrameDetections]:
         try:
-            image = frame.pixels if frame else decode(source.read())
+            image = decode(source.read())
         except ImageError as error:
-            return FrameDetections(source, None, None, (), str(error), last=True)
-        if isinstance(image, Image.Image):
-            remarks.append(image.info[REMARKS])
-        faces, _ = crop_faces(image, detectors.own, config.settings)
-        width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
-        index, seconds = (frame.index, round(frame.time, 6)) if frame else (None, None)
-        return FrameDetections(source, index, seconds, faces, "" if faces else NO_FACE, not frame, (width, height))
+            return [FrameDetections(source, None, None, (), str(error), last=True)]
+        remarks.append(image.info[REMARKS])
+        pixels = np.ascontiguousarray(np.asarray(image)[..., ::-1])
+        known = config.identity if config.identity and config.identity.session else None
+        faces = cut_out(pixels, detector().detect(pixels), settings, known)
+        return [FrameDetections(source, None, None, faces, "" if faces else NO_FACE, True, image.size)]
+
+    def detect_group(source: Source, group: Sequence[tuple[Frame, bool]], done: Mapping[int, FrameDetections]
+                     ) -> list[FrameDetections]:
+        entries, follower = list[FrameDetections](), None
+        repeated = all(frame.index in done for frame, _ in group)
+        for frame, cut in group:
+            if repeated:
+                entry = done[frame.index]
+                faces = tuple(replace(face, portrait=portrait(frame.pixels, face.detection))
+                              for face in entry.faces) if config.identity else entry.faces
+            else:
+                detections = follower.follow(frame.pixels) if follower else None
+                if detections is None:
+                    detections = detector().detect(frame.pixels)
+                    follower = Follower(frame.pixels, detections) if len(group) > 1 else None
+                faces = cut_out(frame.pixels, detections, settings, config.identity)
+                entry = FrameDetections(source, frame.index, round(frame.time, 6), faces, "" if faces else NO_FACE,
+                                        size=(frame.pixels.shape[1], frame.pixels.shape[0]))
+            entries.append(replace(entry, faces=faces, cut=cut))
+        return entries
 
     for source in sources:
         if not source.video:
             yield partial(detect, source), 0
             continue
         note, done = "", {index: entry for (name, index), entry in previous.items() if name == source.name}
+        group, cuts = list[tuple[Frame, bool]](), CutFinder() if config.compares_frames else None
         try:
-            for frame in reader.frames(source.path, config.sampling, skip=done):
-                if frame.index in done:
-                    yield partial(done.__getitem__, frame.index), 0
-                else:
-                    yield partial(detect, source, frame), frame.pixels.nbytes
+            for frame in reader.frames(source.path, config.sampling, skip=() if cuts else done):
+                cut = cuts.update(frame.pixels) if cuts else False
+                held = sum(each.pixels.nbytes for each, _ in group)
+                if group and (cut or len(group) >= settings.detect_every or held >= MAX_GROUP_BYTES):
+                    yield partial(detect_group, source, group, done), held
+                    group = []
+                group.append((frame, cut))
         except VideoError as error:
             note = str(error)
-        yield partial(FrameDetections, source, None, None, (), note, last=True), 0
+        if group:
+            yield partial(detect_group, source, group, done), sum(each.pixels.nbytes for each, _ in group)
+        yield partial(_end, source, note), 0
+
+
+def _end(source: Source, note: str) -> list[FrameDetections]:
+    return [FrameDetections(source, None, None, (), note, last=True)]
+
+
+def portrait(pixels: np.ndarray, face: Detection) -> np.ndarray:
+    """(112, 112, 3) RGB of a face in an (H, W, 3) BGR image, for an `IdentityModel`."""
+    crop = crop_face(pixels, face, CropSettings(size=PORTRAIT), np.array(PORTRAIT_POINTS))
+    return np.ascontiguousarray(crop.image[..., ::-1])
+
+
+def cut_out(pixels: np.ndarray, detections: Sequence[Detection], settings: CropSettings,
+            identity: IdentityModel | None = None) -> tuple[Face, ...]:
+    """The faces of an (H, W, 3) BGR image, aligned and encoded; with portraits for an identity model."""
+    crops = [crop_face(pixels, detection, settings) for detection in detections]
+    return tuple(Face(detection, encode(crop, settings), round(crop.scale, 3), round(crop.padded, 3),
+                      round(crop.sharpness, 1), portrait=portrait(pixels, detection) if identity else None)
+                 for detection, crop in zip(detections, crops, strict=True))
 
 
 def crop_faces(image: Image.Image | np.ndarray, detector: Detector, settings: CropSettings, *, most: int | None = None
@@ -155,23 +234,25 @@ def crop_faces(image: Image.Image | np.ndarray, detector: Detector, settings: Cr
     """The `most` largest faces of an RGB image, or an array (H, W, 3) in BGR, and how many smaller ones it has."""
     pixels = np.ascontiguousarray(np.asarray(image)[..., ::-1]) if isinstance(image, Image.Image) else image
     detections = detector.detect(pixels)
-    faces = []
-    for detection in detections[:most]:
-        crop = crop_face(pixels, detection, settings)
-        faces.append(Face(detection, encode(crop, settings), round(crop.scale, 3), round(crop.padded, 3),
-                          round(crop.sharpness, 1)))
-    return tuple(faces), len(detections) - len(faces)
+    faces = cut_out(pixels, detections[:most], settings)
+    return faces, len(detections) - len(faces)
 
 
 def faces_manifest(detections: Iterable[FrameDetections], settings: CropSettings, line: str,
-                   uncropped: Set[str] = frozenset()) -> Manifest:
+                   uncropped: Set[str] = frozenset(), *, identity: IdentityModel | None = None,
+                   by_person: bool = False) -> Manifest:
     """A row a face, or one without an image, whose key says so; sources sorted by name. What ended a video early is the
     note of its last row. line: of the column `crop`; uncropped: names of photographs that are faces already: a row
-    each, whose key is the name."""
+    each, whose key is the name; identity: told the persons apart, for the column `person`; by_person: the group is the
+    person, where known, and not the source."""
     rows: list[dict[str, str]] = []
     for entry in detections:
         name, frame, note = entry.source.name, entry.frame, entry.note
         ends_video = entry.last and entry.source.video
+        for row in reversed(rows if ends_video and identity else ()):
+            if row["source"] != name:
+                break
+            row |= _person(entry, row.get("track"), identity, by_person)
         if ends_video and rows and rows[-1]["source"] == name:
             rows[-1]["note"] = "; ".join(filter(None, (rows[-1]["note"], note and f"the video {note}")))
             continue
@@ -189,57 +270,21 @@ def faces_manifest(detections: Iterable[FrameDetections], settings: CropSettings
                 "key": entry.face_key(number, settings), "box": " ".join(f"{value:g}" for value in face.detection.box),
                 "landmarks": " ".join(f"{value:g}" for point in face.detection.landmarks for value in point),
                 "score": f"{face.detection.score:g}", "track": "" if frame is None else str(face.track),
-                "sharpness": f"{face.sharpness:g}", "scale": f"{face.scale:g}", "padded": f"{face.padded:g}"})
+                "sharpness": f"{face.sharpness:g}", "scale": f"{face.scale:g}", "padded": f"{face.padded:g}"}
+                | _person(entry, face.track if frame is None else None, identity, by_person))
     rows.sort(key=lambda row: row["source"])  # stable: frames stay in order
     names = list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)]))
+    if not identity:
+        names.remove("person")
     cells = [[row.get(name, "") for name in names] for row in rows]
     return build_manifest(pd.DataFrame(cells, columns=names), source="faces.csv")
 
 
-@dataclass
-class Track:
-    """The last detection of a track. frame: its number among the frames used."""
-
-    number: int
-    box: tuple[float, ...]
-    time: float
-    frame: int
-
-
-@dataclass
-class Tracker:
-    """Assigns a track number, from 0, to each face of each frame, in order of time. The largest overlaps are matched
-    first, so that people side by side keep their tracks. A face without overlap may continue a nearby track that was
-    lost at most `MAX_GAP` ago (or in the previous frame, where few frames are used)."""
-
-    tracks: list[Track] = field(default_factory=list)
-    frames: int = 0
-    count: int = 0
-
-    def update(self, faces: Sequence[Detection], time: float) -> list[int]:
-        """The track numbers of one frame's faces, in their order."""
-        self.frames += 1
-        self.tracks = [track for track in self.tracks if time - track.time <= MAX_GAP or self.frames - track.frame <= 1]
-        numbers = [-1] * len(faces)
-        for closeness, least in ((iou, MIN_IOU), (_nearness, 0.0)):
-            pairs = [(close, track, place) for track in self.tracks for place, face in enumerate(faces)
-                     if (close := closeness(track.box, face.box)) >= least and close > 0]
-            for _, track, place in sorted(pairs, key=lambda pair: (-pair[0], pair[1].number, pair[2])):
-                if numbers[place] < 0 and track.frame < self.frames:
-                    numbers[place] = track.number
-                    track.box, track.time, track.frame = faces[place].box, time, self.frames
-        for place, face in enumerate(faces):
-            if numbers[place] < 0:
-                numbers[place] = self.count
-                self.tracks.append(Track(self.count, face.box, time, self.frames))
-                self.count += 1
-        return numbers
-
-
-def _nearness(before: tuple[float, ...], now: tuple[float, ...]) -> float:
-    """1 at the same place, 0 too far away or of another size."""
-    sizes = math.sqrt(before[2] * before[3]), math.sqrt(now[2] * now[3])
-    if not max(sizes) <= MAX_RATIO * min(sizes):
-        return 0.0
-    away = math.hypot(before[0] + before[2] / 2 - now[0] - now[2] / 2, before[1] + before[3] / 2 - now[1] - now[3] / 2)
-    return max(0.0, 1 - away / (MAX_DISTANCE * max(before[2], now[2])))
+def _person(end: FrameDetections, track: str | int | None, identity: IdentityModel | None, by_person: bool
+            ) -> dict[str, str]:
+    """The columns of a face of a track whose source ends so."""
+    person = end.persons.get(int(track)) if track not in ("", None) else None
+    if person is None or not identity:
+        return {}
+    group = f"person {person}" if identity.session else f"{end.source.name}, person {person}"
+    return {"person": str(person)} | ({"group": group} if by_person else {})

@@ -8,14 +8,15 @@ from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import check, option
 
 UNDETECTED = "none"  #: in place of a detector's digest: faces that came cropped, framed as the settings would
-VERSION = 1  #: of detection, alignment and encoding: their results may only change together with this number
+VERSION = 1  #: of detection and alignment: what they give may only change together with this number
 
 
 @dataclass(frozen=True, kw_only=True)
 class CropSettings:
     """What the pixels of a crop depend on, beside the image. align: `similarity` (landmarks onto the template, see
     align.py) or `square` (the box, upright); margin: share of the side added on every side; min_score: of the detector;
-    min_size: the shorter side of the box, pixels of the image."""
+    min_size: the shorter side of the box, pixels of the image; detect_every: of a video's frames, those between are
+    followed from there by optical flow."""
 
     align: str = option("similarity", help="Landmarks onto a template, or the square around the box.",
                         choices=("similarity", "square"))
@@ -24,6 +25,8 @@ class CropSettings:
     min_score: float = option(0.6, help="Least score of a detection.", least=0.05, most=1)
     min_size: int = option(40, help="Smaller faces are left out; small values take more time.", least=8, most=10_000)
     jpeg: int = option(0, help="Write JPEG of this quality; 0 writes PNG.", least=0, most=100)
+    detect_every: int = option(1, help="Videos: detect in each N-th frame used, and follow faces between: faster, but "
+                                       "faces that appear are seen later.", least=1, most=100)
 
     def __post_init__(self) -> None:
         check(self)
@@ -34,13 +37,15 @@ class CropSettings:
 
     def to_line(self, detector_sha256: str) -> str:
         """The settings and the detector's SHA-256, or UNDETECTED, as one line: the manifest's column `crop`."""
+        followed = f"detect_every={self.detect_every} " if self.detect_every > 1 else ""
         return (f"align={self.align} size={self.size} margin={self.margin:g} min_score={self.min_score:g} "
-                f"min_size={self.min_size} jpeg={self.jpeg} detector={detector_sha256[:16]} version={VERSION}")
+                f"min_size={self.min_size} jpeg={self.jpeg} {followed}detector={detector_sha256[:16]} "
+                f"version={VERSION}")
 
 
 def parse_crop_line(line: str) -> tuple[CropSettings, str]:
     """Settings and the first 16 digits of the detector's SHA-256, from `CropSettings.to_line`. Raises InputError."""
-    words = {name: value for name, _, value in (word.partition("=") for word in line.split())}
+    words = {"detect_every": "1"} | {name: value for name, _, value in (word.partition("=") for word in line.split())}
     if words.get("version", str(VERSION)) != str(VERSION):
         raise InputError(f"crop settings {line!r} are of another version than {VERSION}: crop the faces again")
     try:

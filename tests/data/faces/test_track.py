@@ -2,8 +2,8 @@
 
 import pytest
 
-from twofold.data.faces.detect import Tracker
 from twofold.data.faces.detectors import Detection
+from twofold.data.faces.identity import Tracker
 
 
 @pytest.mark.parametrize("frames, fps, expected", [
