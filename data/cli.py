@@ -257,7 +257,7 @@ def crop_verb(open_identity: Callable[..., Any]) -> Callable[..., Report]:
         session: Annotated[bool, typer.Option("--session", help="People keep their number from file to file.")] = False,
         group: Annotated[str, typer.Option(help="The column group: source or person.")] = "source",
         device: Annotated[str, typer.Option(help="Of --identity: auto, cpu, cuda, cuda:1, mps.")] = "auto",
-        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a faces.csv that was changed since.")] = False,
+        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a faces.csv changed since.")] = False,
     ) -> Report:
         """Photographs and videos to aligned faces: DIR/faces.csv, a manifest, and DIR/images/.
 
