@@ -23,7 +23,7 @@ from twofold.data.utils.machine import openmp_settings, usable_cores
 from twofold.data.utils.terminal import Summary
 from twofold.extract.engine.batches import BatchPool, LoadedSample, decode_into
 from twofold.extract.engine.loop import compute_task
-from twofold.extract.engine.task import ComputeTask, Encoders, FileRows, recipe_of
+from twofold.extract.engine.task import ComputeTask, Encoders, FileRows
 from twofold.extract.streams import Stream
 
 
@@ -51,8 +51,8 @@ def bench_extract(streams: Sequence[Stream], *, manifest: Path | None, roots: Se
         except ImageError as error:  # nothing would be decoded, and fast
             raise InputError(f"{manifest}: its first image cannot be read: {keys[0]}: {error}") from None
         encoders, workers = Encoders(device), workers or usable_cores()
-        files = [FileRows(source=stream.source, rows=np.arange(len(keys)), recipe=recipe_of(
-            encoders.load(stream.source), stream.view, dtype=stream.dtype)) for stream in streams]
+        files = [FileRows(source=stream.source, rows=np.arange(len(keys)), recipe=stream.recipe(
+            encoders.load(stream.source))) for stream in streams]
         task = ComputeTask(files=files, keys=keys, images=images, store=Path(folder, "store"), workers=workers)
         loaded = [encoders.load(file.source) for file in files]
         size = min(encoder.batch_size for encoder in loaded)
@@ -73,8 +73,10 @@ def bench_extract(streams: Sequence[Stream], *, manifest: Path | None, roots: Se
             for shard in shards:
                 publish_shard(Store(Path(folder, "written"), new=True), *shard)
 
-        kinds = {(file.recipe.view["name"], encoder.preprocessing) for file, encoder in zip(files, loaded, strict=True)}
-        pools = [BatchPool(view, how, np.ones(1, bool), batch_size=1, count=1, pinned=False) for view, how in kinds]
+        kinds = {(file.recipe.view["name"], encoder.preprocessing, file.recipe.decoder)
+                 for file, encoder in zip(files, loaded, strict=True)}
+        pools = [BatchPool(view, how, np.ones(1, bool), batch_size=1, count=1, pinned=False, decoder=decoder)
+                 for view, how, decoder in kinds]
         slots = [(pool.free[0], 0) for pool in pools]  # all samples go into the same ones
 
         def decode() -> None:

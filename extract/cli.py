@@ -24,6 +24,7 @@ Backbones = Annotated[str, typer.Option(help="Comma-separated: presets, timm:NAM
 Weights = Annotated[list[str] | None, typer.Option(
     help="NAME=PATH (the --out of `finetune --folds`: every fold's), NAME=random:SEED or NAME=hub.")]
 Precision = Annotated[str, typer.Option(help="auto (decided once for a store), fp32, bf16 or fp16.")]
+Decoder = Annotated[str, typer.Option(help="pillow, or fast: resized by torch, which changes some values a little.")]
 Workers = Annotated[int, typer.Option(min=0, help="Decoding threads; 0: one per core.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an older file of the same verb.")]
 FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Read images that are links out of their root.")]
@@ -45,6 +46,7 @@ def extract(
     device: Device = "auto",
     precision: Precision = "auto",
     dtype: Annotated[str, typer.Option(help="Stored values: float16 or float32.")] = "float16",
+    decoder: Decoder = "pillow",
     batch_size: Annotated[int, typer.Option(min=0, max=65_536, help="Samples a forward pass; 0: as usual.")] = 0,
     workers: Workers = 0,
     shard: Annotated[str, typer.Option(help="i/n: the i-th of n slices, from 0; or auto, from RANK or SLURM.")] = "",
@@ -82,7 +84,8 @@ def extract(
     from twofold.extract.streams import parse_streams
 
     streams = parse_streams(split_names(backbones), split_names(views), weights=weights or [], dtype=dtype,
-                            classes_of=classes_of or [], precision=precision, batch_size=batch_size, compiled=compiled)
+                            classes_of=classes_of or [], precision=precision, decoder=decoder, batch_size=batch_size,
+                            compiled=compiled)
     options = ExtractOptions(workers=workers, shard=shard, max_failures=max_failures, shard_rows=shard_rows,
                              retry_failures=retry_failures, recheck=recheck, with_logits=with_logits,
                              replace_manifest=replace_manifest)
@@ -249,6 +252,7 @@ def bench_extract(
     weights: Weights = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    decoder: Decoder = "pillow",
     workers: Workers = 0,
     samples: Annotated[int, typer.Option(min=1, help="Samples to measure with.")] = 512,
     follow_links: FollowLinks = False,
@@ -260,5 +264,6 @@ def bench_extract(
 
     names = split_names(backbones)
     texts = weights or ([] if faces else [f"{name}=random:0" for name in names])
-    return run_bench(parse_streams(names, weights=texts, precision=precision), manifest=faces, roots=root or [],
-                     device=device, workers=workers, samples=samples, follow_links=follow_links)
+    streams = parse_streams(names, weights=texts, precision=precision, decoder=decoder)
+    return run_bench(streams, manifest=faces, roots=root or [], device=device, workers=workers, samples=samples,
+                     follow_links=follow_links)

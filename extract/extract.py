@@ -28,7 +28,7 @@ from twofold.extract.encoders.classifier import CLASS_ORDER_HELP
 from twofold.extract.encoders.devices import parse_device, resolve_precision
 from twofold.extract.engine.loop import compute_on_devices, compute_task
 from twofold.extract.engine.progress import RunStats
-from twofold.extract.engine.task import ComputeTask, Encoders, recipe_of
+from twofold.extract.engine.task import ComputeTask, Encoders
 from twofold.extract.plan import ExtractOptions, FilePlan, Wanted, Workspace, plan_all, task_of
 from twofold.extract.streams import Stream
 
@@ -61,7 +61,7 @@ def extract(workspace: Workspace, streams: Sequence[Stream], options: ExtractOpt
             raise InputError(f"--with-logits: the weights of {names} bring no classifier of expressions")
     wanted: dict[str, Wanted] = {}
     for stream, source, encoder in zip(streams, sources, loaded, strict=True):
-        recipe = recipe_of(encoder, stream.view, dtype=stream.dtype)
+        recipe = stream.recipe(encoder)
         _, same, _ = wanted.setdefault(recipe.fingerprint, (source, encoder, recipe))
         if same and encoder.classifier and not encoder.classifier.equals(same.classifier):
             raise InputError(f"{encoder.name}: {source.weights} has the weights of another file named, but another "

@@ -98,7 +98,7 @@ def export_encoders(recipes: Sequence[Recipe], *, weights: Sequence[str], stated
     modules: list[nn.Module] = [PortableEncoder(encoder, recipe).eval()
                                 for encoder, recipe in zip(encoders, exact, strict=True)]
     prepared = [{name: value for name, value in recipe.preprocessing.items() if name not in ("mean", "std", "scale")}
-                for recipe in exact]
+                | {"decoder": recipe.decoder} for recipe in exact]
     inputs = [each for number, each in enumerate(prepared) if each not in prepared[:number]]
     return ExportedEncoders(exact, encoders, modules, inputs, [inputs.index(each) for each in prepared], licences)
 

@@ -9,10 +9,11 @@ import numpy as np
 from twofold.cache.recipe import DTYPES, Recipe, differences
 from twofold.cache.shards import Rows
 from twofold.data.faces.in_memory import FacesInMemory
-from twofold.data.images.decode import ImageError
+from twofold.data.images.decode import DECODER, ImageError
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.classifier import class_order
 from twofold.extract.encoders.encoder import Encoder
+from twofold.extract.encoders.preprocessing import DECODERS
 from twofold.extract.encoders.presets import published_weights
 from twofold.extract.encoders.registry import check_dim, check_fit
 from twofold.extract.engine.loop import compute_task
@@ -26,16 +27,21 @@ WEIGHTS_FILES = (".pth", ".pt", ".safetensors", ".bin", ".tar", ".ckpt")
 
 @dataclass(frozen=True)
 class Stream:
-    """The features of one encoder and one view, and the dtype that they are stored in."""
+    """The features of one encoder and one view; the dtype that they are stored in; the decoder, as recipes have it."""
 
     source: EncoderSource
     view: str
     dtype: str
+    decoder: str = DECODER
+
+    def recipe(self, encoder: Encoder) -> Recipe:
+        """The recipe of the feature file; encoder: the loaded source."""
+        return recipe_of(encoder, self.view, dtype=self.dtype, decoder=self.decoder)
 
 
 def parse_streams(backbones: Sequence[str], views: Sequence[str] = ("original",), *, weights: Sequence[str] = (),
-                  classes_of: Sequence[str] = (), precision: str = "auto", dtype: str = "float16", batch_size: int = 0,
-                  compiled: bool = False) -> list[Stream]:
+                  classes_of: Sequence[str] = (), precision: str = "auto", dtype: str = "float16",
+                  decoder: str = "pillow", batch_size: int = 0, compiled: bool = False) -> list[Stream]:
     """Return every backbone with all its weights and every view, each once, in order.
 
     weights: NAME=PATH, NAME=random:SEED or NAME=hub; a name may have several, as encoders that were fine-tuned one per
@@ -46,6 +52,8 @@ def parse_streams(backbones: Sequence[str], views: Sequence[str] = ("original",)
                          "no view is named: give --views NAME[,NAME...]")
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}: choose from {', '.join(DTYPES)}")
+    if decoder not in DECODERS:
+        raise InputError(f"unknown decoder {decoder!r}: choose from {', '.join(DECODERS)}")
     names = [view_record(name)["name"] for name in dict.fromkeys(views)]
     files = parse_weights(weights, backbones)
     orders = _by_backbone(classes_of, backbones, what="classes", form="NAME=ORDER, as posterv2=rafdb")
@@ -54,7 +62,7 @@ def parse_streams(backbones: Sequence[str], views: Sequence[str] = ("original",)
                              compiled=compiled, classes=classes.get(name, ()))
                for name in dict.fromkeys(backbones)
                for file in (dict.fromkeys(files[name]) if name in files else [None])]
-    return [Stream(source, name, dtype) for source in sources for name in names]
+    return [Stream(source, name, dtype, DECODERS[decoder]) for source in sources for name in names]
 
 
 def parse_weights(texts: Sequence[str], backbones: Sequence[str]) -> dict[str, list[str]]:
@@ -108,8 +116,7 @@ class MatchingEncoders:
     def of_streams(cls, streams: Sequence[Stream], *, device: str) -> "MatchingEncoders":
         """The encoders of streams that were named, not of a run. Raises InputError as `Encoders.load`."""
         encoders = Encoders(device.split(",")[0])
-        matching = cls([recipe_of(encoders.load(each.source), each.view, dtype=each.dtype) for each in streams],
-                       device=device)
+        matching = cls([each.recipe(encoders.load(each.source)) for each in streams], device=device)
         matching.encoders, matching._found = encoders, {row: each.source for row, each in enumerate(streams)}
         return matching
 
@@ -142,7 +149,8 @@ class MatchingEncoders:
             except InputError as error:  # a file of another network; the last error tells how to get the right one
                 failure = error
                 continue
-            differing = differences(recipe, recipe_of(encoder, recipe.view["name"], dtype=recipe.dtype))
+            differing = differences(recipe, recipe_of(encoder, recipe.view["name"], dtype=recipe.dtype,
+                                                       decoder=recipe.decoder))
             tried += 1
             if not differing:
                 self._found[number] = source

@@ -261,7 +261,8 @@ class Worker:
                 raise InputError(f"node {self.host} cannot read {key!r} ({reason}): {SAME_PATHS}")
         for file in task.files:
             encoder = self._encoders.load(file.source)
-            if recipe_of(encoder, file.recipe.view["name"], dtype=file.recipe.dtype) != file.recipe:
+            if recipe_of(encoder, file.recipe.view["name"], dtype=file.recipe.dtype,
+                         decoder=file.recipe.decoder) != file.recipe:
                 raise InputError(f"node {self.host} would make other features of {file.recipe.backbone} than are wanted"
                                  ": its weights, or its version of Twofold or timm, differ")
         return self.host

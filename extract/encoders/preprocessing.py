@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from twofold.data.images.decode import ImageError
+from twofold.data.images.decode import DECODER, ImageError
 from twofold.data.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ OPTIONS = ("size", "resize", "rule", "interpolation", "mean", "std", "scale")
 ENTRY = "entry"  #: option of a name: where in a checkpoint its weights are
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+DECODERS = {"pillow": DECODER, "fast": f"{DECODER}, resized by torch"}  #: of `extract --decoder`, as recipes have them
+TORCH_FILTERS = ("bilinear", "bicubic")  #: that torch has for bytes, with antialiasing
 AS_IT_IS: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  #: without normalisation
 
 
@@ -48,23 +50,25 @@ class Preprocessing:
         if self.interpolation not in INTERPOLATIONS or self.rule not in CHOICES["rule"]:
             raise ValueError(f"no such interpolation or rule: {self.interpolation!r}, {self.rule!r}")
 
-    def prepare(self, image: Image.Image) -> np.ndarray:
+    def prepare(self, image: "Image.Image | Resizer") -> np.ndarray:
         """Turn an RGB image of any size into (size, size, 3) uint8.
 
         Raises ImageError for an image so long and thin that resizing its short side would fill the memory.
         """
-        width, height = self._resized(*image.size)
+        resizer = image if isinstance(image, Resizer) else Resizer(image)
+        width, height = self._resized(*resizer.image.size)
         if width * height > MAX_PIXELS:
-            raise ImageError(f"too long and thin: {image.size[0]} x {image.size[1]}")
-        if (width, height) != image.size:
-            image = image.resize((width, height), INTERPOLATIONS[self.interpolation])
+            raise ImageError(f"too long and thin: {resizer.image.size[0]} x {resizer.image.size[1]}")
+        pixels = resizer.resize((width, height), self.interpolation)
         if width < self.size or height < self.size:  # pad the side that is too short
-            fill = tuple(round(255 * mean) for mean in self.mean) if self.rule == "longer" else (0, 0, 0)
-            canvas = Image.new("RGB", (max(width, self.size), max(height, self.size)), fill)
-            canvas.paste(image, ((canvas.width - width) // 2, (canvas.height - height) // 2))
-            image = canvas
-        top, left = round((image.height - self.size) / 2), round((image.width - self.size) / 2)
-        return np.array(image.crop((left, top, left + self.size, top + self.size)))
+            canvas = np.zeros((max(height, self.size), max(width, self.size), 3), np.uint8)
+            if self.rule == "longer":
+                canvas[:] = [round(255 * mean) for mean in self.mean]
+            top, left = (canvas.shape[0] - height) // 2, (canvas.shape[1] - width) // 2
+            canvas[top:top + height, left:left + width] = pixels
+            pixels = canvas
+        top, left = (round((side - self.size) / 2) for side in pixels.shape[:2])
+        return pixels[top:top + self.size, left:left + self.size]
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         if not self.resize:
@@ -90,6 +94,39 @@ class Preprocessing:
             "interpolation": self.interpolation, "crop": "centre", "mean": list(self.mean), "std": list(self.std),
             "scale": self.scale,
         }
+
+
+class Resizer:
+    """An RGB image, resized once to each size and by each filter that is asked for.
+
+    decoder: one of DECODERS as recipes have them; "fast" resizes by torch where it has the filter: the same antialiased
+    filters, in a third to a fifth of the time, with weights of 16 bits, so that some values differ by one.
+    """
+
+    def __init__(self, image: Image.Image, *, decoder: str = DECODER):
+        self.image, self.decoder = image, decoder
+        self._resized: dict[tuple[int, int, str], np.ndarray] = {}
+
+    def resize(self, size: tuple[int, int], interpolation: str) -> np.ndarray:
+        """The image in this size (width, height) as (height, width, 3) uint8, not to be written to."""
+        is_whole = size == self.image.size
+        key = (*size, "" if is_whole else interpolation)
+        if key not in self._resized:
+            if is_whole:
+                self._resized[key] = np.array(self.image)
+            elif self.decoder == DECODERS["fast"] and interpolation in TORCH_FILTERS:
+                self._resized[key] = self._by_torch(size, interpolation)
+            else:
+                self._resized[key] = np.array(self.image.resize(size, INTERPOLATIONS[interpolation]))
+        return self._resized[key]
+
+    def _by_torch(self, size: tuple[int, int], interpolation: str) -> np.ndarray:
+        import torch
+
+        whole = torch.from_numpy(self.resize(self.image.size, interpolation))[None].permute(0, 3, 1, 2)
+        with torch.inference_mode():  # which is quick for (1, 3, H, W) that lies channels-last in memory
+            resized = torch.nn.functional.interpolate(whole, size=size[::-1], mode=interpolation, antialias=True)
+        return resized[0].permute(1, 2, 0).numpy()
 
 
 # ------------------------------------------------------------------------------- NAME?size=112&mean=0.5

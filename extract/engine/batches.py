@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from PIL import Image
 
-from twofold.data.images.decode import REMARKS, ImageError, decode
+from twofold.data.images.decode import DECODER, REMARKS, ImageError, decode
 from twofold.data.images.sources import ImageSource
-from twofold.extract.encoders.preprocessing import Preprocessing
+from twofold.extract.encoders.preprocessing import Preprocessing, Resizer
 from twofold.extract.engine.views import apply_view
 
 
@@ -61,12 +60,14 @@ Slot = tuple[Batch, int]  #: where the pixels of one sample go
 class BatchPool:
     """The batches of all encoders that need the same pixels of the same samples.
 
-    missing: (samples,) bool, which samples; count: number of buffers, each reused once no forward pass reads it.
+    missing: (samples,) bool, which samples; count: number of buffers, each reused once no forward pass reads it;
+    decoder: as the recipe has it.
     """
 
     def __init__(self, view: str, preprocessing: Preprocessing, missing: np.ndarray, *, batch_size: int, count: int,
-                 pinned: bool):
+                 pinned: bool, decoder: str = DECODER):
         self.view, self.preprocessing, self.missing, self.batch_size = view, preprocessing, missing, batch_size
+        self.decoder = decoder
         shape = (batch_size, preprocessing.size, preprocessing.size, 3)
         self.free = [Batch(self, torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)) for _ in range(count)]
         self.filling: deque[Batch] = deque()  #: the oldest first; only the last may have free slots
@@ -113,25 +114,22 @@ class BatchPool:
 def decode_into(images: ImageSource, wanted: Sequence[tuple[LoadedSample, Sequence[Slot]]]) -> float:
     """Read and decode each sample once and write its pixels to its slots; return this thread's CPU seconds.
 
-    Each view and each preprocessing is computed once, also where several slots share it. A sample that cannot be read
-    or decoded keeps the reason, and its slots become black.
+    Each view is computed once, and resized once to each size and by each filter, also where several slots share it. A
+    sample that cannot be read or decoded keeps the reason, and its slots become black.
     """
     began = time.thread_time()
     for sample, slots in wanted:
-        views: dict[str, Image.Image] = {}
-        prepared: dict[tuple[str, Preprocessing], np.ndarray] = {}
+        views: dict[tuple[str, str], Resizer] = {}
         try:
             content = images.read(sample.key)
             sample.sha256 = hashlib.sha256(content).hexdigest()
             image = decode(content, images.limits)
             sample.remarks = image.info[REMARKS]
             for batch, index in slots:
-                view, preprocessing = batch.pool.view, batch.pool.preprocessing
-                if view not in views:
-                    views[view] = apply_view(view, image, sample.sha256)
-                if (view, preprocessing) not in prepared:
-                    prepared[view, preprocessing] = preprocessing.prepare(views[view])
-                batch.array[index] = prepared[view, preprocessing]
+                key = batch.pool.view, batch.pool.decoder
+                if key not in views:
+                    views[key] = Resizer(apply_view(key[0], image, sample.sha256), decoder=key[1])
+                batch.array[index] = batch.pool.preprocessing.prepare(views[key])
         except ImageError as error:
             sample.failure = str(error)
             for batch, index in slots:

@@ -68,12 +68,12 @@ def compute_task(task: ComputeTask, encoders: Encoders, *, publish: Publish | No
                 stack.callback(runners[encoder.device].close)
             runner, pinned = runners[encoder.device], encoder.device.type == "cuda"
             size = min(encoder.batch_size, task.max_batch or encoder.batch_size)
-            key = (view, encoder.preprocessing, size, pinned, file.rows.tobytes())
+            key = (view, file.recipe.decoder, encoder.preprocessing, size, pinned, file.rows.tobytes())
             if key not in pools:
                 missing = np.zeros(len(task.keys), bool)
                 missing[file.rows] = True
                 pools[key] = BatchPool(view, encoder.preprocessing, missing, batch_size=size,
-                                       count=AHEAD + runner.in_flight, pinned=pinned)
+                                       count=AHEAD + runner.in_flight, pinned=pinned, decoder=file.recipe.decoder)
             writers.append(FeatureWriter(encoder, file.recipe, pools[key], runner, partial(publish, file.recipe),
                                          task.rows_per_shard, thread, stats))
         samples = task.samples.tolist()

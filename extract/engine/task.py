@@ -10,6 +10,7 @@ from twofold.cache.recipe import Recipe
 from twofold.data.images.decode import DECODER
 from twofold.data.images.sources import ImageSource
 from twofold.extract.encoders.encoder import Encoder
+from twofold.extract.encoders.preprocessing import DECODERS
 from twofold.extract.encoders.registry import load_encoder
 from twofold.extract.engine.views import view_record
 
@@ -45,11 +46,15 @@ class Encoders:
         return self.loaded[source]
 
 
-def recipe_of(encoder: Encoder, view: str, *, dtype: str) -> Recipe:
-    """Return the recipe: everything that a value of this encoder and view depends on."""
+def recipe_of(encoder: Encoder, view: str, *, dtype: str, decoder: str = DECODER) -> Recipe:
+    """Return the recipe: everything that a value of this encoder and view depends on.
+
+    decoder: as a recipe has it; for one that is not among DECODERS, the usual one.
+    """
     return Recipe(
         backbone=encoder.name, architecture=encoder.architecture, weights=encoder.weights, tap=encoder.tap,
-        preprocessing=encoder.preprocessing.record(), view=view_record(view), decoder=DECODER,
+        preprocessing=encoder.preprocessing.record(), view=view_record(view),
+        decoder=decoder if decoder in DECODERS.values() else DECODER,
         precision=encoder.precision, dtype=dtype,
     )
 

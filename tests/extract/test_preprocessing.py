@@ -5,13 +5,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFilter
 from timm.data import create_transform
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
+from torchvision.transforms.v2.functional import resize
 
 from twofold.data.images.decode import ImageError
-from twofold.extract.encoders.preprocessing import Preprocessing
+from twofold.extract.encoders.preprocessing import DECODERS, Preprocessing, Resizer
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.5)
 
@@ -68,3 +69,33 @@ def test_a_picture_far_too_long_is_refused_before_it_fills_the_memory():
 def test_unknown_rules_are_refused_when_made(wrong):
     with pytest.raises(ValueError, match="no such"):
         Preprocessing(size=8, resize=8, **wrong)
+
+
+@settings(max_examples=40, deadline=None)
+@given(width=sides, height=sides, wide=sides, high=sides, mode=st.sampled_from(["bilinear", "bicubic"]))
+def test_the_fast_decoder_resizes_as_torch_does(width, height, wide, high, mode):
+    """To the bit as torchvision's tensors, and nearly as Pillow where the picture is smooth, as photographs are."""
+    image = picture(width, height).filter(ImageFilter.GaussianBlur(2))
+    fast = Resizer(image, decoder=DECODERS["fast"]).resize((wide, high), mode)
+    tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    theirs = resize(tensor, [high, wide], interpolation=InterpolationMode(mode), antialias=True)
+    np.testing.assert_array_equal(fast, theirs.permute(1, 2, 0).numpy())
+    difference = np.abs(fast.astype(int) - Resizer(image).resize((wide, high), mode))
+    assert difference.max() <= 3 and (difference > 0).mean() <= 0.3
+
+
+def test_a_picture_is_resized_once_to_each_size_and_by_each_filter(monkeypatch):
+    calls = []
+    monkeypatch.setattr(Image.Image, "resize", lambda image, size, mode, real=Image.Image.resize: (
+        calls.append((size, mode)), real(image, size, mode))[1])
+    image = picture(60, 60)
+    hows = [Preprocessing(size=24, resize=32), Preprocessing(size=32, resize=32, rule="both", mean=MEAN, std=STD),
+            Preprocessing(size=24, resize=32, interpolation="bicubic"), Preprocessing(size=20, resize=60),
+            Preprocessing(size=16, resize=24, interpolation="lanczos")]
+    for decoder, bound in ((DECODERS["pillow"], 3), (DECODERS["fast"], 1)):  # torch has no lanczos for bytes
+        calls.clear()
+        resizer = Resizer(image, decoder=decoder)
+        together = [how.prepare(resizer) for how in hows]
+        assert len(calls) == bound
+        for how, pixels in zip(hows, together, strict=True):
+            np.testing.assert_array_equal(pixels, how.prepare(Resizer(image, decoder=decoder)))

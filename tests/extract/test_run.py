@@ -50,6 +50,19 @@ def test_only_what_is_missing_is_computed(extract, drawn, whole, tmp_path):
     assert_equal_stores(tmp_path / "s", whole)
 
 
+def test_the_fast_decoder_is_another_recipe_and_never_fills_the_files_of_the_usual_one(extract, cli, drawn, tmp_path):
+    """--dry-run says what is missing for it; its features are nearly those of the usual one."""
+    usual, fast = extract()["files"][0], extract("--decoder", "fast")["files"][0]
+    assert usual["fingerprint"] != fast["fingerprint"] and usual["computed"] == fast["computed"] == 70
+    assert extract("--decoder", "fast")["computed_samples"] == extract()["computed_samples"] == 0
+    files = {file.recipe.decoder: file.read().astype(np.float32) for file in Store(tmp_path / "s").files()}
+    a, b = files["pillow-rgb-2"], files["pillow-rgb-2, resized by torch"]
+    cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    assert (a != b).any() and cosine.min() > 0.999
+    done = cli("extract", drawn.manifest, "--root", drawn.root, "--store", tmp_path / "t", "--decoder", "quick")
+    assert done.returncode == 2 and "unknown decoder 'quick': choose from pillow, fast" in done.stderr
+
+
 def test_shards_add_up_to_the_same_files(extract, whole, tmp_path):
     for shard in ("2/3", "0/3", "1/3"):
         assert not list((tmp_path / "s").glob("*.h5"))
