@@ -216,13 +216,14 @@ class Store:
 
 
 def analyze(images: Image | Path | str | Sequence[Image | Path | str], *, run: Path | str = "starter",
-            cropped: bool = False, detector: Path | str | None = None, device: str = "auto") -> pd.DataFrame:
+            cropped: bool = False, detector: Path | str | None = None, device: str = "auto",
+            second: float | None = None) -> pd.DataFrame:
     """The expressions of the faces in images (PIL, or paths of files), a row a face: as `Run.predict`.
 
     run: the one that comes with Twofold, or another one's folder. Raises InputError, for instance where no detector is
     to be had, and ImageError for what is no image.
     """
-    return Run(run).predict(images, cropped=cropped, detector=detector, device=device)
+    return Run(run).predict(images, cropped=cropped, detector=detector, device=device, second=second)
 
 
 class Run:
@@ -255,34 +256,35 @@ class Run:
 
         Raises InputError for features of another width.
         """
-        return self._run.probabilities(X)
+        return self._run.probabilities(X)[0]
 
     @_on_cpu
     def predict(
         self, inputs: Store | np.ndarray | Path | str | Image | Sequence[Image | Path | str], *, cropped: bool = False,
         detector: Path | str | None = None, weights: dict[str, str] | None = None, device: str = "auto",
+        second: float | None = None,
     ) -> pd.DataFrame:
-        """Predict a store, features (N, D), or images: a row each, with the prediction and a probability per class.
+        """Predict a store, features (N, D), or images: a row each, with the prediction, a probability per class, and of
+        basic expressions where the head gives them.
 
         A store: one row per sample, with `seen` where it, or its group, was in the run's training or validation set,
         so that its prediction says nothing about new samples; a warning counts them. Images (PIL, or paths of files):
         one row per face, cropped as the run's samples were, or taken whole (cropped: all of them), with its image's
-        number and file, its box (x, y, width, height in pixels), the detector's score, and the probabilities of basic
-        expressions where the head gives them; an image without a face has no row. detector, weights, device: as the
-        options of the verb `predict`. For videos: that verb.
+        number and file, its box (x, y, width, height in pixels), the detector's score; an image without a face has no
+        row. detector, weights, device, second: as the options of the verb `predict`. For videos: that verb.
         """
         import numpy as np
         import pandas as pd
 
-        from twofold.data.labels import BASIC
-        from twofold.fuse.core.settings import HEAD_TYPES
+        from twofold.fuse.answers import check_second
 
+        second = check_second(self._run, second)
         if isinstance(inputs, Iterator):  # of Path.glob
             inputs = list(inputs)
         if getattr(inputs, "ndim", 0) or (isinstance(inputs, list | tuple) and not all(map(_is_image, inputs))):
-            return self._frame(pd.DataFrame(), self._run.probabilities(cast("np.ndarray", inputs)))
+            return self._frame(pd.DataFrame(), *self._run.probabilities(cast("np.ndarray", inputs)), second)
         if isinstance(inputs, Store) or (isinstance(inputs, str | Path) and Path(inputs).is_dir()):
-            return self._predict_store(Path(inputs.path if isinstance(inputs, Store) else inputs))
+            return self._predict_store(Path(inputs.path if isinstance(inputs, Store) else inputs), second)
         images: list[Any] = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
         recogniser = self._recogniser(cropped, detector, weights or {}, device)
         results = [recogniser.recognise(_file_content(image)) for image in images]
@@ -291,12 +293,11 @@ class Run:
             "image": [number for number, _ in faces],
             "source": [str(images[number]) if isinstance(images[number], str | Path) else "" for number, _ in faces],
             "box": [face.box for _, face in faces], "score": [face.detection for _, face in faces]})
-        basics = pd.DataFrame([face.basic for _, face in faces if face.basic], columns=list(BASIC)) \
-            if HEAD_TYPES[self._run.kind].outputs_basic else pd.DataFrame()
-        return self._frame(columns.join(basics),
-                           np.array([face.expressions for _, face in faces]).reshape(-1, len(self.classes)))
+        outputs = np.array([face.expressions for _, face in faces]).reshape(len(faces), len(self.classes))
+        basic = np.array([face.basic for _, face in faces]).reshape(len(faces), len(self._run.basics))
+        return self._frame(columns, outputs, basic, second)
 
-    def _predict_store(self, path: Path) -> pd.DataFrame:
+    def _predict_store(self, path: Path, second: float) -> pd.DataFrame:
         import warnings
 
         import numpy as np
@@ -311,7 +312,7 @@ class Run:
         for note in [*notes, *seen_samples_note(self._run, seen)]:
             warnings.warn(note, stacklevel=4)
         return self._frame(pd.DataFrame({"key": features.keys, "seen": seen}),
-                           self._run.calibrated(self._run.scores(features, rows)))
+                           *self._run.means(self._run.scores(features, rows))[:2], second)
 
     def _recogniser(self, cropped: bool, detector: Path | str | None, weights: dict[str, str], device: str
                     ) -> Recogniser:
@@ -323,12 +324,13 @@ class Run:
         finder = open_finder(self._run.record.crops, Path(detector) if detector else None, cropped)
         return Recogniser(self._run, finder, encoders.embed, max_faces=100)
 
-    def _frame(self, columns: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
+    def _frame(self, columns: pd.DataFrame, outputs: np.ndarray, basic: np.ndarray, second: float) -> pd.DataFrame:
         import pandas as pd
 
-        calls = pd.DataFrame({"prediction": self._run.task.decide(
-            probabilities, self._run.calibration.rows(len(probabilities)))})
-        return pd.concat([columns, calls, pd.DataFrame(probabilities, columns=list(self.classes))], axis=1)
+        from twofold.fuse.answers import decide, output_columns
+
+        calls = pd.DataFrame({"prediction": decide(self._run, outputs, basic, second=second)})
+        return pd.concat([columns, calls, output_columns(self._run, outputs, basic)], axis=1)
 
 
 def encoders_of(run: TrainedRun, weights: Sequence[str], device: str) -> MatchingEncoders:

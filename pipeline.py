@@ -68,6 +68,8 @@ def options(
 
 
 Weights = Annotated[list[str] | None, typer.Option(help="NAME=PATH, where not in the weights folder.")]
+Second = Annotated[float | None, typer.Option(help="`none` instead of a compound of which one emotion has less of the "
+                                                    "basic probabilities (unless given 0.1; 0: never).")]
 Cropped = Annotated[bool, typer.Option("--cropped", help="All pictures are faces: take them as they are.")]
 
 
@@ -88,7 +90,7 @@ def predict(
     top: Annotated[int, typer.Option(help="Name that many classes, the likeliest first.")] = 0,
     threshold: Annotated[float, typer.Option(help="Less likely calls are 'uncertain'.")] = 0.0,
     smooth: Annotated[str, typer.Option(help="Videos: box:N, gauss:S or none (fills gaps only).")] = "",
-    basic: Annotated[bool, typer.Option("--basic", help="The basic expression too (heads paper, zeroshot).")] = False,
+    second: Second = None,
     submission: Annotated[Path | None, typer.Option(metavar="TEMPLATE", help="Write what ABAW or BLEMORE wants of "
                                                                              "their template.")] = None,
     fill_videos: Annotated[bool, typer.Option("--fill-videos", help="Answer videos without any face, too.")] = False,
@@ -124,7 +126,7 @@ def predict(
     else:
         trained = open_run(run)
         encoders = encoders_of(trained, weights or [], device)
-    options = PredictOptions(top=top, threshold=threshold, smooth=smooth, basic=basic, template=submission,
+    options = PredictOptions(top=top, threshold=threshold, smooth=smooth, second=second, template=submission,
                              fill=fill_videos, overwrite=overwrite)
     check_options(options, trained, out, inputs=inputs)
     footage = FootageOptions(cropped=cropped, detect=detect, detector=detector, fps=fps, every=every,
@@ -169,6 +171,7 @@ def serve(
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 7860,
     examples: Annotated[Path | None, typer.Option(metavar="DIR", help="Offer these pictures for a click.")] = None,
     threshold: Annotated[float, typer.Option(help="Less likely calls are 'uncertain'; the page can change it.")] = 0.5,
+    second: Second = None,
     cropped: Cropped = False,
     detector: data_cli.Detector = None,
     weights: Weights = None,
@@ -179,8 +182,8 @@ def serve(
     from twofold.fuse.serve.serve import serve as run_serve
 
     trained = open_run(run)
-    return run_serve(trained, host=host, port=port, examples=examples, threshold=threshold, cropped=cropped,
-                     detector=detector,
+    return run_serve(trained, host=host, port=port, examples=examples, threshold=threshold, second=second,
+                     cropped=cropped, detector=detector,
                      load=lambda: encoders_of(trained, weights or [], device.split(",")[0]).load_all().embed)
 
 

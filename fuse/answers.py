@@ -1,23 +1,60 @@
-"""Answers for the terminal: a line for each face of a photograph, and for each person of a video."""
+"""What a run answers for a face; lines for the terminal: one a face of a photograph, and one a person of a video."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from twofold.data.labels import BASIC
+from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import NO_FACE
+from twofold.fuse.runs.read import Run
 
 MOST_LINES = 100  #: what is more belongs into a file
 NAMED = 2  #: likeliest classes of an answer
+NONE = "none"  #: the answer where no compound is shown
+SECOND = 0.1  #: of the basic probabilities: chosen on FER2013's validation faces, for as few errors of both kinds
 
 
-def answers(table: pd.DataFrame, classes: Sequence[str], basic: np.ndarray) -> list[dict[str, Any]]:
-    """What `predict` found, a record a face: source, where it is, expressions and basics with their probabilities.
+def decide(run: Run, outputs: np.ndarray, basic: np.ndarray, *, second: float = SECOND) -> np.ndarray:
+    """(n,) answers in words, of calibrated outputs (n, C) and basic probabilities (n, 8), or without columns.
 
-    table: N rows as `predict` writes them; basic: (N, 8), or without columns. The frames of a person of a video are one
-    record, with the mean of their probabilities; frames without a face are one more.
+    Classes that are compounds leave no choice but one of them, also for a neutral face. So the answer is `none` where
+    one of the two emotions of the likeliest class has less than `second` of the basic probabilities.
+    """
+    answers = run.task.decide(outputs, run.calibration.rows(len(outputs)))
+    if basic.size and run.taxonomy.has_pairs:
+        pairs = np.array([[name in parts and len(parts) == 2 for name in BASIC] for parts in run.taxonomy.basics])
+        weaker = np.where(pairs[outputs.argmax(axis=1)], basic, np.inf).min(axis=1)
+        answers = np.where(weaker < second, NONE, answers)
+    return answers
+
+
+def check_second(run: Run, second: float | None) -> float:
+    """The least share of `decide`, the usual one for None. Raises InputError for one that cannot be."""
+    if second is None:
+        return SECOND
+    if not 0 <= second <= 1:
+        raise InputError(f"--second {second:g} is not a share (0 to 1)")
+    if not run.basics or not run.taxonomy.has_pairs:
+        raise InputError(f"--second is of compounds with basic expressions beside them: {run.path} has no "
+                         f"{'basic expressions' if run.taxonomy.has_pairs else 'compounds'}")
+    return second
+
+
+def output_columns(run: Run, outputs: np.ndarray, basic: np.ndarray) -> pd.DataFrame:
+    """Outputs (n, C) and basic probabilities (n, 8), or without columns, by name; classes that are basic only once."""
+    further = pd.DataFrame(basic.astype(float), columns=list(run.basics)).drop(columns=list(run.task.outputs),
+                                                                               errors="ignore")
+    return pd.concat([pd.DataFrame(outputs.astype(float), columns=list(run.task.outputs)), further], axis=1)
+
+
+def answers(table: pd.DataFrame, run: Run, basic: np.ndarray, *, second: float) -> list[dict[str, Any]]:
+    """What `predict` found, a record a face: source, where it is, answer, probabilities of expressions and basics.
+
+    table: N rows as `predict` writes them; basic: (N, 8), or without columns; second: of `decide`. The frames of a
+    person of a video are one record, with the mean of their probabilities; frames without a face are one more.
     """
     records = []
     footage = {"source", "frame", "time", "track", "box"} <= set(table)
@@ -35,26 +72,34 @@ def answers(table: pd.DataFrame, classes: Sequence[str], basic: np.ndarray) -> l
         if first["prediction"] == NO_FACE:
             record["note"] = first["note"] if footage and first["note"] else NO_FACE
         else:
-            record["expressions"] = rows[list(classes)].mean().to_dict()
+            outputs, basics = (each[places].mean(axis=0) for each in (table[list(run.task.outputs)].to_numpy(), basic))
+            record["answer"] = str(decide(run, outputs[None], basics[None], second=second)[0])
+            record["expressions"] = dict(zip(run.task.outputs, outputs.tolist(), strict=True))
             if basic.size:
-                record["basics"] = dict(zip(BASIC, basic[places].mean(axis=0).tolist(), strict=True))
+                record["basics"] = dict(zip(BASIC, basics.tolist(), strict=True))
         records.append(record)
     return records
 
 
-def answer_rows(records: Sequence[dict[str, Any]], say: Callable[[dict[str, float]], str] | None = None
-                ) -> list[tuple[str, ...]]:
-    """The records as a table's rows, the first its head. say: the answer of outputs that are no shares of classes."""
+def answer_rows(records: Sequence[dict[str, Any]], *, shares: bool = True) -> list[tuple[str, ...]]:
+    """The records as a table's rows, the first its head. shares: of classes, which are the outputs."""
     kinds = [kind for kind in ("basics", "expressions") if any(kind in record for record in records)]
-    head = ("SOURCE", "FACE", *({"basics": "BASIC", "expressions": "ANSWER" if say else "EXPRESSION"}[kind]
-                              for kind in kinds))
-    return [head, *((record["source"], ", ".join(record[name] for name in ("where", "note") if name in record), *(
-        (say if say and kind == "expressions" else _likeliest)(record[kind]) if kind in record else ""
-        for kind in kinds)) for record in records[:MOST_LINES])]
+    head = ("SOURCE", "FACE", *({"basics": "BASIC", "expressions": "EXPRESSION" if shares else "ANSWER"}[kind]
+                                for kind in kinds))
+
+    def text(record: dict[str, Any], kind: str) -> str:
+        if kind not in record:
+            return ""
+        if kind == "basics" or (shares and record["answer"] != NONE):
+            return _likeliest(record[kind])
+        return f"{NONE} (nearest: {_likeliest(record[kind], 1)})" if shares else record["answer"]
+
+    return [head, *((record["source"], ", ".join(record[name] for name in ("where", "note") if name in record),
+                     *(text(record, kind) for kind in kinds)) for record in records[:MOST_LINES])]
 
 
-def _likeliest(probabilities: dict[str, float]) -> str:
-    best = sorted(probabilities, key=lambda name: -probabilities[name])[:NAMED]
+def _likeliest(probabilities: dict[str, float], most: int = NAMED) -> str:
+    best = sorted(probabilities, key=lambda name: -probabilities[name])[:most]
     return ", ".join(f"{name} {100 * probabilities[name]:.0f} %" for name in best)
 
 

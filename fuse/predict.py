@@ -21,9 +21,8 @@ from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import NO_FACE, NO_FACE_SUFFIX
 from twofold.data.utils.outputs import Output, OutputKind, read_header
 from twofold.data.utils.terminal import Summary
-from twofold.fuse.answers import MOST_LINES, answer_rows, answers
+from twofold.fuse.answers import MOST_LINES, NONE, answer_rows, answers, check_second, decide, output_columns
 from twofold.fuse.core.features import Features
-from twofold.fuse.core.settings import HEAD_TYPES
 from twofold.fuse.runs.read import Run
 from twofold.fuse.smoothing import STANDALONE, parse_window, sequences, smooth_videos
 from twofold.fuse.submission import read_template
@@ -41,15 +40,15 @@ class PredictOptions:
     """The options of `predict`.
 
     top: name that many classes, the most probable first; threshold: a sample whose most probable class has less is
-    'uncertain'; smooth: box:N, gauss:S or none (interpolation only), empty for single images; basic: the basic
-    expression too; template: write the challenge's submission instead; fill: predict its videos that have no face at
-    all; overwrite: an older table, or submission, at the same place.
+    'uncertain'; second: the least share of a compound's weaker emotion (`decide`), None is the usual; smooth: box:N,
+    gauss:S or none (interpolation only), empty for single images; template: write the challenge's submission instead;
+    fill: predict its videos that have no face at all; overwrite: an older table, or submission, at the same place.
     """
 
     top: int = 0
     threshold: float = 0.0
     smooth: str = ""
-    basic: bool = False
+    second: float | None = None
     template: Path | None = None
     fill: bool = False
     overwrite: bool = False
@@ -108,12 +107,14 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path | None,
     table = _table(run, options, samples, probabilities, basic, stream_weights, found=rows >= 0)
     kept = scored | without_face
     table = table[kept]
+    if run.basics and (none := int((table["prediction"] == NONE).sum())):
+        notes += [f"{none} of {int(scored.sum())} answers are `{NONE}`: an emotion of the nearest compound has less "
+                  f"than {100 * check_second(run, options.second):g} % of the basic probabilities (--second)"]
     if output is None:
-        records = answers(table, task.outputs, basic[kept])
+        records = answers(table, run, basic[kept], second=check_second(run, options.second))
         more = [f"... and {len(records) - MOST_LINES} more: -o OUT.csv writes all"] if len(records) > MOST_LINES else []
-        say = None if task.classes == len(task.outputs) else lambda outputs: str(
-            task.decide(np.array([list(outputs.values())]), run.calibration.rows(1))[0])
-        return Summary([*text_table(answer_rows(records, say)), *more, *(f"note: {note}" for note in notes)],
+        rows_shown = answer_rows(records, shares=task.classes == len(task.outputs))
+        return Summary([*text_table(rows_shown), *more, *(f"note: {note}" for note in notes)],
                        {"answers": records, "left_out": left_out, "notes": notes}, int(bool(left_out or faults)))
     write_table(table, output)
     interpolated = int((scored & (rows < 0)).sum())
@@ -161,18 +162,15 @@ def check_options(options: PredictOptions, run: Run, out: Path | None, *, inputs
         raise InputError(f"--top and --threshold are of classes: {run.path} is a run of {run.task.kind}")
     if not 0 <= options.top <= len(run.task.outputs):
         raise InputError(f"--top {options.top}: the run has {len(run.task.outputs)} classes")
-    if options.basic and not HEAD_TYPES[run.kind].outputs_basic:
-        able = " and ".join(name for name, kind in HEAD_TYPES.items() if kind.outputs_basic)
-        raise InputError(f"--basic: the head of {run.path} is {run.kind!r}, which predicts no basic expression; "
-                         f"{able} do")
+    check_second(run, options.second)
     if out is None and options.template:
         raise InputError("--submission writes a file: name it with -o")
     if out is None:
         return None
     if options.template:
         template = read_template(options.template, run.task)
-        if options.top or options.threshold or options.basic:
-            raise InputError("a submission has one answer a row: leave out --top, --threshold and --basic")
+        if options.top or options.threshold or options.second is not None:
+            raise InputError("a submission has one answer a row: leave out --top, --threshold and --second")
         output = Output(out, OutputKind("a submission for this template", template.is_filled), options.overwrite,
                         [*inputs, options.template])
     else:
@@ -206,14 +204,10 @@ def _scores(run: Run, features: Features | None, rows: np.ndarray) -> list[np.nd
 
     At most `BLOCK_ROWS` samples at a time: no more than one block of features is ever in memory.
     """
-    count = block_rows(sum(run.head.spec.dims), BLOCK_ROWS)
-    found, blocks = rows[rows >= 0], [[np.empty((0, len(run.task.outputs)))] + [np.empty((0, 0))] * 2]
+    found, count = rows[rows >= 0], block_rows(sum(run.head.spec.dims), BLOCK_ROWS)
+    blocks = [tuple(np.empty((0, columns)) for columns in (len(run.task.outputs), len(run.basics), 0))]
     if features:
-        blocks = [[run.calibrated(output), *(
-            np.empty((len(output.probabilities[0]), 0)) if each is None else each.mean(axis=0)
-            for each in (output.basic, output.stream_weights))]
-            for output in (run.scores(features, found[start:start + count])
-                           for start in range(0, len(found), count))]
+        blocks = [run.means(run.scores(features, found[start:start + count])) for start in range(0, len(found), count)]
     spaced = []
     for values in map(np.concatenate, zip(*blocks, strict=True)):
         spaced.append(np.full((len(rows), values.shape[1]), np.nan, np.float32))
@@ -223,20 +217,20 @@ def _scores(run: Run, features: Features | None, rows: np.ndarray) -> list[np.nd
 
 def _table(run: Run, options: PredictOptions, samples: pd.DataFrame, probabilities: np.ndarray, basic: np.ndarray,
            stream_weights: np.ndarray, *, found: np.ndarray) -> pd.DataFrame:
-    """Key, origin, prediction, the columns asked for, a probability per class, and a weight per stream of heads with
-    such. A row without scores is a picture without a face, and says so."""
+    """Key, origin, prediction, the columns asked for, a probability per class and, of heads with such, per basic
+    emotion, and a weight per stream. A row without scores is a picture without a face, and says so."""
     classes, scored = np.array(run.task.outputs, object), ~np.isnan(probabilities[:, 0])
     order = np.argsort(-probabilities, axis=1, kind="stable")
     certain = ~scored | (probabilities.max(axis=1, initial=0) >= options.threshold) | (options.threshold == 0)
-    called = run.task.decide(probabilities, run.calibration.rows(len(probabilities)))
-    columns = {"prediction": np.where(certain, called, UNCERTAIN)}
+    called = decide(run, probabilities, basic, second=check_second(run, options.second))
+    columns = {"prediction": np.where(certain | (called == NONE), called, UNCERTAIN)}
     columns |= {"face": np.where(found, "yes", "no")} if options.smooth else {}
     columns |= {f"top{k + 1}": classes[order[:, k]] for k in range(options.top)}
-    columns |= {"basic": np.array(BASIC, object)[basic.argmax(axis=1)] if basic.size else ""} if options.basic else {}
+    columns |= {"basic": np.array(BASIC, object)[basic.argmax(axis=1)]} if run.basics else {}
     texts = pd.DataFrame(columns, samples.index, dtype=object)
     texts[~scored] = ""
     texts.loc[~scored, "prediction"] = NO_FACE
     shares = [f"share {name}" for name in run.stream_names][:stream_weights.shape[1]]
     origin = samples[["key", *(ORIGIN if set(ORIGIN) <= set(samples) else ())]]
-    return pd.concat([origin, texts, pd.DataFrame(probabilities.astype(float), columns=classes),
+    return pd.concat([origin, texts, output_columns(run, probabilities, basic),
                       pd.DataFrame(stream_weights.astype(float), columns=shares)], axis=1)

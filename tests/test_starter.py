@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import twofold
-from twofold.data.labels import BASIC, builtin_taxonomy
+from twofold.data.labels import BASIC, basic_emotions, builtin_taxonomy
 from twofold.data.manifest import write_manifest
 from twofold.data.synthetic.dataset import draw_dataset, draw_face
 from twofold.data.utils.errors import InputError
@@ -74,7 +74,9 @@ def test_without_an_output_a_line_a_face_is_printed(cli, starter, tmp_path):
         assert record["expressions"] == pytest.approx({name: row[name] for name in CLASSES}, abs=1e-3)
         assert record["basics"] == pytest.approx({name: row[name] for name in BASIC}, abs=1e-3)
         best = max(CLASSES, key=record["expressions"].get)
-        assert f"{best} {100 * record['expressions'][best]:.0f} %" in line
+        assert f"{best} {100 * record['expressions'][best]:.0f} %" in line and record["answer"] == row["prediction"]
+        none = min(record["basics"][emotion] for emotion in basic_emotions(best)) < 0.1
+        assert (record["answer"] == "none") == none == ("none (nearest: " in line) and none | (record["answer"] == best)
 
 
 def test_the_named_run_is_found_by_every_verb_that_takes_one(cli, starter, tmp_path):

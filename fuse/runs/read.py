@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from twofold.cache.errors import CacheError
 from twofold.cache.recipe import Recipe, differences
 from twofold.cache.store import Store
-from twofold.data.labels import Taxonomy
+from twofold.data.labels import BASIC, Taxonomy
 from twofold.data.manifest import Manifest, read_manifest
 from twofold.data.utils.csv_files import unescape_cells
 from twofold.data.utils.errors import InputError, first_line
@@ -189,12 +189,26 @@ class Run:
         """(n, C) the mean outputs of the members, calibrated."""
         return self.task.calibrate(scores.probabilities.mean(axis=0), self.calibration)
 
-    def probabilities(self, features: np.ndarray) -> np.ndarray:
-        """(N, C) calibrated outputs of raw features (N, D), streams side by side in `streams`' order.
+    @property
+    def basics(self) -> tuple[str, ...]:
+        """The basic emotions whose probabilities the head gives on the way, none for most heads."""
+        return BASIC if HEAD_TYPES[self.kind].outputs_basic else ()
+
+    def means(self, scores: HeadOutput) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of the members: outputs (n, C), calibrated, basic probabilities (n, 8) and weights of the streams (n, K); of
+        heads without these, they have no columns."""
+        outputs = self.calibrated(scores)
+        basic, weights = (np.empty((len(outputs), 0)) if each is None else each.mean(axis=0)
+                          for each in (scores.basic, scores.stream_weights))
+        return outputs, basic, weights
+
+    def probabilities(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Outputs (N, C), calibrated, and basic probabilities (N, 8), or without columns, of raw features (N, D): the
+        streams side by side in `streams`' order.
 
         Raises InputError for another width, and for features that are not finite.
         """
-        return self.calibrated(run_on_array(self.head, as_features(features, self.head.spec.dims, self.stream_names)))
+        return self.means(run_on_array(self.head, as_features(features, self.head.spec.dims, self.stream_names)))[:2]
 
 
 def as_features(table: object, dims: Sequence[int], names: Sequence[str]) -> np.ndarray:

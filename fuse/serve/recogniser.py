@@ -12,6 +12,7 @@ from PIL import Image
 
 from twofold.data.faces.in_memory import FaceFinder, PictureFace
 from twofold.data.images.decode import remark_lines
+from twofold.fuse.answers import SECOND, decide
 from twofold.fuse.heads.head import run_on_array, without_streams
 from twofold.fuse.runs.read import Run
 from twofold.fuse.serve.worker import FinderPool
@@ -55,7 +56,7 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class Recogniser:
-    """A run that answers for images. max_faces: of an image, the largest.
+    """A run that answers for images. max_faces: of an image, the largest; second: of `decide`.
 
     Several threads may find faces at once; encoders and head work for one image at a time, with all cores.
     """
@@ -64,6 +65,7 @@ class Recogniser:
     finder: FaceFinder | FinderPool
     embed: Embed
     max_faces: int
+    second: float = SECOND
     _lock: Lock = field(default_factory=Lock)
 
     def recognise(self, content: bytes, *, waited: float = 0.0) -> ImageResult:
@@ -91,16 +93,14 @@ class Recogniser:
         self._decide([PictureFace((0, 0, 112, 112), file.getvalue(), None)], self.embed([file.getvalue()]))
 
     def _decide(self, faces: Sequence[PictureFace], features: np.ndarray) -> tuple[FaceResult, ...]:
-        head, absent = self.run.head, np.empty((len(faces), 0))
+        head = self.run.head
         scores = run_on_array(head, features)
-        probabilities = self.run.calibrated(scores)
+        probabilities, basic, weights = self.run.means(scores)
         rows, best = np.arange(len(faces)), probabilities.argmax(axis=1)
-        basic, weights = (absent if each is None else each.mean(axis=0)
-                          for each in (scores.basic, scores.stream_weights))
         without = [self.run.calibrated(run_on_array(without_streams(head, {k}), features))[rows, best]
                    for k in range(len(self.run.streams)) if len(self.run.streams) > 1]
-        columns = (probabilities, basic, weights, np.stack(without, axis=1) if without else absent)
-        answers = self.run.task.decide(probabilities, self.run.calibration.rows(len(faces)))
+        columns = (probabilities, basic, weights, np.stack(without, axis=1) if without else weights[:, :0])
+        answers = decide(self.run, probabilities, basic, second=self.second)
         return tuple(FaceResult(face.box, face.detection, str(answers[row]),
                                 *(tuple(map(float, values[row])) for values in columns))
                      for row, face in enumerate(faces))

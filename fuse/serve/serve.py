@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from twofold.data.images.decode import PHOTO_LIMITS
-from twofold.data.labels import BASIC
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.terminal import Summary
-from twofold.fuse.core.settings import HEAD_TYPES
+from twofold.fuse.answers import NONE, check_second
 from twofold.fuse.runs.read import Run
 from twofold.fuse.serve.queue import Limits, RequestQueue
 from twofold.fuse.serve.recogniser import Embed, Recogniser
@@ -24,17 +23,18 @@ log = logging.getLogger(__name__)
 
 
 def serve(run: Run, *, load: Callable[[], Embed], host: str = "127.0.0.1", port: int = 7860,
-          examples: Path | None = None, threshold: float = 0.5, cropped: bool = False, detector: Path | None = None
-          ) -> Summary:
+          examples: Path | None = None, threshold: float = 0.5, second: float | None = None, cropped: bool = False,
+          detector: Path | None = None) -> Summary:
     """Serve the run until Ctrl-C or SIGTERM.
 
     load: the encoders of its streams, called once; port: 0 takes a free one; threshold: calls with less are 'uncertain'
-    until the page's slider says otherwise; cropped: every picture is one face; detector: its weights file, None to
-    look. Raises InputError, before anything is served, for options that make no sense, and where a library, weights,
-    the detector, examples or the port are not to be had.
+    until the page's slider says otherwise; second: of `decide`, None is the usual share; cropped: every picture is one
+    face; detector: its weights file, None to look. Raises InputError, before anything is served, for options that make
+    no sense, and where a library, weights, the detector, examples or the port are not to be had.
     """
     if not 0 <= threshold <= 1:
         raise InputError(f"--threshold {threshold:g} is not a probability (0 to 1)")
+    second = check_second(run, second)
     if not 0 <= port <= 65_535:
         raise InputError(f"--port {port} is not between 0 (a free one) and 65535")
     if cropped and detector:
@@ -56,12 +56,13 @@ def serve(run: Run, *, load: Callable[[], Embed], host: str = "127.0.0.1", port:
         finder = stack.enter_context(contextlib.closing(FinderPool(
             partial(open_finder, tuple(run.record.crops), detector, cropped), workers=limits.workers,
             seconds=limits.find_seconds, detects=not cropped)))
-        recogniser = Recogniser(run, finder, load(), limits.faces)
+        recogniser = Recogniser(run, finder, load(), limits.faces, second)
         recogniser.warm_up()
         queue = RequestQueue(recogniser.recognise, limits, counts)
         stack.callback(queue.close)
         stack.callback(finder.close)  # first, so that no thread waits for a process
-        app = application(queue, offered, describe_run(run, limits, threshold, detects=not cropped), token=token)
+        description = describe_run(run, limits, threshold, second, detects=not cropped)
+        app = application(queue, offered, description, token=token)
         listener.listen()  # before the address is said: whoever is quick waits, and is not refused
         log.info("open %s%s (Ctrl-C ends it)%s", url, f"?token={token}" if token else "", "" if token is None else
                  ". Whoever has this address may send pictures, over a line that is not encrypted; browsers give their "
@@ -71,7 +72,7 @@ def serve(run: Run, *, load: Callable[[], Embed], host: str = "127.0.0.1", port:
                     + (f", {counts['refused']} refused" if counts["refused"] else "")], {"url": url} | counts)
 
 
-def describe_run(run: Run, limits: Limits, threshold: float, *, detects: bool) -> dict[str, Any]:
+def describe_run(run: Run, limits: Limits, threshold: float, second: float, *, detects: bool) -> dict[str, Any]:
     """What the page says of the run."""
     return {
         "name": run.path.resolve().name, "classes": run.task.outputs, "taxonomy": run.taxonomy.name,
@@ -79,7 +80,7 @@ def describe_run(run: Run, limits: Limits, threshold: float, *, detects: bool) -
         "head": run.kind, "members": run.head.spec.members, "streams": run.stream_names,
         "untrained": [name for name, (_, _, recipe) in zip(run.stream_names, run.streams, strict=True)
                       if recipe.untrained],
-        "basic": BASIC if HEAD_TYPES[run.kind].outputs_basic else [], "threshold": threshold, "detects": detects,
+        "basic": run.basics, "threshold": threshold, "second": second, "none": NONE, "detects": detects,
         "limits": {"bytes": limits.bytes, "faces": limits.faces, "pixels": PHOTO_LIMITS.pixels},
     }
 

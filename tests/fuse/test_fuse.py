@@ -125,7 +125,7 @@ def test_a_run_repeats_from_its_record_and_scores_the_same_elsewhere(make_store,
     assert {row["split"] for row in rows} == {"val", "test"}
     work = prepare([store], quick())
     place = {key: row for row, key in enumerate(work.features.keys)}
-    again = run.probabilities(work.features.matrix[[place[row["key"]] for row in rows]])
+    again = run.probabilities(work.features.matrix[[place[row["key"]] for row in rows]])[0]
     assert np.allclose(again, [[float(row[name]) for name in run.taxonomy.classes] for row in rows], atol=1e-5)
     text = (tmp_path / "first/run.json").read_text()
     assert str(tmp_path) not in text

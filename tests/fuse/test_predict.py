@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter1d
 from tests.fuse.conftest import write_store
 from twofold.cache.feature_writer import write_feature_file
 from twofold.cache.store import Store
-from twofold.data.labels import BASIC, builtin_taxonomy
+from twofold.data.labels import BASIC, basic_emotions, builtin_taxonomy
 from twofold.data.readers.cexpr import HEADER
 from twofold.data.utils.errors import InputError
 from twofold.fuse import predict as module
@@ -52,7 +52,8 @@ def test_predict_gives_what_evaluate_and_the_run_itself_say(trained, tmp_path, h
     monkeypatch.setattr(module, "BLOCK_ROWS", 64)  # 420 faces are seven blocks
     run = trained(head)
     store = run.path.parent / "store"
-    done = predict(run, store, PredictOptions(), out=tmp_path / "out.csv")
+    forced = PredictOptions(second=0.0) if run.basics else PredictOptions()
+    done = predict(run, store, forced, out=tmp_path / "out.csv")
     rows = {row["key"]: row for row in table(tmp_path / "out.csv")}
     assert done.values["rows"] == 420 and done.exit_code == 0 and sum(done.values["calls"].values()) == 420
     said = evaluate(run.path, store, split="all", allow_seen=True).figures.predictions
@@ -85,17 +86,21 @@ def test_rows_keep_the_order_of_the_manifest_whatever_that_of_the_files(trained,
         assert one["key"] == other["key"] and one["prediction"] == other["prediction"]
 
 
-def test_top_threshold_and_basic(trained, tmp_path):
+def test_top_threshold_second_and_basic(trained, tmp_path):
     run = trained("paper")
-    options = PredictOptions(top=3, threshold=0.9, basic=True)
+    options = PredictOptions(top=3, threshold=0.9, second=0.12)
     done = predict(run, run.path.parent / "store", options, out=tmp_path / "out.csv")
+    assert f"{done.values['calls']['none']} of 420 answers are `none`" in done.values["notes"][-1]
     rows, classes = table(tmp_path / "out.csv"), run.taxonomy.classes
     assert 0 < done.values["calls"]["uncertain"] < 420
     for row in rows:
         best = sorted(classes, key=lambda name: -float(row[name]))
         assert {row["top1"], row["top2"], row["top3"]} == set(best[:3]) and row["top1"] == best[0]
-        assert row["prediction"] == (best[0] if float(row[best[0]]) >= 0.9 else "uncertain")
-    assert {row["basic"] for row in rows} <= set(BASIC) and len({row["basic"] for row in rows}) > 1
+        shown = min(float(row[emotion]) for emotion in basic_emotions(best[0])) >= 0.12
+        assert row["prediction"] == ("none" if not shown else best[0] if float(row[best[0]]) >= 0.9 else "uncertain")
+        assert row["basic"] == max(BASIC, key=lambda name: float(row[name]))
+        assert sum(float(row[name]) for name in BASIC) == pytest.approx(1, abs=1e-5)
+    assert len({row["basic"] for row in rows}) > 1 and {"none", "uncertain"} < {row["prediction"] for row in rows}
 
 
 def test_faces_without_features_are_counted_and_left_out_or_interpolated(trained, make_store, tmp_path):
@@ -127,7 +132,7 @@ def test_another_recipe_is_refused_and_another_precision_said(trained, make_stor
 
 @pytest.mark.parametrize("options, reason", [
     ({"threshold": 1.5}, "probability"), ({"top": 8}, "7 classes"), ({"smooth": "box:2"}, "box:N"),
-    ({"basic": True}, "no basic"), ({"fill": True}, "--submission"),
+    ({"second": 0.2}, "no basic"), ({"second": -1}, "not a share"), ({"fill": True}, "--submission"),
 ])
 def test_options_that_make_no_sense_are_refused(trained, tmp_path, options, reason):
     with pytest.raises(InputError, match=reason):
@@ -254,7 +259,7 @@ def challenge(trained, tmp_path):
         recipe = next(recipe for backbone, _, recipe in run.streams if backbone == f"timm:{name}")
         write_feature_file(place / f"{name}.h5", recipe=recipe, dim=dim, keys=keys,
                           sha256=[f"{row:064x}" for row in range(len(keys))], features=features[name], failures={})
-    return run, place, keys, run.probabilities(np.hstack([features["a"], features["b"]]).astype(np.float32))
+    return run, place, keys, run.probabilities(np.hstack([features["a"], features["b"]]).astype(np.float32))[0]
 
 
 def by_hand(found: dict[str, np.ndarray], *, box: bool = False) -> list[int]:

@@ -11,16 +11,19 @@ const element = (tag, parent, className = "") => {
   return node;
 };
 
-/** The likeliest expression of a face, and whether it is surer than the threshold. */
+/** The likeliest expression of a face, whether it is surer than the threshold, and whether none of them is shown. */
 export function callOf(face, run, threshold) {
   if (run.columns) return { name: words(face.answer), sure: true };  // labels or numbers: no one class is the answer
   const place = face.expressions.indexOf(Math.max(...face.expressions));
   const share = face.expressions[place];
-  return { name: words(run.classes[place]), share, sure: share >= threshold };
+  const none = run.basic.length > 0 && face.answer === run.none;
+  return { name: words(run.classes[place]), share, sure: share >= threshold, none };
 }
 
-export const spoken = ({ name, share, sure }) =>
-  share === undefined ? name : sure ? `${name}, ${percent(share)}` : `uncertain, at most ${name} with ${percent(share)}`;
+const titleOf = ({ name, sure, none }) => (none ? "none of these" : sure ? name : "uncertain");
+
+export const spoken = ({ name, share, sure, none }) =>
+  share === undefined ? name : none ? `none of these, the nearest is ${name}` : sure ? `${name}, ${percent(share)}` : `uncertain, at most ${name} with ${percent(share)}`;
 
 /** Names with shares as rows of bars: as many of the likeliest as `most`, in their order or the likeliest first. */
 class Bars {
@@ -106,9 +109,10 @@ export class Card {
     const call = callOf(face, this.run, threshold);
     const names = this.run.classes.map(words);
     this.root.hidden = false;
-    this.root.classList.toggle("uncertain", !call.sure);
-    this.title.textContent = `${this.number}  ${call.sure ? call.name : "uncertain"}`;
-    this.detail.textContent = this.run.columns || (call.sure ? `${percent(call.share)} likely`
+    this.root.classList.toggle("uncertain", !call.sure || call.none);
+    this.title.textContent = `${this.number}  ${titleOf(call)}`;
+    this.detail.textContent = this.run.columns || (call.none ? `nearest: ${call.name}, of which one emotion has less than `
+      + `${percent(this.run.second)} of the basic expressions` : call.sure ? `${percent(call.share)} likely`
       : `at most ${call.name}, ${percent(call.share)}: below ${percent(threshold)}`);
     const { columns, numbers } = this.run;
     this.top.fill(names, face.expressions, { sorted: !live && !columns, marked: !columns, most: this.most, numbers });
@@ -167,11 +171,11 @@ export function drawBoxes(parent, answer, run, threshold) {
     box.style.top = `${(100 * y) / answer.height}%`;
     box.style.width = `${(100 * width) / answer.width}%`;
     box.style.height = `${(100 * height) / answer.height}%`;
-    box.classList.toggle("uncertain", !call.sure);
+    box.classList.toggle("uncertain", !call.sure || call.none);
     box.classList.toggle("high", y < 0.08 * answer.height);
     const [number, text] = box.firstChild.childNodes;
     number.textContent = `${place + 1} `;
-    text.textContent = run.columns ? call.name : call.sure ? `${call.name} ${percent(call.share)}` : "uncertain";
+    text.textContent = titleOf(call) + (call.sure && !call.none && !run.columns ? ` ${percent(call.share)}` : "");
   });
   placeLabels(parent);
 }

@@ -109,7 +109,7 @@ def served() -> Iterator[Callable[..., Served]]:
               examples: Sequence[Path] = (), threshold: float = 0.5) -> Served:
         stats = dict.fromkeys(("pictures", "faces", "refused"), 0)
         queue = RequestQueue(recogniser.recognise, limits or Limits(workers=1), stats)
-        description = describe_run(recogniser.run, queue.limits, threshold, detects=True)
+        description = describe_run(recogniser.run, queue.limits, threshold, recogniser.second, detects=True)
         server = make_server(application(queue, examples, description, token=token))
         listener = socket.create_server(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, args=([listener],))

@@ -23,8 +23,7 @@ from twofold.fuse.serve.recogniser import Recogniser
 def test_the_answers_are_those_of_predict(cli, drawn, recogniser, tmp_path, head):
     run = read_run(drawn / head)
     paths = sorted((drawn / "faces").rglob("*.png"))[:9]
-    basic = ["--basic"] if head == "paper" else []
-    done = cli("predict", drawn / head, *paths, "--cropped", *basic, "-o", tmp_path / "out.csv", "--device", "cpu")
+    done = cli("predict", drawn / head, *paths, "--cropped", "-o", tmp_path / "out.csv", "--device", "cpu")
     assert done.returncode == 0, done.stderr
     with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["key"]: row for row in csv.DictReader(file)}
@@ -35,6 +34,7 @@ def test_the_answers_are_those_of_predict(cli, drawn, recogniser, tmp_path, head
         face, = live.recognise(path.read_bytes()).faces
         assert face.expressions == pytest.approx([float(row[name]) for name in run.taxonomy.classes], abs=2e-3)
         assert sum(face.expressions) == pytest.approx(1, abs=1e-5)
+        assert face.answer == row["prediction"]
         if head == "paper":
             assert BASIC[int(np.argmax(face.basic))] == row["basic"] and face.stream_weights == ()
         else:

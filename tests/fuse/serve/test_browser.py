@@ -1,6 +1,7 @@
 """The page in a real browser: what it shows, by whatever way a picture comes, and that it asks nobody else."""
 
 import json
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import pytest
@@ -8,7 +9,8 @@ from PIL import Image
 
 from tests.data.faces.films import GREEN, RED, film, still
 from tests.fuse.serve.browser import CHROMIUM, Browser
-from tests.fuse.serve.conftest import encoded, picture
+from tests.fuse.serve.conftest import embed_of, encoded, picture
+from twofold.fuse.runs.read import read_run
 from twofold.fuse.serve.app import find_examples
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine (Debian: apt install chromium)")
@@ -168,3 +170,14 @@ def test_what_goes_wrong_on_the_way_is_said(browser, finding, served, files):
     finally:
         browser.send("Network.emulateNetworkConditions", offline=False, latency=0, downloadThroughput=-1,
                      uploadThroughput=-1)
+
+
+def test_a_face_without_a_compound_is_none_of_these(browser, drawn, finding, served, files):
+    run = read_run(drawn / "paper")
+    server = served(replace(finding, run=run, embed=embed_of(run), second=1.0), threshold=0.0)
+    opened(browser, server.url)
+    browser.choose("#files", files / "two.png")
+    assert status(browser, "two.png: ") == "two.png: 2 faces" and browser.text(".face h2") == "1 none of these"
+    assert "nearest: " in browser.text(".face header p") and "less than 100 %" in browser.text(".face header p")
+    assert browser.run("document.querySelector('.box b').textContent") == "1 none of these"
+    assert "2 none of these, the nearest is " in browser.run("document.querySelector('#picture').alt")
