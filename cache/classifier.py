@@ -5,12 +5,13 @@ The layer is stored instead of logits; the training samples keep an encoder from
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
 
 from twofold.cache.errors import CacheError, DamagedFile
+from twofold.cache.recipe import EMBEDDING
 
 FLOAT = np.dtype("<f4")
 WEIGHT, BIAS, SHA256, GROUPS = (f"classifier/{name}" for name in (
@@ -94,6 +95,15 @@ class BackboneClassifier:
         samples = self.training_samples
         return ClassifierRecord(self.classes, *([samples.fold, samples.folds, samples.training_id] if samples else []))
 
+    def widened(self, pieces: Sequence[str], dim: int) -> "BackboneClassifier | None":
+        """The same for rows of these pieces, `dim` numbers, of which the embedding is the last: the others weigh
+        nothing. Where it is not among them, the training samples alone are left, with no classes."""
+        if EMBEDDING in pieces:
+            above = np.zeros((dim - len(self.weight), len(self.classes)), self.weight.dtype)
+            return replace(self, weight=np.concatenate([above, self.weight]))
+        samples, none = self.training_samples, np.zeros((dim, 0), np.float32)
+        return BackboneClassifier((), none, none[0], samples) if samples else None
+
 
 def read_classifier(record: ClassifierRecord | None, arrays: Mapping[str, np.ndarray], dim: int
                     ) -> BackboneClassifier | None:
@@ -102,7 +112,8 @@ def read_classifier(record: ClassifierRecord | None, arrays: Mapping[str, np.nda
         return None
     classes, count = record.classes, len(record.classes)
     shapes = {WEIGHT: (dim, count), BIAS: (count,), SHA256: (32,), GROUPS: (16,)}
-    if arrays.keys() not in ({WEIGHT, BIAS}, shapes.keys()) or not all(classes) or not 0 < count == len(set(classes)):
+    if arrays.keys() not in ({WEIGHT, BIAS}, shapes.keys()) or not all(classes) or count != len(set(classes)) or (
+            not count and SHA256 not in arrays):
         raise DamagedFile("the classifier is incomplete")
     if any(array.shape[name in (SHA256, GROUPS):] != shapes[name] for name, array in arrays.items()):
         raise DamagedFile(f"the classifier's arrays are not for {count} classes of {dim} features")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ RECIPE_VERSION = 1
 PRECISIONS = ("fp32", "bf16", "fp16")
 DTYPES = ("float16", "float32")
 EMBEDDING = "embedding"  #: the piece of a row of layers that is what the backbone gives without them
-LAYERS = "layers="  #: the option of a backbone's name that asks for layers, the last of its options
+LAYERS = re.compile("(.*)([?&])layers=[^&]*")  #: a backbone's name whose last option asks for layers
 Piece = tuple[Annotated[str, Meta(pattern=r"^[a-z0-9.]{1,40}$")], Annotated[int, Meta(ge=1, le=1 << 20)]]
 
 
@@ -61,10 +62,10 @@ class Recipe:
     def of_pieces(self) -> dict[str, "Recipe"]:
         """For each piece of layers the recipe of that piece alone, which `NAME?layers=PIECE` makes; for `embedding` it
         is that of the plain `NAME`. Nothing for tokens."""
-        name, _, _ = self.backbone.rpartition(LAYERS)
-        return {piece: replace(self, backbone=f"{name}{LAYERS}{piece}", pieces=((piece, width),))
-                if piece != EMBEDDING else replace(self, backbone=name.rstrip("?&"), pieces=())
-                for piece, width in self.pieces if name}
+        named = LAYERS.fullmatch(self.backbone)
+        return {piece: replace(self, backbone=f"{named[1]}{named[2]}layers={piece}", pieces=((piece, width),))
+                if piece != EMBEDDING else replace(self, backbone=named[1], pieces=())
+                for piece, width in self.pieces} if named else {}
 
     @property
     def fingerprint(self) -> str:

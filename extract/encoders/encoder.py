@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from twofold.cache.classifier import BackboneClassifier
+from twofold.cache.recipe import Piece
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.classifier import LinearLayer, single_linear_layer
 from twofold.extract.encoders.devices import PRECISIONS, is_out_of_memory
@@ -61,6 +62,7 @@ class Encoder:
     preprocessing: Preprocessing
     precision: str
     classifier: BackboneClassifier | None = field(default=None, repr=False)  #: what the checkpoint brought along
+    pieces: tuple[Piece, ...] = ()  #: what stands side by side in an embedding of layers or tokens
     unnamed_classes: int = 0  #: of a classifier that is left out, since nobody says in which order its classes are
     device: torch.device
     network: Callable[[torch.Tensor], torch.Tensor] = field(repr=False)

@@ -20,6 +20,7 @@ MAX_PIXELS = 64 * 2**20  #: in a resized image
 MAX_SIDE = 4096  #: pixels
 OPTIONS = ("size", "resize", "rule", "interpolation", "mean", "std", "scale")
 ENTRY = "entry"  #: option of a name: where in a checkpoint its weights are
+LAYERS, TOKENS = "layers", "tokens"  #: options of a name: what besides the embedding is taken of a forward pass
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 DECODERS = {"pillow": DECODER, "fast": f"{DECODER}, resized by torch"}  #: of `extract --decoder`, as recipes have them
@@ -130,7 +131,7 @@ class Resizer:
 
 
 # ------------------------------------------------------------------------------- NAME?size=112&mean=0.5
-def split_name(text: str, *, further: Sequence[str] = (ENTRY,)) -> tuple[str, dict[str, str]]:
+def split_name(text: str, *, further: Sequence[str] = (ENTRY, TOKENS, LAYERS)) -> tuple[str, dict[str, str]]:
     """`NAME?key=value&...` as the name and its options, in the order of OPTIONS and `further`.
 
     Raises InputError for an unknown, an empty or a repeated option.

@@ -25,8 +25,17 @@ from twofold.extract.encoders.classifier import (
 from twofold.extract.encoders.devices import PRECISIONS, parse_device, resolve_precision
 from twofold.extract.encoders.encoder import FIRST_TRY, Architecture, BatchLimit, Encoder
 from twofold.extract.encoders.folding import fold_batch_norms
+from twofold.extract.encoders.layers import with_pieces
 from twofold.extract.encoders.onnx import load_onnx
-from twofold.extract.encoders.preprocessing import ENTRY, Preprocessing, apply_options, join_name, split_name
+from twofold.extract.encoders.preprocessing import (
+    ENTRY,
+    LAYERS,
+    TOKENS,
+    Preprocessing,
+    apply_options,
+    join_name,
+    split_name,
+)
 from twofold.extract.encoders.presets import find_preset, published_weights, recorded_name, source_of
 from twofold.extract.weights.find import find_weights, weights_folder
 from twofold.extract.weights.load import (
@@ -83,7 +92,8 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
     loaded = load_weights(name, weights, folder=folder or weights_folder(), build=partial(build, name))
     built = loaded.architecture
     network = built.trim(built.network).eval().requires_grad_(False)
-    images = noise_images(built.preprocessing, torch.Generator().manual_seed(0))[:1]
+    noise = noise_images(built.preprocessing, torch.Generator().manual_seed(0))
+    images, pieces = noise[:1], ()
     dim, identity = embedding_dim(network, name, images), loaded.random or weights_digest(network)
     classifier, unnamed, checkpoint = None, 0, loaded.checkpoint
     if checkpoint is not None:
@@ -93,13 +103,18 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
         classifier, unnamed = checkpoint_classifier(plain, layer, checkpoint, classes=classes, order_of_file=(
             preset.class_order if preset else lambda _, count: built.classes if len(built.classes) == count else ()))
     fold_batch_norms(network, images)
+    if LAYERS in options or TOKENS in options:
+        network, pieces = with_pieces(network, plain, options, noise[:2])
+        dim = _row_length(sum(width for _, width in pieces), name)
+        classifier = classifier and classifier.widened([piece for piece, _ in pieces], dim)
     network.to(target, PRECISIONS[resolved]).to(memory_format=torch.channels_last)
     return Encoder(
         name=join_name(recorded_name(plain), options),
         architecture=", ".join(filter(None, (built.name, loaded.resampled))),
         weights=identity, tap=built.tap, dim=dim, preprocessing=built.preprocessing, precision=resolved,
         device=target, network=torch.compile(network) if compiled else network,
-        limit=BatchLimit(batch_size or FIRST_TRY[target.type]), classifier=classifier, unnamed_classes=unnamed)
+        limit=BatchLimit(batch_size or FIRST_TRY[target.type]), classifier=classifier, unnamed_classes=unnamed,
+        pieces=pieces)
 
 
 # ------------------------------------------------------------------------------------------------- architecture
@@ -137,10 +152,14 @@ def embedding_dim(network: nn.Module, name: str, images: torch.Tensor) -> int:
         raise _does_not_run(name, images.shape[-1], error) from None
     if not isinstance(embedding, torch.Tensor) or embedding.ndim != 2:
         raise InputError(f"backbone {name} does not give one vector a face, so it cannot be used here")
-    if embedding.shape[1] > MAX_DIM:
-        raise InputError(f"backbone {name} gives {embedding.shape[1]} numbers a face: {MAX_DIM} is the most that a "
-                         "feature file may have")
-    return embedding.shape[1]
+    return _row_length(embedding.shape[1], name)
+
+
+def _row_length(dim: int, name: str) -> int:
+    if dim > MAX_DIM:
+        raise InputError(f"backbone {name} gives {dim} numbers a face: {MAX_DIM} is the most that a feature file may "
+                         "have")
+    return dim
 
 
 def _does_not_run(name: str, side: int, error: Exception) -> InputError:
@@ -163,7 +182,7 @@ def check_dim(backbone: str, dim: int, *, untrained: bool = False) -> None:
             features = architecture.network.eval()(torch.empty(1, 3, size, size)).shape[-1]
         except RUN_ERRORS:
             return
-    if features != dim:
+    if features != dim and not {LAYERS, TOKENS} & split_name(backbone)[1].keys():  # whose pieces the recipe names
         raise InputError(f"{backbone} gives {features} features, not the {dim} that the run was trained on: the run "
                          "was altered, or made by another version of its library")
     count = sum(parameter.numel() for parameter in architecture.network.parameters())

@@ -55,7 +55,7 @@ def recipe_of(encoder: Encoder, view: str, *, dtype: str, decoder: str = DECODER
         backbone=encoder.name, architecture=encoder.architecture, weights=encoder.weights, tap=encoder.tap,
         preprocessing=encoder.preprocessing.record(), view=view_record(view),
         decoder=decoder if decoder in DECODERS.values() else DECODER,
-        precision=encoder.precision, dtype=dtype,
+        precision=encoder.precision, dtype=dtype, pieces=encoder.pieces,
     )
 
 
