@@ -1,5 +1,7 @@
 """Stage one as one function: the samples of a manifest and some streams become feature files in a store."""
 
+import logging
+import shutil
 import signal
 import tempfile
 from collections import Counter
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from twofold.cache.feature_file import FeatureFile
-from twofold.cache.recipe import PRECISIONS
+from twofold.cache.recipe import PRECISIONS, Recipe
 from twofold.cache.shards import assemble, retired_rows
 from twofold.cache.store import Store
 from twofold.data.images.decode import remark_lines
@@ -32,6 +34,7 @@ from twofold.extract.engine.task import ComputeTask, Encoders
 from twofold.extract.plan import ExtractOptions, FilePlan, Wanted, Workspace, plan_all, task_of
 from twofold.extract.streams import Stream
 
+log = logging.getLogger(__name__)
 AUTO_PRECISION = ".precision"  #: file of a store: what `--precision auto` means in it
 DEFAULTS = ExtractOptions()
 LISTED = 20  #: failed samples that are named in a report's text; all are in its record
@@ -84,6 +87,7 @@ def add_missing(workspace: Workspace, plans: Sequence[FilePlan], options: Extrac
     task = task_of(plans, options, keys=keys, images=workspace.images, store=store)
     store.path.mkdir(parents=True, exist_ok=True)
     write_manifest(workspace.manifest, store.manifest_path)
+    _check_space(task, plans)
     stats = compute(task) if task.files else RunStats()
     files = [file.finished for file in plans] if stats.stopped_by else finish(store, plans, keys)
     return report(store, task, plans, files, stats)
@@ -92,6 +96,23 @@ def add_missing(workspace: Workspace, plans: Sequence[FilePlan], options: Extrac
 def finish(store: Store, plans: Sequence[FilePlan], keys: Sequence[str]) -> list[FeatureFile | None]:
     """Merge the shards of each plan that has all its rows now, whoever computed them; None for the others."""
     return [assemble(store, file.recipe, file.dim, keys, classifier=file.classifier) for file in plans]
+
+
+def _check_space(task: ComputeTask, plans: Sequence[FilePlan]) -> None:
+    """Say how much disk the run needs, where rows are long, and whether there is less: each file stands there twice
+    while its shards become one."""
+    needed = sum(2 * int(plan.missing.sum()) * plan.dim * np.dtype(plan.recipe.dtype).itemsize for plan in plans)
+    free = shutil.disk_usage(task.store).free
+    for plan in (plan for plan in plans if plan.recipe.pieces and plan.missing.any()):
+        log.info("%s: rows of %s numbers", plan.recipe.backbone, _times(plan.recipe, plan.dim))
+    if needed > free or any(plan.recipe.pieces for plan in plans):
+        log.log(logging.WARNING if needed > free else logging.INFO, "the run needs up to %.2f GB of disk, half of it "
+                "in the end; %.1f GB are free", needed / 1e9, free / 1e9)
+
+
+def _times(recipe: Recipe, dim: int) -> str:
+    """The shape of a row in words: 768, or 25 x 768."""
+    return " x ".join(map(str, recipe.shape(1, dim)[1:]))
 
 
 def read_auto_precision(store: Store) -> str:
@@ -146,6 +167,7 @@ def file_record(store: Store, plan: FilePlan, file: FeatureFile | None, stats: R
     no_face = sum(reason == NO_FACE for reason in failures.values())
     return {
         "backbone": recipe.backbone, "view": recipe.view["name"], "fingerprint": recipe.fingerprint, "dim": dim,
+        "shape": _times(recipe, dim),
         "precision": recipe.precision, "untrained": recipe.untrained, "cached": cached, "computed": computed,
         "failed": len(failures) - no_face, "no_face": no_face, "left": samples - cached - computed - len(failures),
         "to_compute": to_compute, "shards": -(-to_compute // task.rows_per_shard),
@@ -172,8 +194,8 @@ def report(store: Store, task: ComputeTask, plans: Sequence[FilePlan], files: Se
     if stats is None:
         rows, shards, size = (sum(file[name] for file in records) for name in ("to_compute", "shards", "bytes"))
         hours = f", about {timedelta(seconds=round(expected_seconds))} on this machine" if expected_seconds else ""
-        return Summary([*lines, f"dry run: {rows} rows to compute, {size / 1e6:.1f} MB in {shards} shards"
-                                f"{hours}; nothing was written"], data)
+        return Summary([*lines, f"dry run: {rows} rows to compute, {size / 1e6:.1f} MB in {shards} shards (twice that "
+                                f"for a moment){hours}; nothing was written"], data)
     failures = [f"  {line}" for line in remark_lines(stats.remarks)]
     failures += [f"  {count:6} failed: {reason}" for reason, count in counts.most_common()]
     failures += [f"  {key}: {reason}" for key, reason in list(failed.items())[:LISTED]]
@@ -199,5 +221,5 @@ def _line(file: dict[str, Any], *, dry: bool) -> str:
         ("failed", "failed"), ("no_face", "without a face"), ("left", "left for other shards or a later run"),
         ("retired", "kept of samples no longer in the manifest")) if file[name] and not (dry and name == "left")]
     untrained = ", UNTRAINED" if file["untrained"] else ""
-    return (f"{file['backbone']} ({file['view']}, {file['dim']}-d, {file['precision']}{untrained}): "
+    return (f"{file['backbone']} ({file['view']}, {file['shape']}-d, {file['precision']}{untrained}): "
             + ", ".join(f"{count} {text}" for count, text in parts) + (f" -> {file['file']}" if file["file"] else ""))

@@ -80,10 +80,12 @@ def parse_weights(texts: Sequence[str], backbones: Sequence[str]) -> dict[str, l
 
 
 def _by_backbone(texts: Sequence[str], backbones: Sequence[str], *, what: str, form: str) -> dict[str, list[str]]:
-    """Map NAME=VALUE texts, where a name may have options, and equals signs, behind it."""
+    """Map NAME=VALUE texts, where a name may have options, and equals signs, behind it; what is given for NAME alone is
+    for all NAME?OPTIONS that nothing is given for."""
     values: dict[str, list[str]] = {}
+    names = {*backbones, *(name.partition("?")[0] for name in backbones)}
     for text in texts:
-        name = max((name for name in backbones if text.startswith(f"{name}=")), key=len, default="")
+        name = max((name for name in names if text.startswith(f"{name}=")), key=len, default="")
         value = text[len(name) + 1:]
         if not name and all(text.partition("=")):
             raise InputError(f"{what} are given for {text.partition('=')[0]!r}, which is not among the backbones "
@@ -91,7 +93,8 @@ def _by_backbone(texts: Sequence[str], backbones: Sequence[str], *, what: str, f
         if not name or not value:
             raise InputError(f"{what} {text!r} is not {form}")
         values.setdefault(name, []).append(value)
-    return values
+    of = {name: values.get(name) or values.get(name.partition("?")[0]) for name in backbones}
+    return {name: given for name, given in of.items() if given}
 
 
 # ------------------------------------------------------------------------------------------- the recipes of a run again

@@ -196,7 +196,8 @@ def _trunk(network: nn.Module, calls: Sequence[Call], images: torch.Tensor) -> l
                 chains.append([call])
         stages = [[call for call, after in zip(chain, [*chain[1:], None], strict=True)
                    if not (after and call.gave.ndim == 4 and after.gave.shape == call.gave.shape)] for chain in chains]
-        for chain in sorted(stages[::-1], key=len, reverse=True):  # of equally long ones the last
+        stages.reverse()  # of equally long ones the last comes first
+        for chain in sorted(stages, key=len, reverse=True):
             if _goes_through(network, chain[-1].module, images):
                 return chain
     return []

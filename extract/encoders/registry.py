@@ -83,6 +83,9 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
     if compiled and not (os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++")))):
         raise InputError("--compile needs a C++ compiler (g++ or clang++), which is not on this machine: leave it out")
     if name.startswith("onnx:"):
+        if asked := re.search(f"[?&]({LAYERS}|{TOKENS})=", name):
+            raise InputError(f"{name}: an ONNX model gives its output alone: leave out {asked[1]}=, or name the "
+                             "architecture, as timm:NAME, and its weights")
         if weights is not None:
             raise InputError(f"{name} brings its own weights: leave out --weights for it")
         return load_onnx(name, device=target, precision=precision, batch_size=batch_size, classes=classes)

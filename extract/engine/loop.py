@@ -38,6 +38,7 @@ from twofold.extract.engine.task import ComputeTask, Encoders
 DECODED_TOGETHER = 8  #: samples: few enough to be done soon, enough to make the overhead small
 STOP_SECONDS = 1.0  #: after a signal to stop, for an image that is being decoded
 AHEAD = 2  #: batches of a pool that decoding may be ahead, besides those in flight
+SHARD_BYTES = 1 << 28  #: in memory at most, where rows are long
 SHARD_SECONDS = 120  #: a shard is published at the latest after this long, however slow the encoder
 Publish = Callable[[Recipe, int, Rows], object]  #: takes recipe, dimension and the rows of one shard
 
@@ -173,7 +174,8 @@ class FeatureWriter:
                  stats: RunStats):
         self.encoder, self.recipe, self.pool, self.runner, self.stats = encoder, recipe, pool, runner, stats
         self.in_flight: deque[tuple[Batch, ForwardPass]] = deque()
-        self._publish, self._rows_per_shard, self._thread = publish, rows_per_shard, thread
+        self._publish, self._thread = publish, thread
+        self._rows_per_shard = max(1, min(rows_per_shard, SHARD_BYTES // (4 * encoder.dim)))
         self._publishing: Future | None = None
         self._open: list[Rows] = []  #: of each batch, not published yet
         self._due = time.monotonic() + SHARD_SECONDS

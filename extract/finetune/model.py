@@ -15,6 +15,7 @@ from twofold.cache.classifier import TrainingSamples
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.classifier import training_samples_of
 from twofold.extract.encoders.encoder import Architecture
+from twofold.extract.encoders.preprocessing import LAYERS, TOKENS, split_name
 from twofold.extract.encoders.registry import build, check_name, embedding_dim, load_weights, noise_images, seeded
 from twofold.extract.finetune import lora
 from twofold.extract.finetune.settings import Settings
@@ -152,6 +153,8 @@ def initial_model(name: str, *, weights: str | None, folder: Path, settings: Set
     if name.startswith(("onnx:", "hf:")):
         raise InputError(f"{name}: an ONNX model cannot be trained here, nor one of transformers: name the "
                          "architecture, as timm:NAME, and its weights")
+    if asked := {LAYERS, TOKENS} & split_name(name)[1].keys():
+        raise InputError(f"{name}: leave out {min(asked)}=, which `extract` takes: training reads the embedding")
     check_name(name)
     loaded = load_weights(name, weights, folder=folder,
                           build=partial(build, name, size=settings.size, drop_path=settings.drop_path))
