@@ -22,6 +22,7 @@ from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.preprocessing import LAYERS, TOKENS
 
 SAME = 1e-4  #: of the largest value: what a pooled layer may differ from the embedding that it is
+ROUNDING = 1e-3  #: of what the embeddings of two images differ by: what may be left where they read the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,14 +97,14 @@ def with_pieces(network: nn.Module, name: str, options: dict[str, str], images: 
     if LAYERS in options and TOKENS in options:
         raise InputError(f"{backbone}: give layers or tokens; two backbones side by side give both")
     calls, embedding = _run(network, images)
-    trunk = _trunk(network, calls, images)
-    if not trunk:
+    trunk = _trunk(network, calls, images, embedding)
+    if not trunk or (len(trunk) == 1 and LAYERS in options):
         raise InputError(f"{backbone} has no layers to read: its blocks do not stand in one row")
     stages = [(call, layout) for call in trunk if (layout := _layout(call, _patches(calls, trunk[0])))]
     if len(stages) < len(trunk):
         raise InputError(f"{backbone} has no layers to read: their outputs are neither square maps nor patch tokens")
     if TOKENS in options:
-        return _token_network(network, backbone, options[TOKENS], calls, stages[-1], images)
+        return _token_network(network, backbone, options[TOKENS], calls, stages[-1], images, embedding)
     pieces, numbers = {}, {}
     for number, (call, layout) in enumerate(stages, start=1):
         for kind, value in layout.pooled(call.gave).items():
@@ -135,7 +136,7 @@ def _choose(text: str, numbers: dict[str, int], count: int, *, backbone: str) ->
 
 
 def _token_network(network: nn.Module, backbone: str, text: str, calls: Sequence[Call], last: tuple[Call, Layout],
-                   images: torch.Tensor) -> tuple[nn.Module, tuple[Piece, ...]]:
+                   images: torch.Tensor, embedding: torch.Tensor) -> tuple[nn.Module, tuple[Piece, ...]]:
     """Tokens are read at the last module that gives a grid of the last layer's size, behind the final norm."""
     (call, layout), side = last, math.isqrt(int(text)) if re.fullmatch("[1-9][0-9]{0,5}", text) else 0
     if not side or side * side != int(text):
@@ -147,7 +148,8 @@ def _token_network(network: nn.Module, backbone: str, text: str, calls: Sequence
     ends = [each for each in calls[calls.index(call):] if
             (each.gave.shape[1:] if layout.kind == "tokens" else each.gave.shape[2:] if layout.kind == "map" else
              each.gave.shape[1:3]) == same and each.gave.ndim == call.gave.ndim]
-    end = next(each for each in reversed(ends) if each is call or _goes_through(network, each.module, images))
+    end = next(each for each in reversed(ends)
+               if each is call or _goes_through(network, each.module, images, embedding))
     width = end.gave.shape[1 if layout.kind == "map" else -1]
     names = [f"token{row}.{column}" for row in range(1, side + 1) for column in range(1, side + 1)]
     return (PieceNetwork(network, [(end.module, layout, 0)], chosen=["token0"], side=side),
@@ -182,12 +184,13 @@ def _run(network: nn.Module, images: torch.Tensor) -> tuple[list[Call], torch.Te
     return [call for call in calls if times[call.module] == 1], embedding
 
 
-def _trunk(network: nn.Module, calls: Sequence[Call], images: torch.Tensor) -> list[Call]:
+def _trunk(network: nn.Module, calls: Sequence[Call], images: torch.Tensor, embedding: torch.Tensor) -> list[Call]:
     """The layers in order, of a stage its last block; none where no chain of modules carries all that reaches the
     embedding."""
     for candidates in (set(_in_sequences(network)), set(network.children())):
         chains: list[list[Call]] = []
-        for call in (call for call in calls if call.module in candidates and call.gave.ndim in (3, 4)):
+        for call in (call for call in calls if call.module in candidates and (
+                call.gave.ndim == 3 or (call.gave.ndim == 4 and call.gave.shape[2] > 1))):  # not what is pooled
             before = next((chain for chain in chains if call.read is not None and (
                 chain[-1].gave is call.read or chain[-1].gave.data_ptr() == call.read.data_ptr())), None)
             if before:
@@ -198,7 +201,7 @@ def _trunk(network: nn.Module, calls: Sequence[Call], images: torch.Tensor) -> l
                    if not (after and call.gave.ndim == 4 and after.gave.shape == call.gave.shape)] for chain in chains]
         stages.reverse()  # of equally long ones the last comes first
         for chain in sorted(stages, key=len, reverse=True):
-            if _goes_through(network, chain[-1].module, images):
+            if _goes_through(network, chain[-1].module, images, embedding):
                 return chain
     return []
 
@@ -210,9 +213,9 @@ def _in_sequences(module: nn.Module) -> list[nn.Module]:
     return [layer for child in module.children() for layer in _in_sequences(child)]
 
 
-def _goes_through(network: nn.Module, module: nn.Module, images: torch.Tensor) -> bool:
+def _goes_through(network: nn.Module, module: nn.Module, images: torch.Tensor, embedding: torch.Tensor) -> bool:
     """Whether the embedding depends on the image through this module's output alone: with that of the first image for
-    all, all embeddings are the first one's."""
+    all, all embeddings are the first one's. embedding: without that."""
     def replaced(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         first = _tensor(output)[:1].expand_as(_tensor(output)).clone()
         return (first, *output[1:]) if isinstance(output, tuple) else first
@@ -220,10 +223,11 @@ def _goes_through(network: nn.Module, module: nn.Module, images: torch.Tensor) -
     hook = module.register_forward_hook(replaced)
     try:
         with torch.no_grad():
-            embedding = network(images)
+            of_first = network(images)
     finally:
         hook.remove()
-    return bool(torch.allclose(embedding, embedding[:1].expand_as(embedding), rtol=SAME, atol=1e-6))
+    left, differ = ((each - each[:1]).abs().max() for each in (of_first, embedding))
+    return bool(left < ROUNDING * differ)
 
 
 def _patches(calls: Sequence[Call], first: Call) -> int:
