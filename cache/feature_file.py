@@ -201,8 +201,8 @@ class FeatureFile:
         return values
 
     @cached_property
-    def _checksums(self) -> np.ndarray:
-        return self._table(CHECKSUMS)
+    def _checksums(self) -> list[int]:
+        return self._table(CHECKSUMS).tolist()
 
     @contextlib.contextmanager
     def _block_reader(self) -> Iterator[Callable[[int, memoryview], None]]:
