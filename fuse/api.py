@@ -27,15 +27,17 @@ from twofold.fuse.tables import describe_comparison
 class Features:
     """Embeddings and labels of N samples as arrays, in the manifest's order.
 
-    X (N, D) float32: the streams side by side; y (N,): numbers of `classes`, -1 for a sample without a label of the
-    taxonomy; of other tasks than a classification (N, C), a column each of `classes`; groups, keys, split (N,): text,
-    samples of one group must not cross a split (a sample without a group is its own, by its key); streams: the
-    backbones (and views) whose columns X has, in order.
+    X (N, D) float32: the streams side by side (with pool="sequence" (N, T, D), nan beyond the end of a unit); y (N,):
+    numbers of `classes`, -1 for a sample without a label of the taxonomy; of other tasks than a classification (N, C),
+    a column each of `classes`; groups, keys, split (N,): text, samples of one group must not cross a split (a sample
+    without a group is its own, by its key); streams: the backbones (and views) whose columns X has, in order.
     """
 
     def __init__(self, joined: JoinedFeatures, by_fold: tuple[JoinedFeatures, ...] = ()):
         self._joined, self._by_fold = joined, by_fold
         self.X: np.ndarray = joined.read(np.arange(len(joined)), range(len(joined.streams)))
+        if joined.most_frames:
+            self.X = self.X.reshape(len(joined), -1, joined.dim)
         self.keys, self.split = joined.keys, joined.split
         self.y: np.ndarray = joined.label if joined.task.kind == Classification.kind else joined.truth
         self.groups = np.array([group.rpartition("\0")[2] for group in joined.group], object)
@@ -103,7 +105,7 @@ class Head:
         if not hasattr(self, "_trained"):
             raise InputError("the head is not trained: call fit first")
         head = self._trained.head
-        X = as_features(features.X if isinstance(features, Features) else features, head.spec.dims,
+        X = as_features(features.X if isinstance(features, Features) else features, head.spec,
                         [self._names[k] for k in self._trained.streams])
         output = run_on_array(head, X)
         return self._task.calibrate(output.probabilities.mean(axis=0), self._trained.calibration)

@@ -18,6 +18,7 @@ from twofold.fuse.core.features import Features
 from twofold.fuse.core.predictions import Figures, Predictions, System, compare_predictions, figures
 from twofold.fuse.core.settings import Settings
 from twofold.fuse.core.split import encoder_training_samples, leaking_encoders
+from twofold.fuse.core.streams import pieces_of, weight_names
 from twofold.fuse.metrics.statistics import Comparison
 from twofold.fuse.predict import PARQUET, check_table_name
 from twofold.fuse.runs.read import Run, read_run
@@ -198,7 +199,7 @@ def score_run(matched: RunOnStore, scorable: np.ndarray) -> Evaluation:
         raise InputError(f"nothing is left to score: {run.path} or an encoder was trained or validated on all "
                          f"{len(matched.rows)} labelled samples; --allow-seen scores them all the same, and says so")
     output = run.scores(features, rows)
-    outputs, weights, calibrated = output.probabilities, output.stream_weights, run.calibrated(output)
+    outputs, weights, calibrated = output.probabilities, output.weights, run.calibrated(output)
     thresholds = run.calibration.rows(len(rows))
     if run.folds > 1 and not use.all():
         share = use / np.sum(use, axis=1, keepdims=True)
@@ -208,8 +209,12 @@ def score_run(matched: RunOnStore, scorable: np.ndarray) -> Evaluation:
                          zip(np.split(output.probabilities, run.folds), run.calibrations, strict=True)])
         thresholds = share @ np.stack([calibration.thresholds for calibration in run.calibrations])
         calibrated = np.where(np.all(use, axis=1, keepdims=True), calibrated, np.einsum("nf,fnc->nc", share, each))
-    mean_weights = None if weights is None else dict(zip(run.stream_names, weights.mean(axis=(0, 1)).tolist(),
-                                                         strict=True))
+    pool = run.settings.pool if run.settings.unit else ()
+    streams = [(name, pieces_of(recipe, pool))
+               for name, (_, _, recipe) in zip(run.stream_names, run.streams, strict=True)]
+    mean_weights = None if weights is None else dict(zip(
+        weight_names(streams, weights.shape[2], frames=run.head.spec.frames), weights.mean(axis=(0, 1)).tolist(),
+        strict=True))
     system = System(name=str(run.path), backbones=run.stream_names, head=run.kind, dim=features.dim,
                     untrained=run.untrained, temperature=run.record.temperature, folds=run.folds if use.all() else 1,
                     stream_weights=mean_weights)

@@ -19,6 +19,7 @@ from twofold.fuse.core.features import Features, join, join_folds
 from twofold.fuse.core.predictions import Predictions, System
 from twofold.fuse.core.settings import HEAD_TYPES, SINGLE, Settings
 from twofold.fuse.core.split import Split, drop_encoder_training_samples, make_splits
+from twofold.fuse.core.streams import weight_names
 from twofold.fuse.core.task import Task, mean_calibration
 from twofold.fuse.heads.head import TrainedHead, fit, input_streams
 from twofold.fuse.heads.sklearn import FittedEstimator
@@ -87,7 +88,7 @@ def experiment_on(features: Features, settings: Settings, *, by_fold: tuple[Feat
     by_fold: the same samples as the encoders of each fold give them. Raises InputError.
     """
     pretrained, note = [], ""
-    check_head(features.task, settings.head)
+    check_head(features.task, settings.head, features)
     kind = HEAD_TYPES[settings.head]
     if not kind.learns_classes:
         check_pairs(features.taxonomy)
@@ -111,9 +112,12 @@ def experiment_on(features: Features, settings: Settings, *, by_fold: tuple[Feat
             for split in splits):
         notes.append("compound-mixup left out: no training samples with basic labels of both emotions of a class")
         settings = replace(settings, compound_mixup=0.0)
+    if features.most_frames and (settings.mixup or (settings.compound_mixup and features.taxonomy.has_pairs)):
+        notes.append("mixup left out: frames of clips of unlike lengths do not mix")
+        settings = replace(settings, mixup=0.0, compound_mixup=0.0)
     classifiers = [pretrained_classifiers(each)[0] if by_fold and pretrained else pretrained for each in of_fold]
     memory = settings.memory_gb * 1e9 or 0.5 * (free_memory() or USUAL_MEMORY)
-    if COPIES * 4 * len(features) * features.dim * max(len(by_fold), 1) <= memory:
+    if COPIES * 4 * len(features) * features.width * max(len(by_fold), 1) <= memory:
         features, by_fold = features.loaded(), tuple(each.loaded() for each in by_fold)
     else:
         notes.append("features streamed from disk: they exceed the memory allowed")
@@ -179,14 +183,16 @@ def cross_validate(experiment: Experiment, streams: Sequence[int] = (), *, name:
     outputs = [each.predict(fold.features, fold.split.test)
                for each, fold in zip(trained, experiment.folds, strict=True)]
     read = [experiment.features.streams[k] for k in trained[0].streams]
-    weights = [each.stream_weights.mean(axis=(0, 1)).tolist() for each in outputs if each.stream_weights is not None]
+    weights = [each.weights.mean(axis=(0, 1)) for each in outputs if each.weights is not None]
     system = System(
         name=name or trained[0].name, backbones=tuple(stream.name for stream in read), head=trained[0].name,
         dim=sum(stream.dim for stream in read), untrained=any(stream.recipe.untrained for stream in read),
         temperature=mean_calibration([each.calibration for each in trained]).temperature,
         val_score=float(np.mean([each.val_score for each in trained])), score_name=experiment.task.score_name,
-        stream_weights=dict(zip((stream.name for stream in read), np.mean(weights, axis=0).tolist(), strict=True))
-        if weights else None,
+        stream_weights=dict(zip(
+            weight_names([(stream.name, stream.pieces) for stream in read], len(weights[0]),
+                         frames=experiment.features.most_frames > 0),
+            np.mean(weights, axis=0).tolist(), strict=True)) if weights else None,
         seconds=sum(each.seconds for each in trained))
     tests = [split.test for split in experiment.splits]
     return Predictions.of(

@@ -200,13 +200,18 @@ def _rare_classes(heads: Sequence[Figures]) -> list[str]:
     return lines
 
 
+NAMED = 12  #: weights of a head that are shown, at most
+
+
 def fusion_lines(fused: Figures, comparison: Comparison | None, best_single: str) -> list[str]:
     """The lines below the table of a fusion: its gain, the weight of each stream, calibration."""
     system = fused.system
     lines = [f"fusion against the single that is best on validation ({best_single}): "
              f"{describe_comparison(comparison, fused.task)}"] if comparison else []
-    if system.stream_weights:
-        lines += ["mean weight: " + ", ".join(f"{name} {weight:.2f}" for name, weight in system.stream_weights.items())]
+    if weights := system.stream_weights:
+        shown = sorted(weights, key=lambda name: -weights[name])[:NAMED] if len(weights) > NAMED else weights
+        more = f"; {len(weights) - NAMED} more in metrics.json" if len(weights) > NAMED else ""
+        lines += ["mean weight: " + ", ".join(f"{name} {weights[name]:.2f}" for name in shown) + more]
     if system.temperature == 1 or not fused.raw_reliability:  # zero-shot may not look at compound labels to fit one
         return lines
     return [*lines, f"calibration error of the fusion without its temperature of {system.temperature:.2f} (fitted on "

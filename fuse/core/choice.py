@@ -20,8 +20,9 @@ from twofold.data.targets import AFFECT, default_task, target_columns
 from twofold.data.utils.csv_files import check_columns
 from twofold.data.utils.errors import InputError
 from twofold.fuse.core.blends import distribution_task
+from twofold.fuse.core.features import Features
 from twofold.fuse.core.kinds import TASK_TYPES, Classification, Distribution
-from twofold.fuse.core.settings import DEFAULT_POOL, HEAD_TYPES, VERY_MANY, Settings, run_file
+from twofold.fuse.core.settings import DEFAULT_POOL, HEAD_TYPES, SEQUENCE, VERY_MANY, Settings, run_file
 from twofold.fuse.core.several import Several
 from twofold.fuse.core.task import Task
 
@@ -140,12 +141,21 @@ def label_taxonomy(kind: str, names: Sequence[str]) -> Taxonomy:
     return Taxonomy(kind, kind, tuple(names), tuple(range(len(names))), pairs=((),) * len(names))
 
 
-def check_head(task: Task, head: str) -> None:
-    """Raise InputError for a head that cannot do the task."""
+def check_head(task: Task, head: str, features: Features) -> None:
+    """Raise InputError for a head that cannot do the task, or not with such samples."""
     kinds = {part.task.kind for part in task.parts}
     if not kinds <= set(HEAD_TYPES[head].tasks):
         able = ", ".join(name for name, kind in HEAD_TYPES.items() if kinds <= set(kind.tasks))
         raise InputError(f"head {head} cannot do {task.kind}: {able} can")
+    several = any(len(stream.pieces) > 1 for stream in features.streams)
+    have = "frames" if features.most_frames else "pieces" if several else "row"
+    if have not in HEAD_TYPES[head].inputs:
+        able = ", ".join(name for name, kind in HEAD_TYPES.items() if have in kind.inputs)
+        needs = {"pieces": "a stream of several pieces (`extract --backbones NAME?layers=all`)",
+                 "frames": f"the frames of clips (--unit COLUMN --pool {SEQUENCE})"}
+        raise InputError(f"head {head} cannot read the frames of a sequence: {able} can; or --pool statistics of them"
+                         if have == "frames" else f"head {head} needs "
+                         + ", or ".join(needs[name] for name in HEAD_TYPES[head].inputs))
 
 
 def recorded_task(layout: str, outputs: Sequence[str], record: dict) -> Task:

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from twofold.data.labels import BASIC, Taxonomy, basic_emotions
 from twofold.data.manifest import Manifest, read_manifest
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import NO_FACE_SUFFIX
+from twofold.fuse.core.settings import most_frames
 from twofold.fuse.core.streams import (
     PRECISION,
     Stream,
@@ -42,7 +43,8 @@ class Features:
     its own group. datasets: name of each store, which qualifies a group name that several stores have.
     manifest: of the first store, with samples that have no features, too.
     row: (N, K) place of the sample in each stream's file; of a unit, that of its first frame. frames: where samples are
-    units, (N,) the places (T, K) of all frames of each, in time. matrix: (N, D) float32 once loaded, else None.
+    units, (N,) the places (T, K) of all frames of each, in time. matrix: (N, D) float32 once loaded, else None; where
+    the frames are kept in order (N, T D), frame after frame, nan beyond the end of a unit.
     """
 
     task: Task
@@ -77,6 +79,17 @@ class Features:
         return sum(stream.dim for stream in self.streams)
 
     @property
+    def most_frames(self) -> int:
+        """Of the longest unit, where frames are kept in order; 0 where each sample is one row."""
+        most = most_frames(self.streams[0].pool)
+        return min(most, max(map(len, self.frames))) if most and self.frames is not None else 0
+
+    @property
+    def width(self) -> int:
+        """Columns of a sample: `dim`, of the longest unit that of all frames."""
+        return self.dim * max(self.most_frames, 1)
+
+    @property
     def group_names(self) -> np.ndarray:
         """(N,) the name of each group in its manifest; of a sample without one its key."""
         return np.array([group.partition("\0")[2] for group in self.group], object)
@@ -89,6 +102,7 @@ class Features:
 
     def read(self, rows: np.ndarray, streams: Sequence[int] | None = None) -> np.ndarray:
         """(n, D of these streams) float32, their features side by side, of these rows. streams: all, unless given.
+        Where frames are kept in order (n, T D), as `matrix` has them, T at least that of the longest of these rows.
 
         Raises InputError for features that are not finite.
         """
@@ -98,31 +112,43 @@ class Features:
                 return self.matrix[rows]
             starts = np.cumsum([0, *(stream.dim for stream in self.streams)])
             columns = np.concatenate([np.arange(starts[k], starts[k + 1]) for k in streams])
-            return self.matrix[np.ix_(rows, columns)]
-        block = np.empty((len(rows), sum(self.streams[k].dim for k in streams)), np.float32)
+            frames = np.arange(self.matrix.shape[1] // self.dim)[:, None] * self.dim
+            return self.matrix[np.ix_(rows, (frames + columns).ravel())]
+        length = 1 if self.frames is None else min(self.most_frames or 1, max(map(len, self.frames[rows]), default=1))
+        block = np.full((len(rows), length, sum(self.streams[k].dim for k in streams)), np.nan, np.float32)
         start = 0
         for k in streams:
             stream = self.streams[k]
             for number, file in enumerate(stream.files):
                 here = np.flatnonzero(self.store[rows] == number)
-                block[here, start:start + stream.dim] = self._read_stream(rows[here], k, file)
+                if self.frames is None:
+                    block[here, 0, start:start + stream.dim] = _finite_rows(file, self.row[rows[here], k],
+                                                                            stream.columns(file))
+                    continue
+                for row, values in zip(here, self._pooled(rows[here], k, file), strict=True):
+                    block[row, :len(values), start:start + stream.dim] = values
             start += stream.dim
-        return block
+        return block.reshape(len(rows), length * block.shape[2])
 
-    def _read_stream(self, rows: np.ndarray, k: int, file: FeatureFile) -> np.ndarray:
-        """(n, D of the stream) of rows of one store. Units are pooled one after the other, at most `block_rows`
-        frames at a time, or one unit."""
-        if self.frames is None or not len(rows):
-            return _finite_rows(file, self.row[rows, k], self.streams[k].columns(file)) if len(rows) else \
-                np.empty((0, self.streams[k].dim))
+    def read_frames(self, rows: np.ndarray, streams: Sequence[int]) -> np.ndarray:
+        """As `read`, but a frame a row (m, D) where frames are kept in order."""
+        block = self.read(rows, streams)
+        if not self.most_frames:
+            return block
+        frames = block.reshape(-1, sum(self.streams[k].dim for k in streams))
+        return frames[~np.isnan(frames[:, 0])]
+
+    def _pooled(self, rows: np.ndarray, k: int, file: FeatureFile) -> Iterator[np.ndarray]:
+        """Of each unit of one store (1, D of the stream), or the frames that are kept (T, D). Units are read one after
+        the other, at most `block_rows` frames at a time, or one unit."""
+        assert self.frames is not None
         places = [places[:, k] for places in self.frames[rows]]
-        pooled, block = [], np.cumsum([len(each) for each in places]) // block_rows(file.dim)
+        block = np.cumsum([len(each) for each in places]) // block_rows(file.dim)
         for number in np.unique(block):
             units = [places[unit] for unit in np.flatnonzero(block == number)]
             values = _finite_rows(file, np.concatenate(units), self.streams[k].columns(file))
-            pooled += [pool_frames(each, self.streams[k].pool)
-                       for each in np.split(values, np.cumsum([len(unit) for unit in units])[:-1])]
-        return np.stack(pooled)
+            for each in np.split(values, np.cumsum([len(unit) for unit in units])[:-1]):
+                yield np.atleast_2d(pool_frames(each, self.streams[k].pool))
 
     def holds(self, images: np.ndarray) -> np.ndarray:
         """(N,) bool: samples of which an image is among these SHA-256 (S64)."""
@@ -133,7 +159,7 @@ class Features:
                          for number, places in zip(self.store, self.frames, strict=True)], bool)
 
     def loaded(self) -> "Features":
-        """The same with all features in memory, 4 N D bytes."""
+        """The same with all features in memory, 4 x N x `width` bytes."""
         return replace(self, matrix=self.read(np.arange(len(self))))
 
 

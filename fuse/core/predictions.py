@@ -17,8 +17,8 @@ class System:
     """What made predictions: a head on some backbones.
 
     val_score: on validation, nan where it is not known; score_name: what that is. stream_weights: the mean weight of
-    each stream, of heads that weigh them. folds: whose heads all predict each sample; 1 where a sample has the head of
-    its own fold only.
+    each stream, or of what `weight_names` names, of heads that weigh them. folds: whose heads all predict each sample;
+    1 where a sample has the head of its own fold only.
     """
 
     name: str

@@ -21,7 +21,8 @@ class HeadType:
     basic labels and only is scored by the classes. needs_basic: samples with a basic label alone train it, too.
     outputs_basic: it predicts basic expressions on the way. views: `streams` of their own, or `versions` of one stream,
     of which the first predicts. averages_singles: it is made of one mlp per stream. seeded: its members differ by their
-    seeds; else one member is all of it. tasks: what it can learn.
+    seeds; else one member is all of it. inputs: what a sample may be, a `row` of numbers, a row of several `pieces`, or
+    the `frames` of a clip. tasks: what it can learn.
     """
 
     body: str = ""
@@ -32,6 +33,7 @@ class HeadType:
     views: str = "streams"
     averages_singles: bool = False
     seeded: bool = True
+    inputs: tuple[str, ...] = ("row", "pieces")
     tasks: tuple[str, ...] = ("classification", "distribution")
 
 
@@ -41,6 +43,9 @@ HEAD_TYPES = {
     "mlp": HeadType(body="fusion:MLP", tasks=TASKS),
     "tuned": HeadType(pretrained_body="zeroshot:Tuned", outputs_basic=True),
     "gated": HeadType(body="fusion:Gated", tasks=TASKS),
+    "layers": HeadType(body="attention:Layers", inputs=("pieces",), tasks=TASKS),
+    "attentive": HeadType(body="attention:Attentive", inputs=("pieces", "frames"), tasks=TASKS),
+    "temporal": HeadType(body="attention:Temporal", inputs=("frames",), tasks=TASKS),
     "late": HeadType(body="fusion:Late", averages_singles=True),
     "logreg": HeadType(body="sklearn:LogisticRegression", seeded=False, tasks=TASKS),
     "zeroshot": HeadType(body="zeroshot:ZeroShot", pretrained_body="zeroshot:PretrainedClassifiers",
@@ -51,6 +56,8 @@ SINGLE = "mlp"  #: the head on one stream that a head with `averages_singles` is
 DEFAULT_POOL = ("mean", "std", "p10", "p25", "p50", "p75", "p90")  #: of BLEMORE's baselines, arXiv 2601.13225
 STEPS = "steps"  #: before a number: the means of that many spans of a unit's time
 STATISTIC = re.compile(rf"mean|std|slope|p(\d|[1-9]\d|100)|{STEPS}([2-9]|[1-5]\d|6[0-4])")  #: of a unit's frames
+SEQUENCE = "sequence"  #: in the place of statistics: the frames themselves, in order
+MOST_FRAMES = 256  #: of a sequence, unless a number follows
 RULES = ("threshold", "weighted", "mean", "geometric", "harmonic")
 VERY_MANY = 1_000_000  #: of what is counted: more is a slip of the finger, or a hostile file
 
@@ -86,7 +93,9 @@ class Settings:
     unit: str = option("", SAMPLES, "Column that names each row's clip, source or person: these are the samples then; "
                                     "empty: each row is one.")
     pool: tuple[str, ...] = option(DEFAULT_POOL, SAMPLES, "Of a unit's frames: mean, std, p<percent>, slope, and "
-                                                          "steps<number>: means of so many spans of time.")
+                                                          "steps<number>: means of so many spans of time; or "
+                                                          "sequence: the frames in order, at most 256 (sequence<n>: "
+                                                          "n), of more the means of as many spans.")
     folds: int = option(0, SAMPLES, "Cross-validation by group instead of the manifest's splits; 0: these.",
                         least=0, most=1000)
     val_fraction: float = option(0.15, SAMPLES, "Of train, carved out where there is no validation.", above=0, below=1)
@@ -140,9 +149,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         check(self)
-        if not self.pool or len(set(self.pool)) < len(self.pool) or not all(map(STATISTIC.fullmatch, self.pool)):
+        if not self.pool or len(set(self.pool)) < len(self.pool) or not (
+                most_frames(self.pool) or all(map(STATISTIC.fullmatch, self.pool))):
             raise InputError(f"pool {','.join(self.pool)}: choose from mean, std, slope, percentiles p0 to p100, and "
-                             "steps2 to steps64, each once")
+                             f"steps2 to steps64, each once; or {SEQUENCE} or {SEQUENCE}2 to {SEQUENCE}9999 alone")
         if self.folds == 1:
             raise InputError("folds 1: take 2 or more, or 0 for the manifest's splits")
         if unknown := [name for name in self.task if name not in TASKS]:
@@ -171,6 +181,12 @@ PRESETS: dict[str, dict] = {
 def pool_width(pool: Sequence[str]) -> int:
     """How many values of each feature these statistics are; 1 where there are none."""
     return sum(int(name.removeprefix(STEPS)) if name.startswith(STEPS) else 1 for name in pool) or 1
+
+
+def most_frames(pool: Sequence[str]) -> int:
+    """Of a sequence, how many frames are kept at most; 0 where statistics are taken of the frames."""
+    number = re.fullmatch(SEQUENCE + r"([2-9]|[1-9]\d{1,3})?", pool[0]) if len(pool) == 1 else None
+    return int(number[1] or MOST_FRAMES) if number else 0
 
 
 def resolve(*, preset: str = "default", config: Path | None = None, changes: dict | None = None) -> Settings:

@@ -40,11 +40,8 @@ class Stream:
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
-        """Name and width of what stands side by side in its columns: layers, tokens; nothing for one embedding. Pooled
-        over frames, all pieces once for each column of the statistics."""
-        times = pool_width(self.pool)
-        return tuple((f"{name}.{number}" if times > 1 else name, width)
-                     for number in range(times) for name, width in self.recipe.pieces)
+        """As `pieces_of`."""
+        return pieces_of(self.recipe, self.pool)
 
     @property
     def dim(self) -> int:
@@ -65,6 +62,25 @@ class Stream:
     @property
     def name(self) -> str:
         return stream_name(self.backbone + self.mark, self.view)
+
+
+def pieces_of(recipe: Recipe, pool: Sequence[str]) -> tuple[Piece, ...]:
+    """Name and width of what stands side by side in a stream's columns: layers, tokens; nothing for one embedding.
+    Pooled over frames, all pieces once for each column of the statistics."""
+    times = pool_width(pool)
+    return tuple((f"{name}.{number}" if times > 1 else name, width)
+                 for number in range(times) for name, width in recipe.pieces)
+
+
+def weight_names(streams: Sequence[tuple[str, Sequence[Piece]]], count: int, *, frames: bool) -> list[str]:
+    """What is weighed by the `count` weights of a head, of streams by name and pieces: each stream, each of their
+    pieces, or with frames each tenth of a clip's time."""
+    if count == len(streams):
+        return [name for name, _ in streams]
+    spans = count // len(streams)
+    return [f"{name} {part}" if part else name for name, pieces in streams for part in (
+        [f"{100 * span // spans} to {100 * (span + 1) // spans} %" for span in range(spans)] if frames else
+        [piece for piece, _ in pieces] or [""])]
 
 
 def stream_marks(streams: Sequence[tuple[str, str, Recipe]]) -> list[str]:

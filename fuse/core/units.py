@@ -10,7 +10,7 @@ from twofold.data.manifest import COLUMNS, SOFT, Manifest
 from twofold.data.utils.csv_files import check_columns
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import NO_FACE_SUFFIX
-from twofold.fuse.core.settings import STEPS
+from twofold.fuse.core.settings import STEPS, most_frames
 
 
 def _slope(frames: np.ndarray) -> np.ndarray:
@@ -27,7 +27,11 @@ def _steps(frames: np.ndarray, count: int) -> np.ndarray:
 
 
 def pool_frames(frames: np.ndarray, pool: Sequence[str]) -> np.ndarray:
-    """(P D,) float32: these statistics of frames (T, D) over time, one after the other."""
+    """(P D,) float32: these statistics of frames (T, D) over time, one after the other. Of a sequence the frames
+    (T, D), of too many (P, D) the means of as many equal spans of time."""
+    if most := most_frames(pool):
+        return frames if len(frames) <= most else _steps(frames.astype(np.float64), most).astype(np.float32).reshape(
+            most, -1)
     exact, statistics = frames.astype(np.float64), []
     for name in pool:
         if name.startswith(STEPS):

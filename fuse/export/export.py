@@ -115,7 +115,9 @@ def model_card(run: Run, *, licences: Mapping[str, str], inputs: Sequence[Mappin
         "What is made with an encoder is under its licence too.", "",
         "## Preprocessing", "", *crops, *(f"* {escape(backbone)}: {_code(how)}" for backbone, how in preprocessing), "",
         "## Use", "",
-        f"* `head.onnx`: `features` (N, {sum(run.head.spec.dims)}) float32, the encoders' embeddings side by side "
+        f"* `head.onnx`: `features` (N, {'T, ' if run.head.spec.frames else ''}{sum(run.head.spec.dims)}) float32, "
+        f"{'T frames of a clip, nan beyond its end, ' if run.head.spec.frames else ''}"
+        f"the encoders' embeddings side by side "
         f"in the order above, to `{output_name(run)}` (N, {len(run.task.outputs)}): {run.task.kind}.", *models,
         f"* Columns, in order: {escape(', '.join(run.task.outputs), most=10_000)}.",
         *([f"* A label is called from its threshold on: {', '.join(f'{value:.3f}' for value in thresholds)}."]

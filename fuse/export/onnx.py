@@ -15,6 +15,7 @@ from twofold.data.utils.errors import InputError, first_line
 from twofold.fuse.runs.read import Run
 
 TAIL_BYTES = 1 << 20
+FRAMES = 12  #: of the drawn clips that a model is tried on
 
 
 class Encoders(Protocol):
@@ -32,7 +33,8 @@ class Encoders(Protocol):
 
 
 class CalibratedHead(nn.Module):
-    """Raw features (N, D) to the run's calibrated outputs (N, C): standardisation, all members, temperature."""
+    """Raw features (N, D), of clips (N, T, D), to the run's calibrated outputs (N, C): standardisation, all members,
+    temperature."""
 
     def __init__(self, run: Run):
         super().__init__()
@@ -40,7 +42,7 @@ class CalibratedHead(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.task.calibrate_in_torch(
-            self.head.spec.link(self.head(features).logits).mean(dim=0), self.calibration)
+            self.head.spec.link(self.head(features.flatten(1)).logits).mean(dim=0), self.calibration)
 
 
 class FaceModel(nn.Module):
@@ -91,7 +93,8 @@ def write_model(run: Run, path: Path, encoders: Encoders | None = None) -> float
     """Write the head, or encoders and head, as a model of any number of rows; run it beside the run on drawn inputs and
     return the largest difference.
 
-    The head's input is `features` (N, D) float32, streams side by side in the run's order; those of encoders and head
+    The head's input is `features` (N, D) float32, streams side by side in the run's order, of clips (N, T, D) with nan
+    beyond their end; those of encoders and head
     are (N, 3, H, W) uint8 RGB, resized and cropped as `face_record` says. The output is `probabilities`, `numbers` or,
     of several tasks, `outputs` (N, C). Task, classes, thresholds and streams stand as JSON in the metadata. Raises
     InputError if the packages for it are missing, if it cannot be traced, or if the difference is not below the
@@ -107,8 +110,11 @@ def write_model(run: Run, path: Path, encoders: Encoders | None = None) -> float
     facts: dict[str, object] = _output_facts(run) | {"streams": [
         [backbone, view, recipe.fingerprint] for backbone, view, recipe in run.streams]}
     if encoders is None:
-        features = torch.randn(64, sum(run.head.spec.dims), generator=torch.Generator().manual_seed(0))
+        size = (64, FRAMES, sum(run.head.spec.dims)) if run.head.spec.frames else (64, sum(run.head.spec.dims))
+        features = torch.randn(size, generator=torch.Generator().manual_seed(0))
         features = features * run.head.std.mean(dim=0) + run.head.mean.mean(dim=0)
+        if run.head.spec.frames:
+            features[::2, FRAMES // 2:] = torch.nan
         module, inputs = CalibratedHead(run), {"features": features.numpy()}
         expected, tolerance = run.probabilities(inputs["features"])[0], 1e-5
     else:
@@ -119,7 +125,8 @@ def write_model(run: Run, path: Path, encoders: Encoders | None = None) -> float
         expected, tolerance = run.probabilities(encoders.features(list(inputs.values())))[0], 1e-4
         facts["licences"] = list(encoders.licences)
     rows = torch.export.Dim("rows")
-    shapes = tuple({0: rows} for _ in inputs)
+    shapes = tuple({0: rows, 1: torch.export.Dim("frames")} if values.ndim == 3 else {0: rows}
+                   for values in inputs.values())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

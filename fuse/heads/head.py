@@ -22,6 +22,7 @@ from twofold.fuse.training.loop import Epoch
 from twofold.fuse.training.optimiser import parse_device
 
 BLOCK = 2048  #: members x samples of one pass, at most
+BLOCK_NUMBERS = 1 << 25  #: members x samples x columns of one pass, at most
 
 
 def build(spec: Spec) -> Body:
@@ -32,7 +33,8 @@ def build(spec: Spec) -> Body:
 
 
 class StandardisedHead(nn.Module):
-    """A head with the standardisation of its features: raw (B, D) to the head's output, members first."""
+    """A head with the standardisation of its features: raw (B, D), of clips (B, T D), to the head's output, members
+    first."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -47,6 +49,9 @@ class StandardisedHead(nn.Module):
             self.body = build(spec)
 
     def forward(self, x: torch.Tensor) -> Output:
+        if self.spec.frames:
+            times = x.shape[-1] // self.mean.shape[-1]
+            return self.body((x - self.mean.repeat(1, 1, times)) / self.std.repeat(1, 1, times))
         return self.body((x - self.mean) / self.std)
 
 
@@ -75,19 +80,31 @@ class HeadOutput:
     """What the M members of a head predict for n samples, as float32.
 
     probabilities: (M, n, C), of a regression its numbers. stream_weights: (M, n, K), of heads that weigh the streams;
-    basic: (M, n, 8) probabilities of the basic emotions, of heads that predict them on the way; else None.
+    basic: (M, n, 8) probabilities of the basic emotions, of heads that predict them on the way; piece_weights:
+    (M, n, P), of heads that weigh the pieces of each stream, or the spans of a clip's time; else None.
     """
 
     probabilities: np.ndarray
     stream_weights: np.ndarray | None
     basic: np.ndarray | None
+    piece_weights: np.ndarray | None = None
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """Those of the streams, or else of their pieces."""
+        return self.piece_weights if self.stream_weights is None else self.stream_weights
 
 
 def run_head(head: StandardisedHead, features: Features, rows: np.ndarray, streams: Sequence[int]) -> HeadOutput:
     """Run a head on these rows of the features, of which it takes the streams with these numbers, in order."""
-    step = max(64, BLOCK // head.spec.members)
+    step = min(max(64, BLOCK // head.spec.members), max(1, BLOCK_NUMBERS // (head.spec.members * features.width)))
     blocks = [run_on_array(head, features.read(rows[start:start + step], streams))
               for start in range(0, max(len(rows), 1), step)]
+    return _joined(blocks)
+
+
+def _joined(blocks: Sequence[HeadOutput]) -> HeadOutput:
+    """The outputs of samples after one another."""
     joined: dict[str, Any] = {}
     for field in fields(HeadOutput):
         parts = [getattr(block, field.name) for block in blocks]
@@ -98,14 +115,20 @@ def run_head(head: StandardisedHead, features: Features, rows: np.ndarray, strea
 @torch.inference_mode()
 @torch.autocast("cpu", enabled=False)  # of the caller
 def run_on_array(head: StandardisedHead, x: np.ndarray) -> HeadOutput:
-    """Run a head on raw features (n, D) float32."""
+    """Run a head on raw features (n, D) float32, of clips (n, T D), each by itself and without what is beyond its end:
+    so its answer is the same bits whatever stands beside it."""
+    if head.spec.frames and len(x) > 1:
+        return _joined([run_on_array(head, row[None]) for row in x])
+    if head.spec.frames and len(x):
+        x = x[:, ~np.isnan(x[0])]
     output = head(torch.from_numpy(x))
     if not torch.isfinite(output.logits).all():
         raise InputError("the head's output is not finite: its features have values far outside those it was trained "
                          "on, or that are not finite")
     return HeadOutput(head.spec.link(output.logits).numpy(),
                       None if output.stream_weights is None else output.stream_weights.float().numpy(),
-                      None if output.basic is None else output.basic.float().softmax(dim=-1).numpy())
+                      None if output.basic is None else output.basic.float().softmax(dim=-1).numpy(),
+                      None if output.piece_weights is None else output.piece_weights.float().numpy())
 
 
 @dataclass(frozen=True)
@@ -151,7 +174,10 @@ def fit(
     spec = Spec(kind=settings.head, dims=tuple(features.streams[k].dim for k in read),
                 classes=task.outputs, members=settings.seeds if kind.seeded and trains else 1,
                 hidden=settings.hidden, dropout=settings.dropout, projection=settings.projection, rule=settings.rule,
-                own=bool(pretrained), pairs=features.taxonomy.pairs, task=task.layout)
+                own=bool(pretrained), pairs=features.taxonomy.pairs, task=task.layout, frames=features.most_frames > 0,
+                pieces=() if "row" in kind.inputs or features.most_frames else tuple(
+                    tuple(width for _, width in features.streams[k].pieces) or (features.streams[k].dim,)
+                    for k in read))
     head, history, honest = StandardisedHead(spec), [], None  # honest: validation that chose no weights
     if singles:
         val = np.stack([single.predict(features, split.val).probabilities for single in singles])
@@ -194,7 +220,7 @@ def _train(head: StandardisedHead, settings: Settings, task: Task, features: Fea
            streams: Sequence[int]) -> list[Epoch]:
     """Standardise, and train the body of the head in place."""
     read, rows = input_streams(settings, features, streams), training_rows(settings, features, split)
-    scale = fit_scaler(lambda some: features.read(some, read), rows)
+    scale = fit_scaler(lambda some: features.read_frames(some, read), rows, width=features.width)
     for buffer, values in zip((head.mean, head.std), scale, strict=True):
         buffer.copy_(torch.from_numpy(values))
     mean, std = (np.tile(values, len(streams) // len(read)) for values in scale)  # versions stand side by side
@@ -205,14 +231,15 @@ def _train(head: StandardisedHead, settings: Settings, task: Task, features: Fea
     def samples(rows: np.ndarray, target: np.ndarray) -> Samples:
         def standardised(positions: np.ndarray) -> np.ndarray:
             x = features.read(rows[positions], streams)
-            x -= mean
-            x /= std
+            each = x.reshape(-1, len(mean))  # of clips a frame each
+            each -= mean
+            each /= std
             return x
 
         label = targets.label[rows] if learned.classes else np.minimum(targets.label[rows], 0)
         some = Samples(task=learned, target=learned.normalise(target[rows], scale_shift), label=label,
                        basic=features.basic[rows], basic_label=features.basic_label[rows], read=standardised,
-                       device=device)
+                       device=device, width=features.width)
         return some.resident() if features.matrix is not None else some
 
     history = head.body.fit(samples(rows, targets.taught), samples(split.val, targets.truth), spec=head.spec,

@@ -118,7 +118,8 @@ def _embed(matched: RunOnStore, scorable: np.ndarray) -> tuple[np.ndarray | None
         rows = np.sort(np.random.default_rng(0).choice(rows, MAX_POINTS, replace=False))
     head, streams = matched.run.head, matched.features.streams
     features = matched.features.read(matched.rows[np.flatnonzero(scorable)[rows]])
-    features = (features - head.mean[0].numpy()) / head.std[0].numpy()
+    frames = features.reshape(len(rows), -1, head.mean.shape[-1])  # of a clip; else there is one
+    features = np.nanmean((frames - head.mean[0].numpy()) / head.std[0].numpy(), axis=1)
     features /= np.concatenate([np.full(stream.dim, np.sqrt(stream.dim), np.float32) for stream in streams])
     reduced = PCA(min(COMPONENTS, *features.shape), random_state=0).fit_transform(features)
     positions = TSNE(perplexity=min(30, (len(rows) - 1) / 3), init="pca", random_state=0).fit_transform(reduced)

@@ -204,15 +204,16 @@ class Run:
 
     def probabilities(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Outputs (N, C), calibrated, and basic probabilities (N, 8), or without columns, of raw features (N, D): the
-        streams side by side in `streams`' order.
+        streams side by side in `streams`' order; of clips of frames (N, T, D), nan beyond the end of a clip.
 
         Raises InputError for another width, and for features that are not finite.
         """
-        return self.means(run_on_array(self.head, as_features(features, self.head.spec.dims, self.stream_names)))[:2]
+        return self.means(run_on_array(self.head, as_features(features, self.head.spec, self.stream_names)))[:2]
 
 
-def as_features(table: object, dims: Sequence[int], names: Sequence[str]) -> np.ndarray:
-    """Features (N, D) of these streams, an array, tensor, DataFrame or list, as float32.
+def as_features(table: object, spec: Spec, names: Sequence[str]) -> np.ndarray:
+    """Features (N, D) of a head's streams, of these names, an array, tensor, DataFrame or list, as float32. Of clips of
+    frames (N, T, D), as (N, T D).
 
     Raises InputError for what is no table of real numbers, has another width, or has values that are not finite.
     """
@@ -223,15 +224,21 @@ def as_features(table: object, dims: Sequence[int], names: Sequence[str]) -> np.
         features = np.empty(1, object)
     if features.dtype.kind not in "fiu":
         raise InputError(f"features must be a table of real numbers, not {type(table).__name__} of {features.dtype}")
-    if features.ndim != 2 or features.shape[1] != sum(dims):
-        streams = " + ".join(f"{dim} of {name}" for dim, name in zip(dims, names, strict=True))
-        raise InputError(f"features of shape {features.shape}: (N, {sum(dims)}) is needed, {streams}"
-                         f"{'; of one sample, give features[None]' if features.shape == (sum(dims),) else ''}")
+    shape = ("N", *("T" for _ in range(spec.frames)), sum(spec.dims))
+    if features.ndim != len(shape) or features.shape[-1] != shape[-1]:
+        streams = " + ".join(f"{dim} of {name}" for dim, name in zip(spec.dims, names, strict=True))
+        raise InputError(f"features of shape {features.shape}: ({', '.join(map(str, shape))}) is needed, {streams}"
+                         f"{'; of one sample, give features[None]' if features.shape == shape[1:] else ''}")
     with np.errstate(over="ignore"):  # what is too large for float32 is told next
         features = np.ascontiguousarray(features, np.float32)
-    if not np.isfinite(features).all():
+    finite: np.ndarray = np.all(np.isfinite(features), axis=-1)
+    if spec.frames and len(features):
+        length = finite.sum(axis=1, keepdims=True)
+        beyond = np.arange(finite.shape[1]) >= length
+        finite = np.where(beyond, np.all(np.isnan(features), axis=-1), finite) & (length > 0)
+    if not np.all(finite):
         raise InputError("the features have values that are not finite numbers")
-    return features
+    return features.reshape(len(features), math.prod(features.shape[1:]))
 
 
 def find_run(path: Path) -> Path:

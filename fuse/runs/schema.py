@@ -61,8 +61,13 @@ class HeadRecord(Struct, frozen=True, forbid_unknown_fields=True):
     own: bool
     pairs: list[list[Name]]
     task: Name = Classification.kind
+    pieces: Annotated[tuple[Annotated[tuple[Dim, ...], Meta(min_length=1, max_length=10_000)], ...],
+                      Meta(max_length=256)] = ()
+    frames: bool = False
 
     def __post_init__(self) -> None:
+        if self.pieces and tuple(map(sum, self.pieces)) != self.dims:
+            raise ValueError("the pieces are not those of its streams")
         parts = [part.partition(":") for part in self.task.split("+")]
         if self.kind not in HEAD_TYPES or self.rule not in RULES or any(
                 kind not in HEAD_TYPES[self.kind].tasks for kind, _, _ in parts):

@@ -16,16 +16,22 @@ from twofold.fuse.training.ensemble import MemberRandom
 
 CHUNK = 256  #: rows that are read together: a chunk of a feature file
 BLOCK = 8192  #: rows of a streamed block, and of a step in any pass over many rows
+BLOCK_NUMBERS = BLOCK * 4096  #: the same of wide rows, in columns
 
 Read = Callable[[np.ndarray], np.ndarray]  #: row numbers (n,) to features (n, D) float32, a new array
 
 
-def fit_scaler(read: Read, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def block_samples(width: int) -> int:
+    """How many samples of so many columns are read or passed through a head at once."""
+    return max(1, min(BLOCK, BLOCK_NUMBERS // width))
+
+
+def fit_scaler(read: Read, rows: np.ndarray, *, width: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (D,) of these rows, 1 for a constant column, in one pass (Chan et al., 1983: sums of
-    squares of blocks about their own means)."""
-    count, mean, squares = 0, np.zeros(1), np.zeros(1)
-    for start in range(0, len(rows), BLOCK):
-        block = read(rows[start:start + BLOCK])
+    squares of blocks about their own means). width: columns of a row as `block_samples` takes it."""
+    count, mean, squares, step = 0, np.zeros(1), np.zeros(1), block_samples(width)
+    for start in range(0, len(rows), step):
+        block = read(rows[start:start + step])
         middle = block.mean(axis=0, dtype=np.float64)
         block -= middle.astype(np.float32)
         shift, total = middle - mean, count + len(block)
@@ -41,7 +47,7 @@ def fit_scaler(read: Read, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class Samples:
     """n samples of a task. target: (n, C) what they teach; label: (n,) class, -1 for none, 0 where there are no
     classes; basic: (n, 8) that sum to 1, zeros for none; basic_label: (n,), -1 for none. read: from positions among
-    them to standardised features; x: all of these (n, D) on the device, if they fit.
+    them to standardised features; width: columns of these, at most; x: all of them (n, D) on the device, if they fit.
     """
 
     task: Task
@@ -51,6 +57,7 @@ class Samples:
     basic_label: np.ndarray
     read: Read
     device: torch.device
+    width: int = 1
     x: torch.Tensor | None = None
 
     def __len__(self) -> int:
@@ -65,11 +72,13 @@ class Samples:
         if self.x is not None:
             yield np.arange(len(self)), self.x
             return
-        chunks = np.array_split(np.arange(len(self)), max(1, -(-len(self) // CHUNK)))
+        block = block_samples(self.width)
+        chunk = max(1, CHUNK * block // BLOCK)
+        chunks = np.array_split(np.arange(len(self)), max(1, -(-len(self) // chunk)))
         order = range(len(chunks)) if generator is None else generator.permutation(len(chunks))
         shuffled = [chunks[number] for number in order]
-        for start in range(0, len(shuffled), BLOCK // CHUNK):
-            positions = np.sort(np.concatenate(shuffled[start:start + BLOCK // CHUNK]))
+        for start in range(0, len(shuffled), block // chunk):
+            positions = np.sort(np.concatenate(shuffled[start:start + block // chunk]))
             yield positions, torch.from_numpy(self.read(positions)).to(self.device)
 
     def resident(self) -> "Samples":
@@ -168,15 +177,17 @@ def mix_compounds(batch: Batch, x: torch.Tensor, basics: Pools, share: float, cl
     return replace(batch, **{name: torch.cat([kept[name], values], dim=1) for name, values in new.items()})
 
 
-def drop_streams(batch: Batch, dims: Sequence[int], drop: float, random: MemberRandom) -> Batch:
+def drop_streams(batch: Batch, dims: Sequence[int], drop: float, random: MemberRandom, *, frames: bool = False
+                 ) -> Batch:
     """Whole streams zeroed (set to the training mean) for single samples, each with probability `drop`, never all.
 
-    x may hold several versions of a sample side by side, each of all streams: none of them is ever empty.
+    x may hold several versions of a sample side by side, each of all streams: none of them is ever empty. frames: it
+    holds those of a clip, all of which lose the same stream.
     """
-    versions = batch.x.shape[-1] // sum(dims)
+    versions = 1 if frames else batch.x.shape[-1] // sum(dims)
     draws = random.uniform(batch.x.shape[1], versions, len(dims))
     luckiest = torch.nn.functional.one_hot(draws.argmax(dim=-1), len(dims)).bool()
-    keep = ((draws >= drop) | luckiest).to(batch.x.dtype).flatten(start_dim=-2)
-    for k, part in enumerate(batch.x.split(list(dims) * versions, dim=-1)):
+    keep = ((draws >= drop) | luckiest).to(batch.x.dtype)
+    for k, part in enumerate(batch.x.unflatten(-1, (-1, sum(dims))).split(list(dims), dim=-1)):
         part *= keep[..., k, None]
     return batch

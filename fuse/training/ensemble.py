@@ -18,7 +18,8 @@ from twofold.fuse.core.kinds import Classification, link_of
 class Spec:
     """What a head is, besides its weights. dims: of the streams, in the order of the columns; own: for zero-shot, the
     basic classifiers that the backbones bring along, instead of a trained one; pairs: as in `Taxonomy`; task: its
-    layout, which says what becomes of the logits."""
+    layout, which says what becomes of the logits; pieces: of each stream the widths of its pieces, none where no stream
+    has several; frames: a sample is a clip, its row the frames one after the other, nan beyond its end."""
 
     kind: str
     dims: tuple[int, ...]
@@ -31,6 +32,8 @@ class Spec:
     own: bool = False
     pairs: tuple[tuple[str, ...], ...] = ()
     task: str = Classification.kind
+    pieces: tuple[tuple[int, ...], ...] = ()
+    frames: bool = False
 
     def link(self, logits: torch.Tensor) -> torch.Tensor:
         """Outputs of logits (..., C)."""
@@ -44,11 +47,13 @@ class Spec:
 
 @dataclass(frozen=True)
 class Output:
-    """logits (M, B, C). Of some heads: basic (M, B, 8) logits; stream_weights (M, B, K)."""
+    """logits (M, B, C). Of some heads: basic (M, B, 8) logits; stream_weights (M, B, K); piece_weights (M, B, P) of the
+    pieces of each stream, or of the frames of a clip."""
 
     logits: torch.Tensor
     basic: torch.Tensor | None = None
     stream_weights: torch.Tensor | None = None
+    piece_weights: torch.Tensor | None = None
 
 
 class MemberRandom:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from twofold.fuse.core.settings import HEAD_TYPES, Settings
-from twofold.fuse.training.data import Batch, Samples, drop_streams, mix_compounds, mixup, pools
+from twofold.fuse.training.data import Batch, Samples, block_samples, drop_streams, mix_compounds, mixup, pools
 from twofold.fuse.training.ensemble import Body, MemberRandom, Spec
 from twofold.fuse.training.optimiser import AdamW, BestWeights, Plateau
 
@@ -144,7 +144,7 @@ def _train(head: Body, data: Samples, val: Samples, spec: Spec, settings: Settin
                 if settings.mixup:
                     batch = mixup(batch, settings.mixup, random, classes=task.classes)
                 if settings.stream_dropout and len(spec.dims) > 1:
-                    batch = drop_streams(batch, spec.dims, settings.stream_dropout, random)
+                    batch = drop_streams(batch, spec.dims, settings.stream_dropout, random, frames=spec.frames)
                 with torch.autocast(data.device.type, torch.bfloat16, enabled=precision == "bf16"):
                     output = head(batch.x, random)
                     loss = task.loss(output.logits, batch.target, batch.weight, rates, settings)
@@ -237,7 +237,7 @@ def _validate(head: nn.Module, val: Samples, precision: str) -> list[dict[str, f
     blocks, order = [], []
     for positions, x in val.blocks():
         with torch.autocast(val.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            blocks.append(head(x).logits.float().cpu())
+            blocks += [head(part).logits.float().cpu() for part in x.split(block_samples(x.shape[1]))]
         order.append(positions)
     rows = np.concatenate(order)
     return [val.task.epoch_figures(logits, val.target[rows], val.label[rows]) for logits in torch.cat(blocks, dim=1)]
