@@ -25,6 +25,7 @@ import twofold.extract.cli as extract_cli
 import twofold.fuse.cli as fuse_cli
 from twofold import Report, encoders_of
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.machine import without_collector
 from twofold.data.utils.terminal import add_json_option, run_verb
 
 if TYPE_CHECKING:
@@ -112,11 +113,12 @@ def predict(
     """
     import tempfile
 
-    from twofold.data.faces.annotate import Drawing
-    from twofold.extract.inputs import FootageOptions, extract_inputs
-    from twofold.fuse.predict import PredictOptions, check_options
-    from twofold.fuse.predict import predict as run_predict
-    from twofold.fuse.runs.read import open_run, split_run
+    with without_collector():
+        from twofold.data.faces.annotate import Drawing
+        from twofold.extract.inputs import FootageOptions, extract_inputs
+        from twofold.fuse.predict import PredictOptions, check_options
+        from twofold.fuse.predict import predict as run_predict
+        from twofold.fuse.runs.read import open_run, split_run
 
     run, inputs = split_run(words)
     if zero_shot:
@@ -210,7 +212,8 @@ def command() -> None:
     """The console command `twofold`."""
     code = main()
     stopped = any(thread.name.startswith("decode") for thread in threading.enumerate())  # within an image
-    if stopped or "twofold.fuse.serve.serve" in sys.modules:  # whose interpreter's end can take many seconds
+    if stopped or not {"twofold.fuse.serve.serve", "twofold.fuse.predict"}.isdisjoint(sys.modules):
+        # their interpreter's end can take many seconds, and with torch takes a tenth of what a photograph takes
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
