@@ -95,6 +95,11 @@ def predict(
     submission: Annotated[Path | None, typer.Option(metavar="TEMPLATE", help="Write what ABAW or BLEMORE wants of "
                                                                              "their template.")] = None,
     fill_videos: Annotated[bool, typer.Option("--fill-videos", help="Answer videos without any face, too.")] = False,
+    hz: Annotated[float | None, typer.Option(help="Videos: that many rows a second, means of their frames; gaps stay."
+                                             )] = None,
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="The features, too: columns e0, e1, ...")] = False,
+    events: Annotated[Path | None, typer.Option(metavar="OUT.csv", help="Videos: onset, apex and offset of each "
+                                                "expression; .vtt and .eaf (ELAN) too, also with -o.")] = None,
     cropped: Cropped = False,
     detect: Annotated[bool, typer.Option("--detect", help="No picture is a face yet: find and crop them.")] = False,
     follow_links: data_cli.FollowLinks = False,
@@ -119,6 +124,7 @@ def predict(
         from twofold.fuse.predict import PredictOptions, check_options
         from twofold.fuse.predict import predict as run_predict
         from twofold.fuse.runs.read import open_run, split_run
+        from twofold.fuse.series import SUBTITLES
 
     run, inputs = split_run(words)
     if zero_shot:
@@ -128,8 +134,12 @@ def predict(
     else:
         trained = open_run(run)
         encoders = encoders_of(trained, weights or [], device)
+    if out and out.suffix.lower() in SUBTITLES:
+        if events:
+            raise InputError(f"-o {out} and --events {events} are both files of events: give one of them")
+        events, out = out, None
     options = PredictOptions(top=top, threshold=threshold, smooth=smooth, second=second, template=submission,
-                             fill=fill_videos, overwrite=overwrite)
+                             fill=fill_videos, rate=hz, embeddings=embeddings, events=events, overwrite=overwrite)
     check_options(options, trained, out, inputs=inputs)
     footage = FootageOptions(cropped=cropped, detect=detect, detector=detector, fps=fps, every=every,
                              follow_links=follow_links)

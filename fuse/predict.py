@@ -15,23 +15,32 @@ import pandas as pd
 from twofold.cache.feature_file import BLOCK_ROWS, block_rows
 from twofold.cache.report import table as text_table
 from twofold.cache.store import Store
+from twofold.data.faces.align import head_pose
 from twofold.data.labels import BASIC
 from twofold.data.utils.csv_files import escape_cells
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import NO_FACE, NO_FACE_SUFFIX
 from twofold.data.utils.outputs import Output, OutputKind, read_header
 from twofold.data.utils.terminal import Summary
-from twofold.fuse.answers import MOST_LINES, NONE, answer_rows, answers, check_second, decide, output_columns
+from twofold.fuse.answers import MOST_LINES, NONE, UNCERTAIN, answer_rows, answers, check_second, decide, output_columns
 from twofold.fuse.core.features import Features
 from twofold.fuse.runs.read import Run
+from twofold.fuse.series import (
+    EVENTS,
+    check_events_name,
+    check_rate,
+    require_videos,
+    resample,
+    write_events,
+)
 from twofold.fuse.smoothing import STANDALONE, parse_window, sequences, smooth_videos
 from twofold.fuse.submission import read_template
 from twofold.fuse.tables import UNTRAINED
 
 log = logging.getLogger(__name__)
-UNCERTAIN = "uncertain"
 SHOWN = 50  #: answers that the summary counts
 PARQUET = ".parquet"
+NUMBERS = ("frame", "time", "track")  #: texts in manifests, numbers in Parquet
 ORIGIN = ("source", "frame", "time", "track", "box", "note")  #: columns of a manifest that `crop` wrote
 
 
@@ -42,7 +51,8 @@ class PredictOptions:
     top: name that many classes, the most probable first; threshold: a sample whose most probable class has less is
     'uncertain'; second: the least share of a compound's weaker emotion (`decide`), None is the usual; smooth: box:N,
     gauss:S or none (interpolation only), empty for single images; template: write the challenge's submission instead;
-    fill: predict its videos that have no face at all; overwrite: an older table, or submission, at the same place.
+    fill: predict its videos that have no face at all; rate: rows a second of videos, None for a row a frame;
+    embeddings: a column for each feature, too; events: file of the events in videos; overwrite: older files of ours.
     """
 
     top: int = 0
@@ -51,6 +61,9 @@ class PredictOptions:
     second: float | None = None
     template: Path | None = None
     fill: bool = False
+    rate: float | None = None
+    embeddings: bool = False
+    events: Path | None = None
     overwrite: bool = False
 
 
@@ -68,6 +81,9 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path | None,
     output, task = check_options(options, run, out, inputs=inputs), run.task
     samples = run.samples(Store(store)).table
     template = read_template(options.template, task) if options.template else None
+    for option, wanted in (("--hz", options.rate), ("a file of events", options.events)):
+        if wanted is not None:
+            require_videos(samples, option)
     keys = pd.Series(template.keys if template else samples["key"], dtype=object)
     without_face = keys.str.endswith(NO_FACE_SUFFIX).to_numpy(bool)
     rows, notes, features = np.full(len(keys), -1), list(faults), None
@@ -89,6 +105,7 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path | None,
             template.write(temporary, template.content(task, probabilities, thresholds))
         answered = task.decide(probabilities, thresholds).tolist()
         return _summary(output.path, answered, int((rows < 0).sum()), 0, notes, faults)
+    further = _further(run, options, samples, np.hstack([probabilities, basic]), features, rows)
     if options.smooth:
         groups, both = sequences(samples), np.hstack([probabilities, basic])
         timed = np.flatnonzero(groups != STANDALONE)
@@ -104,12 +121,25 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path | None,
                           for key in keys[(rows < 0) & ~without_face])
         notes += [f"{left_out} samples have no features and are left out",
                   *(f"{count} x {reason}" for reason, count in reasons.most_common(5))]
-    table = _table(run, options, samples, probabilities, basic, stream_weights, found=rows >= 0)
-    kept = scored | without_face
+    found, kept = rows >= 0, scored | without_face
+    if options.rate:
+        samples, (probabilities, basic, stream_weights, more, boxes, there) = _resampled(
+            samples[kept], [probabilities, basic, stream_weights, further.to_numpy(), _boxes(samples),
+                            found[:, None].astype(float)], kept, options.rate)
+        further, found = pd.DataFrame(more, columns=further.columns), np.nan_to_num(there[:, 0]) > 0
+        samples["box"] = [" ".join(f"{value:g}" for value in box.round(2)) if found_one else ""
+                          for box, found_one in zip(boxes, ~np.isnan(boxes[:, 0]), strict=True)]
+        scored = ~np.isnan(probabilities[:, 0])
+        kept = np.ones(len(samples), bool)
+    table = pd.concat([_table(run, options, samples, probabilities, basic, stream_weights, found=found),
+                       further.set_index(samples.index)], axis=1)
     table = table[kept]
     if run.basics and (none := int((table["prediction"] == NONE).sum())):
         notes += [f"{none} of {int(scored.sum())} answers are `{NONE}`: an emotion of the nearest compound has less "
                   f"than {100 * check_second(run, options.second):g} % of the basic probabilities (--second)"]
+    if options.events:
+        count = write_events(table, events_output(options, options.events, inputs))
+        notes += [f"{count} events -> {options.events}"]
     if output is None:
         records = answers(table, run, basic[kept], second=check_second(run, options.second))
         more = [f"... and {len(records) - MOST_LINES} more: -o OUT.csv writes all"] if len(records) > MOST_LINES else []
@@ -117,7 +147,7 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path | None,
         return Summary([*text_table(rows_shown), *more, *(f"note: {note}" for note in notes)],
                        {"answers": records, "left_out": left_out, "notes": notes}, int(bool(left_out or faults)))
     write_table(table, output)
-    interpolated = int((scored & (rows < 0)).sum())
+    interpolated = int((scored & ~found).sum())
     return _summary(output.path, table["prediction"].tolist(), interpolated, left_out, notes, faults,
                     counted=not any(task.numbers))
 
@@ -163,6 +193,16 @@ def check_options(options: PredictOptions, run: Run, out: Path | None, *, inputs
     if not 0 <= options.top <= len(run.task.outputs):
         raise InputError(f"--top {options.top}: the run has {len(run.task.outputs)} classes")
     check_second(run, options.second)
+    check_rate(options.rate)
+    if run.settings.unit and (options.rate or options.events):
+        raise InputError(f"--hz and events are of frames: {run.path} answers once a {run.settings.unit}")
+    if (options.rate or options.embeddings) and (out is None or options.template):
+        raise InputError("--hz and --embeddings are of the table: name one with -o, without --submission")
+    if options.events:
+        if options.template or run.task.classes < len(run.task.outputs):
+            raise InputError(f"{options.events}: events are of classes, not of labels, numbers or a submission")
+        check_events_name(options.events)
+        events_output(options, options.events, [*inputs, *([out] if out else [])]).check()
     if out is None and options.template:
         raise InputError("--submission writes a file: name it with -o")
     if out is None:
@@ -182,11 +222,18 @@ def check_options(options: PredictOptions, run: Run, out: Path | None, *, inputs
     return output
 
 
+def events_output(options: PredictOptions, path: Path, inputs: Sequence[Path]) -> Output:
+    return Output(path, EVENTS, options.overwrite, inputs)
+
+
 def write_table(table: pd.DataFrame, out: Output) -> None:
     """Write a table with a column `key` as Parquet or CSV, by the file's name, numbers to six decimals."""
     with out.writing() as temporary:
         if out.path.suffix.lower() == PARQUET:
-            table.round(6).to_parquet(temporary, index=False)
+            numbers = {name: "Float64" if name == "time" else "Int64" for name in NUMBERS if name in table}
+            cells = table.round(6).assign(**{name: pd.to_numeric(table[name].replace("", pd.NA)).astype(kind)
+                                             for name, kind in numbers.items()})
+            cells.to_parquet(temporary, index=False)
         else:
             cells, place = table.copy(deep=False), table.columns.tolist().index("key")
             cells.isetitem(place, escape_cells(table.iloc[:, place].tolist()))
@@ -215,6 +262,43 @@ def _scores(run: Run, features: Features | None, rows: np.ndarray) -> list[np.nd
     return spaced
 
 
+def _further(run: Run, options: PredictOptions, samples: pd.DataFrame, raw: np.ndarray, features: Features | None,
+             rows: np.ndarray) -> pd.DataFrame:
+    """Numbers of each sample besides its scores, nan where it has none: the pose of the head where landmarks are known,
+    the scores (N, C + 8) before smoothing, the features."""
+    columns = {}
+    if "landmarks" in samples:
+        pose, seen = np.full((len(samples), 3), np.nan), samples["landmarks"].str.count(" ").eq(9).to_numpy()
+        if seen.any():
+            points = [text.split() for text in samples["landmarks"][seen]]
+            pose[seen] = head_pose(np.array(points, float).reshape(-1, 5, 2))
+        columns |= dict(zip(("yaw", "pitch", "roll"), pose.T, strict=True))
+    if options.smooth:
+        columns |= {f"raw {name}": values for name, values in output_columns(
+            run, raw[:, :len(run.task.outputs)], raw[:, len(run.task.outputs):]).items()}
+    if options.embeddings and features:
+        values = np.full((len(samples), sum(run.head.spec.dims)), np.nan, np.float32)
+        values[rows >= 0] = features.read(rows[rows >= 0], range(len(run.streams)))
+        columns |= {f"e{number}": column for number, column in enumerate(values.T)}
+    return pd.DataFrame(columns, index=samples.index)
+
+
+def _boxes(samples: pd.DataFrame) -> np.ndarray:
+    """(N, 4) x, y, width, height, nan where there is none."""
+    boxes, there = np.full((len(samples), 4), np.nan), samples["box"].ne("").to_numpy()
+    if there.any():
+        boxes[there] = np.array([text.split() for text in samples["box"][there]], float)
+    return boxes
+
+
+def _resampled(samples: pd.DataFrame, values: Sequence[np.ndarray], kept: np.ndarray, rate: float
+               ) -> tuple[pd.DataFrame, list[np.ndarray]]:
+    """`resample` of several arrays side by side."""
+    ends = np.cumsum([each.shape[1] for each in values])[:-1]
+    samples, means = resample(samples, np.hstack(values)[kept], rate)
+    return samples, np.split(means, ends, axis=1)
+
+
 def _table(run: Run, options: PredictOptions, samples: pd.DataFrame, probabilities: np.ndarray, basic: np.ndarray,
            stream_weights: np.ndarray, *, found: np.ndarray) -> pd.DataFrame:
     """Key, origin, prediction, the columns asked for, a probability per class and, of heads with such, per basic
@@ -226,6 +310,7 @@ def _table(run: Run, options: PredictOptions, samples: pd.DataFrame, probabiliti
     columns = {"prediction": np.where(certain | (called == NONE), called, UNCERTAIN)}
     columns |= {"face": np.where(found, "yes", "no")} if options.smooth else {}
     columns |= {f"top{k + 1}": classes[order[:, k]] for k in range(options.top)}
+    columns |= {"person": samples["person"]} if "person" in samples else {}
     columns |= {"basic": np.array(BASIC, object)[basic.argmax(axis=1)]} if run.basics else {}
     texts = pd.DataFrame(columns, samples.index, dtype=object)
     texts[~scored] = ""

@@ -12,6 +12,28 @@ from twofold.data.faces.settings import CropSettings
 TEMPLATE = ((31.0, 36.0), (69.0, 36.0), (50.0, 57.5), (34.5, 80.0), (65.5, 80.0))
 
 
+#: The landmarks of a face that looks at the camera: right, down and towards the camera, in 1/38 of the distance between
+#: the eyes. Right and down are means of YuNet's on 167 news photographs, made symmetric; the nose is 23 mm in front.
+MEAN_FACE = ((-19.0, 0.0, 0.0), (19.0, 0.0, 0.0), (0.0, 21.9, 14.0), (-15.6, 39.5, 0.0), (15.6, 39.5, 0.0))
+
+
+def head_pose(landmarks: np.ndarray) -> np.ndarray:
+    """(N, 3) yaw, pitch and roll in degrees of faces by their landmarks (N, 5, 2), in pixels of the upright picture.
+
+    Yaw above 0: the nose points to the right of the picture; pitch: up; roll: the head is tilted clockwise. It is the
+    rotation nearest to the affine map from `MEAN_FACE` to the landmarks, for a far camera: at 66 cm up to 2 degrees
+    wrong, at 33 cm up to 4; landmarks that are wrong by 1/38 of the distance between the eyes add 4.
+    """
+    model = np.array(MEAN_FACE)
+    affine = np.swapaxes(landmarks - landmarks.mean(axis=1, keepdims=True), 1, 2) @ np.linalg.pinv(
+        model - model.mean(axis=0)).T
+    u, _, v = np.linalg.svd(affine, full_matrices=False)
+    x, y = np.swapaxes(u @ v, 0, 1)  # image rows of the rotation; axes: right, down, towards the camera
+    z = np.cross(x, y)
+    return np.degrees(np.column_stack([np.arcsin(np.clip(-z[:, 0], -1, 1)), np.arctan2(z[:, 1], z[:, 2]),
+                                       np.arctan2(y[:, 0], x[:, 0])]))
+
+
 @dataclass(frozen=True)
 class Crop:
     """An aligned face. image: (size, size, 3) BGR; scale: its pixels for one of the source image, above 1 it was

@@ -1,0 +1,158 @@
+"""Videos as time series: rows at a regular rate, and events (onset, apex, offset), as a table, WebVTT or ELAN."""
+
+from mimetypes import guess_type
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+
+from twofold.data.utils.errors import InputError
+from twofold.data.utils.keys import NO_FACE
+from twofold.data.utils.outputs import Output, OutputKind, read_head, read_header
+from twofold.fuse.answers import NONE, UNCERTAIN
+from twofold.fuse.smoothing import STANDALONE, sequences
+
+SUBTITLES = (".vtt", ".eaf")
+MARK = "written by twofold predict"  #: in these files, so that a later run recognises them
+COLUMNS = ("source", "track", "kind", "class", "onset", "apex", "offset", "peak", "frames")
+MAX_RATE = 1000.0  #: rows a second
+MAX_ROWS = 5_000_000
+EVENTS = OutputKind("events of `predict`", lambda path: MARK in read_head(path) if path.suffix.lower() in SUBTITLES
+                    else tuple(read_header(path)) == COLUMNS)
+
+
+def check_rate(rate: float | None) -> None:
+    """Raises InputError for rows a second that cannot be."""
+    if rate is not None and not 0 < rate <= MAX_RATE:
+        raise InputError(f"--hz {rate:g}: give the rows a second that you want, above 0 and at most {MAX_RATE:g}")
+
+
+def require_videos(samples: pd.DataFrame, option: str) -> None:
+    """Raises InputError where no sample is a frame of a video."""
+    if not {"source", "frame", "time", "track"} <= set(samples) or (samples["frame"] == "").all():
+        raise InputError(f"{option} is of videos, and there is none among the inputs")
+
+
+def resample(samples: pd.DataFrame, values: np.ndarray, rate: float) -> tuple[pd.DataFrame, np.ndarray]:
+    """Rows at `rate` a second for each person of each video, from its first frame to its last, and their values (M, K).
+
+    The row at time t = k / rate has the means of values (N, K) over the frames from t - 1/2 rate to t + 1/2 rate, and
+    the key and number of the first of these. Where the person is in none of them it has nan and no key: a gap stays a
+    gap. Photographs stay as they are. Raises InputError where the rows would be far too many.
+    """
+    groups, video = sequences(samples), (samples["frame"] != "").to_numpy()
+    clock = samples["time"].where(video, "0").astype(float).to_numpy()
+    parts, means = [samples[~video]], [values[~video]]
+    for source in samples["source"][video].unique():
+        frames = video & (samples["source"] == source).to_numpy()
+        count = int(np.floor(clock[frames].max() * rate + 0.5)) + 1
+        for name in dict.fromkeys(groups[frames & (groups != STANDALONE)]):
+            rows = np.flatnonzero(frames & (groups == name))
+            if count * len(means) > MAX_ROWS:
+                raise InputError(f"--hz {rate:g}: more than {MAX_ROWS:,} rows, of {source} and others")
+            place, own = np.floor(clock[rows] * rate + 0.5).astype(int), values[rows]
+            total, number = np.zeros((2, count, values.shape[1]))
+            np.add.at(total, place, np.nan_to_num(own))
+            np.add.at(number, place, ~np.isnan(own))
+            means.append(np.divide(total, number, out=np.full_like(total, np.nan), where=number > 0))
+            seen = samples.iloc[rows[~np.isnan(own[:, 0])] if not np.isnan(own[:, 0]).all() else rows]
+            first = seen.groupby(np.floor(seen["time"].astype(float) * rate + 0.5).astype(int)).first()
+            part = first.reindex(range(count))
+            for column in ("source", "track", "person"):
+                if column in part:
+                    part[column] = seen[column].iloc[0]
+            part["time"] = [f"{number / rate:.6f}" for number in range(count)]
+            parts.append(part.fillna(""))
+    return pd.concat(parts, ignore_index=True), np.concatenate(means)
+
+
+def find_events(table: pd.DataFrame) -> pd.DataFrame:
+    """The events in a table of `predict`, a row each, by onset.
+
+    An event is a run of successive frames of a person with the same answer (kind `expression`), or the same likeliest
+    basic expression (`basic`): it begins with its first frame (onset), ends where the next frame begins (offset), and
+    is at its apex in the frame where the probability of the class is largest, its peak. A frame in which the person is
+    not seen ends it; `none`, `uncertain` and `no face` make none. Times are seconds of the video.
+    """
+    events, video = [], table[table["frame"] != ""]
+    for source, frames in video.groupby("source", sort=False):
+        clock = np.unique(frames["time"].astype(float))
+        step = float(np.median(np.diff(clock))) if len(clock) > 1 else 0.0
+        ends = np.append(clock[1:], clock[-1] + step)
+        for track, rows in frames[frames["prediction"] != NO_FACE].groupby("track", sort=False):
+            ordered = rows.assign(at=np.searchsorted(clock, rows["time"].astype(float))).sort_values("at")
+            for kind, column in (("expression", "prediction"), ("basic", "basic")):
+                if column not in ordered:
+                    continue
+                turns = (ordered[column] != ordered[column].shift()) | (ordered["at"].diff() != 1)
+                for _, run in ordered.groupby(turns.cumsum(), sort=False):
+                    name = run[column].iloc[0]
+                    if name in (NONE, UNCERTAIN, ""):
+                        continue
+                    scores, at = run[name].astype(float).to_numpy(), run["at"].to_numpy()
+                    events.append((source, track, kind, name, clock[at[0]], clock[at[scores.argmax()]], ends[at[-1]],
+                                   scores.max(), len(run)))
+    return pd.DataFrame(events, columns=list(COLUMNS)).sort_values(["source", "onset", "track"], kind="stable")
+
+
+def write_events(table: pd.DataFrame, out: Output) -> int:
+    """Write the events of a table of `predict` as the file's name says: CSV, WebVTT or ELAN; returns how many they are.
+
+    Raises InputError for subtitles of several videos.
+    """
+    events, suffix = find_events(table), out.path.suffix.lower()
+    videos = table["source"][table["frame"] != ""].unique()
+    if suffix in SUBTITLES and len(videos) > 1:
+        raise InputError(f"{out.path} is of one video, and there are {len(videos)}: give one, or a .csv file")
+    if suffix == ".vtt":
+        cues = [f"{_clock(event.onset)} --> {_clock(event.offset)}\n<v person {event.track}, {event.kind}>"
+                f"{str(event[4]).replace('_', ' ')} {100 * event.peak:.0f} %\n"
+                for event in events.itertuples()]
+        out.write_text("\n".join(["WEBVTT\n", f"NOTE {MARK}\n", *cues]))
+    elif suffix == ".eaf":
+        out.write_text(_elan(events, str(videos[0])))
+    else:
+        with out.writing() as temporary:
+            events.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6f")
+    return len(events)
+
+
+def check_events_name(path: Path) -> None:
+    """Raises InputError for a file that events are not written as."""
+    if path.suffix.lower() not in (*SUBTITLES, ".csv"):
+        raise InputError(f"{path}: events are written as .csv, .vtt or .eaf: choose one of these names")
+
+
+def _clock(seconds: float) -> str:
+    milliseconds = round(1000 * seconds)
+    return (f"{milliseconds // 3_600_000:02d}:{milliseconds // 60_000 % 60:02d}:{milliseconds // 1000 % 60:02d}."
+            f"{milliseconds % 1000:03d}")
+
+
+def _elan(events: pd.DataFrame, video: str) -> str:
+    """An ELAN document (EAF 3.0) of one video, a tier for each person and kind of event."""
+    document = ElementTree.Element("ANNOTATION_DOCUMENT", AUTHOR=MARK, DATE="2000-01-01T00:00:00+00:00", FORMAT="3.0",
+                                   VERSION="3.0")
+    header = ElementTree.SubElement(document, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
+    ElementTree.SubElement(header, "MEDIA_DESCRIPTOR", MEDIA_URL=f"./{Path(video).name}",
+                           MIME_TYPE=guess_type(video)[0] or "unknown", RELATIVE_MEDIA_URL=f"./{Path(video).name}")
+    order = ElementTree.SubElement(document, "TIME_ORDER")
+    number = 0
+    for (track, kind), rows in events.groupby(["track", "kind"], sort=False):
+        tier = ElementTree.SubElement(document, "TIER", LINGUISTIC_TYPE_REF="default", TIER_ID=f"person {track} {kind}")
+        for event in rows.itertuples():
+            slots = []
+            for seconds in (event.onset, event.offset):
+                number += 1
+                slots.append(f"ts{number}")
+                ElementTree.SubElement(order, "TIME_SLOT", TIME_SLOT_ID=slots[-1],
+                                       TIME_VALUE=str(round(1000 * seconds)))
+            annotation = ElementTree.SubElement(ElementTree.SubElement(tier, "ANNOTATION"), "ALIGNABLE_ANNOTATION",
+                                                ANNOTATION_ID=f"a{number}", TIME_SLOT_REF1=slots[0],
+                                                TIME_SLOT_REF2=slots[1])
+            ElementTree.SubElement(annotation, "ANNOTATION_VALUE").text = str(event[4])
+    ElementTree.SubElement(document, "LINGUISTIC_TYPE", GRAPHIC_REFERENCES="false", LINGUISTIC_TYPE_ID="default",
+                           TIME_ALIGNABLE="true")
+    ElementTree.indent(document)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(document, encoding="unicode") + "\n"
