@@ -230,9 +230,9 @@ def write_table(table: pd.DataFrame, out: Output) -> None:
     """Write a table with a column `key` as Parquet or CSV, by the file's name, numbers to six decimals."""
     with out.writing() as temporary:
         if out.path.suffix.lower() == PARQUET:
-            numbers = {name: "Float64" if name == "time" else "Int64" for name in NUMBERS if name in table}
-            cells = table.round(6).assign(**{name: pd.to_numeric(table[name].replace("", pd.NA)).astype(kind)
-                                             for name, kind in numbers.items()})
+            numbers = {name: pd.to_numeric(table[name].replace("", None)) for name in NUMBERS if name in table}
+            cells = table.round(6).assign(**{name: each.astype(float) if name == "time" else each.astype("Int64")
+                                             for name, each in numbers.items()})
             cells.to_parquet(temporary, index=False)
         else:
             cells, place = table.copy(deep=False), table.columns.tolist().index("key")

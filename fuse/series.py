@@ -1,7 +1,9 @@
 """Videos as time series: rows at a regular rate, and events (onset, apex, offset), as a table, WebVTT or ELAN."""
 
+from collections.abc import Sequence
 from mimetypes import guess_type
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,11 +17,26 @@ from twofold.fuse.smoothing import STANDALONE, sequences
 
 SUBTITLES = (".vtt", ".eaf")
 MARK = "written by twofold predict"  #: in these files, so that a later run recognises them
-COLUMNS = ("source", "track", "kind", "class", "onset", "apex", "offset", "peak", "frames")
 MAX_RATE = 1000.0  #: rows a second
 MAX_ROWS = 5_000_000
+
+
+class Event(NamedTuple):
+    """A run of frames of a person with one answer, or likeliest basic expression (kind). Times in seconds."""
+
+    source: str
+    track: str
+    kind: str
+    name: str
+    onset: float
+    apex: float
+    offset: float
+    peak: float
+    frames: int
+
+
 EVENTS = OutputKind("events of `predict`", lambda path: MARK in read_head(path) if path.suffix.lower() in SUBTITLES
-                    else tuple(read_header(path)) == COLUMNS)
+                    else tuple(read_header(path)) == Event._fields)
 
 
 def check_rate(rate: float | None) -> None:
@@ -67,15 +84,16 @@ def resample(samples: pd.DataFrame, values: np.ndarray, rate: float) -> tuple[pd
     return pd.concat(parts, ignore_index=True), np.concatenate(means)
 
 
-def find_events(table: pd.DataFrame) -> pd.DataFrame:
-    """The events in a table of `predict`, a row each, by onset.
+def find_events(table: pd.DataFrame) -> list[Event]:
+    """The events in a table of `predict`, by onset.
 
     An event is a run of successive frames of a person with the same answer (kind `expression`), or the same likeliest
     basic expression (`basic`): it begins with its first frame (onset), ends where the next frame begins (offset), and
     is at its apex in the frame where the probability of the class is largest, its peak. A frame in which the person is
     not seen ends it; `none`, `uncertain` and `no face` make none. Times are seconds of the video.
     """
-    events, video = [], table[table["frame"] != ""]
+    events: list[Event] = []
+    video = table[table["frame"] != ""]
     for source, frames in video.groupby("source", sort=False):
         clock = np.unique(frames["time"].astype(float))
         step = float(np.median(np.diff(clock))) if len(clock) > 1 else 0.0
@@ -91,9 +109,10 @@ def find_events(table: pd.DataFrame) -> pd.DataFrame:
                     if name in (NONE, UNCERTAIN, ""):
                         continue
                     scores, at = run[name].astype(float).to_numpy(), run["at"].to_numpy()
-                    events.append((source, track, kind, name, clock[at[0]], clock[at[scores.argmax()]], ends[at[-1]],
-                                   scores.max(), len(run)))
-    return pd.DataFrame(events, columns=list(COLUMNS)).sort_values(["source", "onset", "track"], kind="stable")
+                    events.append(Event(str(source), str(track), kind, name, float(clock[at[0]]),
+                                        float(clock[at[scores.argmax()]]), float(ends[at[-1]]), float(scores.max()),
+                                        len(run)))
+    return sorted(events, key=lambda event: (event.source, event.onset, event.track))
 
 
 def write_events(table: pd.DataFrame, out: Output) -> int:
@@ -107,14 +126,15 @@ def write_events(table: pd.DataFrame, out: Output) -> int:
         raise InputError(f"{out.path} is of one video, and there are {len(videos)}: give one, or a .csv file")
     if suffix == ".vtt":
         cues = [f"{_clock(event.onset)} --> {_clock(event.offset)}\n<v person {event.track}, {event.kind}>"
-                f"{str(event[4]).replace('_', ' ')} {100 * event.peak:.0f} %\n"
-                for event in events.itertuples()]
+                f"{event.name.replace('_', ' ')} {100 * event.peak:.0f} %\n"
+                for event in events]
         out.write_text("\n".join(["WEBVTT\n", f"NOTE {MARK}\n", *cues]))
     elif suffix == ".eaf":
         out.write_text(_elan(events, str(videos[0])))
     else:
         with out.writing() as temporary:
-            events.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6f")
+            rows = pd.DataFrame(events, columns=list(Event._fields))
+            rows.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6f")
     return len(events)
 
 
@@ -130,7 +150,7 @@ def _clock(seconds: float) -> str:
             f"{milliseconds % 1000:03d}")
 
 
-def _elan(events: pd.DataFrame, video: str) -> str:
+def _elan(events: Sequence[Event], video: str) -> str:
     """An ELAN document (EAF 3.0) of one video, a tier for each person and kind of event."""
     document = ElementTree.Element("ANNOTATION_DOCUMENT", AUTHOR=MARK, DATE="2000-01-01T00:00:00+00:00", FORMAT="3.0",
                                    VERSION="3.0")
@@ -139,9 +159,9 @@ def _elan(events: pd.DataFrame, video: str) -> str:
                            MIME_TYPE=guess_type(video)[0] or "unknown", RELATIVE_MEDIA_URL=f"./{Path(video).name}")
     order = ElementTree.SubElement(document, "TIME_ORDER")
     number = 0
-    for (track, kind), rows in events.groupby(["track", "kind"], sort=False):
+    for track, kind in dict.fromkeys((event.track, event.kind) for event in events):
         tier = ElementTree.SubElement(document, "TIER", LINGUISTIC_TYPE_REF="default", TIER_ID=f"person {track} {kind}")
-        for event in rows.itertuples():
+        for event in [each for each in events if (each.track, each.kind) == (track, kind)]:
             slots = []
             for seconds in (event.onset, event.offset):
                 number += 1
@@ -151,7 +171,7 @@ def _elan(events: pd.DataFrame, video: str) -> str:
             annotation = ElementTree.SubElement(ElementTree.SubElement(tier, "ANNOTATION"), "ALIGNABLE_ANNOTATION",
                                                 ANNOTATION_ID=f"a{number}", TIME_SLOT_REF1=slots[0],
                                                 TIME_SLOT_REF2=slots[1])
-            ElementTree.SubElement(annotation, "ANNOTATION_VALUE").text = str(event[4])
+            ElementTree.SubElement(annotation, "ANNOTATION_VALUE").text = event.name
     ElementTree.SubElement(document, "LINGUISTIC_TYPE", GRAPHIC_REFERENCES="false", LINGUISTIC_TYPE_ID="default",
                            TIME_ALIGNABLE="true")
     ElementTree.indent(document)

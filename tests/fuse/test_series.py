@@ -66,7 +66,7 @@ def answered():
 
 
 def test_events_have_onset_apex_and_offset(answered):
-    events = find_events(answered)
+    events = pd.DataFrame(find_events(answered))
     assert events["onset"].tolist() == [0.0, 1.0, 1.5] and events["offset"].tolist() == [0.75, 1.25, 1.75]
     assert events["apex"].tolist() == [0.25, 1.0, 1.5] and events["peak"].tolist() == [0.9, 0.8, 0.9]
     assert events["frames"].tolist() == [3, 1, 1] and set(events["kind"]) == {"expression"}
