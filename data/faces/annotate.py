@@ -17,6 +17,7 @@ from twofold.data.faces.sources import Source
 from twofold.data.faces.video import VideoError, VideoReader, require_av
 from twofold.data.utils.csv_files import read_table
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.keys import NO_FACE
 from twofold.data.utils.outputs import Output, OutputKind, read_head
 
 MARK = "drawn by twofold predict"  #: in the metadata of the files, so that a later run recognises them
@@ -86,7 +87,9 @@ class Drawing:
 
     def draw(self, sources: Sequence[Source], out: Path, classes: Sequence[str]) -> None:
         """Draw from the table that `predict` wrote to `out`."""
-        table = read_table(out) if self.wanted else pd.DataFrame()
+        if not self.wanted:
+            return
+        table = read_table(pd.read_parquet(out) if out.suffix.lower() == ".parquet" else out)
         if self.timeline:
             draw_timeline(table, classes, self._output(self.timeline, TIMELINE, sources))
         if self.annotate:
@@ -105,7 +108,7 @@ def draw_timeline(table: pd.DataFrame, classes: Sequence[str], out: Output) -> N
 
     videos = {str(source): np.unique(rows["time"].astype(float)) for source, rows in table[table["time"] != ""].groupby(
         "source")}
-    seen = table[(table["time"] != "") & (table["track"] != "")]
+    seen = table[(table["time"] != "") & (table["track"] != "") & (table["prediction"] != NO_FACE)]
     tracks = [(source, track, rows) for (source, track), rows in seen.groupby(["source", seen["track"].astype(int)])]
     shown = [track for track in tracks if len(track[2]) >= MIN_FRAMES][:MAX_PANELS]
     figure = Figure(figsize=(14, 1.2 + 2.2 * max(1, len(shown))), layout="constrained")

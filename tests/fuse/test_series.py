@@ -92,7 +92,7 @@ def test_a_real_video_becomes_a_table_that_pandas_merges(cli, real, tmp_path, mo
     detector = ("--detector", real / "weights/detectors/yunet_n_dynamic.onnx")
     clip = real / "media/single_face.mp4"
     done = cli("predict", clip, *detector, "--hz", 10, "--smooth", "box:5", "--embeddings", "--events",
-               tmp_path / "events.csv", "-o", tmp_path / "clip.parquet")
+               tmp_path / "events.csv", "-o", tmp_path / "clip.parquet", "--timeline", tmp_path / "scores.png")
     assert done.returncode == 0, done.stderr
     table = pd.read_parquet(tmp_path / "clip.parquet")
     assert np.allclose(table["time"].astype(float), np.arange(25) / 10) and {"e0", "e511"} < set(table)
