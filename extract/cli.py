@@ -39,7 +39,8 @@ def extract(
     root: Roots,
     store: Annotated[Path, typer.Option(help="Folder for the features; made if missing.")],
     backbones: Backbones = PRESETS,
-    views: Annotated[str, typer.Option(help="Comma-separated: original, flip, enhanced1, enhanced2.")] = "original",
+    views: Annotated[str, typer.Option(
+        help="Of original, flip, crop_left, crop_centre, crop_right, enhanced1, enhanced2.")] = "original",
     weights: Weights = None,
     classes_of: Annotated[list[str] | None, typer.Option(
         help="NAME=ORDER: class order of a classifier (a taxonomy, alphabetical:TAXONOMY, names).")] = None,

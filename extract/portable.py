@@ -36,7 +36,7 @@ class PortableEncoder(nn.Module):
         if not isinstance(encoder.network, nn.Module):
             raise InputError(f"{recipe.backbone} cannot be exported: it is not a torch network")
         if recipe.view["name"] not in ("original", "flip"):
-            raise InputError(f"{recipe.backbone}: the view {recipe.view['name']} is drawn from the bytes of a file, "
+            raise InputError(f"{recipe.backbone}: the view {recipe.view['name']} is made before a face is resized, "
                              "which an exported model does not see")
         self.network, self.flip = encoder.network, recipe.view["name"] == "flip"
         self.dtype = DTYPES[recipe.dtype]

@@ -21,7 +21,7 @@ from twofold.fuse.core.settings import HEAD_TYPES, SINGLE, Settings
 from twofold.fuse.core.split import Split, drop_encoder_training_samples, make_splits
 from twofold.fuse.core.streams import weight_names
 from twofold.fuse.core.task import Task, mean_calibration
-from twofold.fuse.heads.head import TrainedHead, fit, input_streams
+from twofold.fuse.heads.head import TrainedHead, averaged_views, fit, input_streams
 from twofold.fuse.heads.sklearn import FittedEstimator
 from twofold.fuse.heads.zeroshot import pretrained_classifiers
 from twofold.fuse.training.data import pools
@@ -148,16 +148,18 @@ def _with_extra_views(stores: Sequence[Store], settings: Settings) -> tuple[Sett
 def subsets(features: Features, settings: Settings) -> list[tuple[str, list[int]]]:
     """The subsets of streams in the table, each with its name, small ones first, all streams last.
 
-    Views that are versions of one stream stay together, and only the first is named.
+    Views that are versions of one stream, or averaged, stay together, and only the first is named.
     """
     everything = range(len(features.streams))
-    first = input_streams(settings, features, everything)
+    views = averaged_views(settings, features, everything)
+    first = input_streams(settings, features, everything)[:len(everything) // views]
     units = [list(everything[k::len(first)]) for k in range(len(first))]
     sizes = range(1, len(units)) if settings.subsets == "all" else [1] if len(units) > 1 else []
     found = []
     for chosen in itertools.chain(*(itertools.combinations(units, size) for size in sizes), [units]):
         streams = sorted(itertools.chain(*chosen))
-        names = [features.streams[k].name for k in input_streams(settings, features, streams)]
+        read = input_streams(settings, features, streams)
+        names = [features.streams[k].name for k in read[:len(read) // views]]
         whole = len(chosen) == len(units) > 1
         found.append((f"fusion of all {len(names)}" if whole else " + ".join(names), streams))
     return found
@@ -173,6 +175,8 @@ def cross_validate(experiment: Experiment, streams: Sequence[int] = (), *, name:
     streams = streams or range(len(experiment.features.streams))
     trained: list[TrainedHead | FittedEstimator] = []
     for number, fold in enumerate(experiment.folds):
+        if estimator is not None and experiment.settings.view_pooling != "concat":
+            raise InputError("view_pooling is for the heads of Twofold: average the views in the estimator's pipeline")
         if estimator is not None:
             trained.append(FittedEstimator(estimator, experiment.task, fold.features, fold.split))
             continue
@@ -182,7 +186,8 @@ def cross_validate(experiment: Experiment, streams: Sequence[int] = (), *, name:
                            pretrained=[fold.pretrained[k] for k in streams] if fold.pretrained else ()))
     outputs = [each.predict(fold.features, fold.split.test)
                for each, fold in zip(trained, experiment.folds, strict=True)]
-    read = [experiment.features.streams[k] for k in trained[0].streams]
+    views = trained[0].head.spec.views if isinstance(trained[0], TrainedHead) else 1
+    read = [experiment.features.streams[k] for k in trained[0].streams[:len(trained[0].streams) // views]]
     weights = [each.weights.mean(axis=(0, 1)) for each in outputs if each.weights is not None]
     system = System(
         name=name or trained[0].name, backbones=tuple(stream.name for stream in read), head=trained[0].name,

@@ -1,4 +1,4 @@
-"""Views of a face: the original, its mirror image, and two randomly enhanced versions (paper, Fig. 1).
+"""Views of a face: the original, its mirror image, three crops, and two randomly enhanced versions (paper, Fig. 1).
 
 What is random is drawn from the image's own hash, so that a view of a face is the same in any order, on any worker.
 """
@@ -11,7 +11,11 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from twofold.data.utils.errors import InputError
 
-VIEWS = ("original", "flip", "enhanced1", "enhanced2")
+VIEWS = ("original", "flip", "crop_left", "crop_centre", "crop_right", "enhanced1", "enhanced2")
+#: Windows with this share of each side, for test-time averaging: as the recipe records them. place: of the room that is
+#: left, the share on the left and at the top of it
+CROPS: dict[str, dict[str, Any]] = {f"crop_{name}": {"side": 0.875, "place": [left, 0.5]} for name, left in (
+    ("left", 0.0), ("centre", 0.5), ("right", 1.0))}
 #: How far an enhanced view may stray from the original; the paper names the views, not their strength. scale: share of
 #: the area kept by the random crop; ratio: width to height of the crop; flip, erase: probability of a mirror image, of
 #: a grey rectangle; jitter: largest relative change of brightness, contrast and saturation; erase_scale: the
@@ -24,7 +28,7 @@ def view_record(name: str) -> dict[str, Any]:
     """Return what the recipe says of a view. Raises InputError for an unknown name."""
     if name not in VIEWS:
         raise InputError(f"unknown view {name!r}: choose from {', '.join(VIEWS)}")
-    return {"name": name} | (ENHANCEMENT if name.startswith("enhanced") else {})
+    return {"name": name} | CROPS.get(name, {}) | (ENHANCEMENT if name.startswith("enhanced") else {})
 
 
 def apply_view(name: str, image: Image.Image, sha256: str) -> Image.Image:
@@ -33,6 +37,11 @@ def apply_view(name: str, image: Image.Image, sha256: str) -> Image.Image:
         return image
     if name == "flip":
         return ImageOps.mirror(image)
+    if name in CROPS:
+        size = [max(1, round(CROPS[name]["side"] * side)) for side in image.size]
+        left, top = (round(share * (whole - part)) for share, whole, part in zip(
+            CROPS[name]["place"], image.size, size, strict=True))
+        return image.crop((left, top, left + size[0], top + size[1]))
     digest = hashlib.sha256(f"{sha256}/{name}/{ENHANCEMENT['seed']}".encode()).digest()
     draw = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
     width, height = image.size

@@ -30,7 +30,7 @@ from twofold.fuse.core.streams import (
 from twofold.fuse.core.task import Task
 from twofold.fuse.core.units import pool_frames, units_of
 
-VIEWS = ("original", "flip", "enhanced1", "enhanced2")
+VIEWS = ("original", "flip", "crop_left", "crop_centre", "crop_right", "enhanced1", "enhanced2")
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ class HeadType:
     classifiers of basic emotions along; without `body` they have to. learns_classes: False for one that learns from
     basic labels and only is scored by the classes. needs_basic: samples with a basic label alone train it, too.
     outputs_basic: it predicts basic expressions on the way. views: `streams` of their own, or `versions` of one stream,
-    of which the first predicts. averages_singles: it is made of one mlp per stream. seeded: its members differ by their
-    seeds; else one member is all of it. inputs: what a sample may be, a `row` of numbers, a row of several `pieces`, or
-    the `frames` of a clip. tasks: what it can learn.
+    of which the first predicts. averages_views: it can take the mean of a backbone's views. averages_singles: it is
+    made of one mlp per stream. seeded: its members differ by their seeds; else one member is all of it. inputs: what a
+    sample may be, a `row` of numbers, a row of several `pieces`, or the `frames` of a clip. tasks: what it can learn.
     """
 
     body: str = ""
@@ -31,6 +31,7 @@ class HeadType:
     needs_basic: bool = False
     outputs_basic: bool = False
     views: str = "streams"
+    averages_views: bool = False
     averages_singles: bool = False
     seeded: bool = True
     inputs: tuple[str, ...] = ("row", "pieces")
@@ -39,15 +40,15 @@ class HeadType:
 
 HEAD_TYPES = {
     "paper": HeadType(body="fusion:Paper", needs_basic=True, outputs_basic=True, views="versions"),
-    "linear": HeadType(body="fusion:Linear", tasks=TASKS),
-    "mlp": HeadType(body="fusion:MLP", tasks=TASKS),
+    "linear": HeadType(body="fusion:Linear", averages_views=True, tasks=TASKS),
+    "mlp": HeadType(body="fusion:MLP", averages_views=True, tasks=TASKS),
     "tuned": HeadType(pretrained_body="zeroshot:Tuned", outputs_basic=True),
     "gated": HeadType(body="fusion:Gated", tasks=TASKS),
     "layers": HeadType(body="attention:Layers", inputs=("pieces",), tasks=TASKS),
     "attentive": HeadType(body="attention:Attentive", inputs=("pieces", "frames"), tasks=TASKS),
     "temporal": HeadType(body="attention:Temporal", inputs=("frames",), tasks=TASKS),
     "late": HeadType(body="fusion:Late", averages_singles=True),
-    "logreg": HeadType(body="sklearn:LogisticRegression", seeded=False, tasks=TASKS),
+    "logreg": HeadType(body="sklearn:LogisticRegression", averages_views=True, seeded=False, tasks=TASKS),
     "zeroshot": HeadType(body="zeroshot:ZeroShot", pretrained_body="zeroshot:PretrainedClassifiers",
                          learns_classes=False, outputs_basic=True, tasks=("classification",)),
 }
@@ -77,7 +78,10 @@ class Settings:
     """All that decides the outcome of a fusion besides the features; every field is an option of `fuse`."""
 
     backbones: tuple[str, ...] = option((), SAMPLES, "NAME, NAME@FINGERPRINT or NAME@PIECE; none: all of the store.")
-    views: tuple[str, ...] = option(("original",), SAMPLES, "Of original, flip, enhanced1, enhanced2.")
+    views: tuple[str, ...] = option(("original",), SAMPLES, "Of original, flip, crop_left, crop_centre, crop_right, "
+                                                       "enhanced1, enhanced2.")
+    view_pooling: str = option("concat", SAMPLES, "Several views of a backbone: features side by side, or their mean.",
+                               choices=("concat", "mean"))
     extra_views: tuple[str, ...] = option((), SAMPLES, "Views that are taken where the store has them.")
     target: str = option("", SAMPLES, "Column of labels: compound, basic or your own; empty: that of the classes.")
     classes: str = option("", SAMPLES, "One of `manifest classes`, FILE.toml of your own, or from-data: the labels as "

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from twofold.cache.classifier import BackboneClassifier
+from twofold.cache.recipe import differences
 from twofold.data.utils.errors import InputError
 from twofold.fuse.core.features import Features
 from twofold.fuse.core.settings import HEAD_TYPES, Settings
@@ -46,13 +47,18 @@ class StandardisedHead(nn.Module):
         with torch_defaults():
             self.register_buffer("mean", torch.zeros(spec.members, 1, sum(spec.dims)))
             self.register_buffer("std", torch.ones(spec.members, 1, sum(spec.dims)))
-            self.body = build(spec)
+            self.body = build(spec.averaged)
 
     def forward(self, x: torch.Tensor) -> Output:
         if self.spec.frames:
             times = x.shape[-1] // self.mean.shape[-1]
             return self.body((x - self.mean.repeat(1, 1, times)) / self.std.repeat(1, 1, times))
-        return self.body((x - self.mean) / self.std)
+        return self.body(mean_of_views((x - self.mean) / self.std, self.spec.views))
+
+
+def mean_of_views(x: Any, views: int) -> Any:
+    """(..., D) features of that many views side by side, array or tensor, to their mean (..., D / views)."""
+    return x if views == 1 else x.reshape(*x.shape[:-1], views, x.shape[-1] // views).mean(-2)
 
 
 def stack_heads(heads: Sequence[StandardisedHead]) -> StandardisedHead:
@@ -177,7 +183,7 @@ def fit(
                 own=bool(pretrained), pairs=features.taxonomy.pairs, task=task.layout, frames=features.most_frames > 0,
                 pieces=() if "row" in kind.inputs or features.most_frames else tuple(
                     tuple(width for _, width in features.streams[k].pieces) or (features.streams[k].dim,)
-                    for k in read))
+                    for k in read), views=averaged_views(settings, features, streams))
     head, history, honest = StandardisedHead(spec), [], None  # honest: validation that chose no weights
     if singles:
         val = np.stack([single.predict(features, split.val).probabilities for single in singles])
@@ -208,6 +214,24 @@ def input_streams(settings: Settings, features: Features, streams: Sequence[int]
     return [k for k in streams if features.streams[k].view == first]
 
 
+def averaged_views(settings: Settings, features: Features, streams: Sequence[int]) -> int:
+    """How many views of each backbone the head averages: 1 for none. Raises InputError where it cannot."""
+    if settings.view_pooling != "mean":
+        return 1
+    views = len({features.streams[k].view for k in streams})
+    if not HEAD_TYPES[settings.head].averages_views:
+        heads = ", ".join(name for name, kind in HEAD_TYPES.items() if kind.averages_views)
+        raise InputError(f"--view-pooling mean: head {settings.head} does not average views: choose from {heads}")
+    if views == 1:
+        raise InputError("--view-pooling mean needs several views: give --views original,flip")
+    for k, other in zip(streams, streams[len(streams) // views:], strict=False):
+        a, b = features.streams[k], features.streams[other]
+        if a.view == b.view or any(not name.startswith("view.") for name in differences(a.recipe, b.recipe)):
+            raise InputError(f"--view-pooling mean: {a.name} and {b.name} are not views by the same encoder: name each "
+                             "backbone once, in --backbones")
+    return views
+
+
 def training_rows(settings: Settings, features: Features, split: Split) -> np.ndarray:
     """Rows to train on: those without a class, too, for heads that need basic labels and to mix basics into
     compounds."""
@@ -220,7 +244,9 @@ def _train(head: StandardisedHead, settings: Settings, task: Task, features: Fea
            streams: Sequence[int]) -> list[Epoch]:
     """Standardise, and train the body of the head in place."""
     read, rows = input_streams(settings, features, streams), training_rows(settings, features, split)
-    scale = fit_scaler(lambda some: features.read_frames(some, read), rows, width=features.width)
+    views = head.spec.views
+    scale = [np.tile(values, views) for values in fit_scaler(
+        lambda some: mean_of_views(features.read_frames(some, read), views), rows, width=features.width)]
     for buffer, values in zip((head.mean, head.std), scale, strict=True):
         buffer.copy_(torch.from_numpy(values))
     mean, std = (np.tile(values, len(streams) // len(read)) for values in scale)  # versions stand side by side
@@ -234,7 +260,7 @@ def _train(head: StandardisedHead, settings: Settings, task: Task, features: Fea
             each = x.reshape(-1, len(mean))  # of clips a frame each
             each -= mean
             each /= std
-            return x
+            return mean_of_views(x, views)
 
         label = targets.label[rows] if learned.classes else np.minimum(targets.label[rows], 0)
         some = Samples(task=learned, target=learned.normalise(target[rows], scale_shift), label=label,
@@ -242,7 +268,7 @@ def _train(head: StandardisedHead, settings: Settings, task: Task, features: Fea
                        device=device, width=features.width)
         return some.resident() if features.matrix is not None else some
 
-    history = head.body.fit(samples(rows, targets.taught), samples(split.val, targets.truth), spec=head.spec,
+    history = head.body.fit(samples(rows, targets.taught), samples(split.val, targets.truth), spec=head.spec.averaged,
                             settings=settings)
     if learned.classes < len(learned.outputs):
         scale, shift = (torch.from_numpy(values).float().to(device) for values in scale_shift)

@@ -64,6 +64,7 @@ class HeadRecord(Struct, frozen=True, forbid_unknown_fields=True):
     pieces: Annotated[tuple[Annotated[tuple[Dim, ...], Meta(min_length=1, max_length=10_000)], ...],
                       Meta(max_length=256)] = ()
     frames: bool = False
+    views: Annotated[int, Meta(ge=1, le=256)] = 1
 
     def __post_init__(self) -> None:
         if self.pieces and tuple(map(sum, self.pieces)) != self.dims:
@@ -72,6 +73,10 @@ class HeadRecord(Struct, frozen=True, forbid_unknown_fields=True):
         if self.kind not in HEAD_TYPES or self.rule not in RULES or any(
                 kind not in HEAD_TYPES[self.kind].tasks for kind, _, _ in parts):
             raise ValueError("unknown head, rule or task")
+        streams = len(self.dims) // self.views
+        if self.dims != self.dims[:streams] * self.views or (
+                self.views > 1 and not HEAD_TYPES[self.kind].averages_views):
+            raise ValueError("its streams are not so many views of the same backbones, or it does not average views")
         counts = [int(columns) if columns.isdecimal() else 0 for _, _, columns in parts]
         if len(parts) > 1 and (sum(counts) != len(self.classes) or min(counts) < 1):
             raise ValueError("the columns are not those of its tasks")

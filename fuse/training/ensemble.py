@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ class Spec:
     """What a head is, besides its weights. dims: of the streams, in the order of the columns; own: for zero-shot, the
     basic classifiers that the backbones bring along, instead of a trained one; pairs: as in `Taxonomy`; task: its
     layout, which says what becomes of the logits; pieces: of each stream the widths of its pieces, none where no stream
-    has several; frames: a sample is a clip, its row the frames one after the other, nan beyond its end."""
+    has several; frames: a sample is a clip, its row the frames one after the other, nan beyond its end; views: how many
+    views of each backbone are averaged, the streams of one view after those of another."""
 
     kind: str
     dims: tuple[int, ...]
@@ -34,6 +35,12 @@ class Spec:
     task: str = Classification.kind
     pieces: tuple[tuple[int, ...], ...] = ()
     frames: bool = False
+    views: int = 1
+
+    @property
+    def averaged(self) -> "Spec":
+        """What the body sees: the streams of one view."""
+        return replace(self, dims=self.dims[:len(self.dims) // self.views], views=1)
 
     def link(self, logits: torch.Tensor) -> torch.Tensor:
         """Outputs of logits (..., C)."""

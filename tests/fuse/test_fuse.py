@@ -9,7 +9,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from tests.fuse.conftest import CLASSES, edit_manifest, quick
+from tests.fuse.conftest import CLASSES, edit_manifest, quick, recipe
 from twofold.cache.feature_file import FeatureFile
 from twofold.cache.feature_writer import write_feature_file
 from twofold.data.utils.errors import InputError
@@ -50,6 +50,47 @@ def test_where_each_stream_holds_half_of_the_label_only_fusing_wins(make_store, 
     assert max(singles) < 0.65
     assert fused > (0.8 if head == "late" else 0.95)  # averaged probabilities cannot say more than "a and b"
     assert made.comparison.interval[0] > 0 and made.comparison.p_value < 0.01
+
+
+@pytest.mark.parametrize("head", ["logreg", "mlp"])
+def test_averaged_views_are_the_mean_of_their_features(make_store, tmp_path, head):
+    """As from a store whose only view is the mean, in figures, in a run read again, and for each backbone alone."""
+    settings = quick(head=head, views=("original", "flip"), view_pooling="mean", epochs=4)
+    store = make_store(views=("original", "flip"), noise=1.5, changes={"dtype": "float32"})
+    other = make_store(name="mean", views=("original",), noise=1.5, changes={"dtype": "float32"})
+    for name in "ab":
+        files = [FeatureFile(store / f"{name}.{view}.h5") for view in ("original", "flip")]
+        (other / f"{name}.original.h5").unlink()
+        write_feature_file(other / f"{name}.original.h5", recipe=files[0].recipe, dim=files[0].dim, failures={},
+                           keys=list(files[0].keys), features=np.mean([file.read() for file in files], axis=0),
+                           sha256=[text.decode() for text in files[0].sha256.tolist()])
+    (other / "manifest.csv").write_bytes((store / "manifest.csv").read_bytes())
+    averaged = fuse([store], settings, out=tmp_path / "run")
+    whole = fuse([other], quick(head=head, epochs=4), out=None)
+    assert [one.system.name for one in averaged.figures] == ["timm:a", "timm:b", "fusion of all 2"]
+    assert averaged.figures[-1].system.dim == 20 and averaged.best_single == whole.best_single
+    for ours, theirs in zip(averaged.predictions, whole.predictions, strict=True):
+        np.testing.assert_allclose(ours.outputs, theirs.outputs, atol=1e-3 if head == "mlp" else 1e-5)
+    run = read_run(tmp_path / "run")
+    assert [view for _, view, _ in run.streams] == ["original", "original", "flip", "flip"]
+    again = evaluate(tmp_path / "run", store).figures
+    assert again.score == pytest.approx(averaged.figures[-1].score)
+
+
+def test_views_are_averaged_only_by_heads_that_can_and_only_of_one_encoder(make_store):
+    store = make_store(views=("original", "flip"))
+    for wrong, sentence in (({"head": "gated"}, "head gated does not average views: choose from linear, mlp, logreg"),
+                            ({"views": ("original",)}, "needs several views")):
+        with pytest.raises(InputError, match=sentence):
+            fuse([store], quick(**{"views": ("original", "flip"), "view_pooling": "mean"} | wrong), out=None)
+    other, path = recipe("b", view={"name": "flip"}, weights="sha256:" + "1" * 64), store / "b.flip.h5"
+    made = FeatureFile(path)
+    content = {"dim": made.dim, "keys": list(made.keys), "features": made.read().astype(np.float16), "failures": {},
+               "sha256": [text.decode() for text in made.sha256.tolist()]}
+    path.unlink()
+    write_feature_file(path, recipe=other, **content)
+    with pytest.raises(InputError, match=r"timm:b and timm:b \(flip\) are not views by the same encoder"):
+        fuse([store], quick(views=("original", "flip"), view_pooling="mean"), out=None)
 
 
 def test_zero_shot_learns_from_basics_and_sees_no_compound_label(make_store, tmp_path):
