@@ -13,6 +13,7 @@ from twofold.data.images.decode import DECODER, ImageError
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.classifier import class_order
 from twofold.extract.encoders.encoder import Encoder
+from twofold.extract.encoders.onnx import onnx_name
 from twofold.extract.encoders.preprocessing import DECODERS
 from twofold.extract.encoders.presets import published_weights
 from twofold.extract.encoders.registry import check_dim, check_fit
@@ -199,14 +200,8 @@ def _sources(recipe: Recipe, weights: Sequence[str], beside: Sequence[str]) -> I
         return EncoderSource(backbone=backbone, weights=file).with_precision(recipe.precision)
 
     if name.startswith("onnx:"):
-        how = recipe.preprocessing
-        options = {"size": how["size"][0], "resize": how["resize"], "rule": how["resize_rule"],
-                   "interpolation": how["interpolation"],
-                   "mean": "/".join(map(repr, how["mean"])), "std": "/".join(map(repr, how["std"])),
-                   "scale": repr(how["scale"]), "output": recipe.tap}
-        query = "&".join(f"{key}={value}" for key, value in options.items())
         for path in dict.fromkeys([*map(Path, weights), *sorted(folder.glob("*.onnx"))]):
-            yield source(None, f"onnx:{path}?{query}")
+            yield source(None, onnx_name(path, recipe.preprocessing, output=recipe.tap))
     elif recipe.untrained:
         yield from map(source, weights or [recipe.weights])
     else:

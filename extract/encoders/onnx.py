@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import re
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,7 +16,7 @@ from twofold.cache.user_block import MAX_DIM
 from twofold.data.utils.errors import InputError, first_line
 from twofold.extract.encoders.classifier import MAX_CLASSES, LinearLayer, checkpoint_classifier
 from twofold.extract.encoders.encoder import FIRST_TRY, BatchLimit, Encoder
-from twofold.extract.encoders.preprocessing import AS_IT_IS, Preprocessing, apply_options, split_name
+from twofold.extract.encoders.preprocessing import AS_IT_IS, Preprocessing, apply_options, join_name, split_name
 from twofold.extract.weights.read import Checkpoint, file_sha256, refuse_other_files
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
@@ -124,6 +125,15 @@ def load_onnx(name: str, *, device: torch.device, precision: str, batch_size: in
         tap=network.output, dim=dim, preprocessing=how, device=torch.device("cpu"), network=network,
         precision="fp16" if network.type is np.float16 else "fp32", limit=BatchLimit(batch_size or FIRST_TRY["cpu"]),
         classifier=classifier, unnamed_classes=unnamed)
+
+
+def onnx_name(path: Path, how: Mapping[str, Any], **further: str) -> str:
+    """`onnx:PATH` with the options that give this preprocessing, as a recipe has it, and further ones."""
+    options = {"size": how["size"][0], "resize": how["resize"], "rule": how["resize_rule"],
+               "interpolation": how["interpolation"],
+               "mean": "/".join(map(repr, how["mean"])), "std": "/".join(map(repr, how["std"])),
+               "scale": repr(how["scale"])} | further
+    return join_name(f"onnx:{path}", options)
 
 
 def _alone(path: Path, network: OnnxNetwork, image: torch.Tensor) -> list[torch.Tensor]:

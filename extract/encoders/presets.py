@@ -26,6 +26,13 @@ SOURCES = {"timm": "twofold.extract.encoders.timm", "torchvision": "twofold.extr
 VIT_SIZE, VIT_PATCH = 224, 16  #: pixels
 #: RGB bytes minus the mean of VGGFace2, as the ResNet-50 of FER+ was trained
 CAFFE_PIXELS = Preprocessing(size=224, resize=256, mean=(131.0912, 103.8827, 91.4953), std=(1.0, 1.0, 1.0), scale=1.0)
+#: OpenAI's names of CLIP's visual tower, and timm's
+CLIP_NAMES = (("conv1.", "patch_embed.proj."), ("class_embedding", "cls_token"), ("positional_embedding", "pos_embed"),
+              ("transformer.resblocks.", "blocks."), (".ln_1.", ".norm1."), (".ln_2.", ".norm2."),
+              ("ln_pre.", "norm_pre."), ("ln_post.", "norm."), (".in_proj_", ".qkv."), (".out_proj.", ".proj."),
+              (".c_fc.", ".fc1."), (".c_proj.", ".fc2."))
+CLIP_PIXELS = Preprocessing(size=224, resize=224, interpolation="bicubic", mean=(0.48145466, 0.4578275, 0.40821073),
+                            std=(0.26862954, 0.26130258, 0.27577711))
 Builder = Callable[["Preset", "Checkpoint | None", int, float], "Architecture"]
 
 
@@ -105,7 +112,13 @@ class Preset:
     hub: str = ""
     url: str = ""
     class_orders: Mapping[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
+    resampled: bool = False  #: its own size is not that of the published position embeddings
     packaged: Path | None = None  #: where the file is in the package, if it comes with Twofold
+
+    @property
+    def is_onnx(self) -> bool:
+        """True for one that is run by onnxruntime, and recorded as `onnx:FILE`."""
+        return self.files[0].endswith(".onnx")
 
     def class_order(self, file: str, count: int) -> tuple[str, ...]:
         """The order of the `count` classes of a file with that name; () where it is not certain."""
@@ -172,6 +185,45 @@ def _vit_mae(preset: Preset, checkpoint: "Checkpoint | None", size: int, drop_pa
     return replace(built, tap="norm of the mean of patch tokens (fc_norm)") if fine_tuned else built
 
 
+def _timm_vit(preset: Preset, checkpoint: "Checkpoint | None", size: int, drop_path: float) -> "Architecture":
+    """A vision transformer of timm, of any size that its patches divide. What stands beside the encoder in its file, a
+    projection or another pooling, is no classifier."""
+    import timm
+
+    name, side = preset.architecture.removeprefix("timm."), size or preset.preprocessing.size
+    patch = int(name.partition("_patch")[2][:2])
+    if side % patch:
+        raise InputError(f"{preset.name} does not take faces of {side} pixels: its patches have {patch}, so choose a "
+                         "multiple of that")
+    network = timm.create_model(name, num_classes=0, drop_path_rate=drop_path, img_size=side)
+    return preset.declared(network, classifier=lambda *_, **__: None, resized=preset.resampled)
+
+
+def _clip(preset: Preset, checkpoint: "Checkpoint | None", size: int, drop_path: float) -> "Architecture":
+    """The same of CLIP's visual tower, with OpenAI's names, or FaRL's, or timm's."""
+    built = _timm_vit(preset, checkpoint, size, drop_path)
+    return replace(built, entries=clip_entries(checkpoint.tensors)) if checkpoint else built
+
+
+def clip_entries(tensors: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The visual tower of a CLIP with timm's names and shapes, its projection left out; None for a file without one."""
+    prefix = next((prefix for prefix in ("visual.", "") if f"{prefix}class_embedding" in tensors), None)
+    if prefix is None:
+        return None
+    entries = {}
+    for name, tensor in tensors.items():
+        if name.startswith(prefix) and name != f"{prefix}proj":
+            name = name.removeprefix(prefix)
+            for theirs, ours in CLIP_NAMES:
+                name = name.replace(theirs, ours)
+            entries[name] = tensor.reshape(1, -1, tensor.shape[-1]) if name in ("cls_token", "pos_embed") else tensor
+    return entries
+
+
+def _onnx(preset: Preset, *_: object) -> "Architecture":
+    raise InputError(f"{preset.name} is an ONNX model: `extract` runs it, and nothing else is done with it")
+
+
 def _posterv2(preset: Preset, checkpoint: "Checkpoint | None", *_: float) -> "Architecture":
     from twofold.extract.encoders.posterv2 import PosterV2
 
@@ -226,6 +278,17 @@ _RESNET50 = Preset(
     url="https://www.robots.ox.ac.uk/~albanie/models/pytorch-mcn/resnet50_ferplus_dag.pth",
 )
 
+_EMOTIEFF_B0 = Preset(
+    name="emotieff_b0", build=_onnx, architecture="onnx", tap="input of the last linear layer", dim=1280,
+    preprocessing=Preprocessing(size=224, resize=224, rule="both"), trained_on="expressions, AffectNet",
+    files=("enet_b0_8_best_vgaf.onnx",), page="https://github.com/sb-ai-lab/EmotiEffLib",
+    licence="Apache-2.0 (the code)",
+    url="https://raw.githubusercontent.com/sb-ai-lab/EmotiEffLib/main/models/affectnet_emotions/onnx/"
+        "enet_b0_8_best_vgaf.onnx",
+    note="recorded as onnx: and the name of its file",
+    class_orders={("", 8): tuple(sorted(CLASS_ORDERS["affectnet8"]))},
+)
+
 PRESETS: tuple[Preset, ...] = (
     Preset(
         name="vit_mae", build=_vit_mae, architecture="timm.vit_base_patch16_224",
@@ -263,6 +326,51 @@ PRESETS: tuple[Preset, ...] = (
              "instructions were followed",
         page="https://github.com/zengqunzhao/MA-Net", licence="not stated (research use)", heads=("fc_1.", "fc_2."),
     ),
+    Preset(
+        name="farl", build=_clip, architecture="timm.vit_base_patch16_clip_quickgelu_224",
+        tap="class token after the final norm", dim=768, preprocessing=CLIP_PIXELS,
+        trained_on="20 million faces with captions",
+        files=("FaRL-Base-Patch16-LAIONFace20M-ep64.pth",), page="https://github.com/FacePerceiver/FaRL", licence="MIT",
+        url="https://github.com/FacePerceiver/FaRL/releases/download/pretrained_weights/"
+            "FaRL-Base-Patch16-LAIONFace20M-ep64.pth",
+    ),
+    Preset(
+        name="clip_b16", build=_clip, architecture="timm.vit_base_patch16_clip_quickgelu_224",
+        tap="class token after the final norm", dim=768, preprocessing=CLIP_PIXELS,
+        trained_on="400 million captioned pictures", files=("clip_vit_b16.safetensors",), heads=("head.",),
+        page="https://huggingface.co/timm/vit_base_patch16_clip_224.openai", licence="MIT",
+        hub="timm/vit_base_patch16_clip_224.openai",
+    ),
+    Preset(
+        name="siglip2_b16", build=_timm_vit, architecture="timm.vit_base_patch16_siglip_gap_256",
+        tap="mean of patch tokens after the final norm", dim=768, heads=("head.", "attn_pool."),
+        preprocessing=Preprocessing(size=256, resize=256, rule="both", interpolation="bicubic", mean=(0.5, 0.5, 0.5),
+                                    std=(0.5, 0.5, 0.5)),
+        trained_on="captioned pictures, WebLI", files=("siglip2_vit_b16_gap_256.safetensors",),
+        page="https://huggingface.co/timm/vit_base_patch16_siglip_gap_256.v2_webli", licence="Apache-2.0",
+        hub="timm/vit_base_patch16_siglip_gap_256.v2_webli",
+    ),
+    Preset(
+        name="dinov2_b14", build=_timm_vit, architecture="timm.vit_base_patch14_dinov2", resampled=True,
+        tap="class token after the final norm", dim=768,
+        preprocessing=Preprocessing(size=224, resize=256, interpolation="bicubic"),
+        trained_on="142 million pictures", files=("dinov2_vit_b14.safetensors",),
+        page="https://huggingface.co/timm/vit_base_patch14_dinov2.lvd142m", licence="Apache-2.0",
+        hub="timm/vit_base_patch14_dinov2.lvd142m",
+    ),
+    Preset(
+        name="dinov3_b16", build=_timm_vit, architecture="timm.vit_base_patch16_dinov3",
+        tap="mean of patch tokens after the final norm", dim=768,
+        preprocessing=Preprocessing(size=256, resize=256, interpolation="bicubic"),
+        trained_on="1.7 billion pictures", files=("dinov3_vit_b16.safetensors",),
+        page="https://huggingface.co/timm/vit_base_patch16_dinov3.lvd1689m",
+        licence="DINOv3 License (Meta's own terms)",
+        hub="timm/vit_base_patch16_dinov3.lvd1689m",
+    ),
+    _EMOTIEFF_B0,
+    replace(_EMOTIEFF_B0, name="emotieff_b2", dim=1408, files=("enet_b2_8.onnx",),
+            url=_EMOTIEFF_B0.url.replace("enet_b0_8_best_vgaf", "enet_b2_8"),
+            preprocessing=Preprocessing(size=260, resize=260, rule="both")),
     Preset(
         name="starter", build=_starter, architecture="twofold.starter", tap="global average pool", dim=256,
         trained_on="expressions, votes of FER+, from random weights",

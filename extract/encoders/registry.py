@@ -26,7 +26,7 @@ from twofold.extract.encoders.devices import PRECISIONS, parse_device, resolve_p
 from twofold.extract.encoders.encoder import FIRST_TRY, Architecture, BatchLimit, Encoder
 from twofold.extract.encoders.folding import fold_batch_norms
 from twofold.extract.encoders.layers import with_pieces
-from twofold.extract.encoders.onnx import load_onnx
+from twofold.extract.encoders.onnx import load_onnx, onnx_name
 from twofold.extract.encoders.preprocessing import (
     ENTRY,
     LAYERS,
@@ -82,15 +82,21 @@ def load_encoder(name: str, *, weights: str | None = None, device: str = "auto",
     target = parse_device(device)
     if compiled and not (os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++")))):
         raise InputError("--compile needs a C++ compiler (g++ or clang++), which is not on this machine: leave it out")
+    entry, asked = find_preset(name.partition("?")[0]), re.search(f"[?&]({LAYERS}|{TOKENS})=", name)
+    if asked and (name.startswith("onnx:") or (entry and entry.is_onnx)):
+        raise InputError(f"{name}: an ONNX model gives its output alone: leave out {asked[1]}=, or name the "
+                         "architecture, as timm:NAME, and its weights")
     if name.startswith("onnx:"):
-        if asked := re.search(f"[?&]({LAYERS}|{TOKENS})=", name):
-            raise InputError(f"{name}: an ONNX model gives its output alone: leave out {asked[1]}=, or name the "
-                             "architecture, as timm:NAME, and its weights")
         if weights is not None:
             raise InputError(f"{name} brings its own weights: leave out --weights for it")
         return load_onnx(name, device=target, precision=precision, batch_size=batch_size, classes=classes)
     plain, options = split_name(name)
     check_name(plain)
+    if entry and entry.is_onnx:  # which has its own precision
+        path = find_weights(published_weights(plain), weights=weights, folder=folder or weights_folder())
+        how = apply_options(entry.preprocessing, options, name=plain).record()
+        return load_onnx(onnx_name(path, how), device=target, precision="auto", batch_size=batch_size,
+                         classes=classes or entry.class_order(path.name, 8))
     resolved = resolve_precision(precision, target)
     loaded = load_weights(name, weights, folder=folder or weights_folder(), build=partial(build, name))
     built = loaded.architecture
@@ -143,7 +149,8 @@ def build(name: str, *, checkpoint: Checkpoint | None, size: int = 0, drop_path:
                          drop_path=drop_path)
     how = learned or built.preprocessing
     how = replace(how, size=size, resize=size) if size else how
-    return replace(built, preprocessing=apply_options(how, options, name=plain), resized=size > 0)
+    return replace(built, preprocessing=apply_options(how, options, name=plain),
+                   resized=built.resized or size > 0)
 
 
 def embedding_dim(network: nn.Module, name: str, images: torch.Tensor) -> int:
@@ -203,7 +210,7 @@ def check_fit(backbone: str, path: Path) -> None:
     with torch.device("meta"):
         built, checkpoint = _build_for(checkpoint, partial(build, backbone))
     if not built.resized:  # else positions are resampled until they fit
-        renamed = {built.rename(entry): tensor for entry, tensor in checkpoint.tensors.items()}
+        renamed = built.entries or {built.rename(entry): tensor for entry, tensor in checkpoint.tensors.items()}
         check_shapes(built.network, replace(checkpoint, tensors=renamed), heads=built.heads)
 
 

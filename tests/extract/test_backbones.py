@@ -10,7 +10,7 @@ from tests.extract.encoders import logits as logits_of
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.classifier import class_order
 from twofold.extract.encoders.encoder import Encoder
-from twofold.extract.encoders.presets import PRESETS, preset
+from twofold.extract.encoders.presets import preset
 from twofold.extract.encoders.registry import noise_images
 
 pytestmark = pytest.mark.slow
@@ -91,7 +91,7 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize("name", [known.name for known in PRESETS])
+@pytest.mark.parametrize("name", GOLDEN)  # `test_presets` has the others
 def test_declared_facts_of_a_preset(name):
     """Dimension, input size and preprocessing as declared; untrained, but telling pictures apart."""
     known, encoder = preset(name), load(name, "random:3")
