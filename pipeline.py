@@ -106,6 +106,8 @@ def predict(
     detector: data_cli.Detector = None,
     fps: Annotated[float, typer.Option(help="Videos: look at that many frames a second; 0 is all.")] = 0.0,
     every: Annotated[int, typer.Option(help="Videos: look at each N-th frame.")] = 1,
+    detect_every: Annotated[int, typer.Option(min=0, max=100, help="Videos: as of `crop`; 0: as the run's faces.")] = 0,
+    identity: Annotated[str, typer.Option(metavar="NAME", help="Videos: tell people apart, as of `crop`.")] = "",
     timeline: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Videos: draw the scores over time.")] = None,
     annotate: Annotated[Path | None, typer.Option(metavar="OUT.mp4", help="One video: draw answers into it.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older table and drawings.")] = False,
@@ -142,7 +144,7 @@ def predict(
                              fill=fill_videos, rate=hz, embeddings=embeddings, events=events, overwrite=overwrite)
     check_options(options, trained, out, inputs=inputs)
     footage = FootageOptions(cropped=cropped, detect=detect, detector=detector, fps=fps, every=every,
-                             follow_links=follow_links)
+                             follow_links=follow_links, detect_every=detect_every, identity=identity)
     drawing = Drawing(timeline=timeline, annotate=annotate, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
         faces = extract_inputs(

@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class FootageOptions:
-    """How to find faces in photographs and videos. detector: its weights file, None to search for it."""
+    """How to find faces in photographs and videos. detector: its weights file, None to search for it; detect_every: of
+    `CropSettings`, 0 as the run's faces; identity: a backbone that tells people apart."""
 
     cropped: bool = False
     detect: bool = False
@@ -42,6 +43,8 @@ class FootageOptions:
     fps: float = 0.0
     every: int = 1
     follow_links: bool = False
+    detect_every: int = 0
+    identity: str = ""
 
     def __post_init__(self) -> None:
         Sampling(fps=self.fps, every=self.every)  # raises InputError for what makes no sense
@@ -94,8 +97,8 @@ def extract_inputs(
     first, target = inputs[0] if len(inputs) == 1 else None, store or temporary
     if first and (first.suffix.lower() == ".csv" or any(first.glob("*.h5"))):
         if footage != FootageOptions(follow_links=footage.follow_links) or drawing.wanted:
-            raise InputError(f"{first} holds faces: --cropped, --detect, --detector, --fps, --every, --timeline and "
-                             "--annotate go with photographs and videos")
+            raise InputError(f"{first} holds faces: --cropped, --detect, --detector, --fps, --every, "
+                             "--detect-every, --identity, --timeline and --annotate go with photographs and videos")
         if first.is_dir():
             if root or store or encoders.weights:
                 raise InputError(f"{first} is a store already: leave out --root, --store and --weights")
@@ -112,6 +115,7 @@ def extract_inputs(
     drawing.check(sources, out, submission=submission)
     faces = open_face_stream(
         sources, crops, detector=footage.detector, sampling=Sampling(fps=footage.fps, every=footage.every),
+        detect_every=footage.detect_every, identity=open_identity(footage.identity) if footage.identity else None,
         treatment="cropped" if footage.cropped else "detect" if footage.detect else "auto")
     stopped_by = extract_footage(faces, encoders, store=target)
     if not stopped_by:

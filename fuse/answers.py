@@ -60,7 +60,7 @@ def answers(table: pd.DataFrame, run: Run, basic: np.ndarray, *, second: float) 
     records = []
     footage = {"source", "frame", "time", "track", "box"} <= set(table)
     source = table["source"] if footage else table["key"]
-    person = source + "\0" + table["track"] if footage else source
+    person = source + "\0" + table["person" if "person" in table else "track"] if footage else source
     single = (table["frame"] == "").to_numpy() if footage else np.ones(len(table), bool)
     together = person.where(~single, pd.Series([f"\0{row}" for row in range(len(table))], table.index))
     for _, rows in table.groupby(together, sort=False):
@@ -114,5 +114,6 @@ def _box(text: str) -> str:
 
 def _span(rows: pd.DataFrame) -> str:
     times = rows["time"].astype(float)
-    who = f"person {rows['track'].iloc[0]}, " if rows["track"].iloc[0] else ""
+    number = rows["person" if "person" in rows else "track"].iloc[0]
+    who = f"person {number}, " if number else ""
     return f"{who}{len(rows)} frames, {times.min():.1f} to {times.max():.1f} s"

@@ -25,7 +25,7 @@ PORTRAIT = 112  #: pixels, the side of what is embedded
 PORTRAIT_POINTS = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))
 CUT_GRID = 24  #: samples a side by which consecutive frames are compared
 CUT_LEVELS, CUT_RATIO = 14.0, 3.5  #: mean difference in grey levels of a cut; how often the median of those before
-CUT_MEMORY = 25  #: frames
+CUT_LEAST, CUT_MEMORY = 3, 25  #: frames of a shot that are compared before it can be cut, and that are remembered
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,11 @@ class CutFinder:
         if last is None or last.shape != small.shape:
             return last is not None
         difference = float(np.abs(small - last).mean())
-        usual = float(np.median(self._differences)) if self._differences else 0.0
-        is_cut = difference > CUT_LEVELS and difference > CUT_RATIO * usual
-        if not is_cut:
+        known = len(self._differences) >= CUT_LEAST
+        is_cut = known and difference > max(CUT_LEVELS, CUT_RATIO * float(np.median(self._differences)))
+        if is_cut:
+            self._differences.clear()  # the next shot may move more
+        else:
             self._differences.append(difference)
         return is_cut
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from twofold.data.faces.align import template
 from twofold.data.faces.detect import DetectionConfig, Face, FrameDetections, crop_faces, detect_faces, faces_manifest
 from twofold.data.faces.detectors import Detector, open_detector
+from twofold.data.faces.identity import IdentityModel
 from twofold.data.faces.settings import UNDETECTED, CropSettings, Sampling, parse_crop_line
 from twofold.data.faces.sources import Source
 from twofold.data.images.decode import FACE_LIMITS, PHOTO_LIMITS, REMARKS, ImageError, Limits, decode
@@ -132,7 +133,8 @@ class FaceStream:
     def manifest(self) -> Manifest:
         """The manifest, as `crop` writes it; photographs that are not cropped stand under their own name."""
         line = self.settings.to_line(self.config.model.sha256) if self.config else ""
-        return faces_manifest(self.detections, self.settings, line, self.uncropped)
+        return faces_manifest(self.detections, self.settings, line, self.uncropped,
+                              identity=self.config.identity if self.config else None)
 
     def summary(self) -> str:
         """How many photographs were faces already, how many were cropped, and what the videos held."""
@@ -185,9 +187,11 @@ def is_taken_whole(size: tuple[int, int], faces: Sequence[Face], samples: Sample
 
 
 def open_face_stream(sources: Sequence[Source], lines: Sequence[str] | None, *, detector: Path | None,
-                     sampling: Sampling, treatment: Treatment) -> FaceStream:
+                     sampling: Sampling, treatment: Treatment, detect_every: int = 0,
+                     identity: IdentityModel | None = None) -> FaceStream:
     """Sources to be cropped as the faces were that have these lines of crop settings. detector: its weights file, None
-    to search for it. Raises InputError where one is needed and missing."""
+    to search for it; detect_every: 0 for as those; identity: tells people apart. Raises InputError where a detector is
+    needed and missing."""
     videos, samples, config = any(source.video for source in sources), sample_kind(lines), None
     try:
         if treatment != "cropped" or videos:
@@ -197,6 +201,9 @@ def open_face_stream(sources: Sequence[Source], lines: Sequence[str] | None, *, 
             raise
         if samples != "whole":
             raise InputError(f"{error}; or say with --cropped that every picture is a face already") from None
+    if config:
+        config = replace(config, identity=identity, settings=replace(
+            config.settings, detect_every=detect_every or config.settings.detect_every))
     return FaceStream(sources, config, treatment, samples)
 
 
