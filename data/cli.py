@@ -251,7 +251,7 @@ def crop_verb(open_identity: Callable[..., Any]) -> Callable[..., Report]:
         workers: Annotated[int, typer.Option(min=0, help="Threads; 0 takes one a core.")] = 0,
         identity: Annotated[str, typer.Option(metavar="NAME", help="Videos: tell people apart by this backbone, which "
                                               "should be one for face recognition, such as onnx:PATH.")] = "",
-        same_person: Annotated[float | None, typer.Option(help="Least cosine similarity of one person (else 0.35).")]
+        same_person: Annotated[float | None, typer.Option(help="Least cosine similarity of one person (else 0.4).")]
         = None,
         weights: Annotated[list[str] | None, typer.Option(help="Of --identity: NAME=PATH.")] = None,
         session: Annotated[bool, typer.Option("--session", help="People keep their number from file to file.")] = False,

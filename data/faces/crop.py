@@ -251,7 +251,7 @@ class Journal(AbstractContextManager):
 
     def add(self, entry: FrameDetections, sha256: str) -> None:
         """Append a photograph or frame, all of whose images are written; sha256 is its source's."""
-        faces = [asdict(face.detection) | {"scale": face.scale, "padded": face.padded, "sharpness": face.sharpness,
+        faces = [vars(face.detection) | {"scale": face.scale, "padded": face.padded, "sharpness": face.sharpness,
                                            "track": face.track, "bytes": len(face.content)} for face in entry.faces]
         record = {"source": entry.source.name, "video": entry.source.video, "sha256": sha256, "frame": entry.frame,
                   "time": entry.time, "note": entry.note, "last": entry.last, "size": entry.size,

@@ -207,11 +207,7 @@ def _tasks(sources: Sequence[Source], config: DetectionConfig, previous: Mapping
             note = str(error)
         if group:
             yield partial(detect_group, source, group, done), sum(each.pixels.nbytes for each, _ in group)
-        yield partial(_end, source, note), 0
-
-
-def _end(source: Source, note: str) -> list[FrameDetections]:
-    return [FrameDetections(source, None, None, (), note, last=True)]
+        yield partial(list, (FrameDetections(source, None, None, (), note, last=True),)), 0
 
 
 def portrait(pixels: np.ndarray, face: Detection) -> np.ndarray:

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from twofold.data.faces.align import crop_face, similarity
+from twofold.data.faces.align import TEMPLATE, similarity
 from twofold.data.faces.detectors import Detection, require_opencv
-from twofold.data.faces.settings import CropSettings
 
 SIDE = 48  #: pixels of a face's longer side, at which it is followed
 AROUND = 0.5  #: how far a face may move, in shares of its longer side
@@ -16,7 +15,6 @@ MIN_POINTS = 0.6  #: share of the points that must be followed
 MAX_MISS = 1.5  #: pixels at SIDE between a point and where the face as a whole has moved it
 MAX_GROWTH = 1.15  #: of a face from one frame to the next
 MIN_LIKENESS = 0.8  #: correlation of the face with what it was in the frame where it was detected
-LOOK = CropSettings(size=16)  #: of what is compared
 
 
 class Follower:
@@ -25,38 +23,43 @@ class Follower:
 
     def __init__(self, image: np.ndarray, faces: list[Detection]):
         self._image, self._faces = image, faces
-        self._looks = [_look(image, face) for face in faces]
+        self._looks: dict[int, np.ndarray] = {}  # of each face in the frame where it was detected
 
     def follow(self, image: np.ndarray) -> list[Detection] | None:
         """The faces in the next frame, the largest first; None where one of them was lost: detect them anew."""
         moved = []
-        for face, look in zip(self._faces, self._looks, strict=True):
-            now = _moved(self._image, image, face)
-            if now is None or float((_look(image, now) * look).sum()) < MIN_LIKENESS:
+        for number, face in enumerate(self._faces):
+            found = _moved(self._image, image, face)
+            if found is None:
+                return None
+            now, before, after = found
+            if not float((self._looks.setdefault(number, before) * after).sum()) >= MIN_LIKENESS:
                 return None
             moved.append(now)
         self._image, self._faces = image, moved
         return sorted(moved, key=lambda face: (-face.box[2] * face.box[3], face.box))
 
 
-def _moved(before: np.ndarray, after: np.ndarray, face: Detection) -> Detection | None:
-    """The face in the frame after, None where it cannot be followed: pyramidal Lucas-Kanade (J.-Y. Bouguet
-    2001) of a grid of points, there and back (Z. Kalal et al., Forward-Backward Error, ICPR 2010)."""
+def _moved(before: np.ndarray, after: np.ndarray, face: Detection) -> tuple[Detection, np.ndarray, np.ndarray] | None:
+    """The face in the frame after, and how it looked before and looks now; None where it cannot be followed: pyramidal
+    Lucas-Kanade (J.-Y. Bouguet 2001) of a grid of points, there and back (Z. Kalal et al., ICPR 2010)."""
     cv2 = require_opencv()
     x, y, width, height = face.box
-    longer, scale = max(width, height), SIDE / max(width, height)
+    longer = max(width, height)
     if before.shape != after.shape:
         return None
     left, top = (max(0, int(place - AROUND * longer)) for place in (x, y))
     right, bottom = int(x + width + AROUND * longer) + 1, int(y + height + AROUND * longer) + 1
-    pieces = [image[top:bottom, left:right] for image in (before, after)]
+    step = max(1, int(longer / (2 * SIDE)))  # of a large face, not every pixel
+    pieces = [image[top:bottom:step, left:right:step] for image in (before, after)]
     rows, columns = pieces[0].shape[:2]
+    scale = SIDE * step / longer
     small = max(1, round(columns * scale)), max(1, round(rows * scale))
     if min(small) < SIDE // 2:
         return None
-    old, new = (cv2.cvtColor(cv2.resize(piece, small, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR),
-                             cv2.COLOR_BGR2GRAY) for piece in pieces)
-    factor, corner = np.array(small) / (columns, rows), np.array([left, top])
+    old, new = (cv2.resize(cv2.cvtColor(piece, cv2.COLOR_BGR2GRAY), small, interpolation=cv2.INTER_AREA
+                           if scale < 1 else cv2.INTER_LINEAR) for piece in pieces)
+    factor, corner = np.array(small) / (columns * step, rows * step), np.array([left, top])
     line = np.linspace(0.15, 0.85, GRID)
     grid = np.stack(np.meshgrid(x + width * line, y + height * line), axis=-1).reshape(-1, 2)
     points = ((grid - corner) * factor).astype(np.float32)[:, None]
@@ -70,25 +73,25 @@ def _moved(before: np.ndarray, after: np.ndarray, face: Detection) -> Detection 
         return None
     start, end = grid[kept], there[kept, 0] / factor + corner
     matrix = similarity(start, end)
-    fits = np.linalg.norm(start @ matrix[:, :2].T + matrix[:, 2] - end, axis=1) * scale <= MAX_MISS
+    fits = np.linalg.norm(start @ matrix[:, :2].T + matrix[:, 2] - end, axis=1) * factor[0] <= MAX_MISS
     if fits.sum() < MIN_POINTS * len(points):
         return None
     matrix = similarity(start[fits], end[fits])  # without the points that move otherwise, such as those of the lips
     growth = float(np.hypot(matrix[0, 0], matrix[1, 0]))
-    if not 1 / MAX_GROWTH <= growth <= MAX_GROWTH:
-        return None
     centre = matrix[:, :2] @ (x + width / 2, y + height / 2) + matrix[:, 2]
-    if not (0 <= centre[0] < after.shape[1] and 0 <= centre[1] < after.shape[0]):
+    if not 1 / MAX_GROWTH <= growth <= MAX_GROWTH or not (
+            0 <= centre[0] < after.shape[1] and 0 <= centre[1] < after.shape[0]):
         return None
     size = growth * np.array([width, height])
     landmarks = np.array(face.landmarks) @ matrix[:, :2].T + matrix[:, 2]
-    return replace(face, box=(*(centre - size / 2).tolist(), *size.tolist()),
-                   landmarks=tuple((float(a), float(b)) for a, b in landmarks))
+    now = replace(face, box=(*(centre - size / 2).tolist(), *size.tolist()),
+                  landmarks=tuple((float(a), float(b)) for a, b in landmarks))
+    return now, *(_look(image, (np.array(points) - corner) * factor)
+                  for image, points in ((old, face.landmarks), (new, now.landmarks)))
 
 
-def _look(image: np.ndarray, face: Detection) -> np.ndarray:
-    """(16, 16) float32 grey of an aligned face, its mean 0 and its norm 1."""
-    cv2 = require_opencv()
-    grey = cv2.cvtColor(crop_face(image, face, LOOK).image, cv2.COLOR_BGR2GRAY)
-    grey = grey.astype(np.float32) - grey.mean(dtype=np.float32)
+def _look(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """(16, 16) float32 grey of a face of an (H, W) image, aligned by its (5, 2) landmarks, its mean 0, its norm 1."""
+    grey = require_opencv().warpAffine(image, similarity(landmarks, 0.16 * np.array(TEMPLATE)), (16, 16))
+    grey = grey - grey.mean(dtype=np.float32)
     return grey / max(float(np.linalg.norm(grey)), 1e-6)

@@ -15,10 +15,9 @@ SURE_IOU = 0.6  #: from which a face without rivals is taken for the one before,
 MAX_GAP = 1.0  #: seconds after which a lost face does not continue its track
 MAX_DISTANCE = 1.0  #: between a lost face and the one that continues its track, in widths of the face
 MAX_RATIO = 1.6  #: of their sizes
-MIN_LIKENESS = 0.75  #: correlation of a track's portraits in consecutive frames, below which somebody else may be there
+MIN_LIKENESS = 0.9  #: correlation of a track's portraits in consecutive frames, below which somebody else may be there
 REFRESH = 0.5  #: seconds between the embeddings of a track that nothing disputes
-VETO = 0.6  #: share of the threshold below which a face does not continue a track, however near it is
-THRESHOLD = 0.35  #: least cosine similarity of one person, for MobileFaceNet: see data/MEASURED.md
+THRESHOLD = 0.4  #: least cosine similarity of one person, for MobileFaceNet: see data/MEASURED.md
 MEASURED_WITH = "sha256:b7120c095d60094f28a4a54ba6a8bf51b297a6273fb40ef6350dfec1f63d9507"  #: the digest of its weights
 PORTRAIT = 112  #: pixels, the side of what is embedded
 #: five landmarks in it, where face-recognition networks are trained to have them (insightface's arcface_dst)
@@ -137,7 +136,7 @@ class Tracker:
             if self.model:
                 pairs = [(close + like, track, place) for close, track, place in pairs
                          if (like := 1.0 if self._is_sure(close, track, place, pairs, closeness is iou, looks)
-                             else likeness(track, place)) >= VETO * self.model.threshold]
+                             else likeness(track, place)) >= self.model.threshold]
             for _, track, place in sorted(pairs, key=lambda pair: (-pair[0], pair[1].number, pair[2])):
                 if numbers[place] < 0 and track.frame < self.frames:
                     numbers[place] = track.number
@@ -153,7 +152,7 @@ class Tracker:
                 place, track.look = places[track.number], looks[places[track.number]]
                 if time - track.embedded >= REFRESH or place in embeddings:
                     self.sums.setdefault(track.number, np.zeros(1, np.float32))
-                    if likeness(track, place) >= VETO * self.model.threshold or track.embedded == -math.inf:
+                    if likeness(track, place) >= self.model.threshold or track.embedded == -math.inf:
                         self.sums[track.number] = self.sums[track.number] + embeddings[place]
                     track.embedded = time
             self.together.update((one, other) for one in numbers for other in numbers if one < other)

@@ -131,7 +131,7 @@ def test_persons_in_the_manifest(films, tmp_path):
         assert [numbers[colour] for colour in np.array(colours)[own]] == list(faces["person"][own])
     assert set(faces["group"]) == {f"{name}.mp4, person {person}" for name in "ab" for person in "01"} | {"c.png"}
     assert set(faces["person"][faces["source"] == "c.png"]) == {""} and report.persons == 4
-    assert "4 persons, numbered anew in each file: colour, cosine similarity of at least 0.35" in report.text()
+    assert "4 persons, numbered anew in each file: colour, cosine similarity of at least 0.4" in report.text()
     assert "person" not in read_manifest(run([films], tmp_path / "plain", identity=None).manifest).table
     with pytest.raises(InputError, match="cropped otherwise .identity .* there, off here"):
         run([films], tmp_path / "out", identity=None)
