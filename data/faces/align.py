@@ -102,9 +102,11 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> Crop:
     linear = matrix[:, :2] / factor
     move = np.column_stack([linear, matrix[:, 2] + linear @ (0.5, 0.5) - 0.5])
     crop = cv2.warpAffine(region, move, (size, size), flags=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_LINEAR)
-    line = (np.arange(32) + 0.5) * (size / 32)  # a grid of 32 x 32 points tells how much of it lies outside
-    x, y = inverse[:, :2] @ np.stack(np.meshgrid(line, line)).reshape(2, -1) + inverse[:, 2:]
-    padded = float(((x < 0) | (y < 0) | (x > width) | (y > height)).mean())
+    padded = 0.0
+    if (corners < 0).any() or (corners > [[width], [height]]).any():
+        line = (np.arange(32) + 0.5) * (size / 32)  # a grid of 32 x 32 points tells how much of it lies outside
+        x, y = inverse[:, :2] @ np.stack(np.meshgrid(line, line)).reshape(2, -1) + inverse[:, 2:]
+        padded = float(((x < 0) | (y < 0) | (x > width) | (y > height)).mean())
     grey = cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY)
     return Crop(crop, scale, padded, float(cv2.Laplacian(grey, cv2.CV_32F).var()))
 
@@ -113,7 +115,7 @@ def encode(crop: Crop, settings: CropSettings) -> bytes:
     """Encode a crop as a PNG or JPEG file."""
     cv2 = require_opencv()
     options = [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg] if settings.jpeg else [
-        cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-    if not settings.jpeg and hasattr(cv2, "IMWRITE_PNG_FILTER"):  # OpenCV 5: half the time at the same size
+        cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
+    if not settings.jpeg and hasattr(cv2, "IMWRITE_PNG_FILTER"):  # OpenCV 5: a third of the time, 7 % larger
         options += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
     return cv2.imencode(settings.suffix, crop.image, options)[1].tobytes()

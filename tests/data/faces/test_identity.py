@@ -133,7 +133,7 @@ def test_persons_in_the_manifest(films, tmp_path):
     assert set(faces["person"][faces["source"] == "c.png"]) == {""} and report.persons == 4
     assert "4 persons, numbered anew in each file: colour, cosine similarity of at least 0.4" in report.text()
     assert "person" not in read_manifest(run([films], tmp_path / "plain", identity=None).manifest).table
-    with pytest.raises(InputError, match="cropped otherwise .identity .* there, off here"):
+    with pytest.raises(InputError, match=r"cropped otherwise .identity .* there, off here"):
         run([films], tmp_path / "out", identity=None)
 
 
