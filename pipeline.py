@@ -25,7 +25,6 @@ import twofold.extract.cli as extract_cli
 import twofold.fuse.cli as fuse_cli
 from twofold import Report, encoders_of
 from twofold.data.utils.errors import InputError
-from twofold.data.utils.machine import without_collector
 from twofold.data.utils.terminal import add_json_option, run_verb
 
 if TYPE_CHECKING:
@@ -119,6 +118,8 @@ def predict(
     what cannot be read is a row with its reason, and exit code 1.
     """
     import tempfile
+
+    from twofold.data.utils.machine import without_collector
 
     with without_collector():
         from twofold.data.faces.annotate import Drawing
