@@ -113,7 +113,7 @@ def test_the_numbers_are_those_of_the_run(run, tmp_path, cli):
     assert page.tables["Each class, by the fusion"] == [
         [name, str(of["n"]), *(percent(of[kind]) for kind in ("precision", "recall", "f1"))]
         for name, of in fused["per_class"].items()]
-    assert page.tables["Mean weight of each stream"] == [
+    assert page.tables["Mean weight of each stream, piece or span of time"] == [
         [name, f"{weight:.2f}"] for name, weight in fused["contributions"].items()]
     labels = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
     assert len(labels) == 6 and all(labels)  # two forests, two of reliability, two learning curves
