@@ -40,7 +40,7 @@ from twofold.fuse.tables import UNTRAINED
 log = logging.getLogger(__name__)
 SHOWN = 50  #: answers that the summary counts
 PARQUET = ".parquet"
-NUMBERS = ("frame", "time", "track")  #: texts in manifests, numbers in Parquet
+NUMBERS = ("frame", "time", "track", "person")  #: texts in manifests, numbers in Parquet
 ORIGIN = ("source", "frame", "time", "track", "box", "note")  #: columns of a manifest that `crop` wrote
 
 
@@ -311,7 +311,6 @@ def _table(run: Run, options: PredictOptions, samples: pd.DataFrame, probabiliti
     columns = {"prediction": np.where(certain | (called == NONE), called, UNCERTAIN)}
     columns |= {"face": np.where(found, "yes", "no")} if options.smooth else {}
     columns |= {f"top{k + 1}": classes[order[:, k]] for k in range(options.top)}
-    columns |= {"person": samples["person"]} if "person" in samples else {}
     columns |= {"basic": np.array(BASIC, object)[basic.argmax(axis=1)]} if run.basics else {}
     texts = pd.DataFrame(columns, samples.index, dtype=object)
     texts[~scored] = ""

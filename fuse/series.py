@@ -25,7 +25,7 @@ class Event(NamedTuple):
     """A run of frames of a person with one answer, or likeliest basic expression (kind). Times in seconds."""
 
     source: str
-    track: str
+    person: str
     kind: str
     name: str
     onset: float
@@ -76,9 +76,8 @@ def resample(samples: pd.DataFrame, values: np.ndarray, rate: float) -> tuple[pd
             seen = samples.iloc[rows[~np.isnan(own[:, 0])] if not np.isnan(own[:, 0]).all() else rows]
             first = seen.groupby(np.floor(seen["time"].astype(float) * rate + 0.5).astype(int)).first()
             part = first.reindex(range(count))
-            for column in ("source", "track", "person"):
-                if column in part:
-                    part[column] = seen[column].iloc[0]
+            for column in ("source", "person" if "person" in part else "track"):
+                part[column] = seen[column].iloc[0]
             part["time"] = [f"{number / rate:.6f}" for number in range(count)]
             parts.append(part.fillna(""))
     return pd.concat(parts, ignore_index=True), np.concatenate(means)
@@ -98,7 +97,8 @@ def find_events(table: pd.DataFrame) -> list[Event]:
         clock = np.unique(frames["time"].astype(float))
         step = float(np.median(np.diff(clock))) if len(clock) > 1 else 0.0
         ends = np.append(clock[1:], clock[-1] + step)
-        for track, rows in frames[frames["prediction"] != NO_FACE].groupby("track", sort=False):
+        who = "person" if "person" in frames else "track"
+        for person, rows in frames[frames["prediction"] != NO_FACE].groupby(who, sort=False):
             ordered = rows.assign(at=np.searchsorted(clock, rows["time"].astype(float))).sort_values("at")
             for kind, column in (("expression", "prediction"), ("basic", "basic")):
                 if column not in ordered:
@@ -109,10 +109,10 @@ def find_events(table: pd.DataFrame) -> list[Event]:
                     if name in (NONE, UNCERTAIN, ""):
                         continue
                     scores, at = run[name].astype(float).to_numpy(), run["at"].to_numpy()
-                    events.append(Event(str(source), str(track), kind, name, float(clock[at[0]]),
+                    events.append(Event(str(source), str(person), kind, name, float(clock[at[0]]),
                                         float(clock[at[scores.argmax()]]), float(ends[at[-1]]), float(scores.max()),
                                         len(run)))
-    return sorted(events, key=lambda event: (event.source, event.onset, event.track))
+    return sorted(events, key=lambda event: (event.source, event.onset, event.person))
 
 
 def write_events(table: pd.DataFrame, out: Output) -> int:
@@ -125,7 +125,7 @@ def write_events(table: pd.DataFrame, out: Output) -> int:
     if suffix in SUBTITLES and len(videos) > 1:
         raise InputError(f"{out.path} is of one video, and there are {len(videos)}: give one, or a .csv file")
     if suffix == ".vtt":
-        cues = [f"{_clock(event.onset)} --> {_clock(event.offset)}\n<v person {event.track}, {event.kind}>"
+        cues = [f"{_clock(event.onset)} --> {_clock(event.offset)}\n<v person {event.person}, {event.kind}>"
                 f"{event.name.replace('_', ' ')} {100 * event.peak:.0f} %\n"
                 for event in events]
         out.write_text("\n".join(["WEBVTT\n", f"NOTE {MARK}\n", *cues]))
@@ -159,9 +159,9 @@ def _elan(events: Sequence[Event], video: str) -> str:
                            MIME_TYPE=guess_type(video)[0] or "unknown", RELATIVE_MEDIA_URL=f"./{Path(video).name}")
     order = ElementTree.SubElement(document, "TIME_ORDER")
     number = 0
-    for track, kind in dict.fromkeys((event.track, event.kind) for event in events):
-        tier = ElementTree.SubElement(document, "TIER", LINGUISTIC_TYPE_REF="default", TIER_ID=f"person {track} {kind}")
-        for event in [each for each in events if (each.track, each.kind) == (track, kind)]:
+    for person, kind in dict.fromkeys((event.person, event.kind) for event in events):
+        tier = ElementTree.SubElement(document, "TIER", LINGUISTIC_TYPE_REF="default", TIER_ID=f"person {person} {kind}")
+        for event in [each for each in events if (each.person, each.kind) == (person, kind)]:
             slots = []
             for seconds in (event.onset, event.offset):
                 number += 1
