@@ -160,7 +160,8 @@ def _elan(events: Sequence[Event], video: str) -> str:
     order = ElementTree.SubElement(document, "TIME_ORDER")
     number = 0
     for person, kind in dict.fromkeys((event.person, event.kind) for event in events):
-        tier = ElementTree.SubElement(document, "TIER", LINGUISTIC_TYPE_REF="default", TIER_ID=f"person {person} {kind}")
+        tier = ElementTree.SubElement(document, "TIER", LINGUISTIC_TYPE_REF="default",
+                                      TIER_ID=f"person {person} {kind}")
         for event in [each for each in events if (each.person, each.kind) == (person, kind)]:
             slots = []
             for seconds in (event.onset, event.offset):
