@@ -242,6 +242,7 @@ def write_table(table: pd.DataFrame, out: Output) -> None:
 
 def _is_table(path: Path) -> bool:
     names = pd.read_parquet(path).columns.tolist() if path.suffix.lower() == PARQUET else read_header(path)
+    names = [name for name in names if name != "person"]
     return names[:2] == ["key", "prediction"] or names[:2 + len(ORIGIN)] == ["key", *ORIGIN, "prediction"]
 
 
@@ -315,6 +316,7 @@ def _table(run: Run, options: PredictOptions, samples: pd.DataFrame, probabiliti
     texts[~scored] = ""
     texts.loc[~scored, "prediction"] = NO_FACE
     shares = [f"share {name}" for name in run.stream_names][:stream_weights.shape[1]]
-    origin = samples[["key", *(ORIGIN if set(ORIGIN) <= set(samples) else ())]]
+    footage = set(ORIGIN) <= set(samples)
+    origin = samples[["key", *(ORIGIN if footage else ()), *(("person",) if footage and "person" in samples else ())]]
     return pd.concat([origin, texts, output_columns(run, probabilities, basic),
                       pd.DataFrame(stream_weights.astype(float), columns=shares)], axis=1)
