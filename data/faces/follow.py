@@ -86,8 +86,8 @@ def _moved(before: np.ndarray, after: np.ndarray, face: Detection) -> tuple[Dete
     landmarks = np.array(face.landmarks) @ matrix[:, :2].T + matrix[:, 2]
     now = replace(face, box=(*(centre - size / 2).tolist(), *size.tolist()),
                   landmarks=tuple((float(a), float(b)) for a, b in landmarks))
-    return now, *(_look(image, (np.array(points) - corner) * factor)
-                  for image, points in ((old, face.landmarks), (new, now.landmarks)))
+    start, end = ((np.array(each.landmarks) - corner) * factor for each in (face, now))
+    return now, _look(old, start), _look(new, end)
 
 
 def _look(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
