@@ -69,7 +69,7 @@ def options(
 
 Weights = Annotated[list[str] | None, typer.Option(help="NAME=PATH, where not in the weights folder.")]
 Second = Annotated[float | None, typer.Option(help="`none` instead of a compound of which one emotion has less of the "
-                                                    "basic probabilities (unless given 0.1; 0: never).")]
+                                                    "basic probabilities (unless given 0.08; 0: never).")]
 Cropped = Annotated[bool, typer.Option("--cropped", help="All pictures are faces: take them as they are.")]
 
 

@@ -17,7 +17,7 @@ train() {  # MANIFEST OUT [options]
     manifest=$1 out=$2
     shift 2
     $twofold finetune "$manifest" --root "$fer" --backbone starter --weights random:0 --size 48 --out "$out" \
-        --target both --classes basic8,cexpr7 --task distribution --basic-weight 3 --epochs 16 --batch-size 128 \
+        --target both --classes basic8,cexpr7 --task distribution --basic-weight 3 --epochs 40 --batch-size 128 \
         --lr 4e-3 --clip 1 --precision bf16 --erasing 0.25 --jitter 0.3 --val-fraction 0.1 --seed 0 "$@"
 }
 
