@@ -170,7 +170,7 @@ def test_what_cannot_be_exported_is_refused(folder, cli, tmp_path):
     recipe = Recipe(**json.loads((folder / "run/run.json").read_text())["streams"][0]["recipe"])
     with pytest.raises(InputError, match="onnx:net: an ONNX model already"):
         export_encoders([replace(recipe, backbone="onnx:net")], weights=[], stated=[])
-    with pytest.raises(InputError, match="the view enhanced1 is drawn"):
+    with pytest.raises(InputError, match="the view enhanced1 is made before a face is resized"):
         PortableEncoder(load_encoder(NAME, weights="random:1"), replace(recipe, view={"name": "enhanced1"}))
     done = cli("export", folder / "run", "-o", tmp_path / "out", "--face", "--licence", "MIT")
     assert done.returncode == 2 and "NAME=LICENCE" in done.stderr

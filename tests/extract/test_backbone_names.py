@@ -157,7 +157,7 @@ def test_any_model_by_name_loses_its_classifier(name, dim):
 
 # -------------------------------------------------------------------------------------------------------- refusals
 @pytest.mark.parametrize("name, message", [
-    ("resnet19", "choose from vit_mae, posterv2, resnet18, resnet50, resnet50_conv5, manet, starter, timm:NAME"),
+    ("resnet19", "choose from vit_mae, posterv2, resnet18, resnet50, resnet50_conv5, manet, farl, clip_b16, "),
     ("timm:resnet18_of_mars", "timm has no model 'resnet18_of_mars'"),
     ("timm:resnet18.of_mars", "timm has no model 'resnet18.of_mars'"),
     ("torchvision:resnet19", "torchvision has no classification model 'resnet19'"),

@@ -198,6 +198,7 @@ def test_a_view_depends_on_the_image_alone():
 
 def test_the_record_of_a_view_holds_its_parameters_and_an_unknown_one_is_named():
     assert [(view_record(name)["name"], "scale" in view_record(name)) for name in VIEWS] == [
-        ("original", False), ("flip", False), ("enhanced1", True), ("enhanced2", True)]
+        ("original", False), ("flip", False), ("crop_left", False), ("crop_centre", False),
+        ("crop_right", False), ("enhanced1", True), ("enhanced2", True)]
     with pytest.raises(InputError, match=r"'mirror'.*original, flip"):
         view_record("mirror")

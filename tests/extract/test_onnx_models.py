@@ -183,9 +183,9 @@ def test_data_outside_of_the_models_folder_is_refused_unopened(tmp_path, name):
 
 
 def test_an_embedding_too_long_for_a_feature_file_is_refused_before_anything_is_computed(tmp_path):
-    path = save_onnx(tmp_path / "w.onnx", [("Flatten", "pixels", "flat", None)], {}, shape=["n", 3, 112, 112],
+    path = save_onnx(tmp_path / "w.onnx", [("Flatten", "pixels", "flat", None)], {}, shape=["n", 3, 592, 592],
                      outputs=("flat",))
-    with pytest.raises(InputError, match="gives 37632 numbers a face; 32768 is the most"):
+    with pytest.raises(InputError, match="gives 1051392 numbers a face; 1048576 is the most"):
         load(f"onnx:{path}")
 
 
