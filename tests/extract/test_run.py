@@ -117,7 +117,8 @@ def test_too_many_failures_stop_the_run(extract, drawn, tmp_path):
 def test_a_dry_run_writes_nothing(cli, extract, drawn, extract_args, tmp_path):
     done = cli(*extract_args(drawn.manifest, drawn.root, tmp_path / "s", "--dry-run"))
     assert done.returncode == 0
-    assert re.search(r"140 rows to compute, 0\.0 MB in 2 shards \(twice that for a moment\), about 0:00:\d\d on this", done.stdout)
+    assert re.search(r"140 rows to compute, 0\.0 MB in 2 shards \(twice that for a moment\), about 0:00:\d\d on this",
+                     done.stdout)
     assert not (tmp_path / "s").exists()
     record = extract("--dry-run", "--shard-rows", 20, "--dtype", "float32", networks=NETWORKS)
     assert [line["shards"] for line in record["files"]] == [7, 7] and 0 < record["expected_seconds"] < 60
