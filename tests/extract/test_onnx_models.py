@@ -272,3 +272,20 @@ def test_a_model_that_ends_in_logits_gives_their_input_and_the_classifier(tmp_pa
         (tmp_path / "expressions.data").write_bytes(b"cut off")
         with pytest.raises(InputError, match="'weight' is cut off or damaged"):
             load(f"onnx:{path}?mean=0&std=1")
+
+
+def test_a_classifier_of_timm_exported_whole_gives_its_own_embedding(tmp_path):
+    pytest.importorskip("onnxscript")
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    network = timm.create_model("test_resnet", num_classes=7).eval()
+    path, pixels = tmp_path / "net.onnx", torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
+    images = pixels.permute(0, 3, 1, 2) / 255
+    torch.onnx.export(network, (images,), path, dynamo=True, dynamic_shapes=({0: "n"},), verbose=False)
+    encoder = load(f"onnx:{path}?mean=0&std=1", classes=tuple("abcdefg"))
+    with torch.inference_mode():
+        embedding = network.forward_head(network.forward_features(images), pre_logits=True)
+        logits = network(images)
+    values, layer = encoder.encode(pixels), encoder.classifier
+    np.testing.assert_allclose(values, embedding, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(values @ layer.weight + layer.bias, logits, rtol=1e-3, atol=1e-5)
