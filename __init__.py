@@ -304,11 +304,12 @@ class Run:
         import pandas as pd
 
         from twofold.cache.store import Store as Folder
+        from twofold.fuse.core.split import samples_seen
         from twofold.fuse.predict import seen_samples_note
 
         features, notes = self._run.features(Folder(path))
         rows = np.arange(len(features))
-        seen = np.asarray(~np.all(self._run.seen.unseen(features, rows), axis=1))
+        seen = samples_seen(self._run.seen, features)
         for note in [*notes, *seen_samples_note(self._run, seen)]:
             warnings.warn(note, stacklevel=4)
         return self._frame(pd.DataFrame({"key": features.keys, "seen": seen}),

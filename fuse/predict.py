@@ -24,6 +24,7 @@ from twofold.data.utils.outputs import Output, OutputKind, read_header
 from twofold.data.utils.terminal import Summary
 from twofold.fuse.answers import MOST_LINES, NONE, UNCERTAIN, answer_rows, answers, check_second, decide, output_columns
 from twofold.fuse.core.features import Features
+from twofold.fuse.core.split import samples_seen
 from twofold.fuse.runs.read import Run
 from twofold.fuse.series import (
     EVENTS,
@@ -89,7 +90,7 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path | None,
     rows, notes, features = np.full(len(keys), -1), list(faults), None
     if not without_face.all():
         features, notes = run.features(Store(store))
-        seen = np.asarray(~np.all(run.seen.unseen(features, np.arange(len(features))), axis=1))
+        seen = samples_seen(run.seen, features)
         notes += [*([UNTRAINED] if run.untrained else []), *faults, *seen_samples_note(run, seen)]
         frames = template.find(samples, features.keys) if template else keys
         rows = pd.Index(features.keys).get_indexer(pd.Index(frames))
@@ -177,8 +178,8 @@ def check_table_name(out: Path) -> None:
 
 def seen_samples_note(run: Run, seen: np.ndarray) -> list[str]:
     """What is to be said where a run predicts samples (n,) bool of its own training and validation sets."""
-    return [f"{int(seen.sum())} of {len(seen)} samples were in the training or validation set of {run.path}: these "
-            "predictions say nothing about new samples"] if seen.any() else []
+    return [f"{int(seen.sum())} of {len(seen)} samples were in the training or validation set of {run.path} or its "
+            "encoders: these predictions say nothing about new samples"] if seen.any() else []
 
 
 def check_options(options: PredictOptions, run: Run, out: Path | None, *, inputs: Sequence[Path]) -> Output | None:

@@ -232,6 +232,14 @@ def encoder_training_samples(features: Features, streams: Sequence[int] | None =
     return seen
 
 
+def samples_seen(seen: SeenSamples, features: Features) -> np.ndarray:
+    """(N,) bool: samples whose bytes or group a fold of a run, or an encoder that is of no fold, was trained or
+    validated with."""
+    by_run = ~np.all(seen.unseen(features, np.arange(len(features))), axis=1)
+    encoders = [k for k, stream in enumerate(features.streams) if not stream.fold_files]
+    return np.asarray(by_run) | encoder_training_samples(features, encoders)
+
+
 def leaking_encoders(features: Features, rows: np.ndarray) -> str:
     """Names of the streams whose encoders were fine-tuned with some of these rows."""
     names = [stream.name for k, stream in enumerate(features.streams)

@@ -99,6 +99,18 @@ def test_teaching_with_train_and_val_is_no_leak(cli, faces, write_store):
     assert done.returncode == 0 and "test samples left out" not in done.stdout
 
 
+def test_predict_counts_what_the_encoder_has_learned(cli, faces, write_store, tmp_path):
+    test = np.flatnonzero(faces.table["split"] == "test")
+    store = write_store(taught_with(faces, test[:15]))
+    assert cli(*fuse_args(store, "--out", tmp_path / "run")).returncode == 0
+    said = f"{FACES - len(test) + 15} of {FACES} samples were in the training or validation set of"
+    done = cli("predict", tmp_path / "run", store, "-o", tmp_path / "answers.csv")
+    assert done.returncode == 0 and said in done.stderr
+    with pytest.warns(UserWarning, match=said):
+        table = twofold.Run(tmp_path / "run").predict(store)
+    assert table["seen"].sum() == FACES - len(test) + 15
+
+
 def test_evaluate_leaves_out_or_names_what_the_encoder_has_learned(cli, faces, write_store, tmp_path):
     test = np.flatnonzero(faces.table["split"] == "test")
     store = write_store(None)
