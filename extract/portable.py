@@ -91,10 +91,10 @@ def export_encoders(recipes: Sequence[Recipe], *, weights: Sequence[str], stated
         terms[name] = licence.strip()
     exact = tuple(replace(recipe, precision="fp32") for recipe in recipes)
     matching = MatchingEncoders(exact, weights=weights, beside=beside, device="cpu")
-    found = [matching.find(number) for number in range(len(exact))]
+    sources = [matching.find(number) for number in range(len(exact))]
     licences = [terms.get(recipe.backbone) or _licence(recipe, source)
-                for recipe, (source, _) in zip(exact, found, strict=True)]
-    encoders = tuple(encoder for _, encoder in found)
+                for recipe, (source, _) in zip(exact, sources, strict=True)]
+    encoders = tuple(encoder for _, encoder in sources)
     modules: list[nn.Module] = [PortableEncoder(encoder, recipe).eval()
                                 for encoder, recipe in zip(encoders, exact, strict=True)]
     prepared = [{name: value for name, value in recipe.preprocessing.items() if name not in ("mean", "std", "scale")}

@@ -94,8 +94,8 @@ def _by_backbone(texts: Sequence[str], backbones: Sequence[str], *, what: str, f
         if not name or not value:
             raise InputError(f"{what} {text!r} is not {form}")
         values.setdefault(name, []).append(value)
-    of = {name: values.get(name) or values.get(name.partition("?")[0]) for name in backbones}
-    return {name: given for name, given in of.items() if given}
+    by_backbone = {name: values.get(name) or values.get(name.partition("?")[0]) for name in backbones}
+    return {name: each for name, each in by_backbone.items() if each}
 
 
 # ------------------------------------------------------------------------------------------- the recipes of a run again

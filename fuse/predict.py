@@ -122,17 +122,16 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path | None,
                           for key in keys[(rows < 0) & ~without_face])
         notes += [f"{left_out} samples have no features and are left out",
                   *(f"{count} x {reason}" for reason, count in reasons.most_common(5))]
-    found, kept = rows >= 0, scored | without_face
+    has_features, kept = rows >= 0, scored | without_face
     if options.rate:
-        samples, (probabilities, basic, stream_weights, more, boxes, there) = _resampled(
+        samples, (probabilities, basic, stream_weights, more, boxes, share) = _resampled(
             samples[kept], [probabilities, basic, stream_weights, further.to_numpy(), _boxes(samples),
-                            found[:, None].astype(float)], kept, options.rate)
-        further, found = pd.DataFrame(more, columns=further.columns), np.nan_to_num(there[:, 0]) > 0
-        samples["box"] = [" ".join(f"{value:g}" for value in box.round(2)) if found_one else ""
-                          for box, found_one in zip(boxes, ~np.isnan(boxes[:, 0]), strict=True)]
+                            has_features[:, None].astype(float)], kept, options.rate)
+        further, has_features = pd.DataFrame(more, columns=further.columns), np.nan_to_num(share[:, 0]) > 0
+        samples["box"] = ["" if np.isnan(box[0]) else " ".join(f"{value:g}" for value in box.round(2)) for box in boxes]
         scored = ~np.isnan(probabilities[:, 0])
         kept = np.ones(len(samples), bool)
-    table = pd.concat([_table(run, options, samples, probabilities, basic, stream_weights, found=found),
+    table = pd.concat([_table(run, options, samples, probabilities, basic, stream_weights, has_features=has_features),
                        further.set_index(samples.index)], axis=1)
     table = table[kept]
     if run.basics and (none := int((table["prediction"] == NONE).sum())):
@@ -148,7 +147,7 @@ def predict(run: Run, store: Path, options: PredictOptions, *, out: Path | None,
         return Summary([*text_table(rows_shown), *more, *(f"note: {note}" for note in notes)],
                        {"answers": records, "left_out": left_out, "notes": notes}, int(bool(left_out or faults)))
     write_table(table, output)
-    interpolated = int((scored & ~found).sum())
+    interpolated = int((scored & ~has_features).sum())
     return _summary(output.path, table["prediction"].tolist(), interpolated, left_out, notes, faults,
                     counted=not any(task.numbers))
 
@@ -253,10 +252,11 @@ def _scores(run: Run, features: Features | None, rows: np.ndarray) -> list[np.nd
 
     At most `BLOCK_ROWS` samples at a time: no more than one block of features is ever in memory.
     """
-    found, count = rows[rows >= 0], block_rows(sum(run.head.spec.dims), BLOCK_ROWS)
+    places, count = rows[rows >= 0], block_rows(sum(run.head.spec.dims), BLOCK_ROWS)
     blocks = [tuple(np.empty((0, columns)) for columns in (len(run.task.outputs), len(run.basics), 0))]
     if features:
-        blocks = [run.means(run.scores(features, found[start:start + count])) for start in range(0, len(found), count)]
+        blocks = [run.means(run.scores(features, places[start:start + count]))
+                  for start in range(0, len(places), count)]
     spaced = []
     for values in map(np.concatenate, zip(*blocks, strict=True)):
         spaced.append(np.full((len(rows), values.shape[1]), np.nan, np.float32))
@@ -302,7 +302,7 @@ def _resampled(samples: pd.DataFrame, values: Sequence[np.ndarray], kept: np.nda
 
 
 def _table(run: Run, options: PredictOptions, samples: pd.DataFrame, probabilities: np.ndarray, basic: np.ndarray,
-           stream_weights: np.ndarray, *, found: np.ndarray) -> pd.DataFrame:
+           stream_weights: np.ndarray, *, has_features: np.ndarray) -> pd.DataFrame:
     """Key, origin, prediction, the columns asked for, a probability per class and, of heads with such, per basic
     emotion, and a weight per stream. A row without scores is a picture without a face, and says so."""
     classes, scored = np.array(run.task.outputs, object), ~np.isnan(probabilities[:, 0])
@@ -310,7 +310,7 @@ def _table(run: Run, options: PredictOptions, samples: pd.DataFrame, probabiliti
     certain = ~scored | (probabilities.max(axis=1, initial=0) >= options.threshold) | (options.threshold == 0)
     called = decide(run, probabilities, basic, second=check_second(run, options.second))
     columns = {"prediction": np.where(certain | (called == NONE), called, UNCERTAIN)}
-    columns |= {"face": np.where(found, "yes", "no")} if options.smooth else {}
+    columns |= {"face": np.where(has_features, "yes", "no")} if options.smooth else {}
     columns |= {f"top{k + 1}": classes[order[:, k]] for k in range(options.top)}
     columns |= {"basic": np.array(BASIC, object)[basic.argmax(axis=1)]} if run.basics else {}
     texts = pd.DataFrame(columns, samples.index, dtype=object)

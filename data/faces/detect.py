@@ -165,8 +165,8 @@ def _tasks(sources: Sequence[Source], config: DetectionConfig, previous: Mapping
             return [FrameDetections(source, None, None, (), str(error), last=True)]
         remarks.append(image.info[REMARKS])
         pixels = np.ascontiguousarray(np.asarray(image)[..., ::-1])
-        known = config.identity if config.identity and config.identity.session else None
-        faces = cut_out(pixels, detector().detect(pixels), settings, known)
+        identity = config.identity if config.identity and config.identity.session else None
+        faces = cut_out(pixels, detector().detect(pixels), settings, identity)
         return [FrameDetections(source, None, None, faces, "" if faces else NO_FACE, True, image.size)]
 
     def detect_group(source: Source, group: Sequence[tuple[Frame, bool]], done: Mapping[int, FrameDetections]
@@ -198,9 +198,9 @@ def _tasks(sources: Sequence[Source], config: DetectionConfig, previous: Mapping
         try:
             for frame in reader.frames(source.path, config.sampling, skip=() if cuts else done):
                 cut = cuts.update(frame.pixels) if cuts else False
-                held = sum(each.pixels.nbytes for each, _ in group)
-                if group and (cut or len(group) >= settings.detect_every or held >= MAX_GROUP_BYTES):
-                    yield partial(detect_group, source, group, done), held
+                size = sum(each.pixels.nbytes for each, _ in group)
+                if group and (cut or len(group) >= settings.detect_every or size >= MAX_GROUP_BYTES):
+                    yield partial(detect_group, source, group, done), size
                     group = []
                 group.append((frame, cut))
         except VideoError as error:

@@ -29,10 +29,10 @@ class Follower:
         """The faces in the next frame, the largest first; None where one of them was lost: detect them anew."""
         moved = []
         for number, face in enumerate(self._faces):
-            found = _moved(self._image, image, face)
-            if found is None:
+            match = _moved(self._image, image, face)
+            if match is None:
                 return None
-            now, before, after = found
+            now, before, after = match
             if not float((self._looks.setdefault(number, before) * after).sum()) >= MIN_LIKENESS:
                 return None
             moved.append(now)
@@ -64,14 +64,14 @@ def _moved(before: np.ndarray, after: np.ndarray, face: Detection) -> tuple[Dete
     grid = np.stack(np.meshgrid(x + width * line, y + height * line), axis=-1).reshape(-1, 2)
     points = ((grid - corner) * factor).astype(np.float32)[:, None]
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 10, 0.03)
-    there, found, _ = cv2.calcOpticalFlowPyrLK(old, new, points, points.copy(), winSize=(11, 11), maxLevel=2,
+    ahead, status, _ = cv2.calcOpticalFlowPyrLK(old, new, points, points.copy(), winSize=(11, 11), maxLevel=2,
                                                criteria=criteria)
-    back, returned, _ = cv2.calcOpticalFlowPyrLK(new, old, there, there.copy(), winSize=(11, 11), maxLevel=2,
+    back, status_back, _ = cv2.calcOpticalFlowPyrLK(new, old, ahead, ahead.copy(), winSize=(11, 11), maxLevel=2,
                                                  criteria=criteria)
-    kept = ((found == 1) & (returned == 1))[:, 0] & (np.linalg.norm(back - points, axis=2)[:, 0] <= MAX_RETURN)
-    if kept.sum() < MIN_POINTS * len(points):
+    valid = ((status == 1) & (status_back == 1))[:, 0] & (np.linalg.norm(back - points, axis=2)[:, 0] <= MAX_RETURN)
+    if valid.sum() < MIN_POINTS * len(points):
         return None
-    start, end = grid[kept], there[kept, 0] / factor + corner
+    start, end = grid[valid], ahead[valid, 0] / factor + corner
     matrix = similarity(start, end)
     fits = np.linalg.norm(start @ matrix[:, :2].T + matrix[:, 2] - end, axis=1) * factor[0] <= MAX_MISS
     if fits.sum() < MIN_POINTS * len(points):

@@ -74,8 +74,8 @@ class CutFinder:
         if last is None or last.shape != small.shape:
             return last is not None
         difference = float(np.abs(small - last).mean())
-        known = len(self._differences) >= CUT_LEAST
-        is_cut = known and difference > max(CUT_LEVELS, CUT_RATIO * float(np.median(self._differences)))
+        is_cut = len(self._differences) >= CUT_LEAST and difference > max(
+            CUT_LEVELS, CUT_RATIO * float(np.median(self._differences)))
         if is_cut:
             self._differences.clear()  # the next shot may move more
         else:

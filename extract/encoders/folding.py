@@ -1,5 +1,6 @@
 """Fold batch norms into the convolutions in front of them: fewer passes over memory for the same values."""
 
+import contextlib
 import logging
 
 import torch
@@ -49,19 +50,14 @@ def _pairs(network: nn.Module, images: torch.Tensor) -> tuple[list[tuple[nn.Conv
             if output._version == version:  # nothing changed it in place on the way
                 pairs.append((convolution, module))
 
-    hooks = []
-    for module in network.modules():
-        # a convolution whose weight is what it multiplies with, as a weight-standardised one's is not
-        if type(module) is nn.Conv2d or type(module).__name__ == "Conv2dSame":
-            hooks.append(module.register_forward_hook(convolved))
-        elif isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
-            hooks.append(module.register_forward_pre_hook(normed))
-    try:
-        with torch.no_grad():
-            output = network(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        for module in network.modules():
+            # a convolution whose weight is what it multiplies with, as a weight-standardised one's is not
+            if type(module) is nn.Conv2d or type(module).__name__ == "Conv2dSame":
+                hooks.enter_context(module.register_forward_hook(convolved))
+            elif isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
+                hooks.enter_context(module.register_forward_pre_hook(normed))
+        output = network(images)
     return [pair for pair in pairs if all(calls[module] == 1 for module in pair)], output
 
 

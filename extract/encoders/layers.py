@@ -7,6 +7,7 @@ gives the means of its map or patch tokens, and its class token where there is o
 final norm); the embedding, as the network gives it without these options, belongs to the last layer.
 """
 
+import contextlib
 import math
 import re
 from collections.abc import Sequence
@@ -173,14 +174,11 @@ def _run(network: nn.Module, images: torch.Tensor) -> tuple[list[Call], torch.Te
         if isinstance(output := _tensor(output), torch.Tensor):
             calls.append(Call(module, read, output))
 
-    hooks = [module.register_forward_hook(called, with_kwargs=True) for module in network.modules()
-             if module is not network]
-    try:
-        with torch.no_grad():
-            embedding = network(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        for module in network.modules():
+            if module is not network:
+                hooks.enter_context(module.register_forward_hook(called, with_kwargs=True))
+        embedding = network(images)
     return [call for call in calls if times[call.module] == 1], embedding
 
 
@@ -220,12 +218,8 @@ def _goes_through(network: nn.Module, module: nn.Module, images: torch.Tensor, e
         first = _tensor(output)[:1].expand_as(_tensor(output)).clone()
         return (first, *output[1:]) if isinstance(output, tuple) else first
 
-    hook = module.register_forward_hook(replaced)
-    try:
-        with torch.no_grad():
-            of_first = network(images)
-    finally:
-        hook.remove()
+    with module.register_forward_hook(replaced), torch.no_grad():
+        of_first = network(images)
     left, differ = ((each - each[:1]).abs().max() for each in (of_first, embedding))
     return bool(left < ROUNDING * differ)
 

@@ -107,14 +107,14 @@ def load_onnx(name: str, *, device: torch.device, precision: str, batch_size: in
     network = OnnxNetwork(path, session, options.get("output"))
     how = _preprocessing(path, network, options)
     noise = torch.rand((2, 3, how.size, how.size), generator=torch.Generator().manual_seed(0))
-    alone = _alone(path, network, noise[:1])
-    dim = alone[0].shape[1]
+    single = _run_twice(path, network, noise[:1])
+    dim = single[0].shape[1]
     try:
-        together = network(noise)[:1]
+        batched = network(noise)[:1]
     except Exception:  # the input says any batch, and the graph holds a batch of one
-        network.batch, together = 1, alone[0]
-    for other, cause in ((alone[1], "comes out otherwise each time"), (together, "depends on the others in its batch")):
-        if (other - alone[0]).abs().max() > 0.05 * alone[0].abs().max():  # not for NaN, which fails sample by sample
+        network.batch, batched = 1, single[0]
+    for other, cause in ((single[1], "comes out otherwise each time"), (batched, "depends on the others in its batch")):
+        if (other - single[0]).abs().max() > 0.05 * single[0].abs().max():  # not for NaN, which fails sample by sample
             raise InputError(f"{path}: what it gives for a picture {cause}; export it in evaluation mode")
     if dim > MAX_DIM:
         raise InputError(f"{path} gives {dim} numbers a face; {MAX_DIM} is the most that can be stored")
@@ -136,7 +136,7 @@ def onnx_name(path: Path, how: Mapping[str, Any], **further: str) -> str:
     return join_name(f"onnx:{path}", options)
 
 
-def _alone(path: Path, network: OnnxNetwork, image: torch.Tensor) -> list[torch.Tensor]:
+def _run_twice(path: Path, network: OnnxNetwork, image: torch.Tensor) -> list[torch.Tensor]:
     """What the network gives for one image, twice. Its batch becomes the size that its graph holds, where that is not
     the input's. Raises InputError where it runs with none."""
     failure: Exception | None = None

@@ -313,9 +313,9 @@ def _class_target(manifest: Manifest, name: str, taxonomy: Taxonomy, settings: S
         other = "" if settings.teach == "hard" else "; --teach hard: the hard ones"
         notes.append(f"{name}: {differing:,} of {len(both):,} samples with both have a hard label that is not their "
                      f"largest share: the {settings.teach} labels teach{other}")
-    taught = np.flatnonzero(hard & ~soft)
+    one_hot = np.flatnonzero(hard & ~soft)
     shares[~soft] = 0
-    shares[taught, labels[taught]] = 1
+    shares[one_hot, labels[one_hot]] = 1
     basic_weight = settings.basic_weight if settings.target == "both" and name == "basic" else 1.0
     task = "distribution" if with_soft and (soft.any() or "distribution" in settings.task) else "classification"
     return Classes(name, task, classes, shares, basic_weight * settings.weight_of(task), soft=np.asarray(soft),
