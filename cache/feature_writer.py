@@ -31,7 +31,7 @@ from twofold.cache.user_block import (
 )
 
 CHECKSUM_ROWS = 256  #: rows that share a checksum
-CHECKSUM_BYTES = 1 << 16  #: that share one where rows have pieces: they are long, and training reads a few at a time
+CHECKSUM_BYTES = 1 << 19  #: that share one where rows have pieces: they are long, and training reads few at a time
 SMALL_FILE = 1 << 16  #: bytes of HDF5's own tables
 
 

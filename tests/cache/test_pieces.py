@@ -53,9 +53,9 @@ def test_pieces_that_are_not_as_wide_as_the_row_are_refused(tmp_path):
 
 def test_long_rows_share_a_checksum_with_few_others(tmp_path):
     """A batch for training reads what its rows need, not 256 rows for each of them."""
-    wide = np.random.default_rng(0).standard_normal((40, 4 * 3000)).astype(np.float16)
+    wide = np.random.default_rng(0).standard_normal((40, 4 * 30000)).astype(np.float16)
     file = FeatureFile(put(tmp_path / "a.h5", wide, keys=KEYS[:40], backbone="x?tokens=4",
-                           pieces=tuple((f"token{row}.{column}", 3000) for row in (1, 2) for column in (1, 2))))
+                           pieces=tuple((f"token{row}.{column}", 30000) for row in (1, 2) for column in (1, 2))))
     assert file.header.checksum_rows == 2
     np.testing.assert_array_equal(file.read_rows(np.array([39, 0, 7]), dtype=np.float16), wide[[39, 0, 7]])
     np.testing.assert_array_equal(file.read(dtype=np.float16), wide)
