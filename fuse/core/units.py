@@ -50,8 +50,9 @@ def units_of(manifest: Manifest, column: str, *, labels: Sequence[str] = (), sou
 
     A unit's key is its name, and its other columns those that its rows agree in. They must agree in split, group, fold
     and labels, those of `labels` included; rows that stand for a picture without a face have no say if others are
-    there. Rows without a unit are left out, and a note says so. In time: by the column `frame`, else by the number at
-    the end of a key's name, else as they stand. Raises InputError naming the unit.
+    there. Rows without a unit are left out, and a note says so. In time: frames of a video by the column `frame`, of
+    several videos one after the other; pictures by the number at the end of the name of their `source`, or of their
+    key, else as they stand. Raises InputError naming the unit.
     """
     table = manifest.table
     check_columns(table, [column], source)
@@ -62,9 +63,13 @@ def units_of(manifest: Manifest, column: str, *, labels: Sequence[str] = (), sou
         name in (*COLUMNS, "fold", *labels) or name.startswith(SOFT))]
     named = np.flatnonzero(names != "")
     codes, units = pd.factorize(names[named])
-    number = table["frame"] if "frame" in table else table["key"].str.extract(r"(\d{1,15})\.?[^./\d]*$")[0]
+    empty = pd.Series("", table.index)
+    frame, video = (table.get(name, empty) if "frame" in table else empty for name in ("frame", "source"))
+    number = frame.where(frame != "", video.where(video != "", table["key"]).str.extract(
+        r"(\d{1,15})\.?[^./\d]*$")[0])
     time = pd.to_numeric(number, errors="coerce").fillna(0).to_numpy()[named]
-    named = named[np.lexsort((named, time, codes))]
+    video = pd.factorize(video.where(frame != "", ""))[0][named]
+    named = named[np.lexsort((named, time, video, codes))]
     starts = np.cumsum(np.bincount(codes))[:-1]
     rows = np.split(named, starts)
     says = ~table["key"].str.endswith(NO_FACE_SUFFIX).to_numpy(bool)

@@ -91,7 +91,7 @@ def face_record(run: Run, encoders: Encoders) -> dict[str, Any]:
 
 def write_model(run: Run, path: Path, encoders: Encoders | None = None) -> float:
     """Write the head, or encoders and head, as a model of any number of rows; run it beside the run on drawn inputs and
-    return the largest difference.
+    return the largest difference, of numbers beyond one its share of them.
 
     The head's input is `features` (N, D) float32, streams side by side in the run's order, of clips (N, T, D) with nan
     beyond their end; those of encoders and head
@@ -141,7 +141,8 @@ def write_model(run: Run, path: Path, encoders: Encoders | None = None) -> float
     onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in facts.items()})
     onnx.save(model, path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    difference = float(np.abs(np.asarray(session.run(None, inputs)[0]) - expected).max())
+    given = np.asarray(session.run(None, inputs)[0])
+    difference = float((np.abs(given - expected) / np.maximum(np.abs(expected), 1)).max())
     if not difference < tolerance:
         raise InputError(f"{path}: the written model differs from the run by {difference:.2g}: do not use it")
     return difference

@@ -25,6 +25,13 @@ def test_a_unit_has_what_its_rows_agree_in_and_its_frames_in_time():
     assert "note" not in table and manifest.notes == ("2 samples, each the rows of one clip",)
     _, rows = units_of(_manifest(frame=list("312123")), "clip", source="m.csv")  # by the column, whatever the names
     assert [part.tolist() for part in rows] == [[2, 4, 0], [1, 3, 5]]
+    videos = _manifest(frame=list("312113"), source=["y", "z", "x", "z", "x", "w"])
+    _, rows = units_of(videos, "clip", source="m.csv")  # one video after the other
+    assert [part.tolist() for part in rows] == [[0, 4, 2], [1, 3, 5]]
+    pictures = _manifest(frame=[""] * 6, source=[f"clip/{number}.jpg" for number in (10, 10, 2, 9, 1, 11)],
+                         key=[f"images/{row}.jpg.0.png" for row in range(6)])
+    _, rows = units_of(pictures, "clip", source="m.csv")  # as `crop` names faces in pictures
+    assert [part.tolist() for part in rows] == [[4, 2, 0], [3, 1, 5]]
 
 
 def test_rows_without_a_face_have_no_say_but_units_of_them_alone_stay():
