@@ -60,12 +60,21 @@ def numeric_targets(manifest: Manifest, columns: Sequence[str], *, source: str =
 
 
 def soft_targets(manifest: Manifest, classes: Sequence[str], *, source: str = "the manifest") -> np.ndarray:
-    """(N, C) float32 shares of the classes, rows that sum to one, or of zeros where a sample has no soft label.
+    """(N, C) float32 shares of the classes, rows that sum to one, or of zeros where a sample has no soft label: so has
+    one with more than half of its shares in other basic (or other compound) expressions, such as a neutral face among
+    six emotions, where its few votes for one of them would be the whole label.
 
     Raises InputError where some of the classes have a column and others have none, and for a wrong cell.
     """
     shares = manifest.soft_labels(classes, source=source)
-    return np.zeros((len(manifest), len(classes)), np.float32) if shares is None else shares.astype(np.float32)
+    if shares is None:
+        return np.zeros((len(manifest), len(classes)), np.float32)
+    kinds = {label_column(name) for name in classes} - {""}
+    others = [name for name in manifest.soft_classes if name not in classes and label_column(name) in kinds]
+    every = manifest.soft_labels([*classes, *others], source=source)
+    assert every is not None
+    shares[every[:, :len(classes)].sum(axis=1) < 0.5 - NEAR] = 0
+    return shares.astype(np.float32)
 
 
 def largest_shares(manifest: Manifest, classes: Sequence[str]) -> np.ndarray:

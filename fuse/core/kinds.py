@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from twofold.data.labels import BASIC, Taxonomy, builtin_taxonomy, normalize_label
-from twofold.data.manifest import Manifest
+from twofold.data.manifest import SOFT, Manifest
 from twofold.data.splits import assign_folds
 from twofold.data.targets import contradictions, multilabel_targets, numeric_targets, soft_targets
 from twofold.data.utils.errors import InputError
@@ -141,25 +141,36 @@ class Distribution(Classification):
 
     def encode(self, manifest: Manifest) -> Targets:
         hard, notes = hard_labels(manifest, self.taxonomy)
-        truth = soft_targets(manifest, self.taxonomy.classes)
+        truth, said = self._shares(manifest)
         soft = truth.any(axis=1)
         label = np.where(hard < 0, np.where(soft, truth.argmax(axis=1), -1), hard)
         by_hard = (hard >= 0) & (~soft | (self.teach == "hard"))
         taught = np.where(by_hard[:, None], one_hot(hard, self.classes), truth)
-        said = [note for note in notes if "without a" not in note]
+        said += [note for note in notes if "without a" not in note]
         said.append(f"{int(soft.sum())} samples with a soft label of {self.taxonomy.name}, "
                     f"{int(((hard >= 0) & ~soft).sum())} with a hard one alone, {int((label < 0).sum())} with none")
         target, names = self.taxonomy.target, self.taxonomy.classes
-        if target in manifest.table and (count := int(contradictions(manifest, target, names).sum())):
+        if soft.any() and target in manifest.table and (count := int(contradictions(manifest, target, names).sum())):
             said.append(f"{count} hard labels contradict the largest share of their soft label: the {self.teach} ones "
                         "teach (--teach)")
         return Targets(label, truth, taught, tuple(said))
 
+    def _shares(self, manifest: Manifest) -> tuple[np.ndarray, list[str]]:
+        """The soft labels (N, C) of a manifest, none where they are of other classes, and what is left out."""
+        names, lacking = self.outputs, [name for name in self.outputs if f"{SOFT}{name}" not in manifest.table]
+        if lacking:  # a store to predict on need not have them
+            return np.zeros((len(manifest), len(names)), np.float32), [] if len(lacking) == len(names) else [
+                f"soft labels left out: without a column {SOFT}{lacking[0]} they are not of {self.taxonomy.name}"]
+        shares, votes = soft_targets(manifest, names), np.atleast_2d(manifest.soft_labels(names))
+        few = int((votes.any(axis=1) & ~shares.any(axis=1)).sum())
+        return shares, [f"{few} samples have less than half of their shares in {self.taxonomy.name}: no soft label of "
+                        "it"] if few else []
+
     def check(self, features: Encoded, train: np.ndarray, val: np.ndarray) -> None:
         super().check(features, train, val)
         if not features.truth[val].any():
-            raise InputError("no validation sample has a soft label to choose by: give `val` such samples, or use "
-                             "--task classification")
+            raise InputError(f"no validation sample has a soft label to choose by (columns {SOFT}<class> of all classes "
+                             f"of {self.taxonomy.name}): give `val` such samples, or use --task classification")
 
     @property
     def title(self) -> str:

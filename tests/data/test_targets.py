@@ -81,10 +81,16 @@ def test_columns_that_are_not_there():
         numeric_targets(faces, [])
 
 
+def test_a_face_of_other_expressions_has_no_soft_label_of_these():
+    faces = made(p_neutral=["6", "5", "0"], p_fear=["4", "4", "1"], p_anger=["0", "1", ""], p_happily_surprised=["9"] * 3)
+    assert soft_targets(faces, ["fear", "anger"]).tolist() == [[0, 0], pytest.approx([0.8, 0.2]), [1, 0]]
+    assert soft_targets(faces, ["neutral", "fear", "anger"]).any(axis=1).all()
+
+
 def test_faces_of_which_unknown_or_no_face_wins_have_no_soft_label():
     """As FER+'s authors leave them out."""
     faces = made(p_fear=["3", "2", "5"], p_anger=["4", "1", "0"], p_unknown=["4", "3", "1"], p_NF=["0", "0", "6"])
-    assert soft_targets(faces, ["fear"]).tolist() == [[1], [0], [0]]
+    assert soft_targets(faces, ["anger"]).tolist() == [[1], [0], [0]]
     np.testing.assert_allclose(soft_targets(faces, ["anger", "fear"]), [[4 / 7, 3 / 7], [0, 0], [0, 0]])
     assert soft_targets(faces, ["fear", "anger", "unknown", "NF"])[1].tolist() == [np.float32(2 / 6), np.float32(1 / 6),
                                                                                    0.5, 0]

@@ -16,6 +16,7 @@ import twofold
 from tests.fuse.conftest import edit_manifest, quick, write_store
 from twofold.cache.feature_file import FeatureFile
 from twofold.cache.feature_writer import write_feature_file
+from twofold.cache.store import Store
 from twofold.data.utils.errors import InputError
 from twofold.fuse.core.losses import binary_cross_entropy, concordance_loss
 from twofold.fuse.core.predictions import compare_predictions, figures
@@ -271,6 +272,20 @@ def test_predict_has_a_column_a_label_or_number(store, tmp_path):
         assert np.isfinite(table[list(columns)].to_numpy()).all()
         with pytest.raises(InputError, match="of classes"):
             predict(read_run(tmp_path / kind), bare, PredictOptions(top=1), out=tmp_path / "x.csv")
+
+
+def test_a_store_with_soft_labels_of_other_classes_is_predicted_and_gives_none(store, tmp_path):
+    changes = TASKS["distribution"]
+    fuse([store], quick(**changes, epochs=2), out=tmp_path / "run")
+    run = read_run(tmp_path / "run")
+    other = tmp_path / "other"
+    shutil.copytree(store, other)
+    table = pd.read_csv(other / "manifest.csv", dtype=str, keep_default_na=False)
+    table.drop(columns="p_neutral").to_csv(other / "manifest.csv", index=False)
+    features, _ = run.features(Store(other))
+    assert not features.truth.any() and any("without a column p_neutral" in note for note in features.notes)
+    np.testing.assert_array_equal(*(run.scores(each, np.arange(9)).probabilities for each in
+                                    (features, run.features(Store(store))[0])))
 
 
 EVERY_KIND = "distribution+multilabel+regression"
