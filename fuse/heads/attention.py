@@ -80,10 +80,13 @@ def times(present: torch.Tensor) -> torch.Tensor:
 
 
 def by_span(weights: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """(M, B, SPANS) sums of the weights (M, B, T) of frames that are present, over equal spans of the clip's time."""
-    number = torch.arange(present.shape[-1], device=present.device)
-    span = (SPANS * number // present.sum(dim=-1, keepdim=True)).clamp_max(SPANS - 1)
-    return torch.einsum("mbt,mbts->mbs", weights, nn.functional.one_hot(span, SPANS).to(weights.dtype))
+    """(M, B, SPANS) sums of the weights (M, B, T) of frames that are present, over equal spans of the clip's time, of
+    which each frame takes an equal part: one that reaches over several spans counts in each by its share."""
+    length = present.sum(dim=-1)[..., None, None] / SPANS  # of a span, in frames
+    frame = torch.arange(present.shape[-1], device=present.device)[:, None]
+    first = torch.arange(SPANS, device=present.device) * length
+    share = (torch.minimum(frame + 1, first + length) - torch.maximum(frame, first)).clamp_min(0)
+    return torch.einsum("mbt,mbts->mbs", weights, share.to(weights.dtype))
 
 
 def windows(queries: int) -> torch.Tensor:

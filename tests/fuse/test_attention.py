@@ -18,7 +18,7 @@ from twofold.fuse.evaluate import evaluate
 from twofold.fuse.experiment import prepare
 from twofold.fuse.export.export import export
 from twofold.fuse.fuse import fuse
-from twofold.fuse.heads.attention import GAIN
+from twofold.fuse.heads.attention import GAIN, by_span
 from twofold.fuse.heads.head import StandardisedHead, run_on_array
 from twofold.fuse.predict import PredictOptions, predict
 from twofold.fuse.runs.read import read_run
@@ -190,6 +190,14 @@ def test_what_is_in_the_mean_is_learned_too_and_streamed_as_resident(tmp_path):
     rows = np.array([5, 80, 3])
     block = streamed.read(rows)
     assert np.array_equal(block, resident.matrix[rows][:, :block.shape[1]], equal_nan=True)
+
+
+def test_weights_are_summed_over_the_spans_that_a_frame_reaches_over():
+    weights = torch.tensor([[[1, 0, 0, 0], [0.2, 0.3, 0.5, 0], [0.1, 0.2, 0.3, 0.4]]])
+    present = torch.tensor([[[1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]]).bool()
+    fine = torch.stack([torch.tensor([1.0]).repeat(60) / 60, torch.tensor([0.2, 0.3, 0.5]).repeat_interleave(20) / 20,
+                        torch.tensor([0.1, 0.2, 0.3, 0.4]).repeat_interleave(15) / 15])
+    torch.testing.assert_close(by_span(weights, present)[0], fine.reshape(3, 10, 6).sum(dim=-1))
 
 
 @pytest.mark.usefixtures("classes")
