@@ -100,6 +100,12 @@ def flushed_denormals() -> Iterator[None]:
         torch.set_flush_denormal(before)
 
 
+def lower_precision(device: torch.device, precision: str) -> torch.autocast:
+    """The arithmetic of the forward pass. Without autocast's cache of weights, which is emptied where the outermost
+    autocast ends: within a caller's (`torch_defaults` has one) each step would see the weights of the first."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
+
+
 def _members_at_once(head: Body, data: Samples, settings: Settings) -> int:
     """How many members to train at once: all on an accelerator, or where features are read from disk for all.
 
@@ -145,7 +151,7 @@ def _train(head: Body, data: Samples, val: Samples, spec: Spec, settings: Settin
                     batch = mixup(batch, settings.mixup, random, classes=task.classes)
                 if settings.stream_dropout and len(spec.dims) > 1:
                     batch = drop_streams(batch, spec.dims, settings.stream_dropout, random, frames=spec.frames)
-                with torch.autocast(data.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                with lower_precision(data.device, precision):
                     output = head(batch.x, random)
                     loss = task.loss(output.logits, batch.target, batch.weight, rates, settings)
                     loss = head.add_losses(loss, output, batch, settings)
@@ -236,7 +242,7 @@ def _validate(head: nn.Module, val: Samples, precision: str) -> list[dict[str, f
     """The task's figures of each member; the first is the score by which the best epoch is chosen."""
     blocks, order = [], []
     for positions, x in val.blocks():
-        with torch.autocast(val.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with lower_precision(val.device, precision):
             blocks += [head(part).logits.float().cpu() for part in x.split(block_samples(x.shape[1]))]
         order.append(positions)
     rows = np.concatenate(order)

@@ -34,11 +34,12 @@ def _examples(rows=300, dim=10, seed=0, shares=None, noise=1.0, resident=True):
     return made.resident() if resident else made
 
 
-def _train(settings, data, val, seeds=(0,), dims=(10,), kind="mlp", together=0):
+def _train(settings, data, val, seeds=(0,), dims=(10,), kind="mlp", together=0, precision="fp32"):
     spec = Spec(kind=kind, dims=dims, classes=CLASSES, members=len(seeds), hidden=16, dropout=settings.dropout)
     head = build(spec)
     initialise(head, seeds)
-    return head, train(head, data, val, spec=spec, settings=settings, seeds=seeds, together=together)
+    return head, train(head, data, val, spec=spec, settings=settings, seeds=seeds, together=together,
+                       precision=precision)
 
 
 QUICK = Settings(epochs=6, lr=1e-2, warmup=1, hidden=16, compound_mixup=0.0, stream_dropout=0.0,
@@ -77,6 +78,14 @@ def test_how_denormals_count_is_as_before_once_a_head_has_learned(before):
         assert (torch.tensor(1e-40) * 1 == 0) == before
     finally:
         torch.set_flush_denormal(False)
+
+
+def test_bf16_learns_within_autocast_of_a_caller_as_without():
+    data, val = _examples(noise=2.0), _examples(noise=2.0, seed=1)
+    alone = _train(QUICK, data, val, precision="bf16")[1]
+    with torch.autocast("cpu", enabled=False):  # which keeps torch's cache of cast weights
+        within = _train(QUICK, data, val, precision="bf16")[1]
+    assert within == alone != _train(QUICK, data, val)[1]
 
 
 def test_without_options_it_is_a_plain_torch_loop():
