@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 
 from twofold.cache.classifier import TrainingSamples, group_digest
 from twofold.data.images.sources import ImageRoots, check_roots, hash_images, open_images, parse_roots
@@ -345,7 +345,7 @@ def _write_weights(request: Request, initial: InitialModel, progress: Progress, 
                    outputs: Mapping[str, Sequence[str]], training: str) -> None:
     """Write the best epoch's weights whole or not at all: the encoder's entries under its architecture's own names, the
     linear classifiers and the digests of the training samples under names of ours; metadata: DESIGN.md, section 3."""
-    initial.model.load_state_dict(progress.best)
+    initial.model.load_state_dict(initial.model.state_dict() | progress.best)
     merge_adapters(initial.model.encoder)
     tensors = {name: getattr(module, entry).detach() for name, (module, entry) in initial.entries.items()}
     tensors |= finetuned_entries(initial.model.heads, samples)
@@ -365,7 +365,7 @@ def _write_weights(request: Request, initial: InitialModel, progress: Progress, 
         temporary.touch()
         mode = temporary.stat().st_mode  # what the umask says; safetensors writes files that only their owner can read
         try:
-            save_file({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary,
+            save_file({name: tensor.cpu().contiguous().numpy() for name, tensor in tensors.items()}, temporary,
                       metadata=metadata)
         except SafetensorError as error:
             raise InputError(f"{request.out}: cannot be written: {first_line(error, most=120)}") from None

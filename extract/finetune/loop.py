@@ -125,7 +125,8 @@ class Epoch:
 
 @dataclass
 class Progress:
-    """Where a training is. step: steps done in the open epoch; best: the weights that did best on validation.
+    """Where a training is. step: steps done in the open epoch; best: what training changes, where it did best on
+    validation.
 
     stopped_by: the signal that ended it early, or 0; diverged: the epoch in which the loss was no number, or -1.
     """
@@ -325,12 +326,13 @@ class Training:
         return float(self.processes.summed(sum_of_losses))
 
     def _autocast(self) -> torch.autocast:
-        """The arithmetic of the forward pass."""
+        """The arithmetic of the forward pass; weights are not kept from one to the next, as in a caller's autocast."""
         precision = self.progress.precision
-        return torch.autocast(self.device.type, dtype=PRECISIONS[precision], enabled=precision != "fp32")
+        return torch.autocast(self.device.type, dtype=PRECISIONS[precision], enabled=precision != "fp32",
+                              cache_enabled=False)
 
     def _end_epoch(self, began: float) -> None:
-        """Validate, and copy the weights to the CPU if they are the best so far."""
+        """Validate, and copy what training changes to the CPU if it is the best so far."""
         progress, network = self.progress, self.ema.module if self.ema else self.model
         val_loss, scores = self._validate(network)
         progress.seconds = time.monotonic() - began
@@ -339,7 +341,9 @@ class Training:
                       progress.seconds)
         if epoch.score > max(progress.scores, default=-math.inf):
             progress.best_epoch = progress.epoch
-            progress.best = {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}
+            frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
+            progress.best = {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()
+                             if name not in frozen}
         progress.history.append(epoch)
         progress.epoch, progress.step, progress.losses = progress.epoch + 1, 0, []
 
