@@ -15,12 +15,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch
-from filelock import FileLock
 from packaging.requirements import Requirement
 from PIL import features
 
 import twofold
 from twofold.data.manifest import read_manifest
+from twofold.data.utils.atomic import file_lock
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.machine import free_memory, openmp_settings
 from twofold.data.utils.terminal import Summary
@@ -30,7 +30,7 @@ from twofold.extract.encoders.registry import load_encoder
 from twofold.extract.weights.find import find_in_folder, how_to_get, weights_folder
 
 NETWORKED = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "gpfs", "beegfs", "ceph", "9p", "afs"}
-TRY_LOCK = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(timeout=0)"
+TRY_LOCK = "import sys, fcntl; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)"
 DECODERS = {"jpg": "JPEG", "jpg_2000": "JPEG 2000", "webp": "WebP", "libtiff": "TIFF", "zlib": "PNG"}
 OPTIONAL_DECODERS = (("videos", "av", "av>=13"), ("face detection", "cv2", "opencv-python-headless>=4.10"),
                      ("HEIC", "pillow_heif", "pillow-heif>=0.16"))
@@ -166,7 +166,7 @@ def _file_system(store: Path) -> Iterator[Check]:
     if not os.access(folder, os.W_OK):
         yield _check(topic, "writing", "", f"{folder} is read-only: enough to read a store", optional=True)
         return
-    with tempfile.TemporaryDirectory(prefix=".tmp-doctor-", dir=folder) as name, FileLock(Path(name, "lock")):
+    with tempfile.TemporaryDirectory(prefix=".tmp-doctor-", dir=folder) as name, file_lock(Path(name, "lock")):
         second = subprocess.run([sys.executable, "-c", TRY_LOCK, str(Path(name, "lock"))], capture_output=True)
     others = "; whether they exclude other machines depends on the server" if remote else ""
     yield _check(topic, "locks", f"exclude a second process on this machine{others}",

@@ -18,7 +18,7 @@ ALLOWED = {
     "extract": {"extract", "data", "cache", "numpy", "torch", "timm", "torchvision", "safetensors", "tqdm", "PIL",
                 "onnx", "onnxruntime", "transformers", "huggingface_hub"},
     "extract/cluster": {"extract", "data", "cache", "numpy", "tqdm", "ray"},
-    "extract/doctor.py": {"twofold", "extract", "data", "torch", "PIL", "huggingface_hub", "filelock", "packaging"},
+    "extract/doctor.py": {"twofold", "extract", "data", "torch", "PIL", "huggingface_hub", "packaging"},
     "fuse/export": {"fuse", "data", "cache", "numpy", "torch", "onnx", "onnxruntime", "onnxscript"},
     "fuse/report": {"fuse", "data", "cache", "numpy", "pandas", "torch", "sklearn", "PIL", "matplotlib", "jinja2",
                     "markupsafe", "msgspec"},
