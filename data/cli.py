@@ -225,17 +225,11 @@ def manifest_check(
 Detector = Annotated[Path | None, typer.Option(help="YuNet's ONNX file, where not in the weights folder.")]
 
 
-def _with_crop_settings(verb: Callable[..., Report]) -> Callable[..., Report]:
-    """The verb with an option for each field of `CropSettings`; they reach it as the dict `changes`."""
-    from twofold.data.faces.settings import CropSettings
-
-    return with_options(CropSettings)(verb)
-
-
 def crop_verb(open_identity: Callable[..., Any]) -> Callable[..., Report]:
     """The verb `crop`. open_identity: of stage one (`extract.cli`), which this package does not import."""
+    from twofold.data.faces.settings import CropSettings
 
-    @_with_crop_settings
+    @with_options(CropSettings)
     def crop(
         inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Photographs, videos, folders of them.")],
         out: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for faces.csv and images/.")],
@@ -268,7 +262,7 @@ def crop_verb(open_identity: Callable[..., Any]) -> Callable[..., Report]:
         """
         from twofold.data.faces.crop import crop as run_crop
         from twofold.data.faces.detectors import open_detector
-        from twofold.data.faces.settings import CropSettings, Sampling
+        from twofold.data.faces.settings import Sampling
         from twofold.data.faces.sources import find_sources
         from twofold.data.readers.folder import folder_labels
 

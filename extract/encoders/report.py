@@ -1,7 +1,6 @@
 """The verbs `weights ls`, `show` and `convert`: what each preset needs, whether it is there, and what a file is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from twofold.cache.report import table
 from twofold.data.faces.detectors import DETECTORS
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output, OutputKind
+from twofold.data.utils.terminal import Summary
 from twofold.data.utils.weights_files import hub_cached
 from twofold.extract.encoders.preprocessing import ENTRY, split_name
 from twofold.extract.encoders.presets import PRESETS, Preset, preset, published
@@ -17,22 +17,8 @@ from twofold.extract.weights.find import HUB_FILE, find_in_folder
 SHOWN = ("architecture", "dim", "tap", "preprocessing", "trained_on", "files", "page", "licence", "hub", "url", "note")
 
 
-@dataclass(frozen=True)
-class WeightsReport:
-    """What one of these verbs prints: lines, or with --json the facts."""
-
-    lines: list[str]
-    facts: Any
-
-    def text(self) -> str:
-        return "\n".join(self.lines)
-
-    def record(self) -> Any:
-        return self.facts
-
-
 # ---------------------------------------------------------------------------------------------------------- `ls`
-def listing(folder: Path) -> WeightsReport:
+def listing(folder: Path) -> Summary:
     """All presets and face detectors, whether their weights are in `folder` or in the cache of the hub, and in one line
     each what to do. Downloads nothing."""
     facts = [_facts(known) | {"found": str(_weights_of(known, folder) or "")} for known in PRESETS]
@@ -55,7 +41,7 @@ def listing(folder: Path) -> WeightsReport:
             verbs = "crop and predict download" if detector else "extract downloads"
             what += f"; without it, {verbs} {entry['hub']} from the Hugging Face hub"
         advice.append(f"{name}: {'is here, nothing to do' if entry['found'] else what}")
-    return WeightsReport([
+    return Summary([
         *table(rows), "", f"weights folder: {folder} (TWOFOLD_WEIGHTS names another)", *advice,
         "a pickled file is read safely as it is; `weights convert IN -o OUT.safetensors` makes it plain data"], facts)
 
@@ -70,7 +56,7 @@ def _facts(known: Preset) -> dict[str, Any]:
 
 
 # -------------------------------------------------------------------------------------------------------- `show`
-def description(name: str, *, folder: Path, weights: Path | None = None) -> WeightsReport:
+def description(name: str, *, folder: Path, weights: Path | None = None) -> Summary:
     """Describe a preset; load its weights strictly where they are there, to say exactly what they are.
 
     Raises InputError for an unknown preset, and for a file that is not its weights.
@@ -93,7 +79,7 @@ def description(name: str, *, folder: Path, weights: Path | None = None) -> Weig
                 "dim": encoder.dim, "classes": classes}
     lines = [f"{name}: {_text_of(value)}" for name, value in facts.items() if value]
     lines += [f"file {name}: {_text_of(value)}" for name, value in file.items() if value] or ["file: none found"]
-    return WeightsReport(lines, facts | {"file": file or None})
+    return Summary(lines, facts | {"file": file or None})
 
 
 def _text_of(value: object) -> str:
@@ -104,7 +90,7 @@ def _text_of(value: object) -> str:
 
 # ----------------------------------------------------------------------------------------------------- `convert`
 def convert(source: Path, target: Path, *, entry: str = "", classes: Sequence[str] = (), half: bool = False,
-            overwrite: bool = False) -> WeightsReport:
+            overwrite: bool = False) -> Summary:
     """Write the weights of `source` as safetensors, whole or not at all; what was in it.
 
     entry: the one of several that the weights are under; classes: of the checkpoint's classifier, in order, kept in the
@@ -141,7 +127,7 @@ def convert(source: Path, target: Path, *, entry: str = "", classes: Sequence[st
         temporary.chmod(mode)
     facts = {"source": str(source), "written": str(target), **checkpoint.record(),
              "classes": metadata.get("classes", ""), "looks_like": describe_architecture(checkpoint.tensors)}
-    return WeightsReport([
+    return Summary([
         f"{source}: {facts['format']}, {facts['tensors']} tensors, {facts['parameters']:,} parameters, "
         f"{facts['looks_like']}",
         *(f"  entry {name or '(the file itself)'}: {kind}" for name, kind in facts["entries"].items()),

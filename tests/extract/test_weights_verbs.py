@@ -97,7 +97,7 @@ def test_show_describes_a_preset_and_checks_its_file(cli, resnet18, tmp_path):
     assert "dim: 512" in description("resnet18", folder=tmp_path).text()
     state = read_checkpoint(resnet18).tensors
     torch.save({"model": state, "old": {name: value * 2 for name, value in state.items()}}, tmp_path / "two.pth")
-    taken = {entry: description(f"resnet18?entry={entry}", folder=tmp_path, weights=tmp_path / "two.pth").facts["file"]
+    taken = {entry: description(f"resnet18?entry={entry}", folder=tmp_path, weights=tmp_path / "two.pth").values["file"]
              for entry in ("model", "old")}
     assert [file["container"] for file in taken.values()] == ["model", "old"]
     assert taken["model"]["weights"] != taken["old"]["weights"]
