@@ -52,9 +52,8 @@ def test_a_plain_clone(words, tmp_path):
 
 @pytest.mark.slow
 def test_a_script_without_a_main_guard_runs_once(words, tmp_path):
-    for verb in words:
-        (tmp_path / "script.py").write_text(SCRIPT.format(pipeline=str(ROOT / "pipeline.py"), words=verb))
-        assert run(tmp_path, tmp_path / "script.py").count("the script ran") == 1
+    (tmp_path / "script.py").write_text(SCRIPT.format(pipeline=str(ROOT / "pipeline.py"), words=words[0]))
+    assert run(tmp_path, tmp_path / "script.py").count("the script ran") == 1
 
 
 @pytest.mark.slow

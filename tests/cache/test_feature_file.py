@@ -231,15 +231,15 @@ def test_no_flipped_bit_of_the_file_is_believed(write):
     content = bytearray(path.read_bytes())
     used, start = SEAL_BYTES + int(content[len(MAGIC):len(MAGIC) + 8]), content.index(b"\x89HDF")
     for place in [*range(0, used, 7), *range(used, start, 101), *range(start, len(content), 41)]:
-        for bit in (0, 3, 7):
-            content[place] ^= 1 << bit
-            path.write_bytes(content)
-            content[place] ^= 1 << bit
-            if used <= place < start:
+        bit = 1 << place % 8
+        content[place] ^= bit
+        path.write_bytes(content)
+        content[place] ^= bit
+        if used <= place < start:
+            FeatureFile(path).check()
+        else:
+            with pytest.raises(DamagedFile):
                 FeatureFile(path).check()
-            else:
-                with pytest.raises(DamagedFile):
-                    FeatureFile(path).check()
 
 
 @pytest.mark.parametrize(("change", "said"), [

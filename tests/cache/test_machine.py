@@ -249,15 +249,16 @@ def test_no_interleaving_loses_an_update_and_without_the_fix_one_does(new_store,
 
 
 def test_killed_at_each_moment_of_a_run_the_next_one_ends_it(new_store):
-    """Not at random: one run of everything, killed at its first, second, ... moment until it gets through."""
+    """Not at random: one run of everything, killed before its first, second, ... change until it gets through. After
+    a change is as before the next one, so that every other moment is enough."""
     def run():
         for key in KEYS[:2]:
             publish(store, (key, 1))
         assemble(store, RECIPE, 2, KEYS[1:])
 
-    number, count = 0, 0
+    number, count = -1, 0
     while count >= number:
-        number, store = number + 1, new_store()
+        number, store = number + 2, new_store()
         (count,) = interleaved([run], deaths={0: number})
         assert set(versions(file_state(store, RECIPE))) == set(KEYS)
         assert verify(store.path).exit_code == 0

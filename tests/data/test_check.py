@@ -110,8 +110,10 @@ def test_processes_find_the_same(faces, tmp_path, monkeypatch):
 
 
 def test_the_known_duplicates_of_the_real_faces(real):
-    """Recall against dup_group; what is found beyond those are the same photographs too, by eye."""
+    """Recall against dup_group, among every eighth of the other faces; what is found beyond those pairs are the same
+    photographs too, by eye."""
     faces = read_csv(real / "faces_ferplus/labels.csv", key="image", group="dup_group")
+    faces = faces.select(faces.table["group"].duplicated(keep=False) | (np.arange(len(faces)) % 8 == 0))
     sets = near_duplicates(fingerprint_images(faces.keys, open_images(real / "faces_ferplus"), workers=1))
     known = np.unique(faces.table["group"].to_numpy(object), return_inverse=True)[1]
     both = np.unique(np.column_stack([known, sets]), axis=0, return_inverse=True)[1].ravel()

@@ -30,7 +30,7 @@ from twofold.data.images.decode import (
 from twofold.data.images.formats import IMAGE_FORMATS, IMAGE_SUFFIXES, image_format
 from twofold.data.images.limits import count_scans, tiff_images, tiff_pages
 
-BACKBONE = "torchvision:mobilenet_v2"
+BACKBONE = "timm:test_resnet"
 ENCODER = ("--backbones", BACKBONE, "--weights", f"{BACKBONE}=random:0", "--device", "cpu", "--precision", "fp32")
 RAMP = np.linspace(0, 255, 40 * 30).reshape(30, 40).astype(np.uint8)
 

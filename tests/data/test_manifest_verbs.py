@@ -88,8 +88,8 @@ def test_a_store_of_faces_named_as_formulas_verifies(tmp_path, cli, put):
         put(tmp_path / "flat" / name, number)
     (tmp_path / "keys.csv").write_text("key\n-a.jpg\n=b.jpg\n@c.jpg\nplain.jpg\n")
     done = cli("extract", tmp_path / "keys.csv", "--root", tmp_path / "flat", "--store", tmp_path / "store",
-               "--backbones", "torchvision:mobilenet_v2", "--weights", "torchvision:mobilenet_v2=random:0", "--device",
-               "cpu", "--precision", "fp32", "--batch-size", "4")
+               "--backbones", "timm:test_resnet", "--weights", "timm:test_resnet=random:0", "--device", "cpu",
+               "--precision", "fp32", "--batch-size", "4")
     assert done.returncode == 0, done.stderr
     assert "'=b.jpg" in (tmp_path / "store/manifest.csv").read_text()
     verified = cli("cache", "verify", tmp_path / "store", "--root", tmp_path / "flat")

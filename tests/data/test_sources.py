@@ -21,7 +21,7 @@ from twofold.data.images.sources import check_roots, hash_images, open_images, p
 from twofold.data.manifest import read_manifest
 from twofold.data.utils.errors import InputError
 
-BACKBONE = "torchvision:mobilenet_v2"
+BACKBONE = "timm:test_resnet"
 KINDS = (".zip", ".tar")
 
 

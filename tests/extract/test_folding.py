@@ -22,8 +22,8 @@ def drawn(name: str):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name, folded, left", [
-    ("resnet18", 20, 0), ("resnet50", 53, 0), ("resnet50_conv5", 52, 0), ("torchvision:mobilenet_v2", 52, 0),
-    ("timm:tf_efficientnet_lite0", 49, 0), ("vit_mae", 0, 0),
+    ("resnet18", 20, 0), ("resnet50_conv5", 52, 0), ("torchvision:mobilenet_v2", 52, 0),
+    ("timm:tf_efficientnet_lite0", 49, 0), ("timm:test_vit", 0, 0),
     ("posterv2", 72, 21),  # the norm that opens each IR unit stands before a padded convolution
     ("torchvision:densenet121", 59, 62), ("timm:resnetv2_50", 32, 17),
 ])

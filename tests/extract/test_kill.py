@@ -82,7 +82,7 @@ print(json.dumps({{"killed": killed, "finished": finished, "longest": round(long
 
 @pytest.mark.slow
 def test_kills_lose_nothing(drawn, tmp_path):
-    kills = int(os.environ.get("TWOFOLD_KILLS", "25"))
+    kills = int(os.environ.get("TWOFOLD_KILLS", "12"))
     driver, log = tmp_path / "driver.py", tmp_path / "batches"
     driver.write_text(DRIVER.format(root=str(ROOT)))
     words = map(str, (driver, drawn.manifest, drawn.root, tmp_path / "killed", log, kills, SHARD_ROWS, BATCH))

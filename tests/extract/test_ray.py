@@ -185,4 +185,5 @@ def test_a_worker_out_of_memory_is_replaced_and_failures_are_as_without(extract,
 @pytest.mark.slow
 def test_too_many_failures_end_it_as_without(extract, cluster, drawn, tmp_path):
     _, root = spoil(drawn.root, tmp_path / "faces")
-    assert "(--max-failures 1)" in extract("--ray", cluster.address, "--max-failures", "1", root=root, code=2)
+    assert "(--max-failures 1)" in extract("--ray", cluster.address, "--ray-workers", 1, "--max-failures", "1",
+                                           root=root, code=2)

@@ -1,11 +1,7 @@
 """Figures that hold: each defect that once made a figure wrong in silence."""
 
 import csv
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +29,7 @@ from twofold.fuse.runs.read import read_run
 from twofold.fuse.sweep import Trial, nested_score, plan, sweep
 from twofold.fuse.training.loop import contrastive_loss, training_distribution
 
-ROOT = Path(__file__).resolve().parents[2]
+
 def quick(**given):
     return conftest.quick(**{"epochs": 3, "hidden": 16, "seeds": 1} | given)
 
@@ -210,13 +206,3 @@ def test_advice_names_what_would_help(make_store):
         prepare([unlabelled], quick(head="zeroshot"))
     with pytest.raises(InputError, match="with test samples; training, validation and test samples need groups"):
         prepare([make_store(rows=70, groups=["one"] * 70)], quick())
-
-
-@pytest.mark.slow
-def test_a_sweep_runs_in_processes_from_a_plain_clone(make_store, tmp_path):
-    (tmp_path / "a.toml").write_text('heads = ["linear", "mlp"]\nbackbones = [["timm:a"]]\n[settings]\nepochs = 1\n')
-    words = [sys.executable, ROOT / "pipeline.py", "sweep", make_store(rows=140), "--config", tmp_path / "a.toml",
-             "--out", tmp_path / "out", "--jobs", "2"]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(words, text=True, capture_output=True, env=environment, cwd=tmp_path, timeout=300)
-    assert done.returncode == 0 and "2 trials (0 done before), 0 failed" in done.stdout, done.stderr

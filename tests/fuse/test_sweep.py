@@ -2,10 +2,8 @@
 
 import csv
 import os
-import subprocess
-import sys
+import signal
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +17,6 @@ from twofold.fuse.core.settings import resolve
 from twofold.fuse.fuse import fuse
 from twofold.fuse.sweep import plan, sweep
 
-ROOT = Path(__file__).resolve().parents[2]
 TOML = """
 heads = ["linear", "mlp", "gated"]
 seeds = 2
@@ -46,7 +43,7 @@ def test_a_sweep_continues_and_its_winner_reproduces(make_store, tmp_path):
     assert order == sorted(order, reverse=True) and "test" not in " ".join(rows[0])
     for trial in list((out / "trials").glob("*.json"))[:5]:
         trial.write_text(trial.read_text()[:20])  # as a full disk would leave it
-    second = sweep([store], config, out=out, jobs=2)
+    second = sweep([store], config, out=out, jobs=1)
     assert second.reused == 13
     again = list(csv.DictReader((out / "leaderboard.csv").open(encoding="utf-8")))
     assert [row["trial"] for row in again] == [row["trial"] for row in rows]
@@ -56,18 +53,14 @@ def test_a_sweep_continues_and_its_winner_reproduces(make_store, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_keeps_what_was_finished(make_store, tmp_path):
+def test_a_killed_sweep_keeps_what_was_finished(make_store, forked, tmp_path):
     store, out, config = make_store(), tmp_path / "sweep", tmp_path / "sweep.toml"
     config.write_text(TOML)
-    process = subprocess.Popen([sys.executable, ROOT / "pipeline.py", "sweep", store, "--config", config, "--out", out,
-                                "--jobs", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        until = time.monotonic() + 60
-        while len(list(out.glob("trials/*.json"))) < 3 and time.monotonic() < until:
-            time.sleep(0.02)
-    finally:
-        process.kill()
-        process.wait()
+    running, until = forked("sweep", store, "--config", config, "--out", out, "--jobs", "1"), time.monotonic() + 60
+    while len(list(out.glob("trials/*.json"))) < 3 and time.monotonic() < until:
+        time.sleep(0.02)
+    running.signal(signal.SIGKILL)
+    running.finish()
     kept = len(list(out.glob("trials/*.json")))
     assert 3 <= kept < 18 and not (out / "best").exists()
     assert sweep([store], config, out=out, jobs=1).reused == kept
@@ -133,7 +126,7 @@ head = ["linear", "tree"]
 def test_an_ablation_changes_one_setting_at_a_time_and_compares_on_the_same_faces(make_store, tmp_path):
     store, config = make_store(), tmp_path / "a.toml"
     config.write_text(ABLATION)
-    made = sweep([store], config, out=tmp_path / "out", jobs=2)
+    made = sweep([store], config, out=tmp_path / "out", jobs=1)
     base, slow = made.ablated[:2]  # lr = 0.01 is no change, and a tree is no head
     assert [row["change"] for row in made.ablated] == ["no change", "lr = 1e-07", "head = linear"]
     assert made.exit_code == 1 and made.best is None and not (tmp_path / "out/best").exists()

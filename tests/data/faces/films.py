@@ -8,9 +8,11 @@ import av
 import numpy as np
 
 from twofold.data.faces.detectors import Detection, DetectorModel
+from twofold.data.faces.video import VideoReader
 
 RED, GREEN = (230, 30, 30), (30, 200, 30)  #: RGB of two people
 GREY = 128
+READER = VideoReader()  #: one process for the films of all tests; it ends with them
 
 
 class Blobs:

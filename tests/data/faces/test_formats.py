@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.faces.films import film
+from tests.data.faces.films import READER, film
 from twofold.data.faces.settings import Sampling
 from twofold.data.faces.sources import find_sources
-from twofold.data.faces.video import VideoReader
 from twofold.data.images.decode import decode
 from twofold.data.images.formats import IMAGE_FORMATS, image_format
 from twofold.data.synthetic.dataset import draw_face
@@ -51,8 +50,7 @@ def test_a_video_is_read_as_opencv_reads_it(tmp_path, codec, suffix):
     images = [np.asarray(FACE.resize((352, 288)).rotate(angle)) for angle in range(6)]
     path = film(tmp_path / f"a.{suffix}", images, codec=codec, pixels=pixels)
     assert [source.video for source in find_sources([path])] == [True]
-    with VideoReader() as reader:
-        frames = [frame.pixels for frame in reader.frames(path, Sampling())]
+    frames = [frame.pixels for frame in READER.frames(path, Sampling())]
     theirs, video = [], cv2.VideoCapture(str(path))
     while (read := video.read())[0]:
         theirs.append(read[1])
