@@ -44,34 +44,32 @@ def default_task(manifest: Manifest, classes: Sequence[str]) -> str:
     return "distribution" if columns and columns <= set(manifest.table.columns) else "classification"
 
 
-def multilabel_targets(
-    manifest: Manifest, columns: Sequence[str], *, present: float = 1.0, source: str = "the manifest",
-) -> np.ndarray:
-    """(N, L) float32 of 0 and 1, NaN for an empty cell. Cells are 0 or 1, or intensities from 0 to 5, present from
-    `present` on. Raises InputError for a column that is not there, and naming row and column of a wrong cell."""
-    values = _numbers(manifest, columns, source, dict.fromkeys(columns, (0.0, MAX_INTENSITY)))
-    return np.where(np.isnan(values), np.nan, values >= present).astype(np.float32)
+def multilabel_targets(manifest: Manifest, columns: Sequence[str]) -> np.ndarray:
+    """(N, L) float32 of 0 and 1, NaN for an empty cell. Cells are 0 or 1, or intensities from 0 to 5, present from 1
+    on. Raises InputError for a column that is not there, and naming row and column of a wrong cell."""
+    values = _numbers(manifest, columns, dict.fromkeys(columns, (0.0, MAX_INTENSITY)))
+    return np.where(np.isnan(values), np.nan, values >= 1).astype(np.float32)
 
 
-def numeric_targets(manifest: Manifest, columns: Sequence[str], *, source: str = "the manifest") -> np.ndarray:
+def numeric_targets(manifest: Manifest, columns: Sequence[str]) -> np.ndarray:
     """(N, D) float32, NaN for an empty cell; valence and arousal lie from -1 to 1. Raises InputError for a column that
     is not there, and naming row and column of a wrong cell."""
-    return _numbers(manifest, columns, source, dict.fromkeys(AFFECT, (-1.0, 1.0))).astype(np.float32)
+    return _numbers(manifest, columns, dict.fromkeys(AFFECT, (-1.0, 1.0))).astype(np.float32)
 
 
-def soft_targets(manifest: Manifest, classes: Sequence[str], *, source: str = "the manifest") -> np.ndarray:
+def soft_targets(manifest: Manifest, classes: Sequence[str]) -> np.ndarray:
     """(N, C) float32 shares of the classes, rows that sum to one, or of zeros where a sample has no soft label: so has
     one with more than half of its shares in other basic (or other compound) expressions, such as a neutral face among
     six emotions, where its few votes for one of them would be the whole label.
 
     Raises InputError where some of the classes have a column and others have none, and for a wrong cell.
     """
-    shares = manifest.soft_labels(classes, source=source)
+    shares = manifest.soft_labels(classes)
     if shares is None:
         return np.zeros((len(manifest), len(classes)), np.float32)
     kinds = {label_column(name) for name in classes} - {""}
     others = [name for name in manifest.soft_classes if name not in classes and label_column(name) in kinds]
-    every = manifest.soft_labels([*classes, *others], source=source)
+    every = manifest.soft_labels([*classes, *others])
     assert every is not None
     shares[every[:, :len(classes)].sum(axis=1) < 0.5 - NEAR] = 0
     return shares.astype(np.float32)
@@ -187,10 +185,9 @@ def summary_lines(manifest: Manifest, labels: Sequence[str] = ("basic", "compoun
     return rows
 
 
-def _numbers(
-    manifest: Manifest, columns: Sequence[str], source: str, bounds: dict[str, tuple[float, float]],
-) -> np.ndarray:
+def _numbers(manifest: Manifest, columns: Sequence[str], bounds: dict[str, tuple[float, float]]) -> np.ndarray:
     """(N, columns) float64, NaN for an empty cell."""
+    source = "the manifest"
     if not columns:
         raise InputError(f"{source}: no columns of labels: name them with --labels")
     check_columns(manifest.table, columns, source)

@@ -5,8 +5,6 @@ import json
 import av
 import numpy as np
 import pytest
-import torch
-import torchvision
 from PIL import Image
 
 from tests.data.faces.films import film
@@ -25,8 +23,6 @@ def place(cli, real, tmp_path_factory):
     place = tmp_path_factory.mktemp("footage")
     (place / "weights").mkdir()
     (place / "weights/face_detection_yunet.onnx").symlink_to(real / "weights/detectors/yunet_n_dynamic.onnx")
-    torch.manual_seed(0)
-    torch.save(torchvision.models.resnet18().state_dict(), place / "weights/resnet18_msceleb.pth")
     (place / "photos").mkdir()
     for number in range(49):
         portrait(number).save(place / f"photos/{number:02d}.png")
@@ -40,6 +36,7 @@ def ready(place, monkeypatch):
     return place
 
 
+NETWORK = "timm:test_resnet"
 CROP = ("--size", "96", "--margin", "0.1", "--min-score", "0.3")
 LABELS = builtin_taxonomy("cexpr7").classes
 
@@ -53,8 +50,8 @@ def portrait(number, size=(300, 220), at=(90, 50)):
 
 def train(cli, faces, root, store, run):
     """Extract the faces of a manifest and train a head on them."""
-    assert cli("extract", faces, "--root", root, "--store", store, "--backbones", "resnet18", "--precision",
-               "fp32").returncode == 0
+    assert cli("extract", faces, "--root", root, "--store", store, "--backbones", NETWORK, "--weights",
+               f"{NETWORK}=random:0", "--precision", "fp32").returncode == 0
     done = cli("fuse", store, "--out", run, "--epochs", "3", "--hidden", "8", "--seeds", "1")
     assert done.returncode == 0, done.stderr
 
@@ -199,8 +196,6 @@ def test_the_challenge_is_answered_from_its_videos_by_one_command_or_by_three(cl
 
 def test_without_a_detector_only_faces_are_answered(cli, predict, ready, tmp_path, monkeypatch):
     run_of(cli, ready)
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty/resnet18_msceleb.pth").symlink_to(ready / "weights/resnet18_msceleb.pth")
     monkeypatch.setenv("TWOFOLD_WEIGHTS", str(tmp_path / "empty"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))

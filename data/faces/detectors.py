@@ -87,10 +87,10 @@ class DetectorEntry:
                          "--detector PATH")
 
 
-def open_detector(path: Path | None = None, name: str = "yunet") -> DetectorModel:
-    """A detector of the registry, tried once on an empty image. path: its weights file, None for the weights folder,
-    then the hub. Raises InputError where no file is found, and for a file of anything else."""
-    entry = DETECTORS[name]
+def open_detector(path: Path | None = None) -> DetectorModel:
+    """YuNet, tried once on an empty image. path: its weights file, None for the weights folder, then the hub. Raises
+    InputError where no file is found, and for a file of anything else."""
+    entry = DETECTORS["yunet"]
     if path is not None and not path.is_file():
         raise InputError(f"--detector {path} is not a file")
     file = path or entry.find_file()
@@ -107,8 +107,8 @@ def open_detector(path: Path | None = None, name: str = "yunet") -> DetectorMode
         create(CropSettings()).detect(np.zeros((LEAST_SIDE, LEAST_SIDE, 3), np.uint8))
     except Exception as error:  # whatever the library raises for a foreign file
         reason = str(error).strip().splitlines()[-1][:120]
-        raise InputError(f"--detector {file}: it is not read as a {name} face detector ({reason})") from None
-    return DetectorModel(hashlib.sha256(content).hexdigest(), create, name)
+        raise InputError(f"--detector {file}: it is not read as a {entry.name} face detector ({reason})") from None
+    return DetectorModel(hashlib.sha256(content).hexdigest(), create, entry.name)
 
 
 class YuNet:

@@ -276,7 +276,7 @@ class _Face:
                       joint="curve")
 
 
-def _bezier(start: Point, middle: Point, end: Point, steps: int = 14) -> list[Point]:
-    t = np.linspace(0, 1, steps)[:, None]
+def _bezier(start: Point, middle: Point, end: Point) -> list[Point]:
+    t = np.linspace(0, 1, 14)[:, None]
     curve = (1 - t) ** 2 * np.array(start) + 2 * t * (1 - t) * np.array(middle) + t**2 * np.array(end)
     return [(float(x), float(y)) for x, y in curve]

@@ -5,7 +5,6 @@ import os
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -16,9 +15,9 @@ HUB_REASONS = {  # by the names of classes of the hub client's errors, which nee
     "EntryNotFoundError": "the repository has no such file"}
 
 
-def weights_folder(environment: Mapping[str, str] = os.environ) -> Path:
+def weights_folder() -> Path:
     """The folder that weights are looked for in: TWOFOLD_WEIGHTS, else `weights/` where the command runs."""
-    return Path(environment.get("TWOFOLD_WEIGHTS") or "weights")
+    return Path(os.environ.get("TWOFOLD_WEIGHTS") or "weights")
 
 
 def hub_cached(repository: str, file: str) -> Path | None:

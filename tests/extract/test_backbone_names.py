@@ -132,18 +132,18 @@ def test_the_masked_autoencoder_takes_whole_patches_only():
 def test_random_weights_depend_on_their_seed_alone():
     torch.manual_seed(11)
     before = torch.get_rng_state()
-    first = load("resnet18", "random:5")
+    first = load("resnet18?size=64", "random:5")
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(12)
-    again, other = load("resnet18", "random:5"), load("resnet18", "random:6")
-    pictures = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
+    again, other = (load("resnet18?size=64", f"random:{seed}") for seed in (5, 6))
+    pictures = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     np.testing.assert_array_equal(first.encode(pictures), again.encode(pictures))
     assert np.abs(first.encode(pictures) - other.encode(pictures)).max() > 0.1
 
 
 @pytest.mark.parametrize("name, dim", [
-    ("torchvision:squeezenet1_1", 512), ("torchvision:vit_b_16", 768), ("torchvision:convnext_tiny", 768),
-    ("torchvision:mobilenet_v3_small", 576), ("timm:resnet18d", 512), ("timm:mobilenetv3_small_050", 1024),
+    ("torchvision:squeezenet1_1", 512), ("torchvision:vit_b_16", 768), ("torchvision:convnext_tiny?size=64", 768),
+    ("torchvision:mobilenet_v3_small?size=64", 576), ("timm:mobilenetv3_small_050", 1024),
     ("timm:test_vit?size=96", 64),  # a transformer is built for that size
 ])
 def test_any_model_by_name_loses_its_classifier(name, dim):

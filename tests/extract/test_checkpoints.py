@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tests.extract.encoders import WEIGHTS, RecorderMeter, assert_whole, load
 from twofold.data.utils.errors import InputError
 from twofold.extract.encoders.report import convert
-from twofold.extract.weights.read import read_checkpoint
+from twofold.extract.weights.read import is_average, read_checkpoint
 
 
 def poster_like() -> dict:
@@ -190,9 +190,7 @@ def test_zips_that_are_no_checkpoint(tmp_path):
 LAYOUTS = [  # of weights of the last step and their average, and the entries of both
     *((lambda raw, mean, raw_name=raw_name, name=name: {raw_name: raw, name: mean, "epoch": 3}, name, raw_name)
       for raw_name, name in (
-          ("state_dict", "state_dict_ema"), ("state_dict", "model_ema"), ("state_dict", "ema"),
-          ("params", "params_ema"), ("model_state_dict", "ema_model_state_dict"), ("net", "net_ema"),
-          ("model_state_dict", "model_ema_state_dict"), ("state_dict", "swa_state_dict"), ("model", "averaged.model"))),
+          ("state_dict", "state_dict_ema"), ("params", "params_ema"), ("model", "averaged.model"))),
     (lambda raw, mean: {"model": raw, "model_ema": {"module": mean, "decay": 0.99}}, "model_ema", "model"),
     (lambda raw, mean: {"state_dict": raw, "ema": {"state_dict": mean}}, "ema", "state_dict"),
     (lambda raw, mean: {"model": raw, "ema_state": {"shadow": mean}}, "ema_state", "model"),
@@ -202,13 +200,18 @@ LAYOUTS = [  # of weights of the last step and their average, and the entries of
      "model"),
     (lambda raw, mean: {"model": {f"model.{name}": value for name, value in raw.items()}, "my_ema": mean}, "my_ema",
      "model"),
-    *((lambda raw, mean, name=name: {"state_dict": under("model", raw), "callbacks": {  # Lightning
-        "ModelCheckpoint{'mode': 'min'}": {"best": 0.5}, f"{name}{{'decay': 0.99}}": {"state": under("model", mean)}}},
-       f"callbacks.{name}.state", "state_dict") for name in ("EMA", "EMACallback", "WeightAveraging")),
+    (lambda raw, mean: {"state_dict": under("model", raw), "callbacks": {  # Lightning
+        "ModelCheckpoint{'mode': 'min'}": {"best": 0.5}, "EMACallback{'decay': 0.9}": {"state": under("model", mean)}}},
+     "callbacks.EMACallback.state", "state_dict"),
     (lambda raw, mean: {"state_dict": raw, "callbacks": {"a": {"net": {"ema": mean}}}}, "callbacks.a.net.ema",
      "state_dict"),
-    *((lambda raw, mean, name=name: {"model": raw, name: mean}, name, "model") for name in ("modelEMA", "avg_model")),
 ]
+
+
+def test_names_of_averages_as_training_scripts_have_them():
+    assert all(map(is_average, ("model_ema", "ema_model_state_dict", "model_ema_state_dict", "swa_state_dict", "netEMA",
+                                "EMA", "WeightAveraging", "modelEMA", "avg_model", "teacher.backbone")))
+    assert not any(map(is_average, ("state_dict", "schema", "emas", "cinema", "student", "ema\x1b[2J", None)))
 
 
 @pytest.mark.parametrize("layout, container, other", LAYOUTS)

@@ -39,7 +39,7 @@ def test_a_small_p_value_is_no_rounding_error():
     assert 1e-40 < expected < 1e-20 and sign_flip_test(ahead) == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("seed", range(200))
+@pytest.mark.parametrize("seed", range(50))
 def test_sign_flips_are_all_ways_the_groups_could_have_come_out(seed):
     generator = np.random.default_rng(seed)
     ahead = generator.integers(-3, 4, generator.integers(1, 11)) if seed % 4 else generator.integers(-1, 2, 8)
@@ -128,9 +128,6 @@ def test_an_interval_holds_its_figure_shrinks_with_the_faces_and_stays_a_share()
         assert low < metrics.compute_scores(truth, calls, 4).score < high
         widths.append(high - low)
     assert widths[0] / widths[1] == pytest.approx(4, rel=0.3)
-    right = (truth == calls).mean()  # of single faces the normal interval is as good
-    low, high = interval(ACCURACY, truth, np.eye(4)[calls], np.arange(3200), seed=0)
-    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(right * (1 - right) / 3200), rel=0.06)
     share = float((calls == truth).mean())  # of so many single samples the interval is the normal one, of 95 %
     low, high = interval(ACCURACY, truth, np.eye(4)[calls], np.arange(count), seed=0)
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(share * (1 - share) / count), rel=0.06)

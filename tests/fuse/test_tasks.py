@@ -76,6 +76,8 @@ def store(tmp_path_factory):
 
 TASKS = {"distribution": {"classes": "basic7", "task": ("distribution",)},
          "multilabel": {"task": ("multilabel",)}, "regression": {"task": ("regression",)}}
+EVERY_KIND = "distribution+multilabel+regression"
+EVERY = {"classes": "basic7", "task": ("distribution", "multilabel", "regression"), "task_weights": ("1", "0.5", "0.5")}
 
 
 def ccc(x, y):
@@ -134,9 +136,8 @@ def test_by_folds_every_sample_is_predicted_and_evaluate_says_the_same(store, tm
     assert again.figures.score == pytest.approx(made.figures[-1].score, abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", TASKS)
-def test_test_samples_have_no_say_in_weights_thresholds_and_temperature(store, tmp_path, kind):
-    settings = quick(seeds=1, **TASKS[kind])
+def test_test_samples_have_no_say_in_weights_thresholds_and_temperature(store, tmp_path):
+    settings = quick(seeds=1, **EVERY)
     fuse([store], settings, out=tmp_path / "honest")
     other = shutil.copytree(store, tmp_path / "other")
     order = [row for row in range(ROWS) if row % 5 == 4]
@@ -152,9 +153,8 @@ def test_test_samples_have_no_say_in_weights_thresholds_and_temperature(store, t
     assert (tmp_path / "honest/head.safetensors").read_bytes() == (tmp_path / "moved/head.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("kind", TASKS)
-def test_a_run_is_repeated_by_its_own_record(store, tmp_path, kind):
-    fuse([store], quick(seeds=1, epochs=2, **TASKS[kind]), out=tmp_path / "run")
+def test_a_run_is_repeated_by_its_own_record(store, tmp_path):
+    fuse([store], quick(seeds=1, epochs=2, **EVERY), out=tmp_path / "run")
     again = resolve(config=tmp_path / "run/run.json")
     fuse([store], again, out=tmp_path / "again")
     assert (tmp_path / "again/predictions.csv").read_bytes() == (tmp_path / "run/predictions.csv").read_bytes()
@@ -286,10 +286,6 @@ def test_a_store_with_soft_labels_of_other_classes_is_predicted_and_gives_none(s
     assert not features.truth.any() and any("without a column p_neutral" in note for note in features.notes)
     np.testing.assert_array_equal(*(run.scores(each, np.arange(9)).probabilities for each in
                                     (features, run.features(Store(store))[0])))
-
-
-EVERY_KIND = "distribution+multilabel+regression"
-EVERY = {"classes": "basic7", "task": ("distribution", "multilabel", "regression"), "task_weights": ("1", "0.5", "0.5")}
 
 
 @pytest.mark.parametrize("head", ["mlp", "logreg"])
