@@ -64,8 +64,8 @@ def test_distributions_and_hard_labels_that_contradict_them():
     (numeric_targets, "age", "old", "'old' is not a number from")])
 def test_a_wrong_cell_is_named_by_row_and_column(read, column, cell, says):
     faces = made(**{column: ["0", "", cell]})
-    with pytest.raises(InputError, match=f"y.csv: row 4, column '{column}': {says}"):
-        read(faces, [column], source="y.csv")
+    with pytest.raises(InputError, match=f"the manifest: row 4, column '{column}': {says}"):
+        read(faces, [column])
 
 
 def test_columns_that_are_not_there():
