@@ -169,8 +169,8 @@ class Distribution(Classification):
     def check(self, features: Encoded, train: np.ndarray, val: np.ndarray) -> None:
         super().check(features, train, val)
         if not features.truth[val].any():
-            raise InputError(f"no validation sample has a soft label to choose by (columns {SOFT}<class> of all classes "
-                             f"of {self.taxonomy.name}): give `val` such samples, or use --task classification")
+            raise InputError(f"no validation sample has a soft label to choose by (columns {SOFT}<class> of all "
+                             f"classes of {self.taxonomy.name}): give `val` such samples, or use --task classification")
 
     @property
     def title(self) -> str:

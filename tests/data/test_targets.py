@@ -81,7 +81,8 @@ def test_columns_that_are_not_there():
 
 
 def test_a_face_of_other_expressions_has_no_soft_label_of_these():
-    faces = made(p_neutral=["6", "5", "0"], p_fear=["4", "4", "1"], p_anger=["0", "1", ""], p_happily_surprised=["9"] * 3)
+    faces = made(p_neutral=["6", "5", "0"], p_fear=["4", "4", "1"], p_anger=["0", "1", ""],
+                 p_happily_surprised=["9"] * 3)
     assert soft_targets(faces, ["fear", "anger"]).tolist() == [[0, 0], pytest.approx([0.8, 0.2]), [1, 0]]
     assert soft_targets(faces, ["neutral", "fear", "anger"]).any(axis=1).all()
 
