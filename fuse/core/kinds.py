@@ -161,7 +161,8 @@ class Distribution(Classification):
         if lacking:  # a store to predict on need not have them
             return np.zeros((len(manifest), len(names)), np.float32), [] if len(lacking) == len(names) else [
                 f"soft labels left out: without a column {SOFT}{lacking[0]} they are not of {self.taxonomy.name}"]
-        shares, votes = soft_targets(manifest, names), np.atleast_2d(manifest.soft_labels(names))
+        shares, votes = soft_targets(manifest, names), manifest.soft_labels(names)
+        assert votes is not None
         few = int((votes.any(axis=1) & ~shares.any(axis=1)).sum())
         return shares, [f"{few} samples have less than half of their shares in {self.taxonomy.name}: no soft label of "
                         "it"] if few else []
@@ -169,8 +170,8 @@ class Distribution(Classification):
     def check(self, features: Encoded, train: np.ndarray, val: np.ndarray) -> None:
         super().check(features, train, val)
         if not features.truth[val].any():
-            raise InputError(f"no validation sample has a soft label to choose by (columns {SOFT}<class> of all "
-                             f"classes of {self.taxonomy.name}): give `val` such samples, or use --task classification")
+            raise InputError(f"no validation sample has a soft label to choose by (columns {SOFT}<class> of all of "
+                             f"{self.taxonomy.name}): give `val` such samples, or use --task classification")
 
     @property
     def title(self) -> str:
