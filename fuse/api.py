@@ -20,6 +20,7 @@ from twofold.fuse.core.settings import Settings, resolve
 from twofold.fuse.experiment import cross_validate, experiment_on
 from twofold.fuse.heads.head import run_on_array
 from twofold.fuse.metrics.scores import confusion_matrix
+from twofold.fuse.metrics.statistics import Comparison
 from twofold.fuse.runs.read import as_features
 from twofold.fuse.tables import describe_comparison
 
@@ -153,22 +154,19 @@ class Result:
             raise InputError("these two were scored on different samples: train both with the same folds and seed")
         result = compare_predictions(ours, theirs, seed=self._seed)
         return ResultComparison(
-            difference=result.difference, interval=result.interval, p=result.p_value, groups=result.groups,
-            within_noise=result.within_noise,
+            **vars(result),
             text=f"{ours.system.name} against {theirs.system.name}: {describe_comparison(result, ours.task)}")
 
 
-@dataclass(frozen=True)
-class ResultComparison:
-    """A difference in the task's score, which prints as a sentence. interval: of 95 %, None from too few groups;
-    p: by sign flips of groups."""
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ResultComparison(Comparison):
+    """A difference in the task's score, which prints as a sentence. p: `p_value`, by sign flips of groups."""
 
-    difference: float
-    interval: tuple[float, float] | None
-    p: float
-    groups: int
-    within_noise: bool
     text: str
+
+    @property
+    def p(self) -> float:
+        return self.p_value
 
     def __repr__(self) -> str:
         return self.text

@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 
 from twofold.cache.store import Store
-from twofold.data.utils.csv_files import escape_cells
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.options import choices_of
-from twofold.data.utils.outputs import Output, OutputKind, read_header
+from twofold.data.utils.outputs import Output, OutputKind
 from twofold.fuse import tables
 from twofold.fuse.core.features import Features
 from twofold.fuse.core.predictions import Figures, Predictions, System, compare_predictions, figures
@@ -20,7 +19,7 @@ from twofold.fuse.core.settings import Settings
 from twofold.fuse.core.split import encoder_training_samples, leaking_encoders
 from twofold.fuse.core.streams import pieces_of, weight_names
 from twofold.fuse.metrics.statistics import Comparison
-from twofold.fuse.predict import PARQUET, check_table_name
+from twofold.fuse.predict import check_table_name, column_names, write_table
 from twofold.fuse.runs.read import Run, read_run
 
 log = logging.getLogger(__name__)
@@ -92,20 +91,14 @@ def evaluated_output(out: Path, *, overwrite: bool) -> Output:
 
 
 def _is_evaluated(path: Path) -> bool:
-    names = ["run", "key", "prediction"] if path.suffix.lower() == PARQUET else read_header(path)
+    names = column_names(path)
     return names[:2] == ["run", "key"] and "prediction" in names
 
 
 def write_evaluated(evaluations: Sequence[Evaluation], out: Output) -> None:
     """Write one row per run and sample: run, key, truth, prediction, and each calibrated output."""
-    table = pd.concat([pd.DataFrame({"run": str(each.run), "key": each.figures.predictions.key,
-                                     **each.figures.predictions.columns()}) for each in evaluations]).round(6)
-    with out.writing() as temporary:
-        if out.path.suffix.lower() == PARQUET:
-            table.to_parquet(temporary, index=False)
-        else:
-            table["key"] = escape_cells(table["key"].tolist())
-            table.to_csv(temporary, index=False, lineterminator="\n")
+    write_table(pd.concat([pd.DataFrame({"run": str(each.run), "key": each.figures.predictions.key,
+                                         **each.figures.predictions.columns()}) for each in evaluations]), out)
 
 
 def evaluate_all(runs: Sequence[Path], store: Path, *, split: str = "", table: str = "plain", allow_seen: bool = False

@@ -240,9 +240,13 @@ def write_table(table: pd.DataFrame, out: Output) -> None:
             cells.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6f")
 
 
+def column_names(path: Path) -> list[str]:
+    """The columns of a table that `write_table` may have written."""
+    return pd.read_parquet(path).columns.tolist() if path.suffix.lower() == PARQUET else read_header(path)
+
+
 def _is_table(path: Path) -> bool:
-    names = pd.read_parquet(path).columns.tolist() if path.suffix.lower() == PARQUET else read_header(path)
-    names = [name for name in names if name != "person"]
+    names = [name for name in column_names(path) if name != "person"]
     return names[:2] == ["key", "prediction"] or names[:2 + len(ORIGIN)] == ["key", *ORIGIN, "prediction"]
 
 

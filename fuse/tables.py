@@ -41,17 +41,6 @@ def percent(value: float | None) -> str:
     return "-" if value is None or np.isnan(value) else f"{100 * value:.2f}"
 
 
-def span(interval: Sequence[float] | None, *, sign: str = "") -> str:
-    """An interval as percentages, `-` if there is none."""
-    return f"[{100 * interval[0]:{sign}.1f}, {100 * interval[1]:{sign}.1f}]" if interval else "-"
-
-
-def spread(shares: Sequence[float]) -> str:
-    """Mean and, of several, standard deviation as percentages."""
-    deviation = f" ± {100 * np.std(shares, ddof=1):.1f}" if len(shares) > 1 else ""
-    return f"{100 * np.mean(shares):.1f}{deviation}"
-
-
 UNTRAINED = "UNTRAINED weights: random features, the figures say nothing about the backbones"
 MOST_SPANS = 4  #: metrics whose intervals a table in a terminal has room for
 NOTABLE = 0.01  #: of the score: a line says when one sample moves it by more
@@ -79,9 +68,8 @@ def say_figure(key: str, value: float | None) -> str:
 
 def say_interval(metric: Metric, interval: Sequence[float] | None, *, sign: str = "") -> str:
     """An interval of a metric, `-` if there is none."""
-    if is_share(metric.key):
-        return span(interval, sign=sign)
-    return f"[{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]" if interval else "-"
+    scale, digits = (100, 1) if is_share(metric.key) else (1, 3)
+    return f"[{', '.join(f'{scale * end:{sign}.{digits}f}' for end in interval)}]" if interval else "-"
 
 
 def say_difference(metric: Metric, difference: float) -> str:
@@ -89,12 +77,12 @@ def say_difference(metric: Metric, difference: float) -> str:
 
 
 def say_spread(metric: Metric, values: Sequence[float]) -> str:
-    """Mean and, of several, standard deviation of a metric."""
-    if is_share(metric.key):
-        return spread(values)
+    """Mean and, of several, standard deviation of a metric; `-` where one has none."""
     if np.isnan(values).any():
         return "-"
-    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+    scale, digits = (100, 1) if is_share(metric.key) else (1, 3)
+    deviation = f" ± {scale * np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * np.mean(values):.{digits}f}{deviation}"
 
 
 def heading(key: str) -> str:

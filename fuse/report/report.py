@@ -19,17 +19,7 @@ from twofold.fuse.core.predictions import Predictions
 from twofold.fuse.metrics.metric import Metric
 from twofold.fuse.report.analysis import StoreAnalysis, analyse_on_store, compare_with_first
 from twofold.fuse.runs.read import Run, read_run
-from twofold.fuse.tables import (
-    UNTRAINED,
-    heading,
-    is_share,
-    percent,
-    say,
-    say_difference,
-    say_figure,
-    say_interval,
-    span,
-)
+from twofold.fuse.tables import UNTRAINED, heading, is_share, percent, say, say_difference, say_figure, say_interval
 
 try:
     import jinja2
@@ -83,9 +73,8 @@ def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
         for run in alike])
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
                                      undefined=jinja2.StrictUndefined)
-    environment.filters |= {"percent": percent, "span": span, "named": _named, "say": say, "say_interval": say_interval,
-                            "heading": heading, "say_figure": say_figure, "say_difference": say_difference,
-                            "titled": lambda metric: words_and_scale(metric)[0]}
+    environment.filters |= {"percent": percent, "named": _named, "titled": lambda metric: words_and_scale(metric)[0]}
+    environment.filters |= {each.__name__: each for each in (heading, say, say_difference, say_figure, say_interval)}
     text = environment.get_template("page.html").render(
         score=score, mark=MARK, star=UNTRAINED_MARK, untrained=UNTRAINED, images=images is not None,
         comparisons=comparisons,
