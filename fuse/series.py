@@ -1,6 +1,7 @@
 """Videos as time series: rows at a regular rate, and events (onset, apex, offset), as a table, WebVTT or ELAN."""
 
 from collections.abc import Sequence
+from html import escape
 from mimetypes import guess_type
 from pathlib import Path
 from typing import NamedTuple
@@ -126,7 +127,7 @@ def write_events(table: pd.DataFrame, out: Output) -> int:
         raise InputError(f"{out.path} is of one video, and there are {len(videos)}: give one, or a .csv file")
     if suffix == ".vtt":
         cues = [f"{_clock(event.onset)} --> {_clock(event.offset)}\n<v person {event.person}, {event.kind}>"
-                f"{event.name.replace('_', ' ')} {100 * event.peak:.0f} %\n"
+                f"{escape(event.name.replace('_', ' '), quote=False)} {100 * event.peak:.0f} %\n"
                 for event in events]
         out.write_text("\n".join(["WEBVTT\n", f"NOTE {MARK}\n", *cues]))
     elif suffix == ".eaf":

@@ -25,6 +25,8 @@ from twofold.extract.weights.find import HUB_FILE, PublishedWeights, default_fil
 from twofold.extract.weights.read import Checkpoint
 
 FILTERS = {mode.value: mode.name.lower() for mode in Image.Resampling}
+#: what a preprocessor_config.json may ask for; the last is of segmentation
+STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "do_reduce_labels")
 CONVNEXT_SIDE = 384  #: pixels; smaller ones are cropped from size / crop_pct, this and larger ones are resized to
 
 
@@ -128,10 +130,12 @@ def _read(name: str, file: str) -> tuple[dict[str, Any], Path]:
 def _preprocessing(name: str) -> Preprocessing:
     record, path = _read(name, "preprocessor_config.json")
     try:
+        if other := [key for key, value in record.items() if key.startswith("do_") and value and key not in STEPS]:
+            raise ValueError(f"{other[0]} is none of {', '.join(STEPS)}")
         sides = record["size"] if isinstance(record["size"], dict) else {"height": record["size"]}
         edge, rule = sides.get("shortest_edge", 0), "shorter"
         if edge and record.get("do_center_crop"):
-            size, resize = _square(record["crop_size"]), edge
+            size, resize = _square(record["crop_size"]), int(edge / (record.get("crop_pct") or 1))  # PoolFormer
         elif edge:  # ConvNext
             size, resize = edge, int(edge / record["crop_pct"]) if edge < CONVNEXT_SIDE else edge
             rule = "shorter" if edge < CONVNEXT_SIDE else "both"
@@ -141,9 +145,15 @@ def _preprocessing(name: str) -> Preprocessing:
                 size = _square(record["crop_size"])
         normal = {"mean": tuple(record["image_mean"]), "std": tuple(record["image_std"])} \
             if record.get("do_normalize", True) else AS_IT_IS
+        if record.get("rescale_offset"):  # EfficientNet: pixels from -1 on
+            normal = normal | {"mean": tuple(mean + 1 for mean in normal["mean"])}
+        if record.get("include_top"):  # EfficientNet: divided by the deviation once more
+            normal = normal | {"std": tuple(std * float(again) for std, again in
+                                            zip(normal["std"], record["image_std"], strict=True))}
+        scale = float(record.get("rescale_factor", 1 / 255)) if record.get("do_rescale", True) else 1.0
         return Preprocessing(
             size=size, resize=resize if record.get("do_resize", True) else 0, rule=rule, **normal,
-            interpolation=FILTERS[record.get("resample", 2)], scale=float(record.get("rescale_factor", 1 / 255)))
+            interpolation=FILTERS[record.get("resample", 2)], scale=scale)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} states no preprocessing that is supported here ({type(error).__name__}: "
                          f"{first_line(error)})") from None

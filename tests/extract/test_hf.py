@@ -10,6 +10,7 @@ from PIL import Image
 from tests.extract.encoders import load
 from tests.extract.encoders import logits as logits_of
 from twofold.data.utils.errors import InputError
+from twofold.extract.encoders.hf import _preprocessing
 from twofold.extract.encoders.presets import licences
 from twofold.extract.engine.task import recipe_of
 
@@ -69,7 +70,23 @@ def test_the_preprocessing_is_the_models_own(tmp_path, how, expected):
     assert prepared.prepare(Image.new("RGB", (50, 41))).shape == (expected[0], expected[0], 3)
 
 
+@pytest.mark.parametrize("kind, how", [
+    ("EfficientNet", {"include_top": True, "rescale_offset": False}), ("ViT", {"do_rescale": False}),
+    ("EfficientNet", {"include_top": True, "rescale_offset": True, "rescale_factor": 2 / 255}),
+    ("PoolFormer", {"size": {"shortest_edge": 36}, "do_center_crop": True, "crop_pct": 0.9,
+                    "crop_size": {"height": 40, "width": 40}})])
+def test_pixels_are_those_of_transformers_own_processor(tmp_path, kind, how):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(HOW | how))
+    prepared = _preprocessing(str(tmp_path))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (prepared.resize, prepared.resize, 3), np.uint8))
+    ours = (prepared.prepare(image) * prepared.scale - np.array(prepared.mean)) / prepared.std
+    theirs = getattr(transformers, f"{kind}ImageProcessor")(**HOW | how)(image, return_tensors="np")["pixel_values"][0]
+    np.testing.assert_allclose(ours.transpose(2, 0, 1), theirs, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("change, message", [
+    (lambda folder: (folder / "preprocessor_config.json").write_text(json.dumps(HOW | {"do_flip_channel_order": True})),
+     "do_flip_channel_order is none of"),
     (lambda folder: (folder / "config.json").unlink(), "config.json could not be had"),
     (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors"),
     (lambda folder: (folder / "preprocessor_config.json").unlink(), "preprocessor_config.json could not be had"),

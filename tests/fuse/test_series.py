@@ -77,6 +77,9 @@ def test_subtitles_say_the_events(answered, tmp_path):
     text = (tmp_path / "out.vtt").read_text()
     assert count == 3 and text.startswith("WEBVTT\n\n") and text.count(" --> ") == 3
     assert "00:00:00.000 --> 00:00:00.750\n<v person 0, expression>happily surprised 90 %\n" in text
+    own = answered.rename(columns={"happily_surprised": "joie & <b>"}).replace("happily_surprised", "joie & <b>")
+    write_events(own, Output(tmp_path / "own.vtt", EVENTS))
+    assert "joie &amp; &lt;b&gt; 90 %" in (tmp_path / "own.vtt").read_text()
     write_events(answered, Output(tmp_path / "out.eaf", EVENTS))
     document = ElementTree.parse(tmp_path / "out.eaf").getroot()
     slots = {slot.get("TIME_SLOT_ID"): int(slot.get("TIME_VALUE")) for slot in document.iter("TIME_SLOT")}
