@@ -44,7 +44,7 @@ def sequences(table: pd.DataFrame) -> np.ndarray:
     if not {"source", "frame", "track"} <= set(table):
         return table["group"].to_numpy(object)
     source, track = table["source"], table["person" if "person" in table else "track"]
-    several = source.map(table[track != ""].groupby("source")["track"].nunique()) > 1
+    several = source.map(track[track != ""].groupby(source).nunique()) > 1
     alone = (table["frame"] == "") | (several & (track == ""))
     return source.mask(several, source + ", person " + track).mask(alone, STANDALONE).to_numpy(object)
 

@@ -157,7 +157,7 @@ class Run:
         """
         self.require_one_encoder_per_stream()
         streams = [find_stream(store, *stream, source=str(self.path)) for stream in self.streams]
-        notes = [f"{stream.backbone}: other than what the run was trained on (there, here): "
+        notes = [f"{stream.name}: other than what the run was trained on (there, here): "
                  + describe_differences(differences(recipe, stream.recipe)) for stream, (_, _, recipe)
                  in zip(streams, self.streams, strict=True) if stream.recipe.fingerprint != recipe.fingerprint]
         if self.settings.unit:

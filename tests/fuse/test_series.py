@@ -12,6 +12,7 @@ from twofold.data.faces.align import MEAN_FACE, head_pose
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.outputs import Output
 from twofold.fuse.series import EVENTS, find_events, resample, write_events
+from twofold.fuse.smoothing import STANDALONE, sequences
 
 
 def rotation(yaw, pitch, roll):
@@ -47,6 +48,13 @@ def test_rows_at_a_rate_are_means_of_their_frames_and_gaps_stay():
     assert samples["time"].astype(float).tolist() == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
     assert values[:, 0].tolist() == pytest.approx([2, 6, np.nan, np.nan, np.nan, 9, 11], nan_ok=True)
     assert samples["key"].tolist() == ["k0", "k2", "", "", "", "k4", "k5"] and set(samples["track"]) == {"0"}
+
+
+def test_frames_without_a_face_are_of_the_one_person_whatever_her_tracks():
+    table = frames(np.arange(5), ["0", "0", "", "1", "1"], person=["0", "0", "", "0", "0"])
+    assert set(sequences(table)) == {"clip.mp4"}
+    two = table.assign(person=["0", "0", "", "1", "1"])
+    assert sequences(two).tolist() == ["clip.mp4, person 0"] * 2 + [STANDALONE] + ["clip.mp4, person 1"] * 2
 
 
 def test_people_have_rows_of_their_own_and_photographs_stay():
