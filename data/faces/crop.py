@@ -1,12 +1,16 @@
 """The verb `crop`: photographs and videos to a folder of aligned faces and its manifest, with a journal to resume."""
 
+import hashlib
 import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +18,30 @@ import numpy as np
 from tqdm import tqdm
 
 from twofold.data.faces.align import TEMPLATE
-from twofold.data.faces.detect import IMAGES, DetectionConfig, Face, FrameDetections, detect_faces, faces_manifest
+from twofold.data.faces.detect import (
+    IMAGES,
+    DetectionConfig,
+    Face,
+    FrameDetections,
+    Previous,
+    detect_faces,
+    face_rows,
+    manifest_columns,
+    rows_manifest,
+)
 from twofold.data.faces.detectors import Detection, DetectorModel
 from twofold.data.faces.identity import Gallery, IdentityModel
 from twofold.data.faces.settings import VERSION, CropSettings, Sampling
 from twofold.data.faces.sources import Source
 from twofold.data.faces.video import VideoError, VideoReader
-from twofold.data.manifest import Manifest, read_manifest, write_manifest
-from twofold.data.utils.atomic import atomic_write, try_lock, write_text
+from twofold.data.utils.atomic import atomic_write, publish, remove, temporary_file, try_lock, write_text
+from twofold.data.utils.csv_files import table_to_csv
 from twofold.data.utils.errors import InputError
 from twofold.data.utils.keys import NO_FACE, NO_FACE_SUFFIX
 
-FACES, FACTS, JOURNAL = "faces.csv", "crop.json", ".journal.jsonl"
+FACES, FACTS, JOURNAL, TEMPORARY = "faces.csv", "crop.json", ".journal.jsonl", ".tmp-face"
+WRITTEN = "faces_sha256"  #: in FACTS
+CHUNK_ROWS = 5000  #: of faces.csv that are written together
 SHOWN = 10  #: sources named in the report's text
 LOG_SECONDS = 30  #: between progress lines where stderr is not a terminal
 
@@ -97,11 +113,7 @@ def crop(sources: Sequence[Source], out: Path, model: DetectorModel, *, settings
         "detector": {"name": model.name, "sha256": model.sha256}, "template": [list(point) for point in TEMPLATE],
         "line": line} | ({"identity": identity.record()} if identity else {}))
     with Journal(out) as journal:
-        def manifest() -> Manifest:
-            return faces_manifest((entry for entry, _ in journal.entries(sources)), settings, line, identity=identity,
-                                  by_person=by_person)
-
-        _check_unchanged(out / FACES, manifest(), overwrite)
+        _check_unchanged(out, overwrite)
         digests = {source.name: source.sha256() for source in sources}
         finished, previous = _resume(journal, out, digests, settings)
         config, gallery = DetectionConfig(model, settings, sampling, workers, identity), Gallery()
@@ -117,40 +129,86 @@ def crop(sources: Sequence[Source], out: Path, model: DetectorModel, *, settings
             ) as bar, closing(detect_faces(rest, config, previous, reader, gallery)) as detections:
                 for entry in detections:
                     is_image = entry.frame is not None or not entry.source.video  # and not the end of a video
-                    if (entry.source.name, entry.frame) not in previous:
+                    if entry.frame is None or entry.frame not in previous.get(entry.source.name, ()):
                         for number, face in enumerate(entry.faces):
-                            path = out / entry.face_key(number, settings)
-                            if path.parent not in folders:
-                                path.parent.mkdir(parents=True, exist_ok=True)
-                                if not path.parent.resolve().is_relative_to(out.resolve()):
-                                    raise InputError(f"{path.parent} is a link out of {out}: choose another -o")
-                                folders.add(path.parent)
-                            with atomic_write(path, durable=False) as temporary:
-                                temporary.write_bytes(face.content)
+                            key = entry.face_key(number, settings)
+                            if (folder := os.path.dirname(key)) not in folders:
+                                (out / folder).mkdir(parents=True, exist_ok=True)
+                                if not (out / folder).resolve().is_relative_to(out.resolve()):
+                                    raise InputError(f"{out / folder} is a link out of {out}: choose another -o")
+                                folders.add(folder)
+                            journal.write(key, face.content)
                         journal.add(entry, digests[entry.source.name])
                         frames += is_image
                     bar.update(is_image)
         except KeyboardInterrupt:
             stopped = True
-        faces = manifest()
-    if not stopped:
-        write_manifest(faces, out / FACES)
-    table, own = faces.table, faces.table["source"]
-    seen, video = ~table["key"].str.endswith(NO_FACE_SUFFIX), table["frame"] != ""
-    notes = table.groupby("source")["note"].last()
-    faults = {str(name): note.removeprefix(f"{NO_FACE}; ") for name, note in notes.items() if note not in ("", NO_FACE)}
-    unread = set(faults) - set(own[seen | video])
-    persons = table[table["person"] != ""] if identity else table[:0]
-    return CropReport(
-        manifest=out / FACES, photographs=len(set(own[~video]) - unread), videos=len(set(own[video])),
-        labelled=len(set(own[(table[["basic", "compound"]] != "").any(axis=1)])),
-        looks=len(table[["source", "frame"]].drop_duplicates()) - len(unread), faces=int(seen.sum()),
-        tracks=len(table[seen & video][["source", "track"]].drop_duplicates()),
-        enlarged=int((table["scale"][seen].astype(float) > 1).sum()),
-        faceless=tuple(sorted(set(own) - set(own[seen]) - unread)), faults=faults,
-        frames_now=frames, seconds=time.monotonic() - began, stopped=stopped,
-        persons=len(persons[["person"] if identity and identity.session else ["source", "person"]].drop_duplicates())
-        if identity else 0, identity=identity.text() if identity else "")
+        tally = _Tally()
+        names, rows = _faces_table(journal, sources, settings, line, identity=identity, by_person=by_person)
+        if stopped:
+            deque(tally.count(rows), maxlen=0)
+        else:
+            _write_faces(out, tally.count(rows), names)
+    return tally.report(manifest=out / FACES, frames_now=frames, seconds=time.monotonic() - began, stopped=stopped,
+                        session=bool(identity and identity.session), identity=identity.text() if identity else "")
+
+
+def _write_faces(out: Path, rows: Iterator[dict[str, str]], names: list[str]) -> None:
+    """Write faces.csv, some rows at a time; one that says the same stays as it is."""
+    with temporary_file(out) as temporary:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            chunk = list(islice(rows, CHUNK_ROWS))
+            while True:
+                text = table_to_csv(rows_manifest(chunk, names).table)
+                file.write(text if not file.tell() else text[text.index("\n") + 1:])
+                if not (chunk := list(islice(rows, CHUNK_ROWS))):
+                    break
+        new, old = _digest(temporary), _digest(out / FACES)
+        if new != old:
+            _note_written(out, [old, new])  # before and after, so that a crash in between is no change by somebody else
+            publish(temporary, out / FACES)
+        _note_written(out, [new])
+
+
+class _Tally:
+    """Counts what `CropReport` says, of the rows of faces.csv, source by source, as they pass."""
+
+    def __init__(self) -> None:
+        self.seen, self.videos, self.labelled = set[str](), set[str](), set[str]()
+        self.notes, self.tracks, self.persons = dict[str, str](), set[tuple[str, str]](), set[tuple[str, str]]()
+        self.looks = self.faces = self.enlarged = 0
+
+    def count(self, rows: Iterable[dict[str, str]]) -> Iterator[dict[str, str]]:
+        """The rows, counted."""
+        look = None
+        for row in rows:
+            name, (before, look) = row["source"], (look, (row["source"], row["frame"]))
+            self.looks += before != look
+            self.notes[name] = row["note"]
+            if row.get("basic") or row.get("compound"):
+                self.labelled.add(name)
+            if row["frame"]:
+                self.videos.add(name)
+            if not row["key"].endswith(NO_FACE_SUFFIX):
+                self.faces += 1
+                self.enlarged += float(row["scale"]) > 1
+                self.seen.add(name)
+                if row["frame"]:
+                    self.tracks.add((name, row["track"]))
+                if row.get("person"):
+                    self.persons.add((name, row["person"]))
+            yield row
+
+    def report(self, *, session: bool, **facts: Any) -> CropReport:
+        """session: persons have one number in all sources; facts: the rest of the report."""
+        faults = {name: note.removeprefix(f"{NO_FACE}; ") for name, note in sorted(self.notes.items())
+                  if note not in ("", NO_FACE)}
+        unread = set(faults) - self.seen - self.videos
+        return CropReport(
+            photographs=len(set(self.notes) - self.videos - unread), videos=len(self.videos),
+            labelled=len(self.labelled), looks=self.looks - len(unread), faces=self.faces, tracks=len(self.tracks),
+            enlarged=self.enlarged, faceless=tuple(sorted(set(self.notes) - self.seen - unread)), faults=faults,
+            persons=len({person if session else (name, person) for name, person in self.persons}), **facts)
 
 
 def _claim_folder(out: Path, facts: dict[str, Any]) -> None:
@@ -180,25 +238,33 @@ def _claim_folder(out: Path, facts: dict[str, Any]) -> None:
         raise InputError(f"{out} has faces that were cropped otherwise ({'; '.join(other)}): choose another -o")
 
 
-def _check_unchanged(path: Path, faces: Manifest, overwrite: bool) -> None:
-    """Raises InputError for a manifest that differs from what was written: labels that somebody added would be lost."""
-    if overwrite or not path.exists():
-        return
-    there = read_manifest(path).table
-    rows = {row[0]: row for row in faces.table.itertuples(index=False, name=None)}  # less what a crash cut off
-    columns = ["split", "basic", "compound"]
-    labelled = (there[columns] != "").any(axis=None) and not (faces.table[columns] != "").any(axis=None)
-    if labelled or list(there) != list(faces.table) or any(
-            rows.get(row[0], row) != row for row in there.itertuples(index=False, name=None)):
+def _check_unchanged(out: Path, overwrite: bool) -> None:
+    """Raises InputError for a faces.csv that was changed since: labels that somebody added would be lost."""
+    path = out / FACES
+    if not overwrite and path.exists() and _digest(path) not in json.loads((out / FACTS).read_text()).get(WRITTEN, []):
         raise InputError(f"{path} was changed since `crop` wrote it: --overwrite replaces it, or give it another name")
 
 
+def _digest(path: Path) -> str:
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+    return ""
+
+
+def _note_written(out: Path, digests: Sequence[str]) -> None:
+    """Keep in crop.json the SHA-256 that faces.csv may have."""
+    facts = json.loads((out / FACTS).read_text(encoding="utf-8"))
+    if facts.get(WRITTEN) != digests:
+        write_text(out / FACTS, json.dumps(facts | {WRITTEN: digests}, indent=2) + "\n")
+
+
 def _resume(journal: "Journal", out: Path, digests: Mapping[str, str], settings: CropSettings
-            ) -> tuple[set[str], dict[tuple[str, int], FrameDetections]]:
+            ) -> tuple[set[str], Mapping[str, Previous]]:
     """Names of finished sources, and the frames of the others that are done, of those with these SHA-256. The files
     decide: a source with a missing file, or one of another length than was written, is forgotten. Raises InputError for
     a source whose file is another than before."""
-    finished, previous, damaged = set(), {}, set()
+    previous = dict[str, dict[int, Callable[[], FrameDetections]]]()
+    finished, damaged = set[str](), set[str]()
     for entry, record in journal.entries():
         name = entry.source.name
         if digests.get(name, record["sha256"]) != record["sha256"]:
@@ -212,10 +278,11 @@ def _resume(journal: "Journal", out: Path, digests: Mapping[str, str], settings:
         elif entry.last:
             finished.add(name)
         elif entry.frame is not None:
-            previous[name, entry.frame] = entry
-    journal.forget(damaged)
-    finished -= damaged
-    return finished, {place: entry for place, entry in previous.items() if place[0] not in finished | damaged}
+            previous.setdefault(name, {})[entry.frame] = partial(journal.entry, record["at"])
+    if damaged:
+        journal.forget(damaged)
+        return _resume(journal, out, digests, settings)
+    return finished, {name: places for name, places in previous.items() if name not in finished}
 
 
 def _expected_frames(source: Source, sampling: Sampling, reader: VideoReader) -> int:
@@ -234,8 +301,9 @@ class Journal(AbstractContextManager):
     def __init__(self, folder: Path):
         """Open or create the journal of a folder, and drop a last line that a crash cut off. Raises InputError where
         another process writes."""
-        self.path = folder / JOURNAL
+        self.path, self.folder, self._temporary = folder / JOURNAL, str(folder), str(folder / TEMPORARY)
         self._open()
+        remove(folder / TEMPORARY)
         self.file.truncate(sum(len(line) for line in self.file if line.endswith(b"\n")))
 
     def _open(self) -> None:
@@ -248,6 +316,12 @@ class Journal(AbstractContextManager):
     def __exit__(self, *_: object) -> None:
         os.fsync(self.file.fileno())
         self.file.close()
+
+    def write(self, key: str, content: bytes) -> None:
+        """Write an image, whole or not at all; there is one writer, so no lock is needed and no name of its own."""
+        with open(self._temporary, "xb", buffering=0) as file:
+            file.write(content)
+        os.replace(self._temporary, f"{self.folder}/{key}")
 
     def add(self, entry: FrameDetections, sha256: str) -> None:
         """Append a photograph or frame, all of whose images are written; sha256 is its source's."""
@@ -264,29 +338,60 @@ class Journal(AbstractContextManager):
 
     def forget(self, names: Set[str]) -> None:
         """Remove all lines of these sources."""
-        if names:
-            with atomic_write(self.path) as temporary, self.path.open("rb") as old, temporary.open("wb") as new:
-                new.writelines(line for line in old if json.loads(line)["source"] not in names)
-            self.file.close()
-            self._open()
+        with atomic_write(self.path) as temporary, self.path.open("rb") as old, temporary.open("wb") as new:
+            new.writelines(line for line in old if json.loads(line)["source"] not in names)
+        self.file.close()
+        self._open()
 
-    def entries(self, sources: Sequence[Source] = ()) -> Iterator[tuple[FrameDetections, dict[str, Any]]]:
-        """Every photograph and frame in order, without the images, and its record. These sources, whose labels may
-        have changed, take the place of those of their names."""
-        current = {source.name: source for source in sources}
+    def entries(self, spans: Iterable[Sequence[int]] = ((0, -1),)) -> Iterator[tuple[FrameDetections, dict[str, Any]]]:
+        """Every photograph and frame in order, without the images, and its record, which has its place, `at`. spans: of
+        bytes, instead of all."""
         with self.path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    raise InputError(f"{self.path}: line {number} is damaged: choose another -o and crop again"
-                                     ) from None
-                faces = tuple(Face(Detection(tuple(face["box"]), tuple(map(tuple, face["landmarks"])), face["score"]),
-                                   b"", face["scale"], face["padded"], face["sharpness"], face["track"])
-                              for face in record["faces"])
-                name, size = record["source"], record["size"] and (record["size"][0], record["size"][1])
-                source = current.get(name) or Source(name, Path(), record["video"], record["labels"])
-                persons = {int(track): person for track, person in record.get("persons", {}).items()}
-                sums = {int(person): np.array(total, np.float32) for person, total in record.get("sums", {}).items()}
-                yield (FrameDetections(source, record["frame"], record["time"], faces, record["note"], record["last"],
-                                       size, persons=persons, sums=sums), record)
+            for place, end in spans:
+                file.seek(place)
+                while place != end and (line := file.readline()):
+                    yield _read_entry(line, place, self.path)
+                    place += len(line)
+
+    def entry(self, place: int) -> FrameDetections:
+        """That of the line at this byte."""
+        return next(self.entries([(place, -1)]))[0]
+
+
+def _read_entry(line: bytes, place: int, path: Path) -> tuple[FrameDetections, dict[str, Any]]:
+    try:
+        record = json.loads(line) | {"at": place, "length": len(line)}
+    except ValueError:
+        raise InputError(f"{path}: the line at byte {place} is damaged: choose another -o and crop again") from None
+    faces = tuple(Face(Detection(tuple(face["box"]), tuple(map(tuple, face["landmarks"])), face["score"]), b"",
+                       face["scale"], face["padded"], face["sharpness"], face["track"]) for face in record["faces"])
+    size = record["size"] and (record["size"][0], record["size"][1])
+    persons = {int(track): person for track, person in record.get("persons", {}).items()}
+    sums = {int(person): np.array(total, np.float32) for person, total in record.get("sums", {}).items()}
+    return FrameDetections(Source(record["source"], Path(), record["video"], record["labels"]), record["frame"],
+                           record["time"], faces, record["note"], record["last"], size, persons=persons,
+                           sums=sums), record
+
+
+def _faces_table(journal: Journal, sources: Sequence[Source], settings: CropSettings, line: str, *,
+                 identity: IdentityModel | None, by_person: bool) -> tuple[list[str], Iterator[dict[str, str]]]:
+    """Columns and rows of faces.csv, by source in order of their names. These sources, whose labels may have changed,
+    take the place of those of their names. Holds a line at a time, and where in the journal each source's are."""
+    current, spans, ends = {source.name: source for source in sources}, dict[str, list[list[int]]](), {}
+    labels = dict[str, None]()
+    for entry, record in journal.entries():
+        source, start = current.setdefault(entry.source.name, entry.source), record["at"]
+        own = spans.setdefault(source.name, [[start, start]])
+        if own[-1][1] != start:
+            own.append([start, start])
+        own[-1][1] += record["length"]
+        labels |= dict.fromkeys(source.labels)
+        if entry.last and source.video:
+            ends[source.name] = replace(entry, sums={})
+
+    def rows() -> Iterator[dict[str, str]]:
+        for name in sorted(spans):
+            entries = (replace(entry, source=current[name]) for entry, _ in journal.entries(spans[name]))
+            yield from face_rows(entries, ends, settings, line, identity=identity, by_person=by_person)
+
+    return manifest_columns(labels, identity), rows()

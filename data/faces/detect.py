@@ -72,6 +72,9 @@ class FrameDetections:
         return f"{IMAGES}/{self.source.name}/t{self.faces[number].track}-{self.frame:06d}{settings.suffix}"
 
 
+Previous = Mapping[int, Callable[[], FrameDetections]]  #: frames of a source that are done: how to read them
+
+
 @dataclass(frozen=True)
 class DetectionConfig:
     """How to detect and crop. workers: threads, 0 for one a core; identity: tells people apart, None for tracks by
@@ -90,7 +93,7 @@ class DetectionConfig:
 
 
 def detect_faces(sources: Sequence[Source], config: DetectionConfig,
-                 previous: Mapping[tuple[str, int], FrameDetections] | None = None,
+                 previous: Mapping[str, Previous] | None = None,
                  reader: VideoReader | None = None, gallery: Gallery | None = None) -> Generator[FrameDetections]:
     """Detect and crop the faces of the sources, in order, frame by frame; every source ends with an entry that is its
     `last`. Holds a bounded number of images, however long a video is. previous: results of an earlier run by source and
@@ -146,7 +149,7 @@ class _People:
                        faces=tuple(replace(face, portrait=None) for face in entry.faces))
 
 
-def _tasks(sources: Sequence[Source], config: DetectionConfig, previous: Mapping[tuple[str, int], FrameDetections],
+def _tasks(sources: Sequence[Source], config: DetectionConfig, previous: Mapping[str, Previous],
            reader: VideoReader, remarks: list[Counter[str]]
            ) -> Iterator[tuple[Callable[[], list[FrameDetections]], int]]:
     """One task for each photograph and each group of frames, the first of which is shown to the detector, and about how
@@ -169,13 +172,13 @@ def _tasks(sources: Sequence[Source], config: DetectionConfig, previous: Mapping
         faces = cut_out(pixels, detector().detect(pixels), settings, identity)
         return [FrameDetections(source, None, None, faces, "" if faces else NO_FACE, True, image.size)]
 
-    def detect_group(source: Source, group: Sequence[tuple[Frame, bool]], done: Mapping[int, FrameDetections]
+    def detect_group(source: Source, group: Sequence[tuple[Frame, bool]], done: Previous
                      ) -> list[FrameDetections]:
         entries, follower = list[FrameDetections](), None
         repeated = all(frame.index in done for frame, _ in group)
         for frame, cut in group:
             if repeated:
-                entry = done[frame.index]
+                entry = done[frame.index]()
                 faces = tuple(replace(face, portrait=portrait(frame.pixels, face.detection))
                               for face in entry.faces) if config.identity else entry.faces
             else:
@@ -193,7 +196,7 @@ def _tasks(sources: Sequence[Source], config: DetectionConfig, previous: Mapping
         if not source.video:
             yield partial(detect, source), 0
             continue
-        note, done = "", {index: entry for (name, index), entry in previous.items() if name == source.name}
+        note, done = "", previous.get(source.name, {})
         group, cuts = list[tuple[Frame, bool]](), CutFinder() if config.compares_frames else None
         try:
             for frame in reader.frames(source.path, config.sampling, skip=() if cuts else done):
@@ -234,53 +237,68 @@ def crop_faces(image: Image.Image | np.ndarray, detector: Detector, settings: Cr
     return faces, len(detections) - len(faces)
 
 
-def faces_manifest(detections: Iterable[FrameDetections], settings: CropSettings, line: str,
-                   uncropped: Set[str] = frozenset(), *, identity: IdentityModel | None = None,
-                   by_person: bool = False) -> Manifest:
-    """A row a face, or one without an image, whose key says so; sources sorted by name. What ended a video early is the
-    note of its last row. line: of the column `crop`; uncropped: names of photographs that are faces already: a row
-    each, whose key is the name; identity: told the persons apart, for the column `person`; by_person: the group is the
-    person, where known, and not the source."""
-    rows: list[dict[str, str]] = []
-    for entry in detections:
-        name, frame, note = entry.source.name, entry.frame, entry.note
-        ends_video = entry.last and entry.source.video
-        for row in reversed(rows if ends_video and identity else ()):
-            if row["source"] != name:
-                break
-            row |= _person(entry, row.get("track"), identity, by_person)
-        if ends_video and rows and rows[-1]["source"] == name:
-            rows[-1]["note"] = "; ".join(filter(None, (rows[-1]["note"], note and f"the video {note}")))
-            continue
-        row = dict(entry.source.labels) | {"key": name, "group": name, "source": name}
-        if name in uncropped:
-            rows.append(row)
-            continue
-        row |= {"crop": line, "note": note or "no frame" if ends_video else note,
-                "picture": " ".join(map(str, entry.size or ())), "frame": "" if frame is None else str(frame),
-                "time": "" if entry.time is None else f"{entry.time:.6f}".rstrip("0").rstrip(".")}
-        if not entry.faces:
-            rows.append(row | {"key": f"{IMAGES}/{name if frame is None else f'{name}/{frame:06d}'}{NO_FACE_SUFFIX}"})
-        for number, face in enumerate(entry.faces):
-            rows.append(row | {
-                "key": entry.face_key(number, settings), "box": " ".join(f"{value:g}" for value in face.detection.box),
-                "landmarks": " ".join(f"{value:g}" for point in face.detection.landmarks for value in point),
-                "score": f"{face.detection.score:g}", "track": "" if frame is None else str(face.track),
-                "sharpness": f"{face.sharpness:g}", "scale": f"{face.scale:g}", "padded": f"{face.padded:g}"}
-                | _person(entry, face.track if frame is None else None, identity, by_person))
+def faces_manifest(detections: Sequence[FrameDetections], settings: CropSettings, line: str,
+                   uncropped: Set[str] = frozenset(), *, identity: IdentityModel | None = None) -> Manifest:
+    """The manifest of `face_rows`, sources sorted by name."""
+    ends = {entry.source.name: entry for entry in detections if entry.last and entry.source.video}
+    rows = list(face_rows(detections, ends, settings, line, uncropped, identity=identity))
     rows.sort(key=lambda row: row["source"])  # stable: frames stay in order
-    names = list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)]))
-    if not identity:
-        names.remove("person")
+    names = manifest_columns((name for row in rows for name in row), identity)
+    return rows_manifest(rows, names)
+
+
+def manifest_columns(labels: Iterable[str], identity: IdentityModel | None) -> list[str]:
+    """Those of a manifest of faces whose sources have these labels."""
+    return [name for name in dict.fromkeys([*COLUMNS, *labels]) if identity or name != "person"]
+
+
+def rows_manifest(rows: Sequence[Mapping[str, str]], names: list[str]) -> Manifest:
+    """A checked manifest of rows, empty where they lack a column."""
     cells = [[row.get(name, "") for name in names] for row in rows]
     return build_manifest(pd.DataFrame(cells, columns=names), source="faces.csv")
 
 
-def _person(end: FrameDetections, track: str | int | None, identity: IdentityModel | None, by_person: bool
+def face_rows(detections: Iterable[FrameDetections], ends: Mapping[str, FrameDetections], settings: CropSettings,
+              line: str, uncropped: Set[str] = frozenset(), *, identity: IdentityModel | None = None,
+              by_person: bool = False) -> Iterator[dict[str, str]]:
+    """A row a face, or one without an image, whose key says so. What ended a video early is the note of its last row.
+    ends: of each video, the entry that is its last; line: of the column `crop`; uncropped: names of photographs that
+    are faces already: a row each, whose key is the name; identity: told the persons apart, for the column `person`;
+    by_person: the group is the person, where known, and not the source."""
+    last: dict[str, str] = {}
+    for entry in detections:
+        name, frame, note = entry.source.name, entry.frame, entry.note
+        ends_video = entry.last and entry.source.video
+        if ends_video and last and last["source"] == name:
+            last["note"] = "; ".join(filter(None, (last["note"], note and f"the video {note}")))
+            continue
+        row = dict(entry.source.labels) | {"key": name, "group": name, "source": name}
+        rows = [row]
+        if name not in uncropped:
+            row |= {"crop": line, "note": note or "no frame" if ends_video else note,
+                    "picture": " ".join(map(str, entry.size or ())), "frame": "" if frame is None else str(frame),
+                    "time": "" if entry.time is None else f"{entry.time:.6f}".rstrip("0").rstrip(".")}
+            rows = [row | {
+                "key": entry.face_key(number, settings), "box": " ".join(f"{value:g}" for value in face.detection.box),
+                "landmarks": " ".join(f"{value:g}" for point in face.detection.landmarks for value in point),
+                "score": f"{face.detection.score:g}", "track": "" if frame is None else str(face.track),
+                "sharpness": f"{face.sharpness:g}", "scale": f"{face.scale:g}", "padded": f"{face.padded:g}"}
+                | _person(entry if frame is None else ends.get(name), face.track, identity, by_person)
+                for number, face in enumerate(entry.faces)] or [row | {
+                    "key": f"{IMAGES}/{name if frame is None else f'{name}/{frame:06d}'}{NO_FACE_SUFFIX}"}]
+        for row in rows:
+            if last:
+                yield last
+            last = row
+    if last:
+        yield last
+
+
+def _person(end: FrameDetections | None, track: int, identity: IdentityModel | None, by_person: bool
             ) -> dict[str, str]:
     """The columns of a face of a track whose source ends so."""
-    person = end.persons.get(int(track)) if track not in ("", None) else None
-    if person is None or not identity:
+    person = end.persons.get(track) if end else None
+    if person is None or not identity or not end:
         return {}
     group = f"person {person}" if identity.session else f"{end.source.name}, person {person}"
     return {"person": str(person)} | ({"group": group} if by_person else {})

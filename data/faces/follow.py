@@ -29,20 +29,20 @@ class Follower:
         """The faces in the next frame, the largest first; None where one of them was lost: detect them anew."""
         moved = []
         for number, face in enumerate(self._faces):
-            match = _moved(self._image, image, face)
+            match = _moved(self._image, image, face, self._looks.get(number))
             if match is None:
                 return None
-            now, before, after = match
-            if not float((self._looks.setdefault(number, before) * after).sum()) >= MIN_LIKENESS:
-                return None
-            moved.append(now)
+            moved.append(match[0])
+            self._looks[number] = match[1]
         self._image, self._faces = image, moved
         return sorted(moved, key=lambda face: (-face.box[2] * face.box[3], face.box))
 
 
-def _moved(before: np.ndarray, after: np.ndarray, face: Detection) -> tuple[Detection, np.ndarray, np.ndarray] | None:
-    """The face in the frame after, and how it looked before and looks now; None where it cannot be followed: pyramidal
-    Lucas-Kanade (J.-Y. Bouguet 2001) of a grid of points, there and back (Z. Kalal et al., ICPR 2010)."""
+def _moved(before: np.ndarray, after: np.ndarray, face: Detection, look: np.ndarray | None
+           ) -> tuple[Detection, np.ndarray] | None:
+    """The face in the frame after, and its look where it was detected: `look`, or, if that is None, that of the frame
+    before. None where it cannot be followed: pyramidal Lucas-Kanade (J.-Y. Bouguet 2001) of a grid of points, there and
+    back (Z. Kalal et al., ICPR 2010)."""
     cv2 = require_opencv()
     x, y, width, height = face.box
     longer = max(width, height)
@@ -51,14 +51,15 @@ def _moved(before: np.ndarray, after: np.ndarray, face: Detection) -> tuple[Dete
     left, top = (max(0, int(place - AROUND * longer)) for place in (x, y))
     right, bottom = int(x + width + AROUND * longer) + 1, int(y + height + AROUND * longer) + 1
     step = max(1, int(longer / (2 * SIDE)))  # of a large face, not every pixel
-    pieces = [image[top:bottom:step, left:right:step] for image in (before, after)]
-    rows, columns = pieces[0].shape[:2]
+    pieces = [cv2.cvtColor(image[top:bottom, left:right], cv2.COLOR_BGR2GRAY)[::step, ::step]
+              for image in (before, after)]
+    rows, columns = pieces[0].shape
     scale = SIDE * step / longer
     small = max(1, round(columns * scale)), max(1, round(rows * scale))
     if min(small) < SIDE // 2:
         return None
-    old, new = (cv2.resize(cv2.cvtColor(piece, cv2.COLOR_BGR2GRAY), small, interpolation=cv2.INTER_AREA
-                           if scale < 1 else cv2.INTER_LINEAR) for piece in pieces)
+    old, new = (cv2.resize(piece, small, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+                for piece in pieces)
     factor, corner = np.array(small) / (columns * step, rows * step), np.array([left, top])
     line = np.linspace(0.15, 0.85, GRID)
     grid = np.stack(np.meshgrid(x + width * line, y + height * line), axis=-1).reshape(-1, 2)
@@ -87,7 +88,8 @@ def _moved(before: np.ndarray, after: np.ndarray, face: Detection) -> tuple[Dete
     now = replace(face, box=(*(centre - size / 2).tolist(), *size.tolist()),
                   landmarks=tuple((float(a), float(b)) for a, b in landmarks))
     start, end = ((np.array(each.landmarks) - corner) * factor for each in (face, now))
-    return now, _look(old, start), _look(new, end)
+    look = _look(old, start) if look is None else look
+    return (now, look) if float((look * _look(new, end)).sum()) >= MIN_LIKENESS else None
 
 
 def _look(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
 
@@ -74,8 +75,8 @@ class CutFinder:
         if last is None or last.shape != small.shape:
             return last is not None
         difference = float(np.abs(small - last).mean())
-        is_cut = len(self._differences) >= CUT_LEAST and difference > max(
-            CUT_LEVELS, CUT_RATIO * float(np.median(self._differences)))
+        is_cut = (len(self._differences) >= CUT_LEAST and difference > CUT_LEVELS
+                  and difference > CUT_RATIO * median(self._differences))
         if is_cut:
             self._differences.clear()  # the next shot may move more
         else:

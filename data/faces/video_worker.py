@@ -22,6 +22,7 @@ import av.error
 import av.logging
 import av.stream
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 MAX_PIXELS = 64_000_000  #: of a frame, as of a photograph
 SHARED_BYTES = 400_000_000  #: of that file, which is sparse: two of the largest frames
@@ -227,13 +228,16 @@ def _seconds(frame: Any, count: int | None) -> Fraction | None:
     return None if count is None or frame.time_base is None else count * Fraction(frame.time_base)
 
 
-def upright(frame: Any) -> np.ndarray:
-    """(H, W, 3) BGR, turned and mirrored as the display matrix says, to the nearest of the eight orientations. Pixels
-    that are not square stay as they are."""
-    array, (a, b, c, d) = frame.to_ndarray(format="bgr24"), _display_matrix(frame)
+def upright(frame: Any, reformatter: VideoReformatter) -> np.ndarray:
+    """(H, W, 3) BGR, turned and mirrored as the display matrix says, to the nearest of the eight orientations: a view
+    of the frame converted. Pixels that are not square stay as they are."""
+    picture, (a, b, c, d) = reformatter.reformat(frame, format="bgr24"), _display_matrix(frame)
+    plane: Any = picture.planes[0]
+    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)  # which may be longer than their pixels
+    array = rows[:picture.height, :3 * picture.width].reshape(picture.height, picture.width, 3)
     if abs(a) + abs(d) < abs(b) + abs(c):  # rows become columns
         array, a, d = array.swapaxes(0, 1), c, b
-    return np.ascontiguousarray(array[::-1 if d < 0 else 1, ::-1 if a < 0 else 1])
+    return array[::-1 if d < 0 else 1, ::-1 if a < 0 else 1]
 
 
 def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
@@ -252,7 +256,7 @@ def serve(connection: Connection, memory: mmap.mmap) -> None:
     """Answer requests until there are no more: {"path", "size"} for the facts, with "fps", "every", "skip" for frames.
     skip: indices of frames whose pixels are not wanted; memory: mapped by both processes, receives pixels in places
     that are used in turn; the message "done" says that the next one may be used again."""
-    slot, used, place, spoke = 0, 0, 1, 0.0
+    slot, used, place, spoke, reformatter = 0, 0, 1, 0.0, VideoReformatter()
 
     def send(message: dict[str, Any]) -> None:
         nonlocal spoke
@@ -280,12 +284,12 @@ def serve(connection: Connection, memory: mmap.mmap) -> None:
                 index, seconds, frame = each
                 message = {"frame": index, "time": seconds}
                 if index not in skip:
-                    array = upright(frame)
+                    array = upright(frame, reformatter)
                     slots = min(MAX_SLOTS, SHARED_BYTES // array.size)
                     while used and (used >= slots or array.size != place):
                         used -= connection.recv_bytes() == b"done"
                     slot, used, place = (slot + 1) % slots, used + 1, array.size
-                    np.frombuffer(memory, np.uint8, place, slot * place)[:] = array.reshape(-1)
+                    np.frombuffer(memory, np.uint8, place, slot * place).reshape(array.shape)[:] = array
                     message |= {"at": slot * place, "shape": array.shape}
                     del array  # so that its memory is used again
                 send(message)
