@@ -126,7 +126,7 @@ def write_events(table: pd.DataFrame, out: Output) -> int:
     if suffix in SUBTITLES and len(videos) > 1:
         raise InputError(f"{out.path} is of one video, and there are {len(videos)}: give one, or a .csv file")
     if suffix == ".vtt":
-        cues = [f"{_clock(event.onset)} --> {_clock(event.offset)}\n<v person {event.person}, {event.kind}>"
+        cues = [f"{' --> '.join(map(_clock, _span(event)))}\n<v person {event.person}, {event.kind}>"
                 f"{escape(event.name.replace('_', ' '), quote=False)} {100 * event.peak:.0f} %\n"
                 for event in events]
         out.write_text("\n".join(["WEBVTT\n", f"NOTE {MARK}\n", *cues]))
@@ -145,35 +145,44 @@ def check_events_name(path: Path) -> None:
         raise InputError(f"{path}: events are written as .csv, .vtt or .eaf: choose one of these names")
 
 
-def _clock(seconds: float) -> str:
-    milliseconds = round(1000 * seconds)
+def _span(event: Event) -> tuple[int, int]:
+    """Milliseconds of its onset and offset, which are never the same: neither format has events of no length."""
+    onset = round(1000 * event.onset)
+    return onset, max(onset + 1, round(1000 * event.offset))
+
+
+def _clock(milliseconds: int) -> str:
     return (f"{milliseconds // 3_600_000:02d}:{milliseconds // 60_000 % 60:02d}:{milliseconds // 1000 % 60:02d}."
             f"{milliseconds % 1000:03d}")
 
 
 def _elan(events: Sequence[Event], video: str) -> str:
-    """An ELAN document (EAF 3.0) of one video, a tier for each person and kind of event."""
-    document = ElementTree.Element("ANNOTATION_DOCUMENT", AUTHOR=MARK, DATE="2000-01-01T00:00:00+00:00", FORMAT="3.0",
-                                   VERSION="3.0")
+    """An ELAN document (EAF 3.0) of one video, a tier for each person and kind of event.
+
+    Slots are in order of time, each of one annotation: who moves a shared one in ELAN moves both annotations.
+    """
+    document = ElementTree.Element("ANNOTATION_DOCUMENT", {
+        "AUTHOR": MARK, "DATE": "2000-01-01T00:00:00+00:00", "FORMAT": "3.0", "VERSION": "3.0",
+        "xmlns:xsi": "http://www.w3.org/2001/XMLSchema-instance",
+        "xsi:noNamespaceSchemaLocation": "http://www.mpi.nl/tools/elan/EAFv3.0.xsd"})
     header = ElementTree.SubElement(document, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
     ElementTree.SubElement(header, "MEDIA_DESCRIPTOR", MEDIA_URL=f"./{Path(video).name}",
                            MIME_TYPE=guess_type(video)[0] or "unknown", RELATIVE_MEDIA_URL=f"./{Path(video).name}")
     order = ElementTree.SubElement(document, "TIME_ORDER")
-    number = 0
-    for person, kind in dict.fromkeys((event.person, event.kind) for event in events):
-        tier = ElementTree.SubElement(document, "TIER", LINGUISTIC_TYPE_REF="default",
-                                      TIER_ID=f"person {person} {kind}")
-        for event in [each for each in events if (each.person, each.kind) == (person, kind)]:
-            slots = []
-            for seconds in (event.onset, event.offset):
-                number += 1
-                slots.append(f"ts{number}")
-                ElementTree.SubElement(order, "TIME_SLOT", TIME_SLOT_ID=slots[-1],
-                                       TIME_VALUE=str(round(1000 * seconds)))
-            annotation = ElementTree.SubElement(ElementTree.SubElement(tier, "ANNOTATION"), "ALIGNABLE_ANNOTATION",
-                                                ANNOTATION_ID=f"a{number}", TIME_SLOT_REF1=slots[0],
-                                                TIME_SLOT_REF2=slots[1])
-            ElementTree.SubElement(annotation, "ANNOTATION_VALUE").text = event.name
+    ends = sorted((moment, number, end) for number, event in enumerate(events)
+                  for end, moment in enumerate(_span(event)))
+    slots = {(number, end): f"ts{place}" for place, (_, number, end) in enumerate(ends, 1)}
+    for (moment, *_), slot in zip(ends, slots.values(), strict=True):
+        ElementTree.SubElement(order, "TIME_SLOT", TIME_SLOT_ID=slot, TIME_VALUE=str(moment))
+    tiers = dict[str, ElementTree.Element]()
+    for number, event in enumerate(events):
+        name = f"person {event.person} {event.kind}"
+        if name not in tiers:
+            tiers[name] = ElementTree.SubElement(document, "TIER", LINGUISTIC_TYPE_REF="default", TIER_ID=name)
+        annotation = ElementTree.SubElement(
+            ElementTree.SubElement(tiers[name], "ANNOTATION"), "ALIGNABLE_ANNOTATION", ANNOTATION_ID=f"a{number + 1}",
+            TIME_SLOT_REF1=slots[number, 0], TIME_SLOT_REF2=slots[number, 1])
+        ElementTree.SubElement(annotation, "ANNOTATION_VALUE").text = event.name
     ElementTree.SubElement(document, "LINGUISTIC_TYPE", GRAPHIC_REFERENCES="false", LINGUISTIC_TYPE_ID="default",
                            TIME_ALIGNABLE="true")
     ElementTree.indent(document)

@@ -95,6 +95,21 @@ def test_subtitles_say_the_events(answered, tmp_path):
              for one in document.iter("ALIGNABLE_ANNOTATION")]
     assert spans == [(0, 750), (1000, 1250), (1500, 1750)]
     assert [tier.get("TIER_ID") for tier in document.iter("TIER")] == ["person 0 expression"]
+    assert [part.tag for part in document] == ["HEADER", "TIME_ORDER", "TIER", "LINGUISTIC_TYPE"]  # the schema's order
+    assert document.attrib.keys() >= {"AUTHOR", "DATE", "VERSION", "FORMAT"}  # of which the first three must be there
+
+
+def test_subtitles_of_one_frame_and_of_two_people(answered, tmp_path):
+    later = answered.assign(track="1", prediction=answered["prediction"].shift(1, fill_value="none"))
+    two = pd.concat([answered, later]).replace("happily_surprised", "a<b & c").rename(
+        columns={"happily_surprised": "a<b & c"})
+    write_events(two, Output(tmp_path / "out.eaf", EVENTS))
+    order = [slot.attrib for slot in ElementTree.parse(tmp_path / "out.eaf").getroot().iter("TIME_SLOT")]
+    moments, names = [int(slot["TIME_VALUE"]) for slot in order], [slot["TIME_SLOT_ID"] for slot in order]
+    assert moments == sorted(moments) and len(set(names)) == len(names) == 12
+    write_events(two[:1], Output(tmp_path / "out.vtt", EVENTS))
+    text = (tmp_path / "out.vtt").read_text()
+    assert "00:00:00.000 --> 00:00:00.001\n<v person 0, expression>a&lt;b &amp; c 60 %" in text
     with pytest.raises(InputError, match="one video"):
         write_events(pd.concat([answered, answered.assign(source="b.mp4")]), Output(tmp_path / "two.vtt", EVENTS))
 
