@@ -193,7 +193,7 @@ def finetune(request: Request) -> FinetuneReport | FoldsReport | Estimate:
     manifest = read_manifest(request.manifest)
     roots = open_images(parse_roots(request.roots), follow_links=request.follow_links)
     with processes(parse_device(request.device)) as (own, device):
-        if device.type == "cpu":
+        if device.type == "cpu" and not request.settings.checkpointing:  # which asks for less memory, not time
             keep_freed_memory()
         reports: dict[int, FinetuneReport] = {}
         for fold, each in requests.items():
