@@ -228,11 +228,12 @@ def events_output(options: PredictOptions, path: Path, inputs: Sequence[Path]) -
 
 def write_table(table: pd.DataFrame, out: Output) -> None:
     """Write a table with a column `key` as Parquet or CSV, by the file's name, numbers to six decimals."""
+    table = table.round(6)  # the same numbers in both formats
     with out.writing() as temporary:
         if out.path.suffix.lower() == PARQUET:
             numbers = {name: pd.to_numeric(table[name].replace("", None)) for name in NUMBERS if name in table}
-            cells = table.round(6).assign(**{name: each.astype(float) if name == "time" else each.astype("Int64")
-                                             for name, each in numbers.items()})
+            cells = table.assign(**{name: each.astype(float) if name == "time" else each.astype("Int64")
+                                    for name, each in numbers.items()})
             cells.to_parquet(temporary, index=False)
         else:
             cells, place = table.copy(deep=False), table.columns.tolist().index("key")
