@@ -193,8 +193,8 @@ def finetune(request: Request) -> FinetuneReport | FoldsReport | Estimate:
     manifest = read_manifest(request.manifest)
     roots = open_images(parse_roots(request.roots), follow_links=request.follow_links)
     with processes(parse_device(request.device)) as (own, device):
-        if device.type == "cpu" and not request.settings.checkpointing:  # which asks for less memory, not time
-            keep_freed_memory()
+        if device.type == "cpu":
+            keep_freed_memory(not request.settings.checkpointing)
         reports: dict[int, FinetuneReport] = {}
         for fold, each in requests.items():
             report = _finetune(each, manifest, roots, fold, own, device)

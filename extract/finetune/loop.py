@@ -28,20 +28,24 @@ from twofold.extract.finetune.settings import Settings
 from twofold.extract.finetune.targets import Loss
 
 log = logging.getLogger(__name__)
-MMAP_MAX, TRIM_THRESHOLD, TOP_PAD = -4, -1, -2  #: parameters of mallopt(3)
+MMAP_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD, TOP_PAD = -4, -3, -1, -2  #: parameters of mallopt(3)
 STATE_FORMAT = "twofold-finetune-state-4"
 
 
-def keep_freed_memory() -> bool:
-    """Let the C library keep freed blocks for the next allocation; True if it does so from now on.
+def keep_freed_memory(keep: bool) -> bool:
+    """Let the C library keep freed blocks for the next allocation, or give those of 1 MB and more back at once; True if
+    it does so from now on.
 
     glibc takes large tensors (of more than 32 MB, at first of more than 128 kB) from the kernel and gives them back, so
-    that a step touches fresh pages all the time: 13 % of its CPU time. Elsewhere nothing changes.
+    that a step touches fresh pages all the time: 13 % of its CPU time. Those below stay between others, which is most
+    of the memory of a step that computes its activations anew. Elsewhere nothing changes.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return all([mallopt(MMAP_MAX, 0), mallopt(TRIM_THRESHOLD, 2**31 - 1), mallopt(TOP_PAD, 64 * 2**20)])
+    mallopt, settings = ctypes.CDLL(None).mallopt, ((MMAP_MAX, 0), (TRIM_THRESHOLD, 2**31 - 1), (TOP_PAD, 64 * 2**20))
+    if not keep:
+        settings = ((MMAP_MAX, 2**16), (TRIM_THRESHOLD, 2**17), (TOP_PAD, 0), (MMAP_THRESHOLD, 2**20))
+    return all(mallopt(*setting) for setting in settings)
 
 
 # ----------------------------------------------------------------------------------------------------- processes

@@ -48,18 +48,28 @@ PROGRAM = textwrap.dedent("""
         np.ones(10 * 2**20)  # 80 MB, freed at once
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
+    def megabytes_between():
+        blocks = [np.ones(2**20) for _ in range(40)]  # of 8 MB
+        few = blocks[9::10]
+        del blocks
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) // 1024
+
     usual = [pages_of_a_step() for _ in range(3)][-1]
-    assert keep_freed_memory()
-    print(usual, [pages_of_a_step() for _ in range(3)][-1])
+    assert keep_freed_memory(False)
+    given_back = megabytes_between()
+    assert keep_freed_memory(True)
+    print(usual, [pages_of_a_step() for _ in range(3)][-1], given_back, megabytes_between())
 """)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is told how to keep memory")
-def test_a_second_step_touches_no_fresh_pages():
+def test_freed_memory_is_kept_or_given_back():
     done = subprocess.run([sys.executable, "-c", PROGRAM], text=True, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    usual, kept = map(int, done.stdout.split())
+    usual, kept, given_back, held = map(int, done.stdout.split())
     assert usual > 30 and kept < usual / 10
+    assert held > given_back + 200  # of 36 freed blocks of 8 MB
 
 
 @pytest.mark.gpu
