@@ -29,7 +29,7 @@ from twofold.extract.encoders.classifier import finetuned_entries, finetuned_met
 from twofold.extract.encoders.devices import parse_device, resolve_precision
 from twofold.extract.finetune.data import Images, Splits, check_targets, make_splits
 from twofold.extract.finetune.estimate import Estimate, estimate
-from twofold.extract.finetune.loop import Epoch, Processes, Progress, Training, keep_freed_memory, processes
+from twofold.extract.finetune.loop import Epoch, Processes, Progress, Training, processes, set_allocator
 from twofold.extract.finetune.lora import merge_adapters
 from twofold.extract.finetune.model import InitialModel, has_depthwise_convolutions, initial_model
 from twofold.extract.finetune.settings import DEFAULT_CLASSES, Settings, record_of
@@ -194,7 +194,7 @@ def finetune(request: Request) -> FinetuneReport | FoldsReport | Estimate:
     roots = open_images(parse_roots(request.roots), follow_links=request.follow_links)
     with processes(parse_device(request.device)) as (own, device):
         if device.type == "cpu":
-            keep_freed_memory(not request.settings.checkpointing)
+            set_allocator(keep_freed=not request.settings.checkpointing)
         reports: dict[int, FinetuneReport] = {}
         for fold, each in requests.items():
             report = _finetune(each, manifest, roots, fold, own, device)

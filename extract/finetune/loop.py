@@ -32,7 +32,7 @@ MMAP_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD, TOP_PAD = -4, -3, -1, -2  #: parameter
 STATE_FORMAT = "twofold-finetune-state-4"
 
 
-def keep_freed_memory(keep: bool) -> bool:
+def set_allocator(*, keep_freed: bool) -> bool:
     """Let the C library keep freed blocks for the next allocation, or give those of 1 MB and more back at once; True if
     it does so from now on.
 
@@ -43,7 +43,7 @@ def keep_freed_memory(keep: bool) -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt, settings = ctypes.CDLL(None).mallopt, ((MMAP_MAX, 0), (TRIM_THRESHOLD, 2**31 - 1), (TOP_PAD, 64 * 2**20))
-    if not keep:
+    if not keep_freed:
         settings = ((MMAP_MAX, 2**16), (TRIM_THRESHOLD, 2**17), (TOP_PAD, 0), (MMAP_THRESHOLD, 2**20))
     return all(mallopt(*setting) for setting in settings)
 

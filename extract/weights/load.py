@@ -120,11 +120,11 @@ def check_shapes(network: nn.Module, checkpoint: Checkpoint, *, heads: tuple[str
         "unexpected": [name for name in tensors if name not in expected and name not in left_over],
         "mis-shaped": [f"{name} {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}"
                        for name, tensor in expected.items() if name in tensors and tensors[name].shape != tensor.shape]}
-    found = [f"{len(names)} {what} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
-             for what, names in faults.items() if names]
-    if found:
-        raise InputError(f"{checkpoint.path}: these are not the weights of this network: {'; '.join(found)}; the file "
-                         f"{describe_architecture(tensors)}")
+    problems = [f"{len(names)} {what} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+                for what, names in faults.items() if names]
+    if problems:
+        raise InputError(f"{checkpoint.path}: these are not the weights of this network: {'; '.join(problems)}; the "
+                         f"file {describe_architecture(tensors)}")
     return left_over
 
 

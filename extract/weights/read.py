@@ -267,8 +267,8 @@ def _seems_average(part: Mapping | list | tuple, raw: Counter[tuple[int, ...]]) 
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    held = value.value if isinstance(value, Array) else value
-    return () if held is None else tuple(held.shape)
+    tensor = value.value if isinstance(value, Array) else value
+    return () if tensor is None else tuple(tensor.shape)
 
 
 def _module_state(module: StandIn) -> dict[str, Any]:
@@ -319,8 +319,8 @@ def _description(tree: Any) -> dict[str, str]:
     """The top-level entries and what each is, for a person."""
     if _share_of_tensors(tree) > 0.5:
         return {"": f"{len(tree)} tensors"}
-    held = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
-    return {str(name)[:80]: _kind(value) for name, value in islice(held, 50)}
+    entries = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
+    return {str(name)[:80]: _kind(value) for name, value in islice(entries, 50)}
 
 
 def _kind(value: object) -> str:

@@ -111,13 +111,13 @@ def _several(settings: Settings, stores: Sequence[Store]) -> Several:
     except ValueError:
         raise InputError(f"--task-weights {','.join(settings.task_weights)}: a number above 0 is needed for each of "
                          f"the {len(kinds)} tasks") from None
-    of = dict(zip(settings.task, weights, strict=True))
+    weight_of = dict(zip(settings.task, weights, strict=True))
     own = {"multilabel": tuple(name for name in settings.labels if name not in AFFECT or "regression" not in kinds),
            "regression": tuple(name for name in settings.labels if name in AFFECT or "multilabel" not in kinds)}
-    alone = [replace(settings, task=(kind,), task_weights=(), labels=own.get(kind, ()), **(
+    single = [replace(settings, task=(kind,), task_weights=(), labels=own.get(kind, ()), **(
         {"classes": "", "target": ""} if kind in own else {})) for kind in kinds]
-    tasks = tuple(chosen_task(each, stores) for each in alone)
-    task = Several(tasks[0].taxonomy, each=tasks, weights=tuple(of[kind] for kind in kinds))
+    tasks = tuple(chosen_task(each, stores) for each in single)
+    task = Several(tasks[0].taxonomy, each=tasks, weights=tuple(weight_of[kind] for kind in kinds))
     if len(set(task.outputs)) < len(task.outputs):
         raise InputError(f"--task {','.join(settings.task)}: two of the columns {', '.join(task.outputs)} have the "
                          "same name")

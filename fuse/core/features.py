@@ -37,8 +37,8 @@ VIEWS = ("original", "flip", "crop_left", "crop_centre", "crop_right", "enhanced
 class Features:
     """N samples that every stream has, in manifest order, the first store's first. All arrays have N rows.
 
-    label, truth, taught: as `Targets` has them. basic: (N, 8) shares of the basic emotions in BASIC's order, for a
-    compound its pair, half each, else the basic label, else zeros. basic_label: the basic label alone, -1 if none.
+    label, truth, train_target: as `Targets` has them. basic: (N, 8) shares of the basic emotions in BASIC's order, for
+    a compound its pair, half each, else the basic label, else zeros. basic_label: the basic label alone, -1 if none.
     group: samples that must stay on one side of a split, by store and name; grouped: False for a sample that is only
     its own group. datasets: name of each store, which qualifies a group name that several stores have.
     manifest: of the first store, with samples that have no features, too.
@@ -56,7 +56,7 @@ class Features:
     grouped: np.ndarray
     label: np.ndarray
     truth: np.ndarray
-    taught: np.ndarray
+    train_target: np.ndarray
     basic: np.ndarray
     basic_label: np.ndarray
     sha256: np.ndarray
@@ -154,8 +154,8 @@ class Features:
         """(N,) bool: samples of which an image is among these SHA-256 (S64)."""
         if self.frames is None:
             return np.isin(self.sha256.astype("S64"), images)
-        held = [np.isin(file.sha256, images) for file in self.streams[0].files]
-        return np.array([held[number][places[:, 0]].any()
+        matches = [np.isin(file.sha256, images) for file in self.streams[0].files]
+        return np.array([matches[number][places[:, 0]].any()
                          for number, places in zip(self.store, self.frames, strict=True)], bool)
 
     def loaded(self) -> "Features":
@@ -272,7 +272,7 @@ def _join_store(number: int, store: Store, streams: Sequence[Stream], task: Task
         "keys": keys, "store": np.full(len(keys), number), "split": table["split"].to_numpy(object),
         "group": np.array([f"{number}\0{name or key}" for name, key in zip(group, keys, strict=True)], object),
         "grouped": group != "", "row": places, "label": targets.label, "truth": targets.truth,
-        "taught": targets.taught, **_basics(table, targets.label, task.taxonomy.basics), **frames,
+        "train_target": targets.train_target, **_basics(table, targets.label, task.taxonomy.basics), **frames,
     }
     columns = {name: values[present] for name, values in columns.items()}
     columns["sha256"] = digests[columns["row"][:, 0]] if not unit else np.array([

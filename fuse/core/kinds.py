@@ -53,9 +53,9 @@ class Classification(Task):
     def assign_folds(self, manifest: Manifest, *, folds: int, seed: int) -> np.ndarray:
         return assign_folds(manifest, self.taxonomy, folds=folds, seed=seed)
 
-    def taught(self, features: Encoded) -> tuple[Task, Targets]:
+    def for_training(self, features: Encoded) -> tuple[Task, Targets]:
         if self.learns_classes:
-            return super().taught(features)
+            return super().for_training(features)
         basic = one_hot(features.basic_label, len(BASIC))
         return Classification(builtin_taxonomy("basic8")), Targets(features.basic_label, basic, basic)
 
@@ -66,7 +66,8 @@ class Classification(Task):
             raise InputError(f"all {len(val)} validation samples are {classes[validated[0]]}: nothing can be "
                              "chosen by one class; give `val` samples of several classes, or none and a larger "
                              "--val-fraction")
-        absent = [name for name, mass in zip(classes, features.taught[train].sum(axis=0), strict=False) if not mass]
+        masses = features.train_target[train].sum(axis=0)
+        absent = [name for name, mass in zip(classes, masses, strict=False) if not mass]
         if absent and self.learns_classes:  # what a zero-shot head needs depends on its compounds: its fit says so
             raise InputError(f"no training samples of {', '.join(absent)}: choose --classes that the data has, or add "
                              "samples")
@@ -92,7 +93,7 @@ class Classification(Task):
         """A zero-shot head may not look at classes: its temperature is 1, its score that of the basic emotions."""
         target = self.learned(features)[rows]
         if self.learns_classes:
-            return Calibration(fit_temperature(outputs, features.taught[rows])), SCORE.of(target, outputs)
+            return Calibration(fit_temperature(outputs, features.train_target[rows])), SCORE.of(target, outputs)
         assert basic is not None
         return Calibration(), scores.compute_scores(target, basic.argmax(axis=1), len(BASIC)).score_present
 
@@ -145,7 +146,7 @@ class Distribution(Classification):
         soft = truth.any(axis=1)
         label = np.where(hard < 0, np.where(soft, truth.argmax(axis=1), -1), hard)
         by_hard = (hard >= 0) & (~soft | (self.teach == "hard"))
-        taught = np.where(by_hard[:, None], one_hot(hard, self.classes), truth)
+        train_target = np.where(by_hard[:, None], one_hot(hard, self.classes), truth)
         said += [note for note in notes if "without a" not in note]
         said.append(f"{int(soft.sum())} samples with a soft label of {self.taxonomy.name}, "
                     f"{int(((hard >= 0) & ~soft).sum())} with a hard one alone, {int((label < 0).sum())} with none")
@@ -153,7 +154,7 @@ class Distribution(Classification):
         if soft.any() and target in manifest.table and (count := int(contradictions(manifest, target, names).sum())):
             said.append(f"{count} hard labels contradict the largest share of their soft label: the {self.teach} ones "
                         "teach (--teach)")
-        return Targets(label, truth, taught, tuple(said))
+        return Targets(label, truth, train_target, tuple(said))
 
     def _shares(self, manifest: Manifest) -> tuple[np.ndarray, list[str]]:
         """The soft labels (N, C) of a manifest, none where they are of other classes, and what is left out."""
@@ -234,15 +235,15 @@ class Multilabel(Task):
         return Targets(np.where(np.isnan(truth).all(axis=1), -1, label), truth, truth)
 
     def check(self, features: Encoded, train: np.ndarray, val: np.ndarray) -> None:
-        for name, column in zip(self.outputs, features.taught[train].T, strict=True):
+        for name, column in zip(self.outputs, features.train_target[train].T, strict=True):
             seen = np.unique(column[~np.isnan(column)] > 0)
             if len(seen) < 2:
                 raise InputError(f"the training samples never {'lack' if seen.any() else 'show'} {name}: leave it out "
                                  "(--labels), or add samples" if len(seen) else
                                  f"no training sample has a label in the column {name}: leave it out (--labels)")
 
-    def output_scale(self, taught: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-        weight = positive_weight(torch.from_numpy(np.nanmean(taught, axis=0)), settings)
+    def output_scale(self, train_target: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+        weight = positive_weight(torch.from_numpy(np.nanmean(train_target, axis=0)), settings)
         return np.ones(len(self.outputs)), -weight.log().numpy()
 
     @staticmethod
@@ -312,14 +313,15 @@ class Regression(Task):
         return Targets(np.where(mask.any(axis=1), np.searchsorted(edges, mean), -1), truth, truth)
 
     def check(self, features: Encoded, train: np.ndarray, val: np.ndarray) -> None:
-        for name, learned, chosen in zip(self.outputs, features.taught[train].T, features.truth[val].T, strict=True):
+        columns = features.train_target[train].T, features.truth[val].T
+        for name, learned, chosen in zip(self.outputs, *columns, strict=True):
             for words, column in (("training", learned), ("validation", chosen)):
                 if len(np.unique(column[~np.isnan(column)])) < 2:
                     raise InputError(f"the {words} samples have fewer than two different numbers in the column {name}: "
                                      "leave it out (--labels), or add samples")
 
-    def output_scale(self, taught: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-        return np.nanstd(taught, axis=0, dtype=float), np.nanmean(taught, axis=0, dtype=float)
+    def output_scale(self, train_target: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+        return np.nanstd(train_target, axis=0, dtype=float), np.nanmean(train_target, axis=0, dtype=float)
 
     def normalise(self, targets: np.ndarray, scale: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         return ((targets - scale[1]) / scale[0]).astype(np.float32)

@@ -81,7 +81,7 @@ class Several(Task):
         beyond = max(self.classes, int(first.max(initial=-1)) + 1)
         return Targets(np.where(first >= 0, first, np.where(others, beyond, -1)),
                        np.concatenate([each.truth for each in targets], axis=1),
-                       np.concatenate([each.taught for each in targets], axis=1),
+                       np.concatenate([each.train_target for each in targets], axis=1),
                        tuple(note for each in targets for note in each.notes))
 
     def assign_folds(self, manifest: Manifest, *, folds: int, seed: int) -> np.ndarray:
@@ -91,14 +91,14 @@ class Several(Task):
         """The targets of each task."""
         for part in self.parts:
             yield part, Targets(part.label(encoded.label, encoded.truth), encoded.truth[:, part.columns],
-                                encoded.taught[:, part.columns])
+                                encoded.train_target[:, part.columns])
 
     def check(self, features: Encoded, train: np.ndarray, val: np.ndarray) -> None:
         for part, targets in self._targets(features):
             part.task.check(targets, train[targets.label[train] >= 0], val[targets.label[val] >= 0])
 
-    def output_scale(self, taught: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-        scales = [part.task.output_scale(taught[:, part.columns], settings) for part in self.parts]
+    def output_scale(self, train_target: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+        scales = [part.task.output_scale(train_target[:, part.columns], settings) for part in self.parts]
         return np.concatenate([scale for scale, _ in scales]), np.concatenate([shift for _, shift in scales])
 
     def normalise(self, targets: np.ndarray, scale: tuple[np.ndarray, np.ndarray]) -> np.ndarray:

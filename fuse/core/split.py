@@ -98,9 +98,9 @@ def _make_split(features: Features, task: Task, side: np.ndarray, *, val_fractio
 
     def hold_out(name: str, earlier: tuple[str, ...]) -> None:
         """Take from the earlier sets the samples that share a group or an image file with the set held out."""
-        held = side == name
-        grouped = pd.Index(features.group).isin(features.group[held])  # numpy compares texts one with all
-        leaked = (grouped | np.isin(features.sha256, features.sha256[held])) & np.isin(side, earlier)
+        held_out = side == name
+        grouped = pd.Index(features.group).isin(features.group[held_out])  # numpy compares texts one with all
+        leaked = (grouped | np.isin(features.sha256, features.sha256[held_out])) & np.isin(side, earlier)
         if count := int((leaked & learnable).sum()):
             notes.append(f"{count} labelled samples left out of {' and '.join(earlier)}: they share a group or their "
                          f"bytes with {name}")

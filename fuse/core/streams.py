@@ -118,9 +118,9 @@ def candidates(store: Store, name: str, view: str) -> list[FilePiece]:
 def find_file(store: Store, name: str, view: str) -> FilePiece:
     """The one file, and piece, that a name means. Raises InputError as `candidates`, CacheError as `Store.find`."""
     plain, choice = split_choice(name)
-    found = {recipe_of(each).fingerprint: each for each in candidates(store, name, view)}
+    by_fingerprint = {recipe_of(each).fingerprint: each for each in candidates(store, name, view)}
     digits = plain.partition("@")[2]
-    pieces = [each for fingerprint, each in found.items() if each[1] and fingerprint.startswith(digits)]
+    pieces = [each for fingerprint, each in by_fingerprint.items() if each[1] and fingerprint.startswith(digits)]
     if len(pieces) == 1 and not choice:
         return pieces[0]
     file = store.find(plain, view)  # raises, naming what the store has

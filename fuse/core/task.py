@@ -23,12 +23,12 @@ NAMED = 6  #: columns that a headline names
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """Of N samples: truth (N, C), what they are scored by; taught (N, C), what they teach; label (N,), the class, or
-    where there are no classes a stratum that splits balance, -1 for a sample without a target."""
+    """Of N samples: truth (N, C), what they are scored by; train_target (N, C), what they train with; label (N,), the
+    class, or where there are no classes a stratum that splits balance, -1 for a sample without a target."""
 
     label: np.ndarray
     truth: np.ndarray
-    taught: np.ndarray
+    train_target: np.ndarray
     notes: tuple[str, ...] = ()
 
     @property
@@ -45,7 +45,7 @@ class Encoded(Protocol):
     @property
     def truth(self) -> np.ndarray: ...
     @property
-    def taught(self) -> np.ndarray: ...
+    def train_target(self) -> np.ndarray: ...
     @property
     def basic_label(self) -> np.ndarray: ...
 
@@ -153,9 +153,9 @@ class Task:
         """The targets of a manifest's samples. Raises InputError for wrong cells."""
         raise NotImplementedError
 
-    def taught(self, features: Encoded) -> "tuple[Task, Targets]":
+    def for_training(self, features: Encoded) -> "tuple[Task, Targets]":
         """What a head learns: the task, and the targets of all samples."""
-        return self, Targets(features.label, features.truth, features.taught)
+        return self, Targets(features.label, features.truth, features.train_target)
 
     def learned(self, features: Encoded) -> np.ndarray:
         """(N,) numbers of the learned classes, or strata, -1 for a sample that teaches nothing."""
@@ -177,8 +177,8 @@ class Task:
         """The settings that ask for this task, as run.json holds them."""
         return {"task": [self.kind], "classes": "", "target": "", "labels": list(self.outputs)}
 
-    def output_scale(self, taught: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-        """Scale and shift (C,) from what a network is trained to give to the task's logits, of taught rows (n, C)."""
+    def output_scale(self, train_target: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and shift (C,) from what a network is trained to give to the task's logits, of training rows (n, C)."""
         return np.ones(len(self.outputs)), np.zeros(len(self.outputs))
 
     def normalise(self, targets: np.ndarray, scale: tuple[np.ndarray, np.ndarray]) -> np.ndarray:

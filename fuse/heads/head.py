@@ -251,8 +251,8 @@ def _train(head: StandardisedHead, settings: Settings, task: Task, features: Fea
         buffer.copy_(torch.from_numpy(values))
     mean, std = (np.tile(values, len(streams) // len(read)) for values in scale)  # versions stand side by side
     device = parse_device(settings.device)
-    learned, targets = task.taught(features)
-    scale_shift = learned.output_scale(targets.taught[split.train], settings)
+    learned, targets = task.for_training(features)
+    scale_shift = learned.output_scale(targets.train_target[split.train], settings)
 
     def samples(rows: np.ndarray, target: np.ndarray) -> Samples:
         def standardised(positions: np.ndarray) -> np.ndarray:
@@ -268,8 +268,8 @@ def _train(head: StandardisedHead, settings: Settings, task: Task, features: Fea
                        device=device, width=features.width)
         return some.resident() if features.matrix is not None else some
 
-    history = head.body.fit(samples(rows, targets.taught), samples(split.val, targets.truth), spec=head.spec.averaged,
-                            settings=settings)
+    history = head.body.fit(samples(rows, targets.train_target), samples(split.val, targets.truth),
+                            spec=head.spec.averaged, settings=settings)
     if learned.classes < len(learned.outputs):
         scale, shift = (torch.from_numpy(values).float().to(device) for values in scale_shift)
         with torch.no_grad():

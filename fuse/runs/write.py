@@ -99,7 +99,7 @@ def inputs_record(settings: dict[str, Any], features: Features, streams: Sequenc
     digest = hashlib.sha256()
     for column in (features.keys, features.split, features.group, features.label, features.basic_label):
         digest.update("\0".join(map(str, column.tolist())).encode() + b"\n")
-    for targets in (features.truth, features.taught):
+    for targets in (features.truth, features.train_target):
         digest.update(targets.tobytes())
     return {
         "settings": settings, "classes_name": features.taxonomy.name, "classes": list(features.task.outputs),

@@ -25,7 +25,7 @@ def faces_of(table: pd.DataFrame) -> Features:
         split=table["split"].to_numpy(object), group=table["group"].to_numpy(object),
         grouped=(table["group"] != "").to_numpy(),
         manifest=build_manifest(table, source="x"), label=label,
-        truth=one_hot(label, 7), taught=one_hot(label, 7), basic=np.eye(8)[label % 8], basic_label=label,
+        truth=one_hot(label, 7), train_target=one_hot(label, 7), basic=np.eye(8)[label % 8], basic_label=label,
         sha256=table["key"].to_numpy(object), row=np.zeros((count, 1), int), notes=())
 
 

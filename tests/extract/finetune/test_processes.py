@@ -41,7 +41,7 @@ PROGRAM = textwrap.dedent("""
     import resource
     import sys
     import numpy as np
-    from twofold.extract.finetune.loop import keep_freed_memory
+    from twofold.extract.finetune.loop import set_allocator
 
     def pages_of_a_step():
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -56,9 +56,9 @@ PROGRAM = textwrap.dedent("""
             return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) // 1024
 
     usual = [pages_of_a_step() for _ in range(3)][-1]
-    assert keep_freed_memory(False)
+    assert set_allocator(keep_freed=False)
     given_back = megabytes_between()
-    assert keep_freed_memory(True)
+    assert set_allocator(keep_freed=True)
     print(usual, [pages_of_a_step() for _ in range(3)][-1], given_back, megabytes_between())
 """)
 
