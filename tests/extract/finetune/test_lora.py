@@ -59,10 +59,13 @@ def test_what_it_writes_is_a_usual_file_of_which_linear_layers_alone_have_change
     assert np.linalg.matrix_rank(difference, tol=1e-5) == 4
 
 
-def test_checkpointing_changes_no_value(request_for):
+def test_checkpointing_changes_no_value_and_asks_for_freed_memory(request_for, monkeypatch):
+    asked = []
+    monkeypatch.setattr("twofold.extract.finetune.finetune.set_allocator",
+                        lambda *, keep_freed: asked.append(keep_freed))
     usual, anew = (load_file(finetune(request_for(f"{on}.safetensors", checkpointing=on, drop_path=0.1, epochs=1,
                                                   **VIT)).request.out) for on in (False, True))
-    assert all(np.array_equal(usual[name], anew[name]) for name in usual)
+    assert all(np.array_equal(usual[name], anew[name]) for name in usual) and asked == [True, False]
 
 
 def test_a_dry_run_says_parameters_and_memory(request_for):
