@@ -107,8 +107,8 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> Crop:
         line = (np.arange(32) + 0.5) * (size / 32)  # a grid of 32 x 32 points tells how much of it lies outside
         x, y = inverse[:, :2] @ np.stack(np.meshgrid(line, line)).reshape(2, -1) + inverse[:, 2:]
         padded = float(((x < 0) | (y < 0) | (x > width) | (y > height)).mean())
-    grey = cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY)
-    return Crop(crop, scale, padded, float(cv2.Laplacian(grey, cv2.CV_32F).var()))
+    edges = cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY), cv2.CV_16S)
+    return Crop(crop, scale, padded, cv2.meanStdDev(edges)[1].item() ** 2)
 
 
 def encode(crop: Crop, settings: CropSettings) -> bytes:

@@ -123,7 +123,7 @@ def crop(sources: Sequence[Source], out: Path, model: DetectorModel, *, settings
         frames, stopped, folders = 0, False, set()
         pace = 0.5 if os.isatty(2) else LOG_SECONDS
         try:
-            with VideoReader() as reader, tqdm(
+            with VideoReader(workers) as reader, tqdm(
                     total=sum(_expected_frames(source, sampling, reader) for source in rest), unit="frame",
                     desc="crop", dynamic_ncols=True, mininterval=pace, maxinterval=2 * pace, disable=not progress,
             ) as bar, closing(detect_faces(rest, config, previous, reader, gallery)) as detections:

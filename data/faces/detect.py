@@ -107,7 +107,7 @@ def detect_faces(sources: Sequence[Source], config: DetectionConfig,
         return map(people.identify, waiting.popleft()[0].result())
 
     pool = ThreadPoolExecutor(workers, "decode")
-    with reader or VideoReader() as videos:
+    with reader or VideoReader(workers) as videos:
         try:
             for task, size in _tasks(sources, config, previous or {}, videos, remarks):
                 waiting.append((pool.submit(task), size))

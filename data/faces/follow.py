@@ -9,7 +9,8 @@ from twofold.data.faces.detectors import Detection, require_opencv
 
 SIDE = 48  #: pixels of a face's longer side, at which it is followed
 AROUND = 0.5  #: how far a face may move, in shares of its longer side
-GRID = 7  #: points a side, over the middle of the box
+#: (49, 2) points that are followed, over the middle of the box, in shares of its sides
+PLACES = np.stack(np.meshgrid(*2 * [np.linspace(0.15, 0.85, 7)]), axis=-1).reshape(-1, 2)
 MAX_RETURN = 0.5  #: pixels at SIDE by which a point may miss its place when it is followed back
 MIN_POINTS = 0.6  #: share of the points that must be followed
 MAX_MISS = 1.5  #: pixels at SIDE between a point and where the face as a whole has moved it
@@ -61,8 +62,7 @@ def _moved(before: np.ndarray, after: np.ndarray, face: Detection, look: np.ndar
     old, new = (cv2.resize(piece, small, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
                 for piece in pieces)
     factor, corner = np.array(small) / (columns * step, rows * step), np.array([left, top])
-    line = np.linspace(0.15, 0.85, GRID)
-    grid = np.stack(np.meshgrid(x + width * line, y + height * line), axis=-1).reshape(-1, 2)
+    grid = PLACES * (width, height) + (x, y)
     points = ((grid - corner) * factor).astype(np.float32)[:, None]
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 10, 0.03)
     ahead, status, _ = cv2.calcOpticalFlowPyrLK(old, new, points, points.copy(), winSize=(11, 11), maxLevel=2,

@@ -47,6 +47,7 @@ from twofold.data.images.limits import (
 )
 from twofold.data.images.sources import read_file
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.machine import usable_cores
 
 MAX_SILENCE = 60.0  #: seconds without a message from the worker
 SHARED_BYTES = 400_000_000  #: that both processes map, as in video_worker.py
@@ -83,9 +84,11 @@ class VideoFacts:
 
 
 class VideoReader(contextlib.AbstractContextManager):
-    """Reads videos, one at a time, in one worker process, which is started anew where it was lost."""
+    """Reads videos, one at a time, in one worker process, which is started anew where it was lost. threads: of the
+    decoder, 0 for one a core; each more costs some time of all."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 0) -> None:
+        self.threads = threads or usable_cores()
         self._process: subprocess.Popen[bytes] | None = None
         self.remarks = Counter[str]()  #: of the decoder, on animations
 
@@ -116,7 +119,8 @@ class VideoReader(contextlib.AbstractContextManager):
         if is_animation(path):
             yield from _animation(path, sampling, self.remarks)
             return
-        with contextlib.closing(self._ask(path, **asdict(sampling), skip=sorted(skip))) as messages:
+        request = asdict(sampling) | {"skip": sorted(skip), "threads": self.threads}
+        with contextlib.closing(self._ask(path, **request)) as messages:
             for message in messages:
                 pixels = np.empty((0, 0, 3), np.uint8)
                 if "at" in message:

@@ -82,10 +82,10 @@ def facts(path: str) -> dict[str, Any]:
         return {"frames": frames, "rate": rate, "width": stream.width, "height": stream.height}
 
 
-def frames(path: str, size: int, fps: float, every: int) -> Iterator[tuple[int, float, Any] | None]:
+def frames(path: str, size: int, fps: float, every: int, threads: int) -> Iterator[tuple[int, float, Any] | None]:
     """(index, seconds, frame) of the frames that are used, in order of time, and None for others, now and then. size:
-    bytes of the file; fps, every: see `Sampling`. Damaged parts are skipped. Raises VideoError, after the last frame,
-    where parts were damaged or the file ends before it should."""
+    bytes of the file; fps, every: see `Sampling`; threads: of FFmpeg. Damaged parts are skipped. Raises VideoError,
+    after the last frame, where parts were damaged or the file ends before it should."""
     due, pixels, standing, shift, duration = 0, 0, 0, Fraction(0), Fraction(0)
     first: Fraction | None = None
     last: Fraction | None = None
@@ -93,7 +93,7 @@ def frames(path: str, size: int, fps: float, every: int) -> Iterator[tuple[int, 
         if stream.width * stream.height > MAX_PIXELS:
             raise VideoError(f"has frames of more than {MAX_PIXELS} pixels")
         stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = min(MAX_THREADS, os.cpu_count() or 1)
+        stream.codec_context.thread_count = min(MAX_THREADS, threads)
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         step = 1 / Fraction(stream.average_rate or stream.guessed_rate or 25)
         length = _length(container, stream)
@@ -253,9 +253,9 @@ def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
 
 
 def serve(connection: Connection, memory: mmap.mmap) -> None:
-    """Answer requests until there are no more: {"path", "size"} for the facts, with "fps", "every", "skip" for frames.
-    skip: indices of frames whose pixels are not wanted; memory: mapped by both processes, receives pixels in places
-    that are used in turn; the message "done" says that the next one may be used again."""
+    """Answer requests until there are no more: {"path", "size"} for the facts, with "fps", "every", "skip", "threads"
+    for frames. skip: indices of frames whose pixels are not wanted; memory: mapped by both processes, receives pixels
+    in places that are used in turn; the message "done" says that the next one may be used again."""
     slot, used, place, spoke, reformatter = 0, 0, 1, 0.0, VideoReformatter()
 
     def send(message: dict[str, Any]) -> None:
@@ -276,7 +276,7 @@ def serve(connection: Connection, memory: mmap.mmap) -> None:
                 send({"facts": facts(request["path"])})
                 continue
             skip, spoke = set(request["skip"]), time.monotonic()
-            for each in frames(request["path"], request["size"], request["fps"], request["every"]):
+            for each in frames(*(request[name] for name in ("path", "size", "fps", "every", "threads"))):
                 if each is None:
                     if time.monotonic() - spoke > 1:
                         send({})  # alive
