@@ -58,7 +58,7 @@ def read_fer2013(
     path = next((root / name for name in FILES if (root / name).is_file()), root / FILES[0]) if root.is_dir() else root
     table = _columns(path)
     samples = pd.DataFrame({
-        "key": [row_key(path.name, row) for row in range(len(table))], "crop": FRAMING,
+        "key": [row_key(path.name, row) for row in table["row"]], "crop": FRAMING,
         "split": _mapped(table["Usage"], _split, path, "Training, PublicTest, PrivateTest"),
         "basic": _mapped(table["emotion"], _emotion, path, f"0 to {len(EMOTIONS) - 1}, nor {', '.join(EMOTIONS)}")})
     notes = compare_counts("FER2013", PUBLISHED, samples)
@@ -89,7 +89,7 @@ def unpack_faces(samples: Manifest, source: Path, folder: Path) -> Manifest:
 
 
 def _columns(path: Path) -> pd.DataFrame:
-    """Emotion and Usage, whatever the order of the columns; pixels are left where they are."""
+    """Row in the file, emotion and Usage, whatever the order of the columns; pixels are left where they are."""
     try:
         with path.open("rb") as file:
             head = file.read(MAX_HEADER_LETTERS)
@@ -99,13 +99,13 @@ def _columns(path: Path) -> pd.DataFrame:
         separator = detect_separator(header)
         require_distinct(header.rstrip("\r").split(separator), path)
         table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig",
-                            usecols=lambda name: str(name).strip() in ("emotion", "Usage"))
+                            usecols=lambda name: str(name).strip() in ("emotion", "Usage"), skip_blank_lines=False)
         columns = pd.read_csv(path, sep=separator, nrows=0, encoding="utf-8-sig").rename(columns=str.strip)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file: give fer2013.csv or the folder that holds it") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a CSV table in UTF-8 ({first_line(error)})") from None
-    table = table.rename(columns=str.strip)
+    table = table[(table != "").any(axis=1)].reset_index(names="row").rename(columns=str.strip)  # not its blank lines
     if path.name == "train.csv" and "Usage" not in table:  # Kaggle's training part
         table, columns = table.assign(Usage="Training"), columns.assign(Usage="")
     check_columns(columns, ("emotion", "pixels", "Usage"), path)

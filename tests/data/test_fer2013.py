@@ -127,6 +127,14 @@ def test_copies_under_other_names_and_in_other_forms(tmp_path, name, text):
     assert (read_pixels(tmp_path, samples.keys) == 7).all()
 
 
+def test_after_a_blank_line_labels_stay_with_their_faces(tmp_path):
+    rows = [f"{number},{' '.join([str(10 * number)] * 9)},Training" for number in range(3)]
+    (tmp_path / "fer2013.csv").write_text("\n".join(["emotion,pixels,Usage", rows[0], "", *rows[1:], "", ""]))
+    samples = read_fer2013(tmp_path)
+    assert list(samples.table["basic"]) == ["anger", "disgust", "fear"]
+    assert read_pixels(tmp_path, samples.keys)[:, 0, 0].tolist() == [0, 10, 20]
+
+
 ROW = "Training,fer0000000.png,0,6,4,0,0,0,0,0,0,0"
 
 
