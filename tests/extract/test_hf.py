@@ -73,6 +73,7 @@ def test_the_preprocessing_is_the_models_own(tmp_path, how, expected):
 @pytest.mark.parametrize("kind, how", [
     ("EfficientNet", {"include_top": True, "rescale_offset": False}), ("ViT", {"do_rescale": False}),
     ("EfficientNet", {"include_top": True, "rescale_offset": True, "rescale_factor": 2 / 255}),
+    ("ConvNext", {"size": 28, "crop_pct": 0.875}),  # as older versions wrote it, such as microsoft/resnet-50's
     ("PoolFormer", {"size": {"shortest_edge": 36}, "do_center_crop": True, "crop_pct": 0.9,
                     "crop_size": {"height": 40, "width": 40}})])
 def test_pixels_are_those_of_transformers_own_processor(tmp_path, kind, how):
