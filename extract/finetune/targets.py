@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from twofold.data.labels import Taxonomy, label_column, normalize_label
+from twofold.data.labels import Taxonomy, normalize_label
 from twofold.data.manifest import SOFT, Manifest
-from twofold.data.targets import UNIT, multilabel_targets, numeric_targets, target_columns
+from twofold.data.targets import UNIT, multilabel_targets, numeric_targets, soft_targets, target_columns
 from twofold.data.utils.errors import InputError
 from twofold.extract.finetune.settings import Settings
 
@@ -285,12 +285,8 @@ def _class_target(manifest: Manifest, name: str, taxonomy: Taxonomy, settings: S
     shares, notes = np.zeros((len(table), len(classes)), np.float32), []
     with_soft = "classification" not in settings.task and {f"{SOFT}{each}" for each in classes} <= set(table.columns)
     if with_soft:
-        others = [each for each in manifest.soft_classes
-                  if each not in classes and (label_column(each) or "basic") == name]
-        votes = manifest.soft_labels([*classes, *others])
+        shares, votes = soft_targets(manifest, classes), manifest.soft_labels(classes)
         assert votes is not None
-        part = votes[:, :len(classes)].sum(axis=1, keepdims=True)
-        shares = np.where(part >= 0.5, votes[:, :len(classes)] / np.maximum(part, 0.5), 0).astype(np.float32)
         if elsewhere := int((votes.any(axis=1) & ~shares.any(axis=1)).sum()):
             notes.append(f"{name}: {elsewhere:,} samples have more than half of their shares in none of "
                          f"{taxonomy.name}: they teach no soft label")

@@ -99,7 +99,9 @@ def test_votes_for_other_things_are_no_label_of_these_classes():
     targets, notes = targets_of(table_of(**other))
     assert targets["basic"].soft.tolist() == [True, False, False, False]
     assert targets["basic"].values[0, BASICS.index("fear")] == pytest.approx(0.6)
-    assert any("2 samples have more than half of their shares in none of basic7" in note for note in notes)
+    assert any("1 samples have more than half of their shares in none of basic7" in note for note in notes)
+    most, _ = targets_of(table_of(p_unknown=["7", "0", "0", ""]))  # more than fear's 6, less than half: as in fuse
+    assert most["basic"].soft.tolist() == [False, True, True, False]
     with_all, _ = targets_of(table_of(**other), classes="basic8")
     assert with_all["basic"].soft.tolist() == [True, False, True, False]
 
