@@ -132,7 +132,7 @@ def _preprocessing(name: str) -> Preprocessing:
     try:
         if other := [key for key, value in record.items() if key.startswith("do_") and value and key not in STEPS]:
             raise ValueError(f"{other[0]} is none of {', '.join(STEPS)}")
-        plain = "shortest_edge" if "crop_pct" in record else "height"  # what one number is: ConvNext's, ResNet's; others'
+        plain = "shortest_edge" if "crop_pct" in record else "height"  # what one number is: ConvNext's; others'
         sides = record["size"] if isinstance(record["size"], dict) else {plain: record["size"]}
         edge, rule = sides.get("shortest_edge", 0), "shorter"
         if edge and record.get("do_center_crop"):

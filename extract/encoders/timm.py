@@ -57,5 +57,14 @@ def build(name: str, *, checkpoint: Checkpoint | None, size: int, drop_path: flo
         interpolation=config["interpolation"], mean=tuple(config["mean"]), std=tuple(config["std"]))
     heads = network.pretrained_cfg.get("classifier") or ()
     return Architecture(name=f"timm.{name}", network=network, tap="pooled features, classifier removed",
-                        preprocessing=how, heads=tuple(f"{head}." for head in
+                        preprocessing=how, heads=tuple(_removed(network, head) for head in
                                                        ([heads] if isinstance(heads, str) else heads)))
+
+
+def _removed(network: Any, layer: str) -> str:
+    """The prefix of what was removed with a classifier's last layer: of LeViT its batch norm, too, of MetaFormer all of
+    an MLP."""
+    while (parent := layer.rpartition(".")[0]) and not any(entry.startswith(f"{parent}.")
+                                                           for entry in network.state_dict()):
+        layer = parent
+    return f"{layer}."

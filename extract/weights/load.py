@@ -151,7 +151,7 @@ def resample_position_embeddings(network: nn.Module, tensors: Mapping[str, torch
     """
     vit: Any = network
     theirs, ours = tensors.get(POSITIONS), getattr(network, POSITIONS, None)
-    if theirs is None or ours is None or not hasattr(network, "patch_embed") or theirs.shape == ours.shape:
+    if theirs is None or ours is None or not hasattr(network, "no_embed_class") or theirs.shape == ours.shape:
         return dict(tensors), ""
     prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
     side = isqrt(max(0, theirs.shape[1] - prefix)) if theirs.ndim == 3 else 0

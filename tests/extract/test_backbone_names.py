@@ -121,6 +121,19 @@ def test_the_recipe_says_so_and_nothing_is_resampled_unasked(tmp_path):
     assert usual.architecture == "timm.test_vit" and usual.weights != small.weights
     with pytest.raises(InputError, match="mis-shaped"):
         load("timm:test_vit", tmp_path / "small.pth")
+    torch.save(timm.create_model("convit_tiny").state_dict(), tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"mis-shaped \(pos_embed"):  # positions of another kind of network
+        load("timm:convit_tiny?size=112", tmp_path / "other.pth")
+
+
+def test_what_a_classifier_has_besides_its_last_layer_may_be_in_the_file(tmp_path):
+    whole = timm.create_model("efficientvit_m0").eval()  # its head is a batch norm and a linear layer
+    torch.save(whole.state_dict(), tmp_path / "whole.pth")
+    encoder, pictures = load("timm:efficientvit_m0", tmp_path / "whole.pth"), torch.zeros(1, 224, 224, 3).byte()
+    with torch.inference_mode():
+        images = encoder.preprocessing.normalize(pictures.permute(0, 3, 1, 2).float())
+        expected = whole.forward_head(whole.forward_features(images), pre_logits=True)
+    np.testing.assert_allclose(encoder.encode(pictures), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_the_masked_autoencoder_takes_whole_patches_only():
