@@ -5,7 +5,7 @@ import importlib.util
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -301,5 +301,8 @@ def _preprocessing(path: Path, network: OnnxNetwork, options: dict[str, str]) ->
                          "?mean=0.5&std=0.5, or ?mean=0&std=1&scale=1 for 0 to 255")
     side: Any = {"size": network.side or 1, "resize": network.side or 1}
     how = Preprocessing(**side, **AS_IT_IS, scale=1.0) if raw else Preprocessing(**side)
-    stated = {key: written[key] for key in ("mean", "std") if written.get(key)}
-    return apply_options(how, stated | options, name=f"onnx:{path}")
+    stated = {key: written[key] for key in ("mean", "std") if written.get(key) and not raw}
+    how = apply_options(how, stated | options, name=f"onnx:{path}")
+    if raw and how != replace(how, **AS_IT_IS, scale=1.0):
+        raise InputError(f"{path} takes bytes, which it normalises by itself: leave out mean, std and scale")
+    return how

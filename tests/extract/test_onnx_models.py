@@ -70,8 +70,10 @@ def test_what_options_and_metadata_say_about_the_input(tmp_path):
 
 
 def test_a_model_that_takes_bytes_normalises_by_itself(tmp_path):
-    encoder = load(f"onnx:{model(tmp_path / 'b.onnx', shape=['n', 3, 16, 16], kind=onnx.TensorProto.UINT8)}")
-    np.testing.assert_allclose(encoder.encode(PIXELS), MEANS, rtol=1e-5)
+    path = model(tmp_path / "b.onnx", shape=["n", 3, 16, 16], kind=onnx.TensorProto.UINT8, metadata={"std": "0.25"})
+    np.testing.assert_allclose(load(f"onnx:{path}").encode(PIXELS), MEANS, rtol=1e-5)
+    with pytest.raises(InputError, match="takes bytes, which it normalises by itself: leave out mean"):
+        load(f"onnx:{path}?mean=0.5")
 
 
 def test_the_embedding_among_several_outputs(tmp_path):
