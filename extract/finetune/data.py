@@ -17,6 +17,7 @@ from twofold.data.labels import load_taxonomy, normalize_label
 from twofold.data.manifest import Manifest
 from twofold.data.splits import assign_folds, parse_folds, stratified_group_split
 from twofold.data.utils.errors import InputError
+from twofold.data.utils.keys import NO_FACE_SUFFIX
 from twofold.data.utils.machine import usable_cores
 from twofold.extract.encoders.preprocessing import Preprocessing
 from twofold.extract.engine.progress import progress_bar
@@ -80,6 +81,7 @@ def make_splits(manifest: Manifest, settings: Settings, *, fold: int = -1) -> Sp
         notes.append("the manifest has no splits: every sample may train, none is kept for a test")
     elif unsplit := int((labelled & (split == "")).sum()):
         notes.append(f"{unsplit} labelled samples without a split: left out")
+    split = np.where(table["key"].str.endswith(NO_FACE_SUFFIX), "", split)
     train, val = (np.flatnonzero(labelled & (split == name)) for name in ("train", "val"))
     splits = Splits(train, val, np.flatnonzero(split == "test"), targets, notes)
     with_test = np.isin(groups, groups[splits.test])

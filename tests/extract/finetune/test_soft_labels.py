@@ -11,6 +11,7 @@ from scipy.special import log_softmax, rel_entr, softmax
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.manifest import build_manifest, write_manifest
 from twofold.data.utils.errors import InputError
+from twofold.extract.finetune.data import make_splits
 from twofold.extract.finetune.finetune import finetune
 from twofold.extract.finetune.settings import resolve
 from twofold.extract.finetune.targets import make_targets
@@ -104,6 +105,14 @@ def test_votes_for_other_things_are_no_label_of_these_classes():
     assert most["basic"].soft.tolist() == [False, True, True, False]
     with_all, _ = targets_of(table_of(**other), classes="basic8")
     assert with_all["basic"].soft.tolist() == [True, False, True, False]
+
+
+def test_rows_of_pictures_without_a_face_are_no_samples():
+    keys = [f"{row}.png{'.noface' * (row > 11)}" for row in range(16)]
+    table = pd.DataFrame({"key": keys, "basic": ["fear", "anger"] * 8,
+                          "split": ["train"] * 10 + ["test"] * 2 + ["train"] * 2 + ["test"] * 2})
+    splits = make_splits(build_manifest(table, source="test"), resolve(preset="quick", chosen={}))
+    assert sorted([*splits.train, *splits.val]) == list(range(10)) and splits.test.tolist() == [10, 11]
 
 
 def test_the_task_follows_from_the_columns():
