@@ -244,7 +244,8 @@ def _images(content: bytes, remarks: Counter[str]) -> Iterator[tuple[Image.Image
         fit(image, PHOTO_LIMITS, content)
         if count * image.width * image.height > MAX_ANIMATION_PIXELS:
             raise VideoError(f"has more than {MAX_ANIMATION_PIXELS} pixels in all frames together")
-        for index in range(count):
+        first = int(getattr(image, "default_image", False))  # an APNG may have a picture before its frames
+        for index in range(first, first + count):
             file.restart()
             image.seek(index)
             image.load()

@@ -204,6 +204,13 @@ def test_an_animation_is_a_short_video(tmp_path, name, options):
     assert not video.is_animation(path)
 
 
+def test_the_picture_before_the_frames_of_a_png_is_none_of_them(tmp_path):
+    still, *frames = [Image.new("RGB", (8, 8), (10 * number, 0, 0)) for number in range(4)]
+    still.save(tmp_path / "a.png", save_all=True, append_images=frames, default_image=True, duration=200)
+    assert [(frame.time, frame.pixels[0, 0, 2]) for frame in frames_of(tmp_path / "a.png")] == [
+        (0, 10), (0.2, 20), (0.4, 30)]
+
+
 @pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile 'secret.mp4'\n", "ffconcat version 1.0\nfile 'x.mp4'\n",
                                   "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nsecret.mp4\n#EXT-X-ENDLIST\n",
                                   "<?xml version='1.0'?><MPD xmlns='urn:mpeg:dash:schema:mpd:2011'></MPD>",
