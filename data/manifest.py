@@ -108,7 +108,7 @@ def build_manifest(table: pd.DataFrame, *, source: str, notes: Sequence[str] = (
             notes.append(f"column {name}: {int(missing.sum()):,} cells such as {table[name][missing].iloc[0]!r} are "
                          "taken as missing")
             table[name] = table[name].mask(missing, "")
-    table["group"] = table["group"].str.normalize("NFC")  # one subject, whatever the form of the letters
+    table["group"] = table["group"].str.normalize("NFC").str.strip()  # one subject, whatever the form of the letters
     table = table[[*COLUMNS, *(name for name in table.columns if name not in COLUMNS)]].reset_index(drop=True)
     for name, fault in FAULTS.items():
         _check(table[name], fault, source)

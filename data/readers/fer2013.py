@@ -132,7 +132,7 @@ def _emotion(text: str) -> str:
 
 def _voted(samples: pd.DataFrame, usage: pd.Series, path: Path, ferplus: Path, strict: bool) -> pd.DataFrame:
     """The samples with the labels that follow from the votes; those without a face have no `image`."""
-    table = read_table(ferplus).rename(columns=str.strip)
+    table = read_table(ferplus)
     check_columns(table, ("Usage", "Image name", *VOTED), ferplus)
     if len(table) != len(samples):
         raise InputError(f"{ferplus}: {len(table):,} rows, but {path} has {len(samples):,}: they must be of the "

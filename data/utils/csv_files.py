@@ -88,15 +88,16 @@ def text_encoding(content: bytes) -> str:
 def require_distinct(header: Iterable[str], source: object) -> None:
     """Raises InputError, naming the source, for a name that stands twice in a header line: which one is meant?"""
     seen: set[str] = set()
-    for name in map(str.strip, map(_composed, header)):
+    for name in map(_composed, header):
         if name in seen:
             raise InputError(f"{source}: the column {name[:80]!r} stands twice in its header line: rename one of them")
         seen.update([name] if name else [])
 
 
 def _composed(name: object) -> str:
-    """A column's name in Unicode's composed form, in which people type it; macOS may have written it in the other."""
-    return unicodedata.normalize("NFC", str(name))
+    """A column's name without blanks around it (`key, group`), in Unicode's composed form, in which people type it; macOS
+    may have written it in the other."""
+    return unicodedata.normalize("NFC", str(name)).strip()
 
 
 def check_columns(table: pd.DataFrame, names: Iterable[str], source: object) -> None:

@@ -144,6 +144,12 @@ def test_names_in_either_unicode_form_are_one_group_and_one_column(tmp_path):
         read_manifest(tmp_path / "x.csv")
 
 
+def test_blanks_around_names_of_columns_and_groups_are_none(tmp_path):
+    (tmp_path / "faces.csv").write_text("key, split, group\na.jpg,train,S1\nb.jpg,test,S1 \n")
+    table = read_manifest(tmp_path / "faces.csv").table
+    assert table["split"].tolist() == ["train", "test"] and table["group"].tolist() == ["S1", "S1"]
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     faces, path = build_manifest(made(), source="x"), tmp_path / "faces.csv"
     path.write_text("old")
