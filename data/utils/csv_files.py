@@ -95,8 +95,8 @@ def require_distinct(header: Iterable[str], source: object) -> None:
 
 
 def _composed(name: object) -> str:
-    """A column's name without blanks around it (`key, group`), in Unicode's composed form, in which people type it; macOS
-    may have written it in the other."""
+    """A column's name without blanks around it (`key, group`), in Unicode's composed form, in which people type it;
+    macOS may have written it in the other."""
     return unicodedata.normalize("NFC", str(name)).strip()
 
 

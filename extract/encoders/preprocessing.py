@@ -51,6 +51,11 @@ class Preprocessing:
         if self.interpolation not in INTERPOLATIONS or self.rule not in CHOICES["rule"]:
             raise ValueError(f"no such interpolation or rule: {self.interpolation!r}, {self.rule!r}")
 
+    @property
+    def mean_colour(self) -> tuple[int, ...]:
+        """The RGB bytes that are nearest to what the network sees as zero."""
+        return tuple(min(255, max(0, round(mean / self.scale))) for mean in self.mean)
+
     def prepare(self, image: "Image.Image | Resizer") -> np.ndarray:
         """Turn an RGB image of any size into (size, size, 3) uint8.
 
@@ -64,7 +69,7 @@ class Preprocessing:
         if width < self.size or height < self.size:  # pad the side that is too short
             canvas = np.zeros((max(height, self.size), max(width, self.size), 3), np.uint8)
             if self.rule == "longer":
-                canvas[:] = [round(255 * mean) for mean in self.mean]
+                canvas[:] = self.mean_colour
             top, left = (canvas.shape[0] - height) // 2, (canvas.shape[1] - width) // 2
             canvas[top:top + height, left:left + width] = pixels
             pixels = canvas
@@ -78,7 +83,7 @@ class Preprocessing:
             return self.resize, self.resize
         if self.rule == "longer":  # timm rounds here, torchvision truncates below
             ratio = max(width, height) / self.resize
-            return round(width / ratio), round(height / ratio)
+            return max(1, round(width / ratio)), max(1, round(height / ratio))
         if width <= height:
             return self.resize, int(self.resize * height / width)
         return int(self.resize * width / height), self.resize

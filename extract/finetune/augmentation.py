@@ -44,8 +44,7 @@ def augment(images: torch.Tensor, targets: Sequence[torch.Tensor], settings: Set
     if settings.rand_augment:
         from timm.data.auto_augment import rand_augment_transform
 
-        fill = tuple(min(255, round(255 * value)) for value in preprocessing.mean)
-        change = rand_augment_transform(settings.rand_augment, {"img_mean": fill})
+        change = rand_augment_transform(settings.rand_augment, {"img_mean": preprocessing.mean_colour})
         images = torch.from_numpy(np.stack([np.asarray(change(Image.fromarray(image.numpy()))) for image in images]))
     pixels = _move(images.to(device, non_blocking=True).permute(0, 3, 1, 2).float(), settings)
     if settings.jitter:  # of brightness and contrast

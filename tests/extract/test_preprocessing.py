@@ -54,6 +54,13 @@ def test_equal_to_timm_for_any_shape(width, height, size, crop, mode, rule):
     torch.testing.assert_close(normalised(how, image), theirs, rtol=0, atol=2e-6)
 
 
+def test_a_border_has_the_mean_colour_in_any_units_and_the_thinnest_picture_a_pixel():
+    image, caffe = picture(1, 1000), Preprocessing(size=8, resize=8, rule="longer", mean=(131.1, 300, -1), scale=1.0)
+    assert caffe.prepare(image)[0, 0].tolist() == [131, 255, 0]
+    halves = Preprocessing(size=8, resize=8, rule="longer", mean=(1.0, 1.0, 1.0), scale=2 / 255)
+    assert halves.prepare(image)[0, 0].tolist() == [128, 128, 128]
+
+
 def test_what_the_recipe_says_of_it():
     assert Preprocessing(size=224, resize=256, interpolation="bicubic").record() == {
         "size": [224, 224], "resize": 256, "resize_rule": "shorter", "interpolation": "bicubic", "crop": "centre",
