@@ -1,6 +1,7 @@
 """The verb `fuse`: from stores to a table and a run."""
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,8 +92,9 @@ def fuse(stores: Sequence[Path], settings: Settings, *, out: Path | None, overwr
         predicted, trained = cross_validate(experiment, subset, name=name)
         predictions.append(predicted)
     fused = predictions[-1]
-    singles = [each for each in predictions[:-1] if len(each) and len(each.system.backbones) == 1]
-    best = max(singles, key=lambda each: each.task.score.rank(each.system.val_score), default=None)  # test only scores
+    singles = [each for each in predictions[:-1] if len(each) and len(each.system.backbones) == 1
+               and not math.isnan(each.system.val_score)]  # without validation there is no best: test only scores
+    best = max(singles, key=lambda each: each.task.score.rank(each.system.val_score), default=None)
     fusion = Fusion(
         out=out, settings=settings, task=features.task, predictions=predictions,
         figures=[figures(each, seed=settings.seed) for each in predictions if len(each)],

@@ -73,7 +73,7 @@ def say_interval(metric: Metric, interval: Sequence[float] | None, *, sign: str 
 
 
 def say_difference(metric: Metric, difference: float) -> str:
-    return f"{100 * difference:+.2f}" if is_share(metric.key) else f"{difference:+.3f}"
+    return "-" if np.isnan(difference) else f"{100 * difference:+.2f}" if is_share(metric.key) else f"{difference:+.3f}"
 
 
 def say_spread(metric: Metric, values: Sequence[float]) -> str:
@@ -221,6 +221,7 @@ def describe_comparison(comparison: Comparison, task: Task) -> str:
 def comparison_record(comparison: Comparison | None, best: str, *, chosen_on: str) -> dict | None:
     """As metrics.json holds it. chosen_on: the samples by which the other head was found to be the best."""
     return None if comparison is None else asdict(comparison) | {
+        "difference": None if np.isnan(comparison.difference) else comparison.difference,  # no sample has a target
         "within_noise": comparison.within_noise, "best_single": best, "best_single_chosen_on": chosen_on}
 
 

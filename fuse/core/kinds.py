@@ -285,7 +285,7 @@ class Multilabel(Task):
         precision = labels.average_precision_by_label(truth, predictions.calibrated, np.ones((1, len(truth))))[0]
         return {name: {"n": int((~np.isnan(truth[:, c])).sum()), "present": int(np.nansum(truth[:, c])),
                        "f1": float(f1), "average_precision": float(precision[c]),
-                       "threshold": float(predictions.thresholds[:, c].mean())}
+                       "threshold": float(predictions.thresholds[:, c].mean()) if len(truth) else float("nan")}
                 for c, (name, f1) in enumerate(zip(self.outputs, labels.f1_by_label(truth, calls), strict=True))}
 
 

@@ -135,6 +135,9 @@ def _make_split(features: Features, task: Task, side: np.ndarray, *, val_fractio
     for name, rows in (("train", split.train), ("val", split.val), *((("test", test),) if needs_test else ())):
         if not len(rows):
             raise InputError(f"no labelled {name} samples with features are left: check the splits of the manifest")
+        for part in task.parts[:1] if name == "test" else task.parts:  # the first of several compares heads
+            if len(task.parts) > 1 and (part.label(features.label[rows], features.truth[rows]) < 0).all():
+                raise InputError(f"no {name} sample has a {part.task.words}: give some, or leave that task out")
     task.check(features, split.train, split.val)
     return split
 

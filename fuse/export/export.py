@@ -81,7 +81,8 @@ def model_card(run: Run, *, licences: Mapping[str, str], inputs: Sequence[Mappin
     licences: of the encoders, where one is stated; inputs: of the model with encoders, if there is one.
     Raises InputError for a run whose metrics.json cannot be read.
     """
-    thresholds = run.calibration.thresholds
+    thresholds = [f"{name} {run.calibration.thresholds[part.columns][c]:.3f}" for part in run.task.parts
+                  for c, name in enumerate(part.task.outputs) if not part.task.classes and not part.task.numbers[c]]
     system, folds = run.metrics.systems[-1] if run.metrics.systems else None, run.record.faces
     metadata = {
         "license": "other", "license_name": "of-its-encoders-and-data", "library_name": "twofold",
@@ -120,7 +121,7 @@ def model_card(run: Run, *, licences: Mapping[str, str], inputs: Sequence[Mappin
         f"the encoders' embeddings side by side "
         f"in the order above, to `{output_name(run)}` (N, {len(run.task.outputs)}): {run.task.kind}.", *models,
         f"* Columns, in order: {escape(', '.join(run.task.outputs), most=10_000)}.",
-        *([f"* A label is called from its threshold on: {', '.join(f'{value:.3f}' for value in thresholds)}."]
+        *([f"* A label is called from its threshold on: {escape(', '.join(thresholds), most=10_000)}."]
           if thresholds else []), "",
         "## Data", "",
         f"{sum(fold.train for fold in folds) // len(folds)} training samples"

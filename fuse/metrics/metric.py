@@ -1,5 +1,6 @@
 """What a metric is: a figure of predictions, and what the bootstrap of groups in `statistics` needs to know of it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +83,7 @@ class WeightedMetric(Metric):
 
 def group_sums(values: Array, number: Array, groups: int) -> Array:
     """(G, ...) sums of values (N, ...) over the samples of each group."""
-    flat = values.reshape(len(values), -1)
+    flat = values.reshape(len(values), math.prod(values.shape[1:]))
     sums = np.stack([np.bincount(number, column, groups) for column in flat.T], axis=1)
     if values.dtype.kind in "biu":
         sums = sums.astype(np.int64)

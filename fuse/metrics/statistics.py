@@ -150,7 +150,10 @@ def _bootstrap(metric: Metric, target: np.ndarray, outputs: Sequence[np.ndarray]
                                       size=min(step, WEIGHTED_REPLICATES - start))
         values.append(measure(times[:, number].astype(float)))
     drawn = np.concatenate(values)
-    return (float(measure(np.ones((1, len(target))))[0]), float(drawn.std()), drawn, None) if np.ptp(drawn) else None
+    drawn = drawn[~np.isnan(drawn)]  # a resample without any sample that has a label has no figure
+    if not len(drawn) or not np.ptp(drawn):
+        return None
+    return float(measure(np.ones((1, len(target))))[0]), float(drawn.std()), drawn, None
 
 
 def _bootstrap_sums(metric: SumMetric, tables: Sequence[np.ndarray], generator: np.random.Generator

@@ -65,7 +65,8 @@ def report(paths: Sequence[Path], *, out: Path, figures: Path | None = None,
     licences = licences_of(dict.fromkeys(stream.backbone for run in runs for stream in run.record.streams))
     drawings = [drawings_of(run, analysis) for run, analysis in zip(runs, analyses, strict=True)]
     score = runs[0].task.score
-    alike = [run for run in runs if run.task.score is score and run.metrics.systems]
+    alike = [run for run in runs if run.task.score is score and run.metrics.systems
+             and getattr(run.metrics.systems[-1], score.key) is not None]
     several = len(runs) > 1 and bool(alike)
     forest = drawn.forest(*words_and_scale(score), [
         (f"{run.path.name} ({run.record.classes_name}, {run.metrics.systems[-1].n} samples){_mark(run)}",

@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 
 from twofold.fuse.metrics import scores as metrics
 from twofold.fuse.metrics import statistics
+from twofold.fuse.metrics.labels import MEAN_AVERAGE_PRECISION
 from twofold.fuse.metrics.scores import ACCURACY, SCORE
 from twofold.fuse.metrics.statistics import (
     FEWEST_GROUPS,
@@ -116,6 +117,14 @@ def test_too_few_groups_have_no_interval():
     assert interval(SCORE, truth, np.eye(4)[calls], enough, seed=0) is not None
     one_rules = np.where(np.arange(400) % 3, 0, enough + 1)  # eleven groups, of which one has two thirds of the samples
     assert interval(SCORE, truth, np.eye(4)[calls], one_rules, seed=0) is None
+
+
+def test_resamples_without_a_label_that_is_there_have_no_average_precision():
+    truth, output = np.zeros((60, 1)), np.random.default_rng(0).random((60, 1))
+    assert interval(MEAN_AVERAGE_PRECISION, truth, output, np.arange(60), seed=0) is None
+    truth[[3, 17]] = 1
+    low, high = interval(MEAN_AVERAGE_PRECISION, truth, output, np.arange(60), seed=0)
+    assert 0 < low < MEAN_AVERAGE_PRECISION.of(truth, output) < high <= 1
 
 
 def test_an_interval_holds_its_figure_shrinks_with_the_faces_and_stays_a_share():

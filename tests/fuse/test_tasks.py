@@ -316,6 +316,32 @@ def test_several_tasks_at_once_have_the_figures_of_each(store, tmp_path, head):
     assert list(pd.read_csv(tmp_path / "out.csv"))[2:] == [*BASICS, *UNITS, *NUMBERS]
 
 
+def test_a_task_without_targets_of_its_own_to_choose_or_compare_by_is_refused(store, tmp_path):
+    classes = ("basic", *(f"p_{name}" for name in BASICS))
+    for split, columns, words in (("val", classes, "no val sample has a basic"), ("val", UNITS, "no val sample has a"),
+                                  ("test", classes, "no test sample has a basic")):
+        other = shutil.copytree(store, tmp_path / f"{split}-{columns[0]}")
+        edit_manifest(other, lambda _, cells, split=split, columns=columns: cells | (
+            dict.fromkeys(columns, "") if cells["split"] == split else {}))
+        with pytest.raises(InputError, match=words):
+            prepare([other], quick(**EVERY))
+
+
+def test_test_samples_without_targets_of_a_task_have_no_figures_of_it_and_the_run_can_be_read(store, tmp_path):
+    pytest.importorskip("matplotlib")
+    from twofold.fuse.report.report import report
+    shares = tuple(f"p_{name}" for name in BASICS)
+    for name, given, columns, key in (("soft", TASKS["distribution"], shares, "kl"),
+                                      ("every", EVERY, UNITS, "multilabel_macro_f1")):
+        other = shutil.copytree(store, tmp_path / name)
+        edit_manifest(other, lambda _, cells, columns=columns: cells | (
+            dict.fromkeys(columns, "") if cells["split"] == "test" else {}))
+        made = fuse([other], quick(seeds=1, epochs=2, **given), out=tmp_path / f"{name}-run")
+        systems = json.loads((tmp_path / f"{name}-run/metrics.json").read_text(), parse_constant=pytest.fail)["systems"]
+        assert made.text() and [system[key] for system in systems] == [None] * 3 and systems[0]["accuracy"] > 0
+        report([tmp_path / f"{name}-run"] * 2, out=tmp_path / f"{name}.html")
+
+
 def test_a_task_of_no_weight_learns_nothing_and_weights_are_checked(store):
     one, other = (cross_validate(prepare([store], quick(seeds=1, **EVERY | {"task_weights": ("1", "1", weight)})))[0]
                   for weight in ("1", "0.000001"))
@@ -354,6 +380,7 @@ def test_report_and_export_of_each_task(store, tmp_path, task):
     assert json.loads(facts["task"]) == run.task.kind and json.loads(facts["classes"]) == list(run.task.outputs)
     card = (tmp_path / "export/README.md").read_text()
     assert all(metric.name in card for metric in run.task.metrics)
+    assert ("called from its threshold on: au" in card) == ("multilabel" in run.task.kind)  # classes have none
 
 
 def test_the_python_api_knows_the_tasks(store):

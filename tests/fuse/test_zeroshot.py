@@ -1,6 +1,7 @@
 """Pair rules against examples worked by hand."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,6 +106,11 @@ def test_with_an_own_classifier_no_label_is_needed_to_learn_from_and_the_run_pre
     made = fuse([store], resolve(changes={"head": "zeroshot"}), out=tmp_path / "run")  # no basic label in the manifest
     assert made.figures[-1].scores.accuracy > 0.9 and len(made.figures[-1].predictions.outputs) == 1
     assert any("own classifiers" in note for note in made.notes)
+    file = FeatureFile(store / "posterv2.h5")
+    write_feature_file(store / "other.h5", recipe=replace(file.recipe, backbone="other"), dim=12, keys=file.keys,
+                       sha256=file.sha256, features=file.read()[::-1], failures={}, classifier=file.classifier)
+    both = fuse([store], resolve(changes={"head": "zeroshot"}), out=None)
+    assert len(both.figures) == 3 and both.comparison is None and both.best_single == ""  # no validation, no best
     without, _, _ = _store(tmp_path / "t", dim=12, classifier=False)
     assert evaluate(tmp_path / "run", without).figures.scores.accuracy == made.figures[-1].scores.accuracy
 
