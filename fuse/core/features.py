@@ -150,13 +150,19 @@ class Features:
             for each in np.split(values, np.cumsum([len(unit) for unit in units])[:-1]):
                 yield np.atleast_2d(pool_frames(each, self.streams[k].pool))
 
+    def images(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(m,) S64, the SHA-256 of all images of these samples, and (m,) the place of each one's sample among them."""
+        if self.frames is None:
+            return self.sha256[rows].astype("S64"), np.arange(len(rows))
+        files = self.streams[0].files
+        each = [files[self.store[row]].sha256[self.frames[row][:, 0]] for row in rows]
+        return np.concatenate([np.empty(0, "S64"), *each]), np.repeat(
+            np.arange(len(rows)), np.array([*map(len, each)], int))
+
     def holds(self, images: np.ndarray) -> np.ndarray:
         """(N,) bool: samples of which an image is among these SHA-256 (S64)."""
-        if self.frames is None:
-            return np.isin(self.sha256.astype("S64"), images)
-        matches = [np.isin(file.sha256, images) for file in self.streams[0].files]
-        return np.array([matches[number][places[:, 0]].any()
-                         for number, places in zip(self.store, self.frames, strict=True)], bool)
+        own, place = self.images(np.arange(len(self)))
+        return np.bincount(place, np.isin(own, images), len(self)) > 0
 
     def loaded(self) -> "Features":
         """The same with all features in memory, 4 x N x `width` bytes."""

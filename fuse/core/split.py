@@ -100,7 +100,8 @@ def _make_split(features: Features, task: Task, side: np.ndarray, *, val_fractio
         """Take from the earlier sets the samples that share a group or an image file with the set held out."""
         held_out = side == name
         grouped = pd.Index(features.group).isin(features.group[held_out])  # numpy compares texts one with all
-        leaked = (grouped | np.isin(features.sha256, features.sha256[held_out])) & np.isin(side, earlier)
+        images, _ = features.images(np.flatnonzero(held_out))
+        leaked = (grouped | features.holds(images)) & np.isin(side, earlier)
         if count := int((leaked & learnable).sum()):
             notes.append(f"{count} labelled samples left out of {' and '.join(earlier)}: they share a group or their "
                          f"bytes with {name}")
@@ -142,7 +143,7 @@ def _make_split(features: Features, task: Task, side: np.ndarray, *, val_fractio
     return split
 
 
-# seen.csv has one line per sample, sorted: the SHA-256 of its image file; the first half of the SHA-256 of its group's
+# seen.csv has one line per image, sorted: the SHA-256 of its image file; the first half of the SHA-256 of its group's
 # name, empty for a sample without a group; and one letter per fold for its role there: `l` trained on, `c` validated
 # on (epoch, weights, temperature), `s` tested on, `-` none
 HEADER = "sha256,group,folds"
@@ -151,7 +152,7 @@ LINE = re.compile(rb"[0-9a-f]{64},(?:[0-9a-f]{32})?,[-lcs]+")
 
 @dataclass(frozen=True, eq=False)
 class SeenSamples:
-    """n samples and their roles in each of F folds: roles (n, F)."""
+    """n images, of units all frames, and their roles in each of F folds: roles (n, F)."""
 
     sha256: np.ndarray  #: (n,) S64
     group: np.ndarray  #: (n,) S32, empty for a sample without a group
@@ -163,17 +164,22 @@ class SeenSamples:
         Where a fold was tested on this very sample, no other fold counts as not having seen it: so a cross-validated
         run is scored by the same members as when it was made.
         """
-        sha256, own_pairs = features.sha256[rows], np.char.add(self.sha256, self.group)
+        (images, place), own_pairs = features.images(rows), np.char.add(self.sha256, self.group)
         names = [group_digests(features, rows, qualified=qualified) for qualified in (False, True)]
+
+        def of_samples(found: np.ndarray) -> np.ndarray:
+            """(n,) bool: samples of which an image is found."""
+            return np.bincount(place, found, len(rows)) > 0
+
         unseen = np.empty((len(rows), self.roles.shape[1]), bool)
         tested = np.empty_like(unseen)
         for fold, role in enumerate(self.roles.T):
             fitted = np.isin(role, (b"l", b"c"))
             groups = np.setdiff1d(self.group[fitted], [b""])
-            unseen[:, fold] = ~(np.isin(sha256, self.sha256[fitted]) | np.isin(names[0], groups)
+            unseen[:, fold] = ~(of_samples(np.isin(images, self.sha256[fitted])) | np.isin(names[0], groups)
                                 | np.isin(names[1], groups))
-            tested[:, fold] = np.logical_or(*(np.isin(np.char.add(sha256, name), own_pairs[role == b"s"])
-                                              for name in names))
+            tested[:, fold] = of_samples(np.logical_or(*(
+                np.isin(np.char.add(images, name[place]), own_pairs[role == b"s"]) for name in names)))
         tested &= unseen
         return np.where(np.any(tested, axis=1, keepdims=True), tested, unseen)
 
@@ -185,7 +191,8 @@ def seen_samples(features: Features, folds: Sequence[tuple[np.ndarray, np.ndarra
         for letter, rows in zip((b"l", b"c", b"s"), role, strict=True):
             roles[rows, fold] = letter
     rows = np.flatnonzero((roles != b"-").any(axis=1))
-    return SeenSamples(features.sha256[rows].astype("S64"), group_digests(features, rows), roles[rows])
+    images, place = features.images(rows)
+    return SeenSamples(images, group_digests(features, rows)[place], roles[rows[place]])
 
 
 def group_digests(features: Features, rows: np.ndarray, *, qualified: bool | None = None) -> np.ndarray:

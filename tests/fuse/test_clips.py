@@ -123,6 +123,17 @@ def test_frames_that_an_encoder_was_tuned_with_make_their_clip_a_seen_one(tmp_pa
     assert features.keys[held].tolist() == [f"{key[:4]}.mp4"]
 
 
+def test_a_clip_that_has_lost_a_frame_is_still_the_one_that_was_learned(tmp_path, classes):
+    store, _ = write_clips(tmp_path / "s", columns={"group": ""})
+    fuse([store], settings(), out=tmp_path / "run")
+    table = pd.read_csv(store / "manifest.csv", dtype=str)
+    table[table["frame"] != "0"].to_csv(store / "manifest.csv", index=False)
+    run = read_run(tmp_path / "run")
+    features, _ = run.features(Store(store))
+    assert (run.seen.unseen(features, np.arange(90)).sum(axis=1) == 1).all()  # by its own fold alone
+    assert run.seen.unseen(features, np.arange(0)).shape == (0, 5)
+
+
 def test_what_clips_cannot_do_is_said(tmp_path, classes):
     store, _ = write_clips(tmp_path / "s")
     with pytest.raises(InputError, match="no column clip"):
