@@ -17,8 +17,8 @@ TOML_KEYS = ("name", "target", "classes", "numbers", "pairs")
 MAX_CLASSES = 500  #: classes; a column with more different values holds something else
 MAX_NAME_LETTERS = 100  #: characters of a name
 JOINERS = "\u200c\u200d"  #: written inside words of some scripts, though Unicode counts them as control characters
-RESERVED_NAMES = re.compile(r"key|split|truth|prediction|face|basic|uncertain|top\d+|share .*|raw .*|e\d+|person|"
-                            "yaw|pitch|roll")  #: of our own tables
+RESERVED_NAMES = re.compile(r"key|split|group|run|truth|prediction|face|basic|uncertain|top\d+|share .*|raw .*|e\d+|"
+                            "source|frame|time|track|box|note|person|yaw|pitch|roll")  #: of our own tables
 NON_LABEL_COLUMNS = ("key", "split", "group", "fold")  #: columns of a manifest that hold no classes
 
 #: each basic emotion as a compound's first word, as its second, and in other words, well-known misspellings included

@@ -147,7 +147,7 @@ class Result:
     def compare(self, other: Result) -> ResultComparison:
         """The difference in the task's score on the same samples, paired by group.
 
-        Raises InputError if the two were scored on different samples.
+        Raises InputError if the two were scored on different samples, or by other classes or labels of them.
         """
         ours, theirs = self._predictions, other._predictions
         if not np.array_equal(ours.key, theirs.key):

@@ -199,8 +199,8 @@ def check_options(options: PredictOptions, run: Run, out: Path | None, *, inputs
     if (options.rate or options.embeddings) and (out is None or options.template):
         raise InputError("--hz and --embeddings are of the table: name one with -o, without --submission")
     if options.events:
-        if options.template or run.task.classes < len(run.task.outputs):
-            raise InputError(f"{options.events}: events are of classes, not of labels, numbers or a submission")
+        if options.template or run.task.classes < len(run.task.outputs) or run.calibration.thresholds:
+            raise InputError(f"{options.events}: events are of classes, not of labels, numbers, blends or a submission")
         check_events_name(options.events)
         events_output(options, options.events, [*inputs, *([out] if out else [])]).check()
     if out is None and options.template:

@@ -41,8 +41,8 @@ ADVICE = ('keys are backbones = "all" or lists of names, heads, seeds, and the t
 TRIAL = re.compile(r"[0-9a-f]{10}\.json")
 FIGURES = 4  #: version of what a trial is scored by
 SHOWN = 20  #: lines of the leaderboard in the terminal
-SAMPLES_DEPEND_ON = ("backbones", "views", "task", "labels", "target", "classes", "folds", "seed", "val_fraction",
-                     "unit")
+SAMPLES_DEPEND_ON = ("backbones", "views", "extra_views", "task", "labels", "target", "classes", "folds", "seed",
+                     "val_fraction", "unit")
 ASKS_FOR_TASK = ("task", "labels", "target", "classes", "head")
 
 

@@ -124,11 +124,14 @@ def test_an_estimator_has_the_faces_of_a_head(features):
     assert result.difference == pytest.approx(macro_f1[0] - macro_f1[1])
 
 
-def test_results_on_other_faces_are_not_compared(features):
+def test_results_on_other_faces_or_classes_are_not_compared(features, store):
     by_folds = features.train(LogisticRegression(C=0.01), folds=2)
     by_split = features.train(LogisticRegression(C=0.01))
     with pytest.raises(InputError, match="different samples"):
         by_folds.compare(by_split)
+    reordered = store.features(classes=sorted(features.classes)).train(LogisticRegression(C=0.01))
+    with pytest.raises(InputError, match="LogisticRegression were scored by other classes or labels"):
+        by_split.compare(reordered)
 
 
 def test_a_run_is_written_read_back_and_predicts(dataset, store, tmp_path):

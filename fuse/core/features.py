@@ -259,11 +259,18 @@ def _join_store(number: int, store: Store, streams: Sequence[Stream], task: Task
                          f"{lacking[0]}")
         if surplus := file.rows - int((places[:, k] >= 0).sum()):
             notes.append(f"{surplus} rows of {name} are not in the manifest: left out")
+    digests, frames = streams[0].files[number].sha256, {}
+    for k, stream in enumerate(streams):
+        both = np.flatnonzero((places[:, 0] >= 0) & (places[:, k] >= 0))
+        other = both[digests[places[both, 0]] != stream.files[number].sha256[places[both, k]]]
+        if len(other):
+            notes.append(f"{len(other)} samples left out: {streams[0].name} and {stream.name} were made from different "
+                         f"images of them, e.g. {keys[other[0]]} (`extract --recheck`, of both)")
+            places[other, k] = -1
     present = np.asarray((places >= 0).all(axis=1))
     if not present.any():
         raise InputError(f"{store.path}: no sample of its manifest has features of all of "
-                         f"{', '.join(stream.name for stream in streams)}: extract them for the same samples")
-    digests, frames = streams[0].files[number].sha256, {}
+                         f"{', '.join(stream.name for stream in streams)}: extract them for the same images")
     if unit:
         manifest, parts = units_of(manifest, unit, labels=(task.taxonomy.target, *task.outputs),
                                    source=str(store.manifest_path))

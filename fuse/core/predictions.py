@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from twofold.data.utils.errors import InputError
 from twofold.fuse.core.features import Features
 from twofold.fuse.core.split import group_digests
 from twofold.fuse.core.task import Task
@@ -198,10 +199,13 @@ def figures(predictions: Predictions, *, seed: int) -> Figures:
 
 
 def compare_predictions(a: Predictions, b: Predictions, *, seed: int) -> Comparison:
-    """System a against b by the task's score, on the same samples in the same order."""
-    (_, a), (_, b) = a.parts()[0], b.parts()[0]
-    metric, target = a.task.score, a.task.compared(a.task.score, a)[0]
-    ours, theirs = (each.task.compared(metric, each)[1] for each in (a, b))
+    """System a against b by the task's score, on the same samples in the same order. Raises InputError where these have
+    other classes or targets."""
+    (_, a), (_, b), metric = a.parts()[0], b.parts()[0], a.task.score
+    (target, ours), (other, theirs) = (each.task.compared(metric, each) for each in (a, b))
+    if a.task.outputs != b.task.outputs or not np.array_equal(target, other, equal_nan=True):
+        raise InputError(f"{a.system.name} and {b.system.name} were scored by other classes or labels: compare heads "
+                         "that were trained on the same ones")
     return compare(metric, target, ours, theirs, a.group, seed=seed)
 
 

@@ -54,6 +54,10 @@ def make_splits(features: Features, task: Task, *, folds: int, val_fraction: flo
     if named not in (0, folds):
         note = f"the manifest names {named} folds, not {folds}: its samples are divided anew"
         splits = [replace(split, notes=(*split.notes, note)) for split in splits]
+    scored = np.any([side == "test" for side in sides], axis=0)
+    if folds and (count := int(((features.label >= 0) & (features.store == 0) & ~scored).sum())):
+        note = f"{count} labelled samples are tested in no fold: they have no {task.parts[0].task.words}, or no fold"
+        splits = [replace(split, notes=(*split.notes, note)) for split in splits]
     return splits
 
 

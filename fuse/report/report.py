@@ -154,8 +154,9 @@ def _section(run: Run, analysis: StoreAnalysis | None, drawings: Mapping[str, Dr
 def _listed(every: Predictions) -> list[tuple[str, list[int]]]:
     """Rows of samples to look at, by list: the most confident errors and the least confident other predictions, of
     tasks without classes the largest errors; each image once, for one that stands under several keys has the same
-    outputs."""
-    outputs = pd.DataFrame(every.calibrated).drop_duplicates()
+    outputs and truth."""
+    outputs = pd.DataFrame(every.calibrated)
+    outputs = outputs[~pd.DataFrame(np.hstack([every.calibrated, every.truth])).duplicated()]
     if not every.task.classes:
         losses = pd.Series(every.task.score.loss(*every.task.compared(every.task.score, every)))[outputs.index]
         worst = losses.dropna().sort_values(ascending=False, kind="stable")

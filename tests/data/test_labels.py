@@ -121,7 +121,7 @@ REFUSED = {
     "'' is not 1 to 100 characters long": ['classes = ["joy", ""]'],
     "has control characters": [f'classes = ["joy", "{name}"]' for name in ("a\\u0007b", "a\\nb", "\\u202eyoj")],
     "begins with '.': spreadsheets take that": [f'classes = ["joy", "{first}joy"]' for first in "=+-@"],
-    "is the name of a column of our tables": [f'classes = ["joy", "{name}"]' for name in ("prediction", "top3")],
+    "is the name of a column of our tables": [f'classes = ["joy", "{name}"]' for name in ("top3", "group")],
     "unknown colour: keys are name, target, classes, numbers, pairs": [f'{JOY}colour = "red"'],
     "the target .* is no column of labels": [f'{JOY}target = "key"', f"{JOY}target = 3", f'{JOY}target = ""'],
     "'joy' is none: put labels of your own in a column": ['classes = ["joy", "fear"]\ntarget = "basic"'],

@@ -3,6 +3,7 @@
 import csv
 import json
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,6 +110,13 @@ def test_a_submission_has_the_emotions_of_each_video(trained, tmp_path):
     predict(run, store, PredictOptions(), out=table)
     lines = list(csv.DictReader(table.open()))
     assert len(lines) == 30 and lines[0]["prediction"] == "anger" and " + " in lines[1]["prediction"]
+
+
+def test_blends_of_frames_make_no_events(trained, tmp_path):
+    run = read_run(trained[0] / "run")
+    with pytest.raises(InputError, match="events are of classes, not of labels, numbers, blends"):
+        check_options(PredictOptions(events=tmp_path / "e.csv"), replace(run, settings=replace(run.settings, unit="")),
+                      None, inputs=())
 
 
 def test_videos_that_are_missing_and_templates_of_others_are_refused(trained, tmp_path):

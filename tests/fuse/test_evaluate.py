@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.fuse.conftest import quick
+from tests.fuse.conftest import edit_manifest, quick
 from twofold.data.labels import builtin_taxonomy
 from twofold.data.utils.errors import InputError
 from twofold.fuse.evaluate import evaluate, evaluate_all
@@ -58,6 +58,11 @@ def test_runs_that_cannot_stand_side_by_side(cli, make_store, runs, tmp_path):
     fuse([eleven], quick(epochs=6, hidden=16, seeds=1, classes="rafdb11"), out=tmp_path / "run11")
     done = cli("evaluate", tmp_path / "run11", paths[0], store)
     assert done.returncode == 2 and "different classes" in done.stderr, done.stderr
+    edit_manifest(store, lambda row, cells: cells | {"mood": "ab"[row % 2], "other": "ab"[row // 2 % 2]})
+    for target in ("mood", "other"):
+        fuse([store], quick(seeds=1, epochs=1, classes="a,b", target=target), out=tmp_path / target)
+    with pytest.raises(InputError, match="were scored by other classes or labels"):
+        evaluate_all([tmp_path / "mood", tmp_path / "other"], store)
     short = make_store(name="short", drop=[("b", row) for row in range(0, 420, 7)])
     with pytest.raises(InputError, match="extract what is missing"):
         evaluate_all(paths, short, split="all")

@@ -195,6 +195,16 @@ def test_missing_faces_are_counted_not_shifted(make_store):
     work = prepare([make_store(drop={("b", row) for row in range(0, 30)})], quick())
     assert len(work.features) == 390
     assert any(note.startswith("30 samples left out: not in store's timm:b") for note in work.notes)
+    path = make_store(name="changed") / "b.original.h5"  # ten images have changed since b was extracted
+    file = FeatureFile(path)
+    file.check()
+    content = {"keys": file.keys.tolist(), "features": file.read(), "recipe": file.recipe, "dim": file.dim}
+    sha256 = [b"f" * 64 if row < 10 else each for row, each in enumerate(file.sha256)]
+    path.unlink()
+    write_feature_file(path, **content, sha256=sha256, failures={})
+    changed = prepare([path.parent], quick())
+    assert len(changed.features) == 410 and any(note.startswith(
+        "10 samples left out: timm:a and timm:b were made from different images of them") for note in changed.notes)
     made = fuse([make_store(name="other", drop={("b", row) for row in range(0, 30)})], quick(), out=None)
     assert made.figures[-1].score > 0.95
 

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -28,7 +29,7 @@ from twofold.extract.encoders.presets import licences
 from twofold.fuse.core.settings import resolve
 from twofold.fuse.fuse import fuse
 from twofold.fuse.report.analysis import analyse_on_store
-from twofold.fuse.report.report import drawings_of, report
+from twofold.fuse.report.report import _listed, drawings_of, report
 from twofold.fuse.runs.read import read_run
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -225,6 +226,10 @@ def test_an_image_is_listed_once_whatever_its_keys(run, tmp_path):
     listed = [row for name in ("The most confident errors", "The least confident predictions") for row in tables[name]]
     names = [row[0].partition("/")[2] for row in listed]
     assert len(names) == len(set(names)) == 30
+    every = read_run(run).predictions.select(np.arange(3))  # a right one hides no errors that are as sure
+    sure = replace(every, target=np.array([0, 1, 2]), truth=np.eye(7)[:3], calibrated=np.eye(7)[[0, 0, 0]],
+                   outputs=np.eye(7)[None, [0, 0, 0]])
+    assert _listed(sure) == [("The most confident errors", [1, 2]), ("The least confident predictions", [0])]
 
 
 def test_what_cannot_be_is_a_sentence_and_no_page(run, tmp_path, make_store):

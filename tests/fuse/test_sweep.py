@@ -96,6 +96,7 @@ def test_several_files_of_one_backbone_are_chosen_apart(make_store, tmp_path):
 @pytest.mark.parametrize(("text", "message"), [
     ("heads = [", "not a TOML"), ("head = 'mlp'", "unknown head"), ("backbones = 'some'", "backbones is 'some'"),
     ("[ablation]\nlr = [0.1]", "scored on folds"), ("[ablation]\nfolds = [3]", "same samples"),
+    ("[ablation]\nextra_views = [['flip']]", "same samples"),
     ("[ablation]\nlr = 0.1\n[settings]\nfolds = 3", "list of values for lr"),
     ("heads = ['mlp', 'linear']\n[ablation]\nlr = [0.1]\n[settings]\nfolds = 3", "changes one base"),
     ("heads = []", "heads must be"), ("[grid]\nlr = 0.1", "list of values"), ("[grid]\nlearning = [1]", "no setting"),

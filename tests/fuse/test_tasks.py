@@ -294,6 +294,8 @@ def test_several_tasks_at_once_have_the_figures_of_each(store, tmp_path, head):
     other = shutil.copytree(store, tmp_path / "other")
     edit_manifest(other, lambda row, cells: cells | (
         dict.fromkeys(("basic", *(f"p_{name}" for name in BASICS)), "") if row % 9 == 2 else {}))
+    assert any(note.startswith("47 labelled samples are tested in no fold: they have no basic label of basic7")
+               for note in prepare([other], quick(folds=3, **EVERY)).notes)
     made = fuse([other], quick(head=head, epochs=20, **EVERY), out=tmp_path / "run")
     table = pd.read_csv(tmp_path / "run/predictions.csv", keep_default_na=True)
     table = table[table["split"] == "test"]
