@@ -66,7 +66,7 @@ def units_of(manifest: Manifest, column: str, *, labels: Sequence[str] = (), sou
     empty = pd.Series("", table.index)
     frame, video = (table.get(name, empty) if "frame" in table else empty for name in ("frame", "source"))
     number = frame.where(frame != "", video.where(video != "", table["key"]).str.extract(
-        r"(\d{1,15})\.?[^./\d]*$")[0])
+        r"(\d{1,15})(?:\.[^./\d][^./]*)?$")[0])
     time = pd.to_numeric(number, errors="coerce").fillna(0).to_numpy()[named]
     video = pd.factorize(video.where(frame != "", ""))[0][named]
     named = named[np.lexsort((named, time, video, codes))]

@@ -32,6 +32,8 @@ def test_a_unit_has_what_its_rows_agree_in_and_its_frames_in_time():
                          key=[f"images/{row}.jpg.0.png" for row in range(6)])
     _, rows = units_of(pictures, "clip", source="m.csv")  # as `crop` names faces in pictures
     assert [part.tolist() for part in rows] == [[4, 2, 0], [3, 1, 5]]
+    jpeg2000 = _manifest(key=[f"{clip}.{frame}.jp2" for frame in (10, 9, 8) for clip in "ab"])
+    assert [part.tolist() for part in units_of(jpeg2000, "clip", source="m.csv")[1]] == [[4, 2, 0], [5, 3, 1]]
 
 
 def test_rows_without_a_face_have_no_say_but_units_of_them_alone_stay():
