@@ -245,11 +245,11 @@ def split_classifier(path: Path, model: Any) -> LastLayer | None:
     node = producers.get(model.graph.output[0].name) if len(model.graph.output) == 1 else None
     if node is not None and node.op_type in ("Softmax", "LogSoftmax", "Identity"):
         node = producers.get(node.input[0])
-    bias = ""
-    if node is not None and node.op_type == "Add":
-        bias = next((name for name in node.input if name in constants), "")
-        node = next((producers[name] for name in node.input if name in producers), None)
-    if node is None or node.op_type not in ("Gemm", "MatMul") or node.input[1] not in constants:
+    bias, layers = "", ("Gemm", "MatMul")
+    if node is not None and node.op_type == "Add":  # of a bias, not of two branches nor behind a Gemm with its own
+        bias, layers = next((name for name in node.input if name in constants), ""), ("MatMul",)
+        node = next((producers[name] for name in node.input if bias and name in producers), None)
+    if node is None or node.op_type not in layers or node.input[1] not in constants:
         return None
     settings = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     bias = node.input[2] if len(node.input) > 2 else bias

@@ -276,6 +276,16 @@ def test_a_model_that_ends_in_logits_gives_their_input_and_the_classifier(tmp_pa
             load(f"onnx:{path}?mean=0&std=1")
 
 
+@pytest.mark.parametrize("last", ["Gemm", "MatMul"])
+def test_of_two_layers_that_are_added_none_is_the_classifier(tmp_path, last):
+    nodes = [("Flatten", "pixels", "flat", None), (last, "flat weight", "one", None), ("Tanh", "flat", "tanh", None),
+             ("MatMul", "tanh weight", "two", None), ("Add", "one two" if last == "MatMul" else "one bias", "y", None)]
+    arrays = {"weight": np.ones((12, 3), np.float32), "bias": np.ones(3, np.float32)}
+    path = save_onnx(tmp_path / "two.onnx", nodes, arrays, shape=["n", 3, 2, 2], outputs=("y",))
+    encoder = load(f"onnx:{path}")
+    assert (encoder.tap, encoder.dim, encoder.unnamed_classes) == ("y", 3, 0)
+
+
 def test_a_classifier_of_timm_exported_whole_gives_its_own_embedding(tmp_path):
     pytest.importorskip("onnxscript")
     timm = pytest.importorskip("timm")
