@@ -7,6 +7,7 @@ Also what the lineage's own ResNet-50 of FER+ needs, with Caffe's names and stri
 import logging
 import os
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,10 @@ def build(name: str, *, checkpoint: Checkpoint | None, size: int, drop_path: flo
     """The model without its classifier; its preprocessing is that of the published weights that the checkpoint is."""
     network, heads = trunk(name)
     published_file = checkpoint is not None and PREPROCESSING not in checkpoint.metadata
-    return Architecture(name=f"torchvision.{name}", network=network, tap="pooled features, classifier removed",
-                        preprocessing=_preprocessing(name, checkpoint if published_file else None), heads=heads)
+    built = Architecture(name=f"torchvision.{name}", network=network, tap="pooled features, classifier removed",
+                         preprocessing=_preprocessing(name, checkpoint if published_file else None), heads=heads)
+    # SqueezeNet rectifies each place of the map behind its last layer: its logits are no affine map of the mean
+    return replace(built, classifier=lambda *_, **__: None) if name.startswith("squeezenet") else built
 
 
 def published(name: str) -> PublishedWeights:

@@ -159,6 +159,12 @@ def test_the_order_of_the_classes_is_known_or_refused(tmp_path, name, options, c
     assert unnamed == (0 if classes else 7)
 
 
+def test_a_last_layer_behind_which_something_is_rectified_is_no_classifier(tmp_path):
+    torch.save(models.squeezenet1_1(num_classes=7).state_dict(), tmp_path / "seven.pth")
+    with pytest.raises(InputError, match="brings no classifier of one linear layer"):
+        load("torchvision:squeezenet1_1", tmp_path / "seven.pth", classes=tuple("abcdefg"))
+
+
 def test_any_network_keeps_a_classifier_whose_classes_its_file_names(resnet18, tmp_path):
     state = state_of(resnet18) | {"fc.weight": torch.randn(3, 512), "fc.bias": torch.randn(3)}
     save_file(state, tmp_path / "r.safetensors", metadata={"classes": "anger,fear,surprise"})
