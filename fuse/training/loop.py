@@ -117,7 +117,8 @@ def _members_at_once(head: Body, data: Samples, settings: Settings) -> int:
     if data.device.type != "cpu" or data.x is None:
         return len(next(head.parameters()))
     widest = max(p[0].numel() for p in head.parameters())
-    return max(1, TENSOR // (4 * max(widest, settings.batch_size * data.x.shape[1])))
+    # a batch counts twice: of long rows, heads keep several tensors of its size, which are mapped afresh together
+    return max(1, TENSOR // (4 * max(widest, 2 * settings.batch_size * data.x.shape[1])))
 
 
 def _train(head: Body, data: Samples, val: Samples, spec: Spec, settings: Settings, seeds: Sequence[int],
@@ -140,11 +141,12 @@ def _train(head: Body, data: Samples, val: Samples, spec: Spec, settings: Settin
             order = _order(data.label[positions], settings, random, with_basic=with_basic)
             basics = pools(data.basic_label[positions], spec.parts, data.device) if settings.compound_mixup else None
             place = torch.from_numpy(positions).to(data.device)
+            room = x.new_empty(len(seeds) * min(settings.batch_size, order.shape[1]), x.shape[1])  # for every batch
             for start in range(0, order.shape[1], settings.batch_size):
                 here = order[:, start:start + settings.batch_size]
                 rate = settings.lr * plateau.factor * rate_factor(epoch + min(total / samples, 1), settings)
-                batch = Batch(x.index_select(0, here.reshape(-1)).view(*here.shape, -1),
-                              *(values[place[here]] for values in labels))
+                rows = torch.index_select(x, 0, here.reshape(-1), out=room[:here.numel()])
+                batch = Batch(rows.view(*here.shape, -1), *(values[place[here]] for values in labels))
                 if basics:
                     batch = mix_compounds(batch, x, basics, settings.compound_mixup, class_weight, random)
                 if settings.mixup:
@@ -240,10 +242,10 @@ def _order(label: np.ndarray, settings: Settings, random: MemberRandom, *, with_
 @torch.inference_mode()
 def _validate(head: nn.Module, val: Samples, precision: str) -> list[dict[str, float]]:
     """The task's figures of each member; the first is the score by which the best epoch is chosen."""
-    blocks, order = [], []
+    blocks, order, members = [], [], len(next(head.parameters()))
     for positions, x in val.blocks():
         with lower_precision(val.device, precision):
-            blocks += [head(part).logits.float().cpu() for part in x.split(block_samples(x.shape[1]))]
+            blocks += [head(part).logits.float().cpu() for part in x.split(block_samples(members * x.shape[1]))]
         order.append(positions)
     rows = np.concatenate(order)
     return [val.task.epoch_figures(logits, val.target[rows], val.label[rows]) for logits in torch.cat(blocks, dim=1)]

@@ -14,7 +14,14 @@ from twofold.fuse.heads.fusion import find_weights
 from twofold.fuse.heads.head import build
 from twofold.fuse.training.data import Batch, Samples, fit_scaler, mix_compounds, mixup, pools
 from twofold.fuse.training.ensemble import MemberRandom, Spec, StackedMLP, initialise
-from twofold.fuse.training.loop import _members_at_once, flushed_denormals, positive_pairs, rate_factor, train
+from twofold.fuse.training.loop import (
+    _members_at_once,
+    _validate,
+    flushed_denormals,
+    positive_pairs,
+    rate_factor,
+    train,
+)
 from twofold.fuse.training.optimiser import BestWeights
 
 CLASSES = builtin_taxonomy("cexpr7").classes
@@ -66,6 +73,18 @@ def test_wide_heads_train_in_groups_on_a_cpu_and_all_at_once_where_features_are_
     wide, narrow = (build(replace(spec, hidden=hidden)) for hidden in (512, 8))
     assert [_members_at_once(wide, resident, QUICK), _members_at_once(wide, streamed, QUICK)] == [5, 8]
     assert _members_at_once(narrow, resident, QUICK) > 8
+    long_rows = _examples(rows=20, dim=12 * 768)
+    assert _members_at_once(narrow, long_rows, replace(QUICK, batch_size=256)) == 1
+
+
+def test_validation_passes_no_more_rows_for_many_members_than_for_one():
+    data, passed = _examples(rows=40), []
+    head = build(Spec(kind="mlp", dims=(10,), classes=CLASSES, members=3, hidden=4))
+    head.register_forward_pre_hook(lambda _, args: passed.append(len(head.mlp.last.weight) * args[0].numel()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("twofold.fuse.training.data.BLOCK_NUMBERS", 300)
+        _validate(head, data, "fp32")
+    assert max(passed) == 300 and sum(passed) == 3 * 40 * 10
 
 
 @pytest.mark.parametrize("before", [False, True])
