@@ -114,6 +114,9 @@ class Features:
             columns = np.concatenate([np.arange(starts[k], starts[k + 1]) for k in streams])
             frames = np.arange(self.matrix.shape[1] // self.dim)[:, None] * self.dim
             return self.matrix[np.ix_(rows, (frames + columns).ravel())]
+        if self.frames is None and len(streams) == len(self.streams[streams[0]].files) == 1:  # nothing is copied twice
+            stream = self.streams[streams[0]]
+            return _finite_rows(stream.files[0], self.row[rows, streams[0]], stream.columns(stream.files[0]))
         length = 1 if self.frames is None else min(self.most_frames or 1, max(map(len, self.frames[rows]), default=1))
         block = np.full((len(rows), length, sum(self.streams[k].dim for k in streams)), np.nan, np.float32)
         start = 0
