@@ -104,9 +104,17 @@ class HeadOutput:
 def run_head(head: StandardisedHead, features: Features, rows: np.ndarray, streams: Sequence[int]) -> HeadOutput:
     """Run a head on these rows of the features, of which it takes the streams with these numbers, in order."""
     step = min(max(64, BLOCK // head.spec.members), max(1, BLOCK_NUMBERS // (head.spec.members * features.width)))
-    blocks = [run_on_array(head, features.read(rows[start:start + step], streams))
-              for start in range(0, max(len(rows), 1), step)]
-    return _joined(blocks)
+    joined: dict[str, Any] = {}
+    for start in range(0, max(len(rows), 1), step):
+        block = run_on_array(head, features.read(rows[start:start + step], streams))
+        for field in fields(HeadOutput):
+            values = getattr(block, field.name)
+            if start == 0:  # room for all: small arrays of each block would lie between large ones, which then grow
+                joined[field.name] = None if values is None else np.empty(
+                    (len(values), len(rows), *values.shape[2:]), values.dtype)
+            if values is not None:
+                joined[field.name][:, start:start + step] = values
+    return HeadOutput(**joined)
 
 
 def _joined(blocks: Sequence[HeadOutput]) -> HeadOutput:

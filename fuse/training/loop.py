@@ -242,10 +242,11 @@ def _order(label: np.ndarray, settings: Settings, random: MemberRandom, *, with_
 @torch.inference_mode()
 def _validate(head: nn.Module, val: Samples, precision: str) -> list[dict[str, float]]:
     """The task's figures of each member; the first is the score by which the best epoch is chosen."""
-    blocks, order, members = [], [], len(next(head.parameters()))
+    members = len(next(head.parameters()))
+    logits = torch.zeros(members, len(val), len(val.task.outputs))  # for all, as in `run_head`
     for positions, x in val.blocks():
+        step = block_samples(members * x.shape[1])
         with lower_precision(val.device, precision):
-            blocks += [head(part).logits.float().cpu() for part in x.split(block_samples(members * x.shape[1]))]
-        order.append(positions)
-    rows = np.concatenate(order)
-    return [val.task.epoch_figures(logits, val.target[rows], val.label[rows]) for logits in torch.cat(blocks, dim=1)]
+            for rows, part in zip(torch.from_numpy(positions).split(step), x.split(step), strict=True):
+                logits[:, rows] = head(part).logits.float().cpu()
+    return [val.task.epoch_figures(each, val.target, val.label) for each in logits]
