@@ -12,7 +12,7 @@ ALLOWED = {
     "data": {"data", "numpy", "pandas", "PIL", "pillow_heif"},
     "data/utils": {"data", "numpy", "pandas", "huggingface_hub", "typer"},
     "data/images": {"data", "numpy", "pandas", "PIL", "pillow_heif"},
-    "data/faces": {"data", "numpy", "pandas", "PIL", "cv2", "av", "tqdm", "huggingface_hub", "matplotlib"},
+    "data/faces": {"data", "numpy", "pandas", "PIL", "cv2", "av", "isal", "tqdm", "huggingface_hub", "matplotlib"},
     "cache/share": {"cache", "data", "numpy", "msgspec", "fsspec", "sshfs", "aiohttp", "tqdm"},
     "cache": {"cache", "data", "numpy", "h5py", "msgspec", "xxhash", "pyarrow"},
     "extract": {"extract", "data", "cache", "numpy", "torch", "timm", "torchvision", "safetensors", "tqdm", "PIL",

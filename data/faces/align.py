@@ -1,5 +1,7 @@
 """Crop a face out of an image: turned upright onto a template by its landmarks, or the square around its box."""
 
+import struct
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,8 +116,22 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> Crop:
 def encode(crop: Crop, settings: CropSettings) -> bytes:
     """Encode a crop as a PNG or JPEG file."""
     cv2 = require_opencv()
-    options = [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg] if settings.jpeg else [
-        cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
-    if not settings.jpeg and hasattr(cv2, "IMWRITE_PNG_FILTER"):  # OpenCV 5: a third of the time, 7 % larger
-        options += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
-    return cv2.imencode(settings.suffix, crop.image, options)[1].tobytes()
+    if settings.jpeg:
+        return cv2.imencode(settings.suffix, crop.image, [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg])[1].tobytes()
+    return _png(cv2.cvtColor(crop.image, cv2.COLOR_BGR2RGB))
+
+
+def _png(image: np.ndarray) -> bytes:
+    """An (H, W, 3) RGB image as a PNG file, each line less the one above it (ISO/IEC 15948). OpenCV and Pillow compress
+    with zlib, which takes more than twice the time of all this."""
+    from isal import isal_zlib
+
+    height, width, _ = image.shape
+    lines = np.full((height, 1 + 3 * width), 2, np.uint8)  # 2: the filter "up"
+    lines[:, 1:] = image.reshape(height, -1)
+    lines[1:, 1:] -= lines[:-1, 1:].copy()
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
+    chunks = ((b"IHDR", header), (b"IDAT", isal_zlib.compress(lines, 1)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks)

@@ -181,9 +181,9 @@ def require_opencv():
     """The module cv2, quiet and with one thread a call (frames run in parallel). Raises InputError without it."""
     try:
         import cv2
+        import isal  # noqa: F401 (for `align.encode`: better missed now than at the first face)
     except ImportError:
-        raise InputError("finding faces needs OpenCV: pip install 'twofold[footage]' (or opencv-python-headless and "
-                         "av)") from None
+        raise InputError("finding faces needs OpenCV, PyAV and isal: pip install 'twofold[footage]'") from None
     cv2.setNumThreads(1)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # its warnings name options of the network's
     return cv2
