@@ -101,7 +101,7 @@ MUTATIONS = [Mutation(*fields) for fields in (
     ("over- and underconfidence cancel out", "metrics/scores.py", "np.abs(self.right - self.confidence).sum()",
      "abs((self.right - self.confidence).sum())", "metrics"),
     # splitting
-    ("groups of test samples train", "core/split.py", "leaked = (grouped | np.isin(", "leaked = (np.isin(",
+    ("groups of test samples train", "core/split.py", "(grouped | features.holds(", "(features.holds(",
      "partition fuse seen"),
     ("validation is carved without groups", "core/split.py", "features.group[own], fraction=",
      "features.keys[own], fraction=", "partition fuse"),

@@ -4,7 +4,6 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -176,7 +175,6 @@ def is_same_face(small: Detection, large: Detection) -> bool:
     return share >= NMS_IOU or inner >= INSIDE
 
 
-@cache
 def require_opencv():
     """The module cv2, quiet and with one thread a call (frames run in parallel). Raises InputError without it."""
     try:

@@ -91,8 +91,9 @@ def test_a_library_that_is_not_there(cli, drawn, monkeypatch, module):
     assert done.returncode == 2 and "pip install 'twofold[serve]'" in done.stderr
 
 
-def test_no_opencv_is_a_sentence(tmp_path, monkeypatch):
+@pytest.mark.parametrize("module", ["cv2", "isal"])
+def test_no_opencv_is_a_sentence(tmp_path, monkeypatch, module):
     (tmp_path / "yunet.onnx").touch()
-    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=r"footage.*or --cropped takes every picture for one face"):
         open_finder((), tmp_path / "yunet.onnx", False)
