@@ -155,14 +155,14 @@ def subsets(features: Features, settings: Settings) -> list[tuple[str, list[int]
     first = input_streams(settings, features, everything)[:len(everything) // views]
     units = [list(everything[k::len(first)]) for k in range(len(first))]
     sizes = range(1, len(units)) if settings.subsets == "all" else [1] if len(units) > 1 else []
-    found = []
+    named_subsets = []
     for chosen in itertools.chain(*(itertools.combinations(units, size) for size in sizes), [units]):
         streams = sorted(itertools.chain(*chosen))
         read = input_streams(settings, features, streams)
         names = [features.streams[k].name for k in read[:len(read) // views]]
         whole = len(chosen) == len(units) > 1
-        found.append((f"fusion of all {len(names)}" if whole else " + ".join(names), streams))
-    return found
+        named_subsets.append((f"fusion of all {len(names)}" if whole else " + ".join(names), streams))
+    return named_subsets
 
 
 def cross_validate(experiment: Experiment, streams: Sequence[int] = (), *, name: str = "",

@@ -45,8 +45,8 @@ def sequences(table: pd.DataFrame) -> np.ndarray:
         return table["group"].to_numpy(object)
     source, track = table["source"], table["person" if "person" in table else "track"]
     several = source.map(track[track != ""].groupby(source).nunique()) > 1
-    alone = (table["frame"] == "") | (several & (track == ""))
-    return source.mask(several, source + ", person " + track).mask(alone, STANDALONE).to_numpy(object)
+    single = (table["frame"] == "") | (several & (track == ""))
+    return source.mask(several, source + ", person " + track).mask(single, STANDALONE).to_numpy(object)
 
 
 def smooth_videos(scores: np.ndarray, keys: Sequence[str], groups: Sequence[str], window: np.ndarray

@@ -313,9 +313,8 @@ class Regression(Task):
         return Targets(np.where(mask.any(axis=1), np.searchsorted(edges, mean), -1), truth, truth)
 
     def check(self, features: Encoded, train: np.ndarray, val: np.ndarray) -> None:
-        columns = features.train_target[train].T, features.truth[val].T
-        for name, learned, chosen in zip(self.outputs, *columns, strict=True):
-            for words, column in (("training", learned), ("validation", chosen)):
+        for words, targets in (("training", features.train_target[train]), ("validation", features.truth[val])):
+            for name, column in zip(self.outputs, targets.T, strict=True):
                 if len(np.unique(column[~np.isnan(column)])) < 2:
                     raise InputError(f"the {words} samples have fewer than two different numbers in the column {name}: "
                                      "leave it out (--labels), or add samples")

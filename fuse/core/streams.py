@@ -153,8 +153,8 @@ def find_stream(store: Store, backbone: str, view: str, recipe: Recipe, *, sourc
     wanted = candidates(store, backbone, view)
     if not wanted:
         store.find(backbone, view)  # raises, naming what the store has
-    found = [(differences(recipe, recipe_of(each)), *each) for each in wanted]
-    difference, file, piece = min(found, key=lambda each: (bool(set(each[0]) - PRECISION), len(each[0])))
+    compared = [(differences(recipe, recipe_of(each)), *each) for each in wanted]
+    difference, file, piece = min(compared, key=lambda each: (bool(set(each[0]) - PRECISION), len(each[0])))
     if set(difference) - PRECISION:
         raise InputError(f"{file.path}: {backbone} was extracted otherwise than what {source} was trained on (there, "
                          f"here): {describe_differences(difference)}; extract it as the run wants it")

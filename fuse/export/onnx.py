@@ -141,8 +141,8 @@ def write_model(run: Run, path: Path, encoders: Encoders | None = None) -> float
     onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in facts.items()})
     onnx.save(model, path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    given = np.asarray(session.run(None, inputs)[0])
-    difference = float((np.abs(given - expected) / np.maximum(np.abs(expected), 1)).max())
+    output = np.asarray(session.run(None, inputs)[0])
+    difference = float((np.abs(output - expected) / np.maximum(np.abs(expected), 1)).max())
     if not difference < tolerance:
         raise InputError(f"{path}: the written model differs from the run by {difference:.2g}: do not use it")
     return difference

@@ -2,7 +2,7 @@
 
 import importlib
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -104,25 +104,23 @@ class HeadOutput:
 def run_head(head: StandardisedHead, features: Features, rows: np.ndarray, streams: Sequence[int]) -> HeadOutput:
     """Run a head on these rows of the features, of which it takes the streams with these numbers, in order."""
     step = min(max(64, BLOCK // head.spec.members), max(1, BLOCK_NUMBERS // (head.spec.members * features.width)))
-    joined: dict[str, Any] = {}
-    for start in range(0, max(len(rows), 1), step):
-        block = run_on_array(head, features.read(rows[start:start + step], streams))
+    return _joined((run_on_array(head, features.read(rows[start:start + step], streams))
+                    for start in range(0, max(len(rows), 1), step)), len(rows))
+
+
+def _joined(blocks: Iterable[HeadOutput], rows: int) -> HeadOutput:
+    """The outputs of so many samples, block after block. Each goes at once into an array for all: small arrays of each
+    block would lie between its large ones, and memory would grow."""
+    joined, start = dict[str, Any](), 0
+    for block in blocks:
         for field in fields(HeadOutput):
             values = getattr(block, field.name)
-            if start == 0:  # room for all: small arrays of each block would lie between large ones, which then grow
+            if start == 0:
                 joined[field.name] = None if values is None else np.empty(
-                    (len(values), len(rows), *values.shape[2:]), values.dtype)
+                    (len(values), rows, *values.shape[2:]), values.dtype)
             if values is not None:
-                joined[field.name][:, start:start + step] = values
-    return HeadOutput(**joined)
-
-
-def _joined(blocks: Sequence[HeadOutput]) -> HeadOutput:
-    """The outputs of samples after one another."""
-    joined: dict[str, Any] = {}
-    for field in fields(HeadOutput):
-        parts = [getattr(block, field.name) for block in blocks]
-        joined[field.name] = None if parts[0] is None else np.concatenate(parts, axis=1)
+                joined[field.name][:, start:start + values.shape[1]] = values
+        start += block.probabilities.shape[1]
     return HeadOutput(**joined)
 
 
@@ -132,7 +130,7 @@ def run_on_array(head: StandardisedHead, x: np.ndarray) -> HeadOutput:
     """Run a head on raw features (n, D) float32, of clips (n, T D), each by itself and without what is beyond its end:
     so its answer is the same bits whatever stands beside it."""
     if head.spec.frames and len(x) > 1:
-        return _joined([run_on_array(head, row[None]) for row in x])
+        return _joined((run_on_array(head, row[None]) for row in x), len(x))
     if head.spec.frames and len(x):
         x = x[:, ~np.isnan(x[0])]
     output = head(torch.from_numpy(x))
@@ -271,10 +269,10 @@ def _train(head: StandardisedHead, settings: Settings, task: Task, features: Fea
             return mean_of_views(x, views)
 
         label = targets.label[rows] if learned.classes else np.minimum(targets.label[rows], 0)
-        some = Samples(task=learned, target=learned.normalise(target[rows], scale_shift), label=label,
-                       basic=features.basic[rows], basic_label=features.basic_label[rows], read=standardised,
-                       device=device, width=features.width)
-        return some.resident() if features.matrix is not None else some
+        dataset = Samples(task=learned, target=learned.normalise(target[rows], scale_shift), label=label,
+                          basic=features.basic[rows], basic_label=features.basic_label[rows], read=standardised,
+                          device=device, width=features.width)
+        return dataset.resident() if features.matrix is not None else dataset
 
     history = head.body.fit(samples(rows, targets.train_target), samples(split.val, targets.truth),
                             spec=head.spec.averaged, settings=settings)

@@ -116,14 +116,14 @@ class Run:
         """The fusion's test samples of predictions.csv; a group is a digest, or the key of a sample without one. Of the
         thresholds, which are not in it, only on which side of them an output is. Raises InputError."""
         task, nothing = self.task, np.zeros((0, len(self.task.outputs)))
-        truth = task.truth_columns(np.zeros(0, int), nothing)
-        texts = ["key", "split", "group", "prediction", *(name for name in truth if truth[name].dtype == "O")]
+        columns = task.truth_columns(np.zeros(0, int), nothing)
+        texts = ["key", "split", "group", "prediction", *(name for name in columns if columns[name].dtype == "O")]
         table = _table(self.path, schema.PREDICTIONS, texts,
-                       numbers=[*(name for name in truth if name not in texts), *task.outputs])
+                       numbers=[*(name for name in columns if name not in texts), *task.outputs])
         table = table[table["split"] == "test"].reset_index(drop=True)
         outputs = table[list(task.outputs)].to_numpy()
         try:
-            target, known = task.read_truth(table, outputs)
+            target, truth = task.read_truth(table, outputs)
             thresholds = task.read_decisions(table["prediction"].tolist())
         except ValueError as error:
             raise invalid(self.path / schema.PREDICTIONS, error) from None
@@ -133,7 +133,7 @@ class Run:
                         untrained=self.untrained, temperature=self.record.temperature)
         return Predictions(
             task=task, system=system, key=keys, sha256=np.full(len(keys), ""), group_digest=digest, target=target,
-            group=np.where(digest == "", "\0" + table["key"].to_numpy(object), digest), truth=known,
+            group=np.where(digest == "", "\0" + table["key"].to_numpy(object), digest), truth=truth,
             fold=np.zeros(len(keys), int), role=table["split"].to_numpy(object), outputs=outputs[None],
             calibrated=outputs, thresholds=thresholds)
 

@@ -72,7 +72,7 @@ class Recogniser:
         """The answer for one image file. waited: seconds that it lay in a queue. Raises ImageError."""
         began = time.perf_counter()
         picture = self.finder.find(content, most=self.max_faces)
-        found = encoded = time.perf_counter()
+        found_at = encoded_at = time.perf_counter()
         remarks = remark_lines(picture.remarks)
         for line in remarks:
             log.warning("warning: %s", line)
@@ -80,11 +80,11 @@ class Recogniser:
         if picture.faces:
             with self._lock:
                 features = self.embed([face.content for face in picture.faces])
-                encoded = time.perf_counter()
+                encoded_at = time.perf_counter()
                 faces = self._decide(picture.faces, features)
         return ImageResult(picture.width, picture.height, faces, picture.left_out, {
-            "wait": waited, "find": found - began, "encode": encoded - found,
-            "decide": time.perf_counter() - encoded}, tuple(remarks))
+            "wait": waited, "find": found_at - began, "encode": encoded_at - found_at,
+            "decide": time.perf_counter() - encoded_at}, tuple(remarks))
 
     def warm_up(self) -> None:
         """Answer for a black face, so that the first person does not wait for what libraries do at a first call."""
